@@ -1,0 +1,46 @@
+"""Durations as people write them ("7d", "12h", "30m") and times as the house keeps them: int64 microseconds, UTC."""
+
+from __future__ import annotations
+
+import re
+
+from zhiyin.core.errors import ConfigError
+
+SECOND = 1_000_000
+UNITS = {
+    "s": SECOND,
+    "m": 60 * SECOND,
+    "h": 3_600 * SECOND,
+    "d": 86_400 * SECOND,
+    "w": 7 * 86_400 * SECOND,
+    "y": 365 * 86_400 * SECOND,
+}
+_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([smhdwy])\s*")
+
+
+def is_duration(text: object) -> bool:
+    """Whether `text` is written like a duration."""
+    return isinstance(text, str) and _DURATION.fullmatch(text) is not None
+
+
+def microseconds(duration: str) -> int:
+    """Length of a duration such as "7d" in microseconds. Raises ConfigError when it is not one.
+
+    >>> microseconds("2h") == 2 * 3600 * 1_000_000
+    True
+    """
+    match = _DURATION.fullmatch(duration)
+    if match is None or float(match[1]) == 0:
+        raise ConfigError(
+            f"{duration!r} is not a duration", remedy='write a number and a unit of s, m, h, d, w, y, such as "7d"'
+        )
+    return int(float(match[1]) * UNITS[match[2]])
+
+
+def spell(us: int) -> str:
+    """A length of time in the largest unit that keeps it at one or more: 90 minutes are "1.5 h"."""
+    names = {"y": "years", "d": "days", "h": "h", "m": "min", "s": "s"}
+    for unit, name in names.items():
+        if us >= UNITS[unit]:
+            return f"{us / UNITS[unit]:.3g} {name}"
+    return f"{us / 1000:.3g} ms"

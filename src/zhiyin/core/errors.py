@@ -1,0 +1,69 @@
+"""Errors a person can act on: each says where it happened and what to do about it."""
+
+from __future__ import annotations
+
+
+class ZhiyinError(Exception):
+    """Base of every error raised on purpose.
+
+    Parameters
+    ----------
+    message: what is wrong, in one sentence.
+    file, row, column: where, as far as known. `row` is the line of the file, counted from 1.
+    remedy: what to do about it.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        file: object = None,
+        row: int | None = None,
+        column: str | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        self.message, self.file, self.row, self.column, self.remedy = message, file, row, column, remedy
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        places = [
+            str(self.file) if self.file is not None else "",
+            f"line {self.row}" if self.row is not None else "",
+            f"column {self.column!r}" if self.column is not None else "",
+        ]
+        where = ", ".join(place for place in places if place)
+        text = f"{where}: {self.message}" if where else self.message
+        return f"{text}\n  What to do: {self.remedy}" if self.remedy else text
+
+
+class DataError(ZhiyinError):
+    """The events, items or users cannot be read as asked."""
+
+
+class ConfigError(ZhiyinError):
+    """A setting or hyperparameter is unknown or out of its range."""
+
+
+class NotFittedError(ZhiyinError):
+    """A model was asked before it was fitted."""
+
+
+class UnknownItemError(ZhiyinError):
+    """An item was asked for that the model has never heard of."""
+
+
+class MissingExtraError(ZhiyinError):
+    """An optional dependency is needed that is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs {package}, which is not installed", remedy=f"pip install 'zhiyin[{extra}]'"
+        )
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """A remedy for a mistyped name: the nearest known one, or all of them when none is near."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else "known: " + ", ".join(known)

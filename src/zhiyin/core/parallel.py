@@ -1,0 +1,58 @@
+"""Threads for compiled kernels.
+
+A kernel is a Numba function compiled with `kernel`: it releases the GIL and works on the rows [start, stop). Threads
+take chunks of rows as they become free, so a Zipf tail of heavy rows does not leave one thread working alone, and any
+number of callers may run kernels at once (Numba's own parallel loops allow neither).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import Any
+
+import numba
+
+from zhiyin.core.run import Run
+
+
+def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function of plain arrays: GIL released, cached on disk, sums may be reordered."""
+    # "nnan" and "ninf" stay off: scores of minus infinity mean "excluded" and must compare as written.
+    return numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"})(function)
+
+
+def for_chunks(work: Callable[[int, int], None], n: int, run: Run, chunk: int = 0, label: str = "") -> None:
+    """Call work(start, stop) over [0, n) in chunks, on the run's threads, with a progress bar when labelled.
+
+    `chunk` = 0 cuts about 32 chunks a thread. The first exception (Ctrl-C included) cancels what has not begun.
+    """
+    threads = run.n_threads
+    chunk = chunk or max(1, -(-n // (32 * threads)))
+    starts = range(0, n, chunk)
+    with run.bar(label, n) if label else _silent() as advance:
+        if threads == 1 or len(starts) <= 1:
+            for start in starts:
+                work(start, min(start + chunk, n))
+                advance(min(chunk, n - start))
+            return
+        pool = ThreadPoolExecutor(threads)
+        try:
+            pending = {pool.submit(work, start, min(start + chunk, n)) for start in starts}
+            while pending:
+                done, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+                advance(len(done) * chunk)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _silent:
+    """A progress bar that is not shown."""
+
+    def __enter__(self) -> Callable[[int], None]:
+        return lambda steps: None
+
+    def __exit__(self, *_: object) -> None:
+        return None

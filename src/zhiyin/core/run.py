@@ -1,0 +1,93 @@
+"""What is not a hyperparameter: seed, threads, device, progress and callbacks. Same seed, same answer."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+log = logging.getLogger("zhiyin")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Options of one piece of work.
+
+    Parameters
+    ----------
+    seed: every random draw descends from it.
+    threads: worker threads; None takes all cores this process may use.
+    device: "auto", "cpu" or "cuda"; only neural models look at it.
+    progress: show progress bars; None shows them on a terminal only.
+    callbacks: each is called with a dict such as {"model": "ALS", "epoch": 3, "of": 15, "seconds": 1.2}.
+    """
+
+    seed: int = 0
+    threads: int | None = None
+    device: str = "auto"
+    progress: bool | None = None
+    callbacks: tuple[Callable[[dict[str, Any]], None], ...] = ()
+
+    @property
+    def n_threads(self) -> int:
+        """Worker threads, at least one."""
+        return max(1, self.threads or available_cores())
+
+    def rng(self, *stream: int) -> np.random.Generator:
+        """A generator of its own for each stream of draws, so that one more draw here changes nothing there."""
+        return np.random.default_rng([self.seed, *stream])
+
+    def report(self, **news: Any) -> None:
+        """Tell every callback."""
+        for callback in self.callbacks:
+            callback(news)
+
+    @contextmanager
+    def bar(self, label: str, total: int | None) -> Iterator[Callable[[int], None]]:
+        """A progress bar that appears only when the work outlives a second. Yields `advance(steps)`."""
+        show = self.progress if self.progress is not None else sys.stderr.isatty()
+        if not show:
+            yield lambda steps: None
+            return
+        shown = _Bar(label, total)
+        try:
+            yield shown.advance
+        finally:
+            shown.close()
+
+
+class _Bar:
+    """A Rich progress bar on standard error, created a second after the work began."""
+
+    def __init__(self, label: str, total: int | None) -> None:
+        self.label, self.total, self.done, self.begun = label, total, 0, time.monotonic()
+        self.progress: Any = None
+
+    def advance(self, steps: int = 1) -> None:
+        self.done += steps
+        if self.progress is None and time.monotonic() - self.begun > 1.0:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self.progress = Progress(*columns, console=Console(stderr=True), transient=True)
+            self.progress.start()
+            self.task = self.progress.add_task(self.label, total=self.total)
+        if self.progress is not None:
+            self.progress.update(self.task, completed=self.done)
+
+    def close(self) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+
+
+def available_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,272 @@
+"""Dataset: events, items and users with stable codes, sorted once and stably by (user, time)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import polars as pl
+from scipy import sparse
+
+from zhiyin.core.errors import DataError
+from zhiyin.core.parallel import kernel
+from zhiyin.data.histories import Histories
+from zhiyin.data.ids import Ids
+from zhiyin.data.schema import Roles
+
+EVENT_COLUMNS = ("user", "item", "time", "kind", "value", "weight")
+
+
+class Dataset:
+    """An event log with its catalogue.
+
+    Parameters
+    ----------
+    events: frame sorted by (user, time), equal times in the order of the log: `user`, `item` (Int32 codes), `time`
+        (Int64 microseconds UTC; 0 when the log has none), `kind` (Enum), `value` (Float32, null where none),
+        `weight` (Float32). Repeats are kept: every event is a row.
+    users, items: frames with one row a code; column `id` holds the raw ids, sorted, the other columns describe them.
+    candidates: bool[n_items], the items that may be recommended; an item known only from a later part of a split is
+        not one.
+    has_times: whether the log has times; without them `time` is 0 and the order of the log stands for it.
+    roles: which column of the source played which role.
+    quarantine: rows set aside while reading: `file`, `line`, `reason`, `raw`.
+    notes: what was decided while reading, in sentences to be shown.
+    """
+
+    def __init__(
+        self,
+        events: pl.DataFrame,
+        users: pl.DataFrame,
+        items: pl.DataFrame,
+        *,
+        has_times: bool,
+        candidates: np.ndarray | None = None,
+        roles: Roles | None = None,
+        quarantine: pl.DataFrame | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        self.events, self.users, self.items = events, users, items
+        self.has_times, self.roles, self.notes = has_times, roles, notes
+        self.candidates = np.ones(len(items), dtype=bool) if candidates is None else candidates
+        self.quarantine = quarantine if quarantine is not None else empty_quarantine()
+        self.user_ids, self.item_ids = Ids(users["id"]), Ids(items["id"])
+
+    @property
+    def n_users(self) -> int:
+        return len(self.users)
+
+    @property
+    def n_items(self) -> int:
+        return len(self.items)
+
+    @property
+    def n_events(self) -> int:
+        return len(self.events)
+
+    @property
+    def kinds(self) -> list[str]:
+        """Kinds of events by code."""
+        return list(self.events.schema["kind"].categories)  # type: ignore[attr-defined]
+
+    def __repr__(self) -> str:
+        span = ""
+        if self.has_times and self.n_events:
+            first, last = self.window
+            span = f", {_day(first)} to {_day(last)}"
+        return f"Dataset({self.n_events:,} events, {self.n_users:,} users, {self.n_items:,} items{span})"
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """First and last moment of the log, microseconds UTC; (0, 0) without times."""
+        if not self.n_events or not self.has_times:
+            return 0, 0
+        return int(self.events["time"].min()), int(self.events["time"].max())  # type: ignore[arg-type]
+
+    @cached_property
+    def histories(self) -> Histories:
+        """Every user's history, row = user code; `now` is the end of the log."""
+        events = self.events
+        counts = np.bincount(events["user"].to_numpy(), minlength=self.n_users)
+        return Histories(
+            np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            events["item"].to_numpy(),
+            events["weight"].to_numpy(),
+            events["time"].to_numpy(),
+            events["kind"].to_physical().to_numpy(),
+            events["value"].fill_null(np.nan).to_numpy(),
+            np.full(self.n_users, self.window[1], dtype=np.int64),
+            np.arange(self.n_users, dtype=np.int32),
+        )
+
+    def history_of(self, users: Iterable[Any]) -> Histories:
+        """Histories of raw user ids; a user the log does not know has an empty one."""
+        return self.histories.take(self.user_ids.encode(users))
+
+    def matrix(self, how: str = "binary") -> sparse.csr_matrix:
+        """CSR float32[n_users, n_items]; see `Histories.matrix`. Computed on demand and kept."""
+        if how not in self._matrices:
+            self._matrices[how] = self.histories.matrix(self.n_items, how)
+        return self._matrices[how]
+
+    @cached_property
+    def _matrices(self) -> dict[str, sparse.csr_matrix]:
+        return {}
+
+    def subset(self, kept: np.ndarray, *, candidates: np.ndarray | None = None) -> Dataset:
+        """The events where `kept` (bool[n_events]) is true, under the same codes."""
+        return Dataset(
+            self.events.filter(pl.Series(kept)),
+            self.users,
+            self.items,
+            has_times=self.has_times,
+            candidates=self.candidates if candidates is None else candidates,
+            roles=self.roles,
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of ids and events: two data sets with the same one teach a model the same."""
+        digest = hashlib.blake2b(digest_size=16)
+        for ids in (self.users["id"], self.items["id"]):
+            digest.update(ids.hash(seed=7).to_numpy().tobytes())
+        for column in ("user", "item", "time", "weight"):
+            digest.update(np.ascontiguousarray(self.events[column].to_numpy()))
+        digest.update(np.packbits(self.candidates).tobytes())
+        return digest.hexdigest()
+
+    @classmethod
+    def build(
+        cls,
+        events: pl.DataFrame,
+        *,
+        users: pl.DataFrame | None = None,
+        items: pl.DataFrame | None = None,
+        roles: Roles | None = None,
+        quarantine: pl.DataFrame | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> Dataset:
+        """Code and sort a clean log.
+
+        Parameters
+        ----------
+        events: `user` and `item` raw ids without nulls; optional `time` (Int64 microseconds), `kind` (text),
+            `value`, `weight`. The frame is taken apart while it is coded, so that a large log is not held twice.
+        users, items: frames with a column `id` and whatever else is known; ids without events are kept.
+        """
+        if events.is_empty():
+            raise DataError("there is no event to learn from", remedy="check the source and the quarantine file")
+        columns = {name: events[name] for name in events.columns}
+        del events
+        n = len(columns["user"])
+        user_ids = Ids.of(columns["user"], *([users["id"]] if users is not None else []))
+        item_ids = Ids.of(columns["item"], *([items["id"]] if items is not None else []))
+        user = user_ids.encode(columns.pop("user"))
+        item = item_ids.encode(columns.pop("item"))
+        has_times = "time" in columns
+        time = columns.pop("time").to_numpy() if has_times else None
+        order = sort_order(user, time, len(user_ids))
+        if order is not None:
+            user, item = user[order], item[order]
+            time = time[order] if time is not None else None
+        kind = columns.pop("kind") if "kind" in columns else None
+        if kind is None:
+            kinds = pl.repeat("event", n, dtype=pl.Enum(["event"]), eager=True)
+        else:
+            kinds = kind.cast(pl.Enum(kind.unique().cast(pl.String).sort().to_list()))
+        value = columns.pop("value").cast(pl.Float32) if "value" in columns else None
+        if value is None:
+            value = pl.repeat(None, n, dtype=pl.Float32, eager=True)
+        weight = columns.pop("weight").cast(pl.Float32) if "weight" in columns else None
+        if weight is None:
+            weight = pl.repeat(1.0, n, dtype=pl.Float32, eager=True)
+        if order is not None:
+            kinds, value, weight = (column.gather(order) for column in (kinds, value, weight))
+        sorted_events = pl.DataFrame(
+            {
+                "user": user,
+                "item": item,
+                "time": np.zeros(n, dtype=np.int64) if time is None else time,
+                "kind": kinds,
+                "value": value,
+                "weight": weight,
+            }
+        )
+        return cls(
+            sorted_events,
+            _described(user_ids, users),
+            _described(item_ids, items),
+            has_times=has_times,
+            roles=roles,
+            quarantine=quarantine,
+            notes=notes,
+        )
+
+
+def empty_quarantine() -> pl.DataFrame:
+    """The quarantine of a source without bad rows."""
+    return pl.DataFrame(schema={"file": pl.String, "line": pl.Int64, "reason": pl.String, "raw": pl.String})
+
+
+def _described(ids: Ids, described: pl.DataFrame | None) -> pl.DataFrame:
+    """One row a code: the ids, joined with what is known of them. The first row of a repeated id counts."""
+    frame = pl.DataFrame({"id": ids.values})
+    if described is None:
+        return frame
+    described = described.with_columns(pl.col("id").cast(ids.dtype, strict=False)).unique("id", keep="first")
+    return frame.join(described, on="id", how="left", maintain_order="left")
+
+
+def _day(us: int) -> str:
+    return str(pl.Series([us]).cast(pl.Datetime("us")).dt.date()[0])
+
+
+def sort_order(user: np.ndarray, time: np.ndarray | None, n_users: int) -> np.ndarray | None:
+    """The stable order by (user, time) as int32 or int64 positions; None when the rows stand so already."""
+    if time is None:
+        time = np.zeros(0, dtype=np.int64)
+    if _is_sorted(user, time):
+        return None
+    order = np.empty(len(user), dtype=np.int32 if len(user) < 2**31 else np.int64)
+    starts = _count_sort(user, np.zeros(n_users + 1, dtype=np.int64), order)
+    if len(time):
+        _sort_segments(starts, order, time)
+    return order
+
+
+@kernel
+def _is_sorted(user: np.ndarray, time: np.ndarray) -> bool:
+    for row in range(1, len(user)):
+        if user[row] < user[row - 1]:
+            return False
+        if len(time) and user[row] == user[row - 1] and time[row] < time[row - 1]:
+            return False
+    return True
+
+
+@kernel
+def _count_sort(user: np.ndarray, starts: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Rows by user, equal users in their own order; starts[u] becomes where user u begins."""
+    for row in range(len(user)):
+        starts[user[row] + 1] += 1
+    for u in range(1, len(starts)):
+        starts[u] += starts[u - 1]
+    place = starts[:-1].copy()
+    for row in range(len(user)):
+        order[place[user[row]]] = row
+        place[user[row]] += 1
+    return starts
+
+
+@kernel
+def _sort_segments(starts: np.ndarray, order: np.ndarray, time: np.ndarray) -> None:
+    """Within each user, rows by time; rows of equal time keep their order."""
+    for u in range(len(starts) - 1):
+        segment = order[starts[u] : starts[u + 1]]
+        for place in range(1, len(segment)):
+            if time[segment[place]] < time[segment[place - 1]]:
+                segment[:] = segment[np.argsort(time[segment], kind="mergesort")].copy()
+                break

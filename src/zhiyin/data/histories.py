@@ -1,0 +1,168 @@
+"""Histories: the one input of every model. A user is what they have done, oldest event first."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+from scipy import sparse
+
+from zhiyin.core.errors import DataError
+from zhiyin.data.ids import Ids
+
+
+@dataclasses.dataclass(frozen=True)
+class Histories:
+    """A batch of n ragged histories with m events in all.
+
+    Parameters
+    ----------
+    offsets: int64[n + 1]; history r is events offsets[r]:offsets[r + 1], oldest first.
+    items: int32[m], item codes.
+    weights: float32[m], what each event is worth (negative: a dislike; 0: seen, no signal).
+    times: int64[m], microseconds UTC; zeros where the log has no times.
+    kinds: uint8[m], codes of the event kinds.
+    values: float32[m], ratings or quantities; NaN where none.
+    now: int64[n], the moment each recommendation is for.
+    users: int32[n], user codes, -1 for strangers. Models use them for seeding only, never as knowledge.
+    features: optional frame of n rows, the users' own columns.
+    """
+
+    offsets: np.ndarray
+    items: np.ndarray
+    weights: np.ndarray
+    times: np.ndarray
+    kinds: np.ndarray
+    values: np.ndarray
+    now: np.ndarray
+    users: np.ndarray
+    features: pl.DataFrame | None = None
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64[n], the number of events of each history."""
+        return np.diff(self.offsets)
+
+    @classmethod
+    def of(
+        cls,
+        offsets: np.ndarray,
+        items: np.ndarray,
+        *,
+        weights: np.ndarray | None = None,
+        times: np.ndarray | None = None,
+        kinds: np.ndarray | None = None,
+        values: np.ndarray | None = None,
+        now: np.ndarray | None = None,
+        users: np.ndarray | None = None,
+    ) -> Histories:
+        """Histories from offsets and item codes; what is not given takes its neutral value."""
+        n, m = len(offsets) - 1, len(items)
+        offsets = np.ascontiguousarray(offsets, dtype=np.int64)
+        times = np.zeros(m, np.int64) if times is None else times
+        if now is None:
+            now = np.zeros(n, np.int64)
+            filled = offsets[1:] > offsets[:-1]
+            now[filled] = times[offsets[1:][filled] - 1]
+        return cls(
+            offsets,
+            np.ascontiguousarray(items, dtype=np.int32),
+            np.ones(m, np.float32) if weights is None else weights,
+            times,
+            np.zeros(m, np.uint8) if kinds is None else kinds,
+            np.full(m, np.nan, np.float32) if values is None else values,
+            now,
+            np.full(n, -1, np.int32) if users is None else users,
+        )
+
+    @classmethod
+    def from_items(cls, histories: Iterable[Iterable[Any]] | Mapping[Any, Iterable[Any]], ids: Ids) -> Histories:
+        """Histories of strangers, given as lists of raw item ids, oldest first. Unknown items are left out.
+
+        >>> Histories.from_items([["a", "b"], []], Ids.of(pl.Series(["a", "b"]))).lengths.tolist()
+        [2, 0]
+        """
+        lists = histories.values() if isinstance(histories, Mapping) else histories
+        rows = [[row] if isinstance(row, str) else list(row) for row in lists]
+        flat = ids.encode([item for row in rows for item in row])
+        owner = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+        known = flat >= 0
+        counts = np.bincount(owner[known], minlength=len(rows))
+        return cls.of(np.concatenate([[0], np.cumsum(counts)]), flat[known])
+
+    def rows(self, start: int, stop: int) -> Histories:
+        """Histories start..stop as views: nothing is copied but the offsets."""
+        first, last = self.offsets[start], self.offsets[stop]
+        events = slice(first, last)
+        return Histories(
+            self.offsets[start : stop + 1] - first,
+            self.items[events],
+            self.weights[events],
+            self.times[events],
+            self.kinds[events],
+            self.values[events],
+            self.now[start:stop],
+            self.users[start:stop],
+            None if self.features is None else self.features[start:stop],
+        )
+
+    def take(self, rows: np.ndarray, now: np.ndarray | int | None = None) -> Histories:
+        """The histories of the given rows, copied; row -1 gives an empty history. `now` replaces the moments."""
+        rows = np.asarray(rows, dtype=np.int64)
+        if len(self) == 0:
+            return Histories.of(np.zeros(len(rows) + 1, np.int64), np.zeros(0, np.int32))
+        stranger = rows < 0
+        safe = np.where(stranger, 0, rows)
+        lengths = np.where(stranger, 0, self.lengths[safe])
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        picked = np.repeat(self.offsets[safe] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        moment = np.where(stranger, 0, self.now[safe]) if now is None else np.broadcast_to(now, len(rows))
+        return Histories(
+            offsets,
+            self.items[picked],
+            self.weights[picked],
+            self.times[picked],
+            self.kinds[picked],
+            self.values[picked],
+            moment.astype(np.int64),
+            np.where(stranger, -1, self.users[safe]).astype(np.int32),
+            None if self.features is None else self.features[safe],
+        )
+
+    def chunks(self, size: int) -> Iterator[tuple[int, Histories]]:
+        """(start, batch) over the histories in order."""
+        for start in range(0, len(self), size):
+            yield start, self.rows(start, min(start + size, len(self)))
+
+    def matrix(self, n_items: int, how: str = "binary") -> sparse.csr_matrix:
+        """CSR float32[n, n_items] of the events worth more than nothing.
+
+        `how`: "binary" gives ones, "weight" the summed weights, "count" the number of events. A later dislike takes
+        the item out ("binary", "count") or counts against it ("weight": entries whose sum is not positive go).
+        """
+        if how not in ("binary", "weight", "count"):
+            raise DataError(f"matrix(how={how!r}) is not known", remedy="one of binary, weight, count")
+        owner = np.repeat(np.arange(len(self), dtype=np.int64), self.lengths)
+        kept = self.weights != 0
+        shape = (len(self), n_items)
+        pairs = (owner[kept], self.items[kept])
+        total = sparse.csr_matrix((self.weights[kept], pairs), shape=shape, dtype=np.float32)
+        total.sum_duplicates()
+        if how == "count":
+            counts = sparse.csr_matrix((np.ones(kept.sum(), np.float32), pairs), shape=shape)
+            counts.sum_duplicates()
+            counts.data[total.data <= 0] = 0
+            total = counts
+        elif how == "binary":
+            total.data = (total.data > 0).astype(np.float32)
+        else:
+            total.data = np.maximum(total.data, 0)
+        if len(total.data) and total.data.min() == 0:
+            total.eliminate_zeros()
+        return total

@@ -1,0 +1,76 @@
+"""Times of any spelling into int64 microseconds since 1970, UTC."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from zhiyin.core.durations import SECOND
+
+# Whole numbers are read by their size: each unit has a range of its own between the years 1971 and 2128.
+_EARLIEST, _LATEST = 31_536_000, 5_000_000_000
+_UNITS = {"seconds": 1, "milliseconds": 1_000, "microseconds": 1_000_000, "nanoseconds": 1_000_000_000}
+
+
+def numeric_unit(numbers: pl.Series) -> str | None:
+    """Unit of a column of numbers that are times, judged by its median; None when they cannot be times."""
+    middle = numbers.drop_nulls().cast(pl.Float64).median()
+    if not isinstance(middle, int | float):
+        return None
+    for unit, per_second in _UNITS.items():
+        if _EARLIEST * per_second <= middle <= _LATEST * per_second:
+            return unit
+    return None
+
+
+def to_microseconds(column: pl.Series) -> pl.Series:
+    """Int64 microseconds UTC, null where a value is missing or is no time. A time without a zone is taken as UTC."""
+    dtype = column.dtype
+    if isinstance(dtype, pl.Datetime):
+        aware = column if dtype.time_zone else column.dt.replace_time_zone("UTC")
+        return aware.dt.convert_time_zone("UTC").dt.epoch("us")
+    if dtype == pl.Date:
+        return column.cast(pl.Datetime("us")).dt.epoch("us")
+    if dtype.is_numeric():
+        unit = numeric_unit(column) or "seconds"
+        if dtype.is_float():
+            scaled = column.cast(pl.Float64) * (SECOND / _UNITS[unit])
+            return scaled.fill_nan(None).round().cast(pl.Int64, strict=False)
+        whole = column.cast(pl.Int64, strict=False)
+        factor = SECOND // _UNITS[unit] if _UNITS[unit] <= SECOND else 0
+        return whole * factor if factor > 1 else (whole if factor == 1 else whole // 1000)
+    text = column.cast(pl.String).str.strip_chars()
+    numbers = text.cast(pl.Float64, strict=False)
+    if 2 * (numbers.null_count() - text.null_count()) <= len(text) and numeric_unit(numbers):
+        whole = text.cast(pl.Int64, strict=False)
+        return to_microseconds(whole if whole.null_count() <= numbers.null_count() else numbers)
+    return parse_text(text)
+
+
+_FORMATS = (
+    "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%d",
+    "%Y/%m/%d %H:%M:%S", "%Y/%m/%d %H:%M", "%Y/%m/%d",
+    "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%m/%d/%Y", "%d/%m/%Y %H:%M:%S", "%d/%m/%Y %H:%M", "%d/%m/%Y",
+    "%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y", "%Y%m%d",
+)  # fmt: skip
+_ZONE = r"(Z|[+-]\d{2}:?\d{2})$"
+
+
+def parse_text(text: pl.Series) -> pl.Series:
+    """Times written as text. One format is chosen for the column: the one that reads most of its first values."""
+    sample = text.drop_nulls().head(1000)
+    zoned = bool(len(sample)) and float(sample.str.contains(_ZONE).mean() or 0) > 0.5  # type: ignore[arg-type]
+    best, hits = _FORMATS[0], -1
+    for form in _FORMATS:
+        read = _parse(sample, form, zoned)
+        if len(sample) - read.null_count() > hits:
+            best, hits = form, len(sample) - read.null_count()
+    return _parse(text, best, zoned)
+
+
+def _parse(text: pl.Series, form: str, zoned: bool) -> pl.Series:
+    if zoned:
+        plain = text.str.replace("Z$", "+00:00")
+        return plain.str.to_datetime(form + "%:z", time_unit="us", time_zone="UTC", strict=False).dt.epoch("us")
+    if "%H" not in form:
+        return text.str.to_date(form, strict=False).cast(pl.Datetime("us")).dt.epoch("us")
+    return text.str.to_datetime(form, time_unit="us", strict=False).dt.epoch("us")
