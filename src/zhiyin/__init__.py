@@ -1,1 +1,52 @@
-"""Zhiyin."""
+"""Zhiyin: from an event log and a catalogue to trained, honestly evaluated recommendations.
+
+>>> import zhiyin as zy
+>>> zy.microseconds("1s")
+1000000
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Names resolve when they are first used: `import zhiyin` loads nothing heavy.
+_WHERE = {
+    "Run": "core.run",
+    "microseconds": "core.durations",
+    "ZhiyinError": "core.errors",
+    "DataError": "core.errors",
+    "ConfigError": "core.errors",
+    "read": "data.reading",
+    "Dataset": "data.dataset",
+    "Histories": "data.histories",
+    "split": "data.splits",
+    "folds": "data.splits",
+    "examine": "data.doctor",
+    "Recommender": "models.base",
+    "load": "models.saving",
+    "Random": "models.random",
+    "Popular": "models.popularity",
+    "ItemKNN": "models.neighbors",
+    "Transitions": "models.transitions",
+    "EASE": "models.linear",
+    "ALS": "models.factorization",
+    "evaluate": "evaluation.protocol",
+    "tune": "evaluation.tuning",
+    "FilmShop": "policies.simulator",
+}
+__all__ = ["__version__", *_WHERE]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'zhiyin' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"zhiyin.{_WHERE[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

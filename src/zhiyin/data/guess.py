@@ -1,0 +1,185 @@
+"""What the columns mean, guessed from names, types and contents; every guess is said and can be overruled."""
+
+from __future__ import annotations
+
+import re
+
+import polars as pl
+
+from zhiyin.core.errors import DataError, nearest
+from zhiyin.data.schema import ROLES, Roles
+from zhiyin.data.times import numeric_unit, parse_text
+
+_NAMES = {
+    "user": "user customer visitor client member account reviewer reader viewer listener person buyer shopper uid",
+    "item": "item product movie film book article track song artist asin sku stock video news poi ad game business "
+    "recipe post place listing iid",
+    "time": "time timestamp date datetime ts when day created unixtime",
+    "rating": "rating score stars weight value quantity qty count plays listens amount preference grade",
+    "kind": "kind event action behavior behaviour interaction type feedback",
+}
+_WORDS = {role: set(words.split()) for role, words in _NAMES.items()}
+_ID_WORDS = {"id", "code", "no", "number", "key", "identifier"}
+_ITEM_DETAILS = set("title name description price category categories genre genres brand author authors class year".split())
+_USER_DETAILS = set("country age gender sex city state region job occupation zip language".split())
+# Columns that summarise the very events one wants to predict.
+LEAKING = re.compile(
+    r"(avg|average|mean|n|num|total|work|text)?_?(ratings?|reviews?|votes?|clicks?|views?|sales|plays|purchases)_?"
+    r"(count|counts|avg|average|mean|total|sum|\d)$|^(average|avg|mean)_?(rating|score|stars)$|popularity|bestseller",
+    re.IGNORECASE,
+)
+
+
+def words(name: str) -> list[str]:
+    """A column name in lower-case words: "CustomerID" and "customer_id" are both ["customer", "id"]."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
+    found = [word for word in re.split(r"[^a-zA-Z0-9]+", spaced.lower()) if word]
+    out: list[str] = []
+    for word in found:  # "userid" -> user, id
+        stem = next((w for w in (*_WORDS["user"], *_WORDS["item"]) if word == w + "id"), None)
+        out += [stem, "id"] if stem else [word]
+    return out
+
+
+def _name_score(role: str, name: str) -> float:
+    parts = [word.rstrip("s") if word not in _WORDS[role] else word for word in words(name)]
+    hits = sum(part in _WORDS[role] for part in parts)
+    if not hits:
+        return 0.0
+    score = 2.0 if len(parts) == 1 else 1.0 + hits / len(parts)
+    if role in ("user", "item"):
+        score += 1.0 if _ID_WORDS & set(parts) else 0.0
+        score -= 1.5 if {"name", "title", "url", "description"} & set(parts) else 0.0
+    if role == "kind" and _ID_WORDS & set(parts):
+        score -= 1.5
+    return score
+
+
+def _fits(role: str, column: pl.Series) -> bool:
+    """Whether the contents can play the role at all."""
+    seen = column.drop_nulls()
+    if not len(seen):
+        return False
+    if role == "time":
+        if column.dtype.is_temporal():
+            return True
+        if column.dtype.is_numeric():
+            return numeric_unit(seen) is not None
+        return column.dtype == pl.String and parse_text(seen.head(200)).null_count() < min(len(seen), 200) / 2
+    if role == "rating":
+        return column.dtype.is_numeric()
+    if role == "kind":
+        return seen.n_unique() <= 50 and column.dtype in (pl.String, pl.Categorical, pl.Int64)
+    return not column.dtype.is_temporal()
+
+
+def guess_roles(sample: pl.DataFrame, given: dict[str, str] | None = None, source: str = "") -> Roles:
+    """The roles of an event log's columns.
+
+    `given` are roles the caller is sure of. Raises DataError when user or item cannot be found or named.
+    """
+    given = {role: column for role, column in (given or {}).items() if column is not None}
+    for role, column in given.items():
+        if role not in ROLES:
+            raise DataError(f"there is no role {role!r}", file=source, remedy=nearest(role, list(ROLES)))
+        if column not in sample.columns:
+            raise DataError(f"there is no column {column!r}", file=source, remedy=nearest(column, sample.columns))
+    found = dict(given)
+    free = [name for name in sample.columns if name not in found.values()]
+    # Contents tell time from numbers better than names do, so unnamed columns are judged by contents after the names.
+    for role in ("time", "user", "item", "rating", "kind"):
+        if role in found:
+            continue
+        scored = [(_name_score(role, name), -i, name) for i, name in enumerate(free) if _fits(role, sample[name])]
+        best = max(scored, default=(0.0, 0, ""))
+        if best[0] >= 1.0:
+            found[role] = best[2]
+            free.remove(best[2])
+    _guess_by_contents(sample, free, found)
+    missing = [role for role in ("user", "item") if role not in found]
+    if missing:
+        raise DataError(
+            f"no column looks like the {' or the '.join(missing)}; columns: {', '.join(sample.columns)}",
+            file=source,
+            remedy=f'name it: columns={{"{missing[0]}": "..."}} or {missing[0]} = "..." under [columns] in zhiyin.toml',
+        )
+    details = _details(sample, free, found["user"], found["item"])
+    return Roles(**found, **details)  # type: ignore[arg-type]
+
+
+def _guess_by_contents(sample: pl.DataFrame, free: list[str], found: dict[str, str]) -> None:
+    """Roles of columns whose names say nothing: a file without a header, for instance."""
+    unnamed = [name for name in free if re.fullmatch(r"column_\d+|_?\d+", name)]
+    if "time" not in found:
+        for name in unnamed:
+            if sample[name].dtype.is_numeric() and _fits("time", sample[name]):
+                found["time"] = name
+                unnamed.remove(name)
+                free.remove(name)
+                break
+    ids = [name for name in unnamed if sample[name].n_unique() > 1 or len(sample) == 1]
+    needed = [role for role in ("user", "item") if role not in found]
+    if len(needed) <= len(ids):
+        for role, name in zip(needed, ids):
+            found[role] = name
+            free.remove(name)
+            unnamed.remove(name)
+    if "rating" not in found:
+        for name in unnamed:
+            if sample[name].dtype.is_numeric():
+                found["rating"] = name
+                free.remove(name)
+                break
+
+
+def _details(sample: pl.DataFrame, free: list[str], user: str, item: str) -> dict[str, tuple[str, ...]]:
+    """Columns of the log that describe the item or the user: named so, or constant for each."""
+    details: dict[str, tuple[str, ...]] = {"item_columns": (), "user_columns": ()}
+    for name in free:
+        parts = set(words(name))
+        if parts & _ITEM_DETAILS:
+            side = "item_columns"
+        elif parts & _USER_DETAILS:
+            side = "user_columns"
+        elif _depends(sample, name, item):
+            side = "item_columns"
+        elif _depends(sample, name, user):
+            side = "user_columns"
+        else:
+            continue
+        details[side] += (name,)
+    return details
+
+
+def _depends(sample: pl.DataFrame, name: str, key: str) -> bool:
+    """Whether nearly every repeated key has one value of the column, and the column is no constant."""
+    groups = (
+        sample.lazy()
+        .select(key, name)
+        .drop_nulls()
+        .group_by(key)
+        .agg(pl.len().alias("rows"), pl.col(name).n_unique().alias("values"))
+        .filter(pl.col("rows") > 1)
+        .collect()
+    )
+    return len(groups) >= 20 and float((groups["values"] == 1).mean() or 0) >= 0.95 and sample[name].n_unique() > 1
+
+
+def guess_key(sample: pl.DataFrame, role: str, known: pl.Series) -> tuple[str, float, list[str]]:
+    """The column of an items or users table that holds the ids of the log.
+
+    Judged by how many of the log's ids (`known`) the column holds; names decide between equals. Returns the column, the
+    share of the log's ids it holds (0..1), and the other columns that hold some.
+    """
+    text = known.cast(pl.String)
+    shares = {}
+    for name in sample.columns:
+        column = sample[name]
+        if column.dtype.is_float() or column.dtype.is_temporal() or isinstance(column.dtype, pl.List | pl.Struct):
+            continue
+        if column.n_unique() < 0.5 * len(sample):
+            continue
+        shares[name] = float(text.is_in(column.cast(pl.String).unique().implode()).mean() or 0)
+    best = max(shares, key=lambda name: (round(shares[name], 3), _name_score(role, name)), default="")
+    others = [name for name, share in shares.items() if name != best and share > 0]
+    return best, shares.get(best, 0.0), others

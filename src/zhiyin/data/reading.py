@@ -1,0 +1,269 @@
+"""`read`: from files, frames or a query to a Dataset, with every decision said and every bad row set aside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from zhiyin.core.errors import ConfigError, DataError
+from zhiyin.core.run import Run, log
+from zhiyin.data.dataset import Dataset, empty_quarantine
+from zhiyin.data.guess import guess_key, guess_roles
+from zhiyin.data.schema import Roles, default_weights, parse_weights, weigh
+from zhiyin.data.sources import find_sources
+from zhiyin.data.tables import Loaded, Table, open_table, query_table
+from zhiyin.data.times import to_microseconds
+
+_YEAR_1971 = 31_536_000 * 1_000_000
+
+
+def read(
+    source: Any,
+    *,
+    items: Any = None,
+    users: Any = None,
+    columns: Mapping[str, Any] | None = None,
+    weights: Mapping[str, float] | None = None,
+    query: str | None = None,
+    strict: bool = False,
+    run: Run | None = None,
+) -> Dataset:
+    """Read an event log, and what is known of items and users.
+
+    Parameters
+    ----------
+    source: a file (CSV, TSV, "::"-separated, Parquet, JSON Lines; plain, gzip or zstd), a folder or list of them, a
+        Polars or pandas frame, a database address with `query` ("postgresql://...", "sqlite:///shop.db"), or a mapping
+        from event kind to any of these: {"view": "views.tsv", "buy": "buys.tsv"}.
+    items, users: the same, for the catalogue and the users. In a folder they are found by themselves.
+    columns: roles that need no guessing: {"user": "who", "item": "what", "time": "at", "rating": "stars", "kind":
+        "action", "item_columns": [...], "user_columns": [...]}; `item_id` and `user_id` name the key columns of the
+        items and users tables.
+    weights: what events are worth: {"view": 1, "purchase": 5, "rating >= 4": 1, "dislike": -1}; the first rule that
+        matches decides, an event that matches none is kept with weight 0. Without rules every event is worth 1,
+        known kinds their usual weight, and a negative rating or quantity -1.
+    strict: raise DataError at the first bad row instead of setting bad rows aside in `Dataset.quarantine`.
+
+    >>> read(pl.DataFrame({"user": ["a", "a"], "item": ["x", "y"]})).n_events
+    2
+    """
+    run = run or Run()
+    given = {role: value for role, value in dict(columns or {}).items() if value}
+    keys = {"item": given.pop("item_id", None), "user": given.pop("user_id", None)}
+    fixed = {role: tuple(given.pop(role)) for role in ("item_columns", "user_columns") if role in given}
+    if isinstance(source, str | Path) and Path(source).is_dir():
+        found = find_sources(Path(source))
+        items = found.items if items is None else items
+        users = found.users if users is None else users
+        source = found.events
+    tables = _tables(source, query)
+    notes: list[str] = []
+    roles = guess_roles(tables[0][1].sample, given, tables[0][1].name)
+    roles = Roles(**{**roles.__dict__, **fixed})
+    notes.append(f"columns: {roles.sentence()}")
+    parts, details, bad = [], [], []
+    with run.bar("Reading events", len(tables)) as advance:
+        for kind, table in tables:
+            part, detail, rejected = _events(table, roles, kind, strict)
+            parts.append(part)
+            details.append(detail)
+            bad.append(rejected)
+            notes.extend(table.notes)
+            advance(1)
+    events = parts.pop() if len(parts) == 1 else pl.concat(parts, how="vertical_relaxed")
+    parts.clear()
+    quarantine = pl.concat(bad)
+    if len(quarantine):
+        reasons = quarantine["reason"].str.replace(r" = .*? is ", " is ").value_counts(sort=True).head(3).iter_rows()
+        listed = "; ".join(f"{count:,} × {reason}" for reason, count in reasons)
+        notes.append(f"{len(quarantine):,} rows set aside: {listed}")
+    events, said = _weighted(events, roles, weights)
+    notes.extend(said)
+    catalogue = _described(items, "item", keys["item"], events["item"], details, roles.item_columns, notes)
+    people = _described(users, "user", keys["user"], events["user"], details, roles.user_columns, notes)
+    for note in notes:
+        log.info(note)
+    holder = [events]
+    del events  # `build` takes the frame apart; nothing else may hold it
+    return Dataset.build(
+        holder.pop(), users=people, items=catalogue, roles=roles, quarantine=quarantine, notes=tuple(notes)
+    )
+
+
+def _tables(source: Any, query: str | None) -> list[tuple[str | None, Table]]:
+    """(kind or None, table) of every part of the log."""
+    if isinstance(source, Mapping):
+        return [(kind, table) for kind, part in source.items() for _, table in _tables(part, query)]
+    if isinstance(source, list | tuple):
+        if not source:
+            raise DataError("no event file was named", remedy="name at least one")
+        return [pair for part in source for pair in _tables(part, query)]
+    if query is not None:
+        return [(None, query_table(str(source), query))]
+    if isinstance(source, str) and "://" in source:
+        raise ConfigError("a database address needs a query", remedy='query="SELECT user_id, item_id, at FROM events"')
+    return [(None, open_table(source))]
+
+
+def _events(
+    table: Table, roles: Roles, kind: str | None, strict: bool
+) -> tuple[pl.DataFrame, pl.DataFrame | None, pl.DataFrame]:
+    """One table's clean events, the columns that describe items and users, and the rows set aside."""
+    wanted = {role: getattr(roles, role) for role in ("user", "item", "time", "rating", "kind")}
+    wanted = {role: column for role, column in wanted.items() if column}
+    extra = [*roles.item_columns, *roles.user_columns]
+    missing = [column for column in [*wanted.values(), *extra] if column not in table.columns]
+    if missing:
+        raise DataError(f"there is no column {missing[0]!r}", file=table.name, remedy=f"it has {', '.join(table.columns)}")
+    numeric = {roles.rating} if roles.rating else set()
+    loaded = table.load(list(dict.fromkeys([*wanted.values(), *extra])), numeric)
+    reasons: dict[int, str] = loaded.bad
+    clean: dict[str, pl.Series] = {}
+    for role, column in wanted.items():
+        series = loaded.frame[column]
+        if role == "time":
+            clean["time"] = _times(series, reasons)
+        elif role in ("user", "item"):
+            clean[role] = _ids(series)
+            _reject(reasons, clean[role].is_null(), f"{role} is missing")
+        elif role == "rating":
+            clean["value"] = series.cast(pl.Float32, strict=False).fill_nan(None)
+        else:
+            clean["kind"] = series.cast(pl.String).cast(pl.Categorical)
+    if kind is not None:
+        clean["kind"] = pl.repeat(kind, len(loaded.frame), dtype=pl.Categorical, eager=True)
+    events = pl.DataFrame(clean)
+    _drop_blank(loaded, reasons)
+    detail = loaded.frame.select(list(dict.fromkeys([wanted["user"], wanted["item"], *extra]))) if extra else None
+    if reasons:
+        good = pl.Series(range(len(events)), dtype=pl.Int64).is_in(pl.Series(list(reasons), dtype=pl.Int64).implode())
+        events = events.filter(~good)
+        detail = detail.filter(~good) if detail is not None else None
+    rejected = _quarantine(table, {row: why for row, why in reasons.items() if why})
+    if strict and len(rejected):
+        first = rejected.row(0, named=True)
+        raise DataError(
+            f"{first['reason']} ({len(rejected):,} bad rows in all)",
+            file=table.name,
+            row=first["line"],
+            remedy="mend the rows, or read without strict to set them aside",
+        )
+    return events, detail, rejected
+
+
+def _times(column: pl.Series, reasons: dict[int, str]) -> pl.Series:
+    times = to_microseconds(column)
+    for row in times.is_null().arg_true().to_list():
+        raw = column[row]
+        reasons.setdefault(row, "time is missing" if raw is None else f"{column.name} = {raw!r} is not a time")
+    early = (times < _YEAR_1971).fill_null(False).arg_true().to_list()
+    for row in early:
+        reasons.setdefault(row, f"{column.name} = {column[row]!r} is an impossible time (before 1971)")
+    return times
+
+
+def _ids(column: pl.Series) -> pl.Series:
+    """Ids as whole numbers or text: 17850.0 is 17850, blanks are nulls."""
+    if column.dtype.is_float():
+        whole = column.cast(pl.Int64, strict=False)
+        if (whole == column).all():
+            return whole
+        return column.cast(pl.String)
+    if column.dtype.is_integer():
+        return column
+    text = column.cast(pl.String).str.strip_chars()
+    return text.replace("", None) if (text == "").any() else text
+
+
+def _reject(reasons: dict[int, str], rows: pl.Series, reason: str) -> None:
+    for row in rows.arg_true().to_list():
+        reasons.setdefault(row, reason)
+
+
+def _drop_blank(loaded: Loaded, reasons: dict[int, str]) -> None:
+    """Blank lines are no rows: they are left out without a complaint."""
+    if reasons:
+        blank = loaded.frame.select(pl.all_horizontal(pl.all().is_null())).to_series()
+        for row in blank.arg_true().to_list():
+            reasons[row] = ""
+
+
+def _quarantine(table: Table, reasons: dict[int, str]) -> pl.DataFrame:
+    rows = sorted(reasons)
+    places = table.locate(rows) if rows else []
+    found = [(table.name, line, reasons[row], raw) for row, (line, raw) in zip(rows, places) if raw.strip() or not raw]
+    found += [(table.name, line, reason, raw) for line, reason, raw in table.set_aside()]
+    return pl.DataFrame(found, schema=empty_quarantine().schema, orient="row").sort("line")
+
+
+def _weighted(
+    events: pl.DataFrame, roles: Roles, weights: Mapping[str, float] | None
+) -> tuple[pl.DataFrame, list[str]]:
+    """Events with their weights, and what was decided about them."""
+    kinds = events["kind"].unique().cast(pl.String).drop_nulls().sort().to_list() if "kind" in events.columns else []
+    value = events["value"] if "value" in events.columns else None
+    if weights is None:
+        negative = value is not None and bool((value < 0).any())
+        rules = default_weights(kinds, negative)
+        plain = not rules or set(rules.values()) == {1.0}
+        if plain:
+            return events, ["weights: every event counts 1"]
+        notes = ["weights: " + ", ".join(f"{name} = {weight:g}" for name, weight in rules.items()) + ", else 1"]
+        parsed = parse_weights(rules, kinds, roles.rating)
+        weight = weigh(parsed, events.get_column("kind", default=None), value, len(events))
+        if not kinds:
+            weight[weight == 0] = 1.0
+        return events.with_columns(weight=weight), notes
+    parsed = parse_weights(weights, kinds, roles.rating)
+    weight = weigh(parsed, events.get_column("kind", default=None), value, len(events))
+    notes = ["weights: " + ", ".join(f"{name} = {value:g}" for name, value in weights.items())]
+    unmatched = int((weight == 0).sum())
+    if unmatched:
+        notes.append(f"{unmatched:,} of {len(events):,} events match no weight: kept as seen, worth 0")
+    return events.with_columns(weight=weight), notes
+
+
+def _described(
+    source: Any,
+    role: str,
+    key: str | None,
+    ids: pl.Series,
+    details: list[pl.DataFrame | None],
+    columns: tuple[str, ...],
+    notes: list[str],
+) -> pl.DataFrame | None:
+    """The items (or users) table with its key as `id`; else what the log itself says of them, the last word counting."""
+    known = ids.unique()
+    if source is None:
+        parts = [part for part in details if part is not None]
+        if not parts or not columns:
+            return None
+        frame = pl.concat(parts, how="vertical_relaxed")
+        at = frame.columns[0 if role == "user" else 1]
+        rows = frame.select(pl.col(at).alias("id"), *columns).drop_nulls("id")
+        last = rows.group_by("id", maintain_order=True).agg(pl.all().drop_nulls().last())
+        return last.with_columns(_ids(last["id"]))
+    table = open_table(source)
+    if key is not None and key not in table.columns:
+        raise DataError(f"there is no column {key!r}", file=table.name, remedy=f"it has {', '.join(table.columns)}")
+    frame = table.load(table.columns, set()).frame
+    best, share, others = guess_key(frame, role, known)
+    if key is None:
+        if not best or share == 0:
+            raise DataError(
+                f"no column holds the {role}s of the log",
+                file=table.name,
+                remedy=f'name the key column with {role}_id = "..." under [columns], or leave this file out',
+            )
+        named = [name for name in others if name.lower().replace("_", "") in (f"{role}id", "bookid", "movieid")]
+        key = best
+        other = f" (not {', '.join(named)}, which holds fewer)" if named else ""
+        notes.append(f"{Path(table.name).name}: {role}s by {key}, {share:.1%} of the log's are in it{other}")
+    frame = frame.rename({"id": "id_"}) if "id" in frame.columns and key != "id" else frame
+    frame = frame.rename({key: "id"}) if key != "id" else frame
+    return frame.with_columns(_ids(frame["id"])).drop_nulls("id")
+
+

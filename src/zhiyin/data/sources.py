@@ -1,0 +1,82 @@
+"""Which files of a folder are the events, the items and the users."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+from zhiyin.core.errors import DataError
+from zhiyin.data.guess import _name_score, guess_roles
+from zhiyin.data.tables import ENDINGS, Table, open_table
+
+_EVENTS = re.compile(r"rating|event|interaction|click|log|u\.data|view|purchase|order|transaction|train", re.IGNORECASE)
+_ITEMS = re.compile(r"item|movie|book|product|catalog|article|track|artist|title", re.IGNORECASE)
+_USERS = re.compile(r"user|customer|member", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """Files by what they hold."""
+
+    events: list[Path]
+    items: Path | None
+    users: Path | None
+
+
+def data_files(folder: Path) -> list[Path]:
+    """Files of a folder that hold tables, sorted by name."""
+
+    def inner(path: Path) -> Path:
+        return path.with_suffix("") if path.suffix in (".gz", ".zst", ".zstd") else path
+
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and inner(path).suffix in ENDINGS and not re.match(r"readme|licen[cs]e|\.", path.name, re.I)
+    )
+
+
+def find_sources(folder: Path) -> Sources:
+    """Sort a folder's files into events, items and users by their columns. Raises DataError when none holds events."""
+    tables: dict[Path, Table] = {}
+    for path in data_files(folder):
+        try:
+            tables[path] = open_table(path)
+        except DataError:
+            continue
+    logs = {}
+    for path, table in tables.items():
+        try:
+            roles = guess_roles(table.sample, source=str(path))
+        except DataError:
+            continue
+        if table.sample[roles.item].n_unique() == len(table.sample) > 50 and _ITEMS.search(path.name):
+            continue  # one row an item: a catalogue
+        if table.sample[roles.user].n_unique() == len(table.sample) > 50 and _USERS.search(path.name):
+            continue
+        said = sum(getattr(roles, role) is not None for role in ("time", "rating", "kind"))
+        logs[path] = (bool(_EVENTS.search(path.name)), said, path.stat().st_size)
+    if not logs:
+        raise DataError(
+            "no file has both a user and an item column",
+            file=folder,
+            remedy="name the event file itself, and its columns if their names say nothing",
+        )
+    best = max(logs, key=lambda path: logs[path])
+    events = [path for path in logs if tables[path].columns == tables[best].columns]
+    rest = {path: table for path, table in tables.items() if path not in events}
+    return Sources(events, _describing(rest, "item", _ITEMS), _describing(rest, "user", _USERS))
+
+
+def _describing(tables: dict[Path, Table], role: str, pattern: re.Pattern[str]) -> Path | None:
+    """The file that describes items (or users): named so, else with a column named so; the widest of several."""
+    other = "user" if role == "item" else "item"
+    scored = []
+    for path, table in tables.items():
+        named = bool(pattern.search(path.name))
+        keyed = any(_name_score(role, column) >= 2 for column in table.columns)
+        foreign = any(_name_score(other, column) >= 2 for column in table.columns)
+        if (named or keyed) and not foreign and len(table.columns) > 1:
+            scored.append((named, keyed, len(table.columns), path))
+    return max(scored)[3] if scored else None

@@ -1,0 +1,198 @@
+"""Splits of a log into what a model may learn from and what it is judged by.
+
+All parts keep the codes of the whole log. Items that only the test part knows are no candidates: a model cannot have
+heard of them, and their test events count as misses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import polars as pl
+
+from zhiyin.core.durations import microseconds, spell
+from zhiyin.core.errors import ConfigError, DataError, nearest
+from zhiyin.core.run import Run
+from zhiyin.data.dataset import Dataset
+
+KINDS = ("time", "last", "ratio", "cold-users", "cold-items", "rolling")
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """A pair (train, test), which unpacks as one, with the protocol in words.
+
+    `warnings` say what a reader of the figures must know. `fold_in` holds what a model is shown of each user when it is
+    asked: the train history, but in a cold-users split the first half of the held-out users' own.
+    """
+
+    train: Dataset
+    test: Dataset
+    by: str
+    protocol: str
+    warnings: tuple[str, ...] = ()
+    shown: Dataset | None = None
+
+    def __iter__(self) -> Iterator[Dataset]:
+        return iter((self.train, self.test))
+
+    @property
+    def fold_in(self) -> Dataset:
+        """The events a model sees of each user when it is asked."""
+        return self.shown if self.shown is not None else self.train
+
+
+def split(
+    data: Dataset, by: str = "auto", *, test: str | float | None = None, folds: int = 3, run: Run | None = None
+) -> Split:
+    """Split a log.
+
+    Parameters
+    ----------
+    by: "time" (the default where there are times): everything after one moment is test. "last": each user's last event
+        is test. "ratio": a random share of each user's events. "cold-users": all events of a random share of users;
+        the first half of their history is shown, the rest is test. "cold-items": all events of a random share of items.
+        "auto": "time", or "ratio" where there are no times.
+    test: a duration ("7d") or share (0.2) of the log for "time"; a share for the others. Default: the last 20 % of
+        events for "time", 0.2 for the others.
+    """
+    if by == "rolling":
+        raise ConfigError("a rolling split is several", remedy="use folds(data, k=3, test='7d')")
+    if by == "auto":
+        by = "time" if data.has_times else "ratio"
+    if by not in KINDS:
+        raise ConfigError(f"there is no split {by!r}", remedy=nearest(by, ["auto", *KINDS]))
+    rng = (run or Run()).rng(101)
+    if by == "time":
+        _need_times(data, "a split by time")
+        return _by_time(data, _cut(data, test))
+    if by == "last":
+        return _last(data)
+    share = _share(test)
+    if by == "ratio":
+        return _ratio(data, share, rng)
+    return _cold_users(data, share, rng) if by == "cold-users" else _cold_items(data, share, rng)
+
+
+def folds(data: Dataset, k: int = 3, test: str = "7d") -> list[Split]:
+    """k rolling time folds: the last k windows of length `test`, each judged by a model of what came before it."""
+    _need_times(data, "rolling folds")
+    width, (first, last) = microseconds(test), data.window
+    if last - k * width <= first:
+        raise DataError(
+            f"{k} windows of {test} do not fit into a log of {spell(last - first)}", remedy="fewer or shorter windows"
+        )
+    cuts = [last + 1 - width * back for back in range(k, 0, -1)]
+    return [_by_time(data, cut, until=cut + width) for cut in cuts]
+
+
+def _need_times(data: Dataset, what: str) -> None:
+    if not data.has_times:
+        raise DataError(f"{what} needs times, and the log has none", remedy='name a time column, or split by "ratio"')
+
+
+def _share(test: str | float | None) -> float:
+    share = 0.2 if test is None else test
+    if not isinstance(share, int | float) or not 0 < share < 1:
+        raise ConfigError(f"test = {test!r} is no share of the log", remedy="a number between 0 and 1, such as 0.2")
+    return float(share)
+
+
+def _cut(data: Dataset, test: str | float | None) -> int:
+    """The first moment of the test part."""
+    first, last = data.window
+    if isinstance(test, str):
+        cut = last + 1 - microseconds(test)
+    else:
+        cut = int(np.quantile(data.events["time"].to_numpy(), 1 - _share(test), method="higher"))
+    if not first < cut <= last:
+        raise DataError(
+            f"nothing would be left to learn from: the log spans {spell(last - first)}, the test part {test or 'all'}",
+            remedy="a shorter test window",
+        )
+    return cut
+
+
+def _by_time(data: Dataset, cut: int, until: int | None = None) -> Split:
+    time = data.events["time"].to_numpy()
+    later = time >= cut
+    train = _known(data, ~later)
+    test = data.subset(later if until is None else later & (time < until))
+    end = min(until or data.window[1] + 1, data.window[1] + 1)
+    protocol = f"global time: train before {_moment(cut)}, test the {spell(end - cut)} from then"
+    return Split(train, test, "time", protocol, _small(train, test))
+
+
+def _last(data: Dataset) -> Split:
+    user = data.events["user"].to_numpy()
+    last = np.append(user[1:] != user[:-1], True)
+    lengths = np.bincount(user, minlength=data.n_users)
+    last &= lengths[user] > 1
+    train, test = _known(data, ~last), data.subset(last)
+    warnings = ["leave-last-out leaks across users: models learn from events later than the ones they predict"]
+    if not data.has_times:
+        warnings.append("the log has no times: the order of its rows stands for them")
+    return Split(train, test, "last", "each user's last event is test", (*warnings, *_small(train, test)))
+
+
+def _ratio(data: Dataset, share: float, rng: np.random.Generator) -> Split:
+    """A random share of each user's events, rounded down, so that no user loses all."""
+    user = data.events["user"].to_numpy()
+    lengths = np.bincount(user, minlength=data.n_users)
+    order = np.lexsort((rng.random(len(user)), user))
+    start = np.concatenate([[0], np.cumsum(lengths)])[:-1]
+    rank = np.empty(len(user), dtype=np.int64)
+    rank[order] = np.arange(len(user)) - start[user]
+    held = rank < np.floor(lengths * share)[user]
+    train, test = _known(data, ~held), data.subset(held)
+    protocol = f"a random {share:.0%} of each user's events is test"
+    warnings = ("a random split lets models learn from the future",) if data.has_times else ()
+    return Split(train, test, "ratio", protocol, (*warnings, *_small(train, test)))
+
+
+def _cold_users(data: Dataset, share: float, rng: np.random.Generator) -> Split:
+    user = data.events["user"].to_numpy()
+    cold = np.zeros(data.n_users, dtype=bool)
+    cold[rng.permutation(data.n_users)[: max(1, round(share * data.n_users))]] = True
+    lengths = np.bincount(user, minlength=data.n_users)
+    position = np.arange(len(user)) - np.concatenate([[0], np.cumsum(lengths)])[:-1][user]
+    shown = cold[user] & (position < lengths[user] // 2)
+    train = _known(data, ~cold[user])
+    test = data.subset(cold[user] & ~shown)
+    protocol = f"{int(cold.sum()):,} users are unknown to the model; the first half of each history is shown, the rest is test"
+    seen = data.subset(shown, candidates=train.candidates)
+    return Split(train, test, "cold-users", protocol, _small(train, test), shown=seen)
+
+
+def _cold_items(data: Dataset, share: float, rng: np.random.Generator) -> Split:
+    item = data.events["item"].to_numpy()
+    cold = np.zeros(data.n_items, dtype=bool)
+    cold[rng.permutation(data.n_items)[: max(1, round(share * data.n_items))]] = True
+    # The catalogue knows the cold items, so they stay candidates: that is what is judged.
+    train, test = data.subset(~cold[item]), data.subset(cold[item])
+    protocol = f"{int(cold.sum()):,} items have no event in train; only they are test"
+    warnings = ("models that know items by their events alone cannot recommend cold items",)
+    return Split(train, test, "cold-items", protocol, (*warnings, *_small(train, test)))
+
+
+def _known(data: Dataset, kept: np.ndarray) -> Dataset:
+    """Train part: its candidates are the items of the catalogue and those with an event in it."""
+    candidates = np.zeros(data.n_items, dtype=bool)
+    candidates[data.events["item"].to_numpy()[kept]] = True
+    described = data.items.drop("id")
+    if described.width:  # an item with a description was in the catalogue; one without came with its first event
+        candidates |= ~described.select(pl.all_horizontal(pl.all().is_null())).to_series().to_numpy()
+    return data.subset(kept, candidates=candidates & data.candidates)
+
+
+def _small(train: Dataset, test: Dataset) -> tuple[str, ...]:
+    if not train.n_events or not test.n_events:
+        raise DataError("one side of the split is empty", remedy="another split, window or share")
+    users = test.events["user"].n_unique()
+    return (f"only {users} users to judge by: intervals will be wide",) if users < 100 else ()
+
+
+def _moment(us: int) -> str:
+    return pl.Series([us]).cast(pl.Datetime("us")).dt.strftime("%Y-%m-%d %H:%M")[0] + " UTC"
