@@ -1,0 +1,256 @@
+"""The contract of every recommender: raw ids in, a tidy frame out, batch first.
+
+A model writes two methods, `_fit` and `_score` (and `_similar` if it knows similar items); everything else, from
+unknown users to saving, is here once. The constructor only stores; what is learned ends in `_`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import polars as pl
+
+from zhiyin.core.errors import ConfigError, NotFittedError, UnknownItemError, nearest
+from zhiyin.core.params import check_settings, settings_of
+from zhiyin.core.run import Run, log
+from zhiyin.data.dataset import Dataset
+from zhiyin.data.histories import Histories
+from zhiyin.models.known import Known
+from zhiyin.models.topk import top_k
+
+# Dense scores never hold more than this at once, whatever the number of users.
+CHUNK_BYTES = 256 << 20
+
+
+@dataclasses.dataclass
+class Recommender:
+    """Base of all recommenders. See the module docstring."""
+
+    # A history without a positive event gets the popular items, unless the model has an answer of its own.
+    answers_strangers: ClassVar[bool] = False
+    known_: ClassVar[Known]
+
+    # -- to be written by a model ---------------------------------------------------------------------------------
+
+    def _fit(self, data: Dataset, run: Run) -> None:
+        """Learn from `data`: set attributes that end in `_` (arrays, CSR matrices, numbers)."""
+        raise NotImplementedError
+
+    def _score(self, histories: Histories, run: Run) -> np.ndarray:
+        """float32[n, n_items], a new array; higher is better."""
+        raise NotImplementedError
+
+    def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
+        """float32[n, n_items]: how similar each item is to items[r]. Models without the notion leave this out."""
+        raise ConfigError(
+            f"{type(self).__name__} does not know which items are similar", remedy="use ItemKNN, EASE, ALS or Transitions"
+        )
+
+    # -- what every model can do ----------------------------------------------------------------------------------
+
+    def fit(self, data: Dataset, run: Run | None = None) -> Any:
+        """Learn from a data set, afresh. Returns self. Raises ConfigError for a hyperparameter out of range."""
+        run = run or Run()
+        for name, value in check_settings(type(self), settings_of(self)).items():
+            setattr(self, name, value)
+        for name in [name for name in vars(self) if name.endswith("_")]:
+            delattr(self, name)
+        self._fit(data, run)
+        self.known_ = Known.of(data, run)  # type: ignore[misc]
+        return self
+
+    @property
+    def is_fitted(self) -> bool:
+        return "known_" in vars(self)
+
+    def score(self, histories: Histories, run: Run | None = None) -> np.ndarray:
+        """Scores of all items for each history, float32[n, n_items]: mind the size of the batch."""
+        known = self._known()
+        scores = self._score(histories, run or Run())
+        if not self.answers_strangers:
+            strangers = ~_has_signal(histories)
+            if strangers.any():
+                scores[strangers] = known.popularity
+        return scores
+
+    def rank(
+        self,
+        histories: Histories,
+        k: int,
+        *,
+        exclude: Histories | None = None,
+        allowed: np.ndarray | None = None,
+        run: Run | None = None,
+        label: str = "",
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Best k item codes and their scores for each history: int32[n, k], float32[n, k]; -1 once nothing is left.
+
+        `exclude`: items each row must not get; `allowed`: bool[n_items]. Only CHUNK_BYTES of scores exist at once.
+        """
+        known, run = self._known(), run or Run()
+        k = min(k, len(known.item_ids))
+        allowed = known.candidates if allowed is None else known.candidates & allowed
+        items = np.empty((len(histories), k), dtype=np.int32)
+        best = np.empty((len(histories), k), dtype=np.float32)
+        none = np.zeros(0, np.int32)
+        with run.bar(label, len(histories)) as advance:
+            for start, batch in histories.chunks(self.chunk_rows):
+                stop = start + len(batch)
+                out = exclude.rows(start, stop) if exclude is not None else None
+                excluded = (out.offsets, out.items) if out else (np.zeros(len(batch) + 1, np.int64), none)
+                scores = self.score(batch, run)
+                items[start:stop], best[start:stop] = top_k(scores, k, known.priority, allowed, excluded, run)
+                advance(len(batch))
+        return items, best
+
+    @property
+    def chunk_rows(self) -> int:
+        """Histories scored at once."""
+        return max(1, CHUNK_BYTES // (4 * max(1, len(self._known().item_ids))))
+
+    def recommend(
+        self,
+        users: Any = None,
+        k: int = 10,
+        *,
+        histories: Any = None,
+        exclude_seen: bool = True,
+        allow: Iterable[Any] | None = None,
+        deny: Iterable[Any] | None = None,
+        run: Run | None = None,
+    ) -> pl.DataFrame:
+        """Recommend k items to each user.
+
+        Parameters
+        ----------
+        users: a raw id or several; None with no `histories` means every user of the training data. A user never seen
+            gets what a stranger gets.
+        histories: instead of what was seen in training, the histories to answer: {"visitor": ["item", ...]}, a list
+            of such lists, or a `Histories`.
+        exclude_seen: leave out what is in the history.
+        allow, deny: raw item ids to choose from, or to leave out. k items come back while k remain.
+
+        Returns
+        -------
+        Frame `user`, `item` (raw ids), `score`, `rank` (from 1), best first, users in the order asked.
+        """
+        if not isinstance(k, int) or k < 1:
+            raise ConfigError(f"k = {k!r} is no number of items", remedy="a whole number of at least 1")
+        known = self._known()
+        who, batch = self._asked(users, histories)
+        allowed = None
+        if allow is not None or deny is not None:
+            allowed = np.ones(len(known.item_ids), dtype=bool)
+            if allow is not None:
+                allowed[:] = False
+                allowed[self._codes(allow, "allow")] = True
+            allowed[self._codes(deny or (), "deny")] = False
+        items, scores = self.rank(
+            batch, k, exclude=batch if exclude_seen else None, allowed=allowed, run=run, label="Recommending"
+        )
+        real = items >= 0
+        row = np.nonzero(real)[0]
+        return pl.DataFrame(
+            {
+                "user": who.gather(row),
+                "item": known.item_ids.decode(items[real]),
+                "score": scores[real],
+                "rank": (np.nonzero(real)[1] + 1).astype(np.int32),
+            }
+        )
+
+    def similar(self, items: Any, k: int = 10, *, run: Run | None = None) -> pl.DataFrame:
+        """The k items most similar to each item: frame `item`, `similar`, `score`, `rank`.
+
+        Raises UnknownItemError for an item the model has not seen, with the nearest known id.
+        """
+        known, run = self._known(), run or Run()
+        asked = [items] if isinstance(items, str | int) else list(items)
+        codes = known.item_ids.encode(asked)
+        if (codes < 0).any():
+            unknown = asked[int(np.argmax(codes < 0))]
+            few = [str(item) for item in known.item_ids.values.head(100_000).to_list()]
+            raise UnknownItemError(f"item {unknown!r} is not known", remedy=nearest(str(unknown), few)[:200])
+        k = min(k, len(known.item_ids))
+        found = np.empty((len(codes), k), dtype=np.int32)
+        scores = np.empty((len(codes), k), dtype=np.float32)
+        for start in range(0, len(codes), self.chunk_rows):
+            part = codes[start : start + self.chunk_rows]
+            itself = (np.arange(len(part) + 1, dtype=np.int64), part)
+            found[start : start + len(part)], scores[start : start + len(part)] = top_k(
+                self._similar(part, run), k, known.priority, known.candidates, itself, run
+            )
+        real = found >= 0
+        return pl.DataFrame(
+            {
+                "item": known.item_ids.decode(np.broadcast_to(codes[:, None], found.shape)[real]),
+                "similar": known.item_ids.decode(found[real]),
+                "score": scores[real],
+                "rank": (np.nonzero(real)[1] + 1).astype(np.int32),
+            }
+        )
+
+    def save(self, path: Any) -> None:
+        """Write the model to a folder: arrays, frames and JSON, nothing that runs. An old one there is replaced whole."""
+        from zhiyin.models.saving import save
+
+        save(self, path)
+
+    # -- small things -----------------------------------------------------------------------------------------------
+
+    def _known(self) -> Known:
+        if not self.is_fitted:
+            raise NotFittedError(f"this {type(self).__name__} has not been fitted", remedy="call fit(data) first")
+        return self.known_
+
+    def _asked(self, users: Any, histories: Any) -> tuple[pl.Series, Histories]:
+        """Who is asking, and with which history."""
+        known = self._known()
+        if histories is not None:
+            if users is not None:
+                raise ConfigError("users and histories cannot both be given", remedy="name the histories' users as keys")
+            if isinstance(histories, Histories):
+                return pl.Series(range(len(histories)), dtype=pl.Int64), histories
+            batch = Histories.from_items(histories, known.item_ids)
+            names = list(histories) if isinstance(histories, Mapping) else list(range(len(batch)))
+            return pl.Series(names, strict=False), batch
+        if users is None:
+            return known.user_ids.values, known.histories
+        raw = [users] if isinstance(users, str | int) else users
+        series = raw if isinstance(raw, pl.Series) else pl.Series(list(raw), strict=False)
+        return series, known.histories.take(known.user_ids.encode(series))
+
+    def _codes(self, raw: Iterable[Any], what: str) -> np.ndarray:
+        codes = self._known().item_ids.encode([raw] if isinstance(raw, str | int) else raw)
+        if (codes < 0).any():
+            log.info("%s: %d of %d items are not known", what, int((codes < 0).sum()), len(codes))
+        return codes[codes >= 0]
+
+
+@dataclasses.dataclass
+class VectorRecommender(Recommender):
+    """A recommender whose score is an inner product: `encode(histories) · item_vectors_`."""
+
+    item_vectors_: ClassVar[np.ndarray]
+
+    def encode(self, histories: Histories, run: Run | None = None) -> np.ndarray:
+        """Vectors of histories, float32[n, d]: what a search index is asked with."""
+        raise NotImplementedError
+
+    def _score(self, histories: Histories, run: Run) -> np.ndarray:
+        return self.encode(histories, run) @ self.item_vectors_.T
+
+    def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
+        """Cosine of the item vectors."""
+        vectors = self.item_vectors_
+        length = np.maximum(np.linalg.norm(vectors, axis=1), 1e-12)
+        return ((vectors[items] / length[items, None]) @ vectors.T) / length
+
+
+def _has_signal(histories: Histories) -> np.ndarray:
+    """bool[n]: whether a history has an event worth more than nothing."""
+    positive = np.concatenate([[0], np.cumsum(histories.weights > 0)])
+    return positive[histories.offsets[1:]] > positive[histories.offsets[:-1]]

@@ -1,0 +1,82 @@
+"""The models the house knows by name, for the command line, the configuration and saved manifests.
+
+Nothing is looked up by an arbitrary path: a manifest can name only what stands here or what the caller has registered.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from typing import TYPE_CHECKING, Any
+
+from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.core.params import check_settings, params_of
+
+if TYPE_CHECKING:
+    from zhiyin.models.base import Recommender
+
+_WHERE = {
+    "Random": "random",
+    "Popular": "popularity",
+    "ItemKNN": "neighbors",
+    "Transitions": "transitions",
+    "EASE": "linear",
+    "ALS": "factorization",
+}
+_registered: dict[str, type[Recommender]] = {}
+
+
+def register(model: type[Recommender]) -> type[Recommender]:
+    """Make a model of your own known by its name; use it as a decorator."""
+    _registered[model.__name__] = model
+    return model
+
+
+def names() -> list[str]:
+    """Names of all known models."""
+    return [*_WHERE, *_registered]
+
+
+def model_class(name: str) -> type[Recommender]:
+    """The class of a model, by its name in any case. Raises ConfigError with the nearest known name."""
+    known = {known.lower(): known for known in names()}
+    found = known.get(name.lower())
+    if found is None:
+        raise ConfigError(f"there is no model {name!r}", remedy=nearest(name, names()))
+    if found in _registered:
+        return _registered[found]
+    return getattr(importlib.import_module(f"zhiyin.models.{_WHERE[found]}"), found)  # type: ignore[no-any-return]
+
+
+def make(name: str, settings: dict[str, Any] | None = None) -> Recommender:
+    """A model by name, with checked settings."""
+    owner = model_class(name)
+    return owner(**check_settings(owner, settings or {}))
+
+
+def parse(text: str, settings: dict[str, Any] | None = None) -> Recommender:
+    """A model written on a command line: "als", "als:factors=128,reg=0.1". `settings` are overruled by the text.
+
+    Raises ConfigError for an unknown model or hyperparameter, or a value out of its range.
+    """
+    name, _, rest = text.partition(":")
+    owner = model_class(name.strip())
+    known, chosen = params_of(owner), dict(settings or {})
+    for part in filter(None, re.split(r",\s*", rest)):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise ConfigError(f"cannot read {part!r} in {text!r}", remedy="write name=value, such as als:factors=128")
+        key = key.strip()
+        if key not in known:
+            raise ConfigError(
+                f"{owner.__name__} has no hyperparameter {key!r}", remedy=nearest(key, list(known) or ["none"])
+            )
+        chosen[key] = known[key].parse(value.strip(), owner.__name__)
+    return owner(**check_settings(owner, chosen))
+
+
+def label(model: Recommender) -> str:
+    """Name of a model with the settings that are not its defaults: "ALS(factors=128)"."""
+    changed = [f"{p.name}={getattr(model, p.name)}" for p in params_of(type(model)).values()
+               if getattr(model, p.name) != p.default]  # fmt: skip
+    return type(model).__name__ + (f"({', '.join(changed)})" if changed else "")

@@ -1,0 +1,53 @@
+"""What every model remembers of its training data besides its own parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from zhiyin.core.run import Run
+from zhiyin.data.dataset import Dataset
+from zhiyin.data.histories import Histories
+from zhiyin.data.ids import Ids
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """Ids, histories and popularity.
+
+    Parameters
+    ----------
+    candidates: bool[n_items], items that may be recommended.
+    popularity: float32[n_items], events worth more than nothing; a stranger's scores.
+    priority: int32[n_items], a permutation by (popularity, seeded shuffle): how ties are broken.
+    histories: each user's training history, row = user code.
+    fingerprint: of the training data; window: its first and last moment, microseconds UTC.
+    """
+
+    user_ids: Ids
+    item_ids: Ids
+    histories: Histories
+    candidates: np.ndarray
+    popularity: np.ndarray
+    priority: np.ndarray
+    fingerprint: str
+    window: tuple[int, int]
+
+    @classmethod
+    def of(cls, data: Dataset, run: Run) -> Known:
+        positive = data.events["weight"].to_numpy() > 0
+        popularity = np.bincount(data.events["item"].to_numpy()[positive], minlength=data.n_items).astype(np.float32)
+        shuffle = run.rng(1).permutation(data.n_items)
+        priority = np.empty(data.n_items, dtype=np.int32)
+        priority[np.lexsort((shuffle, popularity))] = np.arange(data.n_items, dtype=np.int32)
+        return cls(
+            data.user_ids,
+            data.item_ids,
+            data.histories,
+            data.candidates,
+            popularity,
+            priority,
+            data.fingerprint,
+            data.window,
+        )

@@ -1,0 +1,161 @@
+"""EASE: one closed-form item-to-item regression, and still among the best."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from scipy import sparse
+
+from zhiyin.core.errors import ConfigError
+from zhiyin.core.parallel import for_chunks, kernel
+from zhiyin.core.params import param
+from zhiyin.core.run import Run
+from zhiyin.data.dataset import Dataset
+from zhiyin.data.histories import Histories
+from zhiyin.models.base import Recommender
+
+_TILE = 64
+
+
+@dataclasses.dataclass
+class EASE(Recommender):
+    """Embarrassingly shallow autoencoder (Steck, WWW 2019).
+
+    With X the binary users × items matrix and P = (XᵀX + reg·I)⁻¹, the weights are B = I - P / diag(P) (columns
+    divided), whose diagonal is zero, and score(u) = x_u B (eq. 8). A history needs no training: it is x_u.
+
+    Memory is one dense float32 items × items matrix: XᵀX, its inverse and B take turns in the same place.
+    """
+
+    reg: float = param(250.0, "L2 penalty on item weights; more for sparser data", at_least=1e-6, tune=(10.0, 5000.0), log=True)
+
+    def _fit(self, data: Dataset, run: Run) -> None:
+        _check_memory(data.n_items)
+        with run.bar("EASE", 3) as advance:
+            weights = gram(data.matrix("binary"), run)
+            advance(1)
+            weights[np.diag_indices(data.n_items)] += np.float32(self.reg)
+            diagonal = invert(weights)
+            advance(1)
+            _to_weights(weights, diagonal, run)
+            self.weights_ = weights
+            advance(1)
+
+    def _score(self, histories: Histories, run: Run) -> np.ndarray:
+        return sparse_times_dense(histories.matrix(len(self.weights_)), self.weights_, run)
+
+    def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
+        """Row i of B: how much having i speaks for each item."""
+        return np.array(self.weights_[items])
+
+
+def gram(users: sparse.csr_matrix, run: Run) -> np.ndarray:
+    """XᵀX of a CSR matrix as dense float32[n, n], upper triangle only; the rest is zero."""
+    users.sort_indices()
+    items = users.T.tocsr()
+    out = np.zeros((users.shape[1], users.shape[1]), dtype=np.float32)
+
+    def work(start: int, stop: int) -> None:
+        _gram(
+            items.indptr, items.indices, items.data, users.indptr, users.indices, users.data, start, stop, out
+        )
+
+    for_chunks(work, len(out), run)
+    return out
+
+
+def invert(matrix: np.ndarray) -> np.ndarray:
+    """Replace the upper triangle of a positive definite matrix by that of its inverse; returns the inverse's diagonal.
+
+    Cholesky (potrf, potri) on the lower triangle of the transpose, which is the same memory: nothing is copied.
+    """
+    from scipy.linalg import lapack
+
+    _, failed = lapack.spotrf(matrix.T, lower=1, overwrite_a=1, clean=0)
+    if failed == 0:
+        _, failed = lapack.spotri(matrix.T, lower=1, overwrite_c=1)
+    if failed:
+        raise ConfigError("EASE: the item matrix is not positive definite in float32", remedy="a larger reg")
+    return matrix.diagonal().copy()
+
+
+def sparse_times_dense(rows: sparse.csr_matrix, dense: np.ndarray, run: Run) -> np.ndarray:
+    """float32[n, m]: a CSR batch times a dense float32[k, m], in stripes of columns that stay in cache."""
+    out = np.empty((rows.shape[0], dense.shape[1]), dtype=np.float32)
+
+    def work(start: int, stop: int) -> None:
+        _striped(rows.indptr, rows.indices, rows.data, dense, start, stop, out)
+
+    # Few large chunks: each pass over `dense` should serve as many rows as it can.
+    for_chunks(work, len(out), run, chunk=max(1, -(-len(out) // run.n_threads)))
+    return out
+
+
+def _check_memory(n_items: int) -> None:
+    """Refuse what cannot fit before an hour is spent on it."""
+    needed = 4 * n_items * n_items
+    try:
+        with open("/proc/meminfo") as info:
+            free = next(int(line.split()[1]) * 1024 for line in info if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return
+    if needed > free:
+        raise ConfigError(
+            f"EASE over {n_items:,} items needs {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free",
+            remedy="use ItemKNN or ALS, whose memory grows with the events, or leave out rare items",
+        )
+
+
+def _to_weights(inverse: np.ndarray, diagonal: np.ndarray, run: Run) -> None:
+    """From the upper triangle of P to B = I - P / diag(P), in place, tile by tile."""
+    tiles = -(-len(inverse) // _TILE)
+
+    def work(start: int, stop: int) -> None:
+        _mirror(inverse, diagonal, _TILE, start, stop)
+
+    for_chunks(work, tiles, run, chunk=max(1, tiles // 64))
+
+
+@kernel
+def _gram(i_indptr, i_users, i_data, u_indptr, u_items, u_data, start, stop, out):  # type: ignore[no-untyped-def]
+    for item in range(start, stop):
+        line = out[item]
+        for at in range(i_indptr[item], i_indptr[item + 1]):
+            user, weight = i_users[at], i_data[at]
+            for to in range(u_indptr[user + 1] - 1, u_indptr[user] - 1, -1):  # sorted: the upper triangle comes last
+                other = u_items[to]
+                if other < item:
+                    break
+                line[other] += weight * u_data[to]
+
+
+@kernel
+def _mirror(p, diagonal, tile, start, stop):  # type: ignore[no-untyped-def]
+    n = len(p)
+    for tile_row in range(start, stop):
+        for tile_col in range(tile_row, (n + tile - 1) // tile):
+            for i in range(tile_row * tile, min(n, (tile_row + 1) * tile)):
+                for j in range(max(i + 1, tile_col * tile), min(n, (tile_col + 1) * tile)):
+                    value = -p[i, j]
+                    p[i, j] = value / diagonal[j]
+                    p[j, i] = value / diagonal[i]
+        for i in range(tile_row * tile, min(n, (tile_row + 1) * tile)):
+            p[i, i] = 0
+
+
+@kernel
+def _striped(indptr, items, data, dense, start, stop, out):  # type: ignore[no-untyped-def]
+    width = 256
+    total = np.empty(width, dtype=np.float32)
+    for left in range(0, dense.shape[1], width):
+        right = min(left + width, dense.shape[1])
+        size = right - left
+        for row in range(start, stop):
+            total[:] = 0
+            for at in range(indptr[row], indptr[row + 1]):
+                weight = data[at]
+                line = dense[items[at], left:right]
+                for column in range(size):
+                    total[column] += weight * line[column]
+            out[row, left:right] = total[:size]

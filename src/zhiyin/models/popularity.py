@@ -1,0 +1,40 @@
+"""Popular: the same list for everyone, and hard to beat when tastes are young."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+
+from zhiyin.core.durations import microseconds
+from zhiyin.core.params import param
+from zhiyin.core.run import Run
+from zhiyin.data.dataset import Dataset
+from zhiyin.data.histories import Histories
+from zhiyin.models.base import Recommender
+
+
+@dataclasses.dataclass
+class Popular(Recommender):
+    """Items by the worth of their events, an event losing half of it every `half_life`.
+
+    score(i) = sum over events e of i of weight(e) · 2^(-age(e) / half_life), age counted from the end of the log. The
+    decay is the same for all items at any later moment, so the order does not change as time goes on. Dislikes count
+    against an item. Without `half_life`, or without times, an event never ages.
+    """
+
+    answers_strangers: ClassVar[bool] = True
+
+    half_life: str | None = param(None, "an event loses half its worth in this time", tune=("1d", "7d", "30d", "90d"))
+
+    def _fit(self, data: Dataset, run: Run) -> None:
+        weight = data.events["weight"].to_numpy().astype(np.float64)
+        if self.half_life is not None and data.has_times:
+            age = data.window[1] - data.events["time"].to_numpy()
+            weight = weight * np.exp2(-age / microseconds(self.half_life))
+        worth = np.bincount(data.events["item"].to_numpy(), weights=weight, minlength=data.n_items)
+        self.scores_ = worth.astype(np.float32)
+
+    def _score(self, histories: Histories, run: Run) -> np.ndarray:
+        return np.tile(self.scores_, (len(histories), 1))

@@ -1,0 +1,57 @@
+"""Random: what any other model must beat. Its recall@k is k / items."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+
+from zhiyin.core.parallel import for_chunks, kernel
+from zhiyin.core.run import Run
+from zhiyin.data.dataset import Dataset
+from zhiyin.data.histories import Histories
+from zhiyin.models.base import Recommender
+
+
+@dataclasses.dataclass
+class Random(Recommender):
+    """Every item equally likely, in an order that is fixed by the seed, the user and what the user has done.
+
+    A counter-based generator (SplitMix64, Steele et al. 2014) draws each score from (seed, user, history, item), so the
+    answer does not depend on who else is in the batch.
+    """
+
+    answers_strangers: ClassVar[bool] = True
+
+    def _fit(self, data: Dataset, run: Run) -> None:
+        self.seed_ = run.seed
+        self.n_items_ = data.n_items
+
+    def _score(self, histories: Histories, run: Run) -> np.ndarray:
+        scores = np.empty((len(histories), self.n_items_), dtype=np.float32)
+
+        def work(start: int, stop: int) -> None:
+            _draw(np.uint64(self.seed_), histories.users, histories.offsets, histories.items, start, stop, scores)
+
+        for_chunks(work, len(histories), run)
+        return scores
+
+
+@kernel
+def _mix(x):  # type: ignore[no-untyped-def]
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@kernel
+def _draw(seed, users, offsets, items, start, stop, scores):  # type: ignore[no-untyped-def]
+    golden = np.uint64(0x9E3779B97F4A7C15)
+    for row in range(start, stop):
+        key = _mix(seed + golden * np.uint64(users[row] + 2))
+        for at in range(offsets[row], offsets[row + 1]):
+            key = _mix(key + golden * np.uint64(items[at] + 1))
+        for item in range(scores.shape[1]):
+            bits = _mix(key + golden * np.uint64(item + 1)) >> np.uint64(40)
+            scores[row, item] = np.float32(bits) * np.float32(2.0**-24)

@@ -1,0 +1,129 @@
+"""Models on disk: a folder of NumPy arrays, Arrow frames and one JSON manifest. Nothing in it can run.
+
+Arrays are memory-mapped when loaded, so that several processes share them and a large model opens at once. A save is
+whole or not at all: it is written beside the target and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from scipy import sparse
+
+from zhiyin.core.errors import DataError
+from zhiyin.core.params import settings_of
+from zhiyin.data.histories import Histories
+from zhiyin.data.ids import Ids
+from zhiyin.models.base import Recommender
+from zhiyin.models.catalog import make
+from zhiyin.models.known import Known
+
+FORMAT = 1
+_HISTORY = ("offsets", "items", "weights", "times", "kinds", "values", "now", "users")
+_KNOWN = ("candidates", "popularity", "priority")
+_CSR = ("data", "indices", "indptr")
+
+
+def save(model: Recommender, path: Any) -> None:
+    """Write a fitted model to the folder `path`; see `Recommender.save`."""
+    from zhiyin import __version__
+
+    known, target = model._known(), Path(path)
+    if target.exists() and not (target / "model.json").exists() and any(target.iterdir()):
+        raise DataError("the folder holds something that is no model", file=target, remedy="save to another folder")
+    draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        state = {name: _write(draft, name, value) for name, value in vars(model).items() if _is_state(name)}
+        for name in _KNOWN:
+            _write(draft, f"known.{name}", getattr(known, name))
+        for name in _HISTORY:
+            _write(draft, f"history.{name}", getattr(known.histories, name))
+        known.user_ids.values.to_frame("id").write_ipc(draft / "users.arrow")
+        known.item_ids.values.to_frame("id").write_ipc(draft / "items.arrow")
+        manifest = {
+            "format": FORMAT,
+            "zhiyin": __version__,
+            "model": type(model).__name__,
+            "settings": settings_of(model),
+            "state": state,
+            "fingerprint": known.fingerprint,
+            "window": list(known.window),
+        }
+        (draft / "model.json").write_text(json.dumps(manifest, indent=1) + "\n")
+        old = target.with_name(f".{target.name}.{os.getpid()}.old")
+        if target.exists():
+            target.rename(old)
+        draft.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def load(path: Any, *, mmap: bool = True) -> Recommender:
+    """Read a model that `save` wrote. Raises DataError when the folder is no model or of a newer format."""
+    source = Path(path)
+    try:
+        manifest = json.loads((source / "model.json").read_text())
+    except FileNotFoundError:
+        raise DataError("there is no model here", file=source, remedy="name a folder written by save or train") from None
+    except ValueError:
+        raise DataError("the manifest model.json is damaged", file=source, remedy="train and save again") from None
+    if manifest.get("format") != FORMAT:
+        raise DataError(
+            f"the model is of format {manifest.get('format')}, this version reads {FORMAT}",
+            file=source,
+            remedy="use the version of zhiyin that wrote it, or train again",
+        )
+    model = make(manifest["model"], manifest["settings"])
+    try:
+        for name, kind in manifest["state"].items():
+            if _is_state(name):
+                setattr(model, name, _read(source, name, kind, mmap))
+        model.known_ = Known(  # type: ignore[misc]
+            Ids(pl.read_ipc(source / "users.arrow")["id"]),
+            Ids(pl.read_ipc(source / "items.arrow")["id"]),
+            Histories(*(_read(source, f"history.{name}", "array", mmap) for name in _HISTORY)),
+            *(_read(source, f"known.{name}", "array", mmap) for name in _KNOWN),
+            fingerprint=manifest["fingerprint"],
+            window=tuple(manifest["window"]),
+        )
+    except (FileNotFoundError, ValueError, KeyError) as error:
+        raise DataError(f"a part of the model is missing or damaged ({error})", file=source, remedy="save it again") from None
+    return model
+
+
+def _is_state(name: str) -> bool:
+    return name.endswith("_") and name != "known_" and name.isidentifier()
+
+
+def _write(folder: Path, name: str, value: Any) -> Any:
+    """Write one piece of state; returns what the manifest says of it."""
+    if isinstance(value, np.ndarray):
+        np.save(folder / f"{name}.npy", value, allow_pickle=False)
+        return "array"
+    if sparse.issparse(value):
+        for part in _CSR:
+            np.save(folder / f"{name}.{part}.npy", getattr(value, part), allow_pickle=False)
+        return {"csr": list(value.shape)}
+    return {"value": value.item() if isinstance(value, np.generic) else value}
+
+
+def _read(folder: Path, name: str, kind: Any, mmap: bool) -> Any:
+    def array(file: str) -> np.ndarray:
+        found = np.load(folder / f"{file}.npy", mmap_mode="r" if mmap else None, allow_pickle=False)
+        return found.view(np.ndarray) if isinstance(found, np.memmap) else found
+
+    if kind == "array":
+        return array(name)
+    if "csr" in kind:
+        parts = tuple(array(f"{name}.{part}") for part in _CSR)
+        return sparse.csr_matrix(parts, shape=tuple(kind["csr"]), copy=False)
+    return kind["value"]

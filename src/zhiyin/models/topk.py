@@ -1,0 +1,109 @@
+"""The k best items of each row of scores, with items excluded and ties broken the same way every time."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from zhiyin.core.parallel import for_chunks, kernel
+from zhiyin.core.run import Run
+
+
+def top_k(
+    scores: np.ndarray,
+    k: int,
+    priority: np.ndarray,
+    allowed: np.ndarray,
+    excluded: tuple[np.ndarray, np.ndarray],
+    run: Run,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Best k items of each row.
+
+    Parameters
+    ----------
+    scores: float32[n, m]; used as scratch: excluded entries become minus infinity.
+    priority: int32[m]; of two equal scores the item of higher priority comes first.
+    allowed: bool[m]; only these items are returned.
+    excluded: offsets int64[n + 1] and items int32: what each row must not get.
+
+    Returns
+    -------
+    items int32[n, k] and scores float32[n, k], best first; -1 and minus infinity once nothing is left. A score of
+    NaN or minus infinity is never returned.
+    """
+    n, m = scores.shape
+    items = np.full((n, k), -1, dtype=np.int32)
+    best = np.full((n, k), -np.inf, dtype=np.float32)
+    if k == 0 or m == 0:
+        return items, best
+    every = bool(allowed.all())
+    offsets, seen = excluded
+
+    def work(start: int, stop: int) -> None:
+        _top_k(scores, start, stop, priority, allowed, every, offsets, seen, items, best)
+
+    for_chunks(work, n, run, chunk=max(1, min(64, n // (4 * run.n_threads))))
+    return items, best
+
+
+@kernel
+def _top_k(scores, start, stop, priority, allowed, every, offsets, seen, items, best):  # type: ignore[no-untyped-def]
+    """A heap of the k best so far; its root is the worst of them, which most items fail to beat at first look."""
+    k, m = items.shape[1], scores.shape[1]
+    for row in range(start, stop):
+        line = scores[row]
+        for at in range(offsets[row], offsets[row + 1]):
+            line[seen[at]] = -np.inf
+        heap_item, heap_score = items[row], best[row]
+        size = 0
+        bar = np.float32(-np.inf)
+        for item in range(m):
+            score = line[item]
+            if not score >= bar or score == -np.inf:
+                continue
+            if not every and not allowed[item]:
+                continue
+            if size < k:
+                at = size
+                size += 1
+                while at > 0:  # sift up
+                    up = (at - 1) >> 1
+                    if _worse(score, item, heap_score[up], heap_item[up], priority):
+                        heap_score[at], heap_item[at] = heap_score[up], heap_item[up]
+                        at = up
+                    else:
+                        break
+                heap_score[at], heap_item[at] = score, item
+                if size == k:
+                    bar = heap_score[0]
+            elif _worse(heap_score[0], heap_item[0], score, item, priority):
+                _sift_down(heap_score, heap_item, k, score, item, priority)
+                bar = heap_score[0]
+        for end in range(size - 1, 0, -1):  # the worst goes last, again and again
+            score, item = heap_score[end], heap_item[end]
+            heap_score[end], heap_item[end] = heap_score[0], heap_item[0]
+            _sift_down(heap_score, heap_item, end, score, item, priority)
+
+
+@kernel
+def _worse(score_a, item_a, score_b, item_b, priority):  # type: ignore[no-untyped-def]
+    return score_a < score_b or (score_a == score_b and priority[item_a] < priority[item_b])
+
+
+@kernel
+def _sift_down(heap_score, heap_item, size, score, item, priority):  # type: ignore[no-untyped-def]
+    """Put (score, item) at the root of a heap of `size` and let it sink."""
+    at = 0
+    while True:
+        child = 2 * at + 1
+        if child >= size:
+            break
+        other = child + 1
+        if other < size and _worse(
+            heap_score[other], heap_item[other], heap_score[child], heap_item[child], priority
+        ):
+            child = other
+        if not _worse(heap_score[child], heap_item[child], score, item, priority):
+            break
+        heap_score[at], heap_item[at] = heap_score[child], heap_item[child]
+        at = child
+    heap_score[at], heap_item[at] = score, item

@@ -1,0 +1,97 @@
+"""Transitions: what follows what. The floor under every sequence model."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from scipy import sparse
+
+from zhiyin.core.durations import microseconds
+from zhiyin.core.parallel import for_chunks, kernel
+from zhiyin.core.params import param
+from zhiyin.core.run import Run
+from zhiyin.data.dataset import Dataset
+from zhiyin.data.histories import Histories
+from zhiyin.models.base import Recommender
+from zhiyin.models.pairs import keep_largest, recent, rows_of, score_by_table, to_csr
+
+
+@dataclasses.dataclass
+class Transitions(Recommender):
+    """Sequential rules (Kamehkhosh, Jannach & Ludewig 2017; "SR" in session-rec).
+
+    rule(i → j) = sum over the times j followed i within `window` events of the same history (and session) of
+    1 / distance · 2^(-gap / half_life). The last `last` events of a history vote by their rules, the newest with 1,
+    each older one with `decay` of the next.
+    """
+
+    window: int = param(10, "how far ahead an item still follows", at_least=1, tune=(1, 20))
+    last: int = param(10, "how many of the newest events vote", at_least=1, tune=(1, 50), log=True)
+    decay: float = param(0.8, "an older event's vote, as a share of the next one's", at_least=0, at_most=1, tune=(0.1, 1.0))
+    half_life: str | None = param(None, "a follower loses half its worth in this gap", tune=("1h", "1d", "7d", "30d"))
+    session_gap: str | None = param(None, "a pause as long as this ends a session", tune=("30m", "1d"))
+    k_neighbors: int = param(200, "followers kept for each item", at_least=1, tune=(20, 500), log=True)
+
+    def _fit(self, data: Dataset, run: Run) -> None:
+        positive = data.events["weight"].to_numpy() > 0
+        user, item = data.events["user"].to_numpy()[positive], data.events["item"].to_numpy()[positive]
+        time = data.events["time"].to_numpy()[positive]
+        session = np.zeros(len(user), dtype=np.int32)
+        if len(user):
+            begins = user[1:] != user[:-1]
+            if self.session_gap is not None and data.has_times:
+                begins = begins | (np.diff(time) >= microseconds(self.session_gap))
+            session[1:] = np.cumsum(begins)
+        # Where each item stands in the log, as CSR: one row of rules is then the work of one thread.
+        n_items = data.n_items
+        places = sparse.csr_matrix(
+            (np.ones(len(item), np.int8), (item, np.arange(len(item)))), shape=(n_items, max(len(item), 1))
+        )
+        timed = self.half_life is not None and data.has_times
+        rate = np.float64(1 / microseconds(self.half_life)) if timed and self.half_life else np.float64(0)
+        k = min(self.k_neighbors, max(1, n_items - 1))
+        neighbors = np.full((n_items, k), -1, dtype=np.int32)
+        values = np.zeros((n_items, k), dtype=np.float32)
+
+        def work(start: int, stop: int) -> None:
+            _rules(
+                places.indptr, places.indices, item, session, time, self.window, rate, start, stop, neighbors, values
+            )
+
+        for_chunks(work, n_items, run, label="Transitions")
+        self.rules_ = to_csr(neighbors, values, n_items)
+
+    def _score(self, histories: Histories, run: Run) -> np.ndarray:
+        return score_by_table(recent(histories, self.last, self.decay), self.rules_, run)
+
+    def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
+        return rows_of(self.rules_, items)
+
+
+@kernel
+def _rules(indptr, places, item, session, time, window, rate, start, stop, neighbors, values):  # type: ignore[no-untyped-def]
+    n_items = neighbors.shape[0]
+    total = np.zeros(n_items, dtype=np.float32)
+    touched = np.empty(n_items, dtype=np.int32)
+    for source in range(start, stop):
+        n_touched = 0
+        for at in range(indptr[source], indptr[source + 1]):
+            place = places[at]
+            for distance in range(1, window + 1):
+                ahead = place + distance
+                if ahead >= len(item) or session[ahead] != session[place]:
+                    break
+                follower = item[ahead]
+                if follower == source:
+                    continue
+                worth = 1.0 / distance
+                if rate > 0:
+                    worth *= 2.0 ** (-rate * (time[ahead] - time[place]))
+                if worth < 1e-30:  # nothing, and it would look untouched
+                    continue
+                if total[follower] == 0:
+                    touched[n_touched] = follower
+                    n_touched += 1
+                total[follower] += worth
+        keep_largest(total, touched, n_touched, neighbors[source], values[source])
