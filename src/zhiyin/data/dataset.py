@@ -25,12 +25,14 @@ class Dataset:
 
     Parameters
     ----------
-    events: frame sorted by (user, time), equal times in the order of the log: `user`, `item` (Int32 codes), `time`
-        (Int64 microseconds UTC; 0 when the log has none), `kind` (Enum), `value` (Float32, null where none),
+    events: frame sorted by (user, time), equal times in the order of the log: `user`, `item` (Int32 codes),
+        `time` (Int64 microseconds UTC; 0 when the log has none), `kind` (Enum), `value` (Float32, null where
+        none),
         `weight` (Float32). Repeats are kept: every event is a row.
-    users, items: frames with one row a code; column `id` holds the raw ids, sorted, the other columns describe them.
-    candidates: bool[n_items], the items that may be recommended; an item known only from a later part of a split is
-        not one.
+    users, items: frames with one row a code; column `id` holds the raw ids, sorted, the other columns
+        describe them.
+    candidates: bool[n_items], the items that may be recommended; an item known only from a later part of a
+        split is not one.
     has_times: whether the log has times; without them `time` is 0 and the order of the log stands for it.
     roles: which column of the source played which role.
     quarantine: rows set aside while reading: `file`, `line`, `reason`, `raw`.
@@ -133,8 +135,11 @@ class Dataset:
         digest = hashlib.blake2b(digest_size=16)
         for ids in (self.users["id"], self.items["id"]):
             digest.update(ids.hash(seed=7).to_numpy().tobytes())
-        for column in ("user", "item", "time", "weight"):
-            digest.update(np.ascontiguousarray(self.events[column].to_numpy()))
+        columns = [self.events[name] for name in ("user", "item", "time", "weight")]
+        columns += [self.events["kind"].to_physical(), self.events["value"].fill_null(np.nan)]
+        for column in columns:
+            digest.update(np.ascontiguousarray(column.to_numpy()).data)
+        digest.update("\0".join(self.kinds).encode())
         digest.update(np.packbits(self.candidates).tobytes())
         return digest.hexdigest()
 
@@ -154,11 +159,14 @@ class Dataset:
         Parameters
         ----------
         events: `user` and `item` raw ids without nulls; optional `time` (Int64 microseconds), `kind` (text),
-            `value`, `weight`. The frame is taken apart while it is coded, so that a large log is not held twice.
+            `value`, `weight`. The frame is taken apart while it is coded, so that a large log is not held
+            twice.
         users, items: frames with a column `id` and whatever else is known; ids without events are kept.
         """
         if events.is_empty():
-            raise DataError("there is no event to learn from", remedy="check the source and the quarantine file")
+            raise DataError(
+                "there is no event to learn from", remedy="check the source and the quarantine file"
+            )
         columns = {name: events[name] for name in events.columns}
         del events
         n = len(columns["user"])

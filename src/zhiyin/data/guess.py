@@ -11,21 +11,29 @@ from zhiyin.data.schema import ROLES, Roles
 from zhiyin.data.times import numeric_unit, parse_text
 
 _NAMES = {
-    "user": "user customer visitor client member account reviewer reader viewer listener person buyer shopper uid",
-    "item": "item product movie film book article track song artist asin sku stock video news poi ad game business "
-    "recipe post place listing iid",
+    "user": "user customer visitor client member account reviewer reader viewer listener person buyer "
+    "shopper uid",
+    "item": "item product movie film book article track song artist asin sku stock video news poi ad game "
+    "business recipe post place listing iid",
     "time": "time timestamp date datetime ts when day created unixtime",
     "rating": "rating score stars weight value quantity qty count plays listens amount preference grade",
     "kind": "kind event action behavior behaviour interaction type feedback",
 }
 _WORDS = {role: set(words.split()) for role, words in _NAMES.items()}
 _ID_WORDS = {"id", "code", "no", "number", "key", "identifier"}
-_ITEM_DETAILS = set("title name description price category categories genre genres brand author authors class year".split())
-_USER_DETAILS = set("country age gender sex city state region job occupation zip language".split())
+_ITEM_DETAILS = {
+    "title", "name", "description", "price", "category", "categories", "genre", "genres", "brand",
+    "author", "authors", "class", "year",
+}  # fmt: skip
+_USER_DETAILS = {
+    "country", "age", "gender", "sex", "city", "state", "region", "job", "occupation", "zip", "language",
+}  # fmt: skip
 # Columns that summarise the very events one wants to predict.
 LEAKING = re.compile(
     r"(avg|average|mean|n|num|total|work|text)?_?(ratings?|reviews?|votes?|clicks?|views?|sales|plays|purchases)_?"
-    r"(count|counts|avg|average|mean|total|sum|\d)$|^(average|avg|mean)_?(rating|score|stars)$|popularity|bestseller",
+    r"(count|counts|avg|average|mean|total|sum|\d)$|"
+    r"^(n|num|number_of|total)_(ratings|reviews|votes|clicks|views|sales|plays|purchases)$"
+    r"|^(average|avg|mean)_?(rating|score|stars)$|popularity|bestseller",
     re.IGNORECASE,
 )
 
@@ -41,7 +49,7 @@ def words(name: str) -> list[str]:
     return out
 
 
-def _name_score(role: str, name: str) -> float:
+def name_score(role: str, name: str) -> float:
     parts = [word.rstrip("s") if word not in _WORDS[role] else word for word in words(name)]
     hits = sum(part in _WORDS[role] for part in parts)
     if not hits:
@@ -58,7 +66,7 @@ def _name_score(role: str, name: str) -> float:
 def _fits(role: str, column: pl.Series) -> bool:
     """Whether the contents can play the role at all."""
     seen = column.drop_nulls()
-    if not len(seen):
+    if not len(seen) or column.dtype.is_nested():
         return False
     if role == "time":
         if column.dtype.is_temporal():
@@ -67,7 +75,7 @@ def _fits(role: str, column: pl.Series) -> bool:
             return numeric_unit(seen) is not None
         return column.dtype == pl.String and parse_text(seen.head(200)).null_count() < min(len(seen), 200) / 2
     if role == "rating":
-        return column.dtype.is_numeric()
+        return column.dtype.is_numeric() or column.dtype == pl.Boolean
     if role == "kind":
         return seen.n_unique() <= 50 and column.dtype in (pl.String, pl.Categorical, pl.Int64)
     return not column.dtype.is_temporal()
@@ -83,14 +91,18 @@ def guess_roles(sample: pl.DataFrame, given: dict[str, str] | None = None, sourc
         if role not in ROLES:
             raise DataError(f"there is no role {role!r}", file=source, remedy=nearest(role, list(ROLES)))
         if column not in sample.columns:
-            raise DataError(f"there is no column {column!r}", file=source, remedy=nearest(column, sample.columns))
+            raise DataError(
+                f"there is no column {column!r}", file=source, remedy=nearest(column, sample.columns)
+            )
     found = dict(given)
     free = [name for name in sample.columns if name not in found.values()]
-    # Contents tell time from numbers better than names do, so unnamed columns are judged by contents after the names.
+    # Contents tell time from numbers better than names do: unnamed columns are judged by them, in the end.
     for role in ("time", "user", "item", "rating", "kind"):
         if role in found:
             continue
-        scored = [(_name_score(role, name), -i, name) for i, name in enumerate(free) if _fits(role, sample[name])]
+        scored = [
+            (name_score(role, name), -i, name) for i, name in enumerate(free) if _fits(role, sample[name])
+        ]
         best = max(scored, default=(0.0, 0, ""))
         if best[0] >= 1.0:
             found[role] = best[2]
@@ -101,7 +113,7 @@ def guess_roles(sample: pl.DataFrame, given: dict[str, str] | None = None, sourc
         raise DataError(
             f"no column looks like the {' or the '.join(missing)}; columns: {', '.join(sample.columns)}",
             file=source,
-            remedy=f'name it: columns={{"{missing[0]}": "..."}} or {missing[0]} = "..." under [columns] in zhiyin.toml',
+            remedy=f'name it: columns={{"{missing[0]}": "..."}}, or {missing[0]} = "..." in zhiyin.toml',
         )
     details = _details(sample, free, found["user"], found["item"])
     return Roles(**found, **details)  # type: ignore[arg-type]
@@ -162,24 +174,33 @@ def _depends(sample: pl.DataFrame, name: str, key: str) -> bool:
         .filter(pl.col("rows") > 1)
         .collect()
     )
-    return len(groups) >= 20 and float((groups["values"] == 1).mean() or 0) >= 0.95 and sample[name].n_unique() > 1
+    return len(groups) >= 20 and _share(groups["values"] == 1) >= 0.95 and sample[name].n_unique() > 1
 
 
 def guess_key(sample: pl.DataFrame, role: str, known: pl.Series) -> tuple[str, float, list[str]]:
     """The column of an items or users table that holds the ids of the log.
 
-    Judged by how many of the log's ids (`known`) the column holds; names decide between equals. Returns the column, the
-    share of the log's ids it holds (0..1), and the other columns that hold some.
+    Judged by how many of the log's ids (`known`) the column holds; names decide between equals. Returns the
+    column, the share of the log's ids it holds (0..1), and the other columns that hold some.
     """
     text = known.cast(pl.String)
     shares = {}
     for name in sample.columns:
         column = sample[name]
-        if column.dtype.is_float() or column.dtype.is_temporal() or isinstance(column.dtype, pl.List | pl.Struct):
+        if (
+            column.dtype.is_float()
+            or column.dtype.is_temporal()
+            or isinstance(column.dtype, pl.List | pl.Struct)
+        ):
             continue
         if column.n_unique() < 0.5 * len(sample):
             continue
-        shares[name] = float(text.is_in(column.cast(pl.String).unique().implode()).mean() or 0)
-    best = max(shares, key=lambda name: (round(shares[name], 3), _name_score(role, name)), default="")
+        shares[name] = _share(text.is_in(column.cast(pl.String).unique().implode()))
+    best = max(shares, key=lambda name: (round(shares[name], 3), name_score(role, name)), default="")
     others = [name for name, share in shares.items() if name != best and share > 0]
     return best, shares.get(best, 0.0), others
+
+
+def _share(hits: pl.Series) -> float:
+    """Share of true values, 0 for none."""
+    return float(hits.sum() or 0) / max(1, len(hits))

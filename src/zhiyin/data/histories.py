@@ -82,7 +82,9 @@ class Histories:
         )
 
     @classmethod
-    def from_items(cls, histories: Iterable[Iterable[Any]] | Mapping[Any, Iterable[Any]], ids: Ids) -> Histories:
+    def from_items(
+        cls, histories: Iterable[Iterable[Any]] | Mapping[Any, Iterable[Any]], ids: Ids
+    ) -> Histories:
         """Histories of strangers, given as lists of raw item ids, oldest first. Unknown items are left out.
 
         >>> Histories.from_items([["a", "b"], []], Ids.of(pl.Series(["a", "b"]))).lengths.tolist()
@@ -113,7 +115,7 @@ class Histories:
         )
 
     def take(self, rows: np.ndarray, now: np.ndarray | int | None = None) -> Histories:
-        """The histories of the given rows, copied; row -1 gives an empty history. `now` replaces the moments."""
+        """The histories of the given rows, copied; row -1 gives an empty one. `now` replaces the moments."""
         rows = np.asarray(rows, dtype=np.int64)
         if len(self) == 0:
             return Histories.of(np.zeros(len(rows) + 1, np.int64), np.zeros(0, np.int32))
@@ -132,7 +134,7 @@ class Histories:
             self.values[picked],
             moment.astype(np.int64),
             np.where(stranger, -1, self.users[safe]).astype(np.int32),
-            None if self.features is None else self.features[safe],
+            None if self.features is None else _gather(self.features, rows),
         )
 
     def chunks(self, size: int) -> Iterator[tuple[int, Histories]]:
@@ -143,8 +145,9 @@ class Histories:
     def matrix(self, n_items: int, how: str = "binary") -> sparse.csr_matrix:
         """CSR float32[n, n_items] of the events worth more than nothing.
 
-        `how`: "binary" gives ones, "weight" the summed weights, "count" the number of events. A later dislike takes
-        the item out ("binary", "count") or counts against it ("weight": entries whose sum is not positive go).
+        `how`: "binary" gives ones, "weight" the summed weights, "count" the number of events. A later dislike
+        takes the item out ("binary", "count") or counts against it ("weight": entries whose sum is not
+        positive go).
         """
         if how not in ("binary", "weight", "count"):
             raise DataError(f"matrix(how={how!r}) is not known", remedy="one of binary, weight, count")
@@ -166,3 +169,9 @@ class Histories:
         if len(total.data) and total.data.min() == 0:
             total.eliminate_zeros()
         return total
+
+
+def _gather(features: pl.DataFrame, rows: np.ndarray) -> pl.DataFrame:
+    """Rows of a frame; row -1 is all null."""
+    places = pl.Series(rows)
+    return features.select(pl.all().gather(places.set(places < 0, None)))

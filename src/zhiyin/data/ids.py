@@ -1,7 +1,8 @@
 """Raw ids and their stable integer codes.
 
-A code is the position of an id in the sorted list of known ids: it does not depend on the order of the rows, so it
-leaks nothing about popularity or time, and looking an id up is a binary search that needs no second table in memory.
+A code is the position of an id in the sorted list of known ids: it does not depend on the order of the rows,
+so it leaks nothing about popularity or time, and looking an id up is a binary search that needs no second
+table in memory.
 """
 
 from __future__ import annotations
@@ -33,8 +34,12 @@ class Ids:
         kept = [s.drop_nulls().unique() for s in series if len(s)]
         if not kept:
             return cls(pl.Series([], dtype=series[0].dtype if series else pl.Int64))
-        dtype = kept[0].dtype if all(s.dtype == kept[0].dtype for s in kept) else _common(kept)
-        merged = kept[0].cast(dtype) if len(kept) == 1 else pl.concat([s.cast(dtype).alias("id") for s in kept]).unique()
+        dtype = _common(kept)
+        merged = (
+            kept[0].cast(dtype)
+            if len(kept) == 1
+            else pl.concat([s.cast(dtype).alias("id") for s in kept]).unique()
+        )
         return cls(merged.sort().rename("id"))
 
     def __len__(self) -> int:
@@ -45,16 +50,16 @@ class Ids:
         return self.values.dtype
 
     def encode(self, raw: Iterable[Any] | pl.Series) -> np.ndarray:
-        """Codes of raw ids as int32, -1 where unknown. Text such as "42" finds the number 42 and the other way round."""
+        """Codes of raw ids as int32, -1 where unknown. "42" finds the number 42, and 42 the text."""
         series = raw if isinstance(raw, pl.Series) else pl.Series(list(raw), strict=False)
-        if not len(self) or not len(series):
+        if not len(self) or not len(series) or series.dtype == pl.Null:
             return np.full(len(series), -1, dtype=np.int32)
-        if series.dtype != self.dtype:
-            if series.dtype.is_float() and self.dtype == pl.String:
-                series = series.cast(pl.Int64, strict=False)
-            series = series.cast(self.dtype, strict=False)
+        if series.dtype.is_float():  # 42.0 is 42; 42.5 is no id
+            whole = series.cast(pl.Int64, strict=False)
+            series = whole.set((whole != series).fill_null(True), None)
         if len(series) > 50_000:
             return self._encode_many(series)
+        series = series.cast(self.dtype, strict=False)
         known = series.is_not_null().to_numpy()
         position = np.zeros(len(series), dtype=np.int64)
         if known.any():
@@ -64,16 +69,19 @@ class Ids:
         return np.where(same, position, -1).astype(np.int32)
 
     def _encode_many(self, series: pl.Series) -> np.ndarray:
-        if self.dtype.is_integer():
+        if self.dtype == pl.Int64 and series.dtype.is_signed_integer():
             low, high = int(self.values[0]), int(self.values[-1])
             if high - low < _TABLE_LIMIT:
                 table = np.full(high - low + 2, -1, dtype=np.int32)
                 table[self.values.to_numpy() - low] = np.arange(len(self), dtype=np.int32)
-                numbers = series.fill_null(high + 1).to_numpy() if series.null_count() else series.to_numpy()
+                if series.null_count():
+                    series = series.cast(pl.Int64).fill_null(high + 1)
+                numbers = series.to_numpy()
                 inside = (numbers >= low) & (numbers <= high)
-                if inside.all():
-                    return table[numbers - low]
-                return np.where(inside, table[np.where(inside, numbers - low, -1)], -1).astype(np.int32)
+                if inside.all() and abs(low) < 2**30:
+                    return table[numbers - low] if low else table[numbers]
+                return table[np.where(inside, numbers.astype(np.int64) - low, -1)]
+        series = series.cast(self.dtype, strict=False)
         codes = pl.DataFrame({"id": self.values, "code": np.arange(len(self), dtype=np.int32)})
         joined = pl.DataFrame({"id": series}).join(codes, on="id", how="left", maintain_order="left")
         return joined["code"].fill_null(-1).to_numpy()
@@ -84,5 +92,7 @@ class Ids:
 
 
 def _common(series: list[pl.Series]) -> pl.DataType | type[pl.DataType]:
-    """One dtype for ids that come from several files: numbers if all are whole numbers, else text."""
+    """One dtype for all ids: numbers if all are whole numbers, else text."""
+    if any(s.dtype == pl.UInt64 for s in series) and all(s.dtype.is_unsigned_integer() for s in series):
+        return pl.UInt64
     return pl.Int64 if all(s.dtype.is_integer() for s in series) else pl.String

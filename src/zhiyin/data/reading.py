@@ -1,23 +1,23 @@
-"""`read`: from files, frames or a query to a Dataset, with every decision said and every bad row set aside."""
+"""`read`: from files, frames or a query to a Dataset, every decision said and every bad row set aside."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
-from zhiyin.core.errors import ConfigError, DataError
+from zhiyin.core.errors import ConfigError, DataError, nearest
 from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset, empty_quarantine
-from zhiyin.data.guess import guess_key, guess_roles
+from zhiyin.data.guess import guess_key, guess_roles, name_score
 from zhiyin.data.schema import Roles, default_weights, parse_weights, weigh
 from zhiyin.data.sources import find_sources
-from zhiyin.data.tables import Loaded, Table, open_table, query_table
-from zhiyin.data.times import to_microseconds
-
-_YEAR_1971 = 31_536_000 * 1_000_000
+from zhiyin.data.tables import Table, open_table, query_table
+from zhiyin.data.times import EARLIEST, LATEST, to_microseconds
 
 
 def read(
@@ -35,16 +35,17 @@ def read(
 
     Parameters
     ----------
-    source: a file (CSV, TSV, "::"-separated, Parquet, JSON Lines; plain, gzip or zstd), a folder or list of them, a
-        Polars or pandas frame, a database address with `query` ("postgresql://...", "sqlite:///shop.db"), or a mapping
-        from event kind to any of these: {"view": "views.tsv", "buy": "buys.tsv"}.
+    source: a file (CSV, TSV, "::"-separated, Parquet, JSON Lines; plain, gzip or zstd), a folder or list of
+        them, a Polars or pandas frame, a database address with `query` ("postgresql://...",
+        "sqlite:///shop.db"), or a mapping from
+        event kind to any of these: {"view": "views.tsv", "buy": "buys.tsv"}.
     items, users: the same, for the catalogue and the users. In a folder they are found by themselves.
-    columns: roles that need no guessing: {"user": "who", "item": "what", "time": "at", "rating": "stars", "kind":
-        "action", "item_columns": [...], "user_columns": [...]}; `item_id` and `user_id` name the key columns of the
-        items and users tables.
-    weights: what events are worth: {"view": 1, "purchase": 5, "rating >= 4": 1, "dislike": -1}; the first rule that
-        matches decides, an event that matches none is kept with weight 0. Without rules every event is worth 1,
-        known kinds their usual weight, and a negative rating or quantity -1.
+    columns: roles that need no guessing: {"user": "who", "item": "what", "time": "at", "rating": "stars",
+        "kind": "action", "item_columns": [...], "user_columns": [...]}; `item_id` and `user_id` name the key
+        columns of the items and users tables.
+    weights: what events are worth: {"view": 1, "purchase": 5, "rating >= 4": 1, "dislike": -1}; the first
+        rule that matches decides, an event that matches none is kept with weight 0. Without rules every event
+        is worth 1, known kinds their usual weight, and a negative rating or quantity -1.
     strict: raise DataError at the first bad row instead of setting bad rows aside in `Dataset.quarantine`.
 
     >>> read(pl.DataFrame({"user": ["a", "a"], "item": ["x", "y"]})).n_events
@@ -53,37 +54,58 @@ def read(
     run = run or Run()
     given = {role: value for role, value in dict(columns or {}).items() if value}
     keys = {"item": given.pop("item_id", None), "user": given.pop("user_id", None)}
-    fixed = {role: tuple(given.pop(role)) for role in ("item_columns", "user_columns") if role in given}
+    fixed: dict[str, Any] = {
+        role: tuple(given.pop(role)) for role in ("item_columns", "user_columns") if role in given
+    }
+    unasked = {"item": False, "user": False}
     if isinstance(source, str | Path) and Path(source).is_dir():
         found = find_sources(Path(source))
+        unasked = {"item": items is None, "user": users is None}
         items = found.items if items is None else items
         users = found.users if users is None else users
         source = found.events
     tables = _tables(source, query)
     notes: list[str] = []
     roles = guess_roles(tables[0][1].sample, given, tables[0][1].name)
-    roles = Roles(**{**roles.__dict__, **fixed})
+    roles = dataclasses.replace(roles, **fixed)
     notes.append(f"columns: {roles.sentence()}")
+    named = [
+        column for column in tables[0][1].columns if roles.time is None and name_score("time", column) >= 1
+    ]
+    if named and named[0] not in roles.__dict__.values():
+        notes.append(f"no times: {named[0]} is named like one, but what stands in it does not read as times")
     parts, details, bad = [], [], []
     with run.bar("Reading events", len(tables)) as advance:
-        for kind, table in tables:
+        while tables:  # each is let go when it is read
+            kind, table = tables.pop(0)
             part, detail, rejected = _events(table, roles, kind, strict)
             parts.append(part)
             details.append(detail)
             bad.append(rejected)
             notes.extend(table.notes)
+            del table
             advance(1)
     events = parts.pop() if len(parts) == 1 else pl.concat(parts, how="vertical_relaxed")
     parts.clear()
     quarantine = pl.concat(bad)
     if len(quarantine):
-        reasons = quarantine["reason"].str.replace(r" = .*? is ", " is ").value_counts(sort=True).head(3).iter_rows()
+        reasons = (
+            quarantine["reason"]
+            .str.replace(r" = .*? is ", " is ")
+            .value_counts(sort=True)
+            .head(3)
+            .iter_rows()
+        )
         listed = "; ".join(f"{count:,} × {reason}" for reason, count in reasons)
         notes.append(f"{len(quarantine):,} rows set aside: {listed}")
     events, said = _weighted(events, roles, weights)
     notes.extend(said)
-    catalogue = _described(items, "item", keys["item"], events["item"], details, roles.item_columns, notes)
-    people = _described(users, "user", keys["user"], events["user"], details, roles.user_columns, notes)
+    catalogue = _described(
+        items, "item", keys["item"], events["item"], details, roles.item_columns, notes, unasked["item"]
+    )
+    people = _described(
+        users, "user", keys["user"], events["user"], details, roles.user_columns, notes, unasked["user"]
+    )
     for note in notes:
         log.info(note)
     holder = [events]
@@ -104,7 +126,11 @@ def _tables(source: Any, query: str | None) -> list[tuple[str | None, Table]]:
     if query is not None:
         return [(None, query_table(str(source), query))]
     if isinstance(source, str) and "://" in source:
-        raise ConfigError("a database address needs a query", remedy='query="SELECT user_id, item_id, at FROM events"')
+        raise ConfigError(
+            "a database address needs a query", remedy='query="SELECT user_id, item_id, at FROM events"'
+        )
+    if isinstance(source, str | Path) and Path(source).is_dir():
+        return [pair for part in find_sources(Path(source)).events for pair in _tables(part, query)]
     return [(None, open_table(source))]
 
 
@@ -117,7 +143,9 @@ def _events(
     extra = [*roles.item_columns, *roles.user_columns]
     missing = [column for column in [*wanted.values(), *extra] if column not in table.columns]
     if missing:
-        raise DataError(f"there is no column {missing[0]!r}", file=table.name, remedy=f"it has {', '.join(table.columns)}")
+        raise DataError(
+            f"there is no column {missing[0]!r}", file=table.name, remedy=nearest(missing[0], table.columns)
+        )
     numeric = {roles.rating} if roles.rating else set()
     loaded = table.load(list(dict.fromkeys([*wanted.values(), *extra])), numeric)
     reasons: dict[int, str] = loaded.bad
@@ -136,13 +164,15 @@ def _events(
     if kind is not None:
         clean["kind"] = pl.repeat(kind, len(loaded.frame), dtype=pl.Categorical, eager=True)
     events = pl.DataFrame(clean)
-    _drop_blank(loaded, reasons)
-    detail = loaded.frame.select(list(dict.fromkeys([wanted["user"], wanted["item"], *extra]))) if extra else None
+    detail = (
+        loaded.frame.select(list(dict.fromkeys([wanted["user"], wanted["item"], *extra]))) if extra else None
+    )
     if reasons:
-        good = pl.Series(range(len(events)), dtype=pl.Int64).is_in(pl.Series(list(reasons), dtype=pl.Int64).implode())
-        events = events.filter(~good)
-        detail = detail.filter(~good) if detail is not None else None
-    rejected = _quarantine(table, {row: why for row, why in reasons.items() if why})
+        good = np.ones(len(events), dtype=bool)
+        good[list(reasons)] = False
+        events = events.filter(good)
+        detail = detail.filter(good) if detail is not None else None
+    rejected = _quarantine(table, reasons)
     if strict and len(rejected):
         first = rejected.row(0, named=True)
         raise DataError(
@@ -156,24 +186,42 @@ def _events(
 
 def _times(column: pl.Series, reasons: dict[int, str]) -> pl.Series:
     times = to_microseconds(column)
-    for row in times.is_null().arg_true().to_list():
-        raw = column[row]
-        reasons.setdefault(row, "time is missing" if raw is None else f"{column.name} = {raw!r} is not a time")
-    early = (times < _YEAR_1971).fill_null(False).arg_true().to_list()
-    for row in early:
-        reasons.setdefault(row, f"{column.name} = {column[row]!r} is an impossible time (before 1971)")
+    missing = (
+        column.is_null() | (column == "").fill_null(True) if column.dtype == pl.String else column.is_null()
+    )
+    _reject(reasons, missing, "time is missing")
+    said = [
+        (times.is_null() & ~missing, "is not a time"),
+        (times < EARLIEST, "is an impossible time (before 1971)"),
+        (times > LATEST, "is an impossible time (after 2128)"),
+    ]
+    for wrong, what in said:
+        rows = wrong.fill_null(False).arg_true()
+        for row, cell in zip(rows.to_list(), column.gather(rows).to_list()):
+            reasons.setdefault(
+                row, f"{column.name} = {cell if isinstance(cell, int) else str(cell)!r} {what}"
+            )
     return times
 
 
 def _ids(column: pl.Series) -> pl.Series:
     """Ids as whole numbers or text: 17850.0 is 17850, blanks are nulls."""
-    if column.dtype.is_float():
-        whole = column.cast(pl.Int64, strict=False)
-        if (whole == column).all():
-            return whole
-        return column.cast(pl.String)
     if column.dtype.is_integer():
         return column
+    if column.dtype.is_float() or column.dtype.is_decimal():
+        number = column.fill_nan(None) if column.dtype.is_float() else column
+        whole = number.cast(pl.Int64, strict=False)
+        same = (
+            whole.null_count() == number.null_count()
+            and (whole.cast(pl.Float64) == number.cast(pl.Float64)).all()
+        )
+        return whole if same else number.cast(pl.String)
+    if column.dtype.is_nested() or column.dtype == pl.Binary:
+        raise DataError(
+            "ids must be text or numbers, and these are lists or objects",
+            column=column.name,
+            remedy="name a plain column, or take the id out of the object first",
+        )
     text = column.cast(pl.String).str.strip_chars()
     return text.replace("", None) if (text == "").any() else text
 
@@ -183,18 +231,10 @@ def _reject(reasons: dict[int, str], rows: pl.Series, reason: str) -> None:
         reasons.setdefault(row, reason)
 
 
-def _drop_blank(loaded: Loaded, reasons: dict[int, str]) -> None:
-    """Blank lines are no rows: they are left out without a complaint."""
-    if reasons:
-        blank = loaded.frame.select(pl.all_horizontal(pl.all().is_null())).to_series()
-        for row in blank.arg_true().to_list():
-            reasons[row] = ""
-
-
 def _quarantine(table: Table, reasons: dict[int, str]) -> pl.DataFrame:
     rows = sorted(reasons)
     places = table.locate(rows) if rows else []
-    found = [(table.name, line, reasons[row], raw) for row, (line, raw) in zip(rows, places) if raw.strip() or not raw]
+    found = [(table.name, line, reasons[row], raw) for row, (line, raw) in zip(rows, places)]
     found += [(table.name, line, reason, raw) for line, reason, raw in table.set_aside()]
     return pl.DataFrame(found, schema=empty_quarantine().schema, orient="row").sort("line")
 
@@ -203,7 +243,11 @@ def _weighted(
     events: pl.DataFrame, roles: Roles, weights: Mapping[str, float] | None
 ) -> tuple[pl.DataFrame, list[str]]:
     """Events with their weights, and what was decided about them."""
-    kinds = events["kind"].unique().cast(pl.String).drop_nulls().sort().to_list() if "kind" in events.columns else []
+    kinds = (
+        events["kind"].unique().cast(pl.String).drop_nulls().sort().to_list()
+        if "kind" in events.columns
+        else []
+    )
     value = events["value"] if "value" in events.columns else None
     if weights is None:
         negative = value is not None and bool((value < 0).any())
@@ -211,7 +255,9 @@ def _weighted(
         plain = not rules or set(rules.values()) == {1.0}
         if plain:
             return events, ["weights: every event counts 1"]
-        notes = ["weights: " + ", ".join(f"{name} = {weight:g}" for name, weight in rules.items()) + ", else 1"]
+        notes = [
+            "weights: " + ", ".join(f"{name} = {weight:g}" for name, weight in rules.items()) + ", else 1"
+        ]
         parsed = parse_weights(rules, kinds, roles.rating)
         weight = weigh(parsed, events.get_column("kind", default=None), value, len(events))
         if not kinds:
@@ -234,9 +280,17 @@ def _described(
     details: list[pl.DataFrame | None],
     columns: tuple[str, ...],
     notes: list[str],
+    unasked: bool = False,
 ) -> pl.DataFrame | None:
-    """The items (or users) table with its key as `id`; else what the log itself says of them, the last word counting."""
+    """The items (or users) table with its key as `id`; else what the log says of them, the last word."""
     known = ids.unique()
+    if (
+        source is not None and unasked and key is None
+    ):  # a file of the folder that nobody named may be something else
+        table = open_table(source)
+        if guess_key(table.load(table.columns, set()).frame, role, known)[1] == 0:
+            notes.append(f"{Path(table.name).name}: left out, no column of it holds the {role}s of the log")
+            source = None
     if source is None:
         parts = [part for part in details if part is not None]
         if not parts or not columns:
@@ -248,8 +302,15 @@ def _described(
         return last.with_columns(_ids(last["id"]))
     table = open_table(source)
     if key is not None and key not in table.columns:
-        raise DataError(f"there is no column {key!r}", file=table.name, remedy=f"it has {', '.join(table.columns)}")
+        raise DataError(f"there is no column {key!r}", file=table.name, remedy=nearest(key, table.columns))
     frame = table.load(table.columns, set()).frame
+    rejected = table.set_aside()
+    if rejected:
+        line, reason, _ = rejected[0]
+        notes.append(
+            f"{Path(table.name).name}: {len(rejected):,} rows set aside, the first is line {line}: {reason}"
+        )
+    notes.extend(table.notes)
     best, share, others = guess_key(frame, role, known)
     if key is None:
         if not best or share == 0:
@@ -258,12 +319,12 @@ def _described(
                 file=table.name,
                 remedy=f'name the key column with {role}_id = "..." under [columns], or leave this file out',
             )
-        named = [name for name in others if name.lower().replace("_", "") in (f"{role}id", "bookid", "movieid")]
+        named = [
+            name for name in others if name.lower().replace("_", "") in (f"{role}id", "bookid", "movieid")
+        ]
         key = best
         other = f" (not {', '.join(named)}, which holds fewer)" if named else ""
         notes.append(f"{Path(table.name).name}: {role}s by {key}, {share:.1%} of the log's are in it{other}")
     frame = frame.rename({"id": "id_"}) if "id" in frame.columns and key != "id" else frame
     frame = frame.rename({key: "id"}) if key != "id" else frame
     return frame.with_columns(_ids(frame["id"])).drop_nulls("id")
-
-

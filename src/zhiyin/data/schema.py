@@ -16,7 +16,8 @@ ROLES = ("user", "item", "time", "rating", "kind")
 
 # What a kind of event is worth unless the caller says otherwise; a kind not listed is worth 1.
 KIND_WEIGHTS = {
-    "cart": 3.0, "addtocart": 3.0, "add_to_cart": 3.0, "basket": 3.0, "like": 3.0, "favorite": 3.0, "favourite": 3.0,
+    "cart": 3.0, "addtocart": 3.0, "add_to_cart": 3.0, "basket": 3.0,
+    "like": 3.0, "favorite": 3.0, "favourite": 3.0,
     "buy": 5.0, "purchase": 5.0, "transaction": 5.0, "order": 5.0,
     "dislike": -1.0, "unlike": -1.0, "hide": -1.0, "skip": -1.0, "return": -1.0, "remove_from_cart": -1.0,
 }  # fmt: skip
@@ -27,7 +28,7 @@ _RULE = re.compile(r"\s*(?P<name>[^<>=]+?)\s*(?:(?P<compare><=|>=|==|<|>)\s*(?P<
 
 @dataclasses.dataclass(frozen=True)
 class Roles:
-    """Which column of the event log plays which role; `item_columns` and `user_columns` describe items and users."""
+    """Which column of the log plays which role. `item_columns`, `user_columns` describe items and users."""
 
     user: str
     item: str
@@ -40,15 +41,14 @@ class Roles:
     def sentence(self) -> str:
         """The roles in one line, to be shown."""
         said = [f"{role} = {getattr(self, role)}" for role in ROLES if getattr(self, role)]
-        for role in ("item_columns", "user_columns"):
-            if getattr(self, role):
-                said.append(f"{role} = {', '.join(getattr(self, role))}")
+        lists = [role for role in ("item_columns", "user_columns") if getattr(self, role)]
+        said += [f"{role} = {', '.join(getattr(self, role))}" for role in lists]
         return "; ".join(said)
 
 
 @dataclasses.dataclass(frozen=True)
 class WeightRule:
-    """Events of a kind, or whose rating compares so, are worth `weight`. The first rule that matches decides."""
+    """Events of a kind, or whose rating compares so, are worth `weight`. The first match decides."""
 
     text: str
     kind: str | None
@@ -72,6 +72,11 @@ def parse_weights(weights: Mapping[str, float], kinds: list[str], rating: str | 
                 remedy='write "view" = 1, "rating >= 4" = 1 or "dislike" = -1',
             )
         name, compare = match["name"], match["compare"]
+        if compare is not None and rating is None:
+            raise ConfigError(
+                f"weight {text!r} compares ratings, and the log has none",
+                remedy='name the column: columns={"rating": "..."}, or weigh by kind alone',
+            )
         any_kind = compare is not None and name.lower() in {"rating", "value", (rating or "").lower()}
         if not any_kind and name not in kinds:
             raise ConfigError(
@@ -84,7 +89,7 @@ def parse_weights(weights: Mapping[str, float], kinds: list[str], rating: str | 
 
 
 def default_weights(kinds: list[str], has_negative: bool) -> dict[str, float]:
-    """Weights when none are given: 1 for every event, the usual ones for kinds known by name, -1 for negative values."""
+    """Weights when none are given: 1, the usual ones for kinds known by name, -1 for negative values."""
     rules = {"rating < 0": -1.0} if has_negative else {}
     return rules | {kind: KIND_WEIGHTS.get(kind.lower(), 1.0) for kind in kinds}
 

@@ -7,10 +7,12 @@ import re
 from pathlib import Path
 
 from zhiyin.core.errors import DataError
-from zhiyin.data.guess import _name_score, guess_roles
+from zhiyin.data.guess import guess_roles, name_score
 from zhiyin.data.tables import ENDINGS, Table, open_table
 
-_EVENTS = re.compile(r"rating|event|interaction|click|log|u\.data|view|purchase|order|transaction|train", re.IGNORECASE)
+_EVENTS = re.compile(
+    r"rating|event|interaction|click|log|u\.data|view|purchase|order|transaction|train", re.IGNORECASE
+)
 _ITEMS = re.compile(r"item|movie|book|product|catalog|article|track|artist|title", re.IGNORECASE)
 _USERS = re.compile(r"user|customer|member", re.IGNORECASE)
 
@@ -33,12 +35,14 @@ def data_files(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.iterdir()
-        if path.is_file() and inner(path).suffix in ENDINGS and not re.match(r"readme|licen[cs]e|\.", path.name, re.I)
+        if path.is_file()
+        and inner(path).suffix in ENDINGS
+        and not re.match(r"readme|licen[cs]e|\.", path.name, re.I)
     )
 
 
 def find_sources(folder: Path) -> Sources:
-    """Sort a folder's files into events, items and users by their columns. Raises DataError when none holds events."""
+    """Sort a folder's files into events, items and users. Raises DataError when none holds events."""
     tables: dict[Path, Table] = {}
     for path in data_files(folder):
         try:
@@ -70,13 +74,13 @@ def find_sources(folder: Path) -> Sources:
 
 
 def _describing(tables: dict[Path, Table], role: str, pattern: re.Pattern[str]) -> Path | None:
-    """The file that describes items (or users): named so, else with a column named so; the widest of several."""
+    """The file that describes items (or users): named so, else with a column so named; the widest."""
     other = "user" if role == "item" else "item"
     scored = []
     for path, table in tables.items():
         named = bool(pattern.search(path.name))
-        keyed = any(_name_score(role, column) >= 2 for column in table.columns)
-        foreign = any(_name_score(other, column) >= 2 for column in table.columns)
+        keyed = any(name_score(role, column) >= 2 for column in table.columns)
+        foreign = any(name_score(other, column) >= 2 for column in table.columns)
         if (named or keyed) and not foreign and len(table.columns) > 1:
             scored.append((named, keyed, len(table.columns), path))
     return max(scored)[3] if scored else None

@@ -1,7 +1,7 @@
 """Splits of a log into what a model may learn from and what it is judged by.
 
-All parts keep the codes of the whole log. Items that only the test part knows are no candidates: a model cannot have
-heard of them, and their test events count as misses.
+All parts keep the codes of the whole log. Items that only the test part knows are no candidates: a model
+cannot have heard of them, and their test events count as misses.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ KINDS = ("time", "last", "ratio", "cold-users", "cold-items", "rolling")
 class Split:
     """A pair (train, test), which unpacks as one, with the protocol in words.
 
-    `warnings` say what a reader of the figures must know. `fold_in` holds what a model is shown of each user when it is
-    asked: the train history, but in a cold-users split the first half of the held-out users' own.
+    `warnings` say what a reader of the figures must know. `fold_in` holds what a model is shown of each user
+    when it is asked: the train history, but in a cold-users split the first half of the held-out users' own.
     """
 
     train: Dataset
@@ -45,18 +45,24 @@ class Split:
 
 
 def split(
-    data: Dataset, by: str = "auto", *, test: str | float | None = None, folds: int = 3, run: Run | None = None
+    data: Dataset,
+    by: str = "auto",
+    *,
+    test: str | float | None = None,
+    folds: int = 3,
+    run: Run | None = None,
 ) -> Split:
     """Split a log.
 
     Parameters
     ----------
-    by: "time" (the default where there are times): everything after one moment is test. "last": each user's last event
-        is test. "ratio": a random share of each user's events. "cold-users": all events of a random share of users;
-        the first half of their history is shown, the rest is test. "cold-items": all events of a random share of items.
+    by: "time" (the default where there are times): everything after one moment is test. "last": each user's
+        last event is test. "ratio": a random share of each user's events. "cold-users": all events of a
+        random share of users; the first half of their history is shown, the rest is test. "cold-items": all
+        events of a random share of items.
         "auto": "time", or "ratio" where there are no times.
-    test: a duration ("7d") or share (0.2) of the log for "time"; a share for the others. Default: the last 20 % of
-        events for "time", 0.2 for the others.
+    test: a duration ("7d") or share (0.2) of the log for "time"; a share for the others. Default: the last
+        20 % of events for "time", 0.2 for the others.
     """
     if by == "rolling":
         raise ConfigError("a rolling split is several", remedy="use folds(data, k=3, test='7d')")
@@ -77,12 +83,13 @@ def split(
 
 
 def folds(data: Dataset, k: int = 3, test: str = "7d") -> list[Split]:
-    """k rolling time folds: the last k windows of length `test`, each judged by a model of what came before it."""
+    """k rolling folds: the last k windows of length `test`, each judged by a model of the time before."""
     _need_times(data, "rolling folds")
     width, (first, last) = microseconds(test), data.window
     if last - k * width <= first:
         raise DataError(
-            f"{k} windows of {test} do not fit into a log of {spell(last - first)}", remedy="fewer or shorter windows"
+            f"{k} windows of {test} do not fit into a log of {spell(last - first)}",
+            remedy="fewer or shorter windows",
         )
     cuts = [last + 1 - width * back for back in range(k, 0, -1)]
     return [_by_time(data, cut, until=cut + width) for cut in cuts]
@@ -90,13 +97,17 @@ def folds(data: Dataset, k: int = 3, test: str = "7d") -> list[Split]:
 
 def _need_times(data: Dataset, what: str) -> None:
     if not data.has_times:
-        raise DataError(f"{what} needs times, and the log has none", remedy='name a time column, or split by "ratio"')
+        raise DataError(
+            f"{what} needs times, and the log has none", remedy='name a time column, or split by "ratio"'
+        )
 
 
 def _share(test: str | float | None) -> float:
     share = 0.2 if test is None else test
     if not isinstance(share, int | float) or not 0 < share < 1:
-        raise ConfigError(f"test = {test!r} is no share of the log", remedy="a number between 0 and 1, such as 0.2")
+        raise ConfigError(
+            f"test = {test!r} is no share of the log", remedy="a number between 0 and 1, such as 0.2"
+        )
     return float(share)
 
 
@@ -109,7 +120,7 @@ def _cut(data: Dataset, test: str | float | None) -> int:
         cut = int(np.quantile(data.events["time"].to_numpy(), 1 - _share(test), method="higher"))
     if not first < cut <= last:
         raise DataError(
-            f"nothing would be left to learn from: the log spans {spell(last - first)}, the test part {test or 'all'}",
+            f"nothing is left to learn: the log spans {spell(last - first)}, the test part {test or 'all'}",
             remedy="a shorter test window",
         )
     return cut
@@ -131,7 +142,9 @@ def _last(data: Dataset) -> Split:
     lengths = np.bincount(user, minlength=data.n_users)
     last &= lengths[user] > 1
     train, test = _known(data, ~last), data.subset(last)
-    warnings = ["leave-last-out leaks across users: models learn from events later than the ones they predict"]
+    warnings = [
+        "leave-last-out leaks across users: models learn from events later than the ones they predict"
+    ]
     if not data.has_times:
         warnings.append("the log has no times: the order of its rows stands for them")
     return Split(train, test, "last", "each user's last event is test", (*warnings, *_small(train, test)))
@@ -161,7 +174,10 @@ def _cold_users(data: Dataset, share: float, rng: np.random.Generator) -> Split:
     shown = cold[user] & (position < lengths[user] // 2)
     train = _known(data, ~cold[user])
     test = data.subset(cold[user] & ~shown)
-    protocol = f"{int(cold.sum()):,} users are unknown to the model; the first half of each history is shown, the rest is test"
+    protocol = (
+        f"{int(cold.sum()):,} users are unknown to the model; "
+        "the first half of each history is shown, the rest is test"
+    )
     seen = data.subset(shown, candidates=train.candidates)
     return Split(train, test, "cold-users", protocol, _small(train, test), shown=seen)
 
@@ -182,7 +198,9 @@ def _known(data: Dataset, kept: np.ndarray) -> Dataset:
     candidates = np.zeros(data.n_items, dtype=bool)
     candidates[data.events["item"].to_numpy()[kept]] = True
     described = data.items.drop("id")
-    if described.width:  # an item with a description was in the catalogue; one without came with its first event
+    if (
+        described.width
+    ):  # an item with a description was in the catalogue; one without came with its first event
         candidates |= ~described.select(pl.all_horizontal(pl.all().is_null())).to_series().to_numpy()
     return data.subset(kept, candidates=candidates & data.candidates)
 

@@ -1,30 +1,43 @@
-"""One table, whatever it is kept in: delimited text, Parquet, JSON Lines, a frame, or the answer to a SQL query.
+"""One table, whatever it is kept in: delimited text, Parquet, JSON Lines, a frame, or the answer to a query.
 
-A `Table` shows a sample first (to guess roles from), then loads just the columns that are wanted. Cells that cannot be
-read are never dropped: `load` says which rows they are in and `locate` says where those rows stand in the source.
+A `Table` shows a sample first (to guess roles from), then loads just the columns that are wanted. Cells that
+cannot be read are never dropped: `load` says which rows they are in and `locate` where those
+rows stand in the source.
 """
 
 from __future__ import annotations
 
+import codecs
+import csv
 import dataclasses
 import io
 import json
+import mmap
 import re
 from collections import Counter
 from collections.abc import Set
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from zhiyin.core.errors import DataError, MissingExtraError
-from zhiyin.data.records import Records, raw_bytes, to_utf8
+from zhiyin.core.errors import DataError, MissingExtraError, nearest
+from zhiyin.data.guess import name_score
+from zhiyin.data.records import COMPRESSED, Count, Records, count, raw_bytes, to_utf8
+from zhiyin.data.schema import ROLES
 
 SAMPLE = 10_000
 _SEPARATORS = ("::", "\t", ",", ";", "|", " ")
 _NULLS = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]
-_COMPRESSED = (".gz", ".zst", ".zstd")
+_HEAD = 1 << 22  # bytes looked at before a file is read
+_SMALL = 100_000_000  # ids below this in the sample are expected to fit into 32 bits in the rest
+_MOSTLY = (
+    0.8  # share of numbers that makes a column of the sample one of numbers; the others may be bad cells
+)
+_FEW = 100_000  # cells that are looked up one by one
+_SAVE_AGAIN = "open it in the program that wrote it and save it again as CSV, or convert it to Parquet"
 TEXT_ENDINGS = (".csv", ".tsv", ".dat", ".data", ".txt", ".inter", ".item", ".user")
 JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
 ENDINGS = (*TEXT_ENDINGS, *JSON_ENDINGS, ".parquet", ".pq")
@@ -49,8 +62,8 @@ class Table:
     def columns(self) -> list[str]:
         return self.sample.columns
 
-    def load(self, columns: list[str], numeric: Set[str], textual: Set[str] = frozenset()) -> Loaded:
-        """Load columns. A cell of a `numeric` column that is no number makes its row bad; `textual` ones stay text."""
+    def load(self, columns: list[str], numeric: Set[str]) -> Loaded:
+        """Load columns. A cell of a `numeric` column that is no number makes its row bad."""
         raise NotImplementedError
 
     def locate(self, rows: list[int]) -> list[tuple[int, str]]:
@@ -66,19 +79,45 @@ class FrameTable(Table):
     """A Polars or pandas frame, or the answer to a query."""
 
     def __init__(self, frame: Any, name: str = "frame") -> None:
-        if isinstance(frame, pl.LazyFrame):
-            frame = frame.collect()
-        if not isinstance(frame, pl.DataFrame):
-            frame = pl.from_pandas(frame)
-        self.frame: pl.DataFrame = frame
+        self.frame: pl.DataFrame = _polars(frame)
         self.name = name
-        self.sample = frame.head(SAMPLE)
+        self.sample = self.frame.head(SAMPLE)
 
-    def load(self, columns: list[str], numeric: Set[str], textual: Set[str] = frozenset()) -> Loaded:
+    def load(self, columns: list[str], numeric: Set[str]) -> Loaded:
         return _cast(self.frame.select(columns), numeric)
 
     def locate(self, rows: list[int]) -> list[tuple[int, str]]:
-        return [(row + 1, json.dumps(self.frame.row(row, named=True), default=str)[:500]) for row in rows]
+        found = self.frame[rows].iter_rows(named=True)
+        return [(row + 1, json.dumps(cells, default=str)[:500]) for row, cells in zip(rows, found)]
+
+
+def _polars(frame: Any) -> pl.DataFrame:
+    """A frame of any make as a Polars frame without Python objects in it."""
+    if isinstance(frame, pl.LazyFrame):
+        frame = frame.collect()
+    if not isinstance(frame, pl.DataFrame):
+        if not hasattr(frame, "columns") or not hasattr(frame, "astype"):
+            raise DataError(
+                f"cannot read a {type(frame).__name__}",
+                remedy="give a path, a Polars or pandas frame, a list of them, or a mapping from kind to one",
+            )
+        mixed = {
+            name: frame[name].map(_text, na_action="ignore")
+            for name in frame.columns
+            if _is_mixed(frame[name])
+        }
+        frame = pl.from_pandas(frame.assign(**mixed).rename(columns=str))
+    objects = [name for name, dtype in frame.schema.items() if dtype == pl.Object]
+    return frame.with_columns(pl.Series(name, list(map(_text, frame[name]))) for name in objects)
+
+
+def _is_mixed(column: Any) -> bool:
+    """Whether a pandas column holds Python objects of several types, which Arrow does not take."""
+    return column.dtype == object and column.dropna().map(type).nunique() > 1
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
 
 
 class ParquetTable(Table):
@@ -86,10 +125,15 @@ class ParquetTable(Table):
 
     def __init__(self, path: Path) -> None:
         self.path, self.name = path, str(path)
-        self.sample = pl.scan_parquet(path).head(SAMPLE).collect()
+        try:
+            self.sample = pl.scan_parquet(path, glob=False).head(SAMPLE).collect()
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise DataError(
+                f"not a Parquet file: {error}", file=path, remedy="check how it was written"
+            ) from None
 
-    def load(self, columns: list[str], numeric: Set[str], textual: Set[str] = frozenset()) -> Loaded:
-        return _cast(pl.read_parquet(self.path, columns=columns).select(columns), numeric)
+    def load(self, columns: list[str], numeric: Set[str]) -> Loaded:
+        return _cast(pl.scan_parquet(self.path, glob=False).select(columns).collect(), numeric)
 
 
 class JsonTable(FrameTable):
@@ -98,160 +142,299 @@ class JsonTable(FrameTable):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.broken: list[int] = []
-        lines = None
-        plain = path.suffix not in _COMPRESSED
+        self.kept: np.ndarray | None = None
         try:
-            if not plain:
-                raise pl.exceptions.ComputeError("compressed")
+            if path.suffix in COMPRESSED:
+                raise pl.exceptions.ComputeError("a closer look decompresses it once")
             frame = pl.read_ndjson(path, infer_schema_length=SAMPLE)
         except pl.exceptions.PolarsError:
-            lines = _lines(path)
-            text = lines.str.strip_chars()
-            good = np.array([_is_object(line) for line in text.to_list()])
-            self.broken = [int(i) for i in np.flatnonzero(~good & (text != "").fill_null(False).to_numpy())]
-            if not good.any():
-                raise DataError("no line is a JSON object", file=path, remedy='write one {"user": ...} a line') from None
-            self.kept = np.flatnonzero(good)
-            joined = "\n".join(text.filter(pl.Series(good)).to_list()).encode()
-            frame = pl.read_ndjson(io.BytesIO(joined), infer_schema_length=None)
+            frame = self._line_by_line()
         super().__init__(frame, str(path))
-        self.lines = lines if self.broken else None
+
+    def _line_by_line(self) -> pl.DataFrame:
+        """Second look at a file that Polars does not read as it stands."""
+        lines = self._lines()
+        if not any(lines):
+            raise DataError("the file is empty", file=self.path, remedy="name a file with at least one event")
+        objects = [_object(line) for line in lines]
+        self.broken = [at for at, (line, found) in enumerate(zip(lines, objects)) if line and found is None]
+        self.kept = np.array([at for at, found in enumerate(objects) if found is not None], dtype=np.int64)
+        if not len(self.kept):
+            raise DataError(
+                "no line is a JSON object", file=self.path, remedy='write one {"user": ...} a line'
+            )
+        text = "\n".join(lines[at] for at in self.kept)
+        try:
+            return pl.read_ndjson(io.BytesIO(text.encode()), infer_schema_length=None)
+        except pl.exceptions.PolarsError:  # a field that is a number here and an object there
+            return _frame_of([found for found in objects if found is not None])
+
+    def _lines(self) -> list[str]:
+        content, mended = to_utf8(raw_bytes(self.path))
+        if mended:
+            self.notes = (
+                f"{mended:,} lines of {self.path.name} are not UTF-8 and were read as Windows-1252",
+            )
+        return [line.strip() for line in content[:].decode("utf-8").lstrip("\ufeff").split("\n")]
 
     def set_aside(self) -> list[tuple[int, str, str]]:
-        lines = self.lines if self.lines is not None else []
-        return [(at + 1, "not a JSON object", str(lines[at])[:500]) for at in self.broken]
+        lines = self._lines() if self.broken else []
+        return [(at + 1, "not a JSON object", lines[at][:500]) for at in self.broken]
 
     def locate(self, rows: list[int]) -> list[tuple[int, str]]:
-        lines = _lines(self.path)
-        numbers = getattr(self, "kept", np.arange(len(lines)))
-        return [(int(numbers[row]) + 1, str(lines[int(numbers[row])])[:500]) for row in rows]
+        lines = self._lines()
+        numbers = self.kept if self.kept is not None else np.flatnonzero([bool(line) for line in lines])
+        return [(int(numbers[row]) + 1, lines[int(numbers[row])][:500]) for row in rows]
 
 
-def _is_object(line: str | None) -> bool:
+def _object(line: str) -> dict[str, Any] | None:
     try:
-        return isinstance(json.loads(line or ""), dict)
+        found = json.loads(line)
     except ValueError:
-        return False
+        return None
+    return found if isinstance(found, dict) else None
 
 
-def _lines(path: Path, n: int | None = None) -> pl.Series:
-    """The file's lines, decompressed, blank ones as null."""
-    try:
-        frame = pl.read_csv(
-            path, separator="\x01", quote_char=None, has_header=False, infer_schema=False, n_rows=n,
-            encoding="utf8-lossy", truncate_ragged_lines=True,
-        )  # fmt: skip
-    except pl.exceptions.NoDataError:
-        raise DataError("the file is empty", file=path, remedy="name a file with at least one event") from None
-    return frame.to_series(0)
+def _frame_of(objects: list[dict[str, Any]]) -> pl.DataFrame:
+    """A frame of objects whose fields do not agree on their types: nested ones become JSON text."""
+    columns = {}
+    for name in dict.fromkeys(name for found in objects for name in found):
+        cells = [found.get(name) for found in objects]
+        cells = [json.dumps(cell) if isinstance(cell, dict | list) else cell for cell in cells]
+        columns[name] = pl.Series(name, cells, strict=False)
+    return pl.DataFrame(columns)
 
 
 class TextTable(Table):
-    """Delimited text: CSV, TSV, "::", semicolons, bars or spaces; plain, gzip or zstd; with or without a header."""
+    """Delimited text: CSV, TSV, "::", semicolons, bars, spaces; plain, gzip or zstd; with a header or not."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.name = path, str(path)
-        lines = _lines(path, 2_000).drop_nulls().to_list()
+        self.mapped = (
+            path.suffix not in COMPRESSED
+        )  # Polars maps a plain file itself; anything else goes as bytes
+        content = self._plain(raw_bytes(path))
+        head = content[:_HEAD]
+        whole = len(head) == len(content)
+        if not whole:
+            head = head[: head.rfind(b"\n") + 1] or head
+        written = head.decode("utf-8", errors="replace").lstrip("\ufeff").split("\n", 2_000)[:2_000]
+        lines = [line for line in map(str.rstrip, written) if line]
         if not lines:
             raise DataError("the file is empty", file=path, remedy="name a file with at least one event")
         self.separator = _separator(lines)
         self.wide = len(self.separator) > 1
-        self.quote = '"' if any('"' in line for line in lines) or not self.wide else None
-        first = _clean(lines[0].split(self.separator))
-        self.header = _is_header(first, [line.split(self.separator) for line in lines[1:50]])
-        self.mended: bytes | None = None
-        self.ragged: np.ndarray = np.zeros(0, np.int64)
+        self.cut = "\x1f" if self.wide else self.separator
+        if self.wide:
+            self.mapped = False
+            content, head = (part[:].replace(self.separator.encode(), b"\x1f") for part in (content, head))
+        self.content: bytes | mmap.mmap = content
+        seen = count(head, self.cut, True)
+        # Files of tabs or "::" do not quote as a rule: a quote out of place says that all of them are text.
+        self.literal = self.separator not in ",;" and seen.torn > (0 if whole else seen.quoted)
+        records = Records.scan(head, self.cut, not self.literal)
+        full = np.flatnonzero(records.fields > 0)
+        first = records.raw(int(full[0])).decode("utf-8", errors="replace").lstrip("\ufeff").rstrip("\r\n")
+        cells = _cells(first, self.cut, self.literal)
+        self.header = _is_header(cells, [line.split(self.separator) for line in lines[1:50]])
+        if self.header and records.torn[full[0]]:
+            raise DataError(
+                "a quote in the header is out of place", file=path, row=1, remedy="mend the first line"
+            )
+        width = Counter(records.fields[full[:1_000]].tolist()).most_common(1)[0][0]
+        self.names = _clean(cells if self.header else [""] * width)
+        self.count: Count | None = None
+        self.mended: bytes | mmap.mmap | None = None
         self._records: Records | None = None
-        try:
-            self.sample = self._scan(infer_schema_length=SAMPLE).head(SAMPLE).collect()
-        except pl.exceptions.PolarsError:
-            self._mend()
-            self.sample = self._scan(infer_schema_length=SAMPLE).head(SAMPLE).collect()
-        self.notes = () if self.header else (f"{path.name} has no header; columns are numbered",)
+        self._left_out: np.ndarray = np.zeros(0, np.int64)  # records that are no rows
+        self._rows = 0  # records that are, the header among them
+        if not self.header:
+            self.notes = (f"{path.name} has no header; its columns are column_1, column_2, ...",)
+        self.sample = self._sample(records)
 
-    def _scan(self, **options: Any) -> pl.LazyFrame:
-        source: Any = self.path
-        if self.wide and self.mended is None:
-            self.mended = bytes(raw_bytes(self.path))
-        if self.mended is not None:
-            text = self.mended.replace(self.separator.encode(), b"\x1f") if self.wide else self.mended
-            source = io.BytesIO(text)
-        return pl.scan_csv(
-            source,
-            separator="\x1f" if self.wide else self.separator,
-            has_header=self.header,
-            quote_char=self.quote,
-            null_values=_NULLS,
-            with_column_names=_clean,
-            missing_columns="insert",
-            glob=False,
-            **options,
+    def _plain(self, content: bytes | mmap.mmap) -> bytes | mmap.mmap:
+        """UTF-16 becomes UTF-8, and the line ends of old Macs become newlines."""
+        head = content[:_HEAD]
+        utf16 = head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        if not utf16 and (b"\n" in head or b"\r" not in head):
+            return content
+        self.mapped = False
+        return (
+            content[:].decode("utf-16", errors="replace").encode()
+            if utf16
+            else content[:].replace(b"\r", b"\n")
         )
 
-    def _mend(self) -> None:
-        """Second look at a file that does not read: other encodings become UTF-8, rows with extra fields are set aside."""
-        content, mended = to_utf8(raw_bytes(self.path))
-        if mended:
-            self.notes += (f"{mended} lines of {self.path.name} are not UTF-8 and were read as Windows-1252",)
-        records = self._records = Records.scan(content.replace(b"::", b"\x1f") if self.wide else content, self._cut())
-        width = Counter(records.fields[:1000].tolist()).most_common(1)[0][0]
-        self.ragged = np.flatnonzero(records.fields > (records.fields[0] if self.header else width))
-        self.mended = records.without(self.ragged).replace(b"\x1f", b"::" if self.wide else b"\x1f")
-        self._good = np.setdiff1d(np.arange(len(records)), self.ragged)
-
-    def _cut(self) -> str:
-        return "\x1f" if self.wide else self.separator
-
-    def load(self, columns: list[str], numeric: Set[str], textual: Set[str] = frozenset()) -> Loaded:
-        dtypes = {c: _dtype(self.sample[c], c in numeric, c in textual) for c in columns}
+    def _sample(self, records: Records) -> pl.DataFrame:
+        """The first rows, those that do not cut into the columns left out, each column in its own type."""
+        text, _ = to_utf8(self._rewritten(records))
+        quote = None if self.literal else '"'
         try:
-            frame = self._collect(dtypes)
-        except pl.exceptions.PolarsError:
-            if self.mended is not None and self._records is not None:
-                raise
+            frame = self._scan(text[:], quote, {}).head(SAMPLE).collect()
+        except pl.exceptions.PolarsError as error:
+            raise DataError(
+                f"cannot be cut into columns: {error}", file=self.path, remedy=_SAVE_AGAIN
+            ) from None
+        return frame.with_columns(_typed(column, _MOSTLY) for column in frame.get_columns())
+
+    def _scan(self, source: Path | bytes, quote: str | None, dtypes: dict[str, Any]) -> pl.LazyFrame:
+        return pl.scan_csv(
+            source if isinstance(source, Path) else io.BytesIO(source),
+            separator=self.cut,
+            has_header=False,
+            skip_rows=int(self.header),
+            schema={name: dtypes.get(name, pl.String) for name in self.names},
+            quote_char=quote,
+            null_values=_NULLS,
+            ignore_errors=True,
+            glob=False,
+        )
+
+    def load(self, columns: list[str], numeric: Set[str]) -> Loaded:
+        if self.count is None and not self._is_healthy():
             self._mend()
-            frame = self._collect(dtypes)
-        doubtful = {c: pl.String for c in columns if frame[c].null_count() and dtypes[c] != pl.String}
+        try:
+            return self._load(columns, numeric)
+        except pl.exceptions.PolarsError as error:
+            problem = error
+        if self.mended is None:
+            self._mend()
+            try:
+                return self._load(columns, numeric)
+            except pl.exceptions.PolarsError as error:
+                problem = error
+        raise DataError(f"cannot be cut into rows: {problem}", file=self.path, remedy=_SAVE_AGAIN)
+
+    def _is_healthy(self) -> bool:
+        """Count records and separators: whether every record is one row of the right width."""
+        if not self.literal and self.content.find(b'"') < 0:
+            self.literal = True
+        found = count(self.content, self.cut, not self.literal)
+        if found.torn and self.separator not in ",;" and found.torn > found.quoted:
+            self.literal = True
+            found = count(self.content, self.cut, False)
+        self.count, self._rows = found, found.records
+        width = len(self.names)
+        return found.torn + found.loose == 0 and found.separators == found.records * (width - 1) and width > 1
+
+    def _mend(self) -> None:
+        """Second look at a file that does not read as it stands.
+
+        Other encodings become UTF-8, rows of the wrong width and torn ones are set aside, blank lines are
+        left out, and a quote inside a field is written so that Polars cannot take it for the begin of one.
+        """
+        self.content, mended = to_utf8(self.content)
+        if mended:
+            self.notes += (
+                f"{mended:,} lines of {self.path.name} are not UTF-8 and were read as Windows-1252",
+            )
+        records = Records.scan(self.content, self.cut, not self.literal)
+        self._left_out = np.flatnonzero(self._out(records))
+        self._rows = len(records) - len(self._left_out)
+        self.mended = self._rewritten(records)
+
+    def _out(self, records: Records) -> np.ndarray:
+        """bool[n], records that are no rows: blank, of another width, or torn."""
+        return (records.fields != len(self.names)) | records.torn
+
+    def _rewritten(self, records: Records) -> bytes:
+        out = self._out(records)
+        loose = np.zeros(0, np.int64) if self.literal else records.odd_quotes()
+        changed = np.union1d(np.flatnonzero(out), loose)
+        return records.rewrite(changed, lambda at: b"" if out[at] else _requote(records.raw(at), self.cut))
+
+    def _load(self, columns: list[str], numeric: Set[str]) -> Loaded:
+        dtypes = {c: _dtype(self.sample[c], c in numeric) for c in columns}
+        frame = self._collect(dtypes)
         bad: dict[int, str] = {}
-        if doubtful:
-            written = self._collect(doubtful)
-            for column in doubtful:
-                unread = (frame[column].is_null() & written[column].is_not_null()).arg_true().to_list()
-                if unread and column not in numeric:  # an id such as "A12" among numbers: the column is text
-                    frame = frame.with_columns(written[column])
-                    continue
-                for row in unread:
-                    bad[row] = f"{column} = {written[column][row]!r} is not a number"
+        for name in columns:
+            if dtypes[name] == pl.String or not frame[name].null_count():
+                continue
+            rows = frame[name].is_null().arg_true()
+            text = self._written(name, rows)
+            if not text.is_not_null().any():
+                continue
+            if name not in numeric:  # an id such as "A12" among numbers: the column is text
+                whole = self._collect({name: pl.String})[name].str.strip_chars()
+                frame = frame.with_columns(_typed(whole.replace("", None) if (whole == "").any() else whole))
+                continue
+            number = text.cast(pl.Float32, strict=False)
+            frame = frame.with_columns(frame[name].scatter(rows, number))
+            for row, cell in zip(rows.filter(number.is_null()), text.filter(number.is_null())):
+                if cell is not None:
+                    bad[row] = f"{name} = {cell!r} is not a number"
         return Loaded(frame, bad)
 
+    def _written(self, name: str, rows: pl.Series) -> pl.Series:
+        """What stands in cells of a column; null where nothing does."""
+        if len(rows) > _FEW:
+            cells = self._collect({name: pl.String})[name].gather(rows)
+        else:  # much cheaper than the column a second time
+            place, where = self.names.index(name), self._places(rows.to_numpy())
+            read = (self.records.raw(at).decode("utf-8", errors="replace").strip("\r\n") for at in where)
+            found = [_cells(record, self.cut, self.literal)[place] for record in read]
+            cells = pl.Series(name, [None if cell in _NULLS else cell for cell in found], dtype=pl.String)
+        return cells.str.strip_chars().replace("", None)
+
     def _collect(self, dtypes: dict[str, Any]) -> pl.DataFrame:
-        scan = self._scan(schema_overrides=dtypes, infer_schema_length=1, ignore_errors=True)
-        return scan.select(list(dtypes)).collect(engine="streaming")
+        source: Path | bytes = self.path
+        if self.mended is not None:
+            source = self.mended[:]
+        elif not self.mapped:
+            source = self.content[:]
+        scan = self._scan(source, None if self.literal else '"', dtypes)
+        frame = scan.select(list(dtypes)).collect(engine="streaming")
+        rows = self._rows - self.header
+        if len(frame) != rows:
+            raise pl.exceptions.ComputeError(f"{rows:,} rows are written, {len(frame):,} were read")
+        return frame
 
     @property
     def records(self) -> Records:
         if self._records is None:
-            content = self.mended if self.mended is not None else raw_bytes(self.path)
-            if self.wide:
-                content = bytes(content).replace(self.separator.encode(), b"\x1f")
-            self._records = Records.scan(content, self._cut(), self.quote is not None)
-            self._good = np.arange(len(self._records))
+            self._records = Records.scan(self.content, self.cut, not self.literal)
         return self._records
 
     def locate(self, rows: list[int]) -> list[tuple[int, str]]:
-        records, shift = self.records, int(self.header)
-        where = [int(self._good[row + shift]) for row in rows]
-        return [(int(records.lines[at]), self._raw(at)) for at in where]
+        records = self.records
+        return [
+            (int(records.lines[at]), self._raw(at)) for at in self._places(np.asarray(rows, dtype=np.int64))
+        ]
+
+    def _places(self, rows: np.ndarray) -> list[int]:
+        """The records that rows are."""
+        rows = rows.astype(np.int64) + self.header
+        before = self._left_out - np.arange(len(self._left_out))  # rows before each record that was left out
+        return (rows + np.searchsorted(before, rows, side="right")).tolist()
 
     def _raw(self, record: int) -> str:
-        return self.records.text(record).replace("\x1f", self.separator)
+        return self.records.text(record).lstrip("\ufeff").replace("\x1f", self.separator)
 
     def set_aside(self) -> list[tuple[int, str, str]]:
-        width = len(self.columns)
+        if not len(self._left_out):
+            return []
+        records, width = self.records, len(self.names)
+        torn = "a quote is never closed, or closed inside its field"
         return [
-            (int(self.records.lines[at]), f"{self.records.fields[at]} fields, but {width} columns", self._raw(at))
-            for at in map(int, self.ragged)
+            (
+                int(records.lines[at]),
+                torn if records.torn[at] else f"{records.fields[at]} fields, but {width} columns",
+                self._raw(at),
+            )
+            for at in map(int, self._left_out[records.fields[self._left_out] > 0])
         ]
+
+
+def _cells(record: str, cut: str, literal: bool) -> list[str]:
+    return record.split(cut) if literal else next(csv.reader([record], delimiter=cut))
+
+
+def _requote(record: bytes, cut: str) -> bytes:
+    """A record with its fields quoted by the book."""
+    out = io.StringIO()
+    cells = _cells(record.decode("utf-8", errors="surrogateescape").rstrip("\r\n"), cut, False)
+    csv.writer(out, delimiter=cut, lineterminator="\n").writerow(cells)
+    return out.getvalue().encode("utf-8", errors="surrogateescape")
 
 
 def _separator(lines: list[str]) -> str:
@@ -275,11 +458,17 @@ def _outside_quotes(line: str) -> str:
 
 
 def _is_header(first: list[str], rows: list[list[str]]) -> bool:
-    """A first line is a header when it has no number and either the rows below have some or its cells look like names."""
+    """Whether a first line is a header: no number in it, and known names, numbers below, or names."""
     if any(_is_number(cell) for cell in first):
         return False
+    if any(name_score(role, cell) >= 1 for role in ROLES for cell in first):
+        return True
+    if any(cell and cell in (row[at] for row in rows if at < len(row)) for at, cell in enumerate(first)):
+        return False  # "alice,film" above "alice,book" is an event
     numbers_below = any(_is_number(cell) for row in rows for cell in row)
-    names = all(re.fullmatch(r"[A-Za-z_\u4e00-\u9fff][\w .:/\-\u4e00-\u9fff]*|", cell.strip('"')) for cell in first)
+    names = all(
+        re.fullmatch(r"[A-Za-z_\u4e00-\u9fff][\w .:/\-\u4e00-\u9fff]*|", cell.strip('"')) for cell in first
+    )
     return numbers_below or names
 
 
@@ -292,33 +481,55 @@ def _is_number(cell: str) -> bool:
 
 
 def _clean(names: list[str]) -> list[str]:
-    """Column names without byte-order mark, quotes or typed endings such as ":token"."""
-    cleaned = [re.sub(r":(token|token_seq|float|float_seq)$", "", n.lstrip("\ufeff").strip().strip('"')) for n in names]
-    return [re.sub(r"^column_\d+$", "", name) or f"column_{i + 1}" for i, name in enumerate(cleaned)]
+    """Names of columns without quotes or endings such as ":token", each used once; numbers where none is."""
+    cleaned: list[str] = []
+    for at, written in enumerate(names, 1):
+        name = (
+            re.sub(r":(token|token_seq|float|float_seq)$", "", written.strip().strip('"')) or f"column_{at}"
+        )
+        cleaned.append(f"{name}_{at}" if name in cleaned else name)
+    return cleaned
 
 
-def _dtype(sample: pl.Series, numeric: bool, textual: bool) -> Any:
-    if textual:
-        return pl.String
+def _typed(text: pl.Series, share: float = 1.0) -> pl.Series:
+    """Text as whole numbers if that share of it is, else as numbers, else as it stands. "007" is a code."""
+    stripped = text.str.strip_chars()
+    written = len(text) - stripped.null_count()
+    for dtype in (pl.Int64, pl.Float64):
+        numbers = stripped.cast(dtype, strict=False)
+        if written and len(text) - numbers.null_count() >= share * written:
+            return stripped if stripped.str.contains(r"^[+-]?0\d").any() else numbers
+    return text
+
+
+def _dtype(sample: pl.Series, numeric: bool) -> Any:
+    """The narrowest type that should hold a column; what it cannot hold is read a second time."""
+    if numeric:
+        return pl.Float32
     if sample.dtype.is_integer():
-        return pl.Int64
-    if sample.dtype.is_float() or numeric:
-        return pl.Float64
-    return pl.String if sample.dtype == pl.Null else sample.dtype
+        small = int(sample.abs().max() or 0) < _SMALL  # type: ignore[arg-type]
+        return pl.Int32 if small else pl.Int64
+    return sample.dtype
 
 
 def _cast(frame: pl.DataFrame, numeric: Set[str]) -> Loaded:
     """Numeric columns that came as text become numbers; what cannot is bad."""
     bad: dict[int, str] = {}
-    for column in numeric & set(frame.columns):
-        before = frame[column]
+    for name in numeric & set(frame.columns):
+        before = frame[name]
         if before.dtype.is_numeric() or before.dtype == pl.Boolean:
             continue
-        after = before.cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False)
-        for row in (after.is_null() & before.is_not_null()).arg_true().to_list():
-            bad[row] = f"{column} = {before[row]!r} is not a number"
+        text = before.cast(pl.String).str.strip_chars().replace("", None)
+        after = text.cast(pl.Float64, strict=False)
+        _not_numbers(text, after, bad)
         frame = frame.with_columns(after)
     return Loaded(frame, bad)
+
+
+def _not_numbers(text: pl.Series, number: pl.Series, bad: dict[int, str]) -> None:
+    rows = (number.is_null() & text.is_not_null()).arg_true()
+    for row, cell in zip(rows.to_list(), text.gather(rows).to_list()):
+        bad[row] = f"{text.name} = {cell!r} is not a number"
 
 
 def query_table(url: str, query: str) -> FrameTable:
@@ -331,23 +542,32 @@ def query_table(url: str, query: str) -> FrameTable:
             path = Path(url.removeprefix("sqlite:").removeprefix("//").removeprefix("/") or ":memory:")
             path = path if path.exists() else Path("/") / path
             if not path.exists():
-                raise DataError("no such SQLite file", file=name, remedy="write sqlite:///relative or sqlite:////absolute")
+                raise DataError(
+                    "no such SQLite file", file=name, remedy="write sqlite:///relative or sqlite:////absolute"
+                )
             with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
-                return FrameTable(pl.read_database(query, connection, infer_schema_length=None), name)
+                frame = pl.read_database(query, connection, infer_schema_length=None)
+            connection.close()
+            if frame.is_empty():
+                raise DataError("the query gave no rows", file=name, remedy="check its conditions")
+            return FrameTable(frame, name)
         try:
             import psycopg
         except ImportError:
             raise MissingExtraError("psycopg", "postgres", "reading from PostgreSQL") from None
-        with psycopg.connect(url) as connection:
-            # A server-side cursor: the answer arrives in batches, not twice in memory.
-            with connection.cursor(name="zhiyin_read") as cursor:
-                cursor.execute(query.encode())
-                batches = pl.read_database(query, cursor, iter_batches=True, batch_size=100_000)  # type: ignore[call-overload]
-                return FrameTable(pl.concat(list(batches), how="vertical_relaxed"), name)
+        # A server-side cursor: the answer arrives in batches, not twice in memory.
+        with psycopg.connect(url) as server, server.cursor(name="zhiyin_read") as cursor:
+            cursor.execute(query.encode())
+            batches = list(pl.read_database(query, cursor, iter_batches=True, batch_size=100_000))
+            if not batches:
+                raise DataError("the query gave no rows", file=name, remedy="check its conditions")
+            return FrameTable(pl.concat(batches, how="vertical_relaxed"), name)
     except (DataError, MissingExtraError):
         raise
     except Exception as error:
-        raise DataError(f"the query failed: {error}", file=name, remedy="check the address, the rights and the SQL") from error
+        raise DataError(
+            f"the query failed: {error}", file=name, remedy="check the address, the rights and the SQL"
+        ) from error
 
 
 def open_table(source: Any) -> Table:
@@ -356,8 +576,11 @@ def open_table(source: Any) -> Table:
         return FrameTable(source)
     path = Path(source)
     if not path.exists():
-        raise DataError("no such file", file=path, remedy="check the path; it is taken from the current directory")
-    inner = path.with_suffix("") if path.suffix in _COMPRESSED else path
+        beside = sorted(other.name for other in path.parent.iterdir()) if path.parent.is_dir() else []
+        close = f"; {nearest(path.name, beside)}" if get_close_matches(path.name, beside) else ""
+        remedy = f"check the path; it is taken from the current directory{close}"
+        raise DataError("no such file", file=path, remedy=remedy)
+    inner = path.with_suffix("") if path.suffix in COMPRESSED else path
     if inner.suffix in (".parquet", ".pq"):
         return ParquetTable(path)
     if inner.suffix in JSON_ENDINGS:

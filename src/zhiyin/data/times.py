@@ -7,7 +7,7 @@ import polars as pl
 from zhiyin.core.durations import SECOND
 
 # Whole numbers are read by their size: each unit has a range of its own between the years 1971 and 2128.
-_EARLIEST, _LATEST = 31_536_000, 5_000_000_000
+EARLIEST, LATEST = 31_536_000 * SECOND, 5_000_000_000 * SECOND
 _UNITS = {"seconds": 1, "milliseconds": 1_000, "microseconds": 1_000_000, "nanoseconds": 1_000_000_000}
 
 
@@ -17,13 +17,13 @@ def numeric_unit(numbers: pl.Series) -> str | None:
     if not isinstance(middle, int | float):
         return None
     for unit, per_second in _UNITS.items():
-        if _EARLIEST * per_second <= middle <= _LATEST * per_second:
+        if EARLIEST * per_second <= middle * SECOND <= LATEST * per_second:
             return unit
     return None
 
 
 def to_microseconds(column: pl.Series) -> pl.Series:
-    """Int64 microseconds UTC, null where a value is missing or is no time. A time without a zone is taken as UTC."""
+    """Int64 microseconds UTC, null where a value is missing or no time. A time without a zone is UTC."""
     dtype = column.dtype
     if isinstance(dtype, pl.Datetime):
         aware = column if dtype.time_zone else column.dt.replace_time_zone("UTC")
@@ -36,8 +36,15 @@ def to_microseconds(column: pl.Series) -> pl.Series:
             scaled = column.cast(pl.Float64) * (SECOND / _UNITS[unit])
             return scaled.fill_nan(None).round().cast(pl.Int64, strict=False)
         whole = column.cast(pl.Int64, strict=False)
-        factor = SECOND // _UNITS[unit] if _UNITS[unit] <= SECOND else 0
-        return whole * factor if factor > 1 else (whole if factor == 1 else whole // 1000)
+        if unit == "nanoseconds":
+            return whole // 1000
+        factor = SECOND // _UNITS[unit]
+        limit = (2**63 - 1) // factor
+        if not whole.is_between(
+            -limit, limit
+        ).all():  # a product past 64 bits would come round as another time
+            whole = whole.set(~whole.is_between(-limit, limit), None)
+        return whole * factor if factor > 1 else whole
     text = column.cast(pl.String).str.strip_chars()
     numbers = text.cast(pl.Float64, strict=False)
     if 2 * (numbers.null_count() - text.null_count()) <= len(text) and numeric_unit(numbers):
@@ -52,25 +59,37 @@ _FORMATS = (
     "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%m/%d/%Y", "%d/%m/%Y %H:%M:%S", "%d/%m/%Y %H:%M", "%d/%m/%Y",
     "%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y", "%Y%m%d",
 )  # fmt: skip
-_ZONE = r"(Z|[+-]\d{2}:?\d{2})$"
+_ZONE = r"(:\d{2}(?:\.\d+)?)\s?(Z|UTC|[+-]\d{2}(?::?\d{2})?)$"
 
 
 def parse_text(text: pl.Series) -> pl.Series:
-    """Times written as text. One format is chosen for the column: the one that reads most of its first values."""
-    sample = text.drop_nulls().head(1000)
+    """Times written as text. One format is chosen for the column: the one that reads most of a sample."""
+    sample = text.drop_nulls()
+    sample = sample.gather_every(
+        max(1, len(sample) // 1000)
+    )  # from all over: 03/04 may be March or April, 13/04 not
     zoned = bool(len(sample)) and float(sample.str.contains(_ZONE).mean() or 0) > 0.5  # type: ignore[arg-type]
     best, hits = _FORMATS[0], -1
     for form in _FORMATS:
         read = _parse(sample, form, zoned)
         if len(sample) - read.null_count() > hits:
             best, hits = form, len(sample) - read.null_count()
-    return _parse(text, best, zoned)
+    times = _parse(text, best, zoned)
+    if times.null_count() > text.null_count():  # some with a zone and some without
+        times = times.fill_null(_parse(text, best, not zoned))
+    return times
 
 
 def _parse(text: pl.Series, form: str, zoned: bool) -> pl.Series:
     if zoned:
-        plain = text.str.replace("Z$", "+00:00")
-        return plain.str.to_datetime(form + "%:z", time_unit="us", time_zone="UTC", strict=False).dt.epoch("us")
+        if "%H" not in form:
+            return pl.repeat(None, len(text), dtype=pl.Int64, eager=True)
+        plain = text.str.replace(r"\s?(Z|UTC)$", "+00:00").str.replace(
+            r"(:\d{2}(?:\.\d+)?)\s?([+-]\d{2})$", "${1}${2}:00"
+        )
+        return plain.str.to_datetime(form + "%:z", time_unit="us", time_zone="UTC", strict=False).dt.epoch(
+            "us"
+        )
     if "%H" not in form:
         return text.str.to_date(form, strict=False).cast(pl.Datetime("us")).dt.epoch("us")
     return text.str.to_datetime(form, time_unit="us", strict=False).dt.epoch("us")

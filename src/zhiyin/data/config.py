@@ -1,0 +1,412 @@
+"""`zhiyin.toml`: what a project reads, trains and judges by. Every key is described here, once.
+
+The file that `write_config` writes, the checks that `load_config` makes and the words of its errors read the
+same fields. An unknown key is an error that names the nearest known one; a missing key takes its default.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+
+from zhiyin.core.durations import is_duration
+from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.core.params import Param
+from zhiyin.data.dataset import Dataset
+
+FILE_NAME = "zhiyin.toml"
+
+
+class Section(BaseModel):
+    """A table of the file. A key nobody reads is an error, and a number written as text is no number."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, validate_default=False)
+
+
+def key(default: Any, help: str, right: str, example: Any = None, **limits: Any) -> Any:
+    """A key of the file: default, one line of help, what would be right, an example for a default of None."""
+    factory = (
+        {"default_factory": lambda: default.copy()}
+        if isinstance(default, list | dict)
+        else {"default": default}
+    )
+    examples = None if example is None else [example]
+    return Field(**factory, description=help, title=right, examples=examples, **limits)
+
+
+class DataSection(Section):
+    """Where the events, items and users are. Paths are taken from the folder of this file."""
+
+    source: str | list[str] | dict[str, str | list[str]] | None = key(
+        None,
+        "the event log: a file, a folder, a list of files, { kind = file }, or a database, ${DATABASE_URL}",
+        "a text, a list of texts, or a table from event kind to file",
+        "ratings.csv",
+    )
+    items: str | None = key(
+        None, "what is known of items; in a folder it is found by itself", "a text", "movies.csv"
+    )
+    users: str | None = key(
+        None, "what is known of users; in a folder it is found by itself", "a text", "users.csv"
+    )
+    query: str | None = key(
+        None,
+        "the SQL query that gives the events of a database",
+        "a text",
+        "SELECT user_id, item_id, at FROM events",
+    )
+    strict: bool = key(False, "stop at the first bad row instead of setting bad rows aside", "true or false")
+
+
+class ColumnsSection(Section):
+    """Which column plays which role. What is left out is guessed from names and contents, and said."""
+
+    user: str | None = key(None, "who acted", "a text", "user_id")
+    item: str | None = key(None, "on what", "a text", "item_id")
+    time: str | None = key(None, "when: seconds, milliseconds or ISO 8601", "a text", "timestamp")
+    rating: str | None = key(None, "how much: a rating, a quantity, a duration", "a text", "rating")
+    kind: str | None = key(None, "what was done: view, cart, purchase, ...", "a text", "event")
+    item_id: str | None = key(None, "key column of the items table", "a text", "id")
+    user_id: str | None = key(None, "key column of the users table", "a text", "id")
+    item_columns: list[str] = key([], "columns of the log that describe the item", "a list of texts")
+    user_columns: list[str] = key([], "columns of the log that describe the user", "a list of texts")
+
+
+class SplitSection(Section):
+    """What is held back to judge by."""
+
+    by: Literal["auto", "time", "last", "ratio", "cold-users", "cold-items", "rolling"] = key(
+        "auto",
+        "time, last, ratio, cold-users, cold-items, rolling; auto is time where there are times, else ratio",
+        'one of "auto", "time", "last", "ratio", "cold-users", "cold-items", "rolling"',
+    )
+    test: str | float | None = key(
+        None,
+        "how much is test: a duration or a share; left out, the last 20 % of events",
+        'a duration such as "7d" or a share between 0 and 1 such as 0.2',
+        "7d",
+    )
+    folds: int = key(3, "time windows of a rolling split", "a whole number of 1 or more", ge=1)
+
+    @field_validator("test")
+    @classmethod
+    def _test(cls, test: str | float | None) -> str | float | None:
+        good = test is None or (is_duration(test) if isinstance(test, str) else 0 < test < 1)
+        if not good:
+            raise ValueError
+        return test
+
+
+class TrainSection(Section):
+    """Which models to learn, and where to keep them."""
+
+    models: list[str] = key(["EASE", "ALS"], "models by name", "a list of texts")
+    output: str = key("models", "folder of the trained models", "a text")
+
+
+class EvaluateSection(Section):
+    """How lists are judged. The whole catalogue is ranked; Random and Popular are always shown beside."""
+
+    k: list[int] = key([10, 20], "lengths of the lists", "a list of whole numbers of 1 or more")
+    bootstrap: int = key(
+        1000, "draws of users for the 95 % intervals; 0 for none", "a whole number of 0 or more", ge=0
+    )
+    exclude_seen: bool = key(True, "do not recommend what the user already had", "true or false")
+
+    @field_validator("k")
+    @classmethod
+    def _k(cls, k: list[int]) -> list[int]:
+        if not k or min(k) < 1:
+            raise ValueError
+        return k
+
+
+class TuneSection(Section):
+    """How hyperparameters are searched, on a window before the test part."""
+
+    trials: int = key(30, "settings to try of each model", "a whole number of 1 or more", ge=1)
+    metric: str = key("ndcg@10", "what is to become best", 'a metric and a length such as "ndcg@10"')
+    timeout: str | None = key(None, "stop after this long", 'a duration such as "30m"', "30m")
+
+    @field_validator("metric")
+    @classmethod
+    def _metric(cls, metric: str) -> str:
+        if not re.fullmatch(r"[a-z][a-z_-]*(@[1-9]\d*)?", metric):
+            raise ValueError
+        return metric
+
+    @field_validator("timeout")
+    @classmethod
+    def _timeout(cls, timeout: str | None) -> str | None:
+        if timeout is not None and not is_duration(timeout):
+            raise ValueError
+        return timeout
+
+
+class RunSection(Section):
+    """What changes the work but not what is learned, the seed apart."""
+
+    seed: int = key(0, "every random draw descends from it", "a whole number of 0 or more", ge=0)
+    threads: int | None = key(
+        None, "worker threads; left out, all cores", "a whole number of 1 or more", 4, ge=1
+    )
+
+
+class Config(Section):
+    """The whole file."""
+
+    data: DataSection = Field(default_factory=DataSection)
+    columns: ColumnsSection = Field(default_factory=ColumnsSection)
+    weights: dict[str, float] = Field(
+        default_factory=dict,
+        title="a number for each kind or condition",
+        description="What events are worth; the first rule that matches decides, else they are worth 0.",
+    )
+    split: SplitSection = Field(default_factory=SplitSection)
+    train: TrainSection = Field(default_factory=TrainSection)
+    models: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        title="a table of hyperparameters, [models.NAME]",
+        description="Hyperparameters by model. They are checked against the model when it is made.",
+    )
+    evaluate: EvaluateSection = Field(default_factory=EvaluateSection)
+    tune: TuneSection = Field(default_factory=TuneSection)
+    run: RunSection = Field(default_factory=RunSection)
+
+
+_EXAMPLE_WEIGHTS = {"view": 1, "cart": 3, "purchase": 5, "dislike": -1, "rating >= 4": 1}
+
+
+def load_config(path: str | Path) -> Config:
+    """Read a configuration file.
+
+    Raises ConfigError that names file, line, key and what would be right, for an unknown key the nearest.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError("there is no such configuration file", file=path, remedy="write one: zhiyin init")
+    try:
+        text = path.read_text("utf-8")
+        return Config.model_validate(tomllib.loads(text))
+    except UnicodeDecodeError:
+        raise ConfigError("the file is not UTF-8", file=path, remedy="save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        row = re.search(r"at line (\d+)", str(error))
+        raise ConfigError(
+            f"this is not TOML: {error}",
+            file=path,
+            row=int(row[1]) if row else None,
+            remedy='texts stand in "quotes", lists in [brackets], sections begin with [name]',
+        ) from None
+    except ValidationError as error:
+        raise _explain(error, path, text) from None
+
+
+def _explain(error: ValidationError, path: Path, text: str) -> ConfigError:
+    """What is wrong with the first key that is wrong, in the words of its field."""
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"]]
+    section = Config.model_fields.get(place[0])
+    if first["type"] == "extra_forbidden":
+        inner = _keys(place[0]) if len(place) > 1 else {}
+        known = list(inner) if len(place) > 1 else list(Config.model_fields)
+        elsewhere = [name for name in Config.model_fields if name != place[0] and place[-1] in _keys(name)]
+        remedy = nearest(place[-1], known)
+        if elsewhere and not remedy.startswith("did you"):
+            remedy = f"it belongs under [{elsewhere[0]}]"
+        what = (
+            f"[{place[0]}] has no key {place[-1]!r}"
+            if len(place) > 1
+            else f"there is no section {place[0]!r}"
+        )
+        return ConfigError(what, file=path, row=_row(text, place), remedy=remedy)
+    free = place[0] in ("weights", "models")
+    field = section if free or len(place) == 1 else _keys(place[0]).get(place[1])
+    place = place[:2]
+    right = (field.title if field else None) or "a section of keys"
+    value = _dig(tomllib.loads(text), place)
+    return ConfigError(
+        f"{'.'.join(place)} = {value!r} is not right",
+        file=path,
+        row=_row(text, place),
+        remedy=f"write {right}"
+        + (f" ({field.description})" if field and field.description and not free else ""),
+    )
+
+
+def _keys(section: str) -> dict[str, FieldInfo]:
+    """The keys of a section; none for the free tables."""
+    field = Config.model_fields.get(section)
+    kind = field.annotation if field else None
+    return dict(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else {}
+
+
+def _dig(value: Any, place: list[str]) -> Any:
+    for part in place:
+        value = value[part] if isinstance(value, dict) and part in value else value
+    return value
+
+
+def _row(text: str, place: list[str]) -> int | None:
+    """The line a key stands on, as far as a look at the text can tell."""
+    section = ""
+    for row, line in enumerate(text.splitlines(), 1):
+        head = re.match(r"\s*\[+\s*([^\]]+?)\s*\]", line)
+        if head:
+            section = head[1].replace('"', "")
+            if section == ".".join(place):
+                return row
+            continue
+        name = re.match(r"""\s*(["']?)(.+?)\1\s*=""", line)
+        if (
+            name
+            and [*section.split("."), name[2]][-len(place) :] == place
+            and not line.lstrip().startswith("#")
+        ):
+            return row
+    return None
+
+
+def write_config(
+    path: str | Path, config: Config | None = None, known: Mapping[str, Mapping[str, Param]] | None = None
+) -> Path:
+    """Write a configuration file in which every key is described and shows its default.
+
+    What `config` does not set stands there as a comment, so that the file also says what could be set.
+
+    Parameters
+    ----------
+    known: hyperparameters by model, as `params_of` gives them; their tables are written out too.
+    """
+    config = config or Config()
+    lines = [
+        "# Settings of a Zhiyin project. A line with # shows a default or an example: uncomment it to set it",
+        "# Paths are taken from the folder of this file.",
+    ]
+    for name, field in Config.model_fields.items():
+        value = getattr(config, name)
+        if name == "weights":
+            lines += ["", f"# {field.description}", f"[{name}]"]
+            lines += [f"{_name(text)} = {_toml(weight)}" for text, weight in value.items()]
+            lines += (
+                [] if value else [f"# {_name(text)} = {worth}" for text, worth in _EXAMPLE_WEIGHTS.items()]
+            )
+        elif name == "models":
+            lines += _model_tables(value, known or {}, field.description or "")
+        else:
+            lines += ["", f"# {(type(value).__doc__ or '').strip()}", f"[{name}]"]
+            lines += _section_lines(value)
+    path = Path(path)
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    return path
+
+
+def _section_lines(section: Section) -> list[str]:
+    lines = []
+    for name, field in type(section).model_fields.items():
+        value, default = getattr(section, name), field.get_default(call_default_factory=True)
+        lines.append(f"# {field.description} (default: {'none' if default is None else _toml(default)})")
+        if value is not None and (value != default or name in section.model_fields_set):
+            lines.append(f"{name} = {_toml(value)}")
+        else:
+            example = field.examples[0] if default is None and field.examples else default
+            lines.append(f"# {name} = {_toml(example)}")
+    return lines
+
+
+def _model_tables(
+    models: Mapping[str, Mapping[str, Any]], known: Mapping[str, Mapping[str, Param]], description: str
+) -> list[str]:
+    lines = ["", f"# {description}"]
+    if not models and not known:
+        lines += ["# [models.EASE]", "# reg = 250.0"]
+    for model in dict.fromkeys([*models, *known]):
+        given = dict(models.get(model, {}))
+        lines += ["", f"[models.{_name(model)}]"]
+        for name, declared in known.get(model, {}).items():
+            lines.append(f"# {declared.describe().removeprefix(f'{name}: ')}")
+            if name in given:
+                lines.append(f"{name} = {_toml(given.pop(name))}")
+            else:
+                lines.append(f"# {name} = {'...' if declared.default is None else _toml(declared.default)}")
+        lines += [f"{_name(name)} = {_toml(value)}" for name, value in given.items()]
+    return lines
+
+
+def _name(text: str) -> str:
+    """A key as TOML writes it: bare where it may be."""
+    return text if re.fullmatch(r"[A-Za-z0-9_-]+", text) else _toml(text)
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML writes it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(part) for part in value) + "]"
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{_name(str(name))} = {_toml(part)}" for name, part in value.items()) + " }"
+    if isinstance(value, str):  # JSON's escapes are TOML's, but for DEL
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)
+
+
+def read_data(config: Config, base_dir: str | Path = ".", strict: bool | None = None) -> Dataset:
+    """The data a configuration names.
+
+    Parameters
+    ----------
+    base_dir: the folder of the configuration file, from which its paths are taken. `${NAME}` in a path or
+        address stands for an environment variable, so that no password need stand in the file.
+    strict: overrules the file's own `strict`.
+    """
+    from zhiyin.data.reading import read
+
+    base, data = Path(base_dir), config.data
+    if data.source is None:
+        raise ConfigError(
+            "no event log is named",
+            file=base / FILE_NAME,
+            remedy='name it under [data]: source = "ratings.csv", or begin anew: zhiyin init ratings.csv',
+        )
+    given = config.columns.model_fields_set  # an empty list that was written means none; left out, a guess
+    columns = {n: v for n, v in config.columns.model_dump().items() if v or (n in given and v is not None)}
+    return read(
+        _resolve(data.source, base),
+        items=_resolve(data.items, base),
+        users=_resolve(data.users, base),
+        columns=columns or None,
+        weights=config.weights or None,
+        query=data.query,
+        strict=data.strict if strict is None else strict,
+    )
+
+
+def _resolve(source: Any, base: Path) -> Any:
+    """A source with variables filled in and paths taken from `base`."""
+    if isinstance(source, dict):
+        return {kind: _resolve(part, base) for kind, part in source.items()}
+    if isinstance(source, list):
+        return [_resolve(part, base) for part in source]
+    if source is None:
+        return None
+    address = re.sub(r"\$\{(\w+)\}", lambda match: _variable(match[1], base), source)
+    if address.startswith("sqlite:///") and not address.startswith("sqlite:////"):
+        return f"sqlite:///{(base / address.removeprefix('sqlite:///')).resolve()}"
+    return address if "://" in address else str(base / Path(address).expanduser())
+
+
+def _variable(name: str, base: Path) -> str:
+    if name not in os.environ:
+        raise ConfigError(
+            f"the environment variable {name} is not set", file=base / FILE_NAME, remedy=f"export {name}=..."
+        )
+    return os.environ[name]

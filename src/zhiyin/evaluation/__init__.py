@@ -1,0 +1,1 @@
+"""Honest evaluation: metrics, intervals and tests, the protocol that runs them, tables and reports."""

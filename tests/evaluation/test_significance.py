@@ -1,0 +1,98 @@
+"""Intervals that cover, tests that agree with SciPy, Holm by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from zhiyin.core.run import Run
+from zhiyin.evaluation import significance
+from zhiyin.evaluation.significance import bootstrap_interval, holm, paired_tests
+
+
+def test_intervals_cover_the_true_mean_as_often_as_promised() -> None:
+    rng, trials = np.random.default_rng(0), 400
+    # Each column is a sample of its own, from an exponential distribution of mean 1, skewed as metrics are.
+    # Columns share draws, yet whether each covers its mean depends on its own sample.
+    low, high = bootstrap_interval(rng.exponential(size=(400, trials)), Run(seed=1))
+    covered = ((low <= 1) & (high >= 1)).mean()
+    assert 0.91 <= covered <= 0.98  # 0.95 ± 3 standard errors, less what skewness costs
+
+
+def test_the_width_is_that_of_the_standard_error() -> None:
+    values = np.random.default_rng(2).normal(3, 2, size=(5000, 2))
+    for level, z in ((0.95, 1.96), (0.8, 1.2816)):
+        low, high = bootstrap_interval(values, Run(), rounds=4000, level=level)
+        np.testing.assert_allclose(high - low, 2 * z * values.std(axis=0) / np.sqrt(5000), rtol=0.06)
+        np.testing.assert_allclose((high + low) / 2, values.mean(axis=0), atol=0.01)
+
+
+def test_the_same_seed_gives_the_same_interval_on_any_threads_and_blocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    values = np.random.default_rng(3).random((500, 3))
+    first = bootstrap_interval(values, Run(seed=7, threads=1))
+    monkeypatch.setattr(significance, "_BLOCK_BYTES", 8 * 500 * 7)
+    np.testing.assert_allclose(bootstrap_interval(values, Run(seed=7, threads=2)), first, rtol=1e-12)
+    assert not np.array_equal(bootstrap_interval(values, Run(seed=8)), first)
+
+
+def test_missing_values_are_left_out() -> None:
+    values = np.random.default_rng(4).random((4000, 3))
+    values[:2000, 1] = np.nan
+    values[:, 2] = np.nan
+    low, high = bootstrap_interval(values, Run())
+    assert low[1] < np.nanmean(values[:, 1]) < high[1]
+    assert high[1] - low[1] > 1.25 * (high[0] - low[0])  # half the users: √2 times as wide
+    assert np.isnan([low[2], high[2]]).all()
+
+
+def test_intervals_of_next_to_nothing() -> None:
+    assert np.isnan(bootstrap_interval(np.zeros((0, 2)), Run())).all()
+    np.testing.assert_array_equal(bootstrap_interval(np.array([[0.25]]), Run()), [[0.25], [0.25]])
+
+
+def test_every_user_is_drawn_equally_often() -> None:
+    counts = np.zeros((2000, 50))
+    significance._draw(counts, np.uint64(9), 0, 0, 2000)
+    assert (counts.sum(axis=1) == 50).all()
+    assert stats.chisquare(counts.sum(axis=0)).pvalue > 0.001
+    # The number of times a user is drawn is binomial: variance n · 1/n · (1 - 1/n).
+    assert counts.var() == pytest.approx(1 - 1 / 50, rel=0.03)
+
+
+def test_holm_by_hand() -> None:
+    # sorted .005 .01 .03 .04, times 4 3 2 1 = .02 .03 .06 .04, running maximum .02 .03 .06 .06
+    np.testing.assert_allclose(holm(np.array([0.01, 0.04, 0.03, 0.005])), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(holm(np.array([0.6, 0.7])), [1, 1])
+    assert holm(np.array([])).tolist() == []
+
+
+def test_paired_tests_are_paired_t_tests_with_holm() -> None:
+    rng = np.random.default_rng(5)
+    best = rng.random(300)
+    values = {"near": best + rng.normal(-0.01, 0.1, 300), "best": best, "far": rng.random(300) * 0.8}
+    raw = [stats.ttest_rel(best, values[name]).pvalue for name in ("near", "far")]
+    expected = dict(zip(("near", "far"), holm(np.array(raw)), strict=True))
+    assert paired_tests(values, "best") == pytest.approx(expected)
+
+
+def test_what_cannot_be_tested_has_p_one() -> None:
+    best = np.array([0.1, 0.2, 0.7])
+    assert paired_tests({"a": best, "same": best.copy(), "shifted": best - 0.1}, "a") == {
+        "same": 1,
+        "shifted": 1,
+    }
+    assert paired_tests({"a": best[:1], "b": best[1:2]}, "a") == {"b": 1}
+    assert paired_tests({"a": best}, "a") == {}
+
+
+def test_pairs_with_a_missing_value_are_left_out() -> None:
+    rng = np.random.default_rng(6)
+    a, b = rng.random(100), rng.random(100)
+    holed = b.copy()
+    holed[:20] = np.nan
+    assert paired_tests({"a": a, "b": holed}, "a")["b"] == pytest.approx(
+        stats.ttest_rel(a[20:], b[20:]).pvalue
+    )
