@@ -84,17 +84,13 @@ def measure(path: Path, repeats: int) -> dict[str, float]:
     """Medians over fresh processes."""
     found = []
     for _ in range(repeats):
-        answer = subprocess.run(
-            [sys.executable, "-c", CHILD, str(path)], capture_output=True, text=True, check=True
-        )
+        answer = subprocess.run([sys.executable, "-c", CHILD, str(path)], capture_output=True, text=True, check=True)
         found.append(json.loads(answer.stdout.splitlines()[-1]))
     return {key: statistics.median(one[key] for one in found) for key in found[0]}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=20_000_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--order", choices=("both", "by-time", "by-user"), default="both")

@@ -66,10 +66,7 @@ def test_every_key_is_described_and_shows_its_default(tmp_path: Path) -> None:
 
 def test_uncommenting_every_line_gives_a_valid_file(tmp_path: Path) -> None:
     text = write_config(tmp_path / "zhiyin.toml").read_text()
-    lines = [
-        line.removeprefix("# ") if " = " in line and "(default" not in line else line
-        for line in text.split("\n")
-    ]
+    lines = [line.removeprefix("# ") if " = " in line and "(default" not in line else line for line in text.split("\n")]
     config = load_config(written(tmp_path, "\n".join(lines).replace("# [models.EASE]", "[models.EASE]")))
     assert config.columns.user == "user_id"
     assert config.weights["rating >= 4"] == 1
@@ -153,9 +150,7 @@ def test_paths_are_taken_from_the_folder_of_the_file(tmp_path: Path, monkeypatch
 def test_sources_by_kind_and_in_lists(tmp_path: Path) -> None:
     for name, user in (("v1", "a"), ("v2", "b"), ("buys", "a")):
         (tmp_path / f"{name}.csv").write_text(f"user,item\n{user},x\n{user},y\n")
-    config = Config.model_validate(
-        {"data": {"source": {"view": ["v1.csv", "v2.csv"], "purchase": "buys.csv"}}}
-    )
+    config = Config.model_validate({"data": {"source": {"view": ["v1.csv", "v2.csv"], "purchase": "buys.csv"}}})
     data = read_data(config, tmp_path)
     assert data.events["kind"].cast(str).value_counts(sort=True).rows() == [("view", 4), ("purchase", 2)]
 

@@ -89,10 +89,7 @@ def test_fingerprint_sees_what_teaches_a_model() -> None:
     ):
         changed = LOG.with_columns(pl.Series(column, [change, *LOG[column][1:]]))
         assert Dataset.build(changed).fingerprint != data.fingerprint, column
-    assert (
-        data.subset(np.ones(5, bool), candidates=np.array([True, False, True])).fingerprint
-        != data.fingerprint
-    )
+    assert data.subset(np.ones(5, bool), candidates=np.array([True, False, True])).fingerprint != data.fingerprint
 
 
 def test_nothing_to_learn_from() -> None:

@@ -76,9 +76,7 @@ def test_no_times_says_which_split() -> None:
     assert "split by ratio" in finding.message
 
 
-@pytest.mark.parametrize(
-    ("moment", "word"), [(4_000_000_000_000_000, "future"), (400_000_000_000_000, "1990")]
-)
+@pytest.mark.parametrize(("moment", "word"), [(4_000_000_000_000_000, "future"), (400_000_000_000_000, "1990")])
 def test_impossible_times(moment: int, word: str) -> None:
     time = healthy()["time"].to_numpy().copy()
     time[:7] = moment
@@ -152,17 +150,13 @@ def test_unknown_kinds_are_named() -> None:
     finding = found(read(healthy(event=kinds)))["unknown-kinds"]
     assert finding.count == 2000
     assert "zap" in finding.message
-    assert "unknown-kinds" not in found(
-        read(healthy(event=kinds), weights={"zap": 2, "view": 1, "purchase": 5})
-    )
+    assert "unknown-kinds" not in found(read(healthy(event=kinds), weights={"zap": 2, "view": 1, "purchase": 5}))
 
 
 def test_one_event_users() -> None:
     visitors = pl.DataFrame({"user": range(1000, 1400), "item": [i % 200 for i in range(400)]})
     visitors = visitors.with_columns(time=START + pl.int_range(400) * 60_000_000)
-    finding = found(Dataset.build(pl.concat([healthy(), visitors], how="vertical_relaxed")))[
-        "one-event-users"
-    ]
+    finding = found(Dataset.build(pl.concat([healthy(), visitors], how="vertical_relaxed")))["one-event-users"]
     assert (finding.count, finding.severity) == (400, "warning")
 
 

@@ -56,9 +56,7 @@ def test_text_finds_numbers_and_numbers_find_text() -> None:
     assert numbers.encode(np.array([42, 7], dtype=np.uint8)).tolist() == [1, 0]
 
 
-@pytest.mark.parametrize(
-    "ids", [Ids.of(pl.Series([1, 2])), Ids.of(pl.Series(["a"])), Ids.of(), Ids.of(pl.Series([]))]
-)
+@pytest.mark.parametrize("ids", [Ids.of(pl.Series([1, 2])), Ids.of(pl.Series(["a"])), Ids.of(), Ids.of(pl.Series([]))])
 def test_nothing_and_strangers(ids: Ids) -> None:
     assert ids.encode([]).tolist() == []
     assert ids.encode([None]).tolist() == [-1]

@@ -83,9 +83,7 @@ def offer(server: Server, monkeypatch: pytest.MonkeyPatch) -> PublicSet:
     digest = "md5:" + hashlib.md5(server.files["/toy.zip"], usedforsecurity=False).hexdigest()
     remotes = (Remote(f"{server.url}/toy.zip", digest=digest, limit=1_000_000),)
     columns = {"user": "user", "item": "item", "rating": "rating"}
-    toy = PublicSet(
-        "toy", "Toys", "http://toys", "CC0", "40 users", remotes, events="ratings.csv", columns=columns
-    )
+    toy = PublicSet("toy", "Toys", "http://toys", "CC0", "40 users", remotes, events="ratings.csv", columns=columns)
     return register(toy, monkeypatch)
 
 
@@ -113,9 +111,7 @@ def test_a_set_is_fetched_once_and_read(
     assert read(**offer.options(folder)).n_events == 400
     assert get("toy", tmp_path) == folder == cached("toy", tmp_path)
     assert len(server.asked) == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "toy"
-    ]  # no part, no tag, no folder half unpacked
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["toy"]  # no part, no tag, no folder half unpacked
 
 
 def test_the_cache_is_where_the_environment_says(
@@ -153,9 +149,7 @@ def test_a_part_that_is_already_whole_is_no_trouble(server: Server, tmp_path: Pa
     assert (tmp_path / "a.part").read_bytes() == b"x" * 50
 
 
-def test_a_wrong_checksum_is_said_and_the_file_not_kept(
-    server: Server, offer: PublicSet, tmp_path: Path
-) -> None:
+def test_a_wrong_checksum_is_said_and_the_file_not_kept(server: Server, offer: PublicSet, tmp_path: Path) -> None:
     server.files["/toy.zip"] = zipped({"toy/ratings.csv": CSV + b"u1,i1,5\n"})
     with pytest.raises(DataError, match="checksum is wrong"):
         get("toy", tmp_path, run=QUIET)
@@ -205,9 +199,7 @@ def test_of_several_files_those_that_came_are_kept(
     assert [path for path, _ in server.asked] == ["/ratings.csv", "/films.csv", "/films.csv"]
 
 
-def test_offline_says_so_and_how_to_go_on(
-    offer: PublicSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_offline_says_so_and_how_to_go_on(offer: PublicSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nowhere = Remote("http://127.0.0.1:9/toy.zip")  # the discard port: nobody answers
     register(dataclasses.replace(offer, remotes=(nowhere,)), monkeypatch)
     with pytest.raises(DataError, match="seems to be offline") as error:
@@ -260,9 +252,7 @@ def test_what_is_no_archive_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["zip", "renamed", "folder", "folder of the zip", "outer folder"])
-def test_a_local_copy_serves_without_a_network(
-    how: str, server: Server, offer: PublicSet, tmp_path: Path
-) -> None:
+def test_a_local_copy_serves_without_a_network(how: str, server: Server, offer: PublicSet, tmp_path: Path) -> None:
     source = tmp_path / "mine"
     source.mkdir()
     if how in ("zip", "renamed", "folder of the zip"):
@@ -315,9 +305,7 @@ def test_every_set_names_publisher_licence_shape_and_address() -> None:
         digests = [remote.digest for remote in each.remotes if remote.digest]
         assert all(len(digest) == {"md5": 36, "sha256": 71}[digest.split(":")[0]] for digest in digests)
     pinned = [each.name for each in sets if each.remotes[0].digest]
-    assert {"movielens-100k", "movielens-1m", "movielens-20m", "movielens-25m", "movielens-32m"} <= set(
-        pinned
-    )
+    assert {"movielens-100k", "movielens-1m", "movielens-20m", "movielens-25m", "movielens-32m"} <= set(pinned)
 
 
 def test_movielens_100k_is_made_ready(tmp_path: Path) -> None:
@@ -326,9 +314,7 @@ def test_movielens_100k_is_made_ready(tmp_path: Path) -> None:
     flags = ["0"] * 19
     flags[5] = flags[14] = "1"
     film = ["7", "Misérables, Les (1995)", "01-Jan-1995", "", "http://x", *flags]
-    (raw / "u.item").write_bytes(
-        "\n".join(["|".join(film), "|".join(["8", "Twelve", *film[2:]])]).encode("latin-1")
-    )
+    (raw / "u.item").write_bytes("\n".join(["|".join(film), "|".join(["8", "Twelve", *film[2:]])]).encode("latin-1"))
     (raw / "u.user").write_text("3|24|M|technician|85711\n")
     (raw / "u.data").write_text("3\t7\t4\t881250949\n3\t8\t5\t881250950\n")
     folder = get("movielens-100k", tmp_path / "cache", from_path=raw)

@@ -144,9 +144,7 @@ def test_json_ids_of_several_types(tmp_path: Path) -> None:
 
 
 def test_json_ids_that_are_objects_are_refused(tmp_path: Path) -> None:
-    path = write(
-        tmp_path / "log.jsonl", '{"user": {"id": 1}, "item": "a"}\n{"user": {"id": 2}, "item": "b"}\n'
-    )
+    path = write(tmp_path / "log.jsonl", '{"user": {"id": 1}, "item": "a"}\n{"user": {"id": 2}, "item": "b"}\n')
     with pytest.raises(zy.DataError, match="no column looks like the user"):
         read(path)
     with pytest.raises(zy.DataError, match="lists or objects"):
@@ -343,9 +341,7 @@ def test_what_cannot_be_read_is_said(source) -> None:
         read(source)
 
 
-@pytest.mark.parametrize(
-    "name", ["log.csv", "log.jsonl", "log.parquet", "log.csv.gz", "log.csv.zst", "log.jsonl.gz"]
-)
+@pytest.mark.parametrize("name", ["log.csv", "log.jsonl", "log.parquet", "log.csv.gz", "log.csv.zst", "log.jsonl.gz"])
 @pytest.mark.parametrize("content", [b"", b"\n\n"])
 def test_empty_files(tmp_path: Path, name: str, content: bytes) -> None:
     with pytest.raises(zy.DataError, match=r"empty|damaged|Parquet") as caught:

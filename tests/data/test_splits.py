@@ -131,9 +131,7 @@ def test_rolling_folds(data: Dataset) -> None:
 
 
 def test_without_times() -> None:
-    data = Dataset.build(
-        pl.DataFrame({"user": [u for u in range(120) for _ in range(10)], "item": [*range(10)] * 120})
-    )
+    data = Dataset.build(pl.DataFrame({"user": [u for u in range(120) for _ in range(10)], "item": [*range(10)] * 120}))
     assert split(data).by == "ratio"
     assert split(data).warnings == ()
     for wrong in (lambda: split(data, "time"), lambda: folds(data)):

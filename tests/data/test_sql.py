@@ -99,9 +99,7 @@ def postgres() -> Iterator[str]:
     control = [str(programs / "pg_ctl"), "-D", str(folder / "data")]
     try:
         subprocess.run(
-            _as_nobody(
-                [str(programs / "initdb"), "-D", str(folder / "data"), "-A", "trust", "-U", "zhiyin", "-N"]
-            ),
+            _as_nobody([str(programs / "initdb"), "-D", str(folder / "data"), "-A", "trust", "-U", "zhiyin", "-N"]),
             **quiet,
         )
         options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off"

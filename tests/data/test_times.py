@@ -43,20 +43,14 @@ def test_a_number_too_large_does_not_come_round() -> None:
 
 
 def test_columns_of_times() -> None:
-    zoned = (
-        pl.Series([MOMENT.replace(tzinfo=None)])
-        .dt.replace_time_zone("UTC")
-        .dt.convert_time_zone("Asia/Tokyo")
-    )
+    zoned = pl.Series([MOMENT.replace(tzinfo=None)]).dt.replace_time_zone("UTC").dt.convert_time_zone("Asia/Tokyo")
     assert to_microseconds(zoned).to_list() == [US]
     assert to_microseconds(pl.Series([MOMENT.replace(tzinfo=None)]).cast(pl.Datetime("ms"))).to_list() == [US]
     assert to_microseconds(pl.Series([dt.date(1970, 1, 2)])).to_list() == [86_400_000_000]
 
 
 def test_zones_mixed_with_none() -> None:
-    text = pl.Series(
-        ["2014-05-13T16:53:20Z", "2014-05-13T18:53:20+02:00", "2014-05-13T16:53:20", "soon", None]
-    )
+    text = pl.Series(["2014-05-13T16:53:20Z", "2014-05-13T18:53:20+02:00", "2014-05-13T16:53:20", "soon", None])
     assert parse_text(text).to_list() == [US, US, US, None, None]
 
 

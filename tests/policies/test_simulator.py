@@ -163,9 +163,7 @@ def test_a_personal_model_beats_popularity_and_the_recent_beats_the_old(log: Dat
 
     def recall(scores: np.ndarray) -> float:
         top = np.argsort(-np.where(seen, -np.inf, scores)[kept], axis=1, kind="stable")[:, :10]
-        return float(
-            (np.take_along_axis(wanted[kept], top, axis=1).sum(axis=1) / wanted[kept].sum(axis=1)).mean()
-        )
+        return float((np.take_along_axis(wanted[kept], top, axis=1).sum(axis=1) / wanted[kept].sum(axis=1)).mean())
 
     item, age = train.events["item"].to_numpy(), train.window[1] - train.events["time"].to_numpy()
     everyone = np.ones((log.n_users, 1))

@@ -56,9 +56,7 @@ class MissingExtraError(ZhiyinError):
     """An optional dependency is needed that is not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(
-            f"{purpose} needs {package}, which is not installed", remedy=f"pip install 'zhiyin[{extra}]'"
-        )
+        super().__init__(f"{purpose} needs {package}, which is not installed", remedy=f"pip install 'zhiyin[{extra}]'")
 
 
 def nearest(word: str, known: list[str]) -> str:

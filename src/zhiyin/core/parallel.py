@@ -30,7 +30,7 @@ def for_chunks(work: Callable[[int, int], None], n: int, run: Run, chunk: int = 
     threads = run.n_threads
     chunk = chunk or max(1, -(-n // (32 * threads)))
     starts = range(0, n, chunk)
-    with run.bar(label, n) if label else _silent() as advance:
+    with run.bar(label, n) if label else _Silent() as advance:
         if threads == 1 or len(starts) <= 1:
             for start in starts:
                 work(start, min(start + chunk, n))
@@ -48,7 +48,7 @@ def for_chunks(work: Callable[[int, int], None], n: int, run: Run, chunk: int = 
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-class _silent:
+class _Silent:
     """A progress bar that is not shown."""
 
     def __enter__(self) -> Callable[[int], None]:

@@ -33,11 +33,7 @@ class Section(BaseModel):
 
 def key(default: Any, help: str, right: str, example: Any = None, **limits: Any) -> Any:
     """A key of the file: default, one line of help, what would be right, an example for a default of None."""
-    factory = (
-        {"default_factory": lambda: default.copy()}
-        if isinstance(default, list | dict)
-        else {"default": default}
-    )
+    factory = {"default_factory": lambda: default.copy()} if isinstance(default, list | dict) else {"default": default}
     examples = None if example is None else [example]
     return Field(**factory, description=help, title=right, examples=examples, **limits)
 
@@ -51,12 +47,8 @@ class DataSection(Section):
         "a text, a list of texts, or a table from event kind to file",
         "ratings.csv",
     )
-    items: str | None = key(
-        None, "what is known of items; in a folder it is found by itself", "a text", "movies.csv"
-    )
-    users: str | None = key(
-        None, "what is known of users; in a folder it is found by itself", "a text", "users.csv"
-    )
+    items: str | None = key(None, "what is known of items; in a folder it is found by itself", "a text", "movies.csv")
+    users: str | None = key(None, "what is known of users; in a folder it is found by itself", "a text", "users.csv")
     query: str | None = key(
         None,
         "the SQL query that gives the events of a database",
@@ -116,9 +108,7 @@ class EvaluateSection(Section):
     """How lists are judged. The whole catalogue is ranked; Random and Popular are always shown beside."""
 
     k: list[int] = key([10, 20], "lengths of the lists", "a list of whole numbers of 1 or more")
-    bootstrap: int = key(
-        1000, "draws of users for the 95 % intervals; 0 for none", "a whole number of 0 or more", ge=0
-    )
+    bootstrap: int = key(1000, "draws of users for the 95 % intervals; 0 for none", "a whole number of 0 or more", ge=0)
     exclude_seen: bool = key(True, "do not recommend what the user already had", "true or false")
 
     @field_validator("k")
@@ -155,9 +145,7 @@ class RunSection(Section):
     """What changes the work but not what is learned, the seed apart."""
 
     seed: int = key(0, "every random draw descends from it", "a whole number of 0 or more", ge=0)
-    threads: int | None = key(
-        None, "worker threads; left out, all cores", "a whole number of 1 or more", 4, ge=1
-    )
+    threads: int | None = key(None, "worker threads; left out, all cores", "a whole number of 1 or more", 4, ge=1)
 
 
 class Config(Section):
@@ -222,11 +210,7 @@ def _explain(error: ValidationError, path: Path, text: str) -> ConfigError:
         remedy = nearest(place[-1], known)
         if elsewhere and not remedy.startswith("did you"):
             remedy = f"it belongs under [{elsewhere[0]}]"
-        what = (
-            f"[{place[0]}] has no key {place[-1]!r}"
-            if len(place) > 1
-            else f"there is no section {place[0]!r}"
-        )
+        what = f"[{place[0]}] has no key {place[-1]!r}" if len(place) > 1 else f"there is no section {place[0]!r}"
         return ConfigError(what, file=path, row=_row(text, place), remedy=remedy)
     free = place[0] in ("weights", "models")
     field = section if free or len(place) == 1 else _keys(place[0]).get(place[1])
@@ -237,8 +221,7 @@ def _explain(error: ValidationError, path: Path, text: str) -> ConfigError:
         f"{'.'.join(place)} = {value!r} is not right",
         file=path,
         row=_row(text, place),
-        remedy=f"write {right}"
-        + (f" ({field.description})" if field and field.description and not free else ""),
+        remedy=f"write {right}" + (f" ({field.description})" if field and field.description and not free else ""),
     )
 
 
@@ -266,11 +249,7 @@ def _row(text: str, place: list[str]) -> int | None:
                 return row
             continue
         name = re.match(r"""\s*(["']?)(.+?)\1\s*=""", line)
-        if (
-            name
-            and [*section.split("."), name[2]][-len(place) :] == place
-            and not line.lstrip().startswith("#")
-        ):
+        if name and [*section.split("."), name[2]][-len(place) :] == place and not line.lstrip().startswith("#"):
             return row
     return None
 
@@ -296,9 +275,7 @@ def write_config(
         if name == "weights":
             lines += ["", f"# {field.description}", f"[{name}]"]
             lines += [f"{_name(text)} = {_toml(weight)}" for text, weight in value.items()]
-            lines += (
-                [] if value else [f"# {_name(text)} = {worth}" for text, worth in _EXAMPLE_WEIGHTS.items()]
-            )
+            lines += [] if value else [f"# {_name(text)} = {worth}" for text, worth in _EXAMPLE_WEIGHTS.items()]
         elif name == "models":
             lines += _model_tables(value, known or {}, field.description or "")
         else:

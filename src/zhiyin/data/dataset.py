@@ -164,9 +164,7 @@ class Dataset:
         users, items: frames with a column `id` and whatever else is known; ids without events are kept.
         """
         if events.is_empty():
-            raise DataError(
-                "there is no event to learn from", remedy="check the source and the quarantine file"
-            )
+            raise DataError("there is no event to learn from", remedy="check the source and the quarantine file")
         columns = {name: events[name] for name in events.columns}
         del events
         n = len(columns["user"])

@@ -317,11 +317,7 @@ def duplicate_events(facts: Facts) -> Finding | None:
     count = int((key[1:] == key[:-1]).sum())
     if not count:
         return None
-    same = (
-        "user, item, kind and time"
-        if facts.data.has_times
-        else "user, item and kind (there are no times to tell)"
-    )
+    same = "user, item, kind and time" if facts.data.has_times else "user, item and kind (there are no times to tell)"
     return Finding(
         "duplicate-events",
         "warning",
@@ -362,9 +358,7 @@ def low_ratings(facts: Facts) -> Finding | None:
             'weigh them: "rating < 0" = -1 under [weights]',
             negative,
         )
-    counted = (
-        data.roles is not None and data.roles.rating is not None and _COUNTED & set(words(data.roles.rating))
-    )
+    counted = data.roles is not None and data.roles.rating is not None and _COUNTED & set(words(data.roles.rating))
     if counted or high > 100 or weight.n_unique() > 1 or value.n_unique() > 101:
         return None  # plays and quantities are no opinions; differing weights are a decision already made
     limit = low + 0.4 * (high - low)
@@ -391,11 +385,7 @@ def unknown_kinds(facts: Facts) -> Finding | None:
     if not nameless and (len(facts.data.kinds) < 2 or not strange):
         return None
     rows = (
-        events.lazy()
-        .filter(pl.col("kind").is_in(strange) & (pl.col("weight") == 1))
-        .group_by("kind")
-        .len()
-        .collect()
+        events.lazy().filter(pl.col("kind").is_in(strange) & (pl.col("weight") == 1)).group_by("kind").len().collect()
     )
     count = int(rows["len"].sum()) + nameless
     if not count:
@@ -446,11 +436,7 @@ def bot_like_users(facts: Facts) -> Finding | None:
         return None
     suspects = suspects[np.argsort(-counts[suspects], kind="stable")]
     share = _share(float(counts[suspects].sum()), facts.data.n_events)
-    why = (
-        [f"{int(many.sum())} with over ten times the events of 99% of users ({usual:,.0f})"]
-        if many.any()
-        else []
-    )
+    why = [f"{int(many.sum())} with over ten times the events of 99% of users ({usual:,.0f})"] if many.any() else []
     why += [f"{int(fast.sum())} with {pace:,} events within an hour"] if fast.any() else []
     return Finding(
         "bot-like-users",
@@ -508,9 +494,7 @@ def _undescribed(frame: pl.DataFrame, seen: np.ndarray) -> np.ndarray | None:
     described = frame.drop("id")
     if not described.width or not described.select(pl.any_horizontal(pl.all().is_not_null().any())).item():
         return None
-    return np.flatnonzero(
-        described.select(pl.all_horizontal(pl.all().is_null())).to_series().to_numpy() & seen
-    )
+    return np.flatnonzero(described.select(pl.all_horizontal(pl.all().is_null())).to_series().to_numpy() & seen)
 
 
 def items_without_metadata(facts: Facts) -> Finding | None:

@@ -11,8 +11,7 @@ from zhiyin.data.schema import ROLES, Roles
 from zhiyin.data.times import numeric_unit, parse_text
 
 _NAMES = {
-    "user": "user customer visitor client member account reviewer reader viewer listener person buyer "
-    "shopper uid",
+    "user": "user customer visitor client member account reviewer reader viewer listener person buyer shopper uid",
     "item": "item product movie film book article track song artist asin sku stock video news poi ad game "
     "business recipe post place listing iid",
     "time": "time timestamp date datetime ts when day created unixtime",
@@ -91,18 +90,14 @@ def guess_roles(sample: pl.DataFrame, given: dict[str, str] | None = None, sourc
         if role not in ROLES:
             raise DataError(f"there is no role {role!r}", file=source, remedy=nearest(role, list(ROLES)))
         if column not in sample.columns:
-            raise DataError(
-                f"there is no column {column!r}", file=source, remedy=nearest(column, sample.columns)
-            )
+            raise DataError(f"there is no column {column!r}", file=source, remedy=nearest(column, sample.columns))
     found = dict(given)
     free = [name for name in sample.columns if name not in found.values()]
     # Contents tell time from numbers better than names do: unnamed columns are judged by them, in the end.
     for role in ("time", "user", "item", "rating", "kind"):
         if role in found:
             continue
-        scored = [
-            (name_score(role, name), -i, name) for i, name in enumerate(free) if _fits(role, sample[name])
-        ]
+        scored = [(name_score(role, name), -i, name) for i, name in enumerate(free) if _fits(role, sample[name])]
         best = max(scored, default=(0.0, 0, ""))
         if best[0] >= 1.0:
             found[role] = best[2]
@@ -187,11 +182,7 @@ def guess_key(sample: pl.DataFrame, role: str, known: pl.Series) -> tuple[str, f
     shares = {}
     for name in sample.columns:
         column = sample[name]
-        if (
-            column.dtype.is_float()
-            or column.dtype.is_temporal()
-            or isinstance(column.dtype, pl.List | pl.Struct)
-        ):
+        if column.dtype.is_float() or column.dtype.is_temporal() or isinstance(column.dtype, pl.List | pl.Struct):
             continue
         if column.n_unique() < 0.5 * len(sample):
             continue

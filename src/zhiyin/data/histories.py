@@ -82,9 +82,7 @@ class Histories:
         )
 
     @classmethod
-    def from_items(
-        cls, histories: Iterable[Iterable[Any]] | Mapping[Any, Iterable[Any]], ids: Ids
-    ) -> Histories:
+    def from_items(cls, histories: Iterable[Iterable[Any]] | Mapping[Any, Iterable[Any]], ids: Ids) -> Histories:
         """Histories of strangers, given as lists of raw item ids, oldest first. Unknown items are left out.
 
         >>> Histories.from_items([["a", "b"], []], Ids.of(pl.Series(["a", "b"]))).lengths.tolist()

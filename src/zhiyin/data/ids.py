@@ -36,9 +36,7 @@ class Ids:
             return cls(pl.Series([], dtype=series[0].dtype if series else pl.Int64))
         dtype = _common(kept)
         merged = (
-            kept[0].cast(dtype)
-            if len(kept) == 1
-            else pl.concat([s.cast(dtype).alias("id") for s in kept]).unique()
+            kept[0].cast(dtype) if len(kept) == 1 else pl.concat([s.cast(dtype).alias("id") for s in kept]).unique()
         )
         return cls(merged.sort().rename("id"))
 

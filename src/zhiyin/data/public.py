@@ -175,9 +175,7 @@ def find(name: str) -> PublicSet:
         make, categories = FAMILIES[family]
         right = next((known for known in categories if known.lower() == category.lower()), None)
         if right is None:
-            raise DataError(
-                f"{family} has no category {category!r}", remedy=nearest(category, list(categories))
-            )
+            raise DataError(f"{family} has no category {category!r}", remedy=nearest(category, list(categories)))
         return make(right)
     known = [*SETS, *(f"{family}/{categories[0]}" for family, (_, categories) in FAMILIES.items())]
     raise DataError(f"there is no public set {name!r}", remedy=nearest(name, known))
@@ -222,9 +220,7 @@ def download(url: str, part: Path, limit: int, run: Run, name: str) -> None:
         resumed = answer.status == 206
         if resumed and not (answer.headers.get("Content-Range") or "").startswith(f"bytes {have}-"):
             part.unlink()
-            raise DataError(
-                "the publisher sent another part of the file than asked for", file=url, remedy="try again"
-            )
+            raise DataError("the publisher sent another part of the file than asked for", file=url, remedy="try again")
         have = have if resumed else 0
         length = answer.headers.get("Content-Length")
         total = have + int(length) if length and length.isdigit() else None
@@ -294,9 +290,7 @@ def _open(request: urllib.request.Request, name: str) -> Any:
             request.remove_header("If-range")
             return _open(request, name)
         error.close()
-        raise DataError(
-            f"the publisher answers {error.code} {error.reason}", file=url, remedy=elsewhere
-        ) from None
+        raise DataError(f"the publisher answers {error.code} {error.reason}", file=url, remedy=elsewhere) from None
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", error)
         if "CERTIFICATE" in str(reason).upper():
@@ -383,13 +377,9 @@ def unpack(archive: Path, folder: Path, limit: int) -> None:
                 target = folder / PurePosixPath(entry.filename.replace("\\", "/"))
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with zipped.open(entry) as source, target.open("wb") as out:
-                    left -= _copy(
-                        source, out, 0, left, str(archive)
-                    )  # what is written counts, not what is declared
+                    left -= _copy(source, out, 0, left, str(archive))  # what is written counts, not what is declared
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
-        raise DataError(
-            f"the archive cannot be unpacked: {error}", file=archive, remedy="fetch it again"
-        ) from None
+        raise DataError(f"the archive cannot be unpacked: {error}", file=archive, remedy="fetch it again") from None
 
 
 def _take(chosen: PublicSet, path: Path, folder: Path) -> None:
@@ -482,21 +472,15 @@ def _movielens_100k(home: Path) -> None:
     films = _table(home / "u.item", "|", names)
     flags = [pl.when(pl.col(genre) == "1").then(pl.lit(genre)) for genre in _GENRES_100K]
     genres = pl.concat_str(flags, separator="|", ignore_nulls=True)
-    films.select("item", title=_TITLE, year=_YEAR, genres=genres).write_csv(
-        home / "items.tsv", separator="\t"
-    )
+    films.select("item", title=_TITLE, year=_YEAR, genres=genres).write_csv(home / "items.tsv", separator="\t")
     people = _table(home / "u.user", "|", ["user", "age", "gender", "occupation", "zip"])
     people.write_csv(home / "users.tsv", separator="\t")
-    _table(home / "u.data", "\t", ["user", "item", "rating", "time"]).write_csv(
-        home / "ratings.tsv", separator="\t"
-    )
+    _table(home / "u.data", "\t", ["user", "item", "rating", "time"]).write_csv(home / "ratings.tsv", separator="\t")
 
 
 def _movielens_1m(home: Path) -> None:
     films = _table(home / "movies.dat", "::", ["item", "title", "genres"])
-    films.select("item", title=_TITLE, year=_YEAR, genres="genres").write_csv(
-        home / "items.tsv", separator="\t"
-    )
+    films.select("item", title=_TITLE, year=_YEAR, genres="genres").write_csv(home / "items.tsv", separator="\t")
     people = _table(home / "users.dat", "::", ["user", "gender", "age", "occupation", "zip"])
     people.write_csv(home / "users.tsv", separator="\t")
     ratings = _table(home / "ratings.dat", "::", ["user", "item", "rating", "time"])
@@ -517,9 +501,7 @@ def _adjacency(home: Path) -> None:
 
 def _checkins(home: Path) -> None:
     names = ["user", "time", "latitude", "longitude", "place"]
-    lines = pl.scan_csv(
-        home / _CHECKINS, separator="\t", has_header=False, new_columns=names, infer_schema_length=1000
-    )
+    lines = pl.scan_csv(home / _CHECKINS, separator="\t", has_header=False, new_columns=names, infer_schema_length=1000)
     lines.collect().write_parquet(home / "checkins.parquet")
 
 
@@ -527,9 +509,7 @@ def _checkins(home: Path) -> None:
 
 _CHECKINS = "loc-gowalla_totalCheckins.txt.gz"
 _GROUPLENS = "https://files.grouplens.org/datasets"
-_ML_LICENCE = (
-    "GroupLens: research use, cite Harper & Konstan 2015, no redistribution or commercial use unasked"
-)
+_ML_LICENCE = "GroupLens: research use, cite Harper & Konstan 2015, no redistribution or commercial use unasked"
 _ML_COLUMNS = {
     "user": "userId",
     "item": "movieId",
@@ -723,11 +703,7 @@ def _amazon_2014(category: str) -> PublicSet:
         "https://jmcauley.ucsd.edu/data/amazon/",
         "research use; cite McAuley et al. 2015, He & McAuley 2016",
         "5-core: every user and item has at least 5 reviews",
-        (
-            Remote(
-                f"https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/{file}", limit=16 * _GIB
-            ),
-        ),
+        (Remote(f"https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/{file}", limit=16 * _GIB),),
         events=file,
         # Names and texts belong to reviews, not to items or users: no column describes those.
         columns={

@@ -54,9 +54,7 @@ def read(
     run = run or Run()
     given = {role: value for role, value in dict(columns or {}).items() if value}
     keys = {"item": given.pop("item_id", None), "user": given.pop("user_id", None)}
-    fixed: dict[str, Any] = {
-        role: tuple(given.pop(role)) for role in ("item_columns", "user_columns") if role in given
-    }
+    fixed: dict[str, Any] = {role: tuple(given.pop(role)) for role in ("item_columns", "user_columns") if role in given}
     unasked = {"item": False, "user": False}
     if isinstance(source, str | Path) and Path(source).is_dir():
         found = find_sources(Path(source))
@@ -69,9 +67,7 @@ def read(
     roles = guess_roles(tables[0][1].sample, given, tables[0][1].name)
     roles = dataclasses.replace(roles, **fixed)
     notes.append(f"columns: {roles.sentence()}")
-    named = [
-        column for column in tables[0][1].columns if roles.time is None and name_score("time", column) >= 1
-    ]
+    named = [column for column in tables[0][1].columns if roles.time is None and name_score("time", column) >= 1]
     if named and named[0] not in roles.__dict__.values():
         notes.append(f"no times: {named[0]} is named like one, but what stands in it does not read as times")
     parts, details, bad = [], [], []
@@ -89,13 +85,7 @@ def read(
     parts.clear()
     quarantine = pl.concat(bad)
     if len(quarantine):
-        reasons = (
-            quarantine["reason"]
-            .str.replace(r" = .*? is ", " is ")
-            .value_counts(sort=True)
-            .head(3)
-            .iter_rows()
-        )
+        reasons = quarantine["reason"].str.replace(r" = .*? is ", " is ").value_counts(sort=True).head(3).iter_rows()
         listed = "; ".join(f"{count:,} × {reason}" for reason, count in reasons)
         notes.append(f"{len(quarantine):,} rows set aside: {listed}")
     events, said = _weighted(events, roles, weights)
@@ -126,9 +116,7 @@ def _tables(source: Any, query: str | None) -> list[tuple[str | None, Table]]:
     if query is not None:
         return [(None, query_table(str(source), query))]
     if isinstance(source, str) and "://" in source:
-        raise ConfigError(
-            "a database address needs a query", remedy='query="SELECT user_id, item_id, at FROM events"'
-        )
+        raise ConfigError("a database address needs a query", remedy='query="SELECT user_id, item_id, at FROM events"')
     if isinstance(source, str | Path) and Path(source).is_dir():
         return [pair for part in find_sources(Path(source)).events for pair in _tables(part, query)]
     return [(None, open_table(source))]
@@ -164,9 +152,7 @@ def _events(
     if kind is not None:
         clean["kind"] = pl.repeat(kind, len(loaded.frame), dtype=pl.Categorical, eager=True)
     events = pl.DataFrame(clean)
-    detail = (
-        loaded.frame.select(list(dict.fromkeys([wanted["user"], wanted["item"], *extra]))) if extra else None
-    )
+    detail = loaded.frame.select(list(dict.fromkeys([wanted["user"], wanted["item"], *extra]))) if extra else None
     if reasons:
         good = np.ones(len(events), dtype=bool)
         good[list(reasons)] = False
@@ -186,9 +172,7 @@ def _events(
 
 def _times(column: pl.Series, reasons: dict[int, str]) -> pl.Series:
     times = to_microseconds(column)
-    missing = (
-        column.is_null() | (column == "").fill_null(True) if column.dtype == pl.String else column.is_null()
-    )
+    missing = column.is_null() | (column == "").fill_null(True) if column.dtype == pl.String else column.is_null()
     _reject(reasons, missing, "time is missing")
     said = [
         (times.is_null() & ~missing, "is not a time"),
@@ -198,9 +182,7 @@ def _times(column: pl.Series, reasons: dict[int, str]) -> pl.Series:
     for wrong, what in said:
         rows = wrong.fill_null(False).arg_true()
         for row, cell in zip(rows.to_list(), column.gather(rows).to_list()):
-            reasons.setdefault(
-                row, f"{column.name} = {cell if isinstance(cell, int) else str(cell)!r} {what}"
-            )
+            reasons.setdefault(row, f"{column.name} = {cell if isinstance(cell, int) else str(cell)!r} {what}")
     return times
 
 
@@ -211,10 +193,7 @@ def _ids(column: pl.Series) -> pl.Series:
     if column.dtype.is_float() or column.dtype.is_decimal():
         number = column.fill_nan(None) if column.dtype.is_float() else column
         whole = number.cast(pl.Int64, strict=False)
-        same = (
-            whole.null_count() == number.null_count()
-            and (whole.cast(pl.Float64) == number.cast(pl.Float64)).all()
-        )
+        same = whole.null_count() == number.null_count() and (whole.cast(pl.Float64) == number.cast(pl.Float64)).all()
         return whole if same else number.cast(pl.String)
     if column.dtype.is_nested() or column.dtype == pl.Binary:
         raise DataError(
@@ -243,11 +222,7 @@ def _weighted(
     events: pl.DataFrame, roles: Roles, weights: Mapping[str, float] | None
 ) -> tuple[pl.DataFrame, list[str]]:
     """Events with their weights, and what was decided about them."""
-    kinds = (
-        events["kind"].unique().cast(pl.String).drop_nulls().sort().to_list()
-        if "kind" in events.columns
-        else []
-    )
+    kinds = events["kind"].unique().cast(pl.String).drop_nulls().sort().to_list() if "kind" in events.columns else []
     value = events["value"] if "value" in events.columns else None
     if weights is None:
         negative = value is not None and bool((value < 0).any())
@@ -255,9 +230,7 @@ def _weighted(
         plain = not rules or set(rules.values()) == {1.0}
         if plain:
             return events, ["weights: every event counts 1"]
-        notes = [
-            "weights: " + ", ".join(f"{name} = {weight:g}" for name, weight in rules.items()) + ", else 1"
-        ]
+        notes = ["weights: " + ", ".join(f"{name} = {weight:g}" for name, weight in rules.items()) + ", else 1"]
         parsed = parse_weights(rules, kinds, roles.rating)
         weight = weigh(parsed, events.get_column("kind", default=None), value, len(events))
         if not kinds:
@@ -284,9 +257,7 @@ def _described(
 ) -> pl.DataFrame | None:
     """The items (or users) table with its key as `id`; else what the log says of them, the last word."""
     known = ids.unique()
-    if (
-        source is not None and unasked and key is None
-    ):  # a file of the folder that nobody named may be something else
+    if source is not None and unasked and key is None:  # a file of the folder that nobody named may be something else
         table = open_table(source)
         if guess_key(table.load(table.columns, set()).frame, role, known)[1] == 0:
             notes.append(f"{Path(table.name).name}: left out, no column of it holds the {role}s of the log")
@@ -307,9 +278,7 @@ def _described(
     rejected = table.set_aside()
     if rejected:
         line, reason, _ = rejected[0]
-        notes.append(
-            f"{Path(table.name).name}: {len(rejected):,} rows set aside, the first is line {line}: {reason}"
-        )
+        notes.append(f"{Path(table.name).name}: {len(rejected):,} rows set aside, the first is line {line}: {reason}")
     notes.extend(table.notes)
     best, share, others = guess_key(frame, role, known)
     if key is None:
@@ -319,9 +288,7 @@ def _described(
                 file=table.name,
                 remedy=f'name the key column with {role}_id = "..." under [columns], or leave this file out',
             )
-        named = [
-            name for name in others if name.lower().replace("_", "") in (f"{role}id", "bookid", "movieid")
-        ]
+        named = [name for name in others if name.lower().replace("_", "") in (f"{role}id", "bookid", "movieid")]
         key = best
         other = f" (not {', '.join(named)}, which holds fewer)" if named else ""
         notes.append(f"{Path(table.name).name}: {role}s by {key}, {share:.1%} of the log's are in it{other}")

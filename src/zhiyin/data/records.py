@@ -31,9 +31,7 @@ def raw_bytes(path: Path) -> bytes | mmap.mmap:
         try:
             return gzip.decompress(path.read_bytes())
         except (EOFError, OSError, zlib.error) as error:
-            raise DataError(
-                f"the gzip file is damaged: {error}", file=path, remedy="fetch it again"
-            ) from None
+            raise DataError(f"the gzip file is damaged: {error}", file=path, remedy="fetch it again") from None
     if path.suffix in COMPRESSED:
         return "\n".join(_zstd_lines(path)).encode()
     if not path.stat().st_size:

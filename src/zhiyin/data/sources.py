@@ -10,9 +10,7 @@ from zhiyin.core.errors import DataError
 from zhiyin.data.guess import guess_roles, name_score
 from zhiyin.data.tables import ENDINGS, Table, open_table
 
-_EVENTS = re.compile(
-    r"rating|event|interaction|click|log|u\.data|view|purchase|order|transaction|train", re.IGNORECASE
-)
+_EVENTS = re.compile(r"rating|event|interaction|click|log|u\.data|view|purchase|order|transaction|train", re.IGNORECASE)
 _ITEMS = re.compile(r"item|movie|book|product|catalog|article|track|artist|title", re.IGNORECASE)
 _USERS = re.compile(r"user|customer|member", re.IGNORECASE)
 
@@ -35,9 +33,7 @@ def data_files(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.iterdir()
-        if path.is_file()
-        and inner(path).suffix in ENDINGS
-        and not re.match(r"readme|licen[cs]e|\.", path.name, re.I)
+        if path.is_file() and inner(path).suffix in ENDINGS and not re.match(r"readme|licen[cs]e|\.", path.name, re.I)
     )
 
 

@@ -97,17 +97,13 @@ def folds(data: Dataset, k: int = 3, test: str = "7d") -> list[Split]:
 
 def _need_times(data: Dataset, what: str) -> None:
     if not data.has_times:
-        raise DataError(
-            f"{what} needs times, and the log has none", remedy='name a time column, or split by "ratio"'
-        )
+        raise DataError(f"{what} needs times, and the log has none", remedy='name a time column, or split by "ratio"')
 
 
 def _share(test: str | float | None) -> float:
     share = 0.2 if test is None else test
     if not isinstance(share, int | float) or not 0 < share < 1:
-        raise ConfigError(
-            f"test = {test!r} is no share of the log", remedy="a number between 0 and 1, such as 0.2"
-        )
+        raise ConfigError(f"test = {test!r} is no share of the log", remedy="a number between 0 and 1, such as 0.2")
     return float(share)
 
 
@@ -142,9 +138,7 @@ def _last(data: Dataset) -> Split:
     lengths = np.bincount(user, minlength=data.n_users)
     last &= lengths[user] > 1
     train, test = _known(data, ~last), data.subset(last)
-    warnings = [
-        "leave-last-out leaks across users: models learn from events later than the ones they predict"
-    ]
+    warnings = ["leave-last-out leaks across users: models learn from events later than the ones they predict"]
     if not data.has_times:
         warnings.append("the log has no times: the order of its rows stands for them")
     return Split(train, test, "last", "each user's last event is test", (*warnings, *_small(train, test)))
@@ -175,8 +169,7 @@ def _cold_users(data: Dataset, share: float, rng: np.random.Generator) -> Split:
     train = _known(data, ~cold[user])
     test = data.subset(cold[user] & ~shown)
     protocol = (
-        f"{int(cold.sum()):,} users are unknown to the model; "
-        "the first half of each history is shown, the rest is test"
+        f"{int(cold.sum()):,} users are unknown to the model; the first half of each history is shown, the rest is test"
     )
     seen = data.subset(shown, candidates=train.candidates)
     return Split(train, test, "cold-users", protocol, _small(train, test), shown=seen)
@@ -198,9 +191,7 @@ def _known(data: Dataset, kept: np.ndarray) -> Dataset:
     candidates = np.zeros(data.n_items, dtype=bool)
     candidates[data.events["item"].to_numpy()[kept]] = True
     described = data.items.drop("id")
-    if (
-        described.width
-    ):  # an item with a description was in the catalogue; one without came with its first event
+    if described.width:  # an item with a description was in the catalogue; one without came with its first event
         candidates |= ~described.select(pl.all_horizontal(pl.all().is_null())).to_series().to_numpy()
     return data.subset(kept, candidates=candidates & data.candidates)
 

@@ -33,9 +33,7 @@ _SEPARATORS = ("::", "\t", ",", ";", "|", " ")
 _NULLS = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]
 _HEAD = 1 << 22  # bytes looked at before a file is read
 _SMALL = 100_000_000  # ids below this in the sample are expected to fit into 32 bits in the rest
-_MOSTLY = (
-    0.8  # share of numbers that makes a column of the sample one of numbers; the others may be bad cells
-)
+_MOSTLY = 0.8  # share of numbers that makes a column of the sample one of numbers; the others may be bad cells
 _FEW = 100_000  # cells that are looked up one by one
 _SAVE_AGAIN = "open it in the program that wrote it and save it again as CSV, or convert it to Parquet"
 TEXT_ENDINGS = (".csv", ".tsv", ".dat", ".data", ".txt", ".inter", ".item", ".user")
@@ -101,11 +99,7 @@ def _polars(frame: Any) -> pl.DataFrame:
                 f"cannot read a {type(frame).__name__}",
                 remedy="give a path, a Polars or pandas frame, a list of them, or a mapping from kind to one",
             )
-        mixed = {
-            name: frame[name].map(_text, na_action="ignore")
-            for name in frame.columns
-            if _is_mixed(frame[name])
-        }
+        mixed = {name: frame[name].map(_text, na_action="ignore") for name in frame.columns if _is_mixed(frame[name])}
         frame = pl.from_pandas(frame.assign(**mixed).rename(columns=str))
     objects = [name for name, dtype in frame.schema.items() if dtype == pl.Object]
     return frame.with_columns(pl.Series(name, list(map(_text, frame[name]))) for name in objects)
@@ -128,9 +122,7 @@ class ParquetTable(Table):
         try:
             self.sample = pl.scan_parquet(path, glob=False).head(SAMPLE).collect()
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise DataError(
-                f"not a Parquet file: {error}", file=path, remedy="check how it was written"
-            ) from None
+            raise DataError(f"not a Parquet file: {error}", file=path, remedy="check how it was written") from None
 
     def load(self, columns: list[str], numeric: Set[str]) -> Loaded:
         return _cast(pl.scan_parquet(self.path, glob=False).select(columns).collect(), numeric)
@@ -160,9 +152,7 @@ class JsonTable(FrameTable):
         self.broken = [at for at, (line, found) in enumerate(zip(lines, objects)) if line and found is None]
         self.kept = np.array([at for at, found in enumerate(objects) if found is not None], dtype=np.int64)
         if not len(self.kept):
-            raise DataError(
-                "no line is a JSON object", file=self.path, remedy='write one {"user": ...} a line'
-            )
+            raise DataError("no line is a JSON object", file=self.path, remedy='write one {"user": ...} a line')
         text = "\n".join(lines[at] for at in self.kept)
         try:
             return pl.read_ndjson(io.BytesIO(text.encode()), infer_schema_length=None)
@@ -172,9 +162,7 @@ class JsonTable(FrameTable):
     def _lines(self) -> list[str]:
         content, mended = to_utf8(raw_bytes(self.path))
         if mended:
-            self.notes = (
-                f"{mended:,} lines of {self.path.name} are not UTF-8 and were read as Windows-1252",
-            )
+            self.notes = (f"{mended:,} lines of {self.path.name} are not UTF-8 and were read as Windows-1252",)
         return [line.strip() for line in content[:].decode("utf-8").lstrip("\ufeff").split("\n")]
 
     def set_aside(self) -> list[tuple[int, str, str]]:
@@ -210,9 +198,7 @@ class TextTable(Table):
 
     def __init__(self, path: Path) -> None:
         self.path, self.name = path, str(path)
-        self.mapped = (
-            path.suffix not in COMPRESSED
-        )  # Polars maps a plain file itself; anything else goes as bytes
+        self.mapped = path.suffix not in COMPRESSED  # Polars maps a plain file itself; anything else goes as bytes
         content = self._plain(raw_bytes(path))
         head = content[:_HEAD]
         whole = len(head) == len(content)
@@ -238,9 +224,7 @@ class TextTable(Table):
         cells = _cells(first, self.cut, self.literal)
         self.header = _is_header(cells, [line.split(self.separator) for line in lines[1:50]])
         if self.header and records.torn[full[0]]:
-            raise DataError(
-                "a quote in the header is out of place", file=path, row=1, remedy="mend the first line"
-            )
+            raise DataError("a quote in the header is out of place", file=path, row=1, remedy="mend the first line")
         width = Counter(records.fields[full[:1_000]].tolist()).most_common(1)[0][0]
         self.names = _clean(cells if self.header else [""] * width)
         self.count: Count | None = None
@@ -259,11 +243,7 @@ class TextTable(Table):
         if not utf16 and (b"\n" in head or b"\r" not in head):
             return content
         self.mapped = False
-        return (
-            content[:].decode("utf-16", errors="replace").encode()
-            if utf16
-            else content[:].replace(b"\r", b"\n")
-        )
+        return content[:].decode("utf-16", errors="replace").encode() if utf16 else content[:].replace(b"\r", b"\n")
 
     def _sample(self, records: Records) -> pl.DataFrame:
         """The first rows, those that do not cut into the columns left out, each column in its own type."""
@@ -272,9 +252,7 @@ class TextTable(Table):
         try:
             frame = self._scan(text[:], quote, {}).head(SAMPLE).collect()
         except pl.exceptions.PolarsError as error:
-            raise DataError(
-                f"cannot be cut into columns: {error}", file=self.path, remedy=_SAVE_AGAIN
-            ) from None
+            raise DataError(f"cannot be cut into columns: {error}", file=self.path, remedy=_SAVE_AGAIN) from None
         return frame.with_columns(_typed(column, _MOSTLY) for column in frame.get_columns())
 
     def _scan(self, source: Path | bytes, quote: str | None, dtypes: dict[str, Any]) -> pl.LazyFrame:
@@ -325,9 +303,7 @@ class TextTable(Table):
         """
         self.content, mended = to_utf8(self.content)
         if mended:
-            self.notes += (
-                f"{mended:,} lines of {self.path.name} are not UTF-8 and were read as Windows-1252",
-            )
+            self.notes += (f"{mended:,} lines of {self.path.name} are not UTF-8 and were read as Windows-1252",)
         records = Records.scan(self.content, self.cut, not self.literal)
         self._left_out = np.flatnonzero(self._out(records))
         self._rows = len(records) - len(self._left_out)
@@ -397,9 +373,7 @@ class TextTable(Table):
 
     def locate(self, rows: list[int]) -> list[tuple[int, str]]:
         records = self.records
-        return [
-            (int(records.lines[at]), self._raw(at)) for at in self._places(np.asarray(rows, dtype=np.int64))
-        ]
+        return [(int(records.lines[at]), self._raw(at)) for at in self._places(np.asarray(rows, dtype=np.int64))]
 
     def _places(self, rows: np.ndarray) -> list[int]:
         """The records that rows are."""
@@ -466,9 +440,7 @@ def _is_header(first: list[str], rows: list[list[str]]) -> bool:
     if any(cell and cell in (row[at] for row in rows if at < len(row)) for at, cell in enumerate(first)):
         return False  # "alice,film" above "alice,book" is an event
     numbers_below = any(_is_number(cell) for row in rows for cell in row)
-    names = all(
-        re.fullmatch(r"[A-Za-z_\u4e00-\u9fff][\w .:/\-\u4e00-\u9fff]*|", cell.strip('"')) for cell in first
-    )
+    names = all(re.fullmatch(r"[A-Za-z_\u4e00-\u9fff][\w .:/\-\u4e00-\u9fff]*|", cell.strip('"')) for cell in first)
     return numbers_below or names
 
 
@@ -484,9 +456,7 @@ def _clean(names: list[str]) -> list[str]:
     """Names of columns without quotes or endings such as ":token", each used once; numbers where none is."""
     cleaned: list[str] = []
     for at, written in enumerate(names, 1):
-        name = (
-            re.sub(r":(token|token_seq|float|float_seq)$", "", written.strip().strip('"')) or f"column_{at}"
-        )
+        name = re.sub(r":(token|token_seq|float|float_seq)$", "", written.strip().strip('"')) or f"column_{at}"
         cleaned.append(f"{name}_{at}" if name in cleaned else name)
     return cleaned
 

@@ -40,9 +40,7 @@ def to_microseconds(column: pl.Series) -> pl.Series:
             return whole // 1000
         factor = SECOND // _UNITS[unit]
         limit = (2**63 - 1) // factor
-        if not whole.is_between(
-            -limit, limit
-        ).all():  # a product past 64 bits would come round as another time
+        if not whole.is_between(-limit, limit).all():  # a product past 64 bits would come round as another time
             whole = whole.set(~whole.is_between(-limit, limit), None)
         return whole * factor if factor > 1 else whole
     text = column.cast(pl.String).str.strip_chars()
@@ -65,9 +63,7 @@ _ZONE = r"(:\d{2}(?:\.\d+)?)\s?(Z|UTC|[+-]\d{2}(?::?\d{2})?)$"
 def parse_text(text: pl.Series) -> pl.Series:
     """Times written as text. One format is chosen for the column: the one that reads most of a sample."""
     sample = text.drop_nulls()
-    sample = sample.gather_every(
-        max(1, len(sample) // 1000)
-    )  # from all over: 03/04 may be March or April, 13/04 not
+    sample = sample.gather_every(max(1, len(sample) // 1000))  # from all over: 03/04 may be March or April, 13/04 not
     zoned = bool(len(sample)) and float(sample.str.contains(_ZONE).mean() or 0) > 0.5  # type: ignore[arg-type]
     best, hits = _FORMATS[0], -1
     for form in _FORMATS:
@@ -87,9 +83,7 @@ def _parse(text: pl.Series, form: str, zoned: bool) -> pl.Series:
         plain = text.str.replace(r"\s?(Z|UTC)$", "+00:00").str.replace(
             r"(:\d{2}(?:\.\d+)?)\s?([+-]\d{2})$", "${1}${2}:00"
         )
-        return plain.str.to_datetime(form + "%:z", time_unit="us", time_zone="UTC", strict=False).dt.epoch(
-            "us"
-        )
+        return plain.str.to_datetime(form + "%:z", time_unit="us", time_zone="UTC", strict=False).dt.epoch("us")
     if "%H" not in form:
         return text.str.to_date(form, strict=False).cast(pl.Datetime("us")).dt.epoch("us")
     return text.str.to_datetime(form, time_unit="us", strict=False).dt.epoch("us")

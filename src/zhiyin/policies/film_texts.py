@@ -140,9 +140,7 @@ _PHRASES = [[part.split("|") for part in parts] for parts in _GENRES.values()]
 _WORDS = [[pole.split("|") for pole in poles] for poles in _MOODS]
 
 
-def write_texts(
-    genres: np.ndarray, factors: np.ndarray, rng: np.random.Generator
-) -> tuple[list[str], list[str]]:
+def write_texts(genres: np.ndarray, factors: np.ndarray, rng: np.random.Generator) -> tuple[list[str], list[str]]:
     """Titles (no two alike) and descriptions of n films.
 
     Parameters
