@@ -40,20 +40,14 @@ def random_lists(rng: np.random.Generator, padded: bool = True) -> np.ndarray:
 def test_ranking_metrics_equal_ir_measures(tied: bool, k: int) -> None:
     rng = np.random.default_rng(k)
     scores = rng.random((N_USERS, N_ITEMS))
-    if (
-        tied
-    ):  # few distinct scores; ties go to the smaller item code, and the ranking is what both sides judge
+    if tied:  # few distinct scores; ties go to the smaller item code, and the ranking is what both sides judge
         scores = np.floor(scores * 4) / 4
     lists = np.argsort(-scores, axis=1, kind="stable")[:, :K].astype(np.int32)
     truth = random_rows(rng, 1, 30)
     hits, relevant = hits_of(lists, *ragged(truth)), np.array([len(row) for row in truth])
 
     qrels = [ir_measures.Qrel(str(u), str(i), 1) for u in range(N_USERS) for i in truth[u]]
-    ranked = [
-        ir_measures.ScoredDoc(str(u), str(i), float(-r))
-        for u in range(N_USERS)
-        for r, i in enumerate(lists[u])
-    ]
+    ranked = [ir_measures.ScoredDoc(str(u), str(i), float(-r)) for u in range(N_USERS) for r, i in enumerate(lists[u])]
     peers = {
         "ndcg": ir_measures.nDCG @ k,
         "recall": ir_measures.R @ k,
@@ -158,9 +152,7 @@ def test_losses_equal_scikit_learn() -> None:
     p[:4] = [0, 1, 0, 1]  # clipped, whether right or wrong
     assert pointwise.log_loss(labels, p) == pytest.approx(sk.log_loss(labels, p), rel=1e-9)
     values, predictions = rng.integers(1, 6, 500), rng.random(500) * 5
-    assert pointwise.rmse(values, predictions) == pytest.approx(
-        sk.root_mean_squared_error(values, predictions)
-    )
+    assert pointwise.rmse(values, predictions) == pytest.approx(sk.root_mean_squared_error(values, predictions))
     assert pointwise.mae(values, predictions) == pytest.approx(sk.mean_absolute_error(values, predictions))
 
 
@@ -195,9 +187,7 @@ def test_coverage_and_gini_equal_naive_references() -> None:
     assert beyond.catalogue_coverage(lists, 70) == len(set(shown)) / 70
     counts = [shown.count(item) for item in range(70) if candidates[item]]
     m = len(counts)
-    pairs = sum(
-        abs(a - b) for a in counts for b in counts
-    )  # mean absolute difference, the definition of Gini
+    pairs = sum(abs(a - b) for a in counts for b in counts)  # mean absolute difference, the definition of Gini
     assert beyond.gini(lists, candidates) == pytest.approx(pairs / (2 * m * sum(counts)) * m / (m - 1))
 
 
@@ -227,11 +217,7 @@ def test_diversity_equals_mean_pairwise_cosine(binary: bool) -> None:
     got = beyond.intra_list_diversity(lists, sparse.csr_matrix(dense), run=Run(threads=2))
     for u, row in enumerate(lists):
         known = [dense[i] for i in row if i >= 0 and dense[i].any()]
-        pairs = [
-            1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b)
-            for x, a in enumerate(known)
-            for b in known[x + 1 :]
-        ]
+        pairs = [1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b) for x, a in enumerate(known) for b in known[x + 1 :]]
         assert got[u] == pytest.approx(np.mean(pairs), abs=1e-6) if pairs else np.isnan(got[u])
 
 

@@ -71,9 +71,7 @@ def model(name: str, score: float, p: float | None = None, seconds: float = 1.0,
         "tail items": {"ndcg@10": score * 0.2},
     }
     p_values = {} if p is None else {"ndcg@10": p}
-    return Model(
-        name, settings, metrics, intervals, p_values, segments, seconds, 0.02 * seconds, 90 + 8 * seconds
-    )
+    return Model(name, settings, metrics, intervals, p_values, segments, seconds, 0.02 * seconds, 90 + 8 * seconds)
 
 
 def sample() -> Evaluation:
@@ -141,9 +139,7 @@ def written(evaluation: Evaluation, path: Path) -> tuple[str, Page, list[Any]]:
 def test_the_report_is_one_file_that_loads_nothing(tmp_path: Path) -> None:
     html, page, _ = written(sample(), tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
-    assert not [
-        tag for tag, attributes in page.tags if "src" in attributes or "href" in attributes or tag == "link"
-    ]
+    assert not [tag for tag, attributes in page.tags if "src" in attributes or "href" in attributes or tag == "link"]
     assert "plotly.js v" in html
     assert "@import" not in html.split("</style>")[0]
     assert "prefers-color-scheme: dark" in html
@@ -173,7 +169,7 @@ def test_the_report_says_everything(tmp_path: Path) -> None:
     assert [figure["id"] for figure in figures] == ["coverage", "fit-time", "segments"]
     assert {tag[1].get("id") for tag in page.tags} >= {"coverage", "fit-time", "segments"}
     assert [len(figure["data"]) for figure in figures] == [6, 6, 6]
-    assert figures[2]["layout"]["xaxis"]["ticktext"][0] == "new<br>users<br><i>n = 1,204</i>"
+    assert figures[2]["layout"]["xaxis"]["ticktext"][0] == "new<br>users<br><i>(1,204)</i>"
 
 
 def test_a_clear_lead_is_claimed_only_when_tested(tmp_path: Path) -> None:
@@ -251,9 +247,7 @@ def printed(evaluation: Evaluation, **options: Any) -> list[str]:
 
 def test_the_terminal_table_is_sorted_and_marked() -> None:
     lines = printed(sample())
-    rows = [
-        line for line in lines if line.split()[:1] and line.split()[0] in [m.name for m in sample().models]
-    ]
+    rows = [line for line in lines if line.split()[:1] and line.split()[0] in [m.name for m in sample().models]]
     assert [row.split()[0] for row in rows] == ["EASE", "ALS", "ItemKNN", "Transitions", "Popular", "Random"]
     assert "0.1234 ± 0.0068" in rows[0]
     assert "best" in rows[0]

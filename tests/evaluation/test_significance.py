@@ -93,6 +93,4 @@ def test_pairs_with_a_missing_value_are_left_out() -> None:
     a, b = rng.random(100), rng.random(100)
     holed = b.copy()
     holed[:20] = np.nan
-    assert paired_tests({"a": a, "b": holed}, "a")["b"] == pytest.approx(
-        stats.ttest_rel(a[20:], b[20:]).pvalue
-    )
+    assert paired_tests({"a": a, "b": holed}, "a")["b"] == pytest.approx(stats.ttest_rel(a[20:], b[20:]).pvalue)

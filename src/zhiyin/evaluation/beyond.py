@@ -58,8 +58,8 @@ def intra_list_diversity(lists: np.ndarray, vectors: sparse.csr_matrix, run: Run
 
     With v the unit vectors of m items, Σ_{i<j} cos_ij = (‖Σ v_i‖² - m) / 2: a list costs the entries of its
     items and not its pairs. `vectors` is CSR [n_items, n_features]: categories, or who had the item. Items
-    without any feature take no part, since nothing is known of their likeness; fewer than two others give
-    NaN. Ziegler et al., Improving recommendation lists through topic diversification, WWW 2005; as a mean:
+    without any feature take no part, since nothing is known of their likeness; fewer than two that
+    do give NaN. Ziegler et al., Improving recommendation lists through topic diversification, WWW 2005; as a mean:
     Zhang & Hurley, Avoiding monotony, RecSys 2008.
     """
     vectors = sparse.csr_matrix(vectors)
@@ -73,9 +73,7 @@ def intra_list_diversity(lists: np.ndarray, vectors: sparse.csr_matrix, run: Run
     return out
 
 
-def serendipity(
-    lists: np.ndarray, hits: np.ndarray, expected: np.ndarray, run: Run | None = None
-) -> np.ndarray:
+def serendipity(lists: np.ndarray, hits: np.ndarray, expected: np.ndarray, run: Run | None = None) -> np.ndarray:
     """Serendipity@k = |{i in list: i relevant and i not in expected}| / k. float64[n].
 
     `hits` is bool[n, k] (see `ranking.hits_of`); `expected` is int32[n, k], the popularity list each user

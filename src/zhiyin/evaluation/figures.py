@@ -23,9 +23,7 @@ COLOURS = (
 )
 
 
-def scatter(
-    evaluation: Comparison, models: list[ModelScores], colours: dict[str, str], against: str
-) -> dict[str, Any]:
+def scatter(evaluation: Comparison, models: list[ModelScores], colours: dict[str, str], against: str) -> dict[str, Any]:
     """The main metric, with its interval, against coverage or fit time: a labelled point a model."""
     main, by_time = evaluation.main, against == "fit time"
     coverage = f"coverage@{main.partition('@')[2]}"
@@ -106,13 +104,10 @@ def _label_places(
         def cost(box: tuple[float, float, float, float]) -> float:
             """Area of others covered, and of what would leave the frame."""
             covered = sum(
-                max(0.0, min(box[2], b[2]) - max(box[0], b[0]))
-                * max(0.0, min(box[3], b[3]) - max(box[1], b[1]))
+                max(0.0, min(box[2], b[2]) - max(box[0], b[0])) * max(0.0, min(box[3], b[3]) - max(box[1], b[1]))
                 for b in taken
             )
-            outside = (
-                max(0.0, -box[0]) + max(0.0, box[2] - width) + max(0.0, -box[1]) + max(0.0, box[3] - height)
-            )
+            outside = max(0.0, -box[0]) + max(0.0, box[2] - width) + max(0.0, -box[1]) + max(0.0, box[3] - height)
             return covered + 16 * outside
 
         place = min(options, key=lambda option: cost(options[option]))
@@ -130,7 +125,7 @@ def segments(evaluation: Comparison, models: list[ModelScores], colours: dict[st
         for name, figures in model.segments.items():
             for kind in ("users", "items", "events"):
                 if kind in figures:
-                    sizes.setdefault(name, f"n = {figures[kind]:,.0f}")
+                    sizes.setdefault(name, f"({figures[kind]:,.0f})")
     ticks = [
         "<br>".join(map(escape, name.split())) + (f"<br><i>{sizes[name]}</i>" if name in sizes else "")
         for name in names

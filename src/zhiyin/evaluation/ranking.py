@@ -87,9 +87,7 @@ def hits_of(
 
 
 @kernel
-def _hits(
-    lists: np.ndarray, offsets: np.ndarray, truth: np.ndarray, start: int, stop: int, hits: np.ndarray
-) -> None:
+def _hits(lists: np.ndarray, offsets: np.ndarray, truth: np.ndarray, start: int, stop: int, hits: np.ndarray) -> None:
     """Binary search of each listed item in its user's sorted truth."""
     for u in range(start, stop):
         begin, end = offsets[u], offsets[u + 1]

@@ -81,9 +81,7 @@ def _header(evaluation: Comparison, models: list[ModelScores]) -> str:
     if f"coverage@{at}" in first.metrics:
         covered = number("coverage", first.metrics[f"coverage@{at}"])
         tiles.insert(2, (covered, "of the catalogue reaches someone's list"))
-    body = "".join(
-        f'<div class="tile"><b>{escape(big)}</b><span>{escape(small)}</span></div>' for big, small in tiles
-    )
+    body = "".join(f'<div class="tile"><b>{escape(big)}</b><span>{escape(small)}</span></div>' for big, small in tiles)
     name, _, shape = evaluation.title.partition(": ")
     lead = f'<p class="lead">{escape(shape)}</p>' if shape else ""
     return (
@@ -139,9 +137,7 @@ def _tables(evaluation: Comparison, models: list[ModelScores], colours: dict[str
     )
 
 
-def _main_table(
-    evaluation: Comparison, others: list[str], models: list[ModelScores], colours: dict[str, str]
-) -> str:
+def _main_table(evaluation: Comparison, others: list[str], models: list[ModelScores], colours: dict[str, str]) -> str:
     main = evaluation.main
     highs = [model.intervals.get(main, (0.0, model.metrics.get(main, 0.0)))[1] for model in models]
     scale = max((high for high in highs if not math.isnan(high)), default=0.0) or 1.0
@@ -156,8 +152,7 @@ def _main_table(
     rows = []
     for model in models:
         cells = [
-            f'<td class="score">{number(main, model.metrics.get(main))}'
-            f"<small>{interval(main, model)}</small></td>",
+            f'<td class="score">{number(main, model.metrics.get(main))}<small>{interval(main, model)}</small></td>',
             f'<td class="range">{_track(main, model, scale, colours[model.name])}</td>',
             f"<td>{_verdict(evaluation, model)}</td>",
             *(_cell(name, model, best) for name in others),
@@ -204,9 +199,7 @@ def _column_best(names: list[str], models: list[ModelScores]) -> dict[str, str]:
     """The best figure of each column, as printed, where one way is better."""
     best = {}
     for name in names:
-        values = [
-            model.metrics[name] for model in models if not math.isnan(model.metrics.get(name, math.nan))
-        ]
+        values = [model.metrics[name] for model in models if not math.isnan(model.metrics.get(name, math.nan))]
         if values and direction(name):
             best[name] = number(name, max(values) if direction(name) == "↑" else min(values))
     return best
@@ -235,9 +228,7 @@ def _verdict(evaluation: Comparison, model: ModelScores) -> str:
     return p
 
 
-def _charts(
-    evaluation: Comparison, models: list[ModelScores], colours: dict[str, str], shown: set[str]
-) -> str:
+def _charts(evaluation: Comparison, models: list[ModelScores], colours: dict[str, str], shown: set[str]) -> str:
     main = escape(label(evaluation.main))
     pair = [
         (
@@ -256,7 +247,8 @@ def _charts(
     if "segments" in shown:
         legend = "".join(f"<span>{_dot(colours[model.name])}{escape(model.name)}</span>" for model in models)
         page += (
-            f'<section><h2>For whom it works</h2><p class="note">{main} by segment of users and of items.</p>'
+            f'<section><h2>For whom it works</h2><p class="note">{main} by segment of users and of items; '
+            "their number in brackets.</p>"
             f'<div class="legend">{legend}</div><div class="chart" id="segments"></div></section>'
         )
     return page
@@ -265,20 +257,14 @@ def _charts(
 def _settings(models: list[ModelScores], colours: dict[str, str]) -> str:
     cards = []
     for model in models:
-        chips = "".join(
-            f"<li>{escape(str(name))} = {escape(str(v))}</li>" for name, v in model.settings.items()
-        )
+        chips = "".join(f"<li>{escape(str(name))} = {escape(str(v))}</li>" for name, v in model.settings.items())
         body = f'<ul class="chips">{chips}</ul>' if chips else '<p class="note">nothing to set</p>'
-        cards.append(
-            f'<div class="model"><h3>{_dot(colours[model.name])}{escape(model.name)}</h3>{body}</div>'
-        )
+        cards.append(f'<div class="model"><h3>{_dot(colours[model.name])}{escape(model.name)}</h3>{body}</div>')
     return f'<section><h2>Settings</h2><div class="models">{"".join(cards)}</div></section>'
 
 
 def _versions(evaluation: Comparison) -> str:
-    chips = "".join(
-        f"<li>{escape(name)} {escape(version)}</li>" for name, version in evaluation.versions.items()
-    )
+    chips = "".join(f"<li>{escape(name)} {escape(version)}</li>" for name, version in evaluation.versions.items())
     return f'<section><h2>Versions</h2><ul class="chips">{chips}</ul></section>'
 
 

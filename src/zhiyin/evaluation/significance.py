@@ -60,9 +60,7 @@ def paired_tests(values: dict[str, np.ndarray], best: str) -> dict[str, float]:
     significance tests, CIKM 2007.
     """
     others = [name for name in values if name != best]
-    return dict(
-        zip(others, holm(np.array([_paired(values[best] - values[name]) for name in others])).tolist())
-    )
+    return dict(zip(others, holm(np.array([_paired(values[best] - values[name]) for name in others])).tolist()))
 
 
 def holm(p: np.ndarray) -> np.ndarray:

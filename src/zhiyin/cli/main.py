@@ -1,0 +1,114 @@
+"""The `zhiyin` command: its parts, its notes on standard error, and how it ends when something goes wrong."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from zhiyin.cli import check, compare, data, demo, doctor, evaluate, init, recommend, similar, train, tune
+from zhiyin.core.errors import ZhiyinError
+
+EPILOG = """\b
+Begin:
+  zhiyin demo                  see it work, without data of your own
+  zhiyin init ratings.csv      settle what the columns mean
+  zhiyin train                 learn from all events
+  zhiyin evaluate              judge models on what came later
+
+\b
+Exit codes:
+  0  done
+  1  the data, a setting or a model is wrong; the message says what to do
+  2  the command was not understood
+  3  zhiyin check found errors in the data
+  130  interrupted (Ctrl-C)
+"""
+
+
+class Group(TyperGroup):
+    """Commands in the order of a project's life; known errors end in one message, not in a traceback."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self.commands)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except ZhiyinError as error:
+            typer.echo(f"Error: {error}", err=True)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            typer.echo("interrupted, nothing was left half written", err=True)
+            raise typer.Exit(130) from None
+        except BrokenPipeError:  # the reader had enough: `zhiyin recommend --all | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+
+
+class Notes(logging.Handler):
+    """Notes of the house, one a line, on whatever standard error is at the moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        before = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        typer.echo(f"{before}{record.getMessage()}", err=True)
+
+
+app = typer.Typer(
+    cls=Group,
+    add_completion=False,
+    rich_markup_mode=None,  # Rich costs half of the time in which help is to answer
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    epilog=EPILOG,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from zhiyin import __version__
+
+        typer.echo(f"zhiyin {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes on standard error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Zhiyin: from a log of events to recommendations you can trust."""
+    log = logging.getLogger("zhiyin")
+    log.handlers = [Notes()]
+    log.propagate = False
+    log.setLevel(logging.ERROR if quiet else logging.INFO)
+
+
+app.command()(init.init)
+app.command()(check.check)
+app.add_typer(data.app, name="data")
+app.command()(train.train)
+app.command()(evaluate.evaluate)
+app.command()(compare.compare)
+app.command()(tune.tune)
+app.command()(recommend.recommend)
+app.command()(similar.similar)
+app.command()(demo.demo)
+app.command()(doctor.doctor)
+
+
+def main() -> None:
+    """What the script `zhiyin` calls."""
+    app(prog_name="zhiyin")
+
+
+if __name__ == "__main__":
+    main()

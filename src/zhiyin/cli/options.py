@@ -1,0 +1,21 @@
+"""Options that several commands share, so that they read alike everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="Settings of the project.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Every random draw descends from it.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Worker threads; default all cores.")]
+Models = Annotated[
+    list[str] | None, typer.Argument(metavar="[MODEL]...", help="Models, such as ease or als:factors=64,reg=0.1.")
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("-p", "--param", metavar="NAME=VALUE", help="A hyperparameter; may be repeated.")
+]
+
+CONFIG = Path("zhiyin.toml")

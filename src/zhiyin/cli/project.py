@@ -1,0 +1,118 @@
+"""A project as commands see it: the settings file, the data it names, models by their written form."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zhiyin.core.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from zhiyin.core.run import Run
+    from zhiyin.data.config import Config
+    from zhiyin.data.dataset import Dataset
+    from zhiyin.data.doctor import Finding
+    from zhiyin.data.splits import Split
+    from zhiyin.models.base import Recommender
+
+SHELF = ["Random", "Popular", "ItemKNN", "Transitions", "EASE", "ALS"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Project:
+    """Settings, the folder their paths are taken from, and the run they ask for."""
+
+    config: Config
+    home: Path
+    run: Run
+
+    def data(self, strict: bool | None = None) -> Dataset:
+        """The data of the project, read."""
+        from zhiyin.data.config import read_data
+
+        return read_data(self.config, self.home, strict)
+
+    def models(self, texts: Sequence[str] | None, params: Sequence[str] | None = None) -> list[Recommender]:
+        """Models as written on the command line (else as in the settings), with their settings checked."""
+        from zhiyin.models.catalog import model_class, parse
+
+        tables: dict[str, dict[str, Any]] = {}
+        for name, settings in self.config.models.items():
+            tables[model_class(name).__name__] = settings
+        made = []
+        for text in texts or self.config.train.models:
+            name, _, rest = text.partition(":")
+            rest = ",".join(filter(None, [rest, *(params or [])]))
+            own = tables.get(model_class(name.strip()).__name__)
+            made.append(parse(f"{name}:{rest}" if rest else name, own))
+        return made
+
+    def splits(self, data: Dataset) -> Split | list[Split]:
+        """What is learned from and what is judged by, as the settings say."""
+        from zhiyin.data.splits import folds, split
+
+        chosen = self.config.split
+        if chosen.by == "rolling":
+            if not isinstance(chosen.test, str | None):
+                raise ConfigError("rolling windows have a length", remedy='write test = "7d" under [split]')
+            return folds(data, chosen.folds, chosen.test or "7d")
+        return split(data, chosen.by, test=chosen.test, run=self.run)
+
+    def title(self, data: Dataset) -> str:
+        """The name of the data and its shape."""
+        source = self.config.data.source
+        where = Path(source) if isinstance(source, str) and "://" not in source else self.home
+        name = where.stem if where.suffix else where.resolve().name
+        plain = name.lower() in ("events", "ratings", "u", "interactions", "log")
+        name = ((self.home / where).resolve().parent.name or name) if plain else name
+        return f"{name}: {data.n_events:,} events, {data.n_users:,} users, {data.n_items:,} items"
+
+
+def open_project(path: Path, seed: int | None = None, threads: int | None = None) -> Project:
+    """The project of a settings file; `seed` and `threads` overrule it."""
+    from zhiyin.data.config import load_config
+
+    return project_of(load_config(path), path.parent, seed, threads)
+
+
+def project_of(config: Config, home: Path, seed: int | None = None, threads: int | None = None) -> Project:
+    """A project of settings that need not stand in a file."""
+    from zhiyin.core.run import Run
+
+    seed = config.run.seed if seed is None else seed
+    return Project(config, home, Run(seed=seed, threads=threads or config.run.threads))
+
+
+def settle(source: str | None, items: str | None, users: str | None, query: str | None = None) -> Config:
+    """Settings that name files: a folder's events, items and users are found, paths made absolute."""
+    from zhiyin.data.config import Config
+    from zhiyin.data.sources import find_sources
+
+    config = Config()
+    found: str | list[str] = source if source is not None else "."
+    if "://" not in str(found) and not str(found).startswith("${"):
+        place = Path(str(found)).expanduser().resolve()
+        if place.is_dir():
+            parts = find_sources(place)
+            found = str(parts.events[0]) if len(parts.events) == 1 else [str(path) for path in parts.events]
+            items = items or (str(parts.items) if parts.items else None)
+            users = users or (str(parts.users) if parts.users else None)
+        elif place.exists():
+            found = str(place)
+        else:
+            raise DataError("there is no such file or folder", file=source, remedy="check the path of the event log")
+    config.data.source, config.data.query = found, query
+    config.data.items = _absolute(items)
+    config.data.users = _absolute(users)
+    return config
+
+
+def _absolute(path: str | None) -> str | None:
+    return str(Path(path).expanduser().resolve()) if path else None
+
+
+def short(findings: Sequence[Finding], level: Sequence[str] = ("error", "warning")) -> list[str]:
+    """Findings of these levels, a line each."""
+    return [f"{found.severity}: {found.name}: {found.message}" for found in findings if found.severity in level]

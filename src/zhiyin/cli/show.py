@@ -1,0 +1,72 @@
+"""Printing: Rich tables on a terminal, tab-separated lines in a pipe, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import typer
+
+COLOURS = {"error": "bold red", "warning": "yellow", "info": "cyan"}
+
+
+def say(text: str = "") -> None:
+    """A line for people, on standard error: it never mixes with what a program reads."""
+    typer.echo(text, err=True)
+
+
+def print_json(value: Any) -> None:
+    """A value as JSON; what JSON has no word for (NaN, dates) becomes null or text."""
+    typer.echo(json.dumps(clean(value), ensure_ascii=False, indent=1, default=str))
+
+
+def clean(value: Any) -> Any:
+    """The value without NaN and infinities, which are no JSON."""
+    if isinstance(value, dict):
+        return {str(key): clean(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [clean(part) for part in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value.item() if hasattr(value, "item") else value
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
+    """Rows under headers."""
+    texts = [[_cell(value) for value in row] for row in rows]
+    if not sys.stdout.isatty():
+        for row in [list(headers), *texts]:
+            typer.echo("\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in row))
+        return
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    shown = Table(title=escape(title) or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for header in headers:
+        shown.add_column(header)
+    for row in texts:
+        shown.add_row(*(escape(cell) for cell in row), style=COLOURS.get(row[0], ""))
+    rich(shown)
+
+
+def rich(what: Any) -> None:
+    """Anything Rich can draw; in a pipe without colours and wide enough that nothing wraps."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(what)
+
+
+def duration(seconds: float) -> str:
+    """A time for people."""
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) and value > 9999 else str(value)
