@@ -92,82 +92,106 @@ def half_sweep(
 
 @kernel
 def _solve(indptr, columns, extra, x, y, matrix, steps, start, stop):  # type: ignore[no-untyped-def]
-    """Conjugate gradient for the rows start..stop. `extra` is c - 1, `matrix` is YᵀY + reg I."""
+    """Conjugate gradient for the rows start..stop. `extra` is c - 1, `matrix` is YᵀY + reg I.
+
+    Arrays are indexed and never sliced: counting references to a view costs more than the few products in it.
+    """
     f = x.shape[1]
+    one = np.float32(1)  # a whole number here would make the sums float64
     longest = 0
     for row in range(start, stop):
         longest = max(longest, indptr[row + 1] - indptr[row])
-    near = np.empty((longest + 4, f), dtype=np.float32)  # the row's item vectors, side by side
-    more = np.zeros(longest + 4, dtype=np.float32)
-    r, p, ap = np.empty(f, np.float32), np.empty(f, np.float32), np.empty(f, np.float32)
+    near = np.empty((longest + 8, f), dtype=np.float32)  # the row's item vectors, side by side
+    more = np.zeros(longest + 8, dtype=np.float32)
+    v, r, p, ap = np.empty(f, np.float32), np.empty(f, np.float32), np.empty(f, np.float32), np.empty(f, np.float32)
     for row in range(start, stop):
         first, n = indptr[row], indptr[row + 1] - indptr[row]
-        v = x[row]
         if n == 0:
-            v[:] = 0
+            x[row] = 0
             continue
-        for at in range(n):
-            near[at] = y[columns[first + at]]
-            more[at] = extra[first + at]
-        padded = (n + 3) // 4 * 4
-        for at in range(n, padded):
-            near[at] = 0
-            more[at] = 0
-        # r = Yᵀ C p - A v: the term of item i is (c - (c - 1) y_i·v) y_i.
-        _apply(matrix, near, more, padded, v, ap)
-        r[:] = 0
-        for at in range(n):
-            weight = 1 + more[at]
-            line = near[at]
-            for j in range(f):
-                r[j] += weight * line[j]
         for j in range(f):
-            r[j] -= ap[j]
+            v[j] = x[row, j]
+        # r = YᵀC p - A v: the share of item i is (c - (c - 1) y_i·v) y_i.
+        _apply_matrix(matrix, v, r)
+        for j in range(f):
+            r[j] = -r[j]
+        for at in range(n):
+            item, confidence = columns[first + at], extra[first + at]
+            more[at] = confidence
+            product = np.float32(0)
+            for j in range(f):
+                near[at, j] = y[item, j]
+                product += y[item, j] * v[j]
+            share = one + confidence - confidence * product
+            for j in range(f):
+                r[j] += share * near[at, j]
+        padded = (n + 7) // 8 * 8
+        for at in range(n, padded):
+            more[at] = 0
+            for j in range(f):
+                near[at, j] = 0
+        size = np.float32(0)
+        for j in range(f):
             p[j] = r[j]
-        size = _dot(r, r)
+            size += r[j] * r[j]
         for _ in range(steps):
             if size < 1e-20:
                 break
-            _apply(matrix, near, more, padded, p, ap)
-            step = size / _dot(p, ap)
+            _apply_matrix(matrix, p, ap)
+            _apply_near(near, more, padded, p, ap)
+            curve = np.float32(0)
+            for j in range(f):
+                curve += p[j] * ap[j]
+            step, fresh = size / curve, np.float32(0)
             for j in range(f):
                 v[j] += step * p[j]
                 r[j] -= step * ap[j]
-            fresh = _dot(r, r)
+                fresh += r[j] * r[j]
             ratio = fresh / size
             for j in range(f):
                 p[j] = r[j] + ratio * p[j]
             size = fresh
+        for j in range(f):
+            x[row, j] = v[j]
 
 
 @kernel
-def _apply(matrix, near, more, padded, v, out):  # type: ignore[no-untyped-def]
-    """out = (matrix + sum over i of more_i y_i y_iᵀ) v, four items at a time so that sums overlap."""
+def _apply_matrix(matrix, v, out):  # type: ignore[no-untyped-def]
+    """out = matrix v, `matrix` symmetric."""
     f = len(v)
-    out[:] = 0
-    for i in range(f):
-        line, weight = matrix[i], v[i]
+    for j in range(f):
+        out[j] = 0
+    body = f // 4 * 4
+    for i in range(0, body, 4):  # four rows a pass over `out`
+        a, b, c, d = v[i], v[i + 1], v[i + 2], v[i + 3]
         for j in range(f):
-            out[j] += weight * line[j]
-    for at in range(0, padded, 4):
-        a, b, c, d = near[at], near[at + 1], near[at + 2], near[at + 3]
-        s0 = s1 = s2 = s3 = np.float32(0)
+            out[j] += a * matrix[i, j] + b * matrix[i + 1, j] + c * matrix[i + 2, j] + d * matrix[i + 3, j]
+    for i in range(body, f):
+        a = v[i]
         for j in range(f):
-            s0 += a[j] * v[j]
-            s1 += b[j] * v[j]
-            s2 += c[j] * v[j]
-            s3 += d[j] * v[j]
-        s0 *= more[at]
-        s1 *= more[at + 1]
-        s2 *= more[at + 2]
-        s3 *= more[at + 3]
-        for j in range(f):
-            out[j] += s0 * a[j] + s1 * b[j] + s2 * c[j] + s3 * d[j]
+            out[j] += a * matrix[i, j]
 
 
 @kernel
-def _dot(a, b):  # type: ignore[no-untyped-def]
-    total = np.float32(0)
-    for j in range(len(a)):
-        total += a[j] * b[j]
-    return total
+def _apply_near(near, more, padded, v, out):  # type: ignore[no-untyped-def]
+    """out += sum over i of more_i y_i (y_i·v), eight items at a time so that sums overlap."""
+    f = len(v)
+    for at in range(0, padded, 8):
+        s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = np.float32(0)
+        for j in range(f):
+            w = v[j]
+            s0 += near[at, j] * w
+            s1 += near[at + 1, j] * w
+            s2 += near[at + 2, j] * w
+            s3 += near[at + 3, j] * w
+            s4 += near[at + 4, j] * w
+            s5 += near[at + 5, j] * w
+            s6 += near[at + 6, j] * w
+            s7 += near[at + 7, j] * w
+        s0, s1, s2, s3 = s0 * more[at], s1 * more[at + 1], s2 * more[at + 2], s3 * more[at + 3]
+        s4, s5, s6, s7 = s4 * more[at + 4], s5 * more[at + 5], s6 * more[at + 6], s7 * more[at + 7]
+        for j in range(f):
+            out[j] += (
+                s0 * near[at, j] + s1 * near[at + 1, j] + s2 * near[at + 2, j] + s3 * near[at + 3, j]
+                + s4 * near[at + 4, j] + s5 * near[at + 5, j] + s6 * near[at + 6, j] + s7 * near[at + 7, j]
+            )  # fmt: skip

@@ -1,0 +1,235 @@
+"""ALS beside `implicit` on a log of ML-20M's shape, and EASE beside the one inverse it needs.
+
+    pip install 'zhiyin[peers]'
+    python benchmarks/classical.py als    # one sweep at 64 and 128 factors; time to the same held-out NDCG@10
+    python benchmarks/classical.py ease   # 20,000 items: time and peak memory
+
+The log is made in memory (seeded): 138,493 users, 26,744 items, long-tailed activity and popularity, and
+tastes (each user likes 2 of 64 genres), so that there is something to learn. Both libraries get the same
+matrix, the same starting vectors, the same threads and the same objective: `implicit` counts confidence as
+c = alpha · w where Zhiyin counts c = 1 + alpha · w, so it is given alpha + 1. Sweeps alternate between the two
+in one process, so that a busy machine slows both; transposing and evaluating are outside the clock.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # implicit asks for it: its own threads call BLAS
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+from scipy import sparse
+
+from zhiyin.core.run import Run
+from zhiyin.models.factorization import half_sweep
+from zhiyin.models.topk import top_k
+
+USERS, ITEMS, GENRES = 138_493, 26_744, 64
+ALPHA, REG, CG_STEPS = 2.0, 5.0, 3
+
+# Runs in a fresh process. Parameters: users, items, draws, repeats, threads.
+EASE_CHILD = """
+import json, sys, time
+import numpy as np
+sys.path.insert(0, "benchmarks")
+from classical import log_of
+from zhiyin.core.run import Run
+from zhiyin.models.linear import _to_weights, gram, invert
+users, items, draws, threads, parts = (int(part) for part in sys.argv[1:])
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
+small = log_of(500, 300, 20_000)  # compiles the kernels
+warm = gram(small, Run(threads=threads)); warm[np.diag_indices(300)] += 100; d = invert(warm)
+_to_weights(warm, d, Run(threads=threads))
+log = log_of(users, items, draws)
+before = peak()
+if parts:  # the steps of EASE._fit, so that the inverse inside it can be told apart
+    begun = time.perf_counter()
+    weights = gram(log, Run(threads=threads))
+    weights[np.diag_indices(items)] += np.float32(250)
+    made = time.perf_counter()
+    diagonal = invert(weights)
+    inverted = time.perf_counter()
+    _to_weights(weights, diagonal, Run(threads=threads))
+    done = time.perf_counter()
+    out = {"gram": made - begun, "inverse": inverted - made, "weights": done - inverted, "fit": done - begun}
+else:  # the yardstick: spotrf and spotri alone, on a matrix of the same size
+    from scipy.linalg import lapack
+    matrix = np.full((items, items), 0.5, dtype=np.float32, order="F")
+    matrix[np.diag_indices(items)] += np.float32(250)
+    begun = time.perf_counter()
+    lapack.spotrf(matrix, lower=1, overwrite_a=1, clean=0)
+    lapack.spotri(matrix, lower=1, overwrite_c=1)
+    out = {"inverse": time.perf_counter() - begun}
+print(json.dumps(out | {"peak": peak(), "before": before, "nnz": log.nnz}))
+"""
+
+
+def log_of(users: int, items: int, draws: int, seed: int = 7) -> sparse.csr_matrix:
+    """A binary CSR float32[users, items] of about `draws` events before repeats are taken out."""
+    rng = np.random.default_rng(seed)
+    worth = 1 / (np.arange(items) + 50.0) ** 1.1
+    activity = np.maximum(rng.lognormal(0, 1.0, users), 0.13)
+    counts = np.minimum((activity * draws / activity.sum()).astype(np.int64), items // 4)
+    user = np.repeat(np.arange(users, dtype=np.int32), counts)
+    tastes = rng.integers(0, GENRES, (users, 2), dtype=np.int32)
+    item = rng.choice(items, len(user), p=worth / worth.sum()).astype(np.int32)
+    # Two thirds of the draws move to the nearest item of a genre the user likes.
+    moved = rng.random(len(user)) < 2 / 3
+    liked = tastes[user[moved], rng.integers(0, 2, int(moved.sum()))]
+    item[moved] = np.minimum(item[moved] // GENRES * GENRES + liked, items - 1)
+    shuffle = rng.permutation(items).astype(np.int32)
+    matrix = sparse.csr_matrix((np.ones(len(user), np.float32), (user, shuffle[item])), shape=(users, items))
+    matrix.sum_duplicates()
+    matrix.data[:] = 1
+    return matrix
+
+
+def hold_out(log: sparse.csr_matrix, n: int, seed: int = 3) -> tuple[sparse.csr_matrix, np.ndarray, np.ndarray]:
+    """The log without one item of each of n users; those users and those items."""
+    rng = np.random.default_rng(seed)
+    lengths = np.diff(log.indptr)
+    users = np.sort(rng.choice(np.nonzero(lengths > 5)[0], n, replace=False))
+    places = log.indptr[users] + (rng.random(n) * lengths[users]).astype(np.int64)
+    kept = np.ones(log.nnz, dtype=bool)
+    kept[places] = False
+    owner = np.repeat(np.arange(log.shape[0]), lengths)[kept]
+    train = sparse.csr_matrix((log.data[kept], (owner, log.indices[kept])), shape=log.shape)
+    return train, users, log.indices[places]
+
+
+def ndcg_at_10(
+    x: np.ndarray, y: np.ndarray, train: sparse.csr_matrix, users: np.ndarray, held: np.ndarray, run: Run
+) -> float:
+    """Mean NDCG@10 of one held-out item a user, everything in train left out."""
+    total, m = 0.0, len(y)
+    priority, allowed = np.arange(m, dtype=np.int32), np.ones(m, dtype=bool)
+    for start in range(0, len(users), 2000):
+        who = users[start : start + 2000]
+        seen = train[who]
+        excluded = (seen.indptr.astype(np.int64), seen.indices)
+        items, _ = top_k(x[who] @ y.T, 10, priority, allowed, excluded, run)
+        row, rank = np.nonzero(items == held[start : start + 2000, None])
+        total += float((1 / np.log2(rank + 2)).sum())
+    return total / len(users)
+
+
+def clocked(work: Callable[[], None]) -> tuple[float, float]:
+    """Wall and CPU seconds."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def sweeps(
+    train: sparse.csr_matrix, factors: int, threads: int
+) -> tuple[dict[str, Callable[[], None]], dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """One sweep of each library over vectors of its own, and those vectors."""
+    from implicit.cpu._als import least_squares_cg
+
+    users, items = train.tocsr(), train.T.tocsr()
+    rng = np.random.default_rng(1)
+    x = (rng.standard_normal((users.shape[0], factors)) * 0.1 / np.sqrt(factors)).astype(np.float32)
+    y = (rng.standard_normal((users.shape[1], factors)) * 0.1 / np.sqrt(factors)).astype(np.float32)
+    vectors = {name: (x.copy(), y.copy()) for name in ("implicit", "zhiyin")}
+    theirs = [(part * np.float32(ALPHA + 1)).astype(np.float32) for part in (users, items)]
+    ours = [(part * np.float32(ALPHA)).astype(np.float32) for part in (users, items)]
+    run = Run(threads=threads)
+
+    def implicit_sweep() -> None:
+        a, b = vectors["implicit"]
+        least_squares_cg(theirs[0], a, b, REG, num_threads=threads, cg_steps=CG_STEPS)
+        least_squares_cg(theirs[1], b, a, REG, num_threads=threads, cg_steps=CG_STEPS)
+
+    def zhiyin_sweep() -> None:
+        a, b = vectors["zhiyin"]
+        half_sweep(ours[0], a, b, REG, CG_STEPS, run)
+        half_sweep(ours[1], b, a, REG, CG_STEPS, run)
+
+    return {"implicit": implicit_sweep, "zhiyin": zhiyin_sweep}, vectors
+
+
+def als(draws: int, factors: list[int], epochs: int, threads: int) -> None:
+    """Sweep times, and NDCG against seconds, of both libraries."""
+    log = log_of(USERS, ITEMS, draws)
+    train, who, held = hold_out(log, 10_000)
+    print(f"{log.shape[0]:,} × {log.shape[1]:,}, {log.nnz:,} ones, {threads} threads")
+    warm = log_of(300, 200, 5_000)
+    sweeps(warm, 8, threads)[0]["zhiyin"]()  # compiles the kernels
+    run = Run(threads=threads)
+    for f in factors:
+        calls, vectors = sweeps(train, f, threads)
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+        curves: dict[str, list[float]] = {name: [] for name in calls}
+        for _ in range(epochs):
+            for name, call in calls.items():
+                times[name].append(clocked(call))
+                curves[name].append(ndcg_at_10(*vectors[name], train, who, held, run))
+        goal = 0.99 * min(max(curve) for curve in curves.values())
+        print(f"factors {f}: NDCG@10 to reach: {goal:.4f} (99 % of the lower of the two best)")
+        for name in calls:
+            wall, cpu = (statistics.median(time[part] for time in times[name]) for part in (0, 1))
+            until = next(epoch for epoch, value in enumerate(curves[name]) if value >= goal)
+            reached = sum(time[0] for time in times[name][: until + 1])
+            curve = " ".join(f"{value:.4f}" for value in curves[name])
+            print(f"  {name:9} a sweep {wall:6.2f} s wall {cpu:6.2f} s CPU; goal after {until + 1} in {reached:.2f} s")
+            print(f"            NDCG@10 after each: {curve}")
+        ratio = [
+            statistics.median(a[part] / b[part] for a, b in zip(times["implicit"], times["zhiyin"]))
+            for part in (0, 1)
+        ]
+        print(f"  implicit / zhiyin: {ratio[0]:.2f} wall, {ratio[1]:.2f} CPU (median of {epochs} pairs)")
+
+
+def ease(users: int, items: int, draws: int, repeats: int, threads: int) -> None:
+    """Fit time beside spotrf + spotri, and peak memory, each in a fresh process."""
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": str(threads)}
+    rows = []
+    for _ in range(repeats):
+        found = {}
+        for parts in (0, 1):
+            command = [sys.executable, "-c", EASE_CHILD, *map(str, (users, items, draws, threads, parts))]
+            text = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+            found["fit" if parts else "alone"] = json.loads(text)
+        rows.append(found)
+        fit, alone = found["fit"], found["alone"]
+        print(
+            f"EASE {items:,} items, {fit['nnz']:,} ones: fit {fit['fit']:.1f} s (gram {fit['gram']:.1f}, inverse "
+            f"{fit['inverse']:.1f}, weights {fit['weights']:.1f}); spotrf + spotri alone {alone['inverse']:.1f} s; "
+            f"peak {fit['peak'] / 2**30:.2f} GiB, {fit['before'] / 2**30:.2f} before the fit",
+            flush=True,
+        )
+    ratio = statistics.median(row["fit"]["fit"] / row["alone"]["inverse"] for row in rows)
+    matrix = 4 * items * items
+    extra = max((row["fit"]["peak"] - 0) / matrix for row in rows)
+    print(f"fit / inverse {ratio:.2f} (target ≤ 3); whole process {extra:.2f} dense matrices of "
+          f"{matrix / 2**30:.2f} GiB (target ≤ 2)")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("als", "ease"))
+    parser.add_argument("--draws", type=int, default=30_000_000, help="events before repeats are taken out")
+    parser.add_argument("--factors", type=int, nargs="+", default=[64, 128])
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--items", type=int, default=20_000, help="ease: items")
+    parser.add_argument("--users", type=int, default=100_000, help="ease: users")
+    parser.add_argument("--repeats", type=int, default=3, help="ease: repeats")
+    parser.add_argument("--threads", type=int, default=Run().n_threads)
+    asked = parser.parse_args()
+    if asked.what == "als":
+        als(asked.draws, asked.factors, asked.epochs, asked.threads)
+    else:
+        ease(asked.users, asked.items, asked.draws // 3, asked.repeats, asked.threads)
+
+
+if __name__ == "__main__":
+    main()

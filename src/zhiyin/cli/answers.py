@@ -1,0 +1,65 @@
+"""What `recommend` and `similar` share: finding the model, and showing or writing the list."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from zhiyin.cli.options import CONFIG
+from zhiyin.core.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Model = Annotated[
+    Path | None, typer.Option("--model", "-m", help="Folder of a saved model; default the first one trained.")
+]
+Length = Annotated[int, typer.Option("--k", "-k", min=1, help="Items in a list.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write a .csv or .parquet file.")]
+
+
+def find_model(asked: Path | None, config: Path = CONFIG) -> Path:
+    """The folder of the model: as asked, else the first of the settings that is there, else any."""
+    if asked is not None:
+        return asked
+    folder, wanted = config.parent / "models", ["ease"]
+    if config.is_file():
+        from zhiyin.cli.project import open_project
+
+        project = open_project(config)
+        folder = project.home / project.config.train.output
+        wanted = [name.partition(":")[0].lower() for name in project.config.train.models]
+    there = sorted(path.parent.name for path in folder.glob("*/model.json"))
+    for name in (*wanted, *there):
+        if name in there:
+            return folder / name
+    raise DataError("there is no trained model", file=folder, remedy="train one: zhiyin train; or name it: --model")
+
+
+def deliver(frame: pl.DataFrame, column: str, folder: Path, output: Path | None, json: bool) -> None:
+    """Show a list with titles, print it as JSON, or write it to a file."""
+    from zhiyin.cli.show import print_json, say, table
+    from zhiyin.cli.titles import load_titles, with_titles
+
+    frame = with_titles(frame, column, load_titles(folder.parent))
+    if output is not None:
+        draft = output.with_name(f".{output.name}.draft")
+        if output.suffix == ".csv":
+            frame.write_csv(draft)
+        elif output.suffix == ".parquet":
+            frame.write_parquet(draft)
+        else:
+            raise ConfigError(f"cannot write {output.name}", remedy="name a file that ends in .csv or .parquet")
+        draft.replace(output)
+        say(f"wrote {len(frame):,} rows to {output}")
+    elif json:
+        print_json(frame.to_dicts())
+    else:
+        table(frame.columns, frame.rows())
+
+
+def listed(text: str | None) -> list[str] | None:
+    """Ids written as one text: "a,b,c"."""
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]

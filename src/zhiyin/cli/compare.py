@@ -1,0 +1,28 @@
+"""`zhiyin compare`: `evaluate`, over the whole shelf."""
+
+from __future__ import annotations
+
+from zhiyin.cli.evaluate import Output
+from zhiyin.cli.options import CONFIG, ConfigFile, Json, Models, Seed, Settings, Threads
+
+
+def compare(
+    models: Models = None,
+    param: Settings = None,
+    output: Output = None,
+    config: ConfigFile = CONFIG,
+    seed: Seed = None,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Judge all models of the shelf on the same split; otherwise as `evaluate`.
+
+    \b
+    Examples:
+      zhiyin compare
+      zhiyin compare ease als itemknn:k_neighbors=50
+    """
+    from zhiyin.cli.evaluate import evaluate
+    from zhiyin.cli.project import SHELF
+
+    evaluate(models or list(SHELF), param, output, config, seed, threads, json)

@@ -1,0 +1,40 @@
+"""`zhiyin evaluate`: how good are the models, on events they have not seen?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zhiyin.cli.options import CONFIG, ConfigFile, Json, Models, Seed, Settings, Threads
+
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder of report.html and evaluation.json.")]
+
+
+def evaluate(
+    models: Models = None,
+    param: Settings = None,
+    output: Output = None,
+    config: ConfigFile = CONFIG,
+    seed: Seed = None,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Fit models on the past and judge them on what came after, beside Random and Popular.
+
+    Models are fitted afresh: those that `train` saved have seen the test part. Writes report.html and
+    evaluation.json.
+
+    \b
+    Examples:
+      zhiyin evaluate
+      zhiyin evaluate ease:reg=100 ease:reg=500
+      zhiyin evaluate als --json | jq .best
+    """
+    from zhiyin.cli.judging import judge, publish
+    from zhiyin.cli.project import open_project
+
+    project = open_project(config, seed, threads)
+    made = project.models(models, param)
+    publish(judge(project, made, project.data()), output or project.home, json)

@@ -1,0 +1,83 @@
+"""`zhiyin init`: look at the data, say what was understood, and settle it in zhiyin.toml."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zhiyin.cli.options import CONFIG, ConfigFile
+from zhiyin.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from zhiyin.data.config import Config
+    from zhiyin.data.dataset import Dataset
+
+
+def init(
+    source: Annotated[
+        str | None, typer.Argument(help="A file, a folder or a database; default the current folder.")
+    ] = None,
+    items: Annotated[str | None, typer.Option(help="The file that describes the items.")] = None,
+    users: Annotated[str | None, typer.Option(help="The file that describes the users.")] = None,
+    query: Annotated[str | None, typer.Option(help="The SQL query that gives a database's events.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite settings that are there.")] = False,
+    config: ConfigFile = CONFIG,
+) -> None:
+    """Look at the data, say what its columns mean, and write the settings file.
+
+    The file explains every key. What was guessed wrongly is put right there.
+
+    \b
+    Examples:
+      zhiyin init ratings.csv --items movies.csv
+      zhiyin init data/
+      zhiyin init 'sqlite:///shop.db' --query 'SELECT user_id, item_id, at FROM orders'
+    """
+    from zhiyin.cli.project import project_of, settle
+    from zhiyin.cli.show import say
+    from zhiyin.core.params import params_of
+    from zhiyin.data.config import write_config
+    from zhiyin.models.catalog import model_class, names
+
+    if config.exists() and not force:
+        raise ConfigError("there are settings already", file=config, remedy="look at them, or overwrite: --force")
+    settings = settle(source, items, users, query)
+    data = project_of(settings, config.parent).data()
+    _settle_columns(settings, data)
+    _make_relative(settings, config.parent)
+    config.parent.mkdir(parents=True, exist_ok=True)
+    write_config(config, settings, {name: params_of(model_class(name)) for name in names()})
+    say(repr(data))
+    again = "" if config == CONFIG else f" -c {config}"
+    say(f"wrote {config}: the columns stand under [columns]; mend there what is guessed wrongly")
+    say(f"next: zhiyin check{again}, zhiyin train{again}, zhiyin evaluate{again}")
+
+
+def _settle_columns(config: Config, data: Dataset) -> None:
+    """Write down what was guessed, so that the next reading guesses nothing."""
+    if data.roles is None:
+        return
+    for role in ("user", "item", "time", "rating", "kind"):
+        if column := getattr(data.roles, role):
+            setattr(config.columns, role, column)
+    for role in ("item_columns", "user_columns"):
+        if columns := getattr(data.roles, role):
+            setattr(config.columns, role, list(columns))
+
+
+def _make_relative(config: Config, home: Path) -> None:
+    """Paths below the folder of the settings are written from there, so that the folder can move."""
+
+    def relative(value: Any) -> Any:
+        if isinstance(value, list):
+            return [relative(part) for part in value]
+        if not isinstance(value, str) or "://" in value or not Path(value).is_absolute():
+            return value
+        path = os.path.relpath(value, home.resolve())
+        return value if path.startswith("..") else path
+
+    config.data.source = relative(config.data.source)
+    config.data.items, config.data.users = relative(config.data.items), relative(config.data.users)

@@ -1,0 +1,79 @@
+"""What `evaluate`, `compare` and `demo` share: split aloud, judge, print the table, write report and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zhiyin.cli.project import Project
+from zhiyin.cli.show import say
+from zhiyin.core.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from zhiyin.data.dataset import Dataset
+    from zhiyin.models.base import Recommender
+
+
+def judge(project: Project, models: Sequence[Recommender], data: Dataset) -> Any:
+    """Evaluation of the models, each fitted afresh on the train part: a saved model has seen the test part."""
+    from zhiyin.data.doctor import examine
+    from zhiyin.evaluation.protocol import evaluate
+    from zhiyin.models.catalog import label
+
+    say(repr(data))
+    for found in examine(data, project.config.split.test):
+        if found.name in ("leaking-columns", "no-times", "too-little-data"):
+            say(f"{found.severity}: {found.name}: {found.message}")
+    parts = project.splits(data)
+    first = parts[0] if isinstance(parts, list) else parts
+    if project.config.split.by == "auto":
+        why = "the log has times" if data.has_times else "the log has no times"
+        say(f"split: {first.by}, because {why}: {first.protocol}")
+    else:
+        say(f"split: {project.config.split.by}: {first.protocol}")
+    settings = project.config.evaluate
+    main = "ndcg@10" if 10 in settings.k else f"ndcg@{settings.k[0]}"
+    return evaluate(
+        {label(model): model for model in models},
+        split=parts,
+        k=tuple(settings.k),
+        main=main,
+        exclude_seen=settings.exclude_seen,
+        rounds=settings.bootstrap,
+        run=project.run,
+        title=project.title(data),
+    )
+
+
+def publish(evaluation: Any, folder: Path, json: bool = False) -> None:
+    """Print the table (or JSON), and write report.html and evaluation.json into a folder."""
+    import json as notation
+
+    from zhiyin.cli.show import clean, print_json, rich
+    from zhiyin.evaluation.table import rich_table
+
+    figures = evaluation.to_json()
+    figures = clean(notation.loads(figures) if isinstance(figures, str) else figures)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "evaluation.json", notation.dumps(figures, ensure_ascii=False, indent=1) + "\n")
+    for warning in evaluation.warnings:
+        say(f"warning: {warning}")
+    if json:
+        print_json(figures)
+    else:
+        rich(rich_table(evaluation))
+    written = [str(folder / "evaluation.json")]
+    try:
+        evaluation.report(folder / "report.html")
+        written.insert(0, str(folder / "report.html"))
+    except MissingExtraError as error:
+        say(str(error))
+    say(f"wrote {' and '.join(written)}")
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(text, "utf-8")
+    draft.replace(path)

@@ -1,0 +1,34 @@
+"""`zhiyin similar`: what goes with an item."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from zhiyin.cli.answers import Length, Model, Output
+from zhiyin.cli.options import CONFIG, ConfigFile, Json, Threads
+
+
+def similar(
+    items: Annotated[list[str], typer.Argument(metavar="ITEM...", help="Items by id.")],
+    k: Length = 10,
+    model: Model = None,
+    output: Output = None,
+    config: ConfigFile = CONFIG,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """The items most similar to each item.
+
+    \b
+    Examples:
+      zhiyin similar 50
+      zhiyin similar 50 181 -k 5 --model models/als --json
+    """
+    from zhiyin.cli.answers import deliver, find_model
+    from zhiyin.core.run import Run
+    from zhiyin.models.saving import load
+
+    folder = find_model(model, config)
+    deliver(load(folder).similar(items, k, run=Run(threads=threads)), "similar", folder, output, json)

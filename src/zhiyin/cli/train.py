@@ -1,0 +1,69 @@
+"""`zhiyin train`: learn from all events, and keep the models."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zhiyin.cli.options import CONFIG, ConfigFile, Json, Models, Seed, Settings, Threads
+
+
+def train(
+    models: Models = None,
+    param: Settings = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the models.")] = None,
+    config: ConfigFile = CONFIG,
+    seed: Seed = None,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Fit models on all events and save them. The data doctor has a look first.
+
+    \b
+    Examples:
+      zhiyin train
+      zhiyin train ease als:factors=128,reg=0.1
+      zhiyin train ease -p reg=400 --output models
+    """
+    from zhiyin.cli.project import open_project, short
+    from zhiyin.cli.show import duration, print_json, say
+    from zhiyin.cli.titles import save_titles
+    from zhiyin.core.params import settings_of
+    from zhiyin.data.doctor import examine
+    from zhiyin.models.catalog import label
+
+    project = open_project(config, seed, threads)
+    made = project.models(models, param)
+    data = project.data()
+    say(repr(data))
+    for line in short(examine(data, project.config.split.test)):
+        say(line)
+    folder = output or project.home / project.config.train.output
+    told, places = [], []
+    for model in made:
+        begun = time.perf_counter()
+        model.fit(data, project.run)
+        seconds = time.perf_counter() - begun
+        place = _free(folder / type(model).__name__.lower(), places)
+        places.append(place)
+        model.save(place)
+        said = {"model": type(model).__name__, "settings": settings_of(model), "path": str(place)}
+        told.append({**said, "seconds": seconds})
+        say(f"{label(model)}: fitted in {duration(seconds)}, saved in {place}")
+    save_titles(data, folder)
+    if json:
+        print_json(told)
+    else:
+        user = data.user_ids.values[0]
+        say(f"next: zhiyin evaluate, or zhiyin recommend {user} --model {places[0]}")
+
+
+def _free(place: Path, taken: list[Path]) -> Path:
+    """The place, or the next of its name when one model is trained twice with different settings."""
+    number, free = 2, place
+    while free in taken:
+        free, number = place.with_name(f"{place.name}-{number}"), number + 1
+    return free

@@ -1,0 +1,107 @@
+"""`zhiyin tune`: search a model's hyperparameters, on a window before the test part."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from zhiyin.cli.options import CONFIG, ConfigFile, Json, Seed, Threads
+from zhiyin.core.errors import ConfigError
+
+
+def tune(
+    model: Annotated[str, typer.Argument(help="A model, such as als or als:factors=64.")],
+    trials: Annotated[int | None, typer.Option(min=1, help="Settings to try.")] = None,
+    timeout: Annotated[str | None, typer.Option(help='Stop after this long, such as "10m".')] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier search stopped.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Put the best settings into the settings file.")] = False,
+    config: ConfigFile = CONFIG,
+    seed: Seed = None,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Search the hyperparameters of a model. The test part is not looked at.
+
+    \b
+    Examples:
+      zhiyin tune ease --trials 20
+      zhiyin tune als --timeout 10m --resume --write
+    """
+    from zhiyin.cli.project import open_project
+    from zhiyin.cli.show import print_json, say
+    from zhiyin.evaluation.tuning import tune as search
+
+    project = open_project(config, seed, threads)
+    made, settings = project.models([model])[0], project.config.tune
+    name = type(made).__name__
+    parts = project.splits(project.data())
+    train = parts[0].train if isinstance(parts, list) else parts.train
+    storage = project.home / ".zhiyin" / f"tune-{name.lower()}.db"
+    storage.parent.mkdir(exist_ok=True)
+    if not resume:
+        storage.unlink(missing_ok=True)
+    found = search(
+        made,
+        train,
+        metric=settings.metric,
+        trials=trials or settings.trials,
+        timeout=timeout or settings.timeout,
+        storage=storage,
+        run=project.run,
+    )
+    best: dict[str, Any] = dict(found.settings)
+    lines = table_lines(name, best)
+    if write:
+        _put(config, name, best)
+        say(f"wrote [models.{name}] in {config}")
+    if json:
+        print_json({"model": name, "metric": settings.metric, "value": found.value, "settings": best})
+        return
+    say(f"{name}: {settings.metric} {found.value:.4f} on the validation window")
+    typer.echo("\n".join(lines))
+    if not write:
+        say(f"next: put these lines into {config} (or run again with --resume --write), then zhiyin evaluate")
+
+
+def table_lines(name: str, settings: dict[str, Any]) -> list[str]:
+    """The lines of the settings file that hold these hyperparameters; what is none is left out."""
+    written = [f"{key} = {_toml(value)}" for key, value in settings.items() if value is not None]
+    return [f"[models.{name}]", *written]
+
+
+def _put(config: Path, name: str, settings: dict[str, Any]) -> None:
+    """Set hyperparameters in the file, line by line: its comments and everything else stay as they are."""
+    from zhiyin.data.config import load_config
+
+    old = config.read_text("utf-8")
+    lines, head = old.splitlines(), re.compile(rf"\s*\[models\.{name}\]", re.IGNORECASE)
+    start = next((row for row, line in enumerate(lines) if head.match(line)), None)
+    if start is None:
+        lines += ["", *table_lines(name, settings)]
+    else:
+        end = next((r for r in range(start + 1, len(lines)) if lines[r].lstrip().startswith("[")), len(lines))
+        for key, value in settings.items():
+            rows = [r for r in range(start + 1, end) if re.match(rf"\s*#?\s*{key}\s*=", lines[r])]
+            line = f"{key} = {_toml(value)}" if value is not None else f"# {key} = ..."
+            if rows:
+                lines[rows[-1]] = line
+            elif value is not None:
+                lines.insert(start + 1, line)
+                end += 1
+    draft = config.with_name(f".{config.name}.draft")
+    draft.write_text("\n".join(lines) + "\n", "utf-8")
+    try:
+        load_config(draft)
+    except ConfigError:
+        draft.unlink()
+        raise
+    draft.replace(config)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f'"{value}"' if isinstance(value, str) else repr(value)

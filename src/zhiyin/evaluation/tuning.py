@@ -1,0 +1,335 @@
+"""Tuning: search a model's declared ranges on a validation window that is part of train. A test set is never seen.
+
+    found = zy.tune("als", train, trials=30, storage="als.journal")
+    model = found.model.fit(train)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from zhiyin.core.errors import ConfigError, DataError, MissingExtraError, nearest
+from zhiyin.core.params import Param, params_of, settings_of
+from zhiyin.core.run import Run
+from zhiyin.data.dataset import Dataset
+from zhiyin.data.splits import split
+from zhiyin.evaluation.judging import Window, judge, metric_k
+from zhiyin.models import catalog
+from zhiyin.models.base import Recommender
+
+# Users are judged in growing parts, so that a poor trial is cut before the whole catalogue is ranked for all.
+_PARTS = (1 / 8, 1 / 4, 1 / 2, 1.0)
+_FEWEST = 200
+# Unpruned trials before the median means something.
+_STARTUP = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class TuneResult:
+    """What a search found.
+
+    Parameters
+    ----------
+    best: all settings of the best trial, those not searched included.
+    model: an unfitted model with these settings; fit it on the whole of train.
+    value, default_value: `metric` on the validation window, of the best trial and of the settings one began with
+        (NaN when that trial did not finish).
+    trials: frame `trial`, `state` (complete, pruned, fail), `value`, `seconds` and a column for each setting searched
+        (text where it is a choice).
+    protocol: how it was measured, in sentences; `warnings` of the validation split.
+    interrupted: Ctrl-C ended the search early; what was finished counts.
+    """
+
+    best: dict[str, Any]
+    model: Recommender
+    metric: str
+    value: float
+    default_value: float
+    trials: pl.DataFrame
+    protocol: list[str]
+    warnings: list[str]
+    interrupted: bool = False
+
+    def __str__(self) -> str:
+        finished = int((self.trials["state"] == "complete").sum())
+        return (
+            f"{catalog.label(self.model)}: {self.metric} {self.value:.4f} on the validation window "
+            f"({self.default_value:.4f} to begin with; {finished} of {len(self.trials)} trials finished)"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dicts, lists and numbers; what is not a number is None."""
+        plain = {name: getattr(self, name) for name in ("best", "metric", "protocol", "warnings", "interrupted")}
+        plain |= {name: _number(getattr(self, name)) for name in ("value", "default_value")}
+        return plain | {"model": catalog.label(self.model), "trials": self.trials.fill_nan(None).to_dicts()}
+
+
+def tune(
+    model: Recommender | str,
+    train: Dataset,
+    *,
+    metric: str = "ndcg@10",
+    trials: int = 30,
+    timeout: float | None = None,
+    validation: str | float | None = None,
+    storage: str | Path | None = None,
+    fixed: Sequence[str] = (),
+    exclude_seen: bool = True,
+    run: Run | None = None,
+) -> TuneResult:
+    """Search the `tune` ranges of a model's hyperparameters with Optuna (TPE, median pruning).
+
+    Parameters
+    ----------
+    model: a model, whose settings are the first trial, or its name; what is written in a name such as
+        "als:factors=32" is held, as are the settings named in `fixed`.
+    train: all there is to learn from. Its last window (or, without times, a random share of each user's events) is
+        held out to validate on.
+    metric: as in `evaluate`; more is better for all of them.
+    trials: how many in all, those already in `storage` counted.
+    timeout: seconds after which no trial begins, and a model that reports its epochs stops in the middle of one.
+    validation: a duration ("7d") or share (0.2) of train; a share where there are no times.
+    storage: file that keeps the trials: SQLite when it ends in .db, .sqlite or .sqlite3, else an Optuna journal.
+        Asked again with the same model, metric, data and validation, the search goes on from there.
+
+    Ctrl-C ends the search with what is finished so far. Raises MissingExtraError without Optuna.
+    """
+    optuna = _optuna()
+    run = run or Run()
+    model, held = _begin(model, fixed)
+    space = {p.name: p for p in params_of(type(model)).values() if p.tune is not None and p.name not in held}
+    if not space:
+        raise ConfigError(f"{type(model).__name__} has nothing to tune", remedy="its settings are all fixed")
+    if trials < 1:
+        raise ConfigError(f"trials = {trials} is no number of trials", remedy="a whole number of at least 1")
+    parts = split(train, "time" if train.has_times else "ratio", test=validation, run=run)
+    window = Window.of(parts, exclude_seen)
+    start = settings_of(model)
+    key = [train.fingerprint, validation, exclude_seen, {name: start[name] for name in start if name not in space}]
+    digest = hashlib.blake2b(json.dumps(key, default=str).encode(), digest_size=6).hexdigest()
+    deadline = time.monotonic() + timeout if timeout is not None else None
+    objective = _Objective(type(model), start, space, window, metric, run, deadline)
+    interrupted = False
+    with _quiet(optuna):
+        study = optuna.create_study(
+            study_name=f"{type(model).__name__} {metric} {digest}",
+            storage=_storage(optuna, storage),
+            load_if_exists=True,
+            direction="maximize",
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=_STARTUP),
+        )
+        done = _finished(study)
+        # A search that goes on must not draw what it drew before.
+        study.sampler = optuna.samplers.TPESampler(seed=_seed(run, len(done)))
+        if not done:
+            study.enqueue_trial(_inside(space, start), skip_if_exists=True)
+        with run.bar(f"Tuning {type(model).__name__}", max(0, trials - len(done))) as advance:
+            try:
+                if len(done) < trials:
+                    study.optimize(
+                        objective,
+                        n_trials=trials - len(done),
+                        timeout=timeout,
+                        callbacks=[lambda *_: advance(1)],
+                    )
+            except KeyboardInterrupt:
+                interrupted = True
+        complete = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
+        if not complete:
+            if interrupted:
+                raise KeyboardInterrupt
+            raise DataError("no trial was finished in time", remedy="a longer timeout")
+        # The first of equals, so that the answer does not hang on the storage.
+        best = max(complete, key=lambda trial: (trial.value, -trial.number))
+        chosen = start | {name: best.params[name] for name in space if name in best.params}
+        first = _inside(space, start)
+        began = next((t.value for t in complete if all(t.params.get(n) == v for n, v in first.items())), float("nan"))
+        frame = _frame(study, space)
+    return TuneResult(
+        chosen,
+        type(model)(**chosen),
+        metric,
+        float(best.value),
+        float(began),
+        frame,
+        _protocol(parts.protocol, window, space, metric, run),
+        list(parts.warnings),
+        interrupted,
+    )
+
+
+class _Objective:
+    """Fit a trial's model on the train part, then judge it on growing parts of the users, in a seeded order."""
+
+    def __init__(
+        self,
+        owner: type[Recommender],
+        start: dict[str, Any],
+        space: dict[str, Param],
+        window: Window,
+        metric: str,
+        run: Run,
+        deadline: float | None,
+    ) -> None:
+        self.owner, self.start, self.space, self.metric = owner, start, space, metric
+        self.k = metric_k(metric) or 1
+        self.window, self.deadline = window, deadline
+        # One bar, of the trials.
+        self.run = dataclasses.replace(run, progress=False, callbacks=(*run.callbacks, self._look_at_clock))
+        order = run.rng(231).permutation(len(window))
+        sizes = sorted({min(len(order), max(_FEWEST, round(part * len(order)))) for part in _PARTS})
+        self.parts = [window.take(rows) for rows in np.split(order, sizes[:-1])]
+
+    def __call__(self, trial: Any) -> float:
+        optuna = _optuna()
+        settings = self.start | {name: _suggest(trial, p) for name, p in self.space.items()}
+        model = self.owner(**settings)
+        try:
+            model.fit(self.window.train, self.run)
+        except _OutOfTime:
+            raise optuna.TrialPruned("the time is up") from None
+        values = np.zeros(0)
+        for step, part in enumerate(self.parts):
+            values = np.concatenate([values, judge(model, part, [self.k], self.run).per_user[self.metric]])
+            trial.report(float(values.mean()), step)
+            if step < len(self.parts) - 1 and trial.should_prune():
+                raise optuna.TrialPruned(f"below the median after {len(values)} users")
+        return float(values.mean())
+
+    def _look_at_clock(self, news: dict[str, Any]) -> None:
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise _OutOfTime
+
+
+class _OutOfTime(Exception):  # noqa: N818 -- not an error: the search ends as asked
+    """The time given is up."""
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError:
+        raise MissingExtraError("optuna", "tune", "tuning") from None
+    return optuna
+
+
+@contextmanager
+def _quiet(optuna: Any) -> Iterator[None]:
+    """Optuna's log, which is the process's own, kept to errors for a while."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def _begin(model: Recommender | str, fixed: Sequence[str]) -> tuple[Recommender, set[str]]:
+    """An unfitted copy of the model to begin with, and the settings that are held."""
+    held = set(fixed)
+    if isinstance(model, str):
+        pairs = (part.partition("=") for part in model.partition(":")[2].split(","))
+        held |= {name.strip() for name, equals, _ in pairs if equals}
+        model = catalog.parse(model)
+    known = list(params_of(type(model)))
+    for name in held - set(known):
+        raise ConfigError(f"{type(model).__name__} has no hyperparameter {name!r}", remedy=nearest(name, known))
+    return dataclasses.replace(model), held
+
+
+def _suggest(trial: Any, p: Param) -> Any:
+    """One value of a hyperparameter, from its `tune` range: (low, high) for numbers, choices for all else."""
+    choices = _choices(p)
+    if choices is not None:
+        return trial.suggest_categorical(p.name, choices)
+    assert p.tune is not None
+    low, high = p.tune
+    suggest: Callable[..., Any] = trial.suggest_int if p.kind == "int" else trial.suggest_float
+    return suggest(p.name, low, high, log=p.log)
+
+
+def _choices(p: Param) -> list[Any] | None:
+    """What a hyperparameter that is not a range of numbers may be; "none" is one where it is optional."""
+    assert p.tune is not None
+    if p.kind in ("int", "float") and not p.optional and len(p.tune) == 2:
+        return None
+    return [None, *p.tune] if p.optional and None not in p.tune else list(p.tune)
+
+
+def _inside(space: dict[str, Param], settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that lie within what is searched: Optuna draws the others."""
+    inside = {}
+    for name, p in space.items():
+        choices, value = _choices(p), settings[name]
+        low, high = p.tune[:2] if choices is None and p.tune else (value, value)
+        if (choices is None and low <= value <= high) or (choices is not None and value in choices):
+            inside[name] = value
+    return inside
+
+
+def _storage(optuna: Any, path: str | Path | None) -> Any:
+    if path is None:
+        return None
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix.lower() in (".db", ".sqlite", ".sqlite3"):
+        return f"sqlite:///{path}"
+    journal = optuna.storages.journal
+    return optuna.storages.JournalStorage(journal.JournalFileBackend(str(path)))
+
+
+def _finished(study: Any) -> list[Any]:
+    """Trials that need no repeating: one that Ctrl-C or a crash cut is not among them."""
+    return [trial for trial in study.trials if trial.state.name in ("COMPLETE", "PRUNED")]
+
+
+def _seed(run: Run, done: int) -> int:
+    return int(run.rng(232, done).integers(2**31))
+
+
+def _frame(study: Any, space: dict[str, Param]) -> pl.DataFrame:
+    rows = []
+    for trial in study.trials:
+        if not trial.state.is_finished():
+            continue
+        settings = {}
+        for name, p in space.items():
+            value = trial.params.get(name)
+            settings[name] = value if _choices(p) is None or value is None else str(value)
+        length = trial.duration.total_seconds() if trial.duration else None
+        rows.append(
+            {
+                "trial": trial.number,
+                "state": trial.state.name.lower(),
+                "value": trial.value if trial.state.name == "COMPLETE" else None,
+                "seconds": length,
+                **settings,
+            }
+        )
+    kinds: dict[str, Any] = {"trial": pl.Int64, "state": pl.String, "value": pl.Float64, "seconds": pl.Float64}
+    numbers = {"int": pl.Int64, "float": pl.Float64}
+    kinds |= {name: numbers[p.kind] if _choices(p) is None else pl.String for name, p in space.items()}
+    return pl.DataFrame(rows, schema=kinds)
+
+
+def _protocol(parts: str, window: Window, space: dict[str, Param], metric: str, run: Run) -> list[str]:
+    return [
+        f"Within train, {parts}; no test data is used.",
+        f"{metric} on {len(window):,} users by {len(window.items):,} relevant items, the whole catalogue ranked.",
+        f"Searched: {', '.join(space)}; TPE with seed {run.seed}, the given settings first. A trial that is below the "
+        f"median of earlier ones on a part of the users is cut, after {_STARTUP} trials.",
+    ]
+
+
+def _number(value: float) -> float | None:
+    return None if value != value else value
