@@ -162,3 +162,16 @@ def test_a_share_of_the_whole_by_movielens(real_data) -> None:
     train, test = split(zy.read(real_data("movielens-100k")))
     assert train.n_events + test.n_events == 100_000
     assert train.window[1] < test.window[0]
+
+
+def test_auto_splits_by_time_only_where_that_judges_known_users() -> None:
+    def log(last_day: int) -> Dataset:
+        """Ten users of ten events each; user u begins on day u and has one event every `last_day` / 10 days."""
+        user = np.repeat(np.arange(10), 10)
+        time = user * DAY + np.tile(np.arange(10), 10) * last_day * DAY // 10
+        return Dataset.build(pl.DataFrame({"user": user, "item": np.arange(100) % 7, "time": time + 10**15}))
+
+    assert split(log(100), "auto").by == "time"
+    chosen = split(log(1), "auto")  # every user is there for one day only
+    assert chosen.by == "ratio"
+    assert "judge strangers" in chosen.warnings[0]

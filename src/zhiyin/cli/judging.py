@@ -28,7 +28,10 @@ def judge(project: Project, models: Sequence[Recommender], data: Dataset) -> Any
     parts = project.splits(data)
     first = parts[0] if isinstance(parts, list) else parts
     if project.config.split.by == "auto":
-        why = "the log has times" if data.has_times else "the log has no times"
+        if first.by == "time":
+            why = "the log has times"
+        else:
+            why = first.warnings[0] if data.has_times else "the log has no times"
         say(f"split: {first.by}, because {why}: {first.protocol}")
     else:
         say(f"split: {project.config.split.by}: {first.protocol}")

@@ -60,14 +60,15 @@ def split(
         last event is test. "ratio": a random share of each user's events. "cold-users": all events of a
         random share of users; the first half of their history is shown, the rest is test. "cold-items": all
         events of a random share of items.
-        "auto": "time", or "ratio" where there are no times.
+        "auto": "time"; "ratio" where there are no times, or where most of the users a time split would judge have
+        no event before it (`warnings` says so).
     test: a duration ("7d") or share (0.2) of the log for "time"; a share for the others. Default: the last
         20 % of events for "time", 0.2 for the others.
     """
     if by == "rolling":
         raise ConfigError("a rolling split is several", remedy="use folds(data, k=3, test='7d')")
     if by == "auto":
-        by = "time" if data.has_times else "ratio"
+        return _auto(data, test, run)
     if by not in KINDS:
         raise ConfigError(f"there is no split {by!r}", remedy=nearest(by, ["auto", *KINDS]))
     rng = (run or Run()).rng(101)
@@ -80,6 +81,27 @@ def split(
     if by == "ratio":
         return _ratio(data, share, rng)
     return _cold_users(data, share, rng) if by == "cold-users" else _cold_items(data, share, rng)
+
+
+def _auto(data: Dataset, test: str | float | None, run: Run | None) -> Split:
+    """By time where that judges users the train part knows; else by ratio, and it says why."""
+    share = test if isinstance(test, float) else None
+    if not data.has_times:
+        return split(data, "ratio", test=share, run=run)
+    by_time = split(data, "time", test=test, run=run)
+    judged = np.unique(by_time.test.events["user"].to_numpy())
+    known = int((by_time.train.histories.lengths[judged] > 0).sum())
+    if 2 * known >= len(judged):
+        return by_time
+    try:
+        chosen = split(data, "ratio", test=share, run=run)
+    except DataError:  # histories too short to hold a share of each
+        return by_time
+    why = (
+        f"a split by time would judge strangers: {known:,} of its {len(judged):,} test users have an event before it, "
+        'so events are split by ratio; by = "time" insists'
+    )
+    return dataclasses.replace(chosen, warnings=(why, *chosen.warnings))
 
 
 def folds(data: Dataset, k: int = 3, test: str = "7d") -> list[Split]:

@@ -1,7 +1,7 @@
 """Tuning: search a model's declared ranges on a validation window that is part of train. A test set is never seen.
 
-    found = zy.tune("als", train, trials=30, storage="als.journal")
-    model = found.model.fit(train)
+found = zy.tune("als", train, trials=30, storage="als.journal")
+model = found.model.fit(train)
 """
 
 from __future__ import annotations
