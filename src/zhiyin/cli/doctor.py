@@ -70,7 +70,7 @@ def _version(package: str) -> str | None:
 def _blas() -> str:
     import numpy as np
 
-    known = np.show_config(mode="dicts")["Build Dependencies"]["blas"]  # type: ignore[call-arg, index]
+    known = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     return f"{known.get('name', 'unknown')} {known.get('version', '')}".strip()
 
 

@@ -30,11 +30,14 @@ Exit codes:
 """
 
 
+ORDER = ("init", "check", "data", "train", "evaluate", "compare", "tune", "recommend", "similar", "demo", "doctor")
+
+
 class Group(TyperGroup):
     """Commands in the order of a project's life; known errors end in one message, not in a traceback."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return list(self.commands)
+        return [name for name in ORDER if name in self.commands]
 
     def invoke(self, ctx: Any) -> Any:
         try:

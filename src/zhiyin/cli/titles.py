@@ -64,4 +64,4 @@ def load_titles(folder: Path) -> pl.DataFrame | None:
     """The titles kept in a folder of models."""
     import polars as pl
 
-    return pl.read_ipc(folder / FILE, memory_map=False) if (folder / FILE).is_file() else None
+    return pl.read_ipc(folder / FILE) if (folder / FILE).is_file() else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -42,7 +42,8 @@ def train(
     for line in short(examine(data, project.config.split.test)):
         say(line)
     folder = output or project.home / project.config.train.output
-    told, places = [], []
+    told: list[dict[str, Any]] = []
+    places: list[Path] = []
     for model in made:
         begun = time.perf_counter()
         model.fit(data, project.run)
