@@ -61,9 +61,9 @@ if parts:  # the steps of EASE._fit, so that the inverse inside it can be told a
     _to_weights(weights, diagonal, Run(threads=threads))
     done = time.perf_counter()
     out = {"gram": made - begun, "inverse": inverted - made, "weights": done - inverted, "fit": done - begun}
-else:  # the yardstick: spotrf and spotri alone, on a matrix of the same size
+else:  # the yardstick: spotrf and spotri alone, on the same matrix
     from scipy.linalg import lapack
-    matrix = np.full((items, items), 0.5, dtype=np.float32, order="F")
+    matrix = gram(log, Run(threads=threads)).T
     matrix[np.diag_indices(items)] += np.float32(250)
     begun = time.perf_counter()
     lapack.spotrf(matrix, lower=1, overwrite_a=1, clean=0)
@@ -209,7 +209,7 @@ def ease(users: int, items: int, draws: int, repeats: int, threads: int) -> None
         )
     ratio = statistics.median(row["fit"]["fit"] / row["alone"]["inverse"] for row in rows)
     matrix = 4 * items * items
-    extra = max((row["fit"]["peak"] - 0) / matrix for row in rows)
+    extra = max(row["fit"]["peak"] / matrix for row in rows)
     print(f"fit / inverse {ratio:.2f} (target ≤ 3); whole process {extra:.2f} dense matrices of "
           f"{matrix / 2**30:.2f} GiB (target ≤ 2)")  # fmt: skip
 

@@ -27,14 +27,10 @@ def judge(project: Project, models: Sequence[Recommender], data: Dataset) -> Any
             say(f"{found.severity}: {found.name}: {found.message}")
     parts = project.splits(data)
     first = parts[0] if isinstance(parts, list) else parts
-    if project.config.split.by == "auto":
-        if first.by == "time":
-            why = "the log has times"
-        else:
-            why = first.warnings[0] if data.has_times else "the log has no times"
-        say(f"split: {first.by}, because {why}: {first.protocol}")
-    else:
-        say(f"split: {project.config.split.by}: {first.protocol}")
+    chosen = first.by
+    if project.config.split.by == "auto" and (first.by == "time" or not data.has_times):
+        chosen += ", because the log has " + ("times" if data.has_times else "no times")
+    say(f"split: {chosen}: {first.protocol}")
     settings = project.config.evaluate
     main = "ndcg@10" if 10 in settings.k else f"ndcg@{settings.k[0]}"
     return evaluate(

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from zhiyin.cli.options import CONFIG, ConfigFile, Json, Seed, Threads
+from zhiyin.core.durations import microseconds
 from zhiyin.core.errors import ConfigError
 
 
@@ -43,16 +44,19 @@ def tune(
     storage.parent.mkdir(exist_ok=True)
     if not resume:
         storage.unlink(missing_ok=True)
+    limit = timeout or settings.timeout
     found = search(
         made,
         train,
         metric=settings.metric,
         trials=trials or settings.trials,
-        timeout=timeout or settings.timeout,
+        timeout=microseconds(limit) / 1e6 if limit else None,
+        fixed=[part.partition("=")[0].strip() for part in model.partition(":")[2].split(",") if part],
+        exclude_seen=project.config.evaluate.exclude_seen,
         storage=storage,
         run=project.run,
     )
-    best: dict[str, Any] = dict(found.settings)
+    best: dict[str, Any] = dict(found.best)
     lines = table_lines(name, best)
     if write:
         _put(config, name, best)

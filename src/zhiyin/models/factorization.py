@@ -101,9 +101,14 @@ def _solve(indptr, columns, extra, x, y, matrix, steps, start, stop):  # type: i
     longest = 0
     for row in range(start, stop):
         longest = max(longest, indptr[row + 1] - indptr[row])
-    near = np.empty((longest + 8, f), dtype=np.float32)  # the row's item vectors, side by side
+    # The compiler falls back to unvectorised loops, which round otherwise, where arrays lie closer than a few
+    # vectors: gaps around the scratch keep the answer from depending on where memory was found.
+    gap, size_near = 256, (longest + 8) * f
+    near = np.empty(size_near + 2 * gap, dtype=np.float32)[gap : gap + size_near].reshape((longest + 8, f))
     more = np.zeros(longest + 8, dtype=np.float32)
-    v, r, p, ap = np.empty(f, np.float32), np.empty(f, np.float32), np.empty(f, np.float32), np.empty(f, np.float32)
+    scratch, apart = np.empty(4 * (f + gap) + gap, dtype=np.float32), f + gap
+    v, r = scratch[gap : gap + f], scratch[gap + apart : gap + apart + f]
+    p, ap = scratch[gap + 2 * apart : gap + 2 * apart + f], scratch[gap + 3 * apart : gap + 3 * apart + f]
     for row in range(start, stop):
         first, n = indptr[row], indptr[row + 1] - indptr[row]
         if n == 0:

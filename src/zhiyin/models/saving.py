@@ -61,7 +61,12 @@ def save(model: Recommender, path: Any) -> None:
         old = target.with_name(f".{target.name}.{os.getpid()}.old")
         if target.exists():
             target.rename(old)
-        draft.rename(target)
+        try:
+            draft.rename(target)
+        except OSError:
+            if old.exists():
+                old.rename(target)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -72,8 +77,11 @@ def load(path: Any, *, mmap: bool = True) -> Recommender:
     source = Path(path)
     try:
         manifest = json.loads((source / "model.json").read_text())
-    except FileNotFoundError:
-        raise DataError("there is no model here", file=source, remedy="name a folder written by save or train") from None
+        if not isinstance(manifest, dict):
+            raise ValueError
+    except (FileNotFoundError, NotADirectoryError):
+        remedy = "name a folder written by save or train"
+        raise DataError("there is no model here", file=source, remedy=remedy) from None
     except ValueError:
         raise DataError("the manifest model.json is damaged", file=source, remedy="train and save again") from None
     if manifest.get("format") != FORMAT:
@@ -82,8 +90,8 @@ def load(path: Any, *, mmap: bool = True) -> Recommender:
             file=source,
             remedy="use the version of zhiyin that wrote it, or train again",
         )
-    model = make(manifest["model"], manifest["settings"])
     try:
+        model = make(manifest["model"], manifest["settings"])
         for name, kind in manifest["state"].items():
             if _is_state(name):
                 setattr(model, name, _read(source, name, kind, mmap))
@@ -95,8 +103,10 @@ def load(path: Any, *, mmap: bool = True) -> Recommender:
             fingerprint=manifest["fingerprint"],
             window=tuple(manifest["window"]),
         )
-    except (FileNotFoundError, ValueError, KeyError) as error:
-        raise DataError(f"a part of the model is missing or damaged ({error})", file=source, remedy="save it again") from None
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, pl.exceptions.PolarsError) as error:
+        raise DataError(
+            f"a part of the model is missing or damaged ({error})", file=source, remedy="train and save it again"
+        ) from None
     return model
 
 

@@ -1,0 +1,97 @@
+"""The commands from first look to recommendations, on a log whose right answers are known."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Command
+
+COMMANDS = ["init", "check", "data", "train", "evaluate", "compare", "tune", "recommend", "similar", "demo", "doctor"]
+
+
+def test_help_lists_every_command(zhiyin: Command) -> None:
+    shown = zhiyin("--help").stdout
+    assert [line.split()[0] for line in shown.split("Commands:")[1].split("\n\n")[0].strip().splitlines()] == COMMANDS
+    assert "Exit codes" in shown
+
+
+@pytest.mark.parametrize("command", [*(name for name in COMMANDS if name != "data"), "data list", "data get"])
+def test_every_command_shows_examples(zhiyin: Command, command: str) -> None:
+    assert f"Examples:\n    zhiyin {command}" in zhiyin(*command.split(), "--help").stdout
+
+
+def test_from_init_to_similar(zhiyin: Command, log: Path) -> None:
+    said = zhiyin("init")
+    assert "user = user_id" in said.stderr
+    assert "next: zhiyin check" in said.stderr
+    settings = tomllib.loads(Path("zhiyin.toml").read_text())
+    assert settings["data"] == {"source": "events.csv", "items": "items.csv"}
+    assert settings["columns"] == {"user": "user_id", "item": "item_id", "time": "timestamp"}
+    checked = json.loads(zhiyin("check", "--json").stdout)
+    assert checked["events"] == 240
+    zhiyin("train", "ease", "als:factors=4", "-p", "reg=3")
+    manifest = json.loads(Path("models/als/model.json").read_text())
+    assert (manifest["settings"]["factors"], manifest["settings"]["reg"]) == (4, 3.0)
+    lists = json.loads(zhiyin("recommend", "u0", "u1", "-k", "3", "--json").stdout)
+    assert [row["rank"] for row in lists] == [1, 2, 3] * 2
+    assert {int(row["item"][1:]) % 2 for row in lists[:3]} == {0}
+    assert lists[0]["title"] == f"Film {lists[0]['item'][1:]}"
+    near = zhiyin("similar", "i3", "-k", "2", "--model", "models/als").stdout.splitlines()
+    assert near[0].split("\t") == ["item", "similar", "title", "score", "rank"]
+    assert all(int(line.split("\t")[1][1:]) % 2 for line in near[1:])
+
+
+def test_evaluate_writes_report_and_json(zhiyin: Command, log: Path) -> None:
+    zhiyin("init")
+    printed = json.loads(zhiyin("evaluate", "ease", "--json", "--output", "out").stdout)
+    assert printed == json.loads(Path("out/evaluation.json").read_text())
+    assert {"EASE", "Random", "Popular"} <= {model["name"] for model in printed["models"]}
+    assert Path("out/report.html").stat().st_size > 1e6
+    assert "split: " in zhiyin("evaluate", "ease").stderr
+
+
+def test_lists_for_a_visitor_and_for_all(zhiyin: Command, log: Path) -> None:
+    zhiyin("init")
+    zhiyin("train", "ease")
+    visitor = json.loads(zhiyin("recommend", "--history", "i0,i2", "--allow", "i4,i5", "--json").stdout)
+    assert [row["item"] for row in visitor] == ["i4", "i5"]
+    denied = json.loads(zhiyin("recommend", "u0", "--deny", "i4,i6", "-k", "20", "--json").stdout)
+    assert not {"i4", "i6"} & {row["item"] for row in denied}
+    zhiyin("recommend", "--all", "-k", "2", "--output", "lists.csv")
+    assert len(Path("lists.csv").read_text().splitlines()) == 81
+    assert "not known" in zhiyin("recommend", "nobody").stderr
+
+
+def test_a_hyperparameter_goes_from_file_to_manifest(zhiyin: Command, log: Path) -> None:
+    zhiyin("init")
+    text = Path("zhiyin.toml").read_text().replace("[models.EASE]", "[models.EASE]\nreg = 17.5")
+    Path("zhiyin.toml").write_text(text)
+    told = json.loads(zhiyin("train", "ease", "--json").stdout)
+    assert told[0]["settings"] == json.loads(Path("models/ease/model.json").read_text())["settings"]
+    assert told[0]["settings"]["reg"] == 17.5
+    assert json.loads(zhiyin("train", "ease:reg=3", "--json").stdout)[0]["settings"]["reg"] == 3.0
+
+
+def test_bad_rows_go_to_quarantine(zhiyin: Command, log: Path) -> None:
+    log.write_text(log.read_text() + "u1,,1600000000\n")
+    zhiyin("init")
+    assert zhiyin("check").stdout.startswith("severity\t")
+    assert "item is missing" in Path("quarantine.csv").read_text()
+    assert "line 242" in zhiyin("check", "--strict", code=1).stderr
+
+
+def test_doctor_and_data_list(zhiyin: Command) -> None:
+    assert {"python", "blas", "gpu", "extra report"} <= set(json.loads(zhiyin("doctor", "--json").stdout))
+    assert "movielens-100k" in zhiyin("data", "list").stdout
+
+
+def test_ctrl_c_is_clean(zhiyin: Command, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("zhiyin.cli.doctor.look", interrupt)
+    assert "interrupted" in zhiyin("doctor", code=130).stderr

@@ -1,0 +1,343 @@
+"""What every recommender must do. A model's test inherits `RecommenderConformance` and says how to make one:
+
+    class TestEASE(RecommenderConformance):
+        def make(self):
+            return EASE(reg=2.0)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy import sparse
+
+from zhiyin.core.errors import ConfigError, DataError, NotFittedError, UnknownItemError, ZhiyinError
+from zhiyin.core.params import params_of, settings_of
+from zhiyin.core.run import Run
+from zhiyin.data.dataset import Dataset
+from zhiyin.data.histories import Histories
+from zhiyin.models import catalog
+from zhiyin.models.base import Recommender
+from zhiyin.models.saving import load
+
+DAY = 86_400_000_000
+
+
+def shop(seed: int = 0, users: int = 60, items: int = 30, **more: Any) -> Dataset:
+    """A small log with text users, whole-number items, repeats, dislikes, an item and a user without events."""
+    rng = np.random.default_rng(seed)
+    n = users * 12
+    user = rng.integers(0, users, n)
+    item = (rng.zipf(1.4, n) * 7 + user * 3) % items
+    events = pl.DataFrame(
+        {
+            "user": [f"u{u}" for u in user],
+            "item": (item + 100).astype(np.int64),
+            "time": rng.integers(0, 60, n).astype(np.int64) * DAY,
+            "weight": rng.choice([1.0, 1.0, 1.0, 3.0, -1.0], n).astype(np.float32),
+        }
+    )
+    return Dataset.build(
+        events,
+        users=pl.DataFrame({"id": ["never"]}),
+        items=pl.DataFrame({"id": np.array([999], dtype=np.int64)}),
+        **more,
+    )
+
+
+def arrays_of(model: Recommender) -> dict[str, np.ndarray]:
+    """Everything learned, as named arrays."""
+    found: dict[str, np.ndarray] = {}
+    for name, value in vars(model).items():
+        if not name.endswith("_") or name == "known_":
+            continue
+        if sparse.issparse(value):
+            found |= {f"{name}.{part}": getattr(value, part) for part in ("data", "indices", "indptr")}
+        else:
+            found[name] = np.asarray(value)
+    for name in ("candidates", "popularity", "priority"):
+        found[f"known.{name}"] = getattr(model.known_, name)
+    return found
+
+
+def assert_same_state(one: Recommender, other: Recommender) -> None:
+    a, b = arrays_of(one), arrays_of(other)
+    assert list(a) == list(b)
+    for name in a:
+        assert a[name].dtype == b[name].dtype, name
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+class RecommenderConformance:
+    """Inherit, and define `make`."""
+
+    def make(self) -> Recommender:
+        raise NotImplementedError
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def data(cls) -> Dataset:
+        return shop()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls, data: Dataset) -> Recommender:
+        return cls().make().fit(data, Run(threads=2))
+
+    # -- ids ------------------------------------------------------------------------------------------------------
+
+    def test_raw_ids_in_a_tidy_frame_out(self, model: Recommender) -> None:
+        frame = model.recommend(["u3", "u1"], k=4)
+        assert frame.columns == ["user", "item", "score", "rank"]
+        assert frame.schema["item"] == pl.Int64
+        assert frame.schema["score"] == pl.Float32
+        assert frame["user"].to_list() == ["u3"] * 4 + ["u1"] * 4
+        assert frame["rank"].to_list() == [1, 2, 3, 4] * 2
+        for _, part in frame.group_by("user"):
+            assert part["score"].is_sorted(descending=True)
+
+    def test_whole_number_users_and_text_items(self) -> None:
+        log = pl.DataFrame({"user": [1, 1, 2, 2, 3], "item": ["a", "b", "b", "c", "a"]})
+        frame = self.make().fit(Dataset.build(log)).recommend(2, k=1)
+        assert frame["user"].to_list() == [2]
+        assert frame["item"].to_list() == ["a"]
+
+    def test_every_user_when_none_is_named(self, model: Recommender, data: Dataset) -> None:
+        frame = model.recommend(k=2)
+        assert frame["user"].unique(maintain_order=True).to_list() == data.user_ids.values.to_list()
+
+    def test_unknown_user_and_user_without_events_get_full_lists(self, model: Recommender) -> None:
+        frame = model.recommend(["nobody", "never"], k=5)
+        assert frame["user"].to_list() == ["nobody"] * 5 + ["never"] * 5
+        assert frame["item"].n_unique() >= 5
+
+    def test_unknown_items_are_left_out_of_histories_allow_and_deny(self, model: Recommender) -> None:
+        known = model.recommend(histories={"v": [101, 102]}, k=5, deny=[103])
+        strange = model.recommend(histories={"v": [101, "?", 102, -7]}, k=5, deny=[103, "??"])
+        assert known.equals(strange)
+        some = model.recommend("u1", k=5, allow=[104, 105, "???"], exclude_seen=False)
+        assert set(some["item"]) == {104, 105}
+
+    def test_similar(self, model: Recommender) -> None:
+        try:
+            frame = model.similar([101, 102], k=3)
+        except ConfigError:
+            pytest.skip("this model has no notion of similar items")
+        assert frame.columns == ["item", "similar", "score", "rank"]
+        assert (frame["item"] != frame["similar"]).all()
+        with pytest.raises(UnknownItemError, match="12345"):
+            model.similar(12345)
+
+    # -- histories ------------------------------------------------------------------------------------------------
+
+    def test_scores_are_finite_float32(self, model: Recommender, data: Dataset) -> None:
+        scores = model.score(data.histories)
+        assert scores.dtype == np.float32
+        assert scores.shape == (data.n_users, data.n_items)
+        assert np.isfinite(scores).all()
+
+    def test_empty_history_and_empty_batch(self, model: Recommender, data: Dataset) -> None:
+        assert len(model.recommend(histories={"new": []}, k=6)) == 6
+        none = Histories.of(np.zeros(1, np.int64), np.zeros(0, np.int32))
+        assert model.score(none).shape == (0, data.n_items)
+        assert model.recommend([], k=3).is_empty()
+
+    def test_a_history_of_dislikes_only(self, model: Recommender, data: Dataset) -> None:
+        batch = Histories.of(np.array([0, 2]), np.array([1, 2]), weights=np.full(2, -1, np.float32))
+        assert np.isfinite(model.score(batch)).all()
+        assert len(model.recommend(histories=batch, k=5)) == 5
+
+    def test_fits_a_log_of_dislikes_only(self) -> None:
+        log = pl.DataFrame({"user": ["a", "b"], "item": [1, 2], "weight": np.full(2, -1, np.float32)})
+        assert np.isfinite(self.make().fit(Dataset.build(log)).score(Dataset.build(log).histories)).all()
+
+    def test_duplicate_events(self, data: Dataset) -> None:
+        log = pl.DataFrame({"user": ["a"] * 6 + ["b"] * 3, "item": [1, 1, 1, 2, 2, 1, 2, 3, 3]})
+        frame = self.make().fit(Dataset.build(log)).recommend(["a", "b"], k=3)
+        assert frame.rows_by_key("user", named=False)["a"][0][0] == 3
+        assert frame.filter(pl.col("user") == "b")["item"].to_list() == [1]
+
+    def test_one_item(self) -> None:
+        model = self.make().fit(Dataset.build(pl.DataFrame({"user": ["a", "b"], "item": ["only", "only"]})))
+        assert model.recommend("a", k=5).is_empty()
+        assert model.recommend("a", k=5, exclude_seen=False)["item"].to_list() == ["only"]
+        assert model.recommend("stranger", k=5)["item"].to_list() == ["only"]
+
+    # -- lists ----------------------------------------------------------------------------------------------------
+
+    def test_seen_items_are_left_out_and_all_others_come(self, model: Recommender, data: Dataset) -> None:
+        frame = model.recommend(k=data.n_items)
+        seen = {(u, i) for u, i in zip(data.events["user"].to_list(), data.events["item"].to_list())}
+        users, items = data.user_ids.encode(frame["user"]), data.item_ids.encode(frame["item"])
+        assert not seen & set(zip(users.tolist(), items.tolist()))
+        assert len(frame) + len(seen) == data.n_users * data.n_items
+        assert len(model.recommend(k=data.n_items, exclude_seen=False)) == data.n_users * data.n_items
+
+    def test_k_items_while_k_remain(self, model: Recommender, data: Dataset) -> None:
+        every = data.item_ids.values.to_list()
+        allowed, denied = every[:12], every[:4]
+        frame = model.recommend(k=8, allow=allowed, deny=denied, exclude_seen=False)
+        assert len(frame) == 8 * data.n_users
+        assert set(frame["item"]) == set(allowed) - set(denied)
+        seen = data.matrix("count")[:, 4:12]
+        raw = np.zeros((data.n_users, data.n_items), dtype=bool)
+        raw[data.events["user"].to_numpy(), data.events["item"].to_numpy()] = True
+        left = 8 - raw[:, 4:12].sum(axis=1)
+        assert seen.shape[1] == 8
+        counts = model.recommend(k=8, allow=allowed, deny=denied).group_by("user", maintain_order=True).len()
+        got = dict(counts.iter_rows())
+        assert [got.get(u, 0) for u in data.user_ids.values] == left.tolist()
+
+    def test_ties_are_broken_the_same_way_each_time(self, data: Dataset) -> None:
+        log = pl.DataFrame({"user": [u for u in range(6) for _ in range(2)], "item": list(range(12))})
+        frames = [
+            self.make().fit(Dataset.build(log), Run(threads=t)).recommend([0, "stranger"], k=9) for t in (1, 2, 2)
+        ]
+        assert frames[0].equals(frames[1])
+        assert frames[1].equals(frames[2])
+
+    def test_batch_equals_single(self, model: Recommender, data: Dataset) -> None:
+        batch = model.score(data.histories)
+        single = np.concatenate([model.score(data.histories.rows(r, r + 1)) for r in range(data.n_users)])
+        np.testing.assert_allclose(batch, single, rtol=1e-4, atol=1e-5)
+        frame = model.recommend(["u1", "u2", "u3"], k=3)
+        alone = pl.concat([model.recommend(user, k=3) for user in ("u1", "u2", "u3")])
+        assert frame["item"].to_list() == alone["item"].to_list()
+
+    def test_k_must_be_a_number_of_items(self, model: Recommender) -> None:
+        with pytest.raises(ConfigError, match="k = 0"):
+            model.recommend("u1", k=0)
+
+    # -- fitting --------------------------------------------------------------------------------------------------
+
+    def test_same_seed_same_answer_whatever_the_threads(self, model: Recommender, data: Dataset) -> None:
+        one = self.make().fit(data, Run(seed=0, threads=1))
+        assert_same_state(one, model)
+        frames = [m.recommend(k=5, run=Run(threads=t)) for m, t in ((one, 1), (model, 2))]
+        assert frames[0].equals(frames[1])
+
+    def test_fit_twice_is_fit_once(self, model: Recommender, data: Dataset) -> None:
+        again = self.make().fit(shop(seed=9, users=20, items=11), Run(threads=2)).fit(data, Run(threads=2))
+        assert_same_state(again, model)
+
+    def test_constructor_only_stores(self) -> None:
+        made = self.make()
+        assert not [name for name in vars(made) if name.endswith("_")]
+        assert set(vars(made)) == {field.name for field in dataclasses.fields(made)}
+        assert not made.is_fitted
+
+    def test_not_fitted(self, data: Dataset) -> None:
+        for ask in (
+            lambda: self.make().recommend("u1"),
+            lambda: self.make().score(data.histories),
+            lambda: self.make().similar(101),
+            lambda: self.make().save("nowhere"),
+        ):
+            with pytest.raises(NotFittedError, match="fit"):
+                ask()
+
+    def test_fit_leaves_the_data_as_it_was(self) -> None:
+        data = shop(seed=4)
+        digest, frame = data.fingerprint, data.events.clone()
+        matrices = {how: data.matrix(how).copy() for how in ("binary", "count", "weight")}
+        self.make().fit(data)
+        assert data.events.equals(frame)
+        for how, matrix in matrices.items():
+            assert (data.matrix(how) != matrix).nnz == 0
+        assert shop(seed=4).fingerprint == digest
+
+    # -- on disk --------------------------------------------------------------------------------------------------
+
+    def test_save_and_load_bit_for_bit(self, model: Recommender, data: Dataset, tmp_path: Any) -> None:
+        model.save(tmp_path / "shop" / "model")
+        assert {file.suffix for file in (tmp_path / "shop" / "model").iterdir()} <= {".npy", ".arrow", ".json"}
+        assert [file.name for file in (tmp_path / "shop").iterdir()] == ["model"]
+        for mmap in (True, False):
+            back = load(tmp_path / "shop" / "model", mmap=mmap)
+            assert type(back) is type(model)
+            assert settings_of(back) == settings_of(model)
+            assert_same_state(model, back)
+            np.testing.assert_array_equal(model.score(data.histories), back.score(data.histories))
+            assert back.recommend(k=4).equals(model.recommend(k=4))
+
+    def test_loaded_arrays_are_mapped(self, model: Recommender, tmp_path: Any) -> None:
+        model.save(tmp_path / "m")
+        for name, array in arrays_of(load(tmp_path / "m")).items():
+            if array.size > 1 and array.ndim:
+                assert _is_mapped(array), name
+
+    def test_saving_over_replaces_the_whole(self, model: Recommender, data: Dataset, tmp_path: Any) -> None:
+        self.make().fit(shop(seed=5, users=9, items=8)).save(tmp_path / "m")
+        mapped = load(tmp_path / "m")
+        before = mapped.recommend(k=2)
+        model.save(tmp_path / "m")
+        assert mapped.recommend(k=2).equals(before)  # an open model keeps its files
+        assert load(tmp_path / "m").recommend(k=2).equals(model.recommend(k=2))
+        assert [file.name for file in tmp_path.iterdir()] == ["m"]
+
+    def test_damaged_newer_and_foreign_folders(self, model: Recommender, tmp_path: Any) -> None:
+        with pytest.raises(DataError, match="no model"):
+            load(tmp_path / "missing")
+        (tmp_path / "notes.txt").write_text("mine")
+        with pytest.raises(DataError, match="no model"):
+            model.save(tmp_path)
+        assert (tmp_path / "notes.txt").read_text() == "mine"
+        path = tmp_path / "m"
+        model.save(path)
+        manifest = json.loads((path / "model.json").read_text())
+        (path / "model.json").write_text(json.dumps(manifest | {"format": 99}))
+        with pytest.raises(DataError, match="format 99"):
+            load(path)
+        (path / "model.json").write_text("{")
+        with pytest.raises(DataError, match="damaged"):
+            load(path)
+        (path / "model.json").write_text("[]")
+        with pytest.raises(ZhiyinError):
+            load(path)
+        (path / "model.json").write_text(json.dumps(manifest))
+        (path / "known.popularity.npy").write_bytes(b"nothing")
+        with pytest.raises(DataError, match="damaged"):
+            load(path)
+
+    # -- hyperparameters ------------------------------------------------------------------------------------------
+
+    def test_hyperparameters_round_trip(self, model: Recommender) -> None:
+        name, settings = type(model).__name__, settings_of(model)
+        text = ",".join(f"{key}={value}" for key, value in settings.items())
+        assert settings_of(catalog.parse(f"{name.lower()}:{text}" if text else name)) == settings
+        tables = {key: value for key, value in settings.items() if value is not None}  # TOML knows no null
+        assert settings_of(catalog.make(name, tables)) == settings
+        assert settings_of(catalog.make(name, json.loads(json.dumps(settings)))) == settings
+
+    def test_unknown_hyperparameter_names_the_nearest(self) -> None:
+        name, known = type(self.make()).__name__, list(params_of(type(self.make())))
+        wrong = known[0] + "x" if known else "factors"
+        for ask in (
+            lambda: catalog.parse(f"{name}:{wrong}=1"),
+            lambda: catalog.make(name, {wrong: 1}),
+        ):
+            with pytest.raises(ConfigError, match=wrong) as raised:
+                ask()
+            assert (known[0] if known else "none") in str(raised.value)
+
+    def test_out_of_range_is_refused_at_fit(self, data: Dataset) -> None:
+        for name, declared in params_of(type(self.make())).items():
+            bad: list[Any] = ["nonsense"] if declared.kind != "str" or declared.choices else []
+            bad += [declared.at_least - 1] if declared.at_least is not None else []
+            bad += [declared.at_most + 1] if declared.at_most is not None else []
+            for value in bad:
+                with pytest.raises(ConfigError, match=name):
+                    dataclasses.replace(self.make(), **{name: value}).fit(data)
+
+
+def _is_mapped(array: Any) -> bool:
+    while array is not None:
+        if isinstance(array, np.memmap) or type(array).__module__ == "mmap":
+            return True
+        array = getattr(array, "base", None)
+    return False

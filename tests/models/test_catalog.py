@@ -1,0 +1,50 @@
+"""Models by name: what may be asked for, and what is said when it is not there."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from zhiyin.core.errors import ConfigError
+from zhiyin.core.params import param
+from zhiyin.models import catalog
+from zhiyin.models.base import Recommender
+from zhiyin.models.factorization import ALS
+
+
+def test_every_known_name_is_a_model_of_that_name() -> None:
+    for name in catalog.names():
+        assert catalog.model_class(name.lower()).__name__ == name
+
+
+def test_text() -> None:
+    assert catalog.parse("als: factors=16, reg=1e-2") == ALS(factors=16, reg=0.01)
+    assert catalog.parse("als:factors=16", {"factors": 8, "epochs": 3}) == ALS(factors=16, epochs=3)
+    with pytest.raises(ConfigError, match="no model 'ItemKNM'") as raised:
+        catalog.parse("ItemKNM")
+    assert "did you mean 'ItemKNN'" in str(raised.value)
+    with pytest.raises(ConfigError, match="cannot read 'factors'"):
+        catalog.parse("als:factors")
+    with pytest.raises(ConfigError, match="whole number"):
+        catalog.parse("als:factors=1.5")
+
+
+def test_label_says_what_is_not_the_default() -> None:
+    assert catalog.label(ALS()) == "ALS"
+    assert catalog.label(ALS(factors=128)) == "ALS(factors=128)"
+
+
+def test_a_model_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "_registered", {})
+
+    @catalog.register
+    @dataclasses.dataclass
+    class Constant(Recommender):
+        value: float = param(1.0, "what every item scores")
+
+        def _score(self, histories, run):  # type: ignore[no-untyped-def]
+            return np.full((len(histories), 1), self.value, dtype=np.float32)
+
+    assert catalog.parse("constant:value=2").value == 2.0  # type: ignore[attr-defined]

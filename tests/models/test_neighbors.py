@@ -1,0 +1,75 @@
+"""ItemKNN: each similarity equals its definition, written naively."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.conformance.recommender import RecommenderConformance, shop
+from tests.models.planted import assert_checkerboard
+from zhiyin.core.run import Run
+from zhiyin.models.neighbors import ItemKNN
+
+SIMILARITIES = ("cosine", "jaccard", "tfidf", "bm25")
+
+
+class TestItemKNN(RecommenderConformance):
+    def make(self) -> ItemKNN:
+        return ItemKNN(k_neighbors=10, shrinkage=1.0)
+
+
+class TestItemKNNOverBM25(RecommenderConformance):
+    def make(self) -> ItemKNN:
+        return ItemKNN(similarity="bm25", k_neighbors=10)
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "jaccard"])
+def test_checkerboard(similarity: str) -> None:
+    assert_checkerboard(ItemKNN(similarity=similarity, shrinkage=1.0))
+
+
+def _naive(counts: np.ndarray, how: str, s: float, k1: float = 1.2, b: float = 0.75) -> np.ndarray:
+    """All similarities of a users × items matrix of counts, float64."""
+    ones = (counts > 0).astype(np.float64)
+    users, items = counts.shape
+    if how in ("cosine", "jaccard"):
+        x = ones
+    elif how == "tfidf":
+        x = np.sqrt(counts) * np.maximum(np.log(items / (1 + counts.sum(axis=1))), 0)[:, None]
+    else:
+        length = counts.sum(axis=0)
+        rarity = np.maximum(np.log(items / (1 + ones.sum(axis=1))), 0)
+        norm = k1 * (1 - b + b * length / length.mean())
+        x = counts * (k1 + 1) / (counts + norm) * rarity[:, None]
+    out = np.zeros((items, items))
+    for i in range(items):
+        for j in range(items):
+            d = x[:, i] @ x[:, j]
+            if i == j or d == 0:
+                continue
+            if how == "jaccard":
+                out[i, j] = d / (x[:, i] @ x[:, i] + x[:, j] @ x[:, j] - d + s)
+            elif how == "bm25":
+                out[i, j] = d * d / (d + s)
+            else:
+                out[i, j] = d / (np.linalg.norm(x[:, i]) * np.linalg.norm(x[:, j]) + s)
+    return out
+
+
+@pytest.mark.parametrize("how", SIMILARITIES)
+@pytest.mark.parametrize("shrinkage", [0.0, 5.0])
+def test_equals_its_definition(how: str, shrinkage: float) -> None:
+    data = shop(seed=3)
+    model = ItemKNN(similarity=how, k_neighbors=1000, shrinkage=shrinkage).fit(data, Run(threads=2))
+    wanted = _naive(data.matrix("count").toarray().astype(np.float64), how, shrinkage)
+    np.testing.assert_allclose(model.similarities_.toarray(), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", SIMILARITIES)
+def test_only_the_largest_are_kept(how: str) -> None:
+    data = shop(seed=3)
+    every = ItemKNN(similarity=how, k_neighbors=1000).fit(data).similarities_.toarray()
+    few = ItemKNN(similarity=how, k_neighbors=3).fit(data).similarities_.toarray()
+    assert ((few > 0).sum(axis=1) == np.minimum((every > 0).sum(axis=1), 3)).all()
+    for row in range(len(every)):
+        np.testing.assert_array_equal(np.sort(few[row])[::-1][:3], np.sort(every[row])[::-1][:3])
