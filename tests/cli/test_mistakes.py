@@ -12,7 +12,7 @@ from tests.cli.conftest import Command
 @pytest.mark.parametrize(
     ("command", "remedy"),
     [
-        ("train EESE", "did you mean 'EASE'?"),
+        ("train eese", "did you mean 'EASE'?"),
         ("train als:factor=3", "did you mean 'factors'?"),
         ("train als:factors=-3", "default 64"),
         ("train als -p factors", "name=value"),

@@ -159,7 +159,7 @@ def test_refusals_say_what_to_do(data: Dataset, wrong, says: str) -> None:
 
 
 def test_a_share_of_the_whole_by_movielens(real_data) -> None:
-    train, test = split(zy.read(real_data("movielens-100k")))
+    train, test = split(zy.read(real_data("movielens-100k")), "time")
     assert train.n_events + test.n_events == 100_000
     assert train.window[1] < test.window[0]
 

@@ -63,5 +63,6 @@ def nearest(word: str, known: list[str]) -> str:
     """A remedy for a mistyped name: the nearest known one, or all of them when none is near."""
     from difflib import get_close_matches
 
-    close = get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else "known: " + ", ".join(known)
+    by_lower = {name.lower(): name for name in known}
+    close = get_close_matches(word.lower(), list(by_lower), n=1, cutoff=0.6)
+    return f"did you mean {by_lower[close[0]]!r}?" if close else "known: " + ", ".join(known)
