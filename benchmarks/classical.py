@@ -117,7 +117,7 @@ def ndcg_at_10(
         seen = train[who]
         excluded = (seen.indptr.astype(np.int64), seen.indices)
         items, _ = top_k(x[who] @ y.T, 10, priority, allowed, excluded, run)
-        row, rank = np.nonzero(items == held[start : start + 2000, None])
+        _row, rank = np.nonzero(items == held[start : start + 2000, None])
         total += float((1 / np.log2(rank + 2)).sum())
     return total / len(users)
 
@@ -183,8 +183,7 @@ def als(draws: int, factors: list[int], epochs: int, threads: int) -> None:
             print(f"  {name:9} a sweep {wall:6.2f} s wall {cpu:6.2f} s CPU; goal after {until + 1} in {reached:.2f} s")
             print(f"            NDCG@10 after each: {curve}")
         ratio = [
-            statistics.median(a[part] / b[part] for a, b in zip(times["implicit"], times["zhiyin"]))
-            for part in (0, 1)
+            statistics.median(a[part] / b[part] for a, b in zip(times["implicit"], times["zhiyin"])) for part in (0, 1)
         ]
         print(f"  implicit / zhiyin: {ratio[0]:.2f} wall, {ratio[1]:.2f} CPU (median of {epochs} pairs)")
 

@@ -1,8 +1,8 @@
 """What every recommender must do. A model's test inherits `RecommenderConformance` and says how to make one:
 
-    class TestEASE(RecommenderConformance):
-        def make(self):
-            return EASE(reg=2.0)
+class TestEASE(RecommenderConformance):
+    def make(self):
+        return EASE(reg=2.0)
 """
 
 from __future__ import annotations

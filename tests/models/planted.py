@@ -13,10 +13,7 @@ USERS, ITEMS = 40, 20
 def checkerboard() -> Dataset:
     """Each user has all items of their parity but one: item (user · 2 + parity) mod ITEMS is missing."""
     pairs = [
-        (f"u{user}", item)
-        for user in range(USERS)
-        for item in range(user % 2, ITEMS, 2)
-        if item != missing_of(user)
+        (f"u{user}", item) for user in range(USERS) for item in range(user % 2, ITEMS, 2) if item != missing_of(user)
     ]
     return Dataset.build(pl.DataFrame(pairs, schema=["user", "item"], orient="row"))
 

@@ -31,7 +31,7 @@ def test_checkerboard(similarity: str) -> None:
 def _naive(counts: np.ndarray, how: str, s: float, k1: float = 1.2, b: float = 0.75) -> np.ndarray:
     """All similarities of a users × items matrix of counts, float64."""
     ones = (counts > 0).astype(np.float64)
-    users, items = counts.shape
+    _users, items = counts.shape
     if how in ("cosine", "jaccard"):
         x = ones
     elif how == "tfidf":

@@ -77,7 +77,7 @@ class SplitSection(Section):
 
     by: Literal["auto", "time", "last", "ratio", "cold-users", "cold-items", "rolling"] = key(
         "auto",
-        "time, last, ratio, cold-users, cold-items, rolling; auto is time, or ratio where a log has no times or few users on both sides",
+        "time, last, ratio, cold-users, cold-items, rolling; auto chooses time or ratio",
         'one of "auto", "time", "last", "ratio", "cold-users", "cold-items", "rolling"',
     )
     test: str | float | None = key(

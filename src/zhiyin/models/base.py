@@ -46,7 +46,8 @@ class Recommender:
     def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
         """float32[n, n_items]: how similar each item is to items[r]. Models without the notion leave this out."""
         raise ConfigError(
-            f"{type(self).__name__} does not know which items are similar", remedy="use ItemKNN, EASE, ALS or Transitions"
+            f"{type(self).__name__} does not know which items are similar",
+            remedy="use ItemKNN, EASE, ALS or Transitions",
         )
 
     # -- what every model can do ----------------------------------------------------------------------------------
@@ -194,7 +195,7 @@ class Recommender:
         )
 
     def save(self, path: Any) -> None:
-        """Write the model to a folder: arrays, frames and JSON, nothing that runs. An old one there is replaced whole."""
+        """Write the model to a folder: arrays and JSON, nothing that runs. An old one is replaced whole."""
         from zhiyin.models.saving import save
 
         save(self, path)
@@ -211,7 +212,9 @@ class Recommender:
         known = self._known()
         if histories is not None:
             if users is not None:
-                raise ConfigError("users and histories cannot both be given", remedy="name the histories' users as keys")
+                raise ConfigError(
+                    "users and histories cannot both be given", remedy="name the histories' users as keys"
+                )
             if isinstance(histories, Histories):
                 return pl.Series(range(len(histories)), dtype=pl.Int64), histories
             batch = Histories.from_items(histories, known.item_ids)

@@ -45,7 +45,7 @@ def model_class(name: str) -> type[Recommender]:
         raise ConfigError(f"there is no model {name!r}", remedy=nearest(name, names()))
     if found in _registered:
         return _registered[found]
-    return getattr(importlib.import_module(f"zhiyin.models.{_WHERE[found]}"), found)  # type: ignore[no-any-return]
+    return getattr(importlib.import_module(f"zhiyin.models.{_WHERE[found]}"), found)
 
 
 def make(name: str, settings: dict[str, Any] | None = None) -> Recommender:

@@ -54,7 +54,7 @@ class ALS(VectorRecommender):
                 half_sweep(items, y, x, self.reg, self.cg_steps, run)
                 advance(1)
                 run.report(model="ALS", epoch=epoch + 1, of=self.epochs, seconds=time.perf_counter() - begun)
-        self.item_vectors_ = y
+        self.item_vectors_ = y  # type: ignore[misc]
         self.gram_ = (y.T @ y).astype(np.float32)
 
     def encode(self, histories: Histories, run: Run | None = None) -> np.ndarray:
@@ -80,7 +80,7 @@ def half_sweep(
     run: Run,
     gram: np.ndarray | None = None,
 ) -> None:
-    """Improve every x_u in place with y fixed: `steps` of conjugate gradient on (YᵀY + Yᵀ(C - I)Y + reg I) x = YᵀC p."""
+    """Improve every x_u in place, y fixed: `steps` of conjugate gradient on (YᵀY + Yᵀ(C - I)Y + reg I) x = YᵀC p."""
     matrix = (y.T @ y if gram is None else gram).astype(np.float32)
     matrix[np.diag_indices(len(matrix))] += np.float32(reg)
 
@@ -91,7 +91,7 @@ def half_sweep(
 
 
 @kernel
-def _solve(indptr, columns, extra, x, y, matrix, steps, start, stop):  # type: ignore[no-untyped-def]
+def _solve(indptr, columns, extra, x, y, matrix, steps, start, stop):
     """Conjugate gradient for the rows start..stop. `extra` is c - 1, `matrix` is YᵀY + reg I.
 
     Arrays are indexed and never sliced: counting references to a view costs more than the few products in it.
@@ -161,7 +161,7 @@ def _solve(indptr, columns, extra, x, y, matrix, steps, start, stop):  # type: i
 
 
 @kernel
-def _apply_matrix(matrix, v, out):  # type: ignore[no-untyped-def]
+def _apply_matrix(matrix, v, out):
     """out = matrix v, `matrix` symmetric."""
     f = len(v)
     for j in range(f):
@@ -178,7 +178,7 @@ def _apply_matrix(matrix, v, out):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _apply_near(near, more, padded, v, out):  # type: ignore[no-untyped-def]
+def _apply_near(near, more, padded, v, out):
     """out += sum over i of more_i y_i (y_i·v), eight items at a time so that sums overlap."""
     f = len(v)
     for at in range(0, padded, 8):

@@ -70,7 +70,9 @@ class ItemKNN(Recommender):
             return users
         length = np.asarray(users.sum(axis=0)).ravel()
         norm = 1 - self.b + self.b * length / max(float(length.mean()), 1e-9)
-        users.data = (users.data * (self.k1 + 1) / (users.data + self.k1 * norm[users.indices]) * rarity).astype(np.float32)
+        users.data = (users.data * (self.k1 + 1) / (users.data + self.k1 * norm[users.indices]) * rarity).astype(
+            np.float32
+        )
         users.eliminate_zeros()
         return users
 
@@ -84,7 +86,7 @@ class ItemKNN(Recommender):
 @kernel
 def _similarities(
     i_indptr, i_users, i_data, u_indptr, u_items, u_data, square, how, shrinkage, start, stop, neighbors, values
-):  # type: ignore[no-untyped-def]
+):
     total = np.zeros(len(square), dtype=np.float32)
     touched = np.empty(len(square), dtype=np.int32)
     for item in range(start, stop):

@@ -46,7 +46,7 @@ def rows_of(table: sparse.csr_matrix, items: np.ndarray) -> np.ndarray:
 
 
 @kernel
-def _push(w_indptr, w_items, w_data, t_indptr, t_items, t_data, start, stop, scores):  # type: ignore[no-untyped-def]
+def _push(w_indptr, w_items, w_data, t_indptr, t_items, t_data, start, stop, scores):
     for row in range(start, stop):
         line = scores[row]
         for at in range(w_indptr[row], w_indptr[row + 1]):
@@ -56,7 +56,7 @@ def _push(w_indptr, w_items, w_data, t_indptr, t_items, t_data, start, stop, sco
 
 
 @kernel
-def keep_largest(total, touched, n_touched, neighbors, values):  # type: ignore[no-untyped-def]
+def keep_largest(total, touched, n_touched, neighbors, values):
     """Keep the largest entries of an accumulator and clear it: a heap whose root is the smallest kept.
 
     Equal values: the lower item code is kept, so that the result does not depend on the order of the rows.

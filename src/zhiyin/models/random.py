@@ -39,14 +39,14 @@ class Random(Recommender):
 
 
 @kernel
-def _mix(x):  # type: ignore[no-untyped-def]
+def _mix(x):
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
 @kernel
-def _draw(seed, users, offsets, items, start, stop, scores):  # type: ignore[no-untyped-def]
+def _draw(seed, users, offsets, items, start, stop, scores):
     golden = np.uint64(0x9E3779B97F4A7C15)
     for row in range(start, stop):
         key = _mix(seed + golden * np.uint64(users[row] + 2))

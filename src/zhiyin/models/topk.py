@@ -46,7 +46,7 @@ def top_k(
 
 
 @kernel
-def _top_k(scores, start, stop, priority, allowed, every, offsets, seen, items, best):  # type: ignore[no-untyped-def]
+def _top_k(scores, start, stop, priority, allowed, every, offsets, seen, items, best):
     """A heap of the k best so far; its root is the worst of them, which most items fail to beat at first look."""
     k, m = items.shape[1], scores.shape[1]
     for row in range(start, stop):
@@ -85,12 +85,12 @@ def _top_k(scores, start, stop, priority, allowed, every, offsets, seen, items, 
 
 
 @kernel
-def _worse(score_a, item_a, score_b, item_b, priority):  # type: ignore[no-untyped-def]
+def _worse(score_a, item_a, score_b, item_b, priority):
     return score_a < score_b or (score_a == score_b and priority[item_a] < priority[item_b])
 
 
 @kernel
-def _sift_down(heap_score, heap_item, size, score, item, priority):  # type: ignore[no-untyped-def]
+def _sift_down(heap_score, heap_item, size, score, item, priority):
     """Put (score, item) at the root of a heap of `size` and let it sink."""
     at = 0
     while True:
@@ -98,9 +98,7 @@ def _sift_down(heap_score, heap_item, size, score, item, priority):  # type: ign
         if child >= size:
             break
         other = child + 1
-        if other < size and _worse(
-            heap_score[other], heap_item[other], heap_score[child], heap_item[child], priority
-        ):
+        if other < size and _worse(heap_score[other], heap_item[other], heap_score[child], heap_item[child], priority):
             child = other
         if not _worse(heap_score[child], heap_item[child], score, item, priority):
             break

@@ -28,7 +28,9 @@ class Transitions(Recommender):
 
     window: int = param(10, "how far ahead an item still follows", at_least=1, tune=(1, 20))
     last: int = param(10, "how many of the newest events vote", at_least=1, tune=(1, 50), log=True)
-    decay: float = param(0.8, "an older event's vote, as a share of the next one's", at_least=0, at_most=1, tune=(0.1, 1.0))
+    decay: float = param(
+        0.8, "an older event's vote, as a share of the next one's", at_least=0, at_most=1, tune=(0.1, 1.0)
+    )
     half_life: str | None = param(None, "a follower loses half its worth in this gap", tune=("1h", "1d", "7d", "30d"))
     session_gap: str | None = param(None, "a pause as long as this ends a session", tune=("30m", "1d"))
     k_neighbors: int = param(200, "followers kept for each item", at_least=1, tune=(20, 500), log=True)
@@ -70,7 +72,7 @@ class Transitions(Recommender):
 
 
 @kernel
-def _rules(indptr, places, item, session, time, window, rate, start, stop, neighbors, values):  # type: ignore[no-untyped-def]
+def _rules(indptr, places, item, session, time, window, rate, start, stop, neighbors, values):
     n_items = neighbors.shape[0]
     total = np.zeros(n_items, dtype=np.float32)
     touched = np.empty(n_items, dtype=np.int32)
