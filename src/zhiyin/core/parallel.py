@@ -7,6 +7,7 @@ number of callers may run kernels at once (Numba's own parallel loops allow neit
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any
@@ -36,15 +37,27 @@ def for_chunks(work: Callable[[int, int], None], n: int, run: Run, chunk: int = 
                 work(start, min(start + chunk, n))
                 advance(min(chunk, n - start))
             return
+        failed = threading.Event()
+
+        def guarded(start: int) -> None:
+            if failed.is_set():
+                return
+            try:
+                work(start, min(start + chunk, n))
+            except BaseException:
+                failed.set()
+                raise
+
         pool = ThreadPoolExecutor(threads)
         try:
-            pending = {pool.submit(work, start, min(start + chunk, n)) for start in starts}
+            pending = {pool.submit(guarded, start) for start in starts}
             while pending:
                 done, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
                 for future in done:
                     future.result()
                 advance(len(done) * chunk)
         finally:
+            failed.set()  # Ctrl-C in this thread: chunks not yet begun return at once
             pool.shutdown(wait=True, cancel_futures=True)
 
 
