@@ -18,7 +18,6 @@ EXTRAS = {
     "tune": ("optuna",),
     "postgres": ("psycopg",),
     "pandas": ("pandas", "pyarrow"),
-    "deep": ("torch",),
 }
 
 

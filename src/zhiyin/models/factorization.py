@@ -27,6 +27,10 @@ class ALS(VectorRecommender):
     A user at serving time is folded in: x_u is solved from the history against fixed item vectors, so a new event
     changes the next answer and no user need have been seen.
 
+    The defaults alpha = 8 and reg = 60 are the best compromise of a 4 × 4 grid by NDCG@10 on validation parts cut from
+    the train parts of MovieLens-100k, MovieLens small and Goodbooks, and hold on a shop and on Online Retail. Very
+    small or very sparse data want a smaller reg: `tune` finds it.
+
     | difference from the paper | why |
     |---|---|
     | conjugate gradient instead of exact solves | the same accuracy in a fraction of the time |
@@ -34,8 +38,8 @@ class ALS(VectorRecommender):
     """
 
     factors: int = param(64, "length of the vectors", at_least=1, at_most=4096, tune=(16, 256), log=True)
-    reg: float = param(1.0, "L2 penalty", at_least=0, tune=(0.01, 100.0), log=True)
-    alpha: float = param(10.0, "confidence that an event adds", at_least=0, tune=(0.5, 100.0), log=True)
+    reg: float = param(60.0, "L2 penalty", at_least=0, tune=(0.01, 100.0), log=True)
+    alpha: float = param(8.0, "confidence that an event adds", at_least=0, tune=(0.5, 100.0), log=True)
     epochs: int = param(15, "sweeps over users and items", at_least=1, tune=(5, 30))
     cg_steps: int = param(3, "conjugate gradient steps a row", at_least=1, at_most=100)
 
