@@ -1,7 +1,7 @@
 """Quality bands on MovieLens-100k: a model that is silently worse, or better than it can be, falls out of them.
 
-Ratio split of seed 0 (20 % of each user's events), whole catalogue ranked, NDCG@10. The middle of each band was measured;
-its half-width is far below what a wrong formula costs.
+Ratio split of seed 0 (20 % of each user's events), whole catalogue ranked, NDCG@10. The middle of each band was
+measured; its half-width is far below what a wrong formula costs.
 """
 
 from __future__ import annotations

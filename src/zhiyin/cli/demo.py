@@ -38,7 +38,7 @@ def demo(
     begun = time.perf_counter()
     output.mkdir(parents=True, exist_ok=True)
     _step("1. Data")
-    config = settle(str(data or _ready() or _shop(output / "data", seed or 0)), None, None)
+    config = settle(str(data or _ready() or _shop(output / "film-shop", seed or 0)), None, None)
     project = project_of(config, output, seed, threads)
     log = project.data()
     _step("2. What the data doctor says (zhiyin check)")
