@@ -47,7 +47,7 @@ users, items, draws, threads, parts = (int(part) for part in sys.argv[1:])
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
 small = log_of(500, 300, 20_000)  # compiles the kernels
-warm = gram(small, Run(threads=threads)); warm[np.diag_indices(300)] += 100; d = invert(warm)
+warm = gram(small, Run(threads=threads)); warm[np.diag_indices(300)] += 100; invert(warm); d = warm.diagonal().copy()
 _to_weights(warm, d, Run(threads=threads))
 log = log_of(users, items, draws)
 before = peak()
@@ -56,7 +56,8 @@ if parts:  # the steps of EASE._fit, so that the inverse inside it can be told a
     weights = gram(log, Run(threads=threads))
     weights[np.diag_indices(items)] += np.float32(250)
     made = time.perf_counter()
-    diagonal = invert(weights)
+    invert(weights)
+    diagonal = weights.diagonal().copy()
     inverted = time.perf_counter()
     _to_weights(weights, diagonal, Run(threads=threads))
     done = time.perf_counter()
