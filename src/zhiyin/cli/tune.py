@@ -62,7 +62,7 @@ def tune(
         _put(config, name, best)
         say(f"wrote [models.{name}] in {config}")
     if json:
-        print_json({"model": name, "metric": settings.metric, "value": found.value, "settings": best})
+        print_json(found.to_json())
         return
     say(f"{name}: {settings.metric} {found.value:.4f} on the validation window")
     typer.echo("\n".join(lines))
