@@ -19,6 +19,7 @@ from collections.abc import Set
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import polars as pl
@@ -535,8 +536,10 @@ def query_table(url: str, query: str) -> FrameTable:
     except (DataError, MissingExtraError):
         raise
     except Exception as error:
+        password = urlsplit(url).password
+        said = str(error).replace(password, "***") if password else str(error)
         raise DataError(
-            f"the query failed: {error}", file=name, remedy="check the address, the rights and the SQL"
+            f"the query failed: {said}", file=name, remedy="check the address, the rights and the SQL"
         ) from error
 
 

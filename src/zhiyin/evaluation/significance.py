@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 
+from zhiyin.core.hashing import GOLDEN, mix
 from zhiyin.core.parallel import for_chunks, kernel
 from zhiyin.core.run import Run
 
@@ -99,15 +100,8 @@ def _draw(counts: np.ndarray, key: np.uint64, first: int, start: int, stop: int)
     n = counts.shape[1]
     for row in range(start, stop):
         counts[row] = 0.0
-        state = _mix(key + np.uint64(first + row))
+        state = mix(key + np.uint64(first + row))
         for _ in range(n):
-            state += np.uint64(0x9E3779B97F4A7C15)
+            state += GOLDEN
             # The upper 32 bits times n, again its upper half: uniform on [0, n) up to n / 2^32.
-            counts[row, ((_mix(state) >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32)] += 1.0
-
-
-@kernel
-def _mix(z: np.uint64) -> np.uint64:
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+            counts[row, ((mix(state) >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32)] += 1.0

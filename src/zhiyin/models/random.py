@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from zhiyin.core.hashing import GOLDEN, mix
 from zhiyin.core.parallel import for_chunks, kernel
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
@@ -39,19 +40,11 @@ class Random(Recommender):
 
 
 @kernel
-def _mix(x):
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-@kernel
 def _draw(seed, users, offsets, items, start, stop, scores):
-    golden = np.uint64(0x9E3779B97F4A7C15)
     for row in range(start, stop):
-        key = _mix(seed + golden * np.uint64(users[row] + 2))
+        key = mix(seed + GOLDEN * np.uint64(users[row] + 2))
         for at in range(offsets[row], offsets[row + 1]):
-            key = _mix(key + golden * np.uint64(items[at] + 1))
+            key = mix(key + GOLDEN * np.uint64(items[at] + 1))
         for item in range(scores.shape[1]):
-            bits = _mix(key + golden * np.uint64(item + 1)) >> np.uint64(40)
+            bits = mix(key + GOLDEN * np.uint64(item + 1)) >> np.uint64(40)
             scores[row, item] = np.float32(bits) * np.float32(2.0**-24)
