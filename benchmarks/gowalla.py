@@ -20,7 +20,7 @@ import polars as pl
 
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
-from zhiyin.evaluation.ranking import hits_of, ndcg, recall
+from zhiyin.core.ranking import hits_of, ndcg, recall
 from zhiyin.models.linear import EASE
 
 PUBLISHED = {"recall": 0.1765, "ndcg": 0.1467}

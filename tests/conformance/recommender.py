@@ -58,6 +58,8 @@ def arrays_of(model: Recommender) -> dict[str, np.ndarray]:
             continue
         if sparse.issparse(value):
             found |= {f"{name}.{part}": getattr(value, part) for part in ("data", "indices", "indptr")}
+        elif isinstance(value, dict):
+            found |= {f"{name}.{part}": np.asarray(array) for part, array in sorted(value.items())}
         else:
             found[name] = np.asarray(value)
     for name in ("candidates", "popularity", "priority"):
@@ -75,6 +77,9 @@ def assert_same_state(one: Recommender, other: Recommender) -> None:
 
 class RecommenderConformance:
     """Inherit, and define `make`."""
+
+    # Networks sum in an order that depends on the number of threads: equal seeds give equal bits only with equal threads.
+    exact_across_threads = True
 
     def make(self) -> Recommender:
         raise NotImplementedError
@@ -217,7 +222,11 @@ class RecommenderConformance:
 
     def test_same_seed_same_answer_whatever_the_threads(self, model: Recommender, data: Dataset) -> None:
         one = self.make().fit(data, Run(seed=0, threads=1))
-        assert_same_state(one, model)
+        if self.exact_across_threads:
+            assert_same_state(one, model)
+        else:
+            assert_same_state(self.make().fit(data, Run(seed=0, threads=2)), model)
+            np.testing.assert_allclose(one.score(data.histories), model.score(data.histories), rtol=1e-3, atol=1e-4)
         frames = [m.recommend(k=5, run=Run(threads=t)) for m, t in ((one, 1), (model, 2))]
         assert frames[0].equals(frames[1])
 
@@ -255,7 +264,12 @@ class RecommenderConformance:
 
     def test_save_and_load_bit_for_bit(self, model: Recommender, data: Dataset, tmp_path: Any) -> None:
         model.save(tmp_path / "shop" / "model")
-        assert {file.suffix for file in (tmp_path / "shop" / "model").iterdir()} <= {".npy", ".arrow", ".json"}
+        assert {file.suffix for file in (tmp_path / "shop" / "model").iterdir()} <= {
+            ".npy",
+            ".arrow",
+            ".json",
+            ".safetensors",
+        }
         assert [file.name for file in (tmp_path / "shop").iterdir()] == ["model"]
         for mmap in (True, False):
             back = load(tmp_path / "shop" / "model", mmap=mmap)
@@ -268,7 +282,7 @@ class RecommenderConformance:
     def test_loaded_arrays_are_mapped(self, model: Recommender, tmp_path: Any) -> None:
         model.save(tmp_path / "m")
         for name, array in arrays_of(load(tmp_path / "m")).items():
-            if array.size > 1 and array.ndim:
+            if array.size > 1 and array.ndim and array.dtype != object:
                 assert _is_mapped(array), name
 
     def test_saving_over_replaces_the_whole(self, model: Recommender, data: Dataset, tmp_path: Any) -> None:

@@ -9,11 +9,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 log = logging.getLogger("zhiyin")
+
+
+class Advance(Protocol):
+    """Moves a progress bar on; `note` is shown behind it."""
+
+    def __call__(self, steps: int, note: str = "") -> None: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +33,8 @@ class Run:
     device: "auto", "cpu" or "cuda"; only neural models look at it.
     progress: show progress bars; None shows them on a terminal only.
     callbacks: each is called with a dict such as {"model": "ALS", "epoch": 3, "of": 15, "seconds": 1.2}.
+    checkpoint: a folder where long training keeps its state; the same training begun again goes on from there.
+    checkpoint_every: time between two checkpoints.
     """
 
     seed: int = 0
@@ -34,6 +42,8 @@ class Run:
     device: str = "auto"
     progress: bool | None = None
     callbacks: tuple[Callable[[dict[str, Any]], None], ...] = ()
+    checkpoint: str | os.PathLike[str] | None = None
+    checkpoint_every: str = "10m"
 
     @property
     def n_threads(self) -> int:
@@ -50,11 +60,11 @@ class Run:
             callback(news)
 
     @contextmanager
-    def bar(self, label: str, total: int | None) -> Iterator[Callable[[int], None]]:
-        """A progress bar that appears only when the work outlives a second. Yields `advance(steps)`."""
+    def bar(self, label: str, total: int | None) -> Iterator[Advance]:
+        """A progress bar that appears only when the work outlives a second. Yields `advance(steps, note)`."""
         show = self.progress if self.progress is not None else sys.stderr.isatty()
         if not show:
-            yield lambda steps: None
+            yield lambda steps, note="": None
             return
         shown = _Bar(label, total)
         try:
@@ -70,18 +80,19 @@ class _Bar:
         self.label, self.total, self.done, self.begun = label, total, 0, time.monotonic()
         self.progress: Any = None
 
-    def advance(self, steps: int = 1) -> None:
+    def advance(self, steps: int, note: str = "") -> None:
         self.done += steps
         if self.progress is None and time.monotonic() - self.begun > 1.0:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                       TextColumn("{task.fields[note]}"))  # fmt: skip
             self.progress = Progress(*columns, console=Console(stderr=True), transient=True)
             self.progress.start()
-            self.task = self.progress.add_task(self.label, total=self.total)
+            self.task = self.progress.add_task(self.label, total=self.total, note="")
         if self.progress is not None:
-            self.progress.update(self.task, completed=self.done)
+            self.progress.update(self.task, completed=self.done, note=note)
 
     def close(self) -> None:
         if self.progress is not None:

@@ -18,7 +18,7 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.data.splits import Split
 from zhiyin.evaluation.pointwise import user_auc
-from zhiyin.evaluation.ranking import RANKING, hits_of
+from zhiyin.core.ranking import RANKING, hits_of
 from zhiyin.models.base import Recommender
 
 

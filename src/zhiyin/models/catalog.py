@@ -9,7 +9,7 @@ import importlib
 import re
 from typing import TYPE_CHECKING, Any
 
-from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.core.errors import ConfigError, MissingExtraError, nearest
 from zhiyin.core.params import check_settings, params_of
 
 if TYPE_CHECKING:
@@ -22,7 +22,17 @@ _WHERE = {
     "Transitions": "transitions",
     "EASE": "linear",
     "ALS": "factorization",
+    "SASRec": "sequence.sasrec",
+    "HSTU": "sequence.hstu",
+    "GRU4Rec": "sequence.gru4rec",
+    "Caser": "sequence.caser",
+    "NeuMF": "neumf",
+    "MultVAE": "autoencoder",
+    "LightGCN": "graph",
+    "UltraGCN": "ultragcn",
+    "TwoTower": "two_tower",
 }
+_DEEP = ("SASRec", "HSTU", "GRU4Rec", "Caser", "NeuMF", "MultVAE", "LightGCN", "UltraGCN", "TwoTower")
 _registered: dict[str, type[Recommender]] = {}
 
 
@@ -45,7 +55,12 @@ def model_class(name: str) -> type[Recommender]:
         raise ConfigError(f"there is no model {name!r}", remedy=nearest(name, names()))
     if found in _registered:
         return _registered[found]
-    return getattr(importlib.import_module(f"zhiyin.models.{_WHERE[found]}"), found)
+    try:
+        return getattr(importlib.import_module(f"zhiyin.models.{_WHERE[found]}"), found)
+    except ModuleNotFoundError as error:
+        if found in _DEEP and error.name == "torch":
+            raise MissingExtraError("torch", "deep", found) from None
+        raise
 
 
 def make(name: str, settings: dict[str, Any] | None = None) -> Recommender:

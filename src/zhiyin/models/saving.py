@@ -1,4 +1,5 @@
-"""Models on disk: a folder of NumPy arrays, Arrow frames and one JSON manifest. Nothing in it can run.
+"""Models on disk: a folder of NumPy arrays, Arrow frames, tensors (safetensors) and one JSON manifest. Nothing in it
+can run.
 
 Arrays are memory-mapped when loaded, so that several processes share them and a large model opens at once. A save is
 whole or not at all: it is written beside the target and renamed.
@@ -14,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
 from zhiyin.core.errors import DataError
@@ -103,7 +106,16 @@ def load(path: Any, *, mmap: bool = True) -> Recommender:
             fingerprint=manifest["fingerprint"],
             window=tuple(manifest["window"]),
         )
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, pl.exceptions.PolarsError) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        SafetensorError,
+        pl.exceptions.PolarsError,
+    ) as error:
         raise DataError(
             f"a part of the model is missing or damaged ({error})", file=source, remedy="train and save it again"
         ) from None
@@ -123,6 +135,9 @@ def _write(folder: Path, name: str, value: Any) -> Any:
         for part in _CSR:
             np.save(folder / f"{name}.{part}.npy", getattr(value, part), allow_pickle=False)
         return {"csr": list(value.shape)}
+    if isinstance(value, dict) and value and all(isinstance(part, np.ndarray) for part in value.values()):
+        save_file({key: np.ascontiguousarray(part) for key, part in value.items()}, folder / f"{name}.safetensors")
+        return "tensors"
     return {"value": value.item() if isinstance(value, np.generic) else value}
 
 
@@ -133,7 +148,32 @@ def _read(folder: Path, name: str, kind: Any, mmap: bool) -> Any:
 
     if kind == "array":
         return array(name)
+    if kind == "tensors":
+        file = folder / f"{name}.safetensors"
+        return _mapped(file) if mmap else load_file(file)
     if "csr" in kind:
         parts = tuple(array(f"{name}.{part}") for part in _CSR)
         return sparse.csr_matrix(parts, shape=tuple(kind["csr"]), copy=False)
     return kind["value"]
+
+
+def _mapped(file: Path) -> dict[str, np.ndarray]:
+    """The tensors of a safetensors file, mapped: 8 bytes length of the header, the header in JSON, then the bytes.
+
+    Copy-on-write, so that they are writable arrays, as torch wants them, and the file still cannot change.
+    """
+    with open(file, "rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        if length > os.fstat(opened.fileno()).st_size:
+            raise ValueError("the header is longer than the file")
+        header = json.loads(opened.read(length))
+    whole = np.memmap(file, dtype=np.uint8, mode="c").view(np.ndarray)[8 + length :]
+    found = {}
+    for name, said in header.items():
+        if name != "__metadata__":
+            start, stop = said["data_offsets"]
+            found[name] = whole[start:stop].view(_DTYPES[said["dtype"]]).reshape(said["shape"])
+    return found
+
+
+_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "U8": "u1", "BOOL": "?"}

@@ -1,0 +1,147 @@
+"""Histories as batches of padded tensors, the same for training and for serving.
+
+Training is shifted: a causal network reads items 0..t of a sequence and every position predicts the item after it, so
+an epoch reads each event once, not once a prefix. Padding is on the right, where a causal network never looks; it is
+item 0, whose gradient is zero because nothing that is asked depends on it. Sequences of like length go together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zhiyin.data.histories import Histories
+
+# Batches among which sequences are sorted by length: enough to leave little padding, few enough to stay shuffled.
+BUCKET = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Sequences:
+    """b sequences of at most t items.
+
+    Parameters
+    ----------
+    items: int64[b, t], item codes, oldest first, padded on the right.
+    lengths: int64[b], how many items are real, at least 1.
+    times: int64[b, t], microseconds; padded with the last time.
+    targets: int64[b, t], the item after each, -1 where there is none to learn; None when serving.
+    rows: int64[b], which histories these are.
+    """
+
+    items: Tensor
+    lengths: Tensor
+    times: Tensor
+    rows: Tensor
+    targets: Tensor | None = None
+
+    @property
+    def events(self) -> int:
+        return int(self.lengths.sum())
+
+    @property
+    def places(self) -> Tensor:
+        """int64[b, t]: how many items come after each, 0 for the last; the distance to the end of the sequence."""
+        return (self.lengths[:, None] - 1 - torch.arange(self.items.shape[1], device=self.items.device)).clamp(min=0)
+
+    def share(self, rank: int, world: int) -> Sequences:
+        """Every world-th row: the part of one of several processes."""
+        return self if world == 1 else self._map(lambda tensor: tensor[rank::world])
+
+    def to(self, device: torch.device) -> Sequences:
+        """The same on a device."""
+        return self if device.type == "cpu" else self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _map(self, change) -> Sequences:  # type: ignore[no-untyped-def]
+        return Sequences(*(None if t is None else change(t) for t in (
+            self.items, self.lengths, self.times, self.rows, self.targets)))  # fmt: skip
+
+
+class TrainingSequences:
+    """The batches of shifted sequences of an epoch.
+
+    Parameters
+    ----------
+    histories: of positive events only; those with fewer than two teach nothing.
+    max_len: items a network reads at once. Of a longer history the last max_len + 1 events are taken; with `windows`
+        the earlier ones too, in further sequences that overlap by one event.
+    """
+
+    def __init__(self, histories: Histories, max_len: int, batch_size: int, seed: int, windows: bool = False) -> None:
+        self.items, self.times = histories.items, histories.times
+        self.batch_size, self.seed = batch_size, seed
+        lengths = histories.lengths
+        counts = np.where(lengths >= 2, -(-(lengths - 1) // max_len) if windows else 1, 0)
+        self.rows = np.repeat(np.arange(len(lengths)), counts)
+        # Window w of a row ends w · max_len events before the row does.
+        window = np.arange(len(self.rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        ends = histories.offsets[1:][self.rows] - window * max_len
+        self.starts = np.maximum(histories.offsets[:-1][self.rows], ends - max_len - 1)
+        self.lengths = ends - self.starts - 1
+        self.n_batches = -(-len(self.rows) // batch_size)
+
+    def epoch(self, number: int) -> Iterator[Sequences]:
+        """Shuffled; like lengths together; the batches themselves in random order."""
+        rng = np.random.default_rng([self.seed, 21, number])
+        order = rng.permutation(len(self.rows))
+        for start in range(0, len(order), BUCKET * self.batch_size):
+            part = slice(start, start + BUCKET * self.batch_size)
+            order[part] = order[part][np.argsort(self.lengths[order[part]], kind="stable")]
+        for batch in rng.permutation(self.n_batches):
+            yield self.batch(order[batch * self.batch_size : (batch + 1) * self.batch_size])
+
+    def batch(self, chosen: np.ndarray) -> Sequences:
+        """The given sequences as tensors."""
+        at, real = _places(self.starts[chosen], self.lengths[chosen])
+        return Sequences(
+            _tensor(self.items[at], real, 0),
+            torch.from_numpy(self.lengths[chosen]),
+            torch.from_numpy(self.times[at]),
+            torch.from_numpy(self.rows[chosen]),
+            _tensor(self.items[at + 1], real, -1),
+        )
+
+
+def serving_sequences(histories: Histories, max_len: int, cells: int = 1 << 18) -> Iterator[Sequences]:
+    """The last max_len items of each history that has any, shortest first, at most `cells` padded cells a batch."""
+    lengths = np.minimum(histories.lengths, max_len)
+    order = np.argsort(lengths, kind="stable")
+    order = order[lengths[order] > 0]
+    start = 0
+    while start < len(order):
+        # Grow the batch while rows times the longest, which is its last, stays within the cells.
+        widths = lengths[order[start : start + cells]]
+        size = max(1, int(np.searchsorted(np.arange(1, len(widths) + 1) * widths, cells, side="right")))
+        chosen = order[start : start + size]
+        start += size
+        at, real = _places(histories.offsets[1:][chosen] - lengths[chosen], lengths[chosen])
+        yield Sequences(
+            _tensor(histories.items[at], real, 0),
+            torch.from_numpy(lengths[chosen]),
+            torch.from_numpy(histories.times[at]),
+            torch.from_numpy(chosen),
+        )
+
+
+def _places(starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """int64[b, t]: where each cell's event stands, the last one's place in the padding; bool[b, t]: not padding."""
+    place = np.arange(lengths.max())
+    return starts[:, None] + np.minimum(place, lengths[:, None] - 1), place < lengths[:, None]
+
+
+def _tensor(items: np.ndarray, real: np.ndarray, padding: int) -> Tensor:
+    return torch.from_numpy(np.where(real, items, padding).astype(np.int64))
+
+
+def positive(histories: Histories) -> Histories:
+    """The events worth more than nothing, in the same rows."""
+    kept = histories.weights > 0
+    if kept.all():
+        return histories
+    offsets = np.concatenate([[0], np.cumsum(kept)])[histories.offsets]
+    parts = (histories.items, histories.weights, histories.times, histories.kinds, histories.values)
+    return Histories(offsets, *(part[kept] for part in parts), histories.now, histories.users, histories.features)

@@ -1,0 +1,135 @@
+"""Next-item prediction: what the sequence models share. Item table → encoder → loss over the item table.
+
+The encoder is any causal module from item vectors [b, t, d] to states [b, t, d]; the state at a place is scored
+against the vectors of all items, tied to those that are read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zhiyin.core.params import param
+from zhiyin.core.run import Run
+from zhiyin.data.dataset import Dataset
+from zhiyin.models.sequence import losses
+from zhiyin.models.sequence.batches import Sequences, TrainingSequences, positive
+from zhiyin.models.sequence.layers import Dropout
+from zhiyin.models.sequence.neural import NeuralRecommender
+
+# Tables of more rows than this get sparse gradients when negatives are sampled: a step costs what it touches.
+SPARSE_ROWS = 100_000
+
+
+class NextItem(nn.Module):
+    """The network of a sequence model.
+
+    Parameters
+    ----------
+    encoder: called with (item vectors [b, t, d], Sequences); gives states [b, t, d]; must be causal.
+    """
+
+    cumulated: Tensor
+
+    def __init__(self, encoder: nn.Module, n_items: int, settings: SequenceRecommender) -> None:
+        super().__init__()
+        s = settings
+        self.items = nn.Embedding(n_items, s.factors, sparse=s.loss != "softmax" and n_items > SPARSE_ROWS)
+        nn.init.normal_(self.items.weight, std=s.factors**-0.5)
+        self.encoder, self.dropout = encoder, Dropout(s.dropout)
+        self.kind, self.negatives, self.temperature = s.loss, s.negatives, s.temperature
+        self.calibration, self.score_reg = s.calibration, s.score_reg
+        self.register_buffer("cumulated", torch.linspace(0, 1, n_items + 1, dtype=torch.float64)[1:], persistent=False)
+
+    def learn_popularity(self, counts: np.ndarray, power: float) -> None:
+        """Draw negatives by counts ** power; 0 is uniform. Items nobody has had count once."""
+        mass = np.maximum(counts, 1).astype(np.float64) ** power
+        self.cumulated.copy_(torch.from_numpy(np.cumsum(mass / mass.sum())))
+
+    def states(self, batch: Sequences) -> Tensor:
+        """[b, t, d]: the state after each item."""
+        return self.scaled(self.encoder(self.dropout(self.items(batch.items)), batch))
+
+    def scaled(self, states: Tensor) -> Tensor:
+        """States of length 1 / temperature, where there is one, so that inner products are cosine / temperature."""
+        if not self.temperature:
+            return states
+        return nn.functional.normalize(states, dim=-1) / self.temperature
+
+    def forward(self, batch: Sequences) -> Tensor:
+        """[b, d]: the state after the last item of each sequence."""
+        states = self.states(batch)
+        return states[torch.arange(len(states), device=states.device), batch.lengths - 1]
+
+    def item_vectors(self) -> Tensor:
+        """[n_items, d], what states are scored against."""
+        table = self.items.weight
+        return nn.functional.normalize(table, dim=-1) if self.temperature else table
+
+    def loss(self, batch: Sequences, draw: torch.Generator) -> tuple[Tensor, int]:
+        """Sum of the loss over the places that have a next item, and their number."""
+        assert batch.targets is not None
+        asked = batch.targets >= 0
+        states, targets = self.states(batch)[asked], batch.targets[asked]
+        if self.kind == "softmax":
+            return losses.full_softmax(states, self.item_vectors(), targets), len(targets)
+        negatives, log_q = self.draw(draw, targets)
+        wanted, others = self.vectors(targets), self.vectors(negatives)
+        if self.kind == "sampled_softmax":
+            own, shared = log_q
+            return losses.sampled_softmax(states, wanted, others, targets, negatives, own, shared), len(targets)
+        positive = (states * wanted).sum(dim=1)
+        negative = states @ others.T
+        negative = negative.masked_fill(targets[:, None] == negatives, -1e9)
+        if self.kind == "gbce":
+            return losses.gbce(positive, negative, len(self.cumulated), self.calibration), len(targets)
+        if self.kind == "bpr_max":
+            return losses.bpr_max(positive, negative, self.score_reg), len(targets)
+        return losses.bpr(positive, negative) / self.negatives, len(targets)
+
+    def draw(self, draw: torch.Generator, targets: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Negatives shared by the batch, and log of the expected number of draws of the targets and of them."""
+        cumulated = self.cumulated
+        share = torch.rand(self.negatives, generator=draw, dtype=torch.float64).to(cumulated.device)
+        negatives = torch.searchsorted(cumulated, share).clamp_(max=len(cumulated) - 1)
+
+        def log_expected(items: Tensor) -> Tensor:
+            before = torch.where(items > 0, cumulated[(items - 1).clamp(min=0)], 0.0)
+            return (cumulated[items] - before).mul(self.negatives).log().float()
+
+        return negatives, (log_expected(targets), log_expected(negatives))
+
+    def vectors(self, items: Tensor) -> Tensor:
+        """[len(items), d], what states are scored against, of some items; sparse gradients where the table is sparse."""
+        rows = self.items(items)
+        return nn.functional.normalize(rows, dim=-1) if self.temperature else rows
+
+
+@dataclasses.dataclass
+class SequenceRecommender(NeuralRecommender):
+    """Base of the sequence models: their common hyperparameters, batches and network."""
+
+    max_len: int = param(200, "events of a history that are read, the last ones", at_least=1, at_most=8192)
+    windows: bool = param(False, "learn from all of a longer history, in pieces, and not from its end alone")
+    loss: str = param("softmax", "what is minimised", choices=("softmax", "sampled_softmax", "gbce", "bpr", "bpr_max"))
+    negatives: int = param(1024, "items a step that all its places are told apart from", at_least=1)
+    popularity_power: float = param(0.5, "negatives are drawn by popularity to this power", at_least=0, at_most=1)
+    temperature: float = param(0.0, "scores are cosine / temperature; 0: plain inner products", at_least=0)
+    calibration: float = param(0.75, "t of gbce: 1 calibrates fully, 0 is plain bce", at_least=0, at_most=1)
+    score_reg: float = param(1.0, "penalty on scores of negatives in bpr_max", at_least=0)
+
+    def _encoder(self) -> nn.Module:
+        """A causal module from ([b, t, d], Sequences) to [b, t, d]."""
+        raise NotImplementedError
+
+    def _build(self, n_items: int) -> nn.Module:
+        return NextItem(self._encoder(), n_items, self)
+
+    def _batches(self, data: Dataset, run: Run) -> TrainingSequences:
+        histories = positive(data.histories)
+        counts = np.bincount(histories.items, minlength=data.n_items)
+        self._network.learn_popularity(counts, self.popularity_power)  # type: ignore[operator]
+        return TrainingSequences(histories, self.max_len, self.batch_size, run.seed, self.windows)
