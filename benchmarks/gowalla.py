@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from zhiyin.core.ranking import hits_of, ndcg, recall
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
-from zhiyin.core.ranking import hits_of, ndcg, recall
 from zhiyin.models.linear import EASE
 
 PUBLISHED = {"recall": 0.1765, "ndcg": 0.1467}

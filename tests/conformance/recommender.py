@@ -78,7 +78,7 @@ def assert_same_state(one: Recommender, other: Recommender) -> None:
 class RecommenderConformance:
     """Inherit, and define `make`."""
 
-    # Networks sum in an order that depends on the number of threads: equal seeds give equal bits only with equal threads.
+    # Networks sum in an order that depends on the number of threads: equal bits only with equal threads.
     exact_across_threads = True
 
     def make(self) -> Recommender:
@@ -228,7 +228,10 @@ class RecommenderConformance:
             assert_same_state(self.make().fit(data, Run(seed=0, threads=2)), model)
             np.testing.assert_allclose(one.score(data.histories), model.score(data.histories), rtol=1e-3, atol=1e-4)
         frames = [m.recommend(k=5, run=Run(threads=t)) for m, t in ((one, 1), (model, 2))]
-        assert frames[0].equals(frames[1])
+        if self.exact_across_threads:
+            assert frames[0].equals(frames[1])
+        else:
+            assert frames[0].drop("score").equals(frames[1].drop("score"))
 
     def test_fit_twice_is_fit_once(self, model: Recommender, data: Dataset) -> None:
         again = self.make().fit(shop(seed=9, users=20, items=11), Run(threads=2)).fit(data, Run(threads=2))

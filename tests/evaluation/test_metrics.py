@@ -11,9 +11,9 @@ from scipy import sparse
 from sklearn import metrics as sk
 
 from zhiyin.core.errors import ConfigError, DataError
+from zhiyin.core.ranking import RANKING, hits_of
 from zhiyin.core.run import Run
 from zhiyin.evaluation import beyond, pointwise
-from zhiyin.core.ranking import RANKING, hits_of
 
 N_USERS, N_ITEMS, K = 40, 60, 20
 

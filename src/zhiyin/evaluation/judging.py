@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from zhiyin.core.errors import ConfigError, DataError, nearest
+from zhiyin.core.ranking import RANKING, hits_of
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.data.splits import Split
 from zhiyin.evaluation.pointwise import user_auc
-from zhiyin.core.ranking import RANKING, hits_of
 from zhiyin.models.base import Recommender
 
 

@@ -25,12 +25,12 @@ from scipy import sparse
 from zhiyin.core.durations import UNITS
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.params import settings_of
+from zhiyin.core.ranking import RANKING
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.splits import Split
 from zhiyin.evaluation import beyond
 from zhiyin.evaluation.judging import Judged, PeakMemory, Window, accuracy, judge, metric_k
-from zhiyin.core.ranking import RANKING
 from zhiyin.evaluation.significance import bootstrap_interval, paired_tests
 from zhiyin.evaluation.table import direction, rich_table
 from zhiyin.models import catalog

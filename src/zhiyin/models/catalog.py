@@ -25,6 +25,7 @@ _WHERE = {
     "SASRec": "sequence.sasrec",
     "HSTU": "sequence.hstu",
     "GRU4Rec": "sequence.gru4rec",
+    "NARM": "sequence.narm",
     "Caser": "sequence.caser",
     "NeuMF": "neumf",
     "MultVAE": "autoencoder",
@@ -32,7 +33,7 @@ _WHERE = {
     "UltraGCN": "ultragcn",
     "TwoTower": "two_tower",
 }
-_DEEP = ("SASRec", "HSTU", "GRU4Rec", "Caser", "NeuMF", "MultVAE", "LightGCN", "UltraGCN", "TwoTower")
+_DEEP = ("SASRec", "HSTU", "GRU4Rec", "NARM", "Caser", "NeuMF", "MultVAE", "LightGCN", "UltraGCN", "TwoTower")
 _registered: dict[str, type[Recommender]] = {}
 
 

@@ -8,7 +8,7 @@ item 0, whose gradient is zero because nothing that is asked depends on it. Sequ
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -56,9 +56,9 @@ class Sequences:
         """The same on a device."""
         return self if device.type == "cpu" else self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def _map(self, change) -> Sequences:  # type: ignore[no-untyped-def]
-        return Sequences(*(None if t is None else change(t) for t in (
-            self.items, self.lengths, self.times, self.rows, self.targets)))  # fmt: skip
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Sequences:
+        targets = None if self.targets is None else change(self.targets)
+        return Sequences(change(self.items), change(self.lengths), change(self.times), change(self.rows), targets)
 
 
 class TrainingSequences:
@@ -143,5 +143,12 @@ def positive(histories: Histories) -> Histories:
     if kept.all():
         return histories
     offsets = np.concatenate([[0], np.cumsum(kept)])[histories.offsets]
-    parts = (histories.items, histories.weights, histories.times, histories.kinds, histories.values)
-    return Histories(offsets, *(part[kept] for part in parts), histories.now, histories.users, histories.features)
+    return dataclasses.replace(
+        histories,
+        offsets=offsets,
+        items=histories.items[kept],
+        weights=histories.weights[kept],
+        times=histories.times[kept],
+        kinds=histories.kinds[kept],
+        values=histories.values[kept],
+    )

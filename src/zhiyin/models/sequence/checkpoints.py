@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,14 +53,14 @@ class Checkpoints:
         tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
         for n, optimizer in enumerate(optimizers):
-            for row, state in optimizer.state_dict()["state"].items():
-                tensors |= {f"optimizer.{n}.{row}.{name}": tensor for name, tensor in state.items()}
-        counters = json.dumps({"identity": self.identity, "progress": _finite(dataclasses.asdict(progress))})
+            for number, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{n}.{number}.{name}": tensor for name, tensor in state.items()}
+        counters = json.dumps({"identity": self.identity, "progress": dataclasses.asdict(progress)})
         self.folder.mkdir(parents=True, exist_ok=True)
-        draft = self.file.with_suffix(f".{os.getpid()}.draft")
+        draft = self.file.with_suffix(".draft")
         whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         save_file(whole, draft, metadata={"training": counters})
-        draft.rename(self.file)
+        draft.replace(self.file)
 
     def restore(
         self, network: nn.Module, optimizers: list[torch.optim.Optimizer], best: dict[str, Tensor]
@@ -74,25 +72,20 @@ class Checkpoints:
             return None
         try:
             counters = json.loads(_metadata(self.file)["training"])
+            if counters["identity"] != self.identity:
+                log.warning("%s holds a checkpoint of other settings, data or seed: beginning anew", self.file)
+                return None
             tensors = load_file(self.file)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            progress = Progress(**counters["progress"])
+            network.load_state_dict(_under(tensors, "network."))
+            for name, tensor in best.items():
+                tensor.copy_(tensors[f"best.{name}"])
+            for n, optimizer in enumerate(optimizers):
+                state = _by_parameter(_under(tensors, f"optimizer.{n}."))
+                optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             remedy = "delete it to train from the beginning"
             raise DataError(f"the checkpoint cannot be read ({error})", file=self.file, remedy=remedy) from None
-        if counters["identity"] != self.identity:
-            log.warning("%s holds a checkpoint of other settings, data or seed: training from the beginning", self.file)
-            return None
-        network.load_state_dict(_under(tensors, "network."))
-        for name, tensor in _under(tensors, "best.").items():
-            best[name].copy_(tensor)
-        for n, optimizer in enumerate(optimizers):
-            states: dict[int, dict[str, Tensor]] = {}
-            for key, tensor in _under(tensors, f"optimizer.{n}.").items():
-                row, _, name = key.partition(".")
-                states.setdefault(int(row), {})[name] = tensor
-            optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
-        stood = counters["progress"]
-        stood["best"] = -math.inf if stood["best"] is None else stood["best"]
-        progress = Progress(**stood)
         log.info("going on at epoch %d, step %d", progress.epoch + 1, progress.step)
         return progress, best
 
@@ -106,12 +99,17 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
+def _by_parameter(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """The state of an optimizer, by number of the parameter, as it was before it was written as "3.exp_avg"."""
+    states: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        number, _, name = key.partition(".")
+        states.setdefault(int(number), {})[name] = tensor
+    return states
+
+
 def _metadata(file: Path) -> dict[str, Any]:
     from safetensors import safe_open
 
     with safe_open(file, framework="pt") as opened:
         return opened.metadata() or {}
-
-
-def _finite(progress: dict[str, Any]) -> dict[str, Any]:
-    return progress | {"best": progress["best"] if math.isfinite(progress["best"]) else None}

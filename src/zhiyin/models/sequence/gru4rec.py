@@ -11,7 +11,7 @@ from zhiyin.models.sequence.batches import Sequences
 from zhiyin.models.sequence.layers import Dropout
 from zhiyin.models.sequence.next_item import SequenceRecommender
 
-_CELLS: dict[str, type[nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+_CELLS: dict[str, type[nn.RNN] | type[nn.GRU] | type[nn.LSTM]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
 
 @dataclasses.dataclass
@@ -44,10 +44,20 @@ class Recurrence(nn.Module):
 
     def __init__(self, d: int, cell: str, layers: int, units: int, dropout: float) -> None:
         super().__init__()
-        kind = _CELLS[cell]
-        self.cells = nn.ModuleList(kind(units if n else d, units, batch_first=True) for n in range(layers))
+        made = _CELLS[cell]
+        self.cells = nn.ModuleList(made(units if n else d, units, batch_first=True) for n in range(layers))
         self.dropout = Dropout(dropout)
         self.out = nn.Linear(units, d) if units != d else nn.Identity()
+        for n, unit in enumerate(self.cells):
+            for name, weight in unit.named_parameters():
+                if name.startswith("weight_hh"):
+                    for gate in weight.data.split(units):
+                        nn.init.orthogonal_(gate)
+                elif name.startswith("weight_ih"):
+                    # Vectors of items have length 1: torch's own start, made for longer ones, hardly hears them.
+                    nn.init.normal_(weight, std=units**-0.5 if n else 1.0)
+                else:
+                    nn.init.zeros_(weight)
 
     def forward(self, x: Tensor, batch: Sequences) -> Tensor:
         """[b, t, d] to [b, t, d]. Padding is on the right, after all that is asked: nothing has to be packed."""

@@ -31,12 +31,12 @@ class _Masked(torch.autograd.Function):
     """x where kept, scaled; keeps one byte an element for the way back."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, kept: Tensor, scale: float) -> Tensor:  # type: ignore[no-untyped-def,override]
+    def forward(ctx, x: Tensor, kept: Tensor, scale: float) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.save_for_backward(kept)
         ctx.scale = scale
         return (x * kept).mul_(scale)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def,override]
+    def backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def]
         (kept,) = ctx.saved_tensors
         return (gradient * kept).mul_(ctx.scale), None, None

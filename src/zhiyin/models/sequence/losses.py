@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 FEW_ROWS = 128  # fewer rows a chunk, and reading the table again for each chunk costs more than the product
 TILE_COLUMNS = 1024
@@ -62,6 +62,7 @@ def sampled_softmax(
     weights: Tensor | None = None,
     sparse: bool = False,
     chunk_bytes: int | None = None,
+    unit: bool = False,
 ) -> Tensor:
     """Cross-entropy of the target against negatives that all rows share, with logits less log q (logQ correction).
 
@@ -78,6 +79,7 @@ def sampled_softmax(
     weights : float[m], 1 if None
     sparse : whether the gradient of the table is a sparse tensor of m + s rows, so that memory does not grow with n
     chunk_bytes : how many bytes the logits held at a time may take. None: as measured for the device.
+    unit : whether the rows of the table are taken at length 1
     """
     wants = _wants(states, table)
     m, s = len(states), len(negatives)
@@ -86,7 +88,10 @@ def sampled_softmax(
     low = _low_precision(states.device.type)
     with torch.autocast(states.device.type, enabled=False):
         # One gather, so that the gradient of the table is made once.
-        near, far = F.embedding(torch.cat([targets, negatives]), table, sparse=sparse).split([m, s])
+        rows_of_table = functional.embedding(torch.cat([targets, negatives]), table, sparse=sparse)
+        if unit:
+            rows_of_table = functional.normalize(rows_of_table, dim=1)
+        near, far = rows_of_table.split([m, s])
         hits = _pairs(targets, negatives)
         return _SampledSoftmax.apply(
             states, near, far, log_q_targets, log_q_negatives, hits, weights, rows, low, (*wants[:2], wants[1])
@@ -109,9 +114,9 @@ def gbce(positive: Tensor, negative: Tensor, n_items: int, t: float, weights: Te
     """
     positive, negative = _wide(positive), _wide(negative)
     s = negative.shape[1]
-    alpha = s / (n_items - 1)
+    alpha = s / max(1, n_items - 1)
     beta = t * (alpha - 1) + 1
-    return _total((F.softplus(-positive) * beta + F.softplus(negative).sum(1)) / (s + 1), weights)
+    return _total((functional.softplus(-positive) * beta + functional.softplus(negative).sum(1)) / (s + 1), weights)
 
 
 def bce(positive: Tensor, negative: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -120,7 +125,9 @@ def bce(positive: Tensor, negative: Tensor, weights: Tensor | None = None) -> Te
     `positive` is float[m], `negative` float[m] or float[m, s]. With s negatives it is (s + 1) times gbce at t = 0.
     """
     positive, negative = _wide(positive), _wide(negative)
-    return _total(F.softplus(-positive) + F.softplus(negative).reshape(len(negative), -1).sum(1), weights)
+    return _total(
+        functional.softplus(-positive) + functional.softplus(negative).reshape(len(negative), -1).sum(1), weights
+    )
 
 
 def bpr(positive: Tensor, negative: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -130,7 +137,7 @@ def bpr(positive: Tensor, negative: Tensor, weights: Tensor | None = None) -> Te
     """
     positive, negative = _wide(positive), _wide(negative)
     negative = negative.reshape(len(positive), -1)
-    return _total(F.softplus(negative - positive[:, None]).mean(1), weights)
+    return _total(functional.softplus(negative - positive[:, None]).mean(1), weights)
 
 
 def bpr_max(positive: Tensor, negative: Tensor, reg: float, weights: Tensor | None = None) -> Tensor:
@@ -145,9 +152,11 @@ def bpr_max(positive: Tensor, negative: Tensor, reg: float, weights: Tensor | No
     reg : weight of the penalty on scores of negatives
     """
     positive, negative = _wide(positive), _wide(negative)
-    log_p = F.log_softmax(negative, 1)
-    ranked = torch.logsumexp(log_p + F.logsigmoid(positive[:, None] - negative), 1)
-    return _total(reg * (log_p.exp() * negative.square()).sum(1) - ranked, weights)
+    log_p = functional.log_softmax(negative, 1)
+    ranked = torch.logsumexp(log_p + functional.logsigmoid(positive[:, None] - negative), 1)
+    # A negative left out by a very low score has no weight, and its square must not overflow into one.
+    penalty = (log_p.exp() * negative.clamp(min=-1e4).square()).sum(1)
+    return _total(reg * penalty.where(negative.amax(1) > -1e4, 0.0) - ranked, weights)
 
 
 def mse(predicted: Tensor, wanted: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -161,7 +170,7 @@ def multinomial(logits: Tensor, counts: Tensor, weights: Tensor | None = None) -
 
     `logits` and `counts` are float[m, n]; counts are of a user's events with items and need not be whole.
     """
-    return _total(-(counts * F.log_softmax(_wide(logits), 1)).sum(1), weights)
+    return _total(-(counts * functional.log_softmax(_wide(logits), 1)).sum(1), weights)
 
 
 def gaussian_kl(mean: Tensor, log_variance: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -193,7 +202,7 @@ class _FullSoftmax(torch.autograd.Function):
         return (*scaled, None, None, None, None, None)
 
 
-def _by_rows(x, t, b, targets, w, shape, low, wants):  # type: ignore[no-untyped-def]
+def _by_rows(x, t, b, targets, w, shape, low, wants):
     """Losses [m] and gradients, a chunk of whole rows of logits at a time."""
     rows = min(shape[0], max(len(x), 1))
     held, losses, grads = x.new_empty(rows, len(t)), x.new_empty(len(x)), _zeros(wants, x, t, b)
@@ -223,13 +232,13 @@ def _by_rows(x, t, b, targets, w, shape, low, wants):  # type: ignore[no-untyped
     return losses, grads
 
 
-def _by_tiles(x, t, b, targets, w, shape, low, wants):  # type: ignore[no-untyped-def]
+def _by_tiles(x, t, b, targets, w, shape, low, wants):
     """Losses [m] and gradients, a tile of rows × items at a time, in two passes."""
     rows, columns = min(shape[0], max(len(x), 1)), shape[1]
     held, grads = x.new_empty(rows * columns), _zeros(wants, x, t, b)
     most, total = x.new_full((len(x), 1), -torch.inf), x.new_zeros(len(x), 1)
 
-    def tiles():  # type: ignore[no-untyped-def]
+    def tiles():
         for first in range(0, len(t), columns):
             items = slice(first, first + columns)
             for start in range(0, len(x), rows):
@@ -389,7 +398,7 @@ def _rows_of_chunk(m: int, n: int, itemsize: int, device: str, chunk_bytes: int 
     return max(1, min(m, max(few // row, min(FEW_ROWS, most // row))))
 
 
-def _zeros(wants, *tensors):  # type: ignore[no-untyped-def]
+def _zeros(wants, *tensors):
     """A place for each gradient that is wanted."""
     return [torch.zeros_like(v) if want else None for want, v in zip(wants, tensors)]
 

@@ -78,15 +78,21 @@ class NeuralRecommender(VectorRecommender):
             torch.manual_seed(run.seed)
             network = self._build(data.n_items)
             self._network = network
-            progress = train(
-                network,
-                self._batches(taught, run),
-                self,
-                run,
-                label=type(self).__name__,
-                validate=None if judged is None else lambda: self._judge(*judged, run),
-                identity=self._identity(data, run),
-            )
+            try:
+                progress = train(
+                    network,
+                    self._batches(taught, run),
+                    self,
+                    run,
+                    label=type(self).__name__,
+                    validate=None if judged is None else lambda: self._judge(*judged, run),
+                    identity=self._identity(data, run),
+                )
+            except BaseException:
+                # Interrupted, a model is not half fitted.
+                for name in ("known_", "_network"):
+                    vars(self).pop(name, None)
+                raise
         self._learned(network, progress)
 
     def _learned(self, network: nn.Module, progress: Progress) -> None:
@@ -130,7 +136,7 @@ class NeuralRecommender(VectorRecommender):
 
     # -- validation -----------------------------------------------------------------------------------------------
 
-    def _validation(self, data: Dataset, run: Run) -> tuple[Dataset, tuple[Histories, Dataset] | None]:
+    def _validation(self, data: Dataset, run: Run) -> tuple[Dataset, tuple[Histories, Histories] | None]:
         """What to learn from; and the histories to ask with and the events to find, or None."""
         if self.validation == "none":
             return data, None

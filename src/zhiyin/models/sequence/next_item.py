@@ -51,7 +51,7 @@ class NextItem(nn.Module):
 
     def states(self, batch: Sequences) -> Tensor:
         """[b, t, d]: the state after each item."""
-        return self.scaled(self.encoder(self.dropout(self.items(batch.items)), batch))
+        return self.scaled(self.encoder(self.dropout(self.vectors(batch.items)), batch))
 
     def scaled(self, states: Tensor) -> Tensor:
         """States of length 1 / temperature, where there is one, so that inner products are cosine / temperature."""
@@ -62,7 +62,7 @@ class NextItem(nn.Module):
     def forward(self, batch: Sequences) -> Tensor:
         """[b, d]: the state after the last item of each sequence."""
         states = self.states(batch)
-        return states[torch.arange(len(states), device=states.device), batch.lengths - 1]
+        return states[torch.arange(states.shape[0], device=states.device), batch.lengths - 1]
 
     def item_vectors(self) -> Tensor:
         """[n_items, d], what states are scored against."""
@@ -76,11 +76,15 @@ class NextItem(nn.Module):
         states, targets = self.states(batch)[asked], batch.targets[asked]
         if self.kind == "softmax":
             return losses.full_softmax(states, self.item_vectors(), targets), len(targets)
-        negatives, log_q = self.draw(draw, targets)
-        wanted, others = self.vectors(targets), self.vectors(negatives)
+        negatives, own, shared = self.draw(draw, targets)
         if self.kind == "sampled_softmax":
-            own, shared = log_q
-            return losses.sampled_softmax(states, wanted, others, targets, negatives, own, shared), len(targets)
+            unit, sparse = bool(self.temperature), self.items.sparse
+            table = self.items.weight
+            return (
+                losses.sampled_softmax(states, table, targets, negatives, own, shared, sparse=sparse, unit=unit),
+                len(targets),
+            )
+        wanted, others = self.vectors(targets), self.vectors(negatives)
         positive = (states * wanted).sum(dim=1)
         negative = states @ others.T
         negative = negative.masked_fill(targets[:, None] == negatives, -1e9)
@@ -88,9 +92,9 @@ class NextItem(nn.Module):
             return losses.gbce(positive, negative, len(self.cumulated), self.calibration), len(targets)
         if self.kind == "bpr_max":
             return losses.bpr_max(positive, negative, self.score_reg), len(targets)
-        return losses.bpr(positive, negative) / self.negatives, len(targets)
+        return losses.bpr(positive, negative), len(targets)
 
-    def draw(self, draw: torch.Generator, targets: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def draw(self, draw: torch.Generator, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Negatives shared by the batch, and log of the expected number of draws of the targets and of them."""
         cumulated = self.cumulated
         share = torch.rand(self.negatives, generator=draw, dtype=torch.float64).to(cumulated.device)
@@ -100,10 +104,10 @@ class NextItem(nn.Module):
             before = torch.where(items > 0, cumulated[(items - 1).clamp(min=0)], 0.0)
             return (cumulated[items] - before).mul(self.negatives).log().float()
 
-        return negatives, (log_expected(targets), log_expected(negatives))
+        return negatives, log_expected(targets), log_expected(negatives)
 
     def vectors(self, items: Tensor) -> Tensor:
-        """[len(items), d], what states are scored against, of some items; sparse gradients where the table is sparse."""
+        """[..., d], what states are scored against, of some items; sparse gradients where the table is sparse."""
         rows = self.items(items)
         return nn.functional.normalize(rows, dim=-1) if self.temperature else rows
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from torch import nn
 
 
 class RowwiseAdam(torch.optim.Optimizer):
@@ -27,7 +28,7 @@ class RowwiseAdam(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """One step over the rows that have a gradient."""
         for group in self.param_groups:
             lr, (b1, b2) = group["lr"], group["betas"]
@@ -36,6 +37,9 @@ class RowwiseAdam(torch.optim.Optimizer):
                     continue
                 gradient = (table.grad if table.grad.is_sparse else table.grad.to_sparse(1)).coalesce()
                 rows, values = gradient.indices()[0], gradient.values()
+                # A row may come with zeros: padding reads item 0, and nothing depends on what it read.
+                moved = values.any(dim=1)
+                rows, values = rows[moved], values[moved]
                 state = self.state[table]
                 if not state:
                     state["step"] = torch.zeros((), dtype=torch.int64)
@@ -49,8 +53,15 @@ class RowwiseAdam(torch.optim.Optimizer):
                 state["exp_avg_sq"][rows] = second
                 size = lr / (1 - b1**step)
                 update = first / ((second / (1 - b2**step)).sqrt_() + group["eps"])
+                change = update.mul_(-size)
                 if group["weight_decay"]:
-                    table[rows] = table[rows] * (1 - lr * group["weight_decay"]) - size * update
-                else:
-                    table.index_add_(0, rows, update, alpha=-size)
+                    change.sub_(table[rows], alpha=lr * group["weight_decay"])
+                table.index_add_(0, rows, change)
         return None
+
+
+def dense_and_sparse(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """What is trained of a network: parameters with dense gradients, and tables with sparse ones."""
+    tables = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding) and m.sparse}
+    trained = [p for p in network.parameters() if p.requires_grad]
+    return [p for p in trained if id(p) not in tables], [p for p in trained if id(p) in tables]

@@ -18,10 +18,10 @@ class SASRec(SequenceRecommender):
 
     | difference from the paper | why |
     |---|---|
-    | cross-entropy over all items, not one negative | NDCG@10 of MovieLens-1M from .134 to .18 and more (Klenitskiy & Vasilev, RecSys 2023) |
+    | cross-entropy over all items, not one negative | MovieLens-1M NDCG@10 .18, not .13 (Klenitskiy & Vasilev, RecSys 2023) |
     | pre-norm on query, key and value alike | the paper's code normalises the query alone; trains as well, and deeper |
     | GELU and `expansion` in the feed-forward layers | the usual transformer block |
-    | padding on the right, positions counted from the end | padded places are never attended to, the last item always stands at place 0 |
+    | padding on the right, positions counted from the end | padding is never attended to; the last item is always at place 0 |
     """
 
     blocks: int = param(2, "layers of attention", at_least=1, at_most=48, tune=(1, 4))

@@ -24,7 +24,7 @@ from zhiyin.core.errors import ConfigError, ZhiyinError
 from zhiyin.core.run import Run, log
 from zhiyin.models.sequence.checkpoints import Checkpoints
 from zhiyin.models.sequence.processes import Processes
-from zhiyin.models.sequence.rowwise import RowwiseAdam
+from zhiyin.models.sequence.rowwise import RowwiseAdam, dense_and_sparse
 
 
 class Batch(Protocol):
@@ -100,16 +100,18 @@ def train(
         # Compiling pays on a GPU, where small kernels are bound by their launch; on a CPU it measured no gain.
         loss_of: Callable[..., tuple[Tensor, int]] = network.loss  # type: ignore[assignment]
         if device.type == "cuda" and hasattr(network, "encoder"):
-            network.encoder.compile(dynamic=True)  # type: ignore[operator,union-attr]
+            stack.enter_context(_compiled(network.encoder))  # type: ignore[arg-type]
         optimizers = make_optimizers(network, plan)
-        progress, best = Progress(), copy_of(network)
+        progress, best = Progress(), {} if validate is None else copy_of(network)
         checkpoints = Checkpoints.of(run, identity, processes.rank)
         if checkpoints is not None:
             progress, best = checkpoints.restore(network, optimizers, best) or (progress, best)
+            processes.wait()  # all have read before the first may write or remove
         total = plan.epochs * batches.n_batches
         draw = torch.Generator()  # on the CPU whatever the device: the same negatives everywhere
         begun, seen = time.perf_counter(), 0
-        advance = stack.enter_context(run.bar(label, total))
+        quiet = dataclasses.replace(run, progress=False)
+        advance = stack.enter_context((run if processes.rank == 0 else quiet).bar(label, total))
         advance(progress.step)
         while progress.epoch < plan.epochs and not _patience_is_out(progress, plan, validate is not None):
             network.train()
@@ -123,6 +125,8 @@ def train(
                     loss, targets = loss_of(batch, draw)
                 loss, count = processes.total(loss, targets)
                 if count:
+                    progress.loss, progress.targets = progress.loss + processes.number(loss), progress.targets + count
+                    _stop_unless(math.isfinite(progress.loss), label, progress, plan)
                     (loss / count).backward()
                     processes.sum_gradients(network)
                     if plan.clip:
@@ -133,13 +137,6 @@ def train(
                             group["lr"] = rate
                         optimizer.step()
                         optimizer.zero_grad(set_to_none=True)
-                    progress.loss += processes.number(loss)
-                    progress.targets += count
-                    if not math.isfinite(progress.loss):
-                        raise ZhiyinError(
-                            f"{label}: the loss is no longer a number (epoch {progress.epoch + 1}, step {progress.step})",
-                            remedy=f"a lower learning_rate than {plan.learning_rate:g}, or a smaller clip",
-                        )
                 progress.index, progress.step, seen = index + 1, progress.step + 1, seen + whole.events
                 advance(1, _note(progress, seen / max(time.perf_counter() - begun, 1e-9)))
                 if checkpoints is not None and checkpoints.due():
@@ -171,6 +168,8 @@ def _end_epoch(
 ) -> None:
     """Close an epoch: judge it, keep the weights if they are the best so far, and tell the callbacks."""
     network.eval()
+    # The loss tells of weights that are no numbers only one step later, and after the last step nothing would.
+    _stop_unless(all(bool(p.isfinite().all()) for p in network.parameters()), label, progress, plan)
     mean = progress.loss / max(progress.targets, 1)
     news: dict[str, float] = {"loss": mean}
     if validate is not None:
@@ -183,16 +182,14 @@ def _end_epoch(
     progress.curve.append(news)
     progress.epoch, progress.index, progress.loss, progress.targets = progress.epoch + 1, 0, 0.0, 0.0
     log.debug("%s: epoch %d %s", label, progress.epoch, news)
-    run.report(
-        model=label, epoch=progress.epoch, of=plan.epochs, seconds=seconds, events_per_second=seen / seconds, **news
-    )
+    if processes.rank == 0:
+        pace = seen / max(seconds, 1e-9)
+        run.report(model=label, epoch=progress.epoch, of=plan.epochs, seconds=seconds, events_per_second=pace, **news)
 
 
 def make_optimizers(network: nn.Module, plan: Plan) -> list[torch.optim.Optimizer]:
     """AdamW, whose decay spares vectors such as biases and norms; tables with sparse gradients get row-wise Adam."""
-    sparse = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding) and m.sparse}
-    dense = [p for p in network.parameters() if p.requires_grad and id(p) not in sparse]
-    rows = [p for p in network.parameters() if p.requires_grad and id(p) in sparse]
+    dense, tables = dense_and_sparse(network)
     groups = [
         {"params": [p for p in dense if p.ndim > 1], "weight_decay": plan.weight_decay},
         {"params": [p for p in dense if p.ndim <= 1], "weight_decay": 0.0},
@@ -200,8 +197,8 @@ def make_optimizers(network: nn.Module, plan: Plan) -> list[torch.optim.Optimize
     made: list[torch.optim.Optimizer] = []
     if dense:
         made.append(torch.optim.AdamW([g for g in groups if g["params"]], lr=plan.learning_rate, fused=True))
-    if rows:
-        made.append(RowwiseAdam(rows, lr=plan.learning_rate, weight_decay=plan.weight_decay))
+    if tables:
+        made.append(RowwiseAdam(tables, lr=plan.learning_rate, weight_decay=plan.weight_decay))
     return made
 
 
@@ -220,14 +217,16 @@ def pace(step: int, total: int, plan: Plan) -> float:
 
 def clip_gradients(network: nn.Module, most: float) -> None:
     """Scale all gradients down together where their norm exceeds `most` (Pascanu et al., ICML 2013)."""
-    gradients = [p.grad for p in network.parameters() if p.grad is not None]
-    gradients = [g.coalesce().values() if g.is_sparse else g for g in gradients]
+    gradients = []
+    for p in network.parameters():
+        if p.grad is not None:
+            p.grad = p.grad.coalesce() if p.grad.is_sparse else p.grad  # kept: the optimizer asks for it too
+            gradients.append(p.grad.values() if p.grad.is_sparse else p.grad)
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
     scale = (most / (norm + 1e-6)).clamp(max=1.0)
     if scale < 1:
-        for p in network.parameters():
-            if p.grad is not None:
-                p.grad.mul_(scale)
+        for gradient in gradients:
+            gradient.mul_(scale)
 
 
 def device_of(run: Run) -> torch.device:
@@ -257,9 +256,29 @@ def threads(run: Run) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextlib.contextmanager
+def _compiled(encoder: nn.Module) -> Iterator[None]:
+    """An encoder compiled for training; afterwards, on the CPU, it runs as it is written."""
+    encoder.compile(dynamic=True)
+    try:
+        yield
+    finally:
+        encoder._compiled_call_impl = None
+
+
 def copy_of(network: nn.Module) -> dict[str, Tensor]:
     """The weights of a network, copied."""
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+
+def _stop_unless(sound: bool, label: str, progress: Progress, plan: Plan) -> None:
+    """Raise ZhiyinError where loss or weights are no longer numbers."""
+    if not sound:
+        clip = f"a smaller clip than {plan.clip:g}" if plan.clip else "a clip such as 5"
+        raise ZhiyinError(
+            f"{label}: the loss is no longer a number (epoch {progress.epoch + 1}, step {progress.step})",
+            remedy=f"a lower learning_rate than {plan.learning_rate:g}, or {clip}",
+        )
 
 
 def _patience_is_out(progress: Progress, plan: Plan, judged: bool) -> bool:

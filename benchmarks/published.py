@@ -1,0 +1,84 @@
+"""The published splits that benchmarks and quality tests measure by, each as a `Split` of a `Dataset`.
+
+All are read from the folder that the variable ZHIYIN_DATA names; none is part of the project.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from zhiyin.data.dataset import Dataset
+from zhiyin.data.splits import Split, split
+
+
+def folder(name: str) -> Path:
+    """Where a data set lies; ends the program with a remedy where it does not."""
+    found = Path(os.environ.get("ZHIYIN_DATA", ".")) / name
+    if not found.exists():
+        sys.exit(f"set ZHIYIN_DATA to the folder that holds {name}/")
+    return found
+
+
+def movielens_1m() -> Split:
+    """SASRec's file: 6,040 users, 3,416 items, 999,611 events; each user's last item is test."""
+    pairs = np.loadtxt(folder("movielens-1m") / "sequences.txt", dtype=np.int64)
+    return split(Dataset.build(pl.DataFrame({"user": pairs[:, 0], "item": pairs[:, 1]})), "last")
+
+
+def beauty() -> Split:
+    """Amazon Beauty, 5-core: 22,363 users, 12,101 items, 198,502 events; each user's last item is test."""
+    user, item = ragged(folder("amazon-beauty") / "sequences.txt")
+    return split(Dataset.build(pl.DataFrame({"user": user, "item": item})), "last")
+
+
+def gowalla() -> Split:
+    """NGCF's and LightGCN's random split: 29,858 users, 40,981 items, 810,128 / 217,242 pairs."""
+    where = folder("gowalla")
+    parts = [ragged(where / name) for name in ("train.txt", "test.txt")]
+    user, item = (np.concatenate(column) for column in zip(*parts))
+    whole = Dataset.build(pl.DataFrame({"user": user, "item": item, "weight": _part(parts)}))
+    taught = whole.events["weight"].to_numpy() == 1
+    events = whole.events.with_columns(pl.lit(1.0, dtype=pl.Float32).alias("weight"))
+    plain = Dataset(events, whole.users, whole.items, has_times=False)
+    return Split(plain.subset(taught), plain.subset(~taught), "published", "the split published with LightGCN")
+
+
+def diginetica() -> Split:
+    """SR-GNN's protocol: 186,670 sessions to learn from; 60,858 prefixes, each with the item that came next.
+
+    Every prefix is a user of its own. Rank all items and mask nothing: evaluate(..., exclude_seen=False).
+    """
+    where = folder("diginetica")
+    lines = [np.array(line.split(), dtype=np.int64) for line in (where / "train_sessions.txt").read_text().splitlines()]
+    asked = [line.split("\t") for line in (where / "test.txt").read_text().splitlines()]
+    shown = [np.array(prefix.split(), dtype=np.int64) for prefix, _ in asked]
+    wanted = np.array([int(target) for _, target in asked])
+    sizes = [len(row) for row in (*lines, *shown)]
+    user = np.concatenate([np.repeat(np.arange(len(sizes)), sizes), len(lines) + np.arange(len(wanted))])
+    item = np.concatenate([*lines, *shown, wanted])
+    part = np.repeat([1.0, 2.0, 3.0], [sum(sizes[: len(lines)]), sum(sizes[len(lines) :]), len(wanted)])
+    whole = Dataset.build(pl.DataFrame({"user": user, "item": item, "weight": part}))
+    mark = whole.events["weight"].to_numpy()
+    events = whole.events.with_columns(pl.lit(1.0, dtype=pl.Float32).alias("weight"))
+    plain = Dataset(events, whole.users, whole.items, has_times=False)
+    known = np.zeros(plain.n_items, dtype=bool)
+    known[events["item"].to_numpy()[mark == 1]] = True
+    train = plain.subset(mark == 1, candidates=known)
+    protocol = "sessions of SR-GNN's split: each prefix of a later session, and the item after it"
+    return Split(train, plain.subset(mark == 3), "published", protocol, shown=plain.subset(mark == 2))
+
+
+def ragged(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """User and item of every pair in a file of "user item item ..." lines."""
+    rows = [np.array(line.split(), dtype=np.int64) for line in path.read_text().splitlines()]
+    user = np.repeat([row[0] for row in rows], [len(row) - 1 for row in rows])
+    return user, np.concatenate([row[1:] for row in rows])
+
+
+def _part(parts: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    return np.repeat([1.0, 2.0], [len(user) for user, _ in parts])

@@ -1,0 +1,466 @@
+"""TwoTower: histories on one side, descriptions of items on the other; an item nobody has had yet is recommended by
+its description alone.
+
+Top down: the recommender, the network, the drawing of negatives, and the vocabulary that turns columns into codes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+import polars as pl
+import torch
+from scipy import sparse
+from torch import Tensor, nn
+
+from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.core.params import param
+from zhiyin.core.run import Run
+from zhiyin.data.dataset import Dataset
+from zhiyin.data.histories import Histories
+from zhiyin.models.sequence import losses
+from zhiyin.models.sequence.batches import Sequences, TrainingSequences, positive, serving_sequences
+from zhiyin.models.sequence.layers import Dropout
+from zhiyin.models.sequence.neural import NeuralRecommender
+from zhiyin.models.sequence.next_item import SPARSE_ROWS
+from zhiyin.models.sequence.training import threads
+
+# Items whose vectors are made at once when all are wanted.
+ROWS = 1 << 16
+# States by which hard negatives are found: enough to stand for a batch, few enough to cost little.
+JUDGES = 256
+
+
+@dataclasses.dataclass
+class TwoTower(NeuralRecommender):
+    """Two-tower retrieval (Yi et al., Sampling-bias-corrected neural modeling, RecSys 2019).
+
+    | difference from the paper | why |
+    |---|---|
+    | a user is the mean of the items had, not an id | new users and new events are served without learning anew |
+    | history and target share one item tower | tokens learn from both sides; it begins as TF-IDF cosine, roughly |
+    | the target is left out of its own history | otherwise the towers learn to copy |
+    | ids are added to features, and dropped whole for random items (DropoutNet, 2017) | the features alone must do |
+    | `hidden` = 0: no hidden layers | a fifth better on cold books: there are few items to learn a curve from |
+    | negatives by known popularity, not from the batch | log q is exact, their number does not depend on the batch |
+    | items without events are never negatives | nobody could have had them: that says nothing against them |
+    | `hard` of the negatives are the best of a larger draw, a stratum of it | the sum stays that of the softmax |
+    | `popularity` of log p(item) stays in the scores (Menon et al., 2021) | a cold item has none to compete with |
+    """
+
+    factors: int = param(128, "length of the vectors", at_least=1, at_most=4096, tune=(32, 256), log=True)
+    epochs: int = param(20, "most passes over the data", at_least=1)
+    validation: str = param(
+        "last",
+        "what early stopping is judged by: each user's last event, a random tenth of everybody's, the last tenth of "
+        "the time, users or items kept out of training, or nothing",
+        choices=("last", "ratio", "time", "users", "cold-items", "none"),
+    )
+    max_len: int = param(200, "events of a history that are read, the last ones", at_least=1, at_most=8192)
+    columns: str = param("", "item columns to use, between commas or |; empty: all text and category columns")
+    user_columns: str = param("", "user columns to use, in the same way")
+    min_count: int = param(2, "items a word or value must describe to count, one with events", at_least=1)
+    bins: int = param(16, "bins of a column of numbers, of equally many items", at_least=2, at_most=1000)
+    ids: bool = param(True, "learn a vector of each item beside what its features say")
+    id_dropout: float = param(0.5, "share of items whose own vector is dropped in a step", at_least=0, at_most=1)
+    hidden: int = param(0, "width of the hidden layer of each tower; 0: what is added up is the vector", at_least=0)
+    history: str = param("any", "a target is found from: all other events, or the earlier", choices=("any", "next"))
+    half_life: float = param(0.0, "events after which one counts half in the mean of a history; 0: never", at_least=0)
+    negatives: int = param(1024, "items a step that all its targets are told apart from", at_least=1)
+    hard: float = param(0.0, "share of the negatives that are the best scored of a larger draw", at_least=0, at_most=1)
+    hard_pool: int = param(4, "size of that draw, in negatives", at_least=1, at_most=100)
+    popularity_power: float = param(0.5, "negatives are drawn by popularity to this power", at_least=0, at_most=1)
+    popularity: float = param(1.0, "how much of an item's popularity its scores hold", at_least=0, at_most=1)
+    temperature: float = param(0.1, "scores are cosine / temperature; 0: plain inner products", at_least=0)
+
+    columns_: ClassVar[list[dict[str, Any]]]
+    words_: ClassVar[np.ndarray]
+    rarity_: ClassVar[np.ndarray]
+    features_: ClassVar[sparse.csr_matrix]
+    user_columns_: ClassVar[list[dict[str, Any]]]
+    user_words_: ClassVar[np.ndarray]
+    user_rarity_: ClassVar[np.ndarray]
+    had_: ClassVar[np.ndarray]
+
+    def item_vectors_for(self, frame: pl.DataFrame, run: Run | None = None) -> np.ndarray:
+        """Vectors of items of which only the columns are known, float32[n, d]: columns as in the catalogue learned
+        from, in any order; one that is missing counts as empty."""
+        self._known()
+        network = self._net()
+        bag = Bag.of(self._vocabulary().encode(frame))
+        with torch.inference_mode(), threads(run or Run()):
+            return network.scaled(network.described(bag)).float().numpy()  # type: ignore[operator]
+
+    def encode(self, histories: Histories, run: Run | None = None) -> np.ndarray:
+        """Vectors of histories, float32[n, d], from events and, where the batch has them, users' columns; zeros where
+        a history has no positive event."""
+        if histories.features is None or not self.user_columns_:
+            return super().encode(histories, run)
+        network = self._net()
+        vectors = np.zeros((len(histories), self._width()), dtype=np.float32)
+        bag = Bag.of(self._user_vocabulary().encode(histories.features))
+        with torch.inference_mode(), threads(run or Run()):
+            for batch in serving_sequences(positive(histories), self.max_len):
+                vectors[batch.rows.numpy()] = network(batch, bag.take(batch.rows)).float().numpy()
+        return vectors
+
+    def _prepare(self, data: Dataset, run: Run) -> None:
+        histories = positive(data.histories)
+        had = np.bincount(histories.items, minlength=data.n_items) > 0
+        items = Vocabulary.learn(data.items.drop("id"), self.columns, had, self.min_count, self.bins)
+        users = Vocabulary.learn(
+            data.users.drop("id"), self.user_columns, histories.lengths > 0, self.min_count, self.bins
+        )
+        self.had_, self.features_ = had, items.encode(data.items)  # type: ignore[misc]
+        self.columns_, self.words_, self.rarity_ = items.columns, items.words, items.rarity  # type: ignore[misc]
+        self.user_columns_ = users.columns  # type: ignore[misc]
+        self.user_words_, self.user_rarity_ = users.words, users.rarity  # type: ignore[misc]
+
+    def _build(self, n_items: int) -> Towers:
+        return Towers(Bag.of(self.features_), torch.from_numpy(np.array(self.had_)), len(self.user_rarity_), self)
+
+    def _batches(self, data: Dataset, run: Run) -> TrainingSequences:
+        histories = positive(data.histories)
+        counts = np.bincount(histories.items, minlength=data.n_items)
+        network: Towers = self._network  # type: ignore[assignment]
+        network.learn_popularity(counts)
+        if len(self.user_rarity_):
+            network.visitors = Bag.of(self._user_vocabulary().encode(data.users))
+        return TrainingSequences(histories, self.max_len, self.batch_size, run.seed)
+
+    def _vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.columns_, self.words_, self.rarity_)
+
+    def _user_vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.user_columns_, self.user_words_, self.user_rarity_)
+
+
+class Towers(nn.Module):
+    """The network: x = residual(sum of w·code) + id for an item, residual(mean of x + users' codes) for a history.
+
+    Parameters
+    ----------
+    features: codes of the n items.
+    had: bool[n], whether an item has events; the id vector of one that has none counts for nothing.
+    """
+
+    had: Tensor
+    log_share: Tensor
+    cumulated: Tensor
+
+    def __init__(self, features: Bag, had: Tensor, n_user_codes: int, settings: TwoTower) -> None:
+        super().__init__()
+        s, n = settings, len(had)
+        self.features = features
+        self.visitors: Bag | None = None  # what is known of the users that are learned from
+        self.words = _table(features.n_codes, s.factors, 1.0)
+        self.item = Residual(s.factors, s.hidden) if s.hidden else nn.Identity()
+        # Small: what an id adds is what the features leave over. Without features it is all there is.
+        self.ids = _table(n, s.factors, 0.1 if features.n_codes else 1.0) if s.ids or not features.n_codes else None
+        self.user_words = _table(n_user_codes, s.factors, 0.1)
+        self.user = Residual(s.factors, s.hidden) if s.hidden else nn.Identity()
+        self.dropout, self.id_dropout = Dropout(s.dropout), s.id_dropout
+        self.keep, self.next = 0.5 ** (1 / s.half_life) if s.half_life else 1.0, s.history == "next"
+        self.temperature, self.popularity, self.power = s.temperature, s.popularity, s.popularity_power
+        self.negatives, self.hard = s.negatives, round(s.negatives * s.hard)
+        self.pool = s.negatives * s.hard_pool if self.hard else s.negatives
+        self.register_buffer("had", had, persistent=False)
+        self.register_buffer("log_share", torch.zeros(n), persistent=False)
+        self.register_buffer("cumulated", torch.linspace(0, 1, n + 1, dtype=torch.float64)[1:], persistent=False)
+
+    def learn_popularity(self, counts: np.ndarray) -> None:
+        """Draw negatives by counts ** power, never an item without events; counts int64[n]."""
+        counts = np.maximum(counts, 0 if counts.any() else 1).astype(np.float64)
+        mass = np.where(counts > 0, counts**self.power, 0.0)
+        self.cumulated.copy_(torch.from_numpy(np.cumsum(mass / mass.sum())))
+        self.log_share.copy_(torch.from_numpy(np.log(np.maximum(counts, 1) / counts.sum())))
+
+    def forward(self, batch: Sequences, visitors: Bag | None = None) -> Tensor:
+        """[b, d]: the vector of each history."""
+        t = batch.items.shape[1]
+        real = torch.arange(t, device=batch.items.device) < batch.lengths[:, None]
+        weights = torch.where(real, self.keep ** batch.places.double(), 0.0).float()
+        x = self.vectors(batch.items.flatten()).view(*batch.items.shape, -1)
+        pooled = (weights[:, None] @ x).squeeze(1) / weights.sum(1, keepdim=True)
+        return self.asked(pooled, visitors)
+
+    def item_vectors(self) -> Tensor:
+        """[n, d]: what histories are scored against."""
+        device = self.cumulated.device
+        every = torch.arange(len(self.had), device=device).split(ROWS)
+        return torch.cat([self.found(self.vectors(rows)) for rows in every])
+
+    def loss(self, batch: Sequences, draw: torch.Generator) -> tuple[Tensor, int]:
+        """Sum of sampled softmax over the events that have another item beside them, and their number."""
+        assert batch.targets is not None
+        events = torch.cat([batch.items[:, :1], batch.targets], dim=1)  # [b, t], -1 where there is none
+        weights = self.others(events)
+        asked = (events >= 0) & (weights.sum(dim=2) > 0)
+        wanted, pool = events[asked], self.draw(draw, self.pool)
+        # Each item is made once a step: by its place in `made` from here on.
+        made, place = torch.cat([events.clamp(min=0).flatten(), pool]).unique(return_inverse=True)
+        x = self.vectors(made)
+        history, pool_at = place[: events.numel()].view(events.shape), place[events.numel() :]
+        pooled = (weights @ x[history])[asked] / weights.sum(dim=2)[asked][:, None]
+        visitors = None if self.visitors is None else self.visitors.take(batch.rows[asked.nonzero()[:, 0]])
+        states, table = self.asked(pooled, visitors), self.found(x)
+        negatives, log_q = self.hardest(states, table, pool_at, pool, draw)
+        # What is taken off here, the scores need not learn: (1 - popularity) of log p(item).
+        off = -(1 - self.popularity) * self.log_share[made]
+        own, shared = off[history[asked]], log_q + off[negatives]
+        return losses.sampled_softmax(states, table, history[asked], negatives, own, shared), len(wanted)
+
+    def others(self, events: Tensor) -> Tensor:
+        """float[b, t, t]: how much event j counts in the history that event i is found from; never the same item."""
+        t = events.shape[1]
+        place = torch.arange(t, device=events.device)
+        apart = place[:, None] - place
+        weights = self.keep ** (apart.abs() - 1).clamp(min=0).double()
+        if self.next:
+            weights = weights * (apart > 0)
+        usable = (events[:, :, None] != events[:, None]) & (events >= 0)[:, None]
+        return usable * weights.float()
+
+    def draw(self, draw: torch.Generator, size: int) -> Tensor:
+        """int64[size]: items drawn by popularity."""
+        share = torch.rand(size, generator=draw, dtype=torch.float64).to(self.cumulated.device)
+        return torch.searchsorted(self.cumulated, share * self.cumulated[-1], right=True).clamp_(max=len(self.had) - 1)
+
+    def hardest(
+        self, states: Tensor, table: Tensor, at: Tensor, pool: Tensor, draw: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """The negatives out of the pool, and logs of how often each was to be expected.
+
+        The best scored for any of some states make one stratum, taken whole; of the others some are drawn, which stand
+        for all: q · |pool| · share drawn. So the sum over the negatives estimates that over all items, hard or not.
+        """
+        before = torch.where(pool > 0, self.cumulated[(pool - 1).clamp(min=0)], 0.0)
+        log_q = ((self.cumulated[pool] - before) * len(pool)).log().float()
+        if not self.hard or not len(states):
+            return at[: self.negatives], log_q[: self.negatives]
+        with torch.no_grad():
+            judges = torch.randint(len(states), (JUDGES,), generator=draw).to(at.device)
+            best = (states[judges] @ table[at].T).amax(dim=0)
+            order = best.argsort(descending=True, stable=True)
+            rest = order[self.hard :]
+            easy = rest[torch.randperm(len(rest), generator=draw).to(at.device)[: self.negatives - self.hard]]
+        log_q[rest] += float(np.log(max(1, len(easy)) / max(1, len(rest))))
+        chosen = torch.cat([order[: self.hard], easy])
+        return at[chosen], log_q[chosen]
+
+    def vectors(self, items: Tensor) -> Tensor:
+        """[len(items), d]: features and ids together, before scaling."""
+        bag = self.features.take(items)
+        x = self.described(bag)
+        if self.ids is None:
+            return x
+        counts = self.had[items]
+        if self.training and self.features.n_codes:
+            kept = torch.rand(len(items), device=items.device) >= self.id_dropout
+            counts = counts & (kept | (bag.lengths == 0))  # an item without codes has nothing but its id
+        return x + self.ids(items) * counts[:, None]
+
+    def described(self, bag: Bag) -> Tensor:
+        """[len(bag), d]: what features alone say."""
+        return self.item(bag.sum(self.words, self.dropout))
+
+    def found(self, x: Tensor) -> Tensor:
+        """Item vectors as they are scored against."""
+        return nn.functional.normalize(x, dim=-1) if self.temperature else x
+
+    scaled = found
+
+    def asked(self, pooled: Tensor, visitors: Bag | None) -> Tensor:
+        """[m, d]: vectors of histories, of length 1 / temperature where there is one."""
+        if visitors is not None:
+            known = visitors.sum(self.user_words, self.dropout)
+            if self.training:  # a history may come without its user's columns
+                known = known * (torch.rand(len(known), 1, device=known.device) >= self.id_dropout)
+            pooled = pooled + known
+        state = self.user(pooled)
+        return nn.functional.normalize(state, dim=-1) / self.temperature if self.temperature else state
+
+
+class Residual(nn.Module):
+    """x + perceptron(x); the identity before training, so that training begins with the features' own likeness."""
+
+    def __init__(self, d: int, hidden: int) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(d, hidden), nn.Linear(hidden, d)
+        nn.init.normal_(self.up.weight, std=d**-0.5)
+        nn.init.zeros_(self.down.weight)
+        nn.init.zeros_(self.up.bias)
+        nn.init.zeros_(self.down.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(nn.functional.gelu(self.up(x), approximate="tanh"))
+
+
+def _table(rows: int, d: int, length: float) -> nn.Embedding:
+    """Vectors of about the given length."""
+    table = nn.Embedding(rows, d, sparse=rows > SPARSE_ROWS)
+    nn.init.normal_(table.weight, std=length * d**-0.5)
+    return table
+
+
+@dataclasses.dataclass(frozen=True)
+class Bag:
+    """Weighted codes of n rows: CSR as tensors.
+
+    Parameters
+    ----------
+    codes: int64[m]; weights: float32[m]; offsets: int64[n + 1]; n_codes: how many codes there are.
+    """
+
+    codes: Tensor
+    weights: Tensor
+    offsets: Tensor
+    n_codes: int
+
+    @classmethod
+    def of(cls, matrix: sparse.csr_matrix) -> Bag:
+        codes, offsets = (torch.from_numpy(part.astype(np.int64)) for part in (matrix.indices, matrix.indptr))
+        return cls(codes, torch.from_numpy(np.array(matrix.data)), offsets, matrix.shape[1])
+
+    @property
+    def lengths(self) -> Tensor:
+        """int64[n]: codes of each row."""
+        return self.offsets.diff()
+
+    def take(self, rows: Tensor) -> Bag:
+        """The given rows, on the device of `rows`."""
+        host = rows.cpu()
+        lengths = self.lengths[host]
+        offsets = nn.functional.pad(lengths.cumsum(0), (1, 0))
+        at = torch.repeat_interleave(self.offsets[host] - offsets[:-1], lengths) + torch.arange(int(offsets[-1]))
+        codes, weights, offsets = (part.to(rows.device) for part in (self.codes[at], self.weights[at], offsets))
+        return Bag(codes, weights, offsets, self.n_codes)
+
+    def sum(self, table: nn.Embedding, dropout: Dropout) -> Tensor:
+        """[n, d]: weighted sums of rows of the table; in training some codes are dropped."""
+        if not len(self.codes):
+            return table.weight.new_zeros(len(self.offsets) - 1, table.embedding_dim)
+        return nn.functional.embedding_bag(
+            self.codes, table.weight, self.offsets[:-1], mode="sum", sparse=table.sparse,
+            per_sample_weights=dropout(self.weights).to(table.weight.dtype),
+        )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """What columns of a frame are turned into: codes, weighted by how rare they are.
+
+    A text gives its words, the parts between separators (a name of "A, B", a genre of "a|b", a series in brackets)
+    and itself; those that describe too few rows fall away, so whether a column is a title, a list of
+    names or a category need not be told. A number gives its bin.
+
+    Parameters
+    ----------
+    columns: {"name", "edges"}; edges of the bins of numbers, None for a text.
+    words: uint8[...], the codes' words, UTF-8, each after the number of its column, separated by zero bytes.
+    rarity: float32[n_codes], log((1 + n) / (1 + rows it describes)) + 1.
+    """
+
+    columns: list[dict[str, Any]]
+    words: np.ndarray
+    rarity: np.ndarray
+
+    @classmethod
+    def learn(cls, frame: pl.DataFrame, columns: str, learned: np.ndarray, min_count: int, bins: int) -> Vocabulary:
+        """Of all rows, what describes min_count of them and one where `learned` (bool[n]): a word that one book had
+        shares with one nobody has had is worth learning. Raises ConfigError for a column that is not there."""
+        trained = frame.filter(pl.Series(learned))
+        chosen = [{"name": name, "edges": _edges(trained[name], bins)} for name in _chosen(frame, columns)]
+        known = pl.DataFrame({"row": np.arange(len(frame), dtype=np.int64), "learned": learned})
+        tokens = _tokens(frame, chosen).join(known, on="row", how="left").group_by("token")
+        counts = tokens.agg(pl.len(), pl.col("learned").any())
+        counts = counts.filter(pl.col("learned") & (pl.col("len") >= min_count)).sort("token")
+        rarity = np.log((1 + len(frame)) / (1 + counts["len"].to_numpy())) + 1
+        words = np.frombuffer("\0".join(counts["token"]).encode(), dtype=np.uint8)
+        return cls(chosen, words, rarity.astype(np.float32))
+
+    def encode(self, frame: pl.DataFrame) -> sparse.csr_matrix:
+        """CSR float32[n, n_codes], rows of length 1; what was not learned is left out."""
+        shape = (len(frame), len(self.rarity))
+        if not len(self.rarity):
+            return sparse.csr_matrix(shape, dtype=np.float32)
+        words = bytes(self.words).decode().split("\0")
+        coded = pl.DataFrame({"token": words, "code": np.arange(len(words), dtype=np.int64)})
+        found = _tokens(frame, self.columns).join(coded, on="token").sort("row", "code")
+        row, code = found["row"].to_numpy(), found["code"].to_numpy()
+        matrix = sparse.csr_matrix((self.rarity[code], (row, code)), shape=shape, dtype=np.float32)
+        length = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
+        matrix.data /= np.repeat(length, np.diff(matrix.indptr)).astype(np.float32)
+        return matrix
+
+
+def _chosen(frame: pl.DataFrame, columns: str) -> list[str]:
+    """The columns asked for; if none, all of text, categories and lists that hold no addresses."""
+    asked = [name.strip() for name in columns.replace("|", ",").split(",") if name.strip()]
+    for name in asked:
+        if name not in frame.columns:
+            raise ConfigError(f"columns: there is no column {name!r}", remedy=nearest(name, frame.columns or ["none"]))
+    if asked:
+        return asked
+    texts = [name for name, kind in frame.schema.items() if not _is_number(kind)]
+    return [name for name in texts if not _addresses(frame[name])]
+
+
+def _is_number(kind: Any) -> bool:
+    return kind.is_numeric() or kind.is_temporal()
+
+
+def _addresses(column: pl.Series) -> bool:
+    """Whether most of a column are web addresses."""
+    return column.dtype == pl.String and 2 * int(column.str.contains(r"^\w+://").sum()) > len(column)
+
+
+def _edges(column: pl.Series, bins: int) -> list[float] | None:
+    """Inner edges of bins that hold equally many of the values; None where the column holds no numbers."""
+    if not _is_number(column.dtype):
+        return None
+    values = _numbers(column).drop_nulls().to_numpy()
+    if not len(values):
+        return []
+    return np.unique(np.quantile(values, np.arange(1, bins) / bins)).tolist()
+
+
+def _numbers(column: pl.Series) -> pl.Series:
+    if column.dtype.is_temporal():
+        column = column.to_physical()
+    return column.cast(pl.Float64, strict=False).fill_nan(None)
+
+
+def _tokens(frame: pl.DataFrame, columns: list[dict[str, Any]]) -> pl.DataFrame:
+    """Frame `row`, `token`: what the columns say of each row, each thing once."""
+    parts = [pl.DataFrame(schema={"row": pl.Int64, "token": pl.String})]
+    for number, column in enumerate(columns):
+        if column["name"] not in frame.columns:
+            continue
+        values = frame[column["name"]]
+        said = _binned(values, column["edges"]) if column["edges"] is not None else _said(values)
+        parts.append(said.select("row", token=pl.lit(f"{number} ") + pl.col("token")))
+    return pl.concat(parts).unique(maintain_order=True)
+
+
+def _binned(values: pl.Series, edges: list[float]) -> pl.DataFrame:
+    """The bin of each number; a number that is missing has a bin of its own."""
+    numbers = _numbers(values)
+    place = pl.Series(np.searchsorted(np.array(edges), numbers.fill_null(0.0).to_numpy(), side="right"))
+    token = place.cast(pl.String).zip_with(numbers.is_not_null(), pl.Series(["missing"]))
+    return pl.DataFrame({"row": np.arange(len(values), dtype=np.int64), "token": token})
+
+
+def _said(values: pl.Series) -> pl.DataFrame:
+    """Words, parts and the whole of each text; the entries of each list."""
+    frame = pl.DataFrame({"row": np.arange(len(values), dtype=np.int64), "token": values})
+    if isinstance(values.dtype, pl.List | pl.Array):
+        frame = frame.explode("token")
+    frame = frame.with_columns(pl.col("token").cast(pl.String).str.to_lowercase().str.replace_all("\0", " "))
+    token = pl.col("token")
+    parts = token.str.replace_all(r"[|,;:/()\[\]]+", "|").str.split("|")
+    ways = (parts, token.str.extract_all(r"[\p{L}\p{N}#']+"))
+    said = pl.concat([frame, *(frame.with_columns(token=way).explode("token") for way in ways)])
+    return said.with_columns(token.str.strip_chars()).filter(token.str.len_bytes() > 0)

@@ -1,0 +1,180 @@
+"""UltraGCN: the limit of endless graph convolution, as weights on a loss without any propagation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from zhiyin.core.params import param
+from zhiyin.core.run import Run
+from zhiyin.data.dataset import Dataset
+from zhiyin.data.histories import Histories
+from zhiyin.models.sequence.neural import NeuralRecommender
+from zhiyin.models.sequence.training import threads
+
+
+@dataclasses.dataclass
+class UltraGCN(NeuralRecommender):
+    """Ultra simplification of graph convolutional networks (Mao et al., CIKM 2021).
+
+    For every pair of a user u and an item i they had, with β_ui = sqrt((d_u + 1) / (d_i + 1)) / d_u (eq. 5):
+
+        -(w + β_ui) log σ(x_u·v_i) - negative_weight · mean over negatives j of (w + β_uj) log σ(-x_u·v_j)
+
+    A user at serving time is folded in: x_u minimises the same loss over the history, item vectors fixed.
+
+    | difference from the paper | why |
+    |---|---|
+    | negatives are drawn once a step and shared by its pairs | the same expectation, as one matrix product |
+    | no item-item term | without it the published figure is reached: see docs/benchmarks.md |
+    | users are folded in, not looked up | one path for known users and strangers |
+    """
+
+    epochs: int = param(40, "most passes over the data", at_least=1)
+    validation: str = param(
+        "ratio",
+        "what early stopping is judged by: a random tenth of everybody's events, each user's last, the last tenth of "
+        "the time, or nothing",
+        choices=("last", "ratio", "time", "users", "none"),
+    )
+    batch_size: int = param(1024, "pairs a step", at_least=1, tune=(256, 4096), log=True)
+    dropout: float = param(0.0, "not used", at_least=0, at_most=0)
+    negatives: int = param(1500, "items a step that its users are told apart from", at_least=1)
+    negative_weight: float = param(300.0, "weight of all negatives of a pair together", at_least=0, tune=(10, 1000))
+    pair_weight: float = param(1e-6, "weight that every pair has beside β", at_least=0)
+    reg: float = param(1e-4, "L2 penalty on the vectors of a pair", at_least=0, tune=(1e-6, 1e-2), log=True)
+    fold_in_steps: int = param(40, "steps that find the vector of a history", at_least=1)
+
+    degrees_: ClassVar[np.ndarray]
+    contrast_: ClassVar[np.ndarray]
+
+    def _prepare(self, data: Dataset, run: Run) -> None:
+        matrix = data.matrix("binary")
+        self.degrees_ = np.bincount(matrix.indices, minlength=data.n_items).astype(np.float32)  # type: ignore[misc]
+        # The items that folding in tells a history apart from: drawn once, so that the same history is the same vector.
+        size = min(data.n_items, 4096)
+        self.contrast_ = np.sort(run.rng(23).choice(data.n_items, size, replace=False))  # type: ignore[misc]
+        self._pairs = matrix
+
+    def _build(self, n_items: int) -> nn.Module:
+        return Pairs(self, n_items)
+
+    def _batches(self, data: Dataset, run: Run) -> PairBatches:
+        matrix = self._pairs
+        counts = np.diff(matrix.indptr)
+        self._network.add_users(torch.from_numpy(counts.astype(np.float32)), self.factors)  # type: ignore[operator]
+        users = np.repeat(np.arange(len(counts)), counts)
+        return PairBatches(users, matrix.indices.astype(np.int64), self.batch_size, run.seed)
+
+    def encode(self, histories: Histories, run: Run | None = None) -> np.ndarray:
+        """Vectors of histories, float32[n, factors]: the minimum of the loss over each, found by Adam."""
+        run = run or Run()
+        matrix = histories.matrix(len(self.item_vectors_), "binary")
+        found = np.zeros((matrix.shape[0], self.factors), dtype=np.float32)
+        with torch.inference_mode(), threads(run):
+            table, degree = torch.from_numpy(np.asarray(self.item_vectors_)), torch.from_numpy(self.degrees_)
+            for start in range(0, len(found), 1024):
+                part = matrix[start : start + 1024]
+                found[start : start + 1024] = self._folded(part, table, degree).numpy()
+        return found
+
+    def _folded(self, rows, table: Tensor, degree: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        counts = torch.from_numpy(np.diff(rows.indptr).astype(np.float32))
+        items = torch.from_numpy(rows.indices.astype(np.int64))
+        owner = torch.repeat_interleave(torch.arange(len(counts)), counts.long())
+        own = table[items]
+        weight = self.pair_weight + beta(counts[owner], degree[items])
+        others, far = table[self.contrast_], degree[self.contrast_]
+        # A user has `counts` pairs, each with its share of the negatives.
+        push = self.negative_weight * (self.pair_weight + beta(counts[:, None], far)) * counts[:, None] / len(far)
+        x = torch.zeros(len(counts), self.factors)
+        pulled = x.index_add(0, owner, own * weight[:, None])
+        x = 0.1 * functional.normalize(pulled, dim=1)
+        first, second = torch.zeros_like(x), torch.zeros_like(x)
+        for step in range(1, self.fold_in_steps + 1):
+            gradient = (push * torch.sigmoid(x @ others.T)) @ others + self.reg * counts[:, None] * x
+            miss = weight * torch.sigmoid(-(x[owner] * own).sum(dim=1))
+            gradient.index_add_(0, owner, own * -miss[:, None])
+            # Adam with falling steps: rows differ in scale by orders of magnitude.
+            first.lerp_(gradient, 0.2)
+            second.lerp_(gradient.square().mean(dim=1, keepdim=True).expand_as(second), 0.05)
+            rate = 0.3 * (1 - step / (self.fold_in_steps + 1))
+            x = x - rate * (first / (1 - 0.8**step)) / ((second / (1 - 0.95**step)).sqrt() + 1e-12)
+        return x * (counts > 0)[:, None]
+
+
+class Pairs(nn.Module):
+    """Vectors of users and items, and the loss over pairs of them."""
+
+    degree: Tensor
+
+    def __init__(self, settings: UltraGCN, n_items: int) -> None:
+        super().__init__()
+        self.settings = settings
+        self.items = nn.Embedding(n_items, settings.factors)
+        nn.init.normal_(self.items.weight, std=1e-2)
+        self.register_buffer("degree", torch.from_numpy(np.array(settings.degrees_)), persistent=False)
+
+    def add_users(self, counts: Tensor, d: int) -> None:
+        """Vectors for the users of the training data; they are not kept, serving folds histories in."""
+        self.users, self.counts = nn.Embedding(len(counts), d), counts
+        nn.init.normal_(self.users.weight, std=1e-2)
+
+    def item_vectors(self) -> Tensor:
+        return self.items.weight
+
+    def loss(self, batch: PairBatch, draw: torch.Generator) -> tuple[Tensor, int]:
+        s = self.settings
+        negatives = torch.randint(len(self.degree), (s.negatives,), generator=draw).to(self.degree.device)
+        x, v, far = self.users(batch.users), self.items(batch.items), self.items(negatives)
+        count = self.counts.to(x.device)[batch.users]
+        near = (s.pair_weight + beta(count, self.degree[batch.items])) * functional.softplus(-(x * v).sum(dim=1))
+        # β is a product of a user's and an item's part: the matrix of weights is never made.
+        apart = functional.softplus(x @ far.T)
+        part_item = (self.degree[negatives] + 1).rsqrt()
+        pushed = s.pair_weight * apart.mean(dim=1) + (count + 1).sqrt() / count * (apart @ part_item) / s.negatives
+        penalty = 0.5 * s.reg * (x.square().sum() + v.square().sum())
+        return near.sum() + s.negative_weight * pushed.sum() + penalty, len(batch.users)
+
+
+@dataclasses.dataclass(frozen=True)
+class PairBatch:
+    """users, items: int64[b], one pair each."""
+
+    users: Tensor
+    items: Tensor
+
+    @property
+    def events(self) -> int:
+        return len(self.users)
+
+    def share(self, rank: int, world: int) -> PairBatch:
+        return PairBatch(self.users[rank::world], self.items[rank::world])
+
+    def to(self, device: torch.device) -> PairBatch:
+        return PairBatch(self.users.to(device), self.items.to(device))
+
+
+class PairBatches:
+    """All pairs in a new order each epoch."""
+
+    def __init__(self, users: np.ndarray, items: np.ndarray, batch_size: int, seed: int) -> None:
+        self.users, self.items = torch.from_numpy(users), torch.from_numpy(items)
+        self.batch_size, self.seed = batch_size, seed
+        self.n_batches = -(-len(users) // batch_size)
+
+    def epoch(self, number: int) -> Iterator[PairBatch]:
+        order = torch.from_numpy(np.random.default_rng([self.seed, 21, number]).permutation(len(self.users)))
+        for chosen in order.split(self.batch_size):
+            yield PairBatch(self.users[chosen], self.items[chosen])
+
+
+def beta(users: Tensor, items: Tensor) -> Tensor:
+    """β of pairs, from the degrees of their users and items (eq. 5)."""
+    return ((users + 1) / (items + 1)).sqrt() / users.clamp(min=1)

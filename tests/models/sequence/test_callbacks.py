@@ -1,0 +1,83 @@
+"""Training curves in TensorBoard and MLflow."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+
+from tests.conformance.recommender import shop
+from zhiyin.core.errors import MissingExtraError
+from zhiyin.core.run import Run
+from zhiyin.models.factorization import ALS
+from zhiyin.models.sequence.callbacks import MLflow, TensorBoard
+from zhiyin.models.sequence.sasrec import SASRec
+
+NAMES = {"SASRec/loss", "SASRec/metric", "SASRec/seconds", "SASRec/events_per_second"}
+
+
+def fit(callback: Any) -> SASRec:
+    model = SASRec(factors=8, epochs=3, max_len=6)
+    return model.fit(shop(users=30), Run(threads=1, callbacks=(callback,)))
+
+
+def test_tensorboard(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    model = fit(TensorBoard(tmp_path / "runs"))
+    found = EventAccumulator(str(tmp_path / "runs")).Reload()  # the writer is still open: each report is flushed
+    assert set(found.Tags()["scalars"]) == NAMES
+    for name in ("loss", "metric"):
+        events = found.Scalars(f"SASRec/{name}")
+        assert [event.step for event in events] == [1, 2, 3]
+        assert [event.value for event in events] == pytest.approx([entry[name] for entry in model.curve_])
+
+
+@pytest.mark.parametrize("already", [False, True])
+def test_mlflow(already: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, Any]] = []
+    active = [already]
+
+    def start_run(run_name: str) -> None:
+        active[0] = True
+        told.append(("start", run_name))
+
+    fake = SimpleNamespace(
+        set_experiment=lambda name: told.append(("experiment", name)),
+        active_run=lambda: object() if active[0] else None,
+        start_run=start_run,
+        log_metrics=lambda metrics, step: told.append(("metrics", (step, metrics))),
+    )
+    monkeypatch.setitem(sys.modules, "mlflow", fake)
+    model = fit(MLflow(experiment="shop"))
+    assert told[0] == ("experiment", "shop")
+    assert [what for what in told if what[0] == "start"] == ([] if already else [("start", "SASRec")])
+    logged = [what for kind, what in told if kind == "metrics"]
+    assert [step for step, _ in logged] == [1, 2, 3]
+    assert all(set(metrics) == NAMES for _, metrics in logged)
+    assert [metrics["SASRec/loss"] for _, metrics in logged] == [entry["loss"] for entry in model.curve_]
+    MLflow()
+    assert [what for kind, what in told if kind == "experiment"] == ["shop"]
+
+
+def test_other_models_report_too(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    ALS(factors=4, epochs=2).fit(shop(), Run(callbacks=(TensorBoard(tmp_path),)))
+    assert EventAccumulator(str(tmp_path)).Reload().Tags()["scalars"] == ["ALS/seconds"]
+
+
+@pytest.mark.parametrize("package", ["tensorboard", "mlflow"])
+def test_without_the_package(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = {"tensorboard": "torch.utils.tensorboard", "mlflow": "mlflow"}[package]
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(MissingExtraError, match=package) as raised:
+        TensorBoard(tmp_path) if package == "tensorboard" else MLflow()
+    assert "pip install" in str(raised.value)
