@@ -41,7 +41,18 @@ WAYS: dict[str, dict[str, Any]] = {
     "pieces": {"analyzer": "char_wb", "ngram_range": (3, 5)},
 }
 SHOWN = ("ndcg@10", "recall@20")
-CHOSEN: dict[str, Any] = {}
+CHOSEN: dict[str, Any] = {
+    "factors": 512,
+    "epochs": 4,
+    "validation": "none",
+    "learning_rate": 0.002,
+    "schedule": "cosine",
+    "dropout": 0.5,
+    "ids": False,
+    "negatives": 256,
+    "popularity": 0.0,
+    "temperature": 0.05,
+}
 
 
 @register
@@ -108,7 +119,9 @@ def main() -> int:
             result = found[name]
             figures = (f"{m} {result.metrics[m]:.4f} [{result.intervals[m][0]:.4f}, {result.intervals[m][1]:.4f}]"
                        for m in SHOWN)  # fmt: skip
-            print(f"  {name:16} {'  '.join(figures)}", flush=True)
+            p = result.p_values.get("ndcg@10")  # of the paired test against the best by NDCG@10, None for the best
+            beside = "" if p is None else f"  p {p:.3f}"
+            print(f"  {name:16} {'  '.join(figures)}{beside}", flush=True)
         for metric in SHOWN:
             floor = max(found[name].metrics[metric] for name in models if name != "two towers")
             ok &= found["two towers"].metrics[metric] > floor

@@ -30,7 +30,20 @@ Exit codes:
 """
 
 
-ORDER = ("init", "check", "data", "train", "evaluate", "compare", "tune", "recommend", "similar", "demo", "doctor")
+ORDER = (
+    "init",
+    "check",
+    "data",
+    "train",
+    "evaluate",
+    "compare",
+    "tune",
+    "recommend",
+    "similar",
+    "export",
+    "demo",
+    "doctor",
+)
 
 
 class Group(TyperGroup):

@@ -82,7 +82,7 @@ def project_of(config: Config, home: Path, seed: int | None = None, threads: int
     from zhiyin.core.run import Run
 
     seed = config.run.seed if seed is None else seed
-    return Project(config, home, Run(seed=seed, threads=threads or config.run.threads))
+    return Project(config, home, Run(seed=seed, threads=threads or config.run.threads, device=config.run.device))
 
 
 def settle(source: str | None, items: str | None, users: str | None, query: str | None = None) -> Config:

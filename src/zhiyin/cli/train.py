@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,11 +23,14 @@ def train(
 ) -> None:
     """Fit models on all events and save them. The data doctor has a look first.
 
+    Networks keep a checkpoint every two minutes: interrupted, the same command goes on where it stood.
+
     \b
     Examples:
       zhiyin train
       zhiyin train ease als:factors=128,reg=0.1
       zhiyin train ease -p reg=400 --output models
+      zhiyin train sasrec:factors=128,epochs=50
     """
     from zhiyin.cli.project import open_project, short
     from zhiyin.cli.show import duration, print_json, say
@@ -46,10 +50,11 @@ def train(
     places: list[Path] = []
     for model in made:
         begun = time.perf_counter()
-        model.fit(data, project.run)
-        seconds = time.perf_counter() - begun
         place = _free(folder / type(model).__name__.lower(), places)
         places.append(place)
+        checkpoint = folder / ".checkpoints" / place.name
+        model.fit(data, replace(project.run, checkpoint=checkpoint, checkpoint_every="2m"))
+        seconds = time.perf_counter() - begun
         model.save(place)
         said = {"model": type(model).__name__, "settings": settings_of(model), "path": str(place)}
         told.append({**said, "seconds": seconds})

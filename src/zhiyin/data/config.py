@@ -146,6 +146,9 @@ class RunSection(Section):
 
     seed: int = key(0, "every random draw descends from it", "a whole number of 0 or more", ge=0)
     threads: int | None = key(None, "worker threads; left out, all cores", "a whole number of 1 or more", 4, ge=1)
+    device: str = key(
+        "auto", "where networks are trained: auto takes a GPU where there is one", '"auto", "cpu" or "cuda"'
+    )
 
 
 class Config(Section):

@@ -43,7 +43,7 @@ class TwoTower(NeuralRecommender):
     | history and target share one item tower | tokens learn from both sides; it begins as TF-IDF cosine, roughly |
     | the target is left out of its own history | otherwise the towers learn to copy |
     | ids are added to features, and dropped whole for random items (DropoutNet, 2017) | the features alone must do |
-    | `hidden` = 0: no hidden layers | a fifth better on cold books: there are few items to learn a curve from |
+    | `hidden` = 0: no hidden layers | NDCG@10 of cold books .133, with 128 hidden units .123 |
     | negatives by known popularity, not from the batch | log q is exact, their number does not depend on the batch |
     | items without events are never negatives | nobody could have had them: that says nothing against them |
     | `hard` of the negatives are the best of a larger draw, a stratum of it | the sum stays that of the softmax |
@@ -58,6 +58,7 @@ class TwoTower(NeuralRecommender):
         "the time, users or items kept out of training, or nothing",
         choices=("last", "ratio", "time", "users", "cold-items", "none"),
     )
+    dropout: float = param(0.5, "share of words dropped in training", at_least=0, at_most=0.95, tune=(0.0, 0.8))
     max_len: int = param(200, "events of a history that are read, the last ones", at_least=1, at_most=8192)
     columns: str = param("", "item columns to use, between commas or |; empty: all text and category columns")
     user_columns: str = param("", "user columns to use, in the same way")
@@ -73,7 +74,7 @@ class TwoTower(NeuralRecommender):
     hard_pool: int = param(4, "size of that draw, in negatives", at_least=1, at_most=100)
     popularity_power: float = param(0.5, "negatives are drawn by popularity to this power", at_least=0, at_most=1)
     popularity: float = param(1.0, "how much of an item's popularity its scores hold", at_least=0, at_most=1)
-    temperature: float = param(0.1, "scores are cosine / temperature; 0: plain inner products", at_least=0)
+    temperature: float = param(0.05, "scores are cosine / temperature; 0: plain inner products", at_least=0)
 
     columns_: ClassVar[list[dict[str, Any]]]
     words_: ClassVar[np.ndarray]

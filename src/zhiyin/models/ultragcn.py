@@ -8,6 +8,8 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from scipy import sparse
+from scipy.sparse.linalg import svds
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -33,6 +35,7 @@ class UltraGCN(NeuralRecommender):
     |---|---|
     | negatives are drawn once a step and shared by its pairs | the same expectation, as one matrix product |
     | no item-item term | without it the published figure is reached: see docs/benchmarks.md |
+    | vectors begin at singular vectors of the graph, not at random | the same place in a tenth of the epochs |
     | users are folded in, not looked up | one path for known users and strangers |
     """
 
@@ -43,13 +46,13 @@ class UltraGCN(NeuralRecommender):
         "the time, or nothing",
         choices=("last", "ratio", "time", "users", "none"),
     )
-    batch_size: int = param(1024, "pairs a step", at_least=1, tune=(256, 4096), log=True)
+    batch_size: int = param(2048, "pairs a step", at_least=1, tune=(256, 4096), log=True)
     dropout: float = param(0.0, "not used", at_least=0, at_most=0)
-    negatives: int = param(1500, "items a step that its users are told apart from", at_least=1)
+    negatives: int = param(1024, "items a step that its users are told apart from", at_least=1)
     negative_weight: float = param(300.0, "weight of all negatives of a pair together", at_least=0, tune=(10, 1000))
     pair_weight: float = param(1e-6, "weight that every pair has beside β", at_least=0)
     reg: float = param(1e-4, "L2 penalty on the vectors of a pair", at_least=0, tune=(1e-6, 1e-2), log=True)
-    fold_in_steps: int = param(40, "steps that find the vector of a history", at_least=1)
+    fold_in_steps: int = param(80, "steps that find the vector of a history", at_least=1)
 
     degrees_: ClassVar[np.ndarray]
     contrast_: ClassVar[np.ndarray]
@@ -68,7 +71,7 @@ class UltraGCN(NeuralRecommender):
     def _batches(self, data: Dataset, run: Run) -> PairBatches:
         matrix = self._pairs
         counts = np.diff(matrix.indptr)
-        self._network.add_users(torch.from_numpy(counts.astype(np.float32)), self.factors)  # type: ignore[operator]
+        self._network.begin(*spectral(matrix, self.factors, self.negative_weight, run), counts)  # type: ignore[operator]
         users = np.repeat(np.arange(len(counts)), counts)
         return PairBatches(users, matrix.indices.astype(np.int64), self.batch_size, run.seed)
 
@@ -94,8 +97,9 @@ class UltraGCN(NeuralRecommender):
         # A user has `counts` pairs, each with its share of the negatives.
         push = self.negative_weight * (self.pair_weight + beta(counts[:, None], far)) * counts[:, None] / len(far)
         x = torch.zeros(len(counts), self.factors)
-        pulled = x.index_add(0, owner, own * weight[:, None])
-        x = 0.1 * functional.normalize(pulled, dim=1)
+        # From the mean of the history, with the common direction as users have it.
+        x = x.index_add(0, owner, own) / counts.clamp(min=1)[:, None]
+        x[:, -1] *= -1
         first, second = torch.zeros_like(x), torch.zeros_like(x)
         for step in range(1, self.fold_in_steps + 1):
             gradient = (push * torch.sigmoid(x @ others.T)) @ others + self.reg * counts[:, None] * x
@@ -104,7 +108,7 @@ class UltraGCN(NeuralRecommender):
             # Adam with falling steps: rows differ in scale by orders of magnitude.
             first.lerp_(gradient, 0.2)
             second.lerp_(gradient.square().mean(dim=1, keepdim=True).expand_as(second), 0.05)
-            rate = 0.3 * (1 - step / (self.fold_in_steps + 1))
+            rate = 0.08 * (1 - step / (self.fold_in_steps + 1))
             x = x - rate * (first / (1 - 0.8**step)) / ((second / (1 - 0.95**step)).sqrt() + 1e-12)
         return x * (counts > 0)[:, None]
 
@@ -118,13 +122,14 @@ class Pairs(nn.Module):
         super().__init__()
         self.settings = settings
         self.items = nn.Embedding(n_items, settings.factors)
-        nn.init.normal_(self.items.weight, std=1e-2)
         self.register_buffer("degree", torch.from_numpy(np.array(settings.degrees_)), persistent=False)
 
-    def add_users(self, counts: Tensor, d: int) -> None:
-        """Vectors for the users of the training data; they are not kept, serving folds histories in."""
-        self.users, self.counts = nn.Embedding(len(counts), d), counts
-        nn.init.normal_(self.users.weight, std=1e-2)
+    def begin(self, users: np.ndarray, items: np.ndarray, counts: np.ndarray) -> None:
+        """Where training begins. Users' vectors are not kept: serving folds histories in."""
+        self.users = nn.Embedding.from_pretrained(torch.from_numpy(users), freeze=False)
+        self.counts = torch.from_numpy(counts.astype(np.float32))
+        with torch.no_grad():
+            self.items.weight.copy_(torch.from_numpy(items))
 
     def item_vectors(self) -> Tensor:
         return self.items.weight
@@ -132,7 +137,9 @@ class Pairs(nn.Module):
     def loss(self, batch: PairBatch, draw: torch.Generator) -> tuple[Tensor, int]:
         s = self.settings
         negatives = torch.randint(len(self.degree), (s.negatives,), generator=draw).to(self.degree.device)
-        x, v, far = self.users(batch.users), self.items(batch.items), self.items(negatives)
+        x = self.users(batch.users)
+        # One gather, so that the gradient of the table is made once.
+        v, far = self.items(torch.cat([batch.items, negatives])).split([len(x), s.negatives])
         count = self.counts.to(x.device)[batch.users]
         near = (s.pair_weight + beta(count, self.degree[batch.items])) * functional.softplus(-(x * v).sum(dim=1))
         # β is a product of a user's and an item's part: the matrix of weights is never made.
@@ -173,6 +180,27 @@ class PairBatches:
         order = torch.from_numpy(np.random.default_rng([self.seed, 21, number]).permutation(len(self.users)))
         for chosen in order.split(self.batch_size):
             yield PairBatch(self.users[chosen], self.items[chosen])
+
+
+def spectral(matrix: sparse.csr_matrix, d: int, odds: float, run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of users and items to begin with: what small random ones would grow into, tens of epochs later.
+
+    The loss first finds one direction that gives every pair the score of a random one, -log(odds), and then amplifies
+    the leading singular vectors of the normalised adjacency D_u^-1/2 A D_i^-1/2. Both are put there at once.
+    """
+    rng, (n, m) = run.rng(24), matrix.shape
+    left, right = (1 / np.sqrt(np.maximum(1, matrix.sum(axis=axis))) for axis in (1, 0))
+    k = min(d - 1, min(n, m) - 1)
+    x, v = (rng.normal(0, 1e-2, (rows, d)).astype(np.float32) for rows in (n, m))
+    if k > 0 and matrix.nnz:
+        normal = sparse.diags(np.asarray(left).ravel()) @ matrix @ sparse.diags(np.asarray(right).ravel())
+        u, s, vt = svds(normal.astype(np.float32), k=k, v0=rng.normal(size=min(n, m)).astype(np.float32))
+        for vectors, found in ((x, u), (v, vt.T)):
+            found = found * np.sqrt(s)
+            vectors[:, :k] += found / np.sqrt(np.square(found).sum(axis=1).mean())
+    common = np.sqrt(np.log(max(odds, 2.0)))
+    x[:, -1], v[:, -1] = common, -common
+    return x, v
 
 
 def beta(users: Tensor, items: Tensor) -> Tensor:

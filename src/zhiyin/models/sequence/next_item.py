@@ -7,6 +7,7 @@ against the vectors of all items, tied to those that are read.
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ class NextItem(nn.Module):
         super().__init__()
         s = settings
         self.items = nn.Embedding(n_items, s.factors, sparse=s.loss != "softmax" and n_items > SPARSE_ROWS)
-        nn.init.normal_(self.items.weight, std=s.factors**-0.5)
+        nn.init.normal_(self.items.weight, std=s.factors**-0.5 if s._item_std is None else s._item_std)
         self.encoder, self.dropout = encoder, Dropout(s.dropout)
         self.kind, self.negatives, self.temperature = s.loss, s.negatives, s.temperature
         self.calibration, self.score_reg = s.calibration, s.score_reg
@@ -124,6 +125,9 @@ class SequenceRecommender(NeuralRecommender):
     temperature: float = param(0.0, "scores are cosine / temperature; 0: plain inner products", at_least=0)
     calibration: float = param(0.75, "t of gbce: 1 calibrates fully, 0 is plain bce", at_least=0, at_most=1)
     score_reg: float = param(1.0, "penalty on scores of negatives in bpr_max", at_least=0)
+
+    # Spread of the item vectors before training; None: their length is about 1.
+    _item_std: ClassVar[float | None] = None
 
     def _encoder(self) -> nn.Module:
         """A causal module from ([b, t, d], Sequences) to [b, t, d]."""

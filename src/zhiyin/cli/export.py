@@ -1,0 +1,38 @@
+"""`zhiyin export`: a network for those who serve without Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zhiyin.cli.answers import Model
+from zhiyin.cli.options import CONFIG, ConfigFile, Json
+
+
+def export(
+    output: Annotated[Path, typer.Argument(help="Folder to write.")],
+    model: Model = None,
+    config: ConfigFile = CONFIG,
+    json: Json = False,
+) -> None:
+    """Write a sequence model as ONNX: the encoder of histories, the vectors of items, their ids.
+
+    What was written is compared with the model before it is kept.
+
+    \b
+    Examples:
+      zhiyin export onnx --model models/sasrec
+    """
+    from zhiyin.cli.answers import find_model
+    from zhiyin.cli.show import print_json, say
+    from zhiyin.models.saving import load
+    from zhiyin.models.sequence.exporting import export_onnx
+
+    folder = find_model(model, config)
+    export_onnx(load(folder), output)
+    if json:
+        print_json({"model": str(folder), "path": str(output)})
+    else:
+        say(f"{folder} written to {output}: encoder.onnx, item_vectors.npy, export.json")

@@ -1,0 +1,63 @@
+"""UltraGCN: conformance, the planted answer, its loss against a naive reference, and folding in."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from tests.conformance.recommender import RecommenderConformance, shop  # noqa: E402
+from tests.models.planted import assert_checkerboard, checkerboard  # noqa: E402
+from zhiyin.core.run import Run  # noqa: E402
+from zhiyin.models.ultragcn import PairBatch, UltraGCN  # noqa: E402
+
+
+class TestUltraGCN(RecommenderConformance):
+    exact_across_threads = False
+
+    def make(self) -> UltraGCN:
+        return UltraGCN(factors=8, epochs=3, negatives=20)
+
+
+def test_checkerboard() -> None:
+    assert_checkerboard(
+        UltraGCN(
+            factors=8, epochs=150, negatives=20, negative_weight=5, learning_rate=0.02, batch_size=60, validation="none"
+        )
+    )
+
+
+def test_loss_is_the_papers() -> None:
+    data = shop()
+    model = UltraGCN(factors=4, negatives=7, negative_weight=3.0, pair_weight=0.1, reg=0.01)
+    model._prepare(data, Run())
+    network = model._build(data.n_items)
+    model._network = network
+    batches = model._batches(data, Run())
+    with torch.no_grad():
+        network.users.weight.normal_()
+        network.items.weight.normal_()
+    users, items = batches.users[:9], batches.items[:9]
+    loss, count = network.loss(PairBatch(users, items), torch.Generator().manual_seed(5))
+    negatives = torch.randint(data.n_items, (7,), generator=torch.Generator().manual_seed(5)).numpy()
+    matrix = data.matrix("binary")
+    d_user, d_item = np.diff(matrix.indptr).astype(float), np.bincount(matrix.indices, minlength=data.n_items)
+    x, v = (t.weight.detach().double().numpy() for t in (network.users, network.items))
+    wanted = 0.0
+    for u, i in zip(users.numpy(), items.numpy()):
+        weight = 0.1 + np.sqrt((d_user[u] + 1) / (d_item + 1)) / d_user[u]
+        wanted += weight[i] * np.log1p(np.exp(-x[u] @ v[i]))
+        wanted += 3.0 * np.mean([weight[j] * np.log1p(np.exp(x[u] @ v[j])) for j in negatives])
+        wanted += 0.005 * (x[u] @ x[u] + v[i] @ v[i])
+    assert count == 9
+    assert float(loss) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_history_is_folded_in_near_the_minimum() -> None:
+    data = checkerboard()
+    model = UltraGCN(factors=6, epochs=60, negatives=20, negative_weight=5, learning_rate=0.02, validation="none").fit(
+        data
+    )
+    few = model.encode(data.histories)
+
+    model.fold_in_steps = 400
+    np.testing.assert_allclose(few, model.encode(data.histories), atol=0.05)
