@@ -31,7 +31,7 @@ class TestPaperLightGCN(RecommenderConformance):
 @pytest.mark.parametrize(("loss", "temperature"), [("softmax", 0.2), ("softmax", 0.0), ("bpr", 0.1)])
 def test_checkerboard(loss: str, temperature: float) -> None:
     assert_checkerboard(
-        LightGCN(factors=8, loss=loss, temperature=temperature, epochs=60, batch_size=20, validation="none")
+        LightGCN(factors=8, loss=loss, temperature=temperature, ridge=1.0, epochs=60, batch_size=20, validation="none")
     )
 
 
