@@ -209,6 +209,7 @@ class Plan:
     patience: int = 0
     learning_rate: float = 0.1
     weight_decay: float = 0.0
+    beta2: float = 0.999
     warmup: int = 0
     schedule: str = "constant"
     clip: float = 0.0

@@ -47,6 +47,7 @@ class NeuralRecommender(VectorRecommender):
     )
     batch_size: int = param(128, "histories a step", at_least=1, tune=(64, 512), log=True)
     learning_rate: float = param(1e-3, "step of Adam", at_least=0, tune=(1e-4, 1e-2), log=True)
+    beta2: float = param(0.999, "how long Adam remembers squares; less spares rare items", at_least=0.5, at_most=0.9999)
     warmup: int = param(0, "steps until the full learning rate", at_least=0)
     schedule: str = param("constant", "learning rate after warm-up", choices=("constant", "cosine"))
     weight_decay: float = param(0.0, "decoupled L2 decay", at_least=0, tune=(1e-6, 1e-1), log=True)

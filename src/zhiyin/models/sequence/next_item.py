@@ -77,12 +77,12 @@ class NextItem(nn.Module):
         states, targets = self.states(batch)[asked], batch.targets[asked]
         if self.kind == "softmax":
             return losses.full_softmax(states, self.item_vectors(), targets), len(targets)
-        negatives, own, shared = self.draw(draw, targets)
+        negatives, log_q = self.draw(draw)
         if self.kind == "sampled_softmax":
             unit, sparse = bool(self.temperature), self.items.sparse
             table = self.items.weight
             return (
-                losses.sampled_softmax(states, table, targets, negatives, own, shared, sparse=sparse, unit=unit),
+                losses.sampled_softmax(states, table, targets, negatives, None, log_q, sparse=sparse, unit=unit),
                 len(targets),
             )
         wanted, others = self.vectors(targets), self.vectors(negatives)
@@ -95,17 +95,16 @@ class NextItem(nn.Module):
             return losses.bpr_max(positive, negative, self.score_reg), len(targets)
         return losses.bpr(positive, negative), len(targets)
 
-    def draw(self, draw: torch.Generator, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Negatives shared by the batch, and log of the expected number of draws of the targets and of them."""
+    def draw(self, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Negatives that all places of the batch share, and the log of how often each is expected to be drawn.
+
+        Targets need no correction: they are always among the candidates, so Σ over candidates estimates the full sum.
+        """
         cumulated = self.cumulated
         share = torch.rand(self.negatives, generator=draw, dtype=torch.float64).to(cumulated.device)
         negatives = torch.searchsorted(cumulated, share).clamp_(max=len(cumulated) - 1)
-
-        def log_expected(items: Tensor) -> Tensor:
-            before = torch.where(items > 0, cumulated[(items - 1).clamp(min=0)], 0.0)
-            return (cumulated[items] - before).mul(self.negatives).log().float()
-
-        return negatives, log_expected(targets), log_expected(negatives)
+        before = torch.where(negatives > 0, cumulated[(negatives - 1).clamp(min=0)], 0.0)
+        return negatives, (cumulated[negatives] - before).mul(self.negatives).log().float()
 
     def vectors(self, items: Tensor) -> Tensor:
         """[..., d], what states are scored against, of some items; sparse gradients where the table is sparse."""

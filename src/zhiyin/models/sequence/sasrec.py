@@ -13,6 +13,9 @@ from zhiyin.models.sequence.batches import Sequences
 from zhiyin.models.sequence.layers import Dropout
 from zhiyin.models.sequence.next_item import SequenceRecommender
 
+# Up to this length attention weights are dropped too; beyond it they are never held, only their products are.
+DROPPED = 512
+
 
 @dataclasses.dataclass
 class SASRec(SequenceRecommender):
@@ -26,6 +29,12 @@ class SASRec(SequenceRecommender):
     | padding on the right, positions counted from the end | padding is never attended to; the last item is at place 0 |
     """
 
+    beta2: float = param(
+        0.98,
+        "how long Adam remembers squares, as in the paper's code; less spares rare items",
+        at_least=0.5,
+        at_most=0.9999,
+    )
     blocks: int = param(2, "layers of attention", at_least=1, at_most=48, tune=(1, 4))
     heads: int = param(1, "attention heads; they divide factors", at_least=1)
     expansion: int = param(4, "width of the feed-forward layers, in factors", at_least=1, at_most=8)
@@ -95,7 +104,12 @@ class Block(nn.Module):
         b, t, d = x.shape
         q, k, v = self.qkv(self.norm_1(x)).view(b, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         # Causal, so padding, which is on the right, is never attended to by what is real.
-        mixed = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=bias is None)
+        if self.training and t <= DROPPED:
+            mask = torch.full((t, t), -torch.inf, device=x.device).triu_(1) if bias is None else bias
+            weights = torch.softmax(q @ k.transpose(2, 3) * (d // self.heads) ** -0.5 + mask, dim=-1)
+            mixed = self.dropout(weights) @ v
+        else:
+            mixed = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=bias is None)
         x = x + self.dropout(self.out(mixed.transpose(1, 2).reshape(b, t, d)))
         hidden = self.dropout(nn.functional.gelu(self.up(self.norm_2(x)), approximate="tanh"))
         return x + self.dropout(self.down(hidden))

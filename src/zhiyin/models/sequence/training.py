@@ -51,6 +51,7 @@ class Plan(Protocol):
     patience: int
     learning_rate: float
     weight_decay: float
+    beta2: float
     warmup: int
     schedule: str
     clip: float
@@ -196,9 +197,10 @@ def make_optimizers(network: nn.Module, plan: Plan) -> list[torch.optim.Optimize
     ]
     made: list[torch.optim.Optimizer] = []
     if dense:
-        made.append(torch.optim.AdamW([g for g in groups if g["params"]], lr=plan.learning_rate, fused=True))
+        kept = [g for g in groups if g["params"]]
+        made.append(torch.optim.AdamW(kept, lr=plan.learning_rate, betas=(0.9, plan.beta2), fused=True))
     if tables:
-        made.append(RowwiseAdam(tables, lr=plan.learning_rate, weight_decay=plan.weight_decay))
+        made.append(RowwiseAdam(tables, plan.learning_rate, (0.9, plan.beta2), weight_decay=plan.weight_decay))
     return made
 
 
