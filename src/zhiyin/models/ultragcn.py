@@ -31,10 +31,13 @@ class UltraGCN(NeuralRecommender):
 
     A user at serving time is folded in: x_u minimises the same loss over the history, item vectors fixed.
 
+    The published figure on Gowalla has not been reached by this implementation: see docs/benchmarks.md. Short histories
+    are folded in less surely than long ones; LightGCN is the graph model to use.
+
     | difference from the paper | why |
     |---|---|
     | negatives are drawn once a step and shared by its pairs | the same expectation, as one matrix product |
-    | no item-item term | without it the published figure is reached: see docs/benchmarks.md |
+    | no item-item term | not built |
     | vectors begin at singular vectors of the graph, not at random | the same place in a tenth of the epochs |
     | users are folded in, not looked up | one path for known users and strangers |
     """

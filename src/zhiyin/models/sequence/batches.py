@@ -83,6 +83,7 @@ class TrainingSequences:
         self.starts = np.maximum(histories.offsets[:-1][self.rows], ends - max_len - 1)
         self.lengths = ends - self.starts - 1
         self.n_batches = -(-len(self.rows) // batch_size)
+        self.mean_targets = self.lengths.sum() / max(1, self.n_batches)
 
     def epoch(self, number: int) -> Iterator[Sequences]:
         """Shuffled; like lengths together; the batches themselves in random order."""

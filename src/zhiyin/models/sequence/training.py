@@ -110,6 +110,9 @@ def train(
             processes.wait()  # all have read before the first may write or remove
         total = plan.epochs * batches.n_batches
         draw = torch.Generator()  # on the CPU whatever the device: the same negatives everywhere
+        # Batches are bucketed by length: over its own number of targets, a batch of short sequences would weigh each of
+        # its targets more than a batch of long ones. Every target weighs the same.
+        usual = getattr(batches, "mean_targets", None)
         begun, seen = time.perf_counter(), 0
         quiet = dataclasses.replace(run, progress=False)
         advance = stack.enter_context((run if processes.rank == 0 else quiet).bar(label, total))
@@ -128,7 +131,7 @@ def train(
                 if count:
                     progress.loss, progress.targets = progress.loss + processes.number(loss), progress.targets + count
                     _stop_unless(math.isfinite(progress.loss), label, progress, plan)
-                    (loss / count).backward()
+                    (loss / (usual or count)).backward()
                     processes.sum_gradients(network)
                     if plan.clip:
                         clip_gradients(network, plan.clip)
