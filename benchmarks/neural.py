@@ -58,7 +58,7 @@ ROWS = {
     "beauty-sasrec": Row(
         "beauty",
         "sasrec:factors=128,blocks=1,expansion=1,max_len=50,dropout=0.5,warmup=350,loss=sampled_softmax,negatives=2048,"
-        "positions=relative,epochs=24,patience=5",
+        "positions=relative,epochs=40,patience=6",
         TOP10,
         (0.0921, 0.0531),
         (0.090, 0.051),

@@ -84,7 +84,7 @@ class UltraGCN(NeuralRecommender):
         matrix = histories.matrix(len(self.item_vectors_), "binary")
         found = np.zeros((matrix.shape[0], self.factors), dtype=np.float32)
         with torch.inference_mode(), threads(run):
-            table, degree = torch.from_numpy(np.asarray(self.item_vectors_)), torch.from_numpy(self.degrees_)
+            table, degree = torch.tensor(self.item_vectors_), torch.tensor(self.degrees_)
             for start in range(0, len(found), 1024):
                 part = matrix[start : start + 1024]
                 found[start : start + 1024] = self._folded(part, table, degree).numpy()

@@ -42,7 +42,7 @@ def learn(folder: Path) -> None:
         next_item.SPARSE_ROWS = 1 if kind == "sparse" else 100_000
         loss = {"dense": "softmax", "sparse": "sampled_softmax", "scored": "bpr_max"}[kind]
         model = SASRec(
-            factors=8, epochs=3, batch_size=8, max_len=6, dropout=0.0, loss=loss, negatives=16, learning_rate=0.01,
+            factors=8, epochs=3, batch_size=8, max_len=6, dropout=0.0, loss=loss, negatives=16, learning_rate=0.002,
             weight_decay=0.01, clip=0.5,
         )  # fmt: skip
         news: list[dict[str, Any]] = []
