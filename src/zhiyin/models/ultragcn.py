@@ -96,7 +96,8 @@ class UltraGCN(NeuralRecommender):
         owner = torch.repeat_interleave(torch.arange(len(counts)), counts.long())
         own = table[items]
         weight = self.pair_weight + beta(counts[owner], degree[items])
-        others, far = table[self.contrast_], degree[self.contrast_]
+        contrast = torch.tensor(self.contrast_)
+        others, far = table[contrast], degree[contrast]
         # A user has `counts` pairs, each with its share of the negatives.
         push = self.negative_weight * (self.pair_weight + beta(counts[:, None], far)) * counts[:, None] / len(far)
         x = torch.zeros(len(counts), self.factors)
