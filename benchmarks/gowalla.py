@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from published import ragged
 from zhiyin.core.ranking import hits_of, ndcg, recall
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
@@ -25,13 +26,6 @@ from zhiyin.models.linear import EASE
 
 PUBLISHED = {"recall": 0.1765, "ndcg": 0.1467}
 TOLERANCE = 0.0003
-
-
-def lists(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """User and item of every pair in a file of "user item item ..." lines."""
-    rows = [np.array(line.split(), dtype=np.int64) for line in path.read_text().splitlines()]
-    user = np.repeat([row[0] for row in rows], [len(row) - 1 for row in rows])
-    return user, np.concatenate([row[1:] for row in rows])
 
 
 def main() -> int:
@@ -43,8 +37,8 @@ def main() -> int:
     if not folder.exists():
         sys.exit("set ZHIYIN_DATA to the folder that holds gowalla/train.txt and gowalla/test.txt")
     run = Run(threads=asked.threads)
-    user, item = lists(folder / "train.txt")
-    test_user, test_item = lists(folder / "test.txt")
+    user, item = ragged(folder / "train.txt")
+    test_user, test_item = ragged(folder / "test.txt")
     everyone = pl.DataFrame({"id": np.unique(np.concatenate([user, test_user]))})
     everything = pl.DataFrame({"id": np.unique(np.concatenate([item, test_item]))})
     data = Dataset.build(pl.DataFrame({"user": user, "item": item}), users=everyone, items=everything)

@@ -6,7 +6,7 @@
 A fifth of the books loses all its events (`split(data, "cold-items")`); titles, authors, year and language of all are
 known. Two tables: the whole catalogue is ranked, and the cold books alone. The floor is the mean of the TF-IDF vectors
 of what a user had against each book's, by words, by words and pairs of words, and by pieces of words. The settings of
-TwoTower were chosen by --tune, on a fifth of the books taken out of train, not on the test part. Takes minutes.
+TwoTower were chosen on such a validation part, not on the test part. Takes minutes.
 """
 
 from __future__ import annotations

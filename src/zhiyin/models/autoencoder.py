@@ -39,7 +39,7 @@ class MultVAE(NeuralRecommender):
     | difference from the paper | why |
     |---|---|
     | the users × items log-likelihood is never held: N log Z by tiles, the logits of events by one bag | memory |
-    | `hidden` = 0: no hidden layers, z is what items are scored against | a third of the cost where items are many |
+    | `hidden` = 0: no hidden layers, z is what items are scored against | cheaper where items are many |
     | `negatives` > 0: Z is the sum over the user's items and an estimate from sampled others | the cost of a large n |
     """
 

@@ -34,7 +34,7 @@ class LightGCN(NeuralRecommender):
     |---|---|
     | layers from 1 on of a user are made from the history; layer 0 by a linear map of them | one path for known users \
 and strangers; on Gowalla validation Recall@20 .196, with the learned layer 0 .191, without any .170 |
-    | `loss` = "softmax": sampled softmax on cosine / temperature (Wu et al., TOIS 2024) | fewer steps by far |
+    | `loss` = "softmax": sampled softmax on cosine / temperature (Wu et al.) | the loss that the figures are of |
     | negatives come by popularity^0.75 without a correction; `popularity` of its log is added when serving | cosine \
 has no room for popularity |
     | a step holds all pairs of its users | they share the user's product with the negatives, and one propagation |

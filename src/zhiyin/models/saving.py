@@ -7,9 +7,11 @@ whole or not at all: it is written beside the target and renamed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +42,7 @@ def save(model: Recommender, path: Any) -> None:
     known, target = model._known(), Path(path)
     if target.exists() and not (target / "model.json").exists() and any(target.iterdir()):
         raise DataError("the folder holds something that is no model", file=target, remedy="save to another folder")
-    draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
+    with whole_folder(target) as draft:
         state = {name: _write(draft, name, value) for name, value in vars(model).items() if _is_state(name)}
         for name in _KNOWN:
             _write(draft, f"known.{name}", getattr(known, name))
@@ -61,7 +60,16 @@ def save(model: Recommender, path: Any) -> None:
             "window": list(known.window),
         }
         (draft / "model.json").write_text(json.dumps(manifest, indent=1) + "\n")
-        old = target.with_name(f".{target.name}.{os.getpid()}.old")
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A folder beside the target that takes its place at the end, unless something is raised."""
+    draft, old = (target.with_name(f".{target.name}.{os.getpid()}.{what}") for what in ("draft", "old"))
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        yield draft
         if target.exists():
             target.rename(old)
         try:

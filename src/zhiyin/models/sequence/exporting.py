@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
-import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +22,7 @@ from zhiyin.core.errors import ConfigError, DataError, MissingExtraError, Zhiyin
 from zhiyin.core.params import settings_of
 from zhiyin.core.run import log
 from zhiyin.models.base import Recommender
+from zhiyin.models.saving import whole_folder
 from zhiyin.models.sequence.batches import Sequences
 from zhiyin.models.sequence.neural import NeuralRecommender
 
@@ -63,7 +62,7 @@ def export_onnx(model: Recommender, path: Any) -> None:
         raise DataError("the folder holds something that is no export", file=target, remedy="export to another folder")
     network, reach = Exported(model._net()), model._reach()
     program = _program(network, reach)
-    with _draft(target) as draft:
+    with whole_folder(target) as draft:
         program.save(draft / "encoder.onnx")
         np.save(draft / "item_vectors.npy", np.asarray(model.item_vectors_, dtype=np.float32), allow_pickle=False)
         inputs = [value.name for value in program.model.graph.inputs]
@@ -169,27 +168,6 @@ def _write_manifest(file: Path, model: NeuralRecommender, inputs: list[str], rea
         "candidates": np.flatnonzero(known.candidates).tolist(),
     }
     file.write_text(json.dumps(manifest, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _draft(target: Path) -> Iterator[Path]:
-    """A folder beside the target that takes its place at the end, unless something is raised."""
-    draft, old = (target.with_name(f".{target.name}.{os.getpid()}.{what}") for what in ("draft", "old"))
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
-        yield draft
-        if target.exists():
-            target.rename(old)
-        try:
-            draft.rename(target)
-        except OSError:
-            if old.exists():
-                old.rename(target)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 @contextlib.contextmanager
