@@ -10,7 +10,21 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from zhiyin.cli import check, compare, data, demo, doctor, evaluate, init, recommend, similar, train, tune
+from zhiyin.cli import (
+    bundles,
+    check,
+    compare,
+    data,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    init,
+    recommend,
+    similar,
+    train,
+    tune,
+)
 from zhiyin.core.errors import ZhiyinError
 
 EPILOG = """\b
@@ -40,6 +54,10 @@ ORDER = (
     "tune",
     "recommend",
     "similar",
+    "versions",
+    "promote",
+    "rollback",
+    "diff",
     "export",
     "demo",
     "doctor",
@@ -117,6 +135,11 @@ app.command()(compare.compare)
 app.command()(tune.tune)
 app.command()(recommend.recommend)
 app.command()(similar.similar)
+app.command()(export.export)
+app.command()(bundles.versions)
+app.command()(bundles.promote)
+app.command()(bundles.rollback)
+app.command()(bundles.diff)
 app.command()(demo.demo)
 app.command()(doctor.doctor)
 

@@ -10,11 +10,16 @@ from typing import Annotated, Any
 import typer
 
 from zhiyin.cli.options import CONFIG, ConfigFile, Json, Models, Seed, Settings, Threads
+from zhiyin.core.errors import ConfigError
 
 
 def train(
     models: Models = None,
     param: Settings = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Choose, tune and blend sources in this time, 10m, and keep a version.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Put the version in use whatever the gate says.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the models.")] = None,
     config: ConfigFile = CONFIG,
     seed: Seed = None,
@@ -25,12 +30,16 @@ def train(
 
     Networks keep a checkpoint every two minutes: interrupted, the same command goes on where it stood.
 
+    With --budget and no model named, a pipeline is made: sources that fit the data are tuned and joined, judged on
+    the last days beside what is in use and what is popular, and kept as a version that is put in use if it beats both.
+
     \b
     Examples:
       zhiyin train
       zhiyin train ease als:factors=128,reg=0.1
       zhiyin train ease -p reg=400 --output models
       zhiyin train sasrec:factors=128,epochs=50
+      zhiyin train --budget 10m
     """
     from zhiyin.cli.project import open_project, short
     from zhiyin.cli.show import duration, print_json, say
@@ -40,6 +49,13 @@ def train(
     from zhiyin.models.catalog import label
 
     project = open_project(config, seed, threads)
+    if budget is not None:
+        from zhiyin.cli.auto import train_within
+
+        if models or param:
+            raise ConfigError("--budget chooses the models itself", remedy="name models, or a budget, not both")
+        train_within(project, budget, output, force, json)
+        return
     made = project.models(models, param)
     data = project.data()
     say(repr(data))

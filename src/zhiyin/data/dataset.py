@@ -102,6 +102,7 @@ class Dataset:
             events["value"].fill_null(np.nan).to_numpy(),
             np.full(self.n_users, self.window[1], dtype=np.int64),
             np.arange(self.n_users, dtype=np.int32),
+            self.users.drop("id") if self.users.width > 1 else None,
         )
 
     def history_of(self, users: Iterable[Any]) -> Histories:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -31,6 +32,8 @@ class Recommender:
 
     # A history without a positive event gets the popular items, unless the model has an answer of its own.
     answers_strangers: ClassVar[bool] = False
+    # Learned attributes that `_write_parts` and `_read_parts` keep, being neither arrays nor numbers.
+    _parts: ClassVar[tuple[str, ...]] = ()
     known_: ClassVar[Known]
 
     # -- to be written by a model ---------------------------------------------------------------------------------
@@ -199,6 +202,12 @@ class Recommender:
         from zhiyin.models.saving import save
 
         save(self, path)
+
+    def _write_parts(self, folder: Path) -> None:
+        """Write the attributes named in `_parts` into files of their own; most models have none."""
+
+    def _read_parts(self, folder: Path, mmap: bool) -> None:
+        """Read what `_write_parts` wrote; `known_` is there already."""
 
     # -- small things -----------------------------------------------------------------------------------------------
 

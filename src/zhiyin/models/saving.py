@@ -37,29 +37,43 @@ _CSR = ("data", "indices", "indptr")
 
 def save(model: Recommender, path: Any) -> None:
     """Write a fitted model to the folder `path`; see `Recommender.save`."""
-    from zhiyin import __version__
-
-    known, target = model._known(), Path(path)
+    model._known()
+    target = Path(path)
     if target.exists() and not (target / "model.json").exists() and any(target.iterdir()):
         raise DataError("the folder holds something that is no model", file=target, remedy="save to another folder")
     with whole_folder(target) as draft:
-        state = {name: _write(draft, name, value) for name, value in vars(model).items() if _is_state(name)}
+        write(model, draft)
+
+
+def write(model: Recommender, folder: Path, knows: Known | None = None) -> None:
+    """Write a fitted model into an existing folder. `knows`: what the model that this one is a part of has written of
+    the training data; where it is the same, it is not written again."""
+    from zhiyin import __version__
+
+    known = model._known()
+    learned = {name: value for name, value in vars(model).items() if _is_state(name) and name not in model._parts}
+    state = {name: _write(folder, name, value) for name, value in learned.items()}
+    shared = knows is not None and knows.fingerprint == known.fingerprint
+    if not shared:
         for name in _KNOWN:
-            _write(draft, f"known.{name}", getattr(known, name))
+            _write(folder, f"known.{name}", getattr(known, name))
         for name in _HISTORY:
-            _write(draft, f"history.{name}", getattr(known.histories, name))
-        known.user_ids.values.to_frame("id").write_ipc(draft / "users.arrow")
-        known.item_ids.values.to_frame("id").write_ipc(draft / "items.arrow")
-        manifest = {
-            "format": FORMAT,
-            "zhiyin": __version__,
-            "model": type(model).__name__,
-            "settings": settings_of(model),
-            "state": state,
-            "fingerprint": known.fingerprint,
-            "window": list(known.window),
-        }
-        (draft / "model.json").write_text(json.dumps(manifest, indent=1) + "\n")
+            _write(folder, f"history.{name}", getattr(known.histories, name))
+        if known.histories.features is not None:
+            known.histories.features.write_ipc(folder / "history.features.arrow")
+        known.user_ids.values.to_frame("id").write_ipc(folder / "users.arrow")
+        known.item_ids.values.to_frame("id").write_ipc(folder / "items.arrow")
+    model._write_parts(folder)
+    manifest = {
+        "format": FORMAT,
+        "zhiyin": __version__,
+        "model": type(model).__name__,
+        "settings": settings_of(model),
+        "state": state,
+        "fingerprint": known.fingerprint,
+        "window": list(known.window),
+    }
+    (folder / "model.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
 
 @contextlib.contextmanager
@@ -83,8 +97,11 @@ def whole_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def load(path: Any, *, mmap: bool = True) -> Recommender:
-    """Read a model that `save` wrote. Raises DataError when the folder is no model or of a newer format."""
+def load(path: Any, *, mmap: bool = True, knows: Known | None = None) -> Recommender:
+    """Read a model that `save` wrote. Raises DataError when the folder is no model or of a newer format.
+
+    `knows`: what a model written as a part of another takes from that one.
+    """
     source = Path(path)
     try:
         manifest = json.loads((source / "model.json").read_text())
@@ -106,14 +123,9 @@ def load(path: Any, *, mmap: bool = True) -> Recommender:
         for name, kind in manifest["state"].items():
             if _is_state(name):
                 setattr(model, name, _read(source, name, kind, mmap))
-        model.known_ = Known(  # type: ignore[misc]
-            Ids(pl.read_ipc(source / "users.arrow")["id"]),
-            Ids(pl.read_ipc(source / "items.arrow")["id"]),
-            Histories(*(_read(source, f"history.{name}", "array", mmap) for name in _HISTORY)),
-            *(_read(source, f"known.{name}", "array", mmap) for name in _KNOWN),
-            fingerprint=manifest["fingerprint"],
-            window=tuple(manifest["window"]),
-        )
+        shared = knows is not None and not (source / "items.arrow").exists()
+        model.known_ = knows if shared else _read_known(source, manifest, mmap)  # type: ignore[misc,assignment]
+        model._read_parts(source, mmap)
     except (
         OSError,
         EOFError,
@@ -128,6 +140,21 @@ def load(path: Any, *, mmap: bool = True) -> Recommender:
             f"a part of the model is missing or damaged ({error})", file=source, remedy="train and save it again"
         ) from None
     return model
+
+
+def _read_known(source: Path, manifest: dict[str, Any], mmap: bool) -> Known:
+    features = source / "history.features.arrow"
+    return Known(
+        Ids(pl.read_ipc(source / "users.arrow")["id"]),
+        Ids(pl.read_ipc(source / "items.arrow")["id"]),
+        Histories(
+            *(_read(source, f"history.{name}", "array", mmap) for name in _HISTORY),
+            features=pl.read_ipc(features) if features.exists() else None,
+        ),
+        *(_read(source, f"known.{name}", "array", mmap) for name in _KNOWN),
+        fingerprint=manifest["fingerprint"],
+        window=tuple(manifest["window"]),
+    )
 
 
 def _is_state(name: str) -> bool:

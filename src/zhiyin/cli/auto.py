@@ -1,0 +1,80 @@
+"""What `zhiyin train --budget` does: a pipeline made, judged on the last days, kept as a version, used if better."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from zhiyin.cli.project import Project, short
+from zhiyin.cli.show import duration, print_json, say, table
+from zhiyin.cli.titles import save_titles
+
+# Share of the budget that goes into the pipeline judged by the gate; the rest fits what was chosen on all of the log.
+GATE = 0.7
+
+
+def train_within(project: Project, budget: str, output: Path | None, force: bool, json: bool) -> None:
+    """Make, judge and keep a pipeline within a time such as "10m"."""
+    import time
+
+    from zhiyin.core.durations import microseconds
+    from zhiyin.core.params import settings_of
+    from zhiyin.data.doctor import examine
+    from zhiyin.pipeline.automl import auto
+    from zhiyin.pipeline.bundles import Bundles
+    from zhiyin.pipeline.gate import gate
+    from zhiyin.pipeline.pipeline import Pipeline
+
+    begun = time.monotonic()
+    seconds = microseconds(budget) / 1e6
+    data = project.data()
+    say(repr(data))
+    for line in short(examine(data, project.config.split.test)):
+        say(line)
+    folder = output or project.home / project.config.train.output
+    bundles = Bundles(folder / "bundles")
+    split = project.splits(data)
+    part = split[-1] if isinstance(split, list) else split
+    exclude_seen = project.config.evaluate.exclude_seen
+    pipeline = auto(part.train, GATE * seconds, exclude_seen=exclude_seen, run=project.run)
+    tell(pipeline.report_)
+    used = bundles.current
+    rivals = {f"version {used.version}": used.load()} if used is not None else {}
+    verdict = gate(pipeline, part, rivals, exclude_seen=exclude_seen, run=project.run)
+    say(f"unseen days: {verdict.why}")
+    whole = Pipeline(**settings_of(pipeline)).fit(data, project.run)
+    figures: dict[str, Any] = {verdict.metric: verdict.figures["candidate"], "users": verdict.users}
+    figures |= {name: value for name, value in verdict.figures.items() if name != "candidate"}
+    report = {"judged": verdict.said(), "pipeline": pipeline.report_, "on all data": whole.report_}
+    bundle = bundles.write(whole, figures=figures, report=report)
+    save_titles(data, folder)
+    save_titles(data, bundle.folder)
+    promoted = verdict.passed or force
+    if promoted:
+        bundles.promote(bundle.version, verdict.why if verdict.passed else f"forced; {verdict.why}")
+    if json:
+        print_json({"version": bundle.version, "promoted": promoted, "report": report})
+        return
+    say(f"version {bundle.version} kept in {bundle.folder}, {duration(time.monotonic() - begun)}")
+    if promoted:
+        say(f"version {bundle.version} is in use. next: zhiyin recommend {data.user_ids.values[0]}")
+    else:
+        say("it is NOT in use: it does not beat what it must (see above). to use it anyway: "
+            f"zhiyin promote {bundle.version}")  # fmt: skip
+
+
+def tell(report: dict[str, Any]) -> None:
+    """What was tried, what was chosen for whom, and what each source adds."""
+    for tried in report.get("tried", []):
+        left = tried.get("left_out")
+        tuned = tried.get("tuned")
+        say(f"source {tried['source']} ({tried['why']})" + (f": left out, {left}" if left else "")
+            + (f": tuned to {tuned}, {tried['value']:.4f} from {tried['before']:.4f}" if tuned else ""))  # fmt: skip
+    table(
+        ["users", "method", *next(iter(report["choices"].values()))["figures"], "why"],
+        [[name, c["method"], *c["figures"].values(), c["why"]] for name, c in report["choices"].items()],
+    )
+    whole = report["without"].get("none")
+    for name, value in report["without"].items():
+        if name != "none":
+            say(f"without {name}: {report['metric']} of the blend {value:.4f} ({whole - value:+.4f} is what it adds)")

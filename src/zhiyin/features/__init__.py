@@ -1,0 +1,1 @@
+"""Columns into arrays: numbers, categories, text, images, time. Learned on training rows only, the same code when serving."""

@@ -1,0 +1,1 @@
+"""Retrieve, rank, re-rank: a recommender made of recommenders, with rules and reasons."""

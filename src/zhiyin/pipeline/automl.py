@@ -1,0 +1,146 @@
+"""A pipeline without settings: sources that fit the data, tuned, blended, within a budget of time.
+
+Half of the budget goes into tuning the sources on data before the windows the pipeline is judged by; the other half
+into the pipeline itself. A source whose fit is too slow for that is left out, and the report says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from importlib.util import find_spec
+from typing import Any
+
+from zhiyin.core.errors import DataError, ZhiyinError
+from zhiyin.core.params import params_of, settings_of
+from zhiyin.core.run import Run, log
+from zhiyin.data.dataset import Dataset
+from zhiyin.evaluation.tuning import tune
+from zhiyin.models.catalog import parse
+from zhiyin.pipeline.learning import windows_of
+from zhiyin.pipeline.pipeline import Pipeline
+
+# Above this many items EASE needs minutes and gigabytes.
+EASE_ITEMS = 12_000
+# A network is a source where there is this much to learn from and time to learn it.
+DEEP_EVENTS, DEEP_SECONDS = 50_000, 900.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A source to be tried: its text, why it fits, and whether it is worth tuning."""
+
+    text: str
+    why: str
+    tuned: bool = True
+
+
+def fitting(data: Dataset, budget: float) -> list[Source]:
+    """Sources that fit the data; popularity first. `budget`: seconds."""
+    found = []
+    if data.has_times:
+        span = (data.window[1] - data.window[0]) / 86_400e6
+        for days in (1, 7, 30):
+            if span > 2 * days:
+                found.append(Source(f"popular:half_life={days}d", "the log has times", tuned=False))
+    found.insert(0, Source("popular", "for strangers, and as a floor", tuned=False))
+    found.append(Source("itemknn", "neighbours explain themselves"))
+    found.append(Source("als", "factors find what neighbours miss"))
+    if data.n_items <= EASE_ITEMS:
+        found.append(Source("ease", f"{data.n_items:,} items are few enough for a full item-item model"))
+    if data.has_times:
+        found.append(Source("transitions", "the order of events is known"))
+    described = [
+        name for name, kind in data.items.drop("id").schema.items() if kind.is_nested() or str(kind) == "String"
+    ]
+    if described:
+        found.append(Source("content", f"items are described: {', '.join(described)[:80]}"))
+    if budget >= DEEP_SECONDS and data.n_events >= DEEP_EVENTS and data.has_times and find_spec("torch"):
+        found.append(Source("sasrec:max_len=50,epochs=20", "long histories, and time to learn from them", tuned=False))
+    return found
+
+
+def auto(
+    data: Dataset,
+    budget: float = 600.0,
+    *,
+    metric: str = "ndcg@10",
+    exclude_seen: bool = True,
+    ranker: str = "trees",
+    run: Run | None = None,
+) -> Pipeline:
+    """A fitted pipeline made within about `budget` seconds.
+
+    Its `report_` says which sources were tried, what tuning found, what was chosen for whom and why, and what each
+    source adds. Raises DataError where the log is too short to judge anything by.
+    """
+    run = run or Run()
+    begun = time.monotonic()
+    windows = 3
+    sources = fitting(data, budget)
+    # What tuning sees ends before the window that chooses begins.
+    past = windows_of(data, 1, 0.1, exclude_seen, run)[-1][0].train
+    tried: list[dict[str, Any]] = []
+    texts = []
+    share = 0.45 * budget / max(1, sum(source.tuned for source in sources))
+    for source in sources:
+        told: dict[str, Any] = {"source": source.text, "why": source.why}
+        tried.append(told)
+        clock = time.monotonic()
+        try:
+            fit_seconds = _time_of_fit(source.text, past, run)
+            told["fit_seconds"] = round(fit_seconds, 2)
+            # Fitted once a window, and once at the end.
+            if (windows + 2) * fit_seconds > 0.25 * budget:
+                told["left_out"] = "its fit is too slow for the budget"
+                continue
+            text = source.text
+            left = share - (time.monotonic() - clock)
+            if source.tuned and left > 4 * fit_seconds:
+                found = tune(source.text, past, metric=metric, trials=40, timeout=left, exclude_seen=exclude_seen,
+                             run=dataclasses.replace(run, progress=run.progress))  # fmt: skip
+                text = written(found.model)
+                told |= {
+                    "tuned": text,
+                    "value": found.value,
+                    "before": found.default_value,
+                    "trials": len(found.trials),
+                }
+            texts.append(text)
+        except ZhiyinError as error:  # a source that does not fit the data after all is no reason to stop
+            told["left_out"] = str(error)
+            log.info("pipeline: %s is left out: %s", source.text, error)
+    if not texts:
+        raise DataError("no source could be fitted within the budget", remedy="a larger --budget")
+    pipeline = Pipeline(
+        sources="; ".join(dict.fromkeys(texts)),
+        ranker=ranker,
+        windows=windows,
+        metric=metric,
+        exclude_seen=exclude_seen,
+    )
+    pipeline.fit(data, run)
+    pipeline.report_ = {**pipeline.report_, "tried": tried, "budget": budget, "seconds": time.monotonic() - begun}  # type: ignore[misc]
+    return pipeline
+
+
+def _time_of_fit(text: str, data: Dataset, run: Run) -> float:
+    model = parse(text)
+    begun = time.monotonic()
+    model.fit(data, dataclasses.replace(run, progress=False))
+    return time.monotonic() - begun
+
+
+def written(model: Any) -> str:
+    """A model as it is written on a command line: name and the settings that are not its defaults."""
+    declared = params_of(type(model))
+    changed = [
+        f"{name}={_text(value)}" for name, value in settings_of(model).items() if value != declared[name].default
+    ]
+    return type(model).__name__.lower() + (f":{','.join(changed)}" if changed else "")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

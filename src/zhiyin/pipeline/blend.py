@@ -1,0 +1,157 @@
+"""Several sources into one order: reciprocal ranks, learned weights, or the one source that is best anyway.
+
+A blend is judged on a window that no source has learned from; where it does not beat the best single source there, the
+single source is what is kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.optimize import minimize
+
+from zhiyin.core.ranking import RANKING
+from zhiyin.ranking.examples import Candidates
+
+# The constant of reciprocal rank fusion (Cormack, Clarke & Büttcher, SIGIR 2009).
+RRF = 60.0
+
+
+def reciprocal_ranks(candidates: Candidates) -> np.ndarray:
+    """float32[m, s]: 1 / (60 + rank from 1) by each source, 0 where it did not name the item."""
+    ranks = candidates.ranks
+    return np.where(ranks >= 0, 1.0 / (RRF + 1 + np.maximum(ranks, 0)), 0.0).astype(np.float32)
+
+
+def normalised(candidates: Candidates) -> np.ndarray:
+    """float32[m, s]: each source's scores between 0 (its worst in the request, and what it did not name) and 1."""
+    scores, starts = candidates.scores, candidates.offsets[:-1]
+    if not len(candidates.items):
+        return np.zeros_like(scores)
+    filled = np.diff(candidates.offsets) > 0
+    named = ~np.isnan(scores)
+    low = _spread(np.minimum.reduceat(np.where(named, scores, np.inf), starts[filled], axis=0), candidates, filled)
+    high = _spread(np.maximum.reduceat(np.where(named, scores, -np.inf), starts[filled], axis=0), candidates, filled)
+    with np.errstate(invalid="ignore"):
+        # The worst named item keeps a little more than one that was not named at all.
+        share = (scores - low + 1e-6) / (high - low + 2e-6)
+    return np.where(named & np.isfinite(share), share, 0.0).astype(np.float32)
+
+
+def _spread(values: np.ndarray, candidates: Candidates, filled: np.ndarray) -> np.ndarray:
+    return np.repeat(values, np.diff(candidates.offsets)[filled], axis=0)
+
+
+def signals(candidates: Candidates) -> np.ndarray:
+    """float32[m, 2 s]: normalised scores, and reciprocal ranks brought to at most 1: what weights are learned over."""
+    return np.concatenate([normalised(candidates), reciprocal_ranks(candidates) * (RRF + 1)], axis=1)
+
+
+def learn_weights(candidates: Candidates, labels: np.ndarray, reg: float = 1e-3) -> np.ndarray:
+    """float64[2 s], not negative: weights of `signals` under which relevant items come first.
+
+    Minimises the softmax loss of lists (Cao et al., Learning to rank: from pairwise to listwise, ICML 2007) over the
+    requests that have a relevant candidate; convex, so there is one answer.
+
+    labels: float32[m], relevance of each candidate, 0 for none.
+    """
+    x, owners = signals(candidates).astype(np.float64), candidates.owners
+    total = np.bincount(owners, weights=labels, minlength=len(candidates))
+    kept = (total > 0)[owners]
+    if not kept.any():
+        return np.ones(x.shape[1])
+    x, owners = x[kept], owners[kept]
+    y = labels[kept] / total[owners]
+    starts = np.flatnonzero(np.concatenate([[True], owners[1:] != owners[:-1]]))
+    sizes = np.diff(np.append(starts, len(owners)))
+    n = len(starts)
+
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        logits = x @ weights
+        top = np.repeat(np.maximum.reduceat(logits, starts), sizes)
+        mass = np.exp(logits - top)
+        whole = np.repeat(np.add.reduceat(mass, starts), sizes)
+        value = float((y * (np.log(whole) + top - logits)).sum() / n + reg * weights @ weights)
+        return value, x.T @ (mass / whole - y) / n + 2 * reg * weights
+
+    found = minimize(loss, np.ones(x.shape[1]), jac=True, method="L-BFGS-B", bounds=[(0, None)] * x.shape[1])
+    weights = np.asarray(found.x)
+    return weights if weights.any() else np.ones(x.shape[1])
+
+
+def order(candidates: Candidates, scores: np.ndarray) -> np.ndarray:
+    """int64[m]: candidates of each request by score, best first; equal scores keep the order they came in."""
+    return np.lexsort((-scores, candidates.owners))
+
+
+def judged(
+    candidates: Candidates, scores: np.ndarray, labels: np.ndarray, relevant: np.ndarray, metric: str
+) -> np.ndarray:
+    """float64[n]: a ranking metric ("ndcg@10") of each request's candidates ordered by score.
+
+    relevant: int64[n], relevant items of each request, those that no source named included.
+    """
+    name, _, k = metric.partition("@")
+    at = order(candidates, scores)
+    place = np.arange(len(at)) - np.repeat(candidates.offsets[:-1], np.diff(candidates.offsets))
+    first = place < int(k)
+    hits = np.zeros((len(candidates), int(k)), dtype=bool)
+    hits[candidates.owners[first], place[first]] = labels[at[first]] > 0
+    return RANKING[name](hits, np.maximum(relevant, 1), int(k))
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What was chosen for a segment of requests, and the figures it was chosen by."""
+
+    segment: str
+    method: str
+    figures: dict[str, float]
+    requests: int
+    why: str
+
+    def said(self) -> dict[str, object]:
+        return dataclasses.asdict(self)
+
+
+def choose(segment: str, values: dict[str, np.ndarray], blends: Sequence[str], default: str | None = None) -> Choice:
+    """The method to keep: the best mean; but a blend only where it beats the best single source.
+
+    values: of each method, a metric of each request of the segment. blends: which of them are blends, from the simplest
+    on. default: what stays unless something is better by more than one standard error of the paired difference; for
+    segments of few requests.
+    """
+    n = len(next(iter(values.values()))) if values else 0
+    figures = {name: float(np.mean(value)) if n else float("nan") for name, value in values.items()}
+    if not n:
+        method = default or next(iter(values), "")
+        return Choice(segment, method, figures, 0, "nobody to judge by")
+    single = max((name for name in values if name not in blends), key=lambda name: figures[name])
+    best = max(values, key=lambda name: (figures[name], name not in blends))
+    if best in blends and figures[best] <= figures[single]:
+        best = single
+    why = f"best of {len(values)} on {n:,} requests"
+    if best == single and blends:
+        why = f"no blend beats {single} on {n:,} requests"
+    if default is not None and default != best:
+        gain = values[best] - values[default]
+        error = float(np.std(gain, ddof=1) / n**0.5) if n > 1 else float("inf")
+        if float(gain.mean()) <= error:
+            return Choice(segment, default, figures, n, f"{best} is not clearly better on {n:,} requests")
+    return Choice(segment, best, figures, n, why)
+
+
+def scores_by(method: str, candidates: Candidates, weights: np.ndarray) -> np.ndarray:
+    """float32[m]: scores by "rrf", by "weighted" or by one source alone; what that source did not name comes last, by
+    reciprocal rank."""
+    if method == "weighted":
+        return (signals(candidates) @ weights).astype(np.float32)
+    fused = reciprocal_ranks(candidates)
+    if method == "rrf":
+        return fused.sum(axis=1)
+    rank = candidates.ranks[:, candidates.sources.index(method)]
+    # Its own order, ties included; the others of a request share less than 1.
+    first = 1 + len(candidates.sources) / (RRF + 1)
+    return np.where(rank >= 0, first + 1 / (1 + np.maximum(rank, 0)), fused.sum(axis=1)).astype(np.float32)

@@ -1,0 +1,211 @@
+"""Bundles: numbered, sealed versions of a trained model, and which of them is in use.
+
+    models/bundles/
+      0001/            bundle.json (the manifest), model/ (what `save` wrote), report.json
+      0002/
+      current          the number in use; replaced whole, so a reader sees the old one or the new one
+      promotions.jsonl one line for each change of `current`, oldest first
+
+A bundle never changes once it is written: its manifest holds a checksum of every file, the window of the data, the
+figures it was judged by and the versions of the code. Nothing in it can run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from zhiyin.core.errors import DataError
+from zhiyin.core.params import settings_of
+from zhiyin.models import saving
+from zhiyin.models.base import Recommender
+
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """A version on disk. `manifest`: see the module."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def version(self) -> int:
+        return int(self.folder.name)
+
+    @property
+    def model_folder(self) -> Path:
+        return self.folder / "model"
+
+    def load(self, *, mmap: bool = True) -> Recommender:
+        """The model, memory-mapped. `verify` first where the disk is not trusted."""
+        return saving.load(self.model_folder, mmap=mmap)
+
+    def verify(self) -> None:
+        """Compare every file with its checksum. Raises DataError that names the first that differs."""
+        for name, said in self.manifest["files"].items():
+            file = self.folder / name
+            if not file.is_file() or checksum(file) != said:
+                raise DataError(
+                    f"{name} is not what was written", file=self.folder, remedy="use another version: zhiyin rollback"
+                )
+
+    def report(self) -> dict[str, Any]:
+        """What was measured when it was made; empty where nothing was."""
+        file = self.folder / "report.json"
+        return json.loads(file.read_text()) if file.exists() else {}
+
+
+class Bundles:
+    """All versions in a folder."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def versions(self) -> list[int]:
+        """Numbers of the versions there are, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdigit() and (p / "bundle.json").is_file())
+
+    def get(self, version: int) -> Bundle:
+        """A version. Raises DataError, with the versions there are, for one that is not there or damaged."""
+        folder = self.folder / f"{version:04}"
+        try:
+            manifest = json.loads((folder / "bundle.json").read_text())
+            assert manifest["format"] == FORMAT
+            assert isinstance(manifest["files"], dict)
+        except FileNotFoundError:
+            there = ", ".join(map(str, self.versions())) or "none; train one: zhiyin train --budget 10m"
+            raise DataError(f"there is no version {version}", file=self.folder, remedy=f"there are {there}") from None
+        except (ValueError, KeyError, TypeError, AssertionError):
+            raise DataError("bundle.json is damaged or of a newer format", file=folder, remedy="train again") from None
+        return Bundle(folder, manifest)
+
+    @property
+    def current(self) -> Bundle | None:
+        """The version in use."""
+        try:
+            return self.get(int((self.folder / "current").read_text()))
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def write(self, model: Recommender, *, figures: dict[str, Any], report: dict[str, Any] | None = None) -> Bundle:
+        """Keep a fitted model as the next version; it is not in use before it is promoted.
+
+        figures: what it was judged by, plain numbers and texts; report: all that was measured.
+        """
+        version = max(self.versions(), default=0) + 1
+        target = self.folder / f"{version:04}"
+        known = model._known()
+        with saving.whole_folder(target) as draft:
+            model.save(draft / "model")
+            if report is not None:
+                (draft / "report.json").write_text(json.dumps(report, indent=1, default=str) + "\n")
+            files = {str(f.relative_to(draft)): checksum(f) for f in sorted(draft.rglob("*")) if f.is_file()}
+            manifest = {
+                "format": FORMAT,
+                "version": version,
+                "made": datetime.now(UTC).isoformat(timespec="seconds"),
+                "model": type(model).__name__,
+                "settings": settings_of(model),
+                "data": {
+                    "fingerprint": known.fingerprint,
+                    "window": list(known.window),
+                    "events": len(known.histories.items),
+                    "users": len(known.user_ids),
+                    "items": len(known.item_ids),
+                },
+                "figures": figures,
+                "code": code_versions(),
+                "files": files,
+            }
+            (draft / "bundle.json").write_text(json.dumps(manifest, indent=1) + "\n")
+        return self.get(version)
+
+    def promote(self, version: int, why: str = "") -> Bundle:
+        """Put a version in use, after its files were verified. Returns it."""
+        bundle = self.get(version)
+        bundle.verify()
+        before = self.current
+        line = {
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "version": version,
+            "before": before.version if before else None,
+            "why": why,
+        }
+        draft = self.folder / f".current.{os.getpid()}"
+        draft.write_text(f"{version}\n")
+        os.replace(draft, self.folder / "current")
+        with open(self.folder / "promotions.jsonl", "a") as log:
+            log.write(json.dumps(line) + "\n")
+        return bundle
+
+    def rollback(self) -> Bundle:
+        """Put back in use what was in use before. Raises DataError where nothing was."""
+        stack: list[int] = []
+        for line in self.promotions():
+            if line.get("rolled_back"):
+                stack.pop()
+            elif not stack or stack[-1] != line["version"]:
+                stack.append(line["version"])
+        if len(stack) < 2:
+            raise DataError("nothing was in use before", file=self.folder, remedy="zhiyin promote VERSION")
+        bundle = self.get(stack[-2])
+        bundle.verify()
+        draft = self.folder / f".current.{os.getpid()}"
+        draft.write_text(f"{bundle.version}\n")
+        os.replace(draft, self.folder / "current")
+        line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "version": bundle.version, "before": stack[-1],
+                "rolled_back": True, "why": "rollback"}  # fmt: skip
+        with open(self.folder / "promotions.jsonl", "a") as log:
+            log.write(json.dumps(line) + "\n")
+        return bundle
+
+    def promotions(self) -> list[dict[str, Any]]:
+        """Every change of what is in use, oldest first."""
+        file = self.folder / "promotions.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def difference(old: Bundle, new: Bundle) -> dict[str, tuple[Any, Any]]:
+    """What differs between two versions: {"data.events": (old, new), ...}; files are left out."""
+    flat = [_flat({k: v for k, v in bundle.manifest.items() if k not in ("files", "format")}) for bundle in (old, new)]
+    names = dict.fromkeys([*flat[0], *flat[1]])
+    return {name: (flat[0].get(name), flat[1].get(name)) for name in names if flat[0].get(name) != flat[1].get(name)}
+
+
+def _flat(value: Any, before: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {before: value}
+    found: dict[str, Any] = {}
+    for name, part in value.items():
+        found |= _flat(part, f"{before}.{name}" if before else name)
+    return found
+
+
+def checksum(file: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def code_versions() -> dict[str, str]:
+    """Versions of what the figures depend on."""
+    from zhiyin import __version__
+
+    found = {"zhiyin": __version__, "python": platform.python_version()}
+    for name in ("numpy", "scipy", "polars", "numba", "lightgbm", "torch"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

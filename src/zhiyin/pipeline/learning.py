@@ -1,0 +1,275 @@
+"""How a pipeline learns: sources on the past, ranker and blends on what came next, its choice on what came last.
+
+The log is cut into a past and a few windows after it. For every window the sources are fitted on what lies before, and
+asked for candidates as they would have been on its first day. Blends and the ranker learn from all windows but the
+last; the last one decides which of them, or which single source, is kept, for strangers and for users with a history
+apart. Then everything is fitted once more on all of the log. Nothing is chosen on what it was fitted to.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from zhiyin.core.errors import DataError
+from zhiyin.core.run import Run, log
+from zhiyin.data.dataset import Dataset
+from zhiyin.data.splits import Split, folds, split
+from zhiyin.evaluation.judging import Window
+from zhiyin.models.base import Recommender
+from zhiyin.pipeline import blend
+from zhiyin.ranking.build import FeatureBuilder
+from zhiyin.ranking.candidates import retrieve
+from zhiyin.ranking.examples import Candidates, join, rows_of
+
+if TYPE_CHECKING:
+    from zhiyin.ranking.base import Ranker
+
+# Requests of a window that are learned from and judged by: more teach little and cost time.
+REQUESTS = 20_000
+# Requests below which a ranker would learn noise.
+FEWEST = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A window: n users asked on its first day, the candidates of the sources, and which of them were right.
+
+    labels: float32[m], 1 where the user had the candidate in the window; relevant: int64[n], right items in all.
+    """
+
+    past: Dataset
+    window: Window
+    sources: Mapping[str, Recommender]
+    candidates: Candidates
+    labels: np.ndarray
+    seconds: dict[str, float]
+
+    @property
+    def relevant(self) -> np.ndarray:
+        return self.window.relevant
+
+    @property
+    def found(self) -> float:
+        """Share of right items that are among the candidates."""
+        return float(self.labels.sum() / max(1, self.relevant.sum()))
+
+
+def windows_of(data: Dataset, count: int, share: float, exclude_seen: bool, run: Run) -> list[tuple[Split, Window]]:
+    """`count` windows of about `share` of the events each, oldest first; random shares of everybody's events where the
+    log has no times. Fewer where the log is short. Raises DataError where not even one window can be judged."""
+    found = []
+    if data.has_times:
+        times = np.sort(data.events["time"].to_numpy())
+        width = max(1, int(times[-1] - times[int((1 - share) * (len(times) - 1))]) // 1_000_000)
+        for number in range(count, 0, -1):
+            try:
+                found = folds(data, number, f"{width}s")
+                break
+            except DataError:
+                continue
+    else:
+        for seed in range(count):
+            found.append(split(data, "ratio", test=share, run=dataclasses.replace(run, seed=run.seed + 7919 * seed)))
+    judged = []
+    for part in found:
+        try:
+            judged.append((part, Window.of(part, exclude_seen)))
+        except DataError as error:
+            log.info("a window is left out: %s", error)
+    if not judged:
+        raise DataError("the log is too short to learn a pipeline from", remedy="more events, or a single model")
+    return judged
+
+
+def ask(sources: Mapping[str, Recommender], part: Split, window: Window, k: int, run: Run) -> Asked:
+    """Fit copies of the sources on the past of a window, and ask them."""
+    if len(window) > REQUESTS:
+        window = window.take(np.sort(run.rng(61).choice(len(window), REQUESTS, replace=False)))
+    fitted, seconds = {}, {}
+    for name, model in sources.items():
+        begun = time.perf_counter()
+        fitted[name] = copy.deepcopy(model).fit(part.train, run)
+        seconds[name] = time.perf_counter() - begun
+    exclude = window.histories if window.exclude_seen else None
+    candidates = retrieve(fitted, window.histories, k, exclude=exclude, run=run)
+    return Asked(part.train, window, fitted, candidates, hits(candidates, window), seconds)
+
+
+def hits(candidates: Candidates, window: Window) -> np.ndarray:
+    """float32[m]: 1 where a candidate is among the relevant items of its request."""
+    n_items = window.train.n_items
+    owners = np.repeat(np.arange(len(window), dtype=np.int64), window.relevant)
+    right = owners * n_items + window.items
+    asked = candidates.owners * n_items + candidates.items
+    at = np.minimum(np.searchsorted(right, asked), max(0, len(right) - 1))
+    return (right[at] == asked).astype(np.float32) if len(right) else np.zeros(len(asked), np.float32)
+
+
+@dataclasses.dataclass
+class Learned:
+    """What `learn` finds: models fitted on all of the log, and how they are joined."""
+
+    sources: dict[str, Recommender]
+    weights: np.ndarray
+    choices: dict[str, blend.Choice]
+    ranker: Ranker | None
+    builder: FeatureBuilder | None
+    report: dict[str, object]
+
+
+SEGMENTS = ("strangers", "short", "long")
+# Up to this many events a history is short.
+SHORT = 4
+
+
+def segments_of(lengths: np.ndarray) -> np.ndarray:
+    """int8[n]: 0 for strangers, 1 for short histories, 2 for longer ones."""
+    return np.digitize(lengths, [1, SHORT + 1]).astype(np.int8)
+
+
+def learn(
+    sources: Mapping[str, Recommender],
+    data: Dataset,
+    *,
+    candidates: int,
+    ranker: Ranker | None,
+    windows: int,
+    share: float,
+    metric: str,
+    exclude_seen: bool,
+    run: Run,
+) -> Learned:
+    """Learn all of a pipeline; see the module. `ranker` is an unfitted one, or None for blends only."""
+    parts = windows_of(data, windows, share, exclude_seen, run)
+    asked = []
+    for number, (part, window) in enumerate(parts, 1):
+        log.info("pipeline: window %d of %d, %d users", number, len(parts), len(window))
+        asked.append(ask(sources, part, window, candidates, run))
+    teachers, judge = (asked[:-1] or asked), asked[-1]
+    weights = blend.learn_weights(*_joined(teachers))
+    trained = None
+    if ranker is not None:
+        trained = _train_ranker(ranker, teachers, run)
+    scores = _all_scores(judge, weights, trained, run)
+    values = {name: blend.judged(judge.candidates, score, judge.labels, judge.relevant, metric)
+              for name, score in scores.items()}  # fmt: skip
+    segment = segments_of(judge.window.histories.lengths)
+    blends = [name for name in ("rrf", "weighted", "ranker") if name in values]
+    overall = blend.choose("all", values, blends)
+    choices = {"all": overall}
+    for code, name in enumerate(SEGMENTS):
+        part_of = {method: value[segment == code] for method, value in values.items()}
+        choices[name] = blend.choose(name, part_of, blends, default=overall.method)
+    if len(asked) > 1:  # the window that chose now teaches too
+        weights = blend.learn_weights(*_joined(asked))
+        if ranker is not None and any(choice.method == "ranker" for choice in choices.values()):
+            trained = _train_ranker(ranker, asked, run)
+    if not any(choice.method == "ranker" for choice in choices.values()):
+        trained = None
+    report: dict[str, object] = {
+        "metric": metric,
+        "windows": [
+            {"users": len(a.window), "found": a.found, "events": a.past.n_events, "seconds": a.seconds} for a in asked
+        ],
+        "choices": {name: choice.said() for name, choice in choices.items()},
+        "without": _without(judge, teachers, metric),
+    }
+    fitted = {name: copy.deepcopy(model).fit(data, run) for name, model in sources.items()}
+    builder = None
+    if trained is not None:
+        builder = FeatureBuilder.learn(data, fitted, run=run)
+    return Learned(fitted, weights, choices, trained, builder, report)
+
+
+def _train_ranker(ranker: Ranker, asked: list[Asked], run: Run) -> Ranker | None:
+    """Fit the ranker on the requests that have a right candidate, a fifth of them kept for stopping early; None where
+    there are too few to learn from."""
+    examples, labels = [], []
+    for a in asked:
+        right = np.bincount(a.candidates.owners, weights=a.labels, minlength=len(a.candidates)) > 0
+        some = np.flatnonzero(right)
+        builder = FeatureBuilder.learn(a.past, a.sources, run=run)
+        examples.append(builder.build(a.window.histories.take(some), a.candidates.take(some)))
+        labels.append(a.labels[rows_of(a.candidates.offsets, some)[1]])
+    whole, marks = join(examples), np.concatenate(labels)
+    n = len(whole.offsets) - 1
+    if n < FEWEST:
+        log.info("pipeline: %d requests with a right candidate are too few for a ranker", n)
+        return None
+    kept_out = run.rng(62).permutation(n) < n // 5
+    taught, held = np.flatnonzero(~kept_out), np.flatnonzero(kept_out)
+    fitted = copy.deepcopy(ranker)
+    fitted.fit(
+        whole.take(taught),
+        marks[rows_of(whole.offsets, taught)[1]],
+        valid=(whole.take(held), marks[rows_of(whole.offsets, held)[1]]),
+        run=run,
+    )
+    return fitted
+
+
+def _all_scores(judge: Asked, weights: np.ndarray, ranker: Ranker | None, run: Run) -> dict[str, np.ndarray]:
+    """Scores of the candidates by every method there is."""
+    found = {name: blend.scores_by(name, judge.candidates, weights) for name in judge.candidates.sources}
+    if len(found) > 1:
+        found |= {name: blend.scores_by(name, judge.candidates, weights) for name in ("rrf", "weighted")}
+    if ranker is not None:
+        builder = FeatureBuilder.learn(judge.past, judge.sources, run=run)
+        found["ranker"] = ranker.score(builder.build(judge.window.histories, judge.candidates), run)
+    return found
+
+
+def _joined(asked: list[Asked]) -> tuple[Candidates, np.ndarray]:
+    """Candidates and labels of several windows, one after another."""
+    offsets = [np.zeros(1, np.int64)]
+    for a in asked:
+        offsets.append(a.candidates.offsets[1:] + offsets[-1][-1])
+    first = asked[0].candidates
+    joined = Candidates(
+        np.concatenate(offsets),
+        np.concatenate([a.candidates.items for a in asked]),
+        first.sources,
+        np.concatenate([a.candidates.scores for a in asked]),
+        np.concatenate([a.candidates.ranks for a in asked]),
+    )
+    return joined, np.concatenate([a.labels for a in asked])
+
+
+def _without(judge: Asked, teachers: list[Asked], metric: str) -> dict[str, float]:
+    """What the weighted blend scores without each source: what that source adds is the difference to "none"."""
+    figures = {}
+    taught, labels = _joined(teachers)
+    for left_out in (None, *judge.candidates.sources):
+        if left_out is not None and len(judge.candidates.sources) == 1:
+            continue
+        few, kept = _dropped(taught, left_out)
+        weights = blend.learn_weights(few, labels[kept])
+        part, kept = _dropped(judge.candidates, left_out)
+        score = blend.signals(part) @ weights
+        values = blend.judged(part, score, judge.labels[kept], judge.relevant, metric)
+        figures[left_out or "none"] = float(values.mean())
+    return figures
+
+
+def _dropped(candidates: Candidates, source: str | None) -> tuple[Candidates, np.ndarray]:
+    """Candidates as they would be without a source, and bool[m]: which of the old ones they are."""
+    if source is None:
+        return candidates, np.ones(len(candidates.items), bool)
+    columns = [at for at, name in enumerate(candidates.sources) if name != source]
+    kept = (candidates.ranks[:, columns] >= 0).any(axis=1)
+    counts = np.bincount(candidates.owners[kept], minlength=len(candidates))
+    names = tuple(candidates.sources[at] for at in columns)
+    few = Candidates(
+        np.concatenate([[0], np.cumsum(counts)]),
+        candidates.items[kept],
+        names,
+        candidates.scores[kept][:, columns],
+        candidates.ranks[kept][:, columns],
+    )
+    return few, kept

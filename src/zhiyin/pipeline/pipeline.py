@@ -1,0 +1,254 @@
+"""Pipeline: several retrievers, one order, rules and reasons; itself a recommender, evaluated and served as one.
+
+Every source names its best items; the union is ordered by a learned ranker, by a blend, or by the one source that
+nothing beats, whichever did best for users like this one on days that nothing was fitted to.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from zhiyin.core.errors import ConfigError, DataError
+from zhiyin.core.params import param
+from zhiyin.core.run import Run
+from zhiyin.data.dataset import Dataset
+from zhiyin.data.histories import Histories
+from zhiyin.models import saving
+from zhiyin.models.base import Recommender
+from zhiyin.models.catalog import parse
+from zhiyin.models.topk import top_k
+from zhiyin.pipeline import blend
+from zhiyin.pipeline.learning import SEGMENTS, learn, segments_of
+from zhiyin.ranking import catalog as rankers
+from zhiyin.ranking.base import Ranker
+from zhiyin.ranking.build import FeatureBuilder
+from zhiyin.ranking.candidates import retrieve
+from zhiyin.ranking.examples import Candidates
+
+# Requests whose candidates exist at once: with their features some hundred MB.
+ROWS = 512
+
+
+@dataclasses.dataclass
+class Pipeline(Recommender):
+    """Retrieve, rank, re-rank.
+
+    Learned state: `sources_`, the fitted retrievers by name; `choices_`, the method of each segment of users;
+    `weights_` of the blend; `ranker_` and `builder_` where a ranker was worth it; `report_`, what each choice was made
+    by.
+    """
+
+    answers_strangers: ClassVar[bool] = True
+    _parts = ("sources_", "ranker_", "builder_")
+
+    sources: str = param("popular:half_life=7d; itemknn; transitions; als", "retrievers with their settings, between ;")
+    candidates: int = param(100, "items that each source names", at_least=1, at_most=10_000, tune=(50, 500), log=True)
+    ranker: str = param("trees", "what orders the candidates, if it beats the blends; none: blends alone")
+    windows: int = param(3, "stretches of the log to learn and judge blends and the ranker by", at_least=1, at_most=20)
+    share: float = param(0.1, "share of the events in each of them", at_least=0.001, at_most=0.5)
+    metric: str = param("ndcg@10", "what methods are chosen by")
+    exclude_seen: bool = param(True, "judge by items that are new to the user, as they will be shown")
+
+    sources_: ClassVar[dict[str, Recommender]]
+    choices_: ClassVar[dict[str, str]]
+    weights_: ClassVar[np.ndarray]
+    report_: ClassVar[dict[str, Any]]
+    ranker_: ClassVar[Ranker | None]
+    builder_: ClassVar[FeatureBuilder | None]
+
+    # -- learning ---------------------------------------------------------------------------------------------------
+
+    def _fit(self, data: Dataset, run: Run) -> None:
+        found = learn(
+            self._made(),
+            data,
+            candidates=self.candidates,
+            ranker=None if self.ranker in ("", "none") else rankers.parse(self.ranker),
+            windows=self.windows,
+            share=self.share,
+            metric=self.metric,
+            exclude_seen=self.exclude_seen,
+            run=run,
+        )
+        self.sources_, self.weights_, self.report_ = found.sources, found.weights, found.report  # type: ignore[misc]
+        self.choices_ = {name: choice.method for name, choice in found.choices.items()}  # type: ignore[misc]
+        self.ranker_, self.builder_ = found.ranker, found.builder  # type: ignore[misc]
+
+    def _made(self) -> dict[str, Recommender]:
+        """The sources, unfitted, by the text that names them. Raises ConfigError for one that is unknown or twice."""
+        made: dict[str, Recommender] = {}
+        for text in filter(None, (part.strip() for part in self.sources.split(";"))):
+            if text in made:
+                raise ConfigError(f"source {text!r} is named twice", remedy="name each once")
+            made[text] = parse(text)
+            if isinstance(made[text], Pipeline):
+                raise ConfigError("a pipeline cannot be a source of a pipeline", remedy="name its sources instead")
+        if not made:
+            raise ConfigError("a pipeline needs a source", remedy='sources = "als; popular:half_life=7d"')
+        return made
+
+    # -- answering --------------------------------------------------------------------------------------------------
+
+    def rank(
+        self,
+        histories: Histories,
+        k: int,
+        *,
+        exclude: Histories | None = None,
+        allowed: np.ndarray | None = None,
+        run: Run | None = None,
+        label: str = "",
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `Recommender.rank`; places that the candidates leave free are filled with what is popular."""
+        known, run = self._known(), run or Run()
+        k = min(k, len(known.item_ids))
+        allowed = known.candidates if allowed is None else known.candidates & allowed
+        items = np.full((len(histories), k), -1, dtype=np.int32)
+        best = np.full((len(histories), k), -np.inf, dtype=np.float32)
+        with run.bar(label, len(histories)) as advance:
+            for start, batch in histories.chunks(ROWS):
+                stop = start + len(batch)
+                out = exclude.rows(start, stop) if exclude is not None else None
+                candidates = self.retrieve(batch, k, exclude=out, allowed=allowed, run=run)
+                scores = self.order(batch, candidates, run)
+                _place(candidates, scores, items[start:stop], best[start:stop])
+                self._fill(items[start:stop], best[start:stop], out, allowed, run)
+                advance(len(batch))
+        return items, best
+
+    def retrieve(
+        self,
+        histories: Histories,
+        k: int = 0,
+        *,
+        exclude: Histories | None = None,
+        allowed: np.ndarray | None = None,
+        run: Run | None = None,
+    ) -> Candidates:
+        """What the sources name for each history, at least k items each."""
+        return retrieve(
+            self.sources_, histories, max(self.candidates, k), exclude=exclude, allowed=allowed, run=run or Run()
+        )
+
+    def order(self, histories: Histories, candidates: Candidates, run: Run | None = None) -> np.ndarray:
+        """float32[m]: scores of candidates, comparable within a request, by the method of its segment of users."""
+        run = run or Run()
+        scores = np.zeros(len(candidates.items), dtype=np.float32)
+        segment = segments_of(positives(histories))[candidates.owners]
+        methods = [self.choices_[name] for name in SEGMENTS]
+        for method in dict.fromkeys(methods):
+            of = np.isin(segment, [code for code, name in enumerate(methods) if name == method])
+            if of.any():
+                scores[of] = self.scores_by(method, histories, candidates, run)[of]
+        return scores
+
+    def scores_by(self, method: str, histories: Histories, candidates: Candidates, run: Run) -> np.ndarray:
+        """float32[m] by one method: "rrf", "weighted", "ranker", or the name of a source."""
+        if method == "ranker":
+            assert self.ranker_ is not None
+            assert self.builder_ is not None
+            return self.ranker_.score(self.builder_.build(histories, candidates), run)
+        return blend.scores_by(method, candidates, self.weights_)
+
+    def _fill(
+        self, items: np.ndarray, best: np.ndarray, exclude: Histories | None, allowed: np.ndarray, run: Run
+    ) -> None:
+        """Fill what is free at the end of lists with popular items, in place."""
+        known = self._known()
+        short = np.flatnonzero(items[:, -1] < 0) if items.shape[1] else np.zeros(0, np.int64)
+        if not len(short):
+            return
+        k, n_items = items.shape[1], len(known.item_ids)
+        for start in range(0, len(short), self.chunk_rows):
+            rows = short[start : start + self.chunk_rows]
+            popular = np.broadcast_to(known.popularity, (len(rows), n_items)).copy()
+            named = items[rows]
+            counts = (named >= 0).sum(axis=1)
+            owner, out = np.nonzero(named >= 0)[0], named[named >= 0]
+            if exclude is not None:
+                seen = exclude.take(rows)
+                owner = np.concatenate([owner, np.repeat(np.arange(len(rows)), seen.lengths)])
+                out = np.concatenate([out, seen.items])
+            grouped = np.argsort(owner, kind="stable")
+            offsets = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(rows)))])
+            more, worth = top_k(popular, k, known.priority, allowed, (offsets, out[grouped]), run)
+            free = np.arange(k) >= counts[:, None]
+            place = np.arange(k) - counts[:, None]
+            row = np.nonzero(free)[0]
+            items[rows[row], np.nonzero(free)[1]] = more[row, place[free]]
+            # Below every candidate, in the order of popularity.
+            floor = np.where(counts > 0, best[rows, np.maximum(counts - 1, 0)], 0.0)
+            worth = worth / (1 + np.abs(worth).max(initial=0.0, where=np.isfinite(worth))) - 1
+            best[rows[row], np.nonzero(free)[1]] = floor[row] + worth[row, place[free]]
+        best[items < 0] = -np.inf
+
+    def _score(self, histories: Histories, run: Run) -> np.ndarray:
+        """Candidates above all others, the others by popularity."""
+        known = self._known()
+        n, n_items = len(histories), len(known.item_ids)
+        level = np.empty(n_items, dtype=np.float32)
+        level[:] = known.priority / max(1, n_items) - 2  # -2 .. -1, by popularity
+        scores = np.tile(level, (n, 1))
+        for start, batch in histories.chunks(ROWS):
+            candidates = self.retrieve(batch, run=run)
+            found = self.order(batch, candidates, run)
+            low = np.full(len(batch), np.inf, np.float32)
+            np.minimum.at(low, candidates.owners, found)
+            scores[start + candidates.owners, candidates.items] = found - low[candidates.owners]
+        return scores
+
+    def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
+        """By the first source that knows which items are similar."""
+        for source in self.sources_.values():
+            try:
+                return source._similar(items, run)
+            except ConfigError:
+                continue
+        return super()._similar(items, run)
+
+    # -- on disk ----------------------------------------------------------------------------------------------------
+
+    def _write_parts(self, folder: Path) -> None:
+        for number, source in enumerate(self.sources_.values()):
+            place = folder / f"source-{number}"
+            place.mkdir()
+            saving.write(source, place, self._known())
+        (folder / "pipeline.json").write_text(json.dumps({"sources": list(self.sources_)}, indent=1) + "\n")
+        if self.ranker_ is not None and self.builder_ is not None:
+            self.ranker_.save(folder / "ranker")
+            self.builder_.save(folder / "features")
+
+    def _read_parts(self, folder: Path, mmap: bool) -> None:
+        try:
+            names = json.loads((folder / "pipeline.json").read_text())["sources"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise DataError("pipeline.json is missing or damaged", file=folder, remedy="train again") from None
+        self.sources_ = {  # type: ignore[misc]
+            name: saving.load(folder / f"source-{number}", mmap=mmap, knows=self._known())
+            for number, name in enumerate(names)
+        }
+        self.ranker_ = self.builder_ = None  # type: ignore[misc]
+        if (folder / "ranker").exists():
+            self.ranker_ = rankers.load(folder / "ranker")  # type: ignore[misc]
+            self.builder_ = FeatureBuilder.load(folder / "features", self.sources_)  # type: ignore[misc]
+
+
+def positives(histories: Histories) -> np.ndarray:
+    """int64[n]: events worth more than nothing."""
+    total = np.concatenate([[0], np.cumsum(histories.weights > 0)])
+    return total[histories.offsets[1:]] - total[histories.offsets[:-1]]
+
+
+def _place(candidates: Candidates, scores: np.ndarray, items: np.ndarray, best: np.ndarray) -> None:
+    """Write each request's best candidates into items[n, k] and best[n, k]."""
+    at = blend.order(candidates, scores)
+    place = np.arange(len(at)) - np.repeat(candidates.offsets[:-1], np.diff(candidates.offsets))
+    first = place < items.shape[1]
+    owner = candidates.owners[first]
+    items[owner, place[first]] = candidates.items[at[first]]
+    best[owner, place[first]] = scores[at[first]]

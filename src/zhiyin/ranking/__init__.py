@@ -1,0 +1,1 @@
+"""Rankers: which of the candidates first, by what is known of the user, the item and the moment."""
