@@ -147,6 +147,10 @@ class Pipeline(Recommender):
                 scores[of] = self.scores_by(method, histories, candidates, run)[of]
         return scores
 
+    def method_of(self, history: Histories) -> str:
+        """What orders the candidates of one history."""
+        return self.choices_[SEGMENTS[int(segments_of(positives(history))[0])]]
+
     def scores_by(self, method: str, histories: Histories, candidates: Candidates, run: Run) -> np.ndarray:
         """float32[m] by one method: "rrf", "weighted", "ranker", or the name of a source."""
         if method == "ranker":

@@ -96,8 +96,9 @@ class Block(nn.Module):
         self.qkv, self.out = nn.Linear(d, 3 * d), nn.Linear(d, d)
         self.up, self.down = nn.Linear(d, expansion * d), nn.Linear(expansion * d, d)
         self.dropout = Dropout(dropout)
+        for weight in (*self.qkv.weight.chunk(3), self.out.weight, self.up.weight, self.down.weight):
+            nn.init.xavier_uniform_(weight)  # query, key and value each for itself
         for layer in (self.qkv, self.out, self.up, self.down):
-            nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:

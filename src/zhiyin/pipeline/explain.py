@@ -1,0 +1,212 @@
+"""Why this item: its sources, the history that speaks for it, what the ranker saw; as data and as one sentence.
+
+An explanation is made of what really decided: the places that sources gave the item, similarities that a source itself
+uses, and the contributions of the ranker's features. Nothing is made up for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zhiyin.core.errors import ConfigError
+from zhiyin.core.run import Run
+from zhiyin.data.histories import Histories
+from zhiyin.ranking.examples import Candidates
+
+if TYPE_CHECKING:
+    from zhiyin.pipeline.pipeline import Pipeline
+
+# Of each item: items of the history, and features, that are told.
+TOLD = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Reason:
+    """Why one item stands in a list.
+
+    Parameters
+    ----------
+    item: raw id.
+    method: what ordered the candidates: "ranker", "weighted", "rrf", a source's name, or "popular" for a place that no
+        candidate was left for.
+    sources: of each that named the item: {"rank": from 1, "score": its own score}.
+    because: items of the history that speak for it: [{"item": raw id, "similarity": number, "source": name}].
+    features: what moved the ranker's score most: [{"feature": name, "contribution": number, "value": number}].
+    rules: what rules did to it, in words.
+    """
+
+    item: Any
+    method: str
+    sources: dict[str, dict[str, float]]
+    because: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    features: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    rules: list[str] = dataclasses.field(default_factory=list)
+
+    def said(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def sentence(self, language: str = "en", titles: Mapping[Any, str] | None = None) -> str:
+        """One plain sentence, in "en" or "zh". Raises ConfigError for another language."""
+        if language not in _WORDS:
+            raise ConfigError(f"there are no sentences in {language!r}", remedy="one of en, zh")
+        words, titles = _WORDS[language], titles or {}
+        names = [str(titles.get(said["item"], said["item"])) for said in self.because[:2]]
+        parts = []
+        if names:
+            parts.append(words["because"].format(words["and"].join(words["quote"].format(name) for name in names)))
+        best = min(self.sources.items(), key=lambda pair: pair[1]["rank"], default=None)
+        if best is not None:
+            name, place = best[0].partition(":")[0], int(best[1]["rank"])
+            kind = words["kinds"].get(name, words["kinds"]["other"].format(name))
+            parts.append(words["source"].format(kind, place))
+        elif not names:
+            parts.append(words["fill"])
+        if self.rules:
+            parts.append(words["rules"].format(words["comma"].join(self.rules)))
+        return words["comma"].join(parts) + words["stop"]
+
+
+_WORDS: dict[str, dict[str, Any]] = {
+    "en": {
+        "because": "Because you had {}",
+        "and": " and ",
+        "quote": "“{}”",
+        "source": "{} (place {})",
+        "fill": "Popular with everyone",
+        "rules": "rules: {}",
+        "comma": "; ",
+        "stop": ".",
+        "kinds": {
+            "popular": "popular these days",
+            "popularincategory": "popular in what you like",
+            "itemknn": "people who had that also had this",
+            "ease": "goes with what you had",
+            "als": "liked by people of your taste",
+            "transitions": "often comes next",
+            "content": "described alike",
+            "hybrid": "alike in kind and in taste",
+            "twotower": "described like what you had",
+            "sasrec": "fits the order of what you did",
+            "gru4rec": "fits the order of what you did",
+            "other": "named by {}",
+        },
+    },
+    "zh": {
+        "because": "因为您看过{}",
+        "and": "和",
+        "quote": "《{}》",
+        "source": "{}（第 {} 位）",
+        "fill": "大家都喜欢",
+        "rules": "规则：{}",
+        "comma": "；",
+        "stop": "。",
+        "kinds": {
+            "popular": "近期热门",
+            "popularincategory": "您喜欢的类别中的热门",
+            "itemknn": "看过它们的人也看了这个",
+            "ease": "与您看过的相配",
+            "als": "与您口味相近的人喜欢",
+            "transitions": "常常接着被选择",
+            "content": "内容相似",
+            "hybrid": "内容与口味都相近",
+            "twotower": "描述与您看过的相似",
+            "sasrec": "符合您的浏览顺序",
+            "gru4rec": "符合您的浏览顺序",
+            "other": "由 {} 推荐",
+        },
+    },
+}
+
+
+def reasons(
+    pipeline: Pipeline,
+    history: Histories,
+    items: np.ndarray,
+    candidates: Candidates,
+    run: Run | None = None,
+    context: Any = None,
+) -> list[Reason]:
+    """A reason for each item of a list, for one history.
+
+    items: int32[k], codes, as shown; those that are no candidates filled the list up.
+    """
+    run, known = run or Run(), pipeline.known_
+    method = pipeline.method_of(history)
+    place = {int(item): at for at, item in enumerate(candidates.items)}
+    rows = np.array([place.get(int(item), -1) for item in items], dtype=np.int64)
+    because = _because(pipeline, history, items, candidates, rows, run)
+    features = _features(pipeline, history, candidates, rows, run, context) if method == "ranker" else [[]] * len(items)
+    raw = known.item_ids.decode(items).to_list()
+    found = []
+    for number, row in enumerate(rows):
+        sources = {}
+        if row >= 0:
+            sources = {
+                name: {"rank": int(candidates.ranks[row, at]) + 1, "score": float(candidates.scores[row, at])}
+                for at, name in enumerate(candidates.sources)
+                if candidates.ranks[row, at] >= 0
+            }
+        found.append(
+            Reason(raw[number], method if row >= 0 else "popular", sources, because[number], features[number])
+        )
+    return found
+
+
+def _because(
+    pipeline: Pipeline, history: Histories, items: np.ndarray, candidates: Candidates, rows: np.ndarray, run: Run
+) -> list[list[dict[str, Any]]]:
+    """Of each item the items of the history that are most similar, by the first source that named it and knows."""
+    had = np.unique(history.items[history.weights > 0])
+    found: list[list[dict[str, Any]]] = [[] for _ in items]
+    if not len(had):
+        return found
+    free = rows >= 0
+    for at, (name, source) in enumerate(pipeline.sources_.items()):
+        of = np.flatnonzero(free & (candidates.ranks[np.maximum(rows, 0), at] >= 0))
+        if not len(of):
+            continue
+        try:
+            similar = source._similar(items[of], run)[:, had]
+        except ConfigError:
+            continue
+        raw = pipeline.known_.item_ids.decode(had).to_list()
+        for row, values in zip(of, similar):
+            best = np.argsort(-values, kind="stable")[:TOLD]
+            told = [b for b in best if np.isfinite(values[b]) and values[b] > 0]
+            found[row] = [{"item": raw[b], "similarity": float(values[b]), "source": name} for b in told]
+            free[row] = not found[row]
+    return found
+
+
+def _features(
+    pipeline: Pipeline, history: Histories, candidates: Candidates, rows: np.ndarray, run: Run, context: Any
+) -> list[list[dict[str, Any]]]:
+    """Of each item the features that moved the ranker's score most."""
+    assert pipeline.ranker_ is not None
+    assert pipeline.builder_ is not None
+    examples = pipeline.builder_.build(history, candidates, context)
+    try:
+        moved = pipeline.ranker_.contributions(examples, run)
+    except (ConfigError, NotImplementedError):
+        return [[] for _ in rows]
+    names = pipeline.ranker_.contribution_names(examples)
+    numbers = {name: examples.numbers[:, at] for at, name in enumerate(examples.number_names)}
+    found = []
+    for row in rows:
+        told = []
+        if row >= 0:
+            for at in np.argsort(-np.abs(moved[row]), kind="stable")[:TOLD]:
+                value = numbers.get(names[at])
+                told.append(
+                    {
+                        "feature": names[at],
+                        "contribution": float(moved[row, at]),
+                        "value": None if value is None else float(value[row]),
+                    }
+                )
+        found.append(told)
+    return found

@@ -1,0 +1,96 @@
+"""Versions on disk: sealed, promoted, rolled back, compared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.recommender import shop
+from zhiyin.core.errors import DataError
+from zhiyin.models.popularity import Popular
+from zhiyin.pipeline.bundles import Bundle, Bundles, difference
+
+
+@pytest.fixture
+def bundles(tmp_path: Path) -> Bundles:
+    kept = Bundles(tmp_path / "bundles")
+    for half_life in ("7d", "30d"):
+        kept.write(Popular(half_life=half_life).fit(shop()), figures={"ndcg@10": 0.5}, report={"why": half_life})
+    return kept
+
+
+def test_a_version_is_what_was_fitted(bundles: Bundles) -> None:
+    model = bundles.get(2).load()
+    expected = Popular(half_life="30d").fit(shop()).recommend(["u1", "u2"], 5)
+    assert model.recommend(["u1", "u2"], 5).equals(expected)
+    assert bundles.versions() == [1, 2]
+    assert bundles.get(2).report() == {"why": "30d"}
+    manifest = bundles.get(1).manifest
+    assert manifest["data"]["events"] == 720
+    assert manifest["settings"] == {"half_life": "7d"}
+    assert set(manifest["code"]) >= {"zhiyin", "python", "numpy"}
+
+
+def test_nothing_is_in_use_before_it_is_promoted(bundles: Bundles) -> None:
+    assert bundles.current is None
+    bundles.promote(1, "first")
+    assert _used(bundles).version == 1
+    bundles.promote(2)
+    assert _used(bundles).version == 2
+    assert bundles.rollback().version == 1
+    assert _used(bundles).version == 1
+    with pytest.raises(DataError, match="nothing was in use before"):
+        bundles.rollback()
+    assert [line["version"] for line in bundles.promotions()] == [1, 2, 1]
+
+
+def test_rolling_back_twice_goes_two_back(bundles: Bundles) -> None:
+    bundles.write(Popular().fit(shop()), figures={})
+    for version in (1, 2, 3):
+        bundles.promote(version)
+    assert bundles.rollback().version == 2
+    assert bundles.rollback().version == 1
+
+
+@pytest.mark.parametrize("how", ["changed", "gone"])
+def test_a_damaged_version_is_not_put_in_use(bundles: Bundles, how: str) -> None:
+    bundles.promote(1)
+    file = next((bundles.folder / "0002" / "model").glob("*.npy"))
+    if how == "gone":
+        file.unlink()
+    else:
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(bytes(content))
+    with pytest.raises(DataError, match=file.name):
+        bundles.promote(2)
+    assert _used(bundles).version == 1
+
+
+def test_a_version_that_is_not_there_says_which_are(bundles: Bundles) -> None:
+    with pytest.raises(DataError, match="there are 1, 2"):
+        bundles.get(7)
+    (bundles.folder / "0002" / "bundle.json").write_text("{")
+    with pytest.raises(DataError, match="damaged"):
+        bundles.get(2)
+
+
+def test_difference_names_what_differs(bundles: Bundles) -> None:
+    found = difference(bundles.get(1), bundles.get(2))
+    assert found["settings.half_life"] == ("7d", "30d")
+    assert "data.fingerprint" not in found
+    assert difference(bundles.get(1), bundles.get(1)) == {}
+
+
+def test_no_file_of_a_version_can_run(bundles: Bundles) -> None:
+    kinds = {file.suffix for file in (bundles.folder / "0001").rglob("*") if file.is_file()}
+    assert kinds <= {".json", ".npy", ".arrow", ".safetensors"}
+    json.loads((bundles.folder / "0001" / "bundle.json").read_text())
+
+
+def _used(bundles: Bundles) -> Bundle:
+    used = bundles.current
+    assert used is not None
+    return used
