@@ -43,7 +43,7 @@ TOP10, TOP20, SESSION = ("hit_rate@10", "ndcg@10"), ("recall@20", "ndcg@20"), ("
 ROWS = {
     "ml1m-sasrec": Row(
         "movielens_1m",
-        "sasrec:batch_size=64,learning_rate=0.002,warmup=100,schedule=cosine,epochs=20,dropout=0.2,patience=0",
+        "sasrec:batch_size=64,learning_rate=0.0015,dropout=0.2,warmup=200,schedule=cosine,windows=true,epochs=45,patience=15",
         TOP10,
         (0.3159, 0.1857),
         (0.310, 0.180),
@@ -74,7 +74,7 @@ ROWS = {
     # The number of epochs was chosen with validation=ratio (a tenth of everybody's events).
     "gowalla-lightgcn": Row(
         "gowalla",
-        "lightgcn:validation=none,epochs=60,learning_rate=0.03,batch_size=4096,schedule=cosine",
+        "lightgcn:validation=none,epochs=60,learning_rate=0.03,batch_size=4096,schedule=cosine,layers=4,negatives=8192",
         TOP20,
         (0.1830, 0.1554),
         (0.181, 0.154),
