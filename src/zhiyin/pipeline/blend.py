@@ -143,15 +143,18 @@ def choose(segment: str, values: dict[str, np.ndarray], blends: Sequence[str], d
     return Choice(segment, best, figures, n, why)
 
 
-def scores_by(method: str, candidates: Candidates, weights: np.ndarray) -> np.ndarray:
-    """float32[m]: scores by "rrf", by "weighted" or by one source alone; what that source did not name comes last, by
-    reciprocal rank."""
-    if method == "weighted":
-        return (signals(candidates) @ weights).astype(np.float32)
-    fused = reciprocal_ranks(candidates)
+def weighted(candidates: Candidates, weights: np.ndarray) -> np.ndarray:
+    """float32[m]: signals times the weights of each request, float64[n, 2 s]."""
+    return np.einsum("ij,ij->i", signals(candidates), weights.astype(np.float32)[candidates.owners])
+
+
+def scores_by(method: str, candidates: Candidates) -> np.ndarray:
+    """float32[m]: scores by "rrf", or by one source alone; what that source did not name comes last, by reciprocal
+    ranks."""
+    fused = reciprocal_ranks(candidates).sum(axis=1)
     if method == "rrf":
-        return fused.sum(axis=1)
+        return fused
     rank = candidates.ranks[:, candidates.sources.index(method)]
     # Its own order, ties included; the others of a request share less than 1.
     first = 1 + len(candidates.sources) / (RRF + 1)
-    return np.where(rank >= 0, first + 1 / (1 + np.maximum(rank, 0)), fused.sum(axis=1)).astype(np.float32)
+    return np.where(rank >= 0, first + 1 / (1 + np.maximum(rank, 0)), fused).astype(np.float32)

@@ -150,9 +150,7 @@ def reasons(
                 for at, name in enumerate(candidates.sources)
                 if candidates.ranks[row, at] >= 0
             }
-        found.append(
-            Reason(raw[number], method if row >= 0 else "popular", sources, because[number], features[number])
-        )
+        found.append(Reason(raw[number], method if row >= 0 else "popular", sources, because[number], features[number]))
     return found
 
 

@@ -1,9 +1,10 @@
 """How a pipeline learns: sources on the past, ranker and blends on what came next, its choice on what came last.
 
 The log is cut into a past and a few windows after it. For every window the sources are fitted on what lies before, and
-asked for candidates as they would have been on its first day. Blends and the ranker learn from all windows but the
-last; the last one decides which of them, or which single source, is kept, for strangers and for users with a history
-apart. Then everything is fitted once more on all of the log. Nothing is chosen on what it was fitted to.
+asked for candidates as they would have been on its first day. Every blend, the ranker, and each source alone are judged
+on every window, by weights and trees learned from the other windows; the best is kept, for strangers and for users with
+short and long histories apart. Then everything is fitted once more on all there is. Nothing is chosen on what it was
+fitted to.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 from zhiyin.core.errors import DataError
 from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset
+from zhiyin.data.histories import Histories
 from zhiyin.data.splits import Split, folds, split
 from zhiyin.evaluation.judging import Window
 from zhiyin.models.base import Recommender
@@ -128,6 +130,12 @@ SEGMENTS = ("strangers", "short", "long")
 SHORT = 4
 
 
+def positives(histories: Histories) -> np.ndarray:
+    """int64[n]: events worth more than nothing."""
+    total = np.concatenate([[0], np.cumsum(histories.weights > 0)])
+    return total[histories.offsets[1:]] - total[histories.offsets[:-1]]
+
+
 def segments_of(lengths: np.ndarray) -> np.ndarray:
     """int8[n]: 0 for strangers, 1 for short histories, 2 for longer ones."""
     return np.digitize(lengths, [1, SHORT + 1]).astype(np.int8)
@@ -151,40 +159,67 @@ def learn(
     for number, (part, window) in enumerate(parts, 1):
         log.info("pipeline: window %d of %d, %d users", number, len(parts), len(window))
         asked.append(ask(sources, part, window, candidates, run))
-    teachers, judge = (asked[:-1] or asked), asked[-1]
-    weights = blend.learn_weights(*_joined(teachers))
-    trained = None
-    if ranker is not None:
-        trained = _train_ranker(ranker, teachers, run)
-    scores = _all_scores(judge, weights, trained, run)
-    values = {name: blend.judged(judge.candidates, score, judge.labels, judge.relevant, metric)
-              for name, score in scores.items()}  # fmt: skip
-    segment = segments_of(judge.window.histories.lengths)
+    segment = np.concatenate([segments_of(positives(a.window.histories)) for a in asked])
+    values = _judged(asked, ranker, metric, run)
     blends = [name for name in ("rrf", "weighted", "ranker") if name in values]
-    overall = blend.choose("all", values, blends)
-    choices = {"all": overall}
+    choices = {"all": blend.choose("all", values, blends)}
     for code, name in enumerate(SEGMENTS):
         part_of = {method: value[segment == code] for method, value in values.items()}
-        choices[name] = blend.choose(name, part_of, blends, default=overall.method)
-    if len(asked) > 1:  # the window that chose now teaches too
-        weights = blend.learn_weights(*_joined(asked))
-        if ranker is not None and any(choice.method == "ranker" for choice in choices.values()):
-            trained = _train_ranker(ranker, asked, run)
-    if not any(choice.method == "ranker" for choice in choices.values()):
-        trained = None
+        choices[name] = blend.choose(name, part_of, blends, default=choices["all"].method)
+    trained = None
+    if ranker is not None and any(choice.method == "ranker" for choice in choices.values()):
+        trained = _train_ranker(ranker, asked, run)
+    weights = _weights(asked)
     report: dict[str, object] = {
         "metric": metric,
         "windows": [
             {"users": len(a.window), "found": a.found, "events": a.past.n_events, "seconds": a.seconds} for a in asked
         ],
         "choices": {name: choice.said() for name, choice in choices.items()},
-        "without": _without(judge, teachers, metric),
+        "without": _without(asked, metric),
     }
     fitted = {name: copy.deepcopy(model).fit(data, run) for name, model in sources.items()}
     builder = None
     if trained is not None:
         builder = FeatureBuilder.learn(data, fitted, run=run)
     return Learned(fitted, weights, choices, trained, builder, report)
+
+
+def _judged(asked: list[Asked], ranker: Ranker | None, metric: str, run: Run) -> dict[str, np.ndarray]:
+    """The metric of every request of all windows by every method. What learns from windows has learned from the others
+    alone when it is judged; with one window only, nothing that learns can be judged, and nothing that learns is."""
+    found: dict[str, list[np.ndarray]] = {}
+    for number, a in enumerate(asked):
+        others = asked[:number] + asked[number + 1 :]
+        names = a.candidates.sources
+        scores = {name: blend.scores_by(name, a.candidates) for name in names}
+        if len(names) > 1:
+            scores["rrf"] = blend.scores_by("rrf", a.candidates)
+            if others:
+                scores["weighted"] = weighted(a, _weights(others))
+        trained = _train_ranker(ranker, others, run) if ranker is not None and others else None
+        if trained is not None:
+            builder = FeatureBuilder.learn(a.past, a.sources, run=run)
+            scores["ranker"] = trained.score(builder.build(a.window.histories, a.candidates), run)
+        for name, score in scores.items():
+            found.setdefault(name, []).append(blend.judged(a.candidates, score, a.labels, a.relevant, metric))
+    return {name: np.concatenate(values) for name, values in found.items() if len(values) == len(asked)}
+
+
+def _weights(asked: list[Asked]) -> np.ndarray:
+    """float64[2, 2 s]: weights for strangers, and for users with a history. Each group's own, where it has requests."""
+    whole, labels = _joined(asked)
+    stranger = np.concatenate([positives(a.window.histories) == 0 for a in asked])
+    found = []
+    for group in (stranger, ~stranger):
+        some = np.flatnonzero(group)
+        found.append(blend.learn_weights(whole.take(some), labels[rows_of(whole.offsets, some)[1]]))
+    return np.stack(found)
+
+
+def weighted(a: Asked, weights: np.ndarray) -> np.ndarray:
+    """float32[m]: scores of a window's candidates by `_weights`."""
+    return blend.weighted(a.candidates, weights[(positives(a.window.histories) > 0).astype(int)])
 
 
 def _train_ranker(ranker: Ranker, asked: list[Asked], run: Run) -> Ranker | None:
@@ -214,17 +249,6 @@ def _train_ranker(ranker: Ranker, asked: list[Asked], run: Run) -> Ranker | None
     return fitted
 
 
-def _all_scores(judge: Asked, weights: np.ndarray, ranker: Ranker | None, run: Run) -> dict[str, np.ndarray]:
-    """Scores of the candidates by every method there is."""
-    found = {name: blend.scores_by(name, judge.candidates, weights) for name in judge.candidates.sources}
-    if len(found) > 1:
-        found |= {name: blend.scores_by(name, judge.candidates, weights) for name in ("rrf", "weighted")}
-    if ranker is not None:
-        builder = FeatureBuilder.learn(judge.past, judge.sources, run=run)
-        found["ranker"] = ranker.score(builder.build(judge.window.histories, judge.candidates), run)
-    return found
-
-
 def _joined(asked: list[Asked]) -> tuple[Candidates, np.ndarray]:
     """Candidates and labels of several windows, one after another."""
     offsets = [np.zeros(1, np.int64)]
@@ -241,35 +265,35 @@ def _joined(asked: list[Asked]) -> tuple[Candidates, np.ndarray]:
     return joined, np.concatenate([a.labels for a in asked])
 
 
-def _without(judge: Asked, teachers: list[Asked], metric: str) -> dict[str, float]:
-    """What the weighted blend scores without each source: what that source adds is the difference to "none"."""
+def _without(asked: list[Asked], metric: str) -> dict[str, float]:
+    """What the weighted blend scores without each source: what that source adds is the difference to "none".
+
+    Learned on all windows but the last and judged on the last; with one window alone there is nothing to say.
+    """
+    if len(asked) < 2 or len(asked[0].candidates.sources) < 2:
+        return {}
     figures = {}
-    taught, labels = _joined(teachers)
-    for left_out in (None, *judge.candidates.sources):
-        if left_out is not None and len(judge.candidates.sources) == 1:
-            continue
-        few, kept = _dropped(taught, left_out)
-        weights = blend.learn_weights(few, labels[kept])
-        part, kept = _dropped(judge.candidates, left_out)
-        score = blend.signals(part) @ weights
-        values = blend.judged(part, score, judge.labels[kept], judge.relevant, metric)
+    for left_out in (None, *asked[0].candidates.sources):
+        few = [_dropped(a, left_out) for a in asked]
+        score = weighted(few[-1], _weights(few[:-1]))
+        values = blend.judged(few[-1].candidates, score, few[-1].labels, few[-1].relevant, metric)
         figures[left_out or "none"] = float(values.mean())
     return figures
 
 
-def _dropped(candidates: Candidates, source: str | None) -> tuple[Candidates, np.ndarray]:
-    """Candidates as they would be without a source, and bool[m]: which of the old ones they are."""
+def _dropped(a: Asked, source: str | None) -> Asked:
+    """A window as it would be without a source."""
     if source is None:
-        return candidates, np.ones(len(candidates.items), bool)
+        return a
+    candidates = a.candidates
     columns = [at for at, name in enumerate(candidates.sources) if name != source]
     kept = (candidates.ranks[:, columns] >= 0).any(axis=1)
     counts = np.bincount(candidates.owners[kept], minlength=len(candidates))
-    names = tuple(candidates.sources[at] for at in columns)
     few = Candidates(
         np.concatenate([[0], np.cumsum(counts)]),
         candidates.items[kept],
-        names,
+        tuple(candidates.sources[at] for at in columns),
         candidates.scores[kept][:, columns],
         candidates.ranks[kept][:, columns],
     )
-    return few, kept
+    return dataclasses.replace(a, candidates=few, labels=a.labels[kept])

@@ -23,7 +23,7 @@ from zhiyin.models.base import Recommender
 from zhiyin.models.catalog import parse
 from zhiyin.models.topk import top_k
 from zhiyin.pipeline import blend
-from zhiyin.pipeline.learning import SEGMENTS, learn, segments_of
+from zhiyin.pipeline.learning import SEGMENTS, learn, positives, segments_of
 from zhiyin.ranking import catalog as rankers
 from zhiyin.ranking.base import Ranker
 from zhiyin.ranking.build import FeatureBuilder
@@ -157,7 +157,9 @@ class Pipeline(Recommender):
             assert self.ranker_ is not None
             assert self.builder_ is not None
             return self.ranker_.score(self.builder_.build(histories, candidates), run)
-        return blend.scores_by(method, candidates, self.weights_)
+        if method == "weighted":
+            return blend.weighted(candidates, self.weights_[(positives(histories) > 0).astype(int)])
+        return blend.scores_by(method, candidates)
 
     def _fill(
         self, items: np.ndarray, best: np.ndarray, exclude: Histories | None, allowed: np.ndarray, run: Run
@@ -240,12 +242,6 @@ class Pipeline(Recommender):
         if (folder / "ranker").exists():
             self.ranker_ = rankers.load(folder / "ranker")  # type: ignore[misc]
             self.builder_ = FeatureBuilder.load(folder / "features", self.sources_)  # type: ignore[misc]
-
-
-def positives(histories: Histories) -> np.ndarray:
-    """int64[n]: events worth more than nothing."""
-    total = np.concatenate([[0], np.cumsum(histories.weights > 0)])
-    return total[histories.offsets[1:]] - total[histories.offsets[:-1]]
 
 
 def _place(candidates: Candidates, scores: np.ndarray, items: np.ndarray, best: np.ndarray) -> None:
