@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+
 import zhiyin as zy
 from zhiyin.data.dataset import Dataset
 from zhiyin.evaluation.significance import bootstrap_interval

@@ -10,7 +10,24 @@ import pytest
 
 from tests.cli.conftest import Command
 
-COMMANDS = ["init", "check", "data", "train", "evaluate", "compare", "tune", "recommend", "similar", "demo", "doctor"]
+COMMANDS = [
+    "init",
+    "check",
+    "data",
+    "train",
+    "evaluate",
+    "compare",
+    "tune",
+    "recommend",
+    "similar",
+    "versions",
+    "promote",
+    "rollback",
+    "diff",
+    "export",
+    "demo",
+    "doctor",
+]
 
 
 def test_help_lists_every_command(zhiyin: Command) -> None:

@@ -56,6 +56,8 @@ def arrays_of(model: Recommender) -> dict[str, np.ndarray]:
     for name, value in vars(model).items():
         if not name.endswith("_") or name == "known_":
             continue
+        if name in model._parts:
+            continue  # models of their own, with their own tests; the lists they give are compared
         if sparse.issparse(value):
             found |= {f"{name}.{part}": getattr(value, part) for part in ("data", "indices", "indptr")}
         elif isinstance(value, dict):
@@ -267,12 +269,8 @@ class RecommenderConformance:
 
     def test_save_and_load_bit_for_bit(self, model: Recommender, data: Dataset, tmp_path: Any) -> None:
         model.save(tmp_path / "shop" / "model")
-        assert {file.suffix for file in (tmp_path / "shop" / "model").iterdir()} <= {
-            ".npy",
-            ".arrow",
-            ".json",
-            ".safetensors",
-        }
+        written = {file.suffix for file in (tmp_path / "shop" / "model").rglob("*") if file.is_file()}
+        assert written <= {".npy", ".arrow", ".json", ".safetensors", ".txt"}
         assert [file.name for file in (tmp_path / "shop").iterdir()] == ["model"]
         for mmap in (True, False):
             back = load(tmp_path / "shop" / "model", mmap=mmap)
@@ -325,7 +323,8 @@ class RecommenderConformance:
 
     def test_hyperparameters_round_trip(self, model: Recommender) -> None:
         name, settings = type(model).__name__, settings_of(model)
-        text = ",".join(f"{key}={value}" for key, value in settings.items())
+        texts = {key: f"[{value}]" if "," in str(value) else value for key, value in settings.items()}
+        text = ",".join(f"{key}={value}" for key, value in texts.items())
         assert settings_of(catalog.parse(f"{name.lower()}:{text}" if text else name)) == settings
         tables = {key: value for key, value in settings.items() if value is not None}  # TOML knows no null
         assert settings_of(catalog.make(name, tables)) == settings

@@ -83,8 +83,10 @@ def test_a_blend_must_beat_the_best_single_source() -> None:
 
 
 def test_a_segment_leaves_the_common_choice_only_for_a_clear_gain() -> None:
-    values = {"a": np.array([0.0, 1.0, 0.0, 1.0]), "b": np.array([1.0, 0.2, 0.0, 1.0])}
+    values = {"a": np.tile([0.0, 1.0, 0.0, 1.0], 20), "b": np.tile([1.0, 0.2, 0.0, 1.0], 20)}
     assert blend.choose("short", values, [], default="a").method == "a"
-    clear = {"a": np.zeros(4), "b": np.array([0.5, 0.6, 0.4, 0.5])}
+    clear = {"a": np.zeros(80), "b": np.tile([0.5, 0.6, 0.4, 0.5], 20)}
     assert blend.choose("short", clear, [], default="a").method == "b"
+    few = {name: value[:40] for name, value in clear.items()}
+    assert blend.choose("short", few, [], default="a").method == "a"
     assert blend.choose("short", {"a": np.zeros(0)}, [], default="a").method == "a"

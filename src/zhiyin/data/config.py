@@ -49,6 +49,7 @@ class DataSection(Section):
     )
     items: str | None = key(None, "what is known of items; in a folder it is found by itself", "a text", "movies.csv")
     users: str | None = key(None, "what is known of users; in a folder it is found by itself", "a text", "users.csv")
+    links: str | None = key(None, "who follows or befriends whom, two columns of users", "a text", "friends.csv")
     query: str | None = key(
         None,
         "the SQL query that gives the events of a database",
@@ -68,6 +69,9 @@ class ColumnsSection(Section):
     kind: str | None = key(None, "what was done: view, cart, purchase, ...", "a text", "event")
     item_id: str | None = key(None, "key column of the items table", "a text", "id")
     user_id: str | None = key(None, "key column of the users table", "a text", "id")
+    link_user: str | None = key(None, "column of the links: who", "a text", "user_id")
+    link_other: str | None = key(None, "column of the links: whom", "a text", "friend_id")
+    link_weight: str | None = key(None, "column of the links: how much, above 0", "a text", "weight")
     item_columns: list[str] = key([], "columns of the log that describe the item", "a list of texts")
     user_columns: list[str] = key([], "columns of the log that describe the user", "a list of texts")
 
@@ -363,6 +367,7 @@ def read_data(config: Config, base_dir: str | Path = ".", strict: bool | None = 
         _resolve(data.source, base),
         items=_resolve(data.items, base),
         users=_resolve(data.users, base),
+        links=_resolve(data.links, base),
         columns=columns or None,
         weights=config.weights or None,
         query=data.query,

@@ -37,6 +37,8 @@ class Dataset:
     roles: which column of the source played which role.
     quarantine: rows set aside while reading: `file`, `line`, `reason`, `raw`.
     notes: what was decided while reading, in sentences to be shown.
+    links: who follows or befriends whom, or None where nobody has said: `user`, `other` (Int32 user codes, a pair once,
+        sorted), `weight` (Float32, above 0). A link goes one way; a friendship is two.
     """
 
     def __init__(
@@ -50,8 +52,9 @@ class Dataset:
         roles: Roles | None = None,
         quarantine: pl.DataFrame | None = None,
         notes: tuple[str, ...] = (),
+        links: pl.DataFrame | None = None,
     ) -> None:
-        self.events, self.users, self.items = events, users, items
+        self.events, self.users, self.items, self.links = events, users, items, links
         self.has_times, self.roles, self.notes = has_times, roles, notes
         self.candidates = np.ones(len(items), dtype=bool) if candidates is None else candidates
         self.quarantine = quarantine if quarantine is not None else empty_quarantine()
@@ -128,11 +131,12 @@ class Dataset:
             has_times=self.has_times,
             candidates=self.candidates if candidates is None else candidates,
             roles=self.roles,
+            links=self.links,
         )
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of ids and events: two data sets with the same one teach a model the same."""
+        """A digest of ids, events and links: two data sets with the same one teach a model the same."""
         digest = hashlib.blake2b(digest_size=16)
         for ids in (self.users["id"], self.items["id"]):
             digest.update(ids.hash(seed=7).to_numpy().tobytes())
@@ -142,6 +146,10 @@ class Dataset:
             digest.update(np.ascontiguousarray(column.to_numpy()).data)
         digest.update("\0".join(self.kinds).encode())
         digest.update(np.packbits(self.candidates).tobytes())
+        if self.links is not None:
+            digest.update(b"links")
+            for name in ("user", "other", "weight"):
+                digest.update(np.ascontiguousarray(self.links[name].to_numpy()).data)
         return digest.hexdigest()
 
     @classmethod
@@ -154,6 +162,7 @@ class Dataset:
         roles: Roles | None = None,
         quarantine: pl.DataFrame | None = None,
         notes: tuple[str, ...] = (),
+        links: pl.DataFrame | None = None,
     ) -> Dataset:
         """Code and sort a clean log.
 
@@ -163,13 +172,17 @@ class Dataset:
             `value`, `weight`. The frame is taken apart while it is coded, so that a large log is not held
             twice.
         users, items: frames with a column `id` and whatever else is known; ids without events are kept.
+        links: `user` and `other`, raw user ids without nulls, and optionally `weight`, above 0. Users whom only a link
+            knows become users without events. Of a repeated link the weights are summed; without weights it counts
+            once. A link from a user to themselves is left out.
         """
         if events.is_empty():
             raise DataError("there is no event to learn from", remedy="check the source and the quarantine file")
         columns = {name: events[name] for name in events.columns}
         del events
         n = len(columns["user"])
-        user_ids = Ids.of(columns["user"], *([users["id"]] if users is not None else []))
+        linked = [links["user"], links["other"]] if links is not None else []
+        user_ids = Ids.of(columns["user"], *([users["id"]] if users is not None else []), *linked)
         item_ids = Ids.of(columns["item"], *([items["id"]] if items is not None else []))
         user = user_ids.encode(columns.pop("user"))
         item = item_ids.encode(columns.pop("item"))
@@ -210,6 +223,7 @@ class Dataset:
             roles=roles,
             quarantine=quarantine,
             notes=notes,
+            links=_coded(links, user_ids) if links is not None else None,
         )
 
 
@@ -225,6 +239,21 @@ def _described(ids: Ids, described: pl.DataFrame | None) -> pl.DataFrame:
         return frame
     described = described.with_columns(pl.col("id").cast(ids.dtype, strict=False)).unique("id", keep="first")
     return frame.join(described, on="id", how="left", maintain_order="left")
+
+
+def _coded(links: pl.DataFrame, ids: Ids) -> pl.DataFrame:
+    """Links in user codes, each pair once, sorted."""
+    coded = pl.DataFrame({"user": ids.encode(links["user"]), "other": ids.encode(links["other"])})
+    weighted = "weight" in links.columns
+    weight = links["weight"].cast(pl.Float32) if weighted else pl.repeat(1.0, len(links), dtype=pl.Float32, eager=True)
+    total = pl.col("weight").cast(pl.Float64).sum() if weighted else pl.col("weight").first()
+    return (
+        coded.with_columns(weight=weight)
+        .filter(pl.col("user") != pl.col("other"))
+        .group_by("user", "other")
+        .agg(total.cast(pl.Float32))
+        .sort("user", "other")
+    )
 
 
 def _day(us: int) -> str:

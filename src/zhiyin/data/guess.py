@@ -192,6 +192,54 @@ def guess_key(sample: pl.DataFrame, role: str, known: pl.Series) -> tuple[str, f
     return best, shares.get(best, 0.0), others
 
 
+_FROM = {"user", "follower", "source", "src", "from", "who", "truster", "user1", "id1", "person", "member", "uid"}
+_TO = {
+    "friend", "other", "followee", "following", "followed", "target", "dst", "destination", "to", "whom", "trustee",
+    "user2", "id2", "contact", "peer", "neighbor", "neighbour", "leader",
+}  # fmt: skip
+_TIE = {"weight", "strength", "tie", "trust", "closeness", "count", "messages", "value"}
+
+
+def guess_links(sample: pl.DataFrame, given: dict[str, str | None], source: str = "") -> dict[str, str]:
+    """Who (`user`), whom (`other`) and, where there is one, how much (`weight`): the columns of a table of links.
+
+    Names decide; without a known name the first two columns are who and whom. `given` are roles the caller is sure of.
+    Raises DataError when there are not two columns.
+    """
+    found = {role: column for role, column in given.items() if column}
+    for column in found.values():
+        if column not in sample.columns:
+            raise DataError(f"there is no column {column!r}", file=source, remedy=nearest(column, sample.columns))
+    free = [name for name in sample.columns if name not in found.values()]
+    ids = [name for name in free if not sample[name].dtype.is_nested() and not sample[name].dtype.is_temporal()]
+
+    def take(role: str, known: set[str]) -> None:
+        named = next((name for name in ids if known & {word.rstrip("s") for word in words(name)}), None)
+        if role not in found and named is not None:
+            found[role] = named
+            ids.remove(named)
+
+    take("other", _TO)
+    take("user", _FROM)
+    for role in ("user", "other"):
+        rest = [name for name in ids if not _TIE & set(words(name))] or ids
+        if role not in found and rest:
+            found[role] = rest[0]
+            ids.remove(rest[0])
+    if "user" not in found or "other" not in found:
+        raise DataError(
+            "a table of links needs two columns of users: who and whom",
+            file=source,
+            remedy='name them: columns={"link_user": "...", "link_other": "..."}',
+        )
+    numbers = [name for name in ids if sample[name].dtype.is_numeric()]
+    named = [name for name in numbers if _TIE & set(words(name))]
+    unnamed = [n for n in numbers if re.fullmatch(r"column_\d+", n) and numeric_unit(sample[n].drop_nulls()) is None]
+    if "weight" not in found and (named or unnamed):
+        found["weight"] = (named or unnamed)[0]
+    return found
+
+
 def _share(hits: pl.Series) -> float:
     """Share of true values, 0 for none."""
     return float(hits.sum() or 0) / max(1, len(hits))

@@ -27,7 +27,8 @@ class Histories:
     kinds: uint8[m], codes of the event kinds.
     values: float32[m], ratings or quantities; NaN where none.
     now: int64[n], the moment each recommendation is for.
-    users: int32[n], user codes, -1 for strangers. Models use them for seeding only, never as knowledge.
+    users: int32[n], user codes, -1 for strangers. Models use them for seeding only, never as knowledge;
+        a user's links are the one exception (`models.social`), being known of the user and not in the history.
     features: optional frame of n rows, the users' own columns.
     """
 

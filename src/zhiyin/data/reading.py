@@ -13,7 +13,7 @@ import polars as pl
 from zhiyin.core.errors import ConfigError, DataError, nearest
 from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset, empty_quarantine
-from zhiyin.data.guess import guess_key, guess_roles, name_score
+from zhiyin.data.guess import guess_key, guess_links, guess_roles, name_score
 from zhiyin.data.schema import Roles, default_weights, parse_weights, weigh
 from zhiyin.data.sources import find_sources
 from zhiyin.data.tables import Table, open_table, query_table
@@ -25,6 +25,7 @@ def read(
     *,
     items: Any = None,
     users: Any = None,
+    links: Any = None,
     columns: Mapping[str, Any] | None = None,
     weights: Mapping[str, float] | None = None,
     query: str | None = None,
@@ -40,9 +41,11 @@ def read(
         "sqlite:///shop.db"), or a mapping from
         event kind to any of these: {"view": "views.tsv", "buy": "buys.tsv"}.
     items, users: the same, for the catalogue and the users. In a folder they are found by themselves.
+    links: the same, for who follows or befriends whom: two columns of user ids, and optionally a weight above 0. A link
+        goes one way; users whom only a link knows become users without events.
     columns: roles that need no guessing: {"user": "who", "item": "what", "time": "at", "rating": "stars",
         "kind": "action", "item_columns": [...], "user_columns": [...]}; `item_id` and `user_id` name the key
-        columns of the items and users tables.
+        columns of the items and users tables, `link_user`, `link_other` and `link_weight` the columns of the links.
     weights: what events are worth: {"view": 1, "purchase": 5, "rating >= 4": 1, "dislike": -1}; the first
         rule that matches decides, an event that matches none is kept with weight 0. Without rules every event
         is worth 1, known kinds their usual weight, and a negative rating or quantity -1.
@@ -54,6 +57,7 @@ def read(
     run = run or Run()
     given = {role: value for role, value in dict(columns or {}).items() if value}
     keys = {"item": given.pop("item_id", None), "user": given.pop("user_id", None)}
+    ties = {role: given.pop(f"link_{role}", None) for role in ("user", "other", "weight")}
     fixed: dict[str, Any] = {role: tuple(given.pop(role)) for role in ("item_columns", "user_columns") if role in given}
     unasked = {"item": False, "user": False}
     if isinstance(source, str | Path) and Path(source).is_dir():
@@ -83,6 +87,10 @@ def read(
             advance(1)
     events = parts.pop() if len(parts) == 1 else pl.concat(parts, how="vertical_relaxed")
     parts.clear()
+    tied = None
+    if links is not None:
+        tied, rejected = _links(links, ties, strict, notes)
+        bad.append(rejected)
     quarantine = pl.concat(bad)
     if len(quarantine):
         reasons = quarantine["reason"].str.replace(r" = .*? is ", " is ").value_counts(sort=True).head(3).iter_rows()
@@ -101,7 +109,13 @@ def read(
     holder = [events]
     del events  # `build` takes the frame apart; nothing else may hold it
     return Dataset.build(
-        holder.pop(), users=people, items=catalogue, roles=roles, quarantine=quarantine, notes=tuple(notes)
+        holder.pop(),
+        users=people,
+        items=catalogue,
+        roles=roles,
+        quarantine=quarantine,
+        notes=tuple(notes),
+        links=tied,
     )
 
 
@@ -158,6 +172,47 @@ def _events(
         good[list(reasons)] = False
         events = events.filter(good)
         detail = detail.filter(good) if detail is not None else None
+    return events, detail, _rejected(table, reasons, strict)
+
+
+def _links(
+    source: Any, given: dict[str, str | None], strict: bool, notes: list[str]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The clean links (`user`, `other`, perhaps `weight`) and the rows set aside."""
+    table = open_table(source)
+    roles = guess_links(table.sample, given, table.name)
+    notes.append(
+        "links: " + ", ".join(f"{role} = {roles[role]}" for role in ("user", "other", "weight") if role in roles)
+    )
+    loaded = table.load(list(dict.fromkeys(roles.values())), {roles["weight"]} if "weight" in roles else set())
+    reasons = loaded.bad
+    clean = {role: _ids(loaded.frame[roles[role]]) for role in ("user", "other")}
+    for role in ("user", "other"):
+        _reject(reasons, clean[role].is_null(), f"{roles[role]} is missing")
+    _reject(reasons, _alike(clean["user"], clean["other"]), "links a user to themselves")
+    if "weight" in roles:
+        weight = loaded.frame[roles["weight"]].cast(pl.Float32, strict=False).fill_nan(None)
+        wrong = ~((weight > 0) & weight.is_finite()).fill_null(False)
+        _reject(reasons, wrong, f"{roles['weight']} is no number above 0")
+        clean["weight"] = weight
+    frame = pl.DataFrame({role: column.alias(role) for role, column in clean.items()})
+    if reasons:
+        good = np.ones(len(frame), dtype=bool)
+        good[list(reasons)] = False
+        frame = frame.filter(good)
+    notes.extend(table.notes)
+    return frame, _rejected(table, reasons, strict)
+
+
+def _alike(one: pl.Series, other: pl.Series) -> pl.Series:
+    """Whether two columns of ids hold the same, whatever their types."""
+    if one.dtype != other.dtype:
+        one, other = one.cast(pl.String), other.cast(pl.String)
+    return (one == other).fill_null(False)
+
+
+def _rejected(table: Table, reasons: dict[int, str], strict: bool) -> pl.DataFrame:
+    """The rows set aside; the first of them as an error when `strict`."""
     rejected = _quarantine(table, reasons)
     if strict and len(rejected):
         first = rejected.row(0, named=True)
@@ -167,7 +222,7 @@ def _events(
             row=first["line"],
             remedy="mend the rows, or read without strict to set them aside",
         )
-    return events, detail, rejected
+    return rejected
 
 
 def _times(column: pl.Series, reasons: dict[int, str]) -> pl.Series:

@@ -7,19 +7,21 @@ unknown users to saving, is here once. The constructor only stores; what is lear
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
+from scipy import sparse
 
-from zhiyin.core.errors import ConfigError, NotFittedError, UnknownItemError, nearest
+from zhiyin.core.errors import ConfigError, DataError, NotFittedError, UnknownItemError, nearest
 from zhiyin.core.params import check_settings, settings_of
 from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.models.known import Known
+from zhiyin.models.pairs import score_by_table
 from zhiyin.models.topk import top_k
 
 # Dense scores never hold more than this at once, whatever the number of users.
@@ -75,7 +77,7 @@ class Recommender:
         known = self._known()
         scores = self._score(histories, run or Run())
         if not self.answers_strangers:
-            strangers = ~_has_signal(histories)
+            strangers = ~has_signal(histories)
             if strangers.any():
                 scores[strangers] = known.popularity
         return scores
@@ -197,6 +199,70 @@ class Recommender:
             }
         )
 
+    def similar_users(
+        self, users: Any = None, k: int = 10, *, histories: Any = None, run: Run | None = None
+    ) -> pl.DataFrame:
+        """The k users of the training data most alike each user: frame `user`, `similar`, `score`, `rank`.
+
+        score is the cosine of what the model makes of a history where it makes a vector of it (`encode`), else of the
+        histories themselves, an item worth the summed weight of its events. Users without an event worth more than
+        nothing, and users alike in nothing, are not in it. Equal scores: the longer history first.
+
+        `users`: a raw id or several, None for every user; `histories`: as in `recommend`, instead of users.
+        Raises DataError for a user the model has not seen.
+        """
+        if not isinstance(k, int) or k < 1:
+            raise ConfigError(f"k = {k!r} is no number of users", remedy="a whole number of at least 1")
+        known, run = self._known(), run or Run()
+        who, batch = self._asked(users, histories)
+        if users is not None and (batch.users < 0).any():
+            unknown = who[int(np.argmax(batch.users < 0))]
+            few = [str(user) for user in known.user_ids.values.head(100_000).to_list()]
+            raise DataError(f"user {unknown!r} is not known", remedy=nearest(str(unknown), few)[:200])
+        n = len(known.user_ids)
+        k = min(k, n)
+        lengths = known.histories.lengths
+        priority = np.empty(n, dtype=np.int32)
+        priority[np.lexsort((-np.arange(n), lengths))] = np.arange(n, dtype=np.int32)
+        allowed = has_signal(known.histories)
+        found = np.empty((len(batch), k), dtype=np.int32)
+        scores = np.empty((len(batch), k), dtype=np.float32)
+        with run.bar("Comparing users", len(batch)) as advance:
+            for start, part in batch.chunks(max(1, CHUNK_BYTES // (4 * max(1, n)))):
+                stop = start + len(part)
+                named = part.users >= 0
+                itself = (np.concatenate([[0], np.cumsum(named)]).astype(np.int64), part.users[named])
+                alike = self._alike(part, run)
+                alike[~has_signal(part)] = -np.inf
+                found[start:stop], scores[start:stop] = top_k(alike, k, priority, allowed, itself, run)
+                advance(len(part))
+        real = found >= 0
+        row, place = np.nonzero(real)
+        return pl.DataFrame(
+            {
+                "user": who.gather(row),
+                "similar": known.user_ids.decode(found[real]),
+                "score": scores[real],
+                "rank": (place + 1).astype(np.int32),
+            }
+        )
+
+    def _alike(self, histories: Histories, run: Run) -> np.ndarray:
+        """float32[n, n_users]: how alike each history is to that of each user; minus infinity: in nothing."""
+        known = self._known()
+        n_items = len(known.item_ids)
+        by_item = self._of_users(lambda: _unit(known.histories.matrix(n_items, "weight")).T.tocsr())
+        alike = score_by_table(_unit(histories.matrix(n_items, "weight")), by_item, run)
+        alike[alike <= 0] = -np.inf
+        return alike
+
+    def _of_users(self, make: Callable[[], Any]) -> Any:
+        """What `make` makes of the users of the training data, made once for each fit."""
+        kept = vars(self).get("_kept_of_users")
+        if kept is None or kept[0] is not self.known_:
+            kept = vars(self)["_kept_of_users"] = (self.known_, make())
+        return kept[1]
+
     def save(self, path: Any) -> None:
         """Write the model to a folder: arrays and JSON, nothing that runs. An old one is replaced whole."""
         from zhiyin.models.saving import save
@@ -261,8 +327,31 @@ class VectorRecommender(Recommender):
         length = np.maximum(np.linalg.norm(vectors, axis=1), 1e-12)
         return ((vectors[items] / length[items, None]) @ vectors.T) / length
 
+    def _alike(self, histories: Histories, run: Run) -> np.ndarray:
+        """Cosine of the vectors of histories."""
+        return _long_one(self.encode(histories, run)) @ self._of_users(lambda: self._vectors_of_users(run)).T
 
-def _has_signal(histories: Histories) -> np.ndarray:
+    def _vectors_of_users(self, run: Run) -> np.ndarray:
+        """float32[n_users, d], each of length 1."""
+        everyone = self._known().histories
+        parts = [self.encode(batch, run) for _, batch in everyone.chunks(self.chunk_rows)]
+        return _long_one(np.concatenate(parts))
+
+
+def has_signal(histories: Histories) -> np.ndarray:
     """bool[n]: whether a history has an event worth more than nothing."""
     positive = np.concatenate([[0], np.cumsum(histories.weights > 0)])
     return positive[histories.offsets[1:]] > positive[histories.offsets[:-1]]
+
+
+def _unit(rows: sparse.csr_matrix) -> sparse.csr_matrix:
+    """A CSR matrix with rows of length 1; empty ones stay so."""
+    length = np.sqrt(np.asarray(rows.multiply(rows).sum(axis=1))).ravel()
+    scaled = rows.data / np.repeat(np.maximum(length, 1e-12), np.diff(rows.indptr))
+    return sparse.csr_matrix((scaled.astype(np.float32), rows.indices, rows.indptr), shape=rows.shape)
+
+
+def _long_one(vectors: np.ndarray) -> np.ndarray:
+    """float32 vectors of length 1; zeros stay so."""
+    vectors = np.asarray(vectors, dtype=np.float32)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

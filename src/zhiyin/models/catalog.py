@@ -22,6 +22,10 @@ _WHERE = {
     "Transitions": "transitions",
     "EASE": "linear",
     "ALS": "factorization",
+    "Content": "content",
+    "PopularInCategory": "content",
+    "Hybrid": "hybrid",
+    "Friends": "social",
     "SASRec": "sequence.sasrec",
     "HSTU": "sequence.hstu",
     "GRU4Rec": "sequence.gru4rec",
@@ -33,6 +37,8 @@ _WHERE = {
     "UltraGCN": "ultragcn",
     "TwoTower": "two_tower",
 }
+# The one recommender of a floor above; named here so that it is made and loaded like all others.
+_ABOVE = {"Pipeline": "zhiyin.pipeline.pipeline"}
 _DEEP = ("SASRec", "HSTU", "GRU4Rec", "NARM", "Caser", "NeuMF", "MultVAE", "LightGCN", "UltraGCN", "TwoTower")
 _registered: dict[str, type[Recommender]] = {}
 
@@ -45,7 +51,7 @@ def register(model: type[Recommender]) -> type[Recommender]:
 
 def names() -> list[str]:
     """Names of all known models."""
-    return [*_WHERE, *_registered]
+    return [*_WHERE, *_ABOVE, *_registered]
 
 
 def model_class(name: str) -> type[Recommender]:
@@ -57,7 +63,7 @@ def model_class(name: str) -> type[Recommender]:
     if found in _registered:
         return _registered[found]
     try:
-        return getattr(importlib.import_module(f"zhiyin.models.{_WHERE[found]}"), found)
+        return getattr(importlib.import_module(_ABOVE.get(found) or f"zhiyin.models.{_WHERE[found]}"), found)
     except ModuleNotFoundError as error:
         if found in _DEEP and error.name == "torch":
             raise MissingExtraError("torch", "deep", found) from None
@@ -73,16 +79,20 @@ def make(name: str, settings: dict[str, Any] | None = None) -> Recommender:
 def parse(text: str, settings: dict[str, Any] | None = None) -> Recommender:
     """A model written on a command line: "als", "als:factors=128,reg=0.1". `settings` are overruled by the text.
 
+    A value with commas in it stands in brackets: "pipeline:sources=[als:factors=64,reg=1; itemknn]".
+
     Raises ConfigError for an unknown model or hyperparameter, or a value out of its range.
     """
     name, _, rest = text.partition(":")
     owner = model_class(name.strip())
     known, chosen = params_of(owner), dict(settings or {})
-    for part in filter(None, re.split(r",\s*", rest)):
+    for part in filter(None, _BETWEEN.split(rest)):
         key, equals, value = part.partition("=")
         if not equals:
             raise ConfigError(f"cannot read {part!r} in {text!r}", remedy="write name=value, such as als:factors=128")
-        key = key.strip()
+        key, value = key.strip(), value.strip()
+        if value.startswith("[") and value.endswith("]"):
+            value = value[1:-1]
         if key not in known:
             raise ConfigError(
                 f"{owner.__name__} has no hyperparameter {key!r}", remedy=nearest(key, list(known) or ["none"])
@@ -91,8 +101,13 @@ def parse(text: str, settings: dict[str, Any] | None = None) -> Recommender:
     return owner(**check_settings(owner, chosen))
 
 
+# Commas outside of brackets.
+_BETWEEN = re.compile(r",\s*(?![^\[\]]*\])")
+
+
 def label(model: Recommender) -> str:
     """Name of a model with the settings that are not its defaults: "ALS(factors=128)"."""
-    changed = [f"{p.name}={getattr(model, p.name)}" for p in params_of(type(model)).values()
-               if getattr(model, p.name) != p.default]  # fmt: skip
+    values = {p.name: getattr(model, p.name) for p in params_of(type(model)).values()
+              if getattr(model, p.name) != p.default}  # fmt: skip
+    changed = [f"{name}=[{value}]" if "," in str(value) else f"{name}={value}" for name, value in values.items()]
     return type(model).__name__ + (f"({', '.join(changed)})" if changed else "")

@@ -144,14 +144,13 @@ def load(path: Any, *, mmap: bool = True, knows: Known | None = None) -> Recomme
 
 def _read_known(source: Path, manifest: dict[str, Any], mmap: bool) -> Known:
     features = source / "history.features.arrow"
+    histories = {name: _read(source, f"history.{name}", "array", mmap) for name in _HISTORY}
+    known = {name: _read(source, f"known.{name}", "array", mmap) for name in _KNOWN}
     return Known(
         Ids(pl.read_ipc(source / "users.arrow")["id"]),
         Ids(pl.read_ipc(source / "items.arrow")["id"]),
-        Histories(
-            *(_read(source, f"history.{name}", "array", mmap) for name in _HISTORY),
-            features=pl.read_ipc(features) if features.exists() else None,
-        ),
-        *(_read(source, f"known.{name}", "array", mmap) for name in _KNOWN),
+        Histories(**histories, features=pl.read_ipc(features) if features.exists() else None),
+        **known,
         fingerprint=manifest["fingerprint"],
         window=tuple(manifest["window"]),
     )

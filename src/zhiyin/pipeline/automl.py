@@ -24,6 +24,8 @@ from zhiyin.pipeline.pipeline import Pipeline
 EASE_ITEMS = 12_000
 # A network is a source where there is this much to learn from and time to learn it.
 DEEP_EVENTS, DEEP_SECONDS = 50_000, 900.0
+# Stretches of the log that sources are asked on: few users make few requests, so several.
+WINDOWS = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +39,11 @@ class Source:
 
 def fitting(data: Dataset, budget: float) -> list[Source]:
     """Sources that fit the data; popularity first. `budget`: seconds."""
-    found = []
+    found = [Source("popular", "for strangers, and as a floor", tuned=False)]
     if data.has_times:
         span = (data.window[1] - data.window[0]) / 86_400e6
-        for days in (1, 7, 30):
-            if span > 2 * days:
-                found.append(Source(f"popular:half_life={days}d", "the log has times", tuned=False))
-    found.insert(0, Source("popular", "for strangers, and as a floor", tuned=False))
+        found += [Source(f"popular:half_life={days}d", "the log has times", tuned=False)
+                  for days in (1, 7, 30) if span > 2 * days]  # fmt: skip
     found.append(Source("itemknn", "neighbours explain themselves"))
     found.append(Source("als", "factors find what neighbours miss"))
     if data.n_items <= EASE_ITEMS:
@@ -66,7 +66,7 @@ def auto(
     *,
     metric: str = "ndcg@10",
     exclude_seen: bool = True,
-    ranker: str = "trees",
+    ranker: str = "auto",
     run: Run | None = None,
 ) -> Pipeline:
     """A fitted pipeline made within about `budget` seconds.
@@ -76,10 +76,13 @@ def auto(
     """
     run = run or Run()
     begun = time.monotonic()
-    windows = 3
+    windows = WINDOWS
     sources = fitting(data, budget)
     # What tuning sees ends before the window that chooses begins.
-    past = windows_of(data, 1, 0.1, exclude_seen, run)[-1][0].train
+    held = windows_of(data, 1, 0.1, exclude_seen, run)
+    if not held:
+        raise DataError("the log is too short to judge anything by", remedy="more events, or name a model")
+    past = held[-1][0].train
     tried: list[dict[str, Any]] = []
     texts = []
     share = 0.45 * budget / max(1, sum(source.tuned for source in sources))

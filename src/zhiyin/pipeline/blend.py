@@ -17,6 +17,8 @@ from zhiyin.ranking.examples import Candidates
 
 # The constant of reciprocal rank fusion (Cormack, Clarke & Büttcher, SIGIR 2009).
 RRF = 60.0
+# Requests of a segment below which it has no choice of its own.
+FEW = 50
 
 
 def reciprocal_ranks(candidates: Candidates) -> np.ndarray:
@@ -136,6 +138,8 @@ def choose(segment: str, values: dict[str, np.ndarray], blends: Sequence[str], d
     if best == single and blends:
         why = f"no blend beats {single} on {n:,} requests"
     if default is not None and default != best:
+        if n < FEW:
+            return Choice(segment, default, figures, n, f"{n} requests are too few to tell")
         gain = values[best] - values[default]
         error = float(np.std(gain, ddof=1) / n**0.5) if n > 1 else float("inf")
         if float(gain.mean()) <= error:

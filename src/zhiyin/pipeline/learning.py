@@ -9,9 +9,9 @@ fitted to.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -50,7 +50,10 @@ class Asked:
     sources: Mapping[str, Recommender]
     candidates: Candidates
     labels: np.ndarray
-    seconds: dict[str, float]
+
+    def builder(self, run: Run) -> FeatureBuilder:
+        """What makes features of candidates as they were on the window's first day."""
+        return FeatureBuilder.learn(self.past, self.sources, run=run)
 
     @property
     def relevant(self) -> np.ndarray:
@@ -64,7 +67,7 @@ class Asked:
 
 def windows_of(data: Dataset, count: int, share: float, exclude_seen: bool, run: Run) -> list[tuple[Split, Window]]:
     """`count` windows of about `share` of the events each, oldest first; random shares of everybody's events where the
-    log has no times. Fewer where the log is short. Raises DataError where not even one window can be judged."""
+    log has no times. Fewer where the log is short, none where nobody could be judged."""
     found = []
     if data.has_times:
         times = np.sort(data.events["time"].to_numpy())
@@ -76,16 +79,16 @@ def windows_of(data: Dataset, count: int, share: float, exclude_seen: bool, run:
             except DataError:
                 continue
     else:
-        for seed in range(count):
-            found.append(split(data, "ratio", test=share, run=dataclasses.replace(run, seed=run.seed + 7919 * seed)))
+        for number in range(count):
+            draw = dataclasses.replace(run, seed=run.seed + 7919 * number)
+            with contextlib.suppress(DataError):  # histories too short to hold a share of each
+                found.append(split(data, "ratio", test=share, run=draw))
     judged = []
     for part in found:
         try:
             judged.append((part, Window.of(part, exclude_seen)))
         except DataError as error:
             log.info("a window is left out: %s", error)
-    if not judged:
-        raise DataError("the log is too short to learn a pipeline from", remedy="more events, or a single model")
     return judged
 
 
@@ -93,14 +96,10 @@ def ask(sources: Mapping[str, Recommender], part: Split, window: Window, k: int,
     """Fit copies of the sources on the past of a window, and ask them."""
     if len(window) > REQUESTS:
         window = window.take(np.sort(run.rng(61).choice(len(window), REQUESTS, replace=False)))
-    fitted, seconds = {}, {}
-    for name, model in sources.items():
-        begun = time.perf_counter()
-        fitted[name] = copy.deepcopy(model).fit(part.train, run)
-        seconds[name] = time.perf_counter() - begun
+    fitted = {name: copy.deepcopy(model).fit(part.train, run) for name, model in sources.items()}
     exclude = window.histories if window.exclude_seen else None
     candidates = retrieve(fitted, window.histories, k, exclude=exclude, run=run)
-    return Asked(part.train, window, fitted, candidates, hits(candidates, window), seconds)
+    return Asked(part.train, window, fitted, candidates, hits(candidates, window))
 
 
 def hits(candidates: Candidates, window: Window) -> np.ndarray:
@@ -159,6 +158,8 @@ def learn(
     for number, (part, window) in enumerate(parts, 1):
         log.info("pipeline: window %d of %d, %d users", number, len(parts), len(window))
         asked.append(ask(sources, part, window, candidates, run))
+    if not asked:
+        return _unjudged(sources, data, metric, run)
     segment = np.concatenate([segments_of(positives(a.window.histories)) for a in asked])
     values = _judged(asked, ranker, metric, run)
     blends = [name for name in ("rrf", "weighted", "ranker") if name in values]
@@ -172,9 +173,7 @@ def learn(
     weights = _weights(asked)
     report: dict[str, object] = {
         "metric": metric,
-        "windows": [
-            {"users": len(a.window), "found": a.found, "events": a.past.n_events, "seconds": a.seconds} for a in asked
-        ],
+        "windows": [{"users": len(a.window), "found": a.found, "events": a.past.n_events} for a in asked],
         "choices": {name: choice.said() for name, choice in choices.items()},
         "without": _without(asked, metric),
     }
@@ -183,6 +182,18 @@ def learn(
     if trained is not None:
         builder = FeatureBuilder.learn(data, fitted, run=run)
     return Learned(fitted, weights, choices, trained, builder, report)
+
+
+def _unjudged(sources: Mapping[str, Recommender], data: Dataset, metric: str, run: Run) -> Learned:
+    """A log too short to hold anything back: sources are joined by reciprocal ranks, and that is said."""
+    method = "rrf" if len(sources) > 1 else next(iter(sources))
+    choice = blend.Choice("all", method, {}, 0, "the log is too short to judge anything by")
+    choices = {name: dataclasses.replace(choice, segment=name) for name in ("all", *SEGMENTS)}
+    log.info("pipeline: the log is too short to judge anything by: %s it is", method)
+    said: dict[str, object] = {name: each.said() for name, each in choices.items()}
+    report: dict[str, object] = {"metric": metric, "windows": [], "choices": said, "without": {}}
+    fitted = {name: copy.deepcopy(model).fit(data, run) for name, model in sources.items()}
+    return Learned(fitted, np.ones((2, 2 * len(sources))), choices, None, None, report)
 
 
 def _judged(asked: list[Asked], ranker: Ranker | None, metric: str, run: Run) -> dict[str, np.ndarray]:
@@ -199,7 +210,7 @@ def _judged(asked: list[Asked], ranker: Ranker | None, metric: str, run: Run) ->
                 scores["weighted"] = weighted(a, _weights(others))
         trained = _train_ranker(ranker, others, run) if ranker is not None and others else None
         if trained is not None:
-            builder = FeatureBuilder.learn(a.past, a.sources, run=run)
+            builder = a.builder(run)
             scores["ranker"] = trained.score(builder.build(a.window.histories, a.candidates), run)
         for name, score in scores.items():
             found.setdefault(name, []).append(blend.judged(a.candidates, score, a.labels, a.relevant, metric))
@@ -229,7 +240,7 @@ def _train_ranker(ranker: Ranker, asked: list[Asked], run: Run) -> Ranker | None
     for a in asked:
         right = np.bincount(a.candidates.owners, weights=a.labels, minlength=len(a.candidates)) > 0
         some = np.flatnonzero(right)
-        builder = FeatureBuilder.learn(a.past, a.sources, run=run)
+        builder = a.builder(run)
         examples.append(builder.build(a.window.histories.take(some), a.candidates.take(some)))
         labels.append(a.labels[rows_of(a.candidates.offsets, some)[1]])
     whole, marks = join(examples), np.concatenate(labels)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.core.params import param
-from zhiyin.core.run import Run
+from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.models import saving
@@ -32,6 +33,8 @@ from zhiyin.ranking.examples import Candidates
 
 # Requests whose candidates exist at once: with their features some hundred MB.
 ROWS = 512
+# Few requests are right about anything, so trees are small and slow to learn.
+TREES = "trees:leaves=7,min_leaf=50,learning_rate=0.03"
 
 
 @dataclasses.dataclass
@@ -48,8 +51,11 @@ class Pipeline(Recommender):
 
     sources: str = param("popular:half_life=7d; itemknn; transitions; als", "retrievers with their settings, between ;")
     candidates: int = param(100, "items that each source names", at_least=1, at_most=10_000, tune=(50, 500), log=True)
-    ranker: str = param("trees", "what orders the candidates, if it beats the blends; none: blends alone")
-    windows: int = param(3, "stretches of the log to learn and judge blends and the ranker by", at_least=1, at_most=20)
+    ranker: str = param(
+        "auto",
+        "what orders candidates if it beats the blends; none: blends alone; auto: boosted trees if installed",
+    )
+    windows: int = param(6, "stretches of the log to learn and judge blends and the ranker by", at_least=1, at_most=20)
     share: float = param(0.1, "share of the events in each of them", at_least=0.001, at_most=0.5)
     metric: str = param("ndcg@10", "what methods are chosen by")
     exclude_seen: bool = param(True, "judge by items that are new to the user, as they will be shown")
@@ -68,7 +74,7 @@ class Pipeline(Recommender):
             self._made(),
             data,
             candidates=self.candidates,
-            ranker=None if self.ranker in ("", "none") else rankers.parse(self.ranker),
+            ranker=self._ranker(),
             windows=self.windows,
             share=self.share,
             metric=self.metric,
@@ -78,6 +84,13 @@ class Pipeline(Recommender):
         self.sources_, self.weights_, self.report_ = found.sources, found.weights, found.report  # type: ignore[misc]
         self.choices_ = {name: choice.method for name, choice in found.choices.items()}  # type: ignore[misc]
         self.ranker_, self.builder_ = found.ranker, found.builder  # type: ignore[misc]
+
+    def _ranker(self) -> Ranker | None:
+        """The ranker to learn, if any."""
+        if self.ranker == "auto" and not find_spec("lightgbm"):
+            log.info('pipeline: no learned ranker, for lightgbm is not installed: pip install "zhiyin[rank]"')
+            return None
+        return None if self.ranker in ("", "none") else rankers.parse(TREES if self.ranker == "auto" else self.ranker)
 
     def _made(self) -> dict[str, Recommender]:
         """The sources, unfitted, by the text that names them. Raises ConfigError for one that is unknown or twice."""

@@ -1,46 +1,349 @@
-"""Candidates: what several recommenders name for the same requests, joined."""
+"""Candidates: what several recommenders name for the same requests, joined, within budgets of time and number."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
 
-from zhiyin.core.run import Run
+from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.core.parallel import for_chunks, kernel
+from zhiyin.core.run import Run, log
 from zhiyin.data.histories import Histories
 from zhiyin.models.base import Recommender
 from zhiyin.ranking.examples import Candidates
+
+# The constant of reciprocal rank fusion (Cormack, Clarke & Büttcher, SIGIR 2009).
+RRF = 60.0
+
+
+class Budget:
+    """What retrieving may cost.
+
+    Parameters
+    ----------
+    seconds: how long one call of `retrieve` waits for a source, one number for all or one by name; None waits. With a
+        limit every source has a thread of its own. One that is late is left out of the answer and finishes unheard,
+        for a computation cannot be stopped from outside; until it has, it is left out of further calls as well.
+    items: candidates of a request at most, the first by reciprocal rank fusion; None keeps the whole union.
+
+    One budget serves any number of calls, from several threads at once.
+    """
+
+    def __init__(self, seconds: float | Mapping[str, float] | None = None, items: int | None = None) -> None:
+        limits = list(seconds.values()) if isinstance(seconds, Mapping) else [] if seconds is None else [seconds]
+        if any(limit <= 0 for limit in limits):
+            raise ConfigError(f"a budget of {min(limits)} s answers nothing", remedy="a positive time, such as 0.02")
+        if items is not None and items < 1:
+            raise ConfigError(f"a budget of {items} candidates answers nothing", remedy="at least 1, such as 300")
+        self.seconds, self.items = seconds, items
+        self._lock = threading.Lock()
+        self._late: dict[str, Future] = {}
+
+    def limit(self, source: str) -> float | None:
+        """Seconds that a source has."""
+        return self.seconds.get(source) if isinstance(self.seconds, Mapping) else self.seconds
+
+    def _busy(self, source: str) -> bool:
+        """Whether a source that was late before still is."""
+        with self._lock:
+            late = self._late.get(source)
+            if late is not None and late.done():
+                del self._late[source]
+            return source in self._late
+
+
+@dataclasses.dataclass(frozen=True)
+class Retrieved(Candidates):
+    """Candidates, and how they were come by.
+
+    seconds: what each source took. left_out: sources that are not in the answer, and why, in a few words; their columns
+    are there and empty.
+    """
+
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    left_out: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def retrieve(
     sources: Mapping[str, Recommender],
     histories: Histories,
-    k: int,
+    k: int | Mapping[str, int],
     *,
     exclude: Histories | None = None,
     allowed: np.ndarray | None = None,
     run: Run | None = None,
-) -> Candidates:
-    """The union of the k best items of each source for each history; scores and ranks of each source kept.
+    budget: Budget | None = None,
+) -> Retrieved:
+    """The union of the best items of each source for each history, its score and rank by each source kept.
 
-    Within a request candidates stand by item code.
+    Parameters
+    ----------
+    sources: fitted recommenders by name, all of the same item codes.
+    k: items that each source names, one number for all or one by name.
+    exclude, allowed: as in `Recommender.rank`.
+    budget: limits of time and number; None for none.
+
+    Within a request candidates stand by reciprocal rank fusion, best first; of two equal ones the one that a source
+    named earlier, then the one of the earlier source.
     """
-    run = run or Run()
-    n = len(histories)
-    lists = [source.rank(histories, k, exclude=exclude, allowed=allowed, run=run) for source in sources.values()]
-    keys, at, rank, score = [], [], [], []
-    for number, (items, scores) in enumerate(lists):
-        row, place = np.nonzero(items >= 0)
-        keys.append(row.astype(np.int64) << 32 | items[row, place])
-        at.append(np.full(len(row), number))
-        rank.append(place)
-        score.append(scores[row, place])
-    every = np.concatenate(keys)
-    named, where = np.unique(every, return_inverse=True)
-    ranks = np.full((len(named), len(lists)), -1, dtype=np.int32)
-    values = np.full((len(named), len(lists)), np.nan, dtype=np.float32)
-    ranks[where, np.concatenate(at)] = np.concatenate(rank)
-    values[where, np.concatenate(at)] = np.concatenate(score)
-    counts = np.bincount(named >> 32, minlength=n)
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return Candidates(offsets, (named & 0xFFFFFFFF).astype(np.int32), tuple(sources), values, ranks)
+    run, budget = run or Run(), budget or Budget()
+    wanted = {name: _asked(k, name) for name in sources}
+    started = time.perf_counter()
+    seconds: dict[str, float] = {}
+    left_out: dict[str, str] = {}
+
+    def ask(name: str) -> tuple[np.ndarray, np.ndarray]:
+        begun = time.perf_counter()
+        found = sources[name].rank(histories, wanted[name], exclude=exclude, allowed=allowed, run=run)
+        seconds[name] = time.perf_counter() - begun
+        return found
+
+    if budget.seconds is None:
+        lists = {name: ask(name) for name in sources}
+    else:
+        lists = _in_time(sources, ask, budget, started, left_out)
+    taken = {name: seconds[name] for name in sources if name in lists}
+    for name, why in left_out.items():
+        log.warning("candidates: source %s is left out, %s", name, why)
+    offsets, items, scores, ranks = _merged(list(sources), lists, len(histories), budget.items, run)
+    return Retrieved(offsets, items, tuple(sources), scores, ranks, taken, left_out)
+
+
+def _asked(k: int | Mapping[str, int], name: str) -> int:
+    if not isinstance(k, Mapping):
+        return k
+    if name not in k:
+        raise ConfigError(f"how many items is source {name!r} to name?", remedy=nearest(name, list(k) or ["none"]))
+    return k[name]
+
+
+def _in_time(
+    sources: Mapping[str, Recommender],
+    ask: Callable[[str], tuple[np.ndarray, np.ndarray]],
+    budget: Budget,
+    started: float,
+    left_out: dict[str, str],
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """What the sources that answer in time say; all are asked at once."""
+    pool = ThreadPoolExecutor(max(1, len(sources)), thread_name_prefix="zhiyin-source")
+    asked: dict[str, Future] = {}
+    for name in sources:
+        if budget._busy(name):
+            left_out[name] = "it is still at work on an earlier request"
+        else:
+            asked[name] = pool.submit(ask, name)
+    pool.shutdown(wait=False)
+    lists = {}
+    for name in sorted(asked, key=lambda name: _until(budget.limit(name))):
+        limit = budget.limit(name)
+        remaining = None if limit is None else max(0.0, started + limit - time.perf_counter())
+        if wait([asked[name]], remaining).done:
+            lists[name] = asked[name].result()
+        else:
+            with budget._lock:
+                budget._late[name] = asked[name]
+            left_out[name] = f"it took longer than {limit:g} s"
+    return lists
+
+
+def _until(limit: float | None) -> float:
+    return float("inf") if limit is None else limit
+
+
+def _merged(
+    names: Sequence[str], lists: Mapping[str, tuple[np.ndarray, np.ndarray]], n: int, limit: int | None, run: Run
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """offsets, items, scores and ranks of the union of lists of (items int32[n, k], scores float32[n, k])."""
+    widths = [lists[name][0].shape[1] if name in lists else 0 for name in names]
+    begins = np.concatenate([[0], np.cumsum(widths)]).astype(np.int64)
+    named = np.full((n, begins[-1]), -1, dtype=np.int32)
+    said = np.full((n, begins[-1]), np.nan, dtype=np.float32)
+    for at, name in enumerate(names):
+        if name in lists:
+            named[:, begins[at] : begins[at + 1]], said[:, begins[at] : begins[at + 1]] = lists[name]
+    most = np.int64(begins[-1] if limit is None else min(limit, begins[-1]))
+    counts = np.zeros(n, dtype=np.int64)
+    chunk = max(1, min(256, n // (4 * run.n_threads)))
+    for_chunks(lambda start, stop: _count(named, start, stop, counts), n, run, chunk)
+    offsets = np.concatenate([[0], np.cumsum(np.minimum(counts, most))]).astype(np.int64)
+    items = np.empty(offsets[-1], dtype=np.int32)
+    scores = np.full((offsets[-1], len(names)), np.nan, dtype=np.float32)
+    ranks = np.full((offsets[-1], len(names)), -1, dtype=np.int32)
+    for_chunks(
+        lambda start, stop: _merge(named, said, begins, start, stop, offsets, items, scores, ranks), n, run, chunk
+    )
+    return offsets, items, scores, ranks
+
+
+def fuse(
+    candidates: Candidates,
+    method: str = "rrf",
+    weights: Mapping[str, float] | Sequence[float] | None = None,
+    *,
+    normalise: str = "minmax",
+) -> np.ndarray:
+    """One score a candidate from those of all sources: float32[m], higher is better within a request.
+
+    Parameters
+    ----------
+    method: "rrf", reciprocal rank fusion: sum of weight / (60 + rank from 1) over the sources that named it (Cormack,
+        Clarke & Büttcher, SIGIR 2009); "weighted": sum of weight · normalised score.
+    weights: by name or in the order of the sources; 1 where none is given.
+    normalise: for "weighted", each source's scores within each request as "minmax", 0 to 1, or "z", mean 0 and
+        deviation 1. What a source did not name counts as its worst.
+    """
+    if method not in ("rrf", "weighted"):
+        raise ConfigError(f"fuse: there is no method {method!r}", remedy=nearest(method, ["rrf", "weighted"]))
+    if normalise not in ("minmax", "z"):
+        raise ConfigError(f"fuse: there is no normalisation {normalise!r}", remedy="minmax or z")
+    factor = _weights_of(candidates.sources, weights)
+    if method == "rrf":
+        ranks = candidates.ranks
+        share = np.where(ranks >= 0, 1.0 / (RRF + 1 + np.maximum(ranks, 0)), 0.0)
+        return (share @ factor).astype(np.float32)
+    return (normalised(candidates, normalise) @ factor).astype(np.float32)
+
+
+def _weights_of(sources: tuple[str, ...], weights: Mapping[str, float] | Sequence[float] | None) -> np.ndarray:
+    if weights is None:
+        return np.ones(len(sources))
+    if isinstance(weights, Mapping):
+        for name in weights:
+            if name not in sources:
+                raise ConfigError(f"fuse: there is no source {name!r}", remedy=nearest(name, list(sources)))
+        return np.array([weights.get(name, 1.0) for name in sources], dtype=np.float64)
+    if len(weights) != len(sources):
+        raise ConfigError(
+            f"fuse: {len(weights)} weights for {len(sources)} sources",
+            remedy="a weight for each: " + ", ".join(sources),
+        )
+    return np.asarray(weights, dtype=np.float64)
+
+
+def normalised(candidates: Candidates, way: str = "minmax") -> np.ndarray:
+    """float32[m, s]: each source's scores within each request, by "minmax" or "z"; see `fuse`.
+
+    Where all scores of a source are the same they are 1 ("minmax"), or 0 ("z").
+    """
+    out = np.empty(candidates.scores.shape, dtype=np.float32)
+    _normalise(np.ascontiguousarray(candidates.offsets), np.ascontiguousarray(candidates.scores), way == "z", out)
+    return out
+
+
+@kernel
+def _count(named, start, stop, counts):
+    """How many distinct items each request's lists name."""
+    slots = _table(named.shape[1])
+    for row in range(start, stop):
+        slots[:] = -1
+        line = named[row]
+        size = 0
+        for at in range(len(line)):
+            if line[at] >= 0:
+                slot = _find(slots, line, line[at])
+                if slots[slot] < 0:
+                    slots[slot] = at
+                    size += 1
+        counts[row] = size
+
+
+@kernel
+def _merge(named, said, begins, start, stop, offsets, items, scores, ranks):
+    width, n_sources = named.shape[1], len(begins) - 1
+    slots = _table(width)
+    member = np.empty(width, dtype=np.int32)  # which of the distinct items each place names
+    first = np.empty(width, dtype=np.int32)  # the best rank of each distinct item
+    fused = np.empty(width, dtype=np.float64)
+    place = np.empty(width, dtype=np.int32)
+    for row in range(start, stop):
+        slots[:] = -1
+        line = named[row]
+        size = 0
+        for source in range(n_sources):
+            for at in range(begins[source], begins[source + 1]):
+                if line[at] < 0:
+                    member[at] = -1
+                    continue
+                rank = np.int32(at - begins[source])
+                slot = _find(slots, line, line[at])
+                if slots[slot] < 0:
+                    slots[slot] = at
+                    member[at] = size
+                    first[size] = rank
+                    fused[size] = 0.0
+                    size += 1
+                else:
+                    member[at] = member[slots[slot]]
+                it = member[at]
+                first[it] = min(first[it], rank)
+                fused[it] += 1.0 / (RRF + 1 + rank)
+        # The best first; members are numbered source by source, so a stable sort by best rank settles the ties.
+        by_rank = np.argsort(first[:size], kind="mergesort")
+        order = by_rank[np.argsort(-fused[by_rank], kind="mergesort")]
+        room = offsets[row + 1] - offsets[row]
+        for at in range(size):
+            place[order[at]] = at
+        for source in range(n_sources):
+            for at in range(begins[source], begins[source + 1]):
+                if member[at] < 0 or place[member[at]] >= room:
+                    continue
+                to = offsets[row] + place[member[at]]
+                items[to] = line[at]
+                if ranks[to, source] < 0:
+                    ranks[to, source] = at - begins[source]
+                    scores[to, source] = said[row, at]
+
+
+@kernel
+def _normalise(offsets, scores, z, out):
+    for row in range(len(offsets) - 1):
+        for source in range(scores.shape[1]):
+            low, high, total, square, n = np.inf, -np.inf, 0.0, 0.0, 0
+            for at in range(offsets[row], offsets[row + 1]):
+                score = np.float64(scores[at, source])
+                if np.isfinite(score):
+                    low, high = min(low, score), max(high, score)
+                    total += score
+                    n += 1
+            mean = total / max(n, 1)
+            for at in range(offsets[row], offsets[row + 1]):
+                score = np.float64(scores[at, source])
+                if np.isfinite(score):
+                    square += (score - mean) ** 2
+            deviation = np.sqrt(square / max(n, 1))
+            for at in range(offsets[row], offsets[row + 1]):
+                score = np.float64(scores[at, source])
+                named = np.isfinite(score)
+                if z:
+                    if deviation <= 1e-12 * max(1.0, abs(mean)):
+                        out[at, source] = 0.0
+                    else:
+                        out[at, source] = ((score if named else low) - mean) / deviation
+                elif not named:
+                    out[at, source] = 0.0
+                else:
+                    out[at, source] = (score - low) / (high - low) if high > low else 1.0
+
+
+@kernel
+def _table(size):
+    """An empty hash table for `size` items: at most half of it is ever used."""
+    room = 8
+    while room < 2 * size:
+        room *= 2
+    return np.full(room, -1, dtype=np.int32)
+
+
+@kernel
+def _find(slots, items, item):
+    """The slot of an item, or the free one where it belongs. `slots` hold places in `items`, -1 where free."""
+    mask = len(slots) - 1
+    slot = np.int64(((np.uint64(item) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)) & np.uint64(mask))
+    while slots[slot] >= 0 and items[slots[slot]] != item:
+        slot = (slot + 1) & mask
+    return slot

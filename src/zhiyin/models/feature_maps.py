@@ -1,0 +1,192 @@
+"""Networks from what is known of an item to its collaborative vector, for `Hybrid`: an MLP over all columns, a TextCNN
+over words, a CNN over pictures. Trained by the one loop of `sequence.training`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor, nn
+
+from zhiyin.core.run import Run
+from zhiyin.features.image_cnn import ImageCNN
+from zhiyin.features.images import Images
+from zhiyin.features.text_cnn import TextCNN
+from zhiyin.models.sequence.layers import Dropout
+from zhiyin.models.sequence.training import threads, train
+from zhiyin.models.two_tower import Bag
+
+# Items mapped at once when all are wanted; pictures are larger.
+ROWS, PICTURES = 1 << 14, 256
+
+
+@dataclasses.dataclass
+class Pace:
+    """The plan of training; see `sequence.training.Plan`."""
+
+    epochs: int
+    patience: int
+    learning_rate: float
+    weight_decay: float
+    beta2: float = 0.999
+    warmup: int = 0
+    schedule: str = "constant"
+    clip: float = 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What is known of n items.
+
+    Parameters
+    ----------
+    columns: CSR float32[n, v], their columns; those that are read as words or pictures left out.
+    words: int32[n, max_len] of `text_cnn.Words`, for a TextCNN.
+    pictures: for an image CNN.
+    """
+
+    columns: sparse.csr_matrix
+    words: np.ndarray | None = None
+    pictures: Images | None = None
+
+    def __len__(self) -> int:
+        return self.columns.shape[0]
+
+    def take(self, rows: np.ndarray, run: Run) -> tuple[Bag, Tensor]:
+        """Columns, and words or pictures (empty where there are none), of some items."""
+        bag = Bag.of(sparse.csr_matrix(self.columns[rows]))
+        if self.words is not None:
+            return bag, torch.from_numpy(self.words[rows])
+        if self.pictures is not None:
+            return bag, torch.from_numpy(self.pictures.read(rows, run)[0])
+        return bag, torch.zeros(len(rows), 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Lesson:
+    """A batch: what is known of some items, their vectors float32[b, d], and how much each counts float32[b]."""
+
+    bag: Bag
+    other: Tensor
+    targets: Tensor
+    weights: Tensor
+
+    @property
+    def events(self) -> int:
+        return len(self.targets)
+
+    def to(self, device: torch.device) -> Lesson:
+        codes, weights, offsets = (part.to(device) for part in (self.bag.codes, self.bag.weights, self.bag.offsets))
+        bag = Bag(codes, weights, offsets, self.bag.n_codes)
+        return Lesson(bag, *(part.to(device) for part in (self.other, self.targets, self.weights)))
+
+    def share(self, rank: int, world: int) -> Lesson:
+        """Every `world`-th item, from the `rank`-th on."""
+        if world == 1:
+            return self
+        rows = torch.arange(rank, self.events, world)
+        return Lesson(self.bag.take(rows), self.other[rows], self.targets[rows], self.weights[rows])
+
+
+@dataclasses.dataclass
+class Lessons:
+    """Batches of the items `rows` (int64), in a new order each epoch; targets and weights are of all n items."""
+
+    inputs: Inputs
+    targets: np.ndarray
+    weights: np.ndarray
+    rows: np.ndarray
+    batch_size: int
+    run: Run
+
+    def __post_init__(self) -> None:
+        self.n_batches = max(1, -(-len(self.rows) // self.batch_size))
+
+    def epoch(self, number: int) -> Iterator[Lesson]:
+        order = self.run.rng(61, number).permutation(self.rows)
+        for start in range(0, len(order), self.batch_size):
+            yield self.lesson(order[start : start + self.batch_size])
+
+    def lesson(self, rows: np.ndarray) -> Lesson:
+        """The batch of some items."""
+        bag, other = self.inputs.take(rows, self.run)
+        return Lesson(bag, other, torch.from_numpy(self.targets[rows]), torch.from_numpy(self.weights[rows]))
+
+
+class Mapping(nn.Module):
+    """Columns, and words or pictures, to a vector.
+
+    Without words and pictures: columns through one hidden layer. With: what the CNN says of them, plus a linear map of
+    the columns.
+    """
+
+    def __init__(self, n_codes: int, out: int, other: nn.Module | None, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.other = other
+        width = out if other is not None else hidden
+        self.table = nn.Embedding(max(1, n_codes), width)
+        nn.init.normal_(self.table.weight, std=0.0 if other is not None else hidden**-0.5)
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.dropout, self.whole = Dropout(dropout), nn.Dropout(dropout)
+        self.out = nn.Identity() if other is not None else nn.Linear(hidden, out)
+
+    def forward(self, bag: Bag, other: Tensor) -> Tensor:
+        x = bag.sum(self.table, self.dropout) + self.bias
+        if self.other is not None:
+            return x + self.other(other)
+        return self.out(self.whole(nn.functional.gelu(x)))
+
+    def loss(self, batch: Lesson, draw: torch.Generator) -> tuple[Tensor, int]:
+        """Weighted squared error, summed over the items, the mean over what a vector consists of."""
+        miss = (self(batch.bag, batch.other) - batch.targets).square().mean(dim=1)
+        return (miss * batch.weights).sum(), batch.events
+
+
+def build(kind: str, n_codes: int, n_words: int, out: int, *, hidden: int, dropout: float) -> Mapping:
+    """The network of `kind`: "mlp", "text_cnn" or "image_cnn"."""
+    other: nn.Module | None = None
+    if kind == "text_cnn":
+        other = TextCNN(n_words, out, width=hidden, maps=hidden, dropout=dropout)
+    elif kind == "image_cnn":
+        other = ImageCNN(out, dropout=dropout)
+    return Mapping(n_codes, out, other, hidden, dropout)
+
+
+def learn(
+    network: Mapping,
+    lessons: Lessons,
+    held_out: np.ndarray,
+    plan: Pace,
+    run: Run,
+    *,
+    label: str,
+    identity: str,
+) -> list[dict[str, float]]:
+    """Train in place; the weights that map the items `held_out` best stay. Returns the curve."""
+
+    def validate() -> float:
+        device = next(network.parameters()).device
+        total = 0.0
+        with torch.inference_mode():
+            for start in range(0, len(held_out), PICTURES):
+                batch = lessons.lesson(held_out[start : start + PICTURES]).to(device)
+                total += float(network.loss(batch, torch.Generator())[0])
+        return -total / max(float(lessons.weights[held_out].sum()), 1e-12)
+
+    judged = validate if len(held_out) else None
+    return train(network, lessons, plan, run, label=label, validate=judged, identity=identity).curve
+
+
+def mapped(network: Mapping, inputs: Inputs, out: int, run: Run) -> np.ndarray:
+    """float32[n, out]: what the network, in eval mode, makes of all items."""
+    found = np.zeros((len(inputs), out), dtype=np.float32)
+    size = PICTURES if inputs.pictures is not None else ROWS
+    with torch.inference_mode(), threads(run):
+        for start in range(0, len(inputs), size):
+            rows = np.arange(start, min(start + size, len(inputs)))
+            found[rows] = network(*inputs.take(rows, run)).float().numpy()
+    return found

@@ -1,0 +1,299 @@
+"""Friends: what the people one knows had, and the people they know, beside one's own taste."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from scipy import sparse
+
+from zhiyin.core.errors import ConfigError
+from zhiyin.core.parallel import for_chunks, kernel
+from zhiyin.core.params import param
+from zhiyin.core.run import Run
+from zhiyin.data.dataset import Dataset
+from zhiyin.data.histories import Histories
+from zhiyin.models import saving
+from zhiyin.models.base import Recommender, has_signal
+from zhiyin.models.catalog import parse
+from zhiyin.models.pairs import keep_largest, score_by_table, to_csr
+
+
+@dataclasses.dataclass
+class Friends(Recommender):
+    """Items of friends, and of their friends, blended with what another model makes of the history.
+
+    From `Dataset.links`, with w(u, v) the weight of the link from u to v (0 for none), X the binary users × items
+    matrix and N(u) the people u has a tie with:
+
+    - tie(u, v) = a · (1 + shared · cos(X_u, X_v) + common · |N(u) ∩ N(v)| / sqrt(|N(u)| |N(v)|)), where
+      a = w(u, v) + followers · w(v, u);
+    - reach(u, ·) is where a random walk with restart over the ties, begun at u, stands after `walk` steps (Tong,
+      Faloutsos & Pan, ICDM 2006): p ← restart · e_u + (1 - restart) · p T, T the ties with rows that sum to 1. Each
+      step keeps the `k_neighbors` likeliest people; u is left out and the rest made to sum to 1;
+    - friends(u, i) = sum over v of reach(u, v) X_vi / (people who had i)^popularity;
+    - own(u, i) = the score of the model `base` for the history, nothing for a history without a positive event;
+    - score = alpha · own / max own + (1 - alpha) · friends / max friends, the maxima over items not in the history.
+      Where one part has nothing to say, the other stands alone.
+
+    Links are a feature of the user that is not in the history. They are learned from the training data and found again
+    by `Histories.users`, the one use of these codes as knowledge; a user without events but with friends is answered
+    from their friends, one with neither gets the popular items. Links do not change what is learned of items.
+
+    People as items: with `people`, users are recommended to users, and nobody to themselves. On a log of who follows
+    whom (user, item = the one followed) the links may be left out, the log says them; alpha = 0 and walk = 1 then count
+    the friends in common, each by its tie. Someone who follows nobody is no user of such a log: name it as `links` too
+    and they are.
+    """
+
+    answers_strangers: ClassVar[bool] = True
+    _parts: ClassVar[tuple[str, ...]] = ("base_",)
+
+    base: str = param("als", "the model of the own taste, such as als:factors=128, ease or itemknn")
+    alpha: float = param(0.8, "share of the own taste; 0: friends alone", at_least=0, at_most=1, tune=(0.0, 1.0))
+    shared: float = param(10.0, "how much shared items strengthen a tie", at_least=0, tune=(0.0, 100.0))
+    common: float = param(3.0, "how much common friends strengthen a tie", at_least=0, tune=(0.0, 10.0))
+    followers: float = param(
+        0.5, "what being followed counts beside following; 0: links go one way", at_least=0, at_most=1, tune=(0.0, 1.0)
+    )
+    walk: int = param(1, "steps of the walk: 1 is friends, 2 their friends too", at_least=1, at_most=10, tune=(1, 3))
+    restart: float = param(
+        0.5, "how often the walk begins again: more for nearer people", at_least=0, at_most=0.99, tune=(0.1, 0.9)
+    )
+    k_neighbors: int = param(100, "people kept for each user", at_least=1, tune=(20, 500), log=True)
+    popularity: float = param(
+        0.3, "how much an item's popularity is held against it among friends", at_least=0, at_most=1, tune=(0.0, 0.7)
+    )
+    people: bool = param(False, "items are people: nobody is recommended to themselves")
+
+    def _fit(self, data: Dataset, run: Run) -> None:
+        links = self._links(data)
+        had = data.matrix("binary")
+        ties = _ties(links, had, self.followers, self.shared, self.common, run)
+        self.base_ = parse(self.base).fit(data, run)
+        worth = np.maximum(np.bincount(had.indices, minlength=data.n_items), 1) ** -float(self.popularity)
+        self.reach_ = _reach(ties, self.walk, self.restart, self.k_neighbors, run)
+        self.had_ = sparse.csr_matrix(
+            (had.data * worth[had.indices].astype(np.float32), had.indices, had.indptr), had.shape
+        )
+        self.self_ = data.item_ids.encode(data.user_ids.values) if self.people else np.zeros(0, np.int32)
+
+    def _links(self, data: Dataset) -> sparse.csr_matrix:
+        """CSR float32[n_users, n_users]."""
+        frame, n = data.links, data.n_users
+        if frame is not None:
+            pairs = frame["user"].to_numpy(), frame["other"].to_numpy()
+            return sparse.csr_matrix((frame["weight"].to_numpy(), pairs), shape=(n, n), dtype=np.float32)
+        if not self.people:
+            raise ConfigError(
+                "Friends needs to know who follows or befriends whom, and the data has no links",
+                remedy='zy.read(..., links="friends.csv"), or links = "friends.csv" under [data] in zhiyin.toml',
+            )
+        follows = data.matrix("binary").tocoo()
+        other = data.user_ids.encode(data.item_ids.values)[follows.col]
+        kept = (other >= 0) & (other != follows.row)
+        pairs = follows.row[kept], other[kept]
+        return sparse.csr_matrix((follows.data[kept], pairs), shape=(n, n), dtype=np.float32)
+
+    def _score(self, histories: Histories, run: Run) -> np.ndarray:
+        n_users = self.had_.shape[0]
+        # A code beyond the training data is nobody we know.
+        known = (histories.users >= 0) & (histories.users < n_users)
+        who = np.where(known, histories.users, 0)
+        rows = self.reach_[who]
+        rows.data[~np.repeat(known, np.diff(rows.indptr))] = 0
+        friends = score_by_table(rows, self.had_, run)
+        scores = self.base_.score(histories, run)
+        scores[~has_signal(histories)] = 0
+        offsets, items = histories.offsets, np.asarray(histories.items)
+        itself = np.where(known, self.self_[who], -1) if len(self.self_) else np.full(len(who), -1, np.int32)
+        popular, alpha = np.asarray(self.known_.popularity), np.float32(self.alpha)
+
+        def work(start: int, stop: int) -> None:
+            _blend(scores, friends, offsets, items, itself, alpha, popular, start, stop)
+
+        for_chunks(work, len(scores), run)
+        return scores
+
+    def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
+        return self.base_._similar(items, run)
+
+    def _write_parts(self, folder: Path) -> None:
+        place = folder / "base"
+        place.mkdir()
+        saving.write(self.base_, place, self._known())
+
+    def _read_parts(self, folder: Path, mmap: bool) -> None:
+        self.base_ = saving.load(folder / "base", mmap=mmap, knows=self._known())
+
+
+def _ties(
+    links: sparse.csr_matrix, had: sparse.csr_matrix, followers: float, shared: float, common: float, run: Run
+) -> sparse.csr_matrix:
+    """CSR float32[n, n] of ties, its rows that sum to 1 or are empty; see `Friends`."""
+    ties = links + links.T.tocsr() * np.float32(followers) if followers else links.copy()
+    ties = ties.tocsr()
+    ties.sort_indices()
+    had.sort_indices()
+    weight = ties.data.astype(np.float32)
+
+    def work(start: int, stop: int) -> None:
+        _strengthen(
+            ties.indptr, ties.indices, had.indptr, had.indices,
+            np.float32(shared), np.float32(common), start, stop, weight,
+        )  # fmt: skip
+
+    for_chunks(work, len(ties.indptr) - 1, run, label="Friends: ties")
+    return sparse.csr_matrix((weight, ties.indices, ties.indptr), shape=ties.shape)
+
+
+def _reach(ties: sparse.csr_matrix, steps: int, restart: float, k: int, run: Run) -> sparse.csr_matrix:
+    """CSR float32[n, n]: whom each user reaches, rows that sum to 1 or are empty; see `Friends`."""
+    n = ties.shape[0]
+    k = min(k, max(1, n - 1)) + 1  # one more for the user, who is left out at the end
+    people = np.full((n, k), -1, dtype=np.int32)
+    mass = np.zeros((n, k), dtype=np.float32)
+
+    def work(start: int, stop: int) -> None:
+        _wander(ties.indptr, ties.indices, ties.data, steps, np.float32(restart), start, stop, people, mass)
+
+    for_chunks(work, n, run, label="Friends: walks")
+    return to_csr(people, mass, n)
+
+
+@kernel
+def _overlap(ids, a, a_end, b, b_end):
+    """How many ids two sorted rows share: each id of the shorter is looked up in the rest of the longer."""
+    if a_end - a > b_end - b:
+        a, a_end, b, b_end = b, b_end, a, a_end
+    found = 0
+    for at in range(a, a_end):
+        b += np.searchsorted(ids[b:b_end], ids[at])
+        if b == b_end:
+            break
+        found += ids[b] == ids[at]
+    return found
+
+
+@kernel
+def _strengthen(indptr, others, h_indptr, h_items, shared, common, start, stop, weight):
+    for user in range(start, stop):
+        first, last = indptr[user], indptr[user + 1]
+        h_first, h_last = h_indptr[user], h_indptr[user + 1]
+        total = np.float32(0)
+        for at in range(first, last):
+            other = others[at]
+            o_first, o_last = indptr[other], indptr[other + 1]
+            i_first, i_last = h_indptr[other], h_indptr[other + 1]
+            more = np.float32(1)
+            if shared > 0 and h_last > h_first and i_last > i_first:
+                both = _overlap(h_items, h_first, h_last, i_first, i_last)
+                more += shared * np.float32(both / np.sqrt(float(h_last - h_first) * float(i_last - i_first)))
+            if common > 0 and o_last > o_first:
+                both = _overlap(others, first, last, o_first, o_last)
+                more += common * np.float32(both / np.sqrt(float(last - first) * float(o_last - o_first)))
+            weight[at] *= more
+            total += weight[at]
+        for at in range(first, last):
+            weight[at] /= total
+
+
+@kernel
+def _wander(indptr, others, share, steps, restart, start, stop, people, mass):
+    """Each step pushes the mass of the people kept along their ties into an accumulator, and keeps the largest."""
+    n, k = len(indptr) - 1, people.shape[1]
+    total = np.zeros(n, dtype=np.float32)
+    touched = np.empty(n, dtype=np.int32)
+    here, there = np.empty(k, dtype=np.int32), np.empty(k, dtype=np.float32)
+    for user in range(start, stop):
+        here[0], there[0], size = user, np.float32(1), 1
+        for _ in range(steps):
+            n_touched = 0
+            if restart > 0:
+                total[user] = restart
+                touched[0], n_touched = user, 1
+            for place in range(size):
+                person, left = here[place], (1 - restart) * there[place]
+                for at in range(indptr[person], indptr[person + 1]):
+                    other, more = others[at], left * share[at]
+                    if more <= 0:
+                        continue
+                    if total[other] == 0:
+                        touched[n_touched] = other
+                        n_touched += 1
+                    total[other] += more
+            here[:] = -1
+            there[:] = 0
+            keep_largest(total, touched, n_touched, here, there)
+            size = 0
+            for place in range(k):
+                if here[place] >= 0:
+                    here[size], there[size] = here[place], there[place]
+                    size += 1
+        # The user out; then the least of the others, if all places are taken.
+        kept, worst, gone = 0, -1, False
+        for place in range(size):
+            if here[place] == user:
+                gone = True
+                continue
+            people[user, kept], mass[user, kept] = here[place], there[place]
+            if (
+                worst < 0
+                or there[place] < mass[user, worst]
+                or (there[place] == mass[user, worst] and here[place] > people[user, worst])
+            ):
+                worst = kept
+            kept += 1
+        if kept == k and not gone:
+            kept -= 1
+            people[user, worst], mass[user, worst] = people[user, kept], mass[user, kept]
+            people[user, kept], mass[user, kept] = -1, np.float32(0)
+        whole = np.float32(0)
+        for place in range(kept):
+            whole += mass[user, place]
+        for place in range(kept):
+            mass[user, place] /= whole
+
+
+@kernel
+def _blend(own, friends, offsets, items, itself, alpha, popular, start, stop):
+    """The parts into `own`, each on a scale where the best item that is new to the user has 1.
+
+    itself: int32[n], the item that the user is, -1 for none; it gets minus infinity.
+    """
+    seen = np.zeros(own.shape[1], dtype=np.bool_)
+    for row in range(start, stop):
+        had = items[offsets[row] : offsets[row + 1]]
+        for item in had:
+            seen[item] = True
+        if itself[row] >= 0:
+            seen[itself[row]] = True
+        # Items of the history set the scale only when no other does.
+        new_own = new_friends = any_own = any_friends = np.float32(0)
+        for item in range(own.shape[1]):
+            any_own = max(any_own, own[row, item])
+            any_friends = max(any_friends, friends[row, item])
+            if not seen[item]:
+                new_own = max(new_own, own[row, item])
+                new_friends = max(new_friends, friends[row, item])
+        for item in had:
+            seen[item] = False
+        if itself[row] >= 0:
+            seen[itself[row]] = False
+        top_own = new_own if new_own > 0 else any_own
+        top_friends = new_friends if new_friends > 0 else any_friends
+        if top_own <= 0 and top_friends <= 0:
+            own[row] = popular
+        else:
+            a = alpha if top_own > 0 and top_friends > 0 else np.float32(top_own > 0)
+            for item in range(own.shape[1]):
+                score = np.float32(0)
+                if a > 0:
+                    score += a * own[row, item] / top_own
+                if a < 1:
+                    score += (1 - a) * friends[row, item] / top_friends
+                own[row, item] = score
+        if itself[row] >= 0:
+            own[row, itself[row]] = -np.inf

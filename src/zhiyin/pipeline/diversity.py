@@ -1,0 +1,416 @@
+"""Variety: lists whose items are good and not all alike, or spread over categories as the user's own history is.
+
+Each function is a re-ranker: it chooses the first k places anew, one item after another, leaves what is not chosen
+behind them in its old order, and says in the trace who moved. Scores are made comparable first: within a request the
+best counts 1, the last 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from zhiyin.core.errors import ConfigError, DataError
+from zhiyin.core.parallel import for_chunks, kernel
+from zhiyin.core.run import Run
+from zhiyin.data.histories import Histories
+from zhiyin.pipeline.slate import Slates
+from zhiyin.pipeline.values import Value
+
+# A DPP stops where what an item adds is lost in rounding: everything left is a mixture of what was chosen.
+FLAT = 1e-10
+
+
+def mmr(
+    slates: Slates, features: np.ndarray | sparse.csr_matrix, k: int, *, balance: float = 0.7, run: Run | None = None
+) -> Slates:
+    """Maximal marginal relevance: balance · score − (1 − balance) · cosine with the nearest item chosen so far.
+
+    Carbonell & Goldstein, The use of MMR, diversity-based reranking for reordering documents and producing summaries,
+    SIGIR 1998, equation 1.
+
+    Parameters
+    ----------
+    features: float32[n_items, d] or CSR[n_items, f], one row an item code; a row of zeros is like nothing.
+    balance: from 0 (variety alone) to 1 (score alone).
+    """
+    _check(slates, features, k, balance)
+    chosen = _places(slates, k)
+    worth = relative(slates)
+    if sparse.issparse(features):
+        table = _unit_rows(features)
+
+        def work(start: int, stop: int) -> None:
+            _mmr_sparse(start, stop, slates.offsets, slates.items, worth, table.indptr, table.indices, table.data,
+                        table.shape[1], balance, chosen)  # fmt: skip
+    else:
+        vectors = np.ascontiguousarray(features, dtype=np.float32)
+
+        def work(start: int, stop: int) -> None:
+            _mmr(start, stop, slates.offsets, slates.items, worth, vectors, balance, chosen)
+
+    for_chunks(work, len(slates), run or Run(threads=1))
+    return _reordered(slates, chosen, "mmr", {"balance": balance})
+
+
+def dpp(
+    slates: Slates, features: np.ndarray | sparse.csr_matrix, k: int, *, balance: float = 0.7, run: Run | None = None
+) -> Slates:
+    """The greedy mode of a determinantal point process: items that are good and span a large volume together.
+
+    Chen, Zhang & Zhou, Fast greedy MAP inference for determinantal point process to improve recommendation diversity,
+    NeurIPS 2018, algorithm 1 (incremental Cholesky, O(k² m)). The kernel is q_i S_ij q_j with S = (1 + cosine) / 2, so
+    that opposite items count as different, and q_i = exp(balance / (2 (1 − balance)) · score_i), their equation 20.
+
+    Parameters
+    ----------
+    features: as in `mmr`. balance: from 0 (variety alone) to below 1.
+    """
+    _check(slates, features, k, balance)
+    if balance >= 1:
+        raise ConfigError("balance = 1 leaves a DPP no variety", remedy="a balance from 0 to below 1, such as 0.7")
+    chosen = _places(slates, k)
+    worth = np.exp(balance / (2 * (1 - balance)) * relative(slates))
+    if sparse.issparse(features):
+        table = _unit_rows(features)
+
+        def work(start: int, stop: int) -> None:
+            _dpp_sparse(start, stop, slates.offsets, slates.items, worth, table.indptr, table.indices, table.data,
+                        table.shape[1], chosen)  # fmt: skip
+    else:
+        vectors = np.ascontiguousarray(features, dtype=np.float32)
+
+        def work(start: int, stop: int) -> None:
+            _dpp(start, stop, slates.offsets, slates.items, worth, vectors, chosen)
+
+    for_chunks(work, len(slates), run or Run(threads=1))
+    return _reordered(slates, chosen, "dpp", {"balance": balance})
+
+
+def calibrate(
+    slates: Slates,
+    categories: sparse.csr_matrix,
+    wanted: np.ndarray,
+    k: int,
+    *,
+    balance: float = 0.5,
+    smoothing: float = 0.01,
+    run: Run | None = None,
+) -> Slates:
+    """Lists spread over categories as `wanted` says: greedy on balance · Σ score − (1 − balance) · KL(wanted, list).
+
+    Steck, Calibrated recommendations, RecSys 2018, equations 3 to 7: the list's distribution is the mean of its items'
+    own, mixed with `smoothing` of what is wanted so that KL is finite.
+
+    Parameters
+    ----------
+    categories: CSR[n_items, c] of `category_table`: each row sums to 1, or is empty.
+    wanted: float[n, c], such as of `category_shares`; a row of zeros leaves its list as it is.
+    balance: from 0 (calibration alone) to 1 (score alone).
+    """
+    _check(slates, categories, k, balance)
+    wanted = np.ascontiguousarray(np.atleast_2d(wanted), dtype=np.float64)
+    if wanted.shape != (len(slates), categories.shape[1]):
+        raise DataError(
+            f"wanted has the shape {wanted.shape}, not {(len(slates), categories.shape[1])}",
+            remedy="one row a request and one column a category",
+        )
+    if not 0 < smoothing < 1:
+        raise ConfigError(f"smoothing = {smoothing} is out of range", remedy="between 0 and 1, such as 0.01")
+    table = categories.tocsr()
+    total = wanted.sum(axis=1, keepdims=True)
+    wanted = np.divide(wanted, total, out=np.zeros_like(wanted), where=total > 0)
+    chosen = _places(slates, k)
+    worth = relative(slates)
+
+    def work(start: int, stop: int) -> None:
+        _calibrate(start, stop, slates.offsets, slates.items, worth, table.indptr, table.indices,
+                   table.data.astype(np.float64, copy=False), wanted, balance, smoothing, chosen)  # fmt: skip
+
+    for_chunks(work, len(slates), run or Run(threads=1))
+    return _reordered(slates, chosen, "calibrate", {"balance": balance})
+
+
+def category_table(column: Value, n_items: int) -> sparse.csr_matrix:
+    """CSR float64[n_items, c] of a column of texts (`Filters.column`): each item's categories, equal parts of 1.
+
+    NULL gives an empty row. Category c is `column.words[c]`.
+    """
+    if column.words is None:
+        raise ConfigError("categories are texts", remedy="name a column of texts, such as genres")
+    if len(column) != n_items:
+        return sparse.csr_matrix((n_items, len(column.words)))
+    offsets = np.arange(n_items + 1) if column.offsets is None else column.offsets
+    owner = np.repeat(np.arange(n_items), np.diff(offsets))
+    known = np.ones(len(owner), bool) if column.valid is None else column.valid[owner]
+    shape = (n_items, len(column.words))
+    table = sparse.csr_matrix((np.ones(known.sum()), (owner[known], column.data[known])), shape=shape)
+    table.sum_duplicates()
+    table.data[:] = 1
+    sizes = np.diff(table.indptr)
+    table.data /= np.repeat(np.maximum(sizes, 1), sizes)
+    return table
+
+
+def category_shares(histories: Histories, categories: sparse.csr_matrix) -> np.ndarray:
+    """float64[n, c]: how each history is spread over categories, weighted by what its events are worth (Steck, eq. 2).
+
+    Each row sums to 1, or to 0 where nothing is known.
+    """
+    shares = (histories.matrix(categories.shape[0], "weight").astype(np.float64) @ categories).toarray()
+    total = shares.sum(axis=1, keepdims=True)
+    return np.divide(shares, total, out=np.zeros_like(shares), where=total > 0)
+
+
+def relative(slates: Slates) -> np.ndarray:
+    """float64[m]: scores with each request's best at 1 and worst at 0; all 1 where they do not differ."""
+    sizes = np.diff(slates.offsets)
+    filled = np.flatnonzero(sizes)
+    scores = slates.scores.astype(np.float64)
+    if not len(filled):
+        return scores
+    low = np.minimum.reduceat(scores, slates.offsets[filled])
+    high = np.maximum.reduceat(scores, slates.offsets[filled])
+    span = high - low
+    low, span = np.repeat(low, sizes[filled]), np.repeat(span, sizes[filled])
+    return np.where(span > 0, (scores - low) / np.where(span > 0, span, 1), 1.0)
+
+
+def _check(slates: Slates, features: Any, k: int, balance: float) -> None:
+    if not 0 <= balance <= 1:
+        raise ConfigError(f"balance = {balance} is out of range", remedy="from 0 (variety alone) to 1 (score alone)")
+    if k < 1:
+        raise ConfigError(f"k = {k} is no number of items", remedy="a whole number of at least 1")
+    if len(slates.items) and int(slates.items.max()) >= features.shape[0]:
+        raise DataError(
+            f"item {int(slates.items.max())} has no row among {features.shape[0]}", remedy="give one row an item code"
+        )
+
+
+def _places(slates: Slates, k: int) -> np.ndarray:
+    """int64[n, k] of rows to be chosen, -1 where none."""
+    longest = int(np.diff(slates.offsets).max(initial=0))
+    return np.full((len(slates), min(k, longest)), -1, dtype=np.int64)
+
+
+def _reordered(slates: Slates, chosen: np.ndarray, step: str, facts: dict[str, Any]) -> Slates:
+    """The chosen rows first, the others behind them as they stood."""
+    m, places = len(slates.items), slates.places
+    rank = places + chosen.shape[1]
+    real = chosen >= 0
+    rank[chosen[real]] = np.nonzero(real)[1]
+    owners = slates.owners
+    order = np.lexsort((rank, owners))
+    after, came = slates.take(order), places[order]
+    moved = came > places  # only who moved up; the others made room
+    assert len(order) == m
+    return after.said(step, owners[moved], facts, items=after.items[moved], place=places[moved] + 1,
+                      came_from=came[moved] + 1)  # fmt: skip
+
+
+def _unit_rows(table: Any) -> sparse.csr_matrix:
+    """CSR float64 with rows of length 1."""
+    table = sparse.csr_matrix(table, dtype=np.float64, copy=True)
+    table.sum_duplicates()
+    sizes = np.diff(table.indptr)
+    length = np.sqrt(np.asarray(table.multiply(table).sum(axis=1)).ravel())
+    table.data /= np.repeat(np.maximum(length, 1e-300), sizes)
+    return table
+
+
+@kernel
+def _gathered(items, vectors):
+    """float32[m, d]: rows of the candidates, of length 1; zeros stay."""
+    m, d = len(items), vectors.shape[1]
+    out = np.empty((m, d), dtype=np.float32)
+    for row in range(m):
+        length = np.float32(0)
+        for j in range(d):
+            length += vectors[items[row], j] * vectors[items[row], j]
+        by = np.float32(1) / np.sqrt(length) if length > 0 else np.float32(0)
+        for j in range(d):
+            out[row, j] = vectors[items[row], j] * by
+    return out
+
+
+@kernel
+def _cosines(unit, row, out):
+    """Cosines of all candidates with one of them."""
+    d = unit.shape[1]
+    for other in range(len(out)):
+        total = np.float32(0)
+        for j in range(d):
+            total += unit[other, j] * unit[row, j]
+        out[other] = total
+
+
+@kernel
+def _cosines_sparse(items, row, indptr, indices, data, spread, out):
+    """The same for sparse rows: one is spread out, the others are read against it."""
+    for at in range(indptr[items[row]], indptr[items[row] + 1]):
+        spread[indices[at]] = data[at]
+    for other in range(len(out)):
+        total = 0.0
+        for at in range(indptr[items[other]], indptr[items[other] + 1]):
+            total += spread[indices[at]] * data[at]
+        out[other] = total
+    for at in range(indptr[items[row]], indptr[items[row] + 1]):
+        spread[indices[at]] = 0.0
+
+
+@kernel
+def _best_mmr(worth, nearest, taken, any_taken, balance):
+    best, at = -np.inf, -1
+    for row in range(len(worth)):
+        if taken[row]:
+            continue
+        value = balance * worth[row] - ((1 - balance) * nearest[row] if any_taken else 0.0)
+        if value > best:
+            best, at = value, row
+    return at
+
+
+@kernel
+def _mmr(start, stop, offsets, items, worth, vectors, balance, chosen):
+    for request in range(start, stop):
+        first, end = offsets[request], offsets[request + 1]
+        unit = _gathered(items[first:end], vectors)
+        nearest, cosine = np.full(end - first, -np.inf), np.empty(end - first)
+        taken = np.zeros(end - first, dtype=np.bool_)
+        for place in range(min(chosen.shape[1], end - first)):
+            at = _best_mmr(worth[first:end], nearest, taken, place > 0, balance)
+            taken[at] = True
+            chosen[request, place] = first + at
+            _cosines(unit, at, cosine)
+            for row in range(end - first):
+                nearest[row] = max(nearest[row], cosine[row])
+
+
+@kernel
+def _mmr_sparse(start, stop, offsets, items, worth, indptr, indices, data, width, balance, chosen):
+    spread = np.zeros(width)
+    for request in range(start, stop):
+        first, end = offsets[request], offsets[request + 1]
+        nearest, cosine = np.full(end - first, -np.inf), np.empty(end - first)
+        taken = np.zeros(end - first, dtype=np.bool_)
+        for place in range(min(chosen.shape[1], end - first)):
+            at = _best_mmr(worth[first:end], nearest, taken, place > 0, balance)
+            taken[at] = True
+            chosen[request, place] = first + at
+            _cosines_sparse(items[first:end], at, indptr, indices, data, spread, cosine)
+            for row in range(end - first):
+                nearest[row] = max(nearest[row], cosine[row])
+
+
+@kernel
+def _grow(at, place, quality, cosine, factor, left):
+    """One step of the incremental Cholesky: what the chosen item leaves of all others' volume."""
+    root = np.sqrt(left[at])
+    for row in range(len(left)):
+        alike = 1.0 if row == at else 0.5 + 0.5 * cosine[row]
+        total = quality[at] * quality[row] * alike
+        for step in range(place):
+            total -= factor[at, step] * factor[row, step]
+        factor[row, place] = total / root
+    for row in range(len(left)):
+        left[row] -= factor[row, place] * factor[row, place]
+
+
+@kernel
+def _largest(left, taken):
+    best, at = -np.inf, -1
+    for row in range(len(left)):
+        if not taken[row] and left[row] > best:
+            best, at = left[row], row
+    return at
+
+
+@kernel
+def _dpp(start, stop, offsets, items, worth, vectors, chosen):
+    for request in range(start, stop):
+        first, end = offsets[request], offsets[request + 1]
+        m = end - first
+        unit, quality = _gathered(items[first:end], vectors), worth[first:end]
+        left, cosine = quality * quality, np.empty(m)
+        factor, taken = np.zeros((m, chosen.shape[1])), np.zeros(m, dtype=np.bool_)
+        for place in range(min(chosen.shape[1], m)):
+            at = _largest(left, taken)
+            if left[at] < FLAT:
+                break
+            taken[at] = True
+            chosen[request, place] = first + at
+            _cosines(unit, at, cosine)
+            _grow(at, place, quality, cosine, factor, left)
+
+
+@kernel
+def _dpp_sparse(start, stop, offsets, items, worth, indptr, indices, data, width, chosen):
+    spread = np.zeros(width)
+    for request in range(start, stop):
+        first, end = offsets[request], offsets[request + 1]
+        m = end - first
+        quality = worth[first:end]
+        left, cosine = quality * quality, np.empty(m)
+        factor, taken = np.zeros((m, chosen.shape[1])), np.zeros(m, dtype=np.bool_)
+        for place in range(min(chosen.shape[1], m)):
+            at = _largest(left, taken)
+            if left[at] < FLAT:
+                break
+            taken[at] = True
+            chosen[request, place] = first + at
+            _cosines_sparse(items[first:end], at, indptr, indices, data, spread, cosine)
+            _grow(at, place, quality, cosine, factor, left)
+
+
+@kernel
+def _calibrate(start, stop, offsets, items, worth, indptr, indices, data, wanted, balance, smoothing, chosen):
+    """KL(p, q) = Σ p ln(p / q), q the smoothed mean of the items' categories.
+
+    Adding an item divides all sums anew, the same way for every item; so that part is summed once a place, and each
+    candidate changes its own categories only.
+    """
+    n_categories = wanted.shape[1]
+    for request in range(start, stop):
+        first, end = offsets[request], offsets[request + 1]
+        p = wanted[request]
+        if p.sum() == 0:
+            continue
+        sums, count = np.zeros(n_categories), 0  # of the items chosen that have categories
+        taken = np.zeros(end - first, dtype=np.bool_)
+        entropy = 0.0
+        for c in range(n_categories):
+            if p[c] > 0:
+                entropy += p[c] * np.log(p[c])
+        for place in range(min(chosen.shape[1], end - first)):
+            share = (1 - smoothing) / (count + 1)
+            grown, still = 0.0, 0.0
+            for c in range(n_categories):
+                if p[c] > 0:
+                    grown += p[c] * np.log(share * sums[c] + smoothing * p[c])
+                    old = (1 - smoothing) / count * sums[c] if count > 0 else 0.0
+                    still += p[c] * np.log(old + smoothing * p[c])
+            best, at = -np.inf, -1
+            for row in range(end - first):
+                if taken[row]:
+                    continue
+                item = items[first + row]
+                fit = still
+                if indptr[item] < indptr[item + 1]:
+                    fit = grown
+                    for entry in range(indptr[item], indptr[item + 1]):
+                        c = indices[entry]
+                        if p[c] > 0:
+                            fit += p[c] * (np.log(share * (sums[c] + data[entry]) + smoothing * p[c])
+                                           - np.log(share * sums[c] + smoothing * p[c]))  # fmt: skip
+                value = balance * worth[first + row] - (1 - balance) * (entropy - fit)
+                if value > best:
+                    best, at = value, row
+            taken[at] = True
+            chosen[request, place] = first + at
+            item = items[first + at]
+            if indptr[item] < indptr[item + 1]:
+                count += 1
+                for entry in range(indptr[item], indptr[item + 1]):
+                    sums[indices[entry]] += data[entry]

@@ -1,0 +1,705 @@
+"""Rules of the house: what may be shown, what is pushed, and who gets which slot.
+
+    [rules]
+    filter = "price < 50 AND NOT adult"
+    stock = "in_stock"
+    dedupe = "variant_of"
+    pins = { 1 = "sku-7" }
+    bought = { purchase = "never", view = "7d" }
+    boosts = [{ when = "margin > 0.3", multiply = 1.2 }]
+    caps = [{ per = "seller", at_most = 2, first = 10 }]
+    shares = [{ of = "is_new", at_least = 0.2 }]
+
+`Rules` is what is written; `Rules.bind` checks it against a catalogue and gives a `Rulebook`, which does, in order:
+
+1. `qualify`: exclude, include, filter, stock, dates, bought, frequency; of these pins heed exclude, filter, stock and
+   dates alone;
+2. `adjust`: boosts, then exposure targets, then the order by score anew;
+3. whatever re-ranks for variety (see `diversity`), if anything does;
+4. `rotate`: another order at another visit;
+5. `arrange`: pins, duplicates, caps and shares; see `arranging` for what yields to what.
+
+`mask` and `removed` say the first step ahead of retrieval, so that k items come back whenever k items qualify.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from zhiyin.core.durations import microseconds
+from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.core.hashing import GOLDEN, mix
+from zhiyin.core.parallel import kernel
+from zhiyin.core.params import param, params_of
+from zhiyin.core.run import Run
+from zhiyin.data.ids import Ids
+from zhiyin.pipeline import arranging
+from zhiyin.pipeline.expressions import Expression
+from zhiyin.pipeline.filters import Filters, Mask, Moment
+from zhiyin.pipeline.slate import Ragged, Requests, Slate, Slates
+from zhiyin.pipeline.values import Value
+
+Step = Callable[[Slates], Slates]
+
+
+@dataclasses.dataclass(frozen=True)
+class Boost:
+    """More or less score for some items. A factor above 1 always helps, also where scores are negative."""
+
+    when: str = param("", "for which items; empty: for all")
+    multiply: str = param("1", "factor above 0: a number or an expression; where it is NULL the score stays")
+    add: str = param("0", "added after that: a number or an expression")
+
+
+@dataclasses.dataclass(frozen=True)
+class CapRule:
+    """At most so many items of one group."""
+
+    per: str = param("", "column of the group; an item counts for each value of a multi-valued one, for none if NULL")
+    at_most: int = param(2, "items of one group", at_least=1)
+    first: int = param(0, "look at the first so many slots only; 0: at all", at_least=0)
+    strict: bool = param(False, "rather a short list than one more")
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """A part of the slots for some items."""
+
+    of: str = param("", "condition, such as seller = 'small'")
+    at_least: float = param(0.2, "share of the slots, rounded up", at_least=0, at_most=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Frequency:
+    """How often an item is shown to the same user."""
+
+    at_most: int = param(3, "times", at_least=1)
+    window: str = param("7d", "within this time")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rotation:
+    """Another order at another visit, the same within one."""
+
+    strength: float = param(0.2, "0: none; place r comes first with weight r^(-1/strength)", at_least=0, at_most=10)
+    keep: int = param(0, "first places that stay", at_least=0)
+    every: str = param("1d", "a visit, where requests do not number them")
+
+
+@dataclasses.dataclass(frozen=True)
+class Exposure:
+    """A part of the exposure for a group, over many lists; see `Ledger`."""
+
+    of: str = param("", "condition that tells the group")
+    target: float = param(0.1, "share of exposure, at least", at_least=0, at_most=1)
+    gain: float = param(1.0, "how hard a deficit pushes, in spreads of score a missing list", at_least=0)
+
+
+_LISTS = {"boosts": Boost, "caps": CapRule, "shares": Share, "exposure": Exposure}
+_TABLES = {"frequency": Frequency, "rotation": Rotation}
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """Rules as they are written, with raw ids. Make one with `from_dict`.
+
+    Parameters
+    ----------
+    filter: condition that every item must meet. include: where given, nothing else is shown. exclude: never shown.
+    pins: raw item id by slot, from 1.
+    dedupe: column of the variant; of equal ones the best stays. NULL equals nothing.
+    bought: by kind of event: "never" again, or not within a time such as "7d"; "always" or no word: again at once.
+    stock: column; items with more than 0, or true, are in stock. NULL is not.
+    valid_from, valid_to: columns of dates or times; NULL is open. A date as the end includes the day.
+    """
+
+    filter: str = ""
+    include: tuple[Any, ...] | None = None
+    exclude: tuple[Any, ...] = ()
+    pins: Mapping[int, Any] = dataclasses.field(default_factory=dict)
+    boosts: tuple[Boost, ...] = ()
+    caps: tuple[CapRule, ...] = ()
+    shares: tuple[Share, ...] = ()
+    dedupe: str = ""
+    bought: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    stock: str = ""
+    valid_from: str = ""
+    valid_to: str = ""
+    frequency: Frequency | None = None
+    rotation: Rotation | None = None
+    exposure: tuple[Exposure, ...] = ()
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> Rules:
+        """Rules of a table, such as `[rules]` of a TOML file.
+
+        Raises ConfigError for an unknown key (with the nearest known one) and for a value that cannot be.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        made: dict[str, Any] = {}
+        for key, value in table.items():
+            place = f"rules.{key}"
+            if key not in known:
+                raise ConfigError(f"rules has no key {key!r}", remedy=nearest(key, known))
+            if key in _LISTS:
+                if not isinstance(value, list | tuple):
+                    raise ConfigError(f"{place} is no list", remedy=f"write [[{place}]], or {key} = [{{ ... }}]")
+                made[key] = tuple(_settings(_LISTS[key], part, f"{place}[{at}]") for at, part in enumerate(value))
+            elif key in _TABLES:
+                made[key] = _settings(_TABLES[key], value, place)
+            elif key in ("include", "exclude"):
+                if isinstance(value, str) or not isinstance(value, list | tuple):
+                    raise ConfigError(f"{place} is no list", remedy='a list of item ids such as ["a", "b"]')
+                made[key] = tuple(value)
+            elif key == "pins":
+                made[key] = _pins(value, place)
+            elif key == "bought":
+                made[key] = _policy(value, place)
+            elif isinstance(value, str):
+                made[key] = value
+            else:
+                raise ConfigError(f"{place} = {value!r} is no text", remedy="write it in quotes")
+        return cls(**made)
+
+    def bind(
+        self,
+        filters: Filters,
+        *,
+        kinds: Sequence[str] = (),
+        item_ids: Ids | None = None,
+        seed: int = 0,
+    ) -> Rulebook:
+        """Check the rules against a catalogue.
+
+        Parameters
+        ----------
+        filters: of the catalogue; its columns are what expressions may speak of.
+        kinds: kinds of events by code (`Dataset.kinds`), for `bought`.
+        item_ids: raw ids to codes; None: the rules hold codes.
+        """
+        return Rulebook(self, filters, tuple(kinds), item_ids, seed)
+
+
+def _settings(owner: type, table: Any, place: str) -> Any:
+    """One small table, checked."""
+    known = params_of(owner)
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{place} is no table", remedy="keys: " + ", ".join(known))
+    for key in table:
+        if key not in known:
+            raise ConfigError(f"{place} has no key {key!r}", remedy=nearest(str(key), list(known)))
+    made = owner(**{key: known[key].check(value, place) for key, value in table.items()})
+    first = next(iter(known))
+    if owner in (CapRule, Share, Exposure) and not getattr(made, first):
+        raise ConfigError(f"{place} needs {first!r}", remedy=known[first].describe())
+    return made
+
+
+def _pins(value: Any, place: str) -> dict[int, Any]:
+    try:
+        pins = {int(slot): item for slot, item in value.items()}
+    except (AttributeError, TypeError, ValueError):
+        pins = {0: None}
+    if any(slot < 1 for slot in pins):
+        raise ConfigError(f"{place} = {value!r} cannot be", remedy='an item by slot, from 1: { 1 = "sku-7" }')
+    if len({repr(item) for item in pins.values()}) < len(pins):
+        raise ConfigError(f"{place} pins an item to two slots", remedy="name each item once")
+    return pins
+
+
+def _policy(value: Any, place: str) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{place} is no table", remedy='write { purchase = "never", view = "7d" }')
+    for kind, word in value.items():
+        if word not in ("never", "always"):
+            try:
+                microseconds(str(word))
+            except ConfigError:
+                raise ConfigError(
+                    f"{place}.{kind} = {word!r} cannot be", remedy='"never", "always", or a duration such as "7d"'
+                ) from None
+    return {str(kind): str(word) for kind, word in value.items()}
+
+
+class Rulebook:
+    """Rules that fit a catalogue. Holds no state of requests; any number of threads may use one. See the module."""
+
+    def __init__(self, rules: Rules, filters: Filters, kinds: tuple[str, ...], item_ids: Ids | None, seed: int) -> None:
+        self.rules, self.filters, self.seed = rules, filters, seed
+        self.conditions = self._conditions()
+        self.boosts = [self._boost(boost) for boost in rules.boosts]
+        self.shares = [(share, filters.parse(share.of, "bool")) for share in rules.shares]
+        self.exposure = [(target, filters.parse(target.of, "bool")) for target in rules.exposure]
+        for name in filter(None, [rules.dedupe, *(cap.per for cap in rules.caps)]):
+            filters.column(name)
+        self.include = None if rules.include is None else _codes(rules.include, item_ids, filters, "rules.include")
+        self.exclude = _codes(rules.exclude, item_ids, filters, "rules.exclude")
+        slots = sorted(rules.pins)
+        self.pins = (
+            _codes([rules.pins[slot] for slot in slots], item_ids, filters, "rules.pins", strict=True),
+            np.array(slots, dtype=np.int64) - 1,
+        )
+        # How long after an event of each kind its item stays away, microseconds; -1: not at all.
+        self.away = np.full(max(1, len(kinds)), -1, dtype=np.int64)
+        for kind, word in rules.bought.items():
+            if kind not in kinds:
+                raise ConfigError(
+                    f"rules.bought: there are no events of kind {kind!r}", remedy=nearest(kind, list(kinds) or ["none"])
+                )
+            if word != "always":
+                self.away[list(kinds).index(kind)] = 2**62 if word == "never" else microseconds(word)
+
+    def _conditions(self) -> list[tuple[str, Expression]]:
+        """What an item must meet, by the name of the step."""
+        rules, found = self.rules, []
+        if rules.filter:
+            found.append(("filter", self.filters.parse(rules.filter, "bool")))
+        if rules.stock:
+            kind = self._kind(rules.stock, ("number", "bool"), "stock")
+            name = quoted(rules.stock)
+            found.append(("stock", self.filters.parse(name if kind == "bool" else f"{name} > 0", "bool")))
+        dates = []
+        if rules.valid_from:
+            self._kind(rules.valid_from, ("time",), "valid_from")
+            name = quoted(rules.valid_from)
+            dates.append(f"({name} IS NULL OR {name} <= NOW())")
+        if rules.valid_to:
+            self._kind(rules.valid_to, ("time",), "valid_to")
+            name = quoted(rules.valid_to)
+            whole = self.filters.items.schema[self.filters.columns.find("item", rules.valid_to) or ""] == pl.Date
+            last = f"{name} > NOW() - INTERVAL '1' DAY" if whole else f"{name} >= NOW()"
+            dates.append(f"({name} IS NULL OR {last})")
+        if dates:
+            found.append(("dates", self.filters.parse(" AND ".join(dates), "bool")))
+        return found
+
+    def _kind(self, name: str, kinds: tuple[str, ...], key: str) -> str:
+        found = self.filters.columns.find("item", name)
+        if found is None:
+            known = list(self.filters.columns.kinds["item"])
+            raise ConfigError(f"rules.{key}: items have no column {name!r}", remedy=nearest(name, known or ["none"]))
+        kind = self.filters.columns.kinds["item"][found]
+        if kind not in (*kinds, "null"):
+            raise ConfigError(f"rules.{key}: column {name!r} is of kind {kind}", remedy=f"needed: {' or '.join(kinds)}")
+        return kind
+
+    def _boost(self, boost: Boost) -> tuple[Boost, Expression | None, Expression, Expression]:
+        when = self.filters.parse(boost.when, "bool") if boost.when else None
+        return boost, when, self.filters.parse(boost.multiply, "number"), self.filters.parse(boost.add, "number")
+
+    # -- ahead of retrieval -----------------------------------------------------------------------------------------
+
+    def mask(self, requests: Requests | None = None) -> Mask:
+        """Items that may be shown by the lists, the filter, stock and dates of one request."""
+        requests = requests or Requests()
+        moment = self._moment(requests)
+        assert isinstance(moment, Moment)
+        n = len(self.filters)
+        total: Mask | None = None
+        for _, condition in self.conditions:
+            mask = self.filters.mask(condition, moment)
+            total = mask if total is None else total & mask
+        for include in (self.include, None if requests.include is None else requests.include.values):
+            if include is not None:
+                mask = Mask.of_rows(np.unique(include[(include >= 0) & (include < n)]), n)
+                total = mask if total is None else total & mask
+        return Mask.of(np.ones(n, dtype=bool)) if total is None else total
+
+    def removed(self, requests: Requests) -> tuple[np.ndarray, np.ndarray]:
+        """Items that each request must not get: excluded, bought, shown too often.
+
+        offsets int64[n + 1] and item codes int32, as `top_k_where` and `top_k` take them.
+        """
+        keys = [_keys(requests.exclude, len(self.filters)), self._bought(requests), self._shown(requests)]
+        if len(self.exclude):
+            every = np.arange(requests.n)[:, None] * len(self.filters) + self.exclude[None, :]
+            keys.append(every.ravel())
+        unique = np.unique(np.concatenate(keys))
+        owners, items = np.divmod(unique, max(1, len(self.filters)))
+        offsets = np.concatenate([[0], np.cumsum(np.bincount(owners, minlength=requests.n))]).astype(np.int64)
+        return offsets, items.astype(np.int32)
+
+    # -- the steps --------------------------------------------------------------------------------------------------
+
+    def rerank(
+        self,
+        slates: Slates,
+        requests: Requests,
+        k: int,
+        *,
+        ledger: Ledger | None = None,
+        between: Step | None = None,
+        run: Run | None = None,
+    ) -> Slates:
+        """All steps in order; `between` re-ranks for variety. Slates of at most k items."""
+        slates = self.adjust(self.qualify(slates, requests), requests, ledger)
+        if between is not None:
+            slates = between(slates)
+        return self.arrange(self.rotate(slates, requests), requests, k, run)
+
+    def rerank_one(self, slate: Slate, request: Requests, k: int, **options: Any) -> Slate:
+        """`rerank` for one request."""
+        return slate.then(lambda slates: self.rerank(slates, request, k, **options))
+
+    def qualify(self, slates: Slates, requests: Requests) -> Slates:
+        """Without items that may not be shown; the trace says which rule each failed first."""
+        n, owners, items = len(self.filters), slates.owners, slates.items
+        keys = owners * n + items
+        kept = np.ones(len(items), dtype=bool)
+        events: list[tuple[str, np.ndarray]] = []
+
+        def drop(step: str, bad: np.ndarray) -> None:
+            gone = kept & bad
+            if gone.any():
+                events.append((step, gone))
+                np.logical_and(kept, ~gone, out=kept)
+
+        if len(self.exclude):
+            drop("exclude", np.isin(items, self.exclude))
+        if requests.exclude is not None:
+            drop("exclude", np.isin(keys, _keys(requests.exclude, n)))
+        if self.include is not None:
+            drop("include", ~np.isin(items, self.include))
+        if requests.include is not None:
+            drop("include", ~np.isin(keys, _keys(requests.include, n)))
+        if self.conditions:
+            moment = self._moment(requests, owners)
+            for step, condition in self.conditions:
+                drop(step, ~self.filters.where(condition, items, moment))
+        if self.rules.bought:
+            drop("bought", np.isin(keys, self._bought(requests)))
+        if self.rules.frequency is not None:
+            drop("frequency", np.isin(keys, self._shown(requests)))
+        if not events:
+            return slates
+        left = slates.keep(kept)
+        for step, gone in events:
+            left = left.said(step, owners[gone], items=items[gone])
+        return left
+
+    def adjust(self, slates: Slates, requests: Requests, ledger: Ledger | None = None) -> Slates:
+        """Boosts and exposure targets; best first anew."""
+        pushes = ledger is not None and bool(self.exposure) and bool((ledger.deficits() > 0).any())
+        if not self.boosts and not pushes:
+            return slates
+        owners, items = slates.owners, slates.items
+        scores = slates.scores.astype(np.float64)
+        moment = self._moment(requests, owners)
+        events: list[tuple[str, dict[str, Any], np.ndarray, np.ndarray]] = []
+        for boost, when, multiply, add in self.boosts:
+            who = np.ones(len(items), bool) if when is None else self.filters.where(when, items, moment)
+            factor = np.nan_to_num(self.filters.numbers(multiply, items, moment), nan=1.0)
+            factor = np.clip(factor, 1e-6, 1e6)
+            more = np.nan_to_num(self.filters.numbers(add, items, moment), nan=0.0)
+            after = np.where(scores >= 0, scores * factor, scores / factor) + more
+            events.append(("boost", {"when": boost.when}, who & (after != scores), after - scores))
+            scores = np.where(who, after, scores)
+        if pushes:
+            assert ledger is not None
+            spread = spreads(scores, slates.offsets)[owners]
+            for (target, of), deficit in zip(self.exposure, ledger.deficits()):
+                if deficit > 0:
+                    push = target.gain * deficit * spread * self.filters.where(of, items, moment)
+                    events.append(("exposure", {"of": target.of, "deficit": round(float(deficit), 6)}, push > 0, push))
+                    scores = scores + push
+        after = slates.scored(scores)
+        for step, facts, who, change in events:
+            after = after.said(step, owners[who], facts, items=items[who], change=change[who])
+        return after
+
+    def rotate(self, slates: Slates, requests: Requests) -> Slates:
+        """Another order at another visit.
+
+        Place r (from 1, after those kept) gets the key -ln r + strength · G, G of the Gumbel distribution: lists are
+        drawn with weights r^(-1/strength) without replacement (Plackett-Luce), whatever the scale of the scores.
+        """
+        rotation = self.rules.rotation
+        if rotation is None or rotation.strength == 0 or not len(slates.items):
+            return slates
+        owners, places = slates.owners, slates.places
+        visits = requests.visits
+        if visits is None:
+            visits = np.broadcast_to(np.asarray(requests.now, np.int64), requests.n) // microseconds(rotation.every)
+        users = requests.users if requests.users is not None else np.full(requests.n, -1, np.int64)
+        noise = np.empty(len(owners))
+        _gumbel(np.uint64(self.seed), np.asarray(users, np.int64), np.asarray(visits, np.int64), owners,
+                slates.items.astype(np.int64), noise)  # fmt: skip
+        moving = places >= rotation.keep
+        key = -np.log(np.maximum(places - rotation.keep, 0) + 1.0) + rotation.strength * noise
+        key = np.where(moving, key, np.inf)
+        order = np.lexsort((-key, owners))
+        moved = order != np.arange(len(order))
+        after = slates.take(order)
+        return after.said("rotate", owners[moved], {"strength": rotation.strength}, items=after.items[moved],
+                          place=places[moved] + 1, came_from=places[order][moved] + 1)  # fmt: skip
+
+    def arrange(self, slates: Slates, requests: Requests, k: int, run: Run | None = None) -> Slates:
+        """Pins, duplicates, caps and shares; at most k items a request."""
+        slates, pins = self._pinned(slates, requests, k)
+        rules, items, owners = self.rules, slates.items, slates.owners
+        caps: list[arranging.Cap] = []
+        told: list[tuple[str, dict[str, Any]]] = []
+        if rules.dedupe:
+            caps.append(self._cap(rules.dedupe, items, 1, k, True))
+            told.append(("dedupe", {"by": rules.dedupe}))
+        for cap in rules.caps:
+            caps.append(self._cap(cap.per, items, cap.at_most, cap.first or k, cap.strict))
+            told.append(("cap", {"per": cap.per, "at_most": cap.at_most, "first": cap.first or k}))
+        moment = self._moment(requests, owners) if self.shares else None
+        members = [(self.filters.where(of, items, moment), share.at_least) for share, of in self.shares]
+        if not caps and not members and pins is None:
+            return _first(slates, k)
+        found = arranging.arrange(slates.offsets, k, pins=pins, caps=caps, shares=members, run=run)
+        real = found.rows >= 0
+        rows = found.rows[real]
+        lengths = real.sum(axis=1)
+        after = slates.take(rows, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+        shown = np.zeros(len(items), dtype=bool)
+        shown[rows] = True
+        why, which, request = found.why[real], found.which[real], np.nonzero(real)[0]
+        slot = np.nonzero(real)[1] + 1
+        is_pin = why == arranging.BY_PIN
+        after = after.said("pin", request[is_pin], items=after.items[is_pin], slot=slot[is_pin])
+        for at, (step, said) in enumerate(told):
+            held = (found.held == at) & ~shown
+            after = after.said(step, owners[held], said, items=items[held])
+            late = (found.held == at) & shown
+            after = after.said(step + " moved down", owners[late], said, items=items[late])
+            over = (why == arranging.BY_YIELDING) & (which == at)
+            after = after.said(step + " yielded", request[over], said, items=after.items[over], slot=slot[over])
+        for at, (share, _) in enumerate(self.shares):
+            facts: dict[str, Any] = {"of": share.of, "at_least": share.at_least}
+            forced = (why == arranging.BY_SHARE) & (which == at)
+            after = after.said("share", request[forced], facts, items=after.items[forced], slot=slot[forced])
+            lacks = np.flatnonzero(found.missing[:, at])
+            after = after.said("share missed", lacks, facts, missing=found.missing[lacks, at])
+        short = np.flatnonzero(lengths < np.minimum(k, np.diff(slates.offsets)))
+        return after.said("short", short, {"asked": k}, given=lengths[short])
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _moment(self, requests: Requests, owners: np.ndarray | None = None) -> Moment:
+        now = np.broadcast_to(np.asarray(requests.now, np.int64), requests.n)
+        user, context = requests.user, requests.context
+        if requests.n == 1 and not isinstance(user, pl.DataFrame) and not isinstance(context, pl.DataFrame):
+            return Moment(user or {}, context or {}, int(now[0]))
+        if requests.n == 1:
+            user, context = (part.row(0, named=True) if isinstance(part, pl.DataFrame) else part or {}
+                             for part in (user, context))  # fmt: skip
+            return Moment(user, context, int(now[0]))
+        if owners is None:
+            raise ConfigError("a mask belongs to one request", remedy="ask for one request at a time")
+        for part in (user, context):
+            if part is not None and not isinstance(part, pl.DataFrame):
+                raise ConfigError("many requests bring frames", remedy="a frame of one row a request")
+        return Moment.rows(owners, self.filters.columns, user=user, context=context, now=now)  # type: ignore[arg-type]
+
+    def _bought(self, requests: Requests) -> np.ndarray:
+        """request · n_items + item of what must stay away for what was done with it."""
+        histories = requests.histories
+        if histories is None or not self.rules.bought or not len(histories.items):
+            return np.zeros(0, np.int64)
+        owners = np.repeat(np.arange(len(histories)), histories.lengths)
+        away = np.where(histories.kinds < len(self.away), self.away[histories.kinds % len(self.away)], -1)
+        now = np.broadcast_to(np.asarray(requests.now, np.int64), requests.n)[owners]
+        # An event of the future is as fresh as can be.
+        stays = (away >= 0) & ((away == 2**62) | (now - histories.times < away))
+        return owners[stays] * len(self.filters) + histories.items[stays]
+
+    def _shown(self, requests: Requests) -> np.ndarray:
+        frequency, shown = self.rules.frequency, requests.shown
+        if frequency is None or shown is None or shown.beside is None:
+            return np.zeros(0, np.int64)
+        often = shown.beside >= frequency.at_most
+        return shown.owners[often] * len(self.filters) + shown.values[often]
+
+    def _cap(self, name: str, items: np.ndarray, at_most: int, first: int, strict: bool) -> arranging.Cap:
+        value = self.filters.column(name)
+        taken = value.take(items) if len(value) > 1 else _spread(value, len(items))
+        known = np.ones(len(items), bool) if taken.valid is None else taken.valid
+        if taken.words is not None or taken.data.dtype == np.bool_:
+            groups = taken.data.astype(np.int64)
+        else:
+            groups = np.unique(taken.data, return_inverse=True)[1].astype(np.int64)
+        if taken.offsets is not None:
+            return arranging.Cap(taken.offsets, groups, at_most, first, strict)
+        offsets = np.concatenate([[0], np.cumsum(known)]).astype(np.int64)
+        return arranging.Cap(offsets, groups[known], at_most, first, strict)
+
+    def _pinned(self, slates: Slates, requests: Requests, k: int) -> tuple[Slates, np.ndarray | None]:
+        """Slates with pinned items in them, and each row's slot from 0, or -1; None without pins.
+
+        A request's own pin of a slot replaces the house's. A pinned item that is excluded, or fails the filter, stock
+        or dates, is not shown.
+        """
+        n = len(self.filters)
+        own, slots = self.pins
+        owner = np.repeat(np.arange(requests.n), len(own))
+        item, slot = np.tile(own, requests.n), np.tile(slots, requests.n)
+        if requests.pins is not None and requests.pins.beside is not None:
+            owner = np.concatenate([requests.pins.owners, owner])
+            item = np.concatenate([requests.pins.values, item])
+            slot = np.concatenate([requests.pins.beside - 1, slot])
+        if not len(item):
+            return slates, None
+        right = (item >= 0) & (item < n) & (slot >= 0) & (slot < k)
+        owner, item, slot = owner[right], item[right], slot[right]
+        for by in (slot, item):  # a slot has one item and an item one slot; what the request says stands first
+            first = np.sort(np.unique(owner * 2**31 + by, return_index=True)[1])
+            owner, item, slot = owner[first], item[first], slot[first]
+        good = ~np.isin(item, self.exclude)
+        if requests.exclude is not None:
+            good &= ~np.isin(owner * n + item, _keys(requests.exclude, n))
+        moment = self._moment(requests, owner)
+        for _, condition in self.conditions:
+            good &= self.filters.where(condition, item, moment)
+        dropped = (owner[~good], item[~good])
+        owner, item, slot = owner[good], item[good], slot[good]
+        keys = slates.owners * n + slates.items
+        new = ~np.isin(owner * n + item, keys)
+        if new.any():
+            low = np.zeros(len(slates), np.float32)
+            filled = np.flatnonzero(np.diff(slates.offsets))
+            if len(filled):
+                low[filled] = np.minimum.reduceat(slates.scores, slates.offsets[filled])
+            owners = np.concatenate([slates.owners, owner[new]])
+            order = np.argsort(owners, kind="stable")
+            offsets = np.concatenate([[0], np.cumsum(np.bincount(owners, minlength=len(slates)))]).astype(np.int64)
+            slates = Slates(
+                offsets,
+                np.concatenate([slates.items, item[new].astype(np.int32)])[order],
+                np.concatenate([slates.scores, low[owner[new]]])[order],
+                slates.events,
+            )
+            keys = slates.owners * n + slates.items
+        pins = np.full(len(keys), -1, np.int64)
+        order = np.argsort(keys, kind="stable")
+        pins[order[np.searchsorted(keys[order], owner * n + item)]] = slot
+        return slates.said("pin dropped", dropped[0], items=dropped[1]), pins
+
+
+def _spread(value: Value, m: int) -> Value:
+    """A value of one row, m times."""
+    if value.offsets is not None:
+        return Value(np.tile(value.data, m), None, value.words, np.arange(m + 1) * len(value.data))
+    return Value(np.broadcast_to(value.data, m), None if value.valid is None else np.broadcast_to(value.valid, m),
+                 value.words)  # fmt: skip
+
+
+def _first(slates: Slates, k: int) -> Slates:
+    """The first k of each."""
+    lengths = np.diff(slates.offsets)
+    if (lengths <= k).all():
+        return slates
+    return slates.keep(slates.places < k)
+
+
+def _keys(ragged: Ragged | None, n: int) -> np.ndarray:
+    return np.zeros(0, np.int64) if ragged is None else ragged.owners * n + ragged.values
+
+
+def _codes(raw: Any, ids: Ids | None, filters: Filters, place: str, strict: bool = False) -> np.ndarray:
+    """Item codes of a rule; unknown items are left out, or an error where each counts."""
+    raw = list(raw)
+    if not raw:
+        return np.zeros(0, np.int64)
+    codes = np.asarray(ids.encode(raw) if ids is not None else raw, dtype=np.int64)
+    known = (codes >= 0) & (codes < len(filters))
+    if strict and not known.all():
+        raise ConfigError(f"{place}: item {raw[int(np.argmin(known))]!r} is not known", remedy="name a known item id")
+    return np.unique(codes[known]) if not strict else codes
+
+
+def quoted(name: str) -> str:
+    """A column's name as an expression writes it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def spreads(scores: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """float64[n]: standard deviation of each request's scores; 1 where they do not differ."""
+    sizes = np.maximum(np.diff(offsets), 1)
+
+    def total(values: np.ndarray) -> np.ndarray:
+        sums = np.concatenate([[0.0], np.cumsum(values)])
+        return sums[offsets[1:]] - sums[offsets[:-1]]
+
+    mean = total(scores) / sizes
+    deviation = np.sqrt(total((scores - np.repeat(mean, np.diff(offsets))) ** 2) / sizes)
+    return np.where(deviation > 0, deviation, 1.0)
+
+
+@kernel
+def _gumbel(seed, users, visits, owners, items, out):
+    """A draw of its own for each (seed, user, visit, item), whoever asks and in whatever order."""
+    for row in range(len(owners)):
+        request = owners[row]
+        state = mix(seed + GOLDEN)
+        state = mix(state ^ (np.uint64(users[request]) + GOLDEN))
+        state = mix(state ^ (np.uint64(visits[request]) + GOLDEN))
+        state = mix(state ^ (np.uint64(items[row]) + GOLDEN))
+        uniform = (np.float64(state >> np.uint64(11)) + 0.5) * (1.0 / 9007199254740992.0)
+        out[row] = -np.log(-np.log(uniform))
+
+
+def count_showings(items: np.ndarray, times: np.ndarray, now: int, window: str) -> dict[int, int]:
+    """How often each item was shown to a user within a window, for `Requests.one(shown=...)`.
+
+    items: codes, one a showing. times: microseconds UTC.
+    """
+    recent = (times > now - microseconds(window)) & (times <= now)
+    codes, counts = np.unique(np.asarray(items)[recent], return_counts=True)
+    return dict(zip(codes.tolist(), counts.tolist()))
+
+
+class Ledger:
+    """Who had how much exposure: the memory behind exposure targets.
+
+    An item at place r (from 1) has exposure 1 / log2(r + 1). A group's deficit is what it lacks of its target, summed
+    over all lists, counted in lists; it pushes the group's scores until it is made up for, so the share comes out at
+    least at the target in the long run (the proportional controller of Morik et al., Controlling fairness and bias in
+    dynamic learning-to-rank, SIGIR 2020, with a target share in place of merit).
+    """
+
+    def __init__(self, targets: Sequence[float]) -> None:
+        self.targets = np.asarray(targets, dtype=np.float64)
+        self.got = np.zeros(len(self.targets))
+        self.total, self.lists = 0.0, 0
+
+    @classmethod
+    def of(cls, book: Rulebook) -> Ledger:
+        """An empty one for the targets of a rulebook."""
+        return cls([target.target for target, _ in book.exposure])
+
+    def record(self, book: Rulebook, slates: Slates, requests: Requests) -> None:
+        """Take down the lists that were shown."""
+        weight = 1 / np.log2(slates.places + 2.0)
+        moment = book._moment(requests, slates.owners)
+        for at, (_, of) in enumerate(book.exposure):
+            self.got[at] += weight[book.filters.where(of, slates.items, moment)].sum()
+        self.total += float(weight.sum())
+        self.lists += int((np.diff(slates.offsets) > 0).sum())
+
+    def deficits(self) -> np.ndarray:
+        """float64[groups]: lists' worth of exposure that each group lacks of its target; negative: has too much."""
+        if not self.lists:
+            return np.zeros(len(self.targets))
+        return (self.targets * self.total - self.got) / (self.total / self.lists)
+
+    def shares(self) -> np.ndarray:
+        """float64[groups]: the share of all exposure so far."""
+        return self.got / max(self.total, 1e-12)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"targets": self.targets.tolist(), "got": self.got.tolist(), "total": self.total, "lists": self.lists}
+
+    @classmethod
+    def from_dict(cls, kept: Mapping[str, Any]) -> Ledger:
+        made = cls(kept["targets"])
+        made.got, made.total = np.asarray(kept["got"], np.float64), float(kept["total"])
+        made.lists = int(kept["lists"])
+        return made

@@ -1,0 +1,227 @@
+"""Slates: the items about to be shown, best first, and what every step did to them.
+
+A re-ranker is a function from a slate to a slate that writes into the trace what it did. All of them work on many
+requests at once (`Slates`); one request (`Slate`) is a batch of one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from zhiyin.core.errors import DataError
+from zhiyin.data.histories import Histories
+
+
+@dataclasses.dataclass(frozen=True)
+class Slate:
+    """The items of one request in the order they are to be shown.
+
+    Parameters
+    ----------
+    items: int32[m], each once. scores: float32[m], what each is worth; best first until a step moves items for a reason
+        other than their score.
+    trace: what each step did: plain dicts with "step", and mostly "items".
+    """
+
+    items: np.ndarray
+    scores: np.ndarray
+    trace: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def then(self, step: Callable[[Slates], Slates]) -> Slate:
+        """This slate after a step that works on many."""
+        after = step(Slates(np.array([0, len(self.items)]), self.items, self.scores))[0]
+        return Slate(after.items, after.scores, [*self.trace, *after.trace])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Event:
+    """What one step did to the slates of a batch, as columns.
+
+    Parameters
+    ----------
+    step: its name. facts: what is the same for all requests.
+    owners: int[e], the requests it touched. columns: of each name, an array of e entries; "items" are codes.
+    """
+
+    step: str
+    facts: dict[str, Any]
+    owners: np.ndarray
+    columns: dict[str, np.ndarray]
+
+    def of(self, request: int) -> dict[str, Any] | None:
+        """The event as one request saw it; None where it was not touched."""
+        mine = self.owners == request
+        if not mine.any():
+            return None
+        return {"step": self.step, **self.facts, **{name: list_of(part[mine]) for name, part in self.columns.items()}}
+
+
+def list_of(values: np.ndarray) -> list[Any]:
+    return [round(value, 6) for value in values.tolist()] if values.dtype.kind == "f" else values.tolist()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Slates:
+    """The slates of n requests, m items in all.
+
+    Parameters
+    ----------
+    offsets: int64[n + 1]; request r has items[offsets[r]:offsets[r + 1]].
+    items: int32[m]. scores: float32[m]. events: what steps did, in order.
+    """
+
+    offsets: np.ndarray
+    items: np.ndarray
+    scores: np.ndarray
+    events: tuple[Event, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, request: int) -> Slate:
+        if not 0 <= request < len(self):  # so that `for slate in slates` ends
+            raise IndexError(request)
+        mine = slice(int(self.offsets[request]), int(self.offsets[request + 1]))
+        told = (event.of(request) for event in self.events)
+        return Slate(self.items[mine], self.scores[mine], [event for event in told if event is not None])
+
+    @property
+    def owners(self) -> np.ndarray:
+        """int64[m], the request of each item."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
+    @property
+    def places(self) -> np.ndarray:
+        """int64[m], place of each item in its slate, from 0."""
+        return np.arange(len(self.items)) - np.repeat(self.offsets[:-1], np.diff(self.offsets))
+
+    @classmethod
+    def best_first(cls, offsets: np.ndarray, items: np.ndarray, scores: np.ndarray) -> Slates:
+        """Slates of candidates in any order; of equal scores the one that stood first comes first.
+
+        Raises DataError for a score that is NaN.
+        """
+        scores = np.asarray(scores, dtype=np.float32)
+        if np.isnan(scores).any():
+            raise DataError("a candidate has the score NaN", remedy="look at what the ranker was given")
+        made = cls(np.asarray(offsets, np.int64), np.asarray(items, np.int32), scores)
+        return made.sorted()
+
+    def sorted(self) -> Slates:
+        """By score, best first; equal ones as they stood."""
+        if len(self) == 1:
+            return self.take(np.argsort(-self.scores, kind="stable"))
+        return self.take(np.lexsort((-self.scores, self.owners)))
+
+    def take(self, order: np.ndarray, offsets: np.ndarray | None = None) -> Slates:
+        """Items at the given positions, in that order; `offsets` where the slates' lengths change."""
+        return Slates(self.offsets if offsets is None else offsets, self.items[order], self.scores[order], self.events)
+
+    def keep(self, kept: np.ndarray) -> Slates:
+        """Items where bool[m] is true."""
+        total = np.concatenate([[0], np.cumsum(kept)])
+        return Slates(total[self.offsets], self.items[kept], self.scores[kept], self.events)
+
+    def scored(self, scores: np.ndarray) -> Slates:
+        """The same items with other scores, best first."""
+        return Slates(self.offsets, self.items, np.asarray(scores, np.float32), self.events).sorted()
+
+    def said(self, step: str, owners: Any = None, facts: Mapping[str, Any] | None = None, **columns: Any) -> Slates:
+        """With an event in the trace; none where it touched no request. `owners` None: every request, no columns."""
+        owners = np.arange(len(self)) if owners is None else np.asarray(owners)
+        if not len(owners):
+            return self
+        event = Event(step, dict(facts or {}), owners, {name: np.asarray(part) for name, part in columns.items()})
+        return dataclasses.replace(self, events=(*self.events, event))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ragged:
+    """A list of numbers a request: values[offsets[r]:offsets[r + 1]], with a second number beside each if needed."""
+
+    offsets: np.ndarray
+    values: np.ndarray
+    beside: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, lists: Iterable[Iterable[int]], beside: Iterable[Iterable[int]] | None = None) -> Ragged:
+        """From one list a request."""
+        parts = [np.asarray(list(part), dtype=np.int64) for part in lists]
+        offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
+        none = [np.zeros(0, np.int64)]
+        more = None if beside is None else np.concatenate([np.array(list(part), np.int64) for part in beside] or none)
+        if more is not None and len(more) != offsets[-1]:
+            raise DataError("two lists of a request differ in length", remedy="give one number for each item")
+        return cls(offsets, np.concatenate(parts or [np.zeros(0, np.int64)]).astype(np.int64), more)
+
+    @property
+    def owners(self) -> np.ndarray:
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Requests:
+    """What n requests bring, besides candidates.
+
+    Parameters
+    ----------
+    n: how many.
+    now: int64[n] or one for all, microseconds UTC.
+    users: int64[n], numbers that stand for the users, for rotation; a stranger's session may have one too.
+    visits: int64[n], counts the visits of a user; None: the time tells.
+    histories: what the users did, for what is bought already.
+    shown: item codes and, beside, how often each was shown within the window of the frequency cap.
+    user, context: frames of n rows; for one request mappings will do.
+    include: where given, nothing else may be shown. exclude: never shown. Item codes.
+    pins: item codes and, beside, slots from 1.
+    """
+
+    n: int = 1
+    now: Any = 0
+    users: np.ndarray | None = None
+    visits: np.ndarray | None = None
+    histories: Histories | None = None
+    shown: Ragged | None = None
+    user: pl.DataFrame | Mapping[str, Any] | None = None
+    context: pl.DataFrame | Mapping[str, Any] | None = None
+    include: Ragged | None = None
+    exclude: Ragged | None = None
+    pins: Ragged | None = None
+
+    @classmethod
+    def one(
+        cls,
+        *,
+        now: int = 0,
+        user_number: int = -1,
+        visit: int | None = None,
+        history: Histories | None = None,
+        shown: Mapping[int, int] | None = None,
+        user: Mapping[str, Any] | None = None,
+        context: Mapping[str, Any] | None = None,
+        include: Iterable[int] | None = None,
+        exclude: Iterable[int] | None = None,
+        pins: Mapping[int, int] | None = None,
+    ) -> Requests:
+        """A single request. `shown`: counts by item code; `pins`: item codes by slot, from 1."""
+        return cls(
+            1,
+            np.array([now], dtype=np.int64),
+            np.array([user_number], dtype=np.int64),
+            None if visit is None else np.array([visit], dtype=np.int64),
+            history,
+            None if not shown else Ragged.of([shown.keys()], [shown.values()]),
+            user,
+            context,
+            None if include is None else Ragged.of([include]),
+            None if not exclude else Ragged.of([exclude]),
+            None if not pins else Ragged.of([pins.values()], [pins.keys()]),
+        )

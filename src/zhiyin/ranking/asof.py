@@ -1,0 +1,371 @@
+"""AsOf: what was known of a user, an item and the two together at the moment of a request, and nothing later.
+
+An item is counted by its events strictly before the moment; a user by the history of the request, which may hold clicks
+that the index has not heard of. So the features of a request are the same whether the log ends there or goes on, and
+training on the past sees what serving will see.
+
+A log without times knows the order of each user's events, but not whose came first: there an item is counted by the
+events of all other users, and nothing is told of windows, ages and clocks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+from scipy import sparse
+
+from zhiyin.core.durations import UNITS, microseconds
+from zhiyin.core.errors import ConfigError, DataError
+from zhiyin.core.parallel import for_chunks
+from zhiyin.core.run import Run
+from zhiyin.data.dataset import Dataset
+from zhiyin.data.histories import Histories
+from zhiyin.ranking import asof_kernels as kernels
+from zhiyin.ranking.examples import Candidates
+from zhiyin.ranking.item_log import KINDS, ItemLog, sealed
+
+WINDOWS = ("1d", "7d", "30d")
+
+
+@dataclasses.dataclass
+class AsOf:
+    """An index of a log for features as of a moment.
+
+    Parameters
+    ----------
+    log: the events of the data it was learned from, by item; recent: those appended since.
+    has_times: whether the log has times.
+    kinds: names of the kinds of events by code; counted: codes of those that are counted apart.
+    windows: durations, ascending, over which events are counted.
+    latest: the last moment known, microseconds UTC; a request without a moment (`now` 0) comes just after it.
+    categories: of each name, CSR [n_items, c], the categories of items; what is stored and not 0 counts.
+    prices: float32[n_items], NaN where unknown; or None.
+    neighbors: of each name, CSR float32[n_items, n_items]: row i is how much item i speaks for others. To be learned on
+        events before the requests, or it tells what comes.
+    content: CSR float32[n_items, v], what items are described by, each row of length 1; or None.
+    last: events of the history, the newest, that neighbours, content and recent categories look at.
+    session_gap: microseconds, a pause that ends a session.
+    """
+
+    log: ItemLog
+    recent: ItemLog
+    has_times: bool
+    kinds: tuple[str, ...]
+    counted: tuple[int, ...]
+    windows: tuple[str, ...]
+    latest: int
+    own: tuple[np.ndarray, ...] = ()
+    categories: dict[str, sparse.csr_matrix] = dataclasses.field(default_factory=dict)
+    prices: np.ndarray | None = None
+    neighbors: dict[str, sparse.csr_matrix] = dataclasses.field(default_factory=dict)
+    content: sparse.csr_matrix | None = None
+    last: int = 20
+    session_gap: int = 30 * UNITS["m"]
+
+    @classmethod
+    def learn(
+        cls,
+        data: Dataset,
+        *,
+        windows: Sequence[str] = WINDOWS,
+        categories: Mapping[str, sparse.csr_matrix] | None = None,
+        prices: np.ndarray | None = None,
+        neighbors: Mapping[str, sparse.csr_matrix] | None = None,
+        content: sparse.csr_matrix | None = None,
+        last: int = 20,
+        session_gap: str = "30m",
+        like: AsOf | None = None,
+    ) -> AsOf:
+        """Index a log. Which features there are depends on it: kinds are counted apart where it has several, positive
+        shares told where it has events worth nothing, mean values where it has values, windows where it has times.
+
+        like: an index of the same log up to another moment, whose features are to be told, whether or not this part of
+            the log would have them.
+
+        Raises ConfigError for windows that are no durations or do not ascend, and for arrays not of n_items rows.
+        """
+        lengths = [microseconds(window) for window in windows]
+        if lengths != sorted(set(lengths)):
+            raise ConfigError(f"windows {', '.join(windows)} do not ascend", remedy="such as 1d, 7d, 30d")
+        blocks = {**(categories or {}), **(neighbors or {})} | ({"content": content} if content is not None else {})
+        for name, rows in [*blocks.items(), *([("prices", prices)] if prices is not None else [])]:
+            if rows.shape[0] != data.n_items:
+                raise ConfigError(f"{name} has {rows.shape[0]:,} rows", remedy=f"a row an item: {data.n_items:,}")
+        item, time, weight, value, kind = _columns(data.events)
+        if like is not None:
+            counted, signs, values = like.counted, like.log.signs, like.log.values
+        else:
+            counted, signs, values = (
+                _counted(kind, len(data.kinds)),
+                bool((weight <= 0).any()),
+                bool((value == value).any()),
+            )
+        told: dict[str, Any] = {"signs": signs, "values": values, "n_kinds": len(counted)}
+        slot = _slots(kind, counted, len(data.kinds))
+        log = ItemLog.of(item, time, weight, value, slot, data.n_items, **told)
+        own: tuple[np.ndarray, ...] = ()
+        if not data.has_times:
+            own = (data.histories.offsets, item, weight, value, slot)
+        return cls(
+            log,
+            ItemLog.empty(data.n_items, **told),
+            data.has_times,
+            tuple(data.kinds),
+            counted,
+            tuple(windows) if data.has_times else (),
+            data.window[1],
+            own,
+            {name: sparse.csr_matrix(rows) for name, rows in (categories or {}).items()},
+            None if prices is None else np.asarray(prices, dtype=np.float32),
+            {name: sparse.csr_matrix(rows, dtype=np.float32) for name, rows in (neighbors or {}).items()},
+            None if content is None else sparse.csr_matrix(content, dtype=np.float32),
+            last,
+            microseconds(session_gap),
+        )
+
+    def __post_init__(self) -> None:
+        self._blocks = {name: _parts(rows) for name, rows in self.categories.items()}
+        self._tables = {name: _parts(rows) for name, rows in self.neighbors.items()}
+        self._words = _parts(self.content) if self.content is not None else ()
+        self._log_prices = _logs(self.prices) if self.prices is not None else None
+        self._spans = sealed(np.array([microseconds(window) for window in self.windows], dtype=np.int64))
+        self._own = tuple(sealed(part) for part in self.own)
+        self._named_blocks = tuple(self._named().items())
+        self.names = tuple(name for _, block in self._named_blocks for name in block)
+
+    # -- what there is ----------------------------------------------------------------------------------------------
+
+    def _named(self) -> dict[str, list[str]]:
+        """Names of the columns by block, in their order."""
+        spans = [f" {window}" for window in self.windows] + [""]
+        item = [f"item events{span}" for span in spans]
+        item += [f"item {self.kinds[code]}{span}" for code in self.counted for span in spans]
+        if self.log.signs:
+            item.append("item positive share")
+        if self.log.values:
+            item.append("item mean value")
+        user = ["user events"]
+        if self.log.signs:
+            user.append("user positive share")
+        if self.log.values:
+            user.append("user mean value")
+        pair = ["pair events"]
+        if self.has_times:
+            item += ["item age days", "item idle days"] + (["item trend"] if len(self.windows) > 1 else [])
+            user += [f"user events{span}" for span in spans[:-1]]
+            user += ["user idle hours", "session events", "hour", "weekday"]
+            pair.append("pair idle hours")
+        blocks = {"item": item, "user": user, "pair": pair}
+        for name in self.categories:
+            blocks[f"category {name}"] = [f"{name} share", f"{name} share recent"]
+        if self.prices is not None:
+            blocks["price"] = ["price ratio"]
+        for name in self.neighbors:
+            blocks[f"neighbors {name}"] = [f"{name} max", f"{name} sum", f"{name} last"]
+        if self.content is not None:
+            blocks["content"] = ["content similarity"]
+        return blocks
+
+    @property
+    def n_items(self) -> int:
+        """Items heard of."""
+        return max(self.log.n_items, self.recent.n_items)
+
+    # -- answers ----------------------------------------------------------------------------------------------------
+
+    def moments(self, histories: Histories) -> np.ndarray:
+        """int64[n]: the moments of requests, microseconds UTC."""
+        return np.where(histories.now == 0, self.latest + 1, histories.now).astype(np.int64)
+
+    def numbers(
+        self, histories: Histories, candidates: Candidates, run: Run | None = None, moments: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Features of each candidate as of its request, float32[m, len(names)]; NaN where nothing is known.
+
+        histories: what each of the n users had done. Events not before the moment are not looked at; a history whose
+            times are all 0 has none, and all of it counts.
+        moments: int64[n], instead of `moments(histories)`.
+
+        Counts are log(1 + count); days, hours log(1 + days), log(1 + hours); "trend" is the log of the events of the
+        shorter of the two longest windows over its share of the longest; "price ratio" the log of the price over the
+        geometric mean of the prices in the history. Hours of the day and weekdays (Monday 0) are UTC.
+        """
+        run = run or Run()
+        moments = self.moments(histories) if moments is None else moments
+        offsets, items = sealed(candidates.offsets), sealed(candidates.items)
+        out = np.empty((len(items), len(self.names)), dtype=np.float32)
+        had = tuple(
+            sealed(part)
+            for part in (histories.offsets, histories.items, histories.weights, histories.times, histories.values)
+        )
+        moments, users = sealed(moments), sealed(histories.users)
+        ends = np.empty(len(moments), dtype=np.int64)
+        kernels.ends(had, moments, self.has_times, ends)
+        ends = sealed(ends)
+        asked = (offsets, items)
+        # One state of the index for all of a call, whatever is appended meanwhile.
+        base, recent = self.log.arrays, self.recent.arrays
+
+        def work(start: int, stop: int) -> None:
+            column = 0
+            for name, block in self._named_blocks:
+                place = out[:, column : column + len(block)]
+                if name == "item" and self.has_times:
+                    kernels.item_timed(base, recent, self._spans, asked, moments, start, stop, place)
+                elif name == "item":
+                    kernels.item_untimed(base, self._own, users, asked, start, stop, place)
+                elif name == "user":
+                    kernels.user(
+                        had, ends, moments, self._spans, self.has_times, self.log.signs, self.log.values,
+                        self.session_gap, offsets, start, stop, place,
+                    )  # fmt: skip
+                elif name == "pair":
+                    kernels.pair(had, ends, moments, self.has_times, asked, start, stop, place)
+                elif name == "price":
+                    kernels.price(had, ends, self._log_prices, asked, start, stop, place)
+                elif name == "content":
+                    kernels.content(had, ends, self.last, self._words, self.content.shape[1], asked, start, stop, place)  # type: ignore[union-attr]
+                elif name.startswith("category "):
+                    rows = self.categories[name[9:]]
+                    block_of = self._blocks[name[9:]]
+                    kernels.shares(had, ends, self.last, block_of, rows.shape[1], asked, start, stop, place)
+                else:
+                    kernels.similar(had, ends, self.last, self._tables[name[10:]], asked, start, stop, place)
+                column += len(block)
+
+        for_chunks(work, len(moments), run, chunk=max(1, min(256, len(moments) // (4 * run.n_threads))))
+        return out
+
+    # -- what comes in ----------------------------------------------------------------------------------------------
+
+    def append(self, events: pl.DataFrame) -> None:
+        """Hear of new events, in any order: `user` and `item` codes, `time` in microseconds; `weight` (else 1), `value`
+        and `kind` (by name) where the log has them. A kind never heard of is in the totals alone.
+
+        Costs what the events cost. Safe beside `numbers` in other threads.
+        """
+        if not self.has_times:
+            raise DataError(
+                "the log has no times, so later events cannot be told from earlier ones", remedy="learn again from all"
+            )
+        item, time, weight, value, _ = _columns(events)
+        if "kind" in events.columns:
+            codes = {name: code for code, name in enumerate(self.kinds)}
+            names = events["kind"].cast(pl.String)
+            kind = names.replace_strict(codes, default=len(self.kinds), return_dtype=pl.Int64).to_numpy()
+        else:
+            kind = np.full(len(item), len(self.kinds), dtype=np.int64)
+        self.recent.append(item, time, weight, value, _slots(kind, self.counted, len(self.kinds) + 1))
+        self.latest = max(self.latest, int(time.max(initial=self.latest)))
+
+    # -- at rest ----------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """All of the index as JSON values and arrays, flat; CSR as three arrays."""
+        found: dict[str, Any] = {
+            name: getattr(self, name)
+            for name in ("has_times", "kinds", "counted", "windows", "latest", "last", "session_gap")
+        }
+        for part in ("log", "recent"):
+            found |= {f"{part}.{name}": value for name, value in getattr(self, part).state().items()}
+        found |= {f"own.{number}": array for number, array in enumerate(self.own)}
+        tables: list[tuple[str, str, list[int]]] = []
+        for what in ("categories", "neighbors"):
+            for number, (name, rows) in enumerate(getattr(self, what).items()):
+                tables.append((what, name, list(rows.shape)))
+                found |= {f"{what}.{number}.{part}": getattr(rows, part) for part in _CSR}
+        if self.content is not None:
+            tables.append(("content", "", list(self.content.shape)))
+            found |= {f"content.0.{part}": getattr(self.content, part) for part in _CSR}
+        if self.prices is not None:
+            found["prices"] = self.prices
+        return found | {"tables": tables, "owns": len(self.own)}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> AsOf:
+        """What `state` came from."""
+        logs = {
+            part: ItemLog.from_state({name[len(part) + 1 :]: value for name, value in state.items()
+                                      if name.startswith(f"{part}.")})
+            for part in ("log", "recent")
+        }  # fmt: skip
+        found: dict[str, dict[str, sparse.csr_matrix]] = {"categories": {}, "neighbors": {}, "content": {}}
+        for what, name, shape in state["tables"]:
+            key = f"{what}.{len(found[what])}"
+            parts = tuple(state[f"{key}.{part}"] for part in _CSR)
+            found[what][name] = sparse.csr_matrix(parts, shape=tuple(shape), copy=False)
+        return cls(
+            logs["log"],
+            logs["recent"],
+            state["has_times"],
+            tuple(state["kinds"]),
+            tuple(state["counted"]),
+            tuple(state["windows"]),
+            state["latest"],
+            tuple(state[f"own.{number}"] for number in range(state["owns"])),
+            found["categories"],
+            state.get("prices"),
+            found["neighbors"],
+            found["content"].get(""),
+            state["last"],
+            state["session_gap"],
+        )
+
+
+_CSR = ("data", "indices", "indptr")
+
+
+def _columns(events: pl.DataFrame) -> tuple[np.ndarray, ...]:
+    """item, time, weight, value and code of the kind, as the log takes them."""
+    n = len(events)
+    there = set(events.columns)
+    if not {"item", "time"} <= there:
+        raise DataError("events need the columns item and time", remedy="item codes, and microseconds UTC")
+    weight = events["weight"].to_numpy() if "weight" in there else np.ones(n, np.float32)
+    value = events["value"].cast(pl.Float32).fill_null(np.nan).to_numpy() if "value" in there else np.full(n, np.nan)
+    enumerated = "kind" in there and isinstance(events.schema["kind"], pl.Enum)
+    kind = events["kind"].to_physical().to_numpy() if enumerated else np.zeros(n, np.uint8)
+    item = events["item"].to_numpy().astype(np.int32, copy=False)
+    if item.min(initial=0) < 0:
+        raise DataError("an event of an unknown item", column="item", remedy="codes from 0; leave unknown items out")
+    return (
+        item,
+        events["time"].to_numpy().astype(np.int64, copy=False),
+        weight.astype(np.float32, copy=False),
+        value.astype(np.float32, copy=False),
+        kind,
+    )
+
+
+def _counted(kind: np.ndarray, n_kinds: int) -> tuple[int, ...]:
+    """The codes of kinds that are counted apart: all of the log's, or the most frequent; none where it has but one."""
+    if n_kinds < 2:
+        return ()
+    often = np.argsort(-np.bincount(kind, minlength=n_kinds), kind="stable")
+    return tuple(sorted(int(code) for code in often[:KINDS]))
+
+
+def _slots(kind: np.ndarray, counted: tuple[int, ...], n_kinds: int) -> np.ndarray:
+    """int8[...]: where among the counted kinds each code stands; len(counted) for the others."""
+    slot = np.full(max(n_kinds, 1), len(counted), dtype=np.int8)
+    slot[list(counted)] = np.arange(len(counted))
+    return slot[kind]
+
+
+def _parts(rows: sparse.csr_matrix) -> tuple[np.ndarray, ...]:
+    return (
+        sealed(rows.indptr.astype(np.int64, copy=False)),
+        sealed(rows.indices.astype(np.int32, copy=False)),
+        sealed(rows.data.astype(np.float32, copy=False)),
+    )
+
+
+def _logs(prices: np.ndarray) -> np.ndarray:
+    """float32[...]: logs of positive prices, NaN for the others."""
+    known = np.asarray(prices, dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return sealed(np.where(known > 0, np.log(known), np.nan).astype(np.float32))
