@@ -220,7 +220,7 @@ def main() -> int:
                 who: {key: statistics.median(run[key] for run in of) for key in of[0]} for who, of in runs.items()
             }
             for who, of in middle.items():
-                print(f"{name:8} {who:8} AUC {of['auc']:.4f} log-loss {of['logloss']:.4f} best epoch {of['epochs']:.0f}  "
+                print(f"{name:8} {who:8} AUC {of['auc']:.4f} log-loss {of['logloss']:.4f} best {of['epochs']:.0f}  "
                       f"an epoch {of['epoch_s']:.2f} s  training {of['fit_s']:.1f} s", flush=True)  # fmt: skip
             faster = middle["deepctr"]["epoch_s"] / middle["zhiyin"]["epoch_s"]
             good = (middle["zhiyin"]["auc"] >= middle["deepctr"]["auc"]
