@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from zhiyin.core.errors import ConfigError, MissingExtraError, nearest
-from zhiyin.core.params import check_settings, params_of
+from zhiyin.core.params import check_settings, params_of, settings_of
 
 if TYPE_CHECKING:
     from zhiyin.models.base import Recommender
@@ -111,3 +111,18 @@ def label(model: Recommender) -> str:
               if getattr(model, p.name) != p.default}  # fmt: skip
     changed = [f"{name}=[{value}]" if "," in str(value) else f"{name}={value}" for name, value in values.items()]
     return type(model).__name__ + (f"({', '.join(changed)})" if changed else "")
+
+
+def written(model: Any) -> str:
+    """A model as it is written on a command line: name and the settings that are not its defaults."""
+    declared = params_of(type(model))
+    changed = [
+        f"{name}={_text(value)}" for name, value in settings_of(model).items() if value != declared[name].default
+    ]
+    return type(model).__name__.lower() + (f":{','.join(changed)}" if changed else "")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

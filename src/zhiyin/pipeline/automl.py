@@ -12,11 +12,10 @@ from importlib.util import find_spec
 from typing import Any
 
 from zhiyin.core.errors import DataError, ZhiyinError
-from zhiyin.core.params import params_of, settings_of
 from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset
 from zhiyin.evaluation.tuning import tune
-from zhiyin.models.catalog import parse
+from zhiyin.models.catalog import parse, written
 from zhiyin.pipeline.learning import windows_of
 from zhiyin.pipeline.pipeline import Pipeline
 
@@ -132,18 +131,3 @@ def _time_of_fit(text: str, data: Dataset, run: Run) -> float:
     begun = time.monotonic()
     model.fit(data, dataclasses.replace(run, progress=False))
     return time.monotonic() - begun
-
-
-def written(model: Any) -> str:
-    """A model as it is written on a command line: name and the settings that are not its defaults."""
-    declared = params_of(type(model))
-    changed = [
-        f"{name}={_text(value)}" for name, value in settings_of(model).items() if value != declared[name].default
-    ]
-    return type(model).__name__.lower() + (f":{','.join(changed)}" if changed else "")
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return str(value).lower()
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -21,7 +21,7 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.models import saving
 from zhiyin.models.base import Recommender
-from zhiyin.models.catalog import parse
+from zhiyin.models.catalog import parse, written
 from zhiyin.models.topk import top_k
 from zhiyin.pipeline import blend
 from zhiyin.pipeline.learning import SEGMENTS, learn, positives, segments_of
@@ -104,6 +104,22 @@ class Pipeline(Recommender):
         if not made:
             raise ConfigError("a pipeline needs a source", remedy='sources = "als; popular:half_life=7d"')
         return made
+
+    @classmethod
+    def around(cls, model: Recommender) -> Pipeline:
+        """A fitted model as the one source of a pipeline: what it says is what is answered."""
+        name = written(model)
+        made = cls(sources=name, ranker="none")
+        made.known_ = model._known()  # type: ignore[misc]
+        made.sources_, made.choices_ = {name: model}, dict.fromkeys(("all", *SEGMENTS), name)  # type: ignore[misc]
+        made.weights_, made.report_ = np.ones((2, 2), np.float32), {}  # type: ignore[misc]
+        made.ranker_ = made.builder_ = None  # type: ignore[misc]
+        return made
+
+    @property
+    def has_times(self) -> bool:
+        """Whether the log it learned from has times."""
+        return self._known().window[1] > 0
 
     # -- answering --------------------------------------------------------------------------------------------------
 

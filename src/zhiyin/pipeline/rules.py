@@ -337,7 +337,20 @@ class Rulebook:
         run: Run | None = None,
     ) -> Slates:
         """All steps in order; `between` re-ranks for variety. Slates of at most k items."""
-        slates = self.adjust(self.qualify(slates, requests), requests, ledger)
+        return self.finish(self.qualify(slates, requests), requests, k, ledger=ledger, between=between, run=run)
+
+    def finish(
+        self,
+        slates: Slates,
+        requests: Requests,
+        k: int,
+        *,
+        ledger: Ledger | None = None,
+        between: Step | None = None,
+        run: Run | None = None,
+    ) -> Slates:
+        """All steps but the first, for slates of what `mask` and `removed` let through."""
+        slates = self.adjust(slates, requests, ledger)
         if between is not None:
             slates = between(slates)
         return self.arrange(self.rotate(slates, requests), requests, k, run)

@@ -1,0 +1,371 @@
+"""Answers: one list for one request, through filters, sources, ranker, rules and variety, with reasons if wanted.
+
+    answers = Answers(pipeline, data.items, users=data.users, rules=Rules.from_dict({"filter": "stock > 0"}))
+    answer = answers.ask(Request(user="alice", k=10, filter="price < 50", diversity="mmr", explain=True))
+    answer.items, answer.reasons, answer.removed
+
+What may not be shown is left out before sources name their best, so k items come back whenever k items qualify.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+from scipy import sparse
+
+from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.core.run import Run
+from zhiyin.data.histories import Histories
+from zhiyin.models.base import Recommender, VectorRecommender
+from zhiyin.pipeline import diversity
+from zhiyin.pipeline.explain import Reason, reasons
+from zhiyin.pipeline.filters import Filters
+from zhiyin.pipeline.pipeline import Pipeline
+from zhiyin.pipeline.rules import Boost, Rulebook, Rules
+from zhiyin.pipeline.slate import Requests, Slates
+from zhiyin.ranking.candidates import Retrieved
+from zhiyin.ranking.examples import Candidates
+
+VARIETY = ("none", "mmr", "dpp", "calibrate")
+# Rulebooks of requests' own filters and boosts that are kept.
+BOOKS = 256
+# Most items of a list, and most ids in a list of a request.
+MOST_ITEMS, MOST_IDS = 1_000, 10_000
+# Columns that items are spread over where none is named.
+CATEGORIES = ("category", "categories", "genre", "genres", "topic", "topics", "brand", "seller")
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is asked. Ids are raw.
+
+    Parameters
+    ----------
+    user: whose history and columns count; None, or one never seen: a stranger.
+    history: instead of what was seen in training: items, oldest first, or `Histories` of one row.
+    k: items wanted, 1 to 1,000.
+    filter, boosts: in addition to the rules of the house.
+    include: where given, nothing else is shown. exclude: not shown. pins: item by slot, from 1.
+    exclude_seen: leave out what is in the history; None: unless the rules say what happens to what was bought.
+    diversity: "none", "mmr", "dpp" or "calibrate"; None: as the house has it. balance: variety (0) to score (1).
+    user_columns, context: values that expressions may speak of, by column.
+    now: microseconds UTC; None: the present.
+    visit: number of the user's visit, for rotation. shown: how often each item was shown lately, by raw id.
+    explain: say why, and what was removed.
+    """
+
+    user: Any = None
+    history: Iterable[Any] | Histories | None = None
+    k: int = 10
+    filter: str = ""
+    boosts: tuple[Boost, ...] = ()
+    include: Iterable[Any] | None = None
+    exclude: Iterable[Any] = ()
+    pins: Mapping[int, Any] = dataclasses.field(default_factory=dict)
+    exclude_seen: bool | None = None
+    diversity: str | None = None
+    balance: float | None = None
+    user_columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    context: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    now: int | None = None
+    visit: int | None = None
+    shown: Mapping[Any, int] = dataclasses.field(default_factory=dict)
+    explain: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """A list, and how it came about.
+
+    Parameters
+    ----------
+    items: raw ids, best first. scores: float of each; comparable within the list.
+    reasons: one an item, where asked for. removed: {"item", "rule"} of what would have been in the list.
+    trace: what each rule did, item codes. seconds: of each stage. sources: what each named.
+    left_out: sources that did not answer, and why.
+    """
+
+    items: list[Any]
+    scores: list[float]
+    reasons: list[Reason] = dataclasses.field(default_factory=list)
+    removed: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    trace: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    method: str = ""
+    left_out: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+class Answers:
+    """Answers requests by a model, a catalogue and rules. Any number of threads may ask.
+
+    Parameters
+    ----------
+    model: a fitted recommender; a pipeline, or any other, which then is the only source.
+    items: the catalogue, a column `id`; in any order. users: likewise, or None.
+    rules: of the house. kinds: names of event kinds by code, for `bought`.
+    variety: as `Request.diversity`, for requests that do not say. balance: likewise.
+    by: column of categories that lists are spread over; "": found by name, for mmr and dpp likeness as a model has it.
+    context: types of what requests bring, such as {"device": str}.
+    """
+
+    def __init__(
+        self,
+        model: Recommender,
+        items: pl.DataFrame | None = None,
+        users: pl.DataFrame | None = None,
+        *,
+        rules: Rules | None = None,
+        kinds: tuple[str, ...] = (),
+        variety: str = "none",
+        balance: float = 0.7,
+        by: str = "",
+        context: Any = None,
+        run: Run | None = None,
+    ) -> None:
+        self.model = model if isinstance(model, Pipeline) else Pipeline.around(model)
+        known = self.known = self.model._known()
+        self.run = run or Run(threads=1)
+        self.items = aligned(items, known.item_ids.values)
+        self.users = None if users is None or users.width < 2 else aligned(users, known.user_ids.values)
+        self.filters = Filters(self.items, None if self.users is None else self.users.schema, context)
+        self.rules, self.kinds, self.balance, self.by = rules or Rules(), kinds, balance, by
+        self.variety = _word(variety)
+        self._books: OrderedDict[tuple[str, tuple[Boost, ...]], Rulebook] = OrderedDict()
+        self._likeness: dict[str, Any] = {}
+        self.book("", ())  # what is wrong with the rules of the house is said now
+
+    def book(self, filter: str, boosts: tuple[Boost, ...]) -> Rulebook:
+        """The rules of the house with a request's own."""
+        key = (filter, boosts)
+        found = self._books.get(key)
+        if found is None:
+            both = " AND ".join(f"({text})" for text in (self.rules.filter, filter) if text)
+            rules = dataclasses.replace(self.rules, filter=both, boosts=(*self.rules.boosts, *boosts))
+            if filter:  # alone, so that what is wrong is said in the words of the request
+                self.filters.parse(filter, "bool")
+            found = rules.bind(self.filters, kinds=self.kinds, item_ids=self.known.item_ids, seed=self.run.seed)
+            self._books[key] = found
+            while len(self._books) > BOOKS:
+                self._books.pop(next(iter(self._books)), None)
+        return found
+
+    def ask(self, request: Request) -> Answer:
+        """The list for one request. Raises ConfigError for a request that cannot be."""
+        begun = time.perf_counter()
+        seconds: dict[str, float] = {}
+
+        def passed(stage: str) -> None:
+            nonlocal begun
+            seconds[stage] = time.perf_counter() - begun
+            begun = time.perf_counter()
+
+        k, word, balance = _checked(request, self)
+        history = self._history(request)
+        book = self.book(request.filter, request.boosts)
+        needs = self._needs(request, history)
+        seen = not self.rules.bought if request.exclude_seen is None else request.exclude_seen
+        mask = book.mask(needs)
+        allowed = self.known.candidates & mask.bits
+        out = book.removed(needs)
+        if seen:
+            out = (np.array([0, len(out[1]) + len(history.items)]), np.concatenate([out[1], history.items]))
+        gone = Histories.of(*out)
+        passed("filter")
+        candidates = self.model.retrieve(history, k, exclude=gone, allowed=allowed, run=self.run)
+        passed("retrieve")
+        scores = self.model.order(history, candidates, self.run)
+        passed("rank")
+        slate = None
+        fill = max(0, k - len(candidates.items))
+        while True:
+            slates = self._filled(candidates, scores, allowed, gone.items, fill)
+            slate = book.finish(slates, needs, k, between=lambda part: self._vary(part, history, k, word, balance))
+            # Of what rules left out too much is made up by what is popular.
+            if len(slate.items) >= k or len(slates.items) < len(candidates.items) + fill:
+                break
+            fill = max(4 * k, 8 * fill)
+        passed("rules")
+        shown = slate[0]
+        answer = Answer(
+            self.known.item_ids.decode(shown.items).to_list(),
+            shown.scores.tolist(),
+            trace=shown.trace,
+            seconds=seconds,
+            method=self.model.method_of(history),
+            left_out=candidates.left_out if isinstance(candidates, Retrieved) else {},
+        )
+        if not request.explain:
+            return answer
+        why = reasons(self.model, history, shown.items, candidates, self.run)
+        why = [dataclasses.replace(r, rules=told(shown.trace, int(i))) for r, i in zip(why, shown.items)]
+        removed = self._removed(history, needs, book, seen, k)
+        passed("explain")
+        return dataclasses.replace(answer, reasons=why, removed=removed)
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _history(self, request: Request) -> Histories:
+        if request.history is None:
+            history = self.known.histories.take(self.known.user_ids.encode([request.user]))
+        elif isinstance(request.history, Histories):
+            history = request.history
+        else:
+            history = Histories.from_items([list(request.history)], self.known.item_ids)
+        now = time.time_ns() // 1000 if request.now is None else request.now
+        return dataclasses.replace(history, now=np.array([now], dtype=np.int64)) if self.model.has_times else history
+
+    def _needs(self, request: Request, history: Histories) -> Requests:
+        """The request in item codes."""
+        ids = self.known.item_ids
+        user: dict[str, Any] = {}
+        number = int(self.known.user_ids.encode([request.user])[0]) if request.user is not None else -1
+        if self.users is not None and number >= 0:
+            user = self.users.row(number, named=True)
+        user |= request.user_columns
+        unknown = [str(item) for item in request.pins.values() if ids.encode([item])[0] < 0]
+        if unknown:
+            raise ConfigError(f"item {unknown[0]!r} is pinned and not known", remedy="pin items of the catalogue")
+        return Requests.one(
+            now=time.time_ns() // 1000 if request.now is None else request.now,
+            user_number=number,
+            visit=request.visit,
+            history=history,
+            shown={int(ids.encode([item])[0]): n for item, n in request.shown.items()},
+            user=user,
+            context=request.context,
+            include=None if request.include is None else _known(ids, request.include).tolist(),
+            exclude=_known(ids, request.exclude).tolist(),
+            pins={slot: int(ids.encode([item])[0]) for slot, item in request.pins.items()},
+        )
+
+    def _filled(
+        self, candidates: Candidates, scores: np.ndarray, allowed: np.ndarray, gone: np.ndarray, more: int
+    ) -> Slates:
+        """The candidates best first, and after them so many popular items that may be shown."""
+        items, offsets = candidates.items, candidates.offsets
+        if more:
+            free = allowed.copy()
+            free[gone] = False
+            free[items] = False
+            rows = np.flatnonzero(free)
+            if len(rows) > more:
+                rows = rows[np.argpartition(-self.known.priority[rows], more - 1)[:more]]
+            rows = rows[np.argsort(-self.known.priority[rows])]
+            low = float(scores.min()) if len(scores) else 0.0
+            fall = np.arange(1, len(rows) + 1, dtype=np.float32) / (len(rows) + 1)
+            items = np.concatenate([items, rows.astype(np.int32)])
+            scores = np.concatenate([scores, np.float32(low) - fall * max(1.0, abs(low))])
+            offsets = np.array([0, len(items)])
+        return Slates.best_first(offsets, items, scores)
+
+    def _vary(self, slates: Slates, history: Histories, k: int, word: str, balance: float) -> Slates:
+        if word == "none" or not len(slates.items):
+            return slates
+        if word == "calibrate":
+            table = self._categories(needed=True)
+            wanted = diversity.category_shares(history, table)
+            return diversity.calibrate(slates, table, wanted, k, balance=balance, run=self.run)
+        likeness = self._categories(needed=True) if self.by else self._alike()
+        step = diversity.mmr if word == "mmr" else diversity.dpp
+        return step(slates, likeness, k, balance=balance, run=self.run)
+
+    def _alike(self) -> Any:
+        """What tells how alike items are: a content model's features, a model's vectors, or categories."""
+        if "alike" not in self._likeness:
+            found: Any = None
+            sources = list(self.model.sources_.values())
+            for source in sources:
+                if isinstance(getattr(source, "items_", None), sparse.csr_matrix):
+                    found = source.items_  # type: ignore[attr-defined]
+                    break
+            else:
+                vectors = [s.item_vectors_ for s in sources if isinstance(s, VectorRecommender)]
+                found = vectors[0] if vectors else self._categories(needed=True)
+            self._likeness["alike"] = found
+        return self._likeness["alike"]
+
+    def _categories(self, needed: bool) -> sparse.csr_matrix | None:
+        if "categories" not in self._likeness:
+            names = {name.lower(): name for name in self.items.columns}
+            column = self.by or next((names[name] for name in CATEGORIES if name in names), "")
+            if not column:
+                raise ConfigError(
+                    "there is nothing to spread lists over",
+                    remedy="name a column of categories of the items (by=), or diversity='none'",
+                )
+            table = diversity.category_table(self.filters.column(column), len(self.items))
+            self._likeness["categories"] = table
+        return self._likeness["categories"]
+
+    def _removed(
+        self, history: Histories, needs: Requests, book: Rulebook, seen: bool, k: int
+    ) -> list[dict[str, Any]]:
+        """What would have been in the list, were there no rules, and the rule that removed it."""
+        candidates = self.model.retrieve(history, k, run=self.run)
+        scores = self.model.order(history, candidates, self.run)
+        slates = Slates.best_first(candidates.offsets, candidates.items, scores)
+        best = slates.keep(slates.places < k)
+        found = {int(item): event["step"] for event in book.qualify(best, needs)[0].trace for item in event["items"]}
+        if seen:
+            found |= {int(item): "seen" for item in np.intersect1d(best.items, history.items)}
+        raw = self.known.item_ids.decode(best.items).to_list()
+        return [{"item": name, "rule": found[int(i)]} for name, i in zip(raw, best.items) if int(i) in found]
+
+
+def aligned(frame: pl.DataFrame | None, ids: pl.Series) -> pl.DataFrame:
+    """A catalogue in the order of the ids: one row each, NULL where it does not know one."""
+    wanted = pl.DataFrame({"id": ids})
+    if frame is None:
+        return wanted
+    if len(frame) == len(ids) and frame["id"].equals(ids):
+        return frame
+    return wanted.join(frame.with_columns(pl.col("id").cast(ids.dtype)), on="id", how="left", maintain_order="left")
+
+
+def told(trace: list[dict[str, Any]], item: int) -> list[str]:
+    """What rules did to an item, in words."""
+    found = []
+    for event in trace:
+        if item in event.get("items", ()):
+            at = event["items"].index(item)
+            words = event["step"]
+            if event.get("when") or event.get("of"):
+                words += f" ({event.get('when') or event.get('of')})"
+            if "slot" in event:
+                words += f", slot {event['slot'][at]}"
+            found.append(words)
+    return list(dict.fromkeys(found))
+
+
+def _checked(request: Request, answers: Answers) -> tuple[int, str, float]:
+    if not isinstance(request.k, int) or not 1 <= request.k <= MOST_ITEMS:
+        raise ConfigError(f"k = {request.k!r} cannot be", remedy=f"a whole number from 1 to {MOST_ITEMS:,}")
+    word = answers.variety if request.diversity is None else _word(request.diversity)
+    balance = answers.balance if request.balance is None else request.balance
+    if not 0 <= balance <= 1:
+        raise ConfigError(f"balance = {balance!r} is out of range", remedy="from 0 (variety) to 1 (score)")
+    return min(request.k, len(answers.known.item_ids)), word, float(balance)
+
+
+def _word(variety: str) -> str:
+    if variety not in VARIETY:
+        raise ConfigError(f"diversity = {variety!r} is not known", remedy=nearest(str(variety), list(VARIETY)))
+    return variety
+
+
+def _known(ids: Any, raw: Iterable[Any]) -> np.ndarray:
+    """Codes of those that are known."""
+    listed = list(raw)
+    if len(listed) > MOST_IDS:
+        raise ConfigError(f"{len(listed):,} ids in one list of a request", remedy=f"at most {MOST_IDS:,}")
+    codes = ids.encode(listed)
+    return codes[codes >= 0]
