@@ -163,3 +163,13 @@ def test_reasons_name_sources_and_history() -> None:
     assert chinese.endswith("。")
     with pytest.raises(ConfigError, match="one of en, zh"):
         found[0].sentence("fr")
+
+
+def test_who_was_never_judged_gets_no_strangers_list() -> None:
+    """All that can be judged here are strangers: every user comes once, one after another."""
+    rng = np.random.default_rng(5)
+    users = np.repeat(np.arange(60), 12)
+    frame = pl.DataFrame({"user": users, "item": rng.integers(0, 30, len(users)), "time": np.arange(len(users)) * DAY})
+    fitted = Pipeline(sources="popular; itemknn", ranker="none", windows=2).fit(Dataset.build(frame))
+    assert fitted.report_["choices"]["long"]["requests"] == 0
+    assert fitted.choices_["long"] == fitted.choices_["short"] == "rrf"

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     import polars as pl
 
 Model = Annotated[
-    Path | None, typer.Option("--model", "-m", help="Folder of a saved model; default the first one trained.")
+    Path | None, typer.Option("--model", "-m", help="Folder of a saved model; default the version in use.")
 ]
 Length = Annotated[int, typer.Option("--k", "-k", min=1, help="Items in a list.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write a .csv or .parquet file.")]
 
 
 def find_model(asked: Path | None, config: Path = CONFIG) -> Path:
-    """The folder of the model: as asked, else the first of the settings that is there, else any."""
+    """The folder of the model: as asked, else the version in use, else the first of the settings, else any."""
     if asked is not None:
         return asked
     folder, wanted = config.parent / "models", ["ease"]
@@ -31,6 +31,11 @@ def find_model(asked: Path | None, config: Path = CONFIG) -> Path:
         project = open_project(config)
         folder = project.home / project.config.train.output
         wanted = [name.partition(":")[0].lower() for name in project.config.train.models]
+    from zhiyin.pipeline.bundles import Bundles
+
+    used = Bundles(folder / "bundles").current
+    if used is not None:
+        return used.model_folder
     there = sorted(path.parent.name for path in folder.glob("*/model.json"))
     for name in (*wanted, *there):
         if name in there:
@@ -41,9 +46,10 @@ def find_model(asked: Path | None, config: Path = CONFIG) -> Path:
 def deliver(frame: pl.DataFrame, column: str, folder: Path, output: Path | None, json: bool) -> None:
     """Show a list with titles, print it as JSON, or write it to a file."""
     from zhiyin.cli.show import print_json, say, table
-    from zhiyin.cli.titles import load_titles, with_titles
+    from zhiyin.data.catalogue import Catalogue, with_titles
 
-    frame = with_titles(frame, column, load_titles(folder.parent))
+    catalogue = Catalogue.load(folder.parent)
+    frame = with_titles(frame, column, None if catalogue is None else catalogue.titles)
     if output is not None:
         draft = output.with_name(f".{output.name}.draft")
         if output.suffix == ".csv":

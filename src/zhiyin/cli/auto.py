@@ -7,7 +7,6 @@ from typing import Any
 
 from zhiyin.cli.project import Project, short
 from zhiyin.cli.show import duration, print_json, say, table
-from zhiyin.cli.titles import save_titles
 
 # Share of the budget that goes into the pipeline judged by the gate; the rest fits what was chosen on all of the log.
 GATE = 0.7
@@ -19,6 +18,7 @@ def train_within(project: Project, budget: str, output: Path | None, force: bool
 
     from zhiyin.core.durations import microseconds
     from zhiyin.core.params import settings_of
+    from zhiyin.data.catalogue import Catalogue
     from zhiyin.data.doctor import examine
     from zhiyin.pipeline.automl import auto
     from zhiyin.pipeline.bundles import Bundles
@@ -46,9 +46,7 @@ def train_within(project: Project, budget: str, output: Path | None, force: bool
     figures: dict[str, Any] = {verdict.metric: verdict.figures["candidate"], "users": verdict.users}
     figures |= {name: value for name, value in verdict.figures.items() if name != "candidate"}
     report = {"judged": verdict.said(), "pipeline": pipeline.report_, "on all data": whole.report_}
-    bundle = bundles.write(whole, figures=figures, report=report)
-    save_titles(data, folder)
-    save_titles(data, bundle.folder)
+    bundle = bundles.write(whole, figures=figures, report=report, catalogue=Catalogue.of(data))
     promoted = verdict.passed or force
     if promoted:
         bundles.promote(bundle.version, verdict.why if verdict.passed else f"forced; {verdict.why}")

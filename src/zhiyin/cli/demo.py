@@ -89,16 +89,17 @@ def _answers(project: Project, log: Dataset, folder: Path) -> None:
     import numpy as np
 
     from zhiyin.cli.show import say, table
-    from zhiyin.cli.titles import save_titles, titles_of, with_titles
+    from zhiyin.data.catalogue import Catalogue, with_titles
 
-    titles = titles_of(log)
+    catalogue = Catalogue.of(log)
+    titles = catalogue.titles
     fitted = {}
     for model in project.models(["EASE", "ALS"]):
         name = type(model).__name__
         fitted[name] = model.fit(log, project.run)
         model.save(folder / name.lower())
         say(f"{name}: saved in {folder / name.lower()}")
-    save_titles(log, folder)
+    catalogue.save(folder)
     activity = np.bincount(log.events["user"].to_numpy(), minlength=log.n_users)
     middling = np.argsort(activity, kind="stable")[[log.n_users // 4, log.n_users // 2, 3 * log.n_users // 4]]
     lists = fitted["EASE"].recommend(log.user_ids.decode(middling), 5, run=project.run)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from zhiyin.cli.answers import Length, Model, Output
 from zhiyin.cli.options import CONFIG, ConfigFile, Json, Threads
 from zhiyin.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from zhiyin.pipeline.answers import Answer
 
 
 def recommend(
@@ -17,26 +21,40 @@ def recommend(
     model: Model = None,
     history: Annotated[str | None, typer.Option(help="Items a visitor had, oldest first: a,b,c.")] = None,
     everyone: Annotated[bool, typer.Option("--all", help="Every user of the training data.")] = False,
+    filter: Annotated[str, typer.Option("--filter", "-f", help="Condition: \"price < 50 AND genre = 'drama'\".")] = "",
     allow: Annotated[str | None, typer.Option(help="Choose from these items only: a,b,c.")] = None,
     deny: Annotated[str | None, typer.Option(help="Leave these items out: a,b,c.")] = None,
+    pin: Annotated[list[str] | None, typer.Option(help="An item at a slot: 1=a. Can be repeated.")] = None,
+    variety: Annotated[str | None, typer.Option(help="none, mmr, dpp or calibrate.")] = None,
+    balance: Annotated[float | None, typer.Option(min=0, max=1, help="Variety alone 0, score alone 1.")] = None,
+    context: Annotated[list[str] | None, typer.Option(help="What filters may speak of: device=tv.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Say why, and what was removed.")] = False,
+    language: Annotated[str, typer.Option(help="Of the sentences: en or zh.")] = "en",
     include_seen: Annotated[bool, typer.Option("--include-seen", help="Also what the user had.")] = False,
     output: Output = None,
     config: ConfigFile = CONFIG,
     threads: Threads = None,
     json: Json = False,
 ) -> None:
-    """The best items for users. One never seen gets what is popular, and that is said.
+    """The best items for users. One never seen gets what strangers get, and that is said.
+
+    Rules and variety are taken from [rules] and [answers] of the settings file, if there is one.
 
     \b
     Examples:
       zhiyin recommend alice bob -k 5
-      zhiyin recommend --history 'item 7,item 9' --model models/als
+      zhiyin recommend alice --filter "price < 50 AND category IN ('drama', 'comedy')" --explain
+      zhiyin recommend --history 'item 7,item 9' --model models/als --variety mmr
       zhiyin recommend --all --output lists.parquet
     """
+    import polars as pl
+
     from zhiyin.cli.answers import deliver, find_model, listed
-    from zhiyin.cli.show import say
+    from zhiyin.cli.show import print_json, say
     from zhiyin.core.run import Run
+    from zhiyin.data.catalogue import Catalogue
     from zhiyin.models.saving import load
+    from zhiyin.pipeline.answers import Answers, Request
 
     if (bool(users) + (history is not None) + everyone) != 1:
         raise ConfigError("for whom?", remedy="name users, or --history a,b,c, or --all")
@@ -48,14 +66,125 @@ def recommend(
     ):
         unknown = [raw for raw, code in zip(asked or [], ids.encode(asked or [])) if code < 0]
         for raw in unknown[:5]:
-            say(f"{what} {raw!r} is not known to the model" + (": popular items instead" if what == "user" else ""))
-    frame = loaded.recommend(
-        users or None,
-        k,
-        histories={"visitor": listed(history)} if history is not None else None,
-        exclude_seen=not include_seen,
-        allow=listed(allow),
-        deny=listed(deny),
+            say(f"{what} {raw!r} is not known to the model" + (": a stranger's list" if what == "user" else ""))
+    catalogue = Catalogue.load(folder.parent)
+    given, types = _context(context)
+    answers = Answers(
+        loaded,
+        None if catalogue is None else catalogue.items,
+        None if catalogue is None else catalogue.users,
+        kinds=() if catalogue is None else catalogue.kinds,
         run=Run(threads=threads),
+        **_house(config, types),
     )
-    deliver(frame, "item", folder, output, json)
+    seen = False if include_seen else None
+    if everyone:
+        if allow or deny or pin or explain or given:
+            raise ConfigError(
+                "--all takes no lists, pins, context or reasons", remedy="name users, or write a --filter"
+            )
+        frame = answers.ask_many(None, k, filter=filter, exclude_seen=seen, variety=variety)
+        deliver(frame, "item", folder, output, json)
+        return
+    found = []
+    for user in users or ["visitor"]:
+        request = Request(
+            user=None if history is not None else user,
+            history=None if history is None else listed(history),
+            k=k,
+            filter=filter,
+            include=listed(allow),
+            exclude=listed(deny) or (),
+            pins=_pins(pin),
+            exclude_seen=seen,
+            diversity=variety,
+            balance=balance,
+            context=given,
+            explain=explain,
+        )
+        found.append((user, answers.ask(request)))
+    if explain and output is None:
+        titles = {} if catalogue is None or catalogue.titles is None else dict(catalogue.titles.iter_rows())
+        if json:
+            print_json([_said(user, answer, language, titles) for user, answer in found])
+        else:
+            for user, answer in found:
+                _show(user, answer, language, titles)
+        return
+    rows = [(user, item, score, rank) for user, answer in found
+            for rank, (item, score) in enumerate(zip(answer.items, answer.scores), 1)]  # fmt: skip
+    kinds: dict[str, Any] = {
+        "user": pl.String,
+        "item": loaded.known_.item_ids.values.dtype,
+        "score": pl.Float32,
+        "rank": pl.Int32,
+    }
+    deliver(pl.DataFrame(rows, schema=kinds, orient="row"), "item", folder, output, json)
+
+
+def _house(config: Path, types: dict[str, type]) -> dict[str, Any]:
+    """Rules, variety and context of the settings file, if there is one."""
+    from zhiyin.pipeline.rules import Rules
+
+    if not config.is_file():
+        return {"context": types}
+    from zhiyin.data.config import load_config
+
+    settings = load_config(config)
+    words: dict[str, type] = {"text": str, "number": float, "bool": bool}
+    declared = {name: words[word] for name, word in settings.answers.context.items()}
+    try:
+        rules = Rules.from_dict(settings.rules)
+    except ConfigError as error:
+        error.file = config
+        raise
+    section = settings.answers
+    return {
+        "rules": rules, "variety": section.variety, "balance": section.balance, "by": section.categories,
+        "context": types | declared,
+    }  # fmt: skip
+
+
+def _context(texts: list[str] | None) -> tuple[dict[str, Any], dict[str, type]]:
+    """Values and types of name=value texts: numbers where they read as numbers."""
+    values: dict[str, Any] = {}
+    for text in texts or []:
+        name, sign, value = text.partition("=")
+        if not sign or not name.strip():
+            raise ConfigError(f"--context {text!r} is no name and value", remedy="write device=tv")
+        try:
+            values[name.strip()] = float(value)
+        except ValueError:
+            values[name.strip()] = value.strip()
+    return values, {name: type(value) for name, value in values.items()}
+
+
+def _pins(texts: list[str] | None) -> dict[int, str]:
+    pins = {}
+    for text in texts or []:
+        slot, sign, item = text.partition("=")
+        if not sign or not slot.strip().isdigit() or int(slot) < 1:
+            raise ConfigError(f"--pin {text!r} is no slot and item", remedy="write 1=item, slots from 1")
+        pins[int(slot)] = item.strip()
+    return pins
+
+
+def _said(user: str, answer: Answer, language: str, titles: dict[Any, str]) -> dict[str, Any]:
+    why = [{**reason.said(), "sentence": reason.sentence(language, titles)} for reason in answer.reasons]
+    return {
+        "user": user,
+        "items": [{"rank": rank, "score": score, **reason}
+                  for rank, (score, reason) in enumerate(zip(answer.scores, why), 1)],
+        "removed": answer.removed, "method": answer.method, "milliseconds":
+            {stage: round(1e3 * seconds, 3) for stage, seconds in answer.seconds.items()},
+    }  # fmt: skip
+
+
+def _show(user: str, answer: Answer, language: str, titles: dict[Any, str]) -> None:
+    from zhiyin.cli.show import say, table
+
+    rows = [[rank, item, titles.get(str(item), ""), reason.sentence(language, titles)]
+            for rank, (item, reason) in enumerate(zip(answer.items, answer.reasons), 1)]  # fmt: skip
+    table(["rank", "item", "title", "why"], rows, f"for {user}, by {answer.method}")
+    for row in answer.removed:
+        say(f"{row['item']} {titles.get(str(row['item']), '')}: removed ({row['rule']})")

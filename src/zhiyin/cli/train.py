@@ -43,8 +43,8 @@ def train(
     """
     from zhiyin.cli.project import open_project, short
     from zhiyin.cli.show import duration, print_json, say
-    from zhiyin.cli.titles import save_titles
     from zhiyin.core.params import settings_of
+    from zhiyin.data.catalogue import Catalogue
     from zhiyin.data.doctor import examine
     from zhiyin.models.catalog import label
 
@@ -75,7 +75,7 @@ def train(
         said = {"model": type(model).__name__, "settings": settings_of(model), "path": str(place)}
         told.append({**said, "seconds": seconds})
         say(f"{label(model)}: fitted in {duration(seconds)}, saved in {place}")
-    save_titles(data, folder)
+    Catalogue.of(data).save(folder)
     if json:
         print_json(told)
     else:

@@ -145,6 +145,31 @@ class TuneSection(Section):
         return timeout
 
 
+class AnswersSection(Section):
+    """What lists are made like where a request does not say."""
+
+    variety: str = key("none", "lists whose items are not all alike", '"none", "mmr", "dpp" or "calibrate"')
+    balance: float = key(0.7, "between variety alone (0) and score alone (1)", "a number from 0 to 1", ge=0, le=1)
+    categories: str = key("", "the column that variety is judged by; empty: as models see likeness", "a text")
+    context: dict[str, str] = key(
+        {}, "types of what requests bring, that filters may speak of", '{ device = "text", hour = "number" }'
+    )
+
+    @field_validator("variety")
+    @classmethod
+    def _variety(cls, variety: str) -> str:
+        if variety not in ("none", "mmr", "dpp", "calibrate"):
+            raise ValueError
+        return variety
+
+    @field_validator("context")
+    @classmethod
+    def _context(cls, context: dict[str, str]) -> dict[str, str]:
+        if set(context.values()) - {"text", "number", "bool"}:
+            raise ValueError
+        return context
+
+
 class RunSection(Section):
     """What changes the work but not what is learned, the seed apart."""
 
@@ -174,10 +199,25 @@ class Config(Section):
     )
     evaluate: EvaluateSection = Field(default_factory=EvaluateSection)
     tune: TuneSection = Field(default_factory=TuneSection)
+    answers: AnswersSection = Field(default_factory=AnswersSection)
+    rules: dict[str, Any] = Field(
+        default_factory=dict,
+        title="a table of rules",
+        description="What may be shown, what is pushed, and who gets which slot. Checked when lists are made.",
+    )
     run: RunSection = Field(default_factory=RunSection)
 
 
 _EXAMPLE_WEIGHTS = {"view": 1, "cart": 3, "purchase": 5, "dislike": -1, "rating >= 4": 1}
+
+_EXAMPLE_RULES = [
+    '# filter = "price < 50 AND NOT adult"',
+    '# stock = "in_stock"',
+    '# dedupe = "variant_of"',
+    '# bought = { purchase = "never", view = "7d" }',
+    '# boosts = [{ when = "margin > 0.3", multiply = 1.2 }]',
+    '# caps = [{ per = "seller", at_most = 2 }]',
+]
 
 
 def load_config(path: str | Path) -> Config:
@@ -219,7 +259,7 @@ def _explain(error: ValidationError, path: Path, text: str) -> ConfigError:
             remedy = f"it belongs under [{elsewhere[0]}]"
         what = f"[{place[0]}] has no key {place[-1]!r}" if len(place) > 1 else f"there is no section {place[0]!r}"
         return ConfigError(what, file=path, row=_row(text, place), remedy=remedy)
-    free = place[0] in ("weights", "models")
+    free = place[0] in ("weights", "models", "rules")
     field = section if free or len(place) == 1 else _keys(place[0]).get(place[1])
     place = place[:2]
     right = (field.title if field else None) or "a section of keys"
@@ -283,6 +323,10 @@ def write_config(
             lines += ["", f"# {field.description}", f"[{name}]"]
             lines += [f"{_name(text)} = {_toml(weight)}" for text, weight in value.items()]
             lines += [] if value else [f"# {_name(text)} = {worth}" for text, worth in _EXAMPLE_WEIGHTS.items()]
+        elif name == "rules":
+            lines += ["", f"# {field.description}", "[rules]"]
+            lines += [f"{_name(text)} = {_toml(rule)}" for text, rule in value.items()]
+            lines += [] if value else _EXAMPLE_RULES
         elif name == "models":
             lines += _model_tables(value, known or {}, field.description or "")
         else:

@@ -10,6 +10,7 @@ What may not be shown is left out before sources name their best, so k items com
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -26,7 +27,7 @@ from zhiyin.models.base import Recommender, VectorRecommender
 from zhiyin.pipeline import diversity
 from zhiyin.pipeline.explain import Reason, reasons
 from zhiyin.pipeline.filters import Filters
-from zhiyin.pipeline.pipeline import Pipeline
+from zhiyin.pipeline.pipeline import ROWS, Pipeline
 from zhiyin.pipeline.rules import Boost, Rulebook, Rules
 from zhiyin.pipeline.slate import Requests, Slates
 from zhiyin.ranking.candidates import Retrieved
@@ -184,11 +185,11 @@ class Answers:
         passed("retrieve")
         scores = self.model.order(history, candidates, self.run)
         passed("rank")
-        slate = None
+        vary = functools.partial(self._vary, history=history, k=k, word=word, balance=balance)
         fill = max(0, k - len(candidates.items))
         while True:
             slates = self._filled(candidates, scores, allowed, gone.items, fill)
-            slate = book.finish(slates, needs, k, between=lambda part: self._vary(part, history, k, word, balance))
+            slate = book.finish(slates, needs, k, between=vary)
             # Of what rules left out too much is made up by what is popular.
             if len(slate.items) >= k or len(slates.items) < len(candidates.items) + fill:
                 break
@@ -210,6 +211,50 @@ class Answers:
         removed = self._removed(history, needs, book, seen, k)
         passed("explain")
         return dataclasses.replace(answer, reasons=why, removed=removed)
+
+    def ask_many(
+        self,
+        users: Any = None,
+        k: int = 10,
+        *,
+        filter: str = "",
+        exclude_seen: bool | None = None,
+        variety: str | None = None,
+        now: int | None = None,
+    ) -> pl.DataFrame:
+        """Lists for many users at once; None: all of the training data. Frame `user`, `item`, `score`, `rank`.
+
+        Only what sources name is ranked, nothing popular is added: a list may be short where rules leave little.
+        """
+        k, word, balance = _checked(Request(k=k, diversity=variety), self)
+        book = self.book(filter, ())
+        who, histories = self.model._asked(users, None)
+        seen = not self.rules.bought if exclude_seen is None else exclude_seen
+        now = time.time_ns() // 1000 if now is None else now
+        fixed = all(condition.node.scopes <= {"item", "now"} for _, condition in book.conditions)
+        allowed = self.known.candidates & book.mask(Requests(now=now)).bits if fixed else self.known.candidates
+        codes = self.known.user_ids.encode(who).astype(np.int64)
+        parts = []
+        with self.run.bar("Recommending", len(histories)) as advance:
+            for start, part in histories.chunks(ROWS):
+                code = codes[start : start + len(part)]
+                columns = None
+                if self.users is not None:
+                    known = pl.lit(pl.Series(code >= 0))
+                    columns = self.users[np.maximum(code, 0)].select(pl.when(known).then(pl.all()))
+                needs = Requests(len(part), now, users=code, histories=part, user=columns)
+                found = self.model.retrieve(part, 2 * k, exclude=part if seen else None, allowed=allowed, run=self.run)
+                slates = Slates.best_first(found.offsets, found.items, self.model.order(part, found, self.run))
+                vary = functools.partial(self._vary, history=part, k=k, word=word, balance=balance)
+                slates = book.rerank(slates, needs, k, between=vary)
+                parts.append(pl.DataFrame({
+                    "user": who[start : start + len(part)].gather(slates.owners),
+                    "item": self.known.item_ids.decode(slates.items),
+                    "score": slates.scores,
+                    "rank": (slates.places + 1).astype(np.int32),
+                }))  # fmt: skip
+                advance(len(part))
+        return pl.concat(parts)
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -306,9 +351,7 @@ class Answers:
             self._likeness["categories"] = table
         return self._likeness["categories"]
 
-    def _removed(
-        self, history: Histories, needs: Requests, book: Rulebook, seen: bool, k: int
-    ) -> list[dict[str, Any]]:
+    def _removed(self, history: Histories, needs: Requests, book: Rulebook, seen: bool, k: int) -> list[dict[str, Any]]:
         """What would have been in the list, were there no rules, and the rule that removed it."""
         candidates = self.model.retrieve(history, k, run=self.run)
         scores = self.model.order(history, candidates, self.run)

@@ -1,7 +1,8 @@
 """Bundles: numbered, sealed versions of a trained model, and which of them is in use.
 
     models/bundles/
-      0001/            bundle.json (the manifest), model/ (what `save` wrote), report.json
+      0001/            bundle.json (the manifest), model/ (what `save` wrote), report.json,
+                       catalogue/ (items and users)
       0002/
       current          the number in use; replaced whole, so a reader sees the old one or the new one
       promotions.jsonl one line for each change of `current`, oldest first
@@ -24,6 +25,7 @@ from typing import Any
 
 from zhiyin.core.errors import DataError
 from zhiyin.core.params import settings_of
+from zhiyin.data.catalogue import Catalogue
 from zhiyin.models import saving
 from zhiyin.models.base import Recommender
 
@@ -98,16 +100,26 @@ class Bundles:
         except (FileNotFoundError, ValueError):
             return None
 
-    def write(self, model: Recommender, *, figures: dict[str, Any], report: dict[str, Any] | None = None) -> Bundle:
+    def write(
+        self,
+        model: Recommender,
+        *,
+        figures: dict[str, Any],
+        report: dict[str, Any] | None = None,
+        catalogue: Catalogue | None = None,
+    ) -> Bundle:
         """Keep a fitted model as the next version; it is not in use before it is promoted.
 
-        figures: what it was judged by, plain numbers and texts; report: all that was measured.
+        figures: what it was judged by, plain numbers and texts; report: all that was measured; catalogue: the items and
+        users it was trained with, for filters and titles.
         """
         version = max(self.versions(), default=0) + 1
         target = self.folder / f"{version:04}"
         known = model._known()
         with saving.whole_folder(target) as draft:
             model.save(draft / "model")
+            if catalogue is not None:
+                catalogue.save(draft)
             if report is not None:
                 (draft / "report.json").write_text(json.dumps(report, indent=1, default=str) + "\n")
             files = {str(f.relative_to(draft)): checksum(f) for f in sorted(draft.rglob("*")) if f.is_file()}

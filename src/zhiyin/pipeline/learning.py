@@ -164,9 +164,13 @@ def learn(
     values = _judged(asked, ranker, metric, run)
     blends = [name for name in ("rrf", "weighted", "ranker") if name in values]
     choices = {"all": blend.choose("all", values, blends)}
+    # What is best for strangers says nothing of others: those stay with what is best for all who are known.
+    of_known = {method: value[segment > 0] for method, value in values.items()}
+    known = blend.choose("known", of_known, blends, default=None if (segment > 0).any() else "rrf")
     for code, name in enumerate(SEGMENTS):
         part_of = {method: value[segment == code] for method, value in values.items()}
-        choices[name] = blend.choose(name, part_of, blends, default=choices["all"].method)
+        default = known.method if code else choices["all"].method
+        choices[name] = blend.choose(name, part_of, blends, default=default)
     trained = None
     if ranker is not None and any(choice.method == "ranker" for choice in choices.values()):
         trained = _train_ranker(ranker, asked, run)

@@ -1,0 +1,81 @@
+"""The catalogue kept beside trained models: what filters, rules and people read, without opening the log again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import polars as pl
+
+from zhiyin.core.errors import DataError
+from zhiyin.data.dataset import Dataset
+
+FOLDER = "catalogue"
+_NAMES = (r"title", r".*_title", r"name", r".*_name", r".*title.*", r"product", r"description")
+
+
+@dataclasses.dataclass(frozen=True)
+class Catalogue:
+    """Items and users with their columns, `id` first; kinds: names of event kinds by code."""
+
+    items: pl.DataFrame
+    users: pl.DataFrame
+    kinds: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, data: Dataset) -> Catalogue:
+        return cls(data.items, data.users, tuple(data.kinds))
+
+    def save(self, folder: Path) -> None:
+        """Keep it in a folder of models, in the place of an older one."""
+        place = folder / FOLDER
+        place.mkdir(parents=True, exist_ok=True)
+        for name, frame in (("items", self.items), ("users", self.users)):
+            draft = place / f".{name}.draft"
+            frame.write_ipc(draft)
+            draft.replace(place / f"{name}.arrow")
+        draft = place / ".kinds.draft"
+        draft.write_text(json.dumps(list(self.kinds)) + "\n")
+        draft.replace(place / "kinds.json")
+
+    @classmethod
+    def load(cls, folder: Path) -> Catalogue | None:
+        """What `save` kept in a folder; None where there is none. Raises DataError for one that is damaged."""
+        place = folder / FOLDER
+        if not place.is_dir():
+            return None
+        try:
+            items, users = (pl.read_ipc(place / f"{name}.arrow") for name in ("items", "users"))
+            return cls(items, users, tuple(json.loads((place / "kinds.json").read_text())))
+        except (OSError, ValueError, TypeError, pl.exceptions.PolarsError) as error:
+            raise DataError(f"the catalogue is damaged ({error})", file=place, remedy="zhiyin train") from None
+
+    @property
+    def titles(self) -> pl.DataFrame | None:
+        """Frame `id` (text), `title`; None where the items have no titles."""
+        column = title_column(self.items)
+        if column is None:
+            return None
+        return self.items.select(pl.col("id").cast(pl.String), pl.col(column).alias("title"))
+
+
+def title_column(items: pl.DataFrame) -> str | None:
+    """The column that names an item for people."""
+    texts = [name for name, dtype in items.schema.items() if dtype == pl.String and name != "id"]
+    for pattern in _NAMES:
+        for name in texts:
+            if re.fullmatch(pattern, name, re.IGNORECASE):
+                return name
+    return None
+
+
+def with_titles(frame: pl.DataFrame, column: str, titles: pl.DataFrame | None) -> pl.DataFrame:
+    """The frame with a column `title` after the ids in `column`; unchanged without titles."""
+    if titles is None:
+        return frame
+    found = frame.select(pl.col(column).cast(pl.String).alias("id")).join(
+        titles, on="id", how="left", maintain_order="left"
+    )
+    return frame.insert_column(frame.get_column_index(column) + 1, found["title"])
