@@ -146,6 +146,8 @@ app.command()(doctor.doctor)
 
 def main() -> None:
     """What the script `zhiyin` calls."""
+    # Threads that wait must not spin: beside other work that costs ten times the time. Read when OpenMP is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     app(prog_name="zhiyin")
 
 

@@ -104,7 +104,9 @@ def recommend(
         )
         found.append((user, answers.ask(request)))
     if explain and output is None:
-        titles = {} if catalogue is None or catalogue.titles is None else dict(catalogue.titles.iter_rows())
+        titles: dict[Any, str] = {}
+        if catalogue is not None and catalogue.titles is not None:
+            titles = dict(zip(catalogue.items["id"], catalogue.titles["title"], strict=True))
         if json:
             print_json([_said(user, answer, language, titles) for user, answer in found])
         else:
@@ -183,8 +185,8 @@ def _said(user: str, answer: Answer, language: str, titles: dict[Any, str]) -> d
 def _show(user: str, answer: Answer, language: str, titles: dict[Any, str]) -> None:
     from zhiyin.cli.show import say, table
 
-    rows = [[rank, item, titles.get(str(item), ""), reason.sentence(language, titles)]
+    rows = [[rank, item, titles.get(item, ""), reason.sentence(language, titles)]
             for rank, (item, reason) in enumerate(zip(answer.items, answer.reasons), 1)]  # fmt: skip
     table(["rank", "item", "title", "why"], rows, f"for {user}, by {answer.method}")
     for row in answer.removed:
-        say(f"{row['item']} {titles.get(str(row['item']), '')}: removed ({row['rule']})")
+        say(f"{row['item']} {titles.get(row['item'], '')}: removed ({row['rule']})")

@@ -66,7 +66,10 @@ class Reason:
         elif not names:
             parts.append(words["fill"])
         if self.rules:
-            parts.append(words["rules"].format(words["comma"].join(self.rules)))
+            steps = words["steps"].items()
+            told = [next((text.replace(step, word, 1) for step, word in steps if text.startswith(step)), text)
+                    for text in self.rules]  # fmt: skip
+            parts.append(words["rules"].format(words["list"].join(told)))
         return words["comma"].join(parts) + words["stop"]
 
 
@@ -79,6 +82,8 @@ _WORDS: dict[str, dict[str, Any]] = {
         "fill": "Popular with everyone",
         "rules": "rules: {}",
         "comma": "; ",
+        "list": ", ",
+        "steps": {"mmr": "for variety", "dpp": "for variety", "calibrate": "spread as your history"},
         "stop": ".",
         "kinds": {
             "popular": "popular these days",
@@ -103,6 +108,19 @@ _WORDS: dict[str, dict[str, Any]] = {
         "fill": "大家都喜欢",
         "rules": "规则：{}",
         "comma": "；",
+        "list": "、",
+        "steps": {
+            "mmr": "多样性",
+            "dpp": "多样性",
+            "calibrate": "按您的历史分布",
+            "pin": "固定位置",
+            "boost": "加权",
+            "exposure": "曝光目标",
+            "rotate": "轮换",
+            "cap": "每组上限",
+            "share": "最低占比",
+            "dedupe": "去除同款",
+        },
         "stop": "。",
         "kinds": {
             "popular": "近期热门",

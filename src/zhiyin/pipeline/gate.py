@@ -12,6 +12,7 @@ from zhiyin.evaluation.judging import Window, judge, metric_k
 from zhiyin.evaluation.significance import bootstrap_interval
 from zhiyin.models.base import Recommender
 from zhiyin.models.popularity import Popular
+from zhiyin.pipeline.pipeline import Pipeline
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,5 +86,7 @@ def _ready(model: Recommender, split: Split, start: int, run: Run) -> Recommende
             known.fingerprint == split.train.fingerprint or (split.train.has_times and known.window[1] < start)
         ):
             return model
+    if isinstance(model, Pipeline) and model.is_fitted:
+        return model.refit(split.train, run)
     fresh = copy.copy(model)
     return fresh.fit(split.train, run)

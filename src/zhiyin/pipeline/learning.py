@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 
 # Requests of a window that are learned from and judged by: more teach little and cost time.
 REQUESTS = 20_000
-# Requests below which a ranker would learn noise.
-FEWEST = 50
+# Requests below which a ranker would learn noise, and candidates above which it would learn little more.
+FEWEST, MOST = 50, 600_000
+# Requests whose features exist at once.
+CHUNK = 1_024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,8 +216,11 @@ def _judged(asked: list[Asked], ranker: Ranker | None, metric: str, run: Run) ->
                 scores["weighted"] = weighted(a, _weights(others))
         trained = _train_ranker(ranker, others, run) if ranker is not None and others else None
         if trained is not None:
-            builder = a.builder(run)
-            scores["ranker"] = trained.score(builder.build(a.window.histories, a.candidates), run)
+            builder, rows = a.builder(run), np.arange(len(a.window))
+            scores["ranker"] = np.concatenate([
+                trained.score(builder.build(a.window.histories.take(part), a.candidates.take(part)), run)
+                for part in np.split(rows, rows[CHUNK::CHUNK])
+            ])  # fmt: skip
         for name, score in scores.items():
             found.setdefault(name, []).append(blend.judged(a.candidates, score, a.labels, a.relevant, metric))
     return {name: np.concatenate(values) for name, values in found.items() if len(values) == len(asked)}
@@ -244,6 +249,9 @@ def _train_ranker(ranker: Ranker, asked: list[Asked], run: Run) -> Ranker | None
     for a in asked:
         right = np.bincount(a.candidates.owners, weights=a.labels, minlength=len(a.candidates)) > 0
         some = np.flatnonzero(right)
+        room = MOST // (len(asked) * max(1, len(a.candidates.items) // max(1, len(a.candidates))))
+        if len(some) > room:
+            some = np.sort(run.rng(63).choice(some, room, replace=False))
         builder = a.builder(run)
         examples.append(builder.build(a.window.histories.take(some), a.candidates.take(some)))
         labels.append(a.labels[rows_of(a.candidates.offsets, some)[1]])

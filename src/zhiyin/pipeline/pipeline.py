@@ -15,13 +15,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from zhiyin.core.errors import ConfigError, DataError
-from zhiyin.core.params import param
+from zhiyin.core.params import param, settings_of
 from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.models import saving
 from zhiyin.models.base import Recommender
 from zhiyin.models.catalog import parse, written
+from zhiyin.models.known import Known
 from zhiyin.models.topk import top_k
 from zhiyin.pipeline import blend
 from zhiyin.pipeline.learning import SEGMENTS, learn, positives, segments_of
@@ -103,6 +104,23 @@ class Pipeline(Recommender):
                 raise ConfigError("a pipeline cannot be a source of a pipeline", remedy="name its sources instead")
         if not made:
             raise ConfigError("a pipeline needs a source", remedy='sources = "als; popular:half_life=7d"')
+        return made
+
+    def refit(self, data: Dataset, run: Run | None = None) -> Pipeline:
+        """A pipeline whose sources know all of `data`, with the methods, weights and ranker that this one has learned.
+
+        What is learned by holding days back stays as it is; so the last days can be learned from after they were used
+        to judge, at the price of one fit of each source.
+        """
+        self._known()
+        run = run or Run()
+        made = type(self)(**settings_of(self))
+        made.sources_ = {name: model.fit(data, run) for name, model in self._made().items()}  # type: ignore[misc]
+        made.choices_, made.weights_ = dict(self.choices_), self.weights_  # type: ignore[misc]
+        made.report_, made.ranker_, made.builder_ = self.report_, self.ranker_, None  # type: ignore[misc]
+        if self.builder_ is not None:
+            made.builder_ = FeatureBuilder.learn(data, made.sources_, like=self.builder_, run=run)  # type: ignore[misc]
+        made.known_ = Known.of(data, run)  # type: ignore[misc]
         return made
 
     @classmethod

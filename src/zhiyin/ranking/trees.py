@@ -18,6 +18,8 @@ from zhiyin.ranking.forest import Forest
 
 # Parameters that LightGBM bins a table by.
 _OF_TABLES = ("min_data_in_leaf", "num_threads", "force_row_wise", "deterministic", "verbosity")
+# Below so many cells a thread costs more than it brings: on a busy machine LightGBM's threads wait for each other.
+CELLS = 16_000_000
 # A float32 counts no further.
 MOST_CODES = 1 << 24
 # LightGBM takes no larger request, and a gain of 2^31 would leave nothing to the rest.
@@ -75,7 +77,8 @@ class Trees(Ranker):
         if not self._names(examples):
             raise DataError("the examples have no column that trees could ask", remedy="add numbers or categories")
         target, held = labels[:, 0], None if valid is None else valid[1][:, 0]
-        options = self._options(run)
+        cells = len(examples.items) * len(self._names(examples))
+        options = self._options(run, min(run.n_threads, 1 + cells // CELLS))
         if self.objective == "lambdarank":
             target, held, options["label_gain"] = _levels(target, held)
         else:
@@ -91,7 +94,7 @@ class Trees(Ranker):
         self.text_ = booster.model_to_string(num_iteration=best or booster.current_iteration())  # type: ignore[misc]
         self.forest_ = Forest.read(self.text_)  # type: ignore[misc]
 
-    def _options(self, run: Run) -> dict[str, Any]:
+    def _options(self, run: Run, threads: int) -> dict[str, Any]:
         """LightGBM's parameters."""
         return {
             "objective": self.objective,
@@ -108,7 +111,7 @@ class Trees(Ranker):
             # Categories of few rows: as the documentation advises for many codes.
             "min_data_per_group": self.min_leaf,
             "seed": run.seed,
-            "num_threads": run.n_threads,
+            "num_threads": threads,
             "deterministic": True,
             "force_row_wise": True,
             "verbosity": -1,
