@@ -106,7 +106,7 @@ class Encoding:
     @classmethod
     def of(cls, arrays: dict[str, np.ndarray]) -> Encoding:
         """What `arrays` gave."""
-        return cls(**(arrays | {"n_rows": int(arrays["n_rows"])}))  # type: ignore[arg-type]
+        return cls(**(arrays | {"n_rows": int(np.ravel(arrays["n_rows"])[0])}))  # type: ignore[arg-type]
 
     def places(self, column: int, codes: np.ndarray) -> np.ndarray:
         """Rows of the table of codes of one column (0: items, shifted by one)."""
