@@ -13,6 +13,7 @@ from hypothesis import settings
 settings.register_profile("zhiyin", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("zhiyin")
 os.environ.setdefault("NO_COLOR", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # two test processes on two cores: threads that wait must not spin
 os.environ.setdefault("COLUMNS", "120")
 os.environ.setdefault("POLARS_MAX_THREADS", "2")
 
