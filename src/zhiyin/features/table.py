@@ -151,7 +151,7 @@ class Features:
             if name not in frame.columns:
                 remedy = nearest(name, frame.columns or ["none"])
                 raise ConfigError(f"features: there is no column {name!r}", remedy=remedy)
-        rows = frame if learned is None else frame.filter(pl.Series(np.asarray(learned, dtype=bool)))
+        rows = frame if learned is None or not frame.width else frame.filter(pl.Series(np.asarray(learned, dtype=bool)))
         some = rows
         if len(rows) > SAMPLE:
             some = rows[np.sort((run or Run()).rng(71).choice(len(rows), SAMPLE, replace=False))]

@@ -67,7 +67,7 @@ class Described:
         frame = data.items.drop("id")
         weights = self._named(frame)
         given = self._kinds_given(frame)
-        rows = frame.filter(pl.Series(learned))
+        rows = frame.filter(pl.Series(learned)) if frame.width else frame
         kinds, notes = {}, []
         for name in weights or frame.columns:
             kind, why = (given[name], "as asked") if name in given else guess(rows[name])
