@@ -1,0 +1,81 @@
+"""Budgeted training, versions, and lists with filters and reasons, as they are typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Command
+
+
+@pytest.fixture
+def project(zhiyin: Command, log: Path) -> Path:
+    zhiyin("init", "events.csv", "--items", "items.csv")
+    return log.parent
+
+
+def test_train_within_a_budget_and_use_it(zhiyin: Command, project: Path) -> None:
+    assert "no versions" in zhiyin("versions").output
+    trained = zhiyin("train", "--budget", "8s", "--force")
+    assert "unseen days: ndcg@10" in trained.output
+    assert "version 1 is in use" in trained.output
+    bundle = project / "models" / "bundles" / "0001"
+    assert {"bundle.json", "report.json", "model", "catalogue"} <= {path.name for path in bundle.iterdir()}
+    assert not list(bundle.rglob("*.pkl"))
+    zhiyin("train", "--budget", "5s", "--force")
+    rows = json.loads(zhiyin("versions", "--json").stdout)
+    assert [row["version"] for row in rows] == [1, 2]
+    assert zhiyin("diff", "1", "2").output
+    zhiyin("rollback")
+    zhiyin("promote", "2")
+    assert "no version" in zhiyin("promote", "7", code=1).stderr
+
+    shown = zhiyin("recommend", "u2", "-k", "3").stdout
+    assert "Film" in shown
+    only = json.loads(zhiyin("recommend", "u2", "-k", "4", "--filter", "title LIKE '%1%'", "--json").stdout)
+    assert only
+    assert all("1" in row["title"] for row in only)
+
+
+def test_reasons_pins_and_variety(zhiyin: Command, project: Path) -> None:
+    zhiyin("train", "itemknn")
+    said = json.loads(zhiyin("recommend", "u2", "-k", "5", "--explain", "--json", "--pin", "2=i3").stdout)[0]
+    assert said["user"] == "u2"
+    assert said["items"][1]["item"] == "i3"
+    assert all(row["sentence"].endswith(".") for row in said["items"])
+    assert {row["rule"] for row in said["removed"]} <= {"seen"}
+    chinese = zhiyin("recommend", "u2", "-k", "2", "--explain", "--language", "zh").stdout
+    assert "。" in chinese
+    everyone = zhiyin("recommend", "--all", "-k", "3", "--filter", "title <> 'Film 3'", "--json").stdout
+    assert "i3" not in {row["item"] for row in json.loads(everyone)}
+    text = (project / "zhiyin.toml").read_text()
+    (project / "zhiyin.toml").write_text(text.replace("[rules]", "[rules]\nfilter = \"title <> 'Film 5'\""))
+    house = json.loads(zhiyin("recommend", "--all", "-k", "5", "--json").stdout)
+    assert "i5" not in {row["item"] for row in house}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--filter", "titel = 'a'"], "title"),
+        (["--filter", "title = "], "expression"),
+        (["--pin", "x"], "slot"),
+        (["--context", "device"], "device=tv"),
+        (["--variety", "mrm"], "mmr"),
+    ],
+)
+def test_what_cannot_be_asked(zhiyin: Command, project: Path, options: list[str], words: str) -> None:
+    if not (project / "models").exists():
+        zhiyin("train", "popular")
+    assert words in zhiyin("recommend", "u2", *options, code=1).stderr
+
+
+def test_rules_that_cannot_be_name_the_file(zhiyin: Command, project: Path) -> None:
+    zhiyin("train", "popular")
+    text = (project / "zhiyin.toml").read_text()
+    (project / "zhiyin.toml").write_text(text.replace("[rules]", '[rules]\nfiltr = "1"'))
+    wrong = zhiyin("recommend", "u2", code=1).stderr
+    assert "zhiyin.toml" in wrong
+    assert "filter" in wrong
