@@ -5,7 +5,7 @@
 
 At the moments of the shop's log each user is shown one of four adverts apart (half drawn by popularity, half from all
 released films) and clicks with the shop's own probability, so the truth is known for every row. Rankers learn from
-five weeks, stop early and are calibrated on the sixth, and are judged on the seventh and last. Features are as of the moment.
+five weeks, stop early and are calibrated on the sixth, and are judged on the seventh. Features are as of the moment.
 The error is over 15 bins of equally many rows, once against the true probabilities and once against clicks; beside it
 the error of always saying the mean of the sixth week, which is calibrated and useless: its AUC is one half.
 """

@@ -81,7 +81,7 @@ ROWS = {
     ),
     "gowalla-multvae": Row(
         "gowalla",
-        "multvae:validation=none,hidden=0,factors=128,negatives=2048,learning_rate=0.003,epochs=25,anneal=1000",
+        "multvae:validation=none,hidden=0,factors=256,negatives=8192,learning_rate=0.003,beta=1.0,epochs=26,anneal=1000",
         TOP20,
         (0.1641, 0.1335),
         (0.1641, 0.1335),

@@ -30,6 +30,20 @@ def test_files_sorted_by_what_they_hold(tmp_path: Path) -> None:
     ]
 
 
+def test_who_knows_whom_is_found(tmp_path: Path) -> None:
+    (tmp_path / "plays.csv").write_text("user_id,artist_id,plays\n1,7,5\n2,8,4\n")
+    (tmp_path / "friends.csv").write_text("user_id,friend_id\n1,2\n2,1\n")
+    (tmp_path / "links.csv").write_text("movieId,imdbId,tmdbId\n1,100,3\n2,101,4\n")
+    found = find_sources(tmp_path)
+    assert [path.name for path in found.events] == ["plays.csv"]
+    assert found.links == tmp_path / "friends.csv"
+
+
+def test_a_folder_of_follows_alone_is_a_log(tmp_path: Path) -> None:
+    (tmp_path / "follows.csv").write_text("user_id,item_id\n1,2\n2,1\n")
+    assert find_sources(tmp_path).events == [tmp_path / "follows.csv"]
+
+
 def test_parts_of_one_log(tmp_path: Path) -> None:
     for month in (1, 2, 3):
         (tmp_path / f"2024-0{month}.csv").write_text(f"user,item,time\n1,{month},2024-0{month}-01\n")

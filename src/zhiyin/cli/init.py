@@ -22,6 +22,7 @@ def init(
     ] = None,
     items: Annotated[str | None, typer.Option(help="The file that describes the items.")] = None,
     users: Annotated[str | None, typer.Option(help="The file that describes the users.")] = None,
+    links: Annotated[str | None, typer.Option(help="The file that says who knows whom.")] = None,
     query: Annotated[str | None, typer.Option(help="The SQL query that gives a database's events.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite settings that are there.")] = False,
     config: ConfigFile = CONFIG,
@@ -44,7 +45,7 @@ def init(
 
     if config.exists() and not force:
         raise ConfigError("there are settings already", file=config, remedy="look at them, or overwrite: --force")
-    settings = settle(source, items, users, query)
+    settings = settle(source, items, users, query, links)
     data = project_of(settings, config.parent).data()
     _settle_columns(settings, data)
     _make_relative(settings, config.parent)
@@ -80,4 +81,5 @@ def _make_relative(config: Config, home: Path) -> None:
         return value if path.startswith("..") else path
 
     config.data.source = relative(config.data.source)
-    config.data.items, config.data.users = relative(config.data.items), relative(config.data.users)
+    for part in ("items", "users", "links"):
+        setattr(config.data, part, relative(getattr(config.data, part)))

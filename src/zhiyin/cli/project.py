@@ -85,8 +85,10 @@ def project_of(config: Config, home: Path, seed: int | None = None, threads: int
     return Project(config, home, Run(seed=seed, threads=threads or config.run.threads, device=config.run.device))
 
 
-def settle(source: str | None, items: str | None, users: str | None, query: str | None = None) -> Config:
-    """Settings that name files: a folder's events, items and users are found, paths made absolute."""
+def settle(
+    source: str | None, items: str | None, users: str | None, query: str | None = None, links: str | None = None
+) -> Config:
+    """Settings that name files: a folder's events, items, users and links are found, paths made absolute."""
     from zhiyin.data.config import Config
     from zhiyin.data.sources import find_sources
 
@@ -99,6 +101,7 @@ def settle(source: str | None, items: str | None, users: str | None, query: str 
             found = str(parts.events[0]) if len(parts.events) == 1 else [str(path) for path in parts.events]
             items = items or (str(parts.items) if parts.items else None)
             users = users or (str(parts.users) if parts.users else None)
+            links = links or (str(parts.links) if parts.links else None)
         elif place.exists():
             found = str(place)
         else:
@@ -106,6 +109,7 @@ def settle(source: str | None, items: str | None, users: str | None, query: str 
     config.data.source, config.data.query = found, query
     config.data.items = _absolute(items)
     config.data.users = _absolute(users)
+    config.data.links = _absolute(links)
     return config
 
 

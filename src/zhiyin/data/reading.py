@@ -40,7 +40,7 @@ def read(
         them, a Polars or pandas frame, a database address with `query` ("postgresql://...",
         "sqlite:///shop.db"), or a mapping from
         event kind to any of these: {"view": "views.tsv", "buy": "buys.tsv"}.
-    items, users: the same, for the catalogue and the users. In a folder they are found by themselves.
+    items, users: the same, for the catalogue and the users. In a folder they are found by themselves, as are links.
     links: the same, for who follows or befriends whom: two columns of user ids, and optionally a weight above 0. A link
         goes one way; users whom only a link knows become users without events.
     columns: roles that need no guessing: {"user": "who", "item": "what", "time": "at", "rating": "stars",
@@ -65,6 +65,7 @@ def read(
         unasked = {"item": items is None, "user": users is None}
         items = found.items if items is None else items
         users = found.users if users is None else users
+        links = found.links if links is None else links
         source = found.events
     tables = _tables(source, query)
     notes: list[str] = []

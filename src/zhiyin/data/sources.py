@@ -1,4 +1,4 @@
-"""Which files of a folder are the events, the items and the users."""
+"""Which files of a folder are the events, the items, the users, and who knows whom."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import re
 from pathlib import Path
 
 from zhiyin.core.errors import DataError
-from zhiyin.data.guess import guess_roles, name_score
+from zhiyin.data.guess import guess_links, guess_roles, name_score
 from zhiyin.data.tables import ENDINGS, Table, open_table
 
 _EVENTS = re.compile(r"rating|event|interaction|click|log|u\.data|view|purchase|order|transaction|train", re.IGNORECASE)
 _ITEMS = re.compile(r"item|movie|book|product|catalog|article|track|artist|title", re.IGNORECASE)
 _USERS = re.compile(r"user|customer|member", re.IGNORECASE)
+_LINKS = re.compile(r"friend|follow|link|social|trust|knows", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Sources:
     events: list[Path]
     items: Path | None
     users: Path | None
+    links: Path | None = None
 
 
 def data_files(folder: Path) -> list[Path]:
@@ -38,15 +40,17 @@ def data_files(folder: Path) -> list[Path]:
 
 
 def find_sources(folder: Path) -> Sources:
-    """Sort a folder's files into events, items and users. Raises DataError when none holds events."""
+    """Sort a folder's files into events, items, users and links. Raises DataError when none holds events."""
     tables: dict[Path, Table] = {}
     for path in data_files(folder):
         try:
             tables[path] = open_table(path)
         except DataError:
             continue
-    logs = {}
+    logs, links = {}, [path for path, table in tables.items() if _LINKS.search(path.name) and _joins_users(table)]
     for path, table in tables.items():
+        if path in links and len(links) < len(tables):
+            continue
         try:
             roles = guess_roles(table.sample, source=str(path))
         except DataError:
@@ -65,8 +69,18 @@ def find_sources(folder: Path) -> Sources:
         )
     best = max(logs, key=lambda path: logs[path])
     events = [path for path in logs if tables[path].columns == tables[best].columns]
-    rest = {path: table for path, table in tables.items() if path not in events}
-    return Sources(events, _describing(rest, "item", _ITEMS), _describing(rest, "user", _USERS))
+    rest = {path: table for path, table in tables.items() if path not in events and path not in links}
+    known = next((path for path in links if path not in events), None)
+    return Sources(events, _describing(rest, "item", _ITEMS), _describing(rest, "user", _USERS), known)
+
+
+def _joins_users(table: Table) -> bool:
+    """Whether a table has two columns of users and none of items."""
+    try:
+        guess_links(table.sample, {})
+    except DataError:
+        return False
+    return not any(name_score("item", column) >= 2 for column in table.columns)
 
 
 def _describing(tables: dict[Path, Table], role: str, pattern: re.Pattern[str]) -> Path | None:
