@@ -58,13 +58,14 @@ MODELS = (
     Content(pieces=True, columns="title*2,genres"),
     Hybrid(base="als:factors=8,epochs=5"),
     Hybrid(base="als:factors=8,epochs=5", map="mlp", epochs=30),
+    Hybrid(base="als:factors=8,epochs=5", map="text_cnn", columns="title", epochs=40, dropout=0.1),
     PopularInCategory(column="genres"),
 )
 
 
 @pytest.mark.parametrize("model", MODELS, ids=repr)
 def test_books_nobody_has_had_go_to_readers_of_their_genre(model: Recommender) -> None:
-    if getattr(model, "map", "") == "mlp":
+    if getattr(model, "map", "ridge") != "ridge":
         pytest.importorskip("torch")
     data = library()
     model = model.fit(data, Run(seed=1, threads=1))
@@ -74,6 +75,27 @@ def test_books_nobody_has_had_go_to_readers_of_their_genre(model: Recommender) -
     found = model.recommend(k=3, allow=list(NEW))
     right = found["item"].to_numpy() % 3 == found["user"].to_numpy() % 3
     assert right.mean() > 0.95
+
+
+def test_pictures_alone_tell_the_genre(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    image = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(0)
+    data = library()
+    for book in range(45):  # crime is red, love green, war blue, on noise
+        pixels = rng.integers(0, 120, (32, 32, 3), dtype=np.uint8)
+        pixels[:, :, book % 3] += 100
+        image.fromarray(pixels).save(tmp_path / f"{book}.png")
+    model = Hybrid(
+        base="als:factors=8,epochs=5", map="image_cnn", images=str(tmp_path), image_size=32, columns="genres*0",
+        epochs=40, dropout=0.0, hidden=16,
+    )  # fmt: skip
+    model.fit(data, Run(seed=1, threads=2))
+    allowed = model.known_.__class__(**{**vars(model.known_), "candidates": np.ones(data.n_items, dtype=bool)})
+    model.known_ = allowed  # type: ignore[misc]
+    found = model.recommend(k=3, allow=list(NEW))
+    right = found["item"].to_numpy() % 3 == found["user"].to_numpy() % 3
+    assert right.mean() > 0.9
 
 
 def test_similar_books_are_of_one_genre() -> None:
