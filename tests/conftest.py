@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import pwd
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -32,3 +37,39 @@ def real_data() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+def _as_nobody(command: list[str]) -> list[str]:
+    """PostgreSQL refuses to run as root."""
+    if os.getuid() != 0:
+        return command
+    names = {user.pw_name for user in pwd.getpwall()}
+    return ["runuser", "-u", "postgres" if "postgres" in names else "nobody", "--", *command]
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The address of a PostgreSQL of its own, on a socket in a temporary folder."""
+    pytest.importorskip("psycopg")
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
+    beside = shutil.which("initdb")
+    if not found and not beside:
+        pytest.skip("PostgreSQL is not installed: no initdb on the path or in /usr/lib/postgresql")
+    programs = found[-1] if found else Path(beside or "").parent
+    folder = Path(tempfile.mkdtemp(prefix="zy-pg-"))  # short: the path of a socket has at most 107 characters
+    folder.chmod(0o777)
+    quiet = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "cwd": "/"}
+    control = [str(programs / "pg_ctl"), "-D", str(folder / "data")]
+    try:
+        subprocess.run(
+            _as_nobody([str(programs / "initdb"), "-D", str(folder / "data"), "-A", "trust", "-U", "zhiyin", "-N"]),
+            **quiet,
+        )
+        options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off"
+        start = [*control, "-w", "-t", "60", "-l", str(folder / "log"), "-o", options, "start"]
+        subprocess.run(_as_nobody(start), **quiet)
+        yield f"postgresql://zhiyin@/postgres?host={folder}"
+    finally:
+        subprocess.run(_as_nobody([*control, "-m", "immediate", "stop"]), stdout=subprocess.DEVNULL, cwd="/")
+        time.sleep(0.1)
+        shutil.rmtree(folder, ignore_errors=True)

@@ -7,11 +7,8 @@ whole or not at all: it is written beside the target and renamed.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
 from zhiyin.core.errors import DataError
+from zhiyin.core.folders import whole_folder
 from zhiyin.core.params import settings_of
 from zhiyin.data.histories import Histories
 from zhiyin.data.ids import Ids
@@ -74,27 +72,6 @@ def write(model: Recommender, folder: Path, knows: Known | None = None) -> None:
         "window": list(known.window),
     }
     (folder / "model.json").write_text(json.dumps(manifest, indent=1) + "\n")
-
-
-@contextlib.contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """A folder beside the target that takes its place at the end, unless something is raised."""
-    draft, old = (target.with_name(f".{target.name}.{os.getpid()}.{what}") for what in ("draft", "old"))
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
-        yield draft
-        if target.exists():
-            target.rename(old)
-        try:
-            draft.rename(target)
-        except OSError:
-            if old.exists():
-                old.rename(target)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def load(path: Any, *, mmap: bool = True, knows: Known | None = None) -> Recommender:

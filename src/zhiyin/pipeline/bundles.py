@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from zhiyin.core.errors import DataError
+from zhiyin.core.folders import whole_folder
 from zhiyin.core.params import settings_of
 from zhiyin.data.catalogue import Catalogue
 from zhiyin.models import saving
@@ -116,7 +117,7 @@ class Bundles:
         version = max(self.versions(), default=0) + 1
         target = self.folder / f"{version:04}"
         known = model._known()
-        with saving.whole_folder(target) as draft:
+        with whole_folder(target) as draft:
             model.save(draft / "model")
             if catalogue is not None:
                 catalogue.save(draft)

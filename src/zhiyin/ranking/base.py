@@ -15,9 +15,10 @@ import numpy as np
 from scipy.special import expit
 
 from zhiyin.core.errors import ConfigError, DataError, NotFittedError
+from zhiyin.core.folders import whole_folder
 from zhiyin.core.params import check_settings, param, settings_of
 from zhiyin.core.run import Run
-from zhiyin.models.saving import _read, _write, whole_folder
+from zhiyin.models.saving import _read, _write
 from zhiyin.ranking.calibration import CALIBRATORS, Calibrator
 from zhiyin.ranking.examples import Examples
 

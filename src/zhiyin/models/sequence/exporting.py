@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from zhiyin.core.errors import ConfigError, DataError, MissingExtraError, ZhiyinError
+from zhiyin.core.folders import whole_folder
 from zhiyin.core.params import settings_of
 from zhiyin.core.run import log
 from zhiyin.models.base import Recommender
-from zhiyin.models.saving import whole_folder
 from zhiyin.models.sequence.batches import Sequences
 from zhiyin.models.sequence.neural import NeuralRecommender
 

@@ -1,0 +1,107 @@
+"""What the store keeps: events, and versions of items and users. Checked here, once, whoever brings them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from zhiyin.core.errors import DataError
+
+# Longest id, in characters; longest kind; most columns of an item or user, and bytes of all of them as JSON.
+ID, KIND, COLUMNS, BYTES = 256, 64, 256, 256 * 1024
+# Microseconds UTC: 1970 to 2200.
+FIRST, LAST = 0, 7_258_118_400_000_000
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that a user did.
+
+    Parameters
+    ----------
+    user, item: ids as texts. time: microseconds UTC. kind: such as "view" or "purchase".
+    value: a rating, a quantity or a price; None for none.
+    id: tells a retry from a second click: of one id only the first event is kept. Made up where not given.
+    list_id: the list that the item was shown in; None if in none.
+    """
+
+    user: str
+    item: str
+    time: int
+    kind: str = "event"
+    value: float | None = None
+    id: str = ""
+    list_id: str | None = None
+
+    def checked(self) -> Event:
+        """The event with an id. Raises DataError that names the field."""
+        text(self.user, "user", ID)
+        text(self.item, "item", ID)
+        text(self.kind, "kind", KIND)
+        if self.list_id is not None:
+            text(self.list_id, "list_id", ID)
+        if isinstance(self.time, bool) or not isinstance(self.time, int) or not FIRST <= self.time <= LAST:
+            raise DataError(
+                f"time = {self.time!r} is no moment", column="time", remedy="microseconds UTC, 1970 to 2200"
+            )
+        if self.value is not None and (
+            isinstance(self.value, bool) or not isinstance(self.value, int | float) or not math.isfinite(self.value)
+        ):
+            raise DataError(f"value = {self.value!r} is no number", column="value", remedy="a finite number, or none")
+        if not self.id:
+            return dataclasses.replace(self, id=uuid.uuid4().hex)
+        text(self.id, "id", ID)
+        return self
+
+
+def text(value: Any, name: str, longest: int) -> str:
+    """A text of 1 to `longest` characters without control characters. Raises DataError that names the field."""
+    if not isinstance(value, str) or not 1 <= len(value) <= longest or any(ord(c) < 32 or ord(c) == 127 for c in value):
+        raise DataError(
+            f"{name} = {str(value)[:80]!r} is not right", column=name, remedy=f"a text of 1 to {longest} characters"
+        )
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise DataError(f"{name} holds half a character", column=name, remedy="send valid Unicode") from None
+    return value
+
+
+def columns(value: Any, name: str = "columns") -> dict[str, Any]:
+    """Columns of an item or user: names to texts, numbers, booleans, null, or lists of texts or numbers.
+
+    Raises DataError that names the column.
+    """
+    if not isinstance(value, Mapping) or len(value) > COLUMNS:
+        raise DataError(f"{name} are no columns", column=name, remedy=f"an object of at most {COLUMNS} names")
+    for key, part in value.items():
+        text(key, name, ID)
+        if key == "id":
+            raise DataError("a column cannot be named id", column="id", remedy="the id stands in the address")
+        many = part if isinstance(part, list) else [part]
+        if not all(part is None or isinstance(part, str | bool | int | float) for part in many):
+            raise DataError(f"column {key!r} holds an object", column=key, remedy="texts, numbers, or a list of them")
+        if any(isinstance(part, float) and not math.isfinite(part) for part in many):
+            raise DataError(f"column {key!r} holds no finite number", column=key, remedy="leave it out if unknown")
+        if any(isinstance(part, int) and not isinstance(part, bool) and abs(part) > 2**53 for part in many):
+            raise DataError(f"column {key!r} holds a number too large", column=key, remedy="write it as a text")
+        for part in many:
+            if isinstance(part, str) and ("\x00" in part or not _whole(part)):
+                raise DataError(
+                    f"column {key!r} holds half a character or NUL", column=key, remedy="send valid Unicode"
+                )
+    if len(json.dumps(value, ensure_ascii=False).encode()) > BYTES:
+        raise DataError(f"{name} are too large", column=name, remedy=f"at most {BYTES // 1024} KiB as JSON")
+    return dict(value)
+
+
+def _whole(part: str) -> bool:
+    try:
+        part.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,111 @@
+"""Group commit: events of many requests, one transaction, and each request hears when its own are on the disk."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+from zhiyin.core.errors import DataError, ZhiyinError
+from zhiyin.core.run import log
+from zhiyin.store.database import BATCH, Store
+from zhiyin.store.records import Event
+
+
+class StoreBusyError(ZhiyinError):
+    """More is waiting to be written than may wait; nothing of this request was kept."""
+
+
+class StoreClosedError(ZhiyinError):
+    """The store takes no more events; nothing of this request was kept."""
+
+
+class Writer:
+    """One thread writes what all others bring.
+
+    While a transaction is on its way to the disk, what arrives is gathered for the next one; so a single event costs a
+    share of a commit and a commit is never waited for twice.
+
+    Parameters
+    ----------
+    waiting: events that may wait at most; beyond it `submit` raises StoreBusyError at once.
+    """
+
+    def __init__(self, store: Store, waiting: int = 50_000) -> None:
+        self.store, self.most = store, waiting
+        self._queue: queue.SimpleQueue[tuple[list[Event], Future[list[bool]]] | None] = queue.SimpleQueue()
+        self._lock, self._waiting, self._closed = threading.Lock(), 0, False
+        self._thread = threading.Thread(target=self._work, name="zhiyin-writer", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Events that are not yet committed."""
+        return self._waiting
+
+    def submit(self, events: Sequence[Event]) -> Future[list[bool]]:
+        """Done, with `Store.append`'s answer, when the events are committed.
+
+        Raises at once: DataError for an event that cannot be, StoreBusyError where too much waits, StoreClosedError
+        after `close`.
+        """
+        checked = [event.checked() for event in events]
+        if len(checked) > BATCH:
+            raise DataError(f"{len(checked):,} events at once", remedy=f"at most {BATCH:,}")
+        done: Future[list[bool]] = Future()
+        with self._lock:
+            if self._closed:
+                raise StoreClosedError("the store is closing", remedy="try again")
+            if self._waiting + len(checked) > self.most:
+                raise StoreBusyError(f"{self._waiting:,} events wait to be written", remedy="try again in a second")
+            self._waiting += len(checked)
+            self._queue.put((checked, done))
+        return done
+
+    def close(self) -> None:
+        """Write what waits, then stop."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._queue.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        stop = False
+        while not stop:
+            first = self._queue.get()
+            if first is None:
+                return
+            group, size = [first], len(first[0])
+            while size < BATCH:
+                try:
+                    more = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+                if more is None:
+                    stop = True
+                    break
+                if size + len(more[0]) > BATCH:
+                    self._commit(group)
+                    group, size = [], 0
+                group.append(more)
+                size += len(more[0])
+            self._commit(group)
+
+    def _commit(self, group: list[tuple[list[Event], Future[list[bool]]]]) -> None:
+        try:
+            new = self.store.append([event for events, _ in group for event in events])
+        except Exception as error:  # the writer must live on: the next transaction may succeed
+            log.warning("store: %d events were not written: %s", sum(len(events) for events, _ in group), error)
+            for _, done in group:
+                done.set_exception(error)
+        else:
+            start = 0
+            for events, done in group:
+                done.set_result(new[start : start + len(events)])
+                start += len(events)
+        finally:
+            with self._lock:
+                self._waiting -= sum(len(events) for events, _ in group)
