@@ -21,6 +21,7 @@ from zhiyin.cli import (
     export,
     init,
     recommend,
+    serve,
     similar,
     train,
     tune,
@@ -136,6 +137,7 @@ app.command()(tune.tune)
 app.command()(recommend.recommend)
 app.command()(similar.similar)
 app.command()(export.export)
+app.command()(serve.serve)
 app.command()(bundles.versions)
 app.command()(bundles.promote)
 app.command()(bundles.rollback)

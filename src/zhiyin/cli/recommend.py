@@ -75,7 +75,7 @@ def recommend(
         None if catalogue is None else catalogue.users,
         kinds=() if catalogue is None else catalogue.kinds,
         run=Run(threads=threads),
-        **_house(config, types),
+        **house(config, types),
     )
     seen = False if include_seen else None
     if everyone:
@@ -124,7 +124,7 @@ def recommend(
     deliver(pl.DataFrame(rows, schema=kinds, orient="row"), "item", folder, output, json)
 
 
-def _house(config: Path, types: dict[str, type]) -> dict[str, Any]:
+def house(config: Path, types: dict[str, type]) -> dict[str, Any]:
     """Rules, variety and context of the settings file, if there is one."""
     from zhiyin.pipeline.rules import Rules
 

@@ -159,8 +159,11 @@ class Answers:
                 self._books.pop(next(iter(self._books)), None)
         return found
 
-    def ask(self, request: Request) -> Answer:
-        """The list for one request. Raises ConfigError for a request that cannot be."""
+    def ask(self, request: Request, shown: np.ndarray | None = None) -> Answer:
+        """The list for one request. Raises ConfigError for a request that cannot be.
+
+        shown: bool[n_items], items that may be shown at this moment; None: all.
+        """
         begun = time.perf_counter()
         seconds: dict[str, float] = {}
 
@@ -176,6 +179,10 @@ class Answers:
         seen = not self.rules.bought if request.exclude_seen is None else request.exclude_seen
         mask = book.mask(needs)
         allowed = self.known.candidates & mask.bits
+        if shown is not None:
+            allowed &= shown
+            pins = {slot: item for slot, item in request.pins.items() if shown[self.known.item_ids.encode([item])[0]]}
+            needs = self._needs(dataclasses.replace(request, pins=pins), history)
         out = book.removed(needs)
         if seen:
             out = (np.array([0, len(out[1]) + len(history.items)]), np.concatenate([out[1], history.items]))
@@ -195,19 +202,19 @@ class Answers:
                 break
             fill = max(4 * k, 8 * fill)
         passed("rules")
-        shown = slate[0]
+        best = slate[0]
         answer = Answer(
-            self.known.item_ids.decode(shown.items).to_list(),
-            shown.scores.tolist(),
-            trace=shown.trace,
+            self.known.item_ids.decode(best.items).to_list(),
+            best.scores.tolist(),
+            trace=best.trace,
             seconds=seconds,
             method=self.model.method_of(history),
             left_out=candidates.left_out if isinstance(candidates, Retrieved) else {},
         )
         if not request.explain:
             return answer
-        why = reasons(self.model, history, shown.items, candidates, self.run)
-        why = [dataclasses.replace(r, rules=told(shown.trace, int(i))) for r, i in zip(why, shown.items)]
+        why = reasons(self.model, history, best.items, candidates, self.run)
+        why = [dataclasses.replace(r, rules=told(best.trace, int(i))) for r, i in zip(why, best.items)]
         removed = self._removed(history, needs, book, seen, k)
         passed("explain")
         return dataclasses.replace(answer, reasons=why, removed=removed)

@@ -10,6 +10,7 @@ number of threads and processes may use one database.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -63,6 +64,10 @@ THINGS = {
     for name in ("items", "users")
 }
 _META = sa.Table("meta", _meta, sa.Column("key", sa.String(64), primary_key=True), sa.Column("value", sa.Text))
+# Who was forgotten, as hashes: a version that had learned of them must not remember. `received`: when.
+_FORGOTTEN = sa.Table(
+    "forgotten", _meta, sa.Column("hash", sa.String(64), primary_key=True), sa.Column("received", sa.BigInteger)
+)
 FORMAT = "1"
 _SCHEMA = {
     "seq": pl.Int64, "id": pl.String, "user": pl.String, "item": pl.String, "time": pl.Int64, "kind": pl.String,
@@ -253,6 +258,8 @@ class Store:
         with self._engine.begin() as link:
             events = link.execute(sa.delete(EVENTS).where(EVENTS.c.user == user)).rowcount
             versions = link.execute(sa.delete(of).where(of.c.id == user)).rowcount
+            link.execute(sa.delete(_FORGOTTEN).where(_FORGOTTEN.c.hash == _hash(user)))
+            link.execute(sa.insert(_FORGOTTEN).values(hash=_hash(user), received=time.time_ns() // 1000))
         if self.dialect == "sqlite":
             # What was overwritten must not live on in the journal; a reader of the old state is waited for.
             with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as link:
@@ -267,6 +274,12 @@ class Store:
             "events removed": events, "versions removed": versions,
             "events found": int(events_left), "versions found": int(versions_left),
         }  # fmt: skip
+
+    def forgotten(self, user: str) -> int:
+        """When a user was forgotten last, microseconds UTC; 0: never."""
+        asked = sa.select(_FORGOTTEN.c.received).where(_FORGOTTEN.c.hash == _hash(user))
+        with self._reader.connect() as link:
+            return int(link.execute(asked).scalar() or 0)
 
     def export(self, folder: str | Path) -> Path:
         """Write everything as Parquet: events/part-*.parquet, items.parquet, users.parquet; whole or not at all."""
@@ -327,6 +340,10 @@ def _begin(link: Any) -> None:
     """A transaction that will write takes its lock at once: one that reads first could find it taken."""
     if link.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
         link.exec_driver_sql("BEGIN IMMEDIATE" if link.get_execution_options().get("writes", True) else "BEGIN")
+
+
+def _hash(user: str) -> str:
+    return hashlib.sha256(user.encode()).hexdigest()
 
 
 def _event(row: Any) -> Event:

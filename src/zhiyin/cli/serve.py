@@ -1,0 +1,62 @@
+"""`zhiyin serve`: the HTTP service over the version in use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zhiyin.cli.options import CONFIG, ConfigFile
+from zhiyin.core.errors import MissingExtraError
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen at.")] = 8000,
+    store: Annotated[
+        str | None, typer.Option(help="Where events are kept: a path, or postgresql://…; default store.db.")
+    ] = None,
+    config: ConfigFile = CONFIG,
+) -> None:
+    """Answer over HTTP: events in, recommendations out. Needs a version in use: zhiyin train --budget 10m.
+
+    The first start makes keys and shows them once. A version that is promoted while it runs is taken up by itself.
+
+    \b
+    Examples:
+      zhiyin serve
+      zhiyin serve --host 0.0.0.0 --port 80 --store 'postgresql://shop@db/zhiyin'
+    """
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn
+    except ImportError:
+        raise MissingExtraError("fastapi", "serve", "the service") from None
+    from zhiyin.cli.project import open_project
+    from zhiyin.cli.recommend import house
+    from zhiyin.cli.show import say
+    from zhiyin.pipeline.bundles import Bundles
+    from zhiyin.service.app import create_app
+    from zhiyin.service.keys import Keys
+    from zhiyin.service.live import Live
+    from zhiyin.store.database import Store
+    from zhiyin.store.writer import Writer
+
+    project = open_project(config)
+    folder = project.home / project.config.train.output
+    kept = Store(store or project.home / "store.db")
+    live = Live(Bundles(folder / "bundles"), kept, house(config, {}), project.config.weights)
+    keys, shown = Keys.open(Path(project.home) / "keys.json")
+    for scope, key in shown.items():
+        say(f"key to {scope}: {key}")
+    if shown:
+        say("keep them: they are shown this once. keys.json holds their hashes; delete it to make new ones")
+    writer = Writer(kept)
+    say(f"version {live.now.version} answers at http://{host}:{port}, described at /docs")
+    try:
+        uvicorn.run(create_app(live, keys, writer), host=host, port=port, log_level="warning", access_log=False)
+    finally:
+        writer.close()
+        live.close()
+        kept.close()
