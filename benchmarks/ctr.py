@@ -41,7 +41,9 @@ CODES = ("user", "gender", "job", "hour", "weekday")
 NUMBERS = ("age", "year")
 HISTORY, GENRES = 50, 6
 FIXED = {"factors": 16, "hidden": 128, "layers": 2, "batch_size": 512, "epochs": 30, "patience": 2}
-GRID: dict[str, list[Any]] = {"learning_rate": [1e-3, 3e-3], "reg": [1e-3, 1e-2, 3e-2], "dropout": [0.0, 0.3]}
+GRID: dict[str, list[Any]] = {
+    "learning_rate": [1e-3, 3e-3], "reg": [1e-3, 1e-2, 3e-2], "dropout": [0.0, 0.3], "masked": [0.0, 0.1],
+}  # fmt: skip
 NETWORKS = ("deepfm", "dcnv2", "din")
 TREES = {"objective": "binary", "trees": 1000, "learning_rate": 0.05, "patience": 50}
 
@@ -190,7 +192,14 @@ def limits(name: str) -> dict[str, Any]:
 
 
 # By `--tune`; see the docstring.
-CHOSEN: dict[tuple[str, str], dict[str, Any]] = {}
+CHOSEN: dict[tuple[str, str], dict[str, Any]] = {
+    ("deepfm", "zhiyin"): {"learning_rate": 0.003, "reg": 0.01, "dropout": 0.0, "masked": 0.1},
+    ("deepfm", "deepctr"): {"learning_rate": 0.003, "l2": 0.01, "dropout": 0.0},
+    ("dcnv2", "zhiyin"): {"learning_rate": 0.003, "reg": 0.01, "dropout": 0.3},
+    ("dcnv2", "deepctr"): {"learning_rate": 0.003, "l2": 0.1, "dropout": 0.0},
+    ("din", "zhiyin"): {"learning_rate": 0.003, "reg": 0.001, "dropout": 0.3},
+    ("din", "deepctr"): {"learning_rate": 0.001, "l2": 0.1, "dropout": 0.0},
+}
 
 
 def main() -> int:

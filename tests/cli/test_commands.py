@@ -24,6 +24,7 @@ COMMANDS = [
     "promote",
     "rollback",
     "diff",
+    "serve",
     "export",
     "demo",
     "doctor",

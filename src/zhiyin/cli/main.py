@@ -59,6 +59,7 @@ ORDER = (
     "promote",
     "rollback",
     "diff",
+    "serve",
     "export",
     "demo",
     "doctor",
