@@ -48,3 +48,21 @@ def test_a_model_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
             return np.full((len(histories), 1), self.value, dtype=np.float32)
 
     assert catalog.parse("constant:value=2").value == 2.0  # type: ignore[attr-defined]
+
+
+def test_hyperparameters_without_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without torch the settings file is written all the same, without the networks."""
+    from zhiyin.core.errors import MissingExtraError
+
+    real = catalog.model_class
+
+    def bare(name: str) -> type:
+        if name in catalog._DEEP:
+            raise MissingExtraError("torch", "deep", name)
+        return real(name)
+
+    monkeypatch.setattr(catalog, "model_class", bare)
+    found = catalog.hyperparameters()
+    assert {"ALS", "EASE", "Content", "Hybrid"} <= set(found)
+    assert not set(found) & set(catalog._DEEP)
+    assert found["ALS"]["factors"].default == 64

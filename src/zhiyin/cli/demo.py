@@ -115,9 +115,8 @@ def _answers(project: Project, log: Dataset, folder: Path) -> None:
 def _settings(project: Project, output: Path) -> None:
     """A settings file, so that every other command works in the demo's folder."""
     from zhiyin.cli.init import _make_relative
-    from zhiyin.core.params import params_of
     from zhiyin.data.config import write_config
-    from zhiyin.models.catalog import model_class, names
+    from zhiyin.models.catalog import hyperparameters
 
     _make_relative(project.config, output)
-    write_config(output / "zhiyin.toml", project.config, {name: params_of(model_class(name)) for name in names()})
+    write_config(output / "zhiyin.toml", project.config, hyperparameters())

@@ -39,9 +39,8 @@ def init(
     """
     from zhiyin.cli.project import project_of, settle
     from zhiyin.cli.show import say
-    from zhiyin.core.params import params_of
     from zhiyin.data.config import write_config
-    from zhiyin.models.catalog import model_class, names
+    from zhiyin.models.catalog import hyperparameters
 
     if config.exists() and not force:
         raise ConfigError("there are settings already", file=config, remedy="look at them, or overwrite: --force")
@@ -50,7 +49,7 @@ def init(
     _settle_columns(settings, data)
     _make_relative(settings, config.parent)
     config.parent.mkdir(parents=True, exist_ok=True)
-    write_config(config, settings, {name: params_of(model_class(name)) for name in names()})
+    write_config(config, settings, hyperparameters())
     say(repr(data))
     again = "" if config == CONFIG else f" -c {config}"
     say(f"wrote {config}: the columns stand under [columns]; mend there what is guessed wrongly")

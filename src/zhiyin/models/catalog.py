@@ -5,12 +5,13 @@ Nothing is looked up by an arbitrary path: a manifest can name only what stands 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 from typing import TYPE_CHECKING, Any
 
 from zhiyin.core.errors import ConfigError, MissingExtraError, nearest
-from zhiyin.core.params import check_settings, params_of, settings_of
+from zhiyin.core.params import Param, check_settings, params_of, settings_of
 
 if TYPE_CHECKING:
     from zhiyin.models.base import Recommender
@@ -103,6 +104,15 @@ def parse(text: str, settings: dict[str, Any] | None = None) -> Recommender:
 
 # Commas outside of brackets.
 _BETWEEN = re.compile(r",\s*(?![^\[\]]*\])")
+
+
+def hyperparameters() -> dict[str, dict[str, Param]]:
+    """Of every model that can be made here: networks need an extra that may not be installed."""
+    found = {}
+    for name in names():
+        with contextlib.suppress(MissingExtraError):
+            found[name] = params_of(model_class(name))
+    return found
 
 
 def label(model: Recommender) -> str:
