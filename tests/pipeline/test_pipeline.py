@@ -173,3 +173,13 @@ def test_who_was_never_judged_gets_no_strangers_list() -> None:
     fitted = Pipeline(sources="popular; itemknn", ranker="none", windows=2).fit(Dataset.build(frame))
     assert fitted.report_["choices"]["long"]["requests"] == 0
     assert fitted.choices_["long"] == fitted.choices_["short"] == "rrf"
+
+
+def test_without_optuna_sources_are_joined_untuned(monkeypatch: pytest.MonkeyPatch) -> None:
+    from zhiyin.pipeline import automl
+
+    real = automl.find_spec
+    monkeypatch.setattr(automl, "find_spec", lambda name: None if name == "optuna" else real(name))
+    found = automl.auto(walks(), 20.0, run=Run(threads=1))
+    assert not any("left_out" in tried or "tuned" in tried for tried in found.report_["tried"])
+    assert len(found.sources_) == len(found.report_["tried"]) > 3

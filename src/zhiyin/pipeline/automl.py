@@ -82,6 +82,9 @@ def auto(
     if not held:
         raise DataError("the log is too short to judge anything by", remedy="more events, or name a model")
     past = held[-1][0].train
+    tuning = find_spec("optuna") is not None
+    if not tuning:
+        log.info('pipeline: sources are not tuned, for optuna is not installed: pip install "zhiyin[tune]"')
     tried: list[dict[str, Any]] = []
     texts = []
     share = 0.45 * budget / max(1, sum(source.tuned for source in sources))
@@ -98,7 +101,7 @@ def auto(
                 continue
             text = source.text
             left = share - (time.monotonic() - clock)
-            if source.tuned and left > 4 * fit_seconds:
+            if tuning and source.tuned and left > 4 * fit_seconds:
                 found = tune(source.text, past, metric=metric, trials=40, timeout=left, exclude_seen=exclude_seen,
                              run=dataclasses.replace(run, progress=run.progress))  # fmt: skip
                 text = written(found.model)
