@@ -43,9 +43,9 @@ WAYS: dict[str, dict[str, Any]] = {
 SHOWN = ("ndcg@10", "recall@20")
 CHOSEN: dict[str, Any] = {
     "factors": 512,
-    "epochs": 4,
+    "epochs": 24,
     "validation": "none",
-    "learning_rate": 0.002,
+    "learning_rate": 0.0005,
     "schedule": "cosine",
     "dropout": 0.5,
     "ids": False,

@@ -67,3 +67,11 @@ def test_nothing_and_strangers(ids: Ids) -> None:
 def test_ids_of_several_files() -> None:
     assert Ids.of(pl.Series([3, 1], dtype=pl.Int32), pl.Series([2])).values.to_list() == [1, 2, 3]
     assert Ids.of(pl.Series([3, 1]), pl.Series(["b", None])).values.to_list() == ["1", "3", "b"]
+
+
+@given(known=st.lists(st.integers(-9, 9), min_size=1), asked=st.integers(-12, 12))
+def test_one_id_is_found_as_many_are(known: list[int], asked: int) -> None:
+    for ids, one in ((Ids.of(pl.Series(known)), asked), (Ids.of(pl.Series([str(k) for k in known])), str(asked))):
+        expected = ids.encode([one, one])[0]
+        assert ids.encode([one]).tolist() == [expected]
+        assert (expected >= 0) == (asked in known)

@@ -49,6 +49,8 @@ class Ids:
 
     def encode(self, raw: Iterable[Any] | pl.Series) -> np.ndarray:
         """Codes of raw ids as int32, -1 where unknown. "42" finds the number 42, and 42 the text."""
+        if isinstance(raw, list) and len(raw) == 1 and len(self) and self._plain(raw[0]):
+            return np.array([self._one(raw[0])], dtype=np.int32)  # a request asks for one, and a frame costs more
         series = raw if isinstance(raw, pl.Series) else pl.Series(list(raw), strict=False)
         if not len(self) or not len(series) or series.dtype == pl.Null:
             return np.full(len(series), -1, dtype=np.int32)
@@ -65,6 +67,16 @@ class Ids:
         position = np.minimum(position, len(self) - 1)
         same = (self.values.gather(position) == series).fill_null(False).to_numpy()
         return np.where(same, position, -1).astype(np.int32)
+
+    def _plain(self, value: Any) -> bool:
+        """Whether a value is of the ids' own type."""
+        if self.dtype == pl.String:
+            return type(value) is str
+        return self.dtype == pl.Int64 and type(value) is int and abs(value) < 2**62
+
+    def _one(self, value: Any) -> int:
+        at = int(self.values.search_sorted(value))
+        return at if at < len(self) and self.values[at] == value else -1
 
     def _encode_many(self, series: pl.Series) -> np.ndarray:
         if self.dtype == pl.Int64 and series.dtype.is_signed_integer():
