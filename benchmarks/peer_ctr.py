@@ -27,7 +27,6 @@ def main() -> None:
     import torch
     from deepctr_torch.inputs import DenseFeat, SparseFeat, VarLenSparseFeat, get_feature_names
     from deepctr_torch.models import DCN, DIN, DeepFM
-    from deepctr_torch.models.dcnmix import DCNMix  # noqa: F401
 
     torch.set_num_threads(1)
     file, name, settings, seed, judged = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), *map(int, sys.argv[4:])

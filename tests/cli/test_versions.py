@@ -27,7 +27,8 @@ def test_train_within_a_budget_and_use_it(zhiyin: Command, project: Path) -> Non
     zhiyin("train", "--budget", "5s", "--force")
     rows = json.loads(zhiyin("versions", "--json").stdout)
     assert [row["version"] for row in rows] == [1, 2]
-    assert zhiyin("diff", "1", "2").output
+    different = zhiyin("diff", "1", "2").output
+    assert "figures" in different or "settings" in different
     zhiyin("rollback")
     zhiyin("promote", "2")
     assert "no version" in zhiyin("promote", "7", code=1).stderr

@@ -216,6 +216,20 @@ class RecommenderConformance:
         alone = pl.concat([model.recommend(user, k=3) for user in ("u1", "u2", "u3")])
         assert frame["item"].to_list() == alone["item"].to_list()
 
+    def test_one_request_under_a_filter_is_as_in_a_batch(self, model: Recommender, data: Dataset) -> None:
+        allowed = np.zeros(data.n_items, dtype=bool)
+        allowed[1::5] = True
+        seen = data.histories
+        items, scores = model.rank(seen, 3, exclude=seen, allowed=allowed)
+        for row in range(data.n_users):
+            one = seen.rows(row, row + 1)
+            found, best = model.rank(one, 3, exclude=one, allowed=allowed)
+            real = found[0] >= 0
+            assert (real == (items[row] >= 0)).all()
+            np.testing.assert_allclose(best[0][real], scores[row][real], rtol=1e-4, atol=1e-5)
+            assert allowed[found[0][real]].all()
+            assert not set(found[0][real].tolist()) & set(one.items.tolist())
+
     def test_k_must_be_a_number_of_items(self, model: Recommender) -> None:
         with pytest.raises(ConfigError, match="k = 0"):
             model.recommend("u1", k=0)

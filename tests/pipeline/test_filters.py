@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.core.run import Run
+from zhiyin.models.search import Compact, Mask, top_k_where
 from zhiyin.pipeline.expressions import Columns, Expression
-from zhiyin.pipeline.filters import Compact, Filters, Mask, Moment, top_k_where
+from zhiyin.pipeline.filters import Filters, Moment
 
 DAY = 86_400_000_000
 NOW = int(datetime.datetime(2024, 3, 10, 12, tzinfo=datetime.UTC).timestamp()) * 1_000_000

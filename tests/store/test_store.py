@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
-from tests.conformance.store import NOW, StoreConformance, event
+from tests.conformance.store import StoreConformance, event
 from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.store.database import Store
 
@@ -106,4 +106,3 @@ def test_no_kill_loses_what_was_acknowledged(tmp_path: Path) -> None:
     assert len(acknowledged) > 200
     assert {f"{name}-{part}" for name in acknowledged for part in range(3)} <= there
     assert store.append([event(1)]) == [True]
-    assert NOW

@@ -114,9 +114,9 @@ def _answers(project: Project, log: Dataset, folder: Path) -> None:
 
 def _settings(project: Project, output: Path) -> None:
     """A settings file, so that every other command works in the demo's folder."""
-    from zhiyin.cli.init import _make_relative
+    from zhiyin.cli.project import make_relative
     from zhiyin.data.config import write_config
     from zhiyin.models.catalog import hyperparameters
 
-    _make_relative(project.config, output)
+    make_relative(project.config, output)
     write_config(output / "zhiyin.toml", project.config, hyperparameters())

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -37,7 +35,7 @@ def init(
       zhiyin init data/
       zhiyin init 'sqlite:///shop.db' --query 'SELECT user_id, item_id, at FROM orders'
     """
-    from zhiyin.cli.project import project_of, settle
+    from zhiyin.cli.project import make_relative, project_of, settle
     from zhiyin.cli.show import say
     from zhiyin.data.config import write_config
     from zhiyin.models.catalog import hyperparameters
@@ -47,7 +45,7 @@ def init(
     settings = settle(source, items, users, query, links)
     data = project_of(settings, config.parent).data()
     _settle_columns(settings, data)
-    _make_relative(settings, config.parent)
+    make_relative(settings, config.parent)
     config.parent.mkdir(parents=True, exist_ok=True)
     write_config(config, settings, hyperparameters())
     say(repr(data))
@@ -66,19 +64,3 @@ def _settle_columns(config: Config, data: Dataset) -> None:
     for role in ("item_columns", "user_columns"):
         if columns := getattr(data.roles, role):
             setattr(config.columns, role, list(columns))
-
-
-def _make_relative(config: Config, home: Path) -> None:
-    """Paths below the folder of the settings are written from there, so that the folder can move."""
-
-    def relative(value: Any) -> Any:
-        if isinstance(value, list):
-            return [relative(part) for part in value]
-        if not isinstance(value, str) or "://" in value or not Path(value).is_absolute():
-            return value
-        path = os.path.relpath(value, home.resolve())
-        return value if path.startswith("..") else path
-
-    config.data.source = relative(config.data.source)
-    for part in ("items", "users", "links"):
-        setattr(config.data, part, relative(getattr(config.data, part)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,6 +116,22 @@ def settle(
 
 def _absolute(path: str | None) -> str | None:
     return str(Path(path).expanduser().resolve()) if path else None
+
+
+def make_relative(config: Config, home: Path) -> None:
+    """Paths below the folder of the settings are written from there, so that the folder can move."""
+
+    def relative(value: Any) -> Any:
+        if isinstance(value, list):
+            return [relative(part) for part in value]
+        if not isinstance(value, str) or "://" in value or not Path(value).is_absolute():
+            return value
+        path = os.path.relpath(value, home.resolve())
+        return value if path.startswith("..") else path
+
+    config.data.source = relative(config.data.source)
+    for part in ("items", "users", "links"):
+        setattr(config.data, part, relative(getattr(config.data, part)))
 
 
 def short(findings: Sequence[Finding], level: Sequence[str] = ("error", "warning")) -> list[str]:

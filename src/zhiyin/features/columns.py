@@ -261,7 +261,7 @@ class Time(Column):
             examples = distinct.gather_every(max(1, len(distinct) // EXAMPLES)).to_list()
         elif values.dtype.is_temporal() and not isinstance(values.dtype, pl.Datetime | pl.Date):
             raise ConfigError(f"column {name!r} of {values.dtype} holds no moments", remedy="dates or datetimes")
-        moments = _moments(values, unit, examples)
+        moments = moments_of(values, unit, examples)
         known = moments.drop_nulls().to_numpy()
         last = int(known.max(initial=0)) if len(known) else 0
         ages = _log((last - known) / DAY)
@@ -270,7 +270,7 @@ class Time(Column):
         return cls(name, unit, last, mean, deviation or 1.0, len(known) < len(moments), hours, examples)
 
     def encode(self, values: pl.Series, now: int | None) -> Piece:
-        moments = _moments(values, self.unit, self.examples)
+        moments = moments_of(values, self.unit, self.examples)
         known = moments.is_not_null().to_numpy()
         at = moments.fill_null(0).to_numpy()
         age = (self.last if now is None else now) - at
@@ -425,7 +425,7 @@ def _log(x: np.ndarray) -> np.ndarray:
     return np.sign(x) * np.log1p(np.abs(x))
 
 
-def _moments(values: pl.Series, unit: str, examples: list[str]) -> pl.Series:
+def moments_of(values: pl.Series, unit: str, examples: list[str]) -> pl.Series:
     """Int64 microseconds UTC, null where unknown."""
     if values.dtype.is_numeric():  # by the unit that was learned, whatever the size of these few
         return (values.cast(pl.Float64).fill_nan(None) * _UNITS[unit]).round().cast(pl.Int64, strict=False)

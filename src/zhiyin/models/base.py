@@ -22,10 +22,13 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.models.known import Known
 from zhiyin.models.pairs import score_by_table
+from zhiyin.models.search import Mask, top_k_where
 from zhiyin.models.topk import top_k
 
 # Dense scores never hold more than this at once, whatever the number of users.
 CHUNK_BYTES = 256 << 20
+# Share of passing items up to which a single request is searched among them alone.
+SEARCHED = 0.25
 
 
 @dataclasses.dataclass
@@ -317,6 +320,26 @@ class VectorRecommender(Recommender):
     def encode(self, histories: Histories, run: Run | None = None) -> np.ndarray:
         """Vectors of histories, float32[n, d]: what a search index is asked with."""
         raise NotImplementedError
+
+    def rank(
+        self,
+        histories: Histories,
+        k: int,
+        *,
+        exclude: Histories | None = None,
+        allowed: np.ndarray | None = None,
+        run: Run | None = None,
+        label: str = "",
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `Recommender.rank`. A single request under a filter reads the vectors of what passes, and no others."""
+        if len(histories) == 1 and allowed is not None and type(self)._score is VectorRecommender._score:
+            known, run = self._known(), run or Run()
+            mask = Mask.of(known.candidates & allowed)
+            if mask.count <= SEARCHED * mask.n and (self.answers_strangers or has_signal(histories)[0]):
+                out = None if exclude is None else (exclude.offsets, exclude.items)
+                query, k = self.encode(histories, run), min(k, mask.n)
+                return top_k_where(self.item_vectors_, query, mask, k, priority=known.priority, exclude=out, run=run)
+        return super().rank(histories, k, exclude=exclude, allowed=allowed, run=run, label=label)
 
     def _score(self, histories: Histories, run: Run) -> np.ndarray:
         return self.encode(histories, run) @ self.item_vectors_.T

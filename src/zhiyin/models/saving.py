@@ -49,14 +49,14 @@ def write(model: Recommender, folder: Path, knows: Known | None = None) -> None:
     from zhiyin import __version__
 
     known = model._known()
-    learned = {name: value for name, value in vars(model).items() if _is_state(name) and name not in model._parts}
-    state = {name: _write(folder, name, value) for name, value in learned.items()}
+    learned = {name: value for name, value in vars(model).items() if is_state(name) and name not in model._parts}
+    state = {name: write_state(folder, name, value) for name, value in learned.items()}
     shared = knows is not None and knows.fingerprint == known.fingerprint
     if not shared:
         for name in _KNOWN:
-            _write(folder, f"known.{name}", getattr(known, name))
+            write_state(folder, f"known.{name}", getattr(known, name))
         for name in _HISTORY:
-            _write(folder, f"history.{name}", getattr(known.histories, name))
+            write_state(folder, f"history.{name}", getattr(known.histories, name))
         if known.histories.features is not None:
             known.histories.features.write_ipc(folder / "history.features.arrow")
         known.user_ids.values.to_frame("id").write_ipc(folder / "users.arrow")
@@ -80,26 +80,12 @@ def load(path: Any, *, mmap: bool = True, knows: Known | None = None) -> Recomme
     `knows`: what a model written as a part of another takes from that one.
     """
     source = Path(path)
-    try:
-        manifest = json.loads((source / "model.json").read_text())
-        if not isinstance(manifest, dict):
-            raise ValueError
-    except (FileNotFoundError, NotADirectoryError):
-        remedy = "name a folder written by save or train"
-        raise DataError("there is no model here", file=source, remedy=remedy) from None
-    except ValueError:
-        raise DataError("the manifest model.json is damaged", file=source, remedy="train and save again") from None
-    if manifest.get("format") != FORMAT:
-        raise DataError(
-            f"the model is of format {manifest.get('format')}, this version reads {FORMAT}",
-            file=source,
-            remedy="use the version of zhiyin that wrote it, or train again",
-        )
+    manifest = read_manifest(source, "model", FORMAT)
     try:
         model = make(manifest["model"], manifest["settings"])
         for name, kind in manifest["state"].items():
-            if _is_state(name):
-                setattr(model, name, _read(source, name, kind, mmap))
+            if is_state(name):
+                setattr(model, name, read_state(source, name, kind, mmap))
         shared = knows is not None and not (source / "items.arrow").exists()
         model.known_ = knows if shared else _read_known(source, manifest, mmap)  # type: ignore[misc,assignment]
         model._read_parts(source, mmap)
@@ -119,10 +105,31 @@ def load(path: Any, *, mmap: bool = True, knows: Known | None = None) -> Recomme
     return model
 
 
+def read_manifest(source: Path, what: str, format: int) -> dict[str, Any]:
+    """`model.json`, or of whatever else was saved. Raises DataError: no such folder, damaged, or of a newer format."""
+    try:
+        manifest = json.loads((source / f"{what}.json").read_text())
+        if not isinstance(manifest, dict):
+            raise ValueError
+    except (FileNotFoundError, NotADirectoryError):
+        remedy = "name a folder written by save or train"
+        raise DataError(f"there is no {what} here", file=source, remedy=remedy) from None
+    except ValueError:
+        remedy = "train and save again"
+        raise DataError(f"the manifest {what}.json is damaged", file=source, remedy=remedy) from None
+    if manifest.get("format") != format:
+        raise DataError(
+            f"the {what} is of format {manifest.get('format')}, this version reads {format}",
+            file=source,
+            remedy="use the version of zhiyin that wrote it, or train again",
+        )
+    return manifest
+
+
 def _read_known(source: Path, manifest: dict[str, Any], mmap: bool) -> Known:
     features = source / "history.features.arrow"
-    histories = {name: _read(source, f"history.{name}", "array", mmap) for name in _HISTORY}
-    known = {name: _read(source, f"known.{name}", "array", mmap) for name in _KNOWN}
+    histories = {name: read_state(source, f"history.{name}", "array", mmap) for name in _HISTORY}
+    known = {name: read_state(source, f"known.{name}", "array", mmap) for name in _KNOWN}
     return Known(
         Ids(pl.read_ipc(source / "users.arrow")["id"]),
         Ids(pl.read_ipc(source / "items.arrow")["id"]),
@@ -133,11 +140,12 @@ def _read_known(source: Path, manifest: dict[str, Any], mmap: bool) -> Known:
     )
 
 
-def _is_state(name: str) -> bool:
-    return name.endswith("_") and name != "known_" and name.isidentifier()
+def is_state(name: str) -> bool:
+    """Whether an attribute is learned; `known_` is kept apart."""
+    return name.endswith("_") and not name.startswith("_") and name != "known_" and name.isidentifier()
 
 
-def _write(folder: Path, name: str, value: Any) -> Any:
+def write_state(folder: Path, name: str, value: Any) -> Any:
     """Write one piece of state; returns what the manifest says of it."""
     if isinstance(value, np.ndarray):
         np.save(folder / f"{name}.npy", value, allow_pickle=False)
@@ -152,7 +160,7 @@ def _write(folder: Path, name: str, value: Any) -> Any:
     return {"value": value.item() if isinstance(value, np.generic) else value}
 
 
-def _read(folder: Path, name: str, kind: Any, mmap: bool) -> Any:
+def read_state(folder: Path, name: str, kind: Any, mmap: bool) -> Any:
     def array(file: str) -> np.ndarray:
         found = np.load(folder / f"{file}.npy", mmap_mode="r" if mmap else None, allow_pickle=False)
         return found.view(np.ndarray) if isinstance(found, np.memmap) else found

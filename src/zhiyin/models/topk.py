@@ -63,25 +63,13 @@ def _top_k(scores, start, stop, priority, allowed, every, offsets, seen, items, 
             if not every and not allowed[item]:
                 continue
             if size < k:
-                at = size
-                size += 1
-                while at > 0:  # sift up
-                    up = (at - 1) >> 1
-                    if _worse(score, item, heap_score[up], heap_item[up], priority):
-                        heap_score[at], heap_item[at] = heap_score[up], heap_item[up]
-                        at = up
-                    else:
-                        break
-                heap_score[at], heap_item[at] = score, item
+                size = push(score, item, size, heap_score, heap_item, priority)
                 if size == k:
                     bar = heap_score[0]
-            elif _worse(heap_score[0], heap_item[0], score, item, priority):
+            elif _worse(heap_score[0], heap_item[0], score, item, priority):  # as push does, without the call
                 _sift_down(heap_score, heap_item, k, score, item, priority)
                 bar = heap_score[0]
-        for end in range(size - 1, 0, -1):  # the worst goes last, again and again
-            score, item = heap_score[end], heap_item[end]
-            heap_score[end], heap_item[end] = heap_score[0], heap_item[0]
-            _sift_down(heap_score, heap_item, end, score, item, priority)
+        finish(heap_score, heap_item, size, priority)
 
 
 @kernel
@@ -105,3 +93,32 @@ def _sift_down(heap_score, heap_item, size, score, item, priority):
         heap_score[at], heap_item[at] = heap_score[child], heap_item[child]
         at = child
     heap_score[at], heap_item[at] = score, item
+
+
+@kernel
+def push(score, item, size, heap_score, heap_item, priority):
+    """Into the heap of the k best, whose root is the worst of them. Returns its size."""
+    k = len(heap_item)
+    if size < k:
+        at = size
+        while at > 0:
+            up = (at - 1) >> 1
+            if _worse(score, item, heap_score[up], heap_item[up], priority):
+                heap_score[at], heap_item[at] = heap_score[up], heap_item[up]
+                at = up
+            else:
+                break
+        heap_score[at], heap_item[at] = score, item
+        return size + 1
+    if _worse(heap_score[0], heap_item[0], score, item, priority):
+        _sift_down(heap_score, heap_item, k, score, item, priority)
+    return size
+
+
+@kernel
+def finish(heap_score, heap_item, size, priority):
+    """From a heap to the best first: the worst goes last, again and again."""
+    for end in range(size - 1, 0, -1):
+        score, item = heap_score[end], heap_item[end]
+        heap_score[end], heap_item[end] = heap_score[0], heap_item[0]
+        _sift_down(heap_score, heap_item, end, score, item, priority)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -88,7 +89,7 @@ class Answer:
     ----------
     items: raw ids, best first. scores: float of each; comparable within the list.
     reasons: one an item, where asked for. removed: {"item", "rule"} of what would have been in the list.
-    trace: what each rule did, item codes. seconds: of each stage. sources: what each named.
+    trace: what each rule did, item codes. seconds: of each stage. method: what ordered the candidates.
     left_out: sources that did not answer, and why.
     """
 
@@ -142,21 +143,24 @@ class Answers:
         self.variety = _word(variety)
         self._books: OrderedDict[tuple[str, tuple[Boost, ...]], Rulebook] = OrderedDict()
         self._likeness: dict[str, Any] = {}
+        self._lock = threading.Lock()
         self.book("", ())  # what is wrong with the rules of the house is said now
 
     def book(self, filter: str, boosts: tuple[Boost, ...]) -> Rulebook:
         """The rules of the house with a request's own."""
         key = (filter, boosts)
-        found = self._books.get(key)
+        with self._lock:
+            found = self._books.get(key)
         if found is None:
             both = " AND ".join(f"({text})" for text in (self.rules.filter, filter) if text)
             rules = dataclasses.replace(self.rules, filter=both, boosts=(*self.rules.boosts, *boosts))
             if filter:  # alone, so that what is wrong is said in the words of the request
                 self.filters.parse(filter, "bool")
             found = rules.bind(self.filters, kinds=self.kinds, item_ids=self.known.item_ids, seed=self.run.seed)
-            self._books[key] = found
-            while len(self._books) > BOOKS:
-                self._books.pop(next(iter(self._books)), None)
+            with self._lock:
+                self._books[key] = found
+                while len(self._books) > BOOKS:
+                    self._books.popitem(last=False)
         return found
 
     def ask(self, request: Request, shown: np.ndarray | None = None) -> Answer:
@@ -175,14 +179,15 @@ class Answers:
         k, word, balance = _checked(request, self)
         history = self._history(request)
         book = self.book(request.filter, request.boosts)
+        if shown is not None and request.pins:
+            pins = {slot: item for slot, item in request.pins.items() if self._shown(item, shown)}
+            request = dataclasses.replace(request, pins=pins)
         needs = self._needs(request, history)
         seen = not self.rules.bought if request.exclude_seen is None else request.exclude_seen
         mask = book.mask(needs)
         allowed = self.known.candidates & mask.bits
         if shown is not None:
             allowed &= shown
-            pins = {slot: item for slot, item in request.pins.items() if shown[self.known.item_ids.encode([item])[0]]}
-            needs = self._needs(dataclasses.replace(request, pins=pins), history)
         out = book.removed(needs)
         if seen:
             out = (np.array([0, len(out[1]) + len(history.items)]), np.concatenate([out[1], history.items]))
@@ -264,6 +269,11 @@ class Answers:
         return pl.concat(parts)
 
     # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _shown(self, item: Any, shown: np.ndarray) -> bool:
+        """Whether an item may be shown; one that is not known is left for the error that names it."""
+        code = int(self.known.item_ids.encode([item])[0])
+        return code < 0 or bool(shown[code])
 
     def _history(self, request: Request) -> Histories:
         if request.history is None:

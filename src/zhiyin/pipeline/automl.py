@@ -102,8 +102,9 @@ def auto(
             text = source.text
             left = share - (time.monotonic() - clock)
             if tuning and source.tuned and left > 4 * fit_seconds:
-                found = tune(source.text, past, metric=metric, trials=40, timeout=left, exclude_seen=exclude_seen,
-                             run=dataclasses.replace(run, progress=run.progress))  # fmt: skip
+                found = tune(
+                    source.text, past, metric=metric, trials=40, timeout=left, exclude_seen=exclude_seen, run=run
+                )
                 text = written(found.model)
                 told |= {
                     "tuned": text,

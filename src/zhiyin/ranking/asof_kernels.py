@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from zhiyin.core.durations import UNITS
+from zhiyin.core.hashing import find, table
 from zhiyin.core.parallel import kernel
-from zhiyin.ranking.candidates import _find, _table
 
 DAY, HOUR = UNITS["d"], UNITS["h"]
 # Logs of small counts, which most are.
@@ -142,19 +142,19 @@ def item_untimed(base, own, users, asked, start, stop, out):
     starts, sizes, _, positive, valued, value, kind = base
     own_offsets, own_items, own_weights, own_values, own_kinds = own
     n_kinds = kind.shape[1]
-    widest = _widest(offsets, start, stop)
-    slots = _table(widest)
+    widest = widest_of(offsets, start, stop)
+    slots = table(widest)
     mine = np.zeros((widest, n_kinds + 1), dtype=np.int64)
     sums = np.zeros((widest, 3), dtype=np.float64)
     for row in range(start, stop):
         begin, end = offsets[row], offsets[row + 1]
-        _enter(slots, items, begin, end)
+        enter(slots, items, begin, end)
         mine[: end - begin] = 0
         sums[: end - begin] = 0.0
         user = users[row]
         if 0 <= user < len(own_offsets) - 1:
             for at in range(own_offsets[user], own_offsets[user + 1]):
-                place = slots[_find(slots, items[begin:end], own_items[at])]
+                place = slots[find(slots, items[begin:end], own_items[at])]
                 if place < 0:
                     continue
                 mine[place, n_kinds] += 1
@@ -233,17 +233,17 @@ def pair(had, ends, moments, timed, asked, start, stop, out):
     """The user's own events with the candidate."""
     begins, had_items, _, times, _ = had
     offsets, items = asked
-    widest = _widest(offsets, start, stop)
-    slots = _table(widest)
+    widest = widest_of(offsets, start, stop)
+    slots = table(widest)
     counts = np.zeros(widest, dtype=np.int64)
     last = np.zeros(widest, dtype=np.int64)
     for row in range(start, stop):
         begin, end = offsets[row], offsets[row + 1]
-        _enter(slots, items, begin, end)
+        enter(slots, items, begin, end)
         mine = items[begin:end]
         counts[: end - begin] = 0
         for at in range(begins[row], ends[row]):
-            place = slots[_find(slots, mine, had_items[at])]
+            place = slots[find(slots, mine, had_items[at])]
             if place >= 0:
                 counts[place] += 1
                 last[place] = times[at]
@@ -312,17 +312,17 @@ def price(had, ends, logs, asked, start, stop, out):
 
 
 @kernel
-def similar(had, ends, last, table, asked, start, stop, out):
+def similar(had, ends, last, neighbors, asked, start, stop, out):
     """What the newest distinct items that the user liked say of the candidate: the most, the sum, and the last one."""
     begins, had_items, weights, _, _ = had
     offsets, items = asked
-    indptr, indices, data = table
+    indptr, indices, data = neighbors
     n_items = len(indptr) - 1
-    slots = _table(_widest(offsets, start, stop))
+    slots = table(widest_of(offsets, start, stop))
     voted = np.empty(last, dtype=np.int32)
     for row in range(start, stop):
         begin, end = offsets[row], offsets[row + 1]
-        _enter(slots, items, begin, end)
+        enter(slots, items, begin, end)
         mine = items[begin:end]
         n = 0
         out[begin:end] = 0.0
@@ -342,7 +342,7 @@ def similar(had, ends, last, table, asked, start, stop, out):
             if item >= n_items:
                 continue
             for spot in range(indptr[item], indptr[item + 1]):
-                place = slots[_find(slots, mine, indices[spot])]
+                place = slots[find(slots, mine, indices[spot])]
                 if place >= 0:
                     to = begin + place
                     out[to, 0] = max(out[to, 0], data[spot])
@@ -396,7 +396,7 @@ def content(had, ends, last, rows, width, asked, start, stop, out):
 
 
 @kernel
-def _widest(offsets, start, stop):
+def widest_of(offsets, start, stop):
     """Candidates of the largest request of [start, stop)."""
     widest = 0
     for row in range(start, stop):
@@ -405,9 +405,9 @@ def _widest(offsets, start, stop):
 
 
 @kernel
-def _enter(slots, items, begin, end):
+def enter(slots, items, begin, end):
     """Fill a hash table with the candidates of one request; it holds their places in it."""
     slots[:] = -1
     mine = items[begin:end]
     for place in range(end - begin):
-        slots[_find(slots, mine, mine[place])] = place
+        slots[find(slots, mine, mine[place])] = place

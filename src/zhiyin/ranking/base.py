@@ -18,7 +18,7 @@ from zhiyin.core.errors import ConfigError, DataError, NotFittedError
 from zhiyin.core.folders import whole_folder
 from zhiyin.core.params import check_settings, param, settings_of
 from zhiyin.core.run import Run
-from zhiyin.models.saving import _read, _write
+from zhiyin.models.saving import is_state, read_manifest, read_state, write_state
 from zhiyin.ranking.calibration import CALIBRATORS, Calibrator
 from zhiyin.ranking.examples import Examples
 
@@ -149,8 +149,10 @@ class Ranker:
             remedy = "save to another folder"
             raise DataError("the folder holds something that is no ranker", file=target, remedy=remedy)
         with whole_folder(target) as draft:
-            learned = {name: value for name, value in vars(self).items() if _is_state(name)}
-            state = {name: _write(draft, name, value) for name, value in learned.items() if name not in self._parts}
+            learned = {name: value for name, value in vars(self).items() if is_state(name)}
+            state = {
+                name: write_state(draft, name, value) for name, value in learned.items() if name not in self._parts
+            }
             for number, calibrator in enumerate(self.calibrators_):
                 for name, array in calibrator.arrays().items():
                     np.save(draft / f"calibrator-{number}.{name}.npy", array, allow_pickle=False)
@@ -258,25 +260,12 @@ def load(path: Any, *, mmap: bool = True) -> Ranker:
     from zhiyin.ranking.catalog import make
 
     source = Path(path)
-    try:
-        manifest = json.loads((source / "ranker.json").read_text())
-        if not isinstance(manifest, dict):
-            raise ValueError
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError("there is no ranker here", file=source, remedy="name a folder that save wrote") from None
-    except ValueError:
-        raise DataError("the manifest ranker.json is damaged", file=source, remedy="train and save again") from None
-    if manifest.get("format") != FORMAT:
-        raise DataError(
-            f"the ranker is of format {manifest.get('format')}, this version reads {FORMAT}",
-            file=source,
-            remedy="use the version of zhiyin that wrote it, or train again",
-        )
+    manifest = read_manifest(source, "ranker", FORMAT)
     try:
         ranker = make(manifest["ranker"], manifest["settings"])
         for name, kind in manifest["state"].items():
-            if _is_state(name):
-                setattr(ranker, name, _read(source, name, kind, mmap))
+            if is_state(name):
+                setattr(ranker, name, read_state(source, name, kind, mmap))
         ranker.calibrators_ = [  # type: ignore[misc]
             CALIBRATORS[kind](
                 **{
@@ -296,10 +285,6 @@ def load(path: Any, *, mmap: bool = True) -> Ranker:
 def clipped(labels: np.ndarray) -> np.ndarray:
     """Labels as chances: below 0 is 0, above 1 is 1; NaN, for unknown, stays."""
     return np.clip(labels, 0, 1)
-
-
-def _is_state(name: str) -> bool:
-    return name.endswith("_") and not name.startswith("_") and name.isidentifier()
 
 
 def _labels(labels: np.ndarray, m: int, tasks: int, who: str) -> np.ndarray:

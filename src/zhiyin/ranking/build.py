@@ -22,7 +22,7 @@ from zhiyin.core.errors import ConfigError, DataError, nearest
 from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.features.columns import Category, Number, Time, _moments, floats
+from zhiyin.features.columns import Category, Number, Time, floats, moments_of
 from zhiyin.features.table import Features
 from zhiyin.models.base import Recommender
 from zhiyin.ranking.asof import AsOf
@@ -82,7 +82,7 @@ class Block:
         moments = np.full((len(frame) + 1, len(self.clocks)), UNKNOWN, dtype=np.int64)
         for at, clock in enumerate(self.clocks):
             if clock.name in frame.columns:
-                known = _moments(frame[clock.name], clock.unit, clock.examples)
+                known = moments_of(frame[clock.name], clock.unit, clock.examples)
                 moments[: len(frame), at] = known.fill_null(UNKNOWN).to_numpy()
         bags = {
             f"{self.prefix} {name}": (np.append(offsets, offsets[-1]), codes, table.sizes[name])

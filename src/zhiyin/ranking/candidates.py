@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 import numpy as np
 
 from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.core.hashing import find, table
 from zhiyin.core.parallel import for_chunks, kernel
 from zhiyin.core.run import Run, log
 from zhiyin.data.histories import Histories
@@ -238,14 +239,14 @@ def normalised(candidates: Candidates, way: str = "minmax") -> np.ndarray:
 @kernel
 def _count(named, start, stop, counts):
     """How many distinct items each request's lists name."""
-    slots = _table(named.shape[1])
+    slots = table(named.shape[1])
     for row in range(start, stop):
         slots[:] = -1
         line = named[row]
         size = 0
         for at in range(len(line)):
             if line[at] >= 0:
-                slot = _find(slots, line, line[at])
+                slot = find(slots, line, line[at])
                 if slots[slot] < 0:
                     slots[slot] = at
                     size += 1
@@ -255,7 +256,7 @@ def _count(named, start, stop, counts):
 @kernel
 def _merge(named, said, begins, start, stop, offsets, items, scores, ranks):
     width, n_sources = named.shape[1], len(begins) - 1
-    slots = _table(width)
+    slots = table(width)
     member = np.empty(width, dtype=np.int32)  # which of the distinct items each place names
     first = np.empty(width, dtype=np.int32)  # the best rank of each distinct item
     fused = np.empty(width, dtype=np.float64)
@@ -270,7 +271,7 @@ def _merge(named, said, begins, start, stop, offsets, items, scores, ranks):
                     member[at] = -1
                     continue
                 rank = np.int32(at - begins[source])
-                slot = _find(slots, line, line[at])
+                slot = find(slots, line, line[at])
                 if slots[slot] < 0:
                     slots[slot] = at
                     member[at] = size
@@ -328,22 +329,3 @@ def _normalise(offsets, scores, z, out):
                     out[at, source] = 0.0
                 else:
                     out[at, source] = (score - low) / (high - low) if high > low else 1.0
-
-
-@kernel
-def _table(size):
-    """An empty hash table for `size` items: at most half of it is ever used."""
-    room = 8
-    while room < 2 * size:
-        room *= 2
-    return np.full(room, -1, dtype=np.int32)
-
-
-@kernel
-def _find(slots, items, item):
-    """The slot of an item, or the free one where it belongs. `slots` hold places in `items`, -1 where free."""
-    mask = len(slots) - 1
-    slot = np.int64(((np.uint64(item) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)) & np.uint64(mask))
-    while slots[slot] >= 0 and items[slots[slot]] != item:
-        slot = (slot + 1) & mask
-    return slot

@@ -10,12 +10,12 @@ import numpy as np
 
 from zhiyin.core.durations import microseconds
 from zhiyin.core.errors import ConfigError, DataError
+from zhiyin.core.hashing import find, table
 from zhiyin.core.parallel import kernel
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.ranking.asof_kernels import _enter, _widest
-from zhiyin.ranking.candidates import _find, _table
+from zhiyin.ranking.asof_kernels import enter, widest_of
 from zhiyin.ranking.examples import Candidates
 from zhiyin.ranking.item_log import sealed
 
@@ -186,7 +186,7 @@ def labels(
 @kernel
 def _label(offsets, items, had, weights, times, begins, ends, bounds, until, graded, unseen, values, relevant):
     n = len(offsets) - 1
-    slots = _table(_widest(offsets, 0, n))
+    slots = table(widest_of(offsets, 0, n))
     for row in range(n):
         begin, end = offsets[row], offsets[row + 1]
         stop = ends[row]
@@ -207,12 +207,12 @@ def _label(offsets, items, had, weights, times, begins, ends, bounds, until, gra
                     new[place] = False
             distinct = distinct[new]
         relevant[row] = len(distinct)
-        _enter(slots, items, begin, end)
+        enter(slots, items, begin, end)
         mine = items[begin:end]
         for at in range(ends[row], stop):
             if not weights[at] > 0:
                 continue
-            place = slots[_find(slots, mine, had[at])]
+            place = slots[find(slots, mine, had[at])]
             if place < 0:
                 continue
             if unseen:

@@ -217,7 +217,7 @@ def _lists(app: FastAPI, needs: Callable[[str], Any]) -> None:
         columns: dict[str, Any] = {}
         given: Any = [] if ask.history is None else [now.item(item) for item in ask.history]
         if ask.user is not None:
-            given, columns = live.history(ask.user), live.columns["users"].get(ask.user) or {}
+            given, columns = live.history(ask.user), live.users.get(ask.user) or {}
         request = pipeline.Request(
             user=None if ask.user is None else now.user(ask.user),
             history=given,

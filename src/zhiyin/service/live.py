@@ -58,10 +58,10 @@ class InUse:
     def user(self, raw: str) -> Any:
         return raw if self._user_texts else _number(raw)
 
-    def show(self, things: Mapping[str, dict[str, Any] | None]) -> None:
-        """Items that were changed: those deleted, or with a column `hidden` that is true, are shown no longer."""
+    def show(self, things: Mapping[str, bool]) -> None:
+        """Whether items may be shown from now on."""
         codes = self.known.item_ids.encode([self.item(key) for key in things])
-        there = np.array([said is not None and said.get("hidden") is not True for said in things.values()], dtype=bool)
+        there = np.array(list(things.values()), dtype=bool)
         shown = self.shown.copy()  # who is reading goes on with the old one
         shown[codes[codes >= 0]] = there[codes >= 0]
         self.shown = shown
@@ -113,9 +113,12 @@ class Live:
         self.bundles, self.store = bundles, store
         self._answers, self._weights = dict(answers or {}), dict(weights or {})
         self._answers.setdefault("rules", Rules())
-        self._recent: OrderedDict[str, list[Event]] = OrderedDict()
+        # New events of users, and when each was forgotten last.
+        self._recent: OrderedDict[str, tuple[list[Event], int]] = OrderedDict()
         self._lock, self._stop = threading.Lock(), threading.Event()
-        self.columns: dict[str, dict[str, dict[str, Any] | None]] = {"items": {}, "users": {}}
+        # Of items only whether each may be shown, of users their columns: what a request asks for.
+        self._shown: dict[str, bool] = {}
+        self.users: dict[str, dict[str, Any] | None] = {}
         self._seen = {"items": 0, "users": 0}
         bundle = bundles.current
         if bundle is None:
@@ -133,43 +136,51 @@ class Live:
 
     def history(self, user: str) -> Histories:
         """Of a user by id, as of now."""
-        return self.now.history(user, self._events(user), self.store.forgotten(user))
+        return self.now.history(user, *self._events(user))
 
     def heard(self, events: Sequence[Event]) -> None:
         """Events that the store has committed: they count in the very next answer."""
         with self._lock:
+            touched = {}
             for event in events:
-                known = self._recent.get(event.user)
-                if known is not None:
-                    known.append(event)
-                    known.sort(key=lambda e: e.time)  # nearly sorted: costs its length
-                    del known[:-EVENTS]
+                found = self._recent.get(event.user)
+                if found is not None:
+                    found[0].append(event)
+                    touched[event.user] = found[0]
+            for known in touched.values():
+                known.sort(key=lambda e: e.time)
+                del known[:-EVENTS]
 
     def forget(self, user: str) -> None:
+        """A user that the store has forgotten."""
         with self._lock:
             self._recent.pop(user, None)
+            self.users.pop(user, None)
 
-    def _events(self, user: str) -> list[Event]:
+    def _events(self, user: str) -> tuple[list[Event], int]:
         with self._lock:
             found = self._recent.get(user)
             if found is not None:
                 self._recent.move_to_end(user)
-                return list(found)
-        loaded = self.store.history(user, EVENTS)
+                return list(found[0]), found[1]
+        loaded = self.store.history(user, EVENTS), self.store.forgotten(user)
         with self._lock:
             known = self._recent.setdefault(user, loaded)
             while len(self._recent) > USERS:
                 self._recent.popitem(last=False)
-            return list(known)
+            return list(known[0]), known[1]
 
     # -- what may be shown ------------------------------------------------------------------------------------------
 
-    def changed(self, table: str, things: dict[str, dict[str, Any] | None]) -> None:
-        """Items or users that the store has committed."""
+    def changed(self, table: str, things: Mapping[str, dict[str, Any] | None]) -> None:
+        """Items or users that the store has committed: deleted items, and those with `hidden` true, are not shown."""
         with self._lock:
-            self.columns[table] = self.columns[table] | things
-            if table == "items":
-                self.now.show(things)
+            if table == "users":
+                self.users.update(things)
+                return
+            shown = {key: said is not None and said.get("hidden") is not True for key, said in things.items()}
+            self._shown.update(shown)
+            self.now.show(shown)
 
     def _take_changes(self) -> None:
         for table in ("items", "users"):
@@ -186,7 +197,7 @@ class Live:
                 if bundle is not None and bundle.version != self.now.version:
                     fresh = InUse(bundle, self._answers, self._weights)
                     with self._lock:
-                        fresh.show(self.columns["items"])
+                        fresh.show(self._shown)
                         self.now = fresh
                     log.info("service: version %d is in use", bundle.version)
             except Exception as error:  # what answers goes on answering

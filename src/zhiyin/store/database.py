@@ -143,7 +143,10 @@ class Store:
         """
         if len(events) > BATCH:
             raise DataError(f"{len(events):,} events at once", remedy=f"at most {BATCH:,}")
-        rows = [event.checked() for event in events]
+        return self.keep([event.checked() for event in events])
+
+    def keep(self, rows: Sequence[Event]) -> list[bool]:
+        """As `append`, for events that `Event.checked` gave."""
         now = time.time_ns() // 1000
         first: dict[str, int] = {}
         for at, event in enumerate(rows):

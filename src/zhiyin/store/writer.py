@@ -45,7 +45,7 @@ class Writer:
         return self._waiting
 
     def submit(self, events: Sequence[Event]) -> Future[list[bool]]:
-        """Done, with `Store.append`'s answer, when the events are committed.
+        """Done, with `Store.append`'s answer, when the events are committed. Each is checked here, once.
 
         Raises at once: DataError for an event that cannot be, StoreBusyError where too much waits, StoreClosedError
         after `close`.
@@ -96,7 +96,7 @@ class Writer:
 
     def _commit(self, group: list[tuple[list[Event], Future[list[bool]]]]) -> None:
         try:
-            new = self.store.append([event for events, _ in group for event in events])
+            new = self.store.keep([event for events, _ in group for event in events])
         except Exception as error:  # the writer must live on: the next transaction may succeed
             log.warning("store: %d events were not written: %s", sum(len(events) for events, _ in group), error)
             for _, done in group:
