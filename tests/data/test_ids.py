@@ -18,6 +18,8 @@ def test_encode_and_decode_are_inverse(raw: list) -> None:
     ids = Ids.of(pl.Series(raw))
     codes = ids.encode(raw)
     assert ids.decode(codes).to_list() == raw
+    assert ids.raw(codes) == raw
+    assert ids.raw(codes[:2]) == raw[:2]
     assert ids.values.is_sorted()
     assert len(ids) == len(set(raw))
     assert ids.encode(ids.values).tolist() == list(range(len(ids)))

@@ -170,6 +170,40 @@ class AnswersSection(Section):
         return context
 
 
+class ServiceSection(Section):
+    """How `zhiyin serve` keeps, answers and trains. Secrets may be written as ${NAME}, from the environment."""
+
+    store: str = key("store.db", "where events are kept", "a path, or postgresql://user@host/name")
+    redis: str | None = key(
+        None, "live state of several machines; left out, in memory", "redis://host:6379/0", "redis://localhost:6379/0"
+    )
+    workers: int = key(1, "processes that answer", "a whole number of 1 to 64", ge=1, le=64)
+    retrain: str | None = key(
+        None, "when to train anew: a duration, or minute hour day month weekday", '"6h" or "0 3 * * *"', "0 3 * * *"
+    )
+    train_budget: str = key("30m", "how long a training may look for the best", 'a duration such as "30m"')
+    budget: int = key(
+        200, "milliseconds an answer may take before stages are left out", "a whole number of 1 or more", ge=1
+    )
+    keep: str | None = key(None, "forget events older than this; left out, never", 'a duration such as "730d"', "730d")
+    keep_lists: str = key("30d", "forget traces of lists older than this", 'a duration such as "30d"')
+    origins: list[str] = key(
+        [], "web sites whose pages may call, for browsers", 'a list such as ["https://shop.example"]'
+    )
+    rate: int = key(0, "requests a second that one key may make; 0: as many as can be", "0 or more", ge=0)
+    metrics_open: bool = key(False, "whether /metrics needs no key", "true or false")
+    otlp: str | None = key(
+        None, "where OpenTelemetry traces go; left out, nowhere", "an address", "http://localhost:4318"
+    )
+
+    @field_validator("train_budget", "keep", "keep_lists")
+    @classmethod
+    def _durations(cls, value: str | None) -> str | None:
+        if value is not None and not is_duration(value):
+            raise ValueError
+        return value
+
+
 class RunSection(Section):
     """What changes the work but not what is learned, the seed apart."""
 
@@ -205,6 +239,12 @@ class Config(Section):
         title="a table of rules",
         description="What may be shown, what is pushed, and who gets which slot. Checked when lists are made.",
     )
+    placements: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        title="a table of settings, [placements.NAME]",
+        description="Settings of lists by the place they are shown at; a running service takes changes up by itself.",
+    )
+    service: ServiceSection = Field(default_factory=ServiceSection)
     run: RunSection = Field(default_factory=RunSection)
 
 
@@ -259,7 +299,7 @@ def _explain(error: ValidationError, path: Path, text: str) -> ConfigError:
             remedy = f"it belongs under [{elsewhere[0]}]"
         what = f"[{place[0]}] has no key {place[-1]!r}" if len(place) > 1 else f"there is no section {place[0]!r}"
         return ConfigError(what, file=path, row=_row(text, place), remedy=remedy)
-    free = place[0] in ("weights", "models", "rules")
+    free = place[0] in ("weights", "models", "rules", "placements")
     field = section if free or len(place) == 1 else _keys(place[0]).get(place[1])
     place = place[:2]
     right = (field.title if field else None) or "a section of keys"
@@ -327,6 +367,13 @@ def write_config(
             lines += ["", f"# {field.description}", "[rules]"]
             lines += [f"{_name(text)} = {_toml(rule)}" for text, rule in value.items()]
             lines += [] if value else _EXAMPLE_RULES
+        elif name == "placements":
+            lines += ["", f"# {field.description}"]
+            if not value:
+                lines += ["# [placements.basket]", '# filter = "price < 20"', '# diversity = "mmr"']
+            for place, settings in value.items():
+                lines += ["", f"[placements.{_name(place)}]"]
+                lines += [f"{_name(text)} = {_toml(setting)}" for text, setting in settings.items()]
         elif name == "models":
             lines += _model_tables(value, known or {}, field.description or "")
         else:

@@ -7,6 +7,7 @@ table in memory.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +16,8 @@ import polars as pl
 
 # A direct table beats a hash when the ids are whole numbers that lie close together.
 _TABLE_LIMIT = 64_000_000
+# So few ids are looked up one by one: a request's, for which a frame would cost more.
+_FEW = 32
 
 
 class Ids:
@@ -27,6 +30,7 @@ class Ids:
 
     def __init__(self, values: pl.Series) -> None:
         self.values = values
+        self._numbers = values.to_numpy() if values.dtype == pl.Int64 and not values.null_count() else None
 
     @classmethod
     def of(cls, *series: pl.Series) -> Ids:
@@ -49,8 +53,8 @@ class Ids:
 
     def encode(self, raw: Iterable[Any] | pl.Series) -> np.ndarray:
         """Codes of raw ids as int32, -1 where unknown. "42" finds the number 42, and 42 the text."""
-        if isinstance(raw, list) and len(raw) == 1 and len(self) and self._plain(raw[0]):
-            return np.array([self._one(raw[0])], dtype=np.int32)  # a request asks for one, and a frame costs more
+        if isinstance(raw, list) and len(raw) <= _FEW and len(self) and all(self._plain(value) for value in raw):
+            return np.array([self._one(value) for value in raw], dtype=np.int32)
         series = raw if isinstance(raw, pl.Series) else pl.Series(list(raw), strict=False)
         if not len(self) or not len(series) or series.dtype == pl.Null:
             return np.full(len(series), -1, dtype=np.int32)
@@ -75,8 +79,9 @@ class Ids:
         return self.dtype == pl.Int64 and type(value) is int and abs(value) < 2**62
 
     def _one(self, value: Any) -> int:
-        at = int(self.values.search_sorted(value))
-        return at if at < len(self) and self.values[at] == value else -1
+        known: Any = self.values if self._numbers is None else self._numbers
+        at = int(known.searchsorted(value)) if self._numbers is not None else bisect_left(known, value)
+        return at if at < len(self) and known[at] == value else -1
 
     def _encode_many(self, series: pl.Series) -> np.ndarray:
         if self.dtype == pl.Int64 and series.dtype.is_signed_integer():
@@ -99,6 +104,12 @@ class Ids:
     def decode(self, codes: np.ndarray) -> pl.Series:
         """Raw ids of codes; every code must lie in [0, len)."""
         return self.values.gather(np.asarray(codes, dtype=np.int64))
+
+    def raw(self, codes: np.ndarray) -> list[Any]:
+        """As `decode`, a list: for the few of one request."""
+        if self._numbers is not None:
+            return self._numbers[codes].tolist()
+        return [self.values[at] for at in codes.tolist()] if len(codes) <= _FEW else self.decode(codes).to_list()
 
 
 def _common(series: list[pl.Series]) -> pl.DataType | type[pl.DataType]:

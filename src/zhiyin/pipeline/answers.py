@@ -209,7 +209,7 @@ class Answers:
         passed("rules")
         best = slate[0]
         answer = Answer(
-            self.known.item_ids.decode(best.items).to_list(),
+            self.known.item_ids.raw(best.items),
             best.scores.tolist(),
             trace=best.trace,
             seconds=seconds,
@@ -377,7 +377,7 @@ class Answers:
         found = {int(item): event["step"] for event in book.qualify(best, needs)[0].trace for item in event["items"]}
         if seen:
             found |= {int(item): "seen" for item in np.intersect1d(best.items, history.items)}
-        raw = self.known.item_ids.decode(best.items).to_list()
+        raw = self.known.item_ids.raw(best.items)
         return [{"item": name, "rule": found[int(i)]} for name, i in zip(raw, best.items) if int(i) in found]
 
 

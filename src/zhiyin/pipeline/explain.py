@@ -158,7 +158,7 @@ def reasons(
     rows = np.array([place.get(int(item), -1) for item in items], dtype=np.int64)
     because = _because(pipeline, history, items, candidates, rows, run)
     features = _features(pipeline, history, candidates, rows, run, context) if method == "ranker" else [[]] * len(items)
-    raw = known.item_ids.decode(items).to_list()
+    raw = known.item_ids.raw(items)
     found = []
     for number, row in enumerate(rows):
         sources = {}
@@ -189,7 +189,7 @@ def _because(
             similar = source._similar(items[of], run)[:, had]
         except ConfigError:
             continue
-        raw = pipeline.known_.item_ids.decode(had).to_list()
+        raw = pipeline.known_.item_ids.raw(had)
         for row, values in zip(of, similar):
             best = np.argsort(-values, kind="stable")[:TOLD]
             told = [b for b in best if np.isfinite(values[b]) and values[b] > 0]
