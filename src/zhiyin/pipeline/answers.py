@@ -24,13 +24,15 @@ from scipy import sparse
 from zhiyin.core.errors import ConfigError, nearest
 from zhiyin.core.run import Run
 from zhiyin.data.histories import Histories
+from zhiyin.data.ids import Ids
 from zhiyin.models.base import Recommender, VectorRecommender
 from zhiyin.pipeline import diversity
 from zhiyin.pipeline.explain import Reason, reasons
 from zhiyin.pipeline.filters import Filters
+from zhiyin.pipeline.fresh import MoreIds, NewItems
 from zhiyin.pipeline.pipeline import ROWS, Pipeline
 from zhiyin.pipeline.rules import Boost, Rulebook, Rules
-from zhiyin.pipeline.slate import Requests, Slates
+from zhiyin.pipeline.slate import Requests, Slate, Slates
 from zhiyin.ranking.candidates import Retrieved
 from zhiyin.ranking.examples import Candidates
 
@@ -39,6 +41,10 @@ VARIETY = ("none", "mmr", "dpp", "calibrate")
 BOOKS = 256
 # Most items of a list, and most ids in a list of a request.
 MOST_ITEMS, MOST_IDS = 1_000, 10_000
+# Candidates behind a list that exploration chooses from.
+TAIL = 50
+# Shares of the time budget after which the ranker and variety are left out; reasons are when all of it is gone.
+RANK_BY, VARY_BY = 0.7, 0.9
 # Columns that items are spread over where none is named.
 CATEGORIES = ("category", "categories", "genre", "genres", "topic", "topics", "brand", "seller")
 
@@ -59,6 +65,9 @@ class Request:
     user_columns, context: values that expressions may speak of, by column.
     now: microseconds UTC; None: the present.
     visit: number of the user's visit, for rotation. shown: how often each item was shown lately, by raw id.
+    seen: items that count as seen besides the history: new ones that stand-ins stand for.
+    explore: probability that one slot goes to an item that did not make the list, drawn with `seed`.
+    budget: seconds after which stages are left out: reasons, then variety, then the ranker; None: none is.
     explain: say why, and what was removed.
     """
 
@@ -78,6 +87,10 @@ class Request:
     now: int | None = None
     visit: int | None = None
     shown: Mapping[Any, int] = dataclasses.field(default_factory=dict)
+    seen: Iterable[Any] = ()
+    explore: float = 0.0
+    seed: int = 0
+    budget: float | None = None
     explain: bool = False
 
 
@@ -90,7 +103,9 @@ class Answer:
     items: raw ids, best first. scores: float of each; comparable within the list.
     reasons: one an item, where asked for. removed: {"item", "rule"} of what would have been in the list.
     trace: what each rule did, item codes. seconds: of each stage. method: what ordered the candidates.
-    left_out: sources that did not answer, and why.
+    left_out: sources that did not answer, and why. degraded: stages that the time budget left no time for.
+    propensities: float64[k], the probability with which each item was to stand at its slot.
+    sources: names of the sources. ranks: int32[k, sources], the place each source gave an item, from 0; -1: none.
     """
 
     items: list[Any]
@@ -101,6 +116,10 @@ class Answer:
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     method: str = ""
     left_out: dict[str, str] = dataclasses.field(default_factory=dict)
+    degraded: list[str] = dataclasses.field(default_factory=list)
+    propensities: np.ndarray = dataclasses.field(default_factory=lambda: np.ones(0))
+    sources: tuple[str, ...] = ()
+    ranks: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0), np.int32))
 
     def __len__(self) -> int:
         return len(self.items)
@@ -117,6 +136,7 @@ class Answers:
     variety: as `Request.diversity`, for requests that do not say. balance: likewise.
     by: column of categories that lists are spread over; "": found by name, for mmr and dpp likeness as a model has it.
     context: types of what requests bring, such as {"device": str}.
+    new: items that the model has never seen, `id` (texts) and the catalogue's columns; see `pipeline.fresh`.
     """
 
     def __init__(
@@ -131,12 +151,23 @@ class Answers:
         balance: float = 0.7,
         by: str = "",
         context: Any = None,
+        new: pl.DataFrame | None = None,
         run: Run | None = None,
     ) -> None:
         self.model = model if isinstance(model, Pipeline) else Pipeline.around(model)
         known = self.known = self.model._known()
         self.run = run or Run(threads=1)
         self.items = aligned(items, known.item_ids.values)
+        more = [] if new is None else new["id"].cast(pl.String).to_list()
+        self.ids: Ids = MoreIds(known.item_ids, more) if more else known.item_ids
+        if new is not None and more:
+            both = self.items.with_columns(pl.col("id").cast(pl.String))
+            self.items = pl.concat([both, fitting(new, both.schema)], how="diagonal")
+        self.new = NewItems(self.model, self.items[len(known.item_ids) :], self.run)
+        # Behind what the model knows, the newest first.
+        order = np.arange(-len(more), 0, dtype=known.priority.dtype)
+        self._priority = np.concatenate([known.priority, order]) if more else known.priority
+        self._candidates = np.concatenate([known.candidates, np.ones(len(more), dtype=bool)])
         self.users = None if users is None or users.width < 2 else aligned(users, known.user_ids.values)
         self.filters = Filters(self.items, None if self.users is None else self.users.schema, context)
         self.rules, self.kinds, self.balance, self.by = rules or Rules(), kinds, balance, by
@@ -156,7 +187,7 @@ class Answers:
             rules = dataclasses.replace(self.rules, filter=both, boosts=(*self.rules.boosts, *boosts))
             if filter:  # alone, so that what is wrong is said in the words of the request
                 self.filters.parse(filter, "bool")
-            found = rules.bind(self.filters, kinds=self.kinds, item_ids=self.known.item_ids, seed=self.run.seed)
+            found = rules.bind(self.filters, kinds=self.kinds, item_ids=self.ids, seed=self.run.seed)
             with self._lock:
                 self._books[key] = found
                 while len(self._books) > BOOKS:
@@ -177,7 +208,15 @@ class Answers:
             begun = time.perf_counter()
 
         k, word, balance = _checked(request, self)
-        history = self._history(request)
+        started, degraded, n = begun, list[str](), len(self.known.item_ids)
+
+        def late(stage: str, share: float) -> bool:
+            if request.budget is None or time.perf_counter() - started < share * request.budget:
+                return False
+            degraded.append(stage)
+            return True
+
+        history, also = self._history(request)
         book = self.book(request.filter, request.boosts)
         if shown is not None and request.pins:
             pins = {slot: item for slot, item in request.pins.items() if self._shown(item, shown)}
@@ -185,41 +224,62 @@ class Answers:
         needs = self._needs(request, history)
         seen = not self.rules.bought if request.exclude_seen is None else request.exclude_seen
         mask = book.mask(needs)
-        allowed = self.known.candidates & mask.bits
+        allowed = self._candidates & mask.bits
         if shown is not None:
             allowed &= shown
         out = book.removed(needs)
         if seen:
-            out = (np.array([0, len(out[1]) + len(history.items)]), np.concatenate([out[1], history.items]))
+            seen_items = np.concatenate([out[1], history.items, also])
+            out = (np.array([0, len(seen_items)]), seen_items)
         gone = Histories.of(*out)
+        known_gone = gone
+        if self.new.m:
+            old = gone.items[gone.items < n]
+            known_gone = Histories.of(np.array([0, len(old)]), old)
         passed("filter")
-        candidates = self.model.retrieve(history, k, exclude=gone, allowed=allowed, run=self.run)
+        candidates = self.model.retrieve(history, k, exclude=known_gone, allowed=allowed[:n], run=self.run)
         passed("retrieve")
-        scores = self.model.order(history, candidates, self.run)
+        if self.model.method_of(history) == "ranker" and late("ranker", RANK_BY):
+            scores = self.model.scores_by("rrf", history, candidates, self.run)
+        else:
+            scores = self.model.order(history, candidates, self.run)
         passed("rank")
+        if word != "none" and late("variety", VARY_BY):
+            word = "none"
         vary = functools.partial(self._vary, history=history, k=k, word=word, balance=balance)
-        fill = max(0, k - len(candidates.items))
+        named, worth = candidates.items, scores
+        if self.new.m:
+            free = allowed[n:].copy()
+            free[gone.items[gone.items >= n] - n] = False
+            more, extra = self.new.join(history, named, worth, free)
+            named, worth = np.concatenate([named, more]), np.concatenate([worth, extra])
+        fill = max(0, k - len(named))
         while True:
-            slates = self._filled(candidates, scores, allowed, gone.items, fill)
+            slates = self._filled(named, worth, allowed, gone.items, fill)
             slate = book.finish(slates, needs, k, between=vary)
             # Of what rules left out too much is made up by what is popular.
-            if len(slate.items) >= k or len(slates.items) < len(candidates.items) + fill:
+            if len(slate.items) >= k or len(slates.items) < len(named) + fill:
                 break
             fill = max(4 * k, 8 * fill)
         passed("rules")
-        best = slate[0]
+        best, propensities = slate[0], np.ones(len(slate.items))
+        if request.explore > 0:
+            best, propensities = explored(best, slates.items, needs, request.explore, request.seed)
         answer = Answer(
-            self.known.item_ids.raw(best.items),
+            self.ids.raw(best.items),
             best.scores.tolist(),
             trace=best.trace,
             seconds=seconds,
-            method=self.model.method_of(history),
+            method=self.model.method_of(history) if "ranker" not in degraded else "rrf",
             left_out=candidates.left_out if isinstance(candidates, Retrieved) else {},
+            degraded=degraded,
+            propensities=propensities,
+            sources=candidates.sources,
+            ranks=_ranks_of(best.items, candidates),
         )
-        if not request.explain:
+        if not request.explain or late("reasons", 1.0):
             return answer
-        why = reasons(self.model, history, best.items, candidates, self.run)
-        why = [dataclasses.replace(r, rules=told(best.trace, int(i))) for r, i in zip(why, best.items)]
+        why = self._reasons(history, best, candidates)
         removed = self._removed(history, needs, book, seen, k)
         passed("explain")
         return dataclasses.replace(answer, reasons=why, removed=removed)
@@ -244,7 +304,9 @@ class Answers:
         seen = not self.rules.bought if exclude_seen is None else exclude_seen
         now = time.time_ns() // 1000 if now is None else now
         fixed = all(condition.node.scopes <= {"item", "now"} for _, condition in book.conditions)
-        allowed = self.known.candidates & book.mask(Requests(now=now)).bits if fixed else self.known.candidates
+        allowed = self.known.candidates
+        if fixed:
+            allowed = allowed & book.mask(Requests(now=now)).bits[: len(allowed)]
         codes = self.known.user_ids.encode(who).astype(np.int64)
         parts = []
         with self.run.bar("Recommending", len(histories)) as advance:
@@ -268,26 +330,57 @@ class Answers:
                 advance(len(part))
         return pl.concat(parts)
 
+    def stand_ins(self, codes: np.ndarray) -> np.ndarray:
+        """int32: codes as the model knows them; of new items those of the known ones most like them, -1 where none."""
+        found = np.asarray(codes, dtype=np.int32)
+        n = len(self.known.item_ids)
+        if not self.new.m or not (found >= n).any():
+            return found
+        found = found.copy()
+        for at in np.flatnonzero(found >= n).tolist():
+            found[at] = self.new.stand_in(int(found[at]))
+        return found
+
     # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _reasons(self, history: Histories, best: Slate, candidates: Candidates) -> list[Reason]:
+        n = len(self.known.item_ids)
+        rules = [told(best.trace, int(item)) for item in best.items]
+        old = reasons(self.model, history, best.items[best.items < n], candidates, self.run)
+        known, raw, found = iter(old), self.ids.raw(best.items), []
+        for item, name, steps in zip(best.items, raw, rules):
+            if item < n:
+                found.append(dataclasses.replace(next(known), rules=steps))
+            else:
+                found.append(self.new.reason(name, self.new.source, steps))
+        return found
 
     def _shown(self, item: Any, shown: np.ndarray) -> bool:
         """Whether an item may be shown; one that is not known is left for the error that names it."""
-        code = int(self.known.item_ids.encode([item])[0])
+        code = int(self.ids.encode([item])[0])
         return code < 0 or bool(shown[code])
 
-    def _history(self, request: Request) -> Histories:
+    def _history(self, request: Request) -> tuple[Histories, np.ndarray]:
+        """The history in codes of the model, and codes of what else was seen."""
+        also = self.ids.encode(list(request.seen))
         if request.history is None:
             history = self.known.histories.take(self.known.user_ids.encode([request.user]))
         elif isinstance(request.history, Histories):
             history = request.history
         else:
-            history = Histories.from_items([list(request.history)], self.known.item_ids)
+            given = self.ids.encode(list(request.history))
+            also = np.concatenate([also, given])
+            codes = self.stand_ins(given)
+            codes = codes[codes >= 0]
+            history = Histories.of(np.array([0, len(codes)]), codes)
         now = time.time_ns() // 1000 if request.now is None else request.now
-        return dataclasses.replace(history, now=np.array([now], dtype=np.int64)) if self.model.has_times else history
+        if self.model.has_times:
+            history = dataclasses.replace(history, now=np.array([now], dtype=np.int64))
+        return history, also[also >= 0]
 
     def _needs(self, request: Request, history: Histories) -> Requests:
         """The request in item codes."""
-        ids = self.known.item_ids
+        ids = self.ids
         user: dict[str, Any] = {}
         number = int(self.known.user_ids.encode([request.user])[0]) if request.user is not None else -1
         if self.users is not None and number >= 0:
@@ -310,18 +403,18 @@ class Answers:
         )
 
     def _filled(
-        self, candidates: Candidates, scores: np.ndarray, allowed: np.ndarray, gone: np.ndarray, more: int
+        self, items: np.ndarray, scores: np.ndarray, allowed: np.ndarray, gone: np.ndarray, more: int
     ) -> Slates:
         """The candidates best first, and after them so many popular items that may be shown."""
-        items, offsets = candidates.items, candidates.offsets
+        offsets = np.array([0, len(items)])
         if more:
             free = allowed.copy()
             free[gone] = False
             free[items] = False
             rows = np.flatnonzero(free)
             if len(rows) > more:
-                rows = rows[np.argpartition(-self.known.priority[rows], more - 1)[:more]]
-            rows = rows[np.argsort(-self.known.priority[rows])]
+                rows = rows[np.argpartition(-self._priority[rows], more - 1)[:more]]
+            rows = rows[np.argsort(-self._priority[rows])]
             low = float(scores.min()) if len(scores) else 0.0
             fall = np.arange(1, len(rows) + 1, dtype=np.float32) / (len(rows) + 1)
             items = np.concatenate([items, rows.astype(np.int32)])
@@ -351,7 +444,8 @@ class Answers:
                     break
             else:
                 vectors = [s.item_vectors_ for s in sources if isinstance(s, VectorRecommender)]
-                found = vectors[0] if vectors else self._categories(needed=True)
+                found = vectors[0] if vectors else None
+            found = self._categories(needed=True) if found is None else self.new.extended(found)
             self._likeness["alike"] = found
         return self._likeness["alike"]
 
@@ -379,6 +473,62 @@ class Answers:
             found |= {int(item): "seen" for item in np.intersect1d(best.items, history.items)}
         raw = self.known.item_ids.raw(best.items)
         return [{"item": name, "rule": found[int(i)]} for name, i in zip(raw, best.items) if int(i) in found]
+
+
+def explored(best: Slate, items: np.ndarray, needs: Requests, share: float, seed: int) -> tuple[Slate, np.ndarray]:
+    """The list, with probability `share` one slot of it given to an item that did not make it, and the propensities.
+
+    Slot and item are drawn evenly, from the slots that are not pinned and from the next `TAIL` candidates that qualify;
+    so an item of the list stays with 1 - share / slots, and one of the tail comes with share / (slots * tail).
+    """
+    slots = np.arange(len(best.items))
+    if needs.pins is not None:
+        slots = slots[~np.isin(best.items, needs.pins.values)]
+    tail = items[~np.isin(items, best.items)][:TAIL]
+    propensities = np.ones(len(best.items))
+    if not len(slots) or not len(tail):
+        return best, propensities
+    propensities[slots] = 1 - share / len(slots)
+    rng = np.random.default_rng(seed)
+    if rng.random() >= share:
+        return best, propensities
+    slot, item = slots[rng.integers(len(slots))], tail[rng.integers(len(tail))]
+    shown = best.items.copy()
+    shown[slot] = item
+    propensities[slot] = share / (len(slots) * len(tail))
+    event = {"step": "explore", "items": [int(item)], "slot": [int(slot) + 1]}
+    return Slate(shown, best.scores, [*best.trace, event]), propensities
+
+
+def _ranks_of(items: np.ndarray, candidates: Candidates) -> np.ndarray:
+    """int32[k, sources]: the place that each source gave each item; -1 where it did not name it."""
+    order = np.argsort(candidates.items)
+    known = candidates.items[order]
+    ranks = np.full((len(items), len(candidates.sources)), -1, dtype=np.int32)
+    if len(known):
+        at = np.minimum(np.searchsorted(known, items), len(known) - 1)
+        there = known[at] == items
+        ranks[there] = candidates.ranks[order[at[there]]]
+    return ranks
+
+
+def fitting(frame: pl.DataFrame, schema: Mapping[str, Any]) -> pl.DataFrame:
+    """A frame in the types of another; what does not fit becomes NULL. Columns the other lacks stay as they are."""
+    casts = []
+    for name, dtype in frame.schema.items():
+        wanted = schema.get(name, dtype)
+        if wanted == dtype:
+            continue
+        if isinstance(dtype, pl.List) and wanted == pl.String:  # several values are written a|b
+            casts.append(pl.col(name).list.eval(pl.element().cast(pl.String)).list.join("|"))
+        elif dtype == pl.String and wanted.is_temporal():
+            moment = pl.col(name).str.to_datetime(strict=False, time_zone=getattr(wanted, "time_zone", None))
+            casts.append(moment.cast(wanted, strict=False))
+        elif isinstance(wanted, pl.List) and not isinstance(dtype, pl.List):
+            casts.append(pl.lit(None, dtype=wanted).alias(name))
+        else:
+            casts.append(pl.col(name).cast(wanted, strict=False))
+    return frame.with_columns(casts)
 
 
 def aligned(frame: pl.DataFrame | None, ids: pl.Series) -> pl.DataFrame:
@@ -413,7 +563,9 @@ def _checked(request: Request, answers: Answers) -> tuple[int, str, float]:
     balance = answers.balance if request.balance is None else request.balance
     if not 0 <= balance <= 1:
         raise ConfigError(f"balance = {balance!r} is out of range", remedy="from 0 (variety) to 1 (score)")
-    return min(request.k, len(answers.known.item_ids)), word, float(balance)
+    if not 0 <= request.explore <= 1:
+        raise ConfigError(f"explore = {request.explore!r} is out of range", remedy="a probability, from 0 to 1")
+    return min(request.k, len(answers.ids)), word, float(balance)
 
 
 def _word(variety: str) -> str:
