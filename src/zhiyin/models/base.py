@@ -22,13 +22,13 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.models.known import Known
 from zhiyin.models.pairs import score_by_table
-from zhiyin.models.search import Mask, top_k_where
+from zhiyin.models.search import WORTH, Compact, Mask, top_k_where
 from zhiyin.models.topk import top_k
 
 # Dense scores never hold more than this at once, whatever the number of users.
 CHUNK_BYTES = 256 << 20
-# Share of passing items up to which a single request is searched among them alone.
-SEARCHED = 0.25
+# Requests at once up to which each is searched for alone; more are multiplied together.
+SINGLE = 3
 
 
 @dataclasses.dataclass
@@ -188,10 +188,7 @@ class Recommender:
         scores = np.empty((len(codes), k), dtype=np.float32)
         for start in range(0, len(codes), self.chunk_rows):
             part = codes[start : start + self.chunk_rows]
-            itself = (np.arange(len(part) + 1, dtype=np.int64), part)
-            found[start : start + len(part)], scores[start : start + len(part)] = top_k(
-                self._similar(part, run), k, known.priority, known.candidates, itself, run
-            )
+            found[start : start + len(part)], scores[start : start + len(part)] = self._nearest(part, k, run)
         real = found >= 0
         return pl.DataFrame(
             {
@@ -201,6 +198,12 @@ class Recommender:
                 "rank": (np.nonzero(real)[1] + 1).astype(np.int32),
             }
         )
+
+    def _nearest(self, items: np.ndarray, k: int, run: Run) -> tuple[np.ndarray, np.ndarray]:
+        """The k items most similar to each, itself left out: int32[n, k] and float32[n, k], as `rank`."""
+        known = self._known()
+        itself = (np.arange(len(items) + 1, dtype=np.int64), items)
+        return top_k(self._similar(items, run), k, known.priority, known.candidates, itself, run)
 
     def similar_users(
         self, users: Any = None, k: int = 10, *, histories: Any = None, run: Run | None = None
@@ -331,24 +334,66 @@ class VectorRecommender(Recommender):
         run: Run | None = None,
         label: str = "",
     ) -> tuple[np.ndarray, np.ndarray]:
-        """As `Recommender.rank`. A single request under a filter reads the vectors of what passes, and no others."""
-        if len(histories) == 1 and allowed is not None and type(self)._score is VectorRecommender._score:
+        """As `Recommender.rank`. Few requests are searched for; nothing as long as the catalogue is written for them."""
+        few = 0 < len(histories) <= SINGLE and type(self)._score is VectorRecommender._score
+        if few and (self.answers_strangers or has_signal(histories).all()):
             known, run = self._known(), run or Run()
-            mask = Mask.of(known.candidates & allowed)
-            if mask.count <= SEARCHED * mask.n and (self.answers_strangers or has_signal(histories)[0]):
-                out = None if exclude is None else (exclude.offsets, exclude.items)
-                query, k = self.encode(histories, run), min(k, mask.n)
-                return top_k_where(self.item_vectors_, query, mask, k, priority=known.priority, exclude=out, run=run)
+            k = min(k, len(known.item_ids))
+            out = None if exclude is None else (exclude.offsets, exclude.items)
+            mask = self._candidates() if allowed is None else Mask.of(known.candidates & allowed)
+            return self._search(self.encode(histories, run), mask, k, out, run)
         return super().rank(histories, k, exclude=exclude, allowed=allowed, run=run, label=label)
+
+    def _nearest(self, items: np.ndarray, k: int, run: Run) -> tuple[np.ndarray, np.ndarray]:
+        if len(items) > SINGLE or type(self)._similar is not VectorRecommender._similar:
+            return super()._nearest(items, k, run)
+        itself = (np.arange(len(items) + 1, dtype=np.int64), items)
+        inverse = self._inverse_lengths()
+        queries = self.item_vectors_[items] * inverse[items, None]
+        return self._search(queries, self._candidates(), k, itself, run, inverse)
+
+    def _search(
+        self,
+        queries: np.ndarray,
+        mask: Mask,
+        k: int,
+        exclude: tuple[np.ndarray, np.ndarray] | None,
+        run: Run,
+        scale: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `top_k_where`, for few queries."""
+        vectors, priority = self.item_vectors_, self._known().priority
+        compact = self._of_items("compact", lambda: Compact.of(vectors)) if mask.count >= WORTH else None
+        return top_k_where(
+            vectors, queries, mask, k, priority=priority, exclude=exclude, compact=compact, scale=scale, run=run
+        )
+
+    def _candidates(self) -> Mask:
+        """Items that may be recommended."""
+        return self._of_items("candidates", lambda: Mask.of(np.asarray(self._known().candidates)))
+
+    def _inverse_lengths(self) -> np.ndarray:
+        """float32[n_items]: 1 / length of each item vector."""
+        return self._of_items("inverse", lambda: 1 / np.maximum(np.linalg.norm(self.item_vectors_, axis=1), 1e-12))
+
+    def _of_items(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` makes of the item vectors, made once for each fit."""
+        kept = vars(self).get("_kept_of_items")
+        if kept is None or kept["known"] is not self._known() or kept["vectors"] is not self.item_vectors_:
+            kept = vars(self)["_kept_of_items"] = {"known": self._known(), "vectors": self.item_vectors_}
+        if name not in kept:
+            kept[name] = make()
+        return kept[name]
 
     def _score(self, histories: Histories, run: Run) -> np.ndarray:
         return self.encode(histories, run) @ self.item_vectors_.T
 
     def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
         """Cosine of the item vectors."""
-        vectors = self.item_vectors_
-        length = np.maximum(np.linalg.norm(vectors, axis=1), 1e-12)
-        return ((vectors[items] / length[items, None]) @ vectors.T) / length
+        inverse = self._inverse_lengths()
+        scores = (self.item_vectors_[items] * inverse[items, None]) @ self.item_vectors_.T
+        scores *= inverse
+        return scores
 
     def _alike(self, histories: Histories, run: Run) -> np.ndarray:
         """Cosine of the vectors of histories."""

@@ -18,6 +18,8 @@ FEW = 1 / 32
 BLOCK = 4_096
 # Passing rows from which on a first look at compact vectors pays.
 WORTH = 16_384
+# What kernels get where scores are inner products as they are.
+NONE = np.zeros(0, dtype=np.float32)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -128,6 +130,7 @@ def top_k_where(
     priority: np.ndarray | None = None,
     exclude: tuple[np.ndarray, np.ndarray] | None = None,
     compact: Compact | None = None,
+    scale: np.ndarray | None = None,
     run: Run | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k items of largest inner product among those that pass; exact.
@@ -141,6 +144,7 @@ def top_k_where(
     mask: a `Mask` or bool[n].
     exclude: offsets int64[b + 1] and item codes: what each query must not get.
     compact: `Compact.of(item_vectors)`; makes single queries over many passing items faster.
+    scale: float32[n], not negative: each inner product is multiplied by its item's; None for none.
 
     Returns
     -------
@@ -164,13 +168,14 @@ def top_k_where(
     if priority is None:
         priority = _by_code(len(vectors))
     offsets, codes = _sorted_within(exclude, b)
+    scales = NONE if scale is None else np.ascontiguousarray(scale, dtype=np.float32)
 
     def each(start: int, stop: int) -> None:
         if compact is not None and len(rows) >= WORTH:
-            _search_compact(compact.codes, compact.steps, vectors, queries, start, stop, rows, priority, offsets, codes,
-                            items, scores)  # fmt: skip
+            _search_compact(compact.codes, compact.steps, vectors, scales, queries, start, stop, rows, priority,
+                            offsets, codes, items, scores)  # fmt: skip
             return
-        _search(vectors, queries, start, stop, rows, priority, offsets, codes, items, scores)
+        _search(vectors, scales, queries, start, stop, rows, priority, offsets, codes, items, scores)
 
     def blocks(start: int, stop: int) -> None:
         size = np.zeros(stop - start, dtype=np.int64)
@@ -178,6 +183,8 @@ def top_k_where(
         for first in range(0, len(rows), BLOCK):
             part = rows[first : first + BLOCK]
             found = queries[start:stop] @ vectors[part].T
+            if scale is not None:
+                found *= scale[part]
             _merge(found, start, stop, part, priority, offsets, codes, place, items, scores, size)
         _order(start, stop, priority, items, scores, size)
 
@@ -200,7 +207,7 @@ def _sorted_within(exclude: tuple[np.ndarray, np.ndarray] | None, b: int) -> tup
 
 
 @kernel
-def _search(vectors, queries, start, stop, rows, priority, offsets, codes, items, scores):
+def _search(vectors, scales, queries, start, stop, rows, priority, offsets, codes, items, scores):
     """One query at a time over the passing rows: bound by the reading of their vectors."""
     d, k = vectors.shape[1], items.shape[1]
     for q in range(start, stop):
@@ -213,6 +220,8 @@ def _search(vectors, queries, start, stop, rows, priority, offsets, codes, items
             vector = vectors[item]
             for j in range(d):
                 score += vector[j] * query[j]
+            if len(scales):
+                score *= scales[item]
             if not score >= bar or score == -np.inf:
                 continue
             while out < end and codes[out] < item:
@@ -226,7 +235,9 @@ def _search(vectors, queries, start, stop, rows, priority, offsets, codes, items
 
 
 @kernel
-def _search_compact(small, steps, vectors, queries, start, stop, rows, priority, offsets, codes, items, scores):
+def _search_compact(
+    small, steps, vectors, scales, queries, start, stop, rows, priority, offsets, codes, items, scores
+):
     """As `_search`. `bar` is the k-th best of what scores are at least; what may reach it is scored in full."""
     d, k = vectors.shape[1], items.shape[1]
     least = np.empty(k, dtype=np.float32)
@@ -246,7 +257,7 @@ def _search_compact(small, steps, vectors, queries, start, stop, rows, priority,
             vector = small[item]
             for j in range(d):
                 score += np.float32(vector[j]) * query[j]
-            step = steps[item]
+            step = steps[item] * scales[item] if len(scales) else steps[item]
             high = step * (score + off)
             if high < bar:
                 continue
@@ -279,6 +290,8 @@ def _search_compact(small, steps, vectors, queries, start, stop, rows, priority,
             vector = vectors[item]
             for j in range(d):
                 score += vector[j] * query[j]
+            if len(scales):
+                score *= scales[item]
             if score > -np.inf:
                 size = push(score, item, size, heap_score, heap_item, priority)
         finish(heap_score, heap_item, size, priority)

@@ -264,6 +264,14 @@ class Pipeline(Recommender):
                 continue
         return super()._similar(items, run)
 
+    def _nearest(self, items: np.ndarray, k: int, run: Run) -> tuple[np.ndarray, np.ndarray]:
+        for source in self.sources_.values():
+            try:
+                return source._nearest(items, k, run)
+            except ConfigError:
+                continue
+        return super()._nearest(items, k, run)
+
     # -- on disk ----------------------------------------------------------------------------------------------------
 
     def _write_parts(self, folder: Path) -> None:
