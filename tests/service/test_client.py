@@ -1,0 +1,506 @@
+"""The Python client: against the real service over a real port, and against answers that go wrong on purpose."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("httpx")
+
+import httpx
+
+import zhiyin.client as calls
+from tests.service.running import running
+from tests.service.test_service import shop
+from zhiyin.client import ApiError, AsyncClient, Client, Event, Events, EventsFullError, Item
+from zhiyin.core.errors import ConfigError, MissingExtraError, ZhiyinError
+from zhiyin.data.catalogue import Catalogue
+from zhiyin.models.neighbors import ItemKNN
+from zhiyin.pipeline.bundles import Bundles
+from zhiyin.pipeline.pipeline import Pipeline
+from zhiyin.service.app import create_app
+from zhiyin.service.keys import Keys
+from zhiyin.service.live import Live
+from zhiyin.store.database import Store
+from zhiyin.store.writer import Writer
+
+URL, KEY = "http://shop.test", "zy_admin_secret"
+
+
+class Service:
+    """Where a service is, with a client that may do all."""
+
+    def __init__(self, url: str, keys: dict[str, str], store: Store) -> None:
+        self.url, self.keys, self.store = url, keys, store
+        self.client = Client(url, keys["admin"], timeout=10)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("service")
+    data, bundles = shop(), Bundles(folder / "bundles")
+    bundles.write(Pipeline.around(ItemKNN().fit(data)), figures={}, catalogue=Catalogue.of(data))
+    bundles.promote(1)
+    store = Store(folder / "store.db")
+    live, writer = Live(bundles, store), Writer(store)
+    keys, shown = Keys.open(folder / "keys.json")
+    with running(create_app(live, keys, writer)) as url:
+        made = Service(url, shown, store)
+        yield made
+        made.client.close()
+    writer.close()
+    live.close()
+    store.close()
+
+
+# -- against the real service ----------------------------------------------------------------------------------------
+
+
+def test_a_click_changes_the_next_list(service: Service) -> None:
+    zy = service.client
+    before = zy.recommend(user="newcomer", k=8)
+    assert zy.ready()["version"] == before.version == 1
+    assert zy.health() == {"status": "ok"}
+    fates = [zy.event("newcomer", item, kind="view", list_id=before.list_id) for item in ("i1", "i3", "i5")]
+    assert [fate.status for fate in fates] == ["accepted"] * 3
+    after = zy.recommend(user="newcomer", k=8, explain=True, language="zh", filter="price > 2")
+    assert len(after) == 8
+    assert [row.item for row in after] != [row.item for row in before]
+    assert all(row.sentence.endswith("。") and row.reason and row.score is not None for row in after)
+    told = zy.history("newcomer", most=2)
+    assert [(event.user, event.item, event.kind) for event in told] == [("newcomer", i, "view") for i in ("i3", "i5")]
+    assert [event.id for event in told] == [fate.id for fate in fates[1:]]
+    assert [row.item for row in zy.recommend(history=("i1", "i3", "i5"), k=8, filter="price > 2")] == [
+        r.item for r in after
+    ]
+
+
+def test_lists_of_the_real_service(service: Service) -> None:
+    zy = service.client
+    assert len(zy.popular(k=4, filter="price < 20")) == 4
+    assert "i1" not in {row.item for row in zy.similar("i1", k=5)}
+    ranked = zy.rank(["i2", "nowhere", "i1"], user="u1")
+    assert ranked.items[-1] == Item("nowhere", None)
+    pinned = zy.recommend(user="u1", k=3, pins={2: "i39"}, diversity="mmr", balance=0.5)
+    assert pinned.items[1].item == "i39"
+
+
+def test_items_and_users(service: Service) -> None:
+    zy, name = service.client, "名 % ?#&"
+    assert zy.put_item(name, {"title": "知音", "price": 3.5}) == 1
+    assert zy.patch_item(name, {"price": 4}) == 2
+    assert zy.get_item(name).columns == {"title": "知音", "price": 4}
+    assert zy.delete_item(name) == 3
+    assert zy.put_user("u1", {"country": "FR"}) == 1
+    assert zy.patch_user("u1", {"age": 7}) == 2
+    assert zy.get_user("u1") == calls.Thing("u1", {"country": "FR", "age": 7}, 2)
+    zy.event("gone", "i1")
+    assert zy.delete_user("gone")["events removed"] == 1
+    with pytest.raises(ApiError) as error:
+        zy.get_user("nobody")
+    assert error.value.status == 404
+    assert error.value.remedy
+
+
+def test_more_events_than_one_request_takes(service: Service) -> None:
+    before = service.store.count()
+    events = [Event("many", f"i{n % 40}", time=1_700_000_000_000_000 + n) for n in range(2_345)]
+    kept = service.client.events(events)
+    assert (len(kept.events), kept.rejected) == (2_345, 0)
+    assert [fate.id for fate in kept.events] == [event.id for event in events]
+    assert {fate.status for fate in service.client.events(iter(events)).events} == {"known"}
+    assert service.store.count() == before + 2_345
+
+
+def test_each_event_has_its_own_fate(service: Service) -> None:
+    kept = service.client.events([{"user": "u1", "item": "i1"}, {"user": "", "item": "i1"}])
+    assert [fate.status for fate in kept.events] == ["accepted", "rejected"]
+    assert kept.events[1].reason
+    assert kept.rejected == 1
+    assert service.client.events([{"user": "", "item": "i1"}]).rejected == 1
+    assert service.client.events([]).events == []
+    with pytest.raises(ApiError, match="rejected"):
+        service.client.event("", "i1")
+
+
+def test_errors_are_in_the_words_of_the_service(service: Service) -> None:
+    with pytest.raises(ApiError, match="prize") as error:
+        service.client.recommend(filter="prize < 3")
+    assert error.value.status == 400
+    assert "price" in error.value.remedy
+    reader = Client(service.url, service.keys["read"])
+    with pytest.raises(ApiError) as refused:
+        reader.event("u1", "i1")
+    assert refused.value.status == 403
+    with Client(service.url, "wrong") as stranger, pytest.raises(ApiError) as unknown:
+        stranger.popular()
+    assert unknown.value.status == 401
+    reader.close()
+
+
+def test_awaiting_gives_the_same(service: Service) -> None:
+    async def ask() -> None:
+        async with AsyncClient(service.url, service.keys["admin"], timeout=10) as zy:
+            fates = await asyncio.gather(*(zy.event("waiter", f"i{n}") for n in (1, 3, 5)))
+            assert {fate.status for fate in fates} == {"accepted"}
+            assert (await zy.events([Event("waiter", "i7")] * 1_001)).events[1_000].status == "known"
+            lists = await zy.recommend(user="waiter", k=5)
+            assert [r.item for r in lists] == [r.item for r in service.client.recommend(user="waiter", k=5)]
+            with pytest.raises(ApiError, match="prize"):
+                await zy.recommend(filter="prize < 3")
+
+    asyncio.run(ask())
+
+
+def test_events_in_the_background(service: Service) -> None:
+    before = service.store.count()
+    with Events(service.client, batch=10, every=0.05) as bring:
+        for n in range(25):
+            bring.add("background", f"i{n}", kind="view")
+        assert bring.flush(10)
+        assert service.store.count() == before + 25
+        bring.add("background", "i30")
+        bring.add("", "i30")
+    assert (bring.sent, bring.rejected, bring.dropped) == (26, 1, 0)
+    assert service.store.count() == before + 26
+    with pytest.raises(EventsFullError):
+        bring.add("late", "i1")
+
+
+# -- against answers that go wrong on purpose ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses that clients would make, which here take no time."""
+    made: list[float] = []
+
+    async def later(seconds: float) -> None:
+        made.append(seconds)
+
+    monkeypatch.setattr(calls.clock, "sleep", made.append)
+    monkeypatch.setattr(calls.asyncio, "sleep", later)
+    return made
+
+
+def fake(answer: Callable[[Any], Any], **more: Any) -> Client:
+    return Client(URL, KEY, transport=httpx.MockTransport(answer), **more)
+
+
+def busy(times: int, status: int = 503, after: str | None = "1") -> tuple[list[Any], Callable[[Any], Any]]:
+    """A service that is busy so many times; the requests it saw."""
+    seen: list[Any] = []
+
+    def answer(request: Any) -> Any:
+        seen.append(request)
+        if len(seen) <= times:
+            headers = {} if after is None else {"Retry-After": after}
+            return httpx.Response(status, json={"error": "busy", "remedy": "later"}, headers=headers)
+        told = [{"id": e["id"], "status": "accepted"} for e in json.loads(request.content)["events"]]
+        return httpx.Response(200, json={"events": told, "rejected": 0})
+
+    return seen, answer
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_retry_is_the_same_event(waits: list[float], status: int) -> None:
+    seen, answer = busy(2, status)
+    assert fake(answer).event("u", "i", kind="view").status == "accepted"
+    assert waits == [1.0, 1.0]
+    assert len({request.content for request in seen}) == 1
+    assert json.loads(seen[0].content)["events"][0]["id"]
+    assert seen[0].headers["Authorization"] == f"Bearer {KEY}"
+
+
+def test_awaiting_retries_too(waits: list[float]) -> None:
+    seen, answer = busy(2)
+
+    async def ask() -> None:
+        async with AsyncClient(URL, KEY, transport=httpx.MockTransport(answer)) as zy:
+            await zy.events([{"user": "u", "item": "i"}])
+
+    asyncio.run(ask())
+    assert waits == [1.0, 1.0]
+    assert len({request.content for request in seen}) == 1
+
+
+def test_without_being_told_when_the_pause_grows(waits: list[float]) -> None:
+    seen, answer = busy(9, after=None)
+    with pytest.raises(ApiError, match="busy") as error:
+        fake(answer, retries=4).event("u", "i")
+    assert error.value.status == 503
+    assert error.value.worth_another_try
+    assert len(seen) == 5
+    assert all(0.05 * 2**n <= wait <= 0.1 * 2**n for n, wait in enumerate(waits))
+
+
+def test_what_is_far_off_is_not_waited_for(waits: list[float]) -> None:
+    seen, answer = busy(9, 429, after="3600")
+    with pytest.raises(ApiError) as error:
+        fake(answer).event("u", "i")
+    assert error.value.status == 429
+    assert not waits
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("fault", [httpx.ConnectError, httpx.ReadTimeout, httpx.RemoteProtocolError])
+def test_a_lost_connection_is_tried_again(waits: list[float], fault: Any) -> None:
+    seen, answer = busy(0)
+    lost: list[Any] = []
+
+    def losing(request: Any) -> Any:
+        if len(lost) < 2:
+            lost.append(request)
+            raise fault("gone", request=request)
+        return answer(request)
+
+    fake(losing).event("u", "i")
+    assert {request.content for request in lost} == {seen[0].content}
+
+    def dead(request: Any) -> Any:
+        raise fault("gone", request=request)
+
+    with pytest.raises(ApiError, match="did not answer") as error:
+        fake(dead).popular()
+    assert error.value.status == 0
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 422, 500, 507])
+def test_what_will_not_change_is_asked_once(waits: list[float], status: int) -> None:
+    seen, answer = busy(1, status)
+    with pytest.raises(ApiError, match="busy") as error:
+        fake(answer).event("u", "i")
+    assert (error.value.status, error.value.remedy, len(seen)) == (status, "later", 1)
+    assert not error.value.worth_another_try
+
+
+def test_state_is_asked_once(waits: list[float]) -> None:
+    seen, answer = busy(9)
+    with pytest.raises(ApiError):
+        fake(answer).ready()
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("answer", [
+    httpx.Response(200, text="<html>hello</html>"), httpx.Response(200, json=[1]), httpx.Response(200, json={}),
+    httpx.Response(302, headers={"Location": "https://elsewhere.test"}), httpx.Response(500, text="oh"),
+])  # fmt: skip
+def test_an_answer_of_something_else(answer: Any) -> None:
+    with pytest.raises(ApiError) as error:
+        fake(lambda request: answer).recommend(user="u")
+    assert error.value.status == answer.status_code
+
+
+def test_the_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dead(request: Any) -> Any:
+        raise httpx.ConnectError(f"no route with {request.headers}", request=request)
+
+    client = fake(dead, retries=0)
+    with pytest.raises(ApiError) as error:
+        client.popular()
+    shown = [repr(client), str(error.value), repr(error.value), repr(AsyncClient(URL, KEY)), repr(client._http.headers)]
+    assert not any(KEY in text for text in shown)
+    for wrong in ("", "a b", "zy\nX: y", "钥匙"):
+        with pytest.raises(ConfigError, match="no key") as bad:
+            Client(URL, wrong)
+        assert not wrong or wrong not in str(bad.value)
+    for nowhere in ("shop.test", "ftp://shop.test", "http://", "http://me:secret@shop.test"):
+        with pytest.raises(ConfigError, match="no address") as bad:
+            Client(nowhere, KEY)
+        assert "secret" not in str(bad.value)
+
+
+ROWS = {"items": [{"item": "a", "score": 1.0, "columns": {"title": "A"}, "later": 1}], "version": 3, "list_id": "L"}
+SAID: list[tuple[str, tuple[Any, ...], dict[str, Any], str, str, dict[str, Any], Any]] = [
+    # method, arguments; verb, path with its query; answer, value
+    ("trending", (), {"k": 3, "fields": ["a", "b"]}, "GET", "/v1/trending?k=3&fields=a%2Cb", ROWS, None),
+    ("similar", ("a/b",), {"filter": "x = 1"}, "GET", "/v1/items/a%2Fb/similar?filter=x+%3D+1", ROWS, None),
+    ("similar_users", ("u",), {"k": 2}, "GET", "/v1/users/u/similar?k=2",
+     {"users": [{"user": "v", "score": 0.5}]}, [("v", 0.5)]),
+    ("search", ("tea & 茶",), {"k": 2}, "GET", "/v1/items?search=tea+%26+%E8%8C%B6&k=2",
+     {"items": [{"item": "t", "columns": {"title": "Tea"}}]}, [Item("t", columns={"title": "Tea"})]),
+    ("list", ("L 1",), {}, "GET", "/v1/lists/L%201", {"list_id": "L 1"}, {"list_id": "L 1"}),
+    ("replay", ("L",), {}, "POST", "/v1/lists/L/replay", {"same": True}, {"same": True}),
+    ("impressions", ("L", ("a", "b")), {}, "POST", "/v1/impressions/L", {"kept": ["a"]}, {"kept": ["a"]}),
+    ("placements", (), {}, "GET", "/v1/placements", {"placements": [{"name": "home"}]}, [{"name": "home"}]),
+    ("placement", ("home",), {}, "GET", "/v1/placements/home", {"name": "home"}, {"name": "home"}),
+    ("put_placement", ("home", {"k": 3}), {}, "PUT", "/v1/placements/home", {"version": 2}, {"version": 2}),
+    ("delete_placement", ("home",), {}, "DELETE", "/v1/placements/home", {"name": "home"}, {"name": "home"}),
+    ("placement_versions", ("home",), {}, "GET", "/v1/placements/home/versions", {"versions": []}, {"versions": []}),
+    ("rollback_placement", ("home", 1), {}, "POST", "/v1/placements/home/rollback", {"version": 3}, {"version": 3}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "args", "kwargs", "verb", "path", "answer", "value"), SAID, ids=[s[0] for s in SAID])
+def test_what_is_asked_and_read(
+    name: str, args: Any, kwargs: Any, verb: str, path: str, answer: dict[str, Any], value: Any
+) -> None:
+    seen: list[Any] = []
+
+    def say(request: Any) -> Any:
+        seen.append(request)
+        return httpx.Response(200, json=answer)
+
+    found = getattr(fake(say), name)(*args, **kwargs)
+    assert (seen[0].method, seen[0].url.raw_path.decode()) == (verb, path)
+    if value is not None:
+        assert found == value
+    else:
+        assert found.items == [Item("a", 1.0, {"title": "A"})]
+        assert (found.version, found.list_id) == (3, "L")
+
+
+def test_more_goes_on_where_a_list_ends() -> None:
+    asked: list[dict[str, Any]] = []
+
+    def say(request: Any) -> Any:
+        asked.append(json.loads(request.content))
+        return httpx.Response(200, json=ROWS | {"next": "token" if len(asked) < 2 else None})
+
+    zy = fake(say)
+    moment = datetime(2026, 1, 2, tzinfo=UTC)
+    first = zy.recommend(user="u", k=1, context={"device": "tv"}, explain=False, now=moment)
+    second = zy.more(first)
+    assert asked[0] == {"user": "u", "k": 1, "context": {"device": "tv"}, "explain": False, "now": 1767312000000000}
+    assert asked[1] == asked[0] | {"page": "token"}
+    with pytest.raises(ConfigError, match="next page"):
+        zy.more(second)
+
+
+def test_lists_of_a_page_by_name() -> None:
+    def say(request: Any) -> Any:
+        names = [widget["name"] for widget in json.loads(request.content)["widgets"]]
+        return httpx.Response(200, json={"widgets": [{"name": name, **ROWS} for name in names]})
+
+    found = fake(say).pages([{"name": "top", "k": 1}, {"name": "new", "kind": "trending"}], user="u")
+    assert list(found) == ["top", "new"]
+    assert found["new"].items[0].item == "a"
+
+
+def test_many_items_go_in_parts_of_bounded_size() -> None:
+    parts: list[bytes] = []
+
+    def say(request: Any) -> Any:
+        assert request.headers["Content-Type"] == "application/x-ndjson"
+        parts.append(request.content)
+        return httpx.Response(200, json={"accepted": 1, "rejected": [{"line": 2, "reason": "price is no number"}]})
+
+    read = iter([(f"i{n}", {"title": "茶" * 10} if n else None) for n in range(2_500)])
+    written = fake(say).put_items(read)
+    lines = [json.loads(line) for part in parts for line in part.splitlines()]
+    assert [len(part.splitlines()) for part in parts] == [1_000, 1_000, 500]
+    assert lines[0] == {"id": "i0", "columns": None}
+    assert [line["id"] for line in lines] == [f"i{n}" for n in range(2_500)]
+    assert written.accepted == 3
+    assert [row["line"] for row in written.rejected] == [2, 1_002, 2_002]
+    parts.clear()
+    fake(say).put_users((f"u{n}", {"about": "x" * 400_000}) for n in range(5))
+    assert [len(part.splitlines()) for part in parts] == [2, 2, 1]
+
+
+def test_what_cannot_be_sent_is_said_at_once() -> None:
+    def never(request: Any) -> Any:
+        raise AssertionError
+
+    zy = fake(never)
+    with pytest.raises(ConfigError, match="JSON"):
+        zy.put_item("i", {"price": float("nan")})
+    with pytest.raises(ConfigError, match="zone"):
+        zy.event("u", "i", time=datetime(2026, 1, 1))
+    with Events(zy) as bring, pytest.raises(ConfigError):
+        bring.add("u", "i", value=float("inf"))
+
+
+def test_a_full_queue_raises_or_drops() -> None:
+    open_door, seen = threading.Event(), []
+
+    def slow(request: Any) -> Any:
+        open_door.wait(10)
+        told = [{"id": e["id"], "status": "accepted"} for e in json.loads(request.content)["events"]]
+        seen.extend(told)
+        return httpx.Response(200, json={"events": told, "rejected": 0})
+
+    raising, dropping = Events(fake(slow), most=3, every=0.01), Events(fake(slow), 3, "drop", every=0.01)
+    for n in range(3):
+        raising.add("u", f"i{n}")
+        dropping.add("u", f"i{n}")
+    with pytest.raises(EventsFullError, match="3 events"):
+        raising.add("u", "i4")
+    assert dropping.add("u", "i4")
+    assert dropping.dropped == 1
+    open_door.set()
+    assert raising.close() == dropping.close() == 0
+    assert (raising.sent, dropping.sent, len(seen)) == (3, 3, 6)
+
+
+def test_events_wait_while_the_service_is_away() -> None:
+    tries: list[bytes] = []
+
+    def away(request: Any) -> Any:
+        tries.append(request.content)
+        if len(tries) < 4:
+            raise httpx.ConnectError("away", request=request)
+        told = [{"id": e["id"], "status": "accepted"} for e in json.loads(request.content)["events"]]
+        return httpx.Response(200, json={"events": told, "rejected": 0})
+
+    with Events(fake(away, retries=0), every=0.01) as bring:
+        bring.add("u", "i")
+        assert bring.flush(10)
+    assert len(set(tries)) == 1
+    assert bring.sent == 1
+
+    def dead(request: Any) -> Any:
+        raise httpx.ConnectError("away", request=request)
+
+    lost = Events(fake(dead, retries=0), every=0.01)
+    lost.add("u", "i")
+    begun = time.monotonic()
+    assert lost.close(timeout=0.3) == 1
+    assert time.monotonic() - begun < 5
+
+
+def test_events_that_are_refused_do_not_come_back(caplog: pytest.LogCaptureFixture) -> None:
+    seen, answer = busy(1, 403)
+    with Events(fake(answer), every=0.01) as bring:
+        bring.add("someone", "i")
+        assert bring.flush(10)
+        assert bring.rejected == 1
+        bring.add("someone", "j")
+    assert bring.sent == 1
+    assert len(seen) == 2
+
+
+def test_both_clients_offer_the_same() -> None:
+    def offered(kind: type[Any]) -> dict[str, Any]:
+        return {n: inspect.signature(m) for n, m in vars(kind).items() if callable(m) and not n.startswith("_")}
+
+    assert offered(Client) == offered(AsyncClient) | {
+        name: inspect.signature(getattr(Client, name)) for name in ("send", "close")
+    }
+    assert list(inspect.signature(Client.event).parameters)[:3] == ["self", "user", "item"]
+    assert Client.list.__name__ == "list"
+    assert Client.event.__doc__
+
+
+def test_importing_it_loads_nothing_heavy() -> None:
+    code = "import sys, zhiyin.client; print([m for m in ('httpx', 'numpy', 'polars', 'fastapi') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_without_httpx(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httpx", None)
+    with pytest.raises(MissingExtraError, match="httpx") as error:
+        Client(URL, KEY)
+    assert "zhiyin[client]" in str(error.value.remedy)
+    assert isinstance(error.value, ZhiyinError)
