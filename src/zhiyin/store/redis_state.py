@@ -1,0 +1,367 @@
+"""Live state in Redis, shared by processes and machines. The store stays the truth; Redis may go and come at any time.
+
+Of each user there is a list: a head (epoch and when they were forgotten), the events that were loaded, and after them
+those heard since. Who reads puts them in order, so that a write is one RPUSH; a list that has grown by SLACK is
+dropped and loaded anew.
+
+Three things keep it from ever serving what is old:
+
+- a lease: who misses takes one, loads, and may fill only while the lease stands. Whatever is heard of the user
+  meanwhile removes it, and then the next reader loads.
+- a tombstone: for GRACE after a user was forgotten nothing of them is held.
+- the epoch: a token shared by all. A list of another epoch does not count, nor does a lease. A process takes a new
+  epoch when it starts (one that died may have committed what it could not tell), when Redis answers again after a
+  failure (what was heard meanwhile is missing from the lists), and when the server behind the address is another than
+  before (one restarted from an old snapshot, or a replica that took over).
+
+While a process cannot reach Redis and another can, the other does not hear what the first commits until the first is
+back; at the latest TTL after the list was loaded it is read from the store again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeVar
+
+from zhiyin.core.errors import ConfigError, MissingExtraError
+from zhiyin.core.run import log
+from zhiyin.store.records import Event
+from zhiyin.store.state import DAY, EVENTS, GRACE, SHOWINGS, TTL, LiveState, Recent, Showings
+
+try:
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+except ImportError:
+    raise MissingExtraError("redis", "redis", "the live state in Redis") from None
+
+# Events that a list may grow by before it is loaded anew; users and events of one script.
+SLACK, BATCH = 250, 500
+# Seconds that Redis may take to answer; that a load may take; between two tries to reach it again, first and longest.
+PATIENCE, LEASE, PAUSE, LONGEST = 0.25, 30, 0.05, 2.0
+# Connections of a process at most; users forgotten while Redis was away, whose keys are removed when it is back.
+LINKS, MOST_OWED = 512, 10_000
+
+T = TypeVar("T")
+
+# -> the list; or a lease to fill it by; or "" for one forgotten a moment ago.
+_READ = """
+local epoch = redis.call('HGET', KEYS[1], 'token')
+if not epoch then
+  epoch = ARGV[1]
+  redis.call('HSET', KEYS[1], 'token', epoch)
+end
+local head = redis.call('LINDEX', KEYS[2], 0)
+if head and string.sub(head, 1, #epoch) == epoch then return redis.call('LRANGE', KEYS[2], 0, -1) end
+if redis.call('EXISTS', KEYS[4]) == 1 then return '' end
+local lease = redis.call('GET', KEYS[3])
+if not lease or string.sub(lease, 1, #epoch) ~= epoch then
+  lease = epoch .. ':' .. ARGV[1]
+  redis.call('SET', KEYS[3], lease, 'EX', ARGV[2])
+end
+return lease
+"""
+# The lease goes too: another reader's, who holds the same one, may be of before what is heard from now on.
+# -> 1 filled, 0 the lease is gone, -1 the user was forgotten.
+_FILL = """
+if redis.call('EXISTS', KEYS[4]) == 1 then return -1 end
+local epoch = redis.call('HGET', KEYS[1], 'token')
+if redis.call('GET', KEYS[3]) ~= ARGV[1] or not epoch or string.sub(ARGV[1], 1, #epoch) ~= epoch then return 0 end
+redis.call('DEL', KEYS[2], KEYS[3])
+redis.call('RPUSH', KEYS[2], epoch .. ':' .. ARGV[2], unpack(ARGV, 7))
+redis.call('EXPIRE', KEYS[2], ARGV[3])
+redis.call('ZADD', KEYS[5], ARGV[5], ARGV[6])
+redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', ARGV[4])
+return 1
+"""
+# KEYS: epoch, index, then list and lease of each user. ARGV: longest list, then of each user: hash, how many, events.
+_HEARD = """
+local epoch = redis.call('HGET', KEYS[1], 'token')
+local at = 2
+for n = 3, #KEYS, 2 do
+  local user, many = ARGV[at], tonumber(ARGV[at + 1])
+  redis.call('DEL', KEYS[n + 1])
+  local head = redis.call('LINDEX', KEYS[n], 0)
+  if head then
+    local size = redis.call('LLEN', KEYS[n])
+    if epoch and string.sub(head, 1, #epoch) == epoch and size + many <= tonumber(ARGV[1]) then
+      redis.call('RPUSH', KEYS[n], unpack(ARGV, at + 2, at + 1 + many))
+    else
+      redis.call('DEL', KEYS[n])
+      redis.call('ZREM', KEYS[2], user)
+    end
+  end
+  at = at + 2 + many
+end
+"""
+_SHOW = """
+if redis.call('EXISTS', KEYS[2]) == 1 then return end
+redis.call('LPUSH', KEYS[1], unpack(ARGV, 3))
+redis.call('LTRIM', KEYS[1], 0, ARGV[1] - 1)
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+"""
+_SAME_SERVER = """
+if redis.call('HGET', KEYS[1], 'server') ~= ARGV[1] then
+  redis.call('HSET', KEYS[1], 'server', ARGV[1], 'token', ARGV[2])
+end
+"""
+
+
+class _AwayError(Exception):
+    """Redis cannot be asked now."""
+
+
+class RedisState(LiveState):
+    """Shared by all processes that name the same Redis and the same `name`. One Redis, not a cluster.
+
+    While Redis does not answer, `recent` asks the store and showings are counted in this process; that is said once in
+    the log. One failure is enough: from then on a thread of its own tries again, and no request waits for it.
+
+    Parameters
+    ----------
+    url: "redis://[user:password@]host:port/0", "rediss://…" or "unix://…". name: of the tenant; no other sees its keys.
+    ttl: seconds that what was loaded may be used. clock: seconds; for tests.
+
+    Raises ConfigError for an address that cannot be and for a password that is refused; not where Redis is away.
+    """
+
+    def __init__(
+        self, url: str, name: str = "default", ttl: float = TTL, clock: Callable[[], float] = time.time
+    ) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name):
+            raise ConfigError(f"{name[:80]!r} is no name for live state", remedy="1 to 64 letters, digits, _ . and -")
+        if ttl < 1:
+            raise ConfigError(f"ttl = {ttl} is too short", remedy="one second or more")
+        self._name, self._ttl, self._clock = f"zy:{name}", int(ttl), clock
+        try:
+            self._redis: Any = redis.Redis.from_url(
+                url, decode_responses=True, protocol=2, socket_timeout=PATIENCE, socket_connect_timeout=PATIENCE,
+                max_connections=LINKS,                retry=Retry(NoBackoff(), 0), redis_connect_func=self._connected,
+            )  # fmt: skip
+        except (ValueError, TypeError):
+            raise ConfigError("the address of Redis cannot be read", remedy="redis://host:6379/0") from None
+        self._epoch, self._index = f"{self._name}:epoch", f"{self._name}:users"
+        self._read, self._fill, self._heard, self._show = (
+            self._redis.register_script(text) for text in (_READ, _FILL, _HEARD, _SHOW)
+        )
+        self._lock, self._stop, self._away = threading.Lock(), threading.Event(), False
+        self._mender: threading.Thread | None = None
+        self._owed: dict[str, int] = {}  # forgotten while Redis was away: hash, moment
+        self._showings = Showings(100_000, clock)  # of this process, while Redis is away
+        try:
+            with self._lock:
+                self._mend()
+        except redis.AuthenticationError:
+            self._redis.close()
+            raise ConfigError("Redis refuses the password", remedy="redis://user:password@host:6379/0") from None
+        except redis.RedisError as error:
+            self._lost(error)
+
+    # -- what users did ---------------------------------------------------------------------------------------------
+
+    def recent(self, user: str, load: Callable[[], Recent]) -> Recent:
+        who = _hash(user)
+        keys = [self._epoch, self._key("recent", who), self._key("lease", who), self._key("gone", who)]
+        while True:
+            try:
+                found = self._ask(partial(self._read, keys, [uuid.uuid4().hex, LEASE]))
+            except _AwayError:
+                return load().tidy()
+            if isinstance(found, list):
+                held = Recent((), int(found[0].partition(":")[2]))
+                return held.and_(_event(user, text) for text in found[1:])
+            loaded = load().tidy()
+            if not found:
+                return loaded
+            now = self._clock()
+            args = [found, loaded.forgotten, self._ttl, now, now + self._ttl, who, *map(_json, loaded.events)]
+            try:
+                filled = self._ask(partial(self._fill, [*keys, self._index], args))
+            except _AwayError:
+                return loaded
+            if filled >= 0:
+                return loaded
+            # Forgotten meanwhile: what was loaded may be from before.
+
+    def heard(self, events: Sequence[Event]) -> None:
+        of: dict[str, list[str]] = {}
+        for event in events:
+            of.setdefault(event.user, []).append(_json(event))
+        keys: list[str] = []
+        args: list[str] = []
+        for user, new in of.items():
+            who = _hash(user)
+            for at in range(0, len(new), BATCH):
+                piece = new[at : at + BATCH]
+                if keys and len(keys) + len(args) + len(piece) > 4 * BATCH:
+                    self._append(keys, args)
+                    keys, args = [], []
+                keys += [self._key("recent", who), self._key("lease", who)]
+                args += [who, str(len(piece)), *piece]
+        if keys:
+            self._append(keys, args)
+
+    def _append(self, keys: list[str], args: list[str]) -> None:
+        longest = str(1 + EVENTS + SLACK)
+        with suppress(_AwayError):  # the epoch changes before Redis is asked again
+            self._tell(partial(self._heard, [self._epoch, self._index, *keys], [longest, *args]))
+
+    def forget(self, user: str, moment: int) -> None:
+        """As of all states; while Redis is away: what it holds of the user cannot be read again once it is back, and is
+        removed then. Where this process ends before: it goes with its TTL, showings within a day."""
+        who = _hash(user)
+        self._showings.drop(user)
+        with self._lock:
+            self._owed[who] = moment
+            while len(self._owed) > MOST_OWED:
+                self._owed.pop(next(iter(self._owed)))
+        try:
+            self._tell(lambda: self._bury(who, moment))
+        except _AwayError:
+            return
+        with self._lock:
+            if self._owed.get(who) == moment:
+                del self._owed[who]
+
+    def _bury(self, who: str, moment: int) -> None:
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.set(self._key("gone", who), moment, px=int(GRACE * 1000))
+            pipe.delete(*(self._key(kind, who) for kind in ("recent", "lease", "shown")))
+            pipe.zrem(self._index, who)
+            pipe.execute()
+
+    # -- what users were shown --------------------------------------------------------------------------------------
+
+    def show(self, user: str, items: Sequence[str]) -> None:
+        if not items:
+            return
+        who, now = _hash(user), self._clock()
+        args: list[Any] = [SHOWINGS, int(DAY), *(f"{now}:{item}" for item in items[-SHOWINGS:])]
+        try:
+            self._ask(partial(self._show, [self._key("shown", who), self._key("gone", who)], args))
+        except _AwayError:
+            self._showings.add(user, items)
+
+    def shown(self, user: str) -> dict[str, int]:
+        try:
+            found = self._ask(lambda: self._redis.lrange(self._key("shown", _hash(user)), 0, SHOWINGS - 1))
+        except _AwayError:
+            return self._showings.counts(user)
+        since = self._clock() - DAY
+        parts = (text.partition(":") for text in found)
+        return dict(Counter(item for moment, _, item in parts if float(moment) > since))
+
+    # -- whole ------------------------------------------------------------------------------------------------------
+
+    @property
+    def users(self) -> int:
+        """Of how many users of this name Redis holds events; 0 while it is away."""
+        try:
+            return int(self._ask(lambda: self._redis.zcount(self._index, self._clock(), "+inf")))
+        except _AwayError:
+            return 0
+
+    @property
+    def away(self) -> bool:
+        """Whether Redis does not answer at the moment."""
+        return self._away
+
+    def close(self) -> None:
+        """Let the connections go; what is in Redis stays for the others."""
+        self._stop.set()
+        if self._mender is not None:
+            self._mender.join()
+        self._redis.close()
+
+    def _key(self, kind: str, who: str) -> str:
+        return f"{self._name}:{kind}:{who}"
+
+    # -- away and back ----------------------------------------------------------------------------------------------
+
+    def _ask(self, do: Callable[[], T]) -> T:
+        if self._away:
+            raise _AwayError
+        return self._do(do)
+
+    def _tell(self, do: Callable[[], T]) -> T:
+        """As `_ask`, for what must not be missed: who finds Redis away here finds it so before the new epoch."""
+        with self._lock:
+            away = self._away
+        if away:
+            raise _AwayError
+        return self._do(do)
+
+    def _do(self, do: Callable[[], T]) -> T:
+        try:
+            return do()
+        except redis.RedisError as error:
+            self._lost(error)
+            raise _AwayError from None
+
+    def _lost(self, error: Exception) -> None:
+        with self._lock:
+            if self._away or self._stop.is_set():
+                return
+            self._away = True
+            self._mender = threading.Thread(target=self._try_again, name="zhiyin-redis", daemon=True)
+            self._mender.start()
+        log.warning("live state: Redis does not answer (%s); the store is asked until it does", str(error)[:200])
+
+    def _try_again(self) -> None:
+        pause = PAUSE
+        while not self._stop.wait(pause):
+            pause = min(2 * pause, LONGEST)
+            try:
+                self._redis.ping()
+                with self._lock:  # so that nothing is missed between the new epoch and the end of being away
+                    self._mend()
+                    self._away = False
+            except redis.RedisError:
+                continue
+            self._showings.clear()
+            log.warning("live state: Redis answers again")
+            return
+
+    def _mend(self) -> None:
+        """Nothing that Redis holds counts any more; under the lock."""
+        for who, moment in list(self._owed.items()):
+            self._bury(who, moment)
+            del self._owed[who]
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hset(self._epoch, "token", uuid.uuid4().hex)
+            pipe.delete(self._index)
+            pipe.execute()
+
+    def _connected(self, connection: Any) -> None:
+        """Of every new connection: is the server the one that the lists were written to?"""
+        connection.on_connect()
+        connection.send_command("INFO", "server")
+        told = connection.read_response()
+        told = told.decode() if isinstance(told, bytes) else told
+        run = re.search(r"run_id:(\w+)", told)
+        connection.send_command("EVAL", _SAME_SERVER, 1, self._epoch, run[1] if run else "", uuid.uuid4().hex)
+        connection.read_response()
+
+
+def _hash(user: str) -> str:
+    """Bounds the length of a key, and keeps names out of what lists keys."""
+    return hashlib.sha256(user.encode()).hexdigest()[:32]
+
+
+def _json(event: Event) -> str:
+    kept = [event.item, event.time, event.kind, event.value, event.id, event.list_id]
+    return json.dumps(kept, ensure_ascii=False, separators=(",", ":"))
+
+
+def _event(user: str, text: str) -> Event:
+    item, moment, kind, value, key, list_id = json.loads(text)
+    return Event(user, item, moment, kind, value, key, list_id)

@@ -1,0 +1,278 @@
+"""What users did and were shown a moment ago, at hand for the very next answer. The store stays the truth.
+
+    state = Memory()
+    state.recent("alice", load)               # the newest events; `load` asks the store where they are not at hand
+    state.heard(events)                       # what the store has just committed
+    state.show("alice", ["film 7"]); state.shown("alice")     # {"film 7": 1}
+
+One process: `Memory`. Several on one store: `RedisState`, or `Direct`, which asks the store each time.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+
+from zhiyin.store.records import Event
+
+# Events held of a user; showings counted of a user, and for how many seconds.
+EVENTS, SHOWINGS, DAY = 500, 200, 86_400.0
+# Seconds that what was loaded may be used: then an import or a retention by another program is seen at the latest.
+TTL = 900.0
+# Seconds after a user was forgotten in which nothing of them is held: an event that was committed before and is heard
+# only after must not come back to life.
+GRACE = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """The newest events of a user.
+
+    Parameters
+    ----------
+    events: oldest first, at most EVENTS. forgotten: when the user was forgotten last, microseconds UTC; 0: never.
+    """
+
+    events: tuple[Event, ...] = ()
+    forgotten: int = 0
+
+    def and_(self, events: Iterable[Event]) -> Recent:
+        """With more events: each id once, sorted by time, those of one moment as they came, the newest EVENTS."""
+        known = {event.id: event for event in self.events}
+        for event in events:
+            known.setdefault(event.id, event)
+        if len(known) == len(self.events):
+            return self
+        return Recent(tuple(sorted(known.values(), key=attrgetter("time"))[-EVENTS:]), self.forgotten)
+
+    def tidy(self) -> Recent:
+        """Whatever was loaded, as `and_` would have it."""
+        return Recent((), self.forgotten).and_(self.events)
+
+
+class LiveState(ABC):
+    """Any number of threads may use one. An event is heard after its commit, and known by its id."""
+
+    @abstractmethod
+    def recent(self, user: str, load: Callable[[], Recent]) -> Recent:
+        """The newest events of a user: at hand, or by `load`, which reads the store. What `load` raises goes through.
+
+        `load` may be called more than once: again where the user was forgotten meanwhile.
+        """
+
+    @abstractmethod
+    def heard(self, events: Sequence[Event]) -> None:
+        """Events that the store has committed: every `recent` that begins after this knows them."""
+
+    @abstractmethod
+    def forget(self, user: str, moment: int) -> None:
+        """A user that the store has forgotten at a moment, microseconds UTC: nothing of them is held any more."""
+
+    @abstractmethod
+    def show(self, user: str, items: Sequence[str]) -> None:
+        """Items that a user is shown now. Not counted for GRACE after the user was forgotten, where that is known."""
+
+    @abstractmethod
+    def shown(self, user: str) -> dict[str, int]:
+        """How often each item was shown to a user, of the last SHOWINGS within a day."""
+
+    @property
+    @abstractmethod
+    def users(self) -> int:
+        """Of how many users events are at hand."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of what is held."""
+
+
+class Showings:
+    """What users were shown lately, in this process. At most `users` of them; who was shown none longest goes first."""
+
+    def __init__(self, users: int, clock: Callable[[], float] = time.time) -> None:
+        self._most, self._clock, self._lock = users, clock, threading.Lock()
+        self._of: OrderedDict[str, deque[tuple[float, str]]] = OrderedDict()
+
+    def add(self, user: str, items: Sequence[str]) -> None:
+        if not items:
+            return
+        now = self._clock()
+        with self._lock:
+            self._of.setdefault(user, deque(maxlen=SHOWINGS)).extend((now, item) for item in items)
+            self._of.move_to_end(user)
+            while len(self._of) > self._most:
+                self._of.popitem(last=False)
+
+    def counts(self, user: str) -> dict[str, int]:
+        since = self._clock() - DAY
+        with self._lock:
+            found = self._of.get(user)
+            while found and found[0][0] <= since:
+                found.popleft()
+            if found is not None and not found:
+                del self._of[user]
+            return dict(Counter(item for _, item in found or ()))
+
+    def drop(self, user: str) -> None:
+        with self._lock:
+            self._of.pop(user, None)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._of.clear()
+
+
+@dataclass(slots=True)
+class _Loading:
+    """A user whose events are being loaded, by how many threads, and what happened since the first began."""
+
+    loaders: int = 0
+    forgets: int = 0
+    heard: Recent = field(default_factory=Recent)
+
+
+class Memory(LiveState):
+    """In this process's memory: right where it alone writes to the store.
+
+    Parameters
+    ----------
+    users: held at most; who was asked for longest ago goes first. ttl: seconds that what was loaded may be used.
+    clock: seconds; for tests.
+    """
+
+    def __init__(self, users: int = 100_000, ttl: float = TTL, clock: Callable[[], float] = time.time) -> None:
+        self._most, self._ttl, self._clock, self._lock = users, ttl, clock, threading.Lock()
+        self._held: OrderedDict[str, tuple[Recent, float]] = OrderedDict()
+        self._loading: dict[str, _Loading] = {}
+        self._gone: OrderedDict[str, float] = OrderedDict()  # until when nothing is held of one forgotten
+        self._showings = Showings(users, clock)
+
+    def recent(self, user: str, load: Callable[[], Recent]) -> Recent:
+        while True:
+            with self._lock:
+                held, until = self._held.get(user, (None, 0.0))
+                if held is not None and self._clock() < until:
+                    self._held.move_to_end(user)
+                    return held
+                self._held.pop(user, None)
+                loading = self._loading.setdefault(user, _Loading())
+                loading.loaders += 1
+                before = loading.forgets
+            try:
+                found = load().tidy()
+            except BaseException:
+                with self._lock:
+                    self._leave(user, loading)
+                raise
+            with self._lock:
+                self._leave(user, loading)
+                if loading.forgets == before:
+                    return self._keep(user, found, loading)
+            # Forgotten meanwhile: what was loaded may be from before.
+
+    def _leave(self, user: str, loading: _Loading) -> None:
+        loading.loaders -= 1
+        if not loading.loaders:
+            del self._loading[user]
+
+    def _keep(self, user: str, found: Recent, loading: _Loading) -> Recent:
+        """What was loaded and what was heard since; under the lock."""
+        if self._is_gone(user):
+            return found
+        if user in self._held:  # another thread was faster, and has heard all since
+            return self._held[user][0]
+        found = found.and_(loading.heard.events)
+        self._held[user] = found, self._clock() + self._ttl
+        while len(self._held) > self._most:
+            self._held.popitem(last=False)
+        return found
+
+    def heard(self, events: Sequence[Event]) -> None:
+        of: dict[str, list[Event]] = {}
+        for event in events:
+            of.setdefault(event.user, []).append(event)
+        with self._lock:
+            for user, new in of.items():
+                if user in self._held:
+                    held, until = self._held[user]
+                    self._held[user] = held.and_(new), until
+                if user in self._loading:
+                    loading = self._loading[user]
+                    loading.heard = loading.heard.and_(new)
+
+    def forget(self, user: str, moment: int) -> None:
+        now = self._clock()
+        with self._lock:
+            self._held.pop(user, None)
+            self._gone[user] = now + GRACE
+            self._gone.move_to_end(user)
+            while len(self._gone) > self._most or next(iter(self._gone.values())) <= now:
+                self._gone.popitem(last=False)
+            if user in self._loading:
+                loading = self._loading[user]
+                loading.forgets += 1
+                loading.heard = Recent()
+            self._showings.drop(user)
+
+    def _is_gone(self, user: str) -> bool:
+        return self._gone.get(user, 0.0) > self._clock()
+
+    def show(self, user: str, items: Sequence[str]) -> None:
+        with self._lock:
+            if not self._is_gone(user):
+                self._showings.add(user, items)
+
+    def shown(self, user: str) -> dict[str, int]:
+        return self._showings.counts(user)
+
+    @property
+    def users(self) -> int:
+        return len(self._held)
+
+    def close(self) -> None:
+        with self._lock:
+            self._held.clear()
+        self._showings.clear()
+
+
+class Direct(LiveState):
+    """Holds no events: each `recent` asks the store. Right for several processes on one store without Redis.
+
+    What users were shown is held in this process alone: with n processes behind one port, a cap of c showings may let
+    up to n × c through, and what the others counted of one forgotten passes with its day. Use `RedisState` where caps
+    must be exact.
+
+    Parameters
+    ----------
+    users: whose showings are held at most. clock: seconds; for tests.
+    """
+
+    def __init__(self, users: int = 100_000, clock: Callable[[], float] = time.time) -> None:
+        self._showings = Showings(users, clock)
+
+    def recent(self, user: str, load: Callable[[], Recent]) -> Recent:
+        return load().tidy()
+
+    def heard(self, events: Sequence[Event]) -> None:
+        """Nothing to do: the store has them."""
+
+    def forget(self, user: str, moment: int) -> None:
+        self._showings.drop(user)
+
+    def show(self, user: str, items: Sequence[str]) -> None:
+        self._showings.add(user, items)
+
+    def shown(self, user: str) -> dict[str, int]:
+        return self._showings.counts(user)
+
+    @property
+    def users(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        self._showings.clear()

@@ -1,0 +1,361 @@
+"""What every live state does, wherever it holds things: inherit `StateConformance` and say how one is made."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zhiyin.store.records import Event
+from zhiyin.store.state import DAY, EVENTS, SHOWINGS, LiveState, Recent
+
+NOW = 1_700_000_000_000_000
+
+
+def event(n: int, user: str = "alice", **more: object) -> Event:
+    return Event(user, f"film {n}", NOW + n, id=f"{user}-{n}", **more)  # type: ignore[arg-type]
+
+
+class Shop:
+    """A plain store, and how often it was asked."""
+
+    def __init__(self) -> None:
+        self.log: list[Event] = []
+        self.forgotten: dict[str, int] = {}
+        self.asked = 0
+
+    def now(self, user: str) -> Recent:
+        of = sorted((e for e in self.log if e.user == user), key=lambda e: e.time)
+        return Recent(tuple(of[-EVENTS:]), self.forgotten.get(user, 0))
+
+    def load(self, user: str) -> Callable[[], Recent]:
+        def ask() -> Recent:
+            self.asked += 1
+            return self.now(user)
+
+        return ask
+
+    def forget(self, user: str, moment: int) -> None:
+        self.log = [e for e in self.log if e.user != user]
+        self.forgotten[user] = moment
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+class StateConformance:
+    holds = True
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def make(cls) -> Iterator[Callable[[Callable[[], float]], LiveState]]:
+        """Of a clock a state with nothing in it."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def clock(self) -> Clock:
+        return Clock()
+
+    @pytest.fixture
+    def state(self, make: Callable[[Callable[[], float]], LiveState], clock: Clock) -> Iterator[LiveState]:
+        made = make(clock)
+        yield made
+        made.close()
+
+    @pytest.fixture
+    def shop(self) -> Shop:
+        return Shop()
+
+    # -- events -----------------------------------------------------------------------------------------------------
+
+    def test_what_was_heard_counts_in_the_next_answer(self, state: LiveState, shop: Shop) -> None:
+        assert state.recent("alice", shop.load("alice")) == Recent()
+        for n in range(3):
+            shop.log.append(event(n))
+            state.heard([event(n)])
+            assert state.recent("alice", shop.load("alice")).events == tuple(event(m) for m in range(n + 1))
+        assert shop.asked == (1 if self.holds else 4)
+        assert state.users == (1 if self.holds else 0)
+
+    def test_every_field_comes_back(self, state: LiveState, shop: Shop) -> None:
+        state.recent("知音 🎧", shop.load("知音 🎧"))
+        whole = Event("知音 🎧", 'a:"b"\\', NOW, "观看", 2.5, "id:1", "list 1")
+        bare = Event("知音 🎧", "c", NOW + 1, id="2")
+        shop.log += [whole, bare]
+        state.heard([whole, bare])
+        for _ in range(2):
+            assert state.recent("知音 🎧", shop.load("知音 🎧")) == Recent((whole, bare), 0)
+
+    def test_late_events_find_their_place_and_those_of_one_moment_stay_as_they_came(
+        self, state: LiveState, shop: Shop
+    ) -> None:
+        shop.log += [event(5), event(9)]
+        state.recent("alice", shop.load("alice"))
+        same = [Event("alice", f"b{n}", NOW + 7, id=f"z{9 - n}") for n in range(4)]
+        for late in [event(1), *same]:
+            shop.log.append(late)
+            state.heard([late])
+        items = [e.item for e in state.recent("alice", shop.load("alice")).events]
+        assert items == ["film 1", "film 5", "b0", "b1", "b2", "b3", "film 9"]
+
+    def test_heard_twice_counts_once(self, state: LiveState, shop: Shop) -> None:
+        shop.log += [event(1), event(2)]
+        state.recent("alice", shop.load("alice"))
+        state.heard([event(2), event(2)])
+        state.heard([event(1)])
+        assert state.recent("alice", shop.load("alice")).events == (event(1), event(2))
+
+    def test_the_newest_events_are_kept(self, state: LiveState, shop: Shop) -> None:
+        shop.log += [event(n) for n in range(EVENTS + 20)]
+        assert state.recent("alice", shop.load("alice")) == shop.now("alice")
+        for start in (2_000, 3_000, 1_000):  # the last ones late
+            new = [event(start + n) for n in range(300)]
+            shop.log += new
+            state.heard(new)
+            assert state.recent("alice", shop.load("alice")) == shop.now("alice")
+
+    def test_many_users_at_once(self, state: LiveState, shop: Shop) -> None:
+        names = [f"u{n}" for n in range(700)]
+        for name in names[::2]:
+            state.recent(name, shop.load(name))
+        new = [event(n, user=name) for n in range(3) for name in names]
+        shop.log += new
+        state.heard(new)
+        assert state.users == (350 if self.holds else 0)
+        of: dict[str, list[Event]] = {}
+        for each in new:
+            of.setdefault(each.user, []).append(each)
+        for name in names[:100]:
+            assert state.recent(name, lambda name=name: Recent(tuple(of[name]))).events == tuple(of[name])
+        many = [event(n, user="u0") for n in range(10, 2_500)]
+        state.heard(many)
+        found = state.recent("u0", lambda: Recent(tuple(many[-EVENTS:])))
+        assert found.events == tuple(many[-EVENTS:])
+
+    def test_what_load_raises_goes_through_and_spoils_nothing(self, state: LiveState, shop: Shop) -> None:
+        def fails() -> Recent:
+            raise KeyError("the store is away")
+
+        with pytest.raises(KeyError):
+            state.recent("alice", fails)
+        shop.log.append(event(1))
+        state.heard([event(1)])
+        assert state.recent("alice", shop.load("alice")).events == (event(1),)
+
+    # -- races ------------------------------------------------------------------------------------------------------
+
+    def slow(self, state: LiveState, shop: Shop, meanwhile: Callable[[], None]) -> Recent:
+        """A load that has read the store when `meanwhile` happens in another thread."""
+        read, done = threading.Barrier(2, timeout=10), threading.Barrier(2, timeout=10)
+        asked = []
+
+        def load() -> Recent:
+            found = shop.now("alice")
+            asked.append(1)
+            if len(asked) == 1:
+                read.wait()
+                done.wait()
+            return found
+
+        got: list[Recent] = []
+        thread = threading.Thread(target=lambda: got.append(state.recent("alice", load)))
+        thread.start()
+        read.wait()
+        meanwhile()
+        done.wait()
+        thread.join(10)
+        assert len(got) == 1
+        return got[0]
+
+    def test_heard_while_loading_is_not_lost(self, state: LiveState, shop: Shop) -> None:
+        shop.log.append(event(1))
+
+        def meanwhile() -> None:
+            shop.log.append(event(2))
+            state.heard([event(2)])
+
+        self.slow(state, shop, meanwhile)
+        assert state.recent("alice", shop.load("alice")).events == (event(1), event(2))
+
+    def test_heard_while_loading_and_loaded_too_is_not_doubled(self, state: LiveState, shop: Shop) -> None:
+        shop.log += [event(1), event(2)]
+        self.slow(state, shop, lambda: state.heard([event(2)]))
+        assert state.recent("alice", shop.load("alice")).events == (event(1), event(2))
+
+    def test_a_faster_reader_does_not_hide_it(self, state: LiveState, shop: Shop) -> None:
+        shop.log.append(event(1))
+
+        def meanwhile() -> None:
+            state.recent("alice", shop.load("alice"))  # fills
+            shop.log.append(event(2))
+            state.heard([event(2)])
+            state.recent("alice", shop.load("alice"))
+
+        self.slow(state, shop, meanwhile)
+        assert state.recent("alice", shop.load("alice")).events == (event(1), event(2))
+
+    def test_forgotten_while_loading_does_not_come_back(self, state: LiveState, shop: Shop) -> None:
+        shop.log.append(event(1))
+
+        def meanwhile() -> None:
+            shop.forget("alice", NOW)
+            state.forget("alice", NOW)
+
+        found = self.slow(state, shop, meanwhile)
+        if self.holds:
+            assert found == Recent((), NOW)
+        assert state.recent("alice", shop.load("alice")) == Recent((), NOW)
+
+    def test_many_threads(self, state: LiveState, shop: Shop) -> None:
+        lock, wrong = threading.Lock(), []
+
+        def act(name: str) -> None:
+            for n in range(40):
+                new = event(n, user=name)
+                with lock:
+                    shop.log.append(new)
+                state.heard([new])
+                with lock:
+                    want = [e.id for e in shop.now(name).events]
+                got = [e.id for e in state.recent(name, lambda: snapshot(name)).events]
+                if not set(want) <= set(got) or len(set(got)) != len(got):
+                    wrong.append((want, got))
+
+        def snapshot(name: str) -> Recent:
+            with lock:
+                return shop.now(name)
+
+        def act_again(name: str) -> None:
+            for _ in range(40):
+                state.recent(name, lambda: snapshot(name))
+
+        threads = [threading.Thread(target=act, args=(f"u{n}",)) for n in range(4)]
+        threads += [threading.Thread(target=act_again, args=(f"u{n}",)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert wrong == []
+
+    # -- forgetting -------------------------------------------------------------------------------------------------
+
+    def test_forgotten(self, state: LiveState, shop: Shop, clock: Clock) -> None:
+        shop.log += [event(1), event(1, user="bob")]
+        for name in ("alice", "bob"):
+            state.recent(name, shop.load(name))
+            state.show(name, ["x"])
+        shop.forget("alice", NOW + 5)
+        state.forget("alice", NOW + 5)
+        assert state.recent("alice", shop.load("alice")) == Recent((), NOW + 5)
+        assert state.shown("alice") == {}
+        # One that the store has removed too, heard only now: its thread was slower than the one that forgot.
+        state.heard([event(1)])
+        assert state.recent("alice", shop.load("alice")) == Recent((), NOW + 5)
+        shop.log.append(event(9))
+        state.heard([event(9)])
+        assert state.recent("alice", shop.load("alice")) == Recent((event(9),), NOW + 5)
+        assert state.recent("bob", shop.load("bob")).events == (event(1, user="bob"),)
+        assert state.shown("bob") == {"x": 1}
+
+    # -- shown ------------------------------------------------------------------------------------------------------
+
+    def test_showings_are_counted(self, state: LiveState, clock: Clock) -> None:
+        assert state.shown("alice") == {}
+        state.show("alice", ["a", "b:1", "知"])
+        state.show("alice", ["a"])
+        state.show("alice", [])
+        assert state.shown("alice") == {"a": 2, "b:1": 1, "知": 1}
+        assert state.shown("bob") == {}
+
+    def test_showings_pass_within_a_day(self, state: LiveState, clock: Clock) -> None:
+        state.show("alice", ["a"])
+        clock.seconds += DAY - 10
+        state.show("alice", ["a", "b"])
+        clock.seconds += 11
+        assert state.shown("alice") == {"a": 1, "b": 1}
+        clock.seconds += DAY
+        assert state.shown("alice") == {}
+
+    def test_the_last_showings_are_counted(self, state: LiveState) -> None:
+        for start in range(0, SHOWINGS + 50, 50):
+            state.show("alice", [f"i{start + n}" for n in range(50)])
+        assert state.shown("alice") == {f"i{n}": 1 for n in range(50, SHOWINGS + 50)}
+        state.show("alice", ["x"] * 1_000)
+        assert state.shown("alice") == {"x": SHOWINGS}
+
+    # -- against a plain model --------------------------------------------------------------------------------------
+
+    steps = st.lists(
+        st.one_of(
+            st.tuples(st.just("act"), st.sampled_from("ab"), st.lists(st.integers(0, 9), min_size=1, max_size=4)),
+            st.tuples(st.just("burst"), st.sampled_from("ab"), st.integers(0, 400)),
+            st.tuples(st.just("again"), st.sampled_from("ab"), st.just(0)),
+            st.tuples(st.just("ask"), st.sampled_from("ab"), st.just(0)),
+            st.tuples(st.just("act while asked"), st.sampled_from("ab"), st.integers(0, 9)),
+            st.tuples(st.just("forget"), st.sampled_from("ab"), st.just(0)),
+            st.tuples(st.just("show"), st.sampled_from("ab"), st.lists(st.sampled_from("xyz"), max_size=5)),
+            st.tuples(st.just("wait"), st.just("a"), st.sampled_from([1, 70, 1_000])),
+        ),
+        max_size=25,
+    )
+
+    def test_as_a_plain_model(self, make: Callable[[Callable[[], float]], LiveState]) -> None:
+        given(steps=self.steps)(lambda steps: self.follow(make, steps))()
+
+    def follow(self, make: Callable[[Callable[[], float]], LiveState], steps: list[tuple[str, str, object]]) -> None:
+        clock, shop = Clock(), Shop()
+        state = make(clock)
+        shown: dict[str, Counter[str]] = {"a": Counter(), "b": Counter()}
+        barred = set()  # from counting, for a while, which not every state takes from our clock
+        number = 0
+
+        def act(user: str, moments: list[int]) -> None:
+            nonlocal number
+            new = []
+            for moment in moments:
+                number += 1
+                new.append(Event(user, f"i{number}", NOW + moment, value=float(moment), id=f"e{number}"))
+            shop.log += new
+            state.heard(new)
+
+        for what, user, arg in steps:
+            if what == "act":
+                act(user, arg)  # type: ignore[arg-type]
+            elif what == "burst":
+                act(user, [n * 7919 % 1_000 for n in range(arg)])  # type: ignore[arg-type]
+            elif what == "again":
+                # Of those still at hand: the store tells a retry of an older one from a new event.
+                state.heard(shop.now(user).events[-3:])
+            elif what == "act while asked":
+
+                def load(user: str = user, moment: int = arg) -> Recent:  # type: ignore[assignment]
+                    found = shop.now(user)
+                    act(user, [moment])
+                    return found
+
+                state.recent(user, load)
+            elif what == "forget":
+                moment = NOW + number
+                shop.forget(user, moment)
+                state.forget(user, moment)
+                shown[user].clear()
+                barred.add(user)
+            elif what == "show":
+                if user not in barred:
+                    state.show(user, arg)  # type: ignore[arg-type]
+                    shown[user].update(arg)  # type: ignore[arg-type]
+            elif what == "wait":
+                clock.seconds += arg  # type: ignore[operator]
+            assert state.shown(user) == dict(shown[user])
+            if what != "wait":
+                assert state.recent(user, shop.load(user)) == shop.now(user)
+        state.close()
