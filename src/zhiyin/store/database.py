@@ -10,8 +10,9 @@ number of threads and processes may use one database.
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 import json
+import operator
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,118 +22,85 @@ import polars as pl
 
 from zhiyin.core.errors import ConfigError, DataError, MissingExtraError
 from zhiyin.core.folders import whole_folder
-from zhiyin.core.run import log
-from zhiyin.store.records import ID, Event, columns, text
+from zhiyin.core.run import Run, log
+from zhiyin.store.errors import StoreAwayError, StoreFullError, plain_errors
+from zhiyin.store.records import ID, Event, columns, made, text
+from zhiyin.store.tables import EVENTS, FORGOTTEN, IMPRESSIONS, LISTS, THINGS
+from zhiyin.store.traces import EVENT, Lists, hash_of
 
 try:
     import sqlalchemy as sa
-    from sqlalchemy.dialects import postgresql, sqlite
 except ImportError:
     raise MissingExtraError("sqlalchemy", "serve", "the store") from None
 
+__all__ = ["BATCH", "EVENTS", "THINGS", "Store", "StoreAwayError", "StoreFullError", "hash_of", "sa"]
+
 # Events of one transaction at most, and rows of one statement.
 BATCH, ROWS = 10_000, 500
-# Seconds that a writer waits for another one of the same SQLite file.
-PATIENCE = 10.0
-
-_meta = sa.MetaData()
-EVENTS = sa.Table(
-    "events",
-    _meta,
-    sa.Column("seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
-    sa.Column("id", sa.String(ID), nullable=False, unique=True),
-    sa.Column("user", sa.String(ID), nullable=False),
-    sa.Column("item", sa.String(ID), nullable=False),
-    sa.Column("time", sa.BigInteger, nullable=False),
-    sa.Column("kind", sa.String(64), nullable=False),
-    sa.Column("value", sa.Float),
-    sa.Column("list_id", sa.String(ID)),
-    sa.Column("received", sa.BigInteger, nullable=False),
-    sa.Index("events_user_time", "user", "time"),
-)
-THINGS = {
-    name: sa.Table(
-        name,
-        _meta,
-        sa.Column("seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
-        sa.Column("id", sa.String(ID), nullable=False),
-        sa.Column("version", sa.Integer, nullable=False),
-        sa.Column("columns", sa.Text),  # JSON; NULL: deleted
-        sa.Column("received", sa.BigInteger, nullable=False),
-        sa.UniqueConstraint("id", "version"),
-    )
-    for name in ("items", "users")
-}
-_META = sa.Table("meta", _meta, sa.Column("key", sa.String(64), primary_key=True), sa.Column("value", sa.Text))
-# Who was forgotten, as hashes: a version that had learned of them must not remember. `received`: when.
-_FORGOTTEN = sa.Table(
-    "forgotten", _meta, sa.Column("hash", sa.String(64), primary_key=True), sa.Column("received", sa.BigInteger)
-)
-FORMAT = "1"
+# How often `forget` removes what its own search still finds.
+ROUNDS = 3
 _SCHEMA = {
     "seq": pl.Int64, "id": pl.String, "user": pl.String, "item": pl.String, "time": pl.Int64, "kind": pl.String,
     "value": pl.Float64, "list_id": pl.String, "received": pl.Int64,
 }  # fmt: skip
+_FRAMES: dict[str, dict[str, Any]] = {
+    "lists": {
+        "list_id": pl.String, "user": pl.String, "time": pl.Int64, "version": pl.Int64, "placement": pl.String,
+        "head": pl.String, "arrays": pl.Binary,
+    },
+    "impressions": {"list_id": pl.String, "time": pl.Int64, "items": pl.String},
+    "forgotten": {"hash": pl.String, "received": pl.Int64},
+}  # fmt: skip
+_KEPT = ("id", "user", "item", "time", "kind", "value", "list_id")
+_fields = operator.attrgetter(*_KEPT)
+_COLUMNS = ", ".join(f'"{name}"' for name in EVENT)
+_NEWEST = f'SELECT {_COLUMNS} FROM events WHERE "user" = ? ORDER BY time DESC, seq DESC LIMIT ?'
+_GONE = "SELECT received FROM forgotten WHERE hash = ?"
+# Of a user: when forgotten, and the newest events, in one look at one state.
+_RECENT = sa.text(f"""
+    SELECT f.received, e.* FROM (SELECT (SELECT received FROM forgotten WHERE hash = :hash) AS received) AS f
+    LEFT JOIN (SELECT {_COLUMNS}, seq FROM events WHERE "user" = :user ORDER BY time DESC, seq DESC LIMIT :most) AS e
+    ON TRUE ORDER BY e.time, e.seq
+""")
+# Many rows by one statement whose text is always the same.
+_UNNEST = """
+    INSERT INTO events (id, "user", item, time, kind, value, list_id, received)
+    SELECT id, "user", item, time, kind, value, list_id, %s::bigint
+    FROM unnest(%s::text[], %s::text[], %s::text[], %s::bigint[], %s::text[], %s::float8[], %s::text[])
+    WITH ORDINALITY AS t(id, "user", item, time, kind, value, list_id, place) ORDER BY place
+    ON CONFLICT (id) DO NOTHING RETURNING id
+"""
 
 
-class Store:
-    """Events, items and users in one database. Raises ConfigError for an address that cannot be opened.
+# What `forget` says.
+PROOF = tuple(
+    f"{what} {how}" for how in ("removed", "found") for what in ("events", "versions", "lists", "impressions")
+)
+
+
+def _many(rows: int) -> str:
+    """SQLite's statement for so many events; its first parameter is when they were received."""
+    places = ", ".join(
+        "(" + ", ".join(f"?{2 + row * len(_KEPT) + at}" for at in range(len(_KEPT))) + ", ?1)" for row in range(rows)
+    )
+    names = ", ".join(f'"{name}"' for name in _KEPT)
+    return f"INSERT INTO events ({names}, received) VALUES {places} ON CONFLICT (id) DO NOTHING"
+
+
+# A statement is prepared once for each number of rows: these add up to any number in few steps.
+_MANY = {size: _many(size) for size in (100, 10, 1)}
+
+
+class Store(Lists):
+    """Events, items, users, placements and lists in one database. Raises ConfigError where it cannot be opened.
+
+    Every method raises StoreFullError where the disk is full and StoreAwayError where the database cannot be reached;
+    when the cause is gone the same Store works again.
 
     Parameters
     ----------
     address: "sqlite:///path" or a path, or "postgresql://...". Tables are made where they are missing.
     """
-
-    def __init__(self, address: str | Path) -> None:
-        address = str(address)
-        if "://" not in address:
-            address = f"sqlite:///{address}"
-        if address.startswith("postgresql://"):
-            address = address.replace("postgresql://", "postgresql+psycopg://", 1)
-        try:
-            self._url = sa.make_url(address)
-            dialect = self._url.get_backend_name()
-        except sa.exc.SQLAlchemyError:
-            raise ConfigError(
-                "the store's address cannot be read", remedy="sqlite:///shop.db or postgresql://…"
-            ) from None
-        if dialect not in ("sqlite", "postgresql"):
-            raise ConfigError(f"there is no store for {dialect}", remedy="sqlite:///shop.db or postgresql://…")
-        self.dialect = dialect
-        if dialect == "sqlite":
-            if self._url.database in (None, "", ":memory:"):
-                raise ConfigError("a store in memory would lose events", remedy="name a file: sqlite:///shop.db")
-            Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
-            self._engine = sa.create_engine(self._url, connect_args={"timeout": PATIENCE})
-            sa.event.listen(self._engine, "connect", _durable)
-            sa.event.listen(self._engine, "begin", _begin)
-        else:
-            self._engine = sa.create_engine(self._url, pool_pre_ping=True, pool_size=8, max_overflow=8)
-        self._reader = self._engine.execution_options(writes=False)
-        self._insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
-        try:
-            _meta.create_all(self._engine)
-            with self._engine.begin() as link:
-                made = self._insert(_META).values(key="format", value=FORMAT).on_conflict_do_nothing()
-                link.execute(made)
-                found = link.execute(sa.select(_META.c.value).where(_META.c.key == "format")).scalar_one()
-        except sa.exc.DBAPIError as error:
-            raise ConfigError(
-                f"the store cannot be opened: {_reason(error)}", file=self._url.render_as_string(hide_password=True),
-                remedy="check the address, its rights, and whether the database runs",
-            ) from None  # fmt: skip
-        if found != FORMAT:
-            raise ConfigError(
-                f"the store is of format {found}, not {FORMAT}", file=self._url.render_as_string(hide_password=True),
-                remedy="use the version of zhiyin that wrote it",
-            )  # fmt: skip
-
-    def close(self) -> None:
-        """Let the connections go."""
-        self._engine.dispose()
-
-    def __repr__(self) -> str:
-        return f"Store({self._url.render_as_string(hide_password=True)!r})"
 
     # -- events -----------------------------------------------------------------------------------------------------
 
@@ -151,28 +119,67 @@ class Store:
         first: dict[str, int] = {}
         for at, event in enumerate(rows):
             first.setdefault(event.id, at)
-        new: set[str] = set()
-        names = ("id", "user", "item", "time", "kind", "value", "list_id")
-        once = [rows[at] for at in first.values()]
-        with self._engine.begin() as link:
-            for start in range(0, len(once), ROWS):
-                values = [{name: getattr(e, name) for name in names} | {"received": now}
-                          for e in once[start : start + ROWS]]  # fmt: skip
-                kept = self._insert(EVENTS).values(values).on_conflict_do_nothing(index_elements=["id"])
-                new.update(link.execute(kept.returning(EVENTS.c.id)).scalars())
-        return [event.id in new and first[event.id] == at for at, event in enumerate(rows)]
+        if not first:
+            return []
+        once = list(rows) if len(first) == len(rows) else [rows[at] for at in first.values()]
+        new = self._keep_in_file(once, now) if self.path is not None else self._keep_on_server(once, now)
+        if new is None and once is not rows and len(once) == len(rows):
+            return [True] * len(rows)
+        return [(new is None or event.id in new) and first[event.id] == at for at, event in enumerate(rows)]
+
+    def _keep_in_file(self, once: list[Event], now: int) -> set[str] | None:
+        """Ids of those that are new; None: all."""
+        with self._raw_writing() as link:
+            before = link.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0]
+            kept, start = 0, 0
+            for size, statement in _MANY.items():
+                while len(once) - start >= size:
+                    part = itertools.chain.from_iterable(map(_fields, once[start : start + size]))
+                    kept += link.execute(statement, (now, *part)).rowcount
+                    start += size
+            if kept == len(once):
+                return None
+            return {row[0] for row in link.execute("SELECT id FROM events WHERE seq > ?", (before,))}
+
+    def _keep_on_server(self, once: list[Event], now: int) -> set[str]:
+        parts: list[list[Any]] = [list(part) for part in zip(*map(_fields, once), strict=True)]
+        parts[5] = [None if value is None else float(value) for value in parts[5]]
+        with self._writing() as link:
+            return set(link.exec_driver_sql(_UNNEST, (now, *parts)).scalars())
 
     def history(self, user: str, most: int = 1_000) -> list[Event]:
         """The newest events of a user, oldest first."""
-        newest = sa.select(EVENTS).where(EVENTS.c.user == user).order_by(EVENTS.c.time.desc(), EVENTS.c.seq.desc())
-        with self._reader.connect() as link:
-            rows = link.execute(newest.limit(most)).mappings().all()
-        return [_event(row) for row in reversed(rows)]
+        if self.path is not None:
+            with self._raw() as raw:
+                rows = raw.execute(_NEWEST, (user, most)).fetchall()
+        else:
+            newest = sa.select(*(EVENTS.c[name] for name in EVENT)).where(EVENTS.c.user == user)
+            newest = newest.order_by(EVENTS.c.time.desc(), EVENTS.c.seq.desc()).limit(most)
+            with self._reading() as link:
+                rows = link.execute(newest).all()
+        rows.reverse()
+        return made(rows)
+
+    def recent(self, user: str, most: int = 1_000) -> tuple[list[Event], int]:
+        """`history` and `forgotten` of a user, both of one moment."""
+        if self.path is None:
+            with self._reading() as link:
+                rows = link.execute(_RECENT, {"hash": hash_of(user), "user": user, "most": most}).all()
+            return made(row[1:8] for row in rows if row[1] is not None), int(rows[0][0] or 0)
+        with self._raw() as raw:
+            raw.execute("BEGIN")
+            try:
+                gone = raw.execute(_GONE, (hash_of(user),)).fetchone()
+                rows = raw.execute(_NEWEST, (user, most)).fetchall()
+            finally:
+                raw.execute("COMMIT")
+        rows.reverse()
+        return made(rows), int(gone[0] or 0) if gone else 0
 
     def events(self, after: int = 0, most: int = 100_000) -> pl.DataFrame:
         """Events in the order they came, from the one after a `seq` on: a frame with all columns of the table."""
         asked = sa.select(EVENTS).where(EVENTS.c.seq > after).order_by(EVENTS.c.seq).limit(most)
-        with self._reader.connect() as link:
+        with self._reading() as link:
             return pl.DataFrame(link.execute(asked).all(), schema=_SCHEMA, orient="row")
 
     def parts(self, after: int = 0, size: int = 100_000) -> Iterator[pl.DataFrame]:
@@ -184,29 +191,35 @@ class Store:
     @property
     def last(self) -> int:
         """`seq` of the last event; 0 where there is none."""
-        with self._reader.connect() as link:
-            return int(link.execute(sa.select(sa.func.coalesce(sa.func.max(EVENTS.c.seq), 0))).scalar_one())
+        return self._last(EVENTS)
+
+    def _last(self, of: sa.Table) -> int:
+        with self._reading() as link:
+            return int(link.execute(sa.select(sa.func.coalesce(sa.func.max(of.c.seq), 0))).scalar_one())
 
     def count(self) -> int:
         """How many events there are."""
-        with self._reader.connect() as link:
+        with self._reading() as link:
             return int(link.execute(sa.select(sa.func.count()).select_from(EVENTS)).scalar_one())
 
     def drop_before(self, moment: int) -> int:
         """Retention: forget events from before a moment, microseconds UTC. Returns how many there were."""
-        gone = 0
-        while True:
-            some = sa.select(EVENTS.c.seq).where(EVENTS.c.time < moment).limit(BATCH)
-            with self._engine.begin() as link:
-                found = link.execute(sa.delete(EVENTS).where(EVENTS.c.seq.in_(some))).rowcount
-            gone += found
-            if not found:
-                return gone
+        return sum(self.dropping(moment))
 
-    # -- items and users --------------------------------------------------------------------------------------------
+    def dropping(self, moment: int) -> Iterator[int]:
+        """As `drop_before`, a part at a time: yields how many went with it."""
+        some = sa.select(EVENTS.c.seq).where(EVENTS.c.time < moment).limit(BATCH)
+        while True:
+            with self._writing() as link:
+                found = link.execute(sa.delete(EVENTS).where(EVENTS.c.seq.in_(some))).rowcount
+            if not found:
+                return
+            yield found
+
+    # -- items, users and placements --------------------------------------------------------------------------------
 
     def put(self, table: str, things: Mapping[str, Mapping[str, Any] | None]) -> dict[str, int]:
-        """Write versions of items or users: columns by id, None to delete. Returns the new version of each.
+        """Write versions of items, users or placements: columns by id, None to delete. Returns the new version of each.
 
         What is the same as the newest version is not written again. Raises DataError for columns that cannot be.
         """
@@ -214,7 +227,7 @@ class Store:
         texts = {text(key, "id", ID): None if value is None else _json(value) for key, value in things.items()}
         now, versions = time.time_ns() // 1000, {}
         keys = list(texts)
-        with self._engine.begin() as link:
+        with self._writing() as link:
             for start in range(0, len(keys), ROWS):
                 part = keys[start : start + ROWS]
                 known = {row.id: row for row in link.execute(self._newest(of, part))}
@@ -232,20 +245,37 @@ class Store:
 
     def get(self, table: str, key: str) -> tuple[dict[str, Any], int] | None:
         """Columns of an item or user and their version; None for one unknown or deleted."""
-        with self._reader.connect() as link:
+        with self._reading() as link:
             row = link.execute(self._newest(_table(table), [key])).first()
         return None if row is None or row.columns is None else (json.loads(row.columns), int(row.version))
 
-    def all(self, table: str, after: int = 0) -> tuple[dict[str, dict[str, Any] | None], int]:
-        """Newest columns of every item or user that changed after a `seq` (None: deleted), and the last `seq`."""
+    def all(self, table: str, after: int = 0, until: int | None = None) -> tuple[dict[str, dict[str, Any] | None], int]:
+        """Newest columns of all that changed after a `seq` (None: deleted), and the last `seq`.
+
+        `until`: the state as of that `seq`; later changes are not looked at.
+        """
         of = _table(table)
         asked = sa.select(of.c.seq, of.c.id, of.c.columns).where(of.c.seq > after).order_by(of.c.seq)
+        if until is not None:
+            asked = asked.where(of.c.seq <= until)
         found: dict[str, dict[str, Any] | None] = {}
-        with self._reader.connect() as link:
+        with self._reading() as link:
             for seq, key, said in link.execute(asked):
                 found[key] = None if said is None else json.loads(said)
                 after = int(seq)
         return found, after
+
+    def seq(self, table: str) -> int:
+        """`seq` of the last change of items, users or placements; 0 where there is none."""
+        return self._last(_table(table))
+
+    def versions(self, table: str, key: str) -> list[tuple[int, dict[str, Any] | None, int]]:
+        """All versions of one id, newest first: number, columns (None: deleted), and when it was received."""
+        of = _table(table)
+        asked = sa.select(of.c.version, of.c.columns, of.c.received).where(of.c.id == key)
+        with self._reading() as link:
+            rows = link.execute(asked.order_by(of.c.version.desc())).all()
+        return [(int(n), None if said is None else json.loads(said), int(when)) for n, said, when in rows]
 
     @staticmethod
     def _newest(of: sa.Table, keys: list[str]) -> Any:
@@ -257,62 +287,155 @@ class Store:
 
     def forget(self, user: str) -> dict[str, int]:
         """Remove all of a user. Returns the proof: what was removed, and what a search still finds (0 of each)."""
-        of = THINGS["users"]
-        with self._engine.begin() as link:
-            events = link.execute(sa.delete(EVENTS).where(EVENTS.c.user == user)).rowcount
-            versions = link.execute(sa.delete(of).where(of.c.id == user)).rowcount
-            link.execute(sa.delete(_FORGOTTEN).where(_FORGOTTEN.c.hash == _hash(user)))
-            link.execute(sa.insert(_FORGOTTEN).values(hash=_hash(user), received=time.time_ns() // 1000))
+        of, proof = THINGS["users"], dict.fromkeys(PROOF, 0)
+        key = json.dumps(user, ensure_ascii=False)
+        inside = sa.func.strpos if self.dialect == "postgresql" else sa.func.instr
+        # A list is a user's by its column, or because its head names them.
+        named = inside(LISTS.c.head, f'"user":{key}') > 0
+        shown: set[str] = set()
+        also: list[str] = []
+        for _ in range(ROUNDS):
+            with self._writing() as link:
+                own = sa.select(LISTS.c.list_id).where((LISTS.c.user == user) | LISTS.c.list_id.in_(also))
+                # Of lists that were not kept, impressions are a user's where the user's events name the list.
+                lost = sa.select(EVENTS.c.list_id).where(EVENTS.c.user == user, EVENTS.c.list_id.is_not(None))
+                lost = lost.where(~sa.exists().where(LISTS.c.list_id == EVENTS.c.list_id)).distinct()
+                shown.update(ids := [*link.execute(own).scalars(), *link.execute(lost).scalars()])
+                for start in range(0, len(ids), ROWS):
+                    part = ids[start : start + ROWS]
+                    gone = sa.delete(IMPRESSIONS).where(IMPRESSIONS.c.list_id.in_(part))
+                    proof["impressions removed"] += link.execute(gone).rowcount
+                    proof["lists removed"] += link.execute(sa.delete(LISTS).where(LISTS.c.list_id.in_(part))).rowcount
+                proof["events removed"] += link.execute(sa.delete(EVENTS).where(EVENTS.c.user == user)).rowcount
+                proof["versions removed"] += link.execute(sa.delete(of).where(of.c.id == user)).rowcount
+                link.execute(sa.delete(FORGOTTEN).where(FORGOTTEN.c.hash == hash_of(user)))
+                link.execute(sa.insert(FORGOTTEN).values(hash=hash_of(user), received=time.time_ns() // 1000))
+            with self._reading() as link:
+                proof["events found"] = _count(link, EVENTS.c.user == user)
+                proof["versions found"] = _count(link, of.c.id == user)
+                ids = list(shown)
+                proof["impressions found"] = sum(
+                    _count(link, IMPRESSIONS.c.list_id.in_(ids[start : start + ROWS]))
+                    for start in range(0, len(ids), ROWS)
+                )
+                left = sa.select(LISTS.c.list_id).where((LISTS.c.user == user) | named).limit(ROWS)
+                also = list(link.execute(left).scalars())
+                proof["lists found"] = len(also)
+            if not also:
+                break
         if self.dialect == "sqlite":
-            # What was overwritten must not live on in the journal; a reader of the old state is waited for.
-            with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as link:
-                busy = link.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").first()
-            if busy is not None and busy[0]:
-                log.warning("store: readers hold the journal; what was forgotten leaves it with the next checkpoint")
-        with self._reader.connect() as link:
-            left = sa.select(sa.func.count())
-            events_left = link.execute(left.select_from(EVENTS).where(EVENTS.c.user == user)).scalar_one()
-            versions_left = link.execute(left.select_from(of).where(of.c.id == user)).scalar_one()
-        return {
-            "events removed": events, "versions removed": versions,
-            "events found": int(events_left), "versions found": int(versions_left),
-        }  # fmt: skip
+            self._checkpoint()
+        return proof
+
+    def _checkpoint(self) -> None:
+        """What was overwritten must not live on in the journal; a reader of the old state is waited for."""
+        with plain_errors(self.path), self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as link:
+            busy = link.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").first()
+        if busy is not None and busy[0]:
+            log.warning("store: readers hold the journal; what was forgotten leaves it with the next checkpoint")
 
     def forgotten(self, user: str) -> int:
         """When a user was forgotten last, microseconds UTC; 0: never."""
-        asked = sa.select(_FORGOTTEN.c.received).where(_FORGOTTEN.c.hash == _hash(user))
-        with self._reader.connect() as link:
+        if self.path is not None:
+            with self._raw() as raw:
+                gone = raw.execute(_GONE, (hash_of(user),)).fetchone()
+            return int(gone[0] or 0) if gone else 0
+        with self._reading() as link:
+            asked = sa.select(FORGOTTEN.c.received).where(FORGOTTEN.c.hash == hash_of(user))
             return int(link.execute(asked).scalar() or 0)
 
-    def export(self, folder: str | Path) -> Path:
-        """Write everything as Parquet: events/part-*.parquet, items.parquet, users.parquet; whole or not at all."""
-        with whole_folder(Path(folder)) as draft:
-            (draft / "events").mkdir()
-            for number, part in enumerate(self.parts()):
-                part.write_parquet(draft / "events" / f"part-{number:05}.parquet")
+    def forgotten_all(self) -> dict[str, int]:
+        """When each user who was forgotten was so last, microseconds UTC, by `hash_of` the id."""
+        with self._reading() as link:
+            return {row.hash: int(row.received) for row in link.execute(sa.select(FORGOTTEN))}
+
+    def export(self, folder: str | Path, run: Run | None = None) -> Path:
+        """Write everything as Parquet; whole or not at all.
+
+        events/, lists/ and impressions/part-*.parquet, items, users, placements and forgotten.parquet.
+        """
+        with whole_folder(Path(folder)) as draft, (run or Run()).bar("Exporting", self.count()) as advance:
+            for table in (EVENTS, LISTS, IMPRESSIONS):
+                (draft / table.name).mkdir()
+                for number, part in enumerate(self._pages(table)):
+                    part.write_parquet(draft / table.name / f"part-{number:05}.parquet")
+                    advance(len(part) if table is EVENTS else 0, table.name)
             for name in THINGS:
                 found, _ = self.all(name)
                 rows = [(key, json.dumps(value)) for key, value in found.items() if value is not None]
                 frame = pl.DataFrame(rows, schema={"id": pl.String, "columns": pl.String}, orient="row")
                 frame.write_parquet(draft / f"{name}.parquet")
+            gone = list(self.forgotten_all().items())
+            pl.DataFrame(gone, schema=_FRAMES["forgotten"], orient="row").write_parquet(draft / "forgotten.parquet")
         return Path(folder)
 
-    def load(self, folder: str | Path) -> int:
-        """Take in what `export` wrote; what is known already stays. Returns the number of new events."""
+    def _pages(self, table: sa.Table, size: int = 100_000) -> Iterator[pl.DataFrame]:
+        """All rows of a table by its primary key, a frame of at most `size` at a time."""
+        if table is EVENTS:
+            yield from self.parts(size=size)
+            return
+        size = size // 20 if table is LISTS else size  # a list with its arrays takes kilobytes
+        (key,) = table.primary_key.columns
+        schema = _FRAMES[table.name]
+        asked, after = sa.select(*(table.c[name] for name in schema), key).order_by(key).limit(size), None
+        while True:
+            with self._reading() as link:
+                rows = link.execute(asked if after is None else asked.where(key > after)).all()
+            if not rows:
+                return
+            yield pl.DataFrame([row[:-1] for row in rows], schema=schema, orient="row")
+            after = rows[-1][-1]
+
+    def load(self, folder: str | Path, run: Run | None = None) -> int:
+        """Take in what `export` wrote; what is known already stays. Returns the number of new events.
+
+        What users did before they were forgotten, here or there, is left out.
+        """
         folder, new = Path(folder), 0
         parts = sorted((folder / "events").glob("part-*.parquet"))
         if not parts and not (folder / "items.parquet").is_file():
             raise DataError("this is no export of a store", file=folder, remedy="name the folder that was written")
-        names = ("user", "item", "time", "kind", "value", "id", "list_id")
-        for path in parts:
-            frame = pl.read_parquet(path, columns=list(names))
-            for part in frame.iter_slices(BATCH):
-                new += sum(self.append([Event(*row) for row in part.select(names).iter_rows()]))
+        self._load_rows(folder / "forgotten.parquet", FORGOTTEN)
+        gone = self.forgotten_all()
+        with (run or Run()).bar("Loading", len(parts)) as advance:
+            for path in parts:
+                frame = pl.read_parquet(path, columns=list(EVENT))
+                for part in _without(frame, gone).iter_slices(BATCH):
+                    new += sum(self.append([Event(*row) for row in part.select(EVENT).iter_rows()]))
+                advance(1)
+        for table in (LISTS, IMPRESSIONS):
+            for path in sorted((folder / table.name).glob("part-*.parquet")):
+                self._load_rows(path, table, gone)
         for name in THINGS:
             if (folder / f"{name}.parquet").is_file():
                 frame = pl.read_parquet(folder / f"{name}.parquet")
+                if name == "users" and gone:
+                    frame = frame.filter([hash_of(user) not in gone for user in frame["id"]])
                 self.put(name, {key: json.loads(said) for key, said in frame.iter_rows()})
         return new
+
+    def _load_rows(self, path: Path, table: sa.Table, gone: Mapping[str, int] | None = None) -> None:
+        """Rows of a file that are not known yet."""
+        if not path.is_file():
+            return
+        frame = pl.read_parquet(path, columns=list(_FRAMES[table.name]))
+        if table is LISTS:
+            frame = _without(frame, gone or {})
+        for part in frame.iter_slices(ROWS):
+            with self._writing() as link:
+                link.execute(self._insert(table).on_conflict_do_nothing(), part.to_dicts())
+
+    def info(self) -> dict[str, Any]:
+        """How much there is of each, and from when to when events are; counting a large store takes a while."""
+        with self._reading() as link:
+            first, last = link.execute(sa.select(sa.func.min(EVENTS.c.time), sa.func.max(EVENTS.c.time))).one()
+            found: dict[str, Any] = {"events": self.count(), "first event": first, "last event": last}
+            for name, of in THINGS.items():
+                newest = sa.select(sa.func.max(of.c.seq)).group_by(of.c.id)
+                found[name] = _count(link, of.c.seq.in_(newest) & of.c.columns.is_not(None))
+            for table in (LISTS, IMPRESSIONS, FORGOTTEN):
+                found[table.name] = int(link.execute(sa.select(sa.func.count()).select_from(table)).scalar_one())
+        return found
 
     def backup(self, path: str | Path) -> Path:
         """A copy of the SQLite file while it is in use; open it as any other. PostgreSQL has pg_dump for this."""
@@ -323,46 +446,34 @@ class Store:
             raise DataError("there is a file already", file=path, remedy="name another")
         draft = path.with_name(f".{path.name}.draft")
         draft.unlink(missing_ok=True)
-        with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as link:
-            link.exec_driver_sql("VACUUM INTO ?", (str(draft),))
-        draft.replace(path)
+        try:
+            with plain_errors(path), self._engine.connect() as link:
+                link.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("VACUUM INTO ?", (str(draft),))
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
         return path
 
 
-def _durable(link: Any, _: Any) -> None:
-    """SQLite: a commit is on the disk when it returns, and what is deleted is overwritten."""
-    link.isolation_level = None  # transactions begin where we say, not where the driver thinks
-    cursor = link.cursor()
-    for setting in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "temp_store=MEMORY",
-                    "mmap_size=268435456", f"busy_timeout={int(PATIENCE * 1000)}"):  # fmt: skip
-        cursor.execute(f"PRAGMA {setting}")
-    cursor.close()
+def _count(link: Any, where: Any) -> int:
+    return int(link.execute(sa.select(sa.func.count()).where(where)).scalar_one())
 
 
-def _begin(link: Any) -> None:
-    """A transaction that will write takes its lock at once: one that reads first could find it taken."""
-    if link.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
-        link.exec_driver_sql("BEGIN IMMEDIATE" if link.get_execution_options().get("writes", True) else "BEGIN")
-
-
-def _hash(user: str) -> str:
-    return hashlib.sha256(user.encode()).hexdigest()
-
-
-def _event(row: Any) -> Event:
-    return Event(row["user"], row["item"], row["time"], row["kind"], row["value"], row["id"], row["list_id"])
+def _without(frame: pl.DataFrame, gone: Mapping[str, int]) -> pl.DataFrame:
+    """Rows (user, time, ...) without those from before their user was forgotten."""
+    if not gone:
+        return frame
+    users = frame["user"].drop_nulls().unique()
+    when = pl.DataFrame({"user": users, "gone": [gone.get(hash_of(user), -1) for user in users]})
+    marked = frame.join(when, on="user", how="left", maintain_order="left")
+    return marked.filter(pl.col("time") > pl.col("gone").fill_null(-1)).drop("gone")
 
 
 def _table(name: str) -> sa.Table:
     if name not in THINGS:
-        raise ConfigError(f"the store has no table {name!r}", remedy="items or users")
+        raise ConfigError(f"the store has no table {name!r}", remedy="items, users or placements")
     return THINGS[name]
 
 
 def _json(value: Mapping[str, Any]) -> str:
     return json.dumps(columns(value), ensure_ascii=False, sort_keys=True, allow_nan=False)
-
-
-def _reason(error: Exception) -> str:
-    """The database's own words, without the statement and its values."""
-    return str(getattr(error, "orig", error)).splitlines()[0][:200]
