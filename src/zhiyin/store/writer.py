@@ -36,6 +36,7 @@ class Writer:
         self.store, self.most = store, waiting
         self._queue: queue.SimpleQueue[tuple[list[Event], Future[list[bool]]] | None] = queue.SimpleQueue()
         self._lock, self._waiting, self._closed = threading.Lock(), 0, False
+        self._streak = False  # whether the last transaction failed: one line in the log is enough
         self._thread = threading.Thread(target=self._work, name="zhiyin-writer", daemon=True)
         self._thread.start()
 
@@ -48,7 +49,7 @@ class Writer:
         """Done, with `Store.append`'s answer, when the events are committed. Each is checked here, once.
 
         Raises at once: DataError for an event that cannot be, StoreBusyError where too much waits, StoreClosedError
-        after `close`.
+        after `close`. The future raises StoreFullError or StoreAwayError where the events were not kept.
         """
         checked = [event.checked() for event in events]
         if len(checked) > BATCH:
@@ -95,17 +96,23 @@ class Writer:
             self._commit(group)
 
     def _commit(self, group: list[tuple[list[Event], Future[list[bool]]]]) -> None:
+        size = sum(len(events) for events, _ in group)
+        # Whose request was given up meanwhile hears nothing; from here on none can be.
+        group = [(events, done) for events, done in group if done.set_running_or_notify_cancel()]
         try:
             new = self.store.keep([event for events, _ in group for event in events])
         except Exception as error:  # the writer must live on: the next transaction may succeed
-            log.warning("store: %d events were not written: %s", sum(len(events) for events, _ in group), error)
+            if not self._streak:
+                log.warning("store: events are not written: %s", error)
+            self._streak = True
             for _, done in group:
                 done.set_exception(error)
         else:
+            self._streak = False
             start = 0
             for events, done in group:
                 done.set_result(new[start : start + len(events)])
                 start += len(events)
         finally:
             with self._lock:
-                self._waiting -= sum(len(events) for events, _ in group)
+                self._waiting -= size

@@ -1,0 +1,70 @@
+"""What can go wrong below the store, in words a caller can act on: the disk is full, or the database is away."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from zhiyin.core.errors import DataError, MissingExtraError, ZhiyinError
+
+try:
+    import sqlalchemy as sa
+except ImportError:
+    raise MissingExtraError("sqlalchemy", "serve", "the store") from None
+
+# Below so much free space an error of the disk is taken for a full one: SQLite's own files grow in steps.
+LITTLE = 256 * 1024
+
+
+class StoreFullError(ZhiyinError):
+    """The disk of the database is full. Nothing of this call was kept; it works again when there is space."""
+
+
+class StoreAwayError(ZhiyinError):
+    """The database cannot be reached, or is held by another one beyond patience. Nothing of this call is sure.
+
+    A write that is sent again by id is not kept twice.
+    """
+
+
+@contextmanager
+def plain_errors(path: Path | None = None) -> Iterator[None]:
+    """Errors of the database as StoreFullError, StoreAwayError or DataError, without statements and their values.
+
+    `path`: the file of SQLite, to see how much space there is beside it.
+    """
+    try:
+        yield
+    except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
+        raise plain(error, path) from None
+
+
+def plain(error: Exception, path: Path | None = None) -> ZhiyinError:
+    """The error that a caller sees for one of the database."""
+    below = getattr(error, "orig", None) or error
+    state = getattr(below, "sqlstate", None)
+    code = getattr(below, "sqlite_errorcode", 0) & 0xFF
+    if state == "53100" or code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _no_space(path)):
+        return StoreFullError("the disk of the store is full", remedy="make space on it; then send it again")
+    if isinstance(error, sa.exc.DataError):
+        return DataError(f"the store cannot hold this: {reason(error)}", remedy="check the ids and texts")
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or state == "55P03":
+        return StoreAwayError("the store is held by another process", remedy="try again in a second")
+    return StoreAwayError(f"the store cannot be reached: {reason(error)}", remedy="see whether the database runs")
+
+
+def reason(error: Exception) -> str:
+    """The database's own words, without the statement and its values."""
+    if isinstance(error, sa.exc.TimeoutError):
+        return "all connections are in use"
+    return (str(getattr(error, "orig", None) or error).splitlines() or ["no reason was given"])[0][:200]
+
+
+def _no_space(path: Path | None) -> bool:
+    try:
+        return path is not None and shutil.disk_usage(path.parent).free < LITTLE
+    except OSError:
+        return False

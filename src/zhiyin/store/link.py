@@ -1,0 +1,214 @@
+"""Connections of the store: how a database is opened, read and written, and what a commit promises."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from zhiyin.core.errors import ConfigError, MissingExtraError
+from zhiyin.store.errors import StoreAwayError, plain, plain_errors, reason
+from zhiyin.store.tables import TURNS, prepare
+
+try:
+    import sqlalchemy as sa
+    from sqlalchemy.dialects import postgresql, sqlite
+except ImportError:
+    raise MissingExtraError("sqlalchemy", "serve", "the store") from None
+
+# Seconds that a writer waits for another one, and a reader for a connection.
+PATIENCE = 10.0
+# SQLite: a commit is on the disk when it returns, and what is deleted is overwritten.
+SETTINGS = (
+    "journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "temp_store=MEMORY", "mmap_size=268435456",
+    f"busy_timeout={int(PATIENCE * 1000)}",
+)  # fmt: skip
+
+
+class Database:
+    """An open database. Raises ConfigError for an address that cannot be opened."""
+
+    def __init__(self, address: str | Path) -> None:
+        address = str(address)
+        if "://" not in address:
+            address = f"sqlite:///{address}"
+        if address.startswith("postgresql://"):
+            address = address.replace("postgresql://", "postgresql+psycopg://", 1)
+        try:
+            self._url = sa.make_url(address)
+            dialect = self._url.get_backend_name()
+        except sa.exc.SQLAlchemyError:
+            raise ConfigError(
+                "the store's address cannot be read", remedy="sqlite:///shop.db or postgresql://…"
+            ) from None
+        if dialect not in ("sqlite", "postgresql"):
+            raise ConfigError(f"there is no store for {dialect}", remedy="sqlite:///shop.db or postgresql://…")
+        self.dialect = dialect
+        # The file of SQLite; None for PostgreSQL.
+        self.path: Path | None = None
+        self._reader: Any
+        if dialect == "sqlite":
+            if self._url.database in (None, "", ":memory:"):
+                raise ConfigError("a store in memory would lose events", remedy="name a file: sqlite:///shop.db")
+            self.path = Path(self._url.database).absolute()
+            self._engine = self._open_file(self.path)
+            self._reader = self._engine.execution_options(writes=False)
+        else:
+            self._engine = self._open_server()
+            self._reader = self._engine
+        self._insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
+        # SQLite has one writer: those of this process wait in line here instead of trying again and again.
+        self._pen = threading.Lock()
+        self._own, self._owned = threading.local(), weakref.WeakSet[_Own]()
+        self._owning = threading.Lock()
+        try:
+            with self._engine.begin() as link:
+                prepare(link, self.address)
+        except (sa.exc.DBAPIError, OSError) as error:
+            raise ConfigError(
+                f"the store cannot be opened: {reason(error)}", file=self.address,
+                remedy="check the address, its rights, and whether the database runs",
+            ) from None  # fmt: skip
+
+    def _open_file(self, path: Path) -> sa.Engine:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"the store's folder cannot be made: {error.strerror}", file=path.parent, remedy="check its rights"
+            ) from None
+        engine = sa.create_engine(
+            self._url.set(database=str(path)), connect_args={"timeout": PATIENCE}, hide_parameters=True,
+            pool_size=8, max_overflow=24, pool_timeout=PATIENCE,
+        )  # fmt: skip
+        sa.event.listen(engine, "connect", _durable)
+        sa.event.listen(engine, "begin", _begin)
+        return engine
+
+    def _open_server(self) -> sa.Engine:
+        engine = sa.create_engine(
+            self._url, pool_pre_ping=True, hide_parameters=True, pool_size=8, max_overflow=24, pool_timeout=PATIENCE,
+            connect_args={"connect_timeout": int(PATIENCE)},
+        )  # fmt: skip
+        sa.event.listen(engine, "connect", _patient)
+        return engine
+
+    @property
+    def address(self) -> str:
+        """The address without its password."""
+        return self._url.render_as_string(hide_password=True)
+
+    def close(self) -> None:
+        """Let the connections go."""
+        with self._owning:
+            owned, self._own = list(self._owned), threading.local()
+            self._owned.clear()
+        for own in owned:
+            with own.lock:
+                own.link.close()
+        self._engine.dispose()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.address!r})"
+
+    @contextmanager
+    def _reading(self) -> Iterator[Any]:
+        """A connection to read by."""
+        with plain_errors(self.path), self._reader.connect() as link:
+            yield link
+
+    @contextmanager
+    def _writing(self, durable: bool = True) -> Iterator[Any]:
+        """A transaction, committed at the end. Not `durable`: a power cut may lose it, and only it."""
+        if self.path is not None:
+            with plain_errors(self.path), self._turn(), self._engine.begin() as link:
+                yield link
+            return
+        with plain_errors(), self._engine.begin() as link:
+            link.exec_driver_sql(f"SELECT pg_advisory_xact_lock({TURNS})")
+            if not durable:
+                link.exec_driver_sql("SET LOCAL synchronous_commit = off")
+            yield link
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        if not self._pen.acquire(timeout=PATIENCE):
+            raise StoreAwayError("other writers hold the store", remedy="try again in a second")
+        try:
+            yield
+        finally:
+            self._pen.release()
+
+    # -- SQLite without anything between: the few paths that every request takes --------------------------------------
+
+    @contextmanager
+    def _raw(self) -> Iterator[sqlite3.Connection]:
+        """The connection of this thread, which keeps its statements prepared."""
+        own = getattr(self._own, "own", None)
+        try:
+            if own is None:
+                own = self._opened()
+            with own.lock:
+                yield own.link
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL):
+                self._own.own = None  # whatever is wrong with it, the next call begins anew
+            raise plain(error, self.path) from None
+
+    @contextmanager
+    def _raw_writing(self, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """As `_writing`."""
+        with self._turn(), self._raw() as link:
+            if not durable:
+                link.execute("PRAGMA synchronous=NORMAL")
+            try:
+                link.execute("BEGIN IMMEDIATE")
+                yield link
+                link.execute("COMMIT")
+            finally:
+                if link.in_transaction:
+                    link.execute("ROLLBACK")
+                if not durable:
+                    link.execute("PRAGMA synchronous=FULL")
+
+    def _opened(self) -> _Own:
+        link = sqlite3.connect(str(self.path), PATIENCE, isolation_level=None, check_same_thread=False)
+        _durable(link, None)
+        own = _Own(link)
+        with self._owning:
+            self._own.own = own
+            self._owned.add(own)
+        return own
+
+
+class _Own:
+    """A connection of one thread; closed by another only while it is not in use."""
+
+    __slots__ = ("__weakref__", "link", "lock")
+
+    def __init__(self, link: sqlite3.Connection) -> None:
+        self.link, self.lock = link, threading.Lock()
+
+
+def _durable(link: Any, _: Any) -> None:
+    link.isolation_level = None  # transactions begin where we say, not where the driver thinks
+    cursor = link.cursor()
+    for setting in SETTINGS:
+        cursor.execute(f"PRAGMA {setting}")
+    cursor.close()
+
+
+def _patient(link: Any, _: Any) -> None:
+    link.autocommit = True
+    link.execute(f"SET lock_timeout = {int(PATIENCE * 1000)}")
+    link.autocommit = False
+
+
+def _begin(link: Any) -> None:
+    """A transaction that will write takes its lock at once: one that reads first could find it taken."""
+    if link.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+        link.exec_driver_sql("BEGIN IMMEDIATE" if link.get_execution_options().get("writes", True) else "BEGIN")

@@ -1,0 +1,131 @@
+"""The tables of the store, and how a store of an older format becomes one of this format."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zhiyin.core.errors import ConfigError, MissingExtraError
+from zhiyin.core.run import log
+from zhiyin.store.records import ID
+
+try:
+    import sqlalchemy as sa
+except ImportError:
+    raise MissingExtraError("sqlalchemy", "serve", "the store") from None
+
+FORMAT = "2"
+# All who change a PostgreSQL store take turns by this lock: so a row with a higher `seq` is never committed earlier,
+# and who reads on from a `seq` misses nothing.
+TURNS = 7_453_010_373_645_639_777
+
+META = sa.MetaData()
+
+
+def _seq() -> sa.Column[int]:
+    return sa.Column("seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True)
+
+
+# A `seq` is never used twice, not even when the newest rows were deleted: AUTOINCREMENT, as SQLite calls it.
+EVENTS = sa.Table(
+    "events",
+    META,
+    _seq(),
+    sa.Column("id", sa.String(ID), nullable=False, unique=True),
+    sa.Column("user", sa.String(ID), nullable=False),
+    sa.Column("item", sa.String(ID), nullable=False),
+    sa.Column("time", sa.BigInteger, nullable=False),
+    sa.Column("kind", sa.String(64), nullable=False),
+    sa.Column("value", sa.Float),
+    sa.Column("list_id", sa.String(ID)),
+    sa.Column("received", sa.BigInteger, nullable=False),
+    sa.Index("events_user_time", "user", "time"),
+    sqlite_autoincrement=True,
+)
+EVENTS_OF_LIST = sa.Index(
+    "events_list", EVENTS.c.list_id, sqlite_where=EVENTS.c.list_id.is_not(None),
+    postgresql_where=EVENTS.c.list_id.is_not(None),
+)  # fmt: skip
+THINGS = {
+    name: sa.Table(
+        name,
+        META,
+        _seq(),
+        sa.Column("id", sa.String(ID), nullable=False),
+        sa.Column("version", sa.Integer, nullable=False),
+        sa.Column("columns", sa.Text),  # JSON; NULL: deleted
+        sa.Column("received", sa.BigInteger, nullable=False),
+        sa.UniqueConstraint("id", "version"),
+        sqlite_autoincrement=True,
+    )
+    for name in ("items", "users", "placements")
+}
+# What was shown and why: one row a list that was made, and one for each time that a list was really seen.
+LISTS = sa.Table(
+    "lists",
+    META,
+    sa.Column("list_id", sa.String(ID), primary_key=True),
+    sa.Column("user", sa.String(ID)),
+    sa.Column("time", sa.BigInteger, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("placement", sa.String(ID), nullable=False),
+    sa.Column("head", sa.Text, nullable=False),  # JSON
+    sa.Column("arrays", sa.LargeBinary),  # safetensors, compressed by zlib; NULL: none
+    sa.Index("lists_user", "user"),
+    sa.Index("lists_time", "time"),
+)
+IMPRESSIONS = sa.Table(
+    "impressions",
+    META,
+    _seq(),
+    sa.Column("list_id", sa.String(ID), nullable=False),
+    sa.Column("time", sa.BigInteger, nullable=False),
+    sa.Column("items", sa.Text, nullable=False),  # JSON
+    sa.UniqueConstraint("list_id", "time"),
+    sa.Index("impressions_time", "time"),
+)
+MARKS = sa.Table("meta", META, sa.Column("key", sa.String(64), primary_key=True), sa.Column("value", sa.Text))
+# Who was forgotten, as hashes: a version that had learned of them must not remember. `received`: when.
+FORGOTTEN = sa.Table(
+    "forgotten", META, sa.Column("hash", sa.String(64), primary_key=True), sa.Column("received", sa.BigInteger)
+)
+
+
+def prepare(link: Any, place: str) -> None:
+    """Make the tables that are missing, within the transaction of `link`; bring an older format up to this one.
+
+    Raises ConfigError for a format of the future. `place`: the address, for the message.
+    """
+    if link.dialect.name == "postgresql":
+        link.execute(sa.select(sa.func.pg_advisory_xact_lock(TURNS)))
+    found = None
+    if sa.inspect(link).has_table(MARKS.name):
+        found = link.execute(sa.select(MARKS.c.value).where(MARKS.c.key == "format")).scalar()
+    if found not in (None, "1", FORMAT):
+        raise ConfigError(
+            f"the store is of format {found}, not {FORMAT}",
+            file=place,
+            remedy="use the version of zhiyin that wrote it",
+        )
+    if found == FORMAT:
+        return
+    old = []
+    if found == "1":
+        log.info("store: %s is brought from format 1 to %s; a large one takes minutes", place, FORMAT)
+        old = _set_aside(link) if link.dialect.name == "sqlite" else []
+    META.create_all(link)
+    EVENTS_OF_LIST.create(link, checkfirst=True)
+    for table in old:
+        names = ", ".join(f'"{column.name}"' for column in table.columns)
+        link.exec_driver_sql(f"INSERT INTO {table.name} ({names}) SELECT {names} FROM old_{table.name} ORDER BY seq")
+        link.exec_driver_sql(f"DROP TABLE old_{table.name}")
+    link.execute(sa.delete(MARKS).where(MARKS.c.key == "format"))
+    link.execute(sa.insert(MARKS).values(key="format", value=FORMAT))
+
+
+def _set_aside(link: Any) -> list[sa.Table]:
+    """Tables of format 1 under another name: SQLite gives a table AUTOINCREMENT only when it is made."""
+    old = [EVENTS, THINGS["items"], THINGS["users"]]
+    for table in old:
+        link.exec_driver_sql(f"ALTER TABLE {table.name} RENAME TO old_{table.name}")
+    link.exec_driver_sql("DROP INDEX events_user_time")
+    return old
