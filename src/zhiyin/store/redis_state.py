@@ -1,8 +1,8 @@
 """Live state in Redis, shared by processes and machines. The store stays the truth; Redis may go and come at any time.
 
-Of each user there is a list: a head (epoch and when they were forgotten), the events that were loaded, and after them
-those heard since. Who reads puts them in order, so that a write is one RPUSH; a list that has grown by SLACK is
-dropped and loaded anew.
+Of each user there is a list: a head (epoch and when they were forgotten), the events that were loaded in one piece,
+and after it those heard since. Who reads puts them in order, so that a write is one RPUSH; a list that has grown by
+SLACK is dropped and loaded anew.
 
 Three things keep it from ever serving what is old:
 
@@ -30,12 +30,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import starmap
 from typing import Any, TypeVar
 
 from zhiyin.core.errors import ConfigError, MissingExtraError
 from zhiyin.core.run import log
 from zhiyin.store.records import Event
-from zhiyin.store.state import DAY, EVENTS, GRACE, SHOWINGS, TTL, LiveState, Recent, Showings
+from zhiyin.store.state import DAY, GRACE, SHOWINGS, TTL, LiveState, Recent, Showings
 
 try:
     import redis
@@ -53,7 +54,7 @@ LINKS, MOST_OWED = 512, 10_000
 
 T = TypeVar("T")
 
-# -> the list; or a lease to fill it by; or "" for one forgotten a moment ago.
+# -> head and events of the list; or a lease to fill it by; or "" for one forgotten a moment ago.
 _READ = """
 local epoch = redis.call('HGET', KEYS[1], 'token')
 if not epoch then
@@ -61,7 +62,9 @@ if not epoch then
   redis.call('HSET', KEYS[1], 'token', epoch)
 end
 local head = redis.call('LINDEX', KEYS[2], 0)
-if head and string.sub(head, 1, #epoch) == epoch then return redis.call('LRANGE', KEYS[2], 0, -1) end
+if head and string.sub(head, 1, #epoch) == epoch then
+  return {head, table.concat(redis.call('LRANGE', KEYS[2], 1, -1), ',')}
+end
 if redis.call('EXISTS', KEYS[4]) == 1 then return '' end
 local lease = redis.call('GET', KEYS[3])
 if not lease or string.sub(lease, 1, #epoch) ~= epoch then
@@ -70,14 +73,15 @@ if not lease or string.sub(lease, 1, #epoch) ~= epoch then
 end
 return lease
 """
-# The lease goes too: another reader's, who holds the same one, may be of before what is heard from now on.
+# The lease has done its work: readers who hold the same one need not write the same list again.
 # -> 1 filled, 0 the lease is gone, -1 the user was forgotten.
 _FILL = """
 if redis.call('EXISTS', KEYS[4]) == 1 then return -1 end
 local epoch = redis.call('HGET', KEYS[1], 'token')
 if redis.call('GET', KEYS[3]) ~= ARGV[1] or not epoch or string.sub(ARGV[1], 1, #epoch) ~= epoch then return 0 end
 redis.call('DEL', KEYS[2], KEYS[3])
-redis.call('RPUSH', KEYS[2], epoch .. ':' .. ARGV[2], unpack(ARGV, 7))
+redis.call('RPUSH', KEYS[2], epoch .. ':' .. ARGV[2])
+if ARGV[7] ~= '' then redis.call('RPUSH', KEYS[2], ARGV[7]) end
 redis.call('EXPIRE', KEYS[2], ARGV[3])
 redis.call('ZADD', KEYS[5], ARGV[5], ARGV[6])
 redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', ARGV[4])
@@ -178,12 +182,12 @@ class RedisState(LiveState):
                 return load().tidy()
             if isinstance(found, list):
                 held = Recent((), int(found[0].partition(":")[2]))
-                return held.and_(_event(user, text) for text in found[1:])
+                return held.and_(starmap(partial(Event, user), json.loads(f"[{found[1]}]")))
             loaded = load().tidy()
             if not found:
                 return loaded
             now = self._clock()
-            args = [found, loaded.forgotten, self._ttl, now, now + self._ttl, who, *map(_json, loaded.events)]
+            args = [found, loaded.forgotten, self._ttl, now, now + self._ttl, who, ",".join(map(_json, loaded.events))]
             try:
                 filled = self._ask(partial(self._fill, [*keys, self._index], args))
             except _AwayError:
@@ -211,7 +215,7 @@ class RedisState(LiveState):
             self._append(keys, args)
 
     def _append(self, keys: list[str], args: list[str]) -> None:
-        longest = str(1 + EVENTS + SLACK)
+        longest = str(2 + SLACK)
         with suppress(_AwayError):  # the epoch changes before Redis is asked again
             self._tell(partial(self._heard, [self._epoch, self._index, *keys], [longest, *args]))
 
@@ -358,10 +362,6 @@ def _hash(user: str) -> str:
 
 
 def _json(event: Event) -> str:
+    # As Event's fields follow on the user.
     kept = [event.item, event.time, event.kind, event.value, event.id, event.list_id]
     return json.dumps(kept, ensure_ascii=False, separators=(",", ":"))
-
-
-def _event(user: str, text: str) -> Event:
-    item, moment, kind, value, key, list_id = json.loads(text)
-    return Event(user, item, moment, kind, value, key, list_id)

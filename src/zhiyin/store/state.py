@@ -141,12 +141,19 @@ class Memory(LiveState):
 
     Parameters
     ----------
-    users: held at most; who was asked for longest ago goes first. ttl: seconds that what was loaded may be used.
-    clock: seconds; for tests.
+    users, events: held at most; who was asked for longest ago goes first. An event takes some 0.4 KB.
+    ttl: seconds that what was loaded may be used. clock: seconds; for tests.
     """
 
-    def __init__(self, users: int = 100_000, ttl: float = TTL, clock: Callable[[], float] = time.time) -> None:
-        self._most, self._ttl, self._clock, self._lock = users, ttl, clock, threading.Lock()
+    def __init__(
+        self,
+        users: int = 100_000,
+        events: int = 2_000_000,
+        ttl: float = TTL,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._most, self._events, self._size, self._ttl = users, events, 0, ttl
+        self._clock, self._lock = clock, threading.Lock()
         self._held: OrderedDict[str, tuple[Recent, float]] = OrderedDict()
         self._loading: dict[str, _Loading] = {}
         self._gone: OrderedDict[str, float] = OrderedDict()  # until when nothing is held of one forgotten
@@ -159,7 +166,7 @@ class Memory(LiveState):
                 if held is not None and self._clock() < until:
                     self._held.move_to_end(user)
                     return held
-                self._held.pop(user, None)
+                self._drop(user)
                 loading = self._loading.setdefault(user, _Loading())
                 loading.loaders += 1
                 before = loading.forgets
@@ -184,13 +191,20 @@ class Memory(LiveState):
         """What was loaded and what was heard since; under the lock."""
         if self._is_gone(user):
             return found
-        if user in self._held:  # another thread was faster, and has heard all since
-            return self._held[user][0]
         found = found.and_(loading.heard.events)
+        self._drop(user)  # another thread may have been faster
         self._held[user] = found, self._clock() + self._ttl
-        while len(self._held) > self._most:
-            self._held.popitem(last=False)
+        self._size += len(found.events)
+        self._make_room()
         return found
+
+    def _make_room(self) -> None:
+        while len(self._held) > self._most or self._size > self._events:
+            self._drop(next(iter(self._held)))
+
+    def _drop(self, user: str) -> None:
+        held, _ = self._held.pop(user, (Recent(), 0.0))
+        self._size -= len(held.events)
 
     def heard(self, events: Sequence[Event]) -> None:
         of: dict[str, list[Event]] = {}
@@ -200,15 +214,17 @@ class Memory(LiveState):
             for user, new in of.items():
                 if user in self._held:
                     held, until = self._held[user]
-                    self._held[user] = held.and_(new), until
+                    self._held[user] = more, _ = held.and_(new), until
+                    self._size += len(more.events) - len(held.events)
                 if user in self._loading:
                     loading = self._loading[user]
                     loading.heard = loading.heard.and_(new)
+            self._make_room()
 
     def forget(self, user: str, moment: int) -> None:
         now = self._clock()
         with self._lock:
-            self._held.pop(user, None)
+            self._drop(user)
             self._gone[user] = now + GRACE
             self._gone.move_to_end(user)
             while len(self._gone) > self._most or next(iter(self._gone.values())) <= now:
@@ -237,6 +253,7 @@ class Memory(LiveState):
     def close(self) -> None:
         with self._lock:
             self._held.clear()
+            self._size = 0
         self._showings.clear()
 
 
