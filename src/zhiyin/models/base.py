@@ -23,7 +23,7 @@ from zhiyin.data.histories import Histories
 from zhiyin.models.known import Known
 from zhiyin.models.pairs import score_by_table
 from zhiyin.models.search import WORTH, Compact, Mask, top_k_where
-from zhiyin.models.topk import top_k
+from zhiyin.models.topk import first_k, top_k
 
 # Dense scores never hold more than this at once, whatever the number of users.
 CHUNK_BYTES = 256 << 20
@@ -57,6 +57,12 @@ class Recommender:
             f"{type(self).__name__} does not know which items are similar",
             remedy="use ItemKNN, EASE, ALS or Transitions",
         )
+
+    def _rank_few(
+        self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: np.ndarray, run: Run
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """As `top_k` of `_score`, for at most SINGLE histories, without scoring every item; None where it cannot."""
+        return None
 
     # -- what every model can do ----------------------------------------------------------------------------------
 
@@ -105,6 +111,11 @@ class Recommender:
         items = np.empty((len(histories), k), dtype=np.int32)
         best = np.empty((len(histories), k), dtype=np.float32)
         none = np.zeros(0, np.int32)
+        if 0 < len(histories) <= SINGLE:
+            out = (np.zeros(len(histories) + 1, np.int64), none)
+            found = self._few(histories, k, out if exclude is None else (exclude.offsets, exclude.items), allowed, run)
+            if found is not None:
+                return found
         with run.bar(label, len(histories)) as advance:
             for start, batch in histories.chunks(self.chunk_rows):
                 stop = start + len(batch)
@@ -114,6 +125,17 @@ class Recommender:
                 items[start:stop], best[start:stop] = top_k(scores, k, known.priority, allowed, excluded, run)
                 advance(len(batch))
         return items, best
+
+    def _few(
+        self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: np.ndarray, run: Run
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """`rank` of few histories without scores of all items, if this model can."""
+        known = self._known()
+        if self.answers_strangers or has_signal(histories).all():
+            return self._rank_few(histories, k, excluded, allowed, run)
+        if len(histories) == 1:
+            return first_k(known.best_first, known.popularity, k, allowed, excluded)
+        return None
 
     @property
     def chunk_rows(self) -> int:
@@ -324,25 +346,14 @@ class VectorRecommender(Recommender):
         """Vectors of histories, float32[n, d]: what a search index is asked with."""
         raise NotImplementedError
 
-    def rank(
-        self,
-        histories: Histories,
-        k: int,
-        *,
-        exclude: Histories | None = None,
-        allowed: np.ndarray | None = None,
-        run: Run | None = None,
-        label: str = "",
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """As `Recommender.rank`. Few requests are searched for; nothing as long as the catalogue is written for them."""
-        few = 0 < len(histories) <= SINGLE and type(self)._score is VectorRecommender._score
-        if few and (self.answers_strangers or has_signal(histories).all()):
-            known, run = self._known(), run or Run()
-            k = min(k, len(known.item_ids))
-            out = None if exclude is None else (exclude.offsets, exclude.items)
-            mask = self._candidates() if allowed is None else Mask.of(known.candidates & allowed)
-            return self._search(self.encode(histories, run), mask, k, out, run)
-        return super().rank(histories, k, exclude=exclude, allowed=allowed, run=run, label=label)
+    def _rank_few(
+        self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: np.ndarray, run: Run
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Nothing as long as the catalogue is written: the vectors are searched."""
+        if type(self)._score is not VectorRecommender._score:
+            return None
+        mask = self._candidates() if allowed is self._known().candidates else Mask.of(allowed)
+        return self._search(self.encode(histories, run), mask, k, excluded, run)
 
     def _nearest(self, items: np.ndarray, k: int, run: Run) -> tuple[np.ndarray, np.ndarray]:
         if len(items) > SINGLE or type(self)._similar is not VectorRecommender._similar:

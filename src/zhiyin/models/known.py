@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -33,6 +34,11 @@ class Known:
     priority: np.ndarray
     fingerprint: str
     window: tuple[int, int]
+
+    @functools.cached_property
+    def best_first(self) -> np.ndarray:
+        """int32[n_items]: items by popularity, the most popular first, ties by priority."""
+        return np.argsort(-self.priority).astype(np.int32)
 
     @classmethod
     def of(cls, data: Dataset, run: Run) -> Known:

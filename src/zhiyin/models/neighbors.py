@@ -13,7 +13,7 @@ from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.models.base import Recommender
-from zhiyin.models.pairs import keep_largest, rows_of, score_by_table, to_csr
+from zhiyin.models.pairs import keep_largest, rows_of, score_by_table, to_csr, top_by_table
 
 
 @dataclasses.dataclass
@@ -78,6 +78,14 @@ class ItemKNN(Recommender):
 
     def _score(self, histories: Histories, run: Run) -> np.ndarray:
         return score_by_table(histories.matrix(self.similarities_.shape[0]), self.similarities_, run)
+
+    def _rank_few(
+        self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: np.ndarray, run: Run
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        priority = self._known().priority
+        return top_by_table(
+            histories.matrix(self.similarities_.shape[0]), self.similarities_, k, priority, allowed, excluded
+        )
 
     def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
         return rows_of(self.similarities_, items)

@@ -12,6 +12,7 @@ from scipy import sparse
 from zhiyin.core.parallel import for_chunks, kernel
 from zhiyin.core.run import Run
 from zhiyin.data.histories import Histories
+from zhiyin.models.topk import finish, push
 
 
 def to_csr(neighbors: np.ndarray, values: np.ndarray, n_items: int) -> sparse.csr_matrix:
@@ -37,6 +38,27 @@ def score_by_table(weights: sparse.csr_matrix, table: sparse.csr_matrix, run: Ru
     return scores
 
 
+def top_by_table(
+    weights: sparse.csr_matrix,
+    table: sparse.csr_matrix,
+    k: int,
+    priority: np.ndarray,
+    allowed: np.ndarray,
+    excluded: tuple[np.ndarray, np.ndarray],
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """As `top_k` of `score_by_table`, looking at no item but those that the weights lead to; for few rows.
+
+    None where they lead to fewer than k that may be returned: then items of score 0 belong in the answer.
+    """
+    n = weights.shape[0]
+    items, scores = np.full((n, k), -1, dtype=np.int32), np.full((n, k), -np.inf, dtype=np.float32)
+    full = _reached(
+        weights.indptr, weights.indices, weights.data, table.indptr, table.indices, table.data,
+        priority, allowed, *excluded, items, scores,
+    )  # fmt: skip
+    return (items, scores) if full else None
+
+
 def rows_of(table: sparse.csr_matrix, items: np.ndarray) -> np.ndarray:
     """Rows of the table as dense scores; what is not in the table is minus infinity: not similar at all."""
     dense = np.full((len(items), table.shape[1]), -np.inf, dtype=np.float32)
@@ -53,6 +75,38 @@ def _push(w_indptr, w_items, w_data, t_indptr, t_items, t_data, start, stop, sco
             item, weight = w_items[at], w_data[at]
             for to in range(t_indptr[item], t_indptr[item + 1]):
                 line[t_items[to]] += weight * t_data[to]
+
+
+@kernel
+def _reached(w_indptr, w_items, w_data, t_indptr, t_items, t_data, priority, allowed, offsets, seen, items, scores):
+    n_items = len(allowed)
+    for row in range(len(w_indptr) - 1):
+        total = np.zeros(n_items, dtype=np.float32)  # the system clears only the pages that are touched
+        for at in range(offsets[row], offsets[row + 1]):
+            total[seen[at]] = -np.inf
+        reach = 0
+        for at in range(w_indptr[row], w_indptr[row + 1]):
+            reach += t_indptr[w_items[at] + 1] - t_indptr[w_items[at]]
+        touched, n_touched = np.empty(reach, dtype=np.int32), 0
+        for at in range(w_indptr[row], w_indptr[row + 1]):
+            item, weight = w_items[at], w_data[at]
+            for to in range(t_indptr[item], t_indptr[item + 1]):
+                other = t_items[to]
+                if total[other] == 0:
+                    touched[n_touched] = other
+                    n_touched += 1
+                total[other] += weight * t_data[to]
+        heap_item, heap_score, size = items[row], scores[row], 0
+        for place in range(n_touched):
+            item = touched[place]
+            score = total[item]
+            total[item] = 0  # what came to nothing once is on the list twice
+            if score > 0 and allowed[item]:
+                size = push(score, item, size, heap_score, heap_item, priority)
+        if size < items.shape[1]:
+            return False
+        finish(heap_score, heap_item, size, priority)
+    return True
 
 
 @kernel
@@ -114,9 +168,11 @@ def recent(histories: Histories, last: int, decay: float) -> sparse.csr_matrix:
     kept = back < last
     worth = np.power(np.float32(decay), back[kept]).astype(np.float32)
     width = int(items.max()) + 1 if len(items) else 1
-    table = sparse.coo_matrix((worth, (owner[kept], items[kept])), shape=(len(histories), width))
-    order = np.lexsort((-worth, table.col, table.row))
-    row, col, data = table.row[order], table.col[order], table.data[order]
+    row, col = owner[kept], items[kept]
+    order = np.lexsort((-worth, col, row))
+    row, col, data = row[order], col[order], worth[order]
     first = np.ones(len(row), dtype=bool)
     first[1:] = (row[1:] != row[:-1]) | (col[1:] != col[:-1])
-    return sparse.csr_matrix((data[first], (row[first], col[first])), shape=table.shape)
+    indptr = np.zeros(len(histories) + 1, dtype=np.int32)
+    np.cumsum(np.bincount(row[first], minlength=len(histories)), out=indptr[1:])
+    return sparse.csr_matrix((data[first], col[first], indptr), shape=(len(histories), width))

@@ -235,9 +235,7 @@ def _search(vectors, scales, queries, start, stop, rows, priority, offsets, code
 
 
 @kernel
-def _search_compact(
-    small, steps, vectors, scales, queries, start, stop, rows, priority, offsets, codes, items, scores
-):
+def _search_compact(small, steps, vectors, scales, queries, start, stop, rows, priority, offsets, codes, items, scores):
     """As `_search`. `bar` is the k-th best of what scores are at least; what may reach it is scored in full."""
     d, k = vectors.shape[1], items.shape[1]
     least = np.empty(k, dtype=np.float32)

@@ -45,6 +45,40 @@ def top_k(
     return items, best
 
 
+def first_k(
+    best_first: np.ndarray,
+    scores: np.ndarray,
+    k: int,
+    allowed: np.ndarray,
+    excluded: tuple[np.ndarray, np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `top_k`, where every row has the same finite scores, float32[m], and all items stand in their order."""
+    n = len(excluded[0]) - 1
+    items = np.full((n, k), -1, dtype=np.int32)
+    best = np.full((n, k), -np.inf, dtype=np.float32)
+    _first_k(best_first, scores, allowed, *excluded, items, best)
+    return items, best
+
+
+@kernel
+def _first_k(best_first, scores, allowed, offsets, seen, items, best):
+    k = items.shape[1]
+    for row in range(len(items)):
+        out = np.sort(seen[offsets[row] : offsets[row + 1]])
+        size = 0
+        for at in range(len(best_first)):
+            if size == k:
+                break
+            item = best_first[at]
+            if not allowed[item]:
+                continue
+            place = np.searchsorted(out, item)
+            if place < len(out) and out[place] == item:
+                continue
+            items[row, size], best[row, size] = item, scores[item]
+            size += 1
+
+
 @kernel
 def _top_k(scores, start, stop, priority, allowed, every, offsets, seen, items, best):
     """A heap of the k best so far; its root is the worst of them, which most items fail to beat at first look."""
