@@ -3,35 +3,46 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zhiyin.cli.project import Project, short
 from zhiyin.cli.show import duration, print_json, say, table
+
+if TYPE_CHECKING:
+    from zhiyin.pipeline.bundles import Bundles
 
 # Share of the budget that goes into the pipeline judged by the gate; the rest fits its sources on all of the log.
 GATE = 0.85
 
 
-def train_within(project: Project, budget: str, output: Path | None, force: bool, json: bool) -> None:
-    """Make, judge and keep a pipeline within a time such as "10m"."""
+def train_within(
+    project: Project, budget: str, output: Path | None, force: bool, json: bool, *, store: bool = True
+) -> None:
+    """Make, judge and keep a pipeline within a time such as "10m". Raises DataError while another one is made."""
+    from zhiyin.pipeline.bundles import Bundles
+
+    bundles = Bundles((output or project.home / project.config.train.output) / "bundles")
+    with bundles.training():
+        _train(project, bundles, budget, force, json, store)
+
+
+def _train(project: Project, bundles: Bundles, budget: str, force: bool, json: bool, store: bool) -> None:
     import time
+    from datetime import UTC, datetime
 
     from zhiyin.core.durations import microseconds
     from zhiyin.data.catalogue import Catalogue
     from zhiyin.data.doctor import examine
     from zhiyin.data.splits import split
     from zhiyin.pipeline.automl import auto
-    from zhiyin.pipeline.bundles import Bundles
     from zhiyin.pipeline.gate import gate
 
-    begun = time.monotonic()
+    begun, made = time.monotonic(), datetime.now(UTC)
     seconds = microseconds(budget) / 1e6
-    data = project.data()
+    data = project.data(store=store)
     say(repr(data))
     for line in short(examine(data, project.config.split.test)):
         say(line)
-    folder = output or project.home / project.config.train.output
-    bundles = Bundles(folder / "bundles")
     # What decides is how it does on days it has not seen, whatever evaluate is set to.
     part = split(data, "time" if data.has_times else "ratio", test=project.config.split.test, run=project.run)
     exclude_seen = project.config.evaluate.exclude_seen
@@ -45,7 +56,7 @@ def train_within(project: Project, budget: str, output: Path | None, force: bool
     figures: dict[str, Any] = {verdict.metric: verdict.figures["candidate"], "users": verdict.users}
     figures |= {name: value for name, value in verdict.figures.items() if name != "candidate"}
     report = {"judged": verdict.said(), "pipeline": pipeline.report_}
-    bundle = bundles.write(whole, figures=figures, report=report, catalogue=Catalogue.of(data))
+    bundle = bundles.write(whole, figures=figures, report=report, catalogue=Catalogue.of(data), made=made)
     promoted = verdict.passed or force
     if promoted:
         bundles.promote(bundle.version, verdict.why if verdict.passed else f"forced; {verdict.why}")

@@ -31,7 +31,7 @@ def check(
     from zhiyin.data.doctor import examine
 
     project = project_of(settle(source, None, None), config.parent) if source else open_project(config)
-    data = project.data(strict or None)
+    data = project.data(strict or None, store=source is None)
     findings = examine(data, project.config.split.test)
     quarantine = None
     if len(data.quarantine):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from zhiyin.cli.options import CONFIG, ConfigFile, Json, Models, Seed, Settings, Threads
+from zhiyin.cli.options import CONFIG, ConfigFile, Json, Models, NoStore, Seed, Settings, Threads
 
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder of report.html and evaluation.json.")]
 
@@ -16,6 +16,7 @@ def evaluate(
     models: Models = None,
     param: Settings = None,
     output: Output = None,
+    no_store: NoStore = False,
     config: ConfigFile = CONFIG,
     seed: Seed = None,
     threads: Threads = None,
@@ -37,4 +38,4 @@ def evaluate(
 
     project = open_project(config, seed, threads)
     made = project.models(models, param)
-    publish(judge(project, made, project.data()), output or project.home, json)
+    publish(judge(project, made, project.data(store=not no_store)), output or project.home, json)

@@ -17,5 +17,6 @@ Models = Annotated[
 Settings = Annotated[
     list[str] | None, typer.Option("-p", "--param", metavar="NAME=VALUE", help="A hyperparameter; may be repeated.")
 ]
+NoStore = Annotated[bool, typer.Option("--no-store", help="Leave out what the service has heard.")]
 
 CONFIG = Path("zhiyin.toml")

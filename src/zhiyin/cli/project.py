@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from zhiyin.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -15,9 +17,13 @@ if TYPE_CHECKING:
     from zhiyin.data.config import Config
     from zhiyin.data.dataset import Dataset
     from zhiyin.data.doctor import Finding
+    from zhiyin.data.heard import Heard
     from zhiyin.data.splits import Split
     from zhiyin.models.base import Recommender
+    from zhiyin.store.database import Store
 
+# Names the store of a training that the service starts: an address may hold a password, which arguments would show.
+STORE = "ZHIYIN_STORE"
 SHELF = ["Random", "Popular", "ItemKNN", "Transitions", "EASE", "ALS"]
 
 
@@ -29,11 +35,47 @@ class Project:
     home: Path
     run: Run
 
-    def data(self, strict: bool | None = None) -> Dataset:
-        """The data of the project, read."""
+    def data(self, strict: bool | None = None, *, store: bool = False) -> Dataset:
+        """The data of the project, read.
+
+        Parameters
+        ----------
+        store: join what the project's store has heard, where there is one, and say so.
+        """
         from zhiyin.data.config import read_data
 
-        return read_data(self.config, self.home, strict)
+        heard = self.heard() if store else None
+        if heard is not None and self.config.data.source is None and heard.events.is_empty():
+            raise DataError(
+                "no event log is named, and the store has heard nothing yet", file=self.home / "zhiyin.toml",
+                remedy="send events to POST /v1/events of zhiyin serve, or name a log under [data]: source = ...",
+            )  # fmt: skip
+        if heard is not None and len(heard.events):
+            say = f"{len(heard.events):,} events of the store"
+            typer.echo(say if self.config.data.source is None else f"the files and {say}", err=True)
+        return read_data(self.config, self.home, strict, heard)
+
+    @property
+    def store_address(self) -> str:
+        """Where the service keeps events: [service] store, unless the environment says otherwise by ZHIYIN_STORE."""
+        from zhiyin.data.config import store_address
+
+        return os.environ.get(STORE) or store_address(self.config, self.home)
+
+    def heard(self) -> Heard | None:
+        """What the project's store holds; None where there is no store. Raises MissingExtraError without its extra."""
+        address = self.store_address
+        path = address.removeprefix("sqlite:///")
+        if "://" not in path and not Path(path).is_file():
+            return None
+        from zhiyin.store.database import Store
+        from zhiyin.store.training import heard
+
+        store = Store(address)
+        try:
+            return heard(store, self.run)
+        finally:
+            store.close()
 
     def models(self, texts: Sequence[str] | None, params: Sequence[str] | None = None) -> list[Recommender]:
         """Models as written on the command line (else as in the settings), with their settings checked."""
@@ -76,6 +118,17 @@ def open_project(path: Path, seed: int | None = None, threads: int | None = None
     from zhiyin.data.config import load_config
 
     return project_of(load_config(path), path.parent, seed, threads)
+
+
+def open_store(project: Project, make: bool = False) -> Store:
+    """The store that the settings name. Raises DataError where there is none yet, unless it is to be made."""
+    from zhiyin.store.database import Store
+
+    address = project.store_address
+    path = address.removeprefix("sqlite:///")
+    if not make and "://" not in path and not Path(path).is_file():
+        raise DataError("there is no store yet", file=path, remedy="zhiyin serve makes it, or zhiyin store load FOLDER")
+    return Store(address)
 
 
 def project_of(config: Config, home: Path, seed: int | None = None, threads: int | None = None) -> Project:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from zhiyin.cli.options import CONFIG, ConfigFile, Json, Models, Seed, Settings, Threads
+from zhiyin.cli.options import CONFIG, ConfigFile, Json, Models, NoStore, Seed, Settings, Threads
 from zhiyin.core.errors import ConfigError
 
 
@@ -21,12 +21,15 @@ def train(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Put the version in use whatever the gate says.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the models.")] = None,
+    no_store: NoStore = False,
     config: ConfigFile = CONFIG,
     seed: Seed = None,
     threads: Threads = None,
     json: Json = False,
 ) -> None:
-    """Fit models on all events and save them. The data doctor has a look first.
+    """Fit models on all events and save them: those of the files, and those of the service's store where there is one.
+
+    The data doctor has a look first.
 
     Networks keep a checkpoint every two minutes: interrupted, the same command goes on where it stood.
 
@@ -54,10 +57,10 @@ def train(
 
         if models or param:
             raise ConfigError("--budget chooses the models itself", remedy="name models, or a budget, not both")
-        train_within(project, budget, output, force, json)
+        train_within(project, budget, output, force, json, store=not no_store)
         return
     made = project.models(models, param)
-    data = project.data()
+    data = project.data(store=not no_store)
     say(repr(data))
     for line in short(examine(data, project.config.split.test)):
         say(line)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from zhiyin.cli.options import CONFIG, ConfigFile, Json, Seed, Threads
+from zhiyin.cli.options import CONFIG, ConfigFile, Json, NoStore, Seed, Threads
 from zhiyin.core.durations import microseconds
 from zhiyin.core.errors import ConfigError
 
@@ -19,6 +19,7 @@ def tune(
     timeout: Annotated[str | None, typer.Option(help='Stop after this long, such as "10m".')] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier search stopped.")] = False,
     write: Annotated[bool, typer.Option("--write", help="Put the best settings into the settings file.")] = False,
+    no_store: NoStore = False,
     config: ConfigFile = CONFIG,
     seed: Seed = None,
     threads: Threads = None,
@@ -38,7 +39,7 @@ def tune(
     project = open_project(config, seed, threads)
     made, settings = project.models([model])[0], project.config.tune
     name = type(made).__name__
-    parts = project.splits(project.data())
+    parts = project.splits(project.data(store=not no_store))
     train = parts[0].train if isinstance(parts, list) else parts.train
     storage = project.home / ".zhiyin" / f"tune-{name.lower()}.db"
     storage.parent.mkdir(exist_ok=True)

@@ -21,6 +21,7 @@ from zhiyin.core.durations import is_duration
 from zhiyin.core.errors import ConfigError, nearest
 from zhiyin.core.params import Param
 from zhiyin.data.dataset import Dataset
+from zhiyin.data.heard import Heard
 
 FILE_NAME = "zhiyin.toml"
 
@@ -434,7 +435,9 @@ def _toml(value: Any) -> str:
     return repr(value)
 
 
-def read_data(config: Config, base_dir: str | Path = ".", strict: bool | None = None) -> Dataset:
+def read_data(
+    config: Config, base_dir: str | Path = ".", strict: bool | None = None, heard: Heard | None = None
+) -> Dataset:
     """The data a configuration names.
 
     Parameters
@@ -442,11 +445,12 @@ def read_data(config: Config, base_dir: str | Path = ".", strict: bool | None = 
     base_dir: the folder of the configuration file, from which its paths are taken. `${NAME}` in a path or
         address stands for an environment variable, so that no password need stand in the file.
     strict: overrules the file's own `strict`.
+    heard: what the service has heard; with it no file need be named.
     """
     from zhiyin.data.reading import read
 
     base, data = Path(base_dir), config.data
-    if data.source is None:
+    if data.source is None and heard is None:
         raise ConfigError(
             "no event log is named",
             file=base / FILE_NAME,
@@ -455,23 +459,29 @@ def read_data(config: Config, base_dir: str | Path = ".", strict: bool | None = 
     given = config.columns.model_fields_set  # an empty list that was written means none; left out, a guess
     columns = {n: v for n, v in config.columns.model_dump().items() if v or (n in given and v is not None)}
     return read(
-        _resolve(data.source, base),
-        items=_resolve(data.items, base),
-        users=_resolve(data.users, base),
-        links=_resolve(data.links, base),
+        resolved(data.source, base),
+        items=resolved(data.items, base),
+        users=resolved(data.users, base),
+        links=resolved(data.links, base),
         columns=columns or None,
         weights=config.weights or None,
         query=data.query,
         strict=data.strict if strict is None else strict,
+        heard=heard,
     )
 
 
-def _resolve(source: Any, base: Path) -> Any:
+def store_address(config: Config, base_dir: str | Path = ".") -> str:
+    """Where the project's events are kept: a path or "postgresql://...", with variables filled in."""
+    return str(resolved(config.service.store, Path(base_dir)))
+
+
+def resolved(source: Any, base: Path) -> Any:
     """A source with variables filled in and paths taken from `base`."""
     if isinstance(source, dict):
-        return {kind: _resolve(part, base) for kind, part in source.items()}
+        return {kind: resolved(part, base) for kind, part in source.items()}
     if isinstance(source, list):
-        return [_resolve(part, base) for part in source]
+        return [resolved(part, base) for part in source]
     if source is None:
         return None
     address = re.sub(r"\$\{(\w+)\}", lambda match: _variable(match[1], base), source)

@@ -14,6 +14,7 @@ from zhiyin.core.errors import ConfigError, DataError, nearest
 from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset, empty_quarantine
 from zhiyin.data.guess import guess_key, guess_links, guess_roles, name_score
+from zhiyin.data.heard import Heard, Parts, join
 from zhiyin.data.schema import Roles, default_weights, parse_weights, weigh
 from zhiyin.data.sources import find_sources
 from zhiyin.data.tables import Table, open_table, query_table
@@ -30,6 +31,7 @@ def read(
     weights: Mapping[str, float] | None = None,
     query: str | None = None,
     strict: bool = False,
+    heard: Heard | None = None,
     run: Run | None = None,
 ) -> Dataset:
     """Read an event log, and what is known of items and users.
@@ -50,6 +52,7 @@ def read(
         rule that matches decides, an event that matches none is kept with weight 0. Without rules every event
         is worth 1, known kinds their usual weight, and a negative rating or quantity -1.
     strict: raise DataError at the first bad row instead of setting bad rows aside in `Dataset.quarantine`.
+    heard: what the service's store holds, joined with the files before events are weighed; `source` may then be None.
 
     >>> read(pl.DataFrame({"user": ["a", "a"], "item": ["x", "y"]})).n_events
     2
@@ -67,12 +70,17 @@ def read(
         users = found.users if users is None else users
         links = found.links if links is None else links
         source = found.events
-    tables = _tables(source, query)
+    if source is None and heard is not None:
+        tables, roles = [], Roles("user", "item", "time")
+        sample: list[str] = []
+    else:
+        tables = _tables(source, query)
+        roles = dataclasses.replace(guess_roles(tables[0][1].sample, given, tables[0][1].name), **fixed)
+        sample = tables[0][1].columns
     notes: list[str] = []
-    roles = guess_roles(tables[0][1].sample, given, tables[0][1].name)
-    roles = dataclasses.replace(roles, **fixed)
-    notes.append(f"columns: {roles.sentence()}")
-    named = [column for column in tables[0][1].columns if roles.time is None and name_score("time", column) >= 1]
+    if tables:
+        notes.append(f"columns: {roles.sentence()}")
+    named = [column for column in sample if roles.time is None and name_score("time", column) >= 1]
     if named and named[0] not in roles.__dict__.values():
         notes.append(f"no times: {named[0]} is named like one, but what stands in it does not read as times")
     parts, details, bad = [], [], []
@@ -86,30 +94,43 @@ def read(
             notes.extend(table.notes)
             del table
             advance(1)
-    events = parts.pop() if len(parts) == 1 else pl.concat(parts, how="vertical_relaxed")
+    if parts:
+        events = parts.pop() if len(parts) == 1 else pl.concat(parts, how="vertical_relaxed")
+    else:
+        events = pl.DataFrame(schema={"user": pl.String, "item": pl.String, "time": pl.Int64})
     parts.clear()
     tied = None
     if links is not None:
         tied, rejected = _links(links, ties, strict, notes)
         bad.append(rejected)
-    quarantine = pl.concat(bad)
+    quarantine = pl.concat(bad) if bad else empty_quarantine()
     if len(quarantine):
         reasons = quarantine["reason"].str.replace(r" = .*? is ", " is ").value_counts(sort=True).head(3).iter_rows()
         listed = "; ".join(f"{count:,} × {reason}" for reason, count in reasons)
         notes.append(f"{len(quarantine):,} rows set aside: {listed}")
+    known = events if heard is None or len(events) else heard.events
+    catalogue = _described(
+        items, "item", keys["item"], known["item"], details, roles.item_columns, notes, unasked["item"]
+    )
+    people = _described(users, "user", keys["user"], known["user"], details, roles.user_columns, notes, unasked["user"])
+    del known
+    hidden = None
+    if heard is not None:
+        whole, hidden, said = join(Parts(events, catalogue, people, tied), heard)
+        events, catalogue, people, tied = whole.events, whole.items, whole.users, whole.links
+        notes.extend(said)
+        del whole, heard
+        if "value" in events.columns and roles.rating is None:
+            roles = dataclasses.replace(roles, rating="value")
+        if "kind" in events.columns and roles.kind is None:
+            roles = dataclasses.replace(roles, kind="kind")
     events, said = _weighted(events, roles, weights)
     notes.extend(said)
-    catalogue = _described(
-        items, "item", keys["item"], events["item"], details, roles.item_columns, notes, unasked["item"]
-    )
-    people = _described(
-        users, "user", keys["user"], events["user"], details, roles.user_columns, notes, unasked["user"]
-    )
     for note in notes:
         log.info(note)
     holder = [events]
     del events  # `build` takes the frame apart; nothing else may hold it
-    return Dataset.build(
+    data = Dataset.build(
         holder.pop(),
         users=people,
         items=catalogue,
@@ -118,6 +139,10 @@ def read(
         notes=tuple(notes),
         links=tied,
     )
+    if hidden is not None and len(hidden):
+        codes = data.item_ids.encode(hidden)
+        data.candidates[codes[codes >= 0]] = False
+    return data
 
 
 def _tables(source: Any, query: str | None) -> list[tuple[str | None, Table]]:

@@ -6,6 +6,7 @@
       0002/
       current          the number in use; replaced whole, so a reader sees the old one or the new one
       promotions.jsonl one line for each change of `current`, oldest first
+      .training        locked by who trains: one training at a time makes versions
 
 A bundle never changes once it is written: its manifest holds a checksum of every file, the window of the data, the
 figures it was judged by and the versions of the code. Nothing in it can run.
@@ -13,11 +14,15 @@ figures it was judged by and the versions of the code. Nothing in it can run.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
 import platform
+import shutil
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -31,6 +36,8 @@ from zhiyin.models import saving
 from zhiyin.models.base import Recommender
 
 FORMAT = 1
+# Names the descriptor of the lock to a training that another process started.
+TRAINING = "ZHIYIN_TRAINING"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,11 +115,13 @@ class Bundles:
         figures: dict[str, Any],
         report: dict[str, Any] | None = None,
         catalogue: Catalogue | None = None,
+        made: datetime | None = None,
     ) -> Bundle:
         """Keep a fitted model as the next version; it is not in use before it is promoted.
 
         figures: what it was judged by, plain numbers and texts; report: all that was measured; catalogue: the items and
-        users it was trained with, for filters and titles.
+        users it was trained with, for filters and titles; made: when its data was read, left out, now. Of who was
+        forgotten after that moment it still knows.
         """
         version = max(self.versions(), default=0) + 1
         target = self.folder / f"{version:04}"
@@ -127,7 +136,7 @@ class Bundles:
             manifest = {
                 "format": FORMAT,
                 "version": version,
-                "made": datetime.now(UTC).isoformat(timespec="seconds"),
+                "made": (made or datetime.now(UTC)).isoformat(timespec="seconds"),
                 "model": type(model).__name__,
                 "settings": settings_of(model),
                 "data": {
@@ -164,12 +173,7 @@ class Bundles:
 
     def rollback(self) -> Bundle:
         """Put back in use what was in use before. Raises DataError where nothing was."""
-        stack: list[int] = []
-        for line in self.promotions():
-            if line.get("rolled_back"):
-                stack.pop()
-            elif not stack or stack[-1] != line["version"]:
-                stack.append(line["version"])
+        stack = self._used()
         if len(stack) < 2:
             raise DataError("nothing was in use before", file=self.folder, remedy="zhiyin promote VERSION")
         bundle = self.get(stack[-2])
@@ -183,10 +187,70 @@ class Bundles:
             log.write(json.dumps(line) + "\n")
         return bundle
 
+    def _used(self) -> list[int]:
+        """Versions that were in use, one after the other; the last one is. What was rolled back is left out."""
+        stack: list[int] = []
+        for line in self.promotions():
+            if line.get("rolled_back"):
+                stack.pop()
+            elif not stack or stack[-1] != line["version"]:
+                stack.append(line["version"])
+        return stack
+
+    def prune(self, keep: int = 5) -> list[int]:
+        """Delete all but the newest `keep`, the one in use and the one before it. Returns the numbers deleted.
+
+        Who has a deleted version open goes on with it.
+        """
+        deleted = []
+        for version in self.versions()[: -max(1, keep)]:
+            used = self.current
+            if version in self._used()[-2:] or (used is not None and used.version == version):
+                continue
+            gone = self.folder / f".{version:04}.gone"
+            shutil.rmtree(gone, ignore_errors=True)
+            (self.folder / f"{version:04}").rename(gone)  # half a version is never to be seen
+            shutil.rmtree(gone, ignore_errors=True)
+            deleted.append(version)
+        return deleted
+
+    @contextlib.contextmanager
+    def training(self) -> Iterator[int]:
+        """Hold the lock of who makes versions; gives its file descriptor. Raises DataError where another one has it.
+
+        A process that is started with the descriptor and its number in ZHIYIN_TRAINING holds the lock with its parent,
+        and after it: the lock is let go when the last of them ends, however it ends.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / ".training"
+        given = os.environ.get(TRAINING, "")
+        if given.isdecimal() and _is_open(int(given), path):
+            yield int(given)
+            return
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DataError(
+                    "another training is running", file=self.folder, remedy="wait until it has ended"
+                ) from None
+            yield lock
+        finally:
+            os.close(lock)
+
     def promotions(self) -> list[dict[str, Any]]:
         """Every change of what is in use, oldest first."""
         file = self.folder / "promotions.jsonl"
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def _is_open(descriptor: int, path: Path) -> bool:
+    """Whether a descriptor is one of this file."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except OSError:
+        return False
 
 
 def difference(old: Bundle, new: Bundle) -> dict[str, tuple[Any, Any]]:

@@ -1,0 +1,255 @@
+"""What a service has heard, joined with what the files say, so that both are learned as one log.
+
+Events of both are learned; one that stands in a file and was heard too counts once. Columns that were heard are laid
+over those of the files. Who asked to be forgotten is not learned from files that are older than that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import polars as pl
+
+# Whole numbers as texts, as far as they fit into 64 bits.
+_NUMBER = r"^-?[0-9]{1,18}$"
+_KEY = ("user", "item", "time", "kind")
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """Columns of items or users.
+
+    Parameters
+    ----------
+    values: frame with `id` (text, unique) and a column for each name that was heard.
+    said: bool frame of the same rows and columns (without `id`): whether the column was heard of that row. What was
+        heard as null is null; what was not heard is as the files say.
+    """
+
+    values: pl.DataFrame
+    said: pl.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Heard:
+    """What a store holds.
+
+    Parameters
+    ----------
+    events: `user`, `item` (texts or categories), `time` (Int64 microseconds UTC), `kind` (text or category), `value`
+        (float, null where none), in the order they came.
+    items, users: newest columns.
+    hidden: text ids of items that are not to be shown: deleted, or with `hidden` true.
+    forgotten: when each of these users (texts) was forgotten last, int64 microseconds UTC, 0: never. None: nobody was.
+    since: when the reading of the store began. Who was forgotten later may stand in `events` and is left out.
+    """
+
+    events: pl.DataFrame
+    items: Columns
+    users: Columns
+    hidden: pl.Series
+    forgotten: Callable[[pl.Series], np.ndarray] | None = None
+    since: int = 0
+
+
+@dataclasses.dataclass
+class Parts:
+    """What is known before it is coded: raw events, and what describes items and users."""
+
+    events: pl.DataFrame
+    items: pl.DataFrame | None
+    users: pl.DataFrame | None
+    links: pl.DataFrame | None
+
+
+def join(files: Parts, heard: Heard) -> tuple[Parts, pl.Series, list[str]]:
+    """The files and what was heard as one; the hidden items as ids of that whole; what was decided, in sentences.
+
+    `files.events` may be empty: then what was heard is all there is.
+    """
+    notes: list[str] = []
+    files, heard = _forget(files, heard, notes)
+    user = _same(heard.events["user"], heard.users.values["id"],
+                 [files.events["user"], *_ids(files.users), *_ends(files.links)])  # fmt: skip
+    item = _same(heard.events["item"], heard.items.values["id"], [files.events["item"], *_ids(files.items)])
+    new = heard.events.with_columns(user=_cast(heard.events["user"], user), item=_cast(heard.events["item"], item))
+    events = _united(files.events, new, notes)
+    whole = Parts(
+        events,
+        _laid(files.items, heard.items, item),
+        _laid(files.users, heard.users, user),
+        files.links,
+    )
+    return whole, _cast(heard.hidden, item), notes
+
+
+def _forget(files: Parts, heard: Heard, notes: list[str]) -> tuple[Parts, Heard]:
+    """Both without those who were forgotten. What was heard of them since stays."""
+    if heard.forgotten is None:
+        return files, heard
+    columns = [files.events["user"], *_ids(files.users), *_ends(files.links), heard.events["user"]]
+    columns.append(heard.users.values["id"])
+    texts = pl.concat([column.unique().cast(pl.String).alias("id") for column in columns]).unique()
+    gone = pl.DataFrame({"id": texts, "moment": heard.forgotten(texts)}).filter(pl.col("moment") > 0)
+    if gone.is_empty():
+        return files, heard
+    moment = _moments(files.events["user"], gone)
+    old = moment > 0 if "time" not in files.events.columns else files.events["time"] < moment
+    lost = int(old.sum())
+    if lost:
+        notes.append(f"{lost:,} events of the files are left out: their users were forgotten later")
+    users = files.users.filter(_moments(files.users["id"], gone) == 0) if files.users is not None else None
+    links = files.links
+    if links is not None:
+        links = links.filter((_moments(links["user"], gone) == 0) & (_moments(links["other"], gone) == 0))
+    late = gone.filter(pl.col("moment") >= heard.since)
+    if len(late):
+        kept = _moments(heard.users.values["id"], late) == 0
+        heard = dataclasses.replace(
+            heard,
+            events=heard.events.filter(_moments(heard.events["user"], late) == 0),
+            users=Columns(heard.users.values.filter(kept), heard.users.said.filter(kept)),
+        )
+    return Parts(files.events.filter(~old), files.items, users, links), heard
+
+
+def _moments(users: pl.Series, gone: pl.DataFrame) -> pl.Series:
+    """When each was forgotten, 0: never."""
+    known = pl.DataFrame({"raw": users.unique()}).with_columns(id=pl.col("raw").cast(pl.String))
+    known = known.join(gone, on="id", how="inner")
+    if known.is_empty():
+        return pl.repeat(0, len(users), dtype=pl.Int64, eager=True)
+    found = pl.DataFrame({"raw": users}).join(known, on="raw", how="left", maintain_order="left")
+    return found["moment"].fill_null(0)
+
+
+def _ids(frame: pl.DataFrame | None) -> list[pl.Series]:
+    return [] if frame is None else [frame["id"]]
+
+
+def _ends(links: pl.DataFrame | None) -> list[pl.Series]:
+    return [] if links is None else [links["user"], links["other"]]
+
+
+def _same(events: pl.Series, described: pl.Series, files: list[pl.Series]) -> pl.DataType:
+    """The type of ids that were heard: whole numbers where those of the files are and all of them can be."""
+    told = [column for column in files if len(column)]
+    if not told or not all(column.dtype.is_integer() for column in told):
+        return pl.String()
+    texts = pl.concat([column.unique().cast(pl.String).alias("id") for column in (events, described)])
+    large = any(column.dtype == pl.UInt64 for column in told)
+    pattern = _NUMBER.replace("-?", "") if large else _NUMBER
+    if not texts.str.contains(pattern).all():
+        return pl.String()
+    return pl.UInt64() if large else pl.Int64()
+
+
+def _cast(ids: pl.Series, dtype: pl.DataType) -> pl.Series:
+    """Ids of that type; of the hidden, which may be anything, those that can be."""
+    return ids.cast(pl.String).cast(dtype, strict=False).drop_nulls()
+
+
+def _united(files: pl.DataFrame, new: pl.DataFrame, notes: list[str]) -> pl.DataFrame:
+    """One log, the files first."""
+    timed = files.is_empty() or "time" in files.columns
+    kinds = "kind" in files.columns or bool((new["kind"].cast(pl.String) != "event").any())
+    values = "value" in files.columns or new["value"].null_count() < len(new)
+    if not timed:
+        new = new.sort("time", maintain_order=True)
+        notes.append("the files have no times: what was heard stands behind them, in the order of its own times")
+    elif len(files) and len(new):
+        new = _fresh(files, new, notes)
+    order = ["user", "item", *(["time"] if timed else []), *(["kind"] if kinds else []), *(["value"] if values else [])]
+    new = new.with_columns(pl.col("kind").cast(pl.Categorical), pl.col("value").cast(pl.Float32)).select(order)
+    if files.is_empty():
+        return new
+    if kinds and "kind" not in files.columns:
+        files = files.with_columns(kind=pl.lit("event", dtype=pl.Categorical))
+    if values and "value" not in files.columns:
+        files = files.with_columns(value=pl.lit(None, dtype=pl.Float32))
+    types = {name: new[name].dtype for name in ("user", "item") if files[name].dtype.is_integer()}
+    files = files.select(order).cast(types)  # type: ignore[arg-type]
+    return pl.concat([files, new.cast(dict(files.schema))])  # type: ignore[arg-type]
+
+
+def _fresh(files: pl.DataFrame, new: pl.DataFrame, notes: list[str]) -> pl.DataFrame:
+    """What was heard and does not stand in the files."""
+    first, last = new["time"].min(), new["time"].max()
+    near = files.lazy().filter(pl.col("time").is_between(first, last))
+    kind = pl.col("kind") if "kind" in files.columns else pl.lit("event")
+    known = near.select("user", "item", "time", kind.cast(pl.String).alias("kind")).collect()
+    if known.is_empty():
+        return new
+    known = known.with_columns(pl.col("user", "item").cast(pl.String)).unique()
+    asked = new.select(pl.col("user", "item", "kind").cast(pl.String), "time").with_row_index("row")
+    twice = asked.join(known, on=list(_KEY), how="semi")["row"]
+    if not len(twice):
+        return new
+    notes.append(f"{len(twice):,} events were heard and stand in the files too: they count once")
+    kept = np.ones(len(new), dtype=bool)
+    kept[twice.to_numpy()] = False
+    return new.filter(kept)
+
+
+def _laid(files: pl.DataFrame | None, heard: Columns, dtype: pl.DataType) -> pl.DataFrame | None:
+    """Columns that were heard over those of the files."""
+    if not len(heard):
+        return files
+    values = heard.values.with_columns(_cast(heard.values["id"], dtype).alias("id"))
+    if files is None:
+        return values.unique("id", keep="last", maintain_order=True)
+    names = [name for name in values.columns if name != "id"]
+    above = values.select("id", *(pl.col(name).alias(f"heard\x1f{name}") for name in names))
+    above = above.with_columns(heard.said[name].alias(f"said\x1f{name}") for name in names)
+    above = above.unique("id", keep="last", maintain_order=True)
+    files = files.with_columns(pl.col("id").cast(dtype, strict=False)).unique("id", keep="first", maintain_order=True)
+    both = files.join(above, on="id", how="full", coalesce=True, maintain_order="left_right")
+    for name in names:
+        top, said = both[f"heard\x1f{name}"], both[f"said\x1f{name}"].fill_null(False)
+        if name in files.columns:
+            below, top = _alike(both[name], top)
+            top = top.zip_with(said, below)
+        both = both.with_columns(top.alias(name))
+    return both.select(*files.columns, *(name for name in names if name not in files.columns))
+
+
+def _alike(below: pl.Series, top: pl.Series) -> tuple[pl.Series, pl.Series]:
+    """Two columns of one name as one type: that of the files where what was heard can be of it."""
+    one, other = below.dtype, top.dtype
+    if one == other:
+        return below, top
+    if one == pl.Null or other == pl.Null:
+        return below.cast(other if one == pl.Null else one), top.cast(other if one == pl.Null else one)
+    if isinstance(one, pl.List | pl.Array) or isinstance(other, pl.List | pl.Array):
+        return (_lists(below), _lists(top)) if isinstance(one, pl.List | pl.Array) else (_texts(below), _texts(top))
+    if (one.is_numeric() or one == pl.Boolean) and (other.is_numeric() or other == pl.Boolean):
+        dtype = pl.Float64 if one.is_float() or other.is_float() or one.is_decimal() else pl.Int64
+        return below.cast(dtype), top.cast(dtype)
+    if one.is_numeric() and other == pl.String:
+        number = top.cast(pl.Float64, strict=False)
+        if number.null_count() == top.null_count():
+            return below.cast(pl.Float64), number
+    return _texts(below), _texts(top)
+
+
+def _texts(column: pl.Series) -> pl.Series:
+    """As texts; lists as tags parted by "|", which is how a file writes them."""
+    if isinstance(column.dtype, pl.Array):
+        column = column.arr.to_list()
+    if isinstance(column.dtype, pl.List):
+        return column.cast(pl.List(pl.String)).list.join("|")
+    return column.cast(pl.String)
+
+
+def _lists(column: pl.Series) -> pl.Series:
+    """As lists of texts."""
+    if isinstance(column.dtype, pl.Array):
+        column = column.arr.to_list()
+    if isinstance(column.dtype, pl.List):
+        return column.cast(pl.List(pl.String))
+    return column.cast(pl.String).str.split("|")

@@ -1,0 +1,107 @@
+"""What a store holds, in columns, for those who learn from it: events a page at a time, newest columns, who was
+forgotten."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from zhiyin.core.run import Run
+from zhiyin.data.heard import Columns, Heard
+from zhiyin.store.database import EVENTS, THINGS, Store, hash_of, sa
+
+# Events of one page: no reading transaction is so long that the journal could not be emptied beside it.
+PAGE = 200_000
+# Items or users that are fetched at once.
+FETCH = 50_000
+_READ: Any = {"seq": pl.Int64, "user": pl.String, "item": pl.String, "time": pl.Int64, "kind": pl.String,
+         "value": pl.Float64}  # fmt: skip
+
+
+def heard(store: Store, run: Run | None = None) -> Heard:
+    """All that the store holds, as `read` takes it. It may be written to meanwhile: what comes later is left out.
+
+    Who is forgotten is read last, so that nobody who was forgotten while the events were read is learned.
+    """
+    since = time.time_ns() // 1000
+    events = _events(store, run or Run())
+    items, hidden = _things(store, "items")
+    users, _ = _things(store, "users")
+    gone = store.forgotten_all()
+
+    def forgotten(ids: pl.Series) -> np.ndarray:
+        # One hash a user: it is all that the store still knows of them.
+        return np.array([gone.get(hash_of(user), 0) for user in ids], dtype=np.int64)
+
+    return Heard(events, items, users, hidden, forgotten if gone else None, since)
+
+
+def _events(store: Store, run: Run) -> pl.DataFrame:
+    """Ids and kinds as categories: a hundred million events hold each text once."""
+    kinds = {name: pl.Categorical(pl.Categories.random("zhiyin")) for name in ("user", "item")}
+    types: Any = {**kinds, "time": pl.Int64, "kind": pl.Categorical, "value": pl.Float32}
+    columns = [EVENTS.c[name] for name in _READ]
+    pages = [pl.DataFrame(schema=types)]
+    after, last = 0, store.last
+    with run.bar("Reading the store", last) as advance, store._reader.connect() as link:
+        while True:
+            page = sa.select(*columns).where(EVENTS.c.seq > after, EVENTS.c.seq <= last).order_by(EVENTS.c.seq)
+            rows = link.execute(page.limit(PAGE)).all()
+            link.rollback()
+            if not rows:
+                return pl.concat(pages, rechunk=True)
+            frame = pl.DataFrame(rows, schema=_READ, orient="row")
+            pages.append(frame.drop("seq").cast(types))  # type: ignore[arg-type]
+            advance(rows[-1].seq - after)
+            after = rows[-1].seq
+
+
+def _things(store: Store, name: str) -> tuple[Columns, pl.Series]:
+    """Newest columns of items or users, and the ids of those that are not to be shown."""
+    of = THINGS[name]
+    newest = sa.select(sa.func.max(of.c.seq)).group_by(of.c.id)
+    parts = [pl.DataFrame(schema={"id": pl.String, "text": pl.String})]
+    with store._reader.connect() as link:
+        found = link.execution_options(stream_results=True).execute(
+            sa.select(of.c.id, of.c.columns).where(of.c.seq.in_(newest)).order_by(of.c.seq)
+        )
+        parts += [pl.DataFrame(rows, schema=parts[0].schema, orient="row") for rows in found.partitions(FETCH)]
+    frame = pl.concat(parts)
+    away = frame["text"].is_null() | _holds(frame["text"], "hidden", "true").fill_null(True)
+    there = frame.filter(pl.col("text").is_not_null())
+    return columns_of(there["id"], there["text"]), frame.filter(away)["id"]
+
+
+def columns_of(ids: pl.Series, texts: pl.Series) -> Columns:
+    """Columns out of the JSON that the store keeps; `hidden` is none of them. Numbers beside texts become texts."""
+    frame = pl.DataFrame({"id": ids})
+    if not len(texts) or not (texts != "{}").any():
+        return Columns(frame, frame.select())
+    values = texts.str.json_decode(infer_schema_length=None).struct.unnest()
+    values = values.drop("hidden", strict=False)
+    values = values.with_columns(
+        values[name].cast(_plain(dtype)) for name, dtype in values.schema.items() if _plain(dtype) != dtype
+    )
+    nulls = bool(texts.str.contains('": null', literal=True).any())
+    said = {
+        name: values[name].is_not_null() | _holds(texts, name, "null") if nulls else values[name].is_not_null()
+        for name in values.columns
+    }
+    return Columns(pl.concat([frame, values], how="horizontal"), pl.DataFrame(said))
+
+
+def _plain(dtype: pl.DataType) -> pl.DataType:
+    """The type of a column that held nothing but nulls, or empty lists."""
+    if dtype == pl.Null:
+        return pl.String()
+    return pl.List(pl.String()) if dtype == pl.List(pl.Null) else dtype
+
+
+def _holds(texts: pl.Series, name: str, value: str) -> pl.Series:
+    """Whether the JSON as the store writes it has this name with this value. Inside a text its quotes are escaped."""
+    key = pl.escape_regex(json.dumps(name, ensure_ascii=False))
+    return texts.str.contains(rf"(?:^\{{|, ){key}: {value}(?:, |\}}$)")
