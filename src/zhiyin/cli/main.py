@@ -19,10 +19,12 @@ from zhiyin.cli import (
     doctor,
     evaluate,
     export,
+    forget,
     init,
     recommend,
     serve,
     similar,
+    store,
     train,
     tune,
 )
@@ -60,6 +62,8 @@ ORDER = (
     "rollback",
     "diff",
     "serve",
+    "forget",
+    "store",
     "export",
     "demo",
     "doctor",
@@ -139,6 +143,8 @@ app.command()(recommend.recommend)
 app.command()(similar.similar)
 app.command()(export.export)
 app.command()(serve.serve)
+app.command()(forget.forget)
+app.add_typer(store.app, name="store")
 app.command()(bundles.versions)
 app.command()(bundles.promote)
 app.command()(bundles.rollback)

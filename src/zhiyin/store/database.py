@@ -73,9 +73,8 @@ _UNNEST = """
 
 
 # What `forget` says.
-PROOF = tuple(
-    f"{what} {how}" for how in ("removed", "found") for what in ("events", "versions", "lists", "impressions")
-)
+PLACES = ("events", "versions", "lists", "impressions")
+PROOF = tuple(f"{what} {how}" for how in ("removed", "found") for what in PLACES)
 
 
 def _many(rows: int) -> str:

@@ -55,6 +55,7 @@ class Database:
             if self._url.database in (None, "", ":memory:"):
                 raise ConfigError("a store in memory would lose events", remedy="name a file: sqlite:///shop.db")
             self.path = Path(self._url.database).absolute()
+            self._url = self._url.set(database=str(self.path))
             self._engine = self._open_file(self.path)
             self._reader = self._engine.execution_options(writes=False)
         else:
@@ -82,7 +83,7 @@ class Database:
                 f"the store's folder cannot be made: {error.strerror}", file=path.parent, remedy="check its rights"
             ) from None
         engine = sa.create_engine(
-            self._url.set(database=str(path)), connect_args={"timeout": PATIENCE}, hide_parameters=True,
+            self._url, connect_args={"timeout": PATIENCE}, hide_parameters=True,
             pool_size=8, max_overflow=24, pool_timeout=PATIENCE,
         )  # fmt: skip
         sa.event.listen(engine, "connect", _durable)

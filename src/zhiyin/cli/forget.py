@@ -1,0 +1,59 @@
+"""`zhiyin forget`: all of a user leaves the store, with a proof."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from zhiyin.cli.options import CONFIG, ConfigFile, Json
+
+
+def forget(
+    user: Annotated[str, typer.Argument(help="Id of the user.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    config: ConfigFile = CONFIG,
+    json: Json = False,
+) -> None:
+    """Remove all that the service knows of a user: events, columns, lists. It cannot be taken back.
+
+    Files that the project reads ([data] source) are not touched; models forget with the next training.
+
+    \b
+    Examples:
+      zhiyin forget u42
+      zhiyin forget u42 --yes --json
+    """
+    from zhiyin.cli.project import open_project, open_store
+    from zhiyin.cli.show import print_json, say, table
+    from zhiyin.core.errors import DataError
+    from zhiyin.store.database import PLACES
+
+    store = open_store(open_project(config))
+    try:
+        if not yes:
+            be_sure(f"Remove all of user {user!r} from {store.address}?")
+        proof = store.forget(user)
+    finally:
+        store.close()
+    if json:
+        print_json({"user": user, "proof": proof})
+    else:
+        table(("what", "removed", "still found"), [(w, proof[f"{w} removed"], proof[f"{w} found"]) for w in PLACES])
+    left = [what for what in PLACES if proof[f"{what} found"]]
+    if left:
+        raise DataError(f"a search still finds {', '.join(left)}", remedy="something writes them: try again")
+    say("models forget with the next training: zhiyin train")
+
+
+def be_sure(question: str) -> None:
+    """Ask before what cannot be taken back. Raises ConfigError unless the answer is yes."""
+    from zhiyin.core.errors import ConfigError
+
+    try:
+        agreed = typer.confirm(question, err=True)
+    except typer.Abort:  # nobody is there to answer
+        typer.echo(err=True)
+        agreed = False
+    if not agreed:
+        raise ConfigError("nothing was removed", remedy="answer y, or give --yes")

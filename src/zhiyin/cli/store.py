@@ -1,0 +1,186 @@
+"""`zhiyin store`: the store of the project: what is in it, in and out as Parquet, backed up and restored."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zhiyin.cli.options import CONFIG, ConfigFile, Json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+app = typer.Typer(
+    help="The store of events, items, users and lists.", no_args_is_help=True, rich_markup_mode=None
+)  # fmt: skip
+
+
+@app.command()
+def info(config: ConfigFile = CONFIG, json: Json = False) -> None:
+    """How much the store holds. Counting a large one takes a while.
+
+    \b
+    Examples:
+      zhiyin store info
+      zhiyin store info --json
+    """
+    from zhiyin.cli.show import print_json, table
+
+    with _store(config) as store:
+        found: dict[str, Any] = {"store": store.address, **store.info()}
+        if store.path is not None:
+            found["megabytes"] = round(store.path.stat().st_size / 1e6, 1)
+    for name in ("first event", "last event"):
+        found[name] = _moment(found[name])
+    print_json(found) if json else table(("what", "value"), list(found.items()))
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="A folder to write; one that is there is replaced.")],
+    config: ConfigFile = CONFIG,
+    force: Annotated[bool, typer.Option("--force", help="Replace a folder that is there.")] = False,
+) -> None:
+    """Write everything as Parquet, for other programs or another store.
+
+    \b
+    Examples:
+      zhiyin store export backup-2026-05
+    """
+    from zhiyin.cli.project import open_project, open_store
+    from zhiyin.cli.show import say
+    from zhiyin.core.errors import DataError
+
+    project = open_project(config)
+    if folder.exists() and not force:
+        raise DataError("there is something already", file=folder, remedy="name another folder, or give --force")
+    store = open_store(project)
+    try:
+        say(f"everything is in {store.export(folder, project.run)}")
+    finally:
+        store.close()
+
+
+@app.command()
+def load(
+    folder: Annotated[Path, typer.Argument(help="What zhiyin store export wrote.")], config: ConfigFile = CONFIG
+) -> None:
+    """Take in what `export` wrote. What is known already stays; what was forgotten stays forgotten.
+
+    \b
+    Examples:
+      zhiyin store load backup-2026-05
+    """
+    from zhiyin.cli.project import open_project, open_store
+    from zhiyin.cli.show import say
+
+    project = open_project(config)
+    store = open_store(project, make=True)
+    try:
+        say(f"{store.load(folder, project.run):,} new events")
+    finally:
+        store.close()
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="A file to write.")], config: ConfigFile = CONFIG
+) -> None:  # fmt: skip
+    """Copy an SQLite store while it is in use. PostgreSQL has pg_dump for this.
+
+    \b
+    Examples:
+      zhiyin store backup monday.db
+    """
+    from zhiyin.cli.show import say
+
+    with _store(config) as store:
+        say(f"the store is copied to {store.backup(file)}")
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="What zhiyin store backup wrote.")], config: ConfigFile = CONFIG
+) -> None:
+    """Put a backup in the place of the store, which nobody may use meanwhile. The old file is kept beside it.
+
+    Who was forgotten since the backup was made is forgotten again. The old file still holds what it held: delete it
+    when it is no longer needed.
+
+    \b
+    Examples:
+      zhiyin store restore monday.db
+    """
+    from zhiyin.cli.project import open_project
+    from zhiyin.cli.show import say
+    from zhiyin.core.errors import ConfigError
+    from zhiyin.store.restoring import restore as put_back
+
+    project = open_project(config)
+    address = project.store_address
+    if "://" in address and not address.startswith("sqlite:///"):
+        raise ConfigError("a PostgreSQL store is restored by pg_restore", remedy="or load an export: zhiyin store load")
+    aside, again = put_back(address.removeprefix("sqlite:///"), file, project.run)
+    say(f"the store is as it was in {file}")
+    if aside is not None:
+        say(f"the store before is kept in {aside}")
+    if again:
+        say(f"{again} users who were forgotten since were forgotten again")
+
+
+@app.command()
+def drop(
+    before: Annotated[str, typer.Option("--before", help="How old what is dropped is at least, such as 365d.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    config: ConfigFile = CONFIG,
+) -> None:
+    """Forget events, lists and impressions that are older than a duration. It cannot be taken back.
+
+    \b
+    Examples:
+      zhiyin store drop --before 365d
+      zhiyin store drop --before 2y --yes
+    """
+    import time
+
+    from zhiyin.cli.forget import be_sure
+    from zhiyin.cli.project import open_project, open_store
+    from zhiyin.cli.show import say
+    from zhiyin.core.durations import microseconds
+
+    moment = time.time_ns() // 1000 - microseconds(before)
+    project = open_project(config)
+    store = open_store(project)
+    try:
+        if not yes:
+            be_sure(f"Remove what is from before {_moment(moment)} from {store.address}?")
+        gone = {}
+        for what, parts in (("events", store.dropping(moment)), ("lists", store.dropping_lists(moment))):
+            gone[what] = 0
+            with project.run.bar(f"Dropping {what}", None) as advance:
+                for part in parts:
+                    gone[what] += part
+                    advance(part)
+        say(f"{gone['events']:,} events and {gone['lists']:,} lists were dropped")
+    finally:
+        store.close()
+
+
+@contextmanager
+def _store(config: Path) -> Iterator[Any]:
+    from zhiyin.cli.project import open_project, open_store
+
+    store = open_store(open_project(config))
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def _moment(time: int | None) -> str | None:
+    from datetime import UTC, datetime
+
+    return None if time is None else datetime.fromtimestamp(time / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

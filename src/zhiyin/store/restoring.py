@@ -1,0 +1,117 @@
+"""A backup of an SQLite store takes the store's place; who was forgotten since stays forgotten."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from zhiyin.core.errors import DataError, ZhiyinError
+from zhiyin.core.run import Run, log
+from zhiyin.store.database import Store
+from zhiyin.store.errors import StoreAwayError, plain_errors
+from zhiyin.store.traces import hash_of
+
+# Pages of SQLite that are copied at once.
+PAGES = 2_000
+
+
+def restore(path: str | Path, backup: str | Path, run: Run | None = None) -> tuple[Path | None, int]:
+    """Put a backup in the place of the store at `path`. Returns where the old file is kept, if there was one, and how
+    many users were forgotten again.
+
+    Raises StoreAwayError while anybody else has the store open, DataError where the backup is none or is damaged; the
+    store is then as it was.
+    """
+    path, backup = Path(path).absolute(), Path(backup).absolute()
+    _check(backup)
+    if path.exists() and path.samefile(backup):
+        raise DataError("a store cannot be restored from itself", file=backup, remedy="name the backup")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.restoring")
+    try:
+        with (run or Run()).bar("Copying", None) as advance, plain_errors(path):
+            draft.unlink(missing_ok=True)
+            with closing(sqlite3.connect(f"{backup.as_uri()}?mode=ro", uri=True)) as old, closing(
+                sqlite3.connect(draft)
+            ) as new:  # fmt: skip
+                old.backup(new, pages=PAGES, progress=lambda _, left, of: advance(0, f"{of - left:,} of {of:,} pages"))
+        _check(draft)
+        again = _forget_again(path, draft) if path.exists() else 0
+        with open(draft, "rb") as file:
+            os.fsync(file.fileno())
+        return _swap(path, draft), again
+    finally:
+        for end in ("", "-wal", "-shm", "-journal"):
+            draft.with_name(draft.name + end).unlink(missing_ok=True)
+
+
+def _check(path: Path) -> None:
+    """Raises DataError for a file that is no store, or is damaged."""
+    if not path.is_file():
+        raise DataError("there is no such file", file=path, remedy="name what zhiyin store backup wrote")
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as link:
+            found = link.execute("PRAGMA quick_check(1)").fetchone()[0]
+            link.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()[0]
+            link.execute("SELECT max(seq) FROM events").fetchone()
+    except (sqlite3.Error, TypeError) as error:
+        raise DataError(f"this is no store: {error}", file=path, remedy="name what zhiyin store backup wrote") from None
+    if found != "ok":
+        raise DataError(f"the file is damaged: {found}", file=path, remedy="take another backup")
+
+
+def _forget_again(path: Path, draft: Path) -> int:
+    """Remove from a copy of the backup who was forgotten after it was made."""
+    try:
+        present = Store(path)
+    except ZhiyinError:
+        log.warning("store: the old file cannot be read: who was forgotten since the backup is not known")
+        return 0
+    copy = Store(draft)
+    try:
+        known = copy.forgotten_all()
+        since = {one for one, when in present.forgotten_all().items() if when > known.get(one, -1)}
+        if not since:
+            return 0
+        asked = "SELECT user FROM events UNION SELECT id FROM users UNION SELECT user FROM lists WHERE user IS NOT NULL"
+        with copy._raw() as raw:
+            users = [user for (user,) in raw.execute(asked) if hash_of(user) in since]
+        for user in users:
+            copy.forget(user)
+        return len(users)
+    finally:
+        present.close()
+        copy.close()
+
+
+def _swap(path: Path, draft: Path) -> Path | None:
+    """The draft takes the place of the store, whose file is kept beside it."""
+    if not path.exists():
+        draft.replace(path)
+        return None
+    aside = path.with_name(f"{path.name}.before-restore")
+    number = 1
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.name}.before-restore.{number}")
+    with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as link:
+        try:
+            # Only who is alone can leave the journal behind, and it must not be found beside another file.
+            link.execute("PRAGMA journal_mode=DELETE")
+            link.execute("BEGIN EXCLUSIVE")
+        except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise StoreAwayError(
+                    "another process uses the store", file=path, remedy="stop zhiyin serve; then restore again"
+                ) from None
+            for end in ("-wal", "-shm"):  # the store is damaged: all of it is kept, nothing read
+                if (beside := path.with_name(path.name + end)).exists():
+                    beside.replace(aside.with_name(aside.name + end))
+        try:
+            os.link(path, aside)
+        except OSError:  # a file system without second names
+            path.replace(aside)
+        draft.replace(path)
+    return aside
