@@ -55,7 +55,7 @@ def _events(store: Store, run: Run) -> pl.DataFrame:
             if not rows:
                 return pl.concat(pages, rechunk=True)
             frame = pl.DataFrame(rows, schema=_READ, orient="row")
-            pages.append(frame.drop("seq").cast(types))  # type: ignore[arg-type]
+            pages.append(frame.drop("seq").cast(types))
             advance(rows[-1].seq - after)
             after = rows[-1].seq
 
