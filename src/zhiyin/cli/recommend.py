@@ -55,6 +55,7 @@ def recommend(
     from zhiyin.data.catalogue import Catalogue
     from zhiyin.models.saving import load
     from zhiyin.pipeline.answers import Answers, Request
+    from zhiyin.pipeline.house import house
 
     if (bool(users) + (history is not None) + everyone) != 1:
         raise ConfigError("for whom?", remedy="name users, or --history a,b,c, or --all")
@@ -122,29 +123,6 @@ def recommend(
         "rank": pl.Int32,
     }
     deliver(pl.DataFrame(rows, schema=kinds, orient="row"), "item", folder, output, json)
-
-
-def house(config: Path, types: dict[str, type]) -> dict[str, Any]:
-    """Rules, variety and context of the settings file, if there is one."""
-    from zhiyin.pipeline.rules import Rules
-
-    if not config.is_file():
-        return {"context": types}
-    from zhiyin.data.config import load_config
-
-    settings = load_config(config)
-    words: dict[str, type] = {"text": str, "number": float, "bool": bool}
-    declared = {name: words[word] for name, word in settings.answers.context.items()}
-    try:
-        rules = Rules.from_dict(settings.rules)
-    except ConfigError as error:
-        error.file = config
-        raise
-    section = settings.answers
-    return {
-        "rules": rules, "variety": section.variety, "balance": section.balance, "by": section.categories,
-        "context": types | declared,
-    }  # fmt: skip
 
 
 def _context(texts: list[str] | None) -> tuple[dict[str, Any], dict[str, type]]:

@@ -33,30 +33,17 @@ def serve(
         import uvicorn
     except ImportError:
         raise MissingExtraError("fastapi", "serve", "the service") from None
-    from zhiyin.cli.project import open_project
-    from zhiyin.cli.recommend import house
     from zhiyin.cli.show import say
-    from zhiyin.pipeline.bundles import Bundles
     from zhiyin.service.app import create_app
-    from zhiyin.service.keys import Keys
-    from zhiyin.service.live import Live
-    from zhiyin.store.database import Store
-    from zhiyin.store.writer import Writer
+    from zhiyin.service.tenant import Tenant
 
-    project = open_project(config)
-    folder = project.home / project.config.train.output
-    kept = Store(store or project.home / "store.db")
-    live = Live(Bundles(folder / "bundles"), kept, house(config, {}), project.config.weights)
-    keys, shown = Keys.open(Path(project.home) / "keys.json")
+    shop, shown = Tenant.open(config, store=store)
     for scope, key in shown.items():
         say(f"key to {scope}: {key}")
     if shown:
         say("keep them: they are shown this once. keys.json holds their hashes; delete it to make new ones")
-    writer = Writer(kept)
-    say(f"version {live.now.version} answers at http://{host}:{port}, described at /docs")
+    say(f"version {shop.live.now.version} answers at http://{host}:{port}, described at /docs")
     try:
-        uvicorn.run(create_app(live, keys, writer), host=host, port=port, log_level="warning", access_log=False)
+        uvicorn.run(create_app([shop]), host=host, port=port, log_level="warning", access_log=False)
     finally:
-        writer.close()
-        live.close()
-        kept.close()
+        shop.close()

@@ -9,6 +9,7 @@ What may not be shown is left out before sources name their best, so k items com
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import threading
@@ -21,7 +22,7 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
-from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.core.errors import ConfigError, UnknownItemError, nearest
 from zhiyin.core.run import Run
 from zhiyin.data.histories import Histories
 from zhiyin.data.ids import Ids
@@ -68,6 +69,7 @@ class Request:
     seen: items that count as seen besides the history: new ones that stand-ins stand for.
     explore: probability that one slot goes to an item that did not make the list, drawn with `seed`.
     budget: seconds after which stages are left out: reasons, then variety, then the ranker; None: none is.
+    skip: stages to leave out as if there was no time for them.
     explain: say why, and what was removed.
     """
 
@@ -91,6 +93,7 @@ class Request:
     explore: float = 0.0
     seed: int = 0
     budget: float | None = None
+    skip: tuple[str, ...] = ()
     explain: bool = False
 
 
@@ -164,18 +167,41 @@ class Answers:
             both = self.items.with_columns(pl.col("id").cast(pl.String))
             self.items = pl.concat([both, fitting(new, both.schema)], how="diagonal")
         self.new = NewItems(self.model, self.items[len(known.item_ids) :], self.run)
-        # Behind what the model knows, the newest first.
+        # A permutation: behind what the model knows come new items, the newest first.
         order = np.arange(-len(more), 0, dtype=known.priority.dtype)
-        self._priority = np.concatenate([known.priority, order]) if more else known.priority
+        self.priority = np.concatenate([known.priority, order]) if more else known.priority
         self._candidates = np.concatenate([known.candidates, np.ones(len(more), dtype=bool)])
         self.users = None if users is None or users.width < 2 else aligned(users, known.user_ids.values)
         self.filters = Filters(self.items, None if self.users is None else self.users.schema, context)
         self.rules, self.kinds, self.balance, self.by = rules or Rules(), kinds, balance, by
-        self.variety = _word(variety)
+        self.variety, self._context = _word(variety), context
         self._books: OrderedDict[tuple[str, tuple[Boost, ...]], Rulebook] = OrderedDict()
         self._likeness: dict[str, Any] = {}
         self._lock = threading.Lock()
         self.book("", ())  # what is wrong with the rules of the house is said now
+
+    def replaced(self, items: pl.DataFrame) -> Answers:
+        """The same over another catalogue: one row for each id, the known ones first; rows behind them are new items.
+
+        What is kept of columns that did not change stays where no item was added.
+        """
+        n = len(self.known.item_ids)
+        if len(items) != len(self.ids):
+            new = items[n:] if len(items) > n else None
+            known = items[:n].with_columns(self.known.item_ids.values.alias("id"))
+            return Answers(self.model, known, self.users, new=new, rules=self.rules, kinds=self.kinds,
+                           variety=self.variety, balance=self.balance, by=self.by, context=self._context,
+                           run=self.run)  # fmt: skip
+        made = copy.copy(self)
+        made._lock, made._books, made._likeness = threading.Lock(), OrderedDict(), dict(self._likeness)
+        made.items = items = items.with_columns(self.items["id"])
+        made.filters = self.filters.another(items)
+        if self.new.m and not items[n:].equals(self.items[n:]):
+            made.new = NewItems(self.model, items[n:], self.run)
+            made._likeness.pop("alike", None)
+        made._likeness.pop("categories", None)
+        made.book("", ())
+        return made
 
     def book(self, filter: str, boosts: tuple[Boost, ...]) -> Rulebook:
         """The rules of the house with a request's own."""
@@ -211,7 +237,8 @@ class Answers:
         started, degraded, n = begun, list[str](), len(self.known.item_ids)
 
         def late(stage: str, share: float) -> bool:
-            if request.budget is None or time.perf_counter() - started < share * request.budget:
+            out_of_time = request.budget is not None and time.perf_counter() - started >= share * request.budget
+            if not out_of_time and stage not in request.skip:
                 return False
             degraded.append(stage)
             return True
@@ -330,6 +357,73 @@ class Answers:
                 advance(len(part))
         return pl.concat(parts)
 
+    def list_by(self, worth: np.ndarray, request: Request, shown: np.ndarray | None = None, method: str = "") -> Answer:
+        """The list for a request by what items are worth to everyone, under the same rules.
+
+        worth: float32[all items], minus infinity: not to be listed. Equal ones by popularity. method: as told.
+        """
+        begun = time.perf_counter()
+        k, _, _ = _checked(request, self)
+        history, also = self._history(request)
+        book, needs = self.book(request.filter, request.boosts), self._needs(request, history)
+        allowed = self._candidates & book.mask(needs).bits & (worth > -np.inf)
+        if shown is not None:
+            allowed &= shown
+        allowed[book.removed(needs)[1]] = False
+        if request.exclude_seen:
+            allowed[history.items] = False
+            allowed[also] = False
+        rows = np.flatnonzero(allowed)
+        most = 4 * k
+        while True:
+            if len(rows) > most:
+                best = np.partition(worth[rows], len(rows) - most)[len(rows) - most]
+                some = rows[worth[rows] >= best]
+            else:
+                some = rows
+            some = some[np.lexsort((-self.priority[some], -worth[some]))]
+            slates = Slates.best_first(np.array([0, len(some)]), some.astype(np.int32), worth[some])
+            slate = book.finish(slates, needs, k)
+            if len(slate.items) >= k or len(some) == len(rows):
+                break
+            most *= 8
+        found = slate[0]
+        seconds = {"list": time.perf_counter() - begun}
+        ones = np.ones(len(found.items))
+        return Answer(self.ids.raw(found.items), found.scores.tolist(), trace=found.trace, seconds=seconds,
+                      method=method, propensities=ones)  # fmt: skip
+
+    def similar(self, item: Any, request: Request, shown: np.ndarray | None = None) -> Answer:
+        """Items most similar to one, under the same rules. Raises UnknownItemError."""
+        code = int(self.ids.encode([item])[0])
+        n = len(self.known.item_ids)
+        if code < 0:
+            raise UnknownItemError(f"item {str(item)!r} is not known", remedy="put it into the catalogue first")
+        worth = np.full(len(self.ids), -np.inf, dtype=np.float32)
+        if code >= n:
+            likeness = self.new.like(code)
+            if likeness is not None:
+                worth[:] = np.where(likeness > 0, likeness, -np.inf)
+        else:
+            book = self.book(request.filter, request.boosts)
+            narrow = bool(book.conditions) or request.include is not None
+            most = n if narrow else min(n, request.k + 200 + (0 if shown is None else int((~shown[:n]).sum())))
+            if most > n // 4:
+                found = self.model._similar(np.array([code]), self.run)[0]
+                worth[:n] = np.where(np.isfinite(found), found, -np.inf)
+            else:
+                items, scores = self.model._nearest(np.array([code]), most, self.run)
+                there = items[0] >= 0
+                worth[items[0][there]] = scores[0][there]
+            worth[code] = -np.inf
+            if self.new.m:
+                near = np.flatnonzero(worth[:n] > -np.inf)
+                near = near[np.argsort(-worth[near], kind="stable")[:100]]
+                free = np.ones(self.new.m, dtype=bool) if shown is None else shown[n:]
+                codes, values = self.new.beside(near, worth[near], free)
+                worth[codes] = values
+        return self.list_by(worth, request, shown, "similar")
+
     def stand_ins(self, codes: np.ndarray) -> np.ndarray:
         """int32: codes as the model knows them; of new items those of the known ones most like them, -1 where none."""
         found = np.asarray(codes, dtype=np.int32)
@@ -413,8 +507,8 @@ class Answers:
             free[items] = False
             rows = np.flatnonzero(free)
             if len(rows) > more:
-                rows = rows[np.argpartition(-self._priority[rows], more - 1)[:more]]
-            rows = rows[np.argsort(-self._priority[rows])]
+                rows = rows[np.argpartition(-self.priority[rows], more - 1)[:more]]
+            rows = rows[np.argsort(-self.priority[rows])]
             low = float(scores.min()) if len(scores) else 0.0
             fall = np.arange(1, len(rows) + 1, dtype=np.float32) / (len(rows) + 1)
             items = np.concatenate([items, rows.astype(np.int32)])

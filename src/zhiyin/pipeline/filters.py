@@ -9,6 +9,7 @@ The filter works before the best k are chosen, so k items come back whenever k i
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import threading
 from collections import OrderedDict
@@ -160,6 +161,15 @@ class Filters:
                 self._masks.clear()
                 self._held = 0
             return self.version
+
+    def another(self, items: pl.DataFrame) -> Filters:
+        """Filters of a new catalogue of the same length, while this one goes on: what is kept is shared by now."""
+        with self._lock:
+            made = copy.copy(self)
+            made._lock = threading.RLock()
+            made._values, made._masks, made._parsed = dict(self._values), OrderedDict(self._masks), OrderedDict()
+        made.replace(items)
+        return made
 
     def parse(self, text: str | Expression, want: str | None = None) -> Expression:
         """The expression of a text, read once. See `Expression.parse`."""

@@ -1,6 +1,7 @@
 """What is true now: the version in use, what users have just done, what may be shown at this moment.
 
 A user's history is what the version in use learned of them, and after its last moment what the store has heard since.
+Two threads keep a view at hand: one lays changed items over the version, one looks which version is in use.
 """
 
 from __future__ import annotations
@@ -8,97 +9,34 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import polars as pl
-
 from zhiyin.core.errors import DataError
-from zhiyin.core.run import Run, log
-from zhiyin.data.catalogue import Catalogue
-from zhiyin.data.histories import Histories
-from zhiyin.data.schema import default_weights, parse_weights, weigh
-from zhiyin.pipeline.answers import Answers
-from zhiyin.pipeline.bundles import Bundle, Bundles
-from zhiyin.pipeline.rules import Rules
+from zhiyin.core.run import log
+from zhiyin.pipeline.bundles import Bundles
+from zhiyin.service.trending import Trending
+from zhiyin.service.views import HIDDEN, Columns, Loaded, Past, View
 from zhiyin.store.database import Store
 from zhiyin.store.records import Event
+from zhiyin.store.state import EVENTS, LiveState, Memory, Recent
 
-# Users whose new events are held in memory, and events of each.
-USERS, EVENTS = 100_000, 500
-# Seconds between two looks at which version is in use, and at the items of the store.
+# Users whose columns, and whose histories as arrays, are held.
+USERS, PASTS = 100_000, 20_000
+# Seconds between two looks at which version is in use, and at what other processes changed.
 LOOK = 0.5
-
-
-class InUse:
-    """A version, ready to answer."""
-
-    def __init__(self, bundle: Bundle, answers: dict[str, Any], weights: dict[str, float]) -> None:
-        self.version, model = bundle.version, bundle.load()
-        self.catalogue = Catalogue.load(bundle.folder) or Catalogue(pl.DataFrame(), pl.DataFrame())
-        known = model._known()
-        ids = pl.DataFrame({"id": known.item_ids.values})
-        items = self.catalogue.items if "id" in self.catalogue.items.columns else ids
-        users = self.catalogue.users if "id" in self.catalogue.users.columns else None
-        self.answers = Answers(model, items, users, kinds=self.catalogue.kinds, run=Run(threads=1), **answers)
-        self.known, self.until = known, int(known.window[1])
-        self.made = int(datetime.fromisoformat(bundle.manifest["made"]).timestamp() * 1e6)
-        self.shown = np.ones(len(known.item_ids), dtype=bool)
-        self.kinds = list(self.catalogue.kinds)
-        self.weights = parse_weights(weights or default_weights(self.kinds, False), self.kinds, "value")
-        self._texts = known.item_ids.values.dtype == pl.String
-        self._user_texts = known.user_ids.values.dtype == pl.String
-
-    def item(self, raw: str) -> Any:
-        """An id as the model knows it: a whole number where its ids are numbers."""
-        return raw if self._texts else _number(raw)
-
-    def user(self, raw: str) -> Any:
-        return raw if self._user_texts else _number(raw)
-
-    def show(self, things: Mapping[str, bool]) -> None:
-        """Whether items may be shown from now on."""
-        codes = self.known.item_ids.encode([self.item(key) for key in things])
-        there = np.array(list(things.values()), dtype=bool)
-        shown = self.shown.copy()  # who is reading goes on with the old one
-        shown[codes[codes >= 0]] = there[codes >= 0]
-        self.shown = shown
-
-    def history(self, user: str | None, events: Sequence[Event], forgotten: int = 0) -> Histories:
-        """What was learned of the user, and these events where they are later; one row. Of one forgotten since the
-        version was made, the events alone."""
-        code = self.known.user_ids.encode([self.user(user)])[0] if user is not None and forgotten < self.made else -1
-        old = self.known.histories.take(np.array([code]))
-        new = [event for event in events if event.time > self.until or code < 0]
-        items = self.known.item_ids.encode([self.item(event.item) for event in new]) if new else np.zeros(0, np.int32)
-        there = items >= 0
-        if not there.any():
-            return old
-        kept = [event for event, known in zip(new, there) if known]
-        kinds = pl.Series([event.kind for event in kept], dtype=pl.String)
-        values = pl.Series([event.value for event in kept], dtype=pl.Float32)
-        codes = {name: at for at, name in enumerate(self.kinds)}
-        return Histories(
-            np.array([0, len(old.items) + len(kept)], dtype=np.int64),
-            np.concatenate([old.items, items[there].astype(np.int32)]),
-            np.concatenate([old.weights, weigh(self.weights, kinds, values, len(kept))]),
-            np.concatenate([old.times, np.array([event.time for event in kept], dtype=np.int64)]),
-            np.concatenate([old.kinds, np.array([codes.get(event.kind, 0) for event in kept], dtype=np.uint8)]),
-            np.concatenate([old.values, values.fill_null(float("nan")).to_numpy()]),
-            np.array([max(time.time_ns() // 1000, self.until + 1)], dtype=np.int64),
-            old.users,
-            old.features,
-        )
+# A view is made anew at most so often: this many times what the last one took. The rest of the time is for answers.
+REST = 4.0
 
 
 class Live:
-    """The service's state; any number of threads may use it.
+    """The state of one shop; any number of threads may use it.
 
     Parameters
     ----------
-    answers: rules, variety and context, as `Answers` takes them. weights: of kinds of events, as in `zhiyin.toml`.
+    options: rules, variety and context, as `Answers` takes them. weights: of kinds of events, as in `zhiyin.toml`.
+    state: what users did lately; by default in this process's memory.
+    several: other processes write to the store too: whether items changed is asked for each request.
 
     Raises DataError where no version is in use.
     """
@@ -107,102 +45,204 @@ class Live:
         self,
         bundles: Bundles,
         store: Store,
-        answers: dict[str, Any] | None = None,
+        options: dict[str, Any] | None = None,
         weights: dict[str, float] | None = None,
+        *,
+        state: LiveState | None = None,
+        several: bool = False,
     ) -> None:
-        self.bundles, self.store = bundles, store
-        self._answers, self._weights = dict(answers or {}), dict(weights or {})
-        self._answers.setdefault("rules", Rules())
-        # New events of users, and when each was forgotten last.
-        self._recent: OrderedDict[str, tuple[list[Event], int]] = OrderedDict()
-        self._lock, self._stop = threading.Lock(), threading.Event()
-        # Of items only whether each may be shown, of users their columns: what a request asks for.
-        self._shown: dict[str, bool] = {}
-        self.users: dict[str, dict[str, Any] | None] = {}
-        self._seen = {"items": 0, "users": 0}
+        self.bundles, self.store, self.several = bundles, store, several
+        self.options, self.weights = dict(options or {}), dict(weights or {})
+        self.state = state or Memory()
+        self.trending = Trending(store)
+        # What else is to be looked at now and then.
+        self.also: list[Callable[[View], None]] = []
+        self._users: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._pasts: OrderedDict[tuple[str, str], tuple[Any, Any, Past]] = OrderedDict()
+        self._lock, self._taking = threading.Lock(), threading.RLock()
+        self._wake, self._stop = threading.Condition(), threading.Event()
+        self._seq = {"items": 0, "users": 0}
+        # Changes of items that no view has yet.
+        self._pending: dict[str, Columns | None] = {}
         bundle = bundles.current
         if bundle is None:
             raise DataError("no version is in use", file=bundles.folder, remedy="zhiyin train --budget 10m")
-        self.now = InUse(bundle, self._answers, self._weights)
-        self._take_changes()
-        self._thread = threading.Thread(target=self._watch, name="zhiyin-watch", daemon=True)
-        self._thread.start()
+        self._seq["users"] = store.seq("users")
+        loaded = Loaded(bundle, self.options, self.weights)
+        changes, self._seq["items"] = store.all("items")
+        self.now = View.of(loaded, changes, self._seq["items"])
+        self.trending.look(self.now)
+        self.loaded_at = time.time()
+        self._threads = [
+            threading.Thread(target=self._lay, name="zhiyin-items", daemon=True),
+            threading.Thread(target=self._watch, name="zhiyin-watch", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
         self._stop.set()
-        self._thread.join()
+        with self._wake:
+            self._wake.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     # -- what users did ---------------------------------------------------------------------------------------------
 
-    def history(self, user: str) -> Histories:
-        """Of a user by id, as of now."""
-        return self.now.history(user, *self._events(user))
+    def view(self) -> View:
+        """The view to answer by, with whatever other processes have hidden by now."""
+        if self.several and self.store.seq("items") > self._seq["items"]:
+            self.take_items()
+        return self.now
+
+    def past(self, view: View, user: str | None, session: str | None = None) -> Past:
+        """What a user or a session, or both, did until now."""
+        found = [] if user is None else [self._recent(user)]
+        found += [] if session is None else [self._recent(session)]
+        parts = [recent.events for recent in found]
+        key = (user or "", session or "")
+        with self._lock:
+            kept = self._pasts.get(key)
+        if kept is not None and kept[0] is view.ids and len(kept[1]) == len(parts) and all(map(_same, kept[1], parts)):
+            return kept[2]
+        forgotten = found[0].forgotten if user is not None else 0
+        events = parts[0] if len(parts) == 1 else sorted([e for part in parts for e in part], key=lambda e: e.time)
+        past = view.past(user, events, forgotten)
+        with self._lock:
+            self._pasts[key] = (view.ids, parts, past)
+            self._pasts.move_to_end(key)
+            while len(self._pasts) > PASTS:
+                self._pasts.popitem(last=False)
+        return past
+
+    def _recent(self, user: str) -> Recent:
+        return self.state.recent(user, lambda: self._load(user))
+
+    def _load(self, user: str) -> Recent:
+        events, forgotten = self.store.recent(user, EVENTS)
+        return Recent(tuple(events), forgotten)
 
     def heard(self, events: Sequence[Event]) -> None:
         """Events that the store has committed: they count in the very next answer."""
-        with self._lock:
-            touched = {}
-            for event in events:
-                found = self._recent.get(event.user)
-                if found is not None:
-                    found[0].append(event)
-                    touched[event.user] = found[0]
-            for known in touched.values():
-                known.sort(key=lambda e: e.time)
-                del known[:-EVENTS]
+        self.state.heard(events)
 
     def forget(self, user: str) -> None:
         """A user that the store has forgotten."""
+        self.state.forget(user, self.store.forgotten(user))
         with self._lock:
-            self._recent.pop(user, None)
-            self.users.pop(user, None)
+            self._users.pop(user, None)
+            for key in [key for key in self._pasts if user in key]:
+                del self._pasts[key]
 
-    def _events(self, user: str) -> tuple[list[Event], int]:
+    def user_columns(self, user: str) -> dict[str, Any]:
+        """Columns that the store knows of a user."""
         with self._lock:
-            found = self._recent.get(user)
-            if found is not None:
-                self._recent.move_to_end(user)
-                return list(found[0]), found[1]
-        loaded = self.store.history(user, EVENTS), self.store.forgotten(user)
-        with self._lock:
-            known = self._recent.setdefault(user, loaded)
-            while len(self._recent) > USERS:
-                self._recent.popitem(last=False)
-            return list(known[0]), known[1]
+            found = self._users.get(user)
+        if found is None:
+            said = self.store.get("users", user)
+            found = {} if said is None else said[0]
+            with self._lock:
+                self._users[user] = found
+                while len(self._users) > USERS:
+                    self._users.popitem(last=False)
+        return found
 
     # -- what may be shown ------------------------------------------------------------------------------------------
 
-    def changed(self, table: str, things: Mapping[str, dict[str, Any] | None]) -> None:
-        """Items or users that the store has committed: deleted items, and those with `hidden` true, are not shown."""
-        with self._lock:
-            if table == "users":
-                self.users.update(things)
-                return
-            shown = {key: said is not None and said.get("hidden") is not True for key, said in things.items()}
-            self._shown.update(shown)
-            self.now.show(shown)
+    def changed(self, table: str, things: Mapping[str, Columns | None]) -> None:
+        """Items or users that this process has just committed."""
+        if table == "users":
+            with self._lock:
+                for key in things:
+                    self._users.pop(key, None)
+        else:
+            self.take_items()
 
-    def _take_changes(self) -> None:
-        for table in ("items", "users"):
-            found, self._seen[table] = self.store.all(table, self._seen[table])
-            if found:
-                self.changed(table, found)
+    def take_items(self) -> None:
+        """Changes of items since the last look: what is hidden is gone at once, what changed stays away until a view
+        knows its new columns, a moment later."""
+        with self._taking:
+            changes, seq = self.store.all("items", self._seq["items"])
+            if not changes:
+                return
+            self._seq["items"] = seq
+            self._pending.update(changes)
+            self.now.show(dict.fromkeys(changes, False))
+        with self._wake:
+            self._wake.notify_all()
+
+    def _lay(self) -> None:
+        """Lay changed items over the version, as soon as there are some and not all the time."""
+        rest = 0.0
+        while not self._stop.is_set():
+            with self._wake:
+                while not self._pending and not self._stop.is_set():
+                    self._wake.wait(5.0)
+            if self._stop.wait(rest):
+                return
+            try:
+                begun = time.perf_counter()
+                with self._taking:
+                    changes, seq, view = dict(self._pending), self._seq["items"], self.now
+                fresh = view.after(changes, seq)
+                with self._taking:
+                    if self.now is view:
+                        self._take_up(fresh, changes)
+                rest = REST * (time.perf_counter() - begun)
+            except Exception as error:  # what answers goes on answering, without the items that changed
+                log.warning("service: items could not be taken up: %s", error)
+                rest = 5.0
+
+    def _take_up(self, view: View, done: Mapping[str, Columns | None]) -> None:
+        """The view from now on, but for what changed while it was made."""
+        for key, said in done.items():
+            if key in self._pending and self._pending[key] is said:
+                del self._pending[key]
+        view.show(dict.fromkeys(self._pending, False))
+        if view.ids is not self.now.ids:
+            with self._lock:
+                self._pasts.clear()
+        self.now = view
+
+    # -- which version ----------------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        """Other processes change the version in use and the items: look now and then."""
+        """Other processes change the version in use, items and users: look now and then."""
         while not self._stop.wait(LOOK):
             try:
-                self._take_changes()
+                self.take_items()
+                users, self._seq["users"] = self.store.all("users", self._seq["users"])
+                self.changed("users", users)
                 bundle = self.bundles.current
                 if bundle is not None and bundle.version != self.now.version:
-                    fresh = InUse(bundle, self._answers, self._weights)
-                    with self._lock:
-                        fresh.show(self._shown)
-                        self.now = fresh
-                    log.info("service: version %d is in use", bundle.version)
+                    self._change_version(Loaded(bundle, self.options, self.weights))
+                self.trending.look(self.now)
+                for look in self.also:
+                    look(self.now)
             except Exception as error:  # what answers goes on answering
                 log.warning("service: %s", error)
 
+    def _change_version(self, loaded: Loaded) -> None:
+        changes, seq = self.store.all("items")
+        view = View.of(loaded, changes, seq)
+        with self._taking:
+            if seq >= self._seq["items"]:
+                self._pending.clear()
+                self._seq["items"] = seq
+            self._take_up(view, {})
+        self.loaded_at = time.time()
+        log.info("service: version %d is in use", loaded.version)
 
-def _number(raw: str) -> Any:
-    return int(raw) if raw.lstrip("-").isdecimal() and len(raw) < 19 else -(2**62)
+    @property
+    def waiting_items(self) -> int:
+        """Items that changed and are in no view yet."""
+        return len(self._pending)
+
+
+def hidden(said: Columns | None) -> bool:
+    """Whether an item of these columns is not to be shown."""
+    return said is None or said.get(HIDDEN) is True
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one is other

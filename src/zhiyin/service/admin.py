@@ -1,0 +1,53 @@
+"""Routes for who runs the service: placements."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from zhiyin.service.bodies import RollbackIn, Setting
+from zhiyin.service.placements import said
+from zhiyin.service.routing import ItemId, Needs, Tenant, fast
+
+
+def routes(needs: Needs) -> APIRouter:
+    router = APIRouter(tags=["placements"])
+
+    @router.get("/v1/placements")
+    async def all_of(tenant: Tenant = needs.admin) -> Any:
+        """All placements with their versions and settings."""
+        return fast({"placements": tenant.placements.all()})
+
+    @router.get("/v1/placements/{name}")
+    async def get(name: ItemId, tenant: Tenant = needs.admin) -> Any:
+        """One of them."""
+        return fast(said(name, *tenant.placements.get(name)))
+
+    @router.put("/v1/placements/{name}")
+    async def put(name: ItemId, body: Setting, tenant: Tenant = needs.admin) -> Any:
+        """Change settings for all lists from now on. They are checked first: what cannot be changes nothing."""
+        settings = body.model_dump(exclude_defaults=True)
+        answers = tenant.live.now.answers
+        version = await tenant.work.do(tenant.placements.put, name, settings, answers)
+        return fast({"name": name, "version": version})
+
+    @router.delete("/v1/placements/{name}")
+    async def delete(name: ItemId, tenant: Tenant = needs.admin) -> Any:
+        """Lists may no longer name it. Its versions are kept."""
+        await tenant.work.do(tenant.placements.delete, name)
+        return fast({"name": name})
+
+    @router.get("/v1/placements/{name}/versions")
+    async def versions(name: ItemId, tenant: Tenant = needs.admin) -> Any:
+        """All versions, newest first."""
+        return fast({"name": name, "versions": await tenant.work.do(tenant.placements.versions, name)})
+
+    @router.post("/v1/placements/{name}/rollback")
+    async def rollback(name: ItemId, body: RollbackIn, tenant: Tenant = needs.admin) -> Any:
+        """Write the settings of an old version as a new one."""
+        answers = tenant.live.now.answers
+        version = await tenant.work.do(tenant.placements.rollback, name, body.version, answers)
+        return fast({"name": name, "version": version})
+
+    return router

@@ -1,0 +1,308 @@
+"""From a request to its list and its trace, and from a trace to the same list again.
+
+A trace holds what a list was made of and cannot be found again: the request, the settings of the placement, the moment,
+what was done by then. Candidates, scores and reasons are found again by making the list anew.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import time
+import uuid
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from zhiyin.core.errors import ConfigError
+from zhiyin.data.histories import Histories
+from zhiyin.pipeline.answers import Answer, Request
+from zhiyin.pipeline.rules import Boost
+from zhiyin.service.bodies import Ask, Setting
+from zhiyin.service.live import Live
+from zhiyin.service.placements import DEFAULT, Placements
+from zhiyin.service.views import Loaded, Past, View
+from zhiyin.store.traces import Trace, Traces
+
+# Items that pages of one list show in all, and bytes of a page's token once unpacked.
+MOST_PAGED, UNPACKED = 2_000, 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """A list as it was made."""
+
+    list_id: str
+    view: View
+    placement: str
+    version: int
+    request: Request
+    answer: Answer
+    next: str | None
+
+    @property
+    def items(self) -> list[str]:
+        return [str(item) for item in self.answer.items]
+
+
+class Desk:
+    """Makes lists of one shop, and traces of them."""
+
+    def __init__(self, live: Live, placements: Placements, traces: Traces, budget: float | None = None) -> None:
+        self.live, self.placements, self.traces, self.budget = live, placements, traces, budget
+        self._old: tuple[tuple[int, int], View] | None = None
+
+    # -- making -----------------------------------------------------------------------------------------------------
+
+    def make(self, ask: Ask, origin: str = "recommendations", like: str | None = None, out: Sequence[str] = ()) -> Made:
+        """The list for a request. `like`: the item of a list of similar ones. `out`: not to be listed.
+
+        Raises ConfigError for a request that cannot be.
+        """
+        view = self.live.view()
+        name = ask.placement or DEFAULT
+        version, setting = self.placements.get(name)
+        list_id, now = uuid.uuid4().hex, time.time_ns() // 1000 if ask.now is None else ask.now
+        past, user_columns = None, {}
+        if ask.user is not None or ask.session is not None:
+            past = self.live.past(view, ask.user, ask.session)
+            if ask.user is not None:
+                user_columns = self.live.user_columns(ask.user)
+        paged = unpacked(ask.page) if ask.page else []
+        shown_often: dict[str, int] = {}
+        who = ask.user or ask.session
+        frequency = view.answers.rules.frequency
+        if frequency is not None and who is not None:
+            shown_often = self.live.state.shown(who)
+        request = merged(ask, setting, view, now, list_id, [*paged, *out], past)
+        request = dataclasses.replace(
+            request, user_columns=user_columns, shown=shown_often, budget=request.budget or self.budget
+        )
+        answer = self._answer(view, view.shown, request, origin, like)
+        after = [*paged, *(str(item) for item in answer.items)]
+        more = len(answer.items) >= request.k and len(after) < MOST_PAGED
+        made = Made(list_id, view, name, version, request, answer, packed(after) if more else None)
+        if frequency is not None and who is not None:
+            self.live.state.show(who, made.items)
+        self._trace(made, ask, past, now, origin, like, [*paged, *out])
+        return made
+
+    def _answer(self, view: View, shown: np.ndarray, request: Request, origin: str, like: str | None) -> Answer:
+        answers = view.answers
+        if like is not None:
+            return answers.similar(view.item(like), request, shown)
+        if origin == "popular":
+            worth = np.concatenate([view.known.popularity, np.zeros(answers.new.m, np.float32)])
+            return answers.list_by(worth, request, shown, "popular")
+        if origin == "trending":
+            return answers.list_by(self.live.trending.worth(view), request, shown, "trending")
+        return answers.ask(request, shown)
+
+    def _trace(
+        self, made: Made, ask: Ask, past: Past | None, now: int, origin: str, like: str | None, out: Sequence[str]
+    ) -> None:
+        answer, request = made.answer, made.request
+        said = ask.model_dump(exclude_defaults=True, exclude={"user", "session", "page", "language", "fields"})
+        head: dict[str, Any] = {
+            "request": said,
+            "origin": origin,
+            "place_version": made.version,
+            "seq": made.view.seq,
+            "house": made.view.loaded.house,
+            "now": now,
+            "items": made.items,
+            "method": answer.method,
+            "sources": list(answer.sources),
+            "anonymous": ask.user is None,
+        }
+        told = {
+            "like": like, "out": list(out), "degraded": answer.degraded, "left_out": answer.left_out,
+            "user_columns": dict(request.user_columns), "often": dict(request.shown),
+        }  # fmt: skip
+        head |= {name: value for name, value in told.items() if value}
+        arrays: dict[str, np.ndarray] = {
+            "scores": np.asarray(answer.scores, np.float32),
+            "ranks": answer.ranks.astype(np.int16),
+        }
+        if request.explore > 0:
+            arrays["propensities"] = answer.propensities
+        if past is not None:
+            head["code"] = past.code
+            arrays |= {f"past_{name}": part for name, part in past.tail.items() if len(part)}
+            if len(past.seen):
+                arrays["past_seen"] = past.seen
+        away = np.flatnonzero(~made.view.shown)
+        hidden = made.view.hidden
+        if len(away) != len(hidden):  # what changed a moment ago
+            arrays["away"] = away.astype(np.int32)
+        trace = Trace(
+            made.list_id,
+            ask.user or ask.session,
+            time.time_ns() // 1000,
+            made.view.version,
+            made.placement,
+            head,
+            arrays,
+        )
+        self.traces.put(trace)
+
+    # -- telling ----------------------------------------------------------------------------------------------------
+
+    def said(self, made: Made, ask: Ask | Any, begun: float) -> dict[str, Any]:
+        """What a list is told as."""
+        answer, view = made.answer, made.view
+        rows: list[dict[str, Any]] = [{"item": str(i), "score": s} for i, s in zip(answer.items, answer.scores)]
+        if ask.fields:
+            for row, code in zip(rows, view.ids.encode(answer.items).tolist()):
+                row["columns"] = view.row(code, ask.fields)
+        if ask.explain and answer.reasons:
+            titles = self._titles(view, answer)
+            for row, reason in zip(rows, answer.reasons):
+                row |= {"reason": reason.said(), "sentence": reason.sentence(ask.language, titles)}
+        if ask.explain and answer.ranks.size:
+            for row, ranks in zip(rows, answer.ranks.tolist()):
+                row["sources"] = {name: rank + 1 for name, rank in zip(answer.sources, ranks) if rank >= 0}
+        found = {
+            "list_id": made.list_id,
+            "version": view.version,
+            "placement": made.placement,
+            "method": answer.method,
+            "items": rows,
+            "next": made.next,
+            "degraded": answer.degraded + sorted(answer.left_out),
+        }
+        if ask.explain:
+            found["removed"] = [{"item": str(row["item"]), "rule": row["rule"]} for row in answer.removed]
+        return found | {"milliseconds": round(1e3 * (time.perf_counter() - begun), 3)}
+
+    @staticmethod
+    def _titles(view: View, answer: Answer) -> dict[Any, str]:
+        """Titles of the items that reasons speak of."""
+        column = view.title
+        if column is None:
+            return {}
+        named = list({said["item"] for reason in answer.reasons for said in reason.because})
+        codes = view.ids.encode(named)
+        found = {name: view.row(int(code), [column]).get(column) for name, code in zip(named, codes) if code >= 0}
+        return {name: str(title) for name, title in found.items() if title}
+
+    # -- again ------------------------------------------------------------------------------------------------------
+
+    def replay(self, trace: Trace, explain: bool = False) -> tuple[bool, Answer | None, str]:
+        """Make a list again. Whether it is the same, the list, and why not.
+
+        The version must still be there, and the rules of the house the same.
+        """
+        head = trace.head
+        view, why = self._view_of(trace)
+        if view is None:
+            return False, None, why
+        ask = Ask.model_validate(head["request"])
+        setting = self.placements.at(trace.placement, head["place_version"])
+        past = None
+        if "code" in head:
+            tail = {name: trace.arrays.get(f"past_{name}", np.zeros(0, kind)) for name, kind in _TAIL.items()}
+            past = view.recalled(head["code"], tail, trace.arrays.get("past_seen", np.zeros(0, np.int32)))
+        user = None if head["anonymous"] else trace.user
+        ask = ask.model_copy(update={"user": user, "explain": explain})
+        request = merged(ask, setting, view, head["now"], trace.list_id, head.get("out", []), past)
+        request = dataclasses.replace(
+            request, user_columns=head.get("user_columns", {}), shown=head.get("often", {}), budget=None,
+            skip=tuple(head.get("degraded", ())),
+        )  # fmt: skip
+        shown = np.ones(len(view.ids), dtype=bool)
+        if "away" in trace.arrays:
+            away = trace.arrays["away"]
+            shown[away[away < len(shown)]] = False
+        else:
+            codes = view.encode(sorted(view.hidden)) if view.hidden else np.zeros(0, np.int64)
+            shown[codes[codes >= 0]] = False
+        answer = self._answer(view, shown, request, head["origin"], head.get("like"))
+        same = [str(item) for item in answer.items] == head["items"]
+        near = same and np.allclose(answer.scores, trace.arrays["scores"], rtol=1e-5, atol=1e-6)
+        why = "" if near else ("items differ" if not same else "scores differ")
+        if not near and head["origin"] == "trending":
+            why = "what is trending has moved on"
+        return near, answer, why
+
+    def _view_of(self, trace: Trace) -> tuple[View | None, str]:
+        """The view that a list was made by."""
+        now, head = self.live.now, trace.head
+        if now.loaded.house != head["house"]:
+            return None, "the rules of the house have changed since"
+        if now.version == trace.version and now.seq == head["seq"]:
+            return now, ""
+        key = (trace.version, head["seq"])
+        if self._old is not None and self._old[0] == key:
+            return self._old[1], ""
+        loaded = now.loaded
+        if now.version != trace.version:
+            if trace.version not in self.live.bundles.versions():
+                return None, f"version {trace.version} is gone"
+            loaded = Loaded(self.live.bundles.get(trace.version), self.live.options, self.live.weights)
+        changes, _ = self.live.store.all("items", until=head["seq"])
+        view = View.of(loaded, changes, head["seq"])
+        self._old = (key, view)
+        return view, ""
+
+
+_TAIL: Mapping[str, Any] = {
+    "items": np.int32, "weights": np.float32, "times": np.int64, "kinds": np.uint8, "values": np.float32
+}  # fmt: skip
+
+
+def merged(
+    ask: Ask, setting: Setting, view: View, now: int, list_id: str, out: Sequence[str], past: Past | None
+) -> Request:
+    """What a request and its placement ask for together: filters both hold, the rest the request overrules."""
+    given = ask.model_fields_set
+
+    def chosen(name: str) -> Any:
+        return getattr(ask, name) if name in given else getattr(setting, name)
+
+    filters = [text for text in (setting.filter, ask.filter) if text.strip()]
+    filter = filters[0] if len(filters) == 1 else " AND ".join(f"({text})" for text in filters)
+    history: Histories | list[Any] = [] if ask.history is None else [view.item(item) for item in ask.history]
+    return Request(
+        user=None if ask.user is None else view.user(ask.user),
+        history=history if past is None else past.history,
+        seen=() if past is None else view.ids.raw(past.seen),
+        k=chosen("k"),
+        filter=filter,
+        boosts=tuple(Boost(b.when, str(b.multiply), str(b.add)) for b in (*setting.boosts, *ask.boosts)),
+        include=None if ask.include is None else [view.item(item) for item in ask.include],
+        exclude=[view.item(item) for item in (*setting.exclude, *ask.exclude, *out)],
+        pins={slot: view.item(item) for slot, item in (setting.pins | ask.pins).items() if str(item) not in out},
+        exclude_seen=chosen("exclude_seen"),
+        diversity=chosen("diversity"),
+        balance=chosen("balance"),
+        context=ask.context,
+        now=now,
+        explore=setting.explore,
+        seed=int(list_id[:16], 16),
+        budget=None if setting.budget is None else setting.budget / 1e3,
+        explain=ask.explain,
+    )
+
+
+def packed(items: Sequence[str]) -> str:
+    """Items as a token."""
+    return base64.urlsafe_b64encode(zlib.compress(json.dumps(items).encode())).decode().rstrip("=")
+
+
+def unpacked(token: str) -> list[str]:
+    """The items of a token. Raises ConfigError for what is none."""
+    try:
+        raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
+        opened = zlib.decompressobj()
+        items = json.loads(opened.decompress(raw, UNPACKED))
+        if opened.unconsumed_tail or not isinstance(items, list) or len(items) > MOST_PAGED:
+            raise ValueError
+        if not all(isinstance(item, str) and 0 < len(item) <= 256 for item in items):
+            raise ValueError
+    except (ValueError, zlib.error, RecursionError):
+        raise ConfigError("this is no page", column="page", remedy="send what `next` said, unchanged") from None
+    return items

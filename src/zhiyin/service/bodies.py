@@ -1,0 +1,159 @@
+"""What requests bring: every field with its type, its range and its size. What is not here is refused."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from zhiyin.core.errors import DataError
+from zhiyin.pipeline.answers import MOST_IDS, MOST_ITEMS
+from zhiyin.store.records import ID, text
+
+# Events of one request; widgets of a page; a page token's characters; columns asked for.
+MOST_EVENTS, WIDGETS, TOKEN, FIELDS = 1_000, 20, 64_000, 50
+
+
+def _right(value: str) -> str:
+    try:
+        return text(value, "id", ID)
+    except DataError as error:
+        raise ValueError(f"{error.message}; {error.remedy}") from None
+
+
+def _unicode(value: str) -> str:
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("holds half a character") from None
+    return value
+
+
+Id = Annotated[str, Field(min_length=1, max_length=ID), AfterValidator(_right)]
+Text = Annotated[str, AfterValidator(_unicode)]
+Filter = Annotated[str, Field(max_length=10_000), AfterValidator(_unicode)]
+Fields = Annotated[list[Annotated[Text, Field(max_length=ID)]], Field(max_length=FIELDS)]
+Scalar = Text | bool | int | float | None
+K = Annotated[int, Field(ge=1, le=MOST_ITEMS)]
+Language = Literal["en", "zh"]
+Variety = Literal["none", "mmr", "dpp", "calibrate"]
+# A factor or an addend: a number, or an expression.
+Amount = float | Annotated[Text, Field(max_length=1_000)]
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class EventIn(Body):
+    """One event. `time`: microseconds UTC, left out for now; `id`: of one id only the first event is kept."""
+
+    user: str
+    item: str
+    kind: str = "event"
+    time: int | None = None
+    value: float | None = None
+    id: str | None = None
+    list_id: str | None = None
+
+
+class BoostIn(Body):
+    when: Filter = ""
+    multiply: Amount = 1.0
+    add: Amount = 0.0
+
+
+class Made(Body):
+    """What a list is made like: of a placement, and of a request."""
+
+    k: K = 10
+    filter: Filter = ""
+    boosts: Annotated[list[BoostIn], Field(max_length=20)] = Field(default_factory=list)
+    exclude: Annotated[list[Id], Field(max_length=MOST_IDS)] = Field(default_factory=list)
+    pins: Annotated[dict[Annotated[int, Field(ge=0, le=MOST_ITEMS)], Id], Field(max_length=100)] = Field(
+        default_factory=dict
+    )
+    exclude_seen: bool | None = None
+    diversity: Variety | None = None
+    balance: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
+class Setting(Made):
+    """A placement. `explore`: probability that one slot is given to an item that did not make the list; `budget`:
+    milliseconds after which stages are left out."""
+
+    explore: Annotated[float, Field(ge=0, le=1)] = 0.0
+    budget: Annotated[int, Field(ge=1, le=60_000)] | None = None
+
+
+class Who(Body):
+    """Whose list. `user` is known by events; so is `session`, a visitor's, and both may be given; `history`: items,
+    oldest first, of a visitor whose events are not kept."""
+
+    user: Id | None = None
+    session: Id | None = None
+    history: Annotated[list[Id], Field(max_length=1_000)] | None = None
+    context: Annotated[dict[Annotated[Text, Field(max_length=ID)], Scalar], Field(max_length=100)] = Field(
+        default_factory=dict
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> Who:
+        if self.history is not None and (self.user is not None or self.session is not None):
+            raise ValueError("history cannot be given with user or session: send one of them")
+        return self
+
+
+class Ask(Who, Made):
+    """Who asks for how many of what; where a placement says otherwise, the request wins, and both filters hold."""
+
+    placement: Id | None = None
+    include: Annotated[list[Id], Field(max_length=MOST_IDS)] | None = None
+    explain: bool = False
+    language: Language = "en"
+    fields: Fields = Field(default_factory=list)
+    page: Annotated[str, Field(max_length=TOKEN)] | None = None
+    now: Annotated[int, Field(ge=0, le=7_258_118_400_000_000)] | None = None
+
+
+class RankIn(Who):
+    """Items to be ordered for someone."""
+
+    items: Annotated[list[Id], Field(min_length=1, max_length=1_000)]
+    placement: Id | None = None
+    explain: bool = False
+    language: Language = "en"
+    fields: Fields = Field(default_factory=list)
+
+
+class Widget(Body):
+    """One list of a page."""
+
+    name: Id
+    kind: Literal["recommendations", "popular", "trending"] = "recommendations"
+    similar_to: Id | None = None
+    placement: Id | None = None
+    k: K | None = None
+    filter: Filter = ""
+
+
+class PageIn(Who):
+    """Several lists for one page, no item twice; the first widget chooses first."""
+
+    widgets: Annotated[list[Widget], Field(min_length=1, max_length=WIDGETS)]
+    explain: bool = False
+    language: Language = "en"
+    fields: Fields = Field(default_factory=list)
+
+
+class ShownIn(Body):
+    """What was really shown of a list, in order."""
+
+    items: Annotated[list[Id], Field(max_length=MOST_ITEMS)]
+
+
+class RollbackIn(Body):
+    version: Annotated[int, Field(ge=1)]
+
+
+ColumnsIn = dict[str, Any]

@@ -1,0 +1,81 @@
+"""What goes wrong, as answers: {"error", "remedy", "field"}, with a status that says whose fault it is."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from zhiyin.core.errors import UnknownItemError, ZhiyinError
+from zhiyin.core.run import log
+from zhiyin.service.placements import UnknownPlacementError
+from zhiyin.store.errors import StoreAwayError, StoreFullError
+from zhiyin.store.writer import StoreBusyError, StoreClosedError
+
+
+class RefusedError(Exception):
+    """An answer that is no success. retry: seconds after which it may be one."""
+
+    def __init__(self, status: int, message: str, remedy: str = "", *, retry: float = 1.0) -> None:
+        self.status, self.message, self.remedy, self.retry = status, message, remedy, retry
+
+
+_STATUS: dict[type[ZhiyinError], int] = {
+    StoreBusyError: 503,
+    StoreClosedError: 503,
+    StoreAwayError: 503,
+    StoreFullError: 507,
+    UnknownItemError: 404,
+    UnknownPlacementError: 404,
+}
+
+
+def say(status: int, message: str, remedy: str | None = None, retry: float = 1.0, **more: Any) -> JSONResponse:
+    headers = {"Retry-After": str(max(1, math.ceil(retry)))} if status in (429, 503) else None
+    return JSONResponse({"error": _sane(message), "remedy": _sane(remedy or ""), **more}, status, headers)
+
+
+def status_of(error: ZhiyinError) -> int:
+    return next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 400)
+
+
+def handle_errors(app: FastAPI) -> None:
+    """Every error as an answer; what is our fault is logged and told without its inside."""
+
+    @app.exception_handler(RefusedError)
+    async def refused(_: Request, error: RefusedError) -> Response:
+        return say(error.status, error.message, error.remedy, error.retry)
+
+    @app.exception_handler(ZhiyinError)
+    async def wrong(_: Request, error: ZhiyinError) -> Response:
+        return say(status_of(error), error.message, error.remedy, field=error.column)
+
+    @app.exception_handler(TimeoutError)
+    async def late(_: Request, error: TimeoutError) -> Response:
+        return say(503, "the store did not commit in time", "send the same events again: of one id only one is kept")
+
+    @app.exception_handler(RequestValidationError)
+    async def unreadable(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        place = ".".join(_sane(part) for part in first["loc"] if part != "body")
+        return say(422, f"{place}: {first['msg']}" if place else first["msg"], "see /docs", field=place)
+
+    @app.exception_handler(HTTPException)
+    async def http(_: Request, error: HTTPException) -> Response:
+        remedy = {404: "see /docs", 405: "see /docs"}.get(error.status_code, "")
+        answer = say(error.status_code, str(error.detail), remedy)
+        answer.headers.update(error.headers or {})
+        return answer
+
+    @app.exception_handler(Exception)
+    async def ours(request: Request, error: Exception) -> Response:
+        log.error("service: %s %s: %s", request.method, request.url.path, type(error).__name__, exc_info=error)
+        return say(500, "something went wrong here", "look into the service's log")
+
+
+def _sane(text: Any) -> str:
+    return str(text).encode("utf-8", "replace").decode()

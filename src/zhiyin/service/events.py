@@ -1,0 +1,119 @@
+"""Routes for what users do: events, and what was really shown."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from zhiyin.core.errors import DataError
+from zhiyin.service.bodies import MOST_EVENTS, EventIn, ShownIn
+from zhiyin.service.errors import RefusedError
+from zhiyin.service.routing import ItemId, Needs, Tenant, fast
+from zhiyin.store.records import Event
+
+# Seconds that a commit is waited for.
+COMMIT = 10.0
+_FIELDS = frozenset(EventIn.model_fields)
+_ONE = EventIn.model_json_schema()
+_BODY = {"requestBody": {"required": True, "content": {
+    "application/json": {"schema": {
+        "type": "object", "required": ["events"], "additionalProperties": False,
+        "properties": {"events": {"type": "array", "minItems": 1, "maxItems": MOST_EVENTS, "items": _ONE}},
+    }},
+    "application/x-ndjson": {"schema": {"type": "string", "description": "one event a line"}},
+}}}  # fmt: skip
+
+
+def routes(needs: Needs) -> APIRouter:
+    router = APIRouter(tags=["events"])
+
+    @router.post("/v1/events", openapi_extra=_BODY)
+    async def bring(request: Request, tenant: Tenant = needs.events) -> Any:
+        """Keep events. Each is accepted, known already, or rejected with its reason; answered once they are on the
+        disk, and they count in the very next list."""
+        given = _given(await request.body(), request.headers.get("content-type", ""))
+        now, right, said = time.time_ns() // 1000, [], []
+        for one in given:
+            try:
+                event = _event(one, now)
+            except DataError as error:
+                said.append({"status": "rejected", "reason": f"{error.message}; {error.remedy}".rstrip("; ")})
+            else:
+                right.append(event)
+                said.append({"id": event.id, "status": "accepted"})
+        if right:
+            new = await asyncio.wait_for(asyncio.wrap_future(tenant.writer.submit(right)), COMMIT)
+            await tenant.work.do(tenant.live.heard, [event for event, fresh in zip(right, new) if fresh])
+            fate = iter(new)
+            for told in said:
+                if told["status"] == "accepted" and not next(fate):
+                    told["status"] = "known"
+        bad = sum(told["status"] == "rejected" for told in said)
+        return fast({"events": said, "rejected": bad}, 200 if bad < len(said) else 400)
+
+    @router.post("/v1/impressions/{list_id}")
+    async def shown(list_id: ItemId, body: ShownIn, tenant: Tenant = needs.events) -> Any:
+        """What was really shown of a list, in order: so that what is learned from it is true."""
+        trace = await tenant.work.do(tenant.traces.find, list_id)
+        if trace is None:
+            raise RefusedError(404, f"list {list_id!r} is not known", "lists are kept for a while only")
+        now = time.time_ns() // 1000
+        await tenant.work.do(tenant.store.keep_impression, list_id, now, body.items)
+        made, seen = trace.head["items"], set(body.items)
+        return fast({
+            "list_id": list_id,
+            "kept": [item for item in made if item in seen],
+            "inserted": [item for item in body.items if item not in set(made)],
+            "dropped": [item for item in made if item not in seen],
+        })  # fmt: skip
+
+    return router
+
+
+def _given(body: bytes, kind: str) -> list[Any]:
+    """The events of a body. Raises RefusedError 422 for one that holds none."""
+    try:
+        if kind.partition(";")[0].strip().lower() == "application/x-ndjson":
+            lines = [line for line in body.splitlines() if line.strip()]
+            if len(lines) > MOST_EVENTS:
+                raise RefusedError(422, f"{len(lines):,} events at once", f"at most {MOST_EVENTS:,}")
+            found: Any = [_line(line) for line in lines]
+        else:
+            said = json.loads(body)
+            found = said["events"] if isinstance(said, dict) and set(said) == {"events"} else None
+    except (ValueError, RecursionError):
+        raise RefusedError(422, "this is no JSON", 'send {"events": [{"user": "u1", "item": "i1"}]}') from None
+    if not isinstance(found, list) or not 1 <= len(found) <= MOST_EVENTS:
+        raise RefusedError(422, f"events: a list of 1 to {MOST_EVENTS:,}", 'send {"events": [...]}')
+    return found
+
+
+def _line(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _event(given: Any, now: int) -> Event:
+    """A checked event. Raises DataError that names the field."""
+    if not isinstance(given, dict):
+        raise DataError("this is no event", remedy='an object such as {"user": "u1", "item": "i1"}')
+    unknown = given.keys() - _FIELDS
+    if unknown:
+        name = min(unknown, key=str)[:80].encode("utf-8", "replace").decode()
+        raise DataError(f"{name!r} is no field of an event", remedy=f"one of {', '.join(EventIn.model_fields)}")
+    for name in ("user", "item"):
+        if name not in given:
+            raise DataError(f"{name} is missing", column=name, remedy="each event has a user and an item")
+    moment, id, kind = given.get("time"), given.get("id"), given.get("kind")
+    if id is not None and not id:
+        raise DataError("id is empty", column="id", remedy="a text, or none")
+    return Event(
+        given["user"], given["item"], now if moment is None else moment, "event" if kind is None else kind,
+        given.get("value"), "" if id is None else id, given.get("list_id"),
+    ).checked()  # fmt: skip

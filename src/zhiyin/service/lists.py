@@ -1,0 +1,211 @@
+"""Routes for lists: recommendations, popular, trending, similar, rank, pages; and what was kept of them."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Query
+
+from zhiyin.core.errors import ConfigError
+from zhiyin.core.run import Run
+from zhiyin.service.bodies import TOKEN, Ask, Id, PageIn, RankIn, Text
+from zhiyin.service.errors import RefusedError
+from zhiyin.service.routing import FieldsQuery, FilterQuery, ItemId, KQuery, LanguageQuery, Needs, Tenant, fast, names
+
+_Who = Annotated[Id | None, Query()]
+
+
+def routes(needs: Needs) -> APIRouter:
+    router = APIRouter(tags=["lists"])
+    _single(router, needs)
+    _several(router, needs)
+    _kept(router, needs)
+    return router
+
+
+async def _answer(tenant: Tenant, ask: Ask, origin: str = "recommendations", like: str | None = None) -> Any:
+    def work() -> dict[str, Any]:
+        begun = time.perf_counter()
+        made = tenant.desk.make(ask, origin, like)
+        return tenant.desk.said(made, ask, begun)
+
+    if ask.now is not None and not tenant.admin:
+        raise RefusedError(403, "only an admin key may say what time it is", "leave now out")
+    found = await tenant.work.do(work)
+    return fast(found if like is None else {"item": like} | found)
+
+
+def _single(router: APIRouter, needs: Needs) -> None:
+    @router.post("/v1/recommendations")
+    async def recommend(body: Ask, tenant: Tenant = needs.read) -> Any:
+        """The best items for a user, a session, a visitor with a history, or a stranger."""
+        return await _answer(tenant, body)
+
+    @router.get("/v1/recommendations")
+    async def recommend_simply(
+        user: _Who = None,
+        session: _Who = None,
+        placement: _Who = None,
+        k: Annotated[int | None, Query(ge=1, le=1_000)] = None,
+        filter: FilterQuery = "",
+        explain: bool = False,
+        language: LanguageQuery = "en",
+        fields: FieldsQuery = "",
+        page: Annotated[Text | None, Query(max_length=TOKEN)] = None,
+        tenant: Tenant = needs.read,
+    ) -> Any:
+        """The same in one line."""
+        given = {"k": k} if k is not None else {}
+        ask = Ask(user=user, session=session, placement=placement, filter=filter, explain=explain, language=language,
+                  fields=names(fields), page=page, **given)  # type: ignore[arg-type]  # fmt: skip
+        return await _answer(tenant, ask)
+
+    @router.get("/v1/popular")
+    async def popular(
+        k: KQuery = 10, filter: FilterQuery = "", fields: FieldsQuery = "", tenant: Tenant = needs.read
+    ) -> Any:
+        """What most users had."""
+        return await _answer(tenant, Ask(k=k, filter=filter, fields=names(fields)), "popular")
+
+    @router.get("/v1/trending")
+    async def trending(
+        k: KQuery = 10, filter: FilterQuery = "", fields: FieldsQuery = "", tenant: Tenant = needs.read
+    ) -> Any:
+        """What users choose right now: each event of the store's log counts half for every day that passed."""
+        return await _answer(tenant, Ask(k=k, filter=filter, fields=names(fields)), "trending")
+
+    @router.get("/v1/items/{key}/similar", tags=["items"])
+    async def similar(
+        key: ItemId, k: KQuery = 10, filter: FilterQuery = "", fields: FieldsQuery = "", tenant: Tenant = needs.read
+    ) -> Any:
+        """What goes with an item."""
+        return await _answer(tenant, Ask(k=k, filter=filter, fields=names(fields)), "similar", key)
+
+    @router.get("/v1/users/{key}/similar", tags=["users"])
+    async def similar_users(key: ItemId, k: KQuery = 10, tenant: Tenant = needs.read) -> Any:
+        """Users of the training data who did alike."""
+
+        def work() -> dict[str, Any]:
+            view = tenant.live.view()
+            past = tenant.live.past(view, key)
+            if not len(past.history.items):
+                raise RefusedError(404, f"nothing is known of user {key!r}", "bring events of the user first")
+            me = int(view.known.user_ids.encode([view.user(key)])[0])
+            frame = view.answers.model.similar_users(k=k + 1, histories=past.history, run=Run(threads=1))
+            rows = [{"user": str(user), "score": score} for user, score in frame.select("similar", "score").iter_rows()
+                    if me < 0 or str(user) != key]  # fmt: skip
+            return {"user": key, "version": view.version, "users": rows[:k]}
+
+        return fast(await tenant.work.do(work))
+
+    @router.get("/v1/users/{key}/history", tags=["users"])
+    async def history(
+        key: ItemId, most: Annotated[int, Query(ge=1, le=1_000)] = 100, tenant: Tenant = needs.read
+    ) -> Any:
+        """Events of a user that the store has heard, oldest first."""
+        found = await tenant.work.do(tenant.store.history, key, most)
+        return fast({"user": key, "events": [
+            {"id": e.id, "item": e.item, "time": e.time, "kind": e.kind, "value": e.value} for e in found
+        ]})  # fmt: skip
+
+
+def _several(router: APIRouter, needs: Needs) -> None:
+    @router.post("/v1/rank")
+    async def rank(body: RankIn, tenant: Tenant = needs.read) -> Any:
+        """The given items in the best order for this user; those nobody knows or may see come last, as given."""
+        wanted = list(dict.fromkeys(body.items))
+        given = body.model_dump(exclude_unset=True, exclude={"items"})
+        ask = Ask(**given, include=wanted, k=len(wanted), exclude_seen=False, diversity="none")
+
+        def work() -> dict[str, Any]:
+            begun = time.perf_counter()
+            made = tenant.desk.make(ask, "rank")
+            found = tenant.desk.said(made, ask, begun)
+            there = {row["item"] for row in found["items"]}
+            found["items"] += [{"item": item, "score": None} for item in wanted if item not in there]
+            found["next"] = None
+            return found
+
+        return fast(await tenant.work.do(work))
+
+    @router.post("/v1/pages")
+    async def page(body: PageIn, tenant: Tenant = needs.read) -> Any:
+        """Several lists for one page; no item is in two of them."""
+        who = body.model_dump(exclude_unset=True, exclude={"widgets"})
+        if len({widget.name for widget in body.widgets}) < len(body.widgets):
+            raise ConfigError("two widgets have one name", column="widgets", remedy="a name of its own for each")
+
+        def work() -> dict[str, Any]:
+            told: list[dict[str, Any]] = []
+            out: list[str] = []
+            for widget in body.widgets:
+                begun = time.perf_counter()
+                given = widget.model_dump(exclude_unset=True, include={"placement", "k", "filter"})
+                ask = Ask(**who, **{name: value for name, value in given.items() if value is not None})
+                origin = "similar" if widget.similar_to is not None else widget.kind
+                made = tenant.desk.make(ask, origin, widget.similar_to, out)
+                out += made.items
+                told.append({"name": widget.name} | tenant.desk.said(made, ask, begun))
+            return {"widgets": told}
+
+        return fast(await tenant.work.do(work))
+
+
+def _kept(router: APIRouter, needs: Needs) -> None:
+    @router.get("/v1/lists/{list_id}", tags=["traces"])
+    async def trace(list_id: ItemId, tenant: Tenant = needs.admin) -> Any:
+        """What a list was made of, what was really shown of it, and what was done with it."""
+
+        def work() -> dict[str, Any]:
+            found = _found(tenant, list_id)
+            head, arrays = found.head, found.arrays
+            k = len(head["items"])
+            propensities = arrays.get("propensities", np.ones(k)).tolist()
+            rows = [
+                {"item": item, "score": score, "propensity": propensity,
+                 "sources": {name: rank + 1 for name, rank in zip(head["sources"], ranks) if rank >= 0}}
+                for item, score, propensity, ranks in zip(
+                    head["items"], arrays["scores"].tolist(), propensities,
+                    arrays["ranks"].tolist() if arrays["ranks"].size else [[]] * k,
+                )
+            ]  # fmt: skip
+            return {
+                "list_id": list_id, "user": found.user, "time": found.time, "version": found.version,
+                "placement": found.placement, "placement_version": head["place_version"], "method": head["method"],
+                "origin": head["origin"], "request": head["request"], "degraded": head.get("degraded", []),
+                "left_out": head.get("left_out", {}), "items": rows,
+                "impressions": [{"time": when, "items": items} for when, items in tenant.store.impressions(list_id)],
+                "events": [{"id": e.id, "item": e.item, "kind": e.kind, "time": e.time, "value": e.value}
+                           for e in tenant.store.events_of_list(list_id)],
+            }  # fmt: skip
+
+        return fast(await tenant.work.do(work))
+
+    @router.post("/v1/lists/{list_id}/replay", tags=["traces"])
+    async def replay(list_id: ItemId, explain: bool = False, tenant: Tenant = needs.admin) -> Any:
+        """Make a list again, by the version and the items of then, and say whether it is the same. `explain`: with the
+        reason of each item, and what was removed by which rule."""
+
+        def work() -> dict[str, Any]:
+            found = _found(tenant, list_id)
+            same, answer, why = tenant.desk.replay(found, explain)
+            said: dict[str, Any] = {"list_id": list_id, "same": same, "items": []}
+            if answer is not None:
+                said["items"] = [{"item": str(i), "score": s} for i, s in zip(answer.items, answer.scores)]
+                for row, reason in zip(said["items"], answer.reasons):
+                    row |= {"reason": reason.said(), "sentence": reason.sentence()}
+                if explain:
+                    said["removed"] = [{"item": str(row["item"]), "rule": row["rule"]} for row in answer.removed]
+                    said["trace"] = answer.trace
+            return said | ({"reason": why} if why else {})
+
+        return fast(await tenant.work.do(work))
+
+
+def _found(tenant: Tenant, list_id: str) -> Any:
+    found = tenant.traces.find(list_id)
+    if found is None:
+        raise RefusedError(404, f"list {list_id!r} is not known", "lists are kept for a while only")
+    return found

@@ -1,0 +1,173 @@
+"""Placements: named settings of lists, changed while the service runs, checked before they apply, with versions.
+
+They stand in `[placements.NAME]` of zhiyin.toml or come by HTTP; the last change counts. The store keeps all versions,
+so that every list can be told what it was made by.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from zhiyin.core.errors import ConfigError
+from zhiyin.core.run import log
+from zhiyin.data.config import load_config
+from zhiyin.pipeline.answers import Answers, Request
+from zhiyin.pipeline.rules import Boost
+from zhiyin.service.bodies import Made, Setting
+from zhiyin.store.database import Store
+from zhiyin.store.records import ID, text
+
+TABLE, DEFAULT, MOST = "placements", "default", 1_000
+_FILE, _HTTP = "file", "http"
+
+
+class Placements:
+    """All placements of a store. `look` takes up what other processes and the settings file changed."""
+
+    def __init__(self, store: Store, config: Path | None, answers: Answers) -> None:
+        self.store, self.config = store, config
+        self._known: dict[str, tuple[int, Setting]] = {}
+        self._old: dict[tuple[str, int], Setting] = {}
+        self._seq, self._changed = -1, 0
+        self._lock = threading.RLock()
+        self.look(answers)
+
+    def get(self, name: str) -> tuple[int, Setting]:
+        """Version and settings. Raises UnknownPlacementError; the default one always is."""
+        found = self._known.get(name)
+        if found is not None:
+            return found
+        if name == DEFAULT:
+            return 0, _PLAIN
+        raise UnknownPlacementError(f"there is no placement {name!r}", remedy=f"PUT /v1/placements/{name} first")
+
+    def at(self, name: str, version: int) -> Setting:
+        """Settings of an old version."""
+        if version == 0:
+            return _PLAIN
+        key = (name, version)
+        if key not in self._old:
+            for number, columns, _ in self.store.versions(TABLE, name):
+                if columns is not None and len(self._old) < 10 * MOST:
+                    self._old[name, number] = Setting.model_validate_json(columns["settings"])
+        if key not in self._old:
+            raise UnknownPlacementError(f"placement {name!r} has no version {version}", remedy="look at its versions")
+        return self._old[key]
+
+    def all(self) -> list[dict[str, Any]]:
+        return [said(name, version, setting) for name, (version, setting) in sorted(self._known.items())]
+
+    def put(self, name: str, settings: Mapping[str, Any], answers: Answers) -> int:
+        """Check settings and write them as a new version. Raises ConfigError, and nothing changes."""
+        text(name, "placement", ID)
+        made = checked(name, settings, answers)
+        with self._lock:
+            if name not in self._known and len(self._known) >= MOST:
+                raise ConfigError(f"there are {MOST:,} placements", remedy="delete one first")
+            version = self.store.put(TABLE, {name: {"settings": _json(made), "by": _HTTP}})[name]
+            self._take()
+        return version
+
+    def delete(self, name: str) -> None:
+        self.get(name)
+        with self._lock:
+            self.store.put(TABLE, {name: None})
+            self._take()
+
+    def versions(self, name: str) -> list[dict[str, Any]]:
+        """Newest first; settings None: deleted."""
+        found = self.store.versions(TABLE, name)
+        if not found:
+            self.get(name)
+        return [{"version": number, "time": when, "by": None if columns is None else columns["by"],
+                 "settings": None if columns is None else json.loads(columns["settings"])}
+                for number, columns, when in found]  # fmt: skip
+
+    def rollback(self, name: str, version: int, answers: Answers) -> int:
+        """Write an old version's settings as a new one."""
+        return self.put(name, self.at(name, version).model_dump(exclude_defaults=True), answers)
+
+    def look(self, answers: Answers) -> None:
+        """Take up the settings file where it changed, and the store."""
+        with self._lock:
+            if self.config is not None and self.config.is_file():
+                changed = self.config.stat().st_mtime_ns
+                if changed != self._changed:
+                    self._changed = changed
+                    self._read(self.config, answers)
+            if self.store.seq(TABLE) != self._seq:
+                self._take()
+
+    def _read(self, file: Path, answers: Answers) -> None:
+        """What the file says differently than it did counts, whatever came in between; the rest of it does not."""
+        for name, settings in load_config(file).placements.items():
+            try:
+                made = _json(checked(name, settings, answers))
+            except ConfigError as error:
+                log.warning("placements: [placements.%s] is not taken up: %s", name, error)
+                continue
+            old = next((columns["settings"] for _, columns, _ in self.store.versions(TABLE, name)
+                        if columns is not None and columns["by"] == _FILE), None)  # fmt: skip
+            if old != made:
+                self.store.put(TABLE, {name: {"settings": made, "by": _FILE}})
+
+    def _take(self) -> None:
+        seq = self.store.seq(TABLE)
+        found, _ = self.store.all(TABLE)
+        known = {}
+        for name, columns in found.items():
+            if columns is not None:
+                version = self.store.get(TABLE, name)
+                if version is not None:
+                    known[name] = (version[1], Setting.model_validate_json(columns["settings"]))
+        self._known, self._seq = known, seq
+
+
+class UnknownPlacementError(ConfigError):
+    """A placement that there is not."""
+
+
+_PLAIN = Setting()
+
+
+def said(name: str, version: int, setting: Setting) -> dict[str, Any]:
+    return {"name": name, "version": version, "settings": setting.model_dump(exclude_defaults=True)}
+
+
+def _json(setting: Setting) -> str:
+    return setting.model_dump_json(exclude_defaults=True)
+
+
+def checked(name: str, settings: Mapping[str, Any], answers: Answers) -> Setting:
+    """Settings that a list can be made by: a stranger is given one. Raises ConfigError that names what is wrong."""
+    try:
+        made = Setting.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(
+            f"placement {name!r}: {place}: {first['msg']}", column=place,
+            remedy=f"settings are {', '.join(Setting.model_fields)}",
+        ) from None  # fmt: skip
+    answers.ask(request_of(made))
+    return made
+
+
+def request_of(made: Made) -> Request:
+    """What settings ask for, of nobody."""
+    return Request(
+        k=made.k,
+        filter=made.filter,
+        boosts=tuple(Boost(b.when, str(b.multiply), str(b.add)) for b in made.boosts),
+        exclude=made.exclude,
+        pins=made.pins,
+        exclude_seen=made.exclude_seen,
+        diversity=made.diversity,
+        balance=made.balance,
+    )

@@ -1,0 +1,115 @@
+"""One shop that the service answers for: its data, its keys, its models. Nothing is shared between two.
+
+The settings file says where all of it is; a key says whose shop a request is for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from zhiyin.core.durations import microseconds
+from zhiyin.core.run import log
+from zhiyin.data.config import ServiceSection, load_config, resolved
+from zhiyin.pipeline.bundles import Bundles
+from zhiyin.pipeline.house import house_of
+from zhiyin.service.asking import Desk
+from zhiyin.service.keys import Keys
+from zhiyin.service.live import Live
+from zhiyin.service.placements import Placements
+from zhiyin.store.database import Store
+from zhiyin.store.state import Direct, LiveState
+from zhiyin.store.traces import Traces
+from zhiyin.store.writer import Writer
+
+# Seconds between two looks for what is too old.
+TIDY = 600.0
+
+
+@dataclasses.dataclass(eq=False)
+class Tenant:
+    """See the module. Close it when the service ends: what waits is written."""
+
+    name: str
+    live: Live
+    keys: Keys
+    settings: ServiceSection = dataclasses.field(default_factory=ServiceSection)
+    config: Path | None = None
+    writer: Writer = None  # type: ignore[assignment]
+    traces: Traces = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        self.store: Store = self.live.store
+        self.writer = self.writer or Writer(self.store)
+        self.traces = self.traces or Traces(self.store)
+        self.placements = Placements(self.store, self.config, self.live.now.answers)
+        self.desk = Desk(self.live, self.placements, self.traces, self.settings.budget / 1e3)
+        self.live.also.append(lambda view: self.placements.look(view.answers))
+        self._closing: list[Callable[[], None]] = []
+
+    @classmethod
+    def open(
+        cls, config: Path, *, several: bool = False, store: str | None = None, tidies: bool = True
+    ) -> tuple[Tenant, dict[str, str]]:
+        """The shop of a settings file, and keys that were made just now, to be shown once.
+
+        several: whether other processes answer for it too. store: instead of the file's. tidies: whether this process
+        forgets what is too old.
+        """
+        home, settings = config.parent, load_config(config) if config.is_file() else None
+        section = settings.service if settings is not None else ServiceSection()
+        kept = Store(resolved(store or section.store, home))
+        try:
+            state: LiveState | None = None
+            if section.redis is not None:
+                from zhiyin.store.redis_state import RedisState
+
+                state = RedisState(resolved(section.redis, home))
+            elif several:
+                state = Direct()
+            output = settings.train.output if settings is not None else "models"
+            live = Live(
+                Bundles(home / output / "bundles"),
+                kept,
+                {} if settings is None else house_of(settings, config),
+                {} if settings is None else settings.weights,
+                state=state,
+                several=several or section.redis is not None or kept.dialect != "sqlite",
+            )
+        except BaseException:
+            kept.close()
+            raise
+        keys, shown = Keys.open(home / "keys.json")
+        made = cls(home.resolve().name, live, keys, section, config if settings is not None else None)
+        if tidies:
+            made._tidy_up()
+        return made, shown
+
+    def _tidy_up(self) -> None:
+        """Forget what is older than the settings say, now and then."""
+        stop = threading.Event()
+
+        def work() -> None:
+            while True:
+                try:
+                    now = time.time_ns() // 1000
+                    self.store.drop_lists_before(now - microseconds(self.settings.keep_lists))
+                    if self.settings.keep is not None:
+                        self.store.drop_before(now - microseconds(self.settings.keep))
+                except Exception as error:  # serving goes on; the next look may succeed
+                    log.warning("service: what is too old could not be removed: %s", error)
+                if stop.wait(TIDY):
+                    return
+
+        thread = threading.Thread(target=work, name="zhiyin-tidy", daemon=True)
+        thread.start()
+        self._closing += [stop.set, lambda: thread.join(5.0)]
+
+    def close(self) -> None:
+        """Write what waits, and let everything go."""
+        for close in (*self._closing, self.live.close, self.writer.close, self.traces.close, self.live.state.close,
+                      self.store.close):  # fmt: skip
+            close()

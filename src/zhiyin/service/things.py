@@ -1,0 +1,167 @@
+"""Routes for items and users: columns with versions, many at once, search."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+
+from zhiyin.core.errors import DataError, ZhiyinError
+from zhiyin.service.bodies import ColumnsIn, Text
+from zhiyin.service.errors import RefusedError
+from zhiyin.service.routing import FieldsQuery, ItemId, KQuery, Needs, Tenant, fast, names
+from zhiyin.store.records import ID, columns, text
+
+# Lines of one request, and those told of that were rejected.
+LINES, TOLD = 10_000, 100
+_NDJSON = {"requestBody": {"required": True, "content": {"application/x-ndjson": {"schema": {
+    "type": "string", "description": 'lines such as {"id": "i1", "columns": {"price": 3}}; columns null: deleted',
+}}}}}  # fmt: skip
+
+
+def routes(needs: Needs) -> APIRouter:
+    router = APIRouter()
+    for name, one in (("items", "item"), ("users", "user")):
+        _table(router, needs, name, one)
+
+    @router.get("/v1/items", tags=["items"])
+    async def search(
+        search: Annotated[Text, Query(max_length=200)] = "",
+        k: KQuery = 10,
+        fields: FieldsQuery = "",
+        tenant: Tenant = needs.read,
+    ) -> Any:
+        """Items whose title or id holds all words; without words the most popular ones."""
+
+        def look() -> list[dict[str, Any]]:
+            view, wanted = tenant.live.view(), names(fields) or None
+            codes = view.search(search, k)
+            return [{"item": str(raw), "columns": view.row(int(code), wanted)}
+                    for raw, code in zip(view.ids.raw(codes), codes)]  # fmt: skip
+
+        return fast({"items": await tenant.work.do(look)})
+
+    return router
+
+
+def _table(router: APIRouter, needs: Needs, name: str, one: str) -> None:
+    def change(tenant: Tenant, key: str, body: dict[str, Any], keep: bool) -> dict[str, Any]:
+        if keep:
+            body = (_now(tenant, name, key) or {}) | body
+        if name == "items":
+            _fit(tenant, body)
+        version = tenant.store.put(name, {key: body})[key]
+        tenant.live.changed(name, {key: body})
+        return {"id": key, "version": version}
+
+    @router.put(f"/v1/{name}/{{key}}", tags=[name], operation_id=f"put_{one}")
+    async def put(key: ItemId, body: ColumnsIn, tenant: Tenant = needs.admin) -> Any:
+        """Write all columns. An item with `hidden: true` is not shown."""
+        return fast(await tenant.work.do(change, tenant, key, body, False))
+
+    @router.patch(f"/v1/{name}/{{key}}", tags=[name], operation_id=f"patch_{one}")
+    async def patch(key: ItemId, body: ColumnsIn, tenant: Tenant = needs.admin) -> Any:
+        """Change the columns named, leave the others."""
+        return fast(await tenant.work.do(change, tenant, key, body, True))
+
+    @router.get(f"/v1/{name}/{{key}}", tags=[name], operation_id=f"get_{one}")
+    async def get(key: ItemId, tenant: Tenant = needs.read) -> Any:
+        """Columns and version; version 0: as the catalogue of the version in use has it."""
+
+        def look() -> dict[str, Any]:
+            found = tenant.store.get(name, key)
+            known = found[0] if found is not None else _now(tenant, name, key)
+            gone = name == "items" and key in tenant.live.now.hidden and found is None
+            if known is None or gone:
+                raise RefusedError(404, f"{one} {key!r} is not known", f"PUT /v1/{name}/{key} first")
+            return {"id": key, "columns": known, "version": 0 if found is None else found[1]}
+
+        return fast(await tenant.work.do(look))
+
+    @router.delete(f"/v1/{name}/{{key}}", tags=[name], operation_id=f"delete_{one}")
+    async def delete(key: ItemId, tenant: Tenant = needs.admin) -> Any:
+        """Items: no longer shown. Users: all of them is removed, with the proof."""
+
+        def remove() -> dict[str, Any]:
+            if name == "users":
+                proof = tenant.store.forget(key)
+                tenant.live.forget(key)
+                return {"id": key, "proof": proof}
+            known = tenant.live.now.columns_of(key) is not None
+            if known and tenant.store.get(name, key) is None:
+                tenant.store.put(name, {key: {"hidden": True}})  # so that there is something to delete
+            version = tenant.store.put(name, {key: None})[key]
+            tenant.live.changed(name, {key: None})
+            return {"id": key, "version": version}
+
+        return fast(await tenant.work.do(remove))
+
+    @router.post(f"/v1/{name}", tags=[name], operation_id=f"post_{name}", openapi_extra=_NDJSON)
+    async def bulk(request: Request, tenant: Tenant = needs.admin) -> Any:
+        """Many at once, a line each; each is kept or rejected with its reason."""
+        body = await request.body()
+
+        def write() -> dict[str, Any]:
+            right, wrong = _lines(body, tenant if name == "items" else None)
+            tenant.store.put(name, right)
+            tenant.live.changed(name, right)
+            return {"accepted": len(right), "rejected": wrong}
+
+        found = await tenant.work.do(write)
+        return fast(found, 400 if found["rejected"] and not found["accepted"] else 200)
+
+
+def _now(tenant: Tenant, name: str, key: str) -> dict[str, Any] | None:
+    """Columns as they are: the store's, else those of the catalogue of the version in use."""
+    found = tenant.store.get(name, key)
+    if found is not None:
+        return found[0]
+    view = tenant.live.now
+    if name == "items":
+        return view.columns_of(key)
+    answers = view.answers
+    code = int(view.known.user_ids.encode([view.user(key)])[0])
+    if code < 0 or answers.users is None:
+        return None
+    row = answers.users.row(code, named=True)
+    return {column: value for column, value in row.items() if value is not None and column != "id"}
+
+
+def _fit(tenant: Tenant, body: dict[str, Any]) -> None:
+    """Raises DataError for a column that is of another kind in the catalogue: filters could not speak of it."""
+    schema = tenant.live.now.answers.items.schema
+    for column, value in body.items():
+        wanted = schema.get(column)
+        if wanted is None or value is None:
+            continue
+        parts = value if isinstance(value, list) else [value]
+        if wanted.is_numeric() and not all(isinstance(p, int | float) for p in parts):
+            raise DataError(f"column {column!r} holds numbers, not {str(value)[:40]!r}", column=column,
+                            remedy="send a number, or none")  # fmt: skip
+
+
+def _lines(body: bytes, tenant: Tenant | None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Columns by id, and the lines that are wrong."""
+    lines = body.splitlines()
+    if not 1 <= len(lines) <= LINES:
+        raise RefusedError(422, f"{len(lines):,} lines", f"from 1 to {LINES:,} lines of JSON")
+    right: dict[str, Any] = {}
+    wrong: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            said = json.loads(line)
+            if not isinstance(said, dict) or set(said) != {"id", "columns"}:
+                raise DataError("this is no id and columns", remedy='{"id": "i1", "columns": {"price": 3}}')
+            key = text(said["id"], "id", ID)
+            value = None if said["columns"] is None else columns(said["columns"])
+            if tenant is not None and value is not None:
+                _fit(tenant, value)
+            right[key] = value
+        except (ValueError, RecursionError):
+            wrong.append({"line": number, "reason": "this is no JSON"})
+        except ZhiyinError as error:
+            wrong.append({"line": number, "reason": f"{error.message}; {error.remedy}"})
+    return right, wrong[:TOLD]
