@@ -4,94 +4,24 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pytest
 
 pytest.importorskip("fastapi")
 
-from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from zhiyin.core.errors import DataError
-from zhiyin.data.catalogue import Catalogue
-from zhiyin.data.config import ServiceSection
-from zhiyin.data.dataset import Dataset
-from zhiyin.models.neighbors import ItemKNN
-from zhiyin.models.popularity import Popular
 from zhiyin.pipeline.bundles import Bundles
-from zhiyin.pipeline.pipeline import Pipeline
-from zhiyin.service.app import create_app
 from zhiyin.service.keys import SCOPES, Keys
 from zhiyin.service.live import Live
-from zhiyin.service.tenant import Tenant as Shop
 from zhiyin.store.database import Store
 
-DAY = 86_400_000_000
-NOW = 1_700_000_000_000_000
-
-
-def shop() -> Dataset:
-    """Two tastes: even users take even items; 60 users, 40 items with price and genre."""
-    rng = np.random.default_rng(1)
-    users = np.repeat(np.arange(60), 10)
-    items = 2 * rng.integers(0, 20, len(users)) + users % 2
-    events = pl.DataFrame({
-        "user": [f"u{u}" for u in users], "item": [f"i{i}" for i in items],
-        "time": NOW - rng.permutation(len(users)) * DAY // 10, "kind": ["view"] * len(users),
-    })  # fmt: skip
-    catalogue = pl.DataFrame({
-        "id": [f"i{i}" for i in range(40)], "price": [float(i) for i in range(40)],
-        "genre": ["even" if i % 2 == 0 else "odd" for i in range(40)],
-    })  # fmt: skip
-    return Dataset.build(events, items=catalogue)
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("service")
-    data, bundles = shop(), Bundles(folder / "bundles")
-    pipeline = Pipeline.around(ItemKNN().fit(data))
-    bundles.write(pipeline, figures={}, catalogue=Catalogue.of(data))
-    bundles.write(Popular().fit(data), figures={}, catalogue=Catalogue.of(data))
-    return folder
-
-
-@pytest.fixture
-def service(home: Path, tmp_path: Path) -> Iterator[Any]:
-    Bundles(home / "bundles").promote(1)
-    store = Store(tmp_path / "store.db")
-    live = Live(Bundles(home / "bundles"), store)
-    keys, shown = Keys.open(tmp_path / "keys.json")
-    shop = Shop("shop", live, keys, ServiceSection(budget=60_000))
-    client = TestClient(create_app([shop]), raise_server_exceptions=True)
-    client.headers["Authorization"] = f"Bearer {shown['admin']}"
-    client.keys, client.store, client.live, client.shop = shown, store, live, shop  # type: ignore[attr-defined]
-    yield client
-    shop.close()
-
-
-def listed(client: Any, **body: Any) -> list[str]:
-    answer = client.post("/v1/recommendations", json=body)
-    assert answer.status_code == 200, answer.text
-    return [row["item"] for row in answer.json()["items"]]
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 10.0) -> None:
-    """What is done in the background is done soon."""
-    until = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.01)
-
-
-def click(client: Any, *events: dict[str, Any]) -> Any:
-    return client.post("/v1/events", json={"events": list(events)})
+from .conftest import click, eventually, listed, shop
 
 
 def test_a_click_counts_in_the_very_next_list(service: Any) -> None:
