@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.store.database import Store
 from zhiyin.store.records import Event
+from zhiyin.store.traces import Trace, Traces
 from zhiyin.store.writer import StoreBusyError, StoreClosedError, Writer
 
 NOW = 1_700_000_000_000_000
@@ -18,6 +22,21 @@ NOW = 1_700_000_000_000_000
 
 def event(n: int, user: str = "alice", **more: object) -> Event:
     return Event(user, f"film {n}", NOW + n, id=f"{user}-{n}", **more)  # type: ignore[arg-type]
+
+
+def trace(n: int, user: str | None = "alice", **more: object) -> Trace:
+    scores = {"scores": np.arange(n, dtype=np.float32), "items": np.arange(6).reshape(2, 3), "one": np.float64(0.5)}
+    head = {"request": {"user": user, "k": n}, "method": "知音"}
+    made = {"head": head, "arrays": scores, "version": 3, "placement": "home"} | more
+    return Trace(f"list {n}", user, NOW + n, **made)  # type: ignore[arg-type]
+
+
+def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait for what another thread is about to do."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.002)
 
 
 class StoreConformance:
@@ -169,3 +188,273 @@ class StoreConformance:
             link.execute(sa.text("UPDATE meta SET value = '99'"))
         with pytest.raises(ConfigError, match="format 99"):
             Store(address)
+
+    def test_a_value_beyond_all_floats(self, store: Store) -> None:
+        with pytest.raises(DataError, match="value"):
+            store.append([event(1, value=10**400)])
+        assert store.append([event(1, value=7), event(2, value=None), event(3, value=0.5)]) == [True] * 3
+        assert [e.value for e in store.history("alice")] == [7.0, None, 0.5]
+
+    def test_batches_of_any_size(self, store: Store) -> None:
+        done = 0
+        for size in (0, 1, 9, 10, 11, 99, 100, 101, 237):
+            batch = [event(n) for n in range(done, done + size)]
+            assert store.keep(batch) == [True] * size
+            assert store.keep(batch) == [False] * size
+            done += size
+        store.keep([event(done), event(3), event(done + 1), event(done)])
+        assert store.keep([event(5), event(done + 2), event(done + 1)]) == [False, True, False]
+        assert store.events()["item"].to_list() == [f"film {n}" for n in range(done + 3)]
+
+    def test_history_and_forgetting_in_one_look(self, store: Store) -> None:
+        assert store.recent("alice", 5) == ([], 0)
+        store.append([event(n) for n in (3, 1, 2)])
+        assert store.recent("alice", 2) == (store.history("alice", 2), 0)
+        assert [e.item for e in store.recent("alice", 2)[0]] == ["film 2", "film 3"]
+        store.forget("alice")
+        events, when = store.recent("alice", 5)
+        assert events == []
+        assert when == store.forgotten("alice") == next(iter(store.forgotten_all().values())) > NOW
+        store.append([event(9)])
+        assert store.recent("alice", 5) == ([event(9)], when)
+
+    def test_what_is_read_is_an_event(self, store: Store) -> None:
+        store.append([event(1)])
+        for found in (*store.history("alice"), *store.recent("alice")[0]):
+            assert type(found) is Event
+            assert hash(found) == hash(event(1))
+            with pytest.raises(AttributeError):
+                found.user = "bob"  # type: ignore[misc]
+
+    def test_threads_read_while_others_write(self, store: Store) -> None:
+        wrong: list[object] = []
+
+        def read() -> None:
+            seen = 0
+            while seen < 100:
+                found = store.recent("alice", 1_000)[0]
+                if len(found) < seen or [e.time for e in found] != sorted(e.time for e in found):
+                    wrong.append(found)
+                seen = len(found)
+
+        readers = [threading.Thread(target=read, daemon=True) for _ in range(4)]
+        for thread in readers:
+            thread.start()
+        for n in range(100):
+            store.append([event(n)])
+        for thread in readers:
+            thread.join(30)
+            assert not thread.is_alive()
+        assert not wrong
+
+    # -- placements ----------------------------------------------------------------------------------------------------
+
+    def test_placements_have_versions(self, store: Store) -> None:
+        assert [store.seq(name) for name in ("items", "users", "placements")] == [0, 0, 0]
+        assert store.put("placements", {"home": {"settings": '{"k": 5}'}}) == {"home": 1}
+        first = store.seq("placements")
+        store.put("placements", {"home": {"settings": '{"k": 7}'}, "basket": {"settings": "{}"}})
+        store.put("placements", {"home": None})
+        assert store.seq("placements") > first
+        assert store.seq("items") == 0
+        assert store.all("placements", until=first) == ({"home": {"settings": '{"k": 5}'}}, first)
+        assert store.all("placements", first, store.seq("placements") - 1)[0] == {
+            "home": {"settings": '{"k": 7}'}, "basket": {"settings": "{}"},
+        }  # fmt: skip
+        versions = store.versions("placements", "home")
+        assert [(n, said) for n, said, _ in versions] == [
+            (3, None), (2, {"settings": '{"k": 7}'}), (1, {"settings": '{"k": 5}'}),
+        ]  # fmt: skip
+        assert all(when > NOW for _, _, when in versions)
+        assert store.versions("placements", "nowhere") == []
+        for wrong in (store.seq, store.all, lambda name: store.versions(name, "a")):
+            with pytest.raises(ConfigError, match="no table"):
+                wrong("events; drop")  # type: ignore[operator]
+
+    def test_no_seq_is_used_twice(self, store: Store) -> None:
+        store.put("users", {"bob": {"a": 1}, "alice": {"a": 1}})
+        store.append([event(1, user="bob"), event(2)])
+        users, events = store.seq("users"), store.last
+        store.forget("alice")
+        store.put("users", {"carol": {"a": 1}})
+        store.append([event(3, user="carol")])
+        assert store.all("users", users)[0] == {"carol": {"a": 1}}
+        assert store.events(events)["user"].to_list() == ["carol"]
+
+    # -- lists ---------------------------------------------------------------------------------------------------------
+
+    def test_traces_come_back(self, store: Store) -> None:
+        assert store.keep_traces([trace(1), trace(2, user=None, arrays={}), trace(3, user="bob")]) == 3
+        found = store.trace("list 1")
+        assert found is not None
+        assert (found.user, found.time, found.version, found.placement) == ("alice", NOW + 1, 3, "home")
+        assert found.head == {"request": {"user": "alice", "k": 1}, "method": "知音"}
+        for name, array in trace(1).arrays.items():
+            assert found.arrays[name].dtype == np.asarray(array).dtype
+            np.testing.assert_array_equal(found.arrays[name], array)
+        other = store.trace("list 2")
+        assert other is not None
+        assert (other.user, other.arrays) == (None, {})
+        assert store.trace("list 9") is None
+        assert store.keep_traces([trace(1, version=9)]) == 0
+        assert [t.list_id for t in store.traces()] == ["list 1", "list 2", "list 3"]
+        assert [t.list_id for t in store.traces(after_time=NOW + 1, most=1)] == ["list 2"]
+        assert [t.list_id for t in store.traces("bob")] == ["list 3"]
+
+    @pytest.mark.parametrize(
+        "more",
+        [{"head": {"a": float("nan")}}, {"head": {"a": np.float32(1)}}, {"head": {"a": "\ud800"}},
+         {"head": {"a": "x" * 5_000_000}}, {"arrays": {"a": np.array(["text"])}}, {"arrays": {"a": [object()]}},
+         {"placement": ""}],
+    )  # fmt: skip
+    def test_traces_that_cannot_be(self, store: Store, more: dict[str, object]) -> None:
+        with pytest.raises(DataError):
+            store.keep_traces([trace(1), trace(2, **more)])
+        assert store.traces() == []
+
+    def test_impressions_and_events_of_a_list(self, store: Store) -> None:
+        store.keep_impression("l1", NOW + 5, ["b", "知音"])
+        store.keep_impression("l1", NOW, ["a"])
+        store.keep_impression("l1", NOW, ["a"])  # a retry
+        assert store.impressions("l1") == [(NOW, ["a"]), (NOW + 5, ["b", "知音"])]
+        assert store.impressions("l2") == []
+        with pytest.raises(DataError):
+            store.keep_impression("l1", NOW, [""])
+        store.append([event(2, list_id="l1"), event(1, list_id="l1"), event(3, list_id="l2"), event(4)])
+        assert store.events_of_list("l1") == [event(2, list_id="l1"), event(1, list_id="l1")]
+
+    def test_old_lists_go(self, store: Store) -> None:
+        store.keep_traces([trace(n) for n in range(1, 8)])
+        for n in (2, 6, 50):
+            store.keep_impression(f"list {n}", NOW + n, ["a"])
+        store.keep_impression("list 3", NOW + 100, ["a"])
+        store.keep_impression("never kept", NOW + 1, ["a"])
+        assert store.drop_lists_before(NOW + 5) == 4
+        assert [t.list_id for t in store.traces()] == ["list 5", "list 6", "list 7"]
+        left = [f"list {n}" for n in range(60) if store.impressions(f"list {n}")]
+        assert left == ["list 6", "list 50"]
+        assert store.impressions("never kept") == []
+        assert store.drop_lists_before(NOW + 5) == 0
+
+    def test_lists_of_the_forgotten_are_gone(self, store: Store) -> None:
+        named = trace(3, user=None, head={"request": {"user": "alice"}})
+        item = trace(4, user="bob", head={"request": {"user": "bob"}, "items": ["alice"], "last": "alice2"})
+        store.keep_traces([trace(1), trace(2, user="bob"), named, item])
+        for n in (1, 2, 3, 4):
+            store.keep_impression(f"list {n}", NOW + n, ["a"])
+        store.keep_impression("lost", NOW, ["a"])
+        store.append([event(1, list_id="list 1"), event(2, list_id="lost"), event(3, list_id="list 2")])
+        proof = store.forget("alice")
+        assert proof["lists removed"] == 2
+        assert proof["impressions removed"] == 3
+        assert [n for name, n in proof.items() if name.endswith("found")] == [0] * 4
+        assert [t.list_id for t in store.traces()] == ["list 2", "list 4"]
+        assert [bool(store.impressions(name)) for name in ("list 1", "list 2", "list 3", "list 4", "lost")] == [
+            False, True, False, True, False,
+        ]  # fmt: skip
+
+    def test_a_trace_that_comes_after_its_user_was_forgotten(self, store: Store) -> None:
+        store.forget("alice")
+        later = Trace("later", "alice", store.forgotten("alice") + 1, 1, "home", {})
+        assert store.keep_traces([trace(1), trace(2, user="bob"), trace(3, user=None), later]) == 3
+        assert store.trace("list 1") is None
+        assert store.trace("later") is not None
+
+    def test_traces_are_written_behind(self, store: Store) -> None:
+        traces = Traces(store)
+        for n in range(1, 451):
+            traces.put(trace(n))
+        found = traces.find("list 450")
+        assert found is not None
+        assert found.head["request"]["k"] == 450
+        until(lambda: traces.written == 450)
+        until(lambda: traces.waiting == 0)
+        assert len(store.traces()) == 450
+        assert traces.find("never") is None
+        traces.put(trace(500))
+        traces.close()
+        assert store.trace("list 500") is not None
+        traces.put(trace(501))
+        assert (traces.written, traces.dropped, traces.failed, traces.waiting) == (451, 1, 0, 0)
+
+    def test_traces_that_find_no_room_are_dropped(self, store: Store) -> None:
+        traces = Traces(store, waiting=3)
+        hold, held = threading.Event(), threading.Event()
+        keep = store.keep_packed
+
+        def slow(rows: object) -> int:
+            held.set()
+            hold.wait(20)
+            return keep(rows)  # type: ignore[arg-type]
+
+        store.keep_packed = slow  # type: ignore[method-assign]
+        traces.put(trace(1))
+        assert held.wait(20)
+        begun = time.monotonic()
+        for n in range(2, 10):
+            traces.put(trace(n))
+        assert time.monotonic() - begun < 5
+        assert (traces.waiting, traces.dropped) == (3, 6)
+        hold.set()
+        traces.close()
+        assert [t.list_id for t in store.traces()] == ["list 1", "list 2", "list 3"]
+
+    def test_a_trace_that_fails_stops_nothing(self, store: Store, caplog: pytest.LogCaptureFixture) -> None:
+        logging.getLogger("zhiyin").propagate = True
+        traces = Traces(store)
+        for n in range(1, 4):
+            traces.put(trace(n, head={"bad": object()}))
+            until(lambda n=n: traces.failed == n)  # type: ignore[misc]
+        traces.put(trace(9))
+        until(lambda: traces.written == 1)
+        traces.close()
+        assert (traces.failed, traces.dropped) == (3, 0)
+        assert sum("traces are not written" in record.message for record in caplog.records) == 1
+
+    def test_lists_are_exported_too(self, store: Store, tmp_path: Path) -> None:
+        store.append([event(1), event(2, user="bob"), event(1, user="dora")])
+        store.put("users", {"bob": {"age": 1}})
+        store.put("placements", {"home": {"settings": "{}"}})
+        store.keep_traces([trace(1), trace(2, user=None), trace(3, user="bob")])
+        store.keep_impression("list 1", NOW, ["a"])
+        store.export(tmp_path / "out")
+        other = Store(tmp_path / "other.db")
+        other.forget("bob")
+        store.forget("dora")
+        store.export(tmp_path / "out")
+        for _ in range(2):
+            other.load(tmp_path / "out")
+        assert [e.user for e in (*other.history("alice"), *other.history("bob"), *other.history("dora"))] == ["alice"]
+        assert other.forgotten("dora") == store.forgotten("dora")
+        assert [t.list_id for t in other.traces()] == ["list 1", "list 2"]
+        assert other.impressions("list 1") == [(NOW, ["a"])]
+        assert other.get("users", "bob") is None
+        assert other.get("placements", "home") == ({"settings": "{}"}, 1)
+        told = other.info()
+        assert [told[name] for name in ("events", "users", "placements", "lists", "impressions", "forgotten")] == [
+            1, 0, 1, 2, 1, 2,
+        ]  # fmt: skip
+        other.close()
+
+    def test_a_request_given_up_harms_no_other(self, store: Store) -> None:
+        """A future that was cancelled while it waited is no reason for the writer to die."""
+        hold, held = threading.Event(), threading.Event()
+        keep = store.keep
+
+        def slow(rows: object) -> list[bool]:
+            held.set()
+            hold.wait(20)
+            return keep(rows)  # type: ignore[arg-type]
+
+        store.keep = slow  # type: ignore[method-assign]
+        writer = Writer(store)
+        first = writer.submit([event(1)])
+        assert held.wait(20)
+        second, third = writer.submit([event(2)]), writer.submit([event(3)])
+        assert second.cancel()
+        assert not first.cancel()
+        hold.set()
+        assert first.result(20) == third.result(20) == [True]
+        writer.close()
+        assert writer.waiting == 0
+        assert [e.item for e in store.history("alice")] == ["film 1", "film 3"]

@@ -128,7 +128,8 @@ class Lists(Database):
             some = _allowed(rows, by_user, dict(tuple(row) for row in link.execute(known)))
             if not some:
                 return 0
-            return link.execute(self._insert(LISTS).values(some).on_conflict_do_nothing()).rowcount
+            insert = self._insert(LISTS).on_conflict_do_nothing().returning(LISTS.c.list_id)
+            return len(link.execute(insert, some).all())
 
     def trace(self, list_id: str) -> Trace | None:
         """Of a list; None where it is not kept."""
