@@ -18,7 +18,7 @@ GATE = 0.85
 def train_within(
     project: Project, budget: str, output: Path | None, force: bool, json: bool, *, store: bool = True
 ) -> None:
-    """Make, judge and keep a pipeline within a time such as "10m". Raises DataError while another one is made."""
+    """Make, judge and keep a pipeline within a time such as "10m". Raises BusyError while another one is made."""
     from zhiyin.pipeline.bundles import Bundles
 
     bundles = Bundles((output or project.home / project.config.train.output) / "bundles")

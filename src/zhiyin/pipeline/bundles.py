@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -38,6 +37,10 @@ from zhiyin.models.base import Recommender
 FORMAT = 1
 # Names the descriptor of the lock to a training that another process started.
 TRAINING = "ZHIYIN_TRAINING"
+
+
+class BusyError(DataError):
+    """Another process makes a version."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +219,7 @@ class Bundles:
 
     @contextlib.contextmanager
     def training(self) -> Iterator[int]:
-        """Hold the lock of who makes versions; gives its file descriptor. Raises DataError where another one has it.
+        """Hold the lock of who makes versions; gives its file descriptor. Raises BusyError where another one has it.
 
         A process that is started with the descriptor and its number in ZHIYIN_TRAINING holds the lock with its parent,
         and after it: the lock is let go when the last of them ends, however it ends.
@@ -227,14 +230,9 @@ class Bundles:
         if given.isdecimal() and _is_open(int(given), path):
             yield int(given)
             return
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise DataError(
-                    "another training is running", file=self.folder, remedy="wait until it has ended"
-                ) from None
+            _lock(lock, self.folder)
             yield lock
         finally:
             os.close(lock)
@@ -243,6 +241,17 @@ class Bundles:
         """Every change of what is in use, oldest first."""
         file = self.folder / "promotions.jsonl"
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such locks
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BusyError("another training is running", file=folder, remedy="wait until it has ended") from None
 
 
 def _is_open(descriptor: int, path: Path) -> bool:
