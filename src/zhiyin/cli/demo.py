@@ -1,7 +1,8 @@
-"""`zhiyin demo`: the main job from data to a report, on data of one's own or on a simulated film shop."""
+"""`zhiyin demo`: the main job from data to a report and a service, on data of one's own or on a simulated film shop."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,8 +12,15 @@ import typer
 from zhiyin.cli.options import Seed, Threads
 
 if TYPE_CHECKING:
+    import socket
+
     from zhiyin.cli.project import Project
     from zhiyin.data.dataset import Dataset
+
+# Of the version that is served: made in seconds, and each can say why.
+SOURCES = "popular:half_life=7d; itemknn; ease"
+# Where a free port is looked for.
+PORTS = range(8000, 8100)
 
 
 def demo(
@@ -20,14 +28,17 @@ def demo(
         Path | None, typer.Option("--data", help="A file or folder; default a cached public set, else a film shop.")
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where everything is written.")] = Path("demo"),
+    serve: Annotated[bool, typer.Option(help="At the end answer over HTTP, until Ctrl-C.")] = True,
     seed: Seed = None,
     threads: Threads = None,
 ) -> None:
-    """From data to a report, saved models and recommendations, in a minute or two. Needs no network.
+    """From data to a report, saved models, recommendations and a service to click in, in a minute or two. Needs no
+    network.
 
     \b
     Examples:
       zhiyin demo
+      zhiyin demo --no-serve
       zhiyin demo --data ratings.csv --output try
     """
     from zhiyin.cli.judging import judge, publish
@@ -47,10 +58,22 @@ def demo(
     _step("3. Six models, judged on events they have not seen (zhiyin compare)")
     publish(judge(project, project.models(SHELF), log), output)
     _step("4. Models of all events (zhiyin train), what they recommend, and what is similar")
-    _answers(project, log, output / "models")
+    known = _answers(project, log, output / "models")
+    _step("5. A version to serve: three sources, joined by what did best on days not learned from")
+    _version(project, log, output / "models")
     _settings(project, output)
     say(f"\ndone in {duration(time.perf_counter() - begun)}; open {output / 'report.html'} in a browser")
     say(f"next, with data of your own: zhiyin init ratings.csv; or go on here: cd {output} && zhiyin recommend --all")
+    if serve:
+        _serve(output, known)
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """Ids to show the service with."""
+
+    users: list[str]
+    items: list[str]
 
 
 def _step(title: str) -> None:
@@ -84,7 +107,7 @@ def _shop(folder: Path, seed: int) -> Path:
     return folder
 
 
-def _answers(project: Project, log: Dataset, folder: Path) -> None:
+def _answers(project: Project, log: Dataset, folder: Path) -> Known:
     """Fit and save EASE and ALS; lists for three users of middling activity, and one of similar items."""
     import numpy as np
 
@@ -110,6 +133,25 @@ def _answers(project: Project, log: Dataset, folder: Path) -> None:
     near = with_titles(fitted["ALS"].similar([item], 5, run=project.run), "similar", titles)
     typer.echo()
     table(near.columns, near.rows(), f"ALS: similar to {item}")
+    return Known(
+        [str(user) for user in lists["user"].unique(maintain_order=True)], [str(item), str(near["similar"][0])]
+    )
+
+
+def _version(project: Project, log: Dataset, folder: Path) -> None:
+    """A pipeline of all events, kept as a version and put in use."""
+    from zhiyin.cli.show import say
+    from zhiyin.data.catalogue import Catalogue
+    from zhiyin.pipeline.bundles import Bundles
+    from zhiyin.pipeline.pipeline import Pipeline
+
+    bundles = Bundles(folder / "bundles")
+    with bundles.training():
+        pipeline = Pipeline(sources=SOURCES, ranker="none", windows=1).fit(log, project.run)
+        version = bundles.write(pipeline, figures={}, catalogue=Catalogue.of(log)).version
+        bundles.promote(version, "made by zhiyin demo")
+    chosen = ", ".join(f"{users}: {method}" for users, method in pipeline.choices_.items())
+    say(f"version {version} is in use ({chosen}). to look for a better one: zhiyin train --budget 5m")
 
 
 def _settings(project: Project, output: Path) -> None:
@@ -120,3 +162,80 @@ def _settings(project: Project, output: Path) -> None:
 
     make_relative(project.config, output)
     write_config(output / "zhiyin.toml", project.config, hyperparameters())
+
+
+def _serve(output: Path, known: Known) -> None:
+    """Answer over HTTP until Ctrl-C, with keys, lines to paste and the address of a page to try."""
+    from importlib.util import find_spec
+    from tempfile import TemporaryDirectory
+
+    from zhiyin.cli.show import say
+
+    _step("6. The service (zhiyin serve)")
+    if missing := [name for name in ("fastapi", "sqlalchemy", "uvicorn") if find_spec(name) is None]:
+        say(f"to answer over HTTP {', '.join(missing)} is missing: pip install 'zhiyin[serve,rules]'")
+        say(f"then: cd {output} && zhiyin serve")
+        return
+    import uvicorn
+
+    from zhiyin.service import pages
+    from zhiyin.service.app import create_app
+    from zhiyin.service.keys import Keys
+    from zhiyin.service.tenant import Tenant
+
+    with _door() as door:
+        shop, keys = Tenant.open(output / "zhiyin.toml")
+        try:
+            if not keys:  # of an earlier demo only hashes are kept: these hold for this run
+                with TemporaryDirectory() as folder:
+                    shop.keys, keys = Keys.open(Path(folder) / "keys.json")
+            app = create_app([shop])
+            pages.mount(app)
+            for line in _hints(f"http://127.0.0.1:{door.getsockname()[1]}", keys, known):
+                say(line)
+            settings = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=3)
+            uvicorn.Server(settings).run(sockets=[door])
+        except KeyboardInterrupt:  # the usual end; what was acknowledged is on the disk
+            pass
+        finally:
+            shop.close()
+    say(f"stopped. to go on: cd {output} && zhiyin serve")
+
+
+def _door() -> socket.socket:
+    """A socket at the first free port. It takes connections at once; they wait until the service answers."""
+    import errno
+    import socket
+
+    for port in (*PORTS, 0):
+        try:
+            return socket.create_server(("127.0.0.1", port))
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise
+    raise AssertionError("unreachable: port 0 is any that is free")
+
+
+def _hints(url: str, keys: dict[str, str], known: Known) -> list[str]:
+    """Keys, lines to paste into a shell, and the address of the page, all of things that are there."""
+    import json
+    import shlex
+    from urllib.parse import quote, urlencode
+
+    def curl(path: str, key: str, body: Any = None) -> str:
+        said = "" if body is None else f" -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
+        return f"  curl -s {shlex.quote(url + path)} -H 'Authorization: Bearer {keys[key]}'{said}"
+
+    clicks = [{"user": "visitor", "item": item, "kind": "view"} for item in known.items]
+    fragment = urlencode({"key": keys["read"], "events": keys["events"], "users": ",".join(known.users)})
+    return [
+        *(f"key to {scope}: {key}" for scope, key in keys.items()),
+        "two clicks of a new visitor, the list that follows from them with reasons, and what is similar:",
+        curl("/v1/events", "events", {"events": clicks}),
+        curl("/v1/recommendations", "read", {"user": "visitor", "k": 5, "explain": True}),
+        curl(f"/v1/items/{quote(known.items[0], safe='')}/similar?k=5", "read"),
+        f"every call: {url}/docs",
+        "click in your browser (the address holds keys to read and to bring events, none to change anything):",
+        f"  {url}/try#{fragment}",
+        "Ctrl-C ends it",
+    ]

@@ -8,7 +8,7 @@
       door: "A key opens the service", doorNote: "It was shown when the service started first. It stays in this tab only.",
       key: "Key to read", eventsKey: "Key for events", optional: "if it is another", open: "Open",
       you: "You are", aStranger: "a stranger", user: "Id of a user", userHint: "Id of a user", become: "Become",
-      stranger: "A new stranger", past: "Your clicks, the latest first", pastEmpty: "None yet: you see what strangers see.",
+      stranger: "New stranger", past: "Your clicks, the latest first", pastEmpty: "None yet: you see what strangers see.",
       shelf: "The catalogue", search: "Search the catalogue", searchHint: "Search titles", list: "For you",
       variety: "Variety", k: "Items", filter: "Only where", examples: "Such as", leave: "Use another key",
       empty: "Nothing fits. A wider condition finds more.", see: "See the list",
@@ -24,7 +24,7 @@
       door: "需要密钥才能打开服务", doorNote: "服务第一次启动时会显示密钥。密钥只保存在本标签页中。",
       key: "读取密钥", eventsKey: "事件密钥", optional: "如果不同", open: "打开",
       you: "您是", aStranger: "一位陌生人", user: "用户编号", userHint: "用户编号", become: "成为该用户",
-      stranger: "换一位陌生人", past: "您点过的（最近的在前）", pastEmpty: "还没有：现在看到的是陌生人的列表。",
+      stranger: "换一位", past: "您点过的（最近的在前）", pastEmpty: "还没有：现在看到的是陌生人的列表。",
       shelf: "目录", search: "搜索目录", searchHint: "搜索标题", list: "为您推荐",
       variety: "多样性", k: "数量", filter: "只要满足", examples: "例如", leave: "换一个密钥",
       empty: "没有符合的内容，放宽条件试试。", see: "查看列表",
@@ -134,7 +134,7 @@
     const names = Object.keys(values);
     const texts = names.filter(name => values[name].every(value => typeof value === "string"));
     state.title = NAMES.map(pattern => texts.find(name => pattern.test(name))).find(Boolean) || null;
-    const short = names.filter(name => name !== state.title && values[name].every(value => plain(name, value).length <= 48));
+    const short = names.filter(name => name !== state.title && name !== "hidden" && values[name].every(value => plain(name, value).length <= 48));
     const numbers = short.filter(name => values[name].every(value => typeof value === "number"));
     const first = short.filter(name => KINDS.test(name) && !numbers.includes(name));
     const other = short.filter(name => !first.includes(name) && typeof values[name][0] !== "string" && typeof values[name][0] !== "boolean");
@@ -153,9 +153,11 @@
       made.push(`${quoted(number)} < ${sorted[sorted.length >> 1]}`);
     }
     if (kinds.length) {
-      const [name, value] = [kinds[0], values[kinds[0]][0]];
-      made.push(Array.isArray(value) ? `${literal(value[0])} IN ${quoted(name)}`
-        : value.includes("|") ? `${quoted(name)} LIKE ${literal(`%${value.split("|")[0]}%`)}` : `${quoted(name)} = ${literal(value)}`);
+      const name = kinds[0], counts = new Map(), all = values[name].filter(Boolean);
+      const many = all.some(Array.isArray), joined = !many && all.some(value => String(value).includes("|"));
+      for (const part of all.flatMap(value => many ? value : String(value).split("|"))) counts.set(part, (counts.get(part) || 0) + 1);
+      const value = [...counts.keys()].reduce((best, part) => counts.get(part) > counts.get(best) ? part : best);
+      made.push(many ? `${literal(value)} IN ${quoted(name)}` : `${quoted(name)} ${joined ? `LIKE ${literal(`%${value}%`)}` : `= ${literal(value)}`}`);
     }
     const buttons = made.map(text => {
       const button = make("button", "", text);
@@ -262,7 +264,7 @@
 
   function plain(column, value) {
     if (value === null || value === undefined || value === "") return "";
-    if (typeof value === "number") return `${column} ${Number.isInteger(value) ? value : Number(value.toFixed(2))}`;
+    if (typeof value === "number") return `${column}\u00a0${Number.isInteger(value) ? value : Number(value.toFixed(2))}`;
     return (Array.isArray(value) ? value : String(value).split("|")).join(", ");
   }
   const about = columns => (state.columns || []).map(name => plain(name, columns[name])).filter(Boolean).join(" · ");
@@ -325,7 +327,9 @@
 
   /** Say beside the condition what is wrong with it; the list stays as it was. */
   function wrong(error) {
-    $("filter-error").replaceChildren(...(error ? [error.message, make("span", "", error.remedy || "")] : []));
+    const [first, ...code] = (error ? error.message : "").split("\n");
+    const parts = error ? [first, code.length && make("code", "", code.join("\n")), make("span", "", error.remedy || "")] : [];
+    $("filter-error").replaceChildren(...parts.filter(Boolean));
     if (error) $("filter").setAttribute("aria-invalid", "true"); else $("filter").removeAttribute("aria-invalid");
   }
 
@@ -352,7 +356,7 @@
     $("moved").textContent = said;
     toast(said);
     const degraded = (list.degraded || []).join(", ");
-    $("made").textContent = [say("made", list.version, list.milliseconds), degraded && say("degraded", degraded)].filter(Boolean).join(" · ");
+    $("made").textContent = [say("made", list.version, Math.max(1, Math.round(list.milliseconds))), degraded && say("degraded", degraded)].filter(Boolean).join(" · ");
     if (before && !still.matches) move(nodes, tops);
   }
 
