@@ -51,9 +51,7 @@ def _table(router: APIRouter, needs: Needs, name: str, one: str) -> None:
             body = (_now(tenant, name, key) or {}) | body
         if name == "items":
             _fit(tenant, body)
-        version = tenant.store.put(name, {key: body})[key]
-        tenant.live.changed(name, {key: body})
-        return {"id": key, "version": version}
+        return {"id": key, "version": _write(tenant, name, {key: body})[key]}
 
     @router.put(f"/v1/{name}/{{key}}", tags=[name], operation_id=f"put_{one}")
     async def put(key: ItemId, body: ColumnsIn, tenant: Tenant = needs.admin) -> Any:
@@ -88,12 +86,7 @@ def _table(router: APIRouter, needs: Needs, name: str, one: str) -> None:
                 proof = tenant.store.forget(key)
                 tenant.live.forget(key)
                 return {"id": key, "proof": proof}
-            known = tenant.live.now.columns_of(key) is not None
-            if known and tenant.store.get(name, key) is None:
-                tenant.store.put(name, {key: {"hidden": True}})  # so that there is something to delete
-            version = tenant.store.put(name, {key: None})[key]
-            tenant.live.changed(name, {key: None})
-            return {"id": key, "version": version}
+            return {"id": key, "version": _write(tenant, name, {key: None})[key]}
 
         return fast(await tenant.work.do(remove))
 
@@ -104,12 +97,26 @@ def _table(router: APIRouter, needs: Needs, name: str, one: str) -> None:
 
         def write() -> dict[str, Any]:
             right, wrong = _lines(body, tenant if name == "items" else None)
-            tenant.store.put(name, right)
-            tenant.live.changed(name, right)
+            _write(tenant, name, right)
             return {"accepted": len(right), "rejected": wrong}
 
         found = await tenant.work.do(write)
         return fast(found, 400 if found["rejected"] and not found["accepted"] else 200)
+
+
+def _write(tenant: Tenant, name: str, things: dict[str, Any]) -> dict[str, int]:
+    """Keep columns, None to delete, and let them count. Returns versions."""
+    view = tenant.live.now
+    gone = [key for key, value in things.items() if value is None]
+    if name == "items" and gone:
+        # What only the catalogue of the version knows is written first, so that there is something to delete.
+        codes = view.encode(gone)
+        tenant.store.put(name, {
+            key: {"hidden": True} for key, code in zip(gone, codes) if code >= 0 and tenant.store.get(name, key) is None
+        })  # fmt: skip
+    versions = tenant.store.put(name, things)
+    tenant.live.changed(name, things)
+    return versions
 
 
 def _now(tenant: Tenant, name: str, key: str) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ from zhiyin.core.errors import ZhiyinError
 from zhiyin.core.run import Run
 from zhiyin.data.catalogue import Catalogue, title_column
 from zhiyin.data.histories import Histories
-from zhiyin.data.schema import default_weights, parse_weights, weigh
+from zhiyin.data.schema import KIND_WEIGHTS, parse_weights, weigh
 from zhiyin.pipeline.answers import Answers, Request, aligned, fitting
 from zhiyin.pipeline.bundles import Bundle
 from zhiyin.pipeline.rules import Rules
@@ -51,7 +51,8 @@ class Loaded:
         self.kinds = list(catalogue.kinds)
         self.until = int(self.known.window[1])
         self.made = int(datetime.fromisoformat(bundle.manifest["made"]).timestamp() * 1e6)
-        self.weights = parse_weights(weights or default_weights(self.kinds, False), self.kinds, "value")
+        named = [*self.kinds, *(text for text in weights if text not in self.kinds)]
+        self._weights = parse_weights(weights, named, "value") if weights else None
         self._codes = {name: at for at, name in enumerate(self.kinds)}
         # What lists depend on besides the version: a list can be replayed while this is the same.
         said = repr((self.options["rules"], sorted((k, str(v)) for k, v in options.items()), sorted(weights.items())))
@@ -71,6 +72,14 @@ class Loaded:
         if user is None or forgotten >= self.made:
             return -1
         return int(self.known.user_ids.encode([self.user(user)])[0])
+
+    def worth(self, events: Sequence[Event]) -> np.ndarray:
+        """float32: what events are worth, as in training; of a kind that training never saw, what is usual."""
+        if self._weights is None:
+            found = [KIND_WEIGHTS.get(event.kind.lower(), 1.0) for event in events]
+            return np.array(found, dtype=np.float32)
+        kinds = pl.Series([event.kind for event in events], dtype=pl.String)
+        return weigh(self._weights, kinds, pl.Series([e.value for e in events], dtype=pl.Float32), len(events))
 
     def kind_codes(self, names: Sequence[str]) -> np.ndarray:
         return np.array([self._codes.get(name, 0) for name in names], dtype=np.uint8)
@@ -164,14 +173,12 @@ class View:
         seen = codes[codes >= len(self.known.item_ids)]
         codes = self.answers.stand_ins(codes)
         kept = [event for event, known in zip(new, codes >= 0) if known]
-        kinds = pl.Series([event.kind for event in kept], dtype=pl.String)
-        values = pl.Series([event.value for event in kept], dtype=pl.Float32)
         tail = {
             "items": codes[codes >= 0].astype(np.int32),
-            "weights": weigh(loaded.weights, kinds, values, len(kept)) if kept else np.zeros(0, np.float32),
+            "weights": loaded.worth(kept),
             "times": np.array([event.time for event in kept], dtype=np.int64),
             "kinds": loaded.kind_codes([event.kind for event in kept]),
-            "values": values.fill_null(float("nan")).to_numpy(),
+            "values": np.array([np.nan if event.value is None else event.value for event in kept], dtype=np.float32),
         }
         return self.recalled(code, tail, seen)
 
