@@ -1,0 +1,188 @@
+"""How fast the store is, and that no kill loses what it acknowledged.
+
+    python benchmarks/store.py speed                                   # SQLite in a temporary folder
+    python benchmarks/store.py speed --postgres postgresql://u@/db     # and a PostgreSQL; its tables are filled
+    python benchmarks/store.py kills --times 200                       # kill -9 under load, reopen, count
+
+`speed` prints events a second, acknowledged after the commit (SQLite: synchronous=FULL), from 4 threads in batches of
+100 and from 32 threads one at a time, without and with traces written beside them; and milliseconds to read histories.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from zhiyin.store.database import Store
+from zhiyin.store.records import Event
+from zhiyin.store.traces import Trace, Traces
+from zhiyin.store.writer import Writer
+
+NOW = 1_700_000_000_000_000
+
+
+# -- speed ----------------------------------------------------------------------------------------------------------
+
+
+def writing(writer: Writer, threads: int, batch: int, seconds: float) -> tuple[float, list[float]]:
+    """Events a second, and milliseconds of each acknowledgement."""
+    counts, waits = [0] * threads, [list[float]() for _ in range(threads)]
+    end = time.perf_counter() + seconds
+
+    def work(number: int) -> None:
+        while (begun := time.perf_counter()) < end:
+            base = counts[number]
+            events = [Event(f"u{(base + n) % 5_000}", f"i{n % 999}", NOW + base + n) for n in range(batch)]
+            writer.submit(events).result()
+            counts[number] += batch
+            waits[number].append(1_000 * (time.perf_counter() - begun))
+
+    begun = time.perf_counter()
+    together([lambda n=n: work(n) for n in range(threads)])  # type: ignore[misc]
+    return sum(counts) / (time.perf_counter() - begun), sorted(itertools.chain(*waits))
+
+
+def together(works: list[Callable[[], None]]) -> None:
+    running = [threading.Thread(target=work) for work in works]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+
+
+def tracing(traces: Traces, a_second: int, stop: threading.Event) -> None:
+    """Traces of 300 candidates at a steady rate."""
+    rng, n = np.random.default_rng(0), 0
+    head = {"request": {"user": "u", "k": 10}, "items": [f"item {n}" for n in range(300)]}
+    while not stop.wait(0.05):
+        for _ in range(a_second // 20):
+            n += 1
+            arrays = {"scores": rng.random(300, dtype=np.float32), "propensities": rng.random(300, dtype=np.float32)}
+            traces.put(Trace(f"{time.time_ns()}-{n}", f"u{n % 500}", NOW + n, 1, "home", head, arrays))
+
+
+def speed(address: str, seconds: float) -> None:
+    store = Store(address)
+    writer = Writer(store)
+    print(f"{store.dialect}:")
+    for label, threads, batch in (("4 threads, batches of 100", 4, 100), ("32 threads, one at a time", 32, 1)):
+        rate, waits = writing(writer, threads, batch, seconds)
+        print(f"  {label:28} {rate:9,.0f} events/s; acknowledged in {quantiles(waits)} ms")
+    traces, stop = Traces(store), threading.Event()
+    beside = threading.Thread(target=tracing, args=(traces, 400, stop))
+    beside.start()
+    rate, waits = writing(writer, 32, 1, seconds)
+    stop.set()
+    beside.join()
+    traces.close()
+    print(f"  {'32 threads, 400 traces/s':28} {rate:9,.0f} events/s; acknowledged in {quantiles(waits)} ms; "
+          f"{traces.written:,} traces written, {traces.dropped + traces.failed} lost")  # fmt: skip
+    writer.close()
+    for user in range(500):
+        store.append([Event(f"reader {user}", f"i{n}", NOW + n, "view", 1.0) for n in range(100)])
+    for label, read in (
+        ("history of 100 events", lambda user: store.history(user, 100)),
+        ("history and when forgotten", lambda user: store.recent(user, 100)),
+        ("when forgotten", lambda user: store.forgotten(user)),
+    ):
+        times = []
+        for round in range(4_000):
+            user = f"reader {round % 500}"
+            begun = time.perf_counter()
+            read(user)
+            times.append(1_000 * (time.perf_counter() - begun))
+        print(f"  {label:28} {quantiles(sorted(times[1_000:]), 3)} ms")
+    store.close()
+
+
+def quantiles(values: list[float], digits: int = 1) -> str:
+    return f"{statistics.median(values):.{digits}f} (p99 {values[int(0.99 * len(values))]:.{digits}f})"
+
+
+# -- kills ----------------------------------------------------------------------------------------------------------
+
+WRITES = """
+import sys
+from zhiyin.store.database import Store
+from zhiyin.store.records import Event
+from zhiyin.store.traces import Trace, Traces
+from zhiyin.store.writer import Writer
+
+store = Store(sys.argv[1])
+writer, traces, name, waiting = Writer(store), Traces(store), sys.argv[2], []
+for number in range(10**9):
+    made = [Event("u", "i", number, id=f"{name}-{number}-{part}") for part in range(3)]
+    waiting.append((made, writer.submit(made)))
+    traces.put(Trace(f"{name}-{number}", "u", number, 1, "home", {"text": "x" * 500}))
+    if len(waiting) > 20:
+        made, done = waiting.pop(0)
+        done.result()
+        print(*(event.id for event in made), flush=True)  # acknowledged
+"""
+
+
+def killed(address: str, times: int, seed: int = 0) -> tuple[set[str], set[str]]:
+    """Kill a process that writes, at random moments, on one store. Returns ids acknowledged, and ids that are there.
+
+    A line of the pipe that the kill cut in two counts as not acknowledged.
+    """
+    rng, acknowledged = random.Random(seed), set[str]()
+    Store(address).close()
+    root = Path(__file__).resolve().parents[1]
+    for kill in range(times):
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITES, address, f"k{kill}"], stdout=subprocess.PIPE, text=True, cwd=root,
+            env=os.environ | {"PYTHONPATH": str(root / "src")},
+        )  # fmt: skip
+        assert process.stdout is not None
+        heard = "".join(process.stdout.readline() for _ in range(rng.randint(5, 60)))
+        process.send_signal(signal.SIGKILL)
+        heard += process.stdout.read()
+        process.wait()
+        acknowledged.update(heard[: heard.rfind("\n") + 1].split())
+    store = Store(address)
+    there = {one for part in store.parts() for one in part["id"]}
+    if store.path is not None:
+        with store._raw() as link:
+            assert link.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    store.close()
+    return acknowledged, there
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["speed", "kills"])
+    parser.add_argument("--postgres", help="address of a PostgreSQL whose tables may be filled")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each measurement")
+    parser.add_argument("--times", type=int, default=200, help="kills")
+    parser.add_argument("--folder", help="where the SQLite file lies; default a temporary folder")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+        file = f"sqlite:///{folder}/shop.db"
+        if given.what == "speed":
+            for address in filter(None, (file, given.postgres)):
+                speed(address, given.seconds)
+            return
+        for address in filter(None, (file, given.postgres)):
+            acknowledged, there = killed(address, given.times)
+            lost = len(acknowledged - there)
+            print(f"{given.times} kills, {len(acknowledged):,} events acknowledged, {len(there):,} there, {lost} lost")
+            if lost:
+                raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,425 @@
+"""A full disk, a database that goes away and comes back, a store of format 1: nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import sqlite3
+import subprocess
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sqlalchemy")
+
+from tests.conformance.store import NOW, event, trace, until
+from tests.conftest import _as_nobody
+from zhiyin.core.errors import DataError, ZhiyinError
+from zhiyin.store import link as links
+from zhiyin.store.database import Store, StoreAwayError, StoreFullError
+from zhiyin.store.records import Event
+from zhiyin.store.traces import Traces
+from zhiyin.store.writer import Writer
+
+
+def fill(store: Store, acknowledged: set[str], most: int = 5_000) -> Exception:
+    """Write single events of some size until one is refused; returns why."""
+    writer = Writer(store)
+    try:
+        for n in itertools.count():
+            assert n < most
+            one = Event("filler", "x" * 200, NOW + n, id=f"{uuid.uuid4()}")
+            try:
+                writer.submit([one]).result(30)
+            except ZhiyinError as error:
+                return error
+            acknowledged.add(one.id)
+    finally:
+        writer.close()
+    raise AssertionError
+
+
+def ids(store: Store) -> set[str]:
+    return {one for part in store.parts() for one in part["id"]}
+
+
+def test_a_full_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLITE_FULL, provoked by the most pages that the file may have."""
+    monkeypatch.setattr(links, "SETTINGS", (*links.SETTINGS, "max_page_count=60"))
+    store, acknowledged = Store(tmp_path / "shop.db"), set[str]()
+    assert isinstance(fill(store, acknowledged), StoreFullError)
+    big = {"a": {"text": "x" * 100_000}}
+    for write in (
+        lambda: store.put("items", big), lambda: store.append([event(n) for n in range(2_000)]),
+        lambda: store.keep_traces([trace(n, arrays={"a": np.random.default_rng(n).random(99)}) for n in range(500)]),
+    ):  # fmt: skip
+        with pytest.raises(StoreFullError, match="full"):
+            write()
+    assert len(acknowledged) > 50
+    assert ids(store) == acknowledged
+    assert store.history("filler", 5)
+    for own in list(store._owned):
+        own.link.execute("PRAGMA max_page_count=100000")
+    with store._engine.connect() as link:
+        link.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("PRAGMA max_page_count=100000")
+    assert store.append([event(1)]) == [True]
+    assert store.put("items", big) == {"a": 1}
+    assert ids(store) == acknowledged | {"alice-1"}
+    store.close()
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A file system of 4 MiB."""
+    folder = Path(tempfile.mkdtemp(prefix="zy-disk-"))
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m,mode=777", "none", str(folder)]
+    if os.getuid() != 0 or subprocess.run(mount, stderr=subprocess.DEVNULL).returncode:
+        folder.rmdir()
+        pytest.skip("a small file system cannot be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+        folder.rmdir()
+
+
+def test_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
+    store, acknowledged = Store(small_disk / "shop.db"), set[str]()
+    with open(small_disk / "ballast", "wb") as file:
+        file.write(bytes(2_500_000))
+    assert isinstance(fill(store, acknowledged), StoreFullError)
+    traces = Traces(store)
+    for n in range(1, 40):
+        traces.put(trace(n, arrays={"a": np.random.default_rng(n).random(9_999)}))
+    until(lambda: traces.waiting == 0)
+    assert traces.failed > 0
+    assert len(acknowledged) > 50
+    assert ids(store) == acknowledged
+    with pytest.raises(StoreFullError):
+        store.backup(small_disk / "copy.db")
+    assert [path.name for path in small_disk.iterdir() if "copy" in path.name] == []
+    (small_disk / "ballast").unlink()
+    assert store.append([event(1)]) == [True]
+    traces.put(trace(99))
+    traces.close()
+    assert store.trace("list 99") is not None
+    again = Store(store.backup(tmp_path / "copy.db"))
+    assert ids(store) == ids(again) == acknowledged | {"alice-1"}
+    again.close()
+    store.close()
+
+
+def test_a_file_held_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "SETTINGS", (*links.SETTINGS, "busy_timeout=50"))
+    store = Store(tmp_path / "shop.db")
+    writer = Writer(store)
+    with sqlite3.connect(tmp_path / "shop.db", isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for write in (lambda: store.append([event(1)]), lambda: store.put("items", {"a": {}})):
+            with pytest.raises(StoreAwayError, match="another process"):
+                write()
+        with pytest.raises(StoreAwayError):
+            writer.submit([event(2)]).result(30)
+        assert store.history("alice") == []
+        other.execute("ROLLBACK")
+    assert writer.submit([event(2)]).result(30) == [True]
+    writer.close()
+    store.close()
+
+
+def test_a_file_that_is_no_database_any_more(tmp_path: Path) -> None:
+    store = Store(tmp_path / "shop.db")
+    store.append([event(n) for n in range(100)])
+    store.close()
+    good = (tmp_path / "shop.db").read_bytes()
+    (tmp_path / "shop.db").write_bytes(b"nonsense" * (len(good) // 8))
+    for read in (lambda: store.history("alice"), lambda: store.recent("alice"), store.count, lambda: store.seq("items"),
+                 lambda: store.append([event(1)]), lambda: store.trace("a")):  # fmt: skip
+        with pytest.raises(StoreAwayError):
+            read()
+    (tmp_path / "shop.db").write_bytes(good)
+    assert len(store.history("alice")) == 100
+    store.close()
+
+
+# -- PostgreSQL ---------------------------------------------------------------------------------------------------
+
+
+class Cluster:
+    """A PostgreSQL that can be stopped and started."""
+
+    def __init__(self, folder: Path, programs: Path) -> None:
+        self.folder, self.programs = folder, programs
+        self.address = f"postgresql://zhiyin@/postgres?host={folder}"
+        make = [str(programs / "initdb"), "-D", str(folder / "data"), "-A", "trust", "-U", "zhiyin", "-N"]
+        self.run(make)
+
+    def run(self, command: list[str]) -> None:
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "cwd": "/"}
+        subprocess.run(_as_nobody(command), check=True, **quiet)  # type: ignore[call-overload]
+
+    def control(self, *words: str) -> None:
+        self.run([str(self.programs / "pg_ctl"), "-D", str(self.folder / "data"), "-w", "-t", "60", *words])
+
+    def start(self) -> None:
+        options = f"-c listen_addresses='' -c unix_socket_directories={self.folder}"
+        self.control("-l", str(self.folder / "log"), "-o", options, "start")
+
+    def stop(self, how: str) -> None:
+        self.control("-m", how, "stop")
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    pytest.importorskip("psycopg")
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
+    beside = shutil.which("initdb")
+    if not found and not beside:
+        pytest.skip("PostgreSQL is not installed")
+    folder = Path(tempfile.mkdtemp(prefix="zy-pg-"))
+    folder.chmod(0o777)
+    made = Cluster(folder, found[-1] if found else Path(beside or "").parent)
+    try:
+        made.start()
+        yield made
+    finally:
+        if (folder / "data" / "postmaster.pid").exists():
+            made.stop("immediate")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Sender:
+    """Sends one event after another, each until it is acknowledged, by the same id."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.writer, self.acknowledged = writer, list[str]()
+        self.refused, self.known, self.errors = 0, 0, set[type[Exception]]()
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._work, args=(n,), daemon=True) for n in range(4)]
+        for thread in self._threads:
+            thread.start()
+
+    def _work(self, number: int) -> None:
+        for n in itertools.count():
+            one = Event("u", "i", NOW + n, id=f"{number}-{n}")
+            while True:
+                try:
+                    done: Future[list[bool]] = self.writer.submit([one])
+                    (new,) = done.result(60)
+                    break
+                except Exception as error:
+                    self.refused += 1
+                    self.errors.add(type(error))
+                    if self._stop.wait(0.01):
+                        return
+            self.known += not new
+            self.acknowledged.append(one.id)
+            if self._stop.is_set():
+                return
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(90)
+            assert not thread.is_alive()
+
+
+def test_a_server_that_goes_and_comes_back(cluster: Cluster) -> None:
+    """Shut down, then killed, while a writer works: errors meanwhile, and all that was acknowledged is there."""
+    store = Store(cluster.address)
+    writer, traces = Writer(store), Traces(store)
+    sender = Sender(writer)
+    for how in ("fast", "immediate"):
+        before = len(sender.acknowledged)
+        until(lambda before=before: len(sender.acknowledged) > before + 100)  # type: ignore[misc]
+        cluster.stop(how)
+        refused = sender.refused
+        until(lambda refused=refused: sender.refused > refused + 5)  # type: ignore[misc]
+        for call in (store.count, lambda: store.history("u"), lambda: store.recent("u"), lambda: store.seq("items"),
+                     lambda: store.put("items", {"a": {}}), lambda: store.forget("nobody")):  # fmt: skip
+            with pytest.raises(StoreAwayError):
+                call()
+        failed = traces.failed
+        traces.put(trace(1))
+        until(lambda failed=failed: traces.failed > failed)  # type: ignore[misc]
+        cluster.start()
+        before = len(sender.acknowledged)
+        until(lambda before=before: len(sender.acknowledged) > before + 100)  # type: ignore[misc]
+    sender.stop()
+    writer.close()
+    traces.put(trace(2))
+    traces.close()
+    assert sender.errors == {StoreAwayError}
+    there = [one for part in store.parts() for one in part["id"]]
+    assert len(there) == len(set(there))
+    assert set(sender.acknowledged) <= set(there)
+    assert len(store.history("u", 50)) == 50
+    assert store.trace("list 2") is not None
+    store.close()
+
+
+def test_a_server_whose_disk_is_full(cluster: Cluster, small_disk: Path) -> None:
+    """The tables of one database lie on a small disk."""
+    import psycopg
+
+    place = small_disk / "space"
+    place.mkdir()
+    place.chmod(0o777)
+    shutil.chown(place, (cluster.folder / "data").stat().st_uid)
+    with psycopg.connect(cluster.address, autocommit=True) as link:
+        link.execute(f"CREATE TABLESPACE small LOCATION '{place}'".encode())
+        link.execute("CREATE DATABASE shop")
+        link.execute("ALTER DATABASE shop SET default_tablespace = 'small'")
+    store, acknowledged = Store(cluster.address.replace("/postgres?", "/shop?")), set[str]()
+    with open(small_disk / "ballast", "wb") as file:
+        file.write(bytes(3_500_000))
+    refused = fill(store, acknowledged, 20_000)
+    assert isinstance(refused, StoreFullError), refused
+    assert ids(store) == acknowledged
+    (small_disk / "ballast").unlink()
+    assert store.append([event(1)]) == [True]
+    assert ids(store) == acknowledged | {"alice-1"}
+    store.close()
+
+
+def test_a_value_that_only_the_server_refuses(postgres: str) -> None:
+    store = Store(postgres)
+    with pytest.raises(DataError, match="cannot hold"):
+        store.get("items", "a\x00b")
+    assert store.get("items", "a") is None
+    store.close()
+
+
+# -- format 1 -----------------------------------------------------------------------------------------------------
+
+FORMAT_1 = """
+CREATE TABLE events (seq INTEGER NOT NULL, id VARCHAR(256) NOT NULL, "user" VARCHAR(256) NOT NULL,
+  item VARCHAR(256) NOT NULL, time BIGINT NOT NULL, kind VARCHAR(64) NOT NULL, value FLOAT, list_id VARCHAR(256),
+  received BIGINT NOT NULL, PRIMARY KEY (seq), UNIQUE (id));
+CREATE INDEX events_user_time ON events ("user", time);
+CREATE TABLE items (seq INTEGER NOT NULL, id VARCHAR(256) NOT NULL, version INTEGER NOT NULL, columns TEXT,
+  received BIGINT NOT NULL, PRIMARY KEY (seq), UNIQUE (id, version));
+CREATE TABLE users (seq INTEGER NOT NULL, id VARCHAR(256) NOT NULL, version INTEGER NOT NULL, columns TEXT,
+  received BIGINT NOT NULL, PRIMARY KEY (seq), UNIQUE (id, version));
+CREATE TABLE meta ("key" VARCHAR(64) NOT NULL, value TEXT, PRIMARY KEY ("key"));
+CREATE TABLE forgotten (hash VARCHAR(64) NOT NULL, received BIGINT, PRIMARY KEY (hash));
+INSERT INTO meta VALUES ('format', '1');
+INSERT INTO events VALUES (3, 'e1', 'alice', 'a', 10, 'view', 1.5, 'l1', 99), (7, 'e2', 'alice', 'b', 20, 'buy', NULL,
+  NULL, 99);
+INSERT INTO items VALUES (1, 'a', 1, '{"title": "A"}', 99), (2, 'a', 2, '{"title": "B"}', 99);
+INSERT INTO users VALUES (5, 'alice', 1, '{"age": 3}', 99);
+INSERT INTO forgotten VALUES ('abc', 7);
+"""
+
+
+def _as_file(tmp_path: Path) -> str:
+    with sqlite3.connect(tmp_path / "old.db") as link:
+        link.executescript("PRAGMA journal_mode=WAL;" + FORMAT_1)
+    link.close()
+    return str(tmp_path / "old.db")
+
+
+def _on_server(postgres: str) -> str:
+    import psycopg
+
+    name = f"old_{uuid.uuid4().hex[:12]}"
+    address = f"{postgres}&options=-csearch_path%3D{name}"
+    with psycopg.connect(address, autocommit=True) as link:
+        link.execute(f"CREATE SCHEMA {name}".encode())
+        link.execute(FORMAT_1.replace("seq INTEGER", "seq BIGSERIAL").encode())
+        for table in ("events", "items", "users"):
+            link.execute(f"SELECT setval('{table}_seq_seq', (SELECT max(seq) FROM {table}))".encode())
+    return address
+
+
+@pytest.mark.parametrize("where", ["file", "server"])
+def test_format_1_becomes_format_2(where: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    address = _as_file(tmp_path) if where == "file" else _on_server(request.getfixturevalue("postgres"))
+    opened: list[Store] = []
+    threads = [threading.Thread(target=lambda: opened.append(Store(address))) for _ in range(4)]  # all at once
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(opened) == 4
+    store = opened[0]
+    assert store.history("alice") == [Event("alice", "a", 10, "view", 1.5, "e1", "l1"),
+                                      Event("alice", "b", 20, "buy", None, "e2")]  # fmt: skip
+    assert store.events()["seq"].to_list() == [3, 7]
+    assert store.get("items", "a") == ({"title": "B"}, 2)
+    assert [store.seq(name) for name in ("items", "users", "placements")] == [2, 5, 0]
+    assert store.forgotten_all() == {"abc": 7}
+    assert store.append([Event("alice", "c", 30, id="e3"), Event("alice", "b", 20, id="e2")]) == [True, False]
+    assert store.last > 7
+    assert [e.id for e in store.events_of_list("l1")] == ["e1"]
+    store.put("placements", {"home": {"settings": "{}"}})
+    store.keep_traces([trace(1)])
+    before = store.last
+    store.forget("alice")
+    store.append([event(1, user="bob")])
+    assert store.last > before
+    again = Store(address)
+    assert again.count() == 1
+    for one in (*opened, again):
+        one.close()
+
+
+def test_a_transaction_is_no_longer_than_patience(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writers of one process wait in line, but not for ever."""
+    monkeypatch.setattr(links, "PATIENCE", 0.05)
+    store = Store(tmp_path / "shop.db")
+    release, inside = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with store._raw_writing():
+            inside.set()
+            release.wait(20)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert inside.wait(20)
+    begun = time.monotonic()
+    with pytest.raises(StoreAwayError, match="writers"):
+        store.append([event(1)])
+    assert time.monotonic() - begun < 10
+    release.set()
+    thread.join()
+    assert store.append([event(1)]) == [True]
+    store.close()
+
+
+def test_a_store_closed_while_threads_read(tmp_path: Path) -> None:
+    """Closing takes connections from threads only between their reads; whoever reads on opens another."""
+    store = Store(tmp_path / "shop.db")
+    store.append([event(n) for n in range(50)])
+    stop, wrong = threading.Event(), list[Exception]()
+
+    def read(what: Callable[[], object]) -> None:
+        while not stop.is_set():
+            try:
+                what()
+            except StoreAwayError:
+                continue
+            except Exception as error:
+                wrong.append(error)
+
+    reads = (lambda: store.history("alice"), lambda: store.recent("alice"), lambda: store.forgotten("alice"))
+    threads = [threading.Thread(target=read, args=(what,)) for what in reads]
+    for thread in threads:
+        thread.start()
+    for _ in range(30):
+        store.close()
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert len(store.history("alice")) == 50
+    store.close()
