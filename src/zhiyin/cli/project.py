@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from zhiyin.core.errors import ConfigError, DataError
+from zhiyin.core.errors import ConfigError, DataError, MissingExtraError
 
 if TYPE_CHECKING:
     from zhiyin.core.run import Run
@@ -68,8 +68,12 @@ class Project:
         path = address.removeprefix("sqlite:///")
         if "://" not in path and not Path(path).is_file():
             return None
-        from zhiyin.store.database import Store
-        from zhiyin.store.training import heard
+        try:
+            from zhiyin.store.database import Store
+            from zhiyin.store.training import heard
+        except MissingExtraError as error:
+            error.remedy = f"{error.remedy}, or leave out what the service has heard: --no-store"
+            raise
 
         store = Store(address)
         try:
