@@ -22,46 +22,28 @@ import httpx
 
 import zhiyin.client as calls
 from tests.service.running import running
-from tests.service.test_service import shop
 from zhiyin.client import ApiError, AsyncClient, Client, Event, Events, EventsFullError, Item
 from zhiyin.core.errors import ConfigError, MissingExtraError, ZhiyinError
-from zhiyin.data.catalogue import Catalogue
-from zhiyin.models.neighbors import ItemKNN
-from zhiyin.pipeline.bundles import Bundles
-from zhiyin.pipeline.pipeline import Pipeline
 from zhiyin.service.app import create_app
-from zhiyin.service.keys import Keys
-from zhiyin.service.live import Live
-from zhiyin.store.database import Store
-from zhiyin.store.writer import Writer
 
 URL, KEY = "http://shop.test", "zy_admin_secret"
 
 
 class Service:
-    """Where a service is, with a client that may do all."""
+    """A shop that answers over a real port, and a client that may do all."""
 
-    def __init__(self, url: str, keys: dict[str, str], store: Store) -> None:
-        self.url, self.keys, self.store = url, keys, store
-        self.client = Client(url, keys["admin"], timeout=10)
+    def __init__(self, url: str, shop: Any) -> None:
+        self.url, self.keys, self.store = url, shop.shown, shop.store
+        self.client = Client(url, shop.shown["admin"], timeout=10)
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    folder = tmp_path_factory.mktemp("service")
-    data, bundles = shop(), Bundles(folder / "bundles")
-    bundles.write(Pipeline.around(ItemKNN().fit(data)), figures={}, catalogue=Catalogue.of(data))
-    bundles.promote(1)
-    store = Store(folder / "store.db")
-    live, writer = Live(bundles, store), Writer(store)
-    keys, shown = Keys.open(folder / "keys.json")
-    with running(create_app(live, keys, writer)) as url:
-        made = Service(url, shown, store)
+@pytest.fixture
+def service(opened: Callable[..., Any]) -> Iterator[Service]:
+    shop = opened()
+    with running(create_app([shop])) as url:
+        made = Service(url, shop)
         yield made
         made.client.close()
-    writer.close()
-    live.close()
-    store.close()
 
 
 # -- against the real service ----------------------------------------------------------------------------------------
@@ -94,6 +76,65 @@ def test_lists_of_the_real_service(service: Service) -> None:
     assert ranked.items[-1] == Item("nowhere", None)
     pinned = zy.recommend(user="u1", k=3, pins={2: "i39"}, diversity="mmr", balance=0.5)
     assert pinned.items[1].item == "i39"
+
+
+def test_lists_that_are_kept(service: Service) -> None:
+    zy = service.client
+    first = zy.recommend(user="u1", k=3, fields=["title"], explain=True)
+    assert all(row.columns["title"] and row.sources for row in first)
+    second = zy.more(first)
+    assert len(second) == 3
+    assert not {row.item for row in first} & {row.item for row in second}
+    shown = [row.item for row in first][:2]
+    assert zy.impressions(first.list_id, shown)["kept"] == shown
+    zy.event("u1", shown[0], kind="view", list_id=first.list_id)
+    kept = zy.list(first.list_id)
+    assert [row["item"] for row in kept["items"]] == [row.item for row in first]
+    assert [event["item"] for event in kept["events"]] == shown[:1]
+    assert kept["impressions"][0]["items"] == shown
+    assert zy.replay(first.list_id)["same"] is True
+
+
+def test_pages_search_and_trends(service: Service) -> None:
+    zy = service.client
+    zy.events([Event(f"u{n}", "i5", kind="view") for n in range(5)])
+    assert zy.trending(k=1, fields=["title"]).items[0].item == "i5"
+    widgets = [
+        {"name": "top", "k": 3},
+        {"name": "like", "similar_to": "i5", "k": 3},
+        {"name": "all", "kind": "popular"},
+    ]
+    page = zy.pages(widgets, user="u1", fields=["title"])
+    assert list(page) == ["top", "like", "all"]
+    items = [row.item for rows in page.values() for row in rows]
+    assert len(items) == len(set(items)) > 6
+    found = zy.search("rocket number4", k=5)
+    assert found[0].item == "i4"
+    assert found[0].columns["genre"] == "even"
+    assert len(zy.similar_users("u1", k=4)) == 4
+
+
+def test_placements(service: Service) -> None:
+    zy = service.client
+    zy.put_placement("home", {"k": 4, "filter": "price < 20"})
+    zy.put_placement("home", {"k": 2})
+    assert len(zy.recommend(user="u1", placement="home")) == 2
+    assert zy.placement("home")["version"] == 2
+    assert len(zy.placement_versions("home")["versions"]) == 2
+    zy.rollback_placement("home", 1)
+    assert len(zy.recommend(user="u1", placement="home")) == 4
+    assert [known["name"] for known in zy.placements()] == ["home"]
+    zy.delete_placement("home")
+    assert zy.placements() == []
+
+
+def test_many_items_at_once(service: Service) -> None:
+    written = service.client.put_items([("new1", {"price": 1.0}), ("new2", {"price": "cheap"}), ("i3", None)])
+    assert written.accepted == 2
+    assert [row["line"] for row in written.rejected] == [2]
+    assert service.client.put_items([("new2", {"price": "cheap"})]).accepted == 0
+    assert service.client.get_item("new1").columns == {"price": 1.0}
+    assert service.client.put_users([("u1", {"country": "FR"})]).accepted == 1
 
 
 def test_items_and_users(service: Service) -> None:

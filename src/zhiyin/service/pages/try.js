@@ -7,7 +7,7 @@
       skip: "To the list", title: "Click what you like", lead: "The list answers at once, and says why.",
       door: "A key opens the service", doorNote: "It was shown when the service started first. It stays in this tab only.",
       key: "Key to read", eventsKey: "Key for events", optional: "if it is another", open: "Open",
-      you: "You are", aStranger: "a stranger", user: "Id of a user", userHint: "Id of a user", become: "Become",
+      you: "You are", aStranger: "a stranger", user: "Id of a user", userHint: "User id", become: "Become",
       stranger: "New stranger", past: "Your clicks, the latest first", pastEmpty: "None yet: you see what strangers see.",
       shelf: "The catalogue", search: "Search the catalogue", searchHint: "Search titles", list: "For you",
       variety: "Variety", k: "Items", filter: "Only where", examples: "Such as", leave: "Use another key",
