@@ -94,14 +94,14 @@ def small_disk() -> Iterator[Path]:
 def test_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
     store, acknowledged = Store(small_disk / "shop.db"), set[str]()
     with open(small_disk / "ballast", "wb") as file:
-        file.write(bytes(2_500_000))
+        file.write(bytes(shutil.disk_usage(small_disk).free - 200_000))
     assert isinstance(fill(store, acknowledged), StoreFullError)
     traces = Traces(store)
     for n in range(1, 40):
         traces.put(trace(n, arrays={"a": np.random.default_rng(n).random(9_999)}))
     until(lambda: traces.waiting == 0)
     assert traces.failed > 0
-    assert len(acknowledged) > 50
+    assert len(acknowledged) > 10
     assert ids(store) == acknowledged
     with pytest.raises(StoreFullError):
         store.backup(small_disk / "copy.db")
@@ -280,7 +280,7 @@ def test_a_server_whose_disk_is_full(cluster: Cluster, small_disk: Path) -> None
         link.execute("ALTER DATABASE shop SET default_tablespace = 'small'")
     store, acknowledged = Store(cluster.address.replace("/postgres?", "/shop?")), set[str]()
     with open(small_disk / "ballast", "wb") as file:
-        file.write(bytes(3_500_000))
+        file.write(bytes(shutil.disk_usage(small_disk).free - 200_000))
     refused = fill(store, acknowledged, 20_000)
     assert isinstance(refused, StoreFullError), refused
     assert ids(store) == acknowledged

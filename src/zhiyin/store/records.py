@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import re
-import uuid
+import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -56,7 +56,8 @@ class Event:
         ):
             raise DataError(f"value = {self.value!r} is no number", column="value", remedy="a finite number, or none")
         if not self.id:
-            return dataclasses.replace(self, id=uuid.uuid4().hex)
+            id = secrets.token_hex(16)
+            return Event(self.user, self.item, self.time, self.kind, self.value, id, self.list_id)
         text(self.id, "id", ID)
         return self
 
@@ -67,7 +68,7 @@ def text(value: Any, name: str, longest: int) -> str:
         raise DataError(
             f"{name} = {str(value)[:80]!r} is not right", column=name, remedy=f"a text of 1 to {longest} characters"
         )
-    if _HALF.search(value):
+    if not value.isascii() and _HALF.search(value):
         raise DataError(f"{name} holds half a character", column=name, remedy="send valid Unicode")
     return value
 
