@@ -3,35 +3,61 @@ and write the answer; what takes time is done by a few threads."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import HTMLResponse, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 import zhiyin
-from zhiyin.service import admin, events, lists, things
+from zhiyin.core.errors import ConfigError
+from zhiyin.service import admin, events, lists, pages, things
+from zhiyin.service.around import CURRENT, LONGEST, After, Around
+from zhiyin.service.described import REFUSALS, UNREADY, describe, page_of
 from zhiyin.service.errors import RefusedError, handle_errors
 from zhiyin.service.limits import Limited, Rate, Work
+from zhiyin.service.logs import access
+from zhiyin.service.metrics import PLAIN, Metrics
 from zhiyin.service.routing import Needs, Tenant, fast
+from zhiyin.service.telemetry import Spans
 from zhiyin.service.tenant import Tenant as Shop
 
 BEARER = HTTPBearer(auto_error=False, description="a key made at the first start")
 
 
-def create_app(shops: Sequence[Shop], work: Work | None = None) -> FastAPI:
-    """The service of one shop or several. The caller closes the shops."""
+def create_app(
+    shops: Sequence[Shop], work: Work | None = None, *, longest: float = LONGEST, spans: Spans | None = None
+) -> FastAPI:
+    """The service of one shop or several. The caller closes the shops.
+
+    longest: seconds that one request may take. spans: where they go, instead of what the settings say.
+
+    Raises ConfigError for shops that share a key, or a store: nothing may be shared between two.
+    """
+    _apart(shops)
     work = work or Work()
+    metrics = Metrics(shops, work)
+    after: list[After] = [metrics.done, access]
+    addresses = sorted({shop.settings.otlp for shop in shops if shop.settings.otlp})
+    sent = [spans] if spans is not None else [Spans(address) for address in addresses]
+    after += [one.done for one in sent]
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
         yield
         work.close()
+        for one in sent:
+            await asyncio.to_thread(one.close)
 
-    app = FastAPI(title="Zhiyin", version=zhiyin.__version__, docs_url="/docs", redoc_url=None, lifespan=life)
+    app = FastAPI(title="Zhiyin", version=zhiyin.__version__, docs_url=None, redoc_url=None, lifespan=life)
     rates = {id(shop): Rate(shop.settings.rate) for shop in shops}
+    names = {id(one.shop): one.name for one in metrics.shops}
+    for one in metrics.shops:
+        one.shop.desk.listed, one.shop.brought = one.listed, one.brought
 
     def needs(scope: str) -> Any:
         async def check(
@@ -39,12 +65,15 @@ def create_app(shops: Sequence[Shop], work: Work | None = None) -> FastAPI:
         ) -> Tenant:
             if given is None:
                 raise RefusedError(401, "a key is needed", "send the header Authorization: Bearer KEY")
-            for shop in shops:
-                found = shop.keys.scopes(given.credentials)
-                if found:
-                    break
-            else:
+            # All shops are asked, so that the time it takes does not tell whose key it is.
+            asked = [(shop, shop.keys.scopes(given.credentials)) for shop in shops]
+            known = [(shop, found) for shop, found in asked if found]
+            if not known:
                 raise RefusedError(401, "this key is not known", "send a key that the first start has shown")
+            shop, found = known[0]
+            current = CURRENT.get()
+            if current is not None and len(shops) > 1:
+                current.shop = names[id(shop)]
             if scope not in found:
                 raise RefusedError(403, f"this key may not {scope}", "use another key")
             rates[id(shop)].take("admin" if "admin" in found else min(found))
@@ -53,15 +82,16 @@ def create_app(shops: Sequence[Shop], work: Work | None = None) -> FastAPI:
         return Depends(check)
 
     handle_errors(app)
+    keys = Needs(needs("read"), needs("events"), needs("admin"))
     for part in (events, things, lists, admin):
-        app.include_router(part.routes(Needs(needs("read"), needs("events"), needs("admin"))))
+        app.include_router(part.routes(keys), responses=REFUSALS)
 
     @app.get("/health", tags=["state"])
     async def health() -> Any:
         """Whether the process lives."""
         return fast({"status": "ok"})
 
-    @app.get("/ready", tags=["state"])
+    @app.get("/ready", tags=["state"], responses=UNREADY)
     async def ready(_: Request) -> Any:
         """Whether it can answer: a version in use, and a store that can be read."""
 
@@ -70,11 +100,58 @@ def create_app(shops: Sequence[Shop], work: Work | None = None) -> FastAPI:
                     for shop in shops]  # fmt: skip
 
         found = await work.do(look)
-        return fast({"status": "ok"} | (found[0] if len(found) == 1 else {"shops": found}))
+        # Of several shops nobody is told anything without a key.
+        return fast({"status": "ok"} | (found[0] if len(found) == 1 else {"shops": len(found)}))
 
+    # Not by the threads that make lists: figures are wanted most when those are busy.
+    if all(shop.settings.metrics_open for shop in shops):
+
+        @app.get("/metrics", tags=["state"], response_class=Response)
+        async def open_metrics() -> Any:
+            """Figures for Prometheus."""
+            return Response(await asyncio.to_thread(metrics.render), media_type=PLAIN)
+
+    else:
+
+        @app.get("/metrics", tags=["state"], response_class=Response, responses=REFUSALS)
+        async def shop_metrics(tenant: Tenant = keys.admin) -> Any:
+            """Figures for Prometheus; of several shops, those of the key's own."""
+            shop = names[id(tenant.shop)] if len(shops) > 1 else None
+            return Response(await asyncio.to_thread(metrics.render, shop), media_type=PLAIN)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Any:
+        return HTMLResponse(page_of(app.openapi()), headers={
+            "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+        })  # fmt: skip
+
+    pages.mount(app)
+    describe(app)
     origins = sorted({origin for shop in shops for origin in shop.settings.origins})
     app.add_middleware(Limited)
     if origins:
-        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST", "OPTIONS"],
-                           allow_headers=["Authorization", "Content-Type"], max_age=600)  # fmt: skip
+        app.add_middleware(
+            CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST", "OPTIONS"], max_age=600,
+            allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
+            expose_headers=["Retry-After", "X-Request-Id"],
+        )  # fmt: skip
+    app.add_middleware(Around, after=after, seconds=longest)
     return app
+
+
+def _apart(shops: Sequence[Shop]) -> None:
+    if not shops:
+        raise ConfigError("there is no shop to answer for", remedy="name at least one settings file")
+    for n, one in enumerate(shops):
+        for other in shops[:n]:
+            if one.keys.shares(other.keys):
+                raise ConfigError(f"shops {other.name!r} and {one.name!r} share a key",
+                                  remedy="give each a folder and a keys.json of its own")  # fmt: skip
+            if _place(one) == _place(other):
+                raise ConfigError(f"shops {other.name!r} and {one.name!r} share a store",
+                                  remedy="give each a store of its own: [service] store")  # fmt: skip
+
+
+def _place(shop: Shop) -> str:
+    store = shop.store
+    return store.address if store.path is None else str(store.path.resolve())

@@ -12,7 +12,7 @@ import json
 import time
 import uuid
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,8 @@ class Desk:
     def __init__(self, live: Live, placements: Placements, traces: Traces, budget: float | None = None) -> None:
         self.live, self.placements, self.traces, self.budget = live, placements, traces, budget
         self._old: tuple[tuple[int, int], View] | None = None
+        # Hears of each list, and where it came from.
+        self.listed: Callable[[Made, str], None] = lambda made, origin: None
 
     # -- making -----------------------------------------------------------------------------------------------------
 
@@ -88,6 +90,7 @@ class Desk:
         if frequency is not None and who is not None:
             self.live.state.show(who, made.items)
         self._trace(made, ask, past, now, origin, like, [*paged, *out])
+        self.listed(made, origin)
         return made
 
     def _answer(self, view: View, shown: np.ndarray, request: Request, origin: str, like: str | None) -> Answer:

@@ -11,7 +11,6 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from zhiyin.core.errors import UnknownItemError, ZhiyinError
-from zhiyin.core.run import log
 from zhiyin.service.placements import UnknownPlacementError
 from zhiyin.store.errors import StoreAwayError, StoreFullError
 from zhiyin.store.writer import StoreBusyError, StoreClosedError
@@ -44,7 +43,7 @@ def status_of(error: ZhiyinError) -> int:
 
 
 def handle_errors(app: FastAPI) -> None:
-    """Every error as an answer; what is our fault is logged and told without its inside."""
+    """Every error as an answer; what is our fault is for `around`."""
 
     @app.exception_handler(RefusedError)
     async def refused(_: Request, error: RefusedError) -> Response:
@@ -70,11 +69,6 @@ def handle_errors(app: FastAPI) -> None:
         answer = say(error.status_code, str(error.detail), remedy)
         answer.headers.update(error.headers or {})
         return answer
-
-    @app.exception_handler(Exception)
-    async def ours(request: Request, error: Exception) -> Response:
-        log.error("service: %s %s: %s", request.method, request.url.path, type(error).__name__, exc_info=error)
-        return say(500, "something went wrong here", "look into the service's log")
 
 
 def _sane(text: Any) -> str:

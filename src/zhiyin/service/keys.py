@@ -41,6 +41,10 @@ class Keys:
             raise ConfigError("the keys cannot be read", file=file, remedy="delete the file to make new ones") from None
         return made, shown
 
+    def shares(self, other: Keys) -> bool:
+        """Whether a key of one is a key of the other."""
+        return not set(self._hashes.values()).isdisjoint(other._hashes.values())
+
     def scopes(self, key: str) -> set[str]:
         """What a key may do; nothing if it is not known. Takes the same time for every key."""
         given = _hash(key)

@@ -6,10 +6,12 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any, TypeVar
 
-from zhiyin.service.errors import RefusedError
+from zhiyin.service.around import CURRENT
+from zhiyin.service.errors import RefusedError, say
 
 # Bytes of a request's body; seconds that its sending may take.
 BODY, SENDING = 4 << 20, 20.0
@@ -23,19 +25,51 @@ class Work:
 
     def __init__(self, threads: int = THREADS, waiting: int = WAITING) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="zhiyin-work")
-        self.most, self.busy = threads + waiting, 0
+        self.threads, self.most, self.busy = threads, threads + waiting, 0
 
     async def do(self, work: Callable[..., T], *args: Any) -> T:
+        """Do it in one of the threads. What still waits when its request ends, or its client goes, is not done."""
         if self.busy >= self.most:
             raise RefusedError(503, f"{self.busy} requests are at work", "come again in a second, or add workers")
+        waits = self.busy >= self.threads
         self.busy += 1
+        future = self._pool.submit(copy_context().run, work, *args)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
+            if waits:
+                await _unless_gone(future)
+            return await asyncio.wrap_future(future)
         finally:
-            self.busy -= 1
+            if future.done() or future.cancel():
+                self.busy -= 1
+            else:  # nobody waits for it any more, and still it holds a thread
+                loop = asyncio.get_running_loop()
+                future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._left))
+
+    def _left(self) -> None:
+        self.busy -= 1
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+async def _unless_gone(future: Future[Any]) -> None:
+    """Wait for work; raises RefusedError 499, which nobody hears, where the client left before it was begun."""
+    current = CURRENT.get()
+    if current is None:
+        return
+    gone = asyncio.ensure_future(_gone(current.receive))
+    done = asyncio.wrap_future(future)
+    try:
+        await asyncio.wait((gone, done), return_when=asyncio.FIRST_COMPLETED)
+        if gone.done() and not done.done() and future.cancel():
+            raise RefusedError(499, "the client is gone", "")
+    finally:
+        gone.cancel()
+
+
+async def _gone(receive: Callable[[], Any]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 class Rate:
@@ -44,15 +78,15 @@ class Rate:
     Of one process: where several answer, each allows its share.
     """
 
-    def __init__(self, a_second: float) -> None:
-        self.a_second, self._lock = a_second, threading.Lock()
+    def __init__(self, a_second: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.a_second, self._clock, self._lock = a_second, clock, threading.Lock()
         self._left: dict[str, tuple[float, float]] = {}
 
     def take(self, key: str) -> None:
         """Raises RefusedError 429 where a key has none left. `key`: a name, not the secret."""
         if self.a_second <= 0:
             return
-        now = time.monotonic()
+        now = self._clock()
         with self._lock:
             left, then = self._left.get(key, (2 * self.a_second, now))
             left = min(2 * self.a_second, left + (now - then) * self.a_second)
@@ -65,42 +99,43 @@ class Rate:
 
 
 class Limited:
-    """Refuses bodies above BODY bytes, whatever their header says, and those that take too long to come."""
+    """Refuses bodies of more bytes, whatever their header says, and those that take more seconds to come."""
 
-    def __init__(self, app: Any) -> None:
-        self.app = app
+    def __init__(self, app: Any, body: int = BODY, sending: float = SENDING) -> None:
+        self.app, self.body, self.sending = app, body, sending
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        from fastapi.responses import JSONResponse
 
         async def refuse(status: int, error: str, remedy: str) -> None:
-            said = {"error": error, "remedy": remedy}
-            await JSONResponse(said, status, {"Connection": "close"})(scope, receive, send)
+            answer = say(status, error, remedy)
+            answer.headers["Connection"] = "close"
+            await answer(scope, receive, send)
 
-        declared = dict(scope["headers"]).get(b"content-length", b"")
-        if declared.isdigit() and int(declared) > BODY:
-            await refuse(413, "the request is too large", f"at most {BODY >> 20} MiB")
+        headers = dict(scope["headers"])
+        declared, chunked = headers.get(b"content-length", b""), b"transfer-encoding" in headers
+        large = ("the request is too large", f"at most {self.body / (1 << 20):g} MiB")
+        if declared.isdigit() and (len(declared) > 18 or int(declared) > self.body):
+            await refuse(413, *large)
             return
-        chunked = b"transfer-encoding" in dict(scope["headers"])
         if scope["method"] in ("GET", "HEAD", "OPTIONS", "DELETE") and not declared.strip(b"0") and not chunked:
             await self.app(scope, receive, send)
             return
-        chunks, size, more, until = [], 0, True, time.monotonic() + SENDING
+        chunks, size, more, until = [], 0, True, time.monotonic() + self.sending
         while more:
             try:
                 message = await asyncio.wait_for(receive(), max(0.01, until - time.monotonic()))
             except TimeoutError:
-                await refuse(408, "the request came too slowly", f"within {SENDING:g} seconds")
+                await refuse(408, "the request came too slowly", f"within {self.sending:g} seconds")
                 return
             if message["type"] != "http.request":
                 return
             chunks.append(message.get("body", b""))
             size, more = size + len(chunks[-1]), message.get("more_body", False)
-            if size > BODY:
-                await refuse(413, "the request is too large", f"at most {BODY >> 20} MiB")
+            if size > self.body:
+                await refuse(413, *large)
                 return
         whole: dict[str, Any] | None = {"type": "http.request", "body": b"".join(chunks), "more_body": False}
 

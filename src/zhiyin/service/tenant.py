@@ -6,13 +6,9 @@ The settings file says where all of it is; a key says whose shop a request is fo
 from __future__ import annotations
 
 import dataclasses
-import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from zhiyin.core.durations import microseconds
-from zhiyin.core.run import log
 from zhiyin.data.config import ServiceSection, load_config, resolved
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.pipeline.house import house_of
@@ -24,9 +20,6 @@ from zhiyin.store.database import Store
 from zhiyin.store.state import Direct, LiveState
 from zhiyin.store.traces import Traces
 from zhiyin.store.writer import Writer
-
-# Seconds between two looks for what is too old.
-TIDY = 600.0
 
 
 @dataclasses.dataclass(eq=False)
@@ -48,16 +41,14 @@ class Tenant:
         self.placements = Placements(self.store, self.config, self.live.now.answers)
         self.desk = Desk(self.live, self.placements, self.traces, self.settings.budget / 1e3)
         self.live.also.append(lambda view: self.placements.look(view.answers))
-        self._closing: list[Callable[[], None]] = []
+        # Hears what became of events, and the seconds until they counted.
+        self.brought: Callable[[Iterable[str], float], None] = lambda fates, seconds: None
 
     @classmethod
-    def open(
-        cls, config: Path, *, several: bool = False, store: str | None = None, tidies: bool = True
-    ) -> tuple[Tenant, dict[str, str]]:
+    def open(cls, config: Path, *, several: bool = False, store: str | None = None) -> tuple[Tenant, dict[str, str]]:
         """The shop of a settings file, and keys that were made just now, to be shown once.
 
-        several: whether other processes answer for it too. store: instead of the file's. tidies: whether this process
-        forgets what is too old.
+        several: whether other processes answer for it too. store: instead of the file's.
         """
         home, settings = config.parent, load_config(config) if config.is_file() else None
         section = settings.service if settings is not None else ServiceSection()
@@ -84,32 +75,10 @@ class Tenant:
             raise
         keys, shown = Keys.open(home / "keys.json")
         made = cls(home.resolve().name, live, keys, section, config if settings is not None else None)
-        if tidies:
-            made._tidy_up()
         return made, shown
-
-    def _tidy_up(self) -> None:
-        """Forget what is older than the settings say, now and then."""
-        stop = threading.Event()
-
-        def work() -> None:
-            while True:
-                try:
-                    now = time.time_ns() // 1000
-                    self.store.drop_lists_before(now - microseconds(self.settings.keep_lists))
-                    if self.settings.keep is not None:
-                        self.store.drop_before(now - microseconds(self.settings.keep))
-                except Exception as error:  # serving goes on; the next look may succeed
-                    log.warning("service: what is too old could not be removed: %s", error)
-                if stop.wait(TIDY):
-                    return
-
-        thread = threading.Thread(target=work, name="zhiyin-tidy", daemon=True)
-        thread.start()
-        self._closing += [stop.set, lambda: thread.join(5.0)]
 
     def close(self) -> None:
         """Write what waits, and let everything go."""
-        for close in (*self._closing, self.live.close, self.writer.close, self.traces.close, self.live.state.close,
+        for close in (self.live.close, self.writer.close, self.traces.close, self.live.state.close,
                       self.store.close):  # fmt: skip
             close()

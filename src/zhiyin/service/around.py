@@ -1,0 +1,111 @@
+"""What every request goes through, whatever it asks for: an id, a time limit, headers, and being counted.
+
+It stands outside of everything else, so that what is refused early and what goes wrong is seen as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import re
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+from zhiyin.core.run import log
+from zhiyin.service.errors import say
+from zhiyin.service.logs import stack_of
+
+# Seconds that one request may take, whatever it does.
+LONGEST = 30.0
+# A request's id as the caller gave it: short and plain, and nobody's key.
+_SANE = re.compile(rb"(?!zy_)[A-Za-z0-9._-]{1,64}")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+# For every answer that does not speak of them itself.
+_HEADERS = (
+    (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"), (b"cache-control", b"no-store")
+)  # fmt: skip
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Seen:
+    """A request while it is answered, and what became of it.
+
+    Parameters
+    ----------
+    receive: of the server, tells when the client is gone. shop: whose key it brought; "": nobody's, as yet.
+    route: template, such as /v1/items/{key}; "none" where it is none of ours. begun: nanoseconds since 1970.
+    lists: of each list that it made, when that was done (nanoseconds since 1970) and the seconds of its stages.
+    """
+
+    id: str
+    receive: Any
+    method: str
+    begun: int
+    shop: str = ""
+    route: str = "none"
+    status: int = 0
+    seconds: float = 0.0
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    lists: list[tuple[int, dict[str, float]]] = dataclasses.field(default_factory=list)
+
+
+# The request that this task or thread works for.
+CURRENT: ContextVar[Seen | None] = ContextVar("zhiyin-request", default=None)
+After = Callable[[Seen], None]
+
+
+class Around:
+    """See the module. after: each is called with a request that is done, and must neither wait nor raise.
+
+    seconds: a request that takes longer is answered with 503.
+    """
+
+    def __init__(self, app: Any, after: Sequence[After] = (), seconds: float = LONGEST) -> None:
+        self.app, self.after, self.seconds = app, after, seconds
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        begun = time.perf_counter()
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        seen = Seen(_id(scope["headers"]), receive, method, time.time_ns(), headers=scope["headers"])
+
+        async def tell(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                seen.status = message["status"]
+                said = [*message.get("headers", ()), (b"x-request-id", seen.id.encode())]
+                there = {name for name, _ in said}
+                message = message | {"headers": said + [one for one in _HEADERS if one[0] not in there]}
+            await send(message)
+
+        token = CURRENT.set(seen)
+        try:
+            async with asyncio.timeout(self.seconds):
+                await self.app(scope, receive, tell)
+        except TimeoutError:
+            if not seen.status:
+                error = f"this took longer than {self.seconds:g} seconds"
+                await say(503, error, "ask for less at once, or come again")(scope, receive, tell)
+        except Exception as error:
+            # Its message may hold what users did: the log says what kind it was, and where.
+            log.error("service: %s %s: %s", method, _route(scope), stack_of(error))
+            if not seen.status:
+                await say(500, "something went wrong here", "look into the service's log")(scope, receive, tell)
+        finally:
+            CURRENT.reset(token)
+            seen.route, seen.seconds = _route(scope), time.perf_counter() - begun
+            for look in self.after:
+                look(seen)
+
+
+def _id(headers: Sequence[tuple[bytes, bytes]]) -> str:
+    given = next((value for name, value in headers if name == b"x-request-id"), b"")
+    return given.decode() if _SANE.fullmatch(given) else uuid.uuid4().hex
+
+
+def _route(scope: dict[str, Any]) -> str:
+    return getattr(scope.get("route"), "path", None) or "none"

@@ -1,0 +1,114 @@
+"""Logs of the service: a line each, as JSON or as text, and nobody's data in them.
+
+No ids of users or items, no keys, addresses or bodies: what an exception says may hold any of these, so a log tells its
+kind and where it was raised, not its message. What is wrong with a setting is said in full: who runs the service wrote
+it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from zhiyin.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from zhiyin.service.around import Seen
+
+KINDS = ("json", "text")
+# Frames of one exception that are told: the innermost ones.
+FRAMES = 12
+access_log = logging.getLogger("zhiyin.access")
+
+
+def configure(kind: str = "text", access: bool = False) -> None:
+    """Write the logs of this process to stderr. access: a line for each request, too.
+
+    Raises ConfigError for a kind that is none. Give uvicorn `log_config=None, access_log=False`: its own lines hold
+    addresses.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"there are no logs of kind {kind!r}", remedy=f"one of {', '.join(KINDS)}")
+    handler = logging.StreamHandler()
+    handler.setFormatter(Json() if kind == "json" else Text())
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        if isinstance(old.formatter, Json):  # of a configuration before this one
+            root.removeHandler(old)
+    root.addHandler(handler)
+    logging.getLogger("zhiyin").setLevel(logging.INFO)
+    access_log.setLevel(logging.INFO if access else logging.WARNING)
+
+
+class Json(logging.Formatter):
+    """A record as a line of JSON."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return json.dumps(said(record), ensure_ascii=False, separators=(",", ":"), default=str)
+
+
+class Text(Json):
+    """A record as a line for people."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        told = said(record)
+        head = f"{told.pop('time')} {told.pop('level')} {told.pop('message')}"
+        return " ".join([head, *(f"{name}={value}" for name, value in told.items())])
+
+
+def said(record: logging.LogRecord) -> dict[str, Any]:
+    """What a log tells of a record."""
+    when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
+    more = getattr(record, "zhiyin", None)
+    told = {"time": when, "level": record.levelname.lower(), "message": _message(record).replace("\n", " ")}
+    if more is not None:
+        told |= more
+    if record.exc_info and record.exc_info[1] is not None:
+        told["error"] = stack_of(record.exc_info[1])
+    return told
+
+
+def _message(record: logging.LogRecord) -> str:
+    """The message, with the kinds of exceptions in the places of what they say."""
+    if isinstance(record.msg, BaseException):
+        return _kind(record.msg)
+    if not isinstance(record.args, tuple) or not record.args:
+        return record.getMessage()
+    args = tuple(_kind(part) if isinstance(part, BaseException) else part for part in record.args)
+    try:
+        return str(record.msg) % args
+    except (TypeError, ValueError):
+        return str(record.msg)
+
+
+def _kind(error: BaseException) -> str:
+    if isinstance(error, ConfigError):
+        return error.message
+    return type(error).__name__
+
+
+def stack_of(error: BaseException) -> str:
+    """Kind and place of an exception and of what led to it, in a line, without what they say."""
+    parts, known = [], set[int]()
+    at: BaseException | None = error
+    while at is not None and id(at) not in known:
+        known.add(id(at))
+        frames = traceback.extract_tb(at.__traceback__)[-FRAMES:]
+        places = (f"{os.path.basename(frame.filename)}:{frame.lineno} {frame.name}" for frame in reversed(frames))
+        parts.append(f"{type(at).__name__} at {' < '.join(places)}")
+        at = at.__cause__ or (None if at.__suppress_context__ else at.__context__)
+    return "; after ".join(parts)
+
+
+def access(seen: Seen) -> None:
+    """A line for a request that is done."""
+    if access_log.isEnabledFor(logging.INFO):
+        told = {"method": seen.method, "route": seen.route, "status": seen.status,
+                "milliseconds": round(1e3 * seen.seconds, 3), "request": seen.id}  # fmt: skip
+        if seen.shop:
+            told["shop"] = seen.shop
+        access_log.info("request", extra={"zhiyin": told})
