@@ -1,0 +1,505 @@
+"""The pages in a real browser over the real service: what people see, and what a shop's page sends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+pytest.importorskip("fastapi")
+
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from tests.service.conftest import eventually
+from tests.service.running import running
+from zhiyin.service import pages
+from zhiyin.service.app import create_app
+
+HERE = Path(pages.__file__).parent
+# Chromium of the system: what playwright would download is not needed.
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+# -- the files, without a browser ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def files() -> TestClient:
+    app = FastAPI()
+    pages.mount(app)
+    pages.mount(app)  # a second time changes nothing
+    assert len([route for route in app.routes if getattr(route, "path", "") == "/try"]) == 1
+    return TestClient(app)
+
+
+@pytest.mark.parametrize(("path", "kind"), [
+    ("/try", "text/html"), ("/try/try.css", "text/css"), ("/try/try.js", "text/javascript"),
+    ("/zhiyin.js", "text/javascript"),
+])  # fmt: skip
+def test_files_and_their_headers(files: TestClient, path: str, kind: str) -> None:
+    answer = files.get(path)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == f"{kind}; charset=utf-8"
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'self'; connect-src 'self'; img-src 'self' data:" in policy
+    assert "unsafe" not in policy
+    assert answer.headers["cache-control"] == "no-cache"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    again = files.get(path, headers={"If-None-Match": f'"other", W/{answer.headers["etag"]}'})
+    assert (again.status_code, again.content) == (304, b"")
+    assert again.headers["etag"] == answer.headers["etag"]
+
+
+@pytest.mark.parametrize(
+    "name", ["zhiyin.js", "__init__.py", "..%2f__init__.py", "%2e%2e/app.py", "try.html", "nothing"]
+)
+def test_no_other_file_is_sent(files: TestClient, name: str) -> None:
+    assert files.get(f"/try/{name}").status_code == 404
+
+
+def test_nothing_comes_from_elsewhere_and_no_data_becomes_markup() -> None:
+    for file in HERE.iterdir():
+        if file.suffix not in (".html", ".css", ".js"):
+            continue
+        text = file.read_text().replace("http://www.w3.org/2000/svg", "").replace("https://recommend.shop.example", "")
+        assert "://" not in text.replace('"://', ""), file.name
+        for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function(", "@import"):
+            assert word not in text, f"{word} in {file.name}"
+
+
+# -- the browser -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed: apt-get install chromium")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
+    )
+    with playwright.sync_playwright() as engine:
+        # Its sandbox needs rights that containers run by root do not have.
+        arguments = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+        browser = engine.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield browser
+        browser.close()
+
+
+class Site:
+    """A shop that answers over a real port, and browsers that look at it."""
+
+    def __init__(self, url: str, shop: Any, chromium: Any) -> None:
+        self.url, self.shop, self.store, self.keys, self._chromium = url, shop, shop.store, shop.shown, chromium
+        self.wrong: list[str] = []
+        self.asked: list[Any] = []
+        self._contexts: list[Any] = []
+
+    def browser(self, width: int = 1100, language: str = "en-US", **more: Any) -> Any:
+        """A page of a browser without a past. What it complains of, and what it asks of others, is wrong."""
+        context = self._chromium.new_context(viewport={"width": width, "height": 900}, locale=language, **more)
+        context.set_default_timeout(15_000)
+        self._contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        page.on("console", lambda said: self.wrong.append(said.text) if "Content Security" in said.text else None)
+        page.on("request", self._seen)
+        return page
+
+    def _seen(self, request: Any) -> None:
+        self.asked.append(request)
+        if not request.url.startswith((self.url, "data:")):
+            self.wrong.append(f"asked {request.url}")
+
+    def lists(self) -> list[dict[str, Any]]:
+        """What was asked of POST /v1/recommendations, in order."""
+        return [json.loads(r.post_data) for r in self.asked if r.url.endswith("/v1/recommendations")]
+
+    def close(self) -> None:
+        for context in self._contexts:
+            context.close()
+
+
+@pytest.fixture
+def site(opened: Callable[..., Any], chromium: Any) -> Iterator[Site]:
+    shop = opened(rate=100_000)
+    app = create_app([shop])
+    pages.mount(app)
+    with running(app) as url:
+        made = Site(url, shop, chromium)
+        yield made
+        made.close()
+    assert not made.wrong
+
+
+def visit(site: Site, **more: Any) -> Any:
+    """The page to try, opened with keys, its first list there."""
+    page = site.browser(**more)
+    page.goto(f"{site.url}/try#key={site.keys['read']}&events={site.keys['events']}&users=u1,u3")
+    page.wait_for_selector("#rows li")
+    page.wait_for_selector("#shelf li")
+    return page
+
+
+def items(page: Any, where: str = "#rows") -> list[str]:
+    return page.eval_on_selector_all(f"{where} li", "rows => rows.map(row => row.dataset.item)")
+
+
+def after(page: Any, work: Callable[[], Any]) -> None:
+    """Do something, and wait for the list that follows from it."""
+    with page.expect_response(lambda answer: answer.url.endswith("/v1/recommendations")):
+        work()
+    page.wait_for_selector("#rows:not([aria-busy])", state="attached")
+
+
+def clicked(page: Any, item: str) -> None:
+    after(page, page.locator(f"#shelf li[data-item='{item}'] button").click)
+
+
+def test_a_click_changes_the_list_and_it_says_why(site: Site) -> None:
+    page = visit(site)
+    assert page.url == f"{site.url}/try"  # the keys are out of the address
+    assert "zy_" not in page.content()
+    assert page.evaluate("JSON.stringify(localStorage)").count("zy_") == 0
+    before = items(page)
+    assert len(before) == 10
+    assert page.inner_text("#name") == "a stranger"
+    page.fill("#search", "garden number1")
+    page.wait_for_selector("#shelf li[data-item=i1]")
+    clicked(page, "i1")
+    now = items(page)
+    assert now != before
+    assert "i1" not in now
+    assert page.locator("#past li").all_inner_texts() == ["garden rose tulip soil number1"]
+    assert page.locator("#rows .why").first.inner_text().startswith("Because you had “garden rose tulip soil number1”")
+    # What moved is marked as it moved.
+    rows = page.locator("#rows li").all()
+    marks = [row.locator(".mark").all_inner_texts() for row in rows]
+    for at, (item, said) in enumerate(zip(now, marks)):
+        was = before.index(item) if item in before else None
+        wanted = "new" if was is None else f"▲ {was - at}" if was > at else f"▼ {at - was}" if was < at else None
+        assert (said[0].split("\n")[0] if said else None) == wanted
+    fresh = sum(item not in before for item in now)
+    assert f"{fresh} new" in page.inner_text("#moved")
+    # Clicks in the list count as well, and say which list.
+    after(page, page.locator("#rows li button").first.click)
+    user = site.lists()[-1]["user"]
+    kept = site.store.history(user)
+    assert [event.item for event in kept] == ["i1", now[0]]
+    assert {event.kind for event in kept} == {"view"}
+    assert kept[0].list_id is None
+    assert kept[1].list_id
+
+
+def test_pulls_variety_length_and_a_condition(site: Site) -> None:
+    page = visit(site)
+    assert site.lists()[-1]["diversity"] == "none"
+    after(page, lambda: page.locator("#variety").press("ArrowRight"))
+    asked = site.lists()[-1]
+    assert (asked["diversity"], asked["balance"], asked["explain"]) == ("mmr", 0.9, True)
+    assert page.inner_text("#variety-says") == "10 %"
+    after(page, lambda: page.fill("#k", "4"))
+    assert len(items(page)) == 4
+    assert page.get_attribute("#filter", "placeholder").startswith("price < ")
+    after(page, lambda: page.fill("#filter", "price < 6 and genre = 'odd'"))
+    held = items(page)
+    assert sorted(held) == ["i1", "i3", "i5"]
+    # A mistake is told beside the field, with what to do; the list stays.
+    after(page, lambda: page.fill("#filter", "prize < 6"))
+    assert "prize" in page.inner_text("#filter-error")
+    assert "price" in page.locator("#filter-error span").inner_text()
+    assert page.get_attribute("#filter", "aria-invalid") == "true"
+    assert items(page) == held
+    assert page.is_hidden("#trouble")
+    # An example, made of the columns that there are, sets it right.
+    after(page, page.locator("#examples button", has_text="genre").click)
+    assert page.inner_text("#filter-error") == ""
+    assert page.get_attribute("#filter", "aria-invalid") is None
+    assert len(items(page)) == 4
+    after(page, lambda: page.fill("#filter", "price > 1000"))
+    assert page.is_visible("#empty")
+
+
+def test_becoming_someone_who_was_here_before(site: Site) -> None:
+    page = visit(site)
+    clicked(page, items(page, "#shelf")[0])
+    assert page.locator("#users option").count() >= 2
+    page.fill("#user", "u3")
+    after(page, page.locator("#become button").first.click)
+    assert page.inner_text("#name") == "u3"
+    assert page.locator("#past li").count() == 0
+    assert page.locator("#rows .mark").count() == 0
+    first = items(page, "#shelf")[1]
+    clicked(page, first)
+    again = visit(site)
+    again.fill("#user", "u3")
+    again.press("#user", "Enter")
+    again.wait_for_selector("#past li")
+    assert again.locator("#past li").count() == 1
+    assert "number" in again.inner_text("#past")  # the title, not the id
+    after(again, again.locator("#stranger").click)
+    assert again.inner_text("#name") == "a stranger"
+    assert again.locator("#past li").count() == 0
+
+
+def test_two_languages(site: Site) -> None:
+    page = visit(site, language="zh-CN")
+    assert page.get_attribute("html", "lang") == "zh"
+    assert page.inner_text("h1") == "点您喜欢的"
+    assert all(text.endswith("。") for text in page.locator("#rows .why").all_inner_texts())
+    after(page, page.locator("[data-language=en]").click)
+    assert page.inner_text("h1") == "Click what you like"
+    assert page.get_attribute("html", "lang") == "en"
+    assert page.get_attribute("[data-language=en]", "aria-pressed") == "true"
+    page.reload()
+    page.wait_for_selector("#rows li")
+    assert page.inner_text("h1") == "Click what you like"
+    english, chinese = (set(re.findall(r"(\w+):", part)) for part in (HERE / "try.js").read_text().split("zh: {")[0:2])
+    said = set(re.findall(r'data-say(?:-placeholder)?="(\w+)"', (HERE / "try.html").read_text()))
+    assert said <= english
+    assert said <= chinese
+
+
+def test_titles_are_text_and_never_markup(site: Site) -> None:
+    evil = "<img src=x onerror=\"document.title='owned'\"><b>rocket</b> evil"
+    site.shop.live.changed("items", {})  # a store without items is fine too
+    made = TestClient(create_app([site.shop]))
+    head = {"Authorization": f"Bearer {site.keys['admin']}"}
+    assert made.put("/v1/items/evil'%22%3E", json={"title": evil, "price": 1.0}, headers=head).status_code == 200
+    page = visit(site)
+    page.fill("#search", "evil")
+    page.wait_for_selector("#shelf li:first-child:last-child")
+    assert page.locator("#shelf .name").inner_text() == evil
+    after(page, page.locator("#shelf button").click)
+    assert page.locator("#past li").inner_text() == evil
+    assert page.locator("main img, main b").count() == 0
+    assert page.title() != "owned"
+
+
+def test_keys_are_asked_for_and_kept_in_the_tab_only(site: Site) -> None:
+    page = site.browser()
+    page.goto(f"{site.url}/try")
+    page.wait_for_selector("#door:not([hidden])")
+    page.fill("#key", "zy_read_wrong")
+    page.click("#keys button")
+    page.wait_for_selector("#trouble:not([hidden])")
+    assert "not known" in page.inner_text("#trouble")
+    assert page.is_visible("#door")
+    page.fill("#key", site.keys["admin"])
+    page.press("#key", "Enter")
+    page.wait_for_selector("#rows li")
+    clicked(page, items(page, "#shelf")[0])
+    assert page.input_value("#key") == ""
+    page.reload()
+    page.wait_for_selector("#rows li")
+    page.click("#leave")
+    assert page.is_visible("#door")
+    assert page.evaluate("sessionStorage.getItem('zhiyin.keys')") is None
+    # A key that may not bring events is said, not hidden.
+    page.fill("#key", site.keys["read"])
+    page.press("#key", "Enter")
+    page.wait_for_selector("#shelf li")
+    page.locator("#shelf button").first.click()
+    page.wait_for_selector("#trouble:not([hidden])")
+    assert "events" in page.inner_text("#trouble")
+    assert all(site.keys["read"] not in request.url for request in site.asked)
+
+
+# Texts whose contrast with what is behind them is under 4.5 to 1 (WCAG AA).
+CONTRAST = """() => {
+  const rgb = text => (text.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
+  const part = v => v / 255 <= .03928 ? v / 255 / 12.92 : ((v / 255 + .055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => .2126 * part(r) + .7152 * part(g) + .0722 * part(b);
+  const style = node => getComputedStyle(node), bad = [];
+  for (const node of document.querySelectorAll("body *")) {
+    const texts = [...node.childNodes].some(n => n.nodeType === 3 && n.data.trim());
+    if (!texts || !node.checkVisibility() || node.closest(".hidden, .skip")) continue;
+    let back = node, opacity = 1;
+    while (back && (rgb(style(back).backgroundColor)[3] ?? 1) === 0) back = back.parentElement;
+    for (let at = node; at; at = at.parentElement) opacity *= Number(style(at).opacity);
+    const ground = rgb(style(back || document.body).backgroundColor).slice(0, 3);
+    const ink = rgb(style(node).color).slice(0, 3).map((v, i) => v * opacity + ground[i] * (1 - opacity));
+    const [a, b] = [light(ink), light(ground)].sort((x, y) => y - x), ratio = (a + .05) / (b + .05);
+    if (ratio < 4.5) bad.push(`${node.textContent.trim().slice(0, 30)} ${ratio.toFixed(2)}`);
+  }
+  return bad;
+}"""
+SMALL = "nodes => nodes.filter(n => n.checkVisibility() && n.getBoundingClientRect().height < 32).map(n => n.id)"
+NAMELESS = "nodes => nodes.filter(n => !n.labels.length || !n.labels[0].textContent.trim()).map(n => n.id)"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1100])
+def test_it_fits_and_can_be_read(site: Site, scheme: str, width: int) -> None:
+    page = visit(site, width=width, color_scheme=scheme, reduced_motion="reduce")
+    clicked(page, items(page, "#shelf")[0])
+    assert page.evaluate("document.getAnimations().length") == 0  # who wants no motion gets none
+    after(page, lambda: page.fill("#filter", "prize < 6 and " + "x" * 100 + " > 1"))
+    page.wait_for_selector("#filter-error:not(:empty)")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert page.evaluate(CONTRAST) == []
+    assert page.eval_on_selector_all("button, input", SMALL) == []
+    assert page.eval_on_selector_all("input", NAMELESS) == []
+    assert page.get_attribute("#moved", "aria-live") == "polite"
+    top = [page.locator(at).bounding_box()["y"] for at in ("#shelf-title", "#list-title")]
+    assert (top[1] > top[0] + 200) if width < 860 else (abs(top[1] - top[0]) < 60)
+    assert page.is_visible("#toast") <= (width < 860)
+
+
+def test_it_works_with_keys_alone(site: Site) -> None:
+    page = visit(site)
+    page.focus("#search")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.closest('#shelf li') !== null")
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    after(page, lambda: page.keyboard.press("Enter"))
+    assert page.locator("#past li").count() == 1
+    # Who clicks in the list stays in the list.
+    page.locator("#rows button").first.focus()
+    after(page, lambda: page.keyboard.press("Enter"))
+    assert page.evaluate("document.activeElement.closest('#list') !== null")
+
+
+# -- what a shop's page sends ----------------------------------------------------------------------------------------
+
+
+def shop_page(site: Site, page: Any, key: str | None = None) -> None:
+    """A page of a shop that has the script, at the address of the service."""
+    body = "<!doctype html><title>shop</title><script src=/zhiyin.js></script>"
+    page.route("**/shop", lambda route: route.fulfill(body=body, content_type="text/html"))
+    page.goto(f"{site.url}/shop")
+    start(site, page, key)
+
+
+def start(site: Site, page: Any, key: str | None = None) -> None:
+    given = {"url": site.url, "key": key or site.keys["events"], "readKey": site.keys["read"], "user": "shopper"}
+    page.evaluate("given => zhiyin.init(given)", given)
+
+
+def waiting(page: Any) -> int:
+    return page.evaluate("JSON.parse(localStorage.getItem('zhiyin.queue') || '[]').length")
+
+
+def sent(site: Site) -> list[list[dict[str, Any]]]:
+    """Events of each request to the service."""
+    return [json.loads(r.post_data)["events"] for r in site.asked if r.url.endswith("/v1/events")]
+
+
+def test_events_go_in_batches(site: Site) -> None:
+    page = site.browser()
+    page.clock.install()
+    shop_page(site, page)
+    page.evaluate("for (const n of [1, 2, 3]) zhiyin.track(`i${n}`, 'view', {listId: 'L', value: n})")
+    page.clock.run_for(1_500)
+    assert not sent(site)
+    page.clock.run_for(600)
+    eventually(lambda: waiting(page) == 0)
+    assert [len(batch) for batch in sent(site)] == [3]
+    kept = site.store.history("shopper")
+    assert [(e.item, e.kind, e.value, e.list_id) for e in kept] == [(f"i{n}", "view", float(n), "L") for n in (1, 2, 3)]
+    # Twenty do not wait.
+    page.evaluate("for (let n = 0; n < 20; n++) zhiyin.track(`i${n}`)")
+    page.clock.run_for(1)
+    eventually(lambda: waiting(page) == 0)
+    assert [len(batch) for batch in sent(site)] == [3, 20]
+    assert site.store.count() == 23
+
+
+def test_a_retry_is_no_second_click(site: Site) -> None:
+    page = site.browser()
+    page.clock.install()
+    shop_page(site, page)
+    answers = [{"status": 503, "headers": {"Retry-After": "3"}}, {"status": 429}, "lost"]
+
+    def wrong(route: Any) -> None:
+        if not answers:
+            route.continue_()
+        elif (answer := answers.pop(0)) == "lost":  # it arrived, the answer did not
+            route.fetch()
+            route.abort()
+        else:
+            route.fulfill(**answer, body="{}")
+
+    page.route("**/v1/events", wrong)
+    page.evaluate("zhiyin.track('i1'); zhiyin.track('i2')")
+    for asked in range(1, 5):
+        eventually(lambda n=asked: page.clock.run_for(500) or len(sent(site)) >= n)  # type: ignore[misc]
+        page.wait_for_timeout(1)
+    eventually(lambda: waiting(page) == 0)
+    batches = sent(site)
+    assert len(batches) == 4
+    assert len({json.dumps(batch) for batch in batches}) == 1
+    assert site.store.count() == 2
+
+
+def test_what_is_not_sent_outlives_the_page(site: Site) -> None:
+    page = site.browser()
+    shop_page(site, page)
+    page.route("**/v1/events", lambda route: route.abort())
+    page.evaluate("for (let n = 0; n < 250; n++) zhiyin.track(`i${n}`)")
+    assert waiting(page) == 200  # of the oldest it lets go
+    page.reload()
+    page.unroute("**/v1/events")
+    start(site, page)
+    eventually(lambda: page.wait_for_timeout(10) or waiting(page) == 0)
+    assert site.store.count() == 200
+    assert {event.item for event in site.store.history("shopper")} == {f"i{n}" for n in range(50, 250)}
+
+
+def test_leaving_sends_what_waits(site: Site) -> None:
+    page = site.browser()
+    shop_page(site, page)
+    page.evaluate("zhiyin.track('i7', 'purchase'); location.href = 'about:blank'")
+    eventually(lambda: page.wait_for_timeout(10) or site.store.count() == 1)
+    assert site.store.history("shopper")[0].kind == "purchase"
+
+
+def test_what_is_refused_does_not_come_back(site: Site) -> None:
+    page = site.browser()
+    shop_page(site, page, key=site.keys["read"])
+    said = page.evaluate("zhiyin.track('i1'), zhiyin.flush().catch(error => error.status)")
+    assert said == 403
+    assert waiting(page) == 0
+    assert page.evaluate("zhiyin.flush()") is None
+
+
+def test_requests_stay_small(site: Site) -> None:
+    page = site.browser()
+    shop_page(site, page)
+    page.evaluate("for (let n = 0; n < 19; n++) zhiyin.track('知'.repeat(250) + n, 'view', {listId: '音'.repeat(256)})")
+    page.evaluate("localStorage.setItem('zhiyin.queue', JSON.stringify([].concat(...Array(9).fill(0).map((_, n) => "
+                  "JSON.parse(localStorage.getItem('zhiyin.queue')).map(e => ({...e, id: e.id + n}))))))")  # fmt: skip
+    assert waiting(page) == 171
+    page.evaluate("dispatchEvent(new Event('pagehide'))")
+    eventually(lambda: page.wait_for_timeout(10) or waiting(page) < 171)
+    page.evaluate("zhiyin.flush()")
+    assert site.store.count() == 171
+    sizes = [len(r.post_data.encode()) for r in site.asked if r.url.endswith("/v1/events")]
+    assert 20_000 < max(sizes) <= 60_000
+
+
+def test_lists_for_a_visitor(site: Site) -> None:
+    page = site.browser()
+    shop_page(site, page)
+    got = page.evaluate("zhiyin.recommend({k: 3, fields: ['title']})")
+    assert len(got["items"]) == 3
+    assert site.lists()[-1] == {"user": "shopper", "k": 3, "fields": ["title"]}
+    page.evaluate("zhiyin.recommend({k: 3, history: ['i1']})")
+    assert "user" not in site.lists()[-1]
+    said = page.evaluate("zhiyin.recommend({filter: 'prize < 3'}).catch(e => [e.status, e.message, e.remedy])")
+    assert said[0] == 400
+    assert "prize" in said[1]
+    assert "price" in said[2]
+    # Without a name a visitor has one of this browser's own, the same on the next page.
+    first = page.evaluate("zhiyin.init({url: '', key: 'k'})")
+    page.reload()
+    assert page.evaluate("zhiyin.init({url: '', key: 'k'})") == first
+    assert re.fullmatch(r"[0-9a-f-]{32,36}", first)
+    assert quote(first) == first
