@@ -4,8 +4,8 @@
     store.append([Event("alice", "film 7", now)])
     store.history("alice", 100)
 
-Events are only ever added. Items and users have versions: each change is a row of its own, the newest counts. Any
-number of threads and processes may use one database.
+Events are only ever added. Items, users and placements have versions: each change is a row of its own, the newest
+counts. Any number of threads and processes may use one database.
 """
 
 from __future__ import annotations
@@ -207,13 +207,17 @@ class Store(Lists):
 
     def dropping(self, moment: int) -> Iterator[int]:
         """As `drop_before`, a part at a time: yields how many went with it."""
-        some = sa.select(EVENTS.c.seq).where(EVENTS.c.time < moment).limit(BATCH)
-        while True:
-            with self._writing() as link:
-                found = link.execute(sa.delete(EVENTS).where(EVENTS.c.seq.in_(some))).rowcount
-            if not found:
+        after, of = 0, EVENTS.c
+        while True:  # events are not sorted by time: they are looked for while nobody has to wait for it
+            with self._reading() as link:
+                old = sa.select(of.seq).where(of.seq > after, of.time < moment).order_by(of.seq).limit(ROWS)
+                some = list(link.execute(old).scalars())
+            if not some:
                 return
-            yield found
+            with self._writing() as link:
+                gone = link.execute(sa.delete(EVENTS).where(of.seq.in_(some))).rowcount
+            yield gone
+            after = some[-1]
 
     # -- items, users and placements --------------------------------------------------------------------------------
 
