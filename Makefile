@@ -1,7 +1,9 @@
-# make demo: install and see it work. make test: install and run all checks. Both work on a fresh machine.
+# make demo: install, see it work, and click in it until Ctrl-C. make test: install and run all checks. Both work on a
+# fresh machine. make demo DEMO_ARGS=--no-serve ends by itself.
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?= -n 2
+DEMO_ARGS ?=
 PIP = $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 BIN = $(VENV)/bin
 DEMO = .venv-demo
@@ -10,8 +12,8 @@ DEMO = .venv-demo
 
 demo:
 	test -x $(DEMO)/bin/python || $(PYTHON) -m venv $(DEMO)
-	$(DEMO)/bin/python -m pip --quiet --disable-pip-version-check install '.[report]'
-	$(DEMO)/bin/zhiyin demo
+	$(DEMO)/bin/python -m pip --quiet --disable-pip-version-check install '.[report,rules,serve]'
+	$(DEMO)/bin/zhiyin demo $(DEMO_ARGS)
 
 test: $(VENV)/.installed lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -178,7 +178,6 @@ def _serve(output: Path, known: Known) -> None:
         return
     import uvicorn
 
-    from zhiyin.service import pages
     from zhiyin.service.app import create_app
     from zhiyin.service.keys import Keys
     from zhiyin.service.tenant import Tenant
@@ -190,7 +189,6 @@ def _serve(output: Path, known: Known) -> None:
                 with TemporaryDirectory() as folder:
                     shop.keys, keys = Keys.open(Path(folder) / "keys.json")
             app = create_app([shop])
-            pages.mount(app)
             for line in _hints(f"http://127.0.0.1:{door.getsockname()[1]}", keys, known):
                 say(line)
             settings = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=3)
