@@ -223,6 +223,28 @@ def test_pulls_variety_length_and_a_condition(site: Site) -> None:
     assert page.is_visible("#empty")
 
 
+def test_examples_of_conditions_work_whatever_the_columns(site: Site) -> None:
+    made = TestClient(create_app([site.shop]))
+    head = {"Authorization": f"Bearer {site.keys['admin']}"}
+    lines: list[dict[str, Any]] = [
+        {"id": f"i{n}", "columns": {"title": f"film {n}", "the cost": n + 0.5, "genres": ["it's", "b"][: 1 + n % 2]}}
+        for n in range(40)
+    ]
+    lines[0]["columns"]["about"] = "long " * 40
+    body = "\n".join(map(json.dumps, lines))
+    assert made.post("/v1/items", content=body, headers=head).json()["accepted"] == 40
+    page = visit(site)
+    texts = page.locator("#examples button").all_inner_texts()
+    assert texts[0].startswith('"the cost" < ')
+    assert texts[1:] == ["'it''s' IN genres"]
+    for button in page.locator("#examples button").all():
+        after(page, button.click)
+        assert page.inner_text("#filter-error") == ""
+        assert items(page)
+    assert "long" not in page.inner_text("#list")
+    assert "the cost" in page.locator("#rows .about").first.inner_text()
+
+
 def test_becoming_someone_who_was_here_before(site: Site) -> None:
     page = visit(site)
     clicked(page, items(page, "#shelf")[0])
@@ -231,6 +253,7 @@ def test_becoming_someone_who_was_here_before(site: Site) -> None:
     after(page, page.locator("#become button").first.click)
     assert page.inner_text("#name") == "u3"
     assert page.locator("#past li").count() == 0
+    assert "learned" in page.inner_text("#past-empty")
     assert page.locator("#rows .mark").count() == 0
     first = items(page, "#shelf")[1]
     clicked(page, first)

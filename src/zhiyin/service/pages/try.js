@@ -9,6 +9,7 @@
       key: "Key to read", eventsKey: "Key for events", optional: "if it is another", open: "Open",
       you: "You are", aStranger: "a stranger", user: "Id of a user", userHint: "User id", become: "Become",
       stranger: "New stranger", past: "Your clicks, the latest first", pastEmpty: "None yet: you see what strangers see.",
+      pastKnown: "None since the model learned. What it learned of you counts.",
       shelf: "The catalogue", search: "Search the catalogue", searchHint: "Search titles", list: "For you",
       variety: "Variety", k: "Items", filter: "Only where", examples: "Such as", leave: "Use another key",
       empty: "Nothing fits. A wider condition finds more.", see: "See the list",
@@ -25,6 +26,7 @@
       key: "读取密钥", eventsKey: "事件密钥", optional: "如果不同", open: "打开",
       you: "您是", aStranger: "一位陌生人", user: "用户编号", userHint: "用户编号", become: "成为该用户",
       stranger: "换一位", past: "您点过的（最近的在前）", pastEmpty: "还没有：现在看到的是陌生人的列表。",
+      pastKnown: "模型训练之后还没有点击；模型已经学到的仍然有效。",
       shelf: "目录", search: "搜索目录", searchHint: "搜索标题", list: "为您推荐",
       variety: "多样性", k: "数量", filter: "只要满足", examples: "例如", leave: "换一个密钥",
       empty: "没有符合的内容，放宽条件试试。", see: "查看列表",
@@ -139,26 +141,31 @@
     const first = short.filter(name => KINDS.test(name) && !numbers.includes(name));
     const other = short.filter(name => !first.includes(name) && typeof values[name][0] !== "string" && typeof values[name][0] !== "boolean");
     state.columns = [...new Set([...first.slice(0, 2), ...other])].slice(0, 3);
-    examples(values, numbers, first);
+    await examples(values, numbers, first);
   }
 
   const quoted = name => /^[a-z_]\w*$/i.test(name) ? name : `"${name.replaceAll('"', '""')}"`;
   const literal = value => `'${String(value).replaceAll("'", "''")}'`;
 
-  function examples(values, numbers, kinds) {
-    const made = [];
-    const number = numbers.find(name => /price|cost/i.test(name)) || numbers[0];
+  /** Conditions to begin with, of columns that there are; each is tried before it is shown. */
+  async function examples(values, numbers, kinds) {
+    const number = numbers.find(name => /price|cost/i.test(name)) || numbers[0], tries = [];
     if (number) {
       const sorted = [...values[number]].sort((a, b) => a - b);
-      made.push(`${quoted(number)} < ${sorted[sorted.length >> 1]}`);
+      tries.push([`${quoted(number)} < ${sorted[sorted.length >> 1]}`]);
     }
     if (kinds.length) {
-      const name = kinds[0], counts = new Map(), all = values[name].filter(Boolean);
-      const many = all.some(Array.isArray), joined = !many && all.some(value => String(value).includes("|"));
-      for (const part of all.flatMap(value => many ? value : String(value).split("|"))) counts.set(part, (counts.get(part) || 0) + 1);
-      const value = [...counts.keys()].reduce((best, part) => counts.get(part) > counts.get(best) ? part : best);
-      made.push(many ? `${literal(value)} IN ${quoted(name)}` : `${quoted(name)} ${joined ? `LIKE ${literal(`%${value}%`)}` : `= ${literal(value)}`}`);
+      const name = quoted(kinds[0]), counts = new Map();
+      const parts = values[kinds[0]].flatMap(value => Array.isArray(value) ? value : String(value ?? "").split("|"));
+      for (const part of parts.filter(Boolean)) counts.set(part, (counts.get(part) || 0) + 1);
+      const often = [...counts.keys()].sort((a, b) => counts.get(b) - counts.get(a))[0];
+      if (often !== undefined) tries.push([`${name} = ${literal(often)}`, `${literal(often)} IN ${name}`]);
     }
+    const works = text => get(`/v1/popular?k=1&filter=${encodeURIComponent(text)}`).then(said => said.items.length > 0, () => false);
+    const made = (await Promise.all(tries.map(async texts => {
+      for (const text of texts) if (await works(text)) return text;
+      return null;
+    }))).filter(Boolean);
     const buttons = made.map(text => {
       const button = make("button", "", text);
       button.type = "button";
@@ -186,6 +193,7 @@
 
   function named() {
     $("name").textContent = state.stranger ? say("aStranger") : state.user;
+    $("past-empty").textContent = say(state.stranger ? "pastEmpty" : "pastKnown");
   }
 
   async function become(user) {
