@@ -142,6 +142,22 @@ def until(what: Callable[[], Any], seconds: float = 60.0) -> Any:
     return found
 
 
+def free(bundles: Bundles) -> bool:
+    """Whether nobody holds the lock."""
+    try:
+        with bundles.training():
+            return True
+    except BusyError:
+        return False
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine that has other work a training would wait for its end."""
+    monkeypatch.setattr("zhiyin.service.retrain._stand_back", lambda pid: None)
+
+
+@pytest.mark.usefixtures("hurried")
 def test_trains_promotes_and_knows_what_is_new(home: Path, open_one: Callable[..., Trainer]) -> None:
     done: list[dict[str, Any]] = []
     one = open_one(on_done=done.append)
@@ -164,20 +180,26 @@ def test_trains_promotes_and_knows_what_is_new(home: Path, open_one: Callable[..
     assert json.loads((home / "models/bundles/retrain.json").read_text())["outcome"] == "promoted"
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="priorities as Linux has them")
 def test_runs_when_due_out_of_the_way(home: Path, open_one: Callable[..., Trainer]) -> None:
     script = f"""
 import os, sys, time
 until = time.monotonic() + 30
-while os.nice(0) < 19 and time.monotonic() < until:
+while os.getpriority(os.PRIO_PROCESS, 0) < 19 and time.monotonic() < until:
     time.sleep(.01)
-score = open("/proc/self/oom_score_adj").read().strip() if os.path.exists("/proc/self/oom_score_adj") else "1000"
+while os.sched_getscheduler(0) != os.SCHED_IDLE and time.monotonic() < until:
+    time.sleep(.01)
+while open("/proc/self/oom_score_adj").read().strip() != "1000" and time.monotonic() < until:
+    time.sleep(.01)
+score = open("/proc/self/oom_score_adj").read().strip()
+idle = os.sched_getscheduler(0) == os.SCHED_IDLE
 with open("{home}/seen", "a") as seen:
-    print(os.nice(0), os.environ["OMP_NUM_THREADS"], os.getpgid(0) == os.getpid(), score, file=seen)
+    print(os.nice(0), idle, os.environ["OMP_NUM_THREADS"], os.getpgid(0) == os.getpid(), score, file=seen)
 """
     one = open_one(script, Schedule("0.1s", timedelta(seconds=0.1)))
     seen = home / "seen"
     until(lambda: seen.exists() and len(seen.read_text().splitlines()) >= 2)
-    assert set(seen.read_text().splitlines()) == {"19 1 True 1000"}
+    assert set(seen.read_text().splitlines()) == {"19 True 1 True 1000"}
     status = one.status()
     assert status["schedule"] == "0.1s"
     assert datetime.fromisoformat(status["next"]).utcoffset() == timedelta(0)
@@ -250,6 +272,7 @@ time.sleep(600)
     until(lambda: not Path(f"/proc/{inner}").exists() or " Z " in Path(f"/proc/{inner}/stat").read_text())
 
 
+@pytest.mark.usefixtures("hurried")
 def test_a_training_that_is_killed_leaves_the_old_version(home: Path, open_one: Callable[..., Trainer]) -> None:
     """The real command: its group is sent SIGTERM while it learns."""
     folder = home / "models/bundles"
@@ -266,8 +289,7 @@ def test_a_training_that_is_killed_leaves_the_old_version(home: Path, open_one: 
     assert Bundles(folder).current.version == 1  # type: ignore[union-attr]
     assert Bundles(folder).versions() == [1]
     assert not list(folder.glob(".*draft*"))
-    with Bundles(folder).training():  # and the lock is free
-        pass
+    until(lambda: free(Bundles(folder)))
 
 
 def test_the_lock_refuses_the_second(home: Path, open_one: Callable[..., Trainer], tmp_path: Path) -> None:
@@ -276,7 +298,7 @@ def test_the_lock_refuses_the_second(home: Path, open_one: Callable[..., Trainer
     every = Schedule("0.05s", timedelta(seconds=0.05))
     one = open_one(script)
     one.now()
-    until(lambda: (tmp_path / "ran").exists())
+    until(lambda: (tmp_path / "ran").exists() and (tmp_path / "ran").read_text() == "x")
     with pytest.raises(BusyError), one.bundles.training():
         pass
     other = open_one(script, every)
@@ -285,7 +307,7 @@ def test_the_lock_refuses_the_second(home: Path, open_one: Callable[..., Trainer
     assert not other.status()["running"]
     other.close()
     (tmp_path / "go").touch()
-    until(lambda: not one.status()["running"])
+    until(lambda: free(one.bundles))
     with one.bundles.training() as held:
         assert os.fstat(held).st_ino == (home / "models/bundles/.training").stat().st_ino
 
