@@ -88,6 +88,22 @@ def opened(home: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
 
 
 @pytest.fixture
+def redis_url(tmp_path: Path) -> Iterator[str]:
+    """A Redis of its own."""
+    import shutil
+
+    from ..store.test_state import Server
+
+    pytest.importorskip("redis")
+    if not shutil.which("redis-server"):
+        pytest.skip("Redis is not installed: no redis-server on the path")
+    server = Server(tmp_path)
+    server.start()
+    yield server.url
+    server.stop()
+
+
+@pytest.fixture
 def service(opened: Callable[..., Any]) -> Any:
     return client_of(opened())
 

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from zhiyin.cli.options import CONFIG, ConfigFile
-from zhiyin.core.errors import MissingExtraError
+from zhiyin.cli.options import CONFIG
 
 
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen at.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0: any that is free.")] = 8000,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Processes that answer; default as the settings say, 1.")
+    ] = None,
     store: Annotated[
         str | None, typer.Option(help="Where events are kept: a path, or postgresql://…; default store.db.")
     ] = None,
-    config: ConfigFile = CONFIG,
+    retrain: Annotated[
+        str | None, typer.Option(help='Train anew: every "6h", or at "0 3 * * *" (minute hour day month weekday, UTC).')
+    ] = None,
+    log: Annotated[str, typer.Option(help="How the log is written: text or json.")] = "text",
+    access_log: Annotated[bool, typer.Option("--access-log", help="A line for each request.")] = False,
+    config: Annotated[
+        list[Path] | None,
+        typer.Option("--config", "-c", help="Settings file; once for each shop to be served, apart from each other."),
+    ] = None,
 ) -> None:
     """Answer over HTTP: events in, recommendations out. Needs a version in use: zhiyin train --budget 10m.
 
@@ -25,24 +36,34 @@ def serve(
     \b
     Examples:
       zhiyin serve
+      zhiyin serve --retrain "0 3 * * *" --workers 2
       zhiyin serve --host 0.0.0.0 --port 80 --store 'postgresql://shop@db/zhiyin'
+      zhiyin serve --config films/zhiyin.toml --config books/zhiyin.toml
     """
-    try:
-        import fastapi  # noqa: F401
-        import uvicorn
-    except ImportError:
-        raise MissingExtraError("fastapi", "serve", "the service") from None
     from zhiyin.cli.show import say
-    from zhiyin.service.app import create_app
-    from zhiyin.service.tenant import Tenant
+    from zhiyin.core.errors import ConfigError
+    from zhiyin.service.server import Plan, names
+    from zhiyin.service.server import serve as answer
 
-    shop, shown = Tenant.open(config, store=store)
-    for scope, key in shown.items():
-        say(f"key to {scope}: {key}")
-    if shown:
-        say("keep them: they are shown this once. keys.json holds their hashes; delete it to make new ones")
-    say(f"version {shop.live.now.version} answers at http://{host}:{port}, described at /docs")
-    try:
-        uvicorn.run(create_app([shop]), host=host, port=port, log_level="warning", access_log=False)
-    finally:
-        shop.close()
+    files = config or [CONFIG]
+    for file in files:
+        if config and not file.is_file():
+            raise ConfigError("there is no such settings file", file=file, remedy="zhiyin init")
+    if len(files) > 1 and (store or retrain):
+        raise ConfigError(
+            "--store and --retrain are for one shop", remedy="write them under [service] of each settings file"
+        )
+    if log not in ("text", "json"):
+        raise ConfigError(f"--log {log!r} is no way to write", remedy="text or json")
+    if store is not None and "://" not in store:
+        store = str(Path(store).resolve())
+    if workers is None:
+        workers = _workers(files)
+    code = answer(Plan(names(files), store, workers, retrain, log, access_log), host, port, say)
+    raise typer.Exit(code)
+
+
+def _workers(files: list[Path]) -> int:
+    from zhiyin.data.config import load_config
+
+    return max(load_config(file).service.workers if file.is_file() else 1 for file in files)

@@ -1,0 +1,176 @@
+"""A running service: shops opened, an application made of them, answered on a socket until it is told to stop.
+
+One process does everything; of several each answers, and the one that watches them trains and tidies up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import socket
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from zhiyin.core.errors import MissingExtraError
+from zhiyin.data.config import ServiceSection, load_config, resolved
+from zhiyin.service.supervisor import listen, supervise
+
+# Seconds that requests have to end when the service is stopped.
+FINISH = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is to be served, in plain data.
+
+    Parameters
+    ----------
+    configs: settings files, one a shop. store, retrain: instead of the file's, where there is one shop.
+    workers: processes that answer. log: how it is written, "text" or "json"; access_log: a line for each request.
+    """
+
+    configs: tuple[str, ...]
+    store: str | None = None
+    workers: int = 1
+    retrain: str | None = None
+    log: str = "text"
+    access_log: bool = False
+
+
+def serve(plan: Plan, host: str, port: int, say: Callable[[str], None]) -> int:
+    """Answer until SIGTERM or SIGINT. `say` hears what people should know: keys, the address. Returns the exit code.
+
+    Raises ConfigError where it cannot listen or a shop cannot be opened.
+    """
+    _need()
+    with _helpers(plan):
+        if plan.workers == 1:
+            with listen(host, port) as sock, contextlib.closing(_Opened(plan, several=False, say=say)) as opened:
+                _say_where(say, opened, host, sock)
+                opened.answer(sock)
+            return 0
+        with contextlib.closing(_Opened(plan, several=True, say=say)) as first:  # what is wrong is said once, here
+            versions = first.versions
+        with tempfile.TemporaryDirectory(prefix="zhiyin-metrics-") as folder:
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+            return supervise(
+                work, dataclasses.asdict(plan), host, port, plan.workers,
+                on_ready=lambda host, port: say(f"{versions} at http://{host}:{port}, by {plan.workers} processes"),
+            )  # fmt: skip
+
+
+def work(description: dict[str, Any], sock: socket.socket | None) -> None:
+    """One worker of several: answers on a socket that all share."""
+    assert sock is not None
+    plan = Plan(**{**description, "configs": tuple(description["configs"])})
+    with contextlib.closing(_Opened(plan, several=True, say=None)) as opened:
+        opened.answer(sock)
+
+
+class _Opened:
+    """Shops of a plan. `say` None: a worker, whose keys others have shown."""
+
+    def __init__(self, plan: Plan, *, several: bool, say: Callable[[str], None] | None) -> None:
+        from zhiyin.service import logs
+        from zhiyin.service.tenant import Tenant
+
+        self.plan = plan
+        self.shops: list[Tenant] = []
+        logs.configure(plan.log, access=plan.access_log)
+        try:
+            for config in plan.configs:
+                shop, shown = Tenant.open(Path(config), several=several, store=plan.store)
+                self.shops.append(shop)
+                _show(say, shop.name if len(plan.configs) > 1 else "", shown)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def versions(self) -> str:
+        return ", ".join(
+            (f"{shop.name}: " if len(self.shops) > 1 else "") + f"version {shop.live.now.version}"
+            for shop in self.shops
+        ) + " answers"  # fmt: skip
+
+    def answer(self, sock: socket.socket) -> None:
+        from zhiyin.service import pages
+        from zhiyin.service.app import create_app
+
+        app = create_app(self.shops)
+        pages.mount(app)
+        run(app, sock)
+
+    def close(self) -> None:
+        for shop in self.shops:
+            shop.close()
+
+
+def run(app: Any, sock: socket.socket) -> None:
+    """Answer on a socket until SIGTERM or SIGINT; requests that have begun are ended."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:  # uvicorn's own raises them anew: a stop is no failure
+            old = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
+            try:
+                yield
+            finally:
+                for number, handler in old.items():
+                    signal.signal(number, handler)
+
+    settings = uvicorn.Config(
+        app, log_config=None, access_log=False, timeout_graceful_shutdown=FINISH, server_header=False,
+        limit_concurrency=2_000, backlog=2_048,
+    )  # fmt: skip
+    with contextlib.suppress(KeyboardInterrupt):
+        Server(settings).run(sockets=[sock])
+
+
+@contextlib.contextmanager
+def _helpers(plan: Plan) -> Any:
+    """What is done beside answering: training at set times, and forgetting what is too old."""
+    from zhiyin.service.retrain import Retrainer
+    from zhiyin.service.tidy import Tidy
+
+    with contextlib.ExitStack() as stack:
+        for config in map(Path, plan.configs):
+            section = load_config(config).service if config.is_file() else ServiceSection()
+            retrain = plan.retrain or section.retrain
+            if retrain is not None:
+                store = plan.store
+                retrainer = Retrainer(config, retrain, section.train_budget, store=store)
+                stack.callback(retrainer.close)
+            tidy = Tidy(resolved(plan.store or section.store, config.parent), section)
+            stack.callback(tidy.close)
+        yield
+
+
+def _show(say: Callable[[str], None] | None, name: str, shown: dict[str, str]) -> None:
+    if say is None or not shown:
+        return
+    for scope, key in shown.items():
+        say(f"{name + ': ' if name else ''}key to {scope}: {key}")
+    say("keep them: they are shown this once. keys.json holds their hashes; delete it to make new ones")
+
+
+def _say_where(say: Callable[[str], None], opened: _Opened, host: str, sock: socket.socket) -> None:
+    say(f"{opened.versions} at http://{host}:{sock.getsockname()[1]}, described at /docs, to be tried at /try")
+
+
+def _need() -> None:
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError:
+        raise MissingExtraError("fastapi", "serve", "the service") from None
+
+
+def names(configs: Sequence[Path]) -> tuple[str, ...]:
+    """Settings files as a plan has them."""
+    return tuple(str(config.resolve()) for config in configs)

@@ -1,0 +1,49 @@
+"""Forgets what is older than the settings say: events, and traces of lists; now and then, in a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from zhiyin.core.durations import microseconds
+from zhiyin.core.run import log
+from zhiyin.data.config import ServiceSection
+from zhiyin.store.database import Store
+
+# Seconds between two looks.
+LOOK = 600.0
+
+
+class Tidy:
+    """The thread. One is enough for a store, however many processes answer."""
+
+    def __init__(self, store: str, settings: ServiceSection) -> None:
+        self._address, self._settings = store, settings
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="zhiyin-tidy", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join(5.0)
+
+    def _work(self) -> None:
+        while True:
+            try:
+                self.look()
+            except Exception as error:  # serving goes on; the next look may succeed
+                log.warning("service: what is too old could not be removed: %s", error)
+            if self._stop.wait(LOOK):
+                return
+
+    def look(self) -> None:
+        """Remove what is too old now."""
+        now, store = time.time_ns() // 1000, Store(self._address)
+        try:
+            for _ in store.dropping_lists(now - microseconds(self._settings.keep_lists)):
+                if self._stop.wait(0.01):
+                    return
+            if self._settings.keep is not None:
+                store.drop_before(now - microseconds(self._settings.keep))
+        finally:
+            store.close()

@@ -1,0 +1,177 @@
+"""The service as a process: one or several workers on one store, with or without Redis, until it is told to stop."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("uvicorn")
+import httpx
+
+from .conftest import eventually
+
+
+@pytest.fixture
+def running(home: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Starts `zhiyin serve` in a folder with the first version in use; gives a client with the admin key."""
+    from zhiyin.pipeline.bundles import Bundles
+
+    started: list[tuple[subprocess.Popen[str], httpx.Client]] = []
+    shutil.copytree(home / "bundles", tmp_path / "models" / "bundles")
+    Bundles(tmp_path / "models" / "bundles").promote(1)
+    (tmp_path / "zhiyin.toml").write_text("[service]\nbudget = 60000\n")
+
+    def start(*options: str, settings: str = "") -> Any:
+        if settings:
+            (tmp_path / "zhiyin.toml").write_text("[service]\nbudget = 60000\n" + settings)
+        log = (tmp_path / f"log{len(started)}").open("w+")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "zhiyin", "serve", "--port", "0", *options], cwd=tmp_path, stdout=log,
+            stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+        def said() -> str:
+            return Path(log.name).read_text()
+
+        def address() -> re.Match[str] | None:
+            assert process.poll() is None, said()
+            return re.search(r"at (http://\S+?)[,\s]", said())
+
+        eventually(address, 60)
+        found = address()
+        assert found is not None
+        shown = re.search(r"key to admin: (\S+)", said())
+        if shown:
+            start.key = shown[1]  # type: ignore[attr-defined]
+        client = httpx.Client(base_url=found[1], headers={"Authorization": f"Bearer {start.key}"}, timeout=20)  # type: ignore[attr-defined]
+        eventually(lambda: _up(client), 60)
+        client.process, client.said, client.home = process, said, tmp_path  # type: ignore[attr-defined]
+        started.append((process, client))
+        return client
+
+    yield start
+    for process, client in started:
+        client.close()
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def _up(client: httpx.Client) -> bool:
+    try:
+        return client.get("/ready").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def ask(client: Any, fresh: bool = False, **body: Any) -> list[str]:
+    """A list; `fresh`: over a connection of its own, which any worker may take."""
+    headers = {"Connection": "close"} if fresh else {}
+    answer = client.post("/v1/recommendations", json=body, headers=headers)
+    assert answer.status_code == 200, answer.text
+    return [row["item"] for row in answer.json()["items"]]
+
+
+def bring(client: Any, user: str, *items: str) -> None:
+    events = [{"user": user, "item": item, "kind": "view"} for item in items]
+    assert client.post("/v1/events", json={"events": events}).json()["rejected"] == 0
+
+
+def stop(client: Any) -> int:
+    client.process.send_signal(signal.SIGTERM)
+    return client.process.wait(30)
+
+
+def test_one_process(running: Callable[..., Any]) -> None:
+    client = running()
+    bring(client, "ann", "i1", "i3")
+    before = ask(client, user="ann", k=5)
+    assert "key to read" in client.said()
+    assert client.get("/try").status_code == 200
+    assert stop(client) == 0
+    again = running()
+    assert "key to read" not in again.said()
+    assert ask(again, user="ann", k=5) == before
+    assert stop(again) == 0
+
+
+def check_workers(client: Any) -> None:
+    """What one worker hears, the others know with the very next request."""
+    for n in range(15):
+        user = f"visitor{n}"
+        for _ in range(4):  # so that workers that remember users remember these
+            assert len(ask(client, fresh=True, user=user, k=5)) == 5
+        bring(client, user, f"i{2 * n}")
+        lists = [ask(client, fresh=True, user=user, k=40) for _ in range(4)]
+        assert all(f"i{2 * n}" not in found for found in lists)
+        assert lists[0] == lists[1] == lists[2] == lists[3]
+    for n in range(10):
+        client.patch(f"/v1/items/i{n}", json={"hidden": True})
+        for _ in range(4):
+            assert f"i{n}" not in ask(client, fresh=True, user="u3", k=40)
+    proof = client.delete("/v1/users/visitor0").json()["proof"]
+    assert proof["events found"] == 0
+    stranger = ask(client, k=5)
+    assert all(ask(client, fresh=True, user="visitor0", k=5) == stranger for _ in range(6))
+
+
+def test_several_workers_know_what_one_hears(running: Callable[..., Any]) -> None:
+    client = running("--workers", "2")
+    check_workers(client)
+    assert stop(client) == 0
+
+
+def test_several_workers_and_redis(running: Callable[..., Any], redis_url: str) -> None:
+    client = running("--workers", "2", settings=f'redis = "{redis_url}"\n')
+    check_workers(client)
+    assert stop(client) == 0
+
+
+def test_a_worker_that_is_killed_loses_nothing_acknowledged(running: Callable[..., Any]) -> None:
+    client = running("--workers", "2")
+    children = Path(f"/proc/{client.process.pid}/task/{client.process.pid}/children")
+    kept = []
+    for n in range(60):
+        if n == 20:
+            workers = [pid for pid in children.read_text().split() if b"spawn_main" in _command(pid)]
+            os.kill(int(workers[0]), signal.SIGKILL)
+        try:
+            event = {"user": "ann", "item": "i1", "id": f"e{n}", "kind": "view"}
+            answer = client.post("/v1/events", json={"events": [event]}, headers={"Connection": "close"})
+        except httpx.TransportError:
+            time.sleep(0.05)
+            continue
+        if answer.status_code == 200:
+            kept.append(f"e{n}")
+    assert len(kept) > 40
+    history = client.get("/v1/users/ann/history?most=1000").json()["events"]
+    assert set(kept) <= {event["id"] for event in history}
+    assert stop(client) == 0
+
+
+def _command(pid: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def test_a_port_that_is_taken(running: Callable[..., Any], tmp_path: Path) -> None:
+    client = running()
+    port = str(client.base_url.port)
+    other = subprocess.run(
+        [sys.executable, "-m", "zhiyin", "serve", "--port", port], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert other.returncode == 1
+    assert "taken" in other.stderr
+    assert "Traceback" not in other.stderr
