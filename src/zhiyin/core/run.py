@@ -35,6 +35,8 @@ class Run:
     callbacks: each is called with a dict such as {"model": "ALS", "epoch": 3, "of": 15, "seconds": 1.2}.
     checkpoint: a folder where long training keeps its state; the same training begun again goes on from there.
     checkpoint_every: time between two checkpoints.
+    approximate: whether single requests may be answered by a search index where a large model has one, which misses
+        about one of the best hundred items; None: only where requests are served, so that evaluation is exact.
     """
 
     seed: int = 0
@@ -44,6 +46,7 @@ class Run:
     callbacks: tuple[Callable[[dict[str, Any]], None], ...] = ()
     checkpoint: str | os.PathLike[str] | None = None
     checkpoint_every: str = "10m"
+    approximate: bool | None = None
 
     @property
     def n_threads(self) -> int:

@@ -20,6 +20,7 @@ from zhiyin.core.params import check_settings, settings_of
 from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
+from zhiyin.models import ann
 from zhiyin.models.known import Known
 from zhiyin.models.pairs import score_by_table
 from zhiyin.models.search import WORTH, Compact, Mask, top_k_where
@@ -110,18 +111,15 @@ class Recommender:
         allowed = known.candidates if allowed is None else known.candidates & allowed
         items = np.empty((len(histories), k), dtype=np.int32)
         best = np.empty((len(histories), k), dtype=np.float32)
-        none = np.zeros(0, np.int32)
         if 0 < len(histories) <= SINGLE:
-            out = (np.zeros(len(histories) + 1, np.int64), none)
-            found = self._few(histories, k, out if exclude is None else (exclude.offsets, exclude.items), allowed, run)
+            found = self._few(histories, k, _pairs(exclude, len(histories)), allowed, run)
             if found is not None:
                 return found
         with run.bar(label, len(histories)) as advance:
             for start, batch in histories.chunks(self.chunk_rows):
                 stop = start + len(batch)
                 out = exclude.rows(start, stop) if exclude is not None else None
-                excluded = (out.offsets, out.items) if out else (np.zeros(len(batch) + 1, np.int64), none)
-                scores = self.score(batch, run)
+                scores, excluded = self.score(batch, run), _pairs(out, len(batch))
                 items[start:stop], best[start:stop] = top_k(scores, k, known.priority, allowed, excluded, run)
                 advance(len(batch))
         return items, best
@@ -291,6 +289,9 @@ class Recommender:
             kept = vars(self)["_kept_of_users"] = (self.known_, make())
         return kept[1]
 
+    def prepare(self, run: Run | None = None) -> None:
+        """Make what single requests to a large catalogue are answered with: search indices. `save` does so too."""
+
     def save(self, path: Any) -> None:
         """Write the model to a folder: arrays and JSON, nothing that runs. An old one is replaced whole."""
         from zhiyin.models.saving import save
@@ -353,7 +354,7 @@ class VectorRecommender(Recommender):
         if type(self)._score is not VectorRecommender._score:
             return None
         mask = self._candidates() if allowed is self._known().candidates else Mask.of(allowed)
-        return self._search(self.encode(histories, run), mask, k, excluded, run)
+        return self._search(self.encode(histories, run), mask, k, excluded, run, "dot" if run.approximate else "")
 
     def _nearest(self, items: np.ndarray, k: int, run: Run) -> tuple[np.ndarray, np.ndarray]:
         if len(items) > SINGLE or type(self)._similar is not VectorRecommender._similar:
@@ -361,7 +362,8 @@ class VectorRecommender(Recommender):
         itself = (np.arange(len(items) + 1, dtype=np.int64), items)
         inverse = self._inverse_lengths()
         queries = self.item_vectors_[items] * inverse[items, None]
-        return self._search(queries, self._candidates(), k, itself, run, inverse)
+        index = "" if run.approximate is False else "cosine"
+        return self._search(queries, self._candidates(), k, itself, run, index, inverse)
 
     def _search(
         self,
@@ -370,14 +372,55 @@ class VectorRecommender(Recommender):
         k: int,
         exclude: tuple[np.ndarray, np.ndarray] | None,
         run: Run,
+        index: str = "",
         scale: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """As `top_k_where`, for few queries."""
+        """As `top_k_where`, for few queries; by that index where there is one and it is quicker."""
         vectors, priority = self.item_vectors_, self._known().priority
-        compact = self._of_items("compact", lambda: Compact.of(vectors)) if mask.count >= WORTH else None
-        return top_k_where(
+        compact = self._compact() if mask.count >= WORTH else None
+        asked = self._of_items("indices", dict).get(index)
+        search = asked.search if asked is not None and asked.worth(mask, k) else top_k_where
+        return search(
             vectors, queries, mask, k, priority=priority, exclude=exclude, compact=compact, scale=scale, run=run
         )
+
+    def prepare(self, run: Run | None = None) -> None:
+        """Make the search indices of a catalogue of more than `ann.INDEXED` items, unless they are there: "dot", asked
+        with vectors of histories, and "cosine", asked with those of items; minutes for a million items."""
+        run, vectors, indices = run or Run(), self.item_vectors_, self._of_items("indices", dict)
+        if len(vectors) <= ann.INDEXED:
+            return
+        rng, name = run.rng(32), type(self).__name__
+        if "dot" not in indices and type(self)._score is VectorRecommender._score:
+            heard = self._known().histories
+            rows = rng.permutation(np.flatnonzero(heard.lengths > 0))[: 4 * ann.QUERIES]
+            asked = heard.take(np.sort(rows))
+            asked = asked.take(np.flatnonzero(has_signal(asked)))
+            queries = self.encode(asked, run) if len(asked) else vectors[: 2 * ann.QUERIES]
+            indices["dot"] = ann.Index.build(vectors, queries, self._compact(), run=run, label=f"{name}, inner product")
+        if "cosine" not in indices and type(self)._similar is VectorRecommender._similar:
+            inverse = self._inverse_lengths()
+            rows = rng.permutation(len(vectors))[: 2 * ann.QUERIES]
+            queries = vectors[rows] * inverse[rows, None]
+            indices["cosine"] = ann.Index.build(
+                vectors, queries, self._compact(), scale=inverse, run=run, label=f"{name}, cosine"
+            )
+
+    def _write_parts(self, folder: Path) -> None:
+        self.prepare()
+        indices = self._of_items("indices", dict)
+        if indices:
+            ann.write(folder, self._compact(), indices)
+
+    def _read_parts(self, folder: Path, mmap: bool) -> None:
+        found = ann.read(folder, self.item_vectors_.shape, mmap)
+        if found is not None:
+            compact, indices = found
+            self._of_items("compact", lambda: compact)
+            self._of_items("indices", lambda: indices)
+
+    def _compact(self) -> Compact:
+        return self._of_items("compact", lambda: Compact.of(self.item_vectors_))
 
     def _candidates(self) -> Mask:
         """Items that may be recommended."""
@@ -415,6 +458,13 @@ class VectorRecommender(Recommender):
         everyone = self._known().histories
         parts = [self.encode(batch, run) for _, batch in everyone.chunks(self.chunk_rows)]
         return _long_one(np.concatenate(parts))
+
+
+def _pairs(histories: Histories | None, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets and items, of none as well."""
+    if histories is None:
+        return np.zeros(n + 1, np.int64), np.zeros(0, np.int32)
+    return histories.offsets, histories.items
 
 
 def has_signal(histories: Histories) -> np.ndarray:

@@ -153,6 +153,8 @@ class Pipeline(Recommender):
     ) -> tuple[np.ndarray, np.ndarray]:
         """As `Recommender.rank`; places that the candidates leave free are filled with what is popular."""
         known, run = self._known(), run or Run()
+        if run.approximate is None:
+            run = dataclasses.replace(run, approximate=False)
         k = min(k, len(known.item_ids))
         allowed = known.candidates if allowed is None else known.candidates & allowed
         items = np.full((len(histories), k), -1, dtype=np.int32)
@@ -177,10 +179,16 @@ class Pipeline(Recommender):
         allowed: np.ndarray | None = None,
         run: Run | None = None,
     ) -> Candidates:
-        """What the sources name for each history, at least k items each."""
-        return retrieve(
-            self.sources_, histories, max(self.candidates, k), exclude=exclude, allowed=allowed, run=run or Run()
-        )
+        """What the sources name for each history, at least k items each; where one is asked about, by their indices
+        unless the run says otherwise."""
+        run = run or Run()
+        if run.approximate is None:
+            run = dataclasses.replace(run, approximate=True)
+        return retrieve(self.sources_, histories, max(self.candidates, k), exclude=exclude, allowed=allowed, run=run)
+
+    def prepare(self, run: Run | None = None) -> None:
+        for source in self.sources_.values():
+            source.prepare(run)
 
     def order(self, histories: Histories, candidates: Candidates, run: Run | None = None) -> np.ndarray:
         """float32[m]: scores of candidates, comparable within a request, by the method of its segment of users."""
