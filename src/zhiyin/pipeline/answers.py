@@ -199,6 +199,8 @@ class Answers:
         if self.new.m and not items[n:].equals(self.items[n:]):
             made.new = NewItems(self.model, items[n:], self.run)
             made._likeness.pop("alike", None)
+        if self.by:
+            made._likeness.pop("alike", None)
         made._likeness.pop("categories", None)
         made.book("", ())
         return made
@@ -523,7 +525,7 @@ class Answers:
             table = self._categories(needed=True)
             wanted = diversity.category_shares(history, table)
             return diversity.calibrate(slates, table, wanted, k, balance=balance, run=self.run)
-        likeness = self._categories(needed=True) if self.by else self._alike()
+        likeness = self._alike()
         step = diversity.mmr if word == "mmr" else diversity.dpp
         return step(slates, likeness, k, balance=balance, run=self.run)
 
@@ -531,7 +533,7 @@ class Answers:
         """What tells how alike items are: a content model's features, a model's vectors, or categories."""
         if "alike" not in self._likeness:
             found: Any = None
-            sources = list(self.model.sources_.values())
+            sources = [] if self.by else list(self.model.sources_.values())
             for source in sources:
                 if isinstance(getattr(source, "items_", None), sparse.csr_matrix):
                     found = source.items_  # type: ignore[attr-defined]
@@ -540,7 +542,7 @@ class Answers:
                 vectors = [s.item_vectors_ for s in sources if isinstance(s, VectorRecommender)]
                 found = vectors[0] if vectors else None
             found = self._categories(needed=True) if found is None else self.new.extended(found)
-            self._likeness["alike"] = found
+            self._likeness["alike"] = diversity.UnitRows.of(found) if sparse.issparse(found) else found
         return self._likeness["alike"]
 
     def _categories(self, needed: bool) -> sparse.csr_matrix | None:

@@ -7,6 +7,7 @@ best counts 1, the last 0.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,28 @@ from zhiyin.pipeline.values import Value
 
 # A DPP stops where what an item adds is lost in rounding: everything left is a mixture of what was chosen.
 FLAT = 1e-10
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class UnitRows:
+    """A sparse table with rows of length 1, made once for many lists: CSR float64[n_items, v]."""
+
+    table: sparse.csr_matrix
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.table.shape
+
+    @classmethod
+    def of(cls, table: Any) -> UnitRows:
+        if isinstance(table, cls):
+            return table
+        table = sparse.csr_matrix(table, dtype=np.float64, copy=True)
+        table.sum_duplicates()
+        sizes = np.diff(table.indptr)
+        length = np.sqrt(np.asarray(table.multiply(table).sum(axis=1)).ravel())
+        table.data /= np.repeat(np.maximum(length, 1e-300), sizes)
+        return cls(table)
 
 
 def mmr(
@@ -39,8 +62,8 @@ def mmr(
     _check(slates, features, k, balance)
     chosen = _places(slates, k)
     worth = relative(slates)
-    if sparse.issparse(features):
-        table = _unit_rows(features)
+    if isinstance(features, UnitRows) or sparse.issparse(features):
+        table = UnitRows.of(features).table
 
         def work(start: int, stop: int) -> None:
             _mmr_sparse(start, stop, slates.offsets, slates.items, worth, table.indptr, table.indices, table.data,
@@ -73,8 +96,8 @@ def dpp(
         raise ConfigError("balance = 1 leaves a DPP no variety", remedy="a balance from 0 to below 1, such as 0.7")
     chosen = _places(slates, k)
     worth = np.exp(balance / (2 * (1 - balance)) * relative(slates))
-    if sparse.issparse(features):
-        table = _unit_rows(features)
+    if isinstance(features, UnitRows) or sparse.issparse(features):
+        table = UnitRows.of(features).table
 
         def work(start: int, stop: int) -> None:
             _dpp_sparse(start, stop, slates.offsets, slates.items, worth, table.indptr, table.indices, table.data,
@@ -208,16 +231,6 @@ def _reordered(slates: Slates, chosen: np.ndarray, step: str, facts: dict[str, A
     assert len(order) == m
     return after.said(step, owners[moved], facts, items=after.items[moved], place=places[moved] + 1,
                       came_from=came[moved] + 1)  # fmt: skip
-
-
-def _unit_rows(table: Any) -> sparse.csr_matrix:
-    """CSR float64 with rows of length 1."""
-    table = sparse.csr_matrix(table, dtype=np.float64, copy=True)
-    table.sum_duplicates()
-    sizes = np.diff(table.indptr)
-    length = np.sqrt(np.asarray(table.multiply(table).sum(axis=1)).ravel())
-    table.data /= np.repeat(np.maximum(length, 1e-300), sizes)
-    return table
 
 
 @kernel
