@@ -159,7 +159,8 @@
       const parts = values[kinds[0]].flatMap(value => Array.isArray(value) ? value : String(value ?? "").split("|"));
       for (const part of parts.filter(Boolean)) counts.set(part, (counts.get(part) || 0) + 1);
       const often = [...counts.keys()].sort((a, b) => counts.get(b) - counts.get(a))[0];
-      if (often !== undefined) tries.push([`${name} = ${literal(often)}`, `${literal(often)} IN ${name}`]);
+      const texts = [`${name} = ${literal(often)}`, `${literal(often)} IN ${name}`];
+      if (often !== undefined) tries.push(parts.length > values[kinds[0]].length ? texts.reverse() : texts);
     }
     const works = text => get(`/v1/popular?k=1&filter=${encodeURIComponent(text)}`).then(said => said.items.length > 0, () => false);
     const made = (await Promise.all(tries.map(async texts => {
