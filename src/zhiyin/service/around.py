@@ -9,11 +9,11 @@ import asyncio
 import dataclasses
 import re
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
+from zhiyin.core.fresh import fresh_id
 from zhiyin.core.run import log
 from zhiyin.service.errors import say
 from zhiyin.service.logs import stack_of
@@ -104,7 +104,7 @@ class Around:
 
 def _id(headers: Sequence[tuple[bytes, bytes]]) -> str:
     given = next((value for name, value in headers if name == b"x-request-id"), b"")
-    return given.decode() if _SANE.fullmatch(given) else uuid.uuid4().hex
+    return given.decode() if _SANE.fullmatch(given) else fresh_id()
 
 
 def _route(scope: dict[str, Any]) -> str:

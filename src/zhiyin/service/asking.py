@@ -10,7 +10,6 @@ import base64
 import dataclasses
 import json
 import time
-import uuid
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from zhiyin.core.errors import ConfigError
+from zhiyin.core.fresh import fresh_id
 from zhiyin.data.histories import Histories
 from zhiyin.pipeline.answers import Answer, Request
 from zhiyin.pipeline.rules import Boost
@@ -67,7 +67,7 @@ class Desk:
         view = self.live.view()
         name = ask.placement or DEFAULT
         version, setting = self.placements.get(name)
-        list_id, now = uuid.uuid4().hex, time.time_ns() // 1000 if ask.now is None else ask.now
+        list_id, now = fresh_id(), time.time_ns() // 1000 if ask.now is None else ask.now
         past, user_columns = None, {}
         if ask.user is not None or ask.session is not None:
             past = self.live.past(view, ask.user, ask.session)

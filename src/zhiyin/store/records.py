@@ -6,11 +6,11 @@ import dataclasses
 import json
 import math
 import re
-import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from zhiyin.core.errors import DataError
+from zhiyin.core.fresh import fresh_id
 
 # Longest id, in characters; longest kind; most columns of an item or user, and bytes of all of them as JSON.
 ID, KIND, COLUMNS, BYTES = 256, 64, 256, 256 * 1024
@@ -56,8 +56,7 @@ class Event:
         ):
             raise DataError(f"value = {self.value!r} is no number", column="value", remedy="a finite number, or none")
         if not self.id:
-            id = secrets.token_hex(16)
-            return Event(self.user, self.item, self.time, self.kind, self.value, id, self.list_id)
+            return Event(self.user, self.item, self.time, self.kind, self.value, fresh_id(), self.list_id)
         text(self.id, "id", ID)
         return self
 
