@@ -75,8 +75,10 @@ class Lines(_Answer):
 
 
 class Kept(_Answer):
+    """version 0: there was nothing to delete."""
+
     id: str
-    version: int = Field(ge=1)
+    version: int = Field(ge=0)
 
 
 class Thing(_Answer):
@@ -107,7 +109,7 @@ class Listed(_Answer):
     item: str
     score: Number | None
     columns: Columns | None = None
-    reason: str | None = None
+    reason: dict[str, Any] | None = None
     sentence: str | None = None
     sources: dict[str, int] | None = None
 

@@ -58,9 +58,11 @@ def handle_errors(app: FastAPI) -> None:
         return say(503, "the store did not commit in time", "send the same events again: of one id only one is kept")
 
     @app.exception_handler(RequestValidationError)
-    async def unreadable(_: Request, error: RequestValidationError) -> Response:
+    async def unreadable(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         place = ".".join(_sane(part) for part in first["loc"] if part != "body")
+        if not place and "json" not in request.headers.get("content-type", "").lower():
+            return say(422, "the body is not said to be JSON", "send the header Content-Type: application/json")
         return say(422, f"{place}: {first['msg']}" if place else first["msg"], "see /docs", field=place)
 
     @app.exception_handler(HTTPException)

@@ -1,0 +1,219 @@
+"""The service keeps to its description: Schemathesis asks all that it allows, and much that it does not."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("schemathesis")
+
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
+
+from zhiyin.service.described import ANSWERS
+
+JSON = {"Content-Type": "application/json"}
+
+
+# Requests of each operation and mode: such as are allowed, and such as are not.
+REPEATED = settings(
+    max_examples=6, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+)
+
+
+@schemathesis.serializer("application/x-ndjson")
+def _lines(context: Any, value: Any) -> bytes:
+    return (value if isinstance(value, str) else json.dumps(value)).encode("utf-8", "surrogatepass")
+
+
+def test_the_service_keeps_to_its_description(service: Any) -> None:
+    from schemathesis import GenerationMode
+    from schemathesis.checks import not_a_server_error
+    from schemathesis.specs.openapi import checks
+
+    kept = [not_a_server_error, checks.status_code_conformance, checks.content_type_conformance,
+            checks.response_schema_conformance]  # fmt: skip
+    key = {"Authorization": service.headers["Authorization"]}
+    answered: dict[str, Counter[int]] = {}
+    wrong = []
+
+    def ask_all(operation: Any, mode: GenerationMode, **known: Any) -> None:
+        @REPEATED
+        @given(case=operation.as_strategy(generation_mode=mode, **known))
+        def ask(case: Any) -> None:
+            answer = case.call_and_validate(headers=key, checks=kept)
+            answered.setdefault(operation.label, Counter())[answer.status_code] += 1
+
+        try:
+            ask()
+        except Unsatisfiable:
+            pass  # there is nothing that it does not allow
+        except (Exception, BaseExceptionGroup) as error:
+            wrong.append(f"{operation.label} {known}: {getattr(error, 'exceptions', error)}")
+
+    operations = [found.ok() for found in
+                  schemathesis.openapi.from_asgi("/openapi.json", service.app).get_all_operations()]  # fmt: skip
+    for operation in operations:
+        for mode in GenerationMode:
+            ask_all(operation, mode)
+        if "{" in operation.path:  # of things that are there
+            n = 9 if operation.method == "delete" else 3
+            name = "default" if "placements" in operation.path else f"u{n}" if "users" in operation.path else f"i{n}"
+            service.put("/v1/placements/default", json={"k": 5})
+            made = service.post("/v1/recommendations", json={"user": "u4"}).json()["list_id"]
+            known = {"list_id": made, "key": name, "name": name}
+            there = {name: value for name, value in known.items() if f"{{{name}}}" in operation.path}
+            ask_all(operation, GenerationMode.POSITIVE, path_parameters=there)
+    assert not wrong, "\n".join(wrong)
+    assert sum(count.total() for count in answered.values()) > 300
+    # What chance does not find.
+    version = service.put("/v1/placements/default", json={"k": 5}).json()["version"]
+    by_label = {operation.label: operation for operation in operations}
+    for label, content in {
+        "POST /v1/items": '{"id": "i3", "columns": {"price": 3}}', "POST /v1/users": '{"id": "", "columns": null}',
+        "POST /v1/placements/{name}/rollback": json.dumps({"version": version}),
+        "POST /v1/rank": '{"items": ["i1"], "explain": true}',
+        "POST /v1/events": '{"events": [{"user": "u3"}]}',
+        "POST /v1/pages": '{"explain": true, "widgets": [{"name": "a"}]}',
+    }.items():  # fmt: skip
+        method, path = label.split()
+        answer = service.request(method, path.replace("{name}", "default"), content=content, headers=JSON)
+        by_label[label].validate_response(answer)
+        answered[label][answer.status_code] += 1
+    assert [label for label, count in answered.items() if not count[200]] == ["POST /v1/users"]
+
+
+def test_all_answers_are_described(service: Any) -> None:
+    said = service.get("/openapi.json").json()
+    there = {(method, path) for path, operations in said["paths"].items() for method in operations}
+    assert there == {*ANSWERS, ("get", "/metrics")}
+    for method, path in there:
+        answers = said["paths"][path][method]["responses"]
+        wanted = {"401", "403", "404", "413", "422", "429", "503", "507"} if path.startswith("/v1") else set()
+        assert wanted <= set(answers)
+        assert answers["200"]["content"]
+    refusal = said["paths"]["/v1/recommendations"]["post"]["responses"]["429"]
+    assert refusal["headers"]["Retry-After"]
+    assert refusal["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Refusal"}
+
+
+def test_the_page_needs_nothing_from_elsewhere(service: Any) -> None:
+    answer = service.get("/docs", headers={"Authorization": ""})
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert not re.findall(r"https?:|//|<script|<link|<img|@import|url\(", answer.text)
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    for path, operations in service.get("/openapi.json").json()["paths"].items():
+        assert len(re.findall(rf"<code>{re.escape(path)}</code>", answer.text)) == len(operations)
+    names = set(re.findall(r'href="#(\w+)"', answer.text))
+    assert names
+    assert names <= set(re.findall(r'id="(\w+)"', answer.text))
+    assert service.get("/redoc").status_code == 404
+
+
+# -- what nobody thought of --------------------------------------------------------------------------------------------
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda part: st.lists(part, max_size=4) | st.dictionaries(st.text(max_size=8), part, max_size=4),
+    max_leaves=12,
+)
+WORDS = st.sampled_from(["u1", "i1", "知音", " ", "\x00", "a" * 257, "\ud800", "\u202ex"]) | st.text(max_size=6)
+NEAR = st.fixed_dictionaries(
+    {"user": WORDS, "item": WORDS},
+    optional={
+        "id": st.sampled_from(["a", "b", "c", "d"]) | WORDS, "kind": WORDS | ANYTHING, "value": st.floats() | ANYTHING,
+        "time": st.integers(-5, 2**70) | ANYTHING, "list_id": WORDS, "more": ANYTHING,
+    },
+)  # fmt: skip
+
+
+@settings(max_examples=120, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+@given(events=st.lists(NEAR | ANYTHING, min_size=1, max_size=6), lines=st.booleans())
+def test_each_event_is_kept_once_or_refused(service: Any, events: list[Any], lines: bool) -> None:
+    before = service.store.count()
+    if lines:
+        content, kind = "\n".join(json.dumps(event) for event in events), "application/x-ndjson"
+    else:
+        content, kind = json.dumps({"events": events}), "application/json"
+    answer = service.post("/v1/events", content=content, headers={"Content-Type": kind})
+    assert answer.status_code in (200, 400), answer.text
+    told = answer.json()["events"]
+    assert len(told) == len(events)
+    fates = Counter(one["status"] for one in told)
+    assert set(fates) <= {"accepted", "known", "rejected"}
+    assert answer.json()["rejected"] == fates["rejected"]
+    assert answer.status_code == (200 if fates["rejected"] < len(events) else 400)
+    assert service.store.count() == before + fates["accepted"]
+    kept = {event["id"]: event for event in service.store.events(0, 100_000).to_dicts()}
+    assert len(kept) == service.store.count()
+    for one, event in zip(told, events):
+        if one["status"] == "rejected":
+            assert one["reason"]
+            continue
+        found = kept[one["id"]]
+        if one["status"] == "accepted":
+            assert (found["user"], found["item"]) == (event["user"], event["item"])
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+ROUTES = ["POST /v1/recommendations", "POST /v1/rank", "POST /v1/pages", "POST /v1/events", "PUT /v1/items/i1",
+          "PATCH /v1/users/u1", "PUT /v1/placements/p", "POST /v1/placements/p/rollback", "POST /v1/items",
+          "POST /v1/impressions/none"]  # fmt: skip
+
+
+WRONG = [
+    DEEP, '{"a":' * 50_000 + "1" + "}" * 50_000, '{"k": ' + "9" * 5_000 + "}", '{"k": 1e400}', '{"k": -Infinity}',
+    '{"user": ' + DEEP + "}", '{"events": ' + DEEP + "}", '{"items": ["i1", ' + DEEP + "]}", '{"version": NaN}',
+    "\x00", "null", "true", '"text"', "{}{}", '{"k": 3,}', "{" * 1_000_000, '{"\\ud800": 1}',
+    json.dumps({f"c{n}": n for n in range(20_000)}), json.dumps({"price": 10**400}),
+    json.dumps({"title": "x" * 1_000_000}), json.dumps({"exclude": ["x"] * 200_000}),
+]  # fmt: skip
+# Wrong but for columns, which may be long lists.
+LONG = [
+    json.dumps({name: [one] * 10_001})
+    for name, one in (
+        ("items", "i1"),
+        ("history", "i1"),
+        ("events", {"user": "a", "item": "b"}),
+        ("widgets", {"name": "a"}),
+    )
+]
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_bodies_that_nobody_should_send(service: Any, route: str) -> None:
+    method, path = route.split()
+    for body in WRONG + ([] if path in ("/v1/items/i1", "/v1/users/u1") else LONG):
+        answer = service.request(method, path, content=body.encode("utf-8", "surrogatepass"), headers=JSON)
+        assert 400 <= answer.status_code < 500, (body[:60], answer.status_code, answer.text[:200])
+        assert answer.json().keys() & {"error", "rejected"}
+    for raw in (b"\xff\xfe\x00", b"\xc3\x28", b"\x80" * 1_000, b""):
+        answer = service.request(method, path, content=raw, headers=JSON)
+        assert 400 <= answer.status_code < 500, (raw[:20], answer.text)
+
+
+def test_a_body_that_is_not_said_to_be_json(service: Any) -> None:
+    answer = service.post("/v1/recommendations", content='{"user": "u3"}')
+    assert answer.status_code == 422
+    assert "application/json" in answer.json()["remedy"]
+
+
+@pytest.mark.parametrize("value", ["9" * 5_000, "1e400", "nan", "-1", "%00", "%ff", "%ed%a0%80", "٣", "0x10"])
+def test_numbers_of_queries_that_nobody_should_send(service: Any, value: str) -> None:
+    for path in ("/v1/popular?k=", "/v1/items?k=", "/v1/users/u3/history?most=", "/v1/recommendations?k="):
+        assert service.get(path + value).status_code == 422, path
+
+
+@pytest.mark.parametrize("id", ["%00", "%ff", "%ed%a0%80", "a" * 257, "%2e%2e%2f", "%0a", "a%2fb", "%E2%80%AE"])
+def test_ids_of_addresses_that_nobody_should_send(service: Any, id: str) -> None:
+    for path in (f"/v1/items/{id}", f"/v1/users/{id}/history", f"/v1/lists/{id}", f"/v1/placements/{id}",
+                 f"/v1/items/{id}/similar", f"/v1/users/{id}"):  # fmt: skip
+        for method in ("GET", "PUT", "DELETE", "POST"):
+            assert service.request(method, path, json={}).status_code < 500, (method, path)
