@@ -225,6 +225,10 @@ class Recommender:
         itself = (np.arange(len(items) + 1, dtype=np.int64), items)
         return top_k(self._similar(items, run), k, known.priority, known.candidates, itself, run)
 
+    def similarities(self, items: np.ndarray, others: np.ndarray, run: Run) -> np.ndarray:
+        """float32[n, m]: how similar each of some items is to each of others. Raises ConfigError as `_similar` does."""
+        return self._similar(items, run)[:, others]
+
     def similar_users(
         self, users: Any = None, k: int = 10, *, histories: Any = None, run: Run | None = None
     ) -> pl.DataFrame:
@@ -441,6 +445,12 @@ class VectorRecommender(Recommender):
 
     def _score(self, histories: Histories, run: Run) -> np.ndarray:
         return self.encode(histories, run) @ self.item_vectors_.T
+
+    def similarities(self, items: np.ndarray, others: np.ndarray, run: Run) -> np.ndarray:
+        if type(self)._similar is not VectorRecommender._similar:
+            return super().similarities(items, others, run)
+        inverse, vectors = self._inverse_lengths(), self.item_vectors_
+        return (vectors[items] * inverse[items, None]) @ (vectors[others] * inverse[others, None]).T
 
     def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
         """Cosine of the item vectors."""

@@ -37,6 +37,7 @@ class Reason:
     because: items of the history that speak for it: [{"item": raw id, "similarity": number, "source": name}].
     features: what moved the ranker's score most: [{"feature": name, "contribution": number, "value": number}].
     rules: what rules did to it, in words.
+    stranger: nothing was known of whom the list is for.
     """
 
     item: Any
@@ -45,9 +46,10 @@ class Reason:
     because: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     features: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     rules: list[str] = dataclasses.field(default_factory=list)
+    stranger: bool = False
 
     def said(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def sentence(self, language: str = "en", titles: Mapping[Any, str] | None = None) -> str:
         """One plain sentence, in "en" or "zh". Raises ConfigError for another language."""
@@ -59,7 +61,9 @@ class Reason:
         if names:
             parts.append(words["because"].format(words["and"].join(words["quote"].format(name) for name in names)))
         best = min(self.sources.items(), key=lambda pair: pair[1]["rank"], default=None)
-        if best is not None:
+        if self.stranger and best is not None and not best[0].startswith("popular"):
+            parts.append(words["fill"])  # what a source says to strangers is what is popular
+        elif best is not None:
             name, place = best[0].partition(":")[0], int(best[1]["rank"])
             kind = words["kinds"].get(name, words["kinds"]["other"].format(name))
             parts.append(words["source"].format(kind, place))
@@ -160,7 +164,7 @@ def reasons(
     rows = np.array([place.get(int(item), -1) for item in items], dtype=np.int64)
     because = _because(pipeline, history, items, candidates, rows, run)
     features = _features(pipeline, history, candidates, rows, run, context) if method == "ranker" else [[]] * len(items)
-    raw = known.item_ids.raw(items)
+    raw, stranger = known.item_ids.raw(items), not bool((history.weights > 0).any())
     found = []
     for number, row in enumerate(rows):
         sources = {}
@@ -170,7 +174,8 @@ def reasons(
                 for at, name in enumerate(candidates.sources)
                 if candidates.ranks[row, at] >= 0
             }
-        found.append(Reason(raw[number], method if row >= 0 else "popular", sources, because[number], features[number]))
+        found.append(Reason(raw[number], method if row >= 0 else "popular", sources, because[number], features[number],
+                            stranger=stranger))  # fmt: skip
     return found
 
 
@@ -188,7 +193,7 @@ def _because(
         if not len(of):
             continue
         try:
-            similar = source._similar(items[of], run)[:, had]
+            similar = source.similarities(items[of], had, run)
         except ConfigError:
             continue
         raw = pipeline.known_.item_ids.raw(had)
@@ -206,7 +211,9 @@ def _features(
     """Of each item the features that moved the ranker's score most."""
     assert pipeline.ranker_ is not None
     assert pipeline.builder_ is not None
-    examples = pipeline.builder_.build(history, candidates, context)
+    whole = pipeline.builder_.build(history, candidates, context)
+    shown = np.unique(rows[rows >= 0])
+    examples = whole.only(shown)
     try:
         moved = pipeline.ranker_.contributions(examples, run)
     except (ConfigError, NotImplementedError):
@@ -214,7 +221,7 @@ def _features(
     names = pipeline.ranker_.contribution_names(examples)
     numbers = {name: examples.numbers[:, at] for at, name in enumerate(examples.number_names)}
     found = []
-    for row in rows:
+    for row in np.where(rows >= 0, np.searchsorted(shown, rows), -1):
         told = []
         if row >= 0:
             for at in np.argsort(-np.abs(moved[row]), kind="stable")[:TOLD]:

@@ -136,6 +136,8 @@ class Live:
 
     def user_columns(self, user: str) -> dict[str, Any]:
         """Columns that the store knows of a user."""
+        if not self._seq["users"]:
+            return {}
         with self._lock:
             found = self._users.get(user)
         if found is None:
@@ -153,6 +155,7 @@ class Live:
         """Items or users that this process has just committed."""
         if table == "users":
             with self._lock:
+                self._seq["users"] = max(1, self._seq["users"]) if things else self._seq["users"]
                 for key in things:
                     self._users.pop(key, None)
         else:

@@ -55,6 +55,8 @@ _KEPT = ("id", "user", "item", "time", "kind", "value", "list_id")
 _fields = operator.attrgetter(*_KEPT)
 _COLUMNS = ", ".join(f'"{name}"' for name in EVENT)
 _NEWEST = f'SELECT {_COLUMNS} FROM events WHERE "user" = ? ORDER BY time DESC, seq DESC LIMIT ?'
+_OF_ONE = "SELECT columns, version FROM {} WHERE id = ? ORDER BY version DESC LIMIT 1"
+_LAST = "SELECT coalesce(max(seq), 0) FROM {}"
 _GONE = "SELECT received FROM forgotten WHERE hash = ?"
 # Of a user: when forgotten, and the newest events, in one look at one state.
 _RECENT = sa.text(f"""
@@ -193,6 +195,9 @@ class Store(Lists):
         return self._last(EVENTS)
 
     def _last(self, of: sa.Table) -> int:
+        if self.path is not None:
+            with self._raw() as raw:
+                return int(raw.execute(_LAST.format(of.name)).fetchone()[0])
         with self._reading() as link:
             return int(link.execute(sa.select(sa.func.coalesce(sa.func.max(of.c.seq), 0))).scalar_one())
 
@@ -248,8 +253,13 @@ class Store(Lists):
 
     def get(self, table: str, key: str) -> tuple[dict[str, Any], int] | None:
         """Columns of an item or user and their version; None for one unknown or deleted."""
+        of = _table(table)
+        if self.path is not None:
+            with self._raw() as raw:
+                found = raw.execute(_OF_ONE.format(of.name), (key,)).fetchone()
+            return None if found is None or found[0] is None else (json.loads(found[0]), int(found[1]))
         with self._reading() as link:
-            row = link.execute(self._newest(_table(table), [key])).first()
+            row = link.execute(self._newest(of, [key])).first()
         return None if row is None or row.columns is None else (json.loads(row.columns), int(row.version))
 
     def all(self, table: str, after: int = 0, until: int | None = None) -> tuple[dict[str, dict[str, Any] | None], int]:
