@@ -29,8 +29,9 @@ WHOLE = 32_768
 K, RECALL = 100, 0.985
 # Queries to tune by, and as many again to check with.
 QUERIES = 128
-# Shares of items that pass in tuning; 1: no filter.
-PASSING = (1.0, 0.1)
+# Shares of items that pass in tuning: 1, no filter; any of them by chance; or those nearest to one item, as a category's
+# lie together, the hardest of filters for lists.
+PASSING, NEAR = (1.0, 0.1), (0.1, 0.3)
 # Spreads of a list that its best are taken to lie above its mean; the best of these is kept.
 ABOVE = (0.0, 1.0, 2.0, 3.0)
 # Items a centroid that the lists are learned from, and sweeps over them.
@@ -49,7 +50,7 @@ class Index:
     means: float32[c, d] of the vectors of each list. spreads: float32[c], how far they lie from it in one direction.
     above: how many spreads above the score of its mean the best of a list is looked for.
     wanted: passing items to look at for the best 100.
-    recall: of the best 100, by the share of items that pass: {"1": .988, "0.1": .999}.
+    recall: of the best 100, by the share of items that pass: {"1": .99, "0.1": .999, "0.1 near": .985, "0.3 near": .99}.
     """
 
     offsets: np.ndarray
@@ -98,7 +99,7 @@ class Index:
 
     def worth(self, mask: Mask, k: int) -> bool:
         """Whether to ask this index for the best k, or rather to search all that pass."""
-        return mask.count > max(WHOLE, 4 * self._wanted(k))
+        return mask.count > max(WHOLE, 2 * self._wanted(k))
 
     def search(
         self,
@@ -155,7 +156,8 @@ class Index:
         queries = queries[rng.permutation(len(queries))[: 2 * QUERIES]]
         half = -(-len(queries) // 2)
         tune, check = queries[:half], queries[half:] if len(queries) > 1 else queries
-        masks = [np.ones(n, dtype=bool) if share == 1 else rng.random(n) < share for share in PASSING]
+        passing = _filters(vectors, scale, rng)
+        masks = list(passing.values())
         best_of_tune, best_of_check = (_best(vectors, part, scale, masks) for part in (tune, check))
         of = np.empty(n, dtype=np.int32)
         of[self.members] = np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
@@ -174,7 +176,7 @@ class Index:
             if min(found) >= recall or index.wanted >= n:
                 break
             index = dataclasses.replace(index, wanted=min(n, 1 + index.wanted * 5 // 4))
-        return dataclasses.replace(index, recall={f"{share:g}": round(r, 4) for share, r in zip(PASSING, found)})
+        return dataclasses.replace(index, recall={name: round(float(r), 4) for name, r in zip(passing, found)})
 
     def _found(
         self, vectors: np.ndarray, queries: np.ndarray, bits: np.ndarray, best: np.ndarray, compact: Compact,
@@ -245,6 +247,17 @@ def _lists(
     means = sums / np.maximum(counts, 1)[:, None]
     around = np.maximum(squares / np.maximum(counts, 1) - (means * means).sum(axis=1), 0)
     return offsets, members, means.astype(np.float32), np.sqrt(around / d).astype(np.float32)
+
+
+def _filters(vectors: np.ndarray, scale: np.ndarray | None, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """bool[n] of what passes each filter of the tuning, by what `recall` says of it."""
+    n = len(vectors)
+    made = {f"{share:g}": rng.random(n) < share for share in PASSING}
+    for share in NEAR:
+        near = vectors @ vectors[rng.integers(n)]
+        near *= 1 / np.maximum(np.linalg.norm(vectors, axis=1), 1e-12) if scale is None else scale
+        made[f"{share:g} near"] = near >= np.quantile(np.nan_to_num(near), 1 - share)
+    return made
 
 
 def _best(
