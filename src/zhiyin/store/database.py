@@ -59,11 +59,11 @@ _OF_ONE = "SELECT columns, version FROM {} WHERE id = ? ORDER BY version DESC LI
 _LAST = "SELECT coalesce(max(seq), 0) FROM {}"
 _GONE = "SELECT received FROM forgotten WHERE hash = ?"
 # Of a user: when forgotten, and the newest events, in one look at one state.
-_RECENT = sa.text(f"""
+_RECENT = f"""
     SELECT f.received, e.* FROM (SELECT (SELECT received FROM forgotten WHERE hash = :hash) AS received) AS f
     LEFT JOIN (SELECT {_COLUMNS}, seq FROM events WHERE "user" = :user ORDER BY time DESC, seq DESC LIMIT :most) AS e
     ON TRUE ORDER BY e.time, e.seq
-""")
+"""
 # Many rows by one statement whose text is always the same.
 _UNNEST = """
     INSERT INTO events (id, "user", item, time, kind, value, list_id, received)
@@ -163,19 +163,14 @@ class Store(Lists):
 
     def recent(self, user: str, most: int = 1_000) -> tuple[list[Event], int]:
         """`history` and `forgotten` of a user, both of one moment."""
+        asked = {"hash": hash_of(user), "user": user, "most": most}
         if self.path is None:
             with self._reading() as link:
-                rows = link.execute(_RECENT, {"hash": hash_of(user), "user": user, "most": most}).all()
-            return made(row[1:8] for row in rows if row[1] is not None), int(rows[0][0] or 0)
-        with self._raw() as raw:
-            raw.execute("BEGIN")
-            try:
-                gone = raw.execute(_GONE, (hash_of(user),)).fetchone()
-                rows = raw.execute(_NEWEST, (user, most)).fetchall()
-            finally:
-                raw.execute("COMMIT")
-        rows.reverse()
-        return made(rows), int(gone[0] or 0) if gone else 0
+                rows = link.execute(sa.text(_RECENT), asked).all()
+        else:
+            with self._raw() as raw:
+                rows = raw.execute(_RECENT, asked).fetchall()
+        return made(row[1:8] for row in rows if row[1] is not None), int(rows[0][0] or 0)
 
     def events(self, after: int = 0, most: int = 100_000) -> pl.DataFrame:
         """Events in the order they came, from the one after a `seq` on: a frame with all columns of the table."""
