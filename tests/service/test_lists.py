@@ -235,6 +235,15 @@ def test_changed_columns_count_and_the_catalogues_stay(service: Any) -> None:
     assert listed(service, filter="'blue' IN colours") == ["i2"]
 
 
+def test_an_id_may_hold_a_slash(service: Any) -> None:
+    for key, path in (("a/b c?", "a%2Fb%20c%3F"), ("知/", "%E7%9F%A5%2f")):
+        assert service.put(f"/v1/items/{path}", json={"price": 2.5}).json()["id"] == key
+        assert service.get(f"/v1/items/{path}").json() == {"id": key, "columns": {"price": 2.5}, "version": 1}
+        eventually(lambda key=key: key in listed(service, k=50, filter="price = 2.5"))
+        assert service.get(f"/v1/items/{path}/similar").json()["item"] == key
+    assert service.get("/v1/items/a/b").status_code == 404
+
+
 def test_many_items_at_once(service: Any) -> None:
     lines = [json.dumps({"id": f"n{n}", "columns": {"title": "tulip", "price": float(n)}}) for n in range(50)]
     lines += ["nonsense", json.dumps({"id": "", "columns": {}}), json.dumps({"id": "i1", "columns": None})]

@@ -4,20 +4,39 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from typing import Annotated, Any
+from urllib.parse import quote, unquote
 
 from fastapi import Path, Query
 from fastapi.responses import Response
+from pydantic import AfterValidator
 
 from zhiyin.service.bodies import Filter, Id, K, Language, Text
 from zhiyin.service.limits import Work
 from zhiyin.service.tenant import Tenant as Shop
 
-ItemId = Annotated[Id, Path()]
+# What stands in an address for a slash within an id, which routes would take for the end of it: of private use.
+_SLASH = "\ue000"
+ItemId = Annotated[Id, Path(), AfterValidator(lambda said: said.replace(_SLASH, "/"))]
 KQuery = Annotated[K, Query()]
 FilterQuery = Annotated[Filter, Query()]
 FieldsQuery = Annotated[Text, Query(max_length=5_000, description="columns, between commas")]
 LanguageQuery = Annotated[Language, Query()]
+
+
+class Slashes:
+    """Lets ids hold slashes, written %2F."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        raw = scope.get("raw_path") or b""
+        if scope["type"] == "http" and b"%2f" in raw.lower():
+            kept = re.sub(b"%2f", quote(_SLASH).encode(), raw, flags=re.IGNORECASE)
+            scope = scope | {"path": unquote(kept.decode("latin-1"), errors="replace")}
+        await self.app(scope, receive, send)
 
 
 class Tenant:

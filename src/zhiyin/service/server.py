@@ -98,12 +98,9 @@ class _Opened:
         ) + " answers"  # fmt: skip
 
     def answer(self, sock: socket.socket) -> None:
-        from zhiyin.service import pages
         from zhiyin.service.app import create_app
 
-        app = create_app(self.shops)
-        pages.mount(app)
-        run(app, sock)
+        run(create_app(self.shops), sock)
 
     def close(self) -> None:
         for shop in self.shops:
