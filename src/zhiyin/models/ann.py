@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from zhiyin.core.run import Run, log
 from zhiyin.models.search import Compact, Mask, top_k_where
 
 FORMAT = 1
-_ARRAYS, _VALUES = ("offsets", "members", "means", "spreads"), ("above", "wanted", "recall")
+_ARRAYS, _VALUES = ("offsets", "members", "means", "spreads"), ("above", "wanted", "filtered", "recall")
 # Catalogues up to this size are searched whole: that takes a millisecond, and an index takes nearly as long.
 INDEXED = 100_000
 # Passing items up to which all of them are searched, index or not.
@@ -29,9 +28,9 @@ WHOLE = 32_768
 K, RECALL = 100, 0.985
 # Queries to tune by, and as many again to check with.
 QUERIES = 128
-# Shares of items that pass in tuning: 1, no filter; any of them by chance; or those nearest to one item, as a category's
-# lie together, the hardest of filters for lists.
-PASSING, NEAR = (1.0, 0.1), (0.1, 0.3)
+# The filters of the tuning, beside none: this share of the items by chance, and so many times the same share nearest to
+# some item. Items of a category lie together like that; no filter is harder for lists.
+PASSING, PLACES = 0.1, 4
 # Spreads of a list that its best are taken to lie above its mean; the best of these is kept.
 ABOVE = (0.0, 1.0, 2.0, 3.0)
 # Items a centroid that the lists are learned from, and sweeps over them.
@@ -49,8 +48,8 @@ class Index:
     offsets: int64[c + 1] and members int32[n]: list l holds the items members[offsets[l]:offsets[l + 1]], ascending.
     means: float32[c, d] of the vectors of each list. spreads: float32[c], how far they lie from it in one direction.
     above: how many spreads above the score of its mean the best of a list is looked for.
-    wanted: passing items to look at for the best 100.
-    recall: of the best 100, by the share of items that pass: {"1": .99, "0.1": .999, "0.1 near": .985, "0.3 near": .99}.
+    wanted: items to look at for the best 100. filtered: items to look at, all passing, where a filter lets some pass.
+    recall: of the best 100, by filter: {"none": .99, "by chance": .999, "near 1": .985, ...}, see `PASSING`.
     """
 
     offsets: np.ndarray
@@ -59,6 +58,7 @@ class Index:
     spreads: np.ndarray
     above: float
     wanted: int
+    filtered: int
     recall: dict[str, float]
 
     @classmethod
@@ -84,12 +84,13 @@ class Index:
         c = lists or max(1, round(2 * len(vectors) ** 0.5))
         centroids = _centroids(vectors, scale, min(c, len(vectors)), run)
         offsets, members, means, spreads = _lists(vectors, scale, centroids)
-        index = cls(offsets, members, means, spreads, 0.0, 1, {})
+        index = cls(offsets, members, means, spreads, 0.0, 1, 1, {})
         index = index._tuned(vectors, np.asarray(queries, dtype=np.float32), compact, scale, recall, run)
-        said = ", ".join(f"{share} passing: {found:.4f}" for share, found in index.recall.items())
+        said = ", ".join(f"{name}: {found:.4f}" for name, found in index.recall.items())
         log.info(
-            "index%s of %d items in %d lists, made in %.0f s; %d items are looked at; recall@%d %s",
-            label and f" {label}", len(vectors), len(offsets) - 1, time.perf_counter() - begun, index.wanted, K, said,
+            "index%s of %d items in %d lists, made in %.0f s; it looks at %d, under a filter at %d; recall@%d %s",
+            label and f" ({label})", len(vectors), len(offsets) - 1, time.perf_counter() - begun, index.wanted,
+            index.filtered, K, said,
         )  # fmt: skip
         return index
 
@@ -99,7 +100,7 @@ class Index:
 
     def worth(self, mask: Mask, k: int) -> bool:
         """Whether to ask this index for the best k, or rather to search all that pass."""
-        return mask.count > max(WHOLE, 2 * self._wanted(k))
+        return mask.count > max(WHOLE, 2 * self._wanted(mask, k))
 
     def search(
         self,
@@ -122,7 +123,7 @@ class Index:
         offsets, codes = (np.zeros(len(queries) + 1, np.int64), np.zeros(0, np.int32)) if exclude is None else exclude
         for row, query in enumerate(queries):
             out = np.asarray(codes[offsets[row] : offsets[row + 1]])
-            seen = Mask.of_rows(self.candidates(query, bits, self._wanted(k) + len(out)), mask.n)
+            seen = Mask.of_rows(self.candidates(query, bits, self._wanted(mask, k) + len(out)), mask.n)
             items[row], scores[row] = (
                 found[0]
                 for found in top_k_where(
@@ -142,8 +143,9 @@ class Index:
         length = np.linalg.norm(queries, axis=1)[:, None].astype(np.float32)
         return queries @ self.means.T + np.float32(self.above) * length * self.spreads
 
-    def _wanted(self, k: int) -> int:
-        return max(k, self.wanted * -(-k // K))
+    def _wanted(self, mask: Mask, k: int) -> int:
+        """Items to look at for the best k: so many for each hundred begun."""
+        return max(k, (self.wanted if mask.count == mask.n else self.filtered) * -(-k // K))
 
     # -- tuning -----------------------------------------------------------------------------------------------------
 
@@ -157,8 +159,10 @@ class Index:
         half = -(-len(queries) // 2)
         tune, check = queries[:half], queries[half:] if len(queries) > 1 else queries
         passing = _filters(vectors, scale, rng)
-        masks = list(passing.values())
-        best_of_tune, best_of_check = (_best(vectors, part, scale, masks) for part in (tune, check))
+        masks = [Mask.of(bits) for bits in passing.values()]
+        best_of_tune, best_of_check = (
+            [top_k_where(vectors, part, mask, K, scale=scale, run=run)[0] for mask in masks] for part in (tune, check)
+        )
         of = np.empty(n, dtype=np.int32)
         of[self.members] = np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
         goal = recall + (1 - recall) / 3
@@ -166,24 +170,24 @@ class Index:
         for above in ABOVE:
             tried = dataclasses.replace(self, above=above)
             order = np.argsort(-tried.promise(tune), axis=1, kind="stable")
-            wanted = max(_needed(order, of, mask, best, goal) for mask, best in zip(masks, best_of_tune))
-            made.append(dataclasses.replace(tried, wanted=wanted))
-        index = min(made, key=lambda made: made.wanted)
+            needed = [_needed(order, of, bits, best, goal) for bits, best in zip(passing.values(), best_of_tune)]
+            made.append(dataclasses.replace(tried, wanted=needed[0], filtered=max(needed)))
+        index = min(made, key=lambda made: made.filtered)
         while True:
-            found = [
-                index._found(vectors, check, mask, best, compact, scale) for mask, best in zip(masks, best_of_check)
-            ]
-            if min(found) >= recall or index.wanted >= n:
+            found = [index._found(vectors, check, *pair, compact, scale) for pair in zip(masks, best_of_check)]
+            if min(found) >= recall or (index.filtered >= n and (found[0] >= recall or index.wanted >= n)):
                 break
-            index = dataclasses.replace(index, wanted=min(n, 1 + index.wanted * 5 // 4))
+            wanted, filtered = (min(n, 1 + number * 5 // 4) for number in (index.wanted, index.filtered))
+            if found[0] >= recall:
+                wanted = index.wanted
+            index = dataclasses.replace(index, wanted=wanted, filtered=filtered)
         return dataclasses.replace(index, recall={name: round(float(r), 4) for name, r in zip(passing, found)})
 
     def _found(
-        self, vectors: np.ndarray, queries: np.ndarray, bits: np.ndarray, best: np.ndarray, compact: Compact,
+        self, vectors: np.ndarray, queries: np.ndarray, mask: Mask, best: np.ndarray, compact: Compact,
         scale: np.ndarray | None,
     ) -> float:  # fmt: skip
         """The share of the best that a search finds."""
-        mask = Mask.of(bits)
         lists, _ = self.search(vectors, queries, mask, best.shape[1], compact=compact, scale=scale)
         hit = sum(len(np.intersect1d(a[a >= 0], b[b >= 0])) for a, b in zip(lists, best))
         return hit / max(1, int((best >= 0).sum()))
@@ -252,20 +256,12 @@ def _lists(
 def _filters(vectors: np.ndarray, scale: np.ndarray | None, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """bool[n] of what passes each filter of the tuning, by what `recall` says of it."""
     n = len(vectors)
-    made = {f"{share:g}": rng.random(n) < share for share in PASSING}
-    for share in NEAR:
-        near = vectors @ vectors[rng.integers(n)]
-        near *= 1 / np.maximum(np.linalg.norm(vectors, axis=1), 1e-12) if scale is None else scale
-        made[f"{share:g} near"] = near >= np.quantile(np.nan_to_num(near), 1 - share)
+    made = {"none": np.ones(n, dtype=bool), "by chance": rng.random(n) < PASSING}
+    lengths = 1 / np.maximum(np.linalg.norm(vectors, axis=1), 1e-12) if scale is None else scale
+    for number in range(PLACES):
+        near = np.nan_to_num((vectors @ vectors[rng.integers(n)]) * lengths)
+        made[f"near {number + 1}"] = near >= np.quantile(near, 1 - PASSING)
     return made
-
-
-def _best(
-    vectors: np.ndarray, queries: np.ndarray, scale: np.ndarray | None, masks: Sequence[np.ndarray]
-) -> list[np.ndarray]:
-    """int32[q, K] for each mask: the best items that pass, exactly; -1 where fewer do."""
-    run = Run()
-    return [top_k_where(vectors, queries, Mask.of(mask), K, scale=scale, run=run)[0] for mask in masks]
 
 
 def _needed(order: np.ndarray, of: np.ndarray, mask: np.ndarray, best: np.ndarray, goal: float) -> int:
@@ -310,7 +306,7 @@ def read(folder: Path, shape: tuple[int, ...], mmap: bool) -> tuple[Compact, dic
     compact, indices = Compact(array("codes"), array("steps")), {}
     for name, values in said["indices"].items():
         offsets, members, means, spreads = (array(f"{name}.{part}") for part in _ARRAYS)
-        indices[name] = Index(offsets, members, means, spreads, values["above"], values["wanted"], values["recall"])
+        indices[name] = Index(offsets, members, means, spreads, *(values[part] for part in _VALUES))
         if len(indices[name].members) != shape[0] or indices[name].means.shape[1] != shape[1]:
             raise ValueError("the index is of other vectors")
     if compact.codes.shape != shape:
