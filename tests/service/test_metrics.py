@@ -43,11 +43,12 @@ def test_requests_and_lists_are_counted(service: Any) -> None:
         listed(service, user="u3", k=5)
     service.get("/v1/items/i3/similar")
     service.get("/v1/items/secret-thing")
+    service.get("/v1/items/secret%2Fthing")
     service.get("/no/such/secret-place")
     found = figures(service)
     count = ("zhiyin_requests_total", "method=POST", "route=/v1/recommendations", "status=200")
     assert found[count] == found["zhiyin_request_seconds_count", "route=/v1/recommendations"] == 3
-    assert found["zhiyin_requests_total", "method=GET", "route=/v1/items/{key}", "status=404"] == 1
+    assert found["zhiyin_requests_total", "method=GET", "route=/v1/items/{key}", "status=404"] == 2
     assert found["zhiyin_requests_total", "method=GET", "route=none", "status=404"] == 1
     assert "secret" not in service.get("/metrics").text
     for stage in ("filter", "retrieve", "rank", "rules"):

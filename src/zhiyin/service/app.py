@@ -29,6 +29,49 @@ from zhiyin.service.tenant import Tenant as Shop
 BEARER = HTTPBearer(auto_error=False, description="a key made at the first start")
 
 
+class Door:
+    """Who comes in: whose key it is, what it may do, how often. One for all shops of an application."""
+
+    def __init__(self, shops: Sequence[Shop], work: Work) -> None:
+        self.shops, self.work, self.metrics = tuple(shops), work, Metrics(shops, work)
+        self._rates = {id(shop): Rate(shop.settings.rate) for shop in shops}
+        self._names = {id(one.shop): one.name for one in self.metrics.shops}
+        for one in self.metrics.shops:
+            one.shop.desk.listed, one.shop.brought = one.listed, one.brought
+
+    def enter(self, key: str | None, scope: str) -> Tenant:
+        """The shop of a key. Raises RefusedError 401, 403 or 429."""
+        if key is None:
+            raise RefusedError(401, "a key is needed", "send the header Authorization: Bearer KEY")
+        # All shops are asked, so that the time it takes does not tell whose key it is.
+        asked = [(shop, shop.keys.scopes(key)) for shop in self.shops]
+        known = [(shop, found) for shop, found in asked if found]
+        if not known:
+            raise RefusedError(401, "this key is not known", "send a key that the first start has shown")
+        shop, found = known[0]
+        current = CURRENT.get()
+        if current is not None:
+            current.shop = self.name_of(shop) or ""
+        if scope not in found:
+            raise RefusedError(403, f"this key may not {scope}", "use another key")
+        self._rates[id(shop)].take("admin" if "admin" in found else min(found))
+        return Tenant(shop, self.work, "admin" in found)
+
+    def name_of(self, shop: Shop) -> str | None:
+        """What figures and logs call a shop; None where there is only one."""
+        return self._names[id(shop)] if len(self.shops) > 1 else None
+
+
+def _needs(scope: str) -> Any:
+    # The door is found by the request: FastAPI remembers dependencies for good, and with them all that they hold.
+    async def check(
+        request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)] = None
+    ) -> Tenant:
+        return request.app.state.door.enter(given and given.credentials, scope)
+
+    return Depends(check)
+
+
 def create_app(
     shops: Sequence[Shop], work: Work | None = None, *, longest: float = LONGEST, spans: Spans | None = None
 ) -> FastAPI:
@@ -39,92 +82,25 @@ def create_app(
     Raises ConfigError for shops that share a key, or a store: nothing may be shared between two.
     """
     _apart(shops)
-    work = work or Work()
-    metrics = Metrics(shops, work)
-    after: list[After] = [metrics.done, access]
+    door = Door(shops, work or Work())
     addresses = sorted({shop.settings.otlp for shop in shops if shop.settings.otlp})
     sent = [spans] if spans is not None else [Spans(address) for address in addresses]
-    after += [one.done for one in sent]
+    after: list[After] = [door.metrics.done, access, *(one.done for one in sent)]
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
         yield
-        work.close()
+        door.work.close()
         for one in sent:
             await asyncio.to_thread(one.close)
 
     app = FastAPI(title="Zhiyin", version=zhiyin.__version__, docs_url=None, redoc_url=None, lifespan=life)
-    rates = {id(shop): Rate(shop.settings.rate) for shop in shops}
-    names = {id(one.shop): one.name for one in metrics.shops}
-    for one in metrics.shops:
-        one.shop.desk.listed, one.shop.brought = one.listed, one.brought
-
-    def needs(scope: str) -> Any:
-        async def check(
-            given: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)] = None,
-        ) -> Tenant:
-            if given is None:
-                raise RefusedError(401, "a key is needed", "send the header Authorization: Bearer KEY")
-            # All shops are asked, so that the time it takes does not tell whose key it is.
-            asked = [(shop, shop.keys.scopes(given.credentials)) for shop in shops]
-            known = [(shop, found) for shop, found in asked if found]
-            if not known:
-                raise RefusedError(401, "this key is not known", "send a key that the first start has shown")
-            shop, found = known[0]
-            current = CURRENT.get()
-            if current is not None and len(shops) > 1:
-                current.shop = names[id(shop)]
-            if scope not in found:
-                raise RefusedError(403, f"this key may not {scope}", "use another key")
-            rates[id(shop)].take("admin" if "admin" in found else min(found))
-            return Tenant(shop, work, "admin" in found)
-
-        return Depends(check)
-
+    app.state.door = door
     handle_errors(app)
-    keys = Needs(needs("read"), needs("events"), needs("admin"))
+    keys = Needs(_needs("read"), _needs("events"), _needs("admin"))
     for part in (lists, events, things, admin):  # those asked for most are found first
         app.include_router(part.routes(keys), responses=REFUSALS)
-
-    @app.get("/health", tags=["state"])
-    async def health() -> Any:
-        """Whether the process lives."""
-        return fast({"status": "ok"})
-
-    @app.get("/ready", tags=["state"], responses=UNREADY)
-    async def ready(_: Request) -> Any:
-        """Whether it can answer: a version in use, and a store that can be read."""
-
-        def look() -> list[dict[str, Any]]:
-            return [{"version": shop.live.now.version, "events": shop.store.last, "waiting": shop.writer.waiting}
-                    for shop in shops]  # fmt: skip
-
-        found = await work.do(look)
-        # Of several shops nobody is told anything without a key.
-        return fast({"status": "ok"} | (found[0] if len(found) == 1 else {"shops": len(found)}))
-
-    # Not by the threads that make lists: figures are wanted most when those are busy.
-    if all(shop.settings.metrics_open for shop in shops):
-
-        @app.get("/metrics", tags=["state"], response_class=Response)
-        async def open_metrics() -> Any:
-            """Figures for Prometheus."""
-            return Response(await asyncio.to_thread(metrics.render), media_type=PLAIN)
-
-    else:
-
-        @app.get("/metrics", tags=["state"], response_class=Response, responses=REFUSALS)
-        async def shop_metrics(tenant: Tenant = keys.admin) -> Any:
-            """Figures for Prometheus; of several shops, those of the key's own."""
-            shop = names[id(tenant.shop)] if len(shops) > 1 else None
-            return Response(await asyncio.to_thread(metrics.render, shop), media_type=PLAIN)
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> Any:
-        return HTMLResponse(page_of(app.openapi()), headers={
-            "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
-        })  # fmt: skip
-
+    _state(app, None if all(shop.settings.metrics_open for shop in shops) else keys)
     pages.mount(app)
     describe(app)
     origins = sorted({origin for shop in shops for origin in shop.settings.origins})
@@ -138,6 +114,51 @@ def create_app(
         )  # fmt: skip
     app.add_middleware(Around, after=after, seconds=longest)
     return app
+
+
+def _state(app: FastAPI, keys: Needs | None) -> None:
+    """How the service is. keys: of who may see the figures; None: all."""
+
+    @app.get("/health", tags=["state"])
+    async def health() -> Any:
+        """Whether the process lives."""
+        return fast({"status": "ok"})
+
+    @app.get("/ready", tags=["state"], responses=UNREADY)
+    async def ready(request: Request) -> Any:
+        """Whether it can answer: a version in use, and a store that can be read."""
+        door: Door = request.app.state.door
+
+        def look() -> list[dict[str, Any]]:
+            return [{"version": shop.live.now.version, "events": shop.store.last, "waiting": shop.writer.waiting}
+                    for shop in door.shops]  # fmt: skip
+
+        found = await door.work.do(look)
+        # Of several shops nobody is told anything without a key.
+        return fast({"status": "ok"} | (found[0] if len(found) == 1 else {"shops": len(found)}))
+
+    # Not by the threads that make lists: figures are wanted most when those are busy.
+    if keys is None:
+
+        @app.get("/metrics", tags=["state"], response_class=Response)
+        async def open_metrics(request: Request) -> Any:
+            """Figures for Prometheus."""
+            return Response(await asyncio.to_thread(request.app.state.door.metrics.render), media_type=PLAIN)
+
+    else:
+
+        @app.get("/metrics", tags=["state"], response_class=Response, responses=REFUSALS)
+        async def shop_metrics(request: Request, tenant: Tenant = keys.admin) -> Any:
+            """Figures for Prometheus; of several shops, those of the key's own."""
+            door: Door = request.app.state.door
+            told = await asyncio.to_thread(door.metrics.render, door.name_of(tenant.shop))
+            return Response(told, media_type=PLAIN)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs(request: Request) -> Any:
+        return HTMLResponse(page_of(request.app.openapi()), headers={
+            "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+        })  # fmt: skip
 
 
 def _apart(shops: Sequence[Shop]) -> None:

@@ -93,10 +93,6 @@ class Metrics:
         if self.folder:
             shops[0].live.also.append(lambda _: self._look_now_and_then())
 
-    def name_of(self, shop: Tenant) -> str:
-        """The label of a shop."""
-        return next(one.name for one in self.shops if one.shop is shop)
-
     def done(self, seen: Seen) -> None:
         """Count a request."""
         shop = [seen.shop] if self.several else []

@@ -35,7 +35,7 @@ class Slashes:
         raw = scope.get("raw_path") or b""
         if scope["type"] == "http" and b"%2f" in raw.lower():
             kept = re.sub(b"%2f", quote(_SLASH).encode(), raw, flags=re.IGNORECASE)
-            scope = scope | {"path": unquote(kept.decode("latin-1"), errors="replace")}
+            scope["path"] = unquote(kept.decode("latin-1"), errors="replace")
         await self.app(scope, receive, send)
 
 
