@@ -99,8 +99,10 @@ class _Opened:
 
     def answer(self, sock: socket.socket) -> None:
         from zhiyin.service.app import create_app
+        from zhiyin.service.limits import Work
 
-        run(create_app(self.shops), sock)
+        # Several processes share the cores already.
+        run(create_app(self.shops, Work(1) if self.plan.workers > 1 else None), sock)
 
     def close(self) -> None:
         for shop in self.shops:
