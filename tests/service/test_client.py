@@ -98,6 +98,7 @@ def test_lists_that_are_kept(service: Service) -> None:
 def test_pages_search_and_trends(service: Service) -> None:
     zy = service.client
     zy.events([Event(f"u{n}", "i5", kind="view") for n in range(5)])
+    eventually(lambda: zy.trending(k=1).items)
     assert zy.trending(k=1, fields=["title"]).items[0].item == "i5"
     widgets = [
         {"name": "top", "k": 3},

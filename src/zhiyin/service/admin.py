@@ -7,12 +7,13 @@ from typing import Any
 from fastapi import APIRouter
 
 from zhiyin.service.bodies import RollbackIn, Setting
+from zhiyin.service.described import REFUSALS
 from zhiyin.service.placements import said
 from zhiyin.service.routing import ItemId, Needs, Tenant, fast
 
 
 def routes(needs: Needs) -> APIRouter:
-    router = APIRouter(tags=["placements"])
+    router = APIRouter(tags=["placements"], responses=REFUSALS)
 
     @router.get("/v1/placements")
     async def all_of(tenant: Tenant = needs.admin) -> Any:

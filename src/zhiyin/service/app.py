@@ -98,8 +98,9 @@ def create_app(
     app.state.door = door
     handle_errors(app)
     keys = Needs(_needs("read"), _needs("events"), _needs("admin"))
-    for part in (lists, events, things, admin):  # those asked for most are found first
-        app.include_router(part.routes(keys), responses=REFUSALS)
+    # Those asked for most are found first; routes of an included router would be looked through twice.
+    for part in (lists, events, things, admin):
+        app.router.routes.extend(part.routes(keys).routes)
     _state(app, None if all(shop.settings.metrics_open for shop in shops) else keys)
     pages.mount(app)
     describe(app)

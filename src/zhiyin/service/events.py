@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 
 from zhiyin.core.errors import DataError
 from zhiyin.service.bodies import MOST_EVENTS, EventIn, ShownIn
+from zhiyin.service.described import REFUSALS
 from zhiyin.service.errors import RefusedError
 from zhiyin.service.routing import ItemId, Needs, Tenant, fast
 from zhiyin.store.records import Event
@@ -29,7 +30,7 @@ _BODY = {"requestBody": {"required": True, "content": {
 
 
 def routes(needs: Needs) -> APIRouter:
-    router = APIRouter(tags=["events"])
+    router = APIRouter(tags=["events"], responses=REFUSALS)
 
     @router.post("/v1/events", openapi_extra=_BODY)
     async def bring(request: Request, tenant: Tenant = needs.events) -> Any:

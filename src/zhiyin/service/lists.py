@@ -11,6 +11,7 @@ from fastapi import APIRouter, Query
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import Run
 from zhiyin.service.bodies import TOKEN, Ask, Id, PageIn, RankIn, Text
+from zhiyin.service.described import REFUSALS
 from zhiyin.service.errors import RefusedError
 from zhiyin.service.routing import FieldsQuery, FilterQuery, ItemId, KQuery, LanguageQuery, Needs, Tenant, fast, names
 
@@ -18,7 +19,7 @@ _Who = Annotated[Id | None, Query()]
 
 
 def routes(needs: Needs) -> APIRouter:
-    router = APIRouter(tags=["lists"])
+    router = APIRouter(tags=["lists"], responses=REFUSALS)
     _single(router, needs)
     _several(router, needs)
     _kept(router, needs)

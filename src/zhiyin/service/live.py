@@ -71,7 +71,6 @@ class Live:
         loaded = Loaded(bundle, self.options, self.weights)
         changes, self._seq["items"] = store.all("items")
         self.now = View.of(loaded, changes, self._seq["items"])
-        self.trending.look(self.now)
         self.loaded_at = time.time()
         self._threads = [
             threading.Thread(target=self._lay, name="zhiyin-items", daemon=True),
@@ -191,7 +190,7 @@ class Live:
                 with self._taking:
                     if self.now is view:
                         self._take_up(fresh, changes)
-                rest = REST * (time.perf_counter() - begun)
+                rest = min(LOOK, REST * (time.perf_counter() - begun))
             except Exception as error:  # what answers goes on answering, without the items that changed
                 log.warning("service: items could not be taken up: %s", error)
                 rest = 5.0
@@ -211,8 +210,13 @@ class Live:
 
     def _watch(self) -> None:
         """Other processes change the version in use, items and users: look now and then."""
-        while not self._stop.wait(LOOK):
+        begun = False
+        while not self._stop.wait(LOOK if begun else 0.0):
             try:
+                if not begun:
+                    begun = True
+                    self.trending.look(self.now)
+                    self.now.warm(explain=True)
                 self.take_items()
                 users, self._seq["users"] = self.store.all("users", self._seq["users"])
                 self.changed("users", users)

@@ -269,13 +269,14 @@ class Retrainer:
         """Keep what it says until it ends, or must."""
         assert child.stderr is not None
         until = time.monotonic() + self.limit
-        pipe = child.stderr.fileno()
+        pipe, news = child.stderr.fileno(), select.poll()  # of any number: a large service has many files open
+        news.register(pipe, select.POLLIN | select.POLLHUP)
         while True:
             if self._closing.is_set():
                 return "stopped"
             if time.monotonic() > until:
                 return f"it did not end within {self.limit:,.0f} s"
-            if not select.select([pipe], [], [], LOOK)[0]:
+            if not news.poll(1000 * LOOK):
                 if child.poll() is not None:  # one that it left behind may hold the pipe
                     return "by itself"
                 continue

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request
 
 from zhiyin.core.errors import DataError, ZhiyinError
 from zhiyin.service.bodies import ColumnsIn, Text
+from zhiyin.service.described import REFUSALS
 from zhiyin.service.errors import RefusedError
 from zhiyin.service.routing import FieldsQuery, ItemId, KQuery, Needs, Tenant, fast, names
 from zhiyin.store.records import ID, columns, text
@@ -21,7 +22,7 @@ _NDJSON = {"requestBody": {"required": True, "content": {"application/x-ndjson":
 
 
 def routes(needs: Needs) -> APIRouter:
-    router = APIRouter()
+    router = APIRouter(responses=REFUSALS)
     for name, one in (("items", "item"), ("users", "user")):
         _table(router, needs, name, one)
 

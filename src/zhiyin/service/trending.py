@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from zhiyin.service.views import View
 
 # Hours after which an event counts half; events that are read at the start, and in one look.
-HALF_LIFE, BACK, PART = 24.0, 200_000, 100_000
+HALF_LIFE, BACK, PART = 24.0, 100_000, 100_000
 # Items that are remembered.
 ITEMS = 1_000_000
 _SCHEMA = {"item": pl.String, "worth": pl.Float64}

@@ -118,10 +118,15 @@ class View:
         """A version under changes of items, in the order they came."""
         answers = Answers(loaded.model, loaded.items, loaded.users, kinds=tuple(loaded.kinds), run=Run(threads=1),
                           **loaded.options)  # fmt: skip
-        for variety in ("none", "mmr"):  # so that what is compiled or read late is, before someone waits for it
+        view = cls(loaded, answers, frozenset(), 0).after(changes, seq)
+        view.warm()
+        return view
+
+    def warm(self, explain: bool = False) -> None:
+        """Have compiled and read what is only when it is needed first, before someone waits for it."""
+        for variety in ("none", "mmr"):
             with contextlib.suppress(ZhiyinError):
-                answers.ask(Request(k=10, diversity=variety, explain=True))
-        return cls(loaded, answers, frozenset(), 0).after(changes, seq)
+                self.answers.ask(Request(k=10, diversity=variety, explain=explain))
 
     def after(self, changes: Mapping[str, Columns | None], seq: int) -> View:
         """The view after more changes."""
