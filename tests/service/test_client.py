@@ -21,6 +21,7 @@ pytest.importorskip("httpx")
 import httpx
 
 import zhiyin.client as calls
+from tests.service.conftest import eventually
 from tests.service.running import running
 from zhiyin.client import ApiError, AsyncClient, Client, Event, Events, EventsFullError, Item
 from zhiyin.core.errors import ConfigError, MissingExtraError, ZhiyinError
