@@ -1,8 +1,9 @@
-"""ItemKNN: people who took this also took that."""
+"""Nearest neighbours. ItemKNN: people who took this also took that. UserKNN: people like you took that."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 from scipy import sparse
@@ -17,7 +18,28 @@ from zhiyin.models.pairs import keep_largest, rows_of, score_by_table, to_csr, t
 
 
 @dataclasses.dataclass
-class ItemKNN(Recommender):
+class TableRecommender(Recommender):
+    """A recommender whose score is a history times one sparse items × items table of entries above zero."""
+
+    similarities_: ClassVar[sparse.csr_matrix]
+
+    def _score(self, histories: Histories, run: Run) -> np.ndarray:
+        return score_by_table(histories.matrix(self.similarities_.shape[0]), self.similarities_, run)
+
+    def _rank_few(
+        self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: np.ndarray, run: Run
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        priority = self._known().priority
+        return top_by_table(
+            histories.matrix(self.similarities_.shape[0]), self.similarities_, k, priority, allowed, excluded
+        )
+
+    def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
+        return rows_of(self.similarities_, items)
+
+
+@dataclasses.dataclass
+class ItemKNN(TableRecommender):
     """Item-based nearest neighbours (Sarwar et al. 2001; Deshpande & Karypis 2004).
 
     With d(i, j) the inner product of two items' columns of the users × items matrix, s the shrinkage:
@@ -54,7 +76,7 @@ class ItemKNN(Recommender):
             )  # fmt: skip
 
         for_chunks(work, n_items, run, label="ItemKNN")
-        self.similarities_ = to_csr(neighbors, values, n_items)
+        self.similarities_ = to_csr(neighbors, values, n_items)  # type: ignore[misc]
 
     def _weights(self, data: Dataset) -> sparse.csr_matrix:
         """CSR users × items by the chosen similarity."""
@@ -75,20 +97,6 @@ class ItemKNN(Recommender):
         )
         users.eliminate_zeros()
         return users
-
-    def _score(self, histories: Histories, run: Run) -> np.ndarray:
-        return score_by_table(histories.matrix(self.similarities_.shape[0]), self.similarities_, run)
-
-    def _rank_few(
-        self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: np.ndarray, run: Run
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        priority = self._known().priority
-        return top_by_table(
-            histories.matrix(self.similarities_.shape[0]), self.similarities_, k, priority, allowed, excluded
-        )
-
-    def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
-        return rows_of(self.similarities_, items)
 
 
 @kernel
