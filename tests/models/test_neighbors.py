@@ -1,16 +1,17 @@
-"""ItemKNN: each similarity equals its definition, written naively."""
+"""ItemKNN and UserKNN: each similarity equals its definition, written naively."""
 
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 import pytest
 
 from tests.conformance.recommender import RecommenderConformance, shop
 from tests.models.planted import assert_checkerboard
 from zhiyin.core.run import Run
-from zhiyin.models.neighbors import ItemKNN
-
-SIMILARITIES = ("cosine", "jaccard", "tfidf", "bm25")
+from zhiyin.data.dataset import Dataset
+from zhiyin.data.histories import Histories
+from zhiyin.models.neighbors import SIMILARITIES, ItemKNN, UserKNN
 
 
 class TestItemKNN(RecommenderConformance):
@@ -73,3 +74,51 @@ def test_only_the_largest_are_kept(how: str) -> None:
     assert ((few > 0).sum(axis=1) == np.minimum((every > 0).sum(axis=1), 3)).all()
     for row in range(len(every)):
         np.testing.assert_array_equal(np.sort(few[row])[::-1][:3], np.sort(every[row])[::-1][:3])
+
+
+class TestUserKNN(RecommenderConformance):
+    def make(self) -> UserKNN:
+        return UserKNN(k_neighbors=10, shrinkage=1.0)
+
+
+class TestUserKNNOverBM25(RecommenderConformance):
+    def make(self) -> UserKNN:
+        return UserKNN(similarity="bm25", k_neighbors=10)
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_checkerboard_by_users(similarity: str) -> None:
+    assert_checkerboard(UserKNN(similarity=similarity, shrinkage=1.0))
+
+
+def test_users_by_hand() -> None:
+    """History {a, b}. Users {a, b, c}: 2 / sqrt(6); {a, d}: 1 / 2; {a, b} has nothing more; {e} shares nothing."""
+    log = pl.DataFrame({"user": [1, 1, 1, 2, 2, 3, 3, 4], "item": [*"abc", *"ad", *"ab", "e"]})
+    model = UserKNN(shrinkage=0.0).fit(Dataset.build(log))
+    asked = Histories.from_items([["a", "b"]], model.known_.item_ids)
+    near = model.neighbors(asked).toarray()[0]
+    np.testing.assert_allclose(near, [2 / 6**0.5, 1 / 2, 0, 0], rtol=1e-6)
+    first, second = near[:2]
+    np.testing.assert_allclose(model.score(asked)[0], [first + second, first, first, second, 0], rtol=1e-6)
+    assert model.recommend(3, k=2)["item"].to_list() == ["c", "d"]  # user 3 is who was asked about
+
+
+@pytest.mark.parametrize("how", SIMILARITIES)
+@pytest.mark.parametrize("k", [1, 5, 1000])
+def test_scores_of_nearest_users_equal_their_definition(how: str, k: int) -> None:
+    data = shop(seed=3)
+    counts = data.matrix("count").toarray().astype(np.float64)
+    ones = counts > 0
+    # Users of the training data are items of the transposed matrix.
+    alike = _naive(counts.T, how, 2.0)
+    alike[(ones[:, None, :] >= ones[None, :, :]).all(axis=2)] = 0  # row had all that column had
+    order = np.lexsort((np.broadcast_to(np.arange(len(alike)), alike.shape), -alike), axis=1)
+    kept = np.zeros_like(alike)
+    for row in range(len(alike)):
+        kept[row, order[row, :k]] = alike[row, order[row, :k]]
+    model = UserKNN(similarity=how, k_neighbors=k, shrinkage=2.0).fit(data)
+    some = ones.any(axis=1)
+    if k == 1000:  # which of two equals is kept may hang on rounding
+        np.testing.assert_allclose(model.score(data.histories)[some], (kept @ ones)[some], rtol=1e-4, atol=1e-5)
+    near = model.neighbors(data.histories, Run(threads=2)).toarray()
+    np.testing.assert_allclose(np.sort(near), np.sort(kept), rtol=1e-4, atol=1e-5)

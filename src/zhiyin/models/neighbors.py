@@ -16,6 +16,8 @@ from zhiyin.data.histories import Histories
 from zhiyin.models.base import Recommender
 from zhiyin.models.pairs import keep_largest, rows_of, score_by_table, to_csr, top_by_table
 
+SIMILARITIES = ("cosine", "jaccard", "tfidf", "bm25")
+
 
 @dataclasses.dataclass
 class TableRecommender(Recommender):
@@ -52,8 +54,7 @@ class ItemKNN(TableRecommender):
     Each item keeps its `k_neighbors` most similar; score(u, j) = sum of sim(i, j) over the items i of the history.
     """
 
-    similarity: str = param("cosine", "how alike two items are", choices=("cosine", "jaccard", "tfidf", "bm25"),
-                            tune=("cosine", "jaccard", "tfidf", "bm25"))  # fmt: skip
+    similarity: str = param("cosine", "how alike two items are", choices=SIMILARITIES, tune=SIMILARITIES)
     k_neighbors: int = param(100, "neighbours kept for each item", at_least=1, tune=(10, 500), log=True)
     shrinkage: float = param(10.0, "damps similarities that rest on few users", at_least=0, tune=(0.0, 100.0))
     k1: float = param(1.2, "bm25: how soon repeats stop counting", at_least=0)
@@ -64,7 +65,7 @@ class ItemKNN(TableRecommender):
         users = self._weights(data)
         items = users.T.tocsr()
         square = np.asarray(users.multiply(users).sum(axis=0), dtype=np.float32).ravel()
-        how = ("cosine", "jaccard", "tfidf", "bm25").index(self.similarity)
+        how = SIMILARITIES.index(self.similarity)
         k = min(self.k_neighbors, max(1, n_items - 1))
         neighbors = np.full((n_items, k), -1, dtype=np.int32)
         values = np.zeros((n_items, k), dtype=np.float32)
@@ -99,6 +100,102 @@ class ItemKNN(TableRecommender):
         return users
 
 
+@dataclasses.dataclass
+class UserKNN(Recommender):
+    """User-based nearest neighbours (Resnick et al. 1994; Herlocker et al. 1999), over any history.
+
+    With d(h, v) the inner product of the history with that of user v, s the shrinkage, sim(h, v) is
+
+    - cosine: d / (|h| |v| + s) over ones;
+    - jaccard: d / (|h|² + |v|² - d + s) over ones;
+    - tfidf: cosine over sqrt(count) · log(users / (1 + events of the item));
+    - bm25: d over BM25-weighted counts (k1, b as in Robertson & Zaragoza 2009; a user is a document, an item a term),
+      shrunk by d / (d + s).
+
+    score(h, j) = sum of sim(h, v) over those of the `k_neighbors` users nearest to h who had j. A user who had nothing
+    that the history lacks is no neighbour, having nothing to say: so nobody is their own, and a user of the training
+    data is answered as a stranger with the same history is. No users × users array ever exists: a history is compared
+    with those who share an item of it.
+    """
+
+    similarity: str = param("cosine", "how alike two users are", choices=SIMILARITIES, tune=SIMILARITIES)
+    k_neighbors: int = param(200, "users whose items are recommended", at_least=1, tune=(20, 1000), log=True)
+    shrinkage: float = param(10.0, "damps similarities that rest on few items", at_least=0, tune=(0.0, 100.0))
+    k1: float = param(1.2, "bm25: how soon repeats stop counting", at_least=0)
+    b: float = param(0.75, "bm25: how much a user's activity is held against them", at_least=0, at_most=1)
+
+    rarity_: ClassVar[np.ndarray]
+    mean_length_: ClassVar[float]
+    users_of_: ClassVar[sparse.csr_matrix]
+    taken_: ClassVar[sparse.csr_matrix]
+    square_: ClassVar[np.ndarray]
+
+    def _fit(self, data: Dataset, run: Run) -> None:
+        counts = data.matrix("count")
+        self.taken_ = data.matrix("binary").copy()  # type: ignore[misc]
+        events = np.asarray(counts.sum(axis=0)).ravel()
+        had = events if self.similarity == "tfidf" else np.bincount(counts.indices, minlength=data.n_items)
+        rarity = np.maximum(np.log(max(data.n_users, 1) / (1.0 + had)), 0)
+        self.rarity_ = rarity.astype(np.float32)  # type: ignore[misc]
+        self.mean_length_ = float(events.sum() / max(data.n_users, 1))  # type: ignore[misc]
+        weighted = self._weights(counts)
+        self.square_ = _squares(weighted)  # type: ignore[misc]
+        self.users_of_ = weighted.T.tocsr()  # type: ignore[misc]
+
+    def _weights(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:
+        """Counts of histories, CSR float32[n, n_items], by the chosen similarity; entries of no weight stay."""
+        worth = counts.data
+        if self.similarity in ("cosine", "jaccard"):
+            worth = np.ones_like(worth)
+        elif self.similarity == "tfidf":
+            worth = np.sqrt(worth) * self.rarity_[counts.indices]
+        else:
+            length = np.asarray(counts.sum(axis=1)).ravel()
+            norm = self.k1 * (1 - self.b + self.b * length / max(self.mean_length_, 1e-9))
+            norm = np.repeat(norm, np.diff(counts.indptr))
+            worth = worth * (self.k1 + 1) / (worth + norm) * self.rarity_[counts.indices]
+        return sparse.csr_matrix((worth.astype(np.float32), counts.indices, counts.indptr), shape=counts.shape)
+
+    def neighbors(self, histories: Histories, run: Run | None = None) -> sparse.csr_matrix:
+        """CSR float32[n, n_users]: how alike each history is to each of its `k_neighbors` nearest users."""
+        run = run or Run()
+        rows = self._weights(histories.matrix(len(self.rarity_), "count"))
+        square, users_of = _squares(rows), self.users_of_
+        n, n_users = rows.shape[0], users_of.shape[1]
+        k = min(self.k_neighbors, max(1, n_users))
+        found, values = np.full((n, k), -1, dtype=np.int32), np.zeros((n, k), dtype=np.float32)
+        how = SIMILARITIES.index(self.similarity)
+
+        def work(start: int, stop: int) -> None:
+            _nearest(
+                rows.indptr, rows.indices, rows.data, square, users_of.indptr, users_of.indices, users_of.data,
+                self.square_, self.taken_.indptr, how, np.float32(self.shrinkage), start, stop, found, values,
+            )  # fmt: skip
+
+        for_chunks(work, n, run)
+        return to_csr(found, values, n_users)
+
+    def _score(self, histories: Histories, run: Run) -> np.ndarray:
+        return score_by_table(self.neighbors(histories, run), self.taken_, run)
+
+    def _rank_few(
+        self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: np.ndarray, run: Run
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        near = self.neighbors(histories, run)
+        return top_by_table(near, self.taken_, k, self._known().priority, allowed, excluded)
+
+    def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
+        """Scores of histories of one item each; minus infinity: no neighbour had it."""
+        scores = self._score(Histories.of(np.arange(len(items) + 1, dtype=np.int64), items.astype(np.int32)), run)
+        scores[scores <= 0] = -np.inf
+        return scores
+
+
+def _squares(rows: sparse.csr_matrix) -> np.ndarray:
+    """float32[n]: squared length of each row."""
+    return np.asarray(rows.multiply(rows).sum(axis=1), dtype=np.float32).ravel()
+
+
 @kernel
 def _similarities(
     i_indptr, i_users, i_data, u_indptr, u_items, u_data, square, how, shrinkage, start, stop, neighbors, values
@@ -128,3 +225,37 @@ def _similarities(
             else:
                 total[other] = dot / (np.sqrt(square[item]) * np.sqrt(square[other]) + shrinkage)
         keep_largest(total, touched, n_touched, neighbors[item], values[item])
+
+
+@kernel
+def _nearest(
+    h_indptr, h_items, h_data, h_square, i_indptr, i_users, i_data, square, u_indptr, how, shrinkage, start, stop,
+    neighbors, values,
+):  # fmt: skip
+    total = np.zeros(len(square), dtype=np.float32)
+    shared = np.zeros(len(square), dtype=np.int32)
+    touched = np.empty(len(square), dtype=np.int32)
+    for row in range(start, stop):
+        n_touched = 0
+        for at in range(h_indptr[row], h_indptr[row + 1]):
+            item, weight = h_items[at], h_data[at]
+            for to in range(i_indptr[item], i_indptr[item + 1]):
+                user = i_users[to]
+                if shared[user] == 0:
+                    touched[n_touched] = user
+                    n_touched += 1
+                shared[user] += 1
+                total[user] += weight * i_data[to]
+        for place in range(n_touched):
+            user = touched[place]
+            dot = total[user]
+            if dot <= 0 or shared[user] == u_indptr[user + 1] - u_indptr[user]:
+                total[user] = 0
+            elif how == 1:
+                total[user] = dot / (h_square[row] + square[user] - dot + shrinkage)
+            elif how == 3:
+                total[user] = dot * dot / (dot + shrinkage)
+            else:
+                total[user] = dot / (np.sqrt(h_square[row]) * np.sqrt(square[user]) + shrinkage)
+            shared[user] = 0
+        keep_largest(total, touched, n_touched, neighbors[row], values[row])
