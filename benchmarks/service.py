@@ -234,7 +234,7 @@ def fresh(folder: Path, given: argparse.Namespace) -> None:
         )
         assert name not in [row["item"] for row in found["items"]]
     print(
-        f"a new item is in lists after {np.median(took):.2f} s (at most {max(took):.2f} s); a hidden one is gone at once"
+        f"a new item is in lists after {np.median(took):.2f} s, at most {max(took):.2f} s; a hidden one is gone at once"
     )
     server.stop()
 

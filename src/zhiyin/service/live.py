@@ -6,6 +6,7 @@ Two threads keep a view at hand: one lays changed items over the version, one lo
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections import OrderedDict
@@ -238,6 +239,9 @@ class Live:
                 self._seq["items"] = seq
             self._take_up(view, {})
         self.loaded_at = time.time()
+        gc.unfreeze()
+        gc.collect()  # the version before, now and not in the middle of a request
+        gc.freeze()
         log.info("service: version %d is in use", loaded.version)
 
     @property

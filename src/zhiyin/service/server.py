@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import os
 import signal
 import socket
@@ -127,6 +128,10 @@ def run(app: Any, sock: socket.socket) -> None:
         app, log_config=None, access_log=False, timeout_graceful_shutdown=FINISH, server_header=False,
         limit_concurrency=2_000, backlog=2_048,
     )  # fmt: skip
+    # What was loaded stays: to look through all of it for garbage would hold up a request now and then.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
     with contextlib.suppress(KeyboardInterrupt):
         Server(settings).run(sockets=[sock])
 
