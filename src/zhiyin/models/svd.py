@@ -53,10 +53,8 @@ def right_vectors(rows: sparse.csr_matrix, factors: int, depth: int, run: Run) -
     """
     n_items = rows.shape[1]
     width = factors + _BEYOND
-    if width * (depth + 1) >= n_items:
-        basis = np.eye(n_items, dtype=np.float32)
-    else:
-        basis = _krylov(rows, width, depth, run)
+    spanned = width * (depth + 1) >= n_items
+    basis = np.eye(n_items, dtype=np.float32) if spanned else _krylov(rows, width, depth, run)
     # RᵀR within the basis: its eigenvectors are the best that the basis holds (Rayleigh and Ritz).
     within = basis.T.astype(np.float64) @ _twice(rows, basis, run)
     squares, turned = np.linalg.eigh((within + within.T) / 2)
