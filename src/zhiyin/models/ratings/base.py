@@ -1,0 +1,162 @@
+"""What the models of ratings share: where ratings are in a history, users folded in, ratings of pairs."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Any, ClassVar
+
+import numpy as np
+
+from zhiyin.core.errors import DataError
+from zhiyin.core.parallel import for_chunks, kernel
+from zhiyin.core.run import Run
+from zhiyin.data.histories import Histories
+from zhiyin.models.base import VectorRecommender
+
+
+@dataclasses.dataclass
+class RatingModel(VectorRecommender):
+    """A recommender whose score is the predicted rating.
+
+    A rating is the `value` of an event, or its `weight` where it has no value; a repeated rating counts each time. The
+    score is an inner product: encode(history) · item_vectors_[i]. A user without a rating is scored by the items alone.
+    Scores are not clipped, so that the best items stay apart; `predict` clips to the range of the training ratings.
+    """
+
+    answers_strangers: ClassVar[bool] = True
+    low_: ClassVar[float]
+    high_: ClassVar[float]
+
+    def predict(self, users: Any, items: Any, *, histories: Any = None, run: Run | None = None) -> np.ndarray:
+        """Predicted ratings of pairs, float32[n], within the range of the training ratings.
+
+        Parameters
+        ----------
+        users: n raw ids; a user never seen gets what a stranger gets. With `histories`: n row numbers of it.
+        items: n raw ids; an item never seen is worth the mean rating of all items.
+        histories: instead of what was seen in training, a `Histories` with the ratings to answer from.
+
+        Raises DataError where users and items do not pair up, or a row number is outside of `histories`.
+        """
+        known, run = self._known(), run or Run()
+        if histories is None:
+            batch, rows = known.histories, known.user_ids.encode(users)
+        else:
+            batch, rows = histories, np.asarray(users, dtype=np.int64)
+            if len(rows) and not 0 <= rows.min() <= rows.max() < len(batch):
+                raise DataError(f"a row is outside of {len(batch)} histories", remedy="number them from 0")
+        codes = known.item_ids.encode(items)
+        if len(rows) != len(codes):
+            raise DataError(f"{len(rows)} users and {len(codes)} items do not pair up")
+        asked, place = np.unique(rows, return_inverse=True)
+        ratings = np.empty(len(codes), dtype=np.float32)
+        order = np.argsort(place, kind="stable")
+        starts = np.searchsorted(place[order], np.arange(0, len(asked) + self.chunk_rows, self.chunk_rows))
+        vectors = np.concatenate([self.item_vectors_, self.item_vectors_.mean(axis=0, keepdims=True)])
+        for number, (first, last) in enumerate(itertools.pairwise(starts)):
+            begin = number * self.chunk_rows
+            encoded = self.encode(batch.take(asked[begin : begin + self.chunk_rows]), run)
+            mine = order[first:last]
+            out = np.empty(len(mine), dtype=np.float32)
+            _products(encoded, place[mine] - begin, vectors, codes[mine], out)
+            ratings[mine] = out
+        return np.clip(ratings, np.float32(self.low_), np.float32(self.high_))
+
+    def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
+        """Cosine of the item vectors without their first two columns, which say how good and not what it is."""
+        tastes = self.item_vectors_[:, 2:]
+        unit = tastes / np.maximum(np.linalg.norm(tastes, axis=1, keepdims=True), 1e-12)
+        return unit[items] @ unit.T
+
+    def _range(self, ratings: np.ndarray) -> None:
+        """Remember the range of the training ratings."""
+        self.low_, self.high_ = float(ratings.min()), float(ratings.max())  # type: ignore[misc]
+
+
+def ratings_of(histories: Histories) -> np.ndarray:
+    """float32[m]: the rating that each event is."""
+    return np.where(np.isnan(histories.values), histories.weights, histories.values).astype(np.float32)
+
+
+def fold(
+    histories: Histories,
+    targets: np.ndarray,
+    design: np.ndarray,
+    penalty: np.ndarray,
+    per_rating: bool,
+    run: Run,
+) -> np.ndarray:
+    """Ridge regressions, float32[n, d]: x_r minimises Σ (t_e - x_r · design[item_e])² + Σ_j penalty_j x_rj².
+
+    `targets`: float32[m], one an event; `design`: float32[n_items, d]; `penalty`: float32[d], above 0, times the number
+    of ratings of the history where `per_rating`. An empty history gives zeros.
+    """
+    x = np.zeros((len(histories), design.shape[1]), dtype=np.float32)
+    offsets, items = histories.offsets, histories.items
+
+    def work(start: int, stop: int) -> None:
+        _fold(offsets, items, targets, design, penalty, per_rating, start, stop, x)
+
+    for_chunks(work, len(x), run, chunk=max(1, min(256, len(x) // (8 * run.n_threads))))
+    return x
+
+
+@kernel
+def _fold(offsets, items, targets, design, penalty, per_rating, start, stop, x):
+    """Normal equations of each row, solved by Cholesky in place."""
+    d = design.shape[1]
+    a, q = np.empty((d, d), dtype=np.float32), np.empty(d, dtype=np.float32)
+    b = np.empty(d, dtype=np.float32)
+    for row in range(start, stop):
+        n = offsets[row + 1] - offsets[row]
+        if n == 0:
+            continue
+        a[:] = 0
+        b[:] = 0
+        times = np.float32(n if per_rating else 1)
+        for e in range(offsets[row], offsets[row + 1]):
+            item, target = items[e], targets[e]
+            for j in range(d):
+                q[j] = design[item, j]
+                b[j] += target * q[j]
+            for i in range(d):
+                much = q[i]
+                for j in range(i + 1):
+                    a[i, j] += much * q[j]
+        for i in range(d):
+            a[i, i] += penalty[i] * times
+            for j in range(i):
+                total = a[i, j]
+                for k in range(j):
+                    total -= a[i, k] * a[j, k]
+                a[i, j] = total / a[j, j]
+            total = a[i, i]
+            for k in range(i):
+                total -= a[i, k] * a[i, k]
+            a[i, i] = np.sqrt(max(total, np.float32(1e-9)))
+        for i in range(d):
+            total = b[i]
+            for k in range(i):
+                total -= a[i, k] * b[k]
+            b[i] = total / a[i, i]
+        for i in range(d - 1, -1, -1):
+            total = b[i]
+            for k in range(i + 1, d):
+                total -= a[k, i] * b[k]
+            b[i] = total / a[i, i]
+        for i in range(d):
+            x[row, i] = b[i]
+
+
+@kernel
+def _products(left, rows, right, columns, out):
+    """out_p = left[rows_p] · right[columns_p]; column -1 is the last row of `right`."""
+    for p in range(len(out)):
+        row, column = rows[p], columns[p]
+        if column < 0:
+            column = len(right) - 1
+        total = np.float32(0)
+        for j in range(left.shape[1]):
+            total += left[row, j] * right[column, j]
+        out[p] = total
