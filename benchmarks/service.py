@@ -308,7 +308,7 @@ def soak(folder: Path, given: argparse.Namespace) -> None:
     thread.start()
     begun, minute = time.perf_counter(), 0
     while time.perf_counter() - begun < until:
-        found, minute = server.load(mixed(), 60, rate=100), minute + 1
+        found, minute = server.load(mixed(), 60, rate=given.rate), minute + 1
         own = max(own for own, _ in server.memory())
         print(f"minute {minute}: {found.said()}; {own:.0f} MB; {len(wrong)} failed changes", flush=True)
     stop.set()
@@ -324,6 +324,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=10_000_000)
     parser.add_argument("--seconds", type=float, default=15)
     parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--rate", type=float, default=100, help="requests a second of the soak")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, nargs="+", default=[1])
     given = parser.parse_args()
