@@ -179,9 +179,9 @@ class Plan:
                     other = (part + turn) % parts
                     mine, pairs = members[edges[other] : edges[other + 1]], slice(*begins[part, other : other + 2])
                     total, order, spread = _draws(self.kind, mine, self.shares, y)
-                    _descend(users[pairs], items[pairs], rows.indptr, rows.indices, x, y, bias, np.float32(rate),
-                             np.float32(reg), self.kind, mine, total, order, spread, self.rank_share * len(mine),
-                             seeds[part, other], losses[part, other])  # fmt: skip
+                    _descend(users[pairs], items[pairs], x, y, bias, np.float32(rate), np.float32(reg), self.kind, mine,
+                             total, order, spread, self.rank_share * len(mine), seeds[part, other],
+                             losses[part, other])  # fmt: skip
 
             for_chunks(work, parts, run, chunk=1)
         loss, steps = losses.sum(axis=(0, 1))
@@ -300,38 +300,49 @@ def _negative(state, kind, x, row, f, members, total, order, spread, mean_rank, 
 
 
 @kernel
-def _descend(
-    users, items, indptr, columns, x, y, bias, rate, reg, kind, members, total, order, spread, mean_rank, seed, loss
-):
-    """A step for every pair, in an order drawn here. `loss` gets the sum of -ln σ over one pair in eight and their
-    number. Arrays are indexed and never sliced: counting references to a view costs."""
-    f = x.shape[1]
-    one = np.float32(1)
+def _descend(users, items, x, y, bias, rate, reg, kind, members, total, order, spread, mean_rank, seed, loss):
+    """A step for every pair, in an order drawn here; they come sorted by user and item, and hold all that these users
+    took of `members`. `loss` gets the sum of -ln σ over one pair in eight and their number."""
+    f, n = x.shape[1], len(users)
+    if n == 0:
+        return
+    one, kept = np.float32(1), np.float32(1) - rate * reg
     state = np.empty(1, dtype=np.uint64)
     state[0] = seed
-    for at in range(len(users) - 1, 0, -1):
+    # What each user took of the members, side by side: a drawn item is looked for near by.
+    first = np.int64(users[0])
+    begins = np.zeros(users[n - 1] - first + 2, dtype=np.int64)
+    for at in range(n):
+        begins[users[at] - first + 1] += 1
+    for at in range(1, len(begins)):
+        begins[at] += begins[at - 1]
+    taken = items.copy()
+    for at in range(n - 1, 0, -1):
         to = _below(state, at + 1)
         users[at], users[to] = users[to], users[at]
         items[at], items[to] = items[to], items[at]
-    for at in range(len(users)):
-        u, i = users[at], items[at]
-        j = _negative(state, kind, x, u, f, members, total, order, spread, mean_rank, columns, indptr[u], indptr[u + 1])
+    for at in range(n):
+        u, i = np.int64(users[at]), np.int64(items[at])
+        own, end = begins[u - first], begins[u - first + 1]
+        j = _negative(state, kind, x, u, f, members, total, order, spread, mean_rank, taken, own, end)
         if j < 0:
             continue
+        v, yes, no = x[u], y[i], y[j]
         d = bias[i] - bias[j]
         for k in range(f):
-            d += x[u, k] * (y[i, k] - y[j, k])
+            d += v[k] * (yes[k] - no[k])
         z = one / (one + np.exp(d))
         if at % 8 == 0:
             loss[0] += max(-d, np.float32(0)) + np.log1p(np.exp(-abs(d)))
             loss[1] += 1
+        step = rate * z
         for k in range(f):
-            a, b, c = x[u, k], y[i, k], y[j, k]
-            x[u, k] = a + rate * (z * (b - c) - reg * a)
-            y[i, k] = b + rate * (z * a - reg * b)
-            y[j, k] = c - rate * (z * a + reg * c)
-        bias[i] += rate * (z - reg * bias[i])
-        bias[j] -= rate * (z + reg * bias[j])
+            a, b, c = v[k], yes[k], no[k]
+            v[k] = kept * a + step * (b - c)
+            yes[k] = kept * b + step * a
+            no[k] = kept * c - step * a
+        bias[i] = kept * bias[i] + step
+        bias[j] = kept * bias[j] - step
 
 
 @kernel
