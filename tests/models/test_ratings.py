@@ -16,7 +16,9 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.evaluation.pointwise import rmse
 from zhiyin.models.ratings.base import RatingModel, fold
+from zhiyin.models.ratings.bayesian import BayesianFM
 from zhiyin.models.ratings.biased import BiasedMF
+from zhiyin.models.ratings.one_hot import OneHot
 from zhiyin.models.ratings.svdpp import SVDpp, implicit_sums, sweep
 
 
@@ -28,6 +30,11 @@ class TestBiasedMF(RecommenderConformance):
 class TestSVDpp(RecommenderConformance):
     def make(self) -> SVDpp:
         return SVDpp(factors=4, epochs=5)
+
+
+class TestBayesianFM(RecommenderConformance):
+    def make(self) -> BayesianFM:
+        return BayesianFM(factors=3, sweeps=8, burn=2, kept=4)
 
 
 def test_folding_in_is_ridge_regression() -> None:
@@ -63,6 +70,7 @@ def planted() -> tuple[Dataset, pl.DataFrame]:
 PLANTED = [
     BiasedMF(factors=2, epochs=60, rate=0.02, reg=0.01, reg_bias=0.01),
     SVDpp(factors=2, epochs=60, rate=0.02, reg=0.01, reg_bias=0.01),
+    BayesianFM(factors=2, sweeps=80, burn=30, kept=16),
 ]
 
 
@@ -113,6 +121,44 @@ def test_svdpp_follows_its_gradient() -> None:
     assert found == pytest.approx(size - reg * np.sum(parts), rel=1e-4)
 
 
+def test_columns_of_users_and_items_help_those_without_ratings() -> None:
+    """Ratings that only columns explain: a user never heard of is rated from the user's columns, an item likewise."""
+    rng = np.random.default_rng(1)
+    users = pl.DataFrame({"id": np.arange(80), "club": np.where(np.arange(80) % 2, "red", "blue")})
+    items = pl.DataFrame({"id": np.arange(40), "colours": [["red", "warm"] if i % 2 else ["blue"] for i in range(40)]})
+    user, item = np.nonzero(rng.random((80, 40)) < 0.5)
+    kept = (user >= 4) & (item >= 4)
+    user, item = user[kept], item[kept]
+    value = 3 + np.where(user % 2 == item % 2, 1.0, -1.0) + 0.1 * rng.standard_normal(len(user))
+    log = pl.DataFrame({"user": user, "item": item, "value": value.astype(np.float32)})
+    model = BayesianFM(factors=2, sweeps=60, burn=20, kept=16).fit(Dataset.build(log, users=users, items=items))
+    found = model.predict(np.repeat(np.arange(4), 4), np.tile(np.arange(4), 4)).reshape(4, 4)
+    wanted = np.where(np.add.outer(np.arange(4), np.arange(4)) % 2, 2.0, 4.0)
+    np.testing.assert_array_equal(found > 3, wanted > 3)
+    assert np.abs(found - 3).mean() > 0.3  # by chance they would all be 3
+
+
+def test_one_hot() -> None:
+    frame = pl.DataFrame(
+        {
+            "id": [1, 2, 3, 4],
+            "age": [10.0, None, 30.0, 40.0],
+            "tags": [["a", "b"], ["a"], ["b", "c"], None],
+            "name": ["w", "x", "y", "z"],
+            "sex": ["f", "m", "f", "m"],
+        }
+    )
+    learned = OneHot.of(frame)
+    assert [column[0] for column in learned.columns] == ["age", "sex"]  # three tags in four rows are no description
+    matrix = learned.encode(frame).toarray()
+    assert matrix[:, -2:].tolist() == [[1, 0], [0, 1], [1, 0], [0, 1]]
+    assert matrix[:, :-2].sum(axis=1).tolist() == [1, 0, 1, 1]
+    assert learned.encode(None, 3).shape == (3, matrix.shape[1])
+    assert learned.encode(frame.select("id")).nnz == 0
+    tags = OneHot([["tags", "words", ["a", "b"]]]).encode(frame).toarray()
+    np.testing.assert_allclose(tags, [[0.5**0.5, 0.5**0.5], [1, 0], [0, 1], [0, 0]])
+
+
 def test_pairs() -> None:
     data = shop()
     model = BiasedMF(factors=2, epochs=3).fit(data)
@@ -133,6 +179,7 @@ def test_pairs() -> None:
 BANDS = [
     (BiasedMF(), 0.9267, 0.0010),
     (SVDpp(), 0.9205, 0.0010),
+    (BayesianFM(factors=8, sweeps=40, burn=10, kept=16), 0.8893, 0.0020),
 ]
 
 

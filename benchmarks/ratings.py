@@ -1,0 +1,118 @@
+"""Models of ratings on five folds of MovieLens-100k: RMSE, MAE and seconds, beside scikit-surprise where installed.
+
+    pip install 'zhiyin[peers]'
+    python benchmarks/ratings.py DATA                  # the published folds u1..u5: cuts of u.data in its order
+    python benchmarks/ratings.py DATA --folds random   # shuffled first (seed 0), as Surprise's own table does
+    python benchmarks/ratings.py DATA --only biasedmf svdpp --no-peers
+
+DATA is a folder with u.data, users.tsv and items.tsv. Seconds are of fitting and predicting one fold, on one thread
+each; kernels are compiled before. The models take turns on each fold, so that a busy machine slows all of them. A peer
+is slower by the median over the folds of its seconds over ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from zhiyin.core.run import Run
+from zhiyin.data.dataset import Dataset
+from zhiyin.evaluation.pointwise import mae, rmse
+from zhiyin.models import catalog
+from zhiyin.models.ratings.base import RatingModel
+
+OURS = ("biasedmf", "svdpp", "bayesianfm")
+PEERS = {"Surprise SVD": "biasedmf", "Surprise SVDpp": "svdpp"}
+FOLDS, SIZE = 5, 20_000
+
+
+def read(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Ratings, users and items; genres as lists, years as numbers, neither titles nor postcodes."""
+    names = ["user", "item", "value", "time"]
+    log = pl.read_csv(folder / "u.data", separator="\t", has_header=False, new_columns=names)
+    users, items = (
+        pl.read_csv(folder / name, separator="\t", quote_char=None, infer_schema=False)
+        for name in ("users.tsv", "items.tsv")
+    )
+    user, age, gender, job = (pl.col(name) for name in users.columns[:4])
+    item, _, year, genres = (pl.col(name) for name in items.columns[:4])
+    number = {"dtype": pl.Int64, "strict": False}
+    return (
+        log.with_columns(pl.col("time") * 1_000_000),
+        users.select(id=user.cast(**number), age=age.cast(**number), gender=gender, job=job),
+        items.select(id=item.cast(**number), year=year.cast(**number), genres=genres.str.split(" ")),
+    )
+
+
+def ours(name: str, train: pl.DataFrame, test: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame) -> np.ndarray:
+    model = catalog.parse(name).fit(Dataset.build(train, users=users, items=items), Run(threads=1))
+    assert isinstance(model, RatingModel)
+    return model.predict(test["user"], test["item"])
+
+
+def peer(name: str, train: pl.DataFrame, test: pl.DataFrame) -> np.ndarray:
+    import surprise
+
+    frame = train.select("user", "item", "value").to_pandas()
+    whole = surprise.Dataset.load_from_df(frame, surprise.Reader(rating_scale=(1, 5))).build_full_trainset()
+    model = getattr(surprise, name.split()[1])(random_state=0).fit(whole)
+    return np.array([model.predict(u, i).est for u, i in zip(test["user"].to_list(), test["item"].to_list())])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--folds", choices=("published", "random"), default="published")
+    parser.add_argument("--only", nargs="+", default=OURS, help="models as on a command line")
+    parser.add_argument("--no-peers", action="store_true")
+    asked = parser.parse_args()
+    log, users, items = read(asked.data)
+    if asked.folds == "random":
+        log = log[np.random.default_rng(0).permutation(len(log))]
+    runs: dict[str, Callable[[pl.DataFrame, pl.DataFrame], np.ndarray]] = {
+        name: lambda train, test, name=name: ours(name, train, test, users, items) for name in asked.only
+    }
+    if not asked.no_peers:
+        try:
+            import surprise
+
+            print(f"scikit-surprise {surprise.__version__}")
+            runs |= {
+                name: lambda train, test, name=name: peer(name, train, test)
+                for name, beside in PEERS.items()
+                if beside in asked.only
+            }
+        except ImportError:
+            print("scikit-surprise is not installed: pip install 'zhiyin[peers]'")
+    for name in asked.only:  # compiles
+        quick = {"bayesianfm": "bayesianfm:sweeps=2"}.get(name.split(":")[0], name)
+        ours(quick, log[:2000], log[:100], users, items)
+    figures: dict[str, list[tuple[float, float, float]]] = {name: [] for name in runs}
+    for fold in range(FOLDS):
+        test = log[fold * SIZE : (fold + 1) * SIZE]
+        train = pl.concat([log[: fold * SIZE], log[(fold + 1) * SIZE :]])
+        truth = test["value"].to_numpy()
+        for name, run in runs.items():
+            begun = time.perf_counter()
+            found = run(train, test)
+            seconds = time.perf_counter() - begun
+            figures[name].append((rmse(truth, found), mae(truth, found), seconds))
+            print(f"fold {fold + 1}  {name:<16} {figures[name][-1][0]:.4f} {figures[name][-1][1]:.4f} {seconds:8.2f} s")
+    print(f"\n{'mean of folds':<16}   RMSE    MAE  seconds")
+    for name, rows in figures.items():
+        error, absolute, seconds = (float(column) for column in np.mean(rows, axis=0))
+        print(f"{name:<16} {error:.4f} {absolute:.4f} {seconds:8.2f}")
+    for name, beside in PEERS.items():
+        if name in figures:
+            ratios = [theirs[2] / mine[2] for theirs, mine in zip(figures[name], figures[beside])]
+            print(f"{name} takes {statistics.median(ratios):.1f} times as long as {beside}")
+
+
+if __name__ == "__main__":
+    main()

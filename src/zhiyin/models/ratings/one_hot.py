@@ -1,0 +1,88 @@
+"""Columns of users or items as ones and zeros: categories, lists of words, numbers in tenths."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import polars as pl
+from scipy import sparse
+
+# More categories than these are no description but an id.
+MOST = 1000
+BINS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class OneHot:
+    """What was found in the columns of a frame.
+
+    columns: [name, "words", [category, ...]] or [name, "number", [edge, ...]] a column used, plain for JSON.
+    """
+
+    columns: list[Any]
+
+    @classmethod
+    def of(cls, frame: pl.DataFrame) -> OneHot:
+        """Columns worth using: numbers, and texts or lists of which at most half the rows have a value of their own."""
+        found: list[Any] = []
+        for column in frame.drop("id").iter_columns():
+            if column.dtype.is_numeric():
+                numbers = column.cast(pl.Float64).drop_nulls().drop_nans().to_numpy()
+                numbers = numbers[np.isfinite(numbers)]
+                edges = np.unique(np.quantile(numbers, np.arange(1, BINS) / BINS)) if len(numbers) else numbers
+                if len(edges):
+                    found.append([column.name, "number", edges.tolist()])
+                continue
+            words = _words(column)
+            if words is None:
+                continue
+            counts = words["word"].value_counts().filter(pl.col("count") > 1)
+            known = counts["word"].sort().to_list()
+            if 0 < len(known) <= MOST and 2 * words["word"].n_unique() <= len(column):
+                found.append([column.name, "words", known])
+        return cls(found)
+
+    def encode(self, frame: pl.DataFrame | None, n: int | None = None) -> sparse.csr_matrix:
+        """CSR float32[n, features]; what is null, missing or was not known is zero. None: n rows of nothing.
+
+        A list of m words has each worth m^-½.
+        """
+        n = len(frame) if frame is not None else n or 0
+        row, col, data, width = [], [], [], 0
+        for name, kind, known in self.columns:
+            size = len(known) + 1 if kind == "number" else len(known)
+            if frame is not None and name in frame.columns:
+                column = frame[name]
+                if kind == "number":
+                    numbers = column.cast(pl.Float64, strict=False).fill_null(np.nan).to_numpy()
+                    rows = np.flatnonzero(~np.isnan(numbers))
+                    codes = np.searchsorted(np.asarray(known), numbers[rows])
+                else:
+                    words = _words(column)
+                    if words is None:
+                        words = pl.DataFrame(schema={"row": pl.Int64, "word": pl.String})
+                    place = pl.DataFrame({"word": known, "code": np.arange(len(known))})
+                    words = words.join(place, on="word", how="inner", maintain_order="left")
+                    rows, codes = words["row"].to_numpy(), words["code"].to_numpy()
+                row.append(rows)
+                col.append(codes + width)
+                data.append(1 / np.sqrt(np.bincount(rows, minlength=n)[rows]))
+            width += size
+        if not row:
+            return sparse.csr_matrix((n, width), dtype=np.float32)
+        pairs = (np.concatenate(row), np.concatenate(col))
+        return sparse.csr_matrix((np.concatenate(data).astype(np.float32), pairs), shape=(n, width))
+
+
+def _words(column: pl.Series) -> pl.DataFrame | None:
+    """Frame `row`, `word` of a column of texts or lists, each word of a row once; None for other columns."""
+    if isinstance(column.dtype, pl.List):
+        lists = column.cast(pl.List(pl.String), strict=False)
+    elif column.dtype in (pl.String, pl.Boolean, pl.Categorical, pl.Enum):
+        lists = column.cast(pl.String).str.split("|")
+    else:
+        return None
+    frame = pl.DataFrame({"row": np.arange(len(column), dtype=np.int64), "word": lists})
+    return frame.explode("word").drop_nulls().filter(pl.col("word") != "").unique(maintain_order=True)
