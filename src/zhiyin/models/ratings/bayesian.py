@@ -35,8 +35,8 @@ class BayesianFM(RatingModel):
 
     A user at serving time is folded in: for each kept sample, the mean of (w_u, v_u) given the history and the items.
 
-    The default of factors lies on a flat: 8, 12 and 16 are within .001 by RMSE on tenths cut from the train parts of the
-    folds u1 and u3 of MovieLens-100k; 32 is worse.
+    The default of factors lies on a flat: 8, 12 and 16 are within .001 by RMSE on tenths cut from the train parts of
+    the folds u1 and u3 of MovieLens-100k; 32 is worse.
 
     | difference from the paper | why |
     |---|---|
