@@ -106,8 +106,8 @@ class ALS(VectorRecommender):
         everyone, gram, user_gram = data.histories, y.T @ y, self.user_gram_
         fresh = np.flatnonzero(~old)
         # Whoever took a new item, as far as the old ones tell.
-        row_of = np.repeat(np.arange(len(everyone)), everyone.lengths)
-        touched = np.unique(row_of[~old[everyone.items]])
+        places = np.flatnonzero(~old[everyone.items])
+        touched = np.unique(np.searchsorted(everyone.offsets, places, side="right") - 1)
         if len(touched):
             rows = self._confidence(everyone.take(touched), data.n_items)
             x = self._fold_in(rows[:, old], y[old], gram, run)
