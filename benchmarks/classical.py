@@ -1,7 +1,8 @@
-"""ALS beside `implicit` on a log of ML-20M's shape, and EASE beside the one inverse it needs.
+"""ALS and BPR beside `implicit` on a log of ML-20M's shape, and EASE beside the one inverse it needs.
 
     pip install 'zhiyin[peers]'
     python benchmarks/classical.py als    # one sweep at 64 and 128 factors; time to the same held-out NDCG@10
+    python benchmarks/classical.py bpr    # one epoch at 64 factors; NDCG@10 after each
     python benchmarks/classical.py ease   # 20,000 items: time and peak memory
 
 The log is made in memory (seeded): 138,493 users, 26,744 items, long-tailed activity and popularity, and
@@ -9,6 +10,9 @@ tastes (each user likes 2 of 64 genres), so that there is something to learn. Bo
 matrix, the same starting vectors, the same threads and the same objective: `implicit` counts confidence as
 c = alpha · w where Zhiyin counts c = 1 + alpha · w, so it is given alpha + 1. Sweeps alternate between the two
 in one process, so that a busy machine slows both; transposing and evaluating are outside the clock.
+
+BPR of `implicit` draws negatives by popularity and passes over a pair whose negative the user took; Zhiyin draws again
+(so it takes more steps an epoch), and is shown with the same draws ("popular") and with uniform ones.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ import numpy as np
 from scipy import sparse
 
 from zhiyin.core.run import Run
+from zhiyin.models.bpr import Plan
 from zhiyin.models.factorization import half_sweep
 from zhiyin.models.topk import top_k
 
@@ -123,7 +128,7 @@ def ndcg_at_10(
     return total / len(users)
 
 
-def clocked(work: Callable[[], None]) -> tuple[float, float]:
+def clocked(work: Callable[[], object]) -> tuple[float, float]:
     """Wall and CPU seconds."""
     wall, cpu = time.perf_counter(), time.process_time()
     work()
@@ -189,6 +194,60 @@ def als(draws: int, factors: list[int], epochs: int, threads: int) -> None:
         print(f"  implicit / zhiyin: {ratio[0]:.2f} wall, {ratio[1]:.2f} CPU (median of {epochs} pairs)")
 
 
+def bpr(draws: int, factors: list[int], epochs: int, threads: int) -> None:
+    """Epoch times, and NDCG after each epoch, of both libraries; the same rate and penalty."""
+    from implicit.cpu.bpr import RNGVector, bpr_update
+
+    log = log_of(USERS, ITEMS, draws)
+    train, who, held = hold_out(log, 10_000)
+    train.sort_indices()
+    print(f"{log.shape[0]:,} × {log.shape[1]:,}, {log.nnz:,} ones, {threads} threads")
+    run, rate, reg = Run(threads=threads), 0.05, 0.01
+    counts = np.bincount(train.indices, minlength=ITEMS)
+    for f in factors:
+        rng = np.random.default_rng(1)
+        first = [(rng.standard_normal((n, f)) * 0.1 / np.sqrt(f)).astype(np.float32) for n in (USERS, ITEMS)]
+        ones, zeros = np.ones((USERS, 1), np.float32), np.zeros((ITEMS, 1), np.float32)
+        theirs = np.concatenate([first[0], ones], axis=1), np.concatenate([first[1], zeros], axis=1)
+        owner, skipped = train.tocoo().row, []
+        chance = RNGVector(threads, train.nnz - 1, np.arange(1, threads + 1))
+
+        def implicit_epoch(theirs=theirs, owner=owner, chance=chance, skipped=skipped) -> None:  # type: ignore[no-untyped-def]
+            found = bpr_update(chance, owner, train.indices, train.indptr, *theirs, rate, reg, threads, True)
+            skipped.append(found[1] / train.nnz)
+
+        calls: dict[str, Callable[[], object]] = {"implicit": implicit_epoch}
+        state = {"implicit": theirs}
+        for name, kind in (("popular", 1), ("uniform", 0)):
+            x, y, bias = first[0].copy(), first[1].copy(), np.zeros(ITEMS, np.float32)
+            state[name] = (x, y, bias)  # type: ignore[assignment]
+            plan, draw = (
+                Plan.of(train, kind, np.maximum(counts, 1e-9).astype(np.float64), 0.1),
+                np.random.default_rng(2),
+            )
+            small = log_of(300, 200, 5_000)
+            small.sort_indices()
+            scratch = [np.zeros(shape, np.float32) for shape in ((300, f), (200, f), (200,))]
+            Plan.of(small, kind, np.ones(200), 0.1).epoch(*scratch, rate, reg, draw, run)  # compiles the kernels
+            calls[name] = lambda plan=plan, x=x, y=y, bias=bias, draw=draw: plan.epoch(x, y, bias, rate, reg, draw, run)
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+        curves: dict[str, list[float]] = {name: [] for name in calls}
+        for _ in range(epochs):
+            for name, call in calls.items():
+                times[name].append(clocked(call))
+                x, y, *bias = state[name]
+                if bias:
+                    x, y = np.concatenate([x, ones], axis=1), np.concatenate([y, bias[0][:, None]], axis=1)
+                curves[name].append(ndcg_at_10(x, y, train, who, held, run))
+        print(f"factors {f}; implicit passed over {100 * statistics.mean(skipped):.1f} % of its pairs")
+        for name in calls:
+            wall, cpu = (statistics.median(time[part] for time in times[name]) for part in (0, 1))
+            ratio = [statistics.median(a[p] / b[p] for a, b in zip(times["implicit"], times[name])) for p in (0, 1)]
+            curve = " ".join(f"{value:.4f}" for value in curves[name])
+            print(f"  {name:9} an epoch {wall:6.2f} s wall {cpu:6.2f} s CPU; implicit / this {ratio[0]:.2f} wall, "
+                  f"{ratio[1]:.2f} CPU; NDCG@10 {curve}")  # fmt: skip
+
+
 def ease(users: int, items: int, draws: int, repeats: int, threads: int) -> None:
     """Fit time beside spotrf + spotri, and peak memory, each in a fresh process."""
     environment = os.environ | {"OPENBLAS_NUM_THREADS": str(threads)}
@@ -216,9 +275,9 @@ def ease(users: int, items: int, draws: int, repeats: int, threads: int) -> None
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("als", "ease"))
+    parser.add_argument("what", choices=("als", "bpr", "ease"))
     parser.add_argument("--draws", type=int, default=30_000_000, help="events before repeats are taken out")
-    parser.add_argument("--factors", type=int, nargs="+", default=[64, 128])
+    parser.add_argument("--factors", type=int, nargs="+", help="als: 64 128, bpr: 64")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--items", type=int, default=20_000, help="ease: items")
     parser.add_argument("--users", type=int, default=100_000, help="ease: users")
@@ -226,7 +285,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=Run().n_threads)
     asked = parser.parse_args()
     if asked.what == "als":
-        als(asked.draws, asked.factors, asked.epochs, asked.threads)
+        als(asked.draws, asked.factors or [64, 128], asked.epochs, asked.threads)
+    elif asked.what == "bpr":
+        bpr(asked.draws, asked.factors or [64], asked.epochs, asked.threads)
     else:
         ease(asked.users, asked.items, asked.draws // 3, asked.repeats, asked.threads)
 
