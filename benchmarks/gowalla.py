@@ -7,7 +7,8 @@
 
 The split is that of NGCF and LightGCN (29,858 users, 40,981 items); lines are "user item item ...". Recall@20 is
 hits / |test|, NDCG@20 is over an ideal list of min(20, |test|) hits, both averaged over the users with a test item.
-EASE with reg 80 is what the comparison tables of that split report; it takes minutes and 7 GiB, the others seconds.
+EASE with reg 80 is what the comparison tables of that split report; it takes minutes and 7 GiB. ChebyCF has the
+settings of its authors, and the others (but GF-CF, whose are published too) are as they come.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def main() -> int:
         values = [float(metric(hits, counts, 20).mean()) for metric in (recall, ndcg)]
         said = ""
         if published and not asked.validate:
-            near = all(value >= known - tolerance - 5e-5 for value, known in zip(values, published))
+            near = all(abs(value - known) <= tolerance + 5e-5 for value, known in zip(values, published))
             ok &= near
             said = f", published {published[0]:.4f} / {published[1]:.4f}: {'reached' if near else 'MISSED'}"
         took = f"fit {fitted - begun:.1f} s, rank {len(users):,} users {ranked - fitted:.1f} s"

@@ -19,7 +19,7 @@ from zhiyin.models.linear import sparse_times_dense
 from zhiyin.models.svd import right_vectors
 
 _WIDTH = 16  # histories filtered at once: their scores of an item are one cache line
-_DEPTH = 4  # of the Krylov basis that the singular vectors come from
+_DEPTH = 8  # of the Krylov basis that the singular vectors come from: the last of hundreds converge slowly
 _ROWS = 512  # rows whose low-pass part is added at once
 
 
@@ -41,7 +41,7 @@ class GraphFilter(Recommender):
     | difference from the paper | why |
     |---|---|
     | p meets the plateau at the nodes of the Chebyshev polynomial of degree order + 1 | the authors' code takes the \
-plateau's values at the extrema of the one of degree order |
+plateau's values at the extrema of the one of degree order; on Gowalla Recall@20 .1936 instead of .1940 |
     """
 
     way: str = param("chebyshev", "the filter", choices=("chebyshev", "gfcf"), tune=("chebyshev", "gfcf"))

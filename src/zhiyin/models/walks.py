@@ -27,11 +27,11 @@ class RP3beta(TableRecommender):
     step of the three. `normalize`: what an item keeps sums to 1.
     """
 
-    alpha: float = param(1.0, "power of the probability of a step; less evens steps out", at_least=0, at_most=4,
+    alpha: float = param(0.6, "power of the probability of a step; less evens steps out", at_least=0, at_most=4,
                          tune=(0.2, 1.6))  # fmt: skip
-    beta: float = param(0.5, "how much an item's popularity is held against it", at_least=0, at_most=4, tune=(0.0, 1.0))
+    beta: float = param(0.3, "how much an item's popularity is held against it", at_least=0, at_most=4, tune=(0.0, 1.0))
     k_neighbors: int = param(200, "neighbours kept for each item", at_least=1, tune=(10, 1000), log=True)
-    normalize: bool = param(False, "whether what an item keeps sums to 1", tune=(False, True))
+    normalize: bool = param(True, "whether what an item keeps sums to 1", tune=(False, True))
 
     def _fit(self, data: Dataset, run: Run) -> None:
         n_items = data.n_items
