@@ -65,9 +65,12 @@ class RatingModel(VectorRecommender):
 
     def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
         """Cosine of the item vectors without their first two columns, which say how good and not what it is."""
-        tastes = self.item_vectors_[:, 2:]
-        unit = tastes / np.maximum(np.linalg.norm(tastes, axis=1, keepdims=True), 1e-12)
+        unit = self._of_items("tastes", self._tastes)
         return unit[items] @ unit.T
+
+    def _tastes(self) -> np.ndarray:
+        tastes = self.item_vectors_[:, 2:]
+        return tastes / np.maximum(np.linalg.norm(tastes, axis=1, keepdims=True), 1e-12)
 
     def _range(self, ratings: np.ndarray) -> None:
         """Remember the range of the training ratings."""
@@ -87,23 +90,23 @@ def fold(
     per_rating: bool,
     run: Run,
 ) -> np.ndarray:
-    """Ridge regressions, float32[n, d]: x_r minimises Σ (t_e - x_r · design[item_e])² + Σ_j penalty_j x_rj².
+    """Ridge regressions, float32[n, d]: x_r minimises Σ (t_e - x_r · design_e)² + Σ_j penalty_j x_rj².
 
-    `targets`: float32[m], one an event; `design`: float32[n_items, d]; `penalty`: float32[d], above 0, times the number
+    `targets`: float32[m] and `design`: float32[m, d], a row an event; `penalty`: float32[d], above 0, times the number
     of ratings of the history where `per_rating`. An empty history gives zeros.
     """
     x = np.zeros((len(histories), design.shape[1]), dtype=np.float32)
-    offsets, items = histories.offsets, histories.items
+    offsets = histories.offsets
 
     def work(start: int, stop: int) -> None:
-        _fold(offsets, items, targets, design, penalty, per_rating, start, stop, x)
+        _fold(offsets, targets, design, penalty, per_rating, start, stop, x)
 
     for_chunks(work, len(x), run, chunk=max(1, min(256, len(x) // (8 * run.n_threads))))
     return x
 
 
 @kernel
-def _fold(offsets, items, targets, design, penalty, per_rating, start, stop, x):
+def _fold(offsets, targets, design, penalty, per_rating, start, stop, x):
     """Normal equations of each row, solved by Cholesky in place."""
     d = design.shape[1]
     a, q = np.empty((d, d), dtype=np.float32), np.empty(d, dtype=np.float32)
@@ -116,9 +119,9 @@ def _fold(offsets, items, targets, design, penalty, per_rating, start, stop, x):
         b[:] = 0
         times = np.float32(n if per_rating else 1)
         for e in range(offsets[row], offsets[row + 1]):
-            item, target = items[e], targets[e]
+            target = targets[e]
             for j in range(d):
-                q[j] = design[item, j]
+                q[j] = design[e, j]
                 b[j] += target * q[j]
             for i in range(d):
                 much = q[i]

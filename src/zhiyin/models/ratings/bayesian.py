@@ -119,16 +119,17 @@ class BayesianFM(RatingModel):
         columns = OneHot(self.user_columns_).encode(histories.features, n)
         vectors = np.zeros((n, 2 + kept * self.factors), dtype=np.float32)
         vectors[:, 0] = 1
-        ones = np.ones((len(self.item_vectors_), 1), np.float32)
+        heard = self.item_vectors_[histories.items]
+        design = np.ones((len(heard), 1 + self.factors), np.float32)
         for s in range(kept):
             place = slice(2 + s * self.factors, 2 + (s + 1) * self.factors)
-            design = np.hstack([ones, self.item_vectors_[:, place]])
+            design[:, 1:] = heard[:, place]
             base = self.prior_[s, 0] + columns @ self.described_[s]
             if self.implicit:
                 base = base + seen @ self.seen_[s]
             base = np.ascontiguousarray(base, dtype=np.float32)
             targets = ratings - self.offsets_[s, histories.items]
-            _subtract(targets, base, owner, design, histories.items)
+            _subtract(targets, base, owner, design)
             x = base + fold(histories, targets, design, self.prior_[s, 1], False, run)
             vectors[:, 1] += x[:, 0] / kept
             vectors[:, place] = x[:, 1:] / np.float32(kept)
@@ -255,10 +256,10 @@ def _draw(indptr, rows, x, theta, value, row, beside, factor, error, mean, preci
 
 
 @kernel
-def _subtract(targets, base, owner, design, items):
-    """targets_e -= base[owner_e] · design[items_e]."""
+def _subtract(targets, base, owner, design):
+    """targets_e -= base[owner_e] · design_e."""
     for e in range(len(targets)):
         total = np.float32(0)
         for j in range(base.shape[1]):
-            total += base[owner[e], j] * design[items[e], j]
+            total += base[owner[e], j] * design[e, j]
         targets[e] -= total

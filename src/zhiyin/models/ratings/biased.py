@@ -64,8 +64,8 @@ class BiasedMF(RatingModel):
 
     def encode(self, histories: Histories, run: Run | None = None) -> np.ndarray:
         """float32[n, 2 + factors]: one, b_u and p_u of each history."""
-        vectors = self.item_vectors_
-        targets = ratings_of(histories) - vectors[histories.items, 0]
+        vectors = self.item_vectors_[histories.items]
+        targets = ratings_of(histories) - vectors[:, 0]
         penalty = np.full(1 + self.factors, self.fold_reg * self.reg, dtype=np.float32)
         penalty[0] = self.fold_reg * self.reg_bias
         design = np.ascontiguousarray(vectors[:, 1:])

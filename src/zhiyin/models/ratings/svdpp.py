@@ -76,12 +76,12 @@ class SVDpp(RatingModel):
 
     def encode(self, histories: Histories, run: Run | None = None) -> np.ndarray:
         """float32[n, 2 + factors]: one, b_u, and p_u with the implicit sum, of each history."""
-        vectors = self.item_vectors_
+        vectors = self.item_vectors_[histories.items]
         sums = implicit_sums(histories.offsets, histories.items, self.implicit_)
         design = np.ascontiguousarray(vectors[:, 1:])
         owner = np.repeat(np.arange(len(histories)), histories.lengths)
-        said = np.einsum("ef,ef->e", sums[owner], design[histories.items, 1:])
-        targets = ratings_of(histories) - vectors[histories.items, 0] - said
+        said = np.einsum("ef,ef->e", sums[owner], design[:, 1:])
+        targets = ratings_of(histories) - vectors[:, 0] - said
         penalty = np.full(1 + self.factors, self.fold_reg * self.reg, dtype=np.float32)
         penalty[0] = self.fold_reg * self.reg_bias
         x = fold(histories, targets, design, np.maximum(penalty, 1e-4), True, run or Run())
