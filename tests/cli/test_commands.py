@@ -25,6 +25,8 @@ COMMANDS = [
     "rollback",
     "diff",
     "serve",
+    "forget",
+    "store",
     "export",
     "demo",
     "doctor",
@@ -37,7 +39,7 @@ def test_help_lists_every_command(zhiyin: Command) -> None:
     assert "Exit codes" in shown
 
 
-@pytest.mark.parametrize("command", [*(name for name in COMMANDS if name != "data"), "data list", "data get"])
+@pytest.mark.parametrize("command", [*(name for name in COMMANDS if name not in ("data", "store")), "data list", "data get"])
 def test_every_command_shows_examples(zhiyin: Command, command: str) -> None:
     assert f"Examples:\n    zhiyin {command}" in zhiyin(*command.split(), "--help").stdout
 
