@@ -248,6 +248,15 @@ class StateConformance:
 
     # -- forgetting -------------------------------------------------------------------------------------------------
 
+    def test_whom_another_program_forgot(self, state: LiveState, shop: Shop) -> None:
+        shop.log += [event(1), event(2)]
+        assert len(state.recent("alice", shop.load("alice")).events) == 2
+        state.show("alice", ["film 1"])
+        shop.forget("alice", NOW + 5)
+        state.forget_all()
+        assert state.recent("alice", shop.load("alice")) == Recent((), NOW + 5)
+        assert state.recent("alice", shop.load("alice")) == Recent((), NOW + 5)
+
     def test_forgotten(self, state: LiveState, shop: Shop, clock: Clock) -> None:
         shop.log += [event(1), event(1, user="bob")]
         for name in ("alice", "bob"):

@@ -105,6 +105,20 @@ def test_one_process(running: Callable[..., Any]) -> None:
     assert stop(again) == 0
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_forgotten_by_another_program(running: Callable[..., Any], shared: bool, request: Any) -> None:
+    """`zhiyin forget` beside a running service: what it holds in memory goes too."""
+    redis = f'redis = "{request.getfixturevalue("redis_url")}"\n' if shared else ""
+    client = running(settings=redis)
+    bring(client, "ann", "i1", "i3")
+    assert ask(client, user="ann", k=5) != ask(client, k=5)
+    command = [sys.executable, "-m", "zhiyin", "forget", "ann", "--yes", "--json"]
+    done = subprocess.run(command, cwd=client.home, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    eventually(lambda: ask(client, user="ann", k=5) == ask(client, k=5))
+    assert client.get("/v1/users/ann/history").json()["events"] == []
+
+
 def check_workers(client: Any) -> None:
     """What one worker hears, the others know with the very next request."""
     for n in range(15):

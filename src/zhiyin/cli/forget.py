@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from zhiyin.cli.options import CONFIG, ConfigFile, Json
+
+if TYPE_CHECKING:
+    from zhiyin.cli.project import Project
+    from zhiyin.store.database import Store
 
 
 def forget(
@@ -29,11 +33,13 @@ def forget(
     from zhiyin.core.errors import DataError
     from zhiyin.store.database import PLACES
 
-    store = open_store(open_project(config))
+    project = open_project(config)
+    store = open_store(project)
     try:
         if not yes:
             be_sure(f"Remove all of user {user!r} from {store.address}?")
         proof = store.forget(user)
+        _tell_redis(project, store, user)
     finally:
         store.close()
     if json:
@@ -44,6 +50,28 @@ def forget(
     if left:
         raise DataError(f"a search still finds {', '.join(left)}", remedy="something writes them: try again")
     say("models forget with the next training: zhiyin train")
+
+
+def _tell_redis(project: Project, store: Store, user: str) -> None:
+    """What services hold in memory they forget by themselves; what they share is removed here."""
+    if project.config.service.redis is None:
+        return
+    from zhiyin.data.config import resolved
+    from zhiyin.store.redis_state import RedisState, name_of
+
+    state = RedisState(resolved(project.config.service.redis, project.home), name_of(store.address))
+    try:
+        state.forget(user, store.forgotten(user))
+        if state.away:
+            say_away()
+    finally:
+        state.close()
+
+
+def say_away() -> None:
+    from zhiyin.cli.show import say
+
+    say("Redis does not answer: what it holds of the user goes within a quarter of an hour, showings within a day")
 
 
 def be_sure(question: str) -> None:

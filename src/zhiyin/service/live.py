@@ -69,6 +69,7 @@ class Live:
         if bundle is None:
             raise DataError("no version is in use", file=bundles.folder, remedy="zhiyin train --budget 10m")
         self._seq["users"] = store.seq("users")
+        self._forgotten = store.last_forgotten()
         loaded = Loaded(bundle, self.options, self.weights)
         changes, self._seq["items"] = store.all("items")
         self.now = View.of(loaded, changes, self._seq["items"])
@@ -128,11 +129,24 @@ class Live:
 
     def forget(self, user: str) -> None:
         """A user that the store has forgotten."""
-        self.state.forget(user, self.store.forgotten(user))
+        moment = self.store.forgotten(user)
+        self.state.forget(user, moment)
         with self._lock:
+            self._forgotten = max(self._forgotten, moment)
             self._users.pop(user, None)
             for key in [key for key in self._pasts if user in key]:
                 del self._pasts[key]
+
+    def _forget_others(self) -> None:
+        """Whom another program has forgotten, `zhiyin forget` for one, is held no longer either."""
+        moment = self.store.last_forgotten()
+        if moment <= self._forgotten:
+            return
+        self.state.forget_all()
+        with self._lock:
+            self._forgotten = max(self._forgotten, moment)
+            self._users.clear()
+            self._pasts.clear()
 
     def user_columns(self, user: str) -> dict[str, Any]:
         """Columns that the store knows of a user."""
@@ -219,6 +233,7 @@ class Live:
                     self.trending.look(self.now)
                     self.now.warm(explain=True)
                 self.take_items()
+                self._forget_others()
                 users, self._seq["users"] = self.store.all("users", self._seq["users"])
                 self.changed("users", users)
                 bundle = self.bundles.current

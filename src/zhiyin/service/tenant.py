@@ -6,7 +6,6 @@ The settings file says where all of it is; a key says whose shop a request is fo
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -57,11 +56,9 @@ class Tenant:
         try:
             state: LiveState | None = None
             if section.redis is not None:
-                from zhiyin.store.redis_state import RedisState
+                from zhiyin.store.redis_state import RedisState, name_of
 
-                # One store, one name, on whichever machine: shops that share a Redis never meet.
-                name = hashlib.sha256(kept.address.encode()).hexdigest()[:24]
-                state = RedisState(resolved(section.redis, home), name)
+                state = RedisState(resolved(section.redis, home), name_of(kept.address))
             elif several:
                 state = Direct()
             output = settings.train.output if settings is not None else "models"

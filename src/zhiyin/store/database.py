@@ -352,6 +352,14 @@ class Store(Lists):
             asked = sa.select(FORGOTTEN.c.received).where(FORGOTTEN.c.hash == hash_of(user))
             return int(link.execute(asked).scalar() or 0)
 
+    def last_forgotten(self) -> int:
+        """When somebody was forgotten last, microseconds UTC; 0: never."""
+        if self.path is not None:
+            with self._raw() as raw:
+                return int(raw.execute("SELECT coalesce(max(received), 0) FROM forgotten").fetchone()[0])
+        with self._reading() as link:
+            return int(link.execute(sa.select(sa.func.coalesce(sa.func.max(FORGOTTEN.c.received), 0))).scalar_one())
+
     def forgotten_all(self) -> dict[str, int]:
         """When each user who was forgotten was so last, microseconds UTC, by `hash_of` the id."""
         with self._reading() as link:

@@ -236,6 +236,12 @@ class RedisState(LiveState):
             if self._owed.get(who) == moment:
                 del self._owed[who]
 
+    def forget_all(self) -> None:
+        """As of all states; showings of others stay. `zhiyin forget` tells Redis itself whom it has forgotten."""
+        self._showings.clear()
+        with suppress(_AwayError):
+            self._tell(lambda: self._redis.hset(self._epoch, "token", uuid.uuid4().hex))
+
     def _bury(self, who: str, moment: int) -> None:
         with self._redis.pipeline(transaction=True) as pipe:
             pipe.set(self._key("gone", who), moment, px=int(GRACE * 1000))
@@ -354,6 +360,11 @@ class RedisState(LiveState):
         run = re.search(r"run_id:(\w+)", told)
         connection.send_command("EVAL", _SAME_SERVER, 1, self._epoch, run[1] if run else "", uuid.uuid4().hex)
         connection.read_response()
+
+
+def name_of(store: str) -> str:
+    """A name for the state of one store, the same on whichever machine: shops that share a Redis never meet."""
+    return hashlib.sha256(store.encode()).hexdigest()[:24]
 
 
 def _hash(user: str) -> str:

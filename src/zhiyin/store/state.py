@@ -74,6 +74,10 @@ class LiveState(ABC):
         """A user that the store has forgotten at a moment, microseconds UTC: nothing of them is held any more."""
 
     @abstractmethod
+    def forget_all(self) -> None:
+        """Somebody was forgotten by another program, and it is not known who: nothing is held of anyone any more."""
+
+    @abstractmethod
     def show(self, user: str, items: Sequence[str]) -> None:
         """Items that a user is shown now. Not counted for GRACE after the user was forgotten, where that is known."""
 
@@ -235,6 +239,15 @@ class Memory(LiveState):
                 loading.heard = Recent()
             self._showings.drop(user)
 
+    def forget_all(self) -> None:
+        with self._lock:
+            self._held.clear()
+            self._size = 0
+            for loading in self._loading.values():
+                loading.forgets += 1
+                loading.heard = Recent()
+            self._showings.clear()
+
     def _is_gone(self, user: str) -> bool:
         return self._gone.get(user, 0.0) > self._clock()
 
@@ -280,6 +293,9 @@ class Direct(LiveState):
 
     def forget(self, user: str, moment: int) -> None:
         self._showings.drop(user)
+
+    def forget_all(self) -> None:
+        self._showings.clear()
 
     def show(self, user: str, items: Sequence[str]) -> None:
         self._showings.add(user, items)
