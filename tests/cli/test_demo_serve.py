@@ -93,7 +93,10 @@ def test_the_printed_lines_work_and_ctrl_c_ends_it(log: Path, tmp_path: Path) ->
         assert not set(keys.values()) & set(older.values())
         clicks, listed, similar = [line for line in lines if line.startswith("  curl ")]
         assert {event["status"] for event in ask(clicks)["events"]} == {"accepted"}
-        found = ask(listed)
+        for _ in range(20):  # a busy machine leaves reasons out, and says so
+            found = ask(listed)
+            if not found["degraded"]:
+                break
         assert len(found["items"]) == 5
         assert all(row["sentence"] for row in found["items"])
         assert len(ask(similar)["items"]) == 5

@@ -184,7 +184,7 @@ class ServiceSection(Section):
     )
     train_budget: str = key("30m", "how long a training may look for the best", 'a duration such as "30m"')
     budget: int = key(
-        200, "milliseconds an answer may take before stages are left out", "a whole number of 1 or more", ge=1
+        500, "milliseconds an answer may take before stages are left out", "a whole number of 1 or more", ge=1
     )
     keep: str | None = key(None, "forget events older than this; left out, never", 'a duration such as "730d"', "730d")
     keep_lists: str = key("30d", "forget traces of lists older than this", 'a duration such as "30d"')

@@ -40,7 +40,11 @@ def configure(kind: str = "text", access: bool = False) -> None:
         if isinstance(old.formatter, Json):  # of a configuration before this one
             root.removeHandler(old)
     root.addHandler(handler)
-    logging.getLogger("zhiyin").setLevel(logging.INFO)
+    ours = logging.getLogger("zhiyin")
+    for old in ours.handlers[:]:  # the command line's, which would say all that an error holds
+        ours.removeHandler(old)
+    ours.propagate = True
+    ours.setLevel(logging.INFO)
     access_log.setLevel(logging.INFO if access else logging.WARNING)
 
 
