@@ -23,7 +23,6 @@ import logging
 import random
 import threading
 import time as clock
-import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -32,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec,
 from urllib.parse import quote, urlsplit
 
 from zhiyin.core.errors import ConfigError, MissingExtraError, ZhiyinError
+from zhiyin.core.fresh import fresh_id
 
 if TYPE_CHECKING:
     import httpx
@@ -86,7 +86,7 @@ class Event:
     kind: str = "event"
     time: Moment | None = None
     value: float | None = None
-    id: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)
+    id: str = dataclasses.field(default_factory=fresh_id)
     list_id: str | None = None
 
 
@@ -267,7 +267,7 @@ def _lists(ask: dict[str, Any]) -> Callable[[Any], Recommendations]:
 
 def _event(event: Event | Columns) -> dict[str, Any]:
     said = {f.name: getattr(event, f.name) for f in dataclasses.fields(event)} if isinstance(event, Event) else event
-    said = _said(**{"id": uuid.uuid4().hex, **said})
+    said = _said(**{"id": fresh_id(), **said})
     if isinstance(moment := said.get("time"), datetime):
         said["time"] = _microseconds(moment)
     return said
@@ -302,7 +302,7 @@ def event(
             raise ApiError(400, f"the event was rejected: {fate.reason}")
         return fate
 
-    made = _event(Event(user, item, kind, time, value, id or uuid.uuid4().hex, list_id))
+    made = _event(Event(user, item, kind, time, value, id or fresh_id(), list_id))
     return Call("POST", "/v1/events", read, body=_json({"events": [made]}))
 
 
@@ -863,7 +863,7 @@ class Events:
     ) -> str:
         """Take an event, to be sent soon; its id. Without a time it is given this moment."""
         moment = clock.time_ns() // 1000 if time is None else time
-        event = Event(user, item, kind, moment, value, id or uuid.uuid4().hex, list_id)
+        event = Event(user, item, kind, moment, value, id or fresh_id(), list_id)
         _json(_event(event))  # what cannot be sent is said here, to who brings it
         with self._change:
             if self._closed:

@@ -285,7 +285,7 @@ def merged(
         context=ask.context,
         now=now,
         explore=setting.explore,
-        seed=int(list_id[:16], 16),
+        seed=int(list_id[-16:], 16),
         budget=None if setting.budget is None else setting.budget / 1e3,
         explain=ask.explain,
     )

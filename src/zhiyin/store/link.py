@@ -25,6 +25,8 @@ PATIENCE = 10.0
 # SQLite: a commit is on the disk when it returns, and what is deleted is overwritten.
 SETTINGS = (
     "journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "temp_store=MEMORY", "mmap_size=268435456",
+    # Pages that many commits touch are written back once for all of them.
+    "wal_autocheckpoint=8000",
     f"busy_timeout={int(PATIENCE * 1000)}",
 )  # fmt: skip
 
