@@ -134,6 +134,14 @@ class Server:
         spawned = [int(p) for p in children if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes()]
         return spawned or [self.process.pid]
 
+    def processor(self) -> float:
+        """Seconds of processor time that the workers have used."""
+        found = 0
+        for pid in self.workers():
+            said = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+            found += int(said[11]) + int(said[12])
+        return found / os.sysconf("SC_CLK_TCK")
+
     def memory(self) -> list[tuple[float, float]]:
         """MB of each worker: of its own (private), and shared with files."""
         found = []
@@ -177,11 +185,17 @@ def lists(folder: Path, given: argparse.Namespace) -> None:
     for workers in given.workers:
         server = Server(folder, "--workers", str(workers))
         server.load(asks(9), 5, rate=50)
+        rate = given.rate or 150
         for _ in range(given.rounds):
-            print(f"{workers} workers, 150/s: {server.load(asks(), given.seconds, rate=150).said()}", flush=True)
+            print(f"{workers} workers, {rate:g}/s: {server.load(asks(), given.seconds, rate=rate).said()}", flush=True)
         for _ in range(given.rounds):
+            used = server.processor()
             found = server.load(asks(4), given.seconds, connections=8 * workers)
-            print(f"{workers} workers, as many as can be: {found.said()}", flush=True)
+            each = 1e3 * (server.processor() - used) / max(1, len(found.milliseconds))
+            print(
+                f"{workers} workers, as many as can be: {found.said()}; {each:.1f} ms of processor time each",
+                flush=True,
+            )
         print(f"{workers} workers, with explain, 50/s: "
               + server.load(_explained(), given.seconds, rate=50).said(), flush=True)  # fmt: skip
         server.stop()
@@ -308,12 +322,20 @@ def soak(folder: Path, given: argparse.Namespace) -> None:
     thread.start()
     begun, minute = time.perf_counter(), 0
     while time.perf_counter() - begun < until:
-        found, minute = server.load(mixed(), 60, rate=given.rate), minute + 1
+        found, minute = server.load(mixed(), 60, rate=given.rate or 100), minute + 1
         own = max(own for own, _ in server.memory())
         print(f"minute {minute}: {found.said()}; {own:.0f} MB; {len(wrong)} failed changes", flush=True)
     stop.set()
     thread.join()
     server.stop()
+
+
+def additions() -> float:
+    """How fast the machine is at this moment: what else runs on it shows here."""
+    begun, total = time.process_time(), 0
+    for number in range(5_000_000):
+        total += number
+    return time.process_time() - begun
 
 
 def main() -> None:
@@ -324,10 +346,11 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=10_000_000)
     parser.add_argument("--seconds", type=float, default=15)
     parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--rate", type=float, default=100, help="requests a second of the soak")
+    parser.add_argument("--rate", type=float, help="requests a second; default 150 for lists, 100 for the soak")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, nargs="+", default=[1])
     given = parser.parse_args()
+    print(f"this machine now: 5 M additions in {additions():.2f} s of processor time", flush=True)
     if given.what == "prepare":
         prepare(given.folder, given.items)
     elif given.what == "log":

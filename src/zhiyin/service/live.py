@@ -7,6 +7,7 @@ Two threads keep a view at hand: one lays changed items over the version, one lo
 from __future__ import annotations
 
 import gc
+import operator
 import threading
 import time
 from collections import OrderedDict
@@ -17,7 +18,7 @@ from zhiyin.core.errors import DataError
 from zhiyin.core.run import log
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.service.trending import Trending
-from zhiyin.service.views import HIDDEN, Columns, Loaded, Past, View
+from zhiyin.service.views import Columns, Loaded, Past, View
 from zhiyin.store.database import Store
 from zhiyin.store.records import Event
 from zhiyin.store.state import EVENTS, LiveState, Memory, Recent
@@ -104,7 +105,12 @@ class Live:
         key = (user or "", session or "")
         with self._lock:
             kept = self._pasts.get(key)
-        if kept is not None and kept[0] is view.ids and len(kept[1]) == len(parts) and all(map(_same, kept[1], parts)):
+        if (
+            kept is not None
+            and kept[0] is view.ids
+            and len(kept[1]) == len(parts)
+            and all(map(operator.is_, kept[1], parts))
+        ):
             return kept[2]
         forgotten = found[0].forgotten if user is not None else 0
         events = parts[0] if len(parts) == 1 else sorted([e for part in parts for e in part], key=lambda e: e.time)
@@ -263,12 +269,3 @@ class Live:
     def waiting_items(self) -> int:
         """Items that changed and are in no view yet."""
         return len(self._pending)
-
-
-def hidden(said: Columns | None) -> bool:
-    """Whether an item of these columns is not to be shown."""
-    return said is None or said.get(HIDDEN) is True
-
-
-def _same(one: Any, other: Any) -> bool:
-    return one is other
