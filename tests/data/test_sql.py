@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from tests.conftest import own_schema
 
 import zhiyin as zy
 from zhiyin.data.reading import read
@@ -73,7 +74,8 @@ def test_sqlite_refusals(shop: Path, query: str | None, error: type[Exception]) 
 def log(postgres: str) -> str:
     import psycopg
 
-    with psycopg.connect(postgres) as connection:
+    address = own_schema(postgres)
+    with psycopg.connect(address) as connection:
         connection.execute(
             """
             CREATE TABLE events (
@@ -90,7 +92,7 @@ def log(postgres: str) -> str:
             "CREATE TABLE many AS SELECT n % 1000 AS user_id, n % 77 AS item_id, 1400000000 + n AS time "
             "FROM generate_series(1, 250000) AS n"
         )
-    return postgres
+    return address
 
 
 def test_postgres(log: str) -> None:

@@ -21,7 +21,7 @@ import pytest
 pytest.importorskip("sqlalchemy")
 
 from tests.conformance.store import NOW, event, trace, until
-from tests.conftest import _as_nobody
+from tests.conftest import _as_nobody, own_schema
 from zhiyin.core.errors import DataError, ZhiyinError
 from zhiyin.store import link as links
 from zhiyin.store.database import Store, StoreAwayError, StoreFullError
@@ -291,7 +291,7 @@ def test_a_server_whose_disk_is_full(cluster: Cluster, small_disk: Path) -> None
 
 
 def test_a_value_that_only_the_server_refuses(postgres: str) -> None:
-    store = Store(postgres)
+    store = Store(own_schema(postgres))
     with pytest.raises(DataError, match="cannot hold"):
         store.get("items", "a\x00b")
     assert store.get("items", "a") is None
@@ -330,10 +330,8 @@ def _as_file(tmp_path: Path) -> str:
 def _on_server(postgres: str) -> str:
     import psycopg
 
-    name = f"old_{uuid.uuid4().hex[:12]}"
-    address = f"{postgres}&options=-csearch_path%3D{name}"
+    address = own_schema(postgres)
     with psycopg.connect(address, autocommit=True) as link:
-        link.execute(f"CREATE SCHEMA {name}".encode())
         link.execute(FORMAT_1.replace("seq INTEGER", "seq BIGSERIAL").encode())
         for table in ("events", "items", "users"):
             link.execute(f"SELECT setval('{table}_seq_seq', (SELECT max(seq) FROM {table}))".encode())

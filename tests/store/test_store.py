@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ pytest.importorskip("sqlalchemy")
 from benchmarks.store import killed
 
 from tests.conformance.store import StoreConformance, event
+from tests.conftest import own_schema
 from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.store.database import Store
 
@@ -43,12 +44,7 @@ class TestSQLite(StoreConformance):
 class TestPostgreSQL(StoreConformance):
     @pytest.fixture
     def address(self, postgres: str) -> str:
-        import psycopg
-
-        name = f"shop_{uuid.uuid4().hex[:12]}"  # a schema is made and removed much faster than a database
-        with psycopg.connect(postgres, autocommit=True) as connection:
-            connection.execute(f"CREATE SCHEMA {name}")
-        return f"{postgres}&options=-csearch_path%3D{name}"
+        return own_schema(postgres)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +55,23 @@ def test_addresses_that_cannot_be(address: str) -> None:
     with pytest.raises(ConfigError) as error:
         Store(address)
     assert "secret" not in str(error.value)
+
+
+def test_a_database_with_tables_of_somebody_else(tmp_path: Path, postgres: str) -> None:
+    path, address = tmp_path / "shop.db", own_schema(postgres)
+    with sqlite3.connect(path) as file:
+        file.execute("CREATE TABLE events (user_id TEXT, item_id TEXT)")
+    file.close()
+    import psycopg
+
+    with psycopg.connect(address, autocommit=True) as server:
+        server.execute("CREATE TABLE events (user_id TEXT, item_id TEXT)")
+    for one in (path, address):
+        with pytest.raises(ConfigError, match=r"has a table events already.* no column id") as error:
+            Store(one)
+        assert "of its own" in str(error.value.remedy)
+    with sqlite3.connect(path) as file:
+        assert file.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall() == [("events",)]
 
 
 def test_no_kill_loses_what_was_acknowledged(tmp_path: Path) -> None:

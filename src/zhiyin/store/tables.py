@@ -108,6 +108,8 @@ def prepare(link: Any, place: str) -> None:
         )
     if found == FORMAT:
         return
+    if found is None:
+        _be_alone(link, place)
     old = []
     if found == "1":
         log.info("store: %s is brought from format 1 to %s; a large one takes minutes", place, FORMAT)
@@ -120,6 +122,22 @@ def prepare(link: Any, place: str) -> None:
         link.exec_driver_sql(f"DROP TABLE old_{table.name}")
     link.execute(sa.delete(MARKS).where(MARKS.c.key == "format"))
     link.execute(sa.insert(MARKS).values(key="format", value=FORMAT))
+
+
+def _be_alone(link: Any, place: str) -> None:
+    """Raise ConfigError where tables of somebody else have the names of ours."""
+    look = sa.inspect(link)
+    for table in META.sorted_tables:
+        if look.has_table(table.name):
+            missing = {column.name for column in table.columns} - {one["name"] for one in look.get_columns(table.name)}
+            if missing:
+                raise ConfigError(
+                    f"the database has a table {table.name} already, and it is not a store's: it has no column "
+                    f"{min(missing)}",
+                    file=place,
+                    remedy="give the store a file, database or schema of its own; "
+                    "a schema: postgresql://user@host/shop?options=-csearch_path%3Dzhiyin",
+                )
 
 
 def _set_aside(link: Any) -> list[sa.Table]:
