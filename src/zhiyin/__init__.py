@@ -41,6 +41,7 @@ _WHERE = {
     "BPR": "models.bpr",
     "BiasedMF": "models.ratings.biased",
     "SVDpp": "models.ratings.svdpp",
+    "TimeSVDpp": "models.ratings.timesvdpp",
     "BayesianFM": "models.ratings.bayesian",
     "PureSVD": "models.svd",
     "Content": "models.content",

@@ -20,6 +20,7 @@ from zhiyin.models.ratings.bayesian import BayesianFM
 from zhiyin.models.ratings.biased import BiasedMF
 from zhiyin.models.ratings.one_hot import OneHot
 from zhiyin.models.ratings.svdpp import SVDpp, implicit_sums, sweep
+from zhiyin.models.ratings.timesvdpp import TimeSVDpp
 
 
 class TestBiasedMF(RecommenderConformance):
@@ -179,6 +180,7 @@ def test_pairs() -> None:
 BANDS = [
     (BiasedMF(), 0.9267, 0.0010),
     (SVDpp(), 0.9205, 0.0010),
+    (TimeSVDpp(), 0.9092, 0.0010),
     (BayesianFM(factors=8, sweeps=40, burn=10, kept=16), 0.8893, 0.0020),
 ]
 
@@ -198,5 +200,5 @@ def test_rmse_lies_in_its_band(
     model: RatingModel, middle: float, half: float, u1: tuple[Dataset, pl.DataFrame]
 ) -> None:
     data, held = u1
-    found = model.fit(data).predict(held["user"], held["item"])
+    found = model.fit(data).predict(held["user"], held["item"], times=held["time"])
     assert rmse(held["value"].to_numpy(), found) == pytest.approx(middle, abs=half)

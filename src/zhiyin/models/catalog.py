@@ -30,6 +30,7 @@ _WHERE = {
     "BPR": "bpr",
     "BiasedMF": "ratings.biased",
     "SVDpp": "ratings.svdpp",
+    "TimeSVDpp": "ratings.timesvdpp",
     "BayesianFM": "ratings.bayesian",
     "PureSVD": "svd",
     "Content": "content",

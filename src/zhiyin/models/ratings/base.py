@@ -8,11 +8,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from zhiyin.core.durations import UNITS
 from zhiyin.core.errors import DataError
 from zhiyin.core.parallel import for_chunks, kernel
 from zhiyin.core.run import Run
 from zhiyin.data.histories import Histories
 from zhiyin.models.base import VectorRecommender
+
+DAY = UNITS["d"]
 
 
 @dataclasses.dataclass
@@ -25,19 +28,25 @@ class RatingModel(VectorRecommender):
     """
 
     answers_strangers: ClassVar[bool] = True
+    # Whether the rating depends on the moment it is asked for.
+    timed: ClassVar[bool] = False
     low_: ClassVar[float]
     high_: ClassVar[float]
 
-    def predict(self, users: Any, items: Any, *, histories: Any = None, run: Run | None = None) -> np.ndarray:
+    def predict(
+        self, users: Any, items: Any, *, times: Any = None, histories: Any = None, run: Run | None = None
+    ) -> np.ndarray:
         """Predicted ratings of pairs, float32[n], within the range of the training ratings.
 
         Parameters
         ----------
         users: n raw ids; a user never seen gets what a stranger gets. With `histories`: n row numbers of it.
         items: n raw ids; an item never seen is worth the mean rating of all items.
+        times: the moments of the ratings, microseconds UTC or datetimes, used by `TimeSVDpp` alone and to the day (its
+            noon); without them each rating is for the `now` of its history.
         histories: instead of what was seen in training, a `Histories` with the ratings to answer from.
 
-        Raises DataError where users and items do not pair up, or a row number is outside of `histories`.
+        Raises DataError where users, items and times do not pair up, or a row number is outside of `histories`.
         """
         known, run = self._known(), run or Run()
         if histories is None:
@@ -49,14 +58,24 @@ class RatingModel(VectorRecommender):
         codes = known.item_ids.encode(items)
         if len(rows) != len(codes):
             raise DataError(f"{len(rows)} users and {len(codes)} items do not pair up")
-        asked, place = np.unique(rows, return_inverse=True)
+        if times is None or not self.timed:
+            asked, place = np.unique(rows, return_inverse=True)
+            moments = None
+        else:
+            noon = _microseconds(times) // DAY * DAY + DAY // 2
+            if len(noon) != len(rows):
+                raise DataError(f"{len(rows)} users and {len(noon)} times do not pair up")
+            pairs, place = np.unique(np.column_stack([rows, noon]), axis=0, return_inverse=True)
+            asked, moments, place = pairs[:, 0], pairs[:, 1], place.reshape(-1)
         ratings = np.empty(len(codes), dtype=np.float32)
         order = np.argsort(place, kind="stable")
         starts = np.searchsorted(place[order], np.arange(0, len(asked) + self.chunk_rows, self.chunk_rows))
         vectors = np.concatenate([self.item_vectors_, self.item_vectors_.mean(axis=0, keepdims=True)])
         for number, (first, last) in enumerate(itertools.pairwise(starts)):
             begin = number * self.chunk_rows
-            encoded = self.encode(batch.take(asked[begin : begin + self.chunk_rows]), run)
+            part = slice(begin, begin + self.chunk_rows)
+            now = None if moments is None else moments[part]
+            encoded = self.encode(batch.take(asked[part], now), run)
             mine = order[first:last]
             out = np.empty(len(mine), dtype=np.float32)
             _products(encoded, place[mine] - begin, vectors, codes[mine], out)
@@ -77,6 +96,12 @@ class RatingModel(VectorRecommender):
         self.low_, self.high_ = float(ratings.min()), float(ratings.max())  # type: ignore[misc]
 
 
+def _microseconds(times: Any) -> np.ndarray:
+    """int64[n] of microseconds or datetimes."""
+    array = np.asarray(times)
+    return array.astype("datetime64[us]" if array.dtype.kind == "M" else np.int64).astype(np.int64)
+
+
 def ratings_of(histories: Histories) -> np.ndarray:
     """float32[m]: the rating that each event is."""
     return np.where(np.isnan(histories.values), histories.weights, histories.values).astype(np.float32)
@@ -87,19 +112,19 @@ def fold(
     targets: np.ndarray,
     design: np.ndarray,
     penalty: np.ndarray,
-    per_rating: bool,
+    per_rating: bool | np.ndarray,
     run: Run,
 ) -> np.ndarray:
     """Ridge regressions, float32[n, d]: x_r minimises Σ (t_e - x_r · design_e)² + Σ_j penalty_j x_rj².
 
     `targets`: float32[m] and `design`: float32[m, d], a row an event; `penalty`: float32[d], above 0, times the number
-    of ratings of the history where `per_rating`. An empty history gives zeros.
+    of ratings of the history where `per_rating`, bool[d] or one for all. An empty history gives zeros.
     """
     x = np.zeros((len(histories), design.shape[1]), dtype=np.float32)
-    offsets = histories.offsets
+    offsets, times = histories.offsets, np.array(np.broadcast_to(per_rating, len(penalty)))
 
     def work(start: int, stop: int) -> None:
-        _fold(offsets, targets, design, penalty, per_rating, start, stop, x)
+        _fold(offsets, targets, design, penalty, times, start, stop, x)
 
     for_chunks(work, len(x), run, chunk=max(1, min(256, len(x) // (8 * run.n_threads))))
     return x
@@ -117,7 +142,6 @@ def _fold(offsets, targets, design, penalty, per_rating, start, stop, x):
             continue
         a[:] = 0
         b[:] = 0
-        times = np.float32(n if per_rating else 1)
         for e in range(offsets[row], offsets[row + 1]):
             target = targets[e]
             for j in range(d):
@@ -128,7 +152,7 @@ def _fold(offsets, targets, design, penalty, per_rating, start, stop, x):
                 for j in range(i + 1):
                     a[i, j] += much * q[j]
         for i in range(d):
-            a[i, i] += penalty[i] * times
+            a[i, i] += penalty[i] * np.float32(n if per_rating[i] else 1)
             for j in range(i):
                 total = a[i, j]
                 for k in range(j):
