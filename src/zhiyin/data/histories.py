@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+import numba
 import numpy as np
 import polars as pl
 from scipy import sparse
 
 from zhiyin.core.errors import DataError
 from zhiyin.data.ids import Ids
+
+# What `Histories.matrix` makes of events.
+HOW = ("binary", "weight", "count")
+
+
+class Entries(NamedTuple):
+    """Rows of a sparse matrix as the arrays of CSR: int32[n + 1], int32[m] ascending in each row, float32[m]."""
+
+    indptr: np.ndarray
+    indices: np.ndarray
+    data: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +62,14 @@ class Histories:
     def lengths(self) -> np.ndarray:
         """int64[n], the number of events of each history."""
         return np.diff(self.offsets)
+
+    @functools.cached_property
+    def positives(self) -> np.ndarray:
+        """int64[n], events of each history that are worth more than nothing."""
+        if len(self) == 1:
+            return np.array([np.count_nonzero(self.weights > 0)], dtype=np.int64)
+        total = np.concatenate([[0], np.cumsum(self.weights > 0)])
+        return total[self.offsets[1:]] - total[self.offsets[:-1]]
 
     @classmethod
     def of(
@@ -148,12 +169,13 @@ class Histories:
         takes the item out ("binary", "count") or counts against it ("weight": entries whose sum is not
         positive go).
         """
-        if how not in ("binary", "weight", "count"):
+        if how not in HOW:
             raise DataError(f"matrix(how={how!r}) is not known", remedy="one of binary, weight, count")
-        kept = self.weights != 0
         shape = (len(self), n_items)
         if len(self) == 1:
-            return self._row(kept, shape, how)
+            indptr, columns, data = self.entries(n_items, how)
+            return sparse.csr_matrix((data, columns, indptr), shape=shape)
+        kept = self.weights != 0
         owner = np.repeat(np.arange(len(self), dtype=np.int64), self.lengths)
         pairs = (owner[kept], self.items[kept])
         total = sparse.csr_matrix((self.weights[kept], pairs), shape=shape, dtype=np.float32)
@@ -171,19 +193,30 @@ class Histories:
             total.eliminate_zeros()
         return total
 
-    def _row(self, kept: np.ndarray, shape: tuple[int, int], how: str) -> sparse.csr_matrix:
-        """`matrix` of one history, in a tenth of the time: what each request pays."""
-        order = np.argsort(self.items[kept], kind="stable")
-        items, weights = self.items[kept][order], self.weights[kept][order]
-        begins = np.flatnonzero(np.concatenate([[True], items[1:] != items[:-1]])) if len(items) else order
-        worth = np.add.reduceat(weights, begins).astype(np.float32) if len(items) else weights.astype(np.float32)
-        good = worth > 0
-        if how == "count":
-            worth = np.diff(begins, append=len(items)).astype(np.float32)
-        elif how == "binary":
-            worth = np.ones(len(worth), dtype=np.float32)
-        columns = items[begins][good].astype(np.int32)
-        return sparse.csr_matrix((worth[good], columns, np.array([0, len(columns)], np.int32)), shape=shape)
+    def entries(self, n_items: int, how: str = "binary") -> Entries:
+        """As `matrix`, its arrays alone: of one history in a tenth of the time, which each request pays."""
+        if len(self) == 1 and how in HOW:
+            return Entries(*_entries(self.items, self.weights, HOW.index(how)))
+        matrix = self.matrix(n_items, how)
+        return Entries(matrix.indptr, matrix.indices, matrix.data)
+
+
+@numba.njit(nogil=True, cache=True)  # not `kernel`: sums as those of many rows
+def _entries(items, weights, how):
+    columns, data = np.empty(len(items), dtype=np.int32), np.empty(len(items), dtype=np.float32)
+    order = np.argsort(items, kind="mergesort")
+    found, at = 0, 0
+    while at < len(order):
+        item, worth, events = items[order[at]], np.float32(0), 0
+        while at < len(order) and items[order[at]] == item:
+            worth += weights[order[at]]
+            events += weights[order[at]] != 0
+            at += 1
+        if worth > 0:
+            columns[found] = item
+            data[found] = 1 if how == 0 else worth if how == 1 else events
+            found += 1
+    return np.array([0, found], dtype=np.int32), columns[:found], data[:found]
 
 
 def _gather(features: pl.DataFrame, rows: np.ndarray) -> pl.DataFrame:

@@ -18,8 +18,9 @@ from zhiyin.core.parallel import kernel
 from zhiyin.core.run import Run, log
 from zhiyin.models.search import Compact, Mask, top_k_where
 
-FORMAT = 1
+FORMAT = 2
 _ARRAYS, _VALUES = ("offsets", "members", "means", "spreads"), ("above", "wanted", "filtered", "recall")
+_COMPACT = ("codes", "steps", "order", "lengths")
 # Catalogues up to this size are searched whole: that takes a millisecond, and an index takes nearly as long.
 INDEXED = 100_000
 # Passing items up to which all of them are searched, index or not.
@@ -283,7 +284,7 @@ def _needed(order: np.ndarray, of: np.ndarray, mask: np.ndarray, best: np.ndarra
 
 def write(folder: Path, compact: Compact, indices: dict[str, Index]) -> None:
     """Into an existing folder: arrays, and `index.json` with the recall that was found."""
-    arrays = {"codes": compact.codes, "steps": compact.steps}
+    arrays = {name: getattr(compact, name) for name in _COMPACT}
     arrays |= {f"{name}.{part}": getattr(index, part) for name, index in indices.items() for part in _ARRAYS}
     for name, array in arrays.items():
         np.save(folder / f"index.{name}.npy", array, allow_pickle=False)
@@ -291,25 +292,27 @@ def write(folder: Path, compact: Compact, indices: dict[str, Index]) -> None:
     (folder / "index.json").write_text(json.dumps({"format": FORMAT, "indices": said}, indent=1) + "\n")
 
 
-def read(folder: Path, shape: tuple[int, ...], mmap: bool) -> tuple[Compact, dict[str, Index]] | None:
-    """What `write` wrote, mapped; None where there is no index. Raises ValueError for one of other vectors."""
+def read(folder: Path, shape: tuple[int, ...], mmap: bool) -> tuple[Compact | None, dict[str, Index]] | None:
+    """What `write` wrote, mapped; None where there is no index. Raises ValueError for one of other vectors.
+
+    Format 1 had compact vectors in another order: they are to be made anew."""
     if not (folder / "index.json").exists():
         return None
     said = json.loads((folder / "index.json").read_text())
-    if said["format"] != FORMAT:
+    if said["format"] not in (1, FORMAT):
         raise ValueError(f"the index is of format {said['format']}")
 
     def array(name: str) -> np.ndarray:
         found = np.load(folder / f"index.{name}.npy", mmap_mode="r" if mmap else None, allow_pickle=False)
         return found.view(np.ndarray) if isinstance(found, np.memmap) else found
 
-    compact, indices = Compact(array("codes"), array("steps")), {}
+    compact, indices = None if said["format"] == 1 else Compact(*map(array, _COMPACT)), {}
     for name, values in said["indices"].items():
         offsets, members, means, spreads = (array(f"{name}.{part}") for part in _ARRAYS)
         indices[name] = Index(offsets, members, means, spreads, *(values[part] for part in _VALUES))
         if len(indices[name].members) != shape[0] or indices[name].means.shape[1] != shape[1]:
             raise ValueError("the index is of other vectors")
-    if compact.codes.shape != shape:
+    if compact is not None and compact.codes.shape != shape:
         raise ValueError("the index is of other vectors")
     return compact, indices
 

@@ -60,7 +60,7 @@ class Recommender:
         )
 
     def _rank_few(
-        self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: np.ndarray, run: Run
+        self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
     ) -> tuple[np.ndarray, np.ndarray] | None:
         """As `top_k` of `_score`, for at most SINGLE histories, without scoring every item; None where it cannot."""
         return None
@@ -98,21 +98,22 @@ class Recommender:
         k: int,
         *,
         exclude: Histories | None = None,
-        allowed: np.ndarray | None = None,
+        allowed: np.ndarray | Mask | None = None,
         run: Run | None = None,
         label: str = "",
     ) -> tuple[np.ndarray, np.ndarray]:
         """Best k item codes and their scores for each history: int32[n, k], float32[n, k]; -1 once nothing is left.
 
-        `exclude`: items each row must not get; `allowed`: bool[n_items]. Only CHUNK_BYTES of scores exist at once.
+        `exclude`: items each row must not get; `allowed`: bool[n_items], or a mask. Only CHUNK_BYTES of scores exist
+        at once.
         """
         known, run = self._known(), run or Run()
         k = min(k, len(known.item_ids))
-        allowed = known.candidates if allowed is None else known.candidates & allowed
+        mask = known.mask(allowed)
         items = np.empty((len(histories), k), dtype=np.int32)
         best = np.empty((len(histories), k), dtype=np.float32)
         if 0 < len(histories) <= SINGLE:
-            found = self._few(histories, k, _pairs(exclude, len(histories)), allowed, run)
+            found = self._few(histories, k, _pairs(exclude, len(histories)), mask, run)
             if found is not None:
                 return found
         with run.bar(label, len(histories)) as advance:
@@ -120,19 +121,19 @@ class Recommender:
                 stop = start + len(batch)
                 out = exclude.rows(start, stop) if exclude is not None else None
                 scores, excluded = self.score(batch, run), _pairs(out, len(batch))
-                items[start:stop], best[start:stop] = top_k(scores, k, known.priority, allowed, excluded, run)
+                items[start:stop], best[start:stop] = top_k(scores, k, known.priority, mask.bits, excluded, run)
                 advance(len(batch))
         return items, best
 
     def _few(
-        self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: np.ndarray, run: Run
+        self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
     ) -> tuple[np.ndarray, np.ndarray] | None:
         """`rank` of few histories without scores of all items, if this model can."""
         known = self._known()
         if self.answers_strangers or has_signal(histories).all():
             return self._rank_few(histories, k, excluded, allowed, run)
         if len(histories) == 1:
-            return first_k(known.best_first, known.popularity, k, allowed, excluded)
+            return first_k(known.best_first, known.popularity, k, allowed.bits, excluded)
         return None
 
     @property
@@ -352,13 +353,12 @@ class VectorRecommender(Recommender):
         raise NotImplementedError
 
     def _rank_few(
-        self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: np.ndarray, run: Run
+        self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
     ) -> tuple[np.ndarray, np.ndarray] | None:
         """Nothing as long as the catalogue is written: the vectors are searched."""
         if type(self)._score is not VectorRecommender._score:
             return None
-        mask = self._candidates() if allowed is self._known().candidates else Mask.of(allowed)
-        return self._search(self.encode(histories, run), mask, k, excluded, run, "dot" if run.approximate else "")
+        return self._search(self.encode(histories, run), allowed, k, excluded, run, "dot" if run.approximate else "")
 
     def _nearest(self, items: np.ndarray, k: int, run: Run) -> tuple[np.ndarray, np.ndarray]:
         if len(items) > SINGLE or type(self)._similar is not VectorRecommender._similar:
@@ -367,7 +367,7 @@ class VectorRecommender(Recommender):
         inverse = self._inverse_lengths()
         queries = self.item_vectors_[items] * inverse[items, None]
         index = "" if run.approximate is False else "cosine"
-        return self._search(queries, self._candidates(), k, itself, run, index, inverse)
+        return self._search(queries, self._known().mask(), k, itself, run, index, inverse)
 
     def _search(
         self,
@@ -420,15 +420,12 @@ class VectorRecommender(Recommender):
         found = ann.read(folder, self.item_vectors_.shape, mmap)
         if found is not None:
             compact, indices = found
-            self._of_items("compact", lambda: compact)
+            if compact is not None:
+                self._of_items("compact", lambda: compact)
             self._of_items("indices", lambda: indices)
 
     def _compact(self) -> Compact:
         return self._of_items("compact", lambda: Compact.of(self.item_vectors_))
-
-    def _candidates(self) -> Mask:
-        """Items that may be recommended."""
-        return self._of_items("candidates", lambda: Mask.of(np.asarray(self._known().candidates)))
 
     def _inverse_lengths(self) -> np.ndarray:
         """float32[n_items]: 1 / length of each item vector."""
@@ -479,8 +476,7 @@ def _pairs(histories: Histories | None, n: int) -> tuple[np.ndarray, np.ndarray]
 
 def has_signal(histories: Histories) -> np.ndarray:
     """bool[n]: whether a history has an event worth more than nothing."""
-    positive = np.concatenate([[0], np.cumsum(histories.weights > 0)])
-    return positive[histories.offsets[1:]] > positive[histories.offsets[:-1]]
+    return histories.positives > 0
 
 
 def _unit(rows: sparse.csr_matrix) -> sparse.csr_matrix:

@@ -14,7 +14,7 @@ from zhiyin.core.parallel import for_chunks, kernel
 from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
-from zhiyin.data.histories import Histories
+from zhiyin.data.histories import Entries, Histories
 from zhiyin.models.base import VectorRecommender
 from zhiyin.models.known import Known
 
@@ -124,12 +124,13 @@ class ALS(VectorRecommender):
     def encode(self, histories: Histories, run: Run | None = None) -> np.ndarray:
         """Vectors of histories, float32[n, factors]: the half sweep of ALS, from zero; conjugate gradient takes more
         steps."""
-        rows = self._confidence(histories, len(self.item_vectors_))
+        indptr, items, weights = histories.entries(len(self.item_vectors_), "weight")
+        rows = Entries(indptr, items, weights * np.float32(self.alpha))
         return self._fold_in(rows, self.item_vectors_, self.gram_, run or Run())
 
-    def _fold_in(self, rows: sparse.csr_matrix, y: np.ndarray, gram: np.ndarray, run: Run) -> np.ndarray:
+    def _fold_in(self, rows: sparse.csr_matrix | Entries, y: np.ndarray, gram: np.ndarray, run: Run) -> np.ndarray:
         """Vectors of rows solved anew, y fixed."""
-        x = np.zeros((rows.shape[0], self.factors), dtype=np.float32)
+        x = np.zeros((len(rows.indptr) - 1, self.factors), dtype=np.float32)
         solver = "exact" if self.solver == "exact" else "cg"
         steps = max(10, 2 * self.cg_steps)
         half_sweep(rows, x, y, self.reg, steps, run, gram, solver=solver, reg_power=self.reg_power)
@@ -143,7 +144,7 @@ class ALS(VectorRecommender):
 
 
 def half_sweep(
-    rows: sparse.csr_matrix,
+    rows: sparse.csr_matrix | Entries,
     x: np.ndarray,
     y: np.ndarray,
     reg: float,
@@ -159,7 +160,7 @@ def half_sweep(
     By `steps` of conjugate gradient, or by Cholesky's decomposition, of all factors or of BLOCK after BLOCK.
     """
     matrix = (y.T @ y if gram is None else gram).astype(np.float32)
-    matrix[np.diag_indices(len(matrix))] += np.float32(reg)
+    matrix.ravel()[:: len(matrix) + 1] += np.float32(reg)
     ridge = np.zeros(0, dtype=np.float32)  # what the penalty of each row exceeds reg by
     if reg_power:
         ridge = (reg * (np.maximum(np.diff(rows.indptr), 1.0) ** reg_power - 1)).astype(np.float32)

@@ -11,6 +11,7 @@ from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.data.ids import Ids
+from zhiyin.models.search import Mask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,16 @@ class Known:
     def best_first(self) -> np.ndarray:
         """int32[n_items]: items by popularity, the most popular first, ties by priority."""
         return np.argsort(-self.priority).astype(np.int32)
+
+    def mask(self, allowed: np.ndarray | Mask | None = None) -> Mask:
+        """Items that may be recommended and are allowed; `allowed`: bool[n_items], a mask, or None for all."""
+        if allowed is None:
+            return self._mask
+        return allowed.within(self.candidates) if isinstance(allowed, Mask) else Mask.of(self.candidates & allowed)
+
+    @functools.cached_property
+    def _mask(self) -> Mask:
+        return Mask.of(np.asarray(self.candidates))
 
     @classmethod
     def of(cls, data: Dataset, run: Run) -> Known:

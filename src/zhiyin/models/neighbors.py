@@ -15,6 +15,7 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.models.base import Recommender
 from zhiyin.models.pairs import keep_largest, rows_of, score_by_table, to_csr, top_by_table
+from zhiyin.models.search import Mask
 
 SIMILARITIES = ("cosine", "jaccard", "tfidf", "bm25")
 
@@ -29,12 +30,10 @@ class TableRecommender(Recommender):
         return score_by_table(histories.matrix(self.similarities_.shape[0]), self.similarities_, run)
 
     def _rank_few(
-        self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: np.ndarray, run: Run
+        self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
     ) -> tuple[np.ndarray, np.ndarray] | None:
-        priority = self._known().priority
-        return top_by_table(
-            histories.matrix(self.similarities_.shape[0]), self.similarities_, k, priority, allowed, excluded
-        )
+        rows, priority = histories.entries(self.similarities_.shape[0]), self._known().priority
+        return top_by_table(rows, self.similarities_, k, priority, allowed.bits, excluded)
 
     def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
         return rows_of(self.similarities_, items)
@@ -179,10 +178,10 @@ class UserKNN(Recommender):
         return score_by_table(self.neighbors(histories, run), self.taken_, run)
 
     def _rank_few(
-        self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: np.ndarray, run: Run
+        self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
     ) -> tuple[np.ndarray, np.ndarray] | None:
         near = self.neighbors(histories, run)
-        return top_by_table(near, self.taken_, k, self._known().priority, allowed, excluded)
+        return top_by_table(near, self.taken_, k, self._known().priority, allowed.bits, excluded)
 
     def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
         """Scores of histories of one item each; minus infinity: no neighbour had it."""

@@ -6,12 +6,14 @@ largest entries are kept. No dense items × items array ever exists.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from scipy import sparse
 
 from zhiyin.core.parallel import for_chunks, kernel
 from zhiyin.core.run import Run
-from zhiyin.data.histories import Histories
+from zhiyin.data.histories import Entries, Histories
 from zhiyin.models.topk import finish, push
 
 
@@ -24,9 +26,9 @@ def to_csr(neighbors: np.ndarray, values: np.ndarray, n_items: int) -> sparse.cs
     return table
 
 
-def score_by_table(weights: sparse.csr_matrix, table: sparse.csr_matrix, run: Run) -> np.ndarray:
-    """float32[n, n_items]: weights (CSR float32[n, n_items]) times the table, dense."""
-    scores = np.zeros((weights.shape[0], table.shape[1]), dtype=np.float32)
+def score_by_table(weights: sparse.csr_matrix | Entries, table: sparse.csr_matrix, run: Run) -> np.ndarray:
+    """float32[n, n_items]: weights (rows float32[n, n_items]) times the table, dense."""
+    scores = np.zeros((len(weights.indptr) - 1, table.shape[1]), dtype=np.float32)
 
     def work(start: int, stop: int) -> None:
         _push(
@@ -39,7 +41,7 @@ def score_by_table(weights: sparse.csr_matrix, table: sparse.csr_matrix, run: Ru
 
 
 def top_by_table(
-    weights: sparse.csr_matrix,
+    weights: sparse.csr_matrix | Entries,
     table: sparse.csr_matrix,
     k: int,
     priority: np.ndarray,
@@ -50,7 +52,7 @@ def top_by_table(
 
     None where they lead to fewer than k that may be returned: then items of score 0 belong in the answer.
     """
-    n = weights.shape[0]
+    n = len(weights.indptr) - 1
     items, scores = np.full((n, k), -1, dtype=np.int32), np.full((n, k), -np.inf, dtype=np.float32)
     full = _reached(
         weights.indptr, weights.indices, weights.data, table.indptr, table.indices, table.data,
@@ -79,34 +81,45 @@ def _push(w_indptr, w_items, w_data, t_indptr, t_items, t_data, start, stop, sco
 
 @kernel
 def _reached(w_indptr, w_items, w_data, t_indptr, t_items, t_data, priority, allowed, offsets, seen, items, scores):
-    n_items = len(allowed)
+    """Sums are kept by hash: a request reaches some thousands of items, whatever the size of the catalogue."""
     for row in range(len(w_indptr) - 1):
-        total = np.zeros(n_items, dtype=np.float32)  # the system clears only the pages that are touched
-        for at in range(offsets[row], offsets[row + 1]):
-            total[seen[at]] = -np.inf
-        reach = 0
+        reach = offsets[row + 1] - offsets[row]
         for at in range(w_indptr[row], w_indptr[row + 1]):
             reach += t_indptr[w_items[at] + 1] - t_indptr[w_items[at]]
-        touched, n_touched = np.empty(reach, dtype=np.int32), 0
+        size = 64
+        while size < 2 * reach:
+            size *= 2
+        keys, total = np.full(size, -1, dtype=np.int32), np.empty(size, dtype=np.float32)
+        for at in range(offsets[row], offsets[row + 1]):
+            slot = _slot(keys, seen[at])
+            keys[slot], total[slot] = seen[at], -np.inf
         for at in range(w_indptr[row], w_indptr[row + 1]):
             item, weight = w_items[at], w_data[at]
             for to in range(t_indptr[item], t_indptr[item + 1]):
                 other = t_items[to]
-                if total[other] == 0:
-                    touched[n_touched] = other
-                    n_touched += 1
-                total[other] += weight * t_data[to]
-        heap_item, heap_score, size = items[row], scores[row], 0
-        for place in range(n_touched):
-            item = touched[place]
-            score = total[item]
-            total[item] = 0  # what came to nothing once is on the list twice
-            if score > 0 and allowed[item]:
-                size = push(score, item, size, heap_score, heap_item, priority)
-        if size < items.shape[1]:
+                slot = _slot(keys, other)
+                if keys[slot] < 0:
+                    keys[slot], total[slot] = other, weight * t_data[to]
+                else:
+                    total[slot] += weight * t_data[to]
+        heap_item, heap_score, held = items[row], scores[row], 0
+        for slot in range(size):
+            if keys[slot] >= 0 and total[slot] > 0 and allowed[keys[slot]]:
+                held = push(total[slot], keys[slot], held, heap_score, heap_item, priority)
+        if held < items.shape[1]:
             return False
-        finish(heap_score, heap_item, size, priority)
+        finish(heap_score, heap_item, held, priority)
     return True
+
+
+@kernel
+def _slot(keys, item):
+    """Where an item stands in an open hash, or is to stand."""
+    last = len(keys) - 1
+    slot = (np.uint32(item) * np.uint32(2654435769) >> np.uint32(8)) & last
+    while keys[slot] >= 0 and keys[slot] != item:
+        slot = (slot + 1) & last
+    return slot
 
 
 @kernel
@@ -153,26 +166,40 @@ def keep_largest(total, touched, n_touched, neighbors, values):
             values[at], neighbors[at] = value, item
 
 
-def recent(histories: Histories, last: int, decay: float) -> sparse.csr_matrix:
-    """CSR float32[n, items]: the last events of each history, the newest worth 1, each older one `decay` of the next.
+def recent(histories: Histories, last: int, decay: float) -> Entries:
+    """Rows of items: the last events of each history, the newest worth 1, each older one `decay` of the next.
 
-    Only events worth more than nothing count; a repeated item keeps its newest place. Shape[1] is one more than the
-    largest item code.
+    Only events worth more than nothing count; a repeated item keeps its newest place.
     """
-    owner = np.repeat(np.arange(len(histories)), histories.lengths)
-    positive = histories.weights > 0
-    owner, items = owner[positive], histories.items[positive]
-    counts = np.bincount(owner, minlength=len(histories))
-    ends = np.cumsum(counts)
-    back = ends[owner] - 1 - np.arange(len(items))
-    kept = back < last
-    worth = np.power(np.float32(decay), back[kept]).astype(np.float32)
-    width = int(items.max()) + 1 if len(items) else 1
-    row, col = owner[kept], items[kept]
-    order = np.lexsort((-worth, col, row))
-    row, col, data = row[order], col[order], worth[order]
-    first = np.ones(len(row), dtype=bool)
-    first[1:] = (row[1:] != row[:-1]) | (col[1:] != col[:-1])
     indptr = np.zeros(len(histories) + 1, dtype=np.int32)
-    np.cumsum(np.bincount(row[first], minlength=len(histories)), out=indptr[1:])
-    return sparse.csr_matrix((data[first], col[first], indptr), shape=(len(histories), width))
+    room = int(np.minimum(histories.lengths, last).sum())
+    items, worth = np.empty(room, dtype=np.int32), np.empty(room, dtype=np.float32)
+    _recent(histories.offsets, histories.items, histories.weights, _powers(last, decay), indptr, items, worth)
+    return Entries(indptr, items[: indptr[-1]], worth[: indptr[-1]])
+
+
+@functools.lru_cache(maxsize=64)
+def _powers(last: int, decay: float) -> np.ndarray:
+    return np.power(np.float32(decay), np.arange(last)).astype(np.float32)
+
+
+@kernel
+def _recent(offsets, items, weights, powers, indptr, out_items, out_worth):
+    end = 0
+    for row in range(len(offsets) - 1):
+        first, back = end, 0
+        for at in range(offsets[row + 1] - 1, offsets[row] - 1, -1):
+            if back == len(powers):
+                break
+            if not weights[at] > 0:
+                continue
+            item, to = items[at], end  # into its place among those that are there already
+            while to > first and out_items[to - 1] >= item:
+                to -= 1
+            if to == end or out_items[to] != item:
+                for moved in range(end, to, -1):
+                    out_items[moved], out_worth[moved] = out_items[moved - 1], out_worth[moved - 1]
+                out_items[to], out_worth[to] = item, powers[back]
+                end += 1
+            back += 1
+        indptr[row + 1] = end

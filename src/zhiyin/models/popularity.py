@@ -13,6 +13,7 @@ from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.models.base import Recommender
+from zhiyin.models.search import Mask
 from zhiyin.models.topk import first_k
 
 
@@ -41,10 +42,10 @@ class Popular(Recommender):
         return np.tile(self.scores_, (len(histories), 1))
 
     def _rank_few(
-        self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: np.ndarray, run: Run
+        self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
     ) -> tuple[np.ndarray, np.ndarray] | None:
         kept = vars(self).get("_order")
         if kept is None or kept[0] is not self.known_:
             best_first = np.lexsort((-self.known_.priority, -self.scores_)).astype(np.int32)
             kept = vars(self)["_order"] = (self.known_, best_first)
-        return first_k(kept[1], self.scores_, k, allowed, excluded)
+        return first_k(kept[1], self.scores_, k, allowed.bits, excluded)

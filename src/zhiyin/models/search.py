@@ -18,8 +18,14 @@ FEW = 1 / 32
 BLOCK = 4_096
 # Passing rows from which on a first look at compact vectors pays.
 WORTH = 16_384
+# Masks within others that a mask keeps.
+KEPT = 8
+# Vectors read at once to make compact ones.
+PART = 65_536
 # What kernels get where scores are inner products as they are.
 NONE = np.zeros(0, dtype=np.float32)
+# No places given; no bits: all pass.
+NOWHERE, NO_BITS = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=bool)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,6 +36,8 @@ class Mask:
     count: int
     _bits: np.ndarray | None
     _rows: np.ndarray | None
+    # By the array that they are of: masks of `within`; None: this mask itself.
+    _within: dict[int, tuple[np.ndarray, Mask | None]] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, bits: np.ndarray) -> Mask:
@@ -52,7 +60,7 @@ class Mask:
         assert self._bits is not None
         return np.flatnonzero(self._bits).astype(np.int32)
 
-    @property
+    @functools.cached_property
     def bits(self) -> np.ndarray:
         """bool[n]: whether each item passes."""
         if self._bits is not None:
@@ -79,10 +87,20 @@ class Mask:
             return Mask(self.n, len(kept), None, kept)
         return Mask.of(self.bits & other.bits)
 
+    def within(self, bits: np.ndarray) -> Mask:
+        """Those that pass bool[n] as well; found once for an array, which must not change."""
+        found = self._within.get(id(bits))
+        if found is None or found[0] is not bits:
+            both = Mask.of(self.bits & bits)
+            if len(self._within) >= KEPT:
+                self._within.clear()
+            found = self._within[id(bits)] = (bits, None if both.count == self.count else both)
+        return found[1] or self
+
     @property
     def nbytes(self) -> int:
-        """Bytes held, with the codes that may still be made."""
-        return (self.n if self._bits is not None else 0) + 4 * self.count
+        """Bytes held, with the codes and the bits that may still be made."""
+        return self.n + 4 * self.count
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,23 +108,33 @@ class Compact:
     """Item vectors in one byte a number, for a first look that reads a quarter of the memory.
 
     A byte is off by at most half a step of its row, so the true score lies within a known distance of the first look's:
-    whatever may be among the best k is scored again in full, and the answer is exact.
+    whatever may be among the best k is scored again in full, and the answer is exact. The longest vectors come first:
+    once those that are left are too short to reach the best k found, the search is over.
 
     Parameters
     ----------
-    codes: int8[n, d]. steps: float32[n]; vector r is about codes[r] * steps[r]. NaN where it holds no finite numbers.
+    codes: int8[n, d]. steps: float32[n]; the vector at place p is about codes[p] * steps[p]. NaN where it holds no
+        finite numbers.
+    order: int32[n], the item at each place. lengths: float32[n], of its vector, falling.
     """
 
     codes: np.ndarray
     steps: np.ndarray
+    order: np.ndarray
+    lengths: np.ndarray
 
     @classmethod
     def of(cls, item_vectors: np.ndarray) -> Compact:
         """From float32[n, d]."""
         codes = np.zeros(item_vectors.shape, dtype=np.int8)
         steps = np.zeros(len(item_vectors), dtype=np.float32)
-        for start in range(0, len(codes), 65_536):
-            part = np.asarray(item_vectors[start : start + 65_536], dtype=np.float32)
+        lengths = np.concatenate(
+            [np.linalg.norm(item_vectors[start : start + PART], axis=1) for start in range(0, len(codes), PART)]
+            or [steps]
+        ).astype(np.float32)
+        order = np.argsort(-lengths, kind="stable").astype(np.int32)
+        for start in range(0, len(codes), PART):
+            part = np.asarray(item_vectors[order[start : start + PART]], dtype=np.float32)
             largest = np.abs(part).max(axis=1, initial=0.0)
             sane = np.isfinite(largest)
             step = np.where(sane, largest / 127, np.nan).astype(np.float32)
@@ -114,11 +142,18 @@ class Compact:
             with np.errstate(all="ignore"):
                 scaled = np.rint(part / np.where(step > 0, step, 1)[:, None]).clip(-127, 127)
             codes[start : start + len(part)] = np.where(sane[:, None], scaled, 0)
-        return cls(codes, steps)
+        return cls(codes, steps, order, lengths[order])
+
+    @functools.cached_property
+    def places(self) -> np.ndarray:
+        """int32[n]: the place of each item."""
+        places = np.empty(len(self.order), dtype=np.int32)
+        places[self.order] = np.arange(len(self.order), dtype=np.int32)
+        return places
 
     @property
     def nbytes(self) -> int:
-        return self.codes.nbytes + self.steps.nbytes
+        return self.codes.nbytes + self.steps.nbytes + 3 * self.order.nbytes
 
 
 def top_k_where(
@@ -162,19 +197,23 @@ def top_k_where(
     b = len(queries)
     items = np.full((b, max(k, 0)), -1, dtype=np.int32)
     scores = np.full((b, max(k, 0)), -np.inf, dtype=np.float32)
-    rows = mask.rows
-    if k < 1 or not len(rows) or not b:
+    if k < 1 or not mask.count or not b:
         return items, scores
     if priority is None:
         priority = _by_code(len(vectors))
     offsets, codes = _sorted_within(exclude, b)
     scales = NONE if scale is None else np.ascontiguousarray(scale, dtype=np.float32)
 
+    if b < 4 and compact is not None and mask.count >= WORTH:
+        # Of many that pass, places in their order; of few, their own.
+        rows = NOWHERE if mask._bits is not None else compact.places[mask.rows]
+        parts = (compact.codes, compact.steps, compact.order, compact.lengths)
+        bits = NO_BITS if mask._bits is None or mask.count == mask.n else mask.bits
+        _search_compact(parts, vectors, scales, queries, bits, rows, priority, offsets, codes, items, scores)
+        return items, scores
+    rows = mask.rows
+
     def each(start: int, stop: int) -> None:
-        if compact is not None and len(rows) >= WORTH:
-            _search_compact(compact.codes, compact.steps, vectors, scales, queries, start, stop, rows, priority,
-                            offsets, codes, items, scores)  # fmt: skip
-            return
         _search(vectors, scales, queries, start, stop, rows, priority, offsets, codes, items, scores)
 
     def blocks(start: int, stop: int) -> None:
@@ -202,6 +241,8 @@ def _sorted_within(exclude: tuple[np.ndarray, np.ndarray] | None, b: int) -> tup
     if exclude is None:
         return np.zeros(b + 1, np.int64), np.zeros(0, np.int32)
     offsets, codes = exclude
+    if b == 1:
+        return np.asarray(offsets, np.int64), np.sort(codes).astype(np.int32)
     owner = np.repeat(np.arange(b), np.diff(offsets))
     return np.asarray(offsets, np.int64), np.asarray(codes)[np.lexsort((codes, owner))].astype(np.int32)
 
@@ -235,32 +276,47 @@ def _search(vectors, scales, queries, start, stop, rows, priority, offsets, code
 
 
 @kernel
-def _search_compact(small, steps, vectors, scales, queries, start, stop, rows, priority, offsets, codes, items, scores):
-    """As `_search`. `bar` is the k-th best of what scores are at least; what may reach it is scored in full."""
+def _search_compact(parts, vectors, scales, queries, bits, places, priority, offsets, codes, items, scores):
+    """As `_search`. `bar` is the k-th best of what scores are at least; what may reach it is scored in full.
+
+    places: where to look; empty: everywhere, at items of `bits` (empty: all).
+    """
+    small, steps, order, lengths = parts
     d, k = vectors.shape[1], items.shape[1]
     least = np.empty(k, dtype=np.float32)
-    may, most = np.empty(len(rows), dtype=np.int32), np.empty(len(rows), dtype=np.float32)
-    for q in range(start, stop):
+    everywhere, every = len(places) == 0, len(bits) == 0
+    looks = len(order) if everywhere else len(places)
+    may, most = np.empty(looks, dtype=np.int32), np.empty(looks, dtype=np.float32)
+    for q in range(len(queries)):
         query, heap_item, heap_score = queries[q], items[q], scores[q]
-        length = np.float32(0)
+        length, square = np.float32(0), np.float32(0)
         for j in range(d):
             length += abs(query[j])
+            square += query[j] * query[j]
         # Half a step for the byte; the rest for the rounding of 32-bit sums, here and in the full score.
         off = length * np.float32(0.5 + 127e-6 * (4 + d / 8))
-        found, n, out, end = 0, 0, offsets[q], offsets[q + 1]
+        reach = np.sqrt(square) * np.float32(1 + 1e-5 * (8 + d / 8))
+        found, n, begin, end = 0, 0, offsets[q], offsets[q + 1]
         bar = np.float32(-np.inf)
-        for at in range(len(rows)):
-            item = rows[at]
+        for at in range(looks):
+            place = at if everywhere else places[at]
+            item = order[place]
+            if not every and everywhere and not bits[item]:
+                continue
+            scale = scales[item] if len(scales) else np.float32(1)
+            if reach * lengths[place] * scale < bar:
+                if everywhere and not len(scales):
+                    break  # those behind are shorter still
+                continue
             score = np.float32(0)
-            vector = small[item]
+            vector = small[place]
             for j in range(d):
                 score += np.float32(vector[j]) * query[j]
-            step = steps[item] * scales[item] if len(scales) else steps[item]
+            step = steps[place] * scale
             high = step * (score + off)
             if high < bar:
                 continue
-            while out < end and codes[out] < item:
-                out += 1
+            out = begin + np.searchsorted(codes[begin:end], item)
             if out < end and codes[out] == item:
                 continue
             may[n], most[n] = item, high
@@ -269,12 +325,12 @@ def _search_compact(small, steps, vectors, scales, queries, start, stop, rows, p
             if not low > bar:  # NaN too
                 continue
             if found < k:
-                place = found
+                to = found
                 found += 1
-                while place > 0 and low < least[(place - 1) >> 1]:
-                    least[place] = least[(place - 1) >> 1]
-                    place = (place - 1) >> 1
-                least[place] = low
+                while to > 0 and low < least[(to - 1) >> 1]:
+                    least[to] = least[(to - 1) >> 1]
+                    to = (to - 1) >> 1
+                least[to] = low
             else:
                 _sink(least, low)
             if found == k:

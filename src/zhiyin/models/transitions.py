@@ -15,6 +15,7 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.models.base import Recommender
 from zhiyin.models.pairs import keep_largest, recent, rows_of, score_by_table, to_csr, top_by_table
+from zhiyin.models.search import Mask
 
 
 @dataclasses.dataclass
@@ -68,10 +69,10 @@ class Transitions(Recommender):
         return score_by_table(recent(histories, self.last, self.decay), self.rules_, run)
 
     def _rank_few(
-        self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: np.ndarray, run: Run
+        self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
     ) -> tuple[np.ndarray, np.ndarray] | None:
         priority = self._known().priority
-        return top_by_table(recent(histories, self.last, self.decay), self.rules_, k, priority, allowed, excluded)
+        return top_by_table(recent(histories, self.last, self.decay), self.rules_, k, priority, allowed.bits, excluded)
 
     def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
         return rows_of(self.rules_, items)

@@ -27,6 +27,7 @@ from zhiyin.core.run import Run
 from zhiyin.data.histories import Histories
 from zhiyin.data.ids import Ids
 from zhiyin.models.base import Recommender, VectorRecommender
+from zhiyin.models.search import Mask
 from zhiyin.pipeline import diversity
 from zhiyin.pipeline.explain import Reason, reasons
 from zhiyin.pipeline.filters import Filters
@@ -40,6 +41,8 @@ from zhiyin.ranking.examples import Candidates
 VARIETY = ("none", "mmr", "dpp", "calibrate")
 # Rulebooks of requests' own filters and boosts that are kept.
 BOOKS = 256
+# States of what may be shown that are kept: each some bytes an item.
+OPEN = 16
 # Most items of a list, and most ids in a list of a request.
 MOST_ITEMS, MOST_IDS = 1_000, 10_000
 # Candidates behind a list that exploration chooses from.
@@ -128,6 +131,15 @@ class Answer:
         return len(self.items)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Passing:
+    """Items that a request may get: bool[all], and those that the model knows. `of`: what it was found from."""
+
+    bits: np.ndarray
+    known: Mask
+    of: tuple[Mask, np.ndarray | None]
+
+
 class Answers:
     """Answers requests by a model, a catalogue and rules. Any number of threads may ask.
 
@@ -176,6 +188,7 @@ class Answers:
         self.rules, self.kinds, self.balance, self.by = rules or Rules(), kinds, balance, by
         self.variety, self._context = _word(variety), context
         self._books: OrderedDict[tuple[str, tuple[Boost, ...]], Rulebook] = OrderedDict()
+        self._open: OrderedDict[tuple[int, int], Passing] = OrderedDict()
         self._likeness: dict[str, Any] = {}
         self._lock = threading.Lock()
         self.book("", ())  # what is wrong with the rules of the house is said now
@@ -194,6 +207,7 @@ class Answers:
                            run=self.run)  # fmt: skip
         made = copy.copy(self)
         made._lock, made._books, made._likeness = threading.Lock(), OrderedDict(), dict(self._likeness)
+        made._open = OrderedDict()
         made.items = items = items.with_columns(self.items["id"])
         made.filters = self.filters.another(items)
         if self.new.m and not items[n:].equals(self.items[n:]):
@@ -252,39 +266,32 @@ class Answers:
             request = dataclasses.replace(request, pins=pins)
         needs = self._needs(request, history)
         seen = not self.rules.bought if request.exclude_seen is None else request.exclude_seen
-        mask = book.mask(needs)
-        allowed = self._candidates & mask.bits
-        if shown is not None:
-            allowed &= shown
-        out = book.removed(needs)
+        passing = self._passing(book.mask(needs), shown)
+        gone = book.removed(needs)[1]
         if seen:
-            seen_items = np.concatenate([out[1], history.items, also])
-            out = (np.array([0, len(seen_items)]), seen_items)
-        gone = Histories.of(*out)
-        known_gone = gone
-        if self.new.m:
-            old = gone.items[gone.items < n]
-            known_gone = Histories.of(np.array([0, len(old)]), old)
+            gone = np.concatenate([gone, history.items, also])
+        known_gone = gone[gone < n] if self.new.m else gone
         passed("filter")
-        candidates = self.model.retrieve(history, k, exclude=known_gone, allowed=allowed[:n], run=self.run)
+        exclude = Histories.of(np.array([0, len(known_gone)]), known_gone)
+        candidates = self.model.retrieve(history, k, exclude=exclude, allowed=passing.known, run=self.run)
         passed("retrieve")
-        if self.model.method_of(history) == "ranker" and late("ranker", RANK_BY):
-            scores = self.model.scores_by("rrf", history, candidates, self.run)
-        else:
-            scores = self.model.order(history, candidates, self.run)
+        method = self.model.method_of(history)
+        if method == "ranker" and late("ranker", RANK_BY):
+            method = "rrf"
+        scores = self.model.scores_by(method, history, candidates, self.run)
         passed("rank")
         if word != "none" and late("variety", VARY_BY):
             word = "none"
         vary = functools.partial(self._vary, history=history, k=k, word=word, balance=balance)
         named, worth = candidates.items, scores
         if self.new.m:
-            free = allowed[n:].copy()
-            free[gone.items[gone.items >= n] - n] = False
+            free = passing.bits[n:].copy()
+            free[gone[gone >= n] - n] = False
             more, extra = self.new.join(history, named, worth, free)
             named, worth = np.concatenate([named, more]), np.concatenate([worth, extra])
         fill = max(0, k - len(named))
         while True:
-            slates = self._filled(named, worth, allowed, gone.items, fill)
+            slates = self._filled(named, worth, passing.bits, gone, fill)
             slate = book.finish(slates, needs, k, between=vary)
             # Of what rules left out too much is made up by what is popular.
             if len(slate.items) >= k or len(slates.items) < len(named) + fill:
@@ -299,7 +306,7 @@ class Answers:
             best.scores.tolist(),
             trace=best.trace,
             seconds=seconds,
-            method=self.model.method_of(history) if "ranker" not in degraded else "rrf",
+            method=method,
             left_out=candidates.left_out if isinstance(candidates, Retrieved) else {},
             degraded=degraded,
             propensities=propensities,
@@ -438,6 +445,22 @@ class Answers:
         return found
 
     # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _passing(self, mask: Mask, shown: np.ndarray | None) -> Passing:
+        """What a request may get; found once for a filter and a state of what is shown."""
+        key = (id(mask), id(shown))
+        with self._lock:
+            found = self._open.get(key)
+        if found is None or found.of[0] is not mask or found.of[1] is not shown:
+            bits = self._candidates & mask.bits
+            if shown is not None:
+                bits &= shown
+            found = Passing(bits, Mask.of(bits[: len(self.known.item_ids)]), (mask, shown))
+            with self._lock:
+                self._open[key] = found
+                while len(self._open) > OPEN:
+                    self._open.popitem(last=False)
+        return found
 
     def _reasons(self, history: Histories, best: Slate, candidates: Candidates) -> list[Reason]:
         n = len(self.known.item_ids)

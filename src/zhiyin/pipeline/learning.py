@@ -20,7 +20,6 @@ import numpy as np
 from zhiyin.core.errors import DataError
 from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset
-from zhiyin.data.histories import Histories
 from zhiyin.data.splits import Split, folds, split
 from zhiyin.evaluation.judging import Window
 from zhiyin.models.base import Recommender
@@ -131,12 +130,6 @@ SEGMENTS = ("strangers", "short", "long")
 SHORT = 4
 
 
-def positives(histories: Histories) -> np.ndarray:
-    """int64[n]: events worth more than nothing."""
-    total = np.concatenate([[0], np.cumsum(histories.weights > 0)])
-    return total[histories.offsets[1:]] - total[histories.offsets[:-1]]
-
-
 def segments_of(lengths: np.ndarray) -> np.ndarray:
     """int8[n]: 0 for strangers, 1 for short histories, 2 for longer ones."""
     return np.digitize(lengths, [1, SHORT + 1]).astype(np.int8)
@@ -162,7 +155,7 @@ def learn(
         asked.append(ask(sources, part, window, candidates, run))
     if not asked:
         return _unjudged(sources, data, metric, run)
-    segment = np.concatenate([segments_of(positives(a.window.histories)) for a in asked])
+    segment = np.concatenate([segments_of(a.window.histories.positives) for a in asked])
     values = _judged(asked, ranker, metric, run)
     blends = [name for name in ("rrf", "weighted", "ranker") if name in values]
     choices = {"all": blend.choose("all", values, blends)}
@@ -229,7 +222,7 @@ def _judged(asked: list[Asked], ranker: Ranker | None, metric: str, run: Run) ->
 def _weights(asked: list[Asked]) -> np.ndarray:
     """float64[2, 2 s]: weights for strangers, and for users with a history. Each group's own, where it has requests."""
     whole, labels = _joined(asked)
-    stranger = np.concatenate([positives(a.window.histories) == 0 for a in asked])
+    stranger = np.concatenate([a.window.histories.positives == 0 for a in asked])
     found = []
     for group in (stranger, ~stranger):
         some = np.flatnonzero(group)
@@ -239,7 +232,7 @@ def _weights(asked: list[Asked]) -> np.ndarray:
 
 def weighted(a: Asked, weights: np.ndarray) -> np.ndarray:
     """float32[m]: scores of a window's candidates by `_weights`."""
-    return blend.weighted(a.candidates, weights[(positives(a.window.histories) > 0).astype(int)])
+    return blend.weighted(a.candidates, weights[(a.window.histories.positives > 0).astype(int)])
 
 
 def _train_ranker(ranker: Ranker, asked: list[Asked], run: Run) -> Ranker | None:

@@ -23,9 +23,10 @@ from zhiyin.models import saving
 from zhiyin.models.base import Recommender
 from zhiyin.models.catalog import parse, written
 from zhiyin.models.known import Known
+from zhiyin.models.search import Mask
 from zhiyin.models.topk import top_k
 from zhiyin.pipeline import blend
-from zhiyin.pipeline.learning import SEGMENTS, learn, positives, segments_of
+from zhiyin.pipeline.learning import SEGMENTS, learn, segments_of
 from zhiyin.ranking import catalog as rankers
 from zhiyin.ranking.base import Ranker
 from zhiyin.ranking.build import FeatureBuilder
@@ -147,7 +148,7 @@ class Pipeline(Recommender):
         k: int,
         *,
         exclude: Histories | None = None,
-        allowed: np.ndarray | None = None,
+        allowed: np.ndarray | Mask | None = None,
         run: Run | None = None,
         label: str = "",
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -156,7 +157,7 @@ class Pipeline(Recommender):
         if run.approximate is None:
             run = dataclasses.replace(run, approximate=False)
         k = min(k, len(known.item_ids))
-        allowed = known.candidates if allowed is None else known.candidates & allowed
+        allowed = known.mask(allowed)
         items = np.full((len(histories), k), -1, dtype=np.int32)
         best = np.full((len(histories), k), -np.inf, dtype=np.float32)
         with run.bar(label, len(histories)) as advance:
@@ -166,7 +167,7 @@ class Pipeline(Recommender):
                 candidates = self.retrieve(batch, k, exclude=out, allowed=allowed, run=run)
                 scores = self.order(batch, candidates, run)
                 _place(candidates, scores, items[start:stop], best[start:stop])
-                self._fill(items[start:stop], best[start:stop], out, allowed, run)
+                self._fill(items[start:stop], best[start:stop], out, allowed.bits, run)
                 advance(len(batch))
         return items, best
 
@@ -176,7 +177,7 @@ class Pipeline(Recommender):
         k: int = 0,
         *,
         exclude: Histories | None = None,
-        allowed: np.ndarray | None = None,
+        allowed: np.ndarray | Mask | None = None,
         run: Run | None = None,
     ) -> Candidates:
         """What the sources name for each history, at least k items each; where one is asked about, by their indices
@@ -193,9 +194,11 @@ class Pipeline(Recommender):
     def order(self, histories: Histories, candidates: Candidates, run: Run | None = None) -> np.ndarray:
         """float32[m]: scores of candidates, comparable within a request, by the method of its segment of users."""
         run = run or Run()
-        scores = np.zeros(len(candidates.items), dtype=np.float32)
-        segment = segments_of(positives(histories))[candidates.owners]
         methods = [self.choices_[name] for name in SEGMENTS]
+        if len(histories) == 1:
+            return self.scores_by(self.method_of(histories), histories, candidates, run)
+        scores = np.zeros(len(candidates.items), dtype=np.float32)
+        segment = segments_of(histories.positives)[candidates.owners]
         for method in dict.fromkeys(methods):
             of = np.isin(segment, [code for code, name in enumerate(methods) if name == method])
             if of.any():
@@ -204,7 +207,7 @@ class Pipeline(Recommender):
 
     def method_of(self, history: Histories) -> str:
         """What orders the candidates of one history."""
-        return self.choices_[SEGMENTS[int(segments_of(positives(history))[0])]]
+        return self.choices_[SEGMENTS[int(segments_of(history.positives)[0])]]
 
     def scores_by(self, method: str, histories: Histories, candidates: Candidates, run: Run) -> np.ndarray:
         """float32[m] by one method: "rrf", "weighted", "ranker", or the name of a source."""
@@ -213,7 +216,7 @@ class Pipeline(Recommender):
             assert self.builder_ is not None
             return self.ranker_.score(self.builder_.build(histories, candidates), run)
         if method == "weighted":
-            return blend.weighted(candidates, self.weights_[(positives(histories) > 0).astype(int)])
+            return blend.weighted(candidates, self.weights_[(histories.positives > 0).astype(int)])
         return blend.scores_by(method, candidates)
 
     def _fill(

@@ -319,6 +319,8 @@ class Rulebook:
         if len(self.exclude):
             every = np.arange(requests.n)[:, None] * len(self.filters) + self.exclude[None, :]
             keys.append(every.ravel())
+        if not any(map(len, keys)):
+            return np.zeros(requests.n + 1, dtype=np.int64), np.zeros(0, dtype=np.int32)
         unique = np.unique(np.concatenate(keys))
         owners, items = np.divmod(unique, max(1, len(self.filters)))
         offsets = np.concatenate([[0], np.cumsum(np.bincount(owners, minlength=requests.n))]).astype(np.int64)

@@ -16,6 +16,7 @@ from zhiyin.core.parallel import for_chunks, kernel
 from zhiyin.core.run import Run, log
 from zhiyin.data.histories import Histories
 from zhiyin.models.base import Recommender
+from zhiyin.models.search import Mask
 from zhiyin.ranking.examples import Candidates
 
 # The constant of reciprocal rank fusion (Cormack, Clarke & Büttcher, SIGIR 2009).
@@ -76,7 +77,7 @@ def retrieve(
     k: int | Mapping[str, int],
     *,
     exclude: Histories | None = None,
-    allowed: np.ndarray | None = None,
+    allowed: np.ndarray | Mask | None = None,
     run: Run | None = None,
     budget: Budget | None = None,
 ) -> Retrieved:

@@ -27,11 +27,11 @@ class Forest:
 
     Parameters
     ----------
-    roots: int32[T], first node of each tree; depths: int32[T], the longest way from there to a leaf.
-    features: int32[n + l], column asked. thresholds: float64[n + l]; of a node of categories, which set of `bits`.
+    roots: uint32[T], first node of each tree; depths: int32[T], the longest way from there to a leaf.
+    features: uint32[n + l], column asked. thresholds: float32[n + l]; of a node of categories, which set of `bits`.
     kinds: uint8[n + l], bits as above; "missing goes left" is made so that it says what NaN does whatever the tree
         takes NaN for.
-    children: int32[n + l, 2], right and left.
+    children: uint32[n + l, 2], right and left.
     leaves: float64[l].
     starts: int32[c + 1] into bits, uint32: the categories that go left, one bit each.
     """
@@ -73,12 +73,12 @@ class Forest:
         none = np.zeros(0)
         children = joined("children", np.column_stack([itself, itself]), np.int32)
         return cls(
-            roots,
+            roots.astype(np.uint32),
             _depths(roots, children, n),
-            joined("features", np.zeros(len(itself)), np.int32),
-            joined("thresholds", np.zeros(len(itself)), np.float64),
+            joined("features", np.zeros(len(itself)), np.uint32),
+            _float32_below(joined("thresholds", np.zeros(len(itself)), np.float64)),
             joined("kinds", np.full(len(itself), _NAN), np.uint8),
-            children,
+            children.astype(np.uint32),
             joined("leaves", none, np.float64),
             np.concatenate([np.zeros(1), *(part["starts"][1:] for part in parts)]).astype(np.int32),
             joined("bits", none, np.uint32),
@@ -136,30 +136,44 @@ def _depths(roots: np.ndarray, children: np.ndarray, n: int) -> np.ndarray:
     return depths
 
 
+def _float32_below(thresholds: np.ndarray) -> np.ndarray:
+    """The largest float32 that is not above each: float32 numbers compare with it as with the float64."""
+    rounded = thresholds.astype(np.float32)
+    above = rounded.astype(np.float64) > thresholds
+    rounded[above] = np.nextafter(rounded[above], np.float32(-np.inf))
+    return rounded
+
+
 # Not `kernel`: sums must not be reordered, or the last bit would not be LightGBM's.
 @numba.njit(nogil=True, cache=True)
 def _walk(x, start, stop, roots, depths, features, thresholds, kinds, children, leaves, starts, bits, out):
     """Tree::NumericalDecision and Tree::CategoricalDecision of LightGBM's tree.h, a level at a time for all rows: where
-    one row must wait for its next node, the others go on."""
-    n = len(features) - len(leaves)
-    places = np.empty(stop - start, np.int64)
+    one row must wait for its next node, the others go on.
+
+    Places are unsigned: of others each look would first ask whether it counts from the end.
+    """
+    n, two, width = np.uint64(len(features) - len(leaves)), np.uint64(2), np.uint64(x.shape[1])
+    flat, below = x.reshape(-1), children.reshape(-1)
+    places = np.empty(stop - start, np.uint32)
     for tree in range(len(roots)):
         places[:] = roots[tree]
         for _ in range(depths[tree]):
+            begin = np.uint64(start) * width
             for row in range(len(places)):
-                node = places[row]
-                value, kind = np.float64(x[start + row, features[node]]), np.int64(kinds[node])
+                node = np.uint64(places[row])
+                value, kind = flat[begin + np.uint64(features[node])], kinds[node]
                 if kind & _CATEGORICAL:
-                    left = np.int64(0)
-                    if value >= 0:  # NaN is in no set
-                        code, which = np.int64(value), np.int64(thresholds[node])
-                        word = np.int64(starts[which]) + (code >> 5)
-                        if word < starts[which + 1]:
-                            left = np.int64((bits[word] >> np.uint32(code & 31)) & np.uint32(1))
+                    left = False
+                    if 0 <= value < 2147483648.0:  # NaN is in no set
+                        code, which = np.uint32(value), np.uint32(thresholds[node])
+                        word = np.uint64(starts[which]) + np.uint64(code >> np.uint32(5))
+                        if word < np.uint64(starts[which + np.uint32(1)]):
+                            left = (bits[word] >> (code & np.uint32(31))) & np.uint32(1) != 0
+                elif kind & _ZERO and -1e-35 <= value <= 1e-35:
+                    left = kind & _LEFT != 0
                 else:
-                    left = np.int64(value <= thresholds[node]) | (np.int64(value != value) & (kind >> 1))
-                    if kind & _ZERO and -1e-35 <= value <= 1e-35:
-                        left = kind >> 1
-                places[row] = children[node, left & 1]
+                    left = (value <= thresholds[node]) | ((value != value) & (kind & _LEFT != 0))
+                places[row] = below[two * node + np.uint64(left)]
+                begin += width
         for row in range(len(places)):
-            out[start + row] += leaves[places[row] - n]
+            out[start + row] += leaves[np.uint64(places[row]) - n]

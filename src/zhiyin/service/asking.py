@@ -42,6 +42,7 @@ class Made:
     request: Request
     answer: Answer
     next: str | None
+    shown: np.ndarray
 
     @property
     def items(self) -> list[str]:
@@ -83,10 +84,11 @@ class Desk:
         request = dataclasses.replace(
             request, user_columns=user_columns, shown=shown_often, budget=request.budget or self.budget
         )
-        answer = self._answer(view, view.shown, request, origin, like)
+        shown = view.shown  # a moment later it may be another
+        answer = self._answer(view, shown, request, origin, like)
         after = [*paged, *(str(item) for item in answer.items)]
         more = len(answer.items) >= request.k and len(after) < MOST_PAGED
-        made = Made(list_id, view, name, version, request, answer, packed(after) if more else None)
+        made = Made(list_id, view, name, version, request, answer, packed(after) if more else None, shown)
         if frequency is not None and who is not None:
             self.live.state.show(who, made.items)
         self._trace(made, ask, past, now, origin, like, [*paged, *out])
@@ -137,10 +139,10 @@ class Desk:
             arrays |= {f"past_{name}": part for name, part in past.tail.items() if len(part)}
             if len(past.seen):
                 arrays["past_seen"] = past.seen
-        away = np.flatnonzero(~made.view.shown)
+        away = made.view.away(made.shown)
         hidden = made.view.hidden
         if len(away) != len(hidden):  # what changed a moment ago
-            arrays["away"] = away.astype(np.int32)
+            arrays["away"] = away
         trace = Trace(
             made.list_id,
             ask.user or ask.session,

@@ -109,6 +109,7 @@ class View:
         self.loaded, self.answers, self.hidden, self.seq = loaded, answers, hidden, seq
         self.version, self.known, self.ids = loaded.version, loaded.known, answers.ids
         self.shown = np.ones(len(self.ids), dtype=bool)
+        self._away = (self.shown, np.zeros(0, dtype=np.int32))
         self.show(dict.fromkeys(hidden, False))
         self.title = title_column(answers.items)
         self._titles: pl.Series | None = None
@@ -167,6 +168,13 @@ class View:
         shown = self.shown.copy()  # who is reading goes on with the old one
         shown[codes[codes >= 0]] = there[codes >= 0]
         self.shown = shown
+
+    def away(self, shown: np.ndarray) -> np.ndarray:
+        """int32: codes of what was not shown when `shown` was what this view showed."""
+        kept = self._away
+        if kept[0] is not shown:
+            kept = self._away = (shown, np.flatnonzero(~shown).astype(np.int32))
+        return kept[1]
 
     def past(self, user: str | None, events: Sequence[Event], forgotten: int = 0) -> Past:
         """What was learned of the user, and these events where they are later. Of one forgotten since the version was
