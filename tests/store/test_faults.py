@@ -23,6 +23,7 @@ pytest.importorskip("sqlalchemy")
 from tests.conformance.store import NOW, event, trace, until
 from tests.conftest import _as_nobody, own_schema
 from zhiyin.core.errors import DataError, ZhiyinError
+from zhiyin.store import database as databases
 from zhiyin.store import link as links
 from zhiyin.store.database import Store, StoreAwayError, StoreFullError
 from zhiyin.store.records import Event
@@ -339,7 +340,7 @@ def _on_server(postgres: str) -> str:
 
 
 @pytest.mark.parametrize("where", ["file", "server"])
-def test_format_1_becomes_format_2(where: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_format_1_becomes_the_newest(where: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     address = _as_file(tmp_path) if where == "file" else _on_server(request.getfixturevalue("postgres"))
     opened: list[Store] = []
     threads = [threading.Thread(target=lambda: opened.append(Store(address))) for _ in range(4)]  # all at once
@@ -368,6 +369,31 @@ def test_format_1_becomes_format_2(where: str, tmp_path: Path, request: pytest.F
     assert again.count() == 1
     for one in (*opened, again):
         one.close()
+
+
+def test_format_2_becomes_the_newest(tmp_path: Path) -> None:
+    """Format 3 reads a user's events from an index that holds all of them."""
+    path = tmp_path / "shop.db"
+    store = Store(path)
+    store.append([event(n) for n in range(5)])
+    there = store.history("alice")
+    store.close()
+    with sqlite3.connect(path) as link:
+        link.executescript(
+            'DROP INDEX events_of_user; CREATE INDEX events_user_time ON events ("user", time);'
+            "UPDATE meta SET value = '2' WHERE key = 'format'"
+        )
+    link.close()
+    store = Store(path)
+    assert store.history("alice") == there
+    assert len(there) == 5
+    with store._raw() as raw:
+        plan = str(raw.execute("EXPLAIN QUERY PLAN " + databases._NEWEST, ("alice", 5)).fetchall())
+        names = {row[0] for row in raw.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
+    assert "COVERING INDEX events_of_user" in plan
+    assert "events_user_time" not in names
+    assert Store(path).count() == 5
+    store.close()
 
 
 def test_a_transaction_is_no_longer_than_patience(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

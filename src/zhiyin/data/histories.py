@@ -141,7 +141,7 @@ class Histories:
             return Histories.of(np.zeros(len(rows) + 1, np.int64), np.zeros(0, np.int32))
         stranger = rows < 0
         safe = np.where(stranger, 0, rows)
-        lengths = np.where(stranger, 0, self.lengths[safe])
+        lengths = np.where(stranger, 0, self.offsets[safe + 1] - self.offsets[safe])
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         picked = np.repeat(self.offsets[safe] - offsets[:-1], lengths) + np.arange(offsets[-1])
         moment = np.where(stranger, 0, self.now[safe]) if now is None else np.broadcast_to(now, len(rows))

@@ -16,8 +16,8 @@ import polars as pl
 
 # A direct table beats a hash when the ids are whole numbers that lie close together.
 _TABLE_LIMIT = 64_000_000
-# So few ids are looked up one by one: a request's, for which a frame would cost more.
-_FEW = 32
+# So few ids are a request's, for which a frame would cost more; so few texts are looked up one by one.
+_FEW, _SINGLE = 1_000, 32
 
 
 class Ids:
@@ -31,6 +31,8 @@ class Ids:
     def __init__(self, values: pl.Series) -> None:
         self.values = values
         self._numbers = values.to_numpy() if values.dtype == pl.Int64 and not values.null_count() else None
+        # Type of the ids where they are of one that is looked up as it is.
+        self._type = {pl.String: str, pl.Int64: int}.get(values.dtype.base_type())
 
     @classmethod
     def of(cls, *series: pl.Series) -> Ids:
@@ -53,8 +55,11 @@ class Ids:
 
     def encode(self, raw: Iterable[Any] | pl.Series) -> np.ndarray:
         """Codes of raw ids as int32, -1 where unknown. "42" finds the number 42, and 42 the text."""
-        if isinstance(raw, list) and len(raw) <= _FEW and len(self) and all(self._plain(value) for value in raw):
-            return np.array([self._one(value) for value in raw], dtype=np.int32)
+        if isinstance(raw, list) and len(raw) <= _FEW and len(self) and all(map(self._plain, raw)):
+            if self._numbers is not None:
+                return self._encode_numbers(np.array(raw, dtype=np.int64))
+            if len(raw) <= _SINGLE:
+                return np.array([self._one(value) for value in raw], dtype=np.int32)
         series = raw if isinstance(raw, pl.Series) else pl.Series(list(raw), strict=False)
         if not len(self) or not len(series) or series.dtype == pl.Null:
             return np.full(len(series), -1, dtype=np.int32)
@@ -74,14 +79,18 @@ class Ids:
 
     def _plain(self, value: Any) -> bool:
         """Whether a value is of the ids' own type."""
-        if self.dtype == pl.String:
-            return type(value) is str
-        return self.dtype == pl.Int64 and type(value) is int and abs(value) < 2**62
+        return type(value) is self._type and (self._type is str or abs(value) < 2**62)
 
-    def _one(self, value: Any) -> int:
-        known: Any = self.values if self._numbers is None else self._numbers
-        at = int(known.searchsorted(value)) if self._numbers is not None else bisect_left(known, value)
+    def _one(self, value: str) -> int:
+        known: Any = self.values
+        at = bisect_left(known, value)
         return at if at < len(self) and known[at] == value else -1
+
+    def _encode_numbers(self, numbers: np.ndarray) -> np.ndarray:
+        assert self._numbers is not None
+        at = self._numbers.searchsorted(numbers)
+        found = self._numbers[np.minimum(at, len(self) - 1)] == numbers
+        return np.where(found, at, -1).astype(np.int32)
 
     def _encode_many(self, series: pl.Series) -> np.ndarray:
         if self.dtype == pl.Int64 and series.dtype.is_signed_integer():
@@ -109,7 +118,7 @@ class Ids:
         """As `decode`, a list: for the few of one request."""
         if self._numbers is not None:
             return self._numbers[codes].tolist()
-        return [self.values[at] for at in codes.tolist()] if len(codes) <= _FEW else self.decode(codes).to_list()
+        return [self.values[at] for at in codes.tolist()] if len(codes) <= _SINGLE else self.decode(codes).to_list()
 
 
 def _common(series: list[pl.Series]) -> pl.DataType | type[pl.DataType]:

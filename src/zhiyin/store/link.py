@@ -24,7 +24,7 @@ except ImportError:
 PATIENCE = 10.0
 # SQLite: a commit is on the disk when it returns, and what is deleted is overwritten.
 SETTINGS = (
-    "journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "temp_store=MEMORY", "mmap_size=268435456",
+    "journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "temp_store=MEMORY", "cache_size=-16384",
     # Pages that many commits touch are written back once for all of them.
     "wal_autocheckpoint=8000",
     f"busy_timeout={int(PATIENCE * 1000)}",

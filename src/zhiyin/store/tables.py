@@ -13,7 +13,7 @@ try:
 except ImportError:
     raise MissingExtraError("sqlalchemy", "serve", "the store") from None
 
-FORMAT = "2"
+FORMAT = "3"
 # All who change a PostgreSQL store take turns by this lock: so a row with a higher `seq` is never committed earlier,
 # and who reads on from a `seq` misses nothing.
 TURNS = 7_453_010_373_645_639_777
@@ -38,9 +38,14 @@ EVENTS = sa.Table(
     sa.Column("value", sa.Float),
     sa.Column("list_id", sa.String(ID)),
     sa.Column("received", sa.BigInteger, nullable=False),
-    sa.Index("events_user_time", "user", "time"),
+    sa.Index("events_user_time", "user", "time").ddl_if("postgresql"),
     sqlite_autoincrement=True,
 )
+# Of a user's events SQLite reads all from the index, a page or two; each row elsewhere would be a page of its own.
+EVENTS_OF_USER = sa.Index(
+    "events_of_user",
+    *(EVENTS.c[name] for name in ("user", "time", "seq", "item", "kind", "value", "id", "list_id")),
+).ddl_if("sqlite")
 EVENTS_OF_LIST = sa.Index(
     "events_list", EVENTS.c.list_id, sqlite_where=EVENTS.c.list_id.is_not(None),
     postgresql_where=EVENTS.c.list_id.is_not(None),
@@ -100,7 +105,7 @@ def prepare(link: Any, place: str) -> None:
     found = None
     if sa.inspect(link).has_table(MARKS.name):
         found = link.execute(sa.select(MARKS.c.value).where(MARKS.c.key == "format")).scalar()
-    if found not in (None, "1", FORMAT):
+    if found not in (None, "1", "2", FORMAT):
         raise ConfigError(
             f"the store is of format {found}, not {FORMAT}",
             file=place,
@@ -111,10 +116,14 @@ def prepare(link: Any, place: str) -> None:
     if found is None:
         _be_alone(link, place)
     old = []
-    if found == "1":
-        log.info("store: %s is brought from format 1 to %s; a large one takes minutes", place, FORMAT)
-        old = _set_aside(link) if link.dialect.name == "sqlite" else []
+    if found is not None:
+        log.info("store: %s is brought from format %s to %s; a large one takes minutes", place, found, FORMAT)
+        if link.dialect.name == "sqlite":
+            old = _set_aside(link) if found == "1" else []
+            link.exec_driver_sql("DROP INDEX events_user_time")
     META.create_all(link)
+    if link.dialect.name == "sqlite":
+        EVENTS_OF_USER.create(link, checkfirst=True)
     EVENTS_OF_LIST.create(link, checkfirst=True)
     for table in old:
         names = ", ".join(f'"{column.name}"' for column in table.columns)
@@ -145,5 +154,4 @@ def _set_aside(link: Any) -> list[sa.Table]:
     old = [EVENTS, THINGS["items"], THINGS["users"]]
     for table in old:
         link.exec_driver_sql(f"ALTER TABLE {table.name} RENAME TO old_{table.name}")
-    link.exec_driver_sql("DROP INDEX events_user_time")
     return old
