@@ -31,6 +31,7 @@ class Run:
     seed: every random draw descends from it.
     threads: worker threads; None takes all cores this process may use.
     device: "auto", "cpu" or "cuda"; only neural models look at it.
+    compiled: compile the networks of sequences on a GPU; more than a minute passes before the first step.
     progress: show progress bars; None shows them on a terminal only.
     callbacks: each is called with a dict such as {"model": "ALS", "epoch": 3, "of": 15, "seconds": 1.2}.
     checkpoint: a folder where long training keeps its state; the same training begun again goes on from there.
@@ -42,6 +43,7 @@ class Run:
     seed: int = 0
     threads: int | None = None
     device: str = "auto"
+    compiled: bool = False
     progress: bool | None = None
     callbacks: tuple[Callable[[dict[str, Any]], None], ...] = ()
     checkpoint: str | os.PathLike[str] | None = None

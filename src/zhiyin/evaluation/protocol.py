@@ -22,6 +22,7 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
+import zhiyin
 from zhiyin.core.durations import UNITS
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.params import settings_of
@@ -545,8 +546,9 @@ def _warnings(splits: list[Split], windows: list[Window]) -> list[str]:
 
 
 def _versions() -> dict[str, str]:
-    packages = ("zhiyin", "numpy", "scipy", "polars", "numba")
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
+    packages = ("numpy", "scipy", "polars", "numba")
+    here = {"python": platform.python_version(), "zhiyin": zhiyin.__version__}  # which may run uninstalled
+    return here | {name: metadata.version(name) for name in packages}
 
 
 def _plain(value: Any) -> Any:

@@ -73,10 +73,11 @@ class MultVAE(NeuralRecommender):
         network, run = self._net(), run or Run()
         matrix = histories.matrix(len(self.item_vectors_), "binary")
         vectors = np.zeros((matrix.shape[0], self._width()), dtype=np.float32)
+        device = next(network.parameters()).device
         with torch.inference_mode(), threads(run):
             for start in range(0, len(vectors), ROWS):
                 bag = HistoryBatch.of(matrix[start : start + ROWS])
-                vectors[start : start + ROWS, :-1] = network(bag).numpy()
+                vectors[start : start + ROWS, :-1] = network(bag.to(device)).float().cpu().numpy()
         vectors[:, -1] = 1
         vectors[np.diff(matrix.indptr) == 0] = 0
         return vectors
@@ -184,11 +185,12 @@ def logits(
     """Logits of events, float[m]; and log of the estimated sum of exp(logit) over items not in a history, float[b].
 
     `negatives` int64[s] are distinct, `log_q` float[s] logs of how often each was to be expected over how often it was
-    drawn; a negative that a history holds is none for it.
+    drawn; a negative that a history holds is none for it. Kept in float32: sums of exponentials need the digits.
     """
-    owner = batch.owner
+    owner, states = batch.owner, states.float()
     near = (states[owner] * table[batch.items]).sum(dim=1)
-    far = torch.addmm(-log_q, states, table[negatives].T)
+    with torch.autocast(states.device.type, enabled=False):
+        far = torch.addmm(-log_q, states, table[negatives].T)
     if bias is not None:
         near, far = near + bias[batch.items], far + bias[negatives]
     place = torch.full((len(table),), -1, device=states.device)

@@ -86,8 +86,8 @@ has no room for popularity |
     def _item_vectors(self) -> np.ndarray:
         with torch.inference_mode():
             table, items = self._network.serving()  # type: ignore[operator]
-        self.table_ = table.numpy()  # type: ignore[misc]
-        return np.ascontiguousarray(items.numpy())
+        self.table_ = table.cpu().numpy()  # type: ignore[misc]
+        return np.ascontiguousarray(items.cpu().numpy())
 
     def encode(self, histories: Histories, run: Run | None = None) -> np.ndarray:
         """Vectors of histories, one sparse product: float32[n, factors], and with cosines a 1 after them."""
@@ -143,7 +143,7 @@ class Convolution(nn.Module):
         users, items = graph.layers_of(self.users.detach(), self.items.detach())
         above, below = torch.cat(users[1:], dim=1), torch.cat(items[:-1], dim=1)
         gram = (above.T @ above).double()
-        ridge = s.ridge * gram.diagonal().mean().clamp(min=1e-12) * torch.eye(len(gram), dtype=gram.dtype)
+        ridge = s.ridge * gram.diagonal().mean().clamp(min=1e-12) * torch.eye(len(gram)).to(gram)
         to_first = torch.linalg.solve(gram + ridge, (above.T @ users[0]).double()).float()
         mean = torch.stack(items).mean(dim=0)
         table = graph.item_scale[:, None] * (torch.stack(items[:-1]).sum(dim=0) + below @ to_first) / (s.layers + 1)
@@ -171,17 +171,24 @@ class Convolution(nn.Module):
         return losses.bpr(near, far) + 0.5 * s.reg * sum(v.square().sum() for v in touched), batch.events
 
 
-class Graph:
+class Graph(nn.Module):
     """The symmetrically normalised graph of users and items, as two sparse matrices: memory is linear in events."""
 
+    item_scale: Tensor
+    log_popularity: Tensor
+    to_users: Tensor
+    to_items: Tensor
+
     def __init__(self, matrix: sparse.csr_matrix, layers: int) -> None:
-        self.shape, self.layers = matrix.shape, layers
+        super().__init__()
+        self.layers = layers
         user_scale = 1 / np.sqrt(np.maximum(np.diff(matrix.indptr), 1))
         item_scale = 1 / np.sqrt(np.maximum(np.bincount(matrix.indices, minlength=matrix.shape[1]), 1))
         scaled = sparse.csr_matrix(sparse.diags(user_scale) @ matrix @ sparse.diags(item_scale), dtype=np.float32)
-        self.item_scale = torch.from_numpy(item_scale.astype(np.float32))
-        self.log_popularity = -2 * torch.log(self.item_scale)
-        self.to_users, self.to_items = _tensor(scaled), _tensor(scaled.T.tocsr())
+        scale = torch.from_numpy(item_scale.astype(np.float32))
+        parts = (scale, -2 * torch.log(scale), _tensor(scaled), _tensor(scaled.T.tocsr()))
+        for name, part in zip(("item_scale", "log_popularity", "to_users", "to_items"), parts):
+            self.register_buffer(name, part, persistent=False)  # goes where the network goes, and is not saved
 
     def smooth(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         """Mean of layers 0..L of both sides."""
@@ -222,7 +229,8 @@ class _Propagated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, users: Tensor, items: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
         ctx.graph = graph
-        return graph.smooth(users, items)
+        with torch.autocast(users.device.type, enabled=False):
+            return graph.smooth(users, items)
 
     @staticmethod
     @once_differentiable

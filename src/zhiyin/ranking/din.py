@@ -111,7 +111,7 @@ class Dice(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # Of one row there is no variance: the running one stands for it.
         p = torch.sigmoid(self.norm(x) if len(x) > 1 or not self.training else _as_usual(self.norm, x))
-        return x * torch.lerp(self.slope.expand_as(p), torch.ones_like(p), p)
+        return x * torch.lerp(self.slope.to(p.dtype).expand_as(p), torch.ones_like(p), p)
 
 
 def _as_usual(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:

@@ -46,8 +46,10 @@ def learn(folder: Path) -> None:
             weight_decay=0.01, clip=0.5,
         )  # fmt: skip
         news: list[dict[str, Any]] = []
-        checkpoint = folder / f"checkpoint.{kind}"
-        run = Run(threads=1, callbacks=(news.append,), checkpoint=checkpoint, checkpoint_every="0.000001s")
+        run = Run(
+            threads=1, device="cpu", callbacks=(news.append,),
+            checkpoint=folder / f"checkpoint.{kind}", checkpoint_every="0.000001s",
+        )  # fmt: skip
         model.fit(data, run)
         np.savez(folder / f"{kind}.{rank}.npz", **model.weights_, item_vectors_=model.item_vectors_)
         (folder / f"{kind}.{rank}.json").write_text(json.dumps({"reports": len(news), "curve": model.curve_}))

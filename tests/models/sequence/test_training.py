@@ -250,7 +250,7 @@ class Line(nn.Module):
 
 
 def run(**more: Any) -> Run:
-    return Run(threads=1, **more)
+    return Run(threads=1, device="cpu", **more)
 
 
 def test_the_best_weights_come_back() -> None:
@@ -356,7 +356,7 @@ def test_torch_is_left_as_it_was() -> None:
 
 def test_the_state_of_torch_does_not_matter(whole: dict[str, SASRec]) -> None:
     torch.manual_seed(1234)
-    assert_same_bits(fit("sampled", run()), whole["sampled"])
+    assert_same_bits(fit("sampled", Run(threads=1)), whole["sampled"])
 
 
 @pytest.mark.parametrize("device", ["tpu", "cudas", "cpuu"])
@@ -491,3 +491,41 @@ def test_dropout_does_nothing_when_asked_to_serve() -> None:
     x = torch.rand(50)
     assert Dropout(0.5).eval()(x) is x
     assert Dropout(0.0)(x) is x
+
+
+# -- compiled ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_process_that_trains_often_still_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch._dynamo
+
+    kept, modes = torch.compile, []
+
+    def traced(function: Any, **options: Any) -> Any:
+        compiled = kept(function, **options, backend="eager")
+        return lambda *given: (modes.append(given[0].requires_grad), compiled(*given))[1]
+
+    monkeypatch.setattr(torch, "compile", traced)
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
+    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
+    monkeypatch.setattr(Dropout, "forward", lambda self, x: nn.functional.dropout(x, self.cut / 256, self.training))
+    models = [SASRec(factors=8, blocks=1, epochs=1, max_len=6, dropout=rate) for rate in (0.1, 0.2, 0.3)]
+    plain = [model.fit(DATA, run()).curve_[0]["loss"] for model in models]
+    assert not modes
+    monkeypatch.setattr(training, "_compiles", lambda run, device: True)
+    for model, loss in zip(models, plain):
+        assert model.fit(DATA, run()).curve_[0]["loss"] == pytest.approx(loss, rel=1e-5)
+    assert all(modes)  # validation ran as it is written
+    assert modes
+
+
+def test_where_nothing_can_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda")
+    assert not training._compiles(run(compiled=True), torch.device("cpu"))
+    monkeypatch.setattr(training.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(training.shutil, "which", lambda name: name == "gcc")
+    assert training._compiles(run(compiled=True), gpu)
+    monkeypatch.setattr(training.shutil, "which", lambda name: None)
+    assert not training._compiles(run(), gpu)
+    with pytest.raises(ConfigError, match="C compiler"):
+        training._compiles(run(compiled=True), gpu)

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -98,9 +100,8 @@ def train(
         stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
         processes = stack.enter_context(Processes.joined(device))
         network.to(device)
-        # Compiling pays on a GPU, where small kernels are bound by their launch; on a CPU it measured no gain.
         loss_of: Callable[..., tuple[Tensor, int]] = network.loss  # type: ignore[assignment]
-        if device.type == "cuda" and hasattr(network, "encoder"):
+        if hasattr(network, "encoder") and _compiles(run, device):
             stack.enter_context(_compiled(network.encoder))  # type: ignore[arg-type]
         optimizers = make_optimizers(network, plan)
         progress, best = Progress(), {} if validate is None else copy_of(network)
@@ -237,17 +238,23 @@ def clip_gradients(network: nn.Module, most: float) -> None:
 def device_of(run: Run) -> torch.device:
     """The device a run asks for. Raises ConfigError where it is not there."""
     if run.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu", *_local())
+        return torch.device("cuda", *_local()) if torch.cuda.is_available() else torch.device("cpu")
     if run.device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError("this machine has no CUDA device", remedy='device = "cpu" or "auto"')
     if run.device.partition(":")[0] not in ("cpu", "cuda"):
         raise ConfigError(f"there is no device {run.device!r}", remedy='"auto", "cpu" or "cuda"')
-    return torch.device(run.device) if ":" in run.device else torch.device(run.device, *_local())
+    return torch.device(run.device, *(_local() if run.device == "cuda" else ()))
 
 
-def _local() -> tuple[int, ...]:
-    """Which of several GPUs is this process's."""
-    return (int(os.environ.get("LOCAL_RANK", "0")),) if torch.cuda.is_available() else ()
+def _local() -> tuple[int]:
+    """Which of several GPUs is this process's. Raises ConfigError where there are more processes than GPUs."""
+    rank, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if rank >= gpus:
+        raise ConfigError(
+            f"process {rank} has no GPU of its own: this machine has {gpus}",
+            remedy=f'--nproc-per-node {gpus}, or device = "cpu"',
+        )
+    return (rank,)
 
 
 @contextlib.contextmanager
@@ -261,14 +268,30 @@ def threads(run: Run) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def _compiles(run: Run, device: torch.device) -> bool:
+    """Whether encoders are compiled. Raises ConfigError where the tools for it are missing."""
+    if not run.compiled or device.type != "cuda":
+        return False
+    compilers = (os.environ.get("CC"), "cc", "gcc", "clang")
+    if not importlib.util.find_spec("triton") or not any(shutil.which(name) for name in compilers if name):
+        raise ConfigError("to compile networks takes Triton and a C compiler", remedy="install gcc, or compiled=False")
+    return True
+
+
 @contextlib.contextmanager
 def _compiled(encoder: nn.Module) -> Iterator[None]:
-    """An encoder compiled for training; afterwards, on the CPU, it runs as it is written."""
+    """An encoder compiled for training; for validation and afterwards it runs as it is written."""
     encoder.compile(dynamic=True)
+    compiled: Callable[..., Tensor] = encoder._compiled_call_impl  # type: ignore[assignment]
+    written = encoder._call_impl
+    # A validation asks with few batches: to compile for it would take longer than that could save.
+    encoder._compiled_call_impl = lambda *given: (compiled if encoder.training else written)(*given)
     try:
         yield
     finally:
         encoder._compiled_call_impl = None
+        # Torch keeps what it compiled for each class of network, of all trainings, and compiles no more beyond eight.
+        torch.compiler.reset()
 
 
 def copy_of(network: nn.Module) -> dict[str, Tensor]:
