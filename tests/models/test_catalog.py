@@ -36,6 +36,12 @@ def test_label_says_what_is_not_the_default() -> None:
     assert catalog.label(ALS(factors=128)) == "ALS(factors=128)"
 
 
+def test_what_is_written_can_be_read() -> None:
+    several = catalog.make("Pipeline", {"sources": "als:factors=8,reg=1; ease", "ranker": "none"})
+    for model in (ALS(factors=128, reg=0.5), several):
+        assert catalog.parse(catalog.written(model)) == model
+
+
 def test_a_model_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog, "_registered", {})
 

@@ -145,4 +145,6 @@ def written(model: Any) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return str(value).lower()
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return f"[{value}]" if "," in str(value) else str(value)
