@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,10 +21,9 @@ pytest.importorskip("httpx")
 
 import httpx
 
-import zhiyin.client as calls
 from tests.service.conftest import eventually
 from tests.service.running import running
-from zhiyin.client import ApiError, AsyncClient, Client, Event, Events, EventsFullError, Item
+from zhiyin.client import ApiError, AsyncClient, Client, Event, Events, EventsFullError, Item, Thing, clients
 from zhiyin.core.errors import ConfigError, MissingExtraError, ZhiyinError
 from zhiyin.service.app import create_app
 
@@ -147,7 +147,7 @@ def test_items_and_users(service: Service) -> None:
     assert zy.delete_item(name) == 3
     assert zy.put_user("u1", {"country": "FR"}) == 1
     assert zy.patch_user("u1", {"age": 7}) == 2
-    assert zy.get_user("u1") == calls.Thing("u1", {"country": "FR", "age": 7}, 2)
+    assert zy.get_user("u1") == Thing("u1", {"country": "FR", "age": 7}, 2)
     zy.event("gone", "i1")
     assert zy.delete_user("gone")["events removed"] == 1
     with pytest.raises(ApiError) as error:
@@ -232,8 +232,8 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def later(seconds: float) -> None:
         made.append(seconds)
 
-    monkeypatch.setattr(calls.clock, "sleep", made.append)
-    monkeypatch.setattr(calls.asyncio, "sleep", later)
+    monkeypatch.setattr(clients.time, "sleep", made.append)
+    monkeypatch.setattr(clients.asyncio, "sleep", later)
     return made
 
 
@@ -463,6 +463,9 @@ def test_what_cannot_be_sent_is_said_at_once() -> None:
         zy.event("u", "i", time=datetime(2026, 1, 1))
     with Events(zy) as bring, pytest.raises(ConfigError):
         bring.add("u", "i", value=float("inf"))
+    awaited = AsyncClient(URL, KEY, transport=httpx.MockTransport(never)).put_item("i", {"price": float("nan")})
+    with pytest.raises(ConfigError, match="JSON"):  # and where it is awaited, with all else that may go wrong
+        asyncio.run(awaited)
 
 
 def test_a_full_queue_raises_or_drops() -> None:
@@ -526,14 +529,47 @@ def test_events_that_are_refused_do_not_come_back(caplog: pytest.LogCaptureFixtu
 
 def test_both_clients_offer_the_same() -> None:
     def offered(kind: type[Any]) -> dict[str, Any]:
-        return {n: inspect.signature(m) for n, m in vars(kind).items() if callable(m) and not n.startswith("_")}
+        named = {name: getattr(kind, name) for name in dir(kind) if not name.startswith("_")}
+        return {name: inspect.signature(method) for name, method in named.items() if callable(method)}
 
-    assert offered(Client) == offered(AsyncClient) | {
-        name: inspect.signature(getattr(Client, name)) for name in ("send", "close")
-    }
+    assert offered(Client) == offered(AsyncClient)
+    assert len(offered(Client)) == 35
     assert list(inspect.signature(Client.event).parameters)[:3] == ["self", "user", "item"]
     assert Client.list.__name__ == "list"
     assert Client.event.__doc__
+
+
+TYPED = """
+import asyncio
+from typing import Any
+from zhiyin.client import AsyncClient, Client, Fate, Kept, Recommendations
+
+def now(zy: Client) -> None:
+    reveal_type(zy.recommend)
+    fate: Fate = zy.event("u", "i", kind="view")
+    kept: Kept = zy.events([])
+    zy.recommend(usr="u")
+
+async def later(zy: AsyncClient) -> None:
+    found: Recommendations = await zy.recommend(user="u")
+    asyncio.create_task(zy.popular(k=3))
+    wrong: Recommendations = zy.popular()
+"""
+
+
+def test_types_are_those_of_the_calls(tmp_path: Path) -> None:
+    """Each method has the arguments of its call; one client gives the value, the other what to await."""
+    mypy = pytest.importorskip("mypy.api")
+    file = tmp_path / "typed.py"
+    file.write_text(TYPED)
+    said = mypy.run([str(file), "--follow-imports=silent", "--cache-dir", str(tmp_path), "--config-file", ""])[0]
+    rows = [row.partition("typed.py:")[2] for row in said.splitlines() if "typed.py:" in row]
+    assert rows[0].startswith("7: note: Revealed type is")
+    assert "user: str | None =" in rows[0]
+    assert "-> zhiyin.client.values.Recommendations" in rows[0]
+    errors = [row for row in rows if "error" in row]
+    assert [row.partition(":")[0] for row in errors] == ["10", "15"]
+    assert "Coroutine[Any, Any, Recommendations]" in errors[1]
 
 
 def test_importing_it_loads_nothing_heavy() -> None:
