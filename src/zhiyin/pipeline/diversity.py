@@ -189,16 +189,9 @@ def category_shares(histories: Histories, categories: sparse.csr_matrix) -> np.n
 
 def relative(slates: Slates) -> np.ndarray:
     """float64[m]: scores with each request's best at 1 and worst at 0; all 1 where they do not differ."""
-    sizes = np.diff(slates.offsets)
-    filled = np.flatnonzero(sizes)
-    scores = slates.scores.astype(np.float64)
-    if not len(filled):
-        return scores
-    low = np.minimum.reduceat(scores, slates.offsets[filled])
-    high = np.maximum.reduceat(scores, slates.offsets[filled])
-    span = high - low
-    low, span = np.repeat(low, sizes[filled]), np.repeat(span, sizes[filled])
-    return np.where(span > 0, (scores - low) / np.where(span > 0, span, 1), 1.0)
+    worth = slates.scores.astype(np.float64)
+    _relative(slates.offsets, worth)
+    return worth
 
 
 def _check(slates: Slates, features: Any, k: int, balance: float) -> None:
@@ -220,17 +213,41 @@ def _places(slates: Slates, k: int) -> np.ndarray:
 
 def _reordered(slates: Slates, chosen: np.ndarray, step: str, facts: dict[str, Any]) -> Slates:
     """The chosen rows first, the others behind them as they stood."""
-    m, places = len(slates.items), slates.places
-    rank = places + chosen.shape[1]
-    real = chosen >= 0
-    rank[chosen[real]] = np.nonzero(real)[1]
-    owners = slates.owners
-    order = np.lexsort((rank, owners))
-    after, came = slates.take(order), places[order]
-    moved = came > places  # only who moved up; the others made room
-    assert len(order) == m
-    return after.said(step, owners[moved], facts, items=after.items[moved], place=places[moved] + 1,
+    order = np.empty(len(slates.items), dtype=np.int64)
+    _in_order(slates.offsets, chosen, order)
+    after, places = slates.take(order), slates.places
+    came = order - (np.repeat(slates.offsets[:-1], np.diff(slates.offsets)) if len(slates) > 1 else 0)
+    moved = np.flatnonzero(came > places)  # only who moved up; the others made room
+    return after.said(step, slates.owners[moved], facts, items=after.items[moved], place=places[moved] + 1,
                       came_from=came[moved] + 1)  # fmt: skip
+
+
+@kernel
+def _in_order(offsets, chosen, order):
+    """Rows of each request: the chosen ones, then the others as they stood."""
+    for request in range(len(offsets) - 1):
+        first, end = offsets[request], offsets[request + 1]
+        taken, to = np.zeros(end - first, dtype=np.bool_), first
+        for place in range(chosen.shape[1]):
+            row = chosen[request, place]
+            if row >= 0:
+                order[to], taken[row - first] = row, True
+                to += 1
+        for row in range(first, end):
+            if not taken[row - first]:
+                order[to] = row
+                to += 1
+
+
+@kernel
+def _relative(offsets, worth):
+    for request in range(len(offsets) - 1):
+        low, high = np.inf, -np.inf
+        for row in range(offsets[request], offsets[request + 1]):
+            low, high = min(low, worth[row]), max(high, worth[row])
+        span = high - low
+        for row in range(offsets[request], offsets[request + 1]):
+            worth[row] = (worth[row] - low) / span if span > 0 else 1.0
 
 
 @kernel

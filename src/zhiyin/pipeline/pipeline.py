@@ -26,7 +26,7 @@ from zhiyin.models.known import Known
 from zhiyin.models.search import Mask
 from zhiyin.models.topk import top_k
 from zhiyin.pipeline import blend
-from zhiyin.pipeline.learning import SEGMENTS, learn, segments_of
+from zhiyin.pipeline.learning import SEGMENTS, SHORT, learn, segments_of
 from zhiyin.ranking import catalog as rankers
 from zhiyin.ranking.base import Ranker
 from zhiyin.ranking.build import FeatureBuilder
@@ -207,7 +207,8 @@ class Pipeline(Recommender):
 
     def method_of(self, history: Histories) -> str:
         """What orders the candidates of one history."""
-        return self.choices_[SEGMENTS[int(segments_of(history.positives)[0])]]
+        events = int(history.positives[0])
+        return self.choices_[SEGMENTS[0 if not events else 1 if events <= SHORT else 2]]
 
     def scores_by(self, method: str, histories: Histories, candidates: Candidates, run: Run) -> np.ndarray:
         """float32[m] by one method: "rrf", "weighted", "ranker", or the name of a source."""

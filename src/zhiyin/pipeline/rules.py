@@ -554,6 +554,8 @@ class Rulebook:
         """
         n = len(self.filters)
         own, slots = self.pins
+        if not len(own) and requests.pins is None:
+            return slates, None
         owner = np.repeat(np.arange(requests.n), len(own))
         item, slot = np.tile(own, requests.n), np.tile(slots, requests.n)
         if requests.pins is not None and requests.pins.beside is not None:
@@ -611,6 +613,8 @@ def _first(slates: Slates, k: int) -> Slates:
     lengths = np.diff(slates.offsets)
     if (lengths <= k).all():
         return slates
+    if len(slates) == 1:
+        return Slates(np.array([0, k], dtype=np.int64), slates.items[:k], slates.scores[:k], slates.events)
     return slates.keep(slates.places < k)
 
 

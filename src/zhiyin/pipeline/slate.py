@@ -96,11 +96,15 @@ class Slates:
     @property
     def owners(self) -> np.ndarray:
         """int64[m], the request of each item."""
+        if len(self) == 1:
+            return np.zeros(len(self.items), dtype=np.int64)
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
     @property
     def places(self) -> np.ndarray:
         """int64[m], place of each item in its slate, from 0."""
+        if len(self) == 1:
+            return np.arange(len(self.items))
         return np.arange(len(self.items)) - np.repeat(self.offsets[:-1], np.diff(self.offsets))
 
     @classmethod

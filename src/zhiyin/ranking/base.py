@@ -239,6 +239,8 @@ class Schema:
     def check(self, examples: Examples, who: str) -> None:
         """Raises DataError unless rows have these columns, in this order, with no more codes than were known."""
         now = Schema.of(examples)
+        if now == self:
+            return
         remedy = "build the examples with the feature builder that was saved with the ranker, or train the ranker again"
         for what in ("numbers", "codes", "bags"):
             mine, theirs = getattr(self, what), getattr(now, what)

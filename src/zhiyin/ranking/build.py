@@ -19,6 +19,7 @@ from scipy import sparse
 
 from zhiyin.core.durations import UNITS
 from zhiyin.core.errors import ConfigError, DataError, nearest
+from zhiyin.core.parallel import kernel
 from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
@@ -252,7 +253,9 @@ class FeatureBuilder:
                 rows = block.encode(frame if frame is not None else pl.DataFrame())
                 asked.append((block, rows, owners if frame is not None else np.zeros(len(owners), np.int64)))
         for _, rows, at in asked:
-            numbers += [rows.numbers[at], _ages(rows.moments[at], moments[owners])]
+            numbers.append(rows.numbers[at])
+            if rows.moments.shape[1]:
+                numbers.append(_ages(rows.moments[at], moments[owners]))
             codes.append(rows.codes[at])
             for name, (offsets, words, size) in rows.bags.items():
                 begins, picked = rows_of(offsets, at)
@@ -273,6 +276,10 @@ class FeatureBuilder:
     def _moments(self, histories: Histories) -> np.ndarray:
         """int64[n]; a request at the time of the last event of its history comes after that event."""
         moments = self.index.moments(histories)
+        if len(histories) == 1:
+            if len(histories.times) and histories.times[-1] == moments[0]:
+                moments[0] += 1
+            return moments
         filled = np.flatnonzero(histories.lengths > 0)
         newest = histories.times[histories.offsets[filled + 1] - 1]
         moments[filled] += newest == moments[filled]
@@ -282,17 +289,10 @@ class FeatureBuilder:
         """What the sources say: score as it is, as a share within the request, rank from 1; and all together."""
         if not self.sources:
             return []
-        ranks = candidates.ranks
-        named = ranks >= 0
-        rank = np.where(named, ranks + 1, np.nan).astype(np.float32)
-        fused = np.where(named, 1.0 / (RRF + 1 + ranks), 0.0).sum(axis=1, keepdims=True).astype(np.float32)
-        return [
-            candidates.scores,
-            normalised(candidates),
-            rank,
-            fused,
-            named.sum(axis=1, keepdims=True).astype(np.float32),
-        ]
+        said = np.empty((len(candidates.items), 2 * len(self.sources) + 2), dtype=np.float32)
+        shares = normalised(candidates)
+        _said_of_sources(shares, candidates.ranks, said)
+        return [candidates.scores, said]
 
     # -- at rest ----------------------------------------------------------------------------------------------------
 
@@ -429,6 +429,22 @@ def _crosses(data: Dataset, features: Features, price: str | None) -> tuple[dict
     if content.nnz:
         found["content"] = content
     return found, notes
+
+
+@kernel
+def _said_of_sources(shares, ranks, out):
+    """Shares, ranks from 1, the sum of reciprocal ranks, and the number of sources."""
+    n = shares.shape[1]
+    for row in range(len(out)):
+        fused, named = 0.0, 0
+        for source in range(n):
+            rank = ranks[row, source]
+            out[row, source] = shares[row, source]
+            out[row, n + source] = rank + 1 if rank >= 0 else np.nan
+            if rank >= 0:
+                fused += 1.0 / (RRF + 1 + rank)
+                named += 1
+        out[row, 2 * n], out[row, 2 * n + 1] = fused, named
 
 
 def _ages(moments: np.ndarray, now: np.ndarray) -> np.ndarray:

@@ -35,6 +35,8 @@ class Candidates:
     @property
     def owners(self) -> np.ndarray:
         """int64[m]: the request each candidate belongs to."""
+        if len(self) == 1:
+            return np.zeros(len(self.items), dtype=np.int64)
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
     def take(self, requests: np.ndarray) -> Candidates:

@@ -295,7 +295,7 @@ def merged(
 
 def packed(items: Sequence[str]) -> str:
     """Items as a token."""
-    return base64.urlsafe_b64encode(zlib.compress(json.dumps(items).encode())).decode().rstrip("=")
+    return base64.urlsafe_b64encode(zlib.compress(json.dumps(items).encode(), 1)).decode().rstrip("=")
 
 
 def unpacked(token: str) -> list[str]:

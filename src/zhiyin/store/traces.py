@@ -33,8 +33,9 @@ except ImportError:
 
 # Traces of one transaction at most; bytes of one trace, packed; items of one impression; rows deleted at once.
 GROUP, LARGEST, SHOWN, BATCH = 200, 4 * 1024 * 1024, 10_000, 1_000
-# Seconds between two transactions of traces, in which events get their turn.
-BREATH = 0.002
+# Seconds between two transactions of traces, in which events get their turn; and in which traces gather for one: each
+# transaction, and each waking of the thread, costs as much as the traces of some lists.
+BREATH, GATHER = 0.002, 0.1
 _NAMES = ("list_id", "user", "time", "version", "placement", "head", "arrays")
 
 
@@ -240,7 +241,7 @@ class Traces:
                 self.dropped += 1
                 return
             self._queue[trace.list_id] = trace
-            if len(self._queue) == 1:
+            if len(self._queue) in (1, GROUP):
                 self._news.notify()
 
     def find(self, list_id: str) -> Trace | None:
@@ -260,6 +261,8 @@ class Traces:
             with self._news:
                 while not self._queue and not self._closed:
                     self._news.wait()
+                if len(self._queue) < GROUP and not self._closed:
+                    self._news.wait(GATHER)
                 group = list(itertools.islice(self._queue.values(), GROUP))
             if not group:
                 return
