@@ -32,7 +32,8 @@ class Ids:
         self.values = values
         self._numbers = values.to_numpy() if values.dtype == pl.Int64 and not values.null_count() else None
         # Type of the ids where they are of one that is looked up as it is.
-        self._type = {pl.String: str, pl.Int64: int}.get(values.dtype.base_type())
+        kinds: dict[Any, type] = {pl.String: str, pl.Int64: int}
+        self._type = kinds.get(values.dtype.base_type())
 
     @classmethod
     def of(cls, *series: pl.Series) -> Ids:
@@ -79,7 +80,7 @@ class Ids:
 
     def _plain(self, value: Any) -> bool:
         """Whether a value is of the ids' own type."""
-        return type(value) is self._type and (self._type is str or abs(value) < 2**62)
+        return type(value) is self._type and (self._type is str or bool(abs(value) < 2**62))
 
     def _one(self, value: str) -> int:
         known: Any = self.values

@@ -97,6 +97,8 @@ def _reached(w_indptr, w_items, w_data, t_indptr, t_items, t_data, priority, all
             item, weight = w_items[at], w_data[at]
             for to in range(t_indptr[item], t_indptr[item + 1]):
                 other = t_items[to]
+                if not allowed[other]:
+                    continue
                 slot = _slot(keys, other)
                 if keys[slot] < 0:
                     keys[slot], total[slot] = other, weight * t_data[to]
@@ -104,7 +106,7 @@ def _reached(w_indptr, w_items, w_data, t_indptr, t_items, t_data, priority, all
                     total[slot] += weight * t_data[to]
         heap_item, heap_score, held = items[row], scores[row], 0
         for slot in range(size):
-            if keys[slot] >= 0 and total[slot] > 0 and allowed[keys[slot]]:
+            if keys[slot] >= 0 and total[slot] > 0:
                 held = push(total[slot], keys[slot], held, heap_score, heap_item, priority)
         if held < items.shape[1]:
             return False

@@ -22,6 +22,7 @@ from zhiyin.service.errors import RefusedError, handle_errors
 from zhiyin.service.limits import Limited, Rate, Work
 from zhiyin.service.logs import access
 from zhiyin.service.metrics import PLAIN, Metrics
+from zhiyin.service.quick import Quick
 from zhiyin.service.routing import Needs, Slashes, Tenant, fast
 from zhiyin.service.telemetry import Spans
 from zhiyin.service.tenant import Tenant as Shop
@@ -105,6 +106,7 @@ def create_app(
     pages.mount(app)
     describe(app)
     origins = sorted({origin for shop in shops for origin in shop.settings.origins})
+    app.add_middleware(Quick, lanes=lists.LANES | events.LANES)
     app.add_middleware(Slashes)
     app.add_middleware(Limited)
     if origins:

@@ -42,20 +42,23 @@ def status_of(error: ZhiyinError) -> int:
     return next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 400)
 
 
+def answer_to(error: RefusedError | ZhiyinError | TimeoutError) -> Response:
+    """What a request is told of what went wrong with it."""
+    if isinstance(error, RefusedError):
+        return say(error.status, error.message, error.remedy, error.retry)
+    if isinstance(error, ZhiyinError):
+        return say(status_of(error), error.message, error.remedy, field=error.column)
+    return say(503, "the store did not commit in time", "send the same events again: of one id only one is kept")
+
+
 def handle_errors(app: FastAPI) -> None:
     """Every error as an answer; what is our fault is for `around`."""
 
     @app.exception_handler(RefusedError)
-    async def refused(_: Request, error: RefusedError) -> Response:
-        return say(error.status, error.message, error.remedy, error.retry)
-
     @app.exception_handler(ZhiyinError)
-    async def wrong(_: Request, error: ZhiyinError) -> Response:
-        return say(status_of(error), error.message, error.remedy, field=error.column)
-
     @app.exception_handler(TimeoutError)
-    async def late(_: Request, error: TimeoutError) -> Response:
-        return say(503, "the store did not commit in time", "send the same events again: of one id only one is kept")
+    async def refused(_: Request, error: RefusedError | ZhiyinError | TimeoutError) -> Response:
+        return answer_to(error)
 
     @app.exception_handler(RequestValidationError)
     async def unreadable(request: Request, error: RequestValidationError) -> Response:

@@ -7,17 +7,18 @@ import json
 import time
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
 from zhiyin.core.errors import DataError
 from zhiyin.service.bodies import MOST_EVENTS, EventIn, ShownIn
 from zhiyin.service.described import REFUSALS
 from zhiyin.service.errors import RefusedError
+from zhiyin.service.quick import Lane
 from zhiyin.service.routing import ItemId, Needs, Tenant, fast
 from zhiyin.store.records import Event
 
-# Seconds that a commit is waited for.
-COMMIT = 10.0
+# Seconds that a commit is waited for; events that take long to hear of, so that other requests would wait for it.
+COMMIT, MANY = 10.0, 50
 _FIELDS = frozenset(EventIn.model_fields)
 _ONE = EventIn.model_json_schema()
 _BODY = {"requestBody": {"required": True, "content": {
@@ -36,26 +37,7 @@ def routes(needs: Needs) -> APIRouter:
     async def bring(request: Request, tenant: Tenant = needs.events) -> Any:
         """Keep events. Each is accepted, known already, or rejected with its reason; answered once they are on the
         disk, and they count in the very next list."""
-        given = _given(await request.body(), request.headers.get("content-type", ""))
-        begun, now, right, said = time.perf_counter(), time.time_ns() // 1000, [], []
-        for one in given:
-            try:
-                event = _event(one, now)
-            except DataError as error:
-                said.append({"status": "rejected", "reason": f"{error.message}; {error.remedy}".rstrip("; ")})
-            else:
-                right.append(event)
-                said.append({"id": event.id, "status": "accepted"})
-        if right:
-            new = await asyncio.wait_for(asyncio.wrap_future(tenant.writer.submit(right)), COMMIT)
-            await tenant.work.do(tenant.live.heard, [event for event, fresh in zip(right, new) if fresh])
-            fate = iter(new)
-            for told in said:
-                if told["status"] == "accepted" and not next(fate):
-                    told["status"] = "known"
-        tenant.shop.brought((told["status"] for told in said), time.perf_counter() - begun)
-        bad = sum(told["status"] == "rejected" for told in said)
-        return fast({"events": said, "rejected": bad}, 200 if bad < len(said) else 400)
+        return await _bring(_given(await request.body(), request.headers.get("content-type", "")), tenant)
 
     @router.post("/v1/impressions/{list_id}")
     async def shown(list_id: ItemId, body: ShownIn, tenant: Tenant = needs.events) -> Any:
@@ -76,6 +58,32 @@ def routes(needs: Needs) -> APIRouter:
     return router
 
 
+async def _bring(given: list[Any], tenant: Tenant) -> Response:
+    begun, now, right, said = time.perf_counter(), time.time_ns() // 1000, [], []
+    for one in given:
+        try:
+            event = _event(one, now)
+        except DataError as error:
+            said.append({"status": "rejected", "reason": f"{error.message}; {error.remedy}".rstrip("; ")})
+        else:
+            right.append(event)
+            said.append({"id": event.id, "status": "accepted"})
+    if right:
+        new = await asyncio.wait_for(asyncio.wrap_future(tenant.writer.submit(right)), COMMIT)
+        heard = [event for event, fresh in zip(right, new) if fresh]
+        if tenant.live.state.waits or len(heard) > MANY:
+            await tenant.work.do(tenant.live.heard, heard)
+        else:
+            tenant.live.heard(heard)
+        fate = iter(new)
+        for told in said:
+            if told["status"] == "accepted" and not next(fate):
+                told["status"] = "known"
+    tenant.shop.brought((told["status"] for told in said), time.perf_counter() - begun)
+    bad = sum(told["status"] == "rejected" for told in said)
+    return fast({"events": said, "rejected": bad}, 200 if bad < len(said) else 400)
+
+
 def _given(body: bytes, kind: str) -> list[Any]:
     """The events of a body. Raises RefusedError 422 for one that holds none."""
     try:
@@ -92,6 +100,9 @@ def _given(body: bytes, kind: str) -> list[Any]:
     if not isinstance(found, list) or not 1 <= len(found) <= MOST_EVENTS:
         raise RefusedError(422, f"events: a list of 1 to {MOST_EVENTS:,}", 'send {"events": [...]}')
     return found
+
+
+LANES = {"/v1/events": Lane("events", _given, _bring)}
 
 
 def _line(line: bytes) -> Any:

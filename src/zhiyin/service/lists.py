@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import Run
-from zhiyin.service.bodies import TOKEN, Ask, Id, PageIn, RankIn, Text
+from zhiyin.service.bodies import TOKEN, Ask, Body, Id, PageIn, RankIn, Text
 from zhiyin.service.described import REFUSALS
 from zhiyin.service.errors import RefusedError
+from zhiyin.service.quick import Lane
 from zhiyin.service.routing import FieldsQuery, FilterQuery, ItemId, KQuery, LanguageQuery, Needs, Tenant, fast, names
 
 _Who = Annotated[Id | None, Query()]
@@ -26,7 +28,7 @@ def routes(needs: Needs) -> APIRouter:
     return router
 
 
-async def _answer(tenant: Tenant, ask: Ask, origin: str = "recommendations", like: str | None = None) -> Any:
+async def _answer(tenant: Tenant, ask: Ask, origin: str = "recommendations", like: str | None = None) -> Response:
     def work() -> dict[str, Any]:
         begun = time.perf_counter()
         made = tenant.desk.make(ask, origin, like)
@@ -38,11 +40,47 @@ async def _answer(tenant: Tenant, ask: Ask, origin: str = "recommendations", lik
     return fast(found if like is None else {"item": like} | found)
 
 
+async def _recommend(ask: Ask, tenant: Tenant) -> Response:
+    return await _answer(tenant, ask)
+
+
+async def _rank(body: RankIn, tenant: Tenant) -> Response:
+    wanted = list(dict.fromkeys(body.items))
+    given = body.model_dump(exclude_unset=True, exclude={"items"})
+    ask = Ask(**given, include=wanted, k=len(wanted), exclude_seen=False, diversity="none")
+
+    def work() -> dict[str, Any]:
+        begun = time.perf_counter()
+        made = tenant.desk.make(ask, "rank")
+        found = tenant.desk.said(made, ask, begun)
+        there = {row["item"] for row in found["items"]}
+        found["items"] += [{"item": item, "score": None} for item in wanted if item not in there]
+        found["next"] = None
+        return found
+
+    return fast(await tenant.work.do(work))
+
+
+def _read(model: type[Body]) -> Callable[[bytes, str], Body]:
+    def read(body: bytes, kind: str) -> Body:
+        if "json" not in kind:
+            raise ValueError
+        return model.model_validate_json(body)
+
+    return read
+
+
+LANES = {
+    "/v1/recommendations": Lane("read", _read(Ask), _recommend),
+    "/v1/rank": Lane("read", _read(RankIn), _rank),
+}
+
+
 def _single(router: APIRouter, needs: Needs) -> None:
     @router.post("/v1/recommendations")
     async def recommend(body: Ask, tenant: Tenant = needs.read) -> Any:
         """The best items for a user, a session, a visitor with a history, or a stranger."""
-        return await _answer(tenant, body)
+        return await _recommend(body, tenant)
 
     @router.get("/v1/recommendations")
     async def recommend_simply(
@@ -116,20 +154,7 @@ def _several(router: APIRouter, needs: Needs) -> None:
     @router.post("/v1/rank")
     async def rank(body: RankIn, tenant: Tenant = needs.read) -> Any:
         """The given items in the best order for this user; those nobody knows or may see come last, as given."""
-        wanted = list(dict.fromkeys(body.items))
-        given = body.model_dump(exclude_unset=True, exclude={"items"})
-        ask = Ask(**given, include=wanted, k=len(wanted), exclude_seen=False, diversity="none")
-
-        def work() -> dict[str, Any]:
-            begun = time.perf_counter()
-            made = tenant.desk.make(ask, "rank")
-            found = tenant.desk.said(made, ask, begun)
-            there = {row["item"] for row in found["items"]}
-            found["items"] += [{"item": item, "score": None} for item in wanted if item not in there]
-            found["next"] = None
-            return found
-
-        return fast(await tenant.work.do(work))
+        return await _rank(body, tenant)
 
     @router.post("/v1/pages")
     async def page(body: PageIn, tenant: Tenant = needs.read) -> Any:

@@ -56,7 +56,12 @@ class Recent:
 
 
 class LiveState(ABC):
-    """Any number of threads may use one. An event is heard after its commit, and known by its id."""
+    """Any number of threads may use one. An event is heard after its commit, and known by its id.
+
+    waits: whether `heard` may have to wait, for another machine say.
+    """
+
+    waits = True
 
     @abstractmethod
     def recent(self, user: str, load: Callable[[], Recent]) -> Recent:
@@ -148,6 +153,8 @@ class Memory(LiveState):
     users, events: held at most; who was asked for longest ago goes first. An event takes some 0.4 KB.
     ttl: seconds that what was loaded may be used. clock: seconds; for tests.
     """
+
+    waits = False
 
     def __init__(
         self,
@@ -281,6 +288,8 @@ class Direct(LiveState):
     ----------
     users: whose showings are held at most. clock: seconds; for tests.
     """
+
+    waits = False
 
     def __init__(self, users: int = 100_000, clock: Callable[[], float] = time.time) -> None:
         self._showings = Showings(users, clock)
