@@ -4,6 +4,7 @@
     ZHIYIN_DATA=... python benchmarks/gowalla.py GF-CF ChebyCF      # some rows only
     ZHIYIN_DATA=... python benchmarks/gowalla.py --models rp3beta:beta=0.4 userknn   # any model, as it is written
     ... --validate      # learn from nine tenths of the training pairs and score the tenth: what settings are chosen by
+    ... --validate --users 5000     # the same, judged by so many users, drawn
 
 The split is that of NGCF and LightGCN (29,858 users, 40,981 items); lines are "user item item ...". Recall@20 is
 hits / |test|, NDCG@20 is over an ideal list of min(20, |test|) hits, both averaged over the users with a test item.
@@ -49,6 +50,7 @@ def main() -> int:
     parser.add_argument("rows", nargs="*", help=f"of {', '.join(ROWS)}; none: all")
     parser.add_argument("--models", nargs="+", default=[], help="models as they are written, instead of rows")
     parser.add_argument("--validate", action="store_true", help="score a tenth of the training pairs instead of test")
+    parser.add_argument("--users", type=int, help="validate by so many users only")
     parser.add_argument("--threads", type=int, default=Run().n_threads)
     asked = parser.parse_args()
     unknown = set(asked.rows) - set(ROWS)
@@ -70,6 +72,10 @@ def main() -> int:
     who, what = data.user_ids.encode(pl.Series(test_user)), data.item_ids.encode(pl.Series(test_item))
     order = np.lexsort((what, who))
     who, what = who[order], what[order]
+    if asked.validate and asked.users:
+        drawn = np.random.default_rng(1).permutation(data.n_users)[: asked.users]
+        judged = np.isin(who, drawn)
+        who, what = who[judged], what[judged]
     users, counts = np.unique(who, return_counts=True)
     offsets = np.concatenate([[0], np.cumsum(counts)])
     histories = data.histories.take(users)

@@ -58,16 +58,29 @@ def gowalla() -> Split:
     return _split([ragged(where / name) for name in ("train.txt", "test.txt")], "the split published with LightGCN")
 
 
-def diginetica() -> Split:
+def diginetica(validation: float = 0.0) -> Split:
     """SR-GNN's protocol: 186,670 sessions to learn from; 60,858 prefixes, each with the item that came next.
 
     Every prefix is a user of its own. Rank all items and mask nothing: evaluate(..., exclude_seen=False).
+    With `validation` the test part is not read: the last such share of the sessions, which stand in order of time, is
+    judged in the same way instead, by a learner of those before.
     """
     where = folder("diginetica")
     lines = [np.array(line.split(), dtype=np.int64) for line in (where / "train_sessions.txt").read_text().splitlines()]
+    if validation:
+        cut = round(len(lines) * (1 - validation))
+        known = np.zeros(1 + max(line.max() for line in lines), dtype=bool)
+        known[np.concatenate(lines[:cut])] = True
+        later = [line[known[line]] for line in lines[cut:]]
+        pairs = [(line[:end], line[end]) for line in later for end in range(1, len(line))]
+        return _sessions(lines[:cut], [shown for shown, _ in pairs], np.array([wanted for _, wanted in pairs]))
     asked = [line.split("\t") for line in (where / "test.txt").read_text().splitlines()]
     shown = [np.array(prefix.split(), dtype=np.int64) for prefix, _ in asked]
-    wanted = np.array([int(target) for _, target in asked])
+    return _sessions(lines, shown, np.array([int(target) for _, target in asked]))
+
+
+def _sessions(lines: list[np.ndarray], shown: list[np.ndarray], wanted: np.ndarray) -> Split:
+    """Sessions to learn from, prefixes that are shown, and the item that came after each."""
     sizes = [len(row) for row in (*lines, *shown)]
     user = np.concatenate([np.repeat(np.arange(len(sizes)), sizes), len(lines) + np.arange(len(wanted))])
     item = np.concatenate([*lines, *shown, wanted])

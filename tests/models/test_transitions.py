@@ -24,7 +24,14 @@ class TestTransitionsTimed(RecommenderConformance):
         return Transitions(window=4, half_life="7d", session_gap="5d")
 
 
-def _naive(data: Dataset, window: int, half_life: int | None, gap: int | None) -> np.ndarray:
+class TestTransitionsThatRepeat(RecommenderConformance):
+    def make(self) -> Transitions:
+        return Transitions(window=4, repeats=2.0, backward=0.5, damping=0.5)
+
+
+def _naive(
+    data: Dataset, window: int, half_life: int | None, gap: int | None, repeats: float, backward: float, damping: float
+) -> np.ndarray:
     out = np.zeros((data.n_items, data.n_items))
     for row in range(data.n_users):
         one = data.histories.rows(row, row + 1)
@@ -34,9 +41,14 @@ def _naive(data: Dataset, window: int, half_life: int | None, gap: int | None) -
                 if gap is not None and events[b][1] - events[b - 1][1] >= gap:
                     break
                 j, then = events[b]
+                worth = 1 / (b - a) * (2.0 ** (-(then - t) / half_life) if half_life else 1)
                 if j != i:
-                    out[i, j] += 1 / (b - a) * (2.0 ** (-(then - t) / half_life) if half_life else 1)
-    return out
+                    out[i, j] += worth
+                    out[j, i] += worth * backward
+                else:
+                    out[i, i] += worth * repeats
+    events = np.bincount(data.events["item"].to_numpy()[data.events["weight"].to_numpy() > 0], minlength=data.n_items)
+    return out / np.maximum(events, 1)[:, None] ** damping
 
 
 EVENTS = st.lists(
@@ -45,17 +57,21 @@ EVENTS = st.lists(
 )  # fmt: skip
 
 
-@given(EVENTS, st.integers(1, 5), st.sampled_from([None, "3d"]), st.sampled_from([None, "4d"]), st.integers(1, 2))
+@given(EVENTS, st.integers(1, 5), st.sampled_from([None, "3d"]), st.sampled_from([None, "4d"]), st.integers(1, 2),
+       st.sampled_from([(0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (2.0, 0.5, 0.5)]))  # fmt: skip
 def test_equals_a_double_loop(
-    events: list[tuple[int, int, int, float]], window: int, half_life: str | None, gap: str | None, threads: int
-) -> None:
+    events: list[tuple[int, int, int, float]], window: int, half_life: str | None, gap: str | None, threads: int,
+    more: tuple[float, float, float],
+) -> None:  # fmt: skip
     user, item, day, weight = zip(*events)
     log = pl.DataFrame(
         {"user": user, "item": item, "time": np.array(day) * DAY, "weight": np.array(weight, dtype=np.float32)}
     )
     data = Dataset.build(log)
-    model = Transitions(window=window, half_life=half_life, session_gap=gap).fit(data, Run(threads=threads))
-    wanted = _naive(data, window, 3 * DAY if half_life else None, 4 * DAY if gap else None)
+    repeats, backward, damping = more
+    model = Transitions(window=window, half_life=half_life, session_gap=gap, repeats=repeats, backward=backward,
+                        damping=damping).fit(data, Run(threads=threads))  # fmt: skip
+    wanted = _naive(data, window, 3 * DAY if half_life else None, 4 * DAY if gap else None, *more)
     np.testing.assert_allclose(model.rules_.toarray(), wanted, rtol=1e-5, atol=1e-7)
 
 
@@ -65,3 +81,11 @@ def test_the_newest_event_counts_most() -> None:
     frame = model.recommend(histories={"v": ["a", "b"]}, k=2)
     assert frame["item"].to_list() == ["y", "x"]
     assert frame["score"].to_list() == pytest.approx([1.0, 0.5])
+
+
+def test_what_repeats_is_said_again_where_it_may_be() -> None:
+    log = pl.DataFrame({"user": [1, 1, 1, 2, 2, 2], "item": ["a", "a", "b", "a", "a", "c"]})
+    model = Transitions(repeats=1.0).fit(Dataset.build(log))
+    frame = model.recommend(histories={"v": ["a"]}, k=1, exclude_seen=False)
+    assert frame["item"].to_list() == ["a"]
+    assert sorted(model.similar("a", k=2)["similar"].to_list()) == ["b", "c"]

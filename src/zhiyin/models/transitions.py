@@ -23,8 +23,12 @@ class Transitions(Recommender):
     """Sequential rules (Kamehkhosh, Jannach & Ludewig 2017; "SR" in session-rec).
 
     rule(i → j) = sum over the times j followed i within `window` events of the same history (and session) of
-    1 / distance · 2^(-gap / half_life). The last `last` events of a history vote by their rules, the newest with 1,
-    each older one with `decay` of the next.
+    1 / distance · 2^(-gap / half_life), and `backward` of that over the times j came before i; divided by the number of
+    events of i to the power of `damping`. rule(i → i) is `repeats` times the sum over the times i followed itself. The
+    last `last` events of a history vote by their rules, the newest with 1, each older one with `decay` of the next.
+
+    The paper has backward = damping = 0, last = 1 and an item follow itself: repeats = 1. Where what was seen may be
+    shown again, as in sessions, all four are worth tuning.
     """
 
     window: int = param(10, "how far ahead an item still follows", at_least=1, tune=(1, 20))
@@ -35,6 +39,9 @@ class Transitions(Recommender):
     half_life: str | None = param(None, "a follower loses half its worth in this gap", tune=("1h", "1d", "7d", "30d"))
     session_gap: str | None = param(None, "a pause as long as this ends a session", tune=("30m", "1d"))
     k_neighbors: int = param(200, "followers kept for each item", at_least=1, tune=(20, 500), log=True)
+    repeats: float = param(0.0, "what an item says for itself; 0: never again", at_least=0, tune=(0.0, 5.0))
+    backward: float = param(0.0, "what came before, as a share of what came after", at_least=0, tune=(0.0, 1.0))
+    damping: float = param(0.0, "how much less a popular item says", at_least=0, at_most=1, tune=(0.0, 1.0))
 
     def _fit(self, data: Dataset, run: Run) -> None:
         positive = data.events["weight"].to_numpy() > 0
@@ -53,14 +60,16 @@ class Transitions(Recommender):
         )
         timed = self.half_life is not None and data.has_times
         rate = np.float64(1 / microseconds(self.half_life)) if timed and self.half_life else np.float64(0)
-        k = min(self.k_neighbors, max(1, n_items - 1))
+        scale = np.maximum(np.diff(places.indptr), 1).astype(np.float64) ** -self.damping
+        k = min(self.k_neighbors, max(1, n_items - (self.repeats == 0)))
         neighbors = np.full((n_items, k), -1, dtype=np.int32)
         values = np.zeros((n_items, k), dtype=np.float32)
 
         def work(start: int, stop: int) -> None:
             _rules(
-                places.indptr, places.indices, item, session, time, self.window, rate, start, stop, neighbors, values
-            )
+                places.indptr, places.indices, item, session, time, self.window, rate, self.repeats, self.backward,
+                scale, start, stop, neighbors, values,
+            )  # fmt: skip
 
         for_chunks(work, n_items, run, label="Transitions")
         self.rules_ = to_csr(neighbors, values, n_items)
@@ -79,7 +88,7 @@ class Transitions(Recommender):
 
 
 @kernel
-def _rules(indptr, places, item, session, time, window, rate, start, stop, neighbors, values):
+def _rules(indptr, places, item, session, time, window, rate, repeats, backward, scale, start, stop, neighbors, values):
     n_items = neighbors.shape[0]
     total = np.zeros(n_items, dtype=np.float32)
     touched = np.empty(n_items, dtype=np.int32)
@@ -87,20 +96,23 @@ def _rules(indptr, places, item, session, time, window, rate, start, stop, neigh
         n_touched = 0
         for at in range(indptr[source], indptr[source + 1]):
             place = places[at]
-            for distance in range(1, window + 1):
-                ahead = place + distance
-                if ahead >= len(item) or session[ahead] != session[place]:
-                    break
-                follower = item[ahead]
-                if follower == source:
+            for way in range(-1, 2, 2):
+                share = scale[source] * (backward if way < 0 else 1.0)
+                if share == 0:
                     continue
-                worth = 1.0 / distance
-                if rate > 0:
-                    worth *= 2.0 ** (-rate * (time[ahead] - time[place]))
-                if worth < 1e-30:  # nothing, and it would look untouched
-                    continue
-                if total[follower] == 0:
-                    touched[n_touched] = follower
-                    n_touched += 1
-                total[follower] += worth
+                for distance in range(1, window + 1):
+                    other = place + way * distance
+                    if other < 0 or other >= len(item) or session[other] != session[place]:
+                        break
+                    follower, worth = item[other], share / distance
+                    if follower == source:
+                        worth *= repeats if way > 0 else 0.0
+                    if rate > 0:
+                        worth *= 2.0 ** (-rate * abs(time[other] - time[place]))
+                    if worth < 1e-30:  # nothing, and it would look untouched
+                        continue
+                    if total[follower] == 0:
+                        touched[n_touched] = follower
+                        n_touched += 1
+                    total[follower] += worth
         keep_largest(total, touched, n_touched, neighbors[source], values[source])
