@@ -447,3 +447,16 @@ def test_a_store_closed_while_threads_read(tmp_path: Path) -> None:
     assert not wrong
     assert len(store.history("alice")) == 50
     store.close()
+
+
+def test_the_log_is_written_back_beside_the_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log that would grow for ever under writers that never rest is begun anew."""
+    monkeypatch.setattr(links, "LOG", 50)
+    store = Store(tmp_path / "shop.db")
+    store.append([event(n) for n in range(2_000)])
+    assert store.write_back() > 50
+    store.append([event(2_000)])
+    assert store.write_back() < 50
+    assert store.count() == 2_001
+    assert sqlite3.connect(tmp_path / "shop.db").execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    store.close()

@@ -80,7 +80,7 @@ class Ids:
 
     def _plain(self, value: Any) -> bool:
         """Whether a value is of the ids' own type."""
-        return type(value) is self._type and (self._type is str or bool(abs(value) < 2**62))
+        return type(value) is self._type and (not isinstance(value, int) or -(2**62) < value < 2**62)
 
     def _one(self, value: str) -> int:
         known: Any = self.values

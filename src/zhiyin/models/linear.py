@@ -68,6 +68,17 @@ def gram(users: sparse.csr_matrix, run: Run) -> np.ndarray:
     return out
 
 
+def mirror(upper: np.ndarray, run: Run) -> np.ndarray:
+    """The lower triangle of a square matrix from its upper one, in place; the matrix."""
+    tiles = -(-len(upper) // _TILE)
+
+    def work(start: int, stop: int) -> None:
+        _copy_across(upper, _TILE, start, stop)
+
+    for_chunks(work, tiles, run, chunk=max(1, tiles // 64))
+    return upper
+
+
 def sparse_times_dense(rows: sparse.csr_matrix, dense: np.ndarray, run: Run) -> np.ndarray:
     """float32[n, m]: a CSR batch times a dense float32[k, m], a stripe of columns at a time.
 
@@ -121,6 +132,16 @@ def _gram(i_indptr, i_users, i_data, u_indptr, u_items, u_data, start, stop, out
                 if other < item:
                     break
                 line[other] += weight * u_data[to]
+
+
+@kernel
+def _copy_across(p, tile, start, stop):
+    n = len(p)
+    for tile_row in range(start, stop):
+        for tile_col in range(tile_row, (n + tile - 1) // tile):
+            for i in range(tile_row * tile, min(n, (tile_row + 1) * tile)):
+                for j in range(max(i + 1, tile_col * tile), min(n, (tile_col + 1) * tile)):
+                    p[j, i] = p[i, j]
 
 
 @kernel

@@ -32,8 +32,8 @@ class TableRecommender(Recommender):
     def _rank_few(
         self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
     ) -> tuple[np.ndarray, np.ndarray] | None:
-        rows, priority = histories.entries(self.similarities_.shape[0]), self._known().priority
-        return top_by_table(rows, self.similarities_, k, priority, allowed.bits, excluded)
+        rows = histories.entries(self.similarities_.shape[0])
+        return top_by_table(rows, self.similarities_, k, self._known(), allowed.bits, excluded)
 
     def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
         return rows_of(self.similarities_, items)
@@ -181,7 +181,7 @@ class UserKNN(Recommender):
         self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
     ) -> tuple[np.ndarray, np.ndarray] | None:
         near = self.neighbors(histories, run)
-        return top_by_table(near, self.taken_, k, self._known().priority, allowed.bits, excluded)
+        return top_by_table(near, self.taken_, k, self._known(), allowed.bits, excluded)
 
     def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
         """Scores of histories of one item each; minus infinity: no neighbour had it."""

@@ -14,6 +14,7 @@ from scipy import sparse
 from zhiyin.core.parallel import for_chunks, kernel
 from zhiyin.core.run import Run
 from zhiyin.data.histories import Entries, Histories
+from zhiyin.models.known import Known
 from zhiyin.models.topk import finish, push
 
 
@@ -44,21 +45,19 @@ def top_by_table(
     weights: sparse.csr_matrix | Entries,
     table: sparse.csr_matrix,
     k: int,
-    priority: np.ndarray,
+    known: Known,
     allowed: np.ndarray,
     excluded: tuple[np.ndarray, np.ndarray],
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """As `top_k` of `score_by_table`, looking at no item but those that the weights lead to; for few rows.
-
-    None where they lead to fewer than k that may be returned: then items of score 0 belong in the answer.
-    """
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `top_k` of `score_by_table`, for few rows: of items that the weights do not lead to, which have a score of 0,
+    only as many are looked at as the answer lacks."""
     n = len(weights.indptr) - 1
     items, scores = np.full((n, k), -1, dtype=np.int32), np.full((n, k), -np.inf, dtype=np.float32)
-    full = _reached(
+    _reached(
         weights.indptr, weights.indices, weights.data, table.indptr, table.indices, table.data,
-        priority, allowed, *excluded, items, scores,
+        known.priority, known.best_first, allowed, *excluded, items, scores,
     )  # fmt: skip
-    return (items, scores) if full else None
+    return items, scores
 
 
 def rows_of(table: sparse.csr_matrix, items: np.ndarray) -> np.ndarray:
@@ -80,7 +79,8 @@ def _push(w_indptr, w_items, w_data, t_indptr, t_items, t_data, start, stop, sco
 
 
 @kernel
-def _reached(w_indptr, w_items, w_data, t_indptr, t_items, t_data, priority, allowed, offsets, seen, items, scores):
+def _reached(w_indptr, w_items, w_data, t_indptr, t_items, t_data, priority, best_first, allowed, offsets, seen,
+             items, scores):  # fmt: skip
     """Sums are kept by hash: a request reaches some thousands of items, whatever the size of the catalogue."""
     for row in range(len(w_indptr) - 1):
         reach = offsets[row + 1] - offsets[row]
@@ -108,10 +108,15 @@ def _reached(w_indptr, w_items, w_data, t_indptr, t_items, t_data, priority, all
         for slot in range(size):
             if keys[slot] >= 0 and total[slot] > 0:
                 held = push(total[slot], keys[slot], held, heap_score, heap_item, priority)
-        if held < items.shape[1]:
-            return False
         finish(heap_score, heap_item, held, priority)
-    return True
+        for item in best_first:
+            if held == items.shape[1]:
+                break
+            if allowed[item]:
+                slot = _slot(keys, item)
+                if keys[slot] < 0 or total[slot] == 0:
+                    heap_item[held], heap_score[held] = item, 0
+                    held += 1
 
 
 @kernel

@@ -11,8 +11,13 @@ from zhiyin.core.parallel import for_chunks, kernel
 from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
+from zhiyin.models.linear import gram, mirror
 from zhiyin.models.neighbors import TableRecommender
 from zhiyin.models.pairs import keep_largest
+
+LARGEST = 16_384  # items up to which XᵀX is kept whole: 1 GiB
+ROUND = 64  # items that may enter at once
+LOOSE = 0.1
 
 
 @dataclasses.dataclass
@@ -24,9 +29,12 @@ class SLIM(TableRecommender):
         w_j = argmin 1/2 |x_j - X w|² + l2 / 2 |w|² + l1 |w|₁   over w >= 0 with w_jj = 0,
 
     and score(u) = x_u W. Coordinate descent walks over the items that share users with j, all others having weight 0:
-    nothing in X is below 0, so an item whose inner product with x_j is at most l1 never enters. The gradient comes
-    from the residual over users, so no items × items matrix exists and any catalogue fits. `candidates`: only that
+    nothing in X is below 0, so an item whose inner product with x_j is at most l1 never enters. `candidates`: only that
     many items, those of largest cosine with j, may have weight.
+
+    Up to 16,384 items the gradient comes from XᵀX, 1 GiB at most: few items are solved for, those outside whose weight
+    would move are let in, and so on until there are none. Above that it comes from the residual over users, so no
+    items × items matrix exists and any catalogue fits. Both end within `tolerance` of the same weights.
     """
 
     l1: float = param(1.0, "L1 penalty; more for fewer items with weight", at_least=0, tune=(0.05, 20.0), log=True)
@@ -41,12 +49,14 @@ class SLIM(TableRecommender):
         items = users.T.tocsr()
         most = min(self.candidates or n_items, n_items)
         found: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        shared = mirror(gram(users, run), run) if n_items <= LARGEST else None
 
         def work(start: int, stop: int) -> None:
-            found[start] = _regress(
-                items.indptr, items.indices, users.indptr, users.indices, self.l1, self.l2, most, self.sweeps,
-                self.tolerance, start, stop,
-            )  # fmt: skip
+            how = self.l1, self.l2, most, self.sweeps, self.tolerance, start, stop
+            if shared is not None:
+                found[start] = _regress_shared(shared, *how)
+            else:
+                found[start] = _regress(items.indptr, items.indices, users.indptr, users.indices, *how)
 
         for_chunks(work, n_items, run, label="SLIM")
         counts, entered, weights = (
@@ -138,3 +148,110 @@ def _descend(i_indptr, i_users, l1, l2, sweeps, tolerance, items, w, residual):
             whole = True
         else:
             whole = False
+
+
+@kernel
+def _regress_shared(shared, l1, l2, most, sweeps, tolerance, start, stop):
+    """As `_regress`, from XᵀX."""
+    n_items, gap = len(shared), 256  # the gap: see `factorization._solve`
+    slope = np.empty(n_items + 2 * gap, dtype=np.float64)[gap : gap + n_items]
+    worth, within = np.zeros(n_items, dtype=np.float32), np.zeros(n_items, dtype=np.bool_)
+    may, entering = np.empty(n_items, dtype=np.int32), np.empty(n_items, dtype=np.int32)
+    inside, w = np.empty(n_items, dtype=np.int32), np.zeros(n_items, dtype=np.float64)
+    counts = np.zeros(stop - start, dtype=np.int64)
+    entered, weights, size = np.empty(1024, dtype=np.int32), np.empty(1024, dtype=np.float32), 0
+    for target in range(start, stop):
+        reach = 0
+        for other in range(n_items):
+            if shared[target, other] > l1 and other != target:
+                may[reach] = other
+                reach += 1
+        if reach > most:
+            for place in range(reach):
+                worth[may[place]] = shared[target, may[place]] / np.sqrt(shared[may[place], may[place]])
+            kept, _ = _best(worth, may, reach, most)
+            may[:most], reach = kept, most
+        n, near = 0, tolerance
+        for _ in range(sweeps):
+            _slopes(shared, target, inside, w, n, slope)
+            n_entering, most_moved = 0, 0.0
+            for place in range(reach):
+                item = may[place]
+                move = (slope[item] - l1) / (shared[item, item] + l2)
+                if not within[item] and move > tolerance:
+                    worth[item], entering[n_entering] = move, item
+                    n_entering += 1
+                    most_moved = max(most_moved, move)
+            if n_entering == 0 and near <= tolerance:
+                break
+            kept, _ = _best(worth, entering, n_entering, reach if reach <= 2 * ROUND else ROUND)
+            held, n = n, 0
+            for place in range(held):  # what has lost its weight makes room
+                within[inside[place]] = w[place] > 0
+                if w[place] > 0:
+                    inside[n], w[n] = inside[place], w[place]
+                    n += 1
+            for item in kept:
+                inside[n], w[n], within[item] = item, 0, True
+                n += 1
+            near = max(tolerance, LOOSE * most_moved)  # no nearer than those still outside are off
+            _descend_shared(shared, inside, n, slope, w, l1, l2, sweeps, near)
+        for place in range(n):
+            within[inside[place]] = False
+            if w[place] > 0:
+                if size == len(entered):
+                    entered = np.concatenate((entered, np.empty(size, dtype=np.int32)))
+                    weights = np.concatenate((weights, np.empty(size, dtype=np.float32)))
+                entered[size], weights[size] = inside[place], w[place]
+                size += 1
+                counts[target - start] += 1
+    return counts, entered[:size].copy(), weights[:size].copy()
+
+
+@kernel
+def _best(worth, items, n, k):
+    """The k items of largest worth, and it; `worth` is cleared."""
+    found, values = np.full(min(k, n), -1, dtype=np.int32), np.zeros(min(k, n), dtype=np.float32)
+    keep_largest(worth, items, n, found, values)
+    return found, values
+
+
+@kernel
+def _slopes(shared, target, inside, w, n, slope):
+    """slope = x_jᵀX - wᵀXᵀX, four items with weight a pass."""
+    for item in range(len(slope)):
+        slope[item] = shared[target, item]
+    body = n // 4 * 4
+    for at in range(0, body, 4):
+        a, b, c, d = inside[at], inside[at + 1], inside[at + 2], inside[at + 3]
+        wa, wb, wc, wd = w[at], w[at + 1], w[at + 2], w[at + 3]
+        for item in range(len(slope)):
+            slope[item] -= wa * shared[a, item] + wb * shared[b, item] + wc * shared[c, item] + wd * shared[d, item]
+    for at in range(body, n):
+        a, wa = inside[at], w[at]
+        for item in range(len(slope)):
+            slope[item] -= wa * shared[a, item]
+
+
+@kernel
+def _descend_shared(shared, inside, n, slope, w, l1, l2, sweeps, tolerance):
+    """Coordinate descent over the n items inside until they rest."""
+    gap = 256
+    square = np.empty((n, n), dtype=np.float32)
+    rest = np.empty(n + 2 * gap, dtype=np.float64)[gap : gap + n]
+    for p in range(n):
+        rest[p] = slope[inside[p]]
+        for q in range(n):
+            square[p, q] = shared[inside[p], inside[q]]
+    for _ in range(sweeps):
+        moved = 0.0
+        for p in range(n):
+            old, own = w[p], square[p, p]
+            change = max(0.0, rest[p] + own * old - l1) / (own + l2) - old
+            if change != 0:
+                w[p] = old + change
+                moved = max(moved, abs(change))
+                for q in range(n):
+                    rest[q] -= change * square[p, q]
+        if moved <= tolerance:
+            return

@@ -80,8 +80,8 @@ class Transitions(Recommender):
     def _rank_few(
         self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
     ) -> tuple[np.ndarray, np.ndarray] | None:
-        priority = self._known().priority
-        return top_by_table(recent(histories, self.last, self.decay), self.rules_, k, priority, allowed.bits, excluded)
+        rows = recent(histories, self.last, self.decay)
+        return top_by_table(rows, self.rules_, k, self._known(), allowed.bits, excluded)
 
     def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
         return rows_of(self.rules_, items)

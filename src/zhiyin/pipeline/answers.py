@@ -266,7 +266,7 @@ class Answers:
             request = dataclasses.replace(request, pins=pins)
         needs = self._needs(request, history)
         seen = not self.rules.bought if request.exclude_seen is None else request.exclude_seen
-        passing = self._passing(book.mask(needs), shown)
+        passing = self._passing(book.mask(needs), shown, kept=request.include is None)
         gone = book.removed(needs)[1]
         if seen:
             gone = np.concatenate([gone, history.items, also])
@@ -446,8 +446,8 @@ class Answers:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    def _passing(self, mask: Mask, shown: np.ndarray | None) -> Passing:
-        """What a request may get; found once for a filter and a state of what is shown."""
+    def _passing(self, mask: Mask, shown: np.ndarray | None, kept: bool) -> Passing:
+        """What a request may get; found once for a filter and a state of what is shown, where that is `kept`."""
         key = (id(mask), id(shown))
         with self._lock:
             found = self._open.get(key)
@@ -457,7 +457,8 @@ class Answers:
                 bits &= shown
             found = Passing(bits, Mask.of(bits[: len(self.known.item_ids)]), (mask, shown))
             with self._lock:
-                self._open[key] = found
+                if kept:
+                    self._open[key] = found
                 while len(self._open) > OPEN:
                     self._open.popitem(last=False)
         return found

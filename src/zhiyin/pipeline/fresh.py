@@ -50,7 +50,12 @@ class MoreIds(Ids):
     def encode(self, raw: Iterable[Any] | pl.Series) -> np.ndarray:
         raw = raw if isinstance(raw, list | pl.Series) else list(raw)
         codes = self.known.encode(raw)
-        if self._more:
+        if self._more and isinstance(raw, pl.Series):
+            new = np.flatnonzero(codes < 0)
+            texts = raw.gather(new).cast(pl.String)
+            codes = codes.copy()
+            codes[new] = texts.replace_strict(self._at, default=-1, return_dtype=pl.Int32).to_numpy()
+        elif self._more:
             for at in np.flatnonzero(codes < 0).tolist():
                 codes[at] = self._at.get(str(raw[at]), -1)
         return codes

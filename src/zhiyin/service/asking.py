@@ -87,7 +87,7 @@ class Desk:
         shown = view.shown  # a moment later it may be another
         answer = self._answer(view, shown, request, origin, like)
         after = [*paged, *(str(item) for item in answer.items)]
-        more = len(answer.items) >= request.k and len(after) < MOST_PAGED
+        more = origin != "rank" and len(answer.items) >= request.k and len(after) < MOST_PAGED
         made = Made(list_id, view, name, version, request, answer, packed(after) if more else None, shown)
         if frequency is not None and who is not None:
             self.live.state.show(who, made.items)

@@ -7,6 +7,7 @@ import json
 import time
 from typing import Any
 
+import orjson
 from fastapi import APIRouter, Request, Response
 
 from zhiyin.core.errors import DataError
@@ -15,7 +16,7 @@ from zhiyin.service.described import REFUSALS
 from zhiyin.service.errors import RefusedError
 from zhiyin.service.quick import Lane
 from zhiyin.service.routing import ItemId, Needs, Tenant, fast
-from zhiyin.store.records import Event
+from zhiyin.store.records import Event, checked
 
 # Seconds that a commit is waited for; events that take long to hear of, so that other requests would wait for it.
 COMMIT, MANY = 10.0, 50
@@ -69,7 +70,7 @@ async def _bring(given: list[Any], tenant: Tenant) -> Response:
             right.append(event)
             said.append({"id": event.id, "status": "accepted"})
     if right:
-        new = await asyncio.wait_for(asyncio.wrap_future(tenant.writer.submit(right)), COMMIT)
+        new = await asyncio.wait_for(asyncio.wrap_future(tenant.writer.submit(right, right=True)), COMMIT)
         heard = [event for event, fresh in zip(right, new) if fresh]
         if tenant.live.state.waits or len(heard) > MANY:
             await tenant.work.do(tenant.live.heard, heard)
@@ -93,7 +94,7 @@ def _given(body: bytes, kind: str) -> list[Any]:
                 raise RefusedError(422, f"{len(lines):,} events at once", f"at most {MOST_EVENTS:,}")
             found: Any = [_line(line) for line in lines]
         else:
-            said = json.loads(body)
+            said = _read(body)
             found = said["events"] if isinstance(said, dict) and set(said) == {"events"} else None
     except (ValueError, RecursionError):
         raise RefusedError(422, "this is no JSON", 'send {"events": [{"user": "u1", "item": "i1"}]}') from None
@@ -103,6 +104,14 @@ def _given(body: bytes, kind: str) -> list[Any]:
 
 
 LANES = {"/v1/events": Lane("events", _given, _bring)}
+
+
+def _read(body: bytes) -> Any:
+    """JSON. What the quick reader refuses, NaN for one, is no reason to refuse all events of a body."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return json.loads(body)
 
 
 def _line(line: bytes) -> Any:
@@ -116,8 +125,8 @@ def _event(given: Any, now: int) -> Event:
     """A checked event. Raises DataError that names the field."""
     if not isinstance(given, dict):
         raise DataError("this is no event", remedy='an object such as {"user": "u1", "item": "i1"}')
-    unknown = given.keys() - _FIELDS
-    if unknown:
+    if not given.keys() <= _FIELDS:
+        unknown = given.keys() - _FIELDS
         name = min(unknown, key=str)[:80].encode("utf-8", "replace").decode()
         raise DataError(f"{name!r} is no field of an event", remedy=f"one of {', '.join(EventIn.model_fields)}")
     for name in ("user", "item"):
@@ -126,7 +135,7 @@ def _event(given: Any, now: int) -> Event:
     moment, id, kind = given.get("time"), given.get("id"), given.get("kind")
     if id is not None and not id:
         raise DataError("id is empty", column="id", remedy="a text, or none")
-    return Event(
+    return checked(
         given["user"], given["item"], now if moment is None else moment, "event" if kind is None else kind,
-        given.get("value"), "" if id is None else id, given.get("list_id"),
-    ).checked()  # fmt: skip
+        given.get("value"), id, given.get("list_id"),
+    )  # fmt: skip

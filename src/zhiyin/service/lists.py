@@ -40,14 +40,18 @@ async def _answer(tenant: Tenant, ask: Ask, origin: str = "recommendations", lik
     return fast(found if like is None else {"item": like} | found)
 
 
+BLANK = Ask()
+
+
 async def _recommend(ask: Ask, tenant: Tenant) -> Response:
     return await _answer(tenant, ask)
 
 
 async def _rank(body: RankIn, tenant: Tenant) -> Response:
     wanted = list(dict.fromkeys(body.items))
-    given = body.model_dump(exclude_unset=True, exclude={"items"})
-    ask = Ask(**given, include=wanted, k=len(wanted), exclude_seen=False, diversity="none")
+    given = {name: getattr(body, name) for name in body.model_fields_set if name != "items"}
+    given |= {"include": wanted, "k": len(wanted), "exclude_seen": False, "diversity": "none"}
+    ask = BLANK.model_copy(update=given)  # all of it was checked as the body
 
     def work() -> dict[str, Any]:
         begun = time.perf_counter()

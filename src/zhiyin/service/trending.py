@@ -36,7 +36,7 @@ class Trending:
     def look(self, view: View) -> None:
         """Take in what came since the last look, and have it at hand for a view."""
         fresh = False
-        while len(part := self._store.events(self._seq, PART)):
+        while len(part := self._store.events(self._seq, PART, ("seq", "item", "time"))):
             self._seq, fresh = int(part["seq"][-1]), True
             self._add(part)
         if fresh or self._kept is None or self._kept[0].ids is not view.ids:
@@ -66,7 +66,7 @@ class Trending:
             items = self._items
         worth = np.full(len(view.ids), -np.inf, dtype=np.float32)
         if len(items):
-            codes = view.encode(items["item"].to_list())
+            codes = view.encode_many(items["item"])
             known = codes >= 0
             worth[codes[known]] = items["worth"].to_numpy()[known]
         return worth

@@ -152,6 +152,17 @@ class View:
         """Codes of items by id, new ones among them."""
         return self.ids.encode([self.item(key) for key in raw] if self.loaded.item_texts else self._numbers(raw))
 
+    def encode_many(self, raw: pl.Series) -> np.ndarray:
+        """As `encode`, for any number of ids as texts."""
+        if self.loaded.item_texts:
+            return self.ids.encode(raw)
+        numbers = pl.when(raw.str.contains(_NUMBER)).then(raw).cast(pl.Int64, strict=False)
+        codes = self.known.item_ids.encode(pl.select(numbers).to_series())
+        new = np.flatnonzero(codes < 0)
+        if len(new) and len(self.ids) > len(self.known.item_ids):
+            codes[new] = self.ids.encode(raw.gather(new))
+        return codes
+
     def _numbers(self, raw: Sequence[str]) -> list[Any]:
         found = []
         for key in raw:
@@ -263,11 +274,13 @@ def _overlaid(items: pl.DataFrame, ids: Any, loaded: Loaded, changes: Mapping[st
     return pl.concat([base, fitting(frame, base.schema)], how="diagonal")[place]
 
 
-_NONE = -(2**62)
+_NONE, _NUMBER = -(2**62), r"^-?\d{1,18}$"
 
 
 def _number(raw: str) -> Any:
-    return int(raw) if raw.lstrip("-").isdecimal() and len(raw) < 19 else _NONE
+    if len(raw) >= 19:
+        return _NONE
+    return int(raw) if raw.isdecimal() or (raw.startswith("-") and raw[1:].isdecimal()) else _NONE
 
 
 def _plain(value: Any) -> Any:

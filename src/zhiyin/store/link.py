@@ -22,11 +22,14 @@ except ImportError:
 
 # Seconds that a writer waits for another one, and a reader for a connection.
 PATIENCE = 10.0
+# SQLite: pages of its log from which on writers wait until all of it is written back.
+LOG = 65_536
 # SQLite: a commit is on the disk when it returns, and what is deleted is overwritten.
 SETTINGS = (
     "journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "temp_store=MEMORY", "cache_size=-16384",
-    # Pages that many commits touch are written back once for all of them.
-    "wal_autocheckpoint=8000",
+    # Pages that many commits touch are written back once for all of them, mostly by `write_back`, for which no commit
+    # waits.
+    f"wal_autocheckpoint={2 * LOG}",
     f"busy_timeout={int(PATIENCE * 1000)}",
 )  # fmt: skip
 
@@ -177,6 +180,23 @@ class Database:
                     link.execute("ROLLBACK")
                 if not durable:
                     link.execute("PRAGMA synchronous=FULL")
+
+    def write_back(self) -> int:
+        """SQLite: write what commits have put into its log back to the database, beside whoever reads and writes.
+
+        Returns pages of the log. One longer than LOG is begun anew, for which writers wait a moment.
+        """
+        if self.path is None:
+            return 0
+        with plain_errors(self.path), self._raw() as link:
+            for _ in range(4):  # each time what came meanwhile is less
+                pages = int(link.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1])
+                if pages <= LOG:
+                    break
+        if pages > LOG:
+            with self._turn(), self._raw() as link:
+                link.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+        return pages
 
     def _opened(self) -> _Own:
         link = sqlite3.connect(str(self.path), PATIENCE, isolation_level=None, check_same_thread=False)

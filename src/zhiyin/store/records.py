@@ -42,27 +42,31 @@ class Event:
 
     def checked(self) -> Event:
         """The event with an id. Raises DataError that names the field."""
-        text(self.user, "user", ID)
-        text(self.item, "item", ID)
-        text(self.kind, "kind", KIND)
-        if self.list_id is not None:
-            text(self.list_id, "list_id", ID)
-        if isinstance(self.time, bool) or not isinstance(self.time, int) or not FIRST <= self.time <= LAST:
-            raise DataError(
-                f"time = {self.time!r} is no moment", column="time", remedy="microseconds UTC, 1970 to 2200"
-            )
-        if self.value is not None and (
-            isinstance(self.value, bool) or not isinstance(self.value, int | float) or not _finite(self.value)
-        ):
-            raise DataError(f"value = {self.value!r} is no number", column="value", remedy="a finite number, or none")
-        if not self.id:
-            return Event(self.user, self.item, self.time, self.kind, self.value, fresh_id(), self.list_id)
-        text(self.id, "id", ID)
-        return self
+        return checked(self.user, self.item, self.time, self.kind, self.value, self.id, self.list_id)
+
+
+def checked(user: Any, item: Any, time: Any, kind: Any, value: Any, id: Any, list_id: Any) -> Event:
+    """An event of whatever was brought, with an id. Raises DataError that names the field."""
+    text(user, "user", ID)
+    text(item, "item", ID)
+    text(kind, "kind", KIND)
+    if list_id is not None:
+        text(list_id, "list_id", ID)
+    if isinstance(time, bool) or not isinstance(time, int) or not FIRST <= time <= LAST:
+        raise DataError(f"time = {time!r} is no moment", column="time", remedy="microseconds UTC, 1970 to 2200")
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value)):
+        raise DataError(f"value = {value!r} is no number", column="value", remedy="a finite number, or none")
+    if id:
+        text(id, "id", ID)
+    event: Any = _Made(user, item, time, kind, value, id or fresh_id(), list_id)
+    event.__class__ = Event
+    return event
 
 
 def text(value: Any, name: str, longest: int) -> str:
     """A text of 1 to `longest` characters without control characters. Raises DataError that names the field."""
+    if type(value) is str and 1 <= len(value) <= longest and value.isprintable():  # nearly always
+        return value
     if not isinstance(value, str) or not 1 <= len(value) <= longest or _CONTROL.search(value):
         raise DataError(
             f"{name} = {str(value)[:80]!r} is not right", column=name, remedy=f"a text of 1 to {longest} characters"

@@ -21,6 +21,10 @@ class StoreClosedError(ZhiyinError):
     """The store takes no more events; nothing of this request was kept."""
 
 
+# Events after which, and seconds after which, the log is written back.
+ROWS, IDLE = 20_000, 5.0
+
+
 class Writer:
     """One thread writes what all others bring.
 
@@ -39,19 +43,23 @@ class Writer:
         self._streak = False  # whether the last transaction failed: one line in the log is enough
         self._thread = threading.Thread(target=self._work, name="zhiyin-writer", daemon=True)
         self._thread.start()
+        self._since, self._full, self._ended = 0, threading.Event(), threading.Event()
+        self._back = threading.Thread(target=self._write_back, name="zhiyin-write-back", daemon=True)
+        self._back.start()
 
     @property
     def waiting(self) -> int:
         """Events that are not yet committed."""
         return self._waiting
 
-    def submit(self, events: Sequence[Event]) -> Future[list[bool]]:
-        """Done, with `Store.append`'s answer, when the events are committed. Each is checked here, once.
+    def submit(self, events: Sequence[Event], *, right: bool = False) -> Future[list[bool]]:
+        """Done, with `Store.append`'s answer, when the events are committed. Each is checked here, unless all are
+        `right`: made by `records.checked`.
 
         Raises at once: DataError for an event that cannot be, StoreBusyError where too much waits, StoreClosedError
         after `close`. The future raises StoreFullError or StoreAwayError where the events were not kept.
         """
-        checked = [event.checked() for event in events]
+        checked = list(events) if right else [event.checked() for event in events]
         if len(checked) > BATCH:
             raise DataError(f"{len(checked):,} events at once", remedy=f"at most {BATCH:,}")
         done: Future[list[bool]] = Future()
@@ -72,6 +80,9 @@ class Writer:
             self._closed = True
             self._queue.put(None)
         self._thread.join()
+        self._ended.set()
+        self._full.set()
+        self._back.join()
 
     def _work(self) -> None:
         stop = False
@@ -95,6 +106,18 @@ class Writer:
                 size += len(more[0])
             self._commit(group)
 
+    def _write_back(self) -> None:
+        """Have SQLite's log written back, so that no commit is the one that has to."""
+        while not self._ended.is_set():
+            self._full.wait(IDLE)
+            self._full.clear()
+            if self._since and not self._ended.is_set():
+                self._since = 0
+                try:
+                    self.store.write_back()
+                except Exception as error:  # the log grows, and SQLite writes it back itself
+                    log.debug("store: the log is not written back: %s", error)
+
     def _commit(self, group: list[tuple[list[Event], Future[list[bool]]]]) -> None:
         size = sum(len(events) for events, _ in group)
         # Whose request was given up meanwhile hears nothing; from here on none can be.
@@ -109,6 +132,9 @@ class Writer:
                 done.set_exception(error)
         else:
             self._streak = False
+            self._since += size
+            if self._since >= ROWS:
+                self._full.set()
             start = 0
             for events, done in group:
                 done.set_result(new[start : start + len(events)])
