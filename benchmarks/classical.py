@@ -1,16 +1,16 @@
-"""ALS and BPR beside `implicit` on a log of ML-20M's shape, EASE beside the one inverse it needs, and lists of films.
+"""Classical models beside their peers: speed on logs of ML-20M's shape, and lists of films.
 
     pip install 'zhiyin[peers]'
-    python benchmarks/classical.py als    # one sweep at 64 and 128 factors; time to the same held-out NDCG@10
-    python benchmarks/classical.py bpr    # one epoch at 64 factors; NDCG@10 after each
-    python benchmarks/classical.py ease   # 20,000 items: time and peak memory
-    ZHIYIN_DATA=... python benchmarks/classical.py lists   # the folder that holds movielens-100k/
+    python benchmarks/classical.py als    # a sweep at 64, 128 and 256 factors
+    python benchmarks/classical.py knn --python OTHER/bin/python   # where OTHER has LensKit, irspack or RecTools
+    python benchmarks/classical.py COMMAND --help
 
-The log is made in memory (seeded): 138,493 users, 26,744 items, long-tailed activity and popularity, and
-tastes (each user likes 2 of 64 genres), so that there is something to learn. Both libraries get the same
-matrix, the same starting vectors, the same threads and the same objective: `implicit` counts confidence as
-c = alpha · w where Zhiyin counts c = 1 + alpha · w, so it is given alpha + 1. Sweeps alternate between the two
-in one process, so that a busy machine slows both; transposing and evaluating are outside the clock.
+Logs are made in memory (seeded): 138,493 users, 26,744 items, long-tailed activity and popularity, and tastes (each
+user likes 2 of 64 genres), so that there is something to learn. Every library has a process of its own (`racers.py`)
+and the same matrix, threads and objective; ALS the same starting vectors too. They take turns, so that a busy machine
+slows all; making the log, converting it, compiling and evaluating are outside the clock. A library is looked for in
+this Python and in those of `--python`, and said to be missing where none has it. Figures are medians: of five runs, or
+of three where one takes 20 s.
 
 BPR of `implicit` draws negatives by popularity and passes over a pair whose negative the user took; Zhiyin draws again
 (so it takes more steps an epoch), and is shown with the same draws ("popular") and with uniform ones.
@@ -35,9 +35,11 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from scipy import sparse
 
 import published
+import shelf
+from large import large
+from logs import ITEMS, USERS, hold_out, log_of, ndcg_at_10
 from zhiyin.core.run import Run
 from zhiyin.data.splits import split
 from zhiyin.evaluation.protocol import evaluate
@@ -45,12 +47,8 @@ from zhiyin.evaluation.tuning import tune
 from zhiyin.models.base import Recommender
 from zhiyin.models.bpr import Plan
 from zhiyin.models.catalog import parse, written
-from zhiyin.models.factorization import half_sweep
-from zhiyin.models.topk import top_k
 from zhiyin.pipeline.pipeline import Pipeline
 
-USERS, ITEMS, GENRES = 138_493, 26_744, 64
-ALPHA, REG, CG_STEPS = 2.0, 5.0, 3
 LISTED = ("als", "ease", "slim", "graphfilter", "userknn", "rp3beta", "itemknn")
 TUNED, DRAWS = (1, 2, 3), (11, 12, 13, 14, 15, 16)
 
@@ -59,7 +57,7 @@ EASE_CHILD = """
 import json, sys, time
 import numpy as np
 sys.path.insert(0, "benchmarks")
-from classical import log_of
+from logs import log_of
 from zhiyin.core.run import Run
 from zhiyin.models.linear import _to_weights, gram, invert
 users, items, draws, threads, parts = (int(part) for part in sys.argv[1:])
@@ -93,119 +91,11 @@ print(json.dumps(out | {"peak": peak(), "before": before, "nnz": log.nnz}))
 """
 
 
-def log_of(users: int, items: int, draws: int, seed: int = 7) -> sparse.csr_matrix:
-    """A binary CSR float32[users, items] of about `draws` events before repeats are taken out."""
-    rng = np.random.default_rng(seed)
-    worth = 1 / (np.arange(items) + 50.0) ** 1.1
-    activity = np.maximum(rng.lognormal(0, 1.0, users), 0.13)
-    counts = np.minimum((activity * draws / activity.sum()).astype(np.int64), items // 4)
-    user = np.repeat(np.arange(users, dtype=np.int32), counts)
-    tastes = rng.integers(0, GENRES, (users, 2), dtype=np.int32)
-    item = rng.choice(items, len(user), p=worth / worth.sum()).astype(np.int32)
-    # Two thirds of the draws move to the nearest item of a genre the user likes.
-    moved = rng.random(len(user)) < 2 / 3
-    liked = tastes[user[moved], rng.integers(0, 2, int(moved.sum()))]
-    item[moved] = np.minimum(item[moved] // GENRES * GENRES + liked, items - 1)
-    shuffle = rng.permutation(items).astype(np.int32)
-    matrix = sparse.csr_matrix((np.ones(len(user), np.float32), (user, shuffle[item])), shape=(users, items))
-    matrix.sum_duplicates()
-    matrix.data[:] = 1
-    return matrix
-
-
-def hold_out(log: sparse.csr_matrix, n: int, seed: int = 3) -> tuple[sparse.csr_matrix, np.ndarray, np.ndarray]:
-    """The log without one item of each of n users; those users and those items."""
-    rng = np.random.default_rng(seed)
-    lengths = np.diff(log.indptr)
-    users = np.sort(rng.choice(np.nonzero(lengths > 5)[0], n, replace=False))
-    places = log.indptr[users] + (rng.random(n) * lengths[users]).astype(np.int64)
-    kept = np.ones(log.nnz, dtype=bool)
-    kept[places] = False
-    owner = np.repeat(np.arange(log.shape[0]), lengths)[kept]
-    train = sparse.csr_matrix((log.data[kept], (owner, log.indices[kept])), shape=log.shape)
-    return train, users, log.indices[places]
-
-
-def ndcg_at_10(
-    x: np.ndarray, y: np.ndarray, train: sparse.csr_matrix, users: np.ndarray, held: np.ndarray, run: Run
-) -> float:
-    """Mean NDCG@10 of one held-out item a user, everything in train left out."""
-    total, m = 0.0, len(y)
-    priority, allowed = np.arange(m, dtype=np.int32), np.ones(m, dtype=bool)
-    for start in range(0, len(users), 2000):
-        who = users[start : start + 2000]
-        seen = train[who]
-        excluded = (seen.indptr.astype(np.int64), seen.indices)
-        items, _ = top_k(x[who] @ y.T, 10, priority, allowed, excluded, run)
-        _row, rank = np.nonzero(items == held[start : start + 2000, None])
-        total += float((1 / np.log2(rank + 2)).sum())
-    return total / len(users)
-
-
 def clocked(work: Callable[[], object]) -> tuple[float, float]:
     """Wall and CPU seconds."""
     wall, cpu = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - wall, time.process_time() - cpu
-
-
-def sweeps(
-    train: sparse.csr_matrix, factors: int, threads: int
-) -> tuple[dict[str, Callable[[], None]], dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """One sweep of each library over vectors of its own, and those vectors."""
-    from implicit.cpu._als import least_squares_cg
-
-    users, items = train.tocsr(), train.T.tocsr()
-    rng = np.random.default_rng(1)
-    x = (rng.standard_normal((users.shape[0], factors)) * 0.1 / np.sqrt(factors)).astype(np.float32)
-    y = (rng.standard_normal((users.shape[1], factors)) * 0.1 / np.sqrt(factors)).astype(np.float32)
-    vectors = {name: (x.copy(), y.copy()) for name in ("implicit", "zhiyin")}
-    theirs = [(part * np.float32(ALPHA + 1)).astype(np.float32) for part in (users, items)]
-    ours = [(part * np.float32(ALPHA)).astype(np.float32) for part in (users, items)]
-    run = Run(threads=threads)
-
-    def implicit_sweep() -> None:
-        a, b = vectors["implicit"]
-        least_squares_cg(theirs[0], a, b, REG, num_threads=threads, cg_steps=CG_STEPS)
-        least_squares_cg(theirs[1], b, a, REG, num_threads=threads, cg_steps=CG_STEPS)
-
-    def zhiyin_sweep() -> None:
-        a, b = vectors["zhiyin"]
-        half_sweep(ours[0], a, b, REG, CG_STEPS, run)
-        half_sweep(ours[1], b, a, REG, CG_STEPS, run)
-
-    return {"implicit": implicit_sweep, "zhiyin": zhiyin_sweep}, vectors
-
-
-def als(draws: int, factors: list[int], epochs: int, threads: int) -> None:
-    """Sweep times, and NDCG against seconds, of both libraries."""
-    log = log_of(USERS, ITEMS, draws)
-    train, who, held = hold_out(log, 10_000)
-    print(f"{log.shape[0]:,} × {log.shape[1]:,}, {log.nnz:,} ones, {threads} threads")
-    warm = log_of(300, 200, 5_000)
-    sweeps(warm, 8, threads)[0]["zhiyin"]()  # compiles the kernels
-    run = Run(threads=threads)
-    for f in factors:
-        calls, vectors = sweeps(train, f, threads)
-        times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
-        curves: dict[str, list[float]] = {name: [] for name in calls}
-        for _ in range(epochs):
-            for name, call in calls.items():
-                times[name].append(clocked(call))
-                curves[name].append(ndcg_at_10(*vectors[name], train, who, held, run))
-        goal = 0.99 * min(max(curve) for curve in curves.values())
-        print(f"factors {f}: NDCG@10 to reach: {goal:.4f} (99 % of the lower of the two best)")
-        for name in calls:
-            wall, cpu = (statistics.median(time[part] for time in times[name]) for part in (0, 1))
-            until = next(epoch for epoch, value in enumerate(curves[name]) if value >= goal)
-            reached = sum(time[0] for time in times[name][: until + 1])
-            curve = " ".join(f"{value:.4f}" for value in curves[name])
-            print(f"  {name:9} a sweep {wall:6.2f} s wall {cpu:6.2f} s CPU; goal after {until + 1} in {reached:.2f} s")
-            print(f"            NDCG@10 after each: {curve}")
-        ratio = [
-            statistics.median(a[part] / b[part] for a, b in zip(times["implicit"], times["zhiyin"])) for part in (0, 1)
-        ]
-        print(f"  implicit / zhiyin: {ratio[0]:.2f} wall, {ratio[1]:.2f} CPU (median of {epochs} pairs)")
 
 
 def bpr(draws: int, factors: list[int], epochs: int, threads: int) -> None:
@@ -316,27 +206,85 @@ def lists(trials: int, threads: int, test: str) -> None:
     print(f"chosen: {max(values, key=lambda text: values[text])}")
 
 
-def main() -> None:
+# What each command does, and how it may be asked.
+COMMANDS = {
+    "als": ("a sweep of ALS beside implicit and irspack", ["", "--factors 64 --repeats 3"]),
+    "goal": ("seconds to the NDCG@10 that implicit has after 15 sweeps", ["", "--factors 128 --sweeps 5"]),
+    "knn": ("fit of ItemKNN, cosine, beside implicit, irspack, LensKit and RecTools", ["", "--k 200"]),
+    "slim": ("fit of SLIM on ML-1M's shape beside irspack, LensKit and scikit-learn", ["", "--sample 100"]),
+    "top": ("the best 10 for 10,000 users beside implicit", ["", "--users 10000"]),
+    "one": ("milliseconds of one fold-in and one list", ["", "--events 100"]),
+    "large": ("100 M events: read, ALS, evaluate; seconds and memory", ["", "--events 2000000 --users 20000"]),
+    "bpr": ("an epoch of BPR beside implicit; NDCG@10 after each", ["--epochs 2"]),
+    "ease": ("EASE on 20,000 items beside the inverse it needs: time and memory", ["--repeats 1"]),
+    "lists": ("NDCG@10 on MovieLens-100k; ZHIYIN_DATA names the folder that holds movielens-100k", ["--threads 1"]),
+}
+
+
+def asked_for() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("als", "bpr", "ease", "lists"))
-    parser.add_argument("--draws", type=int, default=30_000_000, help="events before repeats are taken out")
-    parser.add_argument("--factors", type=int, nargs="+", help="als: 64 128, bpr: 64")
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--items", type=int, default=20_000, help="ease: items")
-    parser.add_argument("--users", type=int, default=100_000, help="ease: users")
-    parser.add_argument("--repeats", type=int, default=3, help="ease: repeats")
-    parser.add_argument("--trials", type=int, default=25, help="lists: settings tried of each model, three times")
-    parser.add_argument("--test", default="", help="lists: judge this model on the test part, and choose nothing")
-    parser.add_argument("--threads", type=int, default=Run().n_threads)
-    asked = parser.parse_args()
-    if asked.what == "als":
-        als(asked.draws, asked.factors or [64, 128], asked.epochs, asked.threads)
-    elif asked.what == "bpr":
-        bpr(asked.draws, asked.factors or [64], asked.epochs, asked.threads)
+    commands = parser.add_subparsers(dest="what", required=True)
+    parts = {}
+    for name, (words, examples) in COMMANDS.items():
+        lines = "\n".join(f"    python benchmarks/classical.py {name} {options}".rstrip() for options in examples)
+        part = commands.add_parser(name, help=words, description=words, epilog=f"examples:\n{lines}",
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+        part.add_argument("--threads", type=int, default=Run().n_threads)
+        parts[name] = part
+    for name in ("als", "goal", "knn", "slim", "top", "one", "bpr", "ease"):
+        draws = 1_650_000 if name == "slim" else 31_600_000 if name not in ("bpr", "ease") else 30_000_000
+        parts[name].add_argument("--draws", type=int, default=draws, help="events before repeats are taken out")
+    for name in ("als", "knn", "slim", "top", "ease"):
+        parts[name].add_argument("--repeats", type=int, default=3 if name == "ease" else 0)
+    for name in ("als", "knn", "slim"):
+        parts[name].add_argument("--python", nargs="+", default=[], help="more Pythons where libraries are looked for")
+    for name, factors in (("als", [64, 128, 256]), ("bpr", [64])):
+        parts[name].add_argument("--factors", type=int, nargs="+", default=factors)
+    for name in ("goal", "top", "one"):
+        parts[name].add_argument("--factors", type=int, default=64)
+    parts["goal"].add_argument("--sweeps", type=int, default=15)
+    parts["knn"].add_argument("--k", type=int, default=200)
+    parts["slim"].add_argument("--sample", type=int, default=100, help="items that scikit-learn fits")
+    parts["top"].add_argument("--users", type=int, default=10_000)
+    parts["one"].add_argument("--events", type=int, default=100)
+    parts["one"].add_argument("--times", type=int, default=1000)
+    parts["large"].add_argument("--events", type=int, default=100_000_000)
+    parts["large"].add_argument("--users", type=int, default=1_000_000)
+    parts["large"].add_argument("--items", type=int, default=200_000)
+    parts["bpr"].add_argument("--epochs", type=int, default=5)
+    parts["ease"].add_argument("--items", type=int, default=20_000)
+    parts["ease"].add_argument("--users", type=int, default=100_000)
+    parts["lists"].add_argument("--trials", type=int, default=25, help="settings tried of each model, three times")
+    parts["lists"].add_argument("--test", default="", help="judge this model on the test part, and choose nothing")
+    return parser.parse_args()
+
+
+def main() -> None:
+    asked = asked_for()
+    threads = asked.threads
+    if asked.what == "large":
+        large(asked.events, asked.users, asked.items, threads)
     elif asked.what == "lists":
-        lists(asked.trials, asked.threads, asked.test)
+        lists(asked.trials, threads, asked.test)
+    elif asked.what == "bpr":
+        bpr(asked.draws, asked.factors, asked.epochs, threads)
+    elif asked.what == "ease":
+        ease(asked.users, asked.items, asked.draws // 3, asked.repeats, threads)
+    elif asked.what == "slim":
+        shelf.slim(log_of(6_040, 3_706, asked.draws), asked.sample, asked.repeats, threads, asked.python)
     else:
-        ease(asked.users, asked.items, asked.draws // 3, asked.repeats, asked.threads)
+        log = log_of(USERS, ITEMS, asked.draws)
+        if asked.what == "als":
+            shelf.als(log, asked.factors, asked.repeats, threads, asked.python)
+        elif asked.what == "goal":
+            shelf.goal(log, asked.factors, asked.sweeps, threads)
+        elif asked.what == "knn":
+            shelf.knn(log, asked.k, asked.repeats, threads, asked.python)
+        elif asked.what == "top":
+            shelf.top(log, asked.factors, asked.users, asked.repeats, threads)
+        else:
+            shelf.one(log, asked.factors, asked.events, asked.times, threads)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
+from zhiyin.models.alike import nearest_of_ones
 from zhiyin.models.base import Recommender
 from zhiyin.models.pairs import keep_largest, rows_of, score_by_table, to_csr, top_by_table
 from zhiyin.models.search import Mask
@@ -62,10 +63,14 @@ class ItemKNN(TableRecommender):
     def _fit(self, data: Dataset, run: Run) -> None:
         n_items = data.n_items
         users = self._weights(data)
+        k = min(self.k_neighbors, max(1, n_items - 1))
+        if self.similarity in ("cosine", "jaccard"):
+            found = nearest_of_ones(users, k, self.shrinkage, self.similarity == "jaccard", run, label="ItemKNN")
+            self.similarities_ = to_csr(*found, n_items)  # type: ignore[misc]
+            return
         items = users.T.tocsr()
         square = np.asarray(users.multiply(users).sum(axis=0), dtype=np.float32).ravel()
         how = SIMILARITIES.index(self.similarity)
-        k = min(self.k_neighbors, max(1, n_items - 1))
         neighbors = np.full((n_items, k), -1, dtype=np.int32)
         values = np.zeros((n_items, k), dtype=np.float32)
 
@@ -199,6 +204,7 @@ def _squares(rows: sparse.csr_matrix) -> np.ndarray:
 def _similarities(
     i_indptr, i_users, i_data, u_indptr, u_items, u_data, square, how, shrinkage, start, stop, neighbors, values
 ):
+    """By tfidf and bm25; what counts one an event is in `alike`."""
     total = np.zeros(len(square), dtype=np.float32)
     touched = np.empty(len(square), dtype=np.int32)
     for item in range(start, stop):
@@ -217,9 +223,7 @@ def _similarities(
             dot = total[other]
             if dot <= 0:
                 continue
-            if how == 1:
-                total[other] = dot / (square[item] + square[other] - dot + shrinkage)
-            elif how == 3:
+            if how == 3:
                 total[other] = dot * dot / (dot + shrinkage)
             else:
                 total[other] = dot / (np.sqrt(square[item]) * np.sqrt(square[other]) + shrinkage)
