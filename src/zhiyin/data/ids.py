@@ -56,7 +56,7 @@ class Ids:
 
     def encode(self, raw: Iterable[Any] | pl.Series) -> np.ndarray:
         """Codes of raw ids as int32, -1 where unknown. "42" finds the number 42, and 42 the text."""
-        if isinstance(raw, list) and len(raw) <= _FEW and len(self) and all(map(self._plain, raw)):
+        if isinstance(raw, list) and 0 < len(raw) <= _FEW and len(self) and self._plain(raw):
             if self._numbers is not None:
                 return self._encode_numbers(np.array(raw, dtype=np.int64))
             if len(raw) <= _SINGLE:
@@ -78,9 +78,11 @@ class Ids:
         same = (self.values.gather(position) == series).fill_null(False).to_numpy()
         return np.where(same, position, -1).astype(np.int32)
 
-    def _plain(self, value: Any) -> bool:
-        """Whether a value is of the ids' own type."""
-        return type(value) is self._type and (not isinstance(value, int) or -(2**62) < value < 2**62)
+    def _plain(self, values: list[Any]) -> bool:
+        """Whether all values are of the ids' own type."""
+        return set(map(type, values)) == {self._type} and (
+            self._type is not int or (min(values) > -(2**62) and max(values) < 2**62)
+        )
 
     def _one(self, value: str) -> int:
         known: Any = self.values
@@ -113,7 +115,8 @@ class Ids:
 
     def decode(self, codes: np.ndarray) -> pl.Series:
         """Raw ids of codes; every code must lie in [0, len)."""
-        return self.values.gather(np.asarray(codes, dtype=np.int64))
+        codes = np.asarray(codes, dtype=np.int64)
+        return self.values[codes] if len(codes) <= _FEW else self.values.gather(codes)  # a third of the time for few
 
     def raw(self, codes: np.ndarray) -> list[Any]:
         """As `decode`, a list: for the few of one request."""

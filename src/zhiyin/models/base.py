@@ -185,7 +185,7 @@ class Recommender:
         row = np.nonzero(real)[0]
         return pl.DataFrame(
             {
-                "user": who.gather(row),
+                "user": who.new_from_index(0, len(row)) if len(who) == 1 else who.gather(row),
                 "item": known.item_ids.decode(items[real]),
                 "score": scores[real],
                 "rank": (np.nonzero(real)[1] + 1).astype(np.int32),
@@ -331,9 +331,10 @@ class Recommender:
             return pl.Series(names, strict=False), batch
         if users is None:
             return known.user_ids.values, known.histories
-        raw = [users] if isinstance(users, str | int) else users
-        series = raw if isinstance(raw, pl.Series) else pl.Series(list(raw), strict=False)
-        return series, known.histories.take(known.user_ids.encode(series))
+        if isinstance(users, pl.Series):
+            return users, known.histories.take(known.user_ids.encode(users))
+        raw = [users] if isinstance(users, str | int) else list(users)
+        return pl.Series(raw, strict=False), known.histories.take(known.user_ids.encode(raw))
 
     def _codes(self, raw: Iterable[Any], what: str) -> np.ndarray:
         codes = self._known().item_ids.encode([raw] if isinstance(raw, str | int) else raw)
