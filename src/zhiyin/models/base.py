@@ -120,10 +120,15 @@ class Recommender:
             for start, batch in histories.chunks(self.chunk_rows):
                 stop = start + len(batch)
                 out = exclude.rows(start, stop) if exclude is not None else None
-                scores, excluded = self.score(batch, run), _pairs(out, len(batch))
-                items[start:stop], best[start:stop] = top_k(scores, k, known.priority, mask.bits, excluded, run)
+                items[start:stop], best[start:stop] = self._rank_many(batch, k, _pairs(out, len(batch)), mask, run)
                 advance(len(batch))
         return items, best
+
+    def _rank_many(
+        self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`rank` of a chunk."""
+        return top_k(self.score(histories, run), k, self._known().priority, allowed.bits, excluded, run)
 
     def _few(
         self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
@@ -133,7 +138,7 @@ class Recommender:
         if self.answers_strangers or has_signal(histories).all():
             return self._rank_few(histories, k, excluded, allowed, run)
         if len(histories) == 1:
-            return first_k(known.best_first, known.popularity, k, allowed.bits, excluded)
+            return first_k(known.in_order(allowed), known.popularity, k, allowed.bits, excluded)
         return None
 
     @property
@@ -360,6 +365,18 @@ class VectorRecommender(Recommender):
         if type(self)._score is not VectorRecommender._score:
             return None
         return self._search(self.encode(histories, run), allowed, k, excluded, run, "dot" if run.approximate else "")
+
+    def _rank_many(
+        self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Short vectors are left out where long ones have shown that they cannot be among the best."""
+        plain = type(self)._score is VectorRecommender._score
+        if not plain or not (self.answers_strangers or has_signal(histories).all()):
+            return super()._rank_many(histories, k, excluded, allowed, run)
+        vectors, priority = self.item_vectors_, self._known().priority
+        return top_k_where(
+            vectors, self.encode(histories, run), allowed, k, priority=priority, exclude=excluded, run=run
+        )
 
     def _nearest(self, items: np.ndarray, k: int, run: Run) -> tuple[np.ndarray, np.ndarray]:
         if len(items) > SINGLE or type(self)._similar is not VectorRecommender._similar:

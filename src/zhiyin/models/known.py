@@ -47,6 +47,10 @@ class Known:
             return self._mask
         return allowed.within(self.candidates) if isinstance(allowed, Mask) else Mask.of(self.candidates & allowed)
 
+    def in_order(self, mask: Mask) -> np.ndarray:
+        """int32: items by popularity as `best_first`, those that pass among them; not all that do not, where few do."""
+        return mask.rows[np.argsort(-self.priority[mask.rows])] if mask.few else self.best_first
+
     @functools.cached_property
     def _mask(self) -> Mask:
         return Mask.of(np.asarray(self.candidates))

@@ -15,6 +15,7 @@ from zhiyin.core.parallel import for_chunks, kernel
 from zhiyin.core.run import Run
 from zhiyin.data.histories import Entries, Histories
 from zhiyin.models.known import Known
+from zhiyin.models.search import Mask
 from zhiyin.models.topk import finish, push
 
 
@@ -46,7 +47,7 @@ def top_by_table(
     table: sparse.csr_matrix,
     k: int,
     known: Known,
-    allowed: np.ndarray,
+    mask: Mask,
     excluded: tuple[np.ndarray, np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray]:
     """As `top_k` of `score_by_table`, for few rows: of items that the weights do not lead to, which have a score of 0,
@@ -55,7 +56,7 @@ def top_by_table(
     items, scores = np.full((n, k), -1, dtype=np.int32), np.full((n, k), -np.inf, dtype=np.float32)
     _reached(
         weights.indptr, weights.indices, weights.data, table.indptr, table.indices, table.data,
-        known.priority, known.best_first, allowed, *excluded, items, scores,
+        known.priority, known.in_order(mask), mask.bits, *excluded, items, scores,
     )  # fmt: skip
     return items, scores
 

@@ -10,12 +10,11 @@ import numpy as np
 from zhiyin.core.errors import DataError
 from zhiyin.core.parallel import for_chunks, kernel
 from zhiyin.core.run import Run
+from zhiyin.models.longest import longest_first
 from zhiyin.models.topk import finish, push
 
 # Below this share of passing items a mask is kept as their codes alone.
 FEW = 1 / 32
-# Passing rows gathered and multiplied at once when there are several queries.
-BLOCK = 4_096
 # Passing rows from which on a first look at compact vectors pays.
 WORTH = 16_384
 # Masks within others that a mask keeps.
@@ -78,6 +77,11 @@ class Mask:
             return np.zeros(len(items), dtype=bool)
         at = np.minimum(np.searchsorted(rows, items), len(rows) - 1)
         return rows[at] == items
+
+    @property
+    def few(self) -> bool:
+        """Whether so few pass that going through them is quicker than through all items."""
+        return self._bits is None
 
     def __and__(self, other: Mask) -> Mask:
         few, many = (self, other) if self.count <= other.count else (other, self)
@@ -216,18 +220,12 @@ def top_k_where(
     def each(start: int, stop: int) -> None:
         _search(vectors, scales, queries, start, stop, rows, priority, offsets, codes, items, scores)
 
-    def blocks(start: int, stop: int) -> None:
-        size = np.zeros(stop - start, dtype=np.int64)
-        place = offsets[start:stop].copy()
-        for first in range(0, len(rows), BLOCK):
-            part = rows[first : first + BLOCK]
-            found = queries[start:stop] @ vectors[part].T
-            if scale is not None:
-                found *= scale[part]
-            _merge(found, start, stop, part, priority, offsets, codes, place, items, scores, size)
-        _order(start, stop, priority, items, scores, size)
-
-    for_chunks(each if b < 4 else blocks, b, run, chunk=1 if b < 4 else max(16, min(256, -(-b // run.n_threads))))
+    if b < 4:
+        for_chunks(each, b, run, chunk=1)
+    else:
+        longest_first(
+            vectors, None if scale is None else scales, queries, rows, priority, offsets, codes, items, scores, run
+        )
     return items, scores
 
 
@@ -366,32 +364,3 @@ def _sink(least, value):
         least[at] = least[child]
         at = child
     least[at] = value
-
-
-@kernel
-def _merge(found, start, stop, part, priority, offsets, codes, place, items, scores, size):
-    """A block of scores [stop - start, len(part)] into the heaps."""
-    k = items.shape[1]
-    for q in range(start, stop):
-        line, heap_item, heap_score = found[q - start], items[q], scores[q]
-        n, out, end = size[q - start], place[q - start], offsets[q + 1]
-        bar = heap_score[0] if n == k else np.float32(-np.inf)
-        for at in range(len(part)):
-            score = line[at]
-            if not score >= bar or score == -np.inf:
-                continue
-            item = part[at]
-            while out < end and codes[out] < item:
-                out += 1
-            if out < end and codes[out] == item:
-                continue
-            n = push(score, item, n, heap_score, heap_item, priority)
-            if n == k:
-                bar = heap_score[0]
-        size[q - start], place[q - start] = n, out
-
-
-@kernel
-def _order(start, stop, priority, items, scores, size):
-    for q in range(start, stop):
-        finish(scores[q], items[q], size[q - start], priority)

@@ -139,6 +139,21 @@ class Passing:
     known: Mask
     of: tuple[Mask, np.ndarray | None]
 
+    @classmethod
+    def made(cls, mask: Mask, shown: np.ndarray | None, candidates: np.ndarray, n: int) -> Passing:
+        """Of a filter, what is shown and what may be at all; the model knows the first n."""
+        if not mask.few:
+            bits = candidates & mask.bits
+            if shown is not None:
+                bits &= shown
+            return cls(bits, Mask.of(bits[:n]), (mask, shown))
+        rows = mask.rows[candidates[mask.rows]]
+        if shown is not None:
+            rows = rows[shown[rows]]
+        bits = np.zeros(len(candidates), dtype=bool)
+        bits[rows] = True
+        return cls(bits, Mask.of_rows(rows[rows < n], n), (mask, shown))
+
 
 class Answers:
     """Answers requests by a model, a catalogue and rules. Any number of threads may ask.
@@ -452,10 +467,7 @@ class Answers:
         with self._lock:
             found = self._open.get(key)
         if found is None or found.of[0] is not mask or found.of[1] is not shown:
-            bits = self._candidates & mask.bits
-            if shown is not None:
-                bits &= shown
-            found = Passing(bits, Mask.of(bits[: len(self.known.item_ids)]), (mask, shown))
+            found = Passing.made(mask, shown, self._candidates, len(self.known.item_ids))
             with self._lock:
                 if kept:
                     self._open[key] = found
