@@ -117,6 +117,10 @@ def race(where: Track, racers: Sequence[Racer], repeats: int = 0, ours: str = "z
         while True:
             for number, (label, process) in enumerate(processes.items()):
                 found[label].append(turn(process, f"racer{number}"))
+                last = found[label][-1]
+                print(
+                    f"    {label:28} {last['wall']:8.3f} s wall {last['cpu']:8.3f} s CPU", file=sys.stderr, flush=True
+                )
             done = len(next(iter(found.values())))
             slow = max(run["wall"] for runs in found.values() for run in runs) >= LONG
             if done >= (repeats or (3 if slow else 5)):

@@ -22,7 +22,6 @@ def als(log: sparse.csr_matrix, factors: Sequence[int], repeats: int, threads: i
             print(f"{f} factors")
             racers = [
                 Racer("zhiyin", "zhiyin_als", {"factors": f}),
-                Racer("zhiyin, blocks", "zhiyin_als", {"factors": f, "solver": "blocks"}),
                 Racer("implicit", "implicit_als", {"factors": f}),
                 Racer("irspack, conjugate gradient", "irspack_als", {"factors": f, "solver": "CG"}),
                 Racer("irspack, iALS++", "irspack_als", {"factors": f, "solver": "IALSPP"}),
