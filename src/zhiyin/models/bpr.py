@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy import sparse
@@ -172,15 +172,22 @@ class Plan:
                       items)  # fmt: skip
 
         for_chunks(deal, parts, run, chunk=1)
+        draws: list[Any] = [None] * parts
+
+        def order(start: int, stop: int) -> None:
+            for part in range(start, stop):
+                mine = members[edges[part] : edges[part + 1]]
+                draws[part] = _draws(self.kind, mine, self.shares, y)
+
+        for_chunks(order, parts, run, chunk=1)
         for turn in range(parts):
 
             def work(start: int, stop: int, turn: int = turn) -> None:
                 for part in range(start, stop):
                     other = (part + turn) % parts
                     mine, pairs = members[edges[other] : edges[other + 1]], slice(*begins[part, other : other + 2])
-                    total, order, spread = _draws(self.kind, mine, self.shares, y)
                     _descend(users[pairs], items[pairs], x, y, bias, np.float32(rate), np.float32(reg), self.kind, mine,
-                             total, order, spread, self.rank_share * len(mine), seeds[part, other],
+                             *draws[other], self.rank_share * len(mine), seeds[part, other],
                              losses[part, other])  # fmt: skip
 
             for_chunks(work, parts, run, chunk=1)
