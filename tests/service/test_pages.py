@@ -476,7 +476,7 @@ def test_leaving_sends_what_waits(site: Site) -> None:
     page = site.browser()
     shop_page(site, page)
     page.evaluate("zhiyin.track('i7', 'purchase'); location.href = 'about:blank'")
-    eventually(lambda: page.wait_for_timeout(10) or site.store.count() == 1)
+    eventually(lambda: site.store.count() == 1)  # without a look at the page, which is on its way
     assert site.store.history("shopper")[0].kind == "purchase"
 
 
