@@ -215,3 +215,13 @@ def test_nothing_is_a_500(service: Any, body: dict[str, Any], path: str) -> None
 def test_without_a_version_in_use(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no version"):
         Live(Bundles(tmp_path / "bundles"), Store(tmp_path / "store.db"))
+
+
+@pytest.mark.parametrize(
+    ("raw", "number"), [("7", 7), ("-7", -7), ("--7", None), ("-", None), ("", None), ("+7", None), ("7" * 19, None)]
+)
+def test_ids_that_look_like_numbers(raw: str, number: int | None) -> None:
+    """Of a version whose ids are numbers; what is none is an id that nobody has."""
+    from zhiyin.service.views import _NONE, _number
+
+    assert _number(raw) == (_NONE if number is None else number)

@@ -128,11 +128,13 @@ class Learned:
 SEGMENTS = ("strangers", "short", "long")
 # Up to this many events a history is short.
 SHORT = 4
+# Events from which on the second and the third segment begin.
+BEGINS = (1, SHORT + 1)
 
 
 def segments_of(lengths: np.ndarray) -> np.ndarray:
     """int8[n]: 0 for strangers, 1 for short histories, 2 for longer ones."""
-    return np.digitize(lengths, [1, SHORT + 1]).astype(np.int8)
+    return np.digitize(lengths, BEGINS).astype(np.int8)
 
 
 def learn(

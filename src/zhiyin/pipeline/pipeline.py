@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from bisect import bisect_right
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,7 +27,7 @@ from zhiyin.models.known import Known
 from zhiyin.models.search import Mask
 from zhiyin.models.topk import top_k
 from zhiyin.pipeline import blend
-from zhiyin.pipeline.learning import SEGMENTS, SHORT, learn, segments_of
+from zhiyin.pipeline.learning import BEGINS, SEGMENTS, learn, segments_of
 from zhiyin.ranking import catalog as rankers
 from zhiyin.ranking.base import Ranker
 from zhiyin.ranking.build import FeatureBuilder
@@ -207,8 +208,7 @@ class Pipeline(Recommender):
 
     def method_of(self, history: Histories) -> str:
         """What orders the candidates of one history."""
-        events = int(history.positives[0])
-        return self.choices_[SEGMENTS[0 if not events else 1 if events <= SHORT else 2]]
+        return self.choices_[SEGMENTS[bisect_right(BEGINS, int(history.positives[0]))]]
 
     def scores_by(self, method: str, histories: Histories, candidates: Candidates, run: Run) -> np.ndarray:
         """float32[m] by one method: "rrf", "weighted", "ranker", or the name of a source."""

@@ -1,7 +1,8 @@
 """Traces: what was shown to whom, why, and with what chance; and a writer of them that nobody has to wait for.
 
 A trace has a head, which is JSON (the request, the settings, the reasons), and arrays (scores, propensities), kept as
-safetensors: bytes with a description, nothing that runs. An event must not be lost; a trace may be, in a power cut.
+safetensors: bytes with a description, nothing that runs. An event must not be lost; a trace of the last moment may be,
+in a crash.
 """
 
 from __future__ import annotations
