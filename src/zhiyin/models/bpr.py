@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy import sparse
 
+from zhiyin.core.drawing import below, share
 from zhiyin.core.parallel import for_chunks, kernel
 from zhiyin.core.params import param
 from zhiyin.core.run import Run
@@ -237,36 +238,13 @@ def _deal(indptr, columns, part_of, first, last, begins, users, items):
 
 
 @kernel
-def _next(state):
-    """The next 64 random bits (xorshift64*, Vigna 2016) from a state of one number, which moves on."""
-    s = state[0]
-    s ^= s >> np.uint64(12)
-    s ^= s << np.uint64(25)
-    s ^= s >> np.uint64(27)
-    state[0] = s
-    return s * np.uint64(0x2545F4914F6CDD1D)
-
-
-@kernel
-def _below(state, n):
-    """A whole number in [0, n), n < 2³²."""
-    return np.int64(((_next(state) >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32))
-
-
-@kernel
-def _share(state):
-    """A number in [0, 1)."""
-    return np.float64(_next(state) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
-
-
-@kernel
 def _draw(state, kind, x, row, f, members, total, order, spread, mean_rank):
     """A negative for x[row]: an item out of `members`."""
     n = len(members)
     if kind == 0:
-        return members[_below(state, n)]
+        return members[below(state, n)]
     if kind == 1:
-        goal, low, high = _share(state) * total[n - 1], 0, n - 1
+        goal, low, high = share(state) * total[n - 1], 0, n - 1
         while low < high:
             middle = (low + high) // 2
             if total[middle] > goal:
@@ -277,15 +255,15 @@ def _draw(state, kind, x, row, f, members, total, order, spread, mean_rank):
     whole = np.float32(0)
     for j in range(f):
         whole += abs(x[row, j]) * spread[j]
-    goal, at = _share(state) * whole, 0
+    goal, at = share(state) * whole, 0
     while at < f - 1:
         goal -= abs(x[row, at]) * spread[at]
         if goal < 0:
             break
         at += 1
-    rank = np.int64(-np.log(1.0 - _share(state)) * mean_rank)
+    rank = np.int64(-np.log(1.0 - share(state)) * mean_rank)
     if rank >= n:  # past the end: anywhere
-        rank = _below(state, n)
+        rank = below(state, n)
     return members[order[at, rank] if x[row, at] >= 0 else order[at, n - 1 - rank]]
 
 
@@ -325,7 +303,7 @@ def _descend(users, items, x, y, bias, rate, reg, kind, members, total, order, s
         begins[at] += begins[at - 1]
     taken = items.copy()
     for at in range(n - 1, 0, -1):
-        to = _below(state, at + 1)
+        to = below(state, at + 1)
         users[at], users[to] = users[to], users[at]
         items[at], items[to] = items[to], items[at]
     for at in range(n):

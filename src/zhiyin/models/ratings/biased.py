@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 
+from zhiyin.core.drawing import below
 from zhiyin.core.parallel import kernel
 from zhiyin.core.params import param
 from zhiyin.core.run import Run
@@ -42,7 +43,8 @@ class BiasedMF(RatingModel):
         ratings = ratings_of(histories)
         self._range(ratings)
         mean = np.float32(ratings.mean(dtype=np.float64))
-        user = data.events["user"].to_numpy()
+        # Shuffled in place, a little more with each epoch, so that a sweep reads them in a row.
+        triples = data.events["user"].to_numpy().copy(), histories.items.copy(), ratings.copy()
         bu, bi = np.zeros(data.n_users, np.float32), np.zeros(data.n_items, np.float32)
         p = (0.1 * rng.standard_normal((data.n_users, self.factors), dtype=np.float32)).astype(np.float32)
         q = (0.1 * rng.standard_normal((data.n_items, self.factors), dtype=np.float32)).astype(np.float32)
@@ -50,12 +52,9 @@ class BiasedMF(RatingModel):
         begun = time.perf_counter()
         with run.bar("BiasedMF", self.epochs) as advance:
             for epoch in range(self.epochs):
-                order = rng.permutation(len(ratings))
                 rate = np.float32(self.rate * (1 - 0.9 * epoch / self.epochs))
-                loss = _sweep(
-                    user[order], histories.items[order], ratings[order], mean, bu, bi, p, q, rate,
-                    np.float32(self.reg), np.float32(self.reg_bias),
-                )  # fmt: skip
+                _shuffle(*triples, rng.integers(1, 2**63, dtype=np.uint64))
+                loss = _sweep(*triples, mean, bu, bi, p, q, rate, np.float32(self.reg), np.float32(self.reg_bias))
                 advance(1)
                 seconds = time.perf_counter() - begun
                 run.report(model="BiasedMF", epoch=epoch + 1, of=self.epochs, loss=loss / len(ratings), seconds=seconds)
@@ -71,6 +70,18 @@ class BiasedMF(RatingModel):
         design = np.ascontiguousarray(vectors[:, 1:])
         x = fold(histories, targets, design, np.maximum(penalty, 1e-4), True, run or Run())
         return np.hstack([np.ones((len(x), 1), np.float32), x])
+
+
+@kernel
+def _shuffle(user, item, rating, seed):
+    """A random order of all three, in place (Fisher & Yates)."""
+    state = np.empty(1, dtype=np.uint64)
+    state[0] = seed
+    for at in range(len(rating) - 1, 0, -1):
+        to = below(state, at + 1)
+        user[at], user[to] = user[to], user[at]
+        item[at], item[to] = item[to], item[at]
+        rating[at], rating[to] = rating[to], rating[at]
 
 
 @kernel

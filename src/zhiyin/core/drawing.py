@@ -1,0 +1,30 @@
+"""Random numbers inside kernels: a state of one number, float and whole numbers drawn from it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from zhiyin.core.parallel import kernel
+
+
+@kernel
+def bits(state):
+    """The next 64 random bits (xorshift64*, Vigna 2016) from a state, uint64[1] and not 0, which moves on."""
+    s = state[0]
+    s ^= s >> np.uint64(12)
+    s ^= s << np.uint64(25)
+    s ^= s >> np.uint64(27)
+    state[0] = s
+    return s * np.uint64(0x2545F4914F6CDD1D)
+
+
+@kernel
+def below(state, n):
+    """A whole number in [0, n), n < 2³²."""
+    return np.int64(((bits(state) >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32))
+
+
+@kernel
+def share(state):
+    """A number in [0, 1)."""
+    return np.float64(bits(state) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
