@@ -46,15 +46,32 @@ def _count_shared(
 ):
     n_items, k = len(square), neighbors.shape[1]
     total = np.zeros(n_items, dtype=np.int32)
+    touched = np.empty(n_items, dtype=np.int32)
     root = np.sqrt(square)
     for item in range(start, stop):
+        most = np.int64(0)
         for at in range(i_indptr[item], i_indptr[item + 1]):
             user = i_users[at]
-            for to in range(u_indptr[user], u_indptr[user + 1]):
-                total[u_items[to]] += 1
+            most += u_indptr[user + 1] - u_indptr[user]
+        # To look through all counters is quick where many are set; of a million items few are.
+        listed = most < n_items // 4
+        count = np.int64(0) if listed else n_items
+        for at in range(i_indptr[item], i_indptr[item + 1]):
+            user = i_users[at]
+            if listed:
+                for to in range(u_indptr[user], u_indptr[user + 1]):
+                    other = u_items[to]
+                    if total[other] == 0:
+                        touched[count] = other
+                        count += 1
+                    total[other] += 1
+            else:
+                for to in range(u_indptr[user], u_indptr[user + 1]):
+                    total[u_items[to]] += 1
         total[item] = 0
         heap_item, heap_value, size, bar = neighbors[code[item]], values[code[item]], 0, np.float32(0)
-        for other in range(n_items):
+        for place in range(count):
+            other = np.int64(touched[place]) if listed else np.int64(place)
             if total[other] == 0:
                 continue
             dot = np.float32(total[other])
