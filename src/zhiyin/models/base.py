@@ -231,6 +231,18 @@ class Recommender:
         itself = (np.arange(len(items) + 1, dtype=np.int64), items)
         return top_k(self._similar(items, run), k, known.priority, known.candidates, itself, run)
 
+    def _similar_to(self, item: int, k: int, run: Run) -> tuple[np.ndarray, np.ndarray]:
+        """What is similar to one item, in no order: codes int32[m] and scores float32[m]. The k most similar at least,
+        where there are so many. Raises ConfigError as `_similar` does."""
+        if k <= len(self._known().item_ids) // 4:
+            items, scores = self._nearest(np.array([item]), k, run)
+            there = items[0] >= 0
+            return items[0][there], scores[0][there]
+        found = self._similar(np.array([item]), run)[0]
+        found[item] = -np.inf
+        codes = np.flatnonzero(np.isfinite(found)).astype(np.int32)
+        return codes, found[codes]
+
     def similarities(self, items: np.ndarray, others: np.ndarray, run: Run) -> np.ndarray:
         """float32[n, m]: how similar each of some items is to each of others. Raises ConfigError as `_similar` does."""
         return self._similar(items, run)[:, others]

@@ -44,8 +44,8 @@ class BPR(VectorRecommender):
     (Gemulla et al., KDD 2011), so that the same seed gives the same vectors whatever the threads. Items are dealt
     afresh each epoch, and the negative is drawn from the part of the positive.
 
-    A history is folded in by the same descent on a vector of its own, item vectors fixed, from zero; the draws depend on
-    nothing but the history. The last number of a vector stands for the item's bias.
+    A history is folded in by the same descent on a vector of its own, item vectors fixed, from zero; the draws depend
+    on nothing but the history. The last number of a vector stands for the item's bias.
 
     | difference from the papers | why |
     |---|---|
@@ -57,7 +57,9 @@ class BPR(VectorRecommender):
     """
 
     factors: int = param(64, "length of the vectors", at_least=1, at_most=4096, tune=(16, 256), log=True)
-    learning_rate: float = param(0.05, "step size of the first epoch", at_least=1e-6, at_most=10.0, tune=(0.005, 0.3), log=True)
+    learning_rate: float = param(
+        0.05, "step size of the first epoch", at_least=1e-6, at_most=10.0, tune=(0.005, 0.3), log=True
+    )
     reg: float = param(0.01, "L2 penalty, on what each step touches", at_least=0, tune=(1e-4, 0.1), log=True)
     epochs: int = param(50, "passes over the pairs", at_least=1, tune=(10, 200), log=True)
     negatives: str = param(

@@ -15,7 +15,7 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.models.alike import nearest_of_ones
 from zhiyin.models.base import Recommender
-from zhiyin.models.pairs import keep_largest, rows_of, score_by_table, to_csr, top_by_table
+from zhiyin.models.pairs import keep_largest, row_of, rows_of, score_by_table, to_csr, top_by_table
 from zhiyin.models.search import Mask
 
 SIMILARITIES = ("cosine", "jaccard", "tfidf", "bm25")
@@ -38,6 +38,9 @@ class TableRecommender(Recommender):
 
     def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
         return rows_of(self.similarities_, items)
+
+    def _similar_to(self, item: int, k: int, run: Run) -> tuple[np.ndarray, np.ndarray]:
+        return row_of(self.similarities_, item)
 
 
 @dataclasses.dataclass

@@ -69,6 +69,14 @@ def rows_of(table: sparse.csr_matrix, items: np.ndarray) -> np.ndarray:
     return dense
 
 
+def row_of(table: sparse.csr_matrix, item: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes int32[m] and scores float32[m] of a row of the table, without the item itself."""
+    begin, end = table.indptr[item : item + 2]
+    codes = table.indices[begin:end].astype(np.int32)
+    others = codes != item
+    return codes[others], table.data[begin:end][others]
+
+
 @kernel
 def _push(w_indptr, w_items, w_data, t_indptr, t_items, t_data, start, stop, scores):
     for row in range(start, stop):

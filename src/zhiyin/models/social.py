@@ -120,6 +120,9 @@ class Friends(Recommender):
     def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
         return self.base_._similar(items, run)
 
+    def _similar_to(self, item: int, k: int, run: Run) -> tuple[np.ndarray, np.ndarray]:
+        return self.base_._similar_to(item, k, run)
+
     def _write_parts(self, folder: Path) -> None:
         place = folder / "base"
         place.mkdir()

@@ -14,7 +14,7 @@ from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.models.base import Recommender
-from zhiyin.models.pairs import keep_largest, recent, rows_of, score_by_table, to_csr, top_by_table
+from zhiyin.models.pairs import keep_largest, recent, row_of, rows_of, score_by_table, to_csr, top_by_table
 from zhiyin.models.search import Mask
 
 
@@ -85,6 +85,9 @@ class Transitions(Recommender):
 
     def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
         return rows_of(self.rules_, items)
+
+    def _similar_to(self, item: int, k: int, run: Run) -> tuple[np.ndarray, np.ndarray]:
+        return row_of(self.rules_, item)
 
 
 @kernel

@@ -155,6 +155,17 @@ class Passing:
         return cls(bits, Mask.of_rows(rows[rows < n], n), (mask, shown))
 
 
+@dataclasses.dataclass(frozen=True)
+class _Listing:
+    """What a request for a list that is no one's asks for. gone: int32[m], items not to be listed."""
+
+    k: int
+    book: Rulebook
+    needs: Requests
+    mask: Mask
+    gone: np.ndarray
+
+
 class Answers:
     """Answers requests by a model, a catalogue and rules. Any number of threads may ask.
 
@@ -386,29 +397,63 @@ class Answers:
 
         worth: float32[all items], minus infinity: not to be listed. Equal ones by popularity. method: as told.
         """
-        begun = time.perf_counter()
+        begun, asked = time.perf_counter(), self._listing(request)
+        allowed = self._candidates & (worth > -np.inf)
+        if asked.mask.count < asked.mask.n:
+            allowed &= asked.mask.bits
+        if shown is not None:
+            allowed &= shown
+        allowed[asked.gone] = False
+        rows = np.flatnonzero(allowed)
+        return self._listed(asked, rows, worth[rows], method, begun)
+
+    def similar(self, item: Any, request: Request, shown: np.ndarray | None = None) -> Answer:
+        """Items most similar to one, under the same rules. Raises UnknownItemError."""
+        begun, code = time.perf_counter(), int(self.ids.encode([item])[0])
+        n = len(self.known.item_ids)
+        if code < 0:
+            raise UnknownItemError(f"item {str(item)!r} is not known", remedy="put it into the catalogue first")
+        asked = self._listing(request)
+        if code >= n:
+            likeness = self.new.like(code)
+            rows = np.zeros(0, np.int64) if likeness is None else np.flatnonzero(likeness > 0)
+            worth = np.zeros(0, np.float32) if likeness is None else likeness[rows]
+        else:
+            narrow = bool(asked.book.conditions) or request.include is not None
+            most = n if narrow else min(n, request.k + 200 + (0 if shown is None else n - int(np.count_nonzero(shown[:n]))))
+            rows, worth = self.model._similar_to(code, most, self.run)
+            if self.new.m:
+                near = np.argsort(-worth, kind="stable")[:100]
+                free = np.ones(self.new.m, dtype=bool) if shown is None else shown[n:]
+                codes, values = self.new.beside(rows[near], worth[near], free)
+                rows, worth = np.concatenate([rows, codes]), np.concatenate([worth, values])
+        kept = self._candidates[rows] & asked.mask.holds(rows) & ~np.isin(rows, asked.gone)
+        if shown is not None:
+            kept &= shown[rows]
+        return self._listed(asked, rows[kept], worth[kept], "similar", begun)
+
+    def _listing(self, request: Request) -> _Listing:
         k, _, _ = _checked(request, self)
         history, also = self._history(request)
         book, needs = self.book(request.filter, request.boosts), self._needs(request, history)
-        allowed = self._candidates & book.mask(needs).bits & (worth > -np.inf)
-        if shown is not None:
-            allowed &= shown
-        allowed[book.removed(needs)[1]] = False
+        gone = book.removed(needs)[1]
         if request.exclude_seen:
-            allowed[history.items] = False
-            allowed[also] = False
-        rows = np.flatnonzero(allowed)
-        most = 4 * k
+            gone = np.concatenate([gone, history.items, also])
+        return _Listing(k, book, needs, book.mask(needs), gone)
+
+    def _listed(self, asked: _Listing, rows: np.ndarray, worth: np.ndarray, method: str, begun: float) -> Answer:
+        """The best of some items, codes int[m] with worth float32[m], under the rules."""
+        most = 4 * asked.k
         while True:
             if len(rows) > most:
-                best = np.partition(worth[rows], len(rows) - most)[len(rows) - most]
-                some = rows[worth[rows] >= best]
+                best = np.partition(worth, len(rows) - most)[len(rows) - most]
+                some = np.flatnonzero(worth >= best)
             else:
-                some = rows
-            some = some[np.lexsort((-self.priority[some], -worth[some]))]
-            slates = Slates.best_first(np.array([0, len(some)]), some.astype(np.int32), worth[some])
-            slate = book.finish(slates, needs, k)
-            if len(slate.items) >= k or len(some) == len(rows):
+                some = np.arange(len(rows))
+            some = some[np.lexsort((-self.priority[rows[some]], -worth[some]))]
+            slates = Slates.best_first(np.array([0, len(some)]), rows[some].astype(np.int32), worth[some])
+            slate = asked.book.finish(slates, asked.needs, asked.k)
+            if len(slate.items) >= asked.k or len(some) == len(rows):
                 break
             most *= 8
         found = slate[0]
@@ -416,37 +461,6 @@ class Answers:
         ones = np.ones(len(found.items))
         return Answer(self.ids.raw(found.items), found.scores.tolist(), trace=found.trace, seconds=seconds,
                       method=method, propensities=ones)  # fmt: skip
-
-    def similar(self, item: Any, request: Request, shown: np.ndarray | None = None) -> Answer:
-        """Items most similar to one, under the same rules. Raises UnknownItemError."""
-        code = int(self.ids.encode([item])[0])
-        n = len(self.known.item_ids)
-        if code < 0:
-            raise UnknownItemError(f"item {str(item)!r} is not known", remedy="put it into the catalogue first")
-        worth = np.full(len(self.ids), -np.inf, dtype=np.float32)
-        if code >= n:
-            likeness = self.new.like(code)
-            if likeness is not None:
-                worth[:] = np.where(likeness > 0, likeness, -np.inf)
-        else:
-            book = self.book(request.filter, request.boosts)
-            narrow = bool(book.conditions) or request.include is not None
-            most = n if narrow else min(n, request.k + 200 + (0 if shown is None else int((~shown[:n]).sum())))
-            if most > n // 4:
-                found = self.model._similar(np.array([code]), self.run)[0]
-                worth[:n] = np.where(np.isfinite(found), found, -np.inf)
-            else:
-                items, scores = self.model._nearest(np.array([code]), most, self.run)
-                there = items[0] >= 0
-                worth[items[0][there]] = scores[0][there]
-            worth[code] = -np.inf
-            if self.new.m:
-                near = np.flatnonzero(worth[:n] > -np.inf)
-                near = near[np.argsort(-worth[near], kind="stable")[:100]]
-                free = np.ones(self.new.m, dtype=bool) if shown is None else shown[n:]
-                codes, values = self.new.beside(near, worth[near], free)
-                worth[codes] = values
-        return self.list_by(worth, request, shown, "similar")
 
     def stand_ins(self, codes: np.ndarray) -> np.ndarray:
         """int32: codes as the model knows them; of new items those of the known ones most like them, -1 where none."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -130,6 +131,11 @@ class Filters:
     def __len__(self) -> int:
         return len(self.items)
 
+    @functools.cached_property
+    def everything(self) -> Mask:
+        """The mask that all items pass."""
+        return Mask.of(np.ones(len(self), dtype=bool))
+
     @property
     def held(self) -> int:
         """Bytes of the masks that are kept."""
@@ -153,6 +159,7 @@ class Filters:
                 or not old[name].equals(items[name], check_dtypes=True, null_equal=True)
             }
             self.items, self.columns, self.version = items, columns, self.version + 1
+            self.__dict__.pop("everything", None)
             self._parsed.clear()
             self._values = {key: value for key, value in self._values.items() if key[1] not in changed}
             for key in [key for key, kept in self._masks.items() if {name for _, name in kept.columns} & changed]:

@@ -284,6 +284,14 @@ class Pipeline(Recommender):
                 continue
         return super()._nearest(items, k, run)
 
+    def _similar_to(self, item: int, k: int, run: Run) -> tuple[np.ndarray, np.ndarray]:
+        for source in self.sources_.values():
+            try:
+                return source._similar_to(item, k, run)
+            except ConfigError:
+                continue
+        return super()._similar_to(item, k, run)
+
     # -- on disk ----------------------------------------------------------------------------------------------------
 
     def _write_parts(self, folder: Path) -> None:

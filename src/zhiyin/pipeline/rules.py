@@ -308,7 +308,7 @@ class Rulebook:
             if include is not None:
                 mask = Mask.of_rows(np.unique(include[(include >= 0) & (include < n)]), n)
                 total = mask if total is None else total & mask
-        return Mask.of(np.ones(n, dtype=bool)) if total is None else total
+        return self.filters.everything if total is None else total
 
     def removed(self, requests: Requests) -> tuple[np.ndarray, np.ndarray]:
         """Items that each request must not get: excluded, bought, shown too often.
