@@ -18,8 +18,9 @@ import polars as pl
 
 import zhiyin as zy
 from zhiyin.pipeline import learning
-from zhiyin.pipeline.answers import Answers, Request
+from zhiyin.pipeline.answers import Answers
 from zhiyin.pipeline.pipeline import TREES
+from zhiyin.pipeline.request import Request
 from zhiyin.ranking import catalog as rankers
 
 SOURCES = "popular:half_life=7d; itemknn; transitions; als:epochs=4"

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from zhiyin.core.errors import ConfigError
 from zhiyin.data.dataset import Dataset
 from zhiyin.models.factorization import ALS
-from zhiyin.pipeline.answers import Answers, Request
+from zhiyin.pipeline.answers import Answers
 from zhiyin.pipeline.pipeline import Pipeline
+from zhiyin.pipeline.request import Request
 from zhiyin.pipeline.rules import Boost, Rules
 
 DAY = 86_400_000_000

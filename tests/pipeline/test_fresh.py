@@ -12,9 +12,11 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.ids import Ids
 from zhiyin.models.content import Content
 from zhiyin.models.neighbors import ItemKNN
-from zhiyin.pipeline.answers import Answers, Request, explored
+from zhiyin.pipeline.answers import Answers
+from zhiyin.pipeline.exploring import explored
 from zhiyin.pipeline.fresh import MoreIds
 from zhiyin.pipeline.pipeline import Pipeline
+from zhiyin.pipeline.request import Request
 from zhiyin.pipeline.rules import Rules
 from zhiyin.pipeline.slate import Requests, Slate
 

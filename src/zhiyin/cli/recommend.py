@@ -11,7 +11,7 @@ from zhiyin.cli.options import CONFIG, ConfigFile, Json, Threads
 from zhiyin.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from zhiyin.pipeline.answers import Answer
+    from zhiyin.pipeline.request import Answer
 
 
 def recommend(
@@ -53,8 +53,9 @@ def recommend(
     from zhiyin.core.run import Run
     from zhiyin.data.catalogue import Catalogue
     from zhiyin.models.saving import load
-    from zhiyin.pipeline.answers import Answers, Request
+    from zhiyin.pipeline.answers import Answers
     from zhiyin.pipeline.house import house
+    from zhiyin.pipeline.request import Request
 
     if (bool(users) + (history is not None) + everyone) != 1:
         raise ConfigError("for whom?", remedy="name users, or --history a,b,c, or --all")

@@ -15,14 +15,13 @@ import functools
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import polars as pl
 from scipy import sparse
 
-from zhiyin.core.errors import ConfigError, UnknownItemError, nearest
+from zhiyin.core.errors import ConfigError, UnknownItemError
 from zhiyin.core.run import Run
 from zhiyin.data.histories import Histories
 from zhiyin.data.ids import Ids
@@ -30,105 +29,25 @@ from zhiyin.models.base import Recommender, VectorRecommender
 from zhiyin.models.search import Mask
 from zhiyin.pipeline import diversity
 from zhiyin.pipeline.explain import Reason, reasons
+from zhiyin.pipeline.exploring import explored
 from zhiyin.pipeline.filters import Filters
+from zhiyin.pipeline.frames import aligned, fitting
 from zhiyin.pipeline.fresh import MoreIds, NewItems
 from zhiyin.pipeline.pipeline import ROWS, Pipeline
+from zhiyin.pipeline.request import Answer, Request, checked, known_of, known_variety
 from zhiyin.pipeline.rules import Boost, Rulebook, Rules
 from zhiyin.pipeline.slate import Requests, Slate, Slates
 from zhiyin.ranking.candidates import Retrieved
 from zhiyin.ranking.examples import Candidates
 
-VARIETY = ("none", "mmr", "dpp", "calibrate")
 # Rulebooks of requests' own filters and boosts that are kept.
 BOOKS = 256
 # States of what may be shown that are kept: each some bytes an item.
 OPEN = 16
-# Most items of a list, and most ids in a list of a request.
-MOST_ITEMS, MOST_IDS = 1_000, 10_000
-# Candidates behind a list that exploration chooses from.
-TAIL = 50
 # Shares of the time budget after which the ranker and variety are left out; reasons are when all of it is gone.
 RANK_BY, VARY_BY = 0.7, 0.9
 # Columns that items are spread over where none is named.
 CATEGORIES = ("category", "categories", "genre", "genres", "topic", "topics", "brand", "seller")
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What is asked. Ids are raw.
-
-    Parameters
-    ----------
-    user: whose history and columns count; None, or one never seen: a stranger.
-    history: instead of what was seen in training: items, oldest first, or `Histories` of one row.
-    k: items wanted, 1 to 1,000.
-    filter, boosts: in addition to the rules of the house.
-    include: where given, nothing else is shown. exclude: not shown. pins: item by slot, from 1.
-    exclude_seen: leave out what is in the history; None: unless the rules say what happens to what was bought.
-    diversity: "none", "mmr", "dpp" or "calibrate"; None: as the house has it. balance: variety (0) to score (1).
-    user_columns, context: values that expressions may speak of, by column.
-    now: microseconds UTC; None: the present.
-    visit: number of the user's visit, for rotation. shown: how often each item was shown lately, by raw id.
-    seen: items that count as seen besides the history: new ones that stand-ins stand for.
-    explore: probability that one slot goes to an item that did not make the list, drawn with `seed`.
-    budget: seconds after which stages are left out: reasons, then variety, then the ranker; None: none is.
-    skip: stages to leave out as if there was no time for them.
-    explain: say why, and what was removed.
-    """
-
-    user: Any = None
-    history: Iterable[Any] | Histories | None = None
-    k: int = 10
-    filter: str = ""
-    boosts: tuple[Boost, ...] = ()
-    include: Iterable[Any] | None = None
-    exclude: Iterable[Any] = ()
-    pins: Mapping[int, Any] = dataclasses.field(default_factory=dict)
-    exclude_seen: bool | None = None
-    diversity: str | None = None
-    balance: float | None = None
-    user_columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    context: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    now: int | None = None
-    visit: int | None = None
-    shown: Mapping[Any, int] = dataclasses.field(default_factory=dict)
-    seen: Iterable[Any] = ()
-    explore: float = 0.0
-    seed: int = 0
-    budget: float | None = None
-    skip: tuple[str, ...] = ()
-    explain: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """A list, and how it came about.
-
-    Parameters
-    ----------
-    items: raw ids, best first. scores: float of each; comparable within the list.
-    reasons: one an item, where asked for. removed: {"item", "rule"} of what would have been in the list.
-    trace: what each rule did, item codes. seconds: of each stage. method: what ordered the candidates.
-    left_out: sources that did not answer, and why. degraded: stages that the time budget left no time for.
-    propensities: float64[k], the probability with which each item was to stand at its slot.
-    sources: names of the sources. ranks: int32[k, sources], the place each source gave an item, from 0; -1: none.
-    """
-
-    items: list[Any]
-    scores: list[float]
-    reasons: list[Reason] = dataclasses.field(default_factory=list)
-    removed: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    trace: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
-    method: str = ""
-    left_out: dict[str, str] = dataclasses.field(default_factory=dict)
-    degraded: list[str] = dataclasses.field(default_factory=list)
-    propensities: np.ndarray = dataclasses.field(default_factory=lambda: np.ones(0))
-    sources: tuple[str, ...] = ()
-    ranks: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0), np.int32))
-
-    def __len__(self) -> int:
-        return len(self.items)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -212,7 +131,7 @@ class Answers:
         self.users = None if users is None or users.width < 2 else aligned(users, known.user_ids.values)
         self.filters = Filters(self.items, None if self.users is None else self.users.schema, context)
         self.rules, self.kinds, self.balance, self.by = rules or Rules(), kinds, balance, by
-        self.variety, self._context = _word(variety), context
+        self.variety, self._context = known_variety(variety), context
         self._books: OrderedDict[tuple[str, tuple[Boost, ...]], Rulebook] = OrderedDict()
         self._open: OrderedDict[tuple[int, int], Passing] = OrderedDict()
         self._likeness: dict[str, Any] = {}
@@ -275,7 +194,7 @@ class Answers:
             seconds[stage] = time.perf_counter() - begun
             begun = time.perf_counter()
 
-        k, word, balance = _checked(request, self)
+        k, word, balance = self._checked(request)
         started, degraded, n = begun, list[str](), len(self.known.item_ids)
 
         def late(stage: str, share: float) -> bool:
@@ -360,7 +279,7 @@ class Answers:
 
         Only what sources name is ranked, nothing popular is added: a list may be short where rules leave little.
         """
-        k, word, balance = _checked(Request(k=k, diversity=variety), self)
+        k, word, balance = self._checked(Request(k=k, diversity=variety))
         book = self.book(filter, ())
         who, histories = self.model._asked(users, None)
         seen = not self.rules.bought if exclude_seen is None else exclude_seen
@@ -420,7 +339,11 @@ class Answers:
             worth = np.zeros(0, np.float32) if likeness is None else likeness[rows]
         else:
             narrow = bool(asked.book.conditions) or request.include is not None
-            most = n if narrow else min(n, request.k + 200 + (0 if shown is None else n - int(np.count_nonzero(shown[:n]))))
+            most = (
+                n
+                if narrow
+                else min(n, request.k + 200 + (0 if shown is None else n - int(np.count_nonzero(shown[:n]))))
+            )
             rows, worth = self.model._similar_to(code, most, self.run)
             if self.new.m:
                 near = np.argsort(-worth, kind="stable")[:100]
@@ -433,7 +356,7 @@ class Answers:
         return self._listed(asked, rows[kept], worth[kept], "similar", begun)
 
     def _listing(self, request: Request) -> _Listing:
-        k, _, _ = _checked(request, self)
+        k, _, _ = self._checked(request)
         history, also = self._history(request)
         book, needs = self.book(request.filter, request.boosts), self._needs(request, history)
         gone = book.removed(needs)[1]
@@ -474,6 +397,10 @@ class Answers:
         return found
 
     # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _checked(self, request: Request) -> tuple[int, str, float]:
+        k, word, balance = checked(request, self.variety, self.balance)
+        return min(k, len(self.ids)), word, balance
 
     def _passing(self, mask: Mask, shown: np.ndarray | None, kept: bool) -> Passing:
         """What a request may get; found once for a filter and a state of what is shown, where that is `kept`."""
@@ -543,8 +470,8 @@ class Answers:
             shown={int(ids.encode([item])[0]): n for item, n in request.shown.items()},
             user=user,
             context=request.context,
-            include=None if request.include is None else _known(ids, request.include).tolist(),
-            exclude=_known(ids, request.exclude).tolist(),
+            include=None if request.include is None else known_of(ids, request.include).tolist(),
+            exclude=known_of(ids, request.exclude).tolist(),
             pins={slot: int(ids.encode([item])[0]) for slot, item in request.pins.items()},
         )
 
@@ -621,31 +548,6 @@ class Answers:
         return [{"item": name, "rule": found[int(i)]} for name, i in zip(raw, best.items) if int(i) in found]
 
 
-def explored(best: Slate, items: np.ndarray, needs: Requests, share: float, seed: int) -> tuple[Slate, np.ndarray]:
-    """The list, with probability `share` one slot of it given to an item that did not make it, and the propensities.
-
-    Slot and item are drawn evenly, from the slots that are not pinned and from the next `TAIL` candidates that qualify;
-    so an item of the list stays with 1 - share / slots, and one of the tail comes with share / (slots * tail).
-    """
-    slots = np.arange(len(best.items))
-    if needs.pins is not None:
-        slots = slots[~np.isin(best.items, needs.pins.values)]
-    tail = items[~np.isin(items, best.items)][:TAIL]
-    propensities = np.ones(len(best.items))
-    if not len(slots) or not len(tail):
-        return best, propensities
-    propensities[slots] = 1 - share / len(slots)
-    rng = np.random.default_rng(seed)
-    if rng.random() >= share:
-        return best, propensities
-    slot, item = slots[rng.integers(len(slots))], tail[rng.integers(len(tail))]
-    shown = best.items.copy()
-    shown[slot] = item
-    propensities[slot] = share / (len(slots) * len(tail))
-    event = {"step": "explore", "items": [int(item)], "slot": [int(slot) + 1]}
-    return Slate(shown, best.scores, [*best.trace, event]), propensities
-
-
 def _ranks_of(items: np.ndarray, candidates: Candidates) -> np.ndarray:
     """int32[k, sources]: the place that each source gave each item; -1 where it did not name it."""
     order = np.argsort(candidates.items)
@@ -656,35 +558,6 @@ def _ranks_of(items: np.ndarray, candidates: Candidates) -> np.ndarray:
         there = known[at] == items
         ranks[there] = candidates.ranks[order[at[there]]]
     return ranks
-
-
-def fitting(frame: pl.DataFrame, schema: Mapping[str, Any]) -> pl.DataFrame:
-    """A frame in the types of another; what does not fit becomes NULL. Columns the other lacks stay as they are."""
-    casts = []
-    for name, dtype in frame.schema.items():
-        wanted = schema.get(name, dtype)
-        if wanted == dtype:
-            continue
-        if isinstance(dtype, pl.List) and wanted == pl.String:  # several values are written a|b
-            casts.append(pl.col(name).list.eval(pl.element().cast(pl.String)).list.join("|"))
-        elif dtype == pl.String and wanted.is_temporal():
-            moment = pl.col(name).str.to_datetime(strict=False, time_zone=getattr(wanted, "time_zone", None))
-            casts.append(moment.cast(wanted, strict=False))
-        elif isinstance(wanted, pl.List) and not isinstance(dtype, pl.List):
-            casts.append(pl.lit(None, dtype=wanted).alias(name))
-        else:
-            casts.append(pl.col(name).cast(wanted, strict=False))
-    return frame.with_columns(casts)
-
-
-def aligned(frame: pl.DataFrame | None, ids: pl.Series) -> pl.DataFrame:
-    """A catalogue in the order of the ids: one row each, NULL where it does not know one."""
-    wanted = pl.DataFrame({"id": ids})
-    if frame is None:
-        return wanted
-    if len(frame) == len(ids) and frame["id"].equals(ids):
-        return frame
-    return wanted.join(frame.with_columns(pl.col("id").cast(ids.dtype)), on="id", how="left", maintain_order="left")
 
 
 def told(trace: list[dict[str, Any]], item: int) -> list[str]:
@@ -700,30 +573,3 @@ def told(trace: list[dict[str, Any]], item: int) -> list[str]:
                 words += f", slot {event['slot'][at]}"
             found.append(words)
     return list(dict.fromkeys(found))
-
-
-def _checked(request: Request, answers: Answers) -> tuple[int, str, float]:
-    if not isinstance(request.k, int) or not 1 <= request.k <= MOST_ITEMS:
-        raise ConfigError(f"k = {request.k!r} cannot be", remedy=f"a whole number from 1 to {MOST_ITEMS:,}")
-    word = answers.variety if request.diversity is None else _word(request.diversity)
-    balance = answers.balance if request.balance is None else request.balance
-    if not 0 <= balance <= 1:
-        raise ConfigError(f"balance = {balance!r} is out of range", remedy="from 0 (variety) to 1 (score)")
-    if not 0 <= request.explore <= 1:
-        raise ConfigError(f"explore = {request.explore!r} is out of range", remedy="a probability, from 0 to 1")
-    return min(request.k, len(answers.ids)), word, float(balance)
-
-
-def _word(variety: str) -> str:
-    if variety not in VARIETY:
-        raise ConfigError(f"diversity = {variety!r} is not known", remedy=nearest(str(variety), list(VARIETY)))
-    return variety
-
-
-def _known(ids: Any, raw: Iterable[Any]) -> np.ndarray:
-    """Codes of those that are known."""
-    listed = list(raw)
-    if len(listed) > MOST_IDS:
-        raise ConfigError(f"{len(listed):,} ids in one list of a request", remedy=f"at most {MOST_IDS:,}")
-    codes = ids.encode(listed)
-    return codes[codes >= 0]

@@ -19,7 +19,7 @@ import numpy as np
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.fresh import fresh_id
 from zhiyin.data.histories import Histories
-from zhiyin.pipeline.answers import Answer, Request
+from zhiyin.pipeline.request import Answer, Request
 from zhiyin.pipeline.rules import Boost
 from zhiyin.service.bodies import Ask, Setting
 from zhiyin.service.live import Live

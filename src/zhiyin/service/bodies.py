@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from zhiyin.core.errors import DataError
-from zhiyin.pipeline.answers import MOST_IDS, MOST_ITEMS
+from zhiyin.pipeline.request import MOST_IDS, MOST_ITEMS
 from zhiyin.store.records import ID, text
 
 # Events of one request; widgets of a page; a page token's characters; columns asked for.

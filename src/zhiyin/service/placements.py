@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import log
 from zhiyin.data.config import load_config
-from zhiyin.pipeline.answers import Answers, Request
+from zhiyin.pipeline.answers import Answers
+from zhiyin.pipeline.request import Request
 from zhiyin.pipeline.rules import Boost
 from zhiyin.service.bodies import Made, Setting
 from zhiyin.store.database import Store

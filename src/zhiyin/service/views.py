@@ -22,8 +22,10 @@ from zhiyin.core.run import Run
 from zhiyin.data.catalogue import Catalogue, title_column
 from zhiyin.data.histories import Histories
 from zhiyin.data.schema import KIND_WEIGHTS, parse_weights, weigh
-from zhiyin.pipeline.answers import Answers, Request, aligned, fitting
+from zhiyin.pipeline.answers import Answers
 from zhiyin.pipeline.bundles import Bundle
+from zhiyin.pipeline.frames import aligned, fitting
+from zhiyin.pipeline.request import Request
 from zhiyin.pipeline.rules import Rules
 from zhiyin.store.records import Event
 

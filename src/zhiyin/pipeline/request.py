@@ -1,0 +1,127 @@
+"""What is asked of `Answers`, and what is answered."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.data.histories import Histories
+from zhiyin.pipeline.explain import Reason
+from zhiyin.pipeline.rules import Boost
+
+VARIETY = ("none", "mmr", "dpp", "calibrate")
+# Most items of a list, and most ids in a list of a request.
+MOST_ITEMS, MOST_IDS = 1_000, 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is asked. Ids are raw.
+
+    Parameters
+    ----------
+    user: whose history and columns count; None, or one never seen: a stranger.
+    history: instead of what was seen in training: items, oldest first, or `Histories` of one row.
+    k: items wanted, 1 to 1,000.
+    filter, boosts: in addition to the rules of the house.
+    include: where given, nothing else is shown. exclude: not shown. pins: item by slot, from 1.
+    exclude_seen: leave out what is in the history; None: unless the rules say what happens to what was bought.
+    diversity: "none", "mmr", "dpp" or "calibrate"; None: as the house has it. balance: variety (0) to score (1).
+    user_columns, context: values that expressions may speak of, by column.
+    now: microseconds UTC; None: the present.
+    visit: number of the user's visit, for rotation. shown: how often each item was shown lately, by raw id.
+    seen: items that count as seen besides the history: new ones that stand-ins stand for.
+    explore: probability that one slot goes to an item that did not make the list, drawn with `seed`.
+    budget: seconds after which stages are left out: reasons, then variety, then the ranker; None: none is.
+    skip: stages to leave out as if there was no time for them.
+    explain: say why, and what was removed.
+    """
+
+    user: Any = None
+    history: Iterable[Any] | Histories | None = None
+    k: int = 10
+    filter: str = ""
+    boosts: tuple[Boost, ...] = ()
+    include: Iterable[Any] | None = None
+    exclude: Iterable[Any] = ()
+    pins: Mapping[int, Any] = dataclasses.field(default_factory=dict)
+    exclude_seen: bool | None = None
+    diversity: str | None = None
+    balance: float | None = None
+    user_columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    context: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    now: int | None = None
+    visit: int | None = None
+    shown: Mapping[Any, int] = dataclasses.field(default_factory=dict)
+    seen: Iterable[Any] = ()
+    explore: float = 0.0
+    seed: int = 0
+    budget: float | None = None
+    skip: tuple[str, ...] = ()
+    explain: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """A list, and how it came about.
+
+    Parameters
+    ----------
+    items: raw ids, best first. scores: float of each; comparable within the list.
+    reasons: one an item, where asked for. removed: {"item", "rule"} of what would have been in the list.
+    trace: what each rule did, item codes. seconds: of each stage. method: what ordered the candidates.
+    left_out: sources that did not answer, and why. degraded: stages that the time budget left no time for.
+    propensities: float64[k], the probability with which each item was to stand at its slot.
+    sources: names of the sources. ranks: int32[k, sources], the place each source gave an item, from 0; -1: none.
+    """
+
+    items: list[Any]
+    scores: list[float]
+    reasons: list[Reason] = dataclasses.field(default_factory=list)
+    removed: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    trace: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    method: str = ""
+    left_out: dict[str, str] = dataclasses.field(default_factory=dict)
+    degraded: list[str] = dataclasses.field(default_factory=list)
+    propensities: np.ndarray = dataclasses.field(default_factory=lambda: np.ones(0))
+    sources: tuple[str, ...] = ()
+    ranks: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0), np.int32))
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+def checked(request: Request, variety: str, balance: float) -> tuple[int, str, float]:
+    """Items wanted, variety and balance; those of the house, `variety` and `balance`, where the request has none.
+
+    Raises ConfigError for what cannot be.
+    """
+    if not isinstance(request.k, int) or not 1 <= request.k <= MOST_ITEMS:
+        raise ConfigError(f"k = {request.k!r} cannot be", remedy=f"a whole number from 1 to {MOST_ITEMS:,}")
+    word = variety if request.diversity is None else known_variety(request.diversity)
+    balance = balance if request.balance is None else request.balance
+    if not 0 <= balance <= 1:
+        raise ConfigError(f"balance = {balance!r} is out of range", remedy="from 0 (variety) to 1 (score)")
+    if not 0 <= request.explore <= 1:
+        raise ConfigError(f"explore = {request.explore!r} is out of range", remedy="a probability, from 0 to 1")
+    return request.k, word, float(balance)
+
+
+def known_variety(variety: str) -> str:
+    if variety not in VARIETY:
+        raise ConfigError(f"diversity = {variety!r} is not known", remedy=nearest(str(variety), list(VARIETY)))
+    return variety
+
+
+def known_of(ids: Any, raw: Iterable[Any]) -> np.ndarray:
+    """Codes of those that are known."""
+    listed = list(raw)
+    if len(listed) > MOST_IDS:
+        raise ConfigError(f"{len(listed):,} ids in one list of a request", remedy=f"at most {MOST_IDS:,}")
+    codes = ids.encode(listed)
+    return codes[codes >= 0]
