@@ -27,8 +27,8 @@ SOURCES = "popular:half_life=7d; itemknn; transitions; als:epochs=4"
 DAY = 86_400_000_000
 
 
-def shop(n_items: int, n_users: int, n_events: int) -> zy.Dataset:
-    """A log of clicks, each within the user's few favourite categories four times of five."""
+def tables(n_items: int, n_users: int, n_events: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """A log of clicks, each within the user's few favourite categories four times of five; and the items."""
     rng = np.random.default_rng(0)
     category = rng.integers(0, 200, n_items)
     weight = 1 / np.arange(1, n_items + 1) ** 0.8
@@ -44,6 +44,11 @@ def shop(n_items: int, n_users: int, n_events: int) -> zy.Dataset:
     items = pl.DataFrame({
         "id": np.arange(n_items), "category": [f"c{c}" for c in category], "price": rng.gamma(2, 20, n_items).round(2),
     })  # fmt: skip
+    return events, items
+
+
+def shop(n_items: int, n_users: int, n_events: int) -> zy.Dataset:
+    events, items = tables(n_items, n_users, n_events)
     return zy.Dataset.build(events, items=items)
 
 

@@ -7,7 +7,7 @@
     python benchmarks/service.py fresh /tmp/shop                   # until a new item and a click count
     python benchmarks/service.py log /tmp/shop --events 10000000   # fill the store's log
     python benchmarks/service.py start /tmp/shop                   # until it answers, and memory
-    python benchmarks/service.py soak /tmp/shop --minutes 30       # everything at once
+    python benchmarks/service.py soak /tmp/shop --minutes 30 --retrain 6m    # everything at once
     python benchmarks/service.py prepare /tmp/million --items 1000000 ; python benchmarks/service.py big /tmp/million
 
 The log is made as in benchmarks/request.py. Each request asks for 20 items under a filter, with MMR by category, the
@@ -289,8 +289,22 @@ def big(folder: Path, given: argparse.Namespace) -> None:
     server.stop()
 
 
+def _teachable(folder: Path) -> None:
+    """Files that a training beside the service learns from, named in the settings."""
+    import polars as pl
+
+    import request as shop
+
+    if not (folder / "events.parquet").exists():
+        events, items = shop.tables(100_000, 100_000, 2_000_000)
+        events.with_columns(pl.from_epoch("time", time_unit="us")).write_parquet(folder / "events.parquet")
+        items.write_parquet(folder / "items.parquet")
+    settings = '[data]\nsource = "events.parquet"\nitems = "items.parquet"\n' + SETTINGS + 'train_budget = "2m"\n'
+    (folder / "zhiyin.toml").write_text(settings)
+
+
 def soak(folder: Path, given: argparse.Namespace) -> None:
-    """Lists, ranks, events, changing and new items, and versions that change each minute."""
+    """Lists, ranks, events, changing and new items, versions that change each minute, and trainings."""
     from zhiyin.pipeline.bundles import Bundles
 
     bundles = Bundles(folder / "models" / "bundles")
@@ -299,7 +313,11 @@ def soak(folder: Path, given: argparse.Namespace) -> None:
         from zhiyin.data.catalogue import Catalogue
 
         bundles.write(model.load(), figures={}, catalogue=Catalogue.load(model.folder))
-    server, until, stop = Server(folder, "--workers", str(given.workers[0])), given.minutes * 60, threading.Event()
+    options = ["--workers", str(given.workers[0])]
+    if given.retrain:
+        _teachable(folder)
+        options += ["--retrain", given.retrain]
+    server, until, stop = Server(folder, *options), given.minutes * 60, threading.Event()
     wrong: list[str] = []
 
     def churn() -> None:
@@ -331,6 +349,8 @@ def soak(folder: Path, given: argparse.Namespace) -> None:
     stop.set()
     thread.join()
     server.stop()
+    if given.retrain:
+        print(f"trainings: versions {bundles.versions()}; the last: {(bundles.folder / 'retrain.json').read_text()}")
 
 
 def additions() -> float:
@@ -350,6 +370,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=15)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--rate", type=float, help="requests a second; default 150 for lists, 100 for the soak")
+    parser.add_argument("--retrain", help="soak: how often to train beside it, such as 6m; left out: never")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, nargs="+", default=[1])
     given = parser.parse_args()

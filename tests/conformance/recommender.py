@@ -140,6 +140,26 @@ class RecommenderConformance:
         with pytest.raises(UnknownItemError, match="12345"):
             model.similar(12345)
 
+    def test_what_is_similar_to_one_item_is_the_same_however_it_is_asked(
+        self, model: Recommender, data: Dataset
+    ) -> None:
+        run = Run(threads=1)
+        try:
+            items, scores = model._nearest(np.arange(data.n_items), data.n_items, run)
+        except ConfigError:
+            pytest.skip("this model has no notion of similar items")
+        for item in range(data.n_items):
+            wanted = {int(other): score for other, score in zip(items[item], scores[item]) if other >= 0}
+            for most in (1, data.n_items):
+                codes, found = model._similar_to(item, most, run)
+                told = dict(zip(codes.tolist(), found.tolist()))
+                assert item not in told
+                assert len(told) == len(codes) >= min(most, len(wanted))
+                if most == data.n_items:
+                    assert told.keys() >= wanted.keys()
+                best = [other for other in told if other in wanted]
+                np.testing.assert_allclose([told[i] for i in best], [wanted[i] for i in best], rtol=1e-5, atol=1e-6)
+
     # -- histories ------------------------------------------------------------------------------------------------
 
     def test_scores_are_finite_float32(self, model: Recommender, data: Dataset) -> None:
