@@ -187,15 +187,12 @@ class Recommender:
             batch, k, exclude=batch if exclude_seen else None, allowed=allowed, run=run, label="Recommending"
         )
         real = items >= 0
-        row = np.nonzero(real)[0]
-        return pl.DataFrame(
-            {
-                "user": who.new_from_index(0, len(row)) if len(who) == 1 else who.gather(row),
-                "item": known.item_ids.decode(items[real]),
-                "score": scores[real],
-                "rank": (np.nonzero(real)[1] + 1).astype(np.int32),
-            }
-        )
+        row, place = np.nonzero(real)
+        named = who.new_from_index(0, len(row)) if len(who) == 1 else who.gather(row)
+        return pl.DataFrame([  # of series, a third quicker than of a dictionary
+            named.alias("user"), known.item_ids.decode(items[real]).alias("item"),
+            pl.Series("score", scores[real]), pl.Series("rank", (place + 1).astype(np.int32)),
+        ])  # fmt: skip
 
     def similar(self, items: Any, k: int = 10, *, run: Run | None = None) -> pl.DataFrame:
         """The k items most similar to each item: frame `item`, `similar`, `score`, `rank`.
