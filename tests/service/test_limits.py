@@ -13,7 +13,6 @@ import pytest
 pytest.importorskip("fastapi")
 
 from zhiyin.core.errors import ConfigError
-from zhiyin.service import limits
 from zhiyin.service.app import create_app
 from zhiyin.service.around import Around
 from zhiyin.service.errors import RefusedError
@@ -208,42 +207,6 @@ def test_work_that_is_given_up_holds_its_place_until_it_ends() -> None:
     asyncio.run(play())
 
 
-def test_brief_work_is_done_in_turn_by_the_loop_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[tuple[int, int]] = []
-
-    def job(number: int) -> Callable[[], int]:
-        return lambda: ran.append((number, threading.get_ident())) or number
-
-    async def play() -> None:
-        work = Work(threads=1, waiting=1)
-        assert await work.briefly("kind", job(0)) == 0  # how long it takes is not known: a thread's
-        assert await asyncio.gather(*(work.briefly("kind", job(n)) for n in (1, 2))) == [1, 2]
-        assert await work.briefly("other", job(3)) == 3
-        assert [number for number, _ in ran] == [0, 1, 2, 3]
-        assert [thread == threading.get_ident() for _, thread in ran] == [False, True, True, False]
-        with pytest.raises(ZeroDivisionError):
-            await work.briefly("kind", lambda: 1 / 0)
-        assert (work.busy, work._turn.locked()) == (0, False)
-        # Whoever waits holds a place, and may give it up.
-        await work._turn.acquire()
-        tasks = [asyncio.create_task(work.briefly("kind", job(n))) for n in (4, 5)]
-        await until(lambda: work.busy == 2)
-        with pytest.raises(RefusedError, match="at work"):
-            await work.briefly("kind", job(6))
-        tasks[0].cancel()
-        work._turn.release()
-        assert await tasks[1] == 5
-        assert (work.busy, work._turn.locked()) == (0, False)
-        # What took long goes back to the thread.
-        monkeypatch.setattr(limits, "BRIEF", 0.0)
-        await work.briefly("kind", job(7))
-        assert ran[-1][0] == 7
-        assert ran[-1][1] != threading.get_ident()
-        work.close()
-
-    asyncio.run(play())
-
-
 def test_503_where_too_much_waits(opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     shop, held = opened(), Held()
     client = client_of(shop)
@@ -289,21 +252,6 @@ def test_work_that_waits_is_dropped_with_its_client(
 
     asyncio.run(play())
     assert not asked
-    work.close()
-
-
-def test_a_brief_list_is_dropped_with_its_client(opened: Callable[..., Any]) -> None:
-    shop = opened()
-    app, key = create_app([shop], work := Work(threads=1)), {"authorization": f"Bearer {shop.shown['admin']}"}
-
-    async def play() -> None:
-        assert (await ask(app, [b""], key, "GET", "/v1/popular"))[0] == 200
-        async with work._turn:
-            status, _, _ = await ask(app, [b""], key, "GET", "/v1/popular")  # is gone once it has asked
-            assert status == 499
-        assert (work.busy, work._turn.locked()) == (0, False)
-
-    asyncio.run(play())
     work.close()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any, TypeVar
@@ -17,8 +17,6 @@ from zhiyin.service.errors import RefusedError, say
 BODY, SENDING = 4 << 20, 20.0
 # Threads that make lists in one process, and requests that may wait for them: beyond it, come again later.
 THREADS, WAITING = 2, 64
-# Seconds that brief work may take, and kinds of it that are told apart.
-BRIEF, KINDS = 0.03, 1_024
 T = TypeVar("T")
 
 
@@ -28,7 +26,6 @@ class Work:
     def __init__(self, threads: int = THREADS, waiting: int = WAITING) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="zhiyin-work")
         self.threads, self.most, self.busy = threads, threads + waiting, 0
-        self._turn, self._took = asyncio.Lock(), dict[Hashable, float]()
 
     async def do(self, work: Callable[..., T], *args: Any) -> T:
         """Do it in one of the threads. What still waits when its request ends, or its client goes, is not done."""
@@ -48,51 +45,6 @@ class Work:
                 loop = asyncio.get_running_loop()
                 future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._left))
 
-    async def briefly(self, kind: Hashable, work: Callable[[], T]) -> T:
-        """As `do`, of work that takes milliseconds if it did so the last time: where there is one thread anyway, it is
-        done by the loop itself, one after the other, for to hand it over and back has its price. `kind`: what is likely
-        to take as long.
-        """
-        begun = 0.0
-
-        def timed() -> T:
-            nonlocal begun
-            begun = time.perf_counter()
-            return work()
-
-        try:
-            if self.threads > 1 or self._took.get(kind, BRIEF) >= BRIEF:
-                return await self.do(timed)
-            return await self._in_turn(timed)
-        finally:
-            if begun:
-                if len(self._took) >= KINDS:
-                    self._took.clear()
-                self._took[kind] = time.perf_counter() - begun
-
-    async def _in_turn(self, work: Callable[[], T]) -> T:
-        if self.busy >= self.most:
-            raise RefusedError(503, f"{self.busy} requests are at work", "come again in a second, or add workers")
-        self.busy += 1
-        try:
-            if not self._turn.locked():
-                async with self._turn:
-                    return work()
-            mine = asyncio.ensure_future(self._turn.acquire())
-            try:
-                await _unless_gone(mine)
-                await mine
-            except BaseException:
-                if not mine.cancel() and not mine.cancelled():
-                    self._turn.release()
-                raise
-            try:
-                return work()
-            finally:
-                self._turn.release()
-        finally:
-            self.busy -= 1
-
     def _left(self) -> None:
         self.busy -= 1
 
@@ -100,13 +52,13 @@ class Work:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-async def _unless_gone(future: Future[Any] | asyncio.Future[Any]) -> None:
+async def _unless_gone(future: Future[Any]) -> None:
     """Wait for work; raises RefusedError 499, which nobody hears, where the client left before it was begun."""
     current = CURRENT.get()
     if current is None:
         return
     gone = asyncio.ensure_future(_gone(current.receive))
-    done = future if isinstance(future, asyncio.Future) else asyncio.wrap_future(future)
+    done = asyncio.wrap_future(future)
     try:
         await asyncio.wait((gone, done), return_when=asyncio.FIRST_COMPLETED)
         if gone.done() and not done.done() and future.cancel():

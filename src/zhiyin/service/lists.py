@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Query, Response
@@ -18,9 +18,6 @@ from zhiyin.service.quick import Lane
 from zhiyin.service.routing import FieldsQuery, FilterQuery, ItemId, KQuery, LanguageQuery, Needs, Tenant, fast, names
 
 _Who = Annotated[Id | None, Query()]
-# Items from which on a list is a long one.
-MANY = 100
-T = TypeVar("T")
 
 
 def routes(needs: Needs) -> APIRouter:
@@ -39,7 +36,7 @@ async def _answer(tenant: Tenant, ask: Ask, origin: str = "recommendations", lik
 
     if ask.now is not None and not tenant.admin:
         raise RefusedError(403, "only an admin key may say what time it is", "leave now out")
-    found = await _soon(tenant, ask, origin, work)
+    found = await tenant.work.do(work)
     return fast(found if like is None else {"item": like} | found)
 
 
@@ -65,16 +62,7 @@ async def _rank(body: RankIn, tenant: Tenant) -> Response:
         found["next"] = None
         return found
 
-    return fast(await _soon(tenant, ask, "rank", work))
-
-
-async def _soon(tenant: Tenant, ask: Ask, origin: str, work: Callable[[], T]) -> T:
-    """In turn, where all that a list is made of lies in this process and in its files; else a thread waits for it."""
-    if tenant.live.state.waits or tenant.store.path is None:
-        return await tenant.work.do(work)
-    kind = (id(tenant.shop), origin, ask.placement, ask.diversity, ask.explain, ask.k > MANY, bool(ask.filter),
-            bool(ask.boosts))  # fmt: skip
-    return await tenant.work.briefly(kind, work)
+    return fast(await tenant.work.do(work))
 
 
 def _read(model: type[Body]) -> Callable[[bytes, str], Body]:
