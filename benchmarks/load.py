@@ -125,13 +125,12 @@ def _open_loop(
     """Requests at a rate; a free connection takes the next that is due."""
     # Arrivals are random, as people's are.
     gaps = np.random.default_rng(7).exponential(1 / rate, int(rate * seconds))
-    ready = [next(requests) for _ in gaps]
     dues = deque((time.perf_counter() + np.cumsum(gaps)).tolist())
-    free, busy, texts, end = deque(wires), set[_Wire](), iter(ready), dues[-1] + PATIENCE
+    free, busy, end = deque(wires), set[_Wire](), dues[-1] + PATIENCE
     while (dues or busy) and time.perf_counter() < end:
         while dues and free and dues[0] <= time.perf_counter():
             wire, due = free.popleft(), dues.popleft()
-            if wire.send(next(texts), due):
+            if wire.send(next(requests), due):
                 busy.add(wire)
             else:
                 keep(0, 0.0)
@@ -167,7 +166,7 @@ def load(
     found: list[float] = []
     statuses: dict[int, int] = {}
     wires = [_Wire(*address) for _ in range(connections)]
-    texts = (_raw(request, address[0], key) for request in requests)
+    texts: Iterator[bytes] = (_raw(request, address[0], key) for request in requests)
 
     def keep(status: int, milliseconds: float) -> None:
         if status == 200:
@@ -175,6 +174,8 @@ def load(
         else:
             statuses[status] = statuses.get(status, 0) + 1
 
+    if rate is not None:  # made before the clock starts
+        texts = iter([next(texts) for _ in range(int(rate * seconds))])
     begun = time.perf_counter()
     if rate is None:
         _closed_loop(wires, texts, seconds, keep)
