@@ -55,3 +55,19 @@ def test_users_have_the_vectors_that_implicit_solves_for(data: zy.Dataset) -> No
     once = np.flatnonzero((weights.toarray() <= 1).all(axis=1))  # they are told of ones
     assert len(once) > 3
     np.testing.assert_allclose(ours.encode(data.histories)[once], want[once], rtol=2e-4, atol=1e-5)
+
+
+def test_lists_have_the_scores_that_lenskit_gives(data: zy.Dataset) -> None:
+    knn = pytest.importorskip("lenskit.knn", reason="LensKit is not installed: zhiyin[peers]")
+    from lenskit.data import ItemList, RecQuery, from_interactions_df
+
+    log = data.events.select(user_id="user", item_id="item").unique(maintain_order=True).to_pandas()
+    theirs = knn.ItemKNNScorer(max_nbrs=1_000, min_nbrs=1, min_sim=1e-9, save_nbrs=None, feedback="implicit")
+    theirs.train(from_interactions_df(log))
+    ours = zy.ItemKNN(similarity="cosine", k_neighbors=ITEMS - 1, shrinkage=0.0).fit(data)
+    want = np.zeros((USERS, ITEMS))
+    for user, items in log.groupby("user_id")["item_id"]:
+        asked = RecQuery(user_id=user, user_items=ItemList(items.to_numpy()))
+        want[user] = np.nan_to_num(theirs(asked, ItemList(np.arange(ITEMS))).scores())
+    assert want.max() > 5
+    np.testing.assert_allclose(ours.score(data.histories), want, rtol=1e-5, atol=1e-5)
