@@ -3,7 +3,7 @@
     pip install 'zhiyin[peers]'
     python benchmarks/ratings.py DATA                  # the published folds u1..u5: cuts of u.data in its order
     python benchmarks/ratings.py DATA --folds random   # shuffled first (seed 0), as Surprise's own table does
-    python benchmarks/ratings.py DATA --only biasedmf biasedmf:factors=16,epochs=15,rate=0.03   # beside Surprise's SVD
+    python benchmarks/ratings.py DATA --only biasedmf biasedmf:factors=16,epochs=10,rate=0.04   # beside Surprise's SVD
     python benchmarks/ratings.py DATA --only biasedmf svdpp --no-peers
 
 DATA is a folder with u.data, users.tsv and items.tsv. Seconds are of fitting and predicting one fold, on one thread
