@@ -156,6 +156,8 @@ def _closed_loop(
     end = time.perf_counter() + PATIENCE
     while busy and time.perf_counter() < end:
         _answers(busy, end - time.perf_counter(), keep)
+    for _ in busy:
+        keep(0, 0.0)
 
 
 def load(

@@ -236,8 +236,8 @@ class Recommender:
             there = items[0] >= 0
             return items[0][there], scores[0][there]
         found = self._similar(np.array([item]), run)[0]
-        found[item] = -np.inf
         codes = np.flatnonzero(np.isfinite(found)).astype(np.int32)
+        codes = codes[codes != item]
         return codes, found[codes]
 
     def similarities(self, items: np.ndarray, others: np.ndarray, run: Run) -> np.ndarray:

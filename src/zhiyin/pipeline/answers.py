@@ -339,11 +339,8 @@ class Answers:
             worth = np.zeros(0, np.float32) if likeness is None else likeness[rows]
         else:
             narrow = bool(asked.book.conditions) or request.include is not None
-            most = (
-                n
-                if narrow
-                else min(n, request.k + 200 + (0 if shown is None else n - int(np.count_nonzero(shown[:n]))))
-            )
+            hidden = 0 if shown is None else n - int(np.count_nonzero(shown[:n]))
+            most = n if narrow else min(n, request.k + 200 + hidden)
             rows, worth = self.model._similar_to(code, most, self.run)
             if self.new.m:
                 near = np.argsort(-worth, kind="stable")[:100]

@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from bisect import bisect_right
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -34,6 +35,7 @@ from zhiyin.ranking.build import FeatureBuilder
 from zhiyin.ranking.candidates import retrieve
 from zhiyin.ranking.examples import Candidates
 
+T = TypeVar("T")
 # Requests whose candidates exist at once: with their features some hundred MB.
 ROWS = 512
 # Few requests are right about anything, so trees are small and slow to learn.
@@ -268,29 +270,28 @@ class Pipeline(Recommender):
         return scores
 
     def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
-        """By the first source that knows which items are similar."""
-        for source in self.sources_.values():
-            try:
-                return source._similar(items, run)
-            except ConfigError:
-                continue
-        return super()._similar(items, run)
+        return self._by_first(
+            lambda model: model._similar(items, run), lambda: super(Pipeline, self)._similar(items, run)
+        )
 
     def _nearest(self, items: np.ndarray, k: int, run: Run) -> tuple[np.ndarray, np.ndarray]:
-        for source in self.sources_.values():
-            try:
-                return source._nearest(items, k, run)
-            except ConfigError:
-                continue
-        return super()._nearest(items, k, run)
+        return self._by_first(
+            lambda model: model._nearest(items, k, run), lambda: super(Pipeline, self)._nearest(items, k, run)
+        )
 
     def _similar_to(self, item: int, k: int, run: Run) -> tuple[np.ndarray, np.ndarray]:
+        return self._by_first(
+            lambda model: model._similar_to(item, k, run), lambda: super(Pipeline, self)._similar_to(item, k, run)
+        )
+
+    def _by_first(self, ask: Callable[[Recommender], T], otherwise: Callable[[], T]) -> T:
+        """What the first source says that knows which items are similar."""
         for source in self.sources_.values():
             try:
-                return source._similar_to(item, k, run)
+                return ask(source)
             except ConfigError:
                 continue
-        return super()._similar_to(item, k, run)
+        return otherwise()
 
     # -- on disk ----------------------------------------------------------------------------------------------------
 
