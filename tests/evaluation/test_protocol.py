@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from zhiyin.data.histories import Histories
 from zhiyin.data.splits import folds, split
 from zhiyin.evaluation.judging import Window
 from zhiyin.evaluation.protocol import evaluate
+from zhiyin.evaluation.significance import bootstrap_interval, paired_tests
 from zhiyin.models.base import Recommender
 from zhiyin.models.linear import EASE
 from zhiyin.models.popularity import Popular
@@ -252,6 +254,28 @@ def test_what_is_handed_out(tmp_path: Any) -> None:
     assert result.report(tmp_path / "report.html").stat().st_size > 1_000_000
     assert all(model.score_seconds_per_1000 >= 0 for model in result.models)
     assert all(model.peak_mb >= 0 for model in result.models)
+
+
+def test_users_of_several_folds_are_one_user_to_intervals_and_tests() -> None:
+    result = evaluate([EASE()], split=folds(big(120), 3, "5d"), k=5, main="ndcg@5", run=RUN)
+    values = {name: figures["ndcg@5"] for name, figures in result.per_user.items()}
+    users = result.users.to_numpy()
+    assert len(np.unique(users)) < 0.6 * len(users)  # most are judged more than once
+    model = result["EASE"]
+    low, high = bootstrap_interval(values["EASE"][:, None], RUN, groups=users)
+    assert model.intervals["ndcg@5"] == pytest.approx((low[0], high[0]))
+    for name, p in paired_tests(values, result.best, users).items():
+        assert result[name].p_values["ndcg@5"] == pytest.approx(p)
+    assert any(f"{len(np.unique(users)):,} different users" in sentence for sentence in result.protocol)
+
+
+def test_without_draws_there_are_no_intervals(tmp_path: Path) -> None:
+    result = evaluate([EASE()], split=split(big(60), test="10d"), k=5, main="ndcg@5", rounds=0, run=RUN)
+    assert all(model.intervals == {} for model in result.models)
+    assert any("No intervals" in sentence for sentence in result.protocol)
+    assert "±" not in str(result)
+    page = result.report(tmp_path / "report.html").read_text()
+    assert "()" not in page[: page.index("<script>")]
 
 
 def test_more_than_there_is_ends_in_misses() -> None:

@@ -94,3 +94,79 @@ def test_pairs_with_a_missing_value_are_left_out() -> None:
     holed = b.copy()
     holed[:20] = np.nan
     assert paired_tests({"a": a, "b": holed}, "a")["b"] == pytest.approx(stats.ttest_rel(a[20:], b[20:]).pvalue)
+
+
+def folds_of(rng: np.random.Generator, users: int, folds: int, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """(values, users): a metric of users who come in some of the folds; most of its spread is between users."""
+    of = rng.exponential(0.2, users) + shift
+    there = rng.random((folds, users)) < 0.7
+    values = np.concatenate([of[row] + rng.normal(0, 0.05, int(row.sum())) for row in there])
+    return values, np.concatenate([np.flatnonzero(row) for row in there])
+
+
+def test_the_same_users_in_several_folds_are_no_more_users() -> None:
+    rng = np.random.default_rng(10)
+    once = rng.random(300)
+    values, users = np.tile(once, 3), np.tile(np.arange(300), 3)
+    low, high = bootstrap_interval(once[:, None], Run())
+    low3, high3 = bootstrap_interval(values[:, None], Run(), groups=users)
+    assert high3 - low3 == pytest.approx(high - low, rel=1e-9)
+    worse = once - rng.normal(0.02, 0.2, 300)
+    p = paired_tests({"a": once, "b": worse}, "a")["b"]
+    assert paired_tests({"a": values, "b": np.tile(worse, 3)}, "a", users)["b"] == pytest.approx(p, rel=1e-9)
+
+
+def test_intervals_over_folds_cover_with_repeated_users() -> None:
+    rng, covered, naive = np.random.default_rng(11), [], []
+    trials = 400
+    for trial in range(trials):
+        values, users = folds_of(rng, 80, 4)
+        for groups, hits in ((users, covered), (None, naive)):
+            low, high = bootstrap_interval(values[:, None], Run(seed=trial, threads=1), 400, groups=groups)
+            hits.append(bool(low[0] <= 0.2 <= high[0]))
+    assert np.mean(covered) >= 0.93
+    assert np.mean(naive) < 0.85  # what counting rows promises and does not keep
+
+
+def test_intervals_of_few_users_cover() -> None:
+    rng = np.random.default_rng(12)
+    hits = []
+    for trial in range(400):
+        low, high = bootstrap_interval(rng.normal(size=(10, 1)), Run(seed=trial, threads=1), 1000)
+        hits.append(low[0] <= 0 <= high[0])
+    assert np.mean(hits) >= 0.93
+
+
+def test_p_values_of_no_difference_are_uniform_over_folds_with_repeated_users() -> None:
+    rng, clustered, naive = np.random.default_rng(13), [], []
+    for _ in range(600):
+        a, users = folds_of(rng, 120, 4)
+        other = rng.exponential(0.2, 120)  # another model, as good, better for some users and worse for others
+        b = other[users] + rng.normal(0, 0.05, len(users))
+        clustered.append(paired_tests({"a": a, "b": b}, "a", users)["b"])
+        naive.append(paired_tests({"a": a, "b": b}, "a")["b"])
+    assert stats.kstest(clustered, "uniform").pvalue > 0.01
+    assert stats.kstest(naive, "uniform").pvalue < 1e-6
+
+
+def test_the_standard_error_is_the_usual_one_where_users_have_a_row_each() -> None:
+    values = np.random.default_rng(14).random(50)
+    mean, error, users = significance.standard_error(values, np.arange(50))
+    assert (mean, users) == (pytest.approx(values.mean()), 50)
+    assert error == pytest.approx(stats.sem(values)) == pytest.approx(significance.standard_error(values)[1])
+    assert significance.standard_error(values, np.zeros(50))[1] == np.inf
+
+
+def test_no_rounds_give_no_interval() -> None:
+    assert np.isnan(bootstrap_interval(np.random.default_rng(0).random((5, 2)), Run(), rounds=0)).all()
+
+
+def test_as_many_users_as_needed_give_the_power_that_was_asked_for() -> None:
+    n = significance.users_needed(0.3, 0.05)
+    assert n == 283  # ((1.96 + 0.8416) * 6)²
+    rng = np.random.default_rng(15)
+    draws = rng.normal(0.05, 0.3, (4000, n))
+    low = draws.mean(axis=1) - 1.96 * draws.std(axis=1, ddof=1) / np.sqrt(n)
+    assert (low > 0).mean() == pytest.approx(0.8, abs=0.03)
+    assert significance.users_needed(0.3, 0.0) is None
+    assert significance.users_needed(0.0, 0.1) == 2

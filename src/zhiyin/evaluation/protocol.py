@@ -53,6 +53,7 @@ _CATEGORIES = ("genres", "genre", "categories", "category", "tags")
 class ModelResult:
     """One model's figures: means over users, 95 % intervals, p against the best (Holm), by segment, cost.
 
+    A user of several folds counts in the means once a fold; intervals and tests take all of their rows as one user's.
     `fit_seconds` is NaN for a model that came fitted. `peak_mb`: see `judging.PeakMemory`.
     """
 
@@ -156,7 +157,7 @@ def evaluate(
     main: the metric models are sorted and tested by: one of recall, precision, hit_rate, ndcg, map, mrr at a
         k, or "auc".
     exclude_seen: do not recommend what is in a user's history; such items are no truth either.
-    rounds: bootstrap draws for the 95 % intervals.
+    rounds: bootstrap draws of users for the 95 % intervals; 0 for no intervals.
     baselines: add Random, Popular and, for a log with times over more than 14 days, Popular with a half-life.
     auc: the AUC of each user over the whole catalogue as well; scores everything once more.
 
@@ -185,16 +186,20 @@ def evaluate(
     metrics = {name: _means(per_user[name], outcomes[name], ks) for name in chosen}
     sign = -1 if direction(main) == "↓" else 1
     best = max(chosen, key=lambda name: _or_lowest(sign * metrics[name].get(main, math.nan)))
+    users = _judged_users(windows)
+    # Whose each row is: one user's rows of several folds say less than as many users' would.
+    groups = users.rank("dense").to_numpy() if len(windows) > 1 else None
     tests: dict[str, dict[str, float]] = {name: {} for name in chosen}
     tested = [m for m in per_user[best] if m.partition("@")[0] in RANKING or m == "auc"]
     for metric in tested:
-        for name, p in paired_tests({name: per_user[name][metric] for name in chosen}, best).items():
+        for name, p in paired_tests({name: per_user[name][metric] for name in chosen}, best, groups).items():
             tests[name][metric] = p
     results = []
     for name, model in chosen.items():
         mine = outcomes[name]
         names = list(per_user[name])
-        low, high = bootstrap_interval(np.column_stack([per_user[name][m] for m in names]), run, rounds)
+        values = np.column_stack([per_user[name][m] for m in names])
+        low, high = bootstrap_interval(values, run, rounds, groups=groups)
         by_items: dict[str, dict[str, np.ndarray]] = {
             segment: _joined([o.by_items[segment] for o in mine]) for segment in mine[0].by_items
         }
@@ -222,7 +227,7 @@ def evaluate(
         _versions(),
         results,
         per_user,
-        pl.concat([window.train.users["id"].gather(window.users) for window in windows]),
+        users,
     )
 
 
@@ -469,6 +474,11 @@ def _or_lowest(value: float) -> float:
     return -math.inf if math.isnan(value) else value
 
 
+def _judged_users(windows: list[Window]) -> pl.Series:
+    """The raw id of each row of `per_user`."""
+    return pl.concat([window.train.users["id"].gather(window.users) for window in windows])
+
+
 def _title(windows: list[Window]) -> str:
     judged, items = sum(map(len, windows)), windows[0].train.n_items
     return f"Comparison: {judged:,} users judged on {items:,} items"
@@ -482,11 +492,13 @@ def _protocol(
     missed = sum(int((~w.train.candidates[w.items]).sum()) for w in windows)
     candidates = " / ".join(f"{int(w.train.candidates.sum()):,}" for w in windows)
     several = len(splits) > 1
+    people = _judged_users(windows).n_unique()
     said = [f"Split by {'; '.join(part.protocol for part in splits)}."]
     if several:
         said.append(
-            f"{len(splits)} folds: models are fitted afresh for each; a user judged in several counts in each; "
-            "coverage, Gini and popularity lift are means over folds."
+            f"{len(splits)} folds: models are fitted afresh for each; a user judged in several counts in each, but is "
+            f"one user to intervals and tests ({people:,} different users); coverage, Gini and popularity lift are "
+            "means over folds."
         )
     said.append(
         f"{judged:,} users judged by {pairs:,} relevant items: distinct items whose test events are together worth "
@@ -522,9 +534,10 @@ def _protocol(
         "Segments: new users have no event in their history; the others part at the median length, light up to it. "
         f"Head items are the fewest that hold {HEAD_SHARE:.0%} of the events in train; there only such items count."
     )
+    drawn = f"95 % intervals: percentiles of {rounds:,} bootstrap draws of users" if rounds else "No intervals"
+    together = ", each with the rows of all folds" if several and rounds else ""
     said.append(
-        f"95 % intervals: percentiles of {rounds:,} bootstrap draws of users. p: paired t-tests against the best by "
-        "the main metric, with Holm's correction."
+        f"{drawn}{together}. p: paired t-tests over users against the best by the main metric, with Holm's correction."
     )
     said.append(
         f"At most {CHUNK_BYTES >> 20} MiB of scores exist at once; {run.n_threads} threads; seed {run.seed}. Peak MB: "

@@ -70,8 +70,9 @@ def _header(evaluation: Comparison, models: list[ModelScores]) -> str:
     main = evaluation.main
     first = next((model for model in models if model.name == evaluation.best), models[0])
     at, score = main.partition("@")[2], number(main, first.metrics.get(main))
+    between = interval(main, first)
     tiles = [
-        (evaluation.best, f"best of {len(models)}: {label(main)} {score} ({interval(main, first)})"),
+        (evaluation.best, f"best of {len(models)}: {label(main)} {score}" + (f" ({between})" if between else "")),
         _lead(evaluation, models),
         (
             seconds(first.fit_seconds),
@@ -131,7 +132,7 @@ def _tables(evaluation: Comparison, models: list[ModelScores], colours: dict[str
     )
     return (
         f'<section><h2>Models</h2><p class="note">Sorted by {escape(label(evaluation.main))}, with 95 % '
-        "bootstrap intervals over users; p against the best by paired t-tests with Holm's correction.</p>"
+        "bootstrap intervals over users; p against the best by paired t-tests over users with Holm's correction.</p>"
         f"{_main_table(evaluation, accuracy, models, colours)}{wider}{folded}"
         f"<details><summary>What the metrics mean</summary><dl>{words}</dl></details></section>"
     )

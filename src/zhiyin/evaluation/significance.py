@@ -1,10 +1,17 @@
-"""How sure a figure is: bootstrap intervals over users, paired tests against the best, Holm's correction."""
+"""How sure a figure is: bootstrap intervals, paired tests against the best, Holm's correction, sample sizes.
+
+The unit of all of them is the user. A user who was judged in several windows has several rows, which depend on each
+other; `groups` says whose each row is, and the rows of a user are drawn, and counted, together.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
+from scipy import sparse
 
 from zhiyin.core.hashing import GOLDEN, mix
 from zhiyin.core.parallel import for_chunks, kernel
@@ -15,53 +22,90 @@ _STREAM = 211
 
 
 def bootstrap_interval(
-    values: np.ndarray, run: Run, rounds: int = 1000, level: float = 0.95
+    values: np.ndarray,
+    run: Run,
+    rounds: int = 1000,
+    level: float = 0.95,
+    groups: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile interval of the mean over users: (low[m], high[m]) of values [n, m], one row a user.
+    """Percentile interval of the mean over rows: (low[m], high[m]) of values [n, m].
 
-    The quantiles (1 ± level) / 2 of the means of `rounds` draws of n users with replacement; all columns
-    share their draws. NaN is left out of the mean. Needs 64 MiB beside the values. Efron & Tibshirani, An
-    introduction to the bootstrap, 1993, ch. 13.
+    The quantiles of the means of `rounds` draws of users with replacement, each with all of their rows (the cluster
+    bootstrap); all columns share their draws. NaN is left out of the mean. The quantiles are (1 ± level) / 2, moved out
+    by what few users need: Φ(-t √(g / (g - 1))) for g users, t the quantile of Student's t with g - 1 degrees of
+    freedom. Needs 64 MiB beside the values. Efron & Tibshirani, An introduction to the bootstrap, 1993, ch. 13; Davison
+    & Hinkley, Bootstrap methods and their application, 1997, 3.8 (clusters); Hesterberg, What teachers should know
+    about the bootstrap, The American Statistician 2015 (few rows).
+
+    Parameters
+    ----------
+    rounds: 0 gives no interval: NaN.
+    groups: [n], whose each row is, of any type that can be sorted; None where each row is another user's.
     """
     values = np.asarray(values, dtype=np.float64)
     n, m = values.shape
-    if not n:
-        return np.full(m, np.nan), np.full(m, np.nan)
+    low, high = np.full(m, np.nan), np.full(m, np.nan)
+    if not n or not rounds:
+        return low, high
     missing = np.isnan(values)
     some = np.flatnonzero(missing.any(axis=0))
-    # One product gives the sums of all columns and, where values are missing, how many were there.
-    table = np.hstack([np.where(missing, 0.0, values), ~missing[:, some]])
+    # One product gives the sums of all columns and of how many rows they are: of all, and where values are missing.
+    table = np.hstack([np.where(missing, 0.0, values), np.ones((n, 1)), ~missing[:, some]])
+    if groups is not None:
+        table = _by_group(groups) @ table
+    users = len(table)
     key = run.rng(_STREAM).integers(2**63, dtype=np.uint64)
     means = np.empty((rounds, m))
-    block = min(rounds, max(1, _BLOCK_BYTES // (8 * n)))
-    counts = np.empty((block, n))
+    block = min(rounds, max(1, _BLOCK_BYTES // (8 * users)))
+    counts = np.empty((block, users))
     for first in range(0, rounds, block):
         size = min(block, rounds - first)
         for_chunks(partial(_draw, counts, key, first), size, run, chunk=1)
         sums = counts[:size] @ table
-        present = np.full((size, m), float(n))
-        present[:, some] = sums[:, m:]
+        present = np.repeat(sums[:, m : m + 1], m, axis=1)
+        present[:, some] = sums[:, m + 1 :]
         with np.errstate(invalid="ignore"):
             means[first : first + size] = sums[:, :m] / present
-    tails = [(1 - level) / 2, (1 + level) / 2]
     # A column may be empty in a draw or altogether; a whole column of NaN stays NaN.
     empty = np.isnan(means).all(axis=0)
-    low, high = np.full(m, np.nan), np.full(m, np.nan)
     if not empty.all():
-        low[~empty], high[~empty] = np.nanquantile(means[:, ~empty], tails, axis=0)
+        low[~empty], high[~empty] = np.nanquantile(means[:, ~empty], _tails(level, users), axis=0)
     return low, high
 
 
-def paired_tests(values: dict[str, np.ndarray], best: str) -> dict[str, float]:
+def standard_error(values: np.ndarray, groups: np.ndarray | None = None) -> tuple[float, float, int]:
+    """(mean, its standard error, number of users) of values [n]; NaN is left out.
+
+    The mean over rows is a ratio of sums over users, Σ y_u / Σ n_u; its error is that of the linearised ratio,
+    √(g / (g - 1) Σ (y_u - mean n_u)²) / Σ n_u, for g users: the usual s / √n where each user has one row. Infinite for
+    fewer than two users.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    there = ~np.isnan(values)
+    values = values[there]
+    if not len(values):
+        return math.nan, math.inf, 0
+    mean = float(values.mean())
+    rest = values - mean
+    if groups is not None:
+        rest = _by_group(np.asarray(groups)[there]) @ rest
+    users = len(rest)
+    if users < 2:
+        return mean, math.inf, users
+    return mean, float(np.sqrt(users / (users - 1) * (rest @ rest))) / len(values), users
+
+
+def paired_tests(values: Mapping[str, np.ndarray], best: str, groups: np.ndarray | None = None) -> dict[str, float]:
     """p of each other model against the best: two-sided paired t-tests over users, corrected by `holm`.
 
-    t = mean(d) / (sd(d) / √n) with n - 1 degrees of freedom, d the differences of the users that have both
-    values. Differences that are all equal, or fewer than two, cannot be tested: p = 1. With hundreds of users
-    the t-test agrees with randomisation tests: Smucker, Allan & Carterette, A comparison of statistical
-    significance tests, CIKM 2007.
+    t = mean(d) / se(d) with g - 1 degrees of freedom, d the differences of the rows that have both values, se as in
+    `standard_error`, g the number of users. Differences that are all equal, or of fewer than two users, cannot be
+    tested: p = 1. With hundreds of users the t-test agrees with randomisation tests: Smucker, Allan & Carterette, A
+    comparison of statistical significance tests, CIKM 2007.
     """
     others = [name for name in values if name != best]
-    return dict(zip(others, holm(np.array([_paired(values[best] - values[name]) for name in others])).tolist()))
+    raw = [_paired(values[best] - values[name], groups) for name in others]
+    return dict(zip(others, holm(np.array(raw)).tolist()))
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -79,15 +123,53 @@ def holm(p: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def _paired(differences: np.ndarray) -> float:
+def users_needed(deviation: float, distance: float, level: float = 0.95, power: float = 0.8) -> int | None:
+    """How many users it takes for the low end of an interval to lie above a bound, with this probability.
+
+    n = ((z_(1 + level) / 2 + z_power) deviation / distance)², rounded up, at least 2; None where the mean is not above
+    the bound, so that no number of users would do.
+
+    Parameters
+    ----------
+    deviation: the standard deviation of one user's value; distance: how far the true mean lies above the bound.
+
+    >>> users_needed(0.1, 0.01)
+    785
+    """
+    from scipy.special import ndtri
+
+    if not distance > 0:
+        return None
+    root = (ndtri((1 + level) / 2) + ndtri(power)) * deviation / distance
+    return max(2, math.ceil(root**2)) if root < 1e9 else None
+
+
+def _tails(level: float, users: int) -> list[float]:
+    """The quantiles of an interval, as wide as so many users need."""
+    from scipy.special import ndtr, stdtrit
+
+    tail = (1 - level) / 2
+    if users > 1:
+        tail = float(ndtr(stdtrit(users - 1, tail) * math.sqrt(users / (users - 1))))
+    return [tail, 1 - tail]
+
+
+def _by_group(groups: np.ndarray) -> sparse.csr_matrix:
+    """[g, n]: sums the rows of each group."""
+    codes = np.unique(np.asarray(groups), return_inverse=True)[1]
+    n = len(codes)
+    return sparse.csr_matrix((np.ones(n), (codes, np.arange(n))), shape=(int(codes.max(initial=-1)) + 1, n))
+
+
+def _paired(differences: np.ndarray, groups: np.ndarray | None) -> float:
     """Two-sided p of the t-test that the mean difference is zero."""
     from scipy.special import stdtr
 
+    mean, error, users = standard_error(differences, groups)
     d = differences[~np.isnan(differences)]
-    if len(d) < 2 or np.ptp(d) <= 1e-12 * np.abs(d).max():
+    if users < 2 or np.ptp(d) <= 1e-12 * np.abs(d).max() or not error > 0:
         return 1.0
-    t = d.mean() / (d.std(ddof=1) / np.sqrt(len(d)))
-    return float(2 * stdtr(len(d) - 1, -abs(t)))
+    return float(2 * stdtr(users - 1, -abs(mean / error)))
 
 
 @kernel
