@@ -513,6 +513,10 @@ def test_lists_for_a_visitor(site: Site) -> None:
     assert site.lists()[-1] == {"user": "shopper", "k": 3, "fields": ["title"]}
     page.evaluate("zhiyin.recommend({k: 3, history: ['i1']})")
     assert "user" not in site.lists()[-1]
+    rest = page.evaluate("zhiyin.recommend({k: 3, filter: 'price < 6'}).then(list => zhiyin.more(list))")
+    assert site.lists()[-1]["filter"] == "price < 6"
+    assert 0 < len(rest["items"]) <= 3
+    assert page.evaluate("zhiyin.more({next: null})") is None
     said = page.evaluate("zhiyin.recommend({filter: 'prize < 3'}).catch(e => [e.status, e.message, e.remedy])")
     assert said[0] == 400
     assert "prize" in said[1]

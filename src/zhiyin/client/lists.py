@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
@@ -10,6 +11,8 @@ from zhiyin.client.bringing import microseconds
 from zhiyin.client.call import Call, as_it_is, as_json, fields_of, params_of, path_of, said_of
 from zhiyin.client.values import Columns, Diversity, Event, Item, Moment, Recommendations
 from zhiyin.core.errors import ConfigError
+
+RECOMMENDATIONS, PAGES = "/v1/recommendations", "/v1/pages"
 
 
 def recommend(
@@ -44,15 +47,23 @@ def recommend(
                 context=context, explain=explain, language=language, fields=fields, page=page,
                 pins=None if pins is None else {str(slot): item for slot, item in pins.items()},
                 now=microseconds(now) if isinstance(now, datetime) else now)  # fmt: skip
-    return Call("POST", "/v1/recommendations", _lists(ask), body=as_json(ask))
+    return Call("POST", RECOMMENDATIONS, _lists(ask), body=as_json(ask))
 
 
 def more(found: Recommendations) -> Call[Recommendations]:
-    """The items that follow a list from `recommend`. Raises ConfigError at its end: look at `found.next`."""
+    """The items that follow a list, asked of the route that gave it; of a widget, by `pages` with that widget alone.
+
+    Raises ConfigError at its end: look at `found.next`.
+    """
     if found.next is None:
         raise ConfigError("this list has no next page", remedy="ask while found.next is not None")
+    if found.path == PAGES:
+        widget = found.ask["widgets"][0] | {"page": found.next}
+        return _first_of(pages_of(found.ask | {"widgets": [widget]}))
     ask = found.ask | {"page": found.next}
-    return Call("POST", "/v1/recommendations", _lists(ask), body=as_json(ask))
+    if found.path == RECOMMENDATIONS:
+        return Call("POST", found.path, _lists(ask), body=as_json(ask))
+    return Call("GET", found.path, _lists(ask, found.path), ask)
 
 
 def rank(
@@ -73,7 +84,8 @@ def similar(
 ) -> Call[Recommendations]:
     """What goes with an item."""
     asked = params_of(k=k, filter=filter, fields=None if fields is None else list(fields))
-    return Call("GET", path_of("items", item, "similar"), _lists({}), asked)
+    path = path_of("items", item, "similar")
+    return Call("GET", path, _lists(asked, path), asked)
 
 
 def similar_users(user: str, *, k: int | None = None) -> Call[list[tuple[str, float]]]:
@@ -90,7 +102,7 @@ def popular(
 ) -> Call[Recommendations]:
     """What many take."""
     asked = params_of(k=k, filter=filter, fields=None if fields is None else list(fields))
-    return Call("GET", "/v1/popular", _lists({}), asked)
+    return Call("GET", "/v1/popular", _lists(asked, "/v1/popular"), asked)
 
 
 def trending(
@@ -98,7 +110,7 @@ def trending(
 ) -> Call[Recommendations]:
     """What more and more take."""
     asked = params_of(k=k, filter=filter, fields=None if fields is None else list(fields))
-    return Call("GET", "/v1/trending", _lists({}), asked)
+    return Call("GET", "/v1/trending", _lists(asked, "/v1/trending"), asked)
 
 
 def pages(
@@ -115,11 +127,22 @@ def pages(
     widgets: {"name", "placement", "k", "filter", "similar_to", "kind"} each; only the name is needed.
     """
     ask = said_of(user=user, session=session, history=history, context=context, fields=fields, widgets=list(widgets))
+    return pages_of(ask)
+
+
+def pages_of(ask: dict[str, Any]) -> Call[dict[str, Recommendations]]:
+    """As `pages`, of a body."""
+    asked = {widget["name"]: ask | {"widgets": [widget]} for widget in ask["widgets"]}
 
     def read(said: Any) -> dict[str, Recommendations]:
-        return {widget["name"]: _lists({})(widget) for widget in said["widgets"]}
+        return {widget["name"]: _lists(asked[widget["name"]], PAGES)(widget) for widget in said["widgets"]}
 
-    return Call("POST", "/v1/pages", read, body=as_json(ask))
+    return Call("POST", PAGES, read, body=as_json(ask))
+
+
+def _first_of(call: Call[dict[str, Recommendations]]) -> Call[Recommendations]:
+    """The only widget of a page."""
+    return dataclasses.replace(call, read=lambda said: next(iter(call.read(said).values())))  # type: ignore[arg-type, return-value]
 
 
 def impressions(list_id: str, items: Sequence[str]) -> Call[dict[str, Any]]:
@@ -146,9 +169,9 @@ def replay(list_id: str) -> Call[dict[str, Any]]:
     return Call("POST", path_of("lists", list_id, "replay"), as_it_is)
 
 
-def _lists(ask: dict[str, Any]) -> Callable[[Any], Recommendations]:
+def _lists(ask: dict[str, Any], path: str = RECOMMENDATIONS) -> Callable[[Any], Recommendations]:
     def read(said: Any) -> Recommendations:
         rows = [Item(**fields_of(Item, row)) for row in said["items"]]
-        return Recommendations(**fields_of(Recommendations, said) | {"items": rows, "ask": ask})
+        return Recommendations(**fields_of(Recommendations, said) | {"items": rows, "ask": ask, "path": path})
 
     return read

@@ -69,7 +69,7 @@ class Recommendations:
 
     list_id: names the list in events and impressions; "" for lists that are not kept. version: of the model.
     next: for `client.more(this)`; None at the end. degraded: stages left out for lack of time.
-    removed: what rules took out, with `explain=True`. ask: the request, as it was sent.
+    removed: what rules took out, with `explain=True`. ask, path: the request as it was sent, and where to.
     """
 
     items: list[Item]
@@ -82,6 +82,7 @@ class Recommendations:
     removed: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     milliseconds: float | None = None
     ask: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+    path: str = dataclasses.field(default="/v1/recommendations", repr=False)
 
     def __iter__(self) -> Iterator[Item]:
         return iter(self.items)

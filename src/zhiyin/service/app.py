@@ -17,13 +17,13 @@ import zhiyin
 from zhiyin.core.errors import ConfigError
 from zhiyin.service import admin, events, lists, pages, things
 from zhiyin.service.around import CURRENT, LONGEST, After, Around
-from zhiyin.service.described import REFUSALS, UNREADY, describe, page_of
+from zhiyin.service.described import QUERY, REFUSALS, UNREADY, describe, page_of
 from zhiyin.service.errors import RefusedError, handle_errors
 from zhiyin.service.limits import Limited, Rate, Work
 from zhiyin.service.logs import access
 from zhiyin.service.metrics import PLAIN, Metrics
 from zhiyin.service.quick import Quick
-from zhiyin.service.routing import Needs, Slashes, Tenant, fast
+from zhiyin.service.routing import Needs, Slashes, Tenant, check_query, fast
 from zhiyin.service.telemetry import Spans
 from zhiyin.service.tenant import Tenant as Shop
 
@@ -68,7 +68,9 @@ def _needs(scope: str) -> Any:
     async def check(
         request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)] = None
     ) -> Tenant:
-        return request.app.state.door.enter(given and given.credentials, scope)
+        tenant = request.app.state.door.enter(given and given.credentials, scope)
+        check_query(request)
+        return tenant
 
     return Depends(check)
 
@@ -121,13 +123,14 @@ def create_app(
 
 def _state(app: FastAPI, keys: Needs | None) -> None:
     """How the service is. keys: of who may see the figures; None: all."""
+    plain = [Depends(check_query)]
 
-    @app.get("/health", tags=["state"])
+    @app.get("/health", tags=["state"], dependencies=plain, responses=QUERY)
     async def health() -> Any:
         """Whether the process lives."""
         return fast({"status": "ok"})
 
-    @app.get("/ready", tags=["state"], responses=UNREADY)
+    @app.get("/ready", tags=["state"], dependencies=plain, responses=UNREADY | QUERY)
     async def ready(request: Request) -> Any:
         """Whether it can answer: a version in use, and a store that can be read."""
         door: Door = request.app.state.door
@@ -143,7 +146,7 @@ def _state(app: FastAPI, keys: Needs | None) -> None:
     # Not by the threads that make lists: figures are wanted most when those are busy.
     if keys is None:
 
-        @app.get("/metrics", tags=["state"], response_class=Response)
+        @app.get("/metrics", tags=["state"], response_class=Response, dependencies=plain, responses=QUERY)
         async def open_metrics(request: Request) -> Any:
             """Figures for Prometheus."""
             return Response(await asyncio.to_thread(request.app.state.door.metrics.render), media_type=PLAIN)

@@ -74,7 +74,8 @@ class Desk:
             past = self.live.past(view, ask.user, ask.session)
             if ask.user is not None:
                 user_columns = self.live.user_columns(ask.user)
-        paged = unpacked(ask.page) if ask.page else []
+        route = route_of(origin, like)
+        paged = unpacked(ask.page, route) if ask.page else []
         shown_often: dict[str, int] = {}
         who = ask.user or ask.session
         frequency = view.answers.rules.frequency
@@ -88,7 +89,7 @@ class Desk:
         answer = self._answer(view, shown, request, origin, like)
         after = [*paged, *(str(item) for item in answer.items)]
         more = origin != "rank" and len(answer.items) >= request.k and len(after) < MOST_PAGED
-        made = Made(list_id, view, name, version, request, answer, packed(after) if more else None, shown)
+        made = Made(list_id, view, name, version, request, answer, packed(after, route) if more else None, shown)
         if frequency is not None and who is not None:
             self.live.state.show(who, made.items)
         self._trace(made, ask, past, now, origin, like, [*paged, *out])
@@ -293,21 +294,32 @@ def merged(
     )
 
 
-def packed(items: Sequence[str]) -> str:
-    """Items as a token."""
-    return base64.urlsafe_b64encode(zlib.compress(json.dumps(items).encode(), 1)).decode().rstrip("=")
+def route_of(origin: str, like: str | None = None) -> str:
+    """The route that gives lists of an origin, and takes their page tokens."""
+    return f"/v1/items/{like}/similar" if like is not None else f"/v1/{origin}"
 
 
-def unpacked(token: str) -> list[str]:
-    """The items of a token. Raises ConfigError for what is none."""
+def packed(items: Sequence[str], route: str) -> str:
+    """A page token: the items listed so far, and the route that the token is for."""
+    plain = json.dumps([route, *items], ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return base64.urlsafe_b64encode(zlib.compress(plain, 1)).decode().rstrip("=")
+
+
+def unpacked(token: str, route: str) -> list[str]:
+    """The items of a page token. Raises ConfigError for what is none, and for a token of another route."""
     try:
         raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
         opened = zlib.decompressobj()
-        items = json.loads(opened.decompress(raw, UNPACKED))
-        if opened.unconsumed_tail or not isinstance(items, list) or len(items) > MOST_PAGED:
+        listed = json.loads(opened.decompress(raw, UNPACKED))
+        if opened.unconsumed_tail or not isinstance(listed, list) or not 1 <= len(listed) <= MOST_PAGED + 1:
             raise ValueError
-        if not all(isinstance(item, str) and 0 < len(item) <= 256 for item in items):
+        if not all(isinstance(part, str) and part for part in listed):
+            raise ValueError
+        own, *items = listed
+        if not own.startswith("/v1/") or len(own) > 300 or any(len(item) > 256 for item in items):
             raise ValueError
     except (ValueError, zlib.error, RecursionError):
         raise ConfigError("this is no page", column="page", remedy="send what `next` said, unchanged") from None
+    if own != route:
+        raise ConfigError(f"this page belongs to {own}", column="page", remedy=f"ask {own} for it, not {route}")
     return items

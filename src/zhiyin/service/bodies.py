@@ -127,7 +127,7 @@ class RankIn(Who):
 
 
 class Widget(Body):
-    """One list of a page."""
+    """One list of a page. `page`: `next` of the same widget before."""
 
     name: Id
     kind: Literal["recommendations", "popular", "trending"] = "recommendations"
@@ -135,6 +135,7 @@ class Widget(Body):
     placement: Id | None = None
     k: K | None = None
     filter: Filter = ""
+    page: Annotated[str, Field(max_length=TOKEN)] | None = None
 
 
 class PageIn(Who):

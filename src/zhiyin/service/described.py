@@ -29,7 +29,7 @@ _SAID: dict[int, str] = {
     404: "There is no such thing",
     408: "The request came too slowly",
     413: "The request is too large",
-    422: "A field is missing, of the wrong kind or out of its range",
+    422: "A field is missing, unknown, of the wrong kind or out of its range",
     429: "The key sends too many requests",
     500: "Something went wrong here",
     503: "Too much is at work, or the store is away: come again",
@@ -39,6 +39,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": Refusal, "description": said} | ({"headers": _AGAIN} if status in (429, 503) else {})
     for status, said in _SAID.items()
 }
+QUERY: dict[int | str, dict[str, Any]] = {422: REFUSALS[422]}
 UNREADY: dict[int | str, dict[str, Any]] = {503: REFUSALS[503]}
 
 

@@ -17,10 +17,12 @@ from zhiyin.store.writer import StoreBusyError, StoreClosedError
 
 
 class RefusedError(Exception):
-    """An answer that is no success. retry: seconds after which it may be one."""
+    """An answer that is no success. retry: seconds after which it may be one. field: what is wrong of the request."""
 
-    def __init__(self, status: int, message: str, remedy: str = "", *, retry: float = 1.0) -> None:
-        self.status, self.message, self.remedy, self.retry = status, message, remedy, retry
+    def __init__(
+        self, status: int, message: str, remedy: str = "", *, retry: float = 1.0, field: str | None = None
+    ) -> None:
+        self.status, self.message, self.remedy, self.retry, self.field = status, message, remedy, retry, field
 
 
 _STATUS: dict[type[ZhiyinError], int] = {
@@ -45,7 +47,8 @@ def status_of(error: ZhiyinError) -> int:
 def answer_to(error: RefusedError | ZhiyinError | TimeoutError) -> Response:
     """What a request is told of what went wrong with it."""
     if isinstance(error, RefusedError):
-        return say(error.status, error.message, error.remedy, error.retry)
+        more = {} if error.field is None else {"field": error.field}
+        return say(error.status, error.message, error.remedy, error.retry, **more)
     if isinstance(error, ZhiyinError):
         return say(status_of(error), error.message, error.remedy, field=error.column)
     return say(503, "the store did not commit in time", "send the same events again: of one id only one is kept")

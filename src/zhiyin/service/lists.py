@@ -18,6 +18,7 @@ from zhiyin.service.quick import Lane
 from zhiyin.service.routing import FieldsQuery, FilterQuery, ItemId, KQuery, LanguageQuery, Needs, Tenant, fast, names
 
 _Who = Annotated[Id | None, Query()]
+PageQuery = Annotated[Text | None, Query(max_length=TOKEN, description="`next` of the list before")]
 
 
 def routes(needs: Needs) -> APIRouter:
@@ -96,7 +97,7 @@ def _single(router: APIRouter, needs: Needs) -> None:
         explain: bool = False,
         language: LanguageQuery = "en",
         fields: FieldsQuery = "",
-        page: Annotated[Text | None, Query(max_length=TOKEN)] = None,
+        page: PageQuery = None,
         tenant: Tenant = needs.read,
     ) -> Any:
         """The same in one line."""
@@ -107,24 +108,37 @@ def _single(router: APIRouter, needs: Needs) -> None:
 
     @router.get("/v1/popular")
     async def popular(
-        k: KQuery = 10, filter: FilterQuery = "", fields: FieldsQuery = "", tenant: Tenant = needs.read
+        k: KQuery = 10,
+        filter: FilterQuery = "",
+        fields: FieldsQuery = "",
+        page: PageQuery = None,
+        tenant: Tenant = needs.read,
     ) -> Any:
         """What most users had."""
-        return await _answer(tenant, Ask(k=k, filter=filter, fields=names(fields)), "popular")
+        return await _answer(tenant, Ask(k=k, filter=filter, fields=names(fields), page=page), "popular")
 
     @router.get("/v1/trending")
     async def trending(
-        k: KQuery = 10, filter: FilterQuery = "", fields: FieldsQuery = "", tenant: Tenant = needs.read
+        k: KQuery = 10,
+        filter: FilterQuery = "",
+        fields: FieldsQuery = "",
+        page: PageQuery = None,
+        tenant: Tenant = needs.read,
     ) -> Any:
         """What users choose right now: each event of the store's log counts half for every day that passed."""
-        return await _answer(tenant, Ask(k=k, filter=filter, fields=names(fields)), "trending")
+        return await _answer(tenant, Ask(k=k, filter=filter, fields=names(fields), page=page), "trending")
 
     @router.get("/v1/items/{key}/similar", tags=["items"])
     async def similar(
-        key: ItemId, k: KQuery = 10, filter: FilterQuery = "", fields: FieldsQuery = "", tenant: Tenant = needs.read
+        key: ItemId,
+        k: KQuery = 10,
+        filter: FilterQuery = "",
+        fields: FieldsQuery = "",
+        page: PageQuery = None,
+        tenant: Tenant = needs.read,
     ) -> Any:
         """What goes with an item."""
-        return await _answer(tenant, Ask(k=k, filter=filter, fields=names(fields)), "similar", key)
+        return await _answer(tenant, Ask(k=k, filter=filter, fields=names(fields), page=page), "similar", key)
 
     @router.get("/v1/users/{key}/similar", tags=["users"])
     async def similar_users(key: ItemId, k: KQuery = 10, tenant: Tenant = needs.read) -> Any:
@@ -172,7 +186,7 @@ def _several(router: APIRouter, needs: Needs) -> None:
             out: list[str] = []
             for widget in body.widgets:
                 begun = time.perf_counter()
-                given = widget.model_dump(exclude_unset=True, include={"placement", "k", "filter"})
+                given = widget.model_dump(exclude_unset=True, include={"placement", "k", "filter", "page"})
                 ask = Ask(**who, **{name: value for name, value in given.items() if value is not None})
                 origin = "similar" if widget.similar_to is not None else widget.kind
                 made = tenant.desk.make(ask, origin, widget.similar_to, out)

@@ -34,7 +34,8 @@ class Quick:
         self.app, self.lanes = app, lanes
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        lane = self.lanes.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        plain = scope["type"] == "http" and scope["method"] == "POST" and not scope["query_string"]
+        lane = self.lanes.get(scope["path"]) if plain else None
         if lane is None:
             await self.app(scope, receive, send)
             return

@@ -9,11 +9,13 @@ from typing import Annotated, Any
 from urllib.parse import quote, unquote
 
 import orjson
-from fastapi import Path, Query
+from fastapi import Path, Query, Request
 from fastapi.responses import Response
 from pydantic import AfterValidator
 
+from zhiyin.core.errors import nearest
 from zhiyin.service.bodies import Filter, Id, K, Language, Text
+from zhiyin.service.errors import RefusedError
 from zhiyin.service.limits import Work
 from zhiyin.service.tenant import Tenant as Shop
 
@@ -56,6 +58,28 @@ class Needs:
     read: Any
     events: Any
     admin: Any
+
+
+def check_query(request: Request) -> None:
+    """A dependency of every route: as bodies do, queries hold what the route knows and nothing else.
+
+    Raises RefusedError 422 that names the first parameter the route does not take.
+    """
+    if not request.scope["query_string"]:
+        return
+    route = request.scope["route"]
+    known = _parameters(route.dependant)
+    for name in request.query_params:
+        if name not in known:
+            remedy = nearest(name, known) if known else "leave it out: the route takes no parameters"
+            raise RefusedError(422, f"there is no parameter {name!r}", remedy, field=f"query.{name}")
+
+
+def _parameters(dependant: Any) -> list[str]:
+    """Names of the query parameters of a route and of what it depends on."""
+    return [field.alias for field in dependant.query_params] + [
+        name for part in dependant.dependencies for name in _parameters(part)
+    ]
 
 
 def fast(said: Any, status: int = 200) -> Response:

@@ -4,6 +4,7 @@
  *   zhiyin.init({url: "https://recommend.shop.example", key: "zy_events_...", readKey: "zy_read_...", user: "alice"});
  *   zhiyin.track("film-7", "view", {listId: list.list_id});
  *   const list = await zhiyin.recommend({k: 10, fields: ["title"]});
+ *   const rest = await zhiyin.more(list);  // the items that follow; null at the end
  *
  * Events wait in localStorage until the service has kept them; each has an id, so that none counts twice however often
  * it is sent. A key in a page can be read by whoever opens it: give it no more than events, or read. */
@@ -11,6 +12,7 @@ window.zhiyin = (() => {
   "use strict";
   const MOST = 200, BATCH = 20, EVERY = 2000, BYTES = 60000, LONGEST = 60000;
   const AGAIN = [429, 502, 503, 504], QUEUE = "zhiyin.queue", VISITOR = "zhiyin.visitor";
+  const requests = new WeakMap();
   let settings = null, sending = null, timer = 0, failed = 0, memory = {};
   const get = name => { try { return localStorage.getItem(name); } catch { return memory[name] ?? null; } };
   const set = (name, text) => { try { localStorage.setItem(name, text); } catch { memory[name] = text; } };
@@ -70,11 +72,18 @@ window.zhiyin = (() => {
     return event.id;
   }
   /** A list, as POST /v1/recommendations gives it; a failure has status, remedy and field. */
-  const recommend = (body = {}) => ask("/v1/recommendations", body.history ? body : {user: settings.user, ...body}, settings.readKey);
+  async function recommend(body = {}) {
+    const asked = body.history ? body : {user: settings.user, ...body};
+    const list = await ask("/v1/recommendations", asked, settings.readKey);
+    requests.set(list, asked);
+    return list;
+  }
+  /** The items that follow a list of `recommend`, for whom it was; null where none do. */
+  const more = async list => list.next ? recommend({...requests.get(list), page: list.next}) : null;
 
   const leave = () => { if (settings) send(MOST).catch(() => {}); };
   addEventListener("pagehide", leave);
   document.addEventListener("visibilitychange", () => { if (document.visibilityState === "hidden") leave(); });
   addEventListener("online", () => { failed = 0; if (settings) flush().catch(() => {}); });
-  return {init, track, flush, recommend};
+  return {init, track, flush, recommend, more};
 })();
