@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+_IDS = {"user", "item", "similar", "id"}  # columns whose numbers are names, not amounts
 COLOURS = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 
 
@@ -35,11 +36,12 @@ def clean(value: Any) -> Any:
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
     """Rows under headers."""
-    texts = [[_cell(value) for value in row] for row in rows]
     if not sys.stdout.isatty():
-        for row in [list(headers), *texts]:
-            typer.echo("\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in row))
+        for row in [list(headers), *rows]:
+            typer.echo("\t".join(_plain(value).replace("\t", " ").replace("\n", " ") for value in row))
         return
+    ids = [header in _IDS for header in headers]
+    texts = [[_plain(value) if is_id else _cell(value) for value, is_id in zip(row, ids)] for row in rows]
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -64,7 +66,15 @@ def duration(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
+def _plain(value: Any) -> str:
+    """A cell for a program: whole numbers as they are, so that an id can be given back."""
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def _cell(value: Any) -> str:
+    """A cell for people."""
     if value is None:
         return ""
     if isinstance(value, float):

@@ -7,20 +7,63 @@ number of callers may run kernels at once (Numba's own parallel loops allow neit
 
 from __future__ import annotations
 
+import contextlib
+import os
+import stat
+import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import cache
 from typing import Any
 
 import numba
 
-from zhiyin.core.run import Run
+from zhiyin.core.run import Run, log
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a function of plain arrays: GIL released, cached on disk, sums may be reordered."""
     # "nnan" and "ninf" stay off: scores of minus infinity mean "excluded" and must compare as written.
-    return numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"})(function)
+    return compiled(function, fastmath={"reassoc", "contract", "nsz", "arcp"})
+
+
+def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """Compile a function with Numba, GIL released, cached on disk where a folder can be written.
+
+    Numba looks beside the source, then below the home folder. Where neither can be written, the compiled code goes to
+    a private folder of the system's temporary one, and without that it is compiled anew in every process.
+    """
+    try:
+        return numba.njit(nogil=True, cache=True, **options)(function)
+    except RuntimeError:  # "no locator available"
+        folder = _temporary_cache()
+    if folder is not None:
+        numba.config.CACHE_DIR = folder  # type: ignore[attr-defined]
+        with contextlib.suppress(RuntimeError):
+            return numba.njit(nogil=True, cache=True, **options)(function)
+    return numba.njit(nogil=True, **options)(function)
+
+
+@cache
+def _temporary_cache() -> str | None:
+    """A folder for compiled code that only this user can write, or None; which it is, is logged once.
+
+    What lies there is executed, so a folder that belongs to somebody else, or that others can write, is not used.
+    """
+    folder = os.path.join(tempfile.gettempdir(), f"zhiyin-compiled-{os.getuid()}")
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        found = os.lstat(folder)
+        own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
+        usable = own and os.access(folder, os.W_OK)
+    except OSError:
+        usable = False
+    if usable:
+        log.info("compiled code is kept in %s; set NUMBA_CACHE_DIR to a folder that lasts", folder)
+        return folder
+    log.warning("no folder for compiled code can be written, so each start compiles anew: set NUMBA_CACHE_DIR to one")
+    return None
 
 
 def for_chunks(work: Callable[[int, int], None], n: int, run: Run, chunk: int = 0, label: str = "") -> None:

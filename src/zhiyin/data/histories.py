@@ -7,12 +7,12 @@ import functools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import polars as pl
 from scipy import sparse
 
 from zhiyin.core.errors import DataError
+from zhiyin.core.parallel import compiled
 from zhiyin.data.ids import Ids
 
 # What `Histories.matrix` makes of events.
@@ -201,7 +201,7 @@ class Histories:
         return Entries(matrix.indptr, matrix.indices, matrix.data)
 
 
-@numba.njit(nogil=True, cache=True)  # not `kernel`: sums as those of many rows
+@compiled  # not `kernel`: sums as those of many rows
 def _entries(items, weights, how):
     columns, data = np.empty(len(items), dtype=np.int32), np.empty(len(items), dtype=np.float32)
     order = np.argsort(items, kind="mergesort")

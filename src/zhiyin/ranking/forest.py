@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 
-import numba
 import numpy as np
 
 from zhiyin.core.errors import DataError
-from zhiyin.core.parallel import for_chunks
+from zhiyin.core.parallel import compiled, for_chunks
 from zhiyin.core.run import Run
 
 # LightGBM's bits of `decision_type`: a node of categories; missing goes left; zero, or NaN, is what is missing.
@@ -145,7 +144,7 @@ def _float32_below(thresholds: np.ndarray) -> np.ndarray:
 
 
 # Not `kernel`: sums must not be reordered, or the last bit would not be LightGBM's.
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _walk(x, start, stop, roots, depths, features, thresholds, kinds, children, leaves, starts, bits, out):
     """Tree::NumericalDecision and Tree::CategoricalDecision of LightGBM's tree.h, a level at a time for all rows: where
     one row must wait for its next node, the others go on.
