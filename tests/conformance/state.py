@@ -294,11 +294,26 @@ class StateConformance:
         clock.seconds += DAY
         assert state.shown("alice") == {}
 
+    @pytest.mark.parametrize("window", [1.0, 3_600.0, 90 * DAY])
+    def test_showings_count_within_any_window(self, state: LiveState, clock: Clock, window: float) -> None:
+        state.show("alice", ["a"], window)
+        clock.seconds += window / 2
+        state.show("alice", ["a", "b"], window)
+        assert state.shown("alice", window) == {"a": 2, "b": 1}
+        assert state.shown("alice", window / 4) == {"a": 1, "b": 1}
+        clock.seconds += 0.75 * window
+        assert state.shown("alice", window) == {"a": 1, "b": 1}
+        clock.seconds += window / 2
+        state.show("alice", ["c"], window)
+        assert state.shown("alice", window) == {"c": 1}
+        assert state.shown("alice", 10 * window) == {"c": 1}  # what is older is not kept
+
     def test_the_last_showings_are_counted(self, state: LiveState) -> None:
-        for start in range(0, SHOWINGS + 50, 50):
-            state.show("alice", [f"i{start + n}" for n in range(50)])
-        assert state.shown("alice") == {f"i{n}": 1 for n in range(50, SHOWINGS + 50)}
-        state.show("alice", ["x"] * 1_000)
+        for start in range(0, SHOWINGS + 500, 500):
+            state.show("alice", [f"i{start + n}" for n in range(500)])
+        assert state.shown("alice") == {f"i{n}": 1 for n in range(500, SHOWINGS + 500)}
+        for _ in range(SHOWINGS // 1_000 + 1):
+            state.show("alice", ["x"] * 1_000)
         assert state.shown("alice") == {"x": SHOWINGS}
 
     # -- against a plain model --------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from zhiyin.core.errors import ConfigError
 from zhiyin.data.histories import Histories
 from zhiyin.pipeline.filters import Filters
-from zhiyin.pipeline.rules import Ledger, Rules, count_showings
+from zhiyin.pipeline.rules import Ledger, Rules
 from zhiyin.pipeline.slate import Ragged, Requests, Slate, Slates
 
 DAY = 86_400_000_000
@@ -170,11 +170,6 @@ def test_exposure_comes_out_at_the_target() -> None:
     assert np.array_equal(kept.deficits(), ledger.deficits())
 
 
-def test_showings_are_counted_within_the_window() -> None:
-    items, times = np.array([1, 1, 2, 1]), NOW - np.array([0, 2, 3, 30]) * DAY
-    assert count_showings(items, times, NOW, "7d") == {1: 2, 2: 1}
-
-
 def test_many_requests_are_as_one_by_one() -> None:
     rules = book(filter="price < user.age", boosts=[{"when": "small", "add": "3"}], dedupe="variant",
                  caps=[{"per": "seller", "at_most": 2}], bought={"purchase": "never"})  # fmt: skip
@@ -209,6 +204,9 @@ def test_many_requests_are_as_one_by_one() -> None:
         ({"stock": "seller"}, "kind"),
         ({"include": "3"}, "list"),
         ({"boosts": [{"when": "price <"}]}, "price"),
+        ({"frequency": {"window": "0.5s"}}, "window"),
+        ({"frequency": {"window": "91d"}}, "90d"),
+        ({"frequency": {"window": "soon"}}, "soon"),
     ],
 )
 def test_what_cannot_be_written(table: dict[str, object], words: str) -> None:

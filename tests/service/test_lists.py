@@ -13,6 +13,7 @@ pytest.importorskip("fastapi")
 
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.pipeline.rules import Rules
+from zhiyin.store.state import Memory
 
 from .conftest import click, client_of, eventually, listed
 
@@ -263,6 +264,31 @@ def test_how_often_an_item_was_shown(opened: Callable[..., Any]) -> None:
     assert not set(lists[0]) & set(lists[2])
     made = ask(client, user="u3", k=5)
     assert client.post(f"/v1/lists/{made['list_id']}/replay").json()["same"]
+
+
+def test_showings_count_within_the_window_and_no_longer(opened: Callable[..., Any]) -> None:
+    clock = [1_000_000.0]
+    state = Memory(clock=lambda: clock[0])
+    rules = Rules.from_dict({"frequency": {"at_most": 1, "window": "60d"}})
+    client = client_of(opened(options={"rules": rules}, state=state))
+    first = listed(client, user="u3", k=5)
+    clock[0] += 59 * 86_400.0
+    second = listed(client, user="u3", k=5)
+    assert not set(first) & set(second)
+    assert listed(client, user="u5", k=5) == listed(client_of(opened("other")), user="u5", k=5)
+    clock[0] += 2 * 86_400.0
+    third = listed(client, user="u3", k=5)
+    assert third == first
+    assert not set(third) & set(second)
+
+
+def test_more_than_a_few_showings_are_counted(opened: Callable[..., Any]) -> None:
+    """Of one user in one window: two hundred showings were all that counted once."""
+    rules = Rules.from_dict({"frequency": {"at_most": 40, "window": "30d"}})
+    client = client_of(opened(options={"rules": rules}))
+    lists = [listed(client, user="u3", k=8) for _ in range(41)]
+    assert all(made == lists[0] for made in lists[:40])
+    assert not set(lists[0]) & set(lists[40])
 
 
 def test_only_an_admin_says_what_time_it_is(service: Any) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from tests.conformance.state import NOW, Clock, Shop, StateConformance, event
 from zhiyin.core.errors import ConfigError
-from zhiyin.store.state import GRACE, TTL, Direct, LiveState, Memory, Recent
+from zhiyin.store.state import GRACE, TTL, Direct, LiveState, Memory, Recent, Showings
 
 Make = Callable[[Callable[[], float]], LiveState]
 
@@ -65,6 +65,20 @@ class TestMemory(StateConformance):
         for _ in range(3):
             state.recent("alice", shop.load("alice"))
         assert shop.asked == 1
+
+    def test_showings_of_all_users_are_bounded(self, clock: Clock) -> None:
+        held = Showings(users=10, clock=clock, showings=100)
+        for n in range(12):
+            held.add(f"u{n}", [f"i{k}" for k in range(20)])
+        assert [len(held.counts(f"u{n}")) for n in range(12)] == [0] * 7 + [20] * 5
+        held.drop("u11")
+        held.add("u1", ["a"] * 40)
+        assert held._size == sum(sum(held.counts(f"u{n}").values()) for n in range(12)) <= 100
+        clock.seconds += 50
+        held.add("u1", ["b"], window=10)
+        assert held.counts("u1") == {"b": 1}
+        held.clear()
+        assert held._size == 0
 
     def test_nothing_is_left_of_loads(self, state: Memory, shop: Shop) -> None:
         state.recent("alice", shop.load("alice"))

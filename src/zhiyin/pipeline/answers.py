@@ -464,13 +464,14 @@ class Answers:
             user_number=number,
             visit=request.visit,
             history=history,
-            shown={int(ids.encode([item])[0]): n for item, n in request.shown.items()},
+            shown={code: n for code, n in zip(ids.encode(list(request.shown)).tolist(), request.shown.values())
+                   if code >= 0},
             user=user,
             context=request.context,
             include=None if request.include is None else known_of(ids, request.include).tolist(),
             exclude=known_of(ids, request.exclude).tolist(),
             pins={slot: int(ids.encode([item])[0]) for slot, item in request.pins.items()},
-        )
+        )  # fmt: skip
 
     def _filled(
         self, items: np.ndarray, scores: np.ndarray, allowed: np.ndarray, gone: np.ndarray, more: int

@@ -33,7 +33,8 @@ class Request:
     diversity: "none", "mmr", "dpp" or "calibrate"; None: as the house has it. balance: variety (0) to score (1).
     user_columns, context: values that expressions may speak of, by column.
     now: microseconds UTC; None: the present.
-    visit: number of the user's visit, for rotation. shown: how often each item was shown lately, by raw id.
+    visit: number of the user's visit, for rotation. shown: how often each item was shown within the
+        window of the frequency cap, by raw id.
     seen: items that count as seen besides the history: new ones that stand-ins stand for.
     explore: probability that one slot goes to an item that did not make the list, drawn with `seed`.
     budget: seconds after which stages are left out: reasons, then variety, then the ranker; None: none is.

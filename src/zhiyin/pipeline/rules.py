@@ -44,6 +44,8 @@ from zhiyin.pipeline.filters import Filters, Mask, Moment
 from zhiyin.pipeline.slate import Ragged, Requests, Slate, Slates
 from zhiyin.pipeline.values import Value
 
+# Seconds of the longest window of a frequency cap.
+LONGEST_WINDOW = 90 * 86_400.0
 Step = Callable[[Slates], Slates]
 
 
@@ -79,7 +81,15 @@ class Frequency:
     """How often an item is shown to the same user."""
 
     at_most: int = param(3, "times", at_least=1)
-    window: str = param("7d", "within this time")
+    window: str = param("7d", "within this time, from 1s to 90d")
+
+    @property
+    def seconds(self) -> float:
+        """The window. Raises ConfigError where it is none."""
+        seconds = microseconds(self.window) / 1e6
+        if not 1 <= seconds <= LONGEST_WINDOW:
+            raise ConfigError(f"window = {self.window!r} is out of range", remedy="a time from 1s to 90d, such as 7d")
+        return seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +162,8 @@ class Rules:
                 made[key] = tuple(_settings(_LISTS[key], part, f"{place}[{at}]") for at, part in enumerate(value))
             elif key in _TABLES:
                 made[key] = _settings(_TABLES[key], value, place)
+                if key == "frequency":
+                    _ = made[key].seconds
             elif key in ("include", "exclude"):
                 if isinstance(value, str) or not isinstance(value, list | tuple):
                     raise ConfigError(f"{place} is no list", remedy='a list of item ids such as ["a", "b"]')
@@ -663,16 +675,6 @@ def _gumbel(seed, users, visits, owners, items, out):
         state = mix(state ^ (np.uint64(items[row]) + GOLDEN))
         uniform = (np.float64(state >> np.uint64(11)) + 0.5) * (1.0 / 9007199254740992.0)
         out[row] = -np.log(-np.log(uniform))
-
-
-def count_showings(items: np.ndarray, times: np.ndarray, now: int, window: str) -> dict[int, int]:
-    """How often each item was shown to a user within a window, for `Requests.one(shown=...)`.
-
-    items: codes, one a showing. times: microseconds UTC.
-    """
-    recent = (times > now - microseconds(window)) & (times <= now)
-    codes, counts = np.unique(np.asarray(items)[recent], return_counts=True)
-    return dict(zip(codes.tolist(), counts.tolist()))
 
 
 class Ledger:

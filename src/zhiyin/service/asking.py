@@ -80,18 +80,20 @@ class Desk:
         who = ask.user or ask.session
         frequency = view.answers.rules.frequency
         if frequency is not None and who is not None:
-            shown_often = self.live.state.shown(who)
+            counts = self.live.state.shown(who, frequency.seconds)
+            shown_often = {item: count for item, count in counts.items() if count >= frequency.at_most}
         request = merged(ask, setting, view, now, list_id, [*paged, *out], past)
         request = dataclasses.replace(
-            request, user_columns=user_columns, shown=shown_often, budget=request.budget or self.budget
-        )
+            request, user_columns=user_columns, shown={view.item(item): count for item, count in shown_often.items()},
+            budget=request.budget or self.budget,
+        )  # fmt: skip
         shown = view.shown  # a moment later it may be another
         answer = self._answer(view, shown, request, origin, like)
         after = [*paged, *(str(item) for item in answer.items)]
         more = origin != "rank" and len(answer.items) >= request.k and len(after) < MOST_PAGED
         made = Made(list_id, view, name, version, request, answer, packed(after, route) if more else None, shown)
         if frequency is not None and who is not None:
-            self.live.state.show(who, made.items)
+            self.live.state.show(who, made.items, frequency.seconds)
         self._trace(made, ask, past, now, origin, like, [*paged, *out])
         self.listed(made, origin)
         return made
@@ -126,7 +128,7 @@ class Desk:
         }
         told = {
             "like": like, "out": list(out), "degraded": answer.degraded, "left_out": answer.left_out,
-            "user_columns": dict(request.user_columns), "often": dict(request.shown),
+            "user_columns": dict(request.user_columns), "often": {str(i): n for i, n in request.shown.items()},
         }  # fmt: skip
         head |= {name: value for name, value in told.items() if value}
         arrays: dict[str, np.ndarray] = {
@@ -216,7 +218,8 @@ class Desk:
         ask = ask.model_copy(update={"user": user, "explain": explain})
         request = merged(ask, setting, view, head["now"], trace.list_id, head.get("out", []), past)
         request = dataclasses.replace(
-            request, user_columns=head.get("user_columns", {}), shown=head.get("often", {}), budget=None,
+            request, user_columns=head.get("user_columns", {}), budget=None,
+            shown={view.item(item): count for item, count in head.get("often", {}).items()},
             skip=tuple(head.get("degraded", ())),
         )  # fmt: skip
         shown = np.ones(len(view.ids), dtype=bool)

@@ -31,6 +31,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import starmap
+from math import ceil
 from typing import Any, TypeVar
 
 from zhiyin.core.errors import ConfigError, MissingExtraError
@@ -109,8 +110,13 @@ end
 """
 _SHOW = """
 if redis.call('EXISTS', KEYS[2]) == 1 then return end
-redis.call('LPUSH', KEYS[1], unpack(ARGV, 3))
+redis.call('LPUSH', KEYS[1], unpack(ARGV, 4))
 redis.call('LTRIM', KEYS[1], 0, ARGV[1] - 1)
+local last = redis.call('LINDEX', KEYS[1], -1)
+while last and tonumber(string.match(last, '^[^:]+')) <= tonumber(ARGV[3]) do
+  redis.call('RPOP', KEYS[1])
+  last = redis.call('LINDEX', KEYS[1], -1)
+end
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 """
 _SAME_SERVER = """
@@ -221,7 +227,7 @@ class RedisState(LiveState):
 
     def forget(self, user: str, moment: int) -> None:
         """As of all states; while Redis is away: what it holds of the user cannot be read again once it is back, and is
-        removed then. Where this process ends before: it goes with its TTL, showings within a day."""
+        removed then. Where this process ends before: it goes with its TTL, showings within their window."""
         who = _hash(user)
         self._showings.drop(user)
         with self._lock:
@@ -251,22 +257,22 @@ class RedisState(LiveState):
 
     # -- what users were shown --------------------------------------------------------------------------------------
 
-    def show(self, user: str, items: Sequence[str]) -> None:
+    def show(self, user: str, items: Sequence[str], window: float = DAY) -> None:
         if not items:
             return
         who, now = _hash(user), self._clock()
-        args: list[Any] = [SHOWINGS, int(DAY), *(f"{now}:{item}" for item in items[-SHOWINGS:])]
+        args: list[Any] = [SHOWINGS, ceil(window) + 60, now - window, *(f"{now}:{item}" for item in items[-SHOWINGS:])]
         try:
             self._ask(partial(self._show, [self._key("shown", who), self._key("gone", who)], args))
         except _AwayError:
-            self._showings.add(user, items)
+            self._showings.add(user, items, window)
 
-    def shown(self, user: str) -> dict[str, int]:
+    def shown(self, user: str, window: float = DAY) -> dict[str, int]:
         try:
             found = self._ask(lambda: self._redis.lrange(self._key("shown", _hash(user)), 0, SHOWINGS - 1))
         except _AwayError:
-            return self._showings.counts(user)
-        since = self._clock() - DAY
+            return self._showings.counts(user, window)
+        since = self._clock() - window
         parts = (text.partition(":") for text in found)
         return dict(Counter(item for moment, _, item in parts if float(moment) > since))
 

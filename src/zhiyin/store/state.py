@@ -10,6 +10,7 @@ One process: `Memory`. Several on one store: `RedisState`, or `Direct`, which as
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -20,8 +21,10 @@ from operator import attrgetter
 
 from zhiyin.store.records import Event
 
-# Events held of a user; showings counted of a user, and for how many seconds.
-EVENTS, SHOWINGS, DAY = 500, 200, 86_400.0
+# Events held of a user; showings counted of a user, the newest, and of all users in one process (some 0.1 KB each).
+EVENTS, SHOWINGS, ALL_SHOWINGS = 500, 5_000, 1_000_000
+# Seconds within which showings count where nothing else is asked for.
+DAY = 86_400.0
 # Seconds that what was loaded may be used: then an import or a retention by another program is seen at the latest.
 TTL = 900.0
 # Seconds after a user was forgotten in which nothing of them is held: an event that was committed before and is heard
@@ -83,12 +86,15 @@ class LiveState(ABC):
         """Somebody was forgotten by another program, and it is not known who: nothing is held of anyone any more."""
 
     @abstractmethod
-    def show(self, user: str, items: Sequence[str]) -> None:
-        """Items that a user is shown now. Not counted for GRACE after the user was forgotten, where that is known."""
+    def show(self, user: str, items: Sequence[str], window: float = DAY) -> None:
+        """Items that a user is shown now; showings older than `window` seconds may be dropped.
+
+        Not counted for GRACE after the user was forgotten, where that is known.
+        """
 
     @abstractmethod
-    def shown(self, user: str) -> dict[str, int]:
-        """How often each item was shown to a user, of the last SHOWINGS within a day."""
+    def shown(self, user: str, window: float = DAY) -> dict[str, int]:
+        """How often each item was shown to a user within the last `window` seconds, of the newest SHOWINGS."""
 
     @property
     @abstractmethod
@@ -101,39 +107,50 @@ class LiveState(ABC):
 
 
 class Showings:
-    """What users were shown lately, in this process. At most `users` of them; who was shown none longest goes first."""
+    """What users were shown lately, in this process.
 
-    def __init__(self, users: int, clock: Callable[[], float] = time.time) -> None:
-        self._most, self._clock, self._lock = users, clock, threading.Lock()
+    Parameters
+    ----------
+    users, showings: held at most, of all users; who was shown nothing for the longest time goes first.
+    clock: seconds.
+    """
+
+    def __init__(self, users: int, clock: Callable[[], float] = time.time, showings: int = ALL_SHOWINGS) -> None:
+        self._most, self._showings, self._size = users, showings, 0
+        self._clock, self._lock = clock, threading.Lock()
         self._of: OrderedDict[str, deque[tuple[float, str]]] = OrderedDict()
 
-    def add(self, user: str, items: Sequence[str]) -> None:
+    def add(self, user: str, items: Sequence[str], window: float = DAY) -> None:
         if not items:
             return
         now = self._clock()
         with self._lock:
-            self._of.setdefault(user, deque(maxlen=SHOWINGS)).extend((now, item) for item in items)
+            held = self._of.setdefault(user, deque(maxlen=SHOWINGS))
+            before = len(held)
+            held.extend((now, sys.intern(item)) for item in items)
+            while held and held[0][0] <= now - window:
+                held.popleft()
+            self._size += len(held) - before
             self._of.move_to_end(user)
-            while len(self._of) > self._most:
-                self._of.popitem(last=False)
+            while len(self._of) > self._most or self._size > self._showings:
+                self._drop(next(iter(self._of)))
 
-    def counts(self, user: str) -> dict[str, int]:
-        since = self._clock() - DAY
+    def counts(self, user: str, window: float = DAY) -> dict[str, int]:
+        since = self._clock() - window
         with self._lock:
-            found = self._of.get(user)
-            while found and found[0][0] <= since:
-                found.popleft()
-            if found is not None and not found:
-                del self._of[user]
-            return dict(Counter(item for _, item in found or ()))
+            return dict(Counter(item for moment, item in self._of.get(user, ()) if moment > since))
+
+    def _drop(self, user: str) -> None:
+        self._size -= len(self._of.pop(user, ()))
 
     def drop(self, user: str) -> None:
         with self._lock:
-            self._of.pop(user, None)
+            self._drop(user)
 
     def clear(self) -> None:
         with self._lock:
             self._of.clear()
+            self._size = 0
 
 
 @dataclass(slots=True)
@@ -258,13 +275,13 @@ class Memory(LiveState):
     def _is_gone(self, user: str) -> bool:
         return self._gone.get(user, 0.0) > self._clock()
 
-    def show(self, user: str, items: Sequence[str]) -> None:
+    def show(self, user: str, items: Sequence[str], window: float = DAY) -> None:
         with self._lock:
             if not self._is_gone(user):
-                self._showings.add(user, items)
+                self._showings.add(user, items, window)
 
-    def shown(self, user: str) -> dict[str, int]:
-        return self._showings.counts(user)
+    def shown(self, user: str, window: float = DAY) -> dict[str, int]:
+        return self._showings.counts(user, window)
 
     @property
     def users(self) -> int:
@@ -281,8 +298,8 @@ class Direct(LiveState):
     """Holds no events: each `recent` asks the store. Right for several processes on one store without Redis.
 
     What users were shown is held in this process alone: with n processes behind one port, a cap of c showings may let
-    up to n × c through, and what the others counted of one forgotten passes with its day. Use `RedisState` where caps
-    must be exact.
+    up to n × c through, and what the others counted of one forgotten passes with its window. Use `RedisState` where
+    caps must be exact.
 
     Parameters
     ----------
@@ -306,11 +323,11 @@ class Direct(LiveState):
     def forget_all(self) -> None:
         self._showings.clear()
 
-    def show(self, user: str, items: Sequence[str]) -> None:
-        self._showings.add(user, items)
+    def show(self, user: str, items: Sequence[str], window: float = DAY) -> None:
+        self._showings.add(user, items, window)
 
-    def shown(self, user: str) -> dict[str, int]:
-        return self._showings.counts(user)
+    def shown(self, user: str, window: float = DAY) -> dict[str, int]:
+        return self._showings.counts(user, window)
 
     @property
     def users(self) -> int:
