@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zhiyin.data.ids import Ids
+from zhiyin.core.errors import DataError
+from zhiyin.data.ids import Ids, id_list, id_series
 
 _RAW = st.one_of(st.lists(st.integers(-(2**62), 2**62), min_size=1), st.lists(st.text(), min_size=1))
 
@@ -77,3 +78,51 @@ def test_one_id_is_found_as_many_are(known: list[int], asked: int) -> None:
         expected = ids.encode([one, one])[0]
         assert ids.encode([one]).tolist() == [expected]
         assert (expected >= 0) == (asked in known)
+
+
+_ANY = st.one_of(
+    st.integers(-12, 12), st.integers(-12, 12).map(str), st.integers(-12, 12).map(float), st.just(2.5), st.text(),
+    st.none(), st.booleans(), st.just(2**70), st.integers(0, 12).map(np.int16), st.just(float("nan")),
+    st.just(float("inf")),
+)  # fmt: skip
+
+
+@settings(max_examples=300)
+@given(known=st.lists(st.integers(-9, 9), min_size=1), asked=st.lists(_ANY, max_size=6), data=st.data())
+def test_what_an_id_finds_does_not_depend_on_the_ids_beside_it(
+    known: list[int], asked: list, data: st.DataObject
+) -> None:
+    for ids in (Ids.of(pl.Series(known)), Ids.of(pl.Series([str(k) for k in known]))):
+        alone = [int(ids.encode([value])[0]) for value in asked]
+        assert ids.encode(asked).tolist() == alone
+        order = data.draw(st.permutations(range(len(asked))))
+        assert ids.encode([asked[at] for at in order]).tolist() == [alone[at] for at in order]
+
+
+def test_mixed_ids_in_any_order() -> None:
+    ids = Ids.of(pl.Series(["1", "a", "b"]))
+    assert ids.encode([1, "a"]).tolist() == [0, 1]
+    assert ids.encode(["a", 1]).tolist() == [1, 0]
+    assert ids.encode([1, "a", "b", 2.5]).tolist() == [0, 1, 2, -1]
+    numbers = Ids.of(pl.Series([1, 2, 3]))
+    assert numbers.encode(["zz", 1]).tolist() == [-1, 0]
+    assert numbers.encode([1, "zz"]).tolist() == [0, -1]
+    assert numbers.encode([True, 2]).tolist() == [-1, 1]  # True is not the number 1
+    assert numbers.encode([True]).tolist() == [-1]
+    assert id_series(["a", 1]).to_list() == ["a", "1"]
+    assert id_series([1, "a"]).to_list() == ["1", "a"]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [2, np.int64(2), np.array(2), [2], (2,), {2}, {2: "x"}, np.array([2]), np.array([2], dtype=object), pl.Series([2]),
+     (two for two in [2]), range(2, 3), [np.int64(2)], [np.array(2)[()]], 2.0, np.float32(2), "2", ["2"],
+     np.array(["2"]), np.array([2.0])],
+)  # fmt: skip
+def test_one_id_in_whatever_holds_it(raw: object) -> None:
+    assert Ids.of(pl.Series([1, 2, 3])).encode(raw).tolist() == [1]
+
+
+def test_an_array_of_two_dimensions_holds_no_ids() -> None:
+    with pytest.raises(DataError, match="one dimension"):
+        id_list(np.array([[1, 2]]))

@@ -82,7 +82,7 @@ def test_ranking_metrics_of_a_known_list() -> None:
 
 @pytest.mark.parametrize("k", [0, 4])
 def test_k_must_fit_the_lists(k: int) -> None:
-    with pytest.raises(ConfigError, match="does not fit lists of 3"):
+    with pytest.raises(ConfigError, match="a whole number from 1 to 3"):
         RANKING["recall"](np.zeros((1, 3), bool), np.array([1]), k)
 
 

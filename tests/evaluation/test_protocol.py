@@ -289,7 +289,7 @@ def test_more_than_there_is_ends_in_misses() -> None:
     [
         ({"main": "ndgc@10"}, "no metric"),
         ({"main": "auc"}, "no metric"),
-        ({"k": 0}, "no length"),
+        ({"k": 0}, "a whole number of at least 1"),
         ({"k": ()}, "no length"),
         ({"split": []}, "no split"),
         ({"split": None}, "both needed"),

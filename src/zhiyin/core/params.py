@@ -12,15 +12,70 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from typing import Any, get_type_hints
+
+import numpy as np
 
 from zhiyin.core.durations import is_duration, microseconds
 from zhiyin.core.errors import ConfigError, nearest
 
+# Bounds of hyperparameters that declare none: kernels compute with int32 codes and float32 numbers.
+MOST_WHOLE, MOST_REAL = 2**31 - 1, float(np.finfo(np.float32).max)
+
+
+def whole_number(value: Any, name: str = "value", *, at_least: int | None = 1, at_most: int | None = None) -> int:
+    """A whole number as a Python int: an int, a NumPy integer, a 0-d array of one, or a float without a fraction.
+
+    Raises ConfigError that names `name` and the range for anything else: True, 1.5, NaN, texts, arrays, None.
+
+    >>> whole_number(np.int64(5), "k")
+    5
+    """
+    number = _number(value)
+    if number is None or (isinstance(number, float) and not number.is_integer()):  # so are infinity and NaN
+        raise ConfigError(f"{name} = {shortened(value)} is not a whole number", remedy=_whole_range(at_least, at_most))
+    number = int(number)
+    if (at_least is not None and number < at_least) or (at_most is not None and number > at_most):
+        raise ConfigError(f"{name} = {shortened(value)} is out of range", remedy=_whole_range(at_least, at_most))
+    return number
+
+
+def list_length(k: Any, name: str = "k") -> int:
+    """The number of items, users or places that is asked for: a whole number of at least 1. Raises ConfigError."""
+    return k if type(k) is int and k >= 1 else whole_number(k, name)
+
+
+def _whole_range(at_least: int | None, at_most: int | None) -> str:
+    if at_least is not None and at_most is not None:
+        return f"a whole number from {at_least:,} to {at_most:,}"
+    if at_least is not None:
+        return f"a whole number of at least {at_least:,}"
+    return "a whole number" if at_most is None else f"a whole number of at most {at_most:,}"
+
+
+def _number(value: Any) -> int | float | None:
+    """The Python number that a value is, NumPy scalars and 0-d arrays unpacked; None for what is not one number."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.item() if value.ndim == 0 and value.dtype.kind in "iuf" else None
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def shortened(value: Any) -> str:
+    """How a message shows a value: its `repr`, cut after 40 characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of more digits than Python writes
+        return "a number of thousands of digits"
+    return text if len(text) <= 40 else text[:37] + "..."
+
 
 @dataclasses.dataclass(frozen=True)
 class Param:
-    """One hyperparameter: `kind` is int, float, bool, str or duration; `tune` the range a tuner searches."""
+    """One hyperparameter: `kind` is int, float, bool, str or duration; `tune` the range a tuner searches.
+
+    A number without a declared upper bound may be at most MOST_WHOLE or MOST_REAL; infinity and NaN are never numbers.
+    """
 
     name: str
     kind: str
@@ -37,26 +92,38 @@ class Param:
         """The value in its own type. Raises ConfigError that names owner, field, value and what would be right."""
         if value is None and self.optional:
             return None
+        if isinstance(value, np.generic | np.ndarray) and value.ndim == 0 and value.dtype.kind in "biufU":
+            value = value.item()
+        shown = f"{owner}: {self.name} = {shortened(value)}"
         try:
             if isinstance(value, bool) != (self.kind == "bool"):
                 raise ValueError
-            if self.kind in ("int", "float"):
-                value = float(value) if self.kind == "float" else _whole(value)
-                if value != value:
-                    raise ValueError
+            if self.kind == "int":
+                value = _whole(value)
+            elif self.kind == "float":
+                value = _real(value)
             elif self.kind == "duration":
                 microseconds(str(value))
             elif self.kind == "str":
                 value = str(value)
         except (TypeError, ValueError, ConfigError):
-            raise ConfigError(
-                f"{owner}: {self.name} = {value!r} is not {_A[self.kind]}", remedy=self.describe()
-            ) from None
-        too_low = self.at_least is not None and value < self.at_least
-        too_high = self.at_most is not None and value > self.at_most
+            raise ConfigError(f"{shown} is not {_A[self.kind]}", remedy=self.describe()) from None
+        low, high = self.range
+        too_low = low is not None and value < low
+        too_high = high is not None and value > high
         if too_low or too_high or (self.choices and value not in self.choices):
-            raise ConfigError(f"{owner}: {self.name} = {value!r} is out of range", remedy=self.describe())
-        return value
+            raise ConfigError(f"{shown} is out of range", remedy=self.describe())
+        return float(value) if self.kind == "float" else value
+
+    @property
+    def range(self) -> tuple[float | None, float | None]:
+        """The least and the largest value that a number may have; None: no such bound, or no number."""
+        low, high = self.at_least, self.at_most
+        if self.kind == "float":
+            return (-MOST_REAL if low is None else low), (MOST_REAL if high is None else high)
+        if self.kind == "int":
+            return (-MOST_WHOLE if low is None else low), (MOST_WHOLE if high is None else high)
+        return low, high
 
     def parse(self, text: str, owner: str) -> Any:
         """The value of this hyperparameter written as text on a command line."""
@@ -70,7 +137,7 @@ class Param:
         elif self.kind in ("int", "float"):
             try:
                 value = json.loads(text)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):  # not JSON, or more digits than Python reads
                 value = text
         return self.check(value, owner)
 
@@ -79,8 +146,10 @@ class Param:
         if self.choices:
             allowed = "one of " + ", ".join(self.choices)
         else:
-            low = f" >= {self.at_least:g}" if self.at_least is not None else ""
-            high = f" <= {self.at_most:g}" if self.at_most is not None else ""
+            low = f" >= {self.at_least:.12g}" if self.at_least is not None else ""
+            high = f" <= {self.at_most:.12g}" if self.at_most is not None else ""
+            if self.kind in ("int", "float") and self.at_most is None:
+                high = f" <= {MOST_WHOLE}" if self.kind == "int" else ", finite"
             allowed = self.kind + low + high
         optional = " or none" if self.optional else ""
         return f"{self.name}: {self.help} ({allowed}{optional}; default {self.default})"
@@ -90,10 +159,20 @@ _A = {"int": "a whole number", "float": "a number", "bool": "true or false", "st
 
 
 def _whole(value: Any) -> int:
-    number = float(value)
-    if number != int(number):
+    """A whole number, also of a text such as "64" or "64.0". Raises ValueError or ConfigError."""
+    if isinstance(value, str):
+        value = int(value) if value.strip().lstrip("+-").isdecimal() else float(value)
+    return whole_number(value, at_least=None)
+
+
+def _real(value: Any) -> int | float:
+    """A finite number, also of a text. Raises ValueError or TypeError. Not yet a float: an int may be beyond all."""
+    number = _number(float(value) if isinstance(value, str) else value)
+    if number is None:
+        raise TypeError
+    if isinstance(number, float) and not math.isfinite(number):
         raise ValueError
-    return int(number)
+    return number
 
 
 def param(

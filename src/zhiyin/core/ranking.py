@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from zhiyin.core.errors import ConfigError
 from zhiyin.core.parallel import for_chunks, kernel
+from zhiyin.core.params import whole_number
 from zhiyin.core.run import Run
 
 
@@ -27,7 +27,8 @@ def recall(hits: np.ndarray, relevant: np.ndarray, k: int) -> np.ndarray:
 
 def precision(hits: np.ndarray, relevant: np.ndarray, k: int) -> np.ndarray:
     """Precision@k = hits in the first k / k. float64[n]. `relevant` is not used."""
-    return _first(hits, k).sum(axis=1) / k
+    first = _first(hits, k)
+    return first.sum(axis=1) / first.shape[1]
 
 
 def hit_rate(hits: np.ndarray, relevant: np.ndarray, k: int) -> np.ndarray:
@@ -41,9 +42,11 @@ def ndcg(hits: np.ndarray, relevant: np.ndarray, k: int) -> np.ndarray:
     Binary gain; the ideal list begins with min(k, |R|) hits. Järvelin & Kekäläinen, Cumulated gain-based
     evaluation of IR techniques, TOIS 2002.
     """
+    first = _first(hits, k)
+    k = first.shape[1]
     discount = 1 / np.log2(np.arange(2, k + 2))
     ideal = np.cumsum(discount)
-    return _first(hits, k) @ discount / ideal[np.minimum(relevant, k) - 1]
+    return first @ discount / ideal[np.minimum(relevant, k) - 1]
 
 
 def ap(hits: np.ndarray, relevant: np.ndarray, k: int) -> np.ndarray:
@@ -53,6 +56,7 @@ def ap(hits: np.ndarray, relevant: np.ndarray, k: int) -> np.ndarray:
     whenever |R| <= k, larger here otherwise.
     """
     first = _first(hits, k)
+    k = first.shape[1]
     precisions = np.cumsum(first, axis=1) / np.arange(1, k + 1)
     return (precisions * first).sum(axis=1) / np.minimum(relevant, k)
 
@@ -105,8 +109,4 @@ def _hits(lists: np.ndarray, offsets: np.ndarray, truth: np.ndarray, start: int,
 
 def _first(hits: np.ndarray, k: int) -> np.ndarray:
     """The first k columns."""
-    if not 1 <= k <= hits.shape[1]:
-        raise ConfigError(
-            f"k = {k} does not fit lists of {hits.shape[1]}", remedy="a k from 1 to the length of the lists"
-        )
-    return hits[:, :k]
+    return hits[:, : whole_number(k, "k", at_most=hits.shape[1])]

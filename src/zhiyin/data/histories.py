@@ -13,7 +13,7 @@ from scipy import sparse
 
 from zhiyin.core.errors import DataError
 from zhiyin.core.parallel import compiled
-from zhiyin.data.ids import Ids
+from zhiyin.data.ids import Ids, id_list
 
 # What `Histories.matrix` makes of events.
 HOW = ("binary", "weight", "count")
@@ -111,7 +111,7 @@ class Histories:
         [2, 0]
         """
         lists = histories.values() if isinstance(histories, Mapping) else histories
-        rows = [[row] if isinstance(row, str) else list(row) for row in lists]
+        rows = [id_list(row) for row in lists]
         flat = ids.encode([item for row in rows for item in row])
         owner = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
         known = flat >= 0

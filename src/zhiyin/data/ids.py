@@ -14,10 +14,59 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from zhiyin.core.errors import DataError
+
 # A direct table beats a hash when the ids are whole numbers that lie close together.
 _TABLE_LIMIT = 64_000_000
 # So few ids are a request's, for which a frame would cost more; so few texts are looked up one by one.
 _FEW, _SINGLE = 1_000, 32
+
+
+def id_list(raw: Any) -> list[Any] | pl.Series:
+    """Several ids of whatever they are given as.
+
+    An array of whole numbers becomes a Series, which stays one; anything else that holds ids becomes a list of Python
+    values, and one id (a text, a number, a 0-d array) a list of itself.
+
+    Raises DataError for an array or nested list of more than one dimension.
+
+    >>> id_list("ab"), id_list(np.int64(7)), id_list((3, "c"))
+    (['ab'], [7], [3, 'c'])
+    """
+    if isinstance(raw, pl.Series):
+        return raw
+    if isinstance(raw, np.ndarray | np.generic):
+        if raw.ndim > 1:
+            raise DataError(f"ids of {raw.ndim} dimensions", remedy="give an array of one dimension")
+        if raw.ndim == 1 and raw.dtype.kind in "iu":
+            return pl.Series(raw)
+        values = raw.tolist()
+        return values if isinstance(values, list) else [values]
+    if isinstance(raw, str | bytes) or not isinstance(raw, Iterable):
+        return [raw]
+    return [value.item() if isinstance(value, np.generic) else value for value in raw]
+
+
+def id_series(raw: Any) -> pl.Series:
+    """The ids of `id_list` as a Series of one type, whatever their order: texts where they are of several types."""
+    values = id_list(raw)
+    if isinstance(values, pl.Series):
+        return values
+    kinds = set(map(type, values)) - {type(None)}
+    if kinds <= {int} and all(value is None or -(2**63) <= value < 2**63 for value in values):
+        return pl.Series(values, dtype=pl.Int64 if kinds else pl.Null)
+    if len(kinds) == 1 and kinds <= {str, float, bool}:
+        return pl.Series(values)
+    return pl.Series([_as_text(value) for value in values], dtype=pl.String)
+
+
+def _as_text(value: Any) -> str | None:
+    """One id as a text: 42 and 42.0 are "42"; None for what is no id, such as 42.5."""
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() and abs(value) < 2**63 else None
+    if isinstance(value, bool):
+        return str(value).lower()
+    return None if value is None else str(value)
 
 
 class Ids:
@@ -54,16 +103,21 @@ class Ids:
     def dtype(self) -> pl.DataType:
         return self.values.dtype
 
-    def encode(self, raw: Iterable[Any] | pl.Series) -> np.ndarray:
-        """Codes of raw ids as int32, -1 where unknown. "42" finds the number 42, and 42 the text."""
+    def encode(self, raw: Any) -> np.ndarray:
+        """Codes of raw ids (one or several, see `id_list`) as int32[n], -1 where unknown.
+
+        "42" and 42.0 find the number 42, and 42 the text. What an id finds does not depend on the ids beside it.
+        """
         if isinstance(raw, list) and 0 < len(raw) <= _FEW and len(self) and self._plain(raw):
             if self._numbers is not None:
                 return self._encode_numbers(np.array(raw, dtype=np.int64))
             if len(raw) <= _SINGLE:
                 return np.array([self._one(value) for value in raw], dtype=np.int32)
-        series = raw if isinstance(raw, pl.Series) else pl.Series(list(raw), strict=False)
+        series = id_series(raw)
         if not len(self) or not len(series) or series.dtype == pl.Null:
             return np.full(len(series), -1, dtype=np.int32)
+        if series.dtype == pl.Boolean:  # True is not the number 1
+            series = series.cast(pl.String)
         if series.dtype.is_float():  # 42.0 is 42; 42.5 is no id
             whole = series.cast(pl.Int64, strict=False)
             series = whole.set((whole != series).fill_null(True), None)

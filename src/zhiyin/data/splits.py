@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from zhiyin.core.durations import microseconds, spell
 from zhiyin.core.errors import ConfigError, DataError, nearest
+from zhiyin.core.params import shortened, whole_number
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 
@@ -85,7 +87,7 @@ def split(
 
 def _auto(data: Dataset, test: str | float | None, run: Run | None) -> Split:
     """By time where that judges users the train part knows; else by ratio, and it says why."""
-    share = test if isinstance(test, float) else None
+    share = test if _is_number(test) else None
     if not data.has_times:
         return split(data, "ratio", test=share, run=run)
     by_time = split(data, "time", test=test, run=run)
@@ -107,6 +109,7 @@ def _auto(data: Dataset, test: str | float | None, run: Run | None) -> Split:
 def folds(data: Dataset, k: int = 3, test: str = "7d") -> list[Split]:
     """k rolling folds: the last k windows of length `test`, each judged by a model of the time before."""
     _need_times(data, "rolling folds")
+    k = whole_number(k, "k")
     width, (first, last) = microseconds(test), data.window
     if last - k * width <= first:
         raise DataError(
@@ -124,9 +127,16 @@ def _need_times(data: Dataset, what: str) -> None:
 
 def _share(test: str | float | None) -> float:
     share = 0.2 if test is None else test
-    if not isinstance(share, int | float) or not 0 < share < 1:
-        raise ConfigError(f"test = {test!r} is no share of the log", remedy="a number between 0 and 1, such as 0.2")
+    if not _is_number(share) or not 0 < share < 1:  # type: ignore[operator]
+        raise ConfigError(
+            f"test = {shortened(test)} is no share of the log",
+            remedy='a number between 0 and 1, such as 0.2; in a split by time also a duration, such as "7d"',
+        )
     return float(share)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
 def _cut(data: Dataset, test: str | float | None) -> int:

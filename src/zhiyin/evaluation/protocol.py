@@ -25,7 +25,7 @@ from scipy import sparse
 import zhiyin
 from zhiyin.core.durations import UNITS
 from zhiyin.core.errors import ConfigError
-from zhiyin.core.params import settings_of
+from zhiyin.core.params import list_length, settings_of
 from zhiyin.core.ranking import RANKING
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
@@ -356,9 +356,10 @@ def _splits(train: Dataset | None, test: Dataset | None, split: Split | Sequence
 
 
 def _lengths(k: int | Sequence[int], main: int | None) -> list[int]:
-    ks = [k] if isinstance(k, int) else list(k)
-    if not ks or any(not isinstance(one, int) or one < 1 for one in ks):
-        raise ConfigError(f"k = {k!r} is no length of lists", remedy="whole numbers of at least 1: k=(10, 20)")
+    many = np.atleast_1d(k).tolist() if isinstance(k, np.ndarray) else k
+    ks = [list_length(one) for one in (many if isinstance(many, Iterable) and not isinstance(many, str) else [many])]
+    if not ks:
+        raise ConfigError("k names no length of lists", remedy="whole numbers of at least 1: k=(10, 20)")
     return sorted({*ks, main} if main else set(ks))
 
 

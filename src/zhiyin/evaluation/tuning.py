@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 
 from zhiyin.core.errors import ConfigError, DataError, MissingExtraError, nearest
-from zhiyin.core.params import Param, params_of, settings_of
+from zhiyin.core.params import Param, params_of, settings_of, whole_number
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.splits import split
@@ -110,8 +110,7 @@ def tune(
     space = {p.name: p for p in params_of(type(model)).values() if p.tune is not None and p.name not in held}
     if not space:
         raise ConfigError(f"{type(model).__name__} has nothing to tune", remedy="its settings are all fixed")
-    if trials < 1:
-        raise ConfigError(f"trials = {trials} is no number of trials", remedy="a whole number of at least 1")
+    trials = whole_number(trials, "trials")
     parts = split(train, "time" if train.has_times else "ratio", test=validation, run=run)
     window = Window.of(parts, exclude_seen)
     start = settings_of(model)

@@ -7,7 +7,7 @@ unknown users to saving, is here once. The constructor only stores; what is lear
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,10 +16,11 @@ import polars as pl
 from scipy import sparse
 
 from zhiyin.core.errors import ConfigError, DataError, NotFittedError, UnknownItemError, nearest
-from zhiyin.core.params import check_settings, settings_of
+from zhiyin.core.params import check_settings, list_length, settings_of
 from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
+from zhiyin.data.ids import id_list, id_series
 from zhiyin.models import ann
 from zhiyin.models.known import Known
 from zhiyin.models.pairs import score_by_table
@@ -108,7 +109,7 @@ class Recommender:
         at once.
         """
         known, run = self._known(), run or Run()
-        k = min(k, len(known.item_ids))
+        k = min(list_length(k), len(known.item_ids))
         mask = known.mask(allowed)
         items = np.empty((len(histories), k), dtype=np.int32)
         best = np.empty((len(histories), k), dtype=np.float32)
@@ -153,28 +154,27 @@ class Recommender:
         *,
         histories: Any = None,
         exclude_seen: bool = True,
-        allow: Iterable[Any] | None = None,
-        deny: Iterable[Any] | None = None,
+        allow: Any = None,
+        deny: Any = None,
         run: Run | None = None,
     ) -> pl.DataFrame:
         """Recommend k items to each user.
 
         Parameters
         ----------
-        users: a raw id or several; None with no `histories` means every user of the training data. A user never seen
-            gets what a stranger gets.
+        users: a raw id or several, in a list, tuple, array or Series; None with no `histories` means every user of the
+            training data. A user never seen gets what a stranger gets.
         histories: instead of what was seen in training, the histories to answer: {"visitor": ["item", ...]}, a list
             of such lists, or a `Histories`.
         exclude_seen: leave out what is in the history.
+        k: a whole number of at least 1, of Python or NumPy; ConfigError for anything else.
         allow, deny: raw item ids to choose from, or to leave out. k items come back while k remain.
 
         Returns
         -------
         Frame `user`, `item` (raw ids), `score`, `rank` (from 1), best first, users in the order asked.
         """
-        if not isinstance(k, int) or k < 1:
-            raise ConfigError(f"k = {k!r} is no number of items", remedy="a whole number of at least 1")
-        known = self._known()
+        k, known = list_length(k), self._known()
         who, batch = self._asked(users, histories)
         allowed = None
         if allow is not None or deny is not None:
@@ -182,7 +182,8 @@ class Recommender:
             if allow is not None:
                 allowed[:] = False
                 allowed[self._codes(allow, "allow")] = True
-            allowed[self._codes(deny or (), "deny")] = False
+            if deny is not None:
+                allowed[self._codes(deny, "deny")] = False
         items, scores = self.rank(
             batch, k, exclude=batch if exclude_seen else None, allowed=allowed, run=run, label="Recommending"
         )
@@ -199,8 +200,8 @@ class Recommender:
 
         Raises UnknownItemError for an item the model has not seen, with the nearest known id.
         """
-        known, run = self._known(), run or Run()
-        asked = [items] if isinstance(items, str | int) else list(items)
+        k, known, run = list_length(k), self._known(), run or Run()
+        asked = id_list(items)
         codes = known.item_ids.encode(asked)
         if (codes < 0).any():
             unknown = asked[int(np.argmax(codes < 0))]
@@ -256,9 +257,7 @@ class Recommender:
         `users`: a raw id or several, None for every user; `histories`: as in `recommend`, instead of users.
         Raises DataError for a user the model has not seen.
         """
-        if not isinstance(k, int) or k < 1:
-            raise ConfigError(f"k = {k!r} is no number of users", remedy="a whole number of at least 1")
-        known, run = self._known(), run or Run()
+        k, known, run = list_length(k), self._known(), run or Run()
         who, batch = self._asked(users, histories)
         if users is not None and (batch.users < 0).any():
             unknown = who[int(np.argmax(batch.users < 0))]
@@ -341,17 +340,14 @@ class Recommender:
             if isinstance(histories, Histories):
                 return pl.Series(range(len(histories)), dtype=pl.Int64), histories
             batch = Histories.from_items(histories, known.item_ids)
-            names = list(histories) if isinstance(histories, Mapping) else list(range(len(batch)))
-            return pl.Series(names, strict=False), batch
+            return id_series(list(histories) if isinstance(histories, Mapping) else range(len(batch))), batch
         if users is None:
             return known.user_ids.values, known.histories
-        if isinstance(users, pl.Series):
-            return users, known.histories.take(known.user_ids.encode(users))
-        raw = [users] if isinstance(users, str | int) else list(users)
-        return pl.Series(raw, strict=False), known.histories.take(known.user_ids.encode(raw))
+        raw = id_list(users)
+        return id_series(raw), known.histories.take(known.user_ids.encode(raw))
 
-    def _codes(self, raw: Iterable[Any], what: str) -> np.ndarray:
-        codes = self._known().item_ids.encode([raw] if isinstance(raw, str | int) else raw)
+    def _codes(self, raw: Any, what: str) -> np.ndarray:
+        codes = self._known().item_ids.encode(raw)
         if (codes < 0).any():
             log.info("%s: %d of %d items are not known", what, int((codes < 0).sum()), len(codes))
         return codes[codes >= 0]

@@ -9,9 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy import sparse
 
-from zhiyin.core.errors import ConfigError
 from zhiyin.core.parallel import for_chunks, kernel
-from zhiyin.core.params import param
+from zhiyin.core.params import param, whole_number
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Entries, Histories
@@ -96,8 +95,7 @@ class ALS(VectorRecommender):
         nothing, being folded in. With more, every row is improved by that many sweeps. Items that `data` lacks go.
         Raises NotFittedError before `fit`, ConfigError for epochs that are no number.
         """
-        if not isinstance(epochs, int) or epochs < 0:
-            raise ConfigError(f"epochs = {epochs!r} is no number of sweeps", remedy="0, or more to improve every row")
+        epochs = whole_number(epochs, "epochs", at_least=0)
         known, run = self._known(), run or Run()
         before = known.item_ids.encode(data.item_ids.values)
         old = before >= 0

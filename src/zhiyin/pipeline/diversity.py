@@ -15,6 +15,7 @@ from scipy import sparse
 
 from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.core.parallel import for_chunks, kernel
+from zhiyin.core.params import list_length
 from zhiyin.core.run import Run
 from zhiyin.data.histories import Histories
 from zhiyin.pipeline.slate import Slates
@@ -59,7 +60,7 @@ def mmr(
     features: float32[n_items, d] or CSR[n_items, f], one row an item code; a row of zeros is like nothing.
     balance: from 0 (variety alone) to 1 (score alone).
     """
-    _check(slates, features, k, balance)
+    k = _check(slates, features, k, balance)
     chosen = _places(slates, k)
     worth = relative(slates)
     if isinstance(features, UnitRows) or sparse.issparse(features):
@@ -91,7 +92,7 @@ def dpp(
     ----------
     features: as in `mmr`. balance: from 0 (variety alone) to below 1.
     """
-    _check(slates, features, k, balance)
+    k = _check(slates, features, k, balance)
     if balance >= 1:
         raise ConfigError("balance = 1 leaves a DPP no variety", remedy="a balance from 0 to below 1, such as 0.7")
     chosen = _places(slates, k)
@@ -133,7 +134,7 @@ def calibrate(
     wanted: float[n, c], such as of `category_shares`; a row of zeros leaves its list as it is.
     balance: from 0 (calibration alone) to 1 (score alone).
     """
-    _check(slates, categories, k, balance)
+    k = _check(slates, categories, k, balance)
     wanted = np.ascontiguousarray(np.atleast_2d(wanted), dtype=np.float64)
     if wanted.shape != (len(slates), categories.shape[1]):
         raise DataError(
@@ -194,15 +195,15 @@ def relative(slates: Slates) -> np.ndarray:
     return worth
 
 
-def _check(slates: Slates, features: Any, k: int, balance: float) -> None:
+def _check(slates: Slates, features: Any, k: Any, balance: float) -> int:
     if not 0 <= balance <= 1:
         raise ConfigError(f"balance = {balance} is out of range", remedy="from 0 (variety alone) to 1 (score alone)")
-    if k < 1:
-        raise ConfigError(f"k = {k} is no number of items", remedy="a whole number of at least 1")
+    k = list_length(k)
     if len(slates.items) and int(slates.items.max()) >= features.shape[0]:
         raise DataError(
             f"item {int(slates.items.max())} has no row among {features.shape[0]}", remedy="give one row an item code"
         )
+    return k
 
 
 def _places(slates: Slates, k: int) -> np.ndarray:

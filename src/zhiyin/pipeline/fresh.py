@@ -8,7 +8,6 @@ candidates, the newest first. A click on a new item counts as one on the known i
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from scipy import sparse
 
 from zhiyin.core.run import Run
 from zhiyin.data.histories import Histories
-from zhiyin.data.ids import Ids
+from zhiyin.data.ids import Ids, id_list
 from zhiyin.models.content import Content
 from zhiyin.pipeline.explain import Reason
 
@@ -47,8 +46,8 @@ class MoreIds(Ids):
             return self.known.values
         return pl.concat([self.known.values.cast(pl.String), pl.Series(self._more, dtype=pl.String).rename("id")])
 
-    def encode(self, raw: Iterable[Any] | pl.Series) -> np.ndarray:
-        raw = raw if isinstance(raw, list | pl.Series) else list(raw)
+    def encode(self, raw: Any) -> np.ndarray:
+        raw = id_list(raw)
         codes = self.known.encode(raw)
         if self._more and isinstance(raw, pl.Series):
             new = np.flatnonzero(codes < 0)

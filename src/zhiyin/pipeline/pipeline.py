@@ -17,7 +17,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from zhiyin.core.errors import ConfigError, DataError
-from zhiyin.core.params import param, settings_of
+from zhiyin.core.params import list_length, param, settings_of
 from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
@@ -159,7 +159,7 @@ class Pipeline(Recommender):
         known, run = self._known(), run or Run()
         if run.approximate is None:
             run = dataclasses.replace(run, approximate=False)
-        k = min(k, len(known.item_ids))
+        k = min(list_length(k), len(known.item_ids))
         allowed = known.mask(allowed)
         items = np.full((len(histories), k), -1, dtype=np.int32)
         best = np.full((len(histories), k), -np.inf, dtype=np.float32)

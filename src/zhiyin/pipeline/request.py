@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.core.params import whole_number
 from zhiyin.data.histories import Histories
+from zhiyin.data.ids import id_list
 from zhiyin.pipeline.explain import Reason
 from zhiyin.pipeline.rules import Boost
 
@@ -102,15 +104,14 @@ def checked(request: Request, variety: str, balance: float) -> tuple[int, str, f
 
     Raises ConfigError for what cannot be.
     """
-    if not isinstance(request.k, int) or not 1 <= request.k <= MOST_ITEMS:
-        raise ConfigError(f"k = {request.k!r} cannot be", remedy=f"a whole number from 1 to {MOST_ITEMS:,}")
+    k = whole_number(request.k, "k", at_most=MOST_ITEMS)
     word = variety if request.diversity is None else known_variety(request.diversity)
     balance = balance if request.balance is None else request.balance
     if not 0 <= balance <= 1:
         raise ConfigError(f"balance = {balance!r} is out of range", remedy="from 0 (variety) to 1 (score)")
     if not 0 <= request.explore <= 1:
         raise ConfigError(f"explore = {request.explore!r} is out of range", remedy="a probability, from 0 to 1")
-    return request.k, word, float(balance)
+    return k, word, float(balance)
 
 
 def known_variety(variety: str) -> str:
@@ -121,7 +122,7 @@ def known_variety(variety: str) -> str:
 
 def known_of(ids: Any, raw: Iterable[Any]) -> np.ndarray:
     """Codes of those that are known."""
-    listed = list(raw)
+    listed = id_list(raw)
     if len(listed) > MOST_IDS:
         raise ConfigError(f"{len(listed):,} ids in one list of a request", remedy=f"at most {MOST_IDS:,}")
     codes = ids.encode(listed)

@@ -35,7 +35,7 @@ from zhiyin.core.durations import microseconds
 from zhiyin.core.errors import ConfigError, nearest
 from zhiyin.core.hashing import GOLDEN, mix
 from zhiyin.core.parallel import kernel
-from zhiyin.core.params import param, params_of
+from zhiyin.core.params import list_length, param, params_of
 from zhiyin.core.run import Run
 from zhiyin.data.ids import Ids
 from zhiyin.pipeline import arranging
@@ -364,6 +364,7 @@ class Rulebook:
         run: Run | None = None,
     ) -> Slates:
         """All steps but the first, for slates of what `mask` and `removed` let through."""
+        k = list_length(k)
         slates = self.adjust(slates, requests, ledger)
         if between is not None:
             slates = between(slates)
@@ -467,6 +468,7 @@ class Rulebook:
 
     def arrange(self, slates: Slates, requests: Requests, k: int, run: Run | None = None) -> Slates:
         """Pins, duplicates, caps and shares; at most k items a request."""
+        k = list_length(k)
         slates, pins = self._pinned(slates, requests, k)
         rules, items, owners = self.rules, slates.items, slates.owners
         caps: list[arranging.Cap] = []

@@ -29,7 +29,7 @@ from scipy.special import expit
 
 from zhiyin.core.durations import SECOND, microseconds
 from zhiyin.core.parallel import for_chunks
-from zhiyin.core.params import check_settings, param, settings_of
+from zhiyin.core.params import check_settings, list_length, param, settings_of
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.schema import KIND_WEIGHTS, Roles
@@ -227,7 +227,7 @@ class FilmShop:
     @staticmethod
     def examination(k: int) -> np.ndarray:
         """P(looked at) of the places of a slate, 1 / sqrt(place) with places from 1: float32[k]."""
-        return (1 / np.sqrt(np.arange(1, k + 1))).astype(np.float32)
+        return (1 / np.sqrt(np.arange(1, list_length(k) + 1))).astype(np.float32)
 
     def respond(
         self, users: np.ndarray, slates: np.ndarray, day: float | np.ndarray, rng: np.random.Generator

@@ -13,6 +13,7 @@ import numpy as np
 from zhiyin.core.errors import ConfigError, nearest
 from zhiyin.core.hashing import find, table
 from zhiyin.core.parallel import for_chunks, kernel
+from zhiyin.core.params import list_length
 from zhiyin.core.run import Run, log
 from zhiyin.data.histories import Histories
 from zhiyin.models.base import Recommender
@@ -118,10 +119,10 @@ def retrieve(
 
 def _asked(k: int | Mapping[str, int], name: str) -> int:
     if not isinstance(k, Mapping):
-        return k
+        return list_length(k)
     if name not in k:
         raise ConfigError(f"how many items is source {name!r} to name?", remedy=nearest(name, list(k) or ["none"]))
-    return k[name]
+    return list_length(k[name], f"k of {name!r}")
 
 
 def _in_time(

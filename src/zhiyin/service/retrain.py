@@ -63,10 +63,7 @@ class Schedule:
     def parse(cls, text: str) -> Schedule:
         """Of "6h" or "0 3 * * *". Raises ConfigError for what is neither."""
         if is_duration(text):
-            try:
-                every = timedelta(microseconds=microseconds(text))
-            except OverflowError:
-                every = timedelta.max
+            every = timedelta(microseconds=microseconds(text))
             if not SHORTEST <= every <= timedelta(days=3_660):
                 raise ConfigError(f"to train every {text} makes no sense", remedy="from 1m to 10y, such as 6h")
             return cls(text, every)
