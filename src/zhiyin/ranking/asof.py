@@ -10,6 +10,7 @@ events of all other users, and nothing is told of windows, ages and clocks.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -207,7 +208,6 @@ class AsOf:
         kernels.ends(had, moments, self.has_times, ends)
         ends = sealed(ends)
         asked = (offsets, items)
-        # One state of the index for all of a call, whatever is appended meanwhile.
         base, recent = self.log.arrays, self.recent.arrays
 
         def work(start: int, stop: int) -> None:
@@ -242,16 +242,39 @@ class AsOf:
 
     # -- what comes in ----------------------------------------------------------------------------------------------
 
+    def branch(self) -> AsOf:
+        """The same index with recent events of its own: what is appended to one, the other does not know. What was
+        learned is shared."""
+        made = copy.copy(self)
+        made.recent = self.recent.copy()
+        return made
+
+    def with_events(self, events: pl.DataFrame) -> AsOf:
+        """What was learned, and all of these events, as `append` takes them: built at once by sorting them."""
+        if not self.has_times:
+            raise DataError(_NO_TIMES, remedy="learn again from all")
+        made = copy.copy(self)
+        item, time, weight, value, slot = self._coded(events)
+        n = max(self.log.n_items, int(item.max(initial=-1)) + 1)
+        told: dict[str, Any] = {"signs": self.log.signs, "values": self.log.values, "n_kinds": len(self.counted)}
+        made.recent = ItemLog.of(item, time, weight, value, slot, n, **told)
+        made.latest = max(self.latest, int(time.max(initial=self.latest)))
+        return made
+
     def append(self, events: pl.DataFrame) -> None:
         """Hear of new events, in any order: `user` and `item` codes, `time` in microseconds; `weight` (else 1), `value`
         and `kind` (by name) where the log has them. A kind never heard of is in the totals alone.
 
-        Costs what the events cost. Safe beside `numbers` in other threads.
+        Costs what the events cost. Not to be called beside `numbers` of the same index: `live_index` has two.
         """
         if not self.has_times:
-            raise DataError(
-                "the log has no times, so later events cannot be told from earlier ones", remedy="learn again from all"
-            )
+            raise DataError(_NO_TIMES, remedy="learn again from all")
+        item, time, weight, value, slot = self._coded(events)
+        self.recent.append(item, time, weight, value, slot)
+        self.latest = max(self.latest, int(time.max(initial=self.latest)))
+
+    def _coded(self, events: pl.DataFrame) -> tuple[np.ndarray, ...]:
+        """item, time, weight, value and place among the counted kinds."""
         item, time, weight, value, _ = _columns(events)
         if "kind" in events.columns:
             codes = {name: code for code, name in enumerate(self.kinds)}
@@ -259,8 +282,7 @@ class AsOf:
             kind = names.replace_strict(codes, default=len(self.kinds), return_dtype=pl.Int64).to_numpy()
         else:
             kind = np.full(len(item), len(self.kinds), dtype=np.int64)
-        self.recent.append(item, time, weight, value, _slots(kind, self.counted, len(self.kinds) + 1))
-        self.latest = max(self.latest, int(time.max(initial=self.latest)))
+        return item, time, weight, value, _slots(kind, self.counted, len(self.kinds) + 1)
 
     # -- at rest ----------------------------------------------------------------------------------------------------
 
@@ -317,6 +339,7 @@ class AsOf:
 
 
 _CSR = ("data", "indices", "indptr")
+_NO_TIMES = "the log has no times, so later events cannot be told from earlier ones"
 
 
 def _columns(events: pl.DataFrame) -> tuple[np.ndarray, ...]:

@@ -227,22 +227,25 @@ class FeatureBuilder:
         candidates: Candidates,
         context: pl.DataFrame | None = None,
         run: Run | None = None,
+        index: AsOf | None = None,
     ) -> Examples:
         """Rows for the candidates of n requests.
 
         histories: of the n users, as of their moments `now`; a history whose last event is at `now` is asked for just
             after it. `features`: the users' columns, unknown where None.
         context: a row a request; unknown where None.
+        index: a branch of `index` that has heard more; None: `index`.
         """
+        index = self.index if index is None else index
         if candidates.sources != self.sources:
             said, learned = ", ".join(candidates.sources), ", ".join(self.sources)
             raise ConfigError(f"candidates of {said} are not of {learned}", remedy="the sources the builder was given")
         n = len(histories)
         if len(candidates) != n or (context is not None and len(context) != n):
             raise DataError("histories, candidates and contexts are not of the same requests", remedy="a row for each")
-        moments = self._moments(histories)
+        moments = self._moments(histories, index)
         owners = candidates.owners
-        numbers = [self.index.numbers(histories, candidates, run, moments), *self._said(candidates)]
+        numbers = [index.numbers(histories, candidates, run, moments), *self._said(candidates)]
         codes, bags = [], {}
         asked: list[tuple[Block, Rows, np.ndarray]] = []
         if self.items is not None and self.item_rows is not None:
@@ -273,9 +276,10 @@ class FeatureBuilder:
             bags,
         )
 
-    def _moments(self, histories: Histories) -> np.ndarray:
+    @staticmethod
+    def _moments(histories: Histories, index: AsOf) -> np.ndarray:
         """int64[n]; a request at the time of the last event of its history comes after that event."""
-        moments = self.index.moments(histories)
+        moments = index.moments(histories)
         if len(histories) == 1:
             if len(histories.times) and histories.times[-1] == moments[0]:
                 moments[0] += 1

@@ -118,6 +118,31 @@ class Examples:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class ItemFeatures:
+    """Features of items of one request as a ranker read them.
+
+    Parameters
+    ----------
+    items: int32[r], item codes. values: float32[r, f], numbers (NaN where unknown) and codes of categories; columns
+    that hold several categories a row are left out. names: of the f columns.
+    """
+
+    items: np.ndarray
+    values: np.ndarray
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, examples: Examples, items: np.ndarray | None = None) -> ItemFeatures:
+        """Of all rows, or of those of the given items, in their order."""
+        rows = np.arange(len(examples))
+        if items is not None:
+            _, places, rows = np.intersect1d(items, examples.items, return_indices=True)
+            rows = rows[np.argsort(places)]
+        values = np.concatenate([examples.numbers[rows], examples.codes[rows].astype(np.float32)], axis=1)
+        return cls(examples.items[rows], values, (*examples.number_names, *examples.code_names))
+
+
 def join(parts: list[Examples]) -> Examples:
     """Examples one after another; their columns must be the same. Codes of categories keep the larger number."""
     first = parts[0]

@@ -1,13 +1,14 @@
 """ItemLog: the events of every item, oldest first, with running totals; what `asof` looks up.
 
 Each item has a segment of one pool of arrays. A segment that is full moves to the end of the pool into twice the room
-(as a growing list does), so that adding an event costs the same whatever the size of the log.
+(as a growing list does), so that adding an event costs the same whatever the size of the log. A log is not read while
+it is appended to: where requests are answered meanwhile, `live_index` keeps two.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-import threading
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,6 @@ class ItemLog:
     used: int
 
     def __post_init__(self) -> None:
-        self._lock = threading.Lock()
         self._seal()
 
     @classmethod
@@ -121,43 +121,53 @@ class ItemLog:
 
     @property
     def arrays(self) -> tuple[np.ndarray, ...]:
-        """starts, counts, times, positive, valued, value, kinds: a whole state of the log, also beside an `append`."""
+        """starts, counts, times, positive, valued, value, kinds."""
         return self._arrays
+
+    def copy(self) -> ItemLog:
+        """The same events in arrays of its own."""
+        made = copy.copy(self)
+        for name in ("starts", "counts", "room", *_ARRAYS[1:]):
+            setattr(made, name, np.array(getattr(self, name)))
+        made._seal()
+        return made
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        return sum(part.nbytes for part in (self.starts, self.counts, self.room, *self._pool))
 
     def append(
         self, item: np.ndarray, time: np.ndarray, weight: np.ndarray, value: np.ndarray, kind: np.ndarray
     ) -> None:
         """Add events in any order, late ones included; items not heard of so far are added too.
 
-        Costs what the new events cost, now and then (each doubling) a copy of the pool. Others may read meanwhile: they
-        see the log with some of the events or without; a late event may be half counted for an instant.
+        Costs what the new events cost and the events of their items that are later than they; now and then (each
+        doubling) a copy of the pool. Not to be called while others read.
         """
         if not len(item):
             return
-        with self._lock:
-            n = max(self.n_items, int(item.max(initial=-1)) + 1)
-            order = sort_order(item, time, n)
-            if order is not None:
-                item, time, weight, value, kind = (part[order] for part in (item, time, weight, value, kind))
-            which, more = np.unique(item, return_counts=True)
-            if n > self.n_items:
-                extra = n - self.n_items
-                self.starts, self.counts, self.room = (
-                    np.concatenate([part, np.zeros(extra, np.int64)]) for part in (self.starts, self.counts, self.room)
-                )
-                self._seal()
-            needed = self.counts[which] + more
-            full = needed > self.room[which]
-            which, rooms = which[full], np.maximum(4, 2 * needed[full])
-            end = self.used + int(rooms.sum())
-            if end > len(self.times):
-                # Readers keep the old arrays: what they hold must not point beyond them.
-                self.starts, self.counts, self.room = self.starts.copy(), self.counts.copy(), self.room.copy()
-                self._allot(max(end, 2 * len(self.times), 1024))
-            _move(self.starts, self.counts, self.room, which, rooms, self.used, *self._pool)
-            self.used = end
-            _insert(self.starts, self.counts, item, time, weight, value, kind, *self._pool)
-            self._seal()
+        n = max(self.n_items, int(item.max(initial=-1)) + 1)
+        order = sort_order(item, time, n)
+        if order is not None:
+            item, time, weight, value, kind = (part[order] for part in (item, time, weight, value, kind))
+        begins = np.flatnonzero(np.diff(item, prepend=-1))
+        which, more = item[begins].astype(np.int64), np.diff(begins, append=len(item))
+        if n > self.n_items:
+            extra = np.zeros(n - self.n_items, np.int64)
+            self.starts, self.counts, self.room = (
+                np.concatenate([part, extra]) for part in (self.starts, self.counts, self.room)
+            )
+        needed = self.counts[which] + more
+        full = needed > self.room[which]
+        moved, rooms = which[full], np.maximum(4, 2 * needed[full])
+        end = self.used + int(rooms.sum())
+        if end > len(self.times):
+            self._allot(max(end, 2 * len(self.times), 1024))
+        _move(self.starts, self.counts, self.room, moved, rooms, self.used, *self._pool)
+        self.used = end
+        _merge(self.starts, self.counts, which, begins, more, time, weight, value, kind, *self._pool)
+        self._seal()
 
     def state(self) -> dict[str, Any]:
         """Arrays by name, without free places."""
@@ -214,7 +224,7 @@ def _total(starts, counts, order, time, weight, value, kind, times, positive, va
 
 @kernel
 def _move(starts, counts, room, which, rooms, used, times, positive, valued, values, kinds):
-    """Give items new segments from `used` on; the old ones stay as they are for who is reading them."""
+    """Give items new segments from `used` on."""
     for number in range(len(which)):
         item = which[number]
         old, n = starts[item], counts[item]
@@ -231,31 +241,44 @@ def _move(starts, counts, room, which, rooms, used, times, positive, valued, val
 
 
 @kernel
-def _insert(starts, counts, item, time, weight, value, kind, times, positive, valued, values, kinds):
-    """Put events, sorted by item and time, where they belong; equal times stand in the order they came in."""
+def _merge(starts, counts, which, begins, more, time, weight, value, kind, times, positive, valued, values, kinds):
+    """Merge events, sorted by item and time, into the segments of their items, from the newest backwards; equal times
+    stand in the order they came in. A place that moves gains the totals of the new events that stand before it."""
     n_kinds = kinds.shape[1]
-    for row in range(len(item)):
-        begin = starts[item[row]]
-        at = begin + counts[item[row]]
-        good, there = weight[row] > 0, not np.isnan(value[row])
-        worth = np.float64(value[row]) if there else 0.0
-        while at > begin and times[at - 1] > time[row]:  # a late event: the later ones move on by a place
-            times[at] = times[at - 1]
+    each = np.zeros(n_kinds, dtype=np.int32)
+    for number in range(len(which)):
+        item, first, left = which[number], begins[number], more[number]
+        begin = starts[item]
+        old = begin + counts[item] - 1
+        good, there = 0, 0
+        each[:] = 0
+        sums = np.zeros(left + 1, dtype=np.float64)  # of the first events: a sum is not taken apart again
+        for row in range(first, first + left):
+            good += weight[row] > 0
+            known = not np.isnan(value[row])
+            there += known
+            sums[row - first + 1] = sums[row - first] + (np.float64(value[row]) if known else 0.0)
+            if kind[row] < n_kinds:
+                each[kind[row]] += 1
+        to = old + left
+        while left > 0:
+            row = first + left - 1
+            late = old >= begin and times[old] > time[row]
+            times[to] = times[old] if late else time[row]
             if len(positive):
-                positive[at] = positive[at - 1] + good
+                positive[to] = (positive[old] if old >= begin else 0) + good
             if len(valued):
-                valued[at] = valued[at - 1] + there
-                values[at] = values[at - 1] + worth
+                valued[to] = (valued[old] if old >= begin else 0) + there
+                values[to] = (values[old] if old >= begin else 0.0) + sums[left]
             for k in range(n_kinds):
-                kinds[at, k] = kinds[at - 1, k] + (kind[row] == k)
-            at -= 1
-        first = at == begin
-        times[at] = time[row]
-        if len(positive):
-            positive[at] = (0 if first else positive[at - 1]) + good
-        if len(valued):
-            valued[at] = (0 if first else valued[at - 1]) + there
-            values[at] = (0.0 if first else values[at - 1]) + worth
-        for k in range(n_kinds):
-            kinds[at, k] = (0 if first else kinds[at - 1, k]) + (kind[row] == k)
-        counts[item[row]] += 1
+                kinds[to, k] = (kinds[old, k] if old >= begin else 0) + each[k]
+            to -= 1
+            if late:
+                old -= 1
+            else:
+                good -= weight[row] > 0
+                there -= not np.isnan(value[row])
+                if kind[row] < n_kinds:
+                    each[kind[row]] -= 1
+                left -= 1
+        counts[item] += more[number]

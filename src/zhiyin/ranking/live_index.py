@@ -1,0 +1,110 @@
+"""LiveIndex: the index of a version in use, which hears of events while requests are answered from it.
+
+There are two copies of the recent events. Requests read one; new events go to the other, which then takes its place,
+and to the first as soon as nobody reads it any more (left-right concurrency). So a reader never waits and sees one
+whole state, which the log's sequence number names: the features of a list can be computed again from the log.
+What the version learned from its data is shared by both copies and never changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Iterator
+
+import polars as pl
+
+from zhiyin.ranking.asof import AsOf
+
+
+@dataclasses.dataclass(frozen=True)
+class IndexState:
+    """A whole state of an index.
+
+    Parameters
+    ----------
+    index: what was known. seq: sequence number of the last event of the store's log that is in it. events: how many
+    events of the log between the version's own last one and `seq` there were: where the log holds fewer now, some were
+    deleted since, and the state cannot be made again.
+    """
+
+    index: AsOf
+    seq: int
+    events: int
+
+
+class LiveIndex:
+    """See the module. One thread appends; any number of threads read.
+
+    Parameters
+    ----------
+    index: what the version learned; it is not changed. seq: the last event of the store's log that it has learned.
+    """
+
+    def __init__(self, index: AsOf, seq: int) -> None:
+        self.learned, self.learned_seq = index, seq
+        self._sides = [IndexState(index.branch(), seq, 0) for _ in range(2)]
+        self._active = 0
+        self._readers = [0, 0]
+        self._left = threading.Condition()
+        self._appending = threading.Lock()
+
+    @property
+    def seq(self) -> int:
+        """Sequence number of the last event that requests know of."""
+        return self._sides[self._active].seq
+
+    @property
+    def events(self) -> int:
+        """Events of the log after those that the version has learned."""
+        return self._sides[self._active].events
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both copies of the recent events."""
+        return sum(side.index.recent.nbytes for side in self._sides)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[IndexState]:
+        """The state of this moment, which stays as it is until the block is left."""
+        with self._left:
+            side = self._active
+            self._readers[side] += 1
+            state = self._sides[side]
+        try:
+            yield state
+        finally:
+            with self._left:
+                self._readers[side] -= 1
+                if not self._readers[side]:
+                    self._left.notify_all()
+
+    def append(self, events: pl.DataFrame, seq: int, count: int) -> None:
+        """Hear of events, as `AsOf.append` takes them; `seq` is that of the last of them, and `count` their number in
+        the log, events of unknown items included. Waits for requests that read the copy before last."""
+        with self._appending:
+            first = 1 - self._active
+            self._append_to(first, events, seq, count)
+            with self._left:
+                self._active = first
+            self._append_to(1 - first, events, seq, count)
+
+    def _append_to(self, side: int, events: pl.DataFrame, seq: int, count: int) -> None:
+        """Append to the copy that no new reader takes, once the last of its readers has left."""
+        with self._left:
+            self._left.wait_for(lambda: not self._readers[side])
+        old = self._sides[side]
+        old.index.append(events)
+        self._sides[side] = IndexState(old.index, seq, old.events + count)
+
+    def replace(self, events: pl.DataFrame, seq: int, count: int) -> None:
+        """Know these events of the log and no others: after some were deleted."""
+        with self._appending:
+            fresh = self.learned.with_events(events)
+            for number, index in enumerate((fresh, fresh.branch())):
+                with self._left:
+                    side = 1 - self._active
+                    self._left.wait_for(lambda: not self._readers[side])  # noqa: B023
+                    self._sides[side] = IndexState(index, seq, count)
+                    self._active = side if not number else self._active
