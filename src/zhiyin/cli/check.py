@@ -1,8 +1,9 @@
-"""`zhiyin check`: the data doctor."""
+"""`zhiyin check`: the data doctor; with --serving, whether the service ranks by what the log says."""
 
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +14,10 @@ from zhiyin.cli.options import CONFIG, ConfigFile, Json
 def check(
     source: Annotated[str | None, typer.Argument(help="A file or folder; default what the settings name.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="A bad row is an error.")] = False,
+    serving: Annotated[
+        bool, typer.Option("--serving", help="Compare features of served lists with the log, instead of the data.")
+    ] = False,
+    lists: Annotated[int, typer.Option("--lists", min=1, help="With --serving: lists to compare, the newest.")] = 50,
     config: ConfigFile = CONFIG,
     json: Json = False,
 ) -> None:
@@ -20,12 +25,20 @@ def check(
 
     Bad rows go to quarantine.csv with their line and reason. Exit code 3: the data has errors.
 
+    With --serving the features that served lists were ranked by ([service] log_features says of how many they are
+    kept) are made again from the log of the store and compared. Exit code 1: they are not the same.
+
     \b
     Examples:
       zhiyin check
       zhiyin check ratings.csv --strict
       zhiyin check --json | jq '.findings[].name'
+      zhiyin check --serving
+      zhiyin check --serving --lists 500 --json
     """
+    if serving:
+        check_serving(config, lists, json)
+        return
     from zhiyin.cli.project import open_project, project_of, settle
     from zhiyin.cli.show import print_json, say, table
     from zhiyin.data.doctor import examine
@@ -55,3 +68,32 @@ def check(
         table(("severity", "finding", "what", "what to do"), rows)
     if failed:
         raise typer.Exit(3)
+
+
+def check_serving(config: Path, lists: int, json: bool) -> None:
+    """Training-serving skew of the lists that a project's service has made."""
+    from zhiyin.cli.project import open_project, open_store
+    from zhiyin.cli.show import print_json, say, table
+    from zhiyin.service.skew import STALE, TOLERANCE, compare_newest
+
+    project = open_project(config)
+    store = open_store(project)
+    try:
+        found = compare_newest(project.config, config, store, lists)
+    finally:
+        store.close()
+    if json:
+        print_json(found.to_dict())
+    else:
+        say(f"{found.lists} lists, {found.rows} rows, {found.values:,} values compared")
+        for why, number in found.left_out.items():
+            say(f"{number} lists left out: {why}")
+        if found.lists:
+            rows = [(name, f"{gap:.3g}", "same" if gap <= TOLERANCE else "differs") for name, gap in found.worst()]
+            table(("feature", "largest difference", f"up to {TOLERANCE:g}"), rows)
+        if found.behind > STALE:
+            say(f"an event had been kept for {found.behind:,.0f} s while the ranker did not know of it")
+        elif not found.lists:
+            say("no list with features was found: [service] log_features says of what share they are kept")
+    if not found.within:
+        raise typer.Exit(1)

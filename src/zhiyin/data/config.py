@@ -188,6 +188,14 @@ class ServiceSection(Section):
     )
     keep: str | None = key(None, "forget events older than this; left out, never", 'a duration such as "730d"', "730d")
     keep_lists: str = key("30d", "forget traces of lists older than this", 'a duration such as "30d"')
+    log_features: float = key(
+        0.01,
+        "share of ranked lists whose features are kept, for zhiyin check --serving",
+        "a number from 0 to 1",
+        ge=0,
+        le=1,
+    )
+    log_features_rate: int = key(10, "such lists a second at most, in each process", "0 or more", ge=0)
     origins: list[str] = key(
         [], "web sites whose pages may call, for browsers", 'a list such as ["https://shop.example"]'
     )

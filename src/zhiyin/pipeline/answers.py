@@ -37,8 +37,9 @@ from zhiyin.pipeline.pipeline import ROWS, Pipeline
 from zhiyin.pipeline.request import Answer, Request, checked, known_of, known_variety
 from zhiyin.pipeline.rules import Boost, Rulebook, Rules
 from zhiyin.pipeline.slate import Requests, Slate, Slates
+from zhiyin.ranking.asof import AsOf
 from zhiyin.ranking.candidates import Retrieved
-from zhiyin.ranking.examples import Candidates
+from zhiyin.ranking.examples import Candidates, Examples, ItemFeatures
 
 # Rulebooks of requests' own filters and boosts that are kept.
 BOOKS = 256
@@ -181,10 +182,11 @@ class Answers:
                     self._books.popitem(last=False)
         return found
 
-    def ask(self, request: Request, shown: np.ndarray | None = None) -> Answer:
+    def ask(self, request: Request, shown: np.ndarray | None = None, index: AsOf | None = None) -> Answer:
         """The list for one request. Raises ConfigError for a request that cannot be.
 
         shown: bool[n_items], items that may be shown at this moment; None: all.
+        index: what the ranker knows of items, where events were heard since the model was trained.
         """
         begun = time.perf_counter()
         seconds: dict[str, float] = {}
@@ -223,7 +225,11 @@ class Answers:
         method = self.model.method_of(history)
         if method == "ranker" and late("ranker", RANK_BY):
             method = "rrf"
-        scores = self.model.scores_by(method, history, candidates, self.run)
+        examples = None
+        if method == "ranker":
+            scores, examples = self.model.ranked(history, candidates, self.run, index)
+        else:
+            scores = self.model.scores_by(method, history, candidates, self.run)
         passed("rank")
         if word != "none" and late("variety", VARY_BY):
             word = "none"
@@ -257,11 +263,12 @@ class Answers:
             propensities=propensities,
             sources=candidates.sources,
             ranks=_ranks_of(best.items, candidates),
+            features=_features_of(request, best.items, examples),
         )
         if not request.explain or late("reasons", 1.0):
             return answer
         why = self._reasons(history, best, candidates)
-        removed = self._removed(history, needs, book, seen, k)
+        removed = self._removed(history, needs, book, seen, k, index)
         passed("explain")
         return dataclasses.replace(answer, reasons=why, removed=removed)
 
@@ -533,10 +540,12 @@ class Answers:
             self._likeness["categories"] = table
         return self._likeness["categories"]
 
-    def _removed(self, history: Histories, needs: Requests, book: Rulebook, seen: bool, k: int) -> list[dict[str, Any]]:
+    def _removed(
+        self, history: Histories, needs: Requests, book: Rulebook, seen: bool, k: int, index: AsOf | None
+    ) -> list[dict[str, Any]]:
         """What would have been in the list, were there no rules, and the rule that removed it."""
         candidates = self.model.retrieve(history, k, run=self.run)
-        scores = self.model.order(history, candidates, self.run)
+        scores = self.model.order(history, candidates, self.run, index)
         slates = Slates.best_first(candidates.offsets, candidates.items, scores)
         best = slates.keep(slates.places < k)
         found = {int(item): event["step"] for event in book.qualify(best, needs)[0].trace for item in event["items"]}
@@ -544,6 +553,12 @@ class Answers:
             found |= {int(item): "seen" for item in np.intersect1d(best.items, history.items)}
         raw = self.known.item_ids.raw(best.items)
         return [{"item": name, "rule": found[int(i)]} for name, i in zip(raw, best.items) if int(i) in found]
+
+
+def _features_of(request: Request, items: np.ndarray, examples: Examples | None) -> ItemFeatures | None:
+    if request.features == "none" or examples is None:
+        return None
+    return ItemFeatures.of(examples, items if request.features == "shown" else None)
 
 
 def _ranks_of(items: np.ndarray, candidates: Candidates) -> np.ndarray:

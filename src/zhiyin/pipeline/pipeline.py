@@ -30,10 +30,11 @@ from zhiyin.models.topk import top_k
 from zhiyin.pipeline import blend
 from zhiyin.pipeline.learning import BEGINS, SEGMENTS, learn, segments_of
 from zhiyin.ranking import catalog as rankers
+from zhiyin.ranking.asof import AsOf
 from zhiyin.ranking.base import Ranker
 from zhiyin.ranking.build import FeatureBuilder
 from zhiyin.ranking.candidates import retrieve
-from zhiyin.ranking.examples import Candidates
+from zhiyin.ranking.examples import Candidates, Examples
 
 T = TypeVar("T")
 # Requests whose candidates exist at once: with their features some hundred MB.
@@ -194,33 +195,47 @@ class Pipeline(Recommender):
         for source in self.sources_.values():
             source.prepare(run)
 
-    def order(self, histories: Histories, candidates: Candidates, run: Run | None = None) -> np.ndarray:
-        """float32[m]: scores of candidates, comparable within a request, by the method of its segment of users."""
+    def order(
+        self, histories: Histories, candidates: Candidates, run: Run | None = None, index: AsOf | None = None
+    ) -> np.ndarray:
+        """float32[m]: scores of candidates, comparable within a request, by the method of its segment of users.
+
+        index: what the ranker knows of items, where it has heard of more than the pipeline has learned.
+        """
         run = run or Run()
         methods = [self.choices_[name] for name in SEGMENTS]
         if len(histories) == 1:
-            return self.scores_by(self.method_of(histories), histories, candidates, run)
+            return self.scores_by(self.method_of(histories), histories, candidates, run, index)
         scores = np.zeros(len(candidates.items), dtype=np.float32)
         segment = segments_of(histories.positives)[candidates.owners]
         for method in dict.fromkeys(methods):
             of = np.isin(segment, [code for code, name in enumerate(methods) if name == method])
             if of.any():
-                scores[of] = self.scores_by(method, histories, candidates, run)[of]
+                scores[of] = self.scores_by(method, histories, candidates, run, index)[of]
         return scores
 
     def method_of(self, history: Histories) -> str:
         """What orders the candidates of one history."""
         return self.choices_[SEGMENTS[bisect_right(BEGINS, int(history.positives[0]))]]
 
-    def scores_by(self, method: str, histories: Histories, candidates: Candidates, run: Run) -> np.ndarray:
+    def scores_by(
+        self, method: str, histories: Histories, candidates: Candidates, run: Run, index: AsOf | None = None
+    ) -> np.ndarray:
         """float32[m] by one method: "rrf", "weighted", "ranker", or the name of a source."""
         if method == "ranker":
-            assert self.ranker_ is not None
-            assert self.builder_ is not None
-            return self.ranker_.score(self.builder_.build(histories, candidates), run)
+            return self.ranked(histories, candidates, run, index)[0]
         if method == "weighted":
             return blend.weighted(candidates, self.weights_[(histories.positives > 0).astype(int)])
         return blend.scores_by(method, candidates)
+
+    def ranked(
+        self, histories: Histories, candidates: Candidates, run: Run, index: AsOf | None = None
+    ) -> tuple[np.ndarray, Examples]:
+        """float32[m]: scores by the ranker, and the features that it read."""
+        assert self.ranker_ is not None
+        assert self.builder_ is not None
+        examples = self.builder_.build(histories, candidates, index=index)
+        return self.ranker_.score(examples, run), examples
 
     def _fill(
         self, items: np.ndarray, best: np.ndarray, exclude: Histories | None, allowed: np.ndarray, run: Run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from zhiyin.data.histories import Histories
 from zhiyin.data.ids import id_list
 from zhiyin.pipeline.explain import Reason
 from zhiyin.pipeline.rules import Boost
+from zhiyin.ranking.examples import ItemFeatures
 
 VARIETY = ("none", "mmr", "dpp", "calibrate")
 # Most items of a list, and most ids in a list of a request.
@@ -42,6 +43,7 @@ class Request:
     budget: seconds after which stages are left out: reasons, then variety, then the ranker; None: none is.
     skip: stages to leave out as if there was no time for them.
     explain: say why, and what was removed.
+    features: whose features, as the ranker read them, are wanted: "none", the items "shown", or "all" candidates.
     """
 
     user: Any = None
@@ -66,6 +68,7 @@ class Request:
     budget: float | None = None
     skip: tuple[str, ...] = ()
     explain: bool = False
+    features: Literal["none", "shown", "all"] = "none"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +83,7 @@ class Answer:
     left_out: sources that did not answer, and why. degraded: stages that the time budget left no time for.
     propensities: float64[k], the probability with which each item was to stand at its slot.
     sources: names of the sources. ranks: int32[k, sources], the place each source gave an item, from 0; -1: none.
+    features: what the ranker read, where asked for and where a ranker ordered the candidates.
     """
 
     items: list[Any]
@@ -94,6 +98,7 @@ class Answer:
     propensities: np.ndarray = dataclasses.field(default_factory=lambda: np.ones(0))
     sources: tuple[str, ...] = ()
     ranks: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0), np.int32))
+    features: ItemFeatures | None = None
 
     def __len__(self) -> int:
         return len(self.items)

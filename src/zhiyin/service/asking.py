@@ -7,12 +7,13 @@ what was done by then. Candidates, scores and reasons are found again by making 
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import json
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,7 +22,10 @@ from zhiyin.core.fresh import fresh_id
 from zhiyin.data.histories import Histories
 from zhiyin.pipeline.request import Answer, Request
 from zhiyin.pipeline.rules import Boost
+from zhiyin.ranking.live_index import IndexState
 from zhiyin.service.bodies import Ask, Setting
+from zhiyin.service.feature_log import DELETED, FeatureLog, write_features
+from zhiyin.service.index_feed import index_at
 from zhiyin.service.live import Live
 from zhiyin.service.placements import DEFAULT, Placements
 from zhiyin.service.views import Loaded, Past, View
@@ -52,9 +56,18 @@ class Made:
 class Desk:
     """Makes lists of one shop, and traces of them."""
 
-    def __init__(self, live: Live, placements: Placements, traces: Traces, budget: float | None = None) -> None:
+    def __init__(
+        self,
+        live: Live,
+        placements: Placements,
+        traces: Traces,
+        budget: float | None = None,
+        features: FeatureLog | None = None,
+    ) -> None:
         self.live, self.placements, self.traces, self.budget = live, placements, traces, budget
+        self.features = features or FeatureLog()
         self._old: tuple[tuple[int, int], View] | None = None
+        self._index: tuple[tuple[int, int], IndexState | None] | None = None
         # Hears of each list, and where it came from.
         self.listed: Callable[[Made, str], None] = lambda made, origin: None
 
@@ -87,18 +100,23 @@ class Desk:
             request, user_columns=user_columns, shown={view.item(item): count for item, count in shown_often.items()},
             budget=request.budget or self.budget,
         )  # fmt: skip
+        if view.loaded.index is not None and self.features.chooses(list_id):
+            request = dataclasses.replace(request, features="shown")
         shown = view.shown  # a moment later it may be another
-        answer = self._answer(view, shown, request, origin, like)
+        with reading(view) as state:
+            answer = self._answer(view, shown, request, origin, like, state)
         after = [*paged, *(str(item) for item in answer.items)]
         more = origin != "rank" and len(answer.items) >= request.k and len(after) < MOST_PAGED
         made = Made(list_id, view, name, version, request, answer, packed(after, route) if more else None, shown)
         if frequency is not None and who is not None:
             self.live.state.show(who, made.items, frequency.seconds)
-        self._trace(made, ask, past, now, origin, like, [*paged, *out])
+        self._trace(made, ask, past, now, origin, like, [*paged, *out], state)
         self.listed(made, origin)
         return made
 
-    def _answer(self, view: View, shown: np.ndarray, request: Request, origin: str, like: str | None) -> Answer:
+    def _answer(
+        self, view: View, shown: np.ndarray, request: Request, origin: str, like: str | None, state: IndexState | None
+    ) -> Answer:
         answers = view.answers
         if like is not None:
             return answers.similar(view.item(like), request, shown)
@@ -107,10 +125,18 @@ class Desk:
             return answers.list_by(worth, request, shown, "popular")
         if origin == "trending":
             return answers.list_by(self.live.trending.worth(view), request, shown, "trending")
-        return answers.ask(request, shown)
+        return answers.ask(request, shown, None if state is None else state.index)
 
     def _trace(
-        self, made: Made, ask: Ask, past: Past | None, now: int, origin: str, like: str | None, out: Sequence[str]
+        self,
+        made: Made,
+        ask: Ask,
+        past: Past | None,
+        now: int,
+        origin: str,
+        like: str | None,
+        out: Sequence[str],
+        state: IndexState | None,
     ) -> None:
         answer, request = made.answer, made.request
         said = ask.model_dump(exclude_defaults=True, exclude={"user", "session", "page", "language", "fields"})
@@ -135,6 +161,7 @@ class Desk:
             "scores": np.asarray(answer.scores, np.float32),
             "ranks": answer.ranks.astype(np.int16),
         }
+        write_features(head, arrays, answer, state)
         if request.explore > 0:
             arrays["propensities"] = answer.propensities
         if past is not None:
@@ -156,6 +183,8 @@ class Desk:
             arrays,
         )
         self.traces.put(trace)
+        if answer.features is not None:
+            self.features.remembered.append(made.list_id)
 
     # -- telling ----------------------------------------------------------------------------------------------------
 
@@ -202,12 +231,34 @@ class Desk:
     def replay(self, trace: Trace, explain: bool = False) -> tuple[bool, Answer | None, str]:
         """Make a list again. Whether it is the same, the list, and why not.
 
-        The version must still be there, and the rules of the house the same.
+        The version must still be there, the rules of the house the same, and the events that its ranker knew of.
         """
         head = trace.head
-        view, why = self._view_of(trace)
+        view, why = self.view_of(trace)
         if view is None:
             return False, None, why
+        state, why = self.index_of(trace, view)
+        if why:
+            return False, None, why
+        answer = self.again(trace, view, state, explain=explain)
+        same = [str(item) for item in answer.items] == head["items"]
+        near = same and np.allclose(answer.scores, trace.arrays["scores"], rtol=1e-5, atol=1e-6)
+        why = "" if near else ("items differ" if not same else "scores differ")
+        if not near and head["origin"] == "trending":
+            why = "what is trending has moved on"
+        return near, answer, why
+
+    def again(
+        self,
+        trace: Trace,
+        view: View,
+        state: IndexState | None,
+        *,
+        explain: bool = False,
+        features: Literal["none", "shown", "all"] = "none",
+    ) -> Answer:
+        """The list of a trace, made by a view and a state of its index."""
+        head = trace.head
         ask = Ask.model_validate(head["request"])
         setting = self.placements.at(trace.placement, head["place_version"])
         past = None
@@ -220,7 +271,7 @@ class Desk:
         request = dataclasses.replace(
             request, user_columns=head.get("user_columns", {}), budget=None,
             shown={view.item(item): count for item, count in head.get("often", {}).items()},
-            skip=tuple(head.get("degraded", ())),
+            skip=tuple(head.get("degraded", ())), features=features,
         )  # fmt: skip
         shown = np.ones(len(view.ids), dtype=bool)
         if "away" in trace.arrays:
@@ -229,15 +280,23 @@ class Desk:
         else:
             codes = view.encode(sorted(view.hidden)) if view.hidden else np.zeros(0, np.int64)
             shown[codes[codes >= 0]] = False
-        answer = self._answer(view, shown, request, head["origin"], head.get("like"))
-        same = [str(item) for item in answer.items] == head["items"]
-        near = same and np.allclose(answer.scores, trace.arrays["scores"], rtol=1e-5, atol=1e-6)
-        why = "" if near else ("items differ" if not same else "scores differ")
-        if not near and head["origin"] == "trending":
-            why = "what is trending has moved on"
-        return near, answer, why
+        return self._answer(view, shown, request, head["origin"], head.get("like"), state)
 
-    def _view_of(self, trace: Trace) -> tuple[View | None, str]:
+    def index_of(self, trace: Trace, view: View) -> tuple[IndexState | None, str]:
+        """The index that a list was ranked by, made again from the log; and why it cannot be."""
+        if "index" not in trace.head:
+            return None, ""
+        seq, events = trace.head["index"]
+        key = (trace.version, seq)
+        kept = self._index
+        if kept is None or kept[0] != key:
+            kept = self._index = (key, index_at(self.live.store, view, seq))
+        state = kept[1]
+        if state is None or state.events != events:
+            return None, DELETED
+        return state, ""
+
+    def view_of(self, trace: Trace) -> tuple[View | None, str]:
         """The view that a list was made by."""
         now, head = self.live.now, trace.head
         if now.loaded.house != head["house"]:
@@ -256,6 +315,11 @@ class Desk:
         view = View.of(loaded, changes, head["seq"])
         self._old = (key, view)
         return view, ""
+
+
+def reading(view: View) -> contextlib.AbstractContextManager[IndexState | None]:
+    """The state of a version's index, for one list; None where it has none."""
+    return contextlib.nullcontext() if view.loaded.index is None else view.loaded.index.reading()
 
 
 _TAIL: Mapping[str, Any] = {

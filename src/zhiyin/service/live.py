@@ -17,6 +17,7 @@ from typing import Any
 from zhiyin.core.errors import DataError
 from zhiyin.core.run import log
 from zhiyin.pipeline.bundles import Bundles
+from zhiyin.service.index_feed import IndexFeed
 from zhiyin.service.trending import Trending
 from zhiyin.service.views import Columns, Loaded, Past, View
 from zhiyin.store.database import Store
@@ -74,6 +75,8 @@ class Live:
         loaded = Loaded(bundle, self.options, self.weights)
         changes, self._seq["items"] = store.all("items")
         self.now = View.of(loaded, changes, self._seq["items"])
+        self.feed = IndexFeed(store, loaded)
+        self.feed.look(self.now)
         self.loaded_at = time.time()
         self._threads = [
             threading.Thread(target=self._lay, name="zhiyin-items", daemon=True),
@@ -246,6 +249,7 @@ class Live:
                 if bundle is not None and bundle.version != self.now.version:
                     self._change_version(Loaded(bundle, self.options, self.weights))
                 self.trending.look(self.now)
+                self.feed.look(self.now)
                 for look in self.also:
                     look(self.now)
             except Exception as error:  # what answers goes on answering
@@ -254,6 +258,9 @@ class Live:
     def _change_version(self, loaded: Loaded) -> None:
         changes, seq = self.store.all("items")
         view = View.of(loaded, changes, seq)
+        feed = IndexFeed(self.store, loaded)
+        feed.look(view)  # who is answered by the new version finds it current
+        self.feed = feed
         with self._taking:
             if seq >= self._seq["items"]:
                 self._pending.clear()

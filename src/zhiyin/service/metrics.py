@@ -72,6 +72,7 @@ class Metrics:
         self.freshness = histogram("freshness_seconds", "From an event's arrival to its counting in lists", _REQUEST)
         self.traces = {word: counter(f"traces_{word}_total", f"Traces of lists {word}")
                        for word in ("written", "dropped", "failed")}  # fmt: skip
+        self.compared = counter("feature_rows_compared_total", "Rows of served features compared with the log")
         self.masks = counter("mask_cache_total", "Filters of lists found ready or not", "result")
         self.gauges = {
             "events_waiting": gauge("events_waiting", "Events that wait for their commit", "livesum"),
@@ -80,6 +81,12 @@ class Metrics:
             "version_age_seconds": gauge("version_age_seconds", "Since that version was made", "livemax"),
             "items_waiting": gauge("items_waiting", "Changed items that lists do not know yet", "livemax"),
             "live_users": gauge("live_users", "Users whose recent events are at hand", "livemax"),
+            "feature_skew_max": gauge(
+                "feature_skew_max", "Largest relative difference of served features to those of the log", "livemax"
+            ),
+            "feature_index_age_seconds": gauge(
+                "feature_index_age_seconds", "Since the ranker knew of all events of the store", "livemax"
+            ),
             "coverage": gauge("coverage", f"Share of the items that were in the last {LISTS:,} lists", "livemax"),
         }
         self.shops: list[ShopMetrics] = []
@@ -197,6 +204,7 @@ class ShopMetrics:
         view = live.now
         for word, counter in self.all.traces.items():
             self._grown(self.all.child(counter, *label), word, getattr(shop.traces, word))
+        self._grown(self.all.child(self.all.compared, *label), "compared", shop.skew.rows)
         filters = view.answers.filters
         if filters is not self._filters:  # a view of its own counts from nothing, or goes on from the one before it
             self._filters = filters
@@ -211,6 +219,8 @@ class ShopMetrics:
             "version_age_seconds": max(0.0, time.time() - view.loaded.made / 1e6),
             "items_waiting": live.waiting_items,
             "live_users": live.state.users,
+            "feature_skew_max": shop.skew.maximum,
+            "feature_index_age_seconds": live.feed.age,
             "coverage": len(self._times) / max(1, int(view.shown.sum())),
         }
         for name, value in now.items():

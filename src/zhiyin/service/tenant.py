@@ -13,9 +13,11 @@ from zhiyin.data.config import ServiceSection, load_config, resolved
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.pipeline.house import house_of
 from zhiyin.service.asking import Desk
+from zhiyin.service.feature_log import FeatureLog
 from zhiyin.service.keys import Keys
 from zhiyin.service.live import Live
 from zhiyin.service.placements import Placements
+from zhiyin.service.skew import SkewWatch
 from zhiyin.store.database import Store
 from zhiyin.store.state import Direct, LiveState
 from zhiyin.store.traces import Traces
@@ -39,7 +41,9 @@ class Tenant:
         self.writer = self.writer or Writer(self.store)
         self.traces = self.traces or Traces(self.store)
         self.placements = Placements(self.store, self.config, self.live.now.answers)
-        self.desk = Desk(self.live, self.placements, self.traces, self.settings.budget / 1e3)
+        features = FeatureLog(self.settings.log_features, self.settings.log_features_rate)
+        self.desk = Desk(self.live, self.placements, self.traces, self.settings.budget / 1e3, features)
+        self.skew = SkewWatch(self.desk)
         self.live.also.append(lambda view: self.placements.look(view.answers))
         # Hears what became of events, and the seconds until they counted.
         self.brought: Callable[[Iterable[str], float], None] = lambda fates, seconds: None
@@ -79,6 +83,6 @@ class Tenant:
 
     def close(self) -> None:
         """Write what waits, and let everything go."""
-        for close in (self.live.close, self.writer.close, self.traces.close, self.live.state.close,
+        for close in (self.skew.close, self.live.close, self.writer.close, self.traces.close, self.live.state.close,
                       self.store.close):  # fmt: skip
             close()

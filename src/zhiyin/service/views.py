@@ -27,6 +27,7 @@ from zhiyin.pipeline.bundles import Bundle
 from zhiyin.pipeline.frames import aligned, fitting
 from zhiyin.pipeline.request import Request
 from zhiyin.pipeline.rules import Rules
+from zhiyin.service.index_feed import live_index
 from zhiyin.store.records import Event
 
 HIDDEN = "hidden"
@@ -59,6 +60,7 @@ class Loaded:
         # What lists depend on besides the version: a list can be replayed while this is the same.
         said = repr((self.options["rules"], sorted((k, str(v)) for k, v in options.items()), sorted(weights.items())))
         self.house = hashlib.sha256(said.encode()).hexdigest()[:16]
+        self.index = live_index(self.model, int(bundle.manifest["data"].get("seq", 0)))
         self.item_texts = self.known.item_ids.dtype == pl.String
         self.user_texts = self.known.user_ids.dtype == pl.String
 
@@ -74,6 +76,13 @@ class Loaded:
         if user is None or forgotten >= self.made:
             return -1
         return int(self.known.user_ids.encode([self.user(user)])[0])
+
+    def weights(self, kinds: pl.Series, values: pl.Series) -> np.ndarray:
+        """float32: what events are worth, as in training."""
+        if self._weights is None:
+            usual = kinds.str.to_lowercase().replace_strict(KIND_WEIGHTS, default=1.0, return_dtype=pl.Float32)
+            return usual.to_numpy()
+        return weigh(self._weights, kinds, values.cast(pl.Float32), len(kinds))
 
     def worth(self, events: Sequence[Event]) -> np.ndarray:
         """float32: what events are worth, as in training; of a kind that training never saw, what is usual."""

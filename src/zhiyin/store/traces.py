@@ -148,6 +148,14 @@ class Lists(Database):
             rows = link.execute(asked).all()
         return [unpacked(row) for row in rows]
 
+    def traces_with_features(self, most: int = 50, after_time: int = 0) -> list[Trace]:
+        """The newest traces that hold what a ranker read, newest first; of lists made after a moment."""
+        # JSON without spaces; a quote inside a text is escaped.
+        held = LISTS.c.head.like('%"features":"%') & LISTS.c.arrays.is_not(None)
+        asked = sa.select(LISTS).where(LISTS.c.time > after_time, held).order_by(LISTS.c.time.desc()).limit(most)
+        with self._reading() as link:
+            return [unpacked(row) for row in link.execute(asked)]
+
     def keep_impression(self, list_id: str, time: int, items: Sequence[str]) -> None:
         """Keep what was really shown of a list, in order; committed when this returns.
 
