@@ -124,7 +124,7 @@ from zhiyin.store.writer import Writer
 store = Store(sys.argv[1])
 writer, traces, name, waiting = Writer(store), Traces(store), sys.argv[2], []
 for number in range(10**9):
-    made = [Event("u", "i", number, id=f"{name}-{number}-{part}") for part in range(3)]
+    made = [Event("u", "i", 1_700_000_000_000_000 + number, id=f"{name}-{number}-{part}") for part in range(3)]
     waiting.append((made, writer.submit(made)))
     traces.put(Trace(f"{name}-{number}", "u", number, 1, "home", {"text": "x" * 500}))
     if len(waiting) > 20:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,8 +17,12 @@ from zhiyin.store.state import DAY, EVENTS, SHOWINGS, LiveState, Recent
 NOW = 1_700_000_000_000_000
 
 
+_numbers = itertools.count(1)
+
+
 def event(n: int, user: str = "alice", **more: object) -> Event:
-    return Event(user, f"film {n}", NOW + n, id=f"{user}-{n}", **more)  # type: ignore[arg-type]
+    """An event of moment n, with the next sequence number."""
+    return Event(user, f"film {n}", NOW + n, id=f"{user}-{n}", seq=next(_numbers), **more)  # type: ignore[arg-type]
 
 
 class Shop:
@@ -29,8 +34,8 @@ class Shop:
         self.asked = 0
 
     def now(self, user: str) -> Recent:
-        of = sorted((e for e in self.log if e.user == user), key=lambda e: e.time)
-        return Recent(tuple(of[-EVENTS:]), self.forgotten.get(user, 0))
+        last = [e for e in self.log if e.user == user][-EVENTS:]
+        return Recent(tuple(sorted(last, key=lambda e: e.time)), self.forgotten.get(user, 0))
 
     def load(self, user: str) -> Callable[[], Recent]:
         def ask() -> Recent:
@@ -88,19 +93,21 @@ class StateConformance:
 
     def test_every_field_comes_back(self, state: LiveState, shop: Shop) -> None:
         state.recent("知音 🎧", shop.load("知音 🎧"))
-        whole = Event("知音 🎧", 'a:"b"\\', NOW, "观看", 2.5, "id:1", "list 1")
-        bare = Event("知音 🎧", "c", NOW + 1, id="2")
+        whole = Event("知音 🎧", 'a:"b"\\', NOW, "观看", 2.5, "id:1", "list 1", 7)
+        bare = Event("知音 🎧", "c", NOW + 1, id="2", seq=2**40)
         shop.log += [whole, bare]
         state.heard([whole, bare])
         for _ in range(2):
-            assert state.recent("知音 🎧", shop.load("知音 🎧")) == Recent((whole, bare), 0)
+            found = state.recent("知音 🎧", shop.load("知音 🎧"))
+            assert found == Recent((whole, bare), 0)
+            assert [e.seq for e in found.events] == [7, 2**40]
 
     def test_late_events_find_their_place_and_those_of_one_moment_stay_as_they_came(
         self, state: LiveState, shop: Shop
     ) -> None:
         shop.log += [event(5), event(9)]
         state.recent("alice", shop.load("alice"))
-        same = [Event("alice", f"b{n}", NOW + 7, id=f"z{9 - n}") for n in range(4)]
+        same = [Event("alice", f"b{n}", NOW + 7, id=f"z{9 - n}", seq=n + 90) for n in range(4)]
         for late in [event(1), *same]:
             shop.log.append(late)
             state.heard([late])
@@ -114,7 +121,7 @@ class StateConformance:
         state.heard([event(1)])
         assert state.recent("alice", shop.load("alice")).events == (event(1), event(2))
 
-    def test_the_newest_events_are_kept(self, state: LiveState, shop: Shop) -> None:
+    def test_the_events_that_came_last_are_kept(self, state: LiveState, shop: Shop) -> None:
         shop.log += [event(n) for n in range(EVENTS + 20)]
         assert state.recent("alice", shop.load("alice")) == shop.now("alice")
         for start in (2_000, 3_000, 1_000):  # the last ones late
@@ -347,7 +354,7 @@ class StateConformance:
             new = []
             for moment in moments:
                 number += 1
-                new.append(Event(user, f"i{number}", NOW + moment, value=float(moment), id=f"e{number}"))
+                new.append(Event(user, f"i{number}", NOW + moment, value=float(moment), id=f"e{number}", seq=number))
             shop.log += new
             state.heard(new)
 

@@ -12,6 +12,7 @@ import polars as pl
 from zhiyin.core.run import Run
 from zhiyin.data.catalogue import Catalogue
 from zhiyin.data.dataset import Dataset
+from zhiyin.data.event_schema import StorePosition
 from zhiyin.models.content import Content
 from zhiyin.models.neighbors import ItemKNN
 from zhiyin.models.popularity import Popular
@@ -55,8 +56,10 @@ def catalogue() -> pl.DataFrame:
     })  # fmt: skip
 
 
-def data_of(events: pl.DataFrame) -> Dataset:
-    return Dataset.build(events, items=catalogue())
+def data_of(events: pl.DataFrame, position: StorePosition | None = None, from_store: int = 0) -> Dataset:
+    """position: of the store that the last `from_store` events are from."""
+    stored = None if position is None else np.arange(len(events)) >= len(events) - from_store
+    return Dataset.build(events, items=catalogue(), position=position, stored=stored)
 
 
 def pipeline_of(data: Dataset) -> Pipeline:
@@ -88,8 +91,14 @@ def _raw(data: Dataset) -> pl.DataFrame:
     )  # fmt: skip
 
 
-def trained(folder: Path, events: pl.DataFrame, version: int = 1) -> Bundles:
-    """A folder of versions whose newest learned these events."""
-    data, bundles = data_of(events), Bundles(folder / "bundles")
+def trained(
+    folder: Path,
+    events: pl.DataFrame,
+    version: int = 1,
+    position: StorePosition | None = None,
+    from_store: int = 0,
+) -> Bundles:
+    """A folder of versions whose newest learned these events; `position`, `from_store` as of `data_of`."""
+    data, bundles = data_of(events, position, from_store), Bundles(folder / "bundles")
     assert bundles.write(pipeline_of(data), figures={}, catalogue=Catalogue.of(data)).version == version
     return bundles

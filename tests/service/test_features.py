@@ -17,6 +17,7 @@ pytest.importorskip("lightgbm")
 from zhiyin.data.config import ServiceSection
 from zhiyin.data.histories import Histories
 from zhiyin.pipeline.answers import Answers
+from zhiyin.data.event_schema import StorePosition
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.pipeline.request import Request
 from zhiyin.pipeline.rules import Rules
@@ -212,7 +213,8 @@ def test_another_version_begins_where_it_has_learned(opened: Callable[..., Any],
     first, second = came[: len(came) // 2], came[len(came) // 2 :]
     send(client, first)
     position = client.store.last
-    learned_more(bundles, ranked.log(100).filter(pl.col("time") < TRAINED), first, position)
+    learned = pl.concat([ranked.log(100).filter(pl.col("time") < TRAINED), first])
+    ranked.trained(tmp_path, learned, 2, StorePosition(client.store.identity, position), len(first))
     send(client, second)
     bundles.promote(2)
     eventually(lambda: client.live.now.version == 2)
@@ -226,14 +228,6 @@ def test_another_version_begins_where_it_has_learned(opened: Callable[..., Any],
     column = client.live.now.loaded.model.builder_.number_names.index("item events")
     expected = [np.log1p(counts[item]) for item in client.live.now.known.item_ids.raw(items)]
     assert np.allclose(values[:, column], expected, rtol=1e-6)
-
-
-def learned_more(bundles: Bundles, old: pl.DataFrame, new: pl.DataFrame, seq: int) -> None:
-    """A second version, which has learned of the first events of the store too."""
-    folder = ranked.trained(bundles.folder.parent, pl.concat([old, new]), version=2).get(2).folder
-    manifest = json.loads((folder / "bundle.json").read_text())
-    manifest["data"]["seq"] = seq
-    (folder / "bundle.json").write_text(json.dumps(manifest))
 
 
 def test_who_is_forgotten_leaves_the_counts(opened: Callable[..., Any]) -> None:

@@ -134,6 +134,7 @@ def test_weights_speak_of_values_that_only_the_store_has(store: Store) -> None:
 
 def test_who_was_forgotten_is_not_learned(store: Store) -> None:
     later = 4_000_000_000_000_000  # after any moment at which this test runs
+    now = later + 1
     files = log(*((user, item, T0, "view", None) for user in ("a", "b", "c") for item in ("x", "y")),
                 ("b", "x", later, "view", None))  # fmt: skip
     users = pl.DataFrame({"user": ["a", "b", "c"], "age": [1, 2, 3]})
@@ -143,7 +144,7 @@ def test_who_was_forgotten_is_not_learned(store: Store) -> None:
     for user in ("a", "b", "d", "nobody"):
         store.forget(user)
     store.append([Event("d", "x", T0 + 3)])  # came back
-    data = read(files, users=users, links=links, heard=heard(store))
+    data = read(files, users=users, links=links, heard=heard(store), now=now)
     assert learned(data) == {
         ("c", "x", T0, "view", None, 1.0),
         ("c", "y", T0, "view", None, 1.0),

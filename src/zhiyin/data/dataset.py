@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable
 from functools import cached_property
@@ -13,9 +14,12 @@ from scipy import sparse
 
 from zhiyin.core.errors import DataError
 from zhiyin.core.parallel import kernel
+from zhiyin.data.event_schema import NO_KIND, EventSchema, StorePosition
+from zhiyin.data.heard import QUARANTINE
 from zhiyin.data.histories import Histories
 from zhiyin.data.ids import Ids
 from zhiyin.data.schema import Roles
+from zhiyin.data.times import wall_clock
 
 EVENT_COLUMNS = ("user", "item", "time", "kind", "value", "weight")
 
@@ -39,6 +43,8 @@ class Dataset:
     notes: what was decided while reading, in sentences to be shown.
     links: who follows or befriends whom, or None where nobody has said: `user`, `other` (Int32 user codes, a pair once,
         sorted), `weight` (Float32, above 0). A link goes one way; a friendship is two.
+    schema: what the events mean. position, stored: how much of a store the events are, and which of them are
+        (bool[n_events]); None where no store was read.
     """
 
     def __init__(
@@ -53,8 +59,13 @@ class Dataset:
         quarantine: pl.DataFrame | None = None,
         notes: tuple[str, ...] = (),
         links: pl.DataFrame | None = None,
+        schema: EventSchema | None = None,
+        position: StorePosition | None = None,
+        stored: np.ndarray | None = None,
     ) -> None:
         self.events, self.users, self.items, self.links = events, users, items, links
+        self.schema = schema if schema is not None else EventSchema.of(self.kinds)
+        self.position, self.stored = position, stored
         self.has_times, self.roles, self.notes = has_times, roles, notes
         self.candidates = np.ones(len(items), dtype=bool) if candidates is None else candidates
         self.quarantine = quarantine if quarantine is not None else empty_quarantine()
@@ -132,6 +143,9 @@ class Dataset:
             candidates=self.candidates if candidates is None else candidates,
             roles=self.roles,
             links=self.links,
+            schema=self.schema,
+            position=self.position,
+            stored=None if self.stored is None else self.stored[kept],
         )
 
     @cached_property
@@ -163,6 +177,10 @@ class Dataset:
         quarantine: pl.DataFrame | None = None,
         notes: tuple[str, ...] = (),
         links: pl.DataFrame | None = None,
+        schema: EventSchema | None = None,
+        position: StorePosition | None = None,
+        stored: np.ndarray | None = None,
+        now: int | None = None,
     ) -> Dataset:
         """Code and sort a clean log.
 
@@ -175,9 +193,19 @@ class Dataset:
         links: `user` and `other`, raw user ids without nulls, and optionally `weight`, above 0. Users whom only a link
             knows become users without events. Of a repeated link the weights are summed; without weights it counts
             once. A link from a user to themselves is left out.
+        schema: what events mean, its kinds are taken from the log; left out, the usual one. It gives no weights here.
+        position, stored: see the class; `stored` in the order of `events`.
+        now: what the clock says, microseconds UTC; left out, this machine's. Events whose time is more than a day ahead
+            of it are set aside.
         """
         if events.is_empty():
             raise DataError("there is no event to learn from", remedy="check the source and the quarantine file")
+        kept, ahead = _not_ahead(events, schema or EventSchema(), wall_clock() if now is None else now)
+        if kept is not None:
+            events, stored = events.filter(kept), None if stored is None else stored[kept]
+            quarantine = ahead if quarantine is None else pl.concat([quarantine, ahead])
+            if events.is_empty():
+                raise DataError("every event is more than a day ahead of the clock", remedy="check the clock")
         columns = {name: events[name] for name in events.columns}
         del events
         n = len(columns["user"])
@@ -192,11 +220,15 @@ class Dataset:
         if order is not None:
             user, item = user[order], item[order]
             time = time[order] if time is not None else None
+        if stored is not None and order is not None:
+            stored = stored[order]
         kind = columns.pop("kind") if "kind" in columns else None
         if kind is None:
-            kinds = pl.repeat("event", n, dtype=pl.Enum(["event"]), eager=True)
+            kinds = pl.repeat(NO_KIND, n, dtype=pl.Enum([NO_KIND]), eager=True)
         else:
+            kind = kind.fill_null(NO_KIND) if kind.null_count() else kind
             kinds = kind.cast(pl.Enum(kind.unique().cast(pl.String).sort().to_list()))
+        names = tuple(kinds.dtype.categories)  # type: ignore[attr-defined]
         value = columns.pop("value").cast(pl.Float32) if "value" in columns else None
         if value is None:
             value = pl.repeat(None, n, dtype=pl.Float32, eager=True)
@@ -224,12 +256,30 @@ class Dataset:
             quarantine=quarantine,
             notes=notes,
             links=_coded(links, user_ids) if links is not None else None,
+            schema=EventSchema.of(names) if schema is None else dataclasses.replace(schema, kinds=names),
+            position=position,
+            stored=stored,
         )
 
 
 def empty_quarantine() -> pl.DataFrame:
     """The quarantine of a source without bad rows."""
-    return pl.DataFrame(schema={"file": pl.String, "line": pl.Int64, "reason": pl.String, "raw": pl.String})
+    return pl.DataFrame(schema=QUARANTINE)
+
+
+def _not_ahead(events: pl.DataFrame, schema: EventSchema, now: int) -> tuple[np.ndarray | None, pl.DataFrame]:
+    """bool of each event, whether its time is not too far ahead, and those that are, set aside; None: all are right."""
+    latest = schema.times.latest(now)
+    if "time" not in events.columns or (events["time"].max() or 0) <= latest:  # type: ignore[operator]
+        return None, empty_quarantine()
+    far = (events["time"] > latest).fill_null(False)
+    reason = pl.format("time = {} is more than a day ahead of the clock", "time")
+    raw = pl.concat_str([pl.col(name).cast(pl.String) for name in ("user", "item", "time")], separator=",")
+    rows = events.with_row_index("line", 1).filter(far)
+    ahead = rows.select(
+        pl.lit("events").alias("file"), pl.col("line").cast(pl.Int64), reason.alias("reason"), raw.alias("raw")
+    )
+    return (~far).to_numpy(), ahead
 
 
 def _described(ids: Ids, described: pl.DataFrame | None) -> pl.DataFrame:

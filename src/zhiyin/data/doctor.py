@@ -18,9 +18,9 @@ from scipy.stats import rankdata
 from zhiyin.core.durations import UNITS, spell
 from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.data.dataset import Dataset
+from zhiyin.data.event_schema import KIND_WEIGHTS
 from zhiyin.data.guess import LEAKING, words
 from zhiyin.data.ids import Ids
-from zhiyin.data.schema import KIND_WEIGHTS
 from zhiyin.data.splits import _cut
 
 SEVERITIES = ("error", "warning", "info")
@@ -176,6 +176,21 @@ def missing_times(facts: Facts) -> Finding | None:
         "warning",
         f"{count:,} rows have no readable time and were set aside, while the others have one",
         "fill in the times; if most are missing, leave the time column out under [columns] to keep the rows",
+        count,
+    )
+
+
+def future_times(facts: Facts) -> Finding | None:
+    """Rows set aside because their time is more than a day ahead of the clock."""
+    count = int(facts.data.quarantine["reason"].str.contains("ahead of the clock", literal=True).sum())
+    if not count:
+        return None
+    return Finding(
+        "future-times",
+        "warning",
+        f"{count:,} rows have a time more than a day ahead of the clock and were set aside: one of them would be the "
+        "end of the log, and every window and every age would be counted from there",
+        "correct the clock of who writes them, or the unit or the zone of the time column; see the quarantine file",
         count,
     )
 
@@ -381,16 +396,15 @@ def unknown_kinds(facts: Facts) -> Finding | None:
     events = facts.data.events
     known = _PLAIN_KINDS | set(KIND_WEIGHTS)
     strange = [kind for kind in facts.data.kinds if kind.lower() not in known]
-    nameless = events["kind"].null_count()
-    if not nameless and (len(facts.data.kinds) < 2 or not strange):
+    if len(facts.data.kinds) < 2 or not strange:
         return None
     rows = (
         events.lazy().filter(pl.col("kind").is_in(strange) & (pl.col("weight") == 1)).group_by("kind").len().collect()
     )
-    count = int(rows["len"].sum()) + nameless
+    count = int(rows["len"].sum())
     if not count:
         return None
-    names = [*rows["kind"].cast(pl.String).sort().to_list(), *(["(no kind)"] if nameless else [])]
+    names = rows["kind"].cast(pl.String).sort().to_list()
     return Finding(
         "unknown-kinds",
         "info",
@@ -671,7 +685,7 @@ def drift(facts: Facts) -> Finding | None:
 
 
 CHECKS: tuple[Callable[[Facts], Finding | None], ...] = (
-    bad_rows, missing_times, mixed_encodings, id_mismatch, too_little_data, no_times, impossible_times,
+    bad_rows, missing_times, future_times, mixed_encodings, id_mismatch, too_little_data, no_times, impossible_times,
     one_moment, coarse_times, time_gaps, duplicate_events, weightless_events, low_ratings, unknown_kinds,
     one_event_users, bot_like_users, placeholder_ids, items_without_events, items_without_metadata,
     popularity_concentration, leaking_columns, constant_columns, drift,

@@ -12,9 +12,13 @@ from collections.abc import Callable
 import numpy as np
 import polars as pl
 
+from zhiyin.data.event_schema import NO_KIND, StorePosition
+
 # Whole numbers as texts, as far as they fit into 64 bits.
 _NUMBER = r"^-?[0-9]{1,18}$"
 _KEY = ("user", "item", "time", "kind")
+# Rows set aside: see `Dataset.quarantine`.
+QUARANTINE = {"file": pl.String, "line": pl.Int64, "reason": pl.String, "raw": pl.String}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +51,8 @@ class Heard:
     hidden: text ids of items that are not to be shown: deleted, or with `hidden` true.
     forgotten: when each of these users (texts) was forgotten last, int64 microseconds UTC, 0: never. None: nobody was.
     since: when the reading of the store began. Who was forgotten later may stand in `events` and is left out.
+    position: how much of the store `events` are: all up to a sequence number. None: they are of no store.
+    quarantine: events of the store that are set aside, as `Dataset.quarantine` has them.
     """
 
     events: pl.DataFrame
@@ -55,16 +61,20 @@ class Heard:
     hidden: pl.Series
     forgotten: Callable[[pl.Series], np.ndarray] | None = None
     since: int = 0
+    position: StorePosition | None = None
+    quarantine: pl.DataFrame = dataclasses.field(default_factory=lambda: pl.DataFrame(schema=QUARANTINE))
 
 
 @dataclasses.dataclass
 class Parts:
-    """What is known before it is coded: raw events, and what describes items and users."""
+    """What is known before it is coded: raw events, and what describes items and users. stored: bool of each event,
+    whether it is of a store; None: none is."""
 
     events: pl.DataFrame
     items: pl.DataFrame | None
     users: pl.DataFrame | None
     links: pl.DataFrame | None
+    stored: np.ndarray | None = None
 
 
 def join(files: Parts, heard: Heard) -> tuple[Parts, pl.Series, list[str]]:
@@ -78,12 +88,13 @@ def join(files: Parts, heard: Heard) -> tuple[Parts, pl.Series, list[str]]:
                  [files.events["user"], *_ids(files.users), *_ends(files.links)])  # fmt: skip
     item = _same(heard.events["item"], heard.items.values["id"], [files.events["item"], *_ids(files.items)])
     new = heard.events.with_columns(user=_cast(heard.events["user"], user), item=_cast(heard.events["item"], item))
-    events = _united(files.events, new, notes)
+    events, stored = _united(files.events, new, notes)
     whole = Parts(
         events,
         _laid(files.items, heard.items, item),
         _laid(files.users, heard.users, user),
         files.links,
+        stored,
     )
     return whole, _cast(heard.hidden, item), notes
 
@@ -154,10 +165,10 @@ def _cast(ids: pl.Series, dtype: pl.DataType) -> pl.Series:
     return ids.cast(pl.String).cast(dtype, strict=False).drop_nulls()
 
 
-def _united(files: pl.DataFrame, new: pl.DataFrame, notes: list[str]) -> pl.DataFrame:
-    """One log, the files first."""
+def _united(files: pl.DataFrame, new: pl.DataFrame, notes: list[str]) -> tuple[pl.DataFrame, np.ndarray]:
+    """One log, the files first; bool of each event, whether it is of the store."""
     timed = files.is_empty() or "time" in files.columns
-    kinds = "kind" in files.columns or bool((new["kind"].cast(pl.String) != "event").any())
+    kinds = "kind" in files.columns or bool((new["kind"].cast(pl.String) != NO_KIND).any())
     values = "value" in files.columns or new["value"].null_count() < len(new)
     if not timed:
         new = new.sort("time", maintain_order=True)
@@ -166,22 +177,23 @@ def _united(files: pl.DataFrame, new: pl.DataFrame, notes: list[str]) -> pl.Data
         new = _fresh(files, new, notes)
     order = ["user", "item", *(["time"] if timed else []), *(["kind"] if kinds else []), *(["value"] if values else [])]
     new = new.with_columns(pl.col("kind").cast(pl.Categorical), pl.col("value").cast(pl.Float32)).select(order)
+    stored = np.arange(len(files) + len(new)) >= len(files)
     if files.is_empty():
-        return new
+        return new, stored
     if kinds and "kind" not in files.columns:
-        files = files.with_columns(kind=pl.lit("event", dtype=pl.Categorical))
+        files = files.with_columns(kind=pl.lit(NO_KIND, dtype=pl.Categorical))
     if values and "value" not in files.columns:
         files = files.with_columns(value=pl.lit(None, dtype=pl.Float32))
     types = {name: new[name].dtype for name in ("user", "item") if files[name].dtype.is_integer()}
     files = files.select(order).cast(types)  # type: ignore[arg-type]
-    return pl.concat([files, new.cast(dict(files.schema))])  # type: ignore[arg-type]
+    return pl.concat([files, new.cast(dict(files.schema))]), stored  # type: ignore[arg-type]
 
 
 def _fresh(files: pl.DataFrame, new: pl.DataFrame, notes: list[str]) -> pl.DataFrame:
     """What was heard and does not stand in the files."""
     first, last = new["time"].min(), new["time"].max()
     near = files.lazy().filter(pl.col("time").is_between(first, last))
-    kind = pl.col("kind") if "kind" in files.columns else pl.lit("event")
+    kind = pl.col("kind") if "kind" in files.columns else pl.lit(NO_KIND)
     known = near.select("user", "item", "time", kind.cast(pl.String).alias("kind")).collect()
     if known.is_empty():
         return new

@@ -13,12 +13,13 @@ import polars as pl
 from zhiyin.core.errors import ConfigError, DataError, nearest
 from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset, empty_quarantine
+from zhiyin.data.event_schema import NO_KIND, EventSchema
 from zhiyin.data.guess import guess_key, guess_links, guess_roles, name_score
 from zhiyin.data.heard import Heard, Parts, join
-from zhiyin.data.schema import Roles, default_weights, parse_weights, weigh
+from zhiyin.data.schema import Roles
 from zhiyin.data.sources import find_sources
 from zhiyin.data.tables import Table, open_table, query_table
-from zhiyin.data.times import EARLIEST, LATEST, to_microseconds
+from zhiyin.data.times import TimePolicy, to_microseconds, wall_clock
 
 
 def read(
@@ -32,6 +33,7 @@ def read(
     query: str | None = None,
     strict: bool = False,
     heard: Heard | None = None,
+    now: int | None = None,
     run: Run | None = None,
 ) -> Dataset:
     """Read an event log, and what is known of items and users.
@@ -50,14 +52,18 @@ def read(
         columns of the items and users tables, `link_user`, `link_other` and `link_weight` the columns of the links.
     weights: what events are worth: {"view": 1, "purchase": 5, "rating >= 4": 1, "dislike": -1}; the first
         rule that matches decides, an event that matches none is kept with weight 0. Without rules every event
-        is worth 1, known kinds their usual weight, and a negative rating or quantity -1.
+        is worth 1, known kinds their usual weight, and a negative rating or quantity -1. An event that names no kind
+        is of the kind "event".
     strict: raise DataError at the first bad row instead of setting bad rows aside in `Dataset.quarantine`.
     heard: what the service's store holds, joined with the files before events are weighed; `source` may then be None.
+    now: what the clock says, microseconds UTC; left out, this machine's. Rows whose time is more than a day ahead of
+        it are set aside; a time less far ahead is taken as this moment.
 
     >>> read(pl.DataFrame({"user": ["a", "a"], "item": ["x", "y"]})).n_events
     2
     """
     run = run or Run()
+    now = wall_clock() if now is None else now
     given = {role: value for role, value in dict(columns or {}).items() if value}
     keys = {"item": given.pop("item_id", None), "user": given.pop("user_id", None)}
     ties = {role: given.pop(f"link_{role}", None) for role in ("user", "other", "weight")}
@@ -87,7 +93,7 @@ def read(
     with run.bar("Reading events", len(tables)) as advance:
         while tables:  # each is let go when it is read
             kind, table = tables.pop(0)
-            part, detail, rejected = _events(table, roles, kind, strict)
+            part, detail, rejected = _events(table, roles, kind, strict, now, notes)
             parts.append(part)
             details.append(detail)
             bad.append(rejected)
@@ -100,6 +106,8 @@ def read(
         events = pl.DataFrame(schema={"user": pl.String, "item": pl.String, "time": pl.Int64})
     parts.clear()
     tied = None
+    if heard is not None:
+        bad.append(heard.quarantine)
     if links is not None:
         tied, rejected = _links(links, ties, strict, notes)
         bad.append(rejected)
@@ -114,17 +122,19 @@ def read(
     )
     people = _described(users, "user", keys["user"], known["user"], details, roles.user_columns, notes, unasked["user"])
     del known
-    hidden = None
+    hidden, stored, position = None, None, None
     if heard is not None:
+        position = heard.position
         whole, hidden, said = join(Parts(events, catalogue, people, tied), heard)
         events, catalogue, people, tied = whole.events, whole.items, whole.users, whole.links
+        stored = whole.stored
         notes.extend(said)
         del whole, heard
         if "value" in events.columns and roles.rating is None:
             roles = dataclasses.replace(roles, rating="value")
         if "kind" in events.columns and roles.kind is None:
             roles = dataclasses.replace(roles, kind="kind")
-    events, said = _weighted(events, roles, weights)
+    events, schema, said = _weighted(events, roles, weights)
     notes.extend(said)
     for note in notes:
         log.info(note)
@@ -138,6 +148,10 @@ def read(
         quarantine=quarantine,
         notes=tuple(notes),
         links=tied,
+        schema=schema,
+        position=position,
+        stored=stored,
+        now=now,
     )
     if hidden is not None and len(hidden):
         codes = data.item_ids.encode(hidden)
@@ -163,7 +177,7 @@ def _tables(source: Any, query: str | None) -> list[tuple[str | None, Table]]:
 
 
 def _events(
-    table: Table, roles: Roles, kind: str | None, strict: bool
+    table: Table, roles: Roles, kind: str | None, strict: bool, now: int, notes: list[str]
 ) -> tuple[pl.DataFrame, pl.DataFrame | None, pl.DataFrame]:
     """One table's clean events, the columns that describe items and users, and the rows set aside."""
     wanted = {role: getattr(roles, role) for role in ("user", "item", "time", "rating", "kind")}
@@ -181,14 +195,17 @@ def _events(
     for role, column in wanted.items():
         series = loaded.frame[column]
         if role == "time":
-            clean["time"] = _times(series, reasons)
+            clean["time"] = _times(series, reasons, now, notes)
         elif role in ("user", "item"):
             clean[role] = _ids(series)
             _reject(reasons, clean[role].is_null(), f"{role} is missing")
         elif role == "rating":
             clean["value"] = series.cast(pl.Float32, strict=False).fill_nan(None)
+            for row in clean["value"].is_infinite().fill_null(False).arg_true().to_list():
+                reasons.setdefault(row, f"{column} = {series[row]} is no finite number")
         else:
-            clean["kind"] = series.cast(pl.String).cast(pl.Categorical)
+            names = series.cast(pl.String).str.strip_chars()
+            clean["kind"] = names.replace("", None).fill_null(NO_KIND).cast(pl.Categorical)
     if kind is not None:
         clean["kind"] = pl.repeat(kind, len(loaded.frame), dtype=pl.Categorical, eager=True)
     events = pl.DataFrame(clean)
@@ -251,19 +268,24 @@ def _rejected(table: Table, reasons: dict[int, str], strict: bool) -> pl.DataFra
     return rejected
 
 
-def _times(column: pl.Series, reasons: dict[int, str]) -> pl.Series:
-    times = to_microseconds(column)
+def _times(column: pl.Series, reasons: dict[int, str], now: int, notes: list[str]) -> pl.Series:
+    """Times that the policy accepts; those a little ahead of the clock as what it says. Others are rejected."""
+    times, policy = to_microseconds(column), TimePolicy()
     missing = column.is_null() | (column == "").fill_null(True) if column.dtype == pl.String else column.is_null()
     _reject(reasons, missing, "time is missing")
     said = [
         (times.is_null() & ~missing, "is not a time"),
-        (times < EARLIEST, "is an impossible time (before 1971)"),
-        (times > LATEST, "is an impossible time (after 2128)"),
+        (times < policy.earliest, "is an impossible time (before 1971)"),
+        (times > policy.latest(now), "is more than a day ahead of the clock"),
     ]
     for wrong, what in said:
         rows = wrong.fill_null(False).arg_true()
         for row, cell in zip(rows.to_list(), column.gather(rows).to_list()):
             reasons.setdefault(row, f"{column.name} = {cell if isinstance(cell, int) else str(cell)!r} {what}")
+    ahead = int(times.is_between(now, policy.latest(now), closed="right").sum())
+    if ahead:
+        notes.append(f"{ahead:,} times are up to a day ahead of the clock: taken as now")
+        times = times.clip(upper_bound=now)
     return times
 
 
@@ -301,29 +323,23 @@ def _quarantine(table: Table, reasons: dict[int, str]) -> pl.DataFrame:
 
 def _weighted(
     events: pl.DataFrame, roles: Roles, weights: Mapping[str, float] | None
-) -> tuple[pl.DataFrame, list[str]]:
-    """Events with their weights, and what was decided about them."""
-    kinds = events["kind"].unique().cast(pl.String).drop_nulls().sort().to_list() if "kind" in events.columns else []
-    value = events["value"] if "value" in events.columns else None
+) -> tuple[pl.DataFrame, EventSchema, list[str]]:
+    """Events with their weights, the schema that gave them, and what was decided about them."""
+    kind, value = (events.get_column(name, default=None) for name in ("kind", "value"))
+    kinds = [NO_KIND] if kind is None else kind.unique().cast(pl.String).sort().to_list()
+    schema = EventSchema.of(kinds, weights, roles.rating if value is not None else None)
+    weight = schema.weights(kind, value, len(events))
     if weights is None:
+        if (weight == 1).all():
+            return events, schema, ["weights: every event counts 1"]
         negative = value is not None and bool((value < 0).any())
-        rules = default_weights(kinds, negative)
-        plain = not rules or set(rules.values()) == {1.0}
-        if plain:
-            return events, ["weights: every event counts 1"]
-        notes = ["weights: " + ", ".join(f"{name} = {weight:g}" for name, weight in rules.items()) + ", else 1"]
-        parsed = parse_weights(rules, kinds, roles.rating)
-        weight = weigh(parsed, events.get_column("kind", default=None), value, len(events))
-        if not kinds:
-            weight[weight == 0] = 1.0
-        return events.with_columns(weight=weight), notes
-    parsed = parse_weights(weights, kinds, roles.rating)
-    weight = weigh(parsed, events.get_column("kind", default=None), value, len(events))
-    notes = ["weights: " + ", ".join(f"{name} = {value:g}" for name, value in weights.items())]
-    unmatched = int((weight == 0).sum())
-    if unmatched:
-        notes.append(f"{unmatched:,} of {len(events):,} events match no weight: kept as seen, worth 0")
-    return events.with_columns(weight=weight), notes
+        notes = ["weights: " + schema.describe(negative=negative)]
+    else:
+        notes = ["weights: " + ", ".join(f"{name} = {worth:g}" for name, worth in weights.items())]
+        unmatched = int((weight == 0).sum())
+        if unmatched:
+            notes.append(f"{unmatched:,} of {len(events):,} events match no weight: kept as seen, worth 0")
+    return events.with_columns(weight=weight), schema, notes
 
 
 def _described(

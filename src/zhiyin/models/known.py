@@ -9,6 +9,7 @@ import numpy as np
 
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
+from zhiyin.data.event_schema import EventSchema, StorePosition
 from zhiyin.data.histories import Histories
 from zhiyin.data.ids import Ids
 from zhiyin.models.search import Mask
@@ -25,6 +26,9 @@ class Known:
     priority: int32[n_items], a permutation by (popularity, seeded shuffle): how ties are broken.
     histories: each user's training history, row = user code.
     fingerprint: of the training data; window: its first and last moment, microseconds UTC.
+    schema: what events mean, as they were learned. position, stored: how much of a store was read, and which events of
+        `histories` are from there (bool[m]). None where a model was saved before these were kept, and where no store
+        was read.
     """
 
     user_ids: Ids
@@ -35,6 +39,9 @@ class Known:
     priority: np.ndarray
     fingerprint: str
     window: tuple[int, int]
+    schema: EventSchema | None = None
+    position: StorePosition | None = None
+    stored: np.ndarray | None = None
 
     @functools.cached_property
     def best_first(self) -> np.ndarray:
@@ -71,4 +78,7 @@ class Known:
             priority,
             data.fingerprint,
             data.window,
+            data.schema,
+            data.position,
+            data.stored,
         )

@@ -7,6 +7,7 @@ whole or not at all: it is written beside the target and renamed.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -21,6 +22,7 @@ from scipy import sparse
 from zhiyin.core.errors import DataError
 from zhiyin.core.folders import whole_folder
 from zhiyin.core.params import settings_of
+from zhiyin.data.event_schema import EventSchema, StorePosition
 from zhiyin.data.histories import Histories
 from zhiyin.data.ids import Ids
 from zhiyin.models.base import Recommender
@@ -57,6 +59,8 @@ def write(model: Recommender, folder: Path, knows: Known | None = None) -> None:
             write_state(folder, f"known.{name}", getattr(known, name))
         for name in _HISTORY:
             write_state(folder, f"history.{name}", getattr(known.histories, name))
+        if known.stored is not None:
+            write_state(folder, "history.stored", known.stored)
         if known.histories.features is not None:
             known.histories.features.write_ipc(folder / "history.features.arrow")
         known.user_ids.values.to_frame("id").write_ipc(folder / "users.arrow")
@@ -70,6 +74,8 @@ def write(model: Recommender, folder: Path, knows: Known | None = None) -> None:
         "state": state,
         "fingerprint": known.fingerprint,
         "window": list(known.window),
+        "schema": None if known.schema is None else known.schema.state(),
+        "position": None if known.position is None else dataclasses.asdict(known.position),
     }
     (folder / "model.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
@@ -130,6 +136,8 @@ def _read_known(source: Path, manifest: dict[str, Any], mmap: bool) -> Known:
     features = source / "history.features.arrow"
     histories = {name: read_state(source, f"history.{name}", "array", mmap) for name in _HISTORY}
     known = {name: read_state(source, f"known.{name}", "array", mmap) for name in _KNOWN}
+    schema, position = manifest.get("schema"), manifest.get("position")
+    stored = (source / "history.stored.npy").exists()
     return Known(
         Ids(pl.read_ipc(source / "users.arrow")["id"]),
         Ids(pl.read_ipc(source / "items.arrow")["id"]),
@@ -137,6 +145,9 @@ def _read_known(source: Path, manifest: dict[str, Any], mmap: bool) -> Known:
         **known,
         fingerprint=manifest["fingerprint"],
         window=tuple(manifest["window"]),
+        schema=None if schema is None else EventSchema.from_state(schema),
+        position=None if position is None else StorePosition(**position),
+        stored=read_state(source, "history.stored", "array", mmap) if stored else None,
     )
 
 

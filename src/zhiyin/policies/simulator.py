@@ -32,7 +32,8 @@ from zhiyin.core.parallel import for_chunks
 from zhiyin.core.params import check_settings, list_length, param, settings_of
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
-from zhiyin.data.schema import KIND_WEIGHTS, Roles
+from zhiyin.data.event_schema import EventSchema
+from zhiyin.data.schema import Roles
 from zhiyin.policies.film_texts import GENRES, N_FACTORS, write_texts
 
 START = 1_735_689_600 * SECOND  # 2025-01-01 00:00 UTC
@@ -244,7 +245,7 @@ class FilmShop:
     def log(self, run: Run | None = None) -> Dataset:
         """The shop's log with its catalogue and users. Ratings (1 to 5) are the values of some purchases."""
         events = self._events(run or Run())
-        weights = np.array([KIND_WEIGHTS.get(kind, 1.0) for kind in KINDS], dtype=np.float32)
+        weights = EventSchema.of(KINDS).weights(KINDS, None)
         frame = pl.DataFrame(
             {
                 "user": self.users["id"].gather(events["user"]),

@@ -28,7 +28,7 @@ from zhiyin.service.feature_log import DELETED, FeatureLog, write_features
 from zhiyin.service.index_feed import index_at
 from zhiyin.service.live import Live
 from zhiyin.service.placements import DEFAULT, Placements
-from zhiyin.service.views import Loaded, Past, View
+from zhiyin.service.views import Past, View
 from zhiyin.store.traces import Trace, Traces
 
 # Items that pages of one list show in all, and bytes of a page's token once unpacked.
@@ -310,7 +310,7 @@ class Desk:
         if now.version != trace.version:
             if trace.version not in self.live.bundles.versions():
                 return None, f"version {trace.version} is gone"
-            loaded = Loaded(self.live.bundles.get(trace.version), self.live.options, self.live.weights)
+            loaded = self.live.load(self.live.bundles.get(trace.version))
         changes, _ = self.live.store.all("items", until=head["seq"])
         view = View.of(loaded, changes, head["seq"])
         self._old = (key, view)

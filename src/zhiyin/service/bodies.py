@@ -46,7 +46,8 @@ class Body(BaseModel):
 
 
 class EventIn(Body):
-    """One event. `time`: microseconds UTC, left out for now; `id`: of one id only the first event is kept."""
+    """One event. `time`: microseconds UTC, from 1971 to now, left out for now; `id`: of one id only the first event is
+    kept."""
 
     user: str
     item: str

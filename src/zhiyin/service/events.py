@@ -37,7 +37,8 @@ def routes(needs: Needs) -> APIRouter:
     @router.post("/v1/events", openapi_extra=_BODY)
     async def bring(request: Request, tenant: Tenant = needs.events) -> Any:
         """Keep events. Each is accepted, known already, or rejected with its reason; answered once they are on the
-        disk, and they count in the very next list."""
+        disk, and they count in the very next list, whatever their time. A time more than a day ahead of the clock, or
+        before 1971, is rejected; one less far ahead is taken as now."""
         return await _bring(_given(await request.body(), request.headers.get("content-type", "")), tenant)
 
     @router.post("/v1/impressions/{list_id}")
@@ -46,7 +47,7 @@ def routes(needs: Needs) -> APIRouter:
         trace = await tenant.work.do(tenant.traces.find, list_id)
         if trace is None:
             raise RefusedError(404, f"list {list_id!r} is not known", "lists are kept for a while only")
-        now = time.time_ns() // 1000
+        now = tenant.store.clock()
         await tenant.work.do(tenant.store.keep_impression, list_id, now, body.items)
         made, seen = trace.head["items"], set(body.items)
         return fast({
@@ -60,7 +61,7 @@ def routes(needs: Needs) -> APIRouter:
 
 
 async def _bring(given: list[Any], tenant: Tenant) -> Response:
-    begun, now, right, said = time.perf_counter(), time.time_ns() // 1000, [], []
+    begun, now, right, said = time.perf_counter(), tenant.store.clock(), [], []
     for one in given:
         try:
             event = _event(one, now)
@@ -71,7 +72,7 @@ async def _bring(given: list[Any], tenant: Tenant) -> Response:
             said.append({"id": event.id, "status": "accepted"})
     if right:
         new = await asyncio.wait_for(asyncio.wrap_future(tenant.writer.submit(right, right=True)), COMMIT)
-        heard = [event for event, fresh in zip(right, new) if fresh]
+        heard = [event.numbered(seq) for event, seq in zip(right, new) if seq]
         if tenant.live.state.waits or len(heard) > MANY:
             await tenant.work.do(tenant.live.heard, heard)
         else:
@@ -137,5 +138,5 @@ def _event(given: Any, now: int) -> Event:
         raise DataError("id is empty", column="id", remedy="a text, or none")
     return checked(
         given["user"], given["item"], now if moment is None else moment, "event" if kind is None else kind,
-        given.get("value"), id, given.get("list_id"),
+        given.get("value"), id, given.get("list_id"), now,
     )  # fmt: skip

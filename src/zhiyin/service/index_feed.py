@@ -116,8 +116,12 @@ def _parts(store: Store, after: int, until: int) -> Iterator[pl.DataFrame]:
 
 def _coded(part: pl.DataFrame, view: View) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Events as an index takes them, and those of items that a view does not know."""
+    loaded = view.loaded
+    # A store of long ago took any time.
+    times = loaded.schema.times
+    part = part.filter(pl.col("time").is_between(times.earliest, times.latest(loaded.clock())))
     codes = view.encode_many(part["item"])
-    weights = view.loaded.weights(part["kind"], part["value"])
+    weights = loaded.schema.weights(part["kind"], part["value"])
     known = pl.Series(codes >= 0)
     frame = part.select("time", "kind", "value").with_columns(
         pl.Series("item", codes, dtype=pl.Int32), pl.Series("weight", weights, dtype=pl.Float32)

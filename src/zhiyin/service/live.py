@@ -1,6 +1,7 @@
 """What is true now: the version in use, what users have just done, what may be shown at this moment.
 
-A user's history is what the version in use learned of them, and after its last moment what the store has heard since.
+A user's history is what the version in use learned of them, and with it, in order of time, what the store holds of them
+and the version has not learned.
 Two threads keep a view at hand: one lays changed items over the version, one looks which version is in use.
 """
 
@@ -16,7 +17,7 @@ from typing import Any
 
 from zhiyin.core.errors import DataError
 from zhiyin.core.run import log
-from zhiyin.pipeline.bundles import Bundles
+from zhiyin.pipeline.bundles import Bundle, Bundles
 from zhiyin.service.index_feed import IndexFeed
 from zhiyin.service.trending import Trending
 from zhiyin.service.views import Columns, Loaded, Past, View
@@ -72,7 +73,7 @@ class Live:
             raise DataError("no version is in use", file=bundles.folder, remedy="zhiyin train --budget 10m")
         self._seq["users"] = store.seq("users")
         self._forgotten = store.last_forgotten()
-        loaded = Loaded(bundle, self.options, self.weights)
+        loaded = self.load(bundle)
         changes, self._seq["items"] = store.all("items")
         self.now = View.of(loaded, changes, self._seq["items"])
         self.feed = IndexFeed(store, loaded)
@@ -100,8 +101,13 @@ class Live:
             self.take_items()
         return self.now
 
+    def load(self, bundle: Bundle) -> Loaded:
+        """A version, to be served beside the store."""
+        return Loaded(bundle, self.options, self.weights, self.store)
+
     def past(self, view: View, user: str | None, session: str | None = None) -> Past:
         """What a user or a session, or both, did until now."""
+        session = None if session == user else session
         found = [] if user is None else [self._recent(user)]
         found += [] if session is None else [self._recent(session)]
         parts = [recent.events for recent in found]
@@ -116,8 +122,8 @@ class Live:
         ):
             return kept[2]
         forgotten = found[0].forgotten if user is not None else 0
-        events = parts[0] if len(parts) == 1 else sorted([e for part in parts for e in part], key=lambda e: e.time)
-        past = view.past(user, events, forgotten)
+        own = parts[0] if user is not None else ()
+        past = view.past(user, own, forgotten, parts[-1] if session is not None else ())
         with self._lock:
             self._pasts[key] = (view.ids, parts, past)
             self._pasts.move_to_end(key)
@@ -247,7 +253,7 @@ class Live:
                 self.changed("users", users)
                 bundle = self.bundles.current
                 if bundle is not None and bundle.version != self.now.version:
-                    self._change_version(Loaded(bundle, self.options, self.weights))
+                    self._change_version(self.load(bundle))
                 self.trending.look(self.now)
                 self.feed.look(self.now)
                 for look in self.also:

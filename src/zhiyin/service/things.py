@@ -12,6 +12,7 @@ from zhiyin.service.bodies import ColumnsIn, Text
 from zhiyin.service.described import REFUSALS
 from zhiyin.service.errors import RefusedError
 from zhiyin.service.routing import FieldsQuery, ItemId, KQuery, Needs, Tenant, fast, names
+from zhiyin.service.views import plain
 from zhiyin.store.records import ID, columns, text
 
 # Lines of one request, and those told of that were rejected.
@@ -48,11 +49,9 @@ def routes(needs: Needs) -> APIRouter:
 
 def _table(router: APIRouter, needs: Needs, name: str, one: str) -> None:
     def change(tenant: Tenant, key: str, body: dict[str, Any], keep: bool) -> dict[str, Any]:
-        if keep:
-            body = (_now(tenant, name, key) or {}) | body
         if name == "items":
             _fit(tenant, body)
-        return {"id": key, "version": _write(tenant, name, {key: body})[key]}
+        return {"id": key, "version": _write(tenant, name, {key: body}, keep=keep)[key]}
 
     @router.put(f"/v1/{name}/{{key}}", tags=[name], operation_id=f"put_{one}")
     async def put(key: ItemId, body: ColumnsIn, tenant: Tenant = needs.admin) -> Any:
@@ -61,7 +60,7 @@ def _table(router: APIRouter, needs: Needs, name: str, one: str) -> None:
 
     @router.patch(f"/v1/{name}/{{key}}", tags=[name], operation_id=f"patch_{one}")
     async def patch(key: ItemId, body: ColumnsIn, tenant: Tenant = needs.admin) -> Any:
-        """Change the columns named, leave the others."""
+        """Change the columns named. The others stay as they are; those of the catalogue's file go on following it."""
         return fast(await tenant.work.do(change, tenant, key, body, True))
 
     @router.get(f"/v1/{name}/{{key}}", tags=[name], operation_id=f"get_{one}")
@@ -69,11 +68,12 @@ def _table(router: APIRouter, needs: Needs, name: str, one: str) -> None:
         """Columns and version; version 0: as the catalogue of the version in use has it."""
 
         def look() -> dict[str, Any]:
-            found = tenant.store.get(name, key)
-            known = found[0] if found is not None else _now(tenant, name, key)
-            gone = name == "items" and key in tenant.live.now.hidden and found is None
-            if known is None or gone:
+            found, below = tenant.store.get(name, key), _catalogued(tenant, name, key)
+            gone = found is None and (below is None or tenant.store.deleted(name, key))
+            if gone:
                 raise RefusedError(404, f"{one} {key!r} is not known", f"PUT /v1/{name}/{key} first")
+            known = (below or {}) | (found[0] if found is not None else {})
+            known = {column: value for column, value in known.items() if value is not None}
             return {"id": key, "columns": known, "version": 0 if found is None else found[1]}
 
         return fast(await tenant.work.do(look))
@@ -105,8 +105,8 @@ def _table(router: APIRouter, needs: Needs, name: str, one: str) -> None:
         return fast(found, 400 if found["rejected"] and not found["accepted"] else 200)
 
 
-def _write(tenant: Tenant, name: str, things: dict[str, Any]) -> dict[str, int]:
-    """Keep columns, None to delete, and let them count. Returns versions."""
+def _write(tenant: Tenant, name: str, things: dict[str, Any], *, keep: bool = False) -> dict[str, int]:
+    """Keep columns, None to delete, and let them count. keep: columns that are not named stay. Returns versions."""
     view = tenant.live.now
     gone = [key for key, value in things.items() if value is None]
     if name == "items" and gone:
@@ -115,25 +115,28 @@ def _write(tenant: Tenant, name: str, things: dict[str, Any]) -> dict[str, int]:
         tenant.store.put(name, {
             key: {"hidden": True} for key, code in zip(gone, codes) if code >= 0 and tenant.store.get(name, key) is None
         })  # fmt: skip
-    versions = tenant.store.put(name, things)
+    if keep:
+        versions = tenant.store.patch(name, things)
+    else:
+        below = {key: _catalogued(tenant, name, key) or {} for key, value in things.items() if value is not None}
+        versions = tenant.store.replace(name, things, below)
     tenant.live.changed(name, things)
     return versions
 
 
-def _now(tenant: Tenant, name: str, key: str) -> dict[str, Any] | None:
-    """Columns as they are: the store's, else those of the catalogue of the version in use."""
-    found = tenant.store.get(name, key)
-    if found is not None:
-        return found[0]
+def _catalogued(tenant: Tenant, name: str, key: str) -> dict[str, Any] | None:
+    """Columns as the catalogue of the version in use has them, NULLs left out; None for one it does not have."""
     view = tenant.live.now
-    if name == "items":
-        return view.columns_of(key)
-    answers = view.answers
-    code = int(view.known.user_ids.encode([view.user(key)])[0])
-    if code < 0 or answers.users is None:
+    known, frame, raw = view.known.item_ids, view.loaded.items, view.item(key)
+    if name == "users":
+        if view.loaded.users is None:
+            return None
+        known, frame, raw = view.known.user_ids, view.loaded.users, view.user(key)
+    code = int(known.encode([raw])[0])
+    if code < 0:
         return None
-    row = answers.users.row(code, named=True)
-    return {column: value for column, value in row.items() if value is not None and column != "id"}
+    return {column: plain(value) for column, value in frame.row(code, named=True).items()
+            if value is not None and column != "id"}  # fmt: skip
 
 
 def _fit(tenant: Tenant, body: dict[str, Any]) -> None:

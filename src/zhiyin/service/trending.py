@@ -1,14 +1,18 @@
-"""What is being chosen right now: events of the store's log, each worth half for every half-life that passed."""
+"""What is being chosen right now: events of the store's log, each worth half for every half-life that passed.
+
+An event counts with its weight, as the version in use has it. Dislikes and hides are no interest, and do not count
+against it either: else a few accounts could keep a rival's items off the list.
+"""
 
 from __future__ import annotations
 
 import threading
-import time
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
+from zhiyin.data.event_schema import EventSchema
 from zhiyin.store.database import Store
 
 if TYPE_CHECKING:
@@ -28,7 +32,7 @@ class Trending:
         self._store, self._half = store, half_life * 3.6e9
         self._seq = max(0, store.last - BACK)
         # Worths as of a moment: what an event is worth only grows with its time, so old ones need no touching.
-        self._since = time.time_ns() // 1000
+        self._since = store.clock()
         self._items = pl.DataFrame(schema=_SCHEMA)
         self._lock = threading.Lock()
         self._kept: tuple[View, np.ndarray] | None = None
@@ -36,9 +40,9 @@ class Trending:
     def look(self, view: View) -> None:
         """Take in what came since the last look, and have it at hand for a view."""
         fresh = False
-        while len(part := self._store.events(self._seq, PART, ("seq", "item", "time"))):
+        while len(part := self._store.events(self._seq, PART, ("seq", "item", "time", "kind", "value"))):
             self._seq, fresh = int(part["seq"][-1]), True
-            self._add(part)
+            self._add(part, view.loaded.schema)
         if fresh or self._kept is None or self._kept[0].ids is not view.ids:
             self._kept = (view, self._aligned(view))
 
@@ -47,11 +51,13 @@ class Trending:
         kept = self._kept
         return kept[1] if kept is not None and kept[0].ids is view.ids else self._aligned(view)
 
-    def _add(self, part: pl.DataFrame) -> None:
-        now = time.time_ns() // 1000
+    def _add(self, part: pl.DataFrame, schema: EventSchema) -> None:
+        now = self._store.clock()
+        weight = schema.weights(part["kind"], part["value"])
+        part = part.with_columns(weight=weight).filter(pl.col("weight") > 0)
         # A clock that runs ahead must not make an item trend for ever.
         age = (pl.col("time").clip(upper_bound=now) - self._since) / self._half
-        some = part.select("item", (age * float(np.log(2))).exp().alias("worth"))
+        some = part.select("item", (pl.col("weight") * (age * float(np.log(2))).exp()).alias("worth"))
         items = pl.concat([self._items, some]).group_by("item").agg(pl.col("worth").sum())
         if now - self._since > 20 * self._half:
             items = items.with_columns(pl.col("worth") * 2.0 ** -((now - self._since) / self._half))

@@ -9,25 +9,27 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from zhiyin.core.errors import ZhiyinError
-from zhiyin.core.run import Run
+from zhiyin.core.run import Run, log
 from zhiyin.data.catalogue import Catalogue, title_column
+from zhiyin.data.event_schema import EventSchema, parse_weights
 from zhiyin.data.histories import Histories
-from zhiyin.data.schema import KIND_WEIGHTS, parse_weights, weigh
+from zhiyin.data.times import wall_clock
 from zhiyin.pipeline.answers import Answers
 from zhiyin.pipeline.bundles import Bundle
 from zhiyin.pipeline.frames import aligned, fitting
 from zhiyin.pipeline.request import Request
 from zhiyin.pipeline.rules import Rules
 from zhiyin.service.index_feed import live_index
+from zhiyin.store.database import Store
 from zhiyin.store.records import Event
 
 HIDDEN = "hidden"
@@ -40,10 +42,21 @@ class Loaded:
 
     Parameters
     ----------
-    options: rules, variety and context, as `Answers` takes them. weights: of kinds of events, as in `zhiyin.toml`.
+    options: rules, variety and context, as `Answers` takes them.
+    weights: of kinds of events, as in `zhiyin.toml`. They count for a version that was saved without its schema; any
+        other has its own, and what the file says counts from the next training on.
+    store: whose events are served beside the version.
+
+    Attributes
+    ----------
+    schema: what events mean, as they were learned: kinds, weights, times.
+    learned_seq: events of the store up to this sequence number were learned, those after it were not. 0: it is not
+        known which, since the version has learned of no store, or of another one.
     """
 
-    def __init__(self, bundle: Bundle, options: dict[str, Any], weights: dict[str, float]) -> None:
+    def __init__(
+        self, bundle: Bundle, options: dict[str, Any], weights: dict[str, float], store: Store | None = None
+    ) -> None:
         self.version, self.model = bundle.version, bundle.load()
         self.options = {"rules": Rules(), **options}
         self.known = self.model._known()
@@ -51,16 +64,21 @@ class Loaded:
         ids = pl.DataFrame({"id": self.known.item_ids.values})
         self.items = aligned(catalogue.items, ids["id"]) if "id" in catalogue.items.columns else ids
         self.users = catalogue.users if "id" in catalogue.users.columns else None
-        self.kinds = list(catalogue.kinds)
+        self.schema = self.known.schema or _schema_of(catalogue.kinds, weights)
+        self.kinds = list(self.schema.kinds)
         self.until = int(self.known.window[1])
         self.made = int(datetime.fromisoformat(bundle.manifest["made"]).timestamp() * 1e6)
-        named = [*self.kinds, *(text for text in weights if text not in self.kinds)]
-        self._weights = parse_weights(weights, named, "value") if weights else None
-        self._codes = {name: at for at, name in enumerate(self.kinds)}
+        self.clock = wall_clock if store is None else store.clock
+        position = self.known.position
+        known = store is not None and position is not None and position.store == store.identity
+        self.learned_seq = position.seq if known and position.seq <= store.given else 0  # type: ignore[union-attr]
+        if self.known.schema is not None and weights and not _same_rules(self.schema, weights):
+            log.warning("service: [weights] has changed since version %d was trained; it counts from the next training "
+                        "on", self.version)  # fmt: skip
         # What lists depend on besides the version: a list can be replayed while this is the same.
         said = repr((self.options["rules"], sorted((k, str(v)) for k, v in options.items()), sorted(weights.items())))
         self.house = hashlib.sha256(said.encode()).hexdigest()[:16]
-        self.index = live_index(self.model, int(bundle.manifest["data"].get("seq", 0)))
+        self.index = live_index(self.model, self.learned_seq)
         self.item_texts = self.known.item_ids.dtype == pl.String
         self.user_texts = self.known.user_ids.dtype == pl.String
 
@@ -77,23 +95,50 @@ class Loaded:
             return -1
         return int(self.known.user_ids.encode([self.user(user)])[0])
 
-    def weights(self, kinds: pl.Series, values: pl.Series) -> np.ndarray:
-        """float32: what events are worth, as in training."""
-        if self._weights is None:
-            usual = kinds.str.to_lowercase().replace_strict(KIND_WEIGHTS, default=1.0, return_dtype=pl.Float32)
-            return usual.to_numpy()
-        return weigh(self._weights, kinds, values.cast(pl.Float32), len(kinds))
+    def unlearned(self, code: int, events: Sequence[Event]) -> list[Event]:
+        """Of the events of a user that the store has, those that the version has not learned; `code` as of `learned`.
 
-    def worth(self, events: Sequence[Event]) -> np.ndarray:
-        """float32: what events are worth, as in training; of a kind that training never saw, what is usual."""
-        if self._weights is None:
-            found = [KIND_WEIGHTS.get(event.kind.lower(), 1.0) for event in events]
-            return np.array(found, dtype=np.float32)
-        kinds = pl.Series([event.kind for event in events], dtype=pl.String)
-        return weigh(self._weights, kinds, pl.Series([e.value for e in events], dtype=pl.Float32), len(events))
+        Their times do not matter: what came late counts as well. An event that stands in the files too is learned, and
+        counts once. Where it is not known how much of the store was learned, what stands in the history is.
+        """
+        now, times, after = self.clock(), self.schema.times, self.learned_seq
+        new = [event for event in events if times.accepts(event.time, now)]
+        if code < 0:
+            return new
+        new = [event for event in new if event.seq > after or not event.seq]
+        histories, stored = self.known.histories, self.known.stored
+        start, stop = int(histories.offsets[code]), int(histories.offsets[code + 1])
+        moments = np.array([event.time for event in new], dtype=np.int64)
+        had = histories.times[start:stop]
+        first, last = np.searchsorted(had, moments, "left"), np.searchsorted(had, moments, "right")
+        if not (first < last).any():
+            return new
+        kept = []
+        for event, low, high in zip(new, (first + start).tolist(), (last + start).tolist()):
+            if low < high:
+                item, kind = self.known.item_ids.encode([self.item(event.item)])[0], self.schema.codes([event.kind])[0]
+                same = (histories.items[low:high] == item) & (histories.kinds[low:high] == kind)
+                if after and event.seq and stored is not None:  # what was learned of the store was another event
+                    same &= ~stored[low:high]
+                if same.any():
+                    continue
+            kept.append(event)
+        return kept
 
-    def kind_codes(self, names: Sequence[str]) -> np.ndarray:
-        return np.array([self._codes.get(name, 0) for name in names], dtype=np.uint8)
+
+def _schema_of(kinds: Sequence[str], weights: dict[str, float]) -> EventSchema:
+    """The schema of a version that was saved without one."""
+    if not weights:
+        return EventSchema.of(kinds)
+    rules = parse_weights(weights, kinds, None, known=False)
+    return EventSchema(tuple(kinds), tuple(rules), unlisted=0.0)
+
+
+def _same_rules(schema: EventSchema, weights: dict[str, float]) -> bool:
+    rules = parse_weights(weights, schema.kinds, schema.value, known=False)
+    return not schema.usual and [dataclasses.replace(rule, text="") for rule in schema.rules] == [
+        dataclasses.replace(rule, text="") for rule in rules
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +148,7 @@ class Past:
     Parameters
     ----------
     history: one row, in codes of the model. code: of the user in the version; -1: not in it.
-    tail: events after the version's, as arrays: items, weights, times, kinds, values.
+    tail: events that the version has not learned, by time, as arrays: items, weights, times, kinds, values.
     seen: codes of new items among them.
     """
 
@@ -198,40 +243,50 @@ class View:
             kept = self._away = (shown, np.flatnonzero(~shown).astype(np.int32))
         return kept[1]
 
-    def past(self, user: str | None, events: Sequence[Event], forgotten: int = 0) -> Past:
-        """What was learned of the user, and these events where they are later. Of one forgotten since the version was
-        made, the events alone."""
+    def past(
+        self, user: str | None, events: Sequence[Event], forgotten: int = 0, session: Sequence[Event] = ()
+    ) -> Past:
+        """What was learned of the user, and what was not yet: of these events of theirs, and all those of a session.
+
+        Of one forgotten since the version was made, the events alone. Both kinds of events are sorted as `Recent` has
+        them.
+        """
         loaded = self.loaded
         code = loaded.learned(user, forgotten)
-        new = [event for event in events if event.time > loaded.until or code < 0]
+        new = loaded.unlearned(code, events)
+        if session:
+            new = sorted([*new, *loaded.unlearned(-1, session)], key=attrgetter("time", "seq"))
         codes = self.encode([event.item for event in new]) if new else np.zeros(0, np.int32)
         seen = codes[codes >= len(self.known.item_ids)]
         codes = self.answers.stand_ins(codes)
         kept = [event for event, known in zip(new, codes >= 0) if known]
+        names, values = [event.kind for event in kept], [event.value for event in kept]
         tail = {
             "items": codes[codes >= 0].astype(np.int32),
-            "weights": loaded.worth(kept),
+            "weights": loaded.schema.weights(names, values),
             "times": np.array([event.time for event in kept], dtype=np.int64),
-            "kinds": loaded.kind_codes([event.kind for event in kept]),
-            "values": np.array([np.nan if event.value is None else event.value for event in kept], dtype=np.float32),
+            "kinds": loaded.schema.codes(names),
+            "values": np.array([np.nan if value is None else value for value in values], dtype=np.float32),
         }
         return self.recalled(code, tail, seen)
 
     def recalled(self, code: int, tail: dict[str, np.ndarray], seen: np.ndarray) -> Past:
-        """As `past`, from its parts."""
+        """As `past`, from its parts: one history by time, of one moment what was learned first, as training has it."""
         old = self.known.histories.take(np.array([code]))
         if not len(tail["items"]):
             return Past(old, code, tail, seen)
+        parts = {name: np.concatenate([getattr(old, name), tail[name]]) for name in tail}
+        if len(old.times) and tail["times"][0] < old.times[-1]:
+            order = np.argsort(parts["times"], kind="stable")
+            parts = {name: part[order] for name, part in parts.items()}
+        now = self.loaded.clock()
+        until = min(self.loaded.until, self.loaded.schema.times.latest(now))
         history = Histories(
-            np.array([0, len(old.items) + len(tail["items"])], dtype=np.int64),
-            np.concatenate([old.items, tail["items"]]),
-            np.concatenate([old.weights, tail["weights"]]),
-            np.concatenate([old.times, tail["times"]]),
-            np.concatenate([old.kinds, tail["kinds"]]),
-            np.concatenate([old.values, tail["values"]]),
-            np.array([max(time.time_ns() // 1000, self.loaded.until + 1)], dtype=np.int64),
-            old.users,
-            old.features,
+            np.array([0, len(parts["items"])], dtype=np.int64),
+            **parts,
+            now=np.array([max(now, until + 1)], dtype=np.int64),
+            users=old.users,
+            features=old.features,
         )
         return Past(history, code, tail, seen)
 
@@ -245,7 +300,7 @@ class View:
         items = self.answers.items
         names = items.columns if fields is None else [name for name in fields if name in items.columns]
         found = items.select(names).row(code, named=True) if names else {}
-        return {name: _plain(value) for name, value in found.items() if value is not None and name != "id"}
+        return {name: plain(value) for name, value in found.items() if value is not None and name != "id"}
 
     def search(self, words: str, k: int) -> np.ndarray:
         """Codes of the items shown whose title or id holds all words, the most popular first."""
@@ -263,26 +318,41 @@ class View:
 
 
 def _overlaid(items: pl.DataFrame, ids: Any, loaded: Loaded, changes: Mapping[str, Columns | None]) -> pl.DataFrame:
-    """The items with changed rows in their places and new ones behind, in the order they came."""
-    said = {key: value for key, value in changes.items() if value is not None}
-    gone = [key for key, value in changes.items() if value is None]
-    rows = [{"id": key, **{n: v for n, v in value.items() if n != HIDDEN}} for key, value in said.items()]
-    rows += [{"id": key} for key in gone]
-    frame = pl.DataFrame(rows, infer_schema_length=None, strict=False)
+    """The items with changed rows in their places and new ones behind, in the order they came.
+
+    A column that a change does not name is as the version has it; one that it names as null is null.
+    """
+    rows = {key: {n: v for n, v in (value or {}).items() if n != HIDDEN} for key, value in changes.items()}
+    frame = pl.DataFrame([{"id": key, **row} for key, row in rows.items()], infer_schema_length=None, strict=False)
     frame = frame.with_columns(pl.col("id").cast(pl.String))
     keys = frame["id"].to_list()
     codes = ids.encode(keys if loaded.item_texts else [k if _number(k) == _NONE else _number(k) for k in keys])
-    place = np.arange(len(items) + int((codes < 0).sum()))
-    known = codes >= 0
-    known[len(said) :] = False  # of what was deleted the columns stay; it is not shown
-    place[codes[known]] = len(items) + np.flatnonzero(known)
-    new = np.flatnonzero(codes < 0)
-    # Behind in the order they came, whatever became of them: codes must come out the same for whoever reads the store.
-    order = {key: at for at, key in enumerate(changes)}
-    new = np.array(sorted(new.tolist(), key=lambda at: order[keys[at]]), dtype=np.int64)
-    place[len(items) :] = len(items) + new
     base = items.with_columns(pl.col("id").cast(pl.String))
-    return pl.concat([base, fitting(frame, base.schema)], how="diagonal")[place]
+    frame = _completed(fitting(frame, base.schema), rows, codes, loaded.items)
+    place = np.arange(len(items) + int((codes < 0).sum()))
+    # Of what was deleted the columns stay; it is not shown.
+    known = (codes >= 0) & np.array([value is not None for value in changes.values()])
+    place[codes[known]] = len(items) + np.flatnonzero(known)
+    # Behind in the order they came, whatever became of them: codes must come out the same for whoever reads the store.
+    place[len(items) :] = len(items) + np.flatnonzero(codes < 0)
+    return pl.concat([base, frame], how="diagonal")[place]
+
+
+def _completed(
+    frame: pl.DataFrame, rows: Mapping[str, Columns], codes: np.ndarray, catalogue: pl.DataFrame
+) -> pl.DataFrame:
+    """Changed rows, with what they do not name as the catalogue of the version has it. `codes`: of the rows, of new
+    items beyond the catalogue or -1."""
+    there = (codes >= 0) & (codes < len(catalogue))
+    if not there.any():
+        return frame
+    below = catalogue[np.where(there, codes, 0)]
+    columns = {}
+    for name in catalogue.drop("id").columns:
+        old = below[name]
+        top = frame[name] if name in frame.columns else pl.repeat(None, len(old), dtype=old.dtype, eager=True)
+        columns[name] = top.zip_with(pl.Series([name in row for row in rows.values()]) | ~pl.Series(there), old)
+    return frame.with_columns(**columns)
 
 
 _NONE, _NUMBER = -(2**62), r"^-?\d{1,18}$"
@@ -294,9 +364,10 @@ def _number(raw: str) -> Any:
     return int(raw) if raw.isdecimal() or (raw.startswith("-") and raw[1:].isdecimal()) else _NONE
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value of a catalogue in types of JSON."""
     if isinstance(value, str | bool | int | float):
         return value if not isinstance(value, float) or np.isfinite(value) else None
     if isinstance(value, list):
-        return [_plain(part) for part in value]
+        return [plain(part) for part in value]
     return str(value)

@@ -13,8 +13,7 @@ from __future__ import annotations
 import itertools
 import json
 import operator
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,8 @@ __all__ = ["BATCH", "EVENTS", "THINGS", "Store", "StoreAwayError", "StoreFullErr
 
 # Events of one transaction at most, and rows of one statement.
 BATCH, ROWS = 10_000, 500
+# Columns that say something of an item rather than describe it: they are never kept as null.
+_MARKS = ("hidden",)
 # How often `forget` removes what its own search still finds.
 ROUNDS = 3
 _SCHEMA = {
@@ -54,14 +55,15 @@ _FRAMES: dict[str, dict[str, Any]] = {
 _KEPT = ("id", "user", "item", "time", "kind", "value", "list_id")
 _fields = operator.attrgetter(*_KEPT)
 _COLUMNS = ", ".join(f'"{name}"' for name in EVENT)
-_NEWEST = f'SELECT {_COLUMNS} FROM events WHERE "user" = ? ORDER BY time DESC, seq DESC LIMIT ?'
+_NEWEST = f'SELECT {_COLUMNS} FROM events WHERE "user" = ? ORDER BY seq DESC LIMIT ?'
 _OF_ONE = "SELECT columns, version FROM {} WHERE id = ? ORDER BY version DESC LIMIT 1"
 _LAST = "SELECT coalesce(max(seq), 0) FROM {}"
 _GONE = "SELECT received FROM forgotten WHERE hash = ?"
-# Of a user: when forgotten, and the newest events, in one look at one state.
+_GIVEN = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'"
+# Of a user: when forgotten, and the events that came last, in one look at one state.
 _RECENT = f"""
     SELECT f.received, e.* FROM (SELECT (SELECT received FROM forgotten WHERE hash = :hash) AS received) AS f
-    LEFT JOIN (SELECT {_COLUMNS}, seq FROM events WHERE "user" = :user ORDER BY time DESC, seq DESC LIMIT :most) AS e
+    LEFT JOIN (SELECT {_COLUMNS} FROM events WHERE "user" = :user ORDER BY seq DESC LIMIT :most) AS e
     ON TRUE ORDER BY e.time, e.seq
 """
 # Many rows by one statement whose text is always the same.
@@ -70,7 +72,7 @@ _UNNEST = """
     SELECT id, "user", item, time, kind, value, list_id, %s::bigint
     FROM unnest(%s::text[], %s::text[], %s::text[], %s::bigint[], %s::text[], %s::float8[], %s::text[])
     WITH ORDINALITY AS t(id, "user", item, time, kind, value, list_id, place) ORDER BY place
-    ON CONFLICT (id) DO NOTHING RETURNING id
+    ON CONFLICT (id) DO NOTHING RETURNING id, seq
 """
 
 
@@ -112,11 +114,12 @@ class Store(Lists):
         """
         if len(events) > BATCH:
             raise DataError(f"{len(events):,} events at once", remedy=f"at most {BATCH:,}")
-        return self.keep([event.checked() for event in events])
+        now = self.clock()
+        return [seq > 0 for seq in self.keep([event.checked(now) for event in events])]
 
-    def keep(self, rows: Sequence[Event]) -> list[bool]:
-        """As `append`, for events that `Event.checked` gave."""
-        now = time.time_ns() // 1000
+    def keep(self, rows: Sequence[Event]) -> list[int]:
+        """As `append`, for events that `Event.checked` gave. Of each its sequence number; 0: it is known already."""
+        now = self.clock()
         first: dict[str, int] = {}
         for at, event in enumerate(rows):
             first.setdefault(event.id, at)
@@ -124,42 +127,38 @@ class Store(Lists):
             return []
         once = list(rows) if len(first) == len(rows) else [rows[at] for at in first.values()]
         new = self._keep_in_file(once, now) if self.path is not None else self._keep_on_server(once, now)
-        if new is None and once is not rows and len(once) == len(rows):
-            return [True] * len(rows)
-        return [(new is None or event.id in new) and first[event.id] == at for at, event in enumerate(rows)]
+        return [new.get(event.id, 0) if first[event.id] == at else 0 for at, event in enumerate(rows)]
 
-    def _keep_in_file(self, once: list[Event], now: int) -> set[str] | None:
-        """Ids of those that are new; None: all."""
+    def _keep_in_file(self, once: list[Event], now: int) -> dict[str, int]:
+        """Sequence numbers of those that are new, by id."""
         with self._raw_writing() as link:
-            before = link.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0]
+            before = link.execute(_GIVEN).fetchone()[0]
             kept, start = 0, 0
             for size, statement in _MANY.items():
                 while len(once) - start >= size:
                     part = itertools.chain.from_iterable(map(_fields, once[start : start + size]))
                     kept += link.execute(statement, (now, *part)).rowcount
                     start += size
-            if kept == len(once):
-                return None
-            return {row[0] for row in link.execute("SELECT id FROM events WHERE seq > ?", (before,))}
+            if kept == len(once):  # numbers are given in the order of the rows
+                return {event.id: seq for seq, event in enumerate(once, before + 1)}
+            return dict(link.execute("SELECT id, seq FROM events WHERE seq > ?", (before,)).fetchall())
 
-    def _keep_on_server(self, once: list[Event], now: int) -> set[str]:
+    def _keep_on_server(self, once: list[Event], now: int) -> dict[str, int]:
         parts: list[list[Any]] = [list(part) for part in zip(*map(_fields, once), strict=True)]
         parts[5] = [None if value is None else float(value) for value in parts[5]]
         with self._writing() as link:
-            return set(link.exec_driver_sql(_UNNEST, (now, *parts)).scalars())
+            return {row.id: int(row.seq) for row in link.exec_driver_sql(_UNNEST, (now, *parts))}
 
     def history(self, user: str, most: int = 1_000) -> list[Event]:
-        """The newest events of a user, oldest first."""
+        """The events of a user that came last, sorted by time, those of one moment as they came."""
         if self.path is not None:
             with self._raw() as raw:
                 rows = raw.execute(_NEWEST, (user, most)).fetchall()
         else:
             newest = sa.select(*(EVENTS.c[name] for name in EVENT)).where(EVENTS.c.user == user)
-            newest = newest.order_by(EVENTS.c.time.desc(), EVENTS.c.seq.desc()).limit(most)
             with self._reading() as link:
-                rows = link.execute(newest).all()
-        rows.reverse()
-        return made(rows)
+                rows = link.execute(newest.order_by(EVENTS.c.seq.desc()).limit(most)).all()
+        return sorted(made(rows), key=operator.attrgetter("time", "seq"))
 
     def recent(self, user: str, most: int = 1_000) -> tuple[list[Event], int]:
         """`history` and `forgotten` of a user, both of one moment."""
@@ -170,7 +169,7 @@ class Store(Lists):
         else:
             with self._raw() as raw:
                 rows = raw.execute(_RECENT, asked).fetchall()
-        return made(row[1:8] for row in rows if row[1] is not None), int(rows[0][0] or 0)
+        return made(row[1:] for row in rows if row[1] is not None), int(rows[0][0] or 0)
 
     def events(self, after: int = 0, most: int = 100_000, names: Sequence[str] = tuple(_SCHEMA)) -> pl.DataFrame:
         """Events in the order they came, from the one after a `seq` on: a frame with these columns of the table."""
@@ -190,6 +189,17 @@ class Store(Lists):
     def last(self) -> int:
         """`seq` of the last event; 0 where there is none."""
         return self._last(EVENTS)
+
+    @property
+    def given(self) -> int:
+        """The highest `seq` that was ever given to an event, whether or not it is still there; 0: none was."""
+        if self.path is not None:
+            with self._raw() as raw:
+                return int(raw.execute(_GIVEN).fetchone()[0])
+        with self._reading() as link:
+            named = link.execute(sa.text("SELECT pg_get_serial_sequence('events', 'seq')")).scalar_one()
+            value, called = link.execute(sa.text(f"SELECT last_value, is_called FROM {named}")).one()
+            return int(value) if called else 0
 
     def _last(self, of: sa.Table) -> int:
         if self.path is not None:
@@ -228,22 +238,51 @@ class Store(Lists):
 
         What is the same as the newest version is not written again. Raises DataError for columns that cannot be.
         """
+        return self._write(table, things, lambda key, old, new: new)
+
+    def patch(self, table: str, things: Mapping[str, Mapping[str, Any] | None]) -> dict[str, int]:
+        """As `put`, but columns that are not named stay as the newest version has them. Of two at once both count."""
+        return self._write(table, things, lambda key, old, new: {**(old or {}), **new})
+
+    def replace(
+        self, table: str, things: Mapping[str, Mapping[str, Any] | None], known: Mapping[str, Iterable[str]]
+    ) -> dict[str, int]:
+        """As `put`, for columns that lie over others: what an id has not any more is kept as null.
+
+        known: names of the columns that each id has elsewhere, in a catalogue for one.
+        """
+
+        def combine(key: str, old: dict[str, Any] | None, new: Mapping[str, Any]) -> dict[str, Any]:
+            names = [name for name in (*known.get(key, ()), *(old or {})) if name not in _MARKS]
+            return {**dict.fromkeys(names), **new}
+
+        return self._write(table, things, combine)
+
+    def _write(
+        self,
+        table: str,
+        things: Mapping[str, Mapping[str, Any] | None],
+        combine: Callable[[str, dict[str, Any] | None, Mapping[str, Any]], Mapping[str, Any]],
+    ) -> dict[str, int]:
+        """Write versions made of the newest ones and what is new, in one transaction that no other writer is within."""
         of = _table(table)
-        texts = {text(key, "id", ID): None if value is None else _json(value) for key, value in things.items()}
-        now, versions = time.time_ns() // 1000, {}
-        keys = list(texts)
+        checked = {text(key, "id", ID): None if value is None else columns(value) for key, value in things.items()}
+        now, versions = self.clock(), {}
+        keys = list(checked)
         with self._writing() as link:
             for start in range(0, len(keys), ROWS):
                 part = keys[start : start + ROWS]
                 known = {row.id: row for row in link.execute(self._newest(of, part))}
                 rows = []
                 for key in part:
-                    old = known.get(key)
-                    if (old is not None and old.columns == texts[key]) or (old is None and texts[key] is None):
+                    old, new = known.get(key), checked[key]
+                    before = None if old is None or old.columns is None else json.loads(old.columns)
+                    said = None if new is None else _json(combine(key, before, new))
+                    if (old is not None and old.columns == said) or (old is None and said is None):
                         versions[key] = old.version if old is not None else 0
                         continue
                     versions[key] = 1 if old is None else old.version + 1
-                    rows.append({"id": key, "version": versions[key], "columns": texts[key], "received": now})
+                    rows.append({"id": key, "version": versions[key], "columns": said, "received": now})
                 if rows:
                     link.execute(sa.insert(of), rows)
         return versions
@@ -258,6 +297,12 @@ class Store(Lists):
         with self._reading() as link:
             row = link.execute(self._newest(of, [key])).first()
         return None if row is None or row.columns is None else (json.loads(row.columns), int(row.version))
+
+    def deleted(self, table: str, key: str) -> bool:
+        """Whether the newest version of an id says that it is deleted."""
+        with self._reading() as link:
+            row = link.execute(self._newest(_table(table), [key])).first()
+        return row is not None and row.columns is None
 
     def all(self, table: str, after: int = 0, until: int | None = None) -> tuple[dict[str, dict[str, Any] | None], int]:
         """Newest columns of all that changed after a `seq` (None: deleted), and the last `seq`.
@@ -319,7 +364,7 @@ class Store(Lists):
                 proof["events removed"] += link.execute(sa.delete(EVENTS).where(EVENTS.c.user == user)).rowcount
                 proof["versions removed"] += link.execute(sa.delete(of).where(of.c.id == user)).rowcount
                 link.execute(sa.delete(FORGOTTEN).where(FORGOTTEN.c.hash == hash_of(user)))
-                link.execute(sa.insert(FORGOTTEN).values(hash=hash_of(user), received=time.time_ns() // 1000))
+                link.execute(sa.insert(FORGOTTEN).values(hash=hash_of(user), received=self.clock()))
             with self._reading() as link:
                 proof["events found"] = _count(link, EVENTS.c.user == user)
                 proof["versions found"] = _count(link, of.c.id == user)
@@ -407,9 +452,10 @@ class Store(Lists):
     def load(self, folder: str | Path, run: Run | None = None) -> int:
         """Take in what `export` wrote; what is known already stays. Returns the number of new events.
 
-        What users did before they were forgotten, here or there, is left out.
+        What users did before they were forgotten, here or there, is left out; likewise events that `append` would
+        refuse, which is said in the log.
         """
-        folder, new = Path(folder), 0
+        folder, new, refused, first = Path(folder), 0, 0, ""
         parts = sorted((folder / "events").glob("part-*.parquet"))
         if not parts and not (folder / "items.parquet").is_file():
             raise DataError("this is no export of a store", file=folder, remedy="name the folder that was written")
@@ -419,8 +465,13 @@ class Store(Lists):
             for path in parts:
                 frame = pl.read_parquet(path, columns=list(EVENT))
                 for part in _without(frame, gone).iter_slices(BATCH):
-                    new += sum(self.append([Event(*row) for row in part.select(EVENT).iter_rows()]))
+                    rows, reason = _right(part.select(EVENT), self.clock())
+                    new += sum(seq > 0 for seq in self.keep(rows))
+                    refused += len(part) - len(rows)
+                    first = first or reason
                 advance(1)
+        if refused:
+            log.warning("store: %s events were left out; the first: %s", f"{refused:,}", first)
         for table in (LISTS, IMPRESSIONS):
             for path in sorted((folder / table.name).glob("part-*.parquet")):
                 self._load_rows(path, table, gone)
@@ -487,6 +538,17 @@ def _without(frame: pl.DataFrame, gone: Mapping[str, int]) -> pl.DataFrame:
     return marked.filter(pl.col("time") > pl.col("gone").fill_null(-1)).drop("gone")
 
 
+def _right(frame: pl.DataFrame, now: int) -> tuple[list[Event], str]:
+    """The events of rows that can be kept, and why the first of the others cannot."""
+    events, reason = [], ""
+    for row in frame.iter_rows():
+        try:
+            events.append(Event(*row).checked(now))
+        except DataError as error:
+            reason = reason or error.message
+    return events, reason
+
+
 def _table(name: str) -> sa.Table:
     if name not in THINGS:
         raise ConfigError(f"the store has no table {name!r}", remedy="items, users or placements")
@@ -494,4 +556,4 @@ def _table(name: str) -> sa.Table:
 
 
 def _json(value: Mapping[str, Any]) -> str:
-    return json.dumps(columns(value), ensure_ascii=False, sort_keys=True, allow_nan=False)
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from zhiyin.core.errors import ConfigError, MissingExtraError
+from zhiyin.data.times import wall_clock
 from zhiyin.store.errors import StoreAwayError, plain, plain_errors, reason
-from zhiyin.store.tables import TURNS, prepare
+from zhiyin.store.tables import IDENTITY, MARKS, TURNS, prepare
 
 try:
     import sqlalchemy as sa
@@ -35,10 +37,15 @@ SETTINGS = (
 
 
 class Database:
-    """An open database. Raises ConfigError for an address that cannot be opened."""
+    """An open database. Raises ConfigError for an address that cannot be opened.
 
-    def __init__(self, address: str | Path) -> None:
-        address = str(address)
+    Parameters
+    ----------
+    clock: what time it is, microseconds UTC; for tests.
+    """
+
+    def __init__(self, address: str | Path, clock: Callable[[], int] = wall_clock) -> None:
+        self.clock, address = clock, str(address)
         if "://" not in address:
             address = f"sqlite:///{address}"
         if address.startswith("postgresql://"):
@@ -102,6 +109,12 @@ class Database:
         )  # fmt: skip
         sa.event.listen(engine, "connect", _patient)
         return engine
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """What names this store, wherever it stands: its sequence numbers mean nothing in another one."""
+        with self._reading() as link:
+            return str(link.execute(sa.select(MARKS.c.value).where(MARKS.c.key == IDENTITY)).scalar_one())
 
     @property
     def address(self) -> str:

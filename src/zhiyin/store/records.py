@@ -11,11 +11,12 @@ from typing import Any
 
 from zhiyin.core.errors import DataError
 from zhiyin.core.fresh import fresh_id
+from zhiyin.data.times import TimePolicy, wall_clock
 
 # Longest id, in characters; longest kind; most columns of an item or user, and bytes of all of them as JSON.
 ID, KIND, COLUMNS, BYTES = 256, 64, 256, 256 * 1024
-# Microseconds UTC: 1970 to 2200.
-FIRST, LAST = 0, 7_258_118_400_000_000
+# Which times are accepted, and the largest number that a value may be: values are learned as float32.
+TIMES, LARGEST = TimePolicy(), 3.4028234e38
 # Control characters, and halves of characters, which no file can hold.
 _CONTROL, _HALF = re.compile(r"[\x00-\x1f\x7f]"), re.compile(r"[\ud800-\udfff]")
 
@@ -30,6 +31,8 @@ class Event:
     value: a rating, a quantity or a price; None for none.
     id: tells a retry from a second click: of one id only the first event is kept. Made up where not given.
     list_id: the list that the item was shown in; None if in none.
+    seq: its number in the store's order of arrival; 0: not known, or not kept yet. No part of what makes two events
+        equal.
     """
 
     user: str
@@ -39,26 +42,41 @@ class Event:
     value: float | None = None
     id: str = ""
     list_id: str | None = None
+    seq: int = dataclasses.field(default=0, compare=False)
 
-    def checked(self) -> Event:
-        """The event with an id. Raises DataError that names the field."""
-        return checked(self.user, self.item, self.time, self.kind, self.value, self.id, self.list_id)
+    def checked(self, now: int | None = None) -> Event:
+        """As the function `checked`."""
+        return checked(self.user, self.item, self.time, self.kind, self.value, self.id, self.list_id, now)
+
+    def numbered(self, seq: int) -> Event:
+        """The event as the store keeps it under a number."""
+        return made([(self.user, self.item, self.time, self.kind, self.value, self.id, self.list_id, seq)])[0]
 
 
-def checked(user: Any, item: Any, time: Any, kind: Any, value: Any, id: Any, list_id: Any) -> Event:
-    """An event of whatever was brought, with an id. Raises DataError that names the field."""
+def checked(
+    user: Any, item: Any, time: Any, kind: Any, value: Any, id: Any, list_id: Any, now: int | None = None
+) -> Event:
+    """An event of whatever was brought, with an id. Raises DataError that names the field.
+
+    now: what the clock says, microseconds UTC; left out, this machine's. A time up to a day ahead of it is taken as
+    this moment; one further ahead, or before 1971, is refused.
+    """
     text(user, "user", ID)
     text(item, "item", ID)
     text(kind, "kind", KIND)
     if list_id is not None:
         text(list_id, "list_id", ID)
-    if isinstance(time, bool) or not isinstance(time, int) or not FIRST <= time <= LAST:
-        raise DataError(f"time = {time!r} is no moment", column="time", remedy="microseconds UTC, 1970 to 2200")
+    if isinstance(time, bool) or not isinstance(time, int):
+        raise DataError(f"time = {str(time)[:80]!r} is no moment", column="time", remedy="microseconds UTC, an integer")
+    now = wall_clock() if now is None else now
+    if not TIMES.accepts(time, now):
+        message, remedy = TIMES.refusal(time, now)
+        raise DataError(message, column="time", remedy=remedy)
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value)):
-        raise DataError(f"value = {value!r} is no number", column="value", remedy="a finite number, or none")
+        raise DataError(f"value = {value!r} is no number", column="value", remedy="a number up to 3.4e38, or none")
     if id:
         text(id, "id", ID)
-    event: Any = _Made(user, item, time, kind, value, id or fresh_id(), list_id)
+    event: Any = _Made(user, item, min(time, now), kind, value, id or fresh_id(), list_id)
     event.__class__ = Event
     return event
 
@@ -106,7 +124,7 @@ def columns(value: Any, name: str = "columns") -> dict[str, Any]:
 
 def _finite(value: float) -> bool:
     try:
-        return math.isfinite(value)
+        return math.isfinite(value) and abs(value) <= LARGEST
     except OverflowError:  # a whole number beyond all floats
         return False
 
@@ -114,15 +132,18 @@ def _finite(value: float) -> bool:
 class _Made:
     """An event while it is made: a frozen class sets its fields five times slower, and histories hold many."""
 
-    __slots__ = ("id", "item", "kind", "list_id", "time", "user", "value")
+    __slots__ = ("id", "item", "kind", "list_id", "seq", "time", "user", "value")
 
-    def __init__(self, user: str, item: str, time: int, kind: str, value: float | None, id: str, list_id: str | None):
+    def __init__(
+        self, user: str, item: str, time: int, kind: str, value: float | None, id: str, list_id: str | None,
+        seq: int = 0,
+    ) -> None:  # fmt: skip
         self.user, self.item, self.time, self.kind = user, item, time, kind
-        self.value, self.id, self.list_id = value, id, list_id
+        self.value, self.id, self.list_id, self.seq = value, id, list_id, seq
 
 
 def made(rows: Iterable[tuple[Any, ...]]) -> list[Event]:
-    """Events of rows (user, item, time, kind, value, id, list_id) that were checked before."""
+    """Events of rows (user, item, time, kind, value, id, list_id, seq) that were checked before."""
     events: list[Any] = []
     for row in rows:
         one: Any = _Made(*row)

@@ -380,5 +380,5 @@ def _hash(user: str) -> str:
 
 def _json(event: Event) -> str:
     # As Event's fields follow on the user.
-    kept = [event.item, event.time, event.kind, event.value, event.id, event.list_id]
+    kept = [event.item, event.time, event.kind, event.value, event.id, event.list_id, event.seq]
     return json.dumps(kept, ensure_ascii=False, separators=(",", ":"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import uuid
 from contextlib import closing
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from zhiyin.core.errors import DataError, ZhiyinError
 from zhiyin.core.run import Run, log
 from zhiyin.store.database import Store
 from zhiyin.store.errors import StoreAwayError, plain_errors
+from zhiyin.store.tables import IDENTITY
 from zhiyin.store.traces import hash_of
 
 # Pages of SQLite that are copied at once.
@@ -38,6 +40,7 @@ def restore(path: str | Path, backup: str | Path, run: Run | None = None) -> tup
             ) as new:  # fmt: skip
                 old.backup(new, pages=PAGES, progress=lambda _, left, of: advance(0, f"{of - left:,} of {of:,} pages"))
         _check(draft)
+        _rename(draft)
         again = _forget_again(path, draft) if path.exists() else 0
         with open(draft, "rb") as file:
             os.fsync(file.fileno())
@@ -60,6 +63,13 @@ def _check(path: Path) -> None:
         raise DataError(f"this is no store: {error}", file=path, remedy="name what zhiyin store backup wrote") from None
     if found != "ok":
         raise DataError(f"the file is damaged: {found}", file=path, remedy="take another backup")
+
+
+def _rename(path: Path) -> None:
+    """Another identity: numbers that the backup has not given yet were given to other events by the store before it."""
+    with closing(sqlite3.connect(path)) as link, link:
+        link.execute("DELETE FROM meta WHERE key = ?", (IDENTITY,))
+        link.execute("INSERT INTO meta (key, value) VALUES (?, ?)", (IDENTITY, uuid.uuid4().hex))
 
 
 def _forget_again(path: Path, draft: Path) -> int:

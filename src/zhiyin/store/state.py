@@ -34,24 +34,28 @@ GRACE = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Recent:
-    """The newest events of a user.
+    """The events of a user that came last.
 
     Parameters
     ----------
-    events: oldest first, at most EVENTS. forgotten: when the user was forgotten last, microseconds UTC; 0: never.
+    events: sorted by time, those of one moment as they came; at most EVENTS, by their sequence numbers the last ones:
+        a late event is as new as any other. forgotten: when the user was forgotten last, microseconds UTC; 0: never.
     """
 
     events: tuple[Event, ...] = ()
     forgotten: int = 0
 
     def and_(self, events: Iterable[Event]) -> Recent:
-        """With more events: each id once, sorted by time, those of one moment as they came, the newest EVENTS."""
+        """With more events, each id once."""
         known = {event.id: event for event in self.events}
         for event in events:
             known.setdefault(event.id, event)
         if len(known) == len(self.events):
             return self
-        return Recent(tuple(sorted(known.values(), key=attrgetter("time"))[-EVENTS:]), self.forgotten)
+        kept = list(known.values())
+        if len(kept) > EVENTS:
+            kept = sorted(kept, key=attrgetter("seq"))[-EVENTS:]
+        return Recent(tuple(sorted(kept, key=attrgetter("time", "seq"))), self.forgotten)
 
     def tidy(self) -> Recent:
         """Whatever was loaded, as `and_` would have it."""
@@ -59,7 +63,8 @@ class Recent:
 
 
 class LiveState(ABC):
-    """Any number of threads may use one. An event is heard after its commit, and known by its id.
+    """Any number of threads may use one. An event is heard after its commit, with its sequence number, and known by its
+    id.
 
     waits: whether `heard` may have to wait, for another machine say.
     """
@@ -68,7 +73,7 @@ class LiveState(ABC):
 
     @abstractmethod
     def recent(self, user: str, load: Callable[[], Recent]) -> Recent:
-        """The newest events of a user: at hand, or by `load`, which reads the store. What `load` raises goes through.
+        """The last events of a user: at hand, or by `load`, which reads the store. What `load` raises goes through.
 
         `load` may be called more than once: again where the user was forgotten meanwhile.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 from zhiyin.core.errors import ConfigError, MissingExtraError
@@ -13,7 +14,9 @@ try:
 except ImportError:
     raise MissingExtraError("sqlalchemy", "serve", "the store") from None
 
-FORMAT = "3"
+FORMAT = "4"
+# The mark that names a store: its sequence numbers mean nothing in another one.
+IDENTITY = "identity"
 # All who change a PostgreSQL store take turns by this lock: so a row with a higher `seq` is never committed earlier,
 # and who reads on from a `seq` misses nothing.
 TURNS = 7_453_010_373_645_639_777
@@ -38,13 +41,13 @@ EVENTS = sa.Table(
     sa.Column("value", sa.Float),
     sa.Column("list_id", sa.String(ID)),
     sa.Column("received", sa.BigInteger, nullable=False),
-    sa.Index("events_user_time", "user", "time").ddl_if("postgresql"),
+    sa.Index("events_user_seq", "user", "seq").ddl_if("postgresql"),
     sqlite_autoincrement=True,
 )
-# Of a user's events SQLite reads all from the index, a page or two; each row elsewhere would be a page of its own.
+# Of a user's newest events SQLite reads all from the index, a page or two; each row elsewhere would be its own page.
 EVENTS_OF_USER = sa.Index(
     "events_of_user",
-    *(EVENTS.c[name] for name in ("user", "time", "seq", "item", "kind", "value", "id", "list_id")),
+    *(EVENTS.c[name] for name in ("user", "seq", "time", "item", "kind", "value", "id", "list_id")),
 ).ddl_if("sqlite")
 EVENTS_OF_LIST = sa.Index(
     "events_list", EVENTS.c.list_id, sqlite_where=EVENTS.c.list_id.is_not(None),
@@ -105,7 +108,7 @@ def prepare(link: Any, place: str) -> None:
     found = None
     if sa.inspect(link).has_table(MARKS.name):
         found = link.execute(sa.select(MARKS.c.value).where(MARKS.c.key == "format")).scalar()
-    if found not in (None, "1", "2", FORMAT):
+    if found not in (None, "1", "2", "3", FORMAT):
         raise ConfigError(
             f"the store is of format {found}, not {FORMAT}",
             file=place,
@@ -120,8 +123,12 @@ def prepare(link: Any, place: str) -> None:
         log.info("store: %s is brought from format %s to %s; a large one takes minutes", place, found, FORMAT)
         if link.dialect.name == "sqlite":
             old = _set_aside(link) if found == "1" else []
-            link.exec_driver_sql("DROP INDEX events_user_time")
+        for name in ("events_user_time", "events_of_user"):
+            link.exec_driver_sql(f"DROP INDEX IF EXISTS {name}")
     META.create_all(link)
+    if found is not None and link.dialect.name == "postgresql":
+        for index in EVENTS.indexes:
+            index.create(link, checkfirst=True)
     if link.dialect.name == "sqlite":
         EVENTS_OF_USER.create(link, checkfirst=True)
     EVENTS_OF_LIST.create(link, checkfirst=True)
@@ -131,6 +138,8 @@ def prepare(link: Any, place: str) -> None:
         link.exec_driver_sql(f"DROP TABLE old_{table.name}")
     link.execute(sa.delete(MARKS).where(MARKS.c.key == "format"))
     link.execute(sa.insert(MARKS).values(key="format", value=FORMAT))
+    if link.execute(sa.select(MARKS.c.value).where(MARKS.c.key == IDENTITY)).scalar() is None:
+        link.execute(sa.insert(MARKS).values(key=IDENTITY, value=uuid.uuid4().hex))
 
 
 def _be_alone(link: Any, place: str) -> None:

@@ -4,15 +4,16 @@ forgotten."""
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from zhiyin.core.run import Run
-from zhiyin.data.heard import Columns, Heard
+from zhiyin.data.event_schema import StorePosition
+from zhiyin.data.heard import QUARANTINE, Columns, Heard
 from zhiyin.store.database import EVENTS, THINGS, Store, hash_of, sa
+from zhiyin.store.records import TIMES
 
 # Events of one page: no reading transaction is so long that the journal could not be emptied beside it.
 PAGE = 200_000
@@ -27,8 +28,8 @@ def heard(store: Store, run: Run | None = None) -> Heard:
 
     Who is forgotten is read last, so that nobody who was forgotten while the events were read is learned.
     """
-    since = time.time_ns() // 1000
-    events = _events(store, run or Run())
+    since, last = store.clock(), store.last
+    events, quarantine = _events(store, last, run or Run())
     items, hidden = _things(store, "items")
     users, _ = _things(store, "users")
     gone = store.forgotten_all()
@@ -37,27 +38,45 @@ def heard(store: Store, run: Run | None = None) -> Heard:
         # One hash a user: it is all that the store still knows of them.
         return np.array([gone.get(hash_of(user), 0) for user in ids], dtype=np.int64)
 
-    return Heard(events, items, users, hidden, forgotten if gone else None, since)
+    position = StorePosition(store.identity, last)
+    return Heard(events, items, users, hidden, forgotten if gone else None, since, position, quarantine)
 
 
-def _events(store: Store, run: Run) -> pl.DataFrame:
-    """Ids and kinds as categories: a hundred million events hold each text once."""
+def _events(store: Store, last: int, run: Run) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Events up to a number, and those set aside: a store of long ago took any time.
+
+    Ids and kinds are categories: a hundred million events hold each text once.
+    """
+    now, aside = store.clock(), [pl.DataFrame(schema=QUARANTINE)]
     kinds = {name: pl.Categorical(pl.Categories.random("zhiyin")) for name in ("user", "item")}
     types: Any = {**kinds, "time": pl.Int64, "kind": pl.Categorical, "value": pl.Float32}
     columns = [EVENTS.c[name] for name in _READ]
     pages = [pl.DataFrame(schema=types)]
-    after, last = 0, store.last
+    after = 0
     with run.bar("Reading the store", last) as advance, store._reader.connect() as link:
         while True:
             page = sa.select(*columns).where(EVENTS.c.seq > after, EVENTS.c.seq <= last).order_by(EVENTS.c.seq)
             rows = link.execute(page.limit(PAGE)).all()
             link.rollback()
             if not rows:
-                return pl.concat(pages, rechunk=True)
+                return pl.concat(pages, rechunk=True), pl.concat(aside)
             frame = pl.DataFrame(rows, schema=_READ, orient="row")
+            right = frame["time"].is_between(TIMES.earliest, TIMES.latest(now))
+            if not right.all():
+                aside.append(_set_aside(frame.filter(~right), store.address, now))
+                frame = frame.filter(right)
             pages.append(frame.drop("seq").cast(types))
             advance(rows[-1].seq - after)
             after = rows[-1].seq
+
+
+def _set_aside(frame: pl.DataFrame, address: str, now: int) -> pl.DataFrame:
+    reasons = [TIMES.refusal(moment, now)[0] for moment in frame["time"]]
+    raw = frame.select(pl.concat_str(pl.col("user", "item", "time", "kind").cast(pl.String), separator=","))
+    return pl.DataFrame(
+        {"file": [address] * len(frame), "line": frame["seq"], "reason": reasons, "raw": raw.to_series()},
+        schema=QUARANTINE,
+    )
 
 
 def _things(store: Store, name: str) -> tuple[Columns, pl.Series]:

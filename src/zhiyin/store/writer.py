@@ -38,7 +38,7 @@ class Writer:
 
     def __init__(self, store: Store, waiting: int = 50_000) -> None:
         self.store, self.most = store, waiting
-        self._queue: queue.SimpleQueue[tuple[list[Event], Future[list[bool]]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[list[Event], Future[list[int]]] | None] = queue.SimpleQueue()
         self._lock, self._waiting, self._closed = threading.Lock(), 0, False
         self._streak = False  # whether the last transaction failed: one line in the log is enough
         self._thread = threading.Thread(target=self._work, name="zhiyin-writer", daemon=True)
@@ -52,17 +52,17 @@ class Writer:
         """Events that are not yet committed."""
         return self._waiting
 
-    def submit(self, events: Sequence[Event], *, right: bool = False) -> Future[list[bool]]:
-        """Done, with `Store.append`'s answer, when the events are committed. Each is checked here, unless all are
-        `right`: made by `records.checked`.
+    def submit(self, events: Sequence[Event], *, right: bool = False) -> Future[list[int]]:
+        """Done, with `Store.keep`'s answer, when the events are committed: of each its sequence number, 0 where it is
+        known already. Each is checked here, unless all are `right`: made by `records.checked`.
 
         Raises at once: DataError for an event that cannot be, StoreBusyError where too much waits, StoreClosedError
         after `close`. The future raises StoreFullError or StoreAwayError where the events were not kept.
         """
-        checked = list(events) if right else [event.checked() for event in events]
+        checked = list(events) if right else [event.checked(self.store.clock()) for event in events]
         if len(checked) > BATCH:
             raise DataError(f"{len(checked):,} events at once", remedy=f"at most {BATCH:,}")
-        done: Future[list[bool]] = Future()
+        done: Future[list[int]] = Future()
         with self._lock:
             if self._closed:
                 raise StoreClosedError("the store is closing", remedy="try again")
@@ -118,7 +118,7 @@ class Writer:
                 except Exception as error:  # the log grows, and SQLite writes it back itself
                     log.debug("store: the log is not written back: %s", error)
 
-    def _commit(self, group: list[tuple[list[Event], Future[list[bool]]]]) -> None:
+    def _commit(self, group: list[tuple[list[Event], Future[list[int]]]]) -> None:
         size = sum(len(events) for events, _ in group)
         # Whose request was given up meanwhile hears nothing; from here on none can be.
         group = [(events, done) for events, done in group if done.set_running_or_notify_cancel()]
