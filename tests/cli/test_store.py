@@ -15,6 +15,7 @@ from zhiyin.store.database import Store
 from zhiyin.store.records import Event
 from zhiyin.store.traces import Trace
 
+T0 = 1_700_000_000_000_000
 DAY = 86_400_000_000
 
 
@@ -67,9 +68,9 @@ def test_backed_up_and_restored(zhiyin: Command, kept: Path, tmp_path: Path) -> 
     zhiyin("store", "backup", "copy.db")
     zhiyin("forget", "bob", "--yes")
     store = Store(kept)
-    store.append([Event("carol", "z", 1)])
+    store.append([Event("carol", "z", T0 + 1)])
     assert "another process" in zhiyin("store", "restore", "copy.db", code=1).stderr
-    assert store.append([Event("carol", "y", 2)]) == [True]
+    assert store.append([Event("carol", "y", T0 + 2)]) == [True]
     store.close()
     said = zhiyin("store", "restore", "copy.db").stderr
     assert "before-restore" in said
@@ -77,9 +78,11 @@ def test_backed_up_and_restored(zhiyin: Command, kept: Path, tmp_path: Path) -> 
     store = Store(kept)
     assert [len(store.history(user)) for user in ("alice", "bob", "carol")] == [2, 0, 0]
     assert store.forgotten("bob") > 0
+    restored = store.identity
     store.close()
     old = Store(kept.with_name("shop.db.before-restore"))
     assert len(old.history("carol")) == 2
+    assert old.identity != restored  # the same numbers will be given to other events
     old.close()
     zhiyin("store", "restore", "copy.db")
     assert kept.with_name("shop.db.before-restore.2").exists()

@@ -15,9 +15,9 @@ pytest.importorskip("fastapi")
 pytest.importorskip("lightgbm")
 
 from zhiyin.data.config import ServiceSection
+from zhiyin.data.event_schema import StorePosition
 from zhiyin.data.histories import Histories
 from zhiyin.pipeline.answers import Answers
-from zhiyin.data.event_schema import StorePosition
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.pipeline.request import Request
 from zhiyin.pipeline.rules import Rules

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import shutil
@@ -356,7 +357,7 @@ def test_format_1_becomes_the_newest(where: str, tmp_path: Path, request: pytest
     assert store.get("items", "a") == ({"title": "B"}, 2)
     assert [store.seq(name) for name in ("items", "users", "placements")] == [2, 5, 0]
     assert store.forgotten_all() == {"abc": 7}
-    assert store.append([Event("alice", "c", 30, id="e3"), Event("alice", "b", 20, id="e2")]) == [True, False]
+    assert store.append([event(3), dataclasses.replace(event(4), id="e2")]) == [True, False]
     assert store.last > 7
     assert [e.id for e in store.events_of_list("l1")] == ["e1"]
     store.put("placements", {"home": {"settings": "{}"}})
@@ -371,8 +372,16 @@ def test_format_1_becomes_the_newest(where: str, tmp_path: Path, request: pytest
         one.close()
 
 
-def test_format_2_becomes_the_newest(tmp_path: Path) -> None:
-    """Format 3 reads a user's events from an index that holds all of them."""
+# Index of a user's events in each format that has SQLite files as this one's.
+INDEXES = {
+    "2": 'CREATE INDEX events_user_time ON events ("user", time)',
+    "3": 'CREATE INDEX events_of_user ON events ("user", time, seq, item, kind, value, id, list_id)',
+}
+
+
+@pytest.mark.parametrize("format", INDEXES)
+def test_older_formats_become_the_newest(format: str, tmp_path: Path) -> None:
+    """A user's last events are read from an index that holds all of them, and the store has a name."""
     path = tmp_path / "shop.db"
     store = Store(path)
     store.append([event(n) for n in range(5)])
@@ -380,8 +389,8 @@ def test_format_2_becomes_the_newest(tmp_path: Path) -> None:
     store.close()
     with sqlite3.connect(path) as link:
         link.executescript(
-            'DROP INDEX events_of_user; CREATE INDEX events_user_time ON events ("user", time);'
-            "UPDATE meta SET value = '2' WHERE key = 'format'"
+            f"DROP INDEX events_of_user; {INDEXES[format]}; DELETE FROM meta WHERE key = 'identity';"
+            f"UPDATE meta SET value = '{format}' WHERE key = 'format'"
         )
     link.close()
     store = Store(path)
@@ -392,6 +401,8 @@ def test_format_2_becomes_the_newest(tmp_path: Path) -> None:
         names = {row[0] for row in raw.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
     assert "COVERING INDEX events_of_user" in plan
     assert "events_user_time" not in names
+    assert len(store.identity) == 32
+    assert Store(path).identity == store.identity
     assert Store(path).count() == 5
     store.close()
 
