@@ -26,7 +26,7 @@ import httpx
 from tests.cli.conftest import Command
 from zhiyin.cli import demo
 from zhiyin.pipeline.bundles import Bundles
-from zhiyin.service.keys import Keys
+from zhiyin.service.keys import Keys, digest_of
 from zhiyin.store.database import Store
 
 MAIN = [sys.executable, "-c", "from zhiyin.cli.main import main; main()"]
@@ -85,11 +85,13 @@ def ask(line: str) -> Any:
 
 def test_the_printed_lines_work_and_ctrl_c_ends_it(log: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    _, older = Keys.open(output / "keys.json")  # as an earlier demo left them: hashes that nobody can read back
-    kept = (output / "keys.json").read_bytes()
+    output.mkdir()
+    store = Store(output / "store.db")
+    _, older = Keys.open(store)  # as an earlier demo left them: hashes that nobody can read back
+    store.close()
     with demonstrated(log, output) as (process, lines):
-        keys = {line.split(": ")[0]: line.split(": ")[1] for line in lines if line.startswith("key to ")}
-        assert set(keys) == {"key to read", "key to events", "key to admin"}
+        keys = dict(line.split(": ") for line in lines if re.match("key (to|for) ", line))
+        assert set(keys) == {"key to read", "key to events", "key for pages", "key to admin"}
         assert not set(keys.values()) & set(older.values())
         clicks, listed, similar = [line for line in lines if line.startswith("  curl ")]
         assert {event["status"] for event in ask(clicks)["events"]} == {"accepted"}
@@ -112,9 +114,14 @@ def test_the_printed_lines_work_and_ctrl_c_ends_it(log: Path, tmp_path: Path) ->
         assert process.wait(30) == 0
         assert "stopped" in rest
         assert "Traceback" not in rest
-    assert (output / "keys.json").read_bytes() == kept
     assert not [path for path in output.rglob(".*") if "draft" in path.name]
     store = Store(output / "store.db")
+    known, _ = Keys.open(store)
+    assert all(known.find(digest_of(key)) for key in [*keys.values(), *older.values()])
+    assert all((key.expires is not None) == key.name.startswith("demo-") for key in known.all())
+    # The next demo takes the place of this one's keys.
+    assert set(demo._keys_for_today(known)) == set(older)
+    assert len(known.all()) == 2 * len(older)
     assert [event.kind for event in store.history("visitor")] == ["view", "view"]
     store.close()
 
@@ -144,8 +151,8 @@ def test_without_the_extra_it_says_what_to_install(
 
 
 def test_ids_of_any_kind_are_quoted() -> None:
-    keys = {"read": "r", "events": "e", "admin": "a"}
+    keys = {"read": "r", "events": "e", "page": "p", "admin": "a"}
     lines = demo._hints("http://127.0.0.1:1", keys, demo.Known(["a,b c"], ["it's / 知?", "x"]))
-    posted = shlex.split(lines[4])
+    posted = shlex.split(lines[5])
     assert json.loads(posted[-1])["events"][0]["item"] == "it's / 知?"
-    assert shlex.split(lines[6])[2].endswith("/v1/items/it%27s%20%2F%20%E7%9F%A5%3F/similar?k=5")
+    assert shlex.split(lines[7])[2].endswith("/v1/items/it%27s%20%2F%20%E7%9F%A5%3F/similar?k=5")

@@ -75,7 +75,8 @@ def opened(home: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
         several = settings.pop("several", False)
         state = settings.pop("state", None)
         live = Live(Bundles(home / "bundles"), Store(tmp_path / f"{name}.db"), options, several=several, state=state)
-        keys, shown = Keys.open(tmp_path / f"{name}.json")
+        keys, shown = Keys.open(live.store)
+        keys.watch(0.05)
         settings = {"budget": 60_000} | settings
         tenant = Tenant(name, live, keys, ServiceSection(**settings), config)
         tenant.shown = shown  # type: ignore[attr-defined]

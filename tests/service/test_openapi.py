@@ -66,6 +66,7 @@ def test_the_service_keeps_to_its_description(service: Any) -> None:
         if "{" in operation.path:  # of things that are there
             n = 9 if operation.method == "delete" else 3
             name = "default" if "placements" in operation.path else f"u{n}" if "users" in operation.path else f"i{n}"
+            name = "read" if "keys" in operation.path else name
             service.put("/v1/placements/default", json={"k": 5})
             made = service.post("/v1/recommendations", json={"user": "u4"}).json()["list_id"]
             known = {"list_id": made, "key": name, "name": name}
@@ -79,6 +80,8 @@ def test_the_service_keeps_to_its_description(service: Any) -> None:
     for label, content in {
         "POST /v1/items": '{"id": "i3", "columns": {"price": 3}}', "POST /v1/users": '{"id": "", "columns": null}',
         "POST /v1/placements/{name}/rollback": json.dumps({"version": version}),
+        "POST /v1/tokens": '{"user": "u3"}',
+        "POST /v1/keys": '{"name": "another", "scopes": ["read"], "expires": "1d"}',
         "POST /v1/rank": '{"items": ["i1"], "explain": true}',
         "POST /v1/events": '{"events": [{"user": "u3"}]}',
         "POST /v1/pages": '{"explain": true, "widgets": [{"name": "a"}]}',

@@ -59,7 +59,7 @@ def test_the_last_day_scores_what_evaluate_says(real_data: Callable[[str], Path]
     bundles = Bundles(tmp_path / "bundles")
     bundles.promote(bundles.write(pipeline, figures={}, catalogue=Catalogue.of(split.train)).version)
     live = Live(bundles, Store(tmp_path / "store.db"))
-    keys, shown = Keys.open(tmp_path / "keys.json")
+    keys, shown = Keys.open(live.store)
     shop = Tenant("replay", live, keys, ServiceSection(budget=60_000))
     shop.shown = shown  # type: ignore[attr-defined]
     window = Window.of(split)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from zhiyin.cli.project import Project
     from zhiyin.data.dataset import Dataset
+    from zhiyin.service.keys import Keys
 
 # Of the version that is served: made in seconds, and each can say why.
 SOURCES = "popular:half_life=7d; itemknn; ease"
@@ -167,7 +168,6 @@ def _settings(project: Project, output: Path) -> None:
 def _serve(output: Path, known: Known) -> None:
     """Answer over HTTP until Ctrl-C, with keys, lines to paste and the address of a page to try."""
     from importlib.util import find_spec
-    from tempfile import TemporaryDirectory
 
     from zhiyin.cli.show import say
 
@@ -179,15 +179,12 @@ def _serve(output: Path, known: Known) -> None:
     import uvicorn
 
     from zhiyin.service.app import create_app
-    from zhiyin.service.keys import Keys
     from zhiyin.service.tenant import Tenant
 
     with _door() as door:
         shop, keys = Tenant.open(output / "zhiyin.toml")
         try:
-            if not keys:  # of an earlier demo only hashes are kept: these hold for this run
-                with TemporaryDirectory() as folder:
-                    shop.keys, keys = Keys.open(Path(folder) / "keys.json")
+            keys = keys or _keys_for_today(shop.keys)
             app = create_app([shop])
             for line in _hints(f"http://127.0.0.1:{door.getsockname()[1]}", keys, known):
                 say(line)
@@ -198,6 +195,19 @@ def _serve(output: Path, known: Known) -> None:
         finally:
             shop.close()
     say(f"stopped. to go on: cd {output} && zhiyin serve")
+
+
+def _keys_for_today(keys: Keys) -> dict[str, str]:
+    """Keys by scope: of an earlier demo only hashes are kept, so there are new ones for a day."""
+    from zhiyin.service.keys import SCOPES
+
+    there = {key.name for key in keys.all()}
+    made = {}
+    for scope in SCOPES:
+        if f"demo-{scope}" in there:
+            keys.revoke(f"demo-{scope}", last_admin=True)
+        made[scope] = keys.add(f"demo-{scope}", [scope], "1d")[1]
+    return made
 
 
 def _door() -> socket.socket:
@@ -220,6 +230,8 @@ def _hints(url: str, keys: dict[str, str], known: Known) -> list[str]:
     import shlex
     from urllib.parse import quote, urlencode
 
+    from zhiyin.service.server import spoken
+
     def curl(path: str, key: str, body: Any = None) -> str:
         said = "" if body is None else f" -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
         return f"  curl -s {shlex.quote(url + path)} -H 'Authorization: Bearer {keys[key]}'{said}"
@@ -227,7 +239,7 @@ def _hints(url: str, keys: dict[str, str], known: Known) -> list[str]:
     clicks = [{"user": "visitor", "item": item, "kind": "view"} for item in known.items]
     fragment = urlencode({"key": keys["read"], "events": keys["events"], "users": ",".join(known.users)})
     return [
-        *(f"key to {scope}: {key}" for scope, key in keys.items()),
+        *(f"{spoken(scope)}: {key}" for scope, key in keys.items()),
         "two clicks of a new visitor, the list that follows from them with reasons, and what is similar:",
         curl("/v1/events", "events", {"events": clicks}),
         curl("/v1/recommendations", "read", {"user": "visitor", "k": 5, "explain": True}),

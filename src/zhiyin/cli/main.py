@@ -21,6 +21,7 @@ from zhiyin.cli import (
     export,
     forget,
     init,
+    key,
     recommend,
     serve,
     similar,
@@ -62,6 +63,7 @@ ORDER = (
     "rollback",
     "diff",
     "serve",
+    "key",
     "forget",
     "store",
     "export",
@@ -144,6 +146,7 @@ app.command()(similar.similar)
 app.command()(export.export)
 app.command()(serve.serve)
 app.command()(forget.forget)
+app.add_typer(key.app, name="key")
 app.add_typer(store.app, name="store")
 app.command()(bundles.versions)
 app.command()(bundles.promote)

@@ -31,6 +31,7 @@ from zhiyin.client.lists import (
     similar_users,
     trending,
 )
+from zhiyin.client.page_keys import PageKey, PageToken, add_key, keys, page_token, revoke_key
 from zhiyin.client.sending import LONGEST, pause
 from zhiyin.client.state import (
     delete_placement,
@@ -79,9 +80,12 @@ __all__ = [
     "Item",
     "Kept",
     "Moment",
+    "PageKey",
+    "PageToken",
     "Recommendations",
     "Thing",
     "Written",
+    "add_key",
     "delete_item",
     "delete_placement",
     "delete_user",
@@ -92,8 +96,10 @@ __all__ = [
     "health",
     "history",
     "impressions",
+    "keys",
     "list_",
     "more",
+    "page_token",
     "pages",
     "patch_item",
     "patch_user",
@@ -111,6 +117,7 @@ __all__ = [
     "ready",
     "recommend",
     "replay",
+    "revoke_key",
     "rollback_placement",
     "search",
     "similar",

@@ -24,7 +24,7 @@ class Client(Methods):
 
     Parameters
     ----------
-    url: such as "http://127.0.0.1:8000". key: as `zhiyin serve` shows it; it is never printed.
+    url: such as "http://127.0.0.1:8000". key: as `zhiyin key add` shows it; it is never printed.
     timeout: seconds for each try. retries: further tries where the service is busy or out of reach; nothing is done
     twice by them.
 

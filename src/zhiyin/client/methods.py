@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
-from zhiyin.client import bringing, lists, state, things
+from zhiyin.client import bringing, lists, page_keys, state, things
 from zhiyin.client.call import Call, Calls
 
 if TYPE_CHECKING:
@@ -85,5 +85,9 @@ class Methods:
     delete_placement = method(state.delete_placement)
     placement_versions = method(state.placement_versions)
     rollback_placement = method(state.rollback_placement)
+    keys = method(page_keys.keys)
+    add_key = method(page_keys.add_key)
+    revoke_key = method(page_keys.revoke_key)
+    page_token = method(page_keys.page_token)
     health = method(state.health)
     ready = method(state.ready)

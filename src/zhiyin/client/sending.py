@@ -39,7 +39,7 @@ def settings_of(url: str, key: str, timeout: float, transport: Any) -> dict[str,
     if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
         raise ConfigError("this is no address of a service", remedy="such as http://127.0.0.1:8000")
     if not key or not key.isascii() or not key.isprintable() or " " in key:
-        raise ConfigError("this is no key", remedy="zhiyin serve shows its keys at the first start")
+        raise ConfigError("this is no key", remedy="make one: zhiyin key add NAME --scope read")
     headers = {"Authorization": f"Bearer {key}", "Accept": "application/json"}
     return {"base_url": url, "timeout": timeout, "headers": headers, "transport": transport}
 

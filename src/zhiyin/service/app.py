@@ -15,10 +15,12 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 import zhiyin
 from zhiyin.core.errors import ConfigError
-from zhiyin.service import admin, events, lists, pages, things
+from zhiyin.core.tokens import TokenError, is_token, signer, verified
+from zhiyin.service import admin, events, key_routes, lists, pages, things
 from zhiyin.service.around import CURRENT, LONGEST, After, Around
 from zhiyin.service.described import QUERY, REFUSALS, UNREADY, describe, page_of
 from zhiyin.service.errors import RefusedError, handle_errors
+from zhiyin.service.keys import digest_of
 from zhiyin.service.limits import Limited, Rate, Work
 from zhiyin.service.logs import access
 from zhiyin.service.metrics import PLAIN, Metrics
@@ -26,8 +28,15 @@ from zhiyin.service.quick import Quick
 from zhiyin.service.routing import Needs, Slashes, Tenant, check_query, fast
 from zhiyin.service.telemetry import Spans
 from zhiyin.service.tenant import Tenant as Shop
+from zhiyin.service.visitors import Visitor
+from zhiyin.store.access_keys import AccessKey
 
-BEARER = HTTPBearer(auto_error=False, description="a key made at the first start")
+BEARER = HTTPBearer(auto_error=False, description="a key (zhiyin key add), or a page token where a route takes one")
+_MORE = {
+    "page": "a key for pages signs tokens: POST /v1/tokens, and give the token to the page",
+    "read": "use a key with the scope read", "events": "use a key with the scope events", "admin": "use an admin key",
+}  # fmt: skip
+_RENEW = "get a new one from the shop's server: POST /v1/tokens, or PageKey of zhiyin.client"
 
 
 class Door:
@@ -40,35 +49,68 @@ class Door:
         for one in self.metrics.shops:
             one.shop.desk.listed, one.shop.brought = one.listed, one.brought
 
-    def enter(self, key: str | None, scope: str) -> Tenant:
-        """The shop of a key. Raises RefusedError 401, 403 or 429."""
-        if key is None:
+    def enter(self, given: str | None, scope: str, visitors: bool = False) -> Tenant:
+        """The shop that a key or a page token opens. visitors: whether a page token may do it.
+
+        Raises RefusedError 401, 403 or 429.
+        """
+        if given is None:
             raise RefusedError(401, "a key is needed", "send the header Authorization: Bearer KEY")
-        # All shops are asked, so that the time it takes does not tell whose key it is.
-        asked = [(shop, shop.keys.scopes(key)) for shop in self.shops]
-        known = [(shop, found) for shop, found in asked if found]
-        if not known:
-            raise RefusedError(401, "this key is not known", "send a key that the first start has shown")
-        shop, found = known[0]
+        visitor: Visitor | None = None
+        if is_token(given):
+            shop, key, visitor = self._visitor(given)
+        else:
+            shop, key = self._owner(given)
         current = CURRENT.get()
         if current is not None:
             current.shop = self.name_of(shop) or ""
-        if scope not in found:
-            raise RefusedError(403, f"this key may not {scope}", "use another key")
-        self._rates[id(shop)].take("admin" if "admin" in found else min(found))
-        return Tenant(shop, self.work, "admin" in found)
+        if shop.keys.expired(key):
+            raise RefusedError(401, "this key has expired", "make another: zhiyin key add")
+        if visitor is not None:
+            if not visitors:
+                raise RefusedError(403, "a page token may not do this", "ask from the shop's server, with a key")
+            if scope not in visitor.scopes:
+                raise RefusedError(403, f"this page token may not {scope}", f"sign one whose scope has {scope}")
+        elif "admin" not in key.scopes and scope not in key.scopes:
+            may = ", ".join(sorted(key.scopes))
+            remedy = _MORE["page"] if "page" in key.scopes else _MORE.get(scope, "use another key")
+            raise RefusedError(403, f"this key may not {scope}: it may {may}", remedy)
+        self._rates[id(shop)].take(key.name if visitor is None else f"{key.name}\n{visitor.name}")
+        shop.keys.use(key)
+        return Tenant(shop, self.work, key, visitor)
+
+    def _owner(self, given: str) -> tuple[Shop, AccessKey]:
+        """The shop and what is known of a key."""
+        digest = digest_of(given)
+        # All shops are asked, so that the time it takes does not tell whose key it is.
+        known = [(shop, key) for shop in self.shops if (key := shop.keys.find(digest)) is not None]
+        if not known:
+            raise RefusedError(401, "this key is not known", "send a key of zhiyin key list; it may have been revoked")
+        return known[0]
+
+    def _visitor(self, token: str) -> tuple[Shop, AccessKey, Visitor]:
+        """Whom a page token names, if the signature is right and the time is, and the page key that signed it."""
+        try:
+            id = signer(token)
+            known = [(shop, key) for shop in self.shops if (key := shop.keys.signer(id)) is not None]
+            if not known:
+                raise TokenError("the key that signed this page token is not known: it may have been revoked")
+            shop, key = known[0]
+            return shop, key, Visitor.of(verified(token, key.hash), shop.keys.now() / 1e6)
+        except TokenError as error:
+            raise RefusedError(401, str(error), _RENEW) from None
 
     def name_of(self, shop: Shop) -> str | None:
         """What figures and logs call a shop; None where there is only one."""
         return self._names[id(shop)] if len(self.shops) > 1 else None
 
 
-def _needs(scope: str) -> Any:
+def _needs(scope: str, visitors: bool = False) -> Any:
     # The door is found by the request: FastAPI remembers dependencies for good, and with them all that they hold.
     async def check(
         request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)] = None
     ) -> Tenant:
-        tenant = request.app.state.door.enter(given and given.credentials, scope)
+        tenant = request.app.state.door.enter(given and given.credentials, scope, visitors)
         check_query(request)
         return tenant
 
@@ -100,9 +142,12 @@ def create_app(
     app = FastAPI(title="Zhiyin", version=zhiyin.__version__, docs_url=None, redoc_url=None, lifespan=life)
     app.state.door = door
     handle_errors(app)
-    keys = Needs(_needs("read"), _needs("events"), _needs("admin"))
+    keys = Needs(
+        _needs("read"), _needs("events"), _needs("page"), _needs("admin"),
+        visitor_read=_needs("read", True), visitor_events=_needs("events", True),
+    )  # fmt: skip
     # Those asked for most are found first; routes of an included router would be looked through twice.
-    for part in (lists, events, things, admin):
+    for part in (lists, events, things, admin, key_routes):
         app.router.routes.extend(part.routes(keys).routes)
     _state(app, None if all(shop.settings.metrics_open for shop in shops) else keys)
     pages.mount(app)
@@ -174,7 +219,7 @@ def _apart(shops: Sequence[Shop]) -> None:
         for other in shops[:n]:
             if one.keys.shares(other.keys):
                 raise ConfigError(f"shops {other.name!r} and {one.name!r} share a key",
-                                  remedy="give each a folder and a keys.json of its own")  # fmt: skip
+                                  remedy="revoke it in one of them: zhiyin key revoke NAME -c FILE")  # fmt: skip
             if _place(one) == _place(other):
                 raise ConfigError(f"shops {other.name!r} and {one.name!r} share a store",
                                   remedy="give each a store of its own: [service] store")  # fmt: skip

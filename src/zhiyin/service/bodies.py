@@ -37,6 +37,7 @@ Scalar = Text | bool | int | float | None
 K = Annotated[int, Field(ge=1, le=MOST_ITEMS)]
 Language = Literal["en", "zh"]
 Variety = Literal["none", "mmr", "dpp", "calibrate"]
+Duration = Annotated[str, Field(max_length=20, pattern=r"^[0-9]+(\.[0-9]+)?[smhdwy]$")]
 # A factor or an addend: a number, or an expression.
 Amount = float | Annotated[Text, Field(max_length=1_000)]
 
@@ -156,6 +157,25 @@ class ShownIn(Body):
 
 class RollbackIn(Body):
     version: Annotated[int, Field(ge=1)]
+
+
+class KeyIn(Body):
+    """A key to be made. `scopes`: read, events, admin, or page alone. `expires`: a duration from now such as "90d";
+    left out, never."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
+    scopes: Annotated[list[Literal["read", "events", "page", "admin"]], Field(min_length=1, max_length=4)]
+    expires: Duration | None = None
+
+
+class TokenIn(Body):
+    """Whom a page token is for. `session`: made by the shop's server, never taken from a page: an id of one's choice
+    could be another user's. `scope`: what it allows. `expires`: "1s" to "7d"."""
+
+    user: Id | None = None
+    session: Id | None = None
+    expires: Duration = "1h"
+    scope: Annotated[list[Literal["events", "read"]], Field(min_length=1, max_length=2)] = ["events", "read"]
 
 
 ColumnsIn = dict[str, Any]

@@ -27,6 +27,7 @@ _SAID: dict[int, str] = {
     401: "No key, or one that is not known",
     403: "The key may not do this",
     404: "There is no such thing",
+    409: "What is there forbids it: a name that is taken, too many keys, the last admin key",
     408: "The request came too slowly",
     413: "The request is too large",
     422: "A field is missing, unknown, of the wrong kind or out of its range",
@@ -239,6 +240,42 @@ class Traced(BaseModel):
     events: list[dict[str, Any]]
 
 
+class Key(_Answer):
+    """id: named by the page tokens that it signs. Moments in microseconds UTC; expires null: never; used: the day."""
+
+    name: str
+    id: str
+    scopes: list[str]
+    created: int
+    expires: int | None
+    expired: bool
+    used: int | None
+
+
+class NewKey(Key):
+    """key: shown this once."""
+
+    key: str
+
+
+class AllKeys(_Answer):
+    keys: list[Key]
+
+
+class KeyGone(_Answer):
+    name: str
+    id: str
+
+
+class Token(_Answer):
+    """expires: seconds since 1970."""
+
+    token: str
+    user: str | None
+    session: str | None
+    expires: int
+
+
 class Health(BaseModel):
     status: str
 
@@ -269,6 +306,10 @@ ANSWERS: dict[tuple[str, str], type[BaseModel]] = {
     ("delete", "/v1/placements/{name}"): PlacementGone,
     ("get", "/v1/placements/{name}/versions"): PlacementVersions,
     ("post", "/v1/placements/{name}/rollback"): PlacementKept,
+    ("get", "/v1/keys"): AllKeys,
+    ("post", "/v1/keys"): NewKey,
+    ("delete", "/v1/keys/{name}"): KeyGone,
+    ("post", "/v1/tokens"): Token,
     ("get", "/health"): Health,
     ("get", "/ready"): Health,
 }

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from zhiyin.core.errors import UnknownItemError, ZhiyinError
 from zhiyin.service.placements import UnknownPlacementError
+from zhiyin.store.access_keys import KeyConflictError, UnknownKeyError
 from zhiyin.store.errors import StoreAwayError, StoreFullError
 from zhiyin.store.writer import StoreBusyError, StoreClosedError
 
@@ -32,6 +33,8 @@ _STATUS: dict[type[ZhiyinError], int] = {
     StoreFullError: 507,
     UnknownItemError: 404,
     UnknownPlacementError: 404,
+    UnknownKeyError: 404,
+    KeyConflictError: 409,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import time
 from typing import Any
@@ -16,6 +17,7 @@ from zhiyin.service.described import REFUSALS
 from zhiyin.service.errors import RefusedError
 from zhiyin.service.quick import Lane
 from zhiyin.service.routing import ItemId, Needs, Tenant, fast
+from zhiyin.service.visitors import Visitor
 from zhiyin.store.records import Event, checked
 
 # Seconds that a commit is waited for; events that take long to hear of, so that other requests would wait for it.
@@ -35,16 +37,18 @@ def routes(needs: Needs) -> APIRouter:
     router = APIRouter(tags=["events"], responses=REFUSALS)
 
     @router.post("/v1/events", openapi_extra=_BODY)
-    async def bring(request: Request, tenant: Tenant = needs.events) -> Any:
+    async def bring(request: Request, tenant: Tenant = needs.visitor_events) -> Any:
         """Keep events. Each is accepted, known already, or rejected with its reason; answered once they are on the
         disk, and they count in the very next list, whatever their time. A time more than a day ahead of the clock, or
         before 1971, is rejected; one less far ahead is taken as now."""
         return await _bring(_given(await request.body(), request.headers.get("content-type", "")), tenant)
 
     @router.post("/v1/impressions/{list_id}")
-    async def shown(list_id: ItemId, body: ShownIn, tenant: Tenant = needs.events) -> Any:
+    async def shown(list_id: ItemId, body: ShownIn, tenant: Tenant = needs.visitor_events) -> Any:
         """What was really shown of a list, in order: so that what is learned from it is true."""
         trace = await tenant.work.do(tenant.traces.find, list_id)
+        if tenant.visitor is not None and trace is not None and trace.user is not None:
+            tenant.visitor.check(trace.user, "list")
         if trace is None:
             raise RefusedError(404, f"list {list_id!r} is not known", "lists are kept for a while only")
         now = tenant.store.clock()
@@ -68,8 +72,10 @@ async def _bring(given: list[Any], tenant: Tenant) -> Response:
         except DataError as error:
             said.append({"status": "rejected", "reason": f"{error.message}; {error.remedy}".rstrip("; ")})
         else:
-            right.append(event)
             said.append({"id": event.id, "status": "accepted"})
+            right.append(event if tenant.visitor is None else _of_visitor(event, tenant.visitor, "id" in one))
+    if tenant.visitor is not None and any(event.list_id is not None for event in right):
+        await tenant.work.do(_check_lists, tenant, tenant.visitor, right)
     if right:
         new = await asyncio.wait_for(asyncio.wrap_future(tenant.writer.submit(right, right=True)), COMMIT)
         heard = [event.numbered(seq) for event, seq in zip(right, new) if seq]
@@ -84,6 +90,21 @@ async def _bring(given: list[Any], tenant: Tenant) -> Response:
     tenant.shop.brought((told["status"] for told in said), time.perf_counter() - begun)
     bad = sum(told["status"] == "rejected" for told in said)
     return fast({"events": said, "rejected": bad}, 200 if bad < len(said) else 400)
+
+
+def _of_visitor(event: Event, visitor: Visitor, named: bool) -> Event:
+    """An event as a page token may bring it. named: whether its id was given. Raises RefusedError 403 for one of
+    somebody else: then none of the request is kept."""
+    visitor.check(event.user, "user")
+    return dataclasses.replace(event, id=visitor.event_id(event.user, event.id)) if named else event
+
+
+def _check_lists(tenant: Tenant, visitor: Visitor, events: list[Event]) -> None:
+    """Raises RefusedError 403 for an event that names a list which was made for somebody else."""
+    for list_id in {event.list_id for event in events if event.list_id is not None}:
+        trace = tenant.traces.find(list_id)
+        if trace is not None and trace.user is not None:
+            visitor.check(trace.user, "list_id")
 
 
 def _given(body: bytes, kind: str) -> list[Any]:
@@ -104,7 +125,7 @@ def _given(body: bytes, kind: str) -> list[Any]:
     return found
 
 
-LANES = {"/v1/events": Lane("events", _given, _bring)}
+LANES = {"/v1/events": Lane("events", _given, _bring, visitors=True)}
 
 
 def _read(body: bytes) -> Any:

@@ -1,56 +1,233 @@
-"""Keys of the service: made at random at the first start, shown once, kept as hashes, compared in constant time."""
+"""Keys of a shop in memory: found by their hash, followed in the store, so that a change holds in every process.
+
+A key is random, shown once, and kept as its SHA-256. A request's key is hashed once and looked up by that hash, whose
+bytes tell nothing of how near a guess was; the comparison at the end takes the same time whatever it finds.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 import json
-import os
+import re
 import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from zhiyin.core.errors import ConfigError
+from zhiyin.core.durations import UNITS, microseconds
+from zhiyin.core.errors import ConfigError, ZhiyinError, nearest
+from zhiyin.core.run import log
+from zhiyin.core.tokens import key_hash
+from zhiyin.store.access_keys import AccessKey, KeyTable
+from zhiyin.store.database import Store
 
-# What a key may do: read lists, bring events, change items and users and see the inside.
-SCOPES = ("read", "events", "admin")
+# What a key may do: read lists and histories, bring events, sign tokens for pages, do all and see the inside.
+SCOPES = ("read", "events", "page", "admin")
+# Seconds between two looks at the store: a key that is revoked is refused everywhere within about this time.
+LOOK = 0.5
+# Longest life of a key that has an end, in microseconds.
+LIFE = 100 * UNITS["y"]
+_DAY = UNITS["d"]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_OLD_SCOPES = ("read", "events", "admin")
 
 
 class Keys:
-    """Hashes of keys by scope; `admin` may do all."""
+    """The keys of one shop; any number of threads may use it.
 
-    def __init__(self, hashes: dict[str, str]) -> None:
-        self._hashes = {scope: bytes.fromhex(said) for scope, said in hashes.items()}
+    Parameters
+    ----------
+    clock: seconds since 1970.
+    """
+
+    def __init__(self, table: KeyTable, clock: Callable[[], float] = time.time) -> None:
+        self.table, self._clock = table, clock
+        self._by_hash: dict[bytes, AccessKey] = {}
+        self._by_id: dict[str, AccessKey] = {}
+        self._used: dict[str, int] = {}
+        self._away, self._lock = False, threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.follow()
 
     @classmethod
-    def open(cls, file: Path) -> tuple[Keys, dict[str, str]]:
-        """The keys of a file, which is made where it is missing; the new keys, to be shown once, else none."""
-        shown: dict[str, str] = {}
-        if not file.exists():
-            shown = {scope: f"zy_{scope}_{secrets.token_urlsafe(24)}" for scope in SCOPES}
-            file.parent.mkdir(parents=True, exist_ok=True)
-            draft = file.with_name(f".{file.name}.draft")
-            draft.unlink(missing_ok=True)
-            handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "w") as opened:
-                json.dump({scope: _hash(key).hex() for scope, key in shown.items()}, opened)
-            draft.replace(file)
-        try:
-            hashes = json.loads(file.read_text())
-            made = cls({scope: hashes[scope] for scope in SCOPES})
-        except (OSError, ValueError, KeyError, TypeError):
-            raise ConfigError("the keys cannot be read", file=file, remedy="delete the file to make new ones") from None
-        return made, shown
+    def open(cls, store: Store, old: Path | None = None, *, first: bool = True) -> tuple[Keys, dict[str, str]]:
+        """The keys of a store, and those that were made just now, by scope, to be shown once.
+
+        old: keys.json of an earlier version; what it holds is taken into the store once. first: make one key for each
+        scope where the store never had any.
+
+        Raises ConfigError for an old file that cannot be read.
+        """
+        table = KeyTable(store)
+        now = int(time.time() * 1e6)
+        if old is not None and old.exists():
+            added = table.bring(_old_keys(old, now))
+            if added:
+                log.info("keys: %d of %s are in the store now, and the file is no longer needed", added, old)
+        made = {scope: new_key(scope) for scope in SCOPES} if first else {}
+        fresh = [AccessKey(scope, frozenset({scope}), key_hash(key), now) for scope, key in made.items()]
+        shown = made if first and table.begin(fresh) else {}
+        return cls(table), shown
+
+    # -- who comes in -----------------------------------------------------------------------------------------------
+
+    def find(self, digest: bytes) -> AccessKey | None:
+        """The key of a SHA-256, expired or not; None for one that is not known."""
+        key = self._by_hash.get(digest)
+        return key if key is not None and hmac.compare_digest(digest, bytes.fromhex(key.hash)) else None
+
+    def signer(self, id: str) -> AccessKey | None:
+        """The key that signs tokens under an id; None for one that is not known or signs none."""
+        key = self._by_id.get(id)
+        return key if key is not None and "page" in key.scopes else None
+
+    def expired(self, key: AccessKey) -> bool:
+        """Whether a key had its time."""
+        return key.expired(self.now())
+
+    def use(self, key: AccessKey) -> None:
+        """Remember that a key was used today; written to the store with the next look."""
+        today = self.now() // _DAY * _DAY
+        if (key.used or 0) < today:
+            self._used[key.hash] = today
+
+    def now(self) -> int:
+        """Microseconds UTC."""
+        return int(self._clock() * 1e6)
+
+    def page_key(self) -> AccessKey | None:
+        """The newest key that signs tokens; None where there is none."""
+        now = self.now()
+        able = [key for key in self._by_id.values() if "page" in key.scopes and not key.expired(now)]
+        return max(able, key=lambda key: key.created, default=None)
 
     def shares(self, other: Keys) -> bool:
         """Whether a key of one is a key of the other."""
-        return not set(self._hashes.values()).isdisjoint(other._hashes.values())
+        return not self._by_hash.keys().isdisjoint(other._by_hash)
 
-    def scopes(self, key: str) -> set[str]:
-        """What a key may do; nothing if it is not known. Takes the same time for every key."""
-        given = _hash(key)
-        found = {scope for scope, known in self._hashes.items() if hmac.compare_digest(given, known)}
-        return set(SCOPES) if "admin" in found else found
+    # -- changes ----------------------------------------------------------------------------------------------------
+
+    def all(self) -> list[AccessKey]:
+        """All keys by name, expired ones too."""
+        return self._take()
+
+    def add(self, name: str, scopes: Iterable[str], expires: str | None = None) -> tuple[AccessKey, str]:
+        """Make a key; it is returned beside what is kept of it, and nobody can be told it again.
+
+        expires: a duration from now, such as "90d"; None: never.
+
+        Raises ConfigError for a name, scope or duration that cannot be, KeyConflictError for a name that is taken.
+        """
+        wanted = frozenset(scopes)
+        check(name, wanted)
+        now = self.now()
+        until = None if expires is None else now + microseconds(expires)
+        if until is not None and until > now + LIFE:
+            raise ConfigError(
+                f"{expires!r} is too long", column="expires", remedy="such as 90d; leave it out for never"
+            )
+        secret = new_key(max(wanted, key=SCOPES.index))
+        key = AccessKey(name, wanted, key_hash(secret), now, until)
+        self.table.add(key)
+        self._take()
+        return key, secret
+
+    def revoke(self, name: str, *, last_admin: bool = False) -> AccessKey:
+        """Remove a key, with it the tokens that it signed: here at once, elsewhere with the next look.
+
+        Raises UnknownKeyError, and KeyConflictError for the last admin key unless `last_admin`.
+        """
+        key = self.table.remove(name, self.now(), last_admin=last_admin)
+        self._take()
+        return key
+
+    # -- what others changed ----------------------------------------------------------------------------------------
+
+    def follow(self) -> None:
+        """Take up the keys as the store has them, and write which were used."""
+        self._take()
+        used, self._used = self._used, {}
+        newer = {hash: day for hash, day in used.items() if self._is_newer(hash, day)}
+        if newer:
+            self.table.note_use(newer)
+
+    def watch(self, seconds: float = LOOK) -> None:
+        """Follow the store from now on, by a thread of its own: nothing else that a service looks after, such as the
+        loading of a version, may delay that a key is revoked."""
+
+        def work() -> None:
+            while not self._stop.wait(seconds):
+                try:
+                    self.follow()
+                    self._away = False
+                except Exception as error:  # the keys that are known go on to hold
+                    if not self._away:
+                        log.warning("keys: the store cannot be read, those known go on to hold: %s", error)
+                    self._away = True
+
+        self._thread = threading.Thread(target=work, name="zhiyin-keys", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Write which keys were used, and follow no longer."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        try:
+            self.follow()
+        except ZhiyinError:
+            log.warning("keys: which were used could not be written")
+
+    def _take(self) -> list[AccessKey]:
+        with self._lock:  # or what was read before a change would overwrite what was read after it
+            keys = self.table.all()
+            self._by_hash = {bytes.fromhex(key.hash): key for key in keys}
+            self._by_id = {key.id: key for key in keys}
+        return keys
+
+    def _is_newer(self, hash: str, day: int) -> bool:
+        key = self._by_hash.get(bytes.fromhex(hash))
+        return key is not None and (key.used or 0) < day
 
 
-def _hash(key: str) -> bytes:
+def digest_of(key: str) -> bytes:
+    """SHA-256 of a key that a request brings."""
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+
+
+def new_key(scope: str) -> str:
+    """A key of 256 random bits, whose beginning tells people what it is."""
+    return f"zy_{scope}_{secrets.token_urlsafe(32)}"
+
+
+def check(name: str, scopes: frozenset[str]) -> None:
+    """Raises ConfigError for a name or for scopes that cannot be."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{name[:80]!r} is no name of a key", column="name",
+                          remedy="1 to 64 letters, digits, dots, hyphens, underscores, not first a sign")  # fmt: skip
+    for scope in sorted(scopes - set(SCOPES)):
+        raise ConfigError(f"there is no scope {scope[:80]!r}", column="scopes", remedy=nearest(scope, list(SCOPES)))
+    if not scopes:
+        raise ConfigError("a key without a scope may do nothing", column="scopes", remedy=f"of {', '.join(SCOPES)}")
+    if "page" in scopes and len(scopes) > 1:
+        raise ConfigError("a key for pages signs tokens and does nothing else", column="scopes",
+                          remedy="make another key for the other scopes")  # fmt: skip
+
+
+def _old_keys(file: Path, now: int) -> list[AccessKey]:
+    """Keys of a file {"read": hash, "events": hash, "admin": hash}, in which they were kept before the store."""
+    try:
+        said = json.loads(file.read_bytes())
+        hashes = {scope: said[scope].lower() for scope in _OLD_SCOPES}
+        if not all(re.fullmatch("[0-9a-f]{64}", hash) for hash in hashes.values()):
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ConfigError(
+            "the keys of this file cannot be read", file=file,
+            remedy="bring it back whole from a backup, or delete it: keys that the store has hold without it, "
+            "and zhiyin key add makes new ones",
+        ) from None  # fmt: skip
+    return [AccessKey(scope, frozenset({scope}), hash, now) for scope, hash in hashes.items()]

@@ -37,6 +37,7 @@ async def _answer(tenant: Tenant, ask: Ask, origin: str = "recommendations", lik
 
     if ask.now is not None and not tenant.admin:
         raise RefusedError(403, "only an admin key may say what time it is", "leave now out")
+    ask = tenant.own(ask, origin == "recommendations")
     found = await tenant.work.do(work)
     return fast(found if like is None else {"item": like} | found)
 
@@ -52,7 +53,7 @@ async def _rank(body: RankIn, tenant: Tenant) -> Response:
     wanted = list(dict.fromkeys(body.items))
     given = {name: getattr(body, name) for name in body.model_fields_set if name != "items"}
     given |= {"include": wanted, "k": len(wanted), "exclude_seen": False, "diversity": "none"}
-    ask = BLANK.model_copy(update=given)  # all of it was checked as the body
+    ask = tenant.own(BLANK.model_copy(update=given))  # all of it was checked as the body
 
     def work() -> dict[str, Any]:
         begun = time.perf_counter()
@@ -76,14 +77,14 @@ def _read(model: type[Body]) -> Callable[[bytes, str], Body]:
 
 
 LANES = {
-    "/v1/recommendations": Lane("read", _read(Ask), _recommend),
-    "/v1/rank": Lane("read", _read(RankIn), _rank),
+    "/v1/recommendations": Lane("read", _read(Ask), _recommend, visitors=True),
+    "/v1/rank": Lane("read", _read(RankIn), _rank, visitors=True),
 }
 
 
 def _single(router: APIRouter, needs: Needs) -> None:
     @router.post("/v1/recommendations")
-    async def recommend(body: Ask, tenant: Tenant = needs.read) -> Any:
+    async def recommend(body: Ask, tenant: Tenant = needs.visitor_read) -> Any:
         """The best items for a user, a session, a visitor with a history, or a stranger."""
         return await _recommend(body, tenant)
 
@@ -98,7 +99,7 @@ def _single(router: APIRouter, needs: Needs) -> None:
         language: LanguageQuery = "en",
         fields: FieldsQuery = "",
         page: PageQuery = None,
-        tenant: Tenant = needs.read,
+        tenant: Tenant = needs.visitor_read,
     ) -> Any:
         """The same in one line."""
         given = {"k": k} if k is not None else {}
@@ -112,7 +113,7 @@ def _single(router: APIRouter, needs: Needs) -> None:
         filter: FilterQuery = "",
         fields: FieldsQuery = "",
         page: PageQuery = None,
-        tenant: Tenant = needs.read,
+        tenant: Tenant = needs.visitor_read,
     ) -> Any:
         """What most users had."""
         return await _answer(tenant, Ask(k=k, filter=filter, fields=names(fields), page=page), "popular")
@@ -123,7 +124,7 @@ def _single(router: APIRouter, needs: Needs) -> None:
         filter: FilterQuery = "",
         fields: FieldsQuery = "",
         page: PageQuery = None,
-        tenant: Tenant = needs.read,
+        tenant: Tenant = needs.visitor_read,
     ) -> Any:
         """What users choose right now: each event of the store's log counts half for every day that passed."""
         return await _answer(tenant, Ask(k=k, filter=filter, fields=names(fields), page=page), "trending")
@@ -135,7 +136,7 @@ def _single(router: APIRouter, needs: Needs) -> None:
         filter: FilterQuery = "",
         fields: FieldsQuery = "",
         page: PageQuery = None,
-        tenant: Tenant = needs.read,
+        tenant: Tenant = needs.visitor_read,
     ) -> Any:
         """What goes with an item."""
         return await _answer(tenant, Ask(k=k, filter=filter, fields=names(fields), page=page), "similar", key)
@@ -159,9 +160,11 @@ def _single(router: APIRouter, needs: Needs) -> None:
 
     @router.get("/v1/users/{key}/history", tags=["users"])
     async def history(
-        key: ItemId, most: Annotated[int, Query(ge=1, le=1_000)] = 100, tenant: Tenant = needs.read
+        key: ItemId, most: Annotated[int, Query(ge=1, le=1_000)] = 100, tenant: Tenant = needs.visitor_read
     ) -> Any:
-        """Events of a user that the store has heard, oldest first."""
+        """Events of a user that the store has heard, oldest first; a page token is told those of its own user."""
+        if tenant.visitor is not None:
+            tenant.visitor.check(key, "user")
         found = await tenant.work.do(tenant.store.history, key, most)
         return fast({"user": key, "events": [
             {"id": e.id, "item": e.item, "time": e.time, "kind": e.kind, "value": e.value} for e in found
@@ -170,14 +173,14 @@ def _single(router: APIRouter, needs: Needs) -> None:
 
 def _several(router: APIRouter, needs: Needs) -> None:
     @router.post("/v1/rank")
-    async def rank(body: RankIn, tenant: Tenant = needs.read) -> Any:
+    async def rank(body: RankIn, tenant: Tenant = needs.visitor_read) -> Any:
         """The given items in the best order for this user; those nobody knows or may see come last, as given."""
         return await _rank(body, tenant)
 
     @router.post("/v1/pages")
-    async def page(body: PageIn, tenant: Tenant = needs.read) -> Any:
+    async def page(body: PageIn, tenant: Tenant = needs.visitor_read) -> Any:
         """Several lists for one page; no item is in two of them."""
-        who = body.model_dump(exclude_unset=True, exclude={"widgets"})
+        who = tenant.own(body).model_dump(exclude_unset=True, exclude={"widgets"})
         if len({widget.name for widget in body.widgets}) < len(body.widgets):
             raise ConfigError("two widgets have one name", column="widgets", remedy="a name of its own for each")
 

@@ -19,12 +19,15 @@ from zhiyin.service.routing import Tenant
 
 @dataclasses.dataclass(frozen=True)
 class Lane:
-    """A route of POST. needs: scope of the key. read: what a body of a content type says; raises where it is not
-    plain. answer: as the route's own function."""
+    """A route of POST. needs: scope of the key. visitors: whether page tokens may do it, too.
+
+    read: what a body of a content type says; raises where it is not plain. answer: as the route's own function.
+    """
 
     needs: str
     read: Callable[[bytes, str], Any]
     answer: Callable[[Any, Tenant], Awaitable[Response]]
+    visitors: bool = False
 
 
 class Quick:
@@ -51,7 +54,8 @@ class Quick:
             return
         scope["route"] = _Named(scope["path"])
         try:
-            answer = await lane.answer(given, scope["app"].state.door.enter(key.strip(), lane.needs))
+            tenant = scope["app"].state.door.enter(key.strip(), lane.needs, lane.visitors)
+            answer = await lane.answer(given, tenant)
         except (RefusedError, ZhiyinError, TimeoutError) as error:
             answer = answer_to(error)
         await answer(scope, receive, send)

@@ -18,6 +18,8 @@ from zhiyin.service.bodies import Filter, Id, K, Language, Text
 from zhiyin.service.errors import RefusedError
 from zhiyin.service.limits import Work
 from zhiyin.service.tenant import Tenant as Shop
+from zhiyin.service.visitors import Visitor, W
+from zhiyin.store.access_keys import AccessKey
 
 # What stands in an address for a slash within an id, which routes would take for the end of it: of private use.
 _SLASH = "\ue000"
@@ -43,21 +45,37 @@ class Slashes:
 
 
 class Tenant:
-    """The shop that a request's key opens. work: the threads that make lists. admin: whether the key may do all."""
+    """The shop that a request's key opens.
 
-    def __init__(self, shop: Shop, work: Work, admin: bool) -> None:
-        self.shop, self.work, self.admin = shop, work, admin
+    work: the threads that make lists. key: what is known of the key. visitor: whom a page token names that the key
+    signed; None: the key itself was sent.
+    """
+
+    def __init__(self, shop: Shop, work: Work, key: AccessKey, visitor: Visitor | None = None) -> None:
+        self.shop, self.work, self.key, self.visitor = shop, work, key, visitor
+        self.admin = visitor is None and "admin" in key.scopes
         self.live, self.store, self.writer, self.traces = shop.live, shop.store, shop.writer, shop.traces
         self.placements, self.desk = shop.placements, shop.desk
+
+    def own(self, who: W, named: bool = True) -> W:
+        """A request for a list, as who sends it may have it. named: a list for somebody: a visitor who is not named is.
+
+        Raises RefusedError 403 for somebody else's.
+        """
+        return who if self.visitor is None else self.visitor.own(who, named)
 
 
 @dataclasses.dataclass(frozen=True)
 class Needs:
-    """Dependencies that let in keys of a scope."""
+    """Dependencies that let in keys of a scope; `visitor_read` and `visitor_events` let in page tokens, too: such a
+    route checks with `Tenant.own` or `Visitor.check` every id of a user that it is asked about."""
 
     read: Any
     events: Any
+    page: Any
     admin: Any
+    visitor_read: Any
+    visitor_events: Any
 
 
 def check_query(request: Request) -> None:

@@ -159,8 +159,13 @@ def _show(say: Callable[[str], None] | None, name: str, shown: dict[str, str]) -
     if say is None or not shown:
         return
     for scope, key in shown.items():
-        say(f"{name + ': ' if name else ''}key to {scope}: {key}")
-    say("keep them: they are shown this once. keys.json holds their hashes; delete it to make new ones")
+        say(f"{name + ': ' if name else ''}{spoken(scope)}: {key}")
+    say("keep them: they are shown this once. zhiyin key adds, lists and revokes keys while the service runs")
+
+
+def spoken(scope: str) -> str:
+    """What people are told that a first key is for."""
+    return "key for pages" if scope == "page" else f"key to {scope}"
 
 
 def _say_where(say: Callable[[str], None], opened: _Opened, host: str, sock: socket.socket) -> None:

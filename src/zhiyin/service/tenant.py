@@ -77,12 +77,19 @@ class Tenant:
         except BaseException:
             kept.close()
             raise
-        keys, shown = Keys.open(home / "keys.json")
+        try:
+            keys, shown = Keys.open(kept, home / "keys.json")
+        except BaseException:
+            live.close()
+            live.state.close()
+            kept.close()
+            raise
+        keys.watch()
         made = cls(home.resolve().name, live, keys, section, config if settings is not None else None)
         return made, shown
 
     def close(self) -> None:
         """Write what waits, and let everything go."""
-        for close in (self.skew.close, self.live.close, self.writer.close, self.traces.close, self.live.state.close,
-                      self.store.close):  # fmt: skip
+        for close in (self.skew.close, self.live.close, self.writer.close, self.traces.close, self.keys.close,
+                      self.live.state.close, self.store.close):  # fmt: skip
             close()

@@ -516,6 +516,7 @@ class Store(Lists):
         draft = path.with_name(f".{path.name}.draft")
         draft.unlink(missing_ok=True)
         try:
+            draft.touch(0o600)  # empty, so that SQLite takes it; the copy holds what the store holds
             with plain_errors(path), self._engine.connect() as link:
                 link.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("VACUUM INTO ?", (str(draft),))
             draft.replace(path)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from zhiyin.core.errors import DataError, ZhiyinError
 from zhiyin.core.run import Run, log
+from zhiyin.store.access_keys import KeyTable
 from zhiyin.store.database import Store
 from zhiyin.store.errors import StoreAwayError, plain_errors
 from zhiyin.store.tables import IDENTITY
@@ -35,13 +36,17 @@ def restore(path: str | Path, backup: str | Path, run: Run | None = None) -> tup
     try:
         with (run or Run()).bar("Copying", None) as advance, plain_errors(path):
             draft.unlink(missing_ok=True)
+            draft.touch(0o600)
             with closing(sqlite3.connect(f"{backup.as_uri()}?mode=ro", uri=True)) as old, closing(
                 sqlite3.connect(draft)
             ) as new:  # fmt: skip
                 old.backup(new, pages=PAGES, progress=lambda _, left, of: advance(0, f"{of - left:,} of {of:,} pages"))
         _check(draft)
         _rename(draft)
-        again = _forget_again(path, draft) if path.exists() else 0
+        again = 0
+        if path.exists():
+            again = _forget_again(path, draft)
+            _keep_keys(path, draft)
         with open(draft, "rb") as file:
             os.fsync(file.fileno())
         return _swap(path, draft), again
@@ -91,6 +96,21 @@ def _forget_again(path: Path, draft: Path) -> int:
         for user in users:
             copy.forget(user)
         return len(users)
+    finally:
+        present.close()
+        copy.close()
+
+
+def _keep_keys(path: Path, draft: Path) -> None:
+    """Give a copy of the backup the keys of the store that is there: one revoked since must not come back."""
+    try:
+        present = Store(path)
+    except ZhiyinError:
+        log.warning("store: the old file cannot be read: keys are as they were in the backup; see zhiyin key list")
+        return
+    copy = Store(draft)
+    try:
+        KeyTable(copy).take_from(KeyTable(present))
     finally:
         present.close()
         copy.close()

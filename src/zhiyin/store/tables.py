@@ -96,6 +96,17 @@ MARKS = sa.Table("meta", META, sa.Column("key", sa.String(64), primary_key=True)
 FORGOTTEN = sa.Table(
     "forgotten", META, sa.Column("hash", sa.String(64), primary_key=True), sa.Column("received", sa.BigInteger)
 )
+# Keys of the service, as hashes. An older program does not look at them, so they are no new format.
+ACCESS_KEYS = sa.Table(
+    "access_keys",
+    META,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("scopes", sa.String(ID), nullable=False),
+    sa.Column("hash", sa.String(64), nullable=False, unique=True),
+    sa.Column("created", sa.BigInteger, nullable=False),
+    sa.Column("expires", sa.BigInteger),
+    sa.Column("used", sa.BigInteger),
+)
 
 
 def prepare(link: Any, place: str) -> None:

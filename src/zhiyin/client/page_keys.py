@@ -1,0 +1,102 @@
+"""Keys, and page tokens: asked of the service, or signed here by a page key without asking it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from zhiyin.client.call import Call, as_it_is, as_json, path_of, said_of
+from zhiyin.core.errors import ConfigError
+from zhiyin.core.tokens import TOKEN_SCOPES, key_hash, new_session, page_claims, sign
+
+KeyScope = Literal["read", "events", "page", "admin"]
+TokenScope = Literal["events", "read"]
+
+
+@dataclasses.dataclass(frozen=True)
+class PageToken:
+    """A token for a web page; as a text it is the token.
+
+    user, session: whom it names. expires: seconds since 1970.
+    """
+
+    token: str = dataclasses.field(repr=False)
+    user: str | None
+    session: str | None
+    expires: int
+
+    def __str__(self) -> str:
+        return self.token
+
+
+@dataclasses.dataclass(frozen=True)
+class PageKey:
+    """Signs page tokens on the shop's own server, without a request to the service.
+
+    key: as `zhiyin key add web --scope page` shows it; it is never printed, and no page may have it.
+
+    >>> token = PageKey("zy_page_" + "x" * 43).token(user="alice", expires="1h")
+    >>> token.user, str(token).count(".")
+    ('alice', 2)
+    """
+
+    key: str = dataclasses.field(repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.key.startswith("zy_page_"):
+            raise ConfigError("this is no key for pages", remedy="zhiyin key add web --scope page")
+
+    def token(
+        self,
+        user: str | None = None,
+        session: str | None = None,
+        expires: str = "1h",
+        scope: Sequence[TokenScope] = ("events", "read"),
+    ) -> PageToken:
+        """A token for a user, a session, or both; without any, for a new session.
+
+        session: made by the shop's server, never taken from a page. expires: "1s" to "7d".
+
+        Raises ConfigError for what no token may say.
+        """
+        session = new_session() if user is None and session is None else session
+        claims = page_claims(user, session, expires, tuple(scope))
+        return PageToken(sign(claims, key_hash(self.key)), user, session, claims["exp"])
+
+
+def page_token(
+    *,
+    user: str | None = None,
+    session: str | None = None,
+    expires: str = "1h",
+    scope: Sequence[TokenScope] = TOKEN_SCOPES,  # type: ignore[assignment]
+) -> Call[PageToken]:
+    """As `PageKey.token`, signed by the service. Needs a page key or an admin key."""
+    asked = said_of(user=user, session=session, expires=expires, scope=list(scope))
+
+    def read(said: Any) -> PageToken:
+        return PageToken(said["token"], said["user"], said["session"], said["expires"])
+
+    return Call("POST", "/v1/tokens", read, body=as_json(asked))
+
+
+def keys() -> Call[list[dict[str, Any]]]:
+    """All keys: {"name", "id", "scopes", "created", "expires", "expired", "used"} each. Needs an admin key."""
+    return Call("GET", "/v1/keys", lambda said: list(said["keys"]))
+
+
+def add_key(name: str, scope: Sequence[KeyScope] | KeyScope, *, expires: str | None = None) -> Call[dict[str, Any]]:
+    """Make a key; the answer's "key" is shown this once. Needs an admin key.
+
+    expires: a duration such as "90d"; None: never. Sent once: after a failure look whether it is there.
+    """
+    scopes = [scope] if isinstance(scope, str) else list(scope)
+    return Call(
+        "POST", "/v1/keys", as_it_is, body=as_json(said_of(name=name, scopes=scopes, expires=expires)), tries=False
+    )
+
+
+def revoke_key(name: str) -> Call[dict[str, Any]]:
+    """Revoke a key, and the page tokens that it signed. Needs an admin key."""
+    return Call("DELETE", path_of("keys", name), as_it_is)

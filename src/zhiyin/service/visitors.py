@@ -1,0 +1,102 @@
+"""Visitors of a shop's pages: what a page token lets in, and for whom.
+
+A page token is in everybody's hands, so it opens nothing but what its visitor may see anyway: lists made for the user
+and the session that it names, and events of theirs. Routes say that they let visitors in; each of them then asks here
+about every id of a user that the request holds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from zhiyin.core.errors import DataError
+from zhiyin.core.tokens import LIFE, SKEW, TOKEN_SCOPES, TokenError
+from zhiyin.service.bodies import Who
+from zhiyin.service.errors import RefusedError
+from zhiyin.store.records import ID, text
+
+W = TypeVar("W", bound=Who)
+_OTHER = "get a token for that user from the shop's server (POST /v1/tokens), or leave the id out"
+
+
+@dataclasses.dataclass(frozen=True)
+class Visitor:
+    """Whom a page token names: a user, a session, or both; and what it allows, of `TOKEN_SCOPES`."""
+
+    user: str | None
+    session: str | None
+    scopes: frozenset[str]
+
+    @classmethod
+    def of(cls, claims: Mapping[str, Any], now: float) -> Visitor:
+        """The visitor of claims whose signature was right. now: seconds since 1970.
+
+        Raises TokenError for a token that expired, is of the future, lives too long, or says what no token may.
+        """
+        ends = _moment(claims, "exp")
+        if ends is None:
+            raise TokenError("this page token never expires")
+        if ends <= now:
+            raise TokenError("this page token has expired")
+        if ends > now + LIFE + SKEW:
+            raise TokenError(f"this page token expires in more than {LIFE // 86_400} days")
+        if any((_moment(claims, name) or 0) > now + SKEW for name in ("iat", "nbf")):
+            raise TokenError("this page token is of the future")
+        user, session = claims.get("sub"), claims.get("sid")
+        try:
+            for name, value in (("sub", user), ("sid", session)):
+                if value is not None:
+                    text(value, name, ID)
+        except DataError as error:
+            raise TokenError(f"this page token names no user: {error.message}") from None
+        if user is None and session is None:
+            raise TokenError("this page token names neither a user (sub) nor a session (sid)")
+        said = claims.get("scope", " ".join(TOKEN_SCOPES))
+        scopes = frozenset(said.split()) if isinstance(said, str) else frozenset()
+        if not scopes or not scopes <= set(TOKEN_SCOPES):
+            raise TokenError(f"the scope of a page token is of {', '.join(TOKEN_SCOPES)}")
+        return cls(user, session, scopes)
+
+    @property
+    def name(self) -> str:
+        """By which a visitor's requests are counted."""
+        return f"{self.user or ''}\n{self.session or ''}"
+
+    def owns(self, id: str | None) -> bool:
+        """Whether an id is of the user or the session that the token names."""
+        return id is not None and id in (self.user, self.session)
+
+    def check(self, id: str | None, what: str) -> None:
+        """Raises RefusedError 403 for an id of somebody else. what: the place where it stands."""
+        if not self.owns(id):
+            raise RefusedError(403, f"{what}: this page token is of another user", _OTHER)
+
+    def own(self, who: W, named: bool) -> W:
+        """A request for a list as the visitor may have it. named: without an id it is for whom the token names.
+
+        Raises RefusedError 403 for one that names somebody else.
+        """
+        for name in ("user", "session"):
+            if getattr(who, name) is not None:
+                self.check(getattr(who, name), name)
+        if not named or who.user is not None or who.session is not None or who.history is not None:
+            return who
+        ids = {name: getattr(self, name) for name in ("user", "session") if getattr(self, name) is not None}
+        return who.model_copy(update=ids)
+
+    def event_id(self, user: str, id: str) -> str:
+        """What an event's id is kept as: of one id only the first event is kept, so ids that a page makes up are of
+        its own user alone, and none of them can take the place of another's."""
+        return f"page-{hashlib.sha256(f'{len(user)} {user}{id}'.encode('utf-8', 'surrogatepass')).hexdigest()[:40]}"
+
+
+def _moment(claims: Mapping[str, Any], name: str) -> float | None:
+    value = claims.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e15:
+        raise TokenError(f"{name} of this page token is no moment in seconds since 1970")
+    return float(value)

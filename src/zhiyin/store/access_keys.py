@@ -1,0 +1,186 @@
+"""Keys of the service at rest: one table of the store, which all processes and machines of a shop share.
+
+A file beside the settings would have to be copied to every machine, and a key revoked on one would open the others; the
+store is what they have in common. A key is kept as its hash only. Exports leave keys out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.core.tokens import key_id
+from zhiyin.store.database import Store, sa
+from zhiyin.store.tables import ACCESS_KEYS, MARKS
+
+# Keys of one shop at most.
+MOST = 100
+# Begins the marks of what was added to a store once and is not to be added again.
+_BEGUN = "access keys"
+
+
+@dataclasses.dataclass(frozen=True)
+class AccessKey:
+    """What is known of a key.
+
+    Parameters
+    ----------
+    scopes: what it may do. hash: SHA-256 of the key, 64 hexadecimal digits.
+    created, expires, used: microseconds UTC; expires None: never; used: the day it was last used, None: not yet.
+    """
+
+    name: str
+    scopes: frozenset[str]
+    hash: str = dataclasses.field(repr=False)
+    created: int
+    expires: int | None = None
+    used: int | None = None
+
+    @property
+    def id(self) -> str:
+        """Public name: 16 hexadecimal digits, told in lists of keys and by the tokens that it signs."""
+        return key_id(self.hash)
+
+    def expired(self, now: int) -> bool:
+        """Whether it had its time. now: microseconds UTC."""
+        return self.expires is not None and self.expires <= now
+
+
+class UnknownKeyError(ConfigError):
+    """A key that there is not."""
+
+
+class KeyConflictError(ConfigError):
+    """A change that the keys there are forbid: a name taken, too many, the last admin key."""
+
+
+class KeyTable:
+    """The keys of a store; every change is one transaction, checked against the keys there are within it.
+
+    With its first keys the file of an SQLite store becomes readable to its owner alone (0600).
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        with store._reading() as link:
+            there = sa.inspect(link).has_table(ACCESS_KEYS.name)
+        if not there:  # of a store from before there were keys in it
+            with store._writing() as link:
+                ACCESS_KEYS.create(link, checkfirst=True)
+
+    def all(self) -> list[AccessKey]:
+        """All keys by name."""
+        with self.store._reading() as link:
+            return _all(link)
+
+    def add(self, key: AccessKey) -> None:
+        """Keep a new key. Raises KeyConflictError where its name is taken or there are too many."""
+        with self.store._writing() as link:
+            known = _all(link)
+            if any(one.name == key.name for one in known):
+                raise KeyConflictError(
+                    f"there is a key {key.name!r} already", column="name",
+                    remedy=f"choose another name, or revoke it first: zhiyin key revoke {key.name}",
+                )  # fmt: skip
+            if len(known) >= MOST:
+                raise KeyConflictError(f"there are {MOST} keys, as many as there may be", remedy="revoke one first")
+            link.execute(sa.insert(ACCESS_KEYS), [_row(key)])
+        if not known:
+            self._close_file()
+
+    def remove(self, name: str, now: int, *, last_admin: bool = False) -> AccessKey:
+        """Remove a key. now: microseconds UTC. last_admin: even if no admin key is left then.
+
+        Raises UnknownKeyError, which names the nearest, and KeyConflictError for the last admin key.
+        """
+        with self.store._writing() as link:
+            known = {one.name: one for one in _all(link)}
+            if name not in known:
+                remedy = nearest(name, list(known)) if known else "there is no key yet"
+                raise UnknownKeyError(f"there is no key {name!r}", column="name", remedy=remedy)
+            key = known.pop(name)
+            left = any("admin" in one.scopes and not one.expired(now) for one in known.values())
+            if "admin" in key.scopes and not key.expired(now) and not left and not last_admin:
+                raise KeyConflictError(
+                    f"{name!r} is the last admin key", column="name",
+                    remedy="add another first: zhiyin key add NAME --scope admin",
+                )  # fmt: skip
+            link.execute(sa.delete(ACCESS_KEYS).where(ACCESS_KEYS.c.name == name))
+        return key
+
+    def begin(self, keys: Sequence[AccessKey]) -> bool:
+        """Add the first keys of a store, whoever of several processes comes first; False where it ever had any."""
+        with self.store._writing() as link:
+            if _all(link) or link.execute(sa.select(MARKS.c.key).where(MARKS.c.key.like(f"{_BEGUN}%"))).first():
+                return False
+            link.execute(sa.insert(ACCESS_KEYS), [_row(key) for key in keys])
+            link.execute(sa.insert(MARKS), [{"key": _BEGUN, "value": None}])
+        self._close_file()
+        return True
+
+    def bring(self, keys: Sequence[AccessKey]) -> int:
+        """Add keys that were kept elsewhere, each once for ever: one that is revoked later does not come back.
+
+        A name that is taken gets a number. Returns how many were added now.
+        """
+        added = 0
+        with self.store._writing() as link:
+            done = set(link.execute(sa.select(MARKS.c.key).where(MARKS.c.key.like(f"{_BEGUN}%"))).scalars())
+            known = _all(link)
+            names, hashes = {one.name for one in known}, {one.hash for one in known}
+            for key in keys:
+                mark = f"{_BEGUN} {key.id}"
+                if mark in done or key.hash in hashes or len(names) >= MOST:
+                    continue
+                name, number = key.name, 1
+                while name in names:
+                    number += 1
+                    name = f"{key.name}-{number}"
+                names.add(name)
+                link.execute(sa.insert(ACCESS_KEYS), [_row(dataclasses.replace(key, name=name))])
+                link.execute(sa.insert(MARKS), [{"key": mark, "value": None}])
+                added += 1
+        if added:
+            self._close_file()
+        return added
+
+    def note_use(self, days: Mapping[str, int]) -> None:
+        """Write the days on which keys were used, microseconds UTC by hash; an earlier day changes nothing."""
+        of = ACCESS_KEYS.c
+        with self.store._writing() as link:
+            for hash, day in days.items():
+                older = (of.hash == hash) & (of.used.is_(None) | (of.used < day))
+                link.execute(sa.update(ACCESS_KEYS).where(older).values(used=day))
+
+    def _close_file(self) -> None:
+        """With its first keys an SQLite store is its owner's alone: who reads a page key's hash can sign as it."""
+        if self.store.path is not None:
+            for end in ("", "-wal", "-shm"):
+                beside = self.store.path.with_name(self.store.path.name + end)
+                if beside.exists():
+                    os.chmod(beside, 0o600)
+
+    def take_from(self, other: KeyTable) -> None:
+        """Have the keys of another store and no others, and its marks of what was added once."""
+        mine = MARKS.c.key.like(f"{_BEGUN}%")
+        with other.store._reading() as link:
+            keys, marks = _all(link), list(link.execute(sa.select(MARKS.c.key).where(mine)).scalars())
+        with self.store._writing() as link:
+            link.execute(sa.delete(ACCESS_KEYS))
+            link.execute(sa.delete(MARKS).where(mine))
+            for table, rows in ((ACCESS_KEYS, [_row(key) for key in keys]), (MARKS, [{"key": mark} for mark in marks])):
+                if rows:
+                    link.execute(sa.insert(table), rows)
+
+
+def _row(key: AccessKey) -> dict[str, Any]:
+    row = {field.name: getattr(key, field.name) for field in dataclasses.fields(key)}
+    return row | {"scopes": " ".join(sorted(key.scopes))}
+
+
+def _all(link: Any) -> list[AccessKey]:
+    rows = link.execute(sa.select(ACCESS_KEYS).order_by(ACCESS_KEYS.c.name))
+    return [AccessKey(**dict(row) | {"scopes": frozenset(row["scopes"].split())}) for row in rows.mappings().all()]
