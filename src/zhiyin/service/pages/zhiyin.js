@@ -10,7 +10,7 @@
  * it is sent. A key in a page can be read by whoever opens it: give it no more than events, or read. */
 window.zhiyin = (() => {
   "use strict";
-  const MOST = 200, BATCH = 20, EVERY = 2000, BYTES = 60000, LONGEST = 60000;
+  const MOST = 200, BATCH = 20, EVERY = 2000, BYTES = 60000, LONGEST = 60000, FRESH = 60e6;
   const AGAIN = [429, 502, 503, 504], QUEUE = "zhiyin.queue", VISITOR = "zhiyin.visitor";
   const requests = new WeakMap();
   let settings = null, sending = null, timer = 0, failed = 0, memory = {};
@@ -33,12 +33,14 @@ window.zhiyin = (() => {
     throw Object.assign(new Error(said.error || `the service answered ${answer.status}`),
       {status: answer.status, remedy: said.remedy || "", field: said.field, after: answer.headers.get("Retry-After")});
   }
+  // What was done a moment ago is given its time by the service: this clock may be wrong by days.
+  const arriving = event => Math.abs(Date.now() * 1000 - event.time) < FRESH ? {...event, time: undefined} : event;
   async function send(most) {
     let events = queue().slice(0, most);
     while (events.length > 1 && new Blob([JSON.stringify({events})]).size > BYTES) events = events.slice(0, events.length / 2 | 0);
     if (!events.length) return false;
     try {
-      await ask("/v1/events", {events}, settings.key);
+      await ask("/v1/events", {events: events.map(arriving)}, settings.key);
     } catch (error) {
       if (!error.status || AGAIN.includes(error.status)) {  // away or busy: the same events again, later each time
         later(Math.min(LONGEST, 1000 * (Number(error.after) || 2 ** failed++ * (0.5 + Math.random() / 2))));
