@@ -21,6 +21,7 @@ from zhiyin.pipeline import learning
 from zhiyin.pipeline.answers import Answers
 from zhiyin.pipeline.pipeline import TREES
 from zhiyin.pipeline.request import Request
+from zhiyin.pipeline.windows import plan_windows
 from zhiyin.ranking import catalog as rankers
 
 SOURCES = "popular:half_life=7d; itemknn; transitions; als:epochs=4"
@@ -65,7 +66,7 @@ def main() -> None:
     data = shop(given.items, given.users, given.events)
     begun = time.perf_counter()
     pipeline = zy.Pipeline(sources=SOURCES, candidates=100, ranker="none", windows=1).fit(data, run)
-    part, window = learning.windows_of(data, 1, 0.02, True, run)[0]
+    part, window = plan_windows(data, 1, 0.02, True, run).choose[0]
     asked = learning.ask(pipeline.sources_, part, window, 100, run)
     pipeline.ranker_ = learning._train_ranker(rankers.parse(TREES), [asked], run)
     pipeline.builder_ = learning.FeatureBuilder.learn(data, pipeline.sources_, run=run)

@@ -55,6 +55,7 @@ def prepare(folder: Path, n_items: int) -> None:
     from zhiyin.pipeline import learning
     from zhiyin.pipeline.bundles import Bundles
     from zhiyin.pipeline.pipeline import TREES
+    from zhiyin.pipeline.windows import plan_windows
     from zhiyin.ranking import catalog as rankers
 
     run = zy.Run()
@@ -62,7 +63,7 @@ def prepare(folder: Path, n_items: int) -> None:
         run, learning.REQUESTS = dataclasses.replace(run, approximate=True), 2_000
     data = shop.shop(n_items, 100_000, 2_000_000)
     pipeline = zy.Pipeline(sources=shop.SOURCES, candidates=100, ranker="none", windows=1).fit(data, run)
-    part, window = learning.windows_of(data, 1, 0.02, True, run)[0]
+    part, window = plan_windows(data, 1, 0.02, True, run).choose[0]
     asked = learning.ask(pipeline.sources_, part, window, 100, run)
     pipeline.ranker_ = learning._train_ranker(rankers.parse(TREES), [asked], run)
     pipeline.builder_ = learning.FeatureBuilder.learn(data, pipeline.sources_, run=run)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,9 @@ from zhiyin.data.splits import split
 from zhiyin.evaluation.judging import Window, judge
 from zhiyin.models.saving import load
 from zhiyin.pipeline.explain import reasons
-from zhiyin.pipeline.learning import hits, windows_of
+from zhiyin.pipeline.learning import hits
 from zhiyin.pipeline.pipeline import Pipeline
+from zhiyin.pipeline.windows import plan_windows
 from zhiyin.ranking.examples import Candidates
 
 
@@ -96,19 +96,8 @@ def test_a_log_too_short_to_judge_by_is_said() -> None:
     assert pipeline.recommend(["b"], 3)["item"].to_list() == ["x"]
 
 
-def test_windows_follow_each_other_and_never_overlap() -> None:
-    data = walks()
-    found = windows_of(data, 3, 0.2, True, Run())
-    assert len(found) == 3
-    for (before, _), (after, _) in itertools.pairwise(found):
-        assert before.train.n_events < after.train.n_events
-        assert before.test.window[1] < after.test.window[0]
-    for part, _ in found:
-        assert part.train.window[1] < part.test.window[0]
-
-
 def test_hits_are_what_was_had_in_the_window() -> None:
-    _, window = windows_of(walks(), 1, 0.2, True, Run())[0]
+    _, window = plan_windows(walks(), 1, 0.2, True, Run()).choose[0]
     n = window.train.n_items
     every = Candidates(
         np.arange(len(window) + 1) * n,

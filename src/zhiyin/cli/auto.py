@@ -33,9 +33,9 @@ def _train(project: Project, bundles: Bundles, budget: str, force: bool, json: b
     from zhiyin.core.durations import microseconds
     from zhiyin.data.catalogue import Catalogue
     from zhiyin.data.doctor import examine
-    from zhiyin.data.splits import split
     from zhiyin.pipeline.automl import auto
     from zhiyin.pipeline.gate import gate
+    from zhiyin.pipeline.windows import gate_split
 
     begun, made = time.monotonic(), datetime.now(UTC)
     seconds = microseconds(budget) / 1e6
@@ -44,7 +44,7 @@ def _train(project: Project, bundles: Bundles, budget: str, force: bool, json: b
     for line in short(examine(data, project.config.split.test)):
         say(line)
     # What decides is how it does on days it has not seen, whatever evaluate is set to.
-    part = split(data, "time" if data.has_times else "ratio", test=project.config.split.test, run=project.run)
+    part = gate_split(data, project.config.split.test, project.run)
     exclude_seen = project.config.evaluate.exclude_seen
     pipeline = auto(part.train, GATE * seconds, exclude_seen=exclude_seen, run=project.run)
     tell(pipeline.report_)
@@ -78,9 +78,15 @@ def tell(report: dict[str, Any]) -> None:
         tuned = tried.get("tuned")
         say(f"source {tried['source']} ({tried['why']})" + (f": left out, {left}" if left else "")
             + (f": tuned to {tuned}, {tried['value']:.4f} from {tried['before']:.4f}" if tuned else ""))  # fmt: skip
+    for note in report["notes"]:
+        say(f"windows: {note}")
+    methods = list(report["choices"]["all"]["figures"])
     table(
-        ["users", "method", *next(iter(report["choices"].values()))["figures"], "why"],
-        [[name, c["method"], *c["figures"].values(), c["why"]] for name, c in report["choices"].items()],
+        ["users", "method", *methods, "why"],
+        [
+            [name, choice["method"], *map(choice["figures"].get, methods), choice["why"]]
+            for name, choice in report["choices"].items()
+        ],
     )
     whole = report["without"].get("none")
     for name, value in report["without"].items():

@@ -7,7 +7,8 @@ cannot have heard of them, and their test events count as misses.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -118,6 +119,53 @@ def folds(data: Dataset, k: int = 3, test: str = "7d") -> list[Split]:
         )
     cuts = [last + 1 - width * back for back in range(k, 0, -1)]
     return [_by_time(data, cut, until=cut + width) for cut in cuts]
+
+
+def rolling(data: Dataset, edges: Sequence[float], run: Run | None = None) -> list[Split]:
+    """Windows one after another between shares of the events, each judged by a model of all that comes before it.
+
+    With times, an edge is the moment before which that share of the events lies; events of one moment stay together.
+    Without, each user's events are put into a random order of their own, the first of them before every edge, and
+    the windows are cut out of that: no event is in two windows, and none of a window is before it.
+
+    Parameters
+    ----------
+    edges: ascending, from 0 to 1: (0.6, 0.8, 1) are two windows of a fifth of the events each. A window without events,
+        or without any before it, is left out.
+    """
+    if len(edges) < 2 or list(edges) != sorted(edges) or not 0 <= edges[0] <= edges[-1] <= 1:
+        raise ConfigError(f"edges = {edges!r} are no windows", remedy="ascending shares of the events: (0.6, 0.8, 1)")
+    cuts: list[Any]
+    if data.has_times:
+        place = data.events["time"].to_numpy()
+        cuts = [int(np.quantile(place, edge, method="higher")) if edge < 1 else int(place.max()) + 1 for edge in edges]
+    else:
+        place, cuts = _places(data, (run or Run()).rng(102)), list(edges)
+    found = []
+    for start, end in itertools.pairwise(cuts):
+        before, inside = place < start, (place >= start) & (place < end)
+        if not before.any() or not inside.any():
+            continue
+        train, test = _known(data, before), data.subset(inside)
+        protocol = f"a random {inside.mean():.1%} of the events is test, train a random {before.mean():.1%}"
+        if data.has_times:
+            protocol = f"train before {_moment(start)}, test from then until {_moment(end)}"
+        found.append(Split(train, test, "time" if data.has_times else "ratio", protocol, _small(train, test)))
+    return found
+
+
+def _places(data: Dataset, rng: np.random.Generator) -> np.ndarray:
+    """float64[n_events]: where each event stands in a random order of its user's, evenly from 0 to 1; the first at 0.
+
+    The order is moved by a random part of a step for each user, so that a share of few events is rounded up as often as
+    is fair.
+    """
+    user = data.events["user"].to_numpy()
+    lengths = np.bincount(user, minlength=data.n_users)
+    order = np.lexsort((rng.random(len(user)), user))
+    rank = np.empty(len(user), dtype=np.int64)
+    rank[order] = np.arange(len(user)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return np.where(rank == 0, 0.0, (rank + rng.random(data.n_users)[user]) / lengths[user])
 
 
 def _need_times(data: Dataset, what: str) -> None:

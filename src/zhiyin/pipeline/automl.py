@@ -1,7 +1,8 @@
 """A pipeline without settings: sources that fit the data, tuned, blended, within a budget of time.
 
-Half of the budget goes into tuning the sources on data before the windows the pipeline is judged by; the other half
-into the pipeline itself. A source whose fit is too slow for that is left out, and the report says so.
+Half of the budget goes into tuning the sources on the first part of the log, before all windows that blends and the
+ranker learn from and that methods are chosen by (see `windows`); the other half into the pipeline itself. A source
+whose fit is too slow for that is left out, and the report says so.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset
 from zhiyin.evaluation.tuning import tune
 from zhiyin.models.catalog import parse, written
-from zhiyin.pipeline.learning import windows_of
 from zhiyin.pipeline.pipeline import Pipeline
 
 # Above this many items EASE needs minutes and gigabytes.
 EASE_ITEMS = 12_000
 # A network is a source where there is this much to learn from and time to learn it.
 DEEP_EVENTS, DEEP_SECONDS = 50_000, 900.0
-# Stretches of the log that sources are asked on: few users make few requests, so several.
-WINDOWS = 6
+# Stretches of the log that sources are asked on, and the share of the events in each: few users make few requests, so
+# several.
+WINDOWS, SHARE = 8, 0.07
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,64 +71,66 @@ def auto(
 ) -> Pipeline:
     """A fitted pipeline made within about `budget` seconds.
 
-    Its `report_` says which sources were tried, what tuning found, what was chosen for whom and why, and what each
-    source adds. Raises DataError where the log is too short to judge anything by.
+    Its `report_` says how the log was cut, which sources were tried, what tuning found, what was chosen for whom and
+    why, and what each source adds. Events that the result is to be judged by must not be in `data`: `gate_split` holds
+    them back. Raises DataError where the log is too short to judge anything by.
     """
     run = run or Run()
     begun = time.monotonic()
-    windows = WINDOWS
-    sources = fitting(data, budget)
-    # What tuning sees ends before the window that chooses begins.
-    held = windows_of(data, 1, 0.1, exclude_seen, run)
-    if not held:
+    settings: dict[str, Any] = {"ranker": ranker, "windows": WINDOWS, "share": SHARE}
+    settings |= {"metric": metric, "exclude_seen": exclude_seen}
+    plan = Pipeline(**settings).plan(data, run)
+    if not plan.choose:
         raise DataError("the log is too short to judge anything by", remedy="more events, or name a model")
-    past = held[-1][0].train
     tuning = find_spec("optuna") is not None
     if not tuning:
         log.info('pipeline: sources are not tuned, for optuna is not installed: pip install "zhiyin[tune]"')
     tried: list[dict[str, Any]] = []
     texts = []
+    sources = fitting(data, budget)
     share = 0.45 * budget / max(1, sum(source.tuned for source in sources))
     for source in sources:
         told: dict[str, Any] = {"source": source.text, "why": source.why}
         tried.append(told)
         clock = time.monotonic()
         try:
-            fit_seconds = _time_of_fit(source.text, past, run)
-            told["fit_seconds"] = round(fit_seconds, 2)
-            # Fitted once a window, and once at the end.
-            if (windows + 2) * fit_seconds > 0.25 * budget:
-                told["left_out"] = "its fit is too slow for the budget"
-                continue
-            text = source.text
-            left = share - (time.monotonic() - clock)
-            if tuning and source.tuned and left > 4 * fit_seconds:
-                found = tune(
-                    source.text, past, metric=metric, trials=40, timeout=left, exclude_seen=exclude_seen, run=run
-                )
-                text = written(found.model)
-                told |= {
-                    "tuned": text,
-                    "value": found.value,
-                    "before": found.default_value,
-                    "trials": len(found.trials),
-                }
-            texts.append(text)
+            fit_seconds = _time_of_fit(source.text, plan.tune, run)
         except ZhiyinError as error:  # a source that does not fit the data after all is no reason to stop
             told["left_out"] = str(error)
             log.info("pipeline: %s is left out: %s", source.text, error)
+            continue
+        told["fit_seconds"] = round(fit_seconds, 2)
+        # Fitted once a window, and once at the end, on more than it was timed on.
+        larger = data.n_events / max(1, plan.tune.n_events)
+        if (WINDOWS + 2) * larger * fit_seconds > 0.25 * budget:
+            told["left_out"] = "its fit is too slow for the budget"
+            continue
+        text = source.text
+        left = share - (time.monotonic() - clock)
+        if tuning and source.tuned and left > 4 * fit_seconds:
+            text = _tuned(source.text, plan.tune, metric, left, exclude_seen, run, told)
+        texts.append(text)
     if not texts:
         raise DataError("no source could be fitted within the budget", remedy="a larger --budget")
-    pipeline = Pipeline(
-        sources="; ".join(dict.fromkeys(texts)),
-        ranker=ranker,
-        windows=windows,
-        metric=metric,
-        exclude_seen=exclude_seen,
-    )
+    pipeline = Pipeline(sources="; ".join(dict.fromkeys(texts)), **settings)
     pipeline.fit(data, run)
     pipeline.report_ = {**pipeline.report_, "tried": tried, "budget": budget, "seconds": time.monotonic() - begun}  # type: ignore[misc]
     return pipeline
+
+
+def _tuned(
+    text: str, data: Dataset, metric: str, seconds: float, exclude_seen: bool, run: Run, told: dict[str, Any]
+) -> str:
+    """The source with the best settings found in this time, noted in `told`; as it was where it cannot be tuned."""
+    try:
+        found = tune(text, data, metric=metric, trials=40, timeout=seconds, exclude_seen=exclude_seen, run=run)
+    except ZhiyinError as error:  # such as a part in which nobody can be judged
+        told["untuned"] = str(error)
+        log.info("pipeline: %s is not tuned: %s", text, error)
+        return text
+    best = written(found.model)
+    told |= {"tuned": best, "value": found.value, "before": found.default_value, "trials": len(found.trials)}
+    return best
 
 
 def _time_of_fit(text: str, data: Dataset, run: Run) -> float:

@@ -1,7 +1,7 @@
 """Several sources into one order: reciprocal ranks, learned weights, or the one source that is best anyway.
 
-A blend is judged on a window that no source has learned from; where it does not beat the best single source there, the
-single source is what is kept.
+A blend is judged on windows that neither its weights nor any source has learned from; where it does not beat the best
+single source there, the single source is what is kept.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import numpy as np
 from scipy.optimize import minimize
 
 from zhiyin.core.ranking import RANKING
+from zhiyin.evaluation.significance import standard_error
 from zhiyin.ranking.examples import Candidates
 
 # The constant of reciprocal rank fusion (Cormack, Clarke & Büttcher, SIGIR 2009).
 RRF = 60.0
-# Requests of a segment below which it has no choice of its own.
+# Users of a segment below which it has no choice of its own.
 FEW = 50
 
 
@@ -106,7 +107,7 @@ def judged(
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """What was chosen for a segment of requests, and the figures it was chosen by."""
+    """What was chosen for a segment of requests, and the figures it was chosen by, none where there was no request."""
 
     segment: str
     method: str
@@ -118,15 +119,21 @@ class Choice:
         return dataclasses.asdict(self)
 
 
-def choose(segment: str, values: dict[str, np.ndarray], blends: Sequence[str], default: str | None = None) -> Choice:
+def choose(
+    segment: str,
+    values: dict[str, np.ndarray],
+    blends: Sequence[str],
+    users: np.ndarray | None = None,
+    default: str | None = None,
+) -> Choice:
     """The method to keep: the best mean; but a blend only where it beats the best single source.
 
     values: of each method, a metric of each request of the segment. blends: which of them are blends, from the simplest
-    on. default: what stays unless something is better by more than one standard error of the paired difference; for
-    segments of few requests.
+    on. users: whose each request is; one user's requests of several windows count as one user's. default: what stays
+    unless something is better by more than one standard error of the paired difference; for segments of few users.
     """
     n = len(next(iter(values.values()))) if values else 0
-    figures = {name: float(np.mean(value)) if n else float("nan") for name, value in values.items()}
+    figures = {name: float(np.mean(value)) for name, value in values.items() if n}
     if not n:
         method = default or next(iter(values), "")
         return Choice(segment, method, figures, 0, "nobody to judge by")
@@ -138,11 +145,10 @@ def choose(segment: str, values: dict[str, np.ndarray], blends: Sequence[str], d
     if best == single and blends:
         why = f"no blend beats {single} on {n:,} requests"
     if default is not None and default != best:
-        if n < FEW:
-            return Choice(segment, default, figures, n, f"{n} requests are too few to tell")
-        gain = values[best] - values[default]
-        error = float(np.std(gain, ddof=1) / n**0.5) if n > 1 else float("inf")
-        if float(gain.mean()) <= error:
+        gain, error, people = standard_error(values[best] - values[default], users)
+        if people < FEW:
+            return Choice(segment, default, figures, n, f"requests of {people} users are too few to tell")
+        if gain <= error:
             return Choice(segment, default, figures, n, f"{best} is not clearly better on {n:,} requests")
     return Choice(segment, best, figures, n, why)
 

@@ -1,29 +1,28 @@
-"""How a pipeline learns: sources on the past, ranker and blends on what came next, its choice on what came last.
+"""How a pipeline learns: sources on the past, blends and the ranker on what came next, its choice on what came last.
 
-The log is cut into a past and a few windows after it. For every window the sources are fitted on what lies before, and
-asked for candidates as they would have been on its first day. Every blend, the ranker, and each source alone are judged
-on every window, by weights and trees learned from the other windows; the best is kept, for strangers and for users with
-short and long histories apart. Then everything is fitted once more on all there is. Nothing is chosen on what it was
-fitted to.
+The log is cut by `windows`. For every window the sources are fitted on what lies before it, and asked for candidates as
+they would have been on its first day. Blends and the ranker learn from the first windows; then every one of them, and
+each source alone, is judged on the later windows, and the best is kept, for strangers and for users with short and long
+histories apart. When that is decided, everything is fitted once more on all there is: sources on the whole log, weights
+and ranker on all windows. Nothing is chosen on what it was fitted to, and no window is used both ways.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zhiyin.core.errors import DataError
 from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset
-from zhiyin.data.splits import Split, folds, split
+from zhiyin.data.splits import Split
 from zhiyin.evaluation.judging import Window
 from zhiyin.models.base import Recommender
 from zhiyin.pipeline import blend
+from zhiyin.pipeline.windows import HeldOut, WindowPlan
 from zhiyin.ranking.build import FeatureBuilder
 from zhiyin.ranking.candidates import retrieve
 from zhiyin.ranking.examples import Candidates, join, rows_of
@@ -64,33 +63,6 @@ class Asked:
     def found(self) -> float:
         """Share of right items that are among the candidates."""
         return float(self.labels.sum() / max(1, self.relevant.sum()))
-
-
-def windows_of(data: Dataset, count: int, share: float, exclude_seen: bool, run: Run) -> list[tuple[Split, Window]]:
-    """`count` windows of about `share` of the events each, oldest first; random shares of everybody's events where the
-    log has no times. Fewer where the log is short, none where nobody could be judged."""
-    found = []
-    if data.has_times:
-        times = np.sort(data.events["time"].to_numpy())
-        width = max(1, int(times[-1] - times[int((1 - share) * (len(times) - 1))]) // 1_000_000)
-        for number in range(count, 0, -1):
-            try:
-                found = folds(data, number, f"{width}s")
-                break
-            except DataError:
-                continue
-    else:
-        for number in range(count):
-            draw = dataclasses.replace(run, seed=run.seed + 7919 * number)
-            with contextlib.suppress(DataError):  # histories too short to hold a share of each
-                found.append(split(data, "ratio", test=share, run=draw))
-    judged = []
-    for part in found:
-        try:
-            judged.append((part, Window.of(part, exclude_seen)))
-        except DataError as error:
-            log.info("a window is left out: %s", error)
-    return judged
 
 
 def ask(sources: Mapping[str, Recommender], part: Split, window: Window, k: int, run: Run) -> Asked:
@@ -140,76 +112,91 @@ def segments_of(lengths: np.ndarray) -> np.ndarray:
 def learn(
     sources: Mapping[str, Recommender],
     data: Dataset,
+    plan: WindowPlan,
     *,
     candidates: int,
     ranker: Ranker | None,
-    windows: int,
-    share: float,
     metric: str,
-    exclude_seen: bool,
     run: Run,
 ) -> Learned:
-    """Learn all of a pipeline; see the module. `ranker` is an unfitted one, or None for blends only."""
-    parts = windows_of(data, windows, share, exclude_seen, run)
-    asked = []
-    for number, (part, window) in enumerate(parts, 1):
-        log.info("pipeline: window %d of %d, %d users", number, len(parts), len(window))
-        asked.append(ask(sources, part, window, candidates, run))
-    if not asked:
-        return _unjudged(sources, data, metric, run)
-    segment = np.concatenate([segments_of(a.window.histories.positives) for a in asked])
-    values = _judged(asked, ranker, metric, run)
+    """Learn all of a pipeline; see the module. `plan`: the windows of `data`. `ranker` is an unfitted one, or None for
+    blends only."""
+    learned = [ask(sources, part, window, candidates, run) for part, window in _told("learn", plan.learn)]
+    judged = [ask(sources, part, window, candidates, run) for part, window in _told("choose", plan.choose)]
+    if not judged:
+        return _unjudged(sources, data, plan, metric, run)
+    segment = np.concatenate([segments_of(a.window.histories.positives) for a in judged])
+    users = np.concatenate([a.window.users for a in judged])
+    values = _judged(learned, judged, ranker, metric, run)
     blends = [name for name in ("rrf", "weighted", "ranker") if name in values]
-    choices = {"all": blend.choose("all", values, blends)}
+    choices = {"all": blend.choose("all", values, blends, users)}
     # What is best for strangers says nothing of others: those stay with what is best for all who are known.
-    of_known = {method: value[segment > 0] for method, value in values.items()}
-    known = blend.choose("known", of_known, blends, default=None if (segment > 0).any() else "rrf")
+    with_history = segment > 0
+    of_known = {method: value[with_history] for method, value in values.items()}
+    default = None if with_history.any() else "rrf"
+    known = blend.choose("known", of_known, blends, users[with_history], default)
     for code, name in enumerate(SEGMENTS):
         part_of = {method: value[segment == code] for method, value in values.items()}
         default = known.method if code else choices["all"].method
-        choices[name] = blend.choose(name, part_of, blends, default=default)
+        choices[name] = blend.choose(name, part_of, blends, users[segment == code], default)
+    # Decided: now the windows that were chosen by may be learned from too.
+    asked = [*learned, *judged]
     trained = None
     if ranker is not None and any(choice.method == "ranker" for choice in choices.values()):
         trained = _train_ranker(ranker, asked, run)
-    weights = _weights(asked)
-    report: dict[str, object] = {
-        "metric": metric,
-        "windows": [{"users": len(a.window), "found": a.found, "events": a.past.n_events} for a in asked],
-        "choices": {name: choice.said() for name, choice in choices.items()},
-        "without": _without(asked, metric),
-    }
+    report = _report(plan, metric, choices)
+    report["windows"] = [{"users": len(a.window), "found": a.found, "events": a.past.n_events} for a in asked]
+    report["without"] = _without(learned, judged, metric)
     fitted = {name: copy.deepcopy(model).fit(data, run) for name, model in sources.items()}
     builder = None
     if trained is not None:
         builder = FeatureBuilder.learn(data, fitted, run=run)
-    return Learned(fitted, weights, choices, trained, builder, report)
+    return Learned(fitted, _weights(asked), choices, trained, builder, report)
 
 
-def _unjudged(sources: Mapping[str, Recommender], data: Dataset, metric: str, run: Run) -> Learned:
+def _told(purpose: str, windows: Sequence[HeldOut]) -> Iterator[HeldOut]:
+    """The windows, each announced in the log."""
+    for number, (part, window) in enumerate(windows, 1):
+        log.info("pipeline: window %d of %d to %s from, %d users", number, len(windows), purpose, len(window))
+        yield part, window
+
+
+def _report(plan: WindowPlan, metric: str, choices: Mapping[str, blend.Choice]) -> dict[str, object]:
+    return {
+        "metric": metric,
+        "plan": plan.said(),
+        "notes": list(plan.notes),
+        "windows": [],
+        "choices": {name: choice.said() for name, choice in choices.items()},
+        "without": {},
+    }
+
+
+def _unjudged(sources: Mapping[str, Recommender], data: Dataset, plan: WindowPlan, metric: str, run: Run) -> Learned:
     """A log too short to hold anything back: sources are joined by reciprocal ranks, and that is said."""
     method = "rrf" if len(sources) > 1 else next(iter(sources))
     choice = blend.Choice("all", method, {}, 0, "the log is too short to judge anything by")
     choices = {name: dataclasses.replace(choice, segment=name) for name in ("all", *SEGMENTS)}
     log.info("pipeline: the log is too short to judge anything by: %s it is", method)
-    said: dict[str, object] = {name: each.said() for name, each in choices.items()}
-    report: dict[str, object] = {"metric": metric, "windows": [], "choices": said, "without": {}}
     fitted = {name: copy.deepcopy(model).fit(data, run) for name, model in sources.items()}
-    return Learned(fitted, np.ones((2, 2 * len(sources))), choices, None, None, report)
+    return Learned(fitted, np.ones((2, 2 * len(sources))), choices, None, None, _report(plan, metric, choices))
 
 
-def _judged(asked: list[Asked], ranker: Ranker | None, metric: str, run: Run) -> dict[str, np.ndarray]:
-    """The metric of every request of all windows by every method. What learns from windows has learned from the others
-    alone when it is judged; with one window only, nothing that learns can be judged, and nothing that learns is."""
+def _judged(
+    learned: list[Asked], judged: list[Asked], ranker: Ranker | None, metric: str, run: Run
+) -> dict[str, np.ndarray]:
+    """The metric of every request of the windows `judged` by every method. What learns from windows has learned from
+    `learned` alone; without any, nothing that learns is judged."""
+    trained = _train_ranker(ranker, learned, run) if ranker is not None and learned else None
+    several = len(judged[0].candidates.sources) > 1
+    weights = _weights(learned) if several and learned else None
     found: dict[str, list[np.ndarray]] = {}
-    for number, a in enumerate(asked):
-        others = asked[:number] + asked[number + 1 :]
-        names = a.candidates.sources
-        scores = {name: blend.scores_by(name, a.candidates) for name in names}
-        if len(names) > 1:
+    for a in judged:
+        scores = {name: blend.scores_by(name, a.candidates) for name in a.candidates.sources}
+        if several:
             scores["rrf"] = blend.scores_by("rrf", a.candidates)
-            if others:
-                scores["weighted"] = weighted(a, _weights(others))
-        trained = _train_ranker(ranker, others, run) if ranker is not None and others else None
+        if weights is not None:
+            scores["weighted"] = weighted(a, weights)
         if trained is not None:
             builder, rows = a.builder(run), np.arange(len(a.window))
             scores["ranker"] = np.concatenate([
@@ -218,7 +205,7 @@ def _judged(asked: list[Asked], ranker: Ranker | None, metric: str, run: Run) ->
             ])  # fmt: skip
         for name, score in scores.items():
             found.setdefault(name, []).append(blend.judged(a.candidates, score, a.labels, a.relevant, metric))
-    return {name: np.concatenate(values) for name, values in found.items() if len(values) == len(asked)}
+    return {name: np.concatenate(values) for name, values in found.items()}
 
 
 def _weights(asked: list[Asked]) -> np.ndarray:
@@ -238,24 +225,24 @@ def weighted(a: Asked, weights: np.ndarray) -> np.ndarray:
 
 
 def _train_ranker(ranker: Ranker, asked: list[Asked], run: Run) -> Ranker | None:
-    """Fit the ranker on the requests that have a right candidate, a fifth of them kept for stopping early; None where
-    there are too few to learn from."""
-    examples, labels = [], []
+    """Fit the ranker on the requests that have a right candidate, those of a fifth of the users kept for stopping
+    early; None where there are too few to learn from."""
+    picked = []
     for a in asked:
-        right = np.bincount(a.candidates.owners, weights=a.labels, minlength=len(a.candidates)) > 0
-        some = np.flatnonzero(right)
+        some = np.flatnonzero(np.bincount(a.candidates.owners, weights=a.labels, minlength=len(a.candidates)) > 0)
         room = MOST // (len(asked) * max(1, len(a.candidates.items) // max(1, len(a.candidates))))
-        if len(some) > room:
-            some = np.sort(run.rng(63).choice(some, room, replace=False))
-        builder = a.builder(run)
-        examples.append(builder.build(a.window.histories.take(some), a.candidates.take(some)))
-        labels.append(a.labels[rows_of(a.candidates.offsets, some)[1]])
-    whole, marks = join(examples), np.concatenate(labels)
-    n = len(whole.offsets) - 1
+        picked.append(np.sort(run.rng(63).choice(some, room, replace=False)) if len(some) > room else some)
+    n = sum(map(len, picked))
     if n < FEWEST:
         log.info("pipeline: %d requests with a right candidate are too few for a ranker", n)
         return None
-    kept_out = run.rng(62).permutation(n) < n // 5
+    examples, labels, users = [], [], []
+    for a, some in zip(asked, picked):
+        examples.append(a.builder(run).build(a.window.histories.take(some), a.candidates.take(some)))
+        labels.append(a.labels[rows_of(a.candidates.offsets, some)[1]])
+        users.append(a.window.users[some])
+    whole, marks = join(examples), np.concatenate(labels)
+    kept_out = held_back(np.concatenate(users), 0.2, run)
     taught, held = np.flatnonzero(~kept_out), np.flatnonzero(kept_out)
     fitted = copy.deepcopy(ranker)
     fitted.fit(
@@ -265,6 +252,16 @@ def _train_ranker(ranker: Ranker, asked: list[Asked], run: Run) -> Ranker | None
         run=run,
     )
     return fitted
+
+
+def held_back(users: np.ndarray, share: float, run: Run) -> np.ndarray:
+    """bool[n]: requests of about this share of the users, drawn at random, all requests of a user together.
+
+    users: int64[n], whose each request is.
+    """
+    everyone, of = np.unique(users, return_inverse=True)
+    out = run.rng(62).permutation(len(everyone)) < max(1, round(share * len(everyone)))
+    return out[of] if len(everyone) > 1 else np.zeros(len(users), dtype=bool)
 
 
 def _joined(asked: list[Asked]) -> tuple[Candidates, np.ndarray]:
@@ -283,19 +280,20 @@ def _joined(asked: list[Asked]) -> tuple[Candidates, np.ndarray]:
     return joined, np.concatenate([a.labels for a in asked])
 
 
-def _without(asked: list[Asked], metric: str) -> dict[str, float]:
+def _without(learned: list[Asked], judged: list[Asked], metric: str) -> dict[str, float]:
     """What the weighted blend scores without each source: what that source adds is the difference to "none".
 
-    Learned on all windows but the last and judged on the last; with one window alone there is nothing to say.
+    Judged on the windows to choose by, of weights from the windows to learn from; with one window alone there is
+    nothing to say.
     """
-    if len(asked) < 2 or len(asked[0].candidates.sources) < 2:
+    if not learned or len(judged[0].candidates.sources) < 2:
         return {}
     figures = {}
-    for left_out in (None, *asked[0].candidates.sources):
-        few = [_dropped(a, left_out) for a in asked]
-        score = weighted(few[-1], _weights(few[:-1]))
-        values = blend.judged(few[-1].candidates, score, few[-1].labels, few[-1].relevant, metric)
-        figures[left_out or "none"] = float(values.mean())
+    for left_out in (None, *judged[0].candidates.sources):
+        weights = _weights([_dropped(a, left_out) for a in learned])
+        few = [_dropped(a, left_out) for a in judged]
+        values = [blend.judged(a.candidates, weighted(a, weights), a.labels, a.relevant, metric) for a in few]
+        figures[left_out or "none"] = float(np.concatenate(values).mean())
     return figures
 
 

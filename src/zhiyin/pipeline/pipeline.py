@@ -29,6 +29,7 @@ from zhiyin.models.search import Mask
 from zhiyin.models.topk import top_k
 from zhiyin.pipeline import blend
 from zhiyin.pipeline.learning import BEGINS, SEGMENTS, learn, segments_of
+from zhiyin.pipeline.windows import WindowPlan, plan_windows
 from zhiyin.ranking import catalog as rankers
 from zhiyin.ranking.asof import AsOf
 from zhiyin.ranking.base import Ranker
@@ -61,7 +62,12 @@ class Pipeline(Recommender):
         "auto",
         "what orders candidates if it beats the blends; none: blends alone; auto: boosted trees if installed",
     )
-    windows: int = param(6, "stretches of the log to learn and judge blends and the ranker by", at_least=1, at_most=20)
+    windows: int = param(
+        6,
+        "stretches of the log: the first to learn blends and the ranker from, the last to choose by",
+        at_least=1,
+        at_most=20,
+    )
     share: float = param(0.1, "share of the events in each of them", at_least=0.001, at_most=0.5)
     metric: str = param("ndcg@10", "what methods are chosen by")
     exclude_seen: bool = param(True, "judge by items that are new to the user, as they will be shown")
@@ -79,17 +85,19 @@ class Pipeline(Recommender):
         found = learn(
             self._made(),
             data,
+            self.plan(data, run),
             candidates=self.candidates,
             ranker=self._ranker(),
-            windows=self.windows,
-            share=self.share,
             metric=self.metric,
-            exclude_seen=self.exclude_seen,
             run=run,
         )
         self.sources_, self.weights_, self.report_ = found.sources, found.weights, found.report  # type: ignore[misc]
         self.choices_ = {name: choice.method for name, choice in found.choices.items()}  # type: ignore[misc]
         self.ranker_, self.builder_ = found.ranker, found.builder  # type: ignore[misc]
+
+    def plan(self, data: Dataset, run: Run | None = None) -> WindowPlan:
+        """The windows of a log that `fit` learns from and chooses by; tune sources on its `tune` part alone."""
+        return plan_windows(data, self.windows, self.share, self.exclude_seen, run or Run())
 
     def _ranker(self) -> Ranker | None:
         """The ranker to learn, if any."""
