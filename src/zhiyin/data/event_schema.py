@@ -143,10 +143,13 @@ class EventSchema:
     def _codes(self) -> dict[str, int]:
         return {name: code for code, name in enumerate(self.kinds)}
 
-    def codes(self, names: Iterable[str]) -> np.ndarray:
+    def codes(self, names: Iterable[str] | pl.Series) -> np.ndarray:
         """Codes of kinds by name, uint8[n] (uint16 of more than 255 kinds); `other` for those the log has not."""
         other = self.other
         dtype = np.uint8 if other < 256 else np.uint16
+        if isinstance(names, pl.Series):
+            found = names.fill_null(NO_KIND).replace_strict(self._codes, default=other, return_dtype=pl.UInt16)
+            return found.to_numpy().astype(dtype, copy=False)
         return np.array([self._codes.get(name, other) for name in names], dtype=dtype)
 
     # -- at rest ----------------------------------------------------------------------------------------------------

@@ -169,6 +169,8 @@ class Desk:
             arrays |= {f"past_{name}": part for name, part in past.tail.items() if len(part)}
             if len(past.seen):
                 arrays["past_seen"] = past.seen
+            if answer.features is not None:
+                arrays["past_seqs"] = past.seqs
         away = made.view.away(made.shown)
         hidden = made.view.hidden
         if len(away) != len(hidden):  # what changed a moment ago
@@ -256,13 +258,14 @@ class Desk:
         *,
         explain: bool = False,
         features: Literal["none", "shown", "all"] = "none",
+        past: Past | None = None,
     ) -> Answer:
-        """The list of a trace, made by a view and a state of its index."""
+        """The list of a trace, made by a view and a state of its index. past: what was done by then; None: as the trace
+        has it."""
         head = trace.head
         ask = Ask.model_validate(head["request"])
         setting = self.placements.at(trace.placement, head["place_version"])
-        past = None
-        if "code" in head:
+        if "code" in head and past is None:
             tail = {name: trace.arrays.get(f"past_{name}", np.zeros(0, kind)) for name, kind in _TAIL.items()}
             past = view.recalled(head["code"], tail, trace.arrays.get("past_seen", np.zeros(0, np.int32)))
         user = None if head["anonymous"] else trace.user

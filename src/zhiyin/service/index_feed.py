@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # Events of one reading; events after the version's that an index holds (some 60 bytes each, twice); events of unknown
 # items that wait, the newest.
 PART, MOST, WAITING = 100_000, 20_000_000, 100_000
-_COLUMNS = ("seq", "item", "time", "kind", "value")
+_COLUMNS = ("seq", "user", "item", "time", "kind", "value")
 
 
 class IndexFeed:
@@ -115,11 +115,9 @@ def _parts(store: Store, after: int, until: int) -> Iterator[pl.DataFrame]:
 
 
 def _coded(part: pl.DataFrame, view: View) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Events as an index takes them, and those of items that a view does not know."""
+    """Events that the version has not learned, as an index takes them, and those of items that a view does not know."""
     loaded = view.loaded
-    # A store of long ago took any time.
-    times = loaded.schema.times
-    part = part.filter(pl.col("time").is_between(times.earliest, times.latest(loaded.clock())))
+    part = loaded.unlearned_rows(part)
     codes = view.encode_many(part["item"])
     weights = loaded.schema.weights(part["kind"], part["value"])
     known = pl.Series(codes >= 0)

@@ -17,14 +17,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import polars as pl
 
 from zhiyin.core.run import log
 from zhiyin.service.feature_log import DELETED, differences, hash_of_names, read_features
+from zhiyin.store.state import EVENTS
 from zhiyin.store.traces import Trace
 
 if TYPE_CHECKING:
     from zhiyin.data.config import Config
     from zhiyin.service.asking import Desk
+    from zhiyin.service.views import Past, View
     from zhiyin.store.database import Store
 
 # Features are the same up to this, relative to the larger of 1 and their size: they are kept as float32.
@@ -122,7 +125,10 @@ def _compare(desk: Desk, trace: Trace, found: Skew) -> str:
     state, why = desk.index_of(trace, view)
     if state is None:
         return why
-    features = desk.again(trace, view, state, features="all").features
+    past, why = _past(desk, trace, view, found)
+    if why:
+        return why
+    features = desk.again(trace, view, state, features="all", past=past).features
     if features is None or hash_of_names(features.names) != trace.head["features"]:
         return "the features are others by now"
     gaps = differences(logged, features)
@@ -135,6 +141,36 @@ def _compare(desk: Desk, trace: Trace, found: Skew) -> str:
     for name, gap in zip(features.names, gaps.max(axis=0, initial=0.0).tolist()):
         found.largest[name] = max(gap, found.largest.get(name, 0.0))
     return ""
+
+
+def _past(desk: Desk, trace: Trace, view: View, found: Skew) -> tuple[Past | None, str]:
+    """What the user of a list had done, made again from the log; and why it cannot be."""
+    if "code" not in trace.head:
+        return None, ""
+    loaded, store, code = view.loaded, desk.live.store, trace.head["code"]
+    seqs = trace.arrays.get("past_seqs", np.zeros(0, np.int64))
+    if (seqs == 0).any():
+        return None, "the history had events without a number"
+    events = store.numbered(seqs.tolist(), ("seq", "item", "time", "kind", "value")).sort("time", "seq")
+    if len(events) < len(seqs):
+        return None, DELETED
+    past = view.remembered(
+        code,
+        view.encode_many(events["item"]),
+        events["time"].to_numpy(),
+        loaded.schema.weights(events["kind"], events["value"]),
+        loaded.schema.codes(events["kind"]),
+        events["value"].cast(pl.Float32).fill_null(np.nan).to_numpy(),
+    )
+    if trace.user is not None:
+        # What the user had done long before, and the history did not hold.
+        known = set(seqs.tolist())
+        kept = loaded.unlearned(code, store.recent(trace.user, EVENTS)[0])
+        missing = sorted(event.seq for event in kept if event.seq not in known and event.seq > loaded.learned_seq)
+        received = store.numbered(missing[:1], ("received",))["received"]
+        if len(received):
+            found.behind = max(found.behind, (trace.time - int(received[0])) / 1e6)
+    return past, ""
 
 
 class SkewWatch:

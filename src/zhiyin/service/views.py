@@ -18,16 +18,19 @@ import numpy as np
 import polars as pl
 
 from zhiyin.core.errors import ZhiyinError
+from zhiyin.core.parallel import kernel
 from zhiyin.core.run import Run, log
 from zhiyin.data.catalogue import Catalogue, title_column
 from zhiyin.data.event_schema import EventSchema, parse_weights
 from zhiyin.data.histories import Histories
+from zhiyin.data.ids import Ids
 from zhiyin.data.times import wall_clock
 from zhiyin.pipeline.answers import Answers
 from zhiyin.pipeline.bundles import Bundle
 from zhiyin.pipeline.frames import aligned, fitting
 from zhiyin.pipeline.request import Request
 from zhiyin.pipeline.rules import Rules
+from zhiyin.ranking.item_log import sealed
 from zhiyin.service.index_feed import live_index
 from zhiyin.store.database import Store
 from zhiyin.store.records import Event
@@ -106,24 +109,74 @@ class Loaded:
         if code < 0:
             return new
         new = [event for event in new if event.seq > after or not event.seq]
-        histories, stored = self.known.histories, self.known.stored
-        start, stop = int(histories.offsets[code]), int(histories.offsets[code + 1])
-        moments = np.array([event.time for event in new], dtype=np.int64)
-        had = histories.times[start:stop]
-        first, last = np.searchsorted(had, moments, "left"), np.searchsorted(had, moments, "right")
-        if not (first < last).any():
+        if not new:
             return new
-        kept = []
-        for event, low, high in zip(new, (first + start).tolist(), (last + start).tolist()):
-            if low < high:
-                item, kind = self.known.item_ids.encode([self.item(event.item)])[0], self.schema.codes([event.kind])[0]
-                same = (histories.items[low:high] == item) & (histories.kinds[low:high] == kind)
-                if after and event.seq and stored is not None:  # what was learned of the store was another event
-                    same &= ~stored[low:high]
-                if same.any():
-                    continue
-            kept.append(event)
-        return kept
+        learned = self.stands(
+            np.full(len(new), code, dtype=np.int32),
+            self.known.item_ids.encode([self.item(event.item) for event in new]),
+            self.schema.codes([event.kind for event in new]),
+            np.array([event.time for event in new], dtype=np.int64),
+            np.array([event.seq > 0 for event in new]),
+        )
+        return [event for event, known in zip(new, learned.tolist()) if not known]
+
+    def unlearned_rows(self, events: pl.DataFrame) -> pl.DataFrame:
+        """As `unlearned`, of events of the store's log (`user, item, time, kind`) after `learned_seq`, of any users."""
+        times = self.schema.times
+        events = events.filter(pl.col("time").is_between(times.earliest, times.latest(self.clock())))
+        learned = self.stands(
+            _codes(self.known.user_ids, events["user"], self.user_texts),
+            _codes(self.known.item_ids, events["item"], self.item_texts),
+            self.schema.codes(events["kind"]),
+            events["time"].to_numpy(),
+            np.ones(len(events), dtype=bool),
+        )
+        return events.filter(~learned) if learned.any() else events
+
+    def stands(
+        self, users: np.ndarray, items: np.ndarray, kinds: np.ndarray, times: np.ndarray, numbered: np.ndarray
+    ) -> np.ndarray:
+        """bool[n]: whether an event equal to each stands in the user's history as it was learned.
+
+        numbered: whether it is known to be an event of the store that was not learned: then one that was learned of the
+        same store was another event.
+        """
+        histories, out = self.known.histories, np.zeros(len(users), dtype=np.bool_)
+        stored = self.known.stored if self.learned_seq else None
+        parts = (histories.offsets, histories.items, histories.kinds, histories.times)
+        _stands(
+            *(sealed(part) for part in parts), sealed(np.zeros(0, np.bool_) if stored is None else stored),
+            sealed(users), sealed(items), sealed(kinds), sealed(times), sealed(numbered), out,
+        )  # fmt: skip
+        return out
+
+
+@kernel
+def _stands(offsets, items, kinds, times, stored, users, which, what, moments, numbered, out):
+    for row in range(len(users)):
+        user, moment = users[row], moments[row]
+        if user < 0:
+            continue
+        low, high = offsets[user], offsets[user + 1]
+        stop = high
+        while low < high:
+            middle = (low + high) >> 1
+            if times[middle] < moment:
+                low = middle + 1
+            else:
+                high = middle
+        while low < stop and times[low] == moment:
+            if items[low] == which[row] and kinds[low] == what[row]:
+                out[row] |= not (numbered[row] and len(stored) and stored[low])
+            low += 1
+
+
+def _codes(ids: Ids, raw: pl.Series, texts: bool) -> np.ndarray:
+    """int32: codes of ids as texts, of any number; -1: not known."""
+    if texts:
+        return ids.encode(raw)
+    numbers = pl.when(raw.str.contains(_NUMBER)).then(raw).cast(pl.Int64, strict=False)
+    return ids.encode(pl.select(numbers).to_series())
 
 
 def _schema_of(kinds: Sequence[str], weights: dict[str, float]) -> EventSchema:
@@ -149,13 +202,15 @@ class Past:
     ----------
     history: one row, in codes of the model. code: of the user in the version; -1: not in it.
     tail: events that the version has not learned, by time, as arrays: items, weights, times, kinds, values.
-    seen: codes of new items among them.
+    seen: codes of new items among them. seqs: int64, numbers of the events in the store's log, 0 where not known; of
+    unknown items too.
     """
 
     history: Histories
     code: int
     tail: dict[str, np.ndarray]
     seen: np.ndarray
+    seqs: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 class View:
@@ -212,8 +267,7 @@ class View:
         """As `encode`, for any number of ids as texts."""
         if self.loaded.item_texts:
             return self.ids.encode(raw)
-        numbers = pl.when(raw.str.contains(_NUMBER)).then(raw).cast(pl.Int64, strict=False)
-        codes = self.known.item_ids.encode(pl.select(numbers).to_series())
+        codes = _codes(self.known.item_ids, raw, texts=False)
         new = np.flatnonzero(codes < 0)
         if len(new) and len(self.ids) > len(self.known.item_ids):
             codes[new] = self.ids.encode(raw.gather(new))
@@ -256,17 +310,37 @@ class View:
         new = loaded.unlearned(code, events)
         if session:
             new = sorted([*new, *loaded.unlearned(-1, session)], key=attrgetter("time", "seq"))
-        codes = self.encode([event.item for event in new]) if new else np.zeros(0, np.int32)
+        rows = [(event.item, event.time, event.kind, event.value) for event in new]
+        items, moments, names, values = zip(*rows) if rows else ((), (), (), ())
+        past = self.remembered(
+            code,
+            self.encode(items) if rows else np.zeros(0, np.int32),
+            np.array(moments, dtype=np.int64),
+            loaded.schema.weights(names, values),
+            loaded.schema.codes(names),
+            np.array([np.nan if value is None else value for value in values], dtype=np.float32),
+        )
+        return dataclasses.replace(past, seqs=np.array([event.seq for event in new], dtype=np.int64))
+
+    def remembered(
+        self,
+        code: int,
+        codes: np.ndarray,
+        times: np.ndarray,
+        weights: np.ndarray,
+        kinds: np.ndarray,
+        values: np.ndarray,
+    ) -> Past:
+        """What was learned of a user, and events that were not, sorted by time and arrival; `codes`: of their items."""
         seen = codes[codes >= len(self.known.item_ids)]
         codes = self.answers.stand_ins(codes)
-        kept = [event for event, known in zip(new, codes >= 0) if known]
-        names, values = [event.kind for event in kept], [event.value for event in kept]
+        known = codes >= 0
         tail = {
-            "items": codes[codes >= 0].astype(np.int32),
-            "weights": loaded.schema.weights(names, values),
-            "times": np.array([event.time for event in kept], dtype=np.int64),
-            "kinds": loaded.schema.codes(names),
-            "values": np.array([np.nan if value is None else value for value in values], dtype=np.float32),
+            "items": codes[known].astype(np.int32),
+            "weights": weights[known],
+            "times": times[known],
+            "kinds": kinds[known],
+            "values": values[known],
         }
         return self.recalled(code, tail, seen)
 
