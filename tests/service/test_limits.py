@@ -132,6 +132,19 @@ def test_so_many_a_second_and_twice_as_many_at_once() -> None:
         rate.take("read")
 
 
+def test_buckets_are_held_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Visitors come and go: those that were away longest are forgotten."""
+    monkeypatch.setattr("zhiyin.service.limits.BUCKETS", 3)
+    rate = Rate(1, lambda: 0.0)
+    for key in ("a", "b", "c", "a"):
+        rate.take(key)
+    rate.take("d")  # "b" goes, "a" came again since
+    with pytest.raises(RefusedError):
+        rate.take("a")
+    rate.take("b")
+    assert len(rate._left) == 3
+
+
 def test_429_says_when_to_come_again(opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("zhiyin.service.app.Rate", lambda a_second: Rate(a_second, lambda: now[0]))

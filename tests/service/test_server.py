@@ -18,6 +18,8 @@ import pytest
 pytest.importorskip("uvicorn")
 import httpx
 
+from zhiyin.client import PageKey
+
 from .conftest import eventually
 
 
@@ -143,6 +145,33 @@ def test_several_workers_know_what_one_hears(running: Callable[..., Any]) -> Non
     client = running("--workers", "2")
     check_workers(client)
     assert stop(client) == 0
+
+
+def test_a_revoked_key_is_refused_by_every_worker(running: Callable[..., Any]) -> None:
+    """Keys made and revoked on the command line, and by one worker: the others follow without a restart."""
+    client = running("--workers", "2")
+
+    def statuses(key: str) -> set[int]:
+        headers = {"Authorization": f"Bearer {key}", "Connection": "close"}
+        return {client.get("/v1/popular?k=1", headers=headers).status_code for _ in range(12)}
+
+    def command(*words: str) -> Any:
+        done = subprocess.run([sys.executable, "-m", "zhiyin", "key", *words], cwd=client.home, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.decode()
+
+    typed = command("add", "shop", "--scope", "read").strip()
+    web = client.post("/v1/keys", json={"name": "web", "scopes": ["page"]}).json()["key"]
+    signed = str(PageKey(web).token(user="ann"))
+    for key in (typed, signed):
+        eventually(lambda key=key: statuses(key) == {200})  # type: ignore[misc]
+    command("revoke", "shop")
+    assert client.delete("/v1/keys/web").status_code == 200
+    for key in (typed, signed):
+        eventually(lambda key=key: statuses(key) == {401})  # type: ignore[misc]
+    assert stop(client) == 0
+    assert typed not in client.said()
+    assert web not in client.said()
 
 
 def test_several_workers_and_redis(running: Callable[..., Any], redis_url: str) -> None:

@@ -237,7 +237,7 @@ def _hints(url: str, keys: dict[str, str], known: Known) -> list[str]:
         return f"  curl -s {shlex.quote(url + path)} -H 'Authorization: Bearer {keys[key]}'{said}"
 
     clicks = [{"user": "visitor", "item": item, "kind": "view"} for item in known.items]
-    fragment = urlencode({"key": keys["read"], "events": keys["events"], "users": ",".join(known.users)})
+    fragment = urlencode({"key": keys["page"], "users": ",".join(known.users)})
     return [
         *(f"{spoken(scope)}: {key}" for scope, key in keys.items()),
         "two clicks of a new visitor, the list that follows from them with reasons, and what is similar:",
@@ -245,7 +245,7 @@ def _hints(url: str, keys: dict[str, str], known: Known) -> list[str]:
         curl("/v1/recommendations", "read", {"user": "visitor", "k": 5, "explain": True}),
         curl(f"/v1/items/{quote(known.items[0], safe='')}/similar?k=5", "read"),
         f"every call: {url}/docs",
-        "click in your browser (the address holds keys to read and to bring events, none to change anything):",
+        "click in your browser (the address holds the key for pages: it changes nothing but what visitors did):",
         f"  {url}/try#{fragment}",
         "Ctrl-C ends it",
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
@@ -17,6 +18,8 @@ from zhiyin.service.errors import RefusedError, say
 BODY, SENDING = 4 << 20, 20.0
 # Threads that make lists in one process, and requests that may wait for them: beyond it, come again later.
 THREADS, WAITING = 2, 64
+# Buckets of keys and visitors that are held.
+BUCKETS = 100_000
 T = TypeVar("T")
 
 
@@ -73,14 +76,16 @@ async def _gone(receive: Callable[[], Any]) -> None:
 
 
 class Rate:
-    """A bucket of tokens for each key: so many requests a second in the long run, twice as many at once.
+    """A bucket of tokens for each key, and for each visitor of a page token: so many requests a second in the long run,
+    twice as many at once.
 
-    Of one process: where several answer, each allows its share.
+    Of one process: where several answer, each allows its share. `BUCKETS` are held at most: beyond it the one used
+    longest ago goes, and is full when its key comes again.
     """
 
     def __init__(self, a_second: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.a_second, self._clock, self._lock = a_second, clock, threading.Lock()
-        self._left: dict[str, tuple[float, float]] = {}
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, key: str) -> None:
         """Raises RefusedError 429 where a key has none left. `key`: a name, not the secret."""
@@ -90,8 +95,11 @@ class Rate:
         with self._lock:
             left, then = self._left.get(key, (2 * self.a_second, now))
             left = min(2 * self.a_second, left + (now - then) * self.a_second)
+            self._left[key] = (left, now)
+            self._left.move_to_end(key)
+            if len(self._left) > BUCKETS:
+                self._left.popitem(last=False)
             if left < 1:
-                self._left[key] = (left, now)
                 wait = (1 - left) / self.a_second
                 raise RefusedError(429, "this key sends too many requests", f"at most {self.a_second:g} a second",
                                    retry=wait)  # fmt: skip

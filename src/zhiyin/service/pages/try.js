@@ -6,7 +6,7 @@
     en: {
       skip: "To the list", title: "Click what you like", lead: "The list answers at once, and says why.",
       door: "A key opens the service", doorNote: "It was shown when the service started first. It stays in this tab only.",
-      key: "Key to read", eventsKey: "Key for events", optional: "if it is another", open: "Open",
+      key: "Key for pages", open: "Open",
       you: "You are", aStranger: "a stranger", user: "Id of a user", userHint: "User id", become: "Become",
       stranger: "New stranger", past: "Your clicks, the latest first", pastEmpty: "None yet: you see what strangers see.",
       pastKnown: "None since the model learned. What it learned of you counts.",
@@ -18,12 +18,13 @@
       moved: (fresh, up, down) => [fresh && `${fresh} new`, up && `${up} up`, down && `${down} down`].filter(Boolean).join(", ") || "Nothing moved",
       made: (version, ms) => `Model version ${version}, ${ms} ms`, degraded: names => `left out for lack of time: ${names}`,
       kept: title => `Click on “${title}” is kept.`, away: "The service does not answer.",
-      wrongKey: "This key is not known to the service.", noEvents: "This key may not bring events: give a key for events too.",
+      wrongKey: "This key is not known to the service.",
+      wrongKind: "This key signs nothing for pages. One that does: zhiyin key add web --scope page",
     },
     zh: {
       skip: "跳到推荐列表", title: "点您喜欢的", lead: "推荐列表立刻变化，并说明理由。",
       door: "需要密钥才能打开服务", doorNote: "服务第一次启动时会显示密钥。密钥只保存在本标签页中。",
-      key: "读取密钥", eventsKey: "事件密钥", optional: "如果不同", open: "打开",
+      key: "页面密钥", open: "打开",
       you: "您是", aStranger: "一位陌生人", user: "用户编号", userHint: "用户编号", become: "成为该用户",
       stranger: "换一位", past: "您点过的（最近的在前）", pastEmpty: "还没有：现在看到的是陌生人的列表。",
       pastKnown: "模型训练之后还没有点击；模型已经学到的仍然有效。",
@@ -35,7 +36,8 @@
       moved: (fresh, up, down) => [fresh && `${fresh} 个新的`, up && `${up} 个上升`, down && `${down} 个下降`].filter(Boolean).join("，") || "没有变化",
       made: (version, ms) => `模型版本 ${version}，${ms} 毫秒`, degraded: names => `因时间不足而省略：${names}`,
       kept: title => `已记录：《${title}》。`, away: "服务没有响应。",
-      wrongKey: "服务不认识这个密钥。", noEvents: "这个密钥不能发送事件，请另填事件密钥。",
+      wrongKey: "服务不认识这个密钥。",
+      wrongKind: "这个密钥不能用于页面。请运行 zhiyin key add web --scope page。",
     },
   };
   const KEYS = "zhiyin.keys", LANGUAGE = "zhiyin.language", PAST = 12;
@@ -62,17 +64,21 @@
 
   // -- asking ----------------------------------------------------------------------------------------------------------
 
-  async function get(path) {
-    const answer = await fetch(root + path, {headers: {Authorization: `Bearer ${state.keys.read}`}});
+  const get = path => zhiyin.get(path);
+
+  /** A page token, as a shop's own server has it signed; here the key is this tab's, and the visitor says who they are. */
+  async function sign(who) {
+    const answer = await fetch(`${root}/v1/tokens`, {method: "POST", body: JSON.stringify(who),
+      headers: {"Authorization": `Bearer ${state.keys.key}`, "Content-Type": "application/json"}});
     const said = await answer.json().catch(() => ({}));
-    if (answer.ok) return said;
+    if (answer.ok) return said.token;
     throw Object.assign(new Error(said.error || String(answer.status)), {status: answer.status, remedy: said.remedy || ""});
   }
 
+  const refused = error => error.status === 401 ? say("wrongKey") : error.status === 403 || error.status === 409 ? say("wrongKind") : "";
   function trouble(error) {
-    if (error && error.status === 401) return close(say("wrongKey"));
-    const text = !error ? "" : !error.status ? say("away")
-      : error.status === 403 ? say("noEvents") : [error.message, error.remedy].filter(Boolean).join(". ");
+    if (error && refused(error)) return close(refused(error));
+    const text = !error ? "" : !error.status ? say("away") : [error.message, error.remedy].filter(Boolean).join(". ");
     $("trouble").textContent = text;
     $("trouble").hidden = !text;
   }
@@ -93,13 +99,12 @@
       // Out of the address bar, the history and any picture of the screen.
       history.replaceState(null, "", location.pathname + location.search);
       keep(sessionStorage, KEYS, JSON.stringify({
-        read: given.get("key"), events: given.get("events") || given.get("key"),
-        users: (given.get("users") || "").split(",").filter(Boolean),
+        key: given.get("key"), users: (given.get("users") || "").split(",").filter(Boolean),
       }));
     }
     let keys = null;
     try { keys = JSON.parse(kept(sessionStorage, KEYS)); } catch { /* none */ }
-    if (keys && keys.read) open(keys); else close("");
+    if (keys && keys.key) open(keys); else close("");
   }
 
   function close(why) {
@@ -116,15 +121,16 @@
     state.keys = keys;
     state.users = keys.users || [];
     trouble(null);
+    identify("");
     try {
       await learn();
     } catch (error) {
-      if (error.status === 401) return close(say("wrongKey"));
+      if (refused(error)) return close(refused(error));
       trouble(error);
     }
     $("door").hidden = true;
     $("room").hidden = false;
-    suggest([]);
+    suggest();
     await become("");
   }
 
@@ -197,10 +203,16 @@
     $("past-empty").textContent = say(state.stranger ? "pastEmpty" : "pastKnown");
   }
 
-  async function become(user) {
+  /** Be a user, or a stranger with a session of their own. */
+  function identify(user) {
     state.stranger = !user;
-    state.user = user || `visitor-${Array.from(crypto.getRandomValues(new Uint8Array(6)), byte => byte.toString(16).padStart(2, "0")).join("")}`;
-    zhiyin.init({url: root, key: state.keys.events, readKey: state.keys.read, user: state.user});
+    state.user = user || `session-${Array.from(crypto.getRandomValues(new Uint8Array(16)), byte => byte.toString(16).padStart(2, "0")).join("")}`;
+    const who = user ? {user} : {session: state.user};
+    zhiyin.init({url: root, token: () => sign(who)});
+  }
+
+  async function become(user) {
+    identify(user);
     Object.assign(state, {places: null, listId: null, past: []});
     $("user").value = "";
     $("moved").textContent = "";
@@ -209,9 +221,9 @@
     await Promise.all([refresh(), search(), user ? remember() : null]);
   }
 
-  /** Users to become, offered while an id is typed: those the address named, and those of like taste. */
-  function suggest(more) {
-    $("users").replaceChildren(...[...new Set([...state.users, ...more])].map(user => {
+  /** Users to become, offered while an id is typed: those the address named. */
+  function suggest() {
+    $("users").replaceChildren(...[...new Set(state.users)].map(user => {
       const option = make("option");
       option.value = user;
       return option;
@@ -253,7 +265,6 @@
       return trouble(error);
     }
     await refresh();
-    get(`/v1/users/${encodeURIComponent(state.user)}/similar?k=8`).then(said => suggest(said.users.map(row => row.user)), () => {});
   }
 
   // -- the catalogue -----------------------------------------------------------------------------------------------------
@@ -412,9 +423,9 @@
   const on = (id, kind, work) => $(id).addEventListener(kind, event => { if (kind === "submit") event.preventDefault(); work(event); });
 
   on("keys", "submit", () => {
-    const read = $("key").value.trim(), keys = {read, events: $("events-key").value.trim() || read, users: []};
+    const keys = {key: $("key").value.trim(), users: []};
     keep(sessionStorage, KEYS, JSON.stringify(keys));
-    $("key").value = $("events-key").value = "";
+    $("key").value = "";
     open(keys);
   });
   on("become", "submit", () => { const user = $("user").value.trim(); if (user) become(user); });

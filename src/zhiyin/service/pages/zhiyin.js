@@ -1,19 +1,24 @@
 /* Zhiyin in the pages of a shop.
  *
  *   <script src="https://recommend.shop.example/zhiyin.js"></script>
- *   zhiyin.init({url: "https://recommend.shop.example", key: "zy_events_...", readKey: "zy_read_...", user: "alice"});
+ *   zhiyin.init({url: "https://recommend.shop.example", token: () => fetch("/zhiyin-token").then(said => said.text())});
  *   zhiyin.track("film-7", "view", {listId: list.list_id});
  *   const list = await zhiyin.recommend({k: 10, fields: ["title"]});
  *   const rest = await zhiyin.more(list);  // the items that follow; null at the end
  *
+ * `token` gives a page token that the shop's own server signed for the user of its session (PageKey of zhiyin.client, or
+ * POST /v1/tokens); it is asked again when the token expires or is refused. A page token opens nothing but events and
+ * lists of that user. A key in a page can be read by whoever opens it: the only one for it is a key for events, `key`.
+ *
  * Events wait in localStorage until the service has kept them; each has an id, so that none counts twice however often
- * it is sent. A key in a page can be read by whoever opens it: give it no more than events, or read. */
+ * it is sent. Those of somebody else, who used this browser before, wait for that user's next token. */
 window.zhiyin = (() => {
   "use strict";
   const MOST = 200, BATCH = 20, EVERY = 2000, BYTES = 60000, LONGEST = 60000, FRESH = 60e6;
   const AGAIN = [429, 502, 503, 504], QUEUE = "zhiyin.queue", VISITOR = "zhiyin.visitor";
-  const requests = new WeakMap();
   let settings = null, sending = null, timer = 0, failed = 0, memory = {};
+  let held = null, renewing = null;  // the page token, and the promise of the next one
+  const requests = new WeakMap();
   const get = name => { try { return localStorage.getItem(name); } catch { return memory[name] ?? null; } };
   const set = (name, text) => { try { localStorage.setItem(name, text); } catch { memory[name] = text; } };
   const made = () => crypto.randomUUID?.() ??  // which only pages over https have
@@ -23,11 +28,45 @@ window.zhiyin = (() => {
   const later = wait => { clearTimeout(timer); timer = setTimeout(() => flush().catch(() => {}), wait); };
   const visitor = () => { const known = get(VISITOR) || made(); set(VISITOR, known); return known; };
 
-  async function ask(path, body, key) {
-    const headers = {"Authorization": `Bearer ${key}`, "Content-Type": "application/json"}, text = JSON.stringify(body);
+  // -- the page token ----------------------------------------------------------------------------------------------------
+
+  /** Whom a token names, and how long it holds by this browser's clock, which may be wrong: counted from now. */
+  function read(text) {
+    const part = String(text).trim(), packed = (part.split(".")[1] || "").replace(/-/g, "+").replace(/_/g, "/");
+    const said = JSON.parse(new TextDecoder().decode(Uint8Array.from(atob(packed), char => char.charCodeAt(0))));
+    const life = 1000 * (said.exp - (said.iat ?? Date.now() / 1000));
+    return {text: part, users: [said.sub, said.sid].filter(Boolean), until: Date.now() + 0.9 * life};
+  }
+  const fresh = () => held && Date.now() < held.until ? held : null;
+  /** Another token from the shop's server; who asks meanwhile gets the same one. */
+  function renew() {
+    const mine = settings;
+    return renewing ??= (async () => {
+      try {
+        const token = read(await mine.token());
+        if (settings === mine) {
+          held = token;
+          // What was done before it was known by whom.
+          set(QUEUE, JSON.stringify(queue().map(e => e.user ? e : {...e, user: token.users[0]})));
+        }
+        return token;
+      } finally { if (settings === mine) renewing = null; }
+    })();
+  }
+
+  // -- asking ------------------------------------------------------------------------------------------------------------
+
+  async function ask(method, path, body, key) {
+    const mine = settings, text = body && JSON.stringify(body);
     // What is sent while the page goes away arrives with keepalive only, which takes no more than 64 KB.
-    const keepalive = new Blob([text]).size <= BYTES;
-    const answer = await fetch(settings.url + path, {method: "POST", headers, body: text, keepalive});
+    const keepalive = Boolean(text) && new Blob([text]).size <= BYTES;
+    const call = bearer => fetch(mine.url + path, {method, body: text, keepalive,
+      headers: {"Authorization": `Bearer ${bearer}`, ...(text && {"Content-Type": "application/json"})}});
+    let answer = await call(mine.token ? (fresh() ?? await renew()).text : key);
+    if (answer.status === 401 && mine.token && settings === mine) {
+      held = null;
+      answer = await call((await renew()).text);
+    }
     const said = await answer.json().catch(() => ({}));
     if (answer.ok || (answer.status === 400 && said.events)) return said;
     throw Object.assign(new Error(said.error || `the service answered ${answer.status}`),
@@ -36,15 +75,32 @@ window.zhiyin = (() => {
   // What was done a moment ago is given its time by the service: this clock may be wrong by days.
   const arriving = event => Math.abs(Date.now() * 1000 - event.time) < FRESH ? {...event, time: undefined} : event;
   async function send(most) {
-    let events = queue().slice(0, most);
+    const again = error => later(Math.min(LONGEST, 1000 * (Number(error.after) || 2 ** failed++ * (0.5 + Math.random() / 2))));
+    if (!queue().length) return false;
+    let users = null;
+    if (settings.token) {
+      try { users = (fresh() ?? await renew()).users; } catch (error) { again(error); throw error; }
+    }
+    let events = queue().filter(e => !users || users.includes(e.user)).slice(0, most);
     while (events.length > 1 && new Blob([JSON.stringify({events})]).size > BYTES) events = events.slice(0, events.length / 2 | 0);
     if (!events.length) return false;
+    return deliver(events, again);
+  }
+  async function deliver(events, again) {
     try {
-      await ask("/v1/events", {events: events.map(arriving)}, settings.key);
+      await ask("POST", "/v1/events", {events: events.map(arriving)}, settings.key);
     } catch (error) {
-      if (!error.status || AGAIN.includes(error.status)) {  // away or busy: the same events again, later each time
-        later(Math.min(LONGEST, 1000 * (Number(error.after) || 2 ** failed++ * (0.5 + Math.random() / 2))));
-      } else settle(events);
+      if (!error.status || AGAIN.includes(error.status) || (error.status === 401 && settings.token)) {
+        again(error);  // away or busy, or there is no token that holds: the same events again, later each time
+        throw error;
+      }
+      if (error.status === 403 && settings.token && events.length > 1) {  // one of them is not this user's: not all go
+        const half = events.length >> 1, first = await deliver(events.slice(0, half), again).catch(error => error);
+        await deliver(events.slice(half), again);
+        if (first !== true) throw first;
+        return true;
+      }
+      settle(events);
       throw error;
     }
     failed = 0;
@@ -57,15 +113,18 @@ window.zhiyin = (() => {
   /** Send what waits; fails where the service is away or says no. */
   function flush() { clearTimeout(timer); timer = 0; return sending ??= drain(); }
 
-  /** url of the service; key for events; readKey for lists, else the same; user, else this browser's visitor. */
-  function init({url = "", key, readKey = key, user = null}) {
-    settings = {url: String(url).replace(/\/+$/, ""), key, readKey, user: user || visitor()};
+  /** url of the service; token: a page token, or what gives one or the promise of one, again each time it is called.
+   *  Without: key for events, readKey for lists, else the same; user, else this browser's visitor. */
+  function init({url = "", token = null, key, readKey = key, user = null}) {
+    const sign = typeof token === "function" || !token ? token : () => token;
+    settings = {url: String(url).replace(/\/+$/, ""), token: sign, key, readKey, user: sign ? null : user || visitor()};
+    held = renewing = null;
     if (queue().length) later(0);
     return settings.user;
   }
   /** What the user did with an item; sent within two seconds. Gives the id of the event. */
   function track(item, kind = "view", {listId, value} = {}) {
-    const event = {id: made(), user: settings.user, item: String(item), kind, time: Date.now() * 1000};
+    const event = {id: made(), user: settings.user ?? held?.users[0], item: String(item), kind, time: Date.now() * 1000};
     if (listId) event.list_id = listId;
     if (value != null) event.value = value;
     const waiting = [...queue(), event].slice(-MOST);
@@ -75,17 +134,19 @@ window.zhiyin = (() => {
   }
   /** A list, as POST /v1/recommendations gives it; a failure has status, remedy and field. */
   async function recommend(body = {}) {
-    const asked = body.history ? body : {user: settings.user, ...body};
-    const list = await ask("/v1/recommendations", asked, settings.readKey);
+    const asked = settings.token || body.history ? body : {user: settings.user, ...body};
+    const list = await ask("POST", "/v1/recommendations", asked, settings.readKey);
     requests.set(list, asked);
     return list;
   }
   /** The items that follow a list of `recommend`, for whom it was; null where none do. */
   const more = async list => list.next ? recommend({...requests.get(list), page: list.next}) : null;
+  /** What GET gives: of popular, trending and similar items, say. */
+  const look = path => ask("GET", path, undefined, settings.readKey);
 
   const leave = () => { if (settings) send(MOST).catch(() => {}); };
   addEventListener("pagehide", leave);
   document.addEventListener("visibilitychange", () => { if (document.visibilityState === "hidden") leave(); });
   addEventListener("online", () => { failed = 0; if (settings) flush().catch(() => {}); });
-  return {init, track, flush, recommend, more};
+  return {init, track, flush, recommend, more, get: look};
 })();
