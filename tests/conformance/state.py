@@ -301,6 +301,20 @@ class StateConformance:
         clock.seconds += DAY
         assert state.shown("alice") == {}
 
+    def test_sums_are_added_up_and_decay(self, state: LiveState, clock: Clock) -> None:
+        halves = [100.0, 1_000.0]
+        assert state.tally("a", [0, 0], halves) == [0, 0]
+        state.tally("a", [1.5, 4], halves)
+        state.tally("a", [0.5, 4], halves)
+        assert state.tally("b", [1, 1], halves) == [1, 1]
+        assert state.tally("a", [0, 0], halves) == [2, 8]
+        clock.seconds += 1.0
+        state.tally("a", [0, 0], halves)
+        clock.seconds += 1_000.0
+        assert state.tally("a", [0, 0], halves) == pytest.approx([2 * 2**-10.01, 8 * 2**-1.001], rel=0.02)
+        state.forget_all()  # sums are of nobody
+        assert state.tally("a", [0, 1], halves)[1] == pytest.approx(5, rel=0.02)
+
     @pytest.mark.parametrize("window", [1.0, 3_600.0, 90 * DAY])
     def test_showings_count_within_any_window(self, state: LiveState, clock: Clock, window: float) -> None:
         state.show("alice", ["a"], window)

@@ -13,12 +13,10 @@ from zhiyin.data.ids import Ids
 from zhiyin.models.content import Content
 from zhiyin.models.neighbors import ItemKNN
 from zhiyin.pipeline.answers import Answers
-from zhiyin.pipeline.exploring import explored
 from zhiyin.pipeline.fresh import MoreIds
 from zhiyin.pipeline.pipeline import Pipeline
 from zhiyin.pipeline.request import Request
 from zhiyin.pipeline.rules import Rules
-from zhiyin.pipeline.slate import Requests, Slate
 
 WORDS = {0: "rocket planet orbit star", 1: "garden rose tulip soil"}
 
@@ -121,24 +119,6 @@ def test_more_ids() -> None:
     assert ids.raw(np.array([0, 3, 2])) == [10, "30", "x"]
     assert ids.decode(np.array([1, 2])).to_list() == ["20", "x"]
     assert len(ids) == 4
-
-
-def test_exploration_has_the_propensities_it_says() -> None:
-    """Over many seeds each item is shown as often as its propensity says; pinned slots are left alone."""
-    best = Slate(np.arange(4, dtype=np.int32), np.arange(4, 0, -1).astype(np.float32))
-    items = np.arange(10, dtype=np.int32)
-    needs = Requests.one(pins={1: 0})
-    counts, said = np.zeros((10, 4)), {}
-    for seed in range(4_000):
-        shown, propensities = explored(best, items, needs, 0.5, seed)
-        counts[shown.items, np.arange(4)] += 1
-        for item, slot, p in zip(shown.items.tolist(), range(4), propensities):
-            said[item, slot] = p
-    assert counts[0, 0] == 4_000
-    for (item, slot), p in said.items():
-        assert abs(counts[item, slot] / 4_000 - p) < 4 * np.sqrt(p * (1 - p) / 4_000) + 1e-9
-    assert said[1, 1] == pytest.approx(1 - 0.5 / 3)
-    assert said[7, 2] == pytest.approx(0.5 / 18)
 
 
 def test_stages_are_left_out_in_their_order(fitted: Any) -> None:

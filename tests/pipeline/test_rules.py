@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from zhiyin.core.errors import ConfigError
 from zhiyin.data.histories import Histories
+from zhiyin.pipeline.exposure import MOST, deficits
 from zhiyin.pipeline.filters import Filters
-from zhiyin.pipeline.rules import Ledger, Rules
+from zhiyin.pipeline.rules import Rules
 from zhiyin.pipeline.slate import Ragged, Requests, Slate, Slates
 
 DAY = 86_400_000_000
@@ -158,16 +159,23 @@ def test_another_visit_another_order() -> None:
 
 def test_exposure_comes_out_at_the_target() -> None:
     rules = book(exposure=[{"of": "small", "target": 0.3}])
-    ledger, rng = Ledger.of(rules), np.random.default_rng(0)
+    sums, rng = np.zeros((1, 3)), np.random.default_rng(0)
     for _ in range(300):
         items = rng.permutation(N).astype(np.int32)
         scores = rng.normal(size=N).astype(np.float32) - 2 * (items % 4 == 3)
         slates = Slates.best_first(np.array([0, N]), items, scores)
-        shown = rules.rerank(slates, Requests.one(), 8, ledger=ledger)
-        ledger.record(rules, shown, Requests.one())
-    assert ledger.shares()[0] == pytest.approx(0.3, abs=0.02)
-    kept = Ledger.from_dict(ledger.to_dict())
-    assert np.array_equal(kept.deficits(), ledger.deficits())
+        request = Requests.one(deficits=deficits(rules.rules.exposure, sums))
+        sums += rules.exposed(rules.rerank(slates, request, 8), request)
+    assert sums[0, 0] / sums[0, 1] == pytest.approx(0.3, abs=0.02)
+    assert sums[0, 2] == 300
+
+
+def test_a_deficit_is_counted_in_lists_and_bounded() -> None:
+    targets = book(exposure=[{"of": "small", "target": 0.5}, {"of": "small", "target": 0.1}]).rules.exposure
+    assert deficits(targets, np.zeros((2, 3))).tolist() == [0, 0]
+    sums = np.array([[2.0, 10.0, 5.0], [2.0, 10.0, 5.0]])
+    assert deficits(targets, sums).tolist() == [1.5, -0.5]
+    assert deficits(targets, 1e6 * sums).tolist() == [MOST, -MOST]
 
 
 def test_many_requests_are_as_one_by_one() -> None:

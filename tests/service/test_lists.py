@@ -161,7 +161,7 @@ def test_exploration_is_traced_with_its_chance(service: Any) -> None:
     trace = service.get(f"/v1/lists/{made['list_id']}").json()
     rare = [row["propensity"] for row in trace["items"] if row["item"] not in plain]
     assert 0 < rare[0] < 0.05
-    assert {row["propensity"] for row in trace["items"] if row["item"] in plain} == {0.75}
+    assert [row["propensity"] for row in trace["items"] if row["item"] in plain] == pytest.approx([0.75] * 3)
 
 
 def test_placements_are_checked_versioned_and_rolled_back(service: Any) -> None:

@@ -84,7 +84,7 @@ def recommend(
             raise ConfigError(
                 "--all takes no lists, pins, context or reasons", remedy="name users, or write a --filter"
             )
-        frame = answers.ask_many(None, k, filter=filter, exclude_seen=seen, variety=variety)
+        frame = answers.ask_many(None, k, filter=filter, exclude_seen=seen, diversity=variety, balance=balance)
         deliver(frame, "item", folder, output, json)
         return
     found = []

@@ -27,16 +27,16 @@ from zhiyin.data.histories import Histories
 from zhiyin.data.ids import Ids
 from zhiyin.models.base import Recommender, VectorRecommender
 from zhiyin.models.search import Mask
-from zhiyin.pipeline import diversity
+from zhiyin.pipeline import diversity, filling
 from zhiyin.pipeline.explain import Reason, reasons
-from zhiyin.pipeline.exploring import explored
+from zhiyin.pipeline.exploring import Policy
 from zhiyin.pipeline.filters import Filters
 from zhiyin.pipeline.frames import aligned, fitting
 from zhiyin.pipeline.fresh import MoreIds, NewItems
 from zhiyin.pipeline.pipeline import ROWS, Pipeline
-from zhiyin.pipeline.request import Answer, Request, checked, known_of, known_variety
+from zhiyin.pipeline.request import Answer, Request, checked, known_of, known_variety, policy_of
 from zhiyin.pipeline.rules import Boost, Rulebook, Rules
-from zhiyin.pipeline.slate import Requests, Slate, Slates
+from zhiyin.pipeline.slate import Ragged, Requests, Slate, Slates
 from zhiyin.ranking.asof import AsOf
 from zhiyin.ranking.candidates import Retrieved
 from zhiyin.ranking.examples import Candidates, Examples, ItemFeatures
@@ -45,6 +45,8 @@ from zhiyin.ranking.examples import Candidates, Examples, ItemFeatures
 BOOKS = 256
 # States of what may be shown that are kept: each some bytes an item.
 OPEN = 16
+# Candidates of lists that are filled up together, at most.
+MOST_ROWS = 2_000_000
 # Shares of the time budget after which the ranker and variety are left out; reasons are when all of it is gone.
 RANK_BY, VARY_BY = 0.7, 0.9
 # Columns that items are spread over where none is named.
@@ -73,6 +75,69 @@ class Passing:
         bits = np.zeros(len(candidates), dtype=bool)
         bits[rows] = True
         return cls(bits, Mask.of_rows(rows[rows < n], n), (mask, shown))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Batch:
+    """Requests that are answered together: they have one mask, one rulebook and one length.
+
+    Parameters
+    ----------
+    histories: n of them. needs: what the requests bring. passing: what they may get. seen: leave out what is in the
+    histories. policy: explores. also: int32, codes that count as seen besides the history, of a batch of one.
+    index: what the ranker knows of items.
+    """
+
+    histories: Histories
+    needs: Requests
+    book: Rulebook
+    passing: Passing
+    k: int
+    word: str
+    balance: float
+    seen: bool
+    policy: Policy | None = None
+    also: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
+    index: AsOf | None = None
+
+    def take(self, requests: np.ndarray) -> _Batch:
+        """Some of the requests, in their order."""
+        return dataclasses.replace(self, histories=self.histories.take(requests), needs=self.needs.take(requests))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Made:
+    """Lists of a batch, their candidates, and what ordered these; "" where that hangs on the user. examples: what the
+    ranker read, of a batch of one."""
+
+    slates: Slates
+    candidates: Candidates
+    method: str
+    examples: Examples | None = None
+
+
+class _Clock:
+    """Seconds of each stage, and which stages a request leaves out."""
+
+    def __init__(self, request: Request) -> None:
+        self.seconds: dict[str, float] = {}
+        self.degraded: list[str] = []
+        self.skip, self._budget = request.skip, request.budget
+        self._started = self._begun = time.perf_counter()
+
+    def passed(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._begun
+        self._begun = now
+
+    def late(self, stage: str, share: float) -> bool:
+        """Whether a stage is to be left out: so much of the budget is gone, or it was asked for."""
+        gone = self._budget is not None and time.perf_counter() - self._started >= share * self._budget
+        if not gone and stage not in self.skip:
+            return False
+        if stage not in self.degraded:
+            self.degraded.append(stage)
+        return True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +226,7 @@ class Answers:
             made._likeness.pop("alike", None)
         if self.by:
             made._likeness.pop("alike", None)
-        made._likeness.pop("categories", None)
+        made._likeness.pop("categories", None)  # what is popular stays as it was: no item was added
         made.book("", ())
         return made
 
@@ -183,147 +248,239 @@ class Answers:
         return found
 
     def ask(self, request: Request, shown: np.ndarray | None = None, index: AsOf | None = None) -> Answer:
-        """The list for one request. Raises ConfigError for a request that cannot be.
+        """The list for one request: a batch of one. Raises ConfigError for a request that cannot be.
 
         shown: bool[n_items], items that may be shown at this moment; None: all.
         index: what the ranker knows of items, where events were heard since the model was trained.
         """
-        begun = time.perf_counter()
-        seconds: dict[str, float] = {}
-
-        def passed(stage: str) -> None:
-            nonlocal begun
-            seconds[stage] = time.perf_counter() - begun
-            begun = time.perf_counter()
-
+        clock = _Clock(request)
         k, word, balance = self._checked(request)
-        started, degraded, n = begun, list[str](), len(self.known.item_ids)
-
-        def late(stage: str, share: float) -> bool:
-            out_of_time = request.budget is not None and time.perf_counter() - started >= share * request.budget
-            if not out_of_time and stage not in request.skip:
-                return False
-            degraded.append(stage)
-            return True
-
         history, also = self._history(request)
         book = self.book(request.filter, request.boosts)
-        if shown is not None and request.pins:
-            pins = {slot: item for slot, item in request.pins.items() if self._shown(item, shown)}
-            request = dataclasses.replace(request, pins=pins)
-        needs = self._needs(request, history)
-        seen = not self.rules.bought if request.exclude_seen is None else request.exclude_seen
+        needs = self._needs(request, history, shown)
         passing = self._passing(book.mask(needs), shown, kept=request.include is None)
-        gone = book.removed(needs)[1]
-        if seen:
-            gone = np.concatenate([gone, history.items, also])
-        known_gone = gone[gone < n] if self.new.m else gone
-        passed("filter")
-        exclude = Histories.of(np.array([0, len(known_gone)]), known_gone)
-        candidates = self.model.retrieve(history, k, exclude=exclude, allowed=passing.known, run=self.run)
-        passed("retrieve")
-        method = self.model.method_of(history)
-        if method == "ranker" and late("ranker", RANK_BY):
-            method = "rrf"
-        examples = None
-        if method == "ranker":
-            scores, examples = self.model.ranked(history, candidates, self.run, index)
-        else:
-            scores = self.model.scores_by(method, history, candidates, self.run)
-        passed("rank")
-        if word != "none" and late("variety", VARY_BY):
-            word = "none"
-        vary = functools.partial(self._vary, history=history, k=k, word=word, balance=balance)
-        named, worth = candidates.items, scores
-        if self.new.m:
-            free = passing.bits[n:].copy()
-            free[gone[gone >= n] - n] = False
-            more, extra = self.new.join(history, named, worth, free)
-            named, worth = np.concatenate([named, more]), np.concatenate([worth, extra])
-        fill = max(0, k - len(named))
-        while True:
-            slates = self._filled(named, worth, passing.bits, gone, fill)
-            slate = book.finish(slates, needs, k, between=vary)
-            # Of what rules left out too much is made up by what is popular.
-            if len(slate.items) >= k or len(slates.items) < len(named) + fill:
-                break
-            fill = max(4 * k, 8 * fill)
-        passed("rules")
-        best, propensities = slate[0], np.ones(len(slate.items))
-        if request.explore > 0:
-            best, propensities = explored(best, slates.items, needs, request.explore, request.seed)
+        seen, policy = self._seen(request), policy_of(request)
+        batch = _Batch(history, needs, book, passing, k, word, balance, seen, policy, also, index)
+        made = self._lists(batch, clock)
+        best, candidates = made.slates[0], made.candidates
         answer = Answer(
             self.ids.raw(best.items),
             best.scores.tolist(),
             trace=best.trace,
-            seconds=seconds,
-            method=method,
+            seconds=clock.seconds,
+            method=made.method,
             left_out=candidates.left_out if isinstance(candidates, Retrieved) else {},
-            degraded=degraded,
-            propensities=propensities,
+            degraded=clock.degraded,
+            propensities=np.ones(len(best)) if best.propensities is None else best.propensities,
+            exposed=book.exposed(made.slates, needs) if book.exposure else _NO_GROUPS,
             sources=candidates.sources,
             ranks=_ranks_of(best.items, candidates),
-            features=_features_of(request, best.items, examples),
+            features=_features_of(request, best.items, made.examples),
         )
-        if not request.explain or late("reasons", 1.0):
+        if request.closed:
+            answer = dataclasses.replace(answer, removed=self._kept_out(request, batch, best, shown))
+        if not request.explain or clock.late("reasons", 1.0):
             return answer
         why = self._reasons(history, best, candidates)
-        removed = self._removed(history, needs, book, seen, k, index)
-        passed("explain")
+        removed = answer.removed if request.closed else self._removed(history, needs, book, batch.seen, k, index)
+        clock.passed("explain")
         return dataclasses.replace(answer, reasons=why, removed=removed)
 
     def ask_many(
-        self,
-        users: Any = None,
-        k: int = 10,
-        *,
-        filter: str = "",
-        exclude_seen: bool | None = None,
-        variety: str | None = None,
-        now: int | None = None,
+        self, users: Any = None, k: int = 10, *, shown: np.ndarray | None = None, now: int | None = None, **asked: Any
     ) -> pl.DataFrame:
-        """Lists for many users at once; None: all of the training data. Frame `user`, `item`, `score`, `rank`.
+        """Lists for many users at once, each the one that `ask` gives; None: all of the training data.
 
-        Only what sources name is ranked, nothing popular is added: a list may be short where rules leave little.
+        Parameters
+        ----------
+        now: microseconds UTC; None: the present. asked: any other of `Request`, the same for all, but for what speaks
+            of one user alone and for reasons; `seed` is that of the first user, the next one has the next.
+
+        Returns
+        -------
+        Frame `user`, `item`, `score`, `rank`, in the order of the users; with exploration also `propensity`.
         """
-        k, word, balance = self._checked(Request(k=k, diversity=variety))
-        book = self.book(filter, ())
+        wrong = [name for name in asked if name not in _OF_MANY]
+        if wrong:
+            raise ConfigError(f"ask_many does not take {wrong[0]!r}", remedy="it takes " + ", ".join(_OF_MANY))
+        request = Request(k=k, now=time.time_ns() // 1000 if now is None else now, **asked)
+        clock, policy = _Clock(request), policy_of(request)
+        k, word, balance = self._checked(request)
+        book = self.book(request.filter, request.boosts)
         who, histories = self.model._asked(users, None)
-        seen = not self.rules.bought if exclude_seen is None else exclude_seen
-        now = time.time_ns() // 1000 if now is None else now
-        fixed = all(condition.node.scopes <= {"item", "now"} for _, condition in book.conditions)
-        allowed = self.known.candidates
-        if fixed:
-            allowed = allowed & book.mask(Requests(now=now)).bits[: len(allowed)]
         codes = self.known.user_ids.encode(who).astype(np.int64)
-        parts = []
+        parts: list[Slates] = []
+        order: list[np.ndarray] = []
         with self.run.bar("Recommending", len(histories)) as advance:
-            for start, part in histories.chunks(ROWS):
-                code = codes[start : start + len(part)]
-                columns = None
-                if self.users is not None:
-                    known = pl.lit(pl.Series(code >= 0))
-                    columns = self.users[np.maximum(code, 0)].select(pl.when(known).then(pl.all()))
-                needs = Requests(len(part), now, users=code, histories=part, user=columns)
-                found = self.model.retrieve(part, 2 * k, exclude=part if seen else None, allowed=allowed, run=self.run)
-                slates = Slates.best_first(found.offsets, found.items, self.model.order(part, found, self.run))
-                vary = functools.partial(self._vary, history=part, k=k, word=word, balance=balance)
-                slates = book.rerank(slates, needs, k, between=vary)
-                parts.append(pl.DataFrame({
-                    "user": who[start : start + len(part)].gather(slates.owners),
-                    "item": self.known.item_ids.decode(slates.items),
-                    "score": slates.scores,
-                    "rank": (slates.places + 1).astype(np.int32),
-                }))  # fmt: skip
-                advance(len(part))
-        return pl.concat(parts)
+            for rows in self._alike_requests(book, codes, request):
+                passing: Passing | None = None
+                for start in range(0, len(rows), ROWS):
+                    some = rows[start : start + ROWS]
+                    part = _consecutive(histories, some)
+                    if self.model.has_times:
+                        part = dataclasses.replace(part, now=np.full(len(part), request.now, dtype=np.int64))
+                    needs = self._needs_of(request, part, codes[some], shown, some)
+                    if passing is None:
+                        first = needs.take(np.zeros(1, np.int64))
+                        passing = self._passing(book.mask(first), shown, kept=False)
+                    seen = self._seen(request)
+                    batch = _Batch(part, needs, book, passing, k, word, balance, seen, policy)
+                    parts.append(self._lists(batch, clock).slates)
+                    order.append(some)
+                    advance(len(some))
+        if not parts:
+            parts, order = [Slates(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))], [codes[:0]]
+        slates = Slates.joined(parts)
+        back = np.argsort(np.concatenate(order), kind="stable")
+        if len(back) and (np.diff(back) != 1).any():
+            slates = slates.pick(back)
+        frame = pl.DataFrame({
+            "user": who.gather(slates.owners),
+            "item": self.ids.decode(slates.items),
+            "score": slates.scores,
+            "rank": (slates.places + 1).astype(np.int32),
+        })  # fmt: skip
+        if policy is None:
+            return frame
+        chances = np.ones(len(frame)) if slates.propensities is None else slates.propensities
+        return frame.with_columns(pl.Series("propensity", chances))
+
+    # -- the one way to a list --------------------------------------------------------------------------------------
+
+    def _lists(self, batch: _Batch, clock: _Clock) -> _Made:
+        """Lists of a batch of requests that have one mask: retrieve, rank, arrange; what is popular fills them up."""
+        histories, k, n = batch.histories, batch.k, len(self.known.item_ids)
+        gone = self._gone(batch)
+        known = gone if not self.new.m else _below(gone, n)
+        clock.passed("filter")
+        exclude = Histories.of(known.offsets, known.values)
+        candidates = self.model.retrieve(histories, k, exclude=exclude, allowed=batch.passing.known, run=self.run)
+        clock.passed("retrieve")
+        method, examples = "", None
+        if len(histories) > 1:
+            scores = self.model.order(histories, candidates, self.run, batch.index, ranker="ranker" not in clock.skip)
+        else:
+            method = self.model.method_of(histories)
+            if method == "ranker" and clock.late("ranker", RANK_BY):
+                method = "rrf"
+            if method == "ranker":
+                scores, examples = self.model.ranked(histories, candidates, self.run, batch.index)
+            else:
+                scores = self.model.scores_by(method, histories, candidates, self.run)
+        clock.passed("rank")
+        if batch.word != "none" and clock.late("variety", VARY_BY):
+            batch = dataclasses.replace(batch, word="none")
+        slates = Slates(candidates.offsets, candidates.items, np.asarray(scores, np.float32))
+        if self.new.m:
+            fresh = gone.values >= n
+            owners, codes, worth = self.new.join(
+                histories, slates.offsets, slates.items, slates.scores, batch.passing.bits[n:],
+                (gone.owners[fresh], gone.values[fresh]),
+            )  # fmt: skip
+            slates = slates.with_rows(owners, codes, worth)
+        wanted = np.maximum(0, k - np.diff(slates.offsets))
+        made = self._finished(batch, slates, gone, wanted)
+        clock.passed("rules")
+        return _Made(made, candidates, method, examples)
+
+    def _finished(self, batch: _Batch, slates: Slates, gone: Ragged, wanted: np.ndarray) -> Slates:
+        """Lists of the candidates, filled up with so many popular items, int64[n], and more where rules leave out too
+        many."""
+        filled, given = self._filled(batch, slates, gone, wanted)
+        vary = functools.partial(self._vary, history=batch.histories, k=batch.k, word=batch.word, balance=batch.balance)
+        made = batch.book.finish(filled, batch.needs, batch.k, between=vary, policy=batch.policy, run=self.run)
+        short = np.flatnonzero((np.diff(made.offsets) < batch.k) & (given >= wanted))
+        if not len(short):
+            return made
+        more = np.maximum(4 * batch.k, 8 * wanted[short])
+        if len(batch.histories) == 1:
+            return self._finished(batch, slates, gone, more)
+        size = max(1, MOST_ROWS // int(more.max()))
+        parts = [
+            self._finished(batch.take(some), slates.pick(some), gone.take(some), more[start : start + size])
+            for start in range(0, len(short), size)
+            for some in [short[start : start + size]]
+        ]
+        # The lists that were short are behind those that were not; then all stand in their order.
+        place = np.arange(len(made))
+        place[short] = len(made) + np.arange(len(short))
+        return Slates.joined([made, *parts]).pick(place)
+
+    def _filled(self, batch: _Batch, slates: Slates, gone: Ragged, wanted: np.ndarray) -> tuple[Slates, np.ndarray]:
+        """The candidates best first, and below them so many popular items, and those that a group needs. Also int64[n]:
+        how many popular items there were."""
+        order = self._popular_first(batch.passing)
+        given = np.zeros(len(slates), dtype=np.int64)
+        rows: list[tuple[np.ndarray, np.ndarray]] = []
+        held = slates
+        if wanted.any():
+            taken = _both(gone, slates)
+            found = filling.popular(order, batch.passing.bits, wanted, taken.offsets, taken.values)
+            given = np.bincount(found[0], minlength=len(slates))
+            rows.append(found)
+            held = slates.with_rows(*found, np.zeros(len(found[1]), np.float32))
+        for group, count in batch.book.groups(batch.needs, batch.k):
+            moment = batch.book._moment(batch.needs, held.owners)
+            have = np.bincount(held.owners[self.filters.where(group, held.items, moment)], minlength=len(slates))
+            lacks = np.maximum(0, count - have)
+            if not lacks.any():
+                continue
+            first = batch.book._moment(batch.needs.take(np.zeros(1, np.int64)))
+            allowed = batch.passing.bits & self.filters.mask(group, first).bits
+            taken = _both(gone, held)
+            found = filling.popular(order, allowed, lacks, taken.offsets, taken.values)
+            rows.append(found)
+            held = held.with_rows(*found, np.zeros(len(found[1]), np.float32))
+        if not rows:
+            return Slates.best_first(slates.offsets, slates.items, slates.scores), given
+        owners, items = (np.concatenate(part) for part in zip(*rows))
+        by = np.argsort(owners, kind="stable")
+        owners, items = owners[by], items[by]
+        all_rows = slates.with_rows(owners, items, filling.behind(slates.lowest(), owners, len(slates)))
+        return Slates.best_first(all_rows.offsets, all_rows.items, all_rows.scores), given
+
+    def _popular_first(self, passing: Passing) -> np.ndarray:
+        """int32: items from the most popular one on; few that pass are sorted for themselves."""
+        if passing.known.few:
+            rows = np.flatnonzero(passing.bits)
+            return rows[np.argsort(-self.priority[rows])].astype(np.int32)
+        if "best_first" not in self._likeness:
+            self._likeness["best_first"] = np.argsort(-self.priority).astype(np.int32)
+        return self._likeness["best_first"]
+
+    def _gone(self, batch: _Batch) -> Ragged:
+        """What no list may hold, pinned items aside: excluded, bought, shown too often; and seen, where that counts."""
+        offsets, codes = batch.book.removed(batch.needs)
+        histories = batch.histories
+        if not batch.seen:
+            return Ragged(offsets, codes)
+        if len(histories) == 1:
+            values = np.concatenate([codes, histories.items, batch.also])
+            return Ragged(np.array([0, len(values)], dtype=np.int64), values)
+        owners = np.concatenate([np.repeat(np.arange(len(histories)), lengths)
+                                 for lengths in (np.diff(offsets), histories.lengths)])  # fmt: skip
+        order = np.argsort(owners, kind="stable")
+        return Ragged(offsets + histories.offsets, np.concatenate([codes, histories.items])[order])
+
+    def _seen(self, request: Request) -> bool:
+        return not self.rules.bought if request.exclude_seen is None else request.exclude_seen
+
+    def _alike_requests(self, book: Rulebook, codes: np.ndarray, request: Request) -> list[np.ndarray]:
+        """Rows of users, int64 by code, whose columns give them the same items to choose from and the same groups."""
+        columns = [name for scope, name in book.asks if scope == "user"]
+        columns = [name for name in columns if self.users is not None and name in self.users.columns]
+        if not columns or self.users is None:
+            return [np.arange(len(codes))]
+        frame = _rows_or_null(self.users.select(columns), codes).with_row_index("row of ask_many")
+        parts = frame.group_by(columns, maintain_order=True).agg("row of ask_many")
+        return [np.asarray(rows, dtype=np.int64) for rows in parts["row of ask_many"].to_list()]
 
     def list_by(self, worth: np.ndarray, request: Request, shown: np.ndarray | None = None, method: str = "") -> Answer:
         """The list for a request by what items are worth to everyone, under the same rules.
 
         worth: float32[all items], minus infinity: not to be listed. Equal ones by popularity. method: as told.
         """
-        begun, asked = time.perf_counter(), self._listing(request)
+        begun, asked = time.perf_counter(), self._listing(request, shown)
         allowed = self._candidates & (worth > -np.inf)
         if asked.mask.count < asked.mask.n:
             allowed &= asked.mask.bits
@@ -339,7 +496,7 @@ class Answers:
         n = len(self.known.item_ids)
         if code < 0:
             raise UnknownItemError(f"item {str(item)!r} is not known", remedy="put it into the catalogue first")
-        asked = self._listing(request)
+        asked = self._listing(request, shown)
         if code >= n:
             likeness = self.new.like(code)
             rows = np.zeros(0, np.int64) if likeness is None else np.flatnonzero(likeness > 0)
@@ -359,10 +516,10 @@ class Answers:
             kept &= shown[rows]
         return self._listed(asked, rows[kept], worth[kept], "similar", begun)
 
-    def _listing(self, request: Request) -> _Listing:
+    def _listing(self, request: Request, shown: np.ndarray | None) -> _Listing:
         k, _, _ = self._checked(request)
         history, also = self._history(request)
-        book, needs = self.book(request.filter, request.boosts), self._needs(request, history)
+        book, needs = self.book(request.filter, request.boosts), self._needs(request, history, shown)
         gone = book.removed(needs)[1]
         if request.exclude_seen:
             gone = np.concatenate([gone, history.items, also])
@@ -377,6 +534,7 @@ class Answers:
                 some = np.flatnonzero(worth >= best)
             else:
                 some = np.arange(len(rows))
+            some = self._with_groups(asked, rows, worth, some)
             some = some[np.lexsort((-self.priority[rows[some]], -worth[some]))]
             slates = Slates.best_first(np.array([0, len(some)]), rows[some].astype(np.int32), worth[some])
             slate = asked.book.finish(slates, asked.needs, asked.k)
@@ -385,9 +543,20 @@ class Answers:
             most *= 8
         found = slate[0]
         seconds = {"list": time.perf_counter() - begun}
-        ones = np.ones(len(found.items))
+        exposed = asked.book.exposed(slate, asked.needs) if asked.book.exposure else _NO_GROUPS
         return Answer(self.ids.raw(found.items), found.scores.tolist(), trace=found.trace, seconds=seconds,
-                      method=method, propensities=ones)  # fmt: skip
+                      method=method, propensities=np.ones(len(found.items)), exposed=exposed)  # fmt: skip
+
+    def _with_groups(self, asked: _Listing, rows: np.ndarray, worth: np.ndarray, some: np.ndarray) -> np.ndarray:
+        """Places of the best items, and with them those of the best of each group that lists need some of."""
+        if len(some) == len(rows):
+            return some
+        for group, count in asked.book.groups(asked.needs, asked.k):
+            members = np.flatnonzero(self.filters.where(group, rows, asked.book._moment(asked.needs)))
+            if len(members) > count:
+                members = members[np.argpartition(-worth[members], count - 1)[:count]]
+            some = np.union1d(some, members)
+        return some
 
     def stand_ins(self, codes: np.ndarray) -> np.ndarray:
         """int32: codes as the model knows them; of new items those of the known ones most like them, -1 where none."""
@@ -432,11 +601,6 @@ class Answers:
                 found.append(self.new.reason(name, self.new.source, steps))
         return found
 
-    def _shown(self, item: Any, shown: np.ndarray) -> bool:
-        """Whether an item may be shown; one that is not known is left for the error that names it."""
-        code = int(self.ids.encode([item])[0])
-        return code < 0 or bool(shown[code])
-
     def _history(self, request: Request) -> tuple[Histories, np.ndarray]:
         """The history in codes of the model, and codes of what else was seen."""
         also = self.ids.encode(list(request.seen))
@@ -455,50 +619,58 @@ class Answers:
             history = dataclasses.replace(history, now=np.array([now], dtype=np.int64))
         return history, also[also >= 0]
 
-    def _needs(self, request: Request, history: Histories) -> Requests:
+    def _needs(self, request: Request, history: Histories, shown: np.ndarray | None) -> Requests:
         """The request in item codes."""
-        ids = self.ids
         user: dict[str, Any] = {}
         number = int(self.known.user_ids.encode([request.user])[0]) if request.user is not None else -1
         if self.users is not None and number >= 0:
             user = self.users.row(number, named=True)
         user |= request.user_columns
-        unknown = [str(item) for item in request.pins.values() if ids.encode([item])[0] < 0]
-        if unknown:
-            raise ConfigError(f"item {unknown[0]!r} is pinned and not known", remedy="pin items of the catalogue")
+        counts = zip(self.ids.encode(list(request.shown)).tolist(), request.shown.values())
+        include, exclude, pins = self._named(request)
         return Requests.one(
             now=time.time_ns() // 1000 if request.now is None else request.now,
             user_number=number,
             visit=request.visit,
             history=history,
-            shown={code: n for code, n in zip(ids.encode(list(request.shown)).tolist(), request.shown.values())
-                   if code >= 0},
+            shown={code: n for code, n in counts if code >= 0},
             user=user,
             context=request.context,
-            include=None if request.include is None else known_of(ids, request.include).tolist(),
-            exclude=known_of(ids, request.exclude).tolist(),
-            pins={slot: int(ids.encode([item])[0]) for slot, item in request.pins.items()},
-        )  # fmt: skip
+            include=include,
+            exclude=exclude,
+            pins=pins,
+            closed=request.closed,
+            allowed=shown,
+            deficits=None if request.deficits is None else np.asarray(request.deficits, np.float64),
+            seed=request.seed,
+        )
 
-    def _filled(
-        self, items: np.ndarray, scores: np.ndarray, allowed: np.ndarray, gone: np.ndarray, more: int
-    ) -> Slates:
-        """The candidates best first, and after them so many popular items that may be shown."""
-        offsets = np.array([0, len(items)])
-        if more:
-            free = allowed.copy()
-            free[gone] = False
-            free[items] = False
-            rows = np.flatnonzero(free)
-            if len(rows) > more:
-                rows = rows[np.argpartition(-self.priority[rows], more - 1)[:more]]
-            rows = rows[np.argsort(-self.priority[rows])]
-            low = float(scores.min()) if len(scores) else 0.0
-            fall = np.arange(1, len(rows) + 1, dtype=np.float32) / (len(rows) + 1)
-            items = np.concatenate([items, rows.astype(np.int32)])
-            scores = np.concatenate([scores, np.float32(low) - fall * max(1.0, abs(low))])
-            offsets = np.array([0, len(items)])
-        return Slates.best_first(offsets, items, scores)
+    def _needs_of(
+        self, request: Request, histories: Histories, codes: np.ndarray, shown: np.ndarray | None, places: np.ndarray
+    ) -> Requests:
+        """The requests of many users, int64 by code; `places` of theirs among all who are asked for count the seeds."""
+        n = len(codes)
+        one = self._needs(dataclasses.replace(request, user=None), histories, shown)
+        user = None if self.users is None else _rows_or_null(self.users, codes)
+        context = None
+        if request.context:
+            context = pl.DataFrame({name: [value] for name, value in request.context.items()})[np.zeros(n, np.int64)]
+        lists = {name: part.repeated(n) for name in ("include", "exclude", "pins")
+                 if (part := getattr(one, name)) is not None}  # fmt: skip
+        seeds = np.uint64(request.seed % 2**64) + places.astype(np.uint64)
+        return dataclasses.replace(
+            one, n=n, now=request.now, users=codes, visits=None, user=user, context=context, seeds=seeds, **lists
+        )
+
+    def _named(self, request: Request) -> tuple[list[int] | None, list[int], dict[int, int]]:
+        """Codes of what a request includes, excludes and pins. Raises ConfigError for a pin that is not known."""
+        ids = self.ids
+        unknown = [str(item) for item in request.pins.values() if ids.encode([item])[0] < 0]
+        if unknown:
+            raise ConfigError(f"item {unknown[0]!r} is pinned and not known", remedy="pin items of the catalogue")
+        include = None if request.include is None else known_of(ids, request.include).tolist()
+        pins = {slot: int(ids.encode([item])[0]) for slot, item in request.pins.items()}
+        return include, known_of(ids, request.exclude).tolist(), pins
 
     def _vary(self, slates: Slates, history: Histories, k: int, word: str, balance: float) -> Slates:
         if word == "none" or not len(slates.items):
@@ -540,6 +712,26 @@ class Answers:
             self._likeness["categories"] = table
         return self._likeness["categories"]
 
+    def _kept_out(self, request: Request, batch: _Batch, best: Slate, shown: np.ndarray | None) -> list[dict[str, Any]]:
+        """Of a closed request: items of `include` that are not in the list, in the order given, and why."""
+        raw = list(dict.fromkeys(request.include or ()))
+        codes = self.ids.encode(raw)
+        rule: dict[int, str] = {}
+        for event in best.trace:
+            if event["step"] in ("cap", "dedupe"):
+                rule |= dict.fromkeys(event["items"], event["step"])
+        if batch.seen:
+            rule |= dict.fromkeys([*batch.histories.items.tolist(), *batch.also.tolist()], "seen")
+        known = np.unique(codes[codes >= 0])
+        slates = Slates.best_first(np.array([0, len(known)]), known, np.zeros(len(known), np.float32))
+        for event in batch.book.qualify(slates, batch.needs)[0].trace:
+            rule |= dict.fromkeys(event["items"], event["step"])
+        if shown is not None:
+            rule |= dict.fromkeys(known[~shown[known]].tolist(), "hidden")
+        listed = set(best.items.tolist())
+        return [{"item": item, "rule": "unknown" if code < 0 else rule.get(code, "no candidate")}
+                for item, code in zip(raw, codes.tolist()) if code not in listed]  # fmt: skip
+
     def _removed(
         self, history: Histories, needs: Requests, book: Rulebook, seen: bool, k: int, index: AsOf | None
     ) -> list[dict[str, Any]]:
@@ -559,6 +751,41 @@ def _features_of(request: Request, items: np.ndarray, examples: Examples | None)
     if request.features == "none" or examples is None:
         return None
     return ItemFeatures.of(examples, items if request.features == "shown" else None)
+
+
+_NO_GROUPS = np.zeros((0, 3))
+# What `ask_many` takes of `Request`, besides k and now.
+_OF_MANY = ("filter", "boosts", "include", "exclude", "pins", "exclude_seen", "diversity", "balance", "context",
+            "explore", "policy", "deficits", "seed", "skip", "closed")  # fmt: skip
+
+
+def _both(gone: Ragged, slates: Slates) -> Ragged:
+    """Of each request what it must not get and what it has."""
+    if len(slates) == 1:
+        values = np.concatenate([gone.values, slates.items])
+        return Ragged(np.array([0, len(values)], dtype=np.int64), values)
+    order = np.argsort(np.concatenate([gone.owners, slates.owners]), kind="stable")
+    return Ragged(gone.offsets + slates.offsets, np.concatenate([gone.values, slates.items])[order])
+
+
+def _below(gone: Ragged, n: int) -> Ragged:
+    """Codes below n."""
+    kept = gone.values < n
+    total = np.concatenate([[0], np.cumsum(kept)])
+    return Ragged(total[gone.offsets], gone.values[kept])
+
+
+def _consecutive(histories: Histories, rows: np.ndarray) -> Histories:
+    """Some histories, as views where they lie together."""
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
+        return histories.rows(int(rows[0]), int(rows[-1]) + 1)
+    return histories.take(rows)
+
+
+def _rows_or_null(frame: pl.DataFrame, rows: np.ndarray) -> pl.DataFrame:
+    """Rows of a frame; row -1 is all null."""
+    places = pl.Series(rows)
+    return frame.select(pl.all().gather(places.set(places < 0, None)))
 
 
 def _ranks_of(items: np.ndarray, candidates: Candidates) -> np.ndarray:

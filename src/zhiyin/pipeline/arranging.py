@@ -11,6 +11,9 @@ go together, the stronger first:
 5. the order of the candidates.
 
 Where caps that are not strict leave a slot empty, they yield, so that k items come back whenever k items qualify.
+
+`openings` says which candidates may take which slots of the lists made so, all of these rules kept: what a policy of
+exploration chooses from.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from zhiyin.core.parallel import for_chunks, kernel
 from zhiyin.core.run import Run
 
 # Why an item has its slot.
-BY_ORDER, BY_PIN, BY_SHARE, BY_YIELDING = range(4)
+BY_ORDER, BY_PIN, BY_SHARE, BY_YIELDING, BY_POLICY = range(5)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,6 +64,52 @@ class Arranged:
     held: np.ndarray
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Constraints:
+    """Caps and shares of the m rows of n requests, as the kernels read them.
+
+    Parameters
+    ----------
+    starts: int64[caps, m + 1], the groups of each row by each cap: groups[starts[cap, row]:starts[cap, row + 1]].
+    groups: int64, groups of each request's own, numbered from 0 to `n_groups`. limits: int64[caps, 3]: at most, first
+        slots, strict.
+    members: bool[shares, m]. least: float64[shares], of the slots.
+    """
+
+    starts: np.ndarray
+    groups: np.ndarray
+    n_groups: int
+    limits: np.ndarray
+    members: np.ndarray
+    least: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        offsets: np.ndarray,
+        caps: list[Cap] | None = None,
+        shares: list[tuple[np.ndarray, float]] | None = None,
+    ) -> Constraints:
+        """See `arrange`."""
+        m = int(offsets[-1])
+        caps, shares = caps or [], shares or []
+        starts = np.zeros((len(caps), m + 1), dtype=np.int64)
+        parts, base = [np.zeros(0, np.int64)], 0
+        owners = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)) if caps else np.zeros(0, np.int64)
+        for at, cap in enumerate(caps):
+            # Counters of a request's own groups: (request, group) numbered densely.
+            width = int(cap.groups.max(initial=0)) + 1
+            key = np.repeat(owners, np.diff(cap.offsets)) * width + cap.groups
+            different, dense = np.unique(key, return_inverse=True)
+            starts[at] = cap.offsets + sum(len(part) for part in parts)
+            parts.append(dense + base)
+            base += len(different)
+        limits = np.array([(cap.at_most, cap.first, cap.strict) for cap in caps], dtype=np.int64).reshape(-1, 3)
+        members = np.array([member for member, _ in shares], dtype=bool).reshape(len(shares), m)
+        least = np.array([share for _, share in shares], dtype=np.float64)
+        return cls(starts, np.concatenate(parts), base, limits, members, least)
+
+
 def arrange(
     offsets: np.ndarray,
     k: int,
@@ -68,6 +117,7 @@ def arrange(
     pins: np.ndarray | None = None,
     caps: list[Cap] | None = None,
     shares: list[tuple[np.ndarray, float]] | None = None,
+    constraints: Constraints | None = None,
     run: Run | None = None,
 ) -> Arranged:
     """Fill k slots for each of n requests.
@@ -77,41 +127,48 @@ def arrange(
     offsets: int64[n + 1], the rows of each request, best first.
     pins: int64[m], the slot (from 0) each row is pinned to, or -1; no slot twice in a request.
     shares: bool[m] members and the share of the list's slots that they get at least; rounded up.
+    constraints: caps and shares, where they were made before.
     """
     n, m = len(offsets) - 1, int(offsets[-1])
-    caps, shares = caps or [], shares or []
+    by = constraints or Constraints.of(offsets, caps, shares)
     pins = np.full(m, -1, np.int64) if pins is None else pins
-    starts = np.zeros((len(caps), m + 1), dtype=np.int64)
-    parts, base, owners = [np.zeros(0, np.int64)], 0, None
-    for at, cap in enumerate(caps):
-        # Counters of a request's own groups: (request, group) numbered densely.
-        if owners is None:
-            owners = np.repeat(np.arange(n), np.diff(offsets))
-        width = int(cap.groups.max(initial=0)) + 1
-        key = np.repeat(owners, np.diff(cap.offsets)) * width + cap.groups
-        different, dense = np.unique(key, return_inverse=True)
-        starts[at] = cap.offsets + sum(len(part) for part in parts)
-        parts.append(dense + base)
-        base += len(different)
-    groups = np.concatenate(parts)
-    limits = np.array([(cap.at_most, cap.first, cap.strict) for cap in caps], dtype=np.int64).reshape(-1, 3)
-    members = np.array([member for member, _ in shares], dtype=bool).reshape(len(shares), m)
-    least = np.array([share for _, share in shares], dtype=np.float64)
     made = Arranged(
         np.full((n, k), -1, np.int64),
         np.zeros((n, k), np.int8),
         np.full((n, k), -1, np.int16),
-        np.zeros((n, len(shares)), np.int64),
+        np.zeros((n, len(by.least)), np.int64),
         np.full(m, -1, np.int16),
     )
-    counts = np.zeros(base, dtype=np.int64)
+    counts = np.zeros(by.n_groups, dtype=np.int64)
 
     def work(start: int, stop: int) -> None:
-        _arrange(start, stop, offsets, pins, starts, groups, limits, members, least, counts, made.rows, made.why,
-                 made.which, made.missing, made.held)  # fmt: skip
+        _arrange(start, stop, offsets, pins, by.starts, by.groups, by.limits, by.members, by.least, counts, made.rows,
+                 made.why, made.which, made.missing, made.held)  # fmt: skip
 
     for_chunks(work, n, run or Run(threads=1))
     return made
+
+
+def openings(offsets: np.ndarray, made: Arranged, constraints: Constraints, tail: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that may take a slot of a list, all rules kept; of each slot that is not pinned the best `tail`.
+
+    A row that is not in the list may take a slot where, the rest of the list as it is, no cap of one of its groups is
+    exceeded, strict or not, and no share falls below its minimum.
+
+    Returns
+    -------
+    counts int64[n, k], how many may take each slot, and rows int64, by request and slot, best first.
+    """
+    n, k = made.rows.shape
+    counts = np.zeros((n, k), dtype=np.int64)
+    none = np.zeros(0, np.int64)
+    by, held = constraints, np.zeros(constraints.n_groups, dtype=np.int64)
+    args = (offsets, made.rows, made.why, by.starts, by.groups, by.limits, by.members, by.least, held, tail, counts)
+    _openings(*args, False, none)
+    rows = np.empty(int(counts.sum()), dtype=np.int64)
+    held[:] = 0
+    _openings(*args, True, rows)
+    return counts, rows
 
 
 @kernel
@@ -242,3 +299,54 @@ def _arrange(
                 have += members[share, rows[request, slot]]
             wanted = np.int64(np.ceil(least[share] * min(k, place) - 1e-9))
             missing[request, share] = max(0, wanted - have)
+
+
+@kernel
+def _openings(offsets, lists, why, starts, groups, limits, members, least, held, tail, counts, write, out):
+    n, k = lists.shape
+    n_caps, n_shares = len(limits), len(least)
+    to = 0
+    for request in range(n):
+        first, end = offsets[request], offsets[request + 1]
+        taken = np.zeros(end - first, dtype=np.bool_)
+        length = 0
+        have = np.zeros(n_shares, dtype=np.int64)
+        for slot in range(k):
+            row = lists[request, slot]
+            if row < 0:
+                break
+            length += 1
+            taken[row - first] = True
+            _count(row, slot, starts, groups, limits, held)
+            for share in range(n_shares):
+                have[share] += members[share, row]
+        for slot in range(length):
+            if why[request, slot] == 1:  # pinned
+                continue
+            present, found = lists[request, slot], 0
+            for row in range(first, end):
+                if found == tail:
+                    break
+                if taken[row - first]:
+                    continue
+                fits = True
+                for share in range(n_shares):
+                    wanted = np.int64(np.ceil(least[share] * length - 1e-9))
+                    if members[share, present] and not members[share, row] and have[share] <= wanted:
+                        fits = False
+                for cap in range(n_caps):
+                    if not fits or slot >= limits[cap, 1]:
+                        continue
+                    for at in range(starts[cap, row], starts[cap, row + 1]):
+                        others = held[groups[at]]
+                        for own in range(starts[cap, present], starts[cap, present + 1]):
+                            others -= groups[own] == groups[at]
+                        if others >= limits[cap, 0]:
+                            fits = False
+                            break
+                if fits:
+                    if write:
+                        out[to] = row
+                    to += 1
+                    found += 1
+            counts[request, slot] = found

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
+from zhiyin.core.parallel import kernel
 from zhiyin.core.run import Run
 from zhiyin.data.histories import Histories
 from zhiyin.data.ids import Ids, id_list
@@ -92,24 +93,55 @@ class NewItems:
         self._lock = threading.Lock()
 
     def join(
-        self, history: Histories, items: np.ndarray, scores: np.ndarray, allowed: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Codes int32 and scores float32 of the new items that stand beside the candidates of one history.
+        self,
+        histories: Histories,
+        offsets: np.ndarray,
+        items: np.ndarray,
+        scores: np.ndarray,
+        allowed: np.ndarray,
+        removed: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The new items that stand beside the candidates of n histories: at most MOST each.
 
-        items, scores: the candidates. allowed: bool[m], new items that may be shown.
+        Parameters
+        ----------
+        offsets, items, scores: int64[n + 1], int32[m] and float32[m], the candidates of each history.
+        allowed: bool, new items that may be shown. removed: owners and item codes that a history must not get.
+
+        Returns
+        -------
+        owners int64, ascending, codes int32 and scores float32.
         """
+        n = len(histories)
         rows = np.flatnonzero(allowed)[::-1]  # the newest first
-        knows = self._new is not None and bool((history.weights > 0).any())
-        if knows and len(rows) and (len(rows) > MOST or not len(items)):
-            liking = _dense(self._new[rows] @ self._query(history)).reshape(-1)
-            best = np.argsort(-liking, kind="stable")[:MOST]
-            rows = rows[best]
-            if not len(items):
-                return (rows + self.n).astype(np.int32), liking[best]
-        rows = rows[:MOST]
-        if self._new is None or not len(items):
-            return (rows + self.n).astype(np.int32), self._behind(scores, len(rows))
-        return (rows + self.n).astype(np.int32), self._worth(rows, items, scores)
+        free = np.ones((n, len(rows)), dtype=bool)
+        if removed is not None and len(removed[1]):
+            place = np.full(self.m, -1, dtype=np.int64)
+            place[rows] = np.arange(len(rows))
+            at = place[removed[1] - self.n]
+            free[removed[0][at >= 0], at[at >= 0]] = False
+        sizes, left = np.diff(offsets), free.sum(axis=1)
+        asked = np.zeros(n, dtype=bool)
+        if self._new is not None:
+            asked = (histories.positives > 0) & (left > 0) & ((left > MOST) | (sizes == 0))
+        order = np.full((n, min(MOST, len(rows))), -1, dtype=np.int64)  # places in `rows`
+        liking = np.zeros(order.shape, dtype=np.float32)
+        if not asked.all() and len(rows):
+            first = np.argsort(~free, axis=1, kind="stable")[:, : order.shape[1]]
+            order[:] = np.where(np.take_along_axis(free, first, axis=1), first, -1)
+        if asked.any():
+            which = np.flatnonzero(asked)
+            likes = self._likes(rows, histories.take(which) if len(which) < n else histories)
+            likes[~free[which]] = -np.inf
+            best = np.argsort(-likes, axis=1, kind="stable")[:, : order.shape[1]]
+            liking[which] = np.take_along_axis(likes, best, axis=1)
+            order[which] = np.where(np.isfinite(liking[which]), best, -1)
+        chosen = np.where(order >= 0, rows[order] if len(rows) else -1, -1)
+        worth = self._worths(chosen, np.asarray(offsets, np.int64), items, scores)
+        alone = asked & (sizes == 0)
+        worth[alone] = liking[alone]
+        real = chosen >= 0
+        return np.nonzero(real)[0], (chosen[real] + self.n).astype(np.int32), worth[real]
 
     def like(self, code: int) -> np.ndarray | None:
         """float32[n + m]: likeness of all items to a new one; None where items cannot be described."""
@@ -126,7 +158,7 @@ class NewItems:
         rows = np.flatnonzero(allowed)[::-1][: 20 * MOST]
         if self._new is None or not len(rows) or not len(items):
             return np.zeros(0, np.int32), np.zeros(0, np.float32)
-        worth = self._worth(rows, items, scores)
+        worth = self._worths(rows[None, :], np.array([0, len(items)]), items, scores)[0]
         best = np.argsort(-worth, kind="stable")[:MOST]
         return (rows[best] + self.n).astype(np.int32), worth[best]
 
@@ -162,31 +194,119 @@ class NewItems:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    def _query(self, history: Histories) -> Any:
+    def _likes(self, rows: np.ndarray, histories: Histories) -> np.ndarray:
+        """float32[n, r]: how much each history likes each of some new items."""
         if isinstance(self._describer, Content):
-            return self._describer.profiles(history).T
-        return self._describer.encode(history, self._run)[0]
+            found = self._describer.profiles(histories) @ self._new[rows].T
+        else:
+            found = self._describer.encode(histories, self._run) @ self._new[rows].T
+        dense = found.toarray() if sparse.issparse(found) else np.asarray(found)
+        return dense.reshape(len(histories), len(rows)).astype(np.float32)
 
-    def _worth(self, rows: np.ndarray, items: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        """float32: mean score of the nearest candidates, each by its likeness; behind them all where none is alike."""
-        old, new = self._known[items], self._new[rows]
-        likeness = _dense(new @ old.T).reshape(len(rows), len(items))
-        if not sparse.issparse(new):
-            lengths = np.linalg.norm(new, axis=1)[:, None] * np.linalg.norm(old, axis=1)[None, :]
-            likeness = likeness / np.maximum(lengths, 1e-12)
-        likeness = np.maximum(likeness, 0)
-        few = min(NEAREST, len(items))
-        near = np.argpartition(-likeness, few - 1, axis=1)[:, :few]
-        weight = np.take_along_axis(likeness, near, axis=1)
-        total = weight.sum(axis=1)
-        worth = (weight * scores[near]).sum(axis=1) / np.maximum(total, 1e-12)
-        behind = self._behind(scores, len(rows))
-        return np.where(total > 0, worth, behind).astype(np.float32)
+    def _worths(self, rows: np.ndarray, offsets: np.ndarray, items: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """float32[n, r]: of new items, the mean score of the NEAREST candidates, each by its likeness; where none is
+        alike, behind all candidates. rows: int64[n, r], new items of each request, -1 behind them."""
+        worth = np.zeros(rows.shape, dtype=np.float32)
+        totals = np.zeros(rows.shape, dtype=np.float32)
+        scores = np.asarray(scores, dtype=np.float32)
+        if self._new is not None and rows.size:
+            if sparse.issparse(self._new):
+                old, new = self._known, self._new
+                _worths_sparse(rows, offsets, items, scores, new.indptr, new.indices, new.data, old.indptr, old.indices,
+                               old.data, np.zeros(new.shape[1]), worth, totals)  # fmt: skip
+            else:
+                _worths_dense(rows, offsets, items, scores, self._new, self._known, worth, totals)
+        sizes = np.diff(offsets)
+        low = np.zeros(len(rows), dtype=np.float32)
+        filled = np.flatnonzero(sizes)
+        if len(filled):
+            low[filled] = np.minimum.reduceat(scores, offsets[filled])
+        counts = np.maximum((rows >= 0).sum(axis=1), 0)[:, None]
+        fall = np.arange(1, rows.shape[1] + 1) / (counts + 1)
+        behind = low[:, None] - fall * np.maximum(1.0, np.abs(low))[:, None] * 1e-3
+        return np.where(totals > 0, worth, behind).astype(np.float32)
 
-    @staticmethod
-    def _behind(scores: np.ndarray, count: int) -> np.ndarray:
-        low = float(scores.min()) if len(scores) else 0.0
-        return (low - np.arange(1, count + 1) / (count + 1) * max(1.0, abs(low)) * 1e-3).astype(np.float32)
+
+@kernel
+def _nearest_mean(values, begin, end, scores):
+    """Mean score of the NEAREST values above 0, weighted by them, and their sum. values: of rows begin to end."""
+    best, at = np.zeros(NEAREST), np.zeros(NEAREST, dtype=np.int64)
+    for row in range(begin, end):
+        value, it = values[row - begin], row
+        if value <= best[NEAREST - 1]:
+            continue
+        for place in range(NEAREST):
+            if value > best[place]:
+                best[place], value = value, best[place]
+                at[place], it = it, at[place]
+    total, worth = 0.0, 0.0
+    for place in range(NEAREST):
+        if best[place] > 0:
+            total += best[place]
+            worth += best[place] * scores[at[place]]
+    return worth / max(total, 1e-12), total
+
+
+@kernel
+def _worths_sparse(
+    rows,
+    offsets,
+    items,
+    scores,
+    new_starts,
+    new_words,
+    new_data,
+    old_starts,
+    old_words,
+    old_data,
+    spread,
+    worth,
+    totals,
+):
+    for request in range(len(rows)):
+        begin, end = offsets[request], offsets[request + 1]
+        values = np.empty(end - begin)
+        for place in range(rows.shape[1]):
+            new = rows[request, place]
+            if new < 0:
+                break
+            for entry in range(new_starts[new], new_starts[new + 1]):
+                spread[new_words[entry]] = new_data[entry]
+            for row in range(begin, end):
+                total = 0.0
+                for entry in range(old_starts[items[row]], old_starts[items[row] + 1]):
+                    total += spread[old_words[entry]] * old_data[entry]
+                values[row - begin] = total
+            for entry in range(new_starts[new], new_starts[new + 1]):
+                spread[new_words[entry]] = 0.0
+            worth[request, place], totals[request, place] = _nearest_mean(values, begin, end, scores)
+
+
+@kernel
+def _worths_dense(rows, offsets, items, scores, new_vectors, old_vectors, worth, totals):
+    d = new_vectors.shape[1]
+    for request in range(len(rows)):
+        begin, end = offsets[request], offsets[request + 1]
+        values, lengths = np.empty(end - begin), np.empty(end - begin)
+        for row in range(begin, end):
+            square = 0.0
+            for j in range(d):
+                square += old_vectors[items[row], j] * old_vectors[items[row], j]
+            lengths[row - begin] = np.sqrt(square)
+        for place in range(rows.shape[1]):
+            new = rows[request, place]
+            if new < 0:
+                break
+            square = 0.0
+            for j in range(d):
+                square += new_vectors[new, j] * new_vectors[new, j]
+            length = np.sqrt(square)
+            for row in range(begin, end):
+                total = 0.0
+                for j in range(d):
+                    total += new_vectors[new, j] * old_vectors[items[row], j]
+                values[row - begin] = total / max(length * lengths[row - begin], 1e-12)
+            worth[request, place], totals[request, place] = _nearest_mean(values, begin, end, scores)
 
 
 def _describer(model: Pipeline) -> tuple[str, Any]:

@@ -204,16 +204,26 @@ class Pipeline(Recommender):
             source.prepare(run)
 
     def order(
-        self, histories: Histories, candidates: Candidates, run: Run | None = None, index: AsOf | None = None
+        self,
+        histories: Histories,
+        candidates: Candidates,
+        run: Run | None = None,
+        index: AsOf | None = None,
+        *,
+        ranker: bool = True,
     ) -> np.ndarray:
         """float32[m]: scores of candidates, comparable within a request, by the method of its segment of users.
 
         index: what the ranker knows of items, where it has heard of more than the pipeline has learned.
+        ranker: without it, reciprocal ranks stand in for the learned ranker.
         """
         run = run or Run()
         methods = [self.choices_[name] for name in SEGMENTS]
+        methods = methods if ranker else ["rrf" if method == "ranker" else method for method in methods]
         if len(histories) == 1:
-            return self.scores_by(self.method_of(histories), histories, candidates, run, index)
+            method = self.method_of(histories)
+            method = method if ranker or method != "ranker" else "rrf"
+            return self.scores_by(method, histories, candidates, run, index)
         scores = np.zeros(len(candidates.items), dtype=np.float32)
         segment = segments_of(histories.positives)[candidates.owners]
         for method in dict.fromkeys(methods):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ from zhiyin.core.params import whole_number
 from zhiyin.data.histories import Histories
 from zhiyin.data.ids import id_list
 from zhiyin.pipeline.explain import Reason
+from zhiyin.pipeline.exploring import OneSlot, Policy
 from zhiyin.pipeline.rules import Boost
 from zhiyin.ranking.examples import ItemFeatures
 
@@ -39,7 +40,11 @@ class Request:
     visit: number of the user's visit, for rotation. shown: how often each item was shown within the
         window of the frequency cap, by raw id.
     seen: items that count as seen besides the history: new ones that stand-ins stand for.
-    explore: probability that one slot goes to an item that did not make the list, drawn with `seed`.
+    explore: probability that one slot goes to an item that did not make the list, drawn with `seed`. policy: chooses
+        among what keeps every rule, instead of evenly; see `exploring`.
+    closed: nothing but what `include` names is shown, not even where it is pinned; `Answer.removed` says why an item of
+        `include` is not in the list.
+    deficits: what each group of `[rules] exposure` lacks, in lists; see `exposure.deficits`.
     budget: seconds after which stages are left out: reasons, then variety, then the ranker; None: none is.
     skip: stages to leave out as if there was no time for them.
     explain: say why, and what was removed.
@@ -64,6 +69,9 @@ class Request:
     shown: Mapping[Any, int] = dataclasses.field(default_factory=dict)
     seen: Iterable[Any] = ()
     explore: float = 0.0
+    policy: Policy | None = None
+    closed: bool = False
+    deficits: Sequence[float] | np.ndarray | None = None
     seed: int = 0
     budget: float | None = None
     skip: tuple[str, ...] = ()
@@ -82,6 +90,7 @@ class Answer:
     trace: what each rule did, item codes. seconds: of each stage. method: what ordered the candidates.
     left_out: sources that did not answer, and why. degraded: stages that the time budget left no time for.
     propensities: float64[k], the probability with which each item was to stand at its slot.
+    exposed: float64[groups, 3], exposure of each group of `[rules] exposure` in the list, all exposure, and 1.
     sources: names of the sources. ranks: int32[k, sources], the place each source gave an item, from 0; -1: none.
     features: what the ranker read, where asked for and where a ranker ordered the candidates.
     """
@@ -96,6 +105,7 @@ class Answer:
     left_out: dict[str, str] = dataclasses.field(default_factory=dict)
     degraded: list[str] = dataclasses.field(default_factory=list)
     propensities: np.ndarray = dataclasses.field(default_factory=lambda: np.ones(0))
+    exposed: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 3)))
     sources: tuple[str, ...] = ()
     ranks: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0), np.int32))
     features: ItemFeatures | None = None
@@ -117,6 +127,13 @@ def checked(request: Request, variety: str, balance: float) -> tuple[int, str, f
     if not 0 <= request.explore <= 1:
         raise ConfigError(f"explore = {request.explore!r} is out of range", remedy="a probability, from 0 to 1")
     return k, word, float(balance)
+
+
+def policy_of(request: Request) -> Policy | None:
+    """What explores for a request; None: nothing does."""
+    if request.policy is not None:
+        return request.policy
+    return OneSlot(request.explore) if request.explore > 0 else None
 
 
 def known_variety(variety: str) -> str:

@@ -17,14 +17,17 @@
 2. `adjust`: boosts, then exposure targets, then the order by score anew;
 3. whatever re-ranks for variety (see `diversity`), if anything does;
 4. `rotate`: another order at another visit;
-5. `arrange`: pins, duplicates, caps and shares; see `arranging` for what yields to what.
+5. `arrange`: pins, duplicates, caps, shares, and a policy of exploration that chooses among what keeps them all; see
+   `arranging` for what yields to what.
 
-`mask` and `removed` say the first step ahead of retrieval, so that k items come back whenever k items qualify.
+`mask` and `removed` say the first step ahead of retrieval, so that k items come back whenever k items qualify; `groups`
+says what candidates a list needs for shares and exposure.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -39,6 +42,8 @@ from zhiyin.core.params import list_length, param, params_of
 from zhiyin.core.run import Run
 from zhiyin.data.ids import Ids
 from zhiyin.pipeline import arranging
+from zhiyin.pipeline.exploring import TAIL, Openings, Policy, drawn
+from zhiyin.pipeline.exposure import weights_of
 from zhiyin.pipeline.expressions import Expression
 from zhiyin.pipeline.filters import Filters, Mask, Moment
 from zhiyin.pipeline.slate import Ragged, Requests, Slate, Slates
@@ -103,11 +108,20 @@ class Rotation:
 
 @dataclasses.dataclass(frozen=True)
 class Exposure:
-    """A part of the exposure for a group, over many lists; see `Ledger`."""
+    """A part of the exposure for a group, over many lists; see `exposure`."""
 
     of: str = param("", "condition that tells the group")
     target: float = param(0.1, "share of exposure, at least", at_least=0, at_most=1)
     gain: float = param(1.0, "how hard a deficit pushes, in spreads of score a missing list", at_least=0)
+    half_life: str = param("7d", "after this time a list counts half, from 1m to 365d")
+
+    @property
+    def seconds(self) -> float:
+        """The half-life. Raises ConfigError where it is none."""
+        seconds = microseconds(self.half_life) / 1e6
+        if not 60 <= seconds <= 365 * 86_400:
+            raise ConfigError(f"half_life = {self.half_life!r} is out of range", remedy="from 1m to 365d, such as 7d")
+        return seconds
 
 
 _LISTS = {"boosts": Boost, "caps": CapRule, "shares": Share, "exposure": Exposure}
@@ -160,6 +174,8 @@ class Rules:
                 if not isinstance(value, list | tuple):
                     raise ConfigError(f"{place} is no list", remedy=f"write [[{place}]], or {key} = [{{ ... }}]")
                 made[key] = tuple(_settings(_LISTS[key], part, f"{place}[{at}]") for at, part in enumerate(value))
+                if key == "exposure":
+                    _ = [target.seconds for target in made[key]]
             elif key in _TABLES:
                 made[key] = _settings(_TABLES[key], value, place)
                 if key == "frequency":
@@ -249,6 +265,9 @@ class Rulebook:
         self.exposure = [(target, filters.parse(target.of, "bool")) for target in rules.exposure]
         for name in filter(None, [rules.dedupe, *(cap.per for cap in rules.caps)]):
             filters.column(name)
+        asked = [condition for _, condition in (*self.conditions, *self.shares, *self.exposure)]
+        # Columns of the user and the context that say which items qualify and which belong to a group.
+        self.asks = frozenset(column for condition in asked for column in condition.node.columns if column[0] != "item")
         self.include = None if rules.include is None else _codes(rules.include, item_ids, filters, "rules.include")
         self.exclude = _codes(rules.exclude, item_ids, filters, "rules.exclude")
         slots = sorted(rules.pins)
@@ -346,12 +365,12 @@ class Rulebook:
         requests: Requests,
         k: int,
         *,
-        ledger: Ledger | None = None,
         between: Step | None = None,
+        policy: Policy | None = None,
         run: Run | None = None,
     ) -> Slates:
         """All steps in order; `between` re-ranks for variety. Slates of at most k items."""
-        return self.finish(self.qualify(slates, requests), requests, k, ledger=ledger, between=between, run=run)
+        return self.finish(self.qualify(slates, requests), requests, k, between=between, policy=policy, run=run)
 
     def finish(
         self,
@@ -359,16 +378,15 @@ class Rulebook:
         requests: Requests,
         k: int,
         *,
-        ledger: Ledger | None = None,
         between: Step | None = None,
+        policy: Policy | None = None,
         run: Run | None = None,
     ) -> Slates:
         """All steps but the first, for slates of what `mask` and `removed` let through."""
-        k = list_length(k)
-        slates = self.adjust(slates, requests, ledger)
+        slates = self.adjust(slates, requests)
         if between is not None:
             slates = between(slates)
-        return self.arrange(self.rotate(slates, requests), requests, k, run)
+        return self.arrange(self.rotate(slates, requests), requests, k, policy=policy, run=run)
 
     def rerank_one(self, slate: Slate, request: Requests, k: int, **options: Any) -> Slate:
         """`rerank` for one request."""
@@ -410,9 +428,30 @@ class Rulebook:
             left = left.said(step, owners[gone], items=items[gone])
         return left
 
-    def adjust(self, slates: Slates, requests: Requests, ledger: Ledger | None = None) -> Slates:
+    def groups(self, requests: Requests, k: int) -> list[tuple[Expression, int]]:
+        """Groups that lists of k items need candidates of, and how many: those of shares, and those whose exposure
+        lacks something."""
+        # Where caps keep some of them out, others are there.
+        more = 4 if self.rules.caps or self.rules.dedupe else 1
+        wanted = [(of, more * math.ceil(share.at_least * k - 1e-9)) for share, of in self.shares]
+        if requests.deficits is not None:
+            wanted += [(of, more * k) for (_, of), lacks in zip(self.exposure, requests.deficits) if lacks > 0]
+        return [(of, count) for of, count in wanted if count]
+
+    def exposed(self, slates: Slates, requests: Requests) -> np.ndarray:
+        """float64[groups, 3]: exposure of each group of `exposure` in lists, all exposure in them, and lists."""
+        weights = weights_of(slates.places)
+        sums = np.zeros((len(self.exposure), 3))
+        sums[:, 1], sums[:, 2] = weights.sum(), np.count_nonzero(np.diff(slates.offsets))
+        moment = self._moment(requests, slates.owners) if self.exposure else None
+        for at, (_, of) in enumerate(self.exposure):
+            sums[at, 0] = weights[self.filters.where(of, slates.items, moment)].sum()
+        return sums
+
+    def adjust(self, slates: Slates, requests: Requests) -> Slates:
         """Boosts and exposure targets; best first anew."""
-        pushes = ledger is not None and bool(self.exposure) and bool((ledger.deficits() > 0).any())
+        deficits = requests.deficits
+        pushes = deficits is not None and bool(self.exposure) and bool((deficits > 0).any())
         if not self.boosts and not pushes:
             return slates
         owners, items = slates.owners, slates.items
@@ -428,9 +467,9 @@ class Rulebook:
             events.append(("boost", {"when": boost.when}, who & (after != scores), after - scores))
             scores = np.where(who, after, scores)
         if pushes:
-            assert ledger is not None
+            assert deficits is not None
             spread = spreads(scores, slates.offsets)[owners]
-            for (target, of), deficit in zip(self.exposure, ledger.deficits()):
+            for (target, of), deficit in zip(self.exposure, deficits):
                 if deficit > 0:
                     push = target.gain * deficit * spread * self.filters.where(of, items, moment)
                     events.append(("exposure", {"of": target.of, "deficit": round(float(deficit), 6)}, push > 0, push))
@@ -466,8 +505,10 @@ class Rulebook:
         return after.said("rotate", owners[moved], {"strength": rotation.strength}, items=after.items[moved],
                           place=places[moved] + 1, came_from=places[order][moved] + 1)  # fmt: skip
 
-    def arrange(self, slates: Slates, requests: Requests, k: int, run: Run | None = None) -> Slates:
-        """Pins, duplicates, caps and shares; at most k items a request."""
+    def arrange(
+        self, slates: Slates, requests: Requests, k: int, *, policy: Policy | None = None, run: Run | None = None
+    ) -> Slates:
+        """Pins, duplicates, caps and shares, and what a policy explores; at most k items a request."""
         k = list_length(k)
         slates, pins = self._pinned(slates, requests, k)
         rules, items, owners = self.rules, slates.items, slates.owners
@@ -481,13 +522,19 @@ class Rulebook:
             told.append(("cap", {"per": cap.per, "at_most": cap.at_most, "first": cap.first or k}))
         moment = self._moment(requests, owners) if self.shares else None
         members = [(self.filters.where(of, items, moment), share.at_least) for share, of in self.shares]
-        if not caps and not members and pins is None:
+        if not caps and not members and pins is None and policy is None:
             return _first(slates, k)
-        found = arranging.arrange(slates.offsets, k, pins=pins, caps=caps, shares=members, run=run)
+        constraints = arranging.Constraints.of(slates.offsets, caps, members)
+        found = arranging.arrange(slates.offsets, k, pins=pins, constraints=constraints, run=run)
+        explored = None
+        if policy is not None:
+            explored = _explored(slates, found, constraints, policy, requests)
         real = found.rows >= 0
         rows = found.rows[real]
         lengths = real.sum(axis=1)
         after = slates.take(rows, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+        if explored is not None:
+            after = dataclasses.replace(after, propensities=explored.propensities)
         shown = np.zeros(len(items), dtype=bool)
         shown[rows] = True
         why, which, request = found.why[real], found.which[real], np.nonzero(real)[0]
@@ -507,6 +554,10 @@ class Rulebook:
             after = after.said("share", request[forced], facts, items=after.items[forced], slot=slot[forced])
             lacks = np.flatnonzero(found.missing[:, at])
             after = after.said("share missed", lacks, facts, missing=found.missing[lacks, at])
+        if explored is not None:
+            there = explored.places
+            after = after.said("explore", request[there], items=after.items[there], slot=slot[there],
+                               instead_of=explored.displaced)  # fmt: skip
         short = np.flatnonzero(lengths < np.minimum(k, np.diff(slates.offsets)))
         return after.said("short", short, {"asked": k}, given=lengths[short])
 
@@ -584,6 +635,10 @@ class Rulebook:
             first = np.sort(np.unique(owner * 2**31 + by, return_index=True)[1])
             owner, item, slot = owner[first], item[first], slot[first]
         good = ~np.isin(item, self.exclude)
+        if requests.allowed is not None:
+            good &= requests.allowed[item]
+        if requests.closed:
+            good &= np.isin(owner * n + item, _keys(requests.include, n))
         if requests.exclude is not None:
             good &= ~np.isin(owner * n + item, _keys(requests.exclude, n))
         moment = self._moment(requests, owner)
@@ -594,24 +649,45 @@ class Rulebook:
         keys = slates.owners * n + slates.items
         new = ~np.isin(owner * n + item, keys)
         if new.any():
-            low = np.zeros(len(slates), np.float32)
-            filled = np.flatnonzero(np.diff(slates.offsets))
-            if len(filled):
-                low[filled] = np.minimum.reduceat(slates.scores, slates.offsets[filled])
-            owners = np.concatenate([slates.owners, owner[new]])
-            order = np.argsort(owners, kind="stable")
-            offsets = np.concatenate([[0], np.cumsum(np.bincount(owners, minlength=len(slates)))]).astype(np.int64)
-            slates = Slates(
-                offsets,
-                np.concatenate([slates.items, item[new].astype(np.int32)])[order],
-                np.concatenate([slates.scores, low[owner[new]]])[order],
-                slates.events,
-            )
+            by = np.argsort(owner[new], kind="stable")
+            to = owner[new][by]
+            slates = slates.with_rows(to, item[new][by], slates.lowest()[to])
             keys = slates.owners * n + slates.items
         pins = np.full(len(keys), -1, np.int64)
         order = np.argsort(keys, kind="stable")
         pins[order[np.searchsorted(keys[order], owner * n + item)]] = slot
         return slates.said("pin dropped", dropped[0], items=dropped[1]), pins
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Explored:
+    """What a policy changed of lists. propensities: float64 of all places. places: those that another item has now,
+    among the places of all lists. displaced: int32, who had them."""
+
+    propensities: np.ndarray
+    places: np.ndarray
+    displaced: np.ndarray
+
+
+def _explored(
+    slates: Slates, found: arranging.Arranged, constraints: arranging.Constraints, policy: Policy, requests: Requests
+) -> _Explored:
+    """Have a policy choose among what keeps every rule, and write what was drawn into `found`."""
+    counts, rows = arranging.openings(slates.offsets, found, constraints, TAIL)
+    owners, slots = np.divmod(np.repeat(np.arange(counts.size), counts.ravel()), counts.shape[1])
+    present = slates.items[found.rows[owners, slots]]
+    openings = Openings(len(slates), owners, slots, rows, slates.items[rows], slates.scores[rows], present)
+    seeds = np.zeros(len(slates), np.uint64) if requests.seeds is None else requests.seeds
+    at, chances = drawn(openings, policy, seeds)
+    stays = np.ones(counts.shape)
+    np.subtract.at(stays, (owners, slots), chances)
+    stays = np.maximum(stays, 0.0)
+    stays[owners[at], slots[at]] = chances[at]
+    real = found.rows >= 0
+    place = np.cumsum(real.ravel()).reshape(real.shape) - 1
+    found.rows[owners[at], slots[at]] = rows[at]
+    found.why[owners[at], slots[at]] = arranging.BY_POLICY
+    return _Explored(stays[real], place[owners[at], slots[at]], present[at])
 
 
 def _spread(value: Value, m: int) -> Value:
@@ -677,52 +753,3 @@ def _gumbel(seed, users, visits, owners, items, out):
         state = mix(state ^ (np.uint64(items[row]) + GOLDEN))
         uniform = (np.float64(state >> np.uint64(11)) + 0.5) * (1.0 / 9007199254740992.0)
         out[row] = -np.log(-np.log(uniform))
-
-
-class Ledger:
-    """Who had how much exposure: the memory behind exposure targets.
-
-    An item at place r (from 1) has exposure 1 / log2(r + 1). A group's deficit is what it lacks of its target, summed
-    over all lists, counted in lists; it pushes the group's scores until it is made up for, so the share comes out at
-    least at the target in the long run (the proportional controller of Morik et al., Controlling fairness and bias in
-    dynamic learning-to-rank, SIGIR 2020, with a target share in place of merit).
-    """
-
-    def __init__(self, targets: Sequence[float]) -> None:
-        self.targets = np.asarray(targets, dtype=np.float64)
-        self.got = np.zeros(len(self.targets))
-        self.total, self.lists = 0.0, 0
-
-    @classmethod
-    def of(cls, book: Rulebook) -> Ledger:
-        """An empty one for the targets of a rulebook."""
-        return cls([target.target for target, _ in book.exposure])
-
-    def record(self, book: Rulebook, slates: Slates, requests: Requests) -> None:
-        """Take down the lists that were shown."""
-        weight = 1 / np.log2(slates.places + 2.0)
-        moment = book._moment(requests, slates.owners)
-        for at, (_, of) in enumerate(book.exposure):
-            self.got[at] += weight[book.filters.where(of, slates.items, moment)].sum()
-        self.total += float(weight.sum())
-        self.lists += int((np.diff(slates.offsets) > 0).sum())
-
-    def deficits(self) -> np.ndarray:
-        """float64[groups]: lists' worth of exposure that each group lacks of its target; negative: has too much."""
-        if not self.lists:
-            return np.zeros(len(self.targets))
-        return (self.targets * self.total - self.got) / (self.total / self.lists)
-
-    def shares(self) -> np.ndarray:
-        """float64[groups]: the share of all exposure so far."""
-        return self.got / max(self.total, 1e-12)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"targets": self.targets.tolist(), "got": self.got.tolist(), "total": self.total, "lists": self.lists}
-
-    @classmethod
-    def from_dict(cls, kept: Mapping[str, Any]) -> Ledger:
-        made = cls(kept["targets"])
-        made.got, made.total = np.asarray(kept["got"], np.float64), float(kept["total"])
-        made.lists = int(kept["lists"])
-        return made

@@ -7,7 +7,7 @@ requests at once (`Slates`); one request (`Slate`) is a batch of one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import polars as pl
 
 from zhiyin.core.errors import DataError
 from zhiyin.data.histories import Histories
+from zhiyin.ranking.examples import rows_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +27,13 @@ class Slate:
     items: int32[m], each once. scores: float32[m], what each is worth; best first until a step moves items for a reason
         other than their score.
     trace: what each step did: plain dicts with "step", and mostly "items".
+    propensities: float64[m], the probability with which each item was to have its slot; None: 1 of all.
     """
 
     items: np.ndarray
     scores: np.ndarray
     trace: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    propensities: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.items)
@@ -38,7 +41,7 @@ class Slate:
     def then(self, step: Callable[[Slates], Slates]) -> Slate:
         """This slate after a step that works on many."""
         after = step(Slates(np.array([0, len(self.items)]), self.items, self.scores))[0]
-        return Slate(after.items, after.scores, [*self.trace, *after.trace])
+        return Slate(after.items, after.scores, [*self.trace, *after.trace], after.propensities)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,12 +79,15 @@ class Slates:
     ----------
     offsets: int64[n + 1]; request r has items[offsets[r]:offsets[r + 1]].
     items: int32[m]. scores: float32[m]. events: what steps did, in order.
+    propensities: float64[m], the probability with which each item was to have its slot; None: 1 of all. Said by the
+        last step; another order forgets them.
     """
 
     offsets: np.ndarray
     items: np.ndarray
     scores: np.ndarray
     events: tuple[Event, ...] = ()
+    propensities: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -91,7 +97,8 @@ class Slates:
             raise IndexError(request)
         mine = slice(int(self.offsets[request]), int(self.offsets[request + 1]))
         told = (event.of(request) for event in self.events)
-        return Slate(self.items[mine], self.scores[mine], [event for event in told if event is not None])
+        chances = None if self.propensities is None else self.propensities[mine]
+        return Slate(self.items[mine], self.scores[mine], [event for event in told if event is not None], chances)
 
     @property
     def owners(self) -> np.ndarray:
@@ -134,6 +141,52 @@ class Slates:
         total = np.concatenate([[0], np.cumsum(kept)])
         return Slates(total[self.offsets], self.items[kept], self.scores[kept], self.events)
 
+    def with_rows(self, owners: np.ndarray, items: np.ndarray, scores: np.ndarray) -> Slates:
+        """With more items behind those of their requests. owners: int64[f], ascending."""
+        if not len(owners):
+            return self
+        sizes = np.diff(self.offsets) + np.bincount(owners, minlength=len(self))
+        offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        order = np.argsort(np.concatenate([self.owners, owners]), kind="stable")
+        return Slates(
+            offsets,
+            np.concatenate([self.items, np.asarray(items, np.int32)])[order],
+            np.concatenate([self.scores, np.asarray(scores, np.float32)])[order],
+            self.events,
+        )
+
+    def pick(self, requests: np.ndarray) -> Slates:
+        """The slates of some requests, in their order, without events."""
+        offsets, rows = rows_of(self.offsets, requests)
+        chances = None if self.propensities is None else self.propensities[rows]
+        return Slates(offsets, self.items[rows], self.scores[rows], (), chances)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Slates]) -> Slates:
+        """Slates of several batches as one, without events."""
+        if len(parts) == 1:
+            return parts[0]
+        sizes = np.concatenate([np.diff(part.offsets) for part in parts])
+        chances = None
+        if any(part.propensities is not None for part in parts):
+            chances = np.concatenate([np.ones(len(part.items)) if part.propensities is None else part.propensities
+                                      for part in parts])  # fmt: skip
+        return cls(
+            np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+            np.concatenate([part.items for part in parts]),
+            np.concatenate([part.scores for part in parts]),
+            (),
+            chances,
+        )
+
+    def lowest(self) -> np.ndarray:
+        """float32[n]: the lowest score of each request, 0 where it has no items."""
+        low = np.zeros(len(self), np.float32)
+        filled = np.flatnonzero(np.diff(self.offsets))
+        if len(filled):
+            low[filled] = np.minimum.reduceat(self.scores, self.offsets[filled])
+        return low
+
     def scored(self, scores: np.ndarray) -> Slates:
         """The same items with other scores, best first."""
         return Slates(self.offsets, self.items, np.asarray(scores, np.float32), self.events).sorted()
@@ -170,6 +223,18 @@ class Ragged:
     def owners(self) -> np.ndarray:
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
+    def take(self, requests: np.ndarray) -> Ragged:
+        """The lists of some requests, in their order."""
+        offsets, rows = rows_of(self.offsets, requests)
+        return Ragged(offsets, self.values[rows], None if self.beside is None else self.beside[rows])
+
+    def repeated(self, n: int) -> Ragged:
+        """The one list for each of n requests."""
+        if n == 1:
+            return self
+        beside = None if self.beside is None else np.tile(self.beside, n)
+        return Ragged(np.arange(n + 1) * len(self.values), np.tile(self.values, n), beside)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Requests:
@@ -186,6 +251,10 @@ class Requests:
     user, context: frames of n rows; for one request mappings will do.
     include: where given, nothing else may be shown. exclude: never shown. Item codes.
     pins: item codes and, beside, slots from 1.
+    closed: what is not in `include` is not shown where it is pinned either.
+    allowed: bool[n_items], what may be shown at this moment, pinned or not; None: all.
+    deficits: float64[groups], what each group of `exposure` lacks (`exposure.deficits`), for all requests.
+    seeds: uint64[n], for exploration.
     """
 
     n: int = 1
@@ -199,6 +268,30 @@ class Requests:
     include: Ragged | None = None
     exclude: Ragged | None = None
     pins: Ragged | None = None
+    closed: bool = False
+    allowed: np.ndarray | None = None
+    deficits: np.ndarray | None = None
+    seeds: np.ndarray | None = None
+
+    def take(self, requests: np.ndarray) -> Requests:
+        """Some of the requests, in their order."""
+
+        def of(part: Any) -> Any:
+            return part.take(requests) if isinstance(part, Ragged) else part
+
+        now, user, context = self.now, self.user, self.context
+        return dataclasses.replace(
+            self,
+            n=len(requests),
+            now=np.asarray(now)[requests] if np.ndim(now) and self.n > 1 else now,
+            users=None if self.users is None else self.users[requests],
+            visits=None if self.visits is None else self.visits[requests],
+            histories=None if self.histories is None else self.histories.take(requests),
+            user=user[requests] if isinstance(user, pl.DataFrame) else user,
+            context=context[requests] if isinstance(context, pl.DataFrame) else context,
+            seeds=None if self.seeds is None else self.seeds[requests],
+            **{name: of(getattr(self, name)) for name in ("shown", "include", "exclude", "pins")},
+        )
 
     @classmethod
     def one(
@@ -214,6 +307,10 @@ class Requests:
         include: Iterable[int] | None = None,
         exclude: Iterable[int] | None = None,
         pins: Mapping[int, int] | None = None,
+        closed: bool = False,
+        allowed: np.ndarray | None = None,
+        deficits: np.ndarray | None = None,
+        seed: int = 0,
     ) -> Requests:
         """A single request. `shown`: counts by item code; `pins`: item codes by slot, from 1."""
         return cls(
@@ -228,4 +325,8 @@ class Requests:
             None if include is None else Ragged.of([include]),
             None if not exclude else Ragged.of([exclude]),
             None if not pins else Ragged.of([pins.values()], [pins.keys()]),
+            closed,
+            allowed,
+            deficits,
+            np.array([seed % 2**64], dtype=np.uint64),
         )

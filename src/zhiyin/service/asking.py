@@ -20,8 +20,9 @@ import numpy as np
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.fresh import fresh_id
 from zhiyin.data.histories import Histories
+from zhiyin.pipeline.exposure import deficits
 from zhiyin.pipeline.request import Answer, Request
-from zhiyin.pipeline.rules import Boost
+from zhiyin.pipeline.rules import Boost, Exposure
 from zhiyin.ranking.live_index import IndexState
 from zhiyin.service.bodies import Ask, Setting
 from zhiyin.service.feature_log import DELETED, FeatureLog, write_features
@@ -95,10 +96,11 @@ class Desk:
         if frequency is not None and who is not None:
             counts = self.live.state.shown(who, frequency.seconds)
             shown_often = {item: count for item, count in counts.items() if count >= frequency.at_most}
-        request = merged(ask, setting, view, now, list_id, [*paged, *out], past)
+        request = merged(ask, setting, view, now, list_id, [*paged, *out], past, closed=origin == "rank")
+        targets = view.answers.rules.exposure if origin != "rank" else ()
         request = dataclasses.replace(
             request, user_columns=user_columns, shown={view.item(item): count for item, count in shown_often.items()},
-            budget=request.budget or self.budget,
+            budget=request.budget or self.budget, deficits=self._deficits(view, targets),
         )  # fmt: skip
         if view.loaded.index is not None and self.features.chooses(list_id):
             request = dataclasses.replace(request, features="shown")
@@ -110,9 +112,23 @@ class Desk:
         made = Made(list_id, view, name, version, request, answer, packed(after, route) if more else None, shown)
         if frequency is not None and who is not None:
             self.live.state.show(who, made.items, frequency.seconds)
+        if targets:
+            self._tally(view, targets, answer.exposed.ravel().tolist())
         self._trace(made, ask, past, now, origin, like, [*paged, *out], state)
         self.listed(made, origin)
         return made
+
+    def _tally(self, view: View, targets: tuple[Exposure, ...], more: list[float]) -> list[float]:
+        """Sums of what each target's group was exposed, of all lists under the rules of the house."""
+        halves = [target.seconds for target in targets for _ in range(3)]
+        return self.live.state.tally(f"exposure-{view.loaded.house}", more, halves)
+
+    def _deficits(self, view: View, targets: tuple[Exposure, ...]) -> list[float] | None:
+        """What each target's group lacks by now; None without targets."""
+        if not targets:
+            return None
+        sums = self._tally(view, targets, [0.0] * (3 * len(targets)))
+        return deficits(targets, np.array(sums)).round(6).tolist()
 
     def _answer(
         self, view: View, shown: np.ndarray, request: Request, origin: str, like: str | None, state: IndexState | None
@@ -154,7 +170,8 @@ class Desk:
         }
         told = {
             "like": like, "out": list(out), "degraded": answer.degraded, "left_out": answer.left_out,
-            "user_columns": dict(request.user_columns), "often": {str(i): n for i, n in request.shown.items()},
+            "user_columns": dict(request.user_columns), "deficits": request.deficits,
+            "often": {str(i): n for i, n in request.shown.items()},
         }  # fmt: skip
         head |= {name: value for name, value in told.items() if value}
         arrays: dict[str, np.ndarray] = {
@@ -213,7 +230,7 @@ class Desk:
             "next": made.next,
             "degraded": answer.degraded + sorted(answer.left_out),
         }
-        if ask.explain:
+        if ask.explain or made.request.closed:
             found["removed"] = [{"item": str(row["item"]), "rule": row["rule"]} for row in answer.removed]
         return found | {"milliseconds": round(1e3 * (time.perf_counter() - begun), 3)}
 
@@ -270,9 +287,10 @@ class Desk:
             past = view.recalled(head["code"], tail, trace.arrays.get("past_seen", np.zeros(0, np.int32)))
         user = None if head["anonymous"] else trace.user
         ask = ask.model_copy(update={"user": user, "explain": explain})
-        request = merged(ask, setting, view, head["now"], trace.list_id, head.get("out", []), past)
+        out, closed = head.get("out", []), head["origin"] == "rank"
+        request = merged(ask, setting, view, head["now"], trace.list_id, out, past, closed=closed)
         request = dataclasses.replace(
-            request, user_columns=head.get("user_columns", {}), budget=None,
+            request, user_columns=head.get("user_columns", {}), budget=None, deficits=head.get("deficits"),
             shown={view.item(item): count for item, count in head.get("often", {}).items()},
             skip=tuple(head.get("degraded", ())), features=features,
         )  # fmt: skip
@@ -331,9 +349,18 @@ _TAIL: Mapping[str, Any] = {
 
 
 def merged(
-    ask: Ask, setting: Setting, view: View, now: int, list_id: str, out: Sequence[str], past: Past | None
+    ask: Ask,
+    setting: Setting,
+    view: View,
+    now: int,
+    list_id: str,
+    out: Sequence[str],
+    past: Past | None,
+    *,
+    closed: bool = False,
 ) -> Request:
-    """What a request and its placement ask for together: filters both hold, the rest the request overrules."""
+    """What a request and its placement ask for together: filters both hold, the rest the request overrules. closed: of
+    the items that the request includes no other, so that nothing is explored."""
     given = ask.model_fields_set
 
     def chosen(name: str) -> Any:
@@ -357,7 +384,8 @@ def merged(
         balance=chosen("balance"),
         context=ask.context,
         now=now,
-        explore=setting.explore,
+        explore=0.0 if closed else setting.explore,
+        closed=closed,
         seed=int(list_id[-16:], 16),
         budget=None if setting.budget is None else setting.budget / 1e3,
         explain=ask.explain,

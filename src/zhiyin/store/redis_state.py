@@ -37,7 +37,7 @@ from typing import Any, TypeVar
 from zhiyin.core.errors import ConfigError, MissingExtraError
 from zhiyin.core.run import log
 from zhiyin.store.records import Event
-from zhiyin.store.state import DAY, GRACE, SHOWINGS, TTL, LiveState, Recent, Showings
+from zhiyin.store.state import DAY, GRACE, MOST_TALLIES, SHOWINGS, TTL, LiveState, Recent, Showings
 
 try:
     import redis
@@ -50,6 +50,8 @@ except ImportError:
 SLACK, BATCH = 250, 500
 # Seconds that Redis may take to answer; that a load may take; between two tries to reach it again, first and longest.
 PATIENCE, LEASE, PAUSE, LONGEST = 0.25, 30, 0.05, 2.0
+# Seconds after which sums of this process are brought together with those of the others.
+SYNC = 0.5
 # Connections of a process at most; users forgotten while Redis was away, whose keys are removed when it is back.
 LINKS, MOST_OWED = 512, 10_000
 
@@ -119,6 +121,19 @@ while last and tonumber(string.match(last, '^[^:]+')) <= tonumber(ARGV[3]) do
 end
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 """
+# Sums that decay. ARGV: now, seconds to keep them, then of each sum what is added and its half-life. -> the sums.
+_TALLY = """
+local held = redis.call('HMGET', KEYS[1], 'at', 'sums')
+local now, at = tonumber(ARGV[1]), tonumber(held[1] or ARGV[1])
+local sums = held[2] and cjson.decode(held[2]) or {}
+local passed, after = math.max(0, now - at), {}
+for n = 1, (#ARGV - 2) / 2 do
+  after[n] = (sums[n] or 0) * 0.5 ^ (passed / tonumber(ARGV[2 * n + 2])) + tonumber(ARGV[2 * n + 1])
+end
+redis.call('HSET', KEYS[1], 'at', tostring(math.max(now, at)), 'sums', cjson.encode(after))
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+return cjson.encode(after)
+"""
 _SAME_SERVER = """
 if redis.call('HGET', KEYS[1], 'server') ~= ARGV[1] then
   redis.call('HSET', KEYS[1], 'server', ARGV[1], 'token', ARGV[2])
@@ -160,9 +175,12 @@ class RedisState(LiveState):
         except (ValueError, TypeError):
             raise ConfigError("the address of Redis cannot be read", remedy="redis://host:6379/0") from None
         self._epoch, self._index = f"{self._name}:epoch", f"{self._name}:users"
-        self._read, self._fill, self._heard, self._show = (
-            self._redis.register_script(text) for text in (_READ, _FILL, _HEARD, _SHOW)
+        self._read, self._fill, self._heard, self._show, self._tally = (
+            self._redis.register_script(text) for text in (_READ, _FILL, _HEARD, _SHOW, _TALLY)
         )
+        # Of each name: sums as Redis had them, what was added since, and when they were brought together.
+        self._sums: dict[str, tuple[list[float], list[float], float]] = {}
+        self._summing = threading.Lock()
         self._lock, self._stop, self._away = threading.Lock(), threading.Event(), False
         self._mender: threading.Thread | None = None
         self._owed: dict[str, int] = {}  # forgotten while Redis was away: hash, moment
@@ -275,6 +293,26 @@ class RedisState(LiveState):
         since = self._clock() - window
         parts = (text.partition(":") for text in found)
         return dict(Counter(item for moment, _, item in parts if float(moment) > since))
+
+    # -- sums -------------------------------------------------------------------------------------------------------
+
+    def tally(self, name: str, more: Sequence[float], half_lives: Sequence[float]) -> list[float]:
+        """As of all states; what other processes add is known SYNC seconds later, and after Redis was away."""
+        now = self._clock()
+        with self._summing:
+            sums, added, at = self._sums.get(name, ([0.0] * len(more), [0.0] * len(more), now - SYNC))
+            added = [total + part for total, part in zip(added, more)]
+            if now - at >= SYNC:
+                numbers = [part for pair in zip(added, half_lives) for part in pair]
+                args: list[Any] = [now, ceil(20 * max(half_lives, default=1.0)), *map(repr, map(float, numbers))]
+                with suppress(_AwayError):
+                    found = self._ask(partial(self._tally, [self._key("tally", name)], args))
+                    sums, added, at = [float(part) for part in json.loads(found)], [0.0] * len(more), now
+            self._sums.pop(name, None)
+            self._sums[name] = sums, added, at
+            while len(self._sums) > MOST_TALLIES:
+                self._sums.pop(next(iter(self._sums)))
+            return [total + part for total, part in zip(sums, added)]
 
     # -- whole ------------------------------------------------------------------------------------------------------
 

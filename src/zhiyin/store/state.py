@@ -25,6 +25,8 @@ from zhiyin.store.records import Event
 EVENTS, SHOWINGS, ALL_SHOWINGS = 500, 5_000, 1_000_000
 # Seconds within which showings count where nothing else is asked for.
 DAY = 86_400.0
+# Names that sums are kept under.
+MOST_TALLIES = 64
 # Seconds that what was loaded may be used: then an import or a retention by another program is seen at the latest.
 TTL = 900.0
 # Seconds after a user was forgotten in which nothing of them is held: an event that was committed before and is heard
@@ -101,6 +103,13 @@ class LiveState(ABC):
     def shown(self, user: str, window: float = DAY) -> dict[str, int]:
         """How often each item was shown to a user within the last `window` seconds, of the newest SHOWINGS."""
 
+    @abstractmethod
+    def tally(self, name: str, more: Sequence[float], half_lives: Sequence[float]) -> list[float]:
+        """Add to sums that all who share this state share, and give them as they are now.
+
+        name: of the sums. more: added to each. half_lives: seconds after which what was added to each counts half.
+        """
+
     @property
     @abstractmethod
     def users(self) -> int:
@@ -158,6 +167,25 @@ class Showings:
             self._size = 0
 
 
+class Tallies:
+    """Sums that decay, in this process. Of at most MOST_TALLIES names; the one not asked for longest goes first."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock, self._lock = clock, threading.Lock()
+        self._of: OrderedDict[str, tuple[float, list[float]]] = OrderedDict()
+
+    def add(self, name: str, more: Sequence[float], half_lives: Sequence[float]) -> list[float]:
+        now = self._clock()
+        with self._lock:
+            at, sums = self._of.pop(name, (now, [0.0] * len(more)))
+            passed = max(0.0, now - at)
+            sums = [total * 0.5 ** (passed / half) + part for total, part, half in zip(sums, more, half_lives)]
+            self._of[name] = max(at, now), sums
+            while len(self._of) > MOST_TALLIES:
+                self._of.popitem(last=False)
+        return list(sums)
+
+
 @dataclass(slots=True)
 class _Loading:
     """A user whose events are being loaded, by how many threads, and what happened since the first began."""
@@ -190,7 +218,7 @@ class Memory(LiveState):
         self._held: OrderedDict[str, tuple[Recent, float]] = OrderedDict()
         self._loading: dict[str, _Loading] = {}
         self._gone: OrderedDict[str, float] = OrderedDict()  # until when nothing is held of one forgotten
-        self._showings = Showings(users, clock)
+        self._showings, self._tallies = Showings(users, clock), Tallies(clock)
 
     def recent(self, user: str, load: Callable[[], Recent]) -> Recent:
         while True:
@@ -288,6 +316,9 @@ class Memory(LiveState):
     def shown(self, user: str, window: float = DAY) -> dict[str, int]:
         return self._showings.counts(user, window)
 
+    def tally(self, name: str, more: Sequence[float], half_lives: Sequence[float]) -> list[float]:
+        return self._tallies.add(name, more, half_lives)
+
     @property
     def users(self) -> int:
         return len(self._held)
@@ -304,7 +335,8 @@ class Direct(LiveState):
 
     What users were shown is held in this process alone: with n processes behind one port, a cap of c showings may let
     up to n × c through, and what the others counted of one forgotten passes with its window. Use `RedisState` where
-    caps must be exact.
+    caps must be exact. Sums are those of this process as well: where each process brings a group to a share of its own
+    lists, the group has that share of all.
 
     Parameters
     ----------
@@ -314,7 +346,7 @@ class Direct(LiveState):
     waits = False
 
     def __init__(self, users: int = 100_000, clock: Callable[[], float] = time.time) -> None:
-        self._showings = Showings(users, clock)
+        self._showings, self._tallies = Showings(users, clock), Tallies(clock)
 
     def recent(self, user: str, load: Callable[[], Recent]) -> Recent:
         return load().tidy()
@@ -333,6 +365,9 @@ class Direct(LiveState):
 
     def shown(self, user: str, window: float = DAY) -> dict[str, int]:
         return self._showings.counts(user, window)
+
+    def tally(self, name: str, more: Sequence[float], half_lives: Sequence[float]) -> list[float]:
+        return self._tallies.add(name, more, half_lives)
 
     @property
     def users(self) -> int:
