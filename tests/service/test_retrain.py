@@ -251,7 +251,7 @@ def test_ended_in_the_middle_leaves_nothing(home: Path, open_one: Callable[..., 
 import os, signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 os.makedirs(f"{folder}/.0001.{{os.getpid()}}.draft/model")
-open(f"{folder}/.current.{{os.getpid()}}", "w").write("1")
+open(f"{folder}/.current.{{os.getpid()}}.ab.draft", "w").write("1")
 inner = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 open("{home}/inner", "w").write(str(inner.pid))
 os.rename("{home}/inner", "{home}/pid")

@@ -46,19 +46,16 @@ def find_model(asked: Path | None, config: Path = CONFIG) -> Path:
 def deliver(frame: pl.DataFrame, column: str, folder: Path, output: Path | None, json: bool) -> None:
     """Show a list with titles, print it as JSON, or write it to a file."""
     from zhiyin.cli.show import print_json, say, table
+    from zhiyin.core.files import whole_file
     from zhiyin.data.catalogue import Catalogue, with_titles
 
     catalogue = Catalogue.load(folder.parent)
     frame = with_titles(frame, column, None if catalogue is None else catalogue.titles)
     if output is not None:
-        draft = output.with_name(f".{output.name}.draft")
-        if output.suffix == ".csv":
-            frame.write_csv(draft)
-        elif output.suffix == ".parquet":
-            frame.write_parquet(draft)
-        else:
+        if output.suffix not in (".csv", ".parquet"):
             raise ConfigError(f"cannot write {output.name}", remedy="name a file that ends in .csv or .parquet")
-        draft.replace(output)
+        with whole_file(output) as draft:
+            frame.write_csv(draft) if output.suffix == ".csv" else frame.write_parquet(draft)
         say(f"wrote {len(frame):,} rows to {output}")
     elif json:
         print_json(frame.to_dicts())

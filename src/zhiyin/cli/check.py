@@ -41,6 +41,7 @@ def check(
         return
     from zhiyin.cli.project import open_project, project_of, settle
     from zhiyin.cli.show import print_json, say, table
+    from zhiyin.core.files import whole_file
     from zhiyin.data.doctor import examine
 
     project = project_of(settle(source, None, None), config.parent) if source else open_project(config)
@@ -49,7 +50,8 @@ def check(
     quarantine = None
     if len(data.quarantine):
         quarantine = project.home / "quarantine.csv"
-        data.quarantine.write_csv(quarantine)
+        with whole_file(quarantine) as draft:
+            data.quarantine.write_csv(draft)
         say(f"{len(data.quarantine):,} bad rows written to {quarantine}")
     failed = any(finding.severity == "error" for finding in findings)
     if json:

@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from zhiyin.core.errors import DataError
+from zhiyin.core.folders import whole_folder
 from zhiyin.data.dataset import Dataset
 
 FOLDER = "catalogue"
@@ -29,16 +30,11 @@ class Catalogue:
         return cls(data.items, data.users, tuple(data.kinds))
 
     def save(self, folder: Path) -> None:
-        """Keep it in a folder of models, in the place of an older one."""
-        place = folder / FOLDER
-        place.mkdir(parents=True, exist_ok=True)
-        for name, frame in (("items", self.items), ("users", self.users)):
-            draft = place / f".{name}.draft"
-            frame.write_ipc(draft)
-            draft.replace(place / f"{name}.arrow")
-        draft = place / ".kinds.draft"
-        draft.write_text(json.dumps(list(self.kinds)) + "\n")
-        draft.replace(place / "kinds.json")
+        """Keep it in a folder of models, in the place of an older one; whole or not at all."""
+        with whole_folder(folder / FOLDER) as draft:
+            for name, frame in (("items", self.items), ("users", self.users)):
+                frame.write_ipc(draft / f"{name}.arrow")
+            (draft / "kinds.json").write_text(json.dumps(list(self.kinds)) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Catalogue | None:

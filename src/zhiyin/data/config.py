@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 
 from zhiyin.core.durations import is_duration
 from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.core.files import write_whole
 from zhiyin.core.params import Param
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.heard import Heard
@@ -389,7 +390,7 @@ def write_config(
             lines += ["", f"# {(type(value).__doc__ or '').strip()}", f"[{name}]"]
             lines += _section_lines(value)
     path = Path(path)
-    path.write_text("\n".join(lines) + "\n", "utf-8")
+    write_whole(path, "\n".join(lines) + "\n")
     return path
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-import json
 import os
 import re
 import shutil
@@ -27,6 +26,7 @@ from urllib.parse import unquote, urlsplit
 import polars as pl
 
 from zhiyin.core.errors import DataError, nearest
+from zhiyin.core.files import read_json, write_json
 from zhiyin.core.run import Run, log
 
 _BLOCK = 1 << 20
@@ -343,11 +343,11 @@ def _verify(path: Path, url: str, digest: str | None, root: Path) -> None:
         log.info("checksum right: %s", digest)
         return
     book = root / _CHECKSUMS
-    known = json.loads(book.read_text("utf-8")) if book.exists() else {}
+    known = read_json(book, "remove it; checksums of what is fetched are kept anew") if book.exists() else {}
     found = digest_of(path, "sha256")
     if url not in known:
         log.info("the publisher states no checksum; kept that of this first download: %s", found)
-        book.write_text(json.dumps(known | {url: found}, indent=1, sort_keys=True) + "\n", "utf-8")
+        write_json(book, dict(sorted((known | {url: found}).items())), indent=1)
     elif known[url] != found:
         raise DataError(
             f"the file has changed since it was first fetched: {found} instead of {known[url]}",
@@ -429,7 +429,7 @@ def _finish(chosen: PublicSet, folder: Path) -> Path:
     if chosen.prepare is not None:
         chosen.prepare(home)
     said = {"name": chosen.name, "licence": chosen.licence, "page": chosen.page, "files": chosen.files}
-    (home / _DONE).write_text(json.dumps(said, indent=1) + "\n", "utf-8")
+    write_json(home / _DONE, said, indent=1)
     return home
 
 

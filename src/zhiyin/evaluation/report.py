@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from zhiyin.core.errors import MissingExtraError
+from zhiyin.core.files import write_whole
 from zhiyin.evaluation.figures import COLOURS, scatter, segments
 from zhiyin.evaluation.table import (
     WORDS,
@@ -62,7 +63,7 @@ def write_report(evaluation: Comparison, path: str | Path) -> Path:
     )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    write_whole(path, page)
     return path
 
 

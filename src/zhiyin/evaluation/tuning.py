@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 
 from zhiyin.core.errors import ConfigError, DataError, MissingExtraError, nearest
+from zhiyin.core.files import mend_last_line
 from zhiyin.core.params import Param, params_of, settings_of, whole_number
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
@@ -120,13 +121,7 @@ def tune(
     objective = _Objective(type(model), start, space, window, metric, run, deadline)
     interrupted = False
     with _quiet(optuna):
-        study = optuna.create_study(
-            study_name=f"{type(model).__name__} {metric} {digest}",
-            storage=_storage(optuna, storage),
-            load_if_exists=True,
-            direction="maximize",
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=_STARTUP),
-        )
+        study = _open_study(optuna, f"{type(model).__name__} {metric} {digest}", storage)
         done = _finished(study)
         # A search that goes on must not draw what it drew before.
         study.sampler = optuna.samplers.TPESampler(seed=_seed(run, len(done)))
@@ -284,7 +279,36 @@ def _storage(optuna: Any, path: str | Path | None) -> Any:
     if path.suffix.lower() in (".db", ".sqlite", ".sqlite3"):
         return f"sqlite:///{path}"
     journal = optuna.storages.journal
-    return optuna.storages.JournalStorage(journal.JournalFileBackend(str(path)))
+    lock = journal.JournalFileSymlinkLock(str(path))
+    if path.is_file() and path.stat().st_size:
+        # What a crash left of a line would make one with the next line, and the whole journal unreadable.
+        lock.acquire()
+        try:
+            mend_last_line(path)
+        finally:
+            lock.release()
+    return optuna.storages.JournalStorage(journal.JournalFileBackend(str(path), lock))
+
+
+def _open_study(optuna: Any, name: str, storage: str | Path | None) -> Any:
+    """The study of that name, with the trials there are. Raises DataError where they cannot be read."""
+    try:
+        study = optuna.create_study(
+            study_name=name,
+            storage=_storage(optuna, storage),
+            load_if_exists=True,
+            direction="maximize",
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=_STARTUP),
+        )
+        _finished(study)
+    except Exception as error:  # of a damaged file each storage raises what it likes
+        if storage is None:
+            raise
+        why = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise DataError(
+            f"the trials kept here cannot be read ({why})", file=storage, remedy="remove it, or name another file"
+        ) from None
+    return study
 
 
 def _finished(study: Any) -> list[Any]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from zhiyin.core.files import read_json
 from zhiyin.core.parallel import kernel
 from zhiyin.core.run import Run, log
 from zhiyin.models.search import Compact, Mask, top_k_where
@@ -298,7 +299,7 @@ def read(folder: Path, shape: tuple[int, ...], mmap: bool) -> tuple[Compact | No
     Format 1 had compact vectors in another order: they are to be made anew."""
     if not (folder / "index.json").exists():
         return None
-    said = json.loads((folder / "index.json").read_text())
+    said = read_json(folder / "index.json", "train and save again", names=("format", "indices"))
     if said["format"] not in (1, FORMAT):
         raise ValueError(f"the index is of format {said['format']}")
 

@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
 from zhiyin.core.errors import DataError
+from zhiyin.core.files import read_json
 from zhiyin.core.folders import whole_folder
 from zhiyin.core.params import settings_of
 from zhiyin.data.event_schema import EventSchema, StorePosition
@@ -114,15 +115,10 @@ def load(path: Any, *, mmap: bool = True, knows: Known | None = None) -> Recomme
 def read_manifest(source: Path, what: str, format: int) -> dict[str, Any]:
     """`model.json`, or of whatever else was saved. Raises DataError: no such folder, damaged, or of a newer format."""
     try:
-        manifest = json.loads((source / f"{what}.json").read_text())
-        if not isinstance(manifest, dict):
-            raise ValueError
+        manifest = read_json(source / f"{what}.json", "train and save again")
     except (FileNotFoundError, NotADirectoryError):
         remedy = "name a folder written by save or train"
         raise DataError(f"there is no {what} here", file=source, remedy=remedy) from None
-    except ValueError:
-        remedy = "train and save again"
-        raise DataError(f"the manifest {what}.json is damaged", file=source, remedy=remedy) from None
     if manifest.get("format") != format:
         raise DataError(
             f"the {what} is of format {manifest.get('format')}, this version reads {format}",

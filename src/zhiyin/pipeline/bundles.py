@@ -5,7 +5,8 @@
                        catalogue/ (items and users)
       0002/
       current          the number in use; replaced whole, so a reader sees the old one or the new one
-      promotions.jsonl one line for each change of `current`, oldest first
+      promotions.jsonl one line for each change of `current`, oldest first, written before the change: a last line
+                       whose change did not take place is passed over, a line that is cut off likewise
       .training        locked by who trains: one training at a time makes versions
 
 A bundle never changes once it is written: its manifest holds a checksum of every file, the window of the data, the
@@ -20,6 +21,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -28,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from zhiyin.core.errors import DataError
+from zhiyin.core.files import append_record, read_json, read_records, write_whole
 from zhiyin.core.folders import whole_folder
 from zhiyin.core.params import settings_of
 from zhiyin.data.catalogue import Catalogue
@@ -37,6 +40,10 @@ from zhiyin.models.base import Recommender
 FORMAT = 1
 # Names the descriptor of the lock to a training that another process started.
 TRAINING = "ZHIYIN_TRAINING"
+
+
+_AGAIN, _ROLLBACK, _CHOOSE = "train again", "zhiyin rollback", "zhiyin promote VERSION"
+_NUMBER = re.compile(rb"\s*\d{1,9}\s*\n")
 
 
 class BusyError(DataError):
@@ -68,13 +75,15 @@ class Bundle:
             file = self.folder / name
             if not file.is_file() or checksum(file) != said:
                 raise DataError(
-                    f"{name} is not what was written", file=self.folder, remedy="use another version: zhiyin rollback"
+                    f"{name} is not what was written", file=self.folder, remedy=f"use another version: {_ROLLBACK}"
                 )
 
     def report(self) -> dict[str, Any]:
         """What was measured when it was made; empty where nothing was."""
-        file = self.folder / "report.json"
-        return json.loads(file.read_text()) if file.exists() else {}
+        try:
+            return read_json(self.folder / "report.json", f"use another version: {_ROLLBACK}")
+        except FileNotFoundError:
+            return {}
 
 
 class Bundles:
@@ -93,23 +102,30 @@ class Bundles:
         """A version. Raises DataError, with the versions there are, for one that is not there or damaged."""
         folder = self.folder / f"{version:04}"
         try:
-            manifest = json.loads((folder / "bundle.json").read_text())
-            assert manifest["format"] == FORMAT
-            assert isinstance(manifest["files"], dict)
-        except FileNotFoundError:
+            manifest = read_json(folder / "bundle.json", _AGAIN, names=("format", "files", "model", "data", "figures"))
+        except (FileNotFoundError, NotADirectoryError):
             there = ", ".join(map(str, self.versions())) or "none; train one: zhiyin train --budget 10m"
             raise DataError(f"there is no version {version}", file=self.folder, remedy=f"there are {there}") from None
-        except (ValueError, KeyError, TypeError, AssertionError):
-            raise DataError("bundle.json is damaged or of a newer format", file=folder, remedy="train again") from None
+        if manifest["format"] != FORMAT or not isinstance(manifest["files"], dict):
+            raise DataError("bundle.json is of another format", file=folder, remedy=_AGAIN)
         return Bundle(folder, manifest)
 
     @property
     def current(self) -> Bundle | None:
-        """The version in use."""
+        """The version in use; None where none is. Raises DataError where the file that names it is damaged."""
+        version = self._current()
+        return None if version is None else self.get(version)
+
+    def _current(self) -> int | None:
+        """The number in the file `current`."""
+        file = self.folder / "current"
         try:
-            return self.get(int((self.folder / "current").read_text()))
-        except (FileNotFoundError, ValueError):
+            said = file.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        if _NUMBER.fullmatch(said) is None:  # also a number without its line's end: it may be half of one
+            raise DataError("the number of the version in use is cut off or damaged", file=file, remedy=_CHOOSE)
+        return int(said)
 
     def write(
         self,
@@ -160,44 +176,50 @@ class Bundles:
         """Put a version in use, after its files were verified. Returns it."""
         bundle = self.get(version)
         bundle.verify()
-        before = self.current
-        line = {
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "version": version,
-            "before": before.version if before else None,
-            "why": why,
-        }
-        draft = self.folder / f".current.{os.getpid()}"
-        draft.write_text(f"{version}\n")
-        os.replace(draft, self.folder / "current")
-        with open(self.folder / "promotions.jsonl", "a") as log:
-            log.write(json.dumps(line) + "\n")
+        try:
+            before = self._current()
+        except DataError:  # a damaged one is what promoting mends
+            before = None
+        self._use(version, before, {"why": why})
         return bundle
 
     def rollback(self) -> Bundle:
         """Put back in use what was in use before. Raises DataError where nothing was."""
         stack = self._used()
         if len(stack) < 2:
-            raise DataError("nothing was in use before", file=self.folder, remedy="zhiyin promote VERSION")
+            raise DataError("nothing was in use before", file=self.folder, remedy=_CHOOSE)
         bundle = self.get(stack[-2])
         bundle.verify()
-        draft = self.folder / f".current.{os.getpid()}"
-        draft.write_text(f"{bundle.version}\n")
-        os.replace(draft, self.folder / "current")
-        line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "version": bundle.version, "before": stack[-1],
-                "rolled_back": True, "why": "rollback"}  # fmt: skip
-        with open(self.folder / "promotions.jsonl", "a") as log:
-            log.write(json.dumps(line) + "\n")
+        self._use(bundle.version, stack[-1], {"rolled_back": True, "why": "rollback"})
         return bundle
 
+    def _use(self, version: int, before: int | None, note: dict[str, Any]) -> None:
+        """Note a change of what is in use, then make it; see `_used` for what a crash between the two leaves."""
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        append_record(self.folder / "promotions.jsonl", {"at": at, "version": version, "before": before, **note})
+        write_whole(self.folder / "current", f"{version}\n")
+
     def _used(self) -> list[int]:
-        """Versions that were in use, one after the other; the last one is. What was rolled back is left out."""
+        """Versions that were in use, one after the other; the last one is. What was rolled back is left out.
+
+        `current` is the truth. A line whose change never took place, or that is missing, shows by the `before` of
+        the next one, or by `current` after the last one.
+        """
+        now = self._current()
+        lines = self.promotions()
         stack: list[int] = []
-        for line in self.promotions():
-            if line.get("rolled_back"):
+        for line, following in zip(lines, [*(line.get("before") for line in lines[1:]), now]):
+            version, before = line["version"], line.get("before")
+            if following != version and following == before:
+                continue  # noted, and then not made
+            if before is not None and (not stack or stack[-1] != before):
+                stack.append(before)
+            if line.get("rolled_back") and stack:
                 stack.pop()
-            elif not stack or stack[-1] != line["version"]:
-                stack.append(line["version"])
+            if not stack or stack[-1] != version:
+                stack.append(version)
+        if now is not None and (not stack or stack[-1] != now):
+            stack.append(now)
         return stack
 
     def prune(self, keep: int = 5) -> list[int]:
@@ -205,10 +227,9 @@ class Bundles:
 
         Who has a deleted version open goes on with it.
         """
-        deleted = []
+        deleted, kept = [], self._used()[-2:]
         for version in self.versions()[: -max(1, keep)]:
-            used = self.current
-            if version in self._used()[-2:] or (used is not None and used.version == version):
+            if version in kept:
                 continue
             gone = self.folder / f".{version:04}.gone"
             shutil.rmtree(gone, ignore_errors=True)
@@ -238,9 +259,9 @@ class Bundles:
             os.close(lock)
 
     def promotions(self) -> list[dict[str, Any]]:
-        """Every change of what is in use, oldest first."""
-        file = self.folder / "promotions.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        """Every change of what is in use that was noted, oldest first; damaged lines are left out."""
+        lines = read_records(self.folder / "promotions.jsonl")
+        return [line for line in lines if isinstance(line.get("version"), int)]
 
 
 def _lock(descriptor: int, folder: Path) -> None:

@@ -16,7 +16,8 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from zhiyin.core.errors import ConfigError, DataError
+from zhiyin.core.errors import ConfigError
+from zhiyin.core.files import read_json
 from zhiyin.core.params import list_length, param, settings_of
 from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset
@@ -339,10 +340,7 @@ class Pipeline(Recommender):
             self.builder_.save(folder / "features")
 
     def _read_parts(self, folder: Path, mmap: bool) -> None:
-        try:
-            names = json.loads((folder / "pipeline.json").read_text())["sources"]
-        except (OSError, ValueError, KeyError, TypeError):
-            raise DataError("pipeline.json is missing or damaged", file=folder, remedy="train again") from None
+        names = read_json(folder / "pipeline.json", "train again", names=("sources",))["sources"]
         self.sources_ = {  # type: ignore[misc]
             name: saving.load(folder / f"source-{number}", mmap=mmap, knows=self._known())
             for number, name in enumerate(names)

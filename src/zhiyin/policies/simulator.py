@@ -28,6 +28,7 @@ import polars as pl
 from scipy.special import expit
 
 from zhiyin.core.durations import SECOND, microseconds
+from zhiyin.core.files import whole_file
 from zhiyin.core.parallel import for_chunks
 from zhiyin.core.params import check_settings, list_length, param, settings_of
 from zhiyin.core.run import Run
@@ -272,9 +273,11 @@ class FilmShop:
             "kind",
             pl.col("value").cast(pl.Int8).alias("rating"),
         )
-        events.sort("time", maintain_order=True).write_csv(folder / "events.csv")
-        self.items.with_columns(pl.col("genres").list.join("|")).write_csv(folder / "items.csv")
-        self.users.write_csv(folder / "users.csv")
+        items = self.items.with_columns(pl.col("genres").list.join("|"))
+        events = events.sort("time", maintain_order=True)
+        for name, frame in (("events", events), ("items", items), ("users", self.users)):
+            with whole_file(folder / f"{name}.csv") as draft:
+                frame.write_csv(draft)
         return folder
 
     def _events(self, run: Run) -> dict[str, np.ndarray]:

@@ -19,6 +19,8 @@ from scipy import sparse
 
 from zhiyin.core.durations import UNITS
 from zhiyin.core.errors import ConfigError, DataError, nearest
+from zhiyin.core.files import read_json
+from zhiyin.core.folders import whole_folder
 from zhiyin.core.parallel import kernel
 from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset
@@ -357,18 +359,17 @@ class FeatureBuilder:
         )
 
     def save(self, folder: Any) -> None:
-        """Write to a folder: arrays, and JSON for the rest."""
-        place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
+        """Write to a folder: arrays, and JSON for the rest. An old one is replaced whole."""
         plain: dict[str, Any] = {}
         arrays: list[str] = []
-        for name, value in self.state().items():
-            if isinstance(value, np.ndarray):
-                np.save(place / f"{len(arrays)}.npy", value, allow_pickle=False)
-                arrays.append(name)
-            else:
-                plain[name] = value
-        (place / "features.json").write_text(json.dumps({"values": plain, "arrays": arrays}, indent=1) + "\n")
+        with whole_folder(Path(folder)) as draft:
+            for name, value in self.state().items():
+                if isinstance(value, np.ndarray):
+                    np.save(draft / f"{len(arrays)}.npy", value, allow_pickle=False)
+                    arrays.append(name)
+                else:
+                    plain[name] = value
+            (draft / "features.json").write_text(json.dumps({"values": plain, "arrays": arrays}, indent=1) + "\n")
 
     @classmethod
     def load(
@@ -377,7 +378,7 @@ class FeatureBuilder:
         """Read what `save` wrote. Raises DataError where it is missing or damaged."""
         place = Path(folder)
         try:
-            said = json.loads((place / "features.json").read_text())
+            said = read_json(place / "features.json", "train and save again", names=("values", "arrays"))
             state = dict(said["values"])
             for number, name in enumerate(said["arrays"]):
                 found = np.load(place / f"{number}.npy", mmap_mode="r" if mmap else None, allow_pickle=False)

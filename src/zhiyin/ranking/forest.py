@@ -48,6 +48,8 @@ class Forest:
     @classmethod
     def read(cls, text: str) -> Forest:
         """From the text of `Booster.model_to_string()`. Raises DataError where it cannot be read."""
+        if "\nend of trees\n" not in text or "\nend of parameters\n" not in text:
+            raise DataError("the text of the trees is cut off", remedy="train and save again")
         try:
             parts = [_tree(block) for block in text.split("\nTree=")[1:]]
         except (ValueError, KeyError) as error:

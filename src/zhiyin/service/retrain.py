@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import select
 import shutil
@@ -31,7 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from zhiyin.core.durations import is_duration, microseconds
-from zhiyin.core.errors import ConfigError, MissingExtraError, ZhiyinError
+from zhiyin.core.errors import ConfigError, DataError, MissingExtraError, ZhiyinError
+from zhiyin.core.files import read_json, sweep, write_json
 from zhiyin.core.run import available_cores, log
 from zhiyin.data.config import load_config
 from zhiyin.pipeline.bundles import TRAINING, Bundles
@@ -132,6 +132,7 @@ class Retrainer:
         self._on_done = on_done
         self._opened = datetime.now(UTC)
         self._tried: datetime | None = None
+        self._damaged = False  # whether `retrain.json` was found to be
         self._child: subprocess.Popen[bytes] | None = None
         self._asked, self._closing, self._wake = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._watch, name="zhiyin-retrain", daemon=True)
@@ -186,16 +187,20 @@ class Retrainer:
     def _last(self) -> dict[str, Any]:
         """What the file says of the last training; nothing where there was none."""
         try:
-            said = json.loads((self.bundles.folder / "retrain.json").read_text())
+            said = read_json(self.bundles.folder / "retrain.json", "it is written anew", names=("started",))
             datetime.fromisoformat(said["started"])
-            return dict(said)
-        except (OSError, ValueError, TypeError, KeyError):
+            return said
+        except FileNotFoundError:
+            return {}
+        except (DataError, ValueError, TypeError) as error:
+            if not self._damaged:  # one line in the log is enough: the clock looks every half minute
+                log.warning("training: what is known of the last one cannot be read: %s", error)
+            self._damaged = True
             return {}
 
     def _note(self, said: dict[str, Any]) -> None:
-        draft = self.bundles.folder / f".retrain.{os.getpid()}"
-        draft.write_text(json.dumps(said) + "\n")
-        draft.replace(self.bundles.folder / "retrain.json")
+        write_json(self.bundles.folder / "retrain.json", said)
+        self._damaged = False
 
     # -- one training -----------------------------------------------------------------------------------------------
 
@@ -232,7 +237,7 @@ class Retrainer:
         finally:
             _end(child)
             self._child = None
-            _sweep(self.bundles.folder, child.pid)
+            sweep(self.bundles.folder, child.pid)
         if ended != "by itself":
             return {"outcome": "stopped" if ended == "stopped" else "failed", "message": ended}
         new = [version for version in self.bundles.versions() if version not in before]
@@ -340,9 +345,3 @@ def _end(child: subprocess.Popen[bytes]) -> None:
             child.wait(GRACE)
     if child.stderr is not None:
         child.stderr.close()
-
-
-def _sweep(folder: Path, pid: int) -> None:
-    """Drafts that a process left when it was ended."""
-    for draft in [*folder.glob(f".*.{pid}"), *folder.glob(f".*.{pid}.*")]:
-        shutil.rmtree(draft, ignore_errors=True) if draft.is_dir() else draft.unlink(missing_ok=True)

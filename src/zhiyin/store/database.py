@@ -20,6 +20,7 @@ from typing import Any
 import polars as pl
 
 from zhiyin.core.errors import ConfigError, DataError, MissingExtraError
+from zhiyin.core.files import whole_file
 from zhiyin.core.folders import whole_folder
 from zhiyin.core.run import Run, log
 from zhiyin.store.errors import StoreAwayError, StoreFullError, plain_errors
@@ -473,7 +474,7 @@ class Store(Lists):
         gone = self.forgotten_all()
         with (run or Run()).bar("Loading", len(parts)) as advance:
             for path in parts:
-                frame = pl.read_parquet(path, columns=list(EVENT))
+                frame = _exported(path, list(EVENT))
                 for part in _without(frame, gone).iter_slices(BATCH):
                     rows, reason = _right(part.select(EVENT), self.clock())
                     new += sum(seq > 0 for seq in self.keep(rows))
@@ -487,7 +488,7 @@ class Store(Lists):
                 self._load_rows(path, table, gone)
         for name in THINGS:
             if (folder / f"{name}.parquet").is_file():
-                frame = pl.read_parquet(folder / f"{name}.parquet")
+                frame = _exported(folder / f"{name}.parquet", ["id", "columns"])
                 if name == "users" and gone:
                     frame = frame.filter([hash_of(user) not in gone for user in frame["id"]])
                 self.put(name, {key: json.loads(said) for key, said in frame.iter_rows()})
@@ -497,7 +498,7 @@ class Store(Lists):
         """Rows of a file that are not known yet."""
         if not path.is_file():
             return
-        frame = pl.read_parquet(path, columns=list(_FRAMES[table.name]))
+        frame = _exported(path, list(_FRAMES[table.name]))
         if table is LISTS:
             frame = _without(frame, gone or {})
         for part in frame.iter_slices(ROWS):
@@ -523,16 +524,19 @@ class Store(Lists):
             raise ConfigError("a PostgreSQL store is backed up by pg_dump", remedy="or export it as Parquet")
         if path.exists():
             raise DataError("there is a file already", file=path, remedy="name another")
-        draft = path.with_name(f".{path.name}.draft")
-        draft.unlink(missing_ok=True)
-        try:
-            draft.touch(0o600)  # empty, so that SQLite takes it; the copy holds what the store holds
-            with plain_errors(path), self._engine.connect() as link:
-                link.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("VACUUM INTO ?", (str(draft),))
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+        # Empty at first, so that SQLite takes it, and closed to others: the copy holds what the store holds.
+        with whole_file(path, 0o600) as draft, plain_errors(path), self._engine.connect() as link:
+            link.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("VACUUM INTO ?", (str(draft),))
         return path
+
+
+def _exported(path: Path, names: list[str]) -> pl.DataFrame:
+    """A file of an export. Raises DataError where it is cut off or damaged."""
+    try:
+        return pl.read_parquet(path, columns=names)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise DataError(f"the file is cut off or damaged ({why})", file=path, remedy="export again") from None
 
 
 def _count(link: Any, where: Any) -> int:

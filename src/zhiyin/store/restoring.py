@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from zhiyin.core.errors import DataError, ZhiyinError
+from zhiyin.core.files import replace_durably
 from zhiyin.core.run import Run, log
 from zhiyin.store.access_keys import KeyTable
 from zhiyin.store.database import Store
@@ -47,8 +48,6 @@ def restore(path: str | Path, backup: str | Path, run: Run | None = None) -> tup
         if path.exists():
             again = _forget_again(path, draft)
             _keep_keys(path, draft)
-        with open(draft, "rb") as file:
-            os.fsync(file.fileno())
         return _swap(path, draft), again
     finally:
         for end in ("", "-wal", "-shm", "-journal"):
@@ -64,8 +63,11 @@ def _check(path: Path) -> None:
             found = link.execute("PRAGMA quick_check(1)").fetchone()[0]
             link.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()[0]
             link.execute("SELECT max(seq) FROM events").fetchone()
+            pages, size = (link.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
     except (sqlite3.Error, TypeError) as error:
         raise DataError(f"this is no store: {error}", file=path, remedy="name what zhiyin store backup wrote") from None
+    if path.stat().st_size < pages * size:
+        found = f"it has {path.stat().st_size:,} bytes of {pages * size:,}"
     if found != "ok":
         raise DataError(f"the file is damaged: {found}", file=path, remedy="take another backup")
 
@@ -119,7 +121,7 @@ def _keep_keys(path: Path, draft: Path) -> None:
 def _swap(path: Path, draft: Path) -> Path | None:
     """The draft takes the place of the store, whose file is kept beside it."""
     if not path.exists():
-        draft.replace(path)
+        replace_durably(draft, path)
         return None
     aside = path.with_name(f"{path.name}.before-restore")
     number = 1
@@ -143,5 +145,5 @@ def _swap(path: Path, draft: Path) -> Path | None:
             os.link(path, aside)
         except OSError:  # a file system without second names
             path.replace(aside)
-        draft.replace(path)
+        replace_durably(draft, path)
     return aside

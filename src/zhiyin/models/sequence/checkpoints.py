@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from zhiyin.core.durations import microseconds
 from zhiyin.core.errors import DataError
+from zhiyin.core.files import whole_file
 from zhiyin.core.run import Run, log
 
 if TYPE_CHECKING:
@@ -57,10 +58,9 @@ class Checkpoints:
                 tensors |= {f"optimizer.{n}.{number}.{name}": tensor for name, tensor in state.items()}
         counters = json.dumps({"identity": self.identity, "progress": dataclasses.asdict(progress)})
         self.folder.mkdir(parents=True, exist_ok=True)
-        draft = self.file.with_suffix(".draft")
         whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        save_file(whole, draft, metadata={"training": counters})
-        draft.replace(self.file)
+        with whole_file(self.file) as draft:
+            save_file(whole, draft, metadata={"training": counters})
 
     def restore(
         self, network: nn.Module, optimizers: list[torch.optim.Optimizer], best: dict[str, Tensor]
