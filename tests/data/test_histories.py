@@ -53,22 +53,52 @@ def test_take_and_rows(lists: list, data: st.DataObject) -> None:
     assert [begin for begin, _ in chunks] == list(range(0, len(lists), 2))
 
 
+def naive(lists: list[list[tuple[int, float]]], how: str) -> np.ndarray:
+    """The contract of `Histories.matrix`, one event after the other."""
+    made = np.zeros((len(lists), N_ITEMS))
+    for row, history in enumerate(lists):
+        total, likes, last = [0.0] * N_ITEMS, [0] * N_ITEMS, [0.0] * N_ITEMS
+        for item, weight in history:
+            total[item] += weight
+            likes[item] += weight > 0
+            last[item] = weight or last[item]
+        for item in range(N_ITEMS):
+            value = {"weight": total[item], "count": likes[item], "binary": 1}[how]
+            made[row, item] = max(value, 0) if how == "weight" or last[item] > 0 else 0
+    return made
+
+
 @given(_LISTS)
 def test_matrix(lists: list) -> None:
     histories = of(lists)
-    total, events = np.zeros((len(lists), N_ITEMS)), np.zeros((len(lists), N_ITEMS))
-    for row, history in enumerate(lists):
-        for item, weight in history:
-            total[row, item] += weight
-            events[row, item] += weight != 0
-    assert (histories.matrix(N_ITEMS, "weight").toarray() == np.maximum(total, 0)).all()
-    assert (histories.matrix(N_ITEMS, "binary").toarray() == (total > 0)).all()
-    assert (histories.matrix(N_ITEMS, "count").toarray() == np.where(total > 0, events, 0)).all()
     for how in ("weight", "binary", "count"):
         matrix = histories.matrix(N_ITEMS, how)
+        assert (matrix.toarray() == naive(lists, how)).all(), how
         assert matrix.dtype == np.float32
         assert matrix.has_sorted_indices
+        assert matrix.has_canonical_format
         assert (matrix.data > 0).all()
+        for row in range(len(lists)):  # one history takes a way of its own
+            one = histories.rows(row, row + 1)
+            assert (one.matrix(N_ITEMS, how).toarray() == naive(lists[row : row + 1], how)).all(), how
+
+
+@pytest.mark.parametrize(
+    ("weights", "binary", "count", "weight"),
+    [
+        ([1, 1, -1], 0, 0, 1),  # view, view, dislike
+        ([-1, 1], 1, 1, 0),  # dislike, then view
+        ([1, -1, 1], 1, 2, 1),
+        ([1, -1, 0], 0, 0, 0),  # what is worth nothing says nothing
+        ([0, 0], 0, 0, 0),
+        ([-1], 0, 0, 0),
+        ([2, 0, 3], 1, 2, 5),
+    ],
+)
+def test_the_last_word_on_an_item_decides(weights: list[float], binary: int, count: int, weight: int) -> None:
+    for histories in (of([[(4, w) for w in weights]]), of([[(4, w) for w in weights], [(4, 1.0)]])):
+        found = {how: histories.matrix(6, how).toarray()[0, 4] for how in ("binary", "count", "weight")}
+        assert found == {"binary": binary, "count": count, "weight": weight}
 
 
 def test_neutral_values() -> None:

@@ -163,11 +163,12 @@ class Histories:
             yield start, self.rows(start, min(start + size, len(self)))
 
     def matrix(self, n_items: int, how: str = "binary") -> sparse.csr_matrix:
-        """CSR float32[n, n_items] of the events worth more than nothing.
+        """CSR float32[n, n_items], columns ascending, of what each history is for.
 
-        `how`: "binary" gives ones, "weight" the summed weights, "count" the number of events. A later dislike
-        takes the item out ("binary", "count") or counts against it ("weight": entries whose sum is not
-        positive go).
+        "binary" gives ones and "count" the number of events worth more than nothing, both for the items whose last
+        event that is worth anything (a weight other than 0) is worth more than nothing: a later dislike takes an item
+        out, a later view takes it in again. "weight" gives the summed weights, where they are above 0: a dislike
+        counts against what was before and what comes after.
         """
         if how not in HOW:
             raise DataError(f"matrix(how={how!r}) is not known", remedy="one of binary, weight, count")
@@ -175,23 +176,37 @@ class Histories:
         if len(self) == 1:
             indptr, columns, data = self.entries(n_items, how)
             return sparse.csr_matrix((data, columns, indptr), shape=shape)
-        kept = self.weights != 0
         owner = np.repeat(np.arange(len(self), dtype=np.int64), self.lengths)
-        pairs = (owner[kept], self.items[kept])
-        total = sparse.csr_matrix((self.weights[kept], pairs), shape=shape, dtype=np.float32)
-        total.sum_duplicates()
-        if how == "count":
-            counts = sparse.csr_matrix((np.ones(kept.sum(), np.float32), pairs), shape=shape)
-            counts.sum_duplicates()
-            counts.data[total.data <= 0] = 0
-            total = counts
-        elif how == "binary":
-            total.data = (total.data > 0).astype(np.float32)
+        if how == "weight":
+            kept, data = self.weights != 0, self.weights
         else:
+            kept, data = self._wanted(owner, n_items), np.ones(len(self.items), np.float32)
+        total = sparse.csr_matrix((data[kept], (owner[kept], self.items[kept])), shape=shape, dtype=np.float32)
+        total.sum_duplicates()
+        if how == "binary":
+            total.data[:] = 1
+        elif how == "weight":
             total.data = np.maximum(total.data, 0)
-        if len(total.data) and total.data.min() == 0:
-            total.eliminate_zeros()
+            if len(total.data) and total.data.min() == 0:
+                total.eliminate_zeros()
         return total
+
+    def _wanted(self, owner: np.ndarray, n_items: int) -> np.ndarray:
+        """bool[m]: whether an event is worth more than nothing and no dislike of the same item is its history's last
+        word on it. owner: int64[m], the history of each event."""
+        wanted = self.weights > 0
+        disliked = np.flatnonzero(self.weights < 0)
+        if not len(disliked):
+            return wanted
+        # Pairs (history, item) with a dislike are few: only their events are sorted.
+        pair = owner * n_items + self.items
+        doubtful = np.flatnonzero((self.weights != 0) & np.isin(pair, np.unique(pair[disliked])))
+        order = doubtful[np.argsort(pair[doubtful], kind="stable")]  # within a pair in the order of the history
+        first = np.concatenate([[True], pair[order][1:] != pair[order][:-1]])
+        last = np.concatenate([first[1:], [True]])
+        taken_out = (self.weights[order[last]] < 0)[np.cumsum(first) - 1]
+        wanted[order[taken_out]] = False
+        return wanted
 
     def entries(self, n_items: int, how: str = "binary") -> Entries:
         """As `matrix`, its arrays alone: of one history in a tenth of the time, which each request pays."""
@@ -203,16 +218,20 @@ class Histories:
 
 @compiled  # not `kernel`: sums as those of many rows
 def _entries(items, weights, how):
+    """`Histories.matrix` of one history; how: a place in HOW."""
     columns, data = np.empty(len(items), dtype=np.int32), np.empty(len(items), dtype=np.float32)
     order = np.argsort(items, kind="mergesort")
     found, at = 0, 0
     while at < len(order):
-        item, worth, events = items[order[at]], np.float32(0), 0
+        item, worth, events, last = items[order[at]], np.float32(0), 0, np.float32(0)
         while at < len(order) and items[order[at]] == item:
-            worth += weights[order[at]]
-            events += weights[order[at]] != 0
+            weight = weights[order[at]]
+            worth += weight
+            events += weight > 0
+            if weight != 0:
+                last = weight
             at += 1
-        if worth > 0:
+        if (worth if how == 1 else last) > 0:
             columns[found] = item
             data[found] = 1 if how == 0 else worth if how == 1 else events
             found += 1

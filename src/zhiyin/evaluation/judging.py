@@ -50,7 +50,8 @@ class Window:
 
     @classmethod
     def of(cls, split: Split, exclude_seen: bool = True) -> Window:
-        """The window of a split. Relevant is an item whose test events together are worth more than nothing.
+        """The window of a split. Relevant is an item of the test part whose last event there that is worth anything is
+        worth more than nothing: `Histories.matrix`, binary.
 
         Raises DataError when nobody has a relevant item.
         """
