@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from zhiyin.cli.project import Project
 from zhiyin.cli.show import say
 from zhiyin.core.errors import MissingExtraError
+from zhiyin.core.files import write_whole
 
 if TYPE_CHECKING:
     from zhiyin.data.dataset import Dataset
@@ -55,7 +56,7 @@ def publish(evaluation: Any, folder: Path, json: bool = False) -> None:
     figures = evaluation.to_json()
     figures = clean(notation.loads(figures) if isinstance(figures, str) else figures)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "evaluation.json", notation.dumps(figures, ensure_ascii=False, indent=1) + "\n")
+    write_whole(folder / "evaluation.json", notation.dumps(figures, ensure_ascii=False, indent=1) + "\n")
     for warning in evaluation.warnings:
         say(f"warning: {warning}")
     if json:
@@ -69,10 +70,3 @@ def publish(evaluation: Any, folder: Path, json: bool = False) -> None:
     except MissingExtraError as error:
         say(str(error))
     say(f"wrote {' and '.join(written)}")
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(text, "utf-8")
-    draft.replace(path)

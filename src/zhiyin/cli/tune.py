@@ -10,7 +10,7 @@ import typer
 
 from zhiyin.cli.options import CONFIG, ConfigFile, Json, NoStore, Seed, Threads
 from zhiyin.core.durations import microseconds
-from zhiyin.core.errors import ConfigError
+from zhiyin.core.files import whole_file
 
 
 def tune(
@@ -96,14 +96,9 @@ def _put(config: Path, name: str, settings: dict[str, Any]) -> None:
             elif value is not None:
                 lines.insert(start + 1, line)
                 end += 1
-    draft = config.with_name(f".{config.name}.draft")
-    draft.write_text("\n".join(lines) + "\n", "utf-8")
-    try:
-        load_config(draft)
-    except ConfigError:
-        draft.unlink()
-        raise
-    draft.replace(config)
+    with whole_file(config) as draft:
+        draft.write_text("\n".join(lines) + "\n", "utf-8")
+        load_config(draft)  # what cannot be read does not take the place of what can
 
 
 def _toml(value: Any) -> str:

@@ -84,13 +84,14 @@ class Around:
 
         token = CURRENT.set(seen)
         try:
-            async with asyncio.timeout(self.seconds):
+            async with asyncio.timeout(self.seconds) as limit:
                 await self.app(scope, receive, tell)
-        except TimeoutError:
-            if not seen.status:
-                error = f"this took longer than {self.seconds:g} seconds"
-                await say(503, error, "ask for less at once, or come again")(scope, receive, tell)
         except Exception as error:
+            if isinstance(error, TimeoutError) and limit.expired():
+                if not seen.status:
+                    why = f"this took longer than {self.seconds:g} seconds"
+                    await say(503, why, "ask for less at once, or come again")(scope, receive, tell)
+                return
             # Its message may hold what users did: the log says what kind it was, and where.
             log.error("service: %s %s: %s", method, _route(scope), stack_of(error))
             if not seen.status:

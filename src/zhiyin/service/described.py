@@ -34,6 +34,7 @@ _SAID: dict[int, str] = {
     429: "The key sends too many requests",
     500: "Something went wrong here",
     503: "Too much is at work, or the store is away: come again",
+    504: "Something that the service asks did not answer in time",
     507: "The disk is full",
 }
 REFUSALS: dict[int | str, dict[str, Any]] = {

@@ -11,10 +11,12 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from zhiyin.core.errors import UnknownItemError, ZhiyinError
+from zhiyin.core.run import log
+from zhiyin.service.logs import stack_of
 from zhiyin.service.placements import UnknownPlacementError
 from zhiyin.store.access_keys import KeyConflictError, UnknownKeyError
 from zhiyin.store.errors import StoreAwayError, StoreFullError
-from zhiyin.store.writer import StoreBusyError, StoreClosedError
+from zhiyin.store.writer import CommitTimeoutError, StoreBusyError, StoreClosedError
 
 
 class RefusedError(Exception):
@@ -27,6 +29,7 @@ class RefusedError(Exception):
 
 
 _STATUS: dict[type[ZhiyinError], int] = {
+    CommitTimeoutError: 503,
     StoreBusyError: 503,
     StoreClosedError: 503,
     StoreAwayError: 503,
@@ -54,7 +57,9 @@ def answer_to(error: RefusedError | ZhiyinError | TimeoutError) -> Response:
         return say(error.status, error.message, error.remedy, error.retry, **more)
     if isinstance(error, ZhiyinError):
         return say(status_of(error), error.message, error.remedy, field=error.column)
-    return say(503, "the store did not commit in time", "send the same events again: of one id only one is kept")
+    # Its cause is not known here: a database, Redis, or anything else that is asked over a network.
+    log.warning("service: something that was asked did not answer in time: %s", stack_of(error))
+    return say(504, "something that the service asks did not answer in time", "come again; the log says what it was")
 
 
 def handle_errors(app: FastAPI) -> None:

@@ -19,6 +19,7 @@ from zhiyin.service.quick import Lane
 from zhiyin.service.routing import ItemId, Needs, Tenant, fast
 from zhiyin.service.visitors import Visitor
 from zhiyin.store.records import Event, checked
+from zhiyin.store.writer import CommitTimeoutError
 
 # Seconds that a commit is waited for; events that take long to hear of, so that other requests would wait for it.
 COMMIT, MANY = 10.0, 50
@@ -77,7 +78,7 @@ async def _bring(given: list[Any], tenant: Tenant) -> Response:
     if tenant.visitor is not None and any(event.list_id is not None for event in right):
         await tenant.work.do(_check_lists, tenant, tenant.visitor, right)
     if right:
-        new = await asyncio.wait_for(asyncio.wrap_future(tenant.writer.submit(right, right=True)), COMMIT)
+        new = await _committed(tenant, right)
         heard = [event.numbered(seq) for event, seq in zip(right, new) if seq]
         if tenant.live.state.waits or len(heard) > MANY:
             await tenant.work.do(tenant.live.heard, heard)
@@ -105,6 +106,24 @@ def _check_lists(tenant: Tenant, visitor: Visitor, events: list[Event]) -> None:
         trace = tenant.traces.find(list_id)
         if trace is not None and trace.user is not None:
             visitor.check(trace.user, "list_id")
+
+
+async def _committed(tenant: Tenant, events: list[Event]) -> list[int]:
+    """What `Store.keep` says of each event, once all are committed.
+
+    Raises CommitTimeoutError after COMMIT seconds; what the writer raises, a TimeoutError too, comes as it is.
+    """
+    written = asyncio.wrap_future(tenant.writer.submit(events, right=True))
+    try:
+        done, _ = await asyncio.wait([written], timeout=COMMIT)
+    finally:
+        written.cancel()  # nothing where it is done; else nobody hears of it any more
+    if not done:
+        raise CommitTimeoutError(
+            f"the store did not commit within {COMMIT:g} s",
+            remedy="send the same events again: of one id only one is kept",
+        )
+    return written.result()
 
 
 def _given(body: bytes, kind: str) -> list[Any]:

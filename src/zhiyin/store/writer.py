@@ -17,6 +17,10 @@ class StoreBusyError(ZhiyinError):
     """More is waiting to be written than may wait; nothing of this request was kept."""
 
 
+class CommitTimeoutError(ZhiyinError):
+    """The events were not committed in time; whether they will be is not known. A retry by id keeps none twice."""
+
+
 class StoreClosedError(ZhiyinError):
     """The store takes no more events; nothing of this request was kept."""
 
