@@ -96,7 +96,7 @@ def small_disk() -> Iterator[Path]:
 def test_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
     store, acknowledged = Store(small_disk / "shop.db"), set[str]()
     with open(small_disk / "ballast", "wb") as file:
-        file.write(bytes(shutil.disk_usage(small_disk).free - 200_000))
+        file.write(bytes(shutil.disk_usage(small_disk).free - 240_000))
     assert isinstance(fill(store, acknowledged), StoreFullError)
     traces = Traces(store)
     for n in range(1, 40):
@@ -282,7 +282,7 @@ def test_a_server_whose_disk_is_full(cluster: Cluster, small_disk: Path) -> None
         link.execute("ALTER DATABASE shop SET default_tablespace = 'small'")
     store, acknowledged = Store(cluster.address.replace("/postgres?", "/shop?")), set[str]()
     with open(small_disk / "ballast", "wb") as file:
-        file.write(bytes(shutil.disk_usage(small_disk).free - 200_000))
+        file.write(bytes(shutil.disk_usage(small_disk).free - 240_000))
     refused = fill(store, acknowledged, 20_000)
     assert isinstance(refused, StoreFullError), refused
     assert ids(store) == acknowledged

@@ -229,18 +229,18 @@ class Store(Lists):
         return sum(self.dropping(moment))
 
     def dropping(self, moment: int) -> Iterator[int]:
-        """As `drop_before`, a part at a time: yields how many went with it."""
-        after, of = 0, EVENTS.c
-        while True:  # events are not sorted by time: they are looked for while nobody has to wait for it
+        """As `drop_before`, a part at a time: yields how many went with it. Takes time for what goes, not for what
+        stays: the oldest come first, by the index of times."""
+        of = EVENTS.c
+        old = sa.select(of.seq).where(of.time < moment).order_by(of.time).limit(ROWS)
+        while True:
             with self._reading() as link:
-                old = sa.select(of.seq).where(of.seq > after, of.time < moment).order_by(of.seq).limit(ROWS)
                 some = list(link.execute(old).scalars())
             if not some:
                 return
             with self._writing() as link:
-                gone = link.execute(sa.delete(EVENTS).where(of.seq.in_(some))).rowcount
-            yield gone
-            after = some[-1]
+                dropped = link.execute(sa.delete(EVENTS).where(of.seq.in_(some))).rowcount
+            yield dropped
 
     # -- items, users and placements --------------------------------------------------------------------------------
 

@@ -53,6 +53,8 @@ EVENTS_OF_LIST = sa.Index(
     "events_list", EVENTS.c.list_id, sqlite_where=EVENTS.c.list_id.is_not(None),
     postgresql_where=EVENTS.c.list_id.is_not(None),
 )  # fmt: skip
+# What is older than a moment is found without a look at all that is not.
+EVENTS_OF_TIME = sa.Index("events_time", EVENTS.c.time)
 THINGS = {
     name: sa.Table(
         name,
@@ -126,6 +128,7 @@ def prepare(link: Any, place: str) -> None:
             remedy="use the version of zhiyin that wrote it",
         )
     if found == FORMAT:
+        EVENTS_OF_TIME.create(link, checkfirst=True)  # it came within the format; an older program need not know it
         return
     if found is None:
         _be_alone(link, place)
@@ -142,7 +145,8 @@ def prepare(link: Any, place: str) -> None:
             index.create(link, checkfirst=True)
     if link.dialect.name == "sqlite":
         EVENTS_OF_USER.create(link, checkfirst=True)
-    EVENTS_OF_LIST.create(link, checkfirst=True)
+    for index in (EVENTS_OF_LIST, EVENTS_OF_TIME):
+        index.create(link, checkfirst=True)
     for table in old:
         names = ", ".join(f'"{column.name}"' for column in table.columns)
         link.exec_driver_sql(f"INSERT INTO {table.name} ({names}) SELECT {names} FROM old_{table.name} ORDER BY seq")

@@ -199,8 +199,9 @@ class Lists(Database):
         while True:
             with self._writing() as link:
                 some = list(link.execute(old).scalars())
-                link.execute(sa.delete(IMPRESSIONS).where(shown.list_id.in_(some)))
-                link.execute(sa.delete(LISTS).where(LISTS.c.list_id.in_(some)))
+                if some:
+                    link.execute(sa.delete(IMPRESSIONS).where(shown.list_id.in_(some)))
+                    link.execute(sa.delete(LISTS).where(LISTS.c.list_id.in_(some)))
             if not some:
                 break
             yield len(some)
