@@ -104,3 +104,18 @@ def test_open_table_by_ending(tmp_path: Path) -> None:
 def test_names_with_stars_are_names(tmp_path: Path) -> None:
     pl.DataFrame({"a": [1], "b": [2]}).write_csv(tmp_path / "log[1]*.csv")
     assert open_table(tmp_path / "log[1]*.csv").load(["a"], set()).frame["a"].to_list() == [1]
+
+
+def test_true_and_false_are_no_texts(tmp_path: Path) -> None:
+    """As pandas, Polars and spreadsheets write them, so that a filter such as `NOT adult` reads them."""
+    rows = "".join(f"i{n},{word},{word},{mixed}\n" for n, (word, mixed) in enumerate(
+        [("true", "True"), ("FALSE", "no"), ("", "False"), ("False", "")] * 10
+    ))  # fmt: skip
+    table = text(tmp_path / "items.csv", f"id,adult,again,mixed\n{rows}")
+    assert table.sample.schema["adult"] == pl.Boolean
+    loaded = table.load(["adult", "again", "mixed"], set())
+    assert loaded.frame["adult"].to_list() == [True, False, None, False] * 10
+    assert loaded.frame["mixed"].to_list() == ["True", "no", "False", None] * 10
+    # What comes after the sample and is neither makes the column a text again.
+    late = text(tmp_path / "late.csv", "id,adult\n" + "a,true\n" * 20_000 + "b,maybe\n")
+    assert late.load(["adult"], set()).frame["adult"].to_list() == ["true"] * 20_000 + ["maybe"]

@@ -463,9 +463,13 @@ def _clean(names: list[str]) -> list[str]:
 
 
 def _typed(text: pl.Series, share: float = 1.0) -> pl.Series:
-    """Text as whole numbers if that share of it is, else as numbers, else as it stands. "007" is a code."""
+    """Text as whole numbers if that share of it is, else as numbers, else as it stands; true and false, in any case of
+    letters, if all of it is that. "007" is a code."""
     stripped = text.str.strip_chars()
     written = len(text) - stripped.null_count()
+    words = stripped.str.to_lowercase()
+    if written and words.is_in(["true", "false"]).sum() == written:
+        return words == "true"
     for dtype in (pl.Int64, pl.Float64):
         numbers = stripped.cast(dtype, strict=False)
         if written and len(text) - numbers.null_count() >= share * written:

@@ -1,0 +1,111 @@
+"""What CONTRIBUTING.md shows is complete: the model passes the conformance suite, the metric its own example, the
+reader reads; and the files that it names are there."""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+import re
+import sys
+import textwrap
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tests.conformance.recommender import RecommenderConformance
+from tests.docs.markdown import Block, blocks_of
+from zhiyin.core import ranking
+from zhiyin.data import tables
+from zhiyin.data.reading import read
+from zhiyin.models import catalog
+
+ROOT = Path(__file__).parents[2]
+BLOCKS = blocks_of(ROOT / "CONTRIBUTING.md", ROOT)
+
+
+def block(word: str) -> Block:
+    """The one block that holds a word. Fails where there is none, or several: then this file is to follow."""
+    found = [one for one in BLOCKS if word in one.text]
+    assert len(found) == 1, f"CONTRIBUTING.md has {len(found)} blocks with {word!r}"
+    return found[0]
+
+
+# The blocks that are tested below, each by a word in it.
+TESTED = ("class Companions(Recommender)", "class TestCompanions", "def rbp", "class ArrowTable", "import ArrowTable")
+
+
+def test_every_block_is_tested() -> None:
+    assert [one.first for one in BLOCKS] == [block(word).first for word in TESTED]
+
+
+def module(name: str, word: str) -> types.ModuleType:
+    """The file that a block is, as an importable module."""
+    made = types.ModuleType(name)
+    sys.modules[name] = made
+    exec(compile(block(word).text, f"CONTRIBUTING.md, {word}", "exec"), made.__dict__)  # noqa: S102
+    return made
+
+
+@pytest.fixture(scope="class")
+def companions() -> Iterator[Any]:
+    """The model of the first block, named in the catalogue as the text says."""
+    name = "zhiyin.models.companions"
+    made = module(name, "class Companions(Recommender)")
+    catalog._WHERE["Companions"] = "companions"
+    yield made.Companions
+    del catalog._WHERE["Companions"], sys.modules[name]
+
+
+@pytest.mark.usefixtures("companions")
+class TestCompanions(RecommenderConformance):
+    """The suite of the second block."""
+
+    def make(self) -> Any:
+        names: dict[str, Any] = {}
+        exec(block("class TestCompanions").text, names)  # noqa: S102
+        suite = names["TestCompanions"]
+        assert issubclass(suite, RecommenderConformance)
+        return suite().make()
+
+
+def test_the_metric_passes_its_own_example() -> None:
+    names: dict[str, Any] = {"np": np, "_first": ranking._first}
+    exec(block("def rbp").text, names)  # noqa: S102
+    (example,) = [one for one in doctest.DocTestFinder().find(names["rbp"], "rbp", globs=names) if one.examples]
+    assert doctest.DocTestRunner().run(example).failed == 0
+    hits = np.random.default_rng(1).random((50, 7)) < 0.4
+    expected = [sum(0.2 * 0.8**r for r in range(5) if row[r]) for row in hits]
+    np.testing.assert_allclose(names["rbp"](hits, np.full(50, 3), 5), expected)
+
+
+def test_the_reader_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its ending put where the text says, a folder with such a file is read, and its bad row is set aside."""
+    monkeypatch.setitem(sys.modules, "zhiyin.data.arrow", module("zhiyin.data.arrow", "class ArrowTable"))
+    source = inspect.getsource(tables.open_table)
+    fragment = textwrap.indent(textwrap.dedent(block("import ArrowTable").text), "    ")
+    place = source.index("    if inner.suffix")
+    names = vars(tables)
+    changed: dict[str, Any] = {}
+    exec(compile(source[:place] + fragment + source[place:], "open_table", "exec"), names, changed)  # noqa: S102
+    for module_name, owner in [*sys.modules.items()]:
+        if module_name.startswith("zhiyin.data."):
+            for name, value in (("open_table", changed["open_table"]), ("ENDINGS", (*tables.ENDINGS, ".feather"))):
+                if hasattr(owner, name):
+                    monkeypatch.setattr(owner, name, value)
+    frame = pl.DataFrame({"user": ["a", "b", None], "item": ["x", "y", "z"], "time": [10**9, 10**9 + 60, 10**9]})
+    frame.write_ipc(tmp_path / "events.feather")
+    data = read(tmp_path)
+    assert data.n_events == 2
+    assert len(data.quarantine) == 1
+
+
+def test_the_files_that_it_names_are_there() -> None:
+    made_here = {"src/zhiyin/models/companions.py", "src/zhiyin/data/arrow.py", "tests/models/test_companions.py"}
+    named = set(re.findall(r"`((?:src|tests|docs)/[\w/]+\.\w+)`", (ROOT / "CONTRIBUTING.md").read_text()))
+    assert len(named) > 4
+    assert not {name for name in named - made_here if not (ROOT / name).is_file()}
