@@ -290,15 +290,20 @@ def test_what_is_known_of_the_last_training(tmp_path: Path, caplog: pytest.LogCa
     assert caplog.text.count("retrain.json") == 1  # said once, not at every look at the clock
 
 
-def test_keys(tmp_path: Path) -> None:
+def test_keys_of_an_earlier_version(tmp_path: Path) -> None:
     pytest.importorskip("fastapi")
     from zhiyin.service.keys import Keys
+    from zhiyin.store.database import Store
 
     file = tmp_path / "keys.json"
-    Keys.open(file)
+    write_json(file, {scope: digit * 64 for scope, digit in (("read", "a"), ("events", "b"), ("admin", "c"))})
+    store = Store(tmp_path / "store.db")
     for place in cuts(file):
-        found = answer(lambda: Keys.open(file), file)
-        assert not isinstance(found, str) or file.stat().st_size == place, "a damaged file of keys was replaced"
+        found = answer(lambda: len(Keys.open(store, file, first=False)[0].all()), file)
+        assert isinstance(found, str) or found == 3, place
+        assert file.stat().st_size == place, "a damaged file of keys was replaced"
+    assert len(Keys.open(store, file, first=False)[0].all()) == 3
+    store.close()
 
 
 def test_exports_of_a_store(tmp_path: Path) -> None:

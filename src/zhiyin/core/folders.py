@@ -28,17 +28,23 @@ def whole_folder(target: Path) -> Iterator[Path]:
     draft.mkdir(parents=True)
     try:
         yield draft
-        for place, _, files in os.walk(draft):
-            for name in files:
-                sync(Path(place, name))
-            sync(Path(place))
-        if not target.exists():
-            draft.rename(target)
-        elif not _exchange(draft, target):
-            _put_aside(draft, target)
-        sync(target.parent)
+        put_in_place(draft, target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)  # after an exchange this is the old folder
+
+
+def put_in_place(draft: Path, target: Path) -> None:
+    """Have a finished folder take the target's place, all of it on the disk before. An old target may be left under the
+    draft's name, for the caller to remove."""
+    for place, _, files in os.walk(draft):
+        for name in files:
+            sync(Path(place, name))
+        sync(Path(place))
+    if not target.exists():
+        draft.rename(target)
+    elif not _exchange(draft, target):
+        _put_aside(draft, target)
+    sync(target.parent)
 
 
 def _put_aside(draft: Path, target: Path) -> None:

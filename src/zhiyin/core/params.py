@@ -112,7 +112,8 @@ class Param:
         too_low = low is not None and value < low
         too_high = high is not None and value > high
         if too_low or too_high or (self.choices and value not in self.choices):
-            raise ConfigError(f"{shown} is out of range", remedy=self.describe())
+            ends = f", from {low:.10g} to {high:.10g}" if low is not None and high is not None else ""
+            raise ConfigError(f"{shown} is out of range{ends}", remedy=self.describe())
         return float(value) if self.kind == "float" else value
 
     @property
@@ -146,10 +147,8 @@ class Param:
         if self.choices:
             allowed = "one of " + ", ".join(self.choices)
         else:
-            low = f" >= {self.at_least:.12g}" if self.at_least is not None else ""
-            high = f" <= {self.at_most:.12g}" if self.at_most is not None else ""
-            if self.kind in ("int", "float") and self.at_most is None:
-                high = f" <= {MOST_WHOLE}" if self.kind == "int" else ", finite"
+            low = f" >= {self.at_least:g}" if self.at_least is not None else ""
+            high = f" <= {self.at_most:g}" if self.at_most is not None else ""
             allowed = self.kind + low + high
         optional = " or none" if self.optional else ""
         return f"{self.name}: {self.help} ({allowed}{optional}; default {self.default})"

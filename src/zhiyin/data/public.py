@@ -26,7 +26,8 @@ from urllib.parse import unquote, urlsplit
 import polars as pl
 
 from zhiyin.core.errors import DataError, nearest
-from zhiyin.core.files import read_json, write_json
+from zhiyin.core.files import read_json, replace_durably, write_json
+from zhiyin.core.folders import put_in_place
 from zhiyin.core.run import Run, log
 
 _BLOCK = 1 << 20
@@ -142,9 +143,7 @@ def get(
         home = _finish(chosen, folder)
         target = root / chosen.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(home, target)
+        put_in_place(home, target)
     return target
 
 
@@ -201,7 +200,7 @@ def _fetch(remote: Remote, root: Path, chosen: PublicSet, run: Run) -> Path:
         raise
     finally:
         _tag(part).unlink(missing_ok=True)
-    os.replace(part, whole)
+    replace_durably(part, whole)
     return whole
 
 

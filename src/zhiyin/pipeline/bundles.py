@@ -102,7 +102,7 @@ class Bundles:
         """A version. Raises DataError, with the versions there are, for one that is not there or damaged."""
         folder = self.folder / f"{version:04}"
         try:
-            manifest = read_json(folder / "bundle.json", _AGAIN, names=("format", "files", "model", "data", "figures"))
+            manifest = read_json(folder / "bundle.json", _AGAIN, names=("format", "files"))
         except (FileNotFoundError, NotADirectoryError):
             there = ", ".join(map(str, self.versions())) or "none; train one: zhiyin train --budget 10m"
             raise DataError(f"there is no version {version}", file=self.folder, remedy=f"there are {there}") from None

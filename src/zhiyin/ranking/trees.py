@@ -198,8 +198,12 @@ class Trees(Ranker):
         (folder / "trees.txt").write_text(self.text_)
 
     def _read_parts(self, folder: Path) -> None:
-        self.text_ = (folder / "trees.txt").read_text()  # type: ignore[misc]
-        self.forest_ = Forest.read(self.text_)  # type: ignore[misc]
+        file = folder / "trees.txt"
+        self.text_ = file.read_text()  # type: ignore[misc]
+        try:
+            self.forest_ = Forest.read(self.text_)  # type: ignore[misc]
+        except DataError as error:
+            raise DataError(error.message, file=file, remedy=error.remedy) from None
 
 
 def _levels(target: np.ndarray, held: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None, list[float]]:
