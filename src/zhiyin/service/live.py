@@ -66,6 +66,7 @@ class Live:
         self._lock, self._taking = threading.Lock(), threading.RLock()
         self._wake, self._stop = threading.Condition(), threading.Event()
         self._seq = {"items": 0, "users": 0}
+        self._damaged = False  # whether the file that names the version in use was found to be
         # Changes of items that no view has yet.
         self._pending: dict[str, Columns | None] = {}
         bundle = bundles.current
@@ -251,7 +252,7 @@ class Live:
                 self._forget_others()
                 users, self._seq["users"] = self.store.all("users", self._seq["users"])
                 self.changed("users", users)
-                bundle = self.bundles.current
+                bundle = self._in_use()
                 if bundle is not None and bundle.version != self.now.version:
                     self._change_version(self.load(bundle))
                 self.trending.look(self.now)
@@ -260,6 +261,18 @@ class Live:
                     look(self.now)
             except Exception as error:  # what answers goes on answering
                 log.warning("service: %s", error)
+
+    def _in_use(self) -> Bundle | None:
+        """The version in use; None, with one warning, where the file that names it is damaged or names none."""
+        try:
+            bundle = self.bundles.current
+        except DataError as error:
+            if not self._damaged:
+                log.warning("service: version %d goes on answering: %s", self.now.version, error)
+            self._damaged = True
+            return None
+        self._damaged = False
+        return bundle
 
     def _change_version(self, loaded: Loaded) -> None:
         changes, seq = self.store.all("items")
