@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,48 @@ class StoreConformance:
         assert store.get("items", "b") is None
         assert store.all("items", last)[0] == {"b": None}
         assert store.get("users", "a") is None
+
+    def test_a_patch_keeps_what_it_does_not_name(self, store: Store) -> None:
+        assert store.patch("items", {"a": {"price": 3, "hidden": True}, "b": {}}) == {"a": 1, "b": 1}
+        assert store.patch("items", {"a": {"tags": ["x"]}}) == {"a": 2}
+        assert store.patch("items", {"a": {"price": 3}}) == {"a": 2}  # nothing changed
+        assert store.patch("items", {"a": {"price": None}}) == {"a": 3}
+        assert store.get("items", "a") == ({"price": None, "hidden": True, "tags": ["x"]}, 3)
+        store.put("items", {"a": None})
+        assert store.deleted("items", "a")
+        assert store.patch("items", {"a": {"price": 4}}) == {"a": 5}
+        assert store.get("items", "a") == ({"price": 4}, 5)
+        assert not store.deleted("items", "a")
+        assert not store.deleted("items", "never")
+        with pytest.raises(DataError):
+            store.patch("items", {"a": {"id": "x"}})
+
+    def test_what_replaces_columns_says_which_are_gone(self, store: Store) -> None:
+        store.put("items", {"a": {"price": 3, "hidden": True}})
+        assert store.replace("items", {"a": {"size": 1}, "b": {"size": 2}}, {"a": ["genre", "size"]}) == {
+            "a": 2,
+            "b": 1,
+        }
+        assert store.get("items", "a") == ({"genre": None, "price": None, "size": 1}, 2)
+        assert store.get("items", "b") == ({"size": 2}, 1)
+        assert store.replace("items", {"a": None}, {}) == {"a": 3}
+
+    def test_patches_of_several_programs_all_count(self, store: Store, address: str) -> None:
+        programs = [store, Store(address), Store(address)]
+        for step in range(5):
+            barrier = threading.Barrier(6)
+
+            def patch(number: int, step: int = step, barrier: threading.Barrier = barrier) -> None:
+                barrier.wait(20)
+                programs[number % 3].patch("items", {"a": {f"c{number}": step}, f"own {number}": {"n": step}})
+
+            with ThreadPoolExecutor(6) as pool:
+                for done in [pool.submit(patch, number) for number in range(6)]:
+                    done.result(60)
+        assert store.get("items", "a") == ({f"c{n}": 4 for n in range(6)}, 30)
+        assert [version for version, _, _ in store.versions("items", "a")] == list(range(30, 0, -1))
+        for program in programs[1:]:
+            program.close()
 
     @pytest.mark.parametrize(
         "columns",

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,108 +19,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zhiyin.core.errors import DataError
-from zhiyin.data.catalogue import Catalogue
-from zhiyin.data.config import ServiceSection
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.doctor import examine
 from zhiyin.data.reading import read
-from zhiyin.models.popularity import Popular
-from zhiyin.pipeline.bundles import Bundles
-from zhiyin.service.keys import Keys
-from zhiyin.service.live import Live
-from zhiyin.service.tenant import Tenant
 from zhiyin.service.views import View
 from zhiyin.store.database import Store
 from zhiyin.store.records import Event
-from zhiyin.store.state import Direct, LiveState, Memory
-from zhiyin.store.training import heard
+from zhiyin.store.state import Direct, Memory
 
-from .conftest import click, client_of, listed
+from .conftest import click, listed
+from .learning_shop import ALWAYS, DAY, HOUR, ITEMS, NAMES, NOW, Shop, a_shop, as_known, frame, learned, served
 
-DAY, HOUR = 86_400_000_000, 3_600_000_000
-NOW = 1_700_000_000_000_000
-ITEMS = [f"i{n}" for n in range(6)]
-NAMES = {"user": "user", "item": "item", "time": "time", "kind": "kind", "rating": "stars"}
-COLUMNS = {"user": pl.String, "item": pl.String, "time": pl.Int64, "kind": pl.String, "stars": pl.Float64}
-# What every log has, so that weights may name it.
-ALWAYS = [("u0", "i0", NOW - 9 * DAY, "view", None), ("u0", "i1", NOW - 8 * DAY, "purchase", 2.0)]
 RULES: list[dict[str, float] | None] = [
     None, {"stars < 0": -1, "purchase": 5, "view": 1}, {"view >= 3": 2, "stars >= 4": 3, "purchase": 1},
 ]  # fmt: skip
-
-
-def frame(rows: list[tuple[Any, ...]]) -> pl.DataFrame:
-    return pl.DataFrame(rows, schema=COLUMNS, orient="row").with_columns(pl.from_epoch("time", "us"))
-
-
-class Shop:
-    """Files and a store, whose clock stands still; versions that learn from both."""
-
-    def __init__(self, folder: Path, files: pl.DataFrame | None, weights: dict[str, float] | None = None) -> None:
-        self.folder, self.files, self.weights = folder, files, weights
-        self.store, self.bundles = Store(folder / "store.db", clock=lambda: NOW), Bundles(folder / "bundles")
-
-    def read(self) -> Dataset:
-        return read(
-            self.files, items=pl.DataFrame({"id": ITEMS}), columns=NAMES if self.files is not None else None,
-            weights=self.weights, heard=heard(self.store), now=NOW,
-        )  # fmt: skip
-
-    def train(self) -> Dataset:
-        """The next version, put in use; what it learned from."""
-        data = self.read()
-        bundle = self.bundles.write(Popular().fit(data), figures={}, catalogue=Catalogue.of(data))
-        self.bundles.promote(bundle.version)
-        return data
-
-    @contextmanager
-    def serving(self, state: LiveState | None = None) -> Iterator[Any]:
-        live = Live(self.bundles, self.store, weights=self.weights, state=state)
-        keys, shown = Keys.open(self.folder / "keys.json")
-        shop = Tenant("shop", live, keys, ServiceSection(budget=60_000))
-        shop.shown = shown or self.shown  # type: ignore[attr-defined]
-        self.shown = shop.shown  # type: ignore[attr-defined]
-        try:
-            yield client_of(shop)
-        finally:
-            live.close()
-            shop.writer.close()
-            shop.traces.close()
-            live.state.close()
-
-
-@contextmanager
-def a_shop(files: pl.DataFrame | None, weights: dict[str, float] | None = None) -> Iterator[Shop]:
-    with tempfile.TemporaryDirectory() as folder:
-        shop = Shop(Path(folder), files, weights)
-        try:
-            yield shop
-        finally:
-            shop.store.close()
-
-
-def learned(data: Dataset, user: str) -> list[tuple[Any, ...]]:
-    """The history of a user as training has it: item, weight, time, kind, value; numbers as their bits."""
-    return rows(data.history_of([user]), data.item_ids, data.schema)
-
-
-def rows(histories: Any, ids: Any, schema: Any) -> list[tuple[Any, ...]]:
-    names = [*schema.kinds, "other"]
-    return list(zip(
-        ids.raw(histories.items), histories.weights.view(np.uint32).tolist(), histories.times.tolist(),
-        [names[code] for code in histories.kinds.tolist()], histories.values.view(np.uint32).tolist(),
-    ))  # fmt: skip
-
-
-def served(client: Any, user: str, view: View | None = None) -> list[tuple[Any, ...]]:
-    """The history that a list for the user is made of."""
-    view = view or client.live.view()
-    return rows(client.live.past(view, user).history, view.ids, view.loaded.schema)
-
-
-def as_known(history: list[tuple[Any, ...]], kinds: tuple[str, ...]) -> list[tuple[Any, ...]]:
-    """A history as a version has it that knows only these kinds."""
-    return [(*row[:3], row[3] if row[3] in kinds else "other", row[4]) for row in history]
 
 
 # -- log ↔ live -------------------------------------------------------------------------------------------------------
@@ -173,10 +83,11 @@ def test_the_same_events_by_training_and_over_http_are_the_same_history(
             for user in everyone if asked else []:  # what is at hand must not hide what comes
                 assert served(client, user) == learned(first, user)
             send(client, shop, late)
+            here = client.live.view()  # the service takes up the next version by itself
             second = shop.train()
             there = View.of(client.live.load(shop.bundles.get(3)), {}, 0)
             for user in everyone:
-                assert served(client, user) == as_known(learned(second, user), first.schema.kinds), user
+                assert served(client, user, here) == as_known(learned(second, user), first.schema.kinds), user
                 assert served(client, user, there) == learned(second, user), user
 
 
@@ -271,17 +182,11 @@ def test_a_kind_nobody_has_seen_is_no_kind_of_the_rules() -> None:
     with a_shop(frame(ALWAYS)) as shop:
         data = shop.train()
         assert data.kinds[0] == "purchase"
-        live = Live(shop.bundles, shop.store, {"rules": Rules.from_dict({"bought": {"purchase": "never"}})})
-        keys, shown = Keys.open(shop.folder / "keys.json")
-        tenant = Tenant("shop", live, keys, ServiceSection(budget=60_000))
-        tenant.shown = shown  # type: ignore[attr-defined]
-        client = client_of(tenant)
-        click(client, {"user": "x", "item": "i1", "kind": "share"}, {"user": "x", "item": "i2", "kind": "purchase"})
-        found = listed(client, user="x", k=6, exclude_seen=False)
-        assert "i1" in found
-        assert "i2" not in found
-        for part in (live, tenant.writer, tenant.traces, live.state):
-            part.close()
+        with shop.serving(options={"rules": Rules.from_dict({"bought": {"purchase": "never"}})}) as client:
+            click(client, {"user": "x", "item": "i1", "kind": "share"}, {"user": "x", "item": "i2", "kind": "purchase"})
+            found = listed(client, user="x", k=6, exclude_seen=False)
+            assert "i1" in found
+            assert "i2" not in found
 
 
 def test_what_is_trending_is_what_users_want() -> None:
@@ -345,7 +250,7 @@ def csv(path: Path, *more: tuple[str, ...]) -> Path:
 @pytest.mark.parametrize("what", BAD)
 def test_a_bad_event_is_refused_or_set_aside_and_nothing_else_changes(what: str, tmp_path: Path) -> None:
     wrong, reason, row = BAD[what]
-    with a_shop(csv(tmp_path / "log.csv")) as shop:  # type: ignore[arg-type]
+    with a_shop(csv(tmp_path / "log.csv")) as shop:
         good = shop.train()
         if row is not None:  # read and check
             spoiled = read(csv(tmp_path / "bad.csv", row), items=pl.DataFrame({"id": ITEMS}), columns=NAMES, now=NOW)

@@ -370,7 +370,8 @@ def merged(
     filter = filters[0] if len(filters) == 1 else " AND ".join(f"({text})" for text in filters)
     history: Histories | list[Any] = [] if ask.history is None else [view.item(item) for item in ask.history]
     return Request(
-        user=None if ask.user is None else view.user(ask.user),
+        # Of one whom the version does not know, or must not, its columns of users say nothing.
+        user=None if ask.user is None or past is None or past.code < 0 else view.user(ask.user),
         history=history if past is None else past.history,
         seen=() if past is None else view.ids.raw(past.seen),
         k=chosen("k"),

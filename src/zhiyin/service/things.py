@@ -125,15 +125,15 @@ def _write(tenant: Tenant, name: str, things: dict[str, Any], *, keep: bool = Fa
 
 
 def _catalogued(tenant: Tenant, name: str, key: str) -> dict[str, Any] | None:
-    """Columns as the catalogue of the version in use has them, NULLs left out; None for one it does not have."""
-    view = tenant.live.now
-    known, frame, raw = view.known.item_ids, view.loaded.items, view.item(key)
-    if name == "users":
-        if view.loaded.users is None:
-            return None
-        known, frame, raw = view.known.user_ids, view.loaded.users, view.user(key)
-    code = int(known.encode([raw])[0])
-    if code < 0:
+    """Columns as the catalogue of the version in use has them, NULLs left out; None for one it does not have, and for a
+    user who was forgotten since."""
+    loaded = tenant.live.now.loaded
+    frame = loaded.items if name == "items" else loaded.users
+    if name == "items":
+        code = int(loaded.known.item_ids.encode([loaded.item(key)])[0])
+    else:
+        code = loaded.learned(key, tenant.store.forgotten(key))
+    if code < 0 or frame is None:
         return None
     return {column: plain(value) for column, value in frame.row(code, named=True).items()
             if value is not None and column != "id"}  # fmt: skip
