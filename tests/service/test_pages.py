@@ -662,3 +662,29 @@ def test_one_event_that_may_not_be_does_not_take_the_others_along(site: Site) ->
     assert flushed(page) == 403
     assert waiting(page) == 0
     assert {event.item for event in site.store.history("shopper")} == {f"i{n}" for n in range(9) if n != 4}
+
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guide.md"
+
+
+def test_what_the_guide_says_of_pages_works(site: Site) -> None:
+    """Its server and its page, as they stand there but for addresses."""
+    guide = GUIDE.read_text("utf-8")
+    (server,) = [block for block in re.findall("```python\n(.*?)```", guide, re.S) if "PageKey(" in block]
+    (page_body,) = re.findall("```html\n(.*?)```", guide, re.S)
+    assert not re.search(r"\bkey|zy_", page_body, re.IGNORECASE)
+    names: dict[str, Any] = {"PAGE_KEY": site.keys["page"]}
+    exec(server, names)  # noqa: S102
+    session = {"user": "shopper", "zhiyin": "session-of-shopper"}
+    page = site.browser()
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.route("**/zhiyin-token", lambda route: route.fulfill(body=names["zhiyin_token"](session)))
+    body = "<!doctype html><title>shop</title>" + page_body.replace("https://recommend.example", site.url)
+    page.route("**/shop", lambda route: route.fulfill(body=body, content_type="text/html"))
+    page.goto(f"{site.url}/shop")
+    eventually(lambda: page.wait_for_timeout(10) or site.store.history("shopper"))
+    assert [event.item for event in site.store.history("shopper")] == ["film 7"]
+    eventually(lambda: page.wait_for_timeout(10) or said)
+    assert said[0].count("Object") == 10
+    assert site.store.count() == 1

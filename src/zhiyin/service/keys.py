@@ -46,6 +46,7 @@ class Keys:
         self.table, self._clock = table, clock
         self._by_hash: dict[bytes, AccessKey] = {}
         self._by_id: dict[str, AccessKey] = {}
+        self._keys: list[AccessKey] = []
         self._used: dict[str, int] = {}
         self._away, self._lock = False, threading.Lock()
         self._stop = threading.Event()
@@ -184,6 +185,9 @@ class Keys:
     def _take(self) -> list[AccessKey]:
         with self._lock:  # or what was read before a change would overwrite what was read after it
             keys = self.table.all()
+            if keys == self._keys:
+                return keys
+            self._keys = keys
             self._by_hash = {bytes.fromhex(key.hash): key for key in keys}
             self._by_id = {key.id: key for key in keys}
         return keys
