@@ -57,10 +57,10 @@ def opened(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         if bundles.current is None:
             bundles.promote(1)
         live = Live(bundles, Store(tmp_path / "shop.db"), {"rules": rules or Rules()}, several=bool(made))
-        keys, shown = Keys.open(tmp_path / f"keys{len(made)}.json")
+        keys, shown = Keys.open(live.store)
         section = ServiceSection(**({"budget": 60_000, "log_features": 1.0, "log_features_rate": 10_000} | settings))
         shop = Tenant("ranked", live, keys, section)
-        shop.shown = shown  # type: ignore[attr-defined]
+        shop.shown = shown or made[0].shown  # type: ignore[attr-defined]
         made.append(shop)
         return client_of(shop)
 
@@ -198,6 +198,24 @@ def test_windowed_counts_some_days_after_training(opened: Callable[..., Any], da
         per_item[whole.item_ids.encode(counts["item"])] = counts["len"].to_numpy()
         assert np.allclose(column, np.log1p(per_item[items]), rtol=1e-6), window
         assert column.max() > 0
+
+
+def test_reasons_tell_what_the_ranker_read(opened: Callable[..., Any]) -> None:
+    client = opened()
+    now = TRAINED + 20 * DAY
+    send(client, ranked.log(100).filter(pl.col("time").is_between(TRAINED, now, closed="left")))
+    body = ask(client, "u5", now, explain=True)
+    trace = client.shop.traces.find(body["list_id"])
+    names = client.live.now.loaded.model.builder_.number_names
+    rows = dict(zip(client.live.now.known.item_ids.raw(trace.arrays["feature_items"]), trace.arrays["feature_values"]))
+    compared = 0
+    for row in body["items"]:
+        for one in row["reason"]["features"]:
+            if one["value"] is not None:
+                logged = rows[row["item"]][names.index(one["feature"])]
+                assert one["value"] == pytest.approx(float(logged), nan_ok=True)
+                compared += one["feature"].startswith("item ")
+    assert compared
 
 
 def test_every_process_follows_the_log(opened: Callable[..., Any]) -> None:

@@ -281,7 +281,7 @@ class Answers:
             answer = dataclasses.replace(answer, removed=self._kept_out(request, batch, best, shown))
         if not request.explain or clock.late("reasons", 1.0):
             return answer
-        why = self._reasons(history, best, candidates)
+        why = self._reasons(history, best, candidates, made.method, made.examples)
         removed = answer.removed if request.closed else self._removed(history, needs, book, batch.seen, k, index)
         clock.passed("explain")
         return dataclasses.replace(answer, reasons=why, removed=removed)
@@ -589,10 +589,14 @@ class Answers:
                     self._open.popitem(last=False)
         return found
 
-    def _reasons(self, history: Histories, best: Slate, candidates: Candidates) -> list[Reason]:
+    def _reasons(
+        self, history: Histories, best: Slate, candidates: Candidates, method: str, examples: Examples | None
+    ) -> list[Reason]:
         n = len(self.known.item_ids)
         rules = [told(best.trace, int(item)) for item in best.items]
-        old = reasons(self.model, history, best.items[best.items < n], candidates, self.run)
+        old = reasons(
+            self.model, history, best.items[best.items < n], candidates, self.run, method=method, examples=examples
+        )
         known, raw, found = iter(old), self.ids.raw(best.items), []
         for item, name, steps in zip(best.items, raw, rules):
             if item < n:

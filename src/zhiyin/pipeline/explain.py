@@ -15,7 +15,7 @@ import numpy as np
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import Run
 from zhiyin.data.histories import Histories
-from zhiyin.ranking.examples import Candidates
+from zhiyin.ranking.examples import Candidates, Examples
 
 if TYPE_CHECKING:
     from zhiyin.pipeline.pipeline import Pipeline
@@ -153,17 +153,24 @@ def reasons(
     candidates: Candidates,
     run: Run | None = None,
     context: Any = None,
+    method: str | None = None,
+    examples: Examples | None = None,
 ) -> list[Reason]:
     """A reason for each item of a list, for one history.
 
     items: int32[k], codes, as shown; those that are no candidates filled the list up.
+    method: what ordered the candidates; None: what orders those of such histories. examples: what the ranker read of
+    the candidates; None: what the pipeline has learned says so.
     """
     run, known = run or Run(), pipeline.known_
-    method = pipeline.method_of(history)
+    method = pipeline.method_of(history) if method is None else method
+    if method == "ranker" and examples is None:
+        assert pipeline.builder_ is not None
+        examples = pipeline.builder_.build(history, candidates, context)
     place = {int(item): at for at, item in enumerate(candidates.items)}
     rows = np.array([place.get(int(item), -1) for item in items], dtype=np.int64)
     because = _because(pipeline, history, items, candidates, rows, run)
-    features = _features(pipeline, history, candidates, rows, run, context) if method == "ranker" else [[]] * len(items)
+    features = [[]] * len(items) if examples is None else _features(pipeline, examples, rows, run)
     raw, stranger = known.item_ids.raw(items), not bool((history.weights > 0).any())
     found = []
     for number, row in enumerate(rows):
@@ -205,13 +212,9 @@ def _because(
     return found
 
 
-def _features(
-    pipeline: Pipeline, history: Histories, candidates: Candidates, rows: np.ndarray, run: Run, context: Any
-) -> list[list[dict[str, Any]]]:
+def _features(pipeline: Pipeline, whole: Examples, rows: np.ndarray, run: Run) -> list[list[dict[str, Any]]]:
     """Of each item the features that moved the ranker's score most."""
     assert pipeline.ranker_ is not None
-    assert pipeline.builder_ is not None
-    whole = pipeline.builder_.build(history, candidates, context)
     shown = np.unique(rows[rows >= 0])
     examples = whole.only(shown)
     try:
