@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from zhiyin.core.durations import UNITS, is_duration, microseconds, spell
 from zhiyin.core.errors import ConfigError, DataError, nearest
 from zhiyin.core.params import check_settings, list_length, param, params_of, settings_of, whole_number
+from zhiyin.core.run import Run
 
 
 @dataclasses.dataclass
@@ -130,3 +131,16 @@ def test_durations_are_never_off_by_one(whole: int, unit: str, decimals: int) ->
     exact = Decimal(whole) / 10**decimals * UNITS[unit]
     if exact <= 1000 * UNITS["y"]:
         assert abs(microseconds(f"{Decimal(whole) / 10**decimals:f}{unit}") - exact) <= max(1, exact // 2**52)
+
+
+def test_seeds_and_threads_are_whole_numbers_in_range() -> None:
+    run = Run(seed=np.int64(3), threads=np.int32(2))
+    assert (run.seed, type(run.seed), run.threads, run.n_threads) == (3, int, 2, 2)
+    assert Run(threads=0).n_threads == Run().n_threads
+    assert Run(seed=2**63 - 1).rng(1).integers(9) >= 0
+    for wrong in (-1, True, 1.5, float("nan"), 2**63, "1", None):
+        with pytest.raises(ConfigError, match=r"^seed = "):
+            Run(seed=wrong)  # type: ignore[arg-type]
+    for wrong in (-1, True, 1.5, 10**9, "1"):
+        with pytest.raises(ConfigError, match=r"^threads = "):
+            Run(threads=wrong)  # type: ignore[arg-type]

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from zhiyin.core.params import whole_number
+
 log = logging.getLogger("zhiyin")
 
 
@@ -28,7 +30,7 @@ class Run:
 
     Parameters
     ----------
-    seed: every random draw descends from it.
+    seed: every random draw descends from it; from 0 to 2**63 - 1.
     threads: worker threads; None takes all cores this process may use.
     device: "auto", "cpu" or "cuda"; only neural models look at it.
     compiled: compile the networks of sequences on a GPU; more than a minute passes before the first step.
@@ -49,6 +51,12 @@ class Run:
     checkpoint: str | os.PathLike[str] | None = None
     checkpoint_every: str = "10m"
     approximate: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a seed or a number of threads that cannot be; 0 threads are all cores."""
+        object.__setattr__(self, "seed", whole_number(self.seed, "seed", at_least=0, at_most=2**63 - 1))
+        if self.threads is not None:
+            object.__setattr__(self, "threads", whole_number(self.threads, "threads", at_least=0, at_most=4_096))
 
     @property
     def n_threads(self) -> int:
