@@ -60,7 +60,9 @@ class Session:
     """The shell, the interpreter and the service that a reader of a document has before them."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.address, self.key = folder, "", ""
+        self.folder, self.address = folder, ""
+        # Keys that the first start has shown, by scope.
+        self.keys: dict[str, str] = {}
         self.section: tuple[str, str] = ("", "")
         self.names: dict[str, Any] = {}
         self.trained: set[tuple[str, ...]] = set()
@@ -91,7 +93,7 @@ class Session:
         for old, new in INSTEAD:
             text = text.replace(old, new)
         for words in commands(self._here(text)):
-            words = [word.replace("$KEY", self.key) for word in words]
+            words = [word.replace("$KEY", self.keys["admin"]) if "$KEY" in word else word for word in words]
             act = getattr(self, f"_{words[0]}", None)
             if act is None:
                 pytest.fail(f"nobody here knows how to check {words[0]!r}: say so in this test, or list the block")
@@ -135,6 +137,8 @@ class Session:
             return
         if words[0] == "init":
             (self.folder / "zhiyin.toml").unlink(missing_ok=True)
+        if words[:2] == ["key", "revoke"]:  # one that the reader made last year
+            CliRunner().invoke(app, ["key", "add", words[2], "--scope", "read"])
         if words[0] == "diff":  # between versions that the reader has: there are two at least
             bundles = Bundles(self.folder / "models" / "bundles")
             while len(bundles.versions()) < 2:
@@ -189,8 +193,8 @@ class Session:
         """The address of the service, which is started where none runs."""
         if self._service is None:
             self._service = contextlib.ExitStack()
-            self.address, key = self._service.enter_context(served(self.folder, words or []))
-            self.key = key or self.key
+            self.address, keys = self._service.enter_context(served(self.folder, words or []))
+            self.keys |= keys
         return self.address
 
     def stop(self) -> None:
@@ -200,15 +204,14 @@ class Session:
 
     def _here(self, text: str) -> str:
         """Without the address that documents write: the service listens where there was room."""
-        if PORT.search(text) or "$KEY" in text or re.search(r"\bKEY\b", text):
+        if PORT.search(text) or re.search(r"\b(?:PAGE_)?KEY\b", text):
             return PORT.sub(self.serving().removeprefix("http://"), text)
         return text
 
 
 @contextlib.contextmanager
-def served(folder: Path, words: list[str]) -> Iterator[tuple[str, str]]:
-    """A service in a process of its own until the end of the block: its address, and the key that may do all if it has
-    shown one."""
+def served(folder: Path, words: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """A service in a process of its own until the end of the block: its address, and the keys that it has shown."""
     process = subprocess.Popen(
         [sys.executable, "-c", "from zhiyin.cli.main import main; main()", "serve", "--port", "0", *words],
         cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, encoding="utf-8",
@@ -228,8 +231,7 @@ def served(folder: Path, words: list[str]) -> Iterator[tuple[str, str]]:
         assert address, f"the service did not start:\n{said}"
         threading.Thread(target=process.stderr.read, daemon=True).start()
         assert httpx.get(f"{address}/ready", timeout=60).is_success
-        key = re.search(r"\b(zy_admin_[\w-]+)", said)
-        yield address, key[1] if key else ""
+        yield address, {key.split("_")[1]: key for key in re.findall(r"\bzy_[a-z]+_[\w-]+", said)}
     finally:
         guard.cancel()
         process.send_signal(signal.SIGTERM)
@@ -249,7 +251,8 @@ def _sources(session: Session) -> Any:
 
 
 GIVEN: dict[str, Callable[[Session], Any]] = {
-    "zy": lambda _: zy, "data": _data, "more_data": _data, "sources": _sources, "KEY": lambda session: session.key,
+    "zy": lambda _: zy, "data": _data, "more_data": _data, "sources": _sources,
+    "KEY": lambda session: session.keys["admin"], "PAGE_KEY": lambda session: session.keys["page"],
 }  # fmt: skip
 
 
