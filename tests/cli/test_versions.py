@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,3 +81,34 @@ def test_rules_that_cannot_be_name_the_file(zhiyin: Command, project: Path) -> N
     wrong = zhiyin("recommend", "u2", code=1).stderr
     assert "zhiyin.toml" in wrong
     assert "filter" in wrong
+
+
+def test_what_is_in_use_learns_anew_where_the_new_version_may_not_replace_it(
+    zhiyin: Command, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dataclasses
+
+    from zhiyin.pipeline import gate as module
+
+    first = zhiyin("train", "--budget", "8s").output
+    assert "version 1 is in use" in first  # of a small shop, and the first
+    with (project / "events.csv").open("a") as log:
+        log.writelines(f"u{u},i{u % 20},{1_600_600_000 + u}\n" for u in range(40))
+    real = module.gate
+
+    def refusing(*args: Any, **named: Any) -> Any:
+        verdict = real(*args, **named)
+        return dataclasses.replace(verdict, passed=verdict.first)
+
+    monkeypatch.setattr(module, "gate", refusing)
+    said = zhiyin("train", "--budget", "8s", "--json")
+    told = json.loads(said.stdout)
+    assert (told["version"], told["promoted"], told["refitted"]) == (2, False, 3)
+    assert "version 2" in said.stderr
+    assert "NOT in use" in said.stderr
+    assert "version 3 is in use: it is version 1, learned anew" in said.stderr
+    reports = [json.loads((project / f"models/bundles/000{n}/report.json").read_text()) for n in (1, 2, 3)]
+    assert reports[2]["pipeline"]["choices"] == reports[0]["pipeline"]["choices"]
+    assert "version 1, learned anew, for version 2 did not pass" in reports[2]["judged"]["why"]
+    windows = [json.loads((project / f"models/bundles/000{n}/bundle.json").read_text())["data"] for n in (1, 2, 3)]
+    assert windows[2] == windows[1] != windows[0]

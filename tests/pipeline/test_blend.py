@@ -90,3 +90,13 @@ def test_a_segment_leaves_the_common_choice_only_for_a_clear_gain() -> None:
     few = {name: value[:40] for name, value in clear.items()}
     assert blend.choose("short", few, [], default="a").method == "a"
     assert blend.choose("short", {"a": np.zeros(0)}, [], default="a").method == "a"
+
+
+def test_which_source_is_best_is_told_by_the_windows_before_too() -> None:
+    """On the last windows "lucky" is the best of the sources by chance, and the blend is better than the truly best."""
+    values = {"lucky": np.full(60, 0.5), "good": np.full(60, 0.4), "rrf": np.full(60, 0.45)}
+    assert blend.choose("all", values, ["rrf"]).method == "lucky"
+    earlier = {"lucky": np.full(200, 0.1), "good": np.full(200, 0.4)}
+    assert blend.choose("all", values, ["rrf"], earlier=earlier).method == "rrf"
+    values["rrf"] -= 0.1
+    assert blend.choose("all", values, ["rrf"], earlier=earlier).method == "good"

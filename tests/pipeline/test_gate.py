@@ -1,45 +1,141 @@
-"""The gate lets through what is better on unseen days, and only that."""
+"""The gate lets through what is shown to be good enough on unseen days, and only that."""
 
 from __future__ import annotations
 
+import dataclasses
+from typing import ClassVar
+
 import numpy as np
 import polars as pl
+import pytest
 
 from tests.conformance.recommender import DAY
+from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
+from zhiyin.data.histories import Histories
 from zhiyin.data.splits import split
+from zhiyin.models.base import Recommender
 from zhiyin.models.popularity import Popular
 from zhiyin.models.random import Random
 from zhiyin.models.transitions import Transitions
-from zhiyin.pipeline.gate import gate
+from zhiyin.pipeline.gate import FEWEST, Verdict, gate
 
 
-def walks(seed: int = 0) -> Dataset:
+def walks(seed: int = 0, users: int = 80) -> Dataset:
     """Users who walk a ring of 40 items, a step a day: what comes next is certain, popularity says nothing."""
     rng = np.random.default_rng(seed)
     rows = [
         {"user": f"u{u}", "item": f"i{(start + day) % 40:02}", "time": day * DAY + u}
-        for u, start in enumerate(rng.integers(0, 40, 80))
+        for u, start in enumerate(rng.integers(0, 40, users))
         for day in range(20)
     ]
     return Dataset.build(pl.DataFrame(rows))
 
 
+@dataclasses.dataclass
+class Sometimes(Recommender):
+    """Knows the next item of the ring for a share of the users, and says popular things to the others."""
+
+    answers_strangers: ClassVar[bool] = True
+    share: float = param(0.5, "share of the users")
+    salt: int = param(0, "which of them")
+
+    def _fit(self, data: Dataset, run: Run) -> None:
+        self.items_ = data.n_items
+
+    def _score(self, histories: Histories, run: Run) -> np.ndarray:
+        scores = np.tile(np.linspace(0, 0.1, self.items_, dtype=np.float32), (len(histories), 1))
+        last = histories.items[histories.offsets[1:] - 1]
+        knows = np.random.default_rng(self.salt).random(histories.users.max() + 1)[histories.users] < self.share
+        scores[np.flatnonzero(knows), (last[knows] + 1) % self.items_] = 1
+        return scores
+
+
+def judged(candidate: Recommender, used: Recommender | None = None, users: int = 80, margin: float = 0.02) -> Verdict:
+    rivals = {} if used is None else {"version 1": used}
+    return gate(candidate, split(walks(users=users), "time", test="3d"), rivals, metric="ndcg@3", margin=margin)
+
+
 def test_the_better_model_passes_and_the_worse_does_not() -> None:
-    parts = split(walks(), "time", test="3d")
-    passed = gate(Transitions(), parts, metric="ndcg@3")
+    passed = judged(Transitions(), Random())
     assert passed.passed
     assert passed.figures["candidate"] > 0.5
-    assert passed.gains["popular"][1] > 0
-    failed = gate(Random(), parts, {"version 1": Transitions()}, metric="ndcg@3")
+    assert passed.tests["popular"].low > 0
+    failed = judged(Random(), Transitions())
     assert not failed.passed
-    assert failed.gains["version 1"][2] < 0
+    assert failed.worse
+    assert failed.tests["version 1"].high < 0
     assert "version 1" in failed.why
+    assert "it takes" not in failed.why  # more users would not help
 
 
-def test_what_is_as_good_as_popular_does_not_pass() -> None:
-    assert not gate(Popular(), split(walks(), "time", test="3d")).passed
+def test_what_is_as_good_as_popular_does_not_replace_anything() -> None:
+    verdict = judged(Popular(), Random())
+    assert not verdict.passed
+    assert not verdict.worse
+    assert verdict.tests["popular"].needed is None
+    assert "no number of users" in verdict.why
+
+
+def test_the_same_model_learned_anew_is_not_inferior() -> None:
+    verdict = judged(Transitions(), Transitions(), margin=0.01)
+    assert verdict.passed
+    assert verdict.tests["version 1"].gain == 0
+    assert not judged(Transitions(), Transitions(), margin=0).passed  # nothing is above nothing
+
+
+def test_the_margin_says_how_much_may_be_lost() -> None:
+    candidate, used = Sometimes(share=0.85), Sometimes(share=0.9)
+    strict, loose = judged(candidate, used, 400, 0.02), judged(candidate, used, 400, 0.3)
+    test = strict.tests["version 1"]
+    assert not strict.passed
+    assert test.bound == pytest.approx(-0.02 * strict.figures["version 1"])
+    assert loose.passed
+    assert loose.tests["version 1"].low == test.low > loose.tests["version 1"].bound
+
+
+def test_too_few_users_are_said_with_how_many_it_takes_and_so_many_do() -> None:
+    few = judged(Sometimes(share=0.5), Random(), 60)
+    test = few.tests["popular"]
+    assert not few.passed
+    assert not few.worse
+    assert test.needed is not None
+    assert 60 < test.needed < 500
+    assert f"about {test.needed:,} users, there were 60" in few.why
+    assert judged(Sometimes(share=0.5), Random(), 2 * test.needed).tests["popular"].passed
+
+
+def test_no_interval_of_a_handful_of_users_shows_anything() -> None:
+    verdict = judged(Transitions(), Random(), FEWEST - 5)
+    assert verdict.users < FEWEST
+    assert verdict.tests["popular"].low > 0
+    assert not verdict.passed
+    assert f"about {FEWEST} users" in verdict.why
+
+
+def test_the_first_version_of_a_small_shop_goes_into_use() -> None:
+    small = judged(Transitions(), None, 5)
+    assert small.first
+    assert small.passed
+    alike = judged(Popular(), None, 40)
+    assert alike.passed
+    assert "the first version is used unless popular is shown to be better" in alike.why
+    # But not one that is shown to be worse than what is simply popular.
+    data = Dataset.build(
+        pl.DataFrame(
+            [
+                {"user": f"u{u}", "item": "hit" if day == 9 else f"i{u % 9}{day}", "time": day * DAY + u}
+                for u in range(80)
+                for day in range(10)
+                if day != 9 or u % 2
+            ]
+            + [{"user": f"other {u}", "item": "hit", "time": DAY} for u in range(40)]
+        )
+    )
+    bad = gate(Random(), split(data, "time", test="1d"), metric="ndcg@3")
+    assert not bad.passed
+    assert bad.worse
 
 
 def test_what_is_in_use_is_judged_as_it_is() -> None:
@@ -53,4 +149,3 @@ def test_what_is_in_use_is_judged_as_it_is() -> None:
     # One that has seen the test days is fitted anew: no better than the same model of the train part.
     leaked = gate(Transitions(), parts, {"used": Transitions().fit(data)}, metric="ndcg@3", run=Run(seed=1))
     assert leaked.figures["used"] == leaked.figures["candidate"]
-    assert not leaked.passed

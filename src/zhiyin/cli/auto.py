@@ -1,4 +1,7 @@
-"""What `zhiyin train --budget` does: a pipeline made, judged on the last days, kept as a version, used if better."""
+"""What `zhiyin train --budget` does: a pipeline made, judged on the last days, kept as a version, used if it may be.
+
+Where it may not, the version in use learns anew from all events, so that what is shown does not grow old.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,12 @@ from zhiyin.cli.project import Project, short
 from zhiyin.cli.show import duration, print_json, say, table
 
 if TYPE_CHECKING:
-    from zhiyin.pipeline.bundles import Bundles
+    from datetime import datetime
+
+    from zhiyin.data.catalogue import Catalogue
+    from zhiyin.pipeline.bundles import Bundle, Bundles
+    from zhiyin.pipeline.gate import Verdict
+    from zhiyin.pipeline.pipeline import Pipeline
 
 # Share of the budget that goes into the pipeline judged by the gate; the rest fits its sources on all of the log.
 GATE = 0.85
@@ -29,12 +37,14 @@ def train_within(
 def _train(project: Project, bundles: Bundles, budget: str, force: bool, json: bool, store: bool) -> None:
     import time
     from datetime import UTC, datetime
+    from functools import partial
 
     from zhiyin.core.durations import microseconds
     from zhiyin.data.catalogue import Catalogue
     from zhiyin.data.doctor import examine
     from zhiyin.pipeline.automl import auto
     from zhiyin.pipeline.gate import gate
+    from zhiyin.pipeline.pipeline import Pipeline
     from zhiyin.pipeline.windows import gate_split
 
     begun, made = time.monotonic(), datetime.now(UTC)
@@ -47,32 +57,51 @@ def _train(project: Project, bundles: Bundles, budget: str, force: bool, json: b
     part = gate_split(data, project.config.split.test, project.run)
     exclude_seen = project.config.evaluate.exclude_seen
     pipeline = auto(part.train, GATE * seconds, exclude_seen=exclude_seen, run=project.run)
-    tell(pipeline.report_)
+    tell(pipeline.report_, choices=not json)
     used = bundles.current
-    rivals = {f"version {used.version}": used.load()} if used is not None else {}
-    verdict = gate(pipeline, part, rivals, exclude_seen=exclude_seen, run=project.run)
+    in_use = used.load() if used is not None else None
+    rivals = {f"version {used.version}": in_use} if used is not None and in_use is not None else {}
+    judge = partial(gate, split=part, margin=project.config.train.margin, exclude_seen=exclude_seen, run=project.run)
+    verdict = judge(pipeline, rivals=rivals)
     say(f"unseen days: {verdict.why}")
-    whole = pipeline.refit(data, project.run)
-    figures: dict[str, Any] = {verdict.metric: verdict.figures["candidate"], "users": verdict.users}
-    figures |= {name: value for name, value in verdict.figures.items() if name != "candidate"}
-    report = {"judged": verdict.said(), "pipeline": pipeline.report_}
-    bundle = bundles.write(whole, figures=figures, report=report, catalogue=Catalogue.of(data), made=made)
+    catalogue = Catalogue.of(data)
+    bundle = _keep(bundles, pipeline.refit(data, project.run), verdict, verdict.why, catalogue, made)
     promoted = verdict.passed or force
     if promoted:
         bundles.promote(bundle.version, verdict.why if verdict.passed else f"forced; {verdict.why}")
-    if json:
-        print_json({"version": bundle.version, "promoted": promoted, "report": report})
-        return
     say(f"version {bundle.version} kept in {bundle.folder}, {duration(time.monotonic() - begun)}")
+    refitted = None
     if promoted:
         say(f"version {bundle.version} is in use. next: zhiyin recommend {data.user_ids.values[0]}")
     else:
-        say("it is NOT in use: it does not beat what it must (see above). to use it anyway: "
-            f"zhiyin promote {bundle.version}")  # fmt: skip
+        lacking = "it is shown to be worse than it may be" if verdict.worse else "too few users to show that it may be"
+        say(f"it is NOT in use: {lacking} (see above). to use it anyway: zhiyin promote {bundle.version}")
+        if used is not None and isinstance(in_use, Pipeline) and in_use._known().fingerprint != data.fingerprint:
+            # As for a first version: it is the one in use, and only to be no worse than popular.
+            again = judge(in_use.refit(part.train, project.run))
+            if again.passed:
+                why = f"version {used.version}, learned anew, for version {bundle.version} did not pass; {again.why}"
+                refitted = _keep(bundles, in_use.refit(data, project.run), again, why, catalogue, made)
+                bundles.promote(refitted.version, why)
+                say(f"version {refitted.version} is in use: it is version {used.version}, learned anew from all events")
+    if json:
+        report = bundle.report()
+        print_json({"version": bundle.version, "promoted": promoted, "report": report,
+                    "refitted": refitted and refitted.version})  # fmt: skip
 
 
-def tell(report: dict[str, Any]) -> None:
-    """What was tried, what was chosen for whom, and what each source adds."""
+def _keep(
+    bundles: Bundles, model: Pipeline, verdict: Verdict, why: str, catalogue: Catalogue, made: datetime
+) -> Bundle:
+    """A version with what it was judged by."""
+    figures: dict[str, Any] = {verdict.metric: verdict.figures["candidate"], "users": verdict.users}
+    figures |= {name: value for name, value in verdict.figures.items() if name != "candidate"}
+    report = {"judged": verdict.said() | {"why": why}, "pipeline": model.report_}
+    return bundles.write(model, figures=figures, report=report, catalogue=catalogue, made=made)
+
+
+def tell(report: dict[str, Any], choices: bool = True) -> None:
+    """What was tried, what was chosen for whom (a table on standard output, if asked for), what each source adds."""
     for tried in report.get("tried", []):
         left = tried.get("left_out")
         tuned = tried.get("tuned")
@@ -80,14 +109,15 @@ def tell(report: dict[str, Any]) -> None:
             + (f": tuned to {tuned}, {tried['value']:.4f} from {tried['before']:.4f}" if tuned else ""))  # fmt: skip
     for note in report["notes"]:
         say(f"windows: {note}")
-    methods = list(report["choices"]["all"]["figures"])
-    table(
-        ["users", "method", *methods, "why"],
-        [
-            [name, choice["method"], *map(choice["figures"].get, methods), choice["why"]]
-            for name, choice in report["choices"].items()
-        ],
-    )
+    if choices:
+        methods = list(report["choices"]["all"]["figures"])
+        table(
+            ["users", "method", *methods, "why"],
+            [
+                [name, choice["method"], *map(choice["figures"].get, methods), choice["why"]]
+                for name, choice in report["choices"].items()
+            ],
+        )
     whole = report["without"].get("none")
     for name, value in report["without"].items():
         if name != "none":

@@ -34,7 +34,9 @@ def train(
     Networks keep a checkpoint every two minutes: interrupted, the same command goes on where it stood.
 
     With --budget and no model named, a pipeline is made: sources that fit the data are tuned and joined, judged on
-    the last days beside what is in use and what is popular, and kept as a version that is put in use if it beats both.
+    the last days beside what is in use and what is popular, and kept as a version. It is put in use if it is shown to
+    be better than what is popular and not worse, by more than [train] margin, than what is in use; the first version
+    unless popular is shown to be better. Else the version in use learns anew from all events.
 
     \b
     Examples:

@@ -108,6 +108,13 @@ class TrainSection(Section):
 
     models: list[str] = key(["EASE", "ALS"], "models by name", "a list of texts")
     output: str = key("models", "folder of the trained models", "a text")
+    margin: float = key(
+        0.02,
+        "share of the metric of what is in use that a version of --budget may lose",
+        "a number from 0 to 0.5",
+        ge=0,
+        le=0.5,
+    )
 
 
 class EvaluateSection(Section):

@@ -88,6 +88,9 @@ def auto(
     tried: list[dict[str, Any]] = []
     texts = []
     sources = fitting(data, budget)
+    # A source is fitted once for each window and twice on everything, on more events than it is timed on.
+    events = sum(part.train.n_events for part, _ in (*plan.learn, *plan.choose)) + 2 * data.n_events
+    times = events / max(1, plan.tune.n_events)
     share = 0.45 * budget / max(1, sum(source.tuned for source in sources))
     for source in sources:
         told: dict[str, Any] = {"source": source.text, "why": source.why}
@@ -100,9 +103,7 @@ def auto(
             log.info("pipeline: %s is left out: %s", source.text, error)
             continue
         told["fit_seconds"] = round(fit_seconds, 2)
-        # Fitted once a window, and once at the end, on more than it was timed on.
-        larger = data.n_events / max(1, plan.tune.n_events)
-        if (WINDOWS + 2) * larger * fit_seconds > 0.25 * budget:
+        if times * fit_seconds > 0.25 * budget:
             told["left_out"] = "its fit is too slow for the budget"
             continue
         text = source.text

@@ -125,22 +125,26 @@ def choose(
     blends: Sequence[str],
     users: np.ndarray | None = None,
     default: str | None = None,
+    earlier: dict[str, np.ndarray] | None = None,
 ) -> Choice:
     """The method to keep: the best mean; but a blend only where it beats the best single source.
 
     values: of each method, a metric of each request of the segment. blends: which of them are blends, from the simplest
     on. users: whose each request is; one user's requests of several windows count as one user's. default: what stays
     unless something is better by more than one standard error of the paired difference; for segments of few users.
+    earlier: of single sources, the metric of requests of windows that blends have learned from. Sources have learned
+    from neither, so which of them is the best one is told by both: the best of many on few requests is best by luck
+    too, and no blend would stand against it.
     """
     n = len(next(iter(values.values()))) if values else 0
     figures = {name: float(np.mean(value)) for name, value in values.items() if n}
     if not n:
         method = default or next(iter(values), "")
         return Choice(segment, method, figures, 0, "nobody to judge by")
-    single = max((name for name in values if name not in blends), key=lambda name: figures[name])
-    best = max(values, key=lambda name: (figures[name], name not in blends))
-    if best in blends and figures[best] <= figures[single]:
-        best = single
+    alone = {name: float(np.concatenate([(earlier or {}).get(name, value[:0]), value]).mean())
+             for name, value in values.items() if name not in blends}  # fmt: skip
+    single = max(alone, key=lambda name: alone[name])
+    best = max([single, *blends], key=lambda name: (figures[name], name == single))
     why = f"best of {len(values)} on {n:,} requests"
     if best == single and blends:
         why = f"no blend beats {single} on {n:,} requests"

@@ -1,4 +1,14 @@
-"""The gate: a new model goes into use only if it beats what is in use, and what is simply popular, on unseen days."""
+"""The gate: a new model goes into use only if it is shown to be good enough on days that nothing before has seen.
+
+Two things are asked of the 95 % interval of its mean gain, a value a user, paired:
+
+- **superiority to `Popular`**: the low end is above 0;
+- **non-inferiority to what is in use**: the low end is above minus a margin, a share of the metric of what is in use.
+
+The first model of a shop has nothing to replace and often few users to be judged by: it passes unless `Popular` is
+shown to be better, that is unless the high end of its gain is below 0. Where a test fails for want of users, the
+verdict says how many it would have taken at the gain that was seen.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +16,57 @@ import copy
 import dataclasses
 from collections.abc import Mapping
 
+import numpy as np
+
 from zhiyin.core.run import Run
 from zhiyin.data.splits import Split
 from zhiyin.evaluation.judging import Window, judge, metric_k
-from zhiyin.evaluation.significance import bootstrap_interval
+from zhiyin.evaluation.significance import bootstrap_interval, users_needed
 from zhiyin.models.base import Recommender
 from zhiyin.models.popularity import Popular
 from zhiyin.pipeline.pipeline import Pipeline
+
+# Share of the metric of what is in use that a new model may lose.
+MARGIN = 0.02
+# Users below which no interval is trusted to show anything.
+FEWEST = 30
+# Draws of users: the low end is what decides.
+ROUNDS = 2_000
+
+
+@dataclasses.dataclass(frozen=True)
+class PairedTest:
+    """The gain of a new model over another one, and what it had to be.
+
+    Parameters
+    ----------
+    figure: the other one's mean of the metric. gain, low, high: the new one's mean gain over it and its 95 % interval.
+    bound: what `low` must be above. needed: users it would take to show that with a probability of 80 % if the gain is
+        what was seen; None where no number would do.
+    """
+
+    figure: float
+    gain: float
+    low: float
+    high: float
+    bound: float
+    passed: bool
+    needed: int | None
+
+    @property
+    def worse(self) -> bool:
+        """Whether it is shown that the new one is below the bound."""
+        return self.high < self.bound
+
+    def said(self, name: str, users: int, first: bool) -> str:
+        """In words, for people."""
+        text = f"{name} {self.figure:.4f}: gain {self.gain:+.4f}, 95 % {self.low:+.4f} to {self.high:+.4f}, "
+        text += f"must {'not be below' if first else 'be above'} {self.bound:+.4f}: {'yes' if self.passed else 'no'}"
+        if (self.low > self.bound and users >= FEWEST) or self.worse:
+            return text
+        if self.needed is None:
+            return f"{text}; no number of users would show that it is above"
+        return f"{text}; to show that it is above takes about {max(self.needed, FEWEST):,} users, there were {users:,}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,16 +75,23 @@ class Verdict:
 
     Parameters
     ----------
-    figures: the mean of the metric of each model judged.
-    gains: of each rival, the mean gain of the new model over it and its 95 % interval.
+    figures: the mean of the metric of each model judged. tests: of each other model, how the new one compares.
+    users: users judged. margin: share of the metric of what is in use that may be lost. first: nothing is in use yet.
     """
 
     passed: bool
     why: str
     metric: str
     figures: dict[str, float]
-    gains: dict[str, tuple[float, float, float]]
+    tests: dict[str, PairedTest]
     users: int
+    margin: float
+    first: bool
+
+    @property
+    def worse(self) -> bool:
+        """Whether it failed because it is shown to be worse than it may be, and not for want of users."""
+        return not self.passed and any(test.worse for test in self.tests.values())
 
     def said(self) -> dict[str, object]:
         return dataclasses.asdict(self)
@@ -42,15 +103,19 @@ def gate(
     rivals: Mapping[str, Recommender] | None = None,
     *,
     metric: str = "ndcg@10",
+    margin: float = MARGIN,
     exclude_seen: bool = True,
     run: Run | None = None,
 ) -> Verdict:
-    """Judge a model on the test part of a split, against `Popular` and the rivals.
+    """Judge a model on the test part of a split, against `Popular` and what is in use; see the module.
 
     The candidate, if it is not fitted, and `Popular` learn from the train part. A rival is taken as it is if its data
     ended before the test part began, as it does when it is what is in use; else a copy with its settings is fitted.
 
-    Passed is who is above `Popular` and every rival, on the mean over users; `gains` say how surely.
+    Parameters
+    ----------
+    rivals: what is in use, by name; none for the first model.
+    margin: share of a rival's metric that the candidate may lose, 0 for none.
     """
     run = run or Run()
     window = Window.of(split, exclude_seen)
@@ -62,19 +127,27 @@ def gate(
     k = metric_k(metric) or 10
     values = {name: judge(model, window, [k], run).per_user[metric] for name, model in models.items()}
     figures = {name: float(value.mean()) for name, value in values.items()}
-    gains = {}
+    first = not rivals
+    tests = {}
     for name, value in values.items():
-        if name == "candidate":
-            continue
-        gain = values["candidate"] - value
-        low, high = bootstrap_interval(gain[:, None], run, 1000)
-        gains[name] = (float(gain.mean()), float(low[0]), float(high[0]))
-    lost = [name for name, (gain, _, _) in gains.items() if not gain > 0]
-    why = f"{metric} {figures['candidate']:.4f} on {len(window):,} users; " + ", ".join(
-        f"{name} {figures[name]:.4f} (gain {g:+.4f}, 95 % {low:+.4f} to {high:+.4f})"
-        for name, (g, low, high) in gains.items()
-    )
-    return Verdict(not lost, why, metric, figures, gains, len(window))
+        if name != "candidate":
+            bound = 0.0 if name == "popular" else -margin * figures[name]
+            tests[name] = _test(values["candidate"] - value, figures[name], bound, first, run)
+    why = f"{metric} {figures['candidate']:.4f} on {len(window):,} users; "
+    why += "; ".join(test.said(name, len(window), first) for name, test in tests.items())
+    passed = all(test.passed for test in tests.values())
+    if first and passed and not tests["popular"].low > 0:
+        why += "; the first version is used unless popular is shown to be better"
+    return Verdict(passed, why, metric, figures, tests, len(window), margin, first)
+
+
+def _test(gain: np.ndarray, figure: float, bound: float, first: bool, run: Run) -> PairedTest:
+    """Of the gains of users, float64[n]."""
+    n, mean = len(gain), float(gain.mean())
+    low, high = (float(end[0]) for end in bootstrap_interval(gain[:, None], run, ROUNDS))
+    needed = users_needed(float(gain.std(ddof=1)) if n > 1 else 0.0, mean - bound)
+    passed = high >= bound if first else n >= FEWEST and low > bound
+    return PairedTest(figure, mean, low, high, bound, passed, needed)
 
 
 def _ready(model: Recommender, split: Split, start: int, run: Run) -> Recommender:

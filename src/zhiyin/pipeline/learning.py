@@ -125,20 +125,27 @@ def learn(
     judged = [ask(sources, part, window, candidates, run) for part, window in _told("choose", plan.choose)]
     if not judged:
         return _unjudged(sources, data, plan, metric, run)
-    segment = np.concatenate([segments_of(a.window.histories.positives) for a in judged])
-    users = np.concatenate([a.window.users for a in judged])
+    segment, users = _segments(judged), np.concatenate([a.window.users for a in judged])
     values = _judged(learned, judged, ranker, metric, run)
+    before, alone = _segments(learned), _alone(learned, metric)
     blends = [name for name in ("rrf", "weighted", "ranker") if name in values]
-    choices = {"all": blend.choose("all", values, blends, users)}
+
+    def choice(name: str, codes: Sequence[int], default: str | None) -> blend.Choice:
+        of, earlier = np.isin(segment, codes), np.isin(before, codes)
+        return blend.choose(
+            name,
+            {method: value[of] for method, value in values.items()},
+            blends,
+            users[of],
+            default,
+            {method: value[earlier] for method, value in alone.items()},
+        )
+
+    choices = {"all": choice("all", range(len(SEGMENTS)), None)}
     # What is best for strangers says nothing of others: those stay with what is best for all who are known.
-    with_history = segment > 0
-    of_known = {method: value[with_history] for method, value in values.items()}
-    default = None if with_history.any() else "rrf"
-    known = blend.choose("known", of_known, blends, users[with_history], default)
+    known = choice("known", (1, 2), None if (segment > 0).any() else "rrf")
     for code, name in enumerate(SEGMENTS):
-        part_of = {method: value[segment == code] for method, value in values.items()}
-        default = known.method if code else choices["all"].method
-        choices[name] = blend.choose(name, part_of, blends, users[segment == code], default)
+        choices[name] = choice(name, (code,), known.method if code else choices["all"].method)
     # Decided: now the windows that were chosen by may be learned from too.
     asked = [*learned, *judged]
     trained = None
@@ -152,6 +159,22 @@ def learn(
     if trained is not None:
         builder = FeatureBuilder.learn(data, fitted, run=run)
     return Learned(fitted, _weights(asked), choices, trained, builder, report)
+
+
+def _segments(asked: list[Asked]) -> np.ndarray:
+    """int8[n]: the segment of each request of the windows."""
+    return np.concatenate([np.zeros(0, np.int8), *(segments_of(a.window.histories.positives) for a in asked)])
+
+
+def _alone(asked: list[Asked], metric: str) -> dict[str, np.ndarray]:
+    """The metric of every request of the windows by each source alone."""
+    return {
+        name: np.concatenate([
+            blend.judged(a.candidates, blend.scores_by(name, a.candidates), a.labels, a.relevant, metric)
+            for a in asked
+        ])
+        for name in (asked[0].candidates.sources if asked else ())
+    }  # fmt: skip
 
 
 def _told(purpose: str, windows: Sequence[HeldOut]) -> Iterator[HeldOut]:
