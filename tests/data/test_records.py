@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import mmap
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zhiyin.core.errors import DataError
-from zhiyin.data.records import Records, count, raw_bytes, to_utf8
+from zhiyin.data.records import Records, count, has_leading_zeros
 
 _CELL = st.text(alphabet='ab ,"\n;é', max_size=6)
 _ROWS = st.lists(st.lists(_CELL, min_size=1, max_size=4), min_size=1, max_size=8)
@@ -67,19 +64,9 @@ def test_odd_quotes() -> None:
     assert count(records.content, ",", True).loose == 4
 
 
-def test_lines_in_other_encodings() -> None:
-    good = "é,1\n".encode() * 600_000  # more than one block
-    text, mended = to_utf8(good + b"\xe9\n" + good)
-    assert mended == 1
-    assert text == good + "é\n".encode() + good
-    assert to_utf8(good) == (good, 0)
-
-
-def test_raw_bytes(tmp_path: Path) -> None:
-    path = tmp_path / "a.csv"
-    path.write_bytes(b"x")
-    assert isinstance(raw_bytes(path), mmap.mmap)
-    for ending in (".gz", ".zst"):
-        (tmp_path / f"b{ending}").write_bytes(b"\x28\xb5\x2f\xfd nonsense")
-        with pytest.raises(DataError, match="damaged"):
-            raw_bytes(tmp_path / f"b{ending}")
+@pytest.mark.parametrize("field", [b"007", b"+5", b"-0", b'"01"', b" 05"])
+def test_fields_that_no_whole_number_is_written_as(field: bytes) -> None:
+    plain = b"10,-5\n0,20.05\n"
+    assert not has_leading_zeros(plain * 100_000, ",")
+    assert has_leading_zeros(plain * 100_000 + b"1," + field + b"\n" + plain, ",")
+    assert has_leading_zeros(field + b",1\n", ",")

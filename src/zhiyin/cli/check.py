@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
-from zhiyin.cli.options import CONFIG, ConfigFile, Json
+from zhiyin.cli.options import CONFIG, Assume, ConfigFile, Json
 
 
 def check(
     source: Annotated[str | None, typer.Argument(help="A file or folder; default what the settings name.")] = None,
+    assume: Assume = None,
     strict: Annotated[bool, typer.Option("--strict", help="A bad row is an error.")] = False,
     serving: Annotated[
         bool, typer.Option("--serving", help="Compare features of served lists with the log, instead of the data.")
@@ -39,12 +40,13 @@ def check(
     if serving:
         check_serving(config, lists, json)
         return
-    from zhiyin.cli.project import open_project, project_of, settle
+    from zhiyin.cli.project import assume_in, open_project, project_of, settle
     from zhiyin.cli.show import print_json, say, table
     from zhiyin.core.files import whole_file
     from zhiyin.data.doctor import examine
 
     project = project_of(settle(source, None, None), config.parent) if source else open_project(config)
+    assume_in(project.config, assume)
     data = project.data(strict or None, store=source is None)
     findings = examine(data, project.config.split.test)
     quarantine = None

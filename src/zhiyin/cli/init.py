@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zhiyin.cli.options import CONFIG, ConfigFile
+from zhiyin.cli.options import CONFIG, Assume, ConfigFile
 from zhiyin.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def init(
     users: Annotated[str | None, typer.Option(help="The file that describes the users.")] = None,
     links: Annotated[str | None, typer.Option(help="The file that says who knows whom.")] = None,
     query: Annotated[str | None, typer.Option(help="The SQL query that gives a database's events.")] = None,
+    assume: Assume = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite settings that are there.")] = False,
     config: ConfigFile = CONFIG,
 ) -> None:
@@ -33,9 +34,10 @@ def init(
     Examples:
       zhiyin init ratings.csv --items movies.csv
       zhiyin init data/
+      zhiyin init bestellungen.csv --assume day_first=true --assume encoding=cp1252
       zhiyin init 'sqlite:///shop.db' --query 'SELECT user_id, item_id, at FROM orders'
     """
-    from zhiyin.cli.project import make_relative, project_of, settle
+    from zhiyin.cli.project import assume_in, make_relative, project_of, settle
     from zhiyin.cli.show import say
     from zhiyin.data.config import write_config
     from zhiyin.models.catalog import hyperparameters
@@ -43,13 +45,18 @@ def init(
     if config.exists() and not force:
         raise ConfigError("there are settings already", file=config, remedy="look at them, or overwrite: --force")
     settings = settle(source, items, users, query, links)
+    assume_in(settings, assume)
     data = project_of(settings, config.parent).data()
     _settle_columns(settings, data)
+    for name, value in data.assumed.items():
+        setattr(settings.read, name, value)
     make_relative(settings, config.parent)
     config.parent.mkdir(parents=True, exist_ok=True)
     write_config(config, settings, hyperparameters())
     say(repr(data))
     again = "" if config == CONFIG else f" -c {config}"
+    if data.assumed:
+        say(f"assumed, and written under [read]: {', '.join(data.assumed)}; the notes above say what else it may be")
     say(f"wrote {config}: the columns stand under [columns]; mend there what is guessed wrongly")
     say(f"next: zhiyin check{again}, zhiyin train{again}, zhiyin evaluate{again}")
 

@@ -17,6 +17,10 @@ Models = Annotated[
 Settings = Annotated[
     list[str] | None, typer.Option("-p", "--param", metavar="NAME=VALUE", help="A hyperparameter; may be repeated.")
 ]
+Assume = Annotated[
+    list[str] | None,
+    typer.Option("--assume", metavar="KEY=VALUE", help="What files leave open, as under [read]: day_first=true."),
+]
 NoStore = Annotated[bool, typer.Option("--no-store", help="Leave out what the service has heard.")]
 
 CONFIG = Path("zhiyin.toml")

@@ -171,6 +171,16 @@ def settle(
     return config
 
 
+def assume_in(config: Config, given: Sequence[str] | None) -> None:
+    """Set under [read] what `--assume KEY=VALUE` says. Raises ConfigError for what cannot be assumed."""
+    from zhiyin.data.dialect import Dialect, parse_assumption
+
+    values = dict(map(parse_assumption, given or ()))
+    Dialect.of(values)
+    for name, value in values.items():
+        setattr(config.read, name, value)
+
+
 def _absolute(path: str | None) -> str | None:
     return str(Path(path).expanduser().resolve()) if path else None
 

@@ -78,6 +78,18 @@ class ColumnsSection(Section):
     user_columns: list[str] = key([], "columns of the log that describe the user", "a list of texts")
 
 
+class ReadSection(Section):
+    """How the sources are written, where their content leaves it open. What zhiyin assumed stands here."""
+
+    encoding: str | None = key(None, "encoding of text files", 'a text such as "gb18030"', "gb18030")
+    separator: str | None = key(None, "between the fields of text files", 'one or two characters such as ";"', ";")
+    header: int | None = key(None, "line of the header, from 1; 0 for none", "a whole number of 0 or more", 1, ge=0)
+    decimal: Literal[".", ","] | None = key(None, "whether 1,234 is 1.234 or 1234", '"." or ","', ",")
+    day_first: bool | None = key(None, "whether 03/04/2024 is 3 April or 4 March", "true or false", True)
+    missing: list[str] | None = key(None, "words that stand for a missing value", "a list of texts", ["NA", "-"])
+    text: list[str] | None = key(None, "columns that stay text, though of numbers", "a list of texts", ["zip"])
+
+
 class SplitSection(Section):
     """What is held back to judge by."""
 
@@ -236,6 +248,7 @@ class Config(Section):
 
     data: DataSection = Field(default_factory=DataSection)
     columns: ColumnsSection = Field(default_factory=ColumnsSection)
+    read: ReadSection = Field(default_factory=ReadSection)
     weights: dict[str, float] = Field(
         default_factory=dict,
         title="a number for each kind or condition",
@@ -484,6 +497,7 @@ def read_data(
         query=data.query,
         strict=data.strict if strict is None else strict,
         heard=heard,
+        assume=config.read.model_dump(),
     )
 
 

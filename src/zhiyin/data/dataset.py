@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -41,6 +41,7 @@ class Dataset:
     roles: which column of the source played which role.
     quarantine: rows set aside while reading: `file`, `line`, `reason`, `raw`.
     notes: what was decided while reading, in sentences to be shown.
+    assumed: decisions among them that the source leaves open, as `read(assume=...)` takes them.
     links: who follows or befriends whom, or None where nobody has said: `user`, `other` (Int32 user codes, a pair once,
         sorted), `weight` (Float32, above 0). A link goes one way; a friendship is two.
     schema: what the events mean. position, stored: how much of a store the events are, and which of them are
@@ -58,6 +59,7 @@ class Dataset:
         roles: Roles | None = None,
         quarantine: pl.DataFrame | None = None,
         notes: tuple[str, ...] = (),
+        assumed: Mapping[str, Any] | None = None,
         links: pl.DataFrame | None = None,
         schema: EventSchema | None = None,
         position: StorePosition | None = None,
@@ -67,6 +69,7 @@ class Dataset:
         self.schema = schema if schema is not None else EventSchema.of(self.kinds)
         self.position, self.stored = position, stored
         self.has_times, self.roles, self.notes = has_times, roles, notes
+        self.assumed: dict[str, Any] = dict(assumed or {})
         self.candidates = np.ones(len(items), dtype=bool) if candidates is None else candidates
         self.quarantine = quarantine if quarantine is not None else empty_quarantine()
         self.user_ids, self.item_ids = Ids(users["id"]), Ids(items["id"])
@@ -176,6 +179,7 @@ class Dataset:
         roles: Roles | None = None,
         quarantine: pl.DataFrame | None = None,
         notes: tuple[str, ...] = (),
+        assumed: Mapping[str, Any] | None = None,
         links: pl.DataFrame | None = None,
         schema: EventSchema | None = None,
         position: StorePosition | None = None,
@@ -199,7 +203,7 @@ class Dataset:
             of it are set aside.
         """
         if events.is_empty():
-            raise DataError("there is no event to learn from", remedy="check the source and the quarantine file")
+            raise DataError("there is no event to learn from", remedy="check the source")
         kept, ahead = _not_ahead(events, schema or EventSchema(), wall_clock() if now is None else now)
         if kept is not None:
             events, stored = events.filter(kept), None if stored is None else stored[kept]
@@ -255,6 +259,7 @@ class Dataset:
             roles=roles,
             quarantine=quarantine,
             notes=notes,
+            assumed=assumed,
             links=_coded(links, user_ids) if links is not None else None,
             schema=EventSchema.of(names) if schema is None else dataclasses.replace(schema, kinds=names),
             position=position,

@@ -160,7 +160,8 @@ def bad_rows(facts: Facts) -> Finding | None:
         "bad-rows",
         "error" if count > 0.1 * whole else "warning",
         f"{count:,} of {whole:,} rows ({_share(count, whole)}) are of no use and were set aside: {listed}",
-        "see the quarantine file; mend the rows at their source, or name other columns under [columns]",
+        "see quarantine.csv, which zhiyin check writes (in Python: data.quarantine); mend the rows at their source, or "
+        "name other columns under [columns]",
         count,
     )
 
@@ -190,7 +191,7 @@ def future_times(facts: Facts) -> Finding | None:
         "warning",
         f"{count:,} rows have a time more than a day ahead of the clock and were set aside: one of them would be the "
         "end of the log, and every window and every age would be counted from there",
-        "correct the clock of who writes them, or the unit or the zone of the time column; see the quarantine file",
+        "correct the clock of who writes them, or the unit or the zone of the time column",
         count,
     )
 
@@ -199,6 +200,7 @@ def mixed_encodings(facts: Facts) -> Finding | None:
     """Bytes that are not UTF-8, and text that was garbled before it came here."""
     data = facts.data
     said = [note for note in data.notes if "not UTF-8" in note]
+    written = data.assumed.get("encoding", "cp1252").upper().replace("CP", "WINDOWS-")
     garbled: dict[str, int] = {}
     for which, frame in (("items", data.items), ("users", data.users)):
         text = [name for name, dtype in frame.schema.items() if dtype == pl.String]
@@ -211,7 +213,7 @@ def mixed_encodings(facts: Facts) -> Finding | None:
         "mixed-encodings",
         "warning",
         "; ".join([*said, *([f"garbled characters such as “Ã©” or “\ufffd”: {listed}"] if garbled else [])]),
-        "save every file as UTF-8 from its source: iconv -f WINDOWS-1252 -t UTF-8 old.csv > new.csv",
+        f"save every file as UTF-8 from its source: iconv -f {written} -t UTF-8 old.csv > new.csv",
         sum(garbled.values()) or None,
     )
 

@@ -7,14 +7,15 @@ import re
 import polars as pl
 
 from zhiyin.core.errors import DataError, nearest
+from zhiyin.data.ids import ids_of_floats, match_spelling
 from zhiyin.data.schema import ROLES, Roles
-from zhiyin.data.times import numeric_unit, parse_text
+from zhiyin.data.times import looks_like_times, numeric_unit
 
 _NAMES = {
     "user": "user customer visitor client member account reviewer reader viewer listener person buyer shopper uid",
     "item": "item product movie film book article track song artist asin sku stock video news poi ad game "
     "business recipe post place listing iid",
-    "time": "time timestamp date datetime ts when day created unixtime",
+    "time": "time timestamp date datetime ts when day created updated at unixtime moment",
     "rating": "rating score stars weight value quantity qty count plays listens amount preference grade",
     "kind": "kind event action behavior behaviour interaction type feedback",
 }
@@ -26,6 +27,11 @@ _ITEM_DETAILS = {
 }  # fmt: skip
 _USER_DETAILS = {
     "country", "age", "gender", "sex", "city", "state", "region", "job", "occupation", "zip", "language",
+}  # fmt: skip
+_AMOUNTS = {
+    "price", "cost", "amount", "year", "rating", "score", "star", "stock", "count", "quantity", "qty", "weight",
+    "length", "width", "height", "duration", "minute", "second", "page", "age", "discount", "margin", "sale", "view",
+    "popularity", "plays", "listens", "value", "grade", "percent", "number", "level", "total", "rank",
 }  # fmt: skip
 # Columns that summarise the very events one wants to predict.
 LEAKING = re.compile(
@@ -48,7 +54,21 @@ def words(name: str) -> list[str]:
     return out
 
 
+# Words of column names in other scripts.
+_FOREIGN = {
+    "user": "用户|会员|客户|顾客|买家|使用者|ユーザー|会員|顧客|사용자|고객|пользовател|клиент",
+    "item": "商品|物品|产品|電影|电影|图书|书籍|歌曲|音乐|视频|文章|店铺|アイテム|映画|상품|아이템|товар|фильм",
+    "time": "时间|日期|時間|日時|日付|时刻|시간|날짜|время|дата",
+    "rating": "评分|打分|分数|数量|次数|評価|点数|평점|수량|оценка|количество",
+    "kind": "行为|动作|事件|类型|行動|행동|이벤트|событие|действие",
+}
+
+
 def name_score(role: str, name: str) -> float:
+    """How well a column name suits a role: 0 not at all, from 1 on it is named so."""
+    if not name.isascii() and re.search(_FOREIGN[role], name.lower()):
+        described = role in ("user", "item") and re.search("名|标题|標題|タイトル|имя|назван", name.lower())
+        return 0.5 if described else 2.0 + (role in ("user", "item") and bool(re.search(r"(?i)id|编号|號|号", name)))
     parts = [word.rstrip("s") if word not in _WORDS[role] else word for word in words(name)]
     hits = sum(part in _WORDS[role] for part in parts)
     if not hits:
@@ -62,17 +82,18 @@ def name_score(role: str, name: str) -> float:
     return score
 
 
+def is_amount(name: str) -> bool:
+    """Whether a column is named as one that holds numbers: a price, a count, a year."""
+    return bool(_AMOUNTS & {word.rstrip("s") for word in words(name)} | (_AMOUNTS & set(words(name))))
+
+
 def _fits(role: str, column: pl.Series) -> bool:
     """Whether the contents can play the role at all."""
     seen = column.drop_nulls()
     if not len(seen) or column.dtype.is_nested():
         return False
     if role == "time":
-        if column.dtype.is_temporal():
-            return True
-        if column.dtype.is_numeric():
-            return numeric_unit(seen) is not None
-        return column.dtype == pl.String and parse_text(seen.head(200)).null_count() < min(len(seen), 200) / 2
+        return looks_like_times(column)
     if role == "rating":
         return column.dtype.is_numeric() or column.dtype == pl.Boolean
     if role == "kind":
@@ -102,6 +123,8 @@ def guess_roles(sample: pl.DataFrame, given: dict[str, str] | None = None, sourc
         if best[0] >= 1.0:
             found[role] = best[2]
             free.remove(best[2])
+    if "time" not in found:
+        _guess_time(sample, free, found)
     _guess_by_contents(sample, free, found)
     missing = [role for role in ("user", "item") if role not in found]
     if missing:
@@ -114,9 +137,54 @@ def guess_roles(sample: pl.DataFrame, given: dict[str, str] | None = None, sourc
     return Roles(**found, **details)  # type: ignore[arg-type]
 
 
+def _guess_time(sample: pl.DataFrame, free: list[str], found: dict[str, str]) -> None:
+    """A column of moments, whatever it is called: typed so, else of texts with a clock in them."""
+    typed = [name for name in free if sample[name].dtype in (pl.Datetime, pl.Date) and not _is_blank(sample[name])]
+    texts = [
+        name
+        for name in free
+        if sample[name].dtype == pl.String
+        and bool(sample[name].drop_nulls().head(100).str.contains(r"\d[T ]?\d{1,2}:\d{2}").all())
+        and looks_like_times(sample[name])
+    ]
+    keys = [found[role] for role in ("user", "item") if role in found]
+    for name in [*typed, *texts]:
+        if not any(_depends(sample, name, key) for key in keys):  # a birthday describes the user
+            found["time"] = name
+            free.remove(name)
+            return
+
+
+def ignored(sample: pl.DataFrame, roles: Roles) -> list[str]:
+    """Sentences about columns of the log that are not used, those first that are named like a role."""
+    used = {roles.user, roles.item, roles.time, roles.rating, roles.kind, *roles.item_columns, *roles.user_columns}
+    left = [name for name in sample.columns if name not in used]
+    said = []
+    for role, what in (("time", "times"), ("rating", "numbers"), ("kind", "kinds of events")):
+        if getattr(roles, role) is None:
+            named = [name for name in left if name_score(role, name) >= 1 and not _is_blank(sample[name])]
+            said += [
+                f"no {what}: {name} is named like one, but what stands in it does not read as {what}"
+                if role == "time"
+                else f"{name} is named like a {role}, but what stands in it does not read as {what}"
+                for name in named[:1]
+            ]
+    rest = [name for name in left if not any(f"{name} is named" in sentence for sentence in said)]
+    if rest:
+        shown = ", ".join(rest[:8]) + (f" and {len(rest) - 8} more" if len(rest) > 8 else "")
+        said.append(f"not used: {shown}; they describe neither the item nor the user nor the event")
+    return said
+
+
+def _is_blank(column: pl.Series) -> bool:
+    return column.null_count() == len(column)
+
+
 def _guess_by_contents(sample: pl.DataFrame, free: list[str], found: dict[str, str]) -> None:
     """Roles of columns whose names say nothing: a file without a header, for instance."""
     unnamed = [name for name in free if re.fullmatch(r"column_\d+|_?\d+", name)]
+    if len(unnamed) < len(sample.columns):  # beside columns with names, one that counts the rows is an index
+        unnamed = [name for name in unnamed if not _counts_rows(sample[name])]
     if "time" not in found:
         for name in unnamed:
             if sample[name].dtype.is_numeric() and _fits("time", sample[name]):
@@ -137,6 +205,13 @@ def _guess_by_contents(sample: pl.DataFrame, free: list[str], found: dict[str, s
                 found["rating"] = name
                 free.remove(name)
                 break
+
+
+def _counts_rows(column: pl.Series) -> bool:
+    """Whether a column counts the rows, as programs write an index."""
+    if not column.dtype.is_integer() or column.null_count() or len(column) < 2:
+        return False
+    return column[0] in (0, 1) and bool((column.diff().drop_nulls() > 0).all())
 
 
 def _details(sample: pl.DataFrame, free: list[str], user: str, item: str) -> dict[str, tuple[str, ...]]:
@@ -182,11 +257,12 @@ def guess_key(sample: pl.DataFrame, role: str, known: pl.Series) -> tuple[str, f
     shares = {}
     for name in sample.columns:
         column = sample[name]
-        if column.dtype.is_float() or column.dtype.is_temporal() or isinstance(column.dtype, pl.List | pl.Struct):
+        if column.dtype.is_temporal() or column.dtype.is_nested() or column.dtype in (pl.Boolean, pl.Binary):
             continue
         if column.n_unique() < 0.5 * len(sample):
             continue
-        shares[name] = _share(text.is_in(column.cast(pl.String).unique().implode()))
+        ids = ids_of_floats(column) if column.dtype.is_float() or column.dtype.is_decimal() else column
+        shares[name] = _share(text.is_in(match_spelling(ids.cast(pl.String), text).unique().implode()))
     best = max(shares, key=lambda name: (round(shares[name], 3), name_score(role, name)), default="")
     others = [name for name, share in shares.items() if name != best and share > 0]
     return best, shares.get(best, 0.0), others

@@ -69,6 +69,46 @@ def _as_text(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
+def match_spelling(ids: pl.Series, known: pl.Series) -> pl.Series:
+    """Ids in the spelling of others that mean the same: "7.0" as "7", and "7" as "7.0", where only the other is known.
+
+    Tables that programs wrote spell whole numbers with a point where a value was missing in them.
+    """
+    if ids.dtype.is_integer() and known.dtype.is_integer():
+        return ids
+    text, other = ids.cast(pl.String), known.cast(pl.String).drop_nulls()
+    pointed = other.str.contains(_POINTED).any() or text.str.contains(_POINTED).any()
+    if not pointed:
+        return ids
+    spelled = pl.DataFrame({"known": other.unique(), "plain": other.unique().str.replace(_POINT, "$1")})
+    spelled = spelled.unique("plain", keep="none")  # of two spellings in one table neither is the other
+    found = pl.DataFrame({"id": text, "plain": text.str.replace(_POINT, "$1")}).join(
+        spelled, on="plain", how="left", maintain_order="left"
+    )
+    strange = ~found["id"].is_in(other.implode())
+    return found.select(
+        pl.when(strange & pl.col("known").is_not_null()).then("known").otherwise("id").alias(ids.name)
+    ).to_series()
+
+
+def ids_of_floats(column: pl.Series) -> pl.Series:
+    """Ids that came as floats or decimals: whole numbers where all are, else texts, in which 2.0 is "2"."""
+    number = column.fill_nan(None) if column.dtype.is_float() else column
+    whole = number.cast(pl.Int64, strict=False)
+    if column.dtype.is_float():
+        same = (whole.cast(pl.Float64) == number.cast(pl.Float64)).fill_null(False) & (whole.abs() <= 2**53)
+    else:
+        same = (whole.cast(column.dtype) == number).fill_null(False)
+    if bool((same | number.is_null()).all()):
+        return whole
+    plain = number.cast(pl.String)
+    return pl.select(pl.when(same).then(whole.cast(pl.String)).otherwise(plain).alias(column.name)).to_series()
+
+
+_POINT = r"^(-?\d+)\.0+$"
+_POINTED = r"^-?\d+\.0+$"
+
+
 class Ids:
     """Sorted unique ids of one kind (users or items).
 

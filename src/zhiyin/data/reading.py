@@ -13,13 +13,17 @@ import polars as pl
 from zhiyin.core.errors import ConfigError, DataError, nearest
 from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset, empty_quarantine
+from zhiyin.data.descriptions import KEYS, Description
+from zhiyin.data.dialect import Dialect, Findings
 from zhiyin.data.event_schema import NO_KIND, EventSchema
-from zhiyin.data.guess import guess_key, guess_links, guess_roles, name_score
+from zhiyin.data.guess import guess_links, guess_roles, ignored
 from zhiyin.data.heard import Heard, Parts, join
+from zhiyin.data.ids import match_spelling
 from zhiyin.data.schema import Roles
 from zhiyin.data.sources import find_sources
-from zhiyin.data.tables import Table, open_table, query_table
-from zhiyin.data.times import TimePolicy, to_microseconds, wall_clock
+from zhiyin.data.table import Table, Use, merge
+from zhiyin.data.tables import open_table, query_table
+from zhiyin.data.times import TimePolicy, read_times, wall_clock
 
 
 def read(
@@ -34,16 +38,17 @@ def read(
     strict: bool = False,
     heard: Heard | None = None,
     now: int | None = None,
+    assume: Mapping[str, Any] | None = None,
     run: Run | None = None,
 ) -> Dataset:
     """Read an event log, and what is known of items and users.
 
     Parameters
     ----------
-    source: a file (CSV, TSV, "::"-separated, Parquet, JSON Lines; plain, gzip or zstd), a folder or list of
-        them, a Polars or pandas frame, a database address with `query` ("postgresql://...",
-        "sqlite:///shop.db"), or a mapping from
-        event kind to any of these: {"view": "views.tsv", "buy": "buys.tsv"}.
+    source: a file (CSV, TSV, "::"-separated, Parquet, Arrow, JSON; plain, gzip, zstd, bzip2, xz or zip: told by its
+        content, not its name), a folder or list of them, a Polars or pandas frame, a database address with `query`
+        ("postgresql://...", "sqlite:///shop.db"), or a mapping from event kind to any of these:
+        {"view": "views.tsv", "buy": "buys.tsv"}.
     items, users: the same, for the catalogue and the users. In a folder they are found by themselves, as are links.
     links: the same, for who follows or befriends whom: two columns of user ids, and optionally a weight above 0. A link
         goes one way; users whom only a link knows become users without events.
@@ -58,19 +63,23 @@ def read(
     heard: what the service's store holds, joined with the files before events are weighed; `source` may then be None.
     now: what the clock says, microseconds UTC; left out, this machine's. Rows whose time is more than a day ahead of
         it are set aside; a time less far ahead is taken as this moment.
+    assume: what the content of a source leaves open: {"day_first": True, "decimal": ",", "encoding": "gb18030",
+        "separator": ";", "header": 3, "missing": ["-"], "text": ["zip"]}; see `Dialect`. What was assumed otherwise
+        stands in `Dataset.assumed`.
 
     >>> read(pl.DataFrame({"user": ["a", "a"], "item": ["x", "y"]})).n_events
     2
     """
     run = run or Run()
     now = wall_clock() if now is None else now
+    dialect, findings = Dialect.of(assume), Findings()
     given = {role: value for role, value in dict(columns or {}).items() if value}
     keys = {"item": given.pop("item_id", None), "user": given.pop("user_id", None)}
     ties = {role: given.pop(f"link_{role}", None) for role in ("user", "other", "weight")}
     fixed: dict[str, Any] = {role: tuple(given.pop(role)) for role in ("item_columns", "user_columns") if role in given}
     unasked = {"item": False, "user": False}
     if isinstance(source, str | Path) and Path(source).is_dir():
-        found = find_sources(Path(source))
+        found = find_sources(Path(source), dialect)
         unasked = {"item": items is None, "user": users is None}
         items = found.items if items is None else items
         users = found.users if users is None else users
@@ -78,49 +87,42 @@ def read(
         source = found.events
     if source is None and heard is not None:
         tables, roles = [], Roles("user", "item", "time")
-        sample: list[str] = []
     else:
-        tables = _tables(source, query)
+        tables = _tables(source, query, dialect)
         roles = dataclasses.replace(guess_roles(tables[0][1].sample, given, tables[0][1].name), **fixed)
-        sample = tables[0][1].columns
-    notes: list[str] = []
     if tables:
-        notes.append(f"columns: {roles.sentence()}")
-    named = [column for column in sample if roles.time is None and name_score("time", column) >= 1]
-    if named and named[0] not in roles.__dict__.values():
-        notes.append(f"no times: {named[0]} is named like one, but what stands in it does not read as times")
-    parts, details, bad = [], [], []
-    with run.bar("Reading events", len(tables)) as advance:
-        while tables:  # each is let go when it is read
-            kind, table = tables.pop(0)
-            part, detail, rejected = _events(table, roles, kind, strict, now, notes)
-            parts.append(part)
-            details.append(detail)
-            bad.append(rejected)
-            notes.extend(table.notes)
-            del table
-            advance(1)
-    if parts:
-        events = parts.pop() if len(parts) == 1 else pl.concat(parts, how="vertical_relaxed")
-    else:
-        events = pl.DataFrame(schema={"user": pl.String, "item": pl.String, "time": pl.Int64})
-    parts.clear()
+        findings.note(f"columns: {roles.sentence()}")
+        for sentence in ignored(tables[0][1].sample, roles):
+            findings.note(sentence)
+    parts = _read_parts(tables, roles, dialect, now, strict, findings, run)
+    bad = [part.rejected for part in parts]
+    details = [part.detail for part in parts]
+    events = _together(parts)
     tied = None
     if heard is not None:
         bad.append(heard.quarantine)
     if links is not None:
-        tied, rejected = _links(links, ties, strict, notes)
+        tied, rejected = _links(links, ties, dialect, strict, findings)
         bad.append(rejected)
     quarantine = pl.concat(bad) if bad else empty_quarantine()
     if len(quarantine):
         reasons = quarantine["reason"].str.replace(r" = .*? is ", " is ").value_counts(sort=True).head(3).iter_rows()
         listed = "; ".join(f"{count:,} × {reason}" for reason, count in reasons)
-        notes.append(f"{len(quarantine):,} rows set aside: {listed}")
+        findings.note(f"{len(quarantine):,} rows set aside: {listed}")
+    if events.is_empty() and len(quarantine) and (heard is None or heard.events.is_empty()):
+        first = quarantine.row(0, named=True)
+        raise DataError(
+            f"every row was set aside ({listed}); the first: {first['reason']}",
+            file=first["file"], row=first["line"], remedy="name other columns, or mend the rows",
+        )  # fmt: skip
     known = events if heard is None or len(events) else heard.events
-    catalogue = _described(
-        items, "item", keys["item"], known["item"], details, roles.item_columns, notes, unasked["item"]
+    catalogue = Description("item", items, keys["item"], roles.item_columns, unasked["item"]).read(
+        known["item"], details, dialect, findings
     )
-    people = _described(users, "user", keys["user"], known["user"], details, roles.user_columns, notes, unasked["user"])
+    people = Description("user", users, keys["user"], roles.user_columns, unasked["user"]).read(
+        known["user"], details, dialect, findings
+    )
+    details.clear()
     del known
     hidden, stored, position = None, None, None
     if heard is not None:
@@ -128,15 +130,15 @@ def read(
         whole, hidden, said = join(Parts(events, catalogue, people, tied), heard)
         events, catalogue, people, tied = whole.events, whole.items, whole.users, whole.links
         stored = whole.stored
-        notes.extend(said)
+        findings.notes.extend(said)
         del whole, heard
         if "value" in events.columns and roles.rating is None:
             roles = dataclasses.replace(roles, rating="value")
         if "kind" in events.columns and roles.kind is None:
             roles = dataclasses.replace(roles, kind="kind")
     events, schema, said = _weighted(events, roles, weights)
-    notes.extend(said)
-    for note in notes:
+    findings.notes.extend(said)
+    for note in findings.notes:
         log.info(note)
     holder = [events]
     del events  # `build` takes the frame apart; nothing else may hold it
@@ -146,7 +148,8 @@ def read(
         items=catalogue,
         roles=roles,
         quarantine=quarantine,
-        notes=tuple(notes),
+        notes=tuple(findings.notes),
+        assumed=findings.assumed,
         links=tied,
         schema=schema,
         position=position,
@@ -159,26 +162,98 @@ def read(
     return data
 
 
-def _tables(source: Any, query: str | None) -> list[tuple[str | None, Table]]:
+def _tables(source: Any, query: str | None, dialect: Dialect) -> list[tuple[str | None, Table]]:
     """(kind or None, table) of every part of the log."""
     if isinstance(source, Mapping):
-        return [(kind, table) for kind, part in source.items() for _, table in _tables(part, query)]
+        return [(kind, table) for kind, part in source.items() for _, table in _tables(part, query, dialect)]
     if isinstance(source, list | tuple):
         if not source:
             raise DataError("no event file was named", remedy="name at least one")
-        return [pair for part in source for pair in _tables(part, query)]
+        return [pair for part in source for pair in _tables(part, query, dialect)]
     if query is not None:
-        return [(None, query_table(str(source), query))]
+        return [(None, query_table(str(source), query, dialect))]
     if isinstance(source, str) and "://" in source:
         raise ConfigError("a database address needs a query", remedy='query="SELECT user_id, item_id, at FROM events"')
     if isinstance(source, str | Path) and Path(source).is_dir():
-        return [pair for part in find_sources(Path(source)).events for pair in _tables(part, query)]
-    return [(None, open_table(source))]
+        return [pair for part in find_sources(Path(source), dialect).events for pair in _tables(part, query, dialect)]
+    return [(None, open_table(source, dialect))]
+
+
+@dataclasses.dataclass
+class _Part:
+    """One table of the log.
+
+    Parameters
+    ----------
+    events: its clean events, by role.
+    detail: `user`, `item` and the columns that describe them, or None.
+    rejected: the rows set aside.
+    day_first: the order of days and months that was read, None where there is no such question.
+    open_order: what to say where that order is a guess.
+    """
+
+    events: pl.DataFrame
+    detail: pl.DataFrame | None
+    rejected: pl.DataFrame
+    day_first: bool | None = None
+    open_order: str = ""
+
+
+def _read_parts(
+    tables: list[tuple[str | None, Table]],
+    roles: Roles,
+    dialect: Dialect,
+    now: int,
+    strict: bool,
+    findings: Findings,
+    run: Run,
+) -> list[_Part]:
+    """All tables of the log. Where one of them tells whether days or months come first, the others are read so too."""
+    parts: list[_Part] = []
+    doubtful: dict[int, tuple[str | None, Table]] = {}
+    with run.bar("Reading events", len(tables)) as advance:
+        while tables:  # each is let go when it is read
+            kind, table = tables.pop(0)
+            part = _events(table, roles, kind, dialect, now, strict, findings)
+            if part.open_order:
+                doubtful[len(parts)] = kind, table
+            parts.append(part)
+            merge(findings, table.findings)
+            del table
+            advance(1)
+    sure = {part.day_first for part in parts if not part.open_order and part.day_first is not None}
+    for at, (kind, table) in doubtful.items():
+        part = parts[at]
+        if len(sure) != 1:
+            assert part.day_first is not None
+            findings.assume("day_first", part.day_first, part.open_order)
+        elif part.day_first not in sure:
+            known = dataclasses.replace(dialect, day_first=sure.copy().pop())
+            parts[at] = _events(table, roles, kind, known, now, strict, findings)
+    return parts
+
+
+def _together(parts: list[_Part]) -> pl.DataFrame:
+    """Events of all parts, ids in one spelling."""
+    if not parts:
+        return pl.DataFrame(schema={"user": pl.String, "item": pl.String, "time": pl.Int64})
+    first, rest = parts[0].events, parts[1:]
+    for role in ("user", "item"):
+        for part in rest:
+            if part.events[role].dtype == pl.String or first[role].dtype == pl.String:
+                same = match_spelling(part.events[role], first[role])
+                part.events = part.events.with_columns(same.alias(role))
+                if part.detail is not None:
+                    part.detail = part.detail.with_columns(same.alias(KEYS[role]))
+    frames = [part.events for part in parts]
+    for part in parts:
+        part.events = pl.DataFrame()
+    return frames[0] if len(frames) == 1 else pl.concat(frames, how="vertical_relaxed")
 
 
 def _events(
-    table: Table, roles: Roles, kind: str | None, strict: bool, now: int, notes: list[str]
-) -> tuple[pl.DataFrame, pl.DataFrame | None, pl.DataFrame]:
+    table: Table, roles: Roles, kind: str | None, dialect: Dialect, now: int, strict: bool, findings: Findings
+) -> _Part:
     """One table's clean events, the columns that describe items and users, and the rows set aside."""
     wanted = {role: getattr(roles, role) for role in ("user", "item", "time", "rating", "kind")}
     wanted = {role: column for role, column in wanted.items() if column}
@@ -188,17 +263,19 @@ def _events(
         raise DataError(
             f"there is no column {missing[0]!r}", file=table.name, remedy=nearest(missing[0], table.columns)
         )
-    numeric = {roles.rating} if roles.rating else set()
-    loaded = table.load(list(dict.fromkeys([*wanted.values(), *extra])), numeric)
-    reasons: dict[int, str] = loaded.bad
+    by_role: dict[str, Use] = {"user": "id", "item": "id", "time": "time", "rating": "number", "kind": "text"}
+    uses: dict[str, Use] = dict.fromkeys(extra, "any")
+    loaded = table.load(uses | {column: by_role[role] for role, column in wanted.items()})
+    reasons = loaded.bad
     clean: dict[str, pl.Series] = {}
+    order, open_order = None, ""
     for role, column in wanted.items():
         series = loaded.frame[column]
         if role == "time":
-            clean["time"] = _times(series, reasons, now, notes)
+            clean["time"], order, open_order = _times(series, reasons, now, dialect, findings)
         elif role in ("user", "item"):
-            clean[role] = _ids(series)
-            _reject(reasons, clean[role].is_null(), f"{role} is missing")
+            clean[role] = series
+            _reject(reasons, series.is_null(), f"{role} is missing")
         elif role == "rating":
             clean["value"] = series.cast(pl.Float32, strict=False).fill_nan(None)
             for row in clean["value"].is_infinite().fill_null(False).arg_true().to_list():
@@ -209,27 +286,31 @@ def _events(
     if kind is not None:
         clean["kind"] = pl.repeat(kind, len(loaded.frame), dtype=pl.Categorical, eager=True)
     events = pl.DataFrame(clean)
-    detail = loaded.frame.select(list(dict.fromkeys([wanted["user"], wanted["item"], *extra]))) if extra else None
+    detail = None
+    if extra:
+        keys = (pl.col(wanted[role]).alias(KEYS[role]) for role in ("user", "item"))
+        detail = loaded.frame.select(*keys, *dict.fromkeys(extra))
     if reasons:
         good = np.ones(len(events), dtype=bool)
         good[list(reasons)] = False
         events = events.filter(good)
         detail = detail.filter(good) if detail is not None else None
-    return events, detail, _rejected(table, reasons, strict)
+    return _Part(events, detail, _rejected(table, reasons, strict), order, open_order)
 
 
 def _links(
-    source: Any, given: dict[str, str | None], strict: bool, notes: list[str]
+    source: Any, given: dict[str, str | None], dialect: Dialect, strict: bool, findings: Findings
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The clean links (`user`, `other`, perhaps `weight`) and the rows set aside."""
-    table = open_table(source)
+    table = open_table(source, dialect)
     roles = guess_links(table.sample, given, table.name)
-    notes.append(
+    findings.note(
         "links: " + ", ".join(f"{role} = {roles[role]}" for role in ("user", "other", "weight") if role in roles)
     )
-    loaded = table.load(list(dict.fromkeys(roles.values())), {roles["weight"]} if "weight" in roles else set())
+    uses: dict[str, Use] = {column: "number" if role == "weight" else "id" for role, column in roles.items()}
+    loaded = table.load(uses)
     reasons = loaded.bad
-    clean = {role: _ids(loaded.frame[roles[role]]) for role in ("user", "other")}
+    clean = {role: loaded.frame[roles[role]] for role in ("user", "other")}
     for role in ("user", "other"):
         _reject(reasons, clean[role].is_null(), f"{roles[role]} is missing")
     _reject(reasons, _alike(clean["user"], clean["other"]), "links a user to themselves")
@@ -243,7 +324,7 @@ def _links(
         good = np.ones(len(frame), dtype=bool)
         good[list(reasons)] = False
         frame = frame.filter(good)
-    notes.extend(table.notes)
+    merge(findings, table.findings)
     return frame, _rejected(table, reasons, strict)
 
 
@@ -268,9 +349,15 @@ def _rejected(table: Table, reasons: dict[int, str], strict: bool) -> pl.DataFra
     return rejected
 
 
-def _times(column: pl.Series, reasons: dict[int, str], now: int, notes: list[str]) -> pl.Series:
-    """Times that the policy accepts; those a little ahead of the clock as what it says. Others are rejected."""
-    times, policy = to_microseconds(column), TimePolicy()
+def _times(
+    column: pl.Series, reasons: dict[int, str], now: int, dialect: Dialect, findings: Findings
+) -> tuple[pl.Series, bool | None, str]:
+    """Times that the policy accepts; those a little ahead of the clock as what it says. Others are rejected.
+
+    Also the order of days and months that was read, and what to say where it is a guess.
+    """
+    read, policy = read_times(column, dialect.day_first), TimePolicy()
+    times = read.times
     missing = column.is_null() | (column == "").fill_null(True) if column.dtype == pl.String else column.is_null()
     _reject(reasons, missing, "time is missing")
     said = [
@@ -284,28 +371,9 @@ def _times(column: pl.Series, reasons: dict[int, str], now: int, notes: list[str
             reasons.setdefault(row, f"{column.name} = {cell if isinstance(cell, int) else str(cell)!r} {what}")
     ahead = int(times.is_between(now, policy.latest(now), closed="right").sum())
     if ahead:
-        notes.append(f"{ahead:,} times are up to a day ahead of the clock: taken as now")
+        findings.note(f"{ahead:,} times are up to a day ahead of the clock: taken as now")
         times = times.clip(upper_bound=now)
-    return times
-
-
-def _ids(column: pl.Series) -> pl.Series:
-    """Ids as whole numbers or text: 17850.0 is 17850, blanks are nulls."""
-    if column.dtype.is_integer():
-        return column
-    if column.dtype.is_float() or column.dtype.is_decimal():
-        number = column.fill_nan(None) if column.dtype.is_float() else column
-        whole = number.cast(pl.Int64, strict=False)
-        same = whole.null_count() == number.null_count() and (whole.cast(pl.Float64) == number.cast(pl.Float64)).all()
-        return whole if same else number.cast(pl.String)
-    if column.dtype.is_nested() or column.dtype == pl.Binary:
-        raise DataError(
-            "ids must be text or numbers, and these are lists or objects",
-            column=column.name,
-            remedy="name a plain column, or take the id out of the object first",
-        )
-    text = column.cast(pl.String).str.strip_chars()
-    return text.replace("", None) if (text == "").any() else text
+    return times, read.day_first, read.open_order
 
 
 def _reject(reasons: dict[int, str], rows: pl.Series, reason: str) -> None:
@@ -340,55 +408,3 @@ def _weighted(
         if unmatched:
             notes.append(f"{unmatched:,} of {len(events):,} events match no weight: kept as seen, worth 0")
     return events.with_columns(weight=weight), schema, notes
-
-
-def _described(
-    source: Any,
-    role: str,
-    key: str | None,
-    ids: pl.Series,
-    details: list[pl.DataFrame | None],
-    columns: tuple[str, ...],
-    notes: list[str],
-    unasked: bool = False,
-) -> pl.DataFrame | None:
-    """The items (or users) table with its key as `id`; else what the log says of them, the last word."""
-    known = ids.unique()
-    if source is not None and unasked and key is None:  # a file of the folder that nobody named may be something else
-        table = open_table(source)
-        if guess_key(table.load(table.columns, set()).frame, role, known)[1] == 0:
-            notes.append(f"{Path(table.name).name}: left out, no column of it holds the {role}s of the log")
-            source = None
-    if source is None:
-        parts = [part for part in details if part is not None]
-        if not parts or not columns:
-            return None
-        frame = pl.concat(parts, how="vertical_relaxed")
-        at = frame.columns[0 if role == "user" else 1]
-        rows = frame.select(pl.col(at).alias("id"), *columns).drop_nulls("id")
-        last = rows.group_by("id", maintain_order=True).agg(pl.all().drop_nulls().last())
-        return last.with_columns(_ids(last["id"]))
-    table = open_table(source)
-    if key is not None and key not in table.columns:
-        raise DataError(f"there is no column {key!r}", file=table.name, remedy=nearest(key, table.columns))
-    frame = table.load(table.columns, set()).frame
-    rejected = table.set_aside()
-    if rejected:
-        line, reason, _ = rejected[0]
-        notes.append(f"{Path(table.name).name}: {len(rejected):,} rows set aside, the first is line {line}: {reason}")
-    notes.extend(table.notes)
-    best, share, others = guess_key(frame, role, known)
-    if key is None:
-        if not best or share == 0:
-            raise DataError(
-                f"no column holds the {role}s of the log",
-                file=table.name,
-                remedy=f'name the key column with {role}_id = "..." under [columns], or leave this file out',
-            )
-        named = [name for name in others if name.lower().replace("_", "") in (f"{role}id", "bookid", "movieid")]
-        key = best
-        other = f" (not {', '.join(named)}, which holds fewer)" if named else ""
-        notes.append(f"{Path(table.name).name}: {role}s by {key}, {share:.1%} of the log's are in it{other}")
-    frame = frame.rename({"id": "id_"}) if "id" in frame.columns and key != "id" else frame
-    frame = frame.rename({key: "id"}) if key != "id" else frame
-    return frame.with_columns(_ids(frame["id"])).drop_nulls("id")

@@ -8,85 +8,16 @@ is not a line.
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import mmap
-import zlib
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
-import polars as pl
 
-from zhiyin.core.errors import DataError
 from zhiyin.core.parallel import kernel
 
-COMPRESSED = (".gz", ".zst", ".zstd")
 _NEWLINE, _RETURN, _SPACE, _QUOTE = ord("\n"), ord("\r"), ord(" "), ord('"')
+_ZERO, _NINE, _PLUS, _MINUS = ord("0"), ord("9"), ord("+"), ord("-")
 _BLOCK = 1 << 20
-
-
-def raw_bytes(path: Path) -> bytes | mmap.mmap:
-    """The file's bytes, decompressed; a plain file is mapped, not read."""
-    if path.suffix == ".gz":
-        try:
-            return gzip.decompress(path.read_bytes())
-        except (EOFError, OSError, zlib.error) as error:
-            raise DataError(f"the gzip file is damaged: {error}", file=path, remedy="fetch it again") from None
-    if path.suffix in COMPRESSED:
-        return "\n".join(_zstd_lines(path)).encode()
-    if not path.stat().st_size:
-        return b""
-    with path.open("rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-def _zstd_lines(path: Path) -> list[str]:
-    """Lines of a zstd file. The only decompressor surely installed is inside the CSV reader of Polars."""
-    try:
-        frame = pl.read_csv(
-            path, separator="\x01", quote_char=None, has_header=False, infer_schema=False,
-            encoding="utf8-lossy", truncate_ragged_lines=True,
-        )  # fmt: skip
-    except pl.exceptions.NoDataError:
-        return []
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"the zstd file is damaged: {error}", file=path, remedy="fetch it again") from None
-    return frame.to_series(0).fill_null("").to_list()
-
-
-def to_utf8(content: bytes | mmap.mmap) -> tuple[bytes | mmap.mmap, int]:
-    """Content as UTF-8, and how many lines were not: these are read as Windows-1252."""
-    if all(_is_utf8(block) for block in _blocks(content)):
-        return content, 0
-    out, mended = [], 0
-    for block in _blocks(content):
-        if not _is_utf8(block):
-            lines = block.split(b"\n")
-            foreign = [at for at, line in enumerate(lines) if not _is_utf8(line)]
-            for at in foreign:
-                lines[at] = lines[at].decode("cp1252", errors="replace").encode("utf-8")
-            mended += len(foreign)
-            block = b"\n".join(lines)
-        out.append(block)
-    return b"".join(out), mended
-
-
-def _blocks(content: bytes | mmap.mmap) -> Iterator[bytes]:
-    """The content in blocks of about a megabyte, cut after newlines."""
-    begin = 0
-    while begin < len(content):
-        cut = content.find(b"\n", min(begin + _BLOCK, len(content)))
-        block = content[begin : len(content) if cut < 0 else cut + 1]
-        begin += len(block)
-        yield block
-
-
-def _is_utf8(text: bytes) -> bool:
-    try:
-        text.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +45,15 @@ def count(content: bytes | mmap.mmap, separator: str, quoted: bool) -> Count:
         return Count(*map(int, _walk(data, ord(separator), True, *_NOTHING)))
     newlines, separators = _tally(data, ord(separator))
     return Count(int(newlines) + int(len(data) > 0 and data[-1] != _NEWLINE), int(separators))
+
+
+def has_leading_zeros(content: bytes | mmap.mmap, separator: str) -> bool:
+    """Whether any field begins as no whole number is written: "007", "+5" or "-0"."""
+    data = np.frombuffer(content, np.uint8)
+    return any(
+        _leading_zero(data[max(0, begin - 2) : begin + _BLOCK], ord(separator), begin == 0)
+        for begin in range(0, len(data), _BLOCK)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,6 +124,19 @@ def _tally(data: np.ndarray, cut: int) -> tuple[int, int]:
         newlines += byte == _NEWLINE
         separators += byte == cut
     return newlines, separators
+
+
+@kernel
+def _leading_zero(data: np.ndarray, cut: int, first: bool) -> bool:
+    hits = 0
+    for at in range(0 if first else 1, len(data) - 1):
+        before = _NEWLINE if at == 0 else data[at - 1]
+        byte, after = data[at], data[at + 1]
+        begins = (before == cut) | (before == _NEWLINE) | (before == _QUOTE) | (before == _SPACE)
+        digit = (after >= _ZERO) & (after <= _NINE)
+        odd = ((byte == _ZERO) & digit) | ((byte == _PLUS) & digit) | ((byte == _MINUS) & (after == _ZERO))
+        hits += begins & odd
+    return hits > 0
 
 
 @kernel

@@ -7,13 +7,20 @@ import re
 from pathlib import Path
 
 from zhiyin.core.errors import DataError
+from zhiyin.data.containers import plain_name
+from zhiyin.data.dialect import Dialect
 from zhiyin.data.guess import guess_links, guess_roles, name_score
-from zhiyin.data.tables import ENDINGS, Table, open_table
+from zhiyin.data.table import Table
+from zhiyin.data.tables import ENDINGS, open_table
 
 _EVENTS = re.compile(r"rating|event|interaction|click|log|u\.data|view|purchase|order|transaction|train", re.IGNORECASE)
 _ITEMS = re.compile(r"item|movie|book|product|catalog|article|track|artist|title", re.IGNORECASE)
 _USERS = re.compile(r"user|customer|member", re.IGNORECASE)
 _LINKS = re.compile(r"friend|follow|link|social|trust|knows", re.IGNORECASE)
+
+
+# What programs write beside tables, and what reading itself leaves there.
+_NO_DATA = re.compile(r"readme|licen[cs]e|\.|quarantine\.csv$", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,23 +35,19 @@ class Sources:
 
 def data_files(folder: Path) -> list[Path]:
     """Files of a folder that hold tables, sorted by name."""
-
-    def inner(path: Path) -> Path:
-        return path.with_suffix("") if path.suffix in (".gz", ".zst", ".zstd") else path
-
     return sorted(
         path
         for path in folder.iterdir()
-        if path.is_file() and inner(path).suffix in ENDINGS and not re.match(r"readme|licen[cs]e|\.", path.name, re.I)
+        if path.is_file() and plain_name(path).endswith(ENDINGS) and not _NO_DATA.match(path.name)
     )
 
 
-def find_sources(folder: Path) -> Sources:
+def find_sources(folder: Path, dialect: Dialect | None = None) -> Sources:
     """Sort a folder's files into events, items, users and links. Raises DataError when none holds events."""
     tables: dict[Path, Table] = {}
     for path in data_files(folder):
         try:
-            tables[path] = open_table(path)
+            tables[path] = open_table(path, dialect)
         except DataError:
             continue
     logs, links = {}, [path for path, table in tables.items() if _LINKS.search(path.name) and _joins_users(table)]

@@ -1,4 +1,10 @@
-"""Times of any spelling into int64 microseconds since 1970, UTC."""
+"""Times of any spelling into int64 microseconds since 1970, UTC.
+
+Numbers are told by their size: seconds to nanoseconds, or a day written as 20231122. Texts are parsed by the format
+that reads most of a sample from all over the column; what it leaves is given to further formats, so that days among
+moments are read too. Whether the day or the month comes first is judged by the whole column, and said where it stays
+open.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +18,7 @@ from zhiyin.core.durations import SECOND, UNITS
 # Whole numbers are read by their size: each unit has a range of its own between the years 1971 and 2128.
 EARLIEST, LATEST = 31_536_000 * SECOND, 5_000_000_000 * SECOND
 _UNITS = {"seconds": 1, "milliseconds": 1_000, "microseconds": 1_000_000, "nanoseconds": 1_000_000_000}
+_SAMPLE = 1_000
 
 
 def wall_clock() -> int:
@@ -54,6 +61,22 @@ class TimePolicy:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """Times of a column.
+
+    Parameters
+    ----------
+    times: Int64 microseconds UTC, null where a value is missing or no time.
+    open_order: what is to be said where days and months of the column may be either; empty where they are not.
+    day_first: the order that was read, where days and months are written as numbers below each other; else None.
+    """
+
+    times: pl.Series
+    open_order: str = ""
+    day_first: bool | None = None
+
+
 def numeric_unit(numbers: pl.Series) -> str | None:
     """Unit of a column of numbers that are times, judged by its median; None when they cannot be times."""
     middle = numbers.drop_nulls().cast(pl.Float64).median()
@@ -65,68 +88,255 @@ def numeric_unit(numbers: pl.Series) -> str | None:
     return None
 
 
-def to_microseconds(column: pl.Series) -> pl.Series:
+def looks_like_times(column: pl.Series) -> bool:
+    """Whether a column, or a sample of one, holds times: moments, numbers of a unit, days as numbers, texts."""
+    seen = column.drop_nulls()
+    if column.dtype in (pl.Date, pl.Datetime):
+        return len(seen) > 0
+    if not len(seen) or not (column.dtype.is_numeric() or column.dtype in (pl.String, pl.Categorical)):
+        return False
+    if column.dtype.is_numeric():
+        return numeric_unit(seen) is not None or _digits_format(seen) is not None
+    sample = _spread(seen.cast(pl.String), 200)
+    return 2 * to_microseconds(sample).null_count() < len(sample)
+
+
+def to_microseconds(column: pl.Series, day_first: bool | None = None) -> pl.Series:
     """Int64 microseconds UTC, null where a value is missing or no time. A time without a zone is UTC."""
+    return read_times(column, day_first).times
+
+
+def read_times(column: pl.Series, day_first: bool | None = None) -> Times:
+    """As `to_microseconds`, with what was decided. `day_first`: what to do where days and months may be either."""
     dtype = column.dtype
     if isinstance(dtype, pl.Datetime):
         aware = column if dtype.time_zone else column.dt.replace_time_zone("UTC")
-        return aware.dt.convert_time_zone("UTC").dt.epoch("us")
+        return Times(aware.dt.convert_time_zone("UTC").dt.epoch("us"))
     if dtype == pl.Date:
-        return column.cast(pl.Datetime("us")).dt.epoch("us")
+        return Times(column.cast(pl.Datetime("us")).dt.epoch("us"))
     if dtype.is_numeric():
-        unit = numeric_unit(column) or "seconds"
-        if dtype.is_float():
-            scaled = column.cast(pl.Float64) * (SECOND / _UNITS[unit])
-            return scaled.fill_nan(None).round().cast(pl.Int64, strict=False)
-        whole = column.cast(pl.Int64, strict=False)
-        if unit == "nanoseconds":
-            return whole // 1000
-        factor = SECOND // _UNITS[unit]
-        limit = (2**63 - 1) // factor
-        if not whole.is_between(-limit, limit).all():  # a product past 64 bits would come round as another time
-            whole = whole.set(~whole.is_between(-limit, limit), None)
-        return whole * factor if factor > 1 else whole
+        return Times(_from_numbers(column))
+    if dtype in (pl.Duration, pl.Time, pl.Boolean, pl.Binary) or dtype.is_nested():
+        return Times(_nulls(column))
     text = column.cast(pl.String).str.strip_chars()
+    text = text.set(text == "", None)
     numbers = text.cast(pl.Float64, strict=False)
-    if 2 * (numbers.null_count() - text.null_count()) <= len(text) and numeric_unit(numbers):
+    written = len(text) - text.null_count()
+    if written and 2 * (len(text) - numbers.null_count()) >= written:
         whole = text.cast(pl.Int64, strict=False)
-        return to_microseconds(whole if whole.null_count() <= numbers.null_count() else numbers)
-    return parse_text(text)
+        exact = whole if whole.null_count() <= numbers.null_count() else numbers
+        if numeric_unit(numbers) or _digits_format(exact.drop_nulls()):
+            times = _from_numbers(exact)
+            if times.null_count() <= text.null_count():
+                return Times(times)
+            rest = _parse_text(text.set(times.is_not_null(), None), day_first)  # texts among numbers
+            return dataclasses.replace(rest, times=times.fill_null(rest.times))
+    return _parse_text(text, day_first)
 
 
-_FORMATS = (
-    "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%d",
-    "%Y/%m/%d %H:%M:%S", "%Y/%m/%d %H:%M", "%Y/%m/%d",
-    "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%m/%d/%Y", "%d/%m/%Y %H:%M:%S", "%d/%m/%Y %H:%M", "%d/%m/%Y",
-    "%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y", "%Y%m%d",
+def parse_text(text: pl.Series, day_first: bool | None = None) -> pl.Series:
+    """Times written as text, Int64 microseconds UTC."""
+    return _parse_text(text, day_first).times
+
+
+# Numbers
+
+
+def _from_numbers(column: pl.Series) -> pl.Series:
+    unit = numeric_unit(column)
+    form = _digits_format(column.drop_nulls())
+    if form is not None and (unit is None or form != "%Y%m%d"):
+        text = column.cast(pl.Int64, strict=False).cast(pl.String)
+        return _parse(text, form, False)
+    unit = unit or "seconds"
+    if column.dtype.is_float() or column.dtype.is_decimal():
+        scaled = column.cast(pl.Float64) * (SECOND / _UNITS[unit])
+        return scaled.fill_nan(None).round().cast(pl.Int64, strict=False)
+    whole = column.cast(pl.Int64, strict=False)
+    if unit == "nanoseconds":
+        return whole // 1000
+    factor = SECOND // _UNITS[unit]
+    limit = (2**63 - 1) // factor
+    if not whole.is_between(-limit, limit).all():  # a product past 64 bits would come round as another time
+        whole = whole.set(~whole.is_between(-limit, limit), None)
+    return whole * factor if factor > 1 else whole
+
+
+_DIGITS = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+
+
+def _digits_format(numbers: pl.Series) -> str | None:
+    """The format of whole numbers that are days or moments written in digits, such as 20231122; None for others."""
+    if not len(numbers):
+        return None
+    middle = numbers.cast(pl.Float64).median()
+    if not isinstance(middle, int | float) or middle != middle:
+        return None
+    form = _DIGITS.get(len(str(int(abs(middle)))))
+    if form is None or not 1900 <= int(str(int(abs(middle)))[:4]) < 2200:
+        return None
+    sample = _spread(numbers, _SAMPLE).cast(pl.Int64, strict=False).cast(pl.String)
+    return form if _parse(sample, form, False).null_count() <= 0.1 * len(sample) else None
+
+
+# Texts
+
+_YEAR_FIRST = ("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%Y%m%d", "%Y年%m月%d日", "%Y年%m月%d")
+_NAMED = (
+    "%d %b %Y", "%d %B %Y", "%d-%b-%Y", "%d/%b/%Y", "%b %d %Y", "%B %d %Y", "%d %b %y", "%d-%b-%y", "%Y-%b-%d",
 )  # fmt: skip
-_ZONE = r"(:\d{2}(?:\.\d+)?)\s?(Z|UTC|[+-]\d{2}(?::?\d{2})?)$"
+_CLOCKS = ("%H:%M:%S%.f", "%H:%M", "%I:%M %p", "%I:%M:%S %p", "%H%M%S", "%H时%M分%S秒", "%H.%M.%S", "%H.%M")
+_WHOLE = ("%Y%m%d%H%M%S", "%Y%m%d%H%M", "%b %d %H:%M:%S %Y")
+_PLAIN = "%Y-%m-%d %H:%M:%S%.f"
+_ZONE = r"(:\d{2}(?:\.\d+)?)\s?(Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)$"
+_NUMERIC_DATE = r"^(\d{1,2})([/.\-])(\d{1,2})[/.\-](\d{2}|\d{4})(?:\D|$)"
 
 
-def parse_text(text: pl.Series) -> pl.Series:
-    """Times written as text. One format is chosen for the column: the one that reads most of a sample."""
-    sample = text.drop_nulls()
-    sample = sample.gather_every(max(1, len(sample) // 1000))  # from all over: 03/04 may be March or April, 13/04 not
-    zoned = bool(len(sample)) and float(sample.str.contains(_ZONE).mean() or 0) > 0.5  # type: ignore[arg-type]
-    best, hits = _FORMATS[0], -1
-    for form in _FORMATS:
-        read = _parse(sample, form, zoned)
-        if len(sample) - read.null_count() > hits:
-            best, hits = form, len(sample) - read.null_count()
-    times = _parse(text, best, zoned)
-    if times.null_count() > text.null_count():  # some with a zone and some without
-        times = times.fill_null(_parse(text, best, not zoned))
-    return times
+def _parse_text(text: pl.Series, day_first: bool | None) -> Times:
+    unread = text
+    times = _nulls(text)
+    said, order = "", None
+    for _ in range(6):
+        sample = _spread(unread.drop_nulls(), _SAMPLE)
+        if not len(sample):
+            break
+        unread, sample = _normalised(unread, sample)
+        if order is None and not said and bool(sample.str.contains(_NUMERIC_DATE).any()):
+            order, said = _day_order(text, day_first)
+        form, zoned = _best_format(sample, order)
+        if form is None:
+            break
+        found = _parse(unread, form, zoned)
+        times = times.fill_null(found) if times.null_count() < len(times) else found
+        if found.null_count() == unread.null_count():
+            break
+        left = unread.set(found.is_not_null(), None)
+        if left.null_count() == unread.null_count():
+            break
+        unread = left
+    return Times(times, said, order)
+
+
+def _normalised(text: pl.Series, sample: pl.Series) -> tuple[pl.Series, pl.Series]:
+    """Texts without what formats do not know: names of weekdays, commas, an hour without minutes."""
+    for seen, changes in _REWRITES:
+        if bool(sample.str.contains(seen).any()):
+            for pattern, by in changes:
+                text, sample = text.str.replace_all(pattern, by), sample.str.replace_all(pattern, by)
+    return text, sample
+
+
+# What is done to texts of which a sample holds a pattern.
+_REWRITES: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
+    (r"^\p{L}{3,9},? ", ((r"^(?i:mon|tue|wed|thu|fri|sat|sun)\p{L}*,? ", ""),)),
+    (r"[+-]\d{4} \d{4}$", ((r"(\d+:\d+:\d+) [+-]0000 (\d{4})$", "$1 $2"),)),  # "Nov 22 03:08:59 +0000 2023"
+    (r"\p{L}{3,9}\.? \d{1,2},|\d{1,2} \p{L}{3,9}\.?,", ((",", ""),)),
+    (r":\d{2},\d{1,9}$", ((r",(\d{1,9})$", ".$1"),)),
+    (r"^\d{4}\D\d{1,2}\D\d{1,2}[ T]\d{1,2}$", ((r"^(\d{4}\D\d{1,2}\D\d{1,2}[ T]\d{1,2})$", "$1:00"),)),
+    (r"^\d{1,2}\D\d{1,2}\D\d{2,4} \d{1,2}$", ((r"^(\d{1,2}\D\d{1,2}\D\d{2,4} \d{1,2})$", "$1:00"),)),
+    (r"\d[T_]\d", ((r"(\d)[T_](\d)", "$1 $2"),)),
+    (r"^\d{1,2}/\p{L}{3}/\d{4}:", ((r"^(\d{1,2}/\p{L}{3}/\d{4}):", "$1 "),)),  # logs of Apache
+    (r"^\d{4}:\d{2}:\d{2}\b", ((r"^(\d{4}):(\d{2}):(\d{2})\b", "$1-$2-$3"),)),  # pictures
+    (r",", ((r"^([^,]*\d),\s*(\d)", "$1 $2"),)),
+    (r"(?i)\d\s?[ap]\.?m\.?$", ((r"(?i)\s?([ap])\.?m\.?$", " ${1}m"),)),
+    (r"  ", ((r" {2,}", " "),)),
+)
+
+
+def _day_order(text: pl.Series, day_first: bool | None) -> tuple[bool | None, str]:
+    """Whether the day comes first in dates such as 03/04/2024, by the whole column, and what to say where it is open.
+
+    A two-digit year first, as in 23/11/22, is no order of days and months: None.
+    """
+    parts = text.str.extract_groups(_NUMERIC_DATE).struct.unnest().drop_nulls()
+    first, mark, second, last = (parts.to_series(at) for at in range(4))
+    first, second = first.cast(pl.Int32), second.cast(pl.Int32)
+    if not len(parts):
+        return None, ""
+    short = last.str.len_bytes() == 2
+    if short.all() and _is_year(first, last):
+        return None, ""
+    days_first, days_second = int((first > 12).sum()), int((second > 12).sum())
+    if days_first != days_second:
+        return days_first > days_second, ""
+    if day_first is not None:
+        return day_first, ""
+    either = ((first <= 12) & (second <= 12)).arg_true()
+    if not len(either):
+        return mark[0] != "/", ""
+    at = int(either[0])
+    chosen = mark[at] != "/"
+    example = f"{first[at]}{mark[at]}{second[at]}{mark[at]}{last[at]}"
+    day, month = (first[at], second[at]) if chosen else (second[at], first[at])
+    read = f"day {day}, month {month}"
+    return chosen, f"{text.name} = {example!r} may be day {month}, month {day} or {read}, read as {read}"
+
+
+def _is_year(first: pl.Series, last: pl.Series) -> bool:
+    """Whether the first of three numbers is the year: more than a day, or of few values where the last has many."""
+    days = last.cast(pl.Int32)
+    if int(first.max()) > 31:  # type: ignore[arg-type]
+        return True
+    return int(days.max()) <= 31 and int(first.max()) > 12 and 3 * first.n_unique() < days.n_unique()  # type: ignore[arg-type]
+
+
+def _best_format(sample: pl.Series, day_first: bool | None) -> tuple[str | None, bool]:
+    """The format that reads most of a sample, and whether a zone follows; None where none reads anything."""
+    zoned = float(sample.str.contains(_ZONE).mean() or 0) > 0.5  # type: ignore[arg-type]
+    best, hits = None, 0
+    for zone in (zoned, not zoned):
+        for form in _candidates(sample, day_first):
+            read = len(sample) - _parse(sample, form, zone).null_count()
+            if read > hits:
+                best, hits, zoned = form, read, zone
+            if hits == len(sample):
+                return best, zoned
+        if hits:
+            break
+    return best, zoned
+
+
+def _candidates(sample: pl.Series, day_first: bool | None) -> list[str]:
+    """Formats to try, the likeliest first."""
+    marks = [mark for mark in "/.-" if sample.str.contains(rf"\d{{1,2}}\{mark}\d{{1,2}}\{mark}\d{{2,4}}").any()]
+    orders = {True: ("%d{0}%m{0}%Y", "%d{0}%m{0}%y"), False: ("%m{0}%d{0}%Y", "%m{0}%d{0}%y"), None: ("%y{0}%m{0}%d",)}
+    dates = [form.format(mark) for mark in marks for form in orders[day_first]]
+    letters = bool(sample.str.contains(r"\p{L}{3}").any())
+    dates = [*_YEAR_FIRST, *dates, *(_NAMED if letters else ())]
+    spaces = bool(sample.str.contains(r" ").any())
+    clocks = _CLOCKS if spaces else ()
+    both = [f"{date} {clock}" for clock in clocks for date in dates]
+    return [*both, *dates, *_WHOLE] if spaces else [*dates, *_WHOLE, *both]
 
 
 def _parse(text: pl.Series, form: str, zoned: bool) -> pl.Series:
+    """Texts of one format; a year before 1000 is no year but two digits, and null."""
+    clock = "%H" in form or "%I" in form
+    if zoned and not clock:
+        return _nulls(text)
     if zoned:
-        if "%H" not in form:
-            return pl.repeat(None, len(text), dtype=pl.Int64, eager=True)
-        plain = text.str.replace(r"\s?(Z|UTC)$", "+00:00").str.replace(
+        plain = text.str.replace(r"\s?(Z|UTC|GMT)$", "+00:00").str.replace(
             r"(:\d{2}(?:\.\d+)?)\s?([+-]\d{2})$", "${1}${2}:00"
         )
-        return plain.str.to_datetime(form + "%:z", time_unit="us", time_zone="UTC", strict=False).dt.epoch("us")
-    if "%H" not in form:
-        return text.str.to_date(form, strict=False).cast(pl.Datetime("us")).dt.epoch("us")
-    return text.str.to_datetime(form, time_unit="us", strict=False).dt.epoch("us")
+        plain = plain.str.replace(r"(:\d{2}(?:\.\d+)?)\s([+-]\d{2}:?\d{2})$", "$1$2")
+        times = plain.str.to_datetime(form + "%:z", time_unit="us", time_zone="UTC", strict=False).dt.epoch("us")
+    elif clock:
+        times = text.str.to_datetime(form, time_unit="us", strict=False).dt.epoch("us")
+    else:
+        times = text.str.to_date(form, strict=False).cast(pl.Datetime("us")).dt.epoch("us")
+    if "%Y" in form and "%Y%m%d" not in form:
+        early = times < _YEAR_1000
+        times = times.set(early.fill_null(False), None) if early.any() else times
+    return times
+
+
+_YEAR_1000 = -30_610_224_000 * SECOND
+
+
+def _nulls(column: pl.Series) -> pl.Series:
+    return pl.repeat(None, len(column), dtype=pl.Int64, eager=True).alias(column.name)
+
+
+def _spread(column: pl.Series, n: int) -> pl.Series:
+    """About n values from all over a column."""
+    return column.gather_every(max(1, len(column) // n))

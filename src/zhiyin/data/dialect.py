@@ -1,0 +1,99 @@
+"""How a source is written, where its content does not say: what the caller assumes, and what was assumed in reading."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from zhiyin.core.errors import ConfigError, nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class Dialect:
+    """What the caller says of a source; None where its content decides.
+
+    Parameters
+    ----------
+    encoding: of text files, such as "gb18030".
+    separator: between fields of text files.
+    header: the line of the header, from 1; 0 where there is none.
+    decimal: "." or ",", the mark before the fraction of a number.
+    day_first: whether 03/04/2024 is 3 April (true) or 4 March (false).
+    missing: words that stand for a missing value.
+    text: columns that stay text although numbers stand in them.
+    """
+
+    encoding: str | None = None
+    separator: str | None = None
+    header: int | None = None
+    decimal: str | None = None
+    day_first: bool | None = None
+    missing: tuple[str, ...] | None = None
+    text: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, assume: Mapping[str, Any] | None) -> Dialect:
+        """From keys and values. Raises ConfigError for an unknown key, or a value that is not of its type."""
+        given = {key: value for key, value in dict(assume or {}).items() if value is not None}
+        known = {field.name for field in dataclasses.fields(cls)}
+        for key, value in given.items():
+            if key not in known:
+                raise ConfigError(f"nothing called {key!r} can be assumed", remedy=nearest(key, sorted(known)))
+            if not _RIGHT[key][0](value):
+                raise ConfigError(f"{key} = {value!r} cannot be assumed", remedy=f"write {key} = {_RIGHT[key][1]}")
+            if key in ("missing", "text"):
+                given[key] = tuple(value)
+        return cls(**given)
+
+
+def parse_assumption(text: str) -> tuple[str, Any]:
+    """KEY=VALUE of the command line as a key and a value of its type. Raises ConfigError as `Dialect.of` does."""
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not equals:
+        raise ConfigError(f"{text!r} is no assumption", remedy="write KEY=VALUE, such as day_first=true")
+    if key in ("missing", "text"):
+        return key, [part.strip() for part in value.split(",") if part.strip()]
+    words = {"true": True, "yes": True, "false": False, "no": False}
+    if key == "day_first" and value.strip().lower() in words:
+        return key, words[value.strip().lower()]
+    if key == "header" and value.strip().isdecimal():
+        return key, int(value)
+    if key == "separator":
+        return key, {"\\t": "\t", "tab": "\t", "space": " "}.get(value, value)
+    return key, value
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(part, str) for part in value)
+
+
+_RIGHT: dict[str, tuple[Any, str]] = {
+    "encoding": (lambda value: isinstance(value, str), '"gb18030"'),
+    "separator": (lambda value: isinstance(value, str) and 0 < len(value) <= 2 and value.isascii(), '";"'),
+    "header": (lambda value: type(value) is int and 0 <= value <= 1000, "1, or 0 for none"),
+    "decimal": (lambda value: value in (".", ","), '"." or ","'),
+    "day_first": (lambda value: isinstance(value, bool), "true or false"),
+    "missing": (_is_texts, '["NA", "-"]'),
+    "text": (_is_texts, '["zip"]'),
+}
+
+
+@dataclasses.dataclass
+class Findings:
+    """What was decided while a table was read: sentences to be shown, and keys of a `Dialect` that were assumed."""
+
+    notes: list[str] = dataclasses.field(default_factory=list)
+    assumed: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def note(self, sentence: str) -> None:
+        """Add a sentence, once."""
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+
+    def assume(self, key: str, value: Any, sentence: str) -> None:
+        """Add a decision that could have been another one, and the sentence with both readings."""
+        self.assumed.setdefault(key, value)
+        shown = "true" if value is True else "false" if value is False else repr(value).replace("'", '"')
+        self.note(f"{sentence} (assumed: {key} = {shown}, under [read] or by --assume)")

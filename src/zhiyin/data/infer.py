@@ -1,0 +1,291 @@
+"""Types of columns of text, inferred from all of their cells.
+
+Ids stay as they are written: they become whole numbers only where every one of them is one, so that "005" is not 5 and
+one "7.5" does not turn 10 into 10.0. Numbers are read as people write them ("3,50", "$3.99", "4 stars", "—"), which is
+said.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import polars as pl
+
+from zhiyin.data.dialect import Dialect, Findings
+
+# Words that stand for a missing value; "nan" and the like also where a column is text.
+ABSENT = ("nan", "null", "none", "na", "n/a", "#n/a", "<na>", "\\n", "nil", "(null)")
+DASHES = ("-", "--", "—", "–", "?", ".", "..", "*", "unknown", "missing", "tbd", "#value!", "#div/0!", "#ref!")
+_IN_TEXT = ("nan", "null", "none", "n/a", "#n/a", "<na>", "\\n", "(null)")
+_WHOLE = r"^(?:0|-?[1-9]\d*)(?:\.0+)?$"
+LEADING_ZERO = r"^[+-]?0\d|^\+\d|^-0(?:\.0*)?$"
+_SHARE = 0.95  # of numbers, from which on a column with a few words is one of numbers
+_MOSTLY = 0.8  # the same of a sample, which only has to say what the column can be
+_CURRENCY = r"[$€£¥₹₽₩₺฿¢元円]|(?:US|CA|AU|HK|NT|R)\$|USD|EUR|GBP|CNY|RMB|JPY|CHF|Rs\.?|kr\.?|zł"
+_THOUSANDS = r"^[+-]?[1-9]\d{0,2}(?:\.\d{3})+$"
+_SHORT = r",\d{1,2}$|,\d{4,}$|^0\d*,|^,"  # a comma that no thousands stand behind
+_SCALES = ["k", "m", "b", "t", "mn", "bn", "mio", "mrd", "tsd", "万", "亿", "千"]
+_NUMBER = r"\(?[-+−]?\(?\d[\d.,'’ \u00a0\u202f]*\)?|\(?[-+−]?[.,]\d+\)?"
+
+
+def infer_ids(text: pl.Series, dialect: Dialect | None = None) -> pl.Series:
+    """Ids as Int64 where all are whole numbers ("17850.0" is 17850), else as they are written; blanks are null.
+
+    Words such as "NA" are ids among words, and missing among numbers.
+    """
+    dialect = dialect or Dialect()
+    text = _stripped(text)
+    words = tuple(word.lower() for word in dialect.missing) if dialect.missing is not None else ABSENT
+    if dialect.missing is not None:
+        text = text.set(text.str.to_lowercase().is_in(words), None)
+    else:
+        text = text.set(text == "\\N", None)
+    if text.name in dialect.text:
+        return text
+    whole = text.str.contains(_WHOLE)
+    if not whole.all():
+        if not whole.any():
+            return text
+        others = text.filter(~whole).unique()
+        if not others.str.to_lowercase().is_in(words).all():
+            return text
+        numbers = text.set(~whole, None)
+    else:
+        numbers = text
+    found = numbers.str.replace(r"\.0+$", "").cast(pl.Int64, strict=False)
+    return found if found.null_count() == numbers.null_count() else text
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    """Numbers of a column of text.
+
+    Parameters
+    ----------
+    values: Float64, null where a cell is missing or no number.
+    bad: bool[n], cells that are something else than a number or a word for a missing one.
+    findings: what was decided.
+    """
+
+    values: pl.Series
+    bad: pl.Series
+    findings: Findings
+
+
+def parse_numbers(
+    text: pl.Series, dialect: Dialect | None = None, *, semicolons: bool = False, fractions: bool = False
+) -> Numbers:
+    """Numbers of a column of text, as people write them.
+
+    Parameters
+    ----------
+    semicolons: whether the columns of the file stand between semicolons, as where the comma is the decimal mark.
+    fractions: whether other cells of the column are written with a decimal point.
+    """
+    dialect, findings = dialect or Dialect(), Findings()
+    text = _stripped(text)
+    name = text.name
+    values = text.cast(pl.Float64, strict=False)
+    if dialect.decimal == ",":  # then "1.234" is a thousand
+        values = values.set(text.str.contains(_THOUSANDS).fill_null(False), None)
+    odd = text.is_not_null() & (values.is_null() | ~values.is_finite().fill_null(True))
+    none = pl.repeat(False, len(text), dtype=pl.Boolean, eager=True)
+    if not odd.any():
+        return Numbers(values, none, findings)
+    rows = odd.arg_true()
+    cells = text.gather(rows)
+    absent = _is_absent(cells, dialect)
+    if absent.any():
+        shown = _examples(cells.filter(absent))
+        findings.note(f"{name}: {_cells(int(absent.sum()))} {shown}, read as missing")
+    pointed = text.filter(~odd & text.str.contains(r"\.").fill_null(False))
+    thousands = pointed.str.contains(_THOUSANDS)
+    read, decimal = _written_numbers(
+        cells.set(absent, None), name, dialect, findings, semicolons, fractions or not bool(thousands.all())
+    )
+    values = values.scatter(rows, read)
+    if decimal == "," and len(pointed) and thousands.all():
+        again = (~odd & text.str.contains(_THOUSANDS).fill_null(False)).arg_true()
+        values = values.scatter(again, text.gather(again).str.replace_all(r"\.", "").cast(pl.Float64))
+    bad = none.scatter(rows, read.is_null() & ~absent)
+    return Numbers(values, bad, findings)
+
+
+def _written_numbers(
+    cells: pl.Series, name: str, dialect: Dialect, findings: Findings, semicolons: bool, fractions: bool
+) -> tuple[pl.Series, str]:
+    """Numbers of cells that are no plain floats (with units, decimal commas, thousands marks), and the decimal mark."""
+    frame = cells.to_frame("cell").select(
+        pl.col("cell"),
+        pl.col("cell").str.extract_groups(
+            rf"(?i)^(?<before>{_CURRENCY})?\s*(?<sign>[-+−])?\s*(?<after_sign>{_CURRENCY})?\s*(?<number>{_NUMBER})\s*"
+            rf"(?<unit>%|{_CURRENCY}|\p{{Han}}|[★☆*]+|[glhsd]|\p{{L}}{{2,12}}\.?)?$"
+        ).alias("part"),
+    ).unnest("part")  # fmt: skip
+    unit = pl.concat_str(
+        pl.col("before", "after_sign", "unit").fill_null("").str.to_lowercase().str.strip_chars_end("s."), separator=""
+    )
+    frame = frame.with_columns(unit.alias("units"))
+    units = frame["units"].filter(frame["number"].is_not_null()).unique()
+    units = units.filter(units != "").sort()
+    scaled = units.is_in(_SCALES)
+    if scaled.any():  # "1.2k" is not 1.2
+        frame = frame.with_columns(pl.when(~pl.col("units").is_in(_SCALES)).then("number"))
+        units = units.filter(~scaled)
+    if len(units) > 1:  # grams and kilograms, dollars and euros: not numbers of one kind
+        frame = frame.with_columns(pl.when(pl.col("units") == "").then("number"))
+        findings.note(f"{name}: numbers of several units ({', '.join(units.head(3))}) are not read as numbers")
+    elif len(units):
+        findings.note(f"{name}: read without {units[0]!r}")
+    number = frame["number"].str.replace_all(r"[ \u00a0\u202f'’]", "").str.strip_chars("()")
+    minus = frame["number"].str.contains(r"^\(.*\)$") | frame["number"].str.contains("[-−]")
+    minus = minus.fill_null(False) | frame["sign"].is_in(["-", "−"]).fill_null(False)
+    number = number.str.replace_all(r"[-+−()]", "")
+    comma, point = number.str.contains(","), number.str.contains(r"\.")
+    both = comma & point
+    last_comma = number.str.contains(r",[^.]*$")
+    english = fractions or bool((both & ~last_comma).any())
+    decimal = _decimal(number.filter(comma & ~point), name, dialect, findings, semicolons, english)
+    if decimal == "." and bool((both & last_comma).any()) and not english:
+        decimal = ","
+    short = comma & ~point & number.str.contains(_SHORT)
+    grouped_by_point = number.str.contains(r"^[1-9]\d{0,2}(?:\.\d{3})+(?:,\d*)?$")
+    grouped_by_comma = number.str.contains(r"^[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?$")
+    as_comma = short | (both & last_comma & grouped_by_point) | (comma & ~point & (decimal == ","))
+    as_comma = as_comma | (point & ~comma & grouped_by_point & (decimal == ","))
+    plain = pl.select(
+        pl.when(as_comma.fill_null(False)).then(number.str.replace_all(r"\.", "").str.replace(",", "."))
+        .when((grouped_by_comma | ~comma).fill_null(False)).then(number.str.replace_all(",", ""))
+    ).to_series()  # fmt: skip
+    found = plain.cast(pl.Float64, strict=False)
+    found = found.set(~found.is_finite().fill_null(True), None)
+    return pl.select(pl.when(minus).then(-found).otherwise(found)).to_series(), decimal
+
+
+def _decimal(
+    commas: pl.Series, name: str, dialect: Dialect, findings: Findings, semicolons: bool, fractions: bool
+) -> str:
+    """The decimal mark of numbers with a comma and no point."""
+    if dialect.decimal is not None:
+        return dialect.decimal
+    if not len(commas):
+        return "."
+    short = commas.str.contains(_SHORT)
+    if short.any():
+        both = "both marks of decimals are written" if fractions else "the comma is the decimal mark"
+        findings.note(f"{name}: {both}, as in {commas.filter(short)[0]!r}")
+        return "." if fractions else ","
+    if fractions or commas.str.contains(r",\d{3},").any():
+        return "."
+    example = commas[0]
+    readings = (example.replace(",", "."), example.replace(",", ""))
+    value, reading = (",", readings[0]) if semicolons else (".", readings[1])
+    findings.assume("decimal", value, f"{name}: {example!r} may be {readings[0]} or {readings[1]}, read as {reading}")
+    return value
+
+
+def infer_column(
+    text: pl.Series, dialect: Dialect | None = None, *, semicolons: bool = False, sample: bool = False
+) -> tuple[pl.Series, Findings]:
+    """A column that describes something, in the type that its cells have: booleans, numbers or text.
+
+    Parameters
+    ----------
+    sample: it is only a part, from which roles are guessed: a few odd cells do not matter and nothing is said.
+    """
+    dialect, findings = dialect or Dialect(), Findings()
+    text = _stripped(text)
+    filled = text.drop_nulls()
+    if not len(filled) or text.name in dialect.text:
+        return text, findings
+    absent = _is_absent(filled, dialect)
+    words = filled.filter(~absent) if absent.any() else filled
+    if not len(words):
+        return _without_absent(text, dialect, findings), findings
+    if words.str.len_bytes().max() <= 5 and words.str.to_lowercase().is_in(["true", "false"]).all():  # type: ignore[operator]
+        if absent.any():
+            findings.note(
+                f"{text.name}: {_cells(int(absent.sum()))} {_examples(filled.filter(absent))}, read as missing"
+            )
+        return text.str.to_lowercase() == "true" if not absent.any() else _booleans(text), findings
+    numeric = words.str.contains(r"^[^\p{L}]*\d")
+    if float(numeric.mean() or 0) < 0.5 or words.str.contains(LEADING_ZERO).any():  # type: ignore[arg-type]
+        return _without_absent(text, dialect, findings), findings
+    numbers = parse_numbers(text, dialect, semicolons=semicolons)
+    bad = int(numbers.bad.sum())
+    share = 1 - bad / len(words)
+    exponents = words.str.contains(r"^\d+[eE]\d+$").any()
+    if exponents or (not bad and words.str.contains(r"^\d{20,}$").any()):  # codes, and numbers no float holds
+        return _without_absent(text, dialect, findings), findings
+    if bad and not sample:
+        others = text.filter(numbers.bad)
+        odd = _examples(others)
+        if share < _SHARE or others.str.contains(r"\d").any() or len(words) < 20:
+            if share >= 0.5:
+                findings.note(f"{text.name}: kept as text, {_cells(bad)} {odd}, which no number is")
+            return _without_absent(text, dialect, findings), findings
+        numbers.findings.note(
+            f"{text.name}: {_cells(bad)} {odd}, read as missing among numbers "
+            f'(keep the column as text: text = ["{text.name}"] under [read])'
+        )
+    elif bad and share < _MOSTLY:
+        return text, findings
+    values = numbers.values
+    whole = values.cast(pl.Int64, strict=False)
+    pointed = words.str.contains(r"[.,eE]").any()
+    same = not pointed and whole.null_count() == values.null_count()
+    if same:
+        exact = text.cast(pl.Int64, strict=False)
+        if exact.null_count() == whole.null_count():
+            whole = exact
+        return whole, numbers.findings
+    return values, numbers.findings
+
+
+def _booleans(text: pl.Series) -> pl.Series:
+    lower = text.str.to_lowercase()
+    known = lower.is_in(["true", "false"])
+    return (lower == "true").set(~known.fill_null(False), None)
+
+
+def _without_absent(text: pl.Series, dialect: Dialect, findings: Findings) -> pl.Series:
+    """Text whose words for a missing value are null, which is said. "NA" among codes of two letters is a country."""
+    words = tuple(word.lower() for word in dialect.missing) if dialect.missing is not None else _IN_TEXT
+    if dialect.missing is None and not _is_codes(text):
+        words = (*words, "na")
+    hit = text.str.to_lowercase().is_in(words).fill_null(False)
+    if not hit.any():
+        return text
+    findings.note(
+        f"{text.name}: {_cells(int(hit.sum()))} {_examples(text.filter(hit))}, read as missing "
+        "(keep them as text: missing = [] under [read])"
+    )
+    return text.set(hit, None)
+
+
+def _is_codes(text: pl.Series) -> bool:
+    """Whether the column is one of codes of two letters."""
+    others = text.drop_nulls().unique()
+    others = others.filter(~others.str.to_lowercase().is_in(ABSENT))
+    return len(others) > 0 and bool(others.str.contains(r"^[A-Za-z]{2}$").all())
+
+
+def _is_absent(cells: pl.Series, dialect: Dialect) -> pl.Series:
+    """Cells that are a word for a missing number."""
+    words = (*ABSENT, *DASHES) if dialect.missing is None else tuple(word.lower() for word in dialect.missing)
+    return cells.str.to_lowercase().is_in(words).fill_null(False)
+
+
+def _stripped(text: pl.Series) -> pl.Series:
+    text = text.cast(pl.String).str.strip_chars()
+    return text.set(text == "", None) if (text == "").any() else text
+
+
+def _cells(count: int) -> str:
+    return f"{count:,} cell is" if count == 1 else f"{count:,} cells are"
+
+
+def _examples(cells: pl.Series) -> str:
+    """The commonest few cells, for a message."""
+    common = cells.value_counts(sort=True).head(3).to_series().to_list()
+    return " or ".join(repr(cell if len(cell) <= 40 else cell[:37] + "...") for cell in common)

@@ -1,0 +1,116 @@
+"""Files are what their content says, and unpack within limits."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import mmap
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from zhiyin.core.errors import DataError
+from zhiyin.data.containers import raw_bytes
+from zhiyin.data.reading import read
+
+RANDOM = np.random.default_rng(7).bytes(5000)
+LOG = b"user,item\n" + b"".join(b"%d,%d\n" % (n % 40, n * 7 % 31) for n in range(300))
+
+
+def zstd(content: bytes) -> bytes:
+    return pa.Codec("zstd").compress(content).to_pybytes()
+
+
+def zipped(content: bytes, *names: str) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names or ("log.csv",):
+            archive.writestr(name, content)
+    return out.getvalue()
+
+
+PACKERS = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zip": zipped, "zst": zstd}
+
+
+@pytest.mark.parametrize("packer", PACKERS)
+@pytest.mark.parametrize("name", ["log.csv", "LOG.CSV.{}", "log.CSV.{upper}", "log", "log.txt"])
+def test_packed_files_under_any_name(tmp_path: Path, packer: str, name: str) -> None:
+    path = tmp_path / name.format(packer, upper=packer.upper())
+    path.write_bytes(PACKERS[packer](LOG))
+    data = read(path)
+    assert (data.n_events, data.n_users, data.n_items) == (300, 40, 31)
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.dat", "log.json"])
+def test_parquet_and_arrow_under_any_name(tmp_path: Path, name: str) -> None:
+    frame = pl.read_csv(LOG)
+    frame.write_parquet(tmp_path / name)
+    assert read(tmp_path / name).n_events == 300
+    frame.write_ipc(tmp_path / name)
+    assert read(tmp_path / name).n_events == 300
+    (tmp_path / name).write_bytes(gzip.compress((tmp_path / name).read_bytes()))
+    assert read(tmp_path / name).n_events == 300
+
+
+def test_a_plain_file_is_mapped(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"x")
+    assert isinstance(raw_bytes(tmp_path / "a.csv"), mmap.mmap)
+
+
+@pytest.mark.parametrize("ending", ["gz", "zst", "bz2", "xz", "zip"])
+def test_damaged_files_are_named(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"log.csv.{ending}"
+    packed = PACKERS[ending](LOG)
+    for content in (packed[: len(packed) // 2], RANDOM[:500], packed[:6]):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"damaged|no text") as caught:
+            read(path)
+        assert caught.value.file == path
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"%PDF-1.7 ...", "a PDF"),
+        (b"\xd0\xcf\x11\xe0" * 200, "Excel"),
+        (zipped(LOG, "xl/workbook.xml"), "Office"),
+        (zipped(LOG, "a.csv", "b.csv"), "2 files: a.csv, b.csv"),
+        (zipped(gzip.compress(LOG), "a.csv.gz"), "a gzip file lies in this zip file"),
+        (b"SQLite format 3\x00" + bytes(100), "SQLite"),
+        (RANDOM, "no text"),
+        (b"user,item\n\x00\x00,\x00\n" * 50, "no text"),
+    ],
+)
+def test_what_is_no_table_is_refused_by_its_name(tmp_path: Path, content: bytes, match: str) -> None:
+    (tmp_path / "log.csv").write_bytes(content)
+    with pytest.raises(DataError, match=match) as caught:
+        read(tmp_path / "log.csv")
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("packer", ["gz", "bz2", "xz", "zip", "zst"])
+def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, packer: str) -> None:
+    path = tmp_path / f"log.csv.{packer}"
+    path.write_bytes(PACKERS[packer](b"user,item\n" + b"u,i\n" * 25_000_000))
+    with pytest.raises(DataError, match="200 times its size"):
+        read(path)
+
+
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "log.csv")
+    with pytest.raises(DataError, match="no regular file"):
+        read(tmp_path / "log.csv")
+
+
+def test_too_many_columns_are_refused(tmp_path: Path) -> None:
+    cells = [f"c{n}" for n in range(50_000)]
+    (tmp_path / "wide.csv").write_text(",".join(cells) + "\n" + ",".join(["1"] * 50_000) + "\n")
+    with pytest.raises(DataError, match="50,000 columns"):
+        read(tmp_path / "wide.csv")
