@@ -164,6 +164,7 @@ class Bundles:
                     "events": len(known.histories.items),
                     "users": len(known.user_ids),
                     "items": len(known.item_ids),
+                    "store": None if known.position is None else dataclasses.asdict(known.position),
                 },
                 "figures": figures,
                 "code": code_versions(),
