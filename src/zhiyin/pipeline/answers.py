@@ -389,7 +389,12 @@ class Answers:
         filled, given = self._filled(batch, slates, gone, wanted)
         vary = functools.partial(self._vary, history=batch.histories, k=batch.k, word=batch.word, balance=batch.balance)
         made = batch.book.finish(filled, batch.needs, batch.k, between=vary, policy=batch.policy, run=self.run)
-        short = np.flatnonzero((np.diff(made.offsets) < batch.k) & (given >= wanted))
+        lacks = np.diff(made.offsets) < batch.k
+        # A cap that is not strict yields to candidates only after one look at what is popular.
+        for event in made.events:
+            if event.step == "cap yielded":
+                lacks[event.owners[wanted[event.owners] < 4 * batch.k]] = True
+        short = np.flatnonzero(lacks & (given >= wanted))
         if not len(short):
             return made
         more = np.maximum(4 * batch.k, 8 * wanted[short])

@@ -631,7 +631,9 @@ class Rulebook:
             return slates, None
         right = (item >= 0) & (item < n) & (slot >= 0) & (slot < k)
         owner, item, slot = owner[right], item[right], slot[right]
-        for by in (slot, item):  # a slot has one item and an item one slot; what the request says stands first
+        # A slot has one item and an item one slot; what the request says stands first.
+        for of_item in (False, True):
+            by = item if of_item else slot
             first = np.sort(np.unique(owner * 2**31 + by, return_index=True)[1])
             owner, item, slot = owner[first], item[first], slot[first]
         good = ~np.isin(item, self.exclude)
