@@ -27,6 +27,7 @@ DAY = 86_400_000_000
 BEGIN = 19_600 * DAY  # in 2023
 TRAINED = BEGIN + 60 * DAY
 ITEMS, USERS = 60, 50
+KINDS, WEIGHTS = ("hide", "purchase", "view"), {"hide": -1.0, "purchase": 5.0, "view": 1.0}
 SOURCES: dict[str, Callable[[], Any]] = {
     "popular": Popular, "itemknn": ItemKNN, "transitions": Transitions, "content": Content,
 }  # fmt: skip
@@ -39,7 +40,8 @@ def log(days: int, per_day: int = 40, seed: int = 0) -> pl.DataFrame:
     fashion = (time - BEGIN) // (5 * DAY) * 7  # what sells moves on every five days
     user = rng.integers(0, USERS, n)
     item = (fashion + rng.geometric(0.2, n) + 30 * (user % 2)) % ITEMS
-    kind = np.where(rng.random(n) < 0.3, "purchase", "view")
+    chance = rng.random(n)
+    kind = np.select([chance < 0.3, chance < 0.4], ["purchase", "hide"], "view")
     value = np.where(kind == "purchase", rng.integers(1, 5, n).astype(float), np.nan)
     return pl.DataFrame({
         "user": np.char.add("u", user.astype(str)), "item": np.char.add("i", item.astype(str)), "time": time,
@@ -59,7 +61,10 @@ def catalogue() -> pl.DataFrame:
 def data_of(events: pl.DataFrame, position: StorePosition | None = None, from_store: int = 0) -> Dataset:
     """position: of the store that the last `from_store` events are from."""
     stored = None if position is None else np.arange(len(events)) >= len(events) - from_store
-    return Dataset.build(events, items=catalogue(), position=position, stored=stored)
+    weights = events["kind"].replace_strict(WEIGHTS, return_dtype=pl.Float32)
+    return Dataset.build(
+        events.with_columns(weights.alias("weight")), items=catalogue(), position=position, stored=stored
+    )
 
 
 def pipeline_of(data: Dataset) -> Pipeline:

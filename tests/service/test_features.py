@@ -102,7 +102,7 @@ class Offline:
 
     def __init__(self, bundles: Bundles, new: pl.DataFrame, rules: Rules) -> None:
         self.model = bundles.get(1).load()
-        self.answers = Answers(self.model, ranked.catalogue(), kinds=("purchase", "view"), new=new, rules=rules)
+        self.answers = Answers(self.model, ranked.catalogue(), kinds=ranked.KINDS, new=new, rules=rules)
 
     def answer(self, events: pl.DataFrame, user: str, now: int) -> Any:
         old = events.filter(pl.col("item").is_in(ranked.catalogue()["id"].to_list()))
@@ -113,8 +113,8 @@ class Offline:
         seen = [item for item in own["item"] if item not in set(ranked.catalogue()["id"])]
         history = Histories(
             np.array([0, len(own)]), codes.astype(np.int32),
-            own["kind"].replace_strict({"purchase": 5.0, "view": 1.0}, return_dtype=pl.Float32).to_numpy(),
-            own["time"].to_numpy(), (own["kind"] == "view").to_numpy().astype(np.uint8),
+            own["kind"].replace_strict(ranked.WEIGHTS, return_dtype=pl.Float32).to_numpy(), own["time"].to_numpy(),
+            own["kind"].cast(pl.Enum(ranked.KINDS)).to_physical().cast(pl.UInt8).to_numpy(),
             own["value"].cast(pl.Float32).fill_null(np.nan).to_numpy(), np.array([now]), np.array([-1], np.int32),
         )  # fmt: skip
         request = Request(user=user, history=history, seen=seen, k=8, now=now, features="shown", exclude_seen=False)
