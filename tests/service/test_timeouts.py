@@ -33,13 +33,13 @@ WAYS = pytest.mark.parametrize("path", ["/v1/events", "/v1/events?"])
 def test_a_commit_that_takes_too_long(path: str, opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     shop, waiting = opened(), []
     client = client_of(shop)
-    monkeypatch.setattr(events, "COMMIT", 0.05)
 
     def submit(given: Any, right: bool) -> Future[list[bool]]:
         waiting.append(Future())
         return waiting[-1]
 
     with monkeypatch.context() as patch:
+        patch.setattr(events, "COMMIT", 0.05)
         patch.setattr(shop.writer, "submit", submit)
         answer = client.post(path, json=EVENTS)
     assert answer.status_code == 503
