@@ -360,7 +360,7 @@ def test_an_export_is_loaded_without_what_is_not_right(tmp_path: Path, caplog: p
 def test_one_event_of_the_year_2100_wrecks_nothing() -> None:
     import zhiyin as zy
     from zhiyin.core.run import Run
-    from zhiyin.pipeline.learning import windows_of
+    from zhiyin.pipeline.windows import plan_windows
 
     rng, n = np.random.default_rng(0), 4_000
     log = pl.DataFrame({
@@ -369,12 +369,14 @@ def test_one_event_of_the_year_2100_wrecks_nothing() -> None:
     })  # fmt: skip
     far = pl.DataFrame({"user": ["x"], "item": ["i1"], "time": [4_102_444_800_000_000]})
     right = Dataset.build(log)
+    plan = plan_windows(right, 6, 0.1, True, Run(threads=1)).said()
+    assert len(plan) == 7
     for data in (
         Dataset.build(pl.concat([log, far])),
         read(pl.concat([log, far]).with_columns(pl.from_epoch("time", "us"))),
     ):
         assert data.window == right.window
-        assert len(windows_of(data, 6, 0.1, True, Run(threads=1))) == 6
+        assert plan_windows(data, 6, 0.1, True, Run(threads=1)).said() == plan
         assert zy.split(data, "time", test="7d").test.n_events > 100
         assert len(zy.folds(data, 3, "7d")) == 3
         assert (zy.Popular(half_life="7d").fit(data).scores_ > 0).all()
