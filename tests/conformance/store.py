@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -225,6 +225,30 @@ class StoreConformance:
         assert writer.submit([event(1)]).result(20) == [1]
         writer.close()
 
+    def test_a_request_that_cannot_be_kept_costs_the_others_nothing(self, store: Store) -> None:
+        """What no check has found, a database may still refuse: then requests are committed apart."""
+        writer, gate = Writer(store), threading.Event()
+        keep = store.keep
+
+        def slow(rows: Sequence[Event]) -> list[bool]:
+            assert gate.wait(20)
+            return keep(rows)
+
+        store.keep = slow  # type: ignore[method-assign]
+        first = writer.submit([event(0)])  # holds the writer while the others gather
+        bad = Event("half \ud800", "film", NOW, id="bad")
+        futures = [writer.submit([bad if n == 13 else event(n)], right=True) for n in range(1, 40)]
+        gate.set()
+        assert first.result(20) == [True]
+        for n, future in enumerate(futures, 1):
+            if n == 13:
+                assert isinstance(future.exception(20), Exception)
+            else:
+                assert future.result(20) == [True]
+        writer.close()
+        assert store.count() == 39
+        assert writer.waiting == 0
+
     def test_a_store_of_another_format(self, store: Store, address: str) -> None:
         import sqlalchemy as sa
 
@@ -236,6 +260,11 @@ class StoreConformance:
     def test_a_value_beyond_all_floats(self, store: Store) -> None:
         with pytest.raises(DataError, match="value"):
             store.append([event(1, value=10**400)])
+        for value in (2**53 + 1, 2**63, 2**64 - 1, -(2**70), 1e300, float("inf")):
+            with pytest.raises(DataError, match="value"):
+                store.append([event(1, value=value)])
+        assert store.append([event(9, user="bob", value=-(2**53))]) == [True]
+        assert store.history("bob")[0].value == -(2.0**53)
         assert store.append([event(1, value=7), event(2, value=None), event(3, value=0.5)]) == [True] * 3
         assert [e.value for e in store.history("alice")] == [7.0, None, 0.5]
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import gc
 import io
 import json
 import logging
 import os
 import subprocess
 import sys
+import threading
+import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +26,9 @@ pytest.importorskip("prometheus_client")
 from zhiyin.core.errors import ConfigError
 from zhiyin.service import logs
 from zhiyin.service.app import create_app
+from zhiyin.service.around import CURRENT, Seen
+from zhiyin.service.errors import RefusedError
+from zhiyin.service.limits import Work
 
 from .conftest import click, client_of, eventually, listed
 
@@ -167,19 +176,21 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
         [(log, log.level) for log in (root, logging.getLogger("zhiyin"), logs.access_log)],
         root.handlers[:],
     )
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     logs.configure("json", access=True)
     (fresh,) = [handler for handler in root.handlers if handler not in handlers]
     fresh.setStream(stream)  # type: ignore[attr-defined]
     root.setLevel(logging.DEBUG)  # everything that anyone says, but for the client
     monkeypatch.setattr(logging.getLogger("httpx"), "disabled", True)
     yield stream
+    logging.captureWarnings(False)
     root.removeHandler(fresh)
     for log, level in before:
         log.setLevel(level)
 
 
 def test_a_line_a_request(service: Any, written: io.StringIO) -> None:
-    service.get("/v1/items/i3?fields=price", headers={"X-Request-Id": "mine-1"})
+    service.get("/v1/items/i3", headers={"X-Request-Id": "mine-1"})
     (line,) = [one for one in map(json.loads, written.getvalue().splitlines()) if one["message"] == "request"]
     assert line.pop("milliseconds") > 0
     assert line.pop("time").endswith("Z")
@@ -240,12 +251,73 @@ def test_logs_of_others(written: io.StringIO) -> None:
         log.warning("service: %s", error)
         log.exception("service")
         log.error(error)
-    log.warning("placements: %s", ConfigError("k is too large"))
+    log.warning("placements: %s", ConfigError("user-mallory is no item"))
+    log.warning("placements: %s", ConfigError("k is too large").message)
     lines = [json.loads(line) for line in written.getvalue().splitlines()]
     assert [line["message"] for line in lines] == [
-        "service: ValueError", "service", "ValueError", "placements: k is too large"
+        "service: ValueError", "service", "ValueError", "placements: ConfigError", "placements: k is too large"
     ]  # fmt: skip
     assert lines[1]["error"].startswith("ValueError at test_metrics.py:")
+    assert "mallory" not in written.getvalue()
+
+
+def test_libraries_do_not_quote_anybody(written: io.StringIO) -> None:
+    """Futures that nobody asks for, tasks that fail in the background, threads that end, warnings: all that Python
+    itself would write down with whatever it holds."""
+
+    async def play() -> None:
+        asyncio.get_running_loop().set_exception_handler(logs.loop_failed)
+        future = asyncio.get_running_loop().create_future()
+        future.set_exception(RefusedError(404, "nothing is known of user-mallory"))
+        del future
+        gc.collect()
+        asyncio.get_running_loop().call_soon(int, "user-mallory")
+        await asyncio.sleep(0.01)
+        asyncio.get_running_loop().set_exception_handler(None)
+        asyncio.get_running_loop().call_soon(int, "user-mallory")
+        await asyncio.sleep(0.01)
+
+    asyncio.run(play())
+    thread = threading.Thread(target=int, args=("user-mallory",))
+    thread.start()
+    thread.join()
+    warnings.warn("user-mallory", stacklevel=1)
+    for name in ("asyncio", "sqlalchemy.pool", "redis", "uvicorn.error"):
+        logging.getLogger(name).error("about %s", "user-mallory")
+    logging.getLogger("redis").error("about user-mallory")
+    logging.getLogger("uvicorn.error").info("Finished server process [%d]", 7)
+    text = written.getvalue()
+    assert "mallory" not in text
+    assert "RefusedError at" in text
+    assert "a thread ended: ValueError at" in text
+    assert "Finished server process [7]" in text
+
+
+def test_what_ends_after_its_request_is_not_written(service: Any, written: io.StringIO) -> None:
+    """Requests that wait for a thread and fail there: asyncio says nothing of their futures."""
+
+    async def play() -> None:
+        work = Work(threads=1, waiting=20)
+
+        def fail(n: int) -> None:
+            time.sleep(0.002)
+            raise RefusedError(404, f"nothing is known of user-mallory-{n}")
+
+        async def receive() -> Any:
+            await asyncio.sleep(60)
+
+        async def one(n: int) -> None:
+            CURRENT.set(Seen("r", receive, "GET", 0))
+            with contextlib.suppress(RefusedError):
+                await work.do(fail, n)
+
+        await asyncio.gather(*(one(n) for n in range(12)))
+        gc.collect()
+        await asyncio.sleep(0.01)
+        work.close()
+
+    asyncio.run(play())
+    assert not [line for line in map(json.loads, written.getvalue().splitlines()) if line["level"] == "error"]
     assert "mallory" not in written.getvalue()
 
 

@@ -28,6 +28,7 @@ def forget(
       zhiyin forget u42
       zhiyin forget u42 --yes --json
     """
+    from zhiyin.cli.bundles import bundles_of
     from zhiyin.cli.project import open_project, open_store
     from zhiyin.cli.show import print_json, say, table
     from zhiyin.core.errors import DataError
@@ -38,7 +39,8 @@ def forget(
     try:
         if not yes:
             be_sure(f"Remove all of user {user!r} from {store.address}?")
-        proof = store.forget(user)
+        used = bundles_of(config).current
+        proof = store.forget(user, 0 if used is None else used.made)
         _tell_redis(project, store, user)
     finally:
         store.close()

@@ -34,7 +34,7 @@ from zhiyin.pipeline.filters import Filters
 from zhiyin.pipeline.frames import aligned, fitting
 from zhiyin.pipeline.fresh import MoreIds, NewItems
 from zhiyin.pipeline.pipeline import ROWS, Pipeline
-from zhiyin.pipeline.request import Answer, Request, checked, known_of, known_variety, policy_of
+from zhiyin.pipeline.request import MOST_OUT, Answer, Request, checked, known_of, known_variety, policy_of
 from zhiyin.pipeline.rules import Boost, Rulebook, Rules
 from zhiyin.pipeline.slate import Ragged, Requests, Slate, Slates
 from zhiyin.ranking.asof import AsOf
@@ -679,7 +679,7 @@ class Answers:
             raise ConfigError(f"item {unknown[0]!r} is pinned and not known", remedy="pin items of the catalogue")
         include = None if request.include is None else known_of(ids, request.include).tolist()
         pins = {slot: int(ids.encode([item])[0]) for slot, item in request.pins.items()}
-        return include, known_of(ids, request.exclude).tolist(), pins
+        return include, known_of(ids, request.exclude, MOST_OUT).tolist(), pins
 
     def _vary(self, slates: Slates, history: Histories, k: int, word: str, balance: float) -> Slates:
         if word == "none" or not len(slates.items):

@@ -62,6 +62,11 @@ class Bundle:
         return int(self.folder.name)
 
     @property
+    def made(self) -> int:
+        """When its data was read, microseconds UTC."""
+        return int(datetime.fromisoformat(self.manifest["made"]).timestamp() * 1e6)
+
+    @property
     def model_folder(self) -> Path:
         return self.folder / "model"
 

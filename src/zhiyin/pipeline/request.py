@@ -18,8 +18,9 @@ from zhiyin.pipeline.rules import Boost
 from zhiyin.ranking.examples import ItemFeatures
 
 VARIETY = ("none", "mmr", "dpp", "calibrate")
-# Most items of a list, and most ids in a list of a request.
-MOST_ITEMS, MOST_IDS = 1_000, 10_000
+# Most items of a list, most ids in a list of a request, and most that are left out in all: by a request, by its
+# placement, and as shown before on the same page.
+MOST_ITEMS, MOST_IDS, MOST_OUT = 1_000, 10_000, 50_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,10 +143,10 @@ def known_variety(variety: str) -> str:
     return variety
 
 
-def known_of(ids: Any, raw: Iterable[Any]) -> np.ndarray:
-    """Codes of those that are known."""
+def known_of(ids: Any, raw: Iterable[Any], most: int = MOST_IDS) -> np.ndarray:
+    """Codes of those that are known. Raises ConfigError for more than `most` ids."""
     listed = id_list(raw)
-    if len(listed) > MOST_IDS:
-        raise ConfigError(f"{len(listed):,} ids in one list of a request", remedy=f"at most {MOST_IDS:,}")
+    if len(listed) > most:
+        raise ConfigError(f"{len(listed):,} ids in one list of a request", remedy=f"at most {most:,}")
     codes = ids.encode(listed)
     return codes[codes >= 0]

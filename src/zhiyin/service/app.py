@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 import zhiyin
@@ -18,11 +18,11 @@ from zhiyin.core.errors import ConfigError
 from zhiyin.core.tokens import TokenError, is_token, signer, verified
 from zhiyin.service import admin, events, key_routes, lists, pages, things
 from zhiyin.service.around import CURRENT, LONGEST, After, Around
-from zhiyin.service.described import QUERY, REFUSALS, UNREADY, describe, page_of
+from zhiyin.service.described import QUERY, REFUSALS, UNREADY, describe
 from zhiyin.service.errors import RefusedError, handle_errors
 from zhiyin.service.keys import digest_of
 from zhiyin.service.limits import Limited, Rate, Work
-from zhiyin.service.logs import access
+from zhiyin.service.logs import access, loop_failed
 from zhiyin.service.metrics import PLAIN, Metrics
 from zhiyin.service.quick import Quick
 from zhiyin.service.routing import Needs, Slashes, Tenant, check_query, fast
@@ -134,12 +134,14 @@ def create_app(
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
+        asyncio.get_running_loop().set_exception_handler(loop_failed)
         yield
         door.work.close()
         for one in sent:
             await asyncio.to_thread(one.close)
 
-    app = FastAPI(title="Zhiyin", version=zhiyin.__version__, docs_url=None, redoc_url=None, lifespan=life)
+    app = FastAPI(title="Zhiyin", version=zhiyin.__version__, openapi_url=None, docs_url=None, redoc_url=None,
+                  redirect_slashes=False, lifespan=life)  # fmt: skip
     app.state.door = door
     handle_errors(app)
     keys = Needs(
@@ -204,12 +206,6 @@ def _state(app: FastAPI, keys: Needs | None) -> None:
             door: Door = request.app.state.door
             told = await asyncio.to_thread(door.metrics.render, door.name_of(tenant.shop))
             return Response(told, media_type=PLAIN)
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs(request: Request) -> Any:
-        return HTMLResponse(page_of(request.app.openapi()), headers={
-            "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
-        })  # fmt: skip
 
 
 def _apart(shops: Sequence[Shop]) -> None:

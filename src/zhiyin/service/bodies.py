@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from zhiyin.core.errors import DataError
 from zhiyin.pipeline.request import MOST_IDS, MOST_ITEMS
-from zhiyin.store.records import ID, text
+from zhiyin.store.records import ID, KIND, LARGEST, TIMES, text
 
 # Events of one request; widgets of a page; a page token's characters; columns asked for.
 MOST_EVENTS, WIDGETS, TOKEN, FIELDS = 1_000, 20, 64_000, 50
@@ -29,7 +29,9 @@ def _unicode(value: str) -> str:
     return value
 
 
-Id = Annotated[str, Field(min_length=1, max_length=ID), AfterValidator(_right)]
+# Said in the description as well: what it allows is taken.
+_PLAIN = {"pattern": r"^[^\u0000-\u001f\u007f]+$"}
+Id = Annotated[str, Field(min_length=1, max_length=ID, json_schema_extra=_PLAIN), AfterValidator(_right)]
 Text = Annotated[str, AfterValidator(_unicode)]
 Filter = Annotated[str, Field(max_length=10_000), AfterValidator(_unicode)]
 Fields = Annotated[list[Annotated[Text, Field(max_length=ID)]], Field(max_length=FIELDS)]
@@ -50,13 +52,13 @@ class EventIn(Body):
     """One event. `time`: microseconds UTC, from 1971 to now, left out for now; `id`: of one id only the first event is
     kept."""
 
-    user: str
-    item: str
-    kind: str = "event"
-    time: int | None = None
-    value: float | None = None
-    id: str | None = None
-    list_id: str | None = None
+    user: Id
+    item: Id
+    kind: Annotated[str, Field(min_length=1, max_length=KIND, json_schema_extra=_PLAIN)] = "event"
+    time: Annotated[int, Field(ge=TIMES.earliest)] | None = None
+    value: Annotated[float, Field(ge=-LARGEST, le=LARGEST)] | None = None
+    id: Id | None = None
+    list_id: Id | None = None
 
 
 class BoostIn(Body):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from html import escape
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
@@ -320,7 +321,8 @@ _REF = "#/components/schemas/"
 
 
 def describe(app: FastAPI) -> None:
-    """Have /openapi.json tell what answers look like, too. Routes write them fast, past FastAPI's own models."""
+    """Have /openapi.json tell what answers look like, too, and /docs show it. Routes write answers fast, past FastAPI's
+    own models. Both are made once and then sent as they are: anyone may ask for them, as often as they like."""
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -346,7 +348,25 @@ def describe(app: FastAPI) -> None:
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+    ready: dict[tuple[str, str], bytes] = {}
 
+    def send(request: Request, name: str, make: Callable[[dict[str, Any]], str], kind: str) -> Response:
+        root = str(request.scope.get("root_path", ""))  # where a proxy serves it; of the settings, so there is one
+        if (name, root) not in ready:
+            said = app.openapi() | ({"servers": [{"url": root}]} if root else {})
+            ready[name, root] = make(said).encode()
+        return Response(ready[name, root], headers={"Content-Security-Policy": _POLICY}, media_type=kind)
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def description(request: Request) -> Any:
+        return send(request, "openapi", lambda said: json.dumps(said, separators=(",", ":")), "application/json")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs(request: Request) -> Any:
+        return send(request, "docs", page_of, "text/html")
+
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 
 # -- the page ---------------------------------------------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ class IndexFeed:
 
     def __init__(self, store: Store, loaded: Loaded) -> None:
         self.store, self.loaded, self.index = store, loaded, loaded.index
-        self._forgotten = store.last_forgotten()
+        self._forgettings = store.forgettings()
         self._waiting = pl.DataFrame()
         self._ids: object = None
         self._full, self._complete = False, time.monotonic()
@@ -47,9 +47,9 @@ class IndexFeed:
         if self.index is None:
             return
         begun = time.monotonic()
-        forgotten = self.store.last_forgotten()
-        if forgotten > self._forgotten or self.stale:
-            self._forgotten, self.stale = forgotten, False
+        forgettings = self.store.forgettings()
+        if forgettings != self._forgettings or self.stale:
+            self._forgettings, self.stale = forgettings, False
             self.rebuild(view)
         self._retry(view)
         while self.index.events < MOST and len(part := self.store.events(self.index.seq, PART, _COLUMNS)):

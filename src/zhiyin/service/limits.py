@@ -37,11 +37,13 @@ class Work:
         waits = self.busy >= self.threads
         self.busy += 1
         future = self._pool.submit(copy_context().run, work, *args)
+        done = asyncio.wrap_future(future)
         try:
             if waits:
-                await _unless_gone(future)
-            return await asyncio.wrap_future(future)
+                await _unless_gone(future, done)
+            return await done
         finally:
+            done.add_done_callback(_heard)
             if future.done() or future.cancel():
                 self.busy -= 1
             else:  # nobody waits for it any more, and still it holds a thread
@@ -55,13 +57,19 @@ class Work:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-async def _unless_gone(future: Future[Any]) -> None:
+def _heard(done: asyncio.Future[Any]) -> None:
+    """A failure that came after its request had ended is nobody's: asyncio would log what it says."""
+    if not done.cancelled():
+        done.exception()
+
+
+async def _unless_gone(future: Future[Any], done: asyncio.Future[Any]) -> None:
     """Wait for work; raises RefusedError 499, which nobody hears, where the client left before it was begun."""
     current = CURRENT.get()
     if current is None:
         return
     gone = asyncio.ensure_future(_gone(current.receive))
-    done = asyncio.wrap_future(future)
+    gone.add_done_callback(_heard)
     try:
         await asyncio.wait((gone, done), return_when=asyncio.FIRST_COMPLETED)
         if gone.done() and not done.done() and future.cancel():

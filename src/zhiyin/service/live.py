@@ -73,7 +73,7 @@ class Live:
         if bundle is None:
             raise DataError("no version is in use", file=bundles.folder, remedy="zhiyin train --budget 10m")
         self._seq["users"] = store.seq("users")
-        self._forgotten = store.last_forgotten()
+        self._forgettings = store.forgettings()
         loaded = self.load(bundle)
         changes, self._seq["items"] = store.all("items")
         self.now = View.of(loaded, changes, self._seq["items"])
@@ -145,22 +145,23 @@ class Live:
 
     def forget(self, user: str) -> None:
         """A user that the store has forgotten."""
-        moment = self.store.forgotten(user)
+        moment, number = self.store.forgotten(user), self.store.forgettings()
         self.state.forget(user, moment)
         with self._lock:
-            self._forgotten = max(self._forgotten, moment)
+            if number == self._forgettings + 1:  # this one, and no other that is still to be noticed
+                self._forgettings = number
             self._users.pop(user, None)
             for key in [key for key in self._pasts if user in key]:
                 del self._pasts[key]
 
     def _forget_others(self) -> None:
         """Whom another program has forgotten, `zhiyin forget` for one, is held no longer either."""
-        moment = self.store.last_forgotten()
-        if moment <= self._forgotten:
+        number = self.store.forgettings()
+        if number == self._forgettings:
             return
         self.state.forget_all()
         with self._lock:
-            self._forgotten = max(self._forgotten, moment)
+            self._forgettings = number
             self._users.clear()
             self._pasts.clear()
 

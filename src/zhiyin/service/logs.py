@@ -1,8 +1,8 @@
 """Logs of the service: a line each, as JSON or as text, and nobody's data in them.
 
 No ids of users or items, no keys, addresses or bodies: what an exception says may hold any of these, so a log tells its
-kind and where it was raised, not its message. What is wrong with a setting is said in full: who runs the service wrote
-it.
+kind and where it was raised, not its message. So may the lines of libraries: of those a log tells who wrote it, and
+where. What is wrong with a setting is said in full, by who passes it on as a text: who runs the service wrote it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 import time
 import traceback
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 KINDS = ("json", "text")
 # Frames of one exception that are told: the innermost ones.
 FRAMES = 12
+# Whose lines are known to hold nobody's data: our own, and what the web server says of its own start and end.
+OURS, SERVER = "zhiyin", "uvicorn"
 access_log = logging.getLogger("zhiyin.access")
+log = logging.getLogger("zhiyin")
 
 
 def configure(kind: str = "text", access: bool = False) -> None:
@@ -46,6 +50,20 @@ def configure(kind: str = "text", access: bool = False) -> None:
     ours.propagate = True
     ours.setLevel(logging.INFO)
     access_log.setLevel(logging.INFO if access else logging.WARNING)
+    # Python itself would write the whole of an exception that nobody caught, past all logs.
+    threading.excepthook = _thread_failed
+    logging.captureWarnings(True)
+
+
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    if failure.exc_value is not None and not isinstance(failure.exc_value, SystemExit):
+        log.error("service: a thread ended: %s", stack_of(failure.exc_value))
+
+
+def loop_failed(_: Any, context: dict[str, Any]) -> None:
+    """For `loop.set_exception_handler`: asyncio would write whole tasks and futures, with what they hold."""
+    error = context.get("exception")
+    log.error("service: an error in the background: %s", "no exception" if error is None else stack_of(error))
 
 
 class Json(logging.Formatter):
@@ -77,22 +95,23 @@ def said(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _message(record: logging.LogRecord) -> str:
-    """The message, with the kinds of exceptions in the places of what they say."""
+    """The message, with the kinds of exceptions in the places of what they say; of libraries only where it is from."""
+    owner = record.name.partition(".")[0]
+    if owner not in (OURS, SERVER):
+        return f"{record.name} at {record.filename}:{record.lineno} {record.funcName}"
     if isinstance(record.msg, BaseException):
-        return _kind(record.msg)
-    if not isinstance(record.args, tuple) or not record.args:
-        return record.getMessage()
-    args = tuple(_kind(part) if isinstance(part, BaseException) else part for part in record.args)
+        return type(record.msg).__name__
+    if not record.args:
+        return str(record.msg)
+    if not isinstance(record.args, tuple):
+        return record.getMessage() if owner == OURS else str(record.msg)
+    args = tuple(type(part).__name__ if isinstance(part, BaseException) else part for part in record.args)
+    if owner == SERVER and not all(isinstance(part, int | float) for part in args):
+        return str(record.msg)
     try:
         return str(record.msg) % args
     except (TypeError, ValueError):
         return str(record.msg)
-
-
-def _kind(error: BaseException) -> str:
-    if isinstance(error, ConfigError):
-        return error.message
-    return type(error).__name__
 
 
 def stack_of(error: BaseException) -> str:

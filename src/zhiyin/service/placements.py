@@ -111,7 +111,7 @@ class Placements:
             try:
                 made = _json(checked(name, settings, answers))
             except ConfigError as error:
-                log.warning("placements: [placements.%s] is not taken up: %s", name, error)
+                log.warning("placements: [placements.%s] is not taken up: %s", name, error.message)
                 continue
             old = next((columns["settings"] for _, columns, _ in self.store.versions(TABLE, name)
                         if columns is not None and columns["by"] == _FILE), None)  # fmt: skip

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from zhiyin.core.durations import is_duration, microseconds
-from zhiyin.core.errors import ConfigError, DataError, MissingExtraError, ZhiyinError
+from zhiyin.core.errors import ConfigError, DataError, MissingExtraError
 from zhiyin.core.files import read_json, sweep, write_json
 from zhiyin.core.run import available_cores, log
 from zhiyin.data.config import load_config
@@ -176,7 +176,7 @@ class Retrainer:
                 self._take_turn()
             except Exception as error:  # serving goes on whatever happens here; the next due moment is another try
                 self._tried = datetime.now(UTC)
-                log.warning("training: %s", error if isinstance(error, ZhiyinError) else repr(error))
+                log.warning("training: %s", error)
             self._asked.clear()
 
     def _due(self, last: dict[str, Any]) -> datetime:
@@ -216,8 +216,10 @@ class Retrainer:
             said |= self._train(lock)
             said["ended"] = _said(datetime.now(UTC))
             self._note(said)
-        level = log.warning if said["outcome"] == "failed" else log.info
-        level("training: %s%s", said["outcome"], f": {said['message']}" if said.get("message") else "")
+        if said["outcome"] == "failed":  # what the training itself wrote may speak of users: it stays in retrain.log
+            log.warning("training: failed: %s; see retrain.log", str(said["message"]).partition(":")[0])
+        else:
+            log.info("training: %s%s", said["outcome"], f": {said['message']}" if said.get("message") else "")
         if self._on_done is not None:
             self._on_done(self.status())
 

@@ -14,19 +14,31 @@ from fastapi.responses import Response
 from pydantic import AfterValidator
 
 from zhiyin.core.errors import nearest
-from zhiyin.service.bodies import Filter, Id, K, Language, Text
+from zhiyin.service.bodies import FIELDS, Filter, Id, K, Language, Text
 from zhiyin.service.errors import RefusedError
 from zhiyin.service.limits import Work
 from zhiyin.service.tenant import Tenant as Shop
 from zhiyin.service.visitors import Visitor, W
 from zhiyin.store.access_keys import AccessKey
+from zhiyin.store.records import ID
 
 # What stands in an address for a slash within an id, which routes would take for the end of it: of private use.
 _SLASH = "\ue000"
 ItemId = Annotated[Id, Path(), AfterValidator(lambda said: said.replace(_SLASH, "/"))]
 KQuery = Annotated[K, Query()]
 FilterQuery = Annotated[Filter, Query()]
-FieldsQuery = Annotated[Text, Query(max_length=5_000, description="columns, between commas")]
+
+
+def _columns(said: str) -> str:
+    found = names(said)
+    if len(found) > FIELDS or any(len(name) > ID for name in found):
+        raise ValueError(f"at most {FIELDS} names of at most {ID} characters")
+    return said
+
+
+FieldsQuery = Annotated[
+    Text, Query(max_length=5_000, description=f"at most {FIELDS} columns, between commas"), AfterValidator(_columns)
+]
 LanguageQuery = Annotated[Language, Query()]
 
 
@@ -110,5 +122,5 @@ def fast(said: Any, status: int = 200) -> Response:
 
 
 def names(fields: str) -> list[str]:
-    """Columns of a query."""
-    return [name.strip() for name in fields.split(",") if name.strip()][:50]
+    """Columns of a query, each once."""
+    return list(dict.fromkeys(name.strip() for name in fields.split(",") if name.strip()))

@@ -84,7 +84,7 @@ def _table(router: APIRouter, needs: Needs, name: str, one: str) -> None:
 
         def remove() -> dict[str, Any]:
             if name == "users":
-                proof = tenant.store.forget(key)
+                proof = tenant.store.forget(key, tenant.live.now.loaded.made)
                 tenant.live.forget(key)
                 return {"id": key, "proof": proof}
             return {"id": key, "version": _write(tenant, name, {key: None})[key]}

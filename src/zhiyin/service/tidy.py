@@ -10,8 +10,8 @@ from zhiyin.core.run import log
 from zhiyin.data.config import ServiceSection
 from zhiyin.store.database import Store
 
-# Seconds between two looks.
-LOOK = 600.0
+# Seconds between two looks; that the clock may run ahead of the time that really passed.
+LOOK, JUMP = 600.0, 86_400.0
 
 
 class Tidy:
@@ -20,6 +20,7 @@ class Tidy:
     def __init__(self, store: str, settings: ServiceSection) -> None:
         self._address, self._settings = store, settings
         self._stop = threading.Event()
+        self._ahead = _ahead()
         self._thread = threading.Thread(target=self._work, name="zhiyin-tidy", daemon=True)
         self._thread.start()
 
@@ -37,7 +38,11 @@ class Tidy:
                 return
 
     def look(self) -> None:
-        """Remove what is too old now."""
+        """Remove what is too old now. Not while the clock is ahead of what really passed since the start: a clock that
+        is set wrong must not have everything deleted."""
+        if _ahead() - self._ahead > JUMP:
+            log.warning("service: the clock jumped ahead: nothing is removed for its age; restart if it is right")
+            return
         now, store = time.time_ns() // 1000, Store(self._address)
         try:
             for _ in store.dropping_lists(now - microseconds(self._settings.keep_lists)):
@@ -47,3 +52,9 @@ class Tidy:
                 store.drop_before(now - microseconds(self._settings.keep))
         finally:
             store.close()
+
+
+def _ahead() -> float:
+    """Seconds that the clock on the wall is ahead of the one that counts since the machine was started."""
+    boot = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # the former also counts while a machine sleeps
+    return time.time() - time.clock_gettime(boot)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # Hours after which an event counts half; events that are read at the start, and in one look.
 HALF_LIFE, BACK, PART = 24.0, 100_000, 100_000
+# Microseconds that a clock may be set back before all is read anew.
+BACKWARDS = 60_000_000
 # Items that are remembered.
 ITEMS = 1_000_000
 _SCHEMA = {"item": pl.String, "worth": pl.Float64}
@@ -30,16 +32,26 @@ class Trending:
 
     def __init__(self, store: Store, half_life: float = HALF_LIFE) -> None:
         self._store, self._half = store, half_life * 3.6e9
-        self._seq = max(0, store.last - BACK)
-        # Worths as of a moment: what an event is worth only grows with its time, so old ones need no touching.
-        self._since = store.clock()
-        self._items = pl.DataFrame(schema=_SCHEMA)
         self._lock = threading.Lock()
         self._kept: tuple[View, np.ndarray] | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        """Know nothing yet, as of now."""
+        self._seq = max(0, self._store.last - BACK)
+        # Worths as of a moment: what an event is worth only grows with its time, so old ones need no touching.
+        self._since = self._looked = self._store.clock()
+        with self._lock:
+            self._items = pl.DataFrame(schema=_SCHEMA)
 
     def look(self, view: View) -> None:
         """Take in what came since the last look, and have it at hand for a view."""
         fresh = False
+        now = self._store.clock()
+        if now < self._looked - BACKWARDS:  # worths of a clock that ran ahead outweigh all others
+            self._begin()
+            fresh = True
+        self._looked = now
         while len(part := self._store.events(self._seq, PART, ("seq", "item", "time", "kind", "value"))):
             self._seq, fresh = int(part["seq"][-1]), True
             self._add(part, view.loaded.schema)

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from operator import attrgetter
 from typing import Any
 
@@ -70,7 +69,7 @@ class Loaded:
         self.schema = self.known.schema or _schema_of(catalogue.kinds, weights)
         self.kinds = list(self.schema.kinds)
         self.until = int(self.known.window[1])
-        self.made = int(datetime.fromisoformat(bundle.manifest["made"]).timestamp() * 1e6)
+        self.made = bundle.made
         self.clock = wall_clock if store is None else store.clock
         position = self.known.position
         known = store is not None and position is not None and position.store == store.identity
@@ -372,7 +371,7 @@ class View:
     def row(self, code: int, fields: Sequence[str] | None = None) -> dict[str, Any]:
         """Columns of an item by code, NULLs left out, in types of JSON."""
         items = self.answers.items
-        names = items.columns if fields is None else [name for name in fields if name in items.columns]
+        names = items.columns if fields is None else [n for n in dict.fromkeys(fields) if n in items.columns]
         found = items.select(names).row(code, named=True) if names else {}
         return {name: plain(value) for name, value in found.items() if value is not None and name != "id"}
 

@@ -25,7 +25,7 @@ from zhiyin.core.folders import whole_folder
 from zhiyin.core.run import Run, log
 from zhiyin.store.errors import StoreAwayError, StoreFullError, plain_errors
 from zhiyin.store.records import ID, Event, columns, made, text
-from zhiyin.store.tables import EVENTS, FORGOTTEN, IMPRESSIONS, LISTS, THINGS
+from zhiyin.store.tables import EVENTS, FORGOTTEN, IMPRESSIONS, LISTS, MARKS, THINGS
 from zhiyin.store.traces import EVENT, Lists, hash_of
 
 try:
@@ -59,6 +59,7 @@ _COLUMNS = ", ".join(f'"{name}"' for name in EVENT)
 _NEWEST = f'SELECT {_COLUMNS} FROM events WHERE "user" = ? ORDER BY seq DESC LIMIT ?'
 _OF_ONE = "SELECT columns, version FROM {} WHERE id = ? ORDER BY version DESC LIMIT 1"
 _LAST = "SELECT coalesce(max(seq), 0) FROM {}"
+_FORGETTINGS, _MARK = "SELECT value FROM meta WHERE key = ?", "forgettings"
 _GONE = "SELECT received FROM forgotten WHERE hash = ?"
 _GIVEN = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'"
 # Of a user: when forgotten, and the events that came last, in one look at one state.
@@ -351,8 +352,12 @@ class Store(Lists):
 
     # -- whole ------------------------------------------------------------------------------------------------------
 
-    def forget(self, user: str) -> dict[str, int]:
-        """Remove all of a user. Returns the proof: what was removed, and what a search still finds (0 of each)."""
+    def forget(self, user: str, at_least: int = 0) -> dict[str, int]:
+        """Remove all of a user. Returns the proof: what was removed, and what a search still finds (0 of each).
+
+        at_least: microseconds UTC; when the version in use was made. Of who was forgotten then or later it may use
+        nothing, even where the clock of this machine is behind.
+        """
         of, proof = THINGS["users"], dict.fromkeys(PROOF, 0)
         key = json.dumps(user, ensure_ascii=False)
         inside = sa.func.strpos if self.dialect == "postgresql" else sa.func.instr
@@ -360,7 +365,7 @@ class Store(Lists):
         named = inside(LISTS.c.head, f'"user":{key}') > 0
         shown: set[str] = set()
         also: list[str] = []
-        for _ in range(ROUNDS):
+        for number in range(ROUNDS):
             with self._writing() as link:
                 own = sa.select(LISTS.c.list_id).where((LISTS.c.user == user) | LISTS.c.list_id.in_(also))
                 # Of lists that were not kept, impressions are a user's where the user's events name the list.
@@ -375,7 +380,10 @@ class Store(Lists):
                 proof["events removed"] += link.execute(sa.delete(EVENTS).where(EVENTS.c.user == user)).rowcount
                 proof["versions removed"] += link.execute(sa.delete(of).where(of.c.id == user)).rowcount
                 link.execute(sa.delete(FORGOTTEN).where(FORGOTTEN.c.hash == hash_of(user)))
-                link.execute(sa.insert(FORGOTTEN).values(hash=hash_of(user), received=self.clock()))
+                if not number:
+                    _count_forgetting(link)
+                moment = max(self.clock(), at_least)
+                link.execute(sa.insert(FORGOTTEN).values(hash=hash_of(user), received=moment))
             with self._reading() as link:
                 proof["events found"] = _count(link, EVENTS.c.user == user)
                 proof["versions found"] = _count(link, of.c.id == user)
@@ -410,13 +418,14 @@ class Store(Lists):
             asked = sa.select(FORGOTTEN.c.received).where(FORGOTTEN.c.hash == hash_of(user))
             return int(link.execute(asked).scalar() or 0)
 
-    def last_forgotten(self) -> int:
-        """When somebody was forgotten last, microseconds UTC; 0: never."""
+    def forgettings(self) -> int:
+        """How often somebody was forgotten: grows with each time, whatever the clocks say."""
         if self.path is not None:
             with self._raw() as raw:
-                return int(raw.execute("SELECT coalesce(max(received), 0) FROM forgotten").fetchone()[0])
+                found = raw.execute(_FORGETTINGS, (_MARK,)).fetchone()
+            return int(found[0]) if found else 0
         with self._reading() as link:
-            return int(link.execute(sa.select(sa.func.coalesce(sa.func.max(FORGOTTEN.c.received), 0))).scalar_one())
+            return int(link.execute(sa.select(MARKS.c.value).where(MARKS.c.key == _MARK)).scalar() or 0)
 
     def forgotten_all(self) -> dict[str, int]:
         """When each user who was forgotten was so last, microseconds UTC, by `hash_of` the id."""
@@ -504,6 +513,8 @@ class Store(Lists):
         for part in frame.iter_slices(ROWS):
             with self._writing() as link:
                 link.execute(self._insert(table).on_conflict_do_nothing(), part.to_dicts())
+                if table is FORGOTTEN:
+                    _count_forgetting(link)
 
     def info(self) -> dict[str, Any]:
         """How much there is of each, and from when to when events are; counting a large store takes a while."""
@@ -537,6 +548,16 @@ def _exported(path: Path, names: list[str]) -> pl.DataFrame:
     except (OSError, pl.exceptions.PolarsError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise DataError(f"the file is cut off or damaged ({why})", file=path, remedy="export again") from None
+
+
+def _count_forgetting(link: Any) -> None:
+    """One more; within the transaction that forgets."""
+    mark = sa.select(MARKS.c.value).where(MARKS.c.key == _MARK)
+    before = link.execute(mark).scalar()
+    if before is None:
+        link.execute(sa.insert(MARKS).values(key=_MARK, value="1"))
+    else:
+        link.execute(sa.update(MARKS).where(MARKS.c.key == _MARK).values(value=str(int(before) + 1)))
 
 
 def _count(link: Any, where: Any) -> int:

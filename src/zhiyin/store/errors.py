@@ -49,7 +49,7 @@ def plain(error: Exception, path: Path | None = None) -> ZhiyinError:
     code = getattr(below, "sqlite_errorcode", 0) & 0xFF
     if state == "53100" or code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _no_space(path)):
         return StoreFullError("the disk of the store is full", remedy="make space on it; then send it again")
-    if isinstance(error, sa.exc.DataError):
+    if isinstance(error, sa.exc.DataError | sa.exc.IntegrityError | sqlite3.DataError | sqlite3.IntegrityError):
         return DataError(f"the store cannot hold this: {reason(error)}", remedy="check the ids and texts")
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or state == "55P03":
         return StoreAwayError("the store is held by another process", remedy="try again in a second")

@@ -15,8 +15,9 @@ from zhiyin.data.times import TimePolicy, wall_clock
 
 # Longest id, in characters; longest kind; most columns of an item or user, and bytes of all of them as JSON.
 ID, KIND, COLUMNS, BYTES = 256, 64, 256, 256 * 1024
-# Which times are accepted, and the largest number that a value may be: values are learned as float32.
-TIMES, LARGEST = TimePolicy(), 3.4028234e38
+# Which times are accepted, and the largest number that a value may be: values are learned as float32. The largest
+# integer: up to it float64 holds every one.
+TIMES, LARGEST, INTEGER = TimePolicy(), 3.4028234e38, 2**53
 # Control characters, and halves of characters, which no file can hold.
 _CONTROL, _HALF = re.compile(r"[\x00-\x1f\x7f]"), re.compile(r"[\ud800-\udfff]")
 
@@ -28,7 +29,7 @@ class Event:
     Parameters
     ----------
     user, item: ids as texts. time: microseconds UTC. kind: such as "view" or "purchase".
-    value: a rating, a quantity or a price; None for none.
+    value: a rating, a quantity or a price, of at most LARGEST; None for none.
     id: tells a retry from a second click: of one id only the first event is kept. Made up where not given.
     list_id: the list that the item was shown in; None if in none.
     seq: its number in the store's order of arrival; 0: not known, or not kept yet. No part of what makes two events
@@ -67,13 +68,17 @@ def checked(
     if list_id is not None:
         text(list_id, "list_id", ID)
     if isinstance(time, bool) or not isinstance(time, int):
-        raise DataError(f"time = {str(time)[:80]!r} is no moment", column="time", remedy="microseconds UTC, an integer")
+        raise DataError(f"time = {_short(time)} is no moment", column="time", remedy="microseconds UTC, an integer")
     now = wall_clock() if now is None else now
     if not TIMES.accepts(time, now):
         message, remedy = TIMES.refusal(time, now)
         raise DataError(message, column="time", remedy=remedy)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value)):
-        raise DataError(f"value = {value!r} is no number", column="value", remedy="a number up to 3.4e38, or none")
+    if value is not None:
+        largest = INTEGER if isinstance(value, int) else LARGEST
+        if isinstance(value, bool) or not isinstance(value, int | float) or not -largest <= value <= largest:
+            raise DataError(f"value = {_short(value)} is no number", column="value",
+                            remedy="a number up to 3.4e38, a whole one up to 9e15, or none")  # fmt: skip
+        value = float(value)  # what databases keep: an integer of Python may be of any length
     if id:
         text(id, "id", ID)
     event: Any = _Made(user, item, min(time, now), kind, value, id or fresh_id(), list_id)
@@ -110,7 +115,7 @@ def columns(value: Any, name: str = "columns") -> dict[str, Any]:
             raise DataError(f"column {key!r} holds an object", column=key, remedy="texts, numbers, or a list of them")
         if any(isinstance(part, float) and not math.isfinite(part) for part in many):
             raise DataError(f"column {key!r} holds no finite number", column=key, remedy="leave it out if unknown")
-        if any(isinstance(part, int) and not isinstance(part, bool) and abs(part) > 2**53 for part in many):
+        if any(isinstance(part, int) and not isinstance(part, bool) and abs(part) > INTEGER for part in many):
             raise DataError(f"column {key!r} holds a number too large", column=key, remedy="write it as a text")
         for part in many:
             if isinstance(part, str) and ("\x00" in part or _HALF.search(part)):
@@ -122,11 +127,9 @@ def columns(value: Any, name: str = "columns") -> dict[str, Any]:
     return dict(value)
 
 
-def _finite(value: float) -> bool:
-    try:
-        return math.isfinite(value) and abs(value) <= LARGEST
-    except OverflowError:  # a whole number beyond all floats
-        return False
+def _short(value: Any) -> str:
+    """A value as an error message quotes it: Python refuses to write integers of thousands of digits."""
+    return "an integer too large" if isinstance(value, int) and abs(value) > 10**80 else repr(value)[:80]
 
 
 class _Made:

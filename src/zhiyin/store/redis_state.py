@@ -52,6 +52,8 @@ SLACK, BATCH = 250, 500
 PATIENCE, LEASE, PAUSE, LONGEST = 0.25, 30, 0.05, 2.0
 # Seconds after which sums of this process are brought together with those of the others.
 SYNC = 0.5
+# Seconds that clocks of machines may differ.
+SKEW = 5.0
 # Connections of a process at most; users forgotten while Redis was away, whose keys are removed when it is back.
 LINKS, MOST_OWED = 512, 10_000
 
@@ -290,9 +292,10 @@ class RedisState(LiveState):
             found = self._ask(lambda: self._redis.lrange(self._key("shown", _hash(user)), 0, SHOWINGS - 1))
         except _AwayError:
             return self._showings.counts(user, window)
-        since = self._clock() - window
+        now = self._clock()
         parts = (text.partition(":") for text in found)
-        return dict(Counter(item for moment, _, item in parts if float(moment) > since))
+        # Machines' clocks differ a little; what a clock that ran ahead dated into the future counts no more.
+        return dict(Counter(item for moment, _, item in parts if now - window < float(moment) <= now + SKEW))
 
     # -- sums -------------------------------------------------------------------------------------------------------
 
@@ -368,7 +371,7 @@ class RedisState(LiveState):
             self._away = True
             self._mender = threading.Thread(target=self._try_again, name="zhiyin-redis", daemon=True)
             self._mender.start()
-        log.warning("live state: Redis does not answer (%s); the store is asked until it does", str(error)[:200])
+        log.warning("live state: Redis does not answer (%s); the store is asked until it does", type(error).__name__)
 
     def _try_again(self) -> None:
         pause = PAUSE

@@ -89,7 +89,7 @@ def _forget_again(path: Path, draft: Path) -> int:
     copy = Store(draft)
     try:
         known = copy.forgotten_all()
-        since = {one for one, when in present.forgotten_all().items() if when > known.get(one, -1)}
+        since = {one for one, when in present.forgotten_all().items() if when != known.get(one)}
         if not since:
             return 0
         asked = "SELECT user FROM events UNION SELECT id FROM users UNION SELECT user FROM lists WHERE user IS NOT NULL"

@@ -150,9 +150,9 @@ class Showings:
                 self._drop(next(iter(self._of)))
 
     def counts(self, user: str, window: float = DAY) -> dict[str, int]:
-        since = self._clock() - window
-        with self._lock:
-            return dict(Counter(item for moment, item in self._of.get(user, ()) if moment > since))
+        now = self._clock()
+        with self._lock:  # what a clock that ran ahead dated into the future counts no more
+            return dict(Counter(item for moment, item in self._of.get(user, ()) if now - window < moment <= now))
 
     def _drop(self, user: str) -> None:
         self._size -= len(self._of.pop(user, ()))

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from zhiyin.core.errors import DataError, ZhiyinError
 from zhiyin.core.run import log
 from zhiyin.store.database import BATCH, Store
+from zhiyin.store.errors import StoreAwayError, StoreFullError
 from zhiyin.store.records import Event
 
 
@@ -25,6 +26,8 @@ class StoreClosedError(ZhiyinError):
     """The store takes no more events; nothing of this request was kept."""
 
 
+# Events of one request, and who waits for what became of them.
+Request = tuple[list[Event], Future[list[int]]]
 # Events after which, and seconds after which, the log is written back.
 ROWS, IDLE = 20_000, 5.0
 
@@ -42,7 +45,7 @@ class Writer:
 
     def __init__(self, store: Store, waiting: int = 50_000) -> None:
         self.store, self.most = store, waiting
-        self._queue: queue.SimpleQueue[tuple[list[Event], Future[list[int]]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._lock, self._waiting, self._closed = threading.Lock(), 0, False
         self._streak = False  # whether the last transaction failed: one line in the log is enough
         self._thread = threading.Thread(target=self._work, name="zhiyin-writer", daemon=True)
@@ -122,27 +125,39 @@ class Writer:
                 except Exception as error:  # the log grows, and SQLite writes it back itself
                     log.debug("store: the log is not written back: %s", error)
 
-    def _commit(self, group: list[tuple[list[Event], Future[list[int]]]]) -> None:
+    def _commit(self, group: list[Request]) -> None:
         size = sum(len(events) for events, _ in group)
-        # Whose request was given up meanwhile hears nothing; from here on none can be.
-        group = [(events, done) for events, done in group if done.set_running_or_notify_cancel()]
+        try:
+            # Whose request was given up meanwhile hears nothing; from here on none can be.
+            self._keep([(events, done) for events, done in group if done.set_running_or_notify_cancel()])
+        finally:
+            with self._lock:
+                self._waiting -= size
+
+    def _keep(self, group: list[Request]) -> None:
+        """Commit requests together. Where that fails for another reason than the state of the database, halves are
+        committed on their own, so that a request that cannot be kept costs the others nothing but time."""
+        if not group:
+            return
         try:
             new = self.store.keep([event for events, _ in group for event in events])
         except Exception as error:  # the writer must live on: the next transaction may succeed
+            if len(group) > 1 and not isinstance(error, StoreFullError | StoreAwayError):
+                middle = len(group) // 2
+                self._keep(group[:middle])
+                self._keep(group[middle:])
+                return
             if not self._streak:
                 log.warning("store: events are not written: %s", error)
             self._streak = True
             for _, done in group:
                 done.set_exception(error)
-        else:
-            self._streak = False
-            self._since += size
-            if self._since >= ROWS:
-                self._full.set()
-            start = 0
-            for events, done in group:
-                done.set_result(new[start : start + len(events)])
-                start += len(events)
-        finally:
-            with self._lock:
-                self._waiting -= size
+            return
+        self._streak = False
+        self._since += len(new)
+        if self._since >= ROWS:
+            self._full.set()
+        start = 0
+        for events, done in group:
+            done.set_result(new[start : start + len(events)])
+            start += len(events)
