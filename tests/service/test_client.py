@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import httpx
 from tests.service.conftest import eventually
 from tests.service.running import running
 from zhiyin.client import ApiError, AsyncClient, Client, Event, Events, EventsFullError, Item, Thing, clients
+from zhiyin.client.call import seconds_of
 from zhiyin.core.errors import ConfigError, MissingExtraError, ZhiyinError
 from zhiyin.service.app import create_app
 
@@ -325,7 +327,7 @@ def test_what_will_not_change_is_asked_once(waits: list[float], status: int) -> 
     with pytest.raises(ApiError, match="busy") as error:
         fake(answer).event("u", "i")
     assert (error.value.status, error.value.remedy, len(seen)) == (status, "later", 1)
-    assert not error.value.worth_another_try
+    assert error.value.worth_another_try == (status >= 500)  # not at once, but when it is mended
 
 
 def test_state_is_asked_once(waits: list[float]) -> None:
@@ -514,6 +516,67 @@ def test_events_wait_while_the_service_is_away() -> None:
     begun = time.monotonic()
     assert lost.close(timeout=0.3) == 1
     assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 507])
+def test_events_wait_while_the_service_may_recover(status: int) -> None:
+    seen, answer = busy(6, status, after="0")
+    with Events(fake(answer, retries=0), every=0.01, batch=3) as bring:
+        for n in range(7):
+            bring.add("u", f"i{n}")
+        assert bring.flush(10)
+        assert (bring.sent, bring.rejected, bring.dropped) == (7, 0, 0)
+    kept = [event["item"] for request in seen[6:] for event in json.loads(request.content)["events"]]
+    assert sorted(kept) == [f"i{n}" for n in range(7)]
+
+
+@pytest.mark.parametrize("status", [413, 422, 500])
+def test_one_event_that_spoils_a_request_costs_itself_alone(status: int) -> None:
+    kept: list[str] = []
+
+    def answer(request: Any) -> Any:
+        events = json.loads(request.content)["events"]
+        if any(event["item"] == "bad" for event in events):
+            return httpx.Response(status, json={"error": "no"})
+        kept.extend(event["item"] for event in events)
+        told = [{"id": event["id"], "status": "accepted"} for event in events]
+        return httpx.Response(200, json={"events": told, "rejected": 0})
+
+    bring = Events(fake(answer, retries=0), every=0.001)
+    for n in range(20):
+        bring.add("u", "bad" if n == 5 else f"i{n}")
+    eventually(lambda: bring.sent == 19)
+    assert sorted(kept) == sorted(f"i{n}" for n in range(20) if n != 5)
+    left = 1 if status == 500 else 0  # what may be the service's own fault is tried again
+    assert bring.close(timeout=0.1) == left
+    assert bring.rejected == 1 - left
+
+
+def test_retry_after_is_kept_to() -> None:
+    soon = formatdate(time.time() + 90, usegmt=True)
+    assert seconds_of("7") == 7.0
+    assert 85 < seconds_of(soon) <= 90
+    assert seconds_of("soon") == seconds_of("") == seconds_of(formatdate(0)) == 0.0
+    seen, answer = busy(1, 503, after="3600")
+    bring = Events(fake(answer, retries=0), every=0.01)
+    bring.add("u", "i")
+    eventually(lambda: bring._after == 3600.0)
+    assert bring.close(timeout=0.05) in (0, 1)
+    assert len(seen) <= 2
+
+
+def test_the_oldest_give_way() -> None:
+    def dead(request: Any) -> Any:
+        raise httpx.ConnectError("away", request=request)
+
+    bring = Events(fake(dead, retries=0), most=10, full="drop", batch=2, every=0.01)
+    for n in range(30):
+        bring.add("u", f"i{n}")
+    assert bring.dropped == 20
+    held = [event.item for event in (*bring._going, *bring._waiting)]
+    assert len(held) == 10
+    assert held[-1] == "i29"
+    assert bring.close(timeout=0.05) == 10
 
 
 def test_events_that_are_refused_do_not_come_back(caplog: pytest.LogCaptureFixture) -> None:

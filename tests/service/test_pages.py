@@ -463,14 +463,73 @@ def test_what_is_not_sent_outlives_the_page(site: Site) -> None:
     page = site.browser()
     shop_page(site, page)
     page.route("**/v1/events", lambda route: route.abort())
-    page.evaluate("for (let n = 0; n < 250; n++) zhiyin.track(`i${n}`)")
-    assert waiting(page) == 200  # of the oldest it lets go
+    page.evaluate("for (let n = 0; n < 1050; n++) zhiyin.track(`i${n}`)")
+    assert waiting(page) == 1_000  # of the oldest it lets go, and says so
+    assert page.evaluate("zhiyin.dropped") == 50
     page.reload()
     page.unroute("**/v1/events")
     start(site, page)
     eventually(lambda: page.wait_for_timeout(10) or waiting(page) == 0)
-    assert site.store.count() == 200
-    assert {event.item for event in site.store.history("shopper")} == {f"i{n}" for n in range(50, 250)}
+    assert site.store.count() == 1_000
+    assert {event.item for event in site.store.history("shopper")} == {f"i{n}" for n in range(50, 1_050)}
+
+
+@pytest.mark.parametrize("answer", [408, 425, 429, 500, 502, 503, 504, 507, 520, 401, "abort"])
+def test_nothing_is_lost_while_the_service_may_recover(site: Site, answer: int | str) -> None:
+    page = site.browser()
+    page.clock.install()
+    shop_page(site, page)
+    state = {"wrong": True}
+
+    def away(route: Any) -> None:
+        if not state["wrong"]:
+            route.continue_()
+        elif answer == "abort":
+            route.abort()
+        else:
+            route.fulfill(status=answer, body="oh no")
+
+    page.route("**/v1/events", away)
+    page.evaluate("for (let n = 0; n < 30; n++) zhiyin.track(`i${n}`)")
+    for asked in (1, 2, 3):
+        eventually(lambda n=asked: page.clock.run_for(5_000) or len(sent(site)) >= n)  # type: ignore[misc]
+        page.wait_for_timeout(1)
+    assert waiting(page) == 30
+    state["wrong"] = False
+    eventually(lambda: page.clock.run_for(10_000) or page.wait_for_timeout(5) or waiting(page) == 0)
+    assert {event.item for event in site.store.history("shopper")} == {f"i{n}" for n in range(30)}
+    assert page.evaluate("zhiyin.dropped") == 0
+
+
+@pytest.mark.parametrize("status", [422, 500])
+def test_one_event_that_spoils_a_request_costs_itself_alone(site: Site, status: int) -> None:
+    page = site.browser()
+    page.clock.install()
+    shop_page(site, page)
+
+    def spoiled(route: Any) -> None:
+        if '"bad"' in route.request.post_data:
+            route.fulfill(status=status, body="{}")
+        else:
+            route.continue_()
+
+    page.route("**/v1/events", spoiled)
+    page.evaluate("for (let n = 0; n < 10; n++) zhiyin.track(n === 3 ? 'bad' : `i${n}`)")
+    left = 0 if status == 422 else 1  # what may be the service's own fault is tried again
+    eventually(lambda: page.clock.run_for(10_000) or page.wait_for_timeout(5) or waiting(page) == left)
+    eventually(lambda: page.clock.run_for(10_000) or page.wait_for_timeout(5) or site.store.count() == 9)
+    assert page.evaluate("zhiyin.dropped") == 1 - left
+
+
+def test_a_browser_without_room_keeps_events_for_its_page(site: Site) -> None:
+    page = site.browser()
+    page.clock.install()
+    shop_page(site, page)
+    page.evaluate("zhiyin.track('i1')")
+    page.evaluate("void (Storage.prototype.setItem = () => { throw new Error('full'); })")
+    page.evaluate("zhiyin.track('i2'); zhiyin.track('i3')")
+    page.clock.run_for(2_100)
+    eventually(lambda: page.wait_for_timeout(5) or site.store.count() == 3)
 
 
 def test_leaving_sends_what_waits(site: Site) -> None:

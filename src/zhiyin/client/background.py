@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import random
 import threading
 import time as clock
 from collections import deque
@@ -19,6 +20,8 @@ from zhiyin.core.errors import ConfigError, ZhiyinError
 from zhiyin.core.fresh import fresh_id
 
 log = logging.getLogger("zhiyin")
+# Seconds between two tries at most: by itself, and where the service asks for it.
+LONGEST, PATIENCE = 30.0, 600.0
 
 
 class EventsFullError(ZhiyinError):
@@ -31,11 +34,13 @@ class Events:
     Parameters
     ----------
     client: is used, and not closed.
-    most: events that may wait. full: what `add` does beyond: "raise" EventsFullError, or "drop" the new event.
+    most: events that may wait. full: what `add` does beyond: "raise" EventsFullError, or "drop" the oldest that waits.
     batch, every: it sends as soon as so many wait, and else after so many seconds.
 
-    While the service is out of reach events wait and are tried again; ids keep each from being kept twice. `sent`,
-    `rejected` (by the service) and `dropped` (here) count. Use it with `with`, or call `close`.
+    While the service is out of reach, busy, full or broken events wait and are tried again, later each time and as it
+    asks with Retry-After; ids keep each from being kept twice. Only what it says can never be kept is given up, and
+    where one event spoils a request, that one alone. `sent`, `rejected` (by the service) and `dropped` (here) count.
+    Use it with `with`, or call `close`.
     """
 
     def __init__(
@@ -54,6 +59,7 @@ class Events:
         self._waiting: deque[Event] = deque()
         self._going: list[Event] = []
         self._closed = self._hurry = False
+        self._size, self._after = batch, 0.0  # events of the next request; seconds that the service asks to wait for
         self._until = float("inf")
         self._change = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="zhiyin-events", daemon=True)
@@ -82,7 +88,9 @@ class Events:
                 if self._full == "raise":
                     raise EventsFullError(f"{self._most} events wait to be sent", remedy='or Events(..., full="drop")')
                 self.dropped += 1
-                return event.id
+                if not self._waiting:  # all are on their way
+                    return event.id
+                self._waiting.popleft()
             self._waiting.append(event)
             if len(self._waiting) >= self._batch:
                 self._change.notify_all()
@@ -121,9 +129,10 @@ class Events:
                     self._change.wait_for(
                         lambda: self._closed or self._hurry or len(self._waiting) >= self._batch, self._every
                     )
-                    self._going = [self._waiting.popleft() for _ in range(min(self._batch, len(self._waiting)))]
                 if not self._going:
-                    self._hurry = False
+                    self._going = [self._waiting.popleft() for _ in range(min(self._size, len(self._waiting)))]
+                if not self._going:
+                    self._hurry, failed = False, 0
                     self._change.notify_all()
                     if self._closed:
                         return
@@ -131,7 +140,8 @@ class Events:
             failed = 0 if self._try() else failed + 1
             with self._change:
                 if failed:  # the same events again, a little later each time
-                    wait = min(30.0, self._every * 2.0 ** min(failed - 1, 10))
+                    wait = min(LONGEST, self._every * 2.0 ** min(failed - 1, 10)) * random.uniform(0.5, 1.0)
+                    wait = max(wait, min(self._after, PATIENCE))
                     self._change.wait_for(lambda: self._closed, min(wait, max(0.0, self._until - clock.monotonic())))
                     if self._closed and clock.monotonic() >= self._until:
                         return
@@ -143,7 +153,14 @@ class Events:
         try:
             kept = self._client.events(self._going)
         except ApiError as error:
+            self._after = error.after
+            if error.worth_another_try and error.status != 500:
+                return False
+            if len(self._going) > 1 and error.status not in (403, 404):  # one of them may spoil the rest
+                self._fewer()
+                return not error.worth_another_try
             if error.worth_another_try:
+                self._aside()
                 return False
             log.warning("events: %d were refused with status %d", len(self._going), error.status)
             lost = len(self._going)
@@ -152,5 +169,19 @@ class Events:
         with self._change:
             self.sent += len(self._going) - lost
             self.rejected += lost
-            self._going = []
+            self._going, self._after = [], 0.0
+            self._size = min(self._batch, 2 * self._size)
         return True
+
+    def _fewer(self) -> None:
+        """Have only half of what goes sent next."""
+        with self._change:
+            self._size = max(1, len(self._going) // 2)
+            self._waiting.extendleft(reversed(self._going[self._size :]))
+            del self._going[self._size :]
+
+    def _aside(self) -> None:
+        """Have what goes sent after all others that wait."""
+        with self._change:
+            self._waiting.extend(self._going)
+            self._going = []

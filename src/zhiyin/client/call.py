@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote
 
@@ -59,7 +61,8 @@ class Call(Generic[T]):
                 ) from None
         said = said if isinstance(said, dict) else {}
         message = str(said.get("error") or f"the service answered {answer.status_code}")
-        raise ApiError(answer.status_code, message, str(said.get("remedy") or ""), said.get("field"))
+        raise ApiError(answer.status_code, message, str(said.get("remedy") or ""), said.get("field"),
+                       seconds_of(answer.headers.get("Retry-After", "")))  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +71,16 @@ class Calls(Generic[T]):
 
     calls: Iterator[Call[Any]]
     join: Callable[[list[Any]], T]
+
+
+def seconds_of(retry_after: str) -> float:
+    """Seconds that a header Retry-After asks to wait for, a number or a date; 0 where it cannot be read."""
+    if retry_after.strip().isdecimal():
+        return float(retry_after)
+    try:
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except (TypeError, ValueError, IndexError):
+        return 0.0
 
 
 def path_of(*parts: str) -> str:

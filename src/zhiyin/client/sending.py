@@ -6,6 +6,7 @@ import random
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from zhiyin.client.call import seconds_of
 from zhiyin.client.errors import AGAIN
 from zhiyin.core.errors import ConfigError, MissingExtraError
 
@@ -26,9 +27,9 @@ def pause(answer: httpx.Response | Exception, attempt: int, retries: int) -> flo
     if not isinstance(answer, Exception):
         if answer.status_code not in AGAIN:
             return None
-        said = answer.headers.get("Retry-After", "")
-        if said.isdecimal():
-            return float(said) if float(said) <= LONGEST else None
+        after = seconds_of(answer.headers.get("Retry-After", ""))
+        if after > 0:
+            return after if after <= LONGEST else None
     # Spread out, so that many clients do not come back at one moment.
     return min(LONGEST, 0.1 * 2.0**attempt) * random.uniform(0.5, 1.0)
 

@@ -15,9 +15,8 @@ from zhiyin.data.times import TimePolicy, wall_clock
 
 # Longest id, in characters; longest kind; most columns of an item or user, and bytes of all of them as JSON.
 ID, KIND, COLUMNS, BYTES = 256, 64, 256, 256 * 1024
-# Which times are accepted, and the largest number that a value may be: values are learned as float32. The largest
-# integer: up to it float64 holds every one.
-TIMES, LARGEST, INTEGER = TimePolicy(), 3.4028234e38, 2**53
+# Which times are accepted, and the largest number of either sign: up to it float64 holds every integer.
+TIMES, LARGEST = TimePolicy(), 2**53
 # Control characters, and halves of characters, which no file can hold.
 _CONTROL, _HALF = re.compile(r"[\x00-\x1f\x7f]"), re.compile(r"[\ud800-\udfff]")
 
@@ -74,10 +73,9 @@ def checked(
         message, remedy = TIMES.refusal(time, now)
         raise DataError(message, column="time", remedy=remedy)
     if value is not None:
-        largest = INTEGER if isinstance(value, int) else LARGEST
-        if isinstance(value, bool) or not isinstance(value, int | float) or not -largest <= value <= largest:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not -LARGEST <= value <= LARGEST:
             raise DataError(f"value = {_short(value)} is no number", column="value",
-                            remedy="a number up to 3.4e38, a whole one up to 9e15, or none")  # fmt: skip
+                            remedy="a number up to 2**53, or none")  # fmt: skip
         value = float(value)  # what databases keep: an integer of Python may be of any length
     if id:
         text(id, "id", ID)
@@ -115,7 +113,7 @@ def columns(value: Any, name: str = "columns") -> dict[str, Any]:
             raise DataError(f"column {key!r} holds an object", column=key, remedy="texts, numbers, or a list of them")
         if any(isinstance(part, float) and not math.isfinite(part) for part in many):
             raise DataError(f"column {key!r} holds no finite number", column=key, remedy="leave it out if unknown")
-        if any(isinstance(part, int) and not isinstance(part, bool) and abs(part) > INTEGER for part in many):
+        if any(isinstance(part, int) and not isinstance(part, bool) and abs(part) > LARGEST for part in many):
             raise DataError(f"column {key!r} holds a number too large", column=key, remedy="write it as a text")
         for part in many:
             if isinstance(part, str) and ("\x00" in part or _HALF.search(part)):

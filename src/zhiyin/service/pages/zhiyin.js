@@ -11,20 +11,24 @@
  * lists of that user. A key in a page can be read by whoever opens it: the only one for it is a key for events, `key`.
  *
  * Events wait in localStorage until the service has kept them; each has an id, so that none counts twice however often
- * it is sent. Those of somebody else, who used this browser before, wait for that user's next token. */
+ * it is sent. Those of somebody else, who used this browser before, wait for that user's next token. Only what the
+ * service says can never be kept is let go of, and beyond a thousand the oldest: zhiyin.dropped counts both. */
 window.zhiyin = (() => {
   "use strict";
-  const MOST = 200, BATCH = 20, EVERY = 2000, BYTES = 60000, LONGEST = 60000, FRESH = 60e6;
-  const AGAIN = [429, 502, 503, 504], QUEUE = "zhiyin.queue", VISITOR = "zhiyin.visitor";
-  let settings = null, sending = null, timer = 0, failed = 0, memory = {};
+  const MOST = 1000, BATCH = 20, EVERY = 2000, BYTES = 60000, LONGEST = 60000, FRESH = 60e6;
+  // Answers to a request that no other try will mend; after all others the service may recover, or the key be renewed.
+  const NEVER = [400, 403, 404, 405, 411, 413, 414, 415, 422, 431], QUEUE = "zhiyin.queue", VISITOR = "zhiyin.visitor";
+  let settings = null, sending = null, timer = 0, failed = 0, memory = {}, size = MOST, dropped = 0;
   let held = null, renewing = null;  // the page token, and the promise of the next one
   const requests = new WeakMap();
-  const get = name => { try { return localStorage.getItem(name); } catch { return memory[name] ?? null; } };
-  const set = (name, text) => { try { localStorage.setItem(name, text); } catch { memory[name] = text; } };
+  const get = name => { try { return memory[name] ?? localStorage.getItem(name); } catch { return null; } };
+  // What the browser has no room for, this page holds.
+  const set = (name, text) => { try { localStorage.setItem(name, text); delete memory[name]; } catch { memory[name] = text; } };
   const made = () => crypto.randomUUID?.() ??  // which only pages over https have
     Array.from(crypto.getRandomValues(new Uint8Array(16)), byte => byte.toString(16).padStart(2, "0")).join("");
   const queue = () => { try { return [].concat(JSON.parse(get(QUEUE)) ?? []); } catch { return []; } };
   const settle = events => { const ids = events.map(e => e.id); set(QUEUE, JSON.stringify(queue().filter(e => !ids.includes(e.id)))); };
+  const aside = event => { settle([event]); set(QUEUE, JSON.stringify([...queue(), event])); };
   const later = wait => { clearTimeout(timer); timer = setTimeout(() => flush().catch(() => {}), wait); };
   const visitor = () => { const known = get(VISITOR) || made(); set(VISITOR, known); return known; };
 
@@ -56,6 +60,8 @@ window.zhiyin = (() => {
 
   // -- asking ------------------------------------------------------------------------------------------------------------
 
+  // Seconds that Retry-After asks for, as a number or as a date.
+  const seconds = said => said === null ? 0 : Math.max(0, Number(said) || (Date.parse(said) - Date.now()) / 1000 || 0);
   async function ask(method, path, body, key) {
     const mine = settings, text = body && JSON.stringify(body);
     // What is sent while the page goes away arrives with keepalive only, which takes no more than 64 KB.
@@ -70,40 +76,50 @@ window.zhiyin = (() => {
     const said = await answer.json().catch(() => ({}));
     if (answer.ok || (answer.status === 400 && said.events)) return said;
     throw Object.assign(new Error(said.error || `the service answered ${answer.status}`),
-      {status: answer.status, remedy: said.remedy || "", field: said.field, after: answer.headers.get("Retry-After")});
+      {status: answer.status, remedy: said.remedy || "", field: said.field, after: seconds(answer.headers.get("Retry-After"))});
   }
   // What was done a moment ago is given its time by the service: this clock may be wrong by days.
   const arriving = event => Math.abs(Date.now() * 1000 - event.time) < FRESH ? {...event, time: undefined} : event;
+  /** Later, and each time later than before; or when the service says. Spread out, so that not all come at once. */
+  function again(error) {
+    const spread = 0.5 + Math.random() / 2, wait = Math.min(LONGEST, 1000 * 2 ** Math.min(failed++, 10) * spread);
+    later(error.after ? 1000 * Math.min(error.after, 600) + 500 * spread : wait);
+  }
   async function send(most) {
-    const again = error => later(Math.min(LONGEST, 1000 * (Number(error.after) || 2 ** failed++ * (0.5 + Math.random() / 2))));
     if (!queue().length) return false;
     let users = null;
     if (settings.token) {
       try { users = (fresh() ?? await renew()).users; } catch (error) { again(error); throw error; }
     }
-    let events = queue().filter(e => !users || users.includes(e.user)).slice(0, most);
+    let events = queue().filter(e => !users || users.includes(e.user)).slice(0, Math.min(most, size));
     while (events.length > 1 && new Blob([JSON.stringify({events})]).size > BYTES) events = events.slice(0, events.length / 2 | 0);
     if (!events.length) return false;
-    return deliver(events, again);
+    return deliver(events);
   }
-  async function deliver(events, again) {
+  async function deliver(events) {
     try {
       await ask("POST", "/v1/events", {events: events.map(arriving)}, settings.key);
     } catch (error) {
-      if (!error.status || AGAIN.includes(error.status) || (error.status === 401 && settings.token)) {
-        again(error);  // away or busy, or there is no token that holds: the same events again, later each time
+      if (!NEVER.includes(error.status)) {
+        // Away, busy, full or broken, or there is no token that holds: the same events again. Where one of them may be
+        // what breaks it, fewer, and that one last.
+        if (error.status === 500) { if (events.length === 1) aside(events[0]); size = Math.max(1, events.length >> 1); }
+        again(error);
         throw error;
       }
-      if (error.status === 403 && settings.token && events.length > 1) {  // one of them is not this user's: not all go
-        const half = events.length >> 1, first = await deliver(events.slice(0, half), again).catch(error => error);
-        await deliver(events.slice(half), again);
+      const all = error.status === 404 || (error.status === 403 && !settings.token);  // it is the key, not the events
+      if (events.length > 1 && !all) {  // one of them is not this user's, or spoils the rest: not all go
+        const half = events.length >> 1, first = await deliver(events.slice(0, half)).catch(error => error);
+        await deliver(events.slice(half));
         if (first !== true) throw first;
         return true;
       }
       settle(events);
+      dropped += events.length;
       throw error;
     }
     failed = 0;
+    size = MOST;
     settle(events);
     return true;
   }
@@ -127,7 +143,8 @@ window.zhiyin = (() => {
     const event = {id: made(), user: settings.user ?? held?.users[0], item: String(item), kind, time: Date.now() * 1000};
     if (listId) event.list_id = listId;
     if (value != null) event.value = value;
-    const waiting = [...queue(), event].slice(-MOST);
+    const waiting = [...queue(), event], over = waiting.length - MOST;
+    if (over > 0) { waiting.splice(0, over); dropped += over; }
     set(QUEUE, JSON.stringify(waiting));
     if (!failed && waiting.length >= BATCH) later(0); else if (!timer) later(EVERY);
     return event.id;
@@ -148,5 +165,5 @@ window.zhiyin = (() => {
   addEventListener("pagehide", leave);
   document.addEventListener("visibilitychange", () => { if (document.visibilityState === "hidden") leave(); });
   addEventListener("online", () => { failed = 0; if (settings) flush().catch(() => {}); });
-  return {init, track, flush, recommend, more, get: look};
+  return {init, track, flush, recommend, more, get: look, get dropped() { return dropped; }};
 })();
