@@ -35,7 +35,12 @@ async def taken(scope: dict[str, Any], receive: Any, send: Any) -> None:
 
 
 async def ask(
-    app: Any, chunks: Iterable[bytes], headers: dict[str, str], method: str = "POST", path: str = "/", then: Any = None
+    app: Any,
+    chunks: Iterable[bytes],
+    headers: dict[str, str],
+    method: str = "POST",
+    path: str = "/v1/",
+    then: Any = None,
 ) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body of an answer to a body in chunks. then: awaited after the last one, before the end."""
     rest, said, body = list(chunks), dict[str, Any](), bytearray()

@@ -11,6 +11,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal
 
@@ -219,11 +220,33 @@ class ServiceSection(Section):
     origins: list[str] = key(
         [], "web sites whose pages may call, for browsers", 'a list such as ["https://shop.example"]'
     )
-    rate: int = key(0, "requests a second that one key may make; 0: as many as can be", "0 or more", ge=0)
+    rate: int = key(
+        1_000, "requests a second that one key may make in each process; 0: as many as can be", "0 or more", ge=0
+    )
+    connections: int = key(1_024, "connections that one address may have, proxies apart", "1 or more", ge=1)
+    proxies: list[str] = key(
+        [], "addresses or networks of proxies in front, whose X-Forwarded-For is believed",
+        'a list such as ["10.0.0.0/8"]',
+    )  # fmt: skip
+    root_path: str = key("", "path under which a proxy serves it", 'a path such as "/recommend"')
     metrics_open: bool = key(False, "whether /metrics needs no key", "true or false")
     otlp: str | None = key(
         None, "where OpenTelemetry traces go; left out, nowhere", "an address", "http://localhost:4318"
     )
+
+    @field_validator("proxies")
+    @classmethod
+    def _networks(cls, value: list[str]) -> list[str]:
+        for one in value:
+            ip_network(one, strict=False)  # raises ValueError
+        return value
+
+    @field_validator("root_path")
+    @classmethod
+    def _path(cls, value: str) -> str:
+        if value and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", value):
+            raise ValueError
+        return value
 
     @field_validator("train_budget", "keep", "keep_lists")
     @classmethod

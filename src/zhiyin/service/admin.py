@@ -9,11 +9,12 @@ from fastapi import APIRouter
 from zhiyin.service.bodies import RollbackIn, Setting
 from zhiyin.service.described import REFUSALS
 from zhiyin.service.placements import said
+from zhiyin.service.request_json import JsonRoute
 from zhiyin.service.routing import ItemId, Needs, Tenant, fast
 
 
 def routes(needs: Needs) -> APIRouter:
-    router = APIRouter(tags=["placements"], responses=REFUSALS)
+    router = APIRouter(tags=["placements"], responses=REFUSALS, route_class=JsonRoute)
 
     @router.get("/v1/placements")
     async def all_of(tenant: Tenant = needs.admin) -> Any:
@@ -30,13 +31,13 @@ def routes(needs: Needs) -> APIRouter:
         """Change settings for all lists from now on. They are checked first: what cannot be changes nothing."""
         settings = body.model_dump(exclude_defaults=True)
         answers = tenant.live.now.answers
-        version = await tenant.work.do(tenant.placements.put, name, settings, answers)
+        version = await tenant.writes.do(tenant.placements.put, name, settings, answers)
         return fast({"name": name, "version": version})
 
     @router.delete("/v1/placements/{name}")
     async def delete(name: ItemId, tenant: Tenant = needs.admin) -> Any:
         """Lists may no longer name it. Its versions are kept."""
-        await tenant.work.do(tenant.placements.delete, name)
+        await tenant.writes.do(tenant.placements.delete, name)
         return fast({"name": name})
 
     @router.get("/v1/placements/{name}/versions")
@@ -48,7 +49,7 @@ def routes(needs: Needs) -> APIRouter:
     async def rollback(name: ItemId, body: RollbackIn, tenant: Tenant = needs.admin) -> Any:
         """Write the settings of an old version as a new one."""
         answers = tenant.live.now.answers
-        version = await tenant.work.do(tenant.placements.rollback, name, body.version, answers)
+        version = await tenant.writes.do(tenant.placements.rollback, name, body.version, answers)
         return fast({"name": name, "version": version})
 
     return router

@@ -21,7 +21,7 @@ from zhiyin.service.around import CURRENT, LONGEST, After, Around
 from zhiyin.service.described import QUERY, REFUSALS, UNREADY, describe
 from zhiyin.service.errors import RefusedError, handle_errors
 from zhiyin.service.keys import digest_of
-from zhiyin.service.limits import Limited, Rate, Work
+from zhiyin.service.limits import WRITERS, Limited, Rate, Work
 from zhiyin.service.logs import access, loop_failed
 from zhiyin.service.metrics import PLAIN, Metrics
 from zhiyin.service.quick import Quick
@@ -44,6 +44,7 @@ class Door:
 
     def __init__(self, shops: Sequence[Shop], work: Work) -> None:
         self.shops, self.work, self.metrics = tuple(shops), work, Metrics(shops, work)
+        self.writes = Work(WRITERS, name="zhiyin-write")
         self._rates = {id(shop): Rate(shop.settings.rate) for shop in shops}
         self._names = {id(one.shop): one.name for one in self.metrics.shops}
         for one in self.metrics.shops:
@@ -54,18 +55,10 @@ class Door:
 
         Raises RefusedError 401, 403 or 429.
         """
-        if given is None:
-            raise RefusedError(401, "a key is needed", "send the header Authorization: Bearer KEY")
-        visitor: Visitor | None = None
-        if is_token(given):
-            shop, key, visitor = self._visitor(given)
-        else:
-            shop, key = self._owner(given)
+        shop, key, visitor = self.known(given)
         current = CURRENT.get()
         if current is not None:
             current.shop = self.name_of(shop) or ""
-        if shop.keys.expired(key):
-            raise RefusedError(401, "this key has expired", "make another: zhiyin key add")
         if visitor is not None:
             if not visitors:
                 raise RefusedError(403, "a page token may not do this", "ask from the shop's server, with a key")
@@ -77,7 +70,20 @@ class Door:
             raise RefusedError(403, f"this key may not {scope}: it may {may}", remedy)
         self._rates[id(shop)].take(key.name if visitor is None else f"{key.name}\n{visitor.name}")
         shop.keys.use(key)
-        return Tenant(shop, self.work, key, visitor)
+        return Tenant(shop, self.work, self.writes, key, visitor)
+
+    def known(self, given: str | None) -> tuple[Shop, AccessKey, Visitor | None]:
+        """The shop, the key and the visitor of a key or a page token. Raises RefusedError 401 for neither."""
+        if given is None:
+            raise RefusedError(401, "a key is needed", "send the header Authorization: Bearer KEY")
+        visitor: Visitor | None = None
+        if is_token(given):
+            shop, key, visitor = self._visitor(given)
+        else:
+            shop, key = self._owner(given)
+        if shop.keys.expired(key):
+            raise RefusedError(401, "this key has expired", "make another: zhiyin key add")
+        return shop, key, visitor
 
     def _owner(self, given: str) -> tuple[Shop, AccessKey]:
         """The shop and what is known of a key."""
@@ -137,6 +143,7 @@ def create_app(
         asyncio.get_running_loop().set_exception_handler(loop_failed)
         yield
         door.work.close()
+        door.writes.close()
         for one in sent:
             await asyncio.to_thread(one.close)
 
@@ -157,14 +164,15 @@ def create_app(
     origins = sorted({origin for shop in shops for origin in shop.settings.origins})
     app.add_middleware(Quick, lanes=lists.LANES | events.LANES)
     app.add_middleware(Slashes)
-    app.add_middleware(Limited)
+    app.add_middleware(Limited, known=door.known)
     if origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST", "OPTIONS"], max_age=600,
             allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
             expose_headers=["Retry-After", "X-Request-Id"],
         )  # fmt: skip
-    app.add_middleware(Around, after=after, seconds=longest)
+    root = next((shop.settings.root_path for shop in shops if shop.settings.root_path), "")
+    app.add_middleware(Around, after=after, seconds=longest, root=root)
     return app
 
 

@@ -60,17 +60,23 @@ After = Callable[[Seen], None]
 class Around:
     """See the module. after: each is called with a request that is done, and must neither wait nor raise.
 
-    seconds: a request that takes longer is answered with 503.
+    seconds: a request that takes longer is answered with 503. root: path under which a proxy serves all of it, whether
+    or not it passes that path on.
     """
 
-    def __init__(self, app: Any, after: Sequence[After] = (), seconds: float = LONGEST) -> None:
-        self.app, self.after, self.seconds = app, after, seconds
+    def __init__(self, app: Any, after: Sequence[After] = (), seconds: float = LONGEST, root: str = "") -> None:
+        self.app, self.after, self.seconds, self.root = app, after, seconds, root
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         begun = time.perf_counter()
+        if self.root:
+            scope["root_path"] = self.root
+            if scope["path"].startswith(self.root + "/"):
+                scope["path"] = scope["path"].removeprefix(self.root)
+                scope["raw_path"] = (scope.get("raw_path") or b"").removeprefix(self.root.encode())
         method = scope["method"] if scope["method"] in _METHODS else "other"
         seen = Seen(_id(scope["headers"]), receive, method, time.time_ns(), headers=scope["headers"])
 

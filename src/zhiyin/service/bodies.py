@@ -1,4 +1,7 @@
-"""What requests bring: every field with its type, its range and its size. What is not here is refused."""
+"""What requests bring: every field with its type, its range and its size. What is not here is refused.
+
+Lists stop at the first value that is wrong (fail_fast): of many errors one is told.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ _PLAIN = {"pattern": r"^[^\u0000-\u001f\u007f]+$"}
 Id = Annotated[str, Field(min_length=1, max_length=ID, json_schema_extra=_PLAIN), AfterValidator(_right)]
 Text = Annotated[str, AfterValidator(_unicode)]
 Filter = Annotated[str, Field(max_length=10_000), AfterValidator(_unicode)]
-Fields = Annotated[list[Annotated[Text, Field(max_length=ID)]], Field(max_length=FIELDS)]
+Fields = Annotated[list[Annotated[Text, Field(max_length=ID)]], Field(fail_fast=True, max_length=FIELDS)]
 Scalar = Text | bool | int | float | None
 K = Annotated[int, Field(ge=1, le=MOST_ITEMS)]
 Language = Literal["en", "zh"]
@@ -72,8 +75,8 @@ class Made(Body):
 
     k: K = 10
     filter: Filter = ""
-    boosts: Annotated[list[BoostIn], Field(max_length=20)] = Field(default_factory=list)
-    exclude: Annotated[list[Id], Field(max_length=MOST_IDS)] = Field(default_factory=list)
+    boosts: Annotated[list[BoostIn], Field(fail_fast=True, max_length=20)] = Field(default_factory=list)
+    exclude: Annotated[list[Id], Field(fail_fast=True, max_length=MOST_IDS)] = Field(default_factory=list)
     pins: Annotated[dict[Annotated[int, Field(ge=0, le=MOST_ITEMS)], Id], Field(max_length=100)] = Field(
         default_factory=dict
     )
@@ -96,7 +99,7 @@ class Who(Body):
 
     user: Id | None = None
     session: Id | None = None
-    history: Annotated[list[Id], Field(max_length=1_000)] | None = None
+    history: Annotated[list[Id], Field(fail_fast=True, max_length=1_000)] | None = None
     context: Annotated[dict[Annotated[Text, Field(max_length=ID)], Scalar], Field(max_length=100)] = Field(
         default_factory=dict
     )
@@ -112,7 +115,7 @@ class Ask(Who, Made):
     """Who asks for how many of what; where a placement says otherwise, the request wins, and both filters hold."""
 
     placement: Id | None = None
-    include: Annotated[list[Id], Field(max_length=MOST_IDS)] | None = None
+    include: Annotated[list[Id], Field(fail_fast=True, max_length=MOST_IDS)] | None = None
     explain: bool = False
     language: Language = "en"
     fields: Fields = Field(default_factory=list)
@@ -123,7 +126,7 @@ class Ask(Who, Made):
 class RankIn(Who):
     """Items to be ordered for someone."""
 
-    items: Annotated[list[Id], Field(min_length=1, max_length=1_000)]
+    items: Annotated[list[Id], Field(fail_fast=True, min_length=1, max_length=1_000)]
     placement: Id | None = None
     explain: bool = False
     language: Language = "en"
@@ -145,7 +148,7 @@ class Widget(Body):
 class PageIn(Who):
     """Several lists for one page, no item twice; the first widget chooses first."""
 
-    widgets: Annotated[list[Widget], Field(min_length=1, max_length=WIDGETS)]
+    widgets: Annotated[list[Widget], Field(fail_fast=True, min_length=1, max_length=WIDGETS)]
     explain: bool = False
     language: Language = "en"
     fields: Fields = Field(default_factory=list)
@@ -154,7 +157,7 @@ class PageIn(Who):
 class ShownIn(Body):
     """What was really shown of a list, in order."""
 
-    items: Annotated[list[Id], Field(max_length=MOST_ITEMS)]
+    items: Annotated[list[Id], Field(fail_fast=True, max_length=MOST_ITEMS)]
 
 
 class RollbackIn(Body):

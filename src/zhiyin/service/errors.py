@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -62,6 +63,12 @@ def answer_to(error: RefusedError | ZhiyinError | TimeoutError) -> Response:
     return say(504, "something that the service asks did not answer in time", "come again; the log says what it was")
 
 
+def unreadable(first: Mapping[str, Any]) -> Response:
+    """What a request is told of the first of pydantic's errors about it."""
+    place = ".".join(_sane(part) for part in first["loc"] if part != "body")
+    return say(422, f"{place}: {first['msg']}" if place else first["msg"], "see /docs", field=place)
+
+
 def handle_errors(app: FastAPI) -> None:
     """Every error as an answer; what is our fault is for `around`."""
 
@@ -72,12 +79,11 @@ def handle_errors(app: FastAPI) -> None:
         return answer_to(error)
 
     @app.exception_handler(RequestValidationError)
-    async def unreadable(request: Request, error: RequestValidationError) -> Response:
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        place = ".".join(_sane(part) for part in first["loc"] if part != "body")
-        if not place and "json" not in request.headers.get("content-type", "").lower():
+        if first["loc"] == ("body",) and "json" not in request.headers.get("content-type", "").lower():
             return say(422, "the body is not said to be JSON", "send the header Content-Type: application/json")
-        return say(422, f"{place}: {first['msg']}" if place else first["msg"], "see /docs", field=place)
+        return unreadable(first)
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> Response:

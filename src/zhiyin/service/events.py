@@ -8,7 +8,6 @@ import json
 import time
 from typing import Any
 
-import orjson
 from fastapi import APIRouter, Request, Response
 
 from zhiyin.core.errors import DataError
@@ -16,6 +15,7 @@ from zhiyin.service.bodies import MOST_EVENTS, EventIn, ShownIn
 from zhiyin.service.described import REFUSALS
 from zhiyin.service.errors import RefusedError
 from zhiyin.service.quick import Lane
+from zhiyin.service.request_json import JsonRoute, loads, read_off_loop
 from zhiyin.service.routing import ItemId, Needs, Tenant, fast
 from zhiyin.service.visitors import Visitor
 from zhiyin.store.records import Event, checked
@@ -35,14 +35,15 @@ _BODY = {"requestBody": {"required": True, "content": {
 
 
 def routes(needs: Needs) -> APIRouter:
-    router = APIRouter(tags=["events"], responses=REFUSALS)
+    router = APIRouter(tags=["events"], responses=REFUSALS, route_class=JsonRoute)
 
     @router.post("/v1/events", openapi_extra=_BODY)
     async def bring(request: Request, tenant: Tenant = needs.visitor_events) -> Any:
         """Keep events. Each is accepted, known already, or rejected with its reason; answered once they are on the
         disk, and they count in the very next list, whatever their time. A time more than a day ahead of the clock, or
         before 1971, is rejected; one less far ahead is taken as now."""
-        return await _bring(_given(await request.body(), request.headers.get("content-type", "")), tenant)
+        given = await read_off_loop(_given, await request.body(), request.headers.get("content-type", ""))
+        return await _bring(given, tenant)
 
     @router.post("/v1/impressions/{list_id}")
     async def shown(list_id: ItemId, body: ShownIn, tenant: Tenant = needs.visitor_events) -> Any:
@@ -53,7 +54,7 @@ def routes(needs: Needs) -> APIRouter:
         if trace is None:
             raise RefusedError(404, f"list {list_id!r} is not known", "lists are kept for a while only")
         now = tenant.store.clock()
-        await tenant.work.do(tenant.store.keep_impression, list_id, now, body.items)
+        await tenant.writes.do(tenant.store.keep_impression, list_id, now, body.items)
         made, seen = trace.head["items"], set(body.items)
         return fast({
             "list_id": list_id,
@@ -130,13 +131,15 @@ def _given(body: bytes, kind: str) -> list[Any]:
     """The events of a body. Raises RefusedError 422 for one that holds none."""
     try:
         if kind.partition(";")[0].strip().lower() == "application/x-ndjson":
+            if body.count(b"\n") + body.count(b"\r") > 4 * MOST_EVENTS:
+                raise RefusedError(422, "too many lines at once", f"at most {MOST_EVENTS:,} events")
             lines = [line for line in body.splitlines() if line.strip()]
             if len(lines) > MOST_EVENTS:
                 raise RefusedError(422, f"{len(lines):,} events at once", f"at most {MOST_EVENTS:,}")
             found: Any = [_line(line) for line in lines]
         else:
-            said = _read(body)
-            found = said["events"] if isinstance(said, dict) and set(said) == {"events"} else None
+            said = loads(body)
+            found = said["events"] if isinstance(said, dict) and said.keys() == {"events"} else None
     except (ValueError, RecursionError):
         raise RefusedError(422, "this is no JSON", 'send {"events": [{"user": "u1", "item": "i1"}]}') from None
     if not isinstance(found, list) or not 1 <= len(found) <= MOST_EVENTS:
@@ -144,15 +147,7 @@ def _given(body: bytes, kind: str) -> list[Any]:
     return found
 
 
-LANES = {"/v1/events": Lane("events", _given, _bring, visitors=True)}
-
-
-def _read(body: bytes) -> Any:
-    """JSON. What the quick reader refuses, NaN for one, is no reason to refuse all events of a body."""
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return json.loads(body)
+LANES = {"/v1/events": Lane("events", _given, _bring, visitors=True, json=False)}
 
 
 def _line(line: bytes) -> Any:

@@ -10,12 +10,13 @@ from zhiyin.core.tokens import new_session, page_claims, sign
 from zhiyin.service.bodies import KeyIn, TokenIn
 from zhiyin.service.described import REFUSALS
 from zhiyin.service.errors import RefusedError
+from zhiyin.service.request_json import JsonRoute
 from zhiyin.service.routing import ItemId, Needs, Tenant, fast
 from zhiyin.store.access_keys import AccessKey
 
 
 def routes(needs: Needs) -> APIRouter:
-    router = APIRouter(tags=["keys"], responses=REFUSALS)
+    router = APIRouter(tags=["keys"], responses=REFUSALS, route_class=JsonRoute)
 
     @router.get("/v1/keys")
     async def all_of(tenant: Tenant = needs.admin) -> Any:
@@ -28,14 +29,14 @@ def routes(needs: Needs) -> APIRouter:
     async def add(body: KeyIn, tenant: Tenant = needs.admin) -> Any:
         """Make a key. It is shown in this answer and never again."""
         keys = tenant.shop.keys
-        key, secret = await tenant.work.do(keys.add, body.name, body.scopes, body.expires)
+        key, secret = await tenant.writes.do(keys.add, body.name, body.scopes, body.expires)
         return fast({"key": secret} | told(key, keys.now()))
 
     @router.delete("/v1/keys/{name}")
     async def revoke(name: ItemId, tenant: Tenant = needs.admin) -> Any:
         """Revoke a key, and the page tokens that it signed: at once here, within a second in every other process. The
         last admin key stays."""
-        key = await tenant.work.do(tenant.shop.keys.revoke, name)
+        key = await tenant.writes.do(tenant.shop.keys.revoke, name)
         return fast({"name": key.name, "id": key.id})
 
     @router.post("/v1/tokens", tags=["tokens"])

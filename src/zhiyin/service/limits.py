@@ -1,4 +1,8 @@
-"""Limits: how large a request may be, how many a key may send, how many may be at work at once."""
+"""Limits: how large a request may be, how many a key may send, how many may be at work at once.
+
+In this order, so that who is refused costs as little as can be: the key, by the headers alone; the size that they say;
+then the body, as far as it may go.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +15,28 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any, TypeVar
 
-from zhiyin.service.around import CURRENT
-from zhiyin.service.errors import RefusedError, say
+from fastapi import Response
 
-# Bytes of a request's body; seconds that its sending may take.
-BODY, SENDING = 4 << 20, 20.0
-# Threads that make lists in one process, and requests that may wait for them: beyond it, come again later.
-THREADS, WAITING = 2, 64
+from zhiyin.service.around import CURRENT
+from zhiyin.service.errors import RefusedError, answer_to, say
+
+# Bytes of a request's body; of all bodies that are on their way; seconds that the sending of one may take.
+BODY, BODIES, SENDING = 4 << 20, 256 << 20, 20.0
+# Threads that make lists in one process, those that write, which a held store may hold, and requests that may wait for
+# either: beyond it, come again later.
+THREADS, WRITERS, WAITING = 2, 2, 64
 # Buckets of keys and visitors that are held.
 BUCKETS = 100_000
+# Everything below it needs a key.
+GUARDED = "/v1/"
 T = TypeVar("T")
 
 
 class Work:
-    """The threads that make lists. Raises RefusedError 503 at once where too much waits."""
+    """Threads, such as those that make lists. Raises RefusedError 503 at once where too much waits."""
 
-    def __init__(self, threads: int = THREADS, waiting: int = WAITING) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="zhiyin-work")
+    def __init__(self, threads: int = THREADS, waiting: int = WAITING, name: str = "zhiyin-work") -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self.threads, self.most, self.busy = threads, threads + waiting, 0
 
     async def do(self, work: Callable[..., T], *args: Any) -> T:
@@ -101,65 +110,120 @@ class Rate:
             return
         now = self._clock()
         with self._lock:
-            left, then = self._left.get(key, (2 * self.a_second, now))
+            left, then = self._left.pop(key, (2 * self.a_second, now))
             left = min(2 * self.a_second, left + (now - then) * self.a_second)
-            self._left[key] = (left, now)
-            self._left.move_to_end(key)
+            self._left[key] = (left - 1 if left >= 1 else left, now)
             if len(self._left) > BUCKETS:
                 self._left.popitem(last=False)
             if left < 1:
                 wait = (1 - left) / self.a_second
                 raise RefusedError(429, "this key sends too many requests", f"at most {self.a_second:g} a second",
                                    retry=wait)  # fmt: skip
-            self._left[key] = (left - 1, now)
+
+
+def header(scope: dict[str, Any], name: bytes) -> str:
+    """The first header of a name; "" where there is none."""
+    return next((value for one, value in scope["headers"] if one == name), b"").decode("latin-1")
 
 
 class Limited:
-    """Refuses bodies of more bytes, whatever their header says, and those that take more seconds to come."""
+    """Refuses requests before they are read: with two keys or an unknown one, with too large a body, whatever their
+    header says, or one that takes too long to come, and where too many bodies are on their way.
 
-    def __init__(self, app: Any, body: int = BODY, sending: float = SENDING) -> None:
-        self.app, self.body, self.sending = app, body, sending
+    known: raises RefusedError for a key or page token that is not known, or None for none. Asked about everything
+    below /v1.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        known: Callable[[str | None], Any] | None = None,
+        body: int = BODY,
+        sending: float = SENDING,
+        bodies: int = BODIES,
+    ) -> None:
+        self.app, self.known, self.body, self.sending, self.bodies = app, known, body, sending, bodies
+        self._held = 0
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        # A list of its own: a server may write trailers into the one that it gave.
+        headers = scope["headers"] = list(scope["headers"])
+        declared, chunked = header(scope, b"content-length"), any(name == b"transfer-encoding" for name, _ in headers)
+        bare = not declared.strip("0") and not chunked
+        size = 0
 
-        async def refuse(status: int, error: str, remedy: str) -> None:
-            answer = say(status, error, remedy)
-            answer.headers["Connection"] = "close"
+        async def refuse(answer: Response) -> None:
+            if not bare or size:  # not all of the body is read
+                answer.headers["Connection"] = "close"
             await answer(scope, receive, send)
 
-        headers = dict(scope["headers"])
-        declared, chunked = headers.get(b"content-length", b""), b"transfer-encoding" in headers
+        try:
+            self._let_in(scope)
+        except RefusedError as error:
+            await refuse(answer_to(error))
+            return
         large = ("the request is too large", f"at most {self.body / (1 << 20):g} MiB")
         if declared.isdigit() and (len(declared) > 18 or int(declared) > self.body):
-            await refuse(413, *large)
+            await refuse(say(413, *large))
             return
-        if scope["method"] in ("GET", "HEAD", "OPTIONS", "DELETE") and not declared.strip(b"0") and not chunked:
+        if bare and scope["method"] in ("GET", "HEAD", "OPTIONS", "DELETE"):
             await self.app(scope, receive, send)
             return
-        chunks, size, more, until = [], 0, True, time.monotonic() + self.sending
-        while more:
-            try:
-                message = await asyncio.wait_for(receive(), max(0.01, until - time.monotonic()))
-            except TimeoutError:
-                await refuse(408, "the request came too slowly", f"within {self.sending:g} seconds")
-                return
-            if message["type"] != "http.request":
-                return
-            chunks.append(message.get("body", b""))
-            size, more = size + len(chunks[-1]), message.get("more_body", False)
-            if size > self.body:
-                await refuse(413, *large)
-                return
-        whole: dict[str, Any] | None = {"type": "http.request", "body": b"".join(chunks), "more_body": False}
+        if not scope["path"].startswith(GUARDED):  # no such route takes a body
+            await self.app(scope, _nothing(receive), send)
+            return
+        chunks: list[bytes] = []
+        more, until = True, time.monotonic() + self.sending
+        try:
+            while more:
+                try:
+                    message = await asyncio.wait_for(receive(), max(0.01, until - time.monotonic()))
+                except TimeoutError:
+                    await refuse(say(408, "the request came too slowly", f"within {self.sending:g} seconds"))
+                    return
+                if message["type"] != "http.request":
+                    return
+                part, more = message.get("body", b""), message.get("more_body", False)
+                if part:
+                    chunks.append(part)
+                    size += len(part)
+                    self._held += len(part)
+                if size > self.body:
+                    await refuse(say(413, *large))
+                    return
+                if more and self._held > self.bodies:
+                    await refuse(say(503, "too many large requests are on their way", "come again in a second"))
+                    return
+            whole = {"type": "http.request", "body": b"".join(chunks), "more_body": False}
+            chunks.clear()
+            await self.app(scope, resumed(whole, receive), send)
+        finally:
+            self._held -= size
 
-        async def again() -> Any:
-            nonlocal whole
-            if whole is None:
-                return await receive()
-            first, whole = whole, None
-            return first
+    def _let_in(self, scope: dict[str, Any]) -> None:
+        """Raises RefusedError for what the headers alone tell to be nobody's."""
+        given = [value for name, value in scope["headers"] if name == b"authorization"]
+        if len(given) > 1:
+            raise RefusedError(400, "there are two headers Authorization", "send one")
+        if self.known is None or scope["method"] == "OPTIONS" or not scope["path"].startswith(GUARDED):
+            return
+        how, _, key = given[0].decode("latin-1").partition(" ") if given else ("", "", "")
+        self.known(key.strip() if how.lower() == "bearer" and key.strip() else None)
 
-        await self.app(scope, again, send)
+
+def resumed(first: Any, receive: Callable[[], Any]) -> Callable[[], Any]:
+    """`receive`, with a message in front."""
+    kept = [first]
+
+    async def next_one() -> Any:
+        return kept.pop() if kept else await receive()
+
+    return next_one
+
+
+def _nothing(receive: Callable[[], Any]) -> Callable[[], Any]:
+    """`receive` of a request whose body nobody wants."""
+    return resumed({"type": "http.request", "body": b"", "more_body": False}, receive)

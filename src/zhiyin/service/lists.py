@@ -15,6 +15,7 @@ from zhiyin.service.bodies import TOKEN, Ask, Body, Id, PageIn, RankIn, Text
 from zhiyin.service.described import REFUSALS
 from zhiyin.service.errors import RefusedError
 from zhiyin.service.quick import Lane
+from zhiyin.service.request_json import JsonRoute, parsed
 from zhiyin.service.routing import FieldsQuery, FilterQuery, ItemId, KQuery, LanguageQuery, Needs, Tenant, fast, names
 
 _Who = Annotated[Id | None, Query()]
@@ -22,7 +23,7 @@ PageQuery = Annotated[Text | None, Query(max_length=TOKEN, description="`next` o
 
 
 def routes(needs: Needs) -> APIRouter:
-    router = APIRouter(tags=["lists"], responses=REFUSALS)
+    router = APIRouter(tags=["lists"], responses=REFUSALS, route_class=JsonRoute)
     _single(router, needs)
     _several(router, needs)
     _kept(router, needs)
@@ -69,9 +70,7 @@ async def _rank(body: RankIn, tenant: Tenant) -> Response:
 
 def _read(model: type[Body]) -> Callable[[bytes, str], Body]:
     def read(body: bytes, kind: str) -> Body:
-        if "json" not in kind:
-            raise ValueError
-        return model.model_validate_json(body)
+        return model.model_validate(parsed(body))
 
     return read
 

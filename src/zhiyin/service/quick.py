@@ -1,7 +1,8 @@
-"""The routes that are asked for most, by a short way: found by their path, read by one model, answered.
+"""The routes that are asked for most, by a short way: found by their path, let in by their key, read by one model,
+answered.
 
-FastAPI has the same routes, describes them, and answers whatever is not plain here: a body that cannot be read, a key
-that is missing. It takes as long to find out what a route needs as a list takes to make.
+FastAPI has the same routes, describes them, and answers whatever is not plain here: no body, a key that is missing. It
+takes as long to find out what a route needs as a list takes to make.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from fastapi import Response
+from pydantic import ValidationError
 
 from zhiyin.core.errors import ZhiyinError
-from zhiyin.service.errors import RefusedError, answer_to
+from zhiyin.service.errors import RefusedError, answer_to, unreadable
+from zhiyin.service.limits import header, resumed
+from zhiyin.service.request_json import read_off_loop
 from zhiyin.service.routing import Tenant
 
 
@@ -21,13 +25,15 @@ from zhiyin.service.routing import Tenant
 class Lane:
     """A route of POST. needs: scope of the key. visitors: whether page tokens may do it, too.
 
-    read: what a body of a content type says; raises where it is not plain. answer: as the route's own function.
+    read: what a body of a content type says; raises ValidationError or RefusedError. json: whether it reads JSON only.
+    answer: as the route's own function.
     """
 
     needs: str
     read: Callable[[bytes, str], Any]
     answer: Callable[[Any, Tenant], Awaitable[Response]]
     visitors: bool = False
+    json: bool = True
 
 
 class Quick:
@@ -43,21 +49,21 @@ class Quick:
             await self.app(scope, receive, send)
             return
         message = await receive()
-        headers = dict(scope["headers"])
-        how, _, key = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
-        try:
-            if message["type"] != "http.request" or message.get("more_body") or how.lower() != "bearer" or not key:
-                raise ValueError
-            given = lane.read(message["body"], headers.get(b"content-type", b"").decode("latin-1").lower())
-        except (ValueError, RecursionError, RefusedError):
-            await self.app(scope, _again(message, receive), send)
+        how, _, key = header(scope, b"authorization").partition(" ")
+        kind = header(scope, b"content-type").lower()
+        plain = message["type"] == "http.request" and not message.get("more_body") and how.lower() == "bearer"
+        if not (plain and key.strip() and (not lane.json or (message["body"] and "json" in kind))):
+            await self.app(scope, resumed(message, receive), send)
             return
         scope["route"] = _Named(scope["path"])
         try:
             tenant = scope["app"].state.door.enter(key.strip(), lane.needs, lane.visitors)
+            given = await read_off_loop(lane.read, message["body"], kind)
             answer = await lane.answer(given, tenant)
         except (RefusedError, ZhiyinError, TimeoutError) as error:
             answer = answer_to(error)
+        except ValidationError as error:
+            answer = unreadable(error.errors(include_url=False, include_context=False, include_input=False)[0])
         await answer(scope, receive, send)
 
 
@@ -66,13 +72,3 @@ class _Named:
     """What a route is called in figures and logs."""
 
     path: str
-
-
-def _again(first: Any, receive: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
-    """`receive`, with a message that was taken from it in front."""
-    kept = [first]
-
-    async def next_one() -> Any:
-        return kept.pop() if kept else await receive()
-
-    return next_one

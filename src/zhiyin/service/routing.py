@@ -59,12 +59,12 @@ class Slashes:
 class Tenant:
     """The shop that a request's key opens.
 
-    work: the threads that make lists. key: what is known of the key. visitor: whom a page token names that the key
-    signed; None: the key itself was sent.
+    work: the threads that make lists. writes: those that change the store, which may have to wait for it. key: what is
+    known of the key. visitor: whom a page token names that the key signed; None: the key itself was sent.
     """
 
-    def __init__(self, shop: Shop, work: Work, key: AccessKey, visitor: Visitor | None = None) -> None:
-        self.shop, self.work, self.key, self.visitor = shop, work, key, visitor
+    def __init__(self, shop: Shop, work: Work, writes: Work, key: AccessKey, visitor: Visitor | None = None) -> None:
+        self.shop, self.work, self.writes, self.key, self.visitor = shop, work, writes, key, visitor
         self.admin = visitor is None and "admin" in key.scopes
         self.live, self.store, self.writer, self.traces = shop.live, shop.store, shop.writer, shop.traces
         self.placements, self.desk = shop.placements, shop.desk

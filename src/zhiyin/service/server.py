@@ -103,16 +103,27 @@ class _Opened:
         from zhiyin.service.limits import Work
 
         # Several processes share the cores already.
-        run(create_app(self.shops, Work(1) if self.plan.workers > 1 else None), sock)
+        app = create_app(self.shops, Work(1) if self.plan.workers > 1 else None)
+        settings = [shop.settings for shop in self.shops]
+        run(app, sock, [proxy for one in settings for proxy in one.proxies], max(one.connections for one in settings))
 
     def close(self) -> None:
         for shop in self.shops:
             shop.close()
 
 
-def run(app: Any, sock: socket.socket) -> None:
-    """Answer on a socket until SIGTERM or SIGINT; requests that have begun are ended."""
+def run(app: Any, sock: socket.socket, proxies: Sequence[str] = (), of_one: int = 1_024) -> None:
+    """Answer on a socket until SIGTERM or SIGINT; requests that have begun are ended.
+
+    proxies: addresses or networks whose X-Forwarded-For and X-Forwarded-Proto are believed. of_one: connections that
+    any other address may have.
+    """
     import uvicorn
+
+    from zhiyin.service.connections import ALL, SPARE, Connections, descriptors, limited
+
+    files = descriptors()
+    connections = Connections(min(ALL, files - min(SPARE, files // 2)), of_one, proxies)
 
     class Server(uvicorn.Server):
         @contextlib.contextmanager
@@ -125,8 +136,8 @@ def run(app: Any, sock: socket.socket) -> None:
                     signal.signal(number, handler)
 
     settings = uvicorn.Config(
-        app, log_config=None, access_log=False, timeout_graceful_shutdown=FINISH, server_header=False,
-        limit_concurrency=2_000, backlog=2_048,
+        app, log_config=None, access_log=False, timeout_graceful_shutdown=FINISH, server_header=False, ws="none",
+        http=limited(connections), backlog=2_048, proxy_headers=bool(proxies), forwarded_allow_ips=list(proxies),
     )  # fmt: skip
     # What was loaded stays: to look through all of it for garbage would hold up a request now and then.
     gc.collect()

@@ -11,6 +11,7 @@ from zhiyin.core.errors import DataError, ZhiyinError
 from zhiyin.service.bodies import ColumnsIn, Text
 from zhiyin.service.described import REFUSALS
 from zhiyin.service.errors import RefusedError
+from zhiyin.service.request_json import JsonRoute
 from zhiyin.service.routing import FieldsQuery, ItemId, KQuery, Needs, Tenant, fast, names
 from zhiyin.service.views import plain
 from zhiyin.store.records import ID, columns, text
@@ -23,7 +24,7 @@ _NDJSON = {"requestBody": {"required": True, "content": {"application/x-ndjson":
 
 
 def routes(needs: Needs) -> APIRouter:
-    router = APIRouter(responses=REFUSALS)
+    router = APIRouter(responses=REFUSALS, route_class=JsonRoute)
     for name, one in (("items", "item"), ("users", "user")):
         _table(router, needs, name, one)
 
@@ -56,12 +57,12 @@ def _table(router: APIRouter, needs: Needs, name: str, one: str) -> None:
     @router.put(f"/v1/{name}/{{key}}", tags=[name], operation_id=f"put_{one}")
     async def put(key: ItemId, body: ColumnsIn, tenant: Tenant = needs.admin) -> Any:
         """Write all columns. An item with `hidden: true` is not shown."""
-        return fast(await tenant.work.do(change, tenant, key, body, False))
+        return fast(await tenant.writes.do(change, tenant, key, body, False))
 
     @router.patch(f"/v1/{name}/{{key}}", tags=[name], operation_id=f"patch_{one}")
     async def patch(key: ItemId, body: ColumnsIn, tenant: Tenant = needs.admin) -> Any:
         """Change the columns named. The others stay as they are; those of the catalogue's file go on following it."""
-        return fast(await tenant.work.do(change, tenant, key, body, True))
+        return fast(await tenant.writes.do(change, tenant, key, body, True))
 
     @router.get(f"/v1/{name}/{{key}}", tags=[name], operation_id=f"get_{one}")
     async def get(key: ItemId, tenant: Tenant = needs.visitor_read if name == "items" else needs.read) -> Any:
@@ -89,7 +90,7 @@ def _table(router: APIRouter, needs: Needs, name: str, one: str) -> None:
                 return {"id": key, "proof": proof}
             return {"id": key, "version": _write(tenant, name, {key: None})[key]}
 
-        return fast(await tenant.work.do(remove))
+        return fast(await tenant.writes.do(remove))
 
     @router.post(f"/v1/{name}", tags=[name], operation_id=f"post_{name}", openapi_extra=_NDJSON)
     async def bulk(request: Request, tenant: Tenant = needs.admin) -> Any:
@@ -101,7 +102,7 @@ def _table(router: APIRouter, needs: Needs, name: str, one: str) -> None:
             _write(tenant, name, right)
             return {"accepted": len(right), "rejected": wrong}
 
-        found = await tenant.work.do(write)
+        found = await tenant.writes.do(write)
         return fast(found, 400 if found["rejected"] and not found["accepted"] else 200)
 
 
@@ -154,6 +155,8 @@ def _fit(tenant: Tenant, body: dict[str, Any]) -> None:
 
 def _lines(body: bytes, tenant: Tenant | None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Columns by id, and the lines that are wrong."""
+    if body.count(b"\n") + body.count(b"\r") > 4 * LINES:
+        raise RefusedError(422, "too many lines at once", f"from 1 to {LINES:,} lines of JSON")
     lines = body.splitlines()
     if not 1 <= len(lines) <= LINES:
         raise RefusedError(422, f"{len(lines):,} lines", f"from 1 to {LINES:,} lines of JSON")

@@ -1,0 +1,278 @@
+"""Connections: how many there may be, how long one may take to say what it wants, and how much it may say.
+
+Who asks for nothing gives way first. At the limits, of one address or of all, the connection that has been idle for the
+longest time is closed in favour of a new one, so that thousands of silent connections keep nobody out. A look over all
+of them once a second ends those that are slow: in sending headers, in reading their answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Sequence
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from zhiyin.service.limits import BODY
+
+# Connections in all, and of one address, where the settings do not say; descriptors left to files and the store.
+ALL, OF_ONE, SPARE = 4_096, 1_024, 256
+# Bytes of a request's line and headers, and of its trailers; number of headers.
+HEADER, HEADERS = 64 << 10, 100
+# Seconds from the first byte, or the opening of the connection, to the end of the headers; in which an answer has to be
+# taken on; between two looks.
+WAITING, READING, LOOK = 15.0, 30.0, 1.0
+# Bytes and seconds for which what still comes is thrown away after a refusal: who is still sending when a connection is
+# closed never reads the answer on it.
+LINGER, LINGERING = 16 << 20, 3.0
+# Bytes on the wire of one request with a body: chunks have heads of their own.
+WIRE = 2 * BODY + HEADER
+
+
+class Connections:
+    """All connections of a process.
+
+    Parameters
+    ----------
+    limit: connections in all. of_one: of one address. trusted: networks of proxies, which speak for many: for them only
+        the limit of all counts.
+    """
+
+    def __init__(self, limit: int = ALL, of_one: int = OF_ONE, trusted: Sequence[str] = ()) -> None:
+        self.limit, self.of_one = limit, of_one
+        self._trusted = [ip_network(text, strict=False) for text in trusted]
+        self._of: dict[str, dict[Connection, None]] = {}
+        self._number = self.refused = self.evicted = 0
+        self._looking: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return self._number
+
+    def opened(self, one: Connection) -> bool:
+        """Whether there is room for one more; the longest idle one may have been closed for it."""
+        address = one.address
+        own = self._of.get(address, {})
+        if len(own) >= self.of_one and not self._speaks_for_many(address) and not self._evict(own):
+            self.refused += 1
+            return False
+        if self._number >= self.limit:
+            largest = max(self._of.values(), key=len)
+            if not self._evict(largest) and not any(self._evict(of) for of in list(self._of.values())):
+                self.refused += 1
+                return False
+        self._of.setdefault(address, {})[one] = None
+        self._number += 1
+        if self._looking is None:
+            self._looking = one.loop.call_later(LOOK, self._look)
+        return True
+
+    def closed(self, one: Connection) -> None:
+        own = self._of.get(one.address)
+        if own is not None and one in own:
+            del own[one]
+            self._number -= 1
+            if not own:
+                del self._of[one.address]
+
+    def _speaks_for_many(self, address: str) -> bool:
+        try:
+            return any(ip_address(address) in network for network in self._trusted)
+        except ValueError:  # a socket of Unix
+            return True
+
+    def _evict(self, own: dict[Connection, None]) -> bool:
+        """Close the first of these, in the order they were opened, that has asked for nothing yet; else the first
+        that asks for nothing now."""
+        found = next((one for one in own if one.silent), None) or next((one for one in own if one.idle), None)
+        if found is None:
+            return False
+        self.evicted += 1
+        self.closed(found)
+        found.abort()
+        return True
+
+    def _look(self) -> None:
+        self._looking = None
+        now = time.monotonic()
+        for own in list(self._of.values()):
+            for one in list(own):
+                one.look(now)
+        if self._number:
+            loop = asyncio.get_running_loop()
+            self._looking = loop.call_later(LOOK, self._look)
+
+
+class Connection(HttpToolsProtocol):
+    """One connection, as uvicorn answers it, within the limits of its `Connections`: `limited` gives such a class."""
+
+    all: Connections
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self.address = ""
+        # Whether headers are awaited or on their way, since when (None: not, or by the timer of a kept connection).
+        self._since: float | None = time.monotonic()
+        self._in_headers, self._bytes, self._lingers = True, 0, -1
+        self._stuck: tuple[int, float] | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is being answered."""
+        return self._in_headers and (self.cycle is None or self.cycle.response_complete) and not self.pipeline
+
+    @property
+    def silent(self) -> bool:
+        """Whether it has never asked for anything."""
+        return self.cycle is None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(_Transport(transport, self))  # type: ignore[arg-type]
+        self.address = self.client[0] if self.client else ""
+        if not self.all.opened(self):
+            self._refuse(503, "too many connections: come again in a second")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.all.closed(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._lingers >= 0:
+            self._lingers += len(data)
+            if self._lingers > LINGER:
+                self.abort()
+            return
+        self._bytes += len(data)
+        if self._in_headers:
+            if self._since is None:
+                self._since = time.monotonic()
+            before = self._bytes - len(data)
+            if before < HEADER < self._bytes:  # what is beyond may be the next request, or more of these headers
+                part = HEADER - before
+                super().data_received(data[:part])
+                if not self._refused_headers() and self.parser is not None:
+                    super().data_received(data[part:])
+                return
+            if self._refused_headers():
+                return
+        elif self._bytes > WIRE:
+            self._refuse(413, "the request is too large")
+            return
+        super().data_received(data)
+
+    def _refused_headers(self) -> bool:
+        if self._in_headers and self._bytes > HEADER and not self.transport.is_closing():
+            self._refuse(431, f"the headers are too large: at most {HEADER >> 10} KiB, {HEADERS} headers")
+            return True
+        return self.transport.is_closing()
+
+    # -- callbacks of the parser --------------------------------------------------------------------------------------
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_headers:
+            return  # a trailer, which comes after the body, is no header: a proxy has not seen it
+        if len(self.headers) >= HEADERS:
+            raise ValueError("too many headers")
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._in_headers, self._since = False, None
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._in_headers, self._bytes = True, 0
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def look(self, now: float) -> None:
+        """End what is too slow."""
+        if self._lingers >= 0:
+            if self._since is not None and now - self._since > LINGERING:
+                self.abort()
+        elif self.idle and self._since is not None and now - self._since > WAITING:
+            if self.silent and not self._bytes:
+                self.abort()  # it never said anything
+            else:
+                self._refuse(408, f"the headers came too slowly: within {WAITING:g} seconds")
+        left = self.transport.get_write_buffer_size()
+        if not left:
+            self._stuck = None
+        elif self._stuck is None or self._stuck[0] != left:
+            self._stuck = (left, now)
+        elif now - self._stuck[1] > READING:
+            self.abort()
+
+    def linger(self) -> None:
+        """The answer is sent, and refuses what still comes: throw it away for a moment, then close."""
+        if not self.transport.is_closing():
+            self._lingers, self._since = 0, time.monotonic()
+            with contextlib.suppress(OSError, RuntimeError, NotImplementedError):
+                self.transport.write_eof()
+            self.flow.resume_reading()
+
+    def abort(self) -> None:
+        self.transport.abort()
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer without a request, and close."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.abort()  # an answer is on its way: this one would be taken for it
+            return
+        body = b'{"error":"%s","remedy":""}' % message.encode()
+        head = (
+            f"HTTP/1.1 {status} {_PHRASES[status]}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+            "connection: close\r\n" + ("retry-after: 1\r\n" if status == 503 else "") + "\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        if self.silent and not self._bytes:
+            self.transport.close()
+        else:
+            self.linger()
+
+
+class _Transport:
+    """A transport whose `close` lets who still sends a body read the answer first."""
+
+    __slots__ = ("_owner", "_real", "abort", "get_extra_info", "get_write_buffer_size", "pause_reading",
+                 "resume_reading", "write", "write_eof")  # fmt: skip
+
+    def __init__(self, real: asyncio.Transport, owner: Connection) -> None:
+        self._real, self._owner = real, owner
+        for name in self.__slots__[2:]:
+            setattr(self, name, getattr(real, name))
+
+    def is_closing(self) -> bool:
+        return self._owner._lingers >= 0 or self._real.is_closing()
+
+    def close(self) -> None:
+        if self._owner._in_headers or self._owner._lingers >= 0:
+            self._real.close()
+        else:
+            self._owner.linger()
+
+
+_PHRASES = {
+    408: "Request Timeout", 413: "Content Too Large", 431: "Request Header Fields Too Large", 503: "Service Unavailable"
+}  # fmt: skip
+
+
+def limited(connections: Connections) -> type[Connection]:
+    """A class of connections that count towards these."""
+    return type("LimitedConnection", (Connection,), {"all": connections})
+
+
+def descriptors() -> int:
+    """Raise the number of files that this process may have open as far as it may; returns it."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return ALL + SPARE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else max(soft, ALL + SPARE)
+    wanted = min(max(soft, ALL + SPARE), wanted)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return int(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
