@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import polars as pl
@@ -14,6 +15,11 @@ from zhiyin.core.folders import whole_folder
 from zhiyin.data.dataset import Dataset
 
 FOLDER = "catalogue"
+# What columns of categories are called, the likeliest first.
+_CATEGORIES = (
+    "genres", "genre", "categories", "category", "tags", "topics", "topic", "class", "department", "brand", "authors",
+    "seller",
+)  # fmt: skip
 _NAMES = (r"title", r".*_title", r"name", r".*_name", r".*title.*", r"product", r"description")
 
 
@@ -65,6 +71,12 @@ def title_column(items: pl.DataFrame) -> str | None:
             if re.fullmatch(pattern, name, re.IGNORECASE):
                 return name
     return None
+
+
+def category_columns(names: Iterable[str]) -> list[str]:
+    """Columns that are named as categories of items are, the likeliest first."""
+    by_lower = {name.lower(): name for name in names}
+    return [by_lower[name] for name in _CATEGORIES if name in by_lower]
 
 
 def with_titles(frame: pl.DataFrame, column: str, titles: pl.DataFrame | None) -> pl.DataFrame:

@@ -28,6 +28,7 @@ from zhiyin.core.errors import ConfigError
 from zhiyin.core.params import list_length, settings_of
 from zhiyin.core.ranking import RANKING
 from zhiyin.core.run import Run
+from zhiyin.data.catalogue import category_columns
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.splits import Split
 from zhiyin.evaluation import beyond
@@ -46,7 +47,6 @@ HEAD_SHARE = 0.8
 DIVERSITY_USERS = 20_000
 # Entries of the item vectors that the diversity of all lists may walk over: some seconds.
 _DIVERSITY_WORK = 2_000_000_000
-_CATEGORIES = ("genres", "genre", "categories", "category", "tags")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -404,11 +404,13 @@ def _plain_popular(model: Recommender) -> bool:
 def _categories(data: Dataset) -> sparse.csr_matrix | None:
     """CSR float32[n_items, n_categories] of the first column that lists categories; None without one.
 
-    A column of lists of text, or text named genres, categories or tags, parted at "|", ";" or ",".
+    Text or lists of text in a column named as categories are (`category_columns`), text parted at "|", ";" or ",";
+    or else any column of lists of text.
     """
-    for name, dtype in data.items.schema.items():
-        column = data.items[name]
-        if name.lower() in _CATEGORIES and dtype == pl.String:
+    named = category_columns(data.items.columns)
+    for name in [*named, *(name for name in data.items.columns if name not in named)]:
+        column, dtype = data.items[name], data.items.schema[name]
+        if name in named and dtype == pl.String:
             column = column.str.replace_all(r"[;,]", "|").str.split("|")
         elif not (isinstance(dtype, pl.List) and dtype.inner == pl.String):
             continue

@@ -14,6 +14,7 @@ from zhiyin.core.errors import ConfigError, nearest
 from zhiyin.core.parallel import for_chunks, kernel
 from zhiyin.core.params import param
 from zhiyin.core.run import Run, log
+from zhiyin.data.catalogue import category_columns
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.features.guess import guess
@@ -23,7 +24,6 @@ from zhiyin.models.base import Recommender
 from zhiyin.models.described import Described
 
 # Columns that categories are looked for in first.
-_CATEGORIES = ("genres", "genre", "categories", "category", "tags", "class", "department", "brand", "authors")
 
 
 @dataclasses.dataclass
@@ -129,8 +129,7 @@ class PopularInCategory(Recommender):
 
     def _guessed(self, frame: pl.DataFrame) -> str | None:
         kinds = {name: guess(frame[name])[0] for name in frame.columns}
-        usual = [name for name in frame.columns if name.lower() in _CATEGORIES and kinds[name] != "skip"]
-        usual.sort(key=lambda name: _CATEGORIES.index(name.lower()))
+        usual = [name for name in category_columns(frame.columns) if kinds[name] != "skip"]
         found = usual + [name for kind in ("tags", "category") for name in frame.columns if kinds[name] == kind]
         return found[0] if found else None
 

@@ -23,6 +23,7 @@ from scipy import sparse
 
 from zhiyin.core.errors import ConfigError, UnknownItemError
 from zhiyin.core.run import Run
+from zhiyin.data.catalogue import category_columns
 from zhiyin.data.histories import Histories
 from zhiyin.data.ids import Ids
 from zhiyin.models.base import Recommender, VectorRecommender
@@ -49,8 +50,6 @@ OPEN = 16
 MOST_ROWS = 2_000_000
 # Shares of the time budget after which the ranker and variety are left out; reasons are when all of it is gone.
 RANK_BY, VARY_BY = 0.7, 0.9
-# Columns that items are spread over where none is named.
-CATEGORIES = ("category", "categories", "genre", "genres", "topic", "topics", "brand", "seller")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -710,8 +709,7 @@ class Answers:
 
     def _categories(self, needed: bool) -> sparse.csr_matrix | None:
         if "categories" not in self._likeness:
-            names = {name.lower(): name for name in self.items.columns}
-            column = self.by or next((names[name] for name in CATEGORIES if name in names), "")
+            column = self.by or next(iter(category_columns(self.items.columns)), "")
             if not column:
                 raise ConfigError(
                     "there is nothing to spread lists over",

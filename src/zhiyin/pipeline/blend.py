@@ -14,18 +14,11 @@ from scipy.optimize import minimize
 
 from zhiyin.core.ranking import RANKING
 from zhiyin.evaluation.significance import standard_error
+from zhiyin.ranking.candidates import RRF, reciprocal_ranks
 from zhiyin.ranking.examples import Candidates
 
-# The constant of reciprocal rank fusion (Cormack, Clarke & Büttcher, SIGIR 2009).
-RRF = 60.0
 # Users of a segment below which it has no choice of its own.
 FEW = 50
-
-
-def reciprocal_ranks(candidates: Candidates) -> np.ndarray:
-    """float32[m, s]: 1 / (60 + rank from 1) by each source, 0 where it did not name the item."""
-    ranks = candidates.ranks
-    return np.where(ranks >= 0, 1.0 / (RRF + 1 + np.maximum(ranks, 0)), 0.0).astype(np.float32)
 
 
 def normalised(candidates: Candidates) -> np.ndarray:
@@ -49,7 +42,7 @@ def _spread(values: np.ndarray, candidates: Candidates, filled: np.ndarray) -> n
 
 def signals(candidates: Candidates) -> np.ndarray:
     """float32[m, 2 s]: normalised scores, and reciprocal ranks brought to at most 1: what weights are learned over."""
-    return np.concatenate([normalised(candidates), reciprocal_ranks(candidates) * (RRF + 1)], axis=1)
+    return np.concatenate([normalised(candidates), reciprocal_ranks(candidates.ranks) * (RRF + 1)], axis=1)
 
 
 def learn_weights(candidates: Candidates, labels: np.ndarray, reg: float = 1e-3) -> np.ndarray:
@@ -165,7 +158,7 @@ def weighted(candidates: Candidates, weights: np.ndarray) -> np.ndarray:
 def scores_by(method: str, candidates: Candidates) -> np.ndarray:
     """float32[m]: scores by "rrf", or by one source alone; what that source did not name comes last, by reciprocal
     ranks."""
-    fused = reciprocal_ranks(candidates).sum(axis=1)
+    fused = reciprocal_ranks(candidates.ranks).sum(axis=1)
     if method == "rrf":
         return fused
     rank = candidates.ranks[:, candidates.sources.index(method)]

@@ -27,8 +27,7 @@ from zhiyin.models.base import Recommender
 from zhiyin.models.catalog import parse, written
 from zhiyin.models.known import Known
 from zhiyin.models.search import Mask
-from zhiyin.models.topk import top_k
-from zhiyin.pipeline import blend
+from zhiyin.pipeline import blend, filling
 from zhiyin.pipeline.learning import BEGINS, SEGMENTS, learn, segments_of
 from zhiyin.pipeline.windows import WindowPlan, plan_windows
 from zhiyin.ranking import catalog as rankers
@@ -180,7 +179,7 @@ class Pipeline(Recommender):
                 candidates = self.retrieve(batch, k, exclude=out, allowed=allowed, run=run)
                 scores = self.order(batch, candidates, run)
                 _place(candidates, scores, items[start:stop], best[start:stop])
-                self._fill(items[start:stop], best[start:stop], out, allowed.bits, run)
+                self._fill(items[start:stop], best[start:stop], out, allowed)
                 advance(len(batch))
         return items, best
 
@@ -256,36 +255,26 @@ class Pipeline(Recommender):
         examples = self.builder_.build(histories, candidates, index=index)
         return self.ranker_.score(examples, run), examples
 
-    def _fill(
-        self, items: np.ndarray, best: np.ndarray, exclude: Histories | None, allowed: np.ndarray, run: Run
-    ) -> None:
-        """Fill what is free at the end of lists with popular items, in place."""
-        known = self._known()
-        short = np.flatnonzero(items[:, -1] < 0) if items.shape[1] else np.zeros(0, np.int64)
-        if not len(short):
+    def _fill(self, items: np.ndarray, best: np.ndarray, exclude: Histories | None, allowed: Mask) -> None:
+        """Fill what is free at the end of lists with popular items, in place, their scores below all others."""
+        n, k = items.shape
+        counts = (items >= 0).sum(axis=1)
+        wanted = k - counts
+        if not wanted.any():
             return
-        k, n_items = items.shape[1], len(known.item_ids)
-        for start in range(0, len(short), self.chunk_rows):
-            rows = short[start : start + self.chunk_rows]
-            popular = np.broadcast_to(known.popularity, (len(rows), n_items)).copy()
-            named = items[rows]
-            counts = (named >= 0).sum(axis=1)
-            owner, out = np.nonzero(named >= 0)[0], named[named >= 0]
-            if exclude is not None:
-                seen = exclude.take(rows)
-                owner = np.concatenate([owner, np.repeat(np.arange(len(rows)), seen.lengths)])
-                out = np.concatenate([out, seen.items])
-            grouped = np.argsort(owner, kind="stable")
-            offsets = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(rows)))])
-            more, worth = top_k(popular, k, known.priority, allowed, (offsets, out[grouped]), run)
-            free = np.arange(k) >= counts[:, None]
-            place = np.arange(k) - counts[:, None]
-            row = np.nonzero(free)[0]
-            items[rows[row], np.nonzero(free)[1]] = more[row, place[free]]
-            # Below every candidate, in the order of popularity.
-            floor = np.where(counts > 0, best[rows, np.maximum(counts - 1, 0)], 0.0)
-            worth = worth / (1 + np.abs(worth).max(initial=0.0, where=np.isfinite(worth))) - 1
-            best[rows[row], np.nonzero(free)[1]] = floor[row] + worth[row, place[free]]
+        owner, taken = np.nonzero(items >= 0)[0], items[items >= 0]
+        if exclude is not None:
+            owner = np.concatenate([owner, np.repeat(np.arange(n), exclude.lengths)])
+            taken = np.concatenate([taken, exclude.items])
+        offsets = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=n))])
+        taken = taken[np.argsort(owner, kind="stable")]
+        order = self._known().in_order(allowed)
+        owners, more = filling.popular(order, allowed.bits, wanted, offsets, taken)
+        given = np.bincount(owners, minlength=n)
+        place = counts[owners] + np.arange(len(owners)) - np.repeat(np.cumsum(given) - given, given)
+        low = np.where(counts > 0, best[np.arange(n), np.maximum(counts - 1, 0)], 0.0)
+        items[owners, place] = more
+        best[owners, place] = filling.behind(low, owners, n)
         best[items < 0] = -np.inf
 
     def _score(self, histories: Histories, run: Run) -> np.ndarray:

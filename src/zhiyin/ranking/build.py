@@ -29,7 +29,7 @@ from zhiyin.features.columns import Category, Number, Time, floats, moments_of
 from zhiyin.features.table import Features
 from zhiyin.models.base import Recommender
 from zhiyin.ranking.asof import AsOf
-from zhiyin.ranking.candidates import RRF, normalised
+from zhiyin.ranking.candidates import normalised, reciprocal
 from zhiyin.ranking.examples import Candidates, Examples, rows_of
 from zhiyin.ranking.requests import Labels, Requests, labels, training_requests
 
@@ -447,7 +447,7 @@ def _said_of_sources(shares, ranks, out):
             out[row, source] = shares[row, source]
             out[row, n + source] = rank + 1 if rank >= 0 else np.nan
             if rank >= 0:
-                fused += 1.0 / (RRF + 1 + rank)
+                fused += reciprocal(rank)
                 named += 1
         out[row, 2 * n], out[row, 2 * n + 1] = fused, named
 

@@ -183,53 +183,21 @@ def _merged(
     return offsets, items, scores, ranks
 
 
-def fuse(
-    candidates: Candidates,
-    method: str = "rrf",
-    weights: Mapping[str, float] | Sequence[float] | None = None,
-    *,
-    normalise: str = "minmax",
-) -> np.ndarray:
-    """One score a candidate from those of all sources: float32[m], higher is better within a request.
-
-    Parameters
-    ----------
-    method: "rrf", reciprocal rank fusion: sum of weight / (60 + rank from 1) over the sources that named it (Cormack,
-        Clarke & Büttcher, SIGIR 2009); "weighted": sum of weight · normalised score.
-    weights: by name or in the order of the sources; 1 where none is given.
-    normalise: for "weighted", each source's scores within each request as "minmax", 0 to 1, or "z", mean 0 and
-        deviation 1. What a source did not name counts as its worst.
-    """
-    if method not in ("rrf", "weighted"):
-        raise ConfigError(f"fuse: there is no method {method!r}", remedy=nearest(method, ["rrf", "weighted"]))
-    if normalise not in ("minmax", "z"):
-        raise ConfigError(f"fuse: there is no normalisation {normalise!r}", remedy="minmax or z")
-    factor = _weights_of(candidates.sources, weights)
-    if method == "rrf":
-        ranks = candidates.ranks
-        share = np.where(ranks >= 0, 1.0 / (RRF + 1 + np.maximum(ranks, 0)), 0.0)
-        return (share @ factor).astype(np.float32)
-    return (normalised(candidates, normalise) @ factor).astype(np.float32)
+def reciprocal_ranks(ranks: np.ndarray) -> np.ndarray:
+    """float32: 1 / (60 + rank from 1) of ranks from 0; 0 where a source did not name the item, -1."""
+    return np.where(ranks >= 0, 1.0 / (RRF + 1 + np.maximum(ranks, 0)), 0.0).astype(np.float32)
 
 
-def _weights_of(sources: tuple[str, ...], weights: Mapping[str, float] | Sequence[float] | None) -> np.ndarray:
-    if weights is None:
-        return np.ones(len(sources))
-    if isinstance(weights, Mapping):
-        for name in weights:
-            if name not in sources:
-                raise ConfigError(f"fuse: there is no source {name!r}", remedy=nearest(name, list(sources)))
-        return np.array([weights.get(name, 1.0) for name in sources], dtype=np.float64)
-    if len(weights) != len(sources):
-        raise ConfigError(
-            f"fuse: {len(weights)} weights for {len(sources)} sources",
-            remedy="a weight for each: " + ", ".join(sources),
-        )
-    return np.asarray(weights, dtype=np.float64)
+@kernel
+def reciprocal(rank):
+    """What one rank from 0 adds to the fusion."""
+    return 1.0 / (RRF + 1 + rank)
 
 
 def normalised(candidates: Candidates, way: str = "minmax") -> np.ndarray:
-    """float32[m, s]: each source's scores within each request, by "minmax" or "z"; see `fuse`.
+    """float32[m, s]: each source's scores within each request, by "minmax", 0 to 1, or "z", mean 0 and deviation 1.
+
+    What a source did not name counts as its worst.
 
     Where all scores of a source are the same they are 1 ("minmax"), or 0 ("z").
     """
@@ -284,7 +252,7 @@ def _merge(named, said, begins, start, stop, offsets, items, scores, ranks):
                     member[at] = member[slots[slot]]
                 it = member[at]
                 first[it] = min(first[it], rank)
-                fused[it] += 1.0 / (RRF + 1 + rank)
+                fused[it] += reciprocal(rank)
         # The best first; members are numbered source by source, so a stable sort by best rank settles the ties.
         by_rank = np.argsort(first[:size], kind="mergesort")
         order = by_rank[np.argsort(-fused[by_rank], kind="mergesort")]
