@@ -125,7 +125,10 @@ def _single(router: APIRouter, needs: Needs) -> None:
         page: PageQuery = None,
         tenant: Tenant = needs.visitor_read,
     ) -> Any:
-        """What users choose right now: each event of the store's log counts half for every day that passed."""
+        """What users choose right now: the weight of each event of the store's log, halved for every day that passed.
+
+        Events that count against an item, such as dislikes, are left out.
+        """
         return await _answer(tenant, Ask(k=k, filter=filter, fields=names(fields), page=page), "trending")
 
     @router.get("/v1/items/{key}/similar", tags=["items"])
