@@ -104,7 +104,7 @@ def test_svdpp_follows_its_gradient() -> None:
 
     moved = {name: value.copy() for name, value in start.items()}
     order, rate = np.arange(12), 1e-7
-    found = sweep(np.arange(4), order, offsets, items, ratings, 3.0, *moved.values(), rate, reg, reg_bias)
+    found = sweep(np.arange(4), order, offsets, items, ratings, 3.0, *moved.values(), np.ones(4), rate, reg, reg_bias)
     free = dict(start)
     for name, value in start.items():
         for at in np.ndindex(value.shape):

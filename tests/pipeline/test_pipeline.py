@@ -172,3 +172,22 @@ def test_without_optuna_sources_are_joined_untuned(monkeypatch: pytest.MonkeyPat
     found = automl.auto(walks(), 20.0, run=Run(threads=1))
     assert not any("left_out" in tried or "tuned" in tried for tried in found.report_["tried"])
     assert len(found.sources_) == len(found.report_["tried"]) > 3
+
+
+@pytest.mark.parametrize("kinds", [12, 40])
+def test_a_ranker_learns_where_other_kinds_are_the_most_frequent_in_each_window(kinds: int) -> None:
+    """Only so many kinds are counted apart: which ones is settled once, for training, judging and serving."""
+    data = two_worlds()
+    rng = np.random.default_rng(3)
+    usual = rng.integers(0, kinds, data.n_events)
+    late = data.events["time"].to_numpy() > np.quantile(data.events["time"].to_numpy(), 0.75)
+    names = np.array([f"kind {n:02}" for n in range(kinds)])[np.where(late, (usual * usual) % kinds, usual)]
+    frame = data.events.select(
+        user=data.user_ids.decode(data.events["user"].to_numpy()),
+        item=data.item_ids.decode(data.events["item"].to_numpy()),
+        time="time",
+        kind=pl.Series(names),
+    )
+    pipeline = Pipeline(sources="transitions; popular:half_life=1d", metric="ndcg@5").fit(Dataset.build(frame))
+    assert pipeline.builder_ is not None
+    assert len(pipeline.recommend(k=5)) == 5 * data.n_users

@@ -32,6 +32,7 @@ KIND_WEIGHTS = {
     "dislike": -1.0, "unlike": -1.0, "hide": -1.0, "skip": -1.0, "return": -1.0, "remove_from_cart": -1.0,
 }  # fmt: skip
 
+LARGEST_WEIGHT = 1e6  # squares and sums of weights stay far from the end of a float32
 _COMPARE = {"<=": operator.le, ">=": operator.ge, "==": operator.eq, "<": operator.lt, ">": operator.gt}
 _RULE = re.compile(r"\s*(?P<name>[^<>=]+?)\s*(?:(?P<compare><=|>=|==|<|>)\s*(?P<number>-?\d+(?:\.\d+)?))?\s*")
 _VALUE_NAMES = ("rating", "value")
@@ -186,10 +187,10 @@ def parse_weights(
     columns = {*_VALUE_NAMES, (value or "").lower()}
     for text, weight in weights.items():
         match = _RULE.fullmatch(text)
-        if match is None or not isinstance(weight, int | float) or weight != weight:
+        if match is None or not isinstance(weight, int | float) or not abs(weight) <= LARGEST_WEIGHT:
             raise ConfigError(
                 f"cannot read the weight {text!r} = {weight!r}",
-                remedy='write "view" = 1, "rating >= 4" = 1 or "dislike" = -1',
+                remedy='write "view" = 1, "rating >= 4" = 1 or "dislike" = -1; a weight is a million at most',
             )
         name, compare = match["name"], match["compare"]
         if known and compare is not None and value is None:

@@ -91,6 +91,11 @@ def _auto(data: Dataset, test: str | float | None, run: Run | None) -> Split:
     share = test if _is_number(test) else None
     if not data.has_times:
         return split(data, "ratio", test=share, run=run)
+    if data.window[0] == data.window[1]:
+        moment = _moment(data.window[0])
+        why = f"all events carry one time, {moment}, which no split by time can cut: events are split by ratio"
+        chosen = split(data, "ratio", test=share, run=run)
+        return dataclasses.replace(chosen, warnings=(why, *chosen.warnings))
     by_time = split(data, "time", test=test, run=run)
     judged = np.unique(by_time.test.events["user"].to_numpy())
     known = int((by_time.train.histories.lengths[judged] > 0).sum())
@@ -194,6 +199,11 @@ def _cut(data: Dataset, test: str | float | None) -> int:
         cut = last + 1 - microseconds(test)
     else:
         cut = int(np.quantile(data.events["time"].to_numpy(), 1 - _share(test), method="higher"))
+    if first == last:
+        raise DataError(
+            f"all events carry one time, {_moment(first)}: nothing can be split by time",
+            remedy='find the events\' own times, or split by ratio: by = "ratio" under [split]',
+        )
     if not first < cut <= last:
         raise DataError(
             f"nothing is left to learn: the log spans {spell(last - first)}, the test part {test or 'all'}",

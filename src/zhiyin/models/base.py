@@ -33,6 +33,32 @@ CHUNK_BYTES = 256 << 20
 SINGLE = 3
 
 
+def check_finite(model: Any) -> None:
+    """Raise DataError where a number that a model has learned is none, or infinite: every list of it would be empty."""
+    for name, value in vars(model).items():
+        if not name.endswith("_"):
+            continue
+        parts = value.state_dict().values() if hasattr(value, "state_dict") else [value]
+        if not all(map(_is_finite, parts)):
+            raise DataError(
+                f"{type(model).__name__} has learned numbers that are infinite or none at all ({name})",
+                remedy="look for values or weights that are far larger than the others; then a smaller learning rate",
+            )
+
+
+def _is_finite(value: Any) -> bool:
+    if sparse.issparse(value):
+        value = value.data
+    if hasattr(value, "detach"):  # a tensor
+        return not value.is_floating_point() or bool(value.detach().isfinite().all())
+    if isinstance(value, float):
+        return bool(np.isfinite(value))
+    if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or not value.size:
+        return True
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(value.min()) and np.isfinite(value.max()))  # min and max are NaN where one is
+
+
 @dataclasses.dataclass
 class Recommender:
     """Base of all recommenders. See the module docstring."""
@@ -76,6 +102,7 @@ class Recommender:
         for name in [name for name in vars(self) if name.endswith("_")]:
             delattr(self, name)
         self._fit(data, run)
+        check_finite(self)
         self.known_ = Known.of(data, run)  # type: ignore[misc]
         return self
 

@@ -26,7 +26,7 @@ from zhiyin.core.params import settings_of
 from zhiyin.data.event_schema import EventSchema, StorePosition
 from zhiyin.data.histories import Histories
 from zhiyin.data.ids import Ids
-from zhiyin.models.base import Recommender
+from zhiyin.models.base import Recommender, check_finite
 from zhiyin.models.catalog import make
 from zhiyin.models.known import Known
 
@@ -39,6 +39,7 @@ _CSR = ("data", "indices", "indptr")
 def save(model: Recommender, path: Any) -> None:
     """Write a fitted model to the folder `path`; see `Recommender.save`."""
     model._known()
+    check_finite(model)
     target = Path(path)
     if target.exists() and not (target / "model.json").exists() and any(target.iterdir()):
         raise DataError("the folder holds something that is no model", file=target, remedy="save to another folder")

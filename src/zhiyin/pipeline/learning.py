@@ -51,9 +51,10 @@ class Asked:
     candidates: Candidates
     labels: np.ndarray
 
-    def builder(self, run: Run) -> FeatureBuilder:
-        """What makes features of candidates as they were on the window's first day."""
-        return FeatureBuilder.learn(self.past, self.sources, run=run)
+    def builder(self, run: Run, like: FeatureBuilder | None = None) -> FeatureBuilder:
+        """What makes features of candidates as they were on the window's first day. `like`: as of another window, whose
+        columns these are to be: of many kinds of events others may be among the most frequent."""
+        return FeatureBuilder.learn(self.past, self.sources, like=like, run=run)
 
     @property
     def relevant(self) -> np.ndarray:
@@ -149,15 +150,17 @@ def learn(
     # Decided: now the windows that were chosen by may be learned from too.
     asked = [*learned, *judged]
     trained = None
+    like = None
     if ranker is not None and any(choice.method == "ranker" for choice in choices.values()):
-        trained = _train_ranker(ranker, asked, run)
+        like = asked[-1].builder(run)
+        trained = _train_ranker(ranker, asked, run, like)
     report = _report(plan, metric, choices)
     report["windows"] = [{"users": len(a.window), "found": a.found, "events": a.past.n_events} for a in asked]
     report["without"] = _without(learned, judged, metric)
     fitted = {name: copy.deepcopy(model).fit(data, run) for name, model in sources.items()}
     builder = None
     if trained is not None:
-        builder = FeatureBuilder.learn(data, fitted, run=run)
+        builder = FeatureBuilder.learn(data, fitted, like=like, run=run)
     return Learned(fitted, _weights(asked), choices, trained, builder, report)
 
 
@@ -210,7 +213,10 @@ def _judged(
 ) -> dict[str, np.ndarray]:
     """The metric of every request of the windows `judged` by every method. What learns from windows has learned from
     `learned` alone; without any, nothing that learns is judged."""
-    trained = _train_ranker(ranker, learned, run) if ranker is not None and learned else None
+    trained = like = None
+    if ranker is not None and learned:
+        like = learned[-1].builder(run)
+        trained = _train_ranker(ranker, learned, run, like)
     several = len(judged[0].candidates.sources) > 1
     weights = _weights(learned) if several and learned else None
     found: dict[str, list[np.ndarray]] = {}
@@ -221,7 +227,7 @@ def _judged(
         if weights is not None:
             scores["weighted"] = weighted(a, weights)
         if trained is not None:
-            builder, rows = a.builder(run), np.arange(len(a.window))
+            builder, rows = a.builder(run, like), np.arange(len(a.window))
             scores["ranker"] = np.concatenate([
                 trained.score(builder.build(a.window.histories.take(part), a.candidates.take(part)), run)
                 for part in np.split(rows, rows[CHUNK::CHUNK])
@@ -247,9 +253,9 @@ def weighted(a: Asked, weights: np.ndarray) -> np.ndarray:
     return blend.weighted(a.candidates, weights[(a.window.histories.positives > 0).astype(int)])
 
 
-def _train_ranker(ranker: Ranker, asked: list[Asked], run: Run) -> Ranker | None:
+def _train_ranker(ranker: Ranker, asked: list[Asked], run: Run, like: FeatureBuilder) -> Ranker | None:
     """Fit the ranker on the requests that have a right candidate, those of a fifth of the users kept for stopping
-    early; None where there are too few to learn from."""
+    early; None where there are too few to learn from. `like`: whose columns the features of all windows are."""
     picked = []
     for a in asked:
         some = np.flatnonzero(np.bincount(a.candidates.owners, weights=a.labels, minlength=len(a.candidates)) > 0)
@@ -261,7 +267,7 @@ def _train_ranker(ranker: Ranker, asked: list[Asked], run: Run) -> Ranker | None
         return None
     examples, labels, users = [], [], []
     for a, some in zip(asked, picked):
-        examples.append(a.builder(run).build(a.window.histories.take(some), a.candidates.take(some)))
+        examples.append(a.builder(run, like).build(a.window.histories.take(some), a.candidates.take(some)))
         labels.append(a.labels[rows_of(a.candidates.offsets, some)[1]])
         users.append(a.window.users[some])
     whole, marks = join(examples), np.concatenate(labels)

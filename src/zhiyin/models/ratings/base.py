@@ -11,7 +11,7 @@ import numpy as np
 from zhiyin.core.durations import UNITS
 from zhiyin.core.errors import DataError
 from zhiyin.core.parallel import for_chunks, kernel
-from zhiyin.core.run import Run
+from zhiyin.core.run import Run, log
 from zhiyin.data.histories import Histories
 from zhiyin.models.base import VectorRecommender
 
@@ -22,9 +22,16 @@ DAY = UNITS["d"]
 class RatingModel(VectorRecommender):
     """A recommender whose score is the predicted rating.
 
-    A rating is the `value` of an event, or its `weight` where it has no value; a repeated rating counts each time. The
-    score is an inner product: encode(history) · item_vectors_[i]. A user without a rating is scored by the items alone.
-    Scores are not clipped, so that the best items stay apart; `predict` clips to the range of the training ratings.
+    A rating is the `value` of an event; a repeated rating counts each time. An event without a value, as of a history
+    that is a list of items, says what its weight says: a good rating (the mean of those above the middle) where it is
+    above 0, a poor one below. Where no event of the training data has a value, weights are the ratings.
+
+    Ratings far outside of the others (a bulk order) are taken as the largest that is usual, which is logged, and those
+    of a wide range are learned on a scale of ten, so that no step is too long.
+
+    The score is an inner product: encode(history) · item_vectors_[i]. A user without a rating is scored by the items
+    alone. Scores are not clipped, so that the best items stay apart; `predict` clips to the range of the training
+    ratings.
     """
 
     answers_strangers: ClassVar[bool] = True
@@ -32,6 +39,21 @@ class RatingModel(VectorRecommender):
     timed: ClassVar[bool] = False
     low_: ClassVar[float]
     high_: ClassVar[float]
+    # What ratings are divided by before they are learned, and the ratings that an event without a value is, by the
+    # sign of its weight; `rated_`: whether training events had values. The defaults are those of models saved before.
+    scale_: ClassVar[float] = 1.0
+    rated_: ClassVar[bool] = False
+    liked_: ClassVar[float] = 1.0
+    disliked_: ClassVar[float] = -1.0
+
+    def encode(self, histories: Histories, run: Run | None = None) -> np.ndarray:
+        """Vectors of histories, float32[n, d], of which the inner product with `item_vectors_` is the rating."""
+        vectors = self._encode(histories, run or Run())
+        return vectors if self.scale_ == 1 else vectors * np.float32(self.scale_)
+
+    def _encode(self, histories: Histories, run: Run) -> np.ndarray:
+        """As `encode`, for ratings on the scale that is learned."""
+        raise NotImplementedError
 
     def predict(
         self, users: Any, items: Any, *, times: Any = None, histories: Any = None, run: Run | None = None
@@ -91,9 +113,34 @@ class RatingModel(VectorRecommender):
         tastes = self.item_vectors_[:, 2:]
         return tastes / np.maximum(np.linalg.norm(tastes, axis=1, keepdims=True), 1e-12)
 
-    def _range(self, ratings: np.ndarray) -> None:
-        """Remember the range of the training ratings."""
-        self.low_, self.high_ = float(ratings.min()), float(ratings.max())  # type: ignore[misc]
+    def _learn_scale(self, histories: Histories) -> np.ndarray:
+        """Settle what a rating is; those of the training data as they are learned, float32[m]."""
+        values = histories.values[~np.isnan(histories.values)]
+        self.rated_ = bool(len(values))  # type: ignore[misc]
+        ratings = (values if self.rated_ else histories.weights).astype(np.float64)
+        self.low_, self.high_ = _usual_range(ratings)  # type: ignore[misc]
+        far = int(((ratings < self.low_) | (ratings > self.high_)).sum())
+        if far:
+            log.warning(
+                "%s: %s ratings outside of %g to %g are taken as these: the others lie close together",
+                type(self).__name__, f"{far:,}", self.low_, self.high_,
+            )  # fmt: skip
+        self.scale_ = max(1.0, (self.high_ - self.low_) / 10)  # type: ignore[misc]
+        kept = np.clip(ratings, self.low_, self.high_)
+        middle = float(kept.mean())
+        self.liked_ = float(kept[kept >= middle].mean())  # type: ignore[misc]
+        self.disliked_ = float(kept[kept <= middle].mean())  # type: ignore[misc]
+        return self._ratings(histories)
+
+    def _ratings(self, histories: Histories) -> np.ndarray:
+        """float32[m]: the rating that each event is, on the scale that is learned."""
+        said = histories.weights
+        if self.rated_:
+            middle = (self.liked_ + self.disliked_) / 2
+            said = np.where(said > 0, self.liked_, np.where(said < 0, self.disliked_, middle))
+        ratings = np.where(np.isnan(histories.values), said, histories.values).astype(np.float32)
+        ratings = np.clip(ratings, np.float32(self.low_), np.float32(self.high_))
+        return ratings if self.scale_ == 1 else ratings / np.float32(self.scale_)
 
 
 def _microseconds(times: Any) -> np.ndarray:
@@ -102,9 +149,25 @@ def _microseconds(times: Any) -> np.ndarray:
     return array.astype("datetime64[us]" if array.dtype.kind == "M" else np.int64).astype(np.int64)
 
 
-def ratings_of(histories: Histories) -> np.ndarray:
-    """float32[m]: the rating that each event is."""
-    return np.where(np.isnan(histories.values), histories.weights, histories.values).astype(np.float32)
+def _usual_range(ratings: np.ndarray) -> tuple[float, float]:
+    """The lowest and the highest rating, those left out that lie eight times as far from the median as nine in ten."""
+    middle = float(np.median(ratings))
+    far = np.abs(ratings - middle)
+    usual = float(np.quantile(far, 0.9))
+    if not usual and far.any():
+        usual = float(np.median(far[far > 0]))
+    near = ratings[far <= 8 * usual]
+    return float(near.min()), float(near.max())
+
+
+def repeats_share(histories: Histories) -> np.ndarray:
+    """float32[n]: of each history the number of its events over the sum of the squared counts of its items; 1 where
+    none is repeated."""
+    owner = np.repeat(np.arange(len(histories), dtype=np.int64), histories.lengths)
+    n_items = int(histories.items.max(initial=0)) + 1
+    pairs, counts = np.unique(owner * n_items + histories.items, return_counts=True)
+    squares = np.bincount(pairs // n_items, counts.astype(np.float64) ** 2, minlength=len(histories))
+    return (histories.lengths / np.maximum(squares, 1)).astype(np.float32)
 
 
 def fold(

@@ -15,7 +15,7 @@ from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models.ratings.base import RatingModel, fold, ratings_of
+from zhiyin.models.ratings.base import RatingModel, fold
 from zhiyin.models.ratings.one_hot import OneHot
 
 
@@ -61,8 +61,7 @@ class BayesianFM(RatingModel):
 
     def _fit(self, data: Dataset, run: Run) -> None:
         histories, rng = data.histories, run.rng(53)
-        ratings = ratings_of(histories)
-        self._range(ratings)
+        ratings = self._learn_scale(histories)
         user = data.events["user"].to_numpy()
         seen = _pairs(histories, data.n_items)
         described = [OneHot.of(frame if self.columns else frame.select("id")) for frame in (data.users, data.items)]
@@ -111,10 +110,10 @@ class BayesianFM(RatingModel):
         first = min(self.burn, self.sweeps - 1)
         return set(np.linspace(self.sweeps - 1, first, min(self.kept, self.sweeps - first)).astype(int).tolist())
 
-    def encode(self, histories: Histories, run: Run | None = None) -> np.ndarray:
+    def _encode(self, histories: Histories, run: Run) -> np.ndarray:
         """float32[n, 2 + kept · factors]: one, the bias, and the vectors of each history in every kept sample."""
-        run, n, kept = run or Run(), len(histories), len(self.prior_)
-        ratings, owner = ratings_of(histories), np.repeat(np.arange(n), histories.lengths)
+        run, n, kept = run, len(histories), len(self.prior_)
+        ratings, owner = self._ratings(histories), np.repeat(np.arange(n), histories.lengths)
         seen = _pairs(histories, len(self.item_vectors_))
         columns = OneHot(self.user_columns_).encode(histories.features, n)
         vectors = np.zeros((n, 2 + kept * self.factors), dtype=np.float32)

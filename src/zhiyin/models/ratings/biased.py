@@ -13,7 +13,7 @@ from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models.ratings.base import RatingModel, fold, ratings_of
+from zhiyin.models.ratings.base import RatingModel, fold
 
 
 @dataclasses.dataclass
@@ -40,8 +40,7 @@ class BiasedMF(RatingModel):
 
     def _fit(self, data: Dataset, run: Run) -> None:
         histories, rng = data.histories, run.rng(51)
-        ratings = ratings_of(histories)
-        self._range(ratings)
+        ratings = self._learn_scale(histories)
         mean = np.float32(ratings.mean(dtype=np.float64))
         # Shuffled in place, a little more with each epoch, so that a sweep reads them in a row.
         triples = data.events["user"].to_numpy().copy(), histories.items.copy(), ratings.copy()
@@ -61,14 +60,14 @@ class BiasedMF(RatingModel):
         ones = np.ones((data.n_items, 1), np.float32)
         self.item_vectors_ = np.hstack([mean + bi[:, None], ones, q])  # type: ignore[misc]
 
-    def encode(self, histories: Histories, run: Run | None = None) -> np.ndarray:
+    def _encode(self, histories: Histories, run: Run) -> np.ndarray:
         """float32[n, 2 + factors]: one, b_u and p_u of each history."""
         vectors = self.item_vectors_[histories.items]
-        targets = ratings_of(histories) - vectors[:, 0]
+        targets = self._ratings(histories) - vectors[:, 0]
         penalty = np.full(1 + self.factors, self.fold_reg * self.reg, dtype=np.float32)
         penalty[0] = self.fold_reg * self.reg_bias
         design = np.ascontiguousarray(vectors[:, 1:])
-        x = fold(histories, targets, design, np.maximum(penalty, 1e-4), True, run or Run())
+        x = fold(histories, targets, design, np.maximum(penalty, 1e-4), True, run)
         return np.hstack([np.ones((len(x), 1), np.float32), x])
 
 

@@ -13,7 +13,7 @@ from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models.ratings.base import RatingModel, fold, ratings_of
+from zhiyin.models.ratings.base import RatingModel, fold, repeats_share
 
 
 @dataclasses.dataclass
@@ -47,8 +47,7 @@ class SVDpp(RatingModel):
 
     def _fit(self, data: Dataset, run: Run) -> None:
         histories, rng = data.histories, run.rng(52)
-        ratings = ratings_of(histories)
-        self._range(ratings)
+        ratings = self._learn_scale(histories)
         mean = np.float32(ratings.mean(dtype=np.float64))
         bu, bi = np.zeros(data.n_users, np.float32), np.zeros(data.n_items, np.float32)
         shape = (data.n_items, self.factors)
@@ -56,7 +55,7 @@ class SVDpp(RatingModel):
         q, y = (0.1 * rng.standard_normal(shape, dtype=np.float32) for _ in range(2))
         unheard = np.bincount(histories.items, minlength=data.n_items) == 0
         q[unheard] = y[unheard] = 0
-        owner = data.events["user"].to_numpy()
+        owner, share = data.events["user"].to_numpy(), repeats_share(histories)
         begun = time.perf_counter()
         with run.bar("SVDpp", self.epochs) as advance:
             for epoch in range(self.epochs):
@@ -64,8 +63,8 @@ class SVDpp(RatingModel):
                 order = np.lexsort((rng.random(len(ratings), dtype=np.float32), owner))
                 rate = np.float32(self.rate * (1 - 0.9 * epoch / self.epochs))
                 loss = sweep(
-                    users, order, histories.offsets, histories.items, ratings, mean, bu, bi, p, q, y, rate,
-                    np.float32(self.reg), np.float32(self.reg_bias),
+                    users, order, histories.offsets, histories.items, ratings, mean, bu, bi, p, q, y, share,
+                    rate, np.float32(self.reg), np.float32(self.reg_bias),
                 )  # fmt: skip
                 advance(1)
                 seconds = time.perf_counter() - begun
@@ -74,17 +73,17 @@ class SVDpp(RatingModel):
         self.item_vectors_ = np.hstack([mean + bi[:, None], ones, q])  # type: ignore[misc]
         self.implicit_ = y  # type: ignore[misc]
 
-    def encode(self, histories: Histories, run: Run | None = None) -> np.ndarray:
+    def _encode(self, histories: Histories, run: Run) -> np.ndarray:
         """float32[n, 2 + factors]: one, b_u, and p_u with the implicit sum, of each history."""
         vectors = self.item_vectors_[histories.items]
         sums = implicit_sums(histories.offsets, histories.items, self.implicit_)
         design = np.ascontiguousarray(vectors[:, 1:])
         owner = np.repeat(np.arange(len(histories)), histories.lengths)
         said = np.einsum("ef,ef->e", sums[owner], design[:, 1:])
-        targets = ratings_of(histories) - vectors[:, 0] - said
+        targets = self._ratings(histories) - vectors[:, 0] - said
         penalty = np.full(1 + self.factors, self.fold_reg * self.reg, dtype=np.float32)
         penalty[0] = self.fold_reg * self.reg_bias
-        x = fold(histories, targets, design, np.maximum(penalty, 1e-4), True, run or Run())
+        x = fold(histories, targets, design, np.maximum(penalty, 1e-4), True, run)
         x[:, 1:] += sums
         return np.hstack([np.ones((len(x), 1), np.float32), x])
 
@@ -107,11 +106,12 @@ def implicit_sums(offsets, items, y):
 
 
 @kernel
-def sweep(users, order, offsets, items, ratings, mean, bu, bi, p, q, y, rate, reg, reg_bias):
+def sweep(users, order, offsets, items, ratings, mean, bu, bi, p, q, y, share, rate, reg, reg_bias):
     """One pass of gradient steps; returns the sum of squared errors before each.
 
     Within a user the implicit sum z moves with every rating; what it moved is then given to its y_j, as the least
-    change that makes up that sum: y_j += |N|^-½ (z' - z), as the gradient of each would have done.
+    change that makes up that sum: y_j += |N|^-½ (z' - z), as the gradient of each would have done. `share` is below 1
+    where items are repeated, whose y would else move once for each time.
     """
     f, total = p.shape[1], 0.0
     z, old = np.empty(f, dtype=p.dtype), np.empty(f, dtype=p.dtype)
@@ -143,7 +143,7 @@ def sweep(users, order, offsets, items, ratings, mean, bu, bi, p, q, y, rate, re
                 z[j] = beside + rate * (error * right - reg * beside)
                 q[i, j] = right + rate * (error * (left + beside) - reg * right)
         for j in range(f):
-            old[j] = scale * (z[j] - old[j])
+            old[j] = scale * share[u] * (z[j] - old[j])
         for e in range(first, last):
             for j in range(f):
                 y[items[e], j] += old[j]

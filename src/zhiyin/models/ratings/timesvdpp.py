@@ -13,7 +13,7 @@ from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models.ratings.base import RatingModel, fold, ratings_of
+from zhiyin.models.ratings.base import RatingModel, fold, repeats_share
 from zhiyin.models.ratings.moments import Moments, day_terms, without_days
 from zhiyin.models.ratings.svdpp import implicit_sums
 
@@ -69,14 +69,13 @@ class TimeSVDpp(RatingModel):
 
     def _fit(self, data: Dataset, run: Run) -> None:
         histories, rng = data.histories, run.rng(54)
-        ratings = ratings_of(histories)
-        self._range(ratings)
+        ratings = self._learn_scale(histories)
         self.window_ = np.array([histories.times.min(), histories.times.max()])  # type: ignore[misc]
         when, owner = self._moments(histories), data.events["user"].to_numpy()
         self.unit_ = float(np.abs(when.deviations).max()) or 1.0  # type: ignore[misc]
         self.mean_ = float(ratings.mean(dtype=np.float64))  # type: ignore[misc]
         n_users, n_items, f = data.n_users, data.n_items, self.factors
-        counts = np.diff(when.starts)
+        counts, once = np.diff(when.starts), repeats_share(histories)
         day = np.repeat(np.arange(len(counts)), counts)
         in_bin = histories.items * np.int64(self.bins) + when.bins
         heard = np.bincount(in_bin, minlength=n_items * self.bins)
@@ -98,7 +97,7 @@ class TimeSVDpp(RatingModel):
                 loss = sweep(
                     rng.permutation(n_users), order, histories.offsets, histories.items, ratings, when.bins,
                     when.deviations / np.float32(self.unit_), day, shares.astype(np.float32), np.float32(self.mean_),
-                    users, days, items, p, a, q, y, rate, penalties, self.day_bias, self.scaling,
+                    users, days, items, p, a, q, y, once, rate, penalties, self.day_bias, self.scaling,
                 )  # fmt: skip
                 advance(1)
                 seconds = time.perf_counter() - begun
@@ -109,7 +108,7 @@ class TimeSVDpp(RatingModel):
         self.item_vectors_ = np.hstack([items[:, :1], ones, q, items[:, 1:]])  # type: ignore[misc]
         self.implicit_ = y  # type: ignore[misc]
 
-    def encode(self, histories: Histories, run: Run | None = None) -> np.ndarray:
+    def _encode(self, histories: Histories, run: Run) -> np.ndarray:
         """float32[n, 2 + factors + bins]: the scale of items' biases, what the user adds to all items, the vector with
         its implicit sum, and the scale again in the bin of `now`, zeros in the others."""
         n, f, items = len(histories), self.factors, histories.items
@@ -119,7 +118,7 @@ class TimeSVDpp(RatingModel):
         vectors = self.item_vectors_[:, 2 : 2 + f][items]
         worth = self.item_vectors_[items, 0] + self.item_vectors_[items, 2 + f + when.bins]
         drift, asked = when.deviations / unit, when.asked_deviations / unit
-        targets = ratings_of(histories) - np.float32(self.mean_) - worth
+        targets = self._ratings(histories) - np.float32(self.mean_) - worth
         targets -= np.einsum("ef,ef->e", sums[owner], vectors)
         parts = [np.ones_like(drift), drift, worth * np.float32(self.scaling), vectors]
         penalty = [self.reg_bias, self.reg_drift, self.reg_drift, *[self.reg] * f]
@@ -133,7 +132,7 @@ class TimeSVDpp(RatingModel):
         free, rows, by_day = targets.copy(), design.copy(), np.float32(self.fold_reg * self.reg_day)
         if self.day_bias:
             without_days(when.starts, 2, by_day, free, rows)
-        x = fold(histories, free, rows, penalties, each, run or Run())
+        x = fold(histories, free, rows, penalties, each, run)
         out = np.zeros((n, 2 + f + self.bins), dtype=np.float32)
         out[:, 0] = 1 + x[:, 2]
         out[:, 1] = np.float32(self.mean_) + x[:, 0] + x[:, 1] * asked
@@ -158,14 +157,15 @@ class TimeSVDpp(RatingModel):
 @kernel
 def sweep(
     order_of_users, order, offsets, item, ratings, bins, devs, day, shares, mean, users, days, items, p, a, q, y,
-    rate, penalties, day_bias, scaling,
+    once, rate, penalties, day_bias, scaling,
 ):  # fmt: skip
     """One pass of gradient steps; returns the sum of squared errors before each.
 
     users: [n_users, 3], b_u, α_u, c_u; days: [n_days, 2], b and c of each user's day; items: [n_items, 1 + bins], b_i
     and the bins; a: [n_users, 0 or factors]; shares: [m, 3], one over the ratings of the user, of the day, of the item
-    in the bin; penalties: reg, reg_bias, reg_drift, reg_day, reg_bin. The implicit sum moves as in `SVDpp`. Penalties
-    that stand once a parameter are taken after the step, as a shrinkage, which no penalty makes unstable.
+    in the bin; penalties: reg, reg_bias, reg_drift, reg_day, reg_bin. The implicit sum moves as in `SVDpp`, with
+    `once` for its `share`. Penalties that stand once a parameter are taken after the step, as a shrinkage, which no
+    penalty makes unstable.
     """
     f, total, drifting = p.shape[1], 0.0, a.shape[1] > 0
     reg, reg_bias, reg_drift, reg_day, reg_bin = penalties
@@ -218,7 +218,7 @@ def sweep(
                 z[j] = beside + rate * (error * right - reg * beside)
                 q[i, j] = right + rate * (error * whole - reg * right)
         for j in range(f):
-            old[j] = scale * (z[j] - old[j])
+            old[j] = scale * once[u] * (z[j] - old[j])
         for e in range(first, last):
             for j in range(f):
                 y[item[e], j] += old[j]
