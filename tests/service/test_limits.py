@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("fastapi")
 
 from zhiyin.core.errors import ConfigError
+from zhiyin.core.work import check
 from zhiyin.service.app import create_app
 from zhiyin.service.around import Around
 from zhiyin.service.errors import RefusedError
@@ -223,6 +224,45 @@ def test_work_that_is_given_up_holds_its_place_until_it_ends() -> None:
         assert other.times == 0  # it only waited, so it was never begun
 
     asyncio.run(play())
+
+
+def test_a_request_that_takes_too_much_work_is_refused(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zhiyin.service.limits.UNITS", 1e7)
+    bomb = " OR ".join(f"LOWER(title) LIKE '%{n}%'" for n in range(90))
+    for path, body in (
+        ("/v1/recommendations", {"filter": bomb}), ("/v1/rank", {"items": ["i1"], "filter": bomb}),
+        ("/v1/pages", {"widgets": [{"name": f"w{n}", "filter": f"price > {n} AND ({bomb})"} for n in range(5)]}),
+    ):  # fmt: skip
+        answer = service.post(path, json=body)
+        assert answer.status_code == (422 if path == "/v1/rank" else 400), answer.text
+    assert "too much work" in answer.json()["error"]
+    assert service.get("/v1/popular", params={"filter": bomb}).status_code == 400
+    assert service.put("/v1/placements/p", json={"filter": bomb}).status_code == 400
+    assert listed(service, user="u3", filter="price > 3")
+
+
+def test_work_of_a_request_that_is_over_is_stopped(opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread is free again long before the work would have ended by itself."""
+    from fastapi.testclient import TestClient
+
+    shop, begun, ended = opened(), threading.Event(), threading.Event()
+
+    def endless(*args: Any, **more: Any) -> Any:
+        begun.set()
+        try:
+            while True:
+                check()
+        finally:
+            ended.set()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shop.desk, "make", endless)
+        short = TestClient(create_app([shop], longest=0.2))
+        short.headers["Authorization"] = f"Bearer {shop.shown['admin']}"
+        assert short.get("/v1/popular").status_code == 503
+        assert begun.is_set()
+        assert ended.wait(10)
+    assert short.get("/v1/popular").status_code == 200
 
 
 def test_503_where_too_much_waits(opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

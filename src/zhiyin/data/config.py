@@ -208,6 +208,9 @@ class ServiceSection(Section):
         500, "milliseconds an answer may take before stages are left out", "a whole number of 1 or more", ge=1
     )
     keep: str | None = key(None, "forget events older than this; left out, never", 'a duration such as "730d"', "730d")
+    lists_size: int = key(
+        10_240, "MiB that traces of lists may take in all; beyond it the oldest go", "a whole number of 1 or more", ge=1
+    )
     keep_lists: str = key("30d", "forget traces of lists older than this", 'a duration such as "30d"')
     log_features: float = key(
         0.01,

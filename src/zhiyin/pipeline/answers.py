@@ -23,6 +23,7 @@ from scipy import sparse
 
 from zhiyin.core.errors import ConfigError, UnknownItemError
 from zhiyin.core.run import Run
+from zhiyin.core.work import check
 from zhiyin.data.catalogue import category_columns
 from zhiyin.data.histories import Histories
 from zhiyin.data.ids import Ids
@@ -125,6 +126,7 @@ class _Clock:
         self._started = self._begun = time.perf_counter()
 
     def passed(self, stage: str) -> None:
+        check()
         now = time.perf_counter()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._begun
         self._begun = now

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ import polars as pl
 
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.parallel import kernel
+from zhiyin.core.work import spend
 from zhiyin.data.times import to_microseconds
 from zhiyin.pipeline.expressions import Node, time_of
 
@@ -166,11 +167,12 @@ def finite(numbers: np.ndarray, valid: np.ndarray | None) -> Value:
 # -- evaluation -------------------------------------------------------------------------------------------------------
 
 
-def evaluate(node: Node, source: Callable[[Node], Value | None]) -> Value:
-    """The values of an expression.
+def evaluate(node: Node, source: Callable[[Node], Value | None], known: dict[str, Value] | None = None) -> Value:
+    """The values of an expression. Each step's work is counted before it is done; see `core.work`.
 
     `source` is asked first at every step and answers columns, NOW(), and whatever is kept from before; None means
-    "compute it".
+    "compute it". `known`: values of steps that were computed already, by what they say: what stands in an expression
+    more than once is computed once.
     """
     found = source(node)
     if found is not None:
@@ -179,13 +181,49 @@ def evaluate(node: Node, source: Callable[[Node], Value | None]) -> Value:
         return node.value
     if node.op == "literal":
         return _literal(node)
+    known = {} if known is None else known
+    if node.text in known:
+        return known[node.text]
     if node.op in ("and", "or"):
-        total = evaluate(node.args[0], source)
+        total = evaluate(node.args[0], source, known)
         for arg in node.args[1:]:
-            total = (both if node.op == "and" else either)(total, evaluate(arg, source))
-        return total
-    args = [evaluate(arg, source) for arg in node.args]
-    return _OPS[node.op](node, *args)
+            more = evaluate(arg, source, known)
+            spend(_ROW * max(len(total), len(more)))
+            total = (both if node.op == "and" else either)(total, more)
+    else:
+        args = [evaluate(arg, source, known) for arg in node.args]
+        spend(cost(node, args))
+        total = _OPS[node.op](node, *args)
+    known[node.text] = total
+    return total
+
+
+# Nanoseconds, as measured on 50,000 titles and rounded up: of a value of a row; of a different text that is looked at,
+# that is found among others, and that is made anew; of one of its bytes.
+_ROW, _TEXT, _FIND, _MAKE, _BYTE = 5.0, 50.0, 300.0, 1_000.0, 4.0
+
+
+def cost(node: Node, args: Sequence[Value]) -> float:
+    """About how many nanoseconds a step takes, before it is done."""
+    rows = _ROW * sum(len(arg.data) for arg in args)
+    words = [arg.words for arg in args if arg.words is not None]
+    texts = sum(map(len, words))
+    if node.op == "like":
+        return rows + _TEXT * texts + _BYTE * sum(word.estimated_size() for word in words)
+    if node.op in ("lower", "upper"):
+        return rows + _MAKE * texts
+    if node.op == "length":
+        return rows + _TEXT * texts
+    if node.op == "in":
+        return rows + _FIND * len(node.value[0])
+    if node.op == "overlap" and len(args) == 2 and min(map(len, args)) > 1:
+        longest = [max(1.0, len(arg.data) / len(arg)) for arg in args]
+        return rows * longest[0] * longest[1] + _FIND * texts
+    if len(words) > 1 and any(word is not words[0] for word in words):
+        return rows + _FIND * texts * (2 if node.op not in ("eq", "lt", "le") else 1)
+    if len(words) > 1 and node.op not in ("eq", "lt", "le"):
+        return rows + _FIND * texts
+    return rows
 
 
 def truth(value: Value, n: int) -> np.ndarray:

@@ -58,7 +58,7 @@ class Door:
         shop, key, visitor = self.known(given)
         current = CURRENT.get()
         if current is not None:
-            current.shop = self.name_of(shop) or ""
+            current.shop, current.key = self.name_of(shop) or "", key.name
         if visitor is not None:
             if not visitors:
                 raise RefusedError(403, "a page token may not do this", "ask from the shop's server, with a key")
@@ -73,9 +73,16 @@ class Door:
         return Tenant(shop, self.work, self.writes, key, visitor)
 
     def known(self, given: str | None) -> tuple[Shop, AccessKey, Visitor | None]:
-        """The shop, the key and the visitor of a key or a page token. Raises RefusedError 401 for neither."""
+        """The shop, the key and the visitor of a key or a page token. Raises RefusedError 401 for neither.
+
+        Of one request it is found out once.
+        """
         if given is None:
             raise RefusedError(401, "a key is needed", "send the header Authorization: Bearer KEY")
+        current = CURRENT.get()
+        if current is not None and current.known is not None and current.known[0] == given:
+            found: tuple[Shop, AccessKey, Visitor | None] = current.known[1]
+            return found
         visitor: Visitor | None = None
         if is_token(given):
             shop, key, visitor = self._visitor(given)
@@ -83,6 +90,8 @@ class Door:
             shop, key = self._owner(given)
         if shop.keys.expired(key):
             raise RefusedError(401, "this key has expired", "make another: zhiyin key add")
+        if current is not None:
+            current.known = given, (shop, key, visitor)
         return shop, key, visitor
 
     def _owner(self, given: str) -> tuple[Shop, AccessKey]:

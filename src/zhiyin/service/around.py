@@ -35,7 +35,8 @@ class Seen:
 
     Parameters
     ----------
-    receive: of the server, tells when the client is gone. shop: whose key it brought; "": nobody's, as yet.
+    receive: of the server, tells when the client is gone. shop: whose key it brought; "": nobody's, as yet. key: the
+        name of that key. known: what was sent as a key, and what it was found to be.
     route: template, such as /v1/items/{key}; "none" where it is none of ours. begun: nanoseconds since 1970.
     lists: of each list that it made, when that was done (nanoseconds since 1970) and the seconds of its stages.
     """
@@ -45,6 +46,8 @@ class Seen:
     method: str
     begun: int
     shop: str = ""
+    key: str = ""
+    known: tuple[str, Any] | None = None
     route: str = "none"
     status: int = 0
     seconds: float = 0.0

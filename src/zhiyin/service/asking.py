@@ -24,11 +24,13 @@ from zhiyin.pipeline.exposure import deficits
 from zhiyin.pipeline.request import Answer, Request
 from zhiyin.pipeline.rules import Boost, Exposure
 from zhiyin.ranking.live_index import IndexState
+from zhiyin.service.around import CURRENT
 from zhiyin.service.bodies import Ask, Setting
 from zhiyin.service.feature_log import DELETED, FeatureLog, write_features
 from zhiyin.service.index_feed import index_at
 from zhiyin.service.live import Live
 from zhiyin.service.placements import DEFAULT, Placements
+from zhiyin.service.trace_request import Shares, kept_request, request_of, size_of, thinned
 from zhiyin.service.views import Past, View
 from zhiyin.store.traces import Trace, Traces
 
@@ -67,6 +69,7 @@ class Desk:
     ) -> None:
         self.live, self.placements, self.traces, self.budget = live, placements, traces, budget
         self.features = features or FeatureLog()
+        self.shares = Shares()
         self._old: tuple[tuple[int, int], View] | None = None
         self._index: tuple[tuple[int, int], IndexState | None] | None = None
         # Hears of each list, and where it came from.
@@ -155,9 +158,8 @@ class Desk:
         state: IndexState | None,
     ) -> None:
         answer, request = made.answer, made.request
-        said = ask.model_dump(exclude_defaults=True, exclude={"user", "session", "page", "language", "fields"})
-        head: dict[str, Any] = {
-            "request": said,
+        head, arrays = kept_request(ask, out, made.view)
+        head |= {
             "origin": origin,
             "place_version": made.version,
             "seq": made.view.seq,
@@ -169,12 +171,12 @@ class Desk:
             "anonymous": ask.user is None,
         }
         told = {
-            "like": like, "out": list(out), "degraded": answer.degraded, "left_out": answer.left_out,
+            "like": like, "degraded": answer.degraded, "left_out": answer.left_out,
             "user_columns": dict(request.user_columns), "deficits": request.deficits,
             "often": {str(i): n for i, n in request.shown.items()},
         }  # fmt: skip
         head |= {name: value for name, value in told.items() if value}
-        arrays: dict[str, np.ndarray] = {
+        arrays |= {
             "scores": np.asarray(answer.scores, np.float32),
             "ranks": answer.ranks.astype(np.int16),
         }
@@ -192,6 +194,9 @@ class Desk:
         hidden = made.view.hidden
         if len(away) != len(hidden):  # what changed a moment ago
             arrays["away"] = away
+        current = CURRENT.get()
+        if not self.shares.allow("" if current is None else current.key, size_of(head, arrays)):
+            head, arrays = thinned(head, arrays)
         trace = Trace(
             made.list_id,
             ask.user or ask.session,
@@ -202,7 +207,7 @@ class Desk:
             arrays,
         )
         self.traces.put(trace)
-        if answer.features is not None:
+        if answer.features is not None and "not_kept" not in head:
             self.features.remembered.append(made.list_id)
 
     # -- telling ----------------------------------------------------------------------------------------------------
@@ -280,14 +285,14 @@ class Desk:
         """The list of a trace, made by a view and a state of its index. past: what was done by then; None: as the trace
         has it."""
         head = trace.head
-        ask = Ask.model_validate(head["request"])
+        ask, out = request_of(head, trace.arrays, view)
         setting = self.placements.at(trace.placement, head["place_version"])
         if "code" in head and past is None:
             tail = {name: trace.arrays.get(f"past_{name}", np.zeros(0, kind)) for name, kind in _TAIL.items()}
             past = view.recalled(head["code"], tail, trace.arrays.get("past_seen", np.zeros(0, np.int32)))
         user = None if head["anonymous"] else trace.user
         ask = ask.model_copy(update={"user": user, "explain": explain})
-        out, closed = head.get("out", []), head["origin"] == "rank"
+        closed = head["origin"] == "rank"
         request = merged(ask, setting, view, head["now"], trace.list_id, out, past, closed=closed)
         request = dataclasses.replace(
             request, user_columns=head.get("user_columns", {}), budget=None, deficits=head.get("deficits"),
@@ -320,6 +325,8 @@ class Desk:
     def view_of(self, trace: Trace) -> tuple[View | None, str]:
         """The view that a list was made by."""
         now, head = self.live.now, trace.head
+        if "not_kept" in head:
+            return None, str(head["not_kept"])
         if now.loaded.house != head["house"]:
             return None, "the rules of the house have changed since"
         if now.version == trace.version and now.seq == head["seq"]:

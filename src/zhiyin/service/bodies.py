@@ -13,8 +13,9 @@ from zhiyin.core.errors import DataError
 from zhiyin.pipeline.request import MOST_IDS, MOST_ITEMS
 from zhiyin.store.records import ID, KIND, LARGEST, TIMES, text
 
-# Events of one request; widgets of a page; a page token's characters; columns asked for.
-MOST_EVENTS, WIDGETS, TOKEN, FIELDS = 1_000, 20, 64_000, 50
+# Events of one request; widgets of a page; a page token's characters; columns asked for; characters of a text of the
+# context.
+MOST_EVENTS, WIDGETS, TOKEN, FIELDS, CONTEXT = 1_000, 20, 64_000, 50, 1_024
 
 
 def _right(value: str) -> str:
@@ -38,7 +39,7 @@ Id = Annotated[str, Field(min_length=1, max_length=ID, json_schema_extra=_PLAIN)
 Text = Annotated[str, AfterValidator(_unicode)]
 Filter = Annotated[str, Field(max_length=10_000), AfterValidator(_unicode)]
 Fields = Annotated[list[Annotated[Text, Field(max_length=ID)]], Field(fail_fast=True, max_length=FIELDS)]
-Scalar = Text | bool | int | float | None
+Scalar = Annotated[Text, Field(max_length=CONTEXT)] | bool | int | float | None
 K = Annotated[int, Field(ge=1, le=MOST_ITEMS)]
 Language = Literal["en", "zh"]
 Variety = Literal["none", "mmr", "dpp", "calibrate"]

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from zhiyin.core.errors import UnknownItemError, ZhiyinError
 from zhiyin.core.run import log
+from zhiyin.core.work import StoppedError
 from zhiyin.service.logs import stack_of
 from zhiyin.service.placements import UnknownPlacementError
 from zhiyin.store.access_keys import KeyConflictError, UnknownKeyError
@@ -35,6 +36,7 @@ _STATUS: dict[type[ZhiyinError], int] = {
     StoreClosedError: 503,
     StoreAwayError: 503,
     StoreFullError: 507,
+    StoppedError: 503,
     UnknownItemError: 404,
     UnknownPlacementError: 404,
     UnknownKeyError: 404,

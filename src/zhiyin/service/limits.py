@@ -10,14 +10,15 @@ import asyncio
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any, TypeVar
 
 from fastapi import Response
 
-from zhiyin.service.around import CURRENT
+from zhiyin.core.work import Meter, metered
+from zhiyin.service.around import CURRENT, LONGEST
 from zhiyin.service.errors import RefusedError, answer_to, say
 
 # Bytes of a request's body; of all bodies that are on their way; seconds that the sending of one may take.
@@ -25,6 +26,8 @@ BODY, BODIES, SENDING = 4 << 20, 256 << 20, 20.0
 # Threads that make lists in one process, those that write, which a held store may hold, and requests that may wait for
 # either: beyond it, come again later.
 THREADS, WRITERS, WAITING = 2, 2, 64
+# Work that one request may do, about as many nanoseconds of a core.
+UNITS = 2e9
 # Buckets of keys and visitors that are held.
 BUCKETS = 100_000
 # Everything below it needs a key.
@@ -45,7 +48,8 @@ class Work:
             raise RefusedError(503, f"{self.busy} requests are at work", "come again in a second, or add workers")
         waits = self.busy >= self.threads
         self.busy += 1
-        future = self._pool.submit(copy_context().run, work, *args)
+        meter = Meter(UNITS, LONGEST)
+        future = self._pool.submit(copy_context().run, _counted, meter, work, args)
         done = asyncio.wrap_future(future)
         try:
             if waits:
@@ -55,7 +59,8 @@ class Work:
             done.add_done_callback(_heard)
             if future.done() or future.cancel():
                 self.busy -= 1
-            else:  # nobody waits for it any more, and still it holds a thread
+            else:  # nobody waits for it any more, and still it holds a thread, until it is asked to stop
+                meter.stop()
                 loop = asyncio.get_running_loop()
                 future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._left))
 
@@ -64,6 +69,11 @@ class Work:
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _counted(meter: Meter, work: Callable[..., T], args: Sequence[Any]) -> T:
+    with metered(meter):
+        return work(*args)
 
 
 def _heard(done: asyncio.Future[Any]) -> None:
@@ -106,19 +116,23 @@ class Rate:
 
     def take(self, key: str) -> None:
         """Raises RefusedError 429 where a key has none left. `key`: a name, not the secret."""
+        wait = self.spend(key)
+        if wait:
+            raise RefusedError(429, "this key sends too many requests", f"at most {self.a_second:g} a second",
+                               retry=wait)  # fmt: skip
+
+    def spend(self, key: str, amount: float = 1.0) -> float:
+        """Take tokens; seconds after which there will be as many, where there are not, and none is taken."""
         if self.a_second <= 0:
-            return
+            return 0.0
         now = self._clock()
         with self._lock:
             left, then = self._left.pop(key, (2 * self.a_second, now))
             left = min(2 * self.a_second, left + (now - then) * self.a_second)
-            self._left[key] = (left - 1 if left >= 1 else left, now)
+            self._left[key] = (left - amount if left >= amount else left, now)
             if len(self._left) > BUCKETS:
                 self._left.popitem(last=False)
-            if left < 1:
-                wait = (1 - left) / self.a_second
-                raise RefusedError(429, "this key sends too many requests", f"at most {self.a_second:g} a second",
-                                   retry=wait)  # fmt: skip
+        return max(0.0, (amount - left) / self.a_second)
 
 
 def header(scope: dict[str, Any], name: bytes) -> str:

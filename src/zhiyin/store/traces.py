@@ -191,6 +191,22 @@ class Lists(Database):
             gone += found
         return gone
 
+    def lists_size(self) -> tuple[int, int]:
+        """How many traces there are, and the bytes of all, as the newest thousand tell."""
+        sizes = sa.func.length(LISTS.c.head) + sa.func.coalesce(sa.func.length(LISTS.c.arrays), 0)
+        newest = sa.select(sizes.label("size")).order_by(LISTS.c.time.desc()).limit(BATCH).subquery()
+        with self._reading() as link:
+            number = int(link.execute(sa.select(sa.func.count()).select_from(LISTS)).scalar_one())
+            mean = link.execute(sa.select(sa.func.avg(newest.c.size))).scalar()
+        return number, int(number * float(mean or 0))
+
+    def time_of_list(self, place: int) -> int | None:
+        """When the list was made that so many are older than; None where there are no more."""
+        asked = sa.select(LISTS.c.time).order_by(LISTS.c.time).offset(place).limit(1)
+        with self._reading() as link:
+            found = link.execute(asked).scalar()
+        return None if found is None else int(found)
+
     def dropping_lists(self, moment: int) -> Iterator[int]:
         """As `drop_lists_before`, a part at a time: yields how many lists went with it."""
         shown = IMPRESSIONS.c
@@ -221,18 +237,23 @@ def _allowed(rows: Sequence[Mapping[str, Any]], by_user: Mapping[str, str], gone
     return [row for row in rows if row["user"] is None or row["time"] > gone.get(by_user[row["user"]], -1)]
 
 
+def _size(trace: Trace) -> int:
+    """Bytes of a trace's arrays, and some for its head."""
+    return 2_048 + sum(part.nbytes for part in trace.arrays.values())
+
+
 class Traces:
     """A thread that writes traces behind everybody's back.
 
     Parameters
     ----------
-    waiting: traces that may wait at most; beyond it they are dropped and counted.
+    waiting: traces that may wait at most, and bytes of their arrays; beyond it they are dropped and counted.
 
     Counters: `waiting`, `written`, `dropped` (there was no room), `failed` (they could not be kept).
     """
 
-    def __init__(self, store: Lists, waiting: int = 10_000) -> None:
-        self.store, self.most = store, waiting
+    def __init__(self, store: Lists, waiting: int = 10_000, bytes: int = 64 << 20) -> None:
+        self.store, self.most, self.most_bytes, self._bytes = store, waiting, bytes, 0
         self.written = self.dropped = self.failed = 0
         self._queue: dict[str, Trace] = {}
         self._news, self._closed, self._streak = threading.Condition(), False, False
@@ -247,9 +268,11 @@ class Traces:
     def put(self, trace: Trace) -> None:
         """Have a trace written. Never waits: where too many do already, or after `close`, it is dropped."""
         with self._news:
-            if self._closed or len(self._queue) >= self.most:
+            size = _size(trace)
+            if self._closed or len(self._queue) >= self.most or self._bytes + size > self.most_bytes:
                 self.dropped += 1
                 return
+            self._bytes += size
             self._queue[trace.list_id] = trace
             if len(self._queue) in (1, GROUP):
                 self._news.notify()
@@ -279,6 +302,7 @@ class Traces:
             self._write(group)
             with self._news:
                 for trace in group:
+                    self._bytes -= _size(trace)
                     if self._queue.get(trace.list_id) is trace:
                         del self._queue[trace.list_id]
             if self._queue:
