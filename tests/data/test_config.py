@@ -103,7 +103,7 @@ def test_hyperparameters_of_known_models_are_written_out(tmp_path: Path) -> None
         ('[dta]\nsource = "x"', "there is no section 'dta'", "did you mean 'data'?", 1),
         ("[split]\nseed = 3", "[split] has no key 'seed'", "it belongs under [run]", 2),
         ('[evaluate]\nk = "10"', "evaluate.k = '10' is not right", "a list of whole numbers", 2),
-        ("[evaluate]\nk = [0]", "evaluate.k = [0] is not right", "of 1 or more", 2),
+        ("[evaluate]\nk = [0]", "evaluate.k = [0] is not right", "from 1 to 10000", 2),
         ('[split]\ntest = "soon"', "split.test = 'soon'", '"7d" or a share', 2),
         ("[split]\ntest = 7", "split.test = 7", "between 0 and 1", 2),
         ('[split]\nby = "tme"', "split.by = 'tme'", '"time"', 2),

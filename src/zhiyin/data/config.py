@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
@@ -29,9 +29,12 @@ FILE_NAME = "zhiyin.toml"
 
 
 class Section(BaseModel):
-    """A table of the file. A key nobody reads is an error, and a number written as text is no number."""
+    """A table of the file. A key nobody reads is an error, and a number written as text is no number.
 
-    model_config = ConfigDict(extra="forbid", strict=True, validate_default=False)
+    Every number declares both ends of its range.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, validate_default=False, allow_inf_nan=False)
 
 
 def key(default: Any, help: str, right: str, example: Any = None, **limits: Any) -> Any:
@@ -84,7 +87,9 @@ class ReadSection(Section):
 
     encoding: str | None = key(None, "encoding of text files", 'a text such as "gb18030"', "gb18030")
     separator: str | None = key(None, "between the fields of text files", 'one or two characters such as ";"', ";")
-    header: int | None = key(None, "line of the header, from 1; 0 for none", "a whole number of 0 or more", 1, ge=0)
+    header: int | None = key(
+        None, "line of the header, from 1; 0 for none", "a whole number from 0 to 100", 1, ge=0, le=100
+    )
     decimal: Literal[".", ","] | None = key(None, "whether 1,234 is 1.234 or 1234", '"." or ","', ",")
     day_first: bool | None = key(None, "whether 03/04/2024 is 3 April or 4 March", "true or false", True)
     missing: list[str] | None = key(None, "words that stand for a missing value", "a list of texts", ["NA", "-"])
@@ -99,19 +104,18 @@ class SplitSection(Section):
         "time, last, ratio, cold-users, cold-items, rolling; auto chooses time or ratio",
         'one of "auto", "time", "last", "ratio", "cold-users", "cold-items", "rolling"',
     )
-    test: str | float | None = key(
+    test: str | Annotated[float, Field(ge=0.0001, le=0.9999)] | None = key(
         None,
         "how much is test: a duration or a share; left out, the last 20 % of events",
-        'a duration such as "7d" or a share between 0 and 1 such as 0.2',
+        'a duration such as "7d" or a share between 0 and 1, from 0.0001 to 0.9999, such as 0.2',
         "7d",
     )
-    folds: int = key(3, "time windows of a rolling split", "a whole number of 1 or more", ge=1)
+    folds: int = key(3, "time windows of a rolling split", "a whole number from 1 to 100", ge=1, le=100)
 
     @field_validator("test")
     @classmethod
     def _test(cls, test: str | float | None) -> str | float | None:
-        good = test is None or (is_duration(test) if isinstance(test, str) else 0 < test < 1)
-        if not good:
+        if isinstance(test, str) and not is_duration(test):
             raise ValueError
         return test
 
@@ -133,22 +137,23 @@ class TrainSection(Section):
 class EvaluateSection(Section):
     """How lists are judged. The whole catalogue is ranked; Random and Popular are always shown beside."""
 
-    k: list[int] = key([10, 20], "lengths of the lists", "a list of whole numbers of 1 or more")
-    bootstrap: int = key(1000, "draws of users for the 95 % intervals; 0 for none", "a whole number of 0 or more", ge=0)
+    k: list[Annotated[int, Field(ge=1, le=10_000)]] = key(
+        [10, 20],
+        "lengths of the lists",
+        "a list of whole numbers from 1 to 10000, at most 20",
+        min_length=1,
+        max_length=20,
+    )
+    bootstrap: int = key(
+        1000, "draws of users for the 95 % intervals; 0 for none", "a whole number from 0 to 20000", ge=0, le=20_000
+    )
     exclude_seen: bool = key(True, "do not recommend what the user already had", "true or false")
-
-    @field_validator("k")
-    @classmethod
-    def _k(cls, k: list[int]) -> list[int]:
-        if not k or min(k) < 1:
-            raise ValueError
-        return k
 
 
 class TuneSection(Section):
     """How hyperparameters are searched, on a window before the test part."""
 
-    trials: int = key(30, "settings to try of each model", "a whole number of 1 or more", ge=1)
+    trials: int = key(30, "settings to try of each model", "a whole number from 1 to 100000", ge=1, le=100_000)
     metric: str = key("ndcg@10", "what is to become best", 'a metric and a length such as "ndcg@10"')
     timeout: str | None = key(None, "stop after this long", 'a duration such as "30m"', "30m")
 
@@ -205,7 +210,11 @@ class ServiceSection(Section):
     )
     train_budget: str = key("30m", "how long a training may look for the best", 'a duration such as "30m"')
     budget: int = key(
-        500, "milliseconds an answer may take before stages are left out", "a whole number of 1 or more", ge=1
+        500,
+        "milliseconds an answer may take before stages are left out",
+        "a whole number from 1 to 60000",
+        ge=1,
+        le=60_000,
     )
     keep: str | None = key(None, "forget events older than this; left out, never", 'a duration such as "730d"', "730d")
     lists_size: int = key(
@@ -219,14 +228,26 @@ class ServiceSection(Section):
         ge=0,
         le=1,
     )
-    log_features_rate: int = key(10, "such lists a second at most, in each process", "0 or more", ge=0)
+    log_features_rate: int = key(
+        10, "such lists a second at most, in each process", "a whole number from 0 to 1000000", ge=0, le=1_000_000
+    )
     origins: list[str] = key(
         [], "web sites whose pages may call, for browsers", 'a list such as ["https://shop.example"]'
     )
     rate: int = key(
-        1_000, "requests a second that one key may make in each process; 0: as many as can be", "0 or more", ge=0
+        1_000,
+        "requests a second that one key may make in each process; 0: as many as can be",
+        "a whole number from 0 to 1000000",
+        ge=0,
+        le=1_000_000,
     )
-    connections: int = key(1_024, "connections that one address may have, proxies apart", "1 or more", ge=1)
+    connections: int = key(
+        1_024,
+        "connections that one address may have, proxies apart",
+        "a whole number from 1 to 1000000",
+        ge=1,
+        le=1_000_000,
+    )
     proxies: list[str] = key(
         [], "addresses or networks of proxies in front, whose X-Forwarded-For is believed",
         'a list such as ["10.0.0.0/8"]',
@@ -262,8 +283,10 @@ class ServiceSection(Section):
 class RunSection(Section):
     """What changes the work but not what is learned, the seed apart."""
 
-    seed: int = key(0, "every random draw descends from it", "a whole number of 0 or more", ge=0)
-    threads: int | None = key(None, "worker threads; left out, all cores", "a whole number of 1 or more", 4, ge=1)
+    seed: int = key(0, "every random draw descends from it", "a whole number from 0 to 2^63 - 1", ge=0, le=2**63 - 1)
+    threads: int | None = key(
+        None, "worker threads; left out, all cores", "a whole number from 1 to 4096", 4, ge=1, le=4_096
+    )
     device: str = key(
         "auto", "where networks are trained: auto takes a GPU where there is one", '"auto", "cpu" or "cuda"'
     )
@@ -275,9 +298,9 @@ class Config(Section):
     data: DataSection = Field(default_factory=DataSection)
     columns: ColumnsSection = Field(default_factory=ColumnsSection)
     read: ReadSection = Field(default_factory=ReadSection)
-    weights: dict[str, float] = Field(
+    weights: dict[str, Annotated[float, Field(ge=-1_000_000, le=1_000_000)]] = Field(
         default_factory=dict,
-        title="a number for each kind or condition",
+        title="a number from -1000000 to 1000000 for each kind or condition",
         description="What events are worth; the first rule that matches decides, else they are worth 0.",
     )
     split: SplitSection = Field(default_factory=SplitSection)

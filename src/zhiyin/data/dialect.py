@@ -72,7 +72,7 @@ def _is_texts(value: Any) -> bool:
 _RIGHT: dict[str, tuple[Any, str]] = {
     "encoding": (lambda value: isinstance(value, str), '"gb18030"'),
     "separator": (lambda value: isinstance(value, str) and 0 < len(value) <= 2 and value.isascii(), '";"'),
-    "header": (lambda value: type(value) is int and 0 <= value <= 1000, "1, or 0 for none"),
+    "header": (lambda value: type(value) is int and 0 <= value <= 100, "1, at most 100, or 0 for none"),
     "decimal": (lambda value: value in (".", ","), '"." or ","'),
     "day_first": (lambda value: isinstance(value, bool), "true or false"),
     "missing": (_is_texts, '["NA", "-"]'),

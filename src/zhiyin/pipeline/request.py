@@ -14,13 +14,13 @@ from zhiyin.data.histories import Histories
 from zhiyin.data.ids import id_list
 from zhiyin.pipeline.explain import Reason
 from zhiyin.pipeline.exploring import OneSlot, Policy
-from zhiyin.pipeline.rules import Boost
+from zhiyin.pipeline.rules import MOST_ITEMS, Boost
 from zhiyin.ranking.examples import ItemFeatures
 
 VARIETY = ("none", "mmr", "dpp", "calibrate")
-# Most items of a list, most ids in a list of a request, and most that are left out in all: by a request, by its
-# placement, and as shown before on the same page.
-MOST_ITEMS, MOST_IDS, MOST_OUT = 1_000, 10_000, 50_000
+# Most ids in a list of a request, and most that are left out in all: by a request, by its placement, and as shown before
+# on the same page.
+MOST_IDS, MOST_OUT = 10_000, 50_000
 
 
 @dataclasses.dataclass(frozen=True)

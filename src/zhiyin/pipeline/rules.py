@@ -38,7 +38,7 @@ from zhiyin.core.durations import microseconds
 from zhiyin.core.errors import ConfigError, nearest
 from zhiyin.core.hashing import GOLDEN, mix
 from zhiyin.core.parallel import kernel
-from zhiyin.core.params import list_length, param, params_of
+from zhiyin.core.params import list_length, param, params_of, shortened
 from zhiyin.core.run import Run
 from zhiyin.data.ids import Ids
 from zhiyin.pipeline import arranging
@@ -49,6 +49,8 @@ from zhiyin.pipeline.filters import Filters, Mask, Moment
 from zhiyin.pipeline.slate import Ragged, Requests, Slate, Slates
 from zhiyin.pipeline.values import Value
 
+# Most items of a list, so the last slot there is.
+MOST_ITEMS = 1_000
 # Seconds of the longest window of a frequency cap.
 LONGEST_WINDOW = 90 * 86_400.0
 Step = Callable[[Slates], Slates]
@@ -233,8 +235,9 @@ def _pins(value: Any, place: str) -> dict[int, Any]:
         pins = {int(slot): item for slot, item in value.items()}
     except (AttributeError, TypeError, ValueError):
         pins = {0: None}
-    if any(slot < 1 for slot in pins):
-        raise ConfigError(f"{place} = {value!r} cannot be", remedy='an item by slot, from 1: { 1 = "sku-7" }')
+    if any(not 1 <= slot <= MOST_ITEMS for slot in pins):
+        remedy = f'an item by slot, from 1 to {MOST_ITEMS:,}: {{ 1 = "sku-7" }}'
+        raise ConfigError(f"{place} = {shortened(value)} cannot be", remedy=remedy)
     if len({repr(item) for item in pins.values()}) < len(pins):
         raise ConfigError(f"{place} pins an item to two slots", remedy="name each item once")
     return pins

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from zhiyin.core.errors import DataError
-from zhiyin.pipeline.request import MOST_IDS, MOST_ITEMS
+from zhiyin.pipeline.request import MOST_IDS
+from zhiyin.pipeline.rules import MOST_ITEMS
 from zhiyin.store.records import ID, KIND, LARGEST, TIMES, text
 
 # Events of one request; widgets of a page; a page token's characters; columns asked for; characters of a text of the
