@@ -336,3 +336,14 @@ def test_placements_at_the_ends(number: Number) -> None:
         if value is not True:  # read from JSON, where true is not 1, but pydantic takes it for one
             with pytest.raises(ConfigError, match=number.place):
                 checked("home", {number.place: value}, answers)
+
+
+@pytest.mark.parametrize(("slot", "good"), [("1", True), ("1000", True), ("0", False), ("1001", False)])
+def test_pins_of_placements_at_the_ends(slot: str, good: bool) -> None:
+    data = shop()
+    answers = Answers(Pipeline.around(Popular().fit(data)), data.items)
+    if good:
+        assert checked("home", {"pins": {slot: "i1"}}, answers).pins == {int(slot): "i1"}
+        return
+    with pytest.raises(ConfigError, match="pins"):
+        checked("home", {"pins": {slot: "i1"}}, answers)

@@ -18,8 +18,8 @@ from zhiyin.pipeline.rules import MOST_ITEMS, Boost
 from zhiyin.ranking.examples import ItemFeatures
 
 VARIETY = ("none", "mmr", "dpp", "calibrate")
-# Most ids in a list of a request, and most that are left out in all: by a request, by its placement, and as shown before
-# on the same page.
+# Most ids in a list of a request, and most that are left out in all: by a request, by its placement, and as shown
+# before on the same page.
 MOST_IDS, MOST_OUT = 10_000, 50_000
 
 

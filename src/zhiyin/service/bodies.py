@@ -79,7 +79,7 @@ class Made(Body):
     filter: Filter = ""
     boosts: Annotated[list[BoostIn], Field(fail_fast=True, max_length=20)] = Field(default_factory=list)
     exclude: Annotated[list[Id], Field(fail_fast=True, max_length=MOST_IDS)] = Field(default_factory=list)
-    pins: Annotated[dict[Annotated[int, Field(ge=0, le=MOST_ITEMS)], Id], Field(max_length=100)] = Field(
+    pins: Annotated[dict[Annotated[int, Field(ge=1, le=MOST_ITEMS)], Id], Field(max_length=100)] = Field(
         default_factory=dict
     )
     exclude_seen: bool | None = None
