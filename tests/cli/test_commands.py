@@ -25,6 +25,7 @@ COMMANDS = [
     "rollback",
     "diff",
     "serve",
+    "key",
     "forget",
     "store",
     "export",
