@@ -7,7 +7,7 @@ import datetime as dt
 import polars as pl
 import pytest
 
-from zhiyin.data.times import numeric_unit, parse_text, to_microseconds
+from zhiyin.data.times import looks_like_times, numeric_unit, parse_text, read_times, to_microseconds
 
 MOMENT = dt.datetime(2014, 5, 13, 16, 53, 20, tzinfo=dt.UTC)
 US = 1_400_000_000_000_000
@@ -58,3 +58,76 @@ def test_the_order_of_day_and_month_is_judged_by_the_whole_column() -> None:
     days = pl.Series(["03/04/2014"] * 5_000 + ["13/04/2014"] * 50)
     assert parse_text(days).null_count() == 0
     assert parse_text(pl.Series(["20140513"])).to_list() == [US // 86_400_000_000 * 86_400_000_000]
+
+
+DAY_US = 86_400_000_000
+NOV_22 = 1_700_611_200_000_000
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (["20231122", "20231121"], [0, -DAY_US]),
+        ([20231122, 20231121], [0, -DAY_US]),
+        ([20231122.0, None], [0, None]),
+        (["20231122030859"], [11_339_000_000]),
+        ([20231122030859, 20231122030900], [11_339_000_000, 11_340_000_000]),
+        ([202311220308], [11_280_000_000]),
+        (["22-11-2023", "1-11-2023"], [0, -21 * DAY_US]),
+        (["11/22/2023 3:08 PM"], [54_480_000_000]),
+        (["11/22/2023 3:08:59 p.m."], [54_539_000_000]),
+        (["2023-11-22 02", "2023-11-22 14"], [7_200_000_000, 50_400_000_000]),
+        (["11/22/23 10:00"], [36_000_000_000]),
+        (["22.11.23"], [0]),
+        (["2023-11-22 10:00:00", "2023-11-22", "2023-11-22T10:00Z"], [36_000_000_000, 0, 36_000_000_000]),
+        (["Wed, 22 Nov 2023 03:08:59 +0000"], [11_339_000_000]),
+        (["Wed Nov 22 03:08:59 +0000 2023"], [11_339_000_000]),
+        (["22/Nov/2023:03:08:59 +0000"], [11_339_000_000]),
+        (["2023-11-22 03:08:59,5"], [11_339_500_000]),
+        (["Nov 22, 2023 3:08 am"], [11_280_000_000]),
+        (["2023年11月22日"], [0]),
+        (["1700611200", "1700611201"], [0, 1_000_000]),
+        (["1700611200", "1700611200", "2023-11-22"], [0, 0, 0]),
+    ],
+)
+def test_spellings_of_times(cells: list, expected: list) -> None:
+    assert looks_like_times(pl.Series(cells))
+    assert to_microseconds(pl.Series(cells)).to_list() == [None if at is None else NOV_22 + at for at in expected]
+
+
+def test_years_of_two_digits_first_or_last() -> None:
+    days = pl.Series([f"23/11/{day:02}" for day in range(1, 29)])
+    assert to_microseconds(days)[21] == NOV_22
+    assert read_times(days).open_order == ""
+
+
+@pytest.mark.parametrize(("mark", "default"), [("/", False), ("-", True), (".", True)])
+def test_days_and_months_that_may_be_either_are_said(mark: str, default: bool) -> None:
+    days = pl.Series("at", [f"{day:02}{mark}11{mark}2023" for day in range(1, 13)] * 50)
+    found = read_times(days)
+    assert found.day_first is default
+    read, other = ("day 1, month 11", "day 11, month 1") if default else ("day 11, month 1", "day 1, month 11")
+    assert f"may be {other} or {read}, read as {read}" in found.open_order
+    for day_first in (True, False):
+        told = read_times(days, day_first)
+        assert told.open_order == ""
+        assert told.day_first is day_first
+    # One day above twelve, anywhere in the column, decides for all of it.
+    sure = read_times(pl.concat([days, pl.Series("at", [f"22{mark}11{mark}2023"])]), day_first=False)
+    assert sure.day_first is True
+    assert sure.open_order == ""
+    assert sure.times[-1] == NOV_22
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pl.Series([dt.timedelta(hours=1)]), pl.Series([dt.time(3, 8)]), pl.Series([True]), pl.Series([b"x"]),
+        pl.Series([["2023-11-22"]]), pl.Series(["soon", "later"]), pl.Series([1, 2, 3]), pl.Series([None, None]),
+        pl.Series(["3.5", "4.5"]), pl.Series([20239999, 20231399]),
+    ],
+)  # fmt: skip
+def test_what_is_no_time(column: pl.Series) -> None:
+    assert not looks_like_times(column)
+    if not column.dtype.is_numeric():
+        assert to_microseconds(column).null_count() == len(column)

@@ -89,10 +89,9 @@ def _rows_above(rows: list[list[str]], width: int) -> int:
         above += 1
     if above and is_header(rows[above], rows[above + 1 : above + 50]):
         return above
-    if not is_header(rows[0], rows[1:50]):  # a report that has a line of several cells above its header
+    if not _names_keys(rows[0]):  # a report that has a line of several cells above its header
         for at in range(1, min(_PREAMBLE, len(rows) - 1)):
-            named = {role for role in ROLES for cell in rows[at] if name_score(role, cell) >= 1}
-            if len(rows[at]) == width and {"user", "item"} <= named and not any(map(_is_number, rows[at])):
+            if len(rows[at]) == width and _names_keys(rows[at]) and not any(map(_is_number, rows[at])):
                 return at
     return 0
 
@@ -101,6 +100,10 @@ def _is_preamble(row: list[str], width: int) -> bool:
     filled = [cell for cell in row if cell.strip()]
     comment = bool(filled) and filled[0].lstrip().startswith(("#", "%")) and not _names_roles(row)
     return len(filled) <= 1 or comment or (len(row) < width - 1 and not _names_roles(row))
+
+
+def _names_keys(row: list[str]) -> bool:
+    return all(any(name_score(role, cell) >= 1 for cell in row) for role in ("user", "item"))
 
 
 def _names_roles(row: list[str]) -> bool:

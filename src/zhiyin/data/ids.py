@@ -80,7 +80,7 @@ def match_spelling(ids: pl.Series, known: pl.Series) -> pl.Series:
     pointed = other.str.contains(_POINTED).any() or text.str.contains(_POINTED).any()
     if not pointed:
         return ids
-    spelled = pl.DataFrame({"known": other.unique(), "plain": other.unique().str.replace(_POINT, "$1")})
+    spelled = pl.DataFrame({"known": other.unique()}).with_columns(plain=pl.col("known").str.replace(_POINT, "$1"))
     spelled = spelled.unique("plain", keep="none")  # of two spellings in one table neither is the other
     found = pl.DataFrame({"id": text, "plain": text.str.replace(_POINT, "$1")}).join(
         spelled, on="plain", how="left", maintain_order="left"
