@@ -248,7 +248,6 @@ class Live:
                 if not begun:
                     begun = True
                     self.trending.look(self.now)
-                    self.now.warm(explain=True)
                 self.take_items()
                 self._forget_others()
                 users, self._seq["users"] = self.store.all("users", self._seq["users"])

@@ -27,7 +27,7 @@ from zhiyin.data.times import wall_clock
 from zhiyin.pipeline.answers import Answers
 from zhiyin.pipeline.bundles import Bundle
 from zhiyin.pipeline.frames import aligned, fitting
-from zhiyin.pipeline.request import Request
+from zhiyin.pipeline.request import VARIETY, Request
 from zhiyin.pipeline.rules import Rules
 from zhiyin.ranking.item_log import sealed
 from zhiyin.service.index_feed import live_index
@@ -35,6 +35,8 @@ from zhiyin.store.database import Store
 from zhiyin.store.records import Event
 
 HIDDEN = "hidden"
+# Models whose kernels this process has compiled.
+_WARMED: set[str] = set()
 # Columns of a new item at most; names beyond are not looked at.
 Columns = Mapping[str, Any]
 
@@ -233,11 +235,44 @@ class View:
         view.warm()
         return view
 
-    def warm(self, explain: bool = False) -> None:
-        """Have compiled and read what is only when it is needed first, before someone waits for it."""
-        for variety in ("none", "mmr"):
+    def warm(self) -> None:
+        """Have compiled and read what is only when it is needed first, before someone waits for it: lists of a stranger
+        and of a known user, with events since and without, by every variety, with filters and reasons; similar items.
+
+        What is compiled is compiled once a process, for all versions of the same models.
+        """
+        models = self.loaded.model
+        shape = f"{type(models).__name__} {getattr(models, 'sources', '')} {getattr(models, 'ranker', '')}"
+        first, asked = shape not in _WARMED, [Request(k=10)]
+        if first:
+            _WARMED.add(shape)
+            asked = [Request(k=10, diversity=word, filter=self._some_filter(), explain=True) for word in VARIETY]
+        with contextlib.nullcontext() if self.loaded.index is None else self.loaded.index.reading() as state:
+            for past in self._some_pasts():
+                for request in asked:
+                    with contextlib.suppress(ZhiyinError):
+                        request = dataclasses.replace(request, history=past.history)
+                        self.answers.ask(request, self.shown, None if state is None else state.index)
+            item = self.ids.raw(np.zeros(1, dtype=np.int64))[0]
             with contextlib.suppress(ZhiyinError):
-                self.answers.ask(Request(k=10, diversity=variety, explain=explain))
+                self.answers.similar(item, asked[0], self.shown)
+        if first:
+            self.search("a", 1)
+
+    def _some_pasts(self) -> list[Past]:
+        """What is known of a stranger and of a user, with an event of this moment and without."""
+        known = np.flatnonzero(np.diff(self.known.histories.offsets))
+        users = [None] if not len(known) else [None, str(self.known.user_ids.values[int(known[0])])]
+        item, now = str(self.ids.raw(np.zeros(1, dtype=np.int64))[0]), self.loaded.clock()
+        event = Event("", item, now, next(iter(self.loaded.kinds), "event"), seq=2**62)
+        return [self.past(user, events) for user in users for events in ((), (event,))]
+
+    def _some_filter(self) -> str:
+        """A condition on a number and a text, where items have such columns, that hardly leaves anything out."""
+        kinds = self.answers.filters.columns.kinds["item"]
+        names = {kind: name for name, kind in kinds.items() if kind in ("number", "text") and name.isidentifier()}
+        tests = {"number": ">= -1e300", "text": "LIKE '%'"}
+        return " AND ".join(f'("{name}" {tests[kind]} OR "{name}" IS NULL)' for kind, name in names.items())
 
     def after(self, changes: Mapping[str, Columns | None], seq: int) -> View:
         """The view after more changes."""

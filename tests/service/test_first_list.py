@@ -1,0 +1,68 @@
+"""The first list after the service is ready waits for nothing to be compiled."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("fastapi")
+
+SCRIPT = """
+import gc, sys
+from pathlib import Path
+import numba
+from tests.service import ranked
+from zhiyin.data.catalogue import Catalogue
+from zhiyin.pipeline.bundles import Bundles
+from zhiyin.service.app import create_app
+from zhiyin.service.keys import Keys
+from zhiyin.service.live import Live
+from zhiyin.service.tenant import Tenant
+from zhiyin.store.database import Store
+
+folder = Path(sys.argv[1])
+if sys.argv[2] == "write":
+    data = ranked.data_of(ranked.log(60))
+    bundles = Bundles(folder)
+    bundles.write(ranked.pipeline_of(data), figures={}, catalogue=Catalogue.of(data))
+    bundles.promote(1)
+    sys.exit()
+
+def compiled():
+    kernels = [one for one in gc.get_objects() if isinstance(one, numba.core.dispatcher.Dispatcher)]
+    return {(one.py_func.__module__, one.__name__): list(one.signatures) for one in kernels if one.signatures}
+
+store = Store(folder / "shop.db")
+live = Live(Bundles(folder), store)
+keys, shown = Keys.open(store)
+tenant = Tenant("shop", live, keys)
+from fastapi.testclient import TestClient
+client = TestClient(create_app([tenant]))
+client.headers["Authorization"] = "Bearer " + shown["admin"]
+assert client.get("/ready").status_code == 200
+before = compiled()
+for user in ("u3", "nobody"):
+    for event in ([], [{"user": user, "item": "i5"}]):
+        if event:
+            assert client.post("/v1/events", json={"events": event}).status_code == 200
+        for body in ({}, {"diversity": "mmr"}, {"diversity": "dpp"}, {"filter": "price > 3 AND genre = 'drama'"},
+                     {"explain": True, "fields": ["title"]}, {"boosts": [{"when": "price > 5", "multiply": 2}]}):
+            answer = client.post("/v1/recommendations", json={"user": user, "k": 5, **body})
+            assert answer.status_code == 200, answer.text
+assert client.get("/v1/items/i3/similar").status_code == 200
+after = compiled()
+fresh = {name: signatures for name, signatures in after.items() if signatures != before.get(name)}
+tenant.close()
+print("compiled while somebody waited:", fresh)
+"""
+
+
+def test_the_first_list_waits_for_nothing(tmp_path: Path) -> None:
+    for step in ("write", "serve"):
+        done = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path / "bundles"), step], text=True,
+                              capture_output=True, check=False, cwd=Path(__file__).parents[2])  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3_000:]
+    assert "compiled while somebody waited: {}" in done.stdout, done.stdout
