@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.conformance.recommender import shop
 from zhiyin.core.errors import DataError
+from zhiyin.models.neighbors import ItemKNN
 from zhiyin.models.popularity import Popular
-from zhiyin.pipeline.bundles import Bundle, Bundles, difference
+from zhiyin.pipeline.bundles import Bundle, Bundles, checksum, difference
 
 
 @pytest.fixture
@@ -67,6 +71,63 @@ def test_a_damaged_version_is_not_put_in_use(bundles: Bundles, how: str) -> None
     with pytest.raises(DataError, match=file.name):
         bundles.promote(2)
     assert _used(bundles).version == 1
+
+
+def _reseal(folder: Path) -> None:
+    """Write checksums of the files as they are: what a tampered version would bring with it."""
+    manifest = json.loads((folder / "bundle.json").read_text())
+    manifest["files"] = {
+        str(file.relative_to(folder)): checksum(file)
+        for file in sorted(folder.rglob("*")) if file.is_file() and file.name != "bundle.json"
+    }  # fmt: skip
+    (folder / "bundle.json").write_text(json.dumps(manifest))
+
+
+def _manifest(folder: Path, **said: object) -> None:
+    (folder / "bundle.json").write_text(json.dumps(json.loads((folder / "bundle.json").read_text()) | said))
+
+
+TAMPERED: dict[str, Callable[[Path], object]] = {
+    "a file more": lambda folder: (folder / "model" / "more.py").write_text("import os"),
+    "a hidden file": lambda folder: (folder / ".more").write_text(""),
+    "no files": lambda folder: _manifest(folder, files={}),
+    "no time": lambda folder: _manifest(folder, made="x"),
+    "a link": lambda folder: (folder / "report.json").unlink() or (folder / "report.json").symlink_to("/etc/hostname"),
+    "a linked folder": lambda folder: (
+        (folder / "model").rename(folder.parent / "aside") and (folder / "model").symlink_to(folder.parent / "aside")
+    ),
+    "a file elsewhere": lambda folder: _manifest(
+        folder, files={"model/model.json": "", "../0001/bundle.json": checksum(folder.parent / "0001" / "bundle.json")}
+    ),
+}
+
+
+@pytest.mark.parametrize("how", list(TAMPERED))
+def test_a_version_holds_what_its_manifest_says_and_nothing_else(bundles: Bundles, how: str) -> None:
+    bundles.promote(1)
+    TAMPERED[how](bundles.folder / "0002")
+    with pytest.raises(DataError, match=r"written|no model"):
+        bundles.promote(2)
+    assert _used(bundles).version == 1
+
+
+@pytest.mark.parametrize(("name", "change"), [
+    ("history.items", lambda a: np.full_like(a, 10**9)), ("history.items", lambda a: np.full_like(a, -1)),
+    ("history.users", lambda a: a + 10**6), ("history.offsets", lambda a: a * 1_000),
+    ("history.offsets", lambda a: a[::-1]), ("history.weights", lambda a: a[:3]), ("history.now", lambda a: a[:3]),
+    ("known.popularity", lambda a: a[:3]), ("history.items", lambda a: a.astype(np.float64)),
+    ("similarities_.indices", lambda a: np.full_like(a, 10**6)), ("similarities_.indices", lambda a: a - 10),
+    ("similarities_.indptr", lambda a: a * 3), ("similarities_.data", lambda a: a[:3]),
+])  # fmt: skip
+def test_codes_that_lead_nowhere_are_refused(bundles: Bundles, name: str, change: Callable[[Any], Any]) -> None:
+    """Even where the checksums are right: kernels follow codes without a look."""
+    folder = bundles.write(ItemKNN().fit(shop()), figures={}).folder
+    file = folder / "model" / f"{name}.npy"
+    np.save(file, change(np.load(file)))
+    _reseal(folder)
+    bundles.promote(3)
+    with pytest.raises(DataError, match="missing or damaged"):
+        bundles.get(3).load()
 
 
 def test_a_version_that_is_not_there_says_which_are(bundles: Bundles) -> None:

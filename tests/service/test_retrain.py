@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zhiyin.core.errors import ConfigError
-from zhiyin.pipeline.bundles import Bundles, BusyError
+from zhiyin.pipeline.bundles import Bundles, BusyError, checksum
 from zhiyin.service.retrain import LOG, Retrainer, Schedule, _Log
 from zhiyin.store.database import Store
 from zhiyin.store.records import Event
@@ -276,8 +276,7 @@ time.sleep(600)
 def test_a_training_that_is_killed_leaves_the_old_version(home: Path, open_one: Callable[..., Trainer]) -> None:
     """The real command: its group is sent SIGTERM while it learns."""
     folder = home / "models/bundles"
-    (folder / "0001").mkdir(parents=True)
-    (folder / "0001" / "bundle.json").write_text(json.dumps({"format": 1, "files": {}, "made": "2026-01-01T00:00:00"}))
+    _empty_version(folder, 1)
     Bundles(folder).promote(1)
     one = open_one(budget="600s")
     one.now()
@@ -325,11 +324,19 @@ def test_two_services_train_once(home: Path, open_one: Callable[..., Trainer], t
     assert gap >= timedelta(seconds=1) - timedelta(milliseconds=2)
 
 
+def _empty_version(bundles: Path, version: int) -> None:
+    """A sealed folder that holds no model that could be loaded."""
+    model = bundles / f"{version:04}" / "model" / "model.json"
+    model.parent.mkdir(parents=True)
+    model.write_text("{}")
+    said = {"format": 1, "files": {"model/model.json": checksum(model)}, "made": "2026-01-01T00:00:00"}
+    (bundles / f"{version:04}" / "bundle.json").write_text(json.dumps(said))
+
+
 def test_old_versions_leave(tmp_path: Path) -> None:
     bundles = Bundles(tmp_path)
     for version in range(1, 11):
-        (tmp_path / f"{version:04}").mkdir()
-        (tmp_path / f"{version:04}" / "bundle.json").write_text('{"format": 1, "files": {}}')
+        _empty_version(tmp_path, version)
     for version in (1, 2, 3):
         bundles.promote(version)
     assert bundles.prune(5) == [1, 4, 5]

@@ -135,9 +135,11 @@ def _read_known(source: Path, manifest: dict[str, Any], mmap: bool) -> Known:
     known = {name: read_state(source, f"known.{name}", "array", mmap) for name in _KNOWN}
     schema, position = manifest.get("schema"), manifest.get("position")
     stored = (source / "history.stored.npy").exists()
+    users, items = (Ids(pl.read_ipc(source / f"{name}.arrow")["id"]) for name in ("users", "items"))
+    _check_codes(histories, known, len(users), len(items))
     return Known(
-        Ids(pl.read_ipc(source / "users.arrow")["id"]),
-        Ids(pl.read_ipc(source / "items.arrow")["id"]),
+        users,
+        items,
         Histories(**histories, features=pl.read_ipc(features) if features.exists() else None),
         **known,
         fingerprint=manifest["fingerprint"],
@@ -146,6 +148,34 @@ def _read_known(source: Path, manifest: dict[str, Any], mmap: bool) -> Known:
         position=None if position is None else StorePosition(**position),
         stored=read_state(source, "history.stored", "array", mmap) if stored else None,
     )
+
+
+def _check_codes(histories: dict[str, np.ndarray], known: dict[str, np.ndarray], n_users: int, n_items: int) -> None:
+    """Raises ValueError for codes and offsets that lead beyond their arrays: kernels follow them without a look."""
+    m, n = len(histories["items"]), len(histories["offsets"]) - 1
+    _check_offsets(histories["offsets"], m)
+    _check_range("items of histories", histories["items"], 0, n_items)
+    _check_range("users of histories", histories["users"], -1, n_users)
+    for name in ("weights", "times", "kinds", "values"):
+        if histories[name].shape != (m,):
+            raise ValueError(f"history.{name} is of another length than history.items")
+    if not len(histories["now"]) == len(histories["users"]) == n:
+        raise ValueError("history.now and history.users are of another length than history.offsets")
+    for name, array in known.items():
+        if array.shape != (n_items,):
+            raise ValueError(f"known.{name} is not as long as there are items")
+
+
+def _check_offsets(offsets: np.ndarray, size: int) -> None:
+    if len(offsets) < 1 or offsets[0] != 0 or offsets[-1] != size or (np.diff(offsets) < 0).any():
+        raise ValueError("offsets do not lead through their array")
+
+
+def _check_range(what: str, codes: np.ndarray, low: int, high: int) -> None:
+    if codes.ndim != 1 or codes.dtype.kind not in "iu":
+        raise ValueError(f"{what} are no codes")
+    if len(codes) and not low <= int(codes.min()) <= int(codes.max()) < high:
+        raise ValueError(f"{what} are out of range")
 
 
 def is_state(name: str) -> bool:
@@ -180,6 +210,12 @@ def read_state(folder: Path, name: str, kind: Any, mmap: bool) -> Any:
         return _mapped(file) if mmap else load_file(file)
     if "csr" in kind:
         parts = tuple(array(f"{name}.{part}") for part in _CSR)
+        data, indices, indptr = parts
+        rows, columns = kind["csr"]
+        if len(indptr) != rows + 1 or data.shape != indices.shape:
+            raise ValueError(f"{name} is not of the shape that was said")
+        _check_offsets(indptr, len(indices))
+        _check_range(f"columns of {name}", indices, 0, columns)
         return sparse.csr_matrix(parts, shape=tuple(kind["csr"]), copy=False)
     return kind["value"]
 

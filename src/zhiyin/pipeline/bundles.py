@@ -26,7 +26,7 @@ import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from zhiyin.core.errors import DataError
@@ -75,13 +75,27 @@ class Bundle:
         return saving.load(self.model_folder, mmap=mmap)
 
     def verify(self) -> None:
-        """Compare every file with its checksum. Raises DataError that names the first that differs."""
-        for name, said in self.manifest["files"].items():
-            file = self.folder / name
-            if not file.is_file() or checksum(file) != said:
-                raise DataError(
-                    f"{name} is not what was written", file=self.folder, remedy=f"use another version: {_ROLLBACK}"
-                )
+        """Compare the folder with its manifest: the same files, no more and no fewer, each with its checksum.
+
+        Raises DataError that names the first that differs.
+        """
+        try:
+            self.made  # noqa: B018
+            there = {str(PurePosixPath(*file.relative_to(self.folder).parts)): file for file in _files(self.folder)}
+        except (ValueError, TypeError, KeyError, OSError):
+            raise self._wrong("bundle.json is not what was written") from None
+        there.pop("bundle.json", None)
+        said = self.manifest["files"]
+        if "model/model.json" not in said:
+            raise self._wrong("bundle.json names no model")
+        for name in sorted(there.keys() | said.keys()):
+            if name not in said:
+                raise self._wrong(f"{name} was not written with it")
+            if name not in there or checksum(there[name]) != said[name]:
+                raise self._wrong(f"{name} is not what was written")
+
+    def _wrong(self, message: str) -> DataError:
+        return DataError(message, file=self.folder, remedy=f"use another version: {_ROLLBACK}")
 
     def report(self) -> dict[str, Any]:
         """What was measured when it was made; empty where nothing was."""
@@ -303,6 +317,15 @@ def _flat(value: Any, before: str = "") -> dict[str, Any]:
     for name, part in value.items():
         found |= _flat(part, f"{before}.{name}" if before else name)
     return found
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All files below a folder, hidden ones too. Raises ValueError for a link: what it leads to may change."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            raise ValueError
+        if not path.is_dir():
+            yield path
 
 
 def checksum(file: Path) -> str:

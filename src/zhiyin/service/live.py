@@ -66,6 +66,7 @@ class Live:
         self._lock, self._taking = threading.Lock(), threading.RLock()
         self._wake, self._stop = threading.Condition(), threading.Event()
         self._seq = {"items": 0, "users": 0}
+        self._refused = 0  # a version that could not be taken up
         self._damaged = False  # whether the file that names the version in use was found to be
         # Changes of items that no view has yet.
         self._pending: dict[str, Columns | None] = {}
@@ -103,7 +104,8 @@ class Live:
         return self.now
 
     def load(self, bundle: Bundle) -> Loaded:
-        """A version, to be served beside the store."""
+        """A version, to be served beside the store. Raises DataError where its files are not what was written."""
+        bundle.verify()
         return Loaded(bundle, self.options, self.weights, self.store)
 
     def past(self, view: View, user: str | None, session: str | None = None) -> Past:
@@ -253,8 +255,12 @@ class Live:
                 users, self._seq["users"] = self.store.all("users", self._seq["users"])
                 self.changed("users", users)
                 bundle = self._in_use()
-                if bundle is not None and bundle.version != self.now.version:
+                if bundle is not None and bundle.version not in (self.now.version, self._refused):
+                    self._refused = bundle.version  # looked at once, unless another one is named in between
                     self._change_version(self.load(bundle))
+                    self._refused = 0
+                elif bundle is not None and bundle.version == self.now.version:
+                    self._refused = 0
                 self.trending.look(self.now)
                 self.feed.look(self.now)
                 for look in self.also:
