@@ -45,16 +45,16 @@ def check(data: Dataset, plan: WindowPlan) -> None:
     for one, other in itertools.combinations(map(events_of, used), 2):
         assert not one & other
     assert set().union(*map(events_of, used)) <= events_of(data)
-    before = events_of(plan.tune)
+    before, timed = events_of(plan.tune), data.window[0] < data.window[1]
     for part in parts:
         assert before <= events_of(part.train)
         assert not events_of(part.train) & events_of(part.test)
         before = events_of(part.train)
-        if data.has_times:
+        if timed:
             assert part.train.window[1] < part.test.window[0]
     for one, other in itertools.pairwise(parts):
         assert events_of(one.test) <= events_of(other.train)
-        if data.has_times:
+        if timed:
             assert one.test.window[1] < other.test.window[0]
     assert len(plan.learn) + len(plan.choose) < 2 or (plan.learn and plan.choose)
 
@@ -111,10 +111,19 @@ def test_a_short_log_has_fewer_windows_and_says_so() -> None:
 @pytest.mark.parametrize("times", [True, False])
 def test_the_gate_has_the_last_part_to_itself(times: bool) -> None:
     data = random_log(2_000, 60, 2, times)
-    part = gate_split(data, None, RUN)
+    part = gate_split(data, "9y" if not times else None, RUN)  # a duration means nothing without times
     check(part.train, plan_windows(part.train, 6, 0.1, True, RUN))
     assert not events_of(part.train) & events_of(part.test)
     assert part.test.n_events == pytest.approx(0.2 * data.n_events, rel=0.2)
+
+
+def test_events_of_one_time_are_cut_as_without_times() -> None:
+    data = random_log(2_000, 60, 2, times=True, moments=1)
+    part = gate_split(data, "7d", RUN)
+    assert part.by == "ratio"
+    plan = plan_windows(part.train, 6, 0.1, True, RUN)
+    assert len(plan.learn) + len(plan.choose) == 6
+    check(part.train, plan)
 
 
 def test_edges_that_are_no_windows_are_refused() -> None:

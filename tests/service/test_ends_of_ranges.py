@@ -220,7 +220,8 @@ USES: dict[str, Callable[[Config, Path], None]] = {
     "run.seed": computed,
     "run.threads": computed,
 }
-SERVED = {"service.budget", "service.rate", "service.connections", "service.log_features", "service.log_features_rate"}
+SERVED = {f"service.{name}" for name in ("budget", "rate", "connections", "lists_size", "log_features")}
+SERVED.add("service.log_features_rate")
 
 
 def test_every_number_has_two_ends_and_a_use() -> None:

@@ -23,6 +23,7 @@ from zhiyin.core.errors import ConfigError, nearest
 from zhiyin.core.files import write_whole
 from zhiyin.core.params import Param
 from zhiyin.data.dataset import Dataset
+from zhiyin.data.event_schema import LARGEST_WEIGHT
 from zhiyin.data.heard import Heard
 
 FILE_NAME = "zhiyin.toml"
@@ -218,7 +219,11 @@ class ServiceSection(Section):
     )
     keep: str | None = key(None, "forget events older than this; left out, never", 'a duration such as "730d"', "730d")
     lists_size: int = key(
-        10_240, "MiB that traces of lists may take in all; beyond it the oldest go", "a whole number of 1 or more", ge=1
+        10_240,
+        "MiB that traces of lists may take in all; beyond it the oldest go",
+        "a whole number from 1 to 1000000000",
+        ge=1,
+        le=1_000_000_000,
     )
     keep_lists: str = key("30d", "forget traces of lists older than this", 'a duration such as "30d"')
     log_features: float = key(
@@ -298,7 +303,7 @@ class Config(Section):
     data: DataSection = Field(default_factory=DataSection)
     columns: ColumnsSection = Field(default_factory=ColumnsSection)
     read: ReadSection = Field(default_factory=ReadSection)
-    weights: dict[str, Annotated[float, Field(ge=-1_000_000, le=1_000_000)]] = Field(
+    weights: dict[str, Annotated[float, Field(ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)]] = Field(
         default_factory=dict,
         title="a number from -1000000 to 1000000 for each kind or condition",
         description="What events are worth; the first rule that matches decides, else they are worth 0.",

@@ -130,8 +130,9 @@ def rolling(data: Dataset, edges: Sequence[float], run: Run | None = None) -> li
     """Windows one after another between shares of the events, each judged by a model of all that comes before it.
 
     With times, an edge is the moment before which that share of the events lies; events of one moment stay together.
-    Without, each user's events are put into a random order of their own, the first of them before every edge, and
-    the windows are cut out of that: no event is in two windows, and none of a window is before it.
+    Without, or where all events carry one time, each user's events are put into a random order of their own, the first
+    of them before every edge, and the windows are cut out of that: no event is in two windows, and none of a window is
+    before it.
 
     Parameters
     ----------
@@ -141,7 +142,8 @@ def rolling(data: Dataset, edges: Sequence[float], run: Run | None = None) -> li
     if len(edges) < 2 or list(edges) != sorted(edges) or not 0 <= edges[0] <= edges[-1] <= 1:
         raise ConfigError(f"edges = {edges!r} are no windows", remedy="ascending shares of the events: (0.6, 0.8, 1)")
     cuts: list[Any]
-    if data.has_times:
+    timed = data.window[0] < data.window[1]
+    if timed:
         place = data.events["time"].to_numpy()
         cuts = [int(np.quantile(place, edge, method="higher")) if edge < 1 else int(place.max()) + 1 for edge in edges]
     else:
@@ -153,9 +155,9 @@ def rolling(data: Dataset, edges: Sequence[float], run: Run | None = None) -> li
             continue
         train, test = _known(data, before), data.subset(inside)
         protocol = f"a random {inside.mean():.1%} of the events is test, train a random {before.mean():.1%}"
-        if data.has_times:
+        if timed:
             protocol = f"train before {_moment(start)}, test from then until {_moment(end)}"
-        found.append(Split(train, test, "time" if data.has_times else "ratio", protocol, _small(train, test)))
+        found.append(Split(train, test, "time" if timed else "ratio", protocol, _small(train, test)))
     return found
 
 

@@ -97,7 +97,10 @@ def _learned(windows: int) -> int:
 
 def gate_split(data: Dataset, test: str | float | None, run: Run) -> Split:
     """The last part: what the gate judges by, and before it what everything else may see."""
-    return split(data, "time" if data.has_times else "ratio", test=test, run=run)
+    if data.window[0] < data.window[1]:
+        return split(data, "time", test=test, run=run)
+    # Without times, or with one for all, a share of each user's events; a duration means nothing there.
+    return split(data, "ratio", test=None if isinstance(test, str) else test, run=run)
 
 
 def _row(part: str, data: Dataset, judged: int | None) -> dict[str, Any]:
