@@ -6,8 +6,9 @@ go together, the stronger first:
 1. pins, which also count for caps and shares;
 2. strict caps (and duplicates, which are a strict cap of one): never exceeded, though the list be short;
 3. caps that are not strict;
-4. minimum shares: a slot is forced once the slots left are no more than what shares still miss; of two shares that do
-   not both fit, the earlier named comes first. A share asks for no more than the candidates can give;
+4. minimum shares: a slot is forced once the slots left are no more than what shares still miss, sooner where caps leave
+   fewer slots for them; of two shares that do not both fit, the earlier named comes first. A share asks for no more
+   than the candidates can give;
 5. the order of the candidates.
 
 Where caps that are not strict leave a slot empty, they yield, so that k items come back whenever k items qualify.
@@ -195,110 +196,165 @@ def _count(row, slot, starts, groups, limits, counts):
 def _arrange(
     start, stop, offsets, pins, starts, groups, limits, members, least, counts, rows, why, which, missing, held
 ):
-    k, n_shares = rows.shape[1], len(least)
+    """Fill the lists of requests; where caps stand in the way of shares, begin with the shares sooner.
+
+    `_fill` puts a share off for as long as there are slots for it. Caps may leave fewer: strict ones end the list
+    early, others yield in its last slots. Then lists are tried that leave less and less to the end. The best one is
+    the longest, of equal ones that with the fewest caps exceeded, then that with the fewest slots of shares missing.
+    """
+    k = rows.shape[1]
     for request in range(start, stop):
-        first, end = offsets[request], offsets[request + 1]
-        taken = np.zeros(end - first, dtype=np.bool_)
-        pinned = np.full(k, -1, dtype=np.int64)
-        length = min(k, end - first)
-        need = missing[request]
-        for share in range(n_shares):
-            need[share] = np.int64(np.ceil(least[share] * length - 1e-9))
-        free, left = k, end - first  # slots, and rows for them
+        n = min(k, offsets[request + 1] - offsets[request])
+        args = (offsets, pins, starts, groups, limits, members, least, counts, rows, why, which, missing, held)
+        length, yielded, lacking = _fill(request, n, n, *args)
+        if lacking == 0 or len(limits) == 0:
+            continue
+        best, best_yielded, best_lacking, size = -1, yielded, lacking, length
+        reach = length - yielded
+        for tried in range(5):  # all that caps let in, three quarters, a half, a quarter, nothing is put off
+            horizon = reach * (4 - tried) // 4
+            length, yielded, lacking = _fill(request, size, horizon, *args)
+            if length >= size and (yielded, lacking) < (best_yielded, best_lacking):
+                best, best_yielded, best_lacking = horizon, yielded, lacking
+            if best_lacking == 0:
+                break
+        if best < 0:
+            _fill(request, n, n, *args)
+        elif best != horizon:
+            _fill(request, size, best, *args)
+
+
+@kernel
+def _fill(
+    request, length, horizon, offsets, pins, starts, groups, limits, members, least, counts, rows, why, which, missing,
+    held,
+):  # fmt: skip
+    """Fill one list. Shares are parts of `length` slots, and are to be had within `horizon` slots where caps let them.
+
+    Returns the items of the list, how many exceed a cap, and the slots that shares miss.
+    """
+    k, n_shares = rows.shape[1], len(least)
+    first, end = offsets[request], offsets[request + 1]
+    rows[request, :], why[request, :], which[request, :] = -1, 0, -1
+    held[first:end] = -1
+    for cap in range(len(limits)):
+        for at in range(starts[cap, first], starts[cap, end]):
+            counts[groups[at]] = 0
+    taken = np.zeros(end - first, dtype=np.bool_)
+    pinned = np.full(k, -1, dtype=np.int64)
+    need = np.empty(n_shares, dtype=np.int64)
+    for share in range(n_shares):
+        need[share] = np.int64(np.ceil(least[share] * length - 1e-9))
+    free, left = horizon, end - first  # slots, and rows for them
+    for row in range(first, end):
+        if 0 <= pins[row] < k:
+            pinned[pins[row]] = row
+            taken[row - first] = True
+            free -= 1
+            left -= 1
+            _count(row, pins[row], starts, groups, limits, counts)
+            for share in range(n_shares):
+                need[share] -= members[share, row]
+    for share in range(n_shares):
+        supply = 0
         for row in range(first, end):
-            if 0 <= pins[row] < k:
-                pinned[pins[row]] = row
-                taken[row - first] = True
-                free -= 1
-                left -= 1
-                _count(row, pins[row], starts, groups, limits, counts)
-                for share in range(n_shares):
-                    need[share] -= members[share, row]
-        for share in range(n_shares):
-            supply = 0
-            for row in range(first, end):
-                supply += members[share, row] and not taken[row - first]
-            need[share] = max(0, min(need[share], supply))
-        barred = np.zeros(n_shares, dtype=np.bool_)
-        head, place = first, 0
-        ended = False
-        for slot in range(k):
-            if pinned[slot] >= 0:
-                rows[request, place], why[request, place] = pinned[slot], 1
-                place += 1
-                continue
-            if ended:
-                continue
-            while head < end and taken[head - first]:
-                head += 1
-            chosen, reason, cause = -1, 0, -1
-            barred[:] = False
-            while chosen < 0:
-                total = 0
-                for share in range(n_shares):
-                    total += 0 if barred[share] else need[share]
-                if total == 0 or total < min(free, left):
-                    break
-                # The shares that still fit, the earlier named first.
-                room, last = min(free, left), 0
-                while last < n_shares and room > 0:
-                    room -= 0 if barred[last] else need[last]
-                    last += 1
-                for row in range(head, end):
-                    if taken[row - first]:
-                        continue
-                    serves = -1
-                    for share in range(last):
-                        if need[share] > 0 and not barred[share] and members[share, row]:
-                            serves = share
-                            break
-                    if serves >= 0:
-                        cap = _barring(row, slot, starts, groups, limits, counts, False)
-                        if cap < 0:
-                            chosen, reason, cause = row, 2, serves
-                            break
-                        if held[row] < 0:
-                            held[row] = cap
-                if chosen < 0:  # caps leave nothing for these shares in this slot
-                    barred[:last] = True
-            if chosen < 0:
-                for row in range(head, end):
-                    if taken[row - first]:
-                        continue
+            supply += members[share, row] and not taken[row - first]
+        need[share] = max(0, min(need[share], supply))
+    barred = np.zeros(n_shares, dtype=np.bool_)
+    head, place, yielded = first, 0, 0
+    ended = False
+    for slot in range(k):
+        if pinned[slot] >= 0:
+            rows[request, place], why[request, place] = pinned[slot], 1
+            place += 1
+            continue
+        if ended:
+            continue
+        while head < end and taken[head - first]:
+            head += 1
+        chosen, reason, cause = -1, 0, -1
+        barred[:] = False
+        while chosen < 0:
+            total = 0
+            for share in range(n_shares):
+                total += 0 if barred[share] else need[share]
+            if total == 0 or total < min(free, left):
+                break
+            # The shares that still fit, the earlier named first.
+            room, last = max(1, min(free, left)), 0
+            while last < n_shares and room > 0:
+                room -= 0 if barred[last] else need[last]
+                last += 1
+            for row in range(head, end):
+                if taken[row - first]:
+                    continue
+                serves = -1
+                for share in range(last):
+                    if need[share] > 0 and not barred[share] and members[share, row]:
+                        serves = share
+                        break
+                if serves >= 0:
                     cap = _barring(row, slot, starts, groups, limits, counts, False)
                     if cap < 0:
-                        chosen = row
+                        chosen, reason, cause = row, 2, serves
                         break
                     if held[row] < 0:
                         held[row] = cap
-            if chosen < 0:
-                for row in range(head, end):
-                    if not taken[row - first] and _barring(row, slot, starts, groups, limits, counts, True) < 0:
-                        chosen, reason = row, 3
-                        cause = _barring(row, slot, starts, groups, limits, counts, False)
-                        break
-            if chosen < 0:
-                ended = True  # what is pinned further down moves up
-                continue
-            # A share's item that is the best anyway was not forced.
-            if reason == 2 and chosen == head:
-                reason, cause = 0, -1
-            rows[request, place], why[request, place], which[request, place] = chosen, reason, cause
-            place += 1
-            taken[chosen - first] = True
-            free -= 1
-            left -= 1
-            _count(chosen, slot, starts, groups, limits, counts)
+            if chosen < 0:  # caps leave nothing for these shares in this slot
+                barred[:last] = True
+        if chosen < 0:
+            for row in range(head, end):
+                if taken[row - first]:
+                    continue
+                cap = _barring(row, slot, starts, groups, limits, counts, False)
+                if cap < 0:
+                    chosen = row
+                    break
+                if held[row] < 0:
+                    held[row] = cap
+        if chosen < 0:  # a cap yields, to a share that is due if it can
+            total = 0
             for share in range(n_shares):
-                if members[share, chosen] and need[share] > 0:
-                    need[share] -= 1
-        # What the list lacks of the share that was asked, whether candidates, caps or other shares are to blame.
+                total += need[share]
+            due = total > 0 and total >= min(free, left)
+            for row in range(head, end):
+                if taken[row - first] or _barring(row, slot, starts, groups, limits, counts, True) >= 0:
+                    continue
+                serves = False
+                for share in range(n_shares):
+                    serves = serves or (due and need[share] > 0 and members[share, row])
+                if chosen < 0 or serves:
+                    chosen = row
+                if serves or not due:
+                    break
+            if chosen >= 0:
+                reason, cause = 3, _barring(chosen, slot, starts, groups, limits, counts, False)
+                yielded += 1
+        if chosen < 0:
+            ended = True  # what is pinned further down moves up
+            continue
+        # A share's item that is the best anyway was not forced.
+        if reason == 2 and chosen == head:
+            reason, cause = 0, -1
+        rows[request, place], why[request, place], which[request, place] = chosen, reason, cause
+        place += 1
+        taken[chosen - first] = True
+        free -= 1
+        left -= 1
+        _count(chosen, slot, starts, groups, limits, counts)
         for share in range(n_shares):
-            have = 0
-            for slot in range(place):
-                have += members[share, rows[request, slot]]
-            wanted = np.int64(np.ceil(least[share] * min(k, place) - 1e-9))
-            missing[request, share] = max(0, wanted - have)
+            if members[share, chosen] and need[share] > 0:
+                need[share] -= 1
+    # What the list lacks of the share that was asked, whether candidates, caps or other shares are to blame.
+    lacking = 0
+    for share in range(n_shares):
+        have = 0
+        for slot in range(place):
+            have += members[share, rows[request, slot]]
+        wanted = np.int64(np.ceil(least[share] * min(k, place) - 1e-9))
+        missing[request, share] = max(0, wanted - have)
+        lacking += missing[request, share]
+    return place, yielded, lacking
 
 
 @kernel
