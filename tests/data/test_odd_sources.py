@@ -229,8 +229,8 @@ def test_headers_that_do_not_stand_alone(tmp_path: Path, head: str) -> None:
 def test_a_header_can_be_named(tmp_path: Path) -> None:
     path = put(tmp_path / "e.csv", ROWS, "a,b,c,d\nwho,what,much,at")
     assert read(path, assume={"header": 2}, columns={"user": "who", "item": "what"}).n_events == len(ROWS)
-    with pytest.raises(zy.DataError, match="line 300 is no header"):
-        read(path, assume={"header": 300})
+    with pytest.raises(zy.DataError, match="line 99 is no header"):
+        read(put(tmp_path / "few.csv", ROWS[:9]), assume={"header": 99})
     bare = put(tmp_path / "b.csv", ROWS, "5,5,5,1700000000")
     assert read(bare, assume={"header": 0}).n_events == len(ROWS) + 1
 
