@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -319,3 +320,24 @@ def test_json_that_is_too_deep_or_wrapped(tmp_path: Path) -> None:
     data = read(path)
     assert data.n_events == 2
     assert data.quarantine["line"].to_list() == [3]
+
+
+def test_json_of_programs_that_do_not_know_json(tmp_path: Path) -> None:
+    path = tmp_path / "e.json"
+    path.write_text(",\n".join(json.dumps({"user": u, "item": i}) for u, i, *_ in ROWS))
+    assert read(path).n_events == len(ROWS)
+    path.write_text('{"user": NaN, "item": 1}\n{"user": 2, "item": 3.0}\n{"user": 2, "item": {"x": 1}}\n')
+    data = read(path)
+    assert data.users["id"].to_list() == [2]
+    assert data.quarantine["reason"].to_list() == ["user is missing"]
+
+
+def test_ids_of_pandas_that_are_objects() -> None:
+    keys = [uuid.UUID(int=u) for u, *_ in ROWS]
+    data = read(pd.DataFrame({"user": keys, "item": [i for _, i, *_ in ROWS]}))
+    assert data.users["id"][0] == str(min(keys))
+    assert read(pd.DataFrame({"user": [1, "1", 2.0, "x"], "item": [1, 2, 3, 4]})).users["id"].to_list() == [
+        "1",
+        "2",
+        "x",
+    ]

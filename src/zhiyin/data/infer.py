@@ -148,6 +148,7 @@ def _written_numbers(
     decimal = _decimal(number.filter(comma & ~point), name, dialect, findings, semicolons, english)
     if decimal == "." and bool((both & last_comma).any()) and not english:
         decimal = ","
+        findings.note(f"{name}: the comma is the decimal mark, as in {number.filter(both & last_comma)[0]!r}")
     short = comma & ~point & number.str.contains(_SHORT)
     grouped_by_point = number.str.contains(r"^[1-9]\d{0,2}(?:\.\d{3})+(?:,\d*)?$")
     grouped_by_comma = number.str.contains(r"^[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?$")

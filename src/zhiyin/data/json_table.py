@@ -101,14 +101,15 @@ class JsonTable(FrameTable):
         self.kept = np.array([at for at, found in enumerate(objects) if found is not None], dtype=np.int64)
         if not len(self.kept):
             raise DataError("no line is a JSON object", file=self.path, remedy='write one {"user": ...} a line')
-        text = "\n".join(lines[at] for at in self.kept).encode()
+        text = "\n".join(lines[at].removesuffix(",") for at in self.kept).encode()
         try:
             schema = pl.scan_ndjson(io.BytesIO(text), infer_schema_length=None).collect_schema()
             self._untyped = frozenset(n for n, t in schema.items() if t.is_float() or t in (pl.Int128, pl.UInt64))
             overrides = dict.fromkeys(self._untyped, pl.String)
             return pl.read_ndjson(io.BytesIO(text), infer_schema_length=None, schema_overrides=overrides)
         except pl.exceptions.PolarsError:  # a field that is a number here and an object there
-            return _frame_of([found for found in objects if found is not None])
+            frame, self._untyped = _frame_of([found for found in objects if found is not None])
+            return frame
 
     def _lines(self) -> list[str]:
         return [line.strip() for line in self._content[:].decode("utf-8", errors="replace").split("\n")]
@@ -162,23 +163,30 @@ def is_json(content: bytes | mmap.mmap) -> bool:
 
 def _object(line: str) -> dict[str, Any] | None:
     try:
-        found = json.loads(line)
+        found = json.loads(line.removesuffix(","))
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 
 
-def _frame_of(objects: list[dict[str, Any]]) -> pl.DataFrame:
-    """A frame of objects whose fields do not agree on their types: nested ones become JSON text."""
-    columns = {}
+def _frame_of(objects: list[dict[str, Any]]) -> tuple[pl.DataFrame, frozenset[str]]:
+    """A frame of objects whose fields do not agree on their types: nested ones become JSON text. Also the columns of
+    numbers that no one type holds, as they are written."""
+    columns, untyped = {}, set()
     for name in dict.fromkeys(name for found in objects for name in found):
         cells = [found.get(name) for found in objects]
         cells = [json.dumps(cell) if isinstance(cell, dict | list) else cell for cell in cells]
         kinds = {type(cell) for cell in cells if cell is not None}
-        if len(kinds) > 1 or (int in kinds and any(abs(cell) >= 2**63 for cell in cells if cell is not None)):
+        if kinds <= {int, float} and kinds != {int}:
+            untyped.add(name)
+        if (
+            name in untyped
+            or len(kinds) > 1
+            or (int in kinds and any(abs(cell) >= 2**63 for cell in cells if cell is not None))
+        ):
             cells = [cell if cell is None or isinstance(cell, str) else json.dumps(cell) for cell in cells]
         columns[name] = pl.Series(name, cells, strict=False)
-    return pl.DataFrame(columns)
+    return pl.DataFrame(columns), frozenset(untyped)
 
 
 def _balanced(line: bytes) -> bool:

@@ -8,11 +8,14 @@ says which rows they are in and `locate` where those rows stand in the source.
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
+import decimal
 import json
 import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
 import polars as pl
 
 from zhiyin.core.errors import DataError
@@ -273,8 +276,10 @@ def _from_pandas(frame: Any, findings: Findings) -> pl.DataFrame:
 def _pandas_column(column: Any) -> pl.Series:
     if type(column.dtype).__name__ == "SparseDtype":
         column = column.sparse.to_dense()
-    if column.dtype == object and column.dropna().map(type).nunique() > 1:  # Arrow takes no column of several types
-        column = column.map(_text, na_action="ignore")
+    if column.dtype == object:
+        kinds = set(column.dropna().map(type))
+        if len(kinds) > 1 or not kinds <= _KNOWN_TO_ARROW:  # Arrow takes no column of several types
+            column = column.map(_text, na_action="ignore")
     try:
         return pl.Series(pl.from_pandas(column))
     except Exception:  # periods, intervals, complex numbers
@@ -283,5 +288,13 @@ def _pandas_column(column: Any) -> pl.Series:
             return pl.Series([None if cell is None or cell != cell else str(cell) for cell in column], dtype=pl.String)
 
 
+_KNOWN_TO_ARROW = {
+    str, int, float, bool, bytes, list, dict, np.ndarray, decimal.Decimal, dt.date, dt.datetime, dt.time, dt.timedelta,
+}  # fmt: skip
+
+
 def _text(value: Any) -> str | None:
+    """A Python object as text; 2.0 is "2", as an id that is a whole number elsewhere in its column."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
     return None if value is None else str(value)
