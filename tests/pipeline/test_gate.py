@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from tests.conformance.recommender import DAY
+from zhiyin.core.errors import DataError
 from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
@@ -149,3 +150,24 @@ def test_what_is_in_use_is_judged_as_it_is() -> None:
     # One that has seen the test days is fitted anew: no better than the same model of the train part.
     leaked = gate(Transitions(), parts, {"used": Transitions().fit(data)}, metric="ndcg@3", run=Run(seed=1))
     assert leaked.figures["used"] == leaked.figures["candidate"]
+
+
+@dataclasses.dataclass
+class NeedsTitles(Sometimes):
+    """Reads a column of the items."""
+
+    def _fit(self, data: Dataset, run: Run) -> None:
+        if "title" not in data.items.columns:
+            raise DataError("the items have no titles", remedy="a column title")
+        super()._fit(data, run)
+
+
+def test_what_is_in_use_and_cannot_learn_from_the_log_any_more_stops_nothing() -> None:
+    log = walks()
+    items = log.items.with_columns(pl.col("id").alias("title"), pl.Series("id", [f"x{n}" for n in range(log.n_items)]))
+    events = pl.DataFrame({"user": ["a", "b"], "item": ["x1", "x2"], "time": [1, 2]})
+    used = NeedsTitles(0.9).fit(Dataset.build(events, items=items))
+    verdict = judged(Sometimes(0.9, salt=1), used)
+    assert verdict.passed
+    assert "version 1" not in verdict.figures
+    assert "version 1 is not compared, it cannot learn from this log: the items have no titles" in verdict.why

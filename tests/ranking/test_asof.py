@@ -137,3 +137,21 @@ def test_labels_are_what_was_had_at_the_moment() -> None:
             (pl.col("user") == int(requests.users[row])) & (pl.col("time") == int(requests.now[row]))
         )
         assert set(np.flatnonzero(marks[row])) >= set(now["item"].to_list())
+
+
+def test_an_index_like_another_counts_the_same_kinds_whatever_the_log_has_since() -> None:
+    """A kind that comes first by name moves the codes of all others; one that nobody does any more is counted 0."""
+    frame = log(3).with_columns(pl.Series("kind", np.resize(["purchase", "view", "view"], 120)))
+    old = AsOf.learn(Dataset.build(frame))
+    later = frame.with_columns(pl.col("kind").replace("purchase", "view").alias("kind"))
+    later = pl.concat([later, frame.head(5).with_columns(pl.lit("add").alias("kind"))])
+    data = Dataset.build(later)
+    index = AsOf.learn(data, like=old)
+    assert index.names == old.names
+    request = Histories.of(np.array([0, 0]), np.zeros(0, np.int32), now=np.array([BEGIN + 50 * DAY]))
+    found = dict(zip(index.names, index.numbers(request, every_item(1)).T))
+    assert not found["item purchase"].any()
+    codes = data.item_ids.encode(later.filter(kind="view")["item"])
+    assert np.allclose(found["item view"], np.log1p(np.bincount(codes, minlength=ITEMS)))
+    again = AsOf.from_state(index.state())
+    assert np.array_equal(again.numbers(request, every_item(1)), index.numbers(request, every_item(1)), equal_nan=True)

@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from zhiyin.cli.project import Project, short
 from zhiyin.cli.show import duration, print_json, say, table
+from zhiyin.core.errors import ZhiyinError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
+    from zhiyin.core.run import Run
     from zhiyin.data.catalogue import Catalogue
+    from zhiyin.data.dataset import Dataset
+    from zhiyin.data.splits import Split
     from zhiyin.pipeline.bundles import Bundle, Bundles
     from zhiyin.pipeline.gate import Verdict
     from zhiyin.pipeline.pipeline import Pipeline
@@ -77,17 +82,40 @@ def _train(project: Project, bundles: Bundles, budget: str, force: bool, json: b
         lacking = "it is shown to be worse than it may be" if verdict.worse else "too few users to show that it may be"
         say(f"it is NOT in use: {lacking} (see above). to use it anyway: zhiyin promote {bundle.version}")
         if used is not None and isinstance(in_use, Pipeline) and in_use._known().fingerprint != data.fingerprint:
-            # As for a first version: it is the one in use, and only to be no worse than popular.
-            again = judge(in_use.refit(part.train, project.run))
-            if again.passed:
-                why = f"version {used.version}, learned anew, for version {bundle.version} did not pass; {again.why}"
-                refitted = _keep(bundles, in_use.refit(data, project.run), again, why, catalogue, made)
-                bundles.promote(refitted.version, why)
-                say(f"version {refitted.version} is in use: it is version {used.version}, learned anew from all events")
+            refitted = _learn_anew(bundles, used.version, in_use, bundle.version, part, data, judge, made, project.run)
     if json:
         report = bundle.report()
         print_json({"version": bundle.version, "promoted": promoted, "report": report,
                     "refitted": refitted and refitted.version})  # fmt: skip
+
+
+def _learn_anew(
+    bundles: Bundles,
+    version: int,
+    model: Pipeline,
+    rejected: int,
+    part: Split,
+    data: Dataset,
+    judge: Callable[..., Verdict],
+    made: datetime,
+    run: Run,
+) -> Bundle | None:
+    """What is in use, learned from all events and put in use. As a first version it must be no worse than popular."""
+    try:
+        verdict = judge(model.refit(part.train, run))
+        if not verdict.passed:
+            return None
+        again = model.refit(data, run)
+    except ZhiyinError as error:
+        say(f"version {version} stays as it is, for it cannot learn from this log: {error}")
+        return None
+    from zhiyin.data.catalogue import Catalogue
+
+    why = f"version {version}, learned anew, for version {rejected} did not pass; {verdict.why}"
+    bundle = _keep(bundles, again, verdict, why, Catalogue.of(data), made)
+    bundles.promote(bundle.version, why)
+    say(f"version {bundle.version} is in use: it is version {version}, learned anew from all events")
+    return bundle
 
 
 def _keep(

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from zhiyin.core.errors import ZhiyinError
 from zhiyin.core.run import Run
 from zhiyin.data.splits import Split
 from zhiyin.evaluation.judging import Window, judge, metric_k
@@ -114,7 +115,8 @@ def gate(
 
     Parameters
     ----------
-    rivals: what is in use, by name; none for the first model.
+    rivals: what is in use, by name; none for the first model. One that cannot learn from this log (a column that it
+        reads is gone, say) is not compared, and `why` says so.
     margin: share of a rival's metric that the candidate may lose, 0 for none.
     """
     run = run or Run()
@@ -122,8 +124,12 @@ def gate(
     start = split.test.window[0]
     models: dict[str, Recommender] = {"candidate": _ready(candidate, split, start, run)}
     models["popular"] = Popular().fit(split.train, run)
+    left_out = {}
     for name, rival in (rivals or {}).items():
-        models[name] = _ready(rival, split, start, run)
+        try:
+            models[name] = _ready(rival, split, start, run)
+        except ZhiyinError as error:
+            left_out[name] = error.message
     k = metric_k(metric) or 10
     values = {name: judge(model, window, [k], run).per_user[metric] for name, model in models.items()}
     figures = {name: float(value.mean()) for name, value in values.items()}
@@ -135,6 +141,9 @@ def gate(
             tests[name] = _test(values["candidate"] - value, figures[name], bound, first, run)
     why = f"{metric} {figures['candidate']:.4f} on {len(window):,} users; "
     why += "; ".join(test.said(name, len(window), first) for name, test in tests.items())
+    why += "".join(
+        f"; {name} is not compared, it cannot learn from this log: {said}" for name, said in left_out.items()
+    )
     passed = all(test.passed for test in tests.values())
     if first and passed and not tests["popular"].low > 0:
         why += "; the first version is used unless popular is shown to be better"

@@ -40,7 +40,8 @@ class AsOf:
     ----------
     log: the events of the data it was learned from, by item; recent: those appended since.
     has_times: whether the log has times.
-    kinds: names of the kinds of events by code; counted: codes of those that are counted apart.
+    kinds: names of the kinds of events by code; counted: names of those that are counted apart. Of an index made
+        `like` another they are the other's, and may be no kinds of this log.
     windows: durations, ascending, over which events are counted.
     latest: the last moment known, microseconds UTC; a request without a moment (`now` 0) comes just after it.
     categories: of each name, CSR [n_items, c], the categories of items; what is stored and not 0 counts.
@@ -56,7 +57,7 @@ class AsOf:
     recent: ItemLog
     has_times: bool
     kinds: tuple[str, ...]
-    counted: tuple[int, ...]
+    counted: tuple[str, ...]
     windows: tuple[str, ...]
     latest: int
     own: tuple[np.ndarray, ...] = ()
@@ -101,12 +102,12 @@ class AsOf:
             counted, signs, values = like.counted, like.log.signs, like.log.values
         else:
             counted, signs, values = (
-                _counted(kind, len(data.kinds)),
+                _counted(kind, data.kinds),
                 bool((weight <= 0).any()),
                 bool((value == value).any()),
             )
         told: dict[str, Any] = {"signs": signs, "values": values, "n_kinds": len(counted)}
-        slot = _slots(kind, counted, len(data.kinds))
+        slot = _slots(kind, counted, data.kinds)
         log = ItemLog.of(item, time, weight, value, slot, data.n_items, **told)
         own: tuple[np.ndarray, ...] = ()
         if not data.has_times:
@@ -144,7 +145,7 @@ class AsOf:
         """Names of the columns by block, in their order."""
         spans = [f" {window}" for window in self.windows] + [""]
         item = [f"item events{span}" for span in spans]
-        item += [f"item {self.kinds[code]}{span}" for code in self.counted for span in spans]
+        item += [f"item {name}{span}" for name in self.counted for span in spans]
         if self.log.signs:
             item.append("item positive share")
         if self.log.values:
@@ -282,7 +283,7 @@ class AsOf:
             kind = names.replace_strict(codes, default=len(self.kinds), return_dtype=pl.Int64).to_numpy()
         else:
             kind = np.full(len(item), len(self.kinds), dtype=np.int64)
-        return item, time, weight, value, _slots(kind, self.counted, len(self.kinds) + 1)
+        return item, time, weight, value, _slots(kind, self.counted, self.kinds)
 
     # -- at rest ----------------------------------------------------------------------------------------------------
 
@@ -325,7 +326,8 @@ class AsOf:
             logs["recent"],
             state["has_times"],
             tuple(state["kinds"]),
-            tuple(state["counted"]),
+            # An older index names the counted kinds by their codes.
+            tuple(state["kinds"][name] if isinstance(name, int) else name for name in state["counted"]),
             tuple(state["windows"]),
             state["latest"],
             tuple(state[f"own.{number}"] for number in range(state["owns"])),
@@ -364,19 +366,19 @@ def _columns(events: pl.DataFrame) -> tuple[np.ndarray, ...]:
     )
 
 
-def _counted(kind: np.ndarray, n_kinds: int) -> tuple[int, ...]:
-    """The codes of kinds that are counted apart: all of the log's, or the most frequent; none where it has but one."""
-    if n_kinds < 2:
+def _counted(kind: np.ndarray, kinds: Sequence[str]) -> tuple[str, ...]:
+    """The kinds that are counted apart: all of the log's, or the most frequent; none where it has but one."""
+    if len(kinds) < 2:
         return ()
-    often = np.argsort(-np.bincount(kind, minlength=n_kinds), kind="stable")
-    return tuple(sorted(int(code) for code in often[:KINDS]))
+    often = np.argsort(-np.bincount(kind, minlength=len(kinds)), kind="stable")
+    return tuple(kinds[code] for code in sorted(often[:KINDS].tolist()))
 
 
-def _slots(kind: np.ndarray, counted: tuple[int, ...], n_kinds: int) -> np.ndarray:
-    """int8[...]: where among the counted kinds each code stands; len(counted) for the others."""
-    slot = np.full(max(n_kinds, 1), len(counted), dtype=np.int8)
-    slot[list(counted)] = np.arange(len(counted))
-    return slot[kind]
+def _slots(kind: np.ndarray, counted: tuple[str, ...], kinds: Sequence[str]) -> np.ndarray:
+    """int8[...]: where among the counted kinds each code of `kinds` stands; len(counted) for the others, and for the
+    code behind the last."""
+    places = {name: place for place, name in enumerate(counted)}
+    return np.array([*(places.get(name, len(counted)) for name in kinds), len(counted)], dtype=np.int8)[kind]
 
 
 def _parts(rows: sparse.csr_matrix) -> tuple[np.ndarray, ...]:
