@@ -126,3 +126,22 @@ def test_one_id_in_whatever_holds_it(raw: object) -> None:
 def test_an_array_of_two_dimensions_holds_no_ids() -> None:
     with pytest.raises(DataError, match="one dimension"):
         id_list(np.array([[1, 2]]))
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["05", "+5", " 5", "5 ", "5.0", "５", "٥", "0005", "-0", "--5", "-", "", "5e0", "7" * 40, "9223372036854775808"],
+)
+def test_only_the_decimal_form_of_a_number_is_its_id(other: str) -> None:
+    ids = Ids.of(pl.Series([-7, 0, 5, 2**62 + 3, 2**63 - 1]))
+    for known in (Ids.of(pl.Series([-7, 0, 5])), ids):
+        assert known.encode([other]).tolist() == [-1]
+        assert known.encode(pl.Series([other, "5"])).tolist() == [-1, 2]
+        assert known.encode([other] * 40 + ["-7"]).tolist() == [-1] * 40 + [0]
+    assert ids.encode(["4611686018427387907", "9223372036854775807", "0"]).tolist() == [3, 4, 1]
+    assert ids.encode(pl.Series(["4611686018427387907"] * 60_000)).tolist() == [3] * 60_000
+
+
+def test_texts_are_compared_code_point_by_code_point() -> None:
+    ids = Ids.of(pl.Series(["caf\u00e9", "cafe\u0301"]))
+    assert sorted(ids.encode(["caf\u00e9", "cafe\u0301"]).tolist()) == [0, 1]

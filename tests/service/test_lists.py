@@ -229,8 +229,7 @@ def test_changed_columns_count_and_the_catalogues_stay(service: Any) -> None:
     eventually(lambda: listed(service, filter="price > 400") == ["i2"])
     assert service.put("/v1/items/i2", json={"price": "cheap"}).status_code == 400
     assert service.put("/v1/items/i2", json={"colours": ["red", "blue"]}).status_code == 200
-    eventually(lambda: service.get("/v1/popular?filter='blue' IN colours").status_code == 200)
-    assert listed(service, filter="'blue' IN colours") == ["i2"]
+    eventually(lambda: listed(service, filter="'blue' IN colours") == ["i2"])
 
 
 def test_an_id_may_hold_a_slash(service: Any) -> None:

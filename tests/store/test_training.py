@@ -14,13 +14,14 @@ pytest.importorskip("sqlalchemy")
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zhiyin.data.catalogue_schema import CatalogueSchema, convert
 from zhiyin.data.dataset import Dataset
-from zhiyin.data.heard import Columns
+from zhiyin.data.heard import JsonColumns
 from zhiyin.data.reading import read
 from zhiyin.store import training
 from zhiyin.store.database import Store
 from zhiyin.store.records import Event
-from zhiyin.store.training import columns_of, heard
+from zhiyin.store.training import heard
 
 T0 = 1_600_000_000_000_000
 DAY = 86_400_000_000
@@ -221,26 +222,32 @@ names = st.sampled_from(["a", 'b"', "c.d", "ü (x)", "e, ", "hidden"])
 
 
 @given(st.lists(st.dictionaries(names, values | mixed, max_size=5), max_size=6))
-def test_any_columns_that_the_store_takes_can_be_learned(rows: list[dict[str, Any]]) -> None:
+def test_any_columns_that_the_store_holds_can_be_learned(rows: list[dict[str, Any]]) -> None:
     texts = [json.dumps(row, ensure_ascii=False, sort_keys=True) for row in rows]
     ids = [str(at) for at in range(len(rows))]
-    found = columns_of(pl.Series("id", ids, dtype=pl.String), pl.Series(texts, dtype=pl.String))
+    stored = JsonColumns(pl.Series("id", ids, dtype=pl.String), pl.Series(texts, dtype=pl.String))
+    types = stored.types("items", CatalogueSchema())
+    found = stored.columns("items", CatalogueSchema(types))
     assert found.values["id"].to_list() == ids
-    seen = {name for row in rows for name in row} - {"hidden"}
-    assert set(found.said.columns) == seen == set(found.values.columns) - {"id"}
-    for name in seen:
-        assert found.said[name].to_list() == [name in row for row in rows]
-        known = [row.get(name) is not None for row in rows]
-        assert found.values[name].is_not_null().to_list() == known
-        plain = [row[name] for row, there in zip(rows, known) if there]
-        if all(isinstance(value, str) for value in plain):
-            assert found.values[name].drop_nulls().to_list() == plain or not plain
+    assert set(found.said.columns) == set(types) == set(found.values.columns) - {"id"}
+    for name, type in types.items():
+        for at, row in enumerate(rows):
+            value = row.get(name)
+            try:
+                wanted = convert(value, type)
+            except ValueError:  # of another type than the first: it is passed over
+                assert not found.said[name][at]
+                wanted = None
+            else:
+                assert found.said[name][at] == (name in row)
+            made = found.values[name][at]
+            assert (made.to_list() if isinstance(made, pl.Series) else made) == wanted
 
 
 def test_nothing_at_all(store: Store) -> None:
     empty = heard(store)
     assert empty.events.is_empty()
-    assert isinstance(empty.items, Columns)
+    assert isinstance(empty.items, JsonColumns)
     assert not len(empty.items)
     data = read(log(("a", "x", T0, "view", 3.0)), heard=empty)
     assert learned(data) == {("a", "x", T0, "view", 3.0, 1.0)}

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import polars as pl
 
-from zhiyin.core.errors import DataError
+from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.core.folders import whole_folder
+from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.data.dataset import Dataset
 
 FOLDER = "catalogue"
@@ -25,15 +26,25 @@ _NAMES = (r"title", r".*_title", r"name", r".*_name", r".*title.*", r"product", 
 
 @dataclasses.dataclass(frozen=True)
 class Catalogue:
-    """Items and users with their columns, `id` first; kinds: names of event kinds by code."""
+    """Items and users with their columns, `id` first; kinds: names of event kinds by code.
+
+    schema: types of the columns, as they were learned; left out, learned from the frames.
+    """
 
     items: pl.DataFrame
     users: pl.DataFrame
     kinds: tuple[str, ...] = ()
+    schema: CatalogueSchema | None = None
 
     @classmethod
     def of(cls, data: Dataset) -> Catalogue:
-        return cls(data.items, data.users, tuple(data.kinds))
+        learned = CatalogueSchema.of(data.items, data.users)
+        return cls(data.items, data.users, tuple(data.kinds), learned.with_types(data.types))
+
+    @property
+    def types(self) -> CatalogueSchema:
+        """Types of the columns."""
+        return CatalogueSchema.of(self.items, self.users) if self.schema is None else self.schema
 
     def save(self, folder: Path) -> None:
         """Keep it in a folder of models, in the place of an older one; whole or not at all."""
@@ -41,6 +52,7 @@ class Catalogue:
             for name, frame in (("items", self.items), ("users", self.users)):
                 frame.write_ipc(draft / f"{name}.arrow")
             (draft / "kinds.json").write_text(json.dumps(list(self.kinds)) + "\n")
+            (draft / "schema.json").write_text(json.dumps(self.types.state(), ensure_ascii=False) + "\n", "utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Catalogue | None:
@@ -50,8 +62,10 @@ class Catalogue:
             return None
         try:
             items, users = (pl.read_ipc(place / f"{name}.arrow") for name in ("items", "users"))
-            return cls(items, users, tuple(json.loads((place / "kinds.json").read_text())))
-        except (OSError, ValueError, TypeError, pl.exceptions.PolarsError) as error:
+            kinds, types = tuple(json.loads((place / "kinds.json").read_text())), place / "schema.json"
+            schema = CatalogueSchema.from_state(json.loads(types.read_text("utf-8"))) if types.is_file() else None
+            return cls(items, users, kinds, schema)
+        except (ConfigError, OSError, ValueError, TypeError, pl.exceptions.PolarsError) as error:
             raise DataError(f"the catalogue is damaged ({error})", file=place, remedy="zhiyin train") from None
 
     @property

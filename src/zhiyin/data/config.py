@@ -10,6 +10,7 @@ import json
 import os
 import re
 import tomllib
+import warnings
 from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
@@ -22,6 +23,7 @@ from zhiyin.core.durations import is_duration
 from zhiyin.core.errors import ConfigError, nearest
 from zhiyin.core.files import write_whole
 from zhiyin.core.params import Param
+from zhiyin.data.catalogue_schema import CatalogueSchema, parse_type
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.event_schema import LARGEST_WEIGHT
 from zhiyin.data.heard import Heard
@@ -198,6 +200,25 @@ class AnswersSection(Section):
         return context
 
 
+class SchemaSection(Section):
+    """Types of columns of the catalogue, where they are to be others than those its contents show."""
+
+    items: dict[str, str] = key({}, "types by column of items", '{ price = "number", tags = "texts" }')
+    users: dict[str, str] = key({}, "types by column of users", '{ joined = "date" }')
+
+    @field_validator("items", "users")
+    @classmethod
+    def _types(cls, types: dict[str, str]) -> dict[str, str]:
+        try:
+            return {name: parse_type(type, name) for name, type in types.items()}
+        except ConfigError:
+            raise ValueError from None
+
+    @property
+    def types(self) -> CatalogueSchema:
+        return CatalogueSchema(self.items, self.users)
+
+
 class ServiceSection(Section):
     """How `zhiyin serve` keeps, answers and trains. Secrets may be written as ${NAME}, from the environment."""
 
@@ -297,7 +318,15 @@ class RunSection(Section):
     )
 
 
-class Config(Section):
+with warnings.catch_warnings():
+    # The file's [schema] stands where pydantic has a method of old, which nobody calls.
+    warnings.filterwarnings("ignore", 'Field name "schema"', UserWarning)
+
+    class _WithSchema(Section):
+        schema: SchemaSection = Field(default_factory=SchemaSection)  # type: ignore[assignment]
+
+
+class Config(_WithSchema):
     """The whole file."""
 
     data: DataSection = Field(default_factory=DataSection)
@@ -552,6 +581,7 @@ def read_data(
         strict=data.strict if strict is None else strict,
         heard=heard,
         assume=config.read.model_dump(),
+        types=config.schema.types,
     )
 
 

@@ -14,6 +14,7 @@ from scipy import sparse
 
 from zhiyin.core.errors import DataError
 from zhiyin.core.parallel import kernel
+from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.data.event_schema import NO_KIND, EventSchema, StorePosition
 from zhiyin.data.heard import QUARANTINE
 from zhiyin.data.histories import Histories
@@ -46,6 +47,8 @@ class Dataset:
         sorted), `weight` (Float32, above 0). A link goes one way; a friendship is two.
     schema: what the events mean. position, stored: how much of a store the events are, and which of them are
         (bool[n_events]); None where no store was read.
+    types: of columns of items and users whose type was declared, or is known from the store; others are learned from
+        the frames.
     """
 
     def __init__(
@@ -64,10 +67,12 @@ class Dataset:
         schema: EventSchema | None = None,
         position: StorePosition | None = None,
         stored: np.ndarray | None = None,
+        types: CatalogueSchema | None = None,
     ) -> None:
         self.events, self.users, self.items, self.links = events, users, items, links
         self.schema = schema if schema is not None else EventSchema.of(self.kinds)
         self.position, self.stored = position, stored
+        self.types = types if types is not None else CatalogueSchema()
         self.has_times, self.roles, self.notes = has_times, roles, notes
         self.assumed: dict[str, Any] = dict(assumed or {})
         self.candidates = np.ones(len(items), dtype=bool) if candidates is None else candidates
@@ -149,6 +154,7 @@ class Dataset:
             schema=self.schema,
             position=self.position,
             stored=None if self.stored is None else self.stored[kept],
+            types=self.types,
         )
 
     @cached_property
@@ -184,6 +190,7 @@ class Dataset:
         schema: EventSchema | None = None,
         position: StorePosition | None = None,
         stored: np.ndarray | None = None,
+        types: CatalogueSchema | None = None,
         now: int | None = None,
     ) -> Dataset:
         """Code and sort a clean log.
@@ -197,6 +204,7 @@ class Dataset:
         links: `user` and `other`, raw user ids without nulls, and optionally `weight`, above 0. Users whom only a link
             knows become users without events. Of a repeated link the weights are summed; without weights it counts
             once. A link from a user to themselves is left out.
+        types: as `Dataset` has them.
         schema: what events mean, its kinds are taken from the log; left out, the usual one. It gives no weights here.
         position, stored: see the class; `stored` in the order of `events`.
         now: what the clock says, microseconds UTC; left out, this machine's. Events whose time is more than a day ahead
@@ -264,6 +272,7 @@ class Dataset:
             schema=EventSchema.of(names) if schema is None else dataclasses.replace(schema, kinds=names),
             position=position,
             stored=stored,
+            types=types,
         )
 
 

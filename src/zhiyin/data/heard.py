@@ -7,18 +7,78 @@ over those of the files. Who asked to be forgotten is not learned from files tha
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import polars as pl
 
+from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.data.event_schema import NO_KIND, StorePosition
+from zhiyin.data.ids import whole_numbers
 
-# Whole numbers as texts, as far as they fit into 64 bits.
-_NUMBER = r"^-?[0-9]{1,18}$"
 _KEY = ("user", "item", "time", "kind")
+# Rows of columns that are read at once.
+PART = 50_000
 # Rows set aside: see `Dataset.quarantine`.
 QUARANTINE = {"file": pl.String, "line": pl.Int64, "reason": pl.String, "raw": pl.String}
+
+
+@dataclasses.dataclass(frozen=True)
+class JsonColumns:
+    """Columns of items or users as a store keeps them, in the order they changed.
+
+    Parameters
+    ----------
+    ids: texts, unique. texts: of each its columns as a JSON object.
+    """
+
+    ids: pl.Series
+    texts: pl.Series
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def filter(self, kept: pl.Series) -> JsonColumns:
+        return JsonColumns(self.ids.filter(kept), self.texts.filter(kept))
+
+    def parts(self) -> Iterator[tuple[pl.Series, list[dict[str, Any]]]]:
+        """Ids and columns, some at a time; a text that is no object says nothing."""
+        for start in range(0, len(self), PART):
+            rows = [_object(text) for text in self.texts[start : start + PART]]
+            yield self.ids[start : start + PART], rows
+
+    def types(self, table: str, known: CatalogueSchema) -> dict[str, str]:
+        """Types of columns that have none yet, by their first values: of a store that was written before types were
+        kept."""
+        found: dict[str, str] = {}
+        for _, rows in self.parts():
+            found |= known.with_types(CatalogueSchema(**{table: found})).first_types(table, rows)
+        return found
+
+    def columns(self, table: str, schema: CatalogueSchema) -> Columns:
+        """Columns by their types; `hidden` is none of them. What does not fit is null, and counts as not heard."""
+        parts = [(pl.DataFrame({"id": self.ids[:0]}), pl.DataFrame())]
+        for ids, rows in self.parts():
+            values, wrong = schema.frame(table, rows)
+            said = pl.DataFrame({name: [name in row for row in rows] for name in values.columns})
+            for name, bad in wrong.items():
+                said = said.with_columns(said[name].scatter(bad, False))
+            parts.append((pl.DataFrame({"id": ids}).hstack(values), said))
+        frames, saids = zip(*parts)
+        both = pl.concat(frames, how="diagonal_relaxed")
+        names = both.drop("id").columns
+        said = pl.concat(saids, how="diagonal").with_columns(pl.all().fill_null(False))
+        return Columns(both, said.select(names))
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +107,7 @@ class Heard:
     ----------
     events: `user`, `item` (texts or categories), `time` (Int64 microseconds UTC), `kind` (text or category), `value`
         (float, null where none), in the order they came.
-    items, users: newest columns.
+    items, users: newest columns. first, declared: types of columns, as first writes decided and as was declared.
     hidden: text ids of items that are not to be shown: deleted, or with `hidden` true.
     forgotten: when each of these users (texts) was forgotten last, int64 microseconds UTC, 0: never. None: nobody was.
     since: when the reading of the store began. Who was forgotten later may stand in `events` and is left out.
@@ -56,13 +116,15 @@ class Heard:
     """
 
     events: pl.DataFrame
-    items: Columns
-    users: Columns
+    items: JsonColumns
+    users: JsonColumns
     hidden: pl.Series
     forgotten: Callable[[pl.Series], np.ndarray] | None = None
     since: int = 0
     position: StorePosition | None = None
     quarantine: pl.DataFrame = dataclasses.field(default_factory=lambda: pl.DataFrame(schema=QUARANTINE))
+    first: CatalogueSchema = dataclasses.field(default_factory=CatalogueSchema)
+    declared: CatalogueSchema = dataclasses.field(default_factory=CatalogueSchema)
 
 
 @dataclasses.dataclass
@@ -77,26 +139,38 @@ class Parts:
     stored: np.ndarray | None = None
 
 
-def join(files: Parts, heard: Heard) -> tuple[Parts, pl.Series, list[str]]:
-    """The files and what was heard as one; the hidden items as ids of that whole; what was decided, in sentences.
+def join(
+    files: Parts, heard: Heard, declared: CatalogueSchema | None = None
+) -> tuple[Parts, pl.Series, CatalogueSchema, list[str]]:
+    """The files and what was heard as one; the hidden items as ids of that whole; the types of all columns; what was
+    decided, in sentences.
 
-    `files.events` may be empty: then what was heard is all there is.
+    `files.events` may be empty: then what was heard is all there is. declared: types that the settings name.
     """
     notes: list[str] = []
+    types = CatalogueSchema.of(files.items, files.users)
+    types = heard.first.with_types(types).with_types(declared or CatalogueSchema()).with_types(heard.declared)
+    for table, rows in (("items", heard.items), ("users", heard.users)):
+        types = types.with_types(CatalogueSchema(**{table: rows.types(table, types)}))
+    files = dataclasses.replace(
+        files,
+        items=None if files.items is None else heard.declared.shaped("items", files.items),
+        users=None if files.users is None else heard.declared.shaped("users", files.users),
+    )
     files, heard = _forget(files, heard, notes)
-    user = _same(heard.events["user"], heard.users.values["id"],
+    user = _same(heard.events["user"], heard.users.ids,
                  [files.events["user"], *_ids(files.users), *_ends(files.links)])  # fmt: skip
-    item = _same(heard.events["item"], heard.items.values["id"], [files.events["item"], *_ids(files.items)])
+    item = _same(heard.events["item"], heard.items.ids, [files.events["item"], *_ids(files.items)])
     new = heard.events.with_columns(user=_cast(heard.events["user"], user), item=_cast(heard.events["item"], item))
     events, stored = _united(files.events, new, notes)
     whole = Parts(
         events,
-        _laid(files.items, heard.items, item),
-        _laid(files.users, heard.users, user),
+        _laid(files.items, heard.items.columns("items", types), item),
+        _laid(files.users, heard.users.columns("users", types), user),
         files.links,
         stored,
     )
-    return whole, _cast(heard.hidden, item), notes
+    return whole, _cast(heard.hidden, item), types, notes
 
 
 def _forget(files: Parts, heard: Heard, notes: list[str]) -> tuple[Parts, Heard]:
@@ -104,7 +178,7 @@ def _forget(files: Parts, heard: Heard, notes: list[str]) -> tuple[Parts, Heard]
     if heard.forgotten is None:
         return files, heard
     columns = [files.events["user"], *_ids(files.users), *_ends(files.links), heard.events["user"]]
-    columns.append(heard.users.values["id"])
+    columns.append(heard.users.ids)
     texts = pl.concat([column.unique().cast(pl.String).alias("id") for column in columns]).unique()
     gone = pl.DataFrame({"id": texts, "moment": heard.forgotten(texts)}).filter(pl.col("moment") > 0)
     if gone.is_empty():
@@ -120,11 +194,10 @@ def _forget(files: Parts, heard: Heard, notes: list[str]) -> tuple[Parts, Heard]
         links = links.filter((_moments(links["user"], gone) == 0) & (_moments(links["other"], gone) == 0))
     late = gone.filter(pl.col("moment") >= heard.since)
     if len(late):
-        kept = _moments(heard.users.values["id"], late) == 0
         heard = dataclasses.replace(
             heard,
             events=heard.events.filter(_moments(heard.events["user"], late) == 0),
-            users=Columns(heard.users.values.filter(kept), heard.users.said.filter(kept)),
+            users=heard.users.filter(_moments(heard.users.ids, late) == 0),
         )
     return Parts(files.events.filter(~old), files.items, users, links), heard
 
@@ -153,16 +226,13 @@ def _same(events: pl.Series, described: pl.Series, files: list[pl.Series]) -> pl
     if not told or not all(column.dtype.is_integer() for column in told):
         return pl.String()
     texts = pl.concat([column.unique().cast(pl.String).alias("id") for column in (events, described)])
-    large = any(column.dtype == pl.UInt64 for column in told)
-    pattern = _NUMBER.replace("-?", "") if large else _NUMBER
-    if not texts.str.contains(pattern).all():
-        return pl.String()
-    return pl.UInt64() if large else pl.Int64()
+    dtype = pl.UInt64() if any(column.dtype == pl.UInt64 for column in told) else pl.Int64()
+    return pl.String() if whole_numbers(texts, dtype).null_count() else dtype
 
 
 def _cast(ids: pl.Series, dtype: pl.DataType) -> pl.Series:
     """Ids of that type; of the hidden, which may be anything, those that can be."""
-    return ids.cast(pl.String).cast(dtype, strict=False).drop_nulls()
+    return (whole_numbers(ids, dtype) if dtype.is_integer() else ids.cast(pl.String)).drop_nulls()
 
 
 def _united(files: pl.DataFrame, new: pl.DataFrame, notes: list[str]) -> tuple[pl.DataFrame, np.ndarray]:
@@ -231,37 +301,22 @@ def _laid(files: pl.DataFrame | None, heard: Columns, dtype: pl.DataType) -> pl.
 
 
 def _alike(below: pl.Series, top: pl.Series) -> tuple[pl.Series, pl.Series]:
-    """Two columns of one name as one type: that of the files where what was heard can be of it."""
+    """Two columns of one name and type as one Polars type: that of the files where it holds what was heard."""
     one, other = below.dtype, top.dtype
     if one == other:
         return below, top
     if one == pl.Null or other == pl.Null:
         return below.cast(other if one == pl.Null else one), top.cast(other if one == pl.Null else one)
-    if isinstance(one, pl.List | pl.Array) or isinstance(other, pl.List | pl.Array):
-        return (_lists(below), _lists(top)) if isinstance(one, pl.List | pl.Array) else (_texts(below), _texts(top))
+    if isinstance(one, pl.List | pl.Array) and isinstance(other, pl.List):
+        if isinstance(one, pl.Array):
+            below = below.arr.to_list()
+        return below.cast(other), top
+    if one.is_temporal() and other.is_temporal():
+        if isinstance(one, pl.Datetime) and isinstance(other, pl.Datetime):
+            zone = one.time_zone
+            top = top.dt.convert_time_zone(zone) if zone else top.dt.replace_time_zone(None)
+        return below, top.cast(one)
     if (one.is_numeric() or one == pl.Boolean) and (other.is_numeric() or other == pl.Boolean):
         dtype = pl.Float64 if one.is_float() or other.is_float() or one.is_decimal() else pl.Int64
         return below.cast(dtype), top.cast(dtype)
-    if one.is_numeric() and other == pl.String:
-        number = top.cast(pl.Float64, strict=False)
-        if number.null_count() == top.null_count():
-            return below.cast(pl.Float64), number
-    return _texts(below), _texts(top)
-
-
-def _texts(column: pl.Series) -> pl.Series:
-    """As texts; lists as tags parted by "|", which is how a file writes them."""
-    if isinstance(column.dtype, pl.Array):
-        column = column.arr.to_list()
-    if isinstance(column.dtype, pl.List):
-        return column.cast(pl.List(pl.String)).list.join("|")
-    return column.cast(pl.String)
-
-
-def _lists(column: pl.Series) -> pl.Series:
-    """As lists of texts."""
-    if isinstance(column.dtype, pl.Array):
-        column = column.arr.to_list()
-    if isinstance(column.dtype, pl.List):
-        return column.cast(pl.List(pl.String))
-    return column.cast(pl.String).str.split("|")
+    return below.cast(other, strict=False), top

@@ -105,6 +105,27 @@ def ids_of_floats(column: pl.Series) -> pl.Series:
     return pl.select(pl.when(same).then(whole.cast(pl.String)).otherwise(plain).alias(column.name)).to_series()
 
 
+def number_of(text: str) -> int | None:
+    """The whole number that a text is the decimal form of; None for any other text, such as "007", "+7" and "７".
+
+    >>> number_of("-12"), number_of("012"), number_of("-0")
+    (-12, None, None)
+    """
+    digits = text.removeprefix("-")
+    plain = digits.isascii() and digits.isdigit() and len(digits) <= 40
+    if not plain or (digits[0] == "0" and text != "0"):
+        return None
+    return int(text)
+
+
+def whole_numbers(texts: pl.Series, dtype: pl.DataType | type[pl.DataType] = pl.Int64) -> pl.Series:
+    """As `number_of`, of many texts; null where a text is no such number, or where `dtype` does not hold it."""
+    texts = texts.cast(pl.String)
+    decimal = pl.when(texts.str.contains(_DECIMAL)).then(texts)
+    return pl.select(decimal.cast(dtype, strict=False).alias(texts.name)).to_series()
+
+
+_DECIMAL = r"^(?:0|-?[1-9][0-9]{0,19})$"
 _POINT = r"^(-?\d+)\.0+$"
 _POINTED = r"^-?\d+\.0+$"
 
@@ -146,13 +167,18 @@ class Ids:
     def encode(self, raw: Any) -> np.ndarray:
         """Codes of raw ids (one or several, see `id_list`) as int32[n], -1 where unknown.
 
-        "42" and 42.0 find the number 42, and 42 the text. What an id finds does not depend on the ids beside it.
+        "42" and 42.0 find the number 42, and 42 the text; "042", "+42" and full-width digits are other ids. Texts are
+        compared code point by code point: no Unicode normalisation is applied. What an id finds does not depend on the
+        ids beside it.
         """
         if isinstance(raw, list) and 0 < len(raw) <= _FEW and len(self) and self._plain(raw):
             if self._numbers is not None:
                 return self._encode_numbers(np.array(raw, dtype=np.int64))
             if len(raw) <= _SINGLE:
                 return np.array([self._one(value) for value in raw], dtype=np.int32)
+        if isinstance(raw, list) and self._type is int and 0 < len(raw) <= _SINGLE and set(map(type, raw)) == {str}:
+            numbers = [number_of(value) for value in raw]
+            raw = pl.Series([n if n is not None and abs(n) < 2**63 else None for n in numbers], dtype=pl.Int64)
         series = id_series(raw)
         if not len(self) or not len(series) or series.dtype == pl.Null:
             return np.full(len(series), -1, dtype=np.int32)
@@ -161,6 +187,8 @@ class Ids:
         if series.dtype.is_float():  # 42.0 is 42; 42.5 is no id
             whole = series.cast(pl.Int64, strict=False)
             series = whole.set((whole != series).fill_null(True), None)
+        if series.dtype in (pl.String, pl.Categorical, pl.Enum) and self.dtype.is_integer():
+            series = whole_numbers(series, self.dtype)
         if len(series) > 50_000:
             return self._encode_many(series)
         series = series.cast(self.dtype, strict=False)

@@ -12,6 +12,7 @@ import polars as pl
 
 from zhiyin.core.errors import ConfigError, DataError, nearest
 from zhiyin.core.run import Run, log
+from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.data.dataset import Dataset, empty_quarantine
 from zhiyin.data.descriptions import KEYS, Description
 from zhiyin.data.dialect import Dialect, Findings
@@ -39,6 +40,7 @@ def read(
     heard: Heard | None = None,
     now: int | None = None,
     assume: Mapping[str, Any] | None = None,
+    types: CatalogueSchema | None = None,
     run: Run | None = None,
 ) -> Dataset:
     """Read an event log, and what is known of items and users.
@@ -63,6 +65,7 @@ def read(
     heard: what the service's store holds, joined with the files before events are weighed; `source` may then be None.
     now: what the clock says, microseconds UTC; left out, this machine's. Rows whose time is more than a day ahead of
         it are set aside; a time less far ahead is taken as this moment.
+    types: declared types of columns of items and users; what does not fit one is null there.
     assume: what the content of a source leaves open: {"day_first": True, "decimal": ",", "encoding": "gb18030",
         "separator": ";", "header": 3, "missing": ["-"], "text": ["zip"]}; see `Dialect`. What was assumed otherwise
         stands in `Dataset.assumed`.
@@ -124,10 +127,13 @@ def read(
     )
     details.clear()
     del known
+    declared = types or CatalogueSchema()
+    catalogue, people = (None if frame is None else declared.shaped(table, frame)
+                         for table, frame in (("items", catalogue), ("users", people)))  # fmt: skip
     hidden, stored, position = None, None, None
     if heard is not None:
         position = heard.position
-        whole, hidden, said = join(Parts(events, catalogue, people, tied), heard)
+        whole, hidden, declared, said = join(Parts(events, catalogue, people, tied), heard, declared)
         events, catalogue, people, tied = whole.events, whole.items, whole.users, whole.links
         stored = whole.stored
         findings.notes.extend(said)
@@ -154,6 +160,7 @@ def read(
         schema=schema,
         position=position,
         stored=stored,
+        types=declared,
         now=now,
     )
     if hidden is not None and len(hidden):

@@ -25,6 +25,7 @@ from zhiyin.core.errors import ConfigError, UnknownItemError
 from zhiyin.core.run import Run
 from zhiyin.core.work import check
 from zhiyin.data.catalogue import category_columns
+from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.data.histories import Histories
 from zhiyin.data.ids import Ids
 from zhiyin.models.base import Recommender, VectorRecommender
@@ -33,7 +34,7 @@ from zhiyin.pipeline import diversity, filling
 from zhiyin.pipeline.explain import Reason, reasons
 from zhiyin.pipeline.exploring import Policy
 from zhiyin.pipeline.filters import Filters
-from zhiyin.pipeline.frames import aligned, fitting
+from zhiyin.pipeline.frames import aligned
 from zhiyin.pipeline.fresh import MoreIds, NewItems
 from zhiyin.pipeline.pipeline import ROWS, Pipeline
 from zhiyin.pipeline.request import MOST_OUT, Answer, Request, checked, known_of, known_variety, policy_of
@@ -163,6 +164,7 @@ class Answers:
     variety: as `Request.diversity`, for requests that do not say. balance: likewise.
     by: column of categories that lists are spread over; "": found by name, for mmr and dpp likeness as a model has it.
     context: types of what requests bring, such as {"device": str}.
+    schema: types of the columns of items and users; None: learned from the frames.
     new: items that the model has never seen, `id` (texts) and the catalogue's columns; see `pipeline.fresh`.
     """
 
@@ -179,24 +181,32 @@ class Answers:
         by: str = "",
         context: Any = None,
         new: pl.DataFrame | None = None,
+        schema: CatalogueSchema | None = None,
         run: Run | None = None,
     ) -> None:
         self.model = model if isinstance(model, Pipeline) else Pipeline.around(model)
         known = self.known = self.model._known()
         self.run = run or Run(threads=1)
-        self.items = aligned(items, known.item_ids.values)
+        # Types are fixed here, by the catalogue: what comes later is brought into them.
+        if schema is None:
+            schema = CatalogueSchema.of(new).with_types(CatalogueSchema.of(items, users))
+        self.schema = schema
+        self.items = self.schema.shaped("items", aligned(items, known.item_ids.values))
         more = [] if new is None else new["id"].cast(pl.String).to_list()
         self.ids: Ids = MoreIds(known.item_ids, more) if more else known.item_ids
         if new is not None and more:
             both = self.items.with_columns(pl.col("id").cast(pl.String))
-            self.items = pl.concat([both, fitting(new, both.schema)], how="diagonal")
+            self.items = pl.concat([both, self.schema.shaped("items", new)], how="diagonal_relaxed")
         self.new = NewItems(self.model, self.items[len(known.item_ids) :], self.run)
         # A permutation: behind what the model knows come new items, the newest first.
         order = np.arange(-len(more), 0, dtype=known.priority.dtype)
         self.priority = np.concatenate([known.priority, order]) if more else known.priority
         self._candidates = np.concatenate([known.candidates, np.ones(len(more), dtype=bool)])
-        self.users = None if users is None or users.width < 2 else aligned(users, known.user_ids.values)
-        self.filters = Filters(self.items, None if self.users is None else self.users.schema, context)
+        described = users is not None and users.width > 1
+        self.users = self.schema.shaped("users", aligned(users, known.user_ids.values)) if described else None
+        self.filters = Filters(
+            self.items, None if self.users is None else self.users.schema, context, schema=self.schema
+        )
         self.rules, self.kinds, self.balance, self.by = rules or Rules(), kinds, balance, by
         self.variety, self._context = known_variety(variety), context
         self._books: OrderedDict[tuple[str, tuple[Boost, ...]], Rulebook] = OrderedDict()
@@ -205,8 +215,10 @@ class Answers:
         self._lock = threading.Lock()
         self.book("", ())  # what is wrong with the rules of the house is said now
 
-    def replaced(self, items: pl.DataFrame) -> Answers:
+    def replaced(self, items: pl.DataFrame, schema: CatalogueSchema | None = None) -> Answers:
         """The same over another catalogue: one row for each id, the known ones first; rows behind them are new items.
+
+        schema: with types of columns that are new; None: as it is.
 
         What is kept of columns that did not change stays where no item was added.
         """
@@ -216,12 +228,13 @@ class Answers:
             known = items[:n].with_columns(self.known.item_ids.values.alias("id"))
             return Answers(self.model, known, self.users, new=new, rules=self.rules, kinds=self.kinds,
                            variety=self.variety, balance=self.balance, by=self.by, context=self._context,
-                           run=self.run)  # fmt: skip
+                           schema=schema or self.schema, run=self.run)  # fmt: skip
         made = copy.copy(self)
         made._lock, made._books, made._likeness = threading.Lock(), OrderedDict(), dict(self._likeness)
         made._open = OrderedDict()
-        made.items = items = items.with_columns(self.items["id"])
-        made.filters = self.filters.another(items)
+        made.schema = schema or self.schema
+        made.items = items = made.schema.shaped("items", items.with_columns(self.items["id"]))
+        made.filters = self.filters.another(items, made.schema)
         if self.new.m and not items[n:].equals(self.items[n:]):
             made.new = NewItems(self.model, items[n:], self.run)
             made._likeness.pop("alike", None)

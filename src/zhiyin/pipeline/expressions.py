@@ -24,6 +24,7 @@ import polars as pl
 
 from zhiyin.core.durations import UNITS
 from zhiyin.core.errors import ConfigError, MissingExtraError, nearest
+from zhiyin.data.catalogue_schema import CatalogueSchema, holds_several
 
 LONGEST, DEEPEST = 4_000, 50
 FUNCTIONS = ("ABS", "CEIL", "COALESCE", "CONTAINS", "EXP", "FLOOR", "GREATEST", "LEAST", "LENGTH", "LN", "LOWER", "NOW",
@@ -51,11 +52,23 @@ class Columns:
     def of(cls, items: Any, user: Any = None, context: Any = None, *, multi: tuple[str, ...] = ()) -> Columns:
         """Columns of a frame, of a Polars schema, or of a mapping from name to a Polars or Python type.
 
-        multi: item columns of text that hold several values as "a|b"; in a frame they are found by their contents.
+        multi: item columns of text that hold several values as "a|b"; in a frame they are found by their contents as
+        `CatalogueSchema` finds them.
         """
         return cls(
             {scope: _kinds(given, scope, multi) for scope, given in zip(SCOPES, (items, user, context), strict=True)}
         )
+
+    @classmethod
+    def of_schema(cls, schema: CatalogueSchema, items: Any, user: Any = None, context: Any = None) -> Columns:
+        """Columns of items and users as a schema has them, whatever any row holds; of the frames' own schemas the ids
+        and columns without values."""
+        kinds = {"context": _kinds(context, "context")}
+        for scope, table, given in (("item", "items", items), ("user", "users", user)):
+            dtypes = given.schema if isinstance(given, pl.DataFrame) else given or {}
+            plain = {name: dtype for name, dtype in dtypes.items() if name == "id" or dtype == pl.Null}
+            kinds[scope] = _kinds(plain, scope) | schema.kinds(table)
+        return cls(kinds)
 
     def find(self, scope: str, name: str) -> str | None:
         """The column as it is spelled: exactly, or the only one that differs in case alone."""
@@ -70,7 +83,7 @@ class Columns:
         return [name if scope == "item" else f"{scope}.{name}" for scope in SCOPES for name in self.kinds[scope]]
 
 
-def _kinds(given: Any, scope: str, multi: tuple[str, ...]) -> dict[str, str]:
+def _kinds(given: Any, scope: str, multi: tuple[str, ...] = ()) -> dict[str, str]:
     if given is None:
         return {}
     schema = given.schema if isinstance(given, pl.DataFrame) else given
@@ -80,15 +93,10 @@ def _kinds(given: Any, scope: str, multi: tuple[str, ...]) -> dict[str, str]:
         if kind is None:
             continue  # columns of a type that no expression can speak of, such as structs
         if kind == "text" and scope == "item":
-            piped = isinstance(given, pl.DataFrame) and has_bars(given[name])
+            piped = isinstance(given, pl.DataFrame) and holds_several(given[name])
             kind = "texts" if piped or name in multi else "text"
         kinds[name] = kind
     return kinds
-
-
-def has_bars(column: pl.Series) -> bool:
-    """Whether a column of text holds several values as "a|b" somewhere."""
-    return bool(column.unique().cast(pl.String).str.contains("|", literal=True).any())
 
 
 def kind_of(dtype: Any) -> str | None:

@@ -22,9 +22,10 @@ import polars as pl
 
 from zhiyin.core.errors import ConfigError, nearest
 from zhiyin.core.work import spend
+from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.models.search import Mask
 from zhiyin.pipeline.expressions import Columns, Expression, Node, conjunction
-from zhiyin.pipeline.values import Value, column_value, evaluate, given_value, numbers, truth
+from zhiyin.pipeline.values import Value, column_value, evaluate, given_value, null, numbers, truth
 
 __all__ = ["Columns", "Expression", "Filters", "Mask", "Moment"]
 
@@ -107,7 +108,9 @@ class Filters:
     ----------
     items: one row an item, row = item code.
     user, context: types of the columns that requests bring: a Polars schema or frame, or {"age": int}.
-    multi: text columns that hold several values as "a|b"; None finds them by their contents.
+    multi: text columns that hold several values as "a|b", besides those that are found by their contents.
+    schema: types of the columns of items and users; with it nothing is found by contents, and a column that no item has
+    yet is NULL.
     max_bytes: what kept masks may hold in all.
     """
 
@@ -118,11 +121,12 @@ class Filters:
         context: Any = None,
         *,
         multi: tuple[str, ...] = (),
+        schema: CatalogueSchema | None = None,
         max_bytes: int = 256 << 20,
     ) -> None:
         self.items, self.version, self.max_bytes = items, 0, max_bytes
         self._given = (user, context, multi)
-        self.columns = Columns.of(items, user, context, multi=multi)
+        self.columns = self._columns(items, schema)
         self.hits = self.misses = 0
         self._values: dict[tuple[str, str], Value] = {}
         self._masks: OrderedDict[str, _Kept] = OrderedDict()
@@ -142,22 +146,22 @@ class Filters:
         """Bytes of the masks that are kept."""
         return self._held
 
-    def replace(self, items: pl.DataFrame) -> int:
+    def replace(self, items: pl.DataFrame, schema: CatalogueSchema | None = None) -> int:
         """Take a new catalogue. What is kept of columns that did not change stays. Returns the new version.
 
-        A frame of another length has other item codes: everything is forgotten.
+        A frame of another length has other item codes: everything is forgotten. schema: as it is from now on.
         """
         with self._lock:
             old, same = self.items, len(items) == len(self.items)
-            columns = Columns.of(items, *self._given[:2], multi=self._given[2])
+            columns = self._columns(items, schema)
+            kinds, before = columns.kinds["item"], self.columns.kinds["item"]
             changed = {
                 name
-                for name in {*old.columns, *items.columns}
+                for name in {*old.columns, *items.columns, *kinds}
                 if not same
-                or name not in old.columns
-                or name not in items.columns
-                or columns.kinds["item"].get(name) != self.columns.kinds["item"].get(name)
-                or not old[name].equals(items[name], check_dtypes=True, null_equal=True)
+                or kinds.get(name) != before.get(name)
+                or (name in old.columns) != (name in items.columns)
+                or (name in old.columns and not old[name].equals(items[name], check_dtypes=True, null_equal=True))
             }
             self.items, self.columns, self.version = items, columns, self.version + 1
             self.__dict__.pop("everything", None)
@@ -170,13 +174,19 @@ class Filters:
                 self._held = 0
             return self.version
 
-    def another(self, items: pl.DataFrame) -> Filters:
+    def _columns(self, items: pl.DataFrame, schema: CatalogueSchema | None) -> Columns:
+        user, context, multi = self._given
+        if schema is not None:
+            return Columns.of_schema(schema, items, user, context)
+        return Columns.of(items, user, context, multi=multi)
+
+    def another(self, items: pl.DataFrame, schema: CatalogueSchema | None = None) -> Filters:
         """Filters of a new catalogue of the same length, while this one goes on: what is kept is shared by now."""
         with self._lock:
             made = copy.copy(self)
             made._lock = threading.RLock()
             made._values, made._masks, made._parsed = dict(self._values), OrderedDict(self._masks), OrderedDict()
-        made.replace(items)
+        made.replace(items, schema)
         return made
 
     def parse(self, text: str | Expression, want: str | None = None) -> Expression:
@@ -247,7 +257,9 @@ class Filters:
         """A column of items as arrays; see `Value`. Raises ConfigError for an unknown one."""
         found = self.columns.find("item", name)
         if found is None:
-            raise ConfigError(f"items have no column {name!r}", remedy=nearest(name, list(self.items.columns)))
+            raise ConfigError(
+                f"items have no column {name!r}", remedy=nearest(name, list(self.columns.kinds["item"]) or ["none"])
+            )
         return self._column(found)
 
     # -- inside -----------------------------------------------------------------------------------------------------
@@ -257,7 +269,7 @@ class Filters:
         found = self._values.get(key)
         if found is None:
             version, kind = self.version, self.columns.kinds["item"][name]
-            found = column_value(self.items[name], kind)
+            found = column_value(self.items[name], kind) if name in self.items.columns else null(kind)
             with self._lock:
                 if version == self.version:
                     self._values[key] = found

@@ -305,7 +305,8 @@ class Rulebook:
         if rules.valid_to:
             self._kind(rules.valid_to, ("time",), "valid_to")
             name = quoted(rules.valid_to)
-            whole = self.filters.items.schema[self.filters.columns.find("item", rules.valid_to) or ""] == pl.Date
+            column = self.filters.columns.find("item", rules.valid_to) or ""
+            whole = self.filters.items.schema.get(column) == pl.Date
             last = f"{name} > NOW() - INTERVAL '1' DAY" if whole else f"{name} >= NOW()"
             dates.append(f"({name} IS NULL OR {last})")
         if dates:

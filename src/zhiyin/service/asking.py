@@ -102,7 +102,7 @@ class Desk:
         request = merged(ask, setting, view, now, list_id, [*paged, *out], past, closed=origin == "rank")
         targets = view.answers.rules.exposure if origin != "rank" else ()
         request = dataclasses.replace(
-            request, user_columns=user_columns, shown={view.item(item): count for item, count in shown_often.items()},
+            request, user_columns=user_columns, shown=dict(shown_often),
             budget=request.budget or self.budget, deficits=self._deficits(view, targets),
         )  # fmt: skip
         if view.loaded.index is not None and self.features.chooses(list_id):
@@ -138,7 +138,7 @@ class Desk:
     ) -> Answer:
         answers = view.answers
         if like is not None:
-            return answers.similar(view.item(like), request, shown)
+            return answers.similar(like, request, shown)
         if origin == "popular":
             worth = np.concatenate([view.known.popularity, np.zeros(answers.new.m, np.float32)])
             return answers.list_by(worth, request, shown, "popular")
@@ -296,7 +296,7 @@ class Desk:
         request = merged(ask, setting, view, head["now"], trace.list_id, out, past, closed=closed)
         request = dataclasses.replace(
             request, user_columns=head.get("user_columns", {}), budget=None, deficits=head.get("deficits"),
-            shown={view.item(item): count for item, count in head.get("often", {}).items()},
+            shown=dict(head.get("often", {})),
             skip=tuple(head.get("degraded", ())), features=features,
         )  # fmt: skip
         shown = np.ones(len(view.ids), dtype=bool)
@@ -339,8 +339,8 @@ class Desk:
             if trace.version not in self.live.bundles.versions():
                 return None, f"version {trace.version} is gone"
             loaded = self.live.load(self.live.bundles.get(trace.version))
-        changes, _ = self.live.store.all("items", until=head["seq"])
-        view = View.of(loaded, changes, head["seq"])
+        view, _ = self.live.view_of(loaded, until=head["seq"])
+        view.seq = head["seq"]
         self._old = (key, view)
         return view, ""
 
@@ -375,18 +375,18 @@ def merged(
 
     filters = [text for text in (setting.filter, ask.filter) if text.strip()]
     filter = filters[0] if len(filters) == 1 else " AND ".join(f"({text})" for text in filters)
-    history: Histories | list[Any] = [] if ask.history is None else [view.item(item) for item in ask.history]
+    history: Histories | list[Any] = [] if ask.history is None else list(ask.history)
     return Request(
         # Of one whom the version does not know, or must not, its columns of users say nothing.
-        user=None if ask.user is None or past is None or past.code < 0 else view.user(ask.user),
+        user=None if ask.user is None or past is None or past.code < 0 else ask.user,
         history=history if past is None else past.history,
         seen=() if past is None else view.ids.raw(past.seen),
         k=chosen("k"),
         filter=filter,
         boosts=tuple(Boost(b.when, str(b.multiply), str(b.add)) for b in (*setting.boosts, *ask.boosts)),
-        include=None if ask.include is None else [view.item(item) for item in ask.include],
-        exclude=[view.item(item) for item in (*setting.exclude, *ask.exclude, *out)],
-        pins={slot: view.item(item) for slot, item in (setting.pins | ask.pins).items() if str(item) not in out},
+        include=None if ask.include is None else list(ask.include),
+        exclude=[*setting.exclude, *ask.exclude, *out],
+        pins={slot: item for slot, item in (setting.pins | ask.pins).items() if str(item) not in out},
         exclude_seen=chosen("exclude_seen"),
         diversity=chosen("diversity"),
         balance=chosen("balance"),

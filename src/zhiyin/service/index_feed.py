@@ -118,7 +118,7 @@ def _coded(part: pl.DataFrame, view: View) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Events that the version has not learned, as an index takes them, and those of items that a view does not know."""
     loaded = view.loaded
     part = loaded.unlearned_rows(part)
-    codes = view.encode_many(part["item"])
+    codes = view.encode(part["item"])
     weights = loaded.schema.weights(part["kind"], part["value"])
     known = pl.Series(codes >= 0)
     frame = part.select("time", "kind", "value").with_columns(

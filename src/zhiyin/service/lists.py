@@ -152,7 +152,7 @@ def _single(router: APIRouter, needs: Needs) -> None:
             past = tenant.live.past(view, key)
             if not len(past.history.items):
                 raise RefusedError(404, f"nothing is known of user {key!r}", "bring events of the user first")
-            me = int(view.known.user_ids.encode([view.user(key)])[0])
+            me = int(view.known.user_ids.encode([key])[0])
             frame = view.answers.model.similar_users(k=k + 1, histories=past.history, run=Run(threads=1))
             rows = [{"user": str(user), "score": score} for user, score in frame.select("similar", "score").iter_rows()
                     if me < 0 or str(user) != key]  # fmt: skip

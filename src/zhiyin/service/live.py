@@ -17,8 +17,10 @@ from typing import Any
 
 from zhiyin.core.errors import DataError
 from zhiyin.core.run import log
+from zhiyin.data.catalogue_schema import TABLES, CatalogueSchema
 from zhiyin.pipeline.bundles import Bundle, Bundles
 from zhiyin.service.index_feed import IndexFeed
+from zhiyin.service.schemas import Rows, SchemaKeeper
 from zhiyin.service.trending import Trending
 from zhiyin.service.views import Columns, Loaded, Past, View
 from zhiyin.store.database import Store
@@ -41,6 +43,7 @@ class Live:
     options: rules, variety and context, as `Answers` takes them. weights: of kinds of events, as in `zhiyin.toml`.
     state: what users did lately; by default in this process's memory.
     several: other processes write to the store too: whether items changed is asked for each request.
+    types: of columns, as the settings declare them.
 
     Raises DataError where no version is in use.
     """
@@ -54,6 +57,7 @@ class Live:
         *,
         state: LiveState | None = None,
         several: bool = False,
+        types: CatalogueSchema | None = None,
     ) -> None:
         self.bundles, self.store, self.several = bundles, store, several
         self.options, self.weights = dict(options or {}), dict(weights or {})
@@ -63,7 +67,7 @@ class Live:
         self.also: list[Callable[[View], None]] = []
         self._users: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._pasts: OrderedDict[tuple[str, str], tuple[Any, Any, Past]] = OrderedDict()
-        self._lock, self._taking = threading.Lock(), threading.RLock()
+        self._lock, self._taking, self._typing = threading.Lock(), threading.RLock(), threading.Lock()
         self._wake, self._stop = threading.Condition(), threading.Event()
         self._seq = {"items": 0, "users": 0}
         self._refused = 0  # a version that could not be taken up
@@ -75,9 +79,9 @@ class Live:
             raise DataError("no version is in use", file=bundles.folder, remedy="zhiyin train --budget 10m")
         self._seq["users"] = store.seq("users")
         self._forgettings = store.forgettings()
+        self.schemas = SchemaKeeper(store, types)
         loaded = self.load(bundle)
-        changes, self._seq["items"] = store.all("items")
-        self.now = View.of(loaded, changes, self._seq["items"])
+        self.now, self._seq["items"] = self.view_of(loaded)
         self.feed = IndexFeed(store, loaded)
         self.feed.look(self.now)
         self.loaded_at = time.time()
@@ -107,6 +111,26 @@ class Live:
         """A version, to be served beside the store. Raises DataError where its files are not what was written."""
         bundle.verify()
         return Loaded(bundle, self.options, self.weights, self.store)
+
+    def view_of(self, loaded: Loaded, until: int | None = None) -> tuple[View, int]:
+        """A version under all changes of items, and the last of them. until: as of that change."""
+        unreadable: list[int] = []
+        changes, seq = self.store.all("items", until=until, unreadable=unreadable)
+        if until is None:
+            self._unreadable = unreadable
+        return View.of(loaded, changes, seq, self.types(loaded)), seq
+
+    def types(self, loaded: Loaded | None = None) -> CatalogueSchema:
+        """Types of all columns beside a version; None: the one in use."""
+        return self.schemas.over((loaded or self.now.loaded).types, self.schemas.look())
+
+    def accept(self, table: str, rows: Rows) -> tuple[dict[str, dict[str, Any] | None], dict[str, DataError]]:
+        """Columns that are to be written as their types have them; see `SchemaKeeper.accept`."""
+        before = self.schemas.look().version
+        found = self.schemas.accept(table, rows, self.now.loaded.types)
+        if self.schemas.stored.version != before:
+            self.look_at_types()
+        return found
 
     def past(self, view: View, user: str | None, session: str | None = None) -> Past:
         """What a user or a session, or both, did until now."""
@@ -175,7 +199,7 @@ class Live:
             found = self._users.get(user)
         if found is None:
             said = self.store.get("users", user)
-            found = {} if said is None else said[0]
+            found = {} if said is None else self.types().fitting("users", said[0])[0]
             with self._lock:
                 self._users[user] = found
                 while len(self._users) > USERS:
@@ -220,7 +244,11 @@ class Live:
                 begun = time.perf_counter()
                 with self._taking:
                     changes, seq, view = dict(self._pending), self._seq["items"], self.now
-                fresh = view.after(changes, seq)
+                types = self.types(view.loaded)
+                if _retyped(view.schema, types):
+                    fresh, seq = self.view_of(view.loaded)
+                else:
+                    fresh = view.after(changes, seq, types)
                 with self._taking:
                     if self.now is view:
                         self._take_up(fresh, changes)
@@ -254,6 +282,7 @@ class Live:
                 self._forget_others()
                 users, self._seq["users"] = self.store.all("users", self._seq["users"])
                 self.changed("users", users)
+                self.look_at_types()
                 bundle = self._in_use()
                 if bundle is not None and bundle.version not in (self.now.version, self._refused):
                     self._refused = bundle.version  # looked at once, unless another one is named in between
@@ -268,6 +297,22 @@ class Live:
             except Exception as error:  # what answers goes on answering
                 log.warning("service: %s", error)
 
+    def look_at_types(self) -> None:
+        """Other types of columns make another view."""
+        with self._typing:
+            self._retype(self.now)
+
+    def _retype(self, view: View) -> None:
+        types = self.types(view.loaded)
+        if types == view.schema:
+            return
+        fresh = self.view_of(view.loaded)[0] if _retyped(view.schema, types) else view.after({}, view.seq, types)
+        with self._lock:
+            self._users.clear()
+        with self._taking:
+            if self.now is view:
+                self._take_up(fresh, {})
+
     def _in_use(self) -> Bundle | None:
         """The version in use; None, with one warning, where the file that names it is damaged or names none."""
         try:
@@ -281,8 +326,7 @@ class Live:
         return bundle
 
     def _change_version(self, loaded: Loaded) -> None:
-        changes, seq = self.store.all("items")
-        view = View.of(loaded, changes, seq)
+        view, seq = self.view_of(loaded)
         feed = IndexFeed(self.store, loaded)
         feed.look(view)  # who is answered by the new version finds it current
         self.feed = feed
@@ -301,3 +345,9 @@ class Live:
     def waiting_items(self) -> int:
         """Items that changed and are in no view yet."""
         return len(self._pending)
+
+
+def _retyped(before: CatalogueSchema, after: CatalogueSchema) -> bool:
+    """Whether a column has another type than before, or none: a view has to be made from the start."""
+    return any(after.type_of(table, name) != type
+               for table in TABLES for name, type in before.of_table(table).items())  # fmt: skip

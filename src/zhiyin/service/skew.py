@@ -156,7 +156,7 @@ def _past(desk: Desk, trace: Trace, view: View, found: Skew) -> tuple[Past | Non
         return None, DELETED
     past = view.remembered(
         code,
-        view.encode_many(events["item"]),
+        view.encode(events["item"]),
         events["time"].to_numpy(),
         loaded.schema.weights(events["kind"], events["value"]),
         loaded.schema.codes(events["kind"]),

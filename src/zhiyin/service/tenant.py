@@ -71,6 +71,7 @@ class Tenant:
                 kept,
                 {} if settings is None else house_of(settings, config),
                 {} if settings is None else settings.weights,
+                types=None if settings is None else settings.schema.types,
                 state=state,
                 several=several or section.redis is not None or kept.dialect != "sqlite",
             )

@@ -50,9 +50,10 @@ def routes(needs: Needs) -> APIRouter:
 
 def _table(router: APIRouter, needs: Needs, name: str, one: str) -> None:
     def change(tenant: Tenant, key: str, body: dict[str, Any], keep: bool) -> dict[str, Any]:
-        if name == "items":
-            _fit(tenant, body)
-        return {"id": key, "version": _write(tenant, name, {key: body}, keep=keep)[key]}
+        right, wrong = tenant.live.accept(name, {key: body})
+        if wrong:
+            raise wrong[key]
+        return {"id": key, "version": _write(tenant, name, right, keep=keep)[key]}
 
     @router.put(f"/v1/{name}/{{key}}", tags=[name], operation_id=f"put_{one}")
     async def put(key: ItemId, body: ColumnsIn, tenant: Tenant = needs.admin) -> Any:
@@ -98,7 +99,7 @@ def _table(router: APIRouter, needs: Needs, name: str, one: str) -> None:
         body = await request.body()
 
         def write() -> dict[str, Any]:
-            right, wrong = _lines(body, tenant if name == "items" else None)
+            right, wrong = _lines(body, tenant, name)
             _write(tenant, name, right)
             return {"accepted": len(right), "rejected": wrong}
 
@@ -131,7 +132,7 @@ def _catalogued(tenant: Tenant, name: str, key: str) -> dict[str, Any] | None:
     loaded = tenant.live.now.loaded
     frame = loaded.items if name == "items" else loaded.users
     if name == "items":
-        code = int(loaded.known.item_ids.encode([loaded.item(key)])[0])
+        code = int(loaded.known.item_ids.encode([key])[0])
     else:
         code = loaded.learned(key, tenant.store.forgotten(key))
     if code < 0 or frame is None:
@@ -140,27 +141,15 @@ def _catalogued(tenant: Tenant, name: str, key: str) -> dict[str, Any] | None:
             if value is not None and column != "id"}  # fmt: skip
 
 
-def _fit(tenant: Tenant, body: dict[str, Any]) -> None:
-    """Raises DataError for a column that is of another kind in the catalogue: filters could not speak of it."""
-    schema = tenant.live.now.answers.items.schema
-    for column, value in body.items():
-        wanted = schema.get(column)
-        if wanted is None or value is None:
-            continue
-        parts = value if isinstance(value, list) else [value]
-        if wanted.is_numeric() and not all(isinstance(p, int | float) for p in parts):
-            raise DataError(f"column {column!r} holds numbers, not {str(value)[:40]!r}", column=column,
-                            remedy="send a number, or none")  # fmt: skip
-
-
-def _lines(body: bytes, tenant: Tenant | None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Columns by id, and the lines that are wrong."""
+def _lines(body: bytes, tenant: Tenant, name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Columns by id as their types have them, and the lines that are wrong. Of an id the last line counts."""
     if body.count(b"\n") + body.count(b"\r") > 4 * LINES:
         raise RefusedError(422, "too many lines at once", f"from 1 to {LINES:,} lines of JSON")
     lines = body.splitlines()
     if not 1 <= len(lines) <= LINES:
         raise RefusedError(422, f"{len(lines):,} lines", f"from 1 to {LINES:,} lines of JSON")
-    right: dict[str, Any] = {}
+    read: dict[str, Any] = {}
+    numbers: dict[str, int] = {}
     wrong: list[dict[str, Any]] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -170,12 +159,12 @@ def _lines(body: bytes, tenant: Tenant | None) -> tuple[dict[str, Any], list[dic
             if not isinstance(said, dict) or set(said) != {"id", "columns"}:
                 raise DataError("this is no id and columns", remedy='{"id": "i1", "columns": {"price": 3}}')
             key = text(said["id"], "id", ID)
-            value = None if said["columns"] is None else columns(said["columns"])
-            if tenant is not None and value is not None:
-                _fit(tenant, value)
-            right[key] = value
+            read[key] = None if said["columns"] is None else columns(said["columns"])
+            numbers[key] = number
         except (ValueError, RecursionError):
             wrong.append({"line": number, "reason": "this is no JSON"})
         except ZhiyinError as error:
             wrong.append({"line": number, "reason": f"{error.message}; {error.remedy}"})
-    return right, wrong[:TOLD]
+    right, unfit = tenant.live.accept(name, read)
+    wrong += [{"line": numbers[key], "reason": f"{error.message}; {error.remedy}"} for key, error in unfit.items()]
+    return right, sorted(wrong, key=lambda line: int(line["line"]))[:TOLD]

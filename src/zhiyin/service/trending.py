@@ -84,7 +84,7 @@ class Trending:
             items = self._items
         worth = np.full(len(view.ids), -np.inf, dtype=np.float32)
         if len(items):
-            codes = view.encode_many(items["item"])
+            codes = view.encode(items["item"])
             known = codes >= 0
             worth[codes[known]] = items["worth"].to_numpy()[known]
         return worth

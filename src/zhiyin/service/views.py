@@ -20,13 +20,13 @@ from zhiyin.core.errors import ZhiyinError
 from zhiyin.core.parallel import kernel
 from zhiyin.core.run import Run, log
 from zhiyin.data.catalogue import Catalogue, title_column
+from zhiyin.data.catalogue_schema import CatalogueSchema, is_hidden
 from zhiyin.data.event_schema import EventSchema, parse_weights
 from zhiyin.data.histories import Histories
-from zhiyin.data.ids import Ids
 from zhiyin.data.times import wall_clock
 from zhiyin.pipeline.answers import Answers
 from zhiyin.pipeline.bundles import Bundle
-from zhiyin.pipeline.frames import aligned, fitting
+from zhiyin.pipeline.frames import aligned
 from zhiyin.pipeline.request import VARIETY, Request
 from zhiyin.pipeline.rules import Rules
 from zhiyin.ranking.item_log import sealed
@@ -34,10 +34,8 @@ from zhiyin.service.index_feed import live_index
 from zhiyin.store.database import Store
 from zhiyin.store.records import Event
 
-HIDDEN = "hidden"
 # Models whose kernels this process has compiled.
 _WARMED: set[str] = set()
-# Columns of a new item at most; names beyond are not looked at.
 Columns = Mapping[str, Any]
 
 
@@ -66,6 +64,8 @@ class Loaded:
         self.known = self.model._known()
         catalogue = Catalogue.load(bundle.folder) or Catalogue(pl.DataFrame(), pl.DataFrame())
         ids = pl.DataFrame({"id": self.known.item_ids.values})
+        # Types of the columns as they were learned, and the frames as they are read.
+        self.types = catalogue.types
         self.items = aligned(catalogue.items, ids["id"]) if "id" in catalogue.items.columns else ids
         self.users = catalogue.users if "id" in catalogue.users.columns else None
         self.schema = self.known.schema or _schema_of(catalogue.kinds, weights)
@@ -83,21 +83,12 @@ class Loaded:
         said = repr((self.options["rules"], sorted((k, str(v)) for k, v in options.items()), sorted(weights.items())))
         self.house = hashlib.sha256(said.encode()).hexdigest()[:16]
         self.index = live_index(self.model, self.learned_seq)
-        self.item_texts = self.known.item_ids.dtype == pl.String
-        self.user_texts = self.known.user_ids.dtype == pl.String
-
-    def item(self, raw: str) -> Any:
-        """An id as the model knows it: a whole number where its ids are numbers."""
-        return raw if self.item_texts else _number(raw)
-
-    def user(self, raw: str) -> Any:
-        return raw if self.user_texts else _number(raw)
 
     def learned(self, user: str | None, forgotten: int) -> int:
         """Code of a user of whom the version has learned and may know; -1: none."""
         if user is None or forgotten >= self.made:
             return -1
-        return int(self.known.user_ids.encode([self.user(user)])[0])
+        return int(self.known.user_ids.encode([user])[0])
 
     def unlearned(self, code: int, events: Sequence[Event]) -> list[Event]:
         """Of the events of a user that the store has, those that the version has not learned; `code` as of `learned`.
@@ -114,7 +105,7 @@ class Loaded:
             return new
         learned = self.stands(
             np.full(len(new), code, dtype=np.int32),
-            self.known.item_ids.encode([self.item(event.item) for event in new]),
+            self.known.item_ids.encode([event.item for event in new]),
             self.schema.codes([event.kind for event in new]),
             np.array([event.time for event in new], dtype=np.int64),
             np.array([event.seq > 0 for event in new]),
@@ -126,8 +117,8 @@ class Loaded:
         times = self.schema.times
         events = events.filter(pl.col("time").is_between(times.earliest, times.latest(self.clock())))
         learned = self.stands(
-            _codes(self.known.user_ids, events["user"], self.user_texts),
-            _codes(self.known.item_ids, events["item"], self.item_texts),
+            self.known.user_ids.encode(events["user"]),
+            self.known.item_ids.encode(events["item"]),
             self.schema.codes(events["kind"]),
             events["time"].to_numpy(),
             np.ones(len(events), dtype=bool),
@@ -172,14 +163,6 @@ def _stands(offsets, items, kinds, times, stored, users, which, what, moments, n
             low += 1
 
 
-def _codes(ids: Ids, raw: pl.Series, texts: bool) -> np.ndarray:
-    """int32: codes of ids as texts, of any number; -1: not known."""
-    if texts:
-        return ids.encode(raw)
-    numbers = pl.when(raw.str.contains(_NUMBER)).then(raw).cast(pl.Int64, strict=False)
-    return ids.encode(pl.select(numbers).to_series())
-
-
 def _schema_of(kinds: Sequence[str], weights: dict[str, float]) -> EventSchema:
     """The schema of a version that was saved without one."""
     if not weights:
@@ -215,10 +198,22 @@ class Past:
 
 
 class View:
-    """See the module. `seq`: the last change of the store's items that is in it."""
+    """See the module.
 
-    def __init__(self, loaded: Loaded, answers: Answers, hidden: frozenset[str], seq: int) -> None:
+    seq: the last change of the store's items that is in it. unfit: by column the items whose value of the store does
+    not fit the type of the column; it is null here.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        answers: Answers,
+        hidden: frozenset[str],
+        seq: int,
+        unfit: Mapping[str, frozenset[str]] | None = None,
+    ) -> None:
         self.loaded, self.answers, self.hidden, self.seq = loaded, answers, hidden, seq
+        self.unfit = dict(unfit or {})
         self.version, self.known, self.ids = loaded.version, loaded.known, answers.ids
         self.shown = np.ones(len(self.ids), dtype=bool)
         self._away = (self.shown, np.zeros(0, dtype=np.int32))
@@ -227,10 +222,16 @@ class View:
         self._titles: pl.Series | None = None
 
     @classmethod
-    def of(cls, loaded: Loaded, changes: Mapping[str, Columns | None], seq: int) -> View:
-        """A version under changes of items, in the order they came."""
+    def of(
+        cls,
+        loaded: Loaded,
+        changes: Mapping[str, Columns | None],
+        seq: int,
+        schema: CatalogueSchema | None = None,
+    ) -> View:
+        """A version under changes of items, in the order they came. schema: types of all columns; None: as learned."""
         answers = Answers(loaded.model, loaded.items, loaded.users, kinds=tuple(loaded.kinds), run=Run(threads=1),
-                          **loaded.options)  # fmt: skip
+                          schema=schema or loaded.types, **loaded.options)  # fmt: skip
         view = cls(loaded, answers, frozenset(), 0).after(changes, seq)
         view.warm()
         return view
@@ -274,45 +275,34 @@ class View:
         tests = {"number": ">= -1e300", "text": "LIKE '%'"}
         return " AND ".join(f'("{name}" {tests[kind]} OR "{name}" IS NULL)' for kind, name in names.items())
 
-    def after(self, changes: Mapping[str, Columns | None], seq: int) -> View:
-        """The view after more changes."""
+    def after(self, changes: Mapping[str, Columns | None], seq: int, schema: CatalogueSchema | None = None) -> View:
+        """The view after more changes. schema: with types of columns that no view before had; None: as it is."""
         hidden = set(self.hidden)
         for key, said in changes.items():
-            if said is None or said.get(HIDDEN) is True:
+            if said is None or is_hidden(said):
                 hidden.add(key)
             else:
                 hidden.discard(key)
         if not changes:
-            return self if seq == self.seq else View(self.loaded, self.answers, frozenset(hidden), seq)
-        items = _overlaid(self.answers.items, self.ids, self.loaded, changes)
-        return View(self.loaded, self.answers.replaced(items), frozenset(hidden), seq)
+            if schema is None or schema == self.schema:
+                return self if seq == self.seq else View(self.loaded, self.answers, frozenset(hidden), seq, self.unfit)
+            answers = self.answers.replaced(self.answers.items, schema)
+            return View(self.loaded, answers, frozenset(hidden), seq, self.unfit)
+        schema = schema or self.schema
+        items, wrong = _overlaid(self.answers.items, self.ids, self.loaded, changes, schema)
+        unfit = {name: kept for name, keys in self.unfit.items() if (kept := keys - changes.keys())}
+        for name, keys in wrong.items():
+            unfit[name] = unfit.get(name, frozenset()).union(keys)
+        return View(self.loaded, self.answers.replaced(items, schema), frozenset(hidden), seq, unfit)
 
-    def item(self, raw: str) -> Any:
-        return self.loaded.item(raw)
+    @property
+    def schema(self) -> CatalogueSchema:
+        """Types of the columns, as filters and rows have them."""
+        return self.answers.schema
 
-    def user(self, raw: str) -> Any:
-        return self.loaded.user(raw)
-
-    def encode(self, raw: Sequence[str]) -> np.ndarray:
-        """Codes of items by id, new ones among them."""
-        return self.ids.encode([self.item(key) for key in raw] if self.loaded.item_texts else self._numbers(raw))
-
-    def encode_many(self, raw: pl.Series) -> np.ndarray:
-        """As `encode`, for any number of ids as texts."""
-        if self.loaded.item_texts:
-            return self.ids.encode(raw)
-        codes = _codes(self.known.item_ids, raw, texts=False)
-        new = np.flatnonzero(codes < 0)
-        if len(new) and len(self.ids) > len(self.known.item_ids):
-            codes[new] = self.ids.encode(raw.gather(new))
-        return codes
-
-    def _numbers(self, raw: Sequence[str]) -> list[Any]:
-        found = []
-        for key in raw:
-            number = _number(key)
-            found.append(key if number == _NONE else number)
-        return found
+    def encode(self, raw: Sequence[str] | pl.Series) -> np.ndarray:
+        """Codes of items by id as requests write it, new ones among them; see `Ids.encode`."""
+        return self.ids.encode(raw if isinstance(raw, pl.Series) else list(raw))
 
     def show(self, things: Mapping[str, bool]) -> None:
         """Whether items may be shown from now on."""
@@ -425,51 +415,50 @@ class View:
         return rows[np.argsort(-self.answers.priority[rows], kind="stable")][:k]
 
 
-def _overlaid(items: pl.DataFrame, ids: Any, loaded: Loaded, changes: Mapping[str, Columns | None]) -> pl.DataFrame:
-    """The items with changed rows in their places and new ones behind, in the order they came.
+def _overlaid(
+    items: pl.DataFrame, ids: Any, loaded: Loaded, changes: Mapping[str, Columns | None], schema: CatalogueSchema
+) -> tuple[pl.DataFrame, dict[str, list[str]]]:
+    """The items with changed rows in their places and new ones behind, in the order they came; and by column the items
+    whose values do not fit its type: they are null there.
 
     A column that a change does not name is as the version has it; one that it names as null is null.
     """
-    rows = {key: {n: v for n, v in (value or {}).items() if n != HIDDEN} for key, value in changes.items()}
-    frame = pl.DataFrame([{"id": key, **row} for key, row in rows.items()], infer_schema_length=None, strict=False)
-    frame = frame.with_columns(pl.col("id").cast(pl.String))
-    keys = frame["id"].to_list()
-    codes = ids.encode(keys if loaded.item_texts else [k if _number(k) == _NONE else _number(k) for k in keys])
+    keys = list(changes)
+    rows: list[Columns] = [value or {} for value in changes.values()]
+    frame, wrong = schema.frame("items", rows)
+    frame = pl.DataFrame({"id": pl.Series(keys, dtype=pl.String)}).hstack(frame)
+    codes = ids.encode(keys)
     base = items.with_columns(pl.col("id").cast(pl.String))
-    frame = _completed(fitting(frame, base.schema), rows, codes, loaded.items)
+    frame = _completed(frame, rows, codes, loaded.items)
     place = np.arange(len(items) + int((codes < 0).sum()))
     # Of what was deleted the columns stay; it is not shown.
     known = (codes >= 0) & np.array([value is not None for value in changes.values()])
     place[codes[known]] = len(items) + np.flatnonzero(known)
     # Behind in the order they came, whatever became of them: codes must come out the same for whoever reads the store.
     place[len(items) :] = len(items) + np.flatnonzero(codes < 0)
-    return pl.concat([base, frame], how="diagonal")[place]
+    both = pl.concat([base, frame], how="diagonal_relaxed")[place]
+    return both, {name: [keys[row] for row in bad] for name, bad in wrong.items()}
 
 
 def _completed(
-    frame: pl.DataFrame, rows: Mapping[str, Columns], codes: np.ndarray, catalogue: pl.DataFrame
+    frame: pl.DataFrame, rows: Sequence[Columns], codes: np.ndarray, catalogue: pl.DataFrame
 ) -> pl.DataFrame:
     """Changed rows, with what they do not name as the catalogue of the version has it. `codes`: of the rows, of new
     items beyond the catalogue or -1."""
     there = (codes >= 0) & (codes < len(catalogue))
     if not there.any():
         return frame
-    below = catalogue[np.where(there, codes, 0)]
-    columns = {}
-    for name in catalogue.drop("id").columns:
-        old = below[name]
-        top = frame[name] if name in frame.columns else pl.repeat(None, len(old), dtype=old.dtype, eager=True)
-        columns[name] = top.zip_with(pl.Series([name in row for row in rows.values()]) | ~pl.Series(there), old)
-    return frame.with_columns(**columns)
-
-
-_NONE, _NUMBER = -(2**62), r"^-?\d{1,18}$"
-
-
-def _number(raw: str) -> Any:
-    if len(raw) >= 19:
-        return _NONE
-    return int(raw) if raw.isdecimal() or (raw.startswith("-") and raw[1:].isdecimal()) else _NONE
+    below = catalogue[np.where(there, codes, 0)].drop("id")
+    columns = []
+    for old in below:
+        if old.name not in frame.columns:
+            columns.append(old.set(~pl.Series(there), None) if not there.all() else old)
+            continue
+        top = frame[old.name]
+        mine = pl.Series([old.name in row for row in rows]) | ~pl.Series(there)
+        both = pl.DataFrame([top.alias("top"), old.alias("old"), mine.alias("mine")])
+        columns.append(both.select(pl.when("mine").then("top").otherwise("old").alias(old.name)).to_series())
+    return frame.with_columns(columns)
 
 
 def plain(value: Any) -> Any:

@@ -39,6 +39,8 @@ __all__ = ["BATCH", "EVENTS", "THINGS", "Store", "StoreAwayError", "StoreFullErr
 BATCH, ROWS = 10_000, 500
 # Columns that say something of an item rather than describe it: they are never kept as null.
 _MARKS = ("hidden",)
+# The table of types of columns; see `schemas`.
+SCHEMA = "catalogue_schema"
 # How often `forget` removes what its own search still finds.
 ROUNDS = 3
 _SCHEMA = {
@@ -250,11 +252,11 @@ class Store(Lists):
 
         What is the same as the newest version is not written again. Raises DataError for columns that cannot be.
         """
-        return self._write(table, things, lambda key, old, new: new)
+        return self.change(table, things, lambda key, old, new: new)
 
     def patch(self, table: str, things: Mapping[str, Mapping[str, Any] | None]) -> dict[str, int]:
         """As `put`, but columns that are not named stay as the newest version has them. Of two at once both count."""
-        return self._write(table, things, lambda key, old, new: {**(old or {}), **new})
+        return self.change(table, things, lambda key, old, new: {**(old or {}), **new})
 
     def replace(
         self, table: str, things: Mapping[str, Mapping[str, Any] | None], known: Mapping[str, Iterable[str]]
@@ -268,9 +270,9 @@ class Store(Lists):
             names = [name for name in (*known.get(key, ()), *(old or {})) if name not in _MARKS]
             return {**dict.fromkeys(names), **new}
 
-        return self._write(table, things, combine)
+        return self.change(table, things, combine)
 
-    def _write(
+    def change(
         self,
         table: str,
         things: Mapping[str, Mapping[str, Any] | None],
@@ -278,7 +280,8 @@ class Store(Lists):
     ) -> dict[str, int]:
         """Write versions made of the newest ones and what is new, in one transaction that no other writer is within."""
         of = _table(table)
-        checked = {text(key, "id", ID): None if value is None else columns(value) for key, value in things.items()}
+        right = dict if table == SCHEMA else columns
+        checked = {text(key, "id", ID): None if value is None else right(value) for key, value in things.items()}
         now, versions = self.clock(), {}
         keys = list(checked)
         with self._writing() as link:
@@ -316,10 +319,13 @@ class Store(Lists):
             row = link.execute(self._newest(_table(table), [key])).first()
         return row is not None and row.columns is None
 
-    def all(self, table: str, after: int = 0, until: int | None = None) -> tuple[dict[str, dict[str, Any] | None], int]:
+    def all(
+        self, table: str, after: int = 0, until: int | None = None, unreadable: list[int] | None = None
+    ) -> tuple[dict[str, dict[str, Any] | None], int]:
         """Newest columns of all that changed after a `seq` (None: deleted), and the last `seq`.
 
-        `until`: the state as of that `seq`; later changes are not looked at.
+        `until`: the state as of that `seq`; later changes are not looked at. `unreadable`: takes the `seq` of rows that
+        are no columns: of these the version before counts.
         """
         of = _table(table)
         asked = sa.select(of.c.seq, of.c.id, of.c.columns).where(of.c.seq > after).order_by(of.c.seq)
@@ -328,9 +334,24 @@ class Store(Lists):
         found: dict[str, dict[str, Any] | None] = {}
         with self._reading() as link:
             for seq, key, said in link.execute(asked):
-                found[key] = None if said is None else json.loads(said)
                 after = int(seq)
+                try:
+                    value = None if said is None else json.loads(said)
+                    if value is not None and not isinstance(value, dict):
+                        raise ValueError
+                except (ValueError, RecursionError):
+                    if unreadable is not None:
+                        unreadable.append(after)
+                    continue  # what it said before counts
+                found[key] = value
         return found, after
+
+    def change_of(self, table: str, key: str) -> int:
+        """`seq` of the newest version of an id; 0 for none: what messages call a row by, since ids stand in no log."""
+        of = _table(table)
+        with self._reading() as link:
+            newest = sa.select(sa.func.coalesce(sa.func.max(of.c.seq), 0)).where(of.c.id == key)
+            return int(link.execute(newest).scalar_one())
 
     def seq(self, table: str) -> int:
         """`seq` of the last change of items, users or placements; 0 where there is none."""
@@ -500,7 +521,8 @@ class Store(Lists):
                 frame = _exported(folder / f"{name}.parquet", ["id", "columns"])
                 if name == "users" and gone:
                     frame = frame.filter([hash_of(user) not in gone for user in frame["id"]])
-                self.put(name, {key: json.loads(said) for key, said in frame.iter_rows()})
+                put = self.patch if name == SCHEMA else self.put
+                put(name, {key: json.loads(said) for key, said in frame.iter_rows()})
         return new
 
     def _load_rows(self, path: Path, table: sa.Table, gone: Mapping[str, int] | None = None) -> None:
@@ -522,6 +544,8 @@ class Store(Lists):
             first, last = link.execute(sa.select(sa.func.min(EVENTS.c.time), sa.func.max(EVENTS.c.time))).one()
             found: dict[str, Any] = {"events": self.count(), "first event": first, "last event": last}
             for name, of in THINGS.items():
+                if name == SCHEMA:
+                    continue
                 newest = sa.select(sa.func.max(of.c.seq)).group_by(of.c.id)
                 found[name] = _count(link, of.c.seq.in_(newest) & of.c.columns.is_not(None))
             for table in (LISTS, IMPRESSIONS, FORGOTTEN):

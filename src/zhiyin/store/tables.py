@@ -67,7 +67,7 @@ THINGS = {
         sa.UniqueConstraint("id", "version"),
         sqlite_autoincrement=True,
     )
-    for name in ("items", "users", "placements")
+    for name in ("items", "users", "placements", "catalogue_schema")
 }
 # What was shown and why: one row a list that was made, and one for each time that a list was really seen.
 LISTS = sa.Table(
@@ -128,7 +128,8 @@ def prepare(link: Any, place: str) -> None:
             remedy="use the version of zhiyin that wrote it",
         )
     if found == FORMAT:
-        EVENTS_OF_TIME.create(link, checkfirst=True)  # it came within the format; an older program need not know it
+        for part in (EVENTS_OF_TIME, THINGS["catalogue_schema"]):  # they came within the format; an older program need
+            part.create(link, checkfirst=True)  # not know them
         return
     if found is None:
         _be_alone(link, place)

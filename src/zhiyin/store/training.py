@@ -3,17 +3,18 @@ forgotten."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from zhiyin.core.run import Run
+from zhiyin.data.catalogue_schema import is_hidden
 from zhiyin.data.event_schema import StorePosition
-from zhiyin.data.heard import QUARANTINE, Columns, Heard
+from zhiyin.data.heard import QUARANTINE, Heard, JsonColumns
 from zhiyin.store.database import EVENTS, THINGS, Store, hash_of, sa
 from zhiyin.store.records import TIMES
+from zhiyin.store.schemas import stored_types
 
 # Events of one page: no reading transaction is so long that the journal could not be emptied beside it.
 PAGE = 200_000
@@ -39,7 +40,9 @@ def heard(store: Store, run: Run | None = None) -> Heard:
         return np.array([gone.get(hash_of(user), 0) for user in ids], dtype=np.int64)
 
     position = StorePosition(store.identity, last)
-    return Heard(events, items, users, hidden, forgotten if gone else None, since, position, quarantine)
+    types = stored_types(store)
+    return Heard(events, items, users, hidden, forgotten if gone else None, since, position, quarantine,
+                 types.first, types.declared)  # fmt: skip
 
 
 def _events(store: Store, last: int, run: Run) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -79,7 +82,7 @@ def _set_aside(frame: pl.DataFrame, address: str, now: int) -> pl.DataFrame:
     )
 
 
-def _things(store: Store, name: str) -> tuple[Columns, pl.Series]:
+def _things(store: Store, name: str) -> tuple[JsonColumns, pl.Series]:
     """Newest columns of items or users, and the ids of those that are not to be shown."""
     of = THINGS[name]
     newest = sa.select(sa.func.max(of.c.seq)).group_by(of.c.id)
@@ -90,37 +93,12 @@ def _things(store: Store, name: str) -> tuple[Columns, pl.Series]:
         )
         parts += [pl.DataFrame(rows, schema=parts[0].schema, orient="row") for rows in found.partitions(FETCH)]
     frame = pl.concat(parts)
-    away = frame["text"].is_null() | _holds(frame["text"], "hidden", "true").fill_null(True)
     there = frame.filter(pl.col("text").is_not_null())
-    return columns_of(there["id"], there["text"]), frame.filter(away)["id"]
-
-
-def columns_of(ids: pl.Series, texts: pl.Series) -> Columns:
-    """Columns out of the JSON that the store keeps; `hidden` is none of them. Numbers beside texts become texts."""
-    frame = pl.DataFrame({"id": ids})
-    if not len(texts) or not (texts != "{}").any():
-        return Columns(frame, frame.select())
-    values = texts.str.json_decode(infer_schema_length=None).struct.unnest()
-    values = values.drop("hidden", strict=False)
-    values = values.with_columns(
-        values[name].cast(_plain(dtype)) for name, dtype in values.schema.items() if _plain(dtype) != dtype
-    )
-    nulls = bool(texts.str.contains('": null', literal=True).any())
-    said = {
-        name: values[name].is_not_null() | _holds(texts, name, "null") if nulls else values[name].is_not_null()
-        for name in values.columns
-    }
-    return Columns(pl.concat([frame, values], how="horizontal"), pl.DataFrame(said))
-
-
-def _plain(dtype: pl.DataType) -> pl.DataType:
-    """The type of a column that held nothing but nulls, or empty lists."""
-    if dtype == pl.Null:
-        return pl.String()
-    return pl.List(pl.String()) if dtype == pl.List(pl.Null) else dtype
-
-
-def _holds(texts: pl.Series, name: str, value: str) -> pl.Series:
-    """Whether the JSON as the store writes it has this name with this value. Inside a text its quotes are escaped."""
-    key = pl.escape_regex(json.dumps(name, ensure_ascii=False))
-    return texts.str.contains(rf"(?:^\{{|, ){key}: {value}(?:, |\}}$)")
+    rows = JsonColumns(there["id"], there["text"])
+    marked = there["text"].str.contains('"hidden"', literal=True)  # few are: their columns are looked at
+    away = marked.clone()
+    if marked.any():
+        some = np.flatnonzero(marked.to_numpy())
+        columns = (row for _, part in rows.filter(marked).parts() for row in part)
+        away = away.scatter(some, [is_hidden(row) for row in columns])
+    return rows, pl.concat([frame.filter(pl.col("text").is_null())["id"], rows.ids.filter(away)])

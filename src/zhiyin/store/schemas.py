@@ -1,0 +1,90 @@
+"""Types of catalogue columns at rest: those that were declared, and those that first writes decided.
+
+All processes and a restart agree on them: a first write decides in one transaction, and of two at once one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from zhiyin.core.errors import ConfigError, DataError
+from zhiyin.data.catalogue_schema import MOST_COLUMNS, TABLES, CatalogueSchema, parse_type
+from zhiyin.store.database import SCHEMA, Store
+
+_FIRST, _DECLARED = "first", "declared"
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredTypes:
+    """What a store says of types. version: grows with each change. unusable: (table, column) of entries that are no
+    types, which do not count."""
+
+    first: CatalogueSchema
+    declared: CatalogueSchema
+    version: int
+    unusable: tuple[tuple[str, str], ...] = ()
+
+
+def stored_types(store: Store) -> StoredTypes:
+    """All types that a store holds."""
+    found, version = store.all(SCHEMA)
+    parts: dict[str, dict[str, dict[str, str]]] = {_FIRST: {}, _DECLARED: {}}
+    unusable = []
+    for key, types in found.items():
+        table, _, source = key.partition("/")
+        if table not in TABLES or source not in parts:
+            continue
+        for column, type in (types or {}).items():
+            if type is None:
+                continue
+            try:
+                parts[source].setdefault(table, {})[column] = parse_type(type, column)
+            except ConfigError:
+                unusable.append((table, column))
+    return StoredTypes(
+        CatalogueSchema(**parts[_FIRST]), CatalogueSchema(**parts[_DECLARED]), version, tuple(sorted(unusable))
+    )
+
+
+def add_first(store: Store, table: str, types: Mapping[str, str]) -> dict[str, str]:
+    """Types of columns that are written for the first time. Returns those that count: of a column that another writer
+    was first to write, that one's.
+
+    Raises DataError where the table has too many columns.
+    """
+    decided: dict[str, Any] = {}
+
+    def combine(key: str, old: dict[str, Any] | None, new: Mapping[str, Any]) -> dict[str, Any]:
+        both = {**new, **(old or {})}
+        if len(both) > MOST_COLUMNS:
+            raise DataError(
+                f"{table} have {len(old or {}):,} columns besides those of the catalogue",
+                remedy=f"at most {MOST_COLUMNS:,}; values that differ from item to item belong into one column",
+            )
+        decided.update({name: both[name] for name in new})
+        return both
+
+    store.change(SCHEMA, {f"{table}/{_FIRST}": types}, combine)
+    return decided
+
+
+def declare(store: Store, types: Mapping[str, Mapping[str, str | None]]) -> int:
+    """Declare types by table and column; None takes a declaration back. Returns the new version."""
+    changes = {f"{table}/{_DECLARED}": dict(columns) for table, columns in types.items() if columns}
+    if changes:
+        store.patch(SCHEMA, changes)
+    return store.seq(SCHEMA)
+
+
+def adopt(store: Store) -> None:
+    """Give columns that were written before types were kept the types of their first values."""
+    for table in TABLES:
+        key = f"{table}/{_FIRST}"
+        if store.get(SCHEMA, key) is not None or not store.seq(table):
+            continue
+        rows, _ = store.all(table)
+        found = CatalogueSchema().first_types(table, (row for row in rows.values() if row))
+        types = dict(list(found.items())[:MOST_COLUMNS])
+        store.change(SCHEMA, {key: types}, lambda key, old, new: {**new, **(old or {})})
