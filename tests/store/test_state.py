@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -235,6 +236,41 @@ def test_a_list_that_grew_long_is_loaded_anew(server: Server, name: str) -> None
     assert state.users == 0
     assert state.recent("alice", shop.load("alice")) == shop.now("alice")
     assert (shop.asked, state.users) == (2, 1)
+
+
+def test_a_slow_redis_is_asked_no_more_until_it_is_quick(
+    server: Server, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One slow answer is an accident; a mean of them is slower than the store."""
+    from zhiyin.store.redis_state import RedisState
+
+    now, slow = [100.0], [True]
+    state = RedisState(server.url, name)
+    plain = state._redis.ping
+
+    def ping() -> object:
+        now[0] += 0.2 * slow[0]
+        return plain()
+
+    monkeypatch.setattr(state._redis, "ping", ping)
+    monkeypatch.setattr("zhiyin.store.redis_state.time", SimpleNamespace(monotonic=lambda: now[0], time=time.time))
+
+    def answer(seconds: float) -> None:
+        now[0] += seconds
+
+    state._do(lambda: answer(0.24))
+    for _ in range(20):
+        state._do(lambda: answer(0.001))
+    assert not state.away
+    for _ in range(4):
+        state._do(lambda: answer(0.2))
+    assert state.away
+    assert state.recent("alice", lambda: Recent((), 7)).forgotten == 7  # the store is asked
+    time.sleep(0.3)  # it answers meanwhile, slowly
+    assert state.away
+    slow[0] = False
+    until(lambda: not state.away)
+    state.close()
 
 
 def test_a_process_that_starts_trusts_nothing_from_before(server: Server, name: str) -> None:

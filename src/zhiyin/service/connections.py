@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import socket
 import time
 from collections.abc import Sequence
 from ipaddress import ip_address, ip_network
@@ -28,6 +30,8 @@ WAITING, READING, LOOK = 15.0, 30.0, 1.0
 # Bytes and seconds for which what still comes is thrown away after a refusal: who is still sending when a connection is
 # closed never reads the answer on it.
 LINGER, LINGERING = 16 << 20, 3.0
+# Seconds between two looks at what came, at first.
+PAUSE = 0.03
 # Bytes on the wire of one request with a body: chunks have heads of their own.
 WIRE = 2 * BODY + HEADER
 
@@ -117,6 +121,7 @@ class Connection(HttpToolsProtocol):
         self._since: float | None = time.monotonic()
         self._in_headers, self._bytes, self._lingers = True, 0, -1
         self._stuck: tuple[int, float] | None = None
+        self._thrown_away: _Thrown | None = None
 
     @property
     def idle(self) -> bool:
@@ -136,37 +141,32 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.all.closed(self)
+        if self._thrown_away is not None:
+            self._thrown_away.close()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._lingers >= 0:
-            self._lingers += len(data)
-            if self._lingers > LINGER:
-                self.abort()
+            self.threw_away(len(data))
             return
         self._bytes += len(data)
         if self._in_headers:
             if self._since is None:
                 self._since = time.monotonic()
-            before = self._bytes - len(data)
-            if before < HEADER < self._bytes:  # what is beyond may be the next request, or more of these headers
-                part = HEADER - before
-                super().data_received(data[:part])
-                if not self._refused_headers() and self.parser is not None:
-                    super().data_received(data[part:])
-                return
-            if self._refused_headers():
+            part = HEADER - (self._bytes - len(data))
+            # What is beyond may be a body, the next request, or more of these headers.
+            if part < len(data) and data.find(b"\r\n\r\n", 0, max(0, part)) < 0:
+                if part > 0:
+                    super().data_received(data[:part])
+                if self._in_headers and self._bytes > HEADER and not self.transport.is_closing():
+                    self._refuse(431, f"the headers are too large: at most {HEADER >> 10} KiB, {HEADERS} headers")
+                elif self.parser is not None and not self.transport.is_closing():
+                    super().data_received(data[max(0, part) :])
                 return
         elif self._bytes > WIRE:
             self._refuse(413, "the request is too large")
             return
         super().data_received(data)
-
-    def _refused_headers(self) -> bool:
-        if self._in_headers and self._bytes > HEADER and not self.transport.is_closing():
-            self._refuse(431, f"the headers are too large: at most {HEADER >> 10} KiB, {HEADERS} headers")
-            return True
-        return self.transport.is_closing()
 
     # -- callbacks of the parser --------------------------------------------------------------------------------------
 
@@ -211,9 +211,21 @@ class Connection(HttpToolsProtocol):
             self._lingers, self._since = 0, time.monotonic()
             with contextlib.suppress(OSError, RuntimeError, NotImplementedError):
                 self.transport.write_eof()
-            self.flow.resume_reading()
+            if hasattr(socket, "MSG_TRUNC"):
+                self.flow.pause_reading()
+                self._thrown_away = _Thrown(self)
+            else:
+                self.flow.resume_reading()
+
+    def threw_away(self, size: int) -> None:
+        """So many bytes came after the answer."""
+        self._lingers += size
+        if self._lingers > LINGER:
+            self.abort()
 
     def abort(self) -> None:
+        if self._thrown_away is not None:
+            self._thrown_away.close()
         self.transport.abort()
 
     def _refuse(self, status: int, message: str) -> None:
@@ -231,6 +243,44 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
         else:
             self.linger()
+
+
+class _Thrown:
+    """Takes what still comes over a connection out of the kernel without reading it: megabytes cost microseconds."""
+
+    _BUFFER = bytearray(1 << 20)  # nothing is ever written to it
+
+    def __init__(self, owner: Connection) -> None:
+        self._owner, self._wait = owner, PAUSE
+        self._socket: socket.socket | None = None
+        with contextlib.suppress(OSError):
+            self._socket = socket.socket(fileno=os.dup(owner.transport.get_extra_info("socket").fileno()))
+            self._socket.setblocking(False)
+        self._timer = owner.loop.call_soon(self._take)
+
+    def _take(self) -> None:
+        took = 0
+        try:
+            while self._socket is not None and took < LINGER:
+                size = self._socket.recv_into(self._BUFFER, 0, socket.MSG_TRUNC)
+                if not size:
+                    self._owner.abort()  # the other side has ended, too
+                    return
+                took += size
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._owner.abort()
+            return
+        self._wait = PAUSE if took else min(0.25, 2 * self._wait)
+        self._timer = self._owner.loop.call_later(self._wait, self._take)
+        self._owner.threw_away(took)
+
+    def close(self) -> None:
+        self._timer.cancel()
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
 
 class _Transport:

@@ -52,6 +52,9 @@ SLACK, BATCH = 250, 500
 PATIENCE, LEASE, PAUSE, LONGEST = 0.25, 30, 0.05, 2.0
 # Seconds after which sums of this process are brought together with those of the others.
 SYNC = 0.5
+# Seconds of a mean answer, over so many calls, beyond which Redis is slower than the store that it spares; answers in a
+# row that are quick, after which it is asked again.
+SLOW, MEAN_OF, PINGS = 0.05, 8, 3
 # Seconds that clocks of machines may differ.
 SKEW = 5.0
 # Connections of a process at most; users forgotten while Redis was away, whose keys are removed when it is back.
@@ -150,8 +153,9 @@ class _AwayError(Exception):
 class RedisState(LiveState):
     """Shared by all processes that name the same Redis and the same `name`. One Redis, not a cluster.
 
-    While Redis does not answer, `recent` asks the store and showings are counted in this process; that is said once in
-    the log. One failure is enough: from then on a thread of its own tries again, and no request waits for it.
+    While Redis does not answer, or only slowly, `recent` asks the store and showings are counted in this process; that
+    is said once in the log. One failure is enough: from then on a thread of its own tries again, and no request waits
+    for it.
 
     Parameters
     ----------
@@ -184,6 +188,7 @@ class RedisState(LiveState):
         self._sums: dict[str, tuple[list[float], list[float], float]] = {}
         self._summing = threading.Lock()
         self._lock, self._stop, self._away = threading.Lock(), threading.Event(), False
+        self._mean = 0.0  # seconds that it took to answer lately
         self._mender: threading.Thread | None = None
         self._owed: dict[str, int] = {}  # forgotten while Redis was away: hash, moment
         self._showings = Showings(100_000, clock)  # of this process, while Redis is away
@@ -358,17 +363,24 @@ class RedisState(LiveState):
         return self._do(do)
 
     def _do(self, do: Callable[[], T]) -> T:
+        begun = time.monotonic()
         try:
-            return do()
+            found = do()
         except redis.RedisError as error:
             self._lost(error)
             raise _AwayError from None
+        # A mean over some calls: one slow answer is an accident, many are a Redis that holds up every list.
+        took = time.monotonic() - begun
+        self._mean += (took - self._mean) / MEAN_OF
+        if self._mean > SLOW:
+            self._lost(TimeoutError("slow"))
+        return found
 
     def _lost(self, error: Exception) -> None:
         with self._lock:
             if self._away or self._stop.is_set():
                 return
-            self._away = True
+            self._away, self._mean = True, 0.0
             self._mender = threading.Thread(target=self._try_again, name="zhiyin-redis", daemon=True)
             self._mender.start()
         log.warning("live state: Redis does not answer (%s); the store is asked until it does", type(error).__name__)
@@ -378,7 +390,11 @@ class RedisState(LiveState):
         while not self._stop.wait(pause):
             pause = min(2 * pause, LONGEST)
             try:
-                self._redis.ping()
+                for _ in range(PINGS):
+                    begun = time.monotonic()
+                    self._redis.ping()
+                    if time.monotonic() - begun > SLOW:
+                        raise redis.TimeoutError("it answers, but slowly")
                 with self._lock:  # so that nothing is missed between the new epoch and the end of being away
                     self._mend()
                     self._away = False

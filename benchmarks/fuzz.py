@@ -1,0 +1,420 @@
+"""Hostile bytes for the service: valid requests of every route, changed at random; nothing may fail, hang or grow.
+
+    python benchmarks/fuzz.py                        # 200,000 requests to a small shop of its own, four connections
+    python benchmarks/fuzz.py --requests 5000 --seed 7 --workers 2
+    python benchmarks/fuzz.py --stranger             # CPU of one request without a key, whatever it sends
+
+Told: answers by status, answers of 500 and above (but 503 of a busy service), connections that hang, memory over time,
+valid requests that were refused, and requests with one certain fault that were accepted. The same seed sends the same
+bytes. `tests/service/test_fuzz.py` runs a short one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+# Seconds after which an answer hangs; that a request cut off by a change is waited for.
+HANGS, CUT = 20.0, 1.5
+Valid = tuple[str, str, Any, str | None]
+
+
+def valid(list_id: str, page: str | None, events: str = "e") -> list[Valid]:
+    """Requests that are right: method, path, body (a text: lines of JSON; None: none), scope of the key."""
+    ask = {
+        "user": "u1", "session": "s", "k": 5, "filter": "price > 3 AND genre IN ('even')", "explain": True,
+        "boosts": [{"when": "price > 1", "multiply": 1.5, "add": "0.1 * price"}], "exclude": ["i1", "i2"],
+        "include": ["i5", "i6", "i7"], "pins": {"1": "i9"}, "exclude_seen": True, "diversity": "mmr", "balance": 0.5,
+        "placement": "home", "language": "zh", "fields": ["title", "price"], "context": {"a": 1}, "page": page,
+    }  # fmt: skip
+    widgets = [{"name": "a", "kind": "trending", "k": 3}, {"name": "b", "similar_to": "i3"},
+               {"name": "c", "placement": "home", "filter": "price < 50"}]  # fmt: skip
+    event = {"user": "u1", "item": "i1", "kind": "view", "time": 1_700_000_000_000_000, "value": 1.5, "id": events}
+    return [
+        ("POST", "/v1/recommendations", ask, "read"),
+        ("POST", "/v1/recommendations", {"history": ["i1", "i2"], "k": 3, "diversity": "dpp"}, "read"),
+        ("POST", "/v1/recommendations", {"user": "u2", "now": 1_700_000_000_000_000}, "admin"),
+        ("POST", "/v1/rank", {"user": "u1", "items": ["i1", "i2", "zz"], "explain": True}, "read"),
+        ("POST", "/v1/pages", {"user": "u1", "widgets": widgets}, "read"),
+        ("POST", "/v1/events", {"events": [event, {"user": "u", "item": "i"}]}, "events"),
+        ("POST", f"/v1/impressions/{list_id}", {"items": ["i1", "i2"]}, "events"),
+        ("GET", "/v1/recommendations?user=u1&k=5&filter=price%3E3&explain=true&fields=title", None, "read"),
+        ("GET", "/v1/popular?k=5&filter=price%3E3&fields=title", None, "read"),
+        ("GET", "/v1/trending?k=5", None, "read"),
+        ("GET", "/v1/items?search=number&k=5&fields=title,price", None, "read"),
+        ("GET", "/v1/items/i1", None, "read"),
+        ("GET", "/v1/items/i1/similar?k=5&filter=price%3C50", None, "read"),
+        ("GET", "/v1/users/u1/similar?k=3", None, "read"),
+        ("GET", "/v1/users/u1/history?most=10", None, "read"),
+        ("PUT", "/v1/items/f1", {"title": "x", "price": 3}, "admin"),
+        ("PATCH", "/v1/items/f1", {"price": 4}, "admin"),
+        ("DELETE", "/v1/items/f2", None, "admin"),
+        ("PUT", "/v1/users/f1", {"age": 3}, "admin"),
+        ("PATCH", "/v1/users/f1", {"city": "x"}, "admin"),
+        ("DELETE", "/v1/users/f2", None, "admin"),
+        ("POST", "/v1/items", '{"id": "f3", "columns": {"price": 3}}\n{"id": "f4", "columns": null}', "admin"),
+        ("POST", "/v1/users", '{"id": "f3", "columns": {"age": 3}}', "admin"),
+        ("GET", f"/v1/lists/{list_id}", None, "admin"),
+        ("POST", f"/v1/lists/{list_id}/replay?explain=true", None, "admin"),
+        ("GET", "/v1/placements", None, "admin"),
+        ("GET", "/v1/placements/home", None, "admin"),
+        ("PUT", "/v1/placements/f1", {"k": 5, "filter": "price > 1", "explore": 0.5, "budget": 50}, "admin"),
+        ("GET", "/v1/placements/home/versions", None, "admin"),
+        ("POST", "/v1/placements/home/rollback", {"version": 1}, "admin"),
+        ("GET", "/health", None, None), ("GET", "/ready", None, None), ("GET", "/metrics", None, "admin"),
+        ("GET", "/docs", None, None), ("GET", "/openapi.json", None, None), ("GET", "/try", None, None),
+    ]  # fmt: skip
+
+
+# Each makes a body certainly wrong: the field, and what it holds instead.
+FAULTS: list[tuple[str, Any]] = [
+    ("k", 0), ("k", 1_001), ("k", "many"), ("kk", 1), ("user", ""), ("user", "a" * 257), ("user", 5), ("filter", 5),
+    ("filter", "price >"), ("filter", "nothing = 1"), ("boosts", {}), ("boosts", [{"whenn": ""}]), ("exclude", "i1"),
+    ("pins", {"x": "i1"}), ("exclude_seen", "perhaps"), ("diversity", "much"), ("balance", 2), ("language", "xx"),
+    ("fields", ["a"] * 51), ("context", []), ("context", {"a": {}}), ("page", "nonsense"), ("now", 1), ("include", [1]),
+]  # fmt: skip
+WEIRD: list[Any] = [
+    0, -1, 1, 2**31, 2**53, 2**53 + 1, 2**63 - 1, 2**63, 2**64 - 1, 2**64, 10**30, -(10**30), 1e308, -1e308, 5e-324,
+    0.1, -0.0, "", "\x00", "\ud800", "\u202e", "a" * 300, "a" * 70_000, "é", "e\u0301", "\ufeff", "\ue000", "/", "..",
+    "%2f",
+    "%", "i1", "u1", None, True, False, [], {}, [[]], [None], {"": 1}, "NaN", "1e999", "'", '"', "\\", "\n",
+    "; DROP TABLE items", "price", "price > 1", "(((", "NOT " * 60, "1/0 > 0", "x.y.z = 1", ["i1"] * 50,
+    {"a": {"b": 1}}, [1, "a", None, True], "٣", "-0", "0x1", "１", "NULL", "𝒳", "\U0010ffff", "=1+1", "<script>",
+    {"a": 1}, [[["x"]]],
+]  # fmt: skip
+_INSERTED = [
+    b"\r\n", b"\n", b"\0", b"\r\nTransfer-Encoding: chunked\r\n", b"\r\nContent-Length: 3\r\n", b" " * 200, b"%00",
+    b"%2f", b"\r\nTransfer-Encoding: gzip, chunked\r\n", b"\r\nExpect: 100-continue\r\n", b"%ff",
+    b"\r\nContent-Encoding: gzip\r\n",
+    b"\r\nUpgrade: websocket\r\nConnection: upgrade\r\n", b"\r\nAuthorization: Bearer x\r\n",
+]  # fmt: skip
+
+
+def changed(value: Any, rng: random.Random) -> Any:
+    """A JSON value with one place of it changed."""
+    if isinstance(value, dict) and value:
+        value, chance, name = dict(value), rng.random(), rng.choice(list(value))
+        if chance < 0.6:
+            value[name] = changed(value[name], rng)
+        elif chance < 0.75:
+            value[name] = rng.choice(WEIRD)
+        elif chance < 0.85:
+            del value[name]
+        else:
+            value[str(rng.choice(WEIRD))[:40] or "x"] = rng.choice(WEIRD)
+        return value
+    if isinstance(value, list) and value:
+        value, chance, place = list(value), rng.random(), rng.randrange(len(value))
+        if chance < 0.5:
+            value[place] = changed(value[place], rng)
+        elif chance < 0.8:
+            value[place] = rng.choice(WEIRD)
+        else:
+            value = value * rng.randint(2, 30)
+        return value
+    return rng.choice(WEIRD)
+
+
+def raw(method: str, path: str, body: bytes, kind: str, key: str | None) -> bytes:
+    """The bytes of a request."""
+    lines = [b"%s %s HTTP/1.1" % (method.encode(), path.encode("utf-8", "surrogatepass")), b"Host: x",
+             b"Connection: close"]  # fmt: skip
+    lines += [b"Authorization: Bearer " + key.encode()] if key else []
+    lines += [b"Content-Type: " + kind.encode(), b"Content-Length: %d" % len(body)] if body else []
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def request(one: Valid, keys: Mapping[str, str], body: Any = None) -> bytes:
+    method, path, own, scope = one
+    said = own if body is None else body
+    text = b"" if said is None else said.encode() if isinstance(said, str) else json.dumps(said).encode()
+    kind = "application/x-ndjson" if isinstance(said, str) else "application/json"
+    return raw(method, path, text, kind, keys[scope] if scope else None)
+
+
+def hostile(right: list[Valid], keys: Mapping[str, str], rng: random.Random) -> tuple[bytes, bool]:
+    """A request with something changed, and whether it may be one that never ends."""
+    method, path, said, scope = rng.choice(right)
+    kind, body = "application/json", b""
+    if isinstance(said, str):
+        kind, body = "application/x-ndjson", said.encode()
+    elif said is not None:
+        for _ in range(rng.choice([1, 1, 1, 2, 3])):
+            said = changed(said, rng)
+        body = json.dumps(said, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")
+        if rng.random() < 0.05:
+            body = body.replace(b"1", rng.choice([b"NaN", b"Infinity", b"1e999", b"1" + b"0" * 5_000, b"-0", b"01"]), 1)
+        if rng.random() < 0.03:
+            body = body[:-1] + b',"user":"twice","k":1}'
+    if "?" in path or rng.random() < 0.25:
+        path = _changed_path(path, rng)
+    data = raw(method, path, body, kind, keys[scope] if scope else None)
+    chance = rng.random()
+    if chance < 0.25:
+        return _changed_bytes(data, rng), True
+    if chance < 0.28:
+        return data * rng.randint(2, 4), True
+    if chance < 0.30:
+        return data[: rng.randrange(1, len(data))], True
+    return data, False
+
+
+def _changed_path(path: str, rng: random.Random) -> str:
+    value = rng.choice(WEIRD)
+    text = value if isinstance(value, str) else str(value)
+    put, (plain, _, query) = quote(text.encode("utf-8", "surrogatepass")[:3_000], safe=""), path.partition("?")
+    chance = rng.random()
+    if query and chance < 0.5:
+        parts = query.split("&")
+        place = rng.randrange(len(parts))
+        parts[place] = parts[place].split("=")[0] + "=" + put
+        return f"{plain}?{'&'.join(parts)}"
+    if chance < 0.9:
+        steps = plain.split("/")
+        steps[rng.randrange(1, len(steps))] = put or "%20"
+        return "/".join(steps) + (f"?{query}" if query else "")
+    return path + ("&" if query else "?") + "k=" + put
+
+
+def _changed_bytes(data: bytes, rng: random.Random) -> bytes:
+    made = bytearray(data)
+    for _ in range(rng.choice([1, 1, 2, 4, 16])):
+        if not made:
+            break
+        chance, place = rng.random(), rng.randrange(min(len(made), 400))
+        if chance < 0.4:
+            made[place] = rng.randrange(256)
+        elif chance < 0.6:
+            made[place:place] = bytes(rng.randrange(256) for _ in range(rng.randint(1, 8)))
+        elif chance < 0.8:
+            del made[place : place + rng.randint(1, 20)]
+        else:
+            made[place:place] = rng.choice(_INSERTED)
+    return bytes(made)
+
+
+@dataclasses.dataclass
+class Report:
+    """What became of the requests. failed, hung, refused, accepted: the first bytes of each, with the answer."""
+
+    statuses: Counter[str] = dataclasses.field(default_factory=Counter)
+    failed: list[tuple[str, bytes]] = dataclasses.field(default_factory=list)
+    hung: list[tuple[str, bytes]] = dataclasses.field(default_factory=list)
+    refused: list[tuple[str, bytes]] = dataclasses.field(default_factory=list)
+    accepted: list[tuple[str, bytes]] = dataclasses.field(default_factory=list)
+    memory: list[int] = dataclasses.field(default_factory=list)
+
+
+def send(port: int, data: bytes, patience: float) -> bytes:
+    """What is answered; nothing where the connection was closed without a word."""
+    found = b""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=patience) as one:
+            one.sendall(data)
+            while len(found) < 1 << 20 and (part := one.recv(65_536)):
+                found += part
+    except TimeoutError:
+        return found or b"<hangs>"
+    except OSError:
+        pass
+    return found
+
+
+def fuzz(port: int, keys: Mapping[str, str], number: int, seed: int, threads: int = 4,
+         resident: Callable[[], int] | None = None) -> Report:  # fmt: skip
+    """Send requests to a service and note what became of them. resident: bytes of memory of the service."""
+    made = json.loads(send(port, request(("POST", "/v1/recommendations", {"user": "u1", "k": 3}, "read"), keys), HANGS)
+                      .partition(b"\r\n\r\n")[2])  # fmt: skip
+    send(port, request(("PUT", "/v1/placements/home", {"k": 5}, "admin"), keys), HANGS)
+    report, lock = Report(), threading.Lock()
+
+    def work(at: int) -> None:
+        rng = random.Random(f"{seed} {at}")
+        right = valid(made["list_id"], made["next"], f"e{seed}-{at}")
+        for n in range(number // threads):
+            kind = "hostile" if n % 10 else "valid" if n % 20 else "fault"
+            endless = False
+            if kind == "hostile":
+                data, endless = hostile(right, keys, rng)
+            elif kind == "valid":
+                data = request(right[n // 10 % len(right)], keys)
+            else:
+                name, value = rng.choice(FAULTS)
+                data = request(right[0], keys, right[0][2] | {name: value})
+            begun = time.monotonic()
+            answer = send(port, data, CUT if endless else HANGS)
+            status = answer[9:12].decode("latin-1") if answer.startswith(b"HTTP/1.") else answer[:8].decode("latin-1")
+            with lock:
+                report.statuses[status] += 1
+                shown = answer[-200:].decode("latin-1"), data[:2_000]
+                if status[:1] == "5" and not (status == "503" and b"at work" in answer):
+                    report.failed.append(shown)
+                if not endless and (answer == b"<hangs>" or time.monotonic() - begun > HANGS / 2):
+                    report.hung.append(shown)
+                if kind == "valid" and status[:1] != "2" and not status.startswith(("404", "503")):
+                    report.refused.append(shown)
+                if kind == "fault" and status[:1] == "2":
+                    report.accepted.append(shown)
+                if resident is not None and at == 0 and n % max(1, number // threads // 20) == 0:
+                    report.memory.append(resident())
+
+    workers = [threading.Thread(target=work, args=(at,)) for at in range(threads)]
+    for one in workers:
+        one.start()
+    for one in workers:
+        one.join()
+    return report
+
+
+# -- a service of its own ----------------------------------------------------------------------------------------------
+
+
+def prepare(folder: Path) -> None:
+    """A small shop: 60 users, 40 items, one version in use."""
+    import numpy as np
+    import polars as pl
+
+    from zhiyin.data.catalogue import Catalogue
+    from zhiyin.data.dataset import Dataset
+    from zhiyin.models.neighbors import ItemKNN
+    from zhiyin.pipeline.bundles import Bundles
+
+    rng = np.random.default_rng(1)
+    users = np.repeat(np.arange(60), 10)
+    items = 2 * rng.integers(0, 20, len(users)) + users % 2
+    events = pl.DataFrame({
+        "user": [f"u{u}" for u in users], "item": [f"i{i}" for i in items],
+        "time": 1_690_000_000_000_000 + rng.permutation(len(users)) * 1_000_000, "kind": ["view"] * len(users),
+    })  # fmt: skip
+    catalogue = pl.DataFrame({
+        "id": [f"i{i}" for i in range(40)], "price": [float(i) for i in range(40)],
+        "genre": ["even" if i % 2 == 0 else "odd" for i in range(40)], "title": [f"number{i}" for i in range(40)],
+    })  # fmt: skip
+    data, bundles = Dataset.build(events, items=catalogue), Bundles(folder / "models" / "bundles")
+    bundles.write(ItemKNN().fit(data), figures={}, catalogue=Catalogue.of(data))
+    bundles.promote(1)
+    (folder / "zhiyin.toml").write_text("[service]\nrate = 0\n")
+
+
+class Served:
+    """`zhiyin serve` in a folder, until the end of the block. `port`, `keys` by scope, `pids`."""
+
+    def __init__(self, folder: Path, workers: int = 1) -> None:
+        self.log = (folder / "log").open("w+")
+        command = [sys.executable, "-m", "zhiyin", "serve", "--port", "0", "--workers", str(workers)]
+        self.process = subprocess.Popen(command, cwd=folder, stdout=self.log, stderr=subprocess.STDOUT)
+        until = time.monotonic() + 180
+        while not (found := re.search(r"at http://\S+?:(\d+)", Path(self.log.name).read_text())):
+            assert self.process.poll() is None, Path(self.log.name).read_text()
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        self.port = int(found[1])
+        self.keys = dict(re.findall(r"key to (\w+): (\S+)", Path(self.log.name).read_text()))
+        while not send(self.port, b"GET /ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 5).startswith(
+            b"HTTP/1.1 200"
+        ):
+            time.sleep(0.1)
+
+    def __enter__(self) -> Served:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(60)
+
+    @property
+    def pids(self) -> list[int]:
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [self.process.pid, *map(int, children)]
+
+    def resident(self) -> int:
+        """Bytes of memory of all its processes."""
+        pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self.pids)
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def cpu(self) -> float:
+        """Seconds of CPU of all its processes."""
+        fields = [Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split() for pid in self.pids]
+        return sum(int(one[11]) + int(one[12]) for one in fields) / os.sysconf("SC_CLK_TCK")
+
+
+def strangers() -> dict[str, bytes]:
+    """Requests of somebody without a key, from nothing to as much as they can."""
+    wrong, head = b"Authorization: Bearer zy_read_nobody\r\n", b"POST /v1/recommendations HTTP/1.1\r\nHost: x\r\n"
+    kind = b"Content-Type: application/json\r\nConnection: close\r\n"
+    bare = b"GET /v1/popular HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+
+    def post(body: bytes, key: bytes = wrong) -> bytes:
+        return head + key + kind + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+    context = b'{"context":{' + b",".join(b'"%d":[]' % n for n in range(250_000)) + b"}}"
+    return {
+        "GET /health": b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        "GET /docs": b"GET /docs HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        "GET without a key": b"GET /v1/popular HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        "GET with a wrong key": b"GET /v1/popular HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + wrong + b"\r\n",
+        "POST {} with a wrong key": post(b"{}"), "POST {} without a key": post(b"{}", b""),
+        "POST 3.4 MB of context": post(context), "POST 4 MiB of nothing": post(b"x" * ((4 << 20) - 1)),
+        "POST 4 MiB, said to be 40": head + wrong + kind + b"Content-Length: 40000000\r\n\r\n" + b"x" * (4 << 20),
+        "a header of 60 KB": bare + b"X: " + b"y" * 60_000 + b"\r\n\r\n",
+        "a header of 4 MB": bare + b"X: " + b"y" * 4_000_000,
+        "a token that is none": bare + b"Authorization: Bearer a." + b"b" * 4_000 + b".c\r\n\r\n",
+        "no HTTP": os.urandom(4_000),
+    }  # fmt: skip
+
+
+def measure_strangers(service: Served, times: int = 200) -> None:
+    """CPU of the service for one request, user and system together."""
+    for name, data in strangers().items():
+        for _ in range(20):
+            send(service.port, data, CUT)
+        before = service.cpu()
+        for _ in range(times):
+            answer = send(service.port, data, CUT)
+        took = (service.cpu() - before) / times
+        print(f"{name:28} {len(data):>9,} bytes  {answer[9:12].decode('latin-1'):>4}  {1e3 * took:6.2f} ms", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=200_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--stranger", action="store_true")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        prepare(Path(name))
+        with Served(Path(name), given.workers) as service:
+            if given.stranger:
+                measure_strangers(service)
+                return
+            pids, begun = service.pids, time.monotonic()
+            report = fuzz(service.port, service.keys, given.requests, given.seed, resident=service.resident)
+            print(f"{report.statuses.total():,} requests in {time.monotonic() - begun:,.0f} s: "
+                  f"{dict(report.statuses.most_common(20))}")  # fmt: skip
+            print(f"5xx {len(report.failed)}, hangs {len(report.hung)}, valid refused {len(report.refused)}, invalid "
+                  f"accepted {len(report.accepted)}, processes the same {pids == service.pids}")  # fmt: skip
+            print("memory, MB:", *(size >> 20 for size in report.memory))
+            for what in ("failed", "hung", "refused", "accepted"):
+                for answer, data in getattr(report, what)[:5]:
+                    print(f"-- {what}: {data[:400]!r}\n   {answer!r}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""Valid requests of every route, changed at random, over a real port: nothing fails, hangs, or is taken for another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("uvicorn")
+
+from benchmarks.fuzz import fuzz
+
+from .test_connections import Port, port  # noqa: F401
+
+
+def test_nothing_that_arrives_fails_or_hangs(port: Callable[..., Port], monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr("benchmarks.fuzz.CUT", 0.2)
+    one = port()
+    report = fuzz(one.port, one.shop.shown, 1_600, seed=1)
+    found: dict[str, Any] = {name: getattr(report, name) for name in ("failed", "hung", "refused", "accepted")}
+    assert not any(found.values()), found
+    assert {"200", "400", "401", "404", "422"} <= set(report.statuses)
+    assert one.ask(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").startswith(b"HTTP/1.1 200")
