@@ -40,7 +40,11 @@ def test_help_lists_every_command(zhiyin: Command) -> None:
     assert "Exit codes" in shown
 
 
-GROUPS = {"data": ["data list", "data get"], "store": ["store info", "store backup"]}
+GROUPS = {
+    "data": ["data list", "data get"],
+    "key": ["key add", "key list", "key revoke"],
+    "store": ["store info", "store export", "store load", "store backup", "store restore"],
+}
 
 
 @pytest.mark.parametrize("command", [one for name in COMMANDS for one in GROUPS.get(name, [name])])
