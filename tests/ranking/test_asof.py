@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zhiyin.core.errors import DataError
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.ranking.asof import AsOf
@@ -155,3 +156,32 @@ def test_an_index_like_another_counts_the_same_kinds_whatever_the_log_has_since(
     assert np.allclose(found["item view"], np.log1p(np.bincount(codes, minlength=ITEMS)))
     again = AsOf.from_state(index.state())
     assert np.array_equal(again.numbers(request, every_item(1)), index.numbers(request, every_item(1)), equal_nan=True)
+
+
+@pytest.mark.parametrize("gone", [("price",), ("genre",), ("title",), ("price", "genre", "title", "maker")])
+def test_a_builder_like_another_has_its_columns_though_the_catalogue_lost_some(gone: tuple[str, ...]) -> None:
+    words = ["red rocket", "blue rocket", "red garden", "blue garden"]
+    items = pl.DataFrame({
+        "id": np.arange(ITEMS), "price": np.arange(1.0, ITEMS + 1), "genre": ["even", "odd", "odd"] * 3,
+        "maker": ["a", "b", "c"] * 3, "title": [f"{words[n % 4]} of the {n}th kind" for n in range(ITEMS)],
+    })  # fmt: skip
+    old = FeatureBuilder.learn(Dataset.build(log(4), items=items))
+    later = FeatureBuilder.learn(Dataset.build(log(4), items=items.drop(*gone)), like=old)
+    assert (later.number_names, later.code_names) == (old.number_names, old.code_names)
+    request = Histories.of(np.array([0, 2]), np.array([1, 2], np.int32), now=np.array([BEGIN + 50 * DAY]))
+    before, now = old.build(request, every_item(1)), later.build(request, every_item(1))
+    assert now.numbers.shape == before.numbers.shape
+    kept = [at for at, name in enumerate(old.number_names) if name.startswith(("item ", "user ", "pair "))]
+    same = [at for at in kept if not any(word in old.number_names[at] for word in gone)]
+    assert np.allclose(now.numbers[:, same], before.numbers[:, same], equal_nan=True)
+
+
+def test_a_column_of_another_type_is_named() -> None:
+    items = pl.DataFrame(
+        {"id": np.arange(ITEMS), "price": np.arange(1.0, ITEMS + 1), "genre": ["even", "odd", "odd"] * 3}
+    )
+    old = FeatureBuilder.learn(Dataset.build(log(4), items=items))
+    for name in ("price", "genre"):
+        other = items.with_columns(pl.Series(name, [["a", "b"]] * ITEMS))
+        with pytest.raises(DataError, match=name):
+            FeatureBuilder.learn(Dataset.build(log(4), items=other), like=old)

@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
-from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.core.errors import ConfigError, DataError, nearest
 from zhiyin.core.run import Run, log
 from zhiyin.features.columns import Category, Column, Number, Tags, Time, Vector
 from zhiyin.features.guess import SAMPLE, SKIP, guess
@@ -185,7 +185,14 @@ class Features:
         for column in self.columns:
             there = column.name in frame.columns
             values = frame[column.name] if there else pl.repeat(None, n, dtype=pl.Null, eager=True).alias(column.name)
-            piece = column.encode(values, now)
+            try:
+                piece = column.encode(values, now)
+            except (pl.exceptions.PolarsError, ValueError):
+                raise DataError(
+                    f"column {column.name!r} is of another type than the one that was learned: {values.dtype}",
+                    column=column.name,
+                    remedy="bring the column as it was, or train without what has learned it",
+                ) from None
             numbers += [(name, column.name, role, found) for name, role, found in piece.numbers]
             codes += [(name, column.name, found, card) for name, found, card in piece.codes]
             if piece.bag is not None:

@@ -200,6 +200,8 @@ class FeatureBuilder:
             extra["windows"] = windows
         elif like is not None and like.index.windows:
             extra["windows"] = like.index.windows
+        if like is not None:
+            extra["content"] = _like_content(extra.get("content"), like.index.content, data.n_items)
         index = AsOf.learn(data, neighbors=neighbors, like=None if like is None else like.index, **extra)
         for note in notes:
             log.debug("features: %s", note)
@@ -424,7 +426,8 @@ def _crosses(data: Dataset, features: Features, price: str | None) -> tuple[dict
     elif price not in data.items.columns:
         raise ConfigError(f"there is no column {price!r}", remedy=nearest(price, data.items.columns))
     if price is not None:
-        found["prices"] = floats(data.items[price]).astype(np.float32)
+        held = price in data.items.columns  # the column of a builder that this one is like may be gone
+        found["prices"] = floats(data.items[price]).astype(np.float32) if held else np.full(n, np.nan, np.float32)
     weights = dict.fromkeys(table.number_columns, 0.0)
     for name, vectors in table.vectors.items():
         if vectors.size * 8 > CONTENT_BYTES:
@@ -434,6 +437,15 @@ def _crosses(data: Dataset, features: Features, price: str | None) -> tuple[dict
     if content.nnz:
         found["content"] = content
     return found, notes
+
+
+def _like_content(
+    content: sparse.csr_matrix | None, wanted: sparse.csr_matrix | None, n_items: int
+) -> sparse.csr_matrix | None:
+    """Content where the other index has it, empty where this catalogue describes nothing any more."""
+    if wanted is None:
+        return None
+    return sparse.csr_matrix((n_items, wanted.shape[1]), dtype=np.float32) if content is None else content
 
 
 @kernel
