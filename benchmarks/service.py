@@ -43,6 +43,7 @@ categories = "category"
 
 [service]
 budget = 200
+rate = 0
 """
 FILTER = "price < 50 AND category <> 'c7'"
 
