@@ -165,9 +165,17 @@ class Limited:
             return
         # A list of its own: a server may write trailers into the one that it gave.
         headers = scope["headers"] = list(scope["headers"])
-        declared, chunked = header(scope, b"content-length"), any(name == b"transfer-encoding" for name, _ in headers)
-        bare = not declared.strip("0") and not chunked
-        size = 0
+        length, chunked = b"", False
+        keys: list[bytes] = []
+        for name, value in headers:
+            if name == b"authorization":
+                keys.append(value)
+            elif name == b"content-length":
+                length = value
+            elif name == b"transfer-encoding":
+                chunked = True
+        declared, size = length.decode("latin-1"), 0
+        bare = not length.strip(b"0") and not chunked
 
         async def refuse(answer: Response) -> None:
             if not bare or size:  # not all of the body is read
@@ -175,7 +183,7 @@ class Limited:
             await answer(scope, receive, send)
 
         try:
-            self._let_in(scope)
+            self._let_in(scope, keys)
         except RefusedError as error:
             await refuse(answer_to(error))
             return
@@ -217,9 +225,8 @@ class Limited:
         finally:
             self._held -= size
 
-    def _let_in(self, scope: dict[str, Any]) -> None:
-        """Raises RefusedError for what the headers alone tell to be nobody's."""
-        given = [value for name, value in scope["headers"] if name == b"authorization"]
+    def _let_in(self, scope: dict[str, Any], given: list[bytes]) -> None:
+        """Raises RefusedError for what the headers alone tell to be nobody's. given: all headers Authorization."""
         if len(given) > 1:
             raise RefusedError(400, "there are two headers Authorization", "send one")
         if self.known is None or scope["method"] == "OPTIONS" or not scope["path"].startswith(GUARDED):

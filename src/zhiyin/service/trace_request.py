@@ -45,9 +45,10 @@ def kept_request(ask: Ask, out: Sequence[str], view: View) -> tuple[dict[str, An
         codes = view.encode(ids)
         arrays[f"asked_{name}"] = codes[codes >= 0].astype(np.int32)
         head.setdefault("asked", {})[name] = {"count": len(ids), "sha256": _digest("\n".join(ids).encode())}
-    text = _json(said)
-    if len(text) > TEXTS:
-        head |= {"request": {"bytes": len(text), "sha256": _digest(text)}, "not_kept": TOO_LONG}
+    if ask.context or ask.boosts or ask.pins or len(ask.filter) > TEXTS // 8:
+        text = _json(said)
+        if len(text) > TEXTS:
+            head |= {"request": {"bytes": len(text), "sha256": _digest(text)}, "not_kept": TOO_LONG}
     return head, arrays
 
 
@@ -65,7 +66,8 @@ def request_of(head: Mapping[str, Any], arrays: Mapping[str, np.ndarray], view: 
 
 def size_of(head: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> int:
     """Bytes that a trace takes, as well as can be said before it is packed."""
-    return 256 + len(_json(head)) + sum(part.nbytes for part in arrays.values())
+    texts = sum(map(len, head["items"])) + 8 * len(head["items"]) + 300 * len(head.get("user_columns", ()))
+    return 1_024 + texts + sum(part.nbytes for part in arrays.values())
 
 
 class Shares:
