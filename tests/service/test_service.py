@@ -15,10 +15,10 @@ pytest.importorskip("fastapi")
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from zhiyin.core.errors import DataError
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.service.keys import SCOPES
 from zhiyin.service.live import Live
+from zhiyin.service.views import NoVersionError
 from zhiyin.store.database import Store
 
 from .conftest import click, eventually, listed, shop
@@ -201,5 +201,10 @@ def test_nothing_is_a_500(service: Any, body: dict[str, Any], path: str) -> None
 
 
 def test_without_a_version_in_use(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no version"):
-        Live(Bundles(tmp_path / "bundles"), Store(tmp_path / "store.db"))
+    live = Live(Bundles(tmp_path / "bundles"), Store(tmp_path / "store.db"))
+    try:
+        with pytest.raises(NoVersionError, match="no version can answer"):
+            live.view()
+        assert [entry.what for entry in live.set_aside()] == ["all lists"]
+    finally:
+        live.close()

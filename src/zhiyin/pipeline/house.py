@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,3 +34,35 @@ def house_of(settings: Config, file: Path | None = None, types: dict[str, type] 
         "rules": rules, "variety": section.variety, "balance": section.balance, "by": section.categories,
         "context": (types or {}) | declared,
     }  # fmt: skip
+
+
+# What of the rules says which items may be shown; the others arrange those that may.
+_RESTRICTING = ("filter", "stock", "valid_from", "valid_to")
+_ARRANGING = ("pins", "boosts", "caps", "shares", "dedupe", "bought", "rotation", "frequency", "exposure")
+NOTHING = "FALSE"
+
+
+def usable(rules: Rules, bind: Callable[[Rules], object]) -> tuple[Rules, dict[str, str]]:
+    """The rules that a catalogue allows, and of the others why not, by name.
+
+    A rule that arranges lists is left out. Where one that says what may be shown cannot be used, nothing may be shown:
+    to show what the house has ruled out would be worse than an empty list.
+
+    bind: raises ConfigError for rules that do not fit the catalogue.
+    """
+    wrong: dict[str, str] = {}
+    plain = Rules()
+    for name in (*_RESTRICTING, *_ARRANGING):
+        try:
+            bind(dataclasses.replace(plain, **{name: getattr(rules, name)}))
+        except ConfigError as error:
+            wrong[name] = error.message.splitlines()[0]
+            rules = dataclasses.replace(rules, **{name: getattr(plain, name)})
+    if closes(wrong):
+        rules = dataclasses.replace(rules, filter=NOTHING)
+    return rules, wrong
+
+
+def closes(wrong: Iterable[str]) -> bool:
+    """Whether rules that cannot be used, by name, leave nothing to show."""
+    return any(name in _RESTRICTING for name in wrong)

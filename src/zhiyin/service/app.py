@@ -26,6 +26,7 @@ from zhiyin.service.logs import access, loop_failed
 from zhiyin.service.metrics import PLAIN, Metrics
 from zhiyin.service.quick import Quick
 from zhiyin.service.routing import Needs, Slashes, Tenant, check_query, fast
+from zhiyin.service.set_aside import told
 from zhiyin.service.telemetry import Spans
 from zhiyin.service.tenant import Tenant as Shop
 from zhiyin.service.visitors import Visitor
@@ -196,16 +197,20 @@ def _state(app: FastAPI, keys: Needs | None) -> None:
 
     @app.get("/ready", tags=["state"], dependencies=plain, responses=UNREADY | QUERY)
     async def ready(request: Request) -> Any:
-        """Whether it can answer: a version in use, and a store that can be read."""
+        """Whether it can answer: a version, and a store that can be read. set_aside: what is not used, and how it is
+        mended. Without a version events are kept and lists are refused: 503."""
         door: Door = request.app.state.door
 
         def look() -> list[dict[str, Any]]:
-            return [{"version": shop.live.now.version, "events": shop.store.last, "waiting": shop.writer.waiting}
+            return [{"version": shop.live.serving and shop.live.serving.version, "events": shop.store.last,
+                     "waiting": shop.writer.waiting, **told(shop.set_aside())}
                     for shop in door.shops]  # fmt: skip
 
         found = await door.work.do(look)
         # Of several shops nobody is told anything without a key.
-        return fast({"status": "ok"} | (found[0] if len(found) == 1 else {"shops": len(found)}))
+        missing = any(shop["version"] is None for shop in found)
+        said = {"status": "no version"} if missing else {"status": "ok"}
+        return fast(said | (found[0] if len(found) == 1 else {"shops": len(found)}), 503 if missing else 200)
 
     # Not by the threads that make lists: figures are wanted most when those are busy.
     if keys is None:

@@ -233,7 +233,7 @@ class Desk:
             "method": answer.method,
             "items": rows,
             "next": made.next,
-            "degraded": answer.degraded + sorted(answer.left_out),
+            "degraded": answer.degraded + sorted(answer.left_out) + (["rules"] if view.unruled else []),
         }
         if ask.explain or made.request.closed:
             found["removed"] = [{"item": str(row["item"]), "rule": row["rule"]} for row in answer.removed]

@@ -282,6 +282,25 @@ class Health(BaseModel):
     status: str
 
 
+class SetAsideEntry(_Answer):
+    """what: which, by its name or its sequence number. mend: the command or request that mends it."""
+
+    what: str
+    reason: str
+    mend: str
+
+
+class Ready(BaseModel):
+    """version: none where no version can answer. set_aside: the first 20 things that are not used."""
+
+    status: str
+    version: int | None = None
+    events: int | None = None
+    waiting: int | None = None
+    shops: int | None = None
+    set_aside: list[SetAsideEntry] | None = None
+
+
 ANSWERS: dict[tuple[str, str], type[BaseModel]] = {
     ("post", "/v1/events"): Fates,
     ("post", "/v1/impressions/{list_id}"): Shown,
@@ -313,7 +332,7 @@ ANSWERS: dict[tuple[str, str], type[BaseModel]] = {
     ("delete", "/v1/keys/{name}"): KeyGone,
     ("post", "/v1/tokens"): Token,
     ("get", "/health"): Health,
-    ("get", "/ready"): Health,
+    ("get", "/ready"): Ready,
 }
 # Where nothing of what was brought could be kept, the answer says so of each and is a 400.
 _EACH = [("post", "/v1/events"), ("post", "/v1/items"), ("post", "/v1/users")]

@@ -16,6 +16,7 @@ from zhiyin.core.run import log
 from zhiyin.core.work import StoppedError
 from zhiyin.service.logs import stack_of
 from zhiyin.service.placements import UnknownPlacementError
+from zhiyin.service.views import NoVersionError
 from zhiyin.store.access_keys import KeyConflictError, UnknownKeyError
 from zhiyin.store.errors import StoreAwayError, StoreFullError
 from zhiyin.store.writer import CommitTimeoutError, StoreBusyError, StoreClosedError
@@ -37,6 +38,7 @@ _STATUS: dict[type[ZhiyinError], int] = {
     StoreAwayError: 503,
     StoreFullError: 507,
     StoppedError: 503,
+    NoVersionError: 503,
     UnknownItemError: 404,
     UnknownPlacementError: 404,
     UnknownKeyError: 404,

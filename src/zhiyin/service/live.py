@@ -12,17 +12,18 @@ import operator
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from zhiyin.core.errors import DataError
 from zhiyin.core.run import log
-from zhiyin.data.catalogue_schema import TABLES, CatalogueSchema
+from zhiyin.data.catalogue_schema import TABLES, CatalogueSchema, describe
 from zhiyin.pipeline.bundles import Bundle, Bundles
 from zhiyin.service.index_feed import IndexFeed
 from zhiyin.service.schemas import Rows, SchemaKeeper
+from zhiyin.service.set_aside import SetAside, reason_of
 from zhiyin.service.trending import Trending
-from zhiyin.service.views import Columns, Loaded, Past, View
+from zhiyin.service.views import Columns, Loaded, NoVersionError, Past, View
 from zhiyin.store.database import Store
 from zhiyin.store.records import Event
 from zhiyin.store.state import EVENTS, LiveState, Memory, Recent
@@ -33,6 +34,7 @@ USERS, PASTS = 100_000, 20_000
 LOOK = 0.5
 # A view is made anew at most so often: this many times what the last one took. The rest of the time is for answers.
 REST = 4.0
+_MEND_RULES = "mend [rules] in zhiyin.toml, or the types of its columns: PUT /v1/schema"
 
 
 class Live:
@@ -45,7 +47,7 @@ class Live:
     several: other processes write to the store too: whether items changed is asked for each request.
     types: of columns, as the settings declare them.
 
-    Raises DataError where no version is in use.
+    Where no version can be used, `view` raises NoVersionError until one can; everything else works.
     """
 
     def __init__(
@@ -70,21 +72,20 @@ class Live:
         self._lock, self._taking, self._typing = threading.Lock(), threading.RLock(), threading.Lock()
         self._wake, self._stop = threading.Condition(), threading.Event()
         self._seq = {"items": 0, "users": 0}
-        self._refused = 0  # a version that could not be taken up
+        self._tried_version = (0, 0)  # a version that could not be taken up, and the types it was tried with
         self._damaged = False  # whether the file that names the version in use was found to be
         # Changes of items that no view has yet.
         self._pending: dict[str, Columns | None] = {}
-        bundle = bundles.current
-        if bundle is None:
-            raise DataError("no version is in use", file=bundles.folder, remedy="zhiyin train --budget 10m")
+        self._unreadable: list[int] = []
+        self._refusals: dict[int, SetAside] = {}
+        self._tried: object = None
+        self.serving: View | None = None
+        self.feed: IndexFeed | None = None
+        self.loaded_at = time.time()
         self._seq["users"] = store.seq("users")
         self._forgettings = store.forgettings()
         self.schemas = SchemaKeeper(store, types)
-        loaded = self.load(bundle)
-        self.now, self._seq["items"] = self.view_of(loaded)
-        self.feed = IndexFeed(store, loaded)
-        self.feed.look(self.now)
-        self.loaded_at = time.time()
+        self._begin()
         self._threads = [
             threading.Thread(target=self._lay, name="zhiyin-items", daemon=True),
             threading.Thread(target=self._watch, name="zhiyin-watch", daemon=True),
@@ -101,8 +102,15 @@ class Live:
 
     # -- what users did ---------------------------------------------------------------------------------------------
 
+    @property
+    def now(self) -> View:
+        """The view of this moment. Raises NoVersionError where there is none."""
+        if self.serving is None:
+            raise NoVersionError("no version can answer", file=self.bundles.folder, remedy="zhiyin train --budget 10m")
+        return self.serving
+
     def view(self) -> View:
-        """The view to answer by, with whatever other processes have hidden by now."""
+        """The view to answer by, with whatever other processes have hidden by now. Raises NoVersionError."""
         if self.several and self.store.seq("items") > self._seq["items"]:
             self.take_items()
         return self.now
@@ -122,12 +130,22 @@ class Live:
 
     def types(self, loaded: Loaded | None = None) -> CatalogueSchema:
         """Types of all columns beside a version; None: the one in use."""
-        return self.schemas.over((loaded or self.now.loaded).types, self.schemas.look())
+        return self.schemas.over(self.learned_types if loaded is None else loaded.types, self.schemas.look())
+
+    @property
+    def made(self) -> int:
+        """When the version in use was made, microseconds UTC; 0 without one."""
+        return 0 if self.serving is None else self.serving.loaded.made
+
+    @property
+    def learned_types(self) -> CatalogueSchema:
+        """Types that the version in use has learned."""
+        return CatalogueSchema() if self.serving is None else self.serving.loaded.types
 
     def accept(self, table: str, rows: Rows) -> tuple[dict[str, dict[str, Any] | None], dict[str, DataError]]:
         """Columns that are to be written as their types have them; see `SchemaKeeper.accept`."""
         before = self.schemas.look().version
-        found = self.schemas.accept(table, rows, self.now.loaded.types)
+        found = self.schemas.accept(table, rows, self.learned_types)
         if self.schemas.stored.version != before:
             self.look_at_types()
         return found
@@ -222,8 +240,11 @@ class Live:
         """Changes of items since the last look: what is hidden is gone at once, what changed stays away until a view
         knows its new columns, a moment later."""
         with self._taking:
-            changes, seq = self.store.all("items", self._seq["items"])
+            if self.serving is None:
+                return
+            changes, seq = self.store.all("items", self._seq["items"], unreadable=self._unreadable)
             if not changes:
+                self._seq["items"] = seq
                 return
             self._seq["items"] = seq
             self._pending.update(changes)
@@ -245,16 +266,16 @@ class Live:
                 with self._taking:
                     changes, seq, view = dict(self._pending), self._seq["items"], self.now
                 types = self.types(view.loaded)
-                if _retyped(view.schema, types):
+                if types != view.schema and (view.unruled or _retyped(view.schema, types)):
                     fresh, seq = self.view_of(view.loaded)
                 else:
                     fresh = view.after(changes, seq, types)
                 with self._taking:
-                    if self.now is view:
+                    if self.serving is view:
                         self._take_up(fresh, changes)
                 rest = min(LOOK, REST * (time.perf_counter() - begun))
             except Exception as error:  # what answers goes on answering, without the items that changed
-                log.warning("service: items could not be taken up: %s", error)
+                log.warning("service: items could not be taken up: %s", reason_of(error))
                 rest = 5.0
 
     def _take_up(self, view: View, done: Mapping[str, Columns | None]) -> None:
@@ -263,10 +284,10 @@ class Live:
             if key in self._pending and self._pending[key] is said:
                 del self._pending[key]
         view.show(dict.fromkeys(self._pending, False))
-        if view.ids is not self.now.ids:
+        if self.serving is None or view.ids is not self.serving.ids:
             with self._lock:
                 self._pasts.clear()
-        self.now = view
+        self.serving = view
 
     # -- which version ----------------------------------------------------------------------------------------------
 
@@ -274,43 +295,161 @@ class Live:
         """Other processes change the version in use, items and users: look now and then."""
         begun = False
         while not self._stop.wait(LOOK if begun else 0.0):
+            begun = True
             try:
-                if not begun:
-                    begun = True
-                    self.trending.look(self.now)
+                if self.serving is None:
+                    self._begin()
+                if self.serving is None:
+                    continue
+                self.trending.look(self.now)
                 self.take_items()
                 self._forget_others()
                 users, self._seq["users"] = self.store.all("users", self._seq["users"])
                 self.changed("users", users)
                 self.look_at_types()
-                bundle = self._in_use()
-                if bundle is not None and bundle.version not in (self.now.version, self._refused):
-                    self._refused = bundle.version  # looked at once, unless another one is named in between
-                    self._change_version(self.load(bundle))
-                    self._refused = 0
-                elif bundle is not None and bundle.version == self.now.version:
-                    self._refused = 0
+                self._look_at_version()
                 self.trending.look(self.now)
-                self.feed.look(self.now)
+                if self.feed is not None:
+                    self.feed.look(self.now)
                 for look in self.also:
                     look(self.now)
             except Exception as error:  # what answers goes on answering
                 log.warning("service: %s", error)
 
+    def _begin(self) -> None:
+        """Answer by the version in use, or by the newest other one that can; by none where none can.
+
+        A version on which a rule that says what may be shown cannot be used is the last choice: it shows nothing.
+        """
+        tried = (self.bundles.versions(), self.schemas.look().version)
+        if tried == self._tried:
+            return
+        self._tried, closed = tried, None
+        for bundle in self._candidates():
+            try:
+                view, seq = self.view_of(self.load(bundle))
+            except Exception as error:  # whatever is wrong with it, another one may do
+                self._refuse(bundle.version, reason_of(error), "zhiyin rollback, or zhiyin train")
+                continue
+            if not view.closed:
+                return self._use(view, seq)
+            self._refuse_rules(view)
+            closed = closed or (view, seq)
+        if closed is not None:
+            self._use(*closed)
+        else:
+            log.warning("service: no version can answer: lists are refused, events are kept")
+
+    def _candidates(self) -> Iterator[Bundle]:
+        """Versions by which could be answered: the one in use, then the others, the newest first."""
+        current: Bundle | None = None
+        try:
+            current = self.bundles.current
+        except Exception as error:
+            self._refuse(0, reason_of(error), "zhiyin promote VERSION")
+        if current is not None:
+            yield current
+        elif not self._refusals:
+            return  # none was ever put in use: what was trained waits for somebody to choose it
+        for version in reversed(self.bundles.versions()):
+            if current is None or version != current.version:
+                try:
+                    yield self.bundles.get(version)
+                except Exception as error:
+                    self._refuse(version, reason_of(error), "zhiyin train")
+
+    def _use(self, view: View, seq: int) -> None:
+        feed = IndexFeed(self.store, view.loaded)
+        feed.look(view)  # who is answered by the version finds it current
+        self.feed = feed
+        with self._taking:
+            if seq >= self._seq["items"]:
+                self._pending.clear()
+                self._seq["items"] = seq
+            self._take_up(view, {})
+        self._refusals.pop(view.version, None)
+        self.loaded_at = time.time()
+
+    def _refuse(self, version: int, reason: str, mend: str) -> None:
+        """Note why a version is not used; in the log once."""
+        what = f"version {version}" if version else "the file that names the version in use"
+        entry = SetAside(what, reason, mend)
+        if self._refusals.get(version) != entry:
+            self._refusals[version] = entry
+            log.warning("service: %s is not used: %s; %s", what, reason, mend)
+
+    def _refuse_rules(self, view: View) -> None:
+        name, reason = next(iter(view.unruled.items()))
+        self._refuse(view.version, f"[rules] {name}: {reason}", _MEND_RULES)
+
+    def set_aside(self) -> list[SetAside]:
+        """All that is not used, and how it is mended."""
+        view = self.serving
+        found = [self._refusals[version] for version in sorted(self._refusals)]
+        if view is None:
+            found.append(SetAside("all lists", "no version can answer", "zhiyin train --budget 10m"))
+        else:
+            shut = "nothing is shown until then" if view.closed else "lists are made without it"
+            found += [SetAside(f"[rules] {name}", f"{reason}: {shut}", _MEND_RULES)
+                      for name, reason in view.unruled.items()]  # fmt: skip
+            for column, keys in sorted(view.unfit.items()):
+                seq = self.store.change_of("items", min(keys))
+                type = view.schema.type_of("items", column) or "text"
+                reason = f"of {len(keys):,} items the value is not {describe(type)}, first in change {seq}: it is null"
+                mend = f'send it again, or PUT /v1/schema {{"items": {{"{column}": "..."}}}}; ids: zhiyin doctor'
+                found.append(SetAside(f"items.{column}", reason, mend))
+        found += [SetAside(f"change {seq} of items", "it is no JSON object", "write the item again; ids: zhiyin doctor")
+                  for seq in self._unreadable]  # fmt: skip
+        return found + [
+            SetAside(f"type of {table}.{column}", "there is no such type",
+                     f'PUT /v1/schema {{"{table}": {{"{column}": null}}}}')
+            for table, column in self.schemas.stored.unusable
+        ]  # fmt: skip
+
+    def _look_at_version(self) -> None:
+        """Take up the version that is named now. One that cannot be used is tried once, and the one in use goes on."""
+        bundle = self._in_use()
+        if bundle is None:
+            return
+        if bundle.version == self.now.version:
+            self._tried_version = (0, 0)
+            return
+        key = (bundle.version, self.schemas.stored.version)
+        if self._tried_version == key:
+            return
+        self._tried_version = key
+        try:
+            view, seq = self.view_of(self.load(bundle))
+        except Exception as error:
+            return self._refuse(bundle.version, reason_of(error), "zhiyin rollback, or zhiyin train")
+        if view.closed and not self.now.closed:
+            return self._refuse_rules(view)
+        self._use(view, seq)
+        gc.unfreeze()
+        gc.collect()  # the version before, now and not in the middle of a request
+        gc.freeze()
+        log.info("service: version %d is in use", view.version)
+
     def look_at_types(self) -> None:
         """Other types of columns make another view."""
         with self._typing:
-            self._retype(self.now)
+            if self.serving is not None:
+                self._retype(self.serving)
 
     def _retype(self, view: View) -> None:
         types = self.types(view.loaded)
         if types == view.schema:
             return
-        fresh = self.view_of(view.loaded)[0] if _retyped(view.schema, types) else view.after({}, view.seq, types)
+        if view.unruled or _retyped(view.schema, types):
+            fresh = self.view_of(view.loaded)[0]
+        else:
+            fresh = view.after({}, view.seq, types)
+        if not fresh.unruled:
+            self._refusals.clear()
         with self._lock:
             self._users.clear()
         with self._taking:
-            if self.now is view:
+            if self.serving is view:
                 self._take_up(fresh, {})
 
     def _in_use(self) -> Bundle | None:
@@ -324,22 +463,6 @@ class Live:
             return None
         self._damaged = False
         return bundle
-
-    def _change_version(self, loaded: Loaded) -> None:
-        view, seq = self.view_of(loaded)
-        feed = IndexFeed(self.store, loaded)
-        feed.look(view)  # who is answered by the new version finds it current
-        self.feed = feed
-        with self._taking:
-            if seq >= self._seq["items"]:
-                self._pending.clear()
-                self._seq["items"] = seq
-            self._take_up(view, {})
-        self.loaded_at = time.time()
-        gc.unfreeze()
-        gc.collect()  # the version before, now and not in the middle of a request
-        gc.freeze()
-        log.info("service: version %d is in use", loaded.version)
 
     @property
     def waiting_items(self) -> int:

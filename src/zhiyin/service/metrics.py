@@ -201,10 +201,12 @@ class ShopMetrics:
 
     def look(self) -> None:
         shop, live, label = self.shop, self.shop.live, self._label
-        view = live.now
+        view = live.serving
         for word, counter in self.all.traces.items():
             self._grown(self.all.child(counter, *label), word, getattr(shop.traces, word))
         self._grown(self.all.child(self.all.compared, *label), "compared", shop.skew.rows)
+        if view is None:
+            return
         filters = view.answers.filters
         if filters is not self._filters:  # a view of its own counts from nothing, or goes on from the one before it
             self._filters = filters
@@ -220,7 +222,7 @@ class ShopMetrics:
             "items_waiting": live.waiting_items,
             "live_users": live.state.users,
             "feature_skew_max": shop.skew.maximum,
-            "feature_index_age_seconds": live.feed.age,
+            "feature_index_age_seconds": 0.0 if live.feed is None else live.feed.age,
             "coverage": len(self._times) / max(1, int(view.shown.sum())),
         }
         for name, value in now.items():

@@ -6,6 +6,7 @@ so that every list can be told what it was made by.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from zhiyin.pipeline.answers import Answers
 from zhiyin.pipeline.request import Request
 from zhiyin.pipeline.rules import Boost
 from zhiyin.service.bodies import Made, Setting
+from zhiyin.service.set_aside import SetAside
 from zhiyin.store.database import Store
 from zhiyin.store.records import ID, text
 
@@ -31,11 +33,15 @@ _FILE, _HTTP = "file", "http"
 class Placements:
     """All placements of a store. `look` takes up what other processes and the settings file changed."""
 
-    def __init__(self, store: Store, config: Path | None, answers: Answers) -> None:
+    def __init__(self, store: Store, config: Path | None, answers: Answers | None) -> None:
         self.store, self.config = store, config
         self._known: dict[str, tuple[int, Setting]] = {}
         self._old: dict[tuple[str, int], Setting] = {}
         self._seq, self._changed = -1, 0
+        # What cannot be used: settings that cannot be read, and those that the version in use does not allow.
+        self._broken: dict[str, SetAside] = {}
+        self._unfit: dict[str, SetAside] = {}
+        self._looked: object = None
         self._lock = threading.RLock()
         self.look(answers)
 
@@ -44,6 +50,9 @@ class Placements:
         found = self._known.get(name)
         if found is not None:
             return found
+        broken = self._broken.get(name)
+        if broken is not None:
+            raise ConfigError(f"placement {name!r} cannot be used: {broken.reason}", remedy=broken.mend)
         if name == DEFAULT:
             return 0, _PLAIN
         raise UnknownPlacementError(f"there is no placement {name!r}", remedy=f"PUT /v1/placements/{name} first")
@@ -56,7 +65,8 @@ class Placements:
         if key not in self._old:
             for number, columns, _ in self.store.versions(TABLE, name):
                 if columns is not None and len(self._old) < 10 * MOST:
-                    self._old[name, number] = Setting.model_validate_json(columns["settings"])
+                    with contextlib.suppress(ValidationError, KeyError):
+                        self._old[name, number] = _read(columns)
         if key not in self._old:
             raise UnknownPlacementError(f"placement {name!r} has no version {version}", remedy="look at its versions")
         return self._old[key]
@@ -94,16 +104,36 @@ class Placements:
         """Write an old version's settings as a new one."""
         return self.put(name, self.at(name, version).model_dump(exclude_defaults=True), answers)
 
-    def look(self, answers: Answers) -> None:
+    def look(self, answers: Answers | None) -> None:
         """Take up the settings file where it changed, and the store."""
         with self._lock:
-            if self.config is not None and self.config.is_file():
+            if answers is not None and self.config is not None and self.config.is_file():
                 changed = self.config.stat().st_mtime_ns
                 if changed != self._changed:
                     self._changed = changed
                     self._read(self.config, answers)
             if self.store.seq(TABLE) != self._seq:
                 self._take()
+            if answers is not None and self._looked != (looked := (id(answers.model), answers.schema, self._seq)):
+                self._looked, self._unfit = looked, self._unusable(answers)
+
+    def set_aside(self) -> list[SetAside]:
+        """Placements, or versions of them, that are not used, and why."""
+        return [*self._broken.values(), *self._unfit.values()]
+
+    def _unusable(self, answers: Answers) -> dict[str, SetAside]:
+        """Those that the version in use does not allow: requests for them are refused with the reason."""
+        found = {}
+        for name, (_, setting) in self._known.items():
+            try:
+                request = request_of(setting)
+                answers.book(request.filter, request.boosts)
+            except ConfigError as error:
+                reason = error.message.splitlines()[0]
+                found[name] = SetAside(f"placement {name!r}", reason, f"PUT /v1/placements/{name}")
+                if name not in self._unfit:
+                    log.warning("placements: %r cannot be used by the version in use: %s", name, found[name].reason)
+        return found
 
     def _read(self, file: Path, answers: Answers) -> None:
         """What the file says differently than it did counts, whatever came in between; the rest of it does not."""
@@ -121,13 +151,31 @@ class Placements:
     def _take(self) -> None:
         seq = self.store.seq(TABLE)
         found, _ = self.store.all(TABLE)
-        known = {}
+        known, broken = {}, {}
         for name, columns in found.items():
-            if columns is not None:
-                version = self.store.get(TABLE, name)
-                if version is not None:
-                    known[name] = (version[1], Setting.model_validate_json(columns["settings"]))
-        self._known, self._seq = known, seq
+            if columns is None:
+                continue
+            number, setting, reason = self._usable(name)
+            if setting is not None:
+                known[name] = (number, setting)
+            if reason:
+                goes_on = "" if setting is None else f"; version {number} is used"
+                broken[name] = SetAside(f"placement {name!r}", reason + goes_on, f"PUT /v1/placements/{name}")
+                if name not in self._broken:
+                    log.warning("placements: %r: %s", name, broken[name].reason)
+        self._known, self._seq, self._broken = known, seq, broken
+
+    def _usable(self, name: str) -> tuple[int, Setting | None, str]:
+        """The newest version of a placement that can be read, and why a newer one cannot."""
+        reason = ""
+        for number, columns, _ in self.store.versions(TABLE, name):
+            try:
+                if columns is not None:
+                    return number, _read(columns), reason
+            except (ValidationError, KeyError) as error:
+                what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "it has no settings"
+                reason = reason or f"version {number} cannot be read ({what})"
+        return 0, None, reason or "it cannot be read"
 
 
 class UnknownPlacementError(ConfigError):
@@ -135,6 +183,11 @@ class UnknownPlacementError(ConfigError):
 
 
 _PLAIN = Setting()
+
+
+def _read(columns: Mapping[str, Any]) -> Setting:
+    """Settings as the store keeps them. Raises ValidationError or KeyError where they cannot be read."""
+    return Setting.model_validate_json(columns["settings"])
 
 
 def said(name: str, version: int, setting: Setting) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 from zhiyin.core.errors import DataError
 from zhiyin.data.catalogue_schema import TABLES, CatalogueSchema
 from zhiyin.store.database import SCHEMA, Store
+from zhiyin.store.records import columns
 from zhiyin.store.schemas import StoredTypes, add_first, adopt, stored_types
 
 Rows = Mapping[str, Mapping[str, Any] | None]
@@ -85,6 +86,7 @@ def _converted(
             right[key] = None
             continue
         try:
+            row = columns(row)
             new = schema.new_types(table, [row])
             if new:
                 schema = schema.with_types(CatalogueSchema(**{table: new}))

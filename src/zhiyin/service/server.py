@@ -93,10 +93,10 @@ class _Opened:
 
     @property
     def versions(self) -> str:
-        return ", ".join(
-            (f"{shop.name}: " if len(self.shops) > 1 else "") + f"version {shop.live.now.version}"
-            for shop in self.shops
-        ) + " answers"  # fmt: skip
+        return (
+            ", ".join((f"{shop.name}: " if len(self.shops) > 1 else "") + _version_of(shop) for shop in self.shops)
+            + " answers"
+        )
 
     def answer(self, sock: socket.socket) -> None:
         from zhiyin.service.app import create_app
@@ -110,6 +110,11 @@ class _Opened:
     def close(self) -> None:
         for shop in self.shops:
             shop.close()
+
+
+def _version_of(shop: Any) -> str:
+    view = shop.live.serving
+    return "no version" if view is None else f"version {view.version}"
 
 
 def run(app: Any, sock: socket.socket, proxies: Sequence[str] = (), of_one: int = 1_024) -> None:

@@ -207,7 +207,8 @@ class SkewWatch:
     def look(self) -> Skew | None:
         """Compare the newest lists whose features were kept; None where there are none."""
         desk = self._desk
-        index = desk.live.now.loaded.index
+        view = desk.live.serving
+        index = None if view is None else view.loaded.index
         if index is None or index.events > MOST:
             return None
         ids = [desk.features.remembered.pop() for _ in range(min(LISTS, len(desk.features.remembered)))]
@@ -219,7 +220,7 @@ class SkewWatch:
         if found.lists:
             self._maxima.append(found.maximum)
             self.rows += found.rows
-        if found.left_out[DELETED]:
+        if found.left_out[DELETED] and desk.live.feed is not None:
             desk.live.feed.stale = True
         if found.maximum > TOLERANCE:
             name, gap = found.worst(1)[0]

@@ -17,6 +17,7 @@ from zhiyin.service.feature_log import FeatureLog
 from zhiyin.service.keys import Keys
 from zhiyin.service.live import Live
 from zhiyin.service.placements import Placements
+from zhiyin.service.set_aside import SetAside
 from zhiyin.service.skew import SkewWatch
 from zhiyin.store.database import Store
 from zhiyin.store.state import Direct, LiveState
@@ -40,13 +41,18 @@ class Tenant:
         self.store: Store = self.live.store
         self.writer = self.writer or Writer(self.store)
         self.traces = self.traces or Traces(self.store)
-        self.placements = Placements(self.store, self.config, self.live.now.answers)
+        view = self.live.serving
+        self.placements = Placements(self.store, self.config, None if view is None else view.answers)
         features = FeatureLog(self.settings.log_features, self.settings.log_features_rate)
         self.desk = Desk(self.live, self.placements, self.traces, self.settings.budget / 1e3, features)
         self.skew = SkewWatch(self.desk)
         self.live.also.append(lambda view: self.placements.look(view.answers))
         # Hears what became of events, and the seconds until they counted.
         self.brought: Callable[[Iterable[str], float], None] = lambda fates, seconds: None
+
+    def set_aside(self) -> list[SetAside]:
+        """All that the shop cannot use and goes on without."""
+        return [*self.live.set_aside(), *self.placements.set_aside()]
 
     @classmethod
     def open(cls, config: Path, *, several: bool = False, store: str | None = None) -> tuple[Tenant, dict[str, str]]:

@@ -86,7 +86,7 @@ def _table(router: APIRouter, needs: Needs, name: str, one: str) -> None:
 
         def remove() -> dict[str, Any]:
             if name == "users":
-                proof = tenant.store.forget(key, tenant.live.now.loaded.made)
+                proof = tenant.store.forget(key, tenant.live.made)
                 tenant.live.forget(key)
                 return {"id": key, "proof": proof}
             return {"id": key, "version": _write(tenant, name, {key: None})[key]}
@@ -109,9 +109,9 @@ def _table(router: APIRouter, needs: Needs, name: str, one: str) -> None:
 
 def _write(tenant: Tenant, name: str, things: dict[str, Any], *, keep: bool = False) -> dict[str, int]:
     """Keep columns, None to delete, and let them count. keep: columns that are not named stay. Returns versions."""
-    view = tenant.live.now
+    view = tenant.live.serving
     gone = [key for key, value in things.items() if value is None]
-    if name == "items" and gone:
+    if name == "items" and gone and view is not None:
         # What only the catalogue of the version knows is written first, so that there is something to delete.
         codes = view.encode(gone)
         tenant.store.put(name, {
@@ -129,7 +129,10 @@ def _write(tenant: Tenant, name: str, things: dict[str, Any], *, keep: bool = Fa
 def _catalogued(tenant: Tenant, name: str, key: str) -> dict[str, Any] | None:
     """Columns as the catalogue of the version in use has them, NULLs left out; None for one it does not have, and for a
     user who was forgotten since."""
-    loaded = tenant.live.now.loaded
+    view = tenant.live.serving
+    if view is None:
+        return None
+    loaded = view.loaded
     frame = loaded.items if name == "items" else loaded.users
     if name == "items":
         code = int(loaded.known.item_ids.encode([key])[0])

@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from zhiyin.core.errors import ZhiyinError
+from zhiyin.core.errors import ConfigError, DataError, ZhiyinError
 from zhiyin.core.parallel import kernel
 from zhiyin.core.run import Run, log
 from zhiyin.data.catalogue import Catalogue, title_column
@@ -27,6 +27,7 @@ from zhiyin.data.times import wall_clock
 from zhiyin.pipeline.answers import Answers
 from zhiyin.pipeline.bundles import Bundle
 from zhiyin.pipeline.frames import aligned
+from zhiyin.pipeline.house import closes, usable
 from zhiyin.pipeline.request import VARIETY, Request
 from zhiyin.pipeline.rules import Rules
 from zhiyin.ranking.item_log import sealed
@@ -37,6 +38,10 @@ from zhiyin.store.records import Event
 # Models whose kernels this process has compiled.
 _WARMED: set[str] = set()
 Columns = Mapping[str, Any]
+
+
+class NoVersionError(DataError):
+    """There is no version that could answer."""
 
 
 class Loaded:
@@ -201,7 +206,8 @@ class View:
     """See the module.
 
     seq: the last change of the store's items that is in it. unfit: by column the items whose value of the store does
-    not fit the type of the column; it is null here.
+    not fit the type of the column; it is null here. unruled: rules of the house that this catalogue does not allow, and
+    why, by name; see `pipeline.house.usable`.
     """
 
     def __init__(
@@ -211,9 +217,10 @@ class View:
         hidden: frozenset[str],
         seq: int,
         unfit: Mapping[str, frozenset[str]] | None = None,
+        unruled: Mapping[str, str] | None = None,
     ) -> None:
         self.loaded, self.answers, self.hidden, self.seq = loaded, answers, hidden, seq
-        self.unfit = dict(unfit or {})
+        self.unfit, self.unruled = dict(unfit or {}), dict(unruled or {})
         self.version, self.known, self.ids = loaded.version, loaded.known, answers.ids
         self.shown = np.ones(len(self.ids), dtype=bool)
         self._away = (self.shown, np.zeros(0, dtype=np.int32))
@@ -230,9 +237,8 @@ class View:
         schema: CatalogueSchema | None = None,
     ) -> View:
         """A version under changes of items, in the order they came. schema: types of all columns; None: as learned."""
-        answers = Answers(loaded.model, loaded.items, loaded.users, kinds=tuple(loaded.kinds), run=Run(threads=1),
-                          schema=schema or loaded.types, **loaded.options)  # fmt: skip
-        view = cls(loaded, answers, frozenset(), 0).after(changes, seq)
+        answers, wrong = _ruled(loaded, schema or loaded.types)
+        view = cls(loaded, answers, frozenset(), 0, unruled=wrong).after(changes, seq)
         view.warm()
         return view
 
@@ -285,15 +291,22 @@ class View:
                 hidden.discard(key)
         if not changes:
             if schema is None or schema == self.schema:
-                return self if seq == self.seq else View(self.loaded, self.answers, frozenset(hidden), seq, self.unfit)
-            answers = self.answers.replaced(self.answers.items, schema)
-            return View(self.loaded, answers, frozenset(hidden), seq, self.unfit)
+                return self if seq == self.seq else self._next(self.answers, hidden, seq, self.unfit)
+            return self._next(self.answers.replaced(self.answers.items, schema), hidden, seq, self.unfit)
         schema = schema or self.schema
         items, wrong = _overlaid(self.answers.items, self.ids, self.loaded, changes, schema)
         unfit = {name: kept for name, keys in self.unfit.items() if (kept := keys - changes.keys())}
         for name, keys in wrong.items():
             unfit[name] = unfit.get(name, frozenset()).union(keys)
-        return View(self.loaded, self.answers.replaced(items, schema), frozenset(hidden), seq, unfit)
+        return self._next(self.answers.replaced(items, schema), hidden, seq, unfit)
+
+    def _next(self, answers: Answers, hidden: Iterable[str], seq: int, unfit: Mapping[str, frozenset[str]]) -> View:
+        return View(self.loaded, answers, frozenset(hidden), seq, unfit, self.unruled)
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is shown, since a rule that says what may be shown cannot be used."""
+        return closes(self.unruled)
 
     @property
     def schema(self) -> CatalogueSchema:
@@ -413,6 +426,28 @@ class View:
             found &= self._titles.str.contains(word, literal=True).to_numpy()
         rows = np.flatnonzero(found)
         return rows[np.argsort(-self.answers.priority[rows], kind="stable")][:k]
+
+
+def _ruled(loaded: Loaded, schema: CatalogueSchema) -> tuple[Answers, dict[str, str]]:
+    """Answers under those rules of the house that the catalogue allows, and why not the others."""
+
+    def answers(rules: Rules) -> Answers:
+        options = {**loaded.options, "rules": rules}
+        return Answers(loaded.model, loaded.items, loaded.users, kinds=tuple(loaded.kinds), run=Run(threads=1),
+                       schema=schema, **options)  # fmt: skip
+
+    try:
+        return answers(loaded.options["rules"]), {}
+    except ConfigError:
+        plain = answers(Rules())
+        ids = plain.ids
+        rules, wrong = usable(
+            loaded.options["rules"],
+            lambda some: some.bind(plain.filters, kinds=tuple(loaded.kinds), item_ids=ids),
+        )
+        if not wrong:  # it was something else
+            raise
+        return answers(rules), wrong
 
 
 def _overlaid(

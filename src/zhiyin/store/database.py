@@ -291,7 +291,7 @@ class Store(Lists):
                 rows = []
                 for key in part:
                     old, new = known.get(key), checked[key]
-                    before = None if old is None or old.columns is None else json.loads(old.columns)
+                    before = None if old is None else _object(old.columns)
                     said = None if new is None else _json(combine(key, before, new))
                     if (old is not None and old.columns == said) or (old is None and said is None):
                         versions[key] = old.version if old is not None else 0
@@ -308,10 +308,17 @@ class Store(Lists):
         if self.path is not None:
             with self._raw() as raw:
                 found = raw.execute(_OF_ONE.format(of.name), (key,)).fetchone()
-            return None if found is None or found[0] is None else (json.loads(found[0]), int(found[1]))
-        with self._reading() as link:
-            row = link.execute(self._newest(of, [key])).first()
-        return None if row is None or row.columns is None else (json.loads(row.columns), int(row.version))
+        else:
+            with self._reading() as link:
+                row = link.execute(self._newest(of, [key])).first()
+            found = None if row is None else (row.columns, row.version)
+        if found is None or found[0] is None:
+            return None
+        said = _object(found[0])
+        if said is not None:
+            return said, int(found[1])
+        before = [(columns, number) for number, columns, _ in self.versions(table, key)]
+        return next(((columns, number) for columns, number in before if columns is not None), None)
 
     def deleted(self, table: str, key: str) -> bool:
         """Whether the newest version of an id says that it is deleted."""
@@ -335,11 +342,8 @@ class Store(Lists):
         with self._reading() as link:
             for seq, key, said in link.execute(asked):
                 after = int(seq)
-                try:
-                    value = None if said is None else json.loads(said)
-                    if value is not None and not isinstance(value, dict):
-                        raise ValueError
-                except (ValueError, RecursionError):
+                value = _object(said)
+                if value is None and said is not None:
                     if unreadable is not None:
                         unreadable.append(after)
                     continue  # what it said before counts
@@ -358,12 +362,13 @@ class Store(Lists):
         return self._last(_table(table))
 
     def versions(self, table: str, key: str) -> list[tuple[int, dict[str, Any] | None, int]]:
-        """All versions of one id, newest first: number, columns (None: deleted), and when it was received."""
+        """All versions of one id that can be read, newest first: number, columns (None: deleted), when received."""
         of = _table(table)
         asked = sa.select(of.c.version, of.c.columns, of.c.received).where(of.c.id == key)
         with self._reading() as link:
             rows = link.execute(asked.order_by(of.c.version.desc())).all()
-        return [(int(n), None if said is None else json.loads(said), int(when)) for n, said, when in rows]
+        read = [(int(n), said is None, _object(said), int(when)) for n, said, when in rows]
+        return [(number, columns, when) for number, deleted, columns, when in read if deleted or columns is not None]
 
     @staticmethod
     def _newest(of: sa.Table, keys: list[str]) -> Any:
@@ -613,6 +618,15 @@ def _table(name: str) -> sa.Table:
     if name not in THINGS:
         raise ConfigError(f"the store has no table {name!r}", remedy="items, users or placements")
     return THINGS[name]
+
+
+def _object(text: str | None) -> dict[str, Any] | None:
+    """Columns as they are kept; None where there are none, or where the text is no JSON object."""
+    try:
+        found = None if text is None else json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _json(value: Mapping[str, Any]) -> str:
