@@ -19,11 +19,13 @@ def routes(needs: Needs) -> APIRouter:
     @router.get("/v1/placements")
     async def all_of(tenant: Tenant = needs.admin) -> Any:
         """All placements with their versions and settings."""
+        await tenant.work.do(tenant.placements.refresh)
         return fast({"placements": tenant.placements.all()})
 
     @router.get("/v1/placements/{name}")
     async def get(name: ItemId, tenant: Tenant = needs.admin) -> Any:
         """One of them."""
+        await tenant.work.do(tenant.placements.refresh)
         return fast(said(name, *tenant.placements.get(name)))
 
     @router.put("/v1/placements/{name}")

@@ -48,7 +48,7 @@ def routes(needs: Needs) -> APIRouter:
     @router.post("/v1/impressions/{list_id}")
     async def shown(list_id: ItemId, body: ShownIn, tenant: Tenant = needs.visitor_events) -> Any:
         """What was really shown of a list, in order: so that what is learned from it is true."""
-        trace = await tenant.work.do(tenant.traces.find, list_id)
+        trace = await tenant.find_list(list_id)
         if tenant.visitor is not None and trace is not None and trace.user is not None:
             tenant.visitor.check(trace.user, "list")
         if trace is None:

@@ -17,6 +17,7 @@ from zhiyin.service.errors import RefusedError
 from zhiyin.service.quick import Lane
 from zhiyin.service.request_json import JsonRoute, parsed
 from zhiyin.service.routing import FieldsQuery, FilterQuery, ItemId, KQuery, LanguageQuery, Needs, Tenant, fast, names
+from zhiyin.store.traces import Trace
 
 _Who = Annotated[Id | None, Query()]
 PageQuery = Annotated[Text | None, Query(max_length=TOKEN, description="`next` of the list before")]
@@ -153,10 +154,16 @@ def _single(router: APIRouter, needs: Needs) -> None:
             if not len(past.history.items):
                 raise RefusedError(404, f"nothing is known of user {key!r}", "bring events of the user first")
             me = int(view.known.user_ids.encode([key])[0])
-            frame = view.answers.model.similar_users(k=k + 1, histories=past.history, run=Run(threads=1))
-            rows = [{"user": str(user), "score": score} for user, score in frame.select("similar", "score").iter_rows()
-                    if me < 0 or str(user) != key]  # fmt: skip
-            return {"user": key, "version": view.version, "users": rows[:k]}
+            most, users = k + 1, len(view.known.user_ids)
+            while True:  # more of them where many were forgotten since
+                frame = view.answers.model.similar_users(k=most, histories=past.history, run=Run(threads=1))
+                found = [(str(user), score) for user, score in frame.select("similar", "score").iter_rows()]
+                named = tenant.live.not_forgotten([user for user, _ in found])
+                rows = [{"user": user, "score": score} for (user, score), there in zip(found, named)
+                        if there and (me < 0 or user != key)]  # fmt: skip
+                if len(rows) >= k or len(found) < most or most >= users:
+                    return {"user": key, "version": view.version, "users": rows[:k]}
+                most = min(users, 4 * most)
 
         return fast(await tenant.work.do(work))
 
@@ -206,9 +213,9 @@ def _kept(router: APIRouter, needs: Needs) -> None:
     @router.get("/v1/lists/{list_id}", tags=["traces"])
     async def trace(list_id: ItemId, tenant: Tenant = needs.admin) -> Any:
         """What a list was made of, what was really shown of it, and what was done with it."""
+        found = await _known(tenant, list_id)
 
         def work() -> dict[str, Any]:
-            found = _found(tenant, list_id)
             head, arrays = found.head, found.arrays
             k = len(head["items"])
             propensities = arrays.get("propensities", np.ones(k)).tolist()
@@ -236,9 +243,9 @@ def _kept(router: APIRouter, needs: Needs) -> None:
     async def replay(list_id: ItemId, explain: bool = False, tenant: Tenant = needs.admin) -> Any:
         """Make a list again, by the version and the items of then, and say whether it is the same. `explain`: with the
         reason of each item, and what was removed by which rule."""
+        found = await _known(tenant, list_id)
 
         def work() -> dict[str, Any]:
-            found = _found(tenant, list_id)
             same, answer, why = tenant.desk.replay(found, explain)
             said: dict[str, Any] = {"list_id": list_id, "same": same, "items": []}
             if answer is not None:
@@ -253,8 +260,8 @@ def _kept(router: APIRouter, needs: Needs) -> None:
         return fast(await tenant.work.do(work))
 
 
-def _found(tenant: Tenant, list_id: str) -> Any:
-    found = tenant.traces.find(list_id)
+async def _known(tenant: Tenant, list_id: str) -> Trace:
+    found = await tenant.find_list(list_id)
     if found is None:
         raise RefusedError(404, f"list {list_id!r} is not known", "lists are kept for a while only")
     return found

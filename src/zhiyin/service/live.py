@@ -24,7 +24,7 @@ from zhiyin.service.schemas import Rows, SchemaKeeper
 from zhiyin.service.set_aside import SetAside, reason_of
 from zhiyin.service.trending import Trending
 from zhiyin.service.views import Columns, Loaded, NoVersionError, Past, View
-from zhiyin.store.database import Store
+from zhiyin.store.database import Marks, Store
 from zhiyin.store.records import Event
 from zhiyin.store.state import EVENTS, LiveState, Memory, Recent
 
@@ -67,6 +67,10 @@ class Live:
         self.trending = Trending(store)
         # What else is to be looked at now and then.
         self.also: list[Callable[[View], None]] = []
+        # Who hears, within the request that finds it out, that another process changed a table.
+        self.noticed: dict[str, Callable[[], None]] = {}
+        self._marks: Marks | None = None
+        self._noticing = threading.RLock()
         self._users: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._pasts: OrderedDict[tuple[str, str], tuple[Any, Any, Past]] = OrderedDict()
         self._lock, self._taking, self._typing = threading.Lock(), threading.RLock(), threading.Lock()
@@ -77,6 +81,7 @@ class Live:
         # Changes of items that no view has yet.
         self._pending: dict[str, Columns | None] = {}
         self._unreadable: list[int] = []
+        self._unreadable_users: list[int] = []
         self._refusals: dict[int, SetAside] = {}
         self._tried: object = None
         self.serving: View | None = None
@@ -111,9 +116,33 @@ class Live:
 
     def view(self) -> View:
         """The view to answer by, with whatever other processes have hidden by now. Raises NoVersionError."""
-        if self.several and self.store.seq("items") > self._seq["items"]:
-            self.take_items()
+        if self.several:
+            self.catch_up()
         return self.now
+
+    def catch_up(self) -> None:
+        """Take in what other processes have committed by now: items, columns of users, types, who was forgotten, and
+        what else `noticed` is told of, by table."""
+        marks = self.store.marks()
+        if marks == self._marks:
+            return
+        with self._noticing:
+            if marks.items > self._seq["items"]:
+                self.take_items()
+            if marks.catalogue_schema != self.schemas.stored.version:
+                self.look_at_types()
+            if marks.users > self._seq["users"]:
+                self._take_users()
+            if marks.forgettings != self._forgettings:
+                self._forget_others()
+            for table, notice in self.noticed.items():
+                if self._marks is None or getattr(marks, table) != getattr(self._marks, table):
+                    notice()
+            self._marks = marks
+
+    def _take_users(self) -> None:
+        users, self._seq["users"] = self.store.all("users", self._seq["users"], unreadable=self._unreadable_users)
+        self.changed("users", users)
 
     def load(self, bundle: Bundle) -> Loaded:
         """A version, to be served beside the store. Raises DataError where its files are not what was written."""
@@ -208,6 +237,10 @@ class Live:
             self._forgettings = number
             self._users.clear()
             self._pasts.clear()
+
+    def not_forgotten(self, users: Sequence[str]) -> list[bool]:
+        """Of users of the version, whether each may still be named."""
+        return [moment < self.made or not moment for moment in self.store.forgotten_of(users)]
 
     def user_columns(self, user: str) -> dict[str, Any]:
         """Columns that the store knows of a user."""
@@ -304,8 +337,8 @@ class Live:
                 self.trending.look(self.now)
                 self.take_items()
                 self._forget_others()
-                users, self._seq["users"] = self.store.all("users", self._seq["users"])
-                self.changed("users", users)
+                with self._noticing:
+                    self._take_users()
                 self.look_at_types()
                 self._look_at_version()
                 self.trending.look(self.now)
@@ -400,6 +433,8 @@ class Live:
                 found.append(SetAside(f"items.{column}", reason, mend))
         found += [SetAside(f"change {seq} of items", "it is no JSON object", "write the item again; ids: zhiyin doctor")
                   for seq in self._unreadable]  # fmt: skip
+        found += [SetAside(f"change {seq} of users", "it is no JSON object", "write the user again; ids: zhiyin doctor")
+                  for seq in self._unreadable_users]  # fmt: skip
         return found + [
             SetAside(f"type of {table}.{column}", "there is no such type",
                      f'PUT /v1/schema {{"{table}": {{"{column}": null}}}}')

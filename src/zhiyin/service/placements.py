@@ -117,6 +117,12 @@ class Placements:
             if answers is not None and self._looked != (looked := (id(answers.model), answers.schema, self._seq)):
                 self._looked, self._unfit = looked, self._unusable(answers)
 
+    def refresh(self) -> None:
+        """Take up what other processes changed in the store."""
+        with self._lock:
+            if self.store.seq(TABLE) != self._seq:
+                self._take()
+
     def set_aside(self) -> list[SetAside]:
         """Placements, or versions of them, that are not used, and why."""
         return [*self._broken.values(), *self._unfit.values()]

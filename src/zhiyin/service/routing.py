@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import re
+import time
 from typing import Annotated, Any
 from urllib.parse import quote, unquote
 
@@ -21,6 +23,7 @@ from zhiyin.service.tenant import Tenant as Shop
 from zhiyin.service.visitors import Visitor, W
 from zhiyin.store.access_keys import AccessKey
 from zhiyin.store.records import ID
+from zhiyin.store.traces import Trace
 
 # What stands in an address for a slash within an id, which routes would take for the end of it: of private use.
 _SLASH = "\ue000"
@@ -69,12 +72,29 @@ class Tenant:
         self.live, self.store, self.writer, self.traces = shop.live, shop.store, shop.writer, shop.traces
         self.placements, self.desk = shop.placements, shop.desk
 
+    async def find_list(self, list_id: str) -> Trace | None:
+        """The trace of a list; None where there is none. That of a list which another process has just made is waited
+        for: it is written a moment after the list is given."""
+        pause = 0.02
+        while True:
+            found = await self.work.do(self.traces.find, list_id)
+            if found is not None or not self.live.several or not _just_made(list_id):
+                return found
+            await asyncio.sleep(pause)
+            pause *= 2
+
     def own(self, who: W, named: bool = True) -> W:
         """A request for a list, as who sends it may have it. named: a list for somebody: a visitor who is not named is.
 
         Raises RefusedError 403 for somebody else's.
         """
         return who if self.visitor is None else self.visitor.own(who, named)
+
+
+def _just_made(list_id: str) -> bool:
+    """Whether an id of a list was made within the last second; see `fresh_id`."""
+    made = re.fullmatch(r"([0-9a-f]{12})[0-9a-f]{20}", list_id)
+    return made is not None and abs(time.time() - int(made[1], 16) / 1e3) < 1.0
 
 
 @dataclasses.dataclass(frozen=True)

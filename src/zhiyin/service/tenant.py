@@ -47,6 +47,7 @@ class Tenant:
         self.desk = Desk(self.live, self.placements, self.traces, self.settings.budget / 1e3, features)
         self.skew = SkewWatch(self.desk)
         self.live.also.append(lambda view: self.placements.look(view.answers))
+        self.live.noticed["placements"] = self.placements.refresh
         # Hears what became of events, and the seconds until they counted.
         self.brought: Callable[[Iterable[str], float], None] = lambda fates, seconds: None
 

@@ -15,7 +15,7 @@ import json
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -64,6 +64,8 @@ _LAST = "SELECT coalesce(max(seq), 0) FROM {}"
 _FORGETTINGS, _MARK = "SELECT value FROM meta WHERE key = ?", "forgettings"
 _GONE = "SELECT received FROM forgotten WHERE hash = ?"
 _GIVEN = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'"
+_PROGRESS = ("SELECT " + ", ".join(f"(SELECT max(seq) FROM {name})" for name in THINGS)
+          + f", (SELECT value FROM meta WHERE key = '{_MARK}')")  # fmt: skip
 # Of a user: when forgotten, and the events that came last, in one look at one state.
 _RECENT = f"""
     SELECT f.received, e.* FROM (SELECT (SELECT received FROM forgotten WHERE hash = :hash) AS received) AS f
@@ -78,6 +80,16 @@ _UNNEST = """
     WITH ORDINALITY AS t(id, "user", item, time, kind, value, list_id, place) ORDER BY place
     ON CONFLICT (id) DO NOTHING RETURNING id, seq
 """
+
+
+class Marks(NamedTuple):
+    """`Store.seq` of each table that is not of events, and `Store.forgettings`."""
+
+    items: int
+    users: int
+    placements: int
+    catalogue_schema: int
+    forgettings: int
 
 
 # What `forget` says.
@@ -452,6 +464,24 @@ class Store(Lists):
             return int(found[0]) if found else 0
         with self._reading() as link:
             return int(link.execute(sa.select(MARKS.c.value).where(MARKS.c.key == _MARK)).scalar() or 0)
+
+    def forgotten_of(self, users: Sequence[str]) -> list[int]:
+        """As `forgotten`, of several users."""
+        hashes = [hash_of(user) for user in users]
+        found: dict[str, int] = {}
+        for start in range(0, len(hashes), ROWS):
+            asked = sa.select(FORGOTTEN).where(FORGOTTEN.c.hash.in_(hashes[start : start + ROWS]))
+            with self._reading() as link:
+                found |= {row.hash: int(row.received) for row in link.execute(asked)}
+        return [found.get(one, 0) for one in hashes]
+
+    def marks(self) -> Marks:
+        """How far the store has come, in one look: what changed since is told by it."""
+        if self.path is not None:
+            with self._raw() as raw:
+                return Marks(*(int(part or 0) for part in raw.execute(_PROGRESS).fetchone()))
+        with self._reading() as link:
+            return Marks(*(int(part or 0) for part in link.exec_driver_sql(_PROGRESS).one()))
 
     def forgotten_all(self) -> dict[str, int]:
         """When each user who was forgotten was so last, microseconds UTC, by `hash_of` the id."""
