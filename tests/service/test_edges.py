@@ -13,6 +13,8 @@ from zhiyin.service import described
 
 from .conftest import click, listed
 
+JSON = {"Content-Type": "application/json"}
+
 
 def test_columns_are_named_once_or_often(service: Any) -> None:
     fields = ["title", "price", "title", "nowhere", "price"]
@@ -58,6 +60,36 @@ def test_values_that_no_database_takes(service: Any, value: Any) -> None:
     assert answer.status_code == 200, answer.text
     assert [one["status"] for one in answer.json()["events"]] == ["rejected", "accepted"]
     assert "value" in answer.json()["events"][0]["reason"]
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a\udfff", "\x00", "a" * 257, "id"])
+def test_names_of_columns_that_cannot_be(service: Any, name: str) -> None:
+    """Half a character, in an error that names it, is still an answer."""
+    for method, path in (("PUT", "items"), ("PATCH", "items"), ("PUT", "users"), ("PATCH", "users")):
+        body = json.dumps({"price": 3, name: "x"})
+        for content in (body.encode(), body.encode().decode("unicode_escape").encode("utf-8", "surrogatepass")):
+            answer = service.request(method, f"/v1/{path}/x", content=content, headers=JSON)
+            assert answer.status_code in (400, 422), answer.text
+            assert answer.json()["error"]
+
+
+def test_several_methods_of_one_address_are_all_allowed(service: Any) -> None:
+    for path, allowed in (
+        ("items/i1", "DELETE, GET, PATCH, PUT"),
+        ("recommendations", "GET, POST"),
+        ("items", "GET, POST"),
+    ):
+        answer = service.request("OPTIONS", f"/v1/{path}")
+        assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+
+
+def test_both_filters_of_a_placement_and_a_request_may_be_long(service: Any) -> None:
+    long = " OR ".join(f"price = {n}.5" for n in range(230))
+    long = f"{long} OR price < {'9' * (3_990 - len(long) - 12)}" if len(long) < 3_900 else long[:4_000]
+    assert 3_900 < len(long) <= 4_000
+    assert service.put("/v1/placements/long", json={"filter": long}).status_code == 200
+    assert listed(service, user="u3", placement="long", filter=long.replace("OR price <", "OR  price <")[:4_000])
+    assert service.post("/v1/recommendations", json={"filter": long + " " * 200}).status_code == 422
 
 
 def test_no_address_leads_elsewhere(service: Any) -> None:

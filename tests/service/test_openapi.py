@@ -39,7 +39,8 @@ def test_the_service_keeps_to_its_description(service: Any) -> None:
     from schemathesis.specs.openapi import checks
 
     kept = [not_a_server_error, checks.status_code_conformance, checks.content_type_conformance,
-            checks.response_schema_conformance]  # fmt: skip
+            checks.response_schema_conformance, checks.response_headers_conformance, checks.unsupported_method,
+            checks.allow_header_conformance, checks.missing_required_header]  # fmt: skip
     key = {"Authorization": service.headers["Authorization"]}
     answered: dict[str, Counter[int]] = {}
     wrong = []

@@ -26,7 +26,8 @@ from zhiyin.core.durations import UNITS
 from zhiyin.core.errors import ConfigError, MissingExtraError, nearest
 from zhiyin.data.catalogue_schema import CatalogueSchema, holds_several
 
-LONGEST, DEEPEST = 4_000, 50
+# Characters: of two filters of 4,000 that hold both.
+LONGEST, DEEPEST = 8_100, 50
 FUNCTIONS = ("ABS", "CEIL", "COALESCE", "CONTAINS", "EXP", "FLOOR", "GREATEST", "LEAST", "LENGTH", "LN", "LOWER", "NOW",
              "NULLIF", "POWER", "ROUND", "SQRT", "UPPER")  # fmt: skip
 ALLOWED = (
@@ -172,7 +173,7 @@ class Expression:
         want: "bool" for a filter, "number" for a boost; None takes either.
 
         Raises ConfigError that shows the place for whatever is not allowed, unknown columns (with the nearest name),
-        comparisons between unlike types, texts longer than 4,000 characters and nesting deeper than 50.
+        comparisons between unlike types, texts longer than LONGEST and nesting deeper than 50.
         """
         known = columns if isinstance(columns, Columns) else Columns.of(columns)
         node = _Reader(text, known).read()

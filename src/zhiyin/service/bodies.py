@@ -15,8 +15,8 @@ from zhiyin.pipeline.rules import MOST_ITEMS
 from zhiyin.store.records import ID, KIND, LARGEST, TIMES, text
 
 # Events of one request; widgets of a page; a page token's characters; columns asked for; characters of a text of the
-# context.
-MOST_EVENTS, WIDGETS, TOKEN, FIELDS, CONTEXT = 1_000, 20, 64_000, 50, 1_024
+# context; characters of a filter.
+MOST_EVENTS, WIDGETS, TOKEN, FIELDS, CONTEXT, FILTER = 1_000, 20, 64_000, 50, 1_024, 4_000
 
 
 def _right(value: str) -> str:
@@ -34,17 +34,21 @@ def _unicode(value: str) -> str:
     return value
 
 
+_SLOTS = {"propertyNames": {"pattern": "^[1-9][0-9]{0,3}$"}}
 # Said in the description as well: what it allows is taken.
 _PLAIN = {"pattern": r"^[^\u0000-\u001f\u007f]+$"}
 Id = Annotated[str, Field(min_length=1, max_length=ID, json_schema_extra=_PLAIN), AfterValidator(_right)]
 Text = Annotated[str, AfterValidator(_unicode)]
-Filter = Annotated[str, Field(max_length=10_000), AfterValidator(_unicode)]
+Filter = Annotated[str, Field(max_length=FILTER), AfterValidator(_unicode)]
 Fields = Annotated[list[Annotated[Text, Field(max_length=ID)]], Field(fail_fast=True, max_length=FIELDS)]
 Scalar = Annotated[Text, Field(max_length=CONTEXT)] | bool | int | float | None
 K = Annotated[int, Field(ge=1, le=MOST_ITEMS)]
 Language = Literal["en", "zh"]
 Variety = Literal["none", "mmr", "dpp", "calibrate"]
-Duration = Annotated[str, Field(max_length=20, pattern=r"^[0-9]+(\.[0-9]+)?[smhdwy]$")]
+Duration = Annotated[
+    str, Field(max_length=20, pattern=r"^([0-9]*[1-9][0-9]*(\.[0-9]+)?|0+\.[0-9]*[1-9][0-9]*)[smhdwy]$")
+]
+Pins = dict[Annotated[int, Field(ge=1, le=MOST_ITEMS)], Id]
 # A factor or an addend: a number, or an expression.
 Amount = float | Annotated[Text, Field(max_length=1_000)]
 
@@ -59,7 +63,7 @@ class EventIn(Body):
 
     user: Id
     item: Id
-    kind: Annotated[str, Field(min_length=1, max_length=KIND, json_schema_extra=_PLAIN)] = "event"
+    kind: Annotated[str, Field(min_length=1, max_length=KIND, json_schema_extra=_PLAIN)] | None = "event"
     time: Annotated[int, Field(ge=TIMES.earliest)] | None = None
     value: Annotated[float, Field(ge=-LARGEST, le=LARGEST)] | None = None
     id: Id | None = None
@@ -79,19 +83,17 @@ class Made(Body):
     filter: Filter = ""
     boosts: Annotated[list[BoostIn], Field(fail_fast=True, max_length=20)] = Field(default_factory=list)
     exclude: Annotated[list[Id], Field(fail_fast=True, max_length=MOST_IDS)] = Field(default_factory=list)
-    pins: Annotated[dict[Annotated[int, Field(ge=1, le=MOST_ITEMS)], Id], Field(max_length=100)] = Field(
-        default_factory=dict
-    )
+    pins: Annotated[Pins, Field(max_length=100, json_schema_extra=_SLOTS)] = Field(default_factory=dict)
     exclude_seen: bool | None = None
     diversity: Variety | None = None
-    balance: Annotated[float, Field(ge=0, le=1)] | None = None
+    balance: Annotated[float, Field(ge=0, le=1, strict=True)] | None = None
 
 
 class Setting(Made):
     """A placement. `explore`: probability that one slot is given to an item that did not make the list; `budget`:
     milliseconds after which stages are left out."""
 
-    explore: Annotated[float, Field(ge=0, le=1)] = 0.0
+    explore: Annotated[float, Field(ge=0, le=1, strict=True)] = 0.0
     budget: Annotated[int, Field(ge=1, le=60_000)] | None = None
 
 

@@ -32,6 +32,7 @@ _SAID: dict[int, str] = {
     408: "The request came too slowly",
     413: "The request is too large",
     422: "A field is missing, unknown, of the wrong kind or out of its range",
+    431: "The headers are too large, or the address",
     429: "The key sends too many requests",
     500: "Something went wrong here",
     503: "Too much is at work, or the store is away: come again",

@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from zhiyin.core.errors import UnknownItemError, ZhiyinError
 from zhiyin.core.run import log
@@ -48,6 +49,7 @@ _STATUS: dict[type[ZhiyinError], int] = {
 
 def say(status: int, message: str, remedy: str | None = None, retry: float = 1.0, **more: Any) -> JSONResponse:
     headers = {"Retry-After": str(max(1, math.ceil(retry)))} if status in (429, 503) else None
+    more = {name: _sane(value) if isinstance(value, str) else value for name, value in more.items()}
     return JSONResponse({"error": _sane(message), "remedy": _sane(remedy or ""), **more}, status, headers)
 
 
@@ -90,11 +92,19 @@ def handle_errors(app: FastAPI) -> None:
         return unreadable(first)
 
     @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> Response:
+    async def http(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 405:
+            error.headers = {"Allow": ", ".join(sorted(_methods(request)))}
         remedy = {404: "see /docs", 405: "see /docs"}.get(error.status_code, "")
         answer = say(error.status_code, str(error.detail), remedy)
         answer.headers.update(error.headers or {})
         return answer
+
+
+def _methods(request: Request) -> set[str]:
+    """What the address of a request can be asked by."""
+    routes = [route for route in request.app.router.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return {method for route in routes for method in getattr(route, "methods", None) or ()}
 
 
 def _sane(text: Any) -> str:

@@ -25,7 +25,7 @@ from zhiyin.service.set_aside import SetAside, reason_of
 from zhiyin.service.trending import Trending
 from zhiyin.service.views import Columns, Loaded, NoVersionError, Past, View
 from zhiyin.store.database import Marks, Store
-from zhiyin.store.records import Event
+from zhiyin.store.records import Event, columns
 from zhiyin.store.state import EVENTS, LiveState, Memory, Recent
 
 # Users whose columns, and whose histories as arrays, are held.
@@ -174,10 +174,17 @@ class Live:
     def accept(self, table: str, rows: Rows) -> tuple[dict[str, dict[str, Any] | None], dict[str, DataError]]:
         """Columns that are to be written as their types have them; see `SchemaKeeper.accept`."""
         before = self.schemas.look().version
-        found = self.schemas.accept(table, rows, self.learned_types)
+        fit: dict[str, Columns | None] = {}
+        wrong: dict[str, DataError] = {}
+        for key, row in rows.items():
+            try:
+                fit[key] = None if row is None else columns(row)
+            except DataError as error:
+                wrong[key] = error
+        right, unfit = self.schemas.accept(table, fit, self.learned_types)
         if self.schemas.stored.version != before:
             self.look_at_types()
-        return found
+        return right, wrong | unfit
 
     def past(self, view: View, user: str | None, session: str | None = None) -> Past:
         """What a user or a session, or both, did until now."""

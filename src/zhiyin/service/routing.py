@@ -40,7 +40,13 @@ def _columns(said: str) -> str:
 
 
 FieldsQuery = Annotated[
-    Text, Query(max_length=5_000, description=f"at most {FIELDS} columns, between commas"), AfterValidator(_columns)
+    Text,
+    Query(
+        max_length=5_000,
+        description=f"at most {FIELDS} columns, between commas",
+        json_schema_extra={"pattern": f"^[^,]{{0,{ID}}}(,[^,]{{0,{ID}}}){{0,{FIELDS - 1}}}$"},
+    ),
+    AfterValidator(_columns),
 ]
 LanguageQuery = Annotated[Language, Query()]
 
