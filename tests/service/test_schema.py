@@ -118,3 +118,58 @@ def test_columns_of_users_have_types(service: Any) -> None:
     assert service.get("/v1/users/u2").json()["columns"] == {"vip": True}
     assert listed(service, user="u1", k=3, filter="user.age = 30 AND user.vip")
     assert not listed(service, user="u2", k=3, filter="user.age = 30")
+
+
+def test_types_are_told_with_their_source_and_declared(opened: Any) -> None:
+    from zhiyin.pipeline.rules import Rules
+
+    client = client_of(opened(options={"rules": Rules(filter="price >= 0")}))
+    assert client.put("/v1/items/n1", json={"colour": "red", "size": "7"}).status_code == 200
+    said = client.get("/v1/schema").json()
+    assert said["items"]["price"] == {"type": "number", "source": "catalogue"}
+    assert said["items"]["colour"] == {"type": "text", "source": "first write"}
+    assert said["users"] == {}
+    assert client.put("/v1/items/n2", json={"size": [1]}).status_code == 200
+    assert client.put("/v1/items/n3", json={"size": [1, 2]}).status_code == 400
+    changed = client.put("/v1/schema", json={"items": {"size": "number"}, "users": {"born": "date"}})
+    assert changed.status_code == 200, changed.text
+    assert changed.json()["items"]["size"] == {"type": "number", "source": "declared"}
+    assert changed.json()["users"] == {"born": {"type": "date", "source": "declared"}}
+    assert changed.json()["version"] > said["version"]
+    assert [entry["what"] for entry in changed.json()["set_aside"]] == ["items.size"]  # "7" and "1" are texts
+    assert client.put("/v1/items/n1", json={"price": 1, "size": 7}).status_code == 200
+    eventually(lambda: listed(client, filter="size = 7") == ["n1"])
+    assert client.put("/v1/users/u1", json={"born": "yesterday"}).status_code == 400
+    back = client.put("/v1/schema", json={"items": {"size": None}}).json()
+    assert back["items"]["size"] == {"type": "text", "source": "first write"}
+    assert "set_aside" in back
+    assert not back["set_aside"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"items": {"price": "money"}}, 400), ({"items": {"price": "texts"}}, 400), ({"items": {"id": "int"}}, 400),
+        ({"items": {"hidden": "text"}}, 400), ({"things": {}}, 422), ({"items": {"x": 3}}, 422), ({"items": []}, 422),
+        ({"items": {"v": "vector(3)"}}, 200), ({}, 200),
+    ],
+)  # fmt: skip
+def test_declarations_that_cannot_be(opened: Any, body: Any, status: int) -> None:
+    from zhiyin.pipeline.rules import Rules
+
+    client = client_of(opened(options={"rules": Rules(filter="price >= 0")}))
+    before = client.get("/v1/schema").json()
+    answer = client.put("/v1/schema", json=body)
+    assert answer.status_code == status, answer.text
+    if status != 200:
+        assert client.get("/v1/schema").json() == before
+    assert listed(client, k=3)
+
+
+def test_another_process_has_the_types_at_once(opened: Any) -> None:
+    one = client_of(opened(several=True))
+    other = reopened(opened, one, several=True)
+    assert one.put("/v1/schema", json={"items": {"size": "int"}}).status_code == 200
+    assert listed(other, filter="size = 3") == []
+    assert other.put("/v1/items/n1", json={"size": "3"}).status_code == 400
+    assert other.get("/v1/schema").json() == one.get("/v1/schema").json()

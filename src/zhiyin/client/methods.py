@@ -79,6 +79,8 @@ class Methods:
     delete_user = method(things.delete_user)
     put_users = method(things.put_users)
 
+    schema = method(state.schema)
+    put_schema = method(state.put_schema)
     placements = method(state.placements)
     placement = method(state.placement)
     put_placement = method(state.put_placement)

@@ -38,6 +38,16 @@ def rollback_placement(name: str, version: int) -> Call[dict[str, Any]]:
     return Call("POST", path_of("placements", name, "rollback"), as_it_is, body=as_json({"version": version}))
 
 
+def schema() -> Call[dict[str, Any]]:
+    """Types of the columns of items and of users: {"version", "items": {column: {"type", "source"}}, "users"}."""
+    return Call("GET", "/v1/schema", as_it_is)
+
+
+def put_schema(items: Columns | None = None, users: Columns | None = None) -> Call[dict[str, Any]]:
+    """Declare types of columns, such as {"price": "number"}; None takes a declaration back."""
+    return Call("PUT", "/v1/schema", as_it_is, body=as_json({"items": dict(items or {}), "users": dict(users or {})}))
+
+
 def health() -> Call[dict[str, Any]]:
     """Whether the process lives; asked once, without another try."""
     return Call("GET", "/health", as_it_is, tries=False)

@@ -16,7 +16,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 import zhiyin
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.tokens import TokenError, is_token, signer, verified
-from zhiyin.service import admin, events, key_routes, lists, pages, things
+from zhiyin.service import admin, events, key_routes, lists, pages, schema_routes, things
 from zhiyin.service.around import CURRENT, LONGEST, After, Around
 from zhiyin.service.described import QUERY, REFUSALS, UNREADY, describe
 from zhiyin.service.errors import RefusedError, handle_errors
@@ -166,7 +166,7 @@ def create_app(
         visitor_read=_needs("read", True), visitor_events=_needs("events", True),
     )  # fmt: skip
     # Those asked for most are found first; routes of an included router would be looked through twice.
-    for part in (lists, events, things, admin, key_routes):
+    for part in (lists, events, things, admin, schema_routes, key_routes):
         app.router.routes.extend(part.routes(keys).routes)
     _state(app, None if all(shop.settings.metrics_open for shop in shops) else keys)
     pages.mount(app)

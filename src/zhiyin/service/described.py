@@ -192,6 +192,30 @@ class AllPlacements(_Answer):
     placements: list[Placement]
 
 
+class SetAsideEntry(_Answer):
+    """what: which, by its name or its sequence number. mend: the command or request that mends it."""
+
+    what: str
+    reason: str
+    mend: str
+
+
+class ColumnType(_Answer):
+    """source: catalogue, first write, settings or declared."""
+
+    type: str
+    source: str
+
+
+class Schema(_Answer):
+    """Types by column. version: grows with each change. set_aside: after a change, all that is not used."""
+
+    version: int
+    items: dict[str, ColumnType]
+    users: dict[str, ColumnType]
+    set_aside: list[SetAsideEntry] | None = None
+
+
 class PlacementKept(_Answer):
     name: str
     version: int
@@ -283,14 +307,6 @@ class Health(BaseModel):
     status: str
 
 
-class SetAsideEntry(_Answer):
-    """what: which, by its name or its sequence number. mend: the command or request that mends it."""
-
-    what: str
-    reason: str
-    mend: str
-
-
 class Ready(BaseModel):
     """version: none where no version can answer. set_aside: the first 20 things that are not used."""
 
@@ -322,6 +338,8 @@ ANSWERS: dict[tuple[str, str], type[BaseModel]] = {
     ("post", "/v1/pages"): Widgets,
     ("get", "/v1/lists/{list_id}"): Traced,
     ("post", "/v1/lists/{list_id}/replay"): Replayed,
+    ("get", "/v1/schema"): Schema,
+    ("put", "/v1/schema"): Schema,
     ("get", "/v1/placements"): AllPlacements,
     ("get", "/v1/placements/{name}"): Placement,
     ("put", "/v1/placements/{name}"): PlacementKept,

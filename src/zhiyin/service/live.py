@@ -7,6 +7,7 @@ Two threads keep a view at hand: one lays changed items over the version, one lo
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import operator
 import threading
@@ -355,6 +356,15 @@ class Live:
                     look(self.now)
             except Exception as error:  # what answers goes on answering
                 log.warning("service: %s", error)
+
+    def broken_by(self, declared: CatalogueSchema) -> dict[str, str]:
+        """Rules of the house that can be used now and could not under other declared types, and why not, by name."""
+        view = self.serving
+        if view is None:
+            return {}
+        stored = dataclasses.replace(self.schemas.look(), declared=declared)
+        changed = View.of(view.loaded, {}, 0, self.schemas.over(view.loaded.types, stored), warm=False)
+        return {name: why for name, why in changed.unruled.items() if name not in view.unruled}
 
     def _begin(self) -> None:
         """Answer by the version in use, or by the newest other one that can; by none where none can.

@@ -235,11 +235,15 @@ class View:
         changes: Mapping[str, Columns | None],
         seq: int,
         schema: CatalogueSchema | None = None,
+        *,
+        warm: bool = True,
     ) -> View:
-        """A version under changes of items, in the order they came. schema: types of all columns; None: as learned."""
+        """A version under changes of items, in the order they came. schema: types of all columns; None: as learned.
+        warm: what is compiled when it is needed first is compiled now."""
         answers, wrong = _ruled(loaded, schema or loaded.types)
         view = cls(loaded, answers, frozenset(), 0, unruled=wrong).after(changes, seq)
-        view.warm()
+        if warm:
+            view.warm()
         return view
 
     def warm(self) -> None:

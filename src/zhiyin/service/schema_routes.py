@@ -1,0 +1,77 @@
+"""Routes for the types of columns of items and users."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter
+from pydantic import Field
+
+from zhiyin.core.errors import ConfigError
+from zhiyin.data.catalogue_schema import HIDDEN, MOST_COLUMNS, TABLES, CatalogueSchema, parse_type
+from zhiyin.service.bodies import Body, Id
+from zhiyin.service.described import REFUSALS
+from zhiyin.service.request_json import JsonRoute
+from zhiyin.service.routing import Needs, Tenant, fast
+from zhiyin.store.schemas import declare, stored_types
+
+Type = Annotated[str, Field(max_length=20)]
+Types = Annotated[dict[Id, Type | None], Field(max_length=MOST_COLUMNS)]
+
+
+class SchemaIn(Body):
+    """Types by column: bool, int, number, text, date, time, texts, piped (texts parted by |), numbers, vector or
+    vector(64). null: as it was without a declaration."""
+
+    items: Types = Field(default_factory=dict)
+    users: Types = Field(default_factory=dict)
+
+
+def routes(needs: Needs) -> APIRouter:
+    router = APIRouter(tags=["schema"], responses=REFUSALS, route_class=JsonRoute)
+
+    @router.get("/v1/schema")
+    async def get_schema(tenant: Tenant = needs.admin) -> Any:
+        """The type of each column, and where it comes from: the catalogue, the first write, the settings, or a
+        declaration."""
+        return fast(await tenant.work.do(_schema_of, tenant))
+
+    @router.put("/v1/schema")
+    async def put_schema(body: SchemaIn, tenant: Tenant = needs.admin) -> Any:
+        """Declare types of columns; others stay as they are. Values that do not fit are null from then on, and told in
+        set_aside. Refused where a rule of the house could not be used any more."""
+        changes = {table: dict(getattr(body, table)) for table in TABLES}
+
+        def change() -> dict[str, Any]:
+            _check(tenant, changes)
+            declare(tenant.store, changes)
+            tenant.live.look_at_types()
+            return _schema_of(tenant) | {"set_aside": [one.as_json() for one in tenant.shop.set_aside()]}
+
+        return fast(await tenant.writes.do(change))
+
+    return router
+
+
+def _schema_of(tenant: Tenant) -> dict[str, Any]:
+    schemas = tenant.live.schemas
+    return {"version": schemas.look().version} | schemas.sources(tenant.live.learned_types)
+
+
+def _check(tenant: Tenant, changes: dict[str, dict[str, str | None]]) -> None:
+    """Raises ConfigError for types that cannot be, and for those under which rules of the house could not be used."""
+    declared = stored_types(tenant.store).declared.state()
+    for table, types in changes.items():
+        for column, type in types.items():
+            if column in ("id", HIDDEN):
+                raise ConfigError(f"the type of {column!r} is fixed", column=column, remedy="name other columns")
+            if type is None:
+                declared[table].pop(column, None)
+            else:
+                declared[table][column] = parse_type(type, column)
+        if len(declared[table]) > MOST_COLUMNS:
+            raise ConfigError(f"{len(declared[table]):,} types of {table}", remedy=f"at most {MOST_COLUMNS:,}")
+    broken = tenant.live.broken_by(CatalogueSchema.from_state(declared))
+    if broken:
+        name, reason = next(iter(broken.items()))
+        raise ConfigError(f"[rules] {name} could not be used any more: {reason}", remedy="change the rule first")
