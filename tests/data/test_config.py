@@ -59,7 +59,8 @@ def test_every_key_is_described_and_shows_its_default(tmp_path: Path) -> None:
             continue
         assert f"[{section}]" in lines
         for name, inner in field.annotation.model_fields.items():  # type: ignore[union-attr]
-            at = next(i for i, line in enumerate(lines) if line.startswith(f"# {name} = "))
+            start = lines.index(f"[{section}]")
+            at = next(i for i, line in enumerate(lines) if i > start and line.startswith(f"# {name} = "))
             assert (inner.description or "") in lines[at - 1]
             assert "(default: " in lines[at - 1]
 

@@ -274,3 +274,32 @@ def test_random_json_to_every_storing_route_never_stops_a_start(start: Open, see
             for name in list(client.get("/v1/placements").json()["placements"]):
                 client.delete(f"/v1/placements/{name['name']}")  # what it filters is no fault of the start
             works(client, f"fresh{number}")
+
+
+def test_doctor_names_what_is_set_aside_with_ids(start: Open, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from zhiyin.cli.main import app
+
+    start()
+    rows(
+        tmp_path, (ITEM, ("odd-item", 1, '{"price": "cheap"}')), (ITEM, ("i1", 1, "no json")),
+        (PLACEMENT, ("bad", 1, '{"settings": 3}')), ("INSERT INTO users (id, version, columns, received) VALUES "
+        "('someone', 1, '[]', 1)", ()),
+    )  # fmt: skip
+    client = start()
+    assert sum(what.startswith("change ") for what in set_aside(client)) == 1
+    assert "someone" not in json.dumps(set_aside(client))
+    (tmp_path / "models").mkdir()
+    shutil.copytree(tmp_path / "bundles", tmp_path / "models" / "bundles")
+    (tmp_path / "zhiyin.toml").write_text('[rules]\nfilter = "colour = 1"\n')
+    asked = ["doctor", "--json", "--config", str(tmp_path / "zhiyin.toml")]
+    told = CliRunner().invoke(app, asked, catch_exceptions=False)
+    found = {entry["what"]: entry for entry in json.loads(told.stdout)["set aside"]}
+    assert found["items.price"]["reason"].endswith(": odd-item")
+    assert {"[rules] filter", "placement 'bad'"} <= set(found)
+    changes = [entry["reason"] for what, entry in found.items() if what.startswith("change ")]
+    assert sorted(changes) == ["it is no JSON object: i1", "it is no JSON object: someone"]
+    assert client.put("/v1/items/i1", json={"title": "again"}).status_code == 200
+    assert client.put("/v1/users/someone", json={"age": 3}).status_code == 200
+    assert not any(what.startswith("change ") for what in set_aside(client))

@@ -10,7 +10,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from zhiyin.cli.options import Json
+from zhiyin.cli.options import CONFIG, ConfigFile, Json
 
 CORE = ("zhiyin", "numpy", "scipy", "polars", "numba", "typer", "rich", "pydantic")
 EXTRAS = {
@@ -21,8 +21,11 @@ EXTRAS = {
 }
 
 
-def doctor(json: Json = False) -> None:
+def doctor(config: ConfigFile = CONFIG, json: Json = False) -> None:
     """Versions, threads, BLAS, compiled kernels, GPU, and which extras are installed.
+
+    Of a project with a store also what the service cannot use and sets aside: rows, versions, placements, rules, types;
+    each with what mends it. Items and users are named by their ids here, and nowhere else.
 
     \b
     Examples:
@@ -31,11 +34,27 @@ def doctor(json: Json = False) -> None:
     """
     from zhiyin.cli.show import print_json, table
 
-    facts = look()
+    facts, found = look(), aside(config)
     if json:
-        print_json(facts)
-    else:
-        table(("what", "found"), facts.items())
+        print_json(facts | ({"set aside": found} if found else {}))
+        return
+    table(("what", "found"), facts.items())
+    if found:
+        table(("set aside", "why", "what to do"), [(one["what"], one["reason"], one["mend"]) for one in found])
+
+
+def aside(config: Path) -> list[dict[str, str]]:
+    """What the service of a project would set aside; empty where there is no project, store or service."""
+    from zhiyin.core.errors import MissingExtraError
+
+    if not config.is_file():
+        return []
+    try:
+        from zhiyin.cli.project import open_project
+        from zhiyin.service.set_aside import of_project
+    except MissingExtraError:
+        return []
+    return of_project(config, open_project(config).store_address)
 
 
 def look() -> dict[str, str]:

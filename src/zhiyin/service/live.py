@@ -13,7 +13,7 @@ import operator
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from zhiyin.core.errors import DataError
@@ -46,7 +46,7 @@ class Live:
     options: rules, variety and context, as `Answers` takes them. weights: of kinds of events, as in `zhiyin.toml`.
     state: what users did lately; by default in this process's memory.
     several: other processes write to the store too: whether items changed is asked for each request.
-    types: of columns, as the settings declare them.
+    types: of columns, as the settings declare them. watch: follow what changes, by threads.
 
     Where no version can be used, `view` raises NoVersionError until one can; everything else works.
     """
@@ -61,6 +61,7 @@ class Live:
         state: LiveState | None = None,
         several: bool = False,
         types: CatalogueSchema | None = None,
+        watch: bool = True,
     ) -> None:
         self.bundles, self.store, self.several = bundles, store, several
         self.options, self.weights = dict(options or {}), dict(weights or {})
@@ -81,8 +82,7 @@ class Live:
         self._damaged = False  # whether the file that names the version in use was found to be
         # Changes of items that no view has yet.
         self._pending: dict[str, Columns | None] = {}
-        self._unreadable: list[int] = []
-        self._unreadable_users: list[int] = []
+        self._unreadable: dict[str, list[int]] = {"items": [], "users": []}
         self._refusals: dict[int, SetAside] = {}
         self._tried: object = None
         self.serving: View | None = None
@@ -96,7 +96,7 @@ class Live:
             threading.Thread(target=self._lay, name="zhiyin-items", daemon=True),
             threading.Thread(target=self._watch, name="zhiyin-watch", daemon=True),
         ]
-        for thread in self._threads:
+        for thread in self._threads if watch else ():
             thread.start()
 
     def close(self) -> None:
@@ -104,7 +104,8 @@ class Live:
         with self._wake:
             self._wake.notify_all()
         for thread in self._threads:
-            thread.join()
+            if thread.ident is not None:
+                thread.join()
 
     # -- what users did ---------------------------------------------------------------------------------------------
 
@@ -142,7 +143,7 @@ class Live:
             self._marks = marks
 
     def _take_users(self) -> None:
-        users, self._seq["users"] = self.store.all("users", self._seq["users"], unreadable=self._unreadable_users)
+        users, self._seq["users"] = self.store.all("users", self._seq["users"], unreadable=self._unreadable["users"])
         self.changed("users", users)
 
     def load(self, bundle: Bundle) -> Loaded:
@@ -155,7 +156,7 @@ class Live:
         unreadable: list[int] = []
         changes, seq = self.store.all("items", until=until, unreadable=unreadable)
         if until is None:
-            self._unreadable = unreadable
+            self._unreadable["items"] = unreadable
         return View.of(loaded, changes, seq, self.types(loaded)), seq
 
     def types(self, loaded: Loaded | None = None) -> CatalogueSchema:
@@ -283,7 +284,7 @@ class Live:
         with self._taking:
             if self.serving is None:
                 return
-            changes, seq = self.store.all("items", self._seq["items"], unreadable=self._unreadable)
+            changes, seq = self.store.all("items", self._seq["items"], unreadable=self._unreadable["items"])
             if not changes:
                 self._seq["items"] = seq
                 return
@@ -432,6 +433,27 @@ class Live:
         name, reason = next(iter(view.unruled.items()))
         self._refuse(view.version, f"[rules] {name}: {reason}", _MEND_RULES)
 
+    def unfit_users(self) -> dict[str, list[str]]:
+        """By column the users whose value of the store does not fit its type. Looks at all of them: it takes long."""
+        rows, _ = self.store.all("users", unreadable=self._unreadable["users"])
+        found: dict[str, list[str]] = {}
+        types = self.types()
+        for key, row in rows.items():
+            for column in types.fitting("users", row or {})[1]:
+                found.setdefault(column, []).append(key)
+        return found
+
+    def unfit_column(self, table: str, column: str, keys: Collection[str]) -> SetAside:
+        type, seq = self.types().type_of(table, column) or "text", self.store.change_of(table, min(keys))
+        reason = f"of {len(keys):,} {table} the value is not {describe(type)}, first in change {seq}: it is null"
+        mend = f'send it again, or PUT /v1/schema {{"{table}": {{"{column}": "..."}}}}; ids: zhiyin doctor'
+        return SetAside(f"{table}.{column}", reason, mend)
+
+    def unreadable(self, table: str) -> list[int]:
+        """`seq` of the newest versions of items or users that are no columns and were not written again since."""
+        seqs = self._unreadable[table]
+        return [seq for seq in seqs if self.store.change_of(table, self.store.id_of(table, seq)) == seq]
+
     def set_aside(self) -> list[SetAside]:
         """All that is not used, and how it is mended."""
         view = self.serving
@@ -442,16 +464,12 @@ class Live:
             shut = "nothing is shown until then" if view.closed else "lists are made without it"
             found += [SetAside(f"[rules] {name}", f"{reason}: {shut}", _MEND_RULES)
                       for name, reason in view.unruled.items()]  # fmt: skip
-            for column, keys in sorted(view.unfit.items()):
-                seq = self.store.change_of("items", min(keys))
-                type = view.schema.type_of("items", column) or "text"
-                reason = f"of {len(keys):,} items the value is not {describe(type)}, first in change {seq}: it is null"
-                mend = f'send it again, or PUT /v1/schema {{"items": {{"{column}": "..."}}}}; ids: zhiyin doctor'
-                found.append(SetAside(f"items.{column}", reason, mend))
-        found += [SetAside(f"change {seq} of items", "it is no JSON object", "write the item again; ids: zhiyin doctor")
-                  for seq in self._unreadable]  # fmt: skip
-        found += [SetAside(f"change {seq} of users", "it is no JSON object", "write the user again; ids: zhiyin doctor")
-                  for seq in self._unreadable_users]  # fmt: skip
+            found += [self.unfit_column("items", column, keys) for column, keys in sorted(view.unfit.items())]
+        found += [
+            SetAside(f"change {seq} of {table}", "it is no JSON object",
+                     f"write it again: PUT /v1/{table}/ID; ids: zhiyin doctor")
+            for table in TABLES for seq in self.unreadable(table)
+        ]  # fmt: skip
         return found + [
             SetAside(f"type of {table}.{column}", "there is no such type",
                      f'PUT /v1/schema {{"{table}": {{"{column}": null}}}}')

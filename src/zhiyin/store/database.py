@@ -369,6 +369,12 @@ class Store(Lists):
             newest = sa.select(sa.func.coalesce(sa.func.max(of.c.seq), 0)).where(of.c.id == key)
             return int(link.execute(newest).scalar_one())
 
+    def id_of(self, table: str, seq: int) -> str:
+        """The id of a version by its `seq`; empty where there is none."""
+        of = _table(table)
+        with self._reading() as link:
+            return str(link.execute(sa.select(of.c.id).where(of.c.seq == seq)).scalar() or "")
+
     def seq(self, table: str) -> int:
         """`seq` of the last change of items, users or placements; 0 where there is none."""
         return self._last(_table(table))
