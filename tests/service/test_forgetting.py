@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from zhiyin.service.live import Live
 from zhiyin.service.tenant import Tenant
 from zhiyin.store.database import Store
 from zhiyin.store.state import Direct
+from zhiyin.store.traces import Traces
 
 from .conftest import click, client_of, eventually, listed
 
@@ -169,6 +171,26 @@ def test_nothing_of_a_forgotten_user_is_told(
                        if record.name.startswith("zhiyin"))  # fmt: skip
     assert logged
     assert not [marker for marker in (*MARKERS, BIG) if str(marker) in logged]
+
+
+def test_a_trace_that_waits_in_another_process_is_not_told(
+    opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other, write, goes_on = opened(several=True), opened(several=True), Traces._write, threading.Event()
+
+    def wait_and_write(traces: Traces, group: list[Any]) -> None:
+        goes_on.wait(10)
+        write(traces, group)
+
+    monkeypatch.setattr(Traces, "_write", wait_and_write)
+    made = other.post("/v1/recommendations", json={"user": str(USER), "k": 3}).json()["list_id"]
+    assert other.get(f"/v1/lists/{made}").status_code == 200
+    assert one.delete(f"/v1/users/{USER}").status_code == 200
+    assert other.get(f"/v1/lists/{made}").status_code == 404
+    assert other.post(f"/v1/lists/{made}/replay").status_code == 404
+    goes_on.set()
+    eventually(lambda: other.shop.traces.waiting == 0)
+    assert other.get(f"/v1/lists/{made}").status_code == 404
 
 
 def test_another_process_forgets_at_once(opened: Callable[..., Any]) -> None:

@@ -62,7 +62,6 @@ _NEWEST = f'SELECT {_COLUMNS} FROM events WHERE "user" = ? ORDER BY seq DESC LIM
 _OF_ONE = "SELECT columns, version FROM {} WHERE id = ? ORDER BY version DESC LIMIT 1"
 _LAST = "SELECT coalesce(max(seq), 0) FROM {}"
 _FORGETTINGS, _MARK = "SELECT value FROM meta WHERE key = ?", "forgettings"
-_GONE = "SELECT received FROM forgotten WHERE hash = ?"
 _GIVEN = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'"
 _PROGRESS = ("SELECT " + ", ".join(f"(SELECT max(seq) FROM {name})" for name in THINGS)
           + f", (SELECT value FROM meta WHERE key = '{_MARK}')")  # fmt: skip
@@ -451,16 +450,6 @@ class Store(Lists):
             busy = link.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").first()
         if busy is not None and busy[0]:
             log.warning("store: readers hold the journal; what was forgotten leaves it with the next checkpoint")
-
-    def forgotten(self, user: str) -> int:
-        """When a user was forgotten last, microseconds UTC; 0: never."""
-        if self.path is not None:
-            with self._raw() as raw:
-                gone = raw.execute(_GONE, (hash_of(user),)).fetchone()
-            return int(gone[0] or 0) if gone else 0
-        with self._reading() as link:
-            asked = sa.select(FORGOTTEN.c.received).where(FORGOTTEN.c.hash == hash_of(user))
-            return int(link.execute(asked).scalar() or 0)
 
     def forgettings(self) -> int:
         """How often somebody was forgotten: grows with each time, whatever the clocks say."""

@@ -94,8 +94,21 @@ def hash_of(user: str) -> str:
     return hashlib.sha256(user.encode()).hexdigest()
 
 
+_GONE = "SELECT received FROM forgotten WHERE hash = ?"
+
+
 class Lists(Database):
     """Traces and impressions in a database."""
+
+    def forgotten(self, user: str) -> int:
+        """When a user was forgotten last, microseconds UTC; 0: never."""
+        if self.path is not None:
+            with self._raw() as raw:
+                gone = raw.execute(_GONE, (hash_of(user),)).fetchone()
+            return int(gone[0] or 0) if gone else 0
+        with self._reading() as link:
+            asked = sa.select(FORGOTTEN.c.received).where(FORGOTTEN.c.hash == hash_of(user))
+            return int(link.execute(asked).scalar() or 0)
 
     def keep_traces(self, traces: Sequence[Trace]) -> int:
         """Keep traces; returns how many. Not of a list known already, nor made before its user was forgotten.
@@ -278,9 +291,12 @@ class Traces:
                 self._news.notify()
 
     def find(self, list_id: str) -> Trace | None:
-        """The trace of a list, written or waiting; None where there is none."""
+        """The trace of a list, written or waiting; None where there is none, or where its user was forgotten since."""
         waiting = self._queue.get(list_id)
-        return waiting if waiting is not None else self.store.trace(list_id)
+        if waiting is None:
+            return self.store.trace(list_id)
+        gone = waiting.user is not None and self.store.forgotten(waiting.user) >= waiting.time
+        return None if gone else waiting
 
     def close(self) -> None:
         """Write what waits, then stop."""
