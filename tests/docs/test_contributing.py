@@ -36,7 +36,7 @@ def block(word: str) -> Block:
 
 
 # The blocks that are tested below, each by a word in it.
-TESTED = ("class Companions(Recommender)", "class TestCompanions", "def rbp", "class ArrowTable", "import ArrowTable")
+TESTED = ("class Companions(Recommender)", "class TestCompanions", "def rbp", "class AvroTable", "import AvroTable")
 
 
 def test_every_block_is_tested() -> None:
@@ -85,27 +85,25 @@ def test_the_metric_passes_its_own_example() -> None:
 
 def test_the_reader_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With its ending put where the text says, a folder with such a file is read, and its bad row is set aside."""
-    monkeypatch.setitem(sys.modules, "zhiyin.data.arrow", module("zhiyin.data.arrow", "class ArrowTable"))
-    source = inspect.getsource(tables.open_table)
-    fragment = textwrap.indent(textwrap.dedent(block("import ArrowTable").text), "    ")
-    place = source.index("    if inner.suffix")
-    names = vars(tables)
+    monkeypatch.setitem(sys.modules, "zhiyin.data.avro", module("zhiyin.data.avro", "class AvroTable"))
+    source = inspect.getsource(tables._open)
+    fragment = textwrap.indent(textwrap.dedent(block("import AvroTable").text), "    ")
+    place = source.index("    content = None")
     changed: dict[str, Any] = {}
-    exec(compile(source[:place] + fragment + source[place:], "open_table", "exec"), names, changed)  # noqa: S102
+    exec(compile(source[:place] + fragment + source[place:], "_open", "exec"), vars(tables), changed)  # noqa: S102
+    monkeypatch.setattr(tables, "_open", changed["_open"])
     for module_name, owner in [*sys.modules.items()]:
-        if module_name.startswith("zhiyin.data."):
-            for name, value in (("open_table", changed["open_table"]), ("ENDINGS", (*tables.ENDINGS, ".feather"))):
-                if hasattr(owner, name):
-                    monkeypatch.setattr(owner, name, value)
+        if module_name.startswith("zhiyin.data.") and hasattr(owner, "ENDINGS"):
+            monkeypatch.setattr(owner, "ENDINGS", (*tables.ENDINGS, ".avro"))
     frame = pl.DataFrame({"user": ["a", "b", None], "item": ["x", "y", "z"], "time": [10**9, 10**9 + 60, 10**9]})
-    frame.write_ipc(tmp_path / "events.feather")
+    frame.write_avro(tmp_path / "events.avro")
     data = read(tmp_path)
     assert data.n_events == 2
     assert len(data.quarantine) == 1
 
 
 def test_the_files_that_it_names_are_there() -> None:
-    made_here = {"src/zhiyin/models/companions.py", "src/zhiyin/data/arrow.py", "tests/models/test_companions.py"}
+    made_here = {"src/zhiyin/models/companions.py", "src/zhiyin/data/avro.py", "tests/models/test_companions.py"}
     named = set(re.findall(r"`((?:src|tests|docs)/[\w/]+\.\w+)`", (ROOT / "CONTRIBUTING.md").read_text()))
     assert len(named) > 4
     assert not {name for name in named - made_here if not (ROOT / name).is_file()}
