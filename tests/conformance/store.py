@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from zhiyin.core.errors import ConfigError, DataError
-from zhiyin.store.database import Store
+from zhiyin.store.database import THINGS, Store, sa
 from zhiyin.store.records import Event
+from zhiyin.store.schemas import add_first, declare, stored_types
 from zhiyin.store.traces import Trace, Traces
 from zhiyin.store.writer import StoreBusyError, StoreClosedError, Writer
 
@@ -345,6 +346,66 @@ class StoreConformance:
         for wrong in (store.seq, store.all, lambda name: store.versions(name, "a")):
             with pytest.raises(ConfigError, match="no table"):
                 wrong("events; drop")  # type: ignore[operator]
+
+    def test_how_far_it_has_come_is_one_look(self, store: Store) -> None:
+        before = store.marks()
+        assert before == (0, 0, 0, 0, 0)
+        store.put("items", {"x": {"price": 1}})
+        store.put("placements", {"home": {"settings": "{}"}})
+        store.forget("somebody")
+        after = store.marks()
+        assert after == (store.seq("items"), 0, store.seq("placements"), 0, store.forgettings())
+        assert min(after.items, after.placements, after.forgettings) > 0
+        assert [moment > 0 for moment in store.forgotten_of(["nobody", "somebody"])] == [False, True]
+        assert store.forgotten_of(["somebody"]) == [store.forgotten("somebody")]
+
+    def test_of_two_first_writers_one_decides_the_type(self, store: Store, address: str) -> None:
+        types, programs = ["number", "text", "bool", "texts"], [Store(address) for _ in range(4)]
+        try:
+            with ThreadPoolExecutor(4) as pool:
+                found = list(pool.map(lambda at: add_first(programs[at], "items", {"x": types[at]}), range(4)))
+        finally:
+            for program in programs:
+                program.close()
+        assert len({one["x"] for one in found}) == 1
+        assert stored_types(store).first.items == found[0]
+        declare(store, {"items": {"x": "int", "y": "date"}, "users": {}})
+        assert stored_types(store).declared.items == {"x": "int", "y": "date"}
+        declare(store, {"items": {"x": None}})
+        assert stored_types(store).declared.items == {"y": "date"}
+        assert stored_types(store).version == store.seq("catalogue_schema")
+        with pytest.raises(DataError, match="columns besides those of the catalogue"):
+            add_first(store, "items", {f"c{number}": "text" for number in range(1_001)})
+
+    def test_types_are_exported_and_loaded(self, store: Store, tmp_path: Path) -> None:
+        add_first(store, "items", {"x": "number"})
+        declare(store, {"items": {"y": "date"}})
+        store.put("items", {"a": {"x": 3}})
+        other = Store(tmp_path / "other.db")
+        try:
+            other.load(store.export(tmp_path / "export"))
+            assert (stored_types(other).first, stored_types(other).declared) == (
+                stored_types(store).first, stored_types(store).declared,
+            )  # fmt: skip
+        finally:
+            other.close()
+
+    def test_rows_that_are_no_columns_keep_no_other_out(self, store: Store) -> None:
+        store.put("items", {"a": {"x": 1}, "b": {"x": 2}, "c": {"x": 3}})
+        store.put("items", {"a": {"x": 4}})
+        with store._writing() as link:
+            newest = sa.update(THINGS["items"]).where(THINGS["items"].c.version == 2)
+            link.execute(newest.values(columns="no json"))
+            link.execute(sa.update(THINGS["items"]).where(THINGS["items"].c.id == "b").values(columns="[1]"))
+        seqs: list[int] = []
+        found, last = store.all("items", unreadable=seqs)
+        assert found == {"a": {"x": 1}, "c": {"x": 3}}
+        assert [store.id_of("items", seq) for seq in seqs] == ["b", "a"]
+        assert last == store.seq("items") == store.change_of("items", "a")
+        assert store.get("items", "a") == ({"x": 1}, 1)
+        assert store.get("items", "b") is None
+        assert store.patch("items", {"a": {"y": 5}}) == {"a": 3}
+        assert store.get("items", "a") == ({"x": 1, "y": 5}, 3)
 
     def test_no_seq_is_used_twice(self, store: Store) -> None:
         store.put("users", {"bob": {"a": 1}, "alice": {"a": 1}})

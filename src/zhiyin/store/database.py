@@ -303,6 +303,8 @@ class Store(Lists):
                 for key in part:
                     old, new = known.get(key), checked[key]
                     before = None if old is None else _object(old.columns)
+                    if before is None and old is not None and old.columns is not None:
+                        before = _readable(link, of, key)
                     said = None if new is None else _json(combine(key, before, new))
                     if (old is not None and old.columns == said) or (old is None and said is None):
                         versions[key] = old.version if old is not None else 0
@@ -652,6 +654,12 @@ def _object(text: str | None) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def _readable(link: Any, of: sa.Table, key: str) -> dict[str, Any] | None:
+    """Columns of the newest version of an id that can be read; None where that says deleted, or none can."""
+    texts = link.execute(sa.select(of.c.columns).where(of.c.id == key).order_by(of.c.version.desc())).scalars().all()
+    return next((_object(text) for text in texts if text is None or _object(text) is not None), None)
 
 
 def _json(value: Mapping[str, Any]) -> str:
