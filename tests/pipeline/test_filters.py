@@ -392,7 +392,7 @@ def test_many_requests_at_once(tree, requests):
         ("- " * 60 + "price > 1", "nested"),
         ("CASE WHEN " * 60, "nested"),
         ("price" + " + price" * 200 + " > 1", "inside one another"),
-        ("price < 5 OR " * 400 + "price < 5", "characters"),
+        ("price < 5 OR " * 700 + "price < 5", "characters"),
     ],
 )  # fmt: skip
 def test_refused_with_a_reason(text, says):
