@@ -112,3 +112,23 @@ def test_what_is_in_use_learns_anew_where_the_new_version_may_not_replace_it(
     assert "version 1, learned anew, for version 2 did not pass" in reports[2]["judged"]["why"]
     windows = [json.loads((project / f"models/bundles/000{n}/bundle.json").read_text())["data"] for n in (1, 2, 3)]
     assert windows[2] == windows[1] != windows[0]
+
+
+def test_who_was_forgotten_gets_a_strangers_list_on_the_command_line_too(zhiyin: Command, project: Path) -> None:
+    pytest.importorskip("sqlalchemy")
+    from zhiyin.cli.project import open_project, open_store
+
+    open_store(open_project(project / "zhiyin.toml"), make=True).close()
+    zhiyin("train", "popular", "itemknn")
+    model = ("--model", "models/itemknn")
+    before = json.loads(zhiyin("recommend", "u1", *model, "--json").stdout)
+    stranger = json.loads(zhiyin("recommend", "nobody", *model, "--json").stdout)
+    lists = [[row["item"] for row in rows] for rows in (before, stranger)]
+    assert lists[0] != lists[1]
+    zhiyin("forget", "u1", "--yes")
+    after = zhiyin("recommend", "u1", *model, "--json")
+    assert [row["item"] for row in json.loads(after.stdout)] == lists[1]
+    assert "forgotten since the model was made: 1 users" in after.stderr
+    everyone = {row["user"] for row in json.loads(zhiyin("recommend", "--all", *model, "--json").stdout)}
+    assert "u1" not in everyone
+    assert "u2" in everyone

@@ -11,6 +11,8 @@ from zhiyin.cli.options import CONFIG
 from zhiyin.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import polars as pl
 
 Model = Annotated[
@@ -41,6 +43,30 @@ def find_model(asked: Path | None, config: Path = CONFIG) -> Path:
         if name in there:
             return folder / name
     raise DataError("there is no trained model", file=folder, remedy="train one: zhiyin train; or name it: --model")
+
+
+def forgotten_since(users: Sequence[str], folder: Path, config: Path) -> set[str]:
+    """Which users the project's store was told to forget after the model in `folder` was made."""
+    from importlib.util import find_spec
+
+    if not users or not config.is_file() or not (find_spec("sqlalchemy") and (folder / "model.json").is_file()):
+        return set()
+    from zhiyin.cli.project import open_project, open_store
+    from zhiyin.pipeline.bundles import Bundles
+
+    project = open_project(config)
+    address = project.store_address
+    if "://" not in address.removeprefix("sqlite:///") and not Path(address.removeprefix("sqlite:///")).is_file():
+        return set()
+    if (folder.parent / "bundle.json").is_file():
+        made = Bundles(folder.parent.parent).get(int(folder.parent.name)).made
+    else:
+        made = int((folder / "model.json").stat().st_mtime * 1e6)
+    store = open_store(project)
+    try:
+        return {user for user, moment in zip(users, store.forgotten_of(users)) if moment >= made}
+    finally:
+        store.close()
 
 
 def deliver(frame: pl.DataFrame, column: str, folder: Path, output: Path | None, json: bool) -> None:

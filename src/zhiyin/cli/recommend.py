@@ -48,7 +48,7 @@ def recommend(
     """
     import polars as pl
 
-    from zhiyin.cli.answers import deliver, find_model, listed
+    from zhiyin.cli.answers import deliver, find_model, forgotten_since, listed
     from zhiyin.cli.show import print_json, say
     from zhiyin.core.run import Run
     from zhiyin.data.catalogue import Catalogue
@@ -68,6 +68,11 @@ def recommend(
         unknown = [raw for raw, code in zip(asked or [], ids.encode(asked or [])) if code < 0]
         for raw in unknown[:5]:
             say(f"{what} {raw!r} is not known to the model" + (": a stranger's list" if what == "user" else ""))
+    named = [str(user) for user in (loaded.known_.user_ids.values if everyone else users or [])]
+    forgotten = forgotten_since(named, folder, config)
+    if forgotten:
+        say(f"forgotten since the model was made: {len(forgotten):,} users; "
+            + ("they get no list" if everyone else "they get a stranger's list"))  # fmt: skip
     catalogue = Catalogue.load(folder.parent)
     given, types = _context(context)
     answers = Answers(
@@ -84,13 +89,14 @@ def recommend(
             raise ConfigError(
                 "--all takes no lists, pins, context or reasons", remedy="name users, or write a --filter"
             )
-        frame = answers.ask_many(None, k, filter=filter, exclude_seen=seen, diversity=variety, balance=balance)
+        whom = [user for user in loaded.known_.user_ids.values if str(user) not in forgotten] if forgotten else None
+        frame = answers.ask_many(whom, k, filter=filter, exclude_seen=seen, diversity=variety, balance=balance)
         deliver(frame, "item", folder, output, json)
         return
     found = []
     for user in users or ["visitor"]:
         request = Request(
-            user=None if history is not None else user,
+            user=None if history is not None or user in forgotten else user,
             history=None if history is None else listed(history),
             k=k,
             filter=filter,
