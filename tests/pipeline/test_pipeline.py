@@ -169,7 +169,7 @@ def test_without_optuna_sources_are_joined_untuned(monkeypatch: pytest.MonkeyPat
 
     real = automl.find_spec
     monkeypatch.setattr(automl, "find_spec", lambda name: None if name == "optuna" else real(name))
-    found = automl.auto(walks(), 20.0, run=Run(threads=1))
+    found = automl.auto(walks(), 120.0, run=Run(threads=1))
     assert not any("left_out" in tried or "tuned" in tried for tried in found.report_["tried"])
     assert len(found.sources_) == len(found.report_["tried"]) > 3
 

@@ -6,6 +6,7 @@ import logging
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -253,7 +254,8 @@ def test_a_slow_redis_is_asked_no_more_until_it_is_quick(
         return plain()
 
     monkeypatch.setattr(state._redis, "ping", ping)
-    monkeypatch.setattr("zhiyin.store.redis_state.time", SimpleNamespace(monotonic=lambda: now[0], time=time.time))
+    module = sys.modules[RedisState.__module__]
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0], time=time.time))
 
     def answer(seconds: float) -> None:
         now[0] += seconds
