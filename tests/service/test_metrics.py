@@ -287,6 +287,8 @@ def test_libraries_do_not_quote_anybody(written: io.StringIO, monkeypatch: pytes
     logging.getLogger("redis").error("about user-mallory")
     server = logging.getLogger("uvicorn.error")  # a server of another test may have set its level
     monkeypatch.setattr(server, "disabled", False)
+    monkeypatch.setattr(logging.getLogger("uvicorn"), "propagate", True)
+    monkeypatch.setattr(server, "propagate", True)
     level = server.level
     server.setLevel(logging.INFO)
     server.info("Finished server process [%d]", 7)
