@@ -264,6 +264,9 @@ class View:
                     with contextlib.suppress(ZhiyinError):
                         request = dataclasses.replace(request, history=past.history)
                         self.answers.ask(request, self.shown, None if state is None else state.index)
+            if first and state is not None and state.index.has_times:  # on a copy that nobody reads
+                event = {"user": [0], "item": [0], "time": [self.loaded.until + 1], "weight": [1.0], "kind": ["view"]}
+                state.index.branch().append(pl.DataFrame(event, schema_overrides={"weight": pl.Float32}))
             item = self.ids.raw(np.zeros(1, dtype=np.int64))[0]
             with contextlib.suppress(ZhiyinError):
                 self.answers.similar(item, asked[0], self.shown)
