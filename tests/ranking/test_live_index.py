@@ -4,6 +4,7 @@ reader sees one whole state."""
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.ranking.test_asof import BEGIN, DAY, HOUR, ITEMS, every_item, log
-from zhiyin.data.dataset import Dataset
+from zhiyin.data.dataset import Dataset, _count_sort, _is_sorted, _sort_segments
 from zhiyin.data.histories import Histories
 from zhiyin.ranking.asof import AsOf
-from zhiyin.ranking.item_log import ItemLog
+from zhiyin.ranking.item_log import ItemLog, _merge, _move
 from zhiyin.ranking.live_index import LiveIndex
 
 
@@ -177,3 +178,22 @@ def test_readers_beside_appends_see_every_event_of_a_state_and_none_of_the_next(
     for reader in readers:
         reader.join()
     assert not wrong, wrong[:3]
+
+
+def test_kernels_are_compiled_once_whoever_owns_the_memory() -> None:
+    """A frame of one chunk lends its memory read-only, one of several does not: both take the same compiled code."""
+    compiled = (_is_sorted, _count_sort, _sort_segments, _move, _merge)
+    frame = pl.DataFrame({"item": [1, 0, 1], "time": [3, 2, 1], "weight": [1.0, 1.0, 1.0]})
+    frame = frame.cast({"item": pl.Int32, "weight": pl.Float32})
+    columns = [frame[name].to_numpy() for name in ("item", "time", "weight")]
+    kind = np.zeros(3, np.int64)
+    events = ItemLog.empty(2, signs=True, values=True, n_kinds=1)
+    before: list[list[Any]] = []
+    for copied in (False, True, False):
+        item, time, weight = (np.array(part) if copied else part for part in columns)
+        assert item.flags.writeable == copied
+        for start in (0, 1):  # out of order and in order
+            rows = slice(start, None) if not start else slice(start, start + 1)
+            events.append(item[rows], time[rows], weight[rows], weight[rows], kind[rows])
+        before = before or [list(one.signatures) for one in compiled]
+    assert [list(one.signatures) for one in compiled] == before

@@ -18,6 +18,7 @@ from functools import cache
 from typing import Any
 
 import numba
+import numpy as np
 
 from zhiyin.core.run import Run, log
 
@@ -43,6 +44,13 @@ def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]
         with contextlib.suppress(RuntimeError):
             return numba.njit(nogil=True, cache=True, **options)(function)
     return numba.njit(nogil=True, **options)(function)
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    """The array, contiguous and read-only: a kernel is compiled once for it, whoever owns the memory."""
+    view = np.ascontiguousarray(array).view()
+    view.flags.writeable = False
+    return view
 
 
 @cache

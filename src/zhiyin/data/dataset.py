@@ -13,7 +13,7 @@ import polars as pl
 from scipy import sparse
 
 from zhiyin.core.errors import DataError
-from zhiyin.core.parallel import kernel
+from zhiyin.core.parallel import kernel, read_only
 from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.data.event_schema import NO_KIND, EventSchema, StorePosition
 from zhiyin.data.heard import QUARANTINE
@@ -328,13 +328,19 @@ def sort_order(user: np.ndarray, time: np.ndarray | None, n_users: int) -> np.nd
     """The stable order by (user, time) as int32 or int64 positions; None when the rows stand so already."""
     if time is None:
         time = np.zeros(0, dtype=np.int64)
+    user, time = read_only(user), read_only(time)
     if _is_sorted(user, time):
         return None
-    order = np.empty(len(user), dtype=np.int32 if len(user) < 2**31 else np.int64)
+    order = np.empty(len(user), dtype=row_dtype(len(user)))
     starts = _count_sort(user, np.zeros(n_users + 1, dtype=np.int64), order)
     if len(time):
         _sort_segments(starts, order, time)
     return order
+
+
+def row_dtype(n: int) -> type[np.integer[Any]]:
+    """The smallest type of positions in n rows."""
+    return np.int32 if n < 2**31 else np.int64
 
 
 @kernel

@@ -21,13 +21,13 @@ from scipy import sparse
 
 from zhiyin.core.durations import UNITS, microseconds
 from zhiyin.core.errors import ConfigError, DataError
-from zhiyin.core.parallel import for_chunks
+from zhiyin.core.parallel import for_chunks, read_only
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.ranking import asof_kernels as kernels
 from zhiyin.ranking.examples import Candidates
-from zhiyin.ranking.item_log import KINDS, ItemLog, sealed
+from zhiyin.ranking.item_log import KINDS, ItemLog
 
 WINDOWS = ("1d", "7d", "30d")
 
@@ -134,8 +134,8 @@ class AsOf:
         self._tables = {name: _parts(rows) for name, rows in self.neighbors.items()}
         self._words = _parts(self.content) if self.content is not None else ()
         self._log_prices = _logs(self.prices) if self.prices is not None else None
-        self._spans = sealed(np.array([microseconds(window) for window in self.windows], dtype=np.int64))
-        self._own = tuple(sealed(part) for part in self.own)
+        self._spans = read_only(np.array([microseconds(window) for window in self.windows], dtype=np.int64))
+        self._own = tuple(read_only(part) for part in self.own)
         self._named_blocks = tuple(self._named().items())
         self.names = tuple(name for _, block in self._named_blocks for name in block)
 
@@ -198,16 +198,16 @@ class AsOf:
         """
         run = run or Run()
         moments = self.moments(histories) if moments is None else moments
-        offsets, items = sealed(candidates.offsets), sealed(candidates.items)
+        offsets, items = read_only(candidates.offsets), read_only(candidates.items)
         out = np.empty((len(items), len(self.names)), dtype=np.float32)
         had = tuple(
-            sealed(part)
+            read_only(part)
             for part in (histories.offsets, histories.items, histories.weights, histories.times, histories.values)
         )
-        moments, users = sealed(moments), sealed(histories.users)
+        moments, users = read_only(moments), read_only(histories.users)
         ends = np.empty(len(moments), dtype=np.int64)
         kernels.ends(had, moments, self.has_times, ends)
-        ends = sealed(ends)
+        ends = read_only(ends)
         asked = (offsets, items)
         base, recent = self.log.arrays, self.recent.arrays
 
@@ -383,9 +383,9 @@ def _slots(kind: np.ndarray, counted: tuple[str, ...], kinds: Sequence[str]) -> 
 
 def _parts(rows: sparse.csr_matrix) -> tuple[np.ndarray, ...]:
     return (
-        sealed(rows.indptr.astype(np.int64, copy=False)),
-        sealed(rows.indices.astype(np.int32, copy=False)),
-        sealed(rows.data.astype(np.float32, copy=False)),
+        read_only(rows.indptr.astype(np.int64, copy=False)),
+        read_only(rows.indices.astype(np.int32, copy=False)),
+        read_only(rows.data.astype(np.float32, copy=False)),
     )
 
 
@@ -393,4 +393,4 @@ def _logs(prices: np.ndarray) -> np.ndarray:
     """float32[...]: logs of positive prices, NaN for the others."""
     known = np.asarray(prices, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return sealed(np.where(known > 0, np.log(known), np.nan).astype(np.float32))
+        return read_only(np.where(known > 0, np.log(known), np.nan).astype(np.float32))

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from zhiyin.core.parallel import kernel
-from zhiyin.data.dataset import sort_order
+from zhiyin.core.parallel import kernel, read_only
+from zhiyin.data.dataset import row_dtype, sort_order
 
 # Kinds counted apart, the most frequent ones; the others are in the totals alone.
 KINDS = 8
@@ -83,12 +83,13 @@ class ItemLog:
     ) -> ItemLog:
         """The log of events in any order. `kind`: codes; those not below `n_kinds` are counted in the totals alone."""
         log = cls.empty(n_items, signs=signs, values=values, n_kinds=n_kinds)
+        item, time, weight, value, kind = (read_only(part) for part in (item, time, weight, value, kind))
         order = sort_order(item, time, n_items)
         counts = np.bincount(item, minlength=n_items).astype(np.int64)
         log.starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)[:n_items]
         log.counts, log.room, log.used = counts, counts.copy(), len(item)
         log._allot(len(item))
-        order = np.arange(len(item), dtype=np.int64) if order is None else order
+        order = np.arange(len(item), dtype=row_dtype(len(item))) if order is None else order
         _total(log.starts, log.counts, order, time, weight, value, kind, *log._pool)
         log._seal()
         return log
@@ -117,7 +118,7 @@ class ItemLog:
 
     def _seal(self) -> None:
         """The arrays as kernels take them: read-only, so that one compiled kernel serves mapped files as well."""
-        self._arrays = tuple(sealed(part) for part in (self.starts, self.counts, *self._pool))
+        self._arrays = tuple(read_only(part) for part in (self.starts, self.counts, *self._pool))
 
     @property
     def arrays(self) -> tuple[np.ndarray, ...]:
@@ -151,6 +152,7 @@ class ItemLog:
         order = sort_order(item, time, n)
         if order is not None:
             item, time, weight, value, kind = (part[order] for part in (item, time, weight, value, kind))
+        time, weight, value, kind = (read_only(part) for part in (time, weight, value, kind))
         begins = np.flatnonzero(np.diff(item, prepend=-1))
         which, more = item[begins].astype(np.int64), np.diff(begins, append=len(item))
         if n > self.n_items:
@@ -194,13 +196,6 @@ class ItemLog:
 
 
 _ARRAYS = ("counts", "times", "positive", "valued", "value", "kinds")
-
-
-def sealed(array: np.ndarray) -> np.ndarray:
-    """The array, contiguous and read-only: a kernel is compiled once for it, whoever owns the memory."""
-    found = np.ascontiguousarray(array).view()
-    found.flags.writeable = False
-    return found
 
 
 @kernel

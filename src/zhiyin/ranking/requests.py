@@ -11,13 +11,12 @@ import numpy as np
 from zhiyin.core.durations import microseconds
 from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.core.hashing import find, table
-from zhiyin.core.parallel import kernel
+from zhiyin.core.parallel import kernel, read_only
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.ranking.asof_kernels import enter, widest_of
 from zhiyin.ranking.examples import Candidates
-from zhiyin.ranking.item_log import sealed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,9 +174,9 @@ def labels(
     values = np.zeros(len(candidates.items), dtype=np.float32)
     relevant = np.zeros(len(requests), dtype=np.int64)
     _label(
-        sealed(candidates.offsets), sealed(candidates.items),
-        sealed(whole.items), sealed(whole.weights), sealed(whole.times),
-        sealed(whole.offsets[requests.users]), sealed(requests.ends), sealed(bound), sealed(until),
+        read_only(candidates.offsets), read_only(candidates.items),
+        read_only(whole.items), read_only(whole.weights), read_only(whole.times),
+        read_only(whole.offsets[requests.users]), read_only(requests.ends), read_only(bound), read_only(until),
         graded, unseen, values, relevant,
     )  # fmt: skip
     return Labels(values, relevant)

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 # Events of one reading; events after the version's that an index holds (some 60 bytes each, twice); events of unknown
 # items that wait, the newest.
 PART, MOST, WAITING = 100_000, 20_000_000, 100_000
+# Events as an index takes them: items in codes, times in microseconds.
+NO_EVENTS = pl.DataFrame(
+    schema={"item": pl.Int32, "time": pl.Int64, "kind": pl.String, "value": pl.Float64, "weight": pl.Float32}
+)
 _COLUMNS = ("seq", "user", "item", "time", "kind", "value")
 
 
@@ -99,7 +103,7 @@ def index_at(store: Store, view: View, seq: int) -> IndexState | None:
 
 def _read(store: Store, view: View, after: int, until: int) -> tuple[pl.DataFrame, int, pl.DataFrame]:
     """Coded events of the log in (after, until], how many rows there were, and those of unknown items."""
-    known, unknown, count = [_EMPTY], [pl.DataFrame()], 0
+    known, unknown, count = [NO_EVENTS], [pl.DataFrame()], 0
     for part in _parts(store, after, until):
         coded, rest = _coded(part, view)
         known.append(coded)
@@ -124,12 +128,7 @@ def _coded(part: pl.DataFrame, view: View) -> tuple[pl.DataFrame, pl.DataFrame]:
     frame = part.select("time", "kind", "value").with_columns(
         pl.Series("item", codes, dtype=pl.Int32), pl.Series("weight", weights, dtype=pl.Float32)
     )
-    return frame.filter(known).select(_EMPTY.columns), part.filter(~known)
-
-
-_EMPTY = pl.DataFrame(
-    schema={"item": pl.Int32, "time": pl.Int64, "kind": pl.String, "value": pl.Float64, "weight": pl.Float32}
-)
+    return frame.filter(known).select(NO_EVENTS.columns), part.filter(~known)
 
 
 def live_index(model: object, seq: int) -> LiveIndex | None:

@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from zhiyin.core.errors import ConfigError, DataError, ZhiyinError
-from zhiyin.core.parallel import kernel
+from zhiyin.core.parallel import kernel, read_only
 from zhiyin.core.run import Run, log
 from zhiyin.data.catalogue import Catalogue, title_column
 from zhiyin.data.catalogue_schema import CatalogueSchema, is_hidden
@@ -30,8 +30,7 @@ from zhiyin.pipeline.frames import aligned
 from zhiyin.pipeline.house import closes, usable
 from zhiyin.pipeline.request import VARIETY, Request
 from zhiyin.pipeline.rules import Rules
-from zhiyin.ranking.item_log import sealed
-from zhiyin.service.index_feed import live_index
+from zhiyin.service.index_feed import NO_EVENTS, live_index
 from zhiyin.store.database import Store
 from zhiyin.store.records import Event
 
@@ -142,8 +141,8 @@ class Loaded:
         stored = self.known.stored if self.learned_seq else None
         parts = (histories.offsets, histories.items, histories.kinds, histories.times)
         _stands(
-            *(sealed(part) for part in parts), sealed(np.zeros(0, np.bool_) if stored is None else stored),
-            sealed(users), sealed(items), sealed(kinds), sealed(times), sealed(numbered), out,
+            *(read_only(part) for part in parts), read_only(np.zeros(0, np.bool_) if stored is None else stored),
+            read_only(users), read_only(items), read_only(kinds), read_only(times), read_only(numbered), out,
         )  # fmt: skip
         return out
 
@@ -265,8 +264,10 @@ class View:
                         request = dataclasses.replace(request, history=past.history)
                         self.answers.ask(request, self.shown, None if state is None else state.index)
             if first and state is not None and state.index.has_times:  # on a copy that nobody reads
-                event = {"user": [0], "item": [0], "time": [self.loaded.until + 1], "weight": [1.0], "kind": ["view"]}
-                state.index.branch().append(pl.DataFrame(event, schema_overrides={"weight": pl.Float32}))
+                two = pl.DataFrame({"item": [0, 0], "time": [self.loaded.until + 2, self.loaded.until + 1]})
+                two = pl.concat([NO_EVENTS, two.cast({"item": pl.Int32})], how="diagonal")
+                two = two.with_columns(weight=pl.lit(1.0, pl.Float32))
+                state.index.with_events(two).append(two)
             item = self.ids.raw(np.zeros(1, dtype=np.int64))[0]
             with contextlib.suppress(ZhiyinError):
                 self.answers.similar(item, asked[0], self.shown)
