@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +16,9 @@ import pytest
 pytest.importorskip("fastapi")
 
 from tests.service.conftest import client_of
+from zhiyin.pipeline.bundles import Bundles
+from zhiyin.service.live import Live
+from zhiyin.store.database import Store
 
 
 def until(holds: Callable[[], Any]) -> None:
@@ -43,3 +49,93 @@ def test_half_of_the_number_in_use(
         until(lambda: client.get("/ready").json()["version"] == 2)
     finally:
         bundles.promote(1)
+
+
+@pytest.fixture
+def verified(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Versions in the order in which they are verified."""
+    from zhiyin.pipeline.bundles import Bundle
+
+    numbers: list[int] = []
+    verify = Bundle.verify
+
+    def counted(bundle: Bundle) -> None:
+        numbers.append(bundle.version)
+        verify(bundle)
+
+    monkeypatch.setattr(Bundle, "verify", counted)
+    return numbers
+
+
+@contextlib.contextmanager
+def opened_live(folder: Path) -> Iterator[Live]:
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(contextlib.closing(Store(folder / "store.db")))
+        yield stack.enter_context(contextlib.closing(Live(Bundles(folder / "bundles"), store, {})))
+
+
+def wait_for_looks(live: Any, number: int) -> None:
+    """Until the thread that watches the versions has looked at them so many times more."""
+    looks: list[Any] = []
+    live.also.append(looks.append)
+    until(lambda: len(looks) > number)
+
+
+def test_a_version_that_was_refused_is_verified_again_only_when_it_has_changed(
+    home: Path, tmp_path: Path, verified: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zhiyin.service.live.LOOK", 0.01)
+    shutil.copytree(home / "bundles", tmp_path / "bundles")
+    bundles = Bundles(tmp_path / "bundles")
+    bundles.promote(1)
+    file = next((tmp_path / "bundles" / "0002" / "model").rglob("*.npy"))
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
+    with opened_live(tmp_path) as live:
+        wait_for_looks(live, 1)
+        verified.clear()
+        (tmp_path / "bundles" / "current").write_text("2\n")
+        wait_for_looks(live, 5)
+        assert verified == [2]
+        assert [entry.what for entry in live.set_aside()] == ["version 2"]
+        assert live.now.version == 1
+        file.write_bytes(whole)
+        until(lambda: live.now.version == 2)
+        wait_for_looks(live, 2)
+        assert verified == [2, 2]
+        assert live.set_aside() == []
+
+
+def test_a_first_version_is_taken_up_when_it_is_promoted(
+    home: Path, tmp_path: Path, verified: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zhiyin.service.live.LOOK", 0.01)
+    shutil.copytree(home / "bundles", tmp_path / "bundles")
+    (tmp_path / "bundles" / "current").unlink()
+    with opened_live(tmp_path) as live:
+        assert [entry.mend for entry in live.set_aside()] == ["zhiyin promote VERSION"]
+        assert live.serving is None
+        Bundles(tmp_path / "bundles").promote(2)
+        until(lambda: live.serving is not None)
+        assert live.now.version == 2
+
+
+def test_damaged_versions_are_not_verified_again_and_again_where_none_can_answer(
+    home: Path, tmp_path: Path, verified: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zhiyin.service.live.LOOK", 0.01)
+    shutil.copytree(home / "bundles", tmp_path / "bundles")
+    Bundles(tmp_path / "bundles").promote(1)
+    verified.clear()
+    for version in ("0001", "0002"):
+        (tmp_path / "bundles" / version / "model" / "more").write_text("was not written with it")
+    (tmp_path / "bundles" / "0002" / "bundle.json").write_text("{")
+    with opened_live(tmp_path) as live:
+        looks: list[int] = []
+        first = live.versions.first
+        monkeypatch.setattr(live.versions, "first", lambda number: [looks.append(number), first(number)][1])
+        until(lambda: len(looks) > 3)
+        assert verified == [1]
+        assert [entry.what for entry in live.set_aside()] == ["version 1", "version 2", "all lists"]
+        (tmp_path / "bundles" / "0001" / "model" / "more").unlink()
+        until(lambda: live.serving is not None)

@@ -117,9 +117,13 @@ class Bundles:
             return []
         return sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdigit() and (p / "bundle.json").is_file())
 
+    def folder_of(self, version: int) -> Path:
+        """Where a version is, whether or not there is one."""
+        return self.folder / f"{version:04}"
+
     def get(self, version: int) -> Bundle:
         """A version. Raises DataError, with the versions there are, for one that is not there or damaged."""
-        folder = self.folder / f"{version:04}"
+        folder = self.folder_of(version)
         try:
             manifest = read_json(folder / "bundle.json", _AGAIN, names=("format", "files"))
         except (FileNotFoundError, NotADirectoryError):
@@ -132,11 +136,12 @@ class Bundles:
     @property
     def current(self) -> Bundle | None:
         """The version in use; None where none is. Raises DataError where the file that names it is damaged."""
-        version = self._current()
+        version = self.current_number
         return None if version is None else self.get(version)
 
-    def _current(self) -> int | None:
-        """The number in the file `current`."""
+    @property
+    def current_number(self) -> int | None:
+        """The number of the version in use; None where none is. Raises DataError where its file is damaged."""
         file = self.folder / "current"
         try:
             said = file.read_bytes()
@@ -162,7 +167,7 @@ class Bundles:
         forgotten after that moment it still knows.
         """
         version = max(self.versions(), default=0) + 1
-        target = self.folder / f"{version:04}"
+        target = self.folder_of(version)
         known = model._known()
         with whole_folder(target) as draft:
             model.save(draft / "model")
@@ -197,7 +202,7 @@ class Bundles:
         bundle = self.get(version)
         bundle.verify()
         try:
-            before = self._current()
+            before = self.current_number
         except DataError:  # a damaged one is what promoting mends
             before = None
         self._use(version, before, {"why": why})
@@ -225,7 +230,7 @@ class Bundles:
         `current` is the truth. A line whose change never took place, or that is missing, shows by the `before` of
         the next one, or by `current` after the last one.
         """
-        now = self._current()
+        now = self.current_number
         lines = self.promotions()
         stack: list[int] = []
         for line, following in zip(lines, [*(line.get("before") for line in lines[1:]), now]):
@@ -253,7 +258,7 @@ class Bundles:
                 continue
             gone = self.folder / f".{version:04}.gone"
             shutil.rmtree(gone, ignore_errors=True)
-            (self.folder / f"{version:04}").rename(gone)  # half a version is never to be seen
+            self.folder_of(version).rename(gone)  # half a version is never to be seen
             shutil.rmtree(gone, ignore_errors=True)
             deleted.append(version)
         return deleted

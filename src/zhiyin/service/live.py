@@ -13,7 +13,7 @@ import operator
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from zhiyin.core.errors import DataError
@@ -24,6 +24,7 @@ from zhiyin.service.index_feed import IndexFeed
 from zhiyin.service.schemas import Rows, SchemaKeeper
 from zhiyin.service.set_aside import SetAside, reason_of
 from zhiyin.service.trending import Trending
+from zhiyin.service.version_selector import MEND_RULES, VersionSelector
 from zhiyin.service.views import Columns, Loaded, NoVersionError, Past, View
 from zhiyin.store.database import Marks, Store
 from zhiyin.store.records import Event, columns
@@ -35,7 +36,6 @@ USERS, PASTS = 100_000, 20_000
 LOOK = 0.5
 # A view is made anew at most so often: this many times what the last one took. The rest of the time is for answers.
 REST = 4.0
-_MEND_RULES = "mend [rules] in zhiyin.toml, or the types of its columns: PUT /v1/schema"
 
 
 class Live:
@@ -78,13 +78,10 @@ class Live:
         self._lock, self._taking, self._typing = threading.Lock(), threading.RLock(), threading.Lock()
         self._wake, self._stop = threading.Condition(), threading.Event()
         self._seq = {"items": 0, "users": 0}
-        self._tried_version = (0, 0)  # a version that could not be taken up, and the types it was tried with
-        self._damaged = False  # whether the file that names the version in use was found to be
         # Changes of items that no view has yet.
         self._pending: dict[str, Columns | None] = {}
         self._unreadable: dict[str, list[int]] = {"items": [], "users": []}
-        self._refusals: dict[int, SetAside] = {}
-        self._tried: object = None
+        self.versions = VersionSelector(bundles, lambda bundle: self.view_of(self.load(bundle)))
         self.serving: View | None = None
         self.feed: IndexFeed | None = None
         self.loaded_at = time.time()
@@ -368,46 +365,10 @@ class Live:
         return {name: why for name, why in changed.unruled.items() if name not in view.unruled}
 
     def _begin(self) -> None:
-        """Answer by the version in use, or by the newest other one that can; by none where none can.
-
-        A version on which a rule that says what may be shown cannot be used is the last choice: it shows nothing.
-        """
-        tried = (self.bundles.versions(), self.schemas.look().version)
-        if tried == self._tried:
-            return
-        self._tried, closed = tried, None
-        for bundle in self._candidates():
-            try:
-                view, seq = self.view_of(self.load(bundle))
-            except Exception as error:  # whatever is wrong with it, another one may do
-                self._refuse(bundle.version, reason_of(error), "zhiyin rollback, or zhiyin train")
-                continue
-            if not view.closed:
-                return self._use(view, seq)
-            self._refuse_rules(view)
-            closed = closed or (view, seq)
-        if closed is not None:
-            self._use(*closed)
-        else:
-            log.warning("service: no version can answer: lists are refused, events are kept")
-
-    def _candidates(self) -> Iterator[Bundle]:
-        """Versions by which could be answered: the one in use, then the others, the newest first."""
-        current: Bundle | None = None
-        try:
-            current = self.bundles.current
-        except Exception as error:
-            self._refuse(0, reason_of(error), "zhiyin promote VERSION")
-        if current is not None:
-            yield current
-        elif not self._refusals:
-            return  # none was ever put in use: what was trained waits for somebody to choose it
-        for version in reversed(self.bundles.versions()):
-            if current is None or version != current.version:
-                try:
-                    yield self.bundles.get(version)
-                except Exception as error:
-                    self._refuse(version, reason_of(error), "zhiyin train")
+        """Answer by the version in use, or by another one that can; by none where none can."""
+        chosen = self.versions.first(self.schemas.look().version)
+        if chosen is not None:
+            self._use(*chosen)
 
     def _use(self, view: View, seq: int) -> None:
         feed = IndexFeed(self.store, view.loaded)
@@ -418,20 +379,7 @@ class Live:
                 self._pending.clear()
                 self._seq["items"] = seq
             self._take_up(view, {})
-        self._refusals.pop(view.version, None)
         self.loaded_at = time.time()
-
-    def _refuse(self, version: int, reason: str, mend: str) -> None:
-        """Note why a version is not used; in the log once."""
-        what = f"version {version}" if version else "the file that names the version in use"
-        entry = SetAside(what, reason, mend)
-        if self._refusals.get(version) != entry:
-            self._refusals[version] = entry
-            log.warning("service: %s is not used: %s; %s", what, reason, mend)
-
-    def _refuse_rules(self, view: View) -> None:
-        name, reason = next(iter(view.unruled.items()))
-        self._refuse(view.version, f"[rules] {name}: {reason}", _MEND_RULES)
 
     def unfit_users(self) -> dict[str, list[str]]:
         """By column the users whose value of the store does not fit its type. Looks at all of them: it takes long."""
@@ -457,12 +405,13 @@ class Live:
     def set_aside(self) -> list[SetAside]:
         """All that is not used, and how it is mended."""
         view = self.serving
-        found = [self._refusals[version] for version in sorted(self._refusals)]
+        found = self.versions.rejected
         if view is None:
-            found.append(SetAside("all lists", "no version can answer", "zhiyin train --budget 10m"))
+            mend = "zhiyin promote VERSION" if self.bundles.versions() and not found else "zhiyin train --budget 10m"
+            found.append(SetAside("all lists", "no version can answer", mend))
         else:
             shut = "nothing is shown until then" if view.closed else "lists are made without it"
-            found += [SetAside(f"[rules] {name}", f"{reason}: {shut}", _MEND_RULES)
+            found += [SetAside(f"[rules] {name}", f"{reason}: {shut}", MEND_RULES)
                       for name, reason in view.unruled.items()]  # fmt: skip
             found += [self.unfit_column("items", column, keys) for column, keys in sorted(view.unfit.items())]
         found += [
@@ -477,28 +426,15 @@ class Live:
         ]  # fmt: skip
 
     def _look_at_version(self) -> None:
-        """Take up the version that is named now. One that cannot be used is tried once, and the one in use goes on."""
-        bundle = self._in_use()
-        if bundle is None:
+        """Take up the version that is named now. Where it cannot be used the one that serves goes on."""
+        chosen = self.versions.replacement(self.now, self.schemas.stored.version)
+        if chosen is None:
             return
-        if bundle.version == self.now.version:
-            self._tried_version = (0, 0)
-            return
-        key = (bundle.version, self.schemas.stored.version)
-        if self._tried_version == key:
-            return
-        self._tried_version = key
-        try:
-            view, seq = self.view_of(self.load(bundle))
-        except Exception as error:
-            return self._refuse(bundle.version, reason_of(error), "zhiyin rollback, or zhiyin train")
-        if view.closed and not self.now.closed:
-            return self._refuse_rules(view)
-        self._use(view, seq)
+        self._use(*chosen)
         gc.unfreeze()
         gc.collect()  # the version before, now and not in the middle of a request
         gc.freeze()
-        log.info("service: version %d is in use", view.version)
+        log.info("service: version %d is in use", chosen[0].version)
 
     def look_at_types(self) -> None:
         """Other types of columns make another view."""
@@ -515,24 +451,12 @@ class Live:
         else:
             fresh = view.after({}, view.seq, types)
         if not fresh.unruled:
-            self._refusals.clear()
+            self.versions.clear()
         with self._lock:
             self._users.clear()
         with self._taking:
             if self.serving is view:
                 self._take_up(fresh, {})
-
-    def _in_use(self) -> Bundle | None:
-        """The version in use; None, with one warning, where the file that names it is damaged or names none."""
-        try:
-            bundle = self.bundles.current
-        except DataError as error:
-            if not self._damaged:
-                log.warning("service: version %d goes on answering: %s", self.now.version, error)
-            self._damaged = True
-            return None
-        self._damaged = False
-        return bundle
 
     @property
     def waiting_items(self) -> int:
