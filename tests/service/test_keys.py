@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -216,19 +217,19 @@ def test_a_store_that_is_away_revokes_nothing_and_opens_nothing(
     store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     keys, shown = Keys.open(store)
-    plain, asked = keys.table.all, []
+    plain, asked = keys.table.read, []
 
-    def away() -> list[AccessKey]:
+    def away() -> tuple[list[AccessKey], list[str]]:
         asked.append(1)
         raise StoreAwayError("the database is away")
 
-    monkeypatch.setattr(keys.table, "all", away)
+    monkeypatch.setattr(keys.table, "read", away)
     keys.watch(0.001)
     eventually(lambda: len(asked) > 3)
     assert opens(keys, shown["read"]) == {"read"}
     assert len([line for line in caplog.messages if "keys:" in line]) == 1
     _, other = Keys.open(store)[0].add("new", ["read"])
-    monkeypatch.setattr(keys.table, "all", plain)
+    monkeypatch.setattr(keys.table, "read", plain)
     eventually(lambda: opens(keys, other) == {"read"})
     keys.close()
 
@@ -238,16 +239,16 @@ def test_what_was_read_before_a_change_does_not_come_back(store: Store, monkeypa
     import threading
 
     keys, shown = Keys.open(store)
-    plain, reading, go_on = keys.table.all, threading.Event(), threading.Event()
+    plain, reading, go_on = keys.table.read, threading.Event(), threading.Event()
 
-    def slow() -> list[AccessKey]:
+    def slow() -> tuple[list[AccessKey], list[str]]:
         found = plain()
         if threading.current_thread().name == "slow":
             reading.set()
             go_on.wait(10)
         return found
 
-    monkeypatch.setattr(keys.table, "all", slow)
+    monkeypatch.setattr(keys.table, "read", slow)
     thread = threading.Thread(target=keys.follow, name="slow")
     thread.start()
     reading.wait(10)
@@ -310,25 +311,53 @@ def test_files_of_two_machines_come_together(store: Store, tmp_path: Path) -> No
     assert {key.name for key in keys.all()} == {n for s in ("read", "events", "admin") for n in (s, f"{s}-2")}
 
 
-def test_a_file_cut_anywhere_is_refused(store: Store, tmp_path: Path) -> None:
+def test_a_file_cut_anywhere_is_set_aside(store: Store, tmp_path: Path) -> None:
     file, old = old_file(tmp_path)
     whole = file.read_bytes()
     running, _ = Keys.open(store, file)
     running.watch(0.005)
     for cut in range(len(whole)):
         file.write_bytes(whole[:cut])
-        with pytest.raises(ConfigError) as error:
-            Keys.open(store, file)
-        assert "delete" in str(error.value.remedy)
-        assert str(file) in str(error.value)
+        keys, shown = Keys.open(store, file)
+        assert not shown
+        assert [(entry.what, "delete" in entry.mend) for entry in keys.set_aside()] == [("keys.json", True)]
+        assert opens(keys, old["read"]) == {"read"}
         assert opens(running, old["read"]) == {"read"}  # who answers already goes on
     for wrong in (b"[]", b"{}", b"null", b'{"read": 1, "events": 2, "admin": 3}', b"\xff", b"[" * 100_000):
         file.write_bytes(wrong)
-        with pytest.raises(ConfigError):
-            Keys.open(store, file)
+        assert Keys.open(store, file)[0].set_aside()
     file.unlink()
-    assert opens(Keys.open(store, file)[0], old["read"]) == {"read"}
+    keys, _ = Keys.open(store, file)
+    assert opens(keys, old["read"]) == {"read"}
+    assert not keys.set_aside()
     running.close()
+
+
+def test_rows_that_are_no_keys_open_nothing_and_keep_no_other_out(store: Store, tmp_path: Path) -> None:
+    keys, shown = Keys.open(store)
+    damage: dict[str, list[Any]] = {
+        "scopes": ["", " "], "hash": ["", "zz", "A" * 64], "created": ["soon"], "expires": ["never", 1.5],
+    }  # fmt: skip
+    bad = []
+    with sqlite3.connect(store.path) as link:
+        for column, values in damage.items():
+            for value in values:
+                row = {"name": f"bad{len(bad)}", "scopes": "admin", "hash": f"{len(bad):064x}", "created": 1}
+                row |= {"expires": None, column: value}
+                link.execute(f"INSERT INTO access_keys ({', '.join(row)}) VALUES (?, ?, ?, ?, ?)", list(row.values()))
+                bad.append(str(row["name"]))
+    keys, again = Keys.open(store)
+    assert not again
+    assert opens(keys, shown["read"]) == {"read"}
+    assert {key.name for key in keys.all()} == set(shown)
+    assert sorted(keys.damaged) == sorted(bad)
+    assert [entry.reason for entry in keys.set_aside()] == ["8 rows in the store are damaged: they open nothing"]
+    with pytest.raises(KeyConflictError):
+        keys.add(bad[0], ["read"])
+    for name in bad:
+        assert keys.revoke(name).scopes == frozenset()
+    assert not keys.set_aside()
+    assert {key.name for key in keys.all()} == set(shown)
 
 
 # -- copies of the store -----------------------------------------------------------------------------------------------

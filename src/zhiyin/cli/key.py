@@ -106,6 +106,9 @@ def revoke(
 
     with _keys(config) as keys:
         key = keys.revoke(name, last_admin=force)
+    if not key.scopes:
+        say(f"{name} was damaged and opened nothing; its row is gone")
+        return
     signed = ", and no page token that it signed" if "page" in key.scopes else ""
     say(f"{name} (id {key.id}) opens nothing any more{signed}")
 
@@ -114,6 +117,7 @@ def revoke(
 def _keys(config: Path) -> Iterator[Keys]:
     """The keys of the project's store, which is made where there is none."""
     from zhiyin.cli.project import open_project, open_store, project_of
+    from zhiyin.cli.show import say
     from zhiyin.data.config import Config
     from zhiyin.service.keys import Keys
 
@@ -122,6 +126,10 @@ def _keys(config: Path) -> Iterator[Keys]:
     store = open_store(project, make=True)
     try:
         keys, _ = Keys.open(store, project.home / "keys.json", first=False)
+        for entry in keys.set_aside():
+            say(f"{entry.what}: {entry.reason}; {entry.mend}")
+        for name in keys.damaged:
+            say(f"damaged: {name!r}")
         yield keys
     finally:
         store.close()

@@ -20,6 +20,7 @@ from zhiyin.core.durations import UNITS, microseconds
 from zhiyin.core.errors import ConfigError, ZhiyinError, nearest
 from zhiyin.core.run import log
 from zhiyin.core.tokens import key_hash
+from zhiyin.service.set_aside import SetAside
 from zhiyin.store.access_keys import AccessKey, KeyTable
 from zhiyin.store.database import Store
 
@@ -49,6 +50,9 @@ class Keys:
         self._keys: list[AccessKey] = []
         self._used: dict[str, int] = {}
         self._away, self._lock = False, threading.Lock()
+        self._old_file: SetAside | None = None
+        # Names of rows of the store that are no keys.
+        self.damaged: list[str] = []
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.follow()
@@ -57,21 +61,34 @@ class Keys:
     def open(cls, store: Store, old: Path | None = None, *, first: bool = True) -> tuple[Keys, dict[str, str]]:
         """The keys of a store, and those that were made just now, by scope, to be shown once.
 
-        old: keys.json of an earlier version; what it holds is taken into the store once. first: make one key for each
-        scope where the store never had any.
-
-        Raises ConfigError for an old file that cannot be read.
+        old: keys.json of an earlier version; what it holds is taken into the store once, and where it cannot be read it
+        is set aside. first: make one key for each scope where the store never had any.
         """
         table = KeyTable(store)
         now = int(time.time() * 1e6)
+        unreadable: SetAside | None = None
         if old is not None and old.exists():
-            added = table.bring(_old_keys(old, now))
-            if added:
-                log.info("keys: %d of %s are in the store now, and the file is no longer needed", added, old)
+            try:
+                added = table.bring(_old_keys(old, now))
+                if added:
+                    log.info("keys: %d of %s are in the store now, and the file is no longer needed", added, old)
+            except ConfigError as error:
+                unreadable = SetAside(old.name, error.message, error.remedy or "")
+                log.warning("keys: %s: %s; %s", old, unreadable.reason, unreadable.mend)
         made = {scope: new_key(scope) for scope in SCOPES} if first else {}
         fresh = [AccessKey(scope, frozenset({scope}), key_hash(key), now) for scope, key in made.items()]
         shown = made if first and table.begin(fresh) else {}
-        return cls(table), shown
+        keys = cls(table)
+        keys._old_file = unreadable
+        return keys, shown
+
+    def set_aside(self) -> list[SetAside]:
+        """An old file of keys that cannot be read, and rows of the store that are no keys."""
+        found = [] if self._old_file is None else [self._old_file]
+        if self.damaged:
+            reason = f"{len(self.damaged)} rows in the store are damaged: they open nothing"
+            found.append(SetAside("keys", reason, "zhiyin key list names them; zhiyin key revoke NAME removes one"))
+        return found
 
     # -- who comes in -----------------------------------------------------------------------------------------------
 
@@ -184,7 +201,12 @@ class Keys:
 
     def _take(self) -> list[AccessKey]:
         with self._lock:  # or what was read before a change would overwrite what was read after it
-            keys = self.table.all()
+            keys, damaged = self.table.read()
+            if damaged != self.damaged:
+                log.warning(
+                    "keys: %d rows in the store are damaged and open nothing; see zhiyin key list", len(damaged)
+                )
+            self.damaged = damaged
             if keys == self._keys:
                 return keys
             self._keys = keys

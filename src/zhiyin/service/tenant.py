@@ -53,7 +53,7 @@ class Tenant:
 
     def set_aside(self) -> list[SetAside]:
         """All that the shop cannot use and goes on without."""
-        return [*self.live.set_aside(), *self.placements.set_aside()]
+        return [*self.live.set_aside(), *self.placements.set_aside(), *self.keys.set_aside()]
 
     @classmethod
     def open(cls, config: Path, *, several: bool = False, store: str | None = None) -> tuple[Tenant, dict[str, str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -73,14 +74,19 @@ class KeyTable:
 
     def all(self) -> list[AccessKey]:
         """All keys by name."""
+        return self.read()[0]
+
+    def read(self) -> tuple[list[AccessKey], list[str]]:
+        """All keys by name, and the names of rows that are damaged: they open nothing, and `remove` removes them."""
         with self.store._reading() as link:
-            return _all(link)
+            found = [(str(row["name"]), _key_of(row)) for row in _rows(link)]
+        return [key for _, key in found if key is not None], [name for name, key in found if key is None]
 
     def add(self, key: AccessKey) -> None:
         """Keep a new key. Raises KeyConflictError where its name is taken or there are too many."""
         with self.store._writing() as link:
-            known = _all(link)
-            if any(one.name == key.name for one in known):
+            known, names = _all(link), _names(link)
+            if key.name in names:
                 raise KeyConflictError(
                     f"there is a key {key.name!r} already", column="name",
                     remedy=f"choose another name, or revoke it first: zhiyin key revoke {key.name}",
@@ -94,14 +100,16 @@ class KeyTable:
     def remove(self, name: str, now: int, *, last_admin: bool = False) -> AccessKey:
         """Remove a key. now: microseconds UTC. last_admin: even if no admin key is left then.
 
-        Raises UnknownKeyError, which names the nearest, and KeyConflictError for the last admin key.
+        Of a damaged row the key returned has no scopes. Raises UnknownKeyError, which names the nearest, and
+        KeyConflictError for the last admin key.
         """
         with self.store._writing() as link:
             known = {one.name: one for one in _all(link)}
-            if name not in known:
-                remedy = nearest(name, list(known)) if known else "there is no key yet"
+            names = _names(link)
+            if name not in names:
+                remedy = nearest(name, list(names)) if names else "there is no key yet"
                 raise UnknownKeyError(f"there is no key {name!r}", column="name", remedy=remedy)
-            key = known.pop(name)
+            key = known.pop(name, None) or AccessKey(name, frozenset(), "", 0)  # a damaged row opens nothing
             left = any("admin" in one.scopes and not one.expired(now) for one in known.values())
             if "admin" in key.scopes and not key.expired(now) and not left and not last_admin:
                 raise KeyConflictError(
@@ -114,7 +122,7 @@ class KeyTable:
     def begin(self, keys: Sequence[AccessKey]) -> bool:
         """Add the first keys of a store, whoever of several processes comes first; False where it ever had any."""
         with self.store._writing() as link:
-            if _all(link) or link.execute(sa.select(MARKS.c.key).where(MARKS.c.key.like(f"{_BEGUN}%"))).first():
+            if _names(link) or link.execute(sa.select(MARKS.c.key).where(MARKS.c.key.like(f"{_BEGUN}%"))).first():
                 return False
             link.execute(sa.insert(ACCESS_KEYS), [_row(key) for key in keys])
             link.execute(sa.insert(MARKS), [{"key": _BEGUN, "value": None}])
@@ -130,7 +138,7 @@ class KeyTable:
         with self.store._writing() as link:
             done = set(link.execute(sa.select(MARKS.c.key).where(MARKS.c.key.like(f"{_BEGUN}%"))).scalars())
             known = _all(link)
-            names, hashes = {one.name for one in known}, {one.hash for one in known}
+            names, hashes = _names(link), {one.hash for one in known}
             for key in keys:
                 mark = f"{_BEGUN} {key.id}"
                 if mark in done or key.hash in hashes or len(names) >= MOST:
@@ -182,5 +190,27 @@ def _row(key: AccessKey) -> dict[str, Any]:
 
 
 def _all(link: Any) -> list[AccessKey]:
-    rows = link.execute(sa.select(ACCESS_KEYS).order_by(ACCESS_KEYS.c.name))
-    return [AccessKey(**dict(row) | {"scopes": frozenset(row["scopes"].split())}) for row in rows.mappings().all()]
+    return [key for row in _rows(link) if (key := _key_of(row)) is not None]
+
+
+def _rows(link: Any) -> Sequence[Mapping[str, Any]]:
+    rows: Sequence[Mapping[str, Any]] = (
+        link.execute(sa.select(ACCESS_KEYS).order_by(ACCESS_KEYS.c.name)).mappings().all()
+    )
+    return rows
+
+
+def _names(link: Any) -> set[str]:
+    return set(link.execute(sa.select(ACCESS_KEYS.c.name)).scalars())
+
+
+def _key_of(row: Mapping[str, Any]) -> AccessKey | None:
+    """The key of a row; None where the row is damaged. SQLite keeps any value in any column."""
+    texts = [row[name] for name in ("name", "scopes", "hash")]
+    times = [row["created"], *(row[name] for name in ("expires", "used") if row[name] is not None)]
+    if not all(isinstance(text, str) for text in texts) or not all(isinstance(time, int) for time in times):
+        return None
+    scopes = frozenset(row["scopes"].split())
+    if not scopes or re.fullmatch("[0-9a-f]{64}", row["hash"]) is None:
+        return None
+    return AccessKey(**dict(row) | {"scopes": scopes})
