@@ -261,11 +261,11 @@ class StoreConformance:
     def test_a_value_beyond_all_floats(self, store: Store) -> None:
         with pytest.raises(DataError, match="value"):
             store.append([event(1, value=10**400)])
-        for value in (2**53 + 1, 2**63, 2**64 - 1, -(2**70), 1e300, float("inf")):
+        for value in (2**53, 2.0**53, 2**63, 2**64 - 1, -(2**70), 1e300, float("inf")):
             with pytest.raises(DataError, match="value"):
                 store.append([event(1, value=value)])
-        assert all(store.append([event(9, user="bob", value=-(2**53))]))
-        assert store.history("bob")[0].value == -(2.0**53)
+        assert all(store.append([event(9, user="bob", value=1 - 2**53)]))
+        assert store.history("bob")[0].value == 1 - 2.0**53
         assert store.append([event(1, value=7), event(2, value=None), event(3, value=0.5)]) == [True] * 3
         assert [e.value for e in store.history("alice")] == [7.0, None, 0.5]
 

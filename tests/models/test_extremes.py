@@ -24,7 +24,7 @@ def ratings(*more: tuple[int, int, float], factor: float = 1.0) -> zy.Dataset:
 
 
 @pytest.mark.parametrize("name", RATING_MODELS)
-@pytest.mark.parametrize("odd", [200.0, 1e6, 1e30, -1e30])
+@pytest.mark.parametrize("odd", [200.0, 1e6, 9e15, -9e15, 1e30])
 def test_one_value_far_from_the_others(name: str, odd: float, caplog: pytest.LogCaptureFixture) -> None:
     plain, data = ratings(), ratings((0, 0, odd))
     model = getattr(zy, name)().fit(data)

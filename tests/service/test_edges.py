@@ -53,7 +53,7 @@ def test_a_page_of_many_long_lists(service: Any) -> None:
     assert listed(service, user="u3", placement="long", exclude=most)
 
 
-@pytest.mark.parametrize("value", [2**53 + 1, 2**63, 2**64 - 1, 10**400, -(2**70), 1e300, "1", True, [1]])
+@pytest.mark.parametrize("value", [2**53, 2.0**53, 2**63, 2**64 - 1, 10**400, -(2**70), 1e300, "1", True, [1]])
 def test_values_that_no_database_takes(service: Any, value: Any) -> None:
     """Refused for themselves, and the events beside them are kept."""
     answer = click(service, {"user": "a", "item": "i1", "value": value}, {"user": "a", "item": "i2", "value": 3})

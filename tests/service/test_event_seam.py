@@ -25,7 +25,7 @@ from zhiyin.data.reading import read
 from zhiyin.pipeline.bundles import checksum
 from zhiyin.service.views import View
 from zhiyin.store.database import Store
-from zhiyin.store.records import Event
+from zhiyin.store.records import Event, checked
 from zhiyin.store.state import Direct, Memory
 
 from .conftest import click, listed
@@ -239,6 +239,17 @@ BAD: dict[str, tuple[dict[str, Any], str, tuple[str, ...] | None]] = {
     "no number": ({"value": math.nan}, "value", None),
     "no end of it": ({"value": math.inf}, "value", ("u0", "i2", "2023-11-13T22:13:20", "view", "inf")),
     "more than can be learned": ({"value": 1e39}, "value", ("u0", "i2", "2023-11-13T22:13:20", "view", "1e39")),
+    "the first value beyond": (
+        {"value": 2**53},
+        "value",
+        ("u0", "i2", "2023-11-13T22:13:20", "view", "9007199254740992"),
+    ),
+    "the first below": (
+        {"value": -(2.0**53)},
+        "value",
+        ("u0", "i2", "2023-11-13T22:13:20", "view", "-9007199254740992.0"),
+    ),
+    "between both bounds of old": ({"value": 1e30}, "value", ("u0", "i2", "2023-11-13T22:13:20", "view", "1e30")),
     "truth for a value": ({"value": True}, "value", None),
     "an empty id": ({"id": ""}, "id", None),
     "a long list": ({"list_id": "l" * 300}, "list_id", None),
@@ -284,6 +295,34 @@ def test_a_bad_event_is_refused_or_set_aside_and_nothing_else_changes(what: str,
                     keep([Event(**(GOOD | wrong))] if "id" not in wrong else [Event(**(GOOD | {"id": "x" * 300}))])
                 assert caught.value.remedy
         assert shop.read().fingerprint == good.fingerprint  # retrain
+
+
+BOUNDS = [sign * value for sign in (1, -1) for value in (
+    2**53 - 1, 2.0**53 - 1, 2**53 - 0.5, 2**53, 2.0**53, 2**53 + 1, 2**63, 1e30, 3.4e38, 1e39, 5e-324, 16777217, 0.1
+)]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", BOUNDS)
+@pytest.mark.parametrize("form", ["csv", "csv among words", "jsonl", "frame"])
+def test_a_value_is_read_where_it_is_accepted(value: float, form: str, tmp_path: Path) -> None:
+    row: dict[str, Any] = {"user": "u0", "item": "i1", "stars": value}
+    try:
+        kept = checked("u0", "i1", NOW, "view", value, None, None, NOW).value
+    except DataError:
+        kept = None
+    source: Any = tmp_path / ("log.jsonl" if form == "jsonl" else "log.csv")
+    if form == "frame":
+        source = pl.DataFrame([row, {"user": "u1", "item": "i1", "stars": 1.0}], strict=False)
+    elif form == "jsonl":
+        source.write_text("\n".join(json.dumps(one) for one in (row, {"user": "u1", "item": "i1", "stars": 1})))
+    else:
+        words = "\nu1,i2,4 stars" * 3 if "words" in form else ""
+        source.write_text(f"user,item,stars\nu0,i1,{value!r}\nu1,i1,1{words}\n")
+    data = read(source, columns={"rating": "stars"})
+    found = data.events.filter(pl.col("user") == 0)["value"].to_list() if "u0" in data.users["id"] else []
+    assert found == ([] if kept is None else [float(np.float32(kept))])
+    assert len(data.quarantine) == (kept is None)
+    assert kept is not None or "largest value" in data.quarantine["reason"].item()
 
 
 def _writer(store: Store, events: list[Event]) -> None:

@@ -32,6 +32,9 @@ KIND_WEIGHTS = {
     "dislike": -1.0, "unlike": -1.0, "hide": -1.0, "skip": -1.0, "return": -1.0, "remove_from_cart": -1.0,
 }  # fmt: skip
 
+# The largest value of an event, of either sign: the largest safe integer of I-JSON (RFC 7493). No float64 lies between
+# it and the next whole number, so that values written as JSON, as text and as floats have one bound.
+LARGEST_VALUE = 2**53 - 1
 LARGEST_WEIGHT = 1e6  # squares and sums of weights stay far from the end of a float32
 _COMPARE = {"<=": operator.le, ">=": operator.ge, "==": operator.eq, "<": operator.lt, ">": operator.gt}
 _RULE = re.compile(r"\s*(?P<name>[^<>=]+?)\s*(?:(?P<compare><=|>=|==|<|>)\s*(?P<number>-?\d+(?:\.\d+)?))?\s*")
@@ -207,6 +210,23 @@ def parse_weights(
         number = float(match["number"]) if compare else 0.0
         rules.append(WeightRule(text, None if any_kind else name, compare, number, float(weight)))
     return rules
+
+
+def is_value(value: object) -> bool:
+    """Whether something may be the value of an event: a number, finite, at most LARGEST_VALUE of either sign."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return -LARGEST_VALUE <= value <= LARGEST_VALUE
+
+
+def beyond_values(numbers: pl.Series) -> pl.Series:
+    """bool[n]: numbers that `is_value` refuses, NaN too. Null, which is no value, is none of them.
+
+    numbers: whole numbers or float64. Of float32, what is rounded to 2**53 counts as beyond.
+    """
+    if numbers.dtype.is_float():  # the next float64 is 2**53, and of float32 that is the first to tell
+        return ~(numbers.abs() < LARGEST_VALUE + 1.0).fill_null(True)
+    return ~numbers.is_between(-LARGEST_VALUE, LARGEST_VALUE).fill_null(True)
 
 
 def _floats(values: pl.Series | Sequence[float | None]) -> np.ndarray:

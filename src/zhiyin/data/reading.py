@@ -16,7 +16,7 @@ from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.data.dataset import Dataset, empty_quarantine
 from zhiyin.data.descriptions import KEYS, Description
 from zhiyin.data.dialect import Dialect, Findings
-from zhiyin.data.event_schema import NO_KIND, EventSchema
+from zhiyin.data.event_schema import LARGEST_VALUE, NO_KIND, EventSchema, beyond_values
 from zhiyin.data.guess import guess_links, guess_roles, ignored
 from zhiyin.data.heard import Heard, Parts, join
 from zhiyin.data.ids import match_spelling
@@ -284,9 +284,11 @@ def _events(
             clean[role] = series
             _reject(reasons, series.is_null(), f"{role} is missing")
         elif role == "rating":
-            clean["value"] = series.cast(pl.Float32, strict=False).fill_nan(None)
-            for row in clean["value"].is_infinite().fill_null(False).arg_true().to_list():
-                reasons.setdefault(row, f"{column} = {series[row]} is no finite number")
+            numbers = series if series.dtype.is_numeric() else series.cast(pl.Float64, strict=False)
+            numbers = numbers.fill_nan(None) if numbers.dtype.is_float() else numbers
+            for row in beyond_values(numbers).arg_true().to_list():
+                reasons.setdefault(row, f"{column} = {series[row]} is beyond {LARGEST_VALUE}, the largest value")
+            clean["value"] = numbers.cast(pl.Float32, strict=False)
         else:
             names = series.cast(pl.String).str.strip_chars()
             clean["kind"] = names.replace("", None).fill_null(NO_KIND).cast(pl.Categorical)

@@ -23,6 +23,7 @@ from zhiyin.core.errors import DataError
 from zhiyin.data.containers import raw_bytes
 from zhiyin.data.dialect import Dialect, Findings
 from zhiyin.data.encodings import NAMES, Decoded, to_utf8
+from zhiyin.data.event_schema import beyond_values
 from zhiyin.data.header import declared_separator, find_header, guess_separator
 from zhiyin.data.infer import LEADING_ZERO, infer_column, infer_ids, parse_numbers
 from zhiyin.data.records import Count, Records, count, has_leading_zeros
@@ -333,8 +334,9 @@ class TextTable(Table):
             numbers = parse_numbers(column, self.dialect, semicolons=semicolons)
             merge(self.findings, numbers.findings)
             reject_bad(column, numbers.bad, bad)
-            return numbers.values.cast(pl.Float32)
-        rows = (column.is_null() | ~column.is_finite().fill_null(True)).arg_true()
+            return _narrow(numbers.values)
+        # A float32 at the bound of values does not tell on which side of it the number was written.
+        rows = (column.is_null() | beyond_values(column)).arg_true()
         if self.dialect.decimal == ",":
             return self._numbers(self._text(column.name), bad)
         if not len(rows):
@@ -350,7 +352,8 @@ class TextTable(Table):
         merge(self.findings, numbers.findings)
         for at, cell in zip(rows.filter(numbers.bad).to_list(), text.filter(numbers.bad).to_list()):
             bad[at] = f"{column.name} = {cell!r} is not a number"
-        return column.scatter(rows, numbers.values.cast(pl.Float32))
+        exact = _narrow(numbers.values)
+        return column.cast(exact.dtype).scatter(rows, exact)
 
     def _described(self, column: pl.Series) -> pl.Series:
         if column.dtype != pl.String and not self._is_odd(column):
@@ -444,6 +447,12 @@ class TextTable(Table):
             for at in map(int, self._left_out[records.fields[self._left_out] > 0])
             if at >= self._above
         ]
+
+
+def _narrow(numbers: pl.Series) -> pl.Series:
+    """Float64 as Float32, unless that leaves open on which side of the bound of values one was written."""
+    narrow = numbers.cast(pl.Float32)
+    return numbers if beyond_values(narrow).any() else narrow
 
 
 def say_encoding(decoded: Decoded, path: Path, findings: Findings) -> None:

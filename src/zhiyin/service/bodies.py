@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from zhiyin.core.errors import DataError
+from zhiyin.data.event_schema import LARGEST_VALUE
 from zhiyin.pipeline.request import MOST_IDS
 from zhiyin.pipeline.rules import MOST_ITEMS
-from zhiyin.store.records import ID, KIND, LARGEST, TIMES, text
+from zhiyin.store.records import ID, KIND, TIMES, text
 
 # Events of one request; widgets of a page; a page token's characters; columns asked for; characters of a text of the
 # context; characters of a filter.
@@ -65,7 +66,7 @@ class EventIn(Body):
     item: Id
     kind: Annotated[str, Field(min_length=1, max_length=KIND, json_schema_extra=_PLAIN)] | None = "event"
     time: Annotated[int, Field(ge=TIMES.earliest)] | None = None
-    value: Annotated[float, Field(ge=-LARGEST, le=LARGEST)] | None = None
+    value: Annotated[float, Field(ge=-LARGEST_VALUE, le=LARGEST_VALUE)] | None = None
     id: Id | None = None
     list_id: Id | None = None
 

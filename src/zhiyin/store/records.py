@@ -11,11 +11,12 @@ from typing import Any
 
 from zhiyin.core.errors import DataError
 from zhiyin.core.fresh import fresh_id
+from zhiyin.data.event_schema import LARGEST_VALUE, is_value
 from zhiyin.data.times import TimePolicy, wall_clock
 
 # Longest id, in characters; longest kind; most columns of an item or user, and bytes of all of them as JSON.
 ID, KIND, COLUMNS, BYTES = 256, 64, 256, 256 * 1024
-# Which times are accepted, and the largest number of either sign: up to it float64 holds every integer.
+# Which times are accepted, and the largest whole number of a column: up to it float64 holds every one.
 TIMES, LARGEST = TimePolicy(), 2**53
 # Control characters, and halves of characters, which no file can hold.
 _CONTROL, _HALF = re.compile(r"[\x00-\x1f\x7f]"), re.compile(r"[\ud800-\udfff]")
@@ -28,7 +29,7 @@ class Event:
     Parameters
     ----------
     user, item: ids as texts. time: microseconds UTC. kind: such as "view" or "purchase".
-    value: a rating, a quantity or a price, of at most LARGEST; None for none.
+    value: a rating, a quantity or a price, of at most LARGEST_VALUE; None for none.
     id: tells a retry from a second click: of one id only the first event is kept. Made up where not given.
     list_id: the list that the item was shown in; None if in none.
     seq: its number in the store's order of arrival; 0: not known, or not kept yet. No part of what makes two events
@@ -66,6 +67,8 @@ def checked(
     text(kind, "kind", KIND)
     if list_id is not None:
         text(list_id, "list_id", ID)
+    if type(time) is float and time.is_integer():  # in JSON 1.7e15 is a whole number
+        time = int(time)
     if isinstance(time, bool) or not isinstance(time, int):
         raise DataError(f"time = {_short(time)} is no moment", column="time", remedy="microseconds UTC, an integer")
     now = wall_clock() if now is None else now
@@ -73,9 +76,9 @@ def checked(
         message, remedy = TIMES.refusal(time, now)
         raise DataError(message, column="time", remedy=remedy)
     if value is not None:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not -LARGEST <= value <= LARGEST:
-            raise DataError(f"value = {_short(value)} is no number", column="value",
-                            remedy="a number up to 2**53, or none")  # fmt: skip
+        if not is_value(value):
+            raise DataError(f"value = {_short(value)} is no number that can be learned", column="value",
+                            remedy=f"a number from -{LARGEST_VALUE} to {LARGEST_VALUE}, or none")  # fmt: skip
         value = float(value)  # what databases keep: an integer of Python may be of any length
     if id:
         text(id, "id", ID)
