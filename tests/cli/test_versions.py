@@ -6,9 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from tests.cli.conftest import Command
+from zhiyin.data.reading import read
+from zhiyin.models.popularity import Popular
+from zhiyin.pipeline.bundles import Bundles
 
 
 @pytest.fixture
@@ -39,6 +43,48 @@ def test_train_within_a_budget_and_use_it(zhiyin: Command, project: Path) -> Non
     only = json.loads(zhiyin("recommend", "u2", "-k", "4", "--filter", "title LIKE '%1%'", "--json").stdout)
     assert only
     assert all("1" in row["title"] for row in only)
+
+
+@pytest.mark.parametrize("content", ["{", '{"format": 1, "files": {}}', '{"format": 1, "files": {}, "figures": 3}'])
+def test_a_damaged_version_is_listed_and_the_others_too(zhiyin: Command, tmp_path: Path, content: str) -> None:
+    bundles = _two_versions(tmp_path)
+    (bundles.folder / "0002" / "bundle.json").write_text(content)
+    rows = json.loads(zhiyin("versions", "--json").stdout)
+    assert [(row["version"], row["in use"], row["damaged"] is None) for row in rows] == [
+        (1, "", True),
+        (2, "yes", False),
+    ]
+    assert "damaged" in zhiyin("versions").stdout.splitlines()[0]
+    zhiyin("rollback")
+    assert "damaged" not in zhiyin("diff", "1", "1").output
+    (bundles.folder / "current").write_text("")
+    shown = zhiyin("versions", "--json")
+    assert "zhiyin promote VERSION" in shown.stderr
+    assert len(json.loads(shown.stdout)) == 2
+
+
+def test_training_goes_on_without_a_version_in_use_that_is_damaged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from zhiyin.cli.auto import _in_use
+
+    bundles = _two_versions(tmp_path)
+    assert _in_use(bundles)[0] == bundles.get(2)
+    (bundles.folder / "0002" / "model" / "model.json").write_text("{")
+    assert _in_use(bundles) == (None, None)
+    assert "cannot be used" in capsys.readouterr().err
+    (bundles.folder / "current").write_text("")
+    assert _in_use(bundles) == (None, None)
+
+
+def _two_versions(folder: Path) -> Bundles:
+    """Two versions of a project, the second in use after the first."""
+    (folder / "zhiyin.toml").write_text("")
+    bundles = Bundles(folder / "models" / "bundles")
+    data = read(pl.DataFrame({"user": ["a", "b"], "item": ["x", "y"]}))
+    for _ in range(2):
+        bundles.promote(bundles.write(Popular().fit(data), figures={"ndcg@10": 0.5}).version)
+    return bundles
 
 
 def test_reasons_pins_and_variety(zhiyin: Command, project: Path) -> None:

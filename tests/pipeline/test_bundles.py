@@ -58,6 +58,22 @@ def test_rolling_back_twice_goes_two_back(bundles: Bundles) -> None:
     assert bundles.rollback().version == 1
 
 
+@pytest.mark.parametrize("file", ["bundle.json", "model/model.json"])
+def test_a_rollback_to_a_damaged_version_names_one_that_is_whole(bundles: Bundles, file: str) -> None:
+    bundles.write(Popular().fit(shop()), figures={})
+    bundles.promote(2)
+    bundles.promote(3)
+    (bundles.folder / "0002" / file).write_text("{")
+    with pytest.raises(DataError, match="version 2, which was in use before") as caught:
+        bundles.rollback()
+    assert caught.value.remedy == "zhiyin promote 1"
+    (bundles.folder / "0001" / file).write_text("{")
+    with pytest.raises(DataError) as caught:
+        bundles.rollback()
+    assert caught.value.remedy == "zhiyin train --budget 10m"
+    assert _used(bundles).version == 3
+
+
 @pytest.mark.parametrize("how", ["changed", "gone"])
 def test_a_damaged_version_is_not_put_in_use(bundles: Bundles, how: str) -> None:
     bundles.promote(1)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from zhiyin.data.catalogue import Catalogue
     from zhiyin.data.dataset import Dataset
     from zhiyin.data.splits import Split
+    from zhiyin.models.base import Recommender
     from zhiyin.pipeline.bundles import Bundle, Bundles
     from zhiyin.pipeline.gate import Verdict
     from zhiyin.pipeline.pipeline import Pipeline
@@ -63,8 +64,7 @@ def _train(project: Project, bundles: Bundles, budget: str, force: bool, json: b
     exclude_seen = project.config.evaluate.exclude_seen
     pipeline = auto(part.train, GATE * seconds, exclude_seen=exclude_seen, run=project.run)
     tell(pipeline.report_, choices=not json)
-    used = bundles.current
-    in_use = used.load() if used is not None else None
+    used, in_use = _in_use(bundles)
     rivals = {f"version {used.version}": in_use} if used is not None and in_use is not None else {}
     judge = partial(gate, split=part, margin=project.config.train.margin, exclude_seen=exclude_seen, run=project.run)
     verdict = judge(pipeline, rivals=rivals)
@@ -87,6 +87,19 @@ def _train(project: Project, bundles: Bundles, budget: str, force: bool, json: b
         report = bundle.report()
         print_json({"version": bundle.version, "promoted": promoted, "report": report,
                     "refitted": refitted and refitted.version})  # fmt: skip
+
+
+def _in_use(bundles: Bundles) -> tuple[Bundle | None, Recommender | None]:
+    """The version in use and its model; none where it cannot be used: training is what mends that."""
+    try:
+        used = bundles.current
+        if used is None:
+            return None, None
+        used.verify()
+        return used, used.load()
+    except ZhiyinError as error:
+        say(f"the version in use cannot be used, and the new one is not compared with it: {error.message}")
+        return None, None
 
 
 def _learn_anew(

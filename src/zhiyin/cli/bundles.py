@@ -10,25 +10,31 @@ import typer
 from zhiyin.cli.options import CONFIG, ConfigFile, Json
 
 if TYPE_CHECKING:
-    from zhiyin.pipeline.bundles import Bundle, Bundles
+    from zhiyin.pipeline.bundles import Bundles
 
 
 def versions(config: ConfigFile = CONFIG, json: Json = False) -> None:
-    """The versions there are, and which is in use.
+    """The versions there are, and which is in use. One whose manifest is damaged is listed with the reason.
 
     \b
     Examples:
       zhiyin versions
     """
     from zhiyin.cli.show import print_json, say, table
+    from zhiyin.core.errors import DataError
 
     bundles = bundles_of(config)
-    used = bundles.current
-    rows = [_row(bundles.get(version), used) for version in bundles.versions()]
+    try:
+        used = bundles.current_number
+    except DataError as error:
+        say(str(error))
+        used = None
+    rows = [_row(bundles, version, used) for version in bundles.versions()]
     if json:
         print_json(rows)
     elif rows:
-        table(list(rows[0]), [list(row.values()) for row in rows])
+        columns = [name for name in rows[0] if name != "damaged" or any(row["damaged"] for row in rows)]
+        table(columns, [["" if row[name] is None else row[name] for name in columns] for row in rows])
     else:
         say(f"no versions in {bundles.folder}; make one: zhiyin train --budget 10m")
 
@@ -101,14 +107,20 @@ def bundles_of(config: Path) -> Bundles:
     return Bundles(project.home / project.config.train.output / "bundles")
 
 
-def _row(bundle: Bundle, used: Bundle | None) -> dict[str, Any]:
-    said = bundle.manifest
-    figures = ", ".join(f"{name} {value:.4f}" for name, value in said["figures"].items() if isinstance(value, float))
-    return {
-        "version": bundle.version,
-        "in use": "yes" if used is not None and used.version == bundle.version else "",
-        "made": said["made"],
-        "model": said["model"],
-        "events": said["data"]["events"],
-        "figures": figures,
-    }
+def _row(bundles: Bundles, version: int, used: int | None) -> dict[str, Any]:
+    from zhiyin.core.errors import DataError
+
+    row: dict[str, Any] = {"version": version, "in use": "yes" if version == used else ""}
+    try:
+        manifest = bundles.get(version).manifest
+        figures = manifest["figures"].items()
+        return row | {
+            "made": manifest["made"],
+            "model": manifest["model"],
+            "events": manifest["data"]["events"],
+            "figures": ", ".join(f"{name} {value:.4f}" for name, value in figures if isinstance(value, float)),
+            "damaged": None,
+        }
+    except (DataError, KeyError, TypeError, AttributeError) as error:
+        reason = error.message if isinstance(error, DataError) else "bundle.json does not hold what it should"
+        return row | {"made": None, "model": None, "events": None, "figures": "", "damaged": reason}

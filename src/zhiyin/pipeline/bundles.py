@@ -42,7 +42,8 @@ FORMAT = 1
 TRAINING = "ZHIYIN_TRAINING"
 
 
-_AGAIN, _ROLLBACK, _CHOOSE = "train again", "zhiyin rollback", "zhiyin promote VERSION"
+_AGAIN, _CHOOSE = "train again", "zhiyin promote VERSION"
+_OTHER = "bring its files back from a backup, or choose another version: zhiyin versions, zhiyin promote VERSION"
 _NUMBER = re.compile(rb"\s*\d{1,9}\s*\n")
 
 
@@ -95,12 +96,12 @@ class Bundle:
                 raise self._wrong(f"{name} is not what was written")
 
     def _wrong(self, message: str) -> DataError:
-        return DataError(message, file=self.folder, remedy=f"use another version: {_ROLLBACK}")
+        return DataError(message, file=self.folder, remedy=_OTHER)
 
     def report(self) -> dict[str, Any]:
         """What was measured when it was made; empty where nothing was."""
         try:
-            return read_json(self.folder / "report.json", f"use another version: {_ROLLBACK}")
+            return read_json(self.folder / "report.json", _OTHER)
         except FileNotFoundError:
             return {}
 
@@ -209,14 +210,34 @@ class Bundles:
         return bundle
 
     def rollback(self) -> Bundle:
-        """Put back in use what was in use before. Raises DataError where nothing was."""
+        """Put back in use what was in use before.
+
+        Raises DataError where nothing was, or where that is damaged; it then names a version that is not.
+        """
         stack = self._used()
         if len(stack) < 2:
             raise DataError("nothing was in use before", file=self.folder, remedy=_CHOOSE)
-        bundle = self.get(stack[-2])
-        bundle.verify()
+        try:
+            bundle = self.get(stack[-2])
+            bundle.verify()
+        except DataError as error:
+            whole = self._newest_whole(but=stack[-2:])
+            raise DataError(
+                f"version {stack[-2]}, which was in use before, cannot be used: {error.message}",
+                file=self.folder_of(stack[-2]),
+                remedy="zhiyin train --budget 10m" if whole is None else f"zhiyin promote {whole}",
+            ) from None
         self._use(bundle.version, stack[-1], {"rolled_back": True, "why": "rollback"})
         return bundle
+
+    def _newest_whole(self, but: list[int]) -> int | None:
+        """The newest version that is not damaged, but for some."""
+        for version in reversed(self.versions()):
+            if version not in but:
+                with contextlib.suppress(DataError):
+                    self.get(version).verify()
+                    return version
+        return None
 
     def _use(self, version: int, before: int | None, note: dict[str, Any]) -> None:
         """Note a change of what is in use, then make it; see `_used` for what a crash between the two leaves."""

@@ -246,10 +246,13 @@ class Retrainer:
         if child.returncode != 0 or not new:
             how = f"exit code {child.returncode}" if child.returncode >= 0 else f"signal {-child.returncode}"
             return {"outcome": "failed", "message": f"{how}: {output.end()}"}
-        used = self.bundles.current
-        promoted = used is not None and used.version == new[-1]
         why = str(self.bundles.get(new[-1]).report().get("judged", {}).get("why", ""))
-        deleted = self.bundles.prune(KEPT)
+        try:
+            promoted = self.bundles.current_number == new[-1]
+            deleted = self.bundles.prune(KEPT)
+        except DataError as error:  # which is in use is not known: none is deleted
+            log.warning("training: version %d is not in use: %s", new[-1], error)
+            promoted, deleted = False, []
         if deleted:
             log.info("training: old versions deleted: %s", ", ".join(map(str, deleted)))
         return {"outcome": "promoted" if promoted else "kept", "version": new[-1], "message": why}
