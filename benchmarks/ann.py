@@ -1,4 +1,4 @@
-"""Search among a million item vectors, one query at a time on one thread: exact, the index of `models.ann`, and FAISS.
+"""Search among a million item vectors, one query at a time on one thread: exact, `models.ann_index`, and FAISS.
 
     ZHIYIN_DATA=... python benchmarks/ann.py                       # 1 M x 64; the folder that holds gowalla/
     ZHIYIN_DATA=... python benchmarks/ann.py --items 100000 --factors 128 --hnsw
@@ -25,8 +25,8 @@ import polars as pl
 
 import zhiyin as zy
 from published import ragged
-from zhiyin.models.ann import Index
-from zhiyin.models.search import Compact, Mask, top_k_where
+from zhiyin.models.ann_index import Index
+from zhiyin.models.masked_search import Compact, Mask, top_k_where
 
 K, RECALL = 100, 0.985
 ONE = zy.Run(threads=1)

@@ -20,7 +20,7 @@ import numpy as np
 import zhiyin as zy
 from zhiyin.data.dataset import Dataset
 from zhiyin.evaluation.significance import bootstrap_interval
-from zhiyin.models.catalog import parse
+from zhiyin.models.registry import parse
 from zhiyin.pipeline.automl import auto
 
 SINGLES = ("popular", "popular:half_life=1d", "popular:half_life=7d", "popular:half_life=30d", "itemknn", "als",

@@ -20,10 +20,10 @@ import polars as pl
 
 import zhiyin as zy
 from zhiyin.policies.simulator import DAY, START
-from zhiyin.ranking.build import FeatureBuilder, training_requests
 from zhiyin.ranking.calibration import expected_calibration_error
-from zhiyin.ranking.catalog import parse
 from zhiyin.ranking.examples import Candidates, Examples
+from zhiyin.ranking.feature_builder import FeatureBuilder, training_requests
+from zhiyin.ranking.registry import parse
 
 EACH = 4  # adverts a request
 RANKERS = ("trees:objective=binary,learning_rate=0.05,min_leaf=100", "deepfm:factors=8,dropout=0.2")

@@ -44,9 +44,9 @@ from zhiyin.core.run import Run
 from zhiyin.data.splits import split
 from zhiyin.evaluation.protocol import evaluate
 from zhiyin.evaluation.tuning import tune
-from zhiyin.models.base import Recommender
 from zhiyin.models.bpr import Plan
-from zhiyin.models.catalog import parse, written
+from zhiyin.models.recommender import Recommender
+from zhiyin.models.registry import parse, written
 from zhiyin.pipeline.pipeline import Pipeline
 
 LISTED = ("als", "ease", "slim", "graphfilter", "userknn", "rp3beta", "itemknn")

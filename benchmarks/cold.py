@@ -32,9 +32,9 @@ from two_tower import CHOSEN, COLUMNS, cold_only, some_users
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.splits import split
-from zhiyin.models.base import Recommender
-from zhiyin.models.catalog import make
-from zhiyin.models.known import Known
+from zhiyin.models.recommender import Recommender
+from zhiyin.models.registry import make
+from zhiyin.models.training_context import Known
 
 TIMES = 5
 MODELS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {

@@ -33,9 +33,9 @@ from sklearn.metrics import log_loss, roc_auc_score  # type: ignore[import-untyp
 from peer_ctr import GRID as PEER_GRID  # the same file lies beside this one
 from zhiyin.core.run import Run
 from zhiyin.data.histories import Histories
-from zhiyin.ranking import catalog
-from zhiyin.ranking.base import Ranker
+from zhiyin.ranking import registry
 from zhiyin.ranking.examples import Examples
+from zhiyin.ranking.ranker import Ranker
 
 CODES = ("user", "gender", "job", "hour", "weekday")
 NUMBERS = ("age", "year")
@@ -129,7 +129,7 @@ def ours(name: str, settings: dict[str, Any], arrays: dict[str, np.ndarray], see
     trees = name == "trees"
     train, valid, last = (examples(arrays, part, trees) for part in (0, 1, judged))
     run = Run(seed=seed, threads=1, progress=False)
-    ranker = catalog.make(name, settings)
+    ranker = registry.make(name, settings)
     begun = time.process_time()
     ranker.fit(*train, valid=valid, run=run)
     fit_s = time.process_time() - begun
@@ -145,7 +145,7 @@ def epoch(name: str, settings: dict[str, Any], train: tuple[Examples, np.ndarray
     spent = []
     for epochs in (1, 3):
         begun = time.process_time()
-        catalog.make(name, settings | {"epochs": epochs}).fit(*train, run=run)
+        registry.make(name, settings | {"epochs": epochs}).fit(*train, run=run)
         spent.append(time.process_time() - begun)
     return (spent[1] - spent[0]) / 2
 

@@ -24,10 +24,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from logs import log_of
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
-from zhiyin.models.base import CHUNK_BYTES, Recommender
 from zhiyin.models.factorization import ALS
-from zhiyin.models.known import Known
 from zhiyin.models.linear import EASE
+from zhiyin.models.recommender import CHUNK_BYTES, Recommender
+from zhiyin.models.training_context import Known
 
 TARGETS = {"ALS": 30, "EASE": 120}
 

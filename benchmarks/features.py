@@ -18,8 +18,8 @@ import numpy as np
 
 import zhiyin as zy
 from request import shop
-from zhiyin.ranking.build import FeatureBuilder, training_requests
 from zhiyin.ranking.examples import Candidates
+from zhiyin.ranking.feature_builder import FeatureBuilder, training_requests
 
 CHUNK = 2_000
 

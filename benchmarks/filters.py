@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from zhiyin.core.run import Run
-from zhiyin.models.search import Compact, top_k_where
+from zhiyin.models.masked_search import Compact, top_k_where
 from zhiyin.pipeline.filters import Filters, Moment
 
 KINDS = [f"kind-{number:04}" for number in range(1_000)]

@@ -24,10 +24,10 @@ import numpy as np
 import polars as pl
 
 from published import ragged
-from zhiyin.core.ranking import hits_of, ndcg, recall
+from zhiyin.core.ranking_metrics import hits_of, ndcg, recall
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
-from zhiyin.models import catalog
+from zhiyin.models import registry
 
 # Row: model as it is written; published Recall@20 and NDCG@20 to four digits, and how far off is still the same.
 ROWS = {
@@ -83,7 +83,7 @@ def main() -> int:
     ok = True
     for name, (text, published, tolerance) in rows.items():
         begun = time.perf_counter()
-        model = catalog.parse(text).fit(data, run)
+        model = registry.parse(text).fit(data, run)
         fitted = time.perf_counter()
         found, _ = model.rank(histories, 20, exclude=histories, run=run)
         ranked = time.perf_counter()

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import published
 import zhiyin as zy
-from zhiyin.models.catalog import parse
+from zhiyin.models.registry import parse
 
 FLOORS = ("transitions", "itemknn", "als")
 

@@ -107,7 +107,7 @@ def irspack_als(log: sparse.csr_matrix, threads: int, factors: int, solver: str 
 def zhiyin_fit(log: sparse.csr_matrix, threads: int, model: str) -> Work:
     """A model as on a command line. The log's matrix is made, as the peers are given one."""
     from zhiyin.core.run import Run
-    from zhiyin.models.catalog import parse
+    from zhiyin.models.registry import parse
 
     run, data = Run(threads=threads, progress=False), dataset(log)
     parse(model).fit(dataset(log[:300]), run)  # compiles
@@ -263,7 +263,7 @@ def zhiyin_top(log: sparse.csr_matrix, threads: int, factors: int, users: int, f
 def zhiyin_top_of_vectors(log: sparse.csr_matrix, threads: int, factors: int, users: int, folder: str) -> Work:
     """The same from vectors of users that are there, as `implicit` has them."""
     from zhiyin.core.run import Run
-    from zhiyin.models.search import Mask, top_k_where
+    from zhiyin.models.masked_search import Mask, top_k_where
 
     x, y = np.load(f"{folder}/top-x.npy"), np.load(f"{folder}/top-y.npy")
     run, mask = Run(threads=threads), Mask.of(np.ones(len(y), dtype=bool))

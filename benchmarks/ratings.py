@@ -25,9 +25,9 @@ import polars as pl
 
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
-from zhiyin.evaluation.pointwise import mae, rmse
-from zhiyin.models import catalog
-from zhiyin.models.ratings.base import RatingModel
+from zhiyin.evaluation.pointwise_metrics import mae, rmse
+from zhiyin.models import registry
+from zhiyin.models.ratings.rating_model import RatingModel
 
 OURS = ("biasedmf", "svdpp", "timesvdpp", "bayesianfm")
 PEERS = {"Surprise SVD": "biasedmf", "Surprise SVDpp": "svdpp"}
@@ -53,7 +53,7 @@ def read(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
 
 
 def ours(name: str, train: pl.DataFrame, test: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame) -> np.ndarray:
-    model = catalog.parse(name).fit(Dataset.build(train, users=users, items=items), Run(threads=1))
+    model = registry.parse(name).fit(Dataset.build(train, users=users, items=items), Run(threads=1))
     assert isinstance(model, RatingModel)
     return model.predict(test["user"], test["item"], times=test["time"])
 

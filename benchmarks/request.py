@@ -17,12 +17,12 @@ import numpy as np
 import polars as pl
 
 import zhiyin as zy
-from zhiyin.pipeline import learning
+from zhiyin.pipeline import pipeline_fitting
 from zhiyin.pipeline.answers import Answers
 from zhiyin.pipeline.pipeline import TREES
 from zhiyin.pipeline.request import Request
-from zhiyin.pipeline.windows import plan_windows
-from zhiyin.ranking import catalog as rankers
+from zhiyin.pipeline.selection_windows import plan_windows
+from zhiyin.ranking import registry as rankers
 
 SOURCES = "popular:half_life=7d; itemknn; transitions; als:epochs=4"
 DAY = 86_400_000_000
@@ -67,9 +67,9 @@ def main() -> None:
     begun = time.perf_counter()
     pipeline = zy.Pipeline(sources=SOURCES, candidates=100, ranker="none", windows=1).fit(data, run)
     part, window = plan_windows(data, 1, 0.02, True, run).choose[0]
-    asked = learning.ask(pipeline.sources_, part, window, 100, run)
-    pipeline.ranker_ = learning._train_ranker(rankers.parse(TREES), [asked], run)
-    pipeline.builder_ = learning.FeatureBuilder.learn(data, pipeline.sources_, run=run)
+    asked = pipeline_fitting.ask(pipeline.sources_, part, window, 100, run)
+    pipeline.ranker_ = pipeline_fitting._train_ranker(rankers.parse(TREES), [asked], run)
+    pipeline.builder_ = pipeline_fitting.FeatureBuilder.learn(data, pipeline.sources_, run=run)
     pipeline.choices_ = dict.fromkeys(pipeline.choices_, "ranker")
     print(f"fitted in {time.perf_counter() - begun:.0f} s", flush=True)
     answers = Answers(pipeline, data.items, run=one)

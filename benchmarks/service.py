@@ -53,21 +53,21 @@ def prepare(folder: Path, n_items: int) -> None:
     import request as shop
     import zhiyin as zy
     from zhiyin.data.catalogue import Catalogue
-    from zhiyin.pipeline import learning
+    from zhiyin.pipeline import pipeline_fitting
     from zhiyin.pipeline.bundles import Bundles
     from zhiyin.pipeline.pipeline import TREES
-    from zhiyin.pipeline.windows import plan_windows
-    from zhiyin.ranking import catalog as rankers
+    from zhiyin.pipeline.selection_windows import plan_windows
+    from zhiyin.ranking import registry as rankers
 
     run = zy.Run()
     if n_items > 100_000:  # all items for each of 20,000 users would take an hour: what is measured is time
-        run, learning.REQUESTS = dataclasses.replace(run, approximate=True), 2_000
+        run, pipeline_fitting.REQUESTS = dataclasses.replace(run, approximate=True), 2_000
     data = shop.shop(n_items, 100_000, 2_000_000)
     pipeline = zy.Pipeline(sources=shop.SOURCES, candidates=100, ranker="none", windows=1).fit(data, run)
     part, window = plan_windows(data, 1, 0.02, True, run).choose[0]
-    asked = learning.ask(pipeline.sources_, part, window, 100, run)
-    pipeline.ranker_ = learning._train_ranker(rankers.parse(TREES), [asked], run)
-    pipeline.builder_ = learning.FeatureBuilder.learn(data, pipeline.sources_, run=run)
+    asked = pipeline_fitting.ask(pipeline.sources_, part, window, 100, run)
+    pipeline.ranker_ = pipeline_fitting._train_ranker(rankers.parse(TREES), [asked], run)
+    pipeline.builder_ = pipeline_fitting.FeatureBuilder.learn(data, pipeline.sources_, run=run)
     pipeline.choices_ = dict.fromkeys(pipeline.choices_, "ranker")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "zhiyin.toml").write_text(SETTINGS)

@@ -17,7 +17,7 @@ import time
 
 import published
 import zhiyin as zy
-from zhiyin.models.catalog import parse
+from zhiyin.models.registry import parse
 
 # Row: model as it is written; P@20 and MRR@20 to be reached.
 ROWS = {

@@ -27,11 +27,11 @@ import numpy as np
 
 import zhiyin as zy
 from zhiyin.core.params import params_of, settings_of
-from zhiyin.core.ranking import hits_of, ndcg, recall
+from zhiyin.core.ranking_metrics import hits_of, ndcg, recall
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
-from zhiyin.models.base import Recommender
-from zhiyin.models.catalog import label
+from zhiyin.models.recommender import Recommender
+from zhiyin.models.registry import label
 from zhiyin.models.topk import top_k
 
 PUBLISHED = {"recall@10": 0.2127, "ndcg@10": 0.2068}

@@ -22,19 +22,19 @@ import polars as pl
 
 import zhiyin as zy
 from zhiyin.core.durations import UNITS
-from zhiyin.core.ranking import hits_of
+from zhiyin.core.ranking_metrics import hits_of
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.splits import folds
-from zhiyin.evaluation.judging import Window, accuracy
 from zhiyin.evaluation.significance import bootstrap_interval
-from zhiyin.models.base import Recommender
-from zhiyin.models.catalog import parse
+from zhiyin.evaluation.window_evaluation import Window, accuracy
+from zhiyin.models.recommender import Recommender
+from zhiyin.models.registry import parse
 from zhiyin.ranking.asof import AsOf
-from zhiyin.ranking.base import Ranker
-from zhiyin.ranking.build import FeatureBuilder
 from zhiyin.ranking.candidates import retrieve
-from zhiyin.ranking.catalog import parse as ranker_of
 from zhiyin.ranking.examples import Candidates, join
+from zhiyin.ranking.feature_builder import FeatureBuilder
+from zhiyin.ranking.ranker import Ranker
+from zhiyin.ranking.registry import parse as ranker_of
 
 AGES = (0, 1, 7, 30)
 SOURCES = ("popular:half_life=7d", "itemknn", "transitions")

@@ -30,9 +30,9 @@ from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.data.splits import Split, split
-from zhiyin.models.base import Recommender
-from zhiyin.models.catalog import parse, register
-from zhiyin.models.known import Known
+from zhiyin.models.recommender import Recommender
+from zhiyin.models.registry import parse, register
+from zhiyin.models.training_context import Known
 
 COLUMNS = ("title", "authors", "original_publication_year", "language_code")
 WAYS: dict[str, dict[str, Any]] = {

@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("sqlalchemy")
 
 from tests.cli.conftest import Command
-from zhiyin.models.saving import load
+from zhiyin.models.serialization import load
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.store.database import Store
 from zhiyin.store.records import Event

@@ -134,7 +134,7 @@ def test_what_is_in_use_learns_anew_where_the_new_version_may_not_replace_it(
 ) -> None:
     import dataclasses
 
-    from zhiyin.pipeline import gate as module
+    from zhiyin.pipeline import promotion_gate as module
 
     first = zhiyin("train", "--budget", "8s").output
     assert "version 1 is in use" in first  # of a small shop, and the first

@@ -11,10 +11,10 @@ import pytest
 from zhiyin.core.errors import ConfigError, DataError, NotFittedError
 from zhiyin.core.run import Run
 from zhiyin.data.histories import Histories
-from zhiyin.ranking.base import Ranker
 from zhiyin.ranking.calibration import expected_calibration_error
-from zhiyin.ranking.catalog import load, parse
 from zhiyin.ranking.examples import Examples
+from zhiyin.ranking.ranker import Ranker
+from zhiyin.ranking.registry import load, parse
 
 SIDES, ITEMS, GENRES = 30, 40, 6
 

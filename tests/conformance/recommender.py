@@ -21,9 +21,9 @@ from zhiyin.core.params import params_of, settings_of
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models import catalog
-from zhiyin.models.base import Recommender
-from zhiyin.models.saving import load
+from zhiyin.models import registry
+from zhiyin.models.recommender import Recommender
+from zhiyin.models.serialization import load
 
 DAY = 86_400_000_000
 
@@ -359,17 +359,17 @@ class RecommenderConformance:
         name, settings = type(model).__name__, settings_of(model)
         texts = {key: f"[{value}]" if "," in str(value) else value for key, value in settings.items()}
         text = ",".join(f"{key}={value}" for key, value in texts.items())
-        assert settings_of(catalog.parse(f"{name.lower()}:{text}" if text else name)) == settings
+        assert settings_of(registry.parse(f"{name.lower()}:{text}" if text else name)) == settings
         tables = {key: value for key, value in settings.items() if value is not None}  # TOML knows no null
-        assert settings_of(catalog.make(name, tables)) == settings
-        assert settings_of(catalog.make(name, json.loads(json.dumps(settings)))) == settings
+        assert settings_of(registry.make(name, tables)) == settings
+        assert settings_of(registry.make(name, json.loads(json.dumps(settings)))) == settings
 
     def test_unknown_hyperparameter_names_the_nearest(self) -> None:
         name, known = type(self.make()).__name__, list(params_of(type(self.make())))
         wrong = known[0] + "x" if known else "factors"
         for ask in (
-            lambda: catalog.parse(f"{name}:{wrong}=1"),
-            lambda: catalog.make(name, {wrong: 1}),
+            lambda: registry.parse(f"{name}:{wrong}=1"),
+            lambda: registry.make(name, {wrong: 1}),
         ):
             with pytest.raises(ConfigError, match=wrong) as raised:
                 ask()

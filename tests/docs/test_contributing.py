@@ -19,10 +19,10 @@ import pytest
 
 from tests.conformance.recommender import RecommenderConformance
 from tests.docs.markdown import Block, blocks_of
-from zhiyin.core import ranking
+from zhiyin.core import ranking_metrics
 from zhiyin.data import tables
 from zhiyin.data.reading import read
-from zhiyin.models import catalog
+from zhiyin.models import registry
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = blocks_of(ROOT / "CONTRIBUTING.md", ROOT)
@@ -56,9 +56,9 @@ def companions() -> Iterator[Any]:
     """The model of the first block, named in the catalogue as the text says."""
     name = "zhiyin.models.companions"
     made = module(name, "class Companions(Recommender)")
-    catalog._WHERE["Companions"] = "companions"
+    registry._WHERE["Companions"] = "companions"
     yield made.Companions
-    del catalog._WHERE["Companions"], sys.modules[name]
+    del registry._WHERE["Companions"], sys.modules[name]
 
 
 @pytest.mark.usefixtures("companions")
@@ -74,7 +74,7 @@ class TestCompanions(RecommenderConformance):
 
 
 def test_the_metric_passes_its_own_example() -> None:
-    names: dict[str, Any] = {"np": np, "_first": ranking._first}
+    names: dict[str, Any] = {"np": np, "_first": ranking_metrics._first}
     exec(block("def rbp").text, names)  # noqa: S102
     (example,) = [one for one in doctest.DocTestFinder().find(names["rbp"], "rbp", globs=names) if one.examples]
     assert doctest.DocTestRunner().run(example).failed == 0

@@ -11,9 +11,9 @@ from scipy import sparse
 from sklearn import metrics as sk
 
 from zhiyin.core.errors import ConfigError, DataError
-from zhiyin.core.ranking import RANKING, hits_of
+from zhiyin.core.ranking_metrics import RANKING, hits_of
 from zhiyin.core.run import Run
-from zhiyin.evaluation import beyond, pointwise
+from zhiyin.evaluation import beyond_accuracy, pointwise_metrics
 
 N_USERS, N_ITEMS, K = 40, 60, 20
 
@@ -124,25 +124,25 @@ def test_auc_and_gauc_equal_scikit_learn(decimals: int) -> None:
     rng = np.random.default_rng(decimals)
     labels, groups = rng.random(3000) < 0.2, rng.integers(0, 300, 3000)
     scores = np.round(rng.random(3000) + 0.2 * labels, decimals)
-    assert pointwise.auc(labels, scores) == pytest.approx(sk.roc_auc_score(labels, scores), abs=1e-12)
+    assert pointwise_metrics.auc(labels, scores) == pytest.approx(sk.roc_auc_score(labels, scores), abs=1e-12)
     total = weight = 0.0
     for group in np.unique(groups):
         mine = groups == group
         if 0 < labels[mine].sum() < mine.sum():
             total += mine.sum() * sk.roc_auc_score(labels[mine], scores[mine])
             weight += mine.sum()
-    assert pointwise.gauc(labels, scores, groups) == pytest.approx(total / weight, abs=1e-12)
+    assert pointwise_metrics.gauc(labels, scores, groups) == pytest.approx(total / weight, abs=1e-12)
 
 
 def test_auc_that_cannot_be_told() -> None:
-    assert np.isnan(pointwise.auc(np.ones(3), np.arange(3)))
-    assert np.isnan(pointwise.auc(np.zeros(0), np.zeros(0)))
-    assert np.isnan(pointwise.gauc(np.array([1, 0]), np.array([0.5, 0.1]), np.array(["a", "b"])))
-    assert pointwise.auc(np.array([0, 1]), np.array([0.5, 0.5])) == 0.5
+    assert np.isnan(pointwise_metrics.auc(np.ones(3), np.arange(3)))
+    assert np.isnan(pointwise_metrics.auc(np.zeros(0), np.zeros(0)))
+    assert np.isnan(pointwise_metrics.gauc(np.array([1, 0]), np.array([0.5, 0.1]), np.array(["a", "b"])))
+    assert pointwise_metrics.auc(np.array([0, 1]), np.array([0.5, 0.5])) == 0.5
     with pytest.raises(DataError, match="not a number"):
-        pointwise.auc(np.array([0, 1]), np.array([0.5, np.nan]))
+        pointwise_metrics.auc(np.array([0, 1]), np.array([0.5, np.nan]))
     with pytest.raises(DataError, match="do not pair up"):
-        pointwise.auc(np.array([0, 1]), np.array([0.5]))
+        pointwise_metrics.auc(np.array([0, 1]), np.array([0.5]))
 
 
 def test_losses_equal_scikit_learn() -> None:
@@ -150,10 +150,10 @@ def test_losses_equal_scikit_learn() -> None:
     labels = rng.random(500) < 0.3
     p = rng.random(500)
     p[:4] = [0, 1, 0, 1]  # clipped, whether right or wrong
-    assert pointwise.log_loss(labels, p) == pytest.approx(sk.log_loss(labels, p), rel=1e-9)
+    assert pointwise_metrics.log_loss(labels, p) == pytest.approx(sk.log_loss(labels, p), rel=1e-9)
     values, predictions = rng.integers(1, 6, 500), rng.random(500) * 5
-    assert pointwise.rmse(values, predictions) == pytest.approx(sk.root_mean_squared_error(values, predictions))
-    assert pointwise.mae(values, predictions) == pytest.approx(sk.mean_absolute_error(values, predictions))
+    assert pointwise_metrics.rmse(values, predictions) == pytest.approx(sk.root_mean_squared_error(values, predictions))
+    assert pointwise_metrics.mae(values, predictions) == pytest.approx(sk.mean_absolute_error(values, predictions))
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -171,7 +171,7 @@ def test_user_auc_equals_scikit_learn_per_user(tied: bool) -> None:
         labels = np.isin(np.arange(N_ITEMS), truth[u])[judged]
         if labels.any():
             expected[u] = sk.roc_auc_score(labels, scores[u][judged])
-    got = pointwise.user_auc(scores, *ragged(seen), *ragged(truth), candidates, run=Run(threads=2))
+    got = pointwise_metrics.user_auc(scores, *ragged(seen), *ragged(truth), candidates, run=Run(threads=2))
     np.testing.assert_allclose(got, expected, atol=1e-12)
     assert np.isnan(got[0])
 
@@ -184,23 +184,23 @@ def test_coverage_and_gini_equal_naive_references() -> None:
     candidates = np.ones(N_ITEMS + 10, bool)  # ten items nobody was shown
     candidates[3] = False
     shown = [item for row in lists for item in row if item >= 0]
-    assert beyond.catalogue_coverage(lists, 70) == len(set(shown)) / 70
+    assert beyond_accuracy.catalogue_coverage(lists, 70) == len(set(shown)) / 70
     counts = [shown.count(item) for item in range(70) if candidates[item]]
     m = len(counts)
     pairs = sum(abs(a - b) for a in counts for b in counts)  # mean absolute difference, the definition of Gini
-    assert beyond.gini(lists, candidates) == pytest.approx(pairs / (2 * m * sum(counts)) * m / (m - 1))
+    assert beyond_accuracy.gini(lists, candidates) == pytest.approx(pairs / (2 * m * sum(counts)) * m / (m - 1))
 
 
 def test_gini_of_extremes() -> None:
-    assert beyond.gini(np.array([[0, 1], [2, 3]]), np.ones(4, bool)) == pytest.approx(0)
-    assert beyond.gini(np.array([[2], [2]]), np.ones(4, bool)) == pytest.approx(1)
-    assert np.isnan(beyond.gini(np.array([[-1]]), np.ones(4, bool)))
+    assert beyond_accuracy.gini(np.array([[0, 1], [2, 3]]), np.ones(4, bool)) == pytest.approx(0)
+    assert beyond_accuracy.gini(np.array([[2], [2]]), np.ones(4, bool)) == pytest.approx(1)
+    assert np.isnan(beyond_accuracy.gini(np.array([[-1]]), np.ones(4, bool)))
 
 
 def test_novelty_equals_a_naive_reference() -> None:
     rng = np.random.default_rng(13)
     lists, counts = random_lists(rng), rng.integers(0, 50, N_ITEMS)
-    got = beyond.novelty(lists, counts, 100)
+    got = beyond_accuracy.novelty(lists, counts, 100)
     for u, row in enumerate(lists):
         bits = [-np.log2(max(counts[i], 1) / 100) for i in row if i >= 0]
         assert got[u] == pytest.approx(np.mean(bits)) if bits else np.isnan(got[u])
@@ -214,7 +214,7 @@ def test_diversity_equals_mean_pairwise_cosine(binary: bool) -> None:
         dense = (dense > 0).astype(float)
     dense[:5] = 0
     lists = random_lists(rng)
-    got = beyond.intra_list_diversity(lists, sparse.csr_matrix(dense), run=Run(threads=2))
+    got = beyond_accuracy.intra_list_diversity(lists, sparse.csr_matrix(dense), run=Run(threads=2))
     for u, row in enumerate(lists):
         known = [dense[i] for i in row if i >= 0 and dense[i].any()]
         pairs = [1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b) for x, a in enumerate(known) for b in known[x + 1 :]]
@@ -224,10 +224,10 @@ def test_diversity_equals_mean_pairwise_cosine(binary: bool) -> None:
 def test_serendipity_counts_the_relevant_that_popularity_would_miss() -> None:
     rng = np.random.default_rng(19)
     lists, expected, truth = random_lists(rng), random_lists(rng), random_rows(rng, 1, 40)
-    got = beyond.serendipity(lists, hits_of(lists, *ragged(truth)), expected)
+    got = beyond_accuracy.serendipity(lists, hits_of(lists, *ragged(truth)), expected)
     naive = [len(set(row) & set(known) - set(pop)) / K for row, known, pop in zip(lists, truth, expected)]
     np.testing.assert_allclose(got, naive)
-    assert not beyond.serendipity(lists, hits_of(lists, *ragged(truth)), lists).any()
+    assert not beyond_accuracy.serendipity(lists, hits_of(lists, *ragged(truth)), lists).any()
 
 
 def test_popularity_lift_equals_a_naive_reference() -> None:
@@ -237,8 +237,8 @@ def test_popularity_lift_equals_a_naive_reference() -> None:
     pairs = [(row, seen) for row, seen in pairs if len(row) and len(seen)]
     shown = np.mean([popularity[row].mean() for row, _ in pairs])
     chosen = np.mean([popularity[seen].mean() for _, seen in pairs])
-    assert beyond.popularity_lift(lists, *ragged(history), popularity) == pytest.approx(shown / chosen - 1)
-    assert np.isnan(beyond.popularity_lift(lists[:1], np.array([0, 0]), np.zeros(0, np.int32), popularity))
+    assert beyond_accuracy.popularity_lift(lists, *ragged(history), popularity) == pytest.approx(shown / chosen - 1)
+    assert np.isnan(beyond_accuracy.popularity_lift(lists[:1], np.array([0, 0]), np.zeros(0, np.int32), popularity))
 
 
 def test_calibration_equals_a_naive_reference() -> None:
@@ -246,7 +246,7 @@ def test_calibration_equals_a_naive_reference() -> None:
     dense = (rng.random((N_ITEMS, 6)) < 0.3).astype(float)
     dense[:4] = 0
     lists, history = random_lists(rng), random_rows(rng, 0, 12)
-    got = beyond.calibration(lists, *ragged(history), sparse.csr_matrix(dense), run=Run(threads=2))
+    got = beyond_accuracy.calibration(lists, *ragged(history), sparse.csr_matrix(dense), run=Run(threads=2))
 
     def shares(items: np.ndarray) -> np.ndarray:
         rows = [dense[i] / dense[i].sum() for i in items if i >= 0 and dense[i].any()]
@@ -265,14 +265,14 @@ def test_a_list_like_the_history_is_calibrated() -> None:
     lists = np.array([[0, 1, 2, 3], [0, 1, -1, -1]], dtype=np.int32)
     groups = sparse.csr_matrix(np.array([[1, 0], [1, 1], [0, 1], [1, 0]]))
     offsets, items = ragged([np.array([3, 2, 1, 0]), np.array([2])])
-    got = beyond.calibration(lists, offsets, items, groups)
+    got = beyond_accuracy.calibration(lists, offsets, items, groups)
     assert got[0] == pytest.approx(0)
     assert got[1] > 0
 
 
 def test_popularity_groups_cut_at_the_first_and_last_fifth_of_events() -> None:
     counts = np.array([1, 30, 0, 20, 10, 10, 10, 10, 9])  # 100 events; 30 | 20 10 10 10 | 10 9 1 0
-    groups = beyond.popularity_groups(counts).toarray()
+    groups = beyond_accuracy.popularity_groups(counts).toarray()
     assert groups.sum(axis=1).tolist() == [1] * 9
     assert np.flatnonzero(groups[:, 0]).tolist() == [1]
     assert np.flatnonzero(groups[:, 2]).tolist() == [0, 2, 7, 8]
@@ -287,11 +287,11 @@ def test_beyond_accuracy_stays_in_range(data: st.DataObject) -> None:
     dense = (rng.random((n_items, 4)) < 0.5).astype(float)
     vectors = sparse.csr_matrix(dense)
     offsets, items = ragged([rng.permutation(n_items)[:3] for _ in range(n)])
-    assert 0 < beyond.catalogue_coverage(lists, n_items) <= 1
-    assert -1e-12 <= beyond.gini(lists, np.ones(n_items, bool)) <= 1 + 1e-12
-    diversity = beyond.intra_list_diversity(lists, vectors)
+    assert 0 < beyond_accuracy.catalogue_coverage(lists, n_items) <= 1
+    assert -1e-12 <= beyond_accuracy.gini(lists, np.ones(n_items, bool)) <= 1 + 1e-12
+    diversity = beyond_accuracy.intra_list_diversity(lists, vectors)
     assert (np.isnan(diversity) | ((diversity > -1e-6) & (diversity < 1 + 1e-6))).all()
-    divergence = beyond.calibration(lists, offsets, items, vectors)
+    divergence = beyond_accuracy.calibration(lists, offsets, items, vectors)
     assert (np.isnan(divergence) | ((divergence > -1e-9) & (divergence <= np.log(100) + 1e-9))).all()
-    assert (beyond.novelty(lists, rng.integers(0, 9, n_items), 9) >= 0).all()
-    assert beyond.popularity_lift(lists, offsets, items, rng.integers(1, 9, n_items)) > -1
+    assert (beyond_accuracy.novelty(lists, rng.integers(0, 9, n_items), 9) >= 0).all()
+    assert beyond_accuracy.popularity_lift(lists, offsets, items, rng.integers(1, 9, n_items)) > -1

@@ -17,13 +17,13 @@ from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.data.splits import folds, split
-from zhiyin.evaluation.judging import Window
 from zhiyin.evaluation.protocol import evaluate
 from zhiyin.evaluation.significance import bootstrap_interval, paired_tests
-from zhiyin.models.base import Recommender
+from zhiyin.evaluation.window_evaluation import Window
 from zhiyin.models.linear import EASE
 from zhiyin.models.popularity import Popular
 from zhiyin.models.random import Random
+from zhiyin.models.recommender import Recommender
 
 DAY = 86_400_000_000
 RUN = Run(seed=3, threads=2)

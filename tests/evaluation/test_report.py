@@ -16,9 +16,9 @@ import pytest
 from rich.console import Console
 
 from zhiyin.core.errors import MissingExtraError
-from zhiyin.evaluation.figures import _label_places
+from zhiyin.evaluation.comparison_table import label, number, p_value, ranked, rich_table, seconds
 from zhiyin.evaluation.report import write_report
-from zhiyin.evaluation.table import label, number, p_value, ranked, rich_table, seconds
+from zhiyin.evaluation.report_figures import _label_places
 
 
 @dataclasses.dataclass

@@ -17,12 +17,12 @@ from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.data.splits import split
-from zhiyin.evaluation.judging import Window, judge
 from zhiyin.evaluation.tuning import tune
-from zhiyin.models.base import Recommender
+from zhiyin.evaluation.window_evaluation import Window, judge
 from zhiyin.models.linear import EASE
 from zhiyin.models.popularity import Popular
 from zhiyin.models.random import Random
+from zhiyin.models.recommender import Recommender
 
 RUN = Run(seed=1, threads=2)
 DAY = 86_400_000_000

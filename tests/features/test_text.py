@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zhiyin.features.columns import Column
+from zhiyin.features.column_encoders import Column
 from zhiyin.features.text import Text, tokens
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from zhiyin.data.dataset import Dataset
-from zhiyin.models.base import Recommender
+from zhiyin.models.recommender import Recommender
 
 USERS, ITEMS = 40, 20
 

@@ -12,10 +12,10 @@ from tests.conformance.recommender import RecommenderConformance
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
-from zhiyin.models.base import Recommender
 from zhiyin.models.content import Content, PopularInCategory
 from zhiyin.models.hybrid import Hybrid
-from zhiyin.models.saving import load
+from zhiyin.models.recommender import Recommender
+from zhiyin.models.serialization import load
 
 GENRES = ("crime", "love", "war")
 WORDS = (("detective", "murder", "clue"), ("heart", "summer", "kiss"), ("tank", "battle", "general"))

@@ -11,7 +11,7 @@ import pytest
 
 import zhiyin as zy
 from zhiyin.data.histories import Histories
-from zhiyin.models.base import check_finite
+from zhiyin.models.recommender import check_finite
 
 RATING_MODELS = ("BiasedMF", "SVDpp", "TimeSVDpp", "BayesianFM")
 

@@ -14,12 +14,12 @@ import zhiyin as zy
 from tests.conformance.recommender import shop
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.params import Param
-from zhiyin.core.ranking import RANKING
+from zhiyin.core.ranking_metrics import RANKING
 from zhiyin.core.run import Run
 from zhiyin.data.config import load_config
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models.catalog import hyperparameters, make, model_class, parse
+from zhiyin.models.registry import hyperparameters, make, model_class, parse
 from zhiyin.pipeline import diversity
 from zhiyin.pipeline.slate import Slates
 from zhiyin.ranking.candidates import retrieve
@@ -202,7 +202,7 @@ def test_similarity_does_not_depend_on_how_a_sparse_table_is_written() -> None:
     """Entries of one cell that stand twice count as their sum."""
     from scipy import sparse
 
-    from zhiyin.evaluation.beyond import calibration, intra_list_diversity
+    from zhiyin.evaluation.beyond_accuracy import calibration, intra_list_diversity
 
     rng = np.random.default_rng(4)
     rows, columns = rng.integers(0, 6, 40), rng.integers(0, 4, 40)

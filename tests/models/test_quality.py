@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 import zhiyin as zy
-from zhiyin.models.catalog import parse
+from zhiyin.models.registry import parse
 
 BANDS = {
     "random": (0.0148, 0.0005),

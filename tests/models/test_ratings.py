@@ -14,11 +14,11 @@ from zhiyin.core.errors import DataError
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.evaluation.pointwise import rmse
-from zhiyin.models.ratings.base import RatingModel, fold
-from zhiyin.models.ratings.bayesian import BayesianFM
-from zhiyin.models.ratings.biased import BiasedMF
+from zhiyin.evaluation.pointwise_metrics import rmse
+from zhiyin.models.ratings.bayesian_fm import BayesianFM
+from zhiyin.models.ratings.biased_mf import BiasedMF
 from zhiyin.models.ratings.one_hot import OneHot
+from zhiyin.models.ratings.rating_model import RatingModel, fold
 from zhiyin.models.ratings.svdpp import SVDpp, implicit_sums, sweep
 from zhiyin.models.ratings.timesvdpp import TimeSVDpp
 

@@ -17,12 +17,12 @@ from tests.models.planted import checkerboard
 from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
-from zhiyin.models.base import Recommender
-from zhiyin.models.catalog import parse
 from zhiyin.models.factorization import ALS
 from zhiyin.models.neighbors import ItemKNN
 from zhiyin.models.popularity import Popular
-from zhiyin.models.saving import load
+from zhiyin.models.recommender import Recommender
+from zhiyin.models.registry import parse
+from zhiyin.models.serialization import load
 from zhiyin.models.social import Friends, _overlap, _reach, _ties
 
 ONE = Run(threads=1)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.core.run import Run
-from zhiyin.models.search import Compact, Mask, top_k_where
+from zhiyin.models.masked_search import Compact, Mask, top_k_where
 from zhiyin.pipeline.expressions import Columns, Expression
 from zhiyin.pipeline.filters import Filters, Moment
 

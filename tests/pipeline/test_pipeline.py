@@ -9,17 +9,17 @@ import polars as pl
 import pytest
 
 from tests.conformance.recommender import DAY, RecommenderConformance, assert_same_state
-from tests.pipeline.test_gate import walks
+from tests.pipeline.test_promotion_gate import walks
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.splits import split
-from zhiyin.evaluation.judging import Window, judge
-from zhiyin.models.saving import load
-from zhiyin.pipeline.explain import reasons
-from zhiyin.pipeline.learning import hits
+from zhiyin.evaluation.window_evaluation import Window, judge
+from zhiyin.models.serialization import load
+from zhiyin.pipeline.explanations import reasons
 from zhiyin.pipeline.pipeline import Pipeline
-from zhiyin.pipeline.windows import plan_windows
+from zhiyin.pipeline.pipeline_fitting import hits
+from zhiyin.pipeline.selection_windows import plan_windows
 from zhiyin.ranking.examples import Candidates
 
 

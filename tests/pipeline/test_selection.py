@@ -20,8 +20,8 @@ from tests.conformance.recommender import DAY
 from zhiyin.cli.main import app
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
-from zhiyin.models.base import Recommender
-from zhiyin.pipeline import automl, blend, gate, windows
+from zhiyin.models.recommender import Recommender
+from zhiyin.pipeline import automl, blending, promotion_gate, selection_windows
 from zhiyin.pipeline.automl import Source, auto
 from zhiyin.pipeline.pipeline import Pipeline
 from zhiyin.ranking.trees import Trees
@@ -103,10 +103,10 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
 
     spy(Recommender, "fit", "fit", lambda _, data, *rest, **named: events(data))
     spy(automl, "tune", "tune", lambda _, data, **named: events(data))
-    spy(blend, "learn_weights", "weights", blended)
+    spy(blending, "learn_weights", "weights", blended)
     spy(Trees, "fit", "ranker", examples)
-    spy(blend, "choose", "choose", lambda segment, values, *rest: [np.zeros(0, int), *values.values()])
-    spy(gate, "judge", "gate", lambda model, window, *rest: [window.items])
+    spy(blending, "choose", "choose", lambda segment, values, *rest: [np.zeros(0, int), *values.values()])
+    spy(promotion_gate, "judge", "gate", lambda model, window, *rest: [window.items])
     monkeypatch.setattr(
         automl,
         "fitting",
@@ -133,7 +133,7 @@ def trained(seen: Seen, data: Dataset) -> tuple[Seen, Pipeline]:
     return Seen(list(seen.rows)), pipeline
 
 
-def positions(data: Dataset, held: windows.WindowPlan, which: str) -> tuple[int, int]:
+def positions(data: Dataset, held: selection_windows.WindowPlan, which: str) -> tuple[int, int]:
     """From which event to which the first of the windows to learn from, or to choose by, lies, in the order of time."""
     first = getattr(held, which)[0][0]
     times = np.sort(data.events["time"].to_numpy())

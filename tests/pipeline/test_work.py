@@ -10,9 +10,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from zhiyin.core.work import Meter, StoppedError, WorkError, check, metered, spend
+from zhiyin.core.metering import Meter, StoppedError, WorkError, check, metered, spend
+from zhiyin.pipeline.expression_values import Value, evaluate
 from zhiyin.pipeline.filters import Filters, Moment
-from zhiyin.pipeline.values import Value, evaluate
 
 N = 5_000
 ITEMS = pl.DataFrame({

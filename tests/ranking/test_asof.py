@@ -12,8 +12,8 @@ from zhiyin.core.errors import DataError
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.ranking.asof import AsOf
-from zhiyin.ranking.build import FeatureBuilder, labels, training_requests
 from zhiyin.ranking.examples import Candidates
+from zhiyin.ranking.feature_builder import FeatureBuilder, labels, training_requests
 
 HOUR, DAY = 3_600_000_000, 86_400_000_000
 BEGIN = 19_000 * DAY

@@ -12,9 +12,9 @@ import pytest
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
-from zhiyin.models.base import Recommender
 from zhiyin.models.neighbors import ItemKNN
 from zhiyin.models.popularity import Popular
+from zhiyin.models.recommender import Recommender
 from zhiyin.models.transitions import Transitions
 from zhiyin.ranking.candidates import RRF, Budget, retrieve
 

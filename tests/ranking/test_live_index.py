@@ -16,7 +16,7 @@ from tests.ranking.test_asof import BEGIN, DAY, HOUR, ITEMS, every_item, log
 from zhiyin.data.dataset import Dataset, _count_sort, _is_sorted, _sort_segments
 from zhiyin.data.histories import Histories
 from zhiyin.ranking.asof import AsOf
-from zhiyin.ranking.item_log import ItemLog, _merge, _move
+from zhiyin.ranking.item_event_log import ItemLog, _merge, _move
 from zhiyin.ranking.live_index import LiveIndex
 
 

@@ -8,10 +8,10 @@ import pytest
 from tests.conformance.ranker import RankerConformance, planted
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import Run
-from zhiyin.ranking.base import Ranker
-from zhiyin.ranking.catalog import parse
 from zhiyin.ranking.examples import Examples
 from zhiyin.ranking.multitask import MultiTask
+from zhiyin.ranking.ranker import Ranker
+from zhiyin.ranking.registry import parse
 
 
 class TestBinaryTrees(RankerConformance):

@@ -19,8 +19,8 @@ from zhiyin.models.popularity import Popular
 from zhiyin.models.transitions import Transitions
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.pipeline.pipeline import Pipeline
-from zhiyin.ranking.build import FeatureBuilder, labels, training_requests
 from zhiyin.ranking.candidates import retrieve
+from zhiyin.ranking.feature_builder import FeatureBuilder, labels, training_requests
 from zhiyin.ranking.trees import Trees
 
 DAY = 86_400_000_000

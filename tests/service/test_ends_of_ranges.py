@@ -34,8 +34,8 @@ from zhiyin.models.factorization import ALS
 from zhiyin.models.popularity import Popular
 from zhiyin.pipeline import rules
 from zhiyin.pipeline.answers import Answers
-from zhiyin.pipeline.gate import gate
 from zhiyin.pipeline.pipeline import Pipeline
+from zhiyin.pipeline.promotion_gate import gate
 from zhiyin.pipeline.request import Request
 from zhiyin.pipeline.rules import Rules
 from zhiyin.service.bodies import Setting

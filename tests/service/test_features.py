@@ -21,7 +21,7 @@ from zhiyin.pipeline.answers import Answers
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.pipeline.request import Request
 from zhiyin.pipeline.rules import Rules
-from zhiyin.ranking.build import FeatureBuilder
+from zhiyin.ranking.feature_builder import FeatureBuilder
 from zhiyin.service.keys import Keys
 from zhiyin.service.live import Live
 from zhiyin.service.skew import TOLERANCE, compare
@@ -351,7 +351,7 @@ def test_the_command_compares_what_the_service_kept(tmp_path: Path) -> None:
 
 
 def test_a_share_of_the_lists_is_kept_and_no_more_a_second() -> None:
-    from zhiyin.core.fresh import fresh_id
+    from zhiyin.core.uid import fresh_id
     from zhiyin.service.feature_log import FeatureLog
 
     second = [0.0]

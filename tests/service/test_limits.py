@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("fastapi")
 
 from zhiyin.core.errors import ConfigError
-from zhiyin.core.work import check
+from zhiyin.core.metering import check
 from zhiyin.service.app import create_app
 from zhiyin.service.around import Around
 from zhiyin.service.errors import RefusedError

@@ -12,10 +12,10 @@ import pytest
 pytest.importorskip("fastapi")
 
 import zhiyin as zy
-from zhiyin.core.ranking import hits_of
+from zhiyin.core.ranking_metrics import hits_of
 from zhiyin.data.catalogue import Catalogue
 from zhiyin.data.config import ServiceSection
-from zhiyin.evaluation.judging import Window, accuracy
+from zhiyin.evaluation.window_evaluation import Window, accuracy
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.pipeline.pipeline import Pipeline
 from zhiyin.service.keys import Keys

@@ -16,18 +16,18 @@ import numpy as np
 import polars as pl
 import pytest
 from tests.conformance.recommender import shop
-from tests.core.test_files import survives
+from tests.core.test_atomic_files import survives
 
 import zhiyin as zy
+from zhiyin.core.atomic_files import write_json
 from zhiyin.core.errors import DataError, ZhiyinError
-from zhiyin.core.files import write_json
 from zhiyin.core.run import Run
 from zhiyin.data.catalogue import Catalogue
 from zhiyin.data.dataset import Dataset
 from zhiyin.evaluation.tuning import tune
-from zhiyin.models.base import Recommender
 from zhiyin.models.popularity import Popular
-from zhiyin.models.saving import load
+from zhiyin.models.recommender import Recommender
+from zhiyin.models.serialization import load
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.pipeline.pipeline import Pipeline
 
@@ -176,7 +176,7 @@ def test_a_catalogue_that_is_replaced_is_never_half_of_each(tmp_path: Path, monk
                 raise OSError(28, "No space left on device")
 
             patch.setattr(os, name, fail)
-            patch.setattr("zhiyin.core.folders._renameat2", lambda: None)
+            patch.setattr("zhiyin.core.atomic_folders._renameat2", lambda: None)
             try:
                 new.save(tmp_path)
             except OSError:

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from zhiyin.data.catalogue import Catalogue
     from zhiyin.data.dataset import Dataset
     from zhiyin.data.splits import Split
-    from zhiyin.models.base import Recommender
+    from zhiyin.models.recommender import Recommender
     from zhiyin.pipeline.bundles import Bundle, Bundles
-    from zhiyin.pipeline.gate import Verdict
     from zhiyin.pipeline.pipeline import Pipeline
+    from zhiyin.pipeline.promotion_gate import Verdict
 
 # Share of the budget that goes into the pipeline judged by the gate; the rest fits its sources on all of the log.
 GATE = 0.85
@@ -49,9 +49,9 @@ def _train(project: Project, bundles: Bundles, budget: str, force: bool, json: b
     from zhiyin.data.catalogue import Catalogue
     from zhiyin.data.doctor import examine
     from zhiyin.pipeline.automl import auto
-    from zhiyin.pipeline.gate import gate
     from zhiyin.pipeline.pipeline import Pipeline
-    from zhiyin.pipeline.windows import gate_split
+    from zhiyin.pipeline.promotion_gate import gate
+    from zhiyin.pipeline.selection_windows import gate_split
 
     begun, made = time.monotonic(), datetime.now(UTC)
     seconds = microseconds(budget) / 1e6

@@ -42,7 +42,7 @@ def check(
         return
     from zhiyin.cli.project import assume_in, open_project, project_of, settle
     from zhiyin.cli.show import print_json, say, table
-    from zhiyin.core.files import whole_file
+    from zhiyin.core.atomic_files import whole_file
     from zhiyin.data.doctor import examine
 
     project = project_of(settle(source, None, None), config.parent) if source else open_project(config)

@@ -159,7 +159,7 @@ def _settings(project: Project, output: Path) -> None:
     """A settings file, so that every other command works in the demo's folder."""
     from zhiyin.cli.project import make_relative
     from zhiyin.data.config import write_config
-    from zhiyin.models.catalog import hyperparameters
+    from zhiyin.models.registry import hyperparameters
 
     make_relative(project.config, output)
     write_config(output / "zhiyin.toml", project.config, hyperparameters())

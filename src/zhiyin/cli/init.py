@@ -40,7 +40,7 @@ def init(
     from zhiyin.cli.project import assume_in, make_relative, project_of, settle
     from zhiyin.cli.show import say
     from zhiyin.data.config import write_config
-    from zhiyin.models.catalog import hyperparameters
+    from zhiyin.models.registry import hyperparameters
 
     if config.exists() and not force:
         raise ConfigError("there are settings already", file=config, remedy="look at them, or overwrite: --force")

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from zhiyin.cli.project import Project
 from zhiyin.cli.show import say
+from zhiyin.core.atomic_files import write_whole
 from zhiyin.core.errors import MissingExtraError
-from zhiyin.core.files import write_whole
 
 if TYPE_CHECKING:
     from zhiyin.data.dataset import Dataset
-    from zhiyin.models.base import Recommender
+    from zhiyin.models.recommender import Recommender
 
 
 def judge(project: Project, models: Sequence[Recommender], data: Dataset) -> Any:
     """Evaluation of the models, each fitted afresh on the train part: a saved model has seen the test part."""
     from zhiyin.data.doctor import examine
     from zhiyin.evaluation.protocol import evaluate
-    from zhiyin.models.catalog import label
+    from zhiyin.models.registry import label
 
     say(repr(data))
     for found in examine(data, project.config.split.test):
@@ -51,7 +51,7 @@ def publish(evaluation: Any, folder: Path, json: bool = False) -> None:
     import json as notation
 
     from zhiyin.cli.show import clean, print_json, rich
-    from zhiyin.evaluation.table import rich_table
+    from zhiyin.evaluation.comparison_table import rich_table
 
     figures = evaluation.to_json()
     figures = clean(notation.loads(figures) if isinstance(figures, str) else figures)

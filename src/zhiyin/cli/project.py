@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from zhiyin.data.doctor import Finding
     from zhiyin.data.heard import Heard
     from zhiyin.data.splits import Split
-    from zhiyin.models.base import Recommender
+    from zhiyin.models.recommender import Recommender
     from zhiyin.store.database import Store
 
 # Names the store of a training that the service starts: an address may hold a password, which arguments would show.
@@ -83,7 +83,7 @@ class Project:
 
     def models(self, texts: Sequence[str] | None, params: Sequence[str] | None = None) -> list[Recommender]:
         """Models as written on the command line (else as in the settings), with their settings checked."""
-        from zhiyin.models.catalog import model_class, parse
+        from zhiyin.models.registry import model_class, parse
 
         tables: dict[str, dict[str, Any]] = {}
         for name, settings in self.config.models.items():

@@ -52,10 +52,10 @@ def recommend(
     from zhiyin.cli.show import print_json, say
     from zhiyin.core.run import Run
     from zhiyin.data.catalogue import Catalogue
-    from zhiyin.models.saving import load
+    from zhiyin.models.serialization import load
     from zhiyin.pipeline.answers import Answers
-    from zhiyin.pipeline.house import house
     from zhiyin.pipeline.request import Request
+    from zhiyin.pipeline.rules_config import house
 
     if (bool(users) + (history is not None) + everyone) != 1:
         raise ConfigError("for whom?", remedy="name users, or --history a,b,c, or --all")

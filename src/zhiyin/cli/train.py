@@ -51,7 +51,7 @@ def train(
     from zhiyin.core.params import settings_of
     from zhiyin.data.catalogue import Catalogue
     from zhiyin.data.doctor import examine
-    from zhiyin.models.catalog import label
+    from zhiyin.models.registry import label
 
     project = open_project(config, seed, threads)
     if budget is not None:

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from zhiyin.cli.options import CONFIG, ConfigFile, Json, NoStore, Seed, Threads
+from zhiyin.core.atomic_files import whole_file
 from zhiyin.core.durations import microseconds
-from zhiyin.core.files import whole_file
 
 
 def tune(

@@ -17,7 +17,7 @@ from zhiyin.client.clients import Client
 from zhiyin.client.errors import ApiError
 from zhiyin.client.values import Event, Moment
 from zhiyin.core.errors import ConfigError, ZhiyinError
-from zhiyin.core.fresh import fresh_id
+from zhiyin.core.uid import fresh_id
 
 log = logging.getLogger("zhiyin")
 # Seconds between two tries at most: by itself, and where the service asks for it.

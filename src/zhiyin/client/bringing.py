@@ -12,7 +12,7 @@ from zhiyin.client.call import Call, Calls, as_json, said_of
 from zhiyin.client.errors import ApiError
 from zhiyin.client.values import Columns, Event, Fate, Kept, Moment
 from zhiyin.core.errors import ConfigError
-from zhiyin.core.fresh import fresh_id
+from zhiyin.core.uid import fresh_id
 
 BATCH = 1_000  # events in a request
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from zhiyin.core.fresh import fresh_id
+from zhiyin.core.uid import fresh_id
 
 Columns = Mapping[str, Any]
 Moment = int | datetime

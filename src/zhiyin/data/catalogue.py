@@ -10,8 +10,8 @@ from pathlib import Path
 
 import polars as pl
 
+from zhiyin.core.atomic_folders import whole_folder
 from zhiyin.core.errors import ConfigError, DataError
-from zhiyin.core.folders import whole_folder
 from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.data.dataset import Dataset
 

@@ -19,9 +19,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
+from zhiyin.core.atomic_files import write_whole
 from zhiyin.core.durations import is_duration
 from zhiyin.core.errors import ConfigError, nearest
-from zhiyin.core.files import write_whole
 from zhiyin.core.params import Param
 from zhiyin.data.catalogue_schema import CatalogueSchema, parse_type
 from zhiyin.data.dataset import Dataset

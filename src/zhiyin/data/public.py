@@ -25,9 +25,9 @@ from urllib.parse import unquote, urlsplit
 
 import polars as pl
 
+from zhiyin.core.atomic_files import read_json, replace_durably, write_json
+from zhiyin.core.atomic_folders import put_in_place
 from zhiyin.core.errors import DataError, nearest
-from zhiyin.core.files import read_json, replace_durably, write_json
-from zhiyin.core.folders import put_in_place
 from zhiyin.core.run import Run, log
 
 _BLOCK = 1 << 20

@@ -26,19 +26,19 @@ import zhiyin
 from zhiyin.core.durations import UNITS
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.params import list_length, settings_of
-from zhiyin.core.ranking import RANKING
+from zhiyin.core.ranking_metrics import RANKING
 from zhiyin.core.run import Run
 from zhiyin.data.catalogue import category_columns
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.splits import Split
-from zhiyin.evaluation import beyond
-from zhiyin.evaluation.judging import Judged, PeakMemory, Window, accuracy, judge, metric_k
+from zhiyin.evaluation import beyond_accuracy
+from zhiyin.evaluation.comparison_table import direction, rich_table
 from zhiyin.evaluation.significance import bootstrap_interval, paired_tests
-from zhiyin.evaluation.table import direction, rich_table
-from zhiyin.models import catalog
-from zhiyin.models.base import CHUNK_BYTES, Recommender
+from zhiyin.evaluation.window_evaluation import Judged, PeakMemory, Window, accuracy, judge, metric_k
+from zhiyin.models import registry
 from zhiyin.models.popularity import Popular
 from zhiyin.models.random import Random
+from zhiyin.models.recommender import CHUNK_BYTES, Recommender
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -257,7 +257,7 @@ class _Fold:
         self.past = (chosen.indptr.astype(np.int64), chosen.indices)
         groups = _categories(train)
         self.by_category = groups is not None
-        self.groups = beyond.popularity_groups(self.counts) if groups is None else groups
+        self.groups = beyond_accuracy.popularity_groups(self.counts) if groups is None else groups
         self.vectors = incidence.T.tocsr() if groups is None else groups
         self.diversity_rows = self._diversity_rows()
         positive = train.events["weight"].to_numpy() > 0
@@ -303,18 +303,18 @@ class _Fold:
         whole: dict[str, float] = {}
         for k in self.ks:
             lists, hits = judged.lists[:, :k], judged.hits[:, :k]
-            whole[f"coverage@{k}"] = beyond.catalogue_coverage(lists, int(train.candidates.sum()))
-            whole[f"gini@{k}"] = beyond.gini(lists, train.candidates)
-            whole[f"popularity_lift@{k}"] = beyond.popularity_lift(lists, *self.past, self.counts, run)
-            users[f"novelty@{k}"] = beyond.novelty(lists, self.counts, self.n_users, run)
+            whole[f"coverage@{k}"] = beyond_accuracy.catalogue_coverage(lists, int(train.candidates.sum()))
+            whole[f"gini@{k}"] = beyond_accuracy.gini(lists, train.candidates)
+            whole[f"popularity_lift@{k}"] = beyond_accuracy.popularity_lift(lists, *self.past, self.counts, run)
+            users[f"novelty@{k}"] = beyond_accuracy.novelty(lists, self.counts, self.n_users, run)
             diversity = np.full(len(lists), np.nan)
             some = self.diversity_rows
-            diversity[some] = beyond.intra_list_diversity(lists[some], self.vectors, run)
+            diversity[some] = beyond_accuracy.intra_list_diversity(lists[some], self.vectors, run)
             users[f"diversity@{k}"] = diversity
-            users[f"serendipity@{k}"] = beyond.serendipity(lists, hits, self.expected[:, :k], run)
+            users[f"serendipity@{k}"] = beyond_accuracy.serendipity(lists, hits, self.expected[:, :k], run)
         first = self.ks[0]
         lists = judged.lists[:, :first]
-        users[f"calibration@{first}"] = beyond.calibration(lists, *self.past, self.groups, run=run)
+        users[f"calibration@{first}"] = beyond_accuracy.calibration(lists, *self.past, self.groups, run=run)
         return users, whole
 
     def _of_items(self, judged: Judged, kept: np.ndarray) -> dict[str, np.ndarray]:
@@ -368,7 +368,7 @@ def _named(models: Mapping[str, Recommender] | Iterable[Recommender] | Recommend
         return dict(models)
     named: dict[str, Recommender] = {}
     for model in [models] if isinstance(models, Recommender) else models:
-        name = catalog.label(model)
+        name = registry.label(model)
         same = sum(known == name or known.startswith(f"{name} #") for known in named)
         named[f"{name} #{same + 1}" if same else name] = model
     return named

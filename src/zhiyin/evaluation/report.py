@@ -10,10 +10,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from zhiyin.core.atomic_files import write_whole
 from zhiyin.core.errors import MissingExtraError
-from zhiyin.core.files import write_whole
-from zhiyin.evaluation.figures import COLOURS, scatter, segments
-from zhiyin.evaluation.table import (
+from zhiyin.evaluation.comparison_table import (
     WORDS,
     Comparison,
     ModelScores,
@@ -26,6 +25,7 @@ from zhiyin.evaluation.table import (
     ranked,
     seconds,
 )
+from zhiyin.evaluation.report_figures import COLOURS, scatter, segments
 
 BEYOND = ("coverage", "gini", "novelty", "diversity", "serendipity", "popularity_lift", "calibration")
 

@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from zhiyin.core.atomic_files import mend_last_line
 from zhiyin.core.errors import ConfigError, DataError, MissingExtraError, nearest
-from zhiyin.core.files import mend_last_line
 from zhiyin.core.params import Param, params_of, settings_of, whole_number
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.splits import split
-from zhiyin.evaluation.judging import Window, judge, metric_k
-from zhiyin.models import catalog
-from zhiyin.models.base import Recommender
+from zhiyin.evaluation.window_evaluation import Window, judge, metric_k
+from zhiyin.models import registry
+from zhiyin.models.recommender import Recommender
 
 # Users are judged in growing parts, so that a poor trial is cut before the whole catalogue is ranked for all.
 _PARTS = (1 / 8, 1 / 4, 1 / 2, 1.0)
@@ -64,7 +64,7 @@ class TuneResult:
     def __str__(self) -> str:
         finished = int((self.trials["state"] == "complete").sum())
         return (
-            f"{catalog.label(self.model)}: {self.metric} {self.value:.4f} on the validation window "
+            f"{registry.label(self.model)}: {self.metric} {self.value:.4f} on the validation window "
             f"({self.default_value:.4f} to begin with; {finished} of {len(self.trials)} trials finished)"
         )
 
@@ -72,7 +72,7 @@ class TuneResult:
         """Plain dicts, lists and numbers; what is not a number is None."""
         plain = {name: getattr(self, name) for name in ("best", "metric", "protocol", "warnings", "interrupted")}
         plain |= {name: _number(getattr(self, name)) for name in ("value", "default_value")}
-        return plain | {"model": catalog.label(self.model), "trials": self.trials.fill_nan(None).to_dicts()}
+        return plain | {"model": registry.label(self.model), "trials": self.trials.fill_nan(None).to_dicts()}
 
 
 def tune(
@@ -234,7 +234,7 @@ def _begin(model: Recommender | str, fixed: Sequence[str]) -> tuple[Recommender,
     if isinstance(model, str):
         pairs = (part.partition("=") for part in model.partition(":")[2].split(","))
         held |= {name.strip() for name, equals, _ in pairs if equals}
-        model = catalog.parse(model)
+        model = registry.parse(model)
     known = list(params_of(type(model)))
     for name in held - set(known):
         raise ConfigError(f"{type(model).__name__} has no hyperparameter {name!r}", remedy=nearest(name, known))

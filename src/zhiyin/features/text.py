@@ -16,7 +16,7 @@ from scipy import sparse
 
 from zhiyin.core.errors import MissingExtraError
 from zhiyin.data.ids import Ids
-from zhiyin.features.columns import Column, Piece, packed, unpacked, whole
+from zhiyin.features.column_encoders import Column, Piece, packed, unpacked, whole
 
 # A run of Chinese characters, or a word of letters and digits of any other script, with its apostrophes.
 _WORD = r"\p{Han}+|[[\p{L}\p{N}\p{M}]--\p{Han}]+(?:'[[\p{L}]--\p{Han}]+)*"

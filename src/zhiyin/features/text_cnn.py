@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zhiyin.data.ids import Ids
-from zhiyin.features.columns import packed, unpacked
+from zhiyin.features.column_encoders import packed, unpacked
 from zhiyin.features.text import holds_han, tokens
 
 PADDING, UNKNOWN = 0, 1

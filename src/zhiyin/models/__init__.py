@@ -1,1 +1,1 @@
-"""Recommenders, one file a family. A new model is one file here and one line in `catalog.py`."""
+"""Recommenders, one file a family. A new model is one file here and one line in `registry.py`."""

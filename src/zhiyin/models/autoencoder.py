@@ -18,9 +18,9 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.models.sequence import losses
 from zhiyin.models.sequence.layers import Dropout
-from zhiyin.models.sequence.neural import NeuralRecommender
+from zhiyin.models.sequence.neural_recommender import NeuralRecommender
 from zhiyin.models.sequence.next_item import SPARSE_ROWS
-from zhiyin.models.sequence.training import threads
+from zhiyin.models.sequence.training_loop import threads
 
 # Histories encoded at once when serving.
 ROWS = 4096

@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy import sparse
 
-from zhiyin.core.drawing import below, share
 from zhiyin.core.parallel import for_chunks, kernel
 from zhiyin.core.params import param
+from zhiyin.core.prng import below, share
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models.base import VectorRecommender
+from zhiyin.models.recommender import VectorRecommender
 
 # Users and items are cut into this many parts where there are enough: as many threads can work at once.
 BLOCKS = 16

@@ -17,11 +17,11 @@ from zhiyin.core.run import Run, log
 from zhiyin.data.catalogue import category_columns
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.features.guess import guess
-from zhiyin.features.table import Features
+from zhiyin.features.feature_inference import guess
+from zhiyin.features.feature_table import Features
 from zhiyin.features.text import unit_rows
-from zhiyin.models.base import Recommender
-from zhiyin.models.described import Described
+from zhiyin.models.item_features import Described
+from zhiyin.models.recommender import Recommender
 
 # Columns that categories are looked for in first.
 

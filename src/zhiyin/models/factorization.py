@@ -14,8 +14,8 @@ from zhiyin.core.params import param, whole_number
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Entries, Histories
-from zhiyin.models.base import VectorRecommender
-from zhiyin.models.known import Known
+from zhiyin.models.recommender import VectorRecommender
+from zhiyin.models.training_context import Known
 
 BLOCK = 32  # factors solved at once by "blocks"
 

@@ -1,5 +1,5 @@
 """Networks from what is known of an item to its collaborative vector, for `Hybrid`: an MLP over all columns, a TextCNN
-over words, a CNN over pictures. Trained by the one loop of `sequence.training`.
+over words, a CNN over pictures. Trained by the one loop of `sequence.training_loop`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from zhiyin.features.image_cnn import ImageCNN
 from zhiyin.features.images import Images
 from zhiyin.features.text_cnn import TextCNN
 from zhiyin.models.sequence.layers import Dropout
-from zhiyin.models.sequence.training import threads, train
+from zhiyin.models.sequence.training_loop import threads, train
 from zhiyin.models.two_tower import Bag
 
 # Items mapped at once when all are wanted; pictures are larger.
@@ -26,7 +26,7 @@ ROWS, PICTURES = 1 << 14, 256
 
 @dataclasses.dataclass
 class Pace:
-    """The plan of training; see `sequence.training.Plan`."""
+    """The plan of training; see `sequence.training_loop.Plan`."""
 
     epochs: int
     patience: int

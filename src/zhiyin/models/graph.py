@@ -19,8 +19,8 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.models.autoencoder import HistoryBatch, HistoryBatches, Negatives, logits
 from zhiyin.models.sequence import losses
-from zhiyin.models.sequence.neural import NeuralRecommender
-from zhiyin.models.sequence.training import Progress
+from zhiyin.models.sequence.neural_recommender import NeuralRecommender
+from zhiyin.models.sequence.training_loop import Progress
 
 
 @dataclasses.dataclass

@@ -19,12 +19,12 @@ from zhiyin.core.params import param, settings_of
 from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.features.columns import words_of
+from zhiyin.features.column_encoders import words_of
 from zhiyin.features.images import Images
 from zhiyin.features.text import Text
-from zhiyin.models.base import CHUNK_BYTES, VectorRecommender
-from zhiyin.models.catalog import make, parse
-from zhiyin.models.described import Described
+from zhiyin.models.item_features import Described
+from zhiyin.models.recommender import CHUNK_BYTES, VectorRecommender
+from zhiyin.models.registry import make, parse
 
 if TYPE_CHECKING:
     from zhiyin.features.text_cnn import Words

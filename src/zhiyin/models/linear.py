@@ -13,8 +13,8 @@ from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models.base import Recommender
-from zhiyin.models.inverse import LARGEST, invert
+from zhiyin.models.matrix_inverse import LARGEST, invert
+from zhiyin.models.recommender import Recommender
 
 _TILE = 64
 _STRIPE = 256  # columns scored at once: 25,000 items are 24 MiB a thread

@@ -13,10 +13,10 @@ from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models.alike import nearest_of_ones
-from zhiyin.models.base import Recommender
-from zhiyin.models.pairs import keep_largest, row_of, rows_of, score_by_table, to_csr, top_by_table
-from zhiyin.models.search import Mask
+from zhiyin.models.cooccurrence import nearest_of_ones
+from zhiyin.models.item_to_item import keep_largest, row_of, rows_of, score_by_table, to_csr, top_by_table
+from zhiyin.models.masked_search import Mask
+from zhiyin.models.recommender import Recommender
 
 SIMILARITIES = ("cosine", "jaccard", "tfidf", "bm25")
 
@@ -207,7 +207,7 @@ def _squares(rows: sparse.csr_matrix) -> np.ndarray:
 def _similarities(
     i_indptr, i_users, i_data, u_indptr, u_items, u_data, square, how, shrinkage, start, stop, neighbors, values
 ):
-    """By tfidf and bm25; what counts one an event is in `alike`."""
+    """By tfidf and bm25; what counts one an event is in `cooccurrence`."""
     total = np.zeros(len(square), dtype=np.float32)
     touched = np.empty(len(square), dtype=np.int32)
     for item in range(start, stop):

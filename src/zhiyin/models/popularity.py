@@ -12,8 +12,8 @@ from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models.base import Recommender
-from zhiyin.models.search import Mask
+from zhiyin.models.masked_search import Mask
+from zhiyin.models.recommender import Recommender
 from zhiyin.models.topk import first_k
 
 

@@ -12,7 +12,7 @@ from zhiyin.core.parallel import for_chunks, kernel
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models.base import Recommender
+from zhiyin.models.recommender import Recommender
 
 
 @dataclasses.dataclass

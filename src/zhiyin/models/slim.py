@@ -11,9 +11,9 @@ from zhiyin.core.parallel import for_chunks, kernel
 from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
+from zhiyin.models.item_to_item import keep_largest
 from zhiyin.models.linear import gram, mirror
 from zhiyin.models.neighbors import TableRecommender
-from zhiyin.models.pairs import keep_largest
 
 LARGEST = 16_384  # items up to which XᵀX is kept whole: 1 GiB
 ROUND = 64  # items that may enter at once

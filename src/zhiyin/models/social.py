@@ -15,10 +15,10 @@ from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models import saving
-from zhiyin.models.base import Recommender, has_signal
-from zhiyin.models.catalog import parse
-from zhiyin.models.pairs import keep_largest, score_by_table, to_csr
+from zhiyin.models import serialization
+from zhiyin.models.item_to_item import keep_largest, score_by_table, to_csr
+from zhiyin.models.recommender import Recommender, has_signal
+from zhiyin.models.registry import parse
 
 
 @dataclasses.dataclass
@@ -126,10 +126,10 @@ class Friends(Recommender):
     def _write_parts(self, folder: Path) -> None:
         place = folder / "base"
         place.mkdir()
-        saving.write(self.base_, place, self._known())
+        serialization.write(self.base_, place, self._known())
 
     def _read_parts(self, folder: Path, mmap: bool) -> None:
-        self.base_ = saving.load(folder / "base", mmap=mmap, knows=self._known())
+        self.base_ = serialization.load(folder / "base", mmap=mmap, knows=self._known())
 
 
 def _ties(

@@ -14,8 +14,8 @@ from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models.base import Recommender
 from zhiyin.models.linear import sparse_times_dense
+from zhiyin.models.recommender import Recommender
 from zhiyin.models.svd import right_vectors
 
 _WIDTH = 16  # histories filtered at once: their scores of an item are one cache line

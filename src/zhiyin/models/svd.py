@@ -11,8 +11,8 @@ from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models.base import VectorRecommender
 from zhiyin.models.linear import sparse_times_dense
+from zhiyin.models.recommender import VectorRecommender
 
 _BEYOND = 16  # directions looked for beyond those asked for: the last ones converge slowest
 _CHUNK = 1 << 16  # users multiplied at once

@@ -13,9 +13,9 @@ from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models.base import Recommender
-from zhiyin.models.pairs import keep_largest, recent, row_of, rows_of, score_by_table, to_csr, top_by_table
-from zhiyin.models.search import Mask
+from zhiyin.models.item_to_item import keep_largest, recent, row_of, rows_of, score_by_table, to_csr, top_by_table
+from zhiyin.models.masked_search import Mask
+from zhiyin.models.recommender import Recommender
 
 
 @dataclasses.dataclass

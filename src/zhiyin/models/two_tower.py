@@ -23,9 +23,9 @@ from zhiyin.data.histories import Histories
 from zhiyin.models.sequence import losses
 from zhiyin.models.sequence.batches import Sequences, TrainingSequences, positive, serving_sequences
 from zhiyin.models.sequence.layers import Dropout
-from zhiyin.models.sequence.neural import NeuralRecommender
+from zhiyin.models.sequence.neural_recommender import NeuralRecommender
 from zhiyin.models.sequence.next_item import SPARSE_ROWS
-from zhiyin.models.sequence.training import threads
+from zhiyin.models.sequence.training_loop import threads
 
 # Items whose vectors are made at once when all are wanted.
 ROWS = 1 << 16

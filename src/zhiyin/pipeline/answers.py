@@ -22,22 +22,22 @@ import polars as pl
 from scipy import sparse
 
 from zhiyin.core.errors import ConfigError, UnknownItemError
+from zhiyin.core.metering import check
 from zhiyin.core.run import Run
-from zhiyin.core.work import check
 from zhiyin.data.catalogue import category_columns
 from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.data.histories import Histories
 from zhiyin.data.ids import Ids
-from zhiyin.models.base import Recommender, VectorRecommender
-from zhiyin.models.search import Mask
-from zhiyin.pipeline import diversity, filling
-from zhiyin.pipeline.explain import Reason, reasons
-from zhiyin.pipeline.exploring import Policy
+from zhiyin.models.masked_search import Mask
+from zhiyin.models.recommender import Recommender, VectorRecommender
+from zhiyin.pipeline import backfill, diversity
+from zhiyin.pipeline.cold_start import MoreIds, NewItems
+from zhiyin.pipeline.explanations import Reason, reasons
+from zhiyin.pipeline.exploration import Policy
 from zhiyin.pipeline.filters import Filters
-from zhiyin.pipeline.frames import aligned
-from zhiyin.pipeline.fresh import MoreIds, NewItems
 from zhiyin.pipeline.pipeline import ROWS, Pipeline
 from zhiyin.pipeline.request import MOST_OUT, Answer, Request, checked, known_of, known_variety, policy_of
+from zhiyin.pipeline.row_alignment import aligned
 from zhiyin.pipeline.rules import Boost, Rulebook, Rules
 from zhiyin.pipeline.slate import Ragged, Requests, Slate, Slates
 from zhiyin.ranking.asof import AsOf
@@ -165,7 +165,7 @@ class Answers:
     by: column of categories that lists are spread over; "": found by name, for mmr and dpp likeness as a model has it.
     context: types of what requests bring, such as {"device": str}.
     schema: types of the columns of items and users; None: learned from the frames.
-    new: items that the model has never seen, `id` (texts) and the catalogue's columns; see `pipeline.fresh`.
+    new: items that the model has never seen, `id` (texts) and the catalogue's columns; see `pipeline.cold_start`.
     """
 
     def __init__(
@@ -434,7 +434,7 @@ class Answers:
         held = slates
         if wanted.any():
             taken = _both(gone, slates)
-            found = filling.popular(order, batch.passing.bits, wanted, taken.offsets, taken.values)
+            found = backfill.popular(order, batch.passing.bits, wanted, taken.offsets, taken.values)
             given = np.bincount(found[0], minlength=len(slates))
             rows.append(found)
             held = slates.with_rows(*found, np.zeros(len(found[1]), np.float32))
@@ -447,7 +447,7 @@ class Answers:
             first = batch.book._moment(batch.needs.take(np.zeros(1, np.int64)))
             allowed = batch.passing.bits & self.filters.mask(group, first).bits
             taken = _both(gone, held)
-            found = filling.popular(order, allowed, lacks, taken.offsets, taken.values)
+            found = backfill.popular(order, allowed, lacks, taken.offsets, taken.values)
             rows.append(found)
             held = held.with_rows(*found, np.zeros(len(found[1]), np.float32))
         if not rows:
@@ -455,7 +455,7 @@ class Answers:
         owners, items = (np.concatenate(part) for part in zip(*rows))
         by = np.argsort(owners, kind="stable")
         owners, items = owners[by], items[by]
-        all_rows = slates.with_rows(owners, items, filling.behind(slates.lowest(), owners, len(slates)))
+        all_rows = slates.with_rows(owners, items, backfill.behind(slates.lowest(), owners, len(slates)))
         return Slates.best_first(all_rows.offsets, all_rows.items, all_rows.scores), given
 
     def _popular_first(self, passing: Passing) -> np.ndarray:

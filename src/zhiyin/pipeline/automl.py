@@ -1,8 +1,8 @@
 """A pipeline without settings: sources that fit the data, tuned, blended, within a budget of time.
 
 Half of the budget goes into tuning the sources on the first part of the log, before all windows that blends and the
-ranker learn from and that methods are chosen by (see `windows`); the other half into the pipeline itself. A source
-whose fit is too slow for that is left out, and the report says so.
+ranker learn from and that methods are chosen by (see `selection_windows`); the other half into the pipeline itself. A
+source whose fit is too slow for that is left out, and the report says so.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from zhiyin.core.errors import DataError, ZhiyinError
 from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset
 from zhiyin.evaluation.tuning import tune
-from zhiyin.models.catalog import parse, written
+from zhiyin.models.registry import parse, written
 from zhiyin.pipeline.pipeline import Pipeline
 
 # Above this many items EASE needs minutes and gigabytes.

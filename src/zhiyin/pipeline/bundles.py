@@ -29,13 +29,13 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from zhiyin.core.atomic_files import append_record, read_json, read_records, write_whole
+from zhiyin.core.atomic_folders import whole_folder
 from zhiyin.core.errors import DataError
-from zhiyin.core.files import append_record, read_json, read_records, write_whole
-from zhiyin.core.folders import whole_folder
 from zhiyin.core.params import settings_of
 from zhiyin.data.catalogue import Catalogue
-from zhiyin.models import saving
-from zhiyin.models.base import Recommender
+from zhiyin.models import serialization
+from zhiyin.models.recommender import Recommender
 
 FORMAT = 1
 # Names the descriptor of the lock to a training that another process started.
@@ -73,7 +73,7 @@ class Bundle:
 
     def load(self, *, mmap: bool = True) -> Recommender:
         """The model, memory-mapped. `verify` first where the disk is not trusted."""
-        return saving.load(self.model_folder, mmap=mmap)
+        return serialization.load(self.model_folder, mmap=mmap)
 
     def verify(self) -> None:
         """Compare the folder with its manifest: the same files, no more and no fewer, each with its checksum.

@@ -18,8 +18,8 @@ from zhiyin.core.parallel import for_chunks, kernel
 from zhiyin.core.params import list_length
 from zhiyin.core.run import Run
 from zhiyin.data.histories import Histories
+from zhiyin.pipeline.expression_values import Value
 from zhiyin.pipeline.slate import Slates
-from zhiyin.pipeline.values import Value
 
 # A DPP stops where what an item adds is lost in rounding: everything left is a mixture of what was chosen.
 FLAT = 1e-10

@@ -2,7 +2,7 @@
 
     filters = Filters(items, user={"age": int}, context={"device": str})
     mask = filters.mask("price < 50 AND NOT adult AND user.age >= min_age", Moment({"age": 17}))
-    top_k_where(item_vectors, queries, mask, k=100)    # see `models.search`
+    top_k_where(item_vectors, queries, mask, k=100)    # see `models.masked_search`
 
 The filter works before the best k are chosen, so k items come back whenever k items qualify.
 """
@@ -21,11 +21,11 @@ import numpy as np
 import polars as pl
 
 from zhiyin.core.errors import ConfigError, nearest
-from zhiyin.core.work import spend
+from zhiyin.core.metering import spend
 from zhiyin.data.catalogue_schema import CatalogueSchema
-from zhiyin.models.search import Mask
+from zhiyin.models.masked_search import Mask
+from zhiyin.pipeline.expression_values import Value, column_value, evaluate, given_value, null, numbers, truth
 from zhiyin.pipeline.expressions import Columns, Expression, Node, conjunction
-from zhiyin.pipeline.values import Value, column_value, evaluate, given_value, null, numbers, truth
 
 __all__ = ["Columns", "Expression", "Filters", "Mask", "Moment"]
 

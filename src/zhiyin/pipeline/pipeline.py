@@ -16,26 +16,26 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
+from zhiyin.core.atomic_files import read_json
 from zhiyin.core.errors import ConfigError
-from zhiyin.core.files import read_json
 from zhiyin.core.params import list_length, param, settings_of
 from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models import saving
-from zhiyin.models.base import Recommender
-from zhiyin.models.catalog import parse, written
-from zhiyin.models.known import Known
-from zhiyin.models.search import Mask
-from zhiyin.pipeline import blend, filling
-from zhiyin.pipeline.learning import BEGINS, SEGMENTS, learn, segments_of
-from zhiyin.pipeline.windows import WindowPlan, plan_windows
-from zhiyin.ranking import catalog as rankers
+from zhiyin.models import serialization
+from zhiyin.models.masked_search import Mask
+from zhiyin.models.recommender import Recommender
+from zhiyin.models.registry import parse, written
+from zhiyin.models.training_context import Known
+from zhiyin.pipeline import backfill, blending
+from zhiyin.pipeline.pipeline_fitting import BEGINS, SEGMENTS, learn, segments_of
+from zhiyin.pipeline.selection_windows import WindowPlan, plan_windows
+from zhiyin.ranking import registry as rankers
 from zhiyin.ranking.asof import AsOf
-from zhiyin.ranking.base import Ranker
-from zhiyin.ranking.build import FeatureBuilder
 from zhiyin.ranking.candidates import retrieve
 from zhiyin.ranking.examples import Candidates, Examples
+from zhiyin.ranking.feature_builder import FeatureBuilder
+from zhiyin.ranking.ranker import Ranker
 
 T = TypeVar("T")
 # Requests whose candidates exist at once: with their features some hundred MB.
@@ -243,8 +243,8 @@ class Pipeline(Recommender):
         if method == "ranker":
             return self.ranked(histories, candidates, run, index)[0]
         if method == "weighted":
-            return blend.weighted(candidates, self.weights_[(histories.positives > 0).astype(int)])
-        return blend.scores_by(method, candidates)
+            return blending.weighted(candidates, self.weights_[(histories.positives > 0).astype(int)])
+        return blending.scores_by(method, candidates)
 
     def ranked(
         self, histories: Histories, candidates: Candidates, run: Run, index: AsOf | None = None
@@ -269,12 +269,12 @@ class Pipeline(Recommender):
         offsets = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=n))])
         taken = taken[np.argsort(owner, kind="stable")]
         order = self._known().in_order(allowed)
-        owners, more = filling.popular(order, allowed.bits, wanted, offsets, taken)
+        owners, more = backfill.popular(order, allowed.bits, wanted, offsets, taken)
         given = np.bincount(owners, minlength=n)
         place = counts[owners] + np.arange(len(owners)) - np.repeat(np.cumsum(given) - given, given)
         low = np.where(counts > 0, best[np.arange(n), np.maximum(counts - 1, 0)], 0.0)
         items[owners, place] = more
-        best[owners, place] = filling.behind(low, owners, n)
+        best[owners, place] = backfill.behind(low, owners, n)
         best[items < 0] = -np.inf
 
     def _score(self, histories: Histories, run: Run) -> np.ndarray:
@@ -322,7 +322,7 @@ class Pipeline(Recommender):
         for number, source in enumerate(self.sources_.values()):
             place = folder / f"source-{number}"
             place.mkdir()
-            saving.write(source, place, self._known())
+            serialization.write(source, place, self._known())
         (folder / "pipeline.json").write_text(json.dumps({"sources": list(self.sources_)}, indent=1) + "\n")
         if self.ranker_ is not None and self.builder_ is not None:
             self.ranker_.save(folder / "ranker")
@@ -331,7 +331,7 @@ class Pipeline(Recommender):
     def _read_parts(self, folder: Path, mmap: bool) -> None:
         names = read_json(folder / "pipeline.json", "train again", names=("sources",))["sources"]
         self.sources_ = {  # type: ignore[misc]
-            name: saving.load(folder / f"source-{number}", mmap=mmap, knows=self._known())
+            name: serialization.load(folder / f"source-{number}", mmap=mmap, knows=self._known())
             for number, name in enumerate(names)
         }
         self.ranker_ = self.builder_ = None  # type: ignore[misc]
@@ -342,7 +342,7 @@ class Pipeline(Recommender):
 
 def _place(candidates: Candidates, scores: np.ndarray, items: np.ndarray, best: np.ndarray) -> None:
     """Write each request's best candidates into items[n, k] and best[n, k]."""
-    at = blend.order(candidates, scores)
+    at = blending.order(candidates, scores)
     place = np.arange(len(at)) - np.repeat(candidates.offsets[:-1], np.diff(candidates.offsets))
     first = place < items.shape[1]
     owner = candidates.owners[first]

@@ -12,8 +12,8 @@ from zhiyin.core.errors import ConfigError, nearest
 from zhiyin.core.params import whole_number
 from zhiyin.data.histories import Histories
 from zhiyin.data.ids import id_list
-from zhiyin.pipeline.explain import Reason
-from zhiyin.pipeline.exploring import OneSlot, Policy
+from zhiyin.pipeline.explanations import Reason
+from zhiyin.pipeline.exploration import OneSlot, Policy
 from zhiyin.pipeline.rules import MOST_ITEMS, Boost
 from zhiyin.ranking.examples import ItemFeatures
 
@@ -42,7 +42,7 @@ class Request:
         window of the frequency cap, by raw id.
     seen: items that count as seen besides the history: new ones that stand-ins stand for.
     explore: probability that one slot goes to an item that did not make the list, drawn with `seed`. policy: chooses
-        among what keeps every rule, instead of evenly; see `exploring`.
+        among what keeps every rule, instead of evenly; see `exploration`.
     closed: nothing but what `include` names is shown, not even where it is pinned; `Answer.removed` says why an item of
         `include` is not in the list.
     deficits: what each group of `[rules] exposure` lacks, in lists; see `exposure.deficits`.

@@ -18,7 +18,7 @@
 3. whatever re-ranks for variety (see `diversity`), if anything does;
 4. `rotate`: another order at another visit;
 5. `arrange`: pins, duplicates, caps, shares, and a policy of exploration that chooses among what keeps them all; see
-   `arranging` for what yields to what.
+   `slot_allocation` for what yields to what.
 
 `mask` and `removed` say the first step ahead of retrieval, so that k items come back whenever k items qualify; `groups`
 says what candidates a list needs for shares and exposure.
@@ -41,13 +41,13 @@ from zhiyin.core.parallel import kernel
 from zhiyin.core.params import list_length, param, params_of, shortened
 from zhiyin.core.run import Run
 from zhiyin.data.ids import Ids
-from zhiyin.pipeline import arranging
-from zhiyin.pipeline.exploring import TAIL, Openings, Policy, drawn
+from zhiyin.pipeline import slot_allocation
+from zhiyin.pipeline.exploration import TAIL, Openings, Policy, drawn
 from zhiyin.pipeline.exposure import weights_of
+from zhiyin.pipeline.expression_values import Value
 from zhiyin.pipeline.expressions import Expression
 from zhiyin.pipeline.filters import Filters, Mask, Moment
 from zhiyin.pipeline.slate import Ragged, Requests, Slate, Slates
-from zhiyin.pipeline.values import Value
 
 # Most items of a list, so the last slot there is.
 MOST_ITEMS = 1_000
@@ -516,7 +516,7 @@ class Rulebook:
         k = list_length(k)
         slates, pins = self._pinned(slates, requests, k)
         rules, items, owners = self.rules, slates.items, slates.owners
-        caps: list[arranging.Cap] = []
+        caps: list[slot_allocation.Cap] = []
         told: list[tuple[str, dict[str, Any]]] = []
         if rules.dedupe:
             caps.append(self._cap(rules.dedupe, items, 1, k, True))
@@ -528,8 +528,8 @@ class Rulebook:
         members = [(self.filters.where(of, items, moment), share.at_least) for share, of in self.shares]
         if not caps and not members and pins is None and policy is None:
             return _first(slates, k)
-        constraints = arranging.Constraints.of(slates.offsets, caps, members)
-        found = arranging.arrange(slates.offsets, k, pins=pins, constraints=constraints, run=run)
+        constraints = slot_allocation.Constraints.of(slates.offsets, caps, members)
+        found = slot_allocation.arrange(slates.offsets, k, pins=pins, constraints=constraints, run=run)
         explored = None
         if policy is not None:
             explored = _explored(slates, found, constraints, policy, requests)
@@ -543,18 +543,18 @@ class Rulebook:
         shown[rows] = True
         why, which, request = found.why[real], found.which[real], np.nonzero(real)[0]
         slot = np.nonzero(real)[1] + 1
-        is_pin = why == arranging.BY_PIN
+        is_pin = why == slot_allocation.BY_PIN
         after = after.said("pin", request[is_pin], items=after.items[is_pin], slot=slot[is_pin])
         for at, (step, said) in enumerate(told):
             held = (found.held == at) & ~shown
             after = after.said(step, owners[held], said, items=items[held])
             late = (found.held == at) & shown
             after = after.said(step + " moved down", owners[late], said, items=items[late])
-            over = (why == arranging.BY_YIELDING) & (which == at)
+            over = (why == slot_allocation.BY_YIELDING) & (which == at)
             after = after.said(step + " yielded", request[over], said, items=after.items[over], slot=slot[over])
         for at, (share, _) in enumerate(self.shares):
             facts: dict[str, Any] = {"of": share.of, "at_least": share.at_least}
-            forced = (why == arranging.BY_SHARE) & (which == at)
+            forced = (why == slot_allocation.BY_SHARE) & (which == at)
             after = after.said("share", request[forced], facts, items=after.items[forced], slot=slot[forced])
             lacks = np.flatnonzero(found.missing[:, at])
             after = after.said("share missed", lacks, facts, missing=found.missing[lacks, at])
@@ -602,7 +602,7 @@ class Rulebook:
         often = shown.beside >= frequency.at_most
         return shown.owners[often] * len(self.filters) + shown.values[often]
 
-    def _cap(self, name: str, items: np.ndarray, at_most: int, first: int, strict: bool) -> arranging.Cap:
+    def _cap(self, name: str, items: np.ndarray, at_most: int, first: int, strict: bool) -> slot_allocation.Cap:
         value = self.filters.column(name)
         taken = value.take(items) if len(value) > 1 else _spread(value, len(items))
         known = np.ones(len(items), bool) if taken.valid is None else taken.valid
@@ -611,9 +611,9 @@ class Rulebook:
         else:
             groups = np.unique(taken.data, return_inverse=True)[1].astype(np.int64)
         if taken.offsets is not None:
-            return arranging.Cap(taken.offsets, groups, at_most, first, strict)
+            return slot_allocation.Cap(taken.offsets, groups, at_most, first, strict)
         offsets = np.concatenate([[0], np.cumsum(known)]).astype(np.int64)
-        return arranging.Cap(offsets, groups[known], at_most, first, strict)
+        return slot_allocation.Cap(offsets, groups[known], at_most, first, strict)
 
     def _pinned(self, slates: Slates, requests: Requests, k: int) -> tuple[Slates, np.ndarray | None]:
         """Slates with pinned items in them, and each row's slot from 0, or -1; None without pins.
@@ -676,10 +676,14 @@ class _Explored:
 
 
 def _explored(
-    slates: Slates, found: arranging.Arranged, constraints: arranging.Constraints, policy: Policy, requests: Requests
+    slates: Slates,
+    found: slot_allocation.Arranged,
+    constraints: slot_allocation.Constraints,
+    policy: Policy,
+    requests: Requests,
 ) -> _Explored:
     """Have a policy choose among what keeps every rule, and write what was drawn into `found`."""
-    counts, rows = arranging.openings(slates.offsets, found, constraints, TAIL)
+    counts, rows = slot_allocation.openings(slates.offsets, found, constraints, TAIL)
     owners, slots = np.divmod(np.repeat(np.arange(counts.size), counts.ravel()), counts.shape[1])
     present = slates.items[found.rows[owners, slots]]
     openings = Openings(len(slates), owners, slots, rows, slates.items[rows], slates.scores[rows], present)
@@ -692,7 +696,7 @@ def _explored(
     real = found.rows >= 0
     place = np.cumsum(real.ravel()).reshape(real.shape) - 1
     found.rows[owners[at], slots[at]] = rows[at]
-    found.why[owners[at], slots[at]] = arranging.BY_POLICY
+    found.why[owners[at], slots[at]] = slot_allocation.BY_POLICY
     return _Explored(stays[real], place[owners[at], slots[at]], present[at])
 
 

@@ -27,8 +27,8 @@ import numpy as np
 import polars as pl
 from scipy.special import expit
 
+from zhiyin.core.atomic_files import whole_file
 from zhiyin.core.durations import SECOND, microseconds
-from zhiyin.core.files import whole_file
 from zhiyin.core.parallel import for_chunks
 from zhiyin.core.params import check_settings, list_length, param, settings_of
 from zhiyin.core.run import Run

@@ -27,7 +27,7 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.ranking import asof_kernels as kernels
 from zhiyin.ranking.examples import Candidates
-from zhiyin.ranking.item_log import KINDS, ItemLog
+from zhiyin.ranking.item_event_log import KINDS, ItemLog
 
 WINDOWS = ("1d", "7d", "30d")
 

@@ -2,7 +2,7 @@
 
 `had` is a batch of histories: (offsets, items, weights, times, values); `ends[r]` is where in it those events of
 request r end that count. `asked` is (offsets, items) of the candidates. A log is (starts, counts, times, positive,
-valued, value, kinds) of `item_log`.
+valued, value, kinds) of `item_event_log`.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ from zhiyin.core.parallel import for_chunks, kernel
 from zhiyin.core.params import list_length
 from zhiyin.core.run import Run, log
 from zhiyin.data.histories import Histories
-from zhiyin.models.base import Recommender
-from zhiyin.models.search import Mask
+from zhiyin.models.masked_search import Mask
+from zhiyin.models.recommender import Recommender
 from zhiyin.ranking.examples import Candidates
 
 # The constant of reciprocal rank fusion (Cormack, Clarke & Büttcher, SIGIR 2009).

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from zhiyin.core.params import param
-from zhiyin.ranking.networks import DeepRanker, Fields, Network, Perceptron, Shape
-from zhiyin.ranking.rows import Rows
+from zhiyin.ranking.example_tensors import Rows
+from zhiyin.ranking.network_ranker import DeepRanker, Fields, Network, Perceptron, Shape
 
 
 @dataclasses.dataclass

@@ -6,9 +6,9 @@ import dataclasses
 
 from torch import Tensor
 
+from zhiyin.ranking.example_tensors import Rows
 from zhiyin.ranking.fm import linear_and_factors, pairs
-from zhiyin.ranking.networks import DeepRanker, Network, Perceptron, Shape
-from zhiyin.ranking.rows import Rows
+from zhiyin.ranking.network_ranker import DeepRanker, Network, Perceptron, Shape
 
 
 @dataclasses.dataclass

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from zhiyin.core.params import param
 from zhiyin.models.sequence.layers import Dropout
-from zhiyin.ranking.networks import DeepRanker, Fields, Network, Shape, linear
-from zhiyin.ranking.rows import Rows
+from zhiyin.ranking.example_tensors import Rows
+from zhiyin.ranking.network_ranker import DeepRanker, Fields, Network, Shape, linear
 
 
 @dataclasses.dataclass

@@ -7,8 +7,8 @@ import dataclasses
 from torch import Tensor
 
 from zhiyin.core.params import param
-from zhiyin.ranking.networks import Fields, Network, NetworkRanker, Shape
-from zhiyin.ranking.rows import Rows
+from zhiyin.ranking.example_tensors import Rows
+from zhiyin.ranking.network_ranker import Fields, Network, NetworkRanker, Shape
 
 
 @dataclasses.dataclass

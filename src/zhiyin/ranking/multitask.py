@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from zhiyin.core.errors import ConfigError, nearest
 from zhiyin.core.params import param
 from zhiyin.core.run import Run
+from zhiyin.ranking.example_tensors import Rows
 from zhiyin.ranking.examples import Examples
-from zhiyin.ranking.networks import DeepRanker, Fields, Network, Perceptron, Shape
-from zhiyin.ranking.rows import Rows
+from zhiyin.ranking.network_ranker import DeepRanker, Fields, Network, Perceptron, Shape
 
 
 @dataclasses.dataclass

@@ -12,9 +12,9 @@ import numpy as np
 from zhiyin.core.errors import DataError, MissingExtraError
 from zhiyin.core.params import param
 from zhiyin.core.run import Run, log
-from zhiyin.ranking.base import Ranker, Valid, clipped
 from zhiyin.ranking.examples import Examples
 from zhiyin.ranking.forest import Forest
+from zhiyin.ranking.ranker import Ranker, Valid, clipped
 
 # Parameters that LightGBM bins a table by.
 _OF_TABLES = ("min_data_in_leaf", "num_threads", "force_row_wise", "deterministic", "verbosity")

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
-from zhiyin.core.fresh import fresh_id
 from zhiyin.core.run import log
+from zhiyin.core.uid import fresh_id
 from zhiyin.service.errors import say
 from zhiyin.service.logs import stack_of
 

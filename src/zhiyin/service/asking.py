@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from zhiyin.core.errors import ConfigError
-from zhiyin.core.fresh import fresh_id
+from zhiyin.core.uid import fresh_id
 from zhiyin.data.histories import Histories
 from zhiyin.pipeline.exposure import deficits
 from zhiyin.pipeline.request import Answer, Request

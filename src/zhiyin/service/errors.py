@@ -13,8 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from zhiyin.core.errors import UnknownItemError, ZhiyinError
+from zhiyin.core.metering import StoppedError
 from zhiyin.core.run import log
-from zhiyin.core.work import StoppedError
 from zhiyin.service.logs import stack_of
 from zhiyin.service.placements import UnknownPlacementError
 from zhiyin.service.views import NoVersionError

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from fastapi import Response
 
-from zhiyin.core.work import Meter, metered
+from zhiyin.core.metering import Meter, metered
 from zhiyin.service.around import CURRENT, LONGEST
 from zhiyin.service.errors import RefusedError, answer_to, say
 

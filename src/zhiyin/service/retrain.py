@@ -29,9 +29,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from zhiyin.core.atomic_files import read_json, sweep, write_json
 from zhiyin.core.durations import is_duration, microseconds
 from zhiyin.core.errors import ConfigError, DataError, MissingExtraError
-from zhiyin.core.files import read_json, sweep, write_json
 from zhiyin.core.run import available_cores, log
 from zhiyin.data.config import load_config
 from zhiyin.pipeline.bundles import TRAINING, Bundles

@@ -38,7 +38,7 @@ def of_project(config: Path, address: str) -> list[dict[str, str]]:
     terminal. Nothing is written, no key is made, and nothing is answered."""
     from zhiyin.data.config import load_config
     from zhiyin.pipeline.bundles import Bundles
-    from zhiyin.pipeline.house import house_of
+    from zhiyin.pipeline.rules_config import house_of
     from zhiyin.service.live import Live
     from zhiyin.service.placements import Placements
     from zhiyin.store.database import Store

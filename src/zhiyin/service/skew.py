@@ -95,7 +95,7 @@ def compare(desk: Desk, traces: Iterable[Trace]) -> Skew:
 def compare_newest(settings: Config, config: Path, store: Store, most: int) -> Skew:
     """Compare the newest lists of a store whose features were kept, without a running service."""
     from zhiyin.pipeline.bundles import Bundles
-    from zhiyin.pipeline.house import house_of
+    from zhiyin.pipeline.rules_config import house_of
     from zhiyin.service.asking import Desk
     from zhiyin.service.live import Live
     from zhiyin.service.placements import Placements

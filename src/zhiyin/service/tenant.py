@@ -11,7 +11,7 @@ from pathlib import Path
 
 from zhiyin.data.config import ServiceSection, load_config, resolved
 from zhiyin.pipeline.bundles import Bundles
-from zhiyin.pipeline.house import house_of
+from zhiyin.pipeline.rules_config import house_of
 from zhiyin.service.asking import Desk
 from zhiyin.service.feature_log import FeatureLog
 from zhiyin.service.keys import Keys

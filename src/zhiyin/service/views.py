@@ -26,10 +26,10 @@ from zhiyin.data.histories import Histories
 from zhiyin.data.times import wall_clock
 from zhiyin.pipeline.answers import Answers
 from zhiyin.pipeline.bundles import Bundle
-from zhiyin.pipeline.frames import aligned
-from zhiyin.pipeline.house import closes, usable
 from zhiyin.pipeline.request import VARIETY, Request
+from zhiyin.pipeline.row_alignment import aligned
 from zhiyin.pipeline.rules import Rules
+from zhiyin.pipeline.rules_config import closes, usable
 from zhiyin.service.index_feed import NO_EVENTS, live_index
 from zhiyin.store.database import Store
 from zhiyin.store.records import Event
@@ -206,7 +206,7 @@ class View:
 
     seq: the last change of the store's items that is in it. unfit: by column the items whose value of the store does
     not fit the type of the column; it is null here. unruled: rules of the house that this catalogue does not allow, and
-    why, by name; see `pipeline.house.usable`.
+    why, by name; see `pipeline.rules_config.usable`.
     """
 
     def __init__(

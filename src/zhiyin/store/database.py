@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from zhiyin.core.atomic_files import whole_file
+from zhiyin.core.atomic_folders import whole_folder
 from zhiyin.core.errors import ConfigError, DataError, MissingExtraError
-from zhiyin.core.files import whole_file
-from zhiyin.core.folders import whole_folder
 from zhiyin.core.run import Run, log
 from zhiyin.store.errors import StoreAwayError, StoreFullError, plain_errors
 from zhiyin.store.records import ID, Event, columns, made, text

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from zhiyin.core.errors import DataError
-from zhiyin.core.fresh import fresh_id
+from zhiyin.core.uid import fresh_id
 from zhiyin.data.event_schema import LARGEST_VALUE, is_value
 from zhiyin.data.times import TimePolicy, wall_clock
 

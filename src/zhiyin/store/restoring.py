@@ -8,8 +8,8 @@ import uuid
 from contextlib import closing
 from pathlib import Path
 
+from zhiyin.core.atomic_files import replace_durably
 from zhiyin.core.errors import DataError, ZhiyinError
-from zhiyin.core.files import replace_durably
 from zhiyin.core.run import Run, log
 from zhiyin.store.access_keys import KeyTable
 from zhiyin.store.database import Store

@@ -13,12 +13,12 @@ from tests.conformance.ranker import planted  # noqa: E402
 from tests.conformance.recommender import shop  # noqa: E402
 from zhiyin.core.errors import ConfigError  # noqa: E402
 from zhiyin.core.run import Run  # noqa: E402
-from zhiyin.models import catalog  # noqa: E402
+from zhiyin.models import registry  # noqa: E402
 from zhiyin.models.autoencoder import Autoencoder, HistoryBatch, MultVAE  # noqa: E402
 from zhiyin.models.graph import Convolution, LightGCN  # noqa: E402
 from zhiyin.models.sequence import hstu  # noqa: E402
-from zhiyin.models.sequence.training import device_of  # noqa: E402
-from zhiyin.ranking import catalog as rankers  # noqa: E402
+from zhiyin.models.sequence.training_loop import device_of  # noqa: E402
+from zhiyin.ranking import registry as rankers  # noqa: E402
 
 DATA = shop(users=30)
 NEXT = [f"sasrec:negatives=16,loss={loss}" for loss in ("softmax", "sampled_softmax", "gbce", "bpr", "bpr_max")]
@@ -44,7 +44,7 @@ def half(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("text", [*NEXT, *OTHERS])
 def test_networks_learn_in_bfloat16(text: str, half: None) -> None:
     small = "factors=8,epochs=2,batch_size=8"
-    model = catalog.parse(f"{text}{',' if ':' in text else ':'}{small}").fit(DATA, Run(threads=1, device="cpu"))
+    model = registry.parse(f"{text}{',' if ':' in text else ':'}{small}").fit(DATA, Run(threads=1, device="cpu"))
     assert np.isfinite([news["loss"] for news in model.curve_]).all()  # type: ignore[attr-defined]
     assert np.isfinite(model.score(DATA.histories)).all()
 

@@ -18,7 +18,7 @@ from zhiyin.data.histories import Histories
 from zhiyin.models.sequence import hstu
 from zhiyin.models.sequence.batches import Sequences, TrainingSequences, serving_sequences
 from zhiyin.models.sequence.hstu import HSTU
-from zhiyin.models.sequence.training import train
+from zhiyin.models.sequence.training_loop import train
 
 SECOND = 1_000_000
 

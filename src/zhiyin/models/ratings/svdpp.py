@@ -13,7 +13,7 @@ from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models.ratings.base import RatingModel, fold, repeats_share
+from zhiyin.models.ratings.rating_model import RatingModel, fold, repeats_share
 
 
 @dataclasses.dataclass

@@ -13,9 +13,9 @@ from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models.ratings.base import RatingModel, fold, repeats_share
-from zhiyin.models.ratings.moments import Moments, day_terms, without_days
+from zhiyin.models.ratings.rating_model import RatingModel, fold, repeats_share
 from zhiyin.models.ratings.svdpp import implicit_sums
+from zhiyin.models.ratings.temporal_effects import Moments, day_terms, without_days
 
 
 @dataclasses.dataclass

@@ -13,13 +13,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from zhiyin.core.atomic_files import whole_file
 from zhiyin.core.durations import microseconds
 from zhiyin.core.errors import DataError
-from zhiyin.core.files import whole_file
 from zhiyin.core.run import Run, log
 
 if TYPE_CHECKING:
-    from zhiyin.models.sequence.training import Progress
+    from zhiyin.models.sequence.training_loop import Progress
 
 
 class Checkpoints:
@@ -66,7 +66,7 @@ class Checkpoints:
         self, network: nn.Module, optimizers: list[torch.optim.Optimizer], best: dict[str, Tensor]
     ) -> tuple[Progress, dict[str, Tensor]] | None:
         """Take network and optimizers back to the checkpoint; None where there is none of this training."""
-        from zhiyin.models.sequence.training import Progress
+        from zhiyin.models.sequence.training_loop import Progress
 
         if not self.file.exists():
             return None

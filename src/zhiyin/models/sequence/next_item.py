@@ -19,7 +19,7 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.models.sequence import losses
 from zhiyin.models.sequence.batches import Sequences, TrainingSequences, positive
 from zhiyin.models.sequence.layers import Dropout
-from zhiyin.models.sequence.neural import NeuralRecommender
+from zhiyin.models.sequence.neural_recommender import NeuralRecommender
 
 # Tables of more rows than this get sparse gradients when negatives are sampled: a step costs what it touches.
 SPARSE_ROWS = 100_000

@@ -1,0 +1,223 @@
+"""The one way models are judged: `evaluate` and `tune` both rank the whole catalogue through `judge`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zhiyin.core.errors import ConfigError, DataError, nearest
+from zhiyin.core.ranking_metrics import RANKING, hits_of
+from zhiyin.core.run import Run
+from zhiyin.data.dataset import Dataset
+from zhiyin.data.histories import Histories
+from zhiyin.data.splits import Split
+from zhiyin.evaluation.pointwise_metrics import user_auc
+from zhiyin.models.recommender import Recommender
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """What n users are shown to a model with, and what they did then.
+
+    Parameters
+    ----------
+    train: what models may learn from.
+    users: int64[n], codes of the judged users: those with a relevant item.
+    histories: what a model is shown of each; `now` is the start of the test window, or the user's own last
+        shown event where that is later (splits that do not cut by time).
+    offsets, items: CSR of the relevant items, sorted within each user.
+    exclude_seen: whether items of the history may not be recommended.
+    events: test events; seen: relevant items dropped because they are in the history; unjudged: users of the
+        test part without a relevant item left.
+    """
+
+    train: Dataset
+    users: np.ndarray
+    histories: Histories
+    offsets: np.ndarray
+    items: np.ndarray
+    exclude_seen: bool
+    events: int
+    seen: int
+    unjudged: int
+
+    @classmethod
+    def of(cls, split: Split, exclude_seen: bool = True) -> Window:
+        """The window of a split. Relevant is an item of the test part whose last event there that is worth anything is
+        worth more than nothing: `Histories.matrix`, binary.
+
+        Raises DataError when nobody has a relevant item.
+        """
+        train, test = split
+        truth = test.matrix()
+        owner = np.repeat(np.arange(test.n_users, dtype=np.int64), np.diff(truth.indptr))
+        relevant = truth.indices.astype(np.int64)
+        shown, seen = split.fold_in.histories, 0
+        if exclude_seen:
+            # A pair (user, item) as one number; only users with a truth matter.
+            having = np.repeat(np.diff(truth.indptr) > 0, shown.lengths)
+            past = np.repeat(np.arange(len(shown), dtype=np.int64), shown.lengths)[having]
+            pairs = past * test.n_items + shown.items[having]
+            new = ~np.isin(owner * test.n_items + relevant, pairs)
+            seen = int((~new).sum())
+            owner, relevant = owner[new], relevant[new]
+        users, counts = np.unique(owner, return_counts=True)
+        if not len(users):
+            raise DataError(
+                "nobody can be judged: no user has a relevant item in the test part"
+                + (" that is new to them" if seen else ""),
+                remedy="a longer test window" + (", or exclude_seen=False" if seen else ""),
+            )
+        start = test.window[0]
+        now = np.full(len(users), start, dtype=np.int64)
+        filled = shown.lengths[users] > 0
+        now[filled] = np.maximum(start, shown.times[shown.offsets[users[filled] + 1] - 1])
+        return cls(
+            train,
+            users,
+            shown.take(users, now=now),
+            np.concatenate([[0], np.cumsum(counts)]),
+            relevant.astype(np.int32),
+            exclude_seen,
+            test.n_events,
+            seen,
+            test.events["user"].n_unique() - len(users),
+        )
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    @property
+    def relevant(self) -> np.ndarray:
+        """int64[n], the number of relevant items of each user."""
+        return np.diff(self.offsets)
+
+    def take(self, rows: np.ndarray) -> Window:
+        """The same window for some of its users."""
+        lengths = self.relevant[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        picked = np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return dataclasses.replace(
+            self,
+            users=self.users[rows],
+            histories=self.histories.take(rows),
+            offsets=offsets,
+            items=self.items[picked],
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """Lists int32[n, K] of one model, their hits bool[n, K], metrics "ndcg@10": float64[n], ranking time."""
+
+    lists: np.ndarray
+    hits: np.ndarray
+    per_user: dict[str, np.ndarray]
+    seconds: float
+
+
+def judge(
+    model: Recommender,
+    window: Window,
+    ks: Sequence[int],
+    run: Run,
+    *,
+    auc: bool = False,
+    label: str = "",
+) -> Judged:
+    """Rank the whole catalogue for every user of the window with a fitted model, and score the lists.
+
+    Lists are max(ks) long; where fewer items remain, the last places are misses (-1).
+    """
+    seen = window.histories if window.exclude_seen else None
+    begun = time.perf_counter()
+    ranked, _ = model.rank(window.histories, max(ks), exclude=seen, run=run, label=label)
+    seconds = time.perf_counter() - begun
+    lists = np.full((len(window), max(ks)), -1, dtype=np.int32)
+    lists[:, : ranked.shape[1]] = ranked
+    hits = hits_of(lists, window.offsets, window.items, run)
+    per_user = accuracy(hits, window.relevant, ks)
+    if auc:
+        per_user["auc"] = _auc(model, window, run)
+    return Judged(lists, hits, per_user, seconds)
+
+
+def accuracy(
+    hits: np.ndarray, relevant: np.ndarray, ks: Sequence[int], names: Sequence[str] = tuple(RANKING)
+) -> dict[str, np.ndarray]:
+    """{"recall@10": float64[n], ...} for every k; NaN for users without a relevant item."""
+    some = relevant > 0
+    few = np.maximum(relevant, 1)
+    return {f"{name}@{k}": np.where(some, RANKING[name](hits, few, k), np.nan) for k in ks for name in names}
+
+
+def metric_k(metric: str, auc: bool = False) -> int | None:
+    """The k of "ndcg@10"; None for "auc". Raises ConfigError for what is no metric of a user's list."""
+    if auc and metric == "auc":
+        return None
+    name, _, k = metric.partition("@")
+    if name not in RANKING or not k.isdigit() or int(k) < 1:
+        raise ConfigError(
+            f"{metric!r} is no metric of ranked lists",
+            remedy="auc needs auc=True" if metric == "auc" else nearest(metric, [f"{n}@10" for n in RANKING]),
+        )
+    return int(k)
+
+
+def _auc(model: Recommender, window: Window, run: Run) -> np.ndarray:
+    """float64[n]; a second pass over the scores, because `rank` marks what is excluded in them."""
+    areas = np.empty(len(window))
+    for start, batch in window.histories.chunks(model.chunk_rows):
+        stop = start + len(batch)
+        none = (np.zeros(len(batch) + 1, np.int64), np.zeros(0, np.int32))
+        seen, seen_items = (batch.offsets, batch.items) if window.exclude_seen else none
+        offsets = window.offsets[start : stop + 1]
+        truth = window.items[offsets[0] : offsets[-1]]
+        scores = model.score(batch, run)
+        areas[start:stop] = user_auc(
+            scores, seen, seen_items, offsets - offsets[0], truth, window.train.candidates, run
+        )
+    return areas
+
+
+class PeakMemory:
+    """How far the resident memory of this process rose above where it stood at the start, in MB (10^6 bytes).
+
+    A thread looks every 10 ms, so shorter peaks may be missed; memory that an earlier step freed and the
+    allocator kept is used again unseen, so the figure is a lower bound. NaN where there is no /proc.
+    """
+
+    mb = float("nan")
+
+    def __enter__(self) -> PeakMemory:
+        self._stop, self._thread = threading.Event(), None
+        self._begun = self._peak = _resident()
+        if self._begun:
+            self._thread = threading.Thread(target=self._watch, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self.mb = (max(self._peak, _resident()) - self._begun) / 1e6
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.01):
+            self._peak = max(self._peak, _resident())
+
+
+def _resident() -> int:
+    """Bytes of this process in memory; 0 where that cannot be known."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, AttributeError):
+        return 0

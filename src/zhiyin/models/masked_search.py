@@ -1,0 +1,366 @@
+"""The best k items of inner products among those that pass a mask; exact, and only what passes is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from zhiyin.core.errors import DataError
+from zhiyin.core.parallel import for_chunks, kernel
+from zhiyin.core.run import Run
+from zhiyin.models.norm_pruned_search import longest_first
+from zhiyin.models.topk import finish, push
+
+# Below this share of passing items a mask is kept as their codes alone.
+FEW = 1 / 32
+# Passing rows from which on a first look at compact vectors pays.
+WORTH = 16_384
+# Masks within others that a mask keeps.
+KEPT = 8
+# Vectors read at once to make compact ones.
+PART = 65_536
+# What kernels get where scores are inner products as they are.
+NONE = np.zeros(0, dtype=np.float32)
+# No places given; no bits: all pass.
+NOWHERE, NO_BITS = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=bool)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Mask:
+    """Items that pass a filter, out of n. Make one with `Mask.of`."""
+
+    n: int
+    count: int
+    _bits: np.ndarray | None
+    _rows: np.ndarray | None
+    # By the array that they are of: masks of `within`; None: this mask itself.
+    _within: dict[int, tuple[np.ndarray, Mask | None]] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, bits: np.ndarray) -> Mask:
+        """From bool[n]."""
+        count = int(np.count_nonzero(bits))
+        if count <= FEW * len(bits):
+            return cls(len(bits), count, None, np.flatnonzero(bits).astype(np.int32))
+        return cls(len(bits), count, np.ascontiguousarray(bits), None)
+
+    @classmethod
+    def of_rows(cls, rows: np.ndarray, n: int) -> Mask:
+        """From the codes of passing items, each once; `rows` is sorted here."""
+        return cls(n, len(rows), None, np.sort(rows).astype(np.int32))
+
+    @functools.cached_property
+    def rows(self) -> np.ndarray:
+        """int32[count]: codes of passing items, ascending."""
+        if self._rows is not None:
+            return self._rows
+        assert self._bits is not None
+        return np.flatnonzero(self._bits).astype(np.int32)
+
+    @functools.cached_property
+    def bits(self) -> np.ndarray:
+        """bool[n]: whether each item passes."""
+        if self._bits is not None:
+            return self._bits
+        bits = np.zeros(self.n, dtype=bool)
+        bits[self._rows] = True
+        return bits
+
+    def holds(self, items: np.ndarray) -> np.ndarray:
+        """bool[m]: whether each of some items passes."""
+        if self._bits is not None:
+            return self._bits[items]
+        rows = self.rows
+        if not len(rows):
+            return np.zeros(len(items), dtype=bool)
+        at = np.minimum(np.searchsorted(rows, items), len(rows) - 1)
+        return rows[at] == items
+
+    @property
+    def few(self) -> bool:
+        """Whether so few pass that going through them is quicker than through all items."""
+        return self._bits is None
+
+    def __and__(self, other: Mask) -> Mask:
+        few, many = (self, other) if self.count <= other.count else (other, self)
+        if few._bits is None:
+            rows = few.rows
+            kept = rows[many.holds(rows)]
+            return Mask(self.n, len(kept), None, kept)
+        return Mask.of(self.bits & other.bits)
+
+    def within(self, bits: np.ndarray) -> Mask:
+        """Those that pass bool[n] as well; found once for an array, which must not change."""
+        found = self._within.get(id(bits))
+        if found is None or found[0] is not bits:
+            both = Mask.of(self.bits & bits)
+            if len(self._within) >= KEPT:
+                self._within.clear()
+            found = self._within[id(bits)] = (bits, None if both.count == self.count else both)
+        return found[1] or self
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, with the codes and the bits that may still be made."""
+        return self.n + 4 * self.count
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Compact:
+    """Item vectors in one byte a number, for a first look that reads a quarter of the memory.
+
+    A byte is off by at most half a step of its row, so the true score lies within a known distance of the first look's:
+    whatever may be among the best k is scored again in full, and the answer is exact. The longest vectors come first:
+    once those that are left are too short to reach the best k found, the search is over.
+
+    Parameters
+    ----------
+    codes: int8[n, d]. steps: float32[n]; the vector at place p is about codes[p] * steps[p]. NaN where it holds no
+        finite numbers.
+    order: int32[n], the item at each place. lengths: float32[n], of its vector, falling.
+    """
+
+    codes: np.ndarray
+    steps: np.ndarray
+    order: np.ndarray
+    lengths: np.ndarray
+
+    @classmethod
+    def of(cls, item_vectors: np.ndarray) -> Compact:
+        """From float32[n, d]."""
+        codes = np.zeros(item_vectors.shape, dtype=np.int8)
+        steps = np.zeros(len(item_vectors), dtype=np.float32)
+        lengths = np.concatenate(
+            [np.linalg.norm(item_vectors[start : start + PART], axis=1) for start in range(0, len(codes), PART)]
+            or [steps]
+        ).astype(np.float32)
+        order = np.argsort(-lengths, kind="stable").astype(np.int32)
+        for start in range(0, len(codes), PART):
+            part = np.asarray(item_vectors[order[start : start + PART]], dtype=np.float32)
+            largest = np.abs(part).max(axis=1, initial=0.0)
+            sane = np.isfinite(largest)
+            step = np.where(sane, largest / 127, np.nan).astype(np.float32)
+            steps[start : start + len(part)] = step
+            with np.errstate(all="ignore"):
+                scaled = np.rint(part / np.where(step > 0, step, 1)[:, None]).clip(-127, 127)
+            codes[start : start + len(part)] = np.where(sane[:, None], scaled, 0)
+        return cls(codes, steps, order, lengths[order])
+
+    @functools.cached_property
+    def places(self) -> np.ndarray:
+        """int32[n]: the place of each item."""
+        places = np.empty(len(self.order), dtype=np.int32)
+        places[self.order] = np.arange(len(self.order), dtype=np.int32)
+        return places
+
+    @property
+    def nbytes(self) -> int:
+        return self.codes.nbytes + self.steps.nbytes + 3 * self.order.nbytes
+
+
+def top_k_where(
+    item_vectors: np.ndarray,
+    queries: np.ndarray,
+    mask: Mask | np.ndarray,
+    k: int,
+    *,
+    priority: np.ndarray | None = None,
+    exclude: tuple[np.ndarray, np.ndarray] | None = None,
+    compact: Compact | None = None,
+    scale: np.ndarray | None = None,
+    run: Run | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k items of largest inner product among those that pass; exact.
+
+    Only vectors of passing items are read. Of equal scores the item of higher `priority` comes first, without one the
+    lower code.
+
+    Parameters
+    ----------
+    item_vectors: float32[n, d]. queries: float32[b, d].
+    mask: a `Mask` or bool[n].
+    exclude: offsets int64[b + 1] and item codes: what each query must not get.
+    compact: `Compact.of(item_vectors)`; makes single queries over many passing items faster.
+    scale: float32[n], not negative: each inner product is multiplied by its item's; None for none.
+
+    Returns
+    -------
+    items int32[b, k] and scores float32[b, k], best first; -1 and minus infinity once nothing is left.
+    """
+    run = run or Run(threads=1)
+    vectors = np.ascontiguousarray(item_vectors, dtype=np.float32)
+    queries = np.ascontiguousarray(np.atleast_2d(queries), dtype=np.float32)
+    mask = mask if isinstance(mask, Mask) else Mask.of(np.asarray(mask, dtype=bool))
+    if mask.n != len(vectors) or queries.shape[1] != vectors.shape[1]:
+        raise DataError(
+            f"mask of {mask.n}, vectors {vectors.shape} and queries {queries.shape} do not belong together",
+            remedy="make the filter of the catalogue that the vectors were trained on",
+        )
+    b = len(queries)
+    items = np.full((b, max(k, 0)), -1, dtype=np.int32)
+    scores = np.full((b, max(k, 0)), -np.inf, dtype=np.float32)
+    if k < 1 or not mask.count or not b:
+        return items, scores
+    if priority is None:
+        priority = _by_code(len(vectors))
+    offsets, codes = _sorted_within(exclude, b)
+    scales = NONE if scale is None else np.ascontiguousarray(scale, dtype=np.float32)
+
+    if b < 4 and compact is not None and mask.count >= WORTH:
+        # Of many that pass, places in their order; of few, their own.
+        rows = NOWHERE if mask._bits is not None else compact.places[mask.rows]
+        parts = (compact.codes, compact.steps, compact.order, compact.lengths)
+        bits = NO_BITS if mask._bits is None or mask.count == mask.n else mask.bits
+        _search_compact(parts, vectors, scales, queries, bits, rows, priority, offsets, codes, items, scores)
+        return items, scores
+    rows = mask.rows
+
+    def each(start: int, stop: int) -> None:
+        _search(vectors, scales, queries, start, stop, rows, priority, offsets, codes, items, scores)
+
+    if b < 4:
+        for_chunks(each, b, run, chunk=1)
+    else:
+        longest_first(
+            vectors, None if scale is None else scales, queries, rows, priority, offsets, codes, items, scores, run
+        )
+    return items, scores
+
+
+@functools.lru_cache(maxsize=4)
+def _by_code(n: int) -> np.ndarray:
+    return np.arange(n, 0, -1, dtype=np.int32)
+
+
+def _sorted_within(exclude: tuple[np.ndarray, np.ndarray] | None, b: int) -> tuple[np.ndarray, np.ndarray]:
+    """Excluded codes sorted within each query."""
+    if exclude is None:
+        return np.zeros(b + 1, np.int64), np.zeros(0, np.int32)
+    offsets, codes = exclude
+    if b == 1:
+        return np.asarray(offsets, np.int64), np.sort(codes).astype(np.int32)
+    owner = np.repeat(np.arange(b), np.diff(offsets))
+    return np.asarray(offsets, np.int64), np.asarray(codes)[np.lexsort((codes, owner))].astype(np.int32)
+
+
+@kernel
+def _search(vectors, scales, queries, start, stop, rows, priority, offsets, codes, items, scores):
+    """One query at a time over the passing rows: bound by the reading of their vectors."""
+    d, k = vectors.shape[1], items.shape[1]
+    for q in range(start, stop):
+        query, heap_item, heap_score = queries[q], items[q], scores[q]
+        size, out, end = 0, offsets[q], offsets[q + 1]
+        bar = np.float32(-np.inf)
+        for at in range(len(rows)):
+            item = rows[at]
+            score = np.float32(0)
+            vector = vectors[item]
+            for j in range(d):
+                score += vector[j] * query[j]
+            if len(scales):
+                score *= scales[item]
+            if not score >= bar or score == -np.inf:
+                continue
+            while out < end and codes[out] < item:
+                out += 1
+            if out < end and codes[out] == item:
+                continue
+            size = push(score, item, size, heap_score, heap_item, priority)
+            if size == k:
+                bar = heap_score[0]
+        finish(heap_score, heap_item, size, priority)
+
+
+@kernel
+def _search_compact(parts, vectors, scales, queries, bits, places, priority, offsets, codes, items, scores):
+    """As `_search`. `bar` is the k-th best of what scores are at least; what may reach it is scored in full.
+
+    places: where to look; empty: everywhere, at items of `bits` (empty: all).
+    """
+    small, steps, order, lengths = parts
+    d, k = vectors.shape[1], items.shape[1]
+    least = np.empty(k, dtype=np.float32)
+    everywhere, every = len(places) == 0, len(bits) == 0
+    looks = len(order) if everywhere else len(places)
+    may, most = np.empty(looks, dtype=np.int32), np.empty(looks, dtype=np.float32)
+    for q in range(len(queries)):
+        query, heap_item, heap_score = queries[q], items[q], scores[q]
+        length, square = np.float32(0), np.float32(0)
+        for j in range(d):
+            length += abs(query[j])
+            square += query[j] * query[j]
+        # Half a step for the byte; the rest for the rounding of 32-bit sums, here and in the full score.
+        off = length * np.float32(0.5 + 127e-6 * (4 + d / 8))
+        reach = np.sqrt(square) * np.float32(1 + 1e-5 * (8 + d / 8))
+        found, n, begin, end = 0, 0, offsets[q], offsets[q + 1]
+        bar = np.float32(-np.inf)
+        for at in range(looks):
+            place = at if everywhere else places[at]
+            item = order[place]
+            if not every and everywhere and not bits[item]:
+                continue
+            scale = scales[item] if len(scales) else np.float32(1)
+            if reach * lengths[place] * scale < bar:
+                if everywhere and not len(scales):
+                    break  # those behind are shorter still
+                continue
+            score = np.float32(0)
+            vector = small[place]
+            for j in range(d):
+                score += np.float32(vector[j]) * query[j]
+            step = steps[place] * scale
+            high = step * (score + off)
+            if high < bar:
+                continue
+            out = begin + np.searchsorted(codes[begin:end], item)
+            if out < end and codes[out] == item:
+                continue
+            may[n], most[n] = item, high
+            n += 1
+            low = step * (score - off)
+            if not low > bar:  # NaN too
+                continue
+            if found < k:
+                to = found
+                found += 1
+                while to > 0 and low < least[(to - 1) >> 1]:
+                    least[to] = least[(to - 1) >> 1]
+                    to = (to - 1) >> 1
+                least[to] = low
+            else:
+                _sink(least, low)
+            if found == k:
+                bar = least[0]
+        size = 0
+        for at in range(n):
+            if most[at] < bar:
+                continue
+            item = may[at]
+            score = np.float32(0)
+            vector = vectors[item]
+            for j in range(d):
+                score += vector[j] * query[j]
+            if len(scales):
+                score *= scales[item]
+            if score > -np.inf:
+                size = push(score, item, size, heap_score, heap_item, priority)
+        finish(heap_score, heap_item, size, priority)
+
+
+@kernel
+def _sink(least, value):
+    """Replace the smallest of a heap."""
+    at, size = 0, len(least)
+    while True:
+        child = 2 * at + 1
+        if child >= size:
+            break
+        if child + 1 < size and least[child + 1] < least[child]:
+            child += 1
+        if not least[child] < value:
+            break
+        least[at] = least[child]
+        at = child
+    least[at] = value

@@ -1,0 +1,94 @@
+"""The best k items of inner products for many queries at once: the longest vectors first, until none can enter."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from zhiyin.core.parallel import for_chunks, kernel
+from zhiyin.core.run import Run
+from zhiyin.models.topk import finish, push
+
+# Items, and queries, multiplied at once: 16 MiB of scores, which stay in cache until they are looked through.
+BLOCK, SLAB = 2_048, 2_048
+
+
+def longest_first(
+    vectors: np.ndarray,
+    scale: np.ndarray | None,
+    queries: np.ndarray,
+    rows: np.ndarray,
+    priority: np.ndarray,
+    offsets: np.ndarray,
+    codes: np.ndarray,
+    items: np.ndarray,
+    scores: np.ndarray,
+    run: Run,
+) -> None:
+    """As `masked_search.top_k_where` among `rows`, into `items` and `scores`; codes sorted within each query.
+
+    An inner product is at most the product of the lengths. With items from the longest to the shortest, a query whose
+    k-th best is above what the next block can reach is answered.
+    """
+    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[rows]
+    if scale is not None:
+        lengths = lengths * scale[rows]
+    order = np.argsort(-lengths, kind="stable")  # NaN comes last
+    rows, lengths = rows[order], lengths[order]
+    slack = 1 + 1e-5 * (8 + vectors.shape[1] / 8)  # for the rounding of 32-bit sums
+    room = np.empty(min(SLAB, len(queries)) * BLOCK, dtype=np.float32)
+    for start in range(0, len(queries), SLAB):
+        left = np.arange(start, min(start + SLAB, len(queries)))
+        asked = queries[left]
+        reach = np.sqrt(np.einsum("ij,ij->i", asked, asked)) * slack
+        bars = np.full(len(left), -np.inf, dtype=np.float32)
+        size = np.zeros(len(left), dtype=np.int64)
+        for first in range(0, len(rows), BLOCK):
+            part = rows[first : first + BLOCK]
+            open_ones = ~(reach * lengths[first] < bars)  # NaN stays open
+            if not open_ones.all():
+                left, asked, reach, bars, size = (array[open_ones] for array in (left, asked, reach, bars, size))
+                if not len(left):
+                    break
+            found = np.matmul(asked, vectors[part].T, out=room[: len(left) * len(part)].reshape(len(left), len(part)))
+            if scale is not None:
+                found *= scale[part]
+            _merge_all(found, left, part, priority, offsets, codes, items, scores, size, bars, run)
+    for_chunks(lambda a, b: _order(a, b, priority, items, scores), len(queries), run)
+
+
+def _merge_all(found, left, part, priority, offsets, codes, items, scores, size, bars, run):
+    def work(start: int, stop: int) -> None:
+        _merge(found, left, part, priority, offsets, codes, items, scores, size, bars, start, stop)
+
+    for_chunks(work, len(left), run, chunk=max(16, -(-len(left) // (4 * run.n_threads))))
+
+
+@kernel
+def _merge(found, left, part, priority, offsets, codes, items, scores, size, bars, start, stop):
+    """A block of scores into the heaps of the queries left."""
+    k = items.shape[1]
+    for row in range(start, stop):
+        q = left[row]
+        line, heap_item, heap_score = found[row], items[q], scores[q]
+        n, bar, begin, end = size[row], bars[row], offsets[q], offsets[q + 1]
+        for at in range(len(part)):
+            score = line[at]
+            if not score >= bar or score == -np.inf:
+                continue
+            item = part[at]
+            out = begin + np.searchsorted(codes[begin:end], item)
+            if out < end and codes[out] == item:
+                continue
+            n = push(score, item, n, heap_score, heap_item, priority)
+            if n == k:
+                bar = heap_score[0]
+        size[row], bars[row] = n, bar
+
+
+@kernel
+def _order(start, stop, priority, items, scores):
+    for q in range(start, stop):
+        size = 0
+        while size < items.shape[1] and items[q, size] >= 0:
+            size += 1
+        finish(scores[q], items[q], size, priority)

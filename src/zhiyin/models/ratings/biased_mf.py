@@ -1,0 +1,103 @@
+"""BiasedMF: ratings as biases and an inner product of factors."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import numpy as np
+
+from zhiyin.core.parallel import kernel
+from zhiyin.core.params import param
+from zhiyin.core.prng import below
+from zhiyin.core.run import Run
+from zhiyin.data.dataset import Dataset
+from zhiyin.data.histories import Histories
+from zhiyin.models.ratings.rating_model import RatingModel, fold
+
+
+@dataclasses.dataclass
+class BiasedMF(RatingModel):
+    """Matrix factorisation with biases (Koren, Bell & Volinsky, "Matrix factorization techniques for recommender
+    systems", IEEE Computer 2009, eq. 5).
+
+    r̂_ui = μ + b_u + b_i + p_u·q_i minimises Σ over ratings of (r - r̂)² + reg_bias (b_u² + b_i²) + reg (|p_u|² + |q_i|²)
+    by stochastic gradient descent over shuffled ratings. The step shrinks linearly to a tenth.
+
+    A user at serving time is folded in: (b_u, p_u) is solved exactly from the history against fixed items, so a new
+    rating changes the next answer. The objective is the same one, with `fold_reg` times its penalties.
+
+    The defaults are the best at 32 factors of a small grid by RMSE on tenths cut from the train parts of the folds u1
+    and u3 of MovieLens-100k; more factors gain little.
+    """
+
+    factors: int = param(32, "length of the vectors", at_least=1, at_most=1024, tune=(8, 128), log=True)
+    epochs: int = param(30, "passes over the ratings", at_least=1, tune=(10, 60))
+    rate: float = param(0.02, "length of a step", at_least=0, tune=(0.002, 0.05), log=True)
+    reg: float = param(0.1, "L2 penalty of the vectors, for each rating", at_least=0, tune=(0.01, 0.3), log=True)
+    reg_bias: float = param(0.02, "L2 penalty of the biases, for each rating", at_least=0, tune=(0.002, 0.2), log=True)
+    fold_reg: float = param(1.0, "penalties at folding in, times those of training", at_least=0.01, tune=(0.5, 4.0))
+
+    def _fit(self, data: Dataset, run: Run) -> None:
+        histories, rng = data.histories, run.rng(51)
+        ratings = self._learn_scale(histories)
+        mean = np.float32(ratings.mean(dtype=np.float64))
+        # Shuffled in place, a little more with each epoch, so that a sweep reads them in a row.
+        triples = data.events["user"].to_numpy().copy(), histories.items.copy(), ratings.copy()
+        bu, bi = np.zeros(data.n_users, np.float32), np.zeros(data.n_items, np.float32)
+        p = (0.1 * rng.standard_normal((data.n_users, self.factors), dtype=np.float32)).astype(np.float32)
+        q = (0.1 * rng.standard_normal((data.n_items, self.factors), dtype=np.float32)).astype(np.float32)
+        q[np.bincount(histories.items, minlength=data.n_items) == 0] = 0
+        begun = time.perf_counter()
+        with run.bar("BiasedMF", self.epochs) as advance:
+            for epoch in range(self.epochs):
+                rate = np.float32(self.rate * (1 - 0.9 * epoch / self.epochs))
+                _shuffle(*triples, rng.integers(1, 2**63, dtype=np.uint64))
+                loss = _sweep(*triples, mean, bu, bi, p, q, rate, np.float32(self.reg), np.float32(self.reg_bias))
+                advance(1)
+                seconds = time.perf_counter() - begun
+                run.report(model="BiasedMF", epoch=epoch + 1, of=self.epochs, loss=loss / len(ratings), seconds=seconds)
+        ones = np.ones((data.n_items, 1), np.float32)
+        self.item_vectors_ = np.hstack([mean + bi[:, None], ones, q])  # type: ignore[misc]
+
+    def _encode(self, histories: Histories, run: Run) -> np.ndarray:
+        """float32[n, 2 + factors]: one, b_u and p_u of each history."""
+        vectors = self.item_vectors_[histories.items]
+        targets = self._ratings(histories) - vectors[:, 0]
+        penalty = np.full(1 + self.factors, self.fold_reg * self.reg, dtype=np.float32)
+        penalty[0] = self.fold_reg * self.reg_bias
+        design = np.ascontiguousarray(vectors[:, 1:])
+        x = fold(histories, targets, design, np.maximum(penalty, 1e-4), True, run)
+        return np.hstack([np.ones((len(x), 1), np.float32), x])
+
+
+@kernel
+def _shuffle(user, item, rating, seed):
+    """A random order of all three, in place (Fisher & Yates)."""
+    state = np.empty(1, dtype=np.uint64)
+    state[0] = seed
+    for at in range(len(rating) - 1, 0, -1):
+        to = below(state, at + 1)
+        user[at], user[to] = user[to], user[at]
+        item[at], item[to] = item[to], item[at]
+        rating[at], rating[to] = rating[to], rating[at]
+
+
+@kernel
+def _sweep(user, item, rating, mean, bu, bi, p, q, rate, reg, reg_bias):
+    """One pass of gradient steps; returns the sum of squared errors before each."""
+    f, total = p.shape[1], 0.0
+    for e in range(len(rating)):
+        u, i = user[e], item[e]
+        product = np.float32(0)
+        for j in range(f):
+            product += p[u, j] * q[i, j]
+        error = rating[e] - mean - bu[u] - bi[i] - product
+        total += error * error
+        bu[u] += rate * (error - reg_bias * bu[u])
+        bi[i] += rate * (error - reg_bias * bi[i])
+        for j in range(f):
+            left, right = p[u, j], q[i, j]
+            p[u, j] = left + rate * (error * right - reg * left)
+            q[i, j] = right + rate * (error * left - reg * right)
+    return total

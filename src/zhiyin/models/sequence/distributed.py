@@ -1,0 +1,106 @@
+"""Several processes training one network: `torchrun --nproc-per-node 2 train.py` and nothing else.
+
+Each process takes its share of the rows of every batch; gradients are summed, so that the step is that of the whole
+batch. One process is the same code with nothing to sum.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from zhiyin.models.sequence.rowwise_adam import dense_and_sparse
+
+
+@dataclasses.dataclass(frozen=True)
+class Processes:
+    """Which of how many processes this one is, and the device its messages go from."""
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
+
+    @classmethod
+    @contextlib.contextmanager
+    def joined(cls, device: torch.device) -> Iterator[Processes]:
+        """The processes that torchrun started, or this one alone."""
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not dist.is_available():
+            yield cls()
+            return
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        if not dist.is_initialized():
+            # Once and for all trainings: a group that is left and joined anew waits for ever at times.
+            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+            atexit.register(_leave)
+        yield cls(dist.get_rank(), dist.get_world_size(), device)
+
+    def total(self, loss: Tensor, targets: int) -> tuple[Tensor, int]:
+        """The loss of this process, which its gradient flows from, and the number of targets of all."""
+        return loss, int(self._sum(torch.tensor(targets, device=self.device)))
+
+    def number(self, loss: Tensor) -> float:
+        """The summed loss of all processes."""
+        return float(self._sum(loss.detach().double().clone()))
+
+    def sum_gradients(self, network: nn.Module) -> None:
+        """Sum the gradients of all processes: one message for the dense ones, and the rows touched of sparse tables."""
+        if self.world == 1:
+            return
+        dense, tables = dense_and_sparse(network)
+        for table in tables:
+            table.grad = self._sum_rows(table)
+        if dense:
+            # A parameter that this share of the batch did not touch still takes part, with zeros.
+            flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in dense])
+            for p, part in zip(dense, self._sum(flat).split([p.numel() for p in dense])):
+                p.grad = part.view_as(p)
+
+    def first(self, value: float) -> float:
+        """The value the first process has."""
+        if self.world == 1:
+            return value
+        box = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.broadcast(box, 0)
+        return float(box)
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        float(self._sum(torch.zeros((), device=self.device)))
+
+    def _sum(self, values: Tensor) -> Tensor:
+        """Summed in place over all processes."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+    def _sum_rows(self, table: Tensor) -> Tensor:
+        """The sum of sparse gradients. All send as many rows as the one with most, the rest of them zeros of row 0."""
+        if table.grad is None:
+            rows, values = torch.zeros(0, dtype=torch.int64, device=table.device), table.new_zeros(0, *table.shape[1:])
+        else:
+            gradient = table.grad.coalesce()
+            rows, values = gradient.indices()[0], gradient.values()
+        sizes = torch.zeros(self.world, dtype=torch.int64, device=table.device)
+        sizes[self.rank] = len(rows)
+        most = int(self._sum(sizes).max())
+        sent_rows, sent_values = rows.new_zeros(most), values.new_zeros(most, *values.shape[1:])
+        sent_rows[: len(rows)], sent_values[: len(rows)] = rows, values
+        all_rows = [torch.empty_like(sent_rows) for _ in range(self.world)]
+        all_values = [torch.empty_like(sent_values) for _ in range(self.world)]
+        dist.all_gather(all_rows, sent_rows)
+        dist.all_gather(all_values, sent_values)
+        rows, values = torch.cat(all_rows)[None], torch.cat(all_values)
+        return torch.sparse_coo_tensor(rows, values, table.shape, check_invariants=False).coalesce()
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()

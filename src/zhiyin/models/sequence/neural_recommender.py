@@ -1,0 +1,182 @@
+"""What every neural recommender shares: hyperparameters of training, validation, weights on disk, serving.
+
+A model is loss × network × data: it says how its network is built (`_build`) and what an epoch is made of
+(`_batches`); the network says what it loses on a batch (`loss`), which vectors its items have (`item_vectors`) and
+which vector a history has (`forward`). The loop is `training.train`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from zhiyin.core.errors import DataError
+from zhiyin.core.params import param, settings_of
+from zhiyin.core.ranking_metrics import hits_of, ndcg
+from zhiyin.core.run import Run, log
+from zhiyin.data.dataset import Dataset
+from zhiyin.data.histories import Histories
+from zhiyin.data.splits import split
+from zhiyin.models.recommender import VectorRecommender
+from zhiyin.models.sequence.batches import positive, serving_sequences
+from zhiyin.models.sequence.training_loop import Batches, Progress, threads, train
+from zhiyin.models.training_context import Known
+
+# Users whose validation lists are made after each epoch: enough to tell 1 % apart, few enough to cost little.
+JUDGED = 10_000
+
+
+@dataclasses.dataclass
+class NeuralRecommender(VectorRecommender):
+    """Base of the neural recommenders. See the module docstring."""
+
+    factors: int = param(64, "length of the vectors", at_least=1, at_most=4096, tune=(32, 256), log=True)
+    epochs: int = param(100, "most passes over the data", at_least=1)
+    patience: int = param(10, "epochs without a better validation NDCG@10 before training stops; 0: never", at_least=0)
+    validation: str = param(
+        "last",
+        "what early stopping is judged by: each user's last event, a random tenth of everybody's, the last tenth of "
+        "the time, or nothing",
+        choices=("last", "ratio", "time", "users", "none"),
+    )
+    batch_size: int = param(128, "histories a step", at_least=1, tune=(64, 512), log=True)
+    learning_rate: float = param(1e-3, "step of Adam", at_least=0, tune=(1e-4, 1e-2), log=True)
+    beta2: float = param(0.999, "how long Adam remembers squares; less spares rare items", at_least=0.5, at_most=0.9999)
+    warmup: int = param(0, "steps until the full learning rate", at_least=0)
+    schedule: str = param("constant", "learning rate after warm-up", choices=("constant", "cosine"))
+    weight_decay: float = param(0.0, "decoupled L2 decay", at_least=0, tune=(1e-6, 1e-1), log=True)
+    dropout: float = param(0.1, "share of elements dropped in training", at_least=0, at_most=0.95, tune=(0.0, 0.6))
+    clip: float = param(5.0, "largest norm of the gradient; 0: no limit", at_least=0)
+
+    weights_: ClassVar[dict[str, np.ndarray]]
+    curve_: ClassVar[list[dict[str, float]]]
+
+    # -- to be written by a model ---------------------------------------------------------------------------------
+
+    def _build(self, n_items: int) -> nn.Module:
+        """The network, from the hyperparameters and the state that `_prepare` set; also after loading."""
+        raise NotImplementedError
+
+    def _batches(self, data: Dataset, run: Run) -> Batches:
+        """What an epoch is made of."""
+        raise NotImplementedError
+
+    def _prepare(self, data: Dataset, run: Run) -> None:
+        """Set whatever further state the network is built from, such as numbers of features."""
+
+    # -- the contract of a recommender ----------------------------------------------------------------------------
+
+    def _fit(self, data: Dataset, run: Run) -> None:
+        taught, judged = self._validation(data, run)
+        self._prepare(taught, run)
+        with torch.random.fork_rng(devices=[]), threads(run):
+            torch.manual_seed(run.seed)
+            network = self._build(data.n_items)
+            self._network = network
+            try:
+                progress = train(
+                    network,
+                    self._batches(taught, run),
+                    self,
+                    run,
+                    label=type(self).__name__,
+                    validate=None if judged is None else lambda: self._judge(*judged, run),
+                    identity=self._identity(data, run),
+                )
+            except BaseException:
+                # Interrupted, a model is not half fitted.
+                for name in ("known_", "_network"):
+                    vars(self).pop(name, None)
+                raise
+        self._learned(network, progress)
+
+    def _learned(self, network: nn.Module, progress: Progress) -> None:
+        """Keep what training has found, as arrays."""
+        self.weights_ = {name: tensor.numpy() for name, tensor in network.state_dict().items()}  # type: ignore[misc]
+        self.item_vectors_ = self._item_vectors()  # type: ignore[misc]
+        self.curve_ = progress.curve  # type: ignore[misc]
+
+    def encode(self, histories: Histories, run: Run | None = None) -> np.ndarray:
+        """Vectors of histories, float32[n, d]; zeros where a history has no positive event."""
+        network, run = self._net(), run or Run()
+        kept = positive(histories)
+        device = next(network.parameters()).device
+        vectors = np.zeros((len(histories), self._width()), dtype=np.float32)
+        with torch.inference_mode(), threads(run):
+            for batch in serving_sequences(kept, self._reach()):
+                vectors[batch.rows.numpy()] = network(batch.to(device)).float().cpu().numpy()
+        return vectors
+
+    def _reach(self) -> int:
+        """How many of the last events of a history the network reads."""
+        return int(getattr(self, "max_len", 1 << 30))
+
+    def _width(self) -> int:
+        return int(self.item_vectors_.shape[1])
+
+    def _item_vectors(self) -> np.ndarray:
+        with torch.inference_mode():
+            return np.ascontiguousarray(self._network.item_vectors().float().cpu().numpy())  # type: ignore[operator]
+
+    def _net(self) -> nn.Module:
+        """The network in eval mode: the one just trained, or built from the weights that were loaded."""
+        if "_network" not in vars(self):
+            with torch.random.fork_rng(devices=[]):
+                network = self._build(len(self._known().item_ids))
+            # Assigned, not copied: mapped weights stay shared between processes.
+            tensors = {name: torch.from_numpy(array) for name, array in self.weights_.items()}
+            network.load_state_dict(tensors, assign=True)
+            self._network = network.eval()
+        return self._network
+
+    # -- validation -----------------------------------------------------------------------------------------------
+
+    def _validation(self, data: Dataset, run: Run) -> tuple[Dataset, tuple[Histories, Histories] | None]:
+        """What to learn from; and the histories to ask with and the events to find, or None."""
+        if self.validation == "none":
+            return data, None
+        by = {"users": "cold-users"}.get(self.validation, self.validation)
+        test = {"last": None, "time": None}.get(self.validation, 0.1)
+        try:
+            parts = split(data, by, test=test, run=run)
+        except DataError as error:
+            log.info("%s: no validation, all epochs run: %s", type(self).__name__, error.message)
+            return data, None
+        wanted = parts.test.subset(parts.test.events["weight"].to_numpy() > 0)
+        rows = np.flatnonzero((wanted.histories.lengths > 0) & (positive(parts.fold_in.histories).lengths > 0))
+        if not len(rows) or parts.train.n_events == 0:
+            log.info("%s: too few events to validate by: all epochs run", type(self).__name__)
+            return data, None
+        if len(rows) > JUDGED:
+            rows = np.sort(run.rng(22).choice(rows, JUDGED, replace=False))
+        self.known_ = Known.of(parts.train, run)  # type: ignore[misc]
+        return parts.train, (parts.fold_in.histories.take(rows), wanted.histories.take(rows))
+
+    def _judge(self, asked: Histories, wanted: Histories, run: Run) -> float:
+        """NDCG@10 on the validation part, through the same path that serves."""
+        self.item_vectors_ = self._item_vectors()  # type: ignore[misc]
+        quiet = dataclasses.replace(run, progress=False)
+        lists, _ = self.rank(asked, 10, exclude=asked if self._excludes_seen else None, run=quiet)
+        distinct, offsets, items = _distinct(wanted)
+        k = lists.shape[1]
+        return float(ndcg(hits_of(lists, offsets, items, run), distinct, k).mean())
+
+    _excludes_seen: ClassVar[bool] = True
+
+    def _identity(self, data: Dataset, run: Run) -> str:
+        """What distinguishes this training from another one."""
+        said = json.dumps([type(self).__name__, settings_of(self), data.fingerprint, run.seed])
+        return hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
+
+
+def _distinct(wanted: Histories) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The distinct items of each row, ascending: their number, offsets and codes."""
+    matrix = wanted.matrix(int(wanted.items.max(initial=0)) + 1, "binary")
+    matrix.sort_indices()
+    return np.diff(matrix.indptr), matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32)

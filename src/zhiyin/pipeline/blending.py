@@ -1,0 +1,167 @@
+"""Several sources into one order: reciprocal ranks, learned weights, or the one source that is best anyway.
+
+A blend is judged on windows that neither its weights nor any source has learned from; where it does not beat the best
+single source there, the single source is what is kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.optimize import minimize
+
+from zhiyin.core.ranking_metrics import RANKING
+from zhiyin.evaluation.significance import standard_error
+from zhiyin.ranking.candidates import RRF, reciprocal_ranks
+from zhiyin.ranking.examples import Candidates
+
+# Users of a segment below which it has no choice of its own.
+FEW = 50
+
+
+def normalised(candidates: Candidates) -> np.ndarray:
+    """float32[m, s]: each source's scores between 0 (its worst in the request, and what it did not name) and 1."""
+    scores, starts = candidates.scores, candidates.offsets[:-1]
+    if not len(candidates.items):
+        return np.zeros_like(scores)
+    filled = np.diff(candidates.offsets) > 0
+    named = ~np.isnan(scores)
+    low = _spread(np.minimum.reduceat(np.where(named, scores, np.inf), starts[filled], axis=0), candidates, filled)
+    high = _spread(np.maximum.reduceat(np.where(named, scores, -np.inf), starts[filled], axis=0), candidates, filled)
+    with np.errstate(invalid="ignore"):
+        # The worst named item keeps a little more than one that was not named at all.
+        share = (scores - low + 1e-6) / (high - low + 2e-6)
+    return np.where(named & np.isfinite(share), share, 0.0).astype(np.float32)
+
+
+def _spread(values: np.ndarray, candidates: Candidates, filled: np.ndarray) -> np.ndarray:
+    return np.repeat(values, np.diff(candidates.offsets)[filled], axis=0)
+
+
+def signals(candidates: Candidates) -> np.ndarray:
+    """float32[m, 2 s]: normalised scores, and reciprocal ranks brought to at most 1: what weights are learned over."""
+    return np.concatenate([normalised(candidates), reciprocal_ranks(candidates.ranks) * (RRF + 1)], axis=1)
+
+
+def learn_weights(candidates: Candidates, labels: np.ndarray, reg: float = 1e-3) -> np.ndarray:
+    """float64[2 s], not negative: weights of `signals` under which relevant items come first.
+
+    Minimises the softmax loss of lists (Cao et al., Learning to rank: from pairwise to listwise, ICML 2007) over the
+    requests that have a relevant candidate; convex, so there is one answer.
+
+    labels: float32[m], relevance of each candidate, 0 for none.
+    """
+    x, owners = signals(candidates).astype(np.float64), candidates.owners
+    total = np.bincount(owners, weights=labels, minlength=len(candidates))
+    kept = (total > 0)[owners]
+    if not kept.any():
+        return np.ones(x.shape[1])
+    x, owners = x[kept], owners[kept]
+    y = labels[kept] / total[owners]
+    starts = np.flatnonzero(np.concatenate([[True], owners[1:] != owners[:-1]]))
+    sizes = np.diff(np.append(starts, len(owners)))
+    n = len(starts)
+
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        logits = x @ weights
+        top = np.repeat(np.maximum.reduceat(logits, starts), sizes)
+        mass = np.exp(logits - top)
+        whole = np.repeat(np.add.reduceat(mass, starts), sizes)
+        value = float((y * (np.log(whole) + top - logits)).sum() / n + reg * weights @ weights)
+        return value, x.T @ (mass / whole - y) / n + 2 * reg * weights
+
+    found = minimize(loss, np.ones(x.shape[1]), jac=True, method="L-BFGS-B", bounds=[(0, None)] * x.shape[1])
+    weights = np.asarray(found.x)
+    return weights if weights.any() else np.ones(x.shape[1])
+
+
+def order(candidates: Candidates, scores: np.ndarray) -> np.ndarray:
+    """int64[m]: candidates of each request by score, best first; equal scores keep the order they came in."""
+    return np.lexsort((-scores, candidates.owners))
+
+
+def judged(
+    candidates: Candidates, scores: np.ndarray, labels: np.ndarray, relevant: np.ndarray, metric: str
+) -> np.ndarray:
+    """float64[n]: a ranking metric ("ndcg@10") of each request's candidates ordered by score.
+
+    relevant: int64[n], relevant items of each request, those that no source named included.
+    """
+    name, _, k = metric.partition("@")
+    at = order(candidates, scores)
+    place = np.arange(len(at)) - np.repeat(candidates.offsets[:-1], np.diff(candidates.offsets))
+    first = place < int(k)
+    hits = np.zeros((len(candidates), int(k)), dtype=bool)
+    hits[candidates.owners[first], place[first]] = labels[at[first]] > 0
+    return RANKING[name](hits, np.maximum(relevant, 1), int(k))
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What was chosen for a segment of requests, and the figures it was chosen by, none where there was no request."""
+
+    segment: str
+    method: str
+    figures: dict[str, float]
+    requests: int
+    why: str
+
+    def said(self) -> dict[str, object]:
+        return dataclasses.asdict(self)
+
+
+def choose(
+    segment: str,
+    values: dict[str, np.ndarray],
+    blends: Sequence[str],
+    users: np.ndarray | None = None,
+    default: str | None = None,
+    earlier: dict[str, np.ndarray] | None = None,
+) -> Choice:
+    """The method to keep: the best mean; but a blend only where it beats the best single source.
+
+    values: of each method, a metric of each request of the segment. blends: which of them are blends, from the simplest
+    on. users: whose each request is; one user's requests of several windows count as one user's. default: what stays
+    unless something is better by more than one standard error of the paired difference; for segments of few users.
+    earlier: of single sources, the metric of requests of windows that blends have learned from. Sources have learned
+    from neither, so which of them is the best one is told by both: the best of many on few requests is best by luck
+    too, and no blend would stand against it.
+    """
+    n = len(next(iter(values.values()))) if values else 0
+    figures = {name: float(np.mean(value)) for name, value in values.items() if n}
+    if not n:
+        method = default or next(iter(values), "")
+        return Choice(segment, method, figures, 0, "nobody to judge by")
+    alone = {name: float(np.concatenate([(earlier or {}).get(name, value[:0]), value]).mean())
+             for name, value in values.items() if name not in blends}  # fmt: skip
+    single = max(alone, key=lambda name: alone[name])
+    best = max([single, *blends], key=lambda name: (figures[name], name == single))
+    why = f"best of {len(values)} on {n:,} requests"
+    if best == single and blends:
+        why = f"no blend beats {single} on {n:,} requests"
+    if default is not None and default != best:
+        gain, error, people = standard_error(values[best] - values[default], users)
+        if people < FEW:
+            return Choice(segment, default, figures, n, f"requests of {people} users are too few to tell")
+        if gain <= error:
+            return Choice(segment, default, figures, n, f"{best} is not clearly better on {n:,} requests")
+    return Choice(segment, best, figures, n, why)
+
+
+def weighted(candidates: Candidates, weights: np.ndarray) -> np.ndarray:
+    """float32[m]: signals times the weights of each request, float64[n, 2 s]."""
+    return np.einsum("ij,ij->i", signals(candidates), weights.astype(np.float32)[candidates.owners])
+
+
+def scores_by(method: str, candidates: Candidates) -> np.ndarray:
+    """float32[m]: scores by "rrf", or by one source alone; what that source did not name comes last, by reciprocal
+    ranks."""
+    fused = reciprocal_ranks(candidates.ranks).sum(axis=1)
+    if method == "rrf":
+        return fused
+    rank = candidates.ranks[:, candidates.sources.index(method)]
+    # Its own order, ties included; the others of a request share less than 1.
+    first = 1 + len(candidates.sources) / (RRF + 1)
+    return np.where(rank >= 0, first + 1 / (1 + np.maximum(rank, 0)), fused).astype(np.float32)

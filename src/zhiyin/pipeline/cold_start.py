@@ -1,0 +1,329 @@
+"""Items that came after the model was trained: known by their columns alone, they take part in the next list.
+
+They get codes after those that the model knows. Where a source of the pipeline can describe items by their columns, a
+new item is worth what the candidates most like it are worth to this user; where none can, new items stand behind the
+candidates, the newest first. A click on a new item counts as one on the known item that is most like it.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from scipy import sparse
+
+from zhiyin.core.parallel import kernel
+from zhiyin.core.run import Run
+from zhiyin.data.histories import Histories
+from zhiyin.data.ids import Ids, id_list
+from zhiyin.models.content import Content
+from zhiyin.pipeline.explanations import Reason
+
+if TYPE_CHECKING:
+    from zhiyin.pipeline.pipeline import Pipeline
+
+# New items that one list may choose from, and candidates that say what a new item is worth.
+MOST, NEAREST = 50, 5
+# Items whose known stand-in is remembered.
+STAND_INS = 100_000
+
+
+class MoreIds(Ids):
+    """Ids of a model and, behind them, ids that it has never seen, in the order they came."""
+
+    def __init__(self, known: Ids, more: list[str]) -> None:
+        self.known, self._more = known, more
+        self._at = {raw: len(known) + at for at, raw in enumerate(more)}
+
+    def __len__(self) -> int:
+        return len(self.known) + len(self._more)
+
+    @property
+    def values(self) -> pl.Series:  # type: ignore[override]
+        """All ids; as texts where there are new ones."""
+        if not self._more:
+            return self.known.values
+        return pl.concat([self.known.values.cast(pl.String), pl.Series(self._more, dtype=pl.String).rename("id")])
+
+    def encode(self, raw: Any) -> np.ndarray:
+        raw = id_list(raw)
+        codes = self.known.encode(raw)
+        if self._more and isinstance(raw, pl.Series):
+            new = np.flatnonzero(codes < 0)
+            texts = raw.gather(new).cast(pl.String)
+            codes = codes.copy()
+            codes[new] = texts.replace_strict(self._at, default=-1, return_dtype=pl.Int32).to_numpy()
+        elif self._more:
+            for at in np.flatnonzero(codes < 0).tolist():
+                codes[at] = self._at.get(str(raw[at]), -1)
+        return codes
+
+    def decode(self, codes: np.ndarray) -> pl.Series:
+        return self.values.gather(np.asarray(codes, dtype=np.int64))
+
+    def raw(self, codes: np.ndarray) -> list[Any]:
+        n = len(self.known)
+        new = np.flatnonzero(codes >= n)
+        if not len(new):
+            return self.known.raw(codes)
+        found = self.known.raw(np.where(codes < n, codes, 0))
+        for at in new.tolist():
+            found[at] = self._more[int(codes[at]) - n]
+        return found
+
+
+class NewItems:
+    """What the new items of a catalogue are worth to someone.
+
+    Parameters
+    ----------
+    frame: their columns, in the order of their codes.
+    """
+
+    def __init__(self, model: Pipeline, frame: pl.DataFrame, run: Run) -> None:
+        self.n, self.m, self._run = len(model._known().item_ids), len(frame), run
+        self.source, self._describer = _describer(model)
+        self._known: Any = None
+        self._new: Any = None
+        if self._describer is not None and self.m:
+            self._known, self._new = _vectors(self._describer, frame.drop("id"), run)
+        self._stand_ins: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def join(
+        self,
+        histories: Histories,
+        offsets: np.ndarray,
+        items: np.ndarray,
+        scores: np.ndarray,
+        allowed: np.ndarray,
+        removed: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The new items that stand beside the candidates of n histories: at most MOST each.
+
+        Parameters
+        ----------
+        offsets, items, scores: int64[n + 1], int32[m] and float32[m], the candidates of each history.
+        allowed: bool, new items that may be shown. removed: owners and item codes that a history must not get.
+
+        Returns
+        -------
+        owners int64, ascending, codes int32 and scores float32.
+        """
+        n = len(histories)
+        rows = np.flatnonzero(allowed)[::-1]  # the newest first
+        free = np.ones((n, len(rows)), dtype=bool)
+        if removed is not None and len(removed[1]):
+            place = np.full(self.m, -1, dtype=np.int64)
+            place[rows] = np.arange(len(rows))
+            at = place[removed[1] - self.n]
+            free[removed[0][at >= 0], at[at >= 0]] = False
+        sizes, left = np.diff(offsets), free.sum(axis=1)
+        asked = np.zeros(n, dtype=bool)
+        if self._new is not None:
+            asked = (histories.positives > 0) & (left > 0) & ((left > MOST) | (sizes == 0))
+        order = np.full((n, min(MOST, len(rows))), -1, dtype=np.int64)  # places in `rows`
+        liking = np.zeros(order.shape, dtype=np.float32)
+        if not asked.all() and len(rows):
+            first = np.argsort(~free, axis=1, kind="stable")[:, : order.shape[1]]
+            order[:] = np.where(np.take_along_axis(free, first, axis=1), first, -1)
+        if asked.any():
+            which = np.flatnonzero(asked)
+            likes = self._likes(rows, histories.take(which) if len(which) < n else histories)
+            likes[~free[which]] = -np.inf
+            best = np.argsort(-likes, axis=1, kind="stable")[:, : order.shape[1]]
+            liking[which] = np.take_along_axis(likes, best, axis=1)
+            order[which] = np.where(np.isfinite(liking[which]), best, -1)
+        chosen = np.where(order >= 0, rows[order] if len(rows) else -1, -1)
+        worth = self._worths(chosen, np.asarray(offsets, np.int64), items, scores)
+        alone = asked & (sizes == 0)
+        worth[alone] = liking[alone]
+        real = chosen >= 0
+        return np.nonzero(real)[0], (chosen[real] + self.n).astype(np.int32), worth[real]
+
+    def like(self, code: int) -> np.ndarray | None:
+        """float32[n + m]: likeness of all items to a new one; None where items cannot be described."""
+        if self._new is None:
+            return None
+        one = self._new[[code - self.n]]
+        column = one.T if sparse.issparse(one) else one[0]
+        found = np.concatenate([_dense(self._known @ column), _dense(self._new @ column)])
+        found[code] = -np.inf
+        return found
+
+    def beside(self, items: np.ndarray, scores: np.ndarray, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `join`, for a list that is no one's: items similar to an item."""
+        rows = np.flatnonzero(allowed)[::-1][: 20 * MOST]
+        if self._new is None or not len(rows) or not len(items):
+            return np.zeros(0, np.int32), np.zeros(0, np.float32)
+        worth = self._worths(rows[None, :], np.array([0, len(items)]), items, scores)[0]
+        best = np.argsort(-worth, kind="stable")[:MOST]
+        return (rows[best] + self.n).astype(np.int32), worth[best]
+
+    def stand_in(self, code: int) -> int:
+        """Code of the known item that is most like a new one; -1 where none is."""
+        found = self._stand_ins.get(code)
+        if found is None:
+            found = -1
+            if self._new is not None:
+                likeness = self.like(code)
+                assert likeness is not None
+                best = int(np.argmax(likeness[: self.n]))
+                found = best if likeness[best] > 0 else -1
+            with self._lock:
+                if len(self._stand_ins) < STAND_INS:
+                    self._stand_ins[code] = found
+        return found
+
+    def extended(self, known: Any) -> Any:
+        """Item vectors or features of the model with rows for the new items, for variety; zeros where unknown."""
+        if not self.m:
+            return known
+        width = known.shape[1]
+        same = self._known is not None and self._known is known
+        if sparse.issparse(known):
+            more = self._new if same else sparse.csr_matrix((self.m, width), dtype=known.dtype)
+            return sparse.vstack([known, more], format="csr")
+        return np.vstack([known, self._new if same else np.zeros((self.m, width), known.dtype)])
+
+    def reason(self, item: Any, method: str, rules: list[str]) -> Reason:
+        """Why a new item stands in a list."""
+        return Reason(item, "new" if self._new is None else method, {"new": {"rank": 1, "score": 0.0}}, rules=rules)
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _likes(self, rows: np.ndarray, histories: Histories) -> np.ndarray:
+        """float32[n, r]: how much each history likes each of some new items."""
+        if isinstance(self._describer, Content):
+            found = self._describer.profiles(histories) @ self._new[rows].T
+        else:
+            found = self._describer.encode(histories, self._run) @ self._new[rows].T
+        dense = found.toarray() if sparse.issparse(found) else np.asarray(found)
+        return dense.reshape(len(histories), len(rows)).astype(np.float32)
+
+    def _worths(self, rows: np.ndarray, offsets: np.ndarray, items: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """float32[n, r]: of new items, the mean score of the NEAREST candidates, each by its likeness; where none is
+        alike, behind all candidates. rows: int64[n, r], new items of each request, -1 behind them."""
+        worth = np.zeros(rows.shape, dtype=np.float32)
+        totals = np.zeros(rows.shape, dtype=np.float32)
+        scores = np.asarray(scores, dtype=np.float32)
+        if self._new is not None and rows.size:
+            if sparse.issparse(self._new):
+                old, new = self._known, self._new
+                _worths_sparse(rows, offsets, items, scores, new.indptr, new.indices, new.data, old.indptr, old.indices,
+                               old.data, np.zeros(new.shape[1]), worth, totals)  # fmt: skip
+            else:
+                _worths_dense(rows, offsets, items, scores, self._new, self._known, worth, totals)
+        sizes = np.diff(offsets)
+        low = np.zeros(len(rows), dtype=np.float32)
+        filled = np.flatnonzero(sizes)
+        if len(filled):
+            low[filled] = np.minimum.reduceat(scores, offsets[filled])
+        counts = np.maximum((rows >= 0).sum(axis=1), 0)[:, None]
+        fall = np.arange(1, rows.shape[1] + 1) / (counts + 1)
+        behind = low[:, None] - fall * np.maximum(1.0, np.abs(low))[:, None] * 1e-3
+        return np.where(totals > 0, worth, behind).astype(np.float32)
+
+
+@kernel
+def _nearest_mean(values, begin, end, scores):
+    """Mean score of the NEAREST values above 0, weighted by them, and their sum. values: of rows begin to end."""
+    best, at = np.zeros(NEAREST), np.zeros(NEAREST, dtype=np.int64)
+    for row in range(begin, end):
+        value, it = values[row - begin], row
+        if value <= best[NEAREST - 1]:
+            continue
+        for place in range(NEAREST):
+            if value > best[place]:
+                best[place], value = value, best[place]
+                at[place], it = it, at[place]
+    total, worth = 0.0, 0.0
+    for place in range(NEAREST):
+        if best[place] > 0:
+            total += best[place]
+            worth += best[place] * scores[at[place]]
+    return worth / max(total, 1e-12), total
+
+
+@kernel
+def _worths_sparse(
+    rows,
+    offsets,
+    items,
+    scores,
+    new_starts,
+    new_words,
+    new_data,
+    old_starts,
+    old_words,
+    old_data,
+    spread,
+    worth,
+    totals,
+):
+    for request in range(len(rows)):
+        begin, end = offsets[request], offsets[request + 1]
+        values = np.empty(end - begin)
+        for place in range(rows.shape[1]):
+            new = rows[request, place]
+            if new < 0:
+                break
+            for entry in range(new_starts[new], new_starts[new + 1]):
+                spread[new_words[entry]] = new_data[entry]
+            for row in range(begin, end):
+                total = 0.0
+                for entry in range(old_starts[items[row]], old_starts[items[row] + 1]):
+                    total += spread[old_words[entry]] * old_data[entry]
+                values[row - begin] = total
+            for entry in range(new_starts[new], new_starts[new + 1]):
+                spread[new_words[entry]] = 0.0
+            worth[request, place], totals[request, place] = _nearest_mean(values, begin, end, scores)
+
+
+@kernel
+def _worths_dense(rows, offsets, items, scores, new_vectors, old_vectors, worth, totals):
+    d = new_vectors.shape[1]
+    for request in range(len(rows)):
+        begin, end = offsets[request], offsets[request + 1]
+        values, lengths = np.empty(end - begin), np.empty(end - begin)
+        for row in range(begin, end):
+            square = 0.0
+            for j in range(d):
+                square += old_vectors[items[row], j] * old_vectors[items[row], j]
+            lengths[row - begin] = np.sqrt(square)
+        for place in range(rows.shape[1]):
+            new = rows[request, place]
+            if new < 0:
+                break
+            square = 0.0
+            for j in range(d):
+                square += new_vectors[new, j] * new_vectors[new, j]
+            length = np.sqrt(square)
+            for row in range(begin, end):
+                total = 0.0
+                for j in range(d):
+                    total += new_vectors[new, j] * old_vectors[items[row], j]
+                values[row - begin] = total / max(length * lengths[row - begin], 1e-12)
+            worth[request, place], totals[request, place] = _nearest_mean(values, begin, end, scores)
+
+
+def _describer(model: Pipeline) -> tuple[str, Any]:
+    """The first source that can describe an item it has never seen."""
+    for name, source in model.sources_.items():
+        if isinstance(source, Content) or hasattr(source, "item_vectors_for"):
+            return name, source
+    return "", None
+
+
+def _vectors(describer: Any, frame: pl.DataFrame, run: Run) -> tuple[Any, Any]:
+    if isinstance(describer, Content):
+        return describer.items_, describer.vectors_for(frame)
+    return describer.item_vectors_, describer.item_vectors_for(frame, run)
+
+
+def _dense(product: Any) -> np.ndarray:
+    """float32 of a product that may be sparse, one dimension where it is one column."""
+    found = product.toarray() if sparse.issparse(product) else np.asarray(product)
+    return (found[:, 0] if found.ndim == 2 and found.shape[1] == 1 else found).astype(np.float32)

@@ -1,0 +1,174 @@
+"""The gate: a new model goes into use only if it is shown to be good enough on days that nothing before has seen.
+
+Two things are asked of the 95 % interval of its mean gain, a value a user, paired:
+
+- **superiority to `Popular`**: the low end is above 0;
+- **non-inferiority to what is in use**: the low end is above minus a margin, a share of the metric of what is in use.
+
+The first model of a shop has nothing to replace and often few users to be judged by: it passes unless `Popular` is
+shown to be better, that is unless the high end of its gain is below 0. Where a test fails for want of users, the
+verdict says how many it would have taken at the gain that was seen.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from zhiyin.core.errors import ZhiyinError
+from zhiyin.core.run import Run
+from zhiyin.data.splits import Split
+from zhiyin.evaluation.significance import bootstrap_interval, users_needed
+from zhiyin.evaluation.window_evaluation import Window, judge, metric_k
+from zhiyin.models.popularity import Popular
+from zhiyin.models.recommender import Recommender
+from zhiyin.pipeline.pipeline import Pipeline
+
+# Share of the metric of what is in use that a new model may lose.
+MARGIN = 0.02
+# Users below which no interval is trusted to show anything.
+FEWEST = 30
+# Draws of users: the low end is what decides.
+ROUNDS = 2_000
+
+
+@dataclasses.dataclass(frozen=True)
+class PairedTest:
+    """The gain of a new model over another one, and what it had to be.
+
+    Parameters
+    ----------
+    figure: the other one's mean of the metric. gain, low, high: the new one's mean gain over it and its 95 % interval.
+    bound: what `low` must be above. needed: users it would take to show that with a probability of 80 % if the gain is
+        what was seen; None where no number would do.
+    """
+
+    figure: float
+    gain: float
+    low: float
+    high: float
+    bound: float
+    passed: bool
+    needed: int | None
+
+    @property
+    def worse(self) -> bool:
+        """Whether it is shown that the new one is below the bound."""
+        return self.high < self.bound
+
+    def said(self, name: str, users: int, first: bool) -> str:
+        """In words, for people."""
+        text = f"{name} {self.figure:.4f}: gain {self.gain:+.4f}, 95 % {self.low:+.4f} to {self.high:+.4f}, "
+        text += f"must {'not be below' if first else 'be above'} {self.bound:+.4f}: {'yes' if self.passed else 'no'}"
+        if (self.low > self.bound and users >= FEWEST) or self.worse:
+            return text
+        if self.needed is None:
+            return f"{text}; no number of users would show that it is above"
+        return f"{text}; to show that it is above takes about {max(self.needed, FEWEST):,} users, there were {users:,}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """Whether a model may go into use.
+
+    Parameters
+    ----------
+    figures: the mean of the metric of each model judged. tests: of each other model, how the new one compares.
+    users: users judged. margin: share of the metric of what is in use that may be lost. first: nothing is in use yet.
+    """
+
+    passed: bool
+    why: str
+    metric: str
+    figures: dict[str, float]
+    tests: dict[str, PairedTest]
+    users: int
+    margin: float
+    first: bool
+
+    @property
+    def worse(self) -> bool:
+        """Whether it failed because it is shown to be worse than it may be, and not for want of users."""
+        return not self.passed and any(test.worse for test in self.tests.values())
+
+    def said(self) -> dict[str, object]:
+        return dataclasses.asdict(self)
+
+
+def gate(
+    candidate: Recommender,
+    split: Split,
+    rivals: Mapping[str, Recommender] | None = None,
+    *,
+    metric: str = "ndcg@10",
+    margin: float = MARGIN,
+    exclude_seen: bool = True,
+    run: Run | None = None,
+) -> Verdict:
+    """Judge a model on the test part of a split, against `Popular` and what is in use; see the module.
+
+    The candidate, if it is not fitted, and `Popular` learn from the train part. A rival is taken as it is if its data
+    ended before the test part began, as it does when it is what is in use; else a copy with its settings is fitted.
+
+    Parameters
+    ----------
+    rivals: what is in use, by name; none for the first model. One that cannot learn from this log (a column that it
+        reads is gone, say) is not compared, and `why` says so.
+    margin: share of a rival's metric that the candidate may lose, 0 for none.
+    """
+    run = run or Run()
+    window = Window.of(split, exclude_seen)
+    start = split.test.window[0]
+    models: dict[str, Recommender] = {"candidate": _ready(candidate, split, start, run)}
+    models["popular"] = Popular().fit(split.train, run)
+    left_out = {}
+    for name, rival in (rivals or {}).items():
+        try:
+            models[name] = _ready(rival, split, start, run)
+        except ZhiyinError as error:
+            left_out[name] = error.message
+    k = metric_k(metric) or 10
+    values = {name: judge(model, window, [k], run).per_user[metric] for name, model in models.items()}
+    figures = {name: float(value.mean()) for name, value in values.items()}
+    first = not rivals
+    tests = {}
+    for name, value in values.items():
+        if name != "candidate":
+            bound = 0.0 if name == "popular" else -margin * figures[name]
+            tests[name] = _test(values["candidate"] - value, figures[name], bound, first, run)
+    why = f"{metric} {figures['candidate']:.4f} on {len(window):,} users; "
+    why += "; ".join(test.said(name, len(window), first) for name, test in tests.items())
+    why += "".join(
+        f"; {name} is not compared, it cannot learn from this log: {said}" for name, said in left_out.items()
+    )
+    passed = all(test.passed for test in tests.values())
+    if first and passed and not tests["popular"].low > 0:
+        why += "; the first version is used unless popular is shown to be better"
+    return Verdict(passed, why, metric, figures, tests, len(window), margin, first)
+
+
+def _test(gain: np.ndarray, figure: float, bound: float, first: bool, run: Run) -> PairedTest:
+    """Of the gains of users, float64[n]."""
+    n, mean = len(gain), float(gain.mean())
+    low, high = (float(end[0]) for end in bootstrap_interval(gain[:, None], run, ROUNDS))
+    needed = users_needed(float(gain.std(ddof=1)) if n > 1 else 0.0, mean - bound)
+    passed = high >= bound if first else n >= FEWEST and low > bound
+    return PairedTest(figure, mean, low, high, bound, passed, needed)
+
+
+def _ready(model: Recommender, split: Split, start: int, run: Run) -> Recommender:
+    """The model as it is where it cannot have seen the test part under the same codes; else a copy, fitted on train."""
+    if model.is_fitted:
+        known = model._known()
+        same = known.item_ids.values.equals(split.train.item_ids.values)
+        if same and (
+            known.fingerprint == split.train.fingerprint or (split.train.has_times and known.window[1] < start)
+        ):
+            return model
+    if isinstance(model, Pipeline) and model.is_fitted:
+        return model.refit(split.train, run)
+    fresh = copy.copy(model)
+    return fresh.fit(split.train, run)

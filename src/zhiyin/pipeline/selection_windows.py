@@ -1,0 +1,110 @@
+"""Which events may be seen by what chooses a pipeline: one plan, in the order of time, no event used for two purposes.
+
+    tune         | learn          | choose         | gate
+    first events | window, window | window, window | last events
+                 each window is judged by sources that learned from everything before it
+
+Hyperparameters are searched on the first part alone, blends and the ranker learn from the windows after it, the method
+of each segment of users is chosen on the windows after those, and `zhiyin train` judges what came out on the last part,
+which nothing before has seen. `rolling` makes the windows: a log without times is cut by a random order of each user's
+events instead, which keeps the parts disjoint and no more.
+
+`LEARN` of the windows are to learn from. A short log has fewer windows, in this order: as many as leave
+`LEAST` of the events to the first part; those in which nobody can be judged fall away; where that leaves one purpose
+without a window, those of the other are parted anew; with one window alone nothing that learns is tried; with none
+sources are joined by reciprocal ranks. The report says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from zhiyin.core.errors import DataError
+from zhiyin.core.run import Run
+from zhiyin.data.dataset import Dataset
+from zhiyin.data.splits import Split, rolling, split
+from zhiyin.evaluation.window_evaluation import Window
+
+# Share of the events that is left before the first window.
+LEAST = 0.4
+# Share of the windows that blends and the ranker learn from: what they learn hangs more on it than the choice does.
+LEARN = 0.6
+
+HeldOut = tuple[Split, Window]
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowPlan:
+    """The parts of a log that a pipeline is chosen on.
+
+    Parameters
+    ----------
+    tune: what lies before all windows.
+    learn, choose: windows, oldest first; the first of `choose` begins where the last of `learn` ends.
+    notes: how a short log was cut otherwise than asked, in sentences.
+    """
+
+    tune: Dataset
+    learn: tuple[HeldOut, ...]
+    choose: tuple[HeldOut, ...]
+    notes: tuple[str, ...] = ()
+
+    def said(self) -> list[dict[str, Any]]:
+        """A row for each part: `part`, `events`, `users` judged, `start`, `end` (null without times)."""
+        rows = [_row("tune", self.tune, None)]
+        for name, windows in (("learn", self.learn), ("choose", self.choose)):
+            rows += [_row(name, part.test, len(window)) for part, window in windows]
+        return rows
+
+
+def plan_windows(data: Dataset, count: int, share: float, exclude_seen: bool, run: Run) -> WindowPlan:
+    """Cut a log, without what the gate judges by, into a first part and up to `count` windows of `share` of the events.
+
+    See the module for what becomes of a short log.
+    """
+    notes = []
+    most = max(1, int((1 - LEAST) / share + 1e-9))
+    if count > most:
+        notes.append(f"{most} windows of {share:.0%} of the events, not {count}: {LEAST:.0%} must be left before them")
+    number = min(count, most)
+    edges = [1 - share * back for back in range(number, -1, -1)]
+    purposes: tuple[list[HeldOut], list[HeldOut]] = [], []
+    parts = rolling(data, edges, run) if data.n_events else []
+    for place, part in enumerate(parts):
+        with contextlib.suppress(DataError):  # nobody can be judged
+            purposes[place >= _learned(len(parts))].append((part, Window.of(part, exclude_seen)))
+    learn, choose = purposes
+    if len(learn) + len(choose) < number:
+        notes.append(f"of {number} windows {len(learn) + len(choose)} can be judged by")
+    if not learn or not choose:
+        both = [*learn, *choose]
+        learn, choose = both[: _learned(len(both))], both[_learned(len(both)) :]
+    if len(choose) == 1 and not learn:
+        notes.append("one window is too few to learn and to choose by: nothing that learns from windows is tried")
+    first = next(iter([*learn, *choose]), None)
+    return WindowPlan(data if first is None else first[0].train, tuple(learn), tuple(choose), tuple(notes))
+
+
+def _learned(windows: int) -> int:
+    """How many of the windows are to learn from; where there are two, each purpose has one."""
+    return min(round(LEARN * windows), windows - 1) if windows > 1 else 0
+
+
+def gate_split(data: Dataset, test: str | float | None, run: Run) -> Split:
+    """The last part: what the gate judges by, and before it what everything else may see."""
+    if data.window[0] < data.window[1]:
+        return split(data, "time", test=test, run=run)
+    # Without times, or with one for all, a share of each user's events; a duration means nothing there.
+    return split(data, "ratio", test=None if isinstance(test, str) else test, run=run)
+
+
+def _row(part: str, data: Dataset, judged: int | None) -> dict[str, Any]:
+    moments = [None, None]
+    if data.has_times and data.n_events:
+        moments = pl.Series(np.array(data.window)).cast(pl.Datetime("us")).dt.strftime("%Y-%m-%d %H:%M").to_list()
+    return {"part": part, "events": data.n_events, "users": judged, "start": moments[0], "end": moments[1]}

@@ -1,0 +1,296 @@
+"""What every ranking network shares: fields into vectors, hyperparameters of training, early stopping, scoring.
+
+A ranker says how its network is built (`_build`), the network gives log odds (`forward`). The loop is the one that all
+networks of the house are trained by, `zhiyin.models.sequence.training_loop.train`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zhiyin.core.params import param, settings_of
+from zhiyin.core.run import Run
+from zhiyin.models.sequence.layers import Dropout
+from zhiyin.models.sequence.next_item import SPARSE_ROWS
+from zhiyin.models.sequence.training_loop import threads, train
+from zhiyin.ranking.example_tensors import Encoding, ExampleRows, Rows
+from zhiyin.ranking.examples import Examples
+from zhiyin.ranking.ranker import Ranker, Valid, clipped
+
+# Rows scored at once.
+CHUNK = 8192
+
+
+@dataclasses.dataclass
+class NetworkRanker(Ranker):
+    """Base of the ranking networks. See the module docstring.
+
+    Learned state: `weights_` of the network, `encoding_` of the columns, `curve_`, what training lost in each epoch.
+    """
+
+    factors: int = param(16, "length of the vector of a category", at_least=1, at_most=1024, tune=(4, 64), log=True)
+    max_len: int = param(50, "last events of a history that are read; 0: the history is not looked at", at_least=0)
+    epochs: int = param(20, "most passes over the rows", at_least=1)
+    patience: int = param(2, "epochs without a better validation log-loss before the end; 0: never", at_least=0)
+    batch_size: int = param(1024, "rows a step", at_least=1, tune=(256, 8192), log=True)
+    learning_rate: float = param(1e-3, "step of Adam", at_least=0, tune=(1e-4, 1e-2), log=True)
+    beta2: float = param(0.999, "how long Adam remembers squares", at_least=0.5, at_most=0.9999)
+    warmup: int = param(0, "steps until the full learning rate", at_least=0)
+    schedule: str = param("constant", "learning rate after warm-up", choices=("constant", "cosine"))
+    weight_decay: float = param(0.0, "decoupled L2 decay of all weights", at_least=0, tune=(1e-6, 1e-1), log=True)
+    reg: float = param(0.0, "L2 penalty of the vectors a row reads", at_least=0, tune=(1e-6, 1e-1), log=True)
+    masked: float = param(0.0, "share of categories shown as unknown in training", at_least=0, at_most=0.9)
+    min_count: int = param(1, "rows a category needs for a vector of its own", at_least=1)
+    scaling: str = param(
+        "quantile", "numbers by their place in the distribution, or by mean and deviation",
+        choices=("quantile", "standard"),
+    )  # fmt: skip
+    clip: float = param(10.0, "largest norm of the gradient; 0: no limit", at_least=0)
+
+    weights_: ClassVar[dict[str, np.ndarray]]
+    encoding_: ClassVar[dict[str, np.ndarray]]
+    shape_: ClassVar[list[int]]
+    curve_: ClassVar[list[dict[str, float]]]
+
+    # -- to be written by a network -------------------------------------------------------------------------------
+
+    def _build(self, shape: Shape) -> Network:
+        """The network, from the hyperparameters; also after loading."""
+        raise NotImplementedError
+
+    # -- the contract of a ranker -----------------------------------------------------------------------------------
+
+    def _fit(
+        self, examples: Examples, labels: np.ndarray, weights: np.ndarray | None, valid: Valid | None, run: Run
+    ) -> None:
+        encoding = Encoding.learn(examples, self.min_count, run.rng(70))
+        self.encoding_ = encoding.arrays()  # type: ignore[misc]
+        self.shape_ = Shape.of(examples, encoding, self.max_len > 0).said()  # type: ignore[misc]
+        batches = ExampleRows(
+            examples, encoding, max_len=self.max_len, scaling=self.scaling, batch_size=self.batch_size,
+            labels=clipped(labels), weights=weights, masked=self.masked, seed=run.seed,
+        )  # fmt: skip
+        with torch.random.fork_rng(devices=[]), threads(run):
+            torch.manual_seed(run.seed)
+            network = self._network_of(encoding.unknown)
+            network.start_at(clipped(labels), weights)
+            held = None
+            if valid is not None and self.patience:
+                held = self._rows_of(valid[0], encoding), clipped(valid[1])
+            progress = train(
+                network,
+                batches,
+                self,
+                run,
+                label=type(self).__name__,
+                validate=None if held is None else lambda: self._judge(network, *held),
+                identity=self._identity(examples, labels, run),
+            )
+        self._network = network
+        self.weights_ = {name: tensor.numpy() for name, tensor in network.state_dict().items()}  # type: ignore[misc]
+        self.curve_ = progress.curve  # type: ignore[misc]
+
+    def _network_of(self, unknown: np.ndarray) -> Network:
+        network = self._build(Shape(*self.shape_))
+        with torch.no_grad():
+            network.fields.table.weight[torch.from_numpy(unknown)] = 0  # what was never met says nothing
+        return network
+
+    def _rows_of(self, examples: Examples, encoding: Encoding) -> ExampleRows:
+        return ExampleRows(examples, encoding, max_len=self.max_len, scaling=self.scaling)
+
+    def _judge(self, network: Network, rows: ExampleRows, labels: np.ndarray) -> float:
+        """Minus the log-loss of validation rows, the mean over the labels."""
+        return -float(np.mean(log_losses(_logits(network, rows), labels)))
+
+    def _raw(self, examples: Examples, run: Run) -> np.ndarray:
+        encoding = vars(self).get("_encoding")
+        if encoding is None:
+            encoding = self._encoding = Encoding.of(self.encoding_)
+        with threads(run):
+            found = _logits(self._net(), self._rows_of(examples, encoding))
+        return found[:, 0] if self._n_tasks == 1 else found
+
+    def _net(self) -> Network:
+        """The network in eval mode: the one just trained, or built from the weights that were loaded."""
+        if "_network" not in vars(self):
+            with torch.random.fork_rng(devices=[]):
+                network = self._build(Shape(*self.shape_))
+            # Assigned, not copied: mapped weights stay shared between processes.
+            tensors = {name: torch.from_numpy(array) for name, array in self.weights_.items()}
+            network.load_state_dict(tensors, assign=True)
+            self._network = network.eval()
+        return self._network
+
+    def _identity(self, examples: Examples, labels: np.ndarray, run: Run) -> str:
+        """What distinguishes this training from another one; only a checkpoint asks."""
+        if run.checkpoint is None:
+            return ""
+        said = hashlib.blake2b(json.dumps([type(self).__name__, settings_of(self), run.seed]).encode(), digest_size=16)
+        had = examples.histories
+        for array in (
+            examples.offsets,
+            examples.items,
+            examples.numbers,
+            examples.codes,
+            had.offsets,
+            had.items,
+            labels,
+        ):
+            said.update(np.ascontiguousarray(array).view(np.uint8).data)
+        return said.hexdigest()
+
+
+@dataclasses.dataclass
+class DeepRanker(NetworkRanker):
+    """Base of the ranking networks that have a perceptron."""
+
+    hidden: int = param(128, "units of a hidden layer", at_least=1, at_most=65_536, tune=(32, 512), log=True)
+    layers: int = param(2, "hidden layers", at_least=0, at_most=16, tune=(1, 4))
+    dropout: float = param(0.0, "share of hidden units dropped in training", at_least=0, at_most=0.95, tune=(0.0, 0.5))
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """What a network is built for: rows of the table, single categories a row (the item first), bags, numbers, and
+    whether histories are read."""
+
+    rows: int
+    places: int
+    bags: int
+    numbers: int
+    history: int
+
+    @classmethod
+    def of(cls, examples: Examples, encoding: Encoding, history: bool) -> Shape:
+        return cls(
+            encoding.n_rows, 1 + len(examples.cards), len(examples.bags), len(examples.number_names), int(history)
+        )
+
+    def said(self) -> list[int]:
+        return [self.rows, self.places, self.bags, self.numbers, self.history]
+
+    @property
+    def fields(self) -> int:
+        """Vectors a row has in all."""
+        return self.places + self.bags + self.numbers + self.history
+
+
+class Fields(nn.Module):
+    """The vectors of a row's fields, [b, fields, width], from one table for all categories.
+
+    The item, each code, the mean of each bag, the mean of the history, and for a number its value times a vector of its
+    own; an unknown number has another vector.
+    """
+
+    def __init__(self, shape: Shape, width: int, std: float) -> None:
+        super().__init__()
+        self.shape = shape
+        self.table = nn.Embedding(shape.rows, width, sparse=shape.rows > SPARSE_ROWS)
+        nn.init.normal_(self.table.weight, std=std)
+        self.numbers = nn.Parameter(torch.randn(shape.numbers, width) * std)
+        self.missing = nn.Parameter(torch.zeros(shape.numbers, width))
+
+    def forward(self, batch: Rows, history: bool = True) -> Tensor:
+        """`history`: whether the mean of the history is one of the fields."""
+        b, width = len(batch.places), self.table.embedding_dim
+        parts = [self.table(batch.places)]
+        if self.shape.bags:
+            parts.append(self._means(batch.members, batch.ends).view(self.shape.bags, b, width).transpose(0, 1))
+        if self.shape.history and history:
+            parts.append(self._means(batch.history, batch.starts)[:, None])
+        if self.shape.numbers:
+            numbers, missing = batch.numbers[:, :, None], batch.missing[:, :, None]
+            parts.append(torch.addcmul(missing * self.missing, numbers, self.numbers))
+        return torch.cat(parts, dim=1)
+
+    def _means(self, places: Tensor, starts: Tensor) -> Tensor:
+        if not len(places):
+            return self.table.weight.new_zeros(len(starts), self.table.embedding_dim)
+        return nn.functional.embedding_bag(places, self.table.weight, starts, mode="mean", sparse=self.table.sparse)
+
+
+class Network(nn.Module):
+    """A ranking network: `forward(batch) -> [b, tasks]` log odds, and the loss of a batch."""
+
+    fields: Fields
+    reg: float = 0.0
+
+    def __init__(self, tasks: int = 1) -> None:
+        super().__init__()
+        self.offset = nn.Parameter(torch.zeros(tasks))
+
+    def vectors(self, batch: Rows, history: bool = True) -> Tensor:
+        """The fields of rows, and in training their penalty, which `loss` adds."""
+        found = self.fields(batch, history)
+        if self.reg and self.training:
+            self.penalty = self.reg * found.square().sum()
+        return found
+
+    def start_at(self, labels: np.ndarray, weights: np.ndarray | None) -> None:
+        """Begin with the share of positives: `offset`, log odds a task, to which the network adds."""
+        mass = (np.ones(len(labels)) if weights is None else weights)[:, None] * ~np.isnan(labels)
+        shares = ((mass * np.nan_to_num(labels)).sum(axis=0) + 0.5) / (mass.sum(axis=0) + 1)
+        p = torch.from_numpy(shares).float().clamp(1e-6, 1 - 1e-6)
+        with torch.no_grad():
+            self.offset.copy_(torch.log(p / (1 - p)))
+
+    def loss(self, batch: Rows, draw: torch.Generator) -> tuple[Tensor, int]:
+        """Summed cross-entropy of the labels that are known, over the rows of the batch."""
+        self.penalty = torch.zeros(())
+        logits = self(batch).float()
+        known = ~batch.labels.isnan()
+        target = torch.where(known, batch.labels, 0.0)
+        losses = nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        return (losses * known * batch.weights[:, None]).sum() + self.penalty, len(batch.labels)
+
+
+class Perceptron(nn.Module):
+    """`layers` times a linear map, ReLU and dropout; with `out`, a linear map at the end."""
+
+    def __init__(self, width: int, hidden: int, layers: int, dropout: float, out: int = 0) -> None:
+        super().__init__()
+        steps: list[nn.Module] = []
+        for _ in range(layers):
+            steps += [linear(width, hidden), nn.ReLU(), *([Dropout(dropout)] if dropout else [])]
+            width = hidden
+        self.width = out or width
+        self.steps = nn.Sequential(*steps, *([linear(width, out)] if out else []))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.steps(x)
+
+
+def linear(width: int, out: int) -> nn.Linear:
+    """He's initialisation (He et al., ICCV 2015), bias 0."""
+    made = nn.Linear(width, out)
+    nn.init.normal_(made.weight, std=math.sqrt(2 / max(1, width)) if out > 1 else 1 / math.sqrt(max(1, width)))
+    nn.init.zeros_(made.bias)
+    return made
+
+
+def log_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """float64[tasks]: mean cross-entropy of the labels that are known. logits, labels: float[m, tasks]."""
+    z, known = logits.astype(np.float64), ~np.isnan(labels)
+    losses = np.where(known, np.logaddexp(0, z) - np.nan_to_num(labels) * z, 0.0)
+    return losses.sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+
+
+def _logits(network: Network, rows: ExampleRows) -> np.ndarray:
+    """float32[m, tasks]: what a network in eval mode says of all rows."""
+    device = next(network.parameters()).device
+    m = len(rows.examples)
+    found = np.empty((m, len(network.offset)), dtype=np.float32)
+    with torch.inference_mode():
+        for start in range(0, m, CHUNK):
+            chosen = np.arange(start, min(start + CHUNK, m))
+            found[chosen] = network(rows.rows(chosen).to(device)).float().cpu().numpy()
+    return found

@@ -1,0 +1,316 @@
+"""The contract of every ranker: examples in, one number a row out, higher is better.
+
+A ranker writes `_fit` and `_raw`; the checks, calibration and the folder on disk are here once. The constructor only
+stores; what is learned ends in `_`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from scipy.special import expit
+
+from zhiyin.core.atomic_folders import whole_folder
+from zhiyin.core.errors import ConfigError, DataError, NotFittedError
+from zhiyin.core.params import check_settings, param, settings_of
+from zhiyin.core.run import Run
+from zhiyin.models.serialization import is_state, read_manifest, read_state, write_state
+from zhiyin.ranking.calibration import CALIBRATORS, Calibrator
+from zhiyin.ranking.examples import Examples
+
+FORMAT = 1
+Valid = tuple[Examples, np.ndarray]
+
+
+@dataclasses.dataclass
+class Ranker:
+    """Base of all rankers. See the module docstring.
+
+    Learned state: `schema_`, the columns the ranker was taught with; `calibrators_`, one a label where `calibrate` asks
+    for them.
+    """
+
+    # Whether `_raw` gives log odds, which a sigmoid makes probabilities.
+    _log_odds: ClassVar[bool] = True
+    # Learned attributes that `_write_parts` and `_read_parts` keep, being neither arrays nor numbers.
+    _parts: ClassVar[tuple[str, ...]] = ("schema_", "calibrators_")
+    schema_: ClassVar[Schema]
+    calibrators_: ClassVar[list[Calibrator]]
+
+    calibrate: str = param(
+        "none",
+        "how scores are brought to the share of positives, learned on the validation rows",
+        choices=("none", "isotonic", "platt"),
+    )
+
+    # -- to be written by a ranker --------------------------------------------------------------------------------
+
+    def _fit(
+        self, examples: Examples, labels: np.ndarray, weights: np.ndarray | None, valid: Valid | None, run: Run
+    ) -> None:
+        """Learn: set attributes that end in `_`. `labels`: float32[m, tasks]."""
+        raise NotImplementedError
+
+    def _raw(self, examples: Examples, run: Run) -> np.ndarray:
+        """float32[m] or float32[m, tasks]: any real numbers, higher is better; log odds where `_log_odds`."""
+        raise NotImplementedError
+
+    def _contributions(self, examples: Examples, run: Run) -> np.ndarray:
+        raise ConfigError(
+            f"{type(self).__name__} cannot tell what each feature contributes",
+            remedy="use Trees where reasons are asked for",
+        )
+
+    # -- what every ranker can do ---------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        examples: Examples,
+        labels: np.ndarray,
+        weights: np.ndarray | None = None,
+        valid: Valid | None = None,
+        run: Run | None = None,
+    ) -> Any:
+        """Learn from rows, afresh. Returns self.
+
+        Parameters
+        ----------
+        labels: float32[m], or float32[m, tasks] for a ranker of several labels. What is learned as a probability is
+            clipped to 0..1, so that a grade above 1 is simply a positive.
+        weights: float32[m], not negative: what each row counts; None for 1.
+        valid: rows and labels that training may look at to stop early, to choose and to calibrate.
+
+        Raises ConfigError for a hyperparameter out of range, DataError for rows that cannot be learned from.
+        """
+        run = run or Run()
+        for name, value in check_settings(type(self), settings_of(self)).items():
+            setattr(self, name, value)
+        for name in [name for name in vars(self) if name.endswith("_") or name.startswith("_")]:
+            delattr(self, name)
+        marks = _labels(labels, len(examples), self._n_tasks, type(self).__name__)
+        weights = _weights(weights, len(examples))
+        schema = Schema.of(examples)
+        if valid is not None:
+            schema.check(valid[0], type(self).__name__)
+            valid = (valid[0], _labels(valid[1], len(valid[0]), self._n_tasks, type(self).__name__))
+            valid = valid if len(valid[0]) else None
+        if self.calibrate != "none" and valid is None:
+            raise ConfigError(
+                f"{type(self).__name__}(calibrate={self.calibrate!r}) needs validation rows",
+                remedy="give valid=(examples, labels), of other days than the training rows",
+            )
+        self._fit(examples, marks, weights, valid, run)
+        self.calibrators_ = []  # type: ignore[misc]
+        if self.calibrate != "none" and valid is not None:
+            raw = self._raw(valid[0], run).reshape(len(valid[0]), -1)
+            for task in range(raw.shape[1]):
+                known = ~np.isnan(valid[1][:, task])
+                calibrator = CALIBRATORS[self.calibrate].fit(raw[known, task], clipped(valid[1][known, task]))
+                self.calibrators_.append(calibrator)
+        self.schema_ = schema  # type: ignore[misc]
+        return self
+
+    @property
+    def is_fitted(self) -> bool:
+        return "schema_" in vars(self)
+
+    @property
+    def probabilities(self) -> bool:
+        """Whether scores are probabilities; calibrated ones where `calibrate` says so."""
+        return self._log_odds or self.calibrate != "none"
+
+    def score(self, examples: Examples, run: Run | None = None) -> np.ndarray:
+        """float32[m]: higher is better; comparable within a request, and everywhere where they are `probabilities`.
+
+        Raises DataError where the columns are not those of the training.
+        """
+        self._check(examples)
+        return self._finished(self._raw(examples, run or Run()), 0)
+
+    def contributions(self, examples: Examples, run: Run | None = None) -> np.ndarray:
+        """float32[m, features]: what each of `contribution_names` added to a row's score before it became a
+        probability. Raises ConfigError for a ranker that cannot tell."""
+        self._check(examples)
+        return self._contributions(examples, run or Run())
+
+    def contribution_names(self, examples: Examples) -> list[str]:
+        """Names of the features, in the order of `contributions`: numbers, codes, bags."""
+        return [*examples.number_names, *examples.code_names, *examples.bags]
+
+    def save(self, path: Any) -> None:
+        """Write the ranker to a folder: arrays, JSON and text, nothing that runs. An old one is replaced whole."""
+        self._fitted()
+        target = Path(path)
+        if target.exists() and not (target / "ranker.json").exists() and any(target.iterdir()):
+            remedy = "save to another folder"
+            raise DataError("the folder holds something that is no ranker", file=target, remedy=remedy)
+        with whole_folder(target) as draft:
+            learned = {name: value for name, value in vars(self).items() if is_state(name)}
+            state = {
+                name: write_state(draft, name, value) for name, value in learned.items() if name not in self._parts
+            }
+            for number, calibrator in enumerate(self.calibrators_):
+                for name, array in calibrator.arrays().items():
+                    np.save(draft / f"calibrator-{number}.{name}.npy", array, allow_pickle=False)
+            self._write_parts(draft)
+            manifest = {
+                "format": FORMAT,
+                "ranker": type(self).__name__,
+                "settings": settings_of(self),
+                "schema": dataclasses.asdict(self.schema_),
+                "calibrators": [type(calibrator).__name__.lower() for calibrator in self.calibrators_],
+                "state": state,
+            }
+            (draft / "ranker.json").write_text(json.dumps(manifest, indent=1) + "\n")
+
+    # -- small things -----------------------------------------------------------------------------------------------
+
+    def _write_parts(self, folder: Path) -> None:
+        """Write further attributes named in `_parts` into files of their own; most rankers have none."""
+
+    def _read_parts(self, folder: Path) -> None:
+        """Read what `_write_parts` wrote."""
+
+    @property
+    def _n_tasks(self) -> int:
+        """Labels a row."""
+        return 1
+
+    def _finished(self, raw: np.ndarray, task: int) -> np.ndarray:
+        """float32[m]: raw scores of one label as they are given away."""
+        if self.calibrators_:
+            return self.calibrators_[task].apply(raw).astype(np.float32)
+        return expit(raw) if self._log_odds else raw
+
+    def _fitted(self) -> None:
+        if not self.is_fitted:
+            remedy = "call fit(examples, labels) first"
+            raise NotFittedError(f"this {type(self).__name__} has not been fitted", remedy=remedy)
+
+    def _check(self, examples: Examples) -> None:
+        self._fitted()
+        self.schema_.check(examples, type(self).__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    """The columns a ranker was taught with. `bags` and `bag_cards`: names of the bags and their numbers of codes."""
+
+    numbers: tuple[str, ...]
+    codes: tuple[str, ...]
+    cards: tuple[int, ...]
+    bags: tuple[str, ...]
+    bag_cards: tuple[int, ...]
+
+    @classmethod
+    def of(cls, examples: Examples) -> Schema:
+        """The columns of rows. Raises DataError where arrays do not have the shapes their names promise."""
+        m = len(examples)
+        shapes = {
+            "numbers": (examples.numbers.shape, (m, len(examples.number_names))),
+            "codes": (examples.codes.shape, (m, len(examples.code_names))),
+            "cards": ((len(examples.cards),), (len(examples.code_names),)),
+            "histories": ((len(examples.histories),), (len(examples.offsets) - 1,)),
+            "offsets": ((int(examples.offsets[-1]),), (m,)),
+        }
+        for name, (is_now, should) in shapes.items():
+            if tuple(is_now) != should:
+                raise DataError(
+                    f"{name} of the examples: {list(is_now)} where {list(should)} is expected",
+                    remedy="build the examples with the FeatureBuilder",
+                )
+        return cls(
+            tuple(examples.number_names),
+            tuple(examples.code_names),
+            tuple(int(card) for card in examples.cards),
+            tuple(examples.bags),
+            tuple(int(bag[2]) for bag in examples.bags.values()),
+        )
+
+    @classmethod
+    def read(cls, said: dict[str, Any]) -> Schema:
+        """From a manifest."""
+        return cls(**{field.name: tuple(said[field.name]) for field in dataclasses.fields(cls)})
+
+    def check(self, examples: Examples, who: str) -> None:
+        """Raises DataError unless rows have these columns, in this order, with no more codes than were known."""
+        now = Schema.of(examples)
+        if now == self:
+            return
+        remedy = "build the examples with the feature builder that was saved with the ranker, or train the ranker again"
+        for what in ("numbers", "codes", "bags"):
+            mine, theirs = getattr(self, what), getattr(now, what)
+            if mine != theirs:
+                missing = [name for name in mine if name not in theirs]
+                strange = [name for name in theirs if name not in mine]
+                said = f"missing {missing}" if missing else f"not known {strange}" if strange else "in another order"
+                raise DataError(f"{who}: the {what} are not those it was taught with: {said}", remedy=remedy)
+        for names, mine, theirs in ((self.codes, self.cards, now.cards), (self.bags, self.bag_cards, now.bag_cards)):
+            for name, had, has in zip(names, mine, theirs):
+                if has > had:
+                    raise DataError(
+                        f"{who} was taught with {had} codes, the examples have {has}", column=name, remedy=remedy
+                    )
+
+
+def load(path: Any, *, mmap: bool = True) -> Ranker:
+    """Read a ranker that `save` wrote. Raises DataError when the folder is none, damaged or of a newer format."""
+    from zhiyin.ranking.registry import make
+
+    source = Path(path)
+    manifest = read_manifest(source, "ranker", FORMAT)
+    try:
+        ranker = make(manifest["ranker"], manifest["settings"])
+        for name, kind in manifest["state"].items():
+            if is_state(name):
+                setattr(ranker, name, read_state(source, name, kind, mmap))
+        ranker.calibrators_ = [  # type: ignore[misc]
+            CALIBRATORS[kind](
+                **{
+                    field.name: np.load(source / f"calibrator-{number}.{field.name}.npy", allow_pickle=False)
+                    for field in dataclasses.fields(CALIBRATORS[kind])
+                }
+            )
+            for number, kind in enumerate(manifest["calibrators"])
+        ]
+        ranker._read_parts(source)
+        ranker.schema_ = Schema.read(manifest["schema"])  # type: ignore[misc]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"the ranker is damaged ({error})", file=source, remedy="train and save again") from None
+    return ranker
+
+
+def clipped(labels: np.ndarray) -> np.ndarray:
+    """Labels as chances: below 0 is 0, above 1 is 1; NaN, for unknown, stays."""
+    return np.clip(labels, 0, 1)
+
+
+def _labels(labels: np.ndarray, m: int, tasks: int, who: str) -> np.ndarray:
+    """float32[m, tasks], checked."""
+    found = np.asarray(labels, dtype=np.float32)
+    found = found[:, None] if found.ndim == 1 else found
+    if found.shape != (m, tasks):
+        raise DataError(
+            f"{who}: labels of shape {list(np.shape(labels))} for {m} rows of {tasks} label{'s' * (tasks > 1)}",
+            remedy="one row of labels a row of examples, one column a label",
+        )
+    bad = ~np.isfinite(found) if tasks == 1 else np.isinf(found)
+    if bad.any():
+        row = int(np.argmax(bad.any(axis=1)))
+        raise DataError(f"{who}: the label of row {row} is no number", remedy="leave rows without a label out")
+    return found
+
+
+def _weights(weights: np.ndarray | None, m: int) -> np.ndarray | None:
+    if m == 0:
+        raise DataError("there are no rows to learn from", remedy="a longer window of requests, or more candidates")
+    if weights is None:
+        return None
+    found = np.asarray(weights, dtype=np.float32)
+    if found.shape != (m,) or not np.isfinite(found).all() or (found < 0).any() or not (found > 0).any():
+        raise DataError("weights must be one number >= 0 a row, not all 0", remedy="None where all rows count alike")
+    return found
