@@ -47,7 +47,7 @@ from zhiyin.pipeline.exposure import weights_of
 from zhiyin.pipeline.expression_values import Value
 from zhiyin.pipeline.expressions import Expression
 from zhiyin.pipeline.filters import Filters, Mask, Moment
-from zhiyin.pipeline.slate import Ragged, Requests, Slate, Slates
+from zhiyin.pipeline.slate import Ragged, Requests, Slates
 
 # Most items of a list, so the last slot there is.
 MOST_ITEMS = 1_000
@@ -391,10 +391,6 @@ class Rulebook:
         if between is not None:
             slates = between(slates)
         return self.arrange(self.rotate(slates, requests), requests, k, policy=policy, run=run)
-
-    def rerank_one(self, slate: Slate, request: Requests, k: int, **options: Any) -> Slate:
-        """`rerank` for one request."""
-        return slate.then(lambda slates: self.rerank(slates, request, k, **options))
 
     def qualify(self, slates: Slates, requests: Requests) -> Slates:
         """Without items that may not be shown; the trace says which rule each failed first."""

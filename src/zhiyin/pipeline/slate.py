@@ -7,7 +7,7 @@ requests at once (`Slates`); one request (`Slate`) is a batch of one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,11 +37,6 @@ class Slate:
 
     def __len__(self) -> int:
         return len(self.items)
-
-    def then(self, step: Callable[[Slates], Slates]) -> Slate:
-        """This slate after a step that works on many."""
-        after = step(Slates(np.array([0, len(self.items)]), self.items, self.scores))[0]
-        return Slate(after.items, after.scores, [*self.trace, *after.trace], after.propensities)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
