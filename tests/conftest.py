@@ -6,6 +6,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
@@ -15,6 +16,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.kernel_cache import use_kernel_cache
+
 # The same examples each time, and no clock: the first call of a kernel compiles it.
 settings.register_profile("zhiyin", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("zhiyin")
@@ -22,6 +25,10 @@ os.environ.setdefault("NO_COLOR", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # two test processes on two cores: threads that wait must not spin
 os.environ.setdefault("COLUMNS", "120")
 os.environ.setdefault("POLARS_MAX_THREADS", "2")
+# Programs that tests start find compiled what the first of them compiled: Python's code, and kernels.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+use_kernel_cache()
 
 
 @pytest.fixture(scope="session")
