@@ -40,13 +40,14 @@ import published
 import shelf
 from large import large
 from logs import ITEMS, USERS, hold_out, log_of, ndcg_at_10
+from zhiyin.core.registry import specification
 from zhiyin.core.run import Run
 from zhiyin.data.splits import split
 from zhiyin.evaluation.protocol import evaluate
 from zhiyin.evaluation.tuning import tune
 from zhiyin.models.bpr import Plan
 from zhiyin.models.recommender import Recommender
-from zhiyin.models.registry import parse, written
+from zhiyin.models.registry import parse
 from zhiyin.pipeline.pipeline import Pipeline
 
 LISTED = ("als", "ease", "slim", "graphfilter", "userknn", "rp3beta", "itemknn")
@@ -191,7 +192,7 @@ def lists(trials: int, threads: int, test: str) -> None:
     values: dict[str, float] = {}
 
     def compare(models: list[Recommender]) -> None:
-        named = {written(model): model for model in models}
+        named = {specification(model): model for model in models}
         found = evaluate(named, split=draws, k=10, baselines=False, rounds=10, run=run)
         text = found.best
         best[text], values[text] = named[text], found[text].metrics["ndcg@10"]

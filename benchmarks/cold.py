@@ -34,7 +34,7 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.splits import split
 from zhiyin.models.recommender import Recommender
 from zhiyin.models.registry import make
-from zhiyin.models.training_context import Known
+from zhiyin.models.training_context import TrainingContext
 
 TIMES = 5
 MODELS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
@@ -93,7 +93,7 @@ def table(name: str, asked: argparse.Namespace) -> bool:
     lines = {key: f"| {name} | {key} |" for key in models}
     for judged in (parts, cold_only(parts)):
         for model in models.values():  # the train parts differ in what may be recommended, not in what they teach
-            model.known_ = Known.of(judged.train, run)  # type: ignore[misc]
+            model.context_ = TrainingContext.of(judged.train, run)  # type: ignore[misc]
         result = zy.evaluate(models, split=judged, run=run, baselines=False)
         print(f"{name}: {result.protocol[0]} {result.protocol[1]}", flush=True)
         for key in models:

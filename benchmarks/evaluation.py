@@ -27,7 +27,7 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.models.factorization import ALS
 from zhiyin.models.linear import EASE
 from zhiyin.models.recommender import CHUNK_BYTES, Recommender
-from zhiyin.models.training_context import Known
+from zhiyin.models.training_context import TrainingContext
 
 TARGETS = {"ALS": 30, "EASE": 120}
 
@@ -43,7 +43,7 @@ def made(name: str, data: Dataset, run: Run) -> Recommender:
     else:
         model = ease = EASE()
         ease.weights_ = rng.standard_normal((data.n_items, data.n_items), dtype=np.float32)
-    model.known_ = Known.of(data, run)  # type: ignore[misc]
+    model.context_ = TrainingContext.of(data, run)  # type: ignore[misc]
     return model
 
 

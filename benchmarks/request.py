@@ -85,7 +85,7 @@ def main() -> None:
             total.append(1e3 * (time.perf_counter() - begun))
             stages.append(answer.seconds)
             found.append(len(answer))
-    candidates = [len(pipeline.retrieve(pipeline.known_.histories.take(np.array([u])), 20, run=one).items)
+    candidates = [len(pipeline.retrieve(pipeline.context_.histories.take(np.array([u])), 20, run=one).items)
                   for u in rng.integers(0, data.n_users, 50)]  # fmt: skip
     print(f"{given.items:,} items, {len(pipeline.sources_)} sources, {np.median(candidates):.0f} candidates, "
           f"{np.mean(found):.1f} items a list")  # fmt: skip

@@ -28,10 +28,10 @@ import numpy as np
 import zhiyin as zy
 from zhiyin.core.params import params_of, settings_of
 from zhiyin.core.ranking_metrics import hits_of, ndcg, recall
+from zhiyin.core.registry import label
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.models.recommender import Recommender
-from zhiyin.models.registry import label
 from zhiyin.models.topk import top_k
 
 PUBLISHED = {"recall@10": 0.2127, "ndcg@10": 0.2068}
@@ -103,7 +103,7 @@ def best_of(models: list[Recommender], parts: Parts, run: Run) -> tuple[Recommen
     best: tuple[Recommender, dict[str, float]] | None = None
     for model in models:
         model.fit(parts.train, run)
-        figures = parts.judge(scores_of(model, parts, run), model.known_, "validation", run)
+        figures = parts.judge(scores_of(model, parts, run), model.context_, "validation", run)
         if best is None or figures["ndcg@10"] > best[1]["ndcg@10"]:
             best = model, figures
     assert best is not None
@@ -123,7 +123,7 @@ def friends_over(
     tried = {}
     for alpha in np.linspace(0, 1, 11).round(1).tolist():
         model.alpha = alpha
-        tried[alpha] = parts.judge(scores_of(model, parts, run), model.known_, "validation", run)
+        tried[alpha] = parts.judge(scores_of(model, parts, run), model.context_, "validation", run)
     model.alpha = max(tried, key=lambda alpha: tried[alpha]["ndcg@10"])
     return model, tried[model.alpha]
 
@@ -166,19 +166,19 @@ def main() -> int:
             continue
         begun = time.perf_counter()
         fitted[name], there = best_of(models, parts, run)
-        test = parts.judge(scores_of(fitted[name], parts, run), fitted[name].known_, "test", run)
+        test = parts.judge(scores_of(fitted[name], parts, run), fitted[name].context_, "test", run)
         show(name, there, test, f"{label(fitted[name])}, {len(models)} tried, {time.perf_counter() - begun:.0f} s")
         if name == "ALS":
             begun = time.perf_counter()
             models = drawn(zy.Friends, asked.trials, asked.seed, base=written(fitted["ALS"]))
             fitted["Friends"], there = best_of(models, parts, run)
-            test = parts.judge(scores_of(fitted["Friends"], parts, run), fitted["Friends"].known_, "test", run)
+            test = parts.judge(scores_of(fitted["Friends"], parts, run), fitted["Friends"].context_, "test", run)
             seconds = time.perf_counter() - begun
             show("Friends", there, test, f"{label(fitted['Friends'])}, {len(models)} tried, {seconds:.0f} s")
     for name in ("ItemKNN", "EASE"):
         if name in fitted:
             model, there = friends_over(fitted[name], settings_of(fitted["Friends"]), parts, run)
-            test = parts.judge(scores_of(model, parts, run), model.known_, "test", run)
+            test = parts.judge(scores_of(model, parts, run), model.context_, "test", run)
             show(f"Friends, {name}", there, test, f"alpha={model.alpha}")
     show("published", {m: float("nan") for m in PUBLISHED}, PUBLISHED, "SEPT (Recall), MHCN (NDCG)")
     return 0

@@ -32,7 +32,7 @@ from zhiyin.data.histories import Histories
 from zhiyin.data.splits import Split, split
 from zhiyin.models.recommender import Recommender
 from zhiyin.models.registry import parse, register
-from zhiyin.models.training_context import Known
+from zhiyin.models.training_context import TrainingContext
 
 COLUMNS = ("title", "authors", "original_publication_year", "language_code")
 WAYS: dict[str, dict[str, Any]] = {
@@ -112,7 +112,7 @@ def main() -> int:
     ok = True
     for what, judged in (("the whole catalogue", parts), ("the cold books alone", cold_only(parts))):
         for model in models.values():  # the two train parts differ in what may be recommended, not in what they teach
-            model.known_ = Known.of(judged.train, run)  # type: ignore[misc]
+            model.context_ = TrainingContext.of(judged.train, run)  # type: ignore[misc]
         found = zy.evaluate(models, split=judged, run=run, baselines=False)
         print(f"{what}: {found.protocol[0]}", flush=True)
         for name in models:

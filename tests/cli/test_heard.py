@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("sqlalchemy")
 
 from tests.cli.conftest import Command
-from zhiyin.models.serialization import load
+from zhiyin.models.loading import load
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.store.database import Store
 from zhiyin.store.records import Event
@@ -68,7 +68,7 @@ def test_unless_told_not_to(zhiyin: Command, project: Path, store: Store, comman
 def test_what_is_trained(zhiyin: Command, project: Path, store: Store) -> None:
     store.forget("u1")
     zhiyin("train", "itemknn")
-    known = load(project / "models" / "itemknn")._known()
+    known = load(project / "models" / "itemknn")._context()
     assert known.user_ids.encode(["u0", "u1"]).tolist() == [310, -1]
     new, deleted = known.item_ids.encode(["fresh", "i3"])
     assert known.candidates[new]

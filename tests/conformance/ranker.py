@@ -13,8 +13,9 @@ from zhiyin.core.run import Run
 from zhiyin.data.histories import Histories
 from zhiyin.ranking.calibration import expected_calibration_error
 from zhiyin.ranking.examples import Examples
+from zhiyin.ranking.loading import load
 from zhiyin.ranking.ranker import Ranker
-from zhiyin.ranking.registry import load, parse
+from zhiyin.ranking.registry import parse
 
 SIDES, ITEMS, GENRES = 30, 40, 6
 

@@ -22,8 +22,8 @@ from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.models import registry
+from zhiyin.models.loading import load
 from zhiyin.models.recommender import Recommender
-from zhiyin.models.serialization import load
 
 DAY = 86_400_000_000
 
@@ -54,7 +54,7 @@ def arrays_of(model: Recommender) -> dict[str, np.ndarray]:
     """Everything learned, as named arrays."""
     found: dict[str, np.ndarray] = {}
     for name, value in vars(model).items():
-        if not name.endswith("_") or name == "known_":
+        if not name.endswith("_") or name == "context_":
             continue
         if name in model._parts:
             continue  # models of their own, with their own tests; the lists they give are compared
@@ -65,7 +65,7 @@ def arrays_of(model: Recommender) -> dict[str, np.ndarray]:
         else:
             found[name] = np.asarray(value)
     for name in ("candidates", "popularity", "priority"):
-        found[f"known.{name}"] = getattr(model.known_, name)
+        found[f"known.{name}"] = getattr(model.context_, name)
     return found
 
 

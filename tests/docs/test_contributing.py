@@ -17,12 +17,13 @@ import numpy as np
 import polars as pl
 import pytest
 
+import zhiyin
 from tests.conformance.recommender import RecommenderConformance
 from tests.docs.markdown import Block, blocks_of
 from zhiyin.core import ranking_metrics
 from zhiyin.data import tables
 from zhiyin.data.reading import read
-from zhiyin.models import registry
+from zhiyin.models import MODELS
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = blocks_of(ROOT / "CONTRIBUTING.md", ROOT)
@@ -56,9 +57,11 @@ def companions() -> Iterator[Any]:
     """The model of the first block, named in the catalogue as the text says."""
     name = "zhiyin.models.companions"
     made = module(name, "class Companions(Recommender)")
-    registry._WHERE["Companions"] = "companions"
+    MODELS["Companions"] = "models.companions"
+    assert zhiyin.Companions is made.Companions
+    del zhiyin.Companions
     yield made.Companions
-    del registry._WHERE["Companions"], sys.modules[name]
+    del MODELS["Companions"], sys.modules[name]
 
 
 @pytest.mark.usefixtures("companions")

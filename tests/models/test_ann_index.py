@@ -199,13 +199,13 @@ def test_a_saved_model_brings_its_index_and_answers_by_it_where_it_is_asked_to(i
     asked: list[int] = []
     for model in (indexed, loaded):
         inner = model._of_items("indices", dict)["dot"]
-        history = model.known_.histories.rows(3, 4)
+        history = model.context_.histories.rows(3, 4)
         inner_wanted = inner.candidates(model.encode(history)[0], np.zeros(0, bool), inner.wanted)
         asked.append(len(inner_wanted))
         assert len(inner_wanted) < 3_000
     assert asked[0] == asked[1]
     for row in range(20):
-        history = loaded.known_.histories.rows(row, row + 1)
+        history = loaded.context_.histories.rows(row, row + 1)
         one = indexed.rank(history, 20, exclude=history, run=APPROXIMATE)
         two = loaded.rank(history, 20, exclude=history, run=APPROXIMATE)
         np.testing.assert_array_equal(one[0], two[0])
@@ -222,9 +222,9 @@ def test_without_being_asked_to_a_model_answers_exactly(indexed: zy.ALS, monkeyp
         return search(self, *args, **named)
 
     monkeypatch.setattr(Index, "search", spied)
-    history = indexed.known_.histories.rows(0, 1)
+    history = indexed.context_.histories.rows(0, 1)
     exact = indexed.rank(history, 30, run=ONE)
-    indexed.rank(indexed.known_.histories.rows(0, 50), 30, run=APPROXIMATE)  # many at once are multiplied
+    indexed.rank(indexed.context_.histories.rows(0, 50), 30, run=APPROXIMATE)  # many at once are multiplied
     indexed.similar([5], 10, run=zy.Run(threads=1, approximate=False))
     whole = zy.Pipeline.around(indexed)
     whole.rank(history, 30, run=ONE)

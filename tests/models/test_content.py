@@ -14,8 +14,8 @@ from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.models.content import Content, PopularInCategory
 from zhiyin.models.hybrid import Hybrid
+from zhiyin.models.loading import load
 from zhiyin.models.recommender import Recommender
-from zhiyin.models.serialization import load
 
 GENRES = ("crime", "love", "war")
 WORDS = (("detective", "murder", "clue"), ("heart", "summer", "kiss"), ("tank", "battle", "general"))
@@ -70,8 +70,8 @@ def test_books_nobody_has_had_go_to_readers_of_their_genre(model: Recommender) -
     data = library()
     model = model.fit(data, Run(seed=1, threads=1))
     cold = np.isin(data.item_ids.values.to_numpy(), list(NEW))
-    allowed = cold | model.known_.candidates
-    model.known_ = model.known_.__class__(**{**vars(model.known_), "candidates": allowed})  # type: ignore[misc]
+    allowed = cold | model.context_.candidates
+    model.context_ = model.context_.__class__(**{**vars(model.context_), "candidates": allowed})  # type: ignore[misc]
     found = model.recommend(k=3, allow=list(NEW))
     right = found["item"].to_numpy() % 3 == found["user"].to_numpy() % 3
     assert right.mean() > 0.95
@@ -91,8 +91,8 @@ def test_pictures_alone_tell_the_genre(tmp_path: Path) -> None:
         epochs=40, dropout=0.0, hidden=16,
     )  # fmt: skip
     model.fit(data, Run(seed=1, threads=2))
-    allowed = model.known_.__class__(**{**vars(model.known_), "candidates": np.ones(data.n_items, dtype=bool)})
-    model.known_ = allowed  # type: ignore[misc]
+    allowed = model.context_.__class__(**{**vars(model.context_), "candidates": np.ones(data.n_items, dtype=bool)})
+    model.context_ = allowed  # type: ignore[misc]
     found = model.recommend(k=3, allow=list(NEW))
     right = found["item"].to_numpy() % 3 == found["user"].to_numpy() % 3
     assert right.mean() > 0.9
@@ -114,7 +114,7 @@ def test_an_item_added_later_is_known_by_its_columns() -> None:
     assert (genre[np.argsort(-near[0])[:12]] == 0).all()
     assert (genre[np.argsort(-near[1])[:12]] == 1).all()
     hybrid = Hybrid(base="als:factors=8,epochs=5").fit(data)
-    scores = hybrid.encode(hybrid.known_.histories) @ hybrid.item_vectors_for(new).T
+    scores = hybrid.encode(hybrid.context_.histories) @ hybrid.item_vectors_for(new).T
     reader = data.user_ids.values.to_numpy() % 3
     assert (scores[reader == 0, 0] > scores[reader == 0, 1]).all()
     assert (scores[reader == 1, 1] > scores[reader == 1, 0]).all()

@@ -66,7 +66,7 @@ def test_a_history_of_items_alone_asks_for_more_of_them(name: str) -> None:
     listed = model.recommend(histories={"visitor": had}, k=6)["item"].to_list()
     assert [item[0] for item in listed] == ["A"] * 6
     # It is as if each of them had got a good rating.
-    plain = Histories.from_items([had], model.known_.item_ids)
+    plain = Histories.from_items([had], model.context_.item_ids)
     rated = dataclasses.replace(plain, values=np.full(4, model.liked_, dtype=np.float32))
     assert np.allclose(model.score(plain), model.score(rated), atol=1e-4)
     assert 4 <= model.liked_ <= 5

@@ -95,7 +95,7 @@ def test_users_by_hand() -> None:
     """History {a, b}. Users {a, b, c}: 2 / sqrt(6); {a, d}: 1 / 2; {a, b} has nothing more; {e} shares nothing."""
     log = pl.DataFrame({"user": [1, 1, 1, 2, 2, 3, 3, 4], "item": [*"abc", *"ad", *"ab", "e"]})
     model = UserKNN(shrinkage=0.0).fit(Dataset.build(log))
-    asked = Histories.from_items([["a", "b"]], model.known_.item_ids)
+    asked = Histories.from_items([["a", "b"]], model.context_.item_ids)
     near = model.neighbors(asked).toarray()[0]
     np.testing.assert_allclose(near, [2 / 6**0.5, 1 / 2, 0, 0], rtol=1e-6)
     first, second = near[:2]

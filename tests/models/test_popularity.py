@@ -30,7 +30,7 @@ def test_half_life_is_exact() -> None:
         }
     )
     model = Popular(half_life="7d").fit(Dataset.build(log))
-    scores = dict(zip(model.known_.item_ids.values, model.scores_.tolist()))
+    scores = dict(zip(model.context_.item_ids.values, model.scores_.tolist()))
     assert scores == {"old": 4 / 4 + 1 / 2, "new": 2.0, "bad": -1.0}
     assert model.recommend("x", k=3)["item"].to_list() == ["new", "old", "bad"]
     ageless = Popular().fit(Dataset.build(log))

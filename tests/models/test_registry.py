@@ -9,6 +9,7 @@ import pytest
 
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.params import param
+from zhiyin.core.registry import label, specification
 from zhiyin.models import registry
 from zhiyin.models.factorization import ALS
 from zhiyin.models.recommender import Recommender
@@ -32,18 +33,18 @@ def test_text() -> None:
 
 
 def test_label_says_what_is_not_the_default() -> None:
-    assert registry.label(ALS()) == "ALS"
-    assert registry.label(ALS(factors=128)) == "ALS(factors=128)"
+    assert label(ALS()) == "ALS"
+    assert label(ALS(factors=128)) == "ALS(factors=128)"
 
 
 def test_what_is_written_can_be_read() -> None:
     several = registry.make("Pipeline", {"sources": "als:factors=8,reg=1; ease", "ranker": "none"})
     for model in (ALS(factors=128, reg=0.5), several):
-        assert registry.parse(registry.written(model)) == model
+        assert registry.parse(specification(model)) == model
 
 
 def test_a_model_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_registered", {})
+    monkeypatch.setattr(registry.MODEL_REGISTRY, "_registered", {})
 
     @registry.register
     @dataclasses.dataclass
@@ -61,14 +62,15 @@ def test_hyperparameters_without_an_extra(monkeypatch: pytest.MonkeyPatch) -> No
     from zhiyin.core.errors import MissingExtraError
 
     real = registry.model_class
+    networks = {"SASRec", "HSTU", "GRU4Rec", "NARM", "Caser", "NeuMF", "MultVAE", "LightGCN", "UltraGCN", "TwoTower"}
 
     def bare(name: str) -> type:
-        if name in registry._DEEP:
+        if name in networks:
             raise MissingExtraError("torch", "deep", name)
         return real(name)
 
-    monkeypatch.setattr(registry, "model_class", bare)
+    monkeypatch.setattr(registry.MODEL_REGISTRY, "class_of", bare)
     found = registry.hyperparameters()
     assert {"ALS", "EASE", "Content", "Hybrid"} <= set(found)
-    assert not set(found) & set(registry._DEEP)
+    assert not set(found) & networks
     assert found["ALS"]["factors"].default == 64

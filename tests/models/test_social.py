@@ -18,11 +18,11 @@ from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.models.factorization import ALS
+from zhiyin.models.loading import load
 from zhiyin.models.neighbors import ItemKNN
 from zhiyin.models.popularity import Popular
 from zhiyin.models.recommender import Recommender
 from zhiyin.models.registry import parse
-from zhiyin.models.serialization import load
 from zhiyin.models.social import Friends, _overlap, _reach, _ties
 
 ONE = Run(threads=1)
@@ -190,7 +190,7 @@ def test_strangers_and_codes_beyond_the_data_get_the_popular_items() -> None:
     assert model.recommend("nobody", k=3)["item"].to_list() == popular
     beyond = data.history_of(["ann"])
     beyond.users[:] = 999
-    np.testing.assert_array_equal(model.score(beyond)[0], model.known_.popularity)
+    np.testing.assert_array_equal(model.score(beyond)[0], model.context_.popularity)
 
 
 def test_a_stronger_tie_counts_more() -> None:

@@ -32,7 +32,7 @@ def test_two_items_by_hand() -> None:
     """Users {a, b}, {a}: R = [[1/2, 1/√2], [1/√2, 0]], so S = [[3/4, √2/4], [√2/4, 1/2]]; a alone gives (3/4, √2/4)."""
     log = pl.DataFrame({"user": [1, 1, 2], "item": ["a", "b", "a"]})
     model = GraphFilter(way="gfcf", alpha=0.0).fit(Dataset.build(log))
-    np.testing.assert_allclose(model.score(model.known_.histories)[1], [3 / 4, 2**0.5 / 4], rtol=1e-6)
+    np.testing.assert_allclose(model.score(model.context_.histories)[1], [3 / 4, 2**0.5 / 4], rtol=1e-6)
 
 
 @pytest.mark.parametrize("way", ["chebyshev", "gfcf"])

@@ -15,10 +15,10 @@ from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.evaluation.pointwise_metrics import rmse
+from zhiyin.models.loading import load
 from zhiyin.models.ratings.svdpp import SVDpp, implicit_sums
 from zhiyin.models.ratings.temporal_effects import Moments
 from zhiyin.models.ratings.timesvdpp import TimeSVDpp, sweep
-from zhiyin.models.serialization import load
 
 
 class TestTimeSVDpp(RecommenderConformance):

@@ -18,7 +18,7 @@ from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models.serialization import load
+from zhiyin.models.loading import load
 from zhiyin.models.two_tower import Towers, TwoTower, Vocabulary
 
 

@@ -15,7 +15,7 @@ from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.splits import split
 from zhiyin.evaluation.window_evaluation import Window, judge
-from zhiyin.models.serialization import load
+from zhiyin.models.loading import load
 from zhiyin.pipeline.explanations import reasons
 from zhiyin.pipeline.pipeline import Pipeline
 from zhiyin.pipeline.pipeline_fitting import hits

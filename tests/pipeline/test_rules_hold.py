@@ -137,7 +137,7 @@ def test_every_rule_holds_for_lists_that_are_no_ones(rule: str) -> None:
     """Popular and similar ones."""
     table, more = EFFECTS[rule]
     request = Request(**{"k": 8, "now": NOW} | more)
-    worth = np.concatenate([PIPELINE.known_.popularity, np.zeros(len(NEW), np.float32)])
+    worth = np.concatenate([PIPELINE.context_.popularity, np.zeros(len(NEW), np.float32)])
     asked = Asked(request.k, shown=more.get("shown", {}))
     made = answers(table)
     whole, near = made.list_by(worth, request), made.similar("i1", request)

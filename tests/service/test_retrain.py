@@ -174,7 +174,7 @@ def test_trains_promotes_and_knows_what_is_new(home: Path, open_one: Callable[..
     assert "ndcg@10" in done[0]["message"]
     bundle = one.bundles.current
     assert bundle is not None
-    known = bundle.load()._known()
+    known = bundle.load()._context()
     assert known.item_ids.encode(["new"])[0] >= 0
     assert not one.status()["running"]
     assert json.loads((home / "models/bundles/retrain.json").read_text())["outcome"] == "promoted"

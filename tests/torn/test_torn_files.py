@@ -25,9 +25,9 @@ from zhiyin.core.run import Run
 from zhiyin.data.catalogue import Catalogue
 from zhiyin.data.dataset import Dataset
 from zhiyin.evaluation.tuning import tune
+from zhiyin.models.loading import load
 from zhiyin.models.popularity import Popular
 from zhiyin.models.recommender import Recommender
-from zhiyin.models.serialization import load
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.pipeline.pipeline import Pipeline
 

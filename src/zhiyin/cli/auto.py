@@ -81,7 +81,7 @@ def _train(project: Project, bundles: Bundles, budget: str, force: bool, json: b
     else:
         lacking = "it is shown to be worse than it may be" if verdict.worse else "too few users to show that it may be"
         say(f"it is NOT in use: {lacking} (see above). to use it anyway: zhiyin promote {bundle.version}")
-        if used is not None and isinstance(in_use, Pipeline) and in_use._known().fingerprint != data.fingerprint:
+        if used is not None and isinstance(in_use, Pipeline) and in_use._context().fingerprint != data.fingerprint:
             refitted = _learn_anew(bundles, used.version, in_use, bundle.version, part, data, judge, made, project.run)
     if json:
         report = bundle.report()

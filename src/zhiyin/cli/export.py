@@ -27,8 +27,8 @@ def export(
     """
     from zhiyin.cli.answers import find_model
     from zhiyin.cli.show import print_json, say
+    from zhiyin.models.loading import load
     from zhiyin.models.sequence.onnx_export import export_onnx
-    from zhiyin.models.serialization import load
 
     folder = find_model(model, config)
     export_onnx(load(folder), output)

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 def judge(project: Project, models: Sequence[Recommender], data: Dataset) -> Any:
     """Evaluation of the models, each fitted afresh on the train part: a saved model has seen the test part."""
+    from zhiyin.core.registry import label
     from zhiyin.data.doctor import examine
     from zhiyin.evaluation.protocol import evaluate
-    from zhiyin.models.registry import label
 
     say(repr(data))
     for found in examine(data, project.config.split.test):

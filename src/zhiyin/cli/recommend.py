@@ -52,7 +52,7 @@ def recommend(
     from zhiyin.cli.show import print_json, say
     from zhiyin.core.run import Run
     from zhiyin.data.catalogue import Catalogue
-    from zhiyin.models.serialization import load
+    from zhiyin.models.loading import load
     from zhiyin.pipeline.answers import Answers
     from zhiyin.pipeline.request import Request
     from zhiyin.pipeline.rules_config import house
@@ -62,13 +62,13 @@ def recommend(
     folder = find_model(model, config)
     loaded = load(folder)
     for what, ids, asked in (
-        ("user", loaded.known_.user_ids, users),
-        ("item", loaded.known_.item_ids, listed(history)),
+        ("user", loaded.context_.user_ids, users),
+        ("item", loaded.context_.item_ids, listed(history)),
     ):
         unknown = [raw for raw, code in zip(asked or [], ids.encode(asked or [])) if code < 0]
         for raw in unknown[:5]:
             say(f"{what} {raw!r} is not known to the model" + (": a stranger's list" if what == "user" else ""))
-    named = [str(user) for user in (loaded.known_.user_ids.values if everyone else users or [])]
+    named = [str(user) for user in (loaded.context_.user_ids.values if everyone else users or [])]
     forgotten = forgotten_since(named, folder, config)
     if forgotten:
         say(f"forgotten since the model was made: {len(forgotten):,} users; "
@@ -89,7 +89,7 @@ def recommend(
             raise ConfigError(
                 "--all takes no lists, pins, context or reasons", remedy="name users, or write a --filter"
             )
-        whom = [user for user in loaded.known_.user_ids.values if str(user) not in forgotten] if forgotten else None
+        whom = [user for user in loaded.context_.user_ids.values if str(user) not in forgotten] if forgotten else None
         frame = answers.ask_many(whom, k, filter=filter, exclude_seen=seen, diversity=variety, balance=balance)
         deliver(frame, "item", folder, output, json)
         return
@@ -124,7 +124,7 @@ def recommend(
             for rank, (item, score) in enumerate(zip(answer.items, answer.scores), 1)]  # fmt: skip
     kinds: dict[str, Any] = {
         "user": pl.String,
-        "item": loaded.known_.item_ids.values.dtype,
+        "item": loaded.context_.item_ids.values.dtype,
         "score": pl.Float32,
         "rank": pl.Int32,
     }

@@ -28,7 +28,7 @@ def similar(
     """
     from zhiyin.cli.answers import deliver, find_model
     from zhiyin.core.run import Run
-    from zhiyin.models.serialization import load
+    from zhiyin.models.loading import load
 
     folder = find_model(model, config)
     deliver(load(folder).similar(items, k, run=Run(threads=threads)), "similar", folder, output, json)

@@ -49,9 +49,9 @@ def train(
     from zhiyin.cli.project import open_project, short
     from zhiyin.cli.show import duration, print_json, say
     from zhiyin.core.params import settings_of
+    from zhiyin.core.registry import label
     from zhiyin.data.catalogue import Catalogue
     from zhiyin.data.doctor import examine
-    from zhiyin.models.registry import label
 
     project = open_project(config, seed, threads)
     if budget is not None:

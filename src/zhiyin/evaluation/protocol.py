@@ -27,6 +27,7 @@ from zhiyin.core.durations import UNITS
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.params import list_length, settings_of
 from zhiyin.core.ranking_metrics import RANKING
+from zhiyin.core.registry import label
 from zhiyin.core.run import Run
 from zhiyin.data.catalogue import category_columns
 from zhiyin.data.dataset import Dataset
@@ -35,7 +36,6 @@ from zhiyin.evaluation import beyond_accuracy
 from zhiyin.evaluation.comparison_table import direction, rich_table
 from zhiyin.evaluation.significance import bootstrap_interval, paired_tests
 from zhiyin.evaluation.window_evaluation import Judged, PeakMemory, Window, accuracy, judge, metric_k
-from zhiyin.models import registry
 from zhiyin.models.popularity import Popular
 from zhiyin.models.random import Random
 from zhiyin.models.recommender import CHUNK_BYTES, Recommender
@@ -368,7 +368,7 @@ def _named(models: Mapping[str, Recommender] | Iterable[Recommender] | Recommend
         return dict(models)
     named: dict[str, Recommender] = {}
     for model in [models] if isinstance(models, Recommender) else models:
-        name = registry.label(model)
+        name = label(model)
         same = sum(known == name or known.startswith(f"{name} #") for known in named)
         named[f"{name} #{same + 1}" if same else name] = model
     return named
@@ -377,7 +377,7 @@ def _named(models: Mapping[str, Recommender] | Iterable[Recommender] | Recommend
 def _refuse_leaks(models: dict[str, Recommender], splits: list[Split]) -> None:
     for name, model in models.items():
         for part in splits:
-            if model.is_fitted and model.known_.fingerprint != part.train.fingerprint:
+            if model.is_fitted and model.context_.fingerprint != part.train.fingerprint:
                 raise ConfigError(
                     f"{name} was fitted on other data; it may have seen the test window",
                     remedy="give an unfitted model (it is fitted here), or fit it on the train part of this split",

@@ -21,6 +21,7 @@ import polars as pl
 from zhiyin.core.atomic_files import mend_last_line
 from zhiyin.core.errors import ConfigError, DataError, MissingExtraError, nearest
 from zhiyin.core.params import Param, params_of, settings_of, whole_number
+from zhiyin.core.registry import label
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.splits import split
@@ -64,7 +65,7 @@ class TuneResult:
     def __str__(self) -> str:
         finished = int((self.trials["state"] == "complete").sum())
         return (
-            f"{registry.label(self.model)}: {self.metric} {self.value:.4f} on the validation window "
+            f"{label(self.model)}: {self.metric} {self.value:.4f} on the validation window "
             f"({self.default_value:.4f} to begin with; {finished} of {len(self.trials)} trials finished)"
         )
 
@@ -72,7 +73,7 @@ class TuneResult:
         """Plain dicts, lists and numbers; what is not a number is None."""
         plain = {name: getattr(self, name) for name in ("best", "metric", "protocol", "warnings", "interrupted")}
         plain |= {name: _number(getattr(self, name)) for name in ("value", "default_value")}
-        return plain | {"model": registry.label(self.model), "trials": self.trials.fill_nan(None).to_dicts()}
+        return plain | {"model": label(self.model), "trials": self.trials.fill_nan(None).to_dicts()}
 
 
 def tune(

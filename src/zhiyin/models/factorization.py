@@ -15,7 +15,7 @@ from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Entries, Histories
 from zhiyin.models.recommender import VectorRecommender
-from zhiyin.models.training_context import Known
+from zhiyin.models.training_context import TrainingContext
 
 BLOCK = 32  # factors solved at once by "blocks"
 
@@ -96,7 +96,7 @@ class ALS(VectorRecommender):
         Raises NotFittedError before `fit`, ConfigError for epochs that are no number.
         """
         epochs = whole_number(epochs, "epochs", at_least=0)
-        known, run = self._known(), run or Run()
+        known, run = self._context(), run or Run()
         before = known.item_ids.encode(data.item_ids.values)
         old = before >= 0
         y = np.zeros((data.n_items, self.factors), dtype=np.float32)
@@ -116,7 +116,7 @@ class ALS(VectorRecommender):
             self._sweep(users, users.T.tocsr(), x, y, epochs, run)
         else:
             self.item_vectors_, self.gram_ = y, (y.T @ y).astype(np.float32)  # type: ignore[misc]
-        self.known_ = Known.of(data, run)  # type: ignore[misc]
+        self.context_ = TrainingContext.of(data, run)  # type: ignore[misc]
         return self
 
     def encode(self, histories: Histories, run: Run | None = None) -> np.ndarray:

@@ -97,7 +97,7 @@ class Hybrid(Described, VectorRecommender):
     def item_vectors_for(self, frame: pl.DataFrame, run: Run | None = None) -> np.ndarray:
         """Vectors of items of which only the columns are known, float32[n, d]: columns as in the catalogue learned
         from, in any order; a missing one counts as unknown. To be scored against `encode(histories)`."""
-        self._known()
+        self._context()
         return self._mapped(self._inputs(frame), run or Run()) * np.float32(self.scale_)
 
     def encode(self, histories: Histories, run: Run | None = None) -> np.ndarray:
@@ -304,7 +304,7 @@ class Hybrid(Described, VectorRecommender):
         arrays: dict[str, np.ndarray] = {}
         values: dict[str, Any] = {}
         for name, value in vars(base).items():
-            if not name.endswith("_") or name in ("known_", "item_vectors_"):
+            if not name.endswith("_") or name in ("context_", "item_vectors_"):
                 continue
             if isinstance(value, np.ndarray):
                 arrays[name] = value
@@ -343,7 +343,7 @@ class Hybrid(Described, VectorRecommender):
             for name, group in grouped.items():
                 setattr(base, name, group)
             base.item_vectors_ = self.item_vectors_  # type: ignore[misc]
-            base.known_ = self._known()  # type: ignore[misc]
+            base.context_ = self._context()  # type: ignore[misc]
             self._base = base
         return self._base
 

@@ -16,7 +16,7 @@ from zhiyin.core.run import Run
 from zhiyin.data.histories import Entries, Histories
 from zhiyin.models.masked_search import Mask
 from zhiyin.models.topk import finish, push
-from zhiyin.models.training_context import Known
+from zhiyin.models.training_context import TrainingContext
 
 
 def to_csr(neighbors: np.ndarray, values: np.ndarray, n_items: int) -> sparse.csr_matrix:
@@ -46,7 +46,7 @@ def top_by_table(
     weights: sparse.csr_matrix | Entries,
     table: sparse.csr_matrix,
     k: int,
-    known: Known,
+    known: TrainingContext,
     mask: Mask,
     excluded: tuple[np.ndarray, np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -34,7 +34,7 @@ class TableRecommender(Recommender):
         self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
     ) -> tuple[np.ndarray, np.ndarray] | None:
         rows = histories.entries(self.similarities_.shape[0])
-        return top_by_table(rows, self.similarities_, k, self._known(), allowed, excluded)
+        return top_by_table(rows, self.similarities_, k, self._context(), allowed, excluded)
 
     def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
         return rows_of(self.similarities_, items)
@@ -189,7 +189,7 @@ class UserKNN(Recommender):
         self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
     ) -> tuple[np.ndarray, np.ndarray] | None:
         near = self.neighbors(histories, run)
-        return top_by_table(near, self.taken_, k, self._known(), allowed, excluded)
+        return top_by_table(near, self.taken_, k, self._context(), allowed, excluded)
 
     def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
         """Scores of histories of one item each; minus infinity: no neighbour had it."""

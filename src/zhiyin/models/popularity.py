@@ -45,11 +45,11 @@ class Popular(Recommender):
         self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
     ) -> tuple[np.ndarray, np.ndarray] | None:
         kept = vars(self).get("_order")
-        if kept is None or kept[0] is not self.known_:
-            best_first = np.lexsort((-self.known_.priority, -self.scores_)).astype(np.int32)
-            kept = vars(self)["_order"] = (self.known_, best_first)
+        if kept is None or kept[0] is not self.context_:
+            best_first = np.lexsort((-self.context_.priority, -self.scores_)).astype(np.int32)
+            kept = vars(self)["_order"] = (self.context_, best_first)
         if allowed.few:
             rows = allowed.rows
-            order = rows[np.lexsort((-self.known_.priority[rows], -self.scores_[rows]))]
+            order = rows[np.lexsort((-self.context_.priority[rows], -self.scores_[rows]))]
             return first_k(order, self.scores_, k, allowed.bits, excluded)
         return first_k(kept[1], self.scores_, k, allowed.bits, excluded)

@@ -22,41 +22,17 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.data.ids import id_list, id_series
 from zhiyin.models import ann_index
+from zhiyin.models.finite_check import check_finite
 from zhiyin.models.item_to_item import score_by_table
 from zhiyin.models.masked_search import WORTH, Compact, Mask, top_k_where
+from zhiyin.models.saving import save
 from zhiyin.models.topk import first_k, top_k
-from zhiyin.models.training_context import Known
+from zhiyin.models.training_context import TrainingContext
 
 # Dense scores never hold more than this at once, whatever the number of users.
 CHUNK_BYTES = 256 << 20
 # Requests at once up to which each is searched for alone; more are multiplied together.
 SINGLE = 3
-
-
-def check_finite(model: Any) -> None:
-    """Raise DataError where a number that a model has learned is none, or infinite: every list of it would be empty."""
-    for name, value in vars(model).items():
-        if not name.endswith("_"):
-            continue
-        parts = value.state_dict().values() if hasattr(value, "state_dict") else [value]
-        if not all(map(_is_finite, parts)):
-            raise DataError(
-                f"{type(model).__name__} has learned numbers that are infinite or none at all ({name})",
-                remedy="look for values or weights that are far larger than the others; then a smaller learning rate",
-            )
-
-
-def _is_finite(value: Any) -> bool:
-    if sparse.issparse(value):
-        value = value.data
-    if hasattr(value, "detach"):  # a tensor
-        return not value.is_floating_point() or bool(value.detach().isfinite().all())
-    if isinstance(value, float):
-        return bool(np.isfinite(value))
-    if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or not value.size:
-        return True
-    with np.errstate(all="ignore"):
-        return bool(np.isfinite(value.min()) and np.isfinite(value.max()))  # min and max are NaN where one is
 
 
 @dataclasses.dataclass
@@ -67,7 +43,7 @@ class Recommender:
     answers_strangers: ClassVar[bool] = False
     # Learned attributes that `_write_parts` and `_read_parts` keep, being neither arrays nor numbers.
     _parts: ClassVar[tuple[str, ...]] = ()
-    known_: ClassVar[Known]
+    context_: ClassVar[TrainingContext]
 
     # -- to be written by a model ---------------------------------------------------------------------------------
 
@@ -103,16 +79,16 @@ class Recommender:
             delattr(self, name)
         self._fit(data, run)
         check_finite(self)
-        self.known_ = Known.of(data, run)  # type: ignore[misc]
+        self.context_ = TrainingContext.of(data, run)  # type: ignore[misc]
         return self
 
     @property
     def is_fitted(self) -> bool:
-        return "known_" in vars(self)
+        return "context_" in vars(self)
 
     def score(self, histories: Histories, run: Run | None = None) -> np.ndarray:
         """Scores of all items for each history, float32[n, n_items]: mind the size of the batch."""
-        known = self._known()
+        known = self._context()
         scores = self._score(histories, run or Run())
         if not self.answers_strangers:
             strangers = ~has_signal(histories)
@@ -135,7 +111,7 @@ class Recommender:
         `exclude`: items each row must not get; `allowed`: bool[n_items], or a mask. Only CHUNK_BYTES of scores exist
         at once.
         """
-        known, run = self._known(), run or Run()
+        known, run = self._context(), run or Run()
         k = min(list_length(k), len(known.item_ids))
         mask = known.mask(allowed)
         items = np.empty((len(histories), k), dtype=np.int32)
@@ -156,13 +132,13 @@ class Recommender:
         self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
     ) -> tuple[np.ndarray, np.ndarray]:
         """`rank` of a chunk."""
-        return top_k(self.score(histories, run), k, self._known().priority, allowed.bits, excluded, run)
+        return top_k(self.score(histories, run), k, self._context().priority, allowed.bits, excluded, run)
 
     def _few(
         self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
     ) -> tuple[np.ndarray, np.ndarray] | None:
         """`rank` of few histories without scores of all items, if this model can."""
-        known = self._known()
+        known = self._context()
         if self.answers_strangers or has_signal(histories).all():
             return self._rank_few(histories, k, excluded, allowed, run)
         if len(histories) == 1:
@@ -172,7 +148,7 @@ class Recommender:
     @property
     def chunk_rows(self) -> int:
         """Histories scored at once."""
-        return max(1, CHUNK_BYTES // (4 * max(1, len(self._known().item_ids))))
+        return max(1, CHUNK_BYTES // (4 * max(1, len(self._context().item_ids))))
 
     def recommend(
         self,
@@ -201,7 +177,7 @@ class Recommender:
         -------
         Frame `user`, `item` (raw ids), `score`, `rank` (from 1), best first, users in the order asked.
         """
-        k, known = list_length(k), self._known()
+        k, known = list_length(k), self._context()
         who, batch = self._asked(users, histories)
         allowed = None
         if allow is not None or deny is not None:
@@ -227,7 +203,7 @@ class Recommender:
 
         Raises UnknownItemError for an item the model has not seen, with the nearest known id.
         """
-        k, known, run = list_length(k), self._known(), run or Run()
+        k, known, run = list_length(k), self._context(), run or Run()
         asked = id_list(items)
         codes = known.item_ids.encode(asked)
         if (codes < 0).any():
@@ -252,14 +228,14 @@ class Recommender:
 
     def _nearest(self, items: np.ndarray, k: int, run: Run) -> tuple[np.ndarray, np.ndarray]:
         """The k items most similar to each, itself left out: int32[n, k] and float32[n, k], as `rank`."""
-        known = self._known()
+        known = self._context()
         itself = (np.arange(len(items) + 1, dtype=np.int64), items)
         return top_k(self._similar(items, run), k, known.priority, known.candidates, itself, run)
 
     def _similar_to(self, item: int, k: int, run: Run) -> tuple[np.ndarray, np.ndarray]:
         """What is similar to one item, in no order: codes int32[m] and scores float32[m]. The k most similar at least,
         where there are so many. Raises ConfigError as `_similar` does."""
-        if k <= len(self._known().item_ids) // 4:
+        if k <= len(self._context().item_ids) // 4:
             items, scores = self._nearest(np.array([item]), k, run)
             there = items[0] >= 0
             return items[0][there], scores[0][there]
@@ -284,7 +260,7 @@ class Recommender:
         `users`: a raw id or several, None for every user; `histories`: as in `recommend`, instead of users.
         Raises DataError for a user the model has not seen.
         """
-        k, known, run = list_length(k), self._known(), run or Run()
+        k, known, run = list_length(k), self._context(), run or Run()
         who, batch = self._asked(users, histories)
         if users is not None and (batch.users < 0).any():
             unknown = who[int(np.argmax(batch.users < 0))]
@@ -320,7 +296,7 @@ class Recommender:
 
     def _alike(self, histories: Histories, run: Run) -> np.ndarray:
         """float32[n, n_users]: how alike each history is to that of each user; minus infinity: in nothing."""
-        known = self._known()
+        known = self._context()
         n_items = len(known.item_ids)
         by_item = self._of_users(lambda: _unit(known.histories.matrix(n_items, "weight")).T.tocsr())
         alike = score_by_table(_unit(histories.matrix(n_items, "weight")), by_item, run)
@@ -330,8 +306,8 @@ class Recommender:
     def _of_users(self, make: Callable[[], Any]) -> Any:
         """What `make` makes of the users of the training data, made once for each fit."""
         kept = vars(self).get("_kept_of_users")
-        if kept is None or kept[0] is not self.known_:
-            kept = vars(self)["_kept_of_users"] = (self.known_, make())
+        if kept is None or kept[0] is not self.context_:
+            kept = vars(self)["_kept_of_users"] = (self.context_, make())
         return kept[1]
 
     def prepare(self, run: Run | None = None) -> None:
@@ -339,26 +315,24 @@ class Recommender:
 
     def save(self, path: Any) -> None:
         """Write the model to a folder: arrays and JSON, nothing that runs. An old one is replaced whole."""
-        from zhiyin.models.serialization import save
-
         save(self, path)
 
     def _write_parts(self, folder: Path) -> None:
         """Write the attributes named in `_parts` into files of their own; most models have none."""
 
     def _read_parts(self, folder: Path, mmap: bool) -> None:
-        """Read what `_write_parts` wrote; `known_` is there already."""
+        """Read what `_write_parts` wrote; `context_` is there already."""
 
     # -- small things -----------------------------------------------------------------------------------------------
 
-    def _known(self) -> Known:
+    def _context(self) -> TrainingContext:
         if not self.is_fitted:
             raise NotFittedError(f"this {type(self).__name__} has not been fitted", remedy="call fit(data) first")
-        return self.known_
+        return self.context_
 
     def _asked(self, users: Any, histories: Any) -> tuple[pl.Series, Histories]:
         """Who is asking, and with which history."""
-        known = self._known()
+        known = self._context()
         if histories is not None:
             if users is not None:
                 raise ConfigError(
@@ -374,7 +348,7 @@ class Recommender:
         return id_series(raw), known.histories.take(known.user_ids.encode(raw))
 
     def _codes(self, raw: Any, what: str) -> np.ndarray:
-        codes = self._known().item_ids.encode(raw)
+        codes = self._context().item_ids.encode(raw)
         if (codes < 0).any():
             log.info("%s: %d of %d items are not known", what, int((codes < 0).sum()), len(codes))
         return codes[codes >= 0]
@@ -405,7 +379,7 @@ class VectorRecommender(Recommender):
         plain = type(self)._score is VectorRecommender._score
         if not plain or not (self.answers_strangers or has_signal(histories).all()):
             return super()._rank_many(histories, k, excluded, allowed, run)
-        vectors, priority = self.item_vectors_, self._known().priority
+        vectors, priority = self.item_vectors_, self._context().priority
         return top_k_where(
             vectors, self.encode(histories, run), allowed, k, priority=priority, exclude=excluded, run=run
         )
@@ -417,7 +391,7 @@ class VectorRecommender(Recommender):
         inverse = self._inverse_lengths()
         queries = self.item_vectors_[items] * inverse[items, None]
         index = "" if run.approximate is False else "cosine"
-        return self._search(queries, self._known().mask(), k, itself, run, index, inverse)
+        return self._search(queries, self._context().mask(), k, itself, run, index, inverse)
 
     def _search(
         self,
@@ -430,7 +404,7 @@ class VectorRecommender(Recommender):
         scale: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """As `top_k_where`, for few queries; by that index where there is one and it is quicker."""
-        vectors, priority = self.item_vectors_, self._known().priority
+        vectors, priority = self.item_vectors_, self._context().priority
         compact = self._compact() if mask.count >= WORTH else None
         asked = self._of_items("indices", dict).get(index)
         search = asked.search if asked is not None and asked.worth(mask, k) else top_k_where
@@ -446,7 +420,7 @@ class VectorRecommender(Recommender):
             return
         rng, name = run.rng(32), type(self).__name__
         if "dot" not in indices and type(self)._score is VectorRecommender._score:
-            heard = self._known().histories
+            heard = self._context().histories
             rows = rng.permutation(np.flatnonzero(heard.lengths > 0))[: 4 * ann_index.QUERIES]
             asked = heard.take(np.sort(rows))
             asked = asked.take(np.flatnonzero(has_signal(asked)))
@@ -486,8 +460,8 @@ class VectorRecommender(Recommender):
     def _of_items(self, name: str, make: Callable[[], Any]) -> Any:
         """What `make` makes of the item vectors, made once for each fit."""
         kept = vars(self).get("_kept_of_items")
-        if kept is None or kept["known"] is not self._known() or kept["vectors"] is not self.item_vectors_:
-            kept = vars(self)["_kept_of_items"] = {"known": self._known(), "vectors": self.item_vectors_}
+        if kept is None or kept["known"] is not self._context() or kept["vectors"] is not self.item_vectors_:
+            kept = vars(self)["_kept_of_items"] = {"known": self._context(), "vectors": self.item_vectors_}
         if name not in kept:
             kept[name] = make()
         return kept[name]
@@ -514,7 +488,7 @@ class VectorRecommender(Recommender):
 
     def _vectors_of_users(self, run: Run) -> np.ndarray:
         """float32[n_users, d], each of length 1."""
-        everyone = self._known().histories
+        everyone = self._context().histories
         parts = [self.encode(batch, run) for _, batch in everyone.chunks(self.chunk_rows)]
         return _long_one(np.concatenate(parts))
 

@@ -15,10 +15,11 @@ from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models import serialization
 from zhiyin.models.item_to_item import keep_largest, score_by_table, to_csr
+from zhiyin.models.loading import load as load_model
 from zhiyin.models.recommender import Recommender, has_signal
 from zhiyin.models.registry import parse
+from zhiyin.models.saving import write as write_model
 
 
 @dataclasses.dataclass
@@ -109,7 +110,7 @@ class Friends(Recommender):
         scores[~has_signal(histories)] = 0
         offsets, items = histories.offsets, np.asarray(histories.items)
         itself = np.where(known, self.self_[who], -1) if len(self.self_) else np.full(len(who), -1, np.int32)
-        popular, alpha = np.asarray(self.known_.popularity), np.float32(self.alpha)
+        popular, alpha = np.asarray(self.context_.popularity), np.float32(self.alpha)
 
         def work(start: int, stop: int) -> None:
             _blend(scores, friends, offsets, items, itself, alpha, popular, start, stop)
@@ -126,10 +127,10 @@ class Friends(Recommender):
     def _write_parts(self, folder: Path) -> None:
         place = folder / "base"
         place.mkdir()
-        serialization.write(self.base_, place, self._known())
+        write_model(self.base_, place, self._context())
 
     def _read_parts(self, folder: Path, mmap: bool) -> None:
-        self.base_ = serialization.load(folder / "base", mmap=mmap, knows=self._known())
+        self.base_ = load_model(folder / "base", mmap=mmap, parent=self._context())
 
 
 def _ties(

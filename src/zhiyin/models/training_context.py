@@ -1,11 +1,14 @@
-"""What every model remembers of its training data besides its own parameters."""
+"""What every fitted model holds of its training data besides its own parameters."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import polars as pl
 
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
@@ -13,22 +16,27 @@ from zhiyin.data.event_schema import EventSchema, StorePosition
 from zhiyin.data.histories import Histories
 from zhiyin.data.ids import Ids
 from zhiyin.models.masked_search import Mask
+from zhiyin.models.state_files import check_offsets, check_range, read_state, write_state
+
+_HISTORY_ARRAYS = ("offsets", "items", "weights", "times", "kinds", "values", "now", "users")
+_ITEM_ARRAYS = ("candidates", "popularity", "priority")
 
 
 @dataclasses.dataclass(frozen=True)
-class Known:
-    """Ids, histories and popularity.
+class TrainingContext:
+    """Ids, histories and popularity of the training data.
 
     Parameters
     ----------
+    histories: the training history of each user; row = user code.
     candidates: bool[n_items], items that may be recommended.
-    popularity: float32[n_items], events worth more than nothing; a stranger's scores.
-    priority: int32[n_items], a permutation by (popularity, seeded shuffle): how ties are broken.
-    histories: each user's training history, row = user code.
-    fingerprint: of the training data; window: its first and last moment, microseconds UTC.
-    schema: what events mean, as they were learned. position, stored: how much of a store was read, and which events of
-        `histories` are from there (bool[m]). None where a model was saved before these were kept, and where no store
-        was read.
+    popularity: float32[n_items], number of events with a positive weight; the scores of an empty history.
+    priority: int32[n_items], the rank of each item by (popularity, seeded shuffle), 0 the lowest; breaks ties.
+    fingerprint: digest of the training data.
+    window: first and last moment of the training data, microseconds UTC.
+    schema: meaning of the events at training time; None in models saved by versions without it.
+    position: how far a store had been read; None where none was read.
+    stored: bool[m], which events of `histories` come from the store; None where none was read.
     """
 
     user_ids: Ids
@@ -49,21 +57,23 @@ class Known:
         return np.argsort(-self.priority).astype(np.int32)
 
     def mask(self, allowed: np.ndarray | Mask | None = None) -> Mask:
-        """Items that may be recommended and are allowed; `allowed`: bool[n_items], a mask, or None for all."""
+        """Mask of the candidates that are allowed; `allowed`: bool[n_items], a mask, or None for all."""
         if allowed is None:
-            return self._mask
+            return self._candidate_mask
         return allowed.within(self.candidates) if isinstance(allowed, Mask) else Mask.of(self.candidates & allowed)
 
     def in_order(self, mask: Mask) -> np.ndarray:
-        """int32: items by popularity as `best_first`, those that pass among them; not all that do not, where few do."""
+        """int32: items by popularity as `best_first`. All items of `mask` are among them; the others are left out where
+        the mask has few items."""
         return mask.rows[np.argsort(-self.priority[mask.rows])] if mask.few else self.best_first
 
     @functools.cached_property
-    def _mask(self) -> Mask:
+    def _candidate_mask(self) -> Mask:
         return Mask.of(np.asarray(self.candidates))
 
     @classmethod
-    def of(cls, data: Dataset, run: Run) -> Known:
+    def of(cls, data: Dataset, run: Run) -> TrainingContext:
+        """The context of a training set. Draws the shuffle of equally popular items from stream 1 of `run`."""
         positive = data.events["weight"].to_numpy() > 0
         popularity = np.bincount(data.events["item"].to_numpy()[positive], minlength=data.n_items).astype(np.float32)
         shuffle = run.rng(1).permutation(data.n_items)
@@ -82,3 +92,65 @@ class Known:
             data.position,
             data.stored,
         )
+
+    def write(self, folder: Path) -> None:
+        """Write ids, histories and item arrays into an existing folder. `manifest` has the rest."""
+        for name in _ITEM_ARRAYS:
+            write_state(folder, f"known.{name}", getattr(self, name))
+        for name in _HISTORY_ARRAYS:
+            write_state(folder, f"history.{name}", getattr(self.histories, name))
+        if self.stored is not None:
+            write_state(folder, "history.stored", self.stored)
+        if self.histories.features is not None:
+            self.histories.features.write_ipc(folder / "history.features.arrow")
+        self.user_ids.values.to_frame("id").write_ipc(folder / "users.arrow")
+        self.item_ids.values.to_frame("id").write_ipc(folder / "items.arrow")
+
+    def manifest(self) -> dict[str, Any]:
+        """The fields that go into the manifest of the model, as JSON values."""
+        return {
+            "fingerprint": self.fingerprint,
+            "window": list(self.window),
+            "schema": None if self.schema is None else self.schema.state(),
+            "position": None if self.position is None else dataclasses.asdict(self.position),
+        }
+
+    @classmethod
+    def read(cls, folder: Path, manifest: dict[str, Any], mmap: bool) -> TrainingContext:
+        """The context that `write` and `manifest` wrote. Raises ValueError, OSError or KeyError where it is damaged."""
+        features = folder / "history.features.arrow"
+        histories = {name: read_state(folder, f"history.{name}", "array", mmap) for name in _HISTORY_ARRAYS}
+        item_arrays = {name: read_state(folder, f"known.{name}", "array", mmap) for name in _ITEM_ARRAYS}
+        schema, position = manifest.get("schema"), manifest.get("position")
+        stored = (folder / "history.stored.npy").exists()
+        users, items = (Ids(pl.read_ipc(folder / f"{name}.arrow")["id"]) for name in ("users", "items"))
+        _check_arrays(histories, item_arrays, len(users), len(items))
+        return cls(
+            users,
+            items,
+            Histories(**histories, features=pl.read_ipc(features) if features.exists() else None),
+            **item_arrays,
+            fingerprint=manifest["fingerprint"],
+            window=tuple(manifest["window"]),
+            schema=None if schema is None else EventSchema.from_state(schema),
+            position=None if position is None else StorePosition(**position),
+            stored=read_state(folder, "history.stored", "array", mmap) if stored else None,
+        )
+
+
+def _check_arrays(
+    histories: dict[str, np.ndarray], item_arrays: dict[str, np.ndarray], n_users: int, n_items: int
+) -> None:
+    """Raise ValueError for codes or offsets out of range: compiled kernels index with them unchecked."""
+    m, n = len(histories["items"]), len(histories["offsets"]) - 1
+    check_offsets(histories["offsets"], m)
+    check_range("items of histories", histories["items"], 0, n_items)
+    check_range("users of histories", histories["users"], -1, n_users)
+    for name in ("weights", "times", "kinds", "values"):
+        if histories[name].shape != (m,):
+            raise ValueError(f"history.{name} is of another length than history.items")
+    if not len(histories["now"]) == len(histories["users"]) == n:
+        raise ValueError("history.now and history.users are of another length than history.offsets")
+    for name, array in item_arrays.items():
+        if array.shape != (n_items,):
+            raise ValueError(f"known.{name} is not as long as there are items")

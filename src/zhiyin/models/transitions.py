@@ -81,7 +81,7 @@ class Transitions(Recommender):
         self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
     ) -> tuple[np.ndarray, np.ndarray] | None:
         rows = recent(histories, self.last, self.decay)
-        return top_by_table(rows, self.rules_, k, self._known(), allowed, excluded)
+        return top_by_table(rows, self.rules_, k, self._context(), allowed, excluded)
 
     def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
         return rows_of(self.rules_, items)

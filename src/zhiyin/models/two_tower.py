@@ -88,7 +88,7 @@ class TwoTower(NeuralRecommender):
     def item_vectors_for(self, frame: pl.DataFrame, run: Run | None = None) -> np.ndarray:
         """Vectors of items of which only the columns are known, float32[n, d]: columns as in the catalogue learned
         from, in any order; one that is missing counts as empty."""
-        self._known()
+        self._context()
         network = self._net()
         bag = Bag.of(self._vocabulary().encode(frame))
         with torch.inference_mode(), threads(run or Run()):

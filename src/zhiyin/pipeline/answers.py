@@ -185,7 +185,7 @@ class Answers:
         run: Run | None = None,
     ) -> None:
         self.model = model if isinstance(model, Pipeline) else Pipeline.around(model)
-        known = self.known = self.model._known()
+        known = self.known = self.model._context()
         self.run = run or Run(threads=1)
         # Types are fixed here, by the catalogue: what comes later is brought into them.
         if schema is None:

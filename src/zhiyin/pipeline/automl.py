@@ -13,10 +13,11 @@ from importlib.util import find_spec
 from typing import Any
 
 from zhiyin.core.errors import DataError, ZhiyinError
+from zhiyin.core.registry import specification
 from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset
 from zhiyin.evaluation.tuning import tune
-from zhiyin.models.registry import parse, written
+from zhiyin.models.registry import parse
 from zhiyin.pipeline.pipeline import Pipeline
 
 # Above this many items EASE needs minutes and gigabytes.
@@ -129,7 +130,7 @@ def _tuned(
         told["untuned"] = str(error)
         log.info("pipeline: %s is not tuned: %s", text, error)
         return text
-    best = written(found.model)
+    best = specification(found.model)
     told |= {"tuned": best, "value": found.value, "before": found.default_value, "trials": len(found.trials)}
     return best
 

@@ -34,7 +34,7 @@ from zhiyin.core.atomic_folders import whole_folder
 from zhiyin.core.errors import DataError
 from zhiyin.core.params import settings_of
 from zhiyin.data.catalogue import Catalogue
-from zhiyin.models import serialization
+from zhiyin.models.loading import load as load_model
 from zhiyin.models.recommender import Recommender
 
 FORMAT = 1
@@ -73,7 +73,7 @@ class Bundle:
 
     def load(self, *, mmap: bool = True) -> Recommender:
         """The model, memory-mapped. `verify` first where the disk is not trusted."""
-        return serialization.load(self.model_folder, mmap=mmap)
+        return load_model(self.model_folder, mmap=mmap)
 
     def verify(self) -> None:
         """Compare the folder with its manifest: the same files, no more and no fewer, each with its checksum.
@@ -169,7 +169,7 @@ class Bundles:
         """
         version = max(self.versions(), default=0) + 1
         target = self.folder_of(version)
-        known = model._known()
+        known = model._context()
         with whole_folder(target) as draft:
             model.save(draft / "model")
             if catalogue is not None:

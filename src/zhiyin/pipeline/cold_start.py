@@ -83,7 +83,7 @@ class NewItems:
     """
 
     def __init__(self, model: Pipeline, frame: pl.DataFrame, run: Run) -> None:
-        self.n, self.m, self._run = len(model._known().item_ids), len(frame), run
+        self.n, self.m, self._run = len(model._context().item_ids), len(frame), run
         self.source, self._describer = _describer(model)
         self._known: Any = None
         self._new: Any = None

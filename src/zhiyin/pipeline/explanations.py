@@ -162,7 +162,7 @@ def reasons(
     method: what ordered the candidates; None: what orders those of such histories. examples: what the ranker read of
     the candidates; None: what the pipeline has learned says so.
     """
-    run, known = run or Run(), pipeline.known_
+    run, known = run or Run(), pipeline.context_
     method = pipeline.method_of(history) if method is None else method
     if method == "ranker" and examples is None:
         assert pipeline.builder_ is not None
@@ -203,7 +203,7 @@ def _because(
             similar = source.similarities(items[of], had, run)
         except ConfigError:
             continue
-        raw = pipeline.known_.item_ids.raw(had)
+        raw = pipeline.context_.item_ids.raw(had)
         for row, values in zip(of, similar):
             best = np.argsort(-values, kind="stable")[:TOLD]
             told = [b for b in best if np.isfinite(values[b]) and values[b] > 0]

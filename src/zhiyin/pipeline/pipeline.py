@@ -19,14 +19,16 @@ import numpy as np
 from zhiyin.core.atomic_files import read_json
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.params import list_length, param, settings_of
+from zhiyin.core.registry import specification
 from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models import serialization
+from zhiyin.models.loading import load as load_model
 from zhiyin.models.masked_search import Mask
 from zhiyin.models.recommender import Recommender
-from zhiyin.models.registry import parse, written
-from zhiyin.models.training_context import Known
+from zhiyin.models.registry import parse
+from zhiyin.models.saving import write as write_model
+from zhiyin.models.training_context import TrainingContext
 from zhiyin.pipeline import backfill, blending
 from zhiyin.pipeline.pipeline_fitting import BEGINS, SEGMENTS, learn, segments_of
 from zhiyin.pipeline.selection_windows import WindowPlan, plan_windows
@@ -35,6 +37,7 @@ from zhiyin.ranking.asof import AsOf
 from zhiyin.ranking.candidates import retrieve
 from zhiyin.ranking.examples import Candidates, Examples
 from zhiyin.ranking.feature_builder import FeatureBuilder
+from zhiyin.ranking.loading import load as load_ranker
 from zhiyin.ranking.ranker import Ranker
 
 T = TypeVar("T")
@@ -125,7 +128,7 @@ class Pipeline(Recommender):
         What is learned by holding days back stays as it is; so the last days can be learned from after they were used
         to judge, at the price of one fit of each source.
         """
-        self._known()
+        self._context()
         run = run or Run()
         made = type(self)(**settings_of(self))
         made.sources_ = {name: model.fit(data, run) for name, model in self._made().items()}  # type: ignore[misc]
@@ -133,15 +136,15 @@ class Pipeline(Recommender):
         made.report_, made.ranker_, made.builder_ = self.report_, self.ranker_, None  # type: ignore[misc]
         if self.builder_ is not None:
             made.builder_ = FeatureBuilder.learn(data, made.sources_, like=self.builder_, run=run)  # type: ignore[misc]
-        made.known_ = Known.of(data, run)  # type: ignore[misc]
+        made.context_ = TrainingContext.of(data, run)  # type: ignore[misc]
         return made
 
     @classmethod
     def around(cls, model: Recommender) -> Pipeline:
         """A fitted model as the one source of a pipeline: what it says is what is answered."""
-        name = written(model)
+        name = specification(model)
         made = cls(sources=name, ranker="none")
-        made.known_ = model._known()  # type: ignore[misc]
+        made.context_ = model._context()  # type: ignore[misc]
         made.sources_, made.choices_ = {name: model}, dict.fromkeys(("all", *SEGMENTS), name)  # type: ignore[misc]
         made.weights_, made.report_ = np.ones((2, 2), np.float32), {}  # type: ignore[misc]
         made.ranker_ = made.builder_ = None  # type: ignore[misc]
@@ -150,7 +153,7 @@ class Pipeline(Recommender):
     @property
     def has_times(self) -> bool:
         """Whether the log it learned from has times."""
-        return self._known().window[1] > 0
+        return self._context().window[1] > 0
 
     # -- answering --------------------------------------------------------------------------------------------------
 
@@ -165,7 +168,7 @@ class Pipeline(Recommender):
         label: str = "",
     ) -> tuple[np.ndarray, np.ndarray]:
         """As `Recommender.rank`; places that the candidates leave free are filled with what is popular."""
-        known, run = self._known(), run or Run()
+        known, run = self._context(), run or Run()
         if run.approximate is None:
             run = dataclasses.replace(run, approximate=False)
         k = min(list_length(k), len(known.item_ids))
@@ -268,7 +271,7 @@ class Pipeline(Recommender):
             taken = np.concatenate([taken, exclude.items])
         offsets = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=n))])
         taken = taken[np.argsort(owner, kind="stable")]
-        order = self._known().in_order(allowed)
+        order = self._context().in_order(allowed)
         owners, more = backfill.popular(order, allowed.bits, wanted, offsets, taken)
         given = np.bincount(owners, minlength=n)
         place = counts[owners] + np.arange(len(owners)) - np.repeat(np.cumsum(given) - given, given)
@@ -279,7 +282,7 @@ class Pipeline(Recommender):
 
     def _score(self, histories: Histories, run: Run) -> np.ndarray:
         """Candidates above all others, the others by popularity."""
-        known = self._known()
+        known = self._context()
         n, n_items = len(histories), len(known.item_ids)
         level = np.empty(n_items, dtype=np.float32)
         level[:] = known.priority / max(1, n_items) - 2  # -2 .. -1, by popularity
@@ -322,7 +325,7 @@ class Pipeline(Recommender):
         for number, source in enumerate(self.sources_.values()):
             place = folder / f"source-{number}"
             place.mkdir()
-            serialization.write(source, place, self._known())
+            write_model(source, place, self._context())
         (folder / "pipeline.json").write_text(json.dumps({"sources": list(self.sources_)}, indent=1) + "\n")
         if self.ranker_ is not None and self.builder_ is not None:
             self.ranker_.save(folder / "ranker")
@@ -331,12 +334,12 @@ class Pipeline(Recommender):
     def _read_parts(self, folder: Path, mmap: bool) -> None:
         names = read_json(folder / "pipeline.json", "train again", names=("sources",))["sources"]
         self.sources_ = {  # type: ignore[misc]
-            name: serialization.load(folder / f"source-{number}", mmap=mmap, knows=self._known())
+            name: load_model(folder / f"source-{number}", mmap=mmap, parent=self._context())
             for number, name in enumerate(names)
         }
         self.ranker_ = self.builder_ = None  # type: ignore[misc]
         if (folder / "ranker").exists():
-            self.ranker_ = rankers.load(folder / "ranker")  # type: ignore[misc]
+            self.ranker_ = load_ranker(folder / "ranker")  # type: ignore[misc]
             self.builder_ = FeatureBuilder.load(folder / "features", self.sources_)  # type: ignore[misc]
 
 

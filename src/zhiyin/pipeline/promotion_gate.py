@@ -162,7 +162,7 @@ def _test(gain: np.ndarray, figure: float, bound: float, first: bool, run: Run) 
 def _ready(model: Recommender, split: Split, start: int, run: Run) -> Recommender:
     """The model as it is where it cannot have seen the test part under the same codes; else a copy, fitted on train."""
     if model.is_fitted:
-        known = model._known()
+        known = model._context()
         same = known.item_ids.values.equals(split.train.item_ids.values)
         if same and (
             known.fingerprint == split.train.fingerprint or (split.train.has_times and known.window[1] < start)

@@ -18,7 +18,7 @@ from zhiyin.core.atomic_folders import whole_folder
 from zhiyin.core.errors import ConfigError, DataError, NotFittedError
 from zhiyin.core.params import check_settings, param, settings_of
 from zhiyin.core.run import Run
-from zhiyin.models.serialization import is_state, read_manifest, read_state, write_state
+from zhiyin.models.state_files import is_state, write_state
 from zhiyin.ranking.calibration import CALIBRATORS, Calibrator
 from zhiyin.ranking.examples import Examples
 
@@ -255,33 +255,6 @@ class Schema:
                     raise DataError(
                         f"{who} was taught with {had} codes, the examples have {has}", column=name, remedy=remedy
                     )
-
-
-def load(path: Any, *, mmap: bool = True) -> Ranker:
-    """Read a ranker that `save` wrote. Raises DataError when the folder is none, damaged or of a newer format."""
-    from zhiyin.ranking.registry import make
-
-    source = Path(path)
-    manifest = read_manifest(source, "ranker", FORMAT)
-    try:
-        ranker = make(manifest["ranker"], manifest["settings"])
-        for name, kind in manifest["state"].items():
-            if is_state(name):
-                setattr(ranker, name, read_state(source, name, kind, mmap))
-        ranker.calibrators_ = [  # type: ignore[misc]
-            CALIBRATORS[kind](
-                **{
-                    field.name: np.load(source / f"calibrator-{number}.{field.name}.npy", allow_pickle=False)
-                    for field in dataclasses.fields(CALIBRATORS[kind])
-                }
-            )
-            for number, kind in enumerate(manifest["calibrators"])
-        ]
-        ranker._read_parts(source)
-        ranker.schema_ = Schema.read(manifest["schema"])  # type: ignore[misc]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"the ranker is damaged ({error})", file=source, remedy="train and save again") from None
-    return ranker
 
 
 def clipped(labels: np.ndarray) -> np.ndarray:

@@ -65,7 +65,7 @@ class Loaded:
     ) -> None:
         self.version, self.model = bundle.version, bundle.load()
         self.options = {"rules": Rules(), **options}
-        self.known = self.model._known()
+        self.known = self.model._context()
         catalogue = Catalogue.load(bundle.folder) or Catalogue(pl.DataFrame(), pl.DataFrame())
         ids = pl.DataFrame({"id": self.known.item_ids.values})
         # Types of the columns as they were learned, and the frames as they are read.

@@ -102,7 +102,7 @@ def test_onnxruntime_answers_as_the_model(name: str, tmp_path: Path) -> None:
     off = _Off(onnx_export.Exported(model._net()))
     with pytest.raises(ZhiyinError, match="differ by"):
         onnx_export.verify(
-            tmp_path / "out" / "encoder.onnx", off, manifest["inputs"], model._known().candidates.size, 4
+            tmp_path / "out" / "encoder.onnx", off, manifest["inputs"], model._context().candidates.size, 4
         )
 
 

@@ -70,7 +70,7 @@ class RatingModel(VectorRecommender):
 
         Raises DataError where users, items and times do not pair up, or a row number is outside of `histories`.
         """
-        known, run = self._known(), run or Run()
+        known, run = self._context(), run or Run()
         if histories is None:
             batch, rows = known.histories, known.user_ids.encode(users)
         else:

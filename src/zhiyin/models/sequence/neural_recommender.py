@@ -26,7 +26,7 @@ from zhiyin.data.splits import split
 from zhiyin.models.recommender import VectorRecommender
 from zhiyin.models.sequence.batches import positive, serving_sequences
 from zhiyin.models.sequence.training_loop import Batches, Progress, threads, train
-from zhiyin.models.training_context import Known
+from zhiyin.models.training_context import TrainingContext
 
 # Users whose validation lists are made after each epoch: enough to tell 1 % apart, few enough to cost little.
 JUDGED = 10_000
@@ -91,7 +91,7 @@ class NeuralRecommender(VectorRecommender):
                 )
             except BaseException:
                 # Interrupted, a model is not half fitted.
-                for name in ("known_", "_network"):
+                for name in ("context_", "_network"):
                     vars(self).pop(name, None)
                 raise
         self._learned(network, progress)
@@ -128,7 +128,7 @@ class NeuralRecommender(VectorRecommender):
         """The network in eval mode: the one just trained, or built from the weights that were loaded."""
         if "_network" not in vars(self):
             with torch.random.fork_rng(devices=[]):
-                network = self._build(len(self._known().item_ids))
+                network = self._build(len(self._context().item_ids))
             # Assigned, not copied: mapped weights stay shared between processes.
             tensors = {name: torch.from_numpy(array) for name, array in self.weights_.items()}
             network.load_state_dict(tensors, assign=True)
@@ -155,7 +155,7 @@ class NeuralRecommender(VectorRecommender):
             return data, None
         if len(rows) > JUDGED:
             rows = np.sort(run.rng(22).choice(rows, JUDGED, replace=False))
-        self.known_ = Known.of(parts.train, run)  # type: ignore[misc]
+        self.context_ = TrainingContext.of(parts.train, run)  # type: ignore[misc]
         return parts.train, (parts.fold_in.histories.take(rows), wanted.histories.take(rows))
 
     def _judge(self, asked: Histories, wanted: Histories, run: Run) -> float:

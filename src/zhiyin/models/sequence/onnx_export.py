@@ -52,7 +52,7 @@ def export_onnx(model: Recommender, path: Any) -> None:
     Raises ConfigError for a model that is not a network over histories, MissingExtraError without onnx, DataError where
     the folder holds something else, and ZhiyinError where onnxruntime, if installed, finds other vectors than torch.
     """
-    known, target = model._known(), Path(path)
+    known, target = model._context(), Path(path)
     if not isinstance(model, NeuralRecommender) or type(model).encode is not NeuralRecommender.encode:
         raise ConfigError(
             f"{type(model).__name__} has no network that reads histories: it cannot be written as ONNX",
@@ -154,7 +154,7 @@ def verify(file: Path, network: nn.Module, inputs: list[str], n_items: int, reac
 def _write_manifest(file: Path, model: NeuralRecommender, inputs: list[str], reach: int) -> None:
     from zhiyin import __version__
 
-    known = model._known()
+    known = model._context()
     manifest = {
         "format": FORMAT,
         "zhiyin": __version__,
