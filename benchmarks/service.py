@@ -66,7 +66,7 @@ def prepare(folder: Path, n_items: int) -> None:
     pipeline = zy.Pipeline(sources=shop.SOURCES, candidates=100, ranker="none", windows=1).fit(data, run)
     part, window = plan_windows(data, 1, 0.02, True, run).choose[0]
     asked = pipeline_fitting.ask(pipeline.sources_, part, window, 100, run)
-    pipeline.ranker_ = pipeline_fitting._train_ranker(rankers.parse(TREES), [asked], run)
+    pipeline.ranker_ = pipeline_fitting._train_ranker(rankers.parse(TREES), [asked], run, asked.builder(run))
     pipeline.builder_ = pipeline_fitting.FeatureBuilder.learn(data, pipeline.sources_, run=run)
     pipeline.choices_ = dict.fromkeys(pipeline.choices_, "ranker")
     folder.mkdir(parents=True, exist_ok=True)

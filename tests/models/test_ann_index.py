@@ -226,7 +226,7 @@ def test_without_being_asked_to_a_model_answers_exactly(indexed: zy.ALS, monkeyp
     exact = indexed.rank(history, 30, run=ONE)
     indexed.rank(indexed.context_.histories.rows(0, 50), 30, run=APPROXIMATE)  # many at once are multiplied
     indexed.similar([5], 10, run=zy.Run(threads=1, approximate=False))
-    whole = zy.Pipeline.around(indexed)
+    whole = zy.Pipeline.wrapping(indexed)
     whole.rank(history, 30, run=ONE)
     assert not seen
     near = indexed.rank(history, 30, run=APPROXIMATE)

@@ -187,7 +187,7 @@ def test_sentences_of_every_item() -> None:
     for reason in answer.reasons:
         assert reason.sentence("en").endswith(".")
         assert reason.sentence("zh").endswith("。")
-        assert reason.said()["item"] == reason.item
+        assert reason.to_dict()["item"] == reason.item
 
 
 def test_what_cannot_be_is_said() -> None:

@@ -14,7 +14,7 @@ from tests.conformance.recommender import shop
 from zhiyin.core.errors import DataError
 from zhiyin.models.neighbors import ItemKNN
 from zhiyin.models.popularity import Popular
-from zhiyin.pipeline.bundles import Bundle, Bundles, checksum, difference
+from zhiyin.pipeline.bundles import Bundle, Bundles, checksum, manifest_difference
 
 
 @pytest.fixture
@@ -155,10 +155,10 @@ def test_a_version_that_is_not_there_says_which_are(bundles: Bundles) -> None:
 
 
 def test_difference_names_what_differs(bundles: Bundles) -> None:
-    found = difference(bundles.get(1), bundles.get(2))
+    found = manifest_difference(bundles.get(1), bundles.get(2))
     assert found["settings.half_life"] == ("7d", "30d")
     assert "data.fingerprint" not in found
-    assert difference(bundles.get(1), bundles.get(1)) == {}
+    assert manifest_difference(bundles.get(1), bundles.get(1)) == {}
 
 
 def test_no_file_of_a_version_can_run(bundles: Bundles) -> None:

@@ -38,7 +38,7 @@ def shop() -> Dataset:
 @pytest.fixture(scope="module")
 def fitted() -> tuple[Dataset, Pipeline]:
     data = shop()
-    pipeline = Pipeline.around(ItemKNN().fit(data))
+    pipeline = Pipeline.wrapping(ItemKNN().fit(data))
     pipeline.sources_ = {"itemknn": next(iter(pipeline.sources_.values())), "content": Content().fit(data)}  # type: ignore[misc]
     pipeline.choices_ = dict.fromkeys(pipeline.choices_, "rrf")  # type: ignore[misc]
     return data, pipeline
@@ -83,7 +83,7 @@ def test_a_click_on_a_new_item_speaks_for_its_likeness(fitted: Any) -> None:
     house = answers(fitted)
     by_new = house.ask(Request(history=["rocket"], k=8)).items
     assert sum(int(item[1:]) % 2 == 0 for item in by_new if item[0] == "i") == len([i for i in by_new if i[0] == "i"])
-    assert house.stand_ins(np.array([3, 40, 41]))[0] == 3
+    assert house.nearest_known_items(np.array([3, 40, 41]))[0] == 3
 
 
 def test_new_items_are_explained_and_varied(fitted: Any) -> None:
@@ -97,11 +97,11 @@ def test_new_items_are_explained_and_varied(fitted: Any) -> None:
 
 def test_without_descriptions_new_items_stand_behind(fitted: Any) -> None:
     data, _ = fitted
-    house = Answers(Pipeline.around(ItemKNN().fit(data)), data.items, new=NEW)
+    house = Answers(Pipeline.wrapping(ItemKNN().fit(data)), data.items, new=NEW)
     found = house.ask(Request(user="u0", k=42, exclude_seen=False)).items
     assert set(found) == set(data.item_ids.values) | {"rocket", "rose"}
     assert house.ask(Request(user="u0", k=5, filter="price > 99")).items == ["rose", "rocket"]
-    plain = Answers(Pipeline.around(ItemKNN().fit(data)), data.items)
+    plain = Answers(Pipeline.wrapping(ItemKNN().fit(data)), data.items)
     wanted = plain.ask(Request(user="u0", k=10)).items
     assert house.ask(Request(user="u0", k=10)).items == wanted
 

@@ -15,7 +15,7 @@ from zhiyin.core.errors import DataError
 from zhiyin.pipeline.exploration import TAIL, OneSlot, Openings, drawn, uniforms
 from zhiyin.pipeline.filters import Filters
 from zhiyin.pipeline.rules import Rulebook, Rules
-from zhiyin.pipeline.slate import Requests, Slates
+from zhiyin.pipeline.slate import RequestBatch, Slates
 
 N = 18
 ITEMS = pl.DataFrame({
@@ -86,7 +86,7 @@ def test_what_a_policy_is_offered_is_what_keeps_the_rules(
     rules = book(**table)
     pins = {1: order[-1]} if pinned else {}
     slates = Slates(np.array([0, N]), np.array(order, np.int32), -np.arange(N, dtype=np.float32))
-    needs = Requests.one(pins=pins, seed=seed)
+    needs = RequestBatch.one(pins=pins, seed=seed)
     plain = rules.rerank(slates, needs, k)[0]
     before = plain.items.tolist()
     policy = Watched(OneSlot(1.0))
@@ -116,7 +116,7 @@ def test_lists_are_drawn_as_the_propensities_say() -> None:
     n = 40_000
     one = np.arange(N, dtype=np.int32)
     slates = Slates(np.arange(n + 1) * N, np.tile(one, n), np.tile(-np.arange(N, dtype=np.float32), n))
-    needs = Requests(n, seeds=np.arange(n, dtype=np.uint64))
+    needs = RequestBatch(n, seeds=np.arange(n, dtype=np.uint64))
     policy = Watched(OneSlot(0.5))
     made = rules.rerank(slates, needs, 4, policy=policy)
     lists, told = made.items.reshape(n, 4), made.propensities
@@ -130,7 +130,7 @@ def test_lists_are_drawn_as_the_propensities_say() -> None:
     assert len(said) > 8
     # The same seed makes the same list; every request by itself makes what it makes among others.
     again = rules.rerank(
-        slates.pick(np.array([7])), Requests(1, seeds=np.array([7], np.uint64)), 4, policy=OneSlot(0.5)
+        slates.pick(np.array([7])), RequestBatch(1, seeds=np.array([7], np.uint64)), 4, policy=OneSlot(0.5)
     )
     assert again.items.tolist() == lists[7].tolist()
 
@@ -145,7 +145,7 @@ def test_any_policy_may_choose() -> None:
     slates = Slates(np.array([0, N]), np.arange(N, dtype=np.int32), -np.arange(N, dtype=np.float32))
     lists = Counter()  # type: ignore[var-annotated]
     for seed in range(400):
-        made = book().rerank(slates, Requests.one(seed=seed), 3, policy=best_of_the_rest)[0]
+        made = book().rerank(slates, RequestBatch.one(seed=seed), 3, policy=best_of_the_rest)[0]
         lists[tuple(made.items.tolist())] += 1
         assert made.propensities is not None
         assert made.propensities.tolist() == [1, 1, 0.75 if made.items[2] == 3 else 0.25]
@@ -162,12 +162,12 @@ def test_a_policy_that_gives_no_probabilities_is_refused() -> None:
         lambda o: o.scores * np.nan,
     ):
         with pytest.raises(DataError, match=r"policy"):
-            book().rerank(slates, Requests.one(), 4, policy=wrong)
+            book().rerank(slates, RequestBatch.one(), 4, policy=wrong)
 
 
 def test_nothing_is_offered_where_nothing_is_left() -> None:
     slates = Slates(np.array([0, 3, 3]), np.arange(3, dtype=np.int32), np.zeros(3, np.float32))
-    made = book().rerank(slates, Requests(2, seeds=np.zeros(2, np.uint64)), 5, policy=OneSlot(1.0))
+    made = book().rerank(slates, RequestBatch(2, seeds=np.zeros(2, np.uint64)), 5, policy=OneSlot(1.0))
     assert made.items.tolist() == [0, 1, 2]
     assert made.propensities is not None
     assert made.propensities.tolist() == [1, 1, 1]
@@ -177,7 +177,7 @@ def test_each_slot_is_offered_a_bounded_tail() -> None:
     many = Filters(pl.DataFrame({"id": range(500)}))
     policy = Watched(OneSlot(0.1))
     slates = Slates(np.array([0, 500]), np.arange(500, dtype=np.int32), -np.arange(500, dtype=np.float32))
-    Rules().bind(many).rerank(slates, Requests.one(), 5, policy=policy)
+    Rules().bind(many).rerank(slates, RequestBatch.one(), 5, policy=policy)
     assert np.bincount(policy.offered[0].slots).tolist() == [TAIL] * 5
     assert policy.offered[0].items[:TAIL].tolist() == list(range(5, 5 + TAIL))
 

@@ -15,7 +15,7 @@ from zhiyin.data.histories import Histories
 from zhiyin.pipeline.exposure import MOST, deficits
 from zhiyin.pipeline.filters import Filters
 from zhiyin.pipeline.rules import Rulebook, Rules
-from zhiyin.pipeline.slate import Ragged, Requests, Slate, Slates
+from zhiyin.pipeline.slate import Ragged, RequestBatch, Slate, Slates
 
 DAY = 86_400_000_000
 NOW = 20_000 * DAY
@@ -40,7 +40,7 @@ def slate(items: list[int] | None = None) -> Slate:
     return Slate(np.array(items, np.int32), -np.arange(len(items), dtype=np.float32))
 
 
-def rerank_one(rules: Rulebook, slate: Slate, requests: Requests, k: int) -> Slate:
+def rerank_one(rules: Rulebook, slate: Slate, requests: RequestBatch, k: int) -> Slate:
     """One slate through all steps, as a batch of one."""
     return rules.rerank(Slates(np.array([0, len(slate)]), slate.items, slate.scores), requests, k)[0]
 
@@ -66,7 +66,7 @@ def test_who_may_be_shown_equals_brute_force(
         bought={"purchase": "never", "view": "7d"}, frequency={"at_most": 2, "window": "1d"},
     )  # fmt: skip
     items, ago, kinds = (list(part) for part in zip(*had)) if had else ([], [], [])
-    request = Requests.one(
+    request = RequestBatch.one(
         now=NOW, history=history(items, ago, kinds), include=include, exclude=own, shown={3: 2, 4: 1}
     )
     right = {
@@ -88,7 +88,7 @@ def test_who_may_be_shown_equals_brute_force(
 def test_boosts_help_whatever_the_sign() -> None:
     rules = book(boosts=[{"when": "small", "multiply": 3}, {"when": "price > 5", "add": "price * 10"}])
     after = rerank_one(
-        rules, Slate(np.array([3, 4, 7, 6], np.int32), np.array([-3, -2, 1, -9], np.float32)), Requests.one(), 4
+        rules, Slate(np.array([3, 4, 7, 6], np.int32), np.array([-3, -2, 1, -9], np.float32)), RequestBatch.one(), 4
     )
     # 3: small, -3 / 3; 4: as it was; 7: small, 1 · 3; 6: price 6, -9 + 60
     assert after.items.tolist() == [6, 7, 3, 4]
@@ -102,7 +102,7 @@ def test_caps_hold_and_yield_only_where_the_list_would_be_short(
     order: list[int], k: int, most: int, strict: bool
 ) -> None:
     rules = book(caps=[{"per": "seller", "at_most": most, "strict": strict}])
-    after = rerank_one(rules, slate(order), Requests.one(), k).items.tolist()
+    after = rerank_one(rules, slate(order), RequestBatch.one(), k).items.tolist()
     counts: dict[str, int] = {}
     greedy = []
     for item in order:
@@ -118,7 +118,7 @@ def test_caps_hold_and_yield_only_where_the_list_would_be_short(
 @settings(max_examples=30)
 @given(order=st.permutations(range(N)))
 def test_of_one_variant_the_best_stays(order: list[int]) -> None:
-    after = rerank_one(book(dedupe="variant"), slate(order), Requests.one(), N).items.tolist()
+    after = rerank_one(book(dedupe="variant"), slate(order), RequestBatch.one(), N).items.tolist()
     best: dict[object, int] = {}
     for item in order:
         best.setdefault(FRAME["variant"][item] or item, item)
@@ -127,7 +127,7 @@ def test_of_one_variant_the_best_stays(order: list[int]) -> None:
 
 def test_pins_stand_where_they_are_pinned() -> None:
     rules = book(pins={1: 9, 4: 10}, exclude=[10], caps=[{"per": "seller", "at_most": 1, "strict": True}])
-    after = rerank_one(rules, slate(), Requests.one(pins={3: 22}), 4)
+    after = rerank_one(rules, slate(), RequestBatch.one(pins={3: 22}), 4)
     assert after.items[0] == 9
     assert after.items[2] == 22
     assert 10 not in after.items
@@ -137,7 +137,7 @@ def test_pins_stand_where_they_are_pinned() -> None:
 @settings(max_examples=30)
 @given(order=st.permutations(range(N)), k=st.integers(1, N), share=st.sampled_from([0.1, 0.25, 0.5]))
 def test_shares_are_reached_if_members_are_there(order: list[int], k: int, share: float) -> None:
-    after = rerank_one(book(shares=[{"of": "small", "at_least": share}]), slate(order), Requests.one(), k).items
+    after = rerank_one(book(shares=[{"of": "small", "at_least": share}]), slate(order), RequestBatch.one(), k).items
     wanted = min(int(np.ceil(share * k - 1e-9)), 6)
     assert sum(int(item) % 4 == 3 for item in after) >= wanted
     assert len(after) == k
@@ -150,10 +150,10 @@ def test_another_visit_another_order() -> None:
     many = Slates(
         np.arange(1001) * N, np.tile(np.arange(N, dtype=np.int32), 1000), np.tile(-np.arange(N, dtype=np.float32), 1000)
     )
-    needs = Requests(1000, NOW, users=np.arange(1000))
+    needs = RequestBatch(1000, NOW, users=np.arange(1000))
     once, again = rules.rerank(many, needs, N), rules.rerank(many, needs, N)
     assert np.array_equal(once.items, again.items)
-    later = rules.rerank(many, Requests(1000, NOW + 2 * DAY, users=np.arange(1000)), N)
+    later = rules.rerank(many, RequestBatch(1000, NOW + 2 * DAY, users=np.arange(1000)), N)
     assert (once.items != later.items).mean() > 0.5
     first = once.items.reshape(1000, N)
     assert (first[:, :2] == [0, 1]).all()
@@ -169,7 +169,7 @@ def test_exposure_comes_out_at_the_target() -> None:
         items = rng.permutation(N).astype(np.int32)
         scores = rng.normal(size=N).astype(np.float32) - 2 * (items % 4 == 3)
         slates = Slates.best_first(np.array([0, N]), items, scores)
-        request = Requests.one(deficits=deficits(rules.rules.exposure, sums))
+        request = RequestBatch.one(deficits=deficits(rules.rules.exposure, sums))
         sums += rules.exposed(rules.rerank(slates, request, 8), request)
     assert sums[0, 0] / sums[0, 1] == pytest.approx(0.3, abs=0.02)
     assert sums[0, 2] == 300
@@ -192,11 +192,11 @@ def test_many_requests_are_as_one_by_one() -> None:
     histories = Histories.of(np.array([0, 2, 2, 2, 3, 3, 3]), np.array([0, 1, 5]))
     ages = [2, 5, 7, 1, 3, 6]
     exclude = Ragged.of([[1], [], [2, 3], [], [], [20]])
-    needs = Requests(6, NOW, histories=histories, user=pl.DataFrame({"age": ages}), exclude=exclude)
+    needs = RequestBatch(6, NOW, histories=histories, user=pl.DataFrame({"age": ages}), exclude=exclude)
     whole = rules.rerank(many, needs, 8)
     for row in range(6):
         out = exclude.values[exclude.offsets[row] : exclude.offsets[row + 1]].tolist()
-        one = Requests.one(now=NOW, history=histories.rows(row, row + 1), user={"age": ages[row]}, exclude=out)
+        one = RequestBatch.one(now=NOW, history=histories.rows(row, row + 1), user={"age": ages[row]}, exclude=out)
         assert rerank_one(rules, many[row], one, 8).items.tolist() == whole[row].items.tolist()
 
 

@@ -28,7 +28,7 @@ DAY = 86_400_000_000
 
 
 def pipeline() -> Pipeline:
-    made = Pipeline.around(ItemKNN().fit(DATA))
+    made = Pipeline.wrapping(ItemKNN().fit(DATA))
     made.sources_ = {"itemknn": next(iter(made.sources_.values())), "content": Content().fit(DATA),
                      "popular": Popular().fit(DATA)}  # type: ignore[misc]  # fmt: skip
     made.choices_ = dict.fromkeys(made.choices_, "rrf")  # type: ignore[misc]
@@ -140,7 +140,7 @@ def test_every_rule_holds_for_lists_that_are_no_ones(rule: str) -> None:
     worth = np.concatenate([PIPELINE.context_.popularity, np.zeros(len(NEW), np.float32)])
     asked = Asked(request.k, shown=more.get("shown", {}))
     made = answers(table)
-    whole, near = made.list_by(worth, request), made.similar("i1", request)
+    whole, near = made.list_by_score(worth, request), made.similar("i1", request)
     assert whole.items
     assert near.items
     check(table, asked, whole.items)

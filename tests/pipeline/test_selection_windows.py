@@ -70,7 +70,7 @@ def test_no_event_is_used_twice(
     data = random_log(n, users, seed, times, moments)
     plan = plan_windows(data, count, share, True, RUN)
     check(data, plan)
-    assert [row["part"] for row in plan.said()] == [
+    assert [row["part"] for row in plan.to_rows()] == [
         "tune",
         *["learn"] * len(plan.learn),
         *["choose"] * len(plan.choose),

@@ -48,7 +48,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("service")
     data, bundles = shop(), Bundles(folder / "bundles")
     knn = ItemKNN().fit(data)
-    pipeline = Pipeline.around(knn)
+    pipeline = Pipeline.wrapping(knn)
     pipeline.sources_ = {"itemknn": knn, "content": Content().fit(data)}  # type: ignore[misc]
     pipeline.sources = "itemknn; content"
     pipeline.choices_ = dict.fromkeys(pipeline.choices_, "rrf")  # type: ignore[misc]

@@ -79,7 +79,7 @@ def pipeline_of(data: Dataset) -> Pipeline:
     examples = FeatureBuilder.learn(past, old).build(histories, candidates)
     ranker = Trees(trees=30, leaves=15, min_leaf=5).fit(examples, labels(candidates, requests).values, run=run)
     fitted = {name: make().fit(data, run) for name, make in SOURCES.items()}
-    pipeline = Pipeline.around(fitted["itemknn"])
+    pipeline = Pipeline.wrapping(fitted["itemknn"])
     pipeline.sources, pipeline.candidates, pipeline.ranker = "; ".join(SOURCES), 20, "trees"
     pipeline.sources_ = fitted  # type: ignore[misc]
     pipeline.ranker_, pipeline.builder_ = ranker, FeatureBuilder.learn(data, fitted)  # type: ignore[misc]

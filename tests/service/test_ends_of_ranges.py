@@ -162,7 +162,7 @@ def tuned(config: Config, tmp_path: Path) -> None:
 
 def mixed(config: Config, tmp_path: Path) -> None:
     data = shop()
-    answers = Answers(Pipeline.around(Popular().fit(data)), data.items, by="genre")
+    answers = Answers(Pipeline.wrapping(Popular().fit(data)), data.items, by="genre")
     for diversity in ("mmr", "dpp", "calibrate"):
         request = Request(user="u3", k=5, diversity=diversity, balance=config.answers.balance)
         if diversity == "dpp" and config.answers.balance == 1:  # the one way that needs some variety says so
@@ -277,7 +277,7 @@ def rule(name: str, key: str, value: Any) -> dict[str, Any]:
 def answered() -> Callable[[dict[str, Any]], int]:
     """The number of items that a list of 6 has under rules."""
     data = shop()
-    model = Pipeline.around(Popular().fit(data))
+    model = Pipeline.wrapping(Popular().fit(data))
 
     def ask(table: dict[str, Any]) -> int:
         answers = Answers(model, data.items, kinds=data.kinds, rules=Rules.from_dict(table))
@@ -329,7 +329,7 @@ def of_placements() -> list[Number]:
 @pytest.mark.parametrize("number", of_placements(), ids=str)
 def test_placements_at_the_ends(number: Number) -> None:
     data = shop()
-    answers = Answers(Pipeline.around(Popular().fit(data)), data.items)
+    answers = Answers(Pipeline.wrapping(Popular().fit(data)), data.items)
     for value in number.ends:
         made = checked("home", {number.place: value}, answers)
         assert getattr(made, number.place) == value
@@ -342,7 +342,7 @@ def test_placements_at_the_ends(number: Number) -> None:
 @pytest.mark.parametrize(("slot", "good"), [("1", True), ("1000", True), ("0", False), ("1001", False)])
 def test_pins_of_placements_at_the_ends(slot: str, good: bool) -> None:
     data = shop()
-    answers = Answers(Pipeline.around(Popular().fit(data)), data.items)
+    answers = Answers(Pipeline.wrapping(Popular().fit(data)), data.items)
     if good:
         assert checked("home", {"pins": {slot: "i1"}}, answers).pins == {int(slot): "i1"}
         return

@@ -414,14 +414,14 @@ def test_one_event_of_the_year_2100_wrecks_nothing() -> None:
     })  # fmt: skip
     far = pl.DataFrame({"user": ["x"], "item": ["i1"], "time": [4_102_444_800_000_000]})
     right = Dataset.build(log)
-    plan = plan_windows(right, 6, 0.1, True, Run(threads=1)).said()
+    plan = plan_windows(right, 6, 0.1, True, Run(threads=1)).to_rows()
     assert len(plan) == 7
     for data in (
         Dataset.build(pl.concat([log, far])),
         read(pl.concat([log, far]).with_columns(pl.from_epoch("time", "us"))),
     ):
         assert data.window == right.window
-        assert plan_windows(data, 6, 0.1, True, Run(threads=1)).said() == plan
+        assert plan_windows(data, 6, 0.1, True, Run(threads=1)).to_rows() == plan
         assert zy.split(data, "time", test="7d").test.n_events > 100
         assert len(zy.folds(data, 3, "7d")) == 3
         assert (zy.Popular(half_life="7d").fit(data).scores_ > 0).all()

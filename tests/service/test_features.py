@@ -109,7 +109,7 @@ class Offline:
         data = ranked.data_of(old)
         index = FeatureBuilder.learn(data, self.model.sources_, like=self.model.builder_).index
         own = events.filter(pl.col("user") == user).sort("time", maintain_order=True)
-        codes = self.answers.stand_ins(self.answers.ids.encode(own["item"]))
+        codes = self.answers.nearest_known_items(self.answers.ids.encode(own["item"]))
         seen = [item for item in own["item"] if item not in set(ranked.catalogue()["id"])]
         history = Histories(
             np.array([0, len(own)]), codes.astype(np.int32),

@@ -32,7 +32,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A version of the shop whose items have all columns that rules speak of."""
     data, folder = shop(), tmp_path_factory.mktemp("rules")
     knn = ItemKNN().fit(data)
-    pipeline = Pipeline.around(knn)
+    pipeline = Pipeline.wrapping(knn)
     pipeline.sources_ = {"itemknn": knn, "content": Content().fit(data)}  # type: ignore[misc]
     pipeline.sources, pipeline.choices_ = "itemknn; content", dict.fromkeys(pipeline.choices_, "rrf")  # type: ignore[misc]
     Bundles(folder / "bundles").write(pipeline, figures={}, catalogue=Catalogue.of(data))

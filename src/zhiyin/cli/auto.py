@@ -137,7 +137,7 @@ def _keep(
     """A version with what it was judged by."""
     figures: dict[str, Any] = {verdict.metric: verdict.figures["candidate"], "users": verdict.users}
     figures |= {name: value for name, value in verdict.figures.items() if name != "candidate"}
-    report = {"judged": verdict.said() | {"why": why}, "pipeline": model.report_}
+    report = {"judged": verdict.to_dict() | {"why": why}, "pipeline": model.report_}
     return bundles.write(model, figures=figures, report=report, catalogue=catalogue, made=made)
 
 

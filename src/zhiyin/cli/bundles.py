@@ -83,13 +83,13 @@ def diff(
     """
     from zhiyin.cli.show import print_json, say, table
     from zhiyin.core.errors import DataError
-    from zhiyin.pipeline.bundles import difference
+    from zhiyin.pipeline.bundles import manifest_difference
 
     bundles = bundles_of(config)
     other = bundles.get(new) if new is not None else bundles.current
     if other is None:
         raise DataError("no version is in use", file=bundles.folder, remedy="name two: zhiyin diff 1 2")
-    found = difference(bundles.get(old), other)
+    found = manifest_difference(bundles.get(old), other)
     if json:
         print_json({name: {"old": a, "new": b} for name, (a, b) in found.items()})
     elif found:

@@ -55,7 +55,7 @@ def recommend(
     from zhiyin.models.loading import load
     from zhiyin.pipeline.answers import Answers
     from zhiyin.pipeline.request import Request
-    from zhiyin.pipeline.rules_config import house
+    from zhiyin.pipeline.rules_config import load_answer_settings
 
     if (bool(users) + (history is not None) + everyone) != 1:
         raise ConfigError("for whom?", remedy="name users, or --history a,b,c, or --all")
@@ -81,7 +81,7 @@ def recommend(
         None if catalogue is None else catalogue.users,
         kinds=() if catalogue is None else catalogue.kinds,
         run=Run(threads=threads),
-        **house(config, types),
+        **load_answer_settings(config, types),
     )
     seen = False if include_seen else None
     if everyone:
@@ -156,7 +156,7 @@ def _pins(texts: list[str] | None) -> dict[int, str]:
 
 
 def _said(user: str, answer: Answer, language: str, titles: dict[Any, str]) -> dict[str, Any]:
-    why = [{**reason.said(), "sentence": reason.sentence(language, titles)} for reason in answer.reasons]
+    why = [{**reason.to_dict(), "sentence": reason.sentence(language, titles)} for reason in answer.reasons]
     return {
         "user": user,
         "items": [{"rank": rank, "score": score, **reason}

@@ -8,7 +8,7 @@ from zhiyin.core.parallel import kernel
 
 
 @kernel
-def bits(state):
+def random_uint64(state):
     """The next 64 random bits (xorshift64*, Vigna 2016) from a state, uint64[1] and not 0, which moves on."""
     s = state[0]
     s ^= s >> np.uint64(12)
@@ -19,12 +19,12 @@ def bits(state):
 
 
 @kernel
-def below(state, n):
+def randbelow(state, n):
     """A whole number in [0, n), n < 2³²."""
-    return np.int64(((bits(state) >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32))
+    return np.int64(((random_uint64(state) >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32))
 
 
 @kernel
-def share(state):
+def uniform01(state):
     """A number in [0, 1)."""
-    return np.float64(bits(state) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+    return np.float64(random_uint64(state) >> np.uint64(11)) * (1.0 / 9007199254740992.0)

@@ -11,7 +11,7 @@ from scipy import sparse
 
 from zhiyin.core.parallel import for_chunks, kernel
 from zhiyin.core.params import param
-from zhiyin.core.prng import below, share
+from zhiyin.core.prng import randbelow, uniform01
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
@@ -247,9 +247,9 @@ def _draw(state, kind, x, row, f, members, total, order, spread, mean_rank):
     """A negative for x[row]: an item out of `members`."""
     n = len(members)
     if kind == 0:
-        return members[below(state, n)]
+        return members[randbelow(state, n)]
     if kind == 1:
-        goal, low, high = share(state) * total[n - 1], 0, n - 1
+        goal, low, high = uniform01(state) * total[n - 1], 0, n - 1
         while low < high:
             middle = (low + high) // 2
             if total[middle] > goal:
@@ -260,15 +260,15 @@ def _draw(state, kind, x, row, f, members, total, order, spread, mean_rank):
     whole = np.float32(0)
     for j in range(f):
         whole += abs(x[row, j]) * spread[j]
-    goal, at = share(state) * whole, 0
+    goal, at = uniform01(state) * whole, 0
     while at < f - 1:
         goal -= abs(x[row, at]) * spread[at]
         if goal < 0:
             break
         at += 1
-    rank = np.int64(-np.log(1.0 - share(state)) * mean_rank)
+    rank = np.int64(-np.log(1.0 - uniform01(state)) * mean_rank)
     if rank >= n:  # past the end: anywhere
-        rank = below(state, n)
+        rank = randbelow(state, n)
     return members[order[at, rank] if x[row, at] >= 0 else order[at, n - 1 - rank]]
 
 
@@ -308,7 +308,7 @@ def _descend(users, items, x, y, bias, rate, reg, kind, members, total, order, s
         begins[at] += begins[at - 1]
     taken = items.copy()
     for at in range(n - 1, 0, -1):
-        to = below(state, at + 1)
+        to = randbelow(state, at + 1)
         users[at], users[to] = users[to], users[at]
         items[at], items[to] = items[to], items[at]
     for at in range(n):

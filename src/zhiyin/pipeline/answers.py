@@ -36,10 +36,18 @@ from zhiyin.pipeline.explanations import Reason, reasons
 from zhiyin.pipeline.exploration import Policy
 from zhiyin.pipeline.filters import Filters
 from zhiyin.pipeline.pipeline import ROWS, Pipeline
-from zhiyin.pipeline.request import MOST_OUT, Answer, Request, checked, known_of, known_variety, policy_of
-from zhiyin.pipeline.row_alignment import aligned
+from zhiyin.pipeline.request import (
+    MAX_EXCLUDED,
+    Answer,
+    Request,
+    check_diversity_method,
+    encode_known,
+    exploration_policy,
+    resolve_options,
+)
+from zhiyin.pipeline.row_alignment import align_rows
 from zhiyin.pipeline.rules import Boost, Rulebook, Rules
-from zhiyin.pipeline.slate import Ragged, Requests, Slate, Slates
+from zhiyin.pipeline.slate import Ragged, RequestBatch, Slate, Slates
 from zhiyin.ranking.asof import AsOf
 from zhiyin.ranking.candidates import Retrieved
 from zhiyin.ranking.examples import Candidates, Examples, ItemFeatures
@@ -55,7 +63,7 @@ RANK_BY, VARY_BY = 0.7, 0.9
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Passing:
+class EligibleItems:
     """Items that a request may get: bool[all], and those that the model knows. `of`: what it was found from."""
 
     bits: np.ndarray
@@ -63,7 +71,7 @@ class Passing:
     of: tuple[Mask, np.ndarray | None]
 
     @classmethod
-    def made(cls, mask: Mask, shown: np.ndarray | None, candidates: np.ndarray, n: int) -> Passing:
+    def made(cls, mask: Mask, shown: np.ndarray | None, candidates: np.ndarray, n: int) -> EligibleItems:
         """Of a filter, what is shown and what may be at all; the model knows the first n."""
         if not mask.few:
             bits = candidates & mask.bits
@@ -80,7 +88,7 @@ class Passing:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Batch:
-    """Requests that are answered together: they have one mask, one rulebook and one length.
+    """RequestBatch that are answered together: they have one mask, one rulebook and one length.
 
     Parameters
     ----------
@@ -90,9 +98,9 @@ class _Batch:
     """
 
     histories: Histories
-    needs: Requests
+    needs: RequestBatch
     book: Rulebook
-    passing: Passing
+    passing: EligibleItems
     k: int
     word: str
     balance: float
@@ -148,7 +156,7 @@ class _Listing:
 
     k: int
     book: Rulebook
-    needs: Requests
+    needs: RequestBatch
     mask: Mask
     gone: np.ndarray
 
@@ -184,38 +192,38 @@ class Answers:
         schema: CatalogueSchema | None = None,
         run: Run | None = None,
     ) -> None:
-        self.model = model if isinstance(model, Pipeline) else Pipeline.around(model)
+        self.model = model if isinstance(model, Pipeline) else Pipeline.wrapping(model)
         known = self.known = self.model._context()
         self.run = run or Run(threads=1)
         # Types are fixed here, by the catalogue: what comes later is brought into them.
         if schema is None:
             schema = CatalogueSchema.of(new).with_types(CatalogueSchema.of(items, users))
         self.schema = schema
-        self.items = self.schema.shaped("items", aligned(items, known.item_ids.values))
+        self.items = self.schema.shaped("items", align_rows(items, known.item_ids.values))
         more = [] if new is None else new["id"].cast(pl.String).to_list()
         self.ids: Ids = MoreIds(known.item_ids, more) if more else known.item_ids
         if new is not None and more:
             both = self.items.with_columns(pl.col("id").cast(pl.String))
             self.items = pl.concat([both, self.schema.shaped("items", new)], how="diagonal_relaxed")
-        self.new = NewItems(self.model, self.items[len(known.item_ids) :], self.run)
+        self.new_items = NewItems(self.model, self.items[len(known.item_ids) :], self.run)
         # A permutation: behind what the model knows come new items, the newest first.
         order = np.arange(-len(more), 0, dtype=known.priority.dtype)
         self.priority = np.concatenate([known.priority, order]) if more else known.priority
         self._candidates = np.concatenate([known.candidates, np.ones(len(more), dtype=bool)])
         described = users is not None and users.width > 1
-        self.users = self.schema.shaped("users", aligned(users, known.user_ids.values)) if described else None
+        self.users = self.schema.shaped("users", align_rows(users, known.user_ids.values)) if described else None
         self.filters = Filters(
             self.items, None if self.users is None else self.users.schema, context, schema=self.schema
         )
         self.rules, self.kinds, self.balance, self.by = rules or Rules(), kinds, balance, by
-        self.variety, self._context = known_variety(variety), context
+        self.variety, self._context = check_diversity_method(variety), context
         self._books: OrderedDict[tuple[str, tuple[Boost, ...]], Rulebook] = OrderedDict()
-        self._open: OrderedDict[tuple[int, int], Passing] = OrderedDict()
+        self._open: OrderedDict[tuple[int, int], EligibleItems] = OrderedDict()
         self._likeness: dict[str, Any] = {}
         self._lock = threading.Lock()
-        self.book("", ())  # what is wrong with the rules of the house is said now
+        self.rulebook("", ())  # what is wrong with the rules of the house is said now
 
-    def replaced(self, items: pl.DataFrame, schema: CatalogueSchema | None = None) -> Answers:
+    def with_catalogue(self, items: pl.DataFrame, schema: CatalogueSchema | None = None) -> Answers:
         """The same over another catalogue: one row for each id, the known ones first; rows behind them are new items.
 
         schema: with types of columns that are new; None: as it is.
@@ -235,16 +243,16 @@ class Answers:
         made.schema = schema or self.schema
         made.items = items = made.schema.shaped("items", items.with_columns(self.items["id"]))
         made.filters = self.filters.another(items, made.schema)
-        if self.new.m and not items[n:].equals(self.items[n:]):
-            made.new = NewItems(self.model, items[n:], self.run)
+        if self.new_items.m and not items[n:].equals(self.items[n:]):
+            made.new_items = NewItems(self.model, items[n:], self.run)
             made._likeness.pop("alike", None)
         if self.by:
             made._likeness.pop("alike", None)
         made._likeness.pop("categories", None)  # what is popular stays as it was: no item was added
-        made.book("", ())
+        made.rulebook("", ())
         return made
 
-    def book(self, filter: str, boosts: tuple[Boost, ...]) -> Rulebook:
+    def rulebook(self, filter: str, boosts: tuple[Boost, ...]) -> Rulebook:
         """The rules of the house with a request's own."""
         key = (filter, boosts)
         with self._lock:
@@ -270,10 +278,10 @@ class Answers:
         clock = _Clock(request)
         k, word, balance = self._checked(request)
         history, also = self._history(request)
-        book = self.book(request.filter, request.boosts)
+        book = self.rulebook(request.filter, request.boosts)
         needs = self._needs(request, history, shown)
         passing = self._passing(book.mask(needs), shown, kept=request.include is None)
-        seen, policy = self._seen(request), policy_of(request)
+        seen, policy = self._seen(request), exploration_policy(request)
         batch = _Batch(history, needs, book, passing, k, word, balance, seen, policy, also, index)
         made = self._lists(batch, clock)
         best, candidates = made.slates[0], made.candidates
@@ -318,16 +326,16 @@ class Answers:
         if wrong:
             raise ConfigError(f"ask_many does not take {wrong[0]!r}", remedy="it takes " + ", ".join(_OF_MANY))
         request = Request(k=k, now=time.time_ns() // 1000 if now is None else now, **asked)
-        clock, policy = _Clock(request), policy_of(request)
+        clock, policy = _Clock(request), exploration_policy(request)
         k, word, balance = self._checked(request)
-        book = self.book(request.filter, request.boosts)
+        book = self.rulebook(request.filter, request.boosts)
         who, histories = self.model._asked(users, None)
         codes = self.known.user_ids.encode(who).astype(np.int64)
         parts: list[Slates] = []
         order: list[np.ndarray] = []
         with self.run.bar("Recommending", len(histories)) as advance:
             for rows in self._alike_requests(book, codes, request):
-                passing: Passing | None = None
+                passing: EligibleItems | None = None
                 for start in range(0, len(rows), ROWS):
                     some = rows[start : start + ROWS]
                     part = _consecutive(histories, some)
@@ -365,7 +373,7 @@ class Answers:
         """Lists of a batch of requests that have one mask: retrieve, rank, arrange; what is popular fills them up."""
         histories, k, n = batch.histories, batch.k, len(self.known.item_ids)
         gone = self._gone(batch)
-        known = gone if not self.new.m else _below(gone, n)
+        known = gone if not self.new_items.m else _below(gone, n)
         clock.passed("filter")
         exclude = Histories.of(known.offsets, known.values)
         candidates = self.model.retrieve(histories, k, exclude=exclude, allowed=batch.passing.known, run=self.run)
@@ -385,9 +393,9 @@ class Answers:
         if batch.word != "none" and clock.late("variety", VARY_BY):
             batch = dataclasses.replace(batch, word="none")
         slates = Slates(candidates.offsets, candidates.items, np.asarray(scores, np.float32))
-        if self.new.m:
+        if self.new_items.m:
             fresh = gone.values >= n
-            owners, codes, worth = self.new.join(
+            owners, codes, worth = self.new_items.score_candidates(
                 histories, slates.offsets, slates.items, slates.scores, batch.passing.bits[n:],
                 (gone.owners[fresh], gone.values[fresh]),
             )  # fmt: skip
@@ -458,7 +466,7 @@ class Answers:
         all_rows = slates.with_rows(owners, items, backfill.behind(slates.lowest(), owners, len(slates)))
         return Slates.best_first(all_rows.offsets, all_rows.items, all_rows.scores), given
 
-    def _popular_first(self, passing: Passing) -> np.ndarray:
+    def _popular_first(self, passing: EligibleItems) -> np.ndarray:
         """int32: items from the most popular one on; few that pass are sorted for themselves."""
         if passing.known.few:
             rows = np.flatnonzero(passing.bits)
@@ -494,7 +502,9 @@ class Answers:
         parts = frame.group_by(columns, maintain_order=True).agg("row of ask_many")
         return [np.asarray(rows, dtype=np.int64) for rows in parts["row of ask_many"].to_list()]
 
-    def list_by(self, worth: np.ndarray, request: Request, shown: np.ndarray | None = None, method: str = "") -> Answer:
+    def list_by_score(
+        self, worth: np.ndarray, request: Request, shown: np.ndarray | None = None, method: str = ""
+    ) -> Answer:
         """The list for a request by what items are worth to everyone, under the same rules.
 
         worth: float32[all items], minus infinity: not to be listed. Equal ones by popularity. method: as told.
@@ -517,7 +527,7 @@ class Answers:
             raise UnknownItemError(f"item {str(item)!r} is not known", remedy="put it into the catalogue first")
         asked = self._listing(request, shown)
         if code >= n:
-            likeness = self.new.like(code)
+            likeness = self.new_items.similarity_row(code)
             rows = np.zeros(0, np.int64) if likeness is None else np.flatnonzero(likeness > 0)
             worth = np.zeros(0, np.float32) if likeness is None else likeness[rows]
         else:
@@ -525,10 +535,10 @@ class Answers:
             hidden = 0 if shown is None else n - int(np.count_nonzero(shown[:n]))
             most = n if narrow else min(n, request.k + 200 + hidden)
             rows, worth = self.model._similar_to(code, most, self.run)
-            if self.new.m:
+            if self.new_items.m:
                 near = np.argsort(-worth, kind="stable")[:100]
-                free = np.ones(self.new.m, dtype=bool) if shown is None else shown[n:]
-                codes, values = self.new.beside(rows[near], worth[near], free)
+                free = np.ones(self.new_items.m, dtype=bool) if shown is None else shown[n:]
+                codes, values = self.new_items.similar_new_items(rows[near], worth[near], free)
                 rows, worth = np.concatenate([rows, codes]), np.concatenate([worth, values])
         kept = self._candidates[rows] & asked.mask.holds(rows) & ~np.isin(rows, asked.gone)
         if shown is not None:
@@ -538,7 +548,7 @@ class Answers:
     def _listing(self, request: Request, shown: np.ndarray | None) -> _Listing:
         k, _, _ = self._checked(request)
         history, also = self._history(request)
-        book, needs = self.book(request.filter, request.boosts), self._needs(request, history, shown)
+        book, needs = self.rulebook(request.filter, request.boosts), self._needs(request, history, shown)
         gone = book.removed(needs)[1]
         if request.exclude_seen:
             gone = np.concatenate([gone, history.items, also])
@@ -577,30 +587,30 @@ class Answers:
             some = np.union1d(some, members)
         return some
 
-    def stand_ins(self, codes: np.ndarray) -> np.ndarray:
+    def nearest_known_items(self, codes: np.ndarray) -> np.ndarray:
         """int32: codes as the model knows them; of new items those of the known ones most like them, -1 where none."""
         found = np.asarray(codes, dtype=np.int32)
         n = len(self.known.item_ids)
-        if not self.new.m or not (found >= n).any():
+        if not self.new_items.m or not (found >= n).any():
             return found
         found = found.copy()
         for at in np.flatnonzero(found >= n).tolist():
-            found[at] = self.new.stand_in(int(found[at]))
+            found[at] = self.new_items.nearest_known_item(int(found[at]))
         return found
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
     def _checked(self, request: Request) -> tuple[int, str, float]:
-        k, word, balance = checked(request, self.variety, self.balance)
+        k, word, balance = resolve_options(request, self.variety, self.balance)
         return min(k, len(self.ids)), word, balance
 
-    def _passing(self, mask: Mask, shown: np.ndarray | None, kept: bool) -> Passing:
+    def _passing(self, mask: Mask, shown: np.ndarray | None, kept: bool) -> EligibleItems:
         """What a request may get; found once for a filter and a state of what is shown, where that is `kept`."""
         key = (id(mask), id(shown))
         with self._lock:
             found = self._open.get(key)
         if found is None or found.of[0] is not mask or found.of[1] is not shown:
-            found = Passing.made(mask, shown, self._candidates, len(self.known.item_ids))
+            found = EligibleItems.made(mask, shown, self._candidates, len(self.known.item_ids))
             with self._lock:
                 if kept:
                     self._open[key] = found
@@ -621,7 +631,7 @@ class Answers:
             if item < n:
                 found.append(dataclasses.replace(next(known), rules=steps))
             else:
-                found.append(self.new.reason(name, self.new.source, steps))
+                found.append(self.new_items.reason(name, self.new_items.source, steps))
         return found
 
     def _history(self, request: Request) -> tuple[Histories, np.ndarray]:
@@ -634,7 +644,7 @@ class Answers:
         else:
             given = self.ids.encode(list(request.history))
             also = np.concatenate([also, given])
-            codes = self.stand_ins(given)
+            codes = self.nearest_known_items(given)
             codes = codes[codes >= 0]
             history = Histories.of(np.array([0, len(codes)]), codes)
         now = time.time_ns() // 1000 if request.now is None else request.now
@@ -642,7 +652,7 @@ class Answers:
             history = dataclasses.replace(history, now=np.array([now], dtype=np.int64))
         return history, also[also >= 0]
 
-    def _needs(self, request: Request, history: Histories, shown: np.ndarray | None) -> Requests:
+    def _needs(self, request: Request, history: Histories, shown: np.ndarray | None) -> RequestBatch:
         """The request in item codes."""
         user: dict[str, Any] = {}
         number = int(self.known.user_ids.encode([request.user])[0]) if request.user is not None else -1
@@ -651,7 +661,7 @@ class Answers:
         user |= request.user_columns
         counts = zip(self.ids.encode(list(request.shown)).tolist(), request.shown.values())
         include, exclude, pins = self._named(request)
-        return Requests.one(
+        return RequestBatch.one(
             now=time.time_ns() // 1000 if request.now is None else request.now,
             user_number=number,
             visit=request.visit,
@@ -670,7 +680,7 @@ class Answers:
 
     def _needs_of(
         self, request: Request, histories: Histories, codes: np.ndarray, shown: np.ndarray | None, places: np.ndarray
-    ) -> Requests:
+    ) -> RequestBatch:
         """The requests of many users, int64 by code; `places` of theirs among all who are asked for count the seeds."""
         n = len(codes)
         one = self._needs(dataclasses.replace(request, user=None), histories, shown)
@@ -691,9 +701,9 @@ class Answers:
         unknown = [str(item) for item in request.pins.values() if ids.encode([item])[0] < 0]
         if unknown:
             raise ConfigError(f"item {unknown[0]!r} is pinned and not known", remedy="pin items of the catalogue")
-        include = None if request.include is None else known_of(ids, request.include).tolist()
+        include = None if request.include is None else encode_known(ids, request.include).tolist()
         pins = {slot: int(ids.encode([item])[0]) for slot, item in request.pins.items()}
-        return include, known_of(ids, request.exclude, MOST_OUT).tolist(), pins
+        return include, encode_known(ids, request.exclude, MAX_EXCLUDED).tolist(), pins
 
     def _vary(self, slates: Slates, history: Histories, k: int, word: str, balance: float) -> Slates:
         if word == "none" or not len(slates.items):
@@ -718,7 +728,7 @@ class Answers:
             else:
                 vectors = [s.item_vectors_ for s in sources if isinstance(s, VectorRecommender)]
                 found = vectors[0] if vectors else None
-            found = self._categories(needed=True) if found is None else self.new.extended(found)
+            found = self._categories(needed=True) if found is None else self.new_items.extended(found)
             self._likeness["alike"] = diversity.UnitRows.of(found) if sparse.issparse(found) else found
         return self._likeness["alike"]
 
@@ -755,7 +765,7 @@ class Answers:
                 for item, code in zip(raw, codes.tolist()) if code not in listed]  # fmt: skip
 
     def _removed(
-        self, history: Histories, needs: Requests, book: Rulebook, seen: bool, k: int, index: AsOf | None
+        self, history: Histories, needs: RequestBatch, book: Rulebook, seen: bool, k: int, index: AsOf | None
     ) -> list[dict[str, Any]]:
         """What would have been in the list, were there no rules, and the rule that removed it."""
         candidates = self.model.retrieve(history, k, run=self.run)

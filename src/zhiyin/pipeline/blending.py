@@ -108,7 +108,7 @@ class Choice:
     requests: int
     why: str
 
-    def said(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, object]:
         return dataclasses.asdict(self)
 
 

@@ -39,7 +39,7 @@ from zhiyin.models.recommender import Recommender
 
 FORMAT = 1
 # Names the descriptor of the lock to a training that another process started.
-TRAINING = "ZHIYIN_TRAINING"
+TRAINING_LOCK = "ZHIYIN_TRAINING"
 
 
 _AGAIN, _CHOOSE = "train again", "zhiyin promote VERSION"
@@ -293,7 +293,7 @@ class Bundles:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / ".training"
-        given = os.environ.get(TRAINING, "")
+        given = os.environ.get(TRAINING_LOCK, "")
         if given.isdecimal() and _is_open(int(given), path):
             yield int(given)
             return
@@ -329,7 +329,7 @@ def _is_open(descriptor: int, path: Path) -> bool:
         return False
 
 
-def difference(old: Bundle, new: Bundle) -> dict[str, tuple[Any, Any]]:
+def manifest_difference(old: Bundle, new: Bundle) -> dict[str, tuple[Any, Any]]:
     """What differs between two versions: {"data.events": (old, new), ...}; files are left out."""
     flat = [_flat({k: v for k, v in bundle.manifest.items() if k not in ("files", "format")}) for bundle in (old, new)]
     names = dict.fromkeys([*flat[0], *flat[1]])

@@ -92,7 +92,7 @@ class NewItems:
         self._stand_ins: dict[int, int] = {}
         self._lock = threading.Lock()
 
-    def join(
+    def score_candidates(
         self,
         histories: Histories,
         offsets: np.ndarray,
@@ -143,7 +143,7 @@ class NewItems:
         real = chosen >= 0
         return np.nonzero(real)[0], (chosen[real] + self.n).astype(np.int32), worth[real]
 
-    def like(self, code: int) -> np.ndarray | None:
+    def similarity_row(self, code: int) -> np.ndarray | None:
         """float32[n + m]: likeness of all items to a new one; None where items cannot be described."""
         if self._new is None:
             return None
@@ -153,8 +153,10 @@ class NewItems:
         found[code] = -np.inf
         return found
 
-    def beside(self, items: np.ndarray, scores: np.ndarray, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As `join`, for a list that is no one's: items similar to an item."""
+    def similar_new_items(
+        self, items: np.ndarray, scores: np.ndarray, allowed: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `score_candidates`, for a list that is no one's: items similar to an item."""
         rows = np.flatnonzero(allowed)[::-1][: 20 * MOST]
         if self._new is None or not len(rows) or not len(items):
             return np.zeros(0, np.int32), np.zeros(0, np.float32)
@@ -162,13 +164,13 @@ class NewItems:
         best = np.argsort(-worth, kind="stable")[:MOST]
         return (rows[best] + self.n).astype(np.int32), worth[best]
 
-    def stand_in(self, code: int) -> int:
+    def nearest_known_item(self, code: int) -> int:
         """Code of the known item that is most like a new one; -1 where none is."""
         found = self._stand_ins.get(code)
         if found is None:
             found = -1
             if self._new is not None:
-                likeness = self.like(code)
+                likeness = self.similarity_row(code)
                 assert likeness is not None
                 best = int(np.argmax(likeness[: self.n]))
                 found = best if likeness[best] > 0 else -1

@@ -219,7 +219,7 @@ def _reordered(slates: Slates, chosen: np.ndarray, step: str, facts: dict[str, A
     after, places = slates.take(order), slates.places
     came = order - (np.repeat(slates.offsets[:-1], np.diff(slates.offsets)) if len(slates) > 1 else 0)
     moved = np.flatnonzero(came > places)  # only who moved up; the others made room
-    return after.said(step, slates.owners[moved], facts, items=after.items[moved], place=places[moved] + 1,
+    return after.with_trace_event(step, slates.owners[moved], facts, items=after.items[moved], place=places[moved] + 1,
                       came_from=came[moved] + 1)  # fmt: skip
 
 

@@ -48,7 +48,7 @@ class Reason:
     rules: list[str] = dataclasses.field(default_factory=list)
     stranger: bool = False
 
-    def said(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def sentence(self, language: str = "en", titles: Mapping[Any, str] | None = None) -> str:

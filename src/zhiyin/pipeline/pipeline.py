@@ -140,7 +140,7 @@ class Pipeline(Recommender):
         return made
 
     @classmethod
-    def around(cls, model: Recommender) -> Pipeline:
+    def wrapping(cls, model: Recommender) -> Pipeline:
         """A fitted model as the one source of a pipeline: what it says is what is answered."""
         name = specification(model)
         made = cls(sources=name, ranker="none")

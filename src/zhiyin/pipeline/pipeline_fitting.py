@@ -191,10 +191,10 @@ def _told(purpose: str, windows: Sequence[HeldOut]) -> Iterator[HeldOut]:
 def _report(plan: WindowPlan, metric: str, choices: Mapping[str, blending.Choice]) -> dict[str, object]:
     return {
         "metric": metric,
-        "plan": plan.said(),
+        "plan": plan.to_rows(),
         "notes": list(plan.notes),
         "windows": [],
-        "choices": {name: choice.said() for name, choice in choices.items()},
+        "choices": {name: choice.to_dict() for name, choice in choices.items()},
         "without": {},
     }
 

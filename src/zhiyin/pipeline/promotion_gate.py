@@ -59,7 +59,7 @@ class PairedTest:
         """Whether it is shown that the new one is below the bound."""
         return self.high < self.bound
 
-    def said(self, name: str, users: int, first: bool) -> str:
+    def describe(self, name: str, users: int, first: bool) -> str:
         """In words, for people."""
         text = f"{name} {self.figure:.4f}: gain {self.gain:+.4f}, 95 % {self.low:+.4f} to {self.high:+.4f}, "
         text += f"must {'not be below' if first else 'be above'} {self.bound:+.4f}: {'yes' if self.passed else 'no'}"
@@ -94,7 +94,7 @@ class Verdict:
         """Whether it failed because it is shown to be worse than it may be, and not for want of users."""
         return not self.passed and any(test.worse for test in self.tests.values())
 
-    def said(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, object]:
         return dataclasses.asdict(self)
 
 
@@ -140,7 +140,7 @@ def gate(
             bound = 0.0 if name == "popular" else -margin * figures[name]
             tests[name] = _test(values["candidate"] - value, figures[name], bound, first, run)
     why = f"{metric} {figures['candidate']:.4f} on {len(window):,} users; "
-    why += "; ".join(test.said(name, len(window), first) for name, test in tests.items())
+    why += "; ".join(test.describe(name, len(window), first) for name, test in tests.items())
     why += "".join(
         f"; {name} is not compared, it cannot learn from this log: {said}" for name, said in left_out.items()
     )

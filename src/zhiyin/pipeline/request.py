@@ -14,13 +14,13 @@ from zhiyin.data.histories import Histories
 from zhiyin.data.ids import id_list
 from zhiyin.pipeline.explanations import Reason
 from zhiyin.pipeline.exploration import OneSlot, Policy
-from zhiyin.pipeline.rules import MOST_ITEMS, Boost
+from zhiyin.pipeline.rules import MAX_ITEMS, Boost
 from zhiyin.ranking.examples import ItemFeatures
 
-VARIETY = ("none", "mmr", "dpp", "calibrate")
+DIVERSITY_METHODS = ("none", "mmr", "dpp", "calibrate")
 # Most ids in a list of a request, and most that are left out in all: by a request, by its placement, and as shown
 # before on the same page.
-MOST_IDS, MOST_OUT = 10_000, 50_000
+MAX_IDS, MAX_EXCLUDED = 10_000, 50_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,13 +115,13 @@ class Answer:
         return len(self.items)
 
 
-def checked(request: Request, variety: str, balance: float) -> tuple[int, str, float]:
+def resolve_options(request: Request, variety: str, balance: float) -> tuple[int, str, float]:
     """Items wanted, variety and balance; those of the house, `variety` and `balance`, where the request has none.
 
     Raises ConfigError for what cannot be.
     """
-    k = whole_number(request.k, "k", at_most=MOST_ITEMS)
-    word = variety if request.diversity is None else known_variety(request.diversity)
+    k = whole_number(request.k, "k", at_most=MAX_ITEMS)
+    word = variety if request.diversity is None else check_diversity_method(request.diversity)
     balance = balance if request.balance is None else request.balance
     if not 0 <= balance <= 1:
         raise ConfigError(f"balance = {balance!r} is out of range", remedy="from 0 (variety) to 1 (score)")
@@ -130,20 +130,22 @@ def checked(request: Request, variety: str, balance: float) -> tuple[int, str, f
     return k, word, float(balance)
 
 
-def policy_of(request: Request) -> Policy | None:
+def exploration_policy(request: Request) -> Policy | None:
     """What explores for a request; None: nothing does."""
     if request.policy is not None:
         return request.policy
     return OneSlot(request.explore) if request.explore > 0 else None
 
 
-def known_variety(variety: str) -> str:
-    if variety not in VARIETY:
-        raise ConfigError(f"diversity = {variety!r} is not known", remedy=nearest(str(variety), list(VARIETY)))
+def check_diversity_method(variety: str) -> str:
+    if variety not in DIVERSITY_METHODS:
+        raise ConfigError(
+            f"diversity = {variety!r} is not known", remedy=nearest(str(variety), list(DIVERSITY_METHODS))
+        )
     return variety
 
 
-def known_of(ids: Any, raw: Iterable[Any], most: int = MOST_IDS) -> np.ndarray:
+def encode_known(ids: Any, raw: Iterable[Any], most: int = MAX_IDS) -> np.ndarray:
     """Codes of those that are known. Raises ConfigError for more than `most` ids."""
     listed = id_list(raw)
     if len(listed) > most:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 
-def aligned(frame: pl.DataFrame | None, ids: pl.Series) -> pl.DataFrame:
+def align_rows(frame: pl.DataFrame | None, ids: pl.Series) -> pl.DataFrame:
     """A catalogue in the order of the ids: one row each, NULL where it does not know one."""
     wanted = pl.DataFrame({"id": ids})
     if frame is None:

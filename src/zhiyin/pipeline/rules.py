@@ -47,10 +47,10 @@ from zhiyin.pipeline.exposure import weights_of
 from zhiyin.pipeline.expression_values import Value
 from zhiyin.pipeline.expressions import Expression
 from zhiyin.pipeline.filters import Filters, Mask, Moment
-from zhiyin.pipeline.slate import Ragged, Requests, Slates
+from zhiyin.pipeline.slate import Ragged, RequestBatch, Slates
 
 # Most items of a list, so the last slot there is.
-MOST_ITEMS = 1_000
+MAX_ITEMS = 1_000
 # Seconds of the longest window of a frequency cap.
 LONGEST_WINDOW = 90 * 86_400.0
 Step = Callable[[Slates], Slates]
@@ -235,8 +235,8 @@ def _pins(value: Any, place: str) -> dict[int, Any]:
         pins = {int(slot): item for slot, item in value.items()}
     except (AttributeError, TypeError, ValueError):
         pins = {0: None}
-    if any(not 1 <= slot <= MOST_ITEMS for slot in pins):
-        remedy = f'an item by slot, from 1 to {MOST_ITEMS:,}: {{ 1 = "sku-7" }}'
+    if any(not 1 <= slot <= MAX_ITEMS for slot in pins):
+        remedy = f'an item by slot, from 1 to {MAX_ITEMS:,}: {{ 1 = "sku-7" }}'
         raise ConfigError(f"{place} = {shortened(value)} cannot be", remedy=remedy)
     if len({repr(item) for item in pins.values()}) < len(pins):
         raise ConfigError(f"{place} pins an item to two slots", remedy="name each item once")
@@ -329,9 +329,9 @@ class Rulebook:
 
     # -- ahead of retrieval -----------------------------------------------------------------------------------------
 
-    def mask(self, requests: Requests | None = None) -> Mask:
+    def mask(self, requests: RequestBatch | None = None) -> Mask:
         """Items that may be shown by the lists, the filter, stock and dates of one request."""
-        requests = requests or Requests()
+        requests = requests or RequestBatch()
         moment = self._moment(requests)
         assert isinstance(moment, Moment)
         n = len(self.filters)
@@ -345,7 +345,7 @@ class Rulebook:
                 total = mask if total is None else total & mask
         return self.filters.everything if total is None else total
 
-    def removed(self, requests: Requests) -> tuple[np.ndarray, np.ndarray]:
+    def removed(self, requests: RequestBatch) -> tuple[np.ndarray, np.ndarray]:
         """Items that each request must not get: excluded, bought, shown too often.
 
         offsets int64[n + 1] and item codes int32, as `top_k_where` and `top_k` take them.
@@ -366,7 +366,7 @@ class Rulebook:
     def rerank(
         self,
         slates: Slates,
-        requests: Requests,
+        requests: RequestBatch,
         k: int,
         *,
         between: Step | None = None,
@@ -379,7 +379,7 @@ class Rulebook:
     def finish(
         self,
         slates: Slates,
-        requests: Requests,
+        requests: RequestBatch,
         k: int,
         *,
         between: Step | None = None,
@@ -392,7 +392,7 @@ class Rulebook:
             slates = between(slates)
         return self.arrange(self.rotate(slates, requests), requests, k, policy=policy, run=run)
 
-    def qualify(self, slates: Slates, requests: Requests) -> Slates:
+    def qualify(self, slates: Slates, requests: RequestBatch) -> Slates:
         """Without items that may not be shown; the trace says which rule each failed first."""
         n, owners, items = len(self.filters), slates.owners, slates.items
         keys = owners * n + items
@@ -425,10 +425,10 @@ class Rulebook:
             return slates
         left = slates.keep(kept)
         for step, gone in events:
-            left = left.said(step, owners[gone], items=items[gone])
+            left = left.with_trace_event(step, owners[gone], items=items[gone])
         return left
 
-    def groups(self, requests: Requests, k: int) -> list[tuple[Expression, int]]:
+    def groups(self, requests: RequestBatch, k: int) -> list[tuple[Expression, int]]:
         """Groups that lists of k items need candidates of, and how many: those of shares, and those whose exposure
         lacks something."""
         # Where caps keep some of them out, others are there.
@@ -438,7 +438,7 @@ class Rulebook:
             wanted += [(of, more * k) for (_, of), lacks in zip(self.exposure, requests.deficits) if lacks > 0]
         return [(of, count) for of, count in wanted if count]
 
-    def exposed(self, slates: Slates, requests: Requests) -> np.ndarray:
+    def exposed(self, slates: Slates, requests: RequestBatch) -> np.ndarray:
         """float64[groups, 3]: exposure of each group of `exposure` in lists, all exposure in them, and lists."""
         weights = weights_of(slates.places)
         sums = np.zeros((len(self.exposure), 3))
@@ -448,7 +448,7 @@ class Rulebook:
             sums[at, 0] = weights[self.filters.where(of, slates.items, moment)].sum()
         return sums
 
-    def adjust(self, slates: Slates, requests: Requests) -> Slates:
+    def adjust(self, slates: Slates, requests: RequestBatch) -> Slates:
         """Boosts and exposure targets; best first anew."""
         deficits = requests.deficits
         pushes = deficits is not None and bool(self.exposure) and bool((deficits > 0).any())
@@ -476,10 +476,10 @@ class Rulebook:
                     scores = scores + push
         after = slates.scored(scores)
         for step, facts, who, change in events:
-            after = after.said(step, owners[who], facts, items=items[who], change=change[who])
+            after = after.with_trace_event(step, owners[who], facts, items=items[who], change=change[who])
         return after
 
-    def rotate(self, slates: Slates, requests: Requests) -> Slates:
+    def rotate(self, slates: Slates, requests: RequestBatch) -> Slates:
         """Another order at another visit.
 
         Place r (from 1, after those kept) gets the key -ln r + strength · G, G of the Gumbel distribution: lists are
@@ -502,11 +502,17 @@ class Rulebook:
         order = np.lexsort((-key, owners))
         moved = order != np.arange(len(order))
         after = slates.take(order)
-        return after.said("rotate", owners[moved], {"strength": rotation.strength}, items=after.items[moved],
-                          place=places[moved] + 1, came_from=places[order][moved] + 1)  # fmt: skip
+        return after.with_trace_event(
+            "rotate",
+            owners[moved],
+            {"strength": rotation.strength},
+            items=after.items[moved],
+            place=places[moved] + 1,
+            came_from=places[order][moved] + 1,
+        )
 
     def arrange(
-        self, slates: Slates, requests: Requests, k: int, *, policy: Policy | None = None, run: Run | None = None
+        self, slates: Slates, requests: RequestBatch, k: int, *, policy: Policy | None = None, run: Run | None = None
     ) -> Slates:
         """Pins, duplicates, caps and shares, and what a policy explores; at most k items a request."""
         k = list_length(k)
@@ -540,30 +546,34 @@ class Rulebook:
         why, which, request = found.why[real], found.which[real], np.nonzero(real)[0]
         slot = np.nonzero(real)[1] + 1
         is_pin = why == slot_allocation.BY_PIN
-        after = after.said("pin", request[is_pin], items=after.items[is_pin], slot=slot[is_pin])
+        after = after.with_trace_event("pin", request[is_pin], items=after.items[is_pin], slot=slot[is_pin])
         for at, (step, said) in enumerate(told):
             held = (found.held == at) & ~shown
-            after = after.said(step, owners[held], said, items=items[held])
+            after = after.with_trace_event(step, owners[held], said, items=items[held])
             late = (found.held == at) & shown
-            after = after.said(step + " moved down", owners[late], said, items=items[late])
+            after = after.with_trace_event(step + " moved down", owners[late], said, items=items[late])
             over = (why == slot_allocation.BY_YIELDING) & (which == at)
-            after = after.said(step + " yielded", request[over], said, items=after.items[over], slot=slot[over])
+            after = after.with_trace_event(
+                step + " yielded", request[over], said, items=after.items[over], slot=slot[over]
+            )
         for at, (share, _) in enumerate(self.shares):
             facts: dict[str, Any] = {"of": share.of, "at_least": share.at_least}
             forced = (why == slot_allocation.BY_SHARE) & (which == at)
-            after = after.said("share", request[forced], facts, items=after.items[forced], slot=slot[forced])
+            after = after.with_trace_event(
+                "share", request[forced], facts, items=after.items[forced], slot=slot[forced]
+            )
             lacks = np.flatnonzero(found.missing[:, at])
-            after = after.said("share missed", lacks, facts, missing=found.missing[lacks, at])
+            after = after.with_trace_event("share missed", lacks, facts, missing=found.missing[lacks, at])
         if explored is not None:
             there = explored.places
-            after = after.said("explore", request[there], items=after.items[there], slot=slot[there],
+            after = after.with_trace_event("explore", request[there], items=after.items[there], slot=slot[there],
                                instead_of=explored.displaced)  # fmt: skip
         short = np.flatnonzero(lengths < np.minimum(k, np.diff(slates.offsets)))
-        return after.said("short", short, {"asked": k}, given=lengths[short])
+        return after.with_trace_event("short", short, {"asked": k}, given=lengths[short])
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    def _moment(self, requests: Requests, owners: np.ndarray | None = None) -> Moment:
+    def _moment(self, requests: RequestBatch, owners: np.ndarray | None = None) -> Moment:
         now = np.broadcast_to(np.asarray(requests.now, np.int64), requests.n)
         user, context = requests.user, requests.context
         if requests.n == 1 and not isinstance(user, pl.DataFrame) and not isinstance(context, pl.DataFrame):
@@ -579,7 +589,7 @@ class Rulebook:
                 raise ConfigError("many requests bring frames", remedy="a frame of one row a request")
         return Moment.rows(owners, self.filters.columns, user=user, context=context, now=now)  # type: ignore[arg-type]
 
-    def _bought(self, requests: Requests) -> np.ndarray:
+    def _bought(self, requests: RequestBatch) -> np.ndarray:
         """request · n_items + item of what must stay away for what was done with it."""
         histories = requests.histories
         if histories is None or not self.rules.bought or not len(histories.items):
@@ -591,11 +601,11 @@ class Rulebook:
         stays = (away >= 0) & ((away == 2**62) | (now - histories.times < away))
         return owners[stays] * len(self.filters) + histories.items[stays]
 
-    def _shown(self, requests: Requests) -> np.ndarray:
+    def _shown(self, requests: RequestBatch) -> np.ndarray:
         frequency, shown = self.rules.frequency, requests.shown
-        if frequency is None or shown is None or shown.beside is None:
+        if frequency is None or shown is None or shown.paired is None:
             return np.zeros(0, np.int64)
-        often = shown.beside >= frequency.at_most
+        often = shown.paired >= frequency.at_most
         return shown.owners[often] * len(self.filters) + shown.values[often]
 
     def _cap(self, name: str, items: np.ndarray, at_most: int, first: int, strict: bool) -> slot_allocation.Cap:
@@ -611,7 +621,7 @@ class Rulebook:
         offsets = np.concatenate([[0], np.cumsum(known)]).astype(np.int64)
         return slot_allocation.Cap(offsets, groups[known], at_most, first, strict)
 
-    def _pinned(self, slates: Slates, requests: Requests, k: int) -> tuple[Slates, np.ndarray | None]:
+    def _pinned(self, slates: Slates, requests: RequestBatch, k: int) -> tuple[Slates, np.ndarray | None]:
         """Slates with pinned items in them, and each row's slot from 0, or -1; None without pins.
 
         A request's own pin of a slot replaces the house's. A pinned item that is excluded, or fails the filter, stock
@@ -623,10 +633,10 @@ class Rulebook:
             return slates, None
         owner = np.repeat(np.arange(requests.n), len(own))
         item, slot = np.tile(own, requests.n), np.tile(slots, requests.n)
-        if requests.pins is not None and requests.pins.beside is not None:
+        if requests.pins is not None and requests.pins.paired is not None:
             owner = np.concatenate([requests.pins.owners, owner])
             item = np.concatenate([requests.pins.values, item])
-            slot = np.concatenate([requests.pins.beside - 1, slot])
+            slot = np.concatenate([requests.pins.paired - 1, slot])
         if not len(item):
             return slates, None
         right = (item >= 0) & (item < n) & (slot >= 0) & (slot < k)
@@ -658,7 +668,7 @@ class Rulebook:
         pins = np.full(len(keys), -1, np.int64)
         order = np.argsort(keys, kind="stable")
         pins[order[np.searchsorted(keys[order], owner * n + item)]] = slot
-        return slates.said("pin dropped", dropped[0], items=dropped[1]), pins
+        return slates.with_trace_event("pin dropped", dropped[0], items=dropped[1]), pins
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -676,7 +686,7 @@ def _explored(
     found: slot_allocation.Arranged,
     constraints: slot_allocation.Constraints,
     policy: Policy,
-    requests: Requests,
+    requests: RequestBatch,
 ) -> _Explored:
     """Have a policy choose among what keeps every rule, and write what was drawn into `found`."""
     counts, rows = slot_allocation.openings(slates.offsets, found, constraints, TAIL)

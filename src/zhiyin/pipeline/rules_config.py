@@ -14,15 +14,15 @@ from zhiyin.pipeline.rules import Rules
 _TYPES: dict[str, type] = {"text": str, "number": float, "bool": bool}
 
 
-def house(config: Path, types: dict[str, type] | None = None) -> dict[str, Any]:
+def load_answer_settings(config: Path, types: dict[str, type] | None = None) -> dict[str, Any]:
     """Rules, variety and context of a settings file, if there is one. `types`: of what else requests bring."""
     if not config.is_file():
         return {"context": dict(types or {})}
-    return house_of(load_config(config), config, types)
+    return answer_settings(load_config(config), config, types)
 
 
-def house_of(settings: Config, file: Path | None = None, types: dict[str, type] | None = None) -> dict[str, Any]:
-    """As `house`, of settings that were read. Raises ConfigError that names the file."""
+def answer_settings(settings: Config, file: Path | None = None, types: dict[str, type] | None = None) -> dict[str, Any]:
+    """As `load_answer_settings`, of settings that were read. Raises ConfigError that names the file."""
     try:
         rules = Rules.from_dict(settings.rules)
     except ConfigError as error:
@@ -42,7 +42,7 @@ _ARRANGING = ("pins", "boosts", "caps", "shares", "dedupe", "bought", "rotation"
 NOTHING = "FALSE"
 
 
-def usable(rules: Rules, bind: Callable[[Rules], object]) -> tuple[Rules, dict[str, str]]:
+def usable_rules(rules: Rules, bind: Callable[[Rules], object]) -> tuple[Rules, dict[str, str]]:
     """The rules that a catalogue allows, and of the others why not, by name.
 
     A rule that arranges lists is left out. Where one that says what may be shown cannot be used, nothing may be shown:
@@ -58,11 +58,11 @@ def usable(rules: Rules, bind: Callable[[Rules], object]) -> tuple[Rules, dict[s
         except ConfigError as error:
             wrong[name] = error.message.splitlines()[0]
             rules = dataclasses.replace(rules, **{name: getattr(plain, name)})
-    if closes(wrong):
+    if hides_everything(wrong):
         rules = dataclasses.replace(rules, filter=NOTHING)
     return rules, wrong
 
 
-def closes(wrong: Iterable[str]) -> bool:
+def hides_everything(wrong: Iterable[str]) -> bool:
     """Whether rules that cannot be used, by name, leave nothing to show."""
     return any(name in _RESTRICTING for name in wrong)

@@ -54,7 +54,7 @@ class WindowPlan:
     choose: tuple[HeldOut, ...]
     notes: tuple[str, ...] = ()
 
-    def said(self) -> list[dict[str, Any]]:
+    def to_rows(self) -> list[dict[str, Any]]:
         """A row for each part: `part`, `events`, `users` judged, `start`, `end` (null without times)."""
         rows = [_row("tune", self.tune, None)]
         for name, windows in (("learn", self.learn), ("choose", self.choose)):

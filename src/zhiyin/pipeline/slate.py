@@ -40,7 +40,7 @@ class Slate:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Event:
+class TraceEvent:
     """What one step did to the slates of a batch, as columns.
 
     Parameters
@@ -59,10 +59,14 @@ class Event:
         mine = self.owners == request
         if not mine.any():
             return None
-        return {"step": self.step, **self.facts, **{name: list_of(part[mine]) for name, part in self.columns.items()}}
+        return {
+            "step": self.step,
+            **self.facts,
+            **{name: plain_list(part[mine]) for name, part in self.columns.items()},
+        }
 
 
-def list_of(values: np.ndarray) -> list[Any]:
+def plain_list(values: np.ndarray) -> list[Any]:
     return [round(value, 6) for value in values.tolist()] if values.dtype.kind == "f" else values.tolist()
 
 
@@ -81,7 +85,7 @@ class Slates:
     offsets: np.ndarray
     items: np.ndarray
     scores: np.ndarray
-    events: tuple[Event, ...] = ()
+    events: tuple[TraceEvent, ...] = ()
     propensities: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -186,30 +190,32 @@ class Slates:
         """The same items with other scores, best first."""
         return Slates(self.offsets, self.items, np.asarray(scores, np.float32), self.events).sorted()
 
-    def said(self, step: str, owners: Any = None, facts: Mapping[str, Any] | None = None, **columns: Any) -> Slates:
+    def with_trace_event(
+        self, step: str, owners: Any = None, facts: Mapping[str, Any] | None = None, **columns: Any
+    ) -> Slates:
         """With an event in the trace; none where it touched no request. `owners` None: every request, no columns."""
         owners = np.arange(len(self)) if owners is None else np.asarray(owners)
         if not len(owners):
             return self
-        event = Event(step, dict(facts or {}), owners, {name: np.asarray(part) for name, part in columns.items()})
+        event = TraceEvent(step, dict(facts or {}), owners, {name: np.asarray(part) for name, part in columns.items()})
         return dataclasses.replace(self, events=(*self.events, event))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ragged:
-    """A list of numbers a request: values[offsets[r]:offsets[r + 1]], with a second number beside each if needed."""
+    """A list of numbers a request: values[offsets[r]:offsets[r + 1]], with a second number paired each if needed."""
 
     offsets: np.ndarray
     values: np.ndarray
-    beside: np.ndarray | None = None
+    paired: np.ndarray | None = None
 
     @classmethod
-    def of(cls, lists: Iterable[Iterable[int]], beside: Iterable[Iterable[int]] | None = None) -> Ragged:
+    def of(cls, lists: Iterable[Iterable[int]], paired: Iterable[Iterable[int]] | None = None) -> Ragged:
         """From one list a request."""
         parts = [np.asarray(list(part), dtype=np.int64) for part in lists]
         offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
         none = [np.zeros(0, np.int64)]
-        more = None if beside is None else np.concatenate([np.array(list(part), np.int64) for part in beside] or none)
+        more = None if paired is None else np.concatenate([np.array(list(part), np.int64) for part in paired] or none)
         if more is not None and len(more) != offsets[-1]:
             raise DataError("two lists of a request differ in length", remedy="give one number for each item")
         return cls(offsets, np.concatenate(parts or [np.zeros(0, np.int64)]).astype(np.int64), more)
@@ -221,18 +227,18 @@ class Ragged:
     def take(self, requests: np.ndarray) -> Ragged:
         """The lists of some requests, in their order."""
         offsets, rows = rows_of(self.offsets, requests)
-        return Ragged(offsets, self.values[rows], None if self.beside is None else self.beside[rows])
+        return Ragged(offsets, self.values[rows], None if self.paired is None else self.paired[rows])
 
     def repeated(self, n: int) -> Ragged:
         """The one list for each of n requests."""
         if n == 1:
             return self
-        beside = None if self.beside is None else np.tile(self.beside, n)
-        return Ragged(np.arange(n + 1) * len(self.values), np.tile(self.values, n), beside)
+        paired = None if self.paired is None else np.tile(self.paired, n)
+        return Ragged(np.arange(n + 1) * len(self.values), np.tile(self.values, n), paired)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Requests:
+class RequestBatch:
     """What n requests bring, besides candidates.
 
     Parameters
@@ -242,10 +248,10 @@ class Requests:
     users: int64[n], numbers that stand for the users, for rotation; a stranger's session may have one too.
     visits: int64[n], counts the visits of a user; None: the time tells.
     histories: what the users did, for what is bought already.
-    shown: item codes and, beside, how often each was shown within the window of the frequency cap.
+    shown: item codes and, paired, how often each was shown within the window of the frequency cap.
     user, context: frames of n rows; for one request mappings will do.
     include: where given, nothing else may be shown. exclude: never shown. Item codes.
-    pins: item codes and, beside, slots from 1.
+    pins: item codes and, paired, slots from 1.
     closed: what is not in `include` is not shown where it is pinned either.
     allowed: bool[n_items], what may be shown at this moment, pinned or not; None: all.
     deficits: float64[groups], what each group of `exposure` lacks (`exposure.deficits`), for all requests.
@@ -268,7 +274,7 @@ class Requests:
     deficits: np.ndarray | None = None
     seeds: np.ndarray | None = None
 
-    def take(self, requests: np.ndarray) -> Requests:
+    def take(self, requests: np.ndarray) -> RequestBatch:
         """Some of the requests, in their order."""
 
         def of(part: Any) -> Any:
@@ -306,7 +312,7 @@ class Requests:
         allowed: np.ndarray | None = None,
         deficits: np.ndarray | None = None,
         seed: int = 0,
-    ) -> Requests:
+    ) -> RequestBatch:
         """A single request. `shown`: counts by item code; `pins`: item codes by slot, from 1."""
         return cls(
             1,

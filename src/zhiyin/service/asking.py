@@ -140,10 +140,10 @@ class Desk:
         if like is not None:
             return answers.similar(like, request, shown)
         if origin == "popular":
-            worth = np.concatenate([view.known.popularity, np.zeros(answers.new.m, np.float32)])
-            return answers.list_by(worth, request, shown, "popular")
+            worth = np.concatenate([view.known.popularity, np.zeros(answers.new_items.m, np.float32)])
+            return answers.list_by_score(worth, request, shown, "popular")
         if origin == "trending":
-            return answers.list_by(self.live.trending.worth(view), request, shown, "trending")
+            return answers.list_by_score(self.live.trending.worth(view), request, shown, "trending")
         return answers.ask(request, shown, None if state is None else state.index)
 
     def _trace(
@@ -222,7 +222,7 @@ class Desk:
         if ask.explain and answer.reasons:
             titles = self._titles(view, answer)
             for row, reason in zip(rows, answer.reasons):
-                row |= {"reason": reason.said(), "sentence": reason.sentence(ask.language, titles)}
+                row |= {"reason": reason.to_dict(), "sentence": reason.sentence(ask.language, titles)}
         if ask.explain and answer.ranks.size:
             for row, ranks in zip(rows, answer.ranks.tolist()):
                 row["sources"] = {name: rank + 1 for name, rank in zip(answer.sources, ranks) if rank >= 0}

@@ -11,8 +11,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from zhiyin.core.errors import DataError
 from zhiyin.data.event_schema import LARGEST_VALUE
-from zhiyin.pipeline.request import MOST_IDS
-from zhiyin.pipeline.rules import MOST_ITEMS
+from zhiyin.pipeline.request import MAX_IDS
+from zhiyin.pipeline.rules import MAX_ITEMS
 from zhiyin.store.records import ID, KIND, TIMES, text
 
 # Events of one request; widgets of a page; a page token's characters; columns asked for; characters of a text of the
@@ -43,13 +43,13 @@ Text = Annotated[str, AfterValidator(_unicode)]
 Filter = Annotated[str, Field(max_length=FILTER), AfterValidator(_unicode)]
 Fields = Annotated[list[Annotated[Text, Field(max_length=ID)]], Field(fail_fast=True, max_length=FIELDS)]
 Scalar = Annotated[Text, Field(max_length=CONTEXT)] | bool | int | float | None
-K = Annotated[int, Field(ge=1, le=MOST_ITEMS)]
+K = Annotated[int, Field(ge=1, le=MAX_ITEMS)]
 Language = Literal["en", "zh"]
 Variety = Literal["none", "mmr", "dpp", "calibrate"]
 Duration = Annotated[
     str, Field(max_length=20, pattern=r"^([0-9]*[1-9][0-9]*(\.[0-9]+)?|0+\.[0-9]*[1-9][0-9]*)[smhdwy]$")
 ]
-Pins = dict[Annotated[int, Field(ge=1, le=MOST_ITEMS)], Id]
+Pins = dict[Annotated[int, Field(ge=1, le=MAX_ITEMS)], Id]
 # A factor or an addend: a number, or an expression.
 Amount = float | Annotated[Text, Field(max_length=1_000)]
 
@@ -83,7 +83,7 @@ class Made(Body):
     k: K = 10
     filter: Filter = ""
     boosts: Annotated[list[BoostIn], Field(fail_fast=True, max_length=20)] = Field(default_factory=list)
-    exclude: Annotated[list[Id], Field(fail_fast=True, max_length=MOST_IDS)] = Field(default_factory=list)
+    exclude: Annotated[list[Id], Field(fail_fast=True, max_length=MAX_IDS)] = Field(default_factory=list)
     pins: Annotated[Pins, Field(max_length=100, json_schema_extra=_SLOTS)] = Field(default_factory=dict)
     exclude_seen: bool | None = None
     diversity: Variety | None = None
@@ -120,7 +120,7 @@ class Ask(Who, Made):
     """Who asks for how many of what; where a placement says otherwise, the request wins, and both filters hold."""
 
     placement: Id | None = None
-    include: Annotated[list[Id], Field(fail_fast=True, max_length=MOST_IDS)] | None = None
+    include: Annotated[list[Id], Field(fail_fast=True, max_length=MAX_IDS)] | None = None
     explain: bool = False
     language: Language = "en"
     fields: Fields = Field(default_factory=list)
@@ -162,7 +162,7 @@ class PageIn(Who):
 class ShownIn(Body):
     """What was really shown of a list, in order."""
 
-    items: Annotated[list[Id], Field(fail_fast=True, max_length=MOST_ITEMS)]
+    items: Annotated[list[Id], Field(fail_fast=True, max_length=MAX_ITEMS)]
 
 
 class RollbackIn(Body):

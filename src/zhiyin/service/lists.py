@@ -251,7 +251,7 @@ def _kept(router: APIRouter, needs: Needs) -> None:
             if answer is not None:
                 said["items"] = [{"item": str(i), "score": s} for i, s in zip(answer.items, answer.scores)]
                 for row, reason in zip(said["items"], answer.reasons):
-                    row |= {"reason": reason.said(), "sentence": reason.sentence()}
+                    row |= {"reason": reason.to_dict(), "sentence": reason.sentence()}
                 if explain:
                     said["removed"] = [{"item": str(row["item"]), "rule": row["rule"]} for row in answer.removed]
                     said["trace"] = answer.trace

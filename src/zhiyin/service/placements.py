@@ -133,7 +133,7 @@ class Placements:
         for name, (_, setting) in self._known.items():
             try:
                 request = request_of(setting)
-                answers.book(request.filter, request.boosts)
+                answers.rulebook(request.filter, request.boosts)
             except ConfigError as error:
                 reason = error.message.splitlines()[0]
                 found[name] = SetAside(f"placement {name!r}", reason, f"PUT /v1/placements/{name}")

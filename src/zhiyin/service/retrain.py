@@ -34,7 +34,7 @@ from zhiyin.core.durations import is_duration, microseconds
 from zhiyin.core.errors import ConfigError, DataError, MissingExtraError
 from zhiyin.core.run import available_cores, log
 from zhiyin.data.config import load_config
-from zhiyin.pipeline.bundles import TRAINING, Bundles
+from zhiyin.pipeline.bundles import TRAINING_LOCK, Bundles
 
 # Versions kept beside the one in use and the one before.
 KEPT = 5
@@ -267,7 +267,7 @@ class Retrainer:
     def _environment(self, lock: int) -> dict[str, str]:
         found = dict(os.environ)
         found |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        found |= {"POLARS_MAX_THREADS": str(self.threads), TRAINING: str(lock)}
+        found |= {"POLARS_MAX_THREADS": str(self.threads), TRAINING_LOCK: str(lock)}
         if self.store is not None:
             found["ZHIYIN_STORE"] = self.store
         return found

@@ -38,7 +38,7 @@ def of_project(config: Path, address: str) -> list[dict[str, str]]:
     terminal. Nothing is written, no key is made, and nothing is answered."""
     from zhiyin.data.config import load_config
     from zhiyin.pipeline.bundles import Bundles
-    from zhiyin.pipeline.rules_config import house_of
+    from zhiyin.pipeline.rules_config import answer_settings
     from zhiyin.service.live import Live
     from zhiyin.service.placements import Placements
     from zhiyin.store.database import Store
@@ -50,7 +50,7 @@ def of_project(config: Path, address: str) -> list[dict[str, str]]:
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(contextlib.closing(Store(address)))
         live = stack.enter_context(contextlib.closing(Live(
-            Bundles(config.parent / settings.train.output / "bundles"), store, house_of(settings, config),
+            Bundles(config.parent / settings.train.output / "bundles"), store, answer_settings(settings, config),
             settings.weights, types=settings.schema.types, watch=False,
         )))  # fmt: skip
         view = live.serving

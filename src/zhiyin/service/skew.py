@@ -95,7 +95,7 @@ def compare(desk: Desk, traces: Iterable[Trace]) -> Skew:
 def compare_newest(settings: Config, config: Path, store: Store, most: int) -> Skew:
     """Compare the newest lists of a store whose features were kept, without a running service."""
     from zhiyin.pipeline.bundles import Bundles
-    from zhiyin.pipeline.rules_config import house_of
+    from zhiyin.pipeline.rules_config import answer_settings
     from zhiyin.service.asking import Desk
     from zhiyin.service.live import Live
     from zhiyin.service.placements import Placements
@@ -107,7 +107,7 @@ def compare_newest(settings: Config, config: Path, store: Store, most: int) -> S
     bundles = Bundles(config.parent / settings.train.output / "bundles")
     with contextlib.ExitStack() as stack:
         live = stack.enter_context(
-            contextlib.closing(Live(bundles, store, house_of(settings, config), settings.weights))
+            contextlib.closing(Live(bundles, store, answer_settings(settings, config), settings.weights))
         )
         writer = stack.enter_context(contextlib.closing(Traces(store)))
         desk = Desk(live, Placements(store, config, live.now.answers), writer)

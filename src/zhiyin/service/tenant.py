@@ -11,7 +11,7 @@ from pathlib import Path
 
 from zhiyin.data.config import ServiceSection, load_config, resolved
 from zhiyin.pipeline.bundles import Bundles
-from zhiyin.pipeline.rules_config import house_of
+from zhiyin.pipeline.rules_config import answer_settings
 from zhiyin.service.asking import Desk
 from zhiyin.service.feature_log import FeatureLog
 from zhiyin.service.keys import Keys
@@ -76,7 +76,7 @@ class Tenant:
             live = Live(
                 Bundles(home / output / "bundles"),
                 kept,
-                {} if settings is None else house_of(settings, config),
+                {} if settings is None else answer_settings(settings, config),
                 {} if settings is None else settings.weights,
                 types=None if settings is None else settings.schema.types,
                 state=state,

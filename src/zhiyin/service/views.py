@@ -26,10 +26,10 @@ from zhiyin.data.histories import Histories
 from zhiyin.data.times import wall_clock
 from zhiyin.pipeline.answers import Answers
 from zhiyin.pipeline.bundles import Bundle
-from zhiyin.pipeline.request import VARIETY, Request
-from zhiyin.pipeline.row_alignment import aligned
+from zhiyin.pipeline.request import DIVERSITY_METHODS, Request
+from zhiyin.pipeline.row_alignment import align_rows
 from zhiyin.pipeline.rules import Rules
-from zhiyin.pipeline.rules_config import closes, usable
+from zhiyin.pipeline.rules_config import hides_everything, usable_rules
 from zhiyin.service.index_feed import NO_EVENTS, live_index
 from zhiyin.store.database import Store
 from zhiyin.store.records import Event
@@ -70,7 +70,7 @@ class Loaded:
         ids = pl.DataFrame({"id": self.known.item_ids.values})
         # Types of the columns as they were learned, and the frames as they are read.
         self.types = catalogue.types
-        self.items = aligned(catalogue.items, ids["id"]) if "id" in catalogue.items.columns else ids
+        self.items = align_rows(catalogue.items, ids["id"]) if "id" in catalogue.items.columns else ids
         self.users = catalogue.users if "id" in catalogue.users.columns else None
         self.schema = self.known.schema or _schema_of(catalogue.kinds, weights)
         self.kinds = list(self.schema.kinds)
@@ -206,7 +206,7 @@ class View:
 
     seq: the last change of the store's items that is in it. unfit: by column the items whose value of the store does
     not fit the type of the column; it is null here. unruled: rules of the house that this catalogue does not allow, and
-    why, by name; see `pipeline.rules_config.usable`.
+    why, by name; see `pipeline.rules_config.usable_rules`.
     """
 
     def __init__(
@@ -256,7 +256,9 @@ class View:
         first, asked = shape not in _WARMED, [Request(k=10)]
         if first:
             _WARMED.add(shape)
-            asked = [Request(k=10, diversity=word, filter=self._some_filter(), explain=True) for word in VARIETY]
+            asked = [
+                Request(k=10, diversity=word, filter=self._some_filter(), explain=True) for word in DIVERSITY_METHODS
+            ]
         with contextlib.nullcontext() if self.loaded.index is None else self.loaded.index.reading() as state:
             for past in self._some_pasts():
                 for request in asked:
@@ -300,13 +302,13 @@ class View:
         if not changes:
             if schema is None or schema == self.schema:
                 return self if seq == self.seq else self._next(self.answers, hidden, seq, self.unfit)
-            return self._next(self.answers.replaced(self.answers.items, schema), hidden, seq, self.unfit)
+            return self._next(self.answers.with_catalogue(self.answers.items, schema), hidden, seq, self.unfit)
         schema = schema or self.schema
         items, wrong = _overlaid(self.answers.items, self.ids, self.loaded, changes, schema)
         unfit = {name: kept for name, keys in self.unfit.items() if (kept := keys - changes.keys())}
         for name, keys in wrong.items():
             unfit[name] = unfit.get(name, frozenset()).union(keys)
-        return self._next(self.answers.replaced(items, schema), hidden, seq, unfit)
+        return self._next(self.answers.with_catalogue(items, schema), hidden, seq, unfit)
 
     def _next(self, answers: Answers, hidden: Iterable[str], seq: int, unfit: Mapping[str, frozenset[str]]) -> View:
         return View(self.loaded, answers, frozenset(hidden), seq, unfit, self.unruled)
@@ -314,7 +316,7 @@ class View:
     @property
     def closed(self) -> bool:
         """Whether nothing is shown, since a rule that says what may be shown cannot be used."""
-        return closes(self.unruled)
+        return hides_everything(self.unruled)
 
     @property
     def schema(self) -> CatalogueSchema:
@@ -378,7 +380,7 @@ class View:
     ) -> Past:
         """What was learned of a user, and events that were not, sorted by time and arrival; `codes`: of their items."""
         seen = codes[codes >= len(self.known.item_ids)]
-        codes = self.answers.stand_ins(codes)
+        codes = self.answers.nearest_known_items(codes)
         known = codes >= 0
         tail = {
             "items": codes[known].astype(np.int32),
@@ -449,7 +451,7 @@ def _ruled(loaded: Loaded, schema: CatalogueSchema) -> tuple[Answers, dict[str, 
     except ConfigError:
         plain = answers(Rules())
         ids = plain.ids
-        rules, wrong = usable(
+        rules, wrong = usable_rules(
             loaded.options["rules"],
             lambda some: some.bind(plain.filters, kinds=tuple(loaded.kinds), item_ids=ids),
         )

@@ -9,7 +9,7 @@ import numpy as np
 
 from zhiyin.core.parallel import kernel
 from zhiyin.core.params import param
-from zhiyin.core.prng import below
+from zhiyin.core.prng import randbelow
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
@@ -77,7 +77,7 @@ def _shuffle(user, item, rating, seed):
     state = np.empty(1, dtype=np.uint64)
     state[0] = seed
     for at in range(len(rating) - 1, 0, -1):
-        to = below(state, at + 1)
+        to = randbelow(state, at + 1)
         user[at], user[to] = user[to], user[at]
         item[at], item[to] = item[to], item[at]
         rating[at], rating[to] = rating[to], rating[at]
