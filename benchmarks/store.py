@@ -3,9 +3,15 @@
     python benchmarks/store.py speed                                   # SQLite in a temporary folder
     python benchmarks/store.py speed --postgres postgresql://u@/db     # and a PostgreSQL; its tables are filled
     python benchmarks/store.py kills --times 200                       # kill -9 under load, reopen, count
+    python benchmarks/store.py kills --workers 2 --events 300000       # a service of two workers over HTTP, SQLite
+    python benchmarks/store.py kills --workers 2 --servers             # on a PostgreSQL and a Redis, which die too
 
 `speed` prints events a second, acknowledged after the commit (SQLite: synchronous=FULL), from 4 threads in batches of
 100 and from 32 threads one at a time, without and with traces written beside them; and milliseconds to read histories.
+
+`kills` without `--workers` kills one process that writes. With it, see `kills.py`: a service under load, whose workers,
+parent, PostgreSQL and Redis are killed in turn until so many events were acknowledged. It exits with 1 where one was
+lost or doubled.
 """
 
 from __future__ import annotations
@@ -162,6 +168,10 @@ def killed(address: str, times: int, seed: int = 0) -> tuple[set[str], set[str]]
     return acknowledged, there
 
 
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["speed", "kills"])
@@ -169,8 +179,21 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=6.0, help="of each measurement")
     parser.add_argument("--times", type=int, default=200, help="kills")
     parser.add_argument("--folder", help="where the SQLite file lies; default a temporary folder")
+    parser.add_argument("--workers", type=int, help="kill processes of a service with so many workers, over HTTP")
+    parser.add_argument("--servers", action="store_true", help="with --workers: its own PostgreSQL and Redis")
+    parser.add_argument("--events", type=int, default=300_000, help="with --workers: acknowledged at least")
+    parser.add_argument("--seed", type=int, default=0, help="with --workers: of batches and kills")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+        if given.what == "kills" and given.workers is not None:
+            from kills import run
+
+            outcome = run(Path(folder), given.events, given.workers, given.servers, given.seed, say)
+            for line in outcome.report():
+                say(line)
+            if outcome.lost or outcome.doubled or outcome.changed or outcome.load.stale:
+                raise SystemExit(1)
+            return
         file = f"sqlite:///{folder}/shop.db"
         if given.what == "speed":
             for address in filter(None, (file, given.postgres)):

@@ -180,3 +180,39 @@ def test_who_is_forgotten_beside_training_is_a_stranger_to_the_new_version(
         eventually(lambda: client.live.now.version == 3)
         assert [row[0] for row in learned(third, "u1")] == ["i0"]
         assert served(client, "u1") == learned(third, "u1")
+
+
+def test_columns_read_before_a_change_are_not_held_after_it(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change, or a forgetting, is committed between the reading of a user's columns and their being held."""
+    for change, expected in (
+        (lambda: service.put("/v1/users/ann", json={"city": "y"}), {"city": "y"}),
+        (lambda: service.delete("/v1/users/ann"), {}),
+    ):
+        service.put("/v1/users/ann", json={"city": "x"}).raise_for_status()
+        read = service.store.get
+
+        def get(table: str, key: str, read: Any = read, change: Any = change) -> Any:
+            found = read(table, key)
+            monkeypatch.undo()
+            change().raise_for_status()
+            return found
+
+        monkeypatch.setattr(service.store, "get", get)
+        assert service.live.user_columns("ann") == {"city": "x"}
+        assert service.live.user_columns("ann") == expected
+
+
+def test_a_history_made_before_a_forgetting_is_not_held_after_it(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from zhiyin.service.views import View
+
+    live, make = service.live, View.past
+
+    def past(self: Any, *args: Any) -> Any:
+        found = make(self, *args)
+        monkeypatch.undo()
+        service.delete("/v1/users/u1").raise_for_status()
+        return found
+
+    monkeypatch.setattr(View, "past", past)
+    assert len(live.past(live.now, "u1").history.items)
+    assert not len(live.past(live.now, "u1").history.items)

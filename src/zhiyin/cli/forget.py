@@ -59,7 +59,8 @@ def _tell_redis(project: Project, store: Store, user: str) -> None:
     if project.config.service.redis is None:
         return
     from zhiyin.data.config import resolved
-    from zhiyin.store.redis_state import RedisState, name_of
+    from zhiyin.store.redis_state import RedisState
+    from zhiyin.store.state import name_of
 
     state = RedisState(resolved(project.config.service.redis, project.home), name_of(store.address))
     try:

@@ -32,8 +32,11 @@ def routes(needs: Needs) -> APIRouter:
     async def put(name: ItemId, body: Setting, tenant: Tenant = needs.admin) -> Any:
         """Change settings for all lists from now on. They are checked first: what cannot be changes nothing."""
         settings = body.model_dump(exclude_defaults=True)
-        answers = tenant.live.now.answers
-        version = await tenant.writes.do(tenant.placements.put, name, settings, answers)
+
+        def write() -> int:
+            return tenant.placements.put(name, settings, tenant.live.view().answers)
+
+        version = await tenant.writes.do(write)
         return fast({"name": name, "version": version})
 
     @router.delete("/v1/placements/{name}")
@@ -50,8 +53,11 @@ def routes(needs: Needs) -> APIRouter:
     @router.post("/v1/placements/{name}/rollback")
     async def rollback(name: ItemId, body: RollbackIn, tenant: Tenant = needs.admin) -> Any:
         """Write the settings of an old version as a new one."""
-        answers = tenant.live.now.answers
-        version = await tenant.writes.do(tenant.placements.rollback, name, body.version, answers)
+
+        def write() -> int:
+            return tenant.placements.rollback(name, body.version, tenant.live.view().answers)
+
+        version = await tenant.writes.do(write)
         return fast({"name": name, "version": version})
 
     return router

@@ -86,19 +86,17 @@ class Desk:
         name = ask.placement or DEFAULT
         version, setting = self.placements.get(name)
         list_id, now = fresh_id(), time.time_ns() // 1000 if ask.now is None else ask.now
-        past, user_columns = None, {}
-        if ask.user is not None or ask.session is not None:
-            past = self.live.past(view, ask.user, ask.session)
+        past, user_columns, who = None, {}, ask.user or ask.session
+        shown_often: dict[str, int] = {}
+        frequency = view.answers.rules.frequency
+        if who is not None:
+            window = None if frequency is None else frequency.seconds
+            past, counts = self.live.lately(view, ask.user, ask.session, window)
+            shown_often = {item: n for item, n in counts.items() if frequency and n >= frequency.at_most}
             if ask.user is not None:
                 user_columns = self.live.user_columns(ask.user)
         route = route_of(origin, like)
         paged = unpacked(ask.page, route) if ask.page else []
-        shown_often: dict[str, int] = {}
-        who = ask.user or ask.session
-        frequency = view.answers.rules.frequency
-        if frequency is not None and who is not None:
-            counts = self.live.state.shown(who, frequency.seconds)
-            shown_often = {item: count for item, count in counts.items() if count >= frequency.at_most}
         request = merged(ask, setting, view, now, list_id, [*paged, *out], past, closed=origin == "rank")
         targets = view.answers.rules.exposure if origin != "rank" else ()
         request = dataclasses.replace(

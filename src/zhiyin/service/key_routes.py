@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter
@@ -27,16 +28,19 @@ def routes(needs: Needs) -> APIRouter:
 
     @router.post("/v1/keys")
     async def add(body: KeyIn, tenant: Tenant = needs.admin) -> Any:
-        """Make a key. It is shown in this answer and never again."""
+        """Make a key. It is shown in this answer and never again. Of several processes that answer, the others have
+        looked by then."""
         keys = tenant.shop.keys
         key, secret = await tenant.writes.do(keys.add, body.name, body.scopes, body.expires)
+        await _until_all_know(tenant)
         return fast({"key": secret} | told(key, keys.now()))
 
     @router.delete("/v1/keys/{name}")
     async def revoke(name: ItemId, tenant: Tenant = needs.admin) -> Any:
-        """Revoke a key, and the page tokens that it signed: at once here, within a second in every other process. The
-        last admin key stays."""
+        """Revoke a key, and the page tokens that it signed: at once here; where several processes answer, the answer
+        waits until they have looked. The last admin key stays."""
         key = await tenant.writes.do(tenant.shop.keys.revoke, name)
+        await _until_all_know(tenant)
         return fast({"name": key.name, "id": key.id})
 
     @router.post("/v1/tokens", tags=["tokens"])
@@ -54,6 +58,12 @@ def routes(needs: Needs) -> APIRouter:
         return fast({"token": sign(claims, key.hash), "user": body.user, "session": session, "expires": claims["exp"]})
 
     return router
+
+
+async def _until_all_know(tenant: Tenant) -> None:
+    """So that whoever was answered finds the key made, or revoked, whichever process takes the next request."""
+    if tenant.live.several:
+        await asyncio.sleep(tenant.shop.keys.settling)
 
 
 def told(key: AccessKey, now: int) -> dict[str, Any]:

@@ -53,6 +53,8 @@ class Keys:
         self._old_file: SetAside | None = None
         # Names of rows of the store that are no keys.
         self.damaged: list[str] = []
+        # Seconds after which every process has looked for a change once more than it needs to.
+        self.settling = 0.0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.follow()
@@ -172,12 +174,14 @@ class Keys:
         if newer:
             self.table.note_use(newer)
 
-    def watch(self, seconds: float = LOOK) -> None:
+    def watch(self, seconds: float | None = None) -> None:
         """Follow the store from now on, by a thread of its own: nothing else that a service looks after, such as the
         loading of a version, may delay that a key is revoked."""
+        pause = LOOK if seconds is None else seconds
+        self.settling = 2 * pause
 
         def work() -> None:
-            while not self._stop.wait(seconds):
+            while not self._stop.wait(pause):
                 try:
                     self.follow()
                     self._away = False

@@ -74,7 +74,8 @@ class Live:
         self._marks: Marks | None = None
         self._noticing = threading.RLock()
         self._users: OrderedDict[str, dict[str, Any]] = OrderedDict()
-        self._pasts: OrderedDict[tuple[str, str], tuple[Any, Any, Past]] = OrderedDict()
+        self._user_changes = 0  # grows whenever columns of users may have changed: what was read before is not held
+        self._pasts: OrderedDict[tuple[str, str], tuple[Any, int, Any, Past]] = OrderedDict()
         self._lock, self._taking, self._typing = threading.Lock(), threading.RLock(), threading.Lock()
         self._wake, self._stop = threading.Condition(), threading.Event()
         self._seq = {"items": 0, "users": 0}
@@ -128,7 +129,8 @@ class Live:
         with self._noticing:
             if marks.items > self._seq["items"]:
                 self.take_items()
-            if marks.catalogue_schema != self.schemas.stored.version:
+            # Not by the version of `schemas`: whoever checks columns has it look, and makes no view.
+            if self._marks is None or marks.catalogue_schema != self._marks.catalogue_schema:
                 self.look_at_types()
             if marks.users > self._seq["users"]:
                 self._take_users()
@@ -187,32 +189,43 @@ class Live:
 
     def past(self, view: View, user: str | None, session: str | None = None) -> Past:
         """What a user or a session, or both, did until now."""
+        return self.lately(view, user, session)[0]
+
+    def lately(
+        self, view: View, user: str | None, session: str | None = None, window: float | None = None
+    ) -> tuple[Past, dict[str, int]]:
+        """`past`, and how often the user, or the session without one, was shown each item within so many seconds; {}
+        where none are named."""
         session = None if session == user else session
-        found = [] if user is None else [self._recent(user)]
-        found += [] if session is None else [self._recent(session)]
+        named = [name for name in (user, session) if name is not None]
+        if window is None:
+            found, shown = self.state.look(named, self._load)
+        else:
+            found, shown = self.state.look(named, self._load, named[0], window)
+        return self._past(view, user, session, found), shown
+
+    def _past(self, view: View, user: str | None, session: str | None, found: list[Recent]) -> Past:
         parts = [recent.events for recent in found]
+        forgotten = found[0].forgotten if user is not None else 0
         key = (user or "", session or "")
         with self._lock:
             kept = self._pasts.get(key)
         if (
             kept is not None
             and kept[0] is view.ids
-            and len(kept[1]) == len(parts)
-            and all(map(operator.is_, kept[1], parts))
+            and kept[1] == forgotten
+            and len(kept[2]) == len(parts)
+            and all(map(operator.is_, kept[2], parts))
         ):
-            return kept[2]
-        forgotten = found[0].forgotten if user is not None else 0
+            return kept[3]
         own = parts[0] if user is not None else ()
         past = view.past(user, own, forgotten, parts[-1] if session is not None else ())
         with self._lock:
-            self._pasts[key] = (view.ids, parts, past)
+            self._pasts[key] = (view.ids, forgotten, parts, past)
             self._pasts.move_to_end(key)
             while len(self._pasts) > PASTS:
                 self._pasts.popitem(last=False)
         return past
-
-    def _recent(self, user: str) -> Recent:
-        return self.state.recent(user, lambda: self._load(user))
 
     def _load(self, user: str) -> Recent:
         events, forgotten = self.store.recent(user, EVENTS)
@@ -229,6 +242,7 @@ class Live:
         with self._lock:
             if number == self._forgettings + 1:  # this one, and no other that is still to be noticed
                 self._forgettings = number
+            self._user_changes += 1
             self._users.pop(user, None)
             for key in [key for key in self._pasts if user in key]:
                 del self._pasts[key]
@@ -238,9 +252,10 @@ class Live:
         number = self.store.forgettings()
         if number == self._forgettings:
             return
-        self.state.forget_all()
+        self.state.forget_all(self.store.forgotten_all().keys())
         with self._lock:
             self._forgettings = number
+            self._user_changes += 1
             self._users.clear()
             self._pasts.clear()
 
@@ -253,12 +268,13 @@ class Live:
         if not self._seq["users"]:
             return {}
         with self._lock:
-            found = self._users.get(user)
+            found, changes = self._users.get(user), self._user_changes
         if found is None:
             said = self.store.get("users", user)
             found = {} if said is None else self.types().fitting("users", said[0])[0]
             with self._lock:
-                self._users[user] = found
+                if changes == self._user_changes:
+                    self._users[user] = found
                 while len(self._users) > USERS:
                     self._users.popitem(last=False)
         return found
@@ -270,6 +286,7 @@ class Live:
         if table == "users":
             with self._lock:
                 self._seq["users"] = max(1, self._seq["users"]) if things else self._seq["users"]
+                self._user_changes += 1
                 for key in things:
                     self._users.pop(key, None)
         else:
@@ -453,6 +470,7 @@ class Live:
         if not fresh.unruled:
             self.versions.clear()
         with self._lock:
+            self._user_changes += 1
             self._users.clear()
         with self._taking:
             if self.serving is view:

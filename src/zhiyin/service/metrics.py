@@ -81,6 +81,9 @@ class Metrics:
             "version_age_seconds": gauge("version_age_seconds", "Since that version was made", "livemax"),
             "items_waiting": gauge("items_waiting", "Changed items that lists do not know yet", "livemax"),
             "live_users": gauge("live_users", "Users whose recent events are at hand", "livemax"),
+            "live_state_away": gauge(
+                "live_state_away", "Whether Redis does not answer, or only slowly, and is done without", "livemax"
+            ),
             "feature_skew_max": gauge(
                 "feature_skew_max", "Largest relative difference of served features to those of the log", "livemax"
             ),
@@ -205,6 +208,7 @@ class ShopMetrics:
         for word, counter in self.all.traces.items():
             self._grown(self.all.child(counter, *label), word, getattr(shop.traces, word))
         self._grown(self.all.child(self.all.compared, *label), "compared", shop.skew.rows)
+        self.all.child(self.all.gauges["live_state_away"], *label).set(live.state.away)
         if view is None:
             return
         filters = view.answers.filters

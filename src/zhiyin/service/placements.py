@@ -86,6 +86,7 @@ class Placements:
         return version
 
     def delete(self, name: str) -> None:
+        self.refresh()
         self.get(name)
         with self._lock:
             self.store.put(TABLE, {name: None})

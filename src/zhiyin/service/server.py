@@ -32,6 +32,7 @@ class Plan:
     ----------
     configs: settings files, one a shop. store, retrain: instead of the file's, where there is one shop.
     workers: processes that answer. log: how it is written, "text" or "json"; access_log: a line for each request.
+    shared: a folder that lives as long as the workers do, for what they count together; None: there is none.
     """
 
     configs: tuple[str, ...]
@@ -40,6 +41,7 @@ class Plan:
     retrain: str | None = None
     log: str = "text"
     access_log: bool = False
+    shared: str | None = None
 
 
 def serve(plan: Plan, host: str, port: int, say: Callable[[str], None]) -> int:
@@ -56,10 +58,10 @@ def serve(plan: Plan, host: str, port: int, say: Callable[[str], None]) -> int:
             return 0
         with contextlib.closing(_Opened(plan, several=True, say=say)) as first:  # what is wrong is said once, here
             versions = first.versions
-        with tempfile.TemporaryDirectory(prefix="zhiyin-metrics-") as folder:
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        with tempfile.TemporaryDirectory(prefix="zhiyin-workers-") as folder:
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = os.path.join(folder, "metrics")
             return supervise(
-                work, dataclasses.asdict(plan), host, port, plan.workers,
+                work, dataclasses.asdict(dataclasses.replace(plan, shared=folder)), host, port, plan.workers,
                 on_ready=lambda host, port: say(f"{versions} at http://{host}:{port}, by {plan.workers} processes"),
             )  # fmt: skip
 
@@ -82,9 +84,10 @@ class _Opened:
         self.plan = plan
         self.shops: list[Tenant] = []
         logs.configure(plan.log, access=plan.access_log)
+        shared = None if plan.shared is None else Path(plan.shared)
         try:
             for config in plan.configs:
-                shop, shown = Tenant.open(Path(config), several=several, store=plan.store)
+                shop, shown = Tenant.open(Path(config), several=several, store=plan.store, shared=shared)
                 self.shops.append(shop)
                 _show(say, shop.name if len(plan.configs) > 1 else "", shown)
         except BaseException:

@@ -20,9 +20,15 @@ from zhiyin.service.placements import Placements
 from zhiyin.service.set_aside import SetAside
 from zhiyin.service.skew import SkewWatch
 from zhiyin.store.database import Store
-from zhiyin.store.state import Direct, LiveState
+from zhiyin.store.showings_file import FileShowings
+from zhiyin.store.state import Direct, LiveState, name_of
 from zhiyin.store.traces import Traces
 from zhiyin.store.writer import Writer
+
+REDIS_AWAY = SetAside(
+    "Redis", "it does not answer, or only slowly: histories are read from the store, and each process counts what "
+    "users were shown for itself", "see whether Redis runs where [service] redis says",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(eq=False)
@@ -53,13 +59,17 @@ class Tenant:
 
     def set_aside(self) -> list[SetAside]:
         """All that the shop cannot use and goes on without."""
-        return [*self.live.set_aside(), *self.placements.set_aside(), *self.keys.set_aside()]
+        away = [REDIS_AWAY] if self.live.state.away else []
+        return [*away, *self.live.set_aside(), *self.placements.set_aside(), *self.keys.set_aside()]
 
     @classmethod
-    def open(cls, config: Path, *, several: bool = False, store: str | None = None) -> tuple[Tenant, dict[str, str]]:
+    def open(
+        cls, config: Path, *, several: bool = False, store: str | None = None, shared: Path | None = None
+    ) -> tuple[Tenant, dict[str, str]]:
         """The shop of a settings file, and keys that were made just now, to be shown once.
 
-        several: whether other processes answer for it too. store: instead of the file's.
+        several: whether other processes answer for it too. store: instead of the file's. shared: a folder in which the
+        processes of this machine count together what users are shown, where there is no Redis.
         """
         home, settings = config.parent, load_config(config) if config.is_file() else None
         section = settings.service if settings is not None else ServiceSection()
@@ -67,11 +77,11 @@ class Tenant:
         try:
             state: LiveState | None = None
             if section.redis is not None:
-                from zhiyin.store.redis_state import RedisState, name_of
+                from zhiyin.store.redis_state import RedisState
 
                 state = RedisState(resolved(section.redis, home), name_of(kept.address))
-            elif several:
-                state = Direct()
+            elif several or kept.dialect != "sqlite":  # to a server other machines may write
+                state = Direct(None if shared is None else FileShowings(shared / f"{name_of(kept.address)}.showings"))
             output = settings.train.output if settings is not None else "models"
             live = Live(
                 Bundles(home / output / "bundles"),

@@ -24,9 +24,9 @@ from zhiyin.core.atomic_folders import whole_folder
 from zhiyin.core.errors import ConfigError, DataError, MissingExtraError
 from zhiyin.core.run import Run, log
 from zhiyin.store.errors import StoreAwayError, StoreFullError, plain_errors
-from zhiyin.store.records import ID, Event, columns, made, text
+from zhiyin.store.records import ID, Event, columns, hash_of, made, text
 from zhiyin.store.tables import EVENTS, FORGOTTEN, IMPRESSIONS, LISTS, MARKS, THINGS
-from zhiyin.store.traces import EVENT, Lists, hash_of
+from zhiyin.store.traces import EVENT, Lists
 
 try:
     import sqlalchemy as sa

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import re
@@ -20,6 +21,11 @@ ID, KIND, COLUMNS, BYTES = 256, 64, 256, 256 * 1024
 TIMES, LARGEST = TimePolicy(), 2**53
 # Control characters, and halves of characters, which no file can hold.
 _CONTROL, _HALF = re.compile(r"[\x00-\x1f\x7f]"), re.compile(r"[\ud800-\udfff]")
+
+
+def hash_of(user: str) -> str:
+    """How it is remembered who was forgotten."""
+    return hashlib.sha256(user.encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

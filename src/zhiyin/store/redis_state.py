@@ -27,7 +27,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import starmap
@@ -62,24 +62,33 @@ LINKS, MOST_OWED = 512, 10_000
 
 T = TypeVar("T")
 
-# -> head and events of the list; or a lease to fill it by; or "" for one forgotten a moment ago.
+# KEYS: epoch, then list, lease and tombstone of each user, and the showings of one. ARGV: a new token, seconds of a
+# lease, 1 where the last key is of showings, and how many of these.
+# -> of each user head and events of the list, or a lease to fill it by, or "" for one forgotten a moment ago; showings.
 _READ = """
 local epoch = redis.call('HGET', KEYS[1], 'token')
 if not epoch then
   epoch = ARGV[1]
   redis.call('HSET', KEYS[1], 'token', epoch)
 end
-local head = redis.call('LINDEX', KEYS[2], 0)
-if head and string.sub(head, 1, #epoch) == epoch then
-  return {head, table.concat(redis.call('LRANGE', KEYS[2], 1, -1), ',')}
+local found, last = {}, #KEYS - tonumber(ARGV[3])
+for n = 2, last, 3 do
+  local head = redis.call('LINDEX', KEYS[n], 0)
+  if head and string.sub(head, 1, #epoch) == epoch then
+    table.insert(found, {head, table.concat(redis.call('LRANGE', KEYS[n], 1, -1), ',')})
+  elseif redis.call('EXISTS', KEYS[n + 2]) == 1 then
+    table.insert(found, '')
+  else
+    local lease = redis.call('GET', KEYS[n + 1])
+    if not lease or string.sub(lease, 1, #epoch) ~= epoch then
+      lease = epoch .. ':' .. ARGV[1]
+      redis.call('SET', KEYS[n + 1], lease, 'EX', ARGV[2])
+    end
+    table.insert(found, lease)
+  end
 end
-if redis.call('EXISTS', KEYS[4]) == 1 then return '' end
-local lease = redis.call('GET', KEYS[3])
-if not lease or string.sub(lease, 1, #epoch) ~= epoch then
-  lease = epoch .. ':' .. ARGV[1]
-  redis.call('SET', KEYS[3], lease, 'EX', ARGV[2])
-end
-return lease
+if last < #KEYS then table.insert(found, redis.call('LRANGE', KEYS[#KEYS], 0, ARGV[4] - 1)) end
+return found
 """
 # The lease has done its work: readers who hold the same one need not write the same list again.
 # -> 1 filled, 0 the lease is gone, -1 the user was forgotten.
@@ -176,7 +185,7 @@ class RedisState(LiveState):
         try:
             self._redis: Any = redis.Redis.from_url(
                 url, decode_responses=True, protocol=2, socket_timeout=PATIENCE, socket_connect_timeout=PATIENCE,
-                max_connections=LINKS,                retry=Retry(NoBackoff(), 0), redis_connect_func=self._connected,
+                max_connections=LINKS, retry=Retry(NoBackoff(), 0), redis_connect_func=self._connected,
             )  # fmt: skip
         except (ValueError, TypeError):
             raise ConfigError("the address of Redis cannot be read", remedy="redis://host:6379/0") from None
@@ -204,28 +213,42 @@ class RedisState(LiveState):
     # -- what users did ---------------------------------------------------------------------------------------------
 
     def recent(self, user: str, load: Callable[[], Recent]) -> Recent:
-        who = _hash(user)
-        keys = [self._epoch, self._key("recent", who), self._key("lease", who), self._key("gone", who)]
-        while True:
-            try:
-                found = self._ask(partial(self._read, keys, [uuid.uuid4().hex, LEASE]))
-            except _AwayError:
-                return load().tidy()
-            if isinstance(found, list):
-                held = Recent((), int(found[0].partition(":")[2]))
-                return held.and_(starmap(partial(Event, user), json.loads(f"[{found[1]}]")))
-            loaded = load().tidy()
-            if not found:
-                return loaded
-            now = self._clock()
-            args = [found, loaded.forgotten, self._ttl, now, now + self._ttl, who, ",".join(map(_json, loaded.events))]
-            try:
-                filled = self._ask(partial(self._fill, [*keys, self._index], args))
-            except _AwayError:
-                return loaded
-            if filled >= 0:
-                return loaded
-            # Forgotten meanwhile: what was loaded may be from before.
+        return self.look([user], lambda _: load())[0][0]
+
+    def look(
+        self, users: Sequence[str], load: Callable[[str], Recent], shown_to: str | None = None, window: float = DAY
+    ) -> tuple[list[Recent], dict[str, int]]:
+        """As of all states: one round trip, and another for each user who is loaded."""
+        keys = [self._epoch, *(key for user in users for key in self._keys_of(user))]
+        if shown_to is not None:
+            keys.append(self._key("shown", _hash(shown_to)))
+        args: list[Any] = [uuid.uuid4().hex, LEASE, int(shown_to is not None), SHOWINGS]
+        try:
+            found = self._ask(partial(self._read, keys, args))
+        except _AwayError:
+            counts = {} if shown_to is None else self._showings.counts(shown_to, window)
+            return [load(user).tidy() for user in users], counts
+        counts = {} if shown_to is None else self._counted(found.pop(), window)
+        return [self._recent(user, held, load) for user, held in zip(users, found, strict=True)], counts
+
+    def _recent(self, user: str, found: Any, load: Callable[[str], Recent]) -> Recent:
+        """What `_READ` gave of a user, or what is loaded, and Redis filled with it."""
+        if isinstance(found, list):
+            held = Recent((), int(found[0].partition(":")[2]))
+            return held.and_(starmap(partial(Event, user), json.loads(f"[{found[1]}]")))
+        loaded = load(user).tidy()
+        if not found:
+            return loaded
+        now = self._clock()
+        args: list[Any] = [found, loaded.forgotten, self._ttl, now, now + self._ttl, _hash(user)]
+        args.append(",".join(map(_json, loaded.events)))
+        try:
+            filled = self._ask(partial(self._fill, [self._epoch, *self._keys_of(user), self._index], args))
+        except _AwayError:
+            return loaded
+        if filled >= 0:
+            return loaded
+        return self.look([user], load)[0][0]  # forgotten meanwhile: what was loaded may be from before
 
     def heard(self, events: Sequence[Event]) -> None:
         of: dict[str, list[str]] = {}
@@ -267,9 +290,12 @@ class RedisState(LiveState):
             if self._owed.get(who) == moment:
                 del self._owed[who]
 
-    def forget_all(self) -> None:
+    def forget_all(self, gone: Collection[str] | None = None) -> None:
         """As of all states; showings of others stay. `zhiyin forget` tells Redis itself whom it has forgotten."""
-        self._showings.clear()
+        if gone is None:
+            self._showings.clear()
+        else:
+            self._showings.drop_hashes(gone)
         with suppress(_AwayError):
             self._tell(lambda: self._redis.hset(self._epoch, "token", uuid.uuid4().hex))
 
@@ -293,10 +319,10 @@ class RedisState(LiveState):
             self._showings.add(user, items, window)
 
     def shown(self, user: str, window: float = DAY) -> dict[str, int]:
-        try:
-            found = self._ask(lambda: self._redis.lrange(self._key("shown", _hash(user)), 0, SHOWINGS - 1))
-        except _AwayError:
-            return self._showings.counts(user, window)
+        return self.look([], lambda _: Recent(), user, window)[1]
+
+    def _counted(self, found: Sequence[str], window: float) -> dict[str, int]:
+        """How often each item stands among showings of the last `window` seconds."""
         now = self._clock()
         parts = (text.partition(":") for text in found)
         # Machines' clocks differ a little; what a clock that ran ahead dated into the future counts no more.
@@ -343,6 +369,11 @@ class RedisState(LiveState):
         if self._mender is not None:
             self._mender.join()
         self._redis.close()
+
+    def _keys_of(self, user: str) -> list[str]:
+        """List, lease and tombstone of a user."""
+        who = _hash(user)
+        return [self._key("recent", who), self._key("lease", who), self._key("gone", who)]
 
     def _key(self, kind: str, who: str) -> str:
         return f"{self._name}:{kind}:{who}"
@@ -423,11 +454,6 @@ class RedisState(LiveState):
         run = re.search(r"run_id:(\w+)", told)
         connection.send_command("EVAL", _SAME_SERVER, 1, self._epoch, run[1] if run else "", uuid.uuid4().hex)
         connection.read_response()
-
-
-def name_of(store: str) -> str:
-    """A name for the state of one store, the same on whichever machine: shops that share a Redis never meet."""
-    return hashlib.sha256(store.encode()).hexdigest()[:24]
 
 
 def _hash(user: str) -> str:

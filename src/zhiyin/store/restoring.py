@@ -14,8 +14,8 @@ from zhiyin.core.run import Run, log
 from zhiyin.store.access_keys import KeyTable
 from zhiyin.store.database import Store
 from zhiyin.store.errors import StoreAwayError, plain_errors
+from zhiyin.store.records import hash_of
 from zhiyin.store.tables import IDENTITY
-from zhiyin.store.traces import hash_of
 
 # Pages of SQLite that are copied at once.
 PAGES = 2_000

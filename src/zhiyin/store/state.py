@@ -10,16 +10,19 @@ One process: `Memory`. Several on one store: `RedisState`, or `Direct`, which as
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from operator import attrgetter
+from typing import Protocol
 
-from zhiyin.store.records import Event
+from zhiyin.store.records import Event, hash_of
 
 # Events held of a user; showings counted of a user, the newest, and of all users in one process (some 0.1 KB each).
 EVENTS, SHOWINGS, ALL_SHOWINGS = 500, 5_000, 1_000_000
@@ -89,8 +92,11 @@ class LiveState(ABC):
         """A user that the store has forgotten at a moment, microseconds UTC: nothing of them is held any more."""
 
     @abstractmethod
-    def forget_all(self) -> None:
-        """Somebody was forgotten by another program, and it is not known who: nothing is held of anyone any more."""
+    def forget_all(self, gone: Collection[str] | None = None) -> None:
+        """Somebody was forgotten by another program, and it is not known who: no events are held of anyone any more.
+
+        gone: `hash_of` all who were ever forgotten: showings of others stay; None: all are dropped.
+        """
 
     @abstractmethod
     def show(self, user: str, items: Sequence[str], window: float = DAY) -> None:
@@ -110,6 +116,18 @@ class LiveState(ABC):
         name: of the sums. more: added to each. half_lives: seconds after which what was added to each counts half.
         """
 
+    def look(
+        self, users: Sequence[str], load: Callable[[str], Recent], shown_to: str | None = None, window: float = DAY
+    ) -> tuple[list[Recent], dict[str, int]]:
+        """`recent` of each user, and `shown` of one, {} where none is named: by one request where others are asked."""
+        found = [self.recent(user, partial(load, user)) for user in users]
+        return found, {} if shown_to is None else self.shown(shown_to, window)
+
+    @property
+    def away(self) -> bool:
+        """Whether what is shared by others cannot be reached at the moment, or only slowly, and is done without."""
+        return False
+
     @property
     @abstractmethod
     def users(self) -> int:
@@ -118,6 +136,17 @@ class LiveState(ABC):
     @abstractmethod
     def close(self) -> None:
         """Let go of what is held."""
+
+
+class SharedShowings(Protocol):
+    """How often users were shown items lately; see `Showings`."""
+
+    def add(self, user: str, items: Sequence[str], window: float = DAY) -> None: ...
+    def counts(self, user: str, window: float = DAY) -> dict[str, int]: ...
+    def drop(self, user: str) -> None: ...
+    def drop_hashes(self, gone: Collection[str]) -> None: ...
+    def clear(self) -> None: ...
+    def close(self) -> None: ...
 
 
 class Showings:
@@ -161,10 +190,21 @@ class Showings:
         with self._lock:
             self._drop(user)
 
+    def drop_hashes(self, gone: Collection[str]) -> None:
+        """Forget users by `hash_of` their ids."""
+        with self._lock:
+            users = list(self._of)
+        for user in users:
+            if hash_of(user) in gone:
+                self.drop(user)
+
     def clear(self) -> None:
         with self._lock:
             self._of.clear()
             self._size = 0
+
+    def close(self) -> None:
+        self.clear()
 
 
 class Tallies:
@@ -296,14 +336,17 @@ class Memory(LiveState):
                 loading.heard = Recent()
             self._showings.drop(user)
 
-    def forget_all(self) -> None:
+    def forget_all(self, gone: Collection[str] | None = None) -> None:
         with self._lock:
             self._held.clear()
             self._size = 0
             for loading in self._loading.values():
                 loading.forgets += 1
                 loading.heard = Recent()
-            self._showings.clear()
+            if gone is None:
+                self._showings.clear()
+        if gone is not None:
+            self._showings.drop_hashes(gone)
 
     def _is_gone(self, user: str) -> bool:
         return self._gone.get(user, 0.0) > self._clock()
@@ -330,23 +373,30 @@ class Memory(LiveState):
         self._showings.clear()
 
 
+def name_of(store: str) -> str:
+    """A name for the state of one store, the same on all machines: shops that share a Redis or a folder never meet."""
+    return hashlib.sha256(store.encode()).hexdigest()[:24]
+
+
 class Direct(LiveState):
     """Holds no events: each `recent` asks the store. Right for several processes on one store without Redis.
 
-    What users were shown is held in this process alone: with n processes behind one port, a cap of c showings may let
-    up to n × c through, and what the others counted of one forgotten passes with its window. Use `RedisState` where
-    caps must be exact. Sums are those of this process as well: where each process brings a group to a share of its own
-    lists, the group has that share of all.
+    Sums are those of this process: where each process brings a group to a share of its own lists, the group has that
+    share of all.
 
     Parameters
     ----------
-    users: whose showings are held at most. clock: seconds; for tests.
+    showings: where what users were shown is counted; None: in this process alone, and then with n processes behind one
+        port a cap of c showings may let up to n × c through. `FileShowings` counts those of one machine together;
+        those of several machines need `RedisState`.
+    clock: seconds; for tests.
     """
 
     waits = False
 
-    def __init__(self, users: int = 100_000, clock: Callable[[], float] = time.time) -> None:
-        self._showings, self._tallies = Showings(users, clock), Tallies(clock)
+    def __init__(self, showings: SharedShowings | None = None, clock: Callable[[], float] = time.time) -> None:
+        self._showings = showings or Showings(100_000, clock)
+        self._tallies = Tallies(clock)
 
     def recent(self, user: str, load: Callable[[], Recent]) -> Recent:
         return load().tidy()
@@ -357,8 +407,11 @@ class Direct(LiveState):
     def forget(self, user: str, moment: int) -> None:
         self._showings.drop(user)
 
-    def forget_all(self) -> None:
-        self._showings.clear()
+    def forget_all(self, gone: Collection[str] | None = None) -> None:
+        if gone is None:
+            self._showings.clear()
+        else:
+            self._showings.drop_hashes(gone)
 
     def show(self, user: str, items: Sequence[str], window: float = DAY) -> None:
         self._showings.add(user, items, window)
@@ -374,4 +427,4 @@ class Direct(LiveState):
         return 0
 
     def close(self) -> None:
-        self._showings.clear()
+        self._showings.close()

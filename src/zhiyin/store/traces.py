@@ -8,7 +8,6 @@ in a crash.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 import json
 import threading
@@ -24,7 +23,7 @@ from safetensors.numpy import load, save
 from zhiyin.core.errors import DataError, MissingExtraError
 from zhiyin.core.run import log
 from zhiyin.store.link import Database
-from zhiyin.store.records import ID, Event, made, text
+from zhiyin.store.records import ID, Event, hash_of, made, text
 from zhiyin.store.tables import EVENTS, FORGOTTEN, IMPRESSIONS, LISTS
 
 try:
@@ -87,11 +86,6 @@ def unpacked(row: Any) -> Trace:
         return Trace(list_id, user, int(when), int(version), placement, json.loads(head), found)
     except (zlib.error, SafetensorError, ValueError) as error:
         raise DataError(f"the trace of list {list_id} is damaged: {error}", remedy="restore a backup") from None
-
-
-def hash_of(user: str) -> str:
-    """How the store remembers who was forgotten."""
-    return hashlib.sha256(user.encode()).hexdigest()
 
 
 _GONE = "SELECT received FROM forgotten WHERE hash = ?"

@@ -1,0 +1,124 @@
+"""What users were shown lately, counted together by the processes of one machine: a SQLite file that lives as long as
+they do.
+
+It is no part of the store: nothing is waited for on the disk, and a lost file costs counts and nothing else. Where it
+cannot be read or written within PATIENCE, the process counts what it shows itself.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from zhiyin.core.run import log
+from zhiyin.store.records import hash_of
+from zhiyin.store.state import ALL_SHOWINGS, DAY, SHOWINGS, Showings
+
+# Seconds that another process may hold the file; writes after which old showings are dropped.
+PATIENCE, SWEEP = 0.1, 1_000
+_TABLE = """
+CREATE TABLE IF NOT EXISTS showings (
+  seq INTEGER PRIMARY KEY, user TEXT NOT NULL, time REAL NOT NULL, item TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS showings_user ON showings (user, time, seq, item);
+"""
+T = TypeVar("T")
+_COUNT = "SELECT item FROM showings WHERE user = ? AND time > ? AND time <= ? ORDER BY time DESC, seq DESC LIMIT ?"
+
+
+class FileShowings:
+    """As `Showings`, of all processes that open one file.
+
+    Parameters
+    ----------
+    path: made where it is missing. clock: seconds. showings: kept at most, of all users; the oldest go first.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time, showings: int = ALL_SHOWINGS) -> None:
+        self._path, self._clock, self._most = path, clock, showings
+        self._lock, self._written = threading.Lock(), 0
+        self._link: sqlite3.Connection | None = None
+        self._own, self._failed = Showings(100_000, clock), False
+        self._do(lambda link: None)
+
+    def add(self, user: str, items: Sequence[str], window: float = DAY) -> None:
+        """Count items that a user is shown now; showings of the user from before `window` seconds are dropped."""
+        now, who = self._clock(), hash_of(user)
+
+        def write(link: sqlite3.Connection) -> bool:
+            rows = [(who, now, item) for item in items[-SHOWINGS:]]
+            link.execute("BEGIN IMMEDIATE")
+            link.executemany("INSERT INTO showings (user, time, item) VALUES (?, ?, ?)", rows)
+            link.execute("DELETE FROM showings WHERE user = ? AND time <= ?", (who, now - window))
+            if self._written % SWEEP == 0:
+                link.execute("DELETE FROM showings WHERE seq <= (SELECT max(seq) FROM showings) - ?", (self._most,))
+            link.execute("COMMIT")
+            self._written += 1
+            return True
+
+        if items and not self._do(write):
+            self._own.add(user, items, window)
+
+    def counts(self, user: str, window: float = DAY) -> dict[str, int]:
+        """How often each item was shown to a user within the last `window` seconds, of the newest SHOWINGS."""
+        now = self._clock()
+        asked = (hash_of(user), now - window, now, SHOWINGS)
+        found = self._do(lambda link: Counter(item for (item,) in link.execute(_COUNT, asked)))
+        return dict((Counter() if found is None else found) + Counter(self._own.counts(user, window)))
+
+    def drop(self, user: str) -> None:
+        """Forget a user."""
+        self._own.drop(user)
+        self._do(lambda link: link.execute("DELETE FROM showings WHERE user = ?", (hash_of(user),)))
+
+    def drop_hashes(self, gone: Collection[str]) -> None:
+        """Forget users by `hash_of` their ids."""
+        self._own.drop_hashes(gone)
+
+        def write(link: sqlite3.Connection) -> None:
+            known = [who for (who,) in link.execute("SELECT DISTINCT user FROM showings")]
+            link.executemany("DELETE FROM showings WHERE user = ?", [(who,) for who in known if who in gone])
+
+        self._do(write)
+
+    def clear(self) -> None:
+        """Forget all that is counted, of all processes."""
+        self._own.clear()
+        self._do(lambda link: link.execute("DELETE FROM showings"))
+
+    def close(self) -> None:
+        """Close the file; what others count stays."""
+        with self._lock:
+            if self._link is not None:
+                self._link.close()
+            self._link = None
+
+    def _do(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
+        """What work says, within one connection; None where the file cannot be used now."""
+        with self._lock:
+            try:
+                if self._link is None:
+                    self._link = self._opened()
+                found = work(self._link)
+                self._failed = False
+                return found
+            except sqlite3.Error as error:
+                if self._link is not None and self._link.in_transaction:
+                    self._link.rollback()
+                if not self._failed:
+                    log.warning("showings: the file that processes share cannot be used (%s); each counts its own",
+                                type(error).__name__)  # fmt: skip
+                self._failed = True
+                return None
+
+    def _opened(self) -> sqlite3.Connection:
+        link = sqlite3.connect(str(self._path), PATIENCE, isolation_level=None, check_same_thread=False)
+        for setting in ("journal_mode=WAL", "synchronous=OFF", "secure_delete=ON", "cache_size=-4096"):
+            link.execute(f"PRAGMA {setting}")
+        link.executescript(_TABLE)
+        return link
