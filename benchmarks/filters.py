@@ -19,7 +19,7 @@ import polars as pl
 
 from zhiyin.core.run import Run
 from zhiyin.models.masked_search import Compact, top_k_where
-from zhiyin.pipeline.filters import Filters, Moment
+from zhiyin.pipeline.filters import Filters, RequestValues
 
 KINDS = [f"kind-{number:04}" for number in range(1_000)]
 
@@ -80,10 +80,10 @@ def main() -> None:
                   f"{recall(vectors, queries, mask, found, asked.k):7.4f}")  # fmt: skip
     for text in ("min_age <= user.age AND share < 0.01", "min_age <= user.age AND price < 60"):
         timer = Timer()
-        filters.mask(text, Moment(user={"age": 1}))
+        filters.mask(text, RequestValues(user={"age": 1}))
         for number, query in enumerate(queries):
             with timer:  # a user never seen
-                mask = filters.mask(text, Moment(user={"age": 12 + number / 100}))
+                mask = filters.mask(text, RequestValues(user={"age": 12 + number / 100}))
                 top_k_where(vectors, query[None], mask, asked.k, compact=compact, run=run)
         print(f"{text:45} {mask.count / asked.items:7.2%} {'anew':>9} {timer}")
 

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.core.run import Run
 from zhiyin.models.masked_search import Compact, Mask, top_k_where
-from zhiyin.pipeline.expressions import Columns, Expression
-from zhiyin.pipeline.filters import Filters, Moment
+from zhiyin.pipeline.column_kinds import ColumnKinds
+from zhiyin.pipeline.expressions import Expression
+from zhiyin.pipeline.filters import Filters, RequestValues
 
 DAY = 86_400_000_000
 NOW = int(datetime.datetime(2024, 3, 10, 12, tzinfo=datetime.UTC).timestamp()) * 1_000_000
@@ -304,7 +305,7 @@ def test_equal_to_brute_force(tree, request_):
     """One filter, asked for the whole catalogue, for some items, and again from the cache."""
     user, context = request_
     expected = [judged(tree, with_request(row, user, context)) is True for row in ROWS]
-    moment, sql = Moment(user, context, NOW), written(tree)
+    moment, sql = RequestValues(user, context, NOW), written(tree)
     assert FILTERS.mask(sql, moment).bits.tolist() == expected, sql
     assert FILTERS.mask(sql, moment).bits.tolist() == expected, sql
     some = np.array([7, 3, 3, 59, 0], dtype=np.int32)
@@ -316,7 +317,7 @@ def test_equal_to_brute_force(tree, request_):
 def test_numbers_equal_to_brute_force(tree, request_):
     user, context = request_
     expected = [judged(tree, with_request(row, user, context)) for row in ROWS]
-    found = FILTERS.numbers(written(tree), None, Moment(user, context, NOW))
+    found = FILTERS.numbers(written(tree), None, RequestValues(user, context, NOW))
     want = np.array([math.nan if value is None else value for value in expected], dtype=np.float64)
     np.testing.assert_allclose(found, want, rtol=1e-12, err_msg=written(tree))
 
@@ -332,7 +333,7 @@ def test_many_requests_at_once(tree, requests):
     rng = np.random.default_rng(3)
     owners = np.sort(rng.integers(0, len(requests), 40))
     items = rng.integers(0, len(FRAME), 40).astype(np.int32)
-    moment = Moment.rows(owners, FILTERS.columns, user=users, context=contexts, now=np.full(len(requests), NOW))
+    moment = RequestValues.rows(owners, FILTERS.columns, user=users, context=contexts, now=np.full(len(requests), NOW))
     expected = [judged(tree, with_request(ROWS[item], *requests[owner])) is True for owner, item in zip(owners, items)]
     assert FILTERS.where(written(tree), items, moment).tolist() == expected, written(tree)
 
@@ -439,11 +440,11 @@ def test_names_that_are_words_of_sql():
 
 def test_a_value_of_another_kind_is_refused():
     with pytest.raises(ConfigError, match=r"user.age = 'old'"):
-        FILTERS.mask("price < user.age", Moment({"age": "old"}))
+        FILTERS.mask("price < user.age", RequestValues({"age": "old"}))
 
 
 def test_columns_of_a_schema_without_a_frame():
-    columns = Columns.of({"price": pl.Float32, "tags": pl.String}, multi=("tags",))
+    columns = ColumnKinds.of({"price": pl.Float32, "tags": pl.String}, multi=("tags",))
     assert Expression.parse("'red' IN tags AND price < 3", columns).kind == "bool"
 
 
@@ -460,12 +461,12 @@ def test_the_same_meaning_is_kept_once():
 def test_what_speaks_of_items_is_kept_where_the_user_changes():
     filters = Filters(FRAME, USER)
     sql = "price < 8 AND stock > 0 AND margin < user.age"
-    masks = [filters.mask(sql, Moment({"age": age})) for age in (1, 2)]
+    masks = [filters.mask(sql, RequestValues({"age": age})) for age in (1, 2)]
     assert masks[0].count < masks[1].count
-    items_only = filters.parse("stock > 0 AND price < 8").normalised
+    items_only = filters.parse("stock > 0 AND price < 8").cache_key
     assert items_only in filters._masks
     hits = filters.hits
-    filters.mask(sql, Moment({"age": -1}))
+    filters.mask(sql, RequestValues({"age": -1}))
     assert filters.hits == hits + 1
 
 
@@ -474,10 +475,10 @@ def test_memory_is_bounded_and_the_oldest_goes_first():
     for price in range(8):
         filters.mask(f"price < {price} OR adult")
         filters.mask("stock >= 0")  # used all the time
-        assert filters.held <= 600
-        assert filters.held == sum(kept.mask.nbytes for kept in filters._masks.values())
-    assert filters.parse("stock >= 0").normalised in filters._masks
-    assert filters.parse("price < 0 OR adult").normalised not in filters._masks
+        assert filters.cached_bytes <= 600
+        assert filters.cached_bytes == sum(kept.mask.nbytes for kept in filters._masks.values())
+    assert filters.parse("stock >= 0").cache_key in filters._masks
+    assert filters.parse("price < 0 OR adult").cache_key not in filters._masks
 
 
 def test_a_new_catalogue_forgets_what_changed_only():
@@ -497,11 +498,11 @@ def test_a_mask_with_now_holds_until_a_time_passes():
     for hours in (0, 1, 23, 24, 25, 49, -30):  # the items' times are whole days apart
         now = NOW + hours * DAY // 24
         expected = [row["added"] is not None and row["added"] > now - 2 * DAY for row in ROWS]
-        assert filters.mask(sql, Moment(now=now)).bits.tolist() == expected
+        assert filters.mask(sql, RequestValues(now=now)).bits.tolist() == expected
     filters = Filters(FRAME)
-    first = filters.mask(sql, Moment(now=NOW + 1))
-    assert filters.mask(sql, Moment(now=NOW + DAY // 2)) is first
-    assert filters.mask(sql, Moment(now=NOW + 2 * DAY)) is not first
+    first = filters.mask(sql, RequestValues(now=NOW + 1))
+    assert filters.mask(sql, RequestValues(now=NOW + DAY // 2)) is first
+    assert filters.mask(sql, RequestValues(now=NOW + 2 * DAY)) is not first
 
 
 def test_many_threads_agree():
@@ -510,7 +511,7 @@ def test_many_threads_agree():
 
     def ask(seed: int) -> None:
         for price in np.random.default_rng(seed).integers(0, 10, 200):
-            bits = filters.mask(f"price < {price}", Moment({"age": 3})).bits
+            bits = filters.mask(f"price < {price}", RequestValues({"age": 3})).bits
             if bits.tolist() != [row["price"] is not None and row["price"] < price for row in ROWS]:
                 wrong.append(price)
 
@@ -520,7 +521,7 @@ def test_many_threads_agree():
     for thread in threads:
         thread.join()
     assert not wrong
-    assert filters.held <= 2_000
+    assert filters.cached_bytes <= 2_000
 
 
 @settings(max_examples=60, deadline=None)

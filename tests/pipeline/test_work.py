@@ -11,8 +11,9 @@ import polars as pl
 import pytest
 
 from zhiyin.core.metering import Meter, StoppedError, WorkError, check, metered, spend
-from zhiyin.pipeline.expression_values import Value, evaluate
-from zhiyin.pipeline.filters import Filters, Moment
+from zhiyin.pipeline.expression_evaluation import evaluate
+from zhiyin.pipeline.expression_values import Value
+from zhiyin.pipeline.filters import Filters, RequestValues
 
 N = 5_000
 ITEMS = pl.DataFrame({
@@ -26,7 +27,7 @@ def spent(expression: str, filters: Filters | None = None) -> float:
     """Units that an expression takes."""
     filters = filters or Filters(ITEMS)
     with metered(Meter(1e12, 1e6)) as meter:
-        filters.mask(expression, Moment())
+        filters.mask(expression, RequestValues())
     return meter.units - meter.left
 
 

@@ -242,7 +242,7 @@ class Answers:
         made._open = OrderedDict()
         made.schema = schema or self.schema
         made.items = items = made.schema.shaped("items", items.with_columns(self.items["id"]))
-        made.filters = self.filters.another(items, made.schema)
+        made.filters = self.filters.with_catalogue(items, made.schema)
         if self.new_items.m and not items[n:].equals(self.items[n:]):
             made.new_items = NewItems(self.model, items[n:], self.run)
             made._likeness.pop("alike", None)

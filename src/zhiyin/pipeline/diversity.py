@@ -160,16 +160,16 @@ def calibrate(
 def category_table(column: Value, n_items: int) -> sparse.csr_matrix:
     """CSR float64[n_items, c] of a column of texts (`Filters.column`): each item's categories, equal parts of 1.
 
-    NULL gives an empty row. Category c is `column.words[c]`.
+    NULL gives an empty row. Category c is `column.dictionary[c]`.
     """
-    if column.words is None:
+    if column.dictionary is None:
         raise ConfigError("categories are texts", remedy="name a column of texts, such as genres")
     if len(column) != n_items:
-        return sparse.csr_matrix((n_items, len(column.words)))
+        return sparse.csr_matrix((n_items, len(column.dictionary)))
     offsets = np.arange(n_items + 1) if column.offsets is None else column.offsets
     owner = np.repeat(np.arange(n_items), np.diff(offsets))
     known = np.ones(len(owner), bool) if column.valid is None else column.valid[owner]
-    shape = (n_items, len(column.words))
+    shape = (n_items, len(column.dictionary))
     table = sparse.csr_matrix((np.ones(known.sum()), (owner[known], column.data[known])), shape=shape)
     table.sum_duplicates()
     table.data[:] = 1

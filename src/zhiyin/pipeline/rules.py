@@ -46,7 +46,7 @@ from zhiyin.pipeline.exploration import TAIL, Openings, Policy, drawn
 from zhiyin.pipeline.exposure import weights_of
 from zhiyin.pipeline.expression_values import Value
 from zhiyin.pipeline.expressions import Expression
-from zhiyin.pipeline.filters import Filters, Mask, Moment
+from zhiyin.pipeline.filters import Filters, Mask, RequestValues
 from zhiyin.pipeline.slate import Ragged, RequestBatch, Slates
 
 # Most items of a list, so the last slot there is.
@@ -269,7 +269,7 @@ class Rulebook:
         for name in filter(None, [rules.dedupe, *(cap.per for cap in rules.caps)]):
             filters.column(name)
         asked = [condition for _, condition in (*self.conditions, *self.shares, *self.exposure)]
-        # Columns of the user and the context that say which items qualify and which belong to a group.
+        # ColumnKinds of the user and the context that say which items qualify and which belong to a group.
         self.asks = frozenset(column for condition in asked for column in condition.node.columns if column[0] != "item")
         self.include = None if rules.include is None else _codes(rules.include, item_ids, filters, "rules.include")
         self.exclude = _codes(rules.exclude, item_ids, filters, "rules.exclude")
@@ -333,7 +333,7 @@ class Rulebook:
         """Items that may be shown by the lists, the filter, stock and dates of one request."""
         requests = requests or RequestBatch()
         moment = self._moment(requests)
-        assert isinstance(moment, Moment)
+        assert isinstance(moment, RequestValues)
         n = len(self.filters)
         total: Mask | None = None
         for _, condition in self.conditions:
@@ -573,21 +573,21 @@ class Rulebook:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    def _moment(self, requests: RequestBatch, owners: np.ndarray | None = None) -> Moment:
+    def _moment(self, requests: RequestBatch, owners: np.ndarray | None = None) -> RequestValues:
         now = np.broadcast_to(np.asarray(requests.now, np.int64), requests.n)
         user, context = requests.user, requests.context
         if requests.n == 1 and not isinstance(user, pl.DataFrame) and not isinstance(context, pl.DataFrame):
-            return Moment(user or {}, context or {}, int(now[0]))
+            return RequestValues(user or {}, context or {}, int(now[0]))
         if requests.n == 1:
             user, context = (part.row(0, named=True) if isinstance(part, pl.DataFrame) else part or {}
                              for part in (user, context))  # fmt: skip
-            return Moment(user, context, int(now[0]))
+            return RequestValues(user, context, int(now[0]))
         if owners is None:
             raise ConfigError("a mask belongs to one request", remedy="ask for one request at a time")
         for part in (user, context):
             if part is not None and not isinstance(part, pl.DataFrame):
                 raise ConfigError("many requests bring frames", remedy="a frame of one row a request")
-        return Moment.rows(owners, self.filters.columns, user=user, context=context, now=now)  # type: ignore[arg-type]
+        return RequestValues.rows(owners, self.filters.columns, user=user, context=context, now=now)  # type: ignore[arg-type]
 
     def _bought(self, requests: RequestBatch) -> np.ndarray:
         """request · n_items + item of what must stay away for what was done with it."""
@@ -612,7 +612,7 @@ class Rulebook:
         value = self.filters.column(name)
         taken = value.take(items) if len(value) > 1 else _spread(value, len(items))
         known = np.ones(len(items), bool) if taken.valid is None else taken.valid
-        if taken.words is not None or taken.data.dtype == np.bool_:
+        if taken.dictionary is not None or taken.data.dtype == np.bool_:
             groups = taken.data.astype(np.int64)
         else:
             groups = np.unique(taken.data, return_inverse=True)[1].astype(np.int64)
@@ -709,9 +709,9 @@ def _explored(
 def _spread(value: Value, m: int) -> Value:
     """A value of one row, m times."""
     if value.offsets is not None:
-        return Value(np.tile(value.data, m), None, value.words, np.arange(m + 1) * len(value.data))
+        return Value(np.tile(value.data, m), None, value.dictionary, np.arange(m + 1) * len(value.data))
     return Value(np.broadcast_to(value.data, m), None if value.valid is None else np.broadcast_to(value.valid, m),
-                 value.words)  # fmt: skip
+                 value.dictionary)  # fmt: skip
 
 
 def _first(slates: Slates, k: int) -> Slates:
