@@ -3,6 +3,7 @@
     python benchmarks/fuzz.py                        # 200,000 requests to a small shop of its own, four connections
     python benchmarks/fuzz.py --requests 5000 --seed 7 --workers 2
     python benchmarks/fuzz.py --stranger             # CPU of one request without a key, whatever it sends
+    python benchmarks/fuzz.py --idle 2000            # requests beside so many idle connections of one address
 
 Told: answers by status, answers of 500 and above (but 503 of a busy service), connections that hang, memory over time,
 valid requests that were refused, and requests with one certain fault that were accepted. The same seed sends the same
@@ -221,12 +222,18 @@ class Report:
     memory: list[int] = dataclasses.field(default_factory=list)
 
 
-def send(port: int, data: bytes, patience: float) -> bytes:
-    """What is answered; nothing where the connection was closed without a word."""
+def send(port: int, data: bytes | list[bytes], patience: float) -> bytes:
+    """What is answered; nothing where the connection was closed without a word. data: of a list each part goes as a
+    packet of its own."""
     found = b""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=patience) as one:
-            one.sendall(data)
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            try:
+                for part in [data] if isinstance(data, bytes) else data:
+                    one.sendall(part)
+            except ConnectionError:
+                pass  # what was answered before can still be read
             while len(found) < 1 << 20 and (part := one.recv(65_536)):
                 found += part
     except TimeoutError:
@@ -242,6 +249,8 @@ def fuzz(port: int, keys: Mapping[str, str], number: int, seed: int, threads: in
     made = json.loads(send(port, request(("POST", "/v1/recommendations", {"user": "u1", "k": 3}, "read"), keys), HANGS)
                       .partition(b"\r\n\r\n")[2])  # fmt: skip
     send(port, request(("PUT", "/v1/placements/home", {"k": 5}, "admin"), keys), HANGS)
+    # The first value of a column decides its type: these are the right ones.
+    send(port, request(("PUT", "/v1/users/f1", {"age": 3, "city": "x"}, "admin"), keys), HANGS)
     report, lock = Report(), threading.Lock()
 
     def work(at: int) -> None:
@@ -349,46 +358,121 @@ class Served:
         return pages * os.sysconf("SC_PAGE_SIZE")
 
     def cpu(self) -> float:
-        """Seconds of CPU of all its processes."""
-        fields = [Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split() for pid in self.pids]
-        return sum(int(one[11]) + int(one[12]) for one in fields) / os.sysconf("SC_CLK_TCK")
+        """Seconds of CPU of all threads of all its processes that live."""
+        times = [task.read_text() for pid in self.pids for task in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+        return sum(int(one.split()[0]) for one in times) / 1e9
 
 
-def strangers() -> dict[str, bytes]:
-    """Requests of somebody without a key, from nothing to as much as they can."""
-    wrong, head = b"Authorization: Bearer zy_read_nobody\r\n", b"POST /v1/recommendations HTTP/1.1\r\nHost: x\r\n"
-    kind = b"Content-Type: application/json\r\nConnection: close\r\n"
-    bare = b"GET /v1/popular HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+@dataclasses.dataclass(frozen=True)
+class Stranger:
+    """What somebody without a key sends over one connection. pieces: one packet each. requests: how many there are in
+    them. times: how often it is measured."""
 
-    def post(body: bytes, key: bytes = wrong) -> bytes:
-        return head + key + kind + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    pieces: list[bytes]
+    requests: int = 1
+    times: int = 200
 
-    context = b'{"context":{' + b",".join(b'"%d":[]' % n for n in range(250_000)) + b"}}"
+
+def strangers() -> dict[str, Stranger]:
+    """From nothing to as much as they can."""
+    wrong, close = b"Authorization: Bearer zy_read_nobody\r\n", b"Connection: close\r\n"
+    kind, size = b"Content-Type: application/json\r\n", (4 << 20) - 1
+
+    def head(line: bytes, *more: bytes) -> bytes:
+        return line + b" HTTP/1.1\r\nHost: x\r\n" + b"".join(more) + b"\r\n"
+
+    def get(path: bytes, *more: bytes) -> Stranger:
+        return Stranger([head(b"GET " + path, close, *more)])
+
+    def post(body: bytes, *more: bytes, path: bytes = b"/v1/recommendations", how: bytes = b"POST") -> Stranger:
+        return Stranger([head(how + b" " + path, kind, b"Content-Length: %d\r\n" % len(body), *more) + body])
+
+    def chunks(length: int, each: int, *more: bytes, path: bytes = b"/v1/events", how: bytes = b"POST") -> Stranger:
+        body = (b"%x\r\n" % each + b" " * each + b"\r\n") * (length // each) + b"0\r\n\r\n"
+        return Stranger([head(how + b" " + path, kind, b"Transfer-Encoding: chunked\r\n", *more) + body])
+
+    popular, context = b"/v1/popular", b'{"context":{' + b",".join(b'"%d":[]' % n for n in range(250_000)) + b"}}"
+    preflight = b"Origin: https://x.example\r\nAccess-Control-Request-Method: POST\r\n"
+    trickled = head(b"GET " + popular, close, b"X: " + b"y" * 1_000 + b"\r\n")
     return {
-        "GET /health": b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-        "GET /docs": b"GET /docs HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-        "GET without a key": b"GET /v1/popular HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-        "GET with a wrong key": b"GET /v1/popular HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + wrong + b"\r\n",
-        "POST {} with a wrong key": post(b"{}"), "POST {} without a key": post(b"{}", b""),
-        "POST 3.4 MB of context": post(context), "POST 4 MiB of nothing": post(b"x" * ((4 << 20) - 1)),
-        "POST 4 MiB, said to be 40": head + wrong + kind + b"Content-Length: 40000000\r\n\r\n" + b"x" * (4 << 20),
-        "a header of 60 KB": bare + b"X: " + b"y" * 60_000 + b"\r\n\r\n",
-        "a header of 4 MB": bare + b"X: " + b"y" * 4_000_000,
-        "a token that is none": bare + b"Authorization: Bearer a." + b"b" * 4_000 + b".c\r\n\r\n",
-        "no HTTP": os.urandom(4_000),
+        "GET /health": get(b"/health"), "GET /ready": get(b"/ready"), "GET /docs": get(b"/docs"),
+        "GET /openapi.json": get(b"/openapi.json"), "GET /try": get(b"/try"), "GET /metrics": get(b"/metrics"),
+        "GET of no page": get(b"/" + b"n" * 2_000),
+        "GET without a key": get(popular), "GET with a wrong key": get(popular, wrong),
+        "a token that is none": get(popular, b"Authorization: Bearer a." + b"b" * 4_000 + b".c\r\n"),
+        "POST {} with a wrong key": post(b"{}", wrong), "POST {} without a key": post(b"{}"),
+        "POST 2.8 MiB of context": post(context, wrong), "POST 4 MiB": post(b"x" * size, wrong),
+        "POST 4 MiB to /health": post(b"x" * size, path=b"/health"),
+        "POST 4 MiB to no page": post(b"x" * size, path=b"/nothing"),
+        "OPTIONS with 4 MiB": post(b"x" * size, how=b"OPTIONS"),
+        "a preflight with 4 MiB": post(b"x" * size, preflight, how=b"OPTIONS"),
+        "POST 4 MiB, said to be 40": Stranger(
+            [head(b"POST /v1/events", wrong, kind, b"Content-Length: 40000000\r\n") + b"x" * size]
+        ),
+        "chunks, 4 MiB": chunks(size, 4_096, wrong), "chunks of a byte": chunks(500_000, 1, wrong),
+        "chunks of a byte to /health": chunks(500_000, 1, path=b"/health"),
+        "chunks of a byte, OPTIONS": chunks(500_000, 1, how=b"OPTIONS"),
+        "Expect: 100-continue": Stranger(
+            [head(b"POST /v1/events", kind, b"Expect: 100-continue\r\n", b"Content-Length: 4000000\r\n")]
+        ),
+        "100 in one go, no key": Stranger([head(b"GET " + popular) * 99 + head(b"GET " + popular, close)], 100, 20),
+        "100 in one go, no page": Stranger([head(b"GET /nothing") * 99 + head(b"GET /nothing", close)], 100, 20),
+        "a header of 60 KB": get(popular, b"X: " + b"y" * 60_000 + b"\r\n"),
+        "a header of 4 MB": Stranger([head(b"GET " + popular, b"X: " + b"y" * 4_000_000 + b"\r\n")]),
+        "99 headers": get(popular, *[b"X-%d: y\r\n" % n for n in range(97)]),
+        "50,000 headers": get(popular, *[b"X-%d: y\r\n" % n for n in range(50_000)]),
+        "a header, byte by byte": Stranger([trickled[n : n + 1] for n in range(len(trickled))], times=30),
+        "an upgrade": get(popular, b"Upgrade: websocket\r\nConnection: upgrade\r\n"),
+        "no HTTP": Stranger([os.urandom(4_000)]),
     }  # fmt: skip
 
 
-def measure_strangers(service: Served, times: int = 200) -> None:
+def measure_strangers(service: Served) -> None:
     """CPU of the service for one request, user and system together."""
-    for name, data in strangers().items():
-        for _ in range(20):
-            send(service.port, data, CUT)
-        before = service.cpu()
-        for _ in range(times):
-            answer = send(service.port, data, CUT)
-        took = (service.cpu() - before) / times
-        print(f"{name:28} {len(data):>9,} bytes  {answer[9:12].decode('latin-1'):>4}  {1e3 * took:6.2f} ms", flush=True)
+    begun, before = time.monotonic(), service.cpu()
+    time.sleep(3)
+    idle = (service.cpu() - before) / (time.monotonic() - begun)
+    print(f"CPU of the service while nobody asks: {1e3 * idle:.1f} ms a second, taken off below")
+    print(f"{'':28} {'bytes':>9} answer  ms of CPU")
+    for name, one in strangers().items():
+        patience = HANGS if one.requests > 1 else CUT
+        for _ in range(one.times // 10):
+            send(service.port, one.pieces, patience)
+        begun, before = time.monotonic(), service.cpu()
+        for _ in range(one.times):
+            answer = send(service.port, one.pieces, patience)
+        spent = service.cpu() - before - idle * (time.monotonic() - begun)
+        took = spent / one.times / one.requests
+        size = sum(map(len, one.pieces)) // one.requests
+        print(f"{name:28} {size:>9,}  {answer[9:12].decode('latin-1'):>4}  {1e3 * took:9.2f}", flush=True)
+
+
+def measure_idle(service: Served, number: int = 2_000, times: int = 100) -> None:
+    """`number` idle connections of one address: what becomes of requests of the same address, and of another one."""
+
+    def ask(address: str) -> tuple[str, float]:
+        begun = time.monotonic()
+        with socket.create_connection(("127.0.0.1", service.port), HANGS, (address, 0)) as one:
+            one.sendall(b"GET /v1/popular?k=5 HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer "
+                        + service.keys["read"].encode() + b"\r\n\r\n")  # fmt: skip
+            answer = b""
+            while part := one.recv(65_536):
+                answer += part
+        return answer[9:12].decode("latin-1"), time.monotonic() - begun
+
+    before, idle = service.resident(), list[socket.socket]()
+    for n in range(number):
+        idle.append(socket.create_connection(("127.0.0.1", service.port), HANGS))
+        if n % 2:
+            idle[-1].sendall(b"GET /health HTTP/1.1\r\nHo")  # half of them begin to ask
+    for address in ("127.0.0.1", "127.0.0.2"):
+        answers = [ask(address) for _ in range(times)]
+        seconds = sorted(took for _, took in answers)
+        print(f"{number:,} idle connections of 127.0.0.1; {times} requests of {address}: "
+              f"{dict(Counter(status for status, _ in answers))}, median {1e3 * seconds[times // 2]:.1f} ms, longest "
+              f"{1e3 * seconds[-1]:.1f} ms, memory {(service.resident() - before) / (1 << 20):+.0f} MB")  # fmt: skip
+    for one in idle:
+        one.close()
 
 
 def main() -> None:
@@ -397,12 +481,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--stranger", action="store_true")
+    parser.add_argument("--idle", type=int, default=0)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         prepare(Path(name))
         with Served(Path(name), given.workers) as service:
             if given.stranger:
                 measure_strangers(service)
+                return
+            if given.idle:
+                measure_idle(service, given.idle)
                 return
             pids, begun = service.pids, time.monotonic()
             report = fuzz(service.port, service.keys, given.requests, given.seed, resident=service.resident)

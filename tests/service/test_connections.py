@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import socket
 import threading
 import time
@@ -170,6 +171,143 @@ def test_a_body_is_not_read_before_the_key_is_known(port: Callable[..., Port]) -
     with one.open() as waits:
         waits.sendall(head + b"Expect: 100-continue\r\nContent-Length: 10\r\n\r\n")
         assert read(waits).startswith(b"HTTP/1.1 401")
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Bytes of each part of a body that was parsed, of any connection."""
+    sizes: list[int] = []
+    on_body = module.Connection.on_body
+
+    def count(self: module.Connection, body: bytes) -> None:
+        sizes.append(len(body))
+        on_body(self, body)
+
+    monkeypatch.setattr(module.Connection, "on_body", count)
+    return sizes
+
+
+PREFLIGHT = b"Origin: https://x.example\r\nAccess-Control-Request-Method: POST\r\n"
+
+
+UNWANTED = [
+    (b"POST /v1/events", b"Authorization: Bearer nobody\r\n", b"401"), (b"POST /v1/nothing", b"", b"401"),
+    (b"GET /v1/popular", b"", b"401"), (b"POST /health", b"", b"405"), (b"GET /health", b"", b"200"),
+    (b"POST /nothing", b"", b"404"), (b"OPTIONS /v1/events", b"", b"405"), (b"OPTIONS /v1/events", PREFLIGHT, b"200"),
+]  # fmt: skip
+
+
+def test_a_body_that_nobody_wants_is_not_parsed(opened: Callable[..., Any], parsed: list[int]) -> None:
+    """Nobody without a key makes the service look at more of a body than came along with the headers, in whatever
+    pieces it comes; the answer is read all the same, and the connection ends with it."""
+    one = Port(opened(origins=["https://x.example"]), Connections())
+    for line, more, status in UNWANTED:
+        head = line + b" HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" + more
+        long = head + b"Content-Length: 1000000\r\n\r\n" + b"x" * 1_000_000
+        tiny = head + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 100_000 + b"0\r\n\r\n"
+        end = long.index(b"\r\n\r\n") + 4
+        for whole, cut in ((long, 0), (tiny, 0), (tiny, tiny.index(b"\r\n\r\n") + 3), (long, end)):
+            parsed.clear()
+            with one.open() as sender:
+                sender.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sender.sendall(whole[:cut])
+                sender.sendall(whole[cut:])
+                answer = b""
+                while part := sender.recv(65_536):  # to the end of the connection
+                    answer += part
+            assert answer.startswith(b"HTTP/1.1 " + status), answer[:100]
+            assert b"connection: close" in answer or more == PREFLIGHT, answer
+            assert sum(parsed) <= module.AHEAD
+    one.close()
+
+
+def test_requests_are_the_same_in_whatever_pieces_they_come(port: Callable[..., Port]) -> None:
+    one = port()
+    key = b"Authorization: Bearer " + one.shop.shown["read"].encode() + b"\r\n"
+    ask = b"POST /v1/recommendations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" + key
+    rng = random.Random(3)
+
+    def request(k: int) -> bytes:
+        body = b'{"k":%d,"exclude":["%s"]}' % (k, b"x" * rng.choice([1, 10, 200]))
+        body += b" " * rng.choice([0, 0, 3_000, 70_000, 300_000])
+        kind = rng.randrange(3)
+        if kind == 0:
+            return b"GET /v1/popular?k=%d HTTP/1.1\r\nHost: x\r\n" % k + key + b"\r\n"
+        if kind == 1:
+            return ask + b"Content-Length: %d\r\n\r\n" % len(body) + body
+        size = rng.choice([50, 5_000])
+        parts = [body[at : at + size] for at in range(0, len(body), size)]
+        return (
+            ask
+            + b"Transfer-Encoding: chunked\r\n\r\n"
+            + b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in [*parts, b""])
+        )
+
+    for _ in range(12):
+        wanted = [rng.randint(1, 9) for _ in range(8)]
+        stream = b"".join(map(request, wanted))
+        with one.open() as sender:
+            sender.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            answers = sender.makefile("rb")
+            cuts = sorted(rng.randrange(len(stream)) for _ in range(rng.choice([0, 3, 30])))
+            for start, stop in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+                sender.sendall(stream[start:stop])
+            assert [len(json.loads(answer)["items"]) for answer in bodies(answers, len(wanted))] == wanted
+
+
+def bodies(answers: Any, number: int) -> Iterator[bytes]:
+    """The bodies of so many answers of one connection, all of them 200."""
+    for _ in range(number):
+        assert answers.readline().startswith(b"HTTP/1.1 200")
+        size = 0
+        while (line := answers.readline().lower()) != b"\r\n":
+            size = int(line.split(b":")[1]) if line.startswith(b"content-length:") else size
+        yield answers.read(size)
+
+
+def test_small_pieces_are_gathered(port: Callable[..., Port], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each read costs the same, of one byte or of thousands: a request is read so many times and no more."""
+    reads = [0]
+    received = module.Connection.data_received
+
+    def count(self: module.Connection, data: bytes) -> None:
+        reads[0] += 1
+        received(self, data)
+
+    monkeypatch.setattr(module.Connection, "data_received", count)
+    one = port()
+    whole = b"GET /health HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 500 + b"\r\n\r\n"
+    with one.open() as sender:
+        sender.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in whole:
+            sender.sendall(bytes([byte]))
+        assert read(sender).startswith(b"HTTP/1.1 200")
+    assert reads[0] < len(whole) // 4
+
+
+def test_a_body_is_not_of_a_hundred_thousand_chunks(port: Callable[..., Port], parsed: list[int]) -> None:
+    one = port()
+    head = b"POST /v1/recommendations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nAuthorization: Bearer "
+    head += one.shop.shown["read"].encode() + b"\r\nTransfer-Encoding: chunked\r\n\r\n"
+    few = b"2\r\n{}\r\n" + b"1\r\n \r\n" * 1_000 + b"0\r\n\r\n"
+    assert one.ask(head + few).startswith(b"HTTP/1.1 200")
+    assert one.ask(head + b"1\r\n \r\n" * 100_000 + few).startswith(b"HTTP/1.1 400")
+    assert len(parsed) < 10_000
+
+
+def test_room_for_refused_bodies_is_bounded_and_given_back(port: Callable[..., Port]) -> None:
+    one = port()
+    one.connections.windows = 3
+    head = b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
+    waiting = [one.open() for _ in range(6)]
+    for sender in waiting:
+        sender.sendall(head)
+        assert read(sender).startswith(b"HTTP/1.1 401")
+    assert len(one.connections) == 6  # so that what is still sent is no error
+    eventually(lambda: one.connections.windows == 0)
+    for sender in waiting:
+        sender.close()
+    eventually(lambda: one.connections.windows == 3)
 
 
 def test_who_goes_on_sending_is_cut_off(port: Callable[..., Port], monkeypatch: pytest.MonkeyPatch) -> None:

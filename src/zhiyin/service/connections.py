@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Sequence
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -34,6 +35,14 @@ LINGER, LINGERING = 16 << 20, 3.0
 PAUSE = 0.03
 # Bytes on the wire of one request with a body: chunks have heads of their own.
 WIRE = 2 * BODY + HEADER
+# Bytes behind the headers that are parsed although nobody has asked for them yet.
+AHEAD = 2 << 10
+# Reads of one request, and chunks of one body, that may be small; mean bytes of one read below which they are, and of
+# one chunk; seconds between two reads of a request that comes in small ones.
+READS, CHUNKS, SMALL_READ, SMALL_CHUNK, REST = 16, 4_096, 256, 8, 0.25
+# Receive buffer of a refused connection, in bytes, and how many may have it at once: with room for all that is still
+# sent, the kernel wakes the sender once and not for every window.
+WINDOW, WINDOWS = 4 << 20, 32
 
 
 class Connections:
@@ -50,6 +59,7 @@ class Connections:
         self._trusted = [ip_network(text, strict=False) for text in trusted]
         self._of: dict[str, dict[Connection, None]] = {}
         self._number = self.refused = self.evicted = 0
+        self.windows = WINDOWS if _largest_window() >= WINDOW else 0
         self._looking: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
@@ -122,6 +132,15 @@ class Connection(HttpToolsProtocol):
         self._in_headers, self._bytes, self._lingers = True, 0, -1
         self._stuck: tuple[int, float] | None = None
         self._thrown_away: _Thrown | None = None
+        self._reads = self._chunks = self._body_bytes = 0
+        # The last bytes of the headers so far, and what came behind them and is not parsed yet.
+        self._last, self._unparsed = b"", b""
+        self._rest: asyncio.TimerHandle | None = None
+
+    @property
+    def resting(self) -> bool:
+        """Whether reading is paused because the request comes in small pieces."""
+        return self._rest is not None
 
     @property
     def idle(self) -> bool:
@@ -143,12 +162,37 @@ class Connection(HttpToolsProtocol):
         self.all.closed(self)
         if self._thrown_away is not None:
             self._thrown_away.close()
+        if self._rest is not None:
+            self._rest.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._lingers >= 0:
             self.threw_away(len(data))
             return
+        self._reads += 1
+        if self._unparsed:
+            self._unparsed += data
+            return
+        self._parse_first(data)
+        if self._reads > READS and self._bytes < SMALL_READ * self._reads:
+            self._pause_for_a_while()
+
+    def _parse_first(self, data: bytes) -> None:
+        """Parse one request's headers and no more, where much comes behind them: whether anybody wants the body, which
+        may be of a million chunks, or the next request, is decided by the answer to the headers."""
+        if self._in_headers and len(data) > AHEAD:
+            end = _end_of_headers(self._last, data)
+            if 0 < end < len(data) - AHEAD:
+                self._parse(data[:end])
+                if not self.transport.is_closing():
+                    self._unparsed = data[end:]
+                    self.flow.pause_reading()
+                return
+        self._last = data[-3:] if len(data) > 2 else (self._last + data)[-3:]
+        self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
         self._bytes += len(data)
         if self._in_headers:
             if self._since is None:
@@ -168,6 +212,23 @@ class Connection(HttpToolsProtocol):
             return
         super().data_received(data)
 
+    def parse_rest(self) -> None:
+        """Parse what was left: somebody asks for the body, or the answer before it is complete."""
+        if self._unparsed:
+            data, self._unparsed = self._unparsed, b""
+            self._parse_first(data)
+
+    def _pause_for_a_while(self) -> None:
+        """Every read costs the loop the same, however few bytes it brings: small ones are gathered in the kernel."""
+        if self._rest is None and not self.transport.is_closing():
+            self.transport.pause_reading()
+            self._rest = self.loop.call_later(REST, self._read_again)
+
+    def _read_again(self) -> None:
+        self._rest = None
+        if not self.flow.read_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
+
     # -- callbacks of the parser --------------------------------------------------------------------------------------
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -181,9 +242,24 @@ class Connection(HttpToolsProtocol):
         self._in_headers, self._since = False, None
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._chunks += 1
+        self._body_bytes += len(body)
+        if self._chunks > CHUNKS and self._body_bytes < SMALL_CHUNK * self._chunks:
+            raise ValueError("the chunks are too small")
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         super().on_message_complete()
-        self._in_headers, self._bytes = True, 0
+        self._in_headers, self._last = True, b""
+        self._bytes = self._reads = self._chunks = self._body_bytes = 0
+
+    def on_response_complete(self) -> None:
+        if not self._in_headers and self.cycle.response_complete and not self.transport.is_closing():
+            self.transport.close()  # nobody wants the rest of the body: it is not parsed to get to the next request
+        super().on_response_complete()
+        if not self.idle:  # what was left unparsed was a request
+            self._unset_keepalive_if_required()
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -208,7 +284,7 @@ class Connection(HttpToolsProtocol):
     def linger(self) -> None:
         """The answer is sent, and refuses what still comes: throw it away for a moment, then close."""
         if not self.transport.is_closing():
-            self._lingers, self._since = 0, time.monotonic()
+            self._lingers, self._since, self._unparsed = 0, time.monotonic(), b""
             with contextlib.suppress(OSError, RuntimeError, NotImplementedError):
                 self.transport.write_eof()
             if hasattr(socket, "MSG_TRUNC"):
@@ -251,11 +327,15 @@ class _Thrown:
     _BUFFER = bytearray(1 << 20)  # nothing is ever written to it
 
     def __init__(self, owner: Connection) -> None:
-        self._owner, self._wait = owner, PAUSE
+        self._owner, self._wait, self._window = owner, PAUSE, False
         self._socket: socket.socket | None = None
         with contextlib.suppress(OSError):
             self._socket = socket.socket(fileno=os.dup(owner.transport.get_extra_info("socket").fileno()))
             self._socket.setblocking(False)
+            if owner.all.windows > 0:
+                owner.all.windows -= 1
+                self._window = True
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, WINDOW)
         self._timer = owner.loop.call_soon(self._take)
 
     def _take(self) -> None:
@@ -281,13 +361,16 @@ class _Thrown:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+        if self._window:
+            self._window = False
+            self._owner.all.windows += 1
 
 
 class _Transport:
     """A transport whose `close` lets who still sends a body read the answer first."""
 
-    __slots__ = ("_owner", "_real", "abort", "get_extra_info", "get_write_buffer_size", "pause_reading",
-                 "resume_reading", "write", "write_eof")  # fmt: skip
+    __slots__ = ("_owner", "_real", "abort", "get_extra_info", "get_write_buffer_size", "pause_reading", "write",
+                 "write_eof")  # fmt: skip
 
     def __init__(self, real: asyncio.Transport, owner: Connection) -> None:
         self._real, self._owner = real, owner
@@ -296,6 +379,11 @@ class _Transport:
 
     def is_closing(self) -> bool:
         return self._owner._lingers >= 0 or self._real.is_closing()
+
+    def resume_reading(self) -> None:
+        self._owner.parse_rest()
+        if not self._owner.resting and not self._owner.flow.read_paused:
+            self._real.resume_reading()
 
     def close(self) -> None:
         if self._owner._in_headers or self._owner._lingers >= 0:
@@ -312,6 +400,22 @@ _PHRASES = {
 def limited(connections: Connections) -> type[Connection]:
     """A class of connections that count towards these."""
     return type("LimitedConnection", (Connection,), {"all": connections})
+
+
+def _end_of_headers(before: bytes, data: bytes) -> int:
+    """Where in `data` the headers end that began in the bytes before it; 0 where they do not."""
+    joint = (before + data[:3]).find(b"\r\n\r\n")
+    if joint >= 0:
+        return joint + 4 - len(before)
+    return data.find(b"\r\n\r\n", 0, HEADER) + 4 if b"\r\n\r\n" in data[:HEADER] else 0
+
+
+def _largest_window() -> int:
+    """Bytes of a receive buffer that the kernel lets a process ask for; 0 where that is not known."""
+    try:
+        return int(Path("/proc/sys/net/core/rmem_max").read_text())
+    except (OSError, ValueError):
+        return 0
 
 
 def descriptors() -> int:

@@ -194,8 +194,8 @@ class Limited:
         if bare and scope["method"] in ("GET", "HEAD", "OPTIONS", "DELETE"):
             await self.app(scope, receive, send)
             return
-        if not scope["path"].startswith(GUARDED):  # no such route takes a body
-            await self.app(scope, _nothing(receive), send)
+        if not scope["path"].startswith(GUARDED) or scope["method"] == "OPTIONS":  # no such route takes a body
+            await self.app(scope, _nothing(receive), _closing(send))
             return
         chunks: list[bytes] = []
         more, until = True, time.monotonic() + self.sending
@@ -248,3 +248,14 @@ def resumed(first: Any, receive: Callable[[], Any]) -> Callable[[], Any]:
 def _nothing(receive: Callable[[], Any]) -> Callable[[], Any]:
     """`receive` of a request whose body nobody wants."""
     return resumed({"type": "http.request", "body": b"", "more_body": False}, receive)
+
+
+def _closing(send: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`send` of a request whose body is not read: the connection ends with its answer."""
+
+    async def send_and_close(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            message = message | {"headers": [*message.get("headers", ()), (b"connection", b"close")]}
+        await send(message)
+
+    return send_and_close
