@@ -173,9 +173,9 @@ def mixed(config: Config, tmp_path: Path) -> None:
 
 
 def workers(config: Config, tmp_path: Path) -> None:
-    from zhiyin.cli.serve import _workers
+    from zhiyin.service.settings import read_settings
 
-    assert _workers([tmp_path / "zhiyin.toml"]) == config.service.workers
+    assert read_settings(tmp_path / "zhiyin.toml").config.service.workers == config.service.workers
 
 
 def weighed(config: Config, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -200,6 +201,78 @@ def test_a_worker_that_is_killed_loses_nothing_acknowledged(running: Callable[..
     history = client.get("/v1/users/ann/history?most=1000").json()["events"]
     assert set(kept) <= {event["id"] for event in history}
     assert stop(client) == 0
+
+
+def test_a_bad_start_and_a_killed_worker_leave_two_workers_that_answer(
+    running: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Rows that do not fit, a damaged version in use, rules that cannot be used, then settings that are no TOML."""
+    from zhiyin.pipeline.bundles import Bundles
+    from zhiyin.service.keys import Keys
+    from zhiyin.service.settings import read_settings
+    from zhiyin.store.database import Store
+
+    store = Store(tmp_path / "store.db")
+    running.key = Keys.open(store)[1]["admin"]  # type: ignore[attr-defined]
+    store.close()
+    read_settings(tmp_path / "zhiyin.toml").keep()
+    add = "INSERT INTO items (id, version, columns, received) VALUES (?, 1, ?, 1)"
+    with sqlite3.connect(tmp_path / "store.db") as link:
+        link.executemany(add, [("p1", '{"price": [1, 2]}'), ("p2", "no json"), ("p3", '{"tags": "a"}'), ("p4", "[]"),
+                               ("p5", '{"tags": ["a"]}'), ("p6", '{"hidden": "true"}')])  # fmt: skip
+    bundles = Bundles(tmp_path / "models" / "bundles")
+    bundles.promote(2)
+    next((tmp_path / "models" / "bundles" / "0002" / "model").rglob("*.npy")).write_bytes(b"damaged")
+    rules = '[rules]\ncaps = [{ per = "colour", at_most = 1 }]\nnonsense = 3\n'
+    client = running("--workers", "2", settings=rules)
+    expected = {
+        "version 2",
+        "items.price",
+        "[rules] caps",
+        "[rules] nonsense",
+        "change 2 of items",
+        "change 4 of items",
+    }
+    children = Path(f"/proc/{client.process.pid}/task/{client.process.pid}/children")
+
+    def workers() -> set[str]:
+        return {pid for pid in children.read_text().split() if b"spawn_main" in _command(pid)}
+
+    def check() -> None:
+        found = client.get("/ready", headers={"Connection": "close"}).json()
+        assert found["version"] == 1
+        assert {entry["what"] for entry in found["set_aside"]} >= expected
+        assert len(ask(client, fresh=True, user="ann", k=5)) == 5
+
+    before = workers()
+    assert len(before) == 2
+    for _ in range(4):
+        check()
+    (tmp_path / "zhiyin.toml").write_bytes(b"[service]\nbudg\xff")
+    victim = before.pop()
+    os.kill(int(victim), signal.SIGKILL)
+    eventually(lambda: len(workers() - {victim}) == 2, 30)
+    (other,) = before
+    (follower,) = workers() - {victim, other}
+    listening = Path(f"/proc/{follower}/task")
+    eventually(lambda: len(list(listening.iterdir())) > 5, 60)  # its threads run: it has opened the shop
+    os.kill(int(other), signal.SIGSTOP)  # the follower alone has to answer
+    try:
+        eventually(lambda: _up(client), 60)
+        check()
+        bring(client, "ann", "i3")
+    finally:
+        os.kill(int(other), signal.SIGCONT)
+    assert client.put("/v1/items/fresh", json={"price": 1.0}).status_code == 200
+    eventually(lambda: "fresh" in ask(client, fresh=True, k=100))
+    assert stop(client) == 0
+    again = running()
+    found = {entry["what"]: entry for entry in again.get("/ready").json()["set_aside"]}
+    assert "line 2: the file is not UTF-8; the settings of 20" in found["zhiyin.toml"]["reason"]
+    assert "[rules] caps" not in found  # they were never whole
+    assert "zhiyin.toml is not used" in again.said()
+    assert len(ask(again, user="ann", k=5)) == 5
+    assert stop(again) == 0
 
 
 def _command(pid: str) -> bytes:

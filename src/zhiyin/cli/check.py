@@ -24,7 +24,8 @@ def check(
 ) -> None:
     """Say what is wrong, or merely odd, with the data, and what to do about it.
 
-    Bad rows go to quarantine.csv with their line and reason. Exit code 3: the data has errors.
+    Bad rows go to quarantine.csv with their line and reason. Exit code 3: the data has errors. Of the project also what
+    its service cannot use and sets aside, as zhiyin doctor tells it.
 
     With --serving the features that served lists were ranked by ([service] log_features says of how many they are
     kept) are made again from the log of the store and compared. Exit code 1: they are not the same.
@@ -40,6 +41,7 @@ def check(
     if serving:
         check_serving(config, lists, json)
         return
+    from zhiyin.cli.doctor import aside, print_aside
     from zhiyin.cli.project import assume_in, open_project, project_of, settle
     from zhiyin.cli.show import print_json, say, table
     from zhiyin.core.atomic_files import whole_file
@@ -55,6 +57,7 @@ def check(
         with whole_file(quarantine) as draft:
             data.quarantine.write_csv(draft)
         say(f"{len(data.quarantine):,} bad rows written to {quarantine}")
+    unused = [] if source else aside(config)
     failed = any(finding.severity == "error" for finding in findings)
     if json:
         print_json(
@@ -64,12 +67,14 @@ def check(
                 "items": data.n_items,
                 "findings": [dataclasses.asdict(finding) for finding in findings],
                 "quarantine": {"rows": len(data.quarantine), "file": str(quarantine) if quarantine else None},
+                **({"set aside": unused} if unused else {}),
             }
         )
     else:
         say(repr(data))
         rows = [(found.severity, found.name, found.message, found.remedy) for found in findings]
         table(("severity", "finding", "what", "what to do"), rows)
+        print_aside(unused)
     if failed:
         raise typer.Exit(3)
 
@@ -78,12 +83,12 @@ def check_serving(config: Path, lists: int, json: bool) -> None:
     """Training-serving skew of the lists that a project's service has made."""
     from zhiyin.cli.project import open_project, open_store
     from zhiyin.cli.show import print_json, say, table
+    from zhiyin.service.settings import read_settings
     from zhiyin.service.skew import STALE, TOLERANCE, compare_newest
 
-    project = open_project(config)
-    store = open_store(project)
+    store = open_store(open_project(config))
     try:
-        found = compare_newest(project.config, config, store, lists)
+        found = compare_newest(read_settings(config), store, lists)
     finally:
         store.close()
     if json:

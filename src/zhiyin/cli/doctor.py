@@ -39,22 +39,28 @@ def doctor(config: ConfigFile = CONFIG, json: Json = False) -> None:
         print_json(facts | ({"set aside": found} if found else {}))
         return
     table(("what", "found"), facts.items())
+    print_aside(found)
+
+
+def print_aside(found: list[dict[str, str]]) -> None:
+    """A table of what `aside` found; nothing where that is nothing."""
+    from zhiyin.cli.show import table
+
     if found:
         table(("set aside", "why", "what to do"), [(one["what"], one["reason"], one["mend"]) for one in found])
 
 
 def aside(config: Path) -> list[dict[str, str]]:
-    """What the service of a project would set aside; empty where there is no project, store or service."""
+    """What the service of a project would set aside; empty where there is no project or no service."""
+    from zhiyin.cli.project import STORE
     from zhiyin.core.errors import MissingExtraError
 
-    if not config.is_file():
-        return []
     try:
-        from zhiyin.cli.project import open_project
-        from zhiyin.service.set_aside import of_project
+        from zhiyin.service.inspection import inspect_project
+
+        return [entry.as_json() for entry in inspect_project(config, os.environ.get(STORE))]
     except MissingExtraError:
         return []
-    return of_project(config, open_project(config).store_address)
 
 
 def look() -> dict[str, str]:

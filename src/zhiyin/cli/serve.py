@@ -42,28 +42,23 @@ def serve(
     """
     from zhiyin.cli.show import say
     from zhiyin.core.errors import ConfigError
-    from zhiyin.service.server import Plan, names
+    from zhiyin.service.retrain import Schedule
+    from zhiyin.service.server import Plan
     from zhiyin.service.server import serve as answer
+    from zhiyin.service.settings import read_settings
 
     files = config or [CONFIG]
-    for file in files:
-        if config and not file.is_file():
-            raise ConfigError("there is no such settings file", file=file, remedy="zhiyin init")
     if len(files) > 1 and (store or retrain):
         raise ConfigError(
             "--store and --retrain are for one shop", remedy="write them under [service] of each settings file"
         )
     if log not in ("text", "json"):
         raise ConfigError(f"--log {log!r} is no way to write", remedy="text or json")
+    if retrain is not None:
+        Schedule.parse(retrain)
     if store is not None and "://" not in store:
         store = str(Path(store).resolve())
-    if workers is None:
-        workers = _workers(files)
-    code = answer(Plan(names(files), store, workers, retrain, log, access_log), host, port, say)
-    raise typer.Exit(code)
-
-
-def _workers(files: list[Path]) -> int:
-    from zhiyin.data.config import load_config
-
-    return max(load_config(file).service.workers if file.is_file() else 1 for file in files)
+    shops = [read_settings(file.resolve(), needed=config is not None) for file in files]
+    workers = workers or max(shop.config.service.workers for shop in shops)
+    plan = Plan.of(shops, store=store, workers=workers, retrain=retrain, log=log, access_log=access_log)
+    raise typer.Exit(answer(plan, host, port, say))

@@ -11,7 +11,7 @@ import os
 import re
 import tomllib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,6 +29,8 @@ from zhiyin.data.event_schema import LARGEST_WEIGHT
 from zhiyin.data.heard import Heard
 
 FILE_NAME = "zhiyin.toml"
+# Sections whose keys are names: of kinds, models, rules, placements.
+_FREE = ("weights", "models", "rules", "placements")
 
 
 class Section(BaseModel):
@@ -378,27 +380,87 @@ def load_config(path: str | Path) -> Config:
     path = Path(path)
     if not path.is_file():
         raise ConfigError("there is no such configuration file", file=path, remedy="write one: zhiyin init")
+    text = read_text(path)
+    raw = _parsed(text, path)
     try:
-        text = path.read_text("utf-8")
-        return Config.model_validate(tomllib.loads(text))
-    except UnicodeDecodeError:
-        raise ConfigError("the file is not UTF-8", file=path, remedy="save it as UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
-        row = re.search(r"at line (\d+)", str(error))
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        place = _place(error)
+        raise _explain(error, place, raw, path, text) from None
+
+
+def read_text(path: Path) -> str:
+    """The text of a configuration file. Raises ConfigError where it cannot be read or is not UTF-8."""
+    try:
+        content = path.read_bytes()
+        return content.decode("utf-8-sig")
+    except OSError as error:
         raise ConfigError(
-            f"this is not TOML: {error}",
+            f"the file cannot be read: {error.strerror}", file=path, remedy="see its permissions: ls -l"
+        ) from None
+    except UnicodeDecodeError as error:
+        row = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError("the file is not UTF-8", file=path, row=row, remedy="save it as UTF-8") from None
+
+
+def parse_usable(text: str, path: str | Path) -> tuple[Config, dict[tuple[str, ...], ConfigError]]:
+    """What of the text of a configuration file can be used; and by place what cannot, and why.
+
+    Of what cannot be used keys take their defaults, entries of tables are left out. A place is a section and a key, and
+    of tables of names (`[schema]`, `[answers] context`) the name too; of a section that is no table, and of one that
+    there is not, the section alone. Raises ConfigError for a text that is no TOML.
+    """
+    path = Path(path)
+    raw = _parsed(text, path)
+    wrong: dict[tuple[str, ...], ConfigError] = {}
+    while True:
+        try:
+            return Config.model_validate(raw), wrong
+        except ValidationError as error:
+            place = _place(error)
+            reason = _explain(error, place, raw, path, text)
+            for one in _bad_entries(raw, place):
+                wrong[tuple(one)] = reason
+                del _dig(raw, one[:-1])[one[-1]]
+
+
+def _parsed(text: str, path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a ValueError
+        row = re.search(r"at line (\d+)", str(error))
+        last = max(1, len(text.splitlines())) if "end of document" in str(error) else None
+        why = error if isinstance(error, tomllib.TOMLDecodeError) else "a value is too long or too deep"
+        raise ConfigError(
+            f"this is not TOML: {why}",
             file=path,
-            row=int(row[1]) if row else None,
+            row=int(row[1]) if row else last,
             remedy='texts stand in "quotes", lists in [brackets], sections begin with [name]',
         ) from None
-    except ValidationError as error:
-        raise _explain(error, path, text) from None
 
 
-def _explain(error: ValidationError, path: Path, text: str) -> ConfigError:
+def _place(error: ValidationError) -> list[str]:
+    """The section and, where it is a key of it that is wrong, the key."""
+    return [str(part) for part in error.errors()[0]["loc"]][:2]
+
+
+def _bad_entries(raw: dict[str, Any], place: list[str]) -> list[list[str]]:
+    """Of a key that holds a table the entries that are wrong by themselves, else the key."""
+    value = _dig(raw, place)
+    if len(place) < 2 or not isinstance(value, dict) or place[0] in _FREE:
+        return [place]
+    bad = []
+    for name, entry in value.items():
+        try:
+            Config.model_validate({place[0]: {place[1]: {name: entry}}})
+        except ValidationError:
+            bad.append([*place, name])
+    return bad or [place]
+
+
+def _explain(error: ValidationError, place: list[str], raw: dict[str, Any], path: Path, text: str) -> ConfigError:
     """What is wrong with the first key that is wrong, in the words of its field."""
     first = error.errors()[0]
-    place = [str(part) for part in first["loc"]]
     section = Config.model_fields.get(place[0])
     if first["type"] == "extra_forbidden":
         inner = _keys(place[0]) if len(place) > 1 else {}
@@ -408,16 +470,15 @@ def _explain(error: ValidationError, path: Path, text: str) -> ConfigError:
         if elsewhere and not remedy.startswith("did you"):
             remedy = f"it belongs under [{elsewhere[0]}]"
         what = f"[{place[0]}] has no key {place[-1]!r}" if len(place) > 1 else f"there is no section {place[0]!r}"
-        return ConfigError(what, file=path, row=_row(text, place), remedy=remedy)
-    free = place[0] in ("weights", "models", "rules", "placements")
+        return ConfigError(what, file=path, row=row_of(text, place), remedy=remedy)
+    free = place[0] in _FREE
     field = section if free or len(place) == 1 else _keys(place[0]).get(place[1])
-    place = place[:2]
     right = (field.title if field else None) or "a section of keys"
-    value = _dig(tomllib.loads(text), place)
+    value = repr(_dig(raw, place))
     return ConfigError(
-        f"{'.'.join(place)} = {value!r} is not right",
+        f"{'.'.join(place)} = {value if len(value) <= 80 else value[:77] + '...'} is not right",
         file=path,
-        row=_row(text, place),
+        row=row_of(text, place),
         remedy=f"write {right}" + (f" ({field.description})" if field and field.description and not free else ""),
     )
 
@@ -435,7 +496,7 @@ def _dig(value: Any, place: list[str]) -> Any:
     return value
 
 
-def _row(text: str, place: list[str]) -> int | None:
+def row_of(text: str, place: Sequence[str]) -> int | None:
     """The line a key stands on, as far as a look at the text can tell."""
     section = ""
     for row, line in enumerate(text.splitlines(), 1):
@@ -446,7 +507,7 @@ def _row(text: str, place: list[str]) -> int | None:
                 return row
             continue
         name = re.match(r"""\s*(["']?)(.+?)\1\s*=""", line)
-        if name and [*section.split("."), name[2]][-len(place) :] == place and not line.lstrip().startswith("#"):
+        if name and [*section.split("."), name[2]][-len(place) :] == list(place) and not line.lstrip().startswith("#"):
             return row
     return None
 

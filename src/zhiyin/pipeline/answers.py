@@ -716,6 +716,13 @@ class Answers:
         step = diversity.mmr if word == "mmr" else diversity.dpp
         return step(slates, likeness, k, balance=balance, run=self.run)
 
+    def check_variety(self) -> None:
+        """Raises ConfigError where lists cannot be spread as the house asks."""
+        if self.by or self.variety == "calibrate":
+            self._categories(needed=True)
+        elif self.variety != "none":
+            self._alike()
+
     def _alike(self) -> Any:
         """What tells how alike items are: a content model's features, a model's vectors, or categories."""
         if "alike" not in self._likeness:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from zhiyin.core.errors import ConfigError
+from zhiyin.core.errors import ConfigError, closest
 from zhiyin.data.config import Config, load_config
 from zhiyin.pipeline.rules import Rules
 
@@ -28,6 +28,21 @@ def answer_settings(settings: Config, file: Path | None = None, types: dict[str,
     except ConfigError as error:
         error.file = file
         raise
+    return _options(settings, rules, types)
+
+
+def usable_answer_settings(settings: Config) -> tuple[dict[str, Any], dict[str, ConfigError]]:
+    """As `answer_settings`, with those rules that can be read, and by key why the others cannot."""
+    made, wrong = Rules(), {}
+    for key, value in settings.rules.items():
+        try:
+            made = dataclasses.replace(made, **{key: getattr(Rules.from_dict({key: value}), key)})
+        except ConfigError as error:
+            wrong[key] = error
+    return _options(settings, made), wrong
+
+
+def _options(settings: Config, rules: Rules, types: dict[str, type] | None = None) -> dict[str, Any]:
     section = settings.answers
     declared = {name: _TYPES[word] for name, word in section.context.items()}
     return {
@@ -40,6 +55,8 @@ def answer_settings(settings: Config, file: Path | None = None, types: dict[str,
 _RESTRICTING = ("filter", "stock", "valid_from", "valid_to")
 _ARRANGING = ("pins", "boosts", "caps", "shares", "dedupe", "bought", "rotation", "frequency", "exposure")
 NOTHING = "FALSE"
+# The name of all rules, where [rules] is no table.
+ALL = "rules"
 
 
 def usable_rules(rules: Rules, bind: Callable[[Rules], object]) -> tuple[Rules, dict[str, str]]:
@@ -64,5 +81,10 @@ def usable_rules(rules: Rules, bind: Callable[[Rules], object]) -> tuple[Rules, 
 
 
 def hides_everything(wrong: Iterable[str]) -> bool:
-    """Whether rules that cannot be used, by name, leave nothing to show."""
-    return any(name in _RESTRICTING for name in wrong)
+    """Whether rules that cannot be used, by name, leave nothing to show: one of them says, or is a misspelt name of one
+    that says, what may be shown; or `ALL`."""
+    known = [field.name for field in dataclasses.fields(Rules)]
+    return any(
+        name == ALL or (name if name in known else closest(name, known)) in (*_RESTRICTING, "include", "exclude")
+        for name in wrong
+    )

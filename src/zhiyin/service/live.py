@@ -43,7 +43,7 @@ class Live:
 
     Parameters
     ----------
-    options: rules, variety and context, as `Answers` takes them. weights: of kinds of events, as in `zhiyin.toml`.
+    options: rules, variety and context, as `Loaded` takes them. weights: of kinds of events, as in `zhiyin.toml`.
     state: what users did lately; by default in this process's memory.
     several: other processes write to the store too: whether items changed is asked for each request.
     types: of columns, as the settings declare them. watch: follow what changes, by threads.
@@ -428,8 +428,8 @@ class Live:
             found.append(SetAside("all lists", "no version can answer", mend))
         else:
             shut = "nothing is shown until then" if view.closed else "lists are made without it"
-            found += [SetAside(f"[rules] {name}", f"{reason}: {shut}", MEND_RULES)
-                      for name, reason in view.unruled.items()]  # fmt: skip
+            found += [SetAside(name if name.startswith("[") else f"[rules] {name}", f"{reason}: {shut}", MEND_RULES)
+                      for name, reason in view.unruled.items() if name not in view.loaded.unreadable]  # fmt: skip
             found += [self.unfit_column("items", column, keys) for column, keys in sorted(view.unfit.items())]
         found += [
             SetAside(f"change {seq} of {table}", "it is no JSON object",

@@ -15,9 +15,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from zhiyin.core.errors import ConfigError
+from zhiyin.core.errors import ConfigError, ZhiyinError
 from zhiyin.core.run import log
-from zhiyin.data.config import load_config
+from zhiyin.data.config import parse_usable, read_text
 from zhiyin.pipeline.answers import Answers
 from zhiyin.pipeline.request import Request
 from zhiyin.pipeline.rules import Boost
@@ -37,10 +37,13 @@ class Placements:
         self.store, self.config = store, config
         self._known: dict[str, tuple[int, Setting]] = {}
         self._old: dict[tuple[str, int], Setting] = {}
-        self._seq, self._changed = -1, 0
+        self._seq = -1
+        self._changed: object = None
         # What cannot be used: settings that cannot be read, and those that the version in use does not allow.
         self._broken: dict[str, SetAside] = {}
         self._unfit: dict[str, SetAside] = {}
+        # Of the settings file: those that were not taken up, and the file where it cannot be read.
+        self._rejected: dict[str, SetAside] = {}
         self._looked: object = None
         self._lock = threading.RLock()
         self.look(answers)
@@ -109,7 +112,10 @@ class Placements:
         """Take up the settings file where it changed, and the store."""
         with self._lock:
             if answers is not None and self.config is not None and self.config.is_file():
-                changed = self.config.stat().st_mtime_ns
+                changed = (
+                    self.config.stat().st_mtime_ns,
+                    (id(answers.model), answers.schema) if self._rejected else (),
+                )
                 if changed != self._changed:
                     self._changed = changed
                     self._read(self.config, answers)
@@ -126,7 +132,7 @@ class Placements:
 
     def set_aside(self) -> list[SetAside]:
         """Placements, or versions of them, that are not used, and why."""
-        return [*self._broken.values(), *self._unfit.values()]
+        return [*self._rejected.values(), *self._broken.values(), *self._unfit.values()]
 
     def _unusable(self, answers: Answers) -> dict[str, SetAside]:
         """Those that the version in use does not allow: requests for them are refused with the reason."""
@@ -144,16 +150,20 @@ class Placements:
 
     def _read(self, file: Path, answers: Answers) -> None:
         """What the file says differently than it did counts, whatever came in between; the rest of it does not."""
-        for name, settings in load_config(file).placements.items():
-            try:
-                made = _json(checked(name, settings, answers))
-            except ConfigError as error:
-                log.warning("placements: [placements.%s] is not taken up: %s", name, error.message)
-                continue
+        usable, rejected = placements_of(file, answers)
+        for name, made in usable.items():
             old = next((columns["settings"] for _, columns, _ in self.store.versions(TABLE, name)
                         if columns is not None and columns["by"] == _FILE), None)  # fmt: skip
             if old != made:
                 self.store.put(TABLE, {name: {"settings": made, "by": _FILE}})
+        self._reject(rejected)
+
+    def _reject(self, rejected: dict[str, SetAside]) -> None:
+        """Note what of the file is not taken up; in the log once."""
+        for name, entry in rejected.items():
+            if self._rejected.get(name) != entry:
+                log.warning("placements: %s is not taken up: %s; %s", entry.what, entry.reason, entry.mend)
+        self._rejected = rejected
 
     def _take(self) -> None:
         seq = self.store.seq(TABLE)
@@ -218,6 +228,29 @@ def checked(name: str, settings: Mapping[str, Any], answers: Answers) -> Setting
         ) from None  # fmt: skip
     answers.ask(request_of(made))
     return made
+
+
+def placements_of(file: Path, answers: Answers) -> tuple[dict[str, str], dict[str, SetAside]]:
+    """Placements of a settings file as the store keeps them, by name; and what of the file cannot be taken up."""
+    usable: dict[str, str] = {}
+    rejected: dict[str, SetAside] = {}
+    try:
+        config, wrong = parse_usable(read_text(file), file)
+    except ConfigError as error:
+        reason = f"{error.message}: placements stay as they are"
+        what = f"[placements] of {file.name}"
+        return {}, {what: SetAside(what, reason, error.remedy or "mend it")}
+    for place, why in wrong.items():
+        if place[0] == TABLE:
+            what = f"[{'.'.join(place)}]"
+            rejected[what] = SetAside(what, "it is no table", f"{file.name}: {why.remedy}")
+    for name, settings in config.placements.items():
+        try:
+            usable[name] = _json(checked(text(name, "placement", ID), settings, answers))
+        except ZhiyinError as error:
+            what = f"[placements.{name[:64]}]"
+            rejected[what] = SetAside(what, error.message.splitlines()[0], f"mend it in {file.name}")
+    return usable, rejected
 
 
 def request_of(made: Made) -> Request:

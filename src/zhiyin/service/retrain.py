@@ -111,6 +111,7 @@ class Retrainer:
     on_done: called with `status()` after each training, from the thread.
     store: address of the store, where the service uses another one than the settings say.
     threads: worker threads of the training; default half of the cores.
+    bundles: the versions of the project; None: where the settings say.
     """
 
     def __init__(
@@ -122,13 +123,13 @@ class Retrainer:
         *,
         store: str | None = None,
         threads: int | None = None,
+        bundles: Bundles | None = None,
     ) -> None:
         self.config, self.budget, self.store = Path(config).resolve(), budget, store
         self.schedule = Schedule.parse(schedule) if isinstance(schedule, str) else schedule
         self.limit = 4 * microseconds(budget) / 1e6 + 3_600
-        settings = load_config(self.config)
         self.threads = threads or max(1, available_cores() // 2)
-        self.bundles = Bundles(self.config.parent / settings.train.output / "bundles")
+        self.bundles = bundles or Bundles(self.config.parent / load_config(self.config).train.output / "bundles")
         self._on_done = on_done
         self._opened = datetime.now(UTC)
         self._tried: datetime | None = None

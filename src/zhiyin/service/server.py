@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from zhiyin.core.errors import MissingExtraError
-from zhiyin.data.config import ServiceSection, load_config, resolved
+from zhiyin.data.config import resolved
+from zhiyin.pipeline.bundles import Bundles
+from zhiyin.service.settings import Settings, report, settings_of
 from zhiyin.service.supervisor import listen, supervise
 
 # Seconds that requests have to end when the service is stopped.
@@ -30,18 +32,41 @@ class Plan:
 
     Parameters
     ----------
-    configs: settings files, one a shop. store, retrain: instead of the file's, where there is one shop.
+    configs: settings files, one a shop. texts, instead: what each said when it was read, as `Settings` has them: a
+        worker that follows one that died runs with what the others run with, whatever has become of the file since.
+    store, retrain: instead of the file's, where there is one shop.
     workers: processes that answer. log: how it is written, "text" or "json"; access_log: a line for each request.
     shared: a folder that lives as long as the workers do, for what they count together; None: there is none.
     """
 
     configs: tuple[str, ...]
+    texts: tuple[str | None, ...]
+    instead: tuple[str, ...]
     store: str | None = None
     workers: int = 1
     retrain: str | None = None
     log: str = "text"
     access_log: bool = False
     shared: str | None = None
+
+    @classmethod
+    def of(cls, shops: Sequence[Settings], **others: Any) -> Plan:
+        """To serve shops by their settings."""
+        return cls(
+            tuple(str(shop.file.resolve()) for shop in shops), tuple(shop.text for shop in shops),
+            tuple(shop.instead for shop in shops), **others,
+        )  # fmt: skip
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Plan:
+        """Of `dataclasses.asdict`, as another process gets it."""
+        lists: dict[str, Any] = {name: tuple(state[name]) for name in ("configs", "texts", "instead")}
+        return cls(**{**state, **lists})
+
+    def settings(self) -> list[Settings]:
+        """Settings of the shops, as they were read."""
+        return [settings_of(Path(config), text, instead)
+                for config, text, instead in zip(self.configs, self.texts, self.instead)]  # fmt: skip
 
 
 def serve(plan: Plan, host: str, port: int, say: Callable[[str], None]) -> int:
@@ -69,7 +94,7 @@ def serve(plan: Plan, host: str, port: int, say: Callable[[str], None]) -> int:
 def work(description: dict[str, Any], sock: socket.socket | None) -> None:
     """One worker of several: answers on a socket that all share."""
     assert sock is not None
-    plan = Plan(**{**description, "configs": tuple(description["configs"])})
+    plan = Plan.from_state(description)
     with contextlib.closing(_Opened(plan, several=True, say=None)) as opened:
         opened.answer(sock)
 
@@ -86,9 +111,14 @@ class _Opened:
         logs.configure(plan.log, access=plan.access_log)
         shared = None if plan.shared is None else Path(plan.shared)
         try:
-            for config in plan.configs:
-                shop, shown = Tenant.open(Path(config), several=several, store=plan.store, shared=shared)
+            for settings in plan.settings():
+                shop, shown = Tenant.open(
+                    settings.file, several=several, store=plan.store, shared=shared, settings=settings
+                )
                 self.shops.append(shop)
+                if say is not None:
+                    report(settings)
+                    settings.keep()
                 _show(say, shop.name if len(plan.configs) > 1 else "", shown)
         except BaseException:
             self.close()
@@ -162,14 +192,14 @@ def _helpers(plan: Plan) -> Any:
     from zhiyin.service.tidy import Tidy
 
     with contextlib.ExitStack() as stack:
-        for config in map(Path, plan.configs):
-            section = load_config(config).service if config.is_file() else ServiceSection()
-            retrain = plan.retrain or section.retrain
-            if retrain is not None:
-                store = plan.store
-                retrainer = Retrainer(config, retrain, section.train_budget, store=store)
+        for settings in plan.settings():
+            section, home = settings.config.service, settings.file.parent
+            schedule = plan.retrain or section.retrain
+            if schedule is not None:
+                bundles = Bundles(home / settings.config.train.output / "bundles")
+                retrainer = Retrainer(settings.file, schedule, section.train_budget, store=plan.store, bundles=bundles)
                 stack.callback(retrainer.close)
-            tidy = Tidy(resolved(plan.store or section.store, config.parent), section)
+            tidy = Tidy(resolved(plan.store or section.store, home), section)
             stack.callback(tidy.close)
         yield
 
@@ -197,8 +227,3 @@ def _need() -> None:
         import uvicorn  # noqa: F401
     except ImportError:
         raise MissingExtraError("fastapi", "serve", "the service") from None
-
-
-def names(configs: Sequence[Path]) -> tuple[str, ...]:
-    """Settings files as a plan has them."""
-    return tuple(str(config.resolve()) for config in configs)

@@ -13,7 +13,6 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,8 +24,8 @@ from zhiyin.store.state import EVENTS
 from zhiyin.store.traces import Trace
 
 if TYPE_CHECKING:
-    from zhiyin.data.config import Config
     from zhiyin.service.asking import Desk
+    from zhiyin.service.settings import Settings
     from zhiyin.service.views import Past, View
     from zhiyin.store.database import Store
 
@@ -92,10 +91,9 @@ def compare(desk: Desk, traces: Iterable[Trace]) -> Skew:
     return found
 
 
-def compare_newest(settings: Config, config: Path, store: Store, most: int) -> Skew:
+def compare_newest(settings: Settings, store: Store, most: int) -> Skew:
     """Compare the newest lists of a store whose features were kept, without a running service."""
     from zhiyin.pipeline.bundles import Bundles
-    from zhiyin.pipeline.rules_config import answer_settings
     from zhiyin.service.asking import Desk
     from zhiyin.service.live import Live
     from zhiyin.service.placements import Placements
@@ -104,13 +102,13 @@ def compare_newest(settings: Config, config: Path, store: Store, most: int) -> S
     traces = store.traces_with_features(most)
     if not traces:
         return Skew()
-    bundles = Bundles(config.parent / settings.train.output / "bundles")
+    bundles = Bundles(settings.file.parent / settings.config.train.output / "bundles")
     with contextlib.ExitStack() as stack:
-        live = stack.enter_context(
-            contextlib.closing(Live(bundles, store, answer_settings(settings, config), settings.weights))
-        )
+        live = stack.enter_context(contextlib.closing(Live(
+            bundles, store, settings.answer_settings, settings.config.weights, types=settings.config.schema.types
+        )))  # fmt: skip
         writer = stack.enter_context(contextlib.closing(Traces(store)))
-        desk = Desk(live, Placements(store, config, live.now.answers), writer)
+        desk = Desk(live, Placements(store, settings.file, live.now.answers), writer)
         return compare(desk, sorted(traces, key=lambda trace: (trace.version, trace.head["index"])))
 
 

@@ -6,18 +6,18 @@ The settings file says where all of it is; a key says whose shop a request is fo
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from zhiyin.data.config import ServiceSection, load_config, resolved
+from zhiyin.data.config import ServiceSection, resolved
 from zhiyin.pipeline.bundles import Bundles
-from zhiyin.pipeline.rules_config import answer_settings
 from zhiyin.service.asking import Desk
 from zhiyin.service.feature_log import FeatureLog
 from zhiyin.service.keys import Keys
 from zhiyin.service.live import Live
 from zhiyin.service.placements import Placements
 from zhiyin.service.set_aside import SetAside
+from zhiyin.service.settings import Settings, read_settings
 from zhiyin.service.skew import SkewWatch
 from zhiyin.store.database import Store
 from zhiyin.store.showings_file import FileShowings
@@ -42,6 +42,8 @@ class Tenant:
     config: Path | None = None
     writer: Writer = None  # type: ignore[assignment]
     traces: Traces = None  # type: ignore[assignment]
+    # What of the settings cannot be used.
+    unusable: Sequence[SetAside] = ()
 
     def __post_init__(self) -> None:
         self.store: Store = self.live.store
@@ -60,19 +62,27 @@ class Tenant:
     def set_aside(self) -> list[SetAside]:
         """All that the shop cannot use and goes on without."""
         away = [REDIS_AWAY] if self.live.state.away else []
-        return [*away, *self.live.set_aside(), *self.placements.set_aside(), *self.keys.set_aside()]
+        parts = (self.live, self.placements, self.keys)
+        return [*self.unusable, *away, *(entry for part in parts for entry in part.set_aside())]
 
     @classmethod
     def open(
-        cls, config: Path, *, several: bool = False, store: str | None = None, shared: Path | None = None
+        cls,
+        config: Path,
+        *,
+        several: bool = False,
+        store: str | None = None,
+        shared: Path | None = None,
+        settings: Settings | None = None,
     ) -> tuple[Tenant, dict[str, str]]:
         """The shop of a settings file, and keys that were made just now, to be shown once.
 
         several: whether other processes answer for it too. store: instead of the file's. shared: a folder in which the
-        processes of this machine count together what users are shown, where there is no Redis.
+        processes of this machine count together what users are shown, where there is no Redis. settings: as they were
+        read already; None: they are read here.
         """
-        home, settings = config.parent, load_config(config) if config.is_file() else None
-        section = settings.service if settings is not None else ServiceSection()
+        settings = settings or read_settings(config)
+        home, section = config.parent, settings.config.service
         kept = Store(resolved(store or section.store, home))
         try:
             state: LiveState | None = None
@@ -82,13 +92,12 @@ class Tenant:
                 state = RedisState(resolved(section.redis, home), name_of(kept.address))
             elif several or kept.dialect != "sqlite":  # to a server other machines may write
                 state = Direct(None if shared is None else FileShowings(shared / f"{name_of(kept.address)}.showings"))
-            output = settings.train.output if settings is not None else "models"
             live = Live(
-                Bundles(home / output / "bundles"),
+                Bundles(home / settings.config.train.output / "bundles"),
                 kept,
-                {} if settings is None else answer_settings(settings, config),
-                {} if settings is None else settings.weights,
-                types=None if settings is None else settings.schema.types,
+                settings.answer_settings,
+                settings.config.weights,
+                types=settings.config.schema.types,
                 state=state,
                 several=several or section.redis is not None or kept.dialect != "sqlite",
             )
@@ -103,7 +112,7 @@ class Tenant:
             kept.close()
             raise
         keys.watch()
-        made = cls(home.resolve().name, live, keys, section, config if settings is not None else None)
+        made = cls(home.resolve().name, live, keys, section, config, unusable=settings.set_aside)
         return made, shown
 
     def close(self) -> None:

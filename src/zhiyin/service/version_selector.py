@@ -12,6 +12,7 @@ from pathlib import Path
 from zhiyin.core.errors import DataError
 from zhiyin.core.run import log
 from zhiyin.pipeline.bundles import Bundle, Bundles
+from zhiyin.pipeline.rules_config import hides_everything
 from zhiyin.service.set_aside import SetAside, reason_of
 from zhiyin.service.views import View
 from zhiyin.store.errors import StoreAwayError
@@ -60,7 +61,7 @@ class VersionSelector:
             made = self._attempt(version, schema_version)
             if made is None:
                 continue
-            if not made[0].closed:
+            if not made[0].closed or hides_everything(made[0].loaded.unreadable):  # no other version would show more
                 return made
             self._reject_rules(made[0])
             closed = closed or made

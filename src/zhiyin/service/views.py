@@ -29,7 +29,7 @@ from zhiyin.pipeline.bundles import Bundle
 from zhiyin.pipeline.request import DIVERSITY_METHODS, Request
 from zhiyin.pipeline.row_alignment import align_rows
 from zhiyin.pipeline.rules import Rules
-from zhiyin.pipeline.rules_config import hides_everything, usable_rules
+from zhiyin.pipeline.rules_config import NOTHING, hides_everything, usable_rules
 from zhiyin.service.index_feed import NO_EVENTS, live_index
 from zhiyin.store.database import Store
 from zhiyin.store.records import Event
@@ -48,7 +48,8 @@ class Loaded:
 
     Parameters
     ----------
-    options: rules, variety and context, as `Answers` takes them.
+    options: rules, variety and context, as `Answers` takes them; unreadable: rules of the settings that cannot be
+        read, and why, by name.
     weights: of kinds of events, as in `zhiyin.toml`. They count for a version that was saved without its schema; any
         other has its own, and what the file says counts from the next training on.
     store: whose events are served beside the version.
@@ -65,6 +66,7 @@ class Loaded:
     ) -> None:
         self.version, self.model = bundle.version, bundle.load()
         self.options = {"rules": Rules(), **options}
+        self.unreadable = dict(self.options.pop("unreadable", {}))
         self.known = self.model._context()
         catalogue = Catalogue.load(bundle.folder) or Catalogue(pl.DataFrame(), pl.DataFrame())
         ids = pl.DataFrame({"id": self.known.item_ids.values})
@@ -205,8 +207,8 @@ class View:
     """See the module.
 
     seq: the last change of the store's items that is in it. unfit: by column the items whose value of the store does
-    not fit the type of the column; it is null here. unruled: rules of the house that this catalogue does not allow, and
-    why, by name; see `pipeline.rules_config.usable_rules`.
+    not fit the type of the column; it is null here. unruled: rules of the house that cannot be read or that this
+    catalogue does not allow, and why, by name; see `pipeline.rules_config.usable_rules`.
     """
 
     def __init__(
@@ -439,25 +441,32 @@ class View:
 
 
 def _ruled(loaded: Loaded, schema: CatalogueSchema) -> tuple[Answers, dict[str, str]]:
-    """Answers under those rules of the house that the catalogue allows, and why not the others."""
+    """Answers under those rules of the house that can be read and that the catalogue allows, and why not the others."""
 
-    def answers(rules: Rules) -> Answers:
-        options = {**loaded.options, "rules": rules}
+    def answers(**options: Any) -> Answers:
         return Answers(loaded.model, loaded.items, loaded.users, kinds=tuple(loaded.kinds), run=Run(threads=1),
-                       schema=schema, **options)  # fmt: skip
+                       schema=schema, **{**loaded.options, **options})  # fmt: skip
 
+    rules, wrong = loaded.options["rules"], dict(loaded.unreadable)
+    if hides_everything(wrong):
+        rules = dataclasses.replace(rules, filter=NOTHING)
     try:
-        return answers(loaded.options["rules"]), {}
+        made = answers(rules=rules)
     except ConfigError:
-        plain = answers(Rules())
-        ids = plain.ids
-        rules, wrong = usable_rules(
-            loaded.options["rules"],
-            lambda some: some.bind(plain.filters, kinds=tuple(loaded.kinds), item_ids=ids),
+        plain = answers(rules=Rules())
+        rules, more = usable_rules(
+            rules, lambda some: some.bind(plain.filters, kinds=tuple(loaded.kinds), item_ids=plain.ids)
         )
-        if not wrong:  # it was something else
+        if not more:  # it was something else
             raise
-        return answers(rules), wrong
+        wrong |= more
+        made = answers(rules=rules)
+    try:
+        made.check_variety()
+    except ConfigError as error:
+        wrong["[answers] categories" if made.by else "[answers] variety"] = error.message.splitlines()[0]
+        made = answers(rules=rules, variety="none", by="")
+    return made, wrong
 
 
 def _overlaid(
