@@ -1,14 +1,15 @@
 # make demo: install, see it work, and click in it until Ctrl-C. make test: install and run all checks. Both work on a
-# fresh machine. make demo DEMO_ARGS=--no-serve ends by itself.
+# fresh machine. make demo DEMO_ARGS=--no-serve ends by itself. make test-fast leaves out what takes seconds.
+# make coverage runs the tests and prints which lines and branches none of them reaches. docs/testing.md says more.
 PYTHON ?= python3
 VENV ?= .venv
-PYTEST_ARGS ?= -n 2
+PYTEST_ARGS ?= -n 2 --dist worksteal
 DEMO_ARGS ?=
 PIP = $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 BIN = $(VENV)/bin
 DEMO = .venv-demo
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-fast coverage lint clean
 
 demo:
 	test -x $(DEMO)/bin/python || $(PYTHON) -m venv $(DEMO)
@@ -17,6 +18,15 @@ demo:
 
 test: $(VENV)/.installed lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-fast: $(VENV)/.installed
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "not slow" --hypothesis-profile fast
+
+coverage: $(VENV)/.installed
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(PYTEST_ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -30,5 +40,5 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf .venv-demo demo build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .coverage .coverage.* .venv-demo demo build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find src tests -name __pycache__ -prune -exec rm -rf {} +

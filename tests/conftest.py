@@ -18,9 +18,13 @@ from hypothesis import settings
 
 from tests.kernel_cache import use_kernel_cache
 
-# The same examples each time, and no clock: the first call of a kernel compiles it.
+# The same examples each time, and no clock: the first call of a kernel compiles it. `--hypothesis-profile fast` takes
+# fewer of them.
 settings.register_profile("zhiyin", deadline=None, derandomize=True, max_examples=60)
+settings.register_profile("fast", deadline=None, derandomize=True, max_examples=15)
 settings.load_profile("zhiyin")
+# Who takes one of these starts a browser, or a server of a database: its tests are marked slow.
+SLOW_FIXTURES = {"chromium", "cluster", "postgres", "redis_url"}
 os.environ.setdefault("NO_COLOR", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # two test processes on two cores: threads that wait must not spin
 os.environ.setdefault("COLUMNS", "120")
@@ -29,6 +33,13 @@ os.environ.setdefault("POLARS_MAX_THREADS", "2")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 use_kernel_cache()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,8 @@ from zhiyin.pipeline.bundles import Bundles
 from zhiyin.service.keys import Keys, digest_of
 from zhiyin.store.database import Store
 
+pytestmark = pytest.mark.slow
+
 MAIN = [sys.executable, "-c", "from zhiyin.cli.main import main; main()"]
 
 

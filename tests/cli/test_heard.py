@@ -78,6 +78,7 @@ def test_what_is_trained(zhiyin: Command, project: Path, store: Store) -> None:
     assert titles["i5"] == "Film 5"
 
 
+@pytest.mark.slow
 def test_a_budget_reads_it_too(zhiyin: Command, project: Path, store: Store) -> None:
     with Bundles(project / "models" / "bundles").training():
         assert "another training is running" in zhiyin("train", "--budget", "3s", code=1).stderr
@@ -120,6 +121,7 @@ def test_without_the_extra(zhiyin: Command, project: Path, store: Store, monkeyp
     zhiyin("train", "popular", "--no-store")
 
 
+@pytest.mark.slow
 def test_nothing_heavy_without_a_store(project: Path) -> None:
     code = "import sys; from zhiyin.cli.main import app; app(['train', 'popular'], standalone_mode=False); "
     code += "print('sqlalchemy' in sys.modules)"

@@ -11,6 +11,7 @@ import pytest
 from tests.cli.conftest import Command
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["movielens-100k", "goodbooks"])
 def test_init_train_evaluate(zhiyin: Command, real_data: Callable[[str], Path], name: str) -> None:
     zhiyin("init", str(real_data(name)))

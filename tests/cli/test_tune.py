@@ -35,6 +35,7 @@ def test_a_search_goes_on_where_it_stopped(zhiyin: Command, log: Path) -> None:
     assert more["trials"][:2] == first["trials"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_no_half_model(zhiyin: Command, log: Path, tmp_path: Path) -> None:
     """A real signal to a real process in the middle of a long fit."""
     zhiyin("init")

@@ -21,6 +21,7 @@ def project(zhiyin: Command, log: Path) -> Path:
     return log.parent
 
 
+@pytest.mark.slow
 def test_train_within_a_budget_and_use_it(zhiyin: Command, project: Path) -> None:
     assert "no versions" in zhiyin("versions").output
     trained = zhiyin("train", "--budget", "8s", "--force")
@@ -129,6 +130,7 @@ def test_rules_that_cannot_be_name_the_file(zhiyin: Command, project: Path) -> N
     assert "filter" in wrong
 
 
+@pytest.mark.slow
 def test_what_is_in_use_learns_anew_where_the_new_version_may_not_replace_it(
     zhiyin: Command, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,7 +98,11 @@ def test_what_is_no_table_is_refused_by_its_name(tmp_path: Path, content: bytes,
 @pytest.mark.parametrize("packer", ["gz", "bz2", "xz", "zip", "zst"])
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, packer: str) -> None:
     path = tmp_path / f"log.csv.{packer}"
-    path.write_bytes(PACKERS[packer](b"user,item\n" + b"u,i\n" * 25_000_000))
+    head, rows = b"user,item\n", b"u,i\n" * 250_000
+    if packer in ("bz2", "xz"):  # slow to pack: a file of several streams unpacks to one text, too
+        path.write_bytes(PACKERS[packer](head) + PACKERS[packer](rows) * 100)
+    else:
+        path.write_bytes(PACKERS[packer](head + rows * 100))
     with pytest.raises(DataError, match="200 times its size"):
         read(path)
 

@@ -28,7 +28,7 @@ def log(words: tuple[str, ...]) -> str:
 
 
 @pytest.mark.parametrize("encoding", TEXTS)
-@pytest.mark.parametrize("far", [False, True])
+@pytest.mark.parametrize("far", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_legacy_encodings_are_found_and_said(tmp_path: Path, encoding: str, far: bool) -> None:
     """Also where the first of them stands far behind the head of the file."""
     content = log(TEXTS[encoding])

@@ -265,6 +265,7 @@ def bare(block: Block) -> str:
 BLOCKS = [block for name in DOCUMENTS if (ROOT / name).is_file() for block in blocks_of(ROOT / name, ROOT)]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("document", [name for name in DOCUMENTS if name != TRANSLATION])
 def test_blocks(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,7 @@ print("compiled while somebody waited:", fresh)
 """
 
 
+@pytest.mark.slow
 def test_the_first_list_waits_for_nothing(tmp_path: Path) -> None:
     for step in ("write", "serve"):
         done = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path / "bundles"), step], text=True,

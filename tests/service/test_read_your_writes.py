@@ -21,6 +21,8 @@ from zhiyin.client import PageKey
 
 from .conftest import click, client_of, eventually, listed
 
+pytestmark = pytest.mark.slow
+
 KINDS = ("sqlite", "postgres", "postgres and redis")
 # Each write is made and asked for so often, by turns: what is right by chance is wrong once.
 ROUNDS = 6

@@ -22,6 +22,8 @@ from zhiyin.pipeline.rules import Rules
 from .conftest import click, client_of, eventually, listed
 from .test_metrics import figures
 
+pytestmark = pytest.mark.slow
+
 SHOWN = Rules.from_dict({"frequency": {"at_most": 5, "window": "1d"}})
 
 

@@ -23,6 +23,8 @@ from zhiyin.client import PageKey
 
 from .conftest import eventually
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def running(home: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:

@@ -19,6 +19,8 @@ from tests.service.crew import answer
 from zhiyin.core.errors import ConfigError
 from zhiyin.service.supervisor import DEATHS, listen, supervise
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

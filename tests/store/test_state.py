@@ -152,6 +152,7 @@ def until(there: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 class TestRedis(StateConformance):
     @pytest.fixture(scope="class")
     @classmethod
@@ -167,6 +168,7 @@ def pair(server: Server, name: str) -> tuple[LiveState, LiveState]:
     return RedisState(server.url, name), RedisState(server.url, name)
 
 
+@pytest.mark.slow
 def test_one_process_hears_the_other(server: Server, name: str) -> None:
     here, there = pair(server, name)
     shop = Shop()
@@ -183,6 +185,7 @@ def test_one_process_hears_the_other(server: Server, name: str) -> None:
     assert here.shown("alice") == {}
 
 
+@pytest.mark.slow
 def test_one_process_loads_while_the_other_hears(server: Server, name: str) -> None:
     here, there = pair(server, name)
     shop = Shop()
@@ -197,6 +200,7 @@ def test_one_process_loads_while_the_other_hears(server: Server, name: str) -> N
     assert here.recent("alice", shop.load("alice")).events == (event(1),)
 
 
+@pytest.mark.slow
 def test_tenants_are_apart_and_keys_tell_no_names(server: Server, name: str) -> None:
     import redis
 
@@ -218,6 +222,7 @@ def test_tenants_are_apart_and_keys_tell_no_names(server: Server, name: str) -> 
         assert all(link.ttl(key) > 0 for key in passing)
 
 
+@pytest.mark.slow
 def test_a_list_that_grew_long_is_loaded_anew(server: Server, name: str) -> None:
     import redis
 
@@ -239,6 +244,7 @@ def test_a_list_that_grew_long_is_loaded_anew(server: Server, name: str) -> None
     assert (shop.asked, state.users) == (2, 1)
 
 
+@pytest.mark.slow
 def test_a_slow_redis_is_asked_no_more_until_it_is_quick(
     server: Server, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,6 +281,7 @@ def test_a_slow_redis_is_asked_no_more_until_it_is_quick(
     state.close()
 
 
+@pytest.mark.slow
 def test_a_process_that_starts_trusts_nothing_from_before(server: Server, name: str) -> None:
     from zhiyin.store.redis_state import RedisState
 
@@ -284,6 +291,7 @@ def test_a_process_that_starts_trusts_nothing_from_before(server: Server, name: 
     assert RedisState(server.url, name).recent("alice", shop.load("alice")).events == (event(1),)
 
 
+@pytest.mark.slow
 def test_a_load_from_before_a_new_epoch_does_not_fill(server: Server, name: str) -> None:
     from zhiyin.store.redis_state import RedisState
 
@@ -308,6 +316,7 @@ def test_addresses_that_cannot_be(address: str) -> None:
         RedisState(address)
 
 
+@pytest.mark.slow
 def test_names_and_times_that_cannot_be(server: Server) -> None:
     from zhiyin.store.redis_state import RedisState
 
@@ -318,6 +327,7 @@ def test_names_and_times_that_cannot_be(server: Server) -> None:
         RedisState(server.url, ttl=0.1)
 
 
+@pytest.mark.slow
 class TestAway:
     """Redis dies, hangs, and comes back."""
 

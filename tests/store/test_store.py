@@ -74,6 +74,7 @@ def test_a_database_with_tables_of_somebody_else(tmp_path: Path, postgres: str) 
         assert file.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall() == [("events",)]
 
 
+@pytest.mark.slow
 def test_no_kill_loses_what_was_acknowledged(tmp_path: Path) -> None:
     """A writer under load is killed at a random moment, again and again, on one file."""
     acknowledged, there = killed(str(tmp_path / "shop.db"), times=5)

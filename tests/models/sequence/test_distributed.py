@@ -84,6 +84,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return one, two
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TRAININGS)
 def test_two_processes_learn_what_one_does(kind: str, both: tuple[Path, Path]) -> None:
     one, two = both
@@ -96,6 +97,7 @@ def test_two_processes_learn_what_one_does(kind: str, both: tuple[Path, Path]) -
         np.testing.assert_allclose(found, hoped, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TRAININGS)
 def test_one_of_them_speaks_and_all_know(kind: str, both: tuple[Path, Path]) -> None:
     one, two = both

@@ -77,6 +77,7 @@ class _Off(torch.nn.Module):
         return self.network(*inputs) + 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(SETTINGS))
 def test_onnxruntime_answers_as_the_model(name: str, tmp_path: Path) -> None:
     model = fitted(name, **SETTINGS[name])

@@ -17,6 +17,7 @@ import zhiyin as zy
 LEAST = 0.0926
 
 
+@pytest.mark.slow
 def test_ndcg_lies_in_its_band(request: pytest.FixtureRequest) -> None:
     real_data = request.getfixturevalue("real_data")
     split = zy.split(zy.read(real_data("movielens-100k")), "last")

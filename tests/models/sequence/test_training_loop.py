@@ -88,7 +88,9 @@ def interrupted(kind: str, run: Run, nth: int) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("nth", range(STEPS))
+@pytest.mark.parametrize(
+    "nth", [pytest.param(n, marks=[] if n in (0, 5, 11) else pytest.mark.slow) for n in range(STEPS)]
+)
 def test_interrupted_after_any_step(kind: str, nth: int, whole: dict[str, SASRec], tmp_path: Path) -> None:
     run = Run(threads=1, checkpoint=tmp_path / "c", checkpoint_every=EVERY)
     interrupted(kind, run, nth)
