@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zhiyin.core.errors import DataError
-from zhiyin.pipeline.exploration import TAIL, OneSlot, Openings, drawn, uniforms
+from zhiyin.pipeline.exploration import MAX_REPLACEMENTS_PER_SLOT, OneSlot, Replacements, draw_replacements, uniforms
 from zhiyin.pipeline.filters import Filters
-from zhiyin.pipeline.rules import Rulebook, Rules
+from zhiyin.pipeline.rulebook import Rulebook
+from zhiyin.pipeline.rules import Rules
 from zhiyin.pipeline.slate import RequestBatch, Slates
 
 N = 18
@@ -31,9 +32,9 @@ class Watched:
     def __init__(self, policy: OneSlot) -> None:
         self.policy, self.offered = policy, []  # type: ignore[var-annotated]
 
-    def __call__(self, openings: Openings) -> np.ndarray:
-        self.offered.append(openings)
-        return self.policy(openings)
+    def __call__(self, replacements: Replacements) -> np.ndarray:
+        self.offered.append(replacements)
+        return self.policy(replacements)
 
 
 def keeps(items: list[int], before: list[int], rules: Rules) -> bool:
@@ -136,10 +137,10 @@ def test_lists_are_drawn_as_the_propensities_say() -> None:
 
 
 def test_any_policy_may_choose() -> None:
-    def best_of_the_rest(openings: Openings) -> np.ndarray:
+    def best_of_the_rest(replacements: Replacements) -> np.ndarray:
         """The best item behind the list goes to the last slot, three times of four."""
-        last = openings.slots == openings.slots.max()
-        first = openings.scores == openings.scores[last].max()
+        last = replacements.slots == replacements.slots.max()
+        first = replacements.scores == replacements.scores[last].max()
         return np.where(last & first, 0.75, 0.0)
 
     slates = Slates(np.array([0, N]), np.arange(N, dtype=np.int32), -np.arange(N, dtype=np.float32))
@@ -178,8 +179,8 @@ def test_each_slot_is_offered_a_bounded_tail() -> None:
     policy = Watched(OneSlot(0.1))
     slates = Slates(np.array([0, 500]), np.arange(500, dtype=np.int32), -np.arange(500, dtype=np.float32))
     Rules().bind(many).rerank(slates, RequestBatch.one(), 5, policy=policy)
-    assert np.bincount(policy.offered[0].slots).tolist() == [TAIL] * 5
-    assert policy.offered[0].items[:TAIL].tolist() == list(range(5, 5 + TAIL))
+    assert np.bincount(policy.offered[0].slots).tolist() == [MAX_REPLACEMENTS_PER_SLOT] * 5
+    assert policy.offered[0].items[:MAX_REPLACEMENTS_PER_SLOT].tolist() == list(range(5, 5 + MAX_REPLACEMENTS_PER_SLOT))
 
 
 @settings(max_examples=30, deadline=None)
@@ -189,8 +190,8 @@ def test_what_is_drawn_had_a_chance(chances: list[list[float]], seed: int) -> No
     owners = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     flat = np.concatenate(parts)
     none = np.zeros(len(flat), np.int64)
-    openings = Openings(len(parts), owners, none, none, none, none, none)
-    at, told = drawn(openings, lambda _: flat, np.arange(seed, seed + len(parts), dtype=np.uint64))
+    replacements = Replacements(len(parts), owners, none, none, none, none, none)
+    at, told = draw_replacements(replacements, lambda _: flat, np.arange(seed, seed + len(parts), dtype=np.uint64))
     assert len(set(owners[at])) == len(at)
     assert (flat[at] > 0).all()
     assert told.tolist() == flat.tolist()

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from zhiyin.core.errors import ConfigError
 from zhiyin.data.histories import Histories
-from zhiyin.pipeline.exposure import MOST, deficits
+from zhiyin.pipeline.exposure import MAX_DEFICIT_LISTS, deficits
 from zhiyin.pipeline.filters import Filters
-from zhiyin.pipeline.rules import Rulebook, Rules
+from zhiyin.pipeline.rulebook import Rulebook
+from zhiyin.pipeline.rules import Rules
 from zhiyin.pipeline.slate import Ragged, RequestBatch, Slate, Slates
 
 DAY = 86_400_000_000
@@ -78,7 +79,7 @@ def test_who_may_be_shown_equals_brute_force(
     after = rerank_one(rules, slate(), request, N)
     assert after.items.tolist() == sorted(right)
     # Ahead of retrieval the same is said.
-    _, removed = rules.removed(request)
+    _, removed = rules.excluded_items(request)
     assert set(np.flatnonzero(rules.mask(request).bits)) - set(removed.tolist()) == right
     # Each item that is missing is told once, with the rule that it failed.
     told = [item for event in after.trace for item in event.get("items", []) if event["step"] != "short"]
@@ -170,7 +171,7 @@ def test_exposure_comes_out_at_the_target() -> None:
         scores = rng.normal(size=N).astype(np.float32) - 2 * (items % 4 == 3)
         slates = Slates.best_first(np.array([0, N]), items, scores)
         request = RequestBatch.one(deficits=deficits(rules.rules.exposure, sums))
-        sums += rules.exposed(rules.rerank(slates, request, 8), request)
+        sums += rules.exposure_sums(rules.rerank(slates, request, 8), request)
     assert sums[0, 0] / sums[0, 1] == pytest.approx(0.3, abs=0.02)
     assert sums[0, 2] == 300
 
@@ -180,7 +181,7 @@ def test_a_deficit_is_counted_in_lists_and_bounded() -> None:
     assert deficits(targets, np.zeros((2, 3))).tolist() == [0, 0]
     sums = np.array([[2.0, 10.0, 5.0], [2.0, 10.0, 5.0]])
     assert deficits(targets, sums).tolist() == [1.5, -0.5]
-    assert deficits(targets, 1e6 * sums).tolist() == [MOST, -MOST]
+    assert deficits(targets, 1e6 * sums).tolist() == [MAX_DEFICIT_LISTS, -MAX_DEFICIT_LISTS]
 
 
 def test_many_requests_are_as_one_by_one() -> None:

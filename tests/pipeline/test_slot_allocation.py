@@ -10,16 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zhiyin.pipeline.slot_allocation import Arranged, Cap, arrange
+from zhiyin.pipeline.slot_allocation import Cap, SlotAssignment, assign_slots
 
 
-def one_list(sellers: list[int], members: list[bool], k: int, share: float, at_most: int, strict: bool) -> Arranged:
+def one_list(
+    sellers: list[int], members: list[bool], k: int, share: float, at_most: int, strict: bool
+) -> SlotAssignment:
     n = len(sellers)
     cap = Cap(np.arange(n + 1), np.array(sellers, np.int64), at_most, k, strict)
-    return arrange(np.array([0, n]), k, caps=[cap], shares=[(np.array(members), share)])
+    return assign_slots(np.array([0, n]), k, caps=[cap], shares=[(np.array(members), share)])
 
 
-def listed(made: Arranged) -> list[int]:
+def listed(made: SlotAssignment) -> list[int]:
     return [int(row) for row in made.rows[0] if row >= 0]
 
 

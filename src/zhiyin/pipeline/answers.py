@@ -46,7 +46,8 @@ from zhiyin.pipeline.request import (
     resolve_options,
 )
 from zhiyin.pipeline.row_alignment import align_rows
-from zhiyin.pipeline.rules import Boost, Rulebook, Rules
+from zhiyin.pipeline.rulebook import Rulebook
+from zhiyin.pipeline.rules import Boost, Rules
 from zhiyin.pipeline.slate import Ragged, RequestBatch, Slate, Slates
 from zhiyin.ranking.asof import AsOf
 from zhiyin.ranking.candidates import Retrieved
@@ -294,7 +295,7 @@ class Answers:
             left_out=candidates.left_out if isinstance(candidates, Retrieved) else {},
             degraded=clock.degraded,
             propensities=np.ones(len(best)) if best.propensities is None else best.propensities,
-            exposed=book.exposed(made.slates, needs) if book.exposure else _NO_GROUPS,
+            exposed=book.exposure_sums(made.slates, needs) if book.exposure else _NO_GROUPS,
             sources=candidates.sources,
             ranks=_ranks_of(best.items, candidates),
             features=_features_of(request, best.items, made.examples),
@@ -410,7 +411,9 @@ class Answers:
         many."""
         filled, given = self._filled(batch, slates, gone, wanted)
         vary = functools.partial(self._vary, history=batch.histories, k=batch.k, word=batch.word, balance=batch.balance)
-        made = batch.book.finish(filled, batch.needs, batch.k, between=vary, policy=batch.policy, run=self.run)
+        made = batch.book.rerank_qualified(
+            filled, batch.needs, batch.k, diversify=vary, policy=batch.policy, run=self.run
+        )
         lacks = np.diff(made.offsets) < batch.k
         # A cap that is not strict yields to candidates only after one look at what is popular.
         for event in made.events:
@@ -446,13 +449,13 @@ class Answers:
             given = np.bincount(found[0], minlength=len(slates))
             rows.append(found)
             held = slates.with_rows(*found, np.zeros(len(found[1]), np.float32))
-        for group, count in batch.book.groups(batch.needs, batch.k):
-            moment = batch.book._moment(batch.needs, held.owners)
+        for group, count in batch.book.required_groups(batch.needs, batch.k):
+            moment = batch.book.request_values(batch.needs, held.owners)
             have = np.bincount(held.owners[self.filters.where(group, held.items, moment)], minlength=len(slates))
             lacks = np.maximum(0, count - have)
             if not lacks.any():
                 continue
-            first = batch.book._moment(batch.needs.take(np.zeros(1, np.int64)))
+            first = batch.book.request_values(batch.needs.take(np.zeros(1, np.int64)))
             allowed = batch.passing.bits & self.filters.mask(group, first).bits
             taken = _both(gone, held)
             found = backfill.popular(order, allowed, lacks, taken.offsets, taken.values)
@@ -477,7 +480,7 @@ class Answers:
 
     def _gone(self, batch: _Batch) -> Ragged:
         """What no list may hold, pinned items aside: excluded, bought, shown too often; and seen, where that counts."""
-        offsets, codes = batch.book.removed(batch.needs)
+        offsets, codes = batch.book.excluded_items(batch.needs)
         histories = batch.histories
         if not batch.seen:
             return Ragged(offsets, codes)
@@ -494,7 +497,7 @@ class Answers:
 
     def _alike_requests(self, book: Rulebook, codes: np.ndarray, request: Request) -> list[np.ndarray]:
         """Rows of users, int64 by code, whose columns give them the same items to choose from and the same groups."""
-        columns = [name for scope, name in book.asks if scope == "user"]
+        columns = [name for scope, name in book.request_columns if scope == "user"]
         columns = [name for name in columns if self.users is not None and name in self.users.columns]
         if not columns or self.users is None:
             return [np.arange(len(codes))]
@@ -549,7 +552,7 @@ class Answers:
         k, _, _ = self._checked(request)
         history, also = self._history(request)
         book, needs = self.rulebook(request.filter, request.boosts), self._needs(request, history, shown)
-        gone = book.removed(needs)[1]
+        gone = book.excluded_items(needs)[1]
         if request.exclude_seen:
             gone = np.concatenate([gone, history.items, also])
         return _Listing(k, book, needs, book.mask(needs), gone)
@@ -566,13 +569,13 @@ class Answers:
             some = self._with_groups(asked, rows, worth, some)
             some = some[np.lexsort((-self.priority[rows[some]], -worth[some]))]
             slates = Slates.best_first(np.array([0, len(some)]), rows[some].astype(np.int32), worth[some])
-            slate = asked.book.finish(slates, asked.needs, asked.k)
+            slate = asked.book.rerank_qualified(slates, asked.needs, asked.k)
             if len(slate.items) >= asked.k or len(some) == len(rows):
                 break
             most *= 8
         found = slate[0]
         seconds = {"list": time.perf_counter() - begun}
-        exposed = asked.book.exposed(slate, asked.needs) if asked.book.exposure else _NO_GROUPS
+        exposed = asked.book.exposure_sums(slate, asked.needs) if asked.book.exposure else _NO_GROUPS
         return Answer(self.ids.raw(found.items), found.scores.tolist(), trace=found.trace, seconds=seconds,
                       method=method, propensities=np.ones(len(found.items)), exposed=exposed)  # fmt: skip
 
@@ -580,8 +583,8 @@ class Answers:
         """Places of the best items, and with them those of the best of each group that lists need some of."""
         if len(some) == len(rows):
             return some
-        for group, count in asked.book.groups(asked.needs, asked.k):
-            members = np.flatnonzero(self.filters.where(group, rows, asked.book._moment(asked.needs)))
+        for group, count in asked.book.required_groups(asked.needs, asked.k):
+            members = np.flatnonzero(self.filters.where(group, rows, asked.book.request_values(asked.needs)))
             if len(members) > count:
                 members = members[np.argpartition(-worth[members], count - 1)[:count]]
             some = np.union1d(some, members)

@@ -20,8 +20,8 @@ from typing import Protocol
 
 import numpy as np
 
-# A deficit counts up to so many lists: a target that cannot be reached does not push harder for ever.
-MOST = 100.0
+# Bound of a deficit: a target that cannot be reached does not push harder forever.
+MAX_DEFICIT_LISTS = 100.0
 
 
 class Target(Protocol):
@@ -32,19 +32,32 @@ class Target(Protocol):
 
 
 def deficits(targets: Sequence[Target], sums: np.ndarray) -> np.ndarray:
-    """float64[groups]: lists' worth of exposure that each group lacks of its target; negative: it has more.
+    """float64[groups]: the exposure that each group lacks of its target, in lists; negative: it has more.
 
     sums: float64[groups, 3], the group's exposure, all exposure, lists.
     """
     sums = np.asarray(sums, dtype=np.float64).reshape(len(targets), 3)
-    got, total, lists = sums.T
-    wanted = np.array([target.target for target in targets], dtype=np.float64)
-    lacks = np.zeros(len(targets))
+    of_group, total, lists = sums.T
+    target = np.array([target.target for target in targets], dtype=np.float64)
+    deficit = np.zeros(len(targets))
     some = (total > 1e-12) & (lists > 1e-12)
-    lacks[some] = (wanted[some] * total[some] - got[some]) * lists[some] / total[some]
-    return np.clip(lacks, -MOST, MOST)
+    deficit[some] = (target[some] * total[some] - of_group[some]) * lists[some] / total[some]
+    return np.clip(deficit, -MAX_DEFICIT_LISTS, MAX_DEFICIT_LISTS)
 
 
-def weights_of(places: np.ndarray) -> np.ndarray:
+def exposure_weights(places: np.ndarray) -> np.ndarray:
     """float64[m]: exposure of places from 0."""
     return 1 / np.log2(np.asarray(places) + 2.0)
+
+
+def score_spreads(scores: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """float64[n]: standard deviation of each request's scores; 1 where they are all equal."""
+    sizes = np.maximum(np.diff(offsets), 1)
+
+    def totals(values: np.ndarray) -> np.ndarray:
+        sums = np.concatenate([[0.0], np.cumsum(values)])
+        return sums[offsets[1:]] - sums[offsets[:-1]]
+
+    mean = totals(scores) / sizes
+    deviation = np.sqrt(totals((scores - np.repeat(mean, np.diff(offsets))) ** 2) / sizes)
+    return np.where(deviation > 0, deviation, 1.0)

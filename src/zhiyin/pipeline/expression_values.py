@@ -62,6 +62,13 @@ class Value:
         at = np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
         return Value(self.data[at], valid, self.dictionary, offsets)
 
+    def repeat(self, m: int) -> Value:
+        """A value of one row as one of m rows."""
+        if self.offsets is not None:
+            return Value(np.tile(self.data, m), None, self.dictionary, np.arange(m + 1) * len(self.data))
+        valid = None if self.valid is None else np.broadcast_to(self.valid, m)
+        return Value(np.broadcast_to(self.data, m), valid, self.dictionary)
+
 
 def null_value(kind: str) -> Value:
     """NULL of a kind, for all rows."""

@@ -140,6 +140,15 @@ class Slates:
         total = np.concatenate([[0], np.cumsum(kept)])
         return Slates(total[self.offsets], self.items[kept], self.scores[kept], self.events)
 
+    def first(self, k: int) -> Slates:
+        """The first k items of each."""
+        lengths = np.diff(self.offsets)
+        if (lengths <= k).all():
+            return self
+        if len(self) == 1:
+            return Slates(np.array([0, k], dtype=np.int64), self.items[:k], self.scores[:k], self.events)
+        return self.keep(self.places < k)
+
     def with_rows(self, owners: np.ndarray, items: np.ndarray, scores: np.ndarray) -> Slates:
         """With more items behind those of their requests. owners: int64[f], ascending."""
         if not len(owners):
@@ -235,6 +244,11 @@ class Ragged:
             return self
         paired = None if self.paired is None else np.tile(self.paired, n)
         return Ragged(np.arange(n + 1) * len(self.values), np.tile(self.values, n), paired)
+
+
+def request_item_keys(items: Ragged | None, n_items: int) -> np.ndarray:
+    """int64: request · n_items + item of the items of each request; empty for None."""
+    return np.zeros(0, np.int64) if items is None else items.owners * n_items + items.values
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,20 +1,20 @@
 """Which candidate gets which slot: pins, caps, minimum shares and duplicates, decided in one pass.
 
-Slots are filled from the first to the k-th with the best candidate that may stand there. What counts when rules do not
-go together, the stronger first:
+Slots are filled from the first to the k-th with the best candidate that is allowed there. Where rules conflict, this is
+their precedence, the strongest first:
 
 1. pins, which also count for caps and shares;
-2. strict caps (and duplicates, which are a strict cap of one): never exceeded, though the list be short;
+2. strict caps (and duplicates, which are a strict cap of one): never exceeded, even where the list is then short;
 3. caps that are not strict;
-4. minimum shares: a slot is forced once the slots left are no more than what shares still miss, sooner where caps leave
-   fewer slots for them; of two shares that do not both fit, the earlier named comes first. A share asks for no more
-   than the candidates can give;
+4. minimum shares: a slot is forced once the free slots are no more than the members that shares still miss, sooner
+   where caps leave fewer slots for them; of two shares that do not both fit, the one named earlier comes first. A share
+   never asks for more than the candidates have;
 5. the order of the candidates.
 
 Where caps that are not strict leave a slot empty, they yield, so that k items come back whenever k items qualify.
 
-`openings` says which candidates may take which slots of the lists made so, all of these rules kept: what a policy of
-exploration chooses from.
+`allowed_replacements` gives the candidates that may take a slot of such a list with all of these rules satisfied: the
+choices of an exploration policy.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class Cap:
     Parameters
     ----------
     offsets, groups: the groups of each of the m rows, groups[offsets[row]:offsets[row + 1]]; int64, from 0.
-    at_most: items of one group. first: slots it looks at. strict: see the module.
+    at_most: items of one group.
+    first: how many of the first slots it applies to.
+    strict: see the module.
     """
 
     offsets: np.ndarray
@@ -48,21 +50,23 @@ class Cap:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Arranged:
-    """What `arrange` decided for n requests.
+class SlotAssignment:
+    """What `assign_slots` decided for n requests.
 
     Parameters
     ----------
-    rows: int64[n, k], the row in each slot, -1 once nothing is left. why: int8[n, k], BY_... of each.
-    which: int16[n, k], the share that forced a slot or the cap that yielded, else -1.
-    missing: int64[n, s], slots that each share still misses. held: int16[m], the first cap that held a row back, or -1.
+    rows: int64[n, k], the row in each slot, -1 behind the end of a list.
+    reasons: int8[n, k], BY_... of each.
+    causes: int16[n, k], the share that forced a slot or the cap that yielded, else -1.
+    missing: int64[n, s], members that each share still misses.
+    blocked_by: int16[m], the first cap that kept a row from a slot, or -1.
     """
 
     rows: np.ndarray
-    why: np.ndarray
-    which: np.ndarray
+    reasons: np.ndarray
+    causes: np.ndarray
     missing: np.ndarray
-    held: np.ndarray
+    blocked_by: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,9 +76,10 @@ class Constraints:
     Parameters
     ----------
     starts: int64[caps, m + 1], the groups of each row by each cap: groups[starts[cap, row]:starts[cap, row + 1]].
-    groups: int64, groups of each request's own, numbered from 0 to `n_groups`. limits: int64[caps, 3]: at most, first
-        slots, strict.
-    members: bool[shares, m]. least: float64[shares], of the slots.
+    groups: int64, groups of each request, numbered from 0 to `n_groups` over all requests.
+    limits: int64[caps, 3]: at most, first slots, strict.
+    members: bool[shares, m].
+    min_shares: float64[shares], of the slots.
     """
 
     starts: np.ndarray
@@ -82,7 +87,12 @@ class Constraints:
     n_groups: int
     limits: np.ndarray
     members: np.ndarray
-    least: np.ndarray
+    min_shares: np.ndarray
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """Starts, groups, limits, members and minimum shares, in the order in which kernels take them."""
+        return self.starts, self.groups, self.limits, self.members, self.min_shares
 
     @classmethod
     def of(
@@ -91,7 +101,7 @@ class Constraints:
         caps: list[Cap] | None = None,
         shares: list[tuple[np.ndarray, float]] | None = None,
     ) -> Constraints:
-        """See `arrange`."""
+        """See `assign_slots`."""
         m = int(offsets[-1])
         caps, shares = caps or [], shares or []
         starts = np.zeros((len(caps), m + 1), dtype=np.int64)
@@ -107,11 +117,11 @@ class Constraints:
             base += len(different)
         limits = np.array([(cap.at_most, cap.first, cap.strict) for cap in caps], dtype=np.int64).reshape(-1, 3)
         members = np.array([member for member, _ in shares], dtype=bool).reshape(len(shares), m)
-        least = np.array([share for _, share in shares], dtype=np.float64)
-        return cls(starts, np.concatenate(parts), base, limits, members, least)
+        min_shares = np.array([share for _, share in shares], dtype=np.float64)
+        return cls(starts, np.concatenate(parts), base, limits, members, min_shares)
 
 
-def arrange(
+def assign_slots(
     offsets: np.ndarray,
     k: int,
     *,
@@ -120,61 +130,63 @@ def arrange(
     shares: list[tuple[np.ndarray, float]] | None = None,
     constraints: Constraints | None = None,
     run: Run | None = None,
-) -> Arranged:
+) -> SlotAssignment:
     """Fill k slots for each of n requests.
 
     Parameters
     ----------
     offsets: int64[n + 1], the rows of each request, best first.
     pins: int64[m], the slot (from 0) each row is pinned to, or -1; no slot twice in a request.
-    shares: bool[m] members and the share of the list's slots that they get at least; rounded up.
+    shares: bool[m] members and the share of the list's slots that they get at min_shares; rounded up.
     constraints: caps and shares, where they were made before.
     """
     n, m = len(offsets) - 1, int(offsets[-1])
-    by = constraints or Constraints.of(offsets, caps, shares)
+    constraints = constraints or Constraints.of(offsets, caps, shares)
     pins = np.full(m, -1, np.int64) if pins is None else pins
-    made = Arranged(
+    assignment = SlotAssignment(
         np.full((n, k), -1, np.int64),
         np.zeros((n, k), np.int8),
         np.full((n, k), -1, np.int16),
-        np.zeros((n, len(by.least)), np.int64),
+        np.zeros((n, len(constraints.min_shares)), np.int64),
         np.full(m, -1, np.int16),
     )
-    counts = np.zeros(by.n_groups, dtype=np.int64)
+    counts = np.zeros(constraints.n_groups, dtype=np.int64)
 
-    def work(start: int, stop: int) -> None:
-        _arrange(start, stop, offsets, pins, by.starts, by.groups, by.limits, by.members, by.least, counts, made.rows,
-                 made.why, made.which, made.missing, made.held)  # fmt: skip
-
-    for_chunks(work, n, run or Run(threads=1))
-    return made
+    args = (offsets, pins, *constraints.arrays, counts, assignment.rows, assignment.reasons, assignment.causes,
+            assignment.missing, assignment.blocked_by)  # fmt: skip
+    for_chunks(lambda start, stop: _assign_lists(start, stop, *args), n, run or Run(threads=1))
+    return assignment
 
 
-def openings(offsets: np.ndarray, made: Arranged, constraints: Constraints, tail: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows that may take a slot of a list, all rules kept; of each slot that is not pinned the best `tail`.
+def allowed_replacements(
+    offsets: np.ndarray, assignment: SlotAssignment, constraints: Constraints, max_per_slot: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that may replace the row in a slot with every rule satisfied; of each slot that is not pinned, the best.
 
     A row that is not in the list may take a slot where, the rest of the list as it is, no cap of one of its groups is
     exceeded, strict or not, and no share falls below its minimum.
+
+    max_per_slot: rows for each slot at most.
 
     Returns
     -------
     counts int64[n, k], how many may take each slot, and rows int64, by request and slot, best first.
     """
-    n, k = made.rows.shape
+    n, k = assignment.rows.shape
     counts = np.zeros((n, k), dtype=np.int64)
-    none = np.zeros(0, np.int64)
-    by, held = constraints, np.zeros(constraints.n_groups, dtype=np.int64)
-    args = (offsets, made.rows, made.why, by.starts, by.groups, by.limits, by.members, by.least, held, tail, counts)
-    _openings(*args, False, none)
+    no_rows = np.zeros(0, np.int64)
+    group_counts = np.zeros(constraints.n_groups, dtype=np.int64)
+    args = (offsets, assignment.rows, assignment.reasons, *constraints.arrays, group_counts, max_per_slot, counts)
+    _collect_replacements(*args, False, no_rows)
     rows = np.empty(int(counts.sum()), dtype=np.int64)
-    held[:] = 0
-    _openings(*args, True, rows)
+    group_counts[:] = 0
+    _collect_replacements(*args, True, rows)
     return counts, rows
 
 
 @kernel
-def _barring(row, slot, starts, groups, limits, counts, strict_only):
-    """The first cap that keeps a row from a slot, or -1."""
+def _blocking_cap(row, slot, starts, groups, limits, counts, strict_only):
+    """The first cap that forbids a row in a slot, or -1."""
     for cap in range(len(limits)):
         if slot >= limits[cap, 1] or (strict_only and limits[cap, 2] == 0):
             continue
@@ -185,7 +197,7 @@ def _barring(row, slot, starts, groups, limits, counts, strict_only):
 
 
 @kernel
-def _count(row, slot, starts, groups, limits, counts):
+def _count_groups(row, slot, starts, groups, limits, counts):
     for cap in range(len(limits)):
         if slot < limits[cap, 1]:
             for at in range(starts[cap, row], starts[cap, row + 1]):
@@ -193,142 +205,170 @@ def _count(row, slot, starts, groups, limits, counts):
 
 
 @kernel
-def _arrange(
-    start, stop, offsets, pins, starts, groups, limits, members, least, counts, rows, why, which, missing, held
+def _assign_lists(
+    start,
+    stop,
+    offsets,
+    pins,
+    starts,
+    groups,
+    limits,
+    members,
+    min_shares,
+    counts,
+    rows,
+    reasons,
+    causes,
+    missing,
+    blocked_by,
 ):
     """Fill the lists of requests; where caps stand in the way of shares, begin with the shares sooner.
 
-    `_fill` puts a share off for as long as there are slots for it. Caps may leave fewer: strict ones end the list
+    `_fill_list` puts a share off for as long as there are slots for it. Caps may leave fewer: strict ones end the list
     early, others yield in its last slots. Then lists are tried that leave less and less to the end. The best one is
     the longest, of equal ones that with the fewest caps exceeded, then that with the fewest slots of shares missing.
     """
     k = rows.shape[1]
     for request in range(start, stop):
         n = min(k, offsets[request + 1] - offsets[request])
-        args = (offsets, pins, starts, groups, limits, members, least, counts, rows, why, which, missing, held)
-        length, yielded, lacking = _fill(request, n, n, *args)
+        args = (
+            offsets,
+            pins,
+            starts,
+            groups,
+            limits,
+            members,
+            min_shares,
+            counts,
+            rows,
+            reasons,
+            causes,
+            missing,
+            blocked_by,
+        )
+        length, yielded, lacking = _fill_list(request, n, n, *args)
         if lacking == 0 or len(limits) == 0:
             continue
         best, best_yielded, best_lacking, size = -1, yielded, lacking, length
         reach = length - yielded
         for tried in range(5):  # all that caps let in, three quarters, a half, a quarter, nothing is put off
             horizon = reach * (4 - tried) // 4
-            length, yielded, lacking = _fill(request, size, horizon, *args)
+            length, yielded, lacking = _fill_list(request, size, horizon, *args)
             if length >= size and (yielded, lacking) < (best_yielded, best_lacking):
                 best, best_yielded, best_lacking = horizon, yielded, lacking
             if best_lacking == 0:
                 break
         if best < 0:
-            _fill(request, n, n, *args)
+            _fill_list(request, n, n, *args)
         elif best != horizon:
-            _fill(request, size, best, *args)
+            _fill_list(request, size, best, *args)
 
 
 @kernel
-def _fill(
-    request, length, horizon, offsets, pins, starts, groups, limits, members, least, counts, rows, why, which, missing,
-    held,
+def _fill_list(
+    request, length, horizon, offsets, pins, starts, groups, limits, members, min_shares, counts, rows, reasons, causes,
+    missing, blocked_by,
 ):  # fmt: skip
     """Fill one list. Shares are parts of `length` slots, and are to be had within `horizon` slots where caps let them.
 
     Returns the items of the list, how many exceed a cap, and the slots that shares miss.
     """
-    k, n_shares = rows.shape[1], len(least)
+    k, n_shares = rows.shape[1], len(min_shares)
     first, end = offsets[request], offsets[request + 1]
-    rows[request, :], why[request, :], which[request, :] = -1, 0, -1
-    held[first:end] = -1
+    rows[request, :], reasons[request, :], causes[request, :] = -1, 0, -1
+    blocked_by[first:end] = -1
     for cap in range(len(limits)):
         for at in range(starts[cap, first], starts[cap, end]):
             counts[groups[at]] = 0
-    taken = np.zeros(end - first, dtype=np.bool_)
+    placed = np.zeros(end - first, dtype=np.bool_)
     pinned = np.full(k, -1, dtype=np.int64)
-    need = np.empty(n_shares, dtype=np.int64)
+    missing_members = np.empty(n_shares, dtype=np.int64)
     for share in range(n_shares):
-        need[share] = np.int64(np.ceil(least[share] * length - 1e-9))
+        missing_members[share] = np.int64(np.ceil(min_shares[share] * length - 1e-9))
     free, left = horizon, end - first  # slots, and rows for them
     for row in range(first, end):
         if 0 <= pins[row] < k:
             pinned[pins[row]] = row
-            taken[row - first] = True
+            placed[row - first] = True
             free -= 1
             left -= 1
-            _count(row, pins[row], starts, groups, limits, counts)
+            _count_groups(row, pins[row], starts, groups, limits, counts)
             for share in range(n_shares):
-                need[share] -= members[share, row]
+                missing_members[share] -= members[share, row]
     for share in range(n_shares):
         supply = 0
         for row in range(first, end):
-            supply += members[share, row] and not taken[row - first]
-        need[share] = max(0, min(need[share], supply))
+            supply += members[share, row] and not placed[row - first]
+        missing_members[share] = max(0, min(missing_members[share], supply))
     barred = np.zeros(n_shares, dtype=np.bool_)
     head, place, yielded = first, 0, 0
     ended = False
     for slot in range(k):
         if pinned[slot] >= 0:
-            rows[request, place], why[request, place] = pinned[slot], 1
+            rows[request, place], reasons[request, place] = pinned[slot], 1
             place += 1
             continue
         if ended:
             continue
-        while head < end and taken[head - first]:
+        while head < end and placed[head - first]:
             head += 1
         chosen, reason, cause = -1, 0, -1
         barred[:] = False
         while chosen < 0:
             total = 0
             for share in range(n_shares):
-                total += 0 if barred[share] else need[share]
+                total += 0 if barred[share] else missing_members[share]
             if total == 0 or total < min(free, left):
                 break
             # The shares that still fit, the earlier named first.
             room, last = max(1, min(free, left)), 0
             while last < n_shares and room > 0:
-                room -= 0 if barred[last] else need[last]
+                room -= 0 if barred[last] else missing_members[last]
                 last += 1
             for row in range(head, end):
-                if taken[row - first]:
+                if placed[row - first]:
                     continue
                 serves = -1
                 for share in range(last):
-                    if need[share] > 0 and not barred[share] and members[share, row]:
+                    if missing_members[share] > 0 and not barred[share] and members[share, row]:
                         serves = share
                         break
                 if serves >= 0:
-                    cap = _barring(row, slot, starts, groups, limits, counts, False)
+                    cap = _blocking_cap(row, slot, starts, groups, limits, counts, False)
                     if cap < 0:
                         chosen, reason, cause = row, 2, serves
                         break
-                    if held[row] < 0:
-                        held[row] = cap
+                    if blocked_by[row] < 0:
+                        blocked_by[row] = cap
             if chosen < 0:  # caps leave nothing for these shares in this slot
                 barred[:last] = True
         if chosen < 0:
             for row in range(head, end):
-                if taken[row - first]:
+                if placed[row - first]:
                     continue
-                cap = _barring(row, slot, starts, groups, limits, counts, False)
+                cap = _blocking_cap(row, slot, starts, groups, limits, counts, False)
                 if cap < 0:
                     chosen = row
                     break
-                if held[row] < 0:
-                    held[row] = cap
+                if blocked_by[row] < 0:
+                    blocked_by[row] = cap
         if chosen < 0:  # a cap yields, to a share that is due if it can
             total = 0
             for share in range(n_shares):
-                total += need[share]
+                total += missing_members[share]
             due = total > 0 and total >= min(free, left)
             for row in range(head, end):
-                if taken[row - first] or _barring(row, slot, starts, groups, limits, counts, True) >= 0:
+                if placed[row - first] or _blocking_cap(row, slot, starts, groups, limits, counts, True) >= 0:
                     continue
                 serves = False
                 for share in range(n_shares):
-                    serves = serves or (due and need[share] > 0 and members[share, row])
+                    serves = serves or (due and missing_members[share] > 0 and members[share, row])
                 if chosen < 0 or serves:
                     chosen = row
                 if serves or not due:
                     break
             if chosen >= 0:
-                reason, cause = 3, _barring(chosen, slot, starts, groups, limits, counts, False)
+                reason, cause = 3, _blocking_cap(chosen, slot, starts, groups, limits, counts, False)
                 yielded += 1
         if chosen < 0:
             ended = True  # what is pinned further down moves up
@@ -336,66 +376,68 @@ def _fill(
         # A share's item that is the best anyway was not forced.
         if reason == 2 and chosen == head:
             reason, cause = 0, -1
-        rows[request, place], why[request, place], which[request, place] = chosen, reason, cause
+        rows[request, place], reasons[request, place], causes[request, place] = chosen, reason, cause
         place += 1
-        taken[chosen - first] = True
+        placed[chosen - first] = True
         free -= 1
         left -= 1
-        _count(chosen, slot, starts, groups, limits, counts)
+        _count_groups(chosen, slot, starts, groups, limits, counts)
         for share in range(n_shares):
-            if members[share, chosen] and need[share] > 0:
-                need[share] -= 1
+            if members[share, chosen] and missing_members[share] > 0:
+                missing_members[share] -= 1
     # What the list lacks of the share that was asked, whether candidates, caps or other shares are to blame.
     lacking = 0
     for share in range(n_shares):
-        have = 0
+        n_members = 0
         for slot in range(place):
-            have += members[share, rows[request, slot]]
-        wanted = np.int64(np.ceil(least[share] * min(k, place) - 1e-9))
-        missing[request, share] = max(0, wanted - have)
+            n_members += members[share, rows[request, slot]]
+        wanted = np.int64(np.ceil(min_shares[share] * min(k, place) - 1e-9))
+        missing[request, share] = max(0, wanted - n_members)
         lacking += missing[request, share]
     return place, yielded, lacking
 
 
 @kernel
-def _openings(offsets, lists, why, starts, groups, limits, members, least, held, tail, counts, write, out):
+def _collect_replacements(
+    offsets, lists, reasons, starts, groups, limits, members, min_shares, group_counts, max_per_slot, counts, write, out
+):
     n, k = lists.shape
-    n_caps, n_shares = len(limits), len(least)
+    n_caps, n_shares = len(limits), len(min_shares)
     to = 0
     for request in range(n):
         first, end = offsets[request], offsets[request + 1]
-        taken = np.zeros(end - first, dtype=np.bool_)
+        in_list = np.zeros(end - first, dtype=np.bool_)
         length = 0
-        have = np.zeros(n_shares, dtype=np.int64)
+        n_members = np.zeros(n_shares, dtype=np.int64)
         for slot in range(k):
             row = lists[request, slot]
             if row < 0:
                 break
             length += 1
-            taken[row - first] = True
-            _count(row, slot, starts, groups, limits, held)
+            in_list[row - first] = True
+            _count_groups(row, slot, starts, groups, limits, group_counts)
             for share in range(n_shares):
-                have[share] += members[share, row]
+                n_members[share] += members[share, row]
         for slot in range(length):
-            if why[request, slot] == 1:  # pinned
+            if reasons[request, slot] == 1:  # pinned
                 continue
-            present, found = lists[request, slot], 0
+            current, n_allowed = lists[request, slot], 0
             for row in range(first, end):
-                if found == tail:
+                if n_allowed == max_per_slot:
                     break
-                if taken[row - first]:
+                if in_list[row - first]:
                     continue
                 fits = True
                 for share in range(n_shares):
-                    wanted = np.int64(np.ceil(least[share] * length - 1e-9))
-                    if members[share, present] and not members[share, row] and have[share] <= wanted:
+                    wanted = np.int64(np.ceil(min_shares[share] * length - 1e-9))
+                    if members[share, current] and not members[share, row] and n_members[share] <= wanted:
                         fits = False
                 for cap in range(n_caps):
                     if not fits or slot >= limits[cap, 1]:
                         continue
                     for at in range(starts[cap, row], starts[cap, row + 1]):
-                        others = held[groups[at]]
-                        for own in range(starts[cap, present], starts[cap, present + 1]):
+                        others = group_counts[groups[at]]
+                        for own in range(starts[cap, current], starts[cap, current + 1]):
                             others -= groups[own] == groups[at]
                         if others >= limits[cap, 0]:
                             fits = False
@@ -404,5 +446,5 @@ def _openings(offsets, lists, why, starts, groups, limits, members, least, held,
                     if write:
                         out[to] = row
                     to += 1
-                    found += 1
-            counts[request, slot] = found
+                    n_allowed += 1
+            counts[request, slot] = n_allowed

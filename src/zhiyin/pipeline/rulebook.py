@@ -1,0 +1,440 @@
+"""Rules bound to a catalogue: the steps that turn candidates into lists.
+
+A `Rulebook` does, in this order:
+
+1. `qualify`: exclude, include, filter, stock, dates, bought, frequency; of these, pins obey exclude, filter, stock and
+   dates only;
+2. `adjust`: boosts, then exposure targets, then a new order by score;
+3. re-ranking for diversity (see `diversity`), if there is any;
+4. `rotate`: another order at another visit;
+5. `arrange`: pins, duplicates, caps, shares, and an exploration policy that chooses among lists that satisfy all of
+   them; see `slot_allocation` for their precedence.
+
+`mask` and `excluded_items` are the first step ahead of retrieval, so that k items come back whenever k items qualify;
+`required_groups` gives the candidates that shares and exposure targets need.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from zhiyin.core.durations import microseconds
+from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.core.params import list_length
+from zhiyin.core.run import Run
+from zhiyin.data.ids import Ids
+from zhiyin.pipeline import slot_allocation
+from zhiyin.pipeline.exploration import Policy, explore
+from zhiyin.pipeline.exposure import exposure_weights, score_spreads
+from zhiyin.pipeline.expressions import Expression
+from zhiyin.pipeline.filters import Filters, Mask, RequestValues
+from zhiyin.pipeline.pinning import insert_pins
+from zhiyin.pipeline.rotation import rotated_order
+from zhiyin.pipeline.slate import RequestBatch, Slates, request_item_keys
+
+if TYPE_CHECKING:
+    from zhiyin.pipeline.rules import Boost, Rules
+
+Step = Callable[[Slates], Slates]
+# Stands for "never again" among the microseconds after which an item may come back.
+NEVER = 2**62
+
+
+class Rulebook:
+    """Rules bound to a catalogue; see the module. It holds no state of requests; any number of threads may use one.
+
+    Parameters
+    ----------
+    rules: what the settings say.
+    filters: of the catalogue.
+    kinds: names of event kinds by code, for `bought`.
+    item_ids: raw ids to codes; None: the rules hold codes.
+    seed: of rotation.
+    """
+
+    def __init__(self, rules: Rules, filters: Filters, kinds: tuple[str, ...], item_ids: Ids | None, seed: int) -> None:
+        self.rules, self.filters, self.seed = rules, filters, seed
+        self.conditions = self._conditions()
+        self.boosts = [self._boost(boost) for boost in rules.boosts]
+        self.shares = [(share, filters.parse(share.of, "bool")) for share in rules.shares]
+        self.exposure = [(target, filters.parse(target.of, "bool")) for target in rules.exposure]
+        for name in filter(None, [rules.dedupe, *(cap.per for cap in rules.caps)]):
+            filters.column(name)
+        expressions = [expression for _, expression in (*self.conditions, *self.shares, *self.exposure)]
+        # (scope, name) of the columns of requests that decide which items qualify and which belong to a group.
+        self.request_columns = frozenset(
+            column for expression in expressions for column in expression.node.columns if column[0] != "item"
+        )
+        self.include = None if rules.include is None else _item_codes(rules.include, item_ids, filters, "rules.include")
+        self.exclude = _item_codes(rules.exclude, item_ids, filters, "rules.exclude")
+        slots = sorted(rules.pins)
+        self.pins = (
+            _item_codes([rules.pins[slot] for slot in slots], item_ids, filters, "rules.pins", strict=True),
+            np.array(slots, dtype=np.int64) - 1,
+        )
+        # int64 by event kind: microseconds after an event before its item may be shown again; -1: at once.
+        self.repeat_after = np.full(max(1, len(kinds)), -1, dtype=np.int64)
+        for kind, duration in rules.bought.items():
+            if kind not in kinds:
+                raise ConfigError(
+                    f"rules.bought: there are no events of kind {kind!r}", remedy=nearest(kind, list(kinds) or ["none"])
+                )
+            if duration != "always":
+                self.repeat_after[list(kinds).index(kind)] = NEVER if duration == "never" else microseconds(duration)
+
+    def _conditions(self) -> list[tuple[str, Expression]]:
+        """The conditions that an item must meet, by the name of the step."""
+        rules, conditions = self.rules, []
+        if rules.filter:
+            conditions.append(("filter", self.filters.parse(rules.filter, "bool")))
+        if rules.stock:
+            kind = self._column_kind(rules.stock, ("number", "bool"), "stock")
+            name = quoted_column(rules.stock)
+            conditions.append(("stock", self.filters.parse(name if kind == "bool" else f"{name} > 0", "bool")))
+        dates = []
+        if rules.valid_from:
+            self._column_kind(rules.valid_from, ("time",), "valid_from")
+            name = quoted_column(rules.valid_from)
+            dates.append(f"({name} IS NULL OR {name} <= NOW())")
+        if rules.valid_to:
+            self._column_kind(rules.valid_to, ("time",), "valid_to")
+            name = quoted_column(rules.valid_to)
+            column = self.filters.columns.find("item", rules.valid_to) or ""
+            is_date = self.filters.items.schema.get(column) == pl.Date
+            last = f"{name} > NOW() - INTERVAL '1' DAY" if is_date else f"{name} >= NOW()"
+            dates.append(f"({name} IS NULL OR {last})")
+        if dates:
+            conditions.append(("dates", self.filters.parse(" AND ".join(dates), "bool")))
+        return conditions
+
+    def _column_kind(self, name: str, kinds: tuple[str, ...], key: str) -> str:
+        """The kind of a column of items. Raises ConfigError where it is none of `kinds`."""
+        column = self.filters.columns.find("item", name)
+        if column is None:
+            names = list(self.filters.columns.kinds["item"]) or ["none"]
+            raise ConfigError(f"rules.{key}: items have no column {name!r}", remedy=nearest(name, names))
+        kind = self.filters.columns.kinds["item"][column]
+        if kind not in (*kinds, "null"):
+            raise ConfigError(f"rules.{key}: column {name!r} is of kind {kind}", remedy=f"needed: {' or '.join(kinds)}")
+        return kind
+
+    def _boost(self, boost: Boost) -> tuple[Boost, Expression | None, Expression, Expression]:
+        when = self.filters.parse(boost.when, "bool") if boost.when else None
+        return boost, when, self.filters.parse(boost.multiply, "number"), self.filters.parse(boost.add, "number")
+
+    # -- ahead of retrieval -----------------------------------------------------------------------------------------
+
+    def mask(self, requests: RequestBatch | None = None) -> Mask:
+        """Items that include lists, filter, stock and dates let one request have."""
+        requests = requests or RequestBatch()
+        values = self.request_values(requests)
+        n = len(self.filters)
+        total: Mask | None = None
+        for _, condition in self.conditions:
+            mask = self.filters.mask(condition, values)
+            total = mask if total is None else total & mask
+        for include in (self.include, None if requests.include is None else requests.include.values):
+            if include is not None:
+                mask = Mask.of_rows(np.unique(include[(include >= 0) & (include < n)]), n)
+                total = mask if total is None else total & mask
+        return self.filters.everything if total is None else total
+
+    def excluded_items(self, requests: RequestBatch) -> tuple[np.ndarray, np.ndarray]:
+        """Items that each request must not get: excluded, bought, or shown too often.
+
+        Returns
+        -------
+        offsets int64[n + 1] and item codes int32, as `top_k_where` and `top_k` take them.
+        """
+        n_items = len(self.filters)
+        keys = [request_item_keys(requests.exclude, n_items), self._bought_keys(requests), self._shown_keys(requests)]
+        if len(self.exclude):
+            every = np.arange(requests.n)[:, None] * n_items + self.exclude[None, :]
+            keys.append(every.ravel())
+        if not any(map(len, keys)):
+            return np.zeros(requests.n + 1, dtype=np.int64), np.zeros(0, dtype=np.int32)
+        unique = np.unique(np.concatenate(keys))
+        owners, items = np.divmod(unique, max(1, n_items))
+        offsets = np.concatenate([[0], np.cumsum(np.bincount(owners, minlength=requests.n))]).astype(np.int64)
+        return offsets, items.astype(np.int32)
+
+    def required_groups(self, requests: RequestBatch, k: int) -> list[tuple[Expression, int]]:
+        """Groups that lists of k items need candidates of, and how many: those of shares, and those with a deficit of
+        exposure."""
+        # Caps and duplicates may leave some of the candidates out: ask for more.
+        factor = 4 if self.rules.caps or self.rules.dedupe else 1
+        groups = [(of, factor * math.ceil(share.at_least * k - 1e-9)) for share, of in self.shares]
+        if requests.deficits is not None:
+            groups += [(of, factor * k) for (_, of), deficit in zip(self.exposure, requests.deficits) if deficit > 0]
+        return [(of, count) for of, count in groups if count]
+
+    # -- the steps --------------------------------------------------------------------------------------------------
+
+    def rerank(
+        self,
+        slates: Slates,
+        requests: RequestBatch,
+        k: int,
+        *,
+        diversify: Step | None = None,
+        policy: Policy | None = None,
+        run: Run | None = None,
+    ) -> Slates:
+        """All steps in order. Returns slates of at most k items."""
+        qualified = self.qualify(slates, requests)
+        return self.rerank_qualified(qualified, requests, k, diversify=diversify, policy=policy, run=run)
+
+    def rerank_qualified(
+        self,
+        slates: Slates,
+        requests: RequestBatch,
+        k: int,
+        *,
+        diversify: Step | None = None,
+        policy: Policy | None = None,
+        run: Run | None = None,
+    ) -> Slates:
+        """All steps but the first, for slates of items that pass `mask` and `excluded_items`."""
+        slates = self.adjust(slates, requests)
+        if diversify is not None:
+            slates = diversify(slates)
+        return self.arrange(self.rotate(slates, requests), requests, k, policy=policy, run=run)
+
+    def qualify(self, slates: Slates, requests: RequestBatch) -> Slates:
+        """Drops items that may not be shown; the trace has the first rule that each failed."""
+        n_items, owners, items = len(self.filters), slates.owners, slates.items
+        keys = owners * n_items + items
+        qualified = np.ones(len(items), dtype=bool)
+        drops: list[tuple[str, np.ndarray]] = []
+
+        def drop(step: str, failed: np.ndarray) -> None:
+            dropped = qualified & failed
+            if dropped.any():
+                drops.append((step, dropped))
+                np.logical_and(qualified, ~dropped, out=qualified)
+
+        if len(self.exclude):
+            drop("exclude", np.isin(items, self.exclude))
+        if requests.exclude is not None:
+            drop("exclude", np.isin(keys, request_item_keys(requests.exclude, n_items)))
+        if self.include is not None:
+            drop("include", ~np.isin(items, self.include))
+        if requests.include is not None:
+            drop("include", ~np.isin(keys, request_item_keys(requests.include, n_items)))
+        if self.conditions:
+            values = self.request_values(requests, owners)
+            for step, condition in self.conditions:
+                drop(step, ~self.filters.where(condition, items, values))
+        if self.rules.bought:
+            drop("bought", np.isin(keys, self._bought_keys(requests)))
+        if self.rules.frequency is not None:
+            drop("frequency", np.isin(keys, self._shown_keys(requests)))
+        if not drops:
+            return slates
+        after = slates.keep(qualified)
+        for step, dropped in drops:
+            after = after.with_trace_event(step, owners[dropped], items=items[dropped])
+        return after
+
+    def adjust(self, slates: Slates, requests: RequestBatch) -> Slates:
+        """Changes scores by boosts and exposure targets, and sorts by score again."""
+        deficits = requests.deficits
+        has_deficit = deficits is not None and bool(self.exposure) and bool((deficits > 0).any())
+        if not self.boosts and not has_deficit:
+            return slates
+        owners, items = slates.owners, slates.items
+        scores = slates.scores.astype(np.float64)
+        values = self.request_values(requests, owners)
+        events: list[tuple[str, dict[str, Any], np.ndarray, np.ndarray]] = []
+        for boost, when, multiply, add in self.boosts:
+            boosted = np.ones(len(items), bool) if when is None else self.filters.where(when, items, values)
+            factor = np.nan_to_num(self.filters.numbers(multiply, items, values), nan=1.0)
+            factor = np.clip(factor, 1e-6, 1e6)
+            addend = np.nan_to_num(self.filters.numbers(add, items, values), nan=0.0)
+            changed = np.where(scores >= 0, scores * factor, scores / factor) + addend
+            events.append(("boost", {"when": boost.when}, boosted & (changed != scores), changed - scores))
+            scores = np.where(boosted, changed, scores)
+        if has_deficit:
+            assert deficits is not None
+            spread = score_spreads(scores, slates.offsets)[owners]
+            for (target, of), deficit in zip(self.exposure, deficits):
+                if deficit > 0:
+                    push = target.gain * deficit * spread * self.filters.where(of, items, values)
+                    events.append(("exposure", {"of": target.of, "deficit": round(float(deficit), 6)}, push > 0, push))
+                    scores = scores + push
+        after = slates.scored(scores)
+        for step, facts, rows, change in events:
+            after = after.with_trace_event(step, owners[rows], facts, items=items[rows], change=change[rows])
+        return after
+
+    def rotate(self, slates: Slates, requests: RequestBatch) -> Slates:
+        """Another order at another visit; see `rotation`."""
+        rotation = self.rules.rotation
+        if rotation is None or rotation.strength == 0 or not len(slates.items):
+            return slates
+        visits = requests.visits
+        if visits is None:
+            visits = np.broadcast_to(np.asarray(requests.now, np.int64), requests.n) // microseconds(rotation.every)
+        users = requests.users if requests.users is not None else np.full(requests.n, -1, np.int64)
+        order = rotated_order(slates, users, visits, rotation.strength, rotation.keep, self.seed)
+        moved = order != np.arange(len(order))
+        places = slates.places
+        after = slates.take(order)
+        return after.with_trace_event(
+            "rotate",
+            slates.owners[moved],
+            {"strength": rotation.strength},
+            items=after.items[moved],
+            place=places[moved] + 1,
+            came_from=places[order][moved] + 1,
+        )
+
+    def arrange(
+        self, slates: Slates, requests: RequestBatch, k: int, *, policy: Policy | None = None, run: Run | None = None
+    ) -> Slates:
+        """Assigns slots by pins, duplicates, caps and shares, then explores by a policy; at most k items a request."""
+        k = list_length(k)
+        slates, pins = insert_pins(self, slates, requests, k)
+        rules, items, owners = self.rules, slates.items, slates.owners
+        caps: list[slot_allocation.Cap] = []
+        cap_facts: list[tuple[str, dict[str, Any]]] = []
+        if rules.dedupe:
+            caps.append(self._cap(rules.dedupe, items, 1, k, True))
+            cap_facts.append(("dedupe", {"by": rules.dedupe}))
+        for cap in rules.caps:
+            caps.append(self._cap(cap.per, items, cap.at_most, cap.first or k, cap.strict))
+            cap_facts.append(("cap", {"per": cap.per, "at_most": cap.at_most, "first": cap.first or k}))
+        values = self.request_values(requests, owners) if self.shares else None
+        members = [(self.filters.where(of, items, values), share.at_least) for share, of in self.shares]
+        if not caps and not members and pins is None and policy is None:
+            return slates.first(k)
+        constraints = slot_allocation.Constraints.of(slates.offsets, caps, members)
+        assignment = slot_allocation.assign_slots(slates.offsets, k, pins=pins, constraints=constraints, run=run)
+        exploration = None
+        if policy is not None:
+            exploration = explore(slates, assignment, constraints, policy, requests.seeds)
+        filled = assignment.rows >= 0
+        rows = assignment.rows[filled]
+        lengths = filled.sum(axis=1)
+        after = slates.take(rows, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+        if exploration is not None:
+            after = dataclasses.replace(after, propensities=exploration.propensities)
+        listed = np.zeros(len(items), dtype=bool)
+        listed[rows] = True
+        reasons, causes = assignment.reasons[filled], assignment.causes[filled]
+        request, slot = np.nonzero(filled)
+        slot = slot + 1
+
+        def event(step: str, places: np.ndarray, facts: dict[str, Any] | None = None, **columns: Any) -> Slates:
+            """`after` with an event of some of its places."""
+            return after.with_trace_event(
+                step, request[places], facts, items=after.items[places], slot=slot[places], **columns
+            )
+
+        after = event("pin", reasons == slot_allocation.BY_PIN)
+        for number, (step, facts) in enumerate(cap_facts):
+            blocked = assignment.blocked_by == number
+            for name, some in ((step, blocked & ~listed), (step + " moved down", blocked & listed)):
+                after = after.with_trace_event(name, owners[some], facts, items=items[some])
+            after = event(step + " yielded", (reasons == slot_allocation.BY_YIELDING) & (causes == number), facts)
+        for number, (share, _) in enumerate(self.shares):
+            facts = {"of": share.of, "at_least": share.at_least}
+            after = event("share", (reasons == slot_allocation.BY_SHARE) & (causes == number), facts)
+            missed = np.flatnonzero(assignment.missing[:, number])
+            missing = assignment.missing[missed, number]
+            after = after.with_trace_event("share missed", missed, facts, missing=missing)
+        if exploration is not None:
+            after = event("explore", exploration.places, instead_of=exploration.displaced)
+        short = np.flatnonzero(lengths < np.minimum(k, np.diff(slates.offsets)))
+        return after.with_trace_event("short", short, {"asked": k}, given=lengths[short])
+
+    def exposure_sums(self, slates: Slates, requests: RequestBatch) -> np.ndarray:
+        """float64[groups, 3]: exposure of each group of `exposure` in lists, all exposure in them, and lists."""
+        weights = exposure_weights(slates.places)
+        sums = np.zeros((len(self.exposure), 3))
+        sums[:, 1], sums[:, 2] = weights.sum(), np.count_nonzero(np.diff(slates.offsets))
+        values = self.request_values(requests, slates.owners) if self.exposure else None
+        for group, (_, of) in enumerate(self.exposure):
+            sums[group, 0] = weights[self.filters.where(of, slates.items, values)].sum()
+        return sums
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def request_values(self, requests: RequestBatch, owners: np.ndarray | None = None) -> RequestValues:
+        """The values that requests give to expressions.
+
+        owners: int64[m], the request of each row that is evaluated; needed where there are several requests.
+        """
+        now = np.broadcast_to(np.asarray(requests.now, np.int64), requests.n)
+        user, context = requests.user, requests.context
+        if requests.n == 1 and not isinstance(user, pl.DataFrame) and not isinstance(context, pl.DataFrame):
+            return RequestValues(user or {}, context or {}, int(now[0]))
+        if requests.n == 1:
+            user, context = (part.row(0, named=True) if isinstance(part, pl.DataFrame) else part or {}
+                             for part in (user, context))  # fmt: skip
+            return RequestValues(user, context, int(now[0]))
+        if owners is None:
+            raise ConfigError("a mask belongs to one request", remedy="ask for one request at a time")
+        for part in (user, context):
+            if part is not None and not isinstance(part, pl.DataFrame):
+                raise ConfigError("many requests bring frames", remedy="a frame of one row a request")
+        columns = self.filters.columns
+        return RequestValues.rows(owners, columns, user=user, context=context, now=now)  # type: ignore[arg-type]
+
+    def _bought_keys(self, requests: RequestBatch) -> np.ndarray:
+        """request · n_items + item of items that `bought` keeps out after an event of the user."""
+        histories = requests.histories
+        if histories is None or not self.rules.bought or not len(histories.items):
+            return np.zeros(0, np.int64)
+        owners = np.repeat(np.arange(len(histories)), histories.lengths)
+        n_kinds = len(self.repeat_after)
+        wait = np.where(histories.kinds < n_kinds, self.repeat_after[histories.kinds % n_kinds], -1)
+        now = np.broadcast_to(np.asarray(requests.now, np.int64), requests.n)[owners]
+        # An event of the future counts as one of this moment.
+        excluded = (wait >= 0) & ((wait == NEVER) | (now - histories.times < wait))
+        return owners[excluded] * len(self.filters) + histories.items[excluded]
+
+    def _shown_keys(self, requests: RequestBatch) -> np.ndarray:
+        """request · n_items + item of items that `frequency` keeps out."""
+        frequency, shown = self.rules.frequency, requests.shown
+        if frequency is None or shown is None or shown.paired is None:
+            return np.zeros(0, np.int64)
+        too_often = shown.paired >= frequency.at_most
+        return shown.owners[too_often] * len(self.filters) + shown.values[too_often]
+
+    def _cap(self, name: str, items: np.ndarray, at_most: int, first: int, strict: bool) -> slot_allocation.Cap:
+        """A cap by a column, over the groups of the given items."""
+        column = self.filters.column(name)
+        value = column.take(items) if len(column) > 1 else column.repeat(len(items))
+        valid = np.ones(len(items), bool) if value.valid is None else value.valid
+        if value.dictionary is not None or value.data.dtype == np.bool_:
+            groups = value.data.astype(np.int64)
+        else:
+            groups = np.unique(value.data, return_inverse=True)[1].astype(np.int64)
+        if value.offsets is not None:
+            return slot_allocation.Cap(value.offsets, groups, at_most, first, strict)
+        offsets = np.concatenate([[0], np.cumsum(valid)]).astype(np.int64)
+        return slot_allocation.Cap(offsets, groups[valid], at_most, first, strict)
+
+
+def _item_codes(raw: Any, ids: Ids | None, filters: Filters, place: str, strict: bool = False) -> np.ndarray:
+    """Item codes of a rule. Unknown items are left out; where `strict`, they raise ConfigError."""
+    raw = list(raw)
+    if not raw:
+        return np.zeros(0, np.int64)
+    codes = np.asarray(ids.encode(raw) if ids is not None else raw, dtype=np.int64)
+    is_item = (codes >= 0) & (codes < len(filters))
+    if strict and not is_item.all():
+        raise ConfigError(f"{place}: item {raw[int(np.argmin(is_item))]!r} is not known", remedy="name a known item id")
+    return codes if strict else np.unique(codes[is_item])
+
+
+def quoted_column(name: str) -> str:
+    """A column's name as an expression writes it."""
+    return '"' + name.replace('"', '""') + '"'
