@@ -52,6 +52,7 @@ def test_every_command_shows_examples(zhiyin: Command, command: str) -> None:
     assert f"Examples:\n    zhiyin {command}" in zhiyin(*command.split(), "--help").stdout
 
 
+@pytest.mark.slow
 def test_from_init_to_similar(zhiyin: Command, log: Path) -> None:
     said = zhiyin("init")
     assert "user = user_id" in said.stderr
@@ -73,6 +74,7 @@ def test_from_init_to_similar(zhiyin: Command, log: Path) -> None:
     assert all(int(line.split("\t")[1][1:]) % 2 for line in near[1:])
 
 
+@pytest.mark.slow
 def test_evaluate_writes_report_and_json(zhiyin: Command, log: Path) -> None:
     zhiyin("init")
     printed = json.loads(zhiyin("evaluate", "ease", "--json", "--output", "out").stdout)

@@ -210,6 +210,7 @@ EACH = settings(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 @EACH
 @given(seeds=st.data())

@@ -26,6 +26,7 @@ def test_encode_and_decode_are_inverse(raw: list) -> None:
     assert ids.encode(ids.values).tolist() == list(range(len(ids)))
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(st.lists(st.integers(-50, 50), min_size=1), st.lists(st.integers(-60, 60), min_size=1))
 def test_one_answer_for_few_and_for_many(known: list[int], asked: list[int]) -> None:

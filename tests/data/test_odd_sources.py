@@ -70,6 +70,7 @@ def test_a_column_that_begins_late_is_used(tmp_path: Path, write: Any) -> None:
     assert data.events["value"].drop_nulls().to_list() == [4.5] * 49
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("id_", ["007", "7.5", "18446744073709551615", "x", "+7"])
 def test_one_odd_id_far_behind_the_head(tmp_path: Path, id_: str) -> None:
     rows = [(k % 300, k % 77) for k in range(600_000)]

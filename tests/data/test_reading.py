@@ -484,6 +484,7 @@ def test_real_folders(real_data, name: str) -> None:
     assert not len(data.quarantine)
 
 
+@pytest.mark.slow
 def test_online_retail(real_data) -> None:
     data = read(real_data("online-retail") / "online_retail.csv.gz")
     assert data.roles.user == "CustomerID"

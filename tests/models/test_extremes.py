@@ -23,6 +23,7 @@ def ratings(*more: tuple[int, int, float], factor: float = 1.0) -> zy.Dataset:
     return zy.read(frame.with_columns(time=1_600_000_000 + 3_600 * pl.int_range(pl.len())))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RATING_MODELS)
 @pytest.mark.parametrize("odd", [200.0, 1e6, 9e15, -9e15, 1e30])
 def test_one_value_far_from_the_others(name: str, odd: float, caplog: pytest.LogCaptureFixture) -> None:

@@ -53,6 +53,7 @@ def test_random_matrices(users: int, items: int) -> None:
     np.testing.assert_allclose(vectors @ vectors.T, right[:8].T @ right[:8], atol=5e-3)
 
 
+@pytest.mark.slow
 def test_the_krylov_basis_finds_what_the_whole_matrix_holds() -> None:
     """A flat spectrum and a basis far smaller than the catalogue: captured energy is within .1 % of the best."""
     rows = sparse.random(800, 600, density=0.03, random_state=4, dtype=np.float32, format="csr")

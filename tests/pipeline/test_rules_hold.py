@@ -83,6 +83,7 @@ def request_of(table: dict[str, Any], request: dict[str, Any]) -> Request:
 NOW = time.time_ns() // 1000
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(table=TABLES, requests=st.lists(REQUESTS, min_size=1, max_size=4), new=st.booleans())
 def test_every_rule_holds_in_every_list(table: dict[str, Any], requests: list[dict[str, Any]], new: bool) -> None:
@@ -178,6 +179,7 @@ MANY = st.fixed_dictionaries({
 PEOPLE = pl.DataFrame({"id": [f"u{n}" for n in range(30)], "age": [[10, 25, None][n % 3] for n in range(30)]})
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(table=TABLES, asked=MANY, new=st.booleans())
 def test_many_lists_are_those_of_each_alone(table: dict[str, Any], asked: dict[str, Any], new: bool) -> None:

@@ -58,6 +58,7 @@ def test_codes_are_places_in_the_frames(shop: FilmShop, log: Dataset) -> None:
     assert log.events["user"].n_unique() == shop.n_users  # everybody came at least once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [{}, {"n_users": 2500, "n_items": 3000}, {"seed": 2}])
 def test_the_head_takes_most_events_and_the_tail_is_long(fields: dict[str, int]) -> None:
     made = FilmShop(**fields)

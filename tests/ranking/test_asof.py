@@ -109,6 +109,7 @@ def test_histories_of_requests_end_before_the_moment() -> None:
         assert len(count) == had.lengths[row]
 
 
+@pytest.mark.slow
 def test_what_is_appended_counts_as_if_it_had_been_there() -> None:
     frame = log(5, 200).sort("time")
     whole = Dataset.build(frame)

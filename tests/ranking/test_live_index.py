@@ -149,6 +149,7 @@ def test_a_reader_keeps_its_state_and_the_next_one_does_not_wait() -> None:
     assert total() == (27, before + 2 * ITEMS)
 
 
+@pytest.mark.slow
 def test_readers_beside_appends_see_every_event_of_a_state_and_none_of_the_next() -> None:
     """Each part brings one event to every item, most of them late, so that half an insertion would be seen."""
     data = Dataset.build(log(3))

@@ -620,6 +620,7 @@ async def later(zy: AsyncClient) -> None:
 """
 
 
+@pytest.mark.slow
 def test_types_are_those_of_the_calls(tmp_path: Path) -> None:
     """Each method has the arguments of its call; one client gives the value, the other what to await."""
     mypy = pytest.importorskip("mypy.api")

@@ -98,6 +98,7 @@ def test_of_patches_at_once_all_count(shop: Shop, table: str) -> None:
         assert version == 25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_patch_beside_training_changes_what_it_names_and_no_more(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, moment: str
@@ -130,6 +131,7 @@ def test_a_patch_beside_training_changes_what_it_names_and_no_more(
         assert rows["i3"] == {"genre": None, "price": 8.0, "stock": None}
 
 
+@pytest.mark.slow
 def test_put_leaves_nothing_of_the_file(shop: Shop) -> None:
     with shop.serving() as client:
         client.put("/v1/items/i2", json={"price": 9.0}).raise_for_status()
@@ -150,6 +152,7 @@ def test_put_leaves_nothing_of_the_file(shop: Shop) -> None:
         assert client.get("/v1/items/i2").json()["columns"]["stock"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_who_is_forgotten_beside_training_is_a_stranger_to_the_new_version(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, moment: str

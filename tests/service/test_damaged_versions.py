@@ -28,6 +28,7 @@ def until(holds: Callable[[], Any]) -> None:
         threading.Event().wait(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"2", b"\xff\n"])
 def test_half_of_the_number_in_use(
     content: bytes, opened: Callable[..., Any], caplog: pytest.LogCaptureFixture
@@ -81,6 +82,7 @@ def wait_for_looks(live: Any, number: int) -> None:
     until(lambda: len(looks) > number)
 
 
+@pytest.mark.slow
 def test_a_version_that_was_refused_is_verified_again_only_when_it_has_changed(
     home: Path, tmp_path: Path, verified: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,6 +60,7 @@ def send(client: Any, shop: Shop, ways: list[tuple[str, tuple[Any, ...]]]) -> No
         assert said["events"][0]["status"] == ("known" if way == "send twice" else "accepted")
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     files=st.lists(_events, max_size=8),

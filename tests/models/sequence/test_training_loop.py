@@ -498,6 +498,7 @@ def test_dropout_does_nothing_when_asked_to_serve() -> None:
 # -- compiled ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_process_that_trains_often_still_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch._dynamo
 
