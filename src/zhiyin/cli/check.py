@@ -42,13 +42,15 @@ def check(
         check_serving(config, lists, json)
         return
     from zhiyin.cli.doctor import aside, print_aside
-    from zhiyin.cli.project import assume_in, open_project, project_of, settle
+    from zhiyin.cli.project import open_project, project_of, settle
     from zhiyin.cli.show import print_json, say, table
     from zhiyin.core.atomic_files import whole_file
     from zhiyin.data.doctor import examine
 
-    project = project_of(settle(source, None, None), config.parent) if source else open_project(config)
-    assume_in(project.config, assume)
+    if source:
+        project = project_of(settle(source, None, None, assume=assume), config.parent)
+    else:
+        project = open_project(config, assume=assume)
     data = project.data(strict or None, store=source is None)
     findings = examine(data, project.config.split.test)
     quarantine = None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from zhiyin.cli.evaluate import Output
-from zhiyin.cli.options import CONFIG, ConfigFile, Json, Models, NoStore, Seed, Settings, Threads
+from zhiyin.cli.options import CONFIG, Assume, ConfigFile, Json, Models, NoStore, Seed, Settings, Threads
 
 
 def compare(
     models: Models = None,
     param: Settings = None,
     output: Output = None,
+    assume: Assume = None,
     no_store: NoStore = False,
     config: ConfigFile = CONFIG,
     seed: Seed = None,
@@ -26,4 +27,4 @@ def compare(
     from zhiyin.cli.evaluate import evaluate
     from zhiyin.cli.project import SHELF
 
-    evaluate(models or list(SHELF), param, output, no_store, config, seed, threads, json)
+    evaluate(models or list(SHELF), param, output, assume, no_store, config, seed, threads, json)

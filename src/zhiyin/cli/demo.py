@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zhiyin.cli.options import Seed, Threads
+from zhiyin.cli.options import Assume, Seed, Threads
 
 if TYPE_CHECKING:
     import socket
@@ -29,6 +29,7 @@ def demo(
         Path | None, typer.Option("--data", help="A file or folder; default a cached public set, else a film shop.")
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where everything is written.")] = Path("demo"),
+    assume: Assume = None,
     serve: Annotated[bool, typer.Option(help="At the end answer over HTTP, until Ctrl-C.")] = True,
     seed: Seed = None,
     threads: Threads = None,
@@ -43,16 +44,18 @@ def demo(
       zhiyin demo --data ratings.csv --output try
     """
     from zhiyin.cli.judging import judge, publish
-    from zhiyin.cli.project import SHELF, project_of, settle, short
+    from zhiyin.cli.project import SHELF, project_of, record_assumed, settle, short
     from zhiyin.cli.show import duration, say
     from zhiyin.data.doctor import examine
 
     begun = time.perf_counter()
     output.mkdir(parents=True, exist_ok=True)
     _step("1. Data")
-    config = settle(str(data or _ready() or _shop(output / "film-shop", seed or 0)), None, None)
+    found = str(data or _ready() or _shop(output / "film-shop", seed or 0))
+    config = settle(found, None, None, assume=assume)
     project = project_of(config, output, seed, threads)
     log = project.data()
+    record_assumed(config, log)
     _step("2. What the data doctor says (zhiyin check)")
     for line in short(examine(log), ("error", "warning", "info")):
         say(line)

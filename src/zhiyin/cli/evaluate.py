@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from zhiyin.cli.options import CONFIG, ConfigFile, Json, Models, NoStore, Seed, Settings, Threads
+from zhiyin.cli.options import CONFIG, Assume, ConfigFile, Json, Models, NoStore, Seed, Settings, Threads
 
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder of report.html and evaluation.json.")]
 
@@ -16,6 +16,7 @@ def evaluate(
     models: Models = None,
     param: Settings = None,
     output: Output = None,
+    assume: Assume = None,
     no_store: NoStore = False,
     config: ConfigFile = CONFIG,
     seed: Seed = None,
@@ -36,6 +37,6 @@ def evaluate(
     from zhiyin.cli.judging import judge, publish
     from zhiyin.cli.project import open_project
 
-    project = open_project(config, seed, threads)
+    project = open_project(config, seed, threads, assume)
     made = project.models(models, param)
     publish(judge(project, made, project.data(store=not no_store)), output or project.home, json)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zhiyin.cli.options import CONFIG, Assume, ConfigFile
+from zhiyin.core.durations import microseconds
 from zhiyin.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def init(
     users: Annotated[str | None, typer.Option(help="The file that describes the users.")] = None,
     links: Annotated[str | None, typer.Option(help="The file that says who knows whom.")] = None,
     query: Annotated[str | None, typer.Option(help="The SQL query that gives a database's events.")] = None,
+    query_timeout: Annotated[str | None, typer.Option(help='How long the query may take, such as "30m".')] = None,
     assume: Assume = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite settings that are there.")] = False,
     config: ConfigFile = CONFIG,
@@ -37,19 +39,20 @@ def init(
       zhiyin init bestellungen.csv --assume day_first=true --assume encoding=cp1252
       zhiyin init 'sqlite:///shop.db' --query 'SELECT user_id, item_id, at FROM orders'
     """
-    from zhiyin.cli.project import assume_in, make_relative, project_of, settle
+    from zhiyin.cli.project import make_relative, project_of, record_assumed, settle
     from zhiyin.cli.show import say
     from zhiyin.data.config import write_config
     from zhiyin.models.registry import hyperparameters
 
     if config.exists() and not force:
         raise ConfigError("there are settings already", file=config, remedy="look at them, or overwrite: --force")
-    settings = settle(source, items, users, query, links)
-    assume_in(settings, assume)
+    settings = settle(source, items, users, query, links, assume)
+    if query_timeout is not None:
+        microseconds(query_timeout)  # which raises for what is no duration
+        settings.data.query_timeout = query_timeout
     data = project_of(settings, config.parent).data()
     _settle_columns(settings, data)
-    for name, value in data.assumed.items():
-        setattr(settings.read, name, value)
+    record_assumed(settings, data)
     make_relative(settings, config.parent)
     config.parent.mkdir(parents=True, exist_ok=True)
     write_config(config, settings, hyperparameters())

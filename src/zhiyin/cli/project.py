@@ -117,11 +117,15 @@ class Project:
         return f"{name}: {data.n_events:,} events, {data.n_users:,} users, {data.n_items:,} items"
 
 
-def open_project(path: Path, seed: int | None = None, threads: int | None = None) -> Project:
-    """The project of a settings file; `seed` and `threads` overrule it."""
+def open_project(
+    path: Path, seed: int | None = None, threads: int | None = None, assume: Sequence[str] | None = None
+) -> Project:
+    """The project of a settings file; `seed`, `threads` and `assume` (KEY=VALUE, under [read]) overrule it."""
     from zhiyin.data.config import load_config
 
-    return project_of(load_config(path), path.parent, seed, threads)
+    config = load_config(path)
+    assume_in(config, assume)
+    return project_of(config, path.parent, seed, threads)
 
 
 def open_store(project: Project, make: bool = False) -> Store:
@@ -144,18 +148,30 @@ def project_of(config: Config, home: Path, seed: int | None = None, threads: int
 
 
 def settle(
-    source: str | None, items: str | None, users: str | None, query: str | None = None, links: str | None = None
+    source: str | None,
+    items: str | None,
+    users: str | None,
+    query: str | None = None,
+    links: str | None = None,
+    assume: Sequence[str] | None = None,
 ) -> Config:
-    """Settings that name files: a folder's events, items, users and links are found, paths made absolute."""
+    """Settings that name files: a folder's events, items, users and links are found, paths made absolute.
+
+    assume: what files leave open, KEY=VALUE, as under [read].
+    """
     from zhiyin.data.config import Config
+    from zhiyin.data.dialect import Dialect
     from zhiyin.data.sources import find_sources
 
     config = Config()
+    assume_in(config, assume)
     found: str | list[str] = source if source is not None else "."
     if "://" not in str(found) and not str(found).startswith("${"):
         place = Path(str(found)).expanduser().resolve()
         if place.is_dir():
-            parts = find_sources(place)
+            parts = find_sources(place, Dialect.of(config.read.model_dump()))
+            for sentence in parts.notes:
+                typer.echo(sentence, err=True)
             found = str(parts.events[0]) if len(parts.events) == 1 else [str(path) for path in parts.events]
             items = items or (str(parts.items) if parts.items else None)
             users = users or (str(parts.users) if parts.users else None)
@@ -178,6 +194,12 @@ def assume_in(config: Config, given: Sequence[str] | None) -> None:
     values = dict(map(parse_assumption, given or ()))
     Dialect.of(values)
     for name, value in values.items():
+        setattr(config.read, name, value)
+
+
+def record_assumed(config: Config, data: Dataset) -> None:
+    """Write under [read] what reading assumed, so that the next reading assumes nothing."""
+    for name, value in data.assumed.items():
         setattr(config.read, name, value)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from zhiyin.cli.options import CONFIG, ConfigFile, Json, Models, NoStore, Seed, Settings, Threads
+from zhiyin.cli.options import CONFIG, Assume, ConfigFile, Json, Models, NoStore, Seed, Settings, Threads
 from zhiyin.core.errors import ConfigError
 
 
@@ -21,6 +21,7 @@ def train(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Put the version in use whatever the gate says.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the models.")] = None,
+    assume: Assume = None,
     no_store: NoStore = False,
     config: ConfigFile = CONFIG,
     seed: Seed = None,
@@ -53,7 +54,7 @@ def train(
     from zhiyin.data.catalogue import Catalogue
     from zhiyin.data.doctor import examine
 
-    project = open_project(config, seed, threads)
+    project = open_project(config, seed, threads, assume)
     if budget is not None:
         from zhiyin.cli.auto import train_within
 

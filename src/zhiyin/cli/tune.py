@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from zhiyin.cli.options import CONFIG, ConfigFile, Json, NoStore, Seed, Threads
+from zhiyin.cli.options import CONFIG, Assume, ConfigFile, Json, NoStore, Seed, Threads
 from zhiyin.core.atomic_files import whole_file
 from zhiyin.core.durations import microseconds
 
@@ -19,6 +19,7 @@ def tune(
     timeout: Annotated[str | None, typer.Option(help='Stop after this long, such as "10m".')] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier search stopped.")] = False,
     write: Annotated[bool, typer.Option("--write", help="Put the best settings into the settings file.")] = False,
+    assume: Assume = None,
     no_store: NoStore = False,
     config: ConfigFile = CONFIG,
     seed: Seed = None,
@@ -36,7 +37,7 @@ def tune(
     from zhiyin.cli.show import print_json, say
     from zhiyin.evaluation.tuning import tune as search
 
-    project = open_project(config, seed, threads)
+    project = open_project(config, seed, threads, assume)
     made, settings = project.models([model])[0], project.config.tune
     name = type(made).__name__
     parts = project.splits(project.data(store=not no_store))
