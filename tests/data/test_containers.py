@@ -8,6 +8,8 @@ import io
 import lzma
 import mmap
 import os
+import pickle
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from zhiyin.core.errors import DataError
+from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.data.containers import raw_bytes
 from zhiyin.data.reading import read
 
@@ -33,6 +35,15 @@ def zipped(content: bytes, *names: str) -> bytes:
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in names or ("log.csv",):
             archive.writestr(name, content)
+    return out.getvalue()
+
+
+def tarred(content: bytes) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        info = tarfile.TarInfo("log.csv")
+        info.size = len(content)
+        archive.addfile(info, io.BytesIO(content))
     return out.getvalue()
 
 
@@ -118,3 +129,63 @@ def test_too_many_columns_are_refused(tmp_path: Path) -> None:
     (tmp_path / "wide.csv").write_text(",".join(cells) + "\n" + ",".join(["1"] * 50_000) + "\n")
     with pytest.raises(DataError, match="50,000 columns"):
         read(tmp_path / "wide.csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "match", "remedy"),
+    [
+        (b"<!DOCTYPE html>\n<html><body>Not found</body></html>\n", "a web page", "download"),
+        (b"\xef\xbb\xbf\n <table><tr><td>user</td></tr></table>", "a web page", "download"),
+        (b"<?xml version='1.0'?><events/>", "an XML file", "CSV"),
+        (tarred(LOG), "a tar archive", "unpack"),
+        (gzip.compress(tarred(LOG)), "a tar archive", "unpack"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "Git LFS", "git lfs pull"),
+        (pickle.dumps([1, 2]), "a Python pickle", "Parquet"),
+        (b"\x93NUMPY\x01\x00" + bytes(100), "a NumPy array", "Parquet"),
+        (bytes(8) + b"DUCK" + bytes(100), "DuckDB", "COPY"),
+        (b"\x89PNG\r\n\x1a\n" + RANDOM, "a picture", "CSV"),
+        (b"ORC\x00\x01" + RANDOM, "an ORC file", "Parquet"),
+    ],
+)
+def test_formats_that_are_not_read_are_told_by_their_content(
+    tmp_path: Path, content: bytes, match: str, remedy: str
+) -> None:
+    (tmp_path / "log.csv").write_bytes(content)
+    with pytest.raises(DataError, match=match) as caught:
+        read(tmp_path / "log.csv")
+    assert remedy in str(caught.value.remedy)
+
+
+@pytest.mark.parametrize("name", ["ORCID", "PAR1", "Rar!", "GIF8", "RDX", "BZhang", "A"])
+def test_a_header_that_begins_as_a_format_does_is_text(tmp_path: Path, name: str) -> None:
+    (tmp_path / "log.csv").write_text(f"{name},item\n" + "".join(f"{k % 9},{k % 7}\n" for k in range(60)))
+    assert read(tmp_path / "log.csv", columns={"user": name}).n_users == 9
+
+
+def test_an_encrypted_archive_is_named(tmp_path: Path) -> None:
+    content = bytearray(zipped(LOG, "log.csv"))
+    content[6] |= 1  # the flags of the file, and of its entry in the directory
+    content[content.find(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "log.zip").write_bytes(content)
+    with pytest.raises(DataError, match="encrypted"):
+        read(tmp_path / "log.zip")
+
+
+def test_what_is_no_path_is_said(tmp_path: Path) -> None:
+    (tmp_path / "gone.csv").symlink_to(tmp_path / "nothing")
+    for source, match in [
+        ("user,item\n1,2\n" * 500, "no such file"),
+        ("x" * 5_000, "no such file"),
+        ("a\0b.csv", "no such file"),
+        (str(tmp_path / "gone.csv"), "leads to no file"),
+        (str(tmp_path / "*.csv"), "patterns are not expanded"),
+    ]:
+        with pytest.raises(DataError) as caught:
+            read(source)
+        assert match in str(caught.value)
+        assert len(str(caught.value)) < 1_000
+    for address in ("https://example.com/log.csv", "s3://shop/log.parquet"):
+        with pytest.raises(ConfigError, match="no address that is read"):
+            read(address)
+    (tmp_path / "a log.csv").write_bytes(LOG)
+    assert read((tmp_path / "a log.csv").as_uri()).n_events == read(tmp_path / "a log.csv").n_events

@@ -71,3 +71,19 @@ def test_lines_in_another_encoding_among_utf8() -> None:
     assert found.content == good + "café\n".encode() + good
     assert to_utf8(good).content == good
     assert to_utf8(good).encoding is None
+
+
+@pytest.mark.parametrize("encoding", ["utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("word", ["user", "用户"])
+def test_utf32_without_a_mark(tmp_path: Path, encoding: str, word: str) -> None:
+    rows = "".join(f"{word}{n % 9},{n % 7}\n" for n in range(60))
+    (tmp_path / "log.csv").write_bytes(f"user,item\n{rows}".encode(encoding))
+    assert read(tmp_path / "log.csv").users["id"].to_list() == [f"{word}{n}" for n in range(9)]
+
+
+def test_lines_of_two_encodings_are_each_read_by_its_own(tmp_path: Path) -> None:
+    rows = "".join(f"用户{n % 9},商品{n % 7}\n" for n in range(60))
+    (tmp_path / "log.csv").write_bytes(f"user,item\n{rows}".encode() + rows.encode("gb18030"))
+    data = read(tmp_path / "log.csv")
+    assert (data.n_users, data.n_items) == (9, 7)
+    assert any("60 lines of log.csv are not UTF-8" in note and "--assume" in note for note in data.notes)

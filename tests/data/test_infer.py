@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from zhiyin.core.errors import ConfigError
-from zhiyin.data.dialect import Dialect, parse_assumption
+from zhiyin.data.dialect import Dialect, Findings, parse_assumption
 from zhiyin.data.ids import ids_of_floats, match_spelling
 from zhiyin.data.infer import infer_column, infer_ids, parse_numbers
 
@@ -88,6 +88,23 @@ def test_ids_of_two_tables_in_one_spelling(own: list[str], known: list[str], exp
         (["3", "3,50", "3.99"], [3, 3.5, 3.99], "both marks"),
         (["1", "—", "n/a", "NULL", "-"], [1, None, None, None, None], "read as missing"),
         (["nan", "5"], [None, 5], "read as missing"),
+        (["1.2k", "3K", "4"], [1200, 3000, 4], "1,000 times"),
+        (["1k", "2.5M", "1b"], [1e3, 2.5e6, 1e9], "1,000 times"),
+        (["$1.2k", "$300"], [1200, 300], "without '$'"),
+        (["1.5万", "3亿", "20"], [15_000, 3e8, 20], "10,000 times"),
+        (["3万元", "12元"], [30_000, 12], "without '元'"),
+        (["4/5", "3 / 5"], [4, 3], "without '/5'"),
+        (["4 out of 5", "3 out of 5"], [4, 3], None),
+        (["★★★☆☆", "★★★★★", "4"], [3, 5, 4], "number of its stars"),
+        (["True", "false"], [1, 0], "read as 1 and 0"),
+        (["no", "yes", "-"], [0, 1, None], "'yes' and 'no' are read as 1 and 0"),
+        (["1,23,456.50", "2,000"], [123_456.5, 2000], None),
+        (["￥３．５０", "￥４"], [3.5, 4], "without '¥'"),
+        (["٣", "5"], [3, 5], None),
+        (["USD 3.99", "4"], [3.99, 4], "without 'usd'"),
+        (["R$ 3,99", "R$ 4,00"], [3.99, 4], "decimal mark"),
+        (["($ 3.50)", "($4)", "5.00-"], [-3.5, -4, -5], "below 0, as in accounts"),
+        (["1.234.567", "2.000"], [1_234_567, 2000], None),
     ],
 )
 def test_numbers_as_people_write_them(cells: list[str], values: list[float | None], note: str | None) -> None:
@@ -97,7 +114,23 @@ def test_numbers_as_people_write_them(cells: list[str], values: list[float | Non
 
 
 @pytest.mark.parametrize(
-    "cells", [["five"], ["inf"], ["1e400"], ["1.2k"], ["5 kg", "300 g"], ["$5", "€6"], ["4é"], ["3/5"]]
+    "cells",
+    [
+        ["five"],
+        ["inf"],
+        ["1e400"],
+        ["1.2m"],
+        ["5 kg", "300 g"],
+        ["$5", "€6"],
+        ["4é"],
+        ["3/8"],
+        ["1/2", "1/4"],
+        ["(3", "4)"],
+        ["1.2k/5"],
+        ["★☆★"],
+        ["3/5", "3/10"],
+        ["true", "maybe"],
+    ],
 )
 def test_what_is_no_number_is_bad(cells: list[str]) -> None:
     found = parse_numbers(pl.Series("x", cells))
@@ -119,12 +152,65 @@ def test_a_comma_that_may_be_either_is_said_with_both_readings() -> None:
     assert parse_numbers(pl.Series("p", ["1.234", "3.5"]), Dialect(decimal=",")).values.to_list() == [1234, 3.5]
 
 
+@pytest.mark.parametrize(("semicolons", "value", "mark"), [(False, 1.234, "."), (True, 1234, ",")])
+def test_a_point_that_may_be_either_is_said_with_both_readings(semicolons: bool, value: float, mark: str) -> None:
+    found = parse_numbers(pl.Series("price", ["1.234", "12", None]), semicolons=semicolons)
+    assert found.values.to_list() == [value, 12, None]
+    assert found.findings.assumed == {"decimal": mark}
+    assert "may be 1.234 or 1234" in found.findings.notes[0]
+    for cells in (["1.234", "2.5"], ["1.234", "0.500"], ["12"]):  # these decide
+        sure = parse_numbers(pl.Series("price", cells), semicolons=semicolons)
+        assert sure.values[0] == float(cells[0])
+        assert sure.findings.notes == []
+
+
+@pytest.mark.parametrize("cells", [["1-6", "2-7"], ["1½", "2"], ["~5", "6"], ["1e2", "5e1"], ["12:30", "01:15"]])
+def test_an_amount_that_stays_text_is_said(cells: list[str]) -> None:
+    column, findings = infer_column(pl.Series("price", cells))
+    assert column.dtype == pl.String
+    assert any("price: kept as text" in sentence for sentence in findings.notes)
+    few = [note for note in infer_column(pl.Series("code", cells))[1].notes if "are not read as numbers" in note]
+    assert not few  # a code is no amount
+
+
+def test_a_decision_that_does_not_hold_for_all_columns_is_not_recorded() -> None:
+    findings = Findings()
+    findings.assume("decimal", ",", "one column")
+    assert findings.assumed == {"decimal": ","}
+    findings.assume("decimal", ",", "another one")
+    assert findings.assumed == {"decimal": ","}
+    findings.assume("decimal", ".", "a third one")
+    findings.assume("decimal", ",", "a fourth one")
+    assert findings.assumed == {}
+    assert len(findings.notes) == 4
+
+
+def test_ids_with_a_point_that_are_whole_numbers_are_said() -> None:
+    findings = Findings()
+    assert infer_ids(pl.Series("user", ["7", "7.0", "8"]), findings=findings).to_list() == [7, 7, 8]
+    assert "'7.0' and the like are read as 7" in findings.notes[0]
+    assert infer_ids(pl.Series("user", ["7", "8"]), findings=findings).to_list() == [7, 8]
+    assert len(findings.notes) == 1
+
+
 @pytest.mark.parametrize(
     ("cells", "dtype", "values"),
     [
         (["True", "False", None], pl.Boolean, [True, False, None]),
         (["TRUE", "false", "NA"], pl.Boolean, [True, False, None]),
-        (["yes", "no"], pl.String, ["yes", "no"]),
+        (["yes", "no", "NO"], pl.Boolean, [True, False, False]),
+        (["Y", "n", None, "n/a"], pl.Boolean, [True, False, None, None]),
+        (["t", "f"], pl.Boolean, [True, False]),
+        (["on", "off"], pl.Boolean, [True, False]),
+        (["是", "否"], pl.Boolean, [True, False]),
+        (["true", "no", "0"], pl.Boolean, [True, False, False]),
+        (["yes", "yes"], pl.String, ["yes", "yes"]),
+        (["F", "F"], pl.String, ["F", "F"]),
+        (["F", "M"], pl.String, ["F", "M"]),
+        (["no", "se", "dk"], pl.String, ["no", "se", "dk"]),
+        (["1", "0"], pl.Int64, [1, 0]),
+        (["1.2k", "3"], pl.Float64, [1200, 3]),
+        (["USD 3", "USD 4"], pl.Int64, [3, 4]),
         (["1", "2"], pl.Int64, [1, 2]),
         (["1", "2.5"], pl.Float64, [1, 2.5]),
         (["007", "1"], pl.String, ["007", "1"]),

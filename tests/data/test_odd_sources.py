@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 import zhiyin as zy
+from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.data.reading import read
 
 ROWS = [
@@ -120,12 +121,12 @@ def test_returns_with_decimal_commas_count_against(tmp_path: Path) -> None:
     assert said(data, "the comma is the decimal mark")
 
 
-@pytest.mark.parametrize("form", ["{} stars", "{}/5", "five {}"])
+@pytest.mark.parametrize("form", ["{} stars", "{}/5", "{}/8", "five {}"])
 def test_ratings_with_words(tmp_path: Path, form: str) -> None:
     data = read(put(tmp_path / "e.csv", [(u, i, form.format(r), t) for u, i, r, t in ROWS]))
-    if form == "{} stars":
+    if form in ("{} stars", "{}/5"):
         assert sorted(data.events["value"].unique().to_list()) == [1, 2, 3, 4, 5]
-        assert said(data, "read without 'star'")
+        assert said(data, "read without 'star'" if "stars" in form else "read without '/5'")
     else:
         assert data.events["value"].null_count() == data.n_events
         assert said(data, "rating is named like a rating, but what stands in it does not read as numbers")
@@ -342,3 +343,190 @@ def test_ids_of_pandas_that_are_objects() -> None:
         "2",
         "x",
     ]
+
+
+# Layout of text
+
+
+def text_of(rows: list[tuple], separator: str = ",", head: str = HEAD) -> str:
+    return "".join(separator.join(map(str, row)) + "\n" for row in [head.split(","), *rows])
+
+
+def padded(rows: list[tuple], form: str) -> str:
+    return "".join("".join(form.format(cell) for cell in row) + "\n" for row in [HEAD.split(","), *rows])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        text_of(ROWS).replace("\n", "\r", 90),
+        text_of(ROWS).replace("\n", "\r\n", 90).replace("\r\n", "\r", 30),
+        text_of(ROWS, "\x01"),
+        text_of(ROWS, "~"),
+        text_of(ROWS, "^"),
+        text_of(ROWS, "，"),
+        padded(ROWS, "{:<12}"),
+        padded(ROWS, "{:>12}"),
+        text_of(ROWS).replace("rating", "rating    "),
+    ],
+    ids=["returns", "three line ends", "hive", "tildes", "carets", "wide commas", "left", "right", "padded header"],
+)
+def test_layouts_of_text(tmp_path: Path, content: str) -> None:
+    (tmp_path / "e.csv").write_bytes(content.encode())
+    data = read(tmp_path / "e.csv")
+    assert (data.n_events, data.n_users, data.n_items, data.has_times) == (len(ROWS), 40, 30, True)
+    assert not len(data.quarantine)
+    assert data.events["value"].null_count() == 0
+    assert data.users["id"].dtype == pl.Int64
+
+
+def test_returns_inside_of_quotes_are_text(tmp_path: Path) -> None:
+    rows = "".join(f'{u},{i},"two\rlines"\r' for u, i, *_ in ROWS)
+    (tmp_path / "e.csv").write_text("user,item,title\n" + rows + '1,2,"a\rb"\n', newline="")
+    data = read(tmp_path / "e.csv", columns={"item_columns": ["title"]})
+    assert data.n_events == len(ROWS) + 1
+    assert set(data.items["title"].drop_nulls()) <= {"two\rlines", "a\rb"}
+
+
+@pytest.mark.parametrize("again", [HEAD, '"user","item","rating","time"'])
+@pytest.mark.parametrize("copies", [1, 300])
+def test_a_header_once_more_is_no_event(tmp_path: Path, again: str, copies: int) -> None:
+    """As files that were joined have it; `copies`: of the log, so that the second header stands far behind the head."""
+    body = text_of(ROWS).partition("\n")[2] * copies
+    (tmp_path / "e.csv").write_text(f"{HEAD}\n{body}{again}\n{body}")
+    data = read(tmp_path / "e.csv")
+    assert data.n_events == 2 * copies * len(ROWS)
+    assert data.users["id"].dtype == pl.Int64
+    assert data.quarantine.select("line", "reason", "raw").rows() == [
+        (copies * len(ROWS) + 2, "the header once more", again)
+    ]
+
+
+def test_rows_with_nul_bytes_are_set_aside(tmp_path: Path) -> None:
+    """As a crash leaves them; an id that ends in one would be another user."""
+    (tmp_path / "e.csv").write_text(text_of(ROWS) + "1\0,2,3,1700000000\n\0\0\0\n" + "1,2,3,1700000000\n")
+    data = read(tmp_path / "e.csv")
+    assert data.n_events == len(ROWS) + 1
+    assert data.users["id"].to_list() == list(range(1, 41))
+    assert data.quarantine.select("line", "reason").rows() == [
+        (len(ROWS) + 2, "a NUL byte stands in it"),
+        (len(ROWS) + 3, "a NUL byte stands in it"),
+    ]
+
+
+def test_a_separator_inside_of_the_rows_is_not_taken_as_row_names(tmp_path: Path) -> None:
+    with pytest.raises(zy.DataError, match="no row has the 2 fields of the header; this one has 3"):
+        read(put(tmp_path / "e.csv", [(u, f"'i,{i}'") for u, i, *_ in ROWS], "user,item"))
+
+
+def test_quotes_out_of_place_are_named(tmp_path: Path) -> None:
+    with pytest.raises(zy.DataError, match="a quote is never closed, or closed inside its field") as caught:
+        read(put(tmp_path / "e.csv", [(f'"u\\"{u}"', i) for u, i, *_ in ROWS], "user,item"))
+    assert caught.value.row == 2
+
+
+@pytest.mark.parametrize(
+    "head",
+    ["Kunde,Artikel,Bewertung,Datum", "utilisateur,produit,quantité,heure", "usuario,producto,valoración,fecha"],
+)
+def test_headers_in_other_languages(tmp_path: Path, head: str) -> None:
+    data = read(put(tmp_path / "e.csv", ROWS, head))
+    assert data.roles is not None
+    assert [data.roles.user, data.roles.item, data.roles.rating, data.roles.time] == head.split(",")
+
+
+def test_why_a_column_that_is_named_so_is_not_the_user(tmp_path: Path) -> None:
+    with pytest.raises(zy.DataError, match="user is empty"):
+        read(put(tmp_path / "e.csv", [("", i) for _, i, *_ in ROWS], "user,item"))
+    with pytest.raises(zy.DataError, match="user holds lists or objects"):
+        read(pl.DataFrame({"user": [[1], [2]], "item": [1, 2]}))
+    with pytest.raises(zy.DataError, match="name what stands between"):
+        read(put(tmp_path / "e.csv", ROWS, HEAD.replace(",", "$"), "$"))
+    empty = read(put(tmp_path / "e.csv", [(u, i, "") for u, i, *_ in ROWS], "user,item,note"))
+    assert said(empty, "not used, because empty: note")
+
+
+# Frames, JSON and files whose names mislead
+
+
+def test_columns_of_bytes_are_text_where_they_are_utf8(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"user": [f"ü{u}".encode() for u, *_ in ROWS], "item": [i for _, i, *_ in ROWS]})
+    frame.write_parquet(tmp_path / "e.parquet")
+    for source in (frame, frame.to_pandas(), tmp_path / "e.parquet"):
+        data = read(source)
+        assert data.users["id"][0] == "ü1"
+        assert said(data, "user: bytes are read as text")
+    with pytest.raises(zy.DataError, match="bytes that are no text"):
+        read(pl.DataFrame({"user": [b"\xff\xfe\x00", b"\x80"], "item": [1, 2]}))
+
+
+def test_frames_of_other_makes() -> None:
+    frame = pl.DataFrame(ROWS, schema=HEAD.split(","), orient="row")
+    assert read(frame.to_arrow()).n_events == len(ROWS)
+    days = pd.PeriodIndex(pd.to_datetime(frame["time"].to_list(), unit="s"), freq="D")
+    data = read(frame.to_pandas().assign(time=days))
+    assert data.window[0] == 1_000_000 * (min(row[3] for row in ROWS) // 86_400 * 86_400)
+    for cut in (pd.cut(frame["user"].to_list(), 5), pd.arrays.IntervalArray(pd.cut(frame["user"].to_list(), 5))):
+        assert read(frame.to_pandas().assign(user=cut)).n_users == 5
+
+
+def test_numbers_beyond_floats_in_json(tmp_path: Path) -> None:
+    path = tmp_path / "e.json"
+    path.write_text("\n".join(f'{{"user": {u}, "item": {i}, "rating": 1e400}}' for u, i, *_ in ROWS))
+    data = read(path)
+    assert data.n_events == len(ROWS)
+    assert said(data, "rating is named like a rating")
+
+
+def test_text_that_is_called_json(tmp_path: Path) -> None:
+    assert read(put(tmp_path / "e.json", ROWS)).n_events == len(ROWS)
+
+
+def test_ratings_of_true_and_false(tmp_path: Path) -> None:
+    data = read(put(tmp_path / "e.csv", [(u, i, r > 3, t) for u, i, r, t in ROWS]))
+    assert data.events["value"].sum() == sum(r > 3 for *_, r, _ in ROWS)
+    assert said(data, "rating: 'True' and 'False' are read as 1 and 0")
+
+
+# What was assumed holds for the next reading
+
+
+def test_an_encoding_that_was_assumed_of_one_file_leaves_the_others_as_they_are(tmp_path: Path) -> None:
+    log = put(tmp_path / "e.csv", [(f"用户{u}", f"商品{i}") for u, i, *_ in ROWS], "user,item")
+    titles = "item,title\n" + "".join(f"商品{i},标题的名字{i}\n" for i in range(30))
+    (tmp_path / "i.csv").write_bytes(titles.encode("gb18030"))
+    data = read(log, items=tmp_path / "i.csv")
+    assert data.assumed == {"encoding": "gb18030"}
+    again = read(log, items=tmp_path / "i.csv", assume=data.assumed)
+    assert again.items.equals(data.items)
+    assert again.users["id"][0] == "用户1"
+
+
+def test_a_header_that_was_assumed_of_one_file_is_not_said_of_the_others(tmp_path: Path) -> None:
+    log = put(tmp_path / "1.csv", [row[:3] for row in ROWS], "0,1,2")
+    items = put(tmp_path / "i.csv", [(i, f"T{i}") for i in range(30)], "item,title")
+    data = read(log, items=items)
+    assert data.assumed == {"header": 0}
+    assert read(log, items=items, assume=data.assumed).items.equals(data.items)
+    other = put(tmp_path / "2.csv", [row[:3] for row in ROWS], "column_1,column_2,column_3")
+    both = read([log, other])
+    assert both.assumed == {}
+    assert both.n_events == 2 * len(ROWS) + 1
+
+
+def test_columns_that_disagree_are_judged_each_by_itself_the_next_time_too(tmp_path: Path) -> None:
+    log = put(tmp_path / "e.csv", ROWS)
+    items = put(tmp_path / "i.csv", [(i, f"1.{100 + i}", f"1,{100 + i}") for i in range(30)], "item;price;stock", ";")
+    data = read(log, items=items)
+    assert said(data, "price: '1.100' may be 1.100 or 1100")
+    assert said(data, "stock: '1,100' may be 1.100 or 1100")
+    again = read(log, items=items, assume=data.assumed)
+    assert again.items.equals(data.items)
+
+
+def test_declared_texts_stay_as_they_are_written(tmp_path: Path) -> None:
+    items = put(tmp_path / "i.csv", [(i, "yes" if i % 2 else "no", "1.50", "x") for i in range(30)], "item,a,b,c")
+    types = CatalogueSchema(items={"a": "text", "b": "text", "c": "number"})
+    data = read(put(tmp_path / "e.csv", ROWS), items=items, types=types)
+    assert data.items.row(1)[1:] == ("yes", "1.50", None)
+    assert said(data, "c: 30 cells are not of the type number, read as missing")

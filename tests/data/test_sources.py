@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from zhiyin.core.errors import DataError
+from zhiyin.data.reading import read
 from zhiyin.data.sources import data_files, find_sources
 
 
@@ -71,3 +73,40 @@ def test_real_folders(real_data, name: str, events: str, items: str, users) -> N
     assert found.items.name == items
     if users is not ...:
         assert (found.users.name if found.users else None) == users
+
+
+def test_partitions_are_read_with_what_their_folders_say(tmp_path: Path) -> None:
+    for day in (15, 16):
+        folder = tmp_path / f"day=2023-11-{day}" / "shop=7"
+        folder.mkdir(parents=True)
+        pl.DataFrame({"user": [1, 2], "item": [day, 3]}).write_parquet(folder / "part-0.parquet")
+        (folder / "_SUCCESS").touch()
+        (folder / ".part-0.parquet.crc").write_bytes(b"x")
+    data = read(tmp_path)
+    assert (data.n_events, data.has_times) == (4, True)
+    for path in tmp_path.rglob("*.parquet"):
+        pl.read_parquet(path, hive_partitioning=False).write_csv(path.with_suffix(".csv"))
+        path.unlink()
+    data = read(tmp_path)
+    assert data.n_events == 4
+    assert any("not used: day, shop, which only the names of folders say" in note for note in data.notes)
+
+
+def test_files_of_a_folder_that_are_not_read_are_said(tmp_path: Path) -> None:
+    (tmp_path / "2024-01.csv").write_text("user,item,time\n1,2,2024-01-01\n" + "2,3,2024-01-02\n" * 9)
+    (tmp_path / "2024-02.csv").write_text("user,item,time,extra\n1,2,2024-02-01,x\n")
+    (tmp_path / "notes.txt").write_text("user\n7\n8\n")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1\x00\x01")
+    notes = find_sources(tmp_path).notes
+    data = read(tmp_path)
+    for name in ("2024-02.csv", "notes.txt", "broken.parquet"):
+        assert any(note.startswith(f"{name}: not read, ") for note in notes), notes
+        assert any(note.startswith(f"{name}: not read, ") for note in data.notes)
+
+
+def test_a_folder_without_tables_says_why(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no file of this folder is a table"):
+        read(tmp_path)
+    (tmp_path / "log.csv").write_bytes(b"<html><body>Not found</body></html>")
+    with pytest.raises(DataError, match=r"log\.csv: this is a web page"):
+        read(tmp_path)

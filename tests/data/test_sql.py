@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from pathlib import Path
 
 import polars as pl
@@ -10,7 +11,9 @@ import pytest
 from tests.conftest import own_schema
 
 import zhiyin as zy
+from zhiyin.data.config import load_config, read_data
 from zhiyin.data.reading import read
+from zhiyin.data.sql import QueryLimit
 
 SECOND = 1_000_000
 
@@ -119,3 +122,57 @@ def test_postgres_refusals(log: str) -> None:
     with pytest.raises(zy.DataError) as caught:
         read("postgresql://someone:secret@127.0.0.1:1/none", query="SELECT 1")
     assert "secret" not in str(caught.value)
+
+
+ENDLESS = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT n AS user, n AS item FROM c"
+
+
+@pytest.mark.parametrize(
+    ("query", "limit", "match"),
+    [
+        (ENDLESS, QueryLimit(rows=150_000), "more than 150,000 rows"),
+        (ENDLESS, QueryLimit(seconds=0.2), r"stopped after 0 s; \d00,000 rows had come|stopped after 0 s; 0 rows"),
+        (ENDLESS + " WHERE n < 0", QueryLimit(seconds=0.2), "stopped after 0 s; 0 rows had come"),
+        (f"SELECT count(*) AS user, 1 AS item FROM ({ENDLESS})", QueryLimit(seconds=0.2), "stopped after 0 s"),
+    ],
+)
+def test_a_query_without_an_end_is_stopped(shop: Path, query: str, limit: QueryLimit, match: str) -> None:
+    limit.begun = time.monotonic()
+    with pytest.raises(zy.DataError, match=match) as caught:
+        read(f"sqlite:///{shop}", query=query, query_limit=limit)
+    assert "under [data]" in str(caught.value.remedy)
+
+
+def test_a_query_without_an_end_is_stopped_by_the_settings(shop: Path) -> None:
+    (shop.parent / "zhiyin.toml").write_text(
+        f'[data]\nsource = "sqlite:///shop.db"\nquery = "{ENDLESS}"\nquery_timeout = "1s"\nquery_rows = 1000\n'
+    )
+    with pytest.raises(zy.DataError, match="more than 1,000 rows"):
+        read_data(load_config(shop.parent / "zhiyin.toml"), shop.parent)
+
+
+def test_postgres_is_stopped_too(log: str) -> None:
+    endless = "SELECT pg_sleep(60)::text AS user, 1 AS item"
+    with pytest.raises(zy.DataError, match=r"stopped after 0 s|statement timeout"):
+        read(log, query=endless, query_limit=QueryLimit(seconds=0.3))
+    with pytest.raises(zy.DataError, match="more than 150,000 rows"):
+        read(log, query="SELECT * FROM many", query_limit=QueryLimit(rows=150_000))
+
+
+@pytest.mark.parametrize("address", ["mysql://me:secret@host/shop", "duckdb:///shop.db", "shop"])
+def test_other_databases_are_named(address: str) -> None:
+    with pytest.raises(zy.ConfigError, match="no database that is read") as caught:
+        read(address, query="SELECT 1")
+    assert "secret" not in str(caught.value)
+
+
+def test_cells_of_several_types(tmp_path: Path) -> None:
+    """A column of SQLite takes what it is given: whole numbers as integers and as floats, texts as bytes."""
+    with sqlite3.connect(tmp_path / "s.db") as connection:
+        connection.execute("CREATE TABLE e (user, item, blob)")
+        rows = [(float(n) if n % 2 else n, n % 7, str(n).encode() if n % 3 else str(n)) for n in range(1, 60)]
+        connection.executemany("INSERT INTO e VALUES (?, ?, ?)", rows)
+    connection.close()
+    assert read(f"sqlite:///{tmp_path}/s.db", query="SELECT user, item FROM e").users["id"].to_list() == [*range(1, 60)]
+    ids = read(f"sqlite:///{tmp_path}/s.db", query="SELECT blob AS user, item FROM e").users["id"]
+    assert sorted(ids, key=int) == [str(n) for n in range(1, 60)]

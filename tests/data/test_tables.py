@@ -109,13 +109,13 @@ def test_names_with_stars_are_names(tmp_path: Path) -> None:
 def test_true_and_false_are_no_texts(tmp_path: Path) -> None:
     """As pandas, Polars and spreadsheets write them, so that a filter such as `NOT adult` reads them."""
     rows = "".join(f"i{n},{word},{word},{mixed}\n" for n, (word, mixed) in enumerate(
-        [("true", "True"), ("FALSE", "no"), ("", "False"), ("False", "")] * 10
+        [("true", "True"), ("FALSE", "maybe"), ("", "False"), ("False", "")] * 10
     ))  # fmt: skip
     table = text(tmp_path / "items.csv", f"id,adult,again,mixed\n{rows}")
     assert table.sample.schema["adult"] == pl.Boolean
     loaded = table.load(dict.fromkeys(["adult", "again", "mixed"], "any"))
     assert loaded.frame["adult"].to_list() == [True, False, None, False] * 10
-    assert loaded.frame["mixed"].to_list() == ["True", "no", "False", None] * 10
+    assert loaded.frame["mixed"].to_list() == ["True", "maybe", "False", None] * 10
     # What comes after the sample and is neither makes the column a text again.
     late = text(tmp_path / "late.csv", "id,adult\n" + "a,true\n" * 20_000 + "b,maybe\n")
     assert late.load({"adult": "any"}).frame["adult"].to_list() == ["true"] * 20_000 + ["maybe"]

@@ -20,13 +20,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic.fields import FieldInfo
 
 from zhiyin.core.atomic_files import write_whole
-from zhiyin.core.durations import is_duration
+from zhiyin.core.durations import is_duration, microseconds
 from zhiyin.core.errors import ConfigError, nearest
 from zhiyin.core.params import Param
 from zhiyin.data.catalogue_schema import CatalogueSchema, parse_type
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.event_schema import LARGEST_WEIGHT
 from zhiyin.data.heard import Heard
+from zhiyin.data.sql import QueryLimit
 
 FILE_NAME = "zhiyin.toml"
 # Sections whose keys are names: of kinds, models, rules, placements.
@@ -67,7 +68,16 @@ class DataSection(Section):
         "a text",
         "SELECT user_id, item_id, at FROM events",
     )
+    query_timeout: str = key("10m", "how long the query may take", 'a duration such as "10m"')
+    query_rows: int = key(100_000_000, "rows that its answer may have", "a whole number above 0", ge=1)
     strict: bool = key(False, "stop at the first bad row instead of setting bad rows aside", "true or false")
+
+    @field_validator("query_timeout")
+    @classmethod
+    def _timeout(cls, timeout: str) -> str:
+        if not is_duration(timeout):
+            raise ValueError
+        return timeout
 
 
 class ColumnsSection(Section):
@@ -636,6 +646,7 @@ def read_data(
         columns=columns or None,
         weights=config.weights or None,
         query=data.query,
+        query_limit=QueryLimit(microseconds(data.query_timeout) / 1e6, data.query_rows),
         strict=data.strict if strict is None else strict,
         heard=heard,
         assume=config.read.model_dump(),

@@ -32,18 +32,42 @@ _MAGIC = {
     b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"PK\x03\x04": "zip",
     b"PAR1": "parquet", b"ARROW1": "arrow", b"SQLite format 3\x00": "sqlite",
     b"%PDF": "pdf", b"\xd0\xcf\x11\xe0": "xls", b"\x89HDF": "hdf5", b"7z\xbc\xaf": "7z", b"Rar!": "rar",
-    b"Obj\x01": "avro", b"ORC": "orc",
+    b"Obj\x01": "avro", b"ORC": "orc", b"\xff\xff\xff\xff": "arrow stream", b"FEA1": "feather 1", b"\x93NUMPY": "numpy",
+    b"\x80\x02": "pickle", b"\x80\x03": "pickle", b"\x80\x04": "pickle", b"\x80\x05": "pickle", b"RDX": "r",
+    b"X\n\x00\x00\x00": "r", b"\x89PNG": "picture", b"\xff\xd8\xff": "picture", b"GIF8": "picture",
+    b"<stata_dta>": "stata", b"$FL2": "spss", b"version https://git-lfs": "lfs",
 }  # fmt: skip
 UNPACKED = {"text", "parquet", "arrow", "sqlite"}
 _REFUSED = {
     "pdf": "a PDF", "xls": "an Excel workbook", "hdf5": "an HDF5 file", "7z": "a 7z archive", "rar": "a RAR archive",
-    "avro": "an Avro file", "orc": "an ORC file",
+    "avro": "an Avro file", "orc": "an ORC file", "arrow stream": "a stream of Arrow batches",
+    "feather 1": "a Feather file of version 1", "numpy": "a NumPy array", "pickle": "a Python pickle",
+    "r": "an R data file", "picture": "a picture", "stata": "a Stata file", "spss": "an SPSS file",
+    "tar": "a tar archive", "duckdb": "a DuckDB database", "html": "a web page", "xml": "an XML file",
+    "lfs": "a pointer to a file of Git LFS, not the file",
 }  # fmt: skip
+# What is done about those that saving again as a table does not mend.
+_REMEDIES = {
+    "tar": "unpack it, and name the file or the folder", "lfs": "fetch the file itself: git lfs pull",
+    "html": "download the file itself, or save the table of the page as CSV",
+    "duckdb": "COPY the table to a Parquet file, and name that",
+}  # fmt: skip
+_HEAD = 512  # bytes that tell a format
+_MARKUP = {"html": ("<!doctype html", "<html", "<head", "<table"), "xml": ("<?xml",)}
 
 
 def format_of(head: bytes) -> str:
     """The format that a file's first bytes tell: "text" where no other is known."""
-    return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "text")
+    binary = any(byte < 9 for byte in head)  # "ORCID,item" is the header of a text
+    for magic, kind in _MAGIC.items():
+        if head.startswith(magic) and (binary or not magic.isascii() or len(magic) > 4 or kind == "pdf"):
+            return kind
+    if head[257:262] == b"ustar":
+        return "tar"
+    if head[8:12] == b"DUCK":
+        return "duckdb"
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:16].decode("ascii", errors="replace").lower()
+    return next((kind for kind, starts in _MARKUP.items() if start.startswith(starts)), "text")
 
 
 def format_of_file(path: Path) -> str:
@@ -51,7 +75,7 @@ def format_of_file(path: Path) -> str:
     if not stat.S_ISREG(path.stat().st_mode):
         raise DataError("this is no regular file", file=path, remedy="write what it gives into a file, and name that")
     with path.open("rb") as file:
-        return format_of(file.read(16))
+        return format_of(file.read(_HEAD))
 
 
 def plain_name(path: Path) -> str:
@@ -64,7 +88,7 @@ def raw_bytes(path: Path) -> bytes | mmap.mmap:
     """The file's content, unpacked; a plain file is mapped, not read."""
     kind = format_of_file(path)
     if kind in _REFUSED:
-        raise DataError(f"this is {_REFUSED[kind]}", file=path, remedy="save it as CSV or Parquet")
+        raise _refused(path, kind)
     if kind in UNPACKED:
         if path.suffix.lower() in PACKED and path.stat().st_size:
             named = path.suffix.lower().removeprefix(".")
@@ -77,16 +101,26 @@ def raw_bytes(path: Path) -> bytes | mmap.mmap:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     try:
         content = b"".join(_limited(_unpacked(path, kind), path, kind))
+    except (RuntimeError, NotImplementedError) as error:  # encrypted, or of a method that Python does not know
+        raise DataError(f"the {kind} file cannot be unpacked: {error}", file=path, remedy="unpack it first") from None
     except (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, pl.exceptions.PolarsError) as error:
         raise DataError(f"the {kind} file is damaged: {error}", file=path, remedy="fetch it again") from None
     except MemoryError:
         raise _too_large(path, kind, "more than the memory holds") from None
-    inner = format_of(content[:16])
+    inner = format_of(content[:_HEAD])
+    if inner in _REFUSED:
+        raise _refused(path, inner)
     if inner not in UNPACKED:
         raise DataError(
             f"a {inner} file lies in this {kind} file", file=path, remedy="unpack it once, and name what comes out"
         )
     return content
+
+
+def _refused(path: Path, kind: str) -> DataError:
+    return DataError(
+        f"this is {_REFUSED[kind]}", file=path, remedy=_REMEDIES.get(kind, "save it as CSV or Parquet, and name that")
+    )
 
 
 def _refuse_binary(path: Path, message: str) -> None:

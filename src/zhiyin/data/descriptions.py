@@ -45,7 +45,7 @@ class Description:
         known = ids.unique()
         if self.source is None:
             return self._of_log(details)
-        table = open_table(self.source, dialect)
+        table = open_table(self.source, dialect.beside())
         if self.key is not None and self.key not in table.columns:
             raise DataError(
                 f"there is no column {self.key!r}", file=table.name, remedy=nearest(self.key, table.columns)
@@ -59,6 +59,7 @@ class Description:
         if rejected:
             line, reason, _ = rejected[0]
             findings.note(f"{_name(table)}: {len(rejected):,} rows set aside, the first is line {line}: {reason}")
+        table.findings.assumed.pop("header", None)  # is not said of the log
         merge(findings, table.findings)
         own = match_spelling(table.load({key: "id"}).frame[key], known)
         frame = frame.rename({"id": "id_"}) if "id" in frame.columns and key != "id" else frame

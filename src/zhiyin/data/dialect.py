@@ -15,9 +15,9 @@ class Dialect:
 
     Parameters
     ----------
-    encoding: of text files, such as "gb18030".
+    encoding: of text files that are not in UTF-8, such as "gb18030".
     separator: between fields of text files.
-    header: the line of the header, from 1; 0 where there is none.
+    header: the line of the log's header, from 1; 0 where there is none.
     decimal: "." or ",", the mark before the fraction of a number.
     day_first: whether 03/04/2024 is 3 April (true) or 4 March (false).
     missing: words that stand for a missing value.
@@ -46,6 +46,10 @@ class Dialect:
                 given[key] = tuple(value)
         return cls(**given)
 
+    def beside(self) -> Dialect:
+        """The same for the tables that stand beside the log: each has a header of its own."""
+        return dataclasses.replace(self, header=None)
+
 
 def parse_assumption(text: str) -> tuple[str, Any]:
     """KEY=VALUE of the command line as a key and a value of its type. Raises ConfigError as `Dialect.of` does."""
@@ -61,7 +65,7 @@ def parse_assumption(text: str) -> tuple[str, Any]:
     if key == "header" and value.strip().isdecimal():
         return key, int(value)
     if key == "separator":
-        return key, {"\\t": "\t", "tab": "\t", "space": " "}.get(value, value)
+        return key, {"\\t": "\t", "tab": "\t", "space": " ", "\\x01": "\x01"}.get(value, value)
     return key, value
 
 
@@ -71,7 +75,7 @@ def _is_texts(value: Any) -> bool:
 
 _RIGHT: dict[str, tuple[Any, str]] = {
     "encoding": (lambda value: isinstance(value, str), '"gb18030"'),
-    "separator": (lambda value: isinstance(value, str) and 0 < len(value) <= 2 and value.isascii(), '";"'),
+    "separator": (lambda value: isinstance(value, str) and 0 < len(value) <= 2, '";"'),
     "header": (lambda value: type(value) is int and 0 <= value <= 100, "1, at most 100, or 0 for none"),
     "decimal": (lambda value: value in (".", ","), '"." or ","'),
     "day_first": (lambda value: isinstance(value, bool), "true or false"),
@@ -82,18 +86,37 @@ _RIGHT: dict[str, tuple[Any, str]] = {
 
 @dataclasses.dataclass
 class Findings:
-    """What was decided while a table was read: sentences to be shown, and keys of a `Dialect` that were assumed."""
+    """What was decided while tables were read.
+
+    Parameters
+    ----------
+    notes: sentences to be shown.
+    assumed: keys of a `Dialect` that were assumed, each with the one value that holds for all that was read.
+    disputed: keys that were assumed differently for several columns or files: no value holds for all.
+    """
 
     notes: list[str] = dataclasses.field(default_factory=list)
     assumed: dict[str, Any] = dataclasses.field(default_factory=dict)
+    disputed: set[str] = dataclasses.field(default_factory=set)
 
     def note(self, sentence: str) -> None:
         """Add a sentence, once."""
         if sentence not in self.notes:
             self.notes.append(sentence)
 
+    def record(self, key: str, value: Any) -> None:
+        """Add a value that was assumed. One that contradicts another is dropped with it: the next reading, which would
+        take it for all columns and files, judges each by itself as this one did."""
+        if key not in self.disputed and self.assumed.setdefault(key, value) != value:
+            self.dispute(key)
+
+    def dispute(self, key: str) -> None:
+        """Say that no value of a key holds for all that was read."""
+        self.disputed.add(key)
+        self.assumed.pop(key, None)
+
     def assume(self, key: str, value: Any, sentence: str) -> None:
         """Add a decision that could have been another one, and the sentence with both readings."""
-        self.assumed.setdefault(key, value)
+        self.record(key, value)
         shown = "true" if value is True else "false" if value is False else repr(value).replace("'", '"')
         self.note(f"{sentence} (assumed: {key} = {shown}, under [read] or by --assume)")

@@ -48,19 +48,24 @@ class Decoded:
 def to_utf8(content: bytes | mmap.mmap, encoding: str | None = None) -> Decoded:
     """Content as UTF-8. `encoding`: what it is in, where that is known; else it is judged.
 
-    Where some lines are UTF-8 beyond ASCII and some are not, only the latter are decoded. Raises ConfigError for an
-    encoding that Python does not know, and UnicodeDecodeError for text that is not in the encoding named.
+    Text beyond ASCII that is UTF-8, or carries a mark, is taken as that whatever `encoding` says: of the files of one
+    reading some are in UTF-8 and some are not. Where some lines are UTF-8 beyond ASCII and some are not, only the
+    latter are decoded. Raises ConfigError for an encoding that Python does not know, and UnicodeDecodeError for text
+    that is not in the encoding named.
     """
-    if encoding is not None:
-        return Decoded(_decoded(content, known_encoding(encoding)))
     marked = _marked(content)
+    if encoding is not None:
+        known = known_encoding(encoding)
+        proved = content[:3] == codecs.BOM_UTF8 or content.find(b"\x00") < 0
+        if not proved or marked not in (None, "utf-8-sig") or not _is_native(content):
+            return Decoded(_decoded(content, known))
     if marked is not None:
         return Decoded(content if marked == "utf-8-sig" and _all_utf8(content) else _decoded(content, marked))
     if _all_utf8(content):
         return Decoded(content)
     foreign, native, sample = _foreign_lines(content)
     likely, other = _judge(sample)
-    if likely != "cp1252" and foreign >= native:
+    if likely != "cp1252" and foreign > 9 * native:  # by chance a short line of theirs is UTF-8 too
         try:
             return Decoded(_decoded(content, likely), likely, 0, other)
         except UnicodeDecodeError:
@@ -87,6 +92,12 @@ def _marked(content: bytes | mmap.mmap) -> str | None:
     for mark, name in _MARKS:
         if head.startswith(mark):
             return name
+    if len(head) >= 16:
+        quarters = [head[at::4].count(0) / len(head[at::4]) for at in range(4)]
+        if min(quarters[2:]) > 0.9 and quarters[0] < 0.1:
+            return "utf-32-le"
+        if min(quarters[:2]) > 0.9 and quarters[3] < 0.1:
+            return "utf-32-be"
     if len(head) >= 8:
         even, odd = head[::2].count(0) / len(head[::2]), head[1::2].count(0) / len(head[1::2])
         if odd > 0.4 and even < 0.1:
@@ -239,6 +250,11 @@ def _blocks(content: bytes | mmap.mmap) -> Iterator[bytes]:
 
 def _all_utf8(content: bytes | mmap.mmap) -> bool:
     return all(_is_utf8(block) for block in _blocks(content))
+
+
+def _is_native(content: bytes | mmap.mmap) -> bool:
+    """Whether a text holds characters beyond ASCII, all in UTF-8."""
+    return not all(block.isascii() for block in _blocks(content)) and _all_utf8(content)
 
 
 def _is_utf8(text: bytes) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 import polars as pl
 
@@ -12,12 +13,16 @@ from zhiyin.data.schema import ROLES, Roles
 from zhiyin.data.times import looks_like_times, numeric_unit
 
 _NAMES = {
-    "user": "user customer visitor client member account reviewer reader viewer listener person buyer shopper uid",
+    "user": "user customer visitor client member account reviewer reader viewer listener person buyer shopper uid "
+    "kunde kunden nutzer benutzer kaufer utilisateur acheteur usuario cliente utente comprador klient gebruiker",
     "item": "item product movie film book article track song artist asin sku stock video news poi ad game "
-    "business recipe post place listing iid",
-    "time": "time timestamp date datetime ts when day created updated at unixtime moment",
-    "rating": "rating score stars weight value quantity qty count plays listens amount preference grade",
-    "kind": "kind event action behavior behaviour interaction type feedback",
+    "business recipe post place listing iid artikel produkt ware produit producto articulo prodotto articolo produto "
+    "livre libro livro pelicula",
+    "time": "time timestamp date datetime ts when day created updated at unixtime moment "
+    "datum zeit zeitpunkt uhrzeit heure fecha hora tijd",
+    "rating": "rating score stars weight value quantity qty count plays listens amount preference grade "
+    "bewertung menge anzahl sterne quantite valoracion puntuacion calificacion cantidad voto nota quantita",
+    "kind": "kind event action behavior behaviour interaction type feedback ereignis aktion evenement evento accion",
 }
 _WORDS = {role: set(words.split()) for role, words in _NAMES.items()}
 _ID_WORDS = {"id", "code", "no", "number", "key", "identifier"}
@@ -45,7 +50,8 @@ LEAKING = re.compile(
 
 def words(name: str) -> list[str]:
     """A column name in lower-case words: "CustomerID" and "customer_id" are both ["customer", "id"]."""
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
+    plain = "".join(part for part in unicodedata.normalize("NFKD", name) if not unicodedata.combining(part))
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", plain)
     found = [word for word in re.split(r"[^a-zA-Z0-9]+", spaced.lower()) if word]
     out: list[str] = []
     for word in found:  # "userid" -> user, id
@@ -128,13 +134,37 @@ def guess_roles(sample: pl.DataFrame, given: dict[str, str] | None = None, sourc
     _guess_by_contents(sample, free, found)
     missing = [role for role in ("user", "item") if role not in found]
     if missing:
+        remedy = f'name it: columns={{"{missing[0]}": "..."}}, or {missing[0]} = "..." in zhiyin.toml'
+        if len(sample.columns) == 1:
+            remedy = f"name what stands between the fields: separator = ... under [read], or --assume; or {remedy}"
         raise DataError(
-            f"no column looks like the {' or the '.join(missing)}; columns: {', '.join(sample.columns)}",
-            file=source,
-            remedy=f'name it: columns={{"{missing[0]}": "..."}}, or {missing[0]} = "..." in zhiyin.toml',
-        )
+            f"no column looks like the {' or the '.join(missing)}; columns: {_shortened(sample.columns)}"
+            + "".join(map(_unfit, [(role, sample) for role in missing])),
+            file=source, remedy=remedy,
+        )  # fmt: skip
     details = _details(sample, free, found["user"], found["item"])
     return Roles(**found, **details)  # type: ignore[arg-type]
+
+
+def _shortened(names: list[str]) -> str:
+    shown = ", ".join(name if len(name) <= 60 else name[:57] + "..." for name in names[:20])
+    return shown + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+
+
+def _unfit(pair: tuple[str, pl.DataFrame]) -> str:
+    """Why a column that is named like a role cannot play it, as the end of a sentence."""
+    role, sample = pair
+    named = next((name for name in sample.columns if name_score(role, name) >= 1), None)
+    if named is None:
+        return ""
+    dtype = sample[named].dtype
+    if _is_blank(sample[named]):
+        return f"; {named} is empty"
+    return (
+        f"; {named} holds {'lists or objects' if dtype.is_nested() else dtype}"
+        if not _fits(role, sample[named])
+        else ""
+    )
 
 
 def _guess_time(sample: pl.DataFrame, free: list[str], found: dict[str, str]) -> None:
@@ -169,7 +199,10 @@ def ignored(sample: pl.DataFrame, roles: Roles) -> list[str]:
                 else f"{name} is named like a {role}, but what stands in it does not read as {what}"
                 for name in named[:1]
             ]
-    rest = [name for name in left if not any(f"{name} is named" in sentence for sentence in said)]
+    blank = [name for name in left if _is_blank(sample[name])]
+    if blank:
+        said.append(f"not used, because empty: {_shortened(blank)}")
+    rest = [name for name in left if name not in blank and not any(f"{name} is named" in told for told in said)]
     if rest:
         shown = ", ".join(rest[:8]) + (f" and {len(rest) - 8} more" if len(rest) > 8 else "")
         said.append(f"not used: {shown}; they describe neither the item nor the user nor the event")

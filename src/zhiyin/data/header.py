@@ -10,7 +10,8 @@ from zhiyin.data.dialect import Findings
 from zhiyin.data.guess import name_score
 from zhiyin.data.schema import ROLES
 
-_SEPARATORS = ("::", "\t", ",", ";", "|", " ")
+_SEPARATORS = ("::", "\t", ",", ";", "|", "\x01", "~", "^", "，", " ")
+_RARE = ("\x01", "~", "^", "，", " ")  # only where the others do not cut the lines
 _PREAMBLE = 20  # lines that may stand above a header
 _SEP_LINE = re.compile(r'^\ufeff?"?sep=(.|\\t)"?\s*$', re.IGNORECASE)
 
@@ -43,7 +44,7 @@ def guess_separator(lines: list[str]) -> str:
     for separator in _SEPARATORS:
         counts = Counter(_outside_quotes(line).count(separator) for line in lines[:200])
         count, lines_with = counts.most_common(1)[0]
-        if separator == " " and best_score[0] > 0.5:
+        if separator in _RARE and best_score[0] > 0.5:
             continue
         score = (lines_with / min(len(lines), 200), count)
         if count and score > best_score:
@@ -51,6 +52,17 @@ def guess_separator(lines: list[str]) -> str:
             if separator == "::":
                 break
     return best
+
+
+def is_padded(lines: list[str]) -> bool:
+    """Whether columns are padded with blanks: several of them taken as one cut the lines more evenly."""
+
+    def evenness(rows: list[str]) -> float:
+        counts = Counter(row.count(" ") for row in rows)
+        return counts.most_common(1)[0][1] / len(rows)
+
+    single = [re.sub(" +", " ", line.strip()) for line in lines[:200]]
+    return single != lines[:200] and evenness(single) > max(0.8, evenness(lines[:200]))
 
 
 def _outside_quotes(line: str) -> str:
@@ -122,8 +134,9 @@ def _names(header: list[str], rows: list[list[str]], width: int, findings: Findi
         if all(not row[-1].strip() for row in whole):
             findings.note("rows end in a separator, the header does not: the empty last column is left out")
             return [*clean(header), "column_empty"]
-        findings.note("the header has a name less than rows have cells: the first column is taken as row names")
-        return ["row_name", *clean(header)]
+        if len({row[0] for row in whole}) == len(whole):
+            findings.note("the header has a name less than rows have cells: the first column is taken as row names")
+            return ["row_name", *clean(header)]
     return clean(header)
 
 

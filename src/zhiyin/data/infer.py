@@ -12,6 +12,7 @@ import dataclasses
 import polars as pl
 
 from zhiyin.data.dialect import Dialect, Findings
+from zhiyin.data.guess import is_amount
 
 # Words that stand for a missing value; "nan" and the like also where a column is text.
 ABSENT = ("nan", "null", "none", "na", "n/a", "#n/a", "<na>", "\\n", "nil", "(null)")
@@ -21,17 +22,31 @@ _WHOLE = r"^(?:0|-?[1-9]\d*)(?:\.0+)?$"
 LEADING_ZERO = r"^[+-]?0\d|^\+\d|^-0(?:\.0*)?$"
 _SHARE = 0.95  # of numbers, from which on a column with a few words is one of numbers
 _MOSTLY = 0.8  # the same of a sample, which only has to say what the column can be
-_CURRENCY = r"[$€£¥₹₽₩₺฿¢元円]|(?:US|CA|AU|HK|NT|R)\$|USD|EUR|GBP|CNY|RMB|JPY|CHF|Rs\.?|kr\.?|zł"
+_CURRENCY = r"[$€£¥₹₽₩₺฿¢元円]|(?:US|CA|AU|HK|NT|R)\$|(?:CN|JP)¥|USD|EUR|GBP|CNY|RMB|JPY|CHF|Rs\.?|kr\.?|zł"
 _THOUSANDS = r"^[+-]?[1-9]\d{0,2}(?:\.\d{3})+$"
 _SHORT = r",\d{1,2}$|,\d{4,}$|^0\d*,|^,"  # a comma that no thousands stand behind
-_SCALES = ["k", "m", "b", "t", "mn", "bn", "mio", "mrd", "tsd", "万", "亿", "千"]
-_NUMBER = r"\(?[-+−]?\(?\d[\d.,'’ \u00a0\u202f]*\)?|\(?[-+−]?[.,]\d+\)?"
+# What a unit multiplies by; "m", "b" and "t" only beside a "k", as they are metres and the like elsewhere.
+_SCALES = {
+    "k": 1e3, "千": 1e3, "tsd": 1e3, "万": 1e4, "萬": 1e4, "mn": 1e6, "mio": 1e6, "亿": 1e8, "億": 1e8, "bn": 1e9,
+    "mrd": 1e9,
+}  # fmt: skip
+_DOUBTFUL_SCALES = {"m": 1e6, "b": 1e9, "t": 1e12}
+_WIDE = dict(zip("０１２３４５６７８９．，％＋－（）￥＄／٠١٢٣٤٥٦٧٨٩", "0123456789.,%+-()¥$/0123456789"))
+_STARS = r"^[★⭐]+☆*$"
+_OF = r"(?:/|out of|of|von|sur)\s*(?:5|10|20|100)\b"
+# Pairs of words for true and false, lower case.
+_PAIRS = (
+    ("true", "false"), ("yes", "no"), ("y", "n"), ("t", "f"), ("on", "off"), ("ja", "nein"), ("oui", "non"),
+    ("si", "no"), ("sí", "no"), ("wahr", "falsch"), ("да", "нет"), ("是", "否"), ("有", "无"), ("✓", "✗"), ("✔", "✘"),
+)  # fmt: skip
+BOOLEANS = {word: value for pair in _PAIRS for word, value in zip(pair, (True, False))} | {"1": True, "0": False}
+_NUMBER = r"\d[\d.,'’ \u00a0\u202f]*|[.,]\d+"
 
 
-def infer_ids(text: pl.Series, dialect: Dialect | None = None) -> pl.Series:
+def infer_ids(text: pl.Series, dialect: Dialect | None = None, findings: Findings | None = None) -> pl.Series:
     """Ids as Int64 where all are whole numbers ("17850.0" is 17850), else as they are written; blanks are null.
 
-    Words such as "NA" are ids among words, and missing among numbers.
+    Words such as "NA" are ids among words, and missing among numbers. `findings`: where to say what was decided.
     """
     dialect = dialect or Dialect()
     text = _stripped(text)
@@ -53,7 +68,16 @@ def infer_ids(text: pl.Series, dialect: Dialect | None = None) -> pl.Series:
     else:
         numbers = text
     found = numbers.str.replace(r"\.0+$", "").cast(pl.Int64, strict=False)
-    return found if found.null_count() == numbers.null_count() else text
+    if found.null_count() != numbers.null_count():
+        return text
+    if findings is not None:
+        pointed = numbers.filter(numbers.str.contains(".", literal=True).fill_null(False))
+        if len(pointed):
+            findings.note(
+                f"{text.name}: {pointed[0]!r} and the like are read as {str(pointed[0]).partition('.')[0]} "
+                f'(keep them as they are written: text = ["{text.name}"] under [read])'
+            )
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +110,9 @@ def parse_numbers(
     text = _stripped(text)
     name = text.name
     values = text.cast(pl.Float64, strict=False)
-    if dialect.decimal == ",":  # then "1.234" is a thousand
+    point = dialect.decimal or _point(text, values, findings, semicolons)
+    if point == ",":  # then "1.234" is a thousand
+        dialect = dataclasses.replace(dialect, decimal=",")
         values = values.set(text.str.contains(_THOUSANDS).fill_null(False), None)
     odd = text.is_not_null() & (values.is_null() | ~values.is_finite().fill_null(True))
     none = pl.repeat(False, len(text), dtype=pl.Boolean, eager=True)
@@ -98,6 +124,11 @@ def parse_numbers(
     if absent.any():
         shown = _examples(cells.filter(absent))
         findings.note(f"{name}: {_cells(int(absent.sum()))} {shown}, read as missing")
+    flags = cells.filter(~absent)
+    if len(flags) and is_boolean(flags):
+        findings.note(f"{name}: {_flags(flags)} are read as 1 and 0")
+        truth = cells.str.to_lowercase().replace_strict(BOOLEANS, default=None, return_dtype=pl.Boolean)
+        return Numbers(values.scatter(rows, truth.cast(pl.Float64)), none, findings)
     pointed = text.filter(~odd & text.str.contains(r"\.").fill_null(False))
     thousands = pointed.str.contains(_THOUSANDS)
     read, decimal = _written_numbers(
@@ -115,32 +146,43 @@ def _written_numbers(
     cells: pl.Series, name: str, dialect: Dialect, findings: Findings, semicolons: bool, fractions: bool
 ) -> tuple[pl.Series, str]:
     """Numbers of cells that are no plain floats (with units, decimal commas, thousands marks), and the decimal mark."""
+    written, cells = cells, cells.str.replace_many(_WIDE)
+    stars = cells.str.contains(_STARS).fill_null(False)
+    if stars.any():
+        counted = cells.str.count_matches("[★⭐]").cast(pl.String)
+        findings.note(f"{name}: {written.filter(stars)[0]!r} is read as the number of its stars")
+        cells = pl.select(pl.when(stars).then(counted).otherwise(cells)).to_series()
     frame = cells.to_frame("cell").select(
         pl.col("cell"),
         pl.col("cell").str.extract_groups(
-            rf"(?i)^(?<before>{_CURRENCY})?\s*(?<sign>[-+−])?\s*(?<after_sign>{_CURRENCY})?\s*(?<number>{_NUMBER})\s*"
-            rf"(?<unit>%|{_CURRENCY}|\p{{Han}}|[★☆*]+|[glhsd]|\p{{L}}{{2,12}}\.?)?$"
+            rf"(?i)^(?<open>\()?\s*(?<before>{_CURRENCY})?\s*(?<sign>[-+−])?\s*(?<after_sign>{_CURRENCY})?\s*"
+            rf"(?<number>{_NUMBER})(?<minus>-)?\s*"
+            rf"(?<unit>%|{_CURRENCY}|{_OF}|\p{{Han}}{{1,2}}|[★☆*]+|[glhsdkmbt]|\p{{L}}{{2,12}}\.?)?(?<close>\))?$"
         ).alias("part"),
     ).unnest("part")  # fmt: skip
+    frame = frame.with_columns(
+        pl.when(pl.col("open").is_null() == pl.col("close").is_null()).then("number").alias("number")
+    )
+    frame = _scaled(frame)
     unit = pl.concat_str(
         pl.col("before", "after_sign", "unit").fill_null("").str.to_lowercase().str.strip_chars_end("s."), separator=""
     )
-    frame = frame.with_columns(unit.alias("units"))
+    frame = frame.with_columns(unit.str.replace_all(" ", "").alias("units"))
+    if frame["scale"].null_count() < len(frame):
+        at = frame["scale"].is_not_null().arg_true()[0]
+        findings.note(f"{name}: {written[at]!r} is read as {frame['scale'][at]:,.0f} times its number")
     units = frame["units"].filter(frame["number"].is_not_null()).unique()
     units = units.filter(units != "").sort()
-    scaled = units.is_in(_SCALES)
-    if scaled.any():  # "1.2k" is not 1.2
-        frame = frame.with_columns(pl.when(~pl.col("units").is_in(_SCALES)).then("number"))
-        units = units.filter(~scaled)
     if len(units) > 1:  # grams and kilograms, dollars and euros: not numbers of one kind
         frame = frame.with_columns(pl.when(pl.col("units") == "").then("number"))
         findings.note(f"{name}: numbers of several units ({', '.join(units.head(3))}) are not read as numbers")
     elif len(units):
         findings.note(f"{name}: read without {units[0]!r}")
-    number = frame["number"].str.replace_all(r"[ \u00a0\u202f'’]", "").str.strip_chars("()")
-    minus = frame["number"].str.contains(r"^\(.*\)$") | frame["number"].str.contains("[-−]")
-    minus = minus.fill_null(False) | frame["sign"].is_in(["-", "−"]).fill_null(False)
-    number = number.str.replace_all(r"[-+−()]", "")
+    number = frame["number"].str.replace_all(r"[ \u00a0\u202f'’]", "")
+    enclosed = frame["open"].is_not_null() & frame["number"].is_not_null()
+    if enclosed.any():
+        findings.note(f"{name}: {written.filter(enclosed)[0]!r} is read as below 0, as in accounts")
+    minus = frame["minus"].is_not_null() | enclosed | frame["sign"].is_in(["-", "−"]).fill_null(False)
     comma, point = number.str.contains(","), number.str.contains(r"\.")
     both = comma & point
     last_comma = number.str.contains(r",[^.]*$")
@@ -151,7 +193,7 @@ def _written_numbers(
         findings.note(f"{name}: the comma is the decimal mark, as in {number.filter(both & last_comma)[0]!r}")
     short = comma & ~point & number.str.contains(_SHORT)
     grouped_by_point = number.str.contains(r"^[1-9]\d{0,2}(?:\.\d{3})+(?:,\d*)?$")
-    grouped_by_comma = number.str.contains(r"^[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?$")
+    grouped_by_comma = number.str.contains(r"^[1-9](?:\d{0,2}(?:,\d{3})+|\d?(?:,\d{2})+,\d{3})(?:\.\d*)?$")  # 1,23,456
     as_comma = short | (both & last_comma & grouped_by_point) | (comma & ~point & (decimal == ","))
     as_comma = as_comma | (point & ~comma & grouped_by_point & (decimal == ","))
     plain = pl.select(
@@ -159,8 +201,54 @@ def _written_numbers(
         .when((grouped_by_comma | ~comma).fill_null(False)).then(number.str.replace_all(",", ""))
     ).to_series()  # fmt: skip
     found = plain.cast(pl.Float64, strict=False)
-    found = found.set(~found.is_finite().fill_null(True), None)
+    found = found.set(~found.is_finite().fill_null(True), None) * frame["scale"].fill_null(1.0)
     return pl.select(pl.when(minus).then(-found).otherwise(found)).to_series(), decimal
+
+
+def _scaled(frame: pl.DataFrame) -> pl.DataFrame:
+    """Parts of numbers with `scale`, what the unit of each multiplies by ("1.2k"), and without that in `unit`."""
+    unit = frame["unit"].str.to_lowercase().str.strip_chars_end(".")
+    scales = _SCALES | (_DOUBTFUL_SCALES if bool((unit == "k").any()) else {})
+    head = pl.select(pl.when(unit.str.contains(r"^[千万萬亿億]")).then(unit.str.head(1)).otherwise(unit)).to_series()
+    scale = head.replace_strict(scales, default=None, return_dtype=pl.Float64)
+    doubtful = unit.is_in(list(_DOUBTFUL_SCALES)) & scale.is_null()
+    rest = pl.select(pl.when(head == unit).then(None).otherwise(unit.str.slice(1))).to_series()
+    return frame.with_columns(
+        scale=scale,
+        unit=pl.select(pl.when(scale.is_not_null()).then(rest).otherwise(frame["unit"])).to_series(),
+        number=pl.select(pl.when(~doubtful.fill_null(False)).then(frame["number"])).to_series(),
+    )
+
+
+def _point(text: pl.Series, values: pl.Series, findings: Findings, semicolons: bool) -> str | None:
+    """The decimal mark of a column whose points may all stand before thousands, such as 1.234; None for others."""
+    pointed = text.filter(text.str.contains(".", literal=True).fill_null(False))
+    if not len(pointed) or not pointed.str.contains(_THOUSANDS).all():
+        return None
+    twice = pointed.filter(pointed.str.count_matches(r"\.") > 1)
+    if len(twice):
+        findings.note(f"{text.name}: points stand before thousands, as in {twice[0]!r}")
+        return ","
+    if text.filter(values.is_null() & text.is_not_null()).str.contains(_SHORT).any():
+        return None
+    readings = (pointed[0], pointed[0].replace(".", ""))
+    value, reading = (",", readings[1]) if semicolons else (".", readings[0])
+    findings.assume(
+        "decimal", value, f"{text.name}: {pointed[0]!r} may be {readings[0]} or {readings[1]}, read as {reading}"
+    )
+    return value
+
+
+def is_boolean(words: pl.Series) -> bool:
+    """Whether words of a column, none missing, are true and false as people write them: "True", "yes" and "no"."""
+    if not len(words) or words.str.len_bytes().max() > 8:  # type: ignore[operator]
+        return False
+    seen = set(words.str.to_lowercase().unique().to_list())
+    if seen <= {"true", "false"}:
+        return True
+    rest = seen - {"true", "false", "1", "0"}
+    same = next((True for pair in _PAIRS if rest <= set(pair)), False)
+    return same and not seen <= {"1", "0"} and len({BOOLEANS[word] for word in seen}) == 2
 
 
 def _decimal(
@@ -203,28 +291,35 @@ def infer_column(
     words = filled.filter(~absent) if absent.any() else filled
     if not len(words):
         return _without_absent(text, dialect, findings), findings
-    if words.str.len_bytes().max() <= 5 and words.str.to_lowercase().is_in(["true", "false"]).all():  # type: ignore[operator]
+    plain = bool(words.str.len_bytes().max() <= 5) and set(words.str.to_lowercase().unique()) <= {"true", "false"}  # type: ignore[operator]
+    if plain or (not sample and is_boolean(words)):
         if absent.any():
             findings.note(
                 f"{text.name}: {_cells(int(absent.sum()))} {_examples(filled.filter(absent))}, read as missing"
             )
-        return text.str.to_lowercase() == "true" if not absent.any() else _booleans(text), findings
-    numeric = words.str.contains(r"^[^\p{L}]*\d")
+        if not plain:
+            findings.note(
+                f"{text.name}: {_flags(words)} are read as true and false "
+                f'(keep the column as text: text = ["{text.name}"] under [read])'
+            )
+        return _booleans(text), findings
+    numeric = words.str.contains(rf"(?i)^\(?(?:{_CURRENCY})?[^\p{{L}}]*\p{{Nd}}|{_STARS}")
     if float(numeric.mean() or 0) < 0.5 or words.str.contains(LEADING_ZERO).any():  # type: ignore[arg-type]
-        return _without_absent(text, dialect, findings), findings
+        return _kept_text(text, words, dialect, findings), findings
     numbers = parse_numbers(text, dialect, semicolons=semicolons)
     bad = int(numbers.bad.sum())
     share = 1 - bad / len(words)
     exponents = words.str.contains(r"^\d+[eE]\d+$").any()
     if exponents or (not bad and words.str.contains(r"^\d{20,}$").any()):  # codes, and numbers no float holds
-        return _without_absent(text, dialect, findings), findings
+        return _kept_text(text, words, dialect, findings), findings
     if bad and not sample:
         others = text.filter(numbers.bad)
         odd = _examples(others)
         if share < _SHARE or others.str.contains(r"\d").any() or len(words) < 20:
             if share >= 0.5:
                 findings.note(f"{text.name}: kept as text, {_cells(bad)} {odd}, which no number is")
-            return _without_absent(text, dialect, findings), findings
+                return _without_absent(text, dialect, findings), findings
+            return _kept_text(text, words, dialect, findings), findings
         numbers.findings.note(
             f"{text.name}: {_cells(bad)} {odd}, read as missing among numbers "
             f'(keep the column as text: text = ["{text.name}"] under [read])'
@@ -243,10 +338,22 @@ def infer_column(
     return values, numbers.findings
 
 
+def _flags(words: pl.Series) -> str:
+    """Words for true and for false as they are written, those for true first."""
+    seen = words.unique().sort().to_list()
+    sides = [[repr(word) for word in seen if BOOLEANS[word.lower()] is value] for value in (True, False)]
+    return " and ".join(", ".join(side) for side in sides if side)
+
+
 def _booleans(text: pl.Series) -> pl.Series:
-    lower = text.str.to_lowercase()
-    known = lower.is_in(["true", "false"])
-    return (lower == "true").set(~known.fill_null(False), None)
+    return text.str.to_lowercase().replace_strict(BOOLEANS, default=None, return_dtype=pl.Boolean)
+
+
+def _kept_text(text: pl.Series, words: pl.Series, dialect: Dialect, findings: Findings) -> pl.Series:
+    """A column that stays text, which is said where it is named as one of numbers and holds digits."""
+    if is_amount(text.name) and float(words.str.contains(r"\p{N}").mean() or 0) >= 0.5:  # type: ignore[arg-type]
+        findings.note(f"{text.name}: kept as text, {_examples(words)} are not read as numbers")
+    return _without_absent(text, dialect, findings)
 
 
 def _without_absent(text: pl.Series, dialect: Dialect, findings: Findings) -> pl.Series:

@@ -161,6 +161,12 @@ def is_json(content: bytes | mmap.mmap) -> bool:
     return head[:1] == b"[" and head[1:].lstrip()[:1] in (b"{", b"[")
 
 
+def looks_like_json(content: bytes | mmap.mmap) -> bool:
+    """Whether a content that is named as JSON may be some: anything but lines of text without a brace or a bracket."""
+    head = content[: 1 << 16]
+    return not head.strip() or b"{" in head or b"[" in head or b"\x00" in head or b'"' in head[:1]
+
+
 def _object(line: str) -> dict[str, Any] | None:
     try:
         found = json.loads(line.removesuffix(","))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from zhiyin.core.errors import ConfigError, DataError, nearest
+from zhiyin.core.errors import DataError, nearest
 from zhiyin.core.run import Run, log
 from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.data.dataset import Dataset, empty_quarantine
@@ -22,8 +22,9 @@ from zhiyin.data.heard import Heard, Parts, join
 from zhiyin.data.ids import match_spelling
 from zhiyin.data.schema import Roles
 from zhiyin.data.sources import find_sources
+from zhiyin.data.sql import QueryLimit
 from zhiyin.data.table import Table, Use, merge
-from zhiyin.data.tables import open_table, query_table
+from zhiyin.data.tables import is_folder, open_table, query_table
 from zhiyin.data.times import TimePolicy, read_times, wall_clock
 
 
@@ -36,6 +37,7 @@ def read(
     columns: Mapping[str, Any] | None = None,
     weights: Mapping[str, float] | None = None,
     query: str | None = None,
+    query_limit: QueryLimit | None = None,
     strict: bool = False,
     heard: Heard | None = None,
     now: int | None = None,
@@ -61,6 +63,7 @@ def read(
         rule that matches decides, an event that matches none is kept with weight 0. Without rules every event
         is worth 1, known kinds their usual weight, and a negative rating or quantity -1. An event that names no kind
         is of the kind "event".
+    query_limit: seconds and rows that the query may take; left out, ten minutes and 100 million rows.
     strict: raise DataError at the first bad row instead of setting bad rows aside in `Dataset.quarantine`.
     heard: what the service's store holds, joined with the files before events are weighed; `source` may then be None.
     now: what the clock says, microseconds UTC; left out, this machine's. Rows whose time is more than a day ahead of
@@ -81,17 +84,19 @@ def read(
     ties = {role: given.pop(f"link_{role}", None) for role in ("user", "other", "weight")}
     fixed: dict[str, Any] = {role: tuple(given.pop(role)) for role in ("item_columns", "user_columns") if role in given}
     unasked = {"item": False, "user": False}
-    if isinstance(source, str | Path) and Path(source).is_dir():
+    if isinstance(source, str | Path) and is_folder(source):
         found = find_sources(Path(source), dialect)
         unasked = {"item": items is None, "user": users is None}
         items = found.items if items is None else items
         users = found.users if users is None else users
         links = found.links if links is None else links
         source = found.events
+        for sentence in found.notes:
+            findings.note(sentence)
     if source is None and heard is not None:
         tables, roles = [], Roles("user", "item", "time")
     else:
-        tables = _tables(source, query, dialect)
+        tables = _tables(source, query, dialect, query_limit)
         roles = dataclasses.replace(guess_roles(tables[0][1].sample, given, tables[0][1].name), **fixed)
     if tables:
         findings.note(f"columns: {roles.sentence()}")
@@ -119,17 +124,17 @@ def read(
             file=first["file"], row=first["line"], remedy="name other columns, or mend the rows",
         )  # fmt: skip
     known = events if heard is None or len(events) else heard.events
+    declared = types or CatalogueSchema()
     catalogue = Description("item", items, keys["item"], roles.item_columns, unasked["item"]).read(
-        known["item"], details, dialect, findings
+        known["item"], details, _with_texts(dialect, declared.items), findings
     )
     people = Description("user", users, keys["user"], roles.user_columns, unasked["user"]).read(
-        known["user"], details, dialect, findings
+        known["user"], details, _with_texts(dialect, declared.users), findings
     )
     details.clear()
     del known
-    declared = types or CatalogueSchema()
-    catalogue, people = (None if frame is None else declared.shaped(table, frame)
-                         for table, frame in (("items", catalogue), ("users", people)))  # fmt: skip
+    catalogue = _shaped(declared, "items", catalogue, findings)
+    people = _shaped(declared, "users", people, findings)
     hidden, stored, position = None, None, None
     if heard is not None:
         position = heard.position
@@ -169,20 +174,46 @@ def read(
     return data
 
 
-def _tables(source: Any, query: str | None, dialect: Dialect) -> list[tuple[str | None, Table]]:
+def _with_texts(dialect: Dialect, types: Mapping[str, str]) -> Dialect:
+    """A dialect in which columns that are declared as texts stay as they are written."""
+    texts = [name for name, type in types.items() if type in ("text", "piped", "texts")]
+    return dataclasses.replace(dialect, text=(*dialect.text, *texts))
+
+
+def _shaped(
+    declared: CatalogueSchema, table: str, frame: pl.DataFrame | None, findings: Findings
+) -> pl.DataFrame | None:
+    """A frame in its declared types, and a note on what is missing then."""
+    if frame is None:
+        return None
+    shaped = declared.shaped(table, frame)
+    for name in shaped.columns:
+        lost = shaped[name].null_count() - frame[name].null_count()
+        if lost > 0:
+            findings.note(
+                f"{name}: {lost:,} cells are not of the type {declared.type_of(table, name)}, read as missing"
+            )
+    return shaped
+
+
+def _tables(
+    source: Any, query: str | None, dialect: Dialect, limit: QueryLimit | None = None
+) -> list[tuple[str | None, Table]]:
     """(kind or None, table) of every part of the log."""
     if isinstance(source, Mapping):
-        return [(kind, table) for kind, part in source.items() for _, table in _tables(part, query, dialect)]
+        return [(kind, table) for kind, part in source.items() for _, table in _tables(part, query, dialect, limit)]
     if isinstance(source, list | tuple):
         if not source:
             raise DataError("no event file was named", remedy="name at least one")
-        return [pair for part in source for pair in _tables(part, query, dialect)]
+        return [pair for part in source for pair in _tables(part, query, dialect, limit)]
     if query is not None:
-        return [(None, query_table(str(source), query, dialect))]
-    if isinstance(source, str) and "://" in source:
-        raise ConfigError("a database address needs a query", remedy='query="SELECT user_id, item_id, at FROM events"')
-    if isinstance(source, str | Path) and Path(source).is_dir():
-        return [pair for part in find_sources(Path(source), dialect).events for pair in _tables(part, query, dialect)]
+        return [(None, query_table(str(source), query, dialect, limit))]
+    if isinstance(source, str | Path) and is_folder(source):
+        sources = find_sources(Path(source), dialect)
+        pairs = [pair for part in sources.events for pair in _tables(part, query, dialect)]
+        for sentence in sources.notes:
+            pairs[0][1].findings.note(sentence)
+        return pairs
     return [(None, open_table(source, dialect))]
 
 
@@ -217,6 +248,7 @@ def _read_parts(
 ) -> list[_Part]:
     """All tables of the log. Where one of them tells whether days or months come first, the others are read so too."""
     parts: list[_Part] = []
+    headers = {table.findings.assumed.get("header") for _, table in tables}
     doubtful: dict[int, tuple[str | None, Table]] = {}
     with run.bar("Reading events", len(tables)) as advance:
         while tables:  # each is let go when it is read
@@ -228,6 +260,8 @@ def _read_parts(
             merge(findings, table.findings)
             del table
             advance(1)
+    if len(headers) > 1:  # what was assumed of one file is not said of all of them
+        findings.dispute("header")
     sure = {part.day_first for part in parts if not part.open_order and part.day_first is not None}
     for at, (kind, table) in doubtful.items():
         part = parts[at]
@@ -311,7 +345,7 @@ def _links(
     source: Any, given: dict[str, str | None], dialect: Dialect, strict: bool, findings: Findings
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The clean links (`user`, `other`, perhaps `weight`) and the rows set aside."""
-    table = open_table(source, dialect)
+    table = open_table(source, dialect.beside())
     roles = guess_links(table.sample, given, table.name)
     findings.note(
         "links: " + ", ".join(f"{role} = {roles[role]}" for role in ("user", "other", "weight") if role in roles)

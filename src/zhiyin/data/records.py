@@ -104,6 +104,31 @@ class Records:
             begin = int(self.starts[record + 1])
         return b"".join([*parts, self.content[begin:]])
 
+    def holding(self, text: bytes) -> np.ndarray:
+        """bool[n], records that hold some bytes."""
+        hits, at = np.zeros(len(self), dtype=bool), self.content.find(text)
+        while at >= 0:
+            record = int(np.searchsorted(self.starts, at, "right")) - 1
+            hits[record] = True
+            at = self.content.find(text, int(self.starts[record + 1]))
+        return hits
+
+    def equal_to(self, text: bytes) -> np.ndarray:
+        """bool[n], records that are some bytes, their line end aside."""
+        hits = np.zeros(len(self), dtype=bool)
+        at = 0 if self.content[: len(text)] == text else self._next(text, 0)
+        while at >= 0:
+            record = int(np.searchsorted(self.starts, at, "right")) - 1
+            if int(self.starts[record]) == at and self.raw(record).rstrip(b"\r\n") == text:
+                hits[record] = True
+            at = self._next(text, at + 1)
+        return hits
+
+    def _next(self, text: bytes, begin: int) -> int:
+        """Where a line begins with some bytes, from a place on; -1 for nowhere."""
+        at = self.content.find(b"\n" + text, max(0, begin - 1))
+        return at + 1 if at >= 0 else -1
+
     def odd_quotes(self) -> np.ndarray:
         """Records with an odd number of quotes, ascending."""
         data, odd = np.frombuffer(self.content, np.uint8), np.zeros(len(self), dtype=bool)

@@ -25,31 +25,41 @@ _NO_DATA = re.compile(r"readme|licen[cs]e|\.|quarantine\.csv$", re.IGNORECASE)
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-    """Files by what they hold."""
+    """Files by what they hold. `notes`: sentences about the files of the folder that are not read."""
 
     events: list[Path]
     items: Path | None
     users: Path | None
     links: Path | None = None
+    notes: tuple[str, ...] = ()
 
 
 def data_files(folder: Path) -> list[Path]:
-    """Files of a folder that hold tables, sorted by name."""
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.is_file() and plain_name(path).endswith(ENDINGS) and not _NO_DATA.match(path.name)
+    """Files of a folder that hold tables, sorted by name; where it has none, those of the folders below it, as data
+    that is partitioned by day stands."""
+    own = sorted(path for path in folder.iterdir() if _holds_a_table(path))
+    return own or sorted(
+        path for path in folder.glob("*/**/*") if _holds_a_table(path) and not _is_hidden(path, folder)
     )
+
+
+def _holds_a_table(path: Path) -> bool:
+    return path.is_file() and plain_name(path).endswith(ENDINGS) and not _NO_DATA.match(path.name)
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
 
 
 def find_sources(folder: Path, dialect: Dialect | None = None) -> Sources:
     """Sort a folder's files into events, items, users and links. Raises DataError when none holds events."""
     tables: dict[Path, Table] = {}
+    unread: dict[Path, str] = {}
     for path in data_files(folder):
         try:
             tables[path] = open_table(path, dialect)
-        except DataError:
-            continue
+        except DataError as error:
+            unread[path] = error.message
     logs, links = {}, [path for path, table in tables.items() if _LINKS.search(path.name) and _joins_users(table)]
     for path, table in tables.items():
         if path in links and len(links) < len(tables):
@@ -64,6 +74,12 @@ def find_sources(folder: Path, dialect: Dialect | None = None) -> Sources:
             continue
         said = sum(getattr(roles, role) is not None for role in ("time", "rating", "kind"))
         logs[path] = (bool(_EVENTS.search(path.name)), said, path.stat().st_size)
+    if not tables:
+        why = "; ".join(f"{path.name}: {reason}" for path, reason in list(unread.items())[:3])
+        raise DataError(
+            f"no file of this folder is a table that can be read{': ' + why if why else ''}", file=folder,
+            remedy="name the event file itself; Excel files are saved as CSV first",
+        )  # fmt: skip
     if not logs:
         raise DataError(
             "no file has both a user and an item column",
@@ -74,7 +90,12 @@ def find_sources(folder: Path, dialect: Dialect | None = None) -> Sources:
     events = [path for path in logs if tables[path].columns == tables[best].columns]
     rest = {path: table for path, table in tables.items() if path not in events and path not in links}
     known = next((path for path in links if path not in events), None)
-    return Sources(events, _describing(rest, "item", _ITEMS), _describing(rest, "user", _USERS), known)
+    items, users = _describing(rest, "item", _ITEMS), _describing(rest, "user", _USERS)
+    used = {*events, items, users, known}
+    for path in [path for path in tables if path not in used]:
+        unread[path] = f"its columns are not those of {best.name}" if path in logs else "no part of a log is seen in it"
+    notes = tuple(f"{path.relative_to(folder)}: not read, {reason}" for path, reason in sorted(unread.items()))
+    return Sources(events, items, users, known, notes)
 
 
 def _joins_users(table: Table) -> bool:

@@ -2,33 +2,76 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 import polars as pl
 
-from zhiyin.core.errors import DataError, MissingExtraError
+from zhiyin.core.errors import ConfigError, DataError, MissingExtraError
 from zhiyin.core.memory import available_bytes
 from zhiyin.data.dialect import Dialect
 from zhiyin.data.table import FrameTable
 
 _BATCH = 100_000
+_STEPS = 20_000  # instructions of SQLite between two looks at the clock
 
 
-def query_table(url: str, query: str, dialect: Dialect | None = None) -> FrameTable:
-    """The answer of PostgreSQL ("postgresql://...") or SQLite ("sqlite:///file.db") to a query."""
+@dataclasses.dataclass
+class QueryLimit:
+    """What one query may take; its clock starts when it is made.
+
+    Parameters
+    ----------
+    seconds: until the last row has come.
+    rows: of the answer, at most.
+    """
+
+    seconds: float = 600.0
+    rows: int = 100_000_000
+    begun: float = dataclasses.field(default_factory=time.monotonic)
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() - self.begun > self.seconds
+
+    def check(self, rows: int, name: str) -> None:
+        """Raise DataError where an answer of so many rows, so late, is more than a query may take."""
+        if rows > self.rows:
+            raise DataError(
+                f"the answer has more than {self.rows:,} rows", file=name,
+                remedy="ask for less, or allow more: query_rows = ... under [data]",
+            )  # fmt: skip
+        if self.is_over:
+            raise DataError(
+                f"the query was stopped after {self.seconds:,.0f} s; {rows:,} rows had come", file=name,
+                remedy='see that it ends, or allow more: query_timeout = "30m" under [data]',
+            )  # fmt: skip
+
+
+def query_table(url: str, query: str, dialect: Dialect | None = None, limit: QueryLimit | None = None) -> FrameTable:
+    """The answer of PostgreSQL ("postgresql://...") or SQLite ("sqlite:///file.db") to a query, within a limit."""
     name = re.sub(r"//[^@/]*@", "//", url)  # a password is never shown
+    scheme, mark, rest = url.partition(":")
+    if scheme.partition("+")[0] not in ("sqlite", "postgresql", "postgres"):
+        raise ConfigError(
+            f"{scheme if mark else name} is no database that is read",
+            remedy="postgresql://... or sqlite:///...; of another one, export the events to a file",
+        )
+    url, limit = f"{scheme.partition('+')[0]}:{rest}", limit or QueryLimit()
     try:
-        if url.startswith("sqlite:"):
-            return FrameTable(_sqlite(url, query, name), name, dialect)
-        return FrameTable(_postgres(url, query, name), name, dialect)
+        if scheme.startswith("sqlite"):
+            return FrameTable(_sqlite(url, query, name, limit), name, dialect)
+        return FrameTable(_postgres(url, query, name, limit), name, dialect)
     except (DataError, MissingExtraError):
         raise
     except MemoryError:
         raise DataError("the answer does not fit into memory", file=name, remedy="ask for less, or by parts") from None
     except Exception as error:
+        limit.check(0, name)
         password = urlsplit(url).password
         said = str(error).replace(password, "***") if password else str(error)
         raise DataError(
@@ -36,7 +79,7 @@ def query_table(url: str, query: str, dialect: Dialect | None = None) -> FrameTa
         ) from error
 
 
-def _sqlite(url: str, query: str, name: str) -> pl.DataFrame:
+def _sqlite(url: str, query: str, name: str, limit: QueryLimit) -> pl.DataFrame:
     import sqlite3
 
     path = _sqlite_path(url)
@@ -45,13 +88,14 @@ def _sqlite(url: str, query: str, name: str) -> pl.DataFrame:
     connection = sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True)
     try:
         connection.text_factory = lambda raw: raw.decode("utf-8", errors="replace")
+        connection.set_progress_handler(lambda: limit.is_over, _STEPS)
         cursor = connection.execute(query)
         if cursor.description is None:
             raise DataError(
                 "this is no query that gives rows", file=name, remedy="SELECT user_id, item_id, at FROM ..."
             )
         names = [column[0] for column in cursor.description]
-        return _joined(_batches(cursor, names), name)
+        return _joined(_batches(cursor, names), name, limit)
     finally:
         connection.close()
 
@@ -83,6 +127,10 @@ def _unique(names: list[str]) -> list[str]:
 def _column(name: str, cells: list[object]) -> pl.Series:
     """A column of SQLite, whose cells may be of several types: then it is text."""
     kinds = {type(cell) for cell in cells} - {type(None)}
+    if bytes in kinds and kinds != {bytes}:
+        cells = [cell.decode("utf-8", errors="replace") if isinstance(cell, bytes) else cell for cell in cells]
+    if kinds == {int, float} and all(cell.is_integer() for cell in cells if isinstance(cell, float)):
+        cells, kinds = [None if cell is None else int(cell) for cell in cells], {int}  # type: ignore[call-overload]
     if len(kinds) > 1 and kinds != {int, float}:
         cells = [cell if cell is None or isinstance(cell, str) else str(cell) for cell in cells]
     elif kinds == {int, float}:
@@ -90,23 +138,25 @@ def _column(name: str, cells: list[object]) -> pl.Series:
     return pl.Series(name, cells, strict=False)
 
 
-def _postgres(url: str, query: str, name: str) -> pl.DataFrame:
+def _postgres(url: str, query: str, name: str, limit: QueryLimit) -> pl.DataFrame:
     try:
         import psycopg
     except ImportError:
         raise MissingExtraError("psycopg", "postgres", "reading from PostgreSQL") from None
     # A server-side cursor: the answer arrives in batches, not twice in memory.
     with psycopg.connect(url) as server, server.cursor(name="zhiyin_read") as cursor:
+        server.execute(f"SET statement_timeout = {max(1, int(limit.seconds * 1000))}")  # of each batch
         cursor.execute(query.encode())
-        return _joined(pl.read_database(query, cursor, iter_batches=True, batch_size=_BATCH), name)
+        return _joined(pl.read_database(query, cursor, iter_batches=True, batch_size=_BATCH), name, limit)
 
 
-def _joined(batches: Iterable[pl.DataFrame], name: str) -> pl.DataFrame:
-    """All batches. Raises DataError for none, and when they grow past what memory has room for."""
+def _joined(batches: Iterable[pl.DataFrame], name: str, limit: QueryLimit) -> pl.DataFrame:
+    """All batches. Raises DataError for none, and when they grow past the limit or what memory has room for."""
     parts: list[pl.DataFrame] = []
-    room, size = int(0.4 * available_bytes()), 0
+    room, size, rows = int(0.4 * available_bytes()), 0, 0
     for batch in batches:
-        size += int(batch.estimated_size())
+        size, rows = size + int(batch.estimated_size()), rows + len(batch)
+        limit.check(rows, name)
         if size > room:
             raise DataError(
                 f"the answer is larger than {room >> 20:,} MiB, and memory has no room for it",

@@ -11,8 +11,10 @@ import dataclasses
 import datetime as dt
 import decimal
 import json
+import re
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +24,7 @@ from zhiyin.core.errors import DataError
 from zhiyin.data.dialect import Dialect, Findings
 from zhiyin.data.guess import is_amount
 from zhiyin.data.ids import ids_of_floats
-from zhiyin.data.infer import infer_column, infer_ids, parse_numbers
+from zhiyin.data.infer import infer_column, infer_ids, is_boolean, parse_numbers
 
 SAMPLE = 10_000
 _SLICES = 20  # parts that a sample is taken from
@@ -72,7 +74,7 @@ class FrameTable(Table):
 
     def __init__(self, frame: Any, name: str = "frame", dialect: Dialect | None = None) -> None:
         self.dialect, self.findings, self.name = dialect or Dialect(), Findings(), name
-        self.frame: pl.DataFrame = _polars(frame, self.findings)
+        self.frame: pl.DataFrame = _with_text(_polars(frame, self.findings), self.findings)
         self.sample = typed_sample(_spread_rows(self.frame))
 
     def load(self, columns: Mapping[str, Use]) -> Loaded:
@@ -102,8 +104,9 @@ class FrameTable(Table):
     def _ids(self, column: pl.Series) -> pl.Series:
         dtype = column.dtype
         if dtype.is_nested() or dtype == pl.Binary:
+            what = "bytes that are no text" if dtype == pl.Binary else "lists or objects"
             raise DataError(
-                "ids must be text or numbers, and these are lists or objects",
+                f"ids must be text or numbers, and these are {what}",
                 file=self.name,
                 column=column.name,
                 remedy="name a plain column, or take the id out of the object first",
@@ -114,9 +117,11 @@ class FrameTable(Table):
         if dtype.is_integer():
             return column
         if dtype.is_float() or dtype.is_decimal():
+            if dtype.is_float() and (column.abs() > 2**53).any():
+                self.findings.note(f"{column.name}: ids are floats, and above 2^53 several of them may have become one")
             return ids_of_floats(column)
         if column.name in self.untyped:
-            return infer_ids(column, self.dialect)
+            return infer_ids(column, self.dialect, self.findings)
         text = column.cast(pl.String).str.strip_chars()
         return text.set(text == "", None) if (text == "").any() else text
 
@@ -152,7 +157,7 @@ class FrameTable(Table):
         if dtype != pl.String:
             return column
         filled = column.drop_nulls()
-        flags = bool(len(filled)) and bool(filled.head(1000).str.to_lowercase().is_in(["true", "false"]).all())
+        flags = bool(len(filled)) and is_boolean(filled.head(1_000).str.strip_chars())
         if not (flags or column.name in self.untyped or is_amount(column.name)):
             return column
         found, findings = infer_column(column, self.dialect)
@@ -169,18 +174,28 @@ class ParquetTable(FrameTable):
         self.path, self.name = path, str(path)
         self.dialect, self.findings = dialect or Dialect(), Findings()
         try:
-            scan = pl.scan_parquet(path, glob=False)
+            scan = self._scan()
             schema = scan.collect_schema()
             rows = int(scan.select(pl.len()).collect().item())
-            self.sample = typed_sample(_sample_of_scan(scan, schema, rows))
+            self.sample = typed_sample(_with_text(_sample_of_scan(scan, schema, rows), self.findings))
         except (pl.exceptions.PolarsError, OSError) as error:
             raise DataError(f"not a Parquet file: {error}", file=path, remedy="check how it was written") from None
 
+    def _scan(self) -> pl.LazyFrame:
+        """The file, with the columns that folders around it such as "day=2024-01-31" stand for."""
+        return pl.scan_parquet(self.path, glob=False, hive_partitioning=bool(partition_keys(self.path)))
+
     def _columns(self, names: list[str]) -> pl.DataFrame:
-        return pl.scan_parquet(self.path, glob=False).select(names).collect()
+        return _with_text(self._scan().select(names).collect(), self.findings)
 
     def locate(self, rows: list[int]) -> list[tuple[int, str]]:
         return [(row + 1, "") for row in rows]
+
+
+def partition_keys(path: Any) -> list[str]:
+    """Columns that the names of the folders around a file stand for: "day" of ".../day=2024-01-31/part-0.parquet"."""
+    parts = Path(path).parts[:-1]
+    return [part.partition("=")[0] for part in parts if re.fullmatch(r"[A-Za-z_]\w*=.+", part)]
 
 
 def typed_sample(sample: pl.DataFrame) -> pl.DataFrame:
@@ -197,7 +212,9 @@ def merge(findings: Findings, more: Findings) -> None:
     for sentence in more.notes:
         findings.note(sentence)
     for key, value in more.assumed.items():
-        findings.assumed.setdefault(key, value)
+        findings.record(key, value)
+    for key in more.disputed:
+        findings.dispute(key)
 
 
 def reject_bad(text: pl.Series, wrong: pl.Series, bad: dict[int, str]) -> None:
@@ -245,6 +262,8 @@ def _polars(frame: Any, findings: Findings) -> pl.DataFrame:
     """A frame of any make as a Polars frame without Python objects in it."""
     if isinstance(frame, pl.LazyFrame):
         frame = frame.collect()
+    if hasattr(frame, "__arrow_c_stream__") and not hasattr(frame, "astype"):  # a table of PyArrow, DuckDB and others
+        frame = pl.DataFrame(frame)
     if not isinstance(frame, pl.DataFrame):
         if not hasattr(frame, "columns") or not hasattr(frame, "astype"):
             raise DataError(
@@ -253,7 +272,20 @@ def _polars(frame: Any, findings: Findings) -> pl.DataFrame:
             )
         frame = _from_pandas(frame, findings)
     objects = [name for name, dtype in frame.schema.items() if dtype == pl.Object]
+    if objects:
+        findings.note(f"read as text: {', '.join(objects)}, which hold objects of Python")
     return frame.with_columns(pl.Series(name, list(map(_text, frame[name]))) for name in objects)
+
+
+def _with_text(frame: pl.DataFrame, findings: Findings) -> pl.DataFrame:
+    """A frame whose columns of bytes are text where they are in UTF-8, as older writers of Parquet keep text."""
+    for name in [name for name, dtype in frame.schema.items() if dtype == pl.Binary]:
+        try:
+            frame = frame.with_columns(pl.col(name).cast(pl.String))
+            findings.note(f"{name}: bytes are read as text")
+        except pl.exceptions.PolarsError:
+            continue
+    return frame
 
 
 def _from_pandas(frame: Any, findings: Findings) -> pl.DataFrame:
@@ -276,12 +308,18 @@ def _from_pandas(frame: Any, findings: Findings) -> pl.DataFrame:
 def _pandas_column(column: Any) -> pl.Series:
     if type(column.dtype).__name__ == "SparseDtype":
         column = column.sparse.to_dense()
+    values = column.cat.categories if type(column.dtype).__name__ == "CategoricalDtype" else column
+    if type(values.dtype).__name__ == "PeriodDtype":
+        column = column.astype(values.dtype).dt.to_timestamp()
+    elif type(values.dtype).__name__ == "IntervalDtype":
+        column = column.astype(str).mask(column.isna())
     if column.dtype == object:
         kinds = set(column.dropna().map(type))
         if len(kinds) > 1 or not kinds <= _KNOWN_TO_ARROW:  # Arrow takes no column of several types
             column = column.map(_text, na_action="ignore")
     try:
-        return pl.Series(pl.from_pandas(column))
+        made = pl.Series(pl.from_pandas(column))
+        return made.ext.storage() if isinstance(made.dtype, getattr(pl, "BaseExtension", ())) else made
     except Exception:  # periods, intervals, complex numbers
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import mmap
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import polars as pl
 
-from zhiyin.core.errors import DataError, nearest
+from zhiyin.core.errors import ConfigError, DataError, nearest
 from zhiyin.data.containers import UNPACKED, as_file, format_of, format_of_file, plain_name, raw_bytes
 from zhiyin.data.dialect import Dialect
-from zhiyin.data.json_table import JsonTable, is_json
+from zhiyin.data.json_table import JsonTable, is_json, looks_like_json
 from zhiyin.data.sql import query_table
-from zhiyin.data.table import FrameTable, Loaded, ParquetTable, Table, Use
+from zhiyin.data.table import FrameTable, Loaded, ParquetTable, Table, Use, partition_keys
 from zhiyin.data.text_table import TextTable
 
 __all__ = [
@@ -30,16 +32,59 @@ def open_table(source: Any, dialect: Dialect | None = None) -> Table:
     """The table behind a path or a frame."""
     if not isinstance(source, str | Path):
         return _with_rows(FrameTable(source, dialect=dialect))
-    path = Path(source)
-    if not path.exists():
-        beside = sorted(other.name for other in path.parent.iterdir()) if path.parent.is_dir() else []
-        close = f"; {nearest(path.name, beside)}" if get_close_matches(path.name, beside) else ""
-        remedy = f"check the path; it is taken from the current directory{close}"
-        raise DataError("no such file", file=path, remedy=remedy)
+    path = local_path(source)
+    if not _exists(path):
+        raise _no_such_file(path)
     try:
         return _with_rows(_open(path, dialect))
     except MemoryError:
         raise DataError("the file does not fit into memory", file=path, remedy="read it by parts") from None
+
+
+def local_path(source: str | Path) -> Path:
+    """The path that a source names, one of the form file:///... too. Raises ConfigError for an address that no file of
+    this machine has."""
+    text = str(source)
+    if text.startswith("file://"):
+        return Path(unquote(urlsplit(text).path))
+    if "://" in text and not _exists(Path(text)):
+        scheme = text.partition("://")[0]
+        if scheme.partition("+")[0] in ("postgresql", "postgres", "sqlite"):
+            raise ConfigError(
+                "a database address needs a query", remedy='query="SELECT user_id, item_id, at FROM events"'
+            )
+        raise ConfigError(
+            f"{scheme}:// is no address that is read", remedy="download the file, and name that; or give a frame"
+        )
+    return Path(text)
+
+
+def is_folder(source: str | Path) -> bool:
+    """Whether a source names a folder; not for what cannot be a path."""
+    try:
+        return Path(source).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # longer than a path can be: a text that was meant as the content
+        return False
+
+
+def _no_such_file(path: Path) -> DataError:
+    shown = path if len(str(path)) <= 300 else Path(f"{str(path)[:100]}...")
+    if len(str(path)) > 300 or "\n" in str(path):
+        return DataError("no such file", file=shown, remedy="give a path or a frame; a text is taken as a path")
+    if path.is_symlink():
+        return DataError("this link leads to no file", file=path, remedy=f"it leads to {path.readlink()}")
+    if any(mark in path.name for mark in "*?["):
+        return DataError("no such file", file=path, remedy="patterns are not expanded: name the folder, or a list")
+    beside = sorted(other.name for other in path.parent.iterdir()) if is_folder(path.parent) else []
+    close = f"; {nearest(path.name, beside)}" if get_close_matches(path.name, beside) else ""
+    return DataError("no such file", file=path, remedy=f"check the path; it is taken from the current directory{close}")
 
 
 def _open(path: Path, dialect: Dialect | None) -> Table:
@@ -47,7 +92,7 @@ def _open(path: Path, dialect: Dialect | None) -> Table:
     content = None
     if kind not in UNPACKED or kind == "text":
         content = raw_bytes(path)
-        kind = format_of(content[:16])
+        kind = format_of(content[:512])
     if kind == "text" and name.endswith((".parquet", ".pq")):
         raise DataError("not a Parquet file: it does not begin as one", file=path, remedy="check how it was written")
     if kind == "parquet":
@@ -60,7 +105,14 @@ def _open(path: Path, dialect: Dialect | None) -> Table:
             remedy=f"name it with a query: zhiyin init 'sqlite:///{path}' --query 'SELECT user_id, item_id, at FROM t'",
         )  # fmt: skip
     assert content is not None
-    if name.endswith(JSON_ENDINGS) or is_json(content):
+    table = _text_or_json(path, name, dialect, content)
+    if keys := partition_keys(path):
+        table.findings.note(f"not used: {', '.join(keys)}, which only the names of folders say")
+    return table
+
+
+def _text_or_json(path: Path, name: str, dialect: Dialect | None, content: bytes | mmap.mmap) -> Table:
+    if is_json(content) or (name.endswith(JSON_ENDINGS) and looks_like_json(content)):
         return JsonTable(path, dialect, content)
     return TextTable(path, dialect, content)
 

@@ -10,6 +10,7 @@ import codecs
 import csv
 import io
 import mmap
+import re
 from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
@@ -24,7 +25,7 @@ from zhiyin.data.containers import raw_bytes
 from zhiyin.data.dialect import Dialect, Findings
 from zhiyin.data.encodings import NAMES, Decoded, to_utf8
 from zhiyin.data.event_schema import beyond_values
-from zhiyin.data.header import declared_separator, find_header, guess_separator
+from zhiyin.data.header import declared_separator, find_header, guess_separator, is_padded
 from zhiyin.data.infer import LEADING_ZERO, infer_column, infer_ids, parse_numbers
 from zhiyin.data.records import Count, Records, count, has_leading_zeros
 from zhiyin.data.table import SAMPLE, Loaded, Table, Use, merge, reject_bad, typed_sample
@@ -36,6 +37,9 @@ _FEW = 100_000  # cells that are looked up one by one
 _COLUMNS = 5_000
 _SAVE_AGAIN = "open it in the program that wrote it and save it again as CSV, or convert it to Parquet"
 _PLAIN_INT = r"^(?:0|-?[1-9]\d*)$"
+_TORN = "a quote is never closed, or closed inside its field"
+_NUL = "a NUL byte stands in it"
+_HEADER_AGAIN = "the header once more"
 csv.field_size_limit(1 << 27)
 
 
@@ -62,7 +66,11 @@ class TextTable(Table):
             if not lines:
                 raise _no_rows(path)
         self.separator = self.dialect.separator or declared or guess_separator(lines)
-        self.wide = len(self.separator) > 1
+        if self.separator == " " and is_padded(lines) and b'"' not in head:
+            self.mapped = False
+            self.findings.note("the columns are padded with blanks: several blanks are read as one")
+            content, head = (re.sub(rb"(?m)^ +| +(?= |\r?$)", b"", part[:]) for part in (content, head))
+        self.wide = len(self.separator.encode()) > 1
         self.cut = "\x1f" if self.wide else self.separator
         if self.wide:
             self.mapped = False
@@ -93,13 +101,17 @@ class TextTable(Table):
             content = self._decode(content)
             head = content[:_HEAD]
         start = head[:4096]
-        control = sum(byte < 9 or 13 < byte < 31 for byte in start)
+        control = sum(byte == 0 or 3 < byte < 9 or 13 < byte < 31 for byte in start)  # 1 to 3 part fields of Hive
         if control > 0.02 * len(start):
             raise DataError("this is no text", file=self.path, remedy="name a file of text, Parquet or JSON")
-        if b"\n" in head or b"\r" not in head:
+        if not _ends_lines_by_return(head):
             return content
         self.mapped = False
-        return content[:].replace(b"\r", b"\n")  # the line ends of old Macs
+        if b"\n" not in head:
+            return content[:].replace(b"\r", b"\n")  # the line ends of old Macs
+        self.findings.note(f"some lines of {self.path.name} end in a carriage return alone: read as lines")
+        parts = content[:].replace(b"\r\n", b"\n").split(b'"')
+        return b'"'.join(part if at % 2 else part.replace(b"\r", b"\n") for at, part in enumerate(parts))
 
     def _decode(self, content: bytes | mmap.mmap) -> bytes | mmap.mmap:
         """Content as UTF-8, and what was decided about its encoding."""
@@ -148,6 +160,7 @@ class TextTable(Table):
         self._above = first if found.above or declared else 0  # records before this one are no rows
         self._first = first
         self._header_fields = int(records.fields[first])
+        self._header_raw = records.raw(first).lstrip(codecs.BOM_UTF8).rstrip(b"\r\n")
         if not self.header:
             self.findings.note(f"{self.path.name} has no header; its columns are column_1, column_2, ...")
 
@@ -162,6 +175,11 @@ class TextTable(Table):
         if not len(full):
             raise _no_rows(self.path)
         first = int(full[0])
+        if records.torn[first]:
+            raise DataError(
+                _TORN, file=self.path, row=int(records.lines[first]),
+                remedy='a quote inside a quoted text is written twice: "5"" disk"',
+            )  # fmt: skip
         raise DataError(
             f"no row has the {len(self.names)} fields of the header; this one has {records.fields[first]}",
             file=self.path, row=int(records.lines[first]),
@@ -238,7 +256,7 @@ class TextTable(Table):
         raise DataError(f"cannot be cut into rows: {problem}", file=self.path, remedy=_SAVE_AGAIN)
 
     def _prepare(self) -> None:
-        if self.count is None and not self._is_healthy():
+        if self.count is None and (not self._is_healthy() or self._holds_odd_records()):
             self._mend()
 
     def _is_healthy(self) -> bool:
@@ -271,12 +289,35 @@ class TextTable(Table):
 
     def _out(self, records: Records, headless: bool) -> np.ndarray:
         """bool[n], records that are no rows: blank, of another width, torn, or above the header."""
-        out = (records.fields != len(self.names)) | records.torn
+        out = (records.fields != len(self.names)) | records.torn | self._odd_records(records)
         if not headless:
             out[: self._above] = True
             if self.header:
                 out[self._first] = False
         return out
+
+    def _holds_odd_records(self) -> bool:
+        """Whether the content has `_odd_records`, or something that looks so, without cutting it into records."""
+        return self.content.find(b"\x00") >= 0 or any(self.content.find(b"\n" + raw, 1) >= 0 for raw in self._headers)
+
+    def _odd_records(self, records: Records) -> np.ndarray:
+        """bool[n], records that hold a NUL byte, or the header of the file once more, as where files were joined."""
+        return records.holding(b"\x00") | self._headers_again(records)
+
+    def _headers_again(self, records: Records) -> np.ndarray:
+        again = np.zeros(len(records), dtype=bool)
+        for header in self._headers:
+            again |= records.equal_to(header)
+        if len(again) and records.content is self.content:
+            again[: self._first + 1] = False
+        return again
+
+    @cached_property
+    def _headers(self) -> list[bytes]:
+        """The header as it is written, and with its cells all in quotes or none."""
+        if not self.header:
+            return []
+        return list(dict.fromkeys([self._header_raw, *_spellings(self._header_raw, self.cut)]))
 
     def _rewritten(self, records: Records, headless: bool = False) -> bytes:
         out = self._out(records, headless)
@@ -306,8 +347,10 @@ class TextTable(Table):
         """The narrowest type that the sample says a column has; text where only the whole column can tell."""
         text = self._written[name].str.strip_chars()
         text = text.filter((text != "").fill_null(False))
-        if not len(text) or use == "text":
+        if not len(text) or use == "text" or (name in self.dialect.text and use in ("any", "id")):
             return pl.String
+        if use != "time" and use != "id" and text.str.contains(r"^[+-]?[1-9]\d{0,2}\.\d{3}$").any():
+            return pl.String  # points that may stand before thousands
         if use == "number":
             numbers = text.cast(pl.Float64, strict=False)
             return pl.Float32 if numbers.null_count() <= 0.2 * len(text) else pl.String
@@ -323,9 +366,9 @@ class TextTable(Table):
 
     def _ids(self, column: pl.Series) -> pl.Series:
         if column.dtype == pl.String:
-            return infer_ids(column, self.dialect)
+            return infer_ids(column, self.dialect, self.findings)
         if self._is_odd(column) or column.name in self.dialect.text or self._has_zeros(column.name):
-            return infer_ids(self._text(column.name), self.dialect)
+            return infer_ids(self._text(column.name), self.dialect, self.findings)
         return column
 
     def _numbers(self, column: pl.Series, bad: dict[int, str]) -> pl.Series:
@@ -437,16 +480,17 @@ class TextTable(Table):
         if not len(self._left_out):
             return []
         records, width = self.records, len(self.names)
-        torn = "a quote is never closed, or closed inside its field"
-        return [
-            (
-                int(records.lines[at]),
-                torn if records.torn[at] else f"{records.fields[at]} fields, but {width} columns",
-                self._raw(at),
-            )
-            for at in map(int, self._left_out[records.fields[self._left_out] > 0])
-            if at >= self._above
-        ]
+        nul, again = records.holding(b"\x00"), self._headers_again(records)
+
+        def reason(at: int) -> str:
+            if records.torn[at]:
+                return _TORN
+            if nul[at]:
+                return _NUL
+            return _HEADER_AGAIN if again[at] else f"{records.fields[at]} fields, but {width} columns"
+
+        left_out = self._left_out[records.fields[self._left_out] > 0].tolist()
+        return [(int(records.lines[at]), reason(at), self._raw(at)) for at in left_out if at >= self._above]
 
 
 def _narrow(numbers: pl.Series) -> pl.Series:
@@ -465,9 +509,26 @@ def say_encoding(decoded: Decoded, path: Path, findings: Findings) -> None:
         what = f"{decoded.lines:,} lines of {path.name} are not UTF-8 and were"
     other = f"; it may be {NAMES[decoded.other]}" if decoded.other else ""
     if decoded.lines and not decoded.other:  # UTF-8 with some foreign lines: no encoding of the whole
-        findings.note(f"{what} read as {name}{other}")
+        findings.note(
+            f"{what} read as {name}{other} (if it is another one: encoding = ... under [read] or by --assume)"
+        )
     else:
         findings.assume("encoding", decoded.encoding, f"{what} read as {name}{other}")
+
+
+def _ends_lines_by_return(head: bytes) -> bool:
+    """Whether a carriage return alone ends lines of a text: one that no newline follows, outside of quotes."""
+    if b"\r" not in head:
+        return False
+    outside = head.rstrip(b"\r").split(b'"')[::2]
+    return any(re.search(rb"\r(?!\r*\n)", part) for part in outside)
+
+
+def _spellings(header: bytes, cut: str) -> list[bytes]:
+    """A header with all of its cells in quotes, and with none."""
+    cells = _cells(header.decode("utf-8", errors="surrogateescape"), cut, False)
+    quoted = ['"' + cell.replace('"', '""') + '"' for cell in cells]
+    return [cut.join(row).encode("utf-8", errors="surrogateescape") for row in (quoted, cells)]
 
 
 def _no_rows(path: Path) -> DataError:

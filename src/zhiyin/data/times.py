@@ -9,6 +9,7 @@ open.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 
 import polars as pl
@@ -170,7 +171,7 @@ def _digits_format(numbers: pl.Series) -> str | None:
     if not len(numbers):
         return None
     middle = numbers.cast(pl.Float64).median()
-    if not isinstance(middle, int | float) or middle != middle:
+    if not isinstance(middle, int | float) or not math.isfinite(middle):
         return None
     form = _DIGITS.get(len(str(int(abs(middle)))))
     if form is None or not 1900 <= int(str(int(abs(middle)))[:4]) < 2200:
