@@ -48,7 +48,7 @@ TARGETS: dict[str, list[str]] = {
     "evaluation/pointwise_metrics.py": ["tests/evaluation/test_metrics.py"],
     "pipeline/rules.py": ["tests/pipeline/test_rules.py", "tests/pipeline/test_rules_hold.py"],
     "pipeline/slot_allocation.py": ["tests/pipeline/test_slot_allocation.py", "tests/pipeline/test_rules_hold.py"],
-    "store/writer.py": ["tests/store"],
+    "store/writer.py": ["tests/store/test_writer.py"],
 }
 # Imported once. Not here: what starts threads when it is imported, for threads do not survive a fork.
 PRELOADED = (
