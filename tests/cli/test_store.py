@@ -6,6 +6,7 @@ import json
 import time
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 pytest.importorskip("sqlalchemy")
@@ -13,6 +14,7 @@ pytest.importorskip("sqlalchemy")
 from tests.cli.conftest import Command
 from zhiyin.store.database import Store
 from zhiyin.store.records import Event
+from zhiyin.store.schemas import stored_types
 from zhiyin.store.traces import Trace
 
 T0 = 1_700_000_000_000_000
@@ -112,3 +114,41 @@ def test_what_is_old_is_dropped(zhiyin: Command, kept: Path) -> None:
     assert "1 events and 0 lists" in zhiyin("store", "drop", "--before", "365d", "--yes").stderr
     assert "2 events and 1 lists" in zhiyin("store", "drop", "--before", "1h", "--yes").stderr
     assert "duration" in zhiyin("store", "drop", "--before", "long", code=1).stderr
+
+
+def exported_with(folder: Path, table: str, rows: dict[str, object]) -> None:
+    """Items or users of an export, as an older program or another one may have written them."""
+    pairs = [(key, json.dumps(row)) for key, row in rows.items()]
+    frame = pl.DataFrame(pairs, schema={"id": pl.String, "columns": pl.String}, orient="row")
+    frame.write_parquet(folder / f"{table}.parquet")
+
+
+def test_rows_are_loaded_as_their_types_have_them_or_not_at_all(zhiyin: Command, kept: Path, tmp_path: Path) -> None:
+    zhiyin("store", "export", "out")
+    (tmp_path / "zhiyin.toml").write_text(
+        '[service]\nstore = "other.db"\n[schema]\nitems = { price = "number", tags = "texts", size = "int" }\n'
+    )
+    items = {"a": {"price": 3, "tags": "new", "size": 2.0}, "b": {"price": [1, 2]}, "c": {"size": 2.5}, "d": [1],
+             "e": {"colour": "red"}, "f": {"colour": ["a", "b"]}, "g": {"price": None, "tags": ["x", "y"]}}  # fmt: skip
+    exported_with(tmp_path / "out", "items", items)
+    exported_with(tmp_path / "out", "users", {"bob": {"age": 5}, "eve": {"age": "old"}})
+    refused = zhiyin("store", "load", "out", code=1).stderr
+    assert "5 rows do not fit" in refused
+    assert "items 'b': column 'price' holds a number, not '[1, 2]'" in refused
+    assert "--skip" in refused
+    assert json.loads(zhiyin("store", "info", "--json").stdout)["events"] == 0
+    said = zhiyin("store", "load", "out", "--skip").stderr
+    assert [line.split(":")[1].strip() for line in said.splitlines() if line.startswith("left out")] == [
+        "items 'b'", "items 'c'", "items 'd'", "items 'f'", "users 'eve'"
+    ]  # fmt: skip
+    assert "3 new events" in said
+    store = Store(tmp_path / "other.db")
+    try:
+        assert store.get("items", "a") == ({"price": 3.0, "tags": ["new"], "size": 2}, 1)
+        assert [store.get("items", key) for key in "bcdf"] == [None] * 4
+        assert store.get("items", "e") == ({"colour": "red"}, 1)
+        assert store.get("users", "bob") == ({"age": 5}, 1)
+        first = stored_types(store).first
+        assert (first.items["colour"], first.users["age"]) == ("text", "number")
+    finally:
+        store.close()

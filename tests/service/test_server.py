@@ -31,7 +31,8 @@ def running(home: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """Starts `zhiyin serve` in a folder with the first version in use; gives a client with the admin key."""
     from zhiyin.pipeline.bundles import Bundles
 
-    started: list[tuple[subprocess.Popen[str], httpx.Client]] = []
+    started: list[subprocess.Popen[str]] = []
+    clients: list[httpx.Client] = []
     shutil.copytree(home / "bundles", tmp_path / "models" / "bundles")
     Bundles(tmp_path / "models" / "bundles").promote(1)
     (tmp_path / "zhiyin.toml").write_text("[service]\nbudget = 60000\n")
@@ -44,6 +45,7 @@ def running(home: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
             [sys.executable, "-m", "zhiyin", "serve", "--port", "0", *options], cwd=tmp_path, stdout=log,
             stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
+        started.append(process)
 
         def said() -> str:
             return Path(log.name).read_text()
@@ -52,21 +54,22 @@ def running(home: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
             assert process.poll() is None, said()
             return re.search(r"at (http://\S+?)[,\s]", said())
 
-        eventually(address, 60)
+        eventually(address, 120)
         found = address()
         assert found is not None
         shown = re.search(r"key to admin: (\S+)", said())
         if shown:
             start.key = shown[1]  # type: ignore[attr-defined]
         client = httpx.Client(base_url=found[1], headers={"Authorization": f"Bearer {start.key}"}, timeout=20)  # type: ignore[attr-defined]
-        eventually(lambda: _up(client), 60)
+        clients.append(client)
+        eventually(lambda: _up(client), 120)
         client.process, client.said, client.home = process, said, tmp_path  # type: ignore[attr-defined]
-        started.append((process, client))
         return client
 
     yield start
-    for process, client in started:
+    for client in clients:
         client.close()
+    for process in started:
         if process.poll() is None:
             process.kill()
         process.wait()
@@ -253,14 +256,14 @@ def test_a_bad_start_and_a_killed_worker_leave_two_workers_that_answer(
     (tmp_path / "zhiyin.toml").write_bytes(b"[service]\nbudg\xff")
     victim = before.pop()
     os.kill(int(victim), signal.SIGKILL)
-    eventually(lambda: len(workers() - {victim}) == 2, 30)
+    eventually(lambda: len(workers() - {victim}) == 2, 120)
     (other,) = before
     (follower,) = workers() - {victim, other}
     listening = Path(f"/proc/{follower}/task")
-    eventually(lambda: len(list(listening.iterdir())) > 5, 60)  # its threads run: it has opened the shop
+    eventually(lambda: len(list(listening.iterdir())) > 5, 120)  # its threads run: it has opened the shop
     os.kill(int(other), signal.SIGSTOP)  # the follower alone has to answer
     try:
-        eventually(lambda: _up(client), 60)
+        eventually(lambda: _up(client), 120)
         check()
         bring(client, "ann", "i3")
     finally:

@@ -13,6 +13,8 @@ from zhiyin.cli.options import CONFIG, ConfigFile, Json
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# Rows that are named where many are left out.
+SHOWN = 20
 app = typer.Typer(
     help="The store of events, items, users and lists.", no_args_is_help=True, rich_markup_mode=None
 )  # fmt: skip
@@ -66,21 +68,45 @@ def export(
 
 @app.command()
 def load(
-    folder: Annotated[Path, typer.Argument(help="What zhiyin store export wrote.")], config: ConfigFile = CONFIG
+    folder: Annotated[Path, typer.Argument(help="What zhiyin store export wrote.")],
+    skip: Annotated[bool, typer.Option("--skip", help="Leave out rows that do not fit, and name them.")] = False,
+    config: ConfigFile = CONFIG,
 ) -> None:
     """Take in what `export` wrote. What is known already stays; what was forgotten stays forgotten.
+
+    Items and users are checked against the types of their columns, as writes over HTTP are: values are converted where
+    nothing is lost. Where one does not fit nothing is loaded, but with --skip.
 
     \b
     Examples:
       zhiyin store load backup-2026-05
+      zhiyin store load backup-2026-05 --skip
     """
     from zhiyin.cli.project import open_project, open_store
     from zhiyin.cli.show import say
+    from zhiyin.core.errors import DataError
+    from zhiyin.pipeline.bundles import Bundles
+    from zhiyin.service.import_check import check_rows, learned_types
 
     project = open_project(config)
+    learned = learned_types(Bundles(project.home / project.config.train.output / "bundles"))
     store = open_store(project, make=True)
     try:
-        say(f"{store.load(folder, project.run):,} new events")
+        checked = check_rows(store, folder, learned, project.config.schema.types)
+        if checked.misfits and not skip:
+            first = checked.misfits[0]
+            raise DataError(
+                f"{len(checked.misfits):,} rows do not fit the types of their columns; "
+                f"the first, {first.table} {first.key!r}: {first.reason}",
+                file=folder / f"{first.table}.parquet",
+                remedy="declare another type: PUT /v1/schema or [schema], or leave such rows out: --skip",
+            )
+        new = checked.load(store, folder, project.run)
+        for misfit in checked.misfits[:SHOWN]:
+            say(f"left out: {misfit.table} {misfit.key!r}: {misfit.reason}")
+        if len(checked.misfits) > SHOWN:
+            say(f"left out: {len(checked.misfits) - SHOWN:,} more rows")
+        say(f"{new:,} new events")
     finally:
         store.close()
 

@@ -59,22 +59,22 @@ class SchemaKeeper:
         Columns that nobody has written before get their type here, for good.
         """
         schema = self.over(learned, self.look())
-        right, wrong, more = _converted(table, rows, schema)
+        right, wrong, more = convert_rows(table, rows, schema)
         if more:
             try:
                 decided = add_first(self.store, table, more)
             except DataError as error:
                 new = {key: row for key, row in rows.items() if row and not more.keys().isdisjoint(row)}
                 old = {key: row for key, row in rows.items() if key not in new}
-                right, wrong, _ = _converted(table, old, schema)
+                right, wrong, _ = convert_rows(table, old, schema)
                 return right, wrong | dict.fromkeys(new, error)
             self.look()
             if decided != more:  # another writer was first
-                right, wrong, _ = _converted(table, rows, self.over(learned))
+                right, wrong, _ = convert_rows(table, rows, self.over(learned))
         return right, wrong
 
 
-def _converted(
+def convert_rows(
     table: str, rows: Rows, schema: CatalogueSchema
 ) -> tuple[dict[str, dict[str, Any] | None], dict[str, DataError], dict[str, str]]:
     """Rows that fit, those that do not, and types of the columns that had none."""

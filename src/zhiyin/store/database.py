@@ -522,11 +522,18 @@ class Store(Lists):
             yield pl.DataFrame([row[:-1] for row in rows], schema=schema, orient="row")
             after = rows[-1][-1]
 
-    def load(self, folder: str | Path, run: Run | None = None) -> int:
+    def load(
+        self,
+        folder: str | Path,
+        run: Run | None = None,
+        catalogue: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
+    ) -> int:
         """Take in what `export` wrote; what is known already stays. Returns the number of new events.
 
         What users did before they were forgotten, here or there, is left out; likewise events that `append` would
         refuse, which is said in the log.
+
+        catalogue: columns of items and users by table and id, instead of those of the files: as their types have them.
         """
         folder, new, refused, first = Path(folder), 0, 0, ""
         parts = sorted((folder / "events").glob("part-*.parquet"))
@@ -549,12 +556,12 @@ class Store(Lists):
             for path in sorted((folder / table.name).glob("part-*.parquet")):
                 self._load_rows(path, table, gone)
         for name in THINGS:
-            if (folder / f"{name}.parquet").is_file():
-                frame = _exported(folder / f"{name}.parquet", ["id", "columns"])
-                if name == "users" and gone:
-                    frame = frame.filter([hash_of(user) not in gone for user in frame["id"]])
-                put = self.patch if name == SCHEMA else self.put
-                put(name, {key: json.loads(said) for key, said in frame.iter_rows()})
+            checked = None if catalogue is None else catalogue.get(name)
+            found: Mapping[str, Any] = exported_rows(folder, name) if checked is None else checked
+            if name == "users" and gone:
+                found = {user: said for user, said in found.items() if hash_of(user) not in gone}
+            put = self.patch if name == SCHEMA else self.put
+            put(name, found)
         return new
 
     def _load_rows(self, path: Path, table: sa.Table, gone: Mapping[str, int] | None = None) -> None:
@@ -595,6 +602,20 @@ class Store(Lists):
         with whole_file(path, 0o600) as draft, plain_errors(path), self._engine.connect() as link:
             link.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("VACUUM INTO ?", (str(draft),))
         return path
+
+
+def exported_rows(folder: Path, name: str) -> dict[str, Any]:
+    """Columns by id of items, users, placements or types, of an export; none where it has no such file.
+
+    Raises DataError where the file is cut off or damaged.
+    """
+    path = Path(folder) / f"{name}.parquet"
+    if not path.is_file():
+        return {}
+    try:
+        return {key: json.loads(said) for key, said in _exported(path, ["id", "columns"]).iter_rows()}
+    except (ValueError, TypeError, RecursionError):
+        raise DataError("the columns of a row are no JSON", file=path, remedy="export again") from None
 
 
 def _exported(path: Path, names: list[str]) -> pl.DataFrame:

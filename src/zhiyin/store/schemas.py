@@ -30,6 +30,11 @@ class StoredTypes:
 def stored_types(store: Store) -> StoredTypes:
     """All types that a store holds."""
     found, version = store.all(SCHEMA)
+    return types_of(found, version)
+
+
+def types_of(found: Mapping[str, Mapping[str, Any] | None], version: int = 0) -> StoredTypes:
+    """Types of rows of the table of types: columns and types by key."""
     parts: dict[str, dict[str, dict[str, str]]] = {_FIRST: {}, _DECLARED: {}}
     unusable = []
     for key, types in found.items():
