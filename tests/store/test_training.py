@@ -180,6 +180,31 @@ def test_who_is_forgotten_while_the_store_is_read(store: Store, monkeypatch: pyt
     assert data.users["id"].to_list() == ["b"]
 
 
+@pytest.mark.parametrize("set_back", [0, 3650 * DAY])
+def test_who_is_forgotten_is_told_by_no_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, set_back: int) -> None:
+    """The clock stands still, or was set back ten years, before somebody is forgotten while the store is read: for the
+    first time, and again. Somebody who was forgotten before that, and came back, is learned."""
+    now = [T0 + 3650 * DAY]
+    store = Store(tmp_path / "clock.db", clock=lambda: now[0])
+    for user in ("again", "back"):
+        store.append([Event(user, "x", T0)])
+        store.forget(user, at_least=T0 + 4000 * DAY)  # as where the clock is behind the version's
+    now[0] -= set_back
+    store.append([Event(user, "y", T0 - DAY + n) for n, user in enumerate(("first", "again", "back", "other"))])
+    events = training._events
+
+    def read_and_forget(*args: Any) -> Any:
+        found = events(*args)
+        for user in ("first", "again"):
+            store.forget(user, at_least=T0 + 4000 * DAY)
+        return found
+
+    monkeypatch.setattr(training, "_events", read_and_forget)
+    data = read(log(("old", "z", T0, "view", None)), heard=heard(store), now=now[0])
+    assert set(data.users["id"]) == {"back", "old", "other"}
+    store.close()
+
+
 def test_newest_columns_lie_over_those_of_the_files(store: Store) -> None:
     files = log(("a", "x", T0, "view", None), ("a", "y", T0, "view", None), ("a", "z", T0, "view", None))
     items = pl.DataFrame({

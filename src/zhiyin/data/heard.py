@@ -110,7 +110,8 @@ class Heard:
     items, users: newest columns. first, declared: types of columns, as first writes decided and as was declared.
     hidden: text ids of items that are not to be shown: deleted, or with `hidden` true.
     forgotten: when each of these users (texts) was forgotten last, int64 microseconds UTC, 0: never. None: nobody was.
-    since: when the reading of the store began. Who was forgotten later may stand in `events` and is left out.
+    late: which of these users (texts) were forgotten, once more or not, while the store was read, bool: they may stand
+        in `events` and are left out. Told by what the store counts, not by a clock. None: nobody was.
     position: how much of the store `events` are: all up to a sequence number. None: they are of no store.
     quarantine: events of the store that are set aside, as `Dataset.quarantine` has them.
     """
@@ -120,7 +121,7 @@ class Heard:
     users: JsonColumns
     hidden: pl.Series
     forgotten: Callable[[pl.Series], np.ndarray] | None = None
-    since: int = 0
+    late: Callable[[pl.Series], np.ndarray] | None = None
     position: StorePosition | None = None
     quarantine: pl.DataFrame = dataclasses.field(default_factory=lambda: pl.DataFrame(schema=QUARANTINE))
     first: CatalogueSchema = dataclasses.field(default_factory=CatalogueSchema)
@@ -192,7 +193,7 @@ def _forget(files: Parts, heard: Heard, notes: list[str]) -> tuple[Parts, Heard]
     links = files.links
     if links is not None:
         links = links.filter((_moments(links["user"], gone) == 0) & (_moments(links["other"], gone) == 0))
-    late = gone.filter(pl.col("moment") >= heard.since)
+    late = gone.filter(heard.late(gone["id"])) if heard.late is not None else gone.clear()
     if len(late):
         heard = dataclasses.replace(
             heard,

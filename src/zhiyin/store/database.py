@@ -424,10 +424,13 @@ class Store(Lists):
                     proof["lists removed"] += link.execute(sa.delete(LISTS).where(LISTS.c.list_id.in_(part))).rowcount
                 proof["events removed"] += link.execute(sa.delete(EVENTS).where(EVENTS.c.user == user)).rowcount
                 proof["versions removed"] += link.execute(sa.delete(of).where(of.c.id == user)).rowcount
-                link.execute(sa.delete(FORGOTTEN).where(FORGOTTEN.c.hash == hash_of(user)))
+                mark = FORGOTTEN.c.hash == hash_of(user)
+                # Of a user later each time, also where the clock stands still or was set back: a change is seen by it.
+                before = link.execute(sa.select(FORGOTTEN.c.received).where(mark)).scalar() or 0
+                link.execute(sa.delete(FORGOTTEN).where(mark))
                 if not number:
                     _count_forgetting(link)
-                moment = max(self.clock(), at_least)
+                moment = max(self.clock(), at_least, before + 1)
                 link.execute(sa.insert(FORGOTTEN).values(hash=hash_of(user), received=moment))
             with self._reading() as link:
                 proof["events found"] = _count(link, EVENTS.c.user == user)

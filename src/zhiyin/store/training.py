@@ -29,7 +29,7 @@ def heard(store: Store, run: Run | None = None) -> Heard:
 
     Who is forgotten is read last, so that nobody who was forgotten while the events were read is learned.
     """
-    since, last = store.clock(), store.last
+    before, last = store.forgotten_all(), store.last
     events, quarantine = _events(store, last, run or Run())
     items, hidden = _things(store, "items")
     users, _ = _things(store, "users")
@@ -39,9 +39,12 @@ def heard(store: Store, run: Run | None = None) -> Heard:
         # One hash a user: it is all that the store still knows of them.
         return np.array([gone.get(hash_of(user), 0) for user in ids], dtype=np.int64)
 
+    def late(ids: pl.Series) -> np.ndarray:
+        return np.array([gone.get(one) != before.get(one) for one in map(hash_of, ids)], dtype=bool)
+
     position = StorePosition(store.identity, last)
     types = stored_types(store)
-    return Heard(events, items, users, hidden, forgotten if gone else None, since, position, quarantine,
+    return Heard(events, items, users, hidden, forgotten if gone else None, late, position, quarantine,
                  types.first, types.declared)  # fmt: skip
 
 
