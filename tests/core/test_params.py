@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from decimal import Decimal
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zhiyin.core.durations import UNITS, is_duration, microseconds, spell
+from zhiyin.core.durations import SECOND, UNITS, is_duration, microseconds, pattern_of, spell
 from zhiyin.core.errors import ConfigError, DataError, nearest
 from zhiyin.core.params import check_settings, list_length, param, params_of, settings_of, whole_number
 from zhiyin.core.run import Run
@@ -124,6 +125,24 @@ def test_durations() -> None:
             microseconds(wrong)
     assert (microseconds("0.000001s"), microseconds("0.0000006s")) == (1, 1)
     assert microseconds("1000y") + 7_258_118_400_000_000 < 2**63
+
+
+RANGES = [(1, 100 * UNITS["y"]), (SECOND, 7 * UNITS["d"]), (500_000, UNITS["w"])]
+
+
+@given(st.sampled_from(RANGES), st.sampled_from("smhdwy"), st.data())
+def test_the_pattern_of_durations_is_what_lies_between_two(
+    ends: tuple[int, int], unit: str, data: st.DataObject
+) -> None:
+    (shortest, longest), length = ends, UNITS[unit]
+    pattern = pattern_of(shortest, longest)
+    assert shortest <= microseconds(data.draw(st.from_regex(pattern, fullmatch=True))) <= longest
+    near = data.draw(st.sampled_from([0, *(10**6 * end // length for end in ends), 10**6 * (longest // length)]))
+    millionths = max(0, near + data.draw(st.integers(-3, 3) | st.integers(-(10**6), 10**12)))
+    number = f"{millionths // 10**6}.{millionths % 10**6:06d}".rstrip("0").rstrip(".")
+    # Of a unit of which the longest is no multiple, the last part is left out.
+    inside = 10**6 * shortest <= millionths * length and millionths <= 10**6 * (longest // length)
+    assert bool(re.fullmatch(pattern, number + unit)) == inside
 
 
 @given(st.integers(1, 10**9), st.sampled_from("smhdwy"), st.integers(0, 3))

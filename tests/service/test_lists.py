@@ -55,7 +55,7 @@ def test_a_page_of_widgets_has_no_item_twice(service: Any) -> None:
     assert [len(found[name]) for name in ("for you", "cheap", "popular", "like")] == [5] * 4
     assert all(int(item[1:]) < 30 for item in found["cheap"])
     twice = [{"name": "a"}, {"name": "a"}]
-    assert service.post("/v1/pages", json={"widgets": twice}).status_code == 400
+    assert service.post("/v1/pages", json={"widgets": twice}).status_code == 422
 
 
 def test_popular_trending_similar(service: Any) -> None:
@@ -171,7 +171,7 @@ def test_placements_are_checked_versioned_and_rolled_back(service: Any) -> None:
     assert len(found["items"]) == 3
     assert all(2 < int(row["item"][1:]) < 10 for row in found["items"])
     assert len(ask(service, user="u3", placement="basket", k=2)["items"]) == 2
-    for wrong, status in (({"filter": "prize < 3"}, 400), ({"colour": 1}, 422), ({"pins": {"1": "nowhere"}}, 400)):
+    for wrong, status in (({"filter": "prize < 3"}, 400), ({"colour": 1}, 422), ({"pins": {"1": "nowhere"}}, 404)):
         assert service.put("/v1/placements/basket", json=wrong).status_code == status
     assert service.put("/v1/placements/basket", json={"filter": "price > 30"}).json()["version"] == 2
     assert all(int(row["item"][1:]) > 30 for row in ask(service, user="u3", placement="basket", k=2)["items"])

@@ -17,6 +17,8 @@ UNITS = {
 }
 # The longest duration, years: any moment of our times plus or minus it is still one of int64 and of `datetime`.
 LONGEST = 1_000
+# Decimals of a number in `pattern_of`.
+_DECIMALS = 6
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([smhdwy])\s*")
 
 
@@ -45,6 +47,57 @@ def microseconds(duration: str) -> int:
         end = "shorter than a microsecond" if length < 1 else f"longer than {LONGEST:,} years"
         raise ConfigError(f"{duration[:40]!r} is {end}", remedy=f'from 0.000001s to {LONGEST}y, such as "7d"')
     return max(1, round(length))
+
+
+def pattern_of(shortest: int, longest: int) -> str:
+    """A regular expression of the durations from `shortest`, at most a second, to `longest`, at least a second, both in
+    microseconds, for descriptions of what is taken: a number without leading zeros and with at most six decimals, and a
+    unit. What it matches, `microseconds` takes. Of a unit of which `longest` is no multiple, the last part is left out.
+    """
+    units = []
+    for unit, length in UNITS.items():
+        least, most = -(-shortest * 10**_DECIMALS // length), longest // length  # least: in millionths of the unit
+        numbers = [rf"0\.(?:{_decimals_from(least)})"] if most and least < 10**_DECIMALS else []
+        numbers += [rf"(?:{_whole_up_to(most - 1)})(?:\.[0-9]{{1,{_DECIMALS}}})?"] if most > 1 else []
+        if most:
+            units.append(rf"(?:{'|'.join([*numbers, str(most)])}){unit}")
+    return f"^(?:{'|'.join(units)})$"
+
+
+def _whole_up_to(most: int) -> str:
+    """A regular expression of the whole numbers from 1 to `most`."""
+    digits = str(most)
+    parts = [f"[1-9]{_any_digits(len(digits) - 2, 0)}"] if len(digits) > 1 else []
+    for at, digit in enumerate(digits):
+        least = "0" if at else "1"
+        if digit > least:
+            rest = len(digits) - at - 1
+            parts.append(f"{digits[:at]}{_between(least, chr(ord(digit) - 1))}{_any_digits(rest, rest)}")
+    return "|".join([*parts, digits])
+
+
+def _decimals_from(least: int) -> str:
+    """A regular expression of decimals, at most six, of the fractions of one from `least` millionths on."""
+    if least <= 1:
+        return f"0{{0,{_DECIMALS - 1}}}[1-9]{_any_digits(_DECIMALS - 1, 0)}"
+    digits = f"{least:0{_DECIMALS}d}"
+    parts = [
+        f"{digits[:at]}{_between(chr(ord(digit) + 1), '9')}{_any_digits(_DECIMALS - at - 1, 0)}"
+        for at, digit in enumerate(digits)
+        if digit < "9"
+    ]
+    short = digits.rstrip("0")
+    return "|".join([short + f"0{{0,{_DECIMALS - len(short)}}}" * (len(short) < _DECIMALS), *parts])
+
+
+def _between(first: str, last: str) -> str:
+    return first if first == last else f"[{first}-{last}]"
+
+
+def _any_digits(most: int, least: int) -> str:
+    if most <= 0:
+        return ""
+    return "[0-9]" if least == most == 1 else f"[0-9]{{{least}}}" if least == most else f"[0-9]{{{least},{most}}}"
 
 
 def spell(us: int) -> str:

@@ -38,7 +38,9 @@ HIDDEN = "hidden"
 MOST_COLUMNS = 1_000
 # A text column of the catalogue holds several values where at least this share of its texts has a bar.
 PIPED_SHARE = 0.01
-_VECTOR = re.compile(r"vector(?:\(([1-9]\d{0,4})\))?")
+_VECTOR = re.compile(r"vector(?:\(([1-9][0-9]{0,4})\))?")
+# A regular expression of all types, as `parse_type` reads them.
+TYPE_PATTERN = rf"({'|'.join(DESCRIPTIONS)}|vector\([1-9][0-9]{{0,4}}\))"
 _TITLES = re.compile(r"(.*[ _])?(title|name|product|description)|.*title.*", re.IGNORECASE)
 _KINDS = {"int": "number", "date": "time", "piped": "texts", "vector": "numbers"}
 _UTC = pl.Datetime("us", "UTC")

@@ -699,11 +699,11 @@ class Answers:
         )
 
     def _named(self, request: Request) -> tuple[list[int] | None, list[int], dict[int, int]]:
-        """Codes of what a request includes, excludes and pins. Raises ConfigError for a pin that is not known."""
+        """Codes of what a request includes, excludes and pins. Raises UnknownItemError for a pin that is not known."""
         ids = self.ids
         unknown = [str(item) for item in request.pins.values() if ids.encode([item])[0] < 0]
         if unknown:
-            raise ConfigError(f"item {unknown[0]!r} is pinned and not known", remedy="pin items of the catalogue")
+            raise UnknownItemError(f"item {unknown[0]!r} is pinned and not known", remedy="pin items of the catalogue")
         include = None if request.include is None else encode_known(ids, request.include).tolist()
         pins = {slot: int(ids.encode([item])[0]) for slot, item in request.pins.items()}
         return include, encode_known(ids, request.exclude, MAX_EXCLUDED).tolist(), pins

@@ -1,19 +1,29 @@
 """What requests bring: every field with its type, its range and its size. What is not here is refused.
 
+The description of the service (/openapi.json) is made of these types, and says of each what is taken: what JSON Schema
+can say stands in it as a pattern, a bound or an alternative; what it cannot stands there as a `format` of ours and is
+told in words. Nothing is converted from another type: true is no number, "5" is no number, 1 is not true.
+
 Lists stop at the first value that is wrong (fail_fast): of many errors one is told.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from zhiyin.core.errors import DataError
+from zhiyin.core.durations import SECOND, pattern_of
+from zhiyin.core.errors import ConfigError, DataError
+from zhiyin.core.tokens import LIFE
+from zhiyin.data.catalogue_schema import HIDDEN, TYPE_PATTERN, parse_type
 from zhiyin.data.event_schema import LARGEST_VALUE
+from zhiyin.data.times import LATEST
 from zhiyin.pipeline.request import MAX_IDS
 from zhiyin.pipeline.rules import MAX_ITEMS
-from zhiyin.store.records import ID, KIND, TIMES, text
+from zhiyin.store.access_keys import LIFE as KEY_LIFE
+from zhiyin.store.records import COLUMNS, ID, KIND, LARGEST, TIMES, text
 
 # Events of one request; widgets of a page; a page token's characters; columns asked for; characters of a text of the
 # context; characters of a filter.
@@ -35,23 +45,68 @@ def _unicode(value: str) -> str:
     return value
 
 
-_SLOTS = {"propertyNames": {"pattern": "^[1-9][0-9]{0,3}$"}}
+def _whole(value: Any) -> Any:
+    """A whole number, which JSON may write as 5.0; a text or a boolean is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("is no whole number")
+    return value
+
+
+_SLOT = "([1-9][0-9]{0,2}|1000)"
+assert MAX_ITEMS == 1_000
+
+
+def _slot(value: Any) -> int:
+    if isinstance(value, str) and re.fullmatch(_SLOT, value):
+        return int(value)
+    if type(value) is int and 1 <= value <= MAX_ITEMS:
+        return value
+    raise ValueError(f"a slot is a whole number from 1 to {MAX_ITEMS:,}")
+
+
+def _duration(pattern: str, said: str) -> AfterValidator:
+    """A check of durations. said: which they are, in words."""
+    right = re.compile(pattern)
+
+    def check(value: str) -> str:
+        if not right.match(value):
+            raise ValueError(f"is no duration {said}, such as 90m")
+        return value
+
+    return AfterValidator(check)
+
+
+_SLOTS = {"propertyNames": {"pattern": f"^{_SLOT}$"}}
 # Said in the description as well: what it allows is taken.
-_PLAIN = {"pattern": r"^[^\u0000-\u001f\u007f]+$"}
-Id = Annotated[str, Field(min_length=1, max_length=ID, json_schema_extra=_PLAIN), AfterValidator(_right)]
+PLAIN = {"pattern": r"^[^\u0000-\u001f\u007f]+$"}
+# What a text is, where no pattern can say it: conditions and expressions by the grammar of filters and the columns of
+# the catalogue, and what `next` of a list said.
+CONDITION, EXPRESSION, PAGE = "zhiyin-condition", "zhiyin-expression", "zhiyin-page"
+Bool = Annotated[bool, Field(strict=True)]
+Number = Annotated[float, Field(strict=True)]
+Id = Annotated[str, Field(min_length=1, max_length=ID, json_schema_extra=PLAIN), AfterValidator(_right)]
 Text = Annotated[str, AfterValidator(_unicode)]
-Filter = Annotated[str, Field(max_length=FILTER), AfterValidator(_unicode)]
+Filter = Annotated[
+    str,
+    Field(max_length=FILTER, json_schema_extra={"format": CONDITION}),
+    AfterValidator(_unicode),
+]
+Page = Annotated[Text, Field(max_length=TOKEN, json_schema_extra={"format": PAGE})]
 Fields = Annotated[list[Annotated[Text, Field(max_length=ID)]], Field(fail_fast=True, max_length=FIELDS)]
 Scalar = Annotated[Text, Field(max_length=CONTEXT)] | bool | int | float | None
-K = Annotated[int, Field(ge=1, le=MAX_ITEMS)]
+K = Annotated[int, Field(ge=1, le=MAX_ITEMS), BeforeValidator(_whole)]
+# Milliseconds; microseconds UTC until the year 2200.
+Budget = Annotated[int, Field(ge=1, le=60_000), BeforeValidator(_whole)]
+Moment = Annotated[int, Field(ge=0, le=7_258_118_400_000_000), BeforeValidator(_whole)]
+Version = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
 Language = Literal["en", "zh"]
 Variety = Literal["none", "mmr", "dpp", "calibrate"]
-Duration = Annotated[
-    str, Field(max_length=20, pattern=r"^([0-9]*[1-9][0-9]*(\.[0-9]+)?|0+\.[0-9]*[1-9][0-9]*)[smhdwy]$")
-]
-Pins = dict[Annotated[int, Field(ge=1, le=MAX_ITEMS)], Id]
+_TOKEN_LIFE, _KEY_LIFE = pattern_of(SECOND, LIFE * SECOND), pattern_of(1, KEY_LIFE)
+TokenLife = Annotated[str, _duration(_TOKEN_LIFE, "from 1s to 7d"), Field(json_schema_extra={"pattern": _TOKEN_LIFE})]
+KeyLife = Annotated[str, _duration(_KEY_LIFE, "up to 100y"), Field(json_schema_extra={"pattern": _KEY_LIFE})]
+Pins = dict[Annotated[int, BeforeValidator(_slot)], Id]
 # A factor or an addend: a number, or an expression.
-Amount = float | Annotated[Text, Field(max_length=1_000)]
+Amount = Number | Annotated[Text, Field(max_length=1_000, json_schema_extra={"format": EXPRESSION})]
 
 
 class Body(BaseModel):
@@ -59,13 +114,13 @@ class Body(BaseModel):
 
 
 class EventIn(Body):
-    """One event. `time`: microseconds UTC, from 1971 to now, left out for now; `id`: of one id only the first event is
-    kept."""
+    """One event. `time`: microseconds UTC, from 1971 to a day ahead of the service's clock, left out for now; `id`: of
+    one id only the first event is kept."""
 
     user: Id
     item: Id
-    kind: Annotated[str, Field(min_length=1, max_length=KIND, json_schema_extra=_PLAIN)] | None = "event"
-    time: Annotated[int, Field(ge=TIMES.earliest)] | None = None
+    kind: Annotated[str, Field(min_length=1, max_length=KIND, json_schema_extra=PLAIN)] | None = "event"
+    time: Annotated[int, Field(ge=TIMES.earliest, le=LATEST)] | None = None
     value: Annotated[float, Field(ge=-LARGEST_VALUE, le=LARGEST_VALUE)] | None = None
     id: Id | None = None
     list_id: Id | None = None
@@ -85,22 +140,30 @@ class Made(Body):
     boosts: Annotated[list[BoostIn], Field(fail_fast=True, max_length=20)] = Field(default_factory=list)
     exclude: Annotated[list[Id], Field(fail_fast=True, max_length=MAX_IDS)] = Field(default_factory=list)
     pins: Annotated[Pins, Field(max_length=100, json_schema_extra=_SLOTS)] = Field(default_factory=dict)
-    exclude_seen: bool | None = None
+    exclude_seen: Bool | None = None
     diversity: Variety | None = None
-    balance: Annotated[float, Field(ge=0, le=1, strict=True)] | None = None
+    balance: Annotated[Number, Field(ge=0, le=1)] | None = None
 
 
 class Setting(Made):
     """A placement. `explore`: probability that one slot is given to an item that did not make the list; `budget`:
     milliseconds after which stages are left out."""
 
-    explore: Annotated[float, Field(ge=0, le=1, strict=True)] = 0.0
-    budget: Annotated[int, Field(ge=1, le=60_000)] | None = None
+    explore: Annotated[Number, Field(ge=0, le=1)] = 0.0
+    budget: Budget | None = None
+
+
+_NULL: dict[str, Any] = {"type": "null"}
+_HISTORY_OR_WHO: dict[str, Any] = {"anyOf": [
+    {"properties": {"history": _NULL}}, {"properties": {"user": _NULL, "session": _NULL}},
+]}  # fmt: skip
 
 
 class Who(Body):
-    """Whose list. `user` is known by events; so is `session`, a visitor's, and both may be given; `history`: items,
-    oldest first, of a visitor whose events are not kept."""
+    """Whose list. `user` is known by events; so is `session`, a visitor's, and both may be given; `history`, which
+    neither of them goes with: items, oldest first, of a visitor whose events are not kept."""
+
+    model_config = ConfigDict(json_schema_extra=_HISTORY_OR_WHO)
 
     user: Id | None = None
     session: Id | None = None
@@ -121,11 +184,11 @@ class Ask(Who, Made):
 
     placement: Id | None = None
     include: Annotated[list[Id], Field(fail_fast=True, max_length=MAX_IDS)] | None = None
-    explain: bool = False
+    explain: Bool = False
     language: Language = "en"
     fields: Fields = Field(default_factory=list)
-    page: Annotated[str, Field(max_length=TOKEN)] | None = None
-    now: Annotated[int, Field(ge=0, le=7_258_118_400_000_000)] | None = None
+    page: Page | None = None
+    now: Moment | None = None
 
 
 class RankIn(Who):
@@ -133,7 +196,7 @@ class RankIn(Who):
 
     items: Annotated[list[Id], Field(fail_fast=True, min_length=1, max_length=1_000)]
     placement: Id | None = None
-    explain: bool = False
+    explain: Bool = False
     language: Language = "en"
     fields: Fields = Field(default_factory=list)
 
@@ -147,16 +210,22 @@ class Widget(Body):
     placement: Id | None = None
     k: K | None = None
     filter: Filter = ""
-    page: Annotated[str, Field(max_length=TOKEN)] | None = None
+    page: Page | None = None
 
 
 class PageIn(Who):
-    """Several lists for one page, no item twice; the first widget chooses first."""
+    """Several lists for one page, no item twice; the first widget chooses first. Each has a name of its own."""
 
     widgets: Annotated[list[Widget], Field(fail_fast=True, min_length=1, max_length=WIDGETS)]
-    explain: bool = False
+    explain: Bool = False
     language: Language = "en"
     fields: Fields = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _names(self) -> PageIn:
+        if len({widget.name for widget in self.widgets}) < len(self.widgets):
+            raise ValueError("two widgets have one name: give each a name of its own")
+        return self
 
 
 class ShownIn(Body):
@@ -166,16 +235,29 @@ class ShownIn(Body):
 
 
 class RollbackIn(Body):
-    version: Annotated[int, Field(ge=1)]
+    version: Version
+
+
+_PAGE_ALONE = {"oneOf": [{"items": {"const": "page"}}, {"items": {"enum": ["read", "events", "admin"]}}]}
+
+
+def _page_alone(scopes: list[str]) -> list[str]:
+    if "page" in scopes and len({*scopes}) > 1:
+        raise ValueError("a key for pages signs tokens and does nothing else: make another key for the other scopes")
+    return scopes
 
 
 class KeyIn(Body):
-    """A key to be made. `scopes`: read, events, admin, or page alone. `expires`: a duration from now such as "90d";
-    left out, never."""
+    """A key to be made. `scopes`: of read, events and admin, or page alone. `expires`: a duration from now such as
+    "90d"; left out, never."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
-    scopes: Annotated[list[Literal["read", "events", "page", "admin"]], Field(min_length=1, max_length=4)]
-    expires: Duration | None = None
+    scopes: Annotated[
+        list[Literal["read", "events", "page", "admin"]],
+        Field(min_length=1, max_length=4, json_schema_extra=_PAGE_ALONE),
+        AfterValidator(_page_alone),
+    ]
+    expires: KeyLife | None = None
 
 
 class TokenIn(Body):
@@ -184,8 +266,44 @@ class TokenIn(Body):
 
     user: Id | None = None
     session: Id | None = None
-    expires: Duration = "1h"
+    expires: TokenLife = "1h"
     scope: Annotated[list[Literal["events", "read"]], Field(min_length=1, max_length=2)] = ["events", "read"]
 
 
-ColumnsIn = dict[str, Any]
+# What a column of an item or a user may hold. Checked by `records.columns` and by the types of the columns.
+_TEXT = {"type": "string", "pattern": r"^[^\u0000]*$"}
+_NUMBER = {"type": "number", "minimum": -LARGEST, "maximum": LARGEST}
+_COLUMN = {"anyOf": [
+    _NULL, {"type": "boolean"}, _TEXT, _NUMBER,
+    *({"type": "array", "items": {"anyOf": [one, _NULL]}} for one in (_TEXT, _NUMBER)),
+]}  # fmt: skip
+_TRUE_OR_FALSE = {"anyOf": [
+    {"type": ["boolean", "null"]}, {"enum": [0, 1]},
+    {"type": "string", "pattern": r"^\s*([Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee])\s*$"},
+]}  # fmt: skip
+
+
+def columns_schema(table: str) -> dict[str, Any]:
+    """What the columns of one of "items" or "users" may be, as a JSON Schema."""
+    return {
+        "type": "object", "title": "Columns", "maxProperties": COLUMNS,
+        "propertyNames": {"minLength": 1, "maxLength": ID, **PLAIN, "not": {"const": "id"}},
+        "properties": {HIDDEN: _TRUE_OR_FALSE} if table == "items" else {},
+        "additionalProperties": _COLUMN,
+        "description": "Texts, numbers, booleans, null, or lists of texts or of numbers, by column; each of the type "
+        "that GET /v1/schema tells, a new column of the type of its first value. At most 256 KiB.",
+    }  # fmt: skip
+
+
+ID_SCHEMA: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": ID, **PLAIN}
+
+
+def _type(text: str) -> str:
+    try:
+        return parse_type(text, "")
+    except ConfigError as error:
+        raise ValueError(f"{text!r} is no type: {error.remedy}") from None
+
+
+# Types by column, as `parse_type` reads them; null takes a declaration back.
+Type = Annotated[str, AfterValidator(_type), Field(max_length=20, json_schema_extra={"pattern": f"^{TYPE_PATTERN}$"})]

@@ -24,14 +24,16 @@ class Refusal(BaseModel):
 
 _AGAIN = {"Retry-After": {"description": "seconds until it may succeed", "schema": {"type": "string"}}}
 _SAID: dict[int, str] = {
-    400: "The request cannot be: a filter that cannot be read, or items that are not there",
+    400: "It has the form that is described, and cannot be done: a filter that cannot be read or names no column, a "
+    "page of another route, a value that its column cannot hold, events or lines of which none could be kept",
     401: "No key, or one that is not known",
     403: "The key may not do this",
-    404: "There is no such thing",
-    409: "What is there forbids it: a name that is taken, too many keys, the last admin key",
+    404: "There is no such thing: what the address names, or an item, a placement or a version that the body names",
+    409: "What is there forbids it: a name that is taken, too many keys, placements or columns, the last admin key, a "
+    "type under which a rule of the house could not be used",
     408: "The request came too slowly",
     413: "The request is too large",
-    422: "A field is missing, unknown, of the wrong kind or out of its range",
+    422: "It has not the form that is described: a field is missing, unknown, of the wrong kind or out of its range",
     431: "The headers are too large, or the address",
     429: "The key sends too many requests",
     500: "Something went wrong here",
@@ -379,6 +381,13 @@ def describe(app: FastAPI) -> None:
                     operation["responses"]["400"]["content"]["application/json"]["schema"] = {
                         "anyOf": [{"$ref": f"{_REF}Refusal"}, schema]
                     }
+            for operations in made["paths"].values():
+                for operation in operations.values():
+                    for parameter in operation.get("parameters", ()):
+                        if parameter["schema"].get("type") == "array":  # read from one text, between commas
+                            parameter |= {"style": "form", "explode": False}
+                            for rule in ("maxLength", "default"):
+                                parameter["schema"].pop(rule, None)
             if "/metrics" in made["paths"]:
                 ok = made["paths"]["/metrics"]["get"]["responses"]["200"]
                 ok["content"] = {"text/plain": {"schema": {"type": "string"}}}

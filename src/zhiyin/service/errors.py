@@ -16,7 +16,7 @@ from zhiyin.core.errors import UnknownItemError, ZhiyinError
 from zhiyin.core.metering import StoppedError
 from zhiyin.core.run import log
 from zhiyin.service.logs import stack_of
-from zhiyin.service.placements import UnknownPlacementError
+from zhiyin.service.placements import TooManyPlacementsError, UnknownPlacementError
 from zhiyin.service.views import NoVersionError
 from zhiyin.store.access_keys import KeyConflictError, UnknownKeyError
 from zhiyin.store.errors import StoreAwayError, StoreFullError
@@ -44,6 +44,7 @@ _STATUS: dict[type[ZhiyinError], int] = {
     UnknownPlacementError: 404,
     UnknownKeyError: 404,
     KeyConflictError: 409,
+    TooManyPlacementsError: 409,
 }
 
 
@@ -71,8 +72,9 @@ def answer_to(error: RefusedError | ZhiyinError | TimeoutError) -> Response:
 
 def unreadable(first: Mapping[str, Any]) -> Response:
     """What a request is told of the first of pydantic's errors about it."""
-    place = ".".join(_sane(part) for part in first["loc"] if part != "body")
-    return say(422, f"{place}: {first['msg']}" if place else first["msg"], "see /docs", field=place)
+    place = ".".join(_sane(part) for part in first["loc"] if part not in ("body", "[key]"))
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return say(422, f"{place}: {message}" if place else message, "see /docs", field=place or None)
 
 
 def handle_errors(app: FastAPI) -> None:

@@ -30,7 +30,9 @@ _BODY = {"requestBody": {"required": True, "content": {
         "type": "object", "required": ["events"], "additionalProperties": False,
         "properties": {"events": {"type": "array", "minItems": 1, "maxItems": MOST_EVENTS, "items": _ONE}},
     }},
-    "application/x-ndjson": {"schema": {"type": "string", "description": "one event a line"}},
+    "application/x-ndjson": {"schema": {
+        "type": "array", "minItems": 1, "maxItems": MOST_EVENTS, "items": _ONE, "description": "one event a line",
+    }},
 }}}  # fmt: skip
 
 

@@ -21,15 +21,13 @@ from zhiyin.core.errors import ConfigError, ZhiyinError, nearest
 from zhiyin.core.run import log
 from zhiyin.core.tokens import key_hash
 from zhiyin.service.set_aside import SetAside
-from zhiyin.store.access_keys import AccessKey, KeyTable
+from zhiyin.store.access_keys import LIFE, AccessKey, KeyTable
 from zhiyin.store.database import Store
 
 # What a key may do: read lists and histories, bring events, sign tokens for pages, do all and see the inside.
 SCOPES = ("read", "events", "page", "admin")
 # Seconds between two looks at the store: a key that is revoked is refused everywhere within about this time.
 LOOK = 0.5
-# Longest life of a key that has an end, in microseconds.
-LIFE = 100 * UNITS["y"]
 _DAY = UNITS["d"]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _OLD_SCOPES = ("read", "events", "admin")

@@ -9,9 +9,8 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import APIRouter, Query, Response
 
-from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import Run
-from zhiyin.service.bodies import TOKEN, Ask, Body, Id, PageIn, RankIn, Text
+from zhiyin.service.bodies import Ask, Body, Id, Page, PageIn, RankIn
 from zhiyin.service.described import REFUSALS
 from zhiyin.service.errors import RefusedError
 from zhiyin.service.quick import Lane
@@ -20,7 +19,7 @@ from zhiyin.service.routing import FieldsQuery, FilterQuery, ItemId, KQuery, Lan
 from zhiyin.store.traces import Trace
 
 _Who = Annotated[Id | None, Query()]
-PageQuery = Annotated[Text | None, Query(max_length=TOKEN, description="`next` of the list before")]
+PageQuery = Annotated[Page | None, Query(description="`next` of the list before")]
 
 
 def routes(needs: Needs) -> APIRouter:
@@ -190,8 +189,6 @@ def _several(router: APIRouter, needs: Needs) -> None:
     async def page(body: PageIn, tenant: Tenant = needs.visitor_read) -> Any:
         """Several lists for one page; no item is in two of them."""
         who = tenant.own(body).model_dump(exclude_unset=True, exclude={"widgets"})
-        if len({widget.name for widget in body.widgets}) < len(body.widgets):
-            raise ConfigError("two widgets have one name", column="widgets", remedy="a name of its own for each")
 
         def work() -> dict[str, Any]:
             told: list[dict[str, Any]] = []

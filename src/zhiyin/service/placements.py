@@ -83,7 +83,7 @@ class Placements:
         made = checked(name, settings, answers)
         with self._lock:
             if name not in self._known and len(self._known) >= MOST:
-                raise ConfigError(f"there are {MOST:,} placements", remedy="delete one first")
+                raise TooManyPlacementsError(f"there are {MOST:,} placements", remedy="delete one first")
             version = self.store.put(TABLE, {name: {"settings": _json(made), "by": _HTTP}})[name]
             self._take()
         return version
@@ -193,6 +193,10 @@ class Placements:
                 what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "it has no settings"
                 reason = reason or f"version {number} cannot be read ({what})"
         return 0, None, reason or "it cannot be read"
+
+
+class TooManyPlacementsError(ConfigError):
+    """There are as many placements as there may be."""
 
 
 class UnknownPlacementError(ConfigError):

@@ -16,7 +16,8 @@ from fastapi.responses import Response
 from pydantic import AfterValidator
 
 from zhiyin.core.errors import nearest
-from zhiyin.service.bodies import FIELDS, Filter, Id, K, Language, Text
+from zhiyin.pipeline.rules import MAX_ITEMS
+from zhiyin.service.bodies import FIELDS, PLAIN, Filter, Id, Language, Text
 from zhiyin.service.errors import RefusedError
 from zhiyin.service.limits import Work
 from zhiyin.service.tenant import Tenant as Shop
@@ -27,9 +28,15 @@ from zhiyin.store.traces import Trace
 
 # What stands in an address for a slash within an id, which routes would take for the end of it: of private use.
 _SLASH = "\ue000"
-ItemId = Annotated[Id, Path(), AfterValidator(lambda said: said.replace(_SLASH, "/"))]
-KQuery = Annotated[K, Query()]
+ItemId = Annotated[Id, Path(json_schema_extra=PLAIN), AfterValidator(lambda said: said.replace(_SLASH, "/"))]
+KQuery = Annotated[int, Query(ge=1, le=MAX_ITEMS)]
 FilterQuery = Annotated[Filter, Query()]
+
+
+# The same as an array between commas, as `describe` makes of it.
+FIELDS_SCHEMA: dict[str, Any] = {
+    "type": "array", "items": {"type": "string", "maxLength": ID, "pattern": "^[^,]*$"}, "maxItems": FIELDS,
+}  # fmt: skip
 
 
 def _columns(said: str) -> str:
@@ -42,9 +49,9 @@ def _columns(said: str) -> str:
 FieldsQuery = Annotated[
     Text,
     Query(
-        max_length=5_000,
+        max_length=FIELDS * (ID + 1),
         description=f"at most {FIELDS} columns, between commas",
-        json_schema_extra={"pattern": f"^[^,]{{0,{ID}}}(,[^,]{{0,{ID}}}){{0,{FIELDS - 1}}}$"},
+        json_schema_extra=FIELDS_SCHEMA,
     ),
     AfterValidator(_columns),
 ]

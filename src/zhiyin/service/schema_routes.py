@@ -5,18 +5,32 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from zhiyin.core.errors import ConfigError
-from zhiyin.data.catalogue_schema import HIDDEN, MOST_COLUMNS, TABLES, CatalogueSchema, parse_type
-from zhiyin.service.bodies import Body, Id
+from zhiyin.data.catalogue_schema import HIDDEN, MOST_COLUMNS, TABLES, CatalogueSchema
+from zhiyin.service.bodies import ID_SCHEMA, Body, Id, Type
 from zhiyin.service.described import REFUSALS
+from zhiyin.service.errors import RefusedError
 from zhiyin.service.request_json import JsonRoute
 from zhiyin.service.routing import Needs, Tenant, fast
 from zhiyin.store.schemas import declare, stored_types
 
-Type = Annotated[str, Field(max_length=20)]
-Types = Annotated[dict[Id, Type | None], Field(max_length=MOST_COLUMNS)]
+# Names of columns whose types are fixed are refused.
+_NAMES = {name: rule for name, rule in ID_SCHEMA.items() if name != "type"} | {"not": {"enum": ["id", HIDDEN]}}
+
+
+def _free(types: dict[str, str | None]) -> dict[str, str | None]:
+    for column in ("id", HIDDEN):
+        if column in types:
+            raise ValueError(f"the type of {column!r} is fixed: name other columns")
+    return types
+
+
+Types = Annotated[
+    dict[Id, Type | None],
+    Field(max_length=MOST_COLUMNS, json_schema_extra={"propertyNames": _NAMES}),
+    AfterValidator(_free),
+]
 
 
 class SchemaIn(Body):
@@ -59,19 +73,18 @@ def _schema_of(tenant: Tenant) -> dict[str, Any]:
 
 
 def _check(tenant: Tenant, changes: dict[str, dict[str, str | None]]) -> None:
-    """Raises ConfigError for types that cannot be, and for those under which rules of the house could not be used."""
+    """Raises RefusedError 409 for types that, beside those that are declared, are too many, and for those under which
+    rules of the house could not be used."""
     declared = stored_types(tenant.store).declared.state()
     for table, types in changes.items():
         for column, type in types.items():
-            if column in ("id", HIDDEN):
-                raise ConfigError(f"the type of {column!r} is fixed", column=column, remedy="name other columns")
             if type is None:
                 declared[table].pop(column, None)
             else:
-                declared[table][column] = parse_type(type, column)
+                declared[table][column] = type
         if len(declared[table]) > MOST_COLUMNS:
-            raise ConfigError(f"{len(declared[table]):,} types of {table}", remedy=f"at most {MOST_COLUMNS:,}")
+            raise RefusedError(409, f"{len(declared[table]):,} types of {table}", f"at most {MOST_COLUMNS:,}")
     broken = tenant.live.broken_by(CatalogueSchema.from_state(declared))
     if broken:
         name, reason = next(iter(broken.items()))
-        raise ConfigError(f"[rules] {name} could not be used any more: {reason}", remedy="change the rule first")
+        raise RefusedError(409, f"[rules] {name} could not be used any more: {reason}", "change the rule first")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 
 from zhiyin.core.errors import DataError, ZhiyinError
-from zhiyin.service.bodies import ColumnsIn, Text
+from zhiyin.service.bodies import ID_SCHEMA, Text, columns_schema
 from zhiyin.service.described import REFUSALS
 from zhiyin.service.errors import RefusedError
 from zhiyin.service.request_json import JsonRoute
@@ -18,9 +18,6 @@ from zhiyin.store.records import ID, columns, text
 
 # Lines of one request, and those told of that were rejected.
 LINES, TOLD = 10_000, 100
-_NDJSON = {"requestBody": {"required": True, "content": {"application/x-ndjson": {"schema": {
-    "type": "string", "description": 'lines such as {"id": "i1", "columns": {"price": 3}}; columns null: deleted',
-}}}}}  # fmt: skip
 
 
 def routes(needs: Needs) -> APIRouter:
@@ -49,19 +46,23 @@ def routes(needs: Needs) -> APIRouter:
 
 
 def _table(router: APIRouter, needs: Needs, name: str, one: str) -> None:
+    content = columns_schema(name)
+    body_of_columns = {"requestBody": {"content": {"application/json": {"schema": content}}}}
+    lines = {"requestBody": {"required": True, "content": {"application/x-ndjson": {"schema": _lines_schema(content)}}}}
+
     def change(tenant: Tenant, key: str, body: dict[str, Any], keep: bool) -> dict[str, Any]:
         right, wrong = tenant.live.accept(name, {key: body})
         if wrong:
             raise wrong[key]
         return {"id": key, "version": _write(tenant, name, right, keep=keep)[key]}
 
-    @router.put(f"/v1/{name}/{{key}}", tags=[name], operation_id=f"put_{one}")
-    async def put(key: ItemId, body: ColumnsIn, tenant: Tenant = needs.admin) -> Any:
+    @router.put(f"/v1/{name}/{{key}}", tags=[name], operation_id=f"put_{one}", openapi_extra=body_of_columns)
+    async def put(key: ItemId, body: dict[str, Any], tenant: Tenant = needs.admin) -> Any:
         """Write all columns. An item with `hidden: true` is not shown."""
         return fast(await tenant.writes.do(change, tenant, key, body, False))
 
-    @router.patch(f"/v1/{name}/{{key}}", tags=[name], operation_id=f"patch_{one}")
-    async def patch(key: ItemId, body: ColumnsIn, tenant: Tenant = needs.admin) -> Any:
+    @router.patch(f"/v1/{name}/{{key}}", tags=[name], operation_id=f"patch_{one}", openapi_extra=body_of_columns)
+    async def patch(key: ItemId, body: dict[str, Any], tenant: Tenant = needs.admin) -> Any:
         """Change the columns named. The others stay as they are; those of the catalogue's file go on following it."""
         return fast(await tenant.writes.do(change, tenant, key, body, True))
 
@@ -93,7 +94,7 @@ def _table(router: APIRouter, needs: Needs, name: str, one: str) -> None:
 
         return fast(await tenant.writes.do(remove))
 
-    @router.post(f"/v1/{name}", tags=[name], operation_id=f"post_{name}", openapi_extra=_NDJSON)
+    @router.post(f"/v1/{name}", tags=[name], operation_id=f"post_{name}", openapi_extra=lines)
     async def bulk(request: Request, tenant: Tenant = needs.admin) -> Any:
         """Many at once, a line each; each is kept or rejected with its reason."""
         body = await request.body()
@@ -105,6 +106,18 @@ def _table(router: APIRouter, needs: Needs, name: str, one: str) -> None:
 
         found = await tenant.writes.do(write)
         return fast(found, 400 if found["rejected"] and not found["accepted"] else 200)
+
+
+def _lines_schema(content: dict[str, Any]) -> dict[str, Any]:
+    """Of lines of JSON, as an array of what stands in one each."""
+    return {
+        "type": "array", "minItems": 1, "maxItems": LINES,
+        "items": {
+            "type": "object", "required": ["id", "columns"], "additionalProperties": False,
+            "properties": {"id": ID_SCHEMA, "columns": {"anyOf": [content, {"type": "null"}]}},
+        },
+        "description": 'a line each, such as {"id": "i1", "columns": {"price": 3}}; columns null: deleted',
+    }  # fmt: skip
 
 
 def _write(tenant: Tenant, name: str, things: dict[str, Any], *, keep: bool = False) -> dict[str, int]:

@@ -12,13 +12,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from zhiyin.core.durations import UNITS
 from zhiyin.core.errors import ConfigError, nearest
 from zhiyin.core.tokens import key_id
 from zhiyin.store.database import Store, sa
 from zhiyin.store.tables import ACCESS_KEYS, MARKS
 
-# Keys of one shop at most.
-MOST = 100
+# Keys of one shop at most; longest life of a key that has an end, in microseconds.
+MOST, LIFE = 100, 100 * UNITS["y"]
 # Begins the marks of what was added to a store once and is not to be added again.
 _BEGUN = "access keys"
 

@@ -122,7 +122,7 @@ def columns(value: Any, name: str = "columns") -> dict[str, Any]:
             raise DataError(f"column {key!r} holds an object", column=key, remedy="texts, numbers, or a list of them")
         if any(isinstance(part, float) and not math.isfinite(part) for part in many):
             raise DataError(f"column {key!r} holds no finite number", column=key, remedy="leave it out if unknown")
-        if any(isinstance(part, int) and not isinstance(part, bool) and abs(part) > LARGEST for part in many):
+        if any(isinstance(part, int | float) and abs(part) > LARGEST for part in many):
             raise DataError(f"column {key!r} holds a number too large", column=key, remedy="write it as a text")
         for part in many:
             if isinstance(part, str) and ("\x00" in part or _HALF.search(part)):
