@@ -88,6 +88,22 @@ NOV_22 = 1_700_611_200_000_000
         (["2023年11月22日"], [0]),
         (["1700611200", "1700611201"], [0, 1_000_000]),
         (["1700611200", "1700611200", "2023-11-22"], [0, 0, 0]),
+        (["2023-11-22 10:00 CET", "2023-11-22 10:00:00 EST"], [32_400_000_000, 54_000_000_000]),
+        (["2023-11-22 10:00 CET", "2023-11-22 10:00", "2023-11-22 10:00Z"], [32_400_000_000, *[36_000_000_000] * 2]),
+        (["2023-11-22 10:00:00 America/New_York"], [54_000_000_000]),
+        (["2023-11-22T10:00:00+01:00[Europe/Berlin]"], [32_400_000_000]),
+        (["2023-11-22 10:00:00 UTC+8", "2023-11-22 10:00:00 GMT-0130"], [7_200_000_000, 41_400_000_000]),
+        (["Wed Nov 22 2023 10:00:00 GMT+0100 (Central European Standard Time)"], [32_400_000_000]),
+        (["2023/11/22 上午10:00:00", "2023/11/22 下午10:00:00"], [36_000_000_000, 79_200_000_000]),
+        (["2023년 11월 22일"], [0]),
+        (["2023-W47-3"], [0]),
+        (["22-NOV-23 10.00.00.000000 AM"], [36_000_000_000]),
+        (["November 22nd, 2023", "November 21st, 2023"], [0, -DAY_US]),
+        (["22. Nov. 2023", "22. Dezember 2023", "22. März 2024"], [0, 30 * DAY_US, 121 * DAY_US]),
+        (["22 novembre 2023", "22 décembre 2023"], [0, 30 * DAY_US]),
+        (["22 de noviembre de 2023"], [0]),
+        (["/Date(1700611200000)/"], [0]),
+        (["1700611200,5"], [500_000]),
     ],
 )
 def test_spellings_of_times(cells: list, expected: list) -> None:
@@ -131,3 +147,48 @@ def test_what_is_no_time(column: pl.Series) -> None:
     assert not looks_like_times(column)
     if not column.dtype.is_numeric():
         assert to_microseconds(column).null_count() == len(column)
+
+
+def test_days_of_spreadsheets_are_times_where_the_column_is_named_so() -> None:
+    for column in (pl.Series("time", [45252.5, 45251.0]), pl.Series("time", ["45252.5", "45251"])):
+        assert not looks_like_times(column)
+        assert looks_like_times(column, named=True)
+        found = read_times(column)
+        assert found.times.to_list() == [NOV_22 + DAY_US // 2, NOV_22 - DAY_US]
+        assert "days of a spreadsheet, 2023-11-22 12:00" in found.notes[0]
+    for other in ([45252, 30], [45252, 99_999], [3, 4]):  # seconds that somebody watched are not all of them such days
+        assert not looks_like_times(pl.Series("time", other), named=True)
+
+
+@pytest.mark.parametrize(("zone", "hours"), [(None, -6), ("Asia/Shanghai", 8)])
+def test_an_abbreviation_of_several_zones_is_said(zone: str | None, hours: int) -> None:
+    found = read_times(pl.Series("at", ["2023-11-22 10:00 CST", "2023-11-22 10:00Z"]), zone=zone)
+    assert found.times.to_list() == [NOV_22 + (10 - hours) * 3_600_000_000, NOV_22 + 36_000_000_000]
+    assert len(found.notes) == (zone is None)
+    assert zone is not None or "CST may be UTC-6 or UTC+8" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("column", "shifted"),
+    [
+        (pl.Series(["2023-11-22 10:00:00"]), True),
+        (pl.Series(["2023-11-22"]), True),
+        (pl.Series([dt.datetime(2023, 11, 22)]), True),
+        (pl.Series([dt.date(2023, 11, 22)]), True),
+        (pl.Series([45252.5]), True),
+        (pl.Series(["2023-11-22 10:00:00Z"]), False),
+        (pl.Series(["2023-11-22 10:00:00 CET"]), False),
+        (pl.Series([1_700_611_200]), False),
+        (pl.Series([dt.datetime(2023, 11, 22, tzinfo=dt.UTC)]), False),
+    ],
+)
+def test_a_zone_is_that_of_times_without_one(column: pl.Series, shifted: bool) -> None:
+    plain, told = read_times(column).times, read_times(column, zone="Asia/Shanghai").times
+    assert (plain - told).to_list() == [8 * 3_600_000_000 * shifted]
+
+
+def test_an_hour_that_came_twice_or_never() -> None:
+    clocks = pl.Series(["2023-10-29 02:30:00", "2023-03-26 02:30:00"])
+    first, never = read_times(clocks, zone="Europe/Berlin").times.to_list()
+    assert first == 1_698_539_400_000_000
+    assert never is None

@@ -107,6 +107,7 @@ class ReadSection(Section):
     )
     decimal: Literal[".", ","] | None = key(None, "whether 1,234 is 1.234 or 1234", '"." or ","', ",")
     day_first: bool | None = key(None, "whether 03/04/2024 is 3 April or 4 March", "true or false", True)
+    zone: str | None = key(None, "where times without a zone are from; else UTC", "a zone", "Europe/Berlin")
     missing: list[str] | None = key(None, "words that stand for a missing value", "a list of texts", ["NA", "-"])
     text: list[str] | None = key(None, "columns that stay text, though of numbers", "a list of texts", ["zip"])
 

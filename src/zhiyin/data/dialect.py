@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.data.times import is_zone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Dialect:
     header: the line of the log's header, from 1; 0 where there is none.
     decimal: "." or ",", the mark before the fraction of a number.
     day_first: whether 03/04/2024 is 3 April (true) or 4 March (false).
+    zone: where times without a zone are from, such as "Europe/Berlin"; left out, they are UTC.
     missing: words that stand for a missing value.
     text: columns that stay text although numbers stand in them.
     """
@@ -29,6 +31,7 @@ class Dialect:
     header: int | None = None
     decimal: str | None = None
     day_first: bool | None = None
+    zone: str | None = None
     missing: tuple[str, ...] | None = None
     text: tuple[str, ...] = ()
 
@@ -79,6 +82,7 @@ _RIGHT: dict[str, tuple[Any, str]] = {
     "header": (lambda value: type(value) is int and 0 <= value <= 100, "1, at most 100, or 0 for none"),
     "decimal": (lambda value: value in (".", ","), '"." or ","'),
     "day_first": (lambda value: isinstance(value, bool), "true or false"),
+    "zone": (lambda value: isinstance(value, str) and is_zone(value), '"Europe/Berlin"'),
     "missing": (_is_texts, '["NA", "-"]'),
     "text": (_is_texts, '["zip"]'),
 }

@@ -93,13 +93,13 @@ def is_amount(name: str) -> bool:
     return bool(_AMOUNTS & {word.rstrip("s") for word in words(name)} | (_AMOUNTS & set(words(name))))
 
 
-def _fits(role: str, column: pl.Series) -> bool:
-    """Whether the contents can play the role at all."""
+def _fits(role: str, column: pl.Series, named: bool = False) -> bool:
+    """Whether the contents can play the role at all; `named`: the column is called so."""
     seen = column.drop_nulls()
     if not len(seen) or column.dtype.is_nested():
         return False
     if role == "time":
-        return looks_like_times(column)
+        return looks_like_times(column, named)
     if role == "rating":
         return column.dtype.is_numeric() or column.dtype == pl.Boolean
     if role == "kind":
@@ -124,7 +124,8 @@ def guess_roles(sample: pl.DataFrame, given: dict[str, str] | None = None, sourc
     for role in ("time", "user", "item", "rating", "kind"):
         if role in found:
             continue
-        scored = [(name_score(role, name), -i, name) for i, name in enumerate(free) if _fits(role, sample[name])]
+        scored = [(name_score(role, name), -i, name) for i, name in enumerate(free)]
+        scored = [(score, at, name) for score, at, name in scored if _fits(role, sample[name], score >= 1)]
         best = max(scored, default=(0.0, 0, ""))
         if best[0] >= 1.0:
             found[role] = best[2]

@@ -399,8 +399,10 @@ def _times(
 
     Also the order of days and months that was read, and what to say where it is a guess.
     """
-    read, policy = read_times(column, dialect.day_first), TimePolicy()
+    read, policy = read_times(column, dialect.day_first, dialect.zone), TimePolicy()
     times = read.times
+    for sentence in read.notes:
+        findings.note(sentence)
     missing = column.is_null() | (column == "").fill_null(True) if column.dtype == pl.String else column.is_null()
     _reject(reasons, missing, "time is missing")
     said = [

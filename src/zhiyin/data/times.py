@@ -71,11 +71,13 @@ class Times:
     times: Int64 microseconds UTC, null where a value is missing or no time.
     open_order: what is to be said where days and months of the column may be either; empty where they are not.
     day_first: the order that was read, where days and months are written as numbers below each other; else None.
+    notes: what else was decided.
     """
 
     times: pl.Series
     open_order: str = ""
     day_first: bool | None = None
+    notes: tuple[str, ...] = ()
 
 
 def numeric_unit(numbers: pl.Series) -> str | None:
@@ -89,16 +91,22 @@ def numeric_unit(numbers: pl.Series) -> str | None:
     return None
 
 
-def looks_like_times(column: pl.Series) -> bool:
-    """Whether a column, or a sample of one, holds times: moments, numbers of a unit, days as numbers, texts."""
+def looks_like_times(column: pl.Series, named: bool = False) -> bool:
+    """Whether a column, or a sample of one, holds times: moments, numbers of a unit, days as numbers, texts.
+
+    named: its name says that it does; then days counted as spreadsheets do are times too.
+    """
     seen = column.drop_nulls()
     if column.dtype in (pl.Date, pl.Datetime):
         return len(seen) > 0
     if not len(seen) or not (column.dtype.is_numeric() or column.dtype in (pl.String, pl.Categorical)):
         return False
     if column.dtype.is_numeric():
-        return numeric_unit(seen) is not None or _digits_format(seen) is not None
+        known = numeric_unit(seen) is not None or _digits_format(seen) is not None
+        return known or (named and _is_serial(seen))
     sample = _spread(seen.cast(pl.String), 200)
+    if not named and _is_serial(sample.cast(pl.Float64, strict=False).drop_nulls()):
+        return False
     return 2 * to_microseconds(sample).null_count() < len(sample)
 
 
@@ -107,32 +115,52 @@ def to_microseconds(column: pl.Series, day_first: bool | None = None) -> pl.Seri
     return read_times(column, day_first).times
 
 
-def read_times(column: pl.Series, day_first: bool | None = None) -> Times:
-    """As `to_microseconds`, with what was decided. `day_first`: what to do where days and months may be either."""
+def is_zone(name: str) -> bool:
+    """Whether a text is the name of a time zone, such as "Europe/Berlin" or "UTC"."""
+    try:
+        pl.Series([0]).cast(pl.Datetime("us")).dt.replace_time_zone(name)
+    except pl.exceptions.PolarsError:
+        return False
+    return True
+
+
+def read_times(column: pl.Series, day_first: bool | None = None, zone: str | None = None) -> Times:
+    """As `to_microseconds`, with what was decided.
+
+    Parameters
+    ----------
+    day_first: what to do where days and months may be either.
+    zone: where times without a zone, or with an abbreviation that several zones have, are from; left out, UTC.
+    """
     dtype = column.dtype
     if isinstance(dtype, pl.Datetime):
-        aware = column if dtype.time_zone else column.dt.replace_time_zone("UTC")
-        return Times(aware.dt.convert_time_zone("UTC").dt.epoch("us"))
+        if dtype.time_zone is None:
+            return Times(_in_zone(column.dt.epoch("us"), zone))
+        return Times(column.dt.convert_time_zone("UTC").dt.epoch("us"))
     if dtype == pl.Date:
-        return Times(column.cast(pl.Datetime("us")).dt.epoch("us"))
+        return Times(_in_zone(column.cast(pl.Datetime("us")).dt.epoch("us"), zone))
     if dtype.is_numeric():
-        return Times(_from_numbers(column))
+        return _numeric(column, zone)
     if dtype in (pl.Duration, pl.Time, pl.Boolean, pl.Binary) or dtype.is_nested():
         return Times(_nulls(column))
     text = column.cast(pl.String).str.strip_chars()
     text = text.set(text == "", None)
+    if text.str.contains(_COMMA_NUMBER).any():
+        text = text.str.replace(_COMMA_NUMBER, "$1.$2")
+    if text.str.contains(_JSON_DATE).any():
+        text = text.str.replace(_JSON_DATE, "$1")
     numbers = text.cast(pl.Float64, strict=False)
     written = len(text) - text.null_count()
     if written and 2 * (len(text) - numbers.null_count()) >= written:
         whole = text.cast(pl.Int64, strict=False)
         exact = whole if whole.null_count() <= numbers.null_count() else numbers
-        if numeric_unit(numbers) or _digits_format(exact.drop_nulls()):
-            times = _from_numbers(exact)
-            if times.null_count() <= text.null_count():
-                return Times(times)
-            rest = _parse_text(text.set(times.is_not_null(), None), day_first)  # texts among numbers
-            return dataclasses.replace(rest, times=times.fill_null(rest.times))
-    return _parse_text(text, day_first)
+        if numeric_unit(numbers) or _digits_format(exact.drop_nulls()) or _is_serial(numbers.drop_nulls()):
+            found = _numeric(exact.alias(column.name), zone)
+            if found.times.null_count() <= text.null_count():
+                return found
+            rest = _parse_text(text.set(found.times.is_not_null(), None), day_first, zone)  # texts among numbers
+            return dataclasses.replace(rest, times=found.times.fill_null(rest.times), notes=found.notes + rest.notes)
+    return _parse_text(text, day_first, zone)
 
 
 def parse_text(text: pl.Series, day_first: bool | None = None) -> pl.Series:
@@ -141,6 +169,46 @@ def parse_text(text: pl.Series, day_first: bool | None = None) -> pl.Series:
 
 
 # Numbers
+
+
+_COMMA_NUMBER = r"^(\d{5,}),(\d+)$"
+_JSON_DATE = r"^/?Date\((\d+)(?:[+-]\d{4})?\)/?$"
+_DAY_1970, _DAY_2000 = 25_569, 36_526  # as spreadsheets count days
+
+
+def _is_serial(numbers: pl.Series) -> bool:
+    """Whether numbers are days as spreadsheets count them, every one from 2000 until tomorrow: 45245.5 is a noon."""
+    if not len(numbers):
+        return False
+    first, last = numbers.cast(pl.Float64).min(), numbers.cast(pl.Float64).max()
+    latest = wall_clock() // UNITS["d"] + 1 + _DAY_1970
+    return isinstance(first, float) and isinstance(last, float) and _DAY_2000 <= first <= last <= latest
+
+
+def _numeric(column: pl.Series, zone: str | None) -> Times:
+    """Times of numbers, with what was decided."""
+    seen = column.drop_nulls()
+    if numeric_unit(column) is not None or _digits_format(seen) is not None or not _is_serial(seen):
+        return Times(_from_numbers(column))
+    days = column.cast(pl.Float64) - _DAY_1970
+    times = (days * 86_400_000).round().cast(pl.Int64, strict=False) * 1_000
+    example = str(times.drop_nulls()[:1].cast(pl.Datetime("us"))[0])[:16]
+    note = (
+        f"{column.name}: numbers such as {seen[0]} are read as the days of a spreadsheet, {example} "
+        "(if they are none, name another column: time = ... under [columns])"
+    )
+    return Times(_in_zone(times, zone), notes=(note,))
+
+
+def _in_zone(times: pl.Series, zone: str | None) -> pl.Series:
+    """What a clock in a zone showed, as microseconds since 1970 by that clock, as microseconds UTC.
+
+    An hour that came twice is taken as the first of both; one that never was is null.
+    """
+    if zone is None:
+        return times
+    local = times.cast(pl.Datetime("us")).dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
+    return local.dt.convert_time_zone("UTC").dt.epoch("us")
 
 
 def _from_numbers(column: pl.Series) -> pl.Series:
@@ -182,18 +250,104 @@ def _digits_format(numbers: pl.Series) -> str | None:
 
 # Texts
 
-_YEAR_FIRST = ("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%Y%m%d", "%Y年%m月%d日", "%Y年%m月%d")
+_YEAR_FIRST = (
+    "%Y-%m-%d",
+    "%Y/%m/%d",
+    "%Y.%m.%d",
+    "%Y%m%d",
+    "%Y年%m月%d日",
+    "%Y年%m月%d",
+    "%Y년 %m월 %d일",
+    "%G-W%V-%u",
+)
 _NAMED = (
     "%d %b %Y", "%d %B %Y", "%d-%b-%Y", "%d/%b/%Y", "%b %d %Y", "%B %d %Y", "%d %b %y", "%d-%b-%y", "%Y-%b-%d",
 )  # fmt: skip
-_CLOCKS = ("%H:%M:%S%.f", "%H:%M", "%I:%M %p", "%I:%M:%S %p", "%H%M%S", "%H时%M分%S秒", "%H.%M.%S", "%H.%M")
+_CLOCKS = (
+    "%H:%M:%S%.f",
+    "%H:%M",
+    "%I:%M %p",
+    "%I:%M:%S %p",
+    "%H%M%S",
+    "%H时%M分%S秒",
+    "%H.%M.%S",
+    "%H.%M",
+    "%I.%M.%S%.f %p",
+)
 _WHOLE = ("%Y%m%d%H%M%S", "%Y%m%d%H%M", "%b %d %H:%M:%S %Y")
 _PLAIN = "%Y-%m-%d %H:%M:%S%.f"
 _ZONE = r"(:\d{2}(?:\.\d+)?)\s?(Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)$"
 _NUMERIC_DATE = r"^(\d{1,2})([/.\-])(\d{1,2})[/.\-](\d{2}|\d{4})(?:\D|$)"
 
 
-def _parse_text(text: pl.Series, day_first: bool | None) -> Times:
+# Abbreviations of zones: minutes east of UTC. Those that several zones have, with what else each may be.
+_OFFSETS = {
+    "CET": 60, "CEST": 120, "MEZ": 60, "MESZ": 120, "EET": 120, "EEST": 180, "WET": 0, "WEST": 60, "MSK": 180,
+    "EST": -300, "EDT": -240, "CDT": -300, "MST": -420, "MDT": -360, "PST": -480, "PDT": -420, "AKST": -540,
+    "HST": -600, "BRT": -180, "JST": 540, "KST": 540, "HKT": 480, "SGT": 480, "ICT": 420, "WIB": 420, "PKT": 300,
+    "AEST": 600, "AEDT": 660, "ACST": 570, "AWST": 480, "NZST": 720, "NZDT": 780, "SAST": 120, "EAT": 180,
+    "CST": -360, "IST": 330, "BST": 60,
+}  # fmt: skip
+_SHARED = {
+    "CST": ("UTC-6", "UTC+8", "Asia/Shanghai"), "IST": ("UTC+5:30", "UTC+1 or UTC+2", "Europe/Dublin"),
+    "BST": ("UTC+1", "UTC+6", "Asia/Dhaka"),
+}  # fmt: skip
+_NAMED_ZONE = r"\s*\[?([A-Z][A-Za-z_]+(?:/[A-Za-z_+\-0-9]+)+|[A-Z]{3,5})\]?$"
+_OFFSET_BEFORE = r"(?:Z|[+-]\d{2}:?(?:\d{2})?)\s*\[?[A-Z][A-Za-z_/]+\]?$"
+
+
+def _parse_text(text: pl.Series, day_first: bool | None, zone: str | None = None) -> Times:
+    """Times of texts, those with the name of a zone at their end among them: "10:00 CET", "10:00 Europe/Berlin"."""
+    plain, named = _named_zones(text)
+    if named is None:
+        return _parse_unnamed(text, day_first, zone)
+    found = _parse_unnamed(plain, day_first, None)
+    times, notes = found.times, []
+    for name in named.drop_nulls().unique().sort().to_list():
+        rows = (named == name).fill_null(False)
+        here, minutes = times.filter(rows), _OFFSETS.get(name)
+        if name in _SHARED and zone is not None:
+            here = _in_zone(here, zone)
+        elif minutes is not None:
+            here = here - minutes * 60 * SECOND
+        else:
+            here = _in_zone(here, name)
+        if name in _SHARED and zone is None:
+            usual, other, example = _SHARED[name]
+            notes.append(
+                f"{text.name}: {name} may be {usual} or {other}, read as {usual} "
+                f'(else: zone = "{example}" under [read] or by --assume)'
+            )
+        times = times.scatter(rows.arg_true(), here)
+    if zone is not None:
+        bare = (named.is_null() & ~text.str.contains(_OFFSET_END)).fill_null(False)
+        times = times.scatter(bare.arg_true(), _in_zone(times.filter(bare), zone))
+    return dataclasses.replace(found, times=times, notes=tuple(notes))
+
+
+_OFFSET_END = r"(?:Z|UTC|GMT|[+-]\d{2}:?(?:\d{2})?)(?:\s*\[.*\])?$"
+
+
+def _named_zones(text: pl.Series) -> tuple[pl.Series, pl.Series | None]:
+    """Texts without the names of zones at their ends, and these names; None where no text has one that is known."""
+    sample = _spread(text.drop_nulls(), _SAMPLE)
+    if not bool(sample.str.contains(_NAMED_ZONE).any()):
+        return text, None
+    named = text.str.extract(_NAMED_ZONE, 1)
+    names = [
+        name for name in named.drop_nulls().unique().to_list() if name in _OFFSETS or ("/" in name and is_zone(name))
+    ]
+    known = named.is_in(names).fill_null(False)
+    if not known.any():
+        return text, None
+    plain = pl.select(
+        pl.when(known).then(text.str.replace(_NAMED_ZONE, "")).otherwise(text).alias(text.name)
+    ).to_series()
+    told = text.str.contains(_OFFSET_BEFORE).fill_null(False)  # "+01:00[Europe/Berlin]" says it already
+    return plain, named.set(~known | told, None)
+
+
+def _parse_unnamed(text: pl.Series, day_first: bool | None, zone: str | None) -> Times:
     unread = text
     times = _nulls(text)
     said, order = "", None
@@ -208,6 +362,7 @@ def _parse_text(text: pl.Series, day_first: bool | None) -> Times:
         if form is None:
             break
         found = _parse(unread, form, zoned)
+        found = found if zoned else _in_zone(found, zone)
         times = times.fill_null(found) if times.null_count() < len(times) else found
         if found.null_count() == unread.null_count():
             break
@@ -227,8 +382,41 @@ def _normalised(text: pl.Series, sample: pl.Series) -> tuple[pl.Series, pl.Serie
     return text, sample
 
 
+# Names of months in German, French, Spanish and Italian, as words in English.
+_MONTHS = {
+    "Jan": "januar|jänner|jän|janvier|janv|enero|gennaio|gen", "Feb": "februar|février|févr|febrero|febbraio",
+    "Mar": "märz|mär|mars|marzo", "Apr": "avril|avr|abril|abr|aprile", "May": "mai|mayo|maggio|mag",
+    "Jun": "juni|juin|junio|giugno|giu", "Jul": "juli|juillet|juil|julio|luglio|lug",
+    "Aug": "août|agosto|ago", "Sep": "septembre|sept|septiembre|settembre|set",
+    "Oct": "oktober|okt|octobre|octubre|ottobre|ott",
+    "Nov": "novembre|noviembre", "Dec": "dezember|dez|décembre|déc|diciembre|dic|dicembre",
+}  # fmt: skip
+_MONTH = [
+    (rf"(?i)(\d)\.? (?:de )?(?:{names})\.?(?: de)? (\d)", rf"${{1}} {month} ${{2}}") for month, names in _MONTHS.items()
+]
+
 # What is done to texts of which a sample holds a pattern.
 _REWRITES: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
+    (r"\(.*\)$", ((r"\s*\([\p{L} ]+\)$", ""),)),  # "... GMT+0100 (Central European Standard Time)"
+    (
+        r"(?:UTC|GMT)\s?[+-]\d",
+        (
+            (r"\s?(?:UTC|GMT)\s?([+-])(\d)$", " ${1}0${2}:00"),
+            (r"\s?(?:UTC|GMT)\s?([+-]\d{2}):?(\d{2})?$", " ${1}:${2}"),
+            (r"([+-]\d{2}):$", "${1}:00"),
+        ),
+    ),
+    (
+        r"上午|下午|오전|오후",
+        (
+            (r"\s?(?:上午|오전)\s?(\d{1,2}:\d{2}(?::\d{2})?)", " $1 AM"),
+            (r"\s?(?:下午|오후)\s?(\d{1,2}:\d{2}(?::\d{2})?)", " $1 PM"),
+        ),
+    ),
+    (r"\d(?:st|nd|rd|th)\b", ((r"(\d)(?:st|nd|rd|th)\b", "$1"),)),
+    (r"(?i)\d\.? (?:de )?(?:" + "|".join(_MONTHS.values()) + r")\b", tuple(_MONTH)),
+    (r"\d{1,2}\. \p{L}{3}", ((r"(\d{1,2})\. (\p{L}{3})", "$1 $2"), (r"(\p{L}{3})\. ", "$1 "))),
+    (r"^\p{L}{3} \p{L}{3} \d{1,2} \d{4} ", ((r"^\p{L}{3} (\p{L}{3} \d{1,2} \d{4} )", "$1"),)),
     (r"^\p{L}{3,9},? ", ((r"^(?i:mon|tue|wed|thu|fri|sat|sun)\p{L}*,? ", ""),)),
     (r"[+-]\d{4} \d{4}$", ((r"(\d+:\d+:\d+) [+-]0000 (\d{4})$", "$1 $2"),)),  # "Nov 22 03:08:59 +0000 2023"
     (r"\p{L}{3,9}\.? \d{1,2},|\d{1,2} \p{L}{3,9}\.?,", ((",", ""),)),
