@@ -26,7 +26,7 @@ import polars as pl
 import zhiyin as zy
 from published import ragged
 from zhiyin.models.ann_index import Index
-from zhiyin.models.masked_search import Compact, Mask, top_k_where
+from zhiyin.models.masked_search import Compact, Mask, top_k_masked
 
 K, RECALL = 100, 0.985
 ONE = zy.Run(threads=1)
@@ -81,11 +81,11 @@ def main() -> None:
         return best[np.argsort(-scores[best])]
 
     def whole(query: np.ndarray, mask: Mask, scale: object = None) -> np.ndarray:
-        return top_k_where(vectors, query, mask, K, compact=compact, scale=scale, run=ONE)[0][0]
+        return top_k_masked(vectors, query, mask, K, compact=compact, scale=scale, run=ONE)[0][0]
 
     def by(index: Index, scale: np.ndarray | None) -> Search:
         def search(query: np.ndarray, mask: Mask, _: object) -> np.ndarray:
-            if not index.worth(mask, K):
+            if not index.is_faster(mask, K):
                 return whole(query, mask, scale)
             return index.search(vectors, query, mask, K, compact=compact, scale=scale, run=ONE)[0][0]
 
@@ -126,7 +126,7 @@ def peers(
     n, d = vectors.shape
     lists = round(2 * n**0.5)
     every = Mask.of(np.ones(n, bool))
-    truth = [top_k_where(vectors, query, every, K)[0][0] for query in tune]
+    truth = [top_k_masked(vectors, query, every, K)[0][0] for query in tune]
     selectors = {
         name: None if mask.count == n else faiss.IDSelectorBitmap(np.packbits(mask.bits, bitorder="little"))
         for name, mask in masks.items()

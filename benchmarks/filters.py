@@ -4,7 +4,7 @@
     python benchmarks/filters.py --items 100000 --requests 50
 
 Three filters keep about 0.1 %, 1 % and 30 % of the items, spread over the catalogue. A request is `Filters.mask` with
-its mask kept from before, and `top_k_where`. Recall is against a plain product over the whole catalogue. Shown beside:
+its mask kept from before, and `top_k_masked`. Recall is against a plain product over the whole catalogue. Shown beside:
 a filter on a column of the user (its item part kept, the rest asked anew for each user), and how long a mask takes that
 is not kept.
 """
@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from zhiyin.core.run import Run
-from zhiyin.models.masked_search import Compact, top_k_where
+from zhiyin.models.masked_search import Compact, top_k_masked
 from zhiyin.pipeline.filters import Filters, RequestValues
 
 KINDS = [f"kind-{number:04}" for number in range(1_000)]
@@ -62,7 +62,7 @@ def main() -> None:
     compact = Compact.of(vectors)
     made = time.perf_counter() - begun
     for looks in (None, compact):  # compiles
-        top_k_where(vectors[:20_000], queries[:1], np.ones(20_000, dtype=bool), asked.k, compact=looks, run=run)
+        top_k_masked(vectors[:20_000], queries[:1], np.ones(20_000, dtype=bool), asked.k, compact=looks, run=run)
     print(f"{asked.items:,} items, {asked.factors} factors, top {asked.k}, {asked.requests} requests one at a time, "
           f"{run.n_threads} thread; compact vectors {compact.nbytes >> 20} MiB, made in {made:.1f} s")  # fmt: skip
     print(f"{'filter':45} {'kept':>7} {'mask':>9} {'median':>9} {'p99':>9} {'cpu med':>9} {'cpu p99':>9} {'recall':>7}")
@@ -74,7 +74,7 @@ def main() -> None:
             timer, found = Timer(), []
             for query in queries:
                 with timer:
-                    best = top_k_where(vectors, query[None], filters.mask(text), asked.k, compact=looks, run=run)
+                    best = top_k_masked(vectors, query[None], filters.mask(text), asked.k, compact=looks, run=run)
                 found.append(best[0][0])
             print(f"{note:45} {mask.count / asked.items:7.2%} {cold * 1e3:6.1f} ms {timer} "
                   f"{recall(vectors, queries, mask, found, asked.k):7.4f}")  # fmt: skip
@@ -84,7 +84,7 @@ def main() -> None:
         for number, query in enumerate(queries):
             with timer:  # a user never seen
                 mask = filters.mask(text, RequestValues(user={"age": 12 + number / 100}))
-                top_k_where(vectors, query[None], mask, asked.k, compact=compact, run=run)
+                top_k_masked(vectors, query[None], mask, asked.k, compact=compact, run=run)
         print(f"{text:45} {mask.count / asked.items:7.2%} {'anew':>9} {timer}")
 
 

@@ -263,14 +263,14 @@ def zhiyin_top(log: sparse.csr_matrix, threads: int, factors: int, users: int, f
 def zhiyin_top_of_vectors(log: sparse.csr_matrix, threads: int, factors: int, users: int, folder: str) -> Work:
     """The same from vectors of users that are there, as `implicit` has them."""
     from zhiyin.core.run import Run
-    from zhiyin.models.masked_search import Mask, top_k_where
+    from zhiyin.models.masked_search import Mask, top_k_masked
 
     x, y = np.load(f"{folder}/top-x.npy"), np.load(f"{folder}/top-y.npy")
     run, mask = Run(threads=threads), Mask.of(np.ones(len(y), dtype=bool))
 
     def top() -> dict[str, Any]:
         rows = log[:users]
-        return {"lists": top_k_where(y, x, mask, 10, exclude=(rows.indptr, rows.indices), run=run)[0]}
+        return {"lists": top_k_masked(y, x, mask, 10, exclude=(rows.indptr, rows.indices), run=run)[0]}
 
     top()
     return top

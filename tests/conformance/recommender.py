@@ -145,13 +145,13 @@ class RecommenderConformance:
     ) -> None:
         run = Run(threads=1)
         try:
-            items, scores = model._nearest(np.arange(data.n_items), data.n_items, run)
+            items, scores = model._most_similar(np.arange(data.n_items), data.n_items, run)
         except ConfigError:
             pytest.skip("this model has no notion of similar items")
         for item in range(data.n_items):
             wanted = {int(other): score for other, score in zip(items[item], scores[item]) if other >= 0}
             for most in (1, data.n_items):
-                codes, found = model._similar_to(item, most, run)
+                codes, found = model._similar_to_item(item, most, run)
                 told = dict(zip(codes.tolist(), found.tolist()))
                 assert item not in told
                 assert len(told) == len(codes) >= min(most, len(wanted))

@@ -50,7 +50,7 @@ def big(n_users: int = 400, n_items: int = 60, days: int = 40, seed: int = 0) ->
 class Oracle(Recommender):
     """Knows the test part because it was told outside of `fit`."""
 
-    answers_strangers: ClassVar[bool] = True
+    scores_empty_histories: ClassVar[bool] = True
     truth: Any = None
 
     def _fit(self, data: Dataset, run: Run) -> None:

@@ -44,7 +44,7 @@ def fashions(times: bool = True) -> Dataset:
 class Dial(Recommender):
     """As good as `turn` is near 0.3: the best item keeps its place unless noise moves it."""
 
-    answers_strangers: ClassVar[bool] = True
+    scores_empty_histories: ClassVar[bool] = True
     fits: ClassVar[list[Dataset]] = []
     turn: float = param(0.9, "where the dial stands", at_least=0, at_most=1, tune=(0.0, 1.0))
     clicks: int = param(1, "does nothing", at_least=1, tune=(1, 3))

@@ -13,7 +13,7 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.models import ann_index
 from zhiyin.models.ann_index import Index
-from zhiyin.models.masked_search import Compact, Mask, top_k_where
+from zhiyin.models.masked_search import Compact, Mask, top_k_masked
 from zhiyin.models.recommender import Recommender
 
 ONE = zy.Run(threads=1)
@@ -110,10 +110,10 @@ def test_the_index_finds_the_best_of_what_passes_and_nothing_else(index: Index, 
     rng = np.random.default_rng(2)
     found = total = 0
     for query in ASKED[200:250]:
-        exact, _ = top_k_where(VECTORS, query, mask, 2 * k)
+        exact, _ = top_k_masked(VECTORS, query, mask, 2 * k)
         out = np.unique(np.r_[exact[0][exact[0] >= 0][::3], rng.integers(0, len(VECTORS), 20)]).astype(np.int32)
         exclude = (np.array([0, len(out)]), out)
-        best, _ = top_k_where(VECTORS, query, mask, k, exclude=exclude)
+        best, _ = top_k_masked(VECTORS, query, mask, k, exclude=exclude)
         items, scores = index.search(VECTORS, query, mask, k, exclude=exclude, compact=COMPACT)
         real = items[0][items[0] >= 0]
         passing = np.count_nonzero(bits) - np.count_nonzero(bits[out])
@@ -129,8 +129,8 @@ def test_the_index_finds_the_best_of_what_passes_and_nothing_else(index: Index, 
 def test_the_index_looks_at_few_items_and_knows_its_recall(index: Index) -> None:
     assert index.wanted <= index.filtered < len(VECTORS) / 2
     assert list(index.recall) == ["none", "by chance", "near 1", "near 2", "near 3", "near 4"]
-    assert min(index.recall.values()) >= ann_index.RECALL
-    exact, _ = top_k_where(VECTORS, ASKED[200:], Mask.of(np.ones(len(VECTORS), bool)), 100)
+    assert min(index.recall.values()) >= ann_index.TARGET_RECALL
+    exact, _ = top_k_masked(VECTORS, ASKED[200:], Mask.of(np.ones(len(VECTORS), bool)), 100)
     items, _ = index.search(VECTORS, ASKED[200:], Mask.of(np.ones(len(VECTORS), bool)), 100)
     measured = np.mean([np.isin(a, b).mean() for a, b in zip(items, exact)])
     assert measured == pytest.approx(index.recall["none"], abs=0.01)
@@ -182,8 +182,8 @@ def fitted() -> zy.ALS:
 @pytest.fixture
 def indexed(fitted: zy.ALS, monkeypatch: pytest.MonkeyPatch) -> zy.ALS:
     """A model of a catalogue that counts as large."""
-    monkeypatch.setattr(ann_index, "INDEXED", 1_000)
-    monkeypatch.setattr(ann_index, "WHOLE", 100)
+    monkeypatch.setattr(ann_index, "MIN_INDEXED_ITEMS", 1_000)
+    monkeypatch.setattr(ann_index, "MAX_EXHAUSTIVE_ITEMS", 100)
     monkeypatch.setattr(Index, "worth", lambda self, mask, k: mask.count > 100)
     fitted.prepare(ONE)
     return fitted
@@ -192,13 +192,13 @@ def indexed(fitted: zy.ALS, monkeypatch: pytest.MonkeyPatch) -> zy.ALS:
 def test_a_saved_model_brings_its_index_and_answers_by_it_where_it_is_asked_to(indexed: zy.ALS, tmp_path: Path) -> None:
     indexed.save(tmp_path / "als")
     loaded = zy.load(tmp_path / "als")
-    known = indexed._of_items("indices", dict)
-    there = loaded._of_items("indices", dict)
+    known = indexed._cached_for_items("indices", dict)
+    there = loaded._cached_for_items("indices", dict)
     assert set(there) == set(known) == {"dot", "cosine"}
     assert isinstance(there["dot"].members.base, np.memmap)
     asked: list[int] = []
     for model in (indexed, loaded):
-        inner = model._of_items("indices", dict)["dot"]
+        inner = model._cached_for_items("indices", dict)["dot"]
         history = model.context_.histories.rows(3, 4)
         inner_wanted = inner.candidates(model.encode(history)[0], np.zeros(0, bool), inner.wanted)
         asked.append(len(inner_wanted))
@@ -238,12 +238,12 @@ def test_without_being_asked_to_a_model_answers_exactly(indexed: zy.ALS, monkeyp
 
 def test_learning_again_forgets_the_index_and_a_small_catalogue_has_none(tmp_path: Path) -> None:
     model = zy.ALS(factors=4, epochs=1).fit(log(100, 50), ONE)
-    model._of_items("indices", lambda: {"dot": "an old one"})
+    model._cached_for_items("indices", lambda: {"dot": "an old one"})
     model.fit(log(100, 50), ONE)
-    assert model._of_items("indices", dict) == {}
+    assert model._cached_for_items("indices", dict) == {}
     model.save(tmp_path / "m")
     assert not (tmp_path / "m" / "index.json").exists()
-    assert zy.load(tmp_path / "m")._of_items("indices", dict) == {}
+    assert zy.load(tmp_path / "m")._cached_for_items("indices", dict) == {}
 
 
 def test_an_index_that_is_damaged_or_of_other_vectors_is_not_loaded(indexed: zy.ALS, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.core.run import Run
-from zhiyin.models.masked_search import Compact, Mask, top_k_where
+from zhiyin.models.masked_search import Compact, Mask, top_k_masked
 from zhiyin.pipeline.column_kinds import ColumnKinds
 from zhiyin.pipeline.expressions import Expression
 from zhiyin.pipeline.filters import Filters, RequestValues
@@ -535,7 +535,7 @@ def test_masks_are_sets(n, one, two, seed):
         assert both.rows.tolist() == np.flatnonzero(a & b).tolist()
         assert both.count == (a & b).sum()
         some = rng.integers(0, n, 20)
-        assert first.holds(some).tolist() == a[some].tolist()
+        assert first.contains(some).tolist() == a[some].tolist()
 
 
 # -- inside retrieval --------------------------------------------------------------------------------------------------
@@ -551,7 +551,7 @@ def test_the_best_k_that_pass(n, b, k, share, seed, ties):
     passing = rng.random(n) < share
     out = [rng.choice(n, min(n, 4), replace=False) for _ in range(b)]
     exclude = (np.arange(b + 1) * min(n, 4), np.concatenate(out).astype(np.int32))
-    items, scores = top_k_where(vectors, queries, passing, k, exclude=exclude)
+    items, scores = top_k_masked(vectors, queries, passing, k, exclude=exclude)
     for q in range(b):
         full = vectors @ queries[q]
         left = np.setdiff1d(np.flatnonzero(passing), out[q])
@@ -577,8 +577,8 @@ def test_compact_vectors_are_exact(kind):
     queries = rng.standard_normal((3, d), dtype=np.float32)
     mask = Mask.of(rng.random(n) < 0.7)
     exclude = (np.array([0, 2, 2, 5]), np.array([1, 9, 4, 2, 3], dtype=np.int32))
-    plain = top_k_where(vectors, queries, mask, 50, exclude=exclude)
-    quick = top_k_where(vectors, queries, mask, 50, exclude=exclude, compact=Compact.of(vectors))
+    plain = top_k_masked(vectors, queries, mask, 50, exclude=exclude)
+    quick = top_k_masked(vectors, queries, mask, 50, exclude=exclude, compact=Compact.of(vectors))
     np.testing.assert_array_equal(plain[0], quick[0])
     np.testing.assert_array_equal(plain[1], quick[1])
 
@@ -587,14 +587,14 @@ def test_threads_do_not_change_the_answer():
     rng = np.random.default_rng(1)
     vectors, queries = rng.standard_normal((5_000, 8), np.float32), rng.standard_normal((200, 8), np.float32)
     mask = Mask.of(rng.random(5_000) < 0.3)
-    one = top_k_where(vectors, queries, mask, 20, run=Run(threads=1))
-    two = top_k_where(vectors, queries, mask, 20, run=Run(threads=2))
+    one = top_k_masked(vectors, queries, mask, 20, run=Run(threads=1))
+    two = top_k_masked(vectors, queries, mask, 20, run=Run(threads=2))
     np.testing.assert_array_equal(one[0], two[0])
 
 
 def test_a_mask_of_another_catalogue_is_refused():
     with pytest.raises(DataError, match="do not belong together"):
-        top_k_where(np.zeros((5, 2), np.float32), np.zeros(2, np.float32), np.ones(4, bool), 3)
+        top_k_masked(np.zeros((5, 2), np.float32), np.zeros(2, np.float32), np.ones(4, bool), 3)
 
 
 def test_real_films():

@@ -38,7 +38,7 @@ def walks(seed: int = 0, users: int = 80) -> Dataset:
 class Sometimes(Recommender):
     """Knows the next item of the ring for a share of the users, and says popular things to the others."""
 
-    answers_strangers: ClassVar[bool] = True
+    scores_empty_histories: ClassVar[bool] = True
     share: float = param(0.5, "share of the users")
     salt: int = param(0, "which of them")
 

@@ -18,28 +18,28 @@ import numpy as np
 from zhiyin.core.atomic_files import read_json
 from zhiyin.core.parallel import kernel
 from zhiyin.core.run import Run, log
-from zhiyin.models.masked_search import Compact, Mask, top_k_where
+from zhiyin.models.masked_search import Compact, Mask, top_k_masked
 
 FORMAT = 2
 _ARRAYS, _VALUES = ("offsets", "members", "means", "spreads"), ("above", "wanted", "filtered", "recall")
 _COMPACT = ("codes", "steps", "order", "lengths")
 # Catalogues up to this size are searched whole: that takes a millisecond, and an index takes nearly as long.
-INDEXED = 100_000
+MIN_INDEXED_ITEMS = 100_000
 # Passing items up to which all of them are searched, index or not.
-WHOLE = 32_768
-# What the lists are tuned for: the best K found to this share, of queries that the tuning has not seen.
-K, RECALL = 100, 0.985
+MAX_EXHAUSTIVE_ITEMS = 32_768
+# What the lists are tuned for: the best TUNED_K found to this share, of queries that the tuning has not seen.
+TUNED_K, TARGET_RECALL = 100, 0.985
 # Queries to tune by, and as many again to check with.
-QUERIES = 128
+TUNING_QUERIES = 128
 # The filters of the tuning, beside none: this share of the items by chance, and so many times the same share nearest to
 # some item. Items of a category lie together like that; no filter is harder for lists.
-PASSING, PLACES = 0.1, 4
+FILTER_SHARE, N_LOCAL_FILTERS = 0.1, 4
 # Spreads of a list that its best are taken to lie above its mean; the best of these is kept.
-ABOVE = (0.0, 1.0, 2.0, 3.0)
+SPREAD_FACTORS = (0.0, 1.0, 2.0, 3.0)
 # Items a centroid that the lists are learned from, and sweeps over them.
-SAMPLE, SWEEPS = 50, 8
+ITEMS_PER_CENTROID, N_SWEEPS = 50, 8
 # Vectors compared with all centroids at once.
-BLOCK = 4_096
+VECTORS_PER_BLOCK = 4_096
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class Index:
     means: float32[c, d] of the vectors of each list. spreads: float32[c], how far they lie from it in one direction.
     above: how many spreads above the score of its mean the best of a list is looked for.
     wanted: items to look at for the best 100. filtered: items to look at, all passing, where a filter lets some pass.
-    recall: of the best 100, by filter: {"none": .99, "by chance": .999, "near 1": .985, ...}, see `PASSING`.
+    recall: of the best 100, by filter: {"none": .99, "by chance": .999, "near 1": .985, ...}, see `FILTER_SHARE`.
     """
 
     offsets: np.ndarray
@@ -73,7 +73,7 @@ class Index:
         *,
         scale: np.ndarray | None = None,
         lists: int = 0,
-        recall: float = RECALL,
+        recall: float = TARGET_RECALL,
         run: Run | None = None,
         label: str = "",
     ) -> Index:
@@ -89,11 +89,11 @@ class Index:
         offsets, members, means, spreads = _lists(vectors, scale, centroids)
         index = cls(offsets, members, means, spreads, 0.0, 1, 1, {})
         index = index._tuned(vectors, np.asarray(queries, dtype=np.float32), compact, scale, recall, run)
-        said = ", ".join(f"{name}: {found:.4f}" for name, found in index.recall.items())
+        recall_text = ", ".join(f"{name}: {value:.4f}" for name, value in index.recall.items())
         log.info(
             "index%s of %d items in %d lists, made in %.0f s; it looks at %d, under a filter at %d; recall@%d %s",
             label and f" ({label})", len(vectors), len(offsets) - 1, time.perf_counter() - begun, index.wanted,
-            index.filtered, K, said,
+            index.filtered, TUNED_K, recall_text,
         )  # fmt: skip
         return index
 
@@ -101,9 +101,9 @@ class Index:
     def nbytes(self) -> int:
         return self.offsets.nbytes + self.members.nbytes + self.means.nbytes + self.spreads.nbytes
 
-    def worth(self, mask: Mask, k: int) -> bool:
+    def is_faster(self, mask: Mask, k: int) -> bool:
         """Whether to ask this index for the best k, or rather to search all that pass."""
-        return mask.count > max(WHOLE, 2 * self._wanted(mask, k))
+        return mask.count > max(MAX_EXHAUSTIVE_ITEMS, 2 * self._wanted(mask, k))
 
     def search(
         self,
@@ -118,19 +118,19 @@ class Index:
         scale: np.ndarray | None = None,
         run: Run | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """As `top_k_where`, but misses few. What does not pass is never returned, and k items are where k pass."""
+        """As `top_k_masked`, but misses few. What does not pass is never returned, and k items are where k pass."""
         queries = np.ascontiguousarray(np.atleast_2d(queries), dtype=np.float32)
         items = np.full((len(queries), k), -1, dtype=np.int32)
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
         bits = mask.bits if mask.count < mask.n else np.zeros(0, dtype=bool)
         offsets, codes = (np.zeros(len(queries) + 1, np.int64), np.zeros(0, np.int32)) if exclude is None else exclude
         for row, query in enumerate(queries):
-            out = np.asarray(codes[offsets[row] : offsets[row + 1]])
-            seen = Mask.of_rows(self.candidates(query, bits, self._wanted(mask, k) + len(out)), mask.n)
+            excluded = np.asarray(codes[offsets[row] : offsets[row + 1]])
+            visited = Mask.of_rows(self.candidates(query, bits, self._wanted(mask, k) + len(excluded)), mask.n)
             items[row], scores[row] = (
-                found[0]
-                for found in top_k_where(
-                    vectors, query, seen, k, priority=priority, exclude=(np.array([0, len(out)]), out),
+                block[0]
+                for block in top_k_masked(
+                    vectors, query, visited, k, priority=priority, exclude=(np.array([0, len(excluded)]), excluded),
                     compact=compact, scale=scale, run=run,
                 )
             )  # fmt: skip
@@ -148,7 +148,7 @@ class Index:
 
     def _wanted(self, mask: Mask, k: int) -> int:
         """Items to look at for the best k: so many for each hundred begun."""
-        return max(k, (self.wanted if mask.count == mask.n else self.filtered) * -(-k // K))
+        return max(k, (self.wanted if mask.count == mask.n else self.filtered) * -(-k // TUNED_K))
 
     # -- tuning -----------------------------------------------------------------------------------------------------
 
@@ -158,33 +158,36 @@ class Index:
     ) -> Index:  # fmt: skip
         """With `above`, `wanted` and `recall` as the queries say."""
         n, rng = len(vectors), run.rng(31)
-        queries = queries[rng.permutation(len(queries))[: 2 * QUERIES]]
+        queries = queries[rng.permutation(len(queries))[: 2 * TUNING_QUERIES]]
         half = -(-len(queries) // 2)
         tune, check = queries[:half], queries[half:] if len(queries) > 1 else queries
-        passing = _filters(vectors, scale, rng)
-        masks = [Mask.of(bits) for bits in passing.values()]
+        filters = _filters(vectors, scale, rng)
+        masks = [Mask.of(bits) for bits in filters.values()]
         best_of_tune, best_of_check = (
-            [top_k_where(vectors, part, mask, K, scale=scale, run=run)[0] for mask in masks] for part in (tune, check)
+            [top_k_masked(vectors, part, mask, TUNED_K, scale=scale, run=run)[0] for mask in masks]
+            for part in (tune, check)
         )
-        of = np.empty(n, dtype=np.int32)
-        of[self.members] = np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+        list_of_item = np.empty(n, dtype=np.int32)
+        list_of_item[self.members] = np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
         goal = recall + (1 - recall) / 3
-        made = []
-        for above in ABOVE:
-            tried = dataclasses.replace(self, above=above)
-            order = np.argsort(-tried.promise(tune), axis=1, kind="stable")
-            needed = [_needed(order, of, bits, best, goal) for bits, best in zip(passing.values(), best_of_tune)]
-            made.append(dataclasses.replace(tried, wanted=needed[0], filtered=max(needed)))
-        index = min(made, key=lambda made: made.filtered)
+        tuned_indexes = []
+        for above in SPREAD_FACTORS:
+            candidate = dataclasses.replace(self, above=above)
+            order = np.argsort(-candidate.promise(tune), axis=1, kind="stable")
+            needed = [
+                _needed(order, list_of_item, bits, best, goal) for bits, best in zip(filters.values(), best_of_tune)
+            ]
+            tuned_indexes.append(dataclasses.replace(candidate, wanted=needed[0], filtered=max(needed)))
+        index = min(tuned_indexes, key=lambda tuned_indexes: tuned_indexes.filtered)
         while True:
-            found = [index._found(vectors, check, *pair, compact, scale) for pair in zip(masks, best_of_check)]
-            if min(found) >= recall or (index.filtered >= n and (found[0] >= recall or index.wanted >= n)):
+            recalls = [index._found(vectors, check, *pair, compact, scale) for pair in zip(masks, best_of_check)]
+            if min(recalls) >= recall or (index.filtered >= n and (recalls[0] >= recall or index.wanted >= n)):
                 break
             wanted, filtered = (min(n, 1 + number * 5 // 4) for number in (index.wanted, index.filtered))
-            if found[0] >= recall:
+            if recalls[0] >= recall:
                 wanted = index.wanted
             index = dataclasses.replace(index, wanted=wanted, filtered=filtered)
-        return dataclasses.replace(index, recall={name: round(float(r), 4) for name, r in zip(passing, found)})
+        return dataclasses.replace(index, recall={name: round(float(r), 4) for name, r in zip(filters, recalls)})
 
     def _found(
         self, vectors: np.ndarray, queries: np.ndarray, mask: Mask, best: np.ndarray, compact: Compact,
@@ -204,14 +207,14 @@ def _scaled(vectors: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
 def _centroids(vectors: np.ndarray, scale: np.ndarray | None, c: int, run: Run) -> np.ndarray:
     """float32[c, d], by k-means over a sample. A list that runs empty takes an item of the sample instead."""
     rng = run.rng(30)
-    rows = np.sort(rng.choice(len(vectors), min(len(vectors), SAMPLE * c), replace=False))
+    rows = np.sort(rng.choice(len(vectors), min(len(vectors), ITEMS_PER_CENTROID * c), replace=False))
     sample = _scaled(vectors[rows], None if scale is None else scale[rows])
     sample = sample[np.isfinite(sample).all(axis=1)]
     if not len(sample):
         return np.zeros((1, vectors.shape[1]), dtype=np.float32)
     centroids = sample[rng.choice(len(sample), min(c, len(sample)), replace=False)].copy()
-    with run.bar("Index", SWEEPS) as advance:
-        for _ in range(SWEEPS):
+    with run.bar("Index", N_SWEEPS) as advance:
+        for _ in range(N_SWEEPS):
             nearest = _nearest(sample, centroids)
             sums, counts = np.zeros(centroids.shape, dtype=np.float64), np.bincount(nearest, minlength=len(centroids))
             _add(sample, nearest, sums)
@@ -227,10 +230,10 @@ def _nearest(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     nearest = np.empty(len(vectors), dtype=np.int32)
     turned = np.ascontiguousarray(centroids.T)
     half = np.float32(0.5) * (centroids * centroids).sum(axis=1)
-    for start in range(0, len(vectors), BLOCK):
-        closeness = vectors[start : start + BLOCK] @ turned
+    for start in range(0, len(vectors), VECTORS_PER_BLOCK):
+        closeness = vectors[start : start + VECTORS_PER_BLOCK] @ turned
         closeness -= half
-        nearest[start : start + BLOCK] = closeness.argmax(axis=1)
+        nearest[start : start + VECTORS_PER_BLOCK] = closeness.argmax(axis=1)
     return nearest
 
 
@@ -242,9 +245,12 @@ def _lists(
     nearest = np.empty(n, dtype=np.int32)
     sums, squares = np.zeros((c, d), dtype=np.float64), np.zeros(c, dtype=np.float64)
     with np.errstate(all="ignore"):
-        for start in range(0, n, BLOCK):
-            part = _scaled(vectors[start : start + BLOCK], None if scale is None else scale[start : start + BLOCK])
-            own = nearest[start : start + BLOCK] = _nearest(part, centroids)
+        for start in range(0, n, VECTORS_PER_BLOCK):
+            part = _scaled(
+                vectors[start : start + VECTORS_PER_BLOCK],
+                None if scale is None else scale[start : start + VECTORS_PER_BLOCK],
+            )
+            own = nearest[start : start + VECTORS_PER_BLOCK] = _nearest(part, centroids)
             part = np.where(np.isfinite(part).all(axis=1)[:, None], part, 0)
             _add(part, own, sums)
             squares += np.bincount(own, weights=np.square(part, dtype=np.float64).sum(axis=1), minlength=c)
@@ -259,21 +265,21 @@ def _lists(
 def _filters(vectors: np.ndarray, scale: np.ndarray | None, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """bool[n] of what passes each filter of the tuning, by what `recall` says of it."""
     n = len(vectors)
-    made = {"none": np.ones(n, dtype=bool), "by chance": rng.random(n) < PASSING}
+    filters = {"none": np.ones(n, dtype=bool), "by chance": rng.random(n) < FILTER_SHARE}
     lengths = 1 / np.maximum(np.linalg.norm(vectors, axis=1), 1e-12) if scale is None else scale
-    for number in range(PLACES):
+    for number in range(N_LOCAL_FILTERS):
         near = np.nan_to_num((vectors @ vectors[rng.integers(n)]) * lengths)
-        made[f"near {number + 1}"] = near >= np.quantile(near, 1 - PASSING)
-    return made
+        filters[f"near {number + 1}"] = near >= np.quantile(near, 1 - FILTER_SHARE)
+    return filters
 
 
-def _needed(order: np.ndarray, of: np.ndarray, mask: np.ndarray, best: np.ndarray, goal: float) -> int:
+def _needed(order: np.ndarray, list_of_item: np.ndarray, mask: np.ndarray, best: np.ndarray, goal: float) -> int:
     """How many passing items must have come up before a search ends, for it to meet that share of the best.
 
     order: int[q, c], lists as each query goes through them. of: int32[n], the list of each item.
     """
     c = order.shape[1]
-    sizes = np.bincount(of[mask], minlength=c)
+    sizes = np.bincount(list_of_item[mask], minlength=c)
     place = np.empty_like(order)
     np.put_along_axis(place, order, np.broadcast_to(np.arange(c), order.shape), axis=1)
     ordered = sizes[order]
@@ -281,7 +287,7 @@ def _needed(order: np.ndarray, of: np.ndarray, mask: np.ndarray, best: np.ndarra
     row, column = np.nonzero(best >= 0)
     if not len(row):
         return 1
-    return 1 + int(np.quantile(before[row, place[row, of[best[row, column]]]], goal, method="higher"))
+    return 1 + int(np.quantile(before[row, place[row, list_of_item[best[row, column]]]], goal, method="higher"))
 
 
 def write(folder: Path, compact: Compact, indices: dict[str, Index]) -> None:
@@ -290,8 +296,8 @@ def write(folder: Path, compact: Compact, indices: dict[str, Index]) -> None:
     arrays |= {f"{name}.{part}": getattr(index, part) for name, index in indices.items() for part in _ARRAYS}
     for name, array in arrays.items():
         np.save(folder / f"index.{name}.npy", array, allow_pickle=False)
-    said = {name: {part: getattr(index, part) for part in _VALUES} for name, index in indices.items()}
-    (folder / "index.json").write_text(json.dumps({"format": FORMAT, "indices": said}, indent=1) + "\n")
+    values = {name: {part: getattr(index, part) for part in _VALUES} for name, index in indices.items()}
+    (folder / "index.json").write_text(json.dumps({"format": FORMAT, "indices": values}, indent=1) + "\n")
 
 
 def read(folder: Path, shape: tuple[int, ...], mmap: bool) -> tuple[Compact | None, dict[str, Index]] | None:
@@ -300,16 +306,16 @@ def read(folder: Path, shape: tuple[int, ...], mmap: bool) -> tuple[Compact | No
     Format 1 had compact vectors in another order: they are to be made anew."""
     if not (folder / "index.json").exists():
         return None
-    said = read_json(folder / "index.json", "train and save again", names=("format", "indices"))
-    if said["format"] not in (1, FORMAT):
-        raise ValueError(f"the index is of format {said['format']}")
+    manifest = read_json(folder / "index.json", "train and save again", names=("format", "indices"))
+    if manifest["format"] not in (1, FORMAT):
+        raise ValueError(f"the index is of format {manifest['format']}")
 
     def array(name: str) -> np.ndarray:
-        found = np.load(folder / f"index.{name}.npy", mmap_mode="r" if mmap else None, allow_pickle=False)
-        return found.view(np.ndarray) if isinstance(found, np.memmap) else found
+        loaded = np.load(folder / f"index.{name}.npy", mmap_mode="r" if mmap else None, allow_pickle=False)
+        return loaded.view(np.ndarray) if isinstance(loaded, np.memmap) else loaded
 
-    compact, indices = None if said["format"] == 1 else Compact(*map(array, _COMPACT)), {}
-    for name, values in said["indices"].items():
+    compact, indices = None if manifest["format"] == 1 else Compact(*map(array, _COMPACT)), {}
+    for name, values in manifest["indices"].items():
         offsets, members, means, spreads = (array(f"{name}.{part}") for part in _ARRAYS)
         indices[name] = Index(offsets, members, means, spreads, *(values[part] for part in _VALUES))
         if len(indices[name].members) != shape[0] or indices[name].means.shape[1] != shape[1]:
@@ -330,14 +336,14 @@ def _add(vectors, owners, sums):
 @kernel
 def _gathered(order, offsets, members, bits, wanted):
     """Members of the lists in order that pass, until so many have come up; lists are taken whole."""
-    every, found, last = len(bits) == 0, 0, 0
-    room = np.empty(len(members), dtype=np.int32)
+    all_pass, count, last = len(bits) == 0, 0, 0
+    passing = np.empty(len(members), dtype=np.int32)
     for last in range(len(order)):
         for at in range(offsets[order[last]], offsets[order[last] + 1]):
             item = members[at]
-            if every or bits[item]:
-                room[found] = item
-                found += 1
-        if found >= wanted:
+            if all_pass or bits[item]:
+                passing[count] = item
+                count += 1
+        if count >= wanted:
             break
-    return room[:found].copy()
+    return passing[:count].copy()

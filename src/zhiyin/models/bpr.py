@@ -110,9 +110,9 @@ class BPR(VectorRecommender):
         run = run or Run()
         rows = histories.matrix(len(self.item_vectors_), "binary")
         rows.sort_indices()
-        y, bias = self._of_items("parts", lambda: _parts_of(self.item_vectors_))
+        y, bias = self._cached_for_items("parts", lambda: _parts_of(self.item_vectors_))
         every, kind = np.arange(len(y), dtype=np.int32), _KINDS[self.negatives]
-        total, order, spread = self._of_items(
+        total, order, spread = self._cached_for_items(
             "draws", lambda: _draws(kind, every, _shares(self.counts_, self.power), y)
         )
         x = np.zeros((len(rows.indptr) - 1, self.factors + 1), dtype=np.float32)
@@ -296,7 +296,7 @@ def _descend(users, items, x, y, bias, rate, reg, kind, members, total, order, s
     f, n = x.shape[1], len(users)
     if n == 0:
         return
-    one, kept = np.float32(1), np.float32(1) - rate * reg
+    one, decay = np.float32(1), np.float32(1) - rate * reg
     state = np.empty(1, dtype=np.uint64)
     state[0] = seed
     # What each user took of the members, side by side: a drawn item is looked for near by.
@@ -306,7 +306,7 @@ def _descend(users, items, x, y, bias, rate, reg, kind, members, total, order, s
         begins[users[at] - first + 1] += 1
     for at in range(1, len(begins)):
         begins[at] += begins[at - 1]
-    taken = items.copy()
+    sampled = items.copy()
     for at in range(n - 1, 0, -1):
         to = randbelow(state, at + 1)
         users[at], users[to] = users[to], users[at]
@@ -314,7 +314,7 @@ def _descend(users, items, x, y, bias, rate, reg, kind, members, total, order, s
     for at in range(n):
         u, i = np.int64(users[at]), np.int64(items[at])
         own, end = begins[u - first], begins[u - first + 1]
-        j = _negative(state, kind, x, u, f, members, total, order, spread, mean_rank, taken, own, end)
+        j = _negative(state, kind, x, u, f, members, total, order, spread, mean_rank, sampled, own, end)
         if j < 0:
             continue
         v, yes, no = x[u], y[i], y[j]
@@ -328,11 +328,11 @@ def _descend(users, items, x, y, bias, rate, reg, kind, members, total, order, s
         step = rate * z
         for k in range(f):
             a, b, c = v[k], yes[k], no[k]
-            v[k] = kept * a + step * (b - c)
-            yes[k] = kept * b + step * a
-            no[k] = kept * c - step * a
-        bias[i] = kept * bias[i] + step
-        bias[j] = kept * bias[j] - step
+            v[k] = decay * a + step * (b - c)
+            yes[k] = decay * b + step * a
+            no[k] = decay * c - step * a
+        bias[i] = decay * bias[i] + step
+        bias[j] = decay * bias[j] - step
 
 
 @kernel

@@ -20,14 +20,14 @@ from zhiyin.data.histories import Histories
 from zhiyin.features.feature_inference import guess
 from zhiyin.features.feature_table import Features
 from zhiyin.features.text import unit_rows
-from zhiyin.models.item_features import Described
+from zhiyin.models.item_features import ItemFeatureMixin
 from zhiyin.models.recommender import Recommender
 
 # Columns that categories are looked for in first.
 
 
 @dataclasses.dataclass
-class Content(Described, Recommender):
+class Content(ItemFeatureMixin, Recommender):
     """Items by their likeness to the history: cosine of TF-IDF or BM25 words, categories and tags (Pazzani & Billsus,
     Content-based recommendation systems, 2007).
 
@@ -82,7 +82,7 @@ class PopularInCategory(Recommender):
     popular items.
     """
 
-    answers_strangers: ClassVar[bool] = True
+    scores_empty_histories: ClassVar[bool] = True
     # What every item has in common with everybody: enough to order what shares no category.
     floor: ClassVar[float] = 1e-3
 
@@ -98,19 +98,19 @@ class PopularInCategory(Recommender):
     def _fit(self, data: Dataset, run: Run) -> None:
         weight = data.events["weight"].to_numpy().astype(np.float64)
         item = data.events["item"].to_numpy()
-        had = np.bincount(item[weight > 0], minlength=data.n_items) > 0
+        has_event = np.bincount(item[weight > 0], minlength=data.n_items) > 0
         if self.half_life is not None and data.has_times:
             weight = weight * np.exp2(-(data.window[1] - data.events["time"].to_numpy()) / microseconds(self.half_life))
-        worth = np.maximum(np.bincount(item, weights=weight, minlength=data.n_items), 0.0)
-        member = self._categories(data, had, run)
-        mean = (member[had].T @ worth[had]) / np.maximum(_sums(member[had], 0), 1e-9)
-        of = member @ mean / np.maximum(_sums(member, 1), 1)
-        self.popularity_ = np.where(had, worth, of).astype(np.float32)  # type: ignore[misc]
+        popularity = np.maximum(np.bincount(item, weights=weight, minlength=data.n_items), 0.0)
+        member = self._categories(data, has_event, run)
+        mean = (member[has_event].T @ popularity[has_event]) / np.maximum(_sums(member[has_event], 0), 1e-9)
+        category_mean = member @ mean / np.maximum(_sums(member, 1), 1)
+        self.popularity_ = np.where(has_event, popularity, category_mean).astype(np.float32)  # type: ignore[misc]
         shares = member.copy()
         shares.data /= np.repeat(np.diff(member.indptr), np.diff(member.indptr)).astype(np.float32)
         self.categories_, self.postings_ = shares, member.T.tocsr()  # type: ignore[misc]
 
-    def _categories(self, data: Dataset, had: np.ndarray, run: Run) -> sparse.csr_matrix:
+    def _categories(self, data: Dataset, has_event: np.ndarray, run: Run) -> sparse.csr_matrix:
         """CSR of ones float32[n_items, c]: the categories of each item."""
         frame = data.items.drop("id")
         name = self.column or self._guessed(frame)
@@ -121,7 +121,9 @@ class PopularInCategory(Recommender):
             remedy = nearest(name, frame.columns or ["none"])
             raise ConfigError(f"column: there is no item column {name!r}", remedy=remedy)
         # Any text is tags: one without separators is one tag.
-        table = Features.learn(frame.select(name), {name: "tags:min=1"}, had if had.any() else None, run).encode(frame)
+        table = Features.learn(
+            frame.select(name), {name: "tags:min=1"}, has_event if has_event.any() else None, run
+        ).encode(frame)
         offsets, codes = table.bags[name]
         ones = np.ones(len(codes), dtype=np.float32)
         shape = (data.n_items, table.sizes[name])
@@ -129,9 +131,9 @@ class PopularInCategory(Recommender):
 
     def _guessed(self, frame: pl.DataFrame) -> str | None:
         kinds = {name: guess(frame[name])[0] for name in frame.columns}
-        usual = [name for name in category_columns(frame.columns) if kinds[name] != "skip"]
-        found = usual + [name for kind in ("tags", "category") for name in frame.columns if kinds[name] == kind]
-        return found[0] if found else None
+        conventional = [name for name in category_columns(frame.columns) if kinds[name] != "skip"]
+        names = conventional + [name for kind in ("tags", "category") for name in frame.columns if kinds[name] == kind]
+        return names[0] if names else None
 
     def _score(self, histories: Histories, run: Run) -> np.ndarray:
         history = recency_weights(histories, len(self.popularity_), None, 0.0, 0.0)
@@ -151,54 +153,54 @@ def recency_weights(
 
     Ages are counted from the last event of each history: only how weights compare within one matters.
     """
-    kept = np.flatnonzero(histories.weights != 0)
-    owner = np.repeat(np.arange(len(histories), dtype=np.int64), histories.lengths)[kept]
-    places, shape = (owner, histories.items[kept]), (len(histories), n_items)
-    worth = histories.weights[kept].astype(np.float64)
+    nonzero = np.flatnonzero(histories.weights != 0)
+    owner = np.repeat(np.arange(len(histories), dtype=np.int64), histories.lengths)[nonzero]
+    cells, shape = (owner, histories.items[nonzero]), (len(histories), n_items)
+    weights = histories.weights[nonzero].astype(np.float64)
 
     def summed(values: np.ndarray) -> sparse.csr_matrix:
-        matrix = sparse.csr_matrix((values, places), shape=shape)
+        matrix = sparse.csr_matrix((values, cells), shape=shape)
         matrix.sum_duplicates()
         return matrix
 
-    found = summed(worth)
-    found.data = np.where(found.data > 0, np.maximum(found.data, 0) ** repeats, 0.0)
+    counts = summed(weights)
+    counts.data = np.where(counts.data > 0, np.maximum(counts.data, 0) ** repeats, 0.0)
     if half_life is not None or half_life_events:
-        fresh = np.ones(len(kept))
+        fresh = np.ones(len(nonzero))
         if half_life is not None:
             last = np.zeros(len(histories), dtype=np.int64)
             filled = histories.lengths > 0
             last[filled] = histories.times[histories.offsets[1:][filled] - 1]
-            fresh *= np.exp2(-(last[owner] - histories.times[kept]) / microseconds(half_life))
+            fresh *= np.exp2(-(last[owner] - histories.times[nonzero]) / microseconds(half_life))
         if half_life_events:
-            fresh *= np.exp2(-(histories.offsets[1:][owner] - kept - 1) / half_life_events)
+            fresh *= np.exp2(-(histories.offsets[1:][owner] - nonzero - 1) / half_life_events)
         # The mean freshness of an item's events; the same entries stand in the same order.
-        found.data *= summed(np.abs(worth) * fresh).data / summed(np.abs(worth)).data
-    found.eliminate_zeros()
-    return found.astype(np.float32)
+        counts.data *= summed(np.abs(weights) * fresh).data / summed(np.abs(weights)).data
+    counts.eliminate_zeros()
+    return counts.astype(np.float32)
 
 
 def product(rows: sparse.csr_matrix, postings: sparse.csr_matrix, run: Run) -> np.ndarray:
     """float32[n, m] = rows · postings, both CSR: each row walks the postings of its words only."""
-    found = np.zeros((rows.shape[0], postings.shape[1]), dtype=np.float32)
+    scores = np.zeros((rows.shape[0], postings.shape[1]), dtype=np.float32)
     if rows.nnz and postings.nnz:
         rows.sort_indices()
 
         def work(start: int, stop: int) -> None:
             _product(rows.indptr, rows.indices, rows.data, postings.indptr, postings.indices, postings.data,
-                     found, start, stop)  # fmt: skip
+                     scores, start, stop)  # fmt: skip
 
-        for_chunks(work, len(found), run, chunk=max(1, min(64, len(found) // (4 * run.n_threads))))
-    return found
+        for_chunks(work, len(scores), run, chunk=max(1, min(64, len(scores) // (4 * run.n_threads))))
+    return scores
 
 
 @kernel
-def _product(indptr, words, weights, starts, items, shares, found, start, stop):
+def _product(indptr, words, weights, starts, items, shares, scores, start, stop):
     for row in range(start, stop):
         for at in range(indptr[row], indptr[row + 1]):
             word, weight = words[at], weights[at]
             for place in range(starts[word], starts[word + 1]):
-                found[row, items[place]] += weight * shares[place]
+                scores[row, items[place]] += weight * shares[place]
 
 
 def _sums(matrix: sparse.csr_matrix, axis: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from zhiyin.core.run import Run
 from zhiyin.models.topk import push
 
 
-def nearest_of_ones(
+def top_k_cooccurrence(
     users: sparse.csr_matrix, k: int, shrinkage: float, jaccard: bool, run: Run, label: str = ""
 ) -> tuple[np.ndarray, np.ndarray]:
     """int32[n_items, k] and float32[n_items, k]: the k items most alike by cosine or Jaccard, in no order; -1 and 0

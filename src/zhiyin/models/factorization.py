@@ -96,8 +96,8 @@ class ALS(VectorRecommender):
         Raises NotFittedError before `fit`, ConfigError for epochs that are no number.
         """
         epochs = whole_number(epochs, "epochs", at_least=0)
-        known, run = self._context(), run or Run()
-        before = known.item_ids.encode(data.item_ids.values)
+        context, run = self._context(), run or Run()
+        before = context.item_ids.encode(data.item_ids.values)
         old = before >= 0
         y = np.zeros((data.n_items, self.factors), dtype=np.float32)
         y[old] = self.item_vectors_[before[old]]

@@ -183,10 +183,10 @@ def learn(
 
 def mapped(network: Mapping, inputs: Inputs, out: int, run: Run) -> np.ndarray:
     """float32[n, out]: what the network, in eval mode, makes of all items."""
-    found = np.zeros((len(inputs), out), dtype=np.float32)
+    vectors = np.zeros((len(inputs), out), dtype=np.float32)
     size = PICTURES if inputs.pictures is not None else ROWS
     with torch.inference_mode(), threads(run):
         for start in range(0, len(inputs), size):
             rows = np.arange(start, min(start + size, len(inputs)))
-            found[rows] = network(*inputs.take(rows, run)).float().numpy()
-    return found
+            vectors[rows] = network(*inputs.take(rows, run)).float().numpy()
+    return vectors

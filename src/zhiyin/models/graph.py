@@ -201,12 +201,12 @@ class Graph(nn.Module):
 
     def layers_of(self, users: Tensor, items: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Layers 0..L of both sides."""
-        found = [users], [items]
+        layers = [users], [items]
         for _ in range(self.layers):
             users, items = self.to_users @ items, self.to_items @ users
-            found[0].append(users)
-            found[1].append(items)
-        return found
+            layers[0].append(users)
+            layers[1].append(items)
+        return layers
 
     def spectral(self, users: Tensor, items: Tensor) -> None:
         """Set the vectors to the largest singular vectors of the graph, each times its singular value.

@@ -22,7 +22,7 @@ from zhiyin.data.histories import Histories
 from zhiyin.features.column_encoders import words_of
 from zhiyin.features.images import Images
 from zhiyin.features.text import Text
-from zhiyin.models.item_features import Described
+from zhiyin.models.item_features import ItemFeatureMixin
 from zhiyin.models.recommender import CHUNK_BYTES, VectorRecommender
 from zhiyin.models.registry import make, parse
 
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     from zhiyin.models.feature_maps import Inputs, Mapping
 
 # Items with events that the map does not learn from: by them its vectors are brought to scale.
-HELD_OUT = 0.2
+HELD_OUT_SHARE = 0.2
 # Fewer items with events than this teach no scale.
-FEW = 20
+MIN_ITEMS_FOR_SCALE = 20
 # Users by whose lists the scale is found, and the places at their head that count.
-JUDGES, PLACES = 2_000, 10
-SCALES = (0.1, 10.0)
+SCALE_USERS, SCALE_PLACES = 2_000, 10
+SCALE_RANGE = (0.1, 10.0)
 
 
 @dataclasses.dataclass
-class Hybrid(Described, VectorRecommender):
+class Hybrid(ItemFeatureMixin, VectorRecommender):
     """A map from features to the item vectors of a collaborative model (Gantner et al., Learning attribute-to-feature
     mappings for cold-start recommendations, ICDM 2010).
 
@@ -128,7 +128,9 @@ class Hybrid(Described, VectorRecommender):
         self.mean_ = mean.astype(np.float32)  # type: ignore[misc]
         warm = np.flatnonzero(counts)
         held_out = (
-            np.sort(run.rng(62).permutation(warm)[: round(HELD_OUT * len(warm))]) if len(warm) >= FEW else warm[:0]
+            np.sort(run.rng(62).permutation(warm)[: round(HELD_OUT_SHARE * len(warm))])
+            if len(warm) >= MIN_ITEMS_FOR_SCALE
+            else warm[:0]
         )
         self.scale_ = 1.0  # type: ignore[misc]
         mapped = self._learn_map(inputs, y, weights, held_out, data, run)
@@ -151,10 +153,10 @@ class Hybrid(Described, VectorRecommender):
         run: Run,
     ) -> np.ndarray:
         """Learn the map from all items with a weight but `held_out`; float32[n, d], the mapped vectors of all."""
-        kept = weights.copy()
-        kept[held_out] = 0
+        train_weights = weights.copy()
+        train_weights[held_out] = 0
         if self.map == "ridge":
-            w = ridge(inputs.columns, kept, y - self.mean_, self.reg)
+            w = ridge(inputs.columns, train_weights, y - self.mean_, self.reg)
             self.map_ = {"w": w}  # type: ignore[misc]
             return self._mapped(inputs, run)
         import torch
@@ -162,12 +164,12 @@ class Hybrid(Described, VectorRecommender):
         from zhiyin.models import feature_maps as maps
 
         # Of deviation 1 about the mean, whatever the model: a learning rate means the same.
-        spread = np.sqrt(np.average((y - self.mean_) ** 2, axis=0, weights=np.maximum(kept, 1e-12)).mean())
+        spread = np.sqrt(np.average((y - self.mean_) ** 2, axis=0, weights=np.maximum(train_weights, 1e-12)).mean())
         targets = ((y - self.mean_) / max(spread, 1e-12)).astype(np.float32)
         with torch.random.fork_rng(devices=[]), maps.threads(run):
             torch.manual_seed(run.seed)
             network = self._build(inputs.columns.shape[1], y.shape[1])
-            lessons = maps.Lessons(inputs, targets, weights, np.flatnonzero(kept), self.batch_size, run)  # type: ignore[arg-type]
+            lessons = maps.Lessons(inputs, targets, weights, np.flatnonzero(train_weights), self.batch_size, run)  # type: ignore[arg-type]
             plan = maps.Pace(self.epochs, self.patience, self.learning_rate, self.weight_decay)
             maps.learn(network, lessons, held_out, plan, run, label="Hybrid", identity=self._identity(data, run))
         self.map_ = {name: tensor.numpy() for name, tensor in network.state_dict().items()}  # type: ignore[misc]
@@ -191,11 +193,11 @@ class Hybrid(Described, VectorRecommender):
         out. x·(s m) passes it once s is above bar / x·m: of these ratios, s is the one that as many lie below as places
         were won by x·y.
         """
-        n = min(data.n_users, JUDGES)
-        judges = data.histories.take(np.sort(run.rng(63).permutation(data.n_users)[:n]))
+        n = min(data.n_users, SCALE_USERS)
+        sample = data.histories.take(np.sort(run.rng(63).permutation(data.n_users)[:n]))
         won, ratios = 0, [np.zeros(0, dtype=np.float32)]
-        places = min(PLACES, len(y) - len(rows))
-        for _, batch in judges.chunks(max(1, CHUNK_BYTES // (4 * len(y)))):
+        places = min(SCALE_PLACES, len(y) - len(rows))
+        for _, batch in sample.chunks(max(1, CHUNK_BYTES // (4 * len(y)))):
             x = self._base.encode(batch, run)
             scores = x @ y.T
             scores[np.repeat(np.arange(len(batch)), batch.lengths), batch.items] = -np.inf  # nobody gets it again
@@ -211,7 +213,7 @@ class Hybrid(Described, VectorRecommender):
         if not won or won > len(needed):
             log.info("Hybrid: too little is known of which items compete: mapped vectors keep their scale")
             return 1.0
-        return float(np.clip(np.partition(needed, won - 1)[won - 1], *SCALES))
+        return float(np.clip(np.partition(needed, won - 1)[won - 1], *SCALE_RANGE))
 
     # -- what is read of an item ------------------------------------------------------------------------------------
 
@@ -231,8 +233,8 @@ class Hybrid(Described, VectorRecommender):
             if not texts:
                 raise ConfigError("map = text_cnn needs a column of text", remedy='name one: kinds="title=text"')
             read["texts"] = texts
-            said = _joined(data.items, texts)
-            words = Words.learn(said.filter(pl.Series(had)) if had.any() else said, self.min_count)
+            texts_of_items = _joined(data.items, texts)
+            words = Words.learn(texts_of_items.filter(pl.Series(had)) if had.any() else texts_of_items, self.min_count)
             self.words_, read["han"] = words.words, words.han  # type: ignore[misc]
         if self.map == "image_cnn":
             if not self.images or not Path(self.images).is_dir():
@@ -294,8 +296,8 @@ class Hybrid(Described, VectorRecommender):
         return self._network
 
     def _identity(self, data: Dataset, run: Run) -> str:
-        said = json.dumps(["Hybrid", settings_of(self), data.fingerprint, run.seed])
-        return hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
+        identity = json.dumps(["Hybrid", settings_of(self), data.fingerprint, run.seed])
+        return hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
 
     # -- the collaborative model ------------------------------------------------------------------------------------
 
@@ -324,8 +326,8 @@ class Hybrid(Described, VectorRecommender):
     def _collaborative(self) -> VectorRecommender:
         """The collaborative model over our item vectors; built once from the arrays that were loaded."""
         if "_base" not in vars(self):
-            kept = self.base_[0]
-            base = make(kept["model"], kept["settings"])
+            saved = self.base_[0]
+            base = make(saved["model"], saved["settings"])
             assert isinstance(base, VectorRecommender)
             grouped: dict[str, dict[str, np.ndarray]] = {}
             for name, array in self.base_arrays_.items():
@@ -334,7 +336,7 @@ class Hybrid(Described, VectorRecommender):
                     grouped.setdefault(head, {})[key] = array
                 else:
                     setattr(base, head, array)
-            for name, value in kept["values"].items():
+            for name, value in saved["values"].items():
                 if isinstance(value, dict) and "csr" in value and name in grouped:
                     parts = tuple(grouped[name][f"csr.{part}"] for part in ("data", "indices", "indptr"))
                     grouped.pop(name)
@@ -393,7 +395,7 @@ def ridge(
 
 def _joined(frame: pl.DataFrame, columns: list[str]) -> pl.Series:
     """The texts of several columns as one."""
-    said = [words_of(frame[name]).fill_null("").alias(name) for name in columns if name in frame.columns]
-    if not said:
+    text_columns = [words_of(frame[name]).fill_null("").alias(name) for name in columns if name in frame.columns]
+    if not text_columns:
         return pl.repeat("", len(frame), eager=True)
-    return pl.DataFrame(said).select(text=pl.concat_str(pl.all(), separator=" "))["text"]
+    return pl.DataFrame(text_columns).select(text=pl.concat_str(pl.all(), separator=" "))["text"]

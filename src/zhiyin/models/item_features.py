@@ -19,7 +19,7 @@ from zhiyin.features.feature_table import Features, Table, parse
 
 
 @dataclasses.dataclass
-class Described:
+class ItemFeatureMixin:
     """Hyperparameters of the items' columns, and what was learned of them.
 
     Words and values are learned from items with events; all items of the catalogue are then described by them, and so
@@ -62,8 +62,10 @@ class Described:
 
     def _learn_columns(self, data: Dataset, run: Run) -> None:
         """Choose and learn columns; items with an event worth something are the training rows, all if none has."""
-        had = np.bincount(data.events["item"].to_numpy()[data.events["weight"].to_numpy() > 0], minlength=data.n_items)
-        learned = had > 0 if had.any() else np.ones(data.n_items, dtype=bool)
+        event_counts = np.bincount(
+            data.events["item"].to_numpy()[data.events["weight"].to_numpy() > 0], minlength=data.n_items
+        )
+        learned = event_counts > 0 if event_counts.any() else np.ones(data.n_items, dtype=bool)
         frame = data.items.drop("id")
         weights = self._named(frame)
         given = self._kinds_given(frame)
@@ -88,8 +90,8 @@ class Described:
             )
         state = features.state()
         self.arrays_ = {name: v for name, v in state.items() if isinstance(v, np.ndarray)}  # type: ignore[misc]
-        said = {name: value for name, value in state.items() if name not in self.arrays_}
-        self.columns_ = [said | {"weights": weights}]  # type: ignore[misc]
+        values = {name: value for name, value in state.items() if name not in self.arrays_}
+        self.columns_ = [values | {"weights": weights}]  # type: ignore[misc]
         self._kept = features
 
     def _features(self) -> Features:
@@ -110,24 +112,24 @@ class Described:
 
     def _named(self, frame: pl.DataFrame) -> dict[str, float]:
         """Weights of the columns that are named; none where all are wanted."""
-        found = {}
+        weights = {}
         for part in filter(None, (part.strip() for part in re.split("[,|]", self.columns))):
             name, _, weight = part.partition("*")
-            found[name.strip()] = _weight(part, weight)
-        _there(found, frame, "columns")
-        return found
+            weights[name.strip()] = _weight(part, weight)
+        _there(weights, frame, "columns")
+        return weights
 
     def _kinds_given(self, frame: pl.DataFrame) -> dict[str, str]:
-        found = {}
+        kinds = {}
         for part in filter(None, (part.strip() for part in self.kinds.split("|"))):
             name, equals, kind = (piece.strip() for piece in part.partition("="))
             if not equals:
                 raise ConfigError(f"kinds: cannot read {part!r}", remedy='write column=kind, such as "title=text"')
             if kind != SKIP:
                 parse(name, kind)
-            found[name] = kind
-        _there(found, frame, "kinds")
-        return found
+            kinds[name] = kind
+        _there(kinds, frame, "kinds")
+        return kinds
 
 
 def _weight(part: str, text: str) -> float:

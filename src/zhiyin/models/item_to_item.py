@@ -46,7 +46,7 @@ def top_by_table(
     weights: sparse.csr_matrix | Entries,
     table: sparse.csr_matrix,
     k: int,
-    known: TrainingContext,
+    context: TrainingContext,
     mask: Mask,
     excluded: tuple[np.ndarray, np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -56,7 +56,7 @@ def top_by_table(
     items, scores = np.full((n, k), -1, dtype=np.int32), np.full((n, k), -np.inf, dtype=np.float32)
     _reached(
         weights.indptr, weights.indices, weights.data, table.indptr, table.indices, table.data,
-        known.priority, known.in_order(mask), mask.bits, *excluded, items, scores,
+        context.priority, context.in_order(mask), mask.bits, *excluded, items, scores,
     )  # fmt: skip
     return items, scores
 
@@ -113,19 +113,19 @@ def _reached(w_indptr, w_items, w_data, t_indptr, t_items, t_data, priority, bes
                     keys[slot], total[slot] = other, weight * t_data[to]
                 else:
                     total[slot] += weight * t_data[to]
-        heap_item, heap_score, held = items[row], scores[row], 0
+        heap_item, heap_score, heap_size = items[row], scores[row], 0
         for slot in range(size):
             if keys[slot] >= 0 and total[slot] > 0:
-                held = push(total[slot], keys[slot], held, heap_score, heap_item, priority)
-        finish(heap_score, heap_item, held, priority)
+                heap_size = push(total[slot], keys[slot], heap_size, heap_score, heap_item, priority)
+        finish(heap_score, heap_item, heap_size, priority)
         for item in best_first:
-            if held == items.shape[1]:
+            if heap_size == items.shape[1]:
                 break
             if allowed[item]:
                 slot = _slot(keys, item)
                 if keys[slot] < 0 or total[slot] == 0:
-                    heap_item[held], heap_score[held] = item, 0
-                    held += 1
+                    heap_item[heap_size], heap_score[heap_size] = item, 0
+                    heap_size += 1
 
 
 @kernel
@@ -189,9 +189,9 @@ def recent(histories: Histories, last: int, decay: float) -> Entries:
     """
     indptr = np.zeros(len(histories) + 1, dtype=np.int32)
     room = int(np.minimum(histories.lengths, last).sum())
-    items, worth = np.empty(room, dtype=np.int32), np.empty(room, dtype=np.float32)
-    _recent(histories.offsets, histories.items, histories.weights, _powers(last, decay), indptr, items, worth)
-    return Entries(indptr, items[: indptr[-1]], worth[: indptr[-1]])
+    items, weights = np.empty(room, dtype=np.int32), np.empty(room, dtype=np.float32)
+    _recent(histories.offsets, histories.items, histories.weights, _powers(last, decay), indptr, items, weights)
+    return Entries(indptr, items[: indptr[-1]], weights[: indptr[-1]])
 
 
 @functools.lru_cache(maxsize=64)

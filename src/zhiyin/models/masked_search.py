@@ -10,21 +10,21 @@ import numpy as np
 from zhiyin.core.errors import DataError
 from zhiyin.core.parallel import for_chunks, kernel
 from zhiyin.core.run import Run
-from zhiyin.models.norm_pruned_search import longest_first
+from zhiyin.models.norm_pruned_search import norm_pruned_top_k
 from zhiyin.models.topk import finish, push
 
 # Below this share of passing items a mask is kept as their codes alone.
-FEW = 1 / 32
+SPARSE_SHARE = 1 / 32
 # Passing rows from which on a first look at compact vectors pays.
-WORTH = 16_384
+MIN_COMPACT_ITEMS = 16_384
 # Masks within others that a mask keeps.
-KEPT = 8
+MAX_CACHED_MASKS = 8
 # Vectors read at once to make compact ones.
-PART = 65_536
+ROWS_PER_BLOCK = 65_536
 # What kernels get where scores are inner products as they are.
-NONE = np.zeros(0, dtype=np.float32)
+NO_SCALES = np.zeros(0, dtype=np.float32)
 # No places given; no bits: all pass.
-NOWHERE, NO_BITS = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=bool)
+NO_PLACES, NO_BITS = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=bool)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ class Mask:
     def of(cls, bits: np.ndarray) -> Mask:
         """From bool[n]."""
         count = int(np.count_nonzero(bits))
-        if count <= FEW * len(bits):
+        if count <= SPARSE_SHARE * len(bits):
             return cls(len(bits), count, None, np.flatnonzero(bits).astype(np.int32))
         return cls(len(bits), count, np.ascontiguousarray(bits), None)
 
@@ -68,7 +68,7 @@ class Mask:
         bits[self._rows] = True
         return bits
 
-    def holds(self, items: np.ndarray) -> np.ndarray:
+    def contains(self, items: np.ndarray) -> np.ndarray:
         """bool[m]: whether each of some items passes."""
         if self._bits is not None:
             return self._bits[items]
@@ -79,27 +79,27 @@ class Mask:
         return rows[at] == items
 
     @property
-    def few(self) -> bool:
+    def is_sparse(self) -> bool:
         """Whether so few pass that going through them is quicker than through all items."""
         return self._bits is None
 
     def __and__(self, other: Mask) -> Mask:
-        few, many = (self, other) if self.count <= other.count else (other, self)
-        if few._bits is None:
-            rows = few.rows
-            kept = rows[many.holds(rows)]
-            return Mask(self.n, len(kept), None, kept)
+        smaller, larger = (self, other) if self.count <= other.count else (other, self)
+        if smaller._bits is None:
+            rows = smaller.rows
+            common = rows[larger.contains(rows)]
+            return Mask(self.n, len(common), None, common)
         return Mask.of(self.bits & other.bits)
 
     def within(self, bits: np.ndarray) -> Mask:
         """Those that pass bool[n] as well; found once for an array, which must not change."""
-        found = self._within.get(id(bits))
-        if found is None or found[0] is not bits:
-            both = Mask.of(self.bits & bits)
-            if len(self._within) >= KEPT:
+        cached = self._within.get(id(bits))
+        if cached is None or cached[0] is not bits:
+            joint = Mask.of(self.bits & bits)
+            if len(self._within) >= MAX_CACHED_MASKS:
                 self._within.clear()
-            found = self._within[id(bits)] = (bits, None if both.count == self.count else both)
-        return found[1] or self
+            cached = self._within[id(bits)] = (bits, None if joint.count == self.count else joint)
+        return cached[1] or self
 
     @property
     def nbytes(self) -> int:
@@ -133,12 +133,15 @@ class Compact:
         codes = np.zeros(item_vectors.shape, dtype=np.int8)
         steps = np.zeros(len(item_vectors), dtype=np.float32)
         lengths = np.concatenate(
-            [np.linalg.norm(item_vectors[start : start + PART], axis=1) for start in range(0, len(codes), PART)]
+            [
+                np.linalg.norm(item_vectors[start : start + ROWS_PER_BLOCK], axis=1)
+                for start in range(0, len(codes), ROWS_PER_BLOCK)
+            ]
             or [steps]
         ).astype(np.float32)
         order = np.argsort(-lengths, kind="stable").astype(np.int32)
-        for start in range(0, len(codes), PART):
-            part = np.asarray(item_vectors[order[start : start + PART]], dtype=np.float32)
+        for start in range(0, len(codes), ROWS_PER_BLOCK):
+            part = np.asarray(item_vectors[order[start : start + ROWS_PER_BLOCK]], dtype=np.float32)
             largest = np.abs(part).max(axis=1, initial=0.0)
             sane = np.isfinite(largest)
             step = np.where(sane, largest / 127, np.nan).astype(np.float32)
@@ -160,7 +163,7 @@ class Compact:
         return self.codes.nbytes + self.steps.nbytes + 3 * self.order.nbytes
 
 
-def top_k_where(
+def top_k_masked(
     item_vectors: np.ndarray,
     queries: np.ndarray,
     mask: Mask | np.ndarray,
@@ -206,11 +209,11 @@ def top_k_where(
     if priority is None:
         priority = _by_code(len(vectors))
     offsets, codes = _sorted_within(exclude, b)
-    scales = NONE if scale is None else np.ascontiguousarray(scale, dtype=np.float32)
+    scales = NO_SCALES if scale is None else np.ascontiguousarray(scale, dtype=np.float32)
 
-    if b < 4 and compact is not None and mask.count >= WORTH:
+    if b < 4 and compact is not None and mask.count >= MIN_COMPACT_ITEMS:
         # Of many that pass, places in their order; of few, their own.
-        rows = NOWHERE if mask._bits is not None else compact.places[mask.rows]
+        rows = NO_PLACES if mask._bits is not None else compact.places[mask.rows]
         parts = (compact.codes, compact.steps, compact.order, compact.lengths)
         bits = NO_BITS if mask._bits is None or mask.count == mask.n else mask.bits
         _search_compact(parts, vectors, scales, queries, bits, rows, priority, offsets, codes, items, scores)
@@ -223,7 +226,7 @@ def top_k_where(
     if b < 4:
         for_chunks(each, b, run, chunk=1)
     else:
-        longest_first(
+        norm_pruned_top_k(
             vectors, None if scale is None else scales, queries, rows, priority, offsets, codes, items, scores, run
         )
     return items, scores
@@ -279,12 +282,12 @@ def _search_compact(parts, vectors, scales, queries, bits, places, priority, off
 
     places: where to look; empty: everywhere, at items of `bits` (empty: all).
     """
-    small, steps, order, lengths = parts
+    codes_by_place, steps, order, lengths = parts
     d, k = vectors.shape[1], items.shape[1]
-    least = np.empty(k, dtype=np.float32)
-    everywhere, every = len(places) == 0, len(bits) == 0
-    looks = len(order) if everywhere else len(places)
-    may, most = np.empty(looks, dtype=np.int32), np.empty(looks, dtype=np.float32)
+    lower_bounds = np.empty(k, dtype=np.float32)
+    everywhere, all_pass = len(places) == 0, len(bits) == 0
+    n_places = len(order) if everywhere else len(places)
+    candidates, upper = np.empty(n_places, dtype=np.int32), np.empty(n_places, dtype=np.float32)
     for q in range(len(queries)):
         query, heap_item, heap_score = queries[q], items[q], scores[q]
         length, square = np.float32(0), np.float32(0)
@@ -294,12 +297,12 @@ def _search_compact(parts, vectors, scales, queries, bits, places, priority, off
         # Half a step for the byte; the rest for the rounding of 32-bit sums, here and in the full score.
         off = length * np.float32(0.5 + 127e-6 * (4 + d / 8))
         reach = np.sqrt(square) * np.float32(1 + 1e-5 * (8 + d / 8))
-        found, n, begin, end = 0, 0, offsets[q], offsets[q + 1]
+        n_bounds, n, begin, end = 0, 0, offsets[q], offsets[q + 1]
         bar = np.float32(-np.inf)
-        for at in range(looks):
+        for at in range(n_places):
             place = at if everywhere else places[at]
             item = order[place]
-            if not every and everywhere and not bits[item]:
+            if not all_pass and everywhere and not bits[item]:
                 continue
             scale = scales[item] if len(scales) else np.float32(1)
             if reach * lengths[place] * scale < bar:
@@ -307,7 +310,7 @@ def _search_compact(parts, vectors, scales, queries, bits, places, priority, off
                     break  # those behind are shorter still
                 continue
             score = np.float32(0)
-            vector = small[place]
+            vector = codes_by_place[place]
             for j in range(d):
                 score += np.float32(vector[j]) * query[j]
             step = steps[place] * scale
@@ -317,27 +320,27 @@ def _search_compact(parts, vectors, scales, queries, bits, places, priority, off
             out = begin + np.searchsorted(codes[begin:end], item)
             if out < end and codes[out] == item:
                 continue
-            may[n], most[n] = item, high
+            candidates[n], upper[n] = item, high
             n += 1
             low = step * (score - off)
             if not low > bar:  # NaN too
                 continue
-            if found < k:
-                to = found
-                found += 1
-                while to > 0 and low < least[(to - 1) >> 1]:
-                    least[to] = least[(to - 1) >> 1]
+            if n_bounds < k:
+                to = n_bounds
+                n_bounds += 1
+                while to > 0 and low < lower_bounds[(to - 1) >> 1]:
+                    lower_bounds[to] = lower_bounds[(to - 1) >> 1]
                     to = (to - 1) >> 1
-                least[to] = low
+                lower_bounds[to] = low
             else:
-                _sink(least, low)
-            if found == k:
-                bar = least[0]
+                _sink(lower_bounds, low)
+            if n_bounds == k:
+                bar = lower_bounds[0]
         size = 0
         for at in range(n):
-            if most[at] < bar:
+            if upper[at] < bar:
                 continue
-            item = may[at]
+            item = candidates[at]
             score = np.float32(0)
             vector = vectors[item]
             for j in range(d):

@@ -13,7 +13,7 @@ from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models.cooccurrence import nearest_of_ones
+from zhiyin.models.cooccurrence import top_k_cooccurrence
 from zhiyin.models.item_to_item import keep_largest, row_of, rows_of, score_by_table, to_csr, top_by_table
 from zhiyin.models.masked_search import Mask
 from zhiyin.models.recommender import Recommender
@@ -30,7 +30,7 @@ class TableRecommender(Recommender):
     def _score(self, histories: Histories, run: Run) -> np.ndarray:
         return score_by_table(histories.matrix(self.similarities_.shape[0]), self.similarities_, run)
 
-    def _rank_few(
+    def _rank_pruned(
         self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
     ) -> tuple[np.ndarray, np.ndarray] | None:
         rows = histories.entries(self.similarities_.shape[0])
@@ -39,7 +39,7 @@ class TableRecommender(Recommender):
     def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
         return rows_of(self.similarities_, items)
 
-    def _similar_to(self, item: int, k: int, run: Run) -> tuple[np.ndarray, np.ndarray]:
+    def _similar_to_item(self, item: int, k: int, run: Run) -> tuple[np.ndarray, np.ndarray]:
         return row_of(self.similarities_, item)
 
 
@@ -68,8 +68,8 @@ class ItemKNN(TableRecommender):
         users = self._weights(data)
         k = min(self.k_neighbors, max(1, n_items - 1))
         if self.similarity in ("cosine", "jaccard"):
-            found = nearest_of_ones(users, k, self.shrinkage, self.similarity == "jaccard", run, label="ItemKNN")
-            self.similarities_ = to_csr(*found, n_items)  # type: ignore[misc]
+            top = top_k_cooccurrence(users, k, self.shrinkage, self.similarity == "jaccard", run, label="ItemKNN")
+            self.similarities_ = to_csr(*top, n_items)  # type: ignore[misc]
             return
         items = users.T.tocsr()
         square = np.asarray(users.multiply(users).sum(axis=0), dtype=np.float32).ravel()
@@ -141,8 +141,8 @@ class UserKNN(Recommender):
         counts = data.matrix("count")
         self.taken_ = data.matrix("binary").copy()  # type: ignore[misc]
         events = np.asarray(counts.sum(axis=0)).ravel()
-        had = events if self.similarity == "tfidf" else np.bincount(counts.indices, minlength=data.n_items)
-        rarity = np.maximum(np.log(max(data.n_users, 1) / (1.0 + had)), 0)
+        item_counts = events if self.similarity == "tfidf" else np.bincount(counts.indices, minlength=data.n_items)
+        rarity = np.maximum(np.log(max(data.n_users, 1) / (1.0 + item_counts)), 0)
         self.rarity_ = rarity.astype(np.float32)  # type: ignore[misc]
         self.mean_length_ = float(events.sum() / max(data.n_users, 1))  # type: ignore[misc]
         weighted = self._weights(counts)
@@ -151,17 +151,17 @@ class UserKNN(Recommender):
 
     def _weights(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:
         """Counts of histories, CSR float32[n, n_items], by the chosen similarity; entries of no weight stay."""
-        worth = counts.data
+        weights = counts.data
         if self.similarity in ("cosine", "jaccard"):
-            worth = np.ones_like(worth)
+            weights = np.ones_like(weights)
         elif self.similarity == "tfidf":
-            worth = np.sqrt(worth) * self.rarity_[counts.indices]
+            weights = np.sqrt(weights) * self.rarity_[counts.indices]
         else:
             length = np.asarray(counts.sum(axis=1)).ravel()
             norm = self.k1 * (1 - self.b + self.b * length / max(self.mean_length_, 1e-9))
             norm = np.repeat(norm, np.diff(counts.indptr))
-            worth = worth * (self.k1 + 1) / (worth + norm) * self.rarity_[counts.indices]
-        return sparse.csr_matrix((worth.astype(np.float32), counts.indices, counts.indptr), shape=counts.shape)
+            weights = weights * (self.k1 + 1) / (weights + norm) * self.rarity_[counts.indices]
+        return sparse.csr_matrix((weights.astype(np.float32), counts.indices, counts.indptr), shape=counts.shape)
 
     def neighbors(self, histories: Histories, run: Run | None = None) -> sparse.csr_matrix:
         """CSR float32[n, n_users]: how alike each history is to each of its `k_neighbors` nearest users."""
@@ -170,22 +170,22 @@ class UserKNN(Recommender):
         square, users_of = _squares(rows), self.users_of_
         n, n_users = rows.shape[0], users_of.shape[1]
         k = min(self.k_neighbors, max(1, n_users))
-        found, values = np.full((n, k), -1, dtype=np.int32), np.zeros((n, k), dtype=np.float32)
+        users, values = np.full((n, k), -1, dtype=np.int32), np.zeros((n, k), dtype=np.float32)
         how = SIMILARITIES.index(self.similarity)
 
         def work(start: int, stop: int) -> None:
             _nearest(
                 rows.indptr, rows.indices, rows.data, square, users_of.indptr, users_of.indices, users_of.data,
-                self.square_, self.taken_.indptr, how, np.float32(self.shrinkage), start, stop, found, values,
+                self.square_, self.taken_.indptr, how, np.float32(self.shrinkage), start, stop, users, values,
             )  # fmt: skip
 
         for_chunks(work, n, run)
-        return to_csr(found, values, n_users)
+        return to_csr(users, values, n_users)
 
     def _score(self, histories: Histories, run: Run) -> np.ndarray:
         return score_by_table(self.neighbors(histories, run), self.taken_, run)
 
-    def _rank_few(
+    def _rank_pruned(
         self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
     ) -> tuple[np.ndarray, np.ndarray] | None:
         near = self.neighbors(histories, run)

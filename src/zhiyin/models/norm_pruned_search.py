@@ -9,10 +9,10 @@ from zhiyin.core.run import Run
 from zhiyin.models.topk import finish, push
 
 # Items, and queries, multiplied at once: 16 MiB of scores, which stay in cache until they are looked through.
-BLOCK, SLAB = 2_048, 2_048
+ITEMS_PER_BLOCK, QUERIES_PER_BLOCK = 2_048, 2_048
 
 
-def longest_first(
+def norm_pruned_top_k(
     vectors: np.ndarray,
     scale: np.ndarray | None,
     queries: np.ndarray,
@@ -24,7 +24,7 @@ def longest_first(
     scores: np.ndarray,
     run: Run,
 ) -> None:
-    """As `masked_search.top_k_where` among `rows`, into `items` and `scores`; codes sorted within each query.
+    """As `masked_search.top_k_masked` among `rows`, into `items` and `scores`; codes sorted within each query.
 
     An inner product is at most the product of the lengths. With items from the longest to the shortest, a query whose
     k-th best is above what the next block can reach is answered.
@@ -35,47 +35,53 @@ def longest_first(
     order = np.argsort(-lengths, kind="stable")  # NaN comes last
     rows, lengths = rows[order], lengths[order]
     slack = 1 + 1e-5 * (8 + vectors.shape[1] / 8)  # for the rounding of 32-bit sums
-    room = np.empty(min(SLAB, len(queries)) * BLOCK, dtype=np.float32)
-    for start in range(0, len(queries), SLAB):
-        left = np.arange(start, min(start + SLAB, len(queries)))
-        asked = queries[left]
-        reach = np.sqrt(np.einsum("ij,ij->i", asked, asked)) * slack
-        bars = np.full(len(left), -np.inf, dtype=np.float32)
-        size = np.zeros(len(left), dtype=np.int64)
-        for first in range(0, len(rows), BLOCK):
-            part = rows[first : first + BLOCK]
-            open_ones = ~(reach * lengths[first] < bars)  # NaN stays open
-            if not open_ones.all():
-                left, asked, reach, bars, size = (array[open_ones] for array in (left, asked, reach, bars, size))
-                if not len(left):
+    room = np.empty(min(QUERIES_PER_BLOCK, len(queries)) * ITEMS_PER_BLOCK, dtype=np.float32)
+    for start in range(0, len(queries), QUERIES_PER_BLOCK):
+        open_queries = np.arange(start, min(start + QUERIES_PER_BLOCK, len(queries)))
+        query_block = queries[open_queries]
+        reach = np.sqrt(np.einsum("ij,ij->i", query_block, query_block)) * slack
+        bars = np.full(len(open_queries), -np.inf, dtype=np.float32)
+        size = np.zeros(len(open_queries), dtype=np.int64)
+        for first in range(0, len(rows), ITEMS_PER_BLOCK):
+            item_block = rows[first : first + ITEMS_PER_BLOCK]
+            still_open = ~(reach * lengths[first] < bars)  # NaN stays open
+            if not still_open.all():
+                open_queries, query_block, reach, bars, size = (
+                    array[still_open] for array in (open_queries, query_block, reach, bars, size)
+                )
+                if not len(open_queries):
                     break
-            found = np.matmul(asked, vectors[part].T, out=room[: len(left) * len(part)].reshape(len(left), len(part)))
+            block_scores = np.matmul(
+                query_block,
+                vectors[item_block].T,
+                out=room[: len(open_queries) * len(item_block)].reshape(len(open_queries), len(item_block)),
+            )
             if scale is not None:
-                found *= scale[part]
-            _merge_all(found, left, part, priority, offsets, codes, items, scores, size, bars, run)
+                block_scores *= scale[item_block]
+            _merge_all(block_scores, open_queries, item_block, priority, offsets, codes, items, scores, size, bars, run)
     for_chunks(lambda a, b: _order(a, b, priority, items, scores), len(queries), run)
 
 
-def _merge_all(found, left, part, priority, offsets, codes, items, scores, size, bars, run):
+def _merge_all(block_scores, open_queries, item_block, priority, offsets, codes, items, scores, size, bars, run):
     def work(start: int, stop: int) -> None:
-        _merge(found, left, part, priority, offsets, codes, items, scores, size, bars, start, stop)
+        _merge(block_scores, open_queries, item_block, priority, offsets, codes, items, scores, size, bars, start, stop)
 
-    for_chunks(work, len(left), run, chunk=max(16, -(-len(left) // (4 * run.n_threads))))
+    for_chunks(work, len(open_queries), run, chunk=max(16, -(-len(open_queries) // (4 * run.n_threads))))
 
 
 @kernel
-def _merge(found, left, part, priority, offsets, codes, items, scores, size, bars, start, stop):
+def _merge(block_scores, open_queries, item_block, priority, offsets, codes, items, scores, size, bars, start, stop):
     """A block of scores into the heaps of the queries left."""
     k = items.shape[1]
     for row in range(start, stop):
-        q = left[row]
-        line, heap_item, heap_score = found[row], items[q], scores[q]
+        q = open_queries[row]
+        line, heap_item, heap_score = block_scores[row], items[q], scores[q]
         n, bar, begin, end = size[row], bars[row], offsets[q], offsets[q + 1]
-        for at in range(len(part)):
+        for at in range(len(item_block)):
             score = line[at]
             if not score >= bar or score == -np.inf:
                 continue
-            item = part[at]
+            item = item_block[at]
             out = begin + np.searchsorted(codes[begin:end], item)
             if out < end and codes[out] == item:
                 continue

@@ -26,7 +26,7 @@ class Popular(Recommender):
     against an item. Without `half_life`, or without times, an event never ages.
     """
 
-    answers_strangers: ClassVar[bool] = True
+    scores_empty_histories: ClassVar[bool] = True
 
     half_life: str | None = param(None, "an event loses half its worth in this time", tune=("1d", "7d", "30d", "90d"))
 
@@ -35,21 +35,21 @@ class Popular(Recommender):
         if self.half_life is not None and data.has_times:
             age = data.window[1] - data.events["time"].to_numpy()
             weight = weight * np.exp2(-age / microseconds(self.half_life))
-        worth = np.bincount(data.events["item"].to_numpy(), weights=weight, minlength=data.n_items)
-        self.scores_ = worth.astype(np.float32)
+        scores = np.bincount(data.events["item"].to_numpy(), weights=weight, minlength=data.n_items)
+        self.scores_ = scores.astype(np.float32)
 
     def _score(self, histories: Histories, run: Run) -> np.ndarray:
         return np.tile(self.scores_, (len(histories), 1))
 
-    def _rank_few(
+    def _rank_pruned(
         self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
     ) -> tuple[np.ndarray, np.ndarray] | None:
-        kept = vars(self).get("_order")
-        if kept is None or kept[0] is not self.context_:
+        cached = vars(self).get("_order")
+        if cached is None or cached[0] is not self.context_:
             best_first = np.lexsort((-self.context_.priority, -self.scores_)).astype(np.int32)
-            kept = vars(self)["_order"] = (self.context_, best_first)
-        if allowed.few:
+            cached = vars(self)["_order"] = (self.context_, best_first)
+        if allowed.is_sparse:
             rows = allowed.rows
             order = rows[np.lexsort((-self.context_.priority[rows], -self.scores_[rows]))]
             return first_k(order, self.scores_, k, allowed.bits, excluded)
-        return first_k(kept[1], self.scores_, k, allowed.bits, excluded)
+        return first_k(cached[1], self.scores_, k, allowed.bits, excluded)

@@ -23,7 +23,7 @@ class Random(Recommender):
     answer does not depend on who else is in the batch.
     """
 
-    answers_strangers: ClassVar[bool] = True
+    scores_empty_histories: ClassVar[bool] = True
 
     def _fit(self, data: Dataset, run: Run) -> None:
         self.seed_ = run.seed

@@ -1,7 +1,8 @@
-"""The contract of every recommender: raw ids in, a tidy frame out, batch first.
+"""The base class of all recommenders: raw ids in, a tidy frame out, batch first.
 
-A model writes two methods, `_fit` and `_score` (and `_similar` if it knows similar items); everything else, from
-unknown users to saving, is here once. The constructor only stores; what is learned ends in `_`.
+A model implements `_fit` and `_score`, and `_similar` if it knows similar items. Id mapping, unknown users,
+filters, ties and saving are implemented here. The constructor only stores hyperparameters; the names of learned
+attributes end in `_`.
 """
 
 from __future__ import annotations
@@ -24,28 +25,28 @@ from zhiyin.data.ids import id_list, id_series
 from zhiyin.models import ann_index
 from zhiyin.models.finite_check import check_finite
 from zhiyin.models.item_to_item import score_by_table
-from zhiyin.models.masked_search import WORTH, Compact, Mask, top_k_where
+from zhiyin.models.masked_search import MIN_COMPACT_ITEMS, Compact, Mask, top_k_masked
 from zhiyin.models.saving import save
 from zhiyin.models.topk import first_k, top_k
 from zhiyin.models.training_context import TrainingContext
 
-# Dense scores never hold more than this at once, whatever the number of users.
+# Upper bound on the dense scores held at once, whatever the number of users.
 CHUNK_BYTES = 256 << 20
-# Requests at once up to which each is searched for alone; more are multiplied together.
-SINGLE = 3
+# Batches up to this size are answered by one search per history; larger ones by a matrix product.
+MAX_SINGLE_QUERIES = 3
 
 
 @dataclasses.dataclass
 class Recommender:
     """Base of all recommenders. See the module docstring."""
 
-    # A history without a positive event gets the popular items, unless the model has an answer of its own.
-    answers_strangers: ClassVar[bool] = False
-    # Learned attributes that `_write_parts` and `_read_parts` keep, being neither arrays nor numbers.
+    # Whether `_score` handles histories without a positive event; otherwise these get the popular items.
+    scores_empty_histories: ClassVar[bool] = False
+    # Learned attributes that are neither arrays nor numbers: `_write_parts` and `_read_parts` store them.
     _parts: ClassVar[tuple[str, ...]] = ()
     context_: ClassVar[TrainingContext]
 
-    # -- to be written by a model ---------------------------------------------------------------------------------
+    # -- implemented by a model -----------------------------------------------------------------------------------
 
     def _fit(self, data: Dataset, run: Run) -> None:
         """Learn from `data`: set attributes that end in `_` (arrays, CSR matrices, numbers)."""
@@ -56,22 +57,28 @@ class Recommender:
         raise NotImplementedError
 
     def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
-        """float32[n, n_items]: how similar each item is to items[r]. Models without the notion leave this out."""
+        """float32[n, n_items]: similarity of every item to items[r]. Optional: without it, ConfigError is raised."""
         raise ConfigError(
             f"{type(self).__name__} does not know which items are similar",
             remedy="use ItemKNN, EASE, ALS or Transitions",
         )
 
-    def _rank_few(
+    def _rank_pruned(
         self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
     ) -> tuple[np.ndarray, np.ndarray] | None:
-        """As `top_k` of `_score`, for at most SINGLE histories, without scoring every item; None where it cannot."""
+        """The result of `top_k` of `_score` without scores of all items, for at most MAX_SINGLE_QUERIES histories.
+
+        Optional: None where the model cannot.
+        """
         return None
 
-    # -- what every model can do ----------------------------------------------------------------------------------
+    # -- public methods -------------------------------------------------------------------------------------------
 
     def fit(self, data: Dataset, run: Run | None = None) -> Any:
-        """Learn from a data set, afresh. Returns self. Raises ConfigError for a hyperparameter out of range."""
+        """Learn from a data set, discarding what was learned before. Returns self.
+
+        Raises ConfigError for a hyperparameter out of range, DataError where what is learned is not finite.
+        """
         run = run or Run()
         for name, value in check_settings(type(self), settings_of(self)).items():
             setattr(self, name, value)
@@ -87,13 +94,13 @@ class Recommender:
         return "context_" in vars(self)
 
     def score(self, histories: Histories, run: Run | None = None) -> np.ndarray:
-        """Scores of all items for each history, float32[n, n_items]: mind the size of the batch."""
-        known = self._context()
+        """Scores of all items for each history, float32[n, n_items]. Memory grows with n: see `chunk_rows`."""
+        context = self._context()
         scores = self._score(histories, run or Run())
-        if not self.answers_strangers:
-            strangers = ~has_signal(histories)
+        if not self.scores_empty_histories:
+            strangers = ~has_positive_event(histories)
             if strangers.any():
-                scores[strangers] = known.popularity
+                scores[strangers] = context.popularity
         return scores
 
     def rank(
@@ -108,46 +115,53 @@ class Recommender:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Best k item codes and their scores for each history: int32[n, k], float32[n, k]; -1 once nothing is left.
 
-        `exclude`: items each row must not get; `allowed`: bool[n_items], or a mask. Only CHUNK_BYTES of scores exist
-        at once.
+        Scores are computed in chunks of at most CHUNK_BYTES.
+
+        Parameters
+        ----------
+        exclude: items that each row must not get.
+        allowed: bool[n_items] or a mask; None for all candidates.
+        label: text of the progress bar.
         """
-        known, run = self._context(), run or Run()
-        k = min(list_length(k), len(known.item_ids))
-        mask = known.mask(allowed)
+        context, run = self._context(), run or Run()
+        k = min(list_length(k), len(context.item_ids))
+        mask = context.mask(allowed)
         items = np.empty((len(histories), k), dtype=np.int32)
         best = np.empty((len(histories), k), dtype=np.float32)
-        if 0 < len(histories) <= SINGLE:
-            found = self._few(histories, k, _pairs(exclude, len(histories)), mask, run)
-            if found is not None:
-                return found
+        if 0 < len(histories) <= MAX_SINGLE_QUERIES:
+            ranked = self._rank_small_batch(histories, k, _offsets_and_items(exclude, len(histories)), mask, run)
+            if ranked is not None:
+                return ranked
         with run.bar(label, len(histories)) as advance:
             for start, batch in histories.chunks(self.chunk_rows):
                 stop = start + len(batch)
                 out = exclude.rows(start, stop) if exclude is not None else None
-                items[start:stop], best[start:stop] = self._rank_many(batch, k, _pairs(out, len(batch)), mask, run)
+                items[start:stop], best[start:stop] = self._rank_many(
+                    batch, k, _offsets_and_items(out, len(batch)), mask, run
+                )
                 advance(len(batch))
         return items, best
 
     def _rank_many(
         self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
     ) -> tuple[np.ndarray, np.ndarray]:
-        """`rank` of a chunk."""
+        """`rank` of one chunk of histories."""
         return top_k(self.score(histories, run), k, self._context().priority, allowed.bits, excluded, run)
 
-    def _few(
+    def _rank_small_batch(
         self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
     ) -> tuple[np.ndarray, np.ndarray] | None:
-        """`rank` of few histories without scores of all items, if this model can."""
-        known = self._context()
-        if self.answers_strangers or has_signal(histories).all():
-            return self._rank_few(histories, k, excluded, allowed, run)
+        """`rank` of at most MAX_SINGLE_QUERIES histories without scores of all items; None where the model cannot."""
+        context = self._context()
+        if self.scores_empty_histories or has_positive_event(histories).all():
+            return self._rank_pruned(histories, k, excluded, allowed, run)
         if len(histories) == 1:
-            return first_k(known.in_order(allowed), known.popularity, k, allowed.bits, excluded)
+            return first_k(context.in_order(allowed), context.popularity, k, allowed.bits, excluded)
         return None
 
     @property
     def chunk_rows(self) -> int:
-        """Histories scored at once."""
+        """Number of histories scored at once, so that their scores fit into CHUNK_BYTES."""
         return max(1, CHUNK_BYTES // (4 * max(1, len(self._context().item_ids))))
 
     def recommend(
@@ -165,23 +179,24 @@ class Recommender:
 
         Parameters
         ----------
-        users: a raw id or several, in a list, tuple, array or Series; None with no `histories` means every user of the
-            training data. A user never seen gets what a stranger gets.
-        histories: instead of what was seen in training, the histories to answer: {"visitor": ["item", ...]}, a list
-            of such lists, or a `Histories`.
-        exclude_seen: leave out what is in the history.
-        k: a whole number of at least 1, of Python or NumPy; ConfigError for anything else.
-        allow, deny: raw item ids to choose from, or to leave out. k items come back while k remain.
+        users: one raw id or several, in a list, tuple, array or Series; None without `histories` means every user of
+            the training data. An unknown user has an empty history.
+        k: length of each list: a whole number of at least 1, of Python or NumPy; ConfigError for anything else.
+        histories: histories to use instead of those of the training data: {"visitor": ["item", ...]}, a list of such
+            lists, or a `Histories`.
+        exclude_seen: leave out the items of the history.
+        allow: raw ids of the items to choose from; None for all candidates.
+        deny: raw ids of items to leave out. Lists are shorter than k only where fewer than k items remain.
 
         Returns
         -------
         Frame `user`, `item` (raw ids), `score`, `rank` (from 1), best first, users in the order asked.
         """
-        k, known = list_length(k), self._context()
-        who, batch = self._asked(users, histories)
+        k, context = list_length(k), self._context()
+        user_ids, batch = self._resolve_histories(users, histories)
         allowed = None
         if allow is not None or deny is not None:
-            allowed = np.ones(len(known.item_ids), dtype=bool)
+            allowed = np.ones(len(context.item_ids), dtype=bool)
             if allow is not None:
                 allowed[:] = False
                 allowed[self._codes(allow, "allow")] = True
@@ -192,9 +207,9 @@ class Recommender:
         )
         real = items >= 0
         row, place = np.nonzero(real)
-        named = who.new_from_index(0, len(row)) if len(who) == 1 else who.gather(row)
-        return pl.DataFrame([  # of series, a third quicker than of a dictionary
-            named.alias("user"), known.item_ids.decode(items[real]).alias("item"),
+        user_column = user_ids.new_from_index(0, len(row)) if len(user_ids) == 1 else user_ids.gather(row)
+        return pl.DataFrame([  # a list of series takes a third less time than a dictionary
+            user_column.alias("user"), context.item_ids.decode(items[real]).alias("item"),
             pl.Series("score", scores[real]), pl.Series("rank", (place + 1).astype(np.int32)),
         ])  # fmt: skip
 
@@ -203,136 +218,144 @@ class Recommender:
 
         Raises UnknownItemError for an item the model has not seen, with the nearest known id.
         """
-        k, known, run = list_length(k), self._context(), run or Run()
-        asked = id_list(items)
-        codes = known.item_ids.encode(asked)
+        k, context, run = list_length(k), self._context(), run or Run()
+        raw_items = id_list(items)
+        codes = context.item_ids.encode(raw_items)
         if (codes < 0).any():
-            unknown = asked[int(np.argmax(codes < 0))]
-            few = [str(item) for item in known.item_ids.values.head(100_000).to_list()]
-            raise UnknownItemError(f"item {unknown!r} is not known", remedy=nearest(str(unknown), few)[:200])
-        k = min(k, len(known.item_ids))
-        found = np.empty((len(codes), k), dtype=np.int32)
+            unknown = raw_items[int(np.argmax(codes < 0))]
+            known_ids = [str(item) for item in context.item_ids.values.head(100_000).to_list()]
+            raise UnknownItemError(f"item {unknown!r} is not known", remedy=nearest(str(unknown), known_ids)[:200])
+        k = min(k, len(context.item_ids))
+        neighbors = np.empty((len(codes), k), dtype=np.int32)
         scores = np.empty((len(codes), k), dtype=np.float32)
         for start in range(0, len(codes), self.chunk_rows):
             part = codes[start : start + self.chunk_rows]
-            found[start : start + len(part)], scores[start : start + len(part)] = self._nearest(part, k, run)
-        real = found >= 0
+            neighbors[start : start + len(part)], scores[start : start + len(part)] = self._most_similar(part, k, run)
+        real = neighbors >= 0
         return pl.DataFrame(
             {
-                "item": known.item_ids.decode(np.broadcast_to(codes[:, None], found.shape)[real]),
-                "similar": known.item_ids.decode(found[real]),
+                "item": context.item_ids.decode(np.broadcast_to(codes[:, None], neighbors.shape)[real]),
+                "similar": context.item_ids.decode(neighbors[real]),
                 "score": scores[real],
                 "rank": (np.nonzero(real)[1] + 1).astype(np.int32),
             }
         )
 
-    def _nearest(self, items: np.ndarray, k: int, run: Run) -> tuple[np.ndarray, np.ndarray]:
-        """The k items most similar to each, itself left out: int32[n, k] and float32[n, k], as `rank`."""
-        known = self._context()
+    def _most_similar(self, items: np.ndarray, k: int, run: Run) -> tuple[np.ndarray, np.ndarray]:
+        """The k items most similar to each item, without the item itself: int32[n, k] and float32[n, k], as `rank`."""
+        context = self._context()
         itself = (np.arange(len(items) + 1, dtype=np.int64), items)
-        return top_k(self._similar(items, run), k, known.priority, known.candidates, itself, run)
+        return top_k(self._similar(items, run), k, context.priority, context.candidates, itself, run)
 
-    def _similar_to(self, item: int, k: int, run: Run) -> tuple[np.ndarray, np.ndarray]:
-        """What is similar to one item, in no order: codes int32[m] and scores float32[m]. The k most similar at least,
-        where there are so many. Raises ConfigError as `_similar` does."""
+    def _similar_to_item(self, item: int, k: int, run: Run) -> tuple[np.ndarray, np.ndarray]:
+        """Items similar to one item, unordered: codes int32[m] and scores float32[m].
+
+        The k most similar are among them, where there are so many. Raises ConfigError as `_similar` does.
+        """
         if k <= len(self._context().item_ids) // 4:
-            items, scores = self._nearest(np.array([item]), k, run)
-            there = items[0] >= 0
-            return items[0][there], scores[0][there]
-        found = self._similar(np.array([item]), run)[0]
-        codes = np.flatnonzero(np.isfinite(found)).astype(np.int32)
+            items, scores = self._most_similar(np.array([item]), k, run)
+            present = items[0] >= 0
+            return items[0][present], scores[0][present]
+        similarities = self._similar(np.array([item]), run)[0]
+        codes = np.flatnonzero(np.isfinite(similarities)).astype(np.int32)
         codes = codes[codes != item]
-        return codes, found[codes]
+        return codes, similarities[codes]
 
     def similarities(self, items: np.ndarray, others: np.ndarray, run: Run) -> np.ndarray:
-        """float32[n, m]: how similar each of some items is to each of others. Raises ConfigError as `_similar` does."""
+        """float32[n, m]: similarity of each of n items to each of m others. Raises ConfigError as `_similar` does."""
         return self._similar(items, run)[:, others]
 
     def similar_users(
         self, users: Any = None, k: int = 10, *, histories: Any = None, run: Run | None = None
     ) -> pl.DataFrame:
-        """The k users of the training data most alike each user: frame `user`, `similar`, `score`, `rank`.
+        """The k users of the training data most similar to each user: frame `user`, `similar`, `score`, `rank`.
 
-        score is the cosine of what the model makes of a history where it makes a vector of it (`encode`), else of the
-        histories themselves, an item worth the summed weight of its events. Users without an event worth more than
-        nothing, and users alike in nothing, are not in it. Equal scores: the longer history first.
+        score is the cosine of the vectors of the two histories where the model has them (`encode`), else of the
+        histories themselves, as vectors of summed event weights by item. Users without a positive event, and users
+        without a positive similarity, are left out. Of equal scores the longer history comes first.
 
-        `users`: a raw id or several, None for every user; `histories`: as in `recommend`, instead of users.
+        Parameters
+        ----------
+        users: one raw id or several; None for every user.
+        histories: histories to use instead of `users`, as in `recommend`.
+
         Raises DataError for a user the model has not seen.
         """
-        k, known, run = list_length(k), self._context(), run or Run()
-        who, batch = self._asked(users, histories)
+        k, context, run = list_length(k), self._context(), run or Run()
+        user_ids, batch = self._resolve_histories(users, histories)
         if users is not None and (batch.users < 0).any():
-            unknown = who[int(np.argmax(batch.users < 0))]
-            few = [str(user) for user in known.user_ids.values.head(100_000).to_list()]
-            raise DataError(f"user {unknown!r} is not known", remedy=nearest(str(unknown), few)[:200])
-        n = len(known.user_ids)
+            unknown = user_ids[int(np.argmax(batch.users < 0))]
+            known_ids = [str(user) for user in context.user_ids.values.head(100_000).to_list()]
+            raise DataError(f"user {unknown!r} is not known", remedy=nearest(str(unknown), known_ids)[:200])
+        n = len(context.user_ids)
         k = min(k, n)
-        lengths = known.histories.lengths
+        lengths = context.histories.lengths
         priority = np.empty(n, dtype=np.int32)
         priority[np.lexsort((-np.arange(n), lengths))] = np.arange(n, dtype=np.int32)
-        allowed = has_signal(known.histories)
-        found = np.empty((len(batch), k), dtype=np.int32)
+        allowed = has_positive_event(context.histories)
+        neighbors = np.empty((len(batch), k), dtype=np.int32)
         scores = np.empty((len(batch), k), dtype=np.float32)
         with run.bar("Comparing users", len(batch)) as advance:
             for start, part in batch.chunks(max(1, CHUNK_BYTES // (4 * max(1, n)))):
                 stop = start + len(part)
-                named = part.users >= 0
-                itself = (np.concatenate([[0], np.cumsum(named)]).astype(np.int64), part.users[named])
-                alike = self._alike(part, run)
-                alike[~has_signal(part)] = -np.inf
-                found[start:stop], scores[start:stop] = top_k(alike, k, priority, allowed, itself, run)
+                has_code = part.users >= 0
+                itself = (np.concatenate([[0], np.cumsum(has_code)]).astype(np.int64), part.users[has_code])
+                similarities = self._user_similarities(part, run)
+                similarities[~has_positive_event(part)] = -np.inf
+                neighbors[start:stop], scores[start:stop] = top_k(similarities, k, priority, allowed, itself, run)
                 advance(len(part))
-        real = found >= 0
+        real = neighbors >= 0
         row, place = np.nonzero(real)
         return pl.DataFrame(
             {
-                "user": who.gather(row),
-                "similar": known.user_ids.decode(found[real]),
+                "user": user_ids.gather(row),
+                "similar": context.user_ids.decode(neighbors[real]),
                 "score": scores[real],
                 "rank": (place + 1).astype(np.int32),
             }
         )
 
-    def _alike(self, histories: Histories, run: Run) -> np.ndarray:
-        """float32[n, n_users]: how alike each history is to that of each user; minus infinity: in nothing."""
-        known = self._context()
-        n_items = len(known.item_ids)
-        by_item = self._of_users(lambda: _unit(known.histories.matrix(n_items, "weight")).T.tocsr())
-        alike = score_by_table(_unit(histories.matrix(n_items, "weight")), by_item, run)
-        alike[alike <= 0] = -np.inf
-        return alike
+    def _user_similarities(self, histories: Histories, run: Run) -> np.ndarray:
+        """float32[n, n_users]: similarity of each history to that of each user; minus infinity where not positive."""
+        context = self._context()
+        n_items = len(context.item_ids)
+        by_item = self._cached_for_users(
+            lambda: _normalized_rows(context.histories.matrix(n_items, "weight")).T.tocsr()
+        )
+        similarities = score_by_table(_normalized_rows(histories.matrix(n_items, "weight")), by_item, run)
+        similarities[similarities <= 0] = -np.inf
+        return similarities
 
-    def _of_users(self, make: Callable[[], Any]) -> Any:
-        """What `make` makes of the users of the training data, made once for each fit."""
-        kept = vars(self).get("_kept_of_users")
-        if kept is None or kept[0] is not self.context_:
-            kept = vars(self)["_kept_of_users"] = (self.context_, make())
-        return kept[1]
+    def _cached_for_users(self, make: Callable[[], Any]) -> Any:
+        """The result of `make`, a function of the training histories, computed once per fit."""
+        cached = vars(self).get("_user_cache")
+        if cached is None or cached[0] is not self.context_:
+            cached = vars(self)["_user_cache"] = (self.context_, make())
+        return cached[1]
 
     def prepare(self, run: Run | None = None) -> None:
-        """Make what single requests to a large catalogue are answered with: search indices. `save` does so too."""
+        """Build the search indices that speed up single requests to a large catalogue. `save` does so too."""
 
     def save(self, path: Any) -> None:
-        """Write the model to a folder: arrays and JSON, nothing that runs. An old one is replaced whole."""
+        """Write the model to a folder, as arrays and JSON without code. An existing model there is replaced whole."""
         save(self, path)
 
     def _write_parts(self, folder: Path) -> None:
-        """Write the attributes named in `_parts` into files of their own; most models have none."""
+        """Write the attributes named in `_parts`; most models have none."""
 
     def _read_parts(self, folder: Path, mmap: bool) -> None:
-        """Read what `_write_parts` wrote; `context_` is there already."""
+        """Read what `_write_parts` wrote; `context_` has been read before."""
 
-    # -- small things -----------------------------------------------------------------------------------------------
+    # -- helpers ----------------------------------------------------------------------------------------------------
 
     def _context(self) -> TrainingContext:
         if not self.is_fitted:
             raise NotFittedError(f"this {type(self).__name__} has not been fitted", remedy="call fit(data) first")
         return self.context_
 
-    def _asked(self, users: Any, histories: Any) -> tuple[pl.Series, Histories]:
-        """Who is asking, and with which history."""
-        known = self._context()
+    def _resolve_histories(self, users: Any, histories: Any) -> tuple[pl.Series, Histories]:
+        """Ids to name the rows of the answer by, and the history of each row; see `recommend`."""
+        context = self._context()
         if histories is not None:
             if users is not None:
                 raise ConfigError(
@@ -340,12 +363,12 @@ class Recommender:
                 )
             if isinstance(histories, Histories):
                 return pl.Series(range(len(histories)), dtype=pl.Int64), histories
-            batch = Histories.from_items(histories, known.item_ids)
+            batch = Histories.from_items(histories, context.item_ids)
             return id_series(list(histories) if isinstance(histories, Mapping) else range(len(batch))), batch
         if users is None:
-            return known.user_ids.values, known.histories
+            return context.user_ids.values, context.histories
         raw = id_list(users)
-        return id_series(raw), known.histories.take(known.user_ids.encode(raw))
+        return id_series(raw), context.histories.take(context.user_ids.encode(raw))
 
     def _codes(self, raw: Any, what: str) -> np.ndarray:
         codes = self._context().item_ids.encode(raw)
@@ -361,13 +384,13 @@ class VectorRecommender(Recommender):
     item_vectors_: ClassVar[np.ndarray]
 
     def encode(self, histories: Histories, run: Run | None = None) -> np.ndarray:
-        """Vectors of histories, float32[n, d]: what a search index is asked with."""
+        """Vectors of histories, float32[n, d]: the queries of a search index."""
         raise NotImplementedError
 
-    def _rank_few(
+    def _rank_pruned(
         self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
     ) -> tuple[np.ndarray, np.ndarray] | None:
-        """Nothing as long as the catalogue is written: the vectors are searched."""
+        """By a search over the item vectors, without an array of length n_items."""
         if type(self)._score is not VectorRecommender._score:
             return None
         return self._search(self.encode(histories, run), allowed, k, excluded, run, "dot" if run.approximate else "")
@@ -375,18 +398,18 @@ class VectorRecommender(Recommender):
     def _rank_many(
         self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Short vectors are left out where long ones have shown that they cannot be among the best."""
+        """By a search in the order of vector length, which prunes vectors too short to enter the k best."""
         plain = type(self)._score is VectorRecommender._score
-        if not plain or not (self.answers_strangers or has_signal(histories).all()):
+        if not plain or not (self.scores_empty_histories or has_positive_event(histories).all()):
             return super()._rank_many(histories, k, excluded, allowed, run)
         vectors, priority = self.item_vectors_, self._context().priority
-        return top_k_where(
+        return top_k_masked(
             vectors, self.encode(histories, run), allowed, k, priority=priority, exclude=excluded, run=run
         )
 
-    def _nearest(self, items: np.ndarray, k: int, run: Run) -> tuple[np.ndarray, np.ndarray]:
-        if len(items) > SINGLE or type(self)._similar is not VectorRecommender._similar:
-            return super()._nearest(items, k, run)
+    def _most_similar(self, items: np.ndarray, k: int, run: Run) -> tuple[np.ndarray, np.ndarray]:
+        if len(items) > MAX_SINGLE_QUERIES or type(self)._similar is not VectorRecommender._similar:
+            return super()._most_similar(items, k, run)
         itself = (np.arange(len(items) + 1, dtype=np.int64), items)
         inverse = self._inverse_lengths()
         queries = self.item_vectors_[items] * inverse[items, None]
@@ -403,34 +426,44 @@ class VectorRecommender(Recommender):
         index: str = "",
         scale: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """As `top_k_where`, for few queries; by that index where there is one and it is quicker."""
+        """`top_k_masked` for few queries.
+
+        index: name of the search index to use where there is one and it is faster; "" for exact search.
+        """
         vectors, priority = self.item_vectors_, self._context().priority
-        compact = self._compact() if mask.count >= WORTH else None
-        asked = self._of_items("indices", dict).get(index)
-        search = asked.search if asked is not None and asked.worth(mask, k) else top_k_where
+        compact = self._compact() if mask.count >= MIN_COMPACT_ITEMS else None
+        candidate_index = self._cached_for_items("indices", dict).get(index)
+        search = (
+            candidate_index.search
+            if candidate_index is not None and candidate_index.is_faster(mask, k)
+            else top_k_masked
+        )
         return search(
             vectors, queries, mask, k, priority=priority, exclude=exclude, compact=compact, scale=scale, run=run
         )
 
     def prepare(self, run: Run | None = None) -> None:
-        """Make the search indices of a catalogue of more than `ann.INDEXED` items, unless they are there: "dot", asked
-        with vectors of histories, and "cosine", asked with those of items; minutes for a million items."""
-        run, vectors, indices = run or Run(), self.item_vectors_, self._of_items("indices", dict)
-        if len(vectors) <= ann_index.INDEXED:
+        """Build the missing search indices of a catalogue of more than `ann_index.MIN_INDEXED_ITEMS` items.
+
+        "dot" is for queries that are vectors of histories, "cosine" for queries that are vectors of items. Takes
+        minutes for a million items.
+        """
+        run, vectors, indices = run or Run(), self.item_vectors_, self._cached_for_items("indices", dict)
+        if len(vectors) <= ann_index.MIN_INDEXED_ITEMS:
             return
         rng, name = run.rng(32), type(self).__name__
         if "dot" not in indices and type(self)._score is VectorRecommender._score:
-            heard = self._context().histories
-            rows = rng.permutation(np.flatnonzero(heard.lengths > 0))[: 4 * ann_index.QUERIES]
-            asked = heard.take(np.sort(rows))
-            asked = asked.take(np.flatnonzero(has_signal(asked)))
-            queries = self.encode(asked, run) if len(asked) else vectors[: 2 * ann_index.QUERIES]
+            training = self._context().histories
+            rows = rng.permutation(np.flatnonzero(training.lengths > 0))[: 4 * ann_index.TUNING_QUERIES]
+            sample = training.take(np.sort(rows))
+            sample = sample.take(np.flatnonzero(has_positive_event(sample)))
+            queries = self.encode(sample, run) if len(sample) else vectors[: 2 * ann_index.TUNING_QUERIES]
             indices["dot"] = ann_index.Index.build(
                 vectors, queries, self._compact(), run=run, label=f"{name}, inner product"
             )
         if "cosine" not in indices and type(self)._similar is VectorRecommender._similar:
             inverse = self._inverse_lengths()
-            rows = rng.permutation(len(vectors))[: 2 * ann_index.QUERIES]
+            rows = rng.permutation(len(vectors))[: 2 * ann_index.TUNING_QUERIES]
             queries = vectors[rows] * inverse[rows, None]
             indices["cosine"] = ann_index.Index.build(
                 vectors, queries, self._compact(), scale=inverse, run=run, label=f"{name}, cosine"
@@ -438,33 +471,35 @@ class VectorRecommender(Recommender):
 
     def _write_parts(self, folder: Path) -> None:
         self.prepare()
-        indices = self._of_items("indices", dict)
+        indices = self._cached_for_items("indices", dict)
         if indices:
             ann_index.write(folder, self._compact(), indices)
 
     def _read_parts(self, folder: Path, mmap: bool) -> None:
-        found = ann_index.read(folder, self.item_vectors_.shape, mmap)
-        if found is not None:
-            compact, indices = found
+        loaded = ann_index.read(folder, self.item_vectors_.shape, mmap)
+        if loaded is not None:
+            compact, indices = loaded
             if compact is not None:
-                self._of_items("compact", lambda: compact)
-            self._of_items("indices", lambda: indices)
+                self._cached_for_items("compact", lambda: compact)
+            self._cached_for_items("indices", lambda: indices)
 
     def _compact(self) -> Compact:
-        return self._of_items("compact", lambda: Compact.of(self.item_vectors_))
+        return self._cached_for_items("compact", lambda: Compact.of(self.item_vectors_))
 
     def _inverse_lengths(self) -> np.ndarray:
         """float32[n_items]: 1 / length of each item vector."""
-        return self._of_items("inverse", lambda: 1 / np.maximum(np.linalg.norm(self.item_vectors_, axis=1), 1e-12))
+        return self._cached_for_items(
+            "inverse", lambda: 1 / np.maximum(np.linalg.norm(self.item_vectors_, axis=1), 1e-12)
+        )
 
-    def _of_items(self, name: str, make: Callable[[], Any]) -> Any:
-        """What `make` makes of the item vectors, made once for each fit."""
-        kept = vars(self).get("_kept_of_items")
-        if kept is None or kept["known"] is not self._context() or kept["vectors"] is not self.item_vectors_:
-            kept = vars(self)["_kept_of_items"] = {"known": self._context(), "vectors": self.item_vectors_}
-        if name not in kept:
-            kept[name] = make()
-        return kept[name]
+    def _cached_for_items(self, name: str, make: Callable[[], Any]) -> Any:
+        """The result of `make`, a function of the item vectors, computed once per fit and name."""
+        cache = vars(self).get("_item_cache")
+        if cache is None or cache["context"] is not self._context() or cache["vectors"] is not self.item_vectors_:
+            cache = vars(self)["_item_cache"] = {"context": self._context(), "vectors": self.item_vectors_}
+        if name not in cache:
+            cache[name] = make()
+        return cache[name]
 
     def _score(self, histories: Histories, run: Run) -> np.ndarray:
         return self.encode(histories, run) @ self.item_vectors_.T
@@ -482,37 +517,40 @@ class VectorRecommender(Recommender):
         scores *= inverse
         return scores
 
-    def _alike(self, histories: Histories, run: Run) -> np.ndarray:
-        """Cosine of the vectors of histories."""
-        return _long_one(self.encode(histories, run)) @ self._of_users(lambda: self._vectors_of_users(run)).T
+    def _user_similarities(self, histories: Histories, run: Run) -> np.ndarray:
+        """Cosine of the vectors of the two histories."""
+        return (
+            _normalized_vectors(self.encode(histories, run))
+            @ self._cached_for_users(lambda: self._vectors_of_users(run)).T
+        )
 
     def _vectors_of_users(self, run: Run) -> np.ndarray:
-        """float32[n_users, d], each of length 1."""
+        """float32[n_users, d], normalized to length 1."""
         everyone = self._context().histories
         parts = [self.encode(batch, run) for _, batch in everyone.chunks(self.chunk_rows)]
-        return _long_one(np.concatenate(parts))
+        return _normalized_vectors(np.concatenate(parts))
 
 
-def _pairs(histories: Histories | None, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets and items, of none as well."""
+def _offsets_and_items(histories: Histories | None, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets and items of n histories; n empty rows for None."""
     if histories is None:
         return np.zeros(n + 1, np.int64), np.zeros(0, np.int32)
     return histories.offsets, histories.items
 
 
-def has_signal(histories: Histories) -> np.ndarray:
-    """bool[n]: whether a history has an event worth more than nothing."""
+def has_positive_event(histories: Histories) -> np.ndarray:
+    """bool[n]: whether a history has an event of positive weight."""
     return histories.positives > 0
 
 
-def _unit(rows: sparse.csr_matrix) -> sparse.csr_matrix:
-    """A CSR matrix with rows of length 1; empty ones stay so."""
+def _normalized_rows(rows: sparse.csr_matrix) -> sparse.csr_matrix:
+    """A CSR matrix with its rows scaled to length 1; empty rows stay empty."""
     length = np.sqrt(np.asarray(rows.multiply(rows).sum(axis=1))).ravel()
     scaled = rows.data / np.repeat(np.maximum(length, 1e-12), np.diff(rows.indptr))
     return sparse.csr_matrix((scaled.astype(np.float32), rows.indices, rows.indptr), shape=rows.shape)
 
 
-def _long_one(vectors: np.ndarray) -> np.ndarray:
-    """float32 vectors of length 1; zeros stay so."""
+def _normalized_vectors(vectors: np.ndarray) -> np.ndarray:
+    """float32 vectors scaled to length 1; zero vectors stay zero."""
     vectors = np.asarray(vectors, dtype=np.float32)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

@@ -47,20 +47,21 @@ class SLIM(TableRecommender):
         n_items = data.n_items
         users = data.matrix("binary")
         items = users.T.tocsr()
-        most = min(self.candidates or n_items, n_items)
-        found: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        max_candidates = min(self.candidates or n_items, n_items)
+        parts_by_start: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
         shared = mirror(gram(users, run), run) if n_items <= LARGEST else None
 
         def work(start: int, stop: int) -> None:
-            how = self.l1, self.l2, most, self.sweeps, self.tolerance, start, stop
+            how = self.l1, self.l2, max_candidates, self.sweeps, self.tolerance, start, stop
             if shared is not None:
-                found[start] = _regress_shared(shared, *how)
+                parts_by_start[start] = _regress_shared(shared, *how)
             else:
-                found[start] = _regress(items.indptr, items.indices, users.indptr, users.indices, *how)
+                parts_by_start[start] = _regress(items.indptr, items.indices, users.indptr, users.indices, *how)
 
         for_chunks(work, n_items, run, label="SLIM")
         counts, entered, weights = (
-            np.concatenate(part) for part in zip(*(found[start] for start in sorted(found)), strict=True)
+            np.concatenate(part)
+            for part in zip(*(parts_by_start[start] for start in sorted(parts_by_start)), strict=True)
         )
         into = np.repeat(np.arange(n_items), counts)
         table = sparse.csr_matrix((weights, (entered, into)), shape=(n_items, n_items), dtype=np.float32)
@@ -69,7 +70,7 @@ class SLIM(TableRecommender):
 
 
 @kernel
-def _regress(i_indptr, i_users, u_indptr, u_items, l1, l2, most, sweeps, tolerance, start, stop):
+def _regress(i_indptr, i_users, u_indptr, u_items, l1, l2, max_candidates, sweeps, tolerance, start, stop):
     """For items start..stop: how many have weight, which (int32) and what weight (float32)."""
     n_items, n_users = len(i_indptr) - 1, len(u_indptr) - 1
     shared = np.zeros(n_items, dtype=np.float32)
@@ -98,7 +99,7 @@ def _regress(i_indptr, i_users, u_indptr, u_items, l1, l2, most, sweeps, toleran
                 reach += 1
             else:
                 shared[other] = 0
-        k = min(most, reach)
+        k = min(max_candidates, reach)
         items, alike = np.full(k, -1, dtype=np.int32), np.zeros(k, dtype=np.float32)
         if k > 0:
             keep_largest(shared, touched, reach, items, alike)
@@ -151,12 +152,12 @@ def _descend(i_indptr, i_users, l1, l2, sweeps, tolerance, items, w, residual):
 
 
 @kernel
-def _regress_shared(shared, l1, l2, most, sweeps, tolerance, start, stop):
+def _regress_shared(shared, l1, l2, max_candidates, sweeps, tolerance, start, stop):
     """As `_regress`, from XᵀX."""
     n_items, gap = len(shared), 256  # the gap: see `factorization._solve`
     slope = np.empty(n_items + 2 * gap, dtype=np.float64)[gap : gap + n_items]
-    worth, within = np.zeros(n_items, dtype=np.float32), np.zeros(n_items, dtype=np.bool_)
-    may, entering = np.empty(n_items, dtype=np.int32), np.empty(n_items, dtype=np.int32)
+    priority, within = np.zeros(n_items, dtype=np.float32), np.zeros(n_items, dtype=np.bool_)
+    candidates, entering = np.empty(n_items, dtype=np.int32), np.empty(n_items, dtype=np.int32)
     inside, w = np.empty(n_items, dtype=np.int32), np.zeros(n_items, dtype=np.float64)
     counts = np.zeros(stop - start, dtype=np.int64)
     entered, weights, size = np.empty(1024, dtype=np.int32), np.empty(1024, dtype=np.float32), 0
@@ -164,34 +165,36 @@ def _regress_shared(shared, l1, l2, most, sweeps, tolerance, start, stop):
         reach = 0
         for other in range(n_items):
             if shared[target, other] > l1 and other != target:
-                may[reach] = other
+                candidates[reach] = other
                 reach += 1
-        if reach > most:
+        if reach > max_candidates:
             for place in range(reach):
-                worth[may[place]] = shared[target, may[place]] / np.sqrt(shared[may[place], may[place]])
-            kept, _ = _best(worth, may, reach, most)
-            may[:most], reach = kept, most
+                priority[candidates[place]] = shared[target, candidates[place]] / np.sqrt(
+                    shared[candidates[place], candidates[place]]
+                )
+            chosen, _ = _best(priority, candidates, reach, max_candidates)
+            candidates[:max_candidates], reach = chosen, max_candidates
         n, near = 0, tolerance
         for _ in range(sweeps):
             _slopes(shared, target, inside, w, n, slope)
             n_entering, most_moved = 0, 0.0
             for place in range(reach):
-                item = may[place]
+                item = candidates[place]
                 move = (slope[item] - l1) / (shared[item, item] + l2)
                 if not within[item] and move > tolerance:
-                    worth[item], entering[n_entering] = move, item
+                    priority[item], entering[n_entering] = move, item
                     n_entering += 1
                     most_moved = max(most_moved, move)
             if n_entering == 0 and near <= tolerance:
                 break
-            kept, _ = _best(worth, entering, n_entering, reach if reach <= 2 * ROUND else ROUND)
+            chosen, _ = _best(priority, entering, n_entering, reach if reach <= 2 * ROUND else ROUND)
             held, n = n, 0
             for place in range(held):  # what has lost its weight makes room
                 within[inside[place]] = w[place] > 0
                 if w[place] > 0:
                     inside[n], w[n] = inside[place], w[place]
                     n += 1
-            for item in kept:
+            for item in chosen:
                 inside[n], w[n], within[item] = item, 0, True
                 n += 1
             near = max(tolerance, LOOSE * most_moved)  # no nearer than those still outside are off
@@ -209,11 +212,11 @@ def _regress_shared(shared, l1, l2, most, sweeps, tolerance, start, stop):
 
 
 @kernel
-def _best(worth, items, n, k):
-    """The k items of largest worth, and it; `worth` is cleared."""
-    found, values = np.full(min(k, n), -1, dtype=np.int32), np.zeros(min(k, n), dtype=np.float32)
-    keep_largest(worth, items, n, found, values)
-    return found, values
+def _best(priority, items, n, k):
+    """The k items of largest worth, and it; `priority` is cleared."""
+    best_items, values = np.full(min(k, n), -1, dtype=np.int32), np.zeros(min(k, n), dtype=np.float32)
+    keep_largest(priority, items, n, best_items, values)
+    return best_items, values
 
 
 @kernel

@@ -17,7 +17,7 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.models.item_to_item import keep_largest, score_by_table, to_csr
 from zhiyin.models.loading import load as load_model
-from zhiyin.models.recommender import Recommender, has_signal
+from zhiyin.models.recommender import Recommender, has_positive_event
 from zhiyin.models.registry import parse
 from zhiyin.models.saving import write as write_model
 
@@ -49,7 +49,7 @@ class Friends(Recommender):
     and they are.
     """
 
-    answers_strangers: ClassVar[bool] = True
+    scores_empty_histories: ClassVar[bool] = True
     _parts: ClassVar[tuple[str, ...]] = ("base_",)
 
     base: str = param("als", "the model of the own taste, such as als:factors=128, ease or itemknn")
@@ -74,10 +74,10 @@ class Friends(Recommender):
         had = data.matrix("binary")
         ties = _ties(links, had, self.followers, self.shared, self.common, run)
         self.base_ = parse(self.base).fit(data, run)
-        worth = np.maximum(np.bincount(had.indices, minlength=data.n_items), 1) ** -float(self.popularity)
+        item_weights = np.maximum(np.bincount(had.indices, minlength=data.n_items), 1) ** -float(self.popularity)
         self.reach_ = _reach(ties, self.walk, self.restart, self.k_neighbors, run)
         self.had_ = sparse.csr_matrix(
-            (had.data * worth[had.indices].astype(np.float32), had.indices, had.indptr), had.shape
+            (had.data * item_weights[had.indices].astype(np.float32), had.indices, had.indptr), had.shape
         )
         self.self_ = data.item_ids.encode(data.user_ids.values) if self.people else np.zeros(0, np.int32)
 
@@ -94,22 +94,26 @@ class Friends(Recommender):
             )
         follows = data.matrix("binary").tocoo()
         other = data.user_ids.encode(data.item_ids.values)[follows.col]
-        kept = (other >= 0) & (other != follows.row)
-        pairs = follows.row[kept], other[kept]
-        return sparse.csr_matrix((follows.data[kept], pairs), shape=(n, n), dtype=np.float32)
+        mask = (other >= 0) & (other != follows.row)
+        pairs = follows.row[mask], other[mask]
+        return sparse.csr_matrix((follows.data[mask], pairs), shape=(n, n), dtype=np.float32)
 
     def _score(self, histories: Histories, run: Run) -> np.ndarray:
         n_users = self.had_.shape[0]
         # A code beyond the training data is nobody we know.
-        known = (histories.users >= 0) & (histories.users < n_users)
-        who = np.where(known, histories.users, 0)
-        rows = self.reach_[who]
-        rows.data[~np.repeat(known, np.diff(rows.indptr))] = 0
+        in_training = (histories.users >= 0) & (histories.users < n_users)
+        user_codes = np.where(in_training, histories.users, 0)
+        rows = self.reach_[user_codes]
+        rows.data[~np.repeat(in_training, np.diff(rows.indptr))] = 0
         friends = score_by_table(rows, self.had_, run)
         scores = self.base_.score(histories, run)
-        scores[~has_signal(histories)] = 0
+        scores[~has_positive_event(histories)] = 0
         offsets, items = histories.offsets, np.asarray(histories.items)
-        itself = np.where(known, self.self_[who], -1) if len(self.self_) else np.full(len(who), -1, np.int32)
+        itself = (
+            np.where(in_training, self.self_[user_codes], -1)
+            if len(self.self_)
+            else np.full(len(user_codes), -1, np.int32)
+        )
         popular, alpha = np.asarray(self.context_.popularity), np.float32(self.alpha)
 
         def work(start: int, stop: int) -> None:
@@ -121,8 +125,8 @@ class Friends(Recommender):
     def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
         return self.base_._similar(items, run)
 
-    def _similar_to(self, item: int, k: int, run: Run) -> tuple[np.ndarray, np.ndarray]:
-        return self.base_._similar_to(item, k, run)
+    def _similar_to_item(self, item: int, k: int, run: Run) -> tuple[np.ndarray, np.ndarray]:
+        return self.base_._similar_to_item(item, k, run)
 
     def _write_parts(self, folder: Path) -> None:
         place = folder / "base"
@@ -172,13 +176,13 @@ def _overlap(ids, a, a_end, b, b_end):
     """How many ids two sorted rows share: each id of the shorter is looked up in the rest of the longer."""
     if a_end - a > b_end - b:
         a, a_end, b, b_end = b, b_end, a, a_end
-    found = 0
+    count = 0
     for at in range(a, a_end):
         b += np.searchsorted(ids[b:b_end], ids[at])
         if b == b_end:
             break
-        found += ids[b] == ids[at]
-    return found
+        count += ids[b] == ids[at]
+    return count
 
 
 @kernel
@@ -237,27 +241,27 @@ def _wander(indptr, others, share, steps, restart, start, stop, people, mass):
                     here[size], there[size] = here[place], there[place]
                     size += 1
         # The user out; then the least of the others, if all places are taken.
-        kept, worst, gone = 0, -1, False
+        size_out, worst, user_removed = 0, -1, False
         for place in range(size):
             if here[place] == user:
-                gone = True
+                user_removed = True
                 continue
-            people[user, kept], mass[user, kept] = here[place], there[place]
+            people[user, size_out], mass[user, size_out] = here[place], there[place]
             if (
                 worst < 0
                 or there[place] < mass[user, worst]
                 or (there[place] == mass[user, worst] and here[place] > people[user, worst])
             ):
-                worst = kept
-            kept += 1
-        if kept == k and not gone:
-            kept -= 1
-            people[user, worst], mass[user, worst] = people[user, kept], mass[user, kept]
-            people[user, kept], mass[user, kept] = -1, np.float32(0)
+                worst = size_out
+            size_out += 1
+        if size_out == k and not user_removed:
+            size_out -= 1
+            people[user, worst], mass[user, worst] = people[user, size_out], mass[user, size_out]
+            people[user, size_out], mass[user, size_out] = -1, np.float32(0)
         whole = np.float32(0)
-        for place in range(kept):
+        for place in range(size_out):
             whole += mass[user, place]
-        for place in range(kept):
+        for place in range(size_out):
             mass[user, place] /= whole
 
 

@@ -61,9 +61,9 @@ plateau's values at the extrema of the one of degree order; on Gowalla Recall@20
     def _fit(self, data: Dataset, run: Run) -> None:
         matrix = data.matrix("binary")
         degrees = np.maximum(np.bincount(matrix.indices, minlength=data.n_items), 1)
-        taken = np.diff(matrix.indptr)
-        worth = 1 / np.sqrt(np.repeat(taken, taken).astype(np.float64) * degrees[matrix.indices])
-        rows = sparse.csr_matrix((worth.astype(np.float32), matrix.indices, matrix.indptr), shape=matrix.shape)
+        row_lengths = np.diff(matrix.indptr)
+        normalized = 1 / np.sqrt(np.repeat(row_lengths, row_lengths).astype(np.float64) * degrees[matrix.indices])
+        rows = sparse.csr_matrix((normalized.astype(np.float32), matrix.indices, matrix.indptr), shape=matrix.shape)
         self.users_, self.items_ = rows.copy(), rows.T.tocsr()  # type: ignore[misc]
         self.degrees_ = degrees.astype(np.float32)  # type: ignore[misc]
         self.vectors_ = right_vectors(rows, self.factors, _DEPTH, run)[0]  # type: ignore[misc]
@@ -104,9 +104,9 @@ def interpolated(order: int, function: Callable[[np.ndarray], np.ndarray]) -> np
     """float32[order + 1]: Chebyshev coefficients of the polynomial that meets a function of [-1, 1] at the nodes."""
     nodes = np.cos((np.arange(order + 1) + 0.5) * np.pi / (order + 1))
     terms = np.polynomial.chebyshev.chebvander(nodes, order)
-    found = 2 / (order + 1) * (function(nodes) @ terms)
-    found[0] /= 2
-    return found.astype(np.float32)
+    coefficients = 2 / (order + 1) * (function(nodes) @ terms)
+    coefficients[0] /= 2
+    return coefficients.astype(np.float32)
 
 
 def filtered(
@@ -153,7 +153,7 @@ def _filter(
                 total[item, c] = first * now[item, c]
                 before[item, c] = 0
         for k in range(1, len(coefficients)):
-            worth = coefficients[k]
+            coefficient = coefficients[k]
             for user in range(n_users):
                 _gather(u_items, u_data, u_indptr[user], u_indptr[user + 1], now, within[user])
             # T_1 = M T_0; T_k+1 = 2 M T_k - T_k-1, with M = I - 2 RᵀR.
@@ -164,7 +164,7 @@ def _filter(
                 for c in range(width):
                     value = twice * (now[item, c] - np.float32(2) * line[c]) - before[item, c]
                     before[item, c] = value
-                    total[item, c] += worth * value
+                    total[item, c] += coefficient * value
             before, now = now, before
         for c in range(rows):
             for item in range(n_items):
@@ -179,13 +179,13 @@ def _gather(columns, data, at, end, rows, out):
         for c in range(_WIDTH):
             out[c] = 0
         for place in range(at, end):
-            row, worth = columns[place], data[place]
+            row, weight = columns[place], data[place]
             for c in range(_WIDTH):
-                out[c] += worth * rows[row, c]
+                out[c] += weight * rows[row, c]
         return
     for c in range(width):
         out[c] = 0
     for place in range(at, end):
-        row, worth = columns[place], data[place]
+        row, weight = columns[place], data[place]
         for c in range(width):
-            out[c] += worth * rows[row, c]
+            out[c] += weight * rows[row, c]

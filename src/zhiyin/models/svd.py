@@ -71,18 +71,18 @@ def right_vectors(rows: sparse.csr_matrix, factors: int, depth: int, run: Run) -
 def _krylov(rows: sparse.csr_matrix, width: int, depth: int, run: Run) -> np.ndarray:
     """An orthonormal basis float32[n_items, width · (depth + 1)] of what RᵀR makes of random directions."""
     block = run.rng(12).standard_normal((rows.shape[1], width)).astype(np.float32)
-    found: list[np.ndarray] = []
+    blocks: list[np.ndarray] = []
     with run.bar("PureSVD", depth + 1) as advance:
         for _ in range(depth + 1):
             block = _twice(rows, block, run)
             # Twice, as once leaves a rest of what is in the basis already.
             for _ in range(2):
-                for other in found:
+                for other in blocks:
                     block -= other @ (other.T @ block)
                 block = np.linalg.qr(block)[0]
-            found.append(block)
+            blocks.append(block)
             advance(1)
-    return np.concatenate(found, axis=1)
+    return np.concatenate(blocks, axis=1)
 
 
 def _twice(rows: sparse.csr_matrix, block: np.ndarray, run: Run) -> np.ndarray:

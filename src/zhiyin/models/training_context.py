@@ -65,7 +65,7 @@ class TrainingContext:
     def in_order(self, mask: Mask) -> np.ndarray:
         """int32: items by popularity as `best_first`. All items of `mask` are among them; the others are left out where
         the mask has few items."""
-        return mask.rows[np.argsort(-self.priority[mask.rows])] if mask.few else self.best_first
+        return mask.rows[np.argsort(-self.priority[mask.rows])] if mask.is_sparse else self.best_first
 
     @functools.cached_property
     def _candidate_mask(self) -> Mask:

@@ -77,7 +77,7 @@ class Transitions(Recommender):
     def _score(self, histories: Histories, run: Run) -> np.ndarray:
         return score_by_table(recent(histories, self.last, self.decay), self.rules_, run)
 
-    def _rank_few(
+    def _rank_pruned(
         self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
     ) -> tuple[np.ndarray, np.ndarray] | None:
         rows = recent(histories, self.last, self.decay)
@@ -86,7 +86,7 @@ class Transitions(Recommender):
     def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
         return rows_of(self.rules_, items)
 
-    def _similar_to(self, item: int, k: int, run: Run) -> tuple[np.ndarray, np.ndarray]:
+    def _similar_to_item(self, item: int, k: int, run: Run) -> tuple[np.ndarray, np.ndarray]:
         return row_of(self.rules_, item)
 
 
@@ -107,15 +107,15 @@ def _rules(indptr, places, item, session, time, window, rate, repeats, backward,
                     other = place + way * distance
                     if other < 0 or other >= len(item) or session[other] != session[place]:
                         break
-                    follower, worth = item[other], share / distance
+                    follower, weight = item[other], share / distance
                     if follower == source:
-                        worth *= repeats if way > 0 else 0.0
+                        weight *= repeats if way > 0 else 0.0
                     if rate > 0:
-                        worth *= 2.0 ** (-rate * abs(time[other] - time[place]))
-                    if worth < 1e-30:  # nothing, and it would look untouched
+                        weight *= 2.0 ** (-rate * abs(time[other] - time[place]))
+                    if weight < 1e-30:  # nothing, and it would look untouched
                         continue
                     if total[follower] == 0:
                         touched[n_touched] = follower
                         n_touched += 1
-                    total[follower] += worth
+                    total[follower] += weight
         keep_largest(total, touched, n_touched, neighbors[source], values[source])

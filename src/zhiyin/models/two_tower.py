@@ -30,7 +30,7 @@ from zhiyin.models.sequence.training_loop import threads
 # Items whose vectors are made at once when all are wanted.
 ROWS = 1 << 16
 # States by which hard negatives are found: enough to stand for a batch, few enough to cost little.
-JUDGES = 256
+MAX_SAMPLED_STATES = 256
 
 
 @dataclasses.dataclass
@@ -198,20 +198,20 @@ class Towers(nn.Module):
         assert batch.targets is not None
         events = torch.cat([batch.items[:, :1], batch.targets], dim=1)  # [b, t], -1 where there is none
         weights = self.others(events)
-        asked = (events >= 0) & (weights.sum(dim=2) > 0)
-        wanted, pool = events[asked], self.draw(draw, self.pool)
-        # Each item is made once a step: by its place in `made` from here on.
-        made, place = torch.cat([events.clamp(min=0).flatten(), pool]).unique(return_inverse=True)
-        x = self.vectors(made)
+        is_history = (events >= 0) & (weights.sum(dim=2) > 0)
+        wanted, pool = events[is_history], self.draw(draw, self.pool)
+        # Each item is made once a step: by its place in `distinct` from here on.
+        distinct, place = torch.cat([events.clamp(min=0).flatten(), pool]).unique(return_inverse=True)
+        x = self.vectors(distinct)
         history, pool_at = place[: events.numel()].view(events.shape), place[events.numel() :]
-        pooled = (weights @ x[history])[asked] / weights.sum(dim=2)[asked][:, None]
-        visitors = None if self.visitors is None else self.visitors.take(batch.rows[asked.nonzero()[:, 0]])
+        pooled = (weights @ x[history])[is_history] / weights.sum(dim=2)[is_history][:, None]
+        visitors = None if self.visitors is None else self.visitors.take(batch.rows[is_history.nonzero()[:, 0]])
         states, table = self.asked(pooled, visitors), self.found(x)
         negatives, log_q = self.hardest(states, table, pool_at, pool, draw)
         # What is taken off here, the scores need not learn: (1 - popularity) of log p(item).
-        off = -(1 - self.popularity) * self.log_share[made]
-        own, shared = off[history[asked]], log_q + off[negatives]
-        return losses.sampled_softmax(states, table, history[asked], negatives, own, shared), len(wanted)
+        off = -(1 - self.popularity) * self.log_share[distinct]
+        own, shared = off[history[is_history]], log_q + off[negatives]
+        return losses.sampled_softmax(states, table, history[is_history], negatives, own, shared), len(wanted)
 
     def others(self, events: Tensor) -> Tensor:
         """float[b, t, t]: how much event j counts in the history that event i is found from; never the same item."""
@@ -242,8 +242,8 @@ class Towers(nn.Module):
         if not self.hard or not len(states):
             return at[: self.negatives], log_q[: self.negatives]
         with torch.no_grad():
-            judges = torch.randint(len(states), (JUDGES,), generator=draw).to(at.device)
-            best = (states[judges] @ table[at].T).amax(dim=0)
+            sampled = torch.randint(len(states), (MAX_SAMPLED_STATES,), generator=draw).to(at.device)
+            best = (states[sampled] @ table[at].T).amax(dim=0)
             order = best.argsort(descending=True, stable=True)
             rest = order[self.hard :]
             easy = rest[torch.randperm(len(rest), generator=draw).to(at.device)[: self.negatives - self.hard]]
@@ -259,8 +259,8 @@ class Towers(nn.Module):
             return x
         counts = self.had[items]
         if self.training and self.features.n_codes:
-            kept = torch.rand(len(items), device=items.device) >= self.id_dropout
-            counts = counts & (kept | (bag.lengths == 0))  # an item without codes has nothing but its id
+            keep_mask = torch.rand(len(items), device=items.device) >= self.id_dropout
+            counts = counts & (keep_mask | (bag.lengths == 0))  # an item without codes has nothing but its id
         return x + self.ids(items) * counts[:, None]
 
     def described(self, bag: Bag) -> Tensor:
@@ -276,10 +276,12 @@ class Towers(nn.Module):
     def asked(self, pooled: Tensor, visitors: Bag | None) -> Tensor:
         """[m, d]: vectors of histories, of length 1 / temperature where there is one."""
         if visitors is not None:
-            known = visitors.sum(self.user_words, self.dropout)
+            user_vectors = visitors.sum(self.user_words, self.dropout)
             if self.training:  # a history may come without its user's columns
-                known = known * (torch.rand(len(known), 1, device=known.device) >= self.id_dropout)
-            pooled = pooled + known
+                user_vectors = user_vectors * (
+                    torch.rand(len(user_vectors), 1, device=user_vectors.device) >= self.id_dropout
+                )
+            pooled = pooled + user_vectors
         state = self.user(pooled)
         return nn.functional.normalize(state, dim=-1) / self.temperature if self.temperature else state
 
@@ -374,8 +376,8 @@ class Vocabulary:
         shares with one nobody has had is worth learning. Raises ConfigError for a column that is not there."""
         trained = frame.filter(pl.Series(learned))
         chosen = [{"name": name, "edges": _edges(trained[name], bins)} for name in _chosen(frame, columns)]
-        known = pl.DataFrame({"row": np.arange(len(frame), dtype=np.int64), "learned": learned})
-        tokens = _tokens(frame, chosen).join(known, on="row", how="left").group_by("token")
+        learned_rows = pl.DataFrame({"row": np.arange(len(frame), dtype=np.int64), "learned": learned})
+        tokens = _tokens(frame, chosen).join(learned_rows, on="row", how="left").group_by("token")
         counts = tokens.agg(pl.len(), pl.col("learned").any())
         counts = counts.filter(pl.col("learned") & (pl.col("len") >= min_count)).sort("token")
         rarity = np.log((1 + len(frame)) / (1 + counts["len"].to_numpy())) + 1
@@ -389,8 +391,8 @@ class Vocabulary:
             return sparse.csr_matrix(shape, dtype=np.float32)
         words = bytes(self.words).decode().split("\0")
         coded = pl.DataFrame({"token": words, "code": np.arange(len(words), dtype=np.int64)})
-        found = _tokens(frame, self.columns).join(coded, on="token").sort("row", "code")
-        row, code = found["row"].to_numpy(), found["code"].to_numpy()
+        pairs = _tokens(frame, self.columns).join(coded, on="token").sort("row", "code")
+        row, code = pairs["row"].to_numpy(), pairs["code"].to_numpy()
         matrix = sparse.csr_matrix((self.rarity[code], (row, code)), shape=shape, dtype=np.float32)
         length = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
         matrix.data /= np.repeat(length, np.diff(matrix.indptr)).astype(np.float32)
@@ -399,12 +401,12 @@ class Vocabulary:
 
 def _chosen(frame: pl.DataFrame, columns: str) -> list[str]:
     """The columns asked for; if none, all of text, categories and lists that hold no addresses."""
-    asked = [name.strip() for name in columns.replace("|", ",").split(",") if name.strip()]
-    for name in asked:
+    names = [name.strip() for name in columns.replace("|", ",").split(",") if name.strip()]
+    for name in names:
         if name not in frame.columns:
             raise ConfigError(f"columns: there is no column {name!r}", remedy=nearest(name, frame.columns or ["none"]))
-    if asked:
-        return asked
+    if names:
+        return names
     texts = [name for name, kind in frame.schema.items() if not _is_number(kind)]
     return [name for name in texts if not _addresses(frame[name])]
 
@@ -441,8 +443,8 @@ def _tokens(frame: pl.DataFrame, columns: list[dict[str, Any]]) -> pl.DataFrame:
         if column["name"] not in frame.columns:
             continue
         values = frame[column["name"]]
-        said = _binned(values, column["edges"]) if column["edges"] is not None else _said(values)
-        parts.append(said.select("row", token=pl.lit(f"{number} ") + pl.col("token")))
+        tokens = _binned(values, column["edges"]) if column["edges"] is not None else _said(values)
+        parts.append(tokens.select("row", token=pl.lit(f"{number} ") + pl.col("token")))
     return pl.concat(parts).unique(maintain_order=True)
 
 
@@ -463,5 +465,5 @@ def _said(values: pl.Series) -> pl.DataFrame:
     token = pl.col("token")
     parts = token.str.replace_all(r"[|,;:/()\[\]]+", "|").str.split("|")
     ways = (parts, token.str.extract_all(r"[\p{L}\p{N}#']+"))
-    said = pl.concat([frame, *(frame.with_columns(token=way).explode("token") for way in ways)])
-    return said.with_columns(token.str.strip_chars()).filter(token.str.len_bytes() > 0)
+    tokens = pl.concat([frame, *(frame.with_columns(token=way).explode("token") for way in ways)])
+    return tokens.with_columns(token.str.strip_chars()).filter(token.str.len_bytes() > 0)

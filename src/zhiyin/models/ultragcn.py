@@ -82,13 +82,13 @@ class UltraGCN(NeuralRecommender):
         """Vectors of histories, float32[n, factors]: the minimum of the loss over each, found by Adam."""
         run = run or Run()
         matrix = histories.matrix(len(self.item_vectors_), "binary")
-        found = np.zeros((matrix.shape[0], self.factors), dtype=np.float32)
+        vectors = np.zeros((matrix.shape[0], self.factors), dtype=np.float32)
         with torch.inference_mode(), threads(run):
             table, degree = torch.tensor(self.item_vectors_), torch.tensor(self.degrees_)
-            for start in range(0, len(found), 1024):
+            for start in range(0, len(vectors), 1024):
                 part = matrix[start : start + 1024]
-                found[start : start + 1024] = self._folded(part, table, degree).numpy()
-        return found
+                vectors[start : start + 1024] = self._folded(part, table, degree).numpy()
+        return vectors
 
     def _folded(self, rows, table: Tensor, degree: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         counts = torch.from_numpy(np.diff(rows.indptr).astype(np.float32))
@@ -199,9 +199,9 @@ def spectral(matrix: sparse.csr_matrix, d: int, odds: float, run: Run) -> tuple[
     if k > 0 and matrix.nnz:
         normal = sparse.diags(np.asarray(left).ravel()) @ matrix @ sparse.diags(np.asarray(right).ravel())
         u, s, vt = svds(normal.astype(np.float32), k=k, v0=rng.normal(size=min(n, m)).astype(np.float32))
-        for vectors, found in ((x, u), (v, vt.T)):
-            found = found * np.sqrt(s)
-            vectors[:, :k] += found / np.sqrt(np.square(found).sum(axis=1).mean())
+        for vectors, factors in ((x, u), (v, vt.T)):
+            factors = factors * np.sqrt(s)
+            vectors[:, :k] += factors / np.sqrt(np.square(factors).sum(axis=1).mean())
     common = np.sqrt(np.log(max(odds, 2.0)))
     x[:, -1], v[:, -1] = common, -common
     return x, v

@@ -74,7 +74,7 @@ class EligibleItems:
     @classmethod
     def made(cls, mask: Mask, shown: np.ndarray | None, candidates: np.ndarray, n: int) -> EligibleItems:
         """Of a filter, what is shown and what may be at all; the model knows the first n."""
-        if not mask.few:
+        if not mask.is_sparse:
             bits = candidates & mask.bits
             if shown is not None:
                 bits &= shown
@@ -330,7 +330,7 @@ class Answers:
         clock, policy = _Clock(request), exploration_policy(request)
         k, word, balance = self._checked(request)
         book = self.rulebook(request.filter, request.boosts)
-        who, histories = self.model._asked(users, None)
+        who, histories = self.model._resolve_histories(users, None)
         codes = self.known.user_ids.encode(who).astype(np.int64)
         parts: list[Slates] = []
         order: list[np.ndarray] = []
@@ -471,7 +471,7 @@ class Answers:
 
     def _popular_first(self, passing: EligibleItems) -> np.ndarray:
         """int32: items from the most popular one on; few that pass are sorted for themselves."""
-        if passing.known.few:
+        if passing.known.is_sparse:
             rows = np.flatnonzero(passing.bits)
             return rows[np.argsort(-self.priority[rows])].astype(np.int32)
         if "best_first" not in self._likeness:
@@ -537,13 +537,13 @@ class Answers:
             narrow = bool(asked.book.conditions) or request.include is not None
             hidden = 0 if shown is None else n - int(np.count_nonzero(shown[:n]))
             most = n if narrow else min(n, request.k + 200 + hidden)
-            rows, worth = self.model._similar_to(code, most, self.run)
+            rows, worth = self.model._similar_to_item(code, most, self.run)
             if self.new_items.m:
                 near = np.argsort(-worth, kind="stable")[:100]
                 free = np.ones(self.new_items.m, dtype=bool) if shown is None else shown[n:]
                 codes, values = self.new_items.similar_new_items(rows[near], worth[near], free)
                 rows, worth = np.concatenate([rows, codes]), np.concatenate([worth, values])
-        kept = self._candidates[rows] & asked.mask.holds(rows) & ~np.isin(rows, asked.gone)
+        kept = self._candidates[rows] & asked.mask.contains(rows) & ~np.isin(rows, asked.gone)
         if shown is not None:
             kept &= shown[rows]
         return self._listed(asked, rows[kept], worth[kept], "similar", begun)

@@ -2,7 +2,7 @@
 
     filters = Filters(items, user={"age": int}, context={"device": str})
     mask = filters.mask("price < 50 AND NOT adult AND user.age >= min_age", RequestValues({"age": 17}))
-    top_k_where(item_vectors, queries, mask, k=100)    # see `models.masked_search`
+    top_k_masked(item_vectors, queries, mask, k=100)    # see `models.masked_search`
 
 The filter works before the best k are chosen, so k items come back whenever k items qualify.
 """
@@ -255,7 +255,7 @@ class Filters:
         if not isinstance(request, _BatchValues):
             mask = self._cached_mask(node, request.now) if node.scopes <= {"item", "now"} else None
             if mask is not None:
-                return mask.holds(items)
+                return mask.contains(items)
         return truth_values(self._evaluate(node, request, items), len(items))
 
     def numbers(

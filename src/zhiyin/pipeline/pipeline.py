@@ -56,7 +56,7 @@ class Pipeline(Recommender):
     by.
     """
 
-    answers_strangers: ClassVar[bool] = True
+    scores_empty_histories: ClassVar[bool] = True
     _parts = ("sources_", "ranker_", "builder_")
 
     sources: str = param("popular:half_life=7d; itemknn; transitions; als", "retrievers with their settings, between ;")
@@ -300,14 +300,15 @@ class Pipeline(Recommender):
             lambda model: model._similar(items, run), lambda: super(Pipeline, self)._similar(items, run)
         )
 
-    def _nearest(self, items: np.ndarray, k: int, run: Run) -> tuple[np.ndarray, np.ndarray]:
+    def _most_similar(self, items: np.ndarray, k: int, run: Run) -> tuple[np.ndarray, np.ndarray]:
         return self._by_first(
-            lambda model: model._nearest(items, k, run), lambda: super(Pipeline, self)._nearest(items, k, run)
+            lambda model: model._most_similar(items, k, run), lambda: super(Pipeline, self)._most_similar(items, k, run)
         )
 
-    def _similar_to(self, item: int, k: int, run: Run) -> tuple[np.ndarray, np.ndarray]:
+    def _similar_to_item(self, item: int, k: int, run: Run) -> tuple[np.ndarray, np.ndarray]:
         return self._by_first(
-            lambda model: model._similar_to(item, k, run), lambda: super(Pipeline, self)._similar_to(item, k, run)
+            lambda model: model._similar_to_item(item, k, run),
+            lambda: super(Pipeline, self)._similar_to_item(item, k, run),
         )
 
     def _by_first(self, ask: Callable[[Recommender], T], otherwise: Callable[[], T]) -> T:

@@ -83,13 +83,13 @@ class BayesianFM(RatingModel):
                 precision = alpha * len(error)
                 moved = float(error.mean()) + rng.standard_normal() / np.sqrt(precision)
                 mean, error = mean + moved, error - moved
-                for block, other, row, beside in (
+                for block, other, row, partner in (
                     (users, items, user, histories.items),
                     (items, users, histories.items, user),
                 ):
                     block.draw_prior(rng)
                     for k in range(1 + self.factors):
-                        block.draw(k, other.rows[k] if k else None, row, beside, error, alpha, rng)
+                        block.draw(k, other.rows[k] if k else None, row, partner, error, alpha, rng)
                 if sweep in keep:
                     samples.append((mean + items.rows[0], items.rows[1:].T.copy(), *users.parts(alpha)))
                 advance(1)
@@ -112,17 +112,17 @@ class BayesianFM(RatingModel):
 
     def _encode(self, histories: Histories, run: Run) -> np.ndarray:
         """float32[n, 2 + kept · factors]: one, the bias, and the vectors of each history in every kept sample."""
-        run, n, kept = run, len(histories), len(self.prior_)
+        run, n, n_samples = run, len(histories), len(self.prior_)
         ratings, owner = self._ratings(histories), np.repeat(np.arange(n), histories.lengths)
         seen = _pairs(histories, len(self.item_vectors_))
         columns = OneHot(self.user_columns_).encode(histories.features, n)
-        vectors = np.zeros((n, 2 + kept * self.factors), dtype=np.float32)
+        vectors = np.zeros((n, 2 + n_samples * self.factors), dtype=np.float32)
         vectors[:, 0] = 1
-        heard = self.item_vectors_[histories.items]
-        design = np.ones((len(heard), 1 + self.factors), np.float32)
-        for s in range(kept):
+        event_vectors = self.item_vectors_[histories.items]
+        design = np.ones((len(event_vectors), 1 + self.factors), np.float32)
+        for s in range(n_samples):
             place = slice(2 + s * self.factors, 2 + (s + 1) * self.factors)
-            design[:, 1:] = heard[:, place]
+            design[:, 1:] = event_vectors[:, place]
             base = self.prior_[s, 0] + columns @ self.described_[s]
             if self.implicit:
                 base = base + seen @ self.seen_[s]
@@ -130,8 +130,8 @@ class BayesianFM(RatingModel):
             targets = ratings - self.offsets_[s, histories.items]
             _subtract(targets, base, owner, design)
             x = base + fold(histories, targets, design, self.prior_[s, 1], False, run)
-            vectors[:, 1] += x[:, 0] / kept
-            vectors[:, place] = x[:, 1:] / np.float32(kept)
+            vectors[:, 1] += x[:, 0] / n_samples
+            vectors[:, place] = x[:, 1:] / np.float32(n_samples)
         return vectors
 
 
@@ -184,7 +184,7 @@ class _Block:
         k: int,
         other: np.ndarray | None,
         row: np.ndarray,
-        beside: np.ndarray,
+        partner: np.ndarray,
         error: np.ndarray,
         alpha: float,
         rng: np.random.Generator,
@@ -193,9 +193,9 @@ class _Block:
         sizes = np.diff([0, *self.ends])
         mean, precision = np.repeat(self.mean[:, k], sizes), np.repeat(self.precision[:, k], sizes)
         noise, m = rng.standard_normal(len(mean)), self.matrix
-        factor = np.ones(int(beside.max()) + 1) if other is None else other
+        factor = np.ones(int(partner.max()) + 1) if other is None else other
         _draw(
-            m.indptr, m.indices, m.data, self.theta[k], self.rows[k], row, beside, factor, error, mean, precision,
+            m.indptr, m.indices, m.data, self.theta[k], self.rows[k], row, partner, factor, error, mean, precision,
             alpha, noise,
         )  # fmt: skip
 
@@ -228,12 +228,12 @@ def _unit(matrix: sparse.spmatrix) -> sparse.csr_matrix:
 
 
 @kernel
-def _draw(indptr, rows, x, theta, value, row, beside, factor, error, mean, precision, alpha, noise):
+def _draw(indptr, rows, x, theta, value, row, partner, factor, error, mean, precision, alpha, noise):
     """One dimension of one block. `error` is what the ratings are above their predictions, and stays so."""
     square, product = np.zeros(len(value)), np.zeros(len(value))
     moved = np.zeros(len(value))
     for e in range(len(error)):
-        q = factor[beside[e]]
+        q = factor[partner[e]]
         square[row[e]] += q * q
         product[row[e]] += q * error[e]
     for f in range(len(theta)):
@@ -251,7 +251,7 @@ def _draw(indptr, rows, x, theta, value, row, beside, factor, error, mean, preci
     for r in range(len(value)):
         value[r] += moved[r]
     for e in range(len(error)):
-        error[e] -= factor[beside[e]] * moved[row[e]]
+        error[e] -= factor[partner[e]] * moved[row[e]]
 
 
 @kernel

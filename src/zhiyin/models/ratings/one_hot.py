@@ -26,23 +26,23 @@ class OneHot:
     @classmethod
     def of(cls, frame: pl.DataFrame) -> OneHot:
         """Columns worth using: numbers, and texts or lists of which at most half the rows have a value of their own."""
-        found: list[Any] = []
+        columns: list[Any] = []
         for column in frame.drop("id").iter_columns():
             if column.dtype.is_numeric():
                 numbers = column.cast(pl.Float64).drop_nulls().drop_nans().to_numpy()
                 numbers = numbers[np.isfinite(numbers)]
                 edges = np.unique(np.quantile(numbers, np.arange(1, BINS) / BINS)) if len(numbers) else numbers
                 if len(edges):
-                    found.append([column.name, "number", edges.tolist()])
+                    columns.append([column.name, "number", edges.tolist()])
                 continue
             words = _words(column)
             if words is None:
                 continue
             counts = words["word"].value_counts().filter(pl.col("count") > 1)
-            known = counts["word"].sort().to_list()
-            if 0 < len(known) <= MOST and 2 * words["word"].n_unique() <= len(column):
-                found.append([column.name, "words", known])
-        return cls(found)
+            categories = counts["word"].sort().to_list()
+            if 0 < len(categories) <= MOST and 2 * words["word"].n_unique() <= len(column):
+                columns.append([column.name, "words", categories])
+        return cls(columns)
 
     def encode(self, frame: pl.DataFrame | None, n: int | None = None) -> sparse.csr_matrix:
         """CSR float32[n, features]; what is null, missing or was not known is zero. None: n rows of nothing.
@@ -51,19 +51,19 @@ class OneHot:
         """
         n = len(frame) if frame is not None else n or 0
         row, col, data, width = [], [], [], 0
-        for name, kind, known in self.columns:
-            size = len(known) + 1 if kind == "number" else len(known)
+        for name, kind, values in self.columns:
+            size = len(values) + 1 if kind == "number" else len(values)
             if frame is not None and name in frame.columns:
                 column = frame[name]
                 if kind == "number":
                     numbers = column.cast(pl.Float64, strict=False).fill_null(np.nan).to_numpy()
                     rows = np.flatnonzero(~np.isnan(numbers))
-                    codes = np.searchsorted(np.asarray(known), numbers[rows])
+                    codes = np.searchsorted(np.asarray(values), numbers[rows])
                 else:
                     words = _words(column)
                     if words is None:
                         words = pl.DataFrame(schema={"row": pl.Int64, "word": pl.String})
-                    place = pl.DataFrame({"word": known, "code": np.arange(len(known))})
+                    place = pl.DataFrame({"word": values, "code": np.arange(len(values))})
                     words = words.join(place, on="word", how="inner", maintain_order="left")
                     rows, codes = words["row"].to_numpy(), words["code"].to_numpy()
                 row.append(rows)

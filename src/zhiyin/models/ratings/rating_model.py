@@ -34,7 +34,7 @@ class RatingModel(VectorRecommender):
     ratings.
     """
 
-    answers_strangers: ClassVar[bool] = True
+    scores_empty_histories: ClassVar[bool] = True
     # Whether the rating depends on the moment it is asked for.
     timed: ClassVar[bool] = False
     low_: ClassVar[float]
@@ -70,34 +70,34 @@ class RatingModel(VectorRecommender):
 
         Raises DataError where users, items and times do not pair up, or a row number is outside of `histories`.
         """
-        known, run = self._context(), run or Run()
+        context, run = self._context(), run or Run()
         if histories is None:
-            batch, rows = known.histories, known.user_ids.encode(users)
+            batch, rows = context.histories, context.user_ids.encode(users)
         else:
             batch, rows = histories, np.asarray(users, dtype=np.int64)
             if len(rows) and not 0 <= rows.min() <= rows.max() < len(batch):
                 raise DataError(f"a row is outside of {len(batch)} histories", remedy="number them from 0")
-        codes = known.item_ids.encode(items)
+        codes = context.item_ids.encode(items)
         if len(rows) != len(codes):
             raise DataError(f"{len(rows)} users and {len(codes)} items do not pair up")
         if times is None or not self.timed:
-            asked, place = np.unique(rows, return_inverse=True)
+            unique, place = np.unique(rows, return_inverse=True)
             moments = None
         else:
             noon = _microseconds(times) // DAY * DAY + DAY // 2
             if len(noon) != len(rows):
                 raise DataError(f"{len(rows)} users and {len(noon)} times do not pair up")
             pairs, place = np.unique(np.column_stack([rows, noon]), axis=0, return_inverse=True)
-            asked, moments, place = pairs[:, 0], pairs[:, 1], place.reshape(-1)
+            unique, moments, place = pairs[:, 0], pairs[:, 1], place.reshape(-1)
         ratings = np.empty(len(codes), dtype=np.float32)
         order = np.argsort(place, kind="stable")
-        starts = np.searchsorted(place[order], np.arange(0, len(asked) + self.chunk_rows, self.chunk_rows))
+        starts = np.searchsorted(place[order], np.arange(0, len(unique) + self.chunk_rows, self.chunk_rows))
         vectors = np.concatenate([self.item_vectors_, self.item_vectors_.mean(axis=0, keepdims=True)])
         for number, (first, last) in enumerate(itertools.pairwise(starts)):
             begin = number * self.chunk_rows
             part = slice(begin, begin + self.chunk_rows)
             now = None if moments is None else moments[part]
-            encoded = self.encode(batch.take(asked[part], now), run)
+            encoded = self.encode(batch.take(unique[part], now), run)
             mine = order[first:last]
             out = np.empty(len(mine), dtype=np.float32)
             _products(encoded, place[mine] - begin, vectors, codes[mine], out)
@@ -106,7 +106,7 @@ class RatingModel(VectorRecommender):
 
     def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
         """Cosine of the item vectors without their first two columns, which say how good and not what it is."""
-        unit = self._of_items("tastes", self._tastes)
+        unit = self._cached_for_items("tastes", self._tastes)
         return unit[items] @ unit.T
 
     def _tastes(self) -> np.ndarray:
@@ -126,19 +126,19 @@ class RatingModel(VectorRecommender):
                 type(self).__name__, f"{far:,}", self.low_, self.high_,
             )  # fmt: skip
         self.scale_ = max(1.0, (self.high_ - self.low_) / 10)  # type: ignore[misc]
-        kept = np.clip(ratings, self.low_, self.high_)
-        middle = float(kept.mean())
-        self.liked_ = float(kept[kept >= middle].mean())  # type: ignore[misc]
-        self.disliked_ = float(kept[kept <= middle].mean())  # type: ignore[misc]
+        clipped = np.clip(ratings, self.low_, self.high_)
+        middle = float(clipped.mean())
+        self.liked_ = float(clipped[clipped >= middle].mean())  # type: ignore[misc]
+        self.disliked_ = float(clipped[clipped <= middle].mean())  # type: ignore[misc]
         return self._ratings(histories)
 
     def _ratings(self, histories: Histories) -> np.ndarray:
         """float32[m]: the rating that each event is, on the scale that is learned."""
-        said = histories.weights
+        ratings = histories.weights
         if self.rated_:
             middle = (self.liked_ + self.disliked_) / 2
-            said = np.where(said > 0, self.liked_, np.where(said < 0, self.disliked_, middle))
-        ratings = np.where(np.isnan(histories.values), said, histories.values).astype(np.float32)
+            ratings = np.where(ratings > 0, self.liked_, np.where(ratings < 0, self.disliked_, middle))
+        ratings = np.where(np.isnan(histories.values), ratings, histories.values).astype(np.float32)
         ratings = np.clip(ratings, np.float32(self.low_), np.float32(self.high_))
         return ratings if self.scale_ == 1 else ratings / np.float32(self.scale_)
 
@@ -211,9 +211,9 @@ def _fold(offsets, targets, design, penalty, per_rating, start, stop, x):
                 q[j] = design[e, j]
                 b[j] += target * q[j]
             for i in range(d):
-                much = q[i]
+                value = q[i]
                 for j in range(i + 1):
-                    a[i, j] += much * q[j]
+                    a[i, j] += value * q[j]
         for i in range(d):
             a[i, i] += penalty[i] * np.float32(n if per_rating[i] else 1)
             for j in range(i):

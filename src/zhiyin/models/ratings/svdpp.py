@@ -79,8 +79,8 @@ class SVDpp(RatingModel):
         sums = implicit_sums(histories.offsets, histories.items, self.implicit_)
         design = np.ascontiguousarray(vectors[:, 1:])
         owner = np.repeat(np.arange(len(histories)), histories.lengths)
-        said = np.einsum("ef,ef->e", sums[owner], design[:, 1:])
-        targets = self._ratings(histories) - vectors[:, 0] - said
+        biases = np.einsum("ef,ef->e", sums[owner], design[:, 1:])
+        targets = self._ratings(histories) - vectors[:, 0] - biases
         penalty = np.full(1 + self.factors, self.fold_reg * self.reg, dtype=np.float32)
         penalty[0] = self.fold_reg * self.reg_bias
         x = fold(histories, targets, design, np.maximum(penalty, 1e-4), True, run)
@@ -138,10 +138,10 @@ def sweep(users, order, offsets, items, ratings, mean, bu, bi, p, q, y, share, r
             bu[u] += rate * (error - reg_bias * bu[u])
             bi[i] += rate * (error - reg_bias * bi[i])
             for j in range(f):
-                left, right, beside = p[u, j], q[i, j], z[j]
+                left, right, implicit = p[u, j], q[i, j], z[j]
                 p[u, j] = left + rate * (error * right - reg * left)
-                z[j] = beside + rate * (error * right - reg * beside)
-                q[i, j] = right + rate * (error * (left + beside) - reg * right)
+                z[j] = implicit + rate * (error * right - reg * implicit)
+                q[i, j] = right + rate * (error * (left + implicit) - reg * right)
         for j in range(f):
             old[j] = scale * share[u] * (z[j] - old[j])
         for e in range(first, last):

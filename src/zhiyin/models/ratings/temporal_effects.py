@@ -52,8 +52,8 @@ class Moments:
         now = np.where(histories.now == 0, end, histories.now)
 
         def bin_of(moments: np.ndarray) -> np.ndarray:
-            known = np.where(moments == 0, last, np.clip(moments, first, last)).astype(np.int64)
-            return (known - first) * bins // (last - first + 1)
+            clipped = np.where(moments == 0, last, np.clip(moments, first, last)).astype(np.int64)
+            return (clipped - first) * bins // (last - first + 1)
 
         def deviation(moments: np.ndarray, middles: np.ndarray) -> np.ndarray:
             away = (moments - middles) / DAY
@@ -93,35 +93,35 @@ def without_days(starts, column, penalty, targets, design):
                 size += along[e - first] ** 2
             if size == 0:
                 continue
-            much = (1 - np.sqrt(penalty / (size + penalty))) / size
+            share = (1 - np.sqrt(penalty / (size + penalty))) / size
             total = 0.0
             for e in range(first, last):
                 total += along[e - first] * targets[e]
             for e in range(first, last):
-                targets[e] -= much * total * along[e - first]
+                targets[e] -= share * total * along[e - first]
             for j in range(design.shape[1]):
                 total = 0.0
                 for e in range(first, last):
                     total += along[e - first] * design[e, j]
                 for e in range(first, last):
-                    design[e, j] -= much * total * along[e - first]
+                    design[e, j] -= share * total * along[e - first]
 
 
 @kernel
-def day_terms(offsets, days, asked, column, penalty, targets, design, x):
+def day_terms(offsets, days, query_days, column, penalty, targets, design, x):
     """float32[n, 2]: bias and factor of `column` on the day asked about, given x; 0 on a day without ratings."""
-    terms = np.zeros((len(asked), 2), dtype=np.float32)
-    for row in range(len(asked)):
+    terms = np.zeros((len(query_days), 2), dtype=np.float32)
+    for row in range(len(query_days)):
         a, b, c, u, v = penalty, 0.0, penalty, 0.0, 0.0
         for e in range(offsets[row], offsets[row + 1]):
-            if days[e] != asked[row]:
+            if days[e] != query_days[row]:
                 continue
             left = targets[e]
             for j in range(design.shape[1]):
                 left -= x[row, j] * design[e, j]
-            much = design[e, column]
-            a, b, c = a + 1, b + much, c + much * much
-            u, v = u + left, v + left * much
+            value = design[e, column]
+            a, b, c = a + 1, b + value, c + value * value
+            u, v = u + left, v + left * value
         terms[row, 0] = (u * c - v * b) / (a * c - b * b)
         terms[row, 1] = (v * a - u * b) / (a * c - b * b)
     return terms

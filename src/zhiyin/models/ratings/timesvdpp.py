@@ -78,8 +78,8 @@ class TimeSVDpp(RatingModel):
         counts, once = np.diff(when.starts), repeats_share(histories)
         day = np.repeat(np.arange(len(counts)), counts)
         in_bin = histories.items * np.int64(self.bins) + when.bins
-        heard = np.bincount(in_bin, minlength=n_items * self.bins)
-        shares = np.stack([1 / np.bincount(owner)[owner], 1 / counts[day], 1 / heard[in_bin]], axis=1)
+        events_per_bin = np.bincount(in_bin, minlength=n_items * self.bins)
+        shares = np.stack([1 / np.bincount(owner)[owner], 1 / counts[day], 1 / events_per_bin[in_bin]], axis=1)
         users, items = np.zeros((n_users, 3), np.float32), np.zeros((n_items, 1 + self.bins), np.float32)
         users[:, 2] = 1
         days = np.zeros((len(counts), 2), np.float32)
@@ -116,11 +116,11 @@ class TimeSVDpp(RatingModel):
         owner = np.repeat(np.arange(n), histories.lengths)
         sums = implicit_sums(histories.offsets, items, self.implicit_)
         vectors = self.item_vectors_[:, 2 : 2 + f][items]
-        worth = self.item_vectors_[items, 0] + self.item_vectors_[items, 2 + f + when.bins]
-        drift, asked = when.deviations / unit, when.asked_deviations / unit
-        targets = self._ratings(histories) - np.float32(self.mean_) - worth
+        item_biases = self.item_vectors_[items, 0] + self.item_vectors_[items, 2 + f + when.bins]
+        drift, query_drift = when.deviations / unit, when.asked_deviations / unit
+        targets = self._ratings(histories) - np.float32(self.mean_) - item_biases
         targets -= np.einsum("ef,ef->e", sums[owner], vectors)
-        parts = [np.ones_like(drift), drift, worth * np.float32(self.scaling), vectors]
+        parts = [np.ones_like(drift), drift, item_biases * np.float32(self.scaling), vectors]
         penalty = [self.reg_bias, self.reg_drift, self.reg_drift, *[self.reg] * f]
         if self.factor_drift:
             parts.append(vectors * drift[:, None])
@@ -135,10 +135,10 @@ class TimeSVDpp(RatingModel):
         x = fold(histories, free, rows, penalties, each, run)
         out = np.zeros((n, 2 + f + self.bins), dtype=np.float32)
         out[:, 0] = 1 + x[:, 2]
-        out[:, 1] = np.float32(self.mean_) + x[:, 0] + x[:, 1] * asked
+        out[:, 1] = np.float32(self.mean_) + x[:, 0] + x[:, 1] * query_drift
         out[:, 2 : 2 + f] = x[:, 3 : 3 + f] + sums
         if self.factor_drift:
-            out[:, 2 : 2 + f] += x[:, 3 + f :] * asked[:, None]
+            out[:, 2 : 2 + f] += x[:, 3 + f :] * query_drift[:, None]
         if self.day_bias:
             terms = day_terms(histories.offsets, when.days, when.asked_days, 2, by_day, targets, design, x)
             out[:, 1] += terms[:, 0]
@@ -187,7 +187,7 @@ def sweep(
         for at in range(first, last):
             e = order[at]
             i, d, t, g = item[e], day[e], 1 + bins[e], devs[e]
-            worth, c = items[i, 0] + items[i, t], users[u, 2] + days[d, 1]
+            item_bias, c = items[i, 0] + items[i, t], users[u, 2] + days[d, 1]
             product = p[u, 0] * 0
             if drifting:
                 for j in range(f):
@@ -195,27 +195,27 @@ def sweep(
             else:
                 for j in range(f):
                     product += (p[u, j] + z[j]) * q[i, j]
-            error = ratings[e] - mean - users[u, 0] - users[u, 1] * g - days[d, 0] - worth * c - product
+            error = ratings[e] - mean - users[u, 0] - users[u, 1] * g - days[d, 0] - item_bias * c - product
             total += error * error
             users[u, 0] += rate * (error - reg_bias * users[u, 0])
             users[u, 1] = slow * (users[u, 1] + rate * error * g)
             items[i, 0] += rate * (error * c - reg_bias * items[i, 0])
             items[i, t] = (items[i, t] + rate * error * c) / (one + rate * reg_bin * shares[e, 2])
             if scaling:
-                users[u, 2] = one + slow * (users[u, 2] - one + rate * error * worth)
+                users[u, 2] = one + slow * (users[u, 2] - one + rate * error * item_bias)
             if day_bias:
                 keep = one / (one + rate * reg_day * shares[e, 1])
                 days[d, 0] = keep * (days[d, 0] + rate * error)
                 if scaling:
-                    days[d, 1] = keep * (days[d, 1] + rate * error * worth)
+                    days[d, 1] = keep * (days[d, 1] + rate * error * item_bias)
             for j in range(f):
-                left, right, beside = p[u, j], q[i, j], z[j]
-                whole = left + beside
+                left, right, implicit = p[u, j], q[i, j], z[j]
+                whole = left + implicit
                 if drifting:
                     whole += g * a[u, j]
                     a[u, j] = slow * (a[u, j] + rate * error * g * right)
                 p[u, j] = left + rate * (error * right - reg * left)
-                z[j] = beside + rate * (error * right - reg * beside)
+                z[j] = implicit + rate * (error * right - reg * implicit)
                 q[i, j] = right + rate * (error * whole - reg * right)
         for j in range(f):
             old[j] = scale * once[u] * (z[j] - old[j])

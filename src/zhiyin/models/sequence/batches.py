@@ -143,16 +143,16 @@ def _tensor(items: np.ndarray, real: np.ndarray, padding: int) -> Tensor:
 
 def positive(histories: Histories) -> Histories:
     """The events worth more than nothing, in the same rows."""
-    kept = histories.weights > 0
-    if kept.all():
+    mask = histories.weights > 0
+    if mask.all():
         return histories
-    offsets = np.concatenate([[0], np.cumsum(kept)])[histories.offsets]
+    offsets = np.concatenate([[0], np.cumsum(mask)])[histories.offsets]
     return dataclasses.replace(
         histories,
         offsets=offsets,
-        items=histories.items[kept],
-        weights=histories.weights[kept],
-        times=histories.times[kept],
-        kinds=histories.kinds[kept],
-        values=histories.values[kept],
+        items=histories.items[mask],
+        weights=histories.weights[mask],
+        times=histories.times[mask],
+        kinds=histories.kinds[mask],
+        values=histories.values[mask],
     )

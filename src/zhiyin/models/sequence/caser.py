@@ -56,14 +56,14 @@ class Convolutions(nn.Module):
     def forward(self, x: Tensor, batch: Sequences) -> Tensor:
         """[b, t, d] to [b, t, d]."""
         padded = nn.functional.pad(x, (0, 0, self.window - 1, 0)).transpose(1, 2)  # [b, d, t + L - 1]
-        found = []
+        features = []
         for height, filters in enumerate(self.horizontal, start=1):
             # A filter of this height fits L - height + 1 times into each place's window (eqs. 3-5).
             matched = nn.functional.relu(filters(padded))
             # In two dimensions: the exporter to ONNX takes the length of a one-dimensional pooling for a constant.
             pooled = nn.functional.max_pool2d(matched[:, :, None], (1, self.window - height + 1), stride=1)
-            found.append(pooled[:, :, 0].transpose(1, 2))
+            features.append(pooled[:, :, 0].transpose(1, 2))
         # Weighted sums of the L items, [b, d, t, L] to [b, t, d · vertical] (eqs. 6-7).
         summed = self.vertical(padded.unfold(2, self.window, 1)).transpose(1, 2).flatten(2)
-        hidden = nn.functional.relu(self.hidden(self.dropout(torch.cat([*found, summed], dim=2))))  # eq. 9
+        hidden = nn.functional.relu(self.hidden(self.dropout(torch.cat([*features, summed], dim=2))))  # eq. 9
         return self.out(hidden)

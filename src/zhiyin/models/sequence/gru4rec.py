@@ -44,8 +44,8 @@ class Recurrence(nn.Module):
 
     def __init__(self, d: int, cell: str, layers: int, units: int, dropout: float) -> None:
         super().__init__()
-        made = _CELLS[cell]
-        self.cells = nn.ModuleList(made(units if n else d, units, batch_first=True) for n in range(layers))
+        cell_class = _CELLS[cell]
+        self.cells = nn.ModuleList(cell_class(units if n else d, units, batch_first=True) for n in range(layers))
         self.dropout = Dropout(dropout)
         self.out = nn.Linear(units, d) if units != d else nn.Identity()
         for n, unit in enumerate(self.cells):

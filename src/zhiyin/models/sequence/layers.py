@@ -23,20 +23,20 @@ class Dropout(nn.Module):
         if x.device.type != "cpu":
             return nn.functional.dropout(x, self.cut / 256)
         words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
-        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= self.cut
-        return _Masked.apply(x, kept, 256 / (256 - self.cut))
+        mask = words.view(torch.uint8)[: x.numel()].view(x.shape) >= self.cut
+        return _Masked.apply(x, mask, 256 / (256 - self.cut))
 
 
 class _Masked(torch.autograd.Function):
     """x where kept, scaled; keeps one byte an element for the way back."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, kept: Tensor, scale: float) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(kept)
+    def forward(ctx, x: Tensor, mask: Tensor, scale: float) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(mask)
         ctx.scale = scale
-        return (x * kept).mul_(scale)
+        return (x * mask).mul_(scale)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def]
-        (kept,) = ctx.saved_tensors
-        return (gradient * kept).mul_(ctx.scale), None, None
+        (mask,) = ctx.saved_tensors
+        return (gradient * mask).mul_(ctx.scale), None, None

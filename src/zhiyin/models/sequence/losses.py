@@ -191,8 +191,8 @@ class _FullSoftmax(torch.autograd.Function):
         w = torch.ones(len(x), dtype=kind, device=x.device) if weights is None else weights.to(kind)
         by = _by_rows if shape[1] >= len(t) else _by_tiles
         losses, grads = by(x, t, b, targets, w, shape, low, wants)
-        kept = [None if g is None else g.to(v.dtype) for g, v in zip(grads, (states, table, bias))]
-        ctx.save_for_backward(*kept)
+        saved = [None if g is None else g.to(v.dtype) for g, v in zip(grads, (states, table, bias))]
+        ctx.save_for_backward(*saved)
         return (losses * w).sum()
 
     @staticmethod
@@ -328,9 +328,9 @@ class _SampledSoftmax(torch.autograd.Function):
         if wants[0]:
             grads[0].addcmul_(pulls, p)
         near_grad = pulls * x if wants[1] else None
-        kept = [None if g is None else g.to(states.dtype if at == 0 else near.dtype)
+        saved = [None if g is None else g.to(states.dtype if at == 0 else near.dtype)
                 for at, g in enumerate((grads[0], near_grad, grads[2]))]  # fmt: skip
-        ctx.save_for_backward(*kept)
+        ctx.save_for_backward(*saved)
         return (losses * w).sum()
 
     @staticmethod
@@ -394,8 +394,8 @@ def _rows_of_chunk(m: int, n: int, itemsize: int, device: str, chunk_bytes: int 
     row = max(1, n) * itemsize
     if chunk_bytes is not None:
         return max(1, chunk_bytes // row)
-    few, most = (HOST_BYTES, HOST_MOST_BYTES) if device == "cpu" else (DEVICE_BYTES, 4 * DEVICE_BYTES)
-    return max(1, min(m, max(few // row, min(FEW_ROWS, most // row))))
+    target_bytes, max_bytes = (HOST_BYTES, HOST_MOST_BYTES) if device == "cpu" else (DEVICE_BYTES, 4 * DEVICE_BYTES)
+    return max(1, min(m, max(target_bytes // row, min(FEW_ROWS, max_bytes // row))))
 
 
 def _zeros(wants, *tensors):

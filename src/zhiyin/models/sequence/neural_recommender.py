@@ -105,11 +105,11 @@ class NeuralRecommender(VectorRecommender):
     def encode(self, histories: Histories, run: Run | None = None) -> np.ndarray:
         """Vectors of histories, float32[n, d]; zeros where a history has no positive event."""
         network, run = self._net(), run or Run()
-        kept = positive(histories)
+        mask = positive(histories)
         device = next(network.parameters()).device
         vectors = np.zeros((len(histories), self._width()), dtype=np.float32)
         with torch.inference_mode(), threads(run):
-            for batch in serving_sequences(kept, self._reach()):
+            for batch in serving_sequences(mask, self._reach()):
                 vectors[batch.rows.numpy()] = network(batch.to(device)).float().cpu().numpy()
         return vectors
 
@@ -158,11 +158,11 @@ class NeuralRecommender(VectorRecommender):
         self.context_ = TrainingContext.of(parts.train, run)  # type: ignore[misc]
         return parts.train, (parts.fold_in.histories.take(rows), wanted.histories.take(rows))
 
-    def _judge(self, asked: Histories, wanted: Histories, run: Run) -> float:
+    def _judge(self, queries: Histories, wanted: Histories, run: Run) -> float:
         """NDCG@10 on the validation part, through the same path that serves."""
         self.item_vectors_ = self._item_vectors()  # type: ignore[misc]
         quiet = dataclasses.replace(run, progress=False)
-        lists, _ = self.rank(asked, 10, exclude=asked if self._excludes_seen else None, run=quiet)
+        lists, _ = self.rank(queries, 10, exclude=queries if self._excludes_seen else None, run=quiet)
         distinct, offsets, items = _distinct(wanted)
         k = lists.shape[1]
         return float(ndcg(hits_of(lists, offsets, items, run), distinct, k).mean())
@@ -171,8 +171,8 @@ class NeuralRecommender(VectorRecommender):
 
     def _identity(self, data: Dataset, run: Run) -> str:
         """What distinguishes this training from another one."""
-        said = json.dumps([type(self).__name__, settings_of(self), data.fingerprint, run.seed])
-        return hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
+        identity = json.dumps([type(self).__name__, settings_of(self), data.fingerprint, run.seed])
+        return hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
 
 
 def _distinct(wanted: Histories) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -73,8 +73,8 @@ class NextItem(nn.Module):
     def loss(self, batch: Sequences, draw: torch.Generator) -> tuple[Tensor, int]:
         """Sum of the loss over the places that have a next item, and their number."""
         assert batch.targets is not None
-        asked = batch.targets >= 0
-        states, targets = self.states(batch)[asked], batch.targets[asked]
+        has_target = batch.targets >= 0
+        states, targets = self.states(batch)[has_target], batch.targets[has_target]
         if self.kind == "softmax":
             return losses.full_softmax(states, self.item_vectors(), targets), len(targets)
         negatives, log_q = self.draw(draw)

@@ -52,7 +52,7 @@ def export_onnx(model: Recommender, path: Any) -> None:
     Raises ConfigError for a model that is not a network over histories, MissingExtraError without onnx, DataError where
     the folder holds something else, and ZhiyinError where onnxruntime, if installed, finds other vectors than torch.
     """
-    known, target = model._context(), Path(path)
+    context, target = model._context(), Path(path)
     if not isinstance(model, NeuralRecommender) or type(model).encode is not NeuralRecommender.encode:
         raise ConfigError(
             f"{type(model).__name__} has no network that reads histories: it cannot be written as ONNX",
@@ -67,7 +67,7 @@ def export_onnx(model: Recommender, path: Any) -> None:
         np.save(draft / "item_vectors.npy", np.asarray(model.item_vectors_, dtype=np.float32), allow_pickle=False)
         inputs = [value.name for value in program.model.graph.inputs]
         _write_manifest(draft / "export.json", model, inputs, reach)
-        verify(draft / "encoder.onnx", network, inputs, len(known.item_ids), reach)
+        verify(draft / "encoder.onnx", network, inputs, len(context.item_ids), reach)
 
 
 class Exported(nn.Module):
@@ -141,8 +141,8 @@ def verify(file: Path, network: nn.Module, inputs: list[str], n_items: int, reac
         }
         with torch.inference_mode():
             wanted = network(*(torch.from_numpy(array) for array in feed.values())).numpy()
-        (found,) = session.run(["vector"], {name: feed[name] for name in inputs})
-        error = float(np.abs(found - wanted).max())
+        (vectors,) = session.run(["vector"], {name: feed[name] for name in inputs})
+        error = float(np.abs(vectors - wanted).max())
         if not error <= TOLERANCE:
             raise ZhiyinError(
                 f"onnxruntime and torch differ by {error:.2g} on {b} histories of up to {t} events",
@@ -154,18 +154,18 @@ def verify(file: Path, network: nn.Module, inputs: list[str], n_items: int, reac
 def _write_manifest(file: Path, model: NeuralRecommender, inputs: list[str], reach: int) -> None:
     from zhiyin import __version__
 
-    known = model._context()
+    context = model._context()
     manifest = {
         "format": FORMAT,
         "zhiyin": __version__,
         "model": type(model).__name__,
         "settings": settings_of(model),
-        "fingerprint": known.fingerprint,
+        "fingerprint": context.fingerprint,
         "inputs": inputs,
         "max_len": reach,
         "factors": int(model.item_vectors_.shape[1]),
-        "items": known.item_ids.values.to_list(),
-        "candidates": np.flatnonzero(known.candidates).tolist(),
+        "items": context.item_ids.values.to_list(),
+        "candidates": np.flatnonzero(context.candidates).tolist(),
     }
     file.write_text(json.dumps(manifest, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -199,13 +199,13 @@ def make_optimizers(network: nn.Module, plan: Plan) -> list[torch.optim.Optimize
         {"params": [p for p in dense if p.ndim > 1], "weight_decay": plan.weight_decay},
         {"params": [p for p in dense if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    made: list[torch.optim.Optimizer] = []
+    optimizers: list[torch.optim.Optimizer] = []
     if dense:
-        kept = [g for g in groups if g["params"]]
-        made.append(torch.optim.AdamW(kept, lr=plan.learning_rate, betas=(0.9, plan.beta2), fused=True))
+        nonempty = [g for g in groups if g["params"]]
+        optimizers.append(torch.optim.AdamW(nonempty, lr=plan.learning_rate, betas=(0.9, plan.beta2), fused=True))
     if tables:
-        made.append(RowwiseAdam(tables, plan.learning_rate, (0.9, plan.beta2), weight_decay=plan.weight_decay))
-    return made
+        optimizers.append(RowwiseAdam(tables, plan.learning_rate, (0.9, plan.beta2), weight_decay=plan.weight_decay))
+    return optimizers
 
 
 def pace(step: int, total: int, plan: Plan) -> float:
@@ -320,10 +320,10 @@ def _mixed(seed: int, step: int, stream: int) -> int:
 
 
 def _note(progress: Progress, pace: float) -> str:
-    found = f"loss {progress.loss / max(progress.targets, 1):.3f}"
+    note = f"loss {progress.loss / max(progress.targets, 1):.3f}"
     if progress.best > -math.inf:
-        found += f", best {progress.best:.4f} (epoch {progress.best_epoch})"
-    return f"{found}, {pace:,.0f} events/s"
+        note += f", best {progress.best:.4f} (epoch {progress.best_epoch})"
+    return f"{note}, {pace:,.0f} events/s"
 
 
 __all__: list[str] = ["Batch", "Batches", "Plan", "Progress", "device_of", "threads", "train"]
