@@ -1,23 +1,34 @@
-"""The nearest items of each item, where every event counts one."""
+"""Top-k item-to-item similarities from co-occurrence counts, where every event counts one."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy import sparse
 
+from zhiyin.core.bounded_heap import LOWER_CODE_FIRST, push
 from zhiyin.core.parallel import for_chunks, kernel
 from zhiyin.core.run import Run
-from zhiyin.models.topk import push
 
 
 def top_k_cooccurrence(
     users: sparse.csr_matrix, k: int, shrinkage: float, jaccard: bool, run: Run, label: str = ""
 ) -> tuple[np.ndarray, np.ndarray]:
-    """int32[n_items, k] and float32[n_items, k]: the k items most alike by cosine or Jaccard, in no order; -1 and 0
-    where fewer share a user. Of equals the item of lower code is kept.
+    """The k items most similar to each item by cosine or Jaccard similarity.
 
-    users: CSR of ones. Items are counted under the rank of their popularity, so that the counters that most events
-    meet lie side by side and stay in the nearest cache.
+    Items are counted under their popularity rank, so that the counters most often incremented are adjacent and stay in
+    the first-level cache.
+
+    Parameters
+    ----------
+    users: CSR users × items of ones.
+    k: number of items to return for each item.
+    shrinkage: added to the denominator.
+    jaccard: Jaccard similarity instead of cosine.
+
+    Returns
+    -------
+    items int32[n_items, k] and similarities float32[n_items, k], unordered; -1 and 0 where fewer items share a user.
+    Of equal similarities the item of lower code is returned.
     """
     n_items = users.shape[1]
     items = users.T.tocsr()
@@ -28,11 +39,10 @@ def top_k_cooccurrence(
     square = square[code].astype(np.float32)
     neighbors = np.full((n_items, k), -1, dtype=np.int32)
     values = np.zeros((n_items, k), dtype=np.float32)
-    lower_first = np.arange(n_items, 0, -1, dtype=np.int32)
 
     def work(start: int, stop: int) -> None:
         _count_shared(
-            items.indptr, items.indices, ranked.indptr, ranked.indices, square, code, lower_first, jaccard,
+            items.indptr, items.indices, ranked.indptr, ranked.indices, square, code, jaccard,
             np.float32(shrinkage), start, stop, neighbors, values,
         )  # fmt: skip
 
@@ -42,7 +52,7 @@ def top_k_cooccurrence(
 
 @kernel
 def _count_shared(
-    i_indptr, i_users, u_indptr, u_items, square, code, lower_first, jaccard, shrinkage, start, stop, neighbors, values
+    i_indptr, i_users, u_indptr, u_items, square, code, jaccard, shrinkage, start, stop, neighbors, values
 ):
     n_items, k = len(square), neighbors.shape[1]
     total = np.zeros(n_items, dtype=np.int32)
@@ -53,7 +63,7 @@ def _count_shared(
         for at in range(i_indptr[item], i_indptr[item + 1]):
             user = i_users[at]
             most += u_indptr[user + 1] - u_indptr[user]
-        # To look through all counters is quick where many are set; of a million items few are.
+        # A scan of all counters is faster than a list of the touched ones where many of them are set.
         listed = most < n_items // 4
         count = np.int64(0) if listed else n_items
         for at in range(i_indptr[item], i_indptr[item + 1]):
@@ -77,8 +87,8 @@ def _count_shared(
             dot = np.float32(total[other])
             total[other] = 0
             scale = (square[item] + square[other] - dot if jaccard else root[item] * root[other]) + shrinkage
-            if dot < bar * scale:  # the bar is a little low, for rounding
+            if dot < bar * scale:  # `bar` has a margin for rounding
                 continue
-            size = push(dot / scale, code[other], size, heap_value, heap_item, lower_first)
+            size = push(dot / scale, code[other], size, heap_value, heap_item, LOWER_CODE_FIRST)
             if size == k:
                 bar = heap_value[0] * np.float32(1 - 1e-6)

@@ -1,7 +1,7 @@
-"""Item-to-item tables: the kernels that ItemKNN and Transitions share.
+"""Sparse item-to-item matrices ("tables"): kernels to build them and to score by them.
 
-A row of the table is built at a time, in an accumulator as long as the catalogue that stays in cache; only its k
-largest entries are kept. No dense items × items array ever exists.
+A table is built row by row in a dense accumulator of n_items numbers, of which the k largest go into the table. No
+dense items × items array exists.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ import functools
 import numpy as np
 from scipy import sparse
 
+from zhiyin.core.bounded_heap import LOWER_CODE_FIRST, is_worse, push, replace_worst, sort_best_first
+from zhiyin.core.hashing import find, table
 from zhiyin.core.parallel import for_chunks, kernel
 from zhiyin.core.run import Run
 from zhiyin.data.histories import Entries, Histories
 from zhiyin.models.masked_search import Mask
-from zhiyin.models.topk import finish, push
 from zhiyin.models.training_context import TrainingContext
 
 
 def to_csr(neighbors: np.ndarray, values: np.ndarray, n_items: int) -> sparse.csr_matrix:
-    """The table as CSR float32[n_items, n_items] from its k largest entries a row (-1 where a row has fewer)."""
+    """CSR float32[n, n_items] of the table, from the k largest entries of each row; neighbors -1 for no entry."""
     real = neighbors >= 0
     indptr = np.concatenate([[0], np.cumsum(real.sum(axis=1))])
     table = sparse.csr_matrix((values[real], neighbors[real], indptr), shape=(len(neighbors), n_items))
@@ -29,7 +30,7 @@ def to_csr(neighbors: np.ndarray, values: np.ndarray, n_items: int) -> sparse.cs
 
 
 def score_by_table(weights: sparse.csr_matrix | Entries, table: sparse.csr_matrix, run: Run) -> np.ndarray:
-    """float32[n, n_items]: weights (rows float32[n, n_items]) times the table, dense."""
+    """float32[n, n_items]: the product of weights (rows over n_items) and the table, dense."""
     scores = np.zeros((len(weights.indptr) - 1, table.shape[1]), dtype=np.float32)
 
     def work(start: int, stop: int) -> None:
@@ -50,8 +51,10 @@ def top_by_table(
     mask: Mask,
     excluded: tuple[np.ndarray, np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `top_k` of `score_by_table`, for few rows: of items that the weights do not lead to, which have a score of 0,
-    only as many are looked at as the answer lacks."""
+    """The result of `top_k` of `score_by_table`, for few rows, without an array of length n_items.
+
+    Items that no weight leads to have score 0; they are visited by popularity, and only to fill up the list.
+    """
     n = len(weights.indptr) - 1
     items, scores = np.full((n, k), -1, dtype=np.int32), np.full((n, k), -np.inf, dtype=np.float32)
     _reached(
@@ -62,7 +65,7 @@ def top_by_table(
 
 
 def rows_of(table: sparse.csr_matrix, items: np.ndarray) -> np.ndarray:
-    """Rows of the table as dense scores; what is not in the table is minus infinity: not similar at all."""
+    """Rows of the table, dense float32[n, n_items]; minus infinity for entries that are not stored."""
     dense = np.full((len(items), table.shape[1]), -np.inf, dtype=np.float32)
     picked = table[items].tocoo()
     dense[picked.row, picked.col] = picked.data
@@ -90,102 +93,79 @@ def _push(w_indptr, w_items, w_data, t_indptr, t_items, t_data, start, stop, sco
 @kernel
 def _reached(w_indptr, w_items, w_data, t_indptr, t_items, t_data, priority, best_first, allowed, offsets, seen,
              items, scores):  # fmt: skip
-    """Sums are kept by hash: a request reaches some thousands of items, whatever the size of the catalogue."""
+    """Sums are held in a hash table: a request reaches some thousands of items, whatever the size of the catalogue."""
     for row in range(len(w_indptr) - 1):
         reach = offsets[row + 1] - offsets[row]
         for at in range(w_indptr[row], w_indptr[row + 1]):
             reach += t_indptr[w_items[at] + 1] - t_indptr[w_items[at]]
-        size = 64
-        while size < 2 * reach:
-            size *= 2
-        keys, total = np.full(size, -1, dtype=np.int32), np.empty(size, dtype=np.float32)
+        slots, keys, total = table(reach), np.empty(reach, dtype=np.int32), np.empty(reach, dtype=np.float32)
+        n = 0
         for at in range(offsets[row], offsets[row + 1]):
-            slot = _slot(keys, seen[at])
-            keys[slot], total[slot] = seen[at], -np.inf
+            slot = find(slots, keys, seen[at])
+            if slots[slot] < 0:
+                slots[slot], keys[n], total[n] = n, seen[at], -np.inf
+                n += 1
         for at in range(w_indptr[row], w_indptr[row + 1]):
             item, weight = w_items[at], w_data[at]
             for to in range(t_indptr[item], t_indptr[item + 1]):
                 other = t_items[to]
                 if not allowed[other]:
                     continue
-                slot = _slot(keys, other)
-                if keys[slot] < 0:
-                    keys[slot], total[slot] = other, weight * t_data[to]
+                slot = find(slots, keys, other)
+                place = slots[slot]
+                if place >= 0:
+                    total[place] += weight * t_data[to]
                 else:
-                    total[slot] += weight * t_data[to]
+                    slots[slot], keys[n], total[n] = n, other, weight * t_data[to]
+                    n += 1
         heap_item, heap_score, heap_size = items[row], scores[row], 0
-        for slot in range(size):
-            if keys[slot] >= 0 and total[slot] > 0:
-                heap_size = push(total[slot], keys[slot], heap_size, heap_score, heap_item, priority)
-        finish(heap_score, heap_item, heap_size, priority)
+        for place in range(n):
+            if total[place] > 0:
+                heap_size = push(total[place], keys[place], heap_size, heap_score, heap_item, priority)
+        sort_best_first(heap_score, heap_item, heap_size, priority)
         for item in best_first:
             if heap_size == items.shape[1]:
                 break
             if allowed[item]:
-                slot = _slot(keys, item)
-                if keys[slot] < 0 or total[slot] == 0:
+                place = slots[find(slots, keys, item)]
+                if place < 0 or total[place] == 0:
                     heap_item[heap_size], heap_score[heap_size] = item, 0
                     heap_size += 1
 
 
 @kernel
-def _slot(keys, item):
-    """Where an item stands in an open hash, or is to stand."""
-    last = len(keys) - 1
-    slot = (np.uint32(item) * np.uint32(2654435769) >> np.uint32(8)) & last
-    while keys[slot] >= 0 and keys[slot] != item:
-        slot = (slot + 1) & last
-    return slot
-
-
-@kernel
 def keep_largest(total, touched, n_touched, neighbors, values):
-    """Keep the largest entries of an accumulator and clear it: a heap whose root is the smallest kept.
+    """The largest positive entries of an accumulator, unordered, into neighbors and values; clears the accumulator.
 
-    Equal values: the lower item code is kept, so that the result does not depend on the order of the rows.
+    Of equal values the lower item code is kept, so that the result does not depend on the order of `touched`.
+
+    Parameters
+    ----------
+    total: float32[n_items], the accumulator.
+    touched: int32, of which the first n_touched are the items with an entry.
+    neighbors: int32[k], filled with -1.
+    values: float32[k].
     """
     k, size = len(neighbors), 0
+    bar = np.float32(0)
     for place in range(n_touched):
         item = touched[place]
         value = total[item]
         total[item] = 0
-        if not value > 0:
+        if not value > 0 or value < bar:
             continue
         if size < k:
-            at = size
-            size += 1
-            while at > 0:
-                up = (at - 1) >> 1
-                if values[up] > value or (values[up] == value and neighbors[up] < item):
-                    values[at], neighbors[at] = values[up], neighbors[up]
-                    at = up
-                else:
-                    break
-            values[at], neighbors[at] = value, item
-        elif value > values[0] or (value == values[0] and item < neighbors[0]):
-            at = 0
-            while True:
-                child = 2 * at + 1
-                if child >= k:
-                    break
-                other = child + 1
-                if other < k and (
-                    values[other] < values[child]
-                    or (values[other] == values[child] and neighbors[other] > neighbors[child])
-                ):
-                    child = other
-                if values[child] < value or (values[child] == value and neighbors[child] > item):
-                    values[at], neighbors[at] = values[child], neighbors[child]
-                    at = child
-                else:
-                    break
-            values[at], neighbors[at] = value, item
+            size = push(value, item, size, values, neighbors, LOWER_CODE_FIRST)
+        elif is_worse(values[0], neighbors[0], value, item, LOWER_CODE_FIRST):
+            replace_worst(values, neighbors, k, value, item, LOWER_CODE_FIRST)
+        if size == k:
+            bar = values[0]
 
 
 def recent(histories: Histories, last: int, decay: float) -> Entries:
-    """Rows of items: the last events of each history, the newest worth 1, each older one `decay` of the next.
+    """Rows of item weights: the newest event of each history has weight 1, each older one `decay` times the next.
 
-    Only events worth more than nothing count; a repeated item keeps its newest place.
+    Only the `last` newest events of positive weight count; a repeated item has the weight of its newest event.
     """
     indptr = np.zeros(len(histories) + 1, dtype=np.int32)
     room = int(np.minimum(histories.lengths, last).sum())
@@ -209,7 +189,7 @@ def _recent(offsets, items, weights, powers, indptr, out_items, out_worth):
                 break
             if not weights[at] > 0:
                 continue
-            item, to = items[at], end  # into its place among those that are there already
+            item, to = items[at], end  # insertion sort by item code
             while to > first and out_items[to - 1] >= item:
                 to -= 1
             if to == end or out_items[to] != item:

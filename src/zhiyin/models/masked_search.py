@@ -1,4 +1,4 @@
-"""The best k items of inner products among those that pass a mask; exact, and only what passes is read."""
+"""Exact search for the k items of largest inner product among those that pass a mask; reads no other vectors."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ import functools
 
 import numpy as np
 
+from zhiyin.core.bounded_heap import LOWER_CODE_FIRST, push, sort_best_first
 from zhiyin.core.errors import DataError
 from zhiyin.core.parallel import for_chunks, kernel
 from zhiyin.core.run import Run
 from zhiyin.models.norm_pruned_search import norm_pruned_top_k
-from zhiyin.models.topk import finish, push
 
-# Below this share of passing items a mask is kept as their codes alone.
+# Up to this share of passing items, a mask holds their codes instead of one bool per item.
 SPARSE_SHARE = 1 / 32
-# Passing rows from which on a first look at compact vectors pays.
+# From this number of passing items on, a first pass over compact vectors is faster.
 MIN_COMPACT_ITEMS = 16_384
-# Masks within others that a mask keeps.
+# Number of results of `Mask.within` that a mask caches.
 MAX_CACHED_MASKS = 8
-# Vectors read at once to make compact ones.
+# Number of vectors quantized at once.
 ROWS_PER_BLOCK = 65_536
-# What kernels get where scores are inner products as they are.
+# Kernel argument for: scores are plain inner products.
 NO_SCALES = np.zeros(0, dtype=np.float32)
-# No places given; no bits: all pass.
+# Kernel arguments for: no list of places; all items pass.
 NO_PLACES, NO_BITS = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=bool)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Mask:
-    """Items that pass a filter, out of n. Make one with `Mask.of`."""
+    """The set of items that pass a filter, out of n. Constructed with `Mask.of` or `Mask.of_rows`."""
 
     n: int
     count: int
     _bits: np.ndarray | None
     _rows: np.ndarray | None
-    # By the array that they are of: masks of `within`; None: this mask itself.
+    # Cached results of `within` by id of the array, with the array; None stands for this mask itself.
     _within: dict[int, tuple[np.ndarray, Mask | None]] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -48,7 +48,7 @@ class Mask:
 
     @classmethod
     def of_rows(cls, rows: np.ndarray, n: int) -> Mask:
-        """From the codes of passing items, each once; `rows` is sorted here."""
+        """From the distinct codes of passing items, in any order."""
         return cls(n, len(rows), None, np.sort(rows).astype(np.int32))
 
     @functools.cached_property
@@ -69,7 +69,7 @@ class Mask:
         return bits
 
     def contains(self, items: np.ndarray) -> np.ndarray:
-        """bool[m]: whether each of some items passes."""
+        """bool[m]: whether each of m items passes."""
         if self._bits is not None:
             return self._bits[items]
         rows = self.rows
@@ -80,7 +80,7 @@ class Mask:
 
     @property
     def is_sparse(self) -> bool:
-        """Whether so few pass that going through them is quicker than through all items."""
+        """Whether so few items pass that a loop over their codes is faster than one over all items."""
         return self._bits is None
 
     def __and__(self, other: Mask) -> Mask:
@@ -92,7 +92,7 @@ class Mask:
         return Mask.of(self.bits & other.bits)
 
     def within(self, bits: np.ndarray) -> Mask:
-        """Those that pass bool[n] as well; found once for an array, which must not change."""
+        """The intersection with bool[n]; cached by array, which must not change afterwards."""
         cached = self._within.get(id(bits))
         if cached is None or cached[0] is not bits:
             joint = Mask.of(self.bits & bits)
@@ -103,23 +103,24 @@ class Mask:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, with the codes and the bits that may still be made."""
+        """Upper bound of the bytes held, including `rows` and `bits` that are not yet computed."""
         return self.n + 4 * self.count
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Compact:
-    """Item vectors in one byte a number, for a first look that reads a quarter of the memory.
+    """Item vectors quantized to int8, for a first pass that reads a quarter of the memory.
 
-    A byte is off by at most half a step of its row, so the true score lies within a known distance of the first look's:
-    whatever may be among the best k is scored again in full, and the answer is exact. The longest vectors come first:
-    once those that are left are too short to reach the best k found, the search is over.
+    The quantization error is at most half a step, which bounds the error of a score: items whose upper bound reaches
+    the k-th best lower bound are scored again in float32, so the result is exact. Vectors are ordered by length, the
+    longest first: the search ends at the first vector too short to reach the k best.
 
     Parameters
     ----------
-    codes: int8[n, d]. steps: float32[n]; the vector at place p is about codes[p] * steps[p]. NaN where it holds no
-        finite numbers.
-    order: int32[n], the item at each place. lengths: float32[n], of its vector, falling.
+    codes: int8[n, d]; the vector at place p is about codes[p] * steps[p].
+    steps: float32[n]; NaN for vectors with numbers that are not finite.
+    order: int32[n], the item at each place.
+    lengths: float32[n], the length of the vector at each place, descending.
     """
 
     codes: np.ndarray
@@ -177,16 +178,17 @@ def top_k_masked(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k items of largest inner product among those that pass; exact.
 
-    Only vectors of passing items are read. Of equal scores the item of higher `priority` comes first, without one the
-    lower code.
+    Only vectors of passing items are read.
 
     Parameters
     ----------
-    item_vectors: float32[n, d]. queries: float32[b, d].
+    item_vectors: float32[n, d].
+    queries: float32[b, d].
     mask: a `Mask` or bool[n].
-    exclude: offsets int64[b + 1] and item codes: what each query must not get.
+    priority: int32[n]; of equal scores the item of higher priority comes first. None: the lower code.
+    exclude: offsets int64[b + 1] and item codes that each query must not get.
     compact: `Compact.of(item_vectors)`; makes single queries over many passing items faster.
-    scale: float32[n], not negative: each inner product is multiplied by its item's; None for none.
+    scale: float32[n], not negative, factor of the inner products of each item; None for none.
 
     Returns
     -------
@@ -207,12 +209,12 @@ def top_k_masked(
     if k < 1 or not mask.count or not b:
         return items, scores
     if priority is None:
-        priority = _by_code(len(vectors))
+        priority = LOWER_CODE_FIRST
     offsets, codes = _sorted_within(exclude, b)
     scales = NO_SCALES if scale is None else np.ascontiguousarray(scale, dtype=np.float32)
 
     if b < 4 and compact is not None and mask.count >= MIN_COMPACT_ITEMS:
-        # Of many that pass, places in their order; of few, their own.
+        # A dense mask is tested at each place; a sparse one gives the places of its items.
         rows = NO_PLACES if mask._bits is not None else compact.places[mask.rows]
         parts = (compact.codes, compact.steps, compact.order, compact.lengths)
         bits = NO_BITS if mask._bits is None or mask.count == mask.n else mask.bits
@@ -232,13 +234,8 @@ def top_k_masked(
     return items, scores
 
 
-@functools.lru_cache(maxsize=4)
-def _by_code(n: int) -> np.ndarray:
-    return np.arange(n, 0, -1, dtype=np.int32)
-
-
 def _sorted_within(exclude: tuple[np.ndarray, np.ndarray] | None, b: int) -> tuple[np.ndarray, np.ndarray]:
-    """Excluded codes sorted within each query."""
+    """Offsets and excluded codes, the codes sorted within each query."""
     if exclude is None:
         return np.zeros(b + 1, np.int64), np.zeros(0, np.int32)
     offsets, codes = exclude
@@ -250,7 +247,7 @@ def _sorted_within(exclude: tuple[np.ndarray, np.ndarray] | None, b: int) -> tup
 
 @kernel
 def _search(vectors, scales, queries, start, stop, rows, priority, offsets, codes, items, scores):
-    """One query at a time over the passing rows: bound by the reading of their vectors."""
+    """One query at a time over the passing rows; memory bandwidth limits the speed."""
     d, k = vectors.shape[1], items.shape[1]
     for q in range(start, stop):
         query, heap_item, heap_score = queries[q], items[q], scores[q]
@@ -273,18 +270,20 @@ def _search(vectors, scales, queries, start, stop, rows, priority, offsets, code
             size = push(score, item, size, heap_score, heap_item, priority)
             if size == k:
                 bar = heap_score[0]
-        finish(heap_score, heap_item, size, priority)
+        sort_best_first(heap_score, heap_item, size, priority)
 
 
 @kernel
 def _search_compact(parts, vectors, scales, queries, bits, places, priority, offsets, codes, items, scores):
-    """As `_search`. `bar` is the k-th best of what scores are at least; what may reach it is scored in full.
+    """As `_search`, in two passes: bounds from int8 codes, then float32 scores of the items that may be among the best.
 
-    places: where to look; empty: everywhere, at items of `bits` (empty: all).
+    `bar` is the k-th best lower bound of a score; an item whose upper bound is below it is skipped.
+
+    places: places to visit; empty for all places, of which those of items in `bits` (empty for all) count.
     """
     codes_by_place, steps, order, lengths = parts
     d, k = vectors.shape[1], items.shape[1]
-    lower_bounds = np.empty(k, dtype=np.float32)
+    lower_bounds, no_items = np.empty(k, dtype=np.float32), np.zeros(k, dtype=np.int32)
     everywhere, all_pass = len(places) == 0, len(bits) == 0
     n_places = len(order) if everywhere else len(places)
     candidates, upper = np.empty(n_places, dtype=np.int32), np.empty(n_places, dtype=np.float32)
@@ -294,7 +293,7 @@ def _search_compact(parts, vectors, scales, queries, bits, places, priority, off
         for j in range(d):
             length += abs(query[j])
             square += query[j] * query[j]
-        # Half a step for the byte; the rest for the rounding of 32-bit sums, here and in the full score.
+        # Half a step of quantization error; the rest bounds the rounding of float32 sums, here and in the full score.
         off = length * np.float32(0.5 + 127e-6 * (4 + d / 8))
         reach = np.sqrt(square) * np.float32(1 + 1e-5 * (8 + d / 8))
         n_bounds, n, begin, end = 0, 0, offsets[q], offsets[q + 1]
@@ -307,7 +306,7 @@ def _search_compact(parts, vectors, scales, queries, bits, places, priority, off
             scale = scales[item] if len(scales) else np.float32(1)
             if reach * lengths[place] * scale < bar:
                 if everywhere and not len(scales):
-                    break  # those behind are shorter still
+                    break  # the remaining vectors are shorter still
                 continue
             score = np.float32(0)
             vector = codes_by_place[place]
@@ -325,15 +324,7 @@ def _search_compact(parts, vectors, scales, queries, bits, places, priority, off
             low = step * (score - off)
             if not low > bar:  # NaN too
                 continue
-            if n_bounds < k:
-                to = n_bounds
-                n_bounds += 1
-                while to > 0 and low < lower_bounds[(to - 1) >> 1]:
-                    lower_bounds[to] = lower_bounds[(to - 1) >> 1]
-                    to = (to - 1) >> 1
-                lower_bounds[to] = low
-            else:
-                _sink(lower_bounds, low)
+            n_bounds = push(low, 0, n_bounds, lower_bounds, no_items, LOWER_CODE_FIRST)
             if n_bounds == k:
                 bar = lower_bounds[0]
         size = 0
@@ -349,21 +340,4 @@ def _search_compact(parts, vectors, scales, queries, bits, places, priority, off
                 score *= scales[item]
             if score > -np.inf:
                 size = push(score, item, size, heap_score, heap_item, priority)
-        finish(heap_score, heap_item, size, priority)
-
-
-@kernel
-def _sink(least, value):
-    """Replace the smallest of a heap."""
-    at, size = 0, len(least)
-    while True:
-        child = 2 * at + 1
-        if child >= size:
-            break
-        if child + 1 < size and least[child + 1] < least[child]:
-            child += 1
-        if not least[child] < value:
-            break
-        least[at] = least[child]
-        at = child
-    least[at] = value
+        sort_best_first(heap_score, heap_item, size, priority)

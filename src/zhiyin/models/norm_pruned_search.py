@@ -1,14 +1,14 @@
-"""The best k items of inner products for many queries at once: the longest vectors first, until none can enter."""
+"""Exact search for the k items of largest inner product, for many queries at once, pruned by vector length (LEMP)."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from zhiyin.core.bounded_heap import push, sort_best_first
 from zhiyin.core.parallel import for_chunks, kernel
 from zhiyin.core.run import Run
-from zhiyin.models.topk import finish, push
 
-# Items, and queries, multiplied at once: 16 MiB of scores, which stay in cache until they are looked through.
+# Size of the matrix products: 16 MiB of scores, which stay in cache until they are read.
 ITEMS_PER_BLOCK, QUERIES_PER_BLOCK = 2_048, 2_048
 
 
@@ -24,10 +24,22 @@ def norm_pruned_top_k(
     scores: np.ndarray,
     run: Run,
 ) -> None:
-    """As `masked_search.top_k_masked` among `rows`, into `items` and `scores`; codes sorted within each query.
+    """As `masked_search.top_k_masked` among `rows`; writes into `items` and `scores`.
 
-    An inner product is at most the product of the lengths. With items from the longest to the shortest, a query whose
-    k-th best is above what the next block can reach is answered.
+    An inner product is at most the product of the two lengths. Items are visited from the longest vector to the
+    shortest; a query is finished once its k-th best score exceeds the upper bound of the next block.
+
+    Parameters
+    ----------
+    vectors: float32[n, d].
+    scale: float32[n], factor of the inner products of each item; None for none.
+    queries: float32[b, d].
+    rows: int32, items to search.
+    priority: int32[n], see `core.bounded_heap`.
+    offsets: int64[b + 1], where the excluded codes of each query begin.
+    codes: excluded items, sorted within each query.
+    items: int32[b, k], filled with -1.
+    scores: float32[b, k], filled with minus infinity.
     """
     lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[rows]
     if scale is not None:
@@ -71,7 +83,7 @@ def _merge_all(block_scores, open_queries, item_block, priority, offsets, codes,
 
 @kernel
 def _merge(block_scores, open_queries, item_block, priority, offsets, codes, items, scores, size, bars, start, stop):
-    """A block of scores into the heaps of the queries left."""
+    """Push a block of scores onto the heaps of the open queries."""
     k = items.shape[1]
     for row in range(start, stop):
         q = open_queries[row]
@@ -97,4 +109,4 @@ def _order(start, stop, priority, items, scores):
         size = 0
         while size < items.shape[1] and items[q, size] >= 0:
             size += 1
-        finish(scores[q], items[q], size, priority)
+        sort_best_first(scores[q], items[q], size, priority)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from zhiyin.core.bounded_heap import is_worse, push, replace_worst, sort_best_first
 from zhiyin.core.parallel import for_chunks, kernel
 from zhiyin.core.run import Run
 
@@ -23,7 +24,7 @@ def top_k(
     scores: float32[n, m]; used as scratch: excluded entries become minus infinity.
     priority: int32[m]; of two equal scores the item of higher priority comes first.
     allowed: bool[m]; only these items are returned.
-    excluded: offsets int64[n + 1] and items int32: what each row must not get.
+    excluded: offsets int64[n + 1] and items int32 that each row must not get.
 
     Returns
     -------
@@ -52,7 +53,7 @@ def first_k(
     allowed: np.ndarray,
     excluded: tuple[np.ndarray, np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `top_k`, where every row has the same finite scores, float32[m], and all items stand in their order."""
+    """`top_k` of rows that all have the same finite scores, float32[m]; `best_first` has the items in that order."""
     n = len(excluded[0]) - 1
     items = np.full((n, k), -1, dtype=np.int32)
     best = np.full((n, k), -np.inf, dtype=np.float32)
@@ -81,7 +82,7 @@ def _first_k(best_first, scores, allowed, offsets, seen, items, best):
 
 @kernel
 def _top_k(scores, start, stop, priority, allowed, every, offsets, seen, items, best):
-    """A heap of the k best so far; its root is the worst of them, which most items fail to beat at first look."""
+    """Most items do not reach `bar`, the score of the k-th best so far."""
     k, m = items.shape[1], scores.shape[1]
     for row in range(start, stop):
         line = scores[row]
@@ -100,59 +101,7 @@ def _top_k(scores, start, stop, priority, allowed, every, offsets, seen, items, 
                 size = push(score, item, size, heap_score, heap_item, priority)
                 if size == k:
                     bar = heap_score[0]
-            elif _worse(heap_score[0], heap_item[0], score, item, priority):  # as push does, without the call
-                _sift_down(heap_score, heap_item, k, score, item, priority)
+            elif is_worse(heap_score[0], heap_item[0], score, item, priority):  # as `push` does, without the call
+                replace_worst(heap_score, heap_item, k, score, item, priority)
                 bar = heap_score[0]
-        finish(heap_score, heap_item, size, priority)
-
-
-@kernel
-def _worse(score_a, item_a, score_b, item_b, priority):
-    return score_a < score_b or (score_a == score_b and priority[item_a] < priority[item_b])
-
-
-@kernel
-def _sift_down(heap_score, heap_item, size, score, item, priority):
-    """Put (score, item) at the root of a heap of `size` and let it sink."""
-    at = 0
-    while True:
-        child = 2 * at + 1
-        if child >= size:
-            break
-        other = child + 1
-        if other < size and _worse(heap_score[other], heap_item[other], heap_score[child], heap_item[child], priority):
-            child = other
-        if not _worse(heap_score[child], heap_item[child], score, item, priority):
-            break
-        heap_score[at], heap_item[at] = heap_score[child], heap_item[child]
-        at = child
-    heap_score[at], heap_item[at] = score, item
-
-
-@kernel
-def push(score, item, size, heap_score, heap_item, priority):
-    """Into the heap of the k best, whose root is the worst of them. Returns its size."""
-    k = len(heap_item)
-    if size < k:
-        at = size
-        while at > 0:
-            up = (at - 1) >> 1
-            if _worse(score, item, heap_score[up], heap_item[up], priority):
-                heap_score[at], heap_item[at] = heap_score[up], heap_item[up]
-                at = up
-            else:
-                break
-        heap_score[at], heap_item[at] = score, item
-        return size + 1
-    if _worse(heap_score[0], heap_item[0], score, item, priority):
-        _sift_down(heap_score, heap_item, k, score, item, priority)
-    return size
-
-
-@kernel
-def finish(heap_score, heap_item, size, priority):
-    """From a heap to the best first: the worst goes last, again and again."""
-    for end in range(size - 1, 0, -1):
-        score, item = heap_score[end], heap_item[end]
-        heap_score[end], heap_item[end] = heap_score[0], heap_item[0]
-        _sift_down(heap_score, heap_item, end, score, item, priority)
+        sort_best_first(heap_score, heap_item, size, priority)
