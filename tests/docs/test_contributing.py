@@ -18,12 +18,12 @@ import polars as pl
 import pytest
 
 import zhiyin
-from tests.conformance.recommender import RecommenderConformance
 from tests.docs.markdown import Block, blocks_of
 from zhiyin.core import ranking_metrics
 from zhiyin.data import tables
 from zhiyin.data.reading import read
 from zhiyin.models import MODELS
+from zhiyin.testing.recommender import RecommenderConformance
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = blocks_of(ROOT / "CONTRIBUTING.md", ROOT)

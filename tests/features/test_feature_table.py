@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.features.column_encoders import hashed
 from zhiyin.features.feature_inference import guess
-from zhiyin.features.feature_table import Features, Table
+from zhiyin.features.feature_table import Features, FeatureTable
 
 DAY = 86_400_000_000
 
@@ -23,7 +23,7 @@ def learn(values: list[object], kind: str, learned: np.ndarray | None = None, **
     return Features.learn(pl.DataFrame({"x": pl.Series(values, **more)}), {"x": kind}, learned)  # type: ignore[arg-type]
 
 
-def encode(features: Features, values: list[object], now: int | None = None, **more: object) -> Table:
+def encode(features: Features, values: list[object], now: int | None = None, **more: object) -> FeatureTable:
     return features.encode(pl.DataFrame({"x": pl.Series(values, **more)}), now)  # type: ignore[arg-type]
 
 
@@ -253,7 +253,7 @@ def test_what_is_asked_for_wins_and_mistakes_are_named() -> None:
             Features.learn(frame, kinds)
 
 
-def assert_same(one: Table, other: Table) -> None:
+def assert_same(one: FeatureTable, other: FeatureTable) -> None:
     np.testing.assert_array_equal(one.numbers, other.numbers)
     np.testing.assert_array_equal(one.codes, other.codes)
     assert (one.number_names, one.code_names, one.cards, one.sizes) == (

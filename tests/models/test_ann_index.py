@@ -184,7 +184,7 @@ def indexed(fitted: zy.ALS, monkeypatch: pytest.MonkeyPatch) -> zy.ALS:
     """A model of a catalogue that counts as large."""
     monkeypatch.setattr(ann_index, "MIN_INDEXED_ITEMS", 1_000)
     monkeypatch.setattr(ann_index, "MAX_EXHAUSTIVE_ITEMS", 100)
-    monkeypatch.setattr(Index, "worth", lambda self, mask, k: mask.count > 100)
+    monkeypatch.setattr(Index, "is_faster", lambda self, mask, k: mask.count > 100)
     fitted.prepare(ONE)
     return fitted
 

@@ -8,7 +8,6 @@ pytest.importorskip("torch")
 import torch
 from scipy import sparse
 
-from tests.conformance.recommender import RecommenderConformance, shop
 from tests.models.planted import assert_checkerboard
 from zhiyin.core.run import Run
 from zhiyin.models.autoencoder import (
@@ -22,6 +21,7 @@ from zhiyin.models.autoencoder import (
     sampled_likelihood_loss,
 )
 from zhiyin.models.sequence import losses
+from zhiyin.testing.recommender import RecommenderConformance, shop
 
 
 class TestMultVAE(RecommenderConformance):

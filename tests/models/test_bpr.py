@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from tests.conformance.recommender import RecommenderConformance, assert_same_state, shop
 from tests.models.planted import assert_checkerboard, checkerboard
 from zhiyin.core.run import Run
 from zhiyin.models import bpr
 from zhiyin.models.bpr import BPR, Plan
+from zhiyin.testing.recommender import RecommenderConformance, assert_same_state, shop
 
 
 class TestBPR(RecommenderConformance):

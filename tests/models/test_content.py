@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.conformance.recommender import RecommenderConformance
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
@@ -16,6 +15,7 @@ from zhiyin.models.content import Content, PopularInCategory
 from zhiyin.models.hybrid import Hybrid
 from zhiyin.models.loading import load
 from zhiyin.models.recommender import Recommender
+from zhiyin.testing.recommender import RecommenderConformance
 
 GENRES = ("crime", "love", "war")
 WORDS = (("detective", "murder", "clue"), ("heart", "summer", "kiss"), ("tank", "battle", "general"))

@@ -6,13 +6,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.conformance.recommender import RecommenderConformance, shop
 from tests.models.planted import assert_checkerboard, checkerboard
 from zhiyin.core.errors import ConfigError, NotFittedError
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.models.factorization import ALS, BLOCK, half_sweep
+from zhiyin.testing.recommender import RecommenderConformance, shop
 
 
 class TestALS(RecommenderConformance):

@@ -8,10 +8,10 @@ pytest.importorskip("torch")
 import torch
 from scipy import sparse
 
-from tests.conformance.recommender import RecommenderConformance, shop
 from tests.models.planted import assert_checkerboard
 from zhiyin.core.run import Run
 from zhiyin.models.graph import Convolution, Graph, LightGCN, _Propagated
+from zhiyin.testing.recommender import RecommenderConformance, shop
 
 
 class TestLightGCN(RecommenderConformance):

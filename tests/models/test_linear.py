@@ -6,12 +6,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.conformance.recommender import RecommenderConformance, shop
 from tests.models.planted import assert_checkerboard
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.models.linear import EASE, invert, sparse_times_dense
+from zhiyin.testing.recommender import RecommenderConformance, shop
 
 
 class TestEASE(RecommenderConformance):

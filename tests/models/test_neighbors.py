@@ -6,12 +6,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.conformance.recommender import RecommenderConformance, shop
 from tests.models.planted import assert_checkerboard
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.models.neighbors import SIMILARITIES, ItemKNN, UserKNN
+from zhiyin.testing.recommender import RecommenderConformance, shop
 
 
 class TestItemKNN(RecommenderConformance):

@@ -6,7 +6,6 @@ pytest.importorskip("torch")
 
 import torch
 
-from tests.conformance.recommender import RecommenderConformance
 from tests.models.sequence.test_sasrec import (
     LENGTH,
     assert_causal,
@@ -15,6 +14,7 @@ from tests.models.sequence.test_sasrec import (
     batch_of,
 )
 from zhiyin.models.neumf import NeuMF, PooledHistory, decayed_mean
+from zhiyin.testing.recommender import RecommenderConformance
 
 
 class TestNeuMF(RecommenderConformance):

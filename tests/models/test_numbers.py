@@ -11,7 +11,6 @@ import polars as pl
 import pytest
 
 import zhiyin as zy
-from tests.conformance.recommender import shop
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.params import Param
 from zhiyin.core.ranking_metrics import RANKING
@@ -23,6 +22,7 @@ from zhiyin.models.registry import hyperparameters, make, model_class, parse
 from zhiyin.pipeline import diversity
 from zhiyin.pipeline.slate import Slates
 from zhiyin.ranking.candidates import retrieve
+from zhiyin.testing.recommender import shop
 
 RUN = Run(threads=1, progress=False)
 DATA: Dataset = shop()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from tests.conformance.recommender import DAY, RecommenderConformance
 from zhiyin.data.dataset import Dataset
 from zhiyin.models.popularity import Popular
+from zhiyin.testing.recommender import DAY, RecommenderConformance
 
 
 class TestPopular(RecommenderConformance):

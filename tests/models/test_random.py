@@ -6,10 +6,10 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from tests.conformance.recommender import RecommenderConformance
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.models.random import Random
+from zhiyin.testing.recommender import RecommenderConformance
 
 
 class TestRandom(RecommenderConformance):

@@ -9,7 +9,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.conformance.recommender import RecommenderConformance, shop
 from zhiyin.core.errors import DataError
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
@@ -21,6 +20,7 @@ from zhiyin.models.ratings.one_hot import OneHot
 from zhiyin.models.ratings.rating_model import RatingModel, fold
 from zhiyin.models.ratings.svdpp import SVDpp, implicit_sums, sweep
 from zhiyin.models.ratings.timesvdpp import TimeSVDpp
+from zhiyin.testing.recommender import RecommenderConformance, shop
 
 
 class TestBiasedMF(RecommenderConformance):

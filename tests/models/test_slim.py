@@ -6,11 +6,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.conformance.recommender import RecommenderConformance, shop
 from tests.models.planted import assert_checkerboard
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.models.slim import SLIM
+from zhiyin.testing.recommender import RecommenderConformance, shop
 
 
 class TestSLIM(RecommenderConformance):

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from tests.conformance.recommender import RecommenderConformance, shop
 from tests.models.planted import checkerboard
 from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.core.run import Run
@@ -24,6 +23,7 @@ from zhiyin.models.popularity import Popular
 from zhiyin.models.recommender import Recommender
 from zhiyin.models.registry import parse
 from zhiyin.models.social import Friends, _overlap, _reach, _ties
+from zhiyin.testing.recommender import RecommenderConformance, shop
 
 ONE = Run(threads=1)
 

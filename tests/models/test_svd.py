@@ -7,11 +7,11 @@ import polars as pl
 import pytest
 from scipy import sparse
 
-from tests.conformance.recommender import RecommenderConformance, shop
 from tests.models.planted import assert_checkerboard
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.models.svd import PureSVD, right_vectors
+from zhiyin.testing.recommender import RecommenderConformance, shop
 
 
 class TestPureSVD(RecommenderConformance):

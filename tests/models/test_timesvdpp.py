@@ -9,7 +9,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.conformance.recommender import DAY, RecommenderConformance
 from zhiyin.core.errors import DataError
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
@@ -19,6 +18,7 @@ from zhiyin.models.loading import load
 from zhiyin.models.ratings.svdpp import SVDpp, implicit_sums
 from zhiyin.models.ratings.temporal_effects import Moments
 from zhiyin.models.ratings.timesvdpp import TimeSVDpp, sweep
+from zhiyin.testing.recommender import DAY, RecommenderConformance
 
 
 class TestTimeSVDpp(RecommenderConformance):

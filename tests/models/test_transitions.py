@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conformance.recommender import DAY, RecommenderConformance
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.models.transitions import Transitions
+from zhiyin.testing.recommender import DAY, RecommenderConformance
 
 
 class TestTransitions(RecommenderConformance):

@@ -12,7 +12,6 @@ pytest.importorskip("torch")
 
 import torch
 
-from tests.conformance.recommender import RecommenderConformance, shop
 from tests.models.planted import assert_checkerboard
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import Run
@@ -20,6 +19,7 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.models.loading import load
 from zhiyin.models.two_tower import Towers, TwoTower, Vocabulary
+from zhiyin.testing.recommender import RecommenderConformance, shop
 
 
 class TestTwoTower(RecommenderConformance):

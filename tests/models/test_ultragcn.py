@@ -5,10 +5,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tests.conformance.recommender import RecommenderConformance, shop  # noqa: E402
 from tests.models.planted import USERS, checkerboard, missing_of  # noqa: E402
 from zhiyin.core.run import Run  # noqa: E402
 from zhiyin.models.ultragcn import PairBatch, UltraGCN  # noqa: E402
+from zhiyin.testing.recommender import RecommenderConformance, shop  # noqa: E402
 
 
 class TestUltraGCN(RecommenderConformance):

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conformance.recommender import shop
 from zhiyin.core.errors import DataError
 from zhiyin.models.neighbors import ItemKNN
 from zhiyin.models.popularity import Popular
 from zhiyin.pipeline.bundles import Bundle, Bundles, checksum, manifest_difference
+from zhiyin.testing.recommender import shop
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.conformance.recommender import DAY, RecommenderConformance, assert_same_state
 from tests.pipeline.test_promotion_gate import walks
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import Run
@@ -21,6 +20,7 @@ from zhiyin.pipeline.pipeline import Pipeline
 from zhiyin.pipeline.pipeline_fitting import hits
 from zhiyin.pipeline.selection_windows import plan_windows
 from zhiyin.ranking.examples import Candidates
+from zhiyin.testing.recommender import DAY, RecommenderConformance, assert_same_state
 
 
 def test_sources_are_fitted_the_same_twice_and_read_back_bit_for_bit(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.conformance.recommender import DAY
 from zhiyin.core.errors import DataError
 from zhiyin.core.params import param
 from zhiyin.core.run import Run
@@ -21,6 +20,7 @@ from zhiyin.models.random import Random
 from zhiyin.models.recommender import Recommender
 from zhiyin.models.transitions import Transitions
 from zhiyin.pipeline.promotion_gate import FEWEST, Verdict, gate
+from zhiyin.testing.recommender import DAY
 
 
 def walks(seed: int = 0, users: int = 80) -> Dataset:

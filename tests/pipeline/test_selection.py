@@ -16,7 +16,6 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from tests.conformance.recommender import DAY
 from zhiyin.cli.main import app
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
@@ -25,6 +24,7 @@ from zhiyin.pipeline import automl, blending, promotion_gate, selection_windows
 from zhiyin.pipeline.automl import Source, auto
 from zhiyin.pipeline.pipeline import Pipeline
 from zhiyin.ranking.trees import Trees
+from zhiyin.testing.recommender import DAY
 
 RUN = Run(seed=0, threads=1, progress=False)
 USERS, DAYS, ITEMS = 60, 30, 40

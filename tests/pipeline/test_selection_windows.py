@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conformance.recommender import DAY
 from tests.pipeline.test_promotion_gate import walks
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.splits import rolling
 from zhiyin.pipeline.selection_windows import LEAST, WindowPlan, gate_split, plan_windows
+from zhiyin.testing.recommender import DAY
 
 RUN = Run(seed=3, threads=1)
 

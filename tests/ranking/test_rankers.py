@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.conformance.ranker import RankerConformance, planted
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import Run
 from zhiyin.ranking.examples import Examples
 from zhiyin.ranking.multitask import MultiTask
 from zhiyin.ranking.ranker import Ranker
 from zhiyin.ranking.registry import parse
+from zhiyin.testing.ranker import RankerConformance, planted
 
 
 class TestBinaryTrees(RankerConformance):

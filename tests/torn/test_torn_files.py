@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from tests.conformance.recommender import shop
 from tests.core.test_atomic_files import survives
 
 import zhiyin as zy
@@ -30,6 +29,7 @@ from zhiyin.models.popularity import Popular
 from zhiyin.models.recommender import Recommender
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.pipeline.pipeline import Pipeline
+from zhiyin.testing.recommender import shop
 
 RUN = Run(threads=1, progress=False)
 DATA: Dataset = shop()

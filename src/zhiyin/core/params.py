@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from typing import Any, get_type_hints
+from typing import Any, Self, get_type_hints
 
 import numpy as np
 
@@ -210,6 +210,28 @@ def params_of(owner: type) -> dict[str, Param]:
             kind = "duration"
         found[field.name] = Param(field.name, kind, "None" in hint, field.default, **declared)
     return found
+
+
+class Parameterized:
+    """scikit-learn's interface to the hyperparameters of a dataclass, as `sklearn.base.clone` uses it."""
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Hyperparameters by name. `deep` is there for scikit-learn: no hyperparameter holds another model."""
+        return settings_of(self)
+
+    def set_params(self, **params: Any) -> Self:
+        """Set hyperparameters; returns self. `fit` checks their values, as those of the constructor.
+
+        Raises ConfigError for an unknown name, with the nearest known one.
+        """
+        known = list(params_of(type(self)))
+        for name in params:
+            if name not in known:
+                remedy = nearest(name, known or ["none"])
+                raise ConfigError(f"{type(self).__name__} has no hyperparameter {name!r}", remedy=remedy)
+        for name, value in params.items():
+            setattr(self, name, value)
+        return self
 
 
 def settings_of(model: Any) -> dict[str, Any]:

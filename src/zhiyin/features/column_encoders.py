@@ -22,19 +22,19 @@ from zhiyin.data.ids import Ids
 from zhiyin.data.times import to_microseconds
 
 DAY = UNITS["d"]
-# Standardised numbers end here: one outlier must not drown a row.
+# Bound of standardised numbers, so that one outlier does not dominate a row.
 LIMIT = 10.0
 QUANTILES = 256
-# Dates as text that are kept: enough to tell days from months.
+# Number of text dates kept as examples, enough to tell the day from the month.
 EXAMPLES = 64
 _UNITS = {"us": 1, "ms": 1_000, "s": 1_000_000}
-# What parts the tags of a text.
+# Separators of the tags in a text.
 SEPARATORS = "[|;,]"
 
 
 @dataclasses.dataclass
 class Piece:
-    """What one column says of n rows; see `table.Table` for the shapes.
+    """The encoding of one column for n rows; see `feature_table.FeatureTable` for the shapes.
 
     `numbers` and `codes` are lists of (name, role, float32[n]) and (name, int32[n], number of codes). Roles: "value"
     (standardised), "missing" (1 where the value is unknown), "circle" (sine or cosine). `rarity`: float32, one a code
@@ -51,7 +51,7 @@ class Piece:
 
 @dataclasses.dataclass
 class Column:
-    """Base of the columns. Fields are settings (JSON values) and learned arrays; both are the whole state."""
+    """Base of the columns. Fields are settings (JSON values) and learned arrays; together they are the whole state."""
 
     name: str
     kind: ClassVar[str] = ""
@@ -59,11 +59,11 @@ class Column:
 
     @classmethod
     def learn(cls, name: str, values: pl.Series, options: dict[str, str]) -> Column:
-        """Learn from the values of training rows. `options`: what followed the kind, such as {"hash": "1000"}."""
+        """Learn from the values of training rows. `options`: the options of the kind, such as {"hash": "1000"}."""
         raise NotImplementedError
 
     def encode(self, values: pl.Series, now: int | None) -> Piece:
-        """What the column says of each value; `now` in microseconds UTC, for ages."""
+        """The encoding of values; `now`: microseconds UTC, from which ages are counted."""
         raise NotImplementedError
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -74,9 +74,9 @@ class Column:
 
     @classmethod
     def restore(cls, settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> Column:
-        """The column that `state` came from."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        fields: dict[str, Any] = {name: value for name, value in settings.items() if name in known} | arrays
+        """The column from what `state` returned."""
+        field_names = {field.name for field in dataclasses.fields(cls)}
+        fields: dict[str, Any] = {name: value for name, value in settings.items() if name in field_names} | arrays
         return cls(**fields)
 
     @classmethod
@@ -110,38 +110,38 @@ class Number(Column):
     def learn(cls, name: str, values: pl.Series, options: dict[str, str]) -> Number:
         way = next(iter(options), "standard")
         x = floats(values)
-        known = x[np.isfinite(x)]
-        gaps, none = len(known) < len(x), np.zeros(0)
-        if way == "quantile" and len(known):
-            # Equal quantiles are one value: it stands at the middle of the shares it covers.
+        finite = x[np.isfinite(x)]
+        gaps, none = len(finite) < len(x), np.zeros(0)
+        if way == "quantile" and len(finite):
+            # Equal quantiles are merged into one knot at the mean of their shares.
             shares = np.linspace(0, 1, QUANTILES + 1)
-            knots, place = np.unique(np.quantile(known, shares), return_inverse=True)
+            knots, place = np.unique(np.quantile(finite, shares), return_inverse=True)
             levels = np.bincount(place, weights=shares) / np.bincount(place)
             return cls(name, way, 0.5, 12**-0.5, gaps, knots, levels)
         if way == "log":
-            known = _log(known)
-        mean = float(known.mean()) if len(known) else 0.0
-        deviation = float(known.std()) if len(known) else 0.0
+            finite = _log(finite)
+        mean = float(finite.mean()) if len(finite) else 0.0
+        deviation = float(finite.std()) if len(finite) else 0.0
         return cls(name, way, mean, deviation if deviation > 1e-12 * max(1.0, abs(mean)) else 1.0, gaps, none, none)
 
     def encode(self, values: pl.Series, now: int | None) -> Piece:
         x = floats(values)
-        known = np.isfinite(x)
-        x = np.where(known, x, 0.0)
+        is_finite = np.isfinite(x)
+        x = np.where(is_finite, x, 0.0)
         if self.way == "log":
             x = _log(x)
         elif len(self.knots):
             x = np.interp(x, self.knots, self.levels)
         z = np.clip((x - self.mean) / self.deviation, -LIMIT, LIMIT)
-        piece = Piece([(self.name, "value", np.where(known, z, 0.0).astype(np.float32))])
+        piece = Piece([(self.name, "value", np.where(is_finite, z, 0.0).astype(np.float32))])
         if self.gaps:
-            piece.numbers.append((f"{self.name} missing", "missing", (~known).astype(np.float32)))
+            piece.numbers.append((f"{self.name} missing", "missing", (~is_finite).astype(np.float32)))
         return piece
 
 
 @dataclasses.dataclass
 class Coded(Column):
-    """What categories and tags share: words with codes from 1, 0 for unknown; or words hashed into `buckets` codes.
+    """Base of categories and tags: words with codes from 1, 0 for unknown; or words hashed into `buckets` codes.
 
     Hashing (Weinberger et al., ICML 2009, without signs) needs no vocabulary: a value never seen has a code of its own,
     which it may share. Options: `min`, training rows a value needs to have a code (default 2); `hash`, buckets.
@@ -161,16 +161,16 @@ class Coded(Column):
         if not buckets:
             counts = rows.group_by("word").agg(pl.col("row").n_unique())
             words = packed(counts.filter(pl.col("row") >= whole(name, options, "min", 2))["word"].sort())
-        made = cls(name, buckets, words, np.zeros(0, np.float32))
-        row, code = made.coded(values)
-        df = np.bincount(np.unique(row * made.size + code) % made.size, minlength=made.size)
+        column = cls(name, buckets, words, np.zeros(0, np.float32))
+        row, code = column.coded(values)
+        df = np.bincount(np.unique(row * column.size + code) % column.size, minlength=column.size)
         df[0] = 0
-        made.rarity = (1 - np.log1p(df) / np.log1p(max(1, len(values)))).astype(np.float32)
-        return made
+        column.rarity = (1 - np.log1p(df) / np.log1p(max(1, len(values)))).astype(np.float32)
+        return column
 
     @staticmethod
     def _rows(values: pl.Series) -> pl.DataFrame:
-        """Frame `row` (Int64), `word`: what each row says."""
+        """Frame `row` (Int64), `word`: the words of each row."""
         raise NotImplementedError
 
     @property
@@ -183,7 +183,7 @@ class Coded(Column):
         return unpacked(self.words)
 
     def coded(self, values: pl.Series) -> tuple[np.ndarray, np.ndarray]:
-        """int64[m] rows and int32[m] codes of all that is said."""
+        """int64[m] rows and int32[m] codes of all words."""
         rows = self._rows(values)
         words = rows["word"]
         if self.buckets:
@@ -236,7 +236,7 @@ class Tags(Coded):
 class Time(Column):
     """A moment: its age at `now`, its hour and its weekday (UTC).
 
-    The age is a number, log(1 + days), negative for what is yet to come, standardised over the training rows at their
+    The age is a number, log(1 + days), negative for moments after `now`, standardised over the training rows at their
     last moment. Hour and weekday are a sine and a cosine each, and a code each (0 unknown, hour + 1, weekday from
     Monday = 1). Whole numbers are microseconds unless an option says `s` or `ms`.
     """
@@ -262,30 +262,30 @@ class Time(Column):
         elif values.dtype.is_temporal() and not isinstance(values.dtype, pl.Datetime | pl.Date):
             raise ConfigError(f"column {name!r} of {values.dtype} holds no moments", remedy="dates or datetimes")
         moments = moments_of(values, unit, examples)
-        known = moments.drop_nulls().to_numpy()
-        last = int(known.max(initial=0)) if len(known) else 0
-        ages = _log((last - known) / DAY)
-        mean, deviation = (float(ages.mean()), float(ages.std())) if len(known) else (0.0, 0.0)
-        hours = bool((known % DAY != 0).any())
-        return cls(name, unit, last, mean, deviation or 1.0, len(known) < len(moments), hours, examples)
+        present = moments.drop_nulls().to_numpy()
+        last = int(present.max(initial=0)) if len(present) else 0
+        ages = _log((last - present) / DAY)
+        mean, deviation = (float(ages.mean()), float(ages.std())) if len(present) else (0.0, 0.0)
+        hours = bool((present % DAY != 0).any())
+        return cls(name, unit, last, mean, deviation or 1.0, len(present) < len(moments), hours, examples)
 
     def encode(self, values: pl.Series, now: int | None) -> Piece:
         moments = moments_of(values, self.unit, self.examples)
-        known = moments.is_not_null().to_numpy()
+        is_present = moments.is_not_null().to_numpy()
         at = moments.fill_null(0).to_numpy()
         age = (self.last if now is None else now) - at
         z = np.clip((_log(age / DAY) - self.mean) / self.deviation, -LIMIT, LIMIT)
-        piece = Piece([(f"{self.name} age", "value", np.where(known, z, 0.0).astype(np.float32))])
+        piece = Piece([(f"{self.name} age", "value", np.where(is_present, z, 0.0).astype(np.float32))])
         if self.gaps:
-            piece.numbers.append((f"{self.name} missing", "missing", (~known).astype(np.float32)))
+            piece.numbers.append((f"{self.name} missing", "missing", (~is_present).astype(np.float32)))
         hour, weekday = (at % DAY) / UNITS["h"], (at // DAY + 3) % 7  # day 0 of the epoch was a Thursday
         for what, value, period, there in (("hour", hour, 24, self.hours), ("weekday", weekday, 7, True)):
             if there:
                 turn = 2 * np.pi * value / period
                 for wave, number in (("sin", np.sin(turn)), ("cos", np.cos(turn))):
-                    found = np.where(known, number, 0.0).astype(np.float32)
-                    piece.numbers.append((f"{self.name} {what} {wave}", "circle", found))
-                code = np.where(known, value.astype(np.int32) + 1, 0).astype(np.int32)
+                    filled = np.where(is_present, number, 0.0).astype(np.float32)
+                    piece.numbers.append((f"{self.name} {what} {wave}", "circle", filled))
+                code = np.where(is_present, value.astype(np.int32) + 1, 0).astype(np.int32)
                 piece.codes.append((f"{self.name} {what}", code, period + 1))
         return piece
 
@@ -323,8 +323,8 @@ class Vector(Column):
         if self.model:
             there = (values.is_not_null() & (values.cast(pl.String).str.len_bytes() > 0)).fill_null(False)
             if there.any():
-                said = values.filter(there).cast(pl.String).to_list()
-                vectors[there.to_numpy()] = _sentence_model(self.model).encode(said, show_progress_bar=False)
+                texts = values.filter(there).cast(pl.String).to_list()
+                vectors[there.to_numpy()] = _sentence_model(self.model).encode(texts, show_progress_bar=False)
             return Piece(vector=vectors)
         if values.dtype == pl.Null:
             return Piece(vector=vectors)
@@ -347,17 +347,17 @@ class Vector(Column):
 
 
 def packed(words: pl.Series) -> np.ndarray:
-    """Words, none empty and none with a zero byte, as uint8[...] parted by zero bytes."""
+    """Words, not empty and without zero bytes, as uint8[...] separated by zero bytes."""
     return np.frombuffer("\0".join(words).encode(), dtype=np.uint8).copy()
 
 
 def unpacked(words: np.ndarray) -> Ids:
-    """The words again, to be looked up: they were sorted."""
+    """The words from what `packed` returned, as `Ids` for look-up; they must have been sorted."""
     return Ids(pl.Series("id", bytes(words).decode().split("\0") if len(words) else [], dtype=pl.String))
 
 
 def words_of(values: pl.Series) -> pl.Series:
-    """Values as trimmed text, null where they say nothing; 3.0 and 3 are the same."""
+    """Values as trimmed text, null where empty; 3.0 and 3 are the same."""
     if values.dtype.is_float():
         integers = values.cast(pl.Int64, strict=False)
         same = ((integers == values) & (values.abs() < 2**53)).fill_null(False)
@@ -390,13 +390,13 @@ def hashed(words: pl.Series) -> np.ndarray:
 
 @kernel
 def _fnv(text, offsets):
-    found = np.empty(len(offsets) - 1, dtype=np.uint64)
-    for word in range(len(found)):
+    hashes = np.empty(len(offsets) - 1, dtype=np.uint64)
+    for word in range(len(hashes)):
         value = np.uint64(0xCBF29CE484222325)
         for at in range(offsets[word], offsets[word + 1]):
             value = (value ^ np.uint64(text[at])) * np.uint64(0x100000001B3)
-        found[word] = mix(value)
-    return found
+        hashes[word] = mix(value)
+    return hashes
 
 
 # -- numbers ----------------------------------------------------------------------------------------------------------
@@ -412,7 +412,7 @@ def floats(values: pl.Series) -> np.ndarray:
 
 
 def whole(name: str, options: dict[str, str], option: str, otherwise: int) -> int:
-    """A whole number of at least 1 among the options. Raises ConfigError for another."""
+    """The value of an option that is a whole number of at least 1. Raises ConfigError for another value."""
     text = options.get(option)
     if text is None:
         return otherwise
@@ -427,7 +427,7 @@ def _log(x: np.ndarray) -> np.ndarray:
 
 def moments_of(values: pl.Series, unit: str, examples: list[str]) -> pl.Series:
     """Int64 microseconds UTC, null where unknown."""
-    if values.dtype.is_numeric():  # by the unit that was learned, whatever the size of these few
+    if values.dtype.is_numeric():  # by the learned unit, whatever the size of these values
         return (values.cast(pl.Float64).fill_nan(None) * _UNITS[unit]).round().cast(pl.Int64, strict=False)
     if values.dtype == pl.Null:
         return values.cast(pl.Int64)

@@ -1,5 +1,4 @@
-"""What kind of feature a column is, guessed from its type, its values and its name; the guess is said, and overruled by
-naming the kind."""
+"""Inference of the feature kind of a column from its type, values and name; the caller can name the kind instead."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ import polars as pl
 from zhiyin.data.times import numeric_unit
 from zhiyin.features.column_encoders import parted, words_of
 
-# Rows a guess looks at.
+# Number of rows that a guess is based on.
 SAMPLE = 100_000
 SKIP = "skip"
 _ID = re.compile(r"(^|[_\W])(id|ids|uuid|guid|isbn(10|13)?|asin|sku|ean|upc|key|hash)$|[a-z]Id$", re.IGNORECASE)
@@ -22,13 +21,13 @@ _UNIT = {"seconds": "s", "milliseconds": "ms", "microseconds": "us"}
 
 
 def guess(values: pl.Series) -> tuple[str, str]:
-    """A kind such as "number:log", or "skip"; and why, in a few words."""
-    known = values.drop_nulls()
-    if known.dtype.is_float():
-        known = known.drop_nans()
-    if not len(known):
+    """The kind of a column, such as "number:log" or "skip", and the reason in a few words."""
+    present = values.drop_nulls()
+    if present.dtype.is_float():
+        present = present.drop_nans()
+    if not len(present):
         return SKIP, "it is empty"
-    dtype = known.dtype
+    dtype = present.dtype
     if isinstance(dtype, pl.List | pl.Array):
         inner = dtype.inner
         if inner.is_float():
@@ -40,20 +39,24 @@ def guess(values: pl.Series) -> tuple[str, str]:
         return "time", "dates"
     if dtype.is_nested() or dtype.is_temporal() or dtype in (pl.Binary, pl.Object):
         return SKIP, f"there is no use for {dtype}"
-    distinct = known.n_unique()
+    distinct = present.n_unique()
     if distinct == 1:
         return SKIP, "all its values are the same"
     if dtype == pl.Boolean or isinstance(dtype, pl.Categorical | pl.Enum):
         return "category", f"{distinct} values"
-    return _of_numbers(values.name, known, distinct) if dtype.is_numeric() else _of_text(values.name, known, distinct)
+    return (
+        _guess_numeric(values.name, present, distinct)
+        if dtype.is_numeric()
+        else _guess_text(values.name, present, distinct)
+    )
 
 
-def _of_numbers(name: str, known: pl.Series, distinct: int) -> tuple[str, str]:
-    x = known.cast(pl.Float64).to_numpy()
+def _guess_numeric(name: str, present: pl.Series, distinct: int) -> tuple[str, str]:
+    x = present.cast(pl.Float64).to_numpy()
     whole = bool((x == np.round(x)).all())
-    if whole and distinct > 2 and (_ID.search(name) or (distinct == len(known) and _counts_rows(x))):
+    if whole and distinct > 2 and (_ID.search(name) or (distinct == len(present) and _counts_rows(x))):
         return SKIP, "numbers that only name the rows"
-    unit = numeric_unit(known)
+    unit = numeric_unit(present)
     if unit in _UNIT and whole and _WHEN.search(name):
         return f"time:{_UNIT[unit]}", f"moments in {unit}"
     if whole and distinct <= 2:
@@ -65,12 +68,12 @@ def _of_numbers(name: str, known: pl.Series, distinct: int) -> tuple[str, str]:
 
 
 def _counts_rows(x: np.ndarray) -> bool:
-    """Whether distinct whole numbers lie as close as running numbers do."""
+    """Whether distinct whole numbers are as dense as consecutive row numbers."""
     return bool(x.max() - x.min() < 1.5 * len(x)) and len(x) > 20
 
 
-def _of_text(name: str, known: pl.Series, distinct: int) -> tuple[str, str]:
-    text = words_of(known).drop_nulls()
+def _guess_text(name: str, present: pl.Series, distinct: int) -> tuple[str, str]:
+    text = words_of(present).drop_nulls()
     n = len(text)
     if not n:
         return SKIP, "it is empty"
@@ -78,13 +81,13 @@ def _of_text(name: str, known: pl.Series, distinct: int) -> tuple[str, str]:
         return SKIP, "addresses"
     numbers = text.cast(pl.Float64, strict=False)
     if numbers.null_count() <= 0.05 * n:
-        return _of_numbers(name, numbers.drop_nulls().alias(name), numbers.n_unique())
+        return _guess_numeric(name, numbers.drop_nulls().alias(name), numbers.n_unique())
     if int(text.str.contains(r"^\d{4}[-/]\d{1,2}[-/]\d{1,2}([ T]|$)").sum()) >= 0.95 * n:
         return "time", "dates"
     long = int((text.str.len_chars() > 200).sum()) > 0.05 * n
     for separator in ("|", ";", ","):
         having = int(text.str.contains(separator, literal=True).sum())
-        # A comma may also part a sentence: then its parts seldom come again, or are long.
+        # A comma may also separate clauses: then the parts rarely repeat, or are long.
         if having >= (0.02 if separator != "," else 0.1) * n and not long:
             parts = parted(text)["word"]
             short = float((parts.str.count_matches(r"\s+") <= 3).mean() or 0)  # type: ignore[arg-type]
@@ -95,8 +98,10 @@ def _of_text(name: str, known: pl.Series, distinct: int) -> tuple[str, str]:
     if distinct <= max(20, 0.1 * n) and not long and distinct < n:
         return "category", f"{distinct:,} values"
     if words < 1.3 and not han:
-        few = text.str.contains(r"\d").sum() > 0.5 * n or _ID.search(name)  # codes hold digits, names do not
-        if few and distinct > 0.5 * n:
+        looks_like_code = text.str.contains(r"\d").sum() > 0.5 * n or _ID.search(
+            name
+        )  # codes contain digits, names do not
+        if looks_like_code and distinct > 0.5 * n:
             return SKIP, "codes that only name the rows"
         if distinct > 0.5 * n:
             return "text", "single words, most of them different"

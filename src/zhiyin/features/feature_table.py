@@ -1,4 +1,4 @@
-"""Features: the columns of a frame of items or users, learned on training rows, and frames encoded into a Table.
+"""Features: the columns of a frame of items or users, learned on training rows, and frames encoded into a FeatureTable.
 
 >>> import polars as pl
 >>> items = pl.DataFrame({"title": ["Red shoe", "Blue shoe", "Red hat"] * 2, "price": [1.0, 2.0, 4.0] * 2})
@@ -25,13 +25,13 @@ from zhiyin.features.feature_inference import SAMPLE, SKIP, guess
 from zhiyin.features.text import Text, unit_rows
 
 KINDS: dict[str, type[Column]] = {kind.kind: kind for kind in (Number, Category, Tags, Text, Vector, Time)}
-# Where numbers stand among each other in `matrix`: hats half a deviation apart.
+# Knots of the hat functions of numbers in `matrix`, half a standard deviation apart.
 KNOTS = np.arange(-2.5, 2.75, 0.5)
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
-    """What the columns of n rows say, as arrays.
+class FeatureTable:
+    """The columns of n rows, encoded as arrays.
 
     Parameters
     ----------
@@ -67,17 +67,17 @@ class Table:
         return self.n
 
     def matrix(self, weights: Mapping[str, float] | None = None) -> sparse.csr_matrix:
-        """All that is known as one CSR float32[n, v]: a block a column, each row of a block of length 1 or less.
+        """All columns as one CSR float32[n, v]: one block per column, each row of a block of length 1 or less.
 
-        `weights`: lengths of blocks by column name, 1 where none is given; 0 leaves a column out. The product of two
-        rows is the sum of weight² · likeness over the columns.
+        `weights`: factors of the blocks by column name, default 1; 0 leaves a column out. The inner product of two rows
+        is the sum of weight² · similarity over the columns.
 
         - Text: its weighted words, of length 1 where all of them are known. Vectors: of length 1.
-        - Categories and tags: one-hot, weighted by rarity, of the length of their greatest rarity: that two books are
-          English says less than that they share an author. An unknown tag takes its share of the length.
-        - A number: the two hat functions it stands between, half a deviation apart, so that near numbers are alike. A
-          time: those of its age, and its hour and weekday as places on circles.
-        - What is unknown is zeros.
+        - Categories and tags: one-hot, weighted by rarity, scaled to the length of the greatest rarity: a common
+          language of two books counts less than a common author. An unknown tag takes its share of the length.
+        - A number: the values of the two nearest hat functions, so that near numbers are similar. A time: those of its
+          age, and its hour and weekday as points on circles.
+        - Unknown values: zeros.
         """
         weights = weights or {}
         blocks = [
@@ -90,37 +90,44 @@ class Table:
         return joined
 
     def _blocks(self) -> list[tuple[str, sparse.csr_matrix]]:
-        """(column, CSR) in a fixed order: a matrix made when serving has the columns of the one made in training."""
-        found: list[tuple[str, sparse.csr_matrix]] = []
+        """(column, CSR) in a fixed order, so that matrices of training and serving have the same columns."""
+        blocks: list[tuple[str, sparse.csr_matrix]] = []
         missing = {
             column: self.numbers[:, at] > 0
             for at, (column, role) in enumerate(zip(self.number_columns, self.number_roles))
             if role == "missing"
         }
         for column in dict.fromkeys(self.number_columns):
-            of = [at for at, name in enumerate(self.number_columns) if name == column]
-            known = ~missing.get(column, np.zeros(self.n, dtype=bool))
-            parts = [_hats(self.numbers[:, at], known) for at in of if self.number_roles[at] == "value"]
-            circles = [at for at in of if self.number_roles[at] == "circle"]
+            places = [at for at, name in enumerate(self.number_columns) if name == column]
+            present = ~missing.get(column, np.zeros(self.n, dtype=bool))
+            parts = [_hat_functions(self.numbers[:, at], present) for at in places if self.number_roles[at] == "value"]
+            circles = [at for at in places if self.number_roles[at] == "circle"]
             if circles:
                 parts.append(sparse.csr_matrix(self.numbers[:, circles]))
-            found.append((column, unit_rows(sparse.csr_matrix(sparse.hstack(parts, format="csr")))))
+            blocks.append((column, unit_rows(sparse.csr_matrix(sparse.hstack(parts, format="csr")))))
         clocks = {column for column, role in zip(self.number_columns, self.number_roles) if role == "circle"}
         for at, column in enumerate(self.code_columns):
             if column not in clocks:  # hours and weekdays are numbers already
                 one = np.arange(self.n + 1)
-                found.append((column, _rare(one, self.codes[:, at], self.rarity[column], known=self.codes[:, at] > 0)))
+                blocks.append(
+                    (
+                        column,
+                        _rarity_weighted(one, self.codes[:, at], self.rarity[column], present=self.codes[:, at] > 0),
+                    )
+                )
         for name, (offsets, codes) in self.bags.items():
-            found.append((name, _rare(offsets, codes, self.rarity[name], known=np.ones(len(codes), dtype=bool))))
-        found += list(self.texts.items())
-        return found + [(name, unit_rows(sparse.csr_matrix(vectors))) for name, vectors in self.vectors.items()]
+            blocks.append(
+                (name, _rarity_weighted(offsets, codes, self.rarity[name], present=np.ones(len(codes), dtype=bool)))
+            )
+        blocks += list(self.texts.items())
+        return blocks + [(name, unit_rows(sparse.csr_matrix(vectors))) for name, vectors in self.vectors.items()]
 
 
 @dataclasses.dataclass(frozen=True)
 class Features:
     """Learned columns, in the order of the frame they were learned from.
 
-    `notes`: what was guessed and what was left out, in sentences to be shown.
+    notes: sentences on guessed kinds and columns left out, for display.
     """
 
     columns: tuple[Column, ...]
@@ -173,18 +180,20 @@ class Features:
         """Names of the columns that are used."""
         return tuple(column.name for column in self.columns)
 
-    def encode(self, frame: pl.DataFrame, now: int | None = None) -> Table:
-        """A frame as arrays; columns in any order, a missing one counts as unknown, others are not looked at.
+    def encode(self, frame: pl.DataFrame, now: int | None = None) -> FeatureTable:
+        """Encode a frame. Columns may be in any order; a missing one counts as unknown, others are ignored.
 
-        `now`: microseconds UTC, what ages are counted from; where None, the last moment among the training rows.
+        `now`: microseconds UTC, from which ages are counted; None for the last moment of the training rows.
         """
         n = len(frame)
         numbers: list[tuple[str, str, str, np.ndarray]] = []
         codes: list[tuple[str, str, np.ndarray, int]] = []
         bags, sizes, rarity, texts, vectors = {}, {}, {}, {}, {}
         for column in self.columns:
-            there = column.name in frame.columns
-            values = frame[column.name] if there else pl.repeat(None, n, dtype=pl.Null, eager=True).alias(column.name)
+            is_present = column.name in frame.columns
+            values = (
+                frame[column.name] if is_present else pl.repeat(None, n, dtype=pl.Null, eager=True).alias(column.name)
+            )
             try:
                 piece = column.encode(values, now)
             except (pl.exceptions.PolarsError, ValueError):
@@ -193,8 +202,8 @@ class Features:
                     column=column.name,
                     remedy="bring the column as it was, or train without what has learned it",
                 ) from None
-            numbers += [(name, column.name, role, found) for name, role, found in piece.numbers]
-            codes += [(name, column.name, found, card) for name, found, card in piece.codes]
+            numbers += [(name, column.name, role, array) for name, role, array in piece.numbers]
+            codes += [(name, column.name, array, card) for name, array, card in piece.codes]
             if piece.bag is not None:
                 bags[column.name], sizes[column.name] = piece.bag[:2], piece.bag[2]
             if piece.rarity is not None:
@@ -203,13 +212,13 @@ class Features:
                 texts[column.name] = piece.text
             if piece.vector is not None:
                 vectors[column.name] = piece.vector
-        return Table(
+        return FeatureTable(
             n,
-            _beside([found for *_, found in numbers], n, np.float32),
+            _stack_columns([array for *_, array in numbers], n, np.float32),
             tuple(name for name, *_ in numbers),
             tuple(column for _, column, *_ in numbers),
             tuple(role for _, _, role, _ in numbers),
-            _beside([found for _, _, found, _ in codes], n, np.int32),
+            _stack_columns([array for _, _, array, _ in codes], n, np.int32),
             tuple(name for name, *_ in codes),
             tuple(column for _, column, *_ in codes),
             tuple(card for *_, card in codes),
@@ -221,17 +230,17 @@ class Features:
         )
 
     def state(self) -> dict[str, Any]:
-        """All that was learned: "columns" and "notes" are JSON values, every other entry an array."""
-        found: dict[str, Any] = {"columns": [], "notes": list(self.notes)}
+        """Learned state: "columns" and "notes" are JSON values, all other entries arrays."""
+        state: dict[str, Any] = {"columns": [], "notes": list(self.notes)}
         for number, column in enumerate(self.columns):
             settings, arrays = column.state()
-            found["columns"].append(settings | {"arrays": list(arrays)})
-            found |= {f"{number}.{name}": array for name, array in arrays.items()}
-        return found
+            state["columns"].append(settings | {"arrays": list(arrays)})
+            state |= {f"{number}.{name}": array for name, array in arrays.items()}
+        return state
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Features:
-        """What `state` came from."""
+        """The object from what `state` returned."""
         columns = []
         for number, settings in enumerate(state["columns"]):
             arrays = {name: state[f"{number}.{name}"] for name in settings["arrays"]}
@@ -240,7 +249,7 @@ class Features:
 
 
 def parse(name: str, kind: str) -> tuple[type[Column], dict[str, str]]:
-    """The class of column and the options that a text such as "text:bm25,ngrams=2" names."""
+    """The column class and the options of a kind such as "text:bm25,ngrams=2"."""
     head, _, rest = kind.partition(":")
     owner = KINDS.get(head.strip())
     if owner is None:
@@ -254,18 +263,18 @@ def parse(name: str, kind: str) -> tuple[type[Column], dict[str, str]]:
     return owner, options
 
 
-def _beside(columns: list[np.ndarray], n: int, dtype: Any) -> np.ndarray:
+def _stack_columns(columns: list[np.ndarray], n: int, dtype: Any) -> np.ndarray:
     """Columns as one array [n, len(columns)]."""
     return np.stack(columns, axis=1).astype(dtype, copy=False) if columns else np.zeros((n, 0), dtype=dtype)
 
 
-def _hats(z: np.ndarray, known: np.ndarray) -> sparse.csr_matrix:
-    """CSR float32[n, len(KNOTS)]: how near each number is to the knots on either side of it; a row sums to 1."""
+def _hat_functions(z: np.ndarray, present: np.ndarray) -> sparse.csr_matrix:
+    """CSR float32[n, len(KNOTS)]: linear interpolation between the two nearest knots; a row sums to 1."""
     step = KNOTS[1] - KNOTS[0]
     place = np.clip((z - KNOTS[0]) / step, 0, len(KNOTS) - 1)
     low = np.minimum(place.astype(np.int64), len(KNOTS) - 2)
     share = (place - low).astype(np.float32)
-    row = np.flatnonzero(known)
+    row = np.flatnonzero(present)
     data = np.concatenate([1 - share[row], share[row]])
     at = (np.concatenate([row, row]), np.concatenate([low[row], low[row] + 1]))
     matrix = sparse.csr_matrix((data, at), shape=(len(z), len(KNOTS)), dtype=np.float32)
@@ -273,14 +282,17 @@ def _hats(z: np.ndarray, known: np.ndarray) -> sparse.csr_matrix:
     return matrix
 
 
-def _rare(offsets: np.ndarray, codes: np.ndarray, rarity: np.ndarray, known: np.ndarray) -> sparse.csr_matrix:
-    """CSR float32[n, len(rarity)] of codes weighted by rarity; a row is as long as the rarest of its codes is rare.
+def _rarity_weighted(
+    offsets: np.ndarray, codes: np.ndarray, rarity: np.ndarray, present: np.ndarray
+) -> sparse.csr_matrix:
+    """CSR float32[n, len(rarity)] of codes weighted by rarity; the length of a row is the greatest rarity in it.
 
-    Codes where `known` is not set say nothing; a known code 0 is something never seen: it takes length, and goes.
+    Codes where `present` is not set are ignored; a present code 0, a value not seen in training, counts in the length
+    only.
     """
     n = len(offsets) - 1
-    owner = np.repeat(np.arange(n), np.diff(offsets))[known]
-    codes = codes[known].astype(np.int64)
+    owner = np.repeat(np.arange(n), np.diff(offsets))[present]
+    codes = codes[present].astype(np.int64)
     weight = rarity[codes]
     square = np.bincount(owner, weights=weight.astype(np.float64) ** 2, minlength=n)
     greatest = np.zeros(n, dtype=np.float32)

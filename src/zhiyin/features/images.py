@@ -1,7 +1,7 @@
-"""Pictures of items as arrays, from a folder or a column of paths; what cannot be read is counted and said.
+"""Pictures of items as arrays, from a folder or a column of paths; unreadable files are counted and reported.
 
-A picture may come from anywhere: files are bounded in bytes and pixels before they are decoded, nothing outside the
-folder is opened, and no address is fetched.
+Pictures are untrusted input: bytes and pixels are limited before decoding, no file outside the folder is opened, and no
+URL is fetched.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Images:
         files = sorted(path.name for path in place.iterdir() if path.suffix.lower() in SUFFIXES)
         named = pl.DataFrame({"id": [Path(name).stem for name in files], "file": files}, schema_overrides=_TEXT)
         named = named.unique("id", keep="first")
-        found = pl.DataFrame({"id": ids.cast(pl.String)}).join(named, on="id", how="left", maintain_order="left")
-        return cls(found["file"], place, size)
+        joined = pl.DataFrame({"id": ids.cast(pl.String)}).join(named, on="id", how="left", maintain_order="left")
+        return cls(joined["file"], place, size)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -68,16 +68,16 @@ class Images:
         why not, with counts, such as "3 cannot be read".
         """
         paths = self.paths.gather(np.asarray(rows, dtype=np.int64)).to_list()
-        found = np.zeros((len(paths), self.size, self.size, 3), dtype=np.uint8)
+        pixels = np.zeros((len(paths), self.size, self.size, 3), dtype=np.uint8)
         threads = (run or Run()).n_threads
         if threads > 1 and len(paths) > 1:  # decoding releases the lock of the interpreter
             with ThreadPoolExecutor(threads) as pool:
-                reasons = list(pool.map(self._read_into, paths, found))
+                reasons = list(pool.map(self._read_into, paths, pixels))
         else:
-            reasons = [self._read_into(path, place) for path, place in zip(paths, found)]
+            reasons = [self._read_into(path, place) for path, place in zip(paths, pixels)]
         counted = Counter(reason for reason in reasons if reason)
         there = np.array([not reason for reason in reasons], dtype=bool)
-        return found, there, [f"{count:,} {reason}" for reason, count in sorted(counted.items())]
+        return pixels, there, [f"{count:,} {reason}" for reason, count in sorted(counted.items())]
 
     def batches(
         self, size: int = 256, run: Run | None = None
@@ -88,7 +88,7 @@ class Images:
             yield (rows, *self.read(rows, run))
 
     def _read_into(self, path: str | None, place: np.ndarray) -> str:
-        """Write one picture into uint8[size, size, 3]; why it cannot be done, or nothing."""
+        """Decode one picture into uint8[size, size, 3]. Returns the reason where that fails, else an empty text."""
         if not path:
             return "have no picture"
         file, root = (self.folder / path).resolve(), self.folder.resolve()
@@ -100,7 +100,7 @@ class Images:
             return f"are larger than {self.max_bytes >> 20} MiB"
         pillow = _pillow()
         try:
-            # Its own warning of many pixels is ours to judge.
+            # The limit of pixels is checked here, instead of by Pillow's warning.
             with warnings.catch_warnings(), pillow.open(file, formats=_FORMATS) as picture:
                 warnings.simplefilter("ignore")
                 if picture.width * picture.height > self.max_pixels:

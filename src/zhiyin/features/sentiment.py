@@ -1,4 +1,4 @@
-"""Review text to sentiment: a classifier learned from the log's own rated reviews gives unrated ones a value.
+"""Sentiment of reviews: a classifier trained on the rated reviews of a log fills in the values of the unrated ones.
 
 Works on a frame of events before it becomes a data set:
 
@@ -17,10 +17,10 @@ from zhiyin.core.errors import DataError, MissingExtraError, nearest
 from zhiyin.core.run import Run
 from zhiyin.features.text import Text
 
-# Rated reviews that are learned from, of each side; fewer teach nothing worth having.
-LEAST = 20
-FOLDS = 5
-BINS = 20
+# Fewest rated reviews on each side of the threshold that a classifier is trained on.
+MIN_REVIEWS_PER_CLASS = 20
+N_FOLDS = 5
+N_CALIBRATION_BINS = 20
 
 
 @dataclasses.dataclass
@@ -29,11 +29,13 @@ class Sentiment:
 
     Parameters
     ----------
-    text: the learned words. weights: float32, one a word. bias: of the sum.
+    text: the learned vocabulary.
+    weights: float32, one per word.
+    bias: intercept.
     threshold: ratings above it count as positive, below it as negative; those at it are not learned from.
-    steps, values: what a probability is worth as a rating: non-decreasing means of the rated reviews, found for each by
-        a model that had not read it; float32[m], interpolated between.
-    accuracy: share of rated reviews that such a model put on the right side.
+    steps, values: float32[m], isotonic map from probability to rating, linear between the steps; fitted on out-of-fold
+        probabilities.
+    accuracy: out-of-fold share of rated reviews on the right side of the threshold.
     """
 
     text: Text
@@ -69,43 +71,45 @@ class Sentiment:
             threshold = float((rating.min() + rating.max()) / 2) if len(rating) else 0.0
         sided = rating != threshold
         positive = rating > threshold
-        if min((positive & sided).sum(), (~positive & sided).sum()) < LEAST:
+        if min((positive & sided).sum(), (~positive & sided).sum()) < MIN_REVIEWS_PER_CLASS:
             raise DataError(
                 f"{int((positive & sided).sum()):,} rated reviews lie above {threshold:g} and "
                 f"{int((~positive & sided).sum()):,} below: too few to learn sentiment from",
-                remedy=f"at least {LEAST} of each, or another threshold",
+                remedy=f"at least {MIN_REVIEWS_PER_CLASS} of each, or another threshold",
             )
         run = run or Run()
 
         def learned(rows: np.ndarray) -> tuple[Text, np.ndarray, float]:
-            said = rated["text"].filter(pl.Series(rows))
-            words = Text.learn("text", said, {"ngrams": "2", "min": "2"})
+            reviews = rated["text"].filter(pl.Series(rows))
+            words = Text.learn("text", reviews, {"ngrams": "2", "min": "2"})
             model = LogisticRegression(C=c, max_iter=1000, random_state=0)
-            kept = sided[rows]
-            model.fit(words.matrix(said)[kept], positive[rows][kept])
+            labelled = sided[rows]
+            model.fit(words.matrix(reviews)[labelled], positive[rows][labelled])
             return words, model.coef_[0].astype(np.float32), float(model.intercept_[0])
 
-        # Each review's probability by a model that has not read it: only so do probabilities mean what they say.
-        fold = run.rng(81).permutation(len(rating)) % FOLDS
-        found = np.empty(len(rating))
-        for out in range(FOLDS):
+        # Out-of-fold probabilities: those of training reviews would be too extreme.
+        fold = run.rng(81).permutation(len(rating)) % N_FOLDS
+        probabilities = np.empty(len(rating))
+        for out in range(N_FOLDS):
             words, weights, bias = learned(fold != out)
-            found[fold == out] = _probability(words, weights, bias, rated["text"].filter(pl.Series(fold == out)))
-        accuracy = float(((found > 0.5) == positive)[sided].mean())
-        order = np.argsort(found, kind="stable")
-        parts = np.array_split(order, min(BINS, max(1, len(order) // 10)))
-        steps = np.array([found[part].mean() for part in parts], dtype=np.float32)
+            probabilities[fold == out] = _probability(
+                words, weights, bias, rated["text"].filter(pl.Series(fold == out))
+            )
+        accuracy = float(((probabilities > 0.5) == positive)[sided].mean())
+        order = np.argsort(probabilities, kind="stable")
+        parts = np.array_split(order, min(N_CALIBRATION_BINS, max(1, len(order) // 10)))
+        steps = np.array([probabilities[part].mean() for part in parts], dtype=np.float32)
         values = _increasing(np.array([rating[part].mean() for part in parts]), np.array([len(p) for p in parts]))
         words, weights, bias = learned(np.ones(len(rating), dtype=bool))
         return cls(words, weights, bias, threshold, steps, values.astype(np.float32), accuracy)
 
     def probability(self, texts: pl.Series) -> np.ndarray:
-        """float32[n]: how probably each review is positive; NaN where there is no text."""
-        found = _probability(self.text, self.weights, self.bias, texts)
-        return np.where(_silent(texts), np.nan, found).astype(np.float32)
+        """float32[n]: probability that each review is positive; NaN without text."""
+        probabilities = _probability(self.text, self.weights, self.bias, texts)
+        return np.where(_is_blank(texts), np.nan, probabilities).astype(np.float32)
 
     def value(self, texts: pl.Series) -> np.ndarray:
-        """float32[n]: the rating each review speaks for; NaN where there is no text."""
+        """float32[n]: predicted rating of each review; NaN without text."""
         return np.interp(self.probability(texts), self.steps, self.values).astype(np.float32)
 
     def state(self) -> dict[str, Any]:
@@ -147,34 +151,34 @@ def fill_values(
     for name in (text, value):
         if name not in events.columns:
             raise DataError(f"there is no column {name!r}", remedy=nearest(name, events.columns))
-    known = events[value].cast(pl.Float32, strict=False).fill_nan(None)
-    wanted = known.is_null() & ~pl.Series(_silent(events[text]))
+    ratings = events[value].cast(pl.Float32, strict=False).fill_nan(None)
+    wanted = ratings.is_null() & ~pl.Series(_is_blank(events[text]))
     if not wanted.any():
-        return events.with_columns(known.alias(value)), ["every review with a text has a rating"]
-    rated = events.filter(known.is_not_null())
+        return events.with_columns(ratings.alias(value)), ["every review with a text has a rating"]
+    rated = events.filter(ratings.is_not_null())
     model = Sentiment.learn(rated[text], rated[value], threshold=threshold, run=run)
     texts = events[text].filter(wanted)
     rows = wanted.arg_true()
-    filled = known.scatter(rows, pl.Series(model.value(texts)))
+    filled = ratings.scatter(rows, pl.Series(model.value(texts)))
     columns = [filled.alias(value)]
     if weight in events.columns:
         weights = events[weight].cast(pl.Float32, strict=False)
         own = pl.Series(2 * model.probability(texts) - 1)
         empty = weights.gather(rows).is_null()
         columns.append(weights.scatter(rows.filter(empty), own.filter(empty)).alias(weight))
-    said = (
+    note = (
         f"{len(rows):,} unrated reviews valued by their text, learned from {len(rated):,} rated ones; of reviews not "
         f"learned from, {model.accuracy:.1%} fall on the right side of {model.threshold:g}"
     )
-    return events.with_columns(columns), [said]
+    return events.with_columns(columns), [note]
 
 
 def _probability(words: Text, weights: np.ndarray, bias: float, texts: pl.Series) -> np.ndarray:
     return 1 / (1 + np.exp(-(words.matrix(texts) @ weights.astype(np.float64) + bias)))
 
 
-def _silent(texts: pl.Series) -> np.ndarray:
-    """bool[n]: whether a review says nothing."""
+def _is_blank(texts: pl.Series) -> np.ndarray:
+    """bool[n]: whether a review is empty or blank."""
     return ~(texts.cast(pl.String).str.strip_chars().str.len_bytes() > 0).fill_null(False).to_numpy()
 
 

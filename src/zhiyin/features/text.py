@@ -1,7 +1,7 @@
 """Words of texts in any script, and texts as weighted words: TF-IDF or BM25.
 
-A text is folded (compatibility forms, accents, case), parted into words, and runs of Chinese characters are cut by
-jieba. All that encoding needs is a vocabulary and its weights, so no fitted object of another library is kept.
+Texts are normalized (compatibility forms, accents, case) and tokenized; runs of Chinese characters are segmented by
+jieba. Encoding needs a vocabulary and its weights only, no fitted object of another library.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _WORD = r"\p{Han}+|[[\p{L}\p{N}\p{M}]--\p{Han}]+(?:'[[\p{L}]--\p{Han}]+)*"
 _ACCENTS = r"[\u{300}-\u{36f}]"
 # BM25's saturation of repeats and share of the length (Robertson & Zaragoza, 2009).
 K1, B = 1.2, 0.75
-# Pieces of words, in characters, and the longest word that is taken to pieces whole.
+# Lengths of character n-grams, and the number of leading characters of a word that they are taken from.
 PIECES, LONGEST = (3, 4, 5), 40
 
 
@@ -77,11 +77,11 @@ class Text(Column):
         terms = _terms(values, self.ngrams, self.pieces, self.han)
         row, code = terms["row"].to_numpy(), self.ids.encode(terms["word"])
         unknown = len(self.idf) - 1
-        # Each unknown word apart: their repeats are few, and their names are not kept.
-        strange = terms.filter(pl.Series(code < 0)).unique(maintain_order=True)["row"].to_numpy()
+        # Each unknown word counts once: repeats are rare, and unknown words have no column.
+        unknown_rows = terms.filter(pl.Series(code < 0)).unique(maintain_order=True)["row"].to_numpy()
         shape = (len(values), unknown)
-        known = code >= 0
-        counts = sparse.csr_matrix((np.ones(known.sum(), np.float32), (row[known], code[known])), shape=shape)
+        is_known = code >= 0
+        counts = sparse.csr_matrix((np.ones(is_known.sum(), np.float32), (row[is_known], code[is_known])), shape=shape)
         counts.sum_duplicates()
         owner = np.repeat(np.arange(len(values)), np.diff(counts.indptr))
         if self.way == "bm25":
@@ -92,7 +92,7 @@ class Text(Column):
             weight, once = 1 + np.log(counts.data), np.ones(len(values))
         weight = weight * self.idf[counts.indices]
         square = np.bincount(owner, weights=weight.astype(np.float64) ** 2, minlength=len(values))
-        square = square + np.bincount(strange, minlength=len(values)) * (once * self.idf[unknown]) ** 2
+        square = square + np.bincount(unknown_rows, minlength=len(values)) * (once * self.idf[unknown]) ** 2
         counts.data = (weight / np.sqrt(np.maximum(square, 1e-30))[owner]).astype(np.float32)
         return counts
 
@@ -136,20 +136,20 @@ def unit_rows(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
 
 
 def _terms(values: pl.Series, ngrams: int, pieces: bool, han: bool) -> pl.DataFrame:
-    """Words, runs of words and pieces of words: frame `row`, `word`."""
+    """Words, word n-grams and character n-grams: frame `row`, `word`."""
     words = tokens(values, han=han)
-    found, run = [words], words
+    frames, run = [words], words
     for more in range(1, ngrams):
         following, owner = words["word"].shift(-more), words["row"].shift(-more)
-        run = run.with_columns(word=pl.col("word") + " " + following)  # null where the log of words ends
-        found.append(run.filter(owner == run["row"]))
+        run = run.with_columns(word=pl.col("word") + " " + following)  # null after the last word
+        frames.append(run.filter(owner == run["row"]))
     if pieces:
-        found.append(_pieces(words))
-    return pl.concat(found)
+        frames.append(_pieces(words))
+    return pl.concat(frames)
 
 
 def _pieces(words: pl.DataFrame) -> pl.DataFrame:
-    """Pieces of each word, marked as pieces by what words do not begin with."""
+    """Character n-grams of each word, marked by a prefix that no word begins with."""
     distinct = words.select(pl.col("word").unique())
     framed = pl.lit("_") + pl.col("word").str.slice(0, LONGEST) + "_"
     cut = [

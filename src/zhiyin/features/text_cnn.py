@@ -45,13 +45,13 @@ class Words:
 
     def encode(self, texts: pl.Series, max_len: int) -> np.ndarray:
         """int32[n, max_len]: the first words of each text, padded behind with 0."""
-        found = tokens(texts, han=self.han)
-        row = found["row"].to_numpy()
+        words = tokens(texts, han=self.han)
+        row = words["row"].to_numpy()
         first = np.searchsorted(row, np.arange(len(texts)))
         place = np.arange(len(row)) - first[row]
-        kept = place < max_len
+        mask = place < max_len
         codes = np.full((len(texts), max_len), PADDING, dtype=np.int32)
-        codes[row[kept], place[kept]] = self.ids.encode(found["word"])[kept] + UNKNOWN + 1
+        codes[row[mask], place[mask]] = self.ids.encode(words["word"])[mask] + UNKNOWN + 1
         return codes
 
 

@@ -1,9 +1,8 @@
-"""An index over the item vectors of a large catalogue: most items are never looked at, and few of the best are missed.
+"""An approximate nearest-neighbour index (inverted file) over the item vectors of a large catalogue.
 
-Items are put into lists by k-means. A query goes through the lists from the most promising on, until so many items that
-pass its filter have come up; those are searched as exactly as any others (`models.masked_search`). How many that must
-be is found when the index is built: so many that of the best hundred at most one or two are missed, with a filter or
-without.
+Items are clustered into lists by k-means. A query visits the lists in the order of their estimated best score until
+enough items that pass its filter are collected; these are searched exactly (`models.masked_search`). The number of
+items to collect is tuned when the index is built, so that recall@100 reaches `TARGET_RECALL` with and without filters.
 """
 
 from __future__ import annotations
@@ -23,36 +22,39 @@ from zhiyin.models.masked_search import Compact, Mask, top_k_masked
 FORMAT = 2
 _ARRAYS, _VALUES = ("offsets", "members", "means", "spreads"), ("above", "wanted", "filtered", "recall")
 _COMPACT = ("codes", "steps", "order", "lengths")
-# Catalogues up to this size are searched whole: that takes a millisecond, and an index takes nearly as long.
+# Catalogues up to this size have no index: an exhaustive search takes a millisecond, hardly more than the index.
 MIN_INDEXED_ITEMS = 100_000
-# Passing items up to which all of them are searched, index or not.
+# Where at most so many items pass the filter, all of them are searched without the index.
 MAX_EXHAUSTIVE_ITEMS = 32_768
-# What the lists are tuned for: the best TUNED_K found to this share, of queries that the tuning has not seen.
+# The tuning must reach recall@TUNED_K of TARGET_RECALL on queries that it has not seen.
 TUNED_K, TARGET_RECALL = 100, 0.985
-# Queries to tune by, and as many again to check with.
+# Number of queries to tune with, and as many again to check with.
 TUNING_QUERIES = 128
-# The filters of the tuning, beside none: this share of the items by chance, and so many times the same share nearest to
-# some item. Items of a category lie together like that; no filter is harder for lists.
+# Filters that the tuning uses besides none: a random FILTER_SHARE of the items, and N_LOCAL_FILTERS times the same
+# share of the items nearest to a random item. Items of a category are clustered like that, the hardest case.
 FILTER_SHARE, N_LOCAL_FILTERS = 0.1, 4
-# Spreads of a list that its best are taken to lie above its mean; the best of these is kept.
+# Values of `Index.above` that are tried; the tuning chooses the best of them.
 SPREAD_FACTORS = (0.0, 1.0, 2.0, 3.0)
-# Items a centroid that the lists are learned from, and sweeps over them.
+# Size of the k-means sample in items per centroid, and number of k-means iterations.
 ITEMS_PER_CENTROID, N_SWEEPS = 50, 8
-# Vectors compared with all centroids at once.
+# Number of vectors compared with all centroids at once.
 VECTORS_PER_BLOCK = 4_096
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Index:
-    """Lists of items that lie close together, for one measure: inner product, or cosine where `scale` is given.
+    """Clusters ("lists") of items for one measure: inner product, or cosine where `scale` is given.
 
     Parameters
     ----------
-    offsets: int64[c + 1] and members int32[n]: list l holds the items members[offsets[l]:offsets[l + 1]], ascending.
-    means: float32[c, d] of the vectors of each list. spreads: float32[c], how far they lie from it in one direction.
-    above: how many spreads above the score of its mean the best of a list is looked for.
-    wanted: items to look at for the best 100. filtered: items to look at, all passing, where a filter lets some pass.
-    recall: of the best 100, by filter: {"none": .99, "by chance": .999, "near 1": .985, ...}, see `FILTER_SHARE`.
+    offsets: int64[c + 1], where each list begins in `members`.
+    members: int32[n]; list l holds the items members[offsets[l]:offsets[l + 1]], ascending.
+    means: float32[c, d], the mean vector of each list.
+    spreads: float32[c], the standard deviation of each list's vectors along one dimension.
+    above: the best score of a list is estimated as the score of its mean plus `above` times spread times query length.
+    wanted: number of items to collect for the best 100 without a filter.
+    filtered: number of passing items to collect for the best 100 with a filter.
+    recall: recall@100 by filter: {"none": .99, "by chance": .999, "near 1": .985, ...}, see `FILTER_SHARE`.
     """
 
     offsets: np.ndarray
@@ -77,10 +79,17 @@ class Index:
         run: Run | None = None,
         label: str = "",
     ) -> Index:
-        """Learn the lists of float32[n, d], and how many items to look at from queries float32[q, d].
+        """Cluster the item vectors and tune the number of items to collect.
 
-        scale: float32[n], what each inner product is multiplied by; None for none. lists: how many; 0: 2 √n. Half of
-        the queries tune, the other half tell whether `recall` is reached.
+        Parameters
+        ----------
+        vectors: float32[n, d], the item vectors.
+        queries: float32[q, d]; half of them tune, the other half check that `recall` is reached.
+        compact: `Compact.of(vectors)`.
+        scale: float32[n], factor of the inner products of each item; None for none.
+        lists: number of lists; 0 for 2 √n.
+        recall: recall@100 to reach.
+        label: name of the index in the log message.
         """
         run = run or Run()
         begun = time.perf_counter()
@@ -102,7 +111,7 @@ class Index:
         return self.offsets.nbytes + self.members.nbytes + self.means.nbytes + self.spreads.nbytes
 
     def is_faster(self, mask: Mask, k: int) -> bool:
-        """Whether to ask this index for the best k, or rather to search all that pass."""
+        """Whether this index is faster than a search of all items that pass."""
         return mask.count > max(MAX_EXHAUSTIVE_ITEMS, 2 * self._wanted(mask, k))
 
     def search(
@@ -118,7 +127,7 @@ class Index:
         scale: np.ndarray | None = None,
         run: Run | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """As `top_k_masked`, but misses few. What does not pass is never returned, and k items are where k pass."""
+        """Approximate `top_k_masked`. Items that do not pass are never returned; k items are, where k pass."""
         queries = np.ascontiguousarray(np.atleast_2d(queries), dtype=np.float32)
         items = np.full((len(queries), k), -1, dtype=np.int32)
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
@@ -137,17 +146,20 @@ class Index:
         return items, scores
 
     def candidates(self, query: np.ndarray, bits: np.ndarray, wanted: int) -> np.ndarray:
-        """int32[m]: so many items or more of the lists that promise most, all passing `bits` (bool[n]; empty: all)."""
+        """int32[m]: at least `wanted` items, where there are so many, of the lists of highest `promise`.
+
+        bits: bool[n], items that pass the filter; empty for all.
+        """
         order = np.argsort(-self.promise(query[None])[0], kind="stable")
         return _gathered(order, self.offsets, self.members, bits, wanted)
 
     def promise(self, queries: np.ndarray) -> np.ndarray:
-        """float32[q, c]: about what the best of each list may score."""
+        """float32[q, c]: estimate of the best score in each list."""
         length = np.linalg.norm(queries, axis=1)[:, None].astype(np.float32)
         return queries @ self.means.T + np.float32(self.above) * length * self.spreads
 
     def _wanted(self, mask: Mask, k: int) -> int:
-        """Items to look at for the best k: so many for each hundred begun."""
+        """Number of items to collect for the best k: the tuned number for each hundred, rounded up."""
         return max(k, (self.wanted if mask.count == mask.n else self.filtered) * -(-k // TUNED_K))
 
     # -- tuning -----------------------------------------------------------------------------------------------------
@@ -156,7 +168,7 @@ class Index:
         self, vectors: np.ndarray, queries: np.ndarray, compact: Compact, scale: np.ndarray | None, recall: float,
         run: Run,
     ) -> Index:  # fmt: skip
-        """With `above`, `wanted` and `recall` as the queries say."""
+        """A copy with `above`, `wanted`, `filtered` and `recall` tuned on the queries."""
         n, rng = len(vectors), run.rng(31)
         queries = queries[rng.permutation(len(queries))[: 2 * TUNING_QUERIES]]
         half = -(-len(queries) // 2)
@@ -178,9 +190,9 @@ class Index:
                 _needed(order, list_of_item, bits, best, goal) for bits, best in zip(filters.values(), best_of_tune)
             ]
             tuned_indexes.append(dataclasses.replace(candidate, wanted=needed[0], filtered=max(needed)))
-        index = min(tuned_indexes, key=lambda tuned_indexes: tuned_indexes.filtered)
+        index = min(tuned_indexes, key=lambda index: index.filtered)
         while True:
-            recalls = [index._found(vectors, check, *pair, compact, scale) for pair in zip(masks, best_of_check)]
+            recalls = [index._recall(vectors, check, *pair, compact, scale) for pair in zip(masks, best_of_check)]
             if min(recalls) >= recall or (index.filtered >= n and (recalls[0] >= recall or index.wanted >= n)):
                 break
             wanted, filtered = (min(n, 1 + number * 5 // 4) for number in (index.wanted, index.filtered))
@@ -189,11 +201,11 @@ class Index:
             index = dataclasses.replace(index, wanted=wanted, filtered=filtered)
         return dataclasses.replace(index, recall={name: round(float(r), 4) for name, r in zip(filters, recalls)})
 
-    def _found(
+    def _recall(
         self, vectors: np.ndarray, queries: np.ndarray, mask: Mask, best: np.ndarray, compact: Compact,
         scale: np.ndarray | None,
     ) -> float:  # fmt: skip
-        """The share of the best that a search finds."""
+        """Recall of the exact `best` items."""
         lists, _ = self.search(vectors, queries, mask, best.shape[1], compact=compact, scale=scale)
         hit = sum(len(np.intersect1d(a[a >= 0], b[b >= 0])) for a, b in zip(lists, best))
         return hit / max(1, int((best >= 0).sum()))
@@ -205,7 +217,7 @@ def _scaled(vectors: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
 
 
 def _centroids(vectors: np.ndarray, scale: np.ndarray | None, c: int, run: Run) -> np.ndarray:
-    """float32[c, d], by k-means over a sample. A list that runs empty takes an item of the sample instead."""
+    """float32[c, d], by k-means over a sample. An empty cluster gets an item of the sample as its centroid."""
     rng = run.rng(30)
     rows = np.sort(rng.choice(len(vectors), min(len(vectors), ITEMS_PER_CENTROID * c), replace=False))
     sample = _scaled(vectors[rows], None if scale is None else scale[rows])
@@ -226,7 +238,7 @@ def _centroids(vectors: np.ndarray, scale: np.ndarray | None, c: int, run: Run) 
 
 
 def _nearest(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    """int32[n]: the nearest centroid of each vector; of what is no number, the first."""
+    """int32[n]: the nearest centroid of each vector; 0 for vectors with NaN."""
     nearest = np.empty(len(vectors), dtype=np.int32)
     turned = np.ascontiguousarray(centroids.T)
     half = np.float32(0.5) * (centroids * centroids).sum(axis=1)
@@ -240,7 +252,7 @@ def _nearest(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
 def _lists(
     vectors: np.ndarray, scale: np.ndarray | None, centroids: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """offsets, members, means and spreads of the lists around centroids."""
+    """`offsets`, `members`, `means` and `spreads` of the lists around centroids; see `Index`."""
     n, (c, d) = len(vectors), centroids.shape
     nearest = np.empty(n, dtype=np.int32)
     sums, squares = np.zeros((c, d), dtype=np.float64), np.zeros(c, dtype=np.float64)
@@ -263,7 +275,7 @@ def _lists(
 
 
 def _filters(vectors: np.ndarray, scale: np.ndarray | None, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """bool[n] of what passes each filter of the tuning, by what `recall` says of it."""
+    """bool[n], the items that pass each filter of the tuning; keys as in `Index.recall`."""
     n = len(vectors)
     filters = {"none": np.ones(n, dtype=bool), "by chance": rng.random(n) < FILTER_SHARE}
     lengths = 1 / np.maximum(np.linalg.norm(vectors, axis=1), 1e-12) if scale is None else scale
@@ -274,16 +286,21 @@ def _filters(vectors: np.ndarray, scale: np.ndarray | None, rng: np.random.Gener
 
 
 def _needed(order: np.ndarray, list_of_item: np.ndarray, mask: np.ndarray, best: np.ndarray, goal: float) -> int:
-    """How many passing items must have come up before a search ends, for it to meet that share of the best.
+    """Number of passing items to collect so that a search visits the lists of a share `goal` of the best items.
 
-    order: int[q, c], lists as each query goes through them. of: int32[n], the list of each item.
+    Parameters
+    ----------
+    order: int[q, c], lists in the order in which each query visits them.
+    list_of_item: int32[n].
+    mask: bool[n], items that pass.
+    best: int32[q, k], the exact best items of each query; -1 for none.
     """
     c = order.shape[1]
     sizes = np.bincount(list_of_item[mask], minlength=c)
     place = np.empty_like(order)
     np.put_along_axis(place, order, np.broadcast_to(np.arange(c), order.shape), axis=1)
     ordered = sizes[order]
-    before = np.cumsum(ordered, axis=1) - ordered  # when a list is come to, so many passed
+    before = np.cumsum(ordered, axis=1) - ordered  # number of passing items collected when a list is reached
     row, column = np.nonzero(best >= 0)
     if not len(row):
         return 1
@@ -291,7 +308,7 @@ def _needed(order: np.ndarray, list_of_item: np.ndarray, mask: np.ndarray, best:
 
 
 def write(folder: Path, compact: Compact, indices: dict[str, Index]) -> None:
-    """Into an existing folder: arrays, and `index.json` with the recall that was found."""
+    """Write arrays and `index.json` into an existing folder."""
     arrays = {name: getattr(compact, name) for name in _COMPACT}
     arrays |= {f"{name}.{part}": getattr(index, part) for name, index in indices.items() for part in _ARRAYS}
     for name, array in arrays.items():
@@ -301,9 +318,11 @@ def write(folder: Path, compact: Compact, indices: dict[str, Index]) -> None:
 
 
 def read(folder: Path, shape: tuple[int, ...], mmap: bool) -> tuple[Compact | None, dict[str, Index]] | None:
-    """What `write` wrote, mapped; None where there is no index. Raises ValueError for one of other vectors.
+    """Read what `write` wrote; None where there is no index.
 
-    Format 1 had compact vectors in another order: they are to be made anew."""
+    Raises ValueError for an unknown format and for an index of other vectors. Indexes of format 1 have their compact
+    vectors in another order: None stands for them, and the caller computes them again.
+    """
     if not (folder / "index.json").exists():
         return None
     manifest = read_json(folder / "index.json", "train and save again", names=("format", "indices"))
@@ -327,7 +346,7 @@ def read(folder: Path, shape: tuple[int, ...], mmap: bool) -> tuple[Compact | No
 
 @kernel
 def _add(vectors, owners, sums):
-    """sums[owner] += vector."""
+    """sums[owners[i]] += vectors[i] for each i."""
     for at in range(len(vectors)):
         for j in range(vectors.shape[1]):
             sums[owners[at], j] += vectors[at, j]
@@ -335,7 +354,7 @@ def _add(vectors, owners, sums):
 
 @kernel
 def _gathered(order, offsets, members, bits, wanted):
-    """Members of the lists in order that pass, until so many have come up; lists are taken whole."""
+    """int32: passing members of the lists in `order`, whole lists until at least `wanted` items are collected."""
     all_pass, count, last = len(bits) == 0, 0, 0
     passing = np.empty(len(members), dtype=np.int32)
     for last in range(len(order)):

@@ -1,4 +1,4 @@
-"""Content: items like those of the history, by what their columns say. PopularInCategory: what is popular there."""
+"""Content (content-based filtering over item columns) and PopularInCategory (popularity by category)."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from zhiyin.features.text import unit_rows
 from zhiyin.models.item_features import ItemFeatureMixin
 from zhiyin.models.recommender import Recommender
 
-# Columns that categories are looked for in first.
-
 
 @dataclasses.dataclass
 class Content(ItemFeatureMixin, Recommender):
-    """Items by their likeness to the history: cosine of TF-IDF or BM25 words, categories and tags (Pazzani & Billsus,
-    Content-based recommendation systems, 2007).
+    """Content-based recommendations: cosine between history and item, over words (TF-IDF or BM25), categories and tags
+    (Pazzani & Billsus, Content-based recommendation systems, 2007).
 
-    An item is its columns' vectors, each times its weight, end to end (`Table.matrix`). A user is the sum of the items
-    of the history, scaled to length 1: an item counts its events' summed worth to the power `repeats`, times their mean
-    freshness, half for every `half_life` that passed and half for every `half_life_events` later events; where the sum
-    is not positive, it does not count. The score is the product of user and item; an item nobody has had is scored like
-    any other. Items that share nothing with the history have score 0 and come by popularity.
+    The vector of an item is the concatenation of the vectors of its columns, each times its weight
+    (`FeatureTable.matrix`). The vector of a user is the sum of the vectors of the items in the history, scaled to
+    length 1. In the sum an item has the weight (sum of its event weights)^`repeats` · mean freshness of its events,
+    where freshness halves with every `half_life` and with every `half_life_events` later events; an item whose event
+    weights do not sum to a positive number is left out. The score is the inner product of the two vectors. Items
+    without events are scored in the same way. Items with nothing in common with the history have score 0 and are
+    ordered by popularity.
 
     | difference from cosine | why |
     |---|---|
-    | an item of unknown words or missing columns is shorter than 1 | what little is known is not all it is |
+    | an item with unknown words or missing columns is shorter than 1 | few known words are weak evidence |
     """
 
     half_life: str | None = param(None, "an event counts half after this time", tune=("7d", "30d", "90d", "365d"))
@@ -74,16 +74,16 @@ class Content(ItemFeatureMixin, Recommender):
 
 @dataclasses.dataclass
 class PopularInCategory(Recommender):
-    """Popular items of the categories a user has had: what content must beat to be worth its name.
+    """Popular items of the categories in the history; the baseline of content-based models.
 
-    score(u, i) = (share of u's events in the categories of i + 0.001) · popularity(i). An event is parted evenly among
-    the categories of its item; popularity is the weight of events, halved every `half_life`; an item without events is
-    as popular as the items of its categories are on average. Strangers, and users of items without a category, get
-    popular items.
+    score(u, i) = (share of u's events in the categories of i + 0.001) · popularity(i). An event counts in equal parts
+    for the categories of its item. Popularity is the sum of event weights, halved every `half_life`; that of an item
+    without events is the mean over the items of its categories. Users without a history, or with items without a
+    category only, get popular items.
     """
 
     scores_empty_histories: ClassVar[bool] = True
-    # What every item has in common with everybody: enough to order what shares no category.
+    # Share added to every item, so that items without a common category are ordered by popularity.
     floor: ClassVar[float] = 1e-3
 
     column: str = param(
@@ -120,7 +120,7 @@ class PopularInCategory(Recommender):
         if name not in frame.columns:
             remedy = nearest(name, frame.columns or ["none"])
             raise ConfigError(f"column: there is no item column {name!r}", remedy=remedy)
-        # Any text is tags: one without separators is one tag.
+        # Any text is read as tags: a text without separators is one tag.
         table = Features.learn(
             frame.select(name), {name: "tags:min=1"}, has_event if has_event.any() else None, run
         ).encode(frame)
@@ -149,9 +149,9 @@ class PopularInCategory(Recommender):
 def recency_weights(
     histories: Histories, n_items: int, half_life: str | None, half_life_events: float, repeats: float
 ) -> sparse.csr_matrix:
-    """CSR float32[n, n_items]: how much each item of a history counts; nothing where its events sum to no more than 0.
+    """CSR float32[n, n_items]: the weight of each item in a history; see `Content`.
 
-    Ages are counted from the last event of each history: only how weights compare within one matters.
+    Ages are counted from the last event of each history, as only the ratios within a history matter.
     """
     nonzero = np.flatnonzero(histories.weights != 0)
     owner = np.repeat(np.arange(len(histories), dtype=np.int64), histories.lengths)[nonzero]
@@ -174,14 +174,14 @@ def recency_weights(
             fresh *= np.exp2(-(last[owner] - histories.times[nonzero]) / microseconds(half_life))
         if half_life_events:
             fresh *= np.exp2(-(histories.offsets[1:][owner] - nonzero - 1) / half_life_events)
-        # The mean freshness of an item's events; the same entries stand in the same order.
+        # Mean freshness of an item's events; the matrices have the same entries in the same order.
         counts.data *= summed(np.abs(weights) * fresh).data / summed(np.abs(weights)).data
     counts.eliminate_zeros()
     return counts.astype(np.float32)
 
 
 def product(rows: sparse.csr_matrix, postings: sparse.csr_matrix, run: Run) -> np.ndarray:
-    """float32[n, m] = rows · postings, both CSR: each row walks the postings of its words only."""
+    """float32[n, m]: rows times postings, both CSR; reads the postings of the words of each row only."""
     scores = np.zeros((rows.shape[0], postings.shape[1]), dtype=np.float32)
     if rows.nnz and postings.nnz:
         rows.sort_indices()

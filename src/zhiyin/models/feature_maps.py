@@ -1,5 +1,5 @@
-"""Networks from what is known of an item to its collaborative vector, for `Hybrid`: an MLP over all columns, a TextCNN
-over words, a CNN over pictures. Trained by the one loop of `sequence.training_loop`.
+"""Networks from item features to the collaborative item vector, for `Hybrid`: an MLP over columns, a TextCNN over words
+or a CNN over pictures. Trained by `sequence.training_loop`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from zhiyin.models.sequence.layers import Dropout
 from zhiyin.models.sequence.training_loop import threads, train
 from zhiyin.models.two_tower import Bag
 
-# Items mapped at once when all are wanted; pictures are larger.
+# Number of items mapped at once; fewer with pictures.
 ROWS, PICTURES = 1 << 14, 256
 
 
 @dataclasses.dataclass
-class Pace:
+class TrainingPlan:
     """The plan of training; see `sequence.training_loop.Plan`."""
 
     epochs: int
@@ -40,7 +40,7 @@ class Pace:
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """What is known of n items.
+    """Features of n items.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class Inputs:
         return self.columns.shape[0]
 
     def take(self, rows: np.ndarray, run: Run) -> tuple[Bag, Tensor]:
-        """Columns, and words or pictures (empty where there are none), of some items."""
+        """The columns of some items, and their words or pictures (empty where the map reads none)."""
         bag = Bag.of(sparse.csr_matrix(self.columns[rows]))
         if self.words is not None:
             return bag, torch.from_numpy(self.words[rows])
@@ -67,8 +67,8 @@ class Inputs:
 
 
 @dataclasses.dataclass(frozen=True)
-class Lesson:
-    """A batch: what is known of some items, their vectors float32[b, d], and how much each counts float32[b]."""
+class MapBatch:
+    """A batch of items: features, target vectors float32[b, d] and weights float32[b]."""
 
     bag: Bag
     other: Tensor
@@ -79,21 +79,21 @@ class Lesson:
     def events(self) -> int:
         return len(self.targets)
 
-    def to(self, device: torch.device) -> Lesson:
+    def to(self, device: torch.device) -> MapBatch:
         codes, weights, offsets = (part.to(device) for part in (self.bag.codes, self.bag.weights, self.bag.offsets))
         bag = Bag(codes, weights, offsets, self.bag.n_codes)
-        return Lesson(bag, *(part.to(device) for part in (self.other, self.targets, self.weights)))
+        return MapBatch(bag, *(part.to(device) for part in (self.other, self.targets, self.weights)))
 
-    def share(self, rank: int, world: int) -> Lesson:
+    def share(self, rank: int, world: int) -> MapBatch:
         """Every `world`-th item, from the `rank`-th on."""
         if world == 1:
             return self
         rows = torch.arange(rank, self.events, world)
-        return Lesson(self.bag.take(rows), self.other[rows], self.targets[rows], self.weights[rows])
+        return MapBatch(self.bag.take(rows), self.other[rows], self.targets[rows], self.weights[rows])
 
 
 @dataclasses.dataclass
-class Lessons:
+class MapBatches:
     """Batches of the items `rows` (int64), in a new order each epoch; targets and weights are of all n items."""
 
     inputs: Inputs
@@ -106,21 +106,21 @@ class Lessons:
     def __post_init__(self) -> None:
         self.n_batches = max(1, -(-len(self.rows) // self.batch_size))
 
-    def epoch(self, number: int) -> Iterator[Lesson]:
+    def epoch(self, number: int) -> Iterator[MapBatch]:
         order = self.run.rng(61, number).permutation(self.rows)
         for start in range(0, len(order), self.batch_size):
-            yield self.lesson(order[start : start + self.batch_size])
+            yield self.batch(order[start : start + self.batch_size])
 
-    def lesson(self, rows: np.ndarray) -> Lesson:
+    def batch(self, rows: np.ndarray) -> MapBatch:
         """The batch of some items."""
         bag, other = self.inputs.take(rows, self.run)
-        return Lesson(bag, other, torch.from_numpy(self.targets[rows]), torch.from_numpy(self.weights[rows]))
+        return MapBatch(bag, other, torch.from_numpy(self.targets[rows]), torch.from_numpy(self.weights[rows]))
 
 
 class Mapping(nn.Module):
     """Columns, and words or pictures, to a vector.
 
-    Without words and pictures: columns through one hidden layer. With: what the CNN says of them, plus a linear map of
+    Without words and pictures: one hidden layer over the columns. With them: the output of the CNN plus a linear map of
     the columns.
     """
 
@@ -140,8 +140,8 @@ class Mapping(nn.Module):
             return x + self.other(other)
         return self.out(self.whole(nn.functional.gelu(x)))
 
-    def loss(self, batch: Lesson, draw: torch.Generator) -> tuple[Tensor, int]:
-        """Weighted squared error, summed over the items, the mean over what a vector consists of."""
+    def loss(self, batch: MapBatch, draw: torch.Generator) -> tuple[Tensor, int]:
+        """Weighted squared error, summed over the items and averaged over the dimensions of a vector."""
         miss = (self(batch.bag, batch.other) - batch.targets).square().mean(dim=1)
         return (miss * batch.weights).sum(), batch.events
 
@@ -158,31 +158,31 @@ def build(kind: str, n_codes: int, n_words: int, out: int, *, hidden: int, dropo
 
 def learn(
     network: Mapping,
-    lessons: Lessons,
+    batches: MapBatches,
     held_out: np.ndarray,
-    plan: Pace,
+    plan: TrainingPlan,
     run: Run,
     *,
     label: str,
     identity: str,
 ) -> list[dict[str, float]]:
-    """Train in place; the weights that map the items `held_out` best stay. Returns the curve."""
+    """Train in place, with early stopping on the items `held_out`. Returns the learning curve."""
 
     def validate() -> float:
         device = next(network.parameters()).device
         total = 0.0
         with torch.inference_mode():
             for start in range(0, len(held_out), PICTURES):
-                batch = lessons.lesson(held_out[start : start + PICTURES]).to(device)
+                batch = batches.batch(held_out[start : start + PICTURES]).to(device)
                 total += float(network.loss(batch, torch.Generator())[0])
-        return -total / max(float(lessons.weights[held_out].sum()), 1e-12)
+        return -total / max(float(batches.weights[held_out].sum()), 1e-12)
 
     judged = validate if len(held_out) else None
-    return train(network, lessons, plan, run, label=label, validate=judged, identity=identity).curve
+    return train(network, batches, plan, run, label=label, validate=judged, identity=identity).curve
 
 
 def mapped(network: Mapping, inputs: Inputs, out: int, run: Run) -> np.ndarray:
-    """float32[n, out]: what the network, in eval mode, makes of all items."""
+    """float32[n, out]: the output of the network, in eval mode, for all items."""
     vectors = np.zeros((len(inputs), out), dtype=np.float32)
     size = PICTURES if inputs.pictures is not None else ROWS
     with torch.inference_mode(), threads(run):

@@ -1,5 +1,5 @@
-"""Hybrid: item vectors of a collaborative model where there are events, made from the item's features where there are
-none; an item added now is recommended now.
+"""Hybrid: item vectors of a collaborative model, and for items without events vectors mapped from their features, so
+that new items can be recommended at once.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from zhiyin.features.text_cnn import Words
     from zhiyin.models.feature_maps import Inputs, Mapping
 
-# Items with events that the map does not learn from: by them its vectors are brought to scale.
+# Share of the items with events that the map does not learn from; they calibrate the scale of mapped vectors.
 HELD_OUT_SHARE = 0.2
-# Fewer items with events than this teach no scale.
+# With fewer items with events, the scale is not calibrated.
 MIN_ITEMS_FOR_SCALE = 20
-# Users by whose lists the scale is found, and the places at their head that count.
+# Number of users whose lists calibrate the scale, and the length of these lists.
 SCALE_USERS, SCALE_PLACES = 2_000, 10
 SCALE_RANGE = (0.1, 10.0)
 
@@ -53,9 +53,9 @@ class Hybrid(ItemFeatureMixin, VectorRecommender):
     so that of an item without events is s m(f_i). A history is folded in by the collaborative model, against these
     vectors.
 
-    The scale s lets cold items compete: m shrinks what it cannot tell, and unscaled its items would reach no list. A
-    fifth of the items with events is kept out of learning m; s is such that by mapped vectors they win as many places
-    among users' first ten as by their own. So a cold item is shown as often as its like that are known; times `cold`.
+    The scale s lets cold items compete: regularisation shrinks m towards the mean, and unscaled vectors would reach no
+    list. A fifth of the items with events is held out from learning m; s is chosen so that they win as many places
+    among users' first ten with mapped vectors as with their own. It is multiplied by `cold`.
 
     | difference from the paper | why |
     |---|---|
@@ -107,7 +107,7 @@ class Hybrid(ItemFeatureMixin, VectorRecommender):
     # -- learning ---------------------------------------------------------------------------------------------------
 
     def _fit(self, data: Dataset, run: Run) -> None:
-        for name in ("_kept", "_base", "_network", "_vocabulary"):
+        for name in ("_features_cache", "_base", "_network", "_vocabulary"):
             vars(self).pop(name, None)
         base = parse(self.base)
         if not isinstance(base, VectorRecommender) or isinstance(base, Hybrid):
@@ -136,7 +136,7 @@ class Hybrid(ItemFeatureMixin, VectorRecommender):
         mapped = self._learn_map(inputs, y, weights, held_out, data, run)
         if len(held_out):
             self.scale_ = self._scale(data, y, mapped, held_out, run)  # type: ignore[misc]
-        if self.map == "ridge" and len(held_out):  # now from all items
+        if self.map == "ridge" and len(held_out):  # again, from all items
             mapped = self._learn_map(inputs, y, weights, warm[:0], data, run)
         self.scale_ = float(self.scale_ * self.cold)  # type: ignore[misc]
         share = (counts / np.maximum(counts + self.prior, 1e-12)).astype(np.float32)[:, None]
@@ -145,7 +145,7 @@ class Hybrid(ItemFeatureMixin, VectorRecommender):
 
     def _learn_map(
         self,
-        inputs: Inputs | Columns,
+        inputs: Inputs | RidgeInputs,
         y: np.ndarray,
         weights: np.ndarray,
         held_out: np.ndarray,
@@ -163,21 +163,21 @@ class Hybrid(ItemFeatureMixin, VectorRecommender):
 
         from zhiyin.models import feature_maps as maps
 
-        # Of deviation 1 about the mean, whatever the model: a learning rate means the same.
+        # Standardized, so that the learning rate does not depend on the collaborative model.
         spread = np.sqrt(np.average((y - self.mean_) ** 2, axis=0, weights=np.maximum(train_weights, 1e-12)).mean())
         targets = ((y - self.mean_) / max(spread, 1e-12)).astype(np.float32)
         with torch.random.fork_rng(devices=[]), maps.threads(run):
             torch.manual_seed(run.seed)
             network = self._build(inputs.columns.shape[1], y.shape[1])
-            lessons = maps.Lessons(inputs, targets, weights, np.flatnonzero(train_weights), self.batch_size, run)  # type: ignore[arg-type]
-            plan = maps.Pace(self.epochs, self.patience, self.learning_rate, self.weight_decay)
-            maps.learn(network, lessons, held_out, plan, run, label="Hybrid", identity=self._identity(data, run))
+            batches = maps.MapBatches(inputs, targets, weights, np.flatnonzero(train_weights), self.batch_size, run)  # type: ignore[arg-type]
+            plan = maps.TrainingPlan(self.epochs, self.patience, self.learning_rate, self.weight_decay)
+            maps.learn(network, batches, held_out, plan, run, label="Hybrid", identity=self._identity(data, run))
         self.map_ = {name: tensor.numpy() for name, tensor in network.state_dict().items()}  # type: ignore[misc]
         self.map_["spread"] = np.full(1, spread, dtype=np.float32)
         self._network = network
         return self._mapped(inputs, run)
 
-    def _mapped(self, inputs: Inputs | Columns, run: Run) -> np.ndarray:
+    def _mapped(self, inputs: Inputs | RidgeInputs, run: Run) -> np.ndarray:
         """float32[n, d]: m(f), not yet to scale."""
         if self.map == "ridge":
             return np.asarray(inputs.columns @ self.map_["w"], dtype=np.float32) + self.mean_
@@ -187,7 +187,7 @@ class Hybrid(ItemFeatureMixin, VectorRecommender):
         return maps.mapped(self._net(), inputs, len(self.mean_), run) * spread + self.mean_  # type: ignore[arg-type]
 
     def _scale(self, data: Dataset, y: np.ndarray, mapped: np.ndarray, rows: np.ndarray, run: Run) -> float:
-        """What mapped vectors are multiplied with, see the docstring of the class. `rows`: items m has not learned.
+        """The scale of mapped vectors; see the class. `rows`: the held-out items.
 
         An item takes a place of a user where its score is above the bar, the tenth best score of the items not kept
         out. x·(s m) passes it once s is above bar / x·m: of these ratios, s is the one that as many lie below as places
@@ -200,7 +200,9 @@ class Hybrid(ItemFeatureMixin, VectorRecommender):
         for _, batch in sample.chunks(max(1, CHUNK_BYTES // (4 * len(y)))):
             x = self._base.encode(batch, run)
             scores = x @ y.T
-            scores[np.repeat(np.arange(len(batch)), batch.lengths), batch.items] = -np.inf  # nobody gets it again
+            scores[
+                np.repeat(np.arange(len(batch)), batch.lengths), batch.items
+            ] = -np.inf  # items of the history are not recommended
             own = scores[:, rows]
             scores[:, rows] = -np.inf
             bar = np.partition(scores, -places, axis=1)[:, -places, None]
@@ -215,10 +217,10 @@ class Hybrid(ItemFeatureMixin, VectorRecommender):
             return 1.0
         return float(np.clip(np.partition(needed, won - 1)[won - 1], *SCALE_RANGE))
 
-    # -- what is read of an item ------------------------------------------------------------------------------------
+    # -- features of items ------------------------------------------------------------------------------------------
 
     def _learn_words(self, data: Dataset, had: np.ndarray) -> None:
-        """For a TextCNN: which columns are texts, and their words."""
+        """Learn the text columns and the vocabulary of a TextCNN, and check the settings of pictures."""
         texts = [column.name for column in self._features().columns if isinstance(column, Text)]
         read: dict[str, Any] = {"texts": [], "han": False}
         self.words_ = np.zeros(0, dtype=np.uint8)  # type: ignore[misc]
@@ -248,10 +250,10 @@ class Hybrid(ItemFeatureMixin, VectorRecommender):
                 )
         self.read_ = [read]  # type: ignore[misc]
 
-    def _inputs(self, frame: pl.DataFrame) -> Inputs | Columns:
-        """What the map reads of items."""
+    def _inputs(self, frame: pl.DataFrame) -> Inputs | RidgeInputs:
+        """The input of the map for the rows of a frame."""
         if self.map == "ridge":
-            return Columns(self.vectors_for(frame))
+            return RidgeInputs(self.vectors_for(frame))
         from zhiyin.models.feature_maps import Inputs
 
         if self.map == "mlp":
@@ -351,8 +353,8 @@ class Hybrid(ItemFeatureMixin, VectorRecommender):
 
 
 @dataclasses.dataclass(frozen=True)
-class Columns:
-    """What a ridge map reads of n items: CSR float32[n, v]."""
+class RidgeInputs:
+    """Input of a ridge map for n items: CSR float32[n, v]."""
 
     columns: sparse.csr_matrix
 

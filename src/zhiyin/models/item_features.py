@@ -1,4 +1,4 @@
-"""What recommenders that know items by their columns share: which columns, read how, kept where."""
+"""Base of recommenders over item columns: choice of the columns, their encoding and their state."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from zhiyin.core.params import param
 from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset
 from zhiyin.features.feature_inference import SKIP, guess
-from zhiyin.features.feature_table import Features, Table, parse
+from zhiyin.features.feature_table import Features, FeatureTable, parse
 
 
 @dataclasses.dataclass
 class ItemFeatureMixin:
-    """Hyperparameters of the items' columns, and what was learned of them.
+    """Hyperparameters and learned state of item columns.
 
-    Words and values are learned from items with events; all items of the catalogue are then described by them, and so
-    is an item added later (`table_for`).
+    Vocabularies are learned from items with events; all items of the catalogue, and items added later (`table_for`),
+    are encoded by them.
     """
 
     columns: str = param(
@@ -42,17 +42,17 @@ class ItemFeatureMixin:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Which columns are used as what, and which are not."""
+        """The kind of each column, and the columns left out, as sentences."""
         return self._features().notes
 
-    def table_for(self, frame: pl.DataFrame, now: int | None = None) -> Table:
-        """Columns of any items as arrays; a missing column counts as unknown."""
+    def table_for(self, frame: pl.DataFrame, now: int | None = None) -> FeatureTable:
+        """Encode the columns of any items; a missing column counts as unknown."""
         return self._features().encode(frame, now)
 
     def vectors_for(self, frame: pl.DataFrame) -> sparse.csr_matrix:
-        """CSR float32[n, v], rows of length 1 or less: items of which only the columns are known.
+        """CSR float32[n, v], rows of length 1 or less: vectors of any items from their columns.
 
-        A row is as long as what is known of it: unknown words and missing columns take their share.
+        Unknown words and missing columns shorten a row.
         """
         weights = self._weights()
         full = np.sqrt(sum(weights.get(name, 1.0) ** 2 for name in self._features().names))
@@ -61,7 +61,7 @@ class ItemFeatureMixin:
         return matrix
 
     def _learn_columns(self, data: Dataset, run: Run) -> None:
-        """Choose and learn columns; items with an event worth something are the training rows, all if none has."""
+        """Choose and learn columns. Training rows are the items with a positive event, or all if there is none."""
         event_counts = np.bincount(
             data.events["item"].to_numpy()[data.events["weight"].to_numpy() > 0], minlength=data.n_items
         )
@@ -92,26 +92,26 @@ class ItemFeatureMixin:
         self.arrays_ = {name: v for name, v in state.items() if isinstance(v, np.ndarray)}  # type: ignore[misc]
         values = {name: value for name, value in state.items() if name not in self.arrays_}
         self.columns_ = [values | {"weights": weights}]  # type: ignore[misc]
-        self._kept = features
+        self._features_cache = features
 
     def _features(self) -> Features:
-        """What was learned, built once from the arrays."""
-        if "_kept" not in vars(self):
-            self._kept = Features.from_state({**self.columns_[0], **self.arrays_})
-        return self._kept
+        """The learned columns, built once from the arrays."""
+        if "_features_cache" not in vars(self):
+            self._features_cache = Features.from_state({**self.columns_[0], **self.arrays_})
+        return self._features_cache
 
     def _weights(self) -> dict[str, float]:
         return self.columns_[0]["weights"]
 
     def _options(self, kind: str) -> str:
-        """A guessed kind with the hyperparameters in it."""
+        """A guessed kind with options from the hyperparameters."""
         if kind == "text":
             pieces = ",pieces" if self.pieces else ""
             return f"text:{self.text},ngrams={self.ngrams},min={self.min_count}{pieces}"
         return f"{kind}:min={self.min_count}" if kind in ("category", "tags") else kind
 
     def _named(self, frame: pl.DataFrame) -> dict[str, float]:
-        """Weights of the columns that are named; none where all are wanted."""
+        """Weights of the columns named in `columns`; empty for all columns."""
         weights = {}
         for part in filter(None, (part.strip() for part in re.split("[,|]", self.columns))):
             name, _, weight = part.partition("*")

@@ -1,4 +1,4 @@
-"""EASE: one closed-form item-to-item regression, and still among the best."""
+"""EASE: item-to-item regression in closed form; and products of sparse and dense matrices."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from zhiyin.models.matrix_inverse import LARGEST, invert
 from zhiyin.models.recommender import Recommender
 
 _TILE = 64
-_STRIPE = 256  # columns scored at once: 25,000 items are 24 MiB a thread
+_STRIPE = 256  # number of columns scored at once: 24 MiB per thread for 25,000 items
 
 
 @dataclasses.dataclass
@@ -25,9 +25,9 @@ class EASE(Recommender):
     """Embarrassingly shallow autoencoder (Steck, WWW 2019).
 
     With X the binary users × items matrix and P = (XᵀX + reg·I)⁻¹, the weights are B = I - P / diag(P) (columns
-    divided), whose diagonal is zero, and score(u) = x_u B (eq. 8). A history needs no training: it is x_u.
+    divided), whose diagonal is zero, and score(u) = x_u B (eq. 8). A history is scored as x_u.
 
-    Memory is one dense float32 items × items matrix: XᵀX, its inverse and B take turns in the same place.
+    Memory is one dense float32 items × items matrix, which holds XᵀX, its inverse and B in turn.
     """
 
     reg: float = param(
@@ -51,7 +51,7 @@ class EASE(Recommender):
         return sparse_times_dense(histories.matrix(len(self.weights_)), self.weights_, run)
 
     def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
-        """Row i of B: how much having i speaks for each item."""
+        """Row i of B: the weight of item i in the score of each item."""
         return np.array(self.weights_[items])
 
 
@@ -69,7 +69,7 @@ def gram(users: sparse.csr_matrix, run: Run) -> np.ndarray:
 
 
 def mirror(upper: np.ndarray, run: Run) -> np.ndarray:
-    """The lower triangle of a square matrix from its upper one, in place; the matrix."""
+    """Copy the upper triangle of a square matrix into its lower one, in place. Returns the matrix."""
     tiles = -(-len(upper) // _TILE)
 
     def work(start: int, stop: int) -> None:
@@ -80,10 +80,10 @@ def mirror(upper: np.ndarray, run: Run) -> np.ndarray:
 
 
 def sparse_times_dense(rows: sparse.csr_matrix, dense: np.ndarray, run: Run) -> np.ndarray:
-    """float32[n, m]: a CSR batch times a dense float32[k, m], a stripe of columns at a time.
+    """float32[n, m]: a CSR batch times a dense float32[k, m], computed by stripes of columns.
 
-    A large batch copies each stripe side by side first: in place its lines lie a page or more apart, and looking
-    the pages up takes longer than the arithmetic. Threads share stripes out, so each is copied once.
+    For a large batch each stripe is first copied into contiguous memory: in place its rows are a page or more apart,
+    and address translation takes longer than the arithmetic. Each stripe is handled, and copied, by one thread.
     """
     out = np.empty((rows.shape[0], dense.shape[1]), dtype=np.float32)
     pack = rows.nnz > 4 * len(dense)
@@ -97,7 +97,7 @@ def sparse_times_dense(rows: sparse.csr_matrix, dense: np.ndarray, run: Run) -> 
 
 
 def _check_memory(n_items: int) -> None:
-    """Refuse what cannot fit before an hour is spent on it."""
+    """Raise ConfigError where the weights do not fit into free memory, before the computation begins."""
     needed = 4 * n_items * n_items * (1 if n_items <= LARGEST else 2)  # larger ones are inverted by halves
     try:
         with open("/proc/meminfo") as info:
@@ -112,7 +112,7 @@ def _check_memory(n_items: int) -> None:
 
 
 def _to_weights(inverse: np.ndarray, diagonal: np.ndarray, run: Run) -> None:
-    """From the upper triangle of P to B = I - P / diag(P), in place, tile by tile."""
+    """Replace the upper triangle of P by B = I - P / diag(P), in place, tile by tile."""
     tiles = -(-len(inverse) // _TILE)
 
     def work(start: int, stop: int) -> None:
@@ -162,7 +162,7 @@ def _mirror(p, diagonal, tile, start, stop):
 def _striped(indptr, items, data, dense, pack, width, start, stop, out):
     lines = len(dense) if pack else 0
     packed = np.empty((lines, width), dtype=np.float32)
-    # Room around it: loops over arrays that almost touch are compiled otherwise, and round otherwise.
+    # Padding: where arrays nearly overlap, another version of the loop runs, with other rounding.
     total = np.empty(width + 512, dtype=np.float32)[256 : 256 + width]
     for stripe in range(start, stop):
         left = stripe * width
@@ -181,7 +181,7 @@ def _striped(indptr, items, data, dense, pack, width, start, stop, out):
 
 @kernel
 def _add_up(items, data, at, end, dense, left, size, total):
-    """total = the weighted sum of a row's lines, four lines a pass; indexed, as views would cost more."""
+    """total = weighted sum of rows of `dense`, four rows per pass; indexed, as views would be slower."""
     for column in range(size):
         total[column] = 0
     while at + 4 <= end:

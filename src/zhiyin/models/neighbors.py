@@ -1,4 +1,4 @@
-"""Nearest neighbours. ItemKNN: people who took this also took that. UserKNN: people like you took that."""
+"""Nearest neighbours over co-occurrence: ItemKNN (item-based) and UserKNN (user-based)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIMILARITIES = ("cosine", "jaccard", "tfidf", "bm25")
 
 @dataclasses.dataclass
 class TableRecommender(Recommender):
-    """A recommender whose score is a history times one sparse items × items table of entries above zero."""
+    """A recommender whose score is the history times a sparse items × items matrix with positive entries."""
 
     similarities_: ClassVar[sparse.csr_matrix]
 
@@ -87,7 +87,7 @@ class ItemKNN(TableRecommender):
         self.similarities_ = to_csr(neighbors, values, n_items)  # type: ignore[misc]
 
     def _weights(self, data: Dataset) -> sparse.csr_matrix:
-        """CSR users × items by the chosen similarity."""
+        """CSR users × items, weighted for the chosen similarity."""
         if self.similarity in ("cosine", "jaccard"):
             return data.matrix("binary")
         users = data.matrix("count").copy()
@@ -119,10 +119,10 @@ class UserKNN(Recommender):
     - bm25: d over BM25-weighted counts (k1, b as in Robertson & Zaragoza 2009; a user is a document, an item a term),
       shrunk by d / (d + s).
 
-    score(h, j) = sum of sim(h, v) over those of the `k_neighbors` users nearest to h who had j. A user who had nothing
-    that the history lacks is no neighbour, having nothing to say: so nobody is their own, and a user of the training
-    data is answered as a stranger with the same history is. No users × users array ever exists: a history is compared
-    with those who share an item of it.
+    score(h, j) = sum of sim(h, v) over those of the `k_neighbors` users most similar to h who had j. Users without an
+    item that the history lacks are no neighbours, as they cannot contribute: nobody is their own neighbour, and a user
+    of the training data gets the scores of an unknown user with the same history. No users × users array exists: a
+    history is compared only with users who share an item with it.
     """
 
     similarity: str = param("cosine", "how alike two users are", choices=SIMILARITIES, tune=SIMILARITIES)
@@ -150,7 +150,7 @@ class UserKNN(Recommender):
         self.users_of_ = weighted.T.tocsr()  # type: ignore[misc]
 
     def _weights(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:
-        """Counts of histories, CSR float32[n, n_items], by the chosen similarity; entries of no weight stay."""
+        """Counts of histories, CSR float32[n, n_items], weighted for the chosen similarity; zeros stay stored."""
         weights = counts.data
         if self.similarity in ("cosine", "jaccard"):
             weights = np.ones_like(weights)
@@ -164,7 +164,7 @@ class UserKNN(Recommender):
         return sparse.csr_matrix((weights.astype(np.float32), counts.indices, counts.indptr), shape=counts.shape)
 
     def neighbors(self, histories: Histories, run: Run | None = None) -> sparse.csr_matrix:
-        """CSR float32[n, n_users]: how alike each history is to each of its `k_neighbors` nearest users."""
+        """CSR float32[n, n_users]: similarity of each history to its `k_neighbors` most similar users."""
         run = run or Run()
         rows = self._weights(histories.matrix(len(self.rarity_), "count"))
         square, users_of = _squares(rows), self.users_of_
@@ -192,7 +192,7 @@ class UserKNN(Recommender):
         return top_by_table(near, self.taken_, k, self._context(), allowed, excluded)
 
     def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
-        """Scores of histories of one item each; minus infinity: no neighbour had it."""
+        """Scores of histories of one item each; minus infinity where no neighbour had the item."""
         scores = self._score(Histories.of(np.arange(len(items) + 1, dtype=np.int64), items.astype(np.int32)), run)
         scores[scores <= 0] = -np.inf
         return scores
@@ -207,7 +207,7 @@ def _squares(rows: sparse.csr_matrix) -> np.ndarray:
 def _similarities(
     i_indptr, i_users, i_data, u_indptr, u_items, u_data, square, how, shrinkage, start, stop, neighbors, values
 ):
-    """By tfidf and bm25; what counts one an event is in `cooccurrence`."""
+    """The tfidf and bm25 similarities; those over ones are computed by `cooccurrence`."""
     total = np.zeros(len(square), dtype=np.float32)
     touched = np.empty(len(square), dtype=np.int32)
     for item in range(start, stop):

@@ -1,4 +1,4 @@
-"""Popular: the same list for everyone, and hard to beat when tastes are young."""
+"""Popular: the most popular items, the same list for every user; the non-personalised baseline."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from zhiyin.models.topk import first_k
 
 @dataclasses.dataclass
 class Popular(Recommender):
-    """Items by the worth of their events, an event losing half of it every `half_life`.
+    """Items by the sum of their event weights, with exponential decay.
 
-    score(i) = sum over events e of i of weight(e) · 2^(-age(e) / half_life), age counted from the end of the log. The
-    decay is the same for all items at any later moment, so the order does not change as time goes on. Dislikes count
-    against an item. Without `half_life`, or without times, an event never ages.
+    score(i) = sum over events e of i of weight(e) · 2^(-age(e) / half_life), age counted from the end of the log. Decay
+    after the end of the log is the same factor for all items, so the order stays as it is. Events of negative weight
+    lower the score. Without `half_life`, or without times, there is no decay.
     """
 
     scores_empty_histories: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""Random: what any other model must beat. Its recall@k is k / items."""
+"""Random: a random order of the items, the lower baseline. Its expected recall@k is k / items."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from zhiyin.models.recommender import Recommender
 
 @dataclasses.dataclass
 class Random(Recommender):
-    """Every item equally likely, in an order that is fixed by the seed, the user and what the user has done.
+    """Uniformly random scores, determined by the seed, the user and the history.
 
-    A counter-based generator (SplitMix64, Steele et al. 2014) draws each score from (seed, user, history, item), so the
-    answer does not depend on who else is in the batch.
+    A counter-based generator (SplitMix64, Steele et al. 2014) draws each score from (seed, user, history, item), so
+    that it does not depend on the other rows of the batch.
     """
 
     scores_empty_histories: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""RP3beta: where a short random walk over the graph of users and items ends, popular ends counting for less."""
+"""RP3beta: three-step random walk on the user-item graph, with a penalty on popular items."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from zhiyin.models.neighbors import TableRecommender
 
 @dataclasses.dataclass
 class RP3beta(TableRecommender):
-    """Three-step random walk (Cooper et al. 2014) with popular ends held back (Paudel et al. 2017, eq. 7).
+    """Three-step random walk (Cooper et al. 2014) with a popularity penalty (Paudel et al. 2017, eq. 7).
 
     With d_i and d_u the number of users of an item and of items of a user, a walk goes from an item to one of its
     users with p(i, u) = (1 / d_i)^alpha, and on to one of their items with p(u, j) = (1 / d_u)^alpha:
 
         w(i, j) = sum over users u of both of p(i, u) p(u, j), divided by d_j^beta.
 
-    Each item keeps its `k_neighbors` largest; score(u, j) = sum of w(i, j) over the items i of the history, the first
-    step of the three. `normalize`: what an item keeps sums to 1.
+    Each item keeps its `k_neighbors` largest weights; score(u, j) = sum of w(i, j) over the items i of the history, the
+    first of the three steps. With `normalize`, the weights of each item are scaled to sum to 1.
     """
 
     alpha: float = param(0.6, "power of the probability of a step; less evens steps out", at_least=0, at_most=4,
@@ -57,7 +57,7 @@ class RP3beta(TableRecommender):
 
 
 def _power(degrees: np.ndarray, power: float) -> np.ndarray:
-    """1 / degree^power, float32; of nothing 1, which no walk comes by."""
+    """1 / degree^power, float32; 1 for degree 0, which no walk reaches."""
     return (np.maximum(degrees, 1).astype(np.float64) ** -power).astype(np.float32)
 
 

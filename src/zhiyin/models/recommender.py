@@ -17,7 +17,7 @@ import polars as pl
 from scipy import sparse
 
 from zhiyin.core.errors import ConfigError, DataError, NotFittedError, UnknownItemError, nearest
-from zhiyin.core.params import check_settings, list_length, settings_of
+from zhiyin.core.params import Parameterized, check_settings, list_length, settings_of
 from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
@@ -37,7 +37,7 @@ MAX_SINGLE_QUERIES = 3
 
 
 @dataclasses.dataclass
-class Recommender:
+class Recommender(Parameterized):
     """Base of all recommenders. See the module docstring."""
 
     # Whether `_score` handles histories without a positive event; otherwise these get the popular items.

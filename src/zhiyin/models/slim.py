@@ -1,4 +1,4 @@
-"""SLIM: each item as a sparse sum of others, found by regression."""
+"""SLIM: sparse linear item-to-item regression."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from zhiyin.models.item_to_item import keep_largest
 from zhiyin.models.linear import gram, mirror
 from zhiyin.models.neighbors import TableRecommender
 
-LARGEST = 16_384  # items up to which XᵀX is kept whole: 1 GiB
-ROUND = 64  # items that may enter at once
+LARGEST = 16_384  # largest number of items for which XᵀX is held: 1 GiB
+ROUND = 64  # number of items that may enter the active set at once
 LOOSE = 0.1
 
 
@@ -28,13 +28,13 @@ class SLIM(TableRecommender):
 
         w_j = argmin 1/2 |x_j - X w|² + l2 / 2 |w|² + l1 |w|₁   over w >= 0 with w_jj = 0,
 
-    and score(u) = x_u W. Coordinate descent walks over the items that share users with j, all others having weight 0:
-    nothing in X is below 0, so an item whose inner product with x_j is at most l1 never enters. `candidates`: only that
-    many items, those of largest cosine with j, may have weight.
+    and score(u) = x_u W. Coordinate descent visits the items that share users with j; all others have weight 0: as X
+    has no negative entries, an item whose inner product with x_j is at most l1 has weight 0. With `candidates`, only
+    that many items, those of largest cosine with j, may have a weight.
 
-    Up to 16,384 items the gradient comes from XᵀX, 1 GiB at most: few items are solved for, those outside whose weight
-    would move are let in, and so on until there are none. Above that it comes from the residual over users, so no
-    items × items matrix exists and any catalogue fits. Both end within `tolerance` of the same weights.
+    Up to 16,384 items the gradient comes from XᵀX, 1 GiB at most, by an active-set method: items outside of the active
+    set whose weight would move enter it until there are none. Above that it comes from the residual over users, without
+    an items × items matrix. Both end within `tolerance` of the same weights.
     """
 
     l1: float = param(1.0, "L1 penalty; more for fewer items with weight", at_least=0, tune=(0.05, 20.0), log=True)
@@ -71,7 +71,7 @@ class SLIM(TableRecommender):
 
 @kernel
 def _regress(i_indptr, i_users, u_indptr, u_items, l1, l2, max_candidates, sweeps, tolerance, start, stop):
-    """For items start..stop: how many have weight, which (int32) and what weight (float32)."""
+    """For each of the items [start, stop): number of weights int64, their items int32 and values float32."""
     n_items, n_users = len(i_indptr) - 1, len(u_indptr) - 1
     shared = np.zeros(n_items, dtype=np.float32)
     touched = np.empty(n_items, dtype=np.int32)
@@ -124,7 +124,7 @@ def _regress(i_indptr, i_users, u_indptr, u_items, l1, l2, max_candidates, sweep
 
 @kernel
 def _descend(i_indptr, i_users, l1, l2, sweeps, tolerance, items, w, residual):
-    """Coordinate descent: a pass over all coordinates, then over those with weight until they rest, and again."""
+    """Coordinate descent: a pass over all coordinates, then over the nonzero ones until convergence, and again."""
     whole = True
     for _ in range(sweeps):
         moved = 0.0
@@ -189,7 +189,7 @@ def _regress_shared(shared, l1, l2, max_candidates, sweeps, tolerance, start, st
                 break
             chosen, _ = _best(priority, entering, n_entering, reach if reach <= 2 * ROUND else ROUND)
             held, n = n, 0
-            for place in range(held):  # what has lost its weight makes room
+            for place in range(held):  # items of weight 0 leave the active set
                 within[inside[place]] = w[place] > 0
                 if w[place] > 0:
                     inside[n], w[n] = inside[place], w[place]
@@ -197,7 +197,7 @@ def _regress_shared(shared, l1, l2, max_candidates, sweeps, tolerance, start, st
             for item in chosen:
                 inside[n], w[n], within[item] = item, 0, True
                 n += 1
-            near = max(tolerance, LOOSE * most_moved)  # no nearer than those still outside are off
+            near = max(tolerance, LOOSE * most_moved)  # no more precise than the items still outside
             _descend_shared(shared, inside, n, slope, w, l1, l2, sweeps, near)
         for place in range(n):
             within[inside[place]] = False
@@ -213,7 +213,7 @@ def _regress_shared(shared, l1, l2, max_candidates, sweeps, tolerance, start, st
 
 @kernel
 def _best(priority, items, n, k):
-    """The k items of largest worth, and it; `priority` is cleared."""
+    """The k items of largest priority, and their priorities; `priority` is cleared."""
     best_items, values = np.full(min(k, n), -1, dtype=np.int32), np.zeros(min(k, n), dtype=np.float32)
     keep_largest(priority, items, n, best_items, values)
     return best_items, values

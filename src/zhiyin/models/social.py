@@ -1,4 +1,4 @@
-"""Friends: what the people one knows had, and the people they know, beside one's own taste."""
+"""Friends: social recommendations by a random walk on links between users, blended with another model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from zhiyin.models.saving import write as write_model
 
 @dataclasses.dataclass
 class Friends(Recommender):
-    """Items of friends, and of their friends, blended with what another model makes of the history.
+    """Items of friends, and of their friends, blended with the scores of another model.
 
     From `Dataset.links`, with w(u, v) the weight of the link from u to v (0 for none), X the binary users × items
     matrix and N(u) the people u has a tie with:
@@ -37,16 +37,16 @@ class Friends(Recommender):
     - friends(u, i) = sum over v of reach(u, v) X_vi / (people who had i)^popularity;
     - own(u, i) = the score of the model `base` for the history, nothing for a history without a positive event;
     - score = alpha · own / max own + (1 - alpha) · friends / max friends, the maxima over items not in the history.
-      Where one part has nothing to say, the other stands alone.
+      Where one part has no positive score, the other counts alone.
 
-    Links are a feature of the user that is not in the history. They are learned from the training data and found again
-    by `Histories.users`, the one use of these codes as knowledge; a user without events but with friends is answered
-    from their friends, one with neither gets the popular items. Links do not change what is learned of items.
+    Links are a feature of the user outside of the history: they are learned from the training data and looked up by
+    `Histories.users`. A user without events but with friends gets the items of the friends, one with neither gets
+    popular items. Links do not affect item similarities.
 
     People as items: with `people`, users are recommended to users, and nobody to themselves. On a log of who follows
-    whom (user, item = the one followed) the links may be left out, the log says them; alpha = 0 and walk = 1 then count
-    the friends in common, each by its tie. Someone who follows nobody is no user of such a log: name it as `links` too
-    and they are.
+    whom (user, item = the one followed) the links may be left out, as the log has them; alpha = 0 and walk = 1 then
+    count common friends, weighted by tie. A person who follows nobody is no user of such a log unless it is given as
+    `links` too.
     """
 
     scores_empty_histories: ClassVar[bool] = True
@@ -100,7 +100,7 @@ class Friends(Recommender):
 
     def _score(self, histories: Histories, run: Run) -> np.ndarray:
         n_users = self.had_.shape[0]
-        # A code beyond the training data is nobody we know.
+        # Codes beyond the training data are unknown users.
         in_training = (histories.users >= 0) & (histories.users < n_users)
         user_codes = np.where(in_training, histories.users, 0)
         rows = self.reach_[user_codes]
@@ -140,7 +140,7 @@ class Friends(Recommender):
 def _ties(
     links: sparse.csr_matrix, had: sparse.csr_matrix, followers: float, shared: float, common: float, run: Run
 ) -> sparse.csr_matrix:
-    """CSR float32[n, n] of ties, its rows that sum to 1 or are empty; see `Friends`."""
+    """CSR float32[n, n] of ties; rows sum to 1 or are empty; see `Friends`."""
     ties = links + links.T.tocsr() * np.float32(followers) if followers else links.copy()
     ties = ties.tocsr()
     ties.sort_indices()
@@ -158,7 +158,7 @@ def _ties(
 
 
 def _reach(ties: sparse.csr_matrix, steps: int, restart: float, k: int, run: Run) -> sparse.csr_matrix:
-    """CSR float32[n, n]: whom each user reaches, rows that sum to 1 or are empty; see `Friends`."""
+    """CSR float32[n, n] of reach; rows sum to 1 or are empty; see `Friends`."""
     n = ties.shape[0]
     k = min(k, max(1, n - 1)) + 1  # one more for the user, who is left out at the end
     people = np.full((n, k), -1, dtype=np.int32)
@@ -173,7 +173,7 @@ def _reach(ties: sparse.csr_matrix, steps: int, restart: float, k: int, run: Run
 
 @kernel
 def _overlap(ids, a, a_end, b, b_end):
-    """How many ids two sorted rows share: each id of the shorter is looked up in the rest of the longer."""
+    """Size of the intersection of two sorted rows, by binary search of the shorter in the longer."""
     if a_end - a > b_end - b:
         a, a_end, b, b_end = b, b_end, a, a_end
     count = 0
@@ -210,7 +210,7 @@ def _strengthen(indptr, others, h_indptr, h_items, shared, common, start, stop, 
 
 @kernel
 def _wander(indptr, others, share, steps, restart, start, stop, people, mass):
-    """Each step pushes the mass of the people kept along their ties into an accumulator, and keeps the largest."""
+    """Each step spreads the mass of people along their ties into an accumulator, of which the k largest are kept."""
     n, k = len(indptr) - 1, people.shape[1]
     total = np.zeros(n, dtype=np.float32)
     touched = np.empty(n, dtype=np.int32)
@@ -240,7 +240,7 @@ def _wander(indptr, others, share, steps, restart, start, stop, people, mass):
                 if here[place] >= 0:
                     here[size], there[size] = here[place], there[place]
                     size += 1
-        # The user out; then the least of the others, if all places are taken.
+        # Remove the user, or else the smallest entry if all k places are taken.
         size_out, worst, user_removed = 0, -1, False
         for place in range(size):
             if here[place] == user:
@@ -267,7 +267,7 @@ def _wander(indptr, others, share, steps, restart, start, stop, people, mass):
 
 @kernel
 def _blend(own, friends, offsets, items, itself, alpha, popular, start, stop):
-    """The parts into `own`, each on a scale where the best item that is new to the user has 1.
+    """Blend the two scores into `own`, each scaled so that the best item not in the history has 1.
 
     itself: int32[n], the item that the user is, -1 for none; it gets minus infinity.
     """

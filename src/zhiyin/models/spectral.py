@@ -1,4 +1,4 @@
-"""GraphFilter: a history is a signal over the graph of items; what is smooth in it is kept, and nothing is trained."""
+"""GraphFilter: low-pass filters on the item graph, applied to the history as a signal; without training."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from zhiyin.models.linear import sparse_times_dense
 from zhiyin.models.recommender import Recommender
 from zhiyin.models.svd import right_vectors
 
-_WIDTH = 16  # histories filtered at once: their scores of an item are one cache line
+_WIDTH = 16  # number of histories filtered at once, so that their scores of an item fill one cache line
 _DEPTH = 8  # of the Krylov basis that the singular vectors come from: the last of hundreds converge slowly
-_ROWS = 512  # rows whose low-pass part is added at once
+_ROWS = 512  # number of rows whose low-pass part is added at once
 
 
 @dataclasses.dataclass
@@ -32,7 +32,7 @@ class GraphFilter(Recommender):
 
     - `way` = "chebyshev": ChebyCF (Kim et al., SIGIR 2025). score = D^beta (p(I - 2 S) + alpha V Vᵀ) D^-beta x, with p
       the Chebyshev interpolation of degree `order` to the plateau of eq. 13, (1 - sign(t) |t|^flatness) / 2 at t in
-      [-1, 1]: what lies between smooth and rough is let through by half;
+      [-1, 1]: signals between smooth and rough pass by half;
     - `way` = "gfcf": GF-CF (Shen et al., CIKM 2021, eq. 14). score = (S + alpha D^1/2 V Vᵀ D^-1/2) x.
 
     S and p are never formed: a batch of histories is multiplied by R and its transpose `order` times, in blocks that
@@ -69,7 +69,7 @@ plateau's values at the extrema of the one of degree order; on Gowalla Recall@20
         self.vectors_ = right_vectors(rows, self.factors, _DEPTH, run)[0]  # type: ignore[misc]
 
     def coefficients(self) -> np.ndarray:
-        """float32[order + 1], of the Chebyshev polynomials of I - 2 S that the filter is the sum of."""
+        """float32[order + 1], coefficients of the filter in Chebyshev polynomials of I - 2 S."""
         if self.way == "gfcf":
             return np.array([0.5, -0.5], dtype=np.float32)  # S itself
         return interpolated(self.order, lambda t: plateau(t, self.flatness))

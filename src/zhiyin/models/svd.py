@@ -1,4 +1,4 @@
-"""PureSVD: the strongest directions of the log, and a history's share in each."""
+"""PureSVD: truncated singular value decomposition of the users × items matrix."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zhiyin.data.histories import Histories
 from zhiyin.models.linear import sparse_times_dense
 from zhiyin.models.recommender import VectorRecommender
 
-_BEYOND = 16  # directions looked for beyond those asked for: the last ones converge slowest
+_BEYOND = 16  # oversampling: singular vectors computed in addition to `factors`, as the last ones converge slowest
 _CHUNK = 1 << 16  # users multiplied at once
 
 
@@ -23,10 +23,10 @@ class PureSVD(VectorRecommender):
     """Truncated singular value decomposition of the users × items matrix (Cremonesi, Koren & Turrin, RecSys 2010).
 
     With R = U S Vᵀ cut to `factors` columns, what is missing counted as zero, score(u) = r_u V Vᵀ (eq. 5): a history
-    is folded in by the same product that scores it, so known users and strangers are answered alike.
+    is folded in by the same product that scores it, for known and unknown users alike.
 
     V comes from a seeded block Krylov iteration (Musco & Musco, NeurIPS 2015), exact once its basis spans the
-    catalogue, which it does for a few hundred items. Directions that R has nothing in are left out, so the vectors
+    catalogue, which it does for a few hundred items. Directions with singular value 0 are left out, so the vectors
     may be shorter than `factors`.
     """
 
@@ -69,13 +69,13 @@ def right_vectors(rows: sparse.csr_matrix, factors: int, depth: int, run: Run) -
 
 
 def _krylov(rows: sparse.csr_matrix, width: int, depth: int, run: Run) -> np.ndarray:
-    """An orthonormal basis float32[n_items, width · (depth + 1)] of what RᵀR makes of random directions."""
+    """An orthonormal basis float32[n_items, width · (depth + 1)] from products of RᵀR with random vectors."""
     block = run.rng(12).standard_normal((rows.shape[1], width)).astype(np.float32)
     blocks: list[np.ndarray] = []
     with run.bar("PureSVD", depth + 1) as advance:
         for _ in range(depth + 1):
             block = _twice(rows, block, run)
-            # Twice, as once leaves a rest of what is in the basis already.
+            # Orthogonalized twice, as one pass leaves a remainder of the basis.
             for _ in range(2):
                 for other in blocks:
                     block -= other @ (other.T @ block)

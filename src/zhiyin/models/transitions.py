@@ -1,4 +1,4 @@
-"""Transitions: what follows what. The floor under every sequence model."""
+"""Transitions: item-to-item sequential rules, the baseline of sequence models."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from zhiyin.models.recommender import Recommender
 class Transitions(Recommender):
     """Sequential rules (Kamehkhosh, Jannach & Ludewig 2017; "SR" in session-rec).
 
-    rule(i → j) = sum over the times j followed i within `window` events of the same history (and session) of
-    1 / distance · 2^(-gap / half_life), and `backward` of that over the times j came before i; divided by the number of
-    events of i to the power of `damping`. rule(i → i) is `repeats` times the sum over the times i followed itself. The
-    last `last` events of a history vote by their rules, the newest with 1, each older one with `decay` of the next.
+    rule(i → j) = sum over the occurrences of j after i, within `window` events of the same history (and session), of
+    1 / distance · 2^(-gap / half_life), plus `backward` times that over the occurrences of j before i; divided by the
+    number of events of i to the power of `damping`. rule(i → i) is `repeats` times the sum over the occurrences of i
+    after itself. score(u, j) = sum of vote(e) · rule(i_e → j) over the last `last` events e of the history; the newest
+    event votes with 1, each older one with `decay` times the vote of the next.
 
-    The paper has backward = damping = 0, last = 1 and an item follow itself: repeats = 1. Where what was seen may be
-    shown again, as in sessions, all four are worth tuning.
+    The paper uses backward = damping = 0, last = 1 and repeats = 1. Where seen items may be recommended again, as in
+    sessions, all four should be tuned.
     """
 
     window: int = param(10, "how far ahead an item still follows", at_least=1, tune=(1, 20))
@@ -53,7 +54,7 @@ class Transitions(Recommender):
             if self.session_gap is not None and data.has_times:
                 begins = begins | (np.diff(time) >= microseconds(self.session_gap))
             session[1:] = np.cumsum(begins)
-        # Where each item stands in the log, as CSR: one row of rules is then the work of one thread.
+        # Positions of each item in the log, as CSR, so that each row of rules is computed by one thread.
         n_items = data.n_items
         places = sparse.csr_matrix(
             (np.ones(len(item), np.int8), (item, np.arange(len(item)))), shape=(n_items, max(len(item), 1))
@@ -112,7 +113,7 @@ def _rules(indptr, places, item, session, time, window, rate, repeats, backward,
                         weight *= repeats if way > 0 else 0.0
                     if rate > 0:
                         weight *= 2.0 ** (-rate * abs(time[other] - time[place]))
-                    if weight < 1e-30:  # nothing, and it would look untouched
+                    if weight < 1e-30:  # negligible; a sum of 0 would mark the item as untouched
                         continue
                     if total[follower] == 0:
                         touched[n_touched] = follower

@@ -443,7 +443,7 @@ def _tokens(frame: pl.DataFrame, columns: list[dict[str, Any]]) -> pl.DataFrame:
         if column["name"] not in frame.columns:
             continue
         values = frame[column["name"]]
-        tokens = _binned(values, column["edges"]) if column["edges"] is not None else _said(values)
+        tokens = _binned(values, column["edges"]) if column["edges"] is not None else _value_tokens(values)
         parts.append(tokens.select("row", token=pl.lit(f"{number} ") + pl.col("token")))
     return pl.concat(parts).unique(maintain_order=True)
 
@@ -456,7 +456,7 @@ def _binned(values: pl.Series, edges: list[float]) -> pl.DataFrame:
     return pl.DataFrame({"row": np.arange(len(values), dtype=np.int64), "token": token})
 
 
-def _said(values: pl.Series) -> pl.DataFrame:
+def _value_tokens(values: pl.Series) -> pl.DataFrame:
     """Words, parts and the whole of each text; the entries of each list."""
     frame = pl.DataFrame({"row": np.arange(len(values), dtype=np.int64), "token": values})
     if isinstance(values.dtype, pl.List | pl.Array):

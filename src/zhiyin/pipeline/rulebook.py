@@ -150,7 +150,7 @@ class Rulebook:
 
         Returns
         -------
-        offsets int64[n + 1] and item codes int32, as `top_k_where` and `top_k` take them.
+        offsets int64[n + 1] and item codes int32, as `top_k_masked` and `top_k` take them.
         """
         n_items = len(self.filters)
         keys = [request_item_keys(requests.exclude, n_items), self._bought_keys(requests), self._shown_keys(requests)]

@@ -1,11 +1,11 @@
-"""AsOf: what was known of a user, an item and the two together at the moment of a request, and nothing later.
+"""AsOf: point-in-time features of users, items and user-item pairs, from events strictly before the request.
 
-An item is counted by its events strictly before the moment; a user by the history of the request, which may hold clicks
-that the index has not heard of. So the features of a request are the same whether the log ends there or goes on, and
-training on the past sees what serving will see.
+Item features count the events of the item before the moment of the request; user features count the history of the
+request, which may hold events that the index does not have yet. The features of a request do not depend on events after
+it, so that training and serving see the same features.
 
-A log without times knows the order of each user's events, but not whose came first: there an item is counted by the
-events of all other users, and nothing is told of windows, ages and clocks.
+In a log without times only the order of each user's events is known, not the order between users: item features then
+count the events of all other users, and there are no features of windows, ages and clocks.
 """
 
 from __future__ import annotations
@@ -27,30 +27,32 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.ranking import asof_kernels as kernels
 from zhiyin.ranking.examples import Candidates
-from zhiyin.ranking.item_event_log import KINDS, ItemLog
+from zhiyin.ranking.item_event_log import MAX_COUNTED_KINDS, ItemLog
 
 WINDOWS = ("1d", "7d", "30d")
 
 
 @dataclasses.dataclass
 class AsOf:
-    """An index of a log for features as of a moment.
+    """An index of a log for point-in-time features.
 
     Parameters
     ----------
-    log: the events of the data it was learned from, by item; recent: those appended since.
+    log: events of the training data, by item.
+    recent: events appended since.
     has_times: whether the log has times.
-    kinds: names of the kinds of events by code; counted: names of those that are counted apart. Of an index made
-        `like` another they are the other's, and may be no kinds of this log.
+    kinds: names of the event kinds by code.
+    counted: names of the kinds that have features of their own. An index made `like` another has those of the other,
+        which its own log may not have.
     windows: durations, ascending, over which events are counted.
-    latest: the last moment known, microseconds UTC; a request without a moment (`now` 0) comes just after it.
-    categories: of each name, CSR [n_items, c], the categories of items; what is stored and not 0 counts.
+    latest: the last known moment, microseconds UTC; a request without a moment (`now` 0) comes just after it.
+    categories: by name, CSR [n_items, c], the categories of items; stored entries other than 0 count.
     prices: float32[n_items], NaN where unknown; or None.
-    neighbors: of each name, CSR float32[n_items, n_items]: row i is how much item i speaks for others. To be learned on
-        events before the requests, or it tells what comes.
-    content: CSR float32[n_items, v], what items are described by, each row of length 1; or None.
-    last: events of the history, the newest, that neighbours, content and recent categories look at.
-    session_gap: microseconds, a pause that ends a session.
+    neighbors: by name, CSR float32[n_items, n_items]: row i has the weights of item i for the score of others. To be
+        learned on events before the requests; otherwise labels leak into the features.
+    content: CSR float32[n_items, v], content vectors of length 1; or None.
+    last: number of newest events of the history that the features of neighbours, content and recent categories use.
+    session_gap: microseconds without an event that end a session.
     """
 
     log: ItemLog
@@ -82,11 +84,14 @@ class AsOf:
         session_gap: str = "30m",
         like: AsOf | None = None,
     ) -> AsOf:
-        """Index a log. Which features there are depends on it: kinds are counted apart where it has several, positive
-        shares told where it has events worth nothing, mean values where it has values, windows where it has times.
+        """Index a log.
 
-        like: an index of the same log up to another moment, whose features are to be told, whether or not this part of
-            the log would have them.
+        The log decides which features there are: counts by kind where it has several kinds, positive shares where it
+        has events without a positive weight, mean values where it has values, and windows where it has times.
+
+        Parameters
+        ----------
+        like: an index of the same log up to another moment, whose features this one is to have.
 
         Raises ConfigError for windows that are no durations or do not ascend, and for arrays not of n_items rows.
         """
@@ -106,15 +111,15 @@ class AsOf:
                 bool((weight <= 0).any()),
                 bool((value == value).any()),
             )
-        told: dict[str, Any] = {"signs": signs, "values": values, "n_kinds": len(counted)}
+        totals: dict[str, Any] = {"signs": signs, "values": values, "n_kinds": len(counted)}
         slot = _slots(kind, counted, data.kinds)
-        log = ItemLog.of(item, time, weight, value, slot, data.n_items, **told)
+        log = ItemLog.of(item, time, weight, value, slot, data.n_items, **totals)
         own: tuple[np.ndarray, ...] = ()
         if not data.has_times:
             own = (data.histories.offsets, item, weight, value, slot)
         return cls(
             log,
-            ItemLog.empty(data.n_items, **told),
+            ItemLog.empty(data.n_items, **totals),
             data.has_times,
             tuple(data.kinds),
             counted,
@@ -139,10 +144,10 @@ class AsOf:
         self._named_blocks = tuple(self._named().items())
         self.names = tuple(name for _, block in self._named_blocks for name in block)
 
-    # -- what there is ----------------------------------------------------------------------------------------------
+    # -- names ------------------------------------------------------------------------------------------------------
 
     def _named(self) -> dict[str, list[str]]:
-        """Names of the columns by block, in their order."""
+        """Feature names by block, in the order of the columns."""
         spans = [f" {window}" for window in self.windows] + [""]
         item = [f"item events{span}" for span in spans]
         item += [f"item {name}{span}" for name in self.counted for span in spans]
@@ -174,10 +179,10 @@ class AsOf:
 
     @property
     def n_items(self) -> int:
-        """Items heard of."""
+        """Number of items with a place in the index."""
         return max(self.log.n_items, self.recent.n_items)
 
-    # -- answers ----------------------------------------------------------------------------------------------------
+    # -- features ---------------------------------------------------------------------------------------------------
 
     def moments(self, histories: Histories) -> np.ndarray:
         """int64[n]: the moments of requests, microseconds UTC."""
@@ -186,11 +191,13 @@ class AsOf:
     def numbers(
         self, histories: Histories, candidates: Candidates, run: Run | None = None, moments: np.ndarray | None = None
     ) -> np.ndarray:
-        """Features of each candidate as of its request, float32[m, len(names)]; NaN where nothing is known.
+        """Features of each candidate as of its request, float32[m, len(names)]; NaN where unknown.
 
-        histories: what each of the n users had done. Events not before the moment are not looked at; a history whose
-            times are all 0 has none, and all of it counts.
-        moments: int64[n], instead of `moments(histories)`.
+        Parameters
+        ----------
+        histories: the events of the n users. Events at or after the moment are ignored; a history whose times are all
+            0 has no times and counts whole.
+        moments: int64[n], microseconds UTC; None for `moments(histories)`.
 
         Counts are log(1 + count); days, hours log(1 + days), log(1 + hours); "trend" is the log of the events of the
         shorter of the two longest windows over its share of the longest; "price ratio" the log of the price over the
@@ -200,15 +207,15 @@ class AsOf:
         moments = self.moments(histories) if moments is None else moments
         offsets, items = read_only(candidates.offsets), read_only(candidates.items)
         out = np.empty((len(items), len(self.names)), dtype=np.float32)
-        had = tuple(
+        history_arrays = tuple(
             read_only(part)
             for part in (histories.offsets, histories.items, histories.weights, histories.times, histories.values)
         )
         moments, users = read_only(moments), read_only(histories.users)
         ends = np.empty(len(moments), dtype=np.int64)
-        kernels.ends(had, moments, self.has_times, ends)
+        kernels.ends(history_arrays, moments, self.has_times, ends)
         ends = read_only(ends)
-        asked = (offsets, items)
+        candidate_arrays = (offsets, items)
         base, recent = self.log.arrays, self.recent.arrays
 
         def work(start: int, stop: int) -> None:
@@ -216,57 +223,70 @@ class AsOf:
             for name, block in self._named_blocks:
                 place = out[:, column : column + len(block)]
                 if name == "item" and self.has_times:
-                    kernels.item_timed(base, recent, self._spans, asked, moments, start, stop, place)
+                    kernels.item_timed(base, recent, self._spans, candidate_arrays, moments, start, stop, place)
                 elif name == "item":
-                    kernels.item_untimed(base, self._own, users, asked, start, stop, place)
+                    kernels.item_untimed(base, self._own, users, candidate_arrays, start, stop, place)
                 elif name == "user":
                     kernels.user(
-                        had, ends, moments, self._spans, self.has_times, self.log.signs, self.log.values,
+                        history_arrays, ends, moments, self._spans, self.has_times, self.log.signs, self.log.values,
                         self.session_gap, offsets, start, stop, place,
                     )  # fmt: skip
                 elif name == "pair":
-                    kernels.pair(had, ends, moments, self.has_times, asked, start, stop, place)
+                    kernels.pair(history_arrays, ends, moments, self.has_times, candidate_arrays, start, stop, place)
                 elif name == "price":
-                    kernels.price(had, ends, self._log_prices, asked, start, stop, place)
-                elif name == "content":
-                    kernels.content(had, ends, self.last, self._words, self.content.shape[1], asked, start, stop, place)  # type: ignore[union-attr]
+                    kernels.price(history_arrays, ends, self._log_prices, candidate_arrays, start, stop, place)
+                elif name == "content" and self.content is not None:
+                    kernels.content(
+                        history_arrays, ends, self.last, self._words, self.content.shape[1], candidate_arrays,
+                        start, stop, place,
+                    )  # fmt: skip
                 elif name.startswith("category "):
                     rows = self.categories[name[9:]]
                     block_of = self._blocks[name[9:]]
-                    kernels.shares(had, ends, self.last, block_of, rows.shape[1], asked, start, stop, place)
+                    kernels.shares(
+                        history_arrays, ends, self.last, block_of, rows.shape[1], candidate_arrays, start, stop, place
+                    )
                 else:
-                    kernels.similar(had, ends, self.last, self._tables[name[10:]], asked, start, stop, place)
+                    kernels.similar(
+                        history_arrays, ends, self.last, self._tables[name[10:]], candidate_arrays, start, stop, place
+                    )
                 column += len(block)
 
         for_chunks(work, len(moments), run, chunk=max(1, min(256, len(moments) // (4 * run.n_threads))))
         return out
 
-    # -- what comes in ----------------------------------------------------------------------------------------------
+    # -- new events -------------------------------------------------------------------------------------------------
 
     def branch(self) -> AsOf:
-        """The same index with recent events of its own: what is appended to one, the other does not know. What was
-        learned is shared."""
-        made = copy.copy(self)
-        made.recent = self.recent.copy()
-        return made
+        """A copy with recent events of its own; the learned state is shared."""
+        index = copy.copy(self)
+        index.recent = self.recent.copy()
+        return index
 
     def with_events(self, events: pl.DataFrame) -> AsOf:
-        """What was learned, and all of these events, as `append` takes them: built at once by sorting them."""
+        """A copy whose recent events are these, as `append` takes them, built by one sort."""
         if not self.has_times:
             raise DataError(_NO_TIMES, remedy="learn again from all")
-        made = copy.copy(self)
+        index = copy.copy(self)
         item, time, weight, value, slot = self._coded(events)
         n = max(self.log.n_items, int(item.max(initial=-1)) + 1)
-        told: dict[str, Any] = {"signs": self.log.signs, "values": self.log.values, "n_kinds": len(self.counted)}
-        made.recent = ItemLog.of(item, time, weight, value, slot, n, **told)
-        made.latest = max(self.latest, int(time.max(initial=self.latest)))
-        return made
+        totals: dict[str, Any] = {"signs": self.log.signs, "values": self.log.values, "n_kinds": len(self.counted)}
+        index.recent = ItemLog.of(item, time, weight, value, slot, n, **totals)
+        index.latest = max(self.latest, int(time.max(initial=self.latest)))
+        return index
 
     def append(self, events: pl.DataFrame) -> None:
-        """Hear of new events, in any order: `user` and `item` codes, `time` in microseconds; `weight` (else 1), `value`
-        and `kind` (by name) where the log has them. A kind never heard of is in the totals alone.
+        """Add new events, in any order.
 
-        Costs what the events cost. Not to be called beside `numbers` of the same index: `live_index` has two.
+        Time is proportional to the number of events. Not to be called at the same time as `numbers` of the same index:
+        `live_index` has two copies for that.
+
+        Parameters
+        ----------
+        events: `user` and `item` codes, `time` in microseconds; `weight` (1 where missing), `value` and `kind` (by
+            name) where the log has them. An unknown kind counts in the totals only.
+
+        Raises DataError for a log without times.
         """
         if not self.has_times:
             raise DataError(_NO_TIMES, remedy="learn again from all")
@@ -275,7 +295,7 @@ class AsOf:
         self.latest = max(self.latest, int(time.max(initial=self.latest)))
 
     def _coded(self, events: pl.DataFrame) -> tuple[np.ndarray, ...]:
-        """item, time, weight, value and place among the counted kinds."""
+        """Columns item, time, weight, value, and the position of the kind among the counted ones."""
         item, time, weight, value, _ = _columns(events)
         if "kind" in events.columns:
             codes = {name: code for code, name in enumerate(self.kinds)}
@@ -285,28 +305,28 @@ class AsOf:
             kind = np.full(len(item), len(self.kinds), dtype=np.int64)
         return item, time, weight, value, _slots(kind, self.counted, self.kinds)
 
-    # -- at rest ----------------------------------------------------------------------------------------------------
+    # -- state ------------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """All of the index as JSON values and arrays, flat; CSR as three arrays."""
-        found: dict[str, Any] = {
+        """The whole index as a flat dictionary of JSON values and arrays; CSR as three arrays."""
+        state: dict[str, Any] = {
             name: getattr(self, name)
             for name in ("has_times", "kinds", "counted", "windows", "latest", "last", "session_gap")
         }
         for part in ("log", "recent"):
-            found |= {f"{part}.{name}": value for name, value in getattr(self, part).state().items()}
-        found |= {f"own.{number}": array for number, array in enumerate(self.own)}
+            state |= {f"{part}.{name}": value for name, value in getattr(self, part).state().items()}
+        state |= {f"own.{number}": array for number, array in enumerate(self.own)}
         tables: list[tuple[str, str, list[int]]] = []
         for what in ("categories", "neighbors"):
             for number, (name, rows) in enumerate(getattr(self, what).items()):
                 tables.append((what, name, list(rows.shape)))
-                found |= {f"{what}.{number}.{part}": getattr(rows, part) for part in _CSR}
+                state |= {f"{what}.{number}.{part}": getattr(rows, part) for part in _CSR}
         if self.content is not None:
             tables.append(("content", "", list(self.content.shape)))
-            found |= {f"content.0.{part}": getattr(self.content, part) for part in _CSR}
+            state |= {f"content.0.{part}": getattr(self.content, part) for part in _CSR}
         if self.prices is not None:
-            found["prices"] = self.prices
-        return found | {"tables": tables, "owns": len(self.own)}
+            state["prices"] = self.prices
+        return state | {"tables": tables, "owns": len(self.own)}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> AsOf:
@@ -316,11 +336,11 @@ class AsOf:
                                       if name.startswith(f"{part}.")})
             for part in ("log", "recent")
         }  # fmt: skip
-        found: dict[str, dict[str, sparse.csr_matrix]] = {"categories": {}, "neighbors": {}, "content": {}}
+        matrices: dict[str, dict[str, sparse.csr_matrix]] = {"categories": {}, "neighbors": {}, "content": {}}
         for what, name, shape in state["tables"]:
-            key = f"{what}.{len(found[what])}"
+            key = f"{what}.{len(matrices[what])}"
             parts = tuple(state[f"{key}.{part}"] for part in _CSR)
-            found[what][name] = sparse.csr_matrix(parts, shape=tuple(shape), copy=False)
+            matrices[what][name] = sparse.csr_matrix(parts, shape=tuple(shape), copy=False)
         return cls(
             logs["log"],
             logs["recent"],
@@ -331,10 +351,10 @@ class AsOf:
             tuple(state["windows"]),
             state["latest"],
             tuple(state[f"own.{number}"] for number in range(state["owns"])),
-            found["categories"],
+            matrices["categories"],
             state.get("prices"),
-            found["neighbors"],
-            found["content"].get(""),
+            matrices["neighbors"],
+            matrices["content"].get(""),
             state["last"],
             state["session_gap"],
         )
@@ -367,16 +387,15 @@ def _columns(events: pl.DataFrame) -> tuple[np.ndarray, ...]:
 
 
 def _counted(kind: np.ndarray, kinds: Sequence[str]) -> tuple[str, ...]:
-    """The kinds that are counted apart: all of the log's, or the most frequent; none where it has but one."""
+    """Kinds that get features of their own: the most frequent ones; none where the log has a single kind."""
     if len(kinds) < 2:
         return ()
     often = np.argsort(-np.bincount(kind, minlength=len(kinds)), kind="stable")
-    return tuple(kinds[code] for code in sorted(often[:KINDS].tolist()))
+    return tuple(kinds[code] for code in sorted(often[:MAX_COUNTED_KINDS].tolist()))
 
 
 def _slots(kind: np.ndarray, counted: tuple[str, ...], kinds: Sequence[str]) -> np.ndarray:
-    """int8[...]: where among the counted kinds each code of `kinds` stands; len(counted) for the others, and for the
-    code behind the last."""
+    """int8[...]: position of each code of `kind` among the counted kinds; len(counted) for all other codes."""
     places = {name: place for place, name in enumerate(counted)}
     return np.array([*(places.get(name, len(counted)) for name in kinds), len(counted)], dtype=np.int8)[kind]
 
@@ -391,6 +410,6 @@ def _parts(rows: sparse.csr_matrix) -> tuple[np.ndarray, ...]:
 
 def _logs(prices: np.ndarray) -> np.ndarray:
     """float32[...]: logs of positive prices, NaN for the others."""
-    known = np.asarray(prices, dtype=np.float64)
+    values = np.asarray(prices, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return read_only(np.where(known > 0, np.log(known), np.nan).astype(np.float32))
+        return read_only(np.where(values > 0, np.log(values), np.nan).astype(np.float32))

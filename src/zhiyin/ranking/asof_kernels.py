@@ -1,8 +1,12 @@
-"""Kernels of `asof`: each fills its own columns of the candidates of requests [start, stop).
+"""Kernels of `asof`: each fills its columns for the candidates of the requests [start, stop).
 
-`had` is a batch of histories: (offsets, items, weights, times, values); `ends[r]` is where in it those events of
-request r end that count. `asked` is (offsets, items) of the candidates. A log is (starts, counts, times, positive,
-valued, value, kinds) of `item_event_log`.
+Common arguments:
+
+- histories: (offsets, items, weights, times, values) of a batch of histories.
+- ends: int64[n], where in `histories` the events before the moment of each request end.
+- candidates: (offsets, items).
+- log, base, recent: (starts, counts, times, positive, valued, value, kinds) of `item_event_log`.
+- out: float32[m, columns], the columns of the block; NaN where unknown.
 """
 
 from __future__ import annotations
@@ -14,18 +18,18 @@ from zhiyin.core.hashing import find, table
 from zhiyin.core.parallel import kernel
 
 DAY, HOUR = UNITS["d"], UNITS["h"]
-# Logs of small counts, which most are.
-LOGS = np.log1p(np.arange(4096)).astype(np.float32)
+# log(1 + count) of small counts, by far the most frequent.
+LOG1P_TABLE = np.log1p(np.arange(4096)).astype(np.float32)
 
 
 @kernel
 def _log1p(count):
-    return LOGS[count] if count < 4096 else np.float32(np.log(1.0 + count))
+    return LOG1P_TABLE[count] if count < 4096 else np.float32(np.log(1.0 + count))
 
 
 @kernel
 def _before(times, low, high, moment):
-    """The first place of [low, high) whose time is not before the moment; `high` if there is none."""
+    """Binary search: the first position of [low, high) whose time is not before the moment; `high` if there is none."""
     while low < high:
         middle = (low + high) >> 1
         if times[middle] < moment:
@@ -37,7 +41,7 @@ def _before(times, low, high, moment):
 
 @kernel
 def _back(times, low, high, moment):
-    """As `_before`, looked for from the high end on in growing steps: near ends are found in a few."""
+    """As `_before`, by exponential search from the high end: few steps where the position is near it."""
     step = 1
     while high - step >= low and times[high - step] >= moment:
         high -= step
@@ -46,9 +50,9 @@ def _back(times, low, high, moment):
 
 
 @kernel
-def ends(had, moments, timed, out):
-    """Where the events before each moment end. A history without times counts in whole."""
-    offsets, times = had[0], had[3]
+def ends(histories, moments, timed, out):
+    """Position after the last event before each moment; a history without times counts whole."""
+    offsets, times = histories[0], histories[3]
     for row in range(len(moments)):
         begin, end = offsets[row], offsets[row + 1]
         if timed and end > begin and (times[begin] != 0 or times[end - 1] != 0):
@@ -57,11 +61,15 @@ def ends(had, moments, timed, out):
 
 
 @kernel
-def _tally(log, item, moment, spans, counts, kinds, sums, seen):
-    """Add what a log says of an item before a moment.
+def _tally(log, item, moment, spans, counts, kinds, sums, first_last):
+    """Add the events of an item before a moment to counters.
 
-    counts: int64[w + 1] by window, the last for all; kinds: int64[k, w + 1]; sums: positive, valued, value;
-    seen: first and last time.
+    Parameters
+    ----------
+    counts: int64[w + 1], by window, the last one for all time.
+    kinds: int64[k, w + 1], by kind and window.
+    sums: float64[3]: positive events, events with a value, sum of the values.
+    first_last: int64[2], first and last time.
     """
     starts, sizes, times, positive, valued, value, kind = log
     if item >= len(starts) or sizes[item] == 0:
@@ -73,8 +81,8 @@ def _tally(log, item, moment, spans, counts, kinds, sums, seen):
     windows = len(spans)
     counts[windows] += end - begin
     newest = end - 1
-    seen[0] = min(seen[0], times[begin])
-    seen[1] = max(seen[1], times[newest])
+    first_last[0] = min(first_last[0], times[begin])
+    first_last[1] = max(first_last[1], times[newest])
     for k in range(kind.shape[1]):
         kinds[k, windows] += kind[newest, k]
     if len(positive):
@@ -83,7 +91,7 @@ def _tally(log, item, moment, spans, counts, kinds, sums, seen):
         sums[1] += valued[newest]
         sums[2] += value[newest]
     at = end
-    for window in range(windows):  # they ascend: each begins where the one before ended
+    for window in range(windows):  # windows ascend: the search of each begins where the one before ended
         at = _back(times, begin, at, moment - spans[window])
         counts[window] += end - at
         for k in range(kind.shape[1]):
@@ -91,25 +99,25 @@ def _tally(log, item, moment, spans, counts, kinds, sums, seen):
 
 
 @kernel
-def item_timed(base, recent, spans, asked, moments, start, stop, out):
-    offsets, items = asked
+def item_timed(base, recent, spans, candidates, moments, start, stop, out):
+    offsets, items = candidates
     windows, n_kinds = len(spans), base[6].shape[1]
     counts = np.zeros(windows + 1, dtype=np.int64)
     kinds = np.zeros((n_kinds, windows + 1), dtype=np.int64)
     sums = np.zeros(3, dtype=np.float64)
-    seen = np.zeros(2, dtype=np.int64)
+    first_last = np.zeros(2, dtype=np.int64)
     signs, values = len(base[3]) > 0 or len(recent[3]) > 0, len(base[4]) > 0 or len(recent[4]) > 0
-    fresh = len(recent[2]) > 0
+    has_recent = len(recent[2]) > 0
     for row in range(start, stop):
         moment = moments[row]
         for to in range(offsets[row], offsets[row + 1]):
             counts[:] = 0
             kinds[:] = 0
             sums[:] = 0.0
-            seen[0], seen[1] = moment, -(2**62)
-            _tally(base, items[to], moment, spans, counts, kinds, sums, seen)
-            if fresh:
-                _tally(recent, items[to], moment, spans, counts, kinds, sums, seen)
+            first_last[0], first_last[1] = moment, -(2**62)
+            _tally(base, items[to], moment, spans, counts, kinds, sums, first_last)
+            if has_recent:
+                _tally(recent, items[to], moment, spans, counts, kinds, sums, first_last)
             column = 0
             for window in range(windows + 1):
                 out[to, column] = _log1p(counts[window])
@@ -118,16 +126,16 @@ def item_timed(base, recent, spans, asked, moments, start, stop, out):
                 for window in range(windows + 1):
                     out[to, column] = _log1p(kinds[k, window])
                     column += 1
-            every = counts[windows]
+            total = counts[windows]
             if signs:
-                out[to, column] = sums[0] / every if every else np.nan
+                out[to, column] = sums[0] / total if total else np.nan
                 column += 1
             if values:
                 out[to, column] = sums[2] / sums[1] if sums[1] else np.nan
                 column += 1
-            if every:
-                out[to, column] = np.log(1.0 + (moment - seen[0]) / DAY)
-                out[to, column + 1] = np.log(1.0 + (moment - seen[1]) / DAY)
+            if total:
+                out[to, column] = np.log(1.0 + (moment - first_last[0]) / DAY)
+                out[to, column + 1] = np.log(1.0 + (moment - first_last[1]) / DAY)
             else:
                 out[to, column : column + 2] = np.nan
             if windows > 1:
@@ -136,20 +144,20 @@ def item_timed(base, recent, spans, asked, moments, start, stop, out):
 
 
 @kernel
-def item_untimed(base, own, users, asked, start, stop, out):
-    """Events of all other users: which of the user's own come later cannot be told."""
-    offsets, items = asked
+def item_untimed(base, own, users, candidates, start, stop, out):
+    """Item features of a log without times: events of all other users, as the own ones may come after the request."""
+    offsets, items = candidates
     starts, sizes, _, positive, valued, value, kind = base
     own_offsets, own_items, own_weights, own_values, own_kinds = own
     n_kinds = kind.shape[1]
-    widest = widest_of(offsets, start, stop)
-    slots = table(widest)
-    mine = np.zeros((widest, n_kinds + 1), dtype=np.int64)
-    sums = np.zeros((widest, 3), dtype=np.float64)
+    max_size = max_request_size(offsets, start, stop)
+    slots = table(max_size)
+    own_counts = np.zeros((max_size, n_kinds + 1), dtype=np.int64)
+    sums = np.zeros((max_size, 3), dtype=np.float64)
     for row in range(start, stop):
         begin, end = offsets[row], offsets[row + 1]
-        enter(slots, items, begin, end)
-        mine[: end - begin] = 0
+        insert_candidates(slots, items, begin, end)
+        own_counts[: end - begin] = 0
         sums[: end - begin] = 0.0
         user = users[row]
         if 0 <= user < len(own_offsets) - 1:
@@ -157,9 +165,9 @@ def item_untimed(base, own, users, asked, start, stop, out):
                 place = slots[find(slots, items[begin:end], own_items[at])]
                 if place < 0:
                     continue
-                mine[place, n_kinds] += 1
+                own_counts[place, n_kinds] += 1
                 if own_kinds[at] < n_kinds:
-                    mine[place, own_kinds[at]] += 1
+                    own_counts[place, own_kinds[at]] += 1
                 if own_weights[at] > 0:
                     sums[place, 0] += 1
                 if not np.isnan(own_values[at]):
@@ -167,39 +175,39 @@ def item_untimed(base, own, users, asked, start, stop, out):
                     sums[place, 2] += own_values[at]
         for to in range(begin, end):
             item, place = items[to], to - begin
-            known = item < len(starts) and sizes[item] > 0
-            newest = starts[item] + sizes[item] - 1 if known else 0
-            every = sizes[item] - mine[place, n_kinds] if known else 0
-            out[to, 0] = _log1p(every)
+            in_log = item < len(starts) and sizes[item] > 0
+            newest = starts[item] + sizes[item] - 1 if in_log else 0
+            total = sizes[item] - own_counts[place, n_kinds] if in_log else 0
+            out[to, 0] = _log1p(total)
             for k in range(n_kinds):
-                out[to, 1 + k] = _log1p(kind[newest, k] - mine[place, k] if known else 0)
+                out[to, 1 + k] = _log1p(kind[newest, k] - own_counts[place, k] if in_log else 0)
             column = 1 + n_kinds
             if len(positive):
-                out[to, column] = (positive[newest] - sums[place, 0]) / every if every else np.nan
+                out[to, column] = (positive[newest] - sums[place, 0]) / total if total else np.nan
                 column += 1
             if len(valued):
-                n = valued[newest] - sums[place, 1] if known else 0.0
+                n = valued[newest] - sums[place, 1] if in_log else 0.0
                 out[to, column] = (value[newest] - sums[place, 2]) / n if n > 0 else np.nan
 
 
 @kernel
-def user(had, ends, moments, spans, timed, signs, has_values, gap, offsets, start, stop, out):
-    begins, _, weights, times, values = had
+def user(histories, ends, moments, spans, timed, signs, has_values, gap, offsets, start, stop, out):
+    begins, _, weights, times, values = histories
     line = np.empty(out.shape[1], dtype=np.float32)
     for row in range(start, stop):
         begin, end = begins[row], ends[row]
         n = end - begin
-        good, valued, value = 0, 0, 0.0
+        n_positive, valued, value = 0, 0, 0.0
         if signs or has_values:
             for at in range(begin, end):
-                good += weights[at] > 0
+                n_positive += weights[at] > 0
                 if not np.isnan(values[at]):
                     valued += 1
                     value += values[at]
         line[0] = _log1p(n)
         column = 1
         if signs:
-            line[column] = good / n if n else np.nan
+            line[column] = n_positive / n if n else np.nan
             column += 1
         if has_values:
             line[column] = value / valued if valued else np.nan
@@ -229,21 +237,21 @@ def user(had, ends, moments, spans, timed, signs, has_values, gap, offsets, star
 
 
 @kernel
-def pair(had, ends, moments, timed, asked, start, stop, out):
-    """The user's own events with the candidate."""
-    begins, had_items, _, times, _ = had
-    offsets, items = asked
-    widest = widest_of(offsets, start, stop)
-    slots = table(widest)
-    counts = np.zeros(widest, dtype=np.int64)
-    last = np.zeros(widest, dtype=np.int64)
+def pair(histories, ends, moments, timed, candidates, start, stop, out):
+    """Features of the user's own events with the candidate."""
+    begins, history_items, _, times, _ = histories
+    offsets, items = candidates
+    max_size = max_request_size(offsets, start, stop)
+    slots = table(max_size)
+    counts = np.zeros(max_size, dtype=np.int64)
+    last = np.zeros(max_size, dtype=np.int64)
     for row in range(start, stop):
         begin, end = offsets[row], offsets[row + 1]
-        enter(slots, items, begin, end)
-        mine = items[begin:end]
+        insert_candidates(slots, items, begin, end)
+        request_items = items[begin:end]
         counts[: end - begin] = 0
         for at in range(begins[row], ends[row]):
-            place = slots[find(slots, mine, had_items[at])]
+            place = slots[find(slots, request_items, history_items[at])]
             if place >= 0:
                 counts[place] += 1
                 last[place] = times[at]
@@ -255,80 +263,80 @@ def pair(had, ends, moments, timed, asked, start, stop, out):
 
 
 @kernel
-def shares(had, ends, last, rows, width, asked, start, stop, out):
-    """How much of the history, and of its newest events, is in the candidate's categories; the mean over them."""
-    begins, had_items, weights, _, _ = had
-    offsets, items = asked
+def shares(histories, ends, last, rows, width, candidates, start, stop, out):
+    """Shares of the history, and of its newest events, in the categories of the candidate; the mean over these."""
+    begins, history_items, weights, _, _ = histories
+    offsets, items = candidates
     indptr, indices, data = rows
-    every = np.zeros(width, dtype=np.float32)
-    lately = np.zeros(width, dtype=np.float32)
+    all_counts = np.zeros(width, dtype=np.float32)
+    recent_counts = np.zeros(width, dtype=np.float32)
     n_items = len(indptr) - 1
     for row in range(start, stop):
         n = 0
         for at in range(ends[row] - 1, begins[row] - 1, -1):
-            item = had_items[at]
+            item = history_items[at]
             if weights[at] > 0 and item < n_items and indptr[item + 1] > indptr[item]:
                 n += 1
                 for place in range(indptr[item], indptr[item + 1]):
                     if data[place] != 0:
-                        every[indices[place]] += 1
+                        all_counts[indices[place]] += 1
                         if n <= last:
-                            lately[indices[place]] += 1
+                            recent_counts[indices[place]] += 1
         for to in range(offsets[row], offsets[row + 1]):
             item = items[to]
-            total, recent, of = 0.0, 0.0, 0
+            total, recent, n_categories = 0.0, 0.0, 0
             if item < n_items:
                 for place in range(indptr[item], indptr[item + 1]):
                     if data[place] != 0:
-                        of += 1
-                        total += every[indices[place]]
-                        recent += lately[indices[place]]
-            if of and n:
-                out[to, 0] = total / (of * n)
-                out[to, 1] = recent / (of * min(n, last))
+                        n_categories += 1
+                        total += all_counts[indices[place]]
+                        recent += recent_counts[indices[place]]
+            if n_categories and n:
+                out[to, 0] = total / (n_categories * n)
+                out[to, 1] = recent / (n_categories * min(n, last))
             else:
                 out[to, 0] = out[to, 1] = np.nan
         for at in range(begins[row], ends[row]):
-            item = had_items[at]
+            item = history_items[at]
             if weights[at] > 0 and item < n_items:
                 for place in range(indptr[item], indptr[item + 1]):
-                    every[indices[place]] = 0
-                    lately[indices[place]] = 0
+                    all_counts[indices[place]] = 0
+                    recent_counts[indices[place]] = 0
 
 
 @kernel
-def price(had, ends, logs, asked, start, stop, out):
-    begins, had_items, weights, _, _ = had
-    offsets, items = asked
+def price(histories, ends, logs, candidates, start, stop, out):
+    begins, history_items, weights, _, _ = histories
+    offsets, items = candidates
     for row in range(start, stop):
         total, n = 0.0, 0
         for at in range(begins[row], ends[row]):
-            if weights[at] > 0 and had_items[at] < len(logs) and not np.isnan(logs[had_items[at]]):
-                total += logs[had_items[at]]
+            if weights[at] > 0 and history_items[at] < len(logs) and not np.isnan(logs[history_items[at]]):
+                total += logs[history_items[at]]
                 n += 1
         for to in range(offsets[row], offsets[row + 1]):
-            known = n > 0 and items[to] < len(logs)
-            out[to, 0] = logs[items[to]] - total / n if known else np.nan
+            has_price = n > 0 and items[to] < len(logs)
+            out[to, 0] = logs[items[to]] - total / n if has_price else np.nan
 
 
 @kernel
-def similar(had, ends, last, neighbors, asked, start, stop, out):
-    """What the newest distinct items that the user liked say of the candidate: the most, the sum, and the last one."""
-    begins, had_items, weights, _, _ = had
-    offsets, items = asked
+def similar(histories, ends, last, neighbors, candidates, start, stop, out):
+    """Weights for the candidate from the newest distinct items of positive weight: maximum, sum, and of the newest."""
+    begins, history_items, weights, _, _ = histories
+    offsets, items = candidates
     indptr, indices, data = neighbors
     n_items = len(indptr) - 1
-    slots = table(widest_of(offsets, start, stop))
+    slots = table(max_request_size(offsets, start, stop))
     voted = np.empty(last, dtype=np.int32)
     for row in range(start, stop):
         begin, end = offsets[row], offsets[row + 1]
-        enter(slots, items, begin, end)
-        mine = items[begin:end]
+        insert_candidates(slots, items, begin, end)
+        request_items = items[begin:end]
         n = 0
         out[begin:end] = 0.0
         at = ends[row] - 1
         while at >= begins[row] and n < last:
-            item = had_items[at]
+            item = history_items[at]
             at -= 1
             if not weights[at + 1] > 0:
                 continue
@@ -342,7 +350,7 @@ def similar(had, ends, last, neighbors, asked, start, stop, out):
             if item >= n_items:
                 continue
             for spot in range(indptr[item], indptr[item + 1]):
-                place = slots[find(slots, mine, indices[spot])]
+                place = slots[find(slots, request_items, indices[spot])]
                 if place >= 0:
                     to = begin + place
                     out[to, 0] = max(out[to, 0], data[spot])
@@ -354,17 +362,17 @@ def similar(had, ends, last, neighbors, asked, start, stop, out):
 
 
 @kernel
-def content(had, ends, last, rows, width, asked, start, stop, out):
-    """Cosine of the candidate with the sum of the newest items that the user liked."""
-    begins, had_items, weights, _, _ = had
-    offsets, items = asked
+def content(histories, ends, last, rows, width, candidates, start, stop, out):
+    """Cosine of the candidate and the sum of the newest items of positive weight."""
+    begins, history_items, weights, _, _ = histories
+    offsets, items = candidates
     indptr, indices, data = rows
     n_items = len(indptr) - 1
     profile = np.zeros(width, dtype=np.float32)
     for row in range(start, stop):
         n, at = 0, ends[row] - 1
         while at >= begins[row] and n < last:
-            item = had_items[at]
+            item = history_items[at]
             if weights[at] > 0 and item < n_items and indptr[item + 1] > indptr[item]:
                 n += 1
                 for place in range(indptr[item], indptr[item + 1]):
@@ -372,8 +380,8 @@ def content(had, ends, last, rows, width, asked, start, stop, out):
             at -= 1
         oldest = at + 1
         square = 0.0
-        for again in range(oldest, ends[row]):  # the rows' products with their sum add up to its square
-            item = had_items[again]
+        for again in range(oldest, ends[row]):  # |sum|² is the sum of the inner products of each row with the sum
+            item = history_items[again]
             if weights[again] > 0 and item < n_items:
                 for place in range(indptr[item], indptr[item + 1]):
                     square += np.float64(profile[indices[place]]) * data[place]
@@ -389,25 +397,25 @@ def content(had, ends, last, rows, width, asked, start, stop, out):
             else:
                 out[to, 0] = np.nan
         for again in range(oldest, ends[row]):
-            item = had_items[again]
+            item = history_items[again]
             if weights[again] > 0 and item < n_items:
                 for place in range(indptr[item], indptr[item + 1]):
                     profile[indices[place]] = 0.0
 
 
 @kernel
-def widest_of(offsets, start, stop):
-    """Candidates of the largest request of [start, stop)."""
-    widest = 0
+def max_request_size(offsets, start, stop):
+    """Number of candidates of the largest request of [start, stop)."""
+    max_size = 0
     for row in range(start, stop):
-        widest = max(widest, offsets[row + 1] - offsets[row])
-    return widest
+        max_size = max(max_size, offsets[row + 1] - offsets[row])
+    return max_size
 
 
 @kernel
-def enter(slots, items, begin, end):
-    """Fill a hash table with the candidates of one request; it holds their places in it."""
+def insert_candidates(slots, items, begin, end):
+    """Fill a hash table with the candidates of one request, by their position in the request."""
     slots[:] = -1
-    mine = items[begin:end]
+    request_items = items[begin:end]
     for place in range(end - begin):
-        slots[find(slots, mine, mine[place])] = place
+        slots[find(slots, request_items, request_items[place])] = place

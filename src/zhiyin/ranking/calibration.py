@@ -1,7 +1,6 @@
-"""Scores into probabilities that are right on average, as bidding needs them: pCTR times bid is money.
+"""Calibration of scores to probabilities, as bidding needs them: expected value is pCTR times bid.
 
-A calibrator is learned on rows that the ranker was not taught with, and of the days that come last: it is the share of
-clicks of today that counts.
+A calibrator is fitted on rows that the ranker was not trained on, from the last days, as click rates drift.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from zhiyin.core.parallel import kernel
 
 @dataclasses.dataclass(frozen=True)
 class Isotonic:
-    """Any rising function: pool adjacent violators (Ayer et al., 1955; Zadrozny & Elkan, KDD 2002).
+    """Isotonic regression by pool adjacent violators (Ayer et al., 1955; Zadrozny & Elkan, KDD 2002).
 
     Parameters
     ----------
-    knots: float64[k], scores, ascending; values: float64[k], the probability at each. Between two knots the line is
-        straight, outside it is level.
+    knots: float64[k], scores, ascending.
+    values: float64[k], the probability at each knot; linear between knots, constant outside.
 
     >>> Isotonic.fit(np.array([1.0, 2, 3, 4]), np.array([0.0, 1, 0, 1])).apply(np.array([0.0, 2.5, 9])).tolist()
     [0.0, 0.5, 1.0]
@@ -33,9 +32,12 @@ class Isotonic:
 
     @classmethod
     def fit(cls, scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> Isotonic:
-        """The rising function nearest to the labels (0..1) in squares. Raises DataError where there is no row."""
+        """The non-decreasing function nearest to the labels (0..1) in least squares.
+
+        Raises DataError where there is no row.
+        """
         scores, labels, weights = _checked(scores, labels, weights)
-        # Rows of one score are one row: their mean, with the weight of all.
+        # Rows of equal score are merged: the mean label, with their total weight.
         distinct, place = np.unique(scores, return_inverse=True)
         mass = np.bincount(place, weights)
         means = np.bincount(place, weights * labels) / mass
@@ -55,7 +57,7 @@ class Isotonic:
 
 @dataclasses.dataclass(frozen=True)
 class Platt:
-    """sigmoid(a · score + b), with targets drawn towards the middle (Platt, 1999): few rows do for it.
+    """Platt scaling, sigmoid(a · score + b), with smoothed targets (Platt, 1999); needs few rows.
 
     Parameters
     ----------
@@ -77,29 +79,29 @@ class Platt:
         # Newton's steps are well conditioned over standardised scores.
         centre, scale = np.average(scores, weights=weights), scores.std() or 1.0
         design = np.column_stack([(scores - centre) / scale, np.ones(len(scores))])
-        found = np.array([0.0, np.log((positive + 1) / (negative + 1))])
+        parameters = np.array([0.0, np.log((positive + 1) / (negative + 1))])
 
         def loss(line: np.ndarray) -> float:
             z = design @ line
             return float((weights * (np.logaddexp(0, z) - target * z)).sum())
 
-        now = loss(found)
+        now = loss(parameters)
         for _ in range(100):
-            p = expit(design @ found)
+            p = expit(design @ parameters)
             gradient = design.T @ (weights * (p - target))
             if np.abs(gradient).max() < 1e-9 * weights.sum():
                 break
             hessian = (design * (weights * p * (1 - p))[:, None]).T @ design + 1e-12 * weights.sum() * np.eye(2)
             step = np.linalg.solve(hessian, gradient)
             size = 1.0
-            while size > 1e-10 and (then := loss(found - size * step)) > now - 1e-4 * size * gradient @ step:
+            while size > 1e-10 and (then := loss(parameters - size * step)) > now - 1e-4 * size * gradient @ step:
                 size /= 2
             if size <= 1e-10:
                 break
-            found, now = found - size * step, then
-        if found[0] < 0:  # scores that order the wrong way say nothing: the mean is left
-            found = np.array([0.0, np.log((positive + 1) / (negative + 1))])
-        return cls(np.array([found[0] / scale, found[1] - found[0] * centre / scale]))
+            parameters, now = parameters - size * step, then
+        if parameters[0] < 0:  # a negative slope would reverse the order: only the mean is used
+            parameters = np.array([0.0, np.log((positive + 1) / (negative + 1))])
+        return cls(np.array([parameters[0] / scale, parameters[1] - parameters[0] * centre / scale]))
 
     def apply(self, scores: np.ndarray) -> np.ndarray:
         """float64[m]: probabilities."""
@@ -115,7 +117,7 @@ CALIBRATORS: dict[str, type[Isotonic] | type[Platt]] = {"isotonic": Isotonic, "p
 
 
 def expected_calibration_error(labels: np.ndarray, p: np.ndarray, bins: int = 15, how: str = "mass") -> float:
-    """Σ over bins of share of rows · |mean label - mean probability|: 0 where it is right on average in each bin.
+    """ECE: Σ over bins of share of rows · |mean label - mean probability|; 0 where each bin is right on average.
 
     Parameters
     ----------
@@ -145,10 +147,15 @@ def expected_calibration_error(labels: np.ndarray, p: np.ndarray, bins: int = 15
 
 
 def expected_value(p: np.ndarray, bid: np.ndarray | float, reserve: float = 0.0) -> np.ndarray:
-    """float32[m]: what showing each is worth, probability · bid; what is worth less than `reserve` gets minus infinity.
+    """float32[m]: expected value of an impression, probability · bid; minus infinity where below `reserve`.
 
-    p must be calibrated: an order by p · bid, unlike one by p alone, is wrong where p is wrong. `bid`: money for a
-    click, not negative. Raises DataError for a negative or missing bid.
+    Parameters
+    ----------
+    p: float[m], calibrated probabilities; other than an order by p, an order by p · bid depends on their scale.
+    bid: money for a click, not negative.
+    reserve: the lowest expected value that is allowed.
+
+    Raises DataError for a negative or missing bid.
     """
     bids = np.broadcast_to(np.asarray(bid, dtype=np.float64), np.shape(p))
     if not (np.isfinite(bids) & (bids >= 0)).all():
@@ -159,7 +166,7 @@ def expected_value(p: np.ndarray, bid: np.ndarray | float, reserve: float = 0.0)
 
 @kernel
 def _pool(means, mass):
-    """Pool adjacent violators: first and last place of each block, and its mean; a stack of blocks that rise."""
+    """Pool adjacent violators: first and last position of each block, and its mean; blocks are held in a stack."""
     n = len(means)
     first, last = np.empty(n, np.int64), np.empty(n, np.int64)
     value, weight = np.empty(n, np.float64), np.empty(n, np.float64)
@@ -180,9 +187,9 @@ def _checked(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels, dtype=np.float64)
     weights = np.ones(len(scores)) if weights is None else np.asarray(weights, dtype=np.float64)
-    kept = weights > 0
-    if not kept.any() or not len(scores) == len(labels) == len(weights):
+    has_weight = weights > 0
+    if not has_weight.any() or not len(scores) == len(labels) == len(weights):
         raise DataError("there are no rows to calibrate by", remedy="as many labels as scores, at least one")
-    if not np.isfinite(scores[kept]).all() or not ((labels[kept] >= 0) & (labels[kept] <= 1)).all():
+    if not np.isfinite(scores[has_weight]).all() or not ((labels[has_weight] >= 0) & (labels[has_weight] <= 1)).all():
         raise DataError("scores must be numbers and labels lie in 0..1", remedy="clip graded labels to 0..1")
-    return scores[kept], labels[kept], weights[kept]
+    return scores[has_weight], labels[has_weight], weights[has_weight]

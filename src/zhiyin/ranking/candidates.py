@@ -1,4 +1,4 @@
-"""Candidates: what several recommenders name for the same requests, joined, within budgets of time and number."""
+"""Candidate retrieval: the union of the top items of several recommenders, within limits of time and number."""
 
 from __future__ import annotations
 
@@ -25,16 +25,14 @@ RRF = 60.0
 
 
 class Budget:
-    """What retrieving may cost.
+    """Limits of retrieval. One object serves any number of calls, from several threads at once.
 
     Parameters
     ----------
-    seconds: how long one call of `retrieve` waits for a source, one number for all or one by name; None waits. With a
-        limit every source has a thread of its own. One that is late is left out of the answer and finishes unheard,
-        for a computation cannot be stopped from outside; until it has, it is left out of further calls as well.
-    items: candidates of a request at most, the first by reciprocal rank fusion; None keeps the whole union.
-
-    One budget serves any number of calls, from several threads at once.
+    seconds: timeout of each source in one call of `retrieve`, one number for all or one by name; None for no timeout.
+        With a timeout every source runs in a thread of its own. A late source is left out of the answer; its
+        computation cannot be interrupted, and until it ends the source is left out of further calls as well.
+    items: maximum number of candidates of a request, the first by reciprocal rank fusion; None for the whole union.
     """
 
     def __init__(self, seconds: float | Mapping[str, float] | None = None, items: int | None = None) -> None:
@@ -48,11 +46,11 @@ class Budget:
         self._late: dict[str, Future] = {}
 
     def limit(self, source: str) -> float | None:
-        """Seconds that a source has."""
+        """Timeout of a source in seconds."""
         return self.seconds.get(source) if isinstance(self.seconds, Mapping) else self.seconds
 
     def _busy(self, source: str) -> bool:
-        """Whether a source that was late before still is."""
+        """Whether the source is still busy with an earlier request that it was late for."""
         with self._lock:
             late = self._late.get(source)
             if late is not None and late.done():
@@ -62,10 +60,12 @@ class Budget:
 
 @dataclasses.dataclass(frozen=True)
 class Retrieved(Candidates):
-    """Candidates, and how they were come by.
+    """Candidates and how they were retrieved.
 
-    seconds: what each source took. left_out: sources that are not in the answer, and why, in a few words; their columns
-    are there and empty.
+    Parameters
+    ----------
+    seconds: time that each source took.
+    left_out: sources that are not in the answer, with the reason; their columns are empty.
     """
 
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -82,42 +82,42 @@ def retrieve(
     run: Run | None = None,
     budget: Budget | None = None,
 ) -> Retrieved:
-    """The union of the best items of each source for each history, its score and rank by each source kept.
+    """The union of the best items of each source for each history, with the score and the rank by each source.
+
+    Within a request candidates are ordered by reciprocal rank fusion, best first; ties by best rank in any source,
+    then by the order of the sources.
 
     Parameters
     ----------
-    sources: fitted recommenders by name, all of the same item codes.
-    k: items that each source names, one number for all or one by name.
+    sources: fitted recommenders by name, all with the same item codes.
+    k: number of items from each source, one number for all or one by name.
     exclude, allowed: as in `Recommender.rank`.
     budget: limits of time and number; None for none.
-
-    Within a request candidates stand by reciprocal rank fusion, best first; of two equal ones the one that a source
-    named earlier, then the one of the earlier source.
     """
     run, budget = run or Run(), budget or Budget()
-    wanted = {name: _asked(k, name) for name in sources}
+    wanted = {name: _requested_k(k, name) for name in sources}
     started = time.perf_counter()
     seconds: dict[str, float] = {}
     left_out: dict[str, str] = {}
 
-    def ask(name: str) -> tuple[np.ndarray, np.ndarray]:
+    def rank_source(name: str) -> tuple[np.ndarray, np.ndarray]:
         begun = time.perf_counter()
-        found = sources[name].rank(histories, wanted[name], exclude=exclude, allowed=allowed, run=run)
+        ranked = sources[name].rank(histories, wanted[name], exclude=exclude, allowed=allowed, run=run)
         seconds[name] = time.perf_counter() - begun
-        return found
+        return ranked
 
     if budget.seconds is None:
-        lists = {name: ask(name) for name in sources}
+        lists = {name: rank_source(name) for name in sources}
     else:
-        lists = _in_time(sources, ask, budget, started, left_out)
-    taken = {name: seconds[name] for name in sources if name in lists}
+        lists = _rank_within_limits(sources, rank_source, budget, started, left_out)
+    seconds_used = {name: seconds[name] for name in sources if name in lists}
     for name, why in left_out.items():
         log.warning("candidates: source %s is left out, %s", name, why)
-    offsets, items, scores, ranks = _merged(list(sources), lists, len(histories), budget.items, run)
-    return Retrieved(offsets, items, tuple(sources), scores, ranks, taken, left_out)
+    offsets, items, scores, ranks = _merge_lists(list(sources), lists, len(histories), budget.items, run)
+    return Retrieved(offsets, items, tuple(sources), scores, ranks, seconds_used, left_out)
 
 
-def _asked(k: int | Mapping[str, int], name: str) -> int:
+def _requested_k(k: int | Mapping[str, int], name: str) -> int:
     if not isinstance(k, Mapping):
         return list_length(k)
     if name not in k:
@@ -125,94 +125,100 @@ def _asked(k: int | Mapping[str, int], name: str) -> int:
     return list_length(k[name], f"k of {name!r}")
 
 
-def _in_time(
+def _rank_within_limits(
     sources: Mapping[str, Recommender],
-    ask: Callable[[str], tuple[np.ndarray, np.ndarray]],
+    rank_source: Callable[[str], tuple[np.ndarray, np.ndarray]],
     budget: Budget,
     started: float,
     left_out: dict[str, str],
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """What the sources that answer in time say; all are asked at once."""
+    """The lists of the sources that answer within their limits; all sources run at the same time."""
     pool = ThreadPoolExecutor(max(1, len(sources)), thread_name_prefix="zhiyin-source")
-    asked: dict[str, Future] = {}
+    futures: dict[str, Future] = {}
     for name in sources:
         if budget._busy(name):
             left_out[name] = "it is still at work on an earlier request"
         else:
-            asked[name] = pool.submit(ask, name)
+            futures[name] = pool.submit(rank_source, name)
     pool.shutdown(wait=False)
     lists = {}
-    for name in sorted(asked, key=lambda name: _until(budget.limit(name))):
+    for name in sorted(futures, key=lambda name: _limit_or_infinity(budget.limit(name))):
         limit = budget.limit(name)
         remaining = None if limit is None else max(0.0, started + limit - time.perf_counter())
-        if wait([asked[name]], remaining).done:
-            lists[name] = asked[name].result()
+        if wait([futures[name]], remaining).done:
+            lists[name] = futures[name].result()
         else:
             with budget._lock:
-                budget._late[name] = asked[name]
+                budget._late[name] = futures[name]
             left_out[name] = f"it took longer than {limit:g} s"
     return lists
 
 
-def _until(limit: float | None) -> float:
+def _limit_or_infinity(limit: float | None) -> float:
     return float("inf") if limit is None else limit
 
 
-def _merged(
+def _merge_lists(
     names: Sequence[str], lists: Mapping[str, tuple[np.ndarray, np.ndarray]], n: int, limit: int | None, run: Run
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """offsets, items, scores and ranks of the union of lists of (items int32[n, k], scores float32[n, k])."""
     widths = [lists[name][0].shape[1] if name in lists else 0 for name in names]
     begins = np.concatenate([[0], np.cumsum(widths)]).astype(np.int64)
-    named = np.full((n, begins[-1]), -1, dtype=np.int32)
-    said = np.full((n, begins[-1]), np.nan, dtype=np.float32)
+    list_items = np.full((n, begins[-1]), -1, dtype=np.int32)
+    list_scores = np.full((n, begins[-1]), np.nan, dtype=np.float32)
     for at, name in enumerate(names):
         if name in lists:
-            named[:, begins[at] : begins[at + 1]], said[:, begins[at] : begins[at + 1]] = lists[name]
+            list_items[:, begins[at] : begins[at + 1]], list_scores[:, begins[at] : begins[at + 1]] = lists[name]
     most = np.int64(begins[-1] if limit is None else min(limit, begins[-1]))
     counts = np.zeros(n, dtype=np.int64)
     chunk = max(1, min(256, n // (4 * run.n_threads)))
-    for_chunks(lambda start, stop: _count(named, start, stop, counts), n, run, chunk)
+    for_chunks(lambda start, stop: _count(list_items, start, stop, counts), n, run, chunk)
     offsets = np.concatenate([[0], np.cumsum(np.minimum(counts, most))]).astype(np.int64)
     items = np.empty(offsets[-1], dtype=np.int32)
     scores = np.full((offsets[-1], len(names)), np.nan, dtype=np.float32)
     ranks = np.full((offsets[-1], len(names)), -1, dtype=np.int32)
     for_chunks(
-        lambda start, stop: _merge(named, said, begins, start, stop, offsets, items, scores, ranks), n, run, chunk
+        lambda start, stop: _merge(list_items, list_scores, begins, start, stop, offsets, items, scores, ranks),
+        n,
+        run,
+        chunk,
     )
     return offsets, items, scores, ranks
 
 
 def reciprocal_ranks(ranks: np.ndarray) -> np.ndarray:
-    """float32: 1 / (60 + rank from 1) of ranks from 0; 0 where a source did not name the item, -1."""
+    """float32: 1 / (60 + rank from 1) of ranks from 0; 0 where a source does not have the item (-1)."""
     return np.where(ranks >= 0, 1.0 / (RRF + 1 + np.maximum(ranks, 0)), 0.0).astype(np.float32)
 
 
 @kernel
 def reciprocal(rank):
-    """What one rank from 0 adds to the fusion."""
+    """The term of a rank (from 0) in reciprocal rank fusion."""
     return 1.0 / (RRF + 1 + rank)
 
 
-def normalised(candidates: Candidates, way: str = "minmax") -> np.ndarray:
-    """float32[m, s]: each source's scores within each request, by "minmax", 0 to 1, or "z", mean 0 and deviation 1.
+def normalize_scores(candidates: Candidates, way: str = "minmax") -> np.ndarray:
+    """float32[m, s]: scores normalized by source and request.
 
-    What a source did not name counts as its worst.
+    Items that a source does not have get its worst score. Where all scores of a source are equal they become 1
+    ("minmax") or 0 ("z").
 
-    Where all scores of a source are the same they are 1 ("minmax"), or 0 ("z").
+    Parameters
+    ----------
+    way: "minmax" for 0 to 1, "z" for mean 0 and standard deviation 1.
     """
     out = np.empty(candidates.scores.shape, dtype=np.float32)
-    _normalise(np.ascontiguousarray(candidates.offsets), np.ascontiguousarray(candidates.scores), way == "z", out)
+    _normalize(np.ascontiguousarray(candidates.offsets), np.ascontiguousarray(candidates.scores), way == "z", out)
     return out
 
 
 @kernel
-def _count(named, start, stop, counts):
-    """How many distinct items each request's lists name."""
-    slots = table(named.shape[1])
+def _count(list_items, start, stop, counts):
+    """Number of distinct items in the lists of each request."""
+    slots = table(list_items.shape[1])
     for row in range(start, stop):
         slots[:] = -1
-        line = named[row]
+        line = list_items[row]
         size = 0
         for at in range(len(line)):
             if line[at] >= 0:
@@ -224,16 +230,16 @@ def _count(named, start, stop, counts):
 
 
 @kernel
-def _merge(named, said, begins, start, stop, offsets, items, scores, ranks):
-    width, n_sources = named.shape[1], len(begins) - 1
+def _merge(list_items, list_scores, begins, start, stop, offsets, items, scores, ranks):
+    width, n_sources = list_items.shape[1], len(begins) - 1
     slots = table(width)
-    member = np.empty(width, dtype=np.int32)  # which of the distinct items each place names
+    member = np.empty(width, dtype=np.int32)  # index of the distinct item at each place
     first = np.empty(width, dtype=np.int32)  # the best rank of each distinct item
     fused = np.empty(width, dtype=np.float64)
     place = np.empty(width, dtype=np.int32)
     for row in range(start, stop):
         slots[:] = -1
-        line = named[row]
+        line = list_items[row]
         size = 0
         for source in range(n_sources):
             for at in range(begins[source], begins[source + 1]):
@@ -250,10 +256,10 @@ def _merge(named, said, begins, start, stop, offsets, items, scores, ranks):
                     size += 1
                 else:
                     member[at] = member[slots[slot]]
-                it = member[at]
-                first[it] = min(first[it], rank)
-                fused[it] += reciprocal(rank)
-        # The best first; members are numbered source by source, so a stable sort by best rank settles the ties.
+                distinct = member[at]
+                first[distinct] = min(first[distinct], rank)
+                fused[distinct] += reciprocal(rank)
+        # Best first; members are numbered source by source, so a stable sort by best rank resolves ties.
         by_rank = np.argsort(first[:size], kind="mergesort")
         order = by_rank[np.argsort(-fused[by_rank], kind="mergesort")]
         room = offsets[row + 1] - offsets[row]
@@ -267,11 +273,11 @@ def _merge(named, said, begins, start, stop, offsets, items, scores, ranks):
                 items[to] = line[at]
                 if ranks[to, source] < 0:
                     ranks[to, source] = at - begins[source]
-                    scores[to, source] = said[row, at]
+                    scores[to, source] = list_scores[row, at]
 
 
 @kernel
-def _normalise(offsets, scores, z, out):
+def _normalize(offsets, scores, z, out):
     for row in range(len(offsets) - 1):
         for source in range(scores.shape[1]):
             low, high, total, square, n = np.inf, -np.inf, 0.0, 0.0, 0

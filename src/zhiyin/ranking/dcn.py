@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zhiyin.core.params import param
-from zhiyin.ranking.example_tensors import Rows
+from zhiyin.ranking.example_tensors import ExampleBatch
 from zhiyin.ranking.network_ranker import DeepRanker, Fields, Network, Perceptron, Shape
 
 
@@ -52,7 +52,7 @@ class _DCN(Network):
         nn.init.normal_(self.out.weight, std=1 / math.sqrt(self.out.in_features))
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, batch: Rows) -> Tensor:
+    def forward(self, batch: ExampleBatch) -> Tensor:
         first = x = self.vectors(batch).flatten(1)
         for cross in self.crosses:
             x = cross(first, x)

@@ -6,7 +6,7 @@ import dataclasses
 
 from torch import Tensor
 
-from zhiyin.ranking.example_tensors import Rows
+from zhiyin.ranking.example_tensors import ExampleBatch
 from zhiyin.ranking.fm import linear_and_factors, pairs
 from zhiyin.ranking.network_ranker import DeepRanker, Network, Perceptron, Shape
 
@@ -33,6 +33,6 @@ class _DeepFM(Network):
         self.fields, self.reg = linear_and_factors(shape, s.factors), s.reg
         self.deep = Perceptron(shape.fields * s.factors, s.hidden, s.layers, s.dropout, out=1)
 
-    def forward(self, batch: Rows) -> Tensor:
+    def forward(self, batch: ExampleBatch) -> Tensor:
         vectors = self.vectors(batch)
         return self.offset + pairs(vectors)[:, None] + self.deep(vectors[..., :-1].flatten(1))

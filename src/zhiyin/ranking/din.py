@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from zhiyin.core.params import param
 from zhiyin.models.sequence.layers import Dropout
-from zhiyin.ranking.example_tensors import Rows
+from zhiyin.ranking.example_tensors import ExampleBatch
 from zhiyin.ranking.network_ranker import DeepRanker, Fields, Network, Shape, linear
 
 
@@ -52,7 +52,7 @@ class _DIN(Network):
             width = s.hidden
         self.deep = nn.Sequential(*steps, linear(width, 1))
 
-    def forward(self, batch: Rows) -> Tensor:
+    def forward(self, batch: ExampleBatch) -> Tensor:
         vectors = self.vectors(batch, history=False)
         keys = self.fields.table(batch.history)
         user = self.attention(vectors[:, 0], keys, batch.owners, batch.starts)

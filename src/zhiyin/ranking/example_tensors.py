@@ -19,13 +19,13 @@ from zhiyin.models.sequence.batches import positive
 from zhiyin.ranking.examples import Examples, rows_of
 
 # Rows that the distribution of a number is learned from.
-SAMPLED = 1_000_000
+MAX_SAMPLED_ROWS = 1_000_000
 # Between so many quantiles a number's place in its distribution is a straight line.
-KNOTS = 65
+N_KNOTS = 65
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class ExampleBatch:
     """b rows.
 
     Parameters
@@ -50,12 +50,12 @@ class Rows:
     labels: Tensor
     weights: Tensor
 
-    def to(self, device: torch.device) -> Rows:
+    def to(self, device: torch.device) -> ExampleBatch:
         """The same on a device."""
         if device.type == "cpu":
             return self
         parts = (getattr(self, field.name) for field in dataclasses.fields(self))
-        return Rows(*(part.to(device, non_blocking=True) for part in parts))
+        return ExampleBatch(*(part.to(device, non_blocking=True) for part in parts))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +94,8 @@ class Encoding:
         row = np.cumsum(own) - 1
         unknown = np.repeat(row[np.minimum(begins, len(row) - 1)], sizes)
         numbers = examples.numbers
-        if len(numbers) > SAMPLED:
-            numbers = numbers[np.sort(rng.choice(len(numbers), SAMPLED, replace=False))]
+        if len(numbers) > MAX_SAMPLED_ROWS:
+            numbers = numbers[np.sort(rng.choice(len(numbers), MAX_SAMPLED_ROWS, replace=False))]
         knots, mean, deviation = _distribution(numbers)
         return cls(np.where(own, row, unknown).astype(np.int32), begins, sizes, int(own.sum()), knots, mean, deviation)
 
@@ -110,8 +110,8 @@ class Encoding:
 
     def places(self, column: int, codes: np.ndarray) -> np.ndarray:
         """Rows of the table of codes of one column (0: items, shifted by one)."""
-        known = np.where((codes >= 0) & (codes < self.sizes[column]), codes, 0)
-        return self.table[self.begins[column] + known]
+        valid = np.where((codes >= 0) & (codes < self.sizes[column]), codes, 0)
+        return self.table[self.begins[column] + valid]
 
     @property
     def unknown(self) -> np.ndarray:
@@ -122,14 +122,14 @@ class Encoding:
 def _distribution(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Knots, mean and deviation of each column, of what is known of it."""
     columns = numbers.shape[1]
-    knots = np.zeros((columns, KNOTS), dtype=np.float32)
+    knots = np.zeros((columns, N_KNOTS), dtype=np.float32)
     mean, deviation = np.zeros(columns, np.float32), np.ones(columns, np.float32)
     for at in range(columns):
-        known = numbers[np.isfinite(numbers[:, at]), at]
-        if len(known):
-            knots[at] = np.quantile(known, np.linspace(0, 1, KNOTS))
-            mean[at] = known.mean(dtype=np.float64)
-            deviation[at] = known.std(dtype=np.float64) or 1.0
+        finite = numbers[np.isfinite(numbers[:, at]), at]
+        if len(finite):
+            knots[at] = np.quantile(finite, np.linspace(0, 1, N_KNOTS))
+            mean[at] = finite.mean(dtype=np.float64)
+            deviation[at] = finite.std(dtype=np.float64) or 1.0
     return knots, mean, deviation
 
 
@@ -199,13 +199,13 @@ class ExampleRows:
             self.firsts, self.lengths = (had.offsets[1:] - lengths)[owners], lengths[owners]
             self.had = encoding.places(0, had.items + 1)
 
-    def epoch(self, number: int) -> Iterator[Pick]:
+    def epoch(self, number: int) -> Iterator[RowSelection]:
         """All rows, shuffled."""
         order = np.random.default_rng([self.seed, 23, number]).permutation(len(self.examples))
         for start in range(0, len(order), self.batch_size):
-            yield Pick(self, order[start : start + self.batch_size], (number, start))
+            yield RowSelection(self, order[start : start + self.batch_size], (number, start))
 
-    def rows(self, chosen: np.ndarray, draw: tuple[int, ...] | None = None) -> Rows:
+    def rows(self, chosen: np.ndarray, draw: tuple[int, ...] | None = None) -> ExampleBatch:
         """The given rows as tensors; `draw` says which draw of masks, None for none."""
         examples, b = self.examples, len(chosen)
         numbers = np.zeros((b, examples.numbers.shape[1]), dtype=np.float32)
@@ -233,7 +233,7 @@ class ExampleRows:
             starts = np.cumsum(lengths) - lengths
             owners = np.repeat(np.arange(b), lengths)
             history = self.had[np.arange(len(owners)) + (self.firsts[chosen] - starts)[owners]]
-        return Rows(
+        return ExampleBatch(
             torch.from_numpy(places),
             torch.from_numpy(numbers),
             torch.from_numpy(missing),
@@ -248,7 +248,7 @@ class ExampleRows:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pick:
+class RowSelection:
     """Which rows a step is made of; they become tensors when a process takes its share to its device."""
 
     source: ExampleRows
@@ -259,9 +259,9 @@ class Pick:
     def events(self) -> int:
         return len(self.chosen)
 
-    def share(self, rank: int, world: int) -> Pick:
+    def share(self, rank: int, world: int) -> RowSelection:
         """Every world-th row: the part of one of several processes."""
-        return self if world == 1 else Pick(self.source, self.chosen[rank::world], (*self.draw, rank))
+        return self if world == 1 else RowSelection(self.source, self.chosen[rank::world], (*self.draw, rank))
 
     def to(self, device: torch.device) -> Any:
         """The rows as tensors."""

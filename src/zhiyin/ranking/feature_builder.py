@@ -1,7 +1,7 @@
-"""FeatureBuilder: candidates into the rows that a ranker reads; one code for training and serving.
+"""FeatureBuilder: turns candidates into the feature rows of a ranker, in training and in serving.
 
-A row holds what was known of item, user and both together as of the request (`asof`), what the sources said of the
-candidate, and the columns of item, user and context. Columns have names, which explanations use.
+A row has the point-in-time features of item, user and pair (`asof`), scores and ranks by the sources, and the columns
+of item, user and context. Features have names, which explanations use.
 """
 
 from __future__ import annotations
@@ -29,28 +29,32 @@ from zhiyin.features.column_encoders import Category, Number, Time, floats, mome
 from zhiyin.features.feature_table import Features
 from zhiyin.models.recommender import Recommender
 from zhiyin.ranking.asof import AsOf
-from zhiyin.ranking.candidates import normalised, reciprocal
+from zhiyin.ranking.candidates import normalize_scores, reciprocal
 from zhiyin.ranking.examples import Candidates, Examples, rows_of
-from zhiyin.ranking.training_requests import Labels, Requests, labels, training_requests
+from zhiyin.ranking.training_requests import Labels, TrainingRequests, labels, training_requests
 
-__all__ = ["FeatureBuilder", "Labels", "Requests", "labels", "training_requests"]
+__all__ = ["FeatureBuilder", "Labels", "TrainingRequests", "labels", "training_requests"]
 
 DAY = UNITS["d"]
-UNKNOWN = np.iinfo(np.int64).min  # a moment that is not known
-# Columns of categories whose shares in the history are told.
-CATEGORIES = 3
-# Vectors of items larger than this take no part in "content similarity".
-CONTENT_BYTES = 1 << 29
+UNKNOWN_MOMENT = np.iinfo(np.int64).min  # a moment that is not known
+# Number of category columns that get features of their shares in the history.
+MAX_CATEGORY_COLUMNS = 3
+# Vector columns larger than this are left out of "content similarity".
+MAX_CONTENT_BYTES = 1 << 29
 _PRICE = re.compile(r"price|cost|amount", re.IGNORECASE)
 _TABLES = ("similarities_", "rules_")
 
 
 @dataclasses.dataclass
-class Rows:
-    """Columns of n items, users or contexts as arrays; the last row, n, stands for an unknown one.
+class EncodedColumns:
+    """Encoded columns of n items, users or contexts; the last row, n, stands for an unknown one.
 
-    numbers: float32[n + 1, a]; codes: int32[n + 1, b]; bags: (offsets int64[n + 2], codes int32, size);
-    moments: int64[n + 1, c], microseconds UTC of columns whose age is told, UNKNOWN where there is none.
+    Parameters
+    ----------
+    numbers: float32[n + 1, a].
+    codes: int32[n + 1, b].
+    bags: by name (offsets int64[n + 2], codes int32, number of codes).
+    moments: int64[n + 1, c], microseconds UTC, of the columns whose age is a feature; UNKNOWN_MOMENT where missing.
     """
 
     numbers: np.ndarray
@@ -63,37 +67,39 @@ class Rows:
 
 
 @dataclasses.dataclass(frozen=True)
-class Block:
-    """Learned columns of items, users or contexts, and the names that their features have in a row."""
+class ColumnBlock:
+    """Learned columns of items, users or contexts, and the prefix of their feature names."""
 
     prefix: str
     features: Features
 
     @property
     def clocks(self) -> list[Time]:
-        """Columns that are moments: what is told of them is their age as of the request."""
+        """Time columns; their features are ages as of the request."""
         return [column for column in self.features.columns if isinstance(column, Time)]
 
-    def encode(self, frame: pl.DataFrame) -> Rows:
-        """The rows of a frame and one of nothing known."""
+    def encode(self, frame: pl.DataFrame) -> EncodedColumns:
+        """The encoded rows of a frame, and one row for unknown."""
         nothing = {column.name: pl.Series([None], dtype=pl.Null) for column in self.features.columns}
         used = frame.select(name for name in self.features.names if name in frame.columns)
-        table, none = self.features.encode(used), self.features.encode(pl.DataFrame(nothing))
-        kept, coded = self._columns(table.number_columns), self._columns(table.code_columns)
+        table, unknown_row = self.features.encode(used), self.features.encode(pl.DataFrame(nothing))
+        number_columns, code_columns = self._columns(table.number_columns), self._columns(table.code_columns)
         if not nothing:
-            none = table
-        moments = np.full((len(frame) + 1, len(self.clocks)), UNKNOWN, dtype=np.int64)
+            unknown_row = table
+        moments = np.full((len(frame) + 1, len(self.clocks)), UNKNOWN_MOMENT, dtype=np.int64)
         for at, clock in enumerate(self.clocks):
             if clock.name in frame.columns:
-                known = moments_of(frame[clock.name], clock.unit, clock.examples)
-                moments[: len(frame), at] = known.fill_null(UNKNOWN).to_numpy()
+                moments_of_rows = moments_of(frame[clock.name], clock.unit, clock.examples)
+                moments[: len(frame), at] = moments_of_rows.fill_null(UNKNOWN_MOMENT).to_numpy()
         bags = {
             f"{self.prefix} {name}": (np.append(offsets, offsets[-1]), codes, table.sizes[name])
             for name, (offsets, codes) in table.bags.items()
         }
-        return Rows(
-            np.concatenate([table.numbers[:, kept], none.numbers[:1, kept]]) if nothing else _blank(len(frame)),
-            np.concatenate([table.codes[:, coded], none.codes[:1, coded]])
+        return EncodedColumns(
+            np.concatenate([table.numbers[:, number_columns], unknown_row.numbers[:1, number_columns]])
+            if nothing
+            else _blank(len(frame)),
+            np.concatenate([table.codes[:, code_columns], unknown_row.codes[:1, code_columns]])
             if nothing
             else _blank(len(frame)).astype(np.int32),
             bags,
@@ -101,20 +107,20 @@ class Block:
         )
 
     def _columns(self, owners: tuple[str, ...]) -> list[int]:
-        """Which columns of a table are kept: all but those of moments, which would be as of now."""
+        """Positions of the columns that do not come from time columns, whose ages would be as of now."""
         clocks = {clock.name for clock in self.clocks}
         return [at for at, owner in enumerate(owners) if owner not in clocks]
 
     def named(self) -> tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]:
-        """Names of the numbers and of the codes, and how many codes each has."""
+        """Names of the numbers, names of the codes, and the number of codes of each."""
         table = self.features.encode(pl.DataFrame({name: pl.Series([], dtype=pl.Null) for name in self.features.names}))
-        kept, coded = self._columns(table.number_columns), self._columns(table.code_columns)
-        numbers = [f"{self.prefix} {table.number_names[at]}" for at in kept]
+        number_columns, code_columns = self._columns(table.number_columns), self._columns(table.code_columns)
+        numbers = [f"{self.prefix} {table.number_names[at]}" for at in number_columns]
         numbers += [f"{self.prefix} {clock.name} age days" for clock in self.clocks]
         return (
             tuple(numbers),
-            tuple(f"{self.prefix} {table.code_names[at]}" for at in coded),
-            tuple(table.cards[at] for at in coded),
+            tuple(f"{self.prefix} {table.code_names[at]}" for at in code_columns),
+            tuple(table.cards[at] for at in code_columns),
         )
 
 
@@ -124,19 +130,24 @@ def _blank(n: int) -> np.ndarray:
 
 @dataclasses.dataclass
 class FeatureBuilder:
-    """Makes examples of candidates; see the module.
+    """Builds examples from candidates; see the module.
 
-    index: what was known as of a moment. sources: names of the retrievers whose scores are features. items, users,
-    context: learned columns, None where there are none; item_rows: the encoded columns of all items.
-    borrowed: of each table of neighbours that belongs to a source: source and attribute. notes: what was decided.
+    Parameters
+    ----------
+    index: the index of point-in-time features.
+    sources: names of the retrievers whose scores are features.
+    items, users, context: learned columns; None where there are none.
+    item_rows: encoded columns of all items.
+    borrowed: source and attribute of each neighbour table that belongs to a source.
+    notes: decisions on columns, as sentences.
     """
 
     index: AsOf
     sources: tuple[str, ...]
-    items: Block | None
-    users: Block | None
-    context: Block | None
-    item_rows: Rows | None
+    items: ColumnBlock | None
+    users: ColumnBlock | None
+    context: ColumnBlock | None
+    item_rows: EncodedColumns | None
     borrowed: dict[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -156,32 +167,31 @@ class FeatureBuilder:
         like: FeatureBuilder | None = None,
         run: Run | None = None,
     ) -> FeatureBuilder:
-        """Learn from a log; requests that it answers for training should come after that log, or the sources and
-        neighbours know what is asked.
+        """Learn from a log. Training requests should come after it: otherwise sources and neighbours leak the labels.
 
         Parameters
         ----------
-        sources: fitted retrievers by name, in the order of the candidates; or their names alone. Tables of neighbours
-            among them (ItemKNN, Transitions) serve the features of similar items.
+        sources: fitted retrievers by name, in the order of the candidates; or their names alone. The item-to-item
+            tables among them (ItemKNN, Transitions) are used for the features of similar items.
         items, users: kinds of columns, as in `Features.learn`; "skip" leaves one out.
-        context: example contexts to learn columns from, a row a request.
-        price: the column of the items that is their price; guessed by name where None.
-        neighbors: tables of neighbours to use instead of the sources' own; see `AsOf`.
+        context: example contexts to learn columns from, one row per request.
+        price: item column with the price; guessed by name where None.
+        neighbors: item-to-item tables to use instead of those of the sources; see `AsOf`.
         windows: durations over which events are counted; 1d, 7d and 30d where None.
-        like: a builder of the same log up to another moment, whose columns this one is to have, code for code: then
-            their examples can be joined.
+        like: a builder of the same log up to another moment, whose columns and codes this one is to have, so that
+            examples of both can be joined.
         """
         given = dict(sources) if isinstance(sources, Mapping) else {}
         names = tuple(sources)
         if like is not None:
             blocks = (like.items, like.users, like.context)
         else:
-            # Columns are learned from the whole catalogue, which tells nothing of who took what; so builders of several
-            # parts of a log agree.
+            # Columns are learned from the whole catalogue, which has no labels, so that builders of several parts of
+            # a log agree.
             blocks = (
-                _learned("item", data.items, items, run),
-                _learned("user", data.users, users, run),
-                _learned("context", context, context_kinds, run),
+                _learn_block("item", data.items, items, run),
+                _learn_block("user", data.users, users, run),
+                _learn_block("context", context, context_kinds, run),
             )
         borrowed: dict[str, tuple[str, str]] = {}
         if neighbors is None:
@@ -192,7 +202,7 @@ class FeatureBuilder:
         notes: list[str] = []
         if blocks[0] is not None:
             item_rows = blocks[0].encode(data.items)
-            extra, notes = _crosses(data, blocks[0].features, price)
+            extra, notes = _cross_inputs(data, blocks[0].features, price)
             notes = [*blocks[0].features.notes, *notes]
         elif price is not None:
             raise ConfigError(f"there is no price {price!r}: the items have no columns", remedy="leave it out")
@@ -208,22 +218,26 @@ class FeatureBuilder:
         return cls(index, names, *blocks, item_rows, borrowed, tuple(notes))
 
     def __post_init__(self) -> None:
-        named = {block.prefix: block.named() for block in self._blocks}
-        said = [f"{source} {what}" for what in ("score", "share", "rank") for source in self.sources]
+        block_names = {block.prefix: block.named() for block in self._blocks}
+        source_names = [f"{source} {what}" for what in ("score", "share", "rank") for source in self.sources]
         if self.sources:
-            said += ["reciprocal ranks", "sources"]
-        self.number_names = (*self.index.names, *said, *(name for numbers, _, _ in named.values() for name in numbers))
-        self.code_names = tuple(name for _, codes, _ in named.values() for name in codes)
-        self.cards = tuple(card for _, _, cards in named.values() for card in cards)
+            source_names += ["reciprocal ranks", "sources"]
+        self.number_names = (
+            *self.index.names,
+            *source_names,
+            *(name for numbers, _, _ in block_names.values() for name in numbers),
+        )
+        self.code_names = tuple(name for _, codes, _ in block_names.values() for name in codes)
+        self.cards = tuple(card for _, _, cards in block_names.values() for card in cards)
         if len(set(self.number_names)) < len(self.number_names):
-            twice = next(name for name in self.number_names if self.number_names.count(name) > 1)
-            raise ConfigError(f"two features have the name {twice!r}", remedy="rename a source or a column")
+            duplicate = next(name for name in self.number_names if self.number_names.count(name) > 1)
+            raise ConfigError(f"two features have the name {duplicate!r}", remedy="rename a source or a column")
 
     @property
-    def _blocks(self) -> list[Block]:
+    def _blocks(self) -> list[ColumnBlock]:
         return [block for block in (self.items, self.users, self.context) if block is not None]
 
-    # -- answers ----------------------------------------------------------------------------------------------------
+    # -- examples ---------------------------------------------------------------------------------------------------
 
     def build(
         self,
@@ -233,33 +247,37 @@ class FeatureBuilder:
         run: Run | None = None,
         index: AsOf | None = None,
     ) -> Examples:
-        """Rows for the candidates of n requests.
+        """Feature rows for the candidates of n requests.
 
-        histories: of the n users, as of their moments `now`; a history whose last event is at `now` is asked for just
-            after it. `features`: the users' columns, unknown where None.
-        context: a row a request; unknown where None.
-        index: a branch of `index` that has heard more; None: `index`.
+        Parameters
+        ----------
+        histories: of the n users, as of their moments `now`; where the last event is at `now`, the request comes just
+            after it. `histories.features` has the user columns; unknown where None.
+        context: one row per request; unknown where None.
+        index: a branch of `index` with more events; None for `index`.
+
+        Raises ConfigError for candidates of other sources, DataError where the numbers of requests differ.
         """
         index = self.index if index is None else index
         if candidates.sources != self.sources:
-            said, learned = ", ".join(candidates.sources), ", ".join(self.sources)
-            raise ConfigError(f"candidates of {said} are not of {learned}", remedy="the sources the builder was given")
+            given, learned = ", ".join(candidates.sources), ", ".join(self.sources)
+            raise ConfigError(f"candidates of {given} are not of {learned}", remedy="the sources the builder was given")
         n = len(histories)
         if len(candidates) != n or (context is not None and len(context) != n):
             raise DataError("histories, candidates and contexts are not of the same requests", remedy="a row for each")
         moments = self._moments(histories, index)
         owners = candidates.owners
-        numbers = [index.numbers(histories, candidates, run, moments), *self._said(candidates)]
+        numbers = [index.numbers(histories, candidates, run, moments), *self._source_features(candidates)]
         codes, bags = [], {}
-        asked: list[tuple[Block, Rows, np.ndarray]] = []
+        parts: list[tuple[ColumnBlock, EncodedColumns, np.ndarray]] = []
         if self.items is not None and self.item_rows is not None:
-            there = candidates.items < len(self.item_rows)
-            asked.append((self.items, self.item_rows, np.where(there, candidates.items, len(self.item_rows))))
+            in_catalogue = candidates.items < len(self.item_rows)
+            parts.append((self.items, self.item_rows, np.where(in_catalogue, candidates.items, len(self.item_rows))))
         for block, frame in ((self.users, histories.features), (self.context, context)):
             if block is not None:
                 rows = block.encode(frame if frame is not None else pl.DataFrame())
-                asked.append((block, rows, owners if frame is not None else np.zeros(len(owners), np.int64)))
-        for _, rows, at in asked:
+                parts.append((block, rows, owners if frame is not None else np.zeros(len(owners), np.int64)))
+        for _, rows, at in parts:
             numbers.append(rows.numbers[at])
             if rows.moments.shape[1]:
                 numbers.append(_ages(rows.moments[at], moments[owners]))
@@ -293,33 +311,33 @@ class FeatureBuilder:
         moments[filled] += newest == moments[filled]
         return moments
 
-    def _said(self, candidates: Candidates) -> list[np.ndarray]:
-        """What the sources say: score as it is, as a share within the request, rank from 1; and all together."""
+    def _source_features(self, candidates: Candidates) -> list[np.ndarray]:
+        """Features by source: raw score, score normalized within the request, rank from 1; and their fusion."""
         if not self.sources:
             return []
-        said = np.empty((len(candidates.items), 2 * len(self.sources) + 2), dtype=np.float32)
-        shares = normalised(candidates)
-        _said_of_sources(shares, candidates.ranks, said)
-        return [candidates.scores, said]
+        out = np.empty((len(candidates.items), 2 * len(self.sources) + 2), dtype=np.float32)
+        shares = normalize_scores(candidates)
+        _source_kernel(shares, candidates.ranks, out)
+        return [candidates.scores, out]
 
     # -- at rest ----------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """All that was learned as JSON values and arrays, flat; tables that belong to sources are left to them."""
+        """Learned state as a flat dictionary of JSON values and arrays, without the tables that belong to sources."""
         index = self.index.state()
         if self.borrowed:
             index["tables"] = [table for table in index["tables"] if table[0] != "neighbors"]
             index = {name: value for name, value in index.items() if not name.startswith("neighbors.")}
-        found: dict[str, Any] = {f"index.{name}": value for name, value in index.items()}
+        state: dict[str, Any] = {f"index.{name}": value for name, value in index.items()}
         for block in self._blocks:
-            found |= {f"{block.prefix}.{name}": value for name, value in block.features.state().items()}
+            state |= {f"{block.prefix}.{name}": value for name, value in block.features.state().items()}
         if self.item_rows is not None:
             rows = self.item_rows
-            found |= {f"rows.{name}": getattr(rows, name) for name in ("numbers", "codes", "moments")}
-            found["rows.bags"] = [(name, size) for name, (_, _, size) in rows.bags.items()]
+            state |= {f"rows.{name}": getattr(rows, name) for name in ("numbers", "codes", "moments")}
+            state["rows.bags"] = [(name, size) for name, (_, _, size) in rows.bags.items()]
             for at, (offsets, words, _) in enumerate(rows.bags.values()):
-                found |= {f"rows.bag.{at}.offsets": offsets, f"rows.bag.{at}.words": words}
-        return found | {"sources": self.sources, "borrowed": self.borrowed, "notes": self.notes}
+                state |= {f"rows.bag.{at}.offsets": offsets, f"rows.bag.{at}.words": words}
+        return state | {"sources": self.sources, "borrowed": self.borrowed, "notes": self.notes}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], sources: Mapping[str, Recommender] | None = None) -> FeatureBuilder:
@@ -341,14 +359,14 @@ class FeatureBuilder:
         blocks = {}
         for prefix in ("item", "user", "context"):
             learned = part(prefix)
-            blocks[prefix] = Block(prefix, Features.from_state(learned)) if learned else None
+            blocks[prefix] = ColumnBlock(prefix, Features.from_state(learned)) if learned else None
         rows = None
         if "rows.numbers" in state:
             bags = {
                 name: (state[f"rows.bag.{at}.offsets"], state[f"rows.bag.{at}.words"], size)
                 for at, (name, size) in enumerate(state["rows.bags"])
             }
-            rows = Rows(state["rows.numbers"], state["rows.codes"], bags, state["rows.moments"])
+            rows = EncodedColumns(state["rows.numbers"], state["rows.codes"], bags, state["rows.moments"])
         return cls(
             index,
             tuple(state["sources"]),
@@ -380,11 +398,11 @@ class FeatureBuilder:
         """Read what `save` wrote. Raises DataError where it is missing or damaged."""
         place = Path(folder)
         try:
-            said = read_json(place / "features.json", "train and save again", names=("values", "arrays"))
-            state = dict(said["values"])
-            for number, name in enumerate(said["arrays"]):
-                found = np.load(place / f"{number}.npy", mmap_mode="r" if mmap else None, allow_pickle=False)
-                state[name] = found.view(np.ndarray)
+            manifest = read_json(place / "features.json", "train and save again", names=("values", "arrays"))
+            state = dict(manifest["values"])
+            for number, name in enumerate(manifest["arrays"]):
+                array = np.load(place / f"{number}.npy", mmap_mode="r" if mmap else None, allow_pickle=False)
+                state[name] = array.view(np.ndarray)
             return cls.from_state(state, sources)
         except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
@@ -392,19 +410,21 @@ class FeatureBuilder:
             ) from None
 
 
-def _learned(prefix: str, frame: pl.DataFrame | None, kinds: Mapping[str, str] | None, run: Run | None) -> Block | None:
-    """The block of a frame's columns; None where no column is of use."""
+def _learn_block(
+    prefix: str, frame: pl.DataFrame | None, kinds: Mapping[str, str] | None, run: Run | None
+) -> ColumnBlock | None:
+    """The learned columns of a frame; None where no column is usable."""
     if frame is None or not set(frame.columns) - {"id"}:
         if kinds:
             raise ConfigError(f"there is no {prefix} column {next(iter(kinds))!r}", remedy="leave it out")
         return None
     features = Features.learn(frame, kinds, None, run)
-    return Block(prefix, features) if features.columns else None
+    return ColumnBlock(prefix, features) if features.columns else None
 
 
-def _crosses(data: Dataset, features: Features, price: str | None) -> tuple[dict[str, Any], list[str]]:
-    """What `AsOf` takes of the items' columns to cross with histories, and what was guessed."""
-    found: dict[str, Any] = {}
+def _cross_inputs(data: Dataset, features: Features, price: str | None) -> tuple[dict[str, Any], list[str]]:
+    """Arguments of `AsOf.learn` that come from item columns, and notes on what was guessed."""
+    extra: dict[str, Any] = {}
     notes = []
     table = features.encode(data.items)
     kinds = {column.name: column for column in features.columns}
@@ -414,10 +434,10 @@ def _crosses(data: Dataset, features: Features, price: str | None) -> tuple[dict
         shares[name] = sparse.csr_matrix((np.ones(len(codes), np.float32), codes, offsets), (n, table.sizes[name]))
     for at, name in enumerate(table.code_columns):
         if isinstance(kinds[name], Category):
-            known = np.flatnonzero(table.codes[:, at] > 0)
-            of = (np.ones(len(known), np.float32), (known, table.codes[known, at]))
+            present = np.flatnonzero(table.codes[:, at] > 0)
+            of = (np.ones(len(present), np.float32), (present, table.codes[present, at]))
             shares[name] = sparse.csr_matrix(of, (n, table.cards[at]))
-    found["categories"] = dict(list(shares.items())[:CATEGORIES])
+    extra["categories"] = dict(list(shares.items())[:MAX_CATEGORY_COLUMNS])
     if price is None:
         guesses = [c.name for c in features.columns if isinstance(c, Number) and _PRICE.search(c.name)]
         price = guesses[0] if guesses else None
@@ -426,30 +446,30 @@ def _crosses(data: Dataset, features: Features, price: str | None) -> tuple[dict
     elif price not in data.items.columns:
         raise ConfigError(f"there is no column {price!r}", remedy=nearest(price, data.items.columns))
     if price is not None:
-        held = price in data.items.columns  # the column of a builder that this one is like may be gone
-        found["prices"] = floats(data.items[price]).astype(np.float32) if held else np.full(n, np.nan, np.float32)
+        has_column = price in data.items.columns  # the column of a builder that this one is like may be gone
+        extra["prices"] = floats(data.items[price]).astype(np.float32) if has_column else np.full(n, np.nan, np.float32)
     weights = dict.fromkeys(table.number_columns, 0.0)
     for name, vectors in table.vectors.items():
-        if vectors.size * 8 > CONTENT_BYTES:
+        if vectors.size * 8 > MAX_CONTENT_BYTES:
             weights[name] = 0.0
             notes.append(f"{name}: too large for content similarity")
     content = table.matrix(weights)
     if content.nnz:
-        found["content"] = content
-    return found, notes
+        extra["content"] = content
+    return extra, notes
 
 
 def _like_content(
     content: sparse.csr_matrix | None, wanted: sparse.csr_matrix | None, n_items: int
 ) -> sparse.csr_matrix | None:
-    """Content where the other index has it, empty where this catalogue describes nothing any more."""
+    """Content vectors for an index like another: None where that has none, empty where this catalogue has none."""
     if wanted is None:
         return None
     return sparse.csr_matrix((n_items, wanted.shape[1]), dtype=np.float32) if content is None else content
 
 
 @kernel
-def _said_of_sources(shares, ranks, out):
+def _source_kernel(shares, ranks, out):
     """Shares, ranks from 1, the sum of reciprocal ranks, and the number of sources."""
     n = shares.shape[1]
     for row in range(len(out)):
@@ -466,6 +486,6 @@ def _said_of_sources(shares, ranks, out):
 
 def _ages(moments: np.ndarray, now: np.ndarray) -> np.ndarray:
     """float32[m, c]: sign(d) · log(1 + |d|) of the days d from each moment to now; NaN where unknown."""
-    known = moments != UNKNOWN
-    days = (now[:, None] - np.where(known, moments, 0)) / DAY
-    return np.where(known, np.sign(days) * np.log1p(np.abs(days)), np.nan).astype(np.float32)
+    is_known = moments != UNKNOWN_MOMENT
+    days = (now[:, None] - np.where(is_known, moments, 0)) / DAY
+    return np.where(is_known, np.sign(days) * np.log1p(np.abs(days)), np.nan).astype(np.float32)

@@ -7,7 +7,7 @@ import dataclasses
 from torch import Tensor
 
 from zhiyin.core.params import param
-from zhiyin.ranking.example_tensors import Rows
+from zhiyin.ranking.example_tensors import ExampleBatch
 from zhiyin.ranking.network_ranker import Fields, Network, NetworkRanker, Shape
 
 
@@ -38,7 +38,7 @@ class Pairs(Network):
         super().__init__()
         self.fields, self.reg = linear_and_factors(shape, factors), reg
 
-    def forward(self, batch: Rows) -> Tensor:
+    def forward(self, batch: ExampleBatch) -> Tensor:
         return self.offset + pairs(self.vectors(batch))[:, None]
 
 

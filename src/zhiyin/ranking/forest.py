@@ -17,7 +17,7 @@ from zhiyin.core.run import Run
 # LightGBM's bits of `decision_type`: a node of categories; missing goes left; zero, or NaN, is what is missing.
 _CATEGORICAL, _LEFT, _ZERO, _NAN = 1, 2, 4, 8
 # Rows that walk one tree after another together: the tree stays in the cache.
-BLOCK = 512
+ROWS_PER_BLOCK = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,21 +93,21 @@ class Forest:
             _walk(x, start, stop, self.roots, self.depths, self.features, self.thresholds, self.kinds, self.children,
                   self.leaves, self.starts, self.bits, out)  # fmt: skip
 
-        if len(x) <= BLOCK:
+        if len(x) <= ROWS_PER_BLOCK:
             work(0, len(x))
         else:
-            for_chunks(work, len(x), run, chunk=BLOCK)
+            for_chunks(work, len(x), run, chunk=ROWS_PER_BLOCK)
         return out
 
 
 def _tree(block: str) -> dict[str, np.ndarray]:
     """The arrays of one tree of LightGBM's text format, version 4."""
-    said = dict(line.split("=", 1) for line in block.split("\n\n", 1)[0].splitlines()[1:] if "=" in line)
-    if said.get("is_linear", "0") != "0":
+    fields = dict(line.split("=", 1) for line in block.split("\n\n", 1)[0].splitlines()[1:] if "=" in line)
+    if fields.get("is_linear", "0") != "0":
         raise ValueError("trees with linear leaves are not known")
 
     def numbers(name: str, dtype: type) -> np.ndarray:
-        return np.array(said.get(name, "").split(), dtype=dtype)
+        return np.array(fields.get(name, "").split(), dtype=dtype)
 
     kinds, thresholds = numbers("decision_type", np.int64), numbers("threshold", np.float64)
     # Where NaN is no missing value of its own it is taken for zero, which may be the missing one.
@@ -118,8 +118,8 @@ def _tree(block: str) -> dict[str, np.ndarray]:
         "thresholds": thresholds,
         "kinds": kinds,
         "children": np.column_stack([numbers("right_child", np.int64), numbers("left_child", np.int64)]),
-        "leaves": np.array(said["leaf_value"].split(), dtype=np.float64),
-        "starts": numbers("cat_boundaries", np.int64) if "cat_boundaries" in said else np.zeros(1, np.int64),
+        "leaves": np.array(fields["leaf_value"].split(), dtype=np.float64),
+        "starts": numbers("cat_boundaries", np.int64) if "cat_boundaries" in fields else np.zeros(1, np.int64),
         "bits": numbers("cat_threshold", np.int64),
     }
 

@@ -1,8 +1,8 @@
-"""ItemLog: the events of every item, oldest first, with running totals; what `asof` looks up.
+"""ItemLog: the events of each item, oldest first, with cumulative counts, for the lookups of `asof`.
 
-Each item has a segment of one pool of arrays. A segment that is full moves to the end of the pool into twice the room
-(as a growing list does), so that adding an event costs the same whatever the size of the log. A log is not read while
-it is appended to: where requests are answered meanwhile, `live_index` keeps two.
+Each item has a segment in a pool of arrays. A full segment moves to the end of the pool with twice the capacity, so
+that the amortized cost of an append does not depend on the size of the log. Reading during an append is not allowed:
+`live_index` has two copies for that.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 from zhiyin.core.parallel import kernel, read_only
 from zhiyin.data.dataset import row_dtype, sort_order
 
-# Kinds counted apart, the most frequent ones; the others are in the totals alone.
-KINDS = 8
+# Number of event kinds with counts of their own, the most frequent ones; the others count in the totals only.
+MAX_COUNTED_KINDS = 8
 
 
 @dataclasses.dataclass
@@ -26,13 +26,15 @@ class ItemLog:
 
     Parameters
     ----------
-    starts, counts, room: int64[n_items]; item i has counts[i] events from place starts[i] on, and room for room[i].
+    starts, counts, room: int64[n_items]; item i has counts[i] events from position starts[i] on, and capacity room[i].
     times: int64[p], ascending within an item.
-    positive: int32[p], events of the item worth more than nothing, up to and including this one; likewise valued:
-        int32[p], those with a value; value: float64[p], the sum of the values; kinds: int32[p, k], events of each kind.
-        Totals begin anew with each item, so that what lies before a moment does not depend on what comes after.
-        Of length 0 where nothing is to be told: all events positive, none with a value, one kind only.
-    used: places taken from the front of the pool.
+    positive: int32[p], number of events of positive weight up to and including this one; of length 0 where not counted.
+    valued: int32[p], number of events with a value, cumulative as `positive`; of length 0 where not counted.
+    value: float64[p], sum of the values, cumulative; of length 0 where not counted.
+    kinds: int32[p, k], number of events of each kind, cumulative.
+    used: number of positions in use, from the front of the pool.
+
+    Cumulative counts begin anew with each item.
     """
 
     starts: np.ndarray
@@ -61,9 +63,9 @@ class ItemLog:
             np.zeros(0, np.float64),
             np.zeros((0, n_kinds), np.int32),
             0,
-        )._told(signs, values)
+        )._with_flags(signs, values)
 
-    def _told(self, signs: bool, values: bool) -> ItemLog:
+    def _with_flags(self, signs: bool, values: bool) -> ItemLog:
         self.signs, self.values = signs, values
         return self
 
@@ -107,7 +109,7 @@ class ItemLog:
         return self.times, self.positive, self.valued, self.value, self.kinds
 
     def _allot(self, size: int) -> None:
-        """A pool of `size` places, the old one at its front."""
+        """Resize the pool to `size` positions, keeping those in use."""
         lengths = (size, size if self.signs else 0, *([size if self.values else 0] * 2), size)
         fresh = []
         for old, length in zip(self._pool, lengths):
@@ -117,7 +119,7 @@ class ItemLog:
         self.times, self.positive, self.valued, self.value, self.kinds = fresh
 
     def _seal(self) -> None:
-        """The arrays as kernels take them: read-only, so that one compiled kernel serves mapped files as well."""
+        """Update `arrays`: read-only views, so that one compiled kernel serves memory-mapped files as well."""
         self._arrays = tuple(read_only(part) for part in (self.starts, self.counts, *self._pool))
 
     @property
@@ -127,11 +129,11 @@ class ItemLog:
 
     def copy(self) -> ItemLog:
         """The same events in arrays of its own."""
-        made = copy.copy(self)
+        log = copy.copy(self)
         for name in ("starts", "counts", "room", *_ARRAYS[1:]):
-            setattr(made, name, np.array(getattr(self, name)))
-        made._seal()
-        return made
+            setattr(log, name, np.array(getattr(self, name)))
+        log._seal()
+        return log
 
     @property
     def nbytes(self) -> int:
@@ -141,10 +143,10 @@ class ItemLog:
     def append(
         self, item: np.ndarray, time: np.ndarray, weight: np.ndarray, value: np.ndarray, kind: np.ndarray
     ) -> None:
-        """Add events in any order, late ones included; items not heard of so far are added too.
+        """Add events in any order, late ones and those of new items included.
 
-        Costs what the new events cost and the events of their items that are later than they; now and then (each
-        doubling) a copy of the pool. Not to be called while others read.
+        Time is proportional to the new events and the later events of their items, plus a copy of the pool at each
+        doubling. Not to be called while others read.
         """
         if not len(item):
             return
@@ -172,10 +174,10 @@ class ItemLog:
         self._seal()
 
     def state(self) -> dict[str, Any]:
-        """Arrays by name, without free places."""
+        """Arrays by name, without unused positions, and the flags."""
         compact = self._compact()
-        found = {name: getattr(compact, name) for name in _ARRAYS}
-        return found | {"signs": self.signs, "values": self.values}
+        state = {name: getattr(compact, name) for name in _ARRAYS}
+        return state | {"signs": self.signs, "values": self.values}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> ItemLog:
@@ -184,7 +186,7 @@ class ItemLog:
         starts = (np.cumsum(counts) - counts).astype(np.int64)
         pool = {name: state[name] for name in _ARRAYS[1:]}
         log = cls(starts, counts, counts, **pool, used=len(state["times"]))
-        return log._told(bool(state["signs"]), bool(state["values"]))
+        return log._with_flags(bool(state["signs"]), bool(state["values"]))
 
     def _compact(self) -> ItemLog:
         if self.used == len(self.times) == int(self.counts.sum()) and bool((np.diff(self.starts) >= 0).all()):
@@ -250,9 +252,9 @@ def _merge(starts, counts, which, begins, more, time, weight, value, kind, times
         sums = np.zeros(left + 1, dtype=np.float64)  # of the first events: a sum is not taken apart again
         for row in range(first, first + left):
             good += weight[row] > 0
-            known = not np.isnan(value[row])
-            there += known
-            sums[row - first + 1] = sums[row - first] + (np.float64(value[row]) if known else 0.0)
+            has_value = not np.isnan(value[row])
+            there += has_value
+            sums[row - first + 1] = sums[row - first] + (np.float64(value[row]) if has_value else 0.0)
             if kind[row] < n_kinds:
                 each[kind[row]] += 1
         to = old + left

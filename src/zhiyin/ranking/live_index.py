@@ -1,9 +1,9 @@
-"""LiveIndex: the index of a version in use, which hears of events while requests are answered from it.
+"""LiveIndex: the feature index of the served version, which new events are added to while requests read it.
 
-There are two copies of the recent events. Requests read one; new events go to the other, which then takes its place,
-and to the first as soon as nobody reads it any more (left-right concurrency). So a reader never waits and sees one
-whole state, which the log's sequence number names: the features of a list can be computed again from the log.
-What the version learned from its data is shared by both copies and never changed.
+There are two copies of the recent events (left-right concurrency). Requests read the active copy; new events are added
+to the other one, which then becomes the active one, and to the first copy once its readers have left. Readers never
+wait and see a consistent state, identified by a sequence number of the log, from which features can be computed again.
+What the version learned from its data is shared by both copies and never changes.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ class IndexState:
 
     Parameters
     ----------
-    index: what was known. seq: sequence number of the last event of the store's log that is in it. events: how many
-    events of the log between the version's own last one and `seq` there were: where the log holds fewer now, some were
-    deleted since, and the state cannot be made again.
+    index: the index.
+    seq: sequence number of the last event of the store's log that is in it.
+    events: number of events of the log after the training data of the version, up to `seq`. Where the log has fewer
+        now, some have been deleted, and the state cannot be computed again.
     """
 
     index: AsOf
@@ -39,7 +40,8 @@ class LiveIndex:
 
     Parameters
     ----------
-    index: what the version learned; it is not changed. seq: the last event of the store's log that it has learned.
+    index: the index of the version; it is not changed.
+    seq: sequence number of the last event of the store's log that the version has learned from.
     """
 
     def __init__(self, index: AsOf, seq: int) -> None:
@@ -52,12 +54,12 @@ class LiveIndex:
 
     @property
     def seq(self) -> int:
-        """Sequence number of the last event that requests know of."""
+        """Sequence number of the last event in the active copy."""
         return self._sides[self._active].seq
 
     @property
     def events(self) -> int:
-        """Events of the log after those that the version has learned."""
+        """Number of events of the log in the active copy after the training data of the version."""
         return self._sides[self._active].events
 
     @property

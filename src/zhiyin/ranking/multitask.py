@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from zhiyin.core.errors import ConfigError, nearest
 from zhiyin.core.params import param
 from zhiyin.core.run import Run
-from zhiyin.ranking.example_tensors import Rows
+from zhiyin.ranking.example_tensors import ExampleBatch
 from zhiyin.ranking.examples import Examples
 from zhiyin.ranking.network_ranker import DeepRanker, Fields, Network, Perceptron, Shape
 
@@ -43,10 +43,10 @@ class MultiTask(DeepRanker):
     @property
     def task_names(self) -> list[str]:
         """Names of the labels. Raises ConfigError for none, or one twice."""
-        found = [name.strip() for name in self.tasks.split(",")]
-        if not all(found) or len(set(found)) < len(found):
+        names = [name.strip() for name in self.tasks.split(",")]
+        if not all(names) or len(set(names)) < len(names):
             raise ConfigError(f"MultiTask: tasks = {self.tasks!r}", remedy='names that differ: "click,cart,purchase"')
-        return found
+        return names
 
     @property
     def probabilities(self) -> bool:
@@ -122,11 +122,11 @@ class Experts(Network):
         self.gates = nn.Linear(width, tasks * s.experts)
         self.towers = nn.ModuleList([Perceptron(s.hidden, max(8, s.hidden // 2), 1, 0.0, out=1) for _ in range(tasks)])
 
-    def forward(self, batch: Rows) -> Tensor:
+    def forward(self, batch: ExampleBatch) -> Tensor:
         x = self.vectors(batch).flatten(1)
-        found = torch.stack([expert(x) for expert in self.experts], dim=1)  # [b, experts, hidden]
+        expert_outputs = torch.stack([expert(x) for expert in self.experts], dim=1)  # [b, experts, hidden]
         gates = self.gates(x).view(len(x), len(self.towers), -1).softmax(dim=2)
-        mixed = gates @ found  # [b, tasks, hidden]
+        mixed = gates @ expert_outputs  # [b, tasks, hidden]
         return self.offset + torch.cat([tower(mixed[:, task]) for task, tower in enumerate(self.towers)], dim=1)
 
 
@@ -148,7 +148,7 @@ class Chain(Network):
             given = torch.cat([p[:1], p[1:] / p[:-1]]).clamp(1e-6, 1 - 1e-4)
             self.offset.copy_(torch.log(given / (1 - given)))
 
-    def forward(self, batch: Rows) -> Tensor:
+    def forward(self, batch: ExampleBatch) -> Tensor:
         x = self.vectors(batch).flatten(1)
         given = self.offset + torch.cat([tower(x) for tower in self.towers], dim=1)
         # log odds of p_1 · … · p_t: log p - log(1 - p), in logarithms all the way.

@@ -21,7 +21,7 @@ from zhiyin.core.run import Run
 from zhiyin.models.sequence.layers import Dropout
 from zhiyin.models.sequence.next_item import SPARSE_ROWS
 from zhiyin.models.sequence.training_loop import threads, train
-from zhiyin.ranking.example_tensors import Encoding, ExampleRows, Rows
+from zhiyin.ranking.example_tensors import Encoding, ExampleBatch, ExampleRows
 from zhiyin.ranking.examples import Examples
 from zhiyin.ranking.ranker import Ranker, Valid, clipped
 
@@ -73,7 +73,7 @@ class NetworkRanker(Ranker):
     ) -> None:
         encoding = Encoding.learn(examples, self.min_count, run.rng(70))
         self.encoding_ = encoding.arrays()  # type: ignore[misc]
-        self.shape_ = Shape.of(examples, encoding, self.max_len > 0).said()  # type: ignore[misc]
+        self.shape_ = Shape.of(examples, encoding, self.max_len > 0).to_list()  # type: ignore[misc]
         batches = ExampleRows(
             examples, encoding, max_len=self.max_len, scaling=self.scaling, batch_size=self.batch_size,
             labels=clipped(labels), weights=weights, masked=self.masked, seed=run.seed,
@@ -116,8 +116,8 @@ class NetworkRanker(Ranker):
         if encoding is None:
             encoding = self._encoding = Encoding.of(self.encoding_)
         with threads(run):
-            found = _logits(self._net(), self._rows_of(examples, encoding))
-        return found[:, 0] if self._n_tasks == 1 else found
+            logits = _logits(self._net(), self._rows_of(examples, encoding))
+        return logits[:, 0] if self._n_tasks == 1 else logits
 
     def _net(self) -> Network:
         """The network in eval mode: the one just trained, or built from the weights that were loaded."""
@@ -134,7 +134,9 @@ class NetworkRanker(Ranker):
         """What distinguishes this training from another one; only a checkpoint asks."""
         if run.checkpoint is None:
             return ""
-        said = hashlib.blake2b(json.dumps([type(self).__name__, settings_of(self), run.seed]).encode(), digest_size=16)
+        digest = hashlib.blake2b(
+            json.dumps([type(self).__name__, settings_of(self), run.seed]).encode(), digest_size=16
+        )
         had = examples.histories
         for array in (
             examples.offsets,
@@ -145,8 +147,8 @@ class NetworkRanker(Ranker):
             had.items,
             labels,
         ):
-            said.update(np.ascontiguousarray(array).view(np.uint8).data)
-        return said.hexdigest()
+            digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+        return digest.hexdigest()
 
 
 @dataclasses.dataclass
@@ -175,7 +177,7 @@ class Shape:
             encoding.n_rows, 1 + len(examples.cards), len(examples.bags), len(examples.number_names), int(history)
         )
 
-    def said(self) -> list[int]:
+    def to_list(self) -> list[int]:
         return [self.rows, self.places, self.bags, self.numbers, self.history]
 
     @property
@@ -199,7 +201,7 @@ class Fields(nn.Module):
         self.numbers = nn.Parameter(torch.randn(shape.numbers, width) * std)
         self.missing = nn.Parameter(torch.zeros(shape.numbers, width))
 
-    def forward(self, batch: Rows, history: bool = True) -> Tensor:
+    def forward(self, batch: ExampleBatch, history: bool = True) -> Tensor:
         """`history`: whether the mean of the history is one of the fields."""
         b, width = len(batch.places), self.table.embedding_dim
         parts = [self.table(batch.places)]
@@ -228,12 +230,12 @@ class Network(nn.Module):
         super().__init__()
         self.offset = nn.Parameter(torch.zeros(tasks))
 
-    def vectors(self, batch: Rows, history: bool = True) -> Tensor:
+    def vectors(self, batch: ExampleBatch, history: bool = True) -> Tensor:
         """The fields of rows, and in training their penalty, which `loss` adds."""
-        found = self.fields(batch, history)
+        vectors = self.fields(batch, history)
         if self.reg and self.training:
-            self.penalty = self.reg * found.square().sum()
-        return found
+            self.penalty = self.reg * vectors.square().sum()
+        return vectors
 
     def start_at(self, labels: np.ndarray, weights: np.ndarray | None) -> None:
         """Begin with the share of positives: `offset`, log odds a task, to which the network adds."""
@@ -243,14 +245,14 @@ class Network(nn.Module):
         with torch.no_grad():
             self.offset.copy_(torch.log(p / (1 - p)))
 
-    def loss(self, batch: Rows, draw: torch.Generator) -> tuple[Tensor, int]:
+    def loss(self, batch: ExampleBatch, draw: torch.Generator) -> tuple[Tensor, int]:
         """Summed cross-entropy of the labels that are known, over the rows of the batch."""
         self.penalty = torch.zeros(())
         logits = self(batch).float()
-        known = ~batch.labels.isnan()
-        target = torch.where(known, batch.labels, 0.0)
+        is_known = ~batch.labels.isnan()
+        target = torch.where(is_known, batch.labels, 0.0)
         losses = nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
-        return (losses * known * batch.weights[:, None]).sum() + self.penalty, len(batch.labels)
+        return (losses * is_known * batch.weights[:, None]).sum() + self.penalty, len(batch.labels)
 
 
 class Perceptron(nn.Module):
@@ -271,26 +273,26 @@ class Perceptron(nn.Module):
 
 def linear(width: int, out: int) -> nn.Linear:
     """He's initialisation (He et al., ICCV 2015), bias 0."""
-    made = nn.Linear(width, out)
-    nn.init.normal_(made.weight, std=math.sqrt(2 / max(1, width)) if out > 1 else 1 / math.sqrt(max(1, width)))
-    nn.init.zeros_(made.bias)
-    return made
+    layer = nn.Linear(width, out)
+    nn.init.normal_(layer.weight, std=math.sqrt(2 / max(1, width)) if out > 1 else 1 / math.sqrt(max(1, width)))
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def log_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """float64[tasks]: mean cross-entropy of the labels that are known. logits, labels: float[m, tasks]."""
-    z, known = logits.astype(np.float64), ~np.isnan(labels)
-    losses = np.where(known, np.logaddexp(0, z) - np.nan_to_num(labels) * z, 0.0)
-    return losses.sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    z, is_known = logits.astype(np.float64), ~np.isnan(labels)
+    losses = np.where(is_known, np.logaddexp(0, z) - np.nan_to_num(labels) * z, 0.0)
+    return losses.sum(axis=0) / np.maximum(is_known.sum(axis=0), 1)
 
 
 def _logits(network: Network, rows: ExampleRows) -> np.ndarray:
     """float32[m, tasks]: what a network in eval mode says of all rows."""
     device = next(network.parameters()).device
     m = len(rows.examples)
-    found = np.empty((m, len(network.offset)), dtype=np.float32)
+    logits = np.empty((m, len(network.offset)), dtype=np.float32)
     with torch.inference_mode():
         for start in range(0, m, CHUNK):
             chosen = np.arange(start, min(start + CHUNK, m))
-            found[chosen] = network(rows.rows(chosen).to(device)).float().cpu().numpy()
-    return found
+            logits[chosen] = network(rows.rows(chosen).to(device)).float().cpu().numpy()
+    return logits

@@ -16,7 +16,7 @@ from scipy.special import expit
 
 from zhiyin.core.atomic_folders import whole_folder
 from zhiyin.core.errors import ConfigError, DataError, NotFittedError
-from zhiyin.core.params import check_settings, param, settings_of
+from zhiyin.core.params import Parameterized, check_settings, param, settings_of
 from zhiyin.core.run import Run
 from zhiyin.models.state_files import is_state, write_state
 from zhiyin.ranking.calibration import CALIBRATORS, Calibrator
@@ -27,7 +27,7 @@ Valid = tuple[Examples, np.ndarray]
 
 
 @dataclasses.dataclass
-class Ranker:
+class Ranker(Parameterized):
     """Base of all rankers. See the module docstring.
 
     Learned state: `schema_`, the columns the ranker was taught with; `calibrators_`, one a label where `calibrate` asks
@@ -91,7 +91,7 @@ class Ranker:
             setattr(self, name, value)
         for name in [name for name in vars(self) if name.endswith("_") or name.startswith("_")]:
             delattr(self, name)
-        marks = _labels(labels, len(examples), self._n_tasks, type(self).__name__)
+        checked_labels = _labels(labels, len(examples), self._n_tasks, type(self).__name__)
         weights = _weights(weights, len(examples))
         schema = Schema.of(examples)
         if valid is not None:
@@ -103,13 +103,13 @@ class Ranker:
                 f"{type(self).__name__}(calibrate={self.calibrate!r}) needs validation rows",
                 remedy="give valid=(examples, labels), of other days than the training rows",
             )
-        self._fit(examples, marks, weights, valid, run)
+        self._fit(examples, checked_labels, weights, valid, run)
         self.calibrators_ = []  # type: ignore[misc]
         if self.calibrate != "none" and valid is not None:
             raw = self._raw(valid[0], run).reshape(len(valid[0]), -1)
             for task in range(raw.shape[1]):
-                known = ~np.isnan(valid[1][:, task])
-                calibrator = CALIBRATORS[self.calibrate].fit(raw[known, task], clipped(valid[1][known, task]))
+                is_known = ~np.isnan(valid[1][:, task])
+                calibrator = CALIBRATORS[self.calibrate].fit(raw[is_known, task], clipped(valid[1][is_known, task]))
                 self.calibrators_.append(calibrator)
         self.schema_ = schema  # type: ignore[misc]
         return self
@@ -232,9 +232,9 @@ class Schema:
         )
 
     @classmethod
-    def read(cls, said: dict[str, Any]) -> Schema:
+    def read(cls, manifest: dict[str, Any]) -> Schema:
         """From a manifest."""
-        return cls(**{field.name: tuple(said[field.name]) for field in dataclasses.fields(cls)})
+        return cls(**{field.name: tuple(manifest[field.name]) for field in dataclasses.fields(cls)})
 
     def check(self, examples: Examples, who: str) -> None:
         """Raises DataError unless rows have these columns, in this order, with no more codes than were known."""
@@ -247,8 +247,10 @@ class Schema:
             if mine != theirs:
                 missing = [name for name in mine if name not in theirs]
                 strange = [name for name in theirs if name not in mine]
-                said = f"missing {missing}" if missing else f"not known {strange}" if strange else "in another order"
-                raise DataError(f"{who}: the {what} are not those it was taught with: {said}", remedy=remedy)
+                difference = (
+                    f"missing {missing}" if missing else f"not known {strange}" if strange else "in another order"
+                )
+                raise DataError(f"{who}: the {what} are not those it was taught with: {difference}", remedy=remedy)
         for names, mine, theirs in ((self.codes, self.cards, now.cards), (self.bags, self.bag_cards, now.bag_cards)):
             for name, had, has in zip(names, mine, theirs):
                 if has > had:
@@ -264,18 +266,18 @@ def clipped(labels: np.ndarray) -> np.ndarray:
 
 def _labels(labels: np.ndarray, m: int, tasks: int, who: str) -> np.ndarray:
     """float32[m, tasks], checked."""
-    found = np.asarray(labels, dtype=np.float32)
-    found = found[:, None] if found.ndim == 1 else found
-    if found.shape != (m, tasks):
+    checked = np.asarray(labels, dtype=np.float32)
+    checked = checked[:, None] if checked.ndim == 1 else checked
+    if checked.shape != (m, tasks):
         raise DataError(
             f"{who}: labels of shape {list(np.shape(labels))} for {m} rows of {tasks} label{'s' * (tasks > 1)}",
             remedy="one row of labels a row of examples, one column a label",
         )
-    bad = ~np.isfinite(found) if tasks == 1 else np.isinf(found)
+    bad = ~np.isfinite(checked) if tasks == 1 else np.isinf(checked)
     if bad.any():
         row = int(np.argmax(bad.any(axis=1)))
         raise DataError(f"{who}: the label of row {row} is no number", remedy="leave rows without a label out")
-    return found
+    return checked
 
 
 def _weights(weights: np.ndarray | None, m: int) -> np.ndarray | None:
@@ -283,7 +285,7 @@ def _weights(weights: np.ndarray | None, m: int) -> np.ndarray | None:
         raise DataError("there are no rows to learn from", remedy="a longer window of requests, or more candidates")
     if weights is None:
         return None
-    found = np.asarray(weights, dtype=np.float32)
-    if found.shape != (m,) or not np.isfinite(found).all() or (found < 0).any() or not (found > 0).any():
+    checked = np.asarray(weights, dtype=np.float32)
+    if checked.shape != (m,) or not np.isfinite(checked).all() or (checked < 0).any() or not (checked > 0).any():
         raise DataError("weights must be one number >= 0 a row, not all 0", remedy="None where all rows count alike")
-    return found
+    return checked

@@ -1,5 +1,5 @@
-"""Requests for training: moments of the log at which a user did something, with the history strictly before, and what
-they then took as labels."""
+"""Training requests: moments of the log at which a user had positive events, which are the labels, with the history
+strictly before."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from zhiyin.core.parallel import kernel, read_only
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.ranking.asof_kernels import enter, widest_of
+from zhiyin.ranking.asof_kernels import insert_candidates, max_request_size
 from zhiyin.ranking.examples import Candidates
 
 
 @dataclasses.dataclass(frozen=True)
-class Requests:
-    """n requests made of a log. Nothing of it is copied until their histories are asked for.
+class TrainingRequests:
+    """n requests at moments of a log. Events are copied only by `histories`.
 
-    users: int32[n], codes; ends: int64[n], the row of data.events where the user's history ends: the first event at the
-    moment of the request; now: int64[n], the moments, microseconds UTC.
+    Parameters
+    ----------
+    users: int32[n], user codes.
+    ends: int64[n], row of data.events at which the user's history ends: the first event at the moment of the request.
+    now: int64[n], moments, microseconds UTC.
     """
 
     data: Dataset
@@ -35,18 +38,17 @@ class Requests:
     def __len__(self) -> int:
         return len(self.users)
 
-    def take(self, requests: np.ndarray) -> Requests:
-        """Some of them, in their order."""
-        return Requests(self.data, self.users[requests], self.ends[requests], self.now[requests])
+    def take(self, requests: np.ndarray) -> TrainingRequests:
+        """A selection of the requests, in the given order."""
+        return TrainingRequests(self.data, self.users[requests], self.ends[requests], self.now[requests])
 
     @property
     def lengths(self) -> np.ndarray:
-        """int64[n]: events before each request."""
+        """int64[n]: number of events before each request."""
         return self.ends - self.data.histories.offsets[self.users]
 
     def histories(self, start: int = 0, stop: int | None = None) -> Histories:
-        """The histories of requests start..stop, each with the user's events before its moment. Copied: a user with
-        several requests has several histories."""
+        """The histories of requests [start, stop), each with the user's events before its moment, as a copy."""
         stop = len(self) if stop is None else stop
         whole = self.data.histories
         users, lengths = self.users[start:stop], self.lengths[start:stop]
@@ -65,7 +67,7 @@ class Requests:
         )
 
     def chunks(self, size: int = 4096, events: int = 4_000_000) -> Iterator[tuple[int, Histories]]:
-        """(start, histories) over all requests, at most `size` at once, and about `events` events."""
+        """Chunks (start, histories) over all requests, of at most `size` requests and about `events` events each."""
         total, start = np.cumsum(self.lengths), 0
         while start < len(self):
             base = total[start - 1] if start else 0
@@ -82,18 +84,19 @@ def training_requests(
     window: str | None = None,
     max_requests: int | None = 100_000,
     rng: np.random.Generator | None = None,
-) -> Requests:
-    """Requests at real moments of a log: one where a user had events worth more than nothing at one time.
+) -> TrainingRequests:
+    """One request for each user and time with positive events; ordered by user, then by time.
 
     Parameters
     ----------
-    cut: the first moment, microseconds UTC (a whole number); or a duration before the end of the log ("7d"); or a share
-        of the events that come before it (0.9, the default). Models and indexes that answer the requests should be
-        learned on what lies before it. In a log without times: the share of each user's events that come before.
-    window: how long from the cut on; None: to the end of the log.
-    max_requests: a random choice of so many; None: all.
+    cut: the first moment: microseconds UTC (int), a duration before the end of the log ("7d"), or the share of the
+        events that come before it (float; default 0.9). Models and indexes that answer the requests should be learned
+        on the events before it. In a log without times: the share of each user's events that come before.
+    window: duration from the cut on; None for the rest of the log.
+    max_requests: size of a random sample; None for all requests.
+    rng: generator of the sample; None for stream 63 of `Run()`.
 
-    They stand by user, oldest first. Raises DataError where there is none.
+    Raises DataError where there is no request, ConfigError for a cut that is no share.
     """
     events = data.events
     user, time = events["user"].to_numpy(), events["time"].to_numpy()
@@ -107,29 +110,31 @@ def training_requests(
         if isinstance(share, float):
             share = int(np.quantile(time, share, method="higher")) if len(time) else 0
         first = data.window[1] + 1 - microseconds(share) if isinstance(share, str) else int(share)
-        kept = time >= first
+        mask = time >= first
         if window is not None:
-            kept &= time < first + microseconds(window)
+            mask &= time < first + microseconds(window)
     else:
         if not isinstance(share, float) or window is not None:
             raise DataError("the log has no times: a cut is a share of each user's events", remedy="cut=0.9, no window")
         offsets = data.histories.offsets
-        kept = row - offsets[user] >= np.floor(share * data.histories.lengths)[user]
+        mask = row - offsets[user] >= np.floor(share * data.histories.lengths)[user]
     moment = np.maximum.accumulate(np.where(begins, row, 0))  # the first event of each user and time
-    ends = np.unique(moment[kept & (events["weight"].to_numpy() > 0)])
+    ends = np.unique(moment[mask & (events["weight"].to_numpy() > 0)])
     if not len(ends):
         raise DataError("there is no event to make a request of", remedy="an earlier cut or a longer window")
     if max_requests is not None and len(ends) > max_requests:
         ends = np.sort((rng or Run().rng(63)).choice(ends, max_requests, replace=False))
-    return Requests(data, user[ends].copy(), ends, time[ends].copy())
+    return TrainingRequests(data, user[ends].copy(), ends, time[ends].copy())
 
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-    """What came of candidates.
+    """Labels of candidates.
 
-    values: float32[m], the largest weight of the user's positive events with the candidate, 0 where there was none;
-    relevant: int64[n], items that each user had, whether or not a source had found them.
+    Parameters
+    ----------
+    values: float32[m], the largest weight of the user's positive events with the candidate, 0 where there is none.
+    relevant: int64[n], number of items with positive events in each request, retrieved or not.
     """
 
     values: np.ndarray
@@ -137,14 +142,14 @@ class Labels:
 
     @property
     def recall(self) -> float:
-        """Share of the items that users had which are among their candidates; NaN where they had none."""
+        """Share of the relevant items that are among the candidates; NaN where there is no relevant item."""
         total = int(self.relevant.sum())
         return float((self.values > 0).sum() / total) if total else float("nan")
 
 
 def labels(
     candidates: Candidates,
-    requests: Requests,
+    requests: TrainingRequests,
     horizon: str | int | None = None,
     *,
     graded: bool = True,
@@ -154,10 +159,10 @@ def labels(
 
     Parameters
     ----------
-    horizon: how long after the moment an event still counts ("7d"); None: events at the very moment. In a log without
-        times: how many of the user's next events count; None: one.
-    graded: by weight; else 1 for every positive event.
-    unseen: whether only items that are not in the history count, for sources that leave those out.
+    horizon: duration after the moment within which events count ("7d"); None for events at that moment only. In a log
+        without times: number of the user's next events that count; None for 1.
+    graded: labels are event weights; otherwise 1 for every positive event.
+    unseen: items of the history do not count, for sources that leave them out.
     """
     data = requests.data
     whole, limits = data.histories, data.histories.offsets[requests.users.astype(np.int64) + 1]
@@ -183,9 +188,11 @@ def labels(
 
 
 @kernel
-def _label(offsets, items, had, weights, times, begins, ends, bounds, until, graded, unseen, values, relevant):
+def _label(
+    offsets, items, history_items, weights, times, begins, ends, bounds, until, graded, unseen, values, relevant
+):
     n = len(offsets) - 1
-    slots = table(widest_of(offsets, 0, n))
+    slots = table(max_request_size(offsets, 0, n))
     for row in range(n):
         begin, end = offsets[row], offsets[row + 1]
         stop = ends[row]
@@ -195,27 +202,27 @@ def _label(offsets, items, had, weights, times, begins, ends, bounds, until, gra
         count = 0
         for at in range(ends[row], stop):
             if weights[at] > 0:
-                positive[count] = had[at]
+                positive[count] = history_items[at]
                 count += 1
         distinct = np.unique(positive[:count])
         if unseen:
             new = np.ones(len(distinct), dtype=np.bool_)
             for at in range(begins[row], ends[row]):
-                place = np.searchsorted(distinct, had[at])
-                if place < len(distinct) and distinct[place] == had[at]:
+                place = np.searchsorted(distinct, history_items[at])
+                if place < len(distinct) and distinct[place] == history_items[at]:
                     new[place] = False
             distinct = distinct[new]
         relevant[row] = len(distinct)
-        enter(slots, items, begin, end)
-        mine = items[begin:end]
+        insert_candidates(slots, items, begin, end)
+        request_items = items[begin:end]
         for at in range(ends[row], stop):
             if not weights[at] > 0:
                 continue
-            place = slots[find(slots, mine, had[at])]
+            place = slots[find(slots, request_items, history_items[at])]
             if place < 0:
                 continue
             if unseen:
-                spot = np.searchsorted(distinct, had[at])
-                if spot == len(distinct) or distinct[spot] != had[at]:
+                spot = np.searchsorted(distinct, history_items[at])
+                if spot == len(distinct) or distinct[spot] != history_items[at]:
                     continue
             values[begin + place] = max(values[begin + place], weights[at] if graded else np.float32(1))

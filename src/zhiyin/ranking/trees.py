@@ -186,11 +186,11 @@ class Trees(Ranker):
         booster = vars(self).get("_booster")
         if booster is None:
             booster = self._booster = _lightgbm().Booster(model_str=self.text_)
-        found = np.zeros((len(examples), len(self.contribution_names(examples))), dtype=np.float32)
+        totals = np.zeros((len(examples), len(self.contribution_names(examples))), dtype=np.float32)
         if len(examples):
             shares = booster.predict(self.table(examples), pred_contrib=True, num_threads=run.n_threads)
-            np.add.at(found.T, self._names(examples), shares[:, :-1].T)
-        return found
+            np.add.at(totals.T, self._names(examples), shares[:, :-1].T)
+        return totals
 
     # -- on disk ----------------------------------------------------------------------------------------------------
 

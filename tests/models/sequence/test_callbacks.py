@@ -11,12 +11,12 @@ import pytest
 
 pytest.importorskip("torch")
 
-from tests.conformance.recommender import shop
 from zhiyin.core.errors import MissingExtraError
 from zhiyin.core.run import Run
 from zhiyin.models.factorization import ALS
 from zhiyin.models.sequence.callbacks import MLflow, TensorBoard
 from zhiyin.models.sequence.sasrec import SASRec
+from zhiyin.testing.recommender import shop
 
 NAMES = {"SASRec/loss", "SASRec/metric", "SASRec/seconds", "SASRec/events_per_second"}
 

@@ -6,7 +6,6 @@ pytest.importorskip("torch")
 
 import torch
 
-from tests.conformance.recommender import RecommenderConformance
 from tests.models.sequence.test_sasrec import (
     ITEMS,
     LENGTH,
@@ -17,6 +16,7 @@ from tests.models.sequence.test_sasrec import (
     fresh,
 )
 from zhiyin.models.sequence.caser import Caser, Convolutions
+from zhiyin.testing.recommender import RecommenderConformance
 
 
 class TestCaser(RecommenderConformance):

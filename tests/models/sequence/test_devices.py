@@ -9,8 +9,6 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tests.conformance.ranker import planted  # noqa: E402
-from tests.conformance.recommender import shop  # noqa: E402
 from zhiyin.core.errors import ConfigError  # noqa: E402
 from zhiyin.core.run import Run  # noqa: E402
 from zhiyin.models import registry  # noqa: E402
@@ -19,6 +17,8 @@ from zhiyin.models.graph import Convolution, LightGCN  # noqa: E402
 from zhiyin.models.sequence import hstu  # noqa: E402
 from zhiyin.models.sequence.training_loop import device_of  # noqa: E402
 from zhiyin.ranking import registry as rankers  # noqa: E402
+from zhiyin.testing.ranker import planted  # noqa: E402
+from zhiyin.testing.recommender import shop  # noqa: E402
 
 DATA = shop(users=30)
 NEXT = [f"sasrec:negatives=16,loss={loss}" for loss in ("softmax", "sampled_softmax", "gbce", "bpr", "bpr_max")]

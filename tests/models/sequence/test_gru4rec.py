@@ -6,7 +6,6 @@ import pytest
 
 pytest.importorskip("torch")
 
-from tests.conformance.recommender import RecommenderConformance
 from tests.models.sequence.test_sasrec import (
     LENGTH,
     assert_causal,
@@ -15,6 +14,7 @@ from tests.models.sequence.test_sasrec import (
     fresh,
 )
 from zhiyin.models.sequence.gru4rec import GRU4Rec
+from zhiyin.testing.recommender import RecommenderConformance
 
 CELLS = pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
 

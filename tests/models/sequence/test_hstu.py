@@ -11,7 +11,6 @@ pytest.importorskip("torch")
 
 import torch
 
-from tests.conformance.recommender import RecommenderConformance
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import Run
 from zhiyin.data.histories import Histories
@@ -19,6 +18,7 @@ from zhiyin.models.sequence import hstu
 from zhiyin.models.sequence.batches import Sequences, TrainingSequences, serving_sequences
 from zhiyin.models.sequence.hstu import HSTU
 from zhiyin.models.sequence.training_loop import train
+from zhiyin.testing.recommender import RecommenderConformance
 
 SECOND = 1_000_000
 

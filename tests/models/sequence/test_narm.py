@@ -4,9 +4,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from tests.conformance.recommender import RecommenderConformance
 from tests.models.sequence.test_sasrec import LENGTH, assert_causal, assert_overfits, assert_padding_changes_nothing
 from zhiyin.models.sequence.narm import NARM
+from zhiyin.testing.recommender import RecommenderConformance
 
 
 class TestNARM(RecommenderConformance):

@@ -17,7 +17,6 @@ pytest.importorskip("onnxruntime")
 import onnxruntime
 import torch
 
-from tests.conformance.recommender import shop
 from zhiyin.core.errors import ConfigError, DataError, MissingExtraError, NotFittedError, ZhiyinError
 from zhiyin.core.run import Run
 from zhiyin.data.histories import Histories
@@ -28,6 +27,7 @@ from zhiyin.models.sequence.batches import serving_sequences
 from zhiyin.models.sequence.neural_recommender import NeuralRecommender
 from zhiyin.models.sequence.onnx_export import export_onnx
 from zhiyin.models.sequence.sasrec import SASRec
+from zhiyin.testing.recommender import shop
 
 MAX_LEN = 9
 SETTINGS: dict[str, dict[str, Any]] = {

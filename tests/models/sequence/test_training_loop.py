@@ -18,7 +18,6 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import load_file, save_file  # noqa: E402
 from torch import nn  # noqa: E402
 
-from tests.conformance.recommender import shop  # noqa: E402
 from zhiyin.core.errors import ConfigError, DataError, ZhiyinError  # noqa: E402
 from zhiyin.core.run import Run  # noqa: E402
 from zhiyin.models.sequence import next_item, training_loop  # noqa: E402
@@ -27,6 +26,7 @@ from zhiyin.models.sequence.layers import Dropout  # noqa: E402
 from zhiyin.models.sequence.rowwise_adam import RowwiseAdam  # noqa: E402
 from zhiyin.models.sequence.sasrec import SASRec  # noqa: E402
 from zhiyin.models.sequence.training_loop import clip_gradients, device_of, make_optimizers, pace, train  # noqa: E402
+from zhiyin.testing.recommender import shop  # noqa: E402
 
 EVERY = "0.000001s"
 DATA = shop(users=30)

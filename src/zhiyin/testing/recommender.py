@@ -1,4 +1,4 @@
-"""What every recommender must do. A model's test inherits `RecommenderConformance` and says how to make one:
+"""The conformance suite of recommenders: ids, histories, lists, fitting, saving and hyperparameters.
 
 class TestEASE(RecommenderConformance):
     def make(self):
@@ -78,12 +78,13 @@ def assert_same_state(one: Recommender, other: Recommender) -> None:
 
 
 class RecommenderConformance:
-    """Inherit, and define `make`."""
+    """Tests of a model on a small data set; a subclass defines `make`."""
 
     # Networks sum in an order that depends on the number of threads: equal bits only with equal threads.
     exact_across_threads = True
 
     def make(self) -> Recommender:
+        """A new model, not fitted, with settings that are quick to train."""
         raise NotImplementedError
 
     @pytest.fixture(scope="class")
@@ -363,6 +364,20 @@ class RecommenderConformance:
         tables = {key: value for key, value in settings.items() if value is not None}  # TOML knows no null
         assert settings_of(registry.make(name, tables)) == settings
         assert settings_of(registry.make(name, json.loads(json.dumps(settings)))) == settings
+
+    def test_parameters_as_scikit_learn_reads_and_sets_them(self, model: Recommender) -> None:
+        params = model.get_params()
+        assert type(model)(**params) == self.make()
+        fresh = type(model)()
+        assert fresh.set_params(**params) is fresh
+        assert fresh.get_params(deep=False) == params
+        with pytest.raises(ConfigError, match="no hyperparameter 'unheard_of'"):
+            fresh.set_params(unheard_of=1)
+        base = pytest.importorskip("sklearn.base")
+        copy = base.clone(model)
+        assert type(copy) is type(model)
+        assert copy == self.make()
+        assert not copy.is_fitted
 
     def test_unknown_hyperparameter_names_the_nearest(self) -> None:
         name, known = type(self.make()).__name__, list(params_of(type(self.make())))

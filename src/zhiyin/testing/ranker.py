@@ -1,9 +1,10 @@
-"""What every ranker does, whatever it learns by: inherit `RankerConformance` and say how it is made."""
+"""The conformance suite of rankers: learning a planted signal, scores, saving, columns, labels and calibration."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,13 +70,17 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float:
 
 
 class RankerConformance:
-    """Set `make`; `least` is the share of the way from a coin to the true chances that its AUC must go."""
+    """Tests of a ranker on planted examples; a subclass sets `text`.
+
+    text: specification of the ranker, such as "fm:factors=4".
+    least: share of the distance between the AUC of chance and that of the true probabilities that it must reach.
+    """
 
     text: str
     least: float = 0.8
 
     @classmethod
-    def make(cls, **settings: object) -> Ranker:
+    def make(cls, **settings: Any) -> Ranker:
         made = parse(cls.text)
         return dataclasses.replace(made, **settings)
 
@@ -154,6 +159,16 @@ class RankerConformance:
         bad[...] = np.inf
         with pytest.raises(DataError):
             self.make().fit(examples, bad)
+
+    def test_parameters_as_scikit_learn_reads_and_sets_them(self) -> None:
+        made = self.make()
+        params = made.get_params()
+        assert type(made)().set_params(**params) == made
+        with pytest.raises(ConfigError, match="no hyperparameter 'unheard_of'"):
+            made.set_params(unheard_of=1)
+        copy = pytest.importorskip("sklearn.base").clone(made)
+        assert copy is not made
+        assert copy == made
 
     @pytest.mark.parametrize("how", ["isotonic", "platt"])
     def test_calibrated_chances_are_right_on_average(self, how: str) -> None:
