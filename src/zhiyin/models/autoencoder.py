@@ -1,4 +1,4 @@
-"""MultVAE: a history as a bag of items, squeezed through a few numbers and unpacked into a score of every item."""
+"""MultVAE: variational autoencoder over the items of a history."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from zhiyin.models.sequence.neural_recommender import NeuralRecommender
 from zhiyin.models.sequence.next_item import SPARSE_ROWS
 from zhiyin.models.sequence.training_loop import threads
 
-# Histories encoded at once when serving.
+# Number of histories encoded at once when serving.
 ROWS = 4096
 
 
@@ -83,14 +83,14 @@ class MultVAE(NeuralRecommender):
         return vectors
 
     def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
-        """Cosine of the items' vectors without the bias: being popular is no likeness."""
+        """Cosine of the item vectors without the bias, which stands for popularity."""
         vectors = self.item_vectors_[:, :-1]
         unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return unit[items] @ unit.T
 
 
 class Autoencoder(nn.Module):
-    """Items in, a Gaussian of a few numbers, items out."""
+    """The network: encoder from items to a Gaussian, decoder from a latent vector to item scores."""
 
     def __init__(self, settings: MultVAE, n_items: int) -> None:
         super().__init__()
@@ -198,7 +198,7 @@ def logits(
     column = place[batch.items]
     held = torch.zeros_like(far, dtype=torch.bool)
     held[owner[column >= 0], column[column >= 0]] = True
-    # Not minus infinity: a history may hold all of the negatives, and 0 times infinity is no gradient.
+    # Finite instead of minus infinity: where a history has all of the negatives, the gradient would be NaN.
     return near, torch.logsumexp(far.masked_fill(held, -1e9), dim=1)
 
 

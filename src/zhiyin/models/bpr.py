@@ -1,4 +1,4 @@
-"""BPR: vectors learned so that what a user took ranks above what they did not."""
+"""BPR: matrix factorisation by Bayesian personalised ranking."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.models.recommender import VectorRecommender
 
-# Users and items are cut into this many parts where there are enough: as many threads can work at once.
+# Number of parts of users and items, where there are enough of them: the largest number of parallel threads.
 BLOCKS = 16
-_ITEMS_A_BLOCK = 256  # at least: negatives come from the positive's part
-_TRIES = 8  # draws of a negative before a pair is passed over
+_ITEMS_A_BLOCK = 256  # smallest number of items in a part, as negatives come from the positive's part
+_TRIES = 8  # draws of a negative before a pair is skipped
 _KEY = np.uint64(0x9E3779B97F4A7C15)  # where the draws of every history begin
 _KINDS = {"uniform": 0, "popular": 1, "adaptive": 2}
 
@@ -129,7 +129,7 @@ class BPR(VectorRecommender):
 
 @dataclasses.dataclass
 class Plan:
-    """How an epoch goes through the pairs: parts of users, that stay, and the draw of negatives.
+    """The order of an epoch: fixed parts of users, and the sampling of negatives.
 
     rows: CSR[n_users, n_items] with sorted items; users: int64[parts + 1], where each part of the users begins, about
     as many pairs in each; kind: of `_KINDS`; shares: float64[n_items], how often an item is drawn where kind is

@@ -66,13 +66,13 @@ class ALS(VectorRecommender):
         scale = 0.1 / np.sqrt(self.factors)
         x = np.zeros((data.n_users, self.factors), dtype=np.float32)
         y = (rng.standard_normal((data.n_items, self.factors)) * scale).astype(np.float32)
-        y[np.diff(items.indptr) == 0] = 0  # what nobody touched pulls nobody
+        y[np.diff(items.indptr) == 0] = 0  # vectors of items without events start at zero
         self._sweep(users, items, x, y, self.epochs, run)
 
     def _sweep(
         self, users: sparse.csr_matrix, items: sparse.csr_matrix, x: np.ndarray, y: np.ndarray, epochs: int, run: Run
     ) -> None:
-        """Sweep over users and items from x and y, in place, and keep what was learned."""
+        """Run `epochs` sweeps from x and y, in place, and store the item vectors."""
         begun = time.perf_counter()
         with run.bar("ALS", epochs) as advance:
             for epoch in range(epochs):
@@ -90,9 +90,9 @@ class ALS(VectorRecommender):
     def update(self, data: Dataset, run: Run | None = None, epochs: int = 0) -> ALS:
         """Learn from newer data, beginning with the vectors there are. Returns self.
 
-        With epochs = 0 only items not known before get a vector, solved against the users who took them: the time
-        grows with the events of those users, not with the log. What was known stays as it is, and new users need
-        nothing, being folded in. With more, every row is improved by that many sweeps. Items that `data` lacks go.
+        With epochs = 0 only new items get a vector, solved against the users who took them: the time grows with the
+        events of those users, not with the log. Known vectors stay as they are; new users are folded in anyway. With
+        epochs > 0 all vectors are improved by that many sweeps. Items that are not in `data` are removed.
         Raises NotFittedError before `fit`, ConfigError for epochs that are no number.
         """
         epochs = whole_number(epochs, "epochs", at_least=0)
@@ -103,7 +103,7 @@ class ALS(VectorRecommender):
         y[old] = self.item_vectors_[before[old]]
         everyone, gram, user_gram = data.histories, y.T @ y, self.user_gram_
         fresh = np.flatnonzero(~old)
-        # Whoever took a new item, as far as the old ones tell.
+        # Users of new items, folded in by their known items.
         places = np.flatnonzero(~old[everyone.items])
         touched = np.unique(np.searchsorted(everyone.offsets, places, side="right") - 1)
         if len(touched):

@@ -1,4 +1,4 @@
-"""LightGCN: vectors of users and items, smoothed over the graph of who had what."""
+"""LightGCN: light graph convolution on the user-item graph."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.models.autoencoder import HistoryBatch, HistoryBatches, Negatives, logits
 from zhiyin.models.sequence import losses
+from zhiyin.models.sequence.checkpoints import Progress
 from zhiyin.models.sequence.neural_recommender import NeuralRecommender
-from zhiyin.models.sequence.training_loop import Progress
 
 
 @dataclasses.dataclass
@@ -76,7 +76,7 @@ has no room for popularity |
         return HistoryBatches(self._graph, self.batch_size, run.seed)
 
     def _learned(self, network: nn.Module, progress: Progress) -> None:
-        """Only tables of items stay: a user is made of them, and the graph is not needed any more."""
+        """Store item tables only: users are encoded from them, without the graph."""
         self.item_vectors_ = self._item_vectors()  # type: ignore[misc]
         self.curve_ = progress.curve  # type: ignore[misc]
         self.weights_ = {}  # type: ignore[misc]
@@ -133,7 +133,7 @@ class Convolution(nn.Module):
         return _Propagated.apply(self.users, self.items, self.graph)
 
     def serving(self) -> tuple[Tensor, Tensor]:
-        """What a history is made of, [n, d]: the sum of its rows; and what it is scored against, [n, d] or [n, d + 1].
+        """Input vectors of items, [n, d], whose sum encodes a history, and the item vectors, [n, d] or [n, d + 1].
 
         Of a user with the items N, layer l + 1 is the sum over N of (layer l of the item) / sqrt(|N| d_i). Layer 0 is
         a linear map of the layers 1..L, by ridge regression over the users learned from. So the mean of all is one
@@ -188,7 +188,7 @@ class Graph(nn.Module):
         scale = torch.from_numpy(item_scale.astype(np.float32))
         parts = (scale, -2 * torch.log(scale), _tensor(scaled), _tensor(scaled.T.tocsr()))
         for name, part in zip(("item_scale", "log_popularity", "to_users", "to_items"), parts):
-            self.register_buffer(name, part, persistent=False)  # goes where the network goes, and is not saved
+            self.register_buffer(name, part, persistent=False)  # follows the network's device; not saved
 
     def smooth(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         """Mean of layers 0..L of both sides."""
@@ -224,7 +224,7 @@ class Graph(nn.Module):
 
 
 class _Propagated(torch.autograd.Function):
-    """Graph.smooth; it is a symmetric matrix, so the way back is the same, and nothing is kept for it."""
+    """Autograd function of Graph.smooth: a symmetric matrix, so the backward pass is the same product."""
 
     @staticmethod
     def forward(ctx: Any, users: Tensor, items: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:

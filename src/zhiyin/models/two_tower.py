@@ -1,5 +1,5 @@
-"""TwoTower: histories on one side, descriptions of items on the other; an item nobody has had yet is recommended by
-its description alone.
+"""TwoTower: two-tower retrieval, a user tower over histories and an item tower over item features; new items are
+recommended by their features.
 
 Top down: the recommender, the network, the drawing of negatives, and the vocabulary that turns columns into codes.
 """
@@ -27,9 +27,9 @@ from zhiyin.models.sequence.neural_recommender import NeuralRecommender
 from zhiyin.models.sequence.next_item import SPARSE_ROWS
 from zhiyin.models.sequence.training_loop import threads
 
-# Items whose vectors are made at once when all are wanted.
+# Number of item vectors computed at once.
 ROWS = 1 << 16
-# States by which hard negatives are found: enough to stand for a batch, few enough to cost little.
+# Number of states of a batch by which hard negatives are selected.
 MAX_SAMPLED_STATES = 256
 
 
@@ -86,8 +86,7 @@ class TwoTower(NeuralRecommender):
     had_: ClassVar[np.ndarray]
 
     def item_vectors_for(self, frame: pl.DataFrame, run: Run | None = None) -> np.ndarray:
-        """Vectors of items of which only the columns are known, float32[n, d]: columns as in the catalogue learned
-        from, in any order; one that is missing counts as empty."""
+        """Vectors of any items from their columns, float32[n, d]; a missing column counts as empty."""
         self._context()
         network = self._net()
         bag = Bag.of(self._vocabulary().encode(frame))
@@ -155,10 +154,10 @@ class Towers(nn.Module):
         super().__init__()
         s, n = settings, len(had)
         self.features = features
-        self.visitors: Bag | None = None  # what is known of the users that are learned from
+        self.visitors: Bag | None = None  # columns of the training users
         self.words = _table(features.n_codes, s.factors, 1.0)
         self.item = Residual(s.factors, s.hidden) if s.hidden else nn.Identity()
-        # Small: what an id adds is what the features leave over. Without features it is all there is.
+        # Small at first, as ids add to the features; larger where there are no features.
         self.ids = _table(n, s.factors, 0.1 if features.n_codes else 1.0) if s.ids or not features.n_codes else None
         self.user_words = _table(n_user_codes, s.factors, 0.1)
         self.user = Residual(s.factors, s.hidden) if s.hidden else nn.Identity()
@@ -200,7 +199,7 @@ class Towers(nn.Module):
         weights = self.others(events)
         is_history = (events >= 0) & (weights.sum(dim=2) > 0)
         wanted, pool = events[is_history], self.draw(draw, self.pool)
-        # Each item is made once a step: by its place in `distinct` from here on.
+        # Each distinct item is encoded once per step; from here on items are positions in `distinct`.
         distinct, place = torch.cat([events.clamp(min=0).flatten(), pool]).unique(return_inverse=True)
         x = self.vectors(distinct)
         history, pool_at = place[: events.numel()].view(events.shape), place[events.numel() :]
@@ -208,7 +207,7 @@ class Towers(nn.Module):
         visitors = None if self.visitors is None else self.visitors.take(batch.rows[is_history.nonzero()[:, 0]])
         states, table = self.asked(pooled, visitors), self.found(x)
         negatives, log_q = self.hardest(states, table, pool_at, pool, draw)
-        # What is taken off here, the scores need not learn: (1 - popularity) of log p(item).
+        # Correction by (1 - popularity) of log p(item), which the scores then do not learn.
         off = -(1 - self.popularity) * self.log_share[distinct]
         own, shared = off[history[is_history]], log_q + off[negatives]
         return losses.sampled_softmax(states, table, history[is_history], negatives, own, shared), len(wanted)
@@ -264,11 +263,11 @@ class Towers(nn.Module):
         return x + self.ids(items) * counts[:, None]
 
     def described(self, bag: Bag) -> Tensor:
-        """[len(bag), d]: what features alone say."""
+        """[len(bag), d]: item vectors from features alone."""
         return self.item(bag.sum(self.words, self.dropout))
 
     def found(self, x: Tensor) -> Tensor:
-        """Item vectors as they are scored against."""
+        """Final item vectors: scaled, and with their popularity where that is part of the score."""
         return nn.functional.normalize(x, dim=-1) if self.temperature else x
 
     scaled = found
@@ -287,7 +286,7 @@ class Towers(nn.Module):
 
 
 class Residual(nn.Module):
-    """x + perceptron(x); the identity before training, so that training begins with the features' own likeness."""
+    """x + perceptron(x); the identity before training, so that training starts from the similarity of features."""
 
     def __init__(self, d: int, hidden: int) -> None:
         super().__init__()
@@ -353,7 +352,7 @@ class Bag:
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """What columns of a frame are turned into: codes, weighted by how rare they are.
+    """The vocabulary of columns: tokens as codes, weighted by rarity.
 
     A text gives its words, the parts between separators (a name of "A, B", a genre of "a|b", a series in brackets)
     and itself; those that describe too few rows fall away, so whether a column is a title, a list of
@@ -372,8 +371,10 @@ class Vocabulary:
 
     @classmethod
     def learn(cls, frame: pl.DataFrame, columns: str, learned: np.ndarray, min_count: int, bins: int) -> Vocabulary:
-        """Of all rows, what describes min_count of them and one where `learned` (bool[n]): a word that one book had
-        shares with one nobody has had is worth learning. Raises ConfigError for a column that is not there."""
+        """Learn the tokens that occur in min_count rows and in at least one training row, `learned` (bool[n]).
+
+        Raises ConfigError for a column that is not there.
+        """
         trained = frame.filter(pl.Series(learned))
         chosen = [{"name": name, "edges": _edges(trained[name], bins)} for name in _chosen(frame, columns)]
         learned_rows = pl.DataFrame({"row": np.arange(len(frame), dtype=np.int64), "learned": learned})
@@ -400,7 +401,7 @@ class Vocabulary:
 
 
 def _chosen(frame: pl.DataFrame, columns: str) -> list[str]:
-    """The columns asked for; if none, all of text, categories and lists that hold no addresses."""
+    """The named columns; if none, all columns of text, categories and lists, except those of URLs."""
     names = [name.strip() for name in columns.replace("|", ",").split(",") if name.strip()]
     for name in names:
         if name not in frame.columns:
@@ -437,7 +438,7 @@ def _numbers(column: pl.Series) -> pl.Series:
 
 
 def _tokens(frame: pl.DataFrame, columns: list[dict[str, Any]]) -> pl.DataFrame:
-    """Frame `row`, `token`: what the columns say of each row, each thing once."""
+    """Frame `row`, `token`: the distinct tokens of each row."""
     parts = [pl.DataFrame(schema={"row": pl.Int64, "token": pl.String})]
     for number, column in enumerate(columns):
         if column["name"] not in frame.columns:

@@ -1,4 +1,4 @@
-"""UltraGCN: the limit of endless graph convolution, as weights on a loss without any propagation."""
+"""UltraGCN: the limit of infinite graph convolution layers, as loss weights without propagation."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class UltraGCN(NeuralRecommender):
     def _prepare(self, data: Dataset, run: Run) -> None:
         matrix = data.matrix("binary")
         self.degrees_ = np.bincount(matrix.indices, minlength=data.n_items).astype(np.float32)  # type: ignore[misc]
-        # The items that folding in tells a history apart from: drawn once, so that the same history is the same vector.
+        # Negative items for folding in, drawn once, so that folding in is deterministic.
         size = min(data.n_items, 4096)
         self.contrast_ = np.sort(run.rng(23).choice(data.n_items, size, replace=False))  # type: ignore[misc]
         self._pairs = matrix
@@ -101,7 +101,7 @@ class UltraGCN(NeuralRecommender):
         # A user has `counts` pairs, each with its share of the negatives.
         push = self.negative_weight * (self.pair_weight + beta(counts[:, None], far)) * counts[:, None] / len(far)
         x = torch.zeros(len(counts), self.factors)
-        # From the mean of the history, with the common direction as users have it.
+        # Start at the mean of the history, with the users' mean component along the common direction.
         x = x.index_add(0, owner, own) / counts.clamp(min=1)[:, None]
         x[:, -1] *= -1
         first, second = torch.zeros_like(x), torch.zeros_like(x)
@@ -109,7 +109,7 @@ class UltraGCN(NeuralRecommender):
             gradient = (push * torch.sigmoid(x @ others.T)) @ others + self.reg * counts[:, None] * x
             miss = weight * torch.sigmoid(-(x[owner] * own).sum(dim=1))
             gradient.index_add_(0, owner, own * -miss[:, None])
-            # Adam with falling steps: rows differ in scale by orders of magnitude.
+            # Adam with decreasing steps: gradients of rows differ by orders of magnitude.
             first.lerp_(gradient, 0.2)
             second.lerp_(gradient.square().mean(dim=1, keepdim=True).expand_as(second), 0.05)
             rate = 0.08 * (1 - step / (self.fold_in_steps + 1))
@@ -129,7 +129,7 @@ class Pairs(nn.Module):
         self.register_buffer("degree", torch.from_numpy(np.array(settings.degrees_)), persistent=False)
 
     def begin(self, users: np.ndarray, items: np.ndarray, counts: np.ndarray) -> None:
-        """Where training begins. Users' vectors are not kept: serving folds histories in."""
+        """Set the initial vectors. User vectors are not stored after training: serving folds histories in."""
         self.users = nn.Embedding.from_pretrained(torch.from_numpy(users), freeze=False)
         self.counts = torch.from_numpy(counts.astype(np.float32))
         with torch.no_grad():
@@ -187,7 +187,7 @@ class PairBatches:
 
 
 def spectral(matrix: sparse.csr_matrix, d: int, odds: float, run: Run) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors of users and items to begin with: what small random ones would grow into, tens of epochs later.
+    """Initial vectors of users and items, close to what random ones become after tens of epochs.
 
     The loss first finds one direction that gives every pair the score of a random one, -log(odds), and then amplifies
     the leading singular vectors of the normalised adjacency D_u^-1/2 A D_i^-1/2. Both are put there at once.

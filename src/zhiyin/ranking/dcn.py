@@ -1,4 +1,4 @@
-"""DCNv2: explicit crosses of bounded degree, one degree a layer."""
+"""DCNv2: explicit feature crosses of bounded degree, one more degree per layer."""
 
 from __future__ import annotations
 

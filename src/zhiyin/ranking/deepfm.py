@@ -1,4 +1,4 @@
-"""DeepFM: a factorization machine and a perceptron that read the same vectors."""
+"""DeepFM: a factorization machine and a perceptron on shared field vectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DIN: of all that a user did, what is near to the candidate counts."""
+"""DIN: attention over the history by similarity to the candidate."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class _DIN(Network):
 
 
 class Attention(nn.Module):
-    """The activation unit: how much each item had counts for the candidate, and the sum by it."""
+    """The activation unit: attention weights of the history for the candidate, and the weighted sum."""
 
     def __init__(self, width: int, hidden: int, kind: str) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Attention(nn.Module):
             nn.init.normal_(part.weight, std=math.sqrt(2 / (3 * width)))
         self.active, self.out = activation(kind, hidden), nn.Linear(hidden, 1)
         nn.init.normal_(self.out.weight, std=1 / math.sqrt(hidden))
-        # Before anything is learned each item counts alike.
+        # Equal weights for all items before training.
         nn.init.constant_(self.out.bias, 0.1)
 
     def forward(self, candidates: Tensor, keys: Tensor, owners: Tensor, starts: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ class WeightedSum(torch.autograd.Function):
 
 
 class Dice(nn.Module):
-    """Data adaptive activation: a PReLU whose bend moves with the batch."""
+    """Data adaptive activation: a PReLU whose rectification point follows the batch statistics."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class Dice(nn.Module):
         self.slope = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        # Of one row there is no variance: the running one stands for it.
+        # A single row has no variance: the running statistics are used.
         p = torch.sigmoid(self.norm(x) if len(x) > 1 or not self.training else _as_usual(self.norm, x))
         return x * torch.lerp(self.slope.to(p.dtype).expand_as(p), torch.ones_like(p), p)
 

@@ -1,7 +1,7 @@
-"""Examples as tensors of one step: numbers brought to one scale, categories as rows of one table.
+"""Examples as tensors for the ranking networks: scaled numbers, categories as rows of one embedding table.
 
-What is learned here, from training rows only, is in `Encoding`: the knots of each number's distribution, and which row
-of the table each category has. A category that training never met shares one row with "unknown".
+`Encoding` is learned from training rows only: quantiles of each number, and the table row of each category. Categories
+that are not in the training rows share one row with "unknown".
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from zhiyin.core.parallel import kernel
 from zhiyin.models.sequence.batches import positive
 from zhiyin.ranking.examples import Examples, rows_of
 
-# Rows that the distribution of a number is learned from.
+# Largest number of rows that the distribution of a number is learned from.
 MAX_SAMPLED_ROWS = 1_000_000
-# Between so many quantiles a number's place in its distribution is a straight line.
+# Number of quantiles; the distribution is interpolated linearly between them.
 N_KNOTS = 65
 
 
@@ -60,7 +60,7 @@ class ExampleBatch:
 
 @dataclasses.dataclass(frozen=True)
 class Encoding:
-    """What turns examples into rows.
+    """The learned encoding of examples as tensors.
 
     Parameters
     ----------
@@ -81,9 +81,9 @@ class Encoding:
 
     @classmethod
     def learn(cls, examples: Examples, min_count: int, rng: np.random.Generator) -> Encoding:
-        """From training rows. A code met fewer than min_count times is unknown."""
+        """Learn from training rows. Codes with fewer than min_count occurrences count as unknown."""
         items = np.concatenate([examples.items, examples.histories.items])
-        counts = [np.bincount(items + 1)]  # what is item 0 stands at 1: 0 is the unknown item
+        counts = [np.bincount(items + 1)]  # shifted by one: 0 is the unknown item
         counts[0][0] = 0
         counts += [np.bincount(column, minlength=card) for column, card in zip(examples.codes.T, examples.cards)]
         counts += [np.bincount(codes, minlength=card) for _, codes, card in examples.bags.values()]
@@ -100,12 +100,12 @@ class Encoding:
         return cls(np.where(own, row, unknown).astype(np.int32), begins, sizes, int(own.sum()), knots, mean, deviation)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All that is learned, as arrays."""
+        """Learned state as arrays."""
         return {field.name: np.asarray(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
     @classmethod
     def of(cls, arrays: dict[str, np.ndarray]) -> Encoding:
-        """What `arrays` gave."""
+        """The encoding from what `arrays` returned."""
         return cls(**(arrays | {"n_rows": int(np.ravel(arrays["n_rows"])[0])}))  # type: ignore[arg-type]
 
     def places(self, column: int, codes: np.ndarray) -> np.ndarray:
@@ -120,7 +120,7 @@ class Encoding:
 
 
 def _distribution(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Knots, mean and deviation of each column, of what is known of it."""
+    """Knots, mean and standard deviation of the known values of each column."""
     columns = numbers.shape[1]
     knots = np.zeros((columns, N_KNOTS), dtype=np.float32)
     mean, deviation = np.zeros(columns, np.float32), np.ones(columns, np.float32)
@@ -135,7 +135,7 @@ def _distribution(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 @kernel
 def _quantiles(numbers, chosen, knots, out, missing):
-    """The place of each number in its distribution, -√3..√3: mean 0 and deviation 1 where it is even."""
+    """Quantile of each number, scaled to -√3..√3, so that a uniform one has mean 0 and standard deviation 1."""
     last = knots.shape[1] - 1
     for row in range(len(chosen)):
         for column in range(numbers.shape[1]):
@@ -144,7 +144,7 @@ def _quantiles(numbers, chosen, knots, out, missing):
                 missing[row, column] = 1
                 continue
             line = knots[column]
-            # Of knots of one value the middle: half of those rows are below, half above.
+            # Several knots of one value: the middle one, as half of these rows are below.
             low, high = np.searchsorted(line, value), np.searchsorted(line, value, side="right")
             if low < high:
                 place = 0.5 * (low + high - 1)
@@ -164,7 +164,7 @@ class ExampleRows:
     ----------
     max_len: how many of the last events of a history are read; 0: none.
     scaling: "quantile" or "standard".
-    masked: share of items and codes shown as unknown in training.
+    masked: share of items and codes replaced by unknown in training.
     """
 
     def __init__(
@@ -187,7 +187,7 @@ class ExampleRows:
         self.mean_targets = m / max(1, self.n_batches)
         self.labels = np.zeros((m, 0), np.float32) if labels is None else labels
         self.weights = np.ones(m, np.float32) if weights is None else weights
-        # Cells that are asked for again and again are looked up once: 4 bytes a cell.
+        # Table rows of all cells, looked up once: 4 bytes per cell.
         columns = [encoding.places(0, examples.items + 1)]
         columns += [encoding.places(1 + at, column) for at, column in enumerate(examples.codes.T)]
         self.places = np.column_stack(columns) if columns else np.zeros((m, 0), np.int32)
@@ -215,7 +215,7 @@ class ExampleRows:
         else:
             numbers = (examples.numbers[chosen] - self.encoding.mean) / self.encoding.deviation
             missing = (~np.isfinite(numbers)).astype(np.float32)
-            # Far out, a number says no more than that it is far out.
+            # Bounds the influence of outliers.
             numbers = np.clip(np.nan_to_num(numbers, nan=0.0, posinf=0.0, neginf=0.0), -8, 8)
         places = self.places[chosen].astype(np.int64)
         if self.masked and draw is not None:
@@ -249,7 +249,7 @@ class ExampleRows:
 
 @dataclasses.dataclass(frozen=True)
 class RowSelection:
-    """Which rows a step is made of; they become tensors when a process takes its share to its device."""
+    """The rows of a training step; converted to tensors once a process has taken its share."""
 
     source: ExampleRows
     chosen: np.ndarray

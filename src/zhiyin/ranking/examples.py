@@ -1,4 +1,4 @@
-"""What rankers are trained on and asked with: candidates, and the rows of features made of them."""
+"""Candidates, and the feature rows (examples) that rankers are trained on and score."""
 
 from __future__ import annotations
 
@@ -120,12 +120,14 @@ class Examples:
 
 @dataclasses.dataclass(frozen=True)
 class ItemFeatures:
-    """Features of items of one request as a ranker read them.
+    """Feature values of items of one request, as the ranker read them.
 
     Parameters
     ----------
-    items: int32[r], item codes. values: float32[r, f], numbers (NaN where unknown) and codes of categories; columns
-    that hold several categories a row are left out. names: of the f columns.
+    items: int32[r], item codes.
+    values: float32[r, f], numbers (NaN where unknown) and codes of categories; columns with several categories per row
+        are left out.
+    names: names of the f columns.
     """
 
     items: np.ndarray
@@ -134,7 +136,7 @@ class ItemFeatures:
 
     @classmethod
     def of(cls, examples: Examples, items: np.ndarray | None = None) -> ItemFeatures:
-        """Of all rows, or of those of the given items, in their order."""
+        """The features of all rows, or of the given items, in their order."""
         rows = np.arange(len(examples))
         if items is not None:
             _, places, rows = np.intersect1d(items, examples.items, return_indices=True)

@@ -1,4 +1,4 @@
-"""FM: every pair of fields speaks through an inner product."""
+"""FM: factorization machine, with an inner product for each pair of fields."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A forest as flat arrays, and the kernel that walks it: LightGBM's answers, bit for bit, without its fixed cost.
+"""Inference of LightGBM trees over flat arrays: the scores of LightGBM, bit for bit, without its overhead per call.
 
-Asking LightGBM for 300 rows builds tables, threads and checks each time; serving asks just that, a thousand times a
-second. The text that LightGBM saves is read once into arrays; nothing of LightGBM is needed to score.
+LightGBM builds tables, threads and checks at each call, which dominates the time for 300 rows, the usual request. The
+model text that LightGBM saves is read once into arrays; scoring does not need LightGBM.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from zhiyin.core.run import Run
 
 # LightGBM's bits of `decision_type`: a node of categories; missing goes left; zero, or NaN, is what is missing.
 _CATEGORICAL, _LEFT, _ZERO, _NAN = 1, 2, 4, 8
-# Rows that walk one tree after another together: the tree stays in the cache.
+# Number of rows that are scored together, tree by tree, so that the tree stays in cache.
 ROWS_PER_BLOCK = 512
 
 
@@ -151,7 +151,7 @@ def _walk(x, start, stop, roots, depths, features, thresholds, kinds, children, 
     """Tree::NumericalDecision and Tree::CategoricalDecision of LightGBM's tree.h, a level at a time for all rows: where
     one row must wait for its next node, the others go on.
 
-    Places are unsigned: of others each look would first ask whether it counts from the end.
+    Indices are unsigned, as signed ones need a check for negative values at each access.
     """
     n, two, width = np.uint64(len(features) - len(leaves)), np.uint64(2), np.uint64(x.shape[1])
     flat, below = x.reshape(-1), children.reshape(-1)

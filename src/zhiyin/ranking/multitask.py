@@ -1,4 +1,4 @@
-"""MultiTask: click, cart, purchase and whatever else counts, learned together, weighed when asked."""
+"""MultiTask: joint prediction of several labels, such as click, cart and purchase, weighted at request time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from zhiyin.ranking.network_ranker import DeepRanker, Fields, Network, Perceptro
 
 @dataclasses.dataclass
 class MultiTask(DeepRanker):
-    """Several labels of one row: a mixture of experts with a gate a task, or a chain of conditional chances.
+    """Several labels per row: a mixture of experts with one gate per task, or a chain of conditional probabilities.
 
         MMoE:  y_t = tower_t(Σ_k softmax(G_t x)_k expert_k(x))        (Ma et al., KDD 2018, eq. 5 to 7)
         ESMM:  P(purchase) = P(click) · P(purchase | click), learned from all that was shown, not from clicks alone
@@ -50,7 +50,7 @@ class MultiTask(DeepRanker):
 
     @property
     def probabilities(self) -> bool:
-        """A score mixes chances and is none itself; `chances` gives them."""
+        """A score is a mixture of probabilities and no probability itself; `chances` gives these."""
         return False
 
     @property

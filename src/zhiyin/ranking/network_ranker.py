@@ -1,7 +1,7 @@
-"""What every ranking network shares: fields into vectors, hyperparameters of training, early stopping, scoring.
+"""Base of the ranking networks: field vectors, hyperparameters of training, early stopping, scoring.
 
-A ranker says how its network is built (`_build`), the network gives log odds (`forward`). The loop is the one that all
-networks of the house are trained by, `zhiyin.models.sequence.training_loop.train`.
+A ranker builds its network (`_build`), which computes log odds (`forward`). It is trained by the loop of all networks,
+`zhiyin.models.sequence.training_loop.train`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from zhiyin.ranking.example_tensors import Encoding, ExampleBatch, ExampleRows
 from zhiyin.ranking.examples import Examples
 from zhiyin.ranking.ranker import Ranker, Valid, clipped
 
-# Rows scored at once.
+# Number of rows scored at once.
 CHUNK = 8192
 
 
@@ -101,7 +101,7 @@ class NetworkRanker(Ranker):
     def _network_of(self, unknown: np.ndarray) -> Network:
         network = self._build(Shape(*self.shape_))
         with torch.no_grad():
-            network.fields.table.weight[torch.from_numpy(unknown)] = 0  # what was never met says nothing
+            network.fields.table.weight[torch.from_numpy(unknown)] = 0  # the vectors of unknown categories are zero
         return network
 
     def _rows_of(self, examples: Examples, encoding: Encoding) -> ExampleRows:
@@ -238,7 +238,7 @@ class Network(nn.Module):
         return vectors
 
     def start_at(self, labels: np.ndarray, weights: np.ndarray | None) -> None:
-        """Begin with the share of positives: `offset`, log odds a task, to which the network adds."""
+        """Initialise `offset` with the log odds of the share of positives of each task."""
         mass = (np.ones(len(labels)) if weights is None else weights)[:, None] * ~np.isnan(labels)
         shares = ((mass * np.nan_to_num(labels)).sum(axis=0) + 0.5) / (mass.sum(axis=0) + 1)
         p = torch.from_numpy(shares).float().clamp(1e-6, 1 - 1e-6)

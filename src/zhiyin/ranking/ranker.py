@@ -1,7 +1,7 @@
-"""The contract of every ranker: examples in, one number a row out, higher is better.
+"""The base class of all rankers: examples in, one score per row out, higher is better.
 
-A ranker writes `_fit` and `_raw`; the checks, calibration and the folder on disk are here once. The constructor only
-stores; what is learned ends in `_`.
+A ranker implements `_fit` and `_raw`. Checks, calibration and saving are implemented here. The constructor only stores
+hyperparameters; the names of learned attributes end in `_`.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ Valid = tuple[Examples, np.ndarray]
 class Ranker(Parameterized):
     """Base of all rankers. See the module docstring.
 
-    Learned state: `schema_`, the columns the ranker was taught with; `calibrators_`, one a label where `calibrate` asks
-    for them.
+    Learned state: `schema_`, the columns of the training examples; `calibrators_`, one per label where `calibrate` is
+    set.
     """
 
     # Whether `_raw` gives log odds, which a sigmoid makes probabilities.
     _log_odds: ClassVar[bool] = True
-    # Learned attributes that `_write_parts` and `_read_parts` keep, being neither arrays nor numbers.
+    # Learned attributes that are neither arrays nor numbers: `_write_parts` and `_read_parts` store them.
     _parts: ClassVar[tuple[str, ...]] = ("schema_", "calibrators_")
     schema_: ClassVar[Schema]
     calibrators_: ClassVar[list[Calibrator]]
@@ -47,7 +47,7 @@ class Ranker(Parameterized):
         choices=("none", "isotonic", "platt"),
     )
 
-    # -- to be written by a ranker --------------------------------------------------------------------------------
+    # -- implemented by a ranker ----------------------------------------------------------------------------------
 
     def _fit(
         self, examples: Examples, labels: np.ndarray, weights: np.ndarray | None, valid: Valid | None, run: Run
@@ -65,7 +65,7 @@ class Ranker(Parameterized):
             remedy="use Trees where reasons are asked for",
         )
 
-    # -- what every ranker can do ---------------------------------------------------------------------------------
+    # -- public methods -------------------------------------------------------------------------------------------
 
     def fit(
         self,
@@ -75,14 +75,14 @@ class Ranker(Parameterized):
         valid: Valid | None = None,
         run: Run | None = None,
     ) -> Any:
-        """Learn from rows, afresh. Returns self.
+        """Learn from rows, discarding what was learned before. Returns self.
 
         Parameters
         ----------
-        labels: float32[m], or float32[m, tasks] for a ranker of several labels. What is learned as a probability is
-            clipped to 0..1, so that a grade above 1 is simply a positive.
-        weights: float32[m], not negative: what each row counts; None for 1.
-        valid: rows and labels that training may look at to stop early, to choose and to calibrate.
+        labels: float32[m], or float32[m, tasks] for a ranker of several labels. Where probabilities are learned, labels
+            are clipped to 0..1, so that grades above 1 count as positive.
+        weights: float32[m], not negative, the weight of each row; None for 1.
+        valid: validation rows and labels, for early stopping, model choice and calibration.
 
         Raises ConfigError for a hyperparameter out of range, DataError for rows that cannot be learned from.
         """
@@ -132,8 +132,10 @@ class Ranker(Parameterized):
         return self._finished(self._raw(examples, run or Run()), 0)
 
     def contributions(self, examples: Examples, run: Run | None = None) -> np.ndarray:
-        """float32[m, features]: what each of `contribution_names` added to a row's score before it became a
-        probability. Raises ConfigError for a ranker that cannot tell."""
+        """float32[m, features]: contribution of each of `contribution_names` to the raw score of a row.
+
+        Raises ConfigError for a ranker without contributions.
+        """
         self._check(examples)
         return self._contributions(examples, run or Run())
 
@@ -142,7 +144,7 @@ class Ranker(Parameterized):
         return [*examples.number_names, *examples.code_names, *examples.bags]
 
     def save(self, path: Any) -> None:
-        """Write the ranker to a folder: arrays, JSON and text, nothing that runs. An old one is replaced whole."""
+        """Write the ranker to a folder, as arrays, JSON and text without code. An existing one is replaced whole."""
         self._fitted()
         target = Path(path)
         if target.exists() and not (target / "ranker.json").exists() and any(target.iterdir()):
@@ -167,21 +169,21 @@ class Ranker(Parameterized):
             }
             (draft / "ranker.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
-    # -- small things -----------------------------------------------------------------------------------------------
+    # -- helpers ----------------------------------------------------------------------------------------------------
 
     def _write_parts(self, folder: Path) -> None:
-        """Write further attributes named in `_parts` into files of their own; most rankers have none."""
+        """Write further attributes named in `_parts`; most rankers have none."""
 
     def _read_parts(self, folder: Path) -> None:
         """Read what `_write_parts` wrote."""
 
     @property
     def _n_tasks(self) -> int:
-        """Labels a row."""
+        """Number of labels per row."""
         return 1
 
     def _finished(self, raw: np.ndarray, task: int) -> np.ndarray:
-        """float32[m]: raw scores of one label as they are given away."""
+        """float32[m]: public scores of one label from its raw scores: calibrated, or probabilities from log odds."""
         if self.calibrators_:
             return self.calibrators_[task].apply(raw).astype(np.float32)
         return expit(raw) if self._log_odds else raw
@@ -198,7 +200,7 @@ class Ranker(Parameterized):
 
 @dataclasses.dataclass(frozen=True)
 class Schema:
-    """The columns a ranker was taught with. `bags` and `bag_cards`: names of the bags and their numbers of codes."""
+    """The columns of the training examples. `bags` and `bag_cards`: names of the bags and their numbers of codes."""
 
     numbers: tuple[str, ...]
     codes: tuple[str, ...]
@@ -208,7 +210,7 @@ class Schema:
 
     @classmethod
     def of(cls, examples: Examples) -> Schema:
-        """The columns of rows. Raises DataError where arrays do not have the shapes their names promise."""
+        """The columns of examples. Raises DataError where the shapes of arrays and names do not fit."""
         m = len(examples)
         shapes = {
             "numbers": (examples.numbers.shape, (m, len(examples.number_names))),
@@ -237,7 +239,7 @@ class Schema:
         return cls(**{field.name: tuple(manifest[field.name]) for field in dataclasses.fields(cls)})
 
     def check(self, examples: Examples, who: str) -> None:
-        """Raises DataError unless rows have these columns, in this order, with no more codes than were known."""
+        """Raises DataError unless examples have these columns, in this order, with no more codes than in training."""
         now = Schema.of(examples)
         if now == self:
             return
@@ -260,7 +262,7 @@ class Schema:
 
 
 def clipped(labels: np.ndarray) -> np.ndarray:
-    """Labels as chances: below 0 is 0, above 1 is 1; NaN, for unknown, stays."""
+    """Labels clipped to 0..1; NaN, for unknown, stays."""
     return np.clip(labels, 0, 1)
 
 

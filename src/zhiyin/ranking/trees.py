@@ -1,4 +1,4 @@
-"""Trees: boosted trees over numbers with holes and categories as they are; the ranker to begin with."""
+"""Trees: gradient boosted trees (LightGBM) over numbers with missing values and categories; the default ranker."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from zhiyin.ranking.examples import Examples
 from zhiyin.ranking.forest import Forest
 from zhiyin.ranking.ranker import Ranker, Valid, clipped
 
-# Parameters that LightGBM bins a table by.
+# LightGBM parameters that apply to the binning of a data set.
 _OF_TABLES = ("min_data_in_leaf", "num_threads", "force_row_wise", "deterministic", "verbosity")
-# Below so many cells a thread costs more than it brings: on a busy machine LightGBM's threads wait for each other.
+# Cells per thread: with fewer, synchronisation of LightGBM's threads costs more than they save.
 CELLS = 16_000_000
-# A float32 counts no further.
+# Largest number of codes that float32 represents exactly.
 MOST_CODES = 1 << 24
-# LightGBM takes no larger request, and a gain of 2^31 would leave nothing to the rest.
+# LightGBM's limit of rows per request; and limits of grades, so that gains stay in range.
 MOST_ROWS, MOST_GRADE, MOST_LEVELS = 10_000, 30.0, 32
 
 
@@ -153,7 +153,7 @@ class Trees(Ranker):
     # -- answering --------------------------------------------------------------------------------------------------
 
     def table(self, examples: Examples) -> np.ndarray:
-        """float32[m, columns]: what the trees ask: numbers, codes, then the columns of each bag, 1 where it has it."""
+        """float32[m, columns]: input of the trees: numbers, codes, one 0/1 column for each frequent code of a bag."""
         parts = [examples.numbers, examples.codes]
         for name, codes in self.bag_codes_.items():
             starts, members, n = examples.bags[name]
@@ -223,7 +223,7 @@ def _levels(target: np.ndarray, held: np.ndarray | None) -> tuple[np.ndarray, np
 
 
 def _reports(run: Run, of: int) -> Any:
-    """A callback of LightGBM's that tells the run's."""
+    """A LightGBM callback that reports to the callbacks of the run."""
 
     def tell(state: Any) -> None:
         metric = {"metric": float(state.evaluation_result_list[0][2])} if state.evaluation_result_list else {}

@@ -1,1 +1,1 @@
-"""Models of ratings: how many stars a user will give. Each is a recommender too, and ranks by the predicted rating."""
+"""Models of ratings: how many stars a user will give. Each is a recommender that ranks by the predicted rating."""

@@ -1,4 +1,4 @@
-"""Columns of users or items as ones and zeros: categories, lists of words, numbers in tenths."""
+"""One-hot encoding of user or item columns: categories, lists of words, numbers by decile."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
-# More categories than these are no description but an id.
+# Columns with more categories than this are taken for ids and left out.
 MOST = 1000
 BINS = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class OneHot:
-    """What was found in the columns of a frame.
+    """The learned categories and bins of columns.
 
     columns: [name, "words", [category, ...]] or [name, "number", [edge, ...]] a column used, plain for JSON.
     """
@@ -25,7 +25,7 @@ class OneHot:
 
     @classmethod
     def of(cls, frame: pl.DataFrame) -> OneHot:
-        """Columns worth using: numbers, and texts or lists of which at most half the rows have a value of their own."""
+        """Learn numeric columns, and texts or lists with at most half as many distinct values as rows."""
         columns: list[Any] = []
         for column in frame.drop("id").iter_columns():
             if column.dtype.is_numeric():

@@ -1,4 +1,4 @@
-"""What the models of ratings share: where ratings are in a history, users folded in, ratings of pairs."""
+"""Base of the rating models: ratings of a history, folding in of users, prediction of pairs."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ DAY = UNITS["d"]
 class RatingModel(VectorRecommender):
     """A recommender whose score is the predicted rating.
 
-    A rating is the `value` of an event; a repeated rating counts each time. An event without a value, as of a history
-    that is a list of items, says what its weight says: a good rating (the mean of those above the middle) where it is
-    above 0, a poor one below. Where no event of the training data has a value, weights are the ratings.
+    A rating is the `value` of an event; a repeated rating counts each time. An event without a value, as in a history
+    that is a list of items, has a rating by its weight: a good one (the mean of those above the middle) where it is
+    positive, a poor one where it is negative. Where no event of the training data has a value, weights are the ratings.
 
-    Ratings far outside of the others (a bulk order) are taken as the largest that is usual, which is logged, and those
-    of a wide range are learned on a scale of ten, so that no step is too long.
+    Outliers (such as a bulk order) are clipped to the usual range, which is logged; ratings of a wide range are scaled
+    to ten for training, so that gradient steps stay stable.
 
     The score is an inner product: encode(history) · item_vectors_[i]. A user without a rating is scored by the items
     alone. Scores are not clipped, so that the best items stay apart; `predict` clips to the range of the training
@@ -35,7 +35,7 @@ class RatingModel(VectorRecommender):
     """
 
     scores_empty_histories: ClassVar[bool] = True
-    # Whether the rating depends on the moment it is asked for.
+    # Whether the prediction depends on the moment of the request.
     timed: ClassVar[bool] = False
     low_: ClassVar[float]
     high_: ClassVar[float]
@@ -62,8 +62,8 @@ class RatingModel(VectorRecommender):
 
         Parameters
         ----------
-        users: n raw ids; a user never seen gets what a stranger gets. With `histories`: n row numbers of it.
-        items: n raw ids; an item never seen is worth the mean rating of all items.
+        users: n raw ids; an unknown user has an empty history. With `histories`: n row numbers of it.
+        items: n raw ids; an unknown item gets the mean rating of all items.
         times: the moments of the ratings, microseconds UTC or datetimes, used by `TimeSVDpp` alone and to the day (its
             noon); without them each rating is for the `now` of its history.
         histories: instead of what was seen in training, a `Histories` with the ratings to answer from.

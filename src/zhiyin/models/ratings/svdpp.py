@@ -1,4 +1,4 @@
-"""SVD++: ratings from factors, and from which items were rated at all."""
+"""SVD++: matrix factorisation of ratings with implicit feedback."""
 
 from __future__ import annotations
 

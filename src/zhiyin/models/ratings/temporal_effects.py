@@ -1,4 +1,4 @@
-"""What time says of ratings: the bin of an item's bias, how far a user has drifted, ratings of one day."""
+"""Temporal effects of ratings: time bins of item biases, drift of users, effects of single days."""
 
 from __future__ import annotations
 

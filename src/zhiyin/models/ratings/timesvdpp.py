@@ -1,4 +1,4 @@
-"""TimeSVD++: SVD++ whose biases, and if asked whose users, change with time."""
+"""TimeSVD++: SVD++ with biases, and optionally user factors, that change with time."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Histories as batches of padded tensors, the same for training and for serving.
 
 Training is shifted: a causal network reads items 0..t of a sequence and every position predicts the item after it, so
-an epoch reads each event once, not once a prefix. Padding is on the right, where a causal network never looks; it is
-item 0, whose gradient is zero because nothing that is asked depends on it. Sequences of like length go together.
+an epoch reads each event once, not once per prefix. Padding is on the right, where a causal network
+does not read it; it is item 0, whose gradient is zero as no loss depends on it. Sequences of similar length are batched
+together.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from zhiyin.data.histories import Histories
 
-# Batches among which sequences are sorted by length: enough to leave little padding, few enough to stay shuffled.
+# Number of batches within which sequences are sorted by length: trades padding against shuffling.
 BUCKET = 64
 
 
@@ -66,7 +67,7 @@ class TrainingSequences:
 
     Parameters
     ----------
-    histories: of positive events only; those with fewer than two teach nothing.
+    histories: of positive events only; those with fewer than two are skipped.
     max_len: items a network reads at once. Of a longer history the last max_len + 1 events are taken; with `windows`
         the earlier ones too, in further sequences that overlap by one event.
     """
@@ -86,7 +87,7 @@ class TrainingSequences:
         self.mean_targets = self.lengths.sum() / max(1, self.n_batches)
 
     def epoch(self, number: int) -> Iterator[Sequences]:
-        """Shuffled; like lengths together; the batches themselves in random order."""
+        """Shuffled batches of sequences of similar length, in random order."""
         rng = np.random.default_rng([self.seed, 21, number])
         order = rng.permutation(len(self.rows))
         for start in range(0, len(order), BUCKET * self.batch_size):
@@ -142,7 +143,7 @@ def _tensor(items: np.ndarray, real: np.ndarray, padding: int) -> Tensor:
 
 
 def positive(histories: Histories) -> Histories:
-    """The events worth more than nothing, in the same rows."""
+    """The events of positive weight, in the same rows."""
     mask = histories.weights > 0
     if mask.all():
         return histories

@@ -1,12 +1,13 @@
-"""Checkpoints: a folder with tensors (safetensors) and counters (JSON) from which training goes on exactly."""
+"""Checkpoints of training: tensors (safetensors) and counters (JSON), from which training resumes exactly."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -18,12 +19,23 @@ from zhiyin.core.durations import microseconds
 from zhiyin.core.errors import DataError
 from zhiyin.core.run import Run, log
 
-if TYPE_CHECKING:
-    from zhiyin.models.sequence.training_loop import Progress
+
+@dataclasses.dataclass
+class Progress:
+    """The counters of training: what a checkpoint holds besides tensors."""
+
+    epoch: int = 0  # finished epochs
+    index: int = 0  # finished batches of the current epoch
+    step: int = 0  # finished steps in total
+    loss: float = 0.0  # summed over the current epoch
+    targets: float = 0.0
+    best: float = -math.inf
+    best_epoch: int = 0
+    curve: list[dict[str, float]] = dataclasses.field(default_factory=list)  # one entry per epoch
 
 
 class Checkpoints:
-    """Writes a checkpoint every so often; only the first of several processes writes, all read."""
+    """Writes checkpoints at intervals of `every` seconds. Of several processes the first one writes, all read."""
 
     def __init__(self, folder: Path, every: float, identity: str, rank: int) -> None:
         self.folder, self.every, self.identity, self.rank = folder, every, identity, rank
@@ -31,7 +43,7 @@ class Checkpoints:
 
     @classmethod
     def of(cls, run: Run, identity: str, rank: int) -> Checkpoints | None:
-        """What the run asks for; None where it asks for nothing."""
+        """The checkpoints that a run asks for, or None."""
         if run.checkpoint is None:
             return None
         return cls(Path(run.checkpoint), microseconds(run.checkpoint_every) / 1e6, identity, rank)
@@ -47,7 +59,7 @@ class Checkpoints:
     def write(
         self, network: nn.Module, optimizers: list[torch.optim.Optimizer], progress: Progress, best: dict[str, Tensor]
     ) -> None:
-        """Write the whole state, or nothing: one file, beside the old one and then in its place."""
+        """Write the whole state atomically, to one file that replaces the old one."""
         self.last = time.monotonic()
         if self.rank:
             return
@@ -65,9 +77,7 @@ class Checkpoints:
     def restore(
         self, network: nn.Module, optimizers: list[torch.optim.Optimizer], best: dict[str, Tensor]
     ) -> tuple[Progress, dict[str, Tensor]] | None:
-        """Take network and optimizers back to the checkpoint; None where there is none of this training."""
-        from zhiyin.models.sequence.training_loop import Progress
-
+        """Restore network and optimizers from the checkpoint; None where there is none of this training."""
         if not self.file.exists():
             return None
         try:
@@ -90,7 +100,7 @@ class Checkpoints:
         return progress, best
 
     def remove(self) -> None:
-        """Training is over: the checkpoint has served."""
+        """Delete the checkpoint after training."""
         if self.rank == 0:
             self.file.unlink(missing_ok=True)
 

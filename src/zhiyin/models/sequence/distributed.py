@@ -21,7 +21,7 @@ from zhiyin.models.sequence.rowwise_adam import dense_and_sparse
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
-    """Which of how many processes this one is, and the device its messages go from."""
+    """Rank and number of the processes, and the device of their messages."""
 
     rank: int = 0
     world: int = 1
@@ -37,7 +37,7 @@ class Processes:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         if not dist.is_initialized():
-            # Once and for all trainings: a group that is left and joined anew waits for ever at times.
+            # One group for all trainings of the process: leaving and joining again can block forever.
             dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
             atexit.register(_leave)
         yield cls(dist.get_rank(), dist.get_world_size(), device)
@@ -64,7 +64,7 @@ class Processes:
                 p.grad = part.view_as(p)
 
     def first(self, value: float) -> float:
-        """The value the first process has."""
+        """The value of the first process, broadcast to all."""
         if self.world == 1:
             return value
         box = torch.tensor(value, dtype=torch.float64, device=self.device)
@@ -72,7 +72,7 @@ class Processes:
         return float(box)
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Barrier: wait for all processes."""
         float(self._sum(torch.zeros((), device=self.device)))
 
     def _sum(self, values: Tensor) -> Tensor:

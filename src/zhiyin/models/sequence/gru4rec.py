@@ -39,7 +39,7 @@ class GRU4Rec(SequenceRecommender):
 class Recurrence(nn.Module):
     """Recurrent layers, each followed by dropout, and a linear layer back to d where the state is of another length.
 
-    Dropout of the vectors that are read stands before the encoder, in `NextItem`.
+    Dropout of the input vectors is applied before the encoder, in `NextItem`.
     """
 
     def __init__(self, d: int, cell: str, layers: int, units: int, dropout: float) -> None:
@@ -54,13 +54,13 @@ class Recurrence(nn.Module):
                     for gate in weight.data.split(units):
                         nn.init.orthogonal_(gate)
                 elif name.startswith("weight_ih"):
-                    # Vectors of items have length 1: torch's own start, made for longer ones, hardly hears them.
+                    # Item vectors have length 1; the default initialisation of torch is too small for that.
                     nn.init.normal_(weight, std=units**-0.5 if n else 1.0)
                 else:
                     nn.init.zeros_(weight)
 
     def forward(self, x: Tensor, batch: Sequences) -> Tensor:
-        """[b, t, d] to [b, t, d]. Padding is on the right, after all that is asked: nothing has to be packed."""
+        """[b, t, d] to [b, t, d]. Padding is on the right, after all targets, so sequences need no packing."""
         for cell in self.cells:
             x = self.dropout(cell(x)[0])
         return self.out(x)

@@ -1,4 +1,4 @@
-"""HSTU: gated attention without softmax, aware of the time between events."""
+"""HSTU: gated attention without softmax, with a bias by the time between events."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zhiyin.models.sequence.next_item import SequenceRecommender
 
 # Time differences fall into buckets whose edges are RATIO apart in the logarithm, from one second to centuries.
 RATIO, EDGES = 0.301, 80
-# Attention weights that exist at once on a CPU: few enough to stay near the processor, enough to keep it busy.
+# Number of attention weights held at once on a CPU, so that they stay in cache.
 CELLS = 1 << 20
 
 

@@ -28,7 +28,7 @@ class Dropout(nn.Module):
 
 
 class _Masked(torch.autograd.Function):
-    """x where kept, scaled; keeps one byte an element for the way back."""
+    """x where the mask is set, scaled; saves one byte per element for the backward pass."""
 
     @staticmethod
     def forward(ctx, x: Tensor, mask: Tensor, scale: float) -> Tensor:  # type: ignore[no-untyped-def]

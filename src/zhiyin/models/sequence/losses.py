@@ -1,7 +1,7 @@
-"""Losses on tensors. Each is the sum over rows, a scalar: who trains divides by how many rows there are in all.
+"""Losses on tensors. Each is a scalar, the sum over rows; the training loop divides by the number of rows.
 
-`weights[m]`, where given, multiplies the loss of each row; it is a constant, as are corrections and targets. Sums are
-kept in float32 at least, whatever the inputs are.
+`weights[m]`, where given, multiplies the loss of each row; weights, corrections and targets get no gradient. Sums are
+accumulated in float32 at least.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What every neural recommender shares: hyperparameters of training, validation, weights on disk, serving.
+"""Base of the neural recommenders: hyperparameters of training, validation, state and serving.
 
-A model is loss × network × data: it says how its network is built (`_build`) and what an epoch is made of
-(`_batches`); the network says what it loses on a batch (`loss`), which vectors its items have (`item_vectors`) and
-which vector a history has (`forward`). The loop is `training.train`.
+A model is loss × network × data: it builds its network (`_build`) and the batches of an epoch (`_batches`); the network
+computes the loss of a batch (`loss`), the item vectors (`item_vectors`) and the vector of a history (`forward`). The
+loop is `training_loop.train`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from zhiyin.data.histories import Histories
 from zhiyin.data.splits import split
 from zhiyin.models.recommender import VectorRecommender
 from zhiyin.models.sequence.batches import positive, serving_sequences
-from zhiyin.models.sequence.training_loop import Batches, Progress, threads, train
+from zhiyin.models.sequence.checkpoints import Progress
+from zhiyin.models.sequence.training_loop import Batches, threads, train
 from zhiyin.models.training_context import TrainingContext
 
-# Users whose validation lists are made after each epoch: enough to tell 1 % apart, few enough to cost little.
+# Number of users in the validation of an epoch: resolves differences of 1 % at little cost.
 JUDGED = 10_000
 
 
@@ -64,11 +65,11 @@ class NeuralRecommender(VectorRecommender):
         raise NotImplementedError
 
     def _batches(self, data: Dataset, run: Run) -> Batches:
-        """What an epoch is made of."""
+        """The batches of an epoch."""
         raise NotImplementedError
 
     def _prepare(self, data: Dataset, run: Run) -> None:
-        """Set whatever further state the network is built from, such as numbers of features."""
+        """Set further state that the network is built from, such as the number of features."""
 
     # -- the contract of a recommender ----------------------------------------------------------------------------
 
@@ -90,14 +91,14 @@ class NeuralRecommender(VectorRecommender):
                     identity=self._identity(data, run),
                 )
             except BaseException:
-                # Interrupted, a model is not half fitted.
+                # An interrupted model counts as not fitted.
                 for name in ("context_", "_network"):
                     vars(self).pop(name, None)
                 raise
         self._learned(network, progress)
 
     def _learned(self, network: nn.Module, progress: Progress) -> None:
-        """Keep what training has found, as arrays."""
+        """Store the trained weights as arrays."""
         self.weights_ = {name: tensor.numpy() for name, tensor in network.state_dict().items()}  # type: ignore[misc]
         self.item_vectors_ = self._item_vectors()  # type: ignore[misc]
         self.curve_ = progress.curve  # type: ignore[misc]
@@ -138,7 +139,7 @@ class NeuralRecommender(VectorRecommender):
     # -- validation -----------------------------------------------------------------------------------------------
 
     def _validation(self, data: Dataset, run: Run) -> tuple[Dataset, tuple[Histories, Histories] | None]:
-        """What to learn from; and the histories to ask with and the events to find, or None."""
+        """The training part, and the query histories and relevant events of the validation part, or None."""
         if self.validation == "none":
             return data, None
         by = {"users": "cold-users"}.get(self.validation, self.validation)
@@ -170,7 +171,7 @@ class NeuralRecommender(VectorRecommender):
     _excludes_seen: ClassVar[bool] = True
 
     def _identity(self, data: Dataset, run: Run) -> str:
-        """What distinguishes this training from another one."""
+        """Digest of settings, data and seed, which identifies this training."""
         identity = json.dumps([type(self).__name__, settings_of(self), data.fingerprint, run.seed])
         return hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
 

@@ -1,7 +1,7 @@
-"""Next-item prediction: what the sequence models share. Item table → encoder → loss over the item table.
+"""Next-item prediction, the base of the sequence models: item table → encoder → loss over the item table.
 
-The encoder is any causal module from item vectors [b, t, d] to states [b, t, d]; the state at a place is scored
-against the vectors of all items, tied to those that are read.
+The encoder is any causal module from item vectors [b, t, d] to states [b, t, d]; the state at a position is scored
+against the vectors of all items. Input and output vectors are tied.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from zhiyin.models.sequence.batches import Sequences, TrainingSequences, positiv
 from zhiyin.models.sequence.layers import Dropout
 from zhiyin.models.sequence.neural_recommender import NeuralRecommender
 
-# Tables of more rows than this get sparse gradients when negatives are sampled: a step costs what it touches.
+# Item tables of more rows than this get sparse gradients with sampled negatives, so that a step costs only its rows.
 SPARSE_ROWS = 100_000
 
 

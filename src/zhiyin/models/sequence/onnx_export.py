@@ -1,4 +1,4 @@
-"""A neural recommender for a stack without Python: its network as ONNX, its item vectors as NumPy, the rest as JSON.
+"""Export of a neural recommender for serving without Python: network as ONNX, item vectors as NumPy, the rest as JSON.
 
 A list is then made in three steps, in any language: the codes of the user's last items, the vector that `encoder.onnx`
 makes of them, and the items whose vectors have the largest inner product with it.
@@ -27,9 +27,9 @@ from zhiyin.models.sequence.batches import Sequences
 from zhiyin.models.sequence.neural_recommender import NeuralRecommender
 
 FORMAT = 1
-# How far a vector of onnxruntime may be from torch's.
+# Largest relative difference between the vectors of onnxruntime and torch.
 TOLERANCE = 1e-4
-# Longest history the verification reads.
+# Length of the longest history in the verification.
 VERIFIED = 256
 
 
@@ -107,7 +107,7 @@ def _program(network: nn.Module, reach: int) -> Any:
         )
     graph = program.model.graph  # type: ignore[union-attr]
     for value in list(graph.inputs):
-        # The exporter takes a size for a constant, without a word, where the network does, such as by len(tensor).
+        # Where the network uses a Python size, such as len(tensor), the exporter silently makes it a constant.
         if isinstance(value.shape[0], int) or (reach > 1 and len(value.shape) > 1 and isinstance(value.shape[1], int)):
             raise ZhiyinError(
                 f"the network cannot be written as ONNX: {value.name} would have the fixed shape {value.shape}",
@@ -172,7 +172,7 @@ def _write_manifest(file: Path, model: NeuralRecommender, inputs: list[str], rea
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on packages that are not needed and on its own use of torch."""
+    """Suppress the exporter's messages on optional packages and its own deprecations."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

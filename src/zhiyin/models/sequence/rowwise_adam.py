@@ -1,4 +1,4 @@
-"""Adam for tables with millions of rows: only the rows of the batch are touched, and only they cost time."""
+"""Row-wise Adam for tables with millions of rows: a step reads and writes the rows of the batch only."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from zhiyin.models.sequence.batches import Sequences
 from zhiyin.models.sequence.layers import Dropout
 from zhiyin.models.sequence.next_item import SequenceRecommender
 
-# Up to this length attention weights are dropped too; beyond it they are never held, only their products are.
+# Up to this length dropout applies to attention weights too; beyond it the weights are not materialised.
 DROPPED = 512
 
 

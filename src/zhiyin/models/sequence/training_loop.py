@@ -1,7 +1,7 @@
-"""The training loop: the only one. Every network, here and in the rankers, is trained by `train`.
+"""The training loop of all networks, of models and of rankers.
 
 A network is a `torch.nn.Module` with one more method, `loss(batch, draw)`, which returns the sum of the loss over the
-targets of the batch, and their number. Batches come prepared as tensors. The loop knows nothing else of either.
+targets of the batch, and their number. Batches come prepared as tensors. The loop needs nothing else of them.
 
 All randomness of a step descends from (seed, step): nothing but counters is needed to go on exactly where training
 was interrupted, and several processes draw the same negatives.
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from zhiyin.core.errors import ConfigError, ZhiyinError
 from zhiyin.core.run import Run, log
-from zhiyin.models.sequence.checkpoints import Checkpoints
+from zhiyin.models.sequence.checkpoints import Checkpoints, Progress
 from zhiyin.models.sequence.distributed import Processes
 from zhiyin.models.sequence.rowwise_adam import RowwiseAdam, dense_and_sparse
 
@@ -39,7 +39,7 @@ class Batch(Protocol):
 
 
 class Batches(Protocol):
-    """What one epoch is made of. `epoch(n)` gives the same batches in the same order each time it is asked."""
+    """The batches of an epoch. `epoch(n)` is deterministic: the same batches in the same order at each call."""
 
     n_batches: int
 
@@ -57,20 +57,6 @@ class Plan(Protocol):
     warmup: int
     schedule: str
     clip: float
-
-
-@dataclasses.dataclass
-class Progress:
-    """Where training stands: all that a checkpoint needs beside tensors."""
-
-    epoch: int = 0  # epochs finished
-    index: int = 0  # batches finished in the epoch that runs
-    step: int = 0  # steps finished in all
-    loss: float = 0.0  # summed in the epoch that runs
-    targets: float = 0.0
-    best: float = -math.inf
-    best_epoch: int = 0
-    curve: list[dict[str, float]] = dataclasses.field(default_factory=list)  # one entry an epoch
 
 
 def train(
@@ -171,9 +157,9 @@ def _end_epoch(
     seconds: float,
     seen: int,
 ) -> None:
-    """Close an epoch: judge it, keep the weights if they are the best so far, and tell the callbacks."""
+    """End an epoch: validate, keep the weights if they are the best so far, and report to the callbacks."""
     network.eval()
-    # The loss tells of weights that are no numbers only one step later, and after the last step nothing would.
+    # Checked here too: weights that become NaN in a step show in the loss of the next one only.
     _stop_unless(all(bool(p.isfinite().all()) for p in network.parameters()), label, progress, plan)
     mean = progress.loss / max(progress.targets, 1)
     news: dict[str, float] = {"loss": mean}
@@ -247,7 +233,7 @@ def device_of(run: Run) -> torch.device:
 
 
 def _local() -> tuple[int]:
-    """Which of several GPUs is this process's. Raises ConfigError where there are more processes than GPUs."""
+    """The GPU index of this process. Raises ConfigError where there are more processes than GPUs."""
     rank, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if rank >= gpus:
         raise ConfigError(
@@ -259,7 +245,7 @@ def _local() -> tuple[int]:
 
 @contextlib.contextmanager
 def threads(run: Run) -> Iterator[None]:
-    """Torch with as many threads as the run allows, then as before."""
+    """Context manager: the number of torch threads that the run allows; restored afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(run.n_threads)
     try:
@@ -284,13 +270,13 @@ def _compiled(encoder: nn.Module) -> Iterator[None]:
     encoder.compile(dynamic=True)
     compiled: Callable[..., Tensor] = encoder._compiled_call_impl  # type: ignore[assignment]
     written = encoder._call_impl
-    # A validation asks with few batches: to compile for it would take longer than that could save.
+    # Validation has few batches: compiling for it would take longer than it saves.
     encoder._compiled_call_impl = lambda *given: (compiled if encoder.training else written)(*given)
     try:
         yield
     finally:
         encoder._compiled_call_impl = None
-        # Torch keeps what it compiled for each class of network, of all trainings, and compiles no more beyond eight.
+        # Torch caches compiled code by class of network, and stops compiling after eight entries.
         torch.compiler.reset()
 
 
