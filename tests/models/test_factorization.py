@@ -11,7 +11,7 @@ from zhiyin.core.errors import ConfigError, NotFittedError
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models.factorization import ALS, BLOCK, half_sweep
+from zhiyin.models.factorization import ALS, FACTORS_PER_BLOCK, half_sweep
 from zhiyin.testing.recommender import RecommenderConformance, shop
 
 
@@ -87,7 +87,7 @@ def test_blocks_come_to_the_exact_solution(factors: int) -> None:
     wanted = _exact(rows.toarray().astype(np.float64), y, 30.0)
     x = np.zeros((data.n_users, factors), dtype=np.float32)
     far = []
-    for _ in range(1 if factors <= BLOCK else 60):
+    for _ in range(1 if factors <= FACTORS_PER_BLOCK else 60):
         half_sweep(rows, x, y, 30.0, 0, Run(threads=2), solver="blocks")
         far.append(np.abs(x - wanted).max())
     assert far[-1] < 1e-3

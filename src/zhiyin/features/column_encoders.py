@@ -23,10 +23,10 @@ from zhiyin.data.times import to_microseconds
 
 DAY = UNITS["d"]
 # Bound of standardised numbers, so that one outlier does not dominate a row.
-LIMIT = 10.0
-QUANTILES = 256
+MAX_DEVIATIONS = 10.0
+N_QUANTILES = 256
 # Number of text dates kept as examples, enough to tell the day from the month.
-EXAMPLES = 64
+N_DATE_EXAMPLES = 64
 _UNITS = {"us": 1, "ms": 1_000, "s": 1_000_000}
 # Separators of the tags in a text.
 SEPARATORS = "[|;,]"
@@ -114,7 +114,7 @@ class Number(Column):
         gaps, none = len(finite) < len(x), np.zeros(0)
         if way == "quantile" and len(finite):
             # Equal quantiles are merged into one knot at the mean of their shares.
-            shares = np.linspace(0, 1, QUANTILES + 1)
+            shares = np.linspace(0, 1, N_QUANTILES + 1)
             knots, place = np.unique(np.quantile(finite, shares), return_inverse=True)
             levels = np.bincount(place, weights=shares) / np.bincount(place)
             return cls(name, way, 0.5, 12**-0.5, gaps, knots, levels)
@@ -132,7 +132,7 @@ class Number(Column):
             x = _log(x)
         elif len(self.knots):
             x = np.interp(x, self.knots, self.levels)
-        z = np.clip((x - self.mean) / self.deviation, -LIMIT, LIMIT)
+        z = np.clip((x - self.mean) / self.deviation, -MAX_DEVIATIONS, MAX_DEVIATIONS)
         piece = Piece([(self.name, "value", np.where(is_finite, z, 0.0).astype(np.float32))])
         if self.gaps:
             piece.numbers.append((f"{self.name} missing", "missing", (~is_finite).astype(np.float32)))
@@ -258,7 +258,7 @@ class Time(Column):
         examples: list[str] = []
         if values.dtype == pl.String:
             distinct = values.drop_nulls().unique().sort()
-            examples = distinct.gather_every(max(1, len(distinct) // EXAMPLES)).to_list()
+            examples = distinct.gather_every(max(1, len(distinct) // N_DATE_EXAMPLES)).to_list()
         elif values.dtype.is_temporal() and not isinstance(values.dtype, pl.Datetime | pl.Date):
             raise ConfigError(f"column {name!r} of {values.dtype} holds no moments", remedy="dates or datetimes")
         moments = moments_of(values, unit, examples)
@@ -274,7 +274,7 @@ class Time(Column):
         is_present = moments.is_not_null().to_numpy()
         at = moments.fill_null(0).to_numpy()
         age = (self.last if now is None else now) - at
-        z = np.clip((_log(age / DAY) - self.mean) / self.deviation, -LIMIT, LIMIT)
+        z = np.clip((_log(age / DAY) - self.mean) / self.deviation, -MAX_DEVIATIONS, MAX_DEVIATIONS)
         piece = Piece([(f"{self.name} age", "value", np.where(is_present, z, 0.0).astype(np.float32))])
         if self.gaps:
             piece.numbers.append((f"{self.name} missing", "missing", (~is_present).astype(np.float32)))

@@ -11,7 +11,7 @@ from zhiyin.data.times import numeric_unit
 from zhiyin.features.column_encoders import parted, words_of
 
 # Number of rows that a guess is based on.
-SAMPLE = 100_000
+MAX_SAMPLED_ROWS = 100_000
 SKIP = "skip"
 _ID = re.compile(r"(^|[_\W])(id|ids|uuid|guid|isbn(10|13)?|asin|sku|ean|upc|key|hash)$|[a-z]Id$", re.IGNORECASE)
 _WHEN = re.compile(r"date|time|(^|_)at$|timestamp|created|updated|released|born|since", re.IGNORECASE)

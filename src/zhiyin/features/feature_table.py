@@ -21,7 +21,7 @@ from scipy import sparse
 from zhiyin.core.errors import ConfigError, DataError, nearest
 from zhiyin.core.run import Run, log
 from zhiyin.features.column_encoders import Category, Column, Number, Tags, Time, Vector
-from zhiyin.features.feature_inference import SAMPLE, SKIP, guess
+from zhiyin.features.feature_inference import MAX_SAMPLED_ROWS, SKIP, guess
 from zhiyin.features.text import Text, unit_rows
 
 KINDS: dict[str, type[Column]] = {kind.kind: kind for kind in (Number, Category, Tags, Text, Vector, Time)}
@@ -160,8 +160,8 @@ class Features:
                 raise ConfigError(f"features: there is no column {name!r}", remedy=remedy)
         rows = frame if learned is None or not frame.width else frame.filter(pl.Series(np.asarray(learned, dtype=bool)))
         some = rows
-        if len(rows) > SAMPLE:
-            some = rows[np.sort((run or Run()).rng(71).choice(len(rows), SAMPLE, replace=False))]
+        if len(rows) > MAX_SAMPLED_ROWS:
+            some = rows[np.sort((run or Run()).rng(71).choice(len(rows), MAX_SAMPLED_ROWS, replace=False))]
         for name in frame.columns:
             kind = kinds.get(name)
             if kind is None:

@@ -24,7 +24,7 @@ _ACCENTS = r"[\u{300}-\u{36f}]"
 # BM25's saturation of repeats and share of the length (Robertson & Zaragoza, 2009).
 K1, B = 1.2, 0.75
 # Lengths of character n-grams, and the number of leading characters of a word that they are taken from.
-PIECES, LONGEST = (3, 4, 5), 40
+CHARACTER_NGRAMS, MAX_PREFIX_CHARACTERS = (3, 4, 5), 40
 
 
 @dataclasses.dataclass
@@ -151,11 +151,11 @@ def _terms(values: pl.Series, ngrams: int, pieces: bool, han: bool) -> pl.DataFr
 def _pieces(words: pl.DataFrame) -> pl.DataFrame:
     """Character n-grams of each word, marked by a prefix that no word begins with."""
     distinct = words.select(pl.col("word").unique())
-    framed = pl.lit("_") + pl.col("word").str.slice(0, LONGEST) + "_"
+    framed = pl.lit("_") + pl.col("word").str.slice(0, MAX_PREFIX_CHARACTERS) + "_"
     cut = [
         distinct.with_columns(piece=framed.str.slice(start, size)).filter(pl.col("piece").str.len_chars() == size)
-        for size in PIECES
-        for start in range(LONGEST + 3 - size)
+        for size in CHARACTER_NGRAMS
+        for start in range(MAX_PREFIX_CHARACTERS + 3 - size)
     ]
     pieces = pl.concat(cut).select("word", piece=pl.lit("~") + pl.col("piece"))
     return words.join(pieces, on="word", maintain_order="left").select("row", word="piece")

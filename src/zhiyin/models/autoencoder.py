@@ -23,7 +23,7 @@ from zhiyin.models.sequence.next_item import SPARSE_ROWS
 from zhiyin.models.sequence.training_loop import threads
 
 # Number of histories encoded at once when serving.
-ROWS = 4096
+HISTORIES_PER_BATCH = 4096
 
 
 @dataclasses.dataclass
@@ -75,9 +75,9 @@ class MultVAE(NeuralRecommender):
         vectors = np.zeros((matrix.shape[0], self._width()), dtype=np.float32)
         device = next(network.parameters()).device
         with torch.inference_mode(), threads(run):
-            for start in range(0, len(vectors), ROWS):
-                bag = HistoryBatch.of(matrix[start : start + ROWS])
-                vectors[start : start + ROWS, :-1] = network(bag.to(device)).float().cpu().numpy()
+            for start in range(0, len(vectors), HISTORIES_PER_BATCH):
+                bag = HistoryBatch.of(matrix[start : start + HISTORIES_PER_BATCH])
+                vectors[start : start + HISTORIES_PER_BATCH, :-1] = network(bag.to(device)).float().cpu().numpy()
         vectors[:, -1] = 1
         vectors[np.diff(matrix.indptr) == 0] = 0
         return vectors

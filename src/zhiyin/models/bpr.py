@@ -18,7 +18,7 @@ from zhiyin.data.histories import Histories
 from zhiyin.models.recommender import VectorRecommender
 
 # Number of parts of users and items, where there are enough of them: the largest number of parallel threads.
-BLOCKS = 16
+MAX_PARTS = 16
 _ITEMS_A_BLOCK = 256  # smallest number of items in a part, as negatives come from the positive's part
 _TRIES = 8  # draws of a negative before a pair is skipped
 _KEY = np.uint64(0x9E3779B97F4A7C15)  # where the draws of every history begin
@@ -145,7 +145,7 @@ class Plan:
     @classmethod
     def of(cls, rows: sparse.csr_matrix, kind: int, shares: np.ndarray, rank_share: float) -> Plan:
         n_users, n_items = rows.shape
-        parts = int(max(1, min(BLOCKS, n_items // _ITEMS_A_BLOCK, n_users // _ITEMS_A_BLOCK)))
+        parts = int(max(1, min(MAX_PARTS, n_items // _ITEMS_A_BLOCK, n_users // _ITEMS_A_BLOCK)))
         goals = np.arange(1, parts) * (rows.nnz / parts)
         cuts = np.searchsorted(rows.indptr, goals)
         users = np.concatenate([[0], cuts, [n_users]]).astype(np.int64)

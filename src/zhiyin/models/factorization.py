@@ -17,7 +17,7 @@ from zhiyin.data.histories import Entries, Histories
 from zhiyin.models.recommender import VectorRecommender
 from zhiyin.models.training_context import TrainingContext
 
-BLOCK = 32  # factors solved at once by "blocks"
+FACTORS_PER_BLOCK = 32  # factors solved at once by "blocks"
 
 
 @dataclasses.dataclass
@@ -155,14 +155,15 @@ def half_sweep(
 ) -> None:
     """Improve every x_u in place, y fixed, on (YᵀY + Yᵀ(C - I)Y + reg n^reg_power I) x = YᵀC p, n the items of the row.
 
-    By `steps` of conjugate gradient, or by Cholesky's decomposition, of all factors or of BLOCK after BLOCK.
+    By `steps` of conjugate gradient, or by Cholesky's decomposition, of all factors or of FACTORS_PER_BLOCK after
+    FACTORS_PER_BLOCK.
     """
     matrix = (y.T @ y if gram is None else gram).astype(np.float32)
     matrix.ravel()[:: len(matrix) + 1] += np.float32(reg)
     ridge = np.zeros(0, dtype=np.float32)  # what the penalty of each row exceeds reg by
     if reg_power:
         ridge = (reg * (np.maximum(np.diff(rows.indptr), 1.0) ** reg_power - 1)).astype(np.float32)
-    width = min(x.shape[1], BLOCK) if solver == "blocks" else x.shape[1]
+    width = min(x.shape[1], FACTORS_PER_BLOCK) if solver == "blocks" else x.shape[1]
 
     def work(start: int, stop: int) -> None:
         if solver == "cg":

@@ -21,7 +21,7 @@ from zhiyin.models.sequence.training_loop import threads, train
 from zhiyin.models.two_tower import Bag
 
 # Number of items mapped at once; fewer with pictures.
-ROWS, PICTURES = 1 << 14, 256
+ITEMS_PER_BATCH, PICTURES_PER_BATCH = 1 << 14, 256
 
 
 @dataclasses.dataclass
@@ -172,8 +172,8 @@ def learn(
         device = next(network.parameters()).device
         total = 0.0
         with torch.inference_mode():
-            for start in range(0, len(held_out), PICTURES):
-                batch = batches.batch(held_out[start : start + PICTURES]).to(device)
+            for start in range(0, len(held_out), PICTURES_PER_BATCH):
+                batch = batches.batch(held_out[start : start + PICTURES_PER_BATCH]).to(device)
                 total += float(network.loss(batch, torch.Generator())[0])
         return -total / max(float(batches.weights[held_out].sum()), 1e-12)
 
@@ -184,7 +184,7 @@ def learn(
 def mapped(network: Mapping, inputs: Inputs, out: int, run: Run) -> np.ndarray:
     """float32[n, out]: the output of the network, in eval mode, for all items."""
     vectors = np.zeros((len(inputs), out), dtype=np.float32)
-    size = PICTURES if inputs.pictures is not None else ROWS
+    size = PICTURES_PER_BATCH if inputs.pictures is not None else ITEMS_PER_BATCH
     with torch.inference_mode(), threads(run):
         for start in range(0, len(inputs), size):
             rows = np.arange(start, min(start + size, len(inputs)))

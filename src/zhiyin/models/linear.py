@@ -13,7 +13,7 @@ from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models.matrix_inverse import LARGEST, invert
+from zhiyin.models.matrix_inverse import MAX_CHOLESKY_ROWS, invert
 from zhiyin.models.recommender import Recommender
 
 _TILE = 64
@@ -98,7 +98,7 @@ def sparse_times_dense(rows: sparse.csr_matrix, dense: np.ndarray, run: Run) -> 
 
 def _check_memory(n_items: int) -> None:
     """Raise ConfigError where the weights do not fit into free memory, before the computation begins."""
-    needed = 4 * n_items * n_items * (1 if n_items <= LARGEST else 2)  # larger ones are inverted by halves
+    needed = 4 * n_items * n_items * (1 if n_items <= MAX_CHOLESKY_ROWS else 2)  # larger ones are inverted by halves
     try:
         with open("/proc/meminfo") as info:
             free = next(int(line.split()[1]) * 1024 for line in info if line.startswith("MemAvailable"))

@@ -7,11 +7,11 @@ import numpy as np
 from zhiyin.core.errors import ConfigError
 
 # LAPACK builds with 32-bit integers crash on larger matrices (seen at 40,981 rows): these are halved first.
-LARGEST = 23_000
+MAX_CHOLESKY_ROWS = 23_000
 _BLOCK = 2_048
 
 
-def invert(matrix: np.ndarray, largest: int = LARGEST) -> None:
+def invert(matrix: np.ndarray, largest: int = MAX_CHOLESKY_ROWS) -> None:
     """Replace the upper triangle of a positive definite float32 matrix by that of its inverse.
 
     Up to `largest` rows by Cholesky (potrf, potri) in the matrix's own memory. Beyond, by halves: with S = C - Bᵀ A⁻¹ B

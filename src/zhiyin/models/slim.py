@@ -15,9 +15,9 @@ from zhiyin.models.item_to_item import keep_largest
 from zhiyin.models.linear import gram, mirror
 from zhiyin.models.neighbors import TableRecommender
 
-LARGEST = 16_384  # largest number of items for which XᵀX is held: 1 GiB
-ROUND = 64  # number of items that may enter the active set at once
-LOOSE = 0.1
+MAX_GRAM_ITEMS = 16_384  # largest number of items for which XᵀX is held: 1 GiB
+ITEMS_PER_ROUND = 64  # number of items that may enter the active set at once
+LOOSE_SHARE = 0.1
 
 
 @dataclasses.dataclass
@@ -49,7 +49,7 @@ class SLIM(TableRecommender):
         items = users.T.tocsr()
         max_candidates = min(self.candidates or n_items, n_items)
         parts_by_start: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
-        shared = mirror(gram(users, run), run) if n_items <= LARGEST else None
+        shared = mirror(gram(users, run), run) if n_items <= MAX_GRAM_ITEMS else None
 
         def work(start: int, stop: int) -> None:
             how = self.l1, self.l2, max_candidates, self.sweeps, self.tolerance, start, stop
@@ -187,7 +187,9 @@ def _regress_shared(shared, l1, l2, max_candidates, sweeps, tolerance, start, st
                     most_moved = max(most_moved, move)
             if n_entering == 0 and near <= tolerance:
                 break
-            chosen, _ = _best(priority, entering, n_entering, reach if reach <= 2 * ROUND else ROUND)
+            chosen, _ = _best(
+                priority, entering, n_entering, reach if reach <= 2 * ITEMS_PER_ROUND else ITEMS_PER_ROUND
+            )
             held, n = n, 0
             for place in range(held):  # items of weight 0 leave the active set
                 within[inside[place]] = w[place] > 0
@@ -197,7 +199,7 @@ def _regress_shared(shared, l1, l2, max_candidates, sweeps, tolerance, start, st
             for item in chosen:
                 inside[n], w[n], within[item] = item, 0, True
                 n += 1
-            near = max(tolerance, LOOSE * most_moved)  # no more precise than the items still outside
+            near = max(tolerance, LOOSE_SHARE * most_moved)  # no more precise than the items still outside
             _descend_shared(shared, inside, n, slope, w, l1, l2, sweeps, near)
         for place in range(n):
             within[inside[place]] = False

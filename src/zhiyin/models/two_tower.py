@@ -28,7 +28,7 @@ from zhiyin.models.sequence.next_item import SPARSE_ROWS
 from zhiyin.models.sequence.training_loop import threads
 
 # Number of item vectors computed at once.
-ROWS = 1 << 16
+ITEMS_PER_BATCH = 1 << 16
 # Number of states of a batch by which hard negatives are selected.
 MAX_SAMPLED_STATES = 256
 
@@ -189,7 +189,7 @@ class Towers(nn.Module):
     def item_vectors(self) -> Tensor:
         """[n, d]: what histories are scored against."""
         device = self.cumulated.device
-        every = torch.arange(len(self.had), device=device).split(ROWS)
+        every = torch.arange(len(self.had), device=device).split(ITEMS_PER_BATCH)
         return torch.cat([self.found(self.vectors(rows)) for rows in every])
 
     def loss(self, batch: Sequences, draw: torch.Generator) -> tuple[Tensor, int]:

@@ -26,7 +26,7 @@ from zhiyin.ranking.examples import Examples
 from zhiyin.ranking.ranker import Ranker, Valid, clipped
 
 # Number of rows scored at once.
-CHUNK = 8192
+ROWS_PER_CHUNK = 8192
 
 
 @dataclasses.dataclass
@@ -292,7 +292,7 @@ def _logits(network: Network, rows: ExampleRows) -> np.ndarray:
     m = len(rows.examples)
     logits = np.empty((m, len(network.offset)), dtype=np.float32)
     with torch.inference_mode():
-        for start in range(0, m, CHUNK):
-            chosen = np.arange(start, min(start + CHUNK, m))
+        for start in range(0, m, ROWS_PER_CHUNK):
+            chosen = np.arange(start, min(start + ROWS_PER_CHUNK, m))
             logits[chosen] = network(rows.rows(chosen).to(device)).float().cpu().numpy()
     return logits

@@ -19,11 +19,11 @@ from zhiyin.ranking.ranker import Ranker, Valid, clipped
 # LightGBM parameters that apply to the binning of a data set.
 _OF_TABLES = ("min_data_in_leaf", "num_threads", "force_row_wise", "deterministic", "verbosity")
 # Cells per thread: with fewer, synchronisation of LightGBM's threads costs more than they save.
-CELLS = 16_000_000
+CELLS_PER_THREAD = 16_000_000
 # Largest number of codes that float32 represents exactly.
-MOST_CODES = 1 << 24
+MAX_CODES = 1 << 24
 # LightGBM's limit of rows per request; and limits of grades, so that gains stay in range.
-MOST_ROWS, MOST_GRADE, MOST_LEVELS = 10_000, 30.0, 32
+MAX_ROWS_PER_REQUEST, MAX_GRADE, MAX_LEVELS = 10_000, 30.0, 32
 
 
 @dataclasses.dataclass
@@ -70,7 +70,7 @@ class Trees(Ranker):
     ) -> None:
         lightgbm = _lightgbm()
         for name, card in zip(examples.code_names, examples.cards):
-            if card > MOST_CODES:
+            if card > MAX_CODES:
                 remedy = "hash it to fewer codes, or use a network, which has a vector a code"
                 raise DataError(f"{card} categories are too many for trees", column=name, remedy=remedy)
         self.bag_codes_ = {name: self._frequent(bag) for name, bag in examples.bags.items()}  # type: ignore[misc]
@@ -78,7 +78,7 @@ class Trees(Ranker):
             raise DataError("the examples have no column that trees could ask", remedy="add numbers or categories")
         target, held = labels[:, 0], None if valid is None else valid[1][:, 0]
         cells = len(examples.items) * len(self._names(examples))
-        options = self._options(run, min(run.n_threads, 1 + cells // CELLS))
+        options = self._options(run, min(run.n_threads, 1 + cells // CELLS_PER_THREAD))
         if self.objective == "lambdarank":
             target, held, options["label_gain"] = _levels(target, held)
         else:
@@ -128,9 +128,9 @@ class Trees(Ranker):
     ) -> Any:
         sizes = np.diff(examples.offsets)
         ranked = self.objective == "lambdarank"
-        if ranked and sizes.max(initial=0) > MOST_ROWS:
+        if ranked and sizes.max(initial=0) > MAX_ROWS_PER_REQUEST:
             raise DataError(
-                f"a request has {sizes.max()} candidates, lambdarank takes {MOST_ROWS}",
+                f"a request has {sizes.max()} candidates, lambdarank takes {MAX_ROWS_PER_REQUEST}",
                 remedy="fewer candidates a source, or objective = binary",
             )
         first = len(examples.number_names)
@@ -209,12 +209,12 @@ class Trees(Ranker):
 def _levels(target: np.ndarray, held: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None, list[float]]:
     """Grades as whole numbers, those of training and validation alike, and the gain of each: 2^grade - 2^lowest.
 
-    More than MOST_LEVELS grades are cut into as many, by quantiles of the distinct ones.
+    More than MAX_LEVELS grades are cut into as many, by quantiles of the distinct ones.
     """
     grades = np.unique(target if held is None else np.concatenate([target, held]))
-    if len(grades) > MOST_LEVELS:
-        grades = grades[np.unique(np.linspace(0, len(grades) - 1, MOST_LEVELS).round().astype(np.int64))]
-    powers = 2.0 ** np.clip(grades.astype(np.float64), -MOST_GRADE, MOST_GRADE)
+    if len(grades) > MAX_LEVELS:
+        grades = grades[np.unique(np.linspace(0, len(grades) - 1, MAX_LEVELS).round().astype(np.int64))]
+    powers = 2.0 ** np.clip(grades.astype(np.float64), -MAX_GRADE, MAX_GRADE)
 
     def place(values: np.ndarray) -> np.ndarray:
         return np.searchsorted(grades, values, side="right") - 1

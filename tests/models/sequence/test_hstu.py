@@ -100,21 +100,21 @@ def test_buckets() -> None:
     edges = network().encoder.edges
     ago = torch.tensor([0, 999_999, 1_000_000, 1_351_209, 1_351_210, 60 * SECOND, 10**17])
     spans = hstu.buckets_of(torch.cat([torch.zeros(1, dtype=torch.int64), ago])[None], edges)
-    assert spans[0, 1:, 0].tolist() == [0, 0, 1, 1, 2, 14, hstu.EDGES]
+    assert spans[0, 1:, 0].tolist() == [0, 0, 1, 1, 2, 14, hstu.N_TIME_EDGES]
 
 
 @pytest.mark.parametrize("cells", [1, 1 << 20])
 @pytest.mark.parametrize("timed", [True, False])
 def test_attention_in_pieces_is_the_plain_one(monkeypatch: pytest.MonkeyPatch, cells: int, timed: bool) -> None:
-    monkeypatch.setattr(hstu, "CELLS", cells)
+    monkeypatch.setattr(hstu, "MAX_ATTENTION_CELLS", cells)
     draw = torch.Generator().manual_seed(0)
     b, h, t, d = 2, 3, 37, 4
 
     def made(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=draw, dtype=torch.float64)
 
-    inputs = [made(b, h, t, d) for _ in range(3)] + [made(40), made(hstu.EDGES + 1)]
-    spans = torch.randint(0, hstu.EDGES + 1, (b, t, t), generator=draw).to(torch.uint8) if timed else None
+    inputs = [made(b, h, t, d) for _ in range(3)] + [made(40), made(hstu.N_TIME_EDGES + 1)]
+    spans = torch.randint(0, hstu.N_TIME_EDGES + 1, (b, t, t), generator=draw).to(torch.uint8) if timed else None
     weights = made(b, h, t, d)
     found = []
     for how in (hstu.attend, hstu._Attend.apply):

@@ -10,8 +10,8 @@ import polars as pl
 from scipy import sparse
 
 # Columns with more categories than this are taken for ids and left out.
-MOST = 1000
-BINS = 10
+MAX_CATEGORIES = 1000
+N_BINS = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class OneHot:
             if column.dtype.is_numeric():
                 numbers = column.cast(pl.Float64).drop_nulls().drop_nans().to_numpy()
                 numbers = numbers[np.isfinite(numbers)]
-                edges = np.unique(np.quantile(numbers, np.arange(1, BINS) / BINS)) if len(numbers) else numbers
+                edges = np.unique(np.quantile(numbers, np.arange(1, N_BINS) / N_BINS)) if len(numbers) else numbers
                 if len(edges):
                     columns.append([column.name, "number", edges.tolist()])
                 continue
@@ -40,7 +40,7 @@ class OneHot:
                 continue
             counts = words["word"].value_counts().filter(pl.col("count") > 1)
             categories = counts["word"].sort().to_list()
-            if 0 < len(categories) <= MOST and 2 * words["word"].n_unique() <= len(column):
+            if 0 < len(categories) <= MAX_CATEGORIES and 2 * words["word"].n_unique() <= len(column):
                 columns.append([column.name, "words", categories])
         return cls(columns)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from zhiyin.data.histories import Histories
 
 # Number of batches within which sequences are sorted by length: trades padding against shuffling.
-BUCKET = 64
+BATCHES_PER_BUCKET = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +90,8 @@ class TrainingSequences:
         """Shuffled batches of sequences of similar length, in random order."""
         rng = np.random.default_rng([self.seed, 21, number])
         order = rng.permutation(len(self.rows))
-        for start in range(0, len(order), BUCKET * self.batch_size):
-            part = slice(start, start + BUCKET * self.batch_size)
+        for start in range(0, len(order), BATCHES_PER_BUCKET * self.batch_size):
+            part = slice(start, start + BATCHES_PER_BUCKET * self.batch_size)
             order[part] = order[part][np.argsort(self.lengths[order[part]], kind="stable")]
         for batch in rng.permutation(self.n_batches):
             yield self.batch(order[batch * self.batch_size : (batch + 1) * self.batch_size])

@@ -16,10 +16,11 @@ from zhiyin.models.sequence.batches import Sequences
 from zhiyin.models.sequence.layers import Dropout
 from zhiyin.models.sequence.next_item import SequenceRecommender
 
-# Time differences fall into buckets whose edges are RATIO apart in the logarithm, from one second to centuries.
-RATIO, EDGES = 0.301, 80
+# Time differences fall into buckets whose edges are LOG_EDGE_RATIO apart in the logarithm, from one second to
+# centuries.
+LOG_EDGE_RATIO, N_TIME_EDGES = 0.301, 80
 # Number of attention weights held at once on a CPU, so that they stay in cache.
-CELLS = 1 << 20
+MAX_ATTENTION_CELLS = 1 << 20
 
 
 @dataclasses.dataclass
@@ -60,7 +61,7 @@ class Transduction(nn.Module):
         self.blocks = nn.ModuleList(Block(d, heads, max_len, dropout) for _ in range(blocks))
         self.norm = nn.LayerNorm(d)
         # Whole microseconds: compared as integers, the same everywhere.
-        edges = torch.tensor([math.ceil(math.exp(RATIO * n) * 1e6) for n in range(EDGES)])
+        edges = torch.tensor([math.ceil(math.exp(LOG_EDGE_RATIO * n) * 1e6) for n in range(N_TIME_EDGES)])
         self.register_buffer("edges", edges, persistent=False)
 
     def forward(self, x: Tensor, batch: Sequences) -> Tensor:
@@ -84,7 +85,7 @@ class Block(nn.Module):
         self.norm, self.mixed_norm = nn.LayerNorm(d), nn.LayerNorm(d, eps=1e-6, elementwise_affine=False)
         self.uvqk, self.out = nn.Linear(d, 4 * d), nn.Linear(d, d)
         self.by_place = nn.Parameter(torch.randn(max_len) * 0.02)
-        self.by_time = nn.Parameter(torch.randn(EDGES + 1) * 0.02)
+        self.by_time = nn.Parameter(torch.randn(N_TIME_EDGES + 1) * 0.02)
         self.dropout = Dropout(dropout)
         for layer in (self.uvqk, self.out):
             nn.init.normal_(layer.weight, std=d**-0.5)
@@ -110,7 +111,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, by_place: Tensor, by_time: Tensor, s
     Parameters
     ----------
     q, k, v: [b, h, t, d / h].
-    by_place: [max_len], by_time: [EDGES + 1], the two parts of the bias.
+    by_place: [max_len], by_time: [N_TIME_EDGES + 1], the two parts of the bias.
     spans: uint8[b, t, t], the bucket of the time from event j to event i; None: without bias by time.
     """
     place = torch.arange(q.shape[2], device=q.device)
@@ -175,8 +176,8 @@ class _Attend(torch.autograd.Function):
 
 
 def _rows(many: int, t: int) -> Iterator[tuple[int, int]]:
-    """Pieces of t rows, so that many · rows · t stays about within CELLS."""
-    size = max(16, CELLS // (many * t))
+    """Pieces of t rows, so that many · rows · t stays about within MAX_ATTENTION_CELLS."""
+    size = max(16, MAX_ATTENTION_CELLS // (many * t))
     return ((start, min(start + size, t)) for start in range(0, t, size))
 
 

@@ -30,7 +30,7 @@ from zhiyin.models.sequence.training_loop import Batches, threads, train
 from zhiyin.models.training_context import TrainingContext
 
 # Number of users in the validation of an epoch: resolves differences of 1 % at little cost.
-JUDGED = 10_000
+VALIDATION_USERS = 10_000
 
 
 @dataclasses.dataclass
@@ -154,8 +154,8 @@ class NeuralRecommender(VectorRecommender):
         if not len(rows) or parts.train.n_events == 0:
             log.info("%s: too few events to validate by: all epochs run", type(self).__name__)
             return data, None
-        if len(rows) > JUDGED:
-            rows = np.sort(run.rng(22).choice(rows, JUDGED, replace=False))
+        if len(rows) > VALIDATION_USERS:
+            rows = np.sort(run.rng(22).choice(rows, VALIDATION_USERS, replace=False))
         self.context_ = TrainingContext.of(parts.train, run)  # type: ignore[misc]
         return parts.train, (parts.fold_in.histories.take(rows), wanted.histories.take(rows))
 

@@ -30,7 +30,7 @@ FORMAT = 1
 # Largest relative difference between the vectors of onnxruntime and torch.
 TOLERANCE = 1e-4
 # Length of the longest history in the verification.
-VERIFIED = 256
+MAX_VERIFIED_EVENTS = 256
 
 
 def export_onnx(model: Recommender, path: Any) -> None:
@@ -129,7 +129,7 @@ def verify(file: Path, network: nn.Module, inputs: list[str], n_items: int, reac
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(0)
-    for b, t in ((1, 1), (3, min(reach, 7)), (2, min(reach, VERIFIED))):
+    for b, t in ((1, 1), (3, min(reach, 7)), (2, min(reach, MAX_VERIFIED_EVENTS))):
         lengths = rng.integers(1, t + 1, b)
         lengths[-1] = t
         real = np.arange(t) < lengths[:, None]

@@ -14,7 +14,7 @@ from zhiyin.models.sequence.layers import Dropout
 from zhiyin.models.sequence.next_item import SequenceRecommender
 
 # Up to this length dropout applies to attention weights too; beyond it the weights are not materialised.
-DROPPED = 512
+MAX_DROPPED_LENGTH = 512
 
 
 @dataclasses.dataclass
@@ -105,7 +105,7 @@ class Block(nn.Module):
         b, t, d = x.shape
         q, k, v = self.qkv(self.norm_1(x)).view(b, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         # Causal, so padding, which is on the right, is never attended to by what is real.
-        if self.training and t <= DROPPED:
+        if self.training and t <= MAX_DROPPED_LENGTH:
             mask = torch.full((t, t), -torch.inf, device=x.device).triu_(1) if bias is None else bias
             weights = torch.softmax(q @ k.transpose(2, 3) * (d // self.heads) ** -0.5 + mask, dim=-1)
             mixed = self.dropout(weights) @ v
