@@ -1,6 +1,6 @@
 """Hostile bytes for the service: valid requests of every route, changed at random; nothing may fail, hang or grow.
 
-    python benchmarks/fuzz.py                        # 200,000 requests to a small shop of its own, four connections
+    python benchmarks/fuzz.py                        # 200,000 requests to a small shop of its own, 12 connections
     python benchmarks/fuzz.py --requests 5000 --seed 7 --workers 2
     python benchmarks/fuzz.py --stranger             # CPU of one request without a key, whatever it sends
     python benchmarks/fuzz.py --idle 2000            # requests beside so many idle connections of one address
@@ -282,6 +282,8 @@ def fuzz(port: int, keys: Mapping[str, str], number: int, seed: int, threads: in
                     report.accepted.append(shown)
                 if resident is not None and at == 0 and n % max(1, number // threads // 20) == 0:
                     report.memory.append(resident())
+                    print(f"{report.statuses.total():>9,} requests, {report.memory[-1] >> 20} MB, 5xx "
+                          f"{len(report.failed)}, hangs {len(report.hung)}", flush=True)  # fmt: skip
 
     workers = [threading.Thread(target=work, args=(at,)) for at in range(threads)]
     for one in workers:
@@ -480,6 +482,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=200_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=12, help="connections at once; some wait for what never comes")
     parser.add_argument("--stranger", action="store_true")
     parser.add_argument("--idle", type=int, default=0)
     given = parser.parse_args()
@@ -493,7 +496,7 @@ def main() -> None:
                 measure_idle(service, given.idle)
                 return
             pids, begun = service.pids, time.monotonic()
-            report = fuzz(service.port, service.keys, given.requests, given.seed, resident=service.resident)
+            report = fuzz(service.port, service.keys, given.requests, given.seed, given.threads, service.resident)
             print(f"{report.statuses.total():,} requests in {time.monotonic() - begun:,.0f} s: "
                   f"{dict(report.statuses.most_common(20))}")  # fmt: skip
             print(f"5xx {len(report.failed)}, hangs {len(report.hung)}, valid refused {len(report.refused)}, invalid "
