@@ -17,8 +17,10 @@ pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
 from zhiyin.service import connections as module
+from zhiyin.service import request_json
 from zhiyin.service.app import create_app
 from zhiyin.service.connections import Connections, limited
+from zhiyin.service.errors import RefusedError
 from zhiyin.service.limits import BODY
 
 from .conftest import eventually
@@ -387,8 +389,18 @@ SHAPES = {
     "depth": '{"context":' + "[" * 1_000_000 + "]" * 1_000_000 + "}",
     "boosts": '{"boosts":[{' + ",".join(f'"{n}":1' for n in range(200_000)) + "}]}",
     "text": '{"user":"' + "x" * 4_000_000 + '"}',
+    "objects": '{"context":{"a":[' + '{"a":1,"b":2,"c":3},' * 45_000 + "{}]}}",
     "wrong": '{"exclude":[' + ",".join(f'"{n}\\u0000"' for n in range(9_000)) + "]}",
 }
+
+
+def test_a_body_of_too_many_names_is_refused_before_it_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What builds objects stops all other threads, so it is not begun."""
+    monkeypatch.setattr(request_json, "orjson", None)
+    for name in ("names", "context", "pins", "objects", "depth", "lists"):
+        with pytest.raises(RefusedError) as refused:
+            request_json.loads(SHAPES[name].encode())
+        assert refused.value.status == 422
 
 
 @pytest.mark.parametrize("name", list(SHAPES))

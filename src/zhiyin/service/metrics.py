@@ -159,8 +159,9 @@ class ShopMetrics:
     def __init__(self, all_of: Metrics, name: str, shop: Tenant) -> None:
         self.all, self.name, self.shop = all_of, name, shop
         self._label = (name,) if all_of.several else ()
-        self._lists: deque[list[Any]] = deque()
+        self._lists: deque[tuple[Any, ...]] = deque()
         self._times: Counter[Any] = Counter()
+        self._texts: dict[Any, Any] = {}
         self._lock = threading.Lock()
         self._methods = set[str]()
         self._last: dict[str, int] = {}
@@ -184,8 +185,9 @@ class ShopMetrics:
         child(self.all.lists, origin, method, *label).inc()
         for stage in (*answer.degraded, *answer.left_out):
             child(self.all.degraded, stage, *label).inc()
-        items = list(answer.items[:ITEMS])
         with self._lock:
+            # One text an item, not one an item of each list.
+            items = tuple(self._texts.setdefault(item, item) for item in answer.items[:ITEMS])
             self._lists.append(items)
             self._times.update(items)
             if len(self._lists) > LISTS:
@@ -194,7 +196,7 @@ class ShopMetrics:
                     if left:
                         self._times[item] = left
                     else:
-                        del self._times[item]
+                        del self._times[item], self._texts[item]
 
     def brought(self, fates: Iterable[str], seconds: float) -> None:
         """Count events that came together. seconds: from their arrival to their counting in lists."""

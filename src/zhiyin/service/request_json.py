@@ -18,9 +18,10 @@ from fastapi.routing import APIRoute
 
 from zhiyin.service.errors import RefusedError
 
-# Bytes that the loop itself reads. Of a body: lists and objects, names of one object, values of all of them, how deep
-# they lie in one another.
-SMALL, PARTS, NAMES, VALUES, DEPTH = 16 << 10, 50_000, 256, 262_144, 16
+# Bytes that the loop itself reads. Of a body: lists and objects, colons, names of one object, values of all, how
+# deep they lie in one another. The first two are counted before anything is built: a thread that builds objects stops
+# all others meanwhile.
+SMALL, PARTS, COLONS, NAMES, VALUES, DEPTH = 16 << 10, 50_000, 100_000, 256, 262_144, 16
 T = TypeVar("T")
 
 
@@ -50,6 +51,8 @@ def loads(body: bytes) -> Any:
     """
     if len(body) > SMALL and body.count(b"[") + body.count(b"{") > PARTS:
         raise RefusedError(422, "this is more than any request may hold", f"at most {PARTS:,} lists and objects")
+    if len(body) > SMALL and body.count(b":") > COLONS:
+        raise RefusedError(422, "this is more than any request may hold", f"at most {COLONS:,} names and colons")
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
