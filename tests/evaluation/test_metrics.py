@@ -94,6 +94,13 @@ def test_hits_of_takes_padding_views_and_threads() -> None:
     np.testing.assert_array_equal(hits_of(lists[:, :7], *ragged(truth)), expected[:, :7])
 
 
+def test_hits_are_of_the_users_own_items() -> None:
+    """What stands behind a user's items is the next one's, and behind the last there is nothing."""
+    lists = np.array([[5, 1], [5, 9], [9, 0]], dtype=np.int32)
+    truth = ragged([np.array([1, 4]), np.array([5]), np.array([], dtype=np.int64)])
+    assert hits_of(lists, *truth).tolist() == [[False, True], [True, False], [False, False]]
+
+
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_ranking_metrics_stay_in_range(data: st.DataObject) -> None:
@@ -195,6 +202,8 @@ def test_gini_of_extremes() -> None:
     assert beyond_accuracy.gini(np.array([[0, 1], [2, 3]]), np.ones(4, bool)) == pytest.approx(0)
     assert beyond_accuracy.gini(np.array([[2], [2]]), np.ones(4, bool)) == pytest.approx(1)
     assert np.isnan(beyond_accuracy.gini(np.array([[-1]]), np.ones(4, bool)))
+    assert beyond_accuracy.gini(np.array([[0]]), np.ones(2, bool)) == 1  # two are enough to be unequal, one is not
+    assert np.isnan(beyond_accuracy.gini(np.array([[0]]), np.ones(1, bool)))
 
 
 def test_novelty_equals_a_naive_reference() -> None:
@@ -239,6 +248,8 @@ def test_popularity_lift_equals_a_naive_reference() -> None:
     chosen = np.mean([popularity[seen].mean() for _, seen in pairs])
     assert beyond_accuracy.popularity_lift(lists, *ragged(history), popularity) == pytest.approx(shown / chosen - 1)
     assert np.isnan(beyond_accuracy.popularity_lift(lists[:1], np.array([0, 0]), np.zeros(0, np.int32), popularity))
+    none = np.zeros(N_ITEMS)  # nobody's items are popular: no ratio
+    assert np.isnan(beyond_accuracy.popularity_lift(lists, *ragged(history), none))
 
 
 def test_calibration_equals_a_naive_reference() -> None:
@@ -276,6 +287,9 @@ def test_popularity_groups_cut_at_the_first_and_last_fifth_of_events() -> None:
     assert groups.sum(axis=1).tolist() == [1] * 9
     assert np.flatnonzero(groups[:, 0]).tolist() == [1]
     assert np.flatnonzero(groups[:, 2]).tolist() == [0, 2, 7, 8]
+    # An item at a cut is beyond it; without events all are tail.
+    assert beyond_accuracy.popularity_groups(np.full(5, 2)).indices.tolist() == [0, 1, 1, 1, 2]
+    assert beyond_accuracy.popularity_groups(np.zeros(3)).indices.tolist() == [2, 2, 2]
 
 
 @settings(max_examples=60, deadline=None)

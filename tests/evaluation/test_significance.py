@@ -155,6 +155,9 @@ def test_the_standard_error_is_the_usual_one_where_users_have_a_row_each() -> No
     assert (mean, users) == (pytest.approx(values.mean()), 50)
     assert error == pytest.approx(stats.sem(values)) == pytest.approx(significance.standard_error(values)[1])
     assert significance.standard_error(values, np.zeros(50))[1] == np.inf
+    assert significance.standard_error(np.array([1.0, 3.0, np.nan])) == (2, 1, 2)  # two users are enough
+    mean, error, users = significance.standard_error(np.array([np.nan]))
+    assert (np.isnan(mean), error, users) == (True, np.inf, 0)
 
 
 def test_no_rounds_give_no_interval() -> None:
@@ -169,4 +172,7 @@ def test_as_many_users_as_needed_give_the_power_that_was_asked_for() -> None:
     low = draws.mean(axis=1) - 1.96 * draws.std(axis=1, ddof=1) / np.sqrt(n)
     assert (low > 0).mean() == pytest.approx(0.8, abs=0.03)
     assert significance.users_needed(0.3, 0.0) is None
+    assert significance.users_needed(0.3, -0.1) is None
+    assert significance.users_needed(0.3, float("nan")) is None
     assert significance.users_needed(0.0, 0.1) == 2
+    assert significance.users_needed(0.3, 1e-10) is None  # more than anybody has
