@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zhiyin.core.errors import ConfigError
+from zhiyin.core.errors import ConfigError, UnknownItemError
 from zhiyin.data.dataset import Dataset
 from zhiyin.models.factorization import ALS
 from zhiyin.pipeline.answers import Answers
@@ -199,11 +199,20 @@ def test_what_cannot_be_is_said() -> None:
         (asked(user="u3", balance=1.2), "balance"),
         (asked(user="u3", filter="pryce < 5"), "pryce"),
         (asked(user="u3", filter="price < 5; DROP TABLE items"), "DROP"),
-        (asked(user="u3", pins={1: "no such"}), "no such"),
+        (asked(user="u3", pins={0: "i1"}), "pins = {0"),
+        (asked(user="u3", pins={-1: "i1"}), "names no slot"),
+        (asked(user="u3", pins={"1": "i1"}), "names no slot"),
+        (asked(user="u3", pins={True: "i1"}), "names no slot"),
+        (asked(user="u3", pins={1_001: "i1"}), "names no slot"),
+        (asked(user="u3", budget=0.0), "budget"),
+        (asked(user="u3", budget=float("nan")), "budget"),
+        (asked(user="u3", features="some"), "features"),
         (asked(user="u3", exclude=["x"] * 60_000), "60,000"),
     ):
         with pytest.raises(ConfigError, match=words):
             answers.ask(request)
+    with pytest.raises(UnknownItemError, match="no such"):
+        answers.ask(asked(user="u3", pins={1: "no such"}))
     with pytest.raises(ConfigError, match="genre"):
         Answers(PIPELINE, DATA.items, rules=Rules.from_dict({"filter": "genre = 'a'"}))
     with pytest.raises(ConfigError, match="spread"):

@@ -110,12 +110,19 @@ def test_a_history_is_spread_over_categories_by_its_weights() -> None:
     assert diversity.category_shares(had, categories).tolist() == [[2 / 3, 1 / 3], [0, 0]]
 
 
+@pytest.mark.parametrize("balance", [0.99, 0.998, 0.999, 0.99999, 1.0])
+@pytest.mark.parametrize("sparsely", [False, True])
+def test_of_score_alone_a_dpp_takes_the_best_scores(balance: float, sparsely: bool) -> None:
+    slates, vectors = drawn(3)
+    table = sparse.csr_matrix(vectors) if sparsely else vectors
+    found = diversity.dpp(slates, table, 5, balance=balance)
+    assert found.items[:5].tolist() == diversity.mmr(slates, table, 5, balance=1.0).items[:5].tolist()
+
+
 def test_what_cannot_be() -> None:
     slates, vectors = drawn(1)
     with pytest.raises(ConfigError):
         diversity.mmr(slates, vectors, 3, balance=1.5)
-    with pytest.raises(ConfigError, match="variety"):
-        diversity.dpp(slates, vectors, 3, balance=1.0)
     with pytest.raises(DataError):
         diversity.mmr(slates, vectors[:3], 3)
     with pytest.raises(DataError, match="wanted"):

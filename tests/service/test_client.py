@@ -115,7 +115,12 @@ def test_pages_search_and_trends(service: Service) -> None:
     found = zy.search("rocket number4", k=5)
     assert found[0].item == "i4"
     assert found[0].columns["genre"] == "even"
-    assert len(zy.similar_users("u1", k=4)) == 4
+    assert found.next is None
+    first = zy.search("rocket", k=3)
+    assert {item.item for item in first}.isdisjoint(item.item for item in zy.search("rocket", k=3, page=first.next))
+    users = zy.similar_users("u1", k=4)
+    assert len(users) == 4
+    assert not {user for user, _ in users} & {user for user, _ in zy.similar_users("u1", k=4, page=users.next)}
 
 
 def test_placements(service: Service) -> None:

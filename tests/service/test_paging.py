@@ -47,6 +47,28 @@ def test_pages_of_every_route_never_repeat_and_end(busy: Any, route: str, k: int
     assert len(whole) > k
 
 
+@pytest.mark.parametrize(("route", "row", "id"), [
+    ("/v1/items?search=rocket&", "items", "item"), ("/v1/items?", "items", "item"),
+    ("/v1/users/u3/similar?", "users", "user"),
+])  # fmt: skip
+def test_pages_of_search_and_of_similar_users(service: Any, route: str, row: str, id: str) -> None:
+    whole = [one[id] for one in service.get(f"{route}k=1000").json()[row]]
+    assert len(whole) >= 20
+    for k in (1, 7, len(whole)):
+        listed: list[str] = []
+        page: str | None = ""
+        while page is not None:
+            answer = service.get(f"{route}k={k}&page={page}")
+            assert answer.status_code == 200, answer.text
+            listed += [one[id] for one in answer.json()[row]]
+            page = answer.json()["next"]
+        assert listed == whole
+    token = service.get(f"{route}k=1").json()["next"]
+    other = service.get(f"/v1/popular?page={token}")
+    assert other.status_code == 400
+    assert route.partition("?")[0] in other.json()["error"]
+
+
 @pytest.mark.parametrize("giver", ROUTES)
 def test_a_token_of_another_route_names_its_own(busy: Any, giver: str) -> None:
     token = busy.get(f"{giver}k=2").json()["next"]

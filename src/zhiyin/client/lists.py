@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from zhiyin.client.bringing import microseconds
 from zhiyin.client.call import Call, as_it_is, as_json, fields_of, params_of, path_of, said_of
-from zhiyin.client.values import Columns, Diversity, Event, Item, Moment, Recommendations
+from zhiyin.client.values import Columns, Diversity, Event, Item, Moment, Page, Recommendations
 from zhiyin.core.errors import ConfigError
 
 RECOMMENDATIONS, PAGES = "/v1/recommendations", "/v1/pages"
@@ -88,13 +88,13 @@ def similar(
     return Call("GET", path, _lists(asked, path), asked)
 
 
-def similar_users(user: str, *, k: int | None = None) -> Call[list[tuple[str, float]]]:
-    """Users of like taste, with their scores."""
+def similar_users(user: str, *, k: int | None = None, page: str | None = None) -> Call[Page[tuple[str, float]]]:
+    """Users of like taste, with their scores. page: `next` of the users before."""
 
-    def read(said: Any) -> list[tuple[str, float]]:
-        return [(row["user"], float(row["score"])) for row in said["users"]]
+    def read(said: Any) -> Page[tuple[str, float]]:
+        return Page([(row["user"], float(row["score"])) for row in said["users"]], said.get("next"))
 
-    return Call("GET", path_of("users", user, "similar"), read, params_of(k=k))
+    return Call("GET", path_of("users", user, "similar"), read, params_of(k=k, page=page))
 
 
 def popular(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from zhiyin.client.call import Call, Calls, as_json, params_of, path_of
-from zhiyin.client.values import Columns, Item, Thing, Written
+from zhiyin.client.values import Columns, Item, Page, Thing, Written
 
 LINES, BYTES = 1_000, 1 << 20  # of a request of items or users
 
@@ -36,9 +36,11 @@ def put_items(items: Iterable[tuple[str, Columns | None]]) -> Calls[Written]:
     return _many("items", items)
 
 
-def search(text: str, *, k: int | None = None, fields: Sequence[str] | None = None) -> Call[list[Item]]:
-    """Items that a text finds."""
-    asked = params_of(search=text, k=k, fields=None if fields is None else list(fields))
+def search(
+    text: str, *, k: int | None = None, fields: Sequence[str] | None = None, page: str | None = None
+) -> Call[Page[Item]]:
+    """Items that a text finds. page: `next` of the items before."""
+    asked = params_of(search=text, k=k, fields=None if fields is None else list(fields), page=page)
     return Call("GET", "/v1/items", _found, asked)
 
 
@@ -71,8 +73,9 @@ def _thing(said: Any) -> Thing:
     return Thing(said["id"], said["columns"], said["version"])
 
 
-def _found(said: Any) -> list[Item]:
-    return [Item(row["item"], columns=row.get("columns") or {}) for row in said["items"]]
+def _found(said: Any) -> Page[Item]:
+    items = [Item(row["item"], columns=row.get("columns") or {}) for row in said["items"]]
+    return Page(items, said.get("next"))
 
 
 def _many(table: str, things: Iterable[tuple[str, Columns | None]]) -> Calls[Written]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from zhiyin.core.uid import fresh_id
 
@@ -89,6 +89,17 @@ class Recommendations:
 
     def __len__(self) -> int:
         return len(self.items)
+
+
+T = TypeVar("T")
+
+
+class Page(list[T]):
+    """A list, best first. next: what is given as `page` for those that follow; None at the end."""
+
+    def __init__(self, rows: Iterable[T] = (), next: str | None = None) -> None:
+        super().__init__(rows)
+        self.next = next
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,7 +35,7 @@ from zhiyin.data.splits import Split
 from zhiyin.evaluation import beyond_accuracy
 from zhiyin.evaluation.comparison_table import direction, rich_table
 from zhiyin.evaluation.significance import bootstrap_interval, paired_tests
-from zhiyin.evaluation.window_evaluation import Judged, PeakMemory, Window, accuracy, judge, metric_k
+from zhiyin.evaluation.window_evaluation import JUDGE_REPEATS, Judged, PeakMemory, Window, accuracy, judge, metric_k
 from zhiyin.models.popularity import Popular
 from zhiyin.models.random import Random
 from zhiyin.models.recommender import CHUNK_BYTES, Recommender
@@ -555,7 +555,7 @@ def _warnings(splits: list[Split], windows: list[Window]) -> list[str]:
     missed = sum(int((~w.train.candidates[w.items]).sum()) for w in windows)
     if seen > 0.3 * (seen + pairs):
         share = seen / (seen + pairs)
-        said.append(f"{share:.0%} of what users did is repeats, which do not count; exclude_seen=False judges them")
+        said.append(f"{share:.0%} of what users did is repeats, which do not count; to judge them: {JUDGE_REPEATS}")
     if missed > 0.2 * pairs:
         said.append(f"{missed / pairs:.0%} of the relevant items are no candidates: no model can find them")
     return said

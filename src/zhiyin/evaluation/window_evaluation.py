@@ -21,6 +21,9 @@ from zhiyin.data.splits import Split
 from zhiyin.evaluation.pointwise_metrics import user_auc
 from zhiyin.models.recommender import Recommender
 
+# What to do where repeats are to count, for who calls and for who runs commands.
+JUDGE_REPEATS = "exclude_seen=False, in zhiyin.toml [evaluate] exclude_seen = false"
+
 
 @dataclasses.dataclass(frozen=True)
 class Window:
@@ -73,7 +76,7 @@ class Window:
             raise DataError(
                 "nobody can be judged: no user has a relevant item in the test part"
                 + (" that is new to them" if seen else ""),
-                remedy="a longer test window" + (", or exclude_seen=False" if seen else ""),
+                remedy="a longer test window" + (f", or {JUDGE_REPEATS}" if seen else ""),
             )
         start = test.window[0]
         now = np.full(len(users), start, dtype=np.int64)

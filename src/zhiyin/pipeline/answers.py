@@ -748,7 +748,8 @@ class Answers:
             if not column:
                 raise ConfigError(
                     "there is nothing to spread lists over",
-                    remedy="name a column of categories of the items (by=), or diversity='none'",
+                    remedy="name a column of categories of the items (by=), or leave variety out: diversity='none', "
+                    "on the command line --variety none",
                 )
             table = diversity.category_table(self.filters.column(column), len(self.items))
             self._likeness["categories"] = table

@@ -47,6 +47,10 @@ class UnitRows:
         return cls(table)
 
 
+# Beyond it, exp(balance / (1 - balance)) of a DPP is beyond float64.
+_SCORE_ALONE = 1 - 1 / 650
+
+
 def mmr(
     slates: Slates, features: np.ndarray | sparse.csr_matrix, k: int, *, balance: float = 0.7, run: Run | None = None
 ) -> Slates:
@@ -90,12 +94,14 @@ def dpp(
 
     Parameters
     ----------
-    features: as in `mmr`. balance: from 0 (variety alone) to below 1.
+    features: as in `mmr`. balance: from 0 (variety alone) to 1 (score alone, to which the kernel comes near before the
+        squares of its q_i are beyond float64).
     """
     k = _check(slates, features, k, balance)
-    if balance >= 1:
-        raise ConfigError("balance = 1 leaves a DPP no variety", remedy="a balance from 0 to below 1, such as 0.7")
     chosen = _places(slates, k)
+    if balance > _SCORE_ALONE:
+        _choose_by_score(slates, chosen)
+        return _reordered(slates, chosen, "dpp", {"balance": balance})
     worth = np.exp(balance / (2 * (1 - balance)) * relative(slates))
     if isinstance(features, UnitRows) or sparse.issparse(features):
         table = UnitRows.of(features).table
@@ -210,6 +216,15 @@ def _places(slates: Slates, k: int) -> np.ndarray:
     """int64[n, k] of rows to be chosen, -1 where none."""
     longest = int(np.diff(slates.offsets).max(initial=0))
     return np.full((len(slates), min(k, longest)), -1, dtype=np.int64)
+
+
+def _choose_by_score(slates: Slates, chosen: np.ndarray) -> None:
+    """Fill `chosen` with each request's rows of the highest scores; of equal ones those that stand first."""
+    owners = np.repeat(np.arange(len(slates)), np.diff(slates.offsets))
+    order = np.lexsort((-slates.scores.astype(np.float64), owners))
+    places = np.arange(len(order)) - slates.offsets[owners[order]]
+    within = places < chosen.shape[1]
+    chosen[owners[order][within], places[within]] = order[within]
 
 
 def _reordered(slates: Slates, chosen: np.ndarray, step: str, facts: dict[str, Any]) -> Slates:

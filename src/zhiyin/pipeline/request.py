@@ -22,6 +22,9 @@ DIVERSITY_METHODS = ("none", "mmr", "dpp", "calibrate")
 # before on the same page.
 MAX_IDS, MAX_EXCLUDED = 10_000, 50_000
 
+# Whose features, as the ranker read them, may be asked for.
+FEATURES = ("none", "shown", "all")
+
 
 @dataclasses.dataclass(frozen=True)
 class Request:
@@ -127,6 +130,15 @@ def resolve_options(request: Request, variety: str, balance: float) -> tuple[int
         raise ConfigError(f"balance = {balance!r} is out of range", remedy="from 0 (variety) to 1 (score)")
     if not 0 <= request.explore <= 1:
         raise ConfigError(f"explore = {request.explore!r} is out of range", remedy="a probability, from 0 to 1")
+    for slot in request.pins:
+        if isinstance(slot, bool) or not isinstance(slot, int | np.integer) or not 1 <= slot <= MAX_ITEMS:
+            raise ConfigError(
+                f"pins = {{{slot!r}: ...}} names no slot", column="pins", remedy=f"slots are from 1 to {MAX_ITEMS:,}"
+            )
+    if request.budget is not None and not request.budget > 0:
+        raise ConfigError(f"budget = {request.budget!r} is no time", remedy="seconds above 0, or None")
+    if request.features not in FEATURES:
+        raise ConfigError(f"features = {request.features!r} is not known", remedy=f"one of {', '.join(FEATURES)}")
     return k, word, float(balance)
 
 

@@ -37,6 +37,8 @@ _MORE = {
     "page": "a key for pages signs tokens: POST /v1/tokens, and give the token to the page",
     "read": "use a key with the scope read", "events": "use a key with the scope events", "admin": "use an admin key",
 }  # fmt: skip
+# What the scopes of a key let do, in words.
+_MAY = {"read": "read lists", "events": "bring events", "page": "sign page tokens", "admin": "do what an admin does"}
 _RENEW = "get a new one from the shop's server: POST /v1/tokens, or PageKey of zhiyin.client"
 
 
@@ -64,11 +66,11 @@ class Door:
             if not visitors:
                 raise RefusedError(403, "a page token may not do this", "ask from the shop's server, with a key")
             if scope not in visitor.scopes:
-                raise RefusedError(403, f"this page token may not {scope}", f"sign one whose scope has {scope}")
+                raise RefusedError(403, f"this page token may not {_MAY[scope]}", f"sign one whose scope has {scope}")
         elif "admin" not in key.scopes and scope not in key.scopes:
-            may = ", ".join(sorted(key.scopes))
+            may = " and ".join(_MAY[scope] for scope in sorted(key.scopes))
             remedy = _MORE["page"] if "page" in key.scopes else _MORE.get(scope, "use another key")
-            raise RefusedError(403, f"this key may not {scope}: it may {may}", remedy)
+            raise RefusedError(403, f"this key may not {_MAY[scope]}: it may {may}", remedy)
         self._rates[id(shop)].take(key.name if visitor is None else f"{key.name}\n{visitor.name}")
         shop.keys.use(key)
         return Tenant(shop, self.work, self.writes, key, visitor)

@@ -109,8 +109,8 @@ class Desk:
         with reading(view) as state:
             answer = self._answer(view, shown, request, origin, like, state)
         after = [*paged, *(str(item) for item in answer.items)]
-        more = origin != "rank" and len(answer.items) >= request.k and len(after) < MOST_PAGED
-        made = Made(list_id, view, name, version, request, answer, packed(after, route) if more else None, shown)
+        more = origin != "rank" and len(answer.items) >= request.k
+        made = Made(list_id, view, name, version, request, answer, next_page(after, more, route), shown)
         if frequency is not None and who is not None:
             self.live.state.show(who, made.items, frequency.seconds)
         if targets:
@@ -407,6 +407,12 @@ def packed(items: Sequence[str], route: str) -> str:
     """A page token: the items listed so far, and the route that the token is for."""
     plain = json.dumps([route, *items], ensure_ascii=False).encode("utf-8", "surrogatepass")
     return base64.urlsafe_b64encode(zlib.compress(plain, 1)).decode().rstrip("=")
+
+
+def next_page(listed: Sequence[str], more: bool, route: str) -> str | None:
+    """`next` of a page: listed: what it and those before it hold. more: whether there is more; None where there is not,
+    and where pages hold as many as they may."""
+    return packed(listed, route) if more and len(listed) < MOST_PAGED else None
 
 
 def unpacked(token: str, route: str) -> list[str]:

@@ -107,7 +107,10 @@ class Found(_Answer):
 
 
 class Search(_Answer):
+    """next: given back as page, the items that follow."""
+
     items: list[Found]
+    next: str | None
 
 
 class Listed(_Answer):
@@ -157,9 +160,12 @@ class SimilarUser(_Answer):
 
 
 class SimilarUsers(_Answer):
+    """next: given back as page, the users that follow."""
+
     user: str
     version: int
     users: list[SimilarUser]
+    next: str | None
 
 
 class Past(_Answer):

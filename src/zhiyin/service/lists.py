@@ -10,16 +10,27 @@ import numpy as np
 from fastapi import APIRouter, Query, Response
 
 from zhiyin.core.run import Run
-from zhiyin.service.bodies import Ask, Body, Id, Page, PageIn, RankIn
+from zhiyin.service.asking import next_page, unpacked
+from zhiyin.service.bodies import Ask, Body, Id, PageIn, RankIn
 from zhiyin.service.described import REFUSALS
 from zhiyin.service.errors import RefusedError
 from zhiyin.service.quick import Lane
 from zhiyin.service.request_json import JsonRoute, parsed
-from zhiyin.service.routing import FieldsQuery, FilterQuery, ItemId, KQuery, LanguageQuery, Needs, Tenant, fast, names
+from zhiyin.service.routing import (
+    FieldsQuery,
+    FilterQuery,
+    ItemId,
+    KQuery,
+    LanguageQuery,
+    Needs,
+    PageQuery,
+    Tenant,
+    fast,
+    names,
+)
 from zhiyin.store.traces import Trace
 
 _Who = Annotated[Id | None, Query()]
-PageQuery = Annotated[Page | None, Query(description="`next` of the list before")]
 
 
 def routes(needs: Needs) -> APIRouter:
@@ -144,24 +155,29 @@ def _single(router: APIRouter, needs: Needs) -> None:
         return await _answer(tenant, Ask(k=k, filter=filter, fields=names(fields), page=page), "similar", key)
 
     @router.get("/v1/users/{key}/similar", tags=["users"])
-    async def similar_users(key: ItemId, k: KQuery = 10, tenant: Tenant = needs.read) -> Any:
+    async def similar_users(key: ItemId, k: KQuery = 10, page: PageQuery = None, tenant: Tenant = needs.read) -> Any:
         """Users of the training data who did alike."""
+        route = f"/v1/users/{key}/similar"
 
         def work() -> dict[str, Any]:
             view = tenant.live.view()
             past = tenant.live.past(view, key)
             if not len(past.history.items):
                 raise RefusedError(404, f"nothing is known of user {key!r}", "bring events of the user first")
-            me = int(view.known.user_ids.encode([key])[0])
-            most, users = k + 1, len(view.known.user_ids)
+            paged = unpacked(page, route) if page else []
+            me, before = int(view.known.user_ids.encode([key])[0]), set(paged)
+            wanted, users = k + len(paged) + 1, len(view.known.user_ids)
+            most = wanted + 1
             while True:  # more of them where many were forgotten since
                 frame = view.answers.model.similar_users(k=most, histories=past.history, run=Run(threads=1))
                 found = [(str(user), score) for user, score in frame.select("similar", "score").iter_rows()]
                 named = tenant.live.not_forgotten([user for user, _ in found])
                 rows = [{"user": user, "score": score} for (user, score), there in zip(found, named)
-                        if there and (me < 0 or user != key)]  # fmt: skip
-                if len(rows) >= k or len(found) < most or most >= users:
-                    return {"user": key, "version": view.version, "users": rows[:k]}
+                        if there and (me < 0 or user != key) and user not in before]  # fmt: skip
+                if len(rows) > k or len(found) < most or most >= users:
+                    shown = [*paged, *(row["user"] for row in rows[:k])]
+                    return {"user": key, "version": view.version, "users": rows[:k],
+                            "next": next_page(shown, len(rows) > k, route)}  # fmt: skip
                 most = min(users, 4 * most)
 
         return fast(await tenant.work.do(work))

@@ -17,7 +17,7 @@ from pydantic import AfterValidator
 
 from zhiyin.core.errors import nearest
 from zhiyin.pipeline.rules import MAX_ITEMS
-from zhiyin.service.bodies import FIELDS, PLAIN, Filter, Id, Language, Text
+from zhiyin.service.bodies import FIELDS, PLAIN, Filter, Id, Language, Page, Text
 from zhiyin.service.errors import RefusedError
 from zhiyin.service.limits import Work
 from zhiyin.service.tenant import Tenant as Shop
@@ -56,6 +56,9 @@ FieldsQuery = Annotated[
     AfterValidator(_columns),
 ]
 LanguageQuery = Annotated[Language, Query()]
+
+
+PageQuery = Annotated[Page | None, Query(description="`next` of the list before")]
 
 
 class Slashes:

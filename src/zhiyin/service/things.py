@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import APIRouter, Query, Request
 
 from zhiyin.core.errors import DataError, ZhiyinError
+from zhiyin.service.asking import next_page, unpacked
 from zhiyin.service.bodies import ID_SCHEMA, Text, columns_schema
 from zhiyin.service.described import REFUSALS
 from zhiyin.service.errors import RefusedError
 from zhiyin.service.request_json import JsonRoute
-from zhiyin.service.routing import FieldsQuery, ItemId, KQuery, Needs, Tenant, fast, names
+from zhiyin.service.routing import FieldsQuery, ItemId, KQuery, Needs, PageQuery, Tenant, fast, names
 from zhiyin.service.views import plain
 from zhiyin.store.records import ID, columns, text
 
@@ -30,17 +32,24 @@ def routes(needs: Needs) -> APIRouter:
         search: Annotated[Text, Query(max_length=200)] = "",
         k: KQuery = 10,
         fields: FieldsQuery = "",
+        page: PageQuery = None,
         tenant: Tenant = needs.visitor_read,
     ) -> Any:
         """Items whose title or id holds all words; without words the most popular ones."""
 
-        def look() -> list[dict[str, Any]]:
+        def look() -> dict[str, Any]:
             view, wanted = tenant.live.view(), names(fields) or None
-            codes = view.search(search, k)
-            return [{"item": str(raw), "columns": view.row(int(code), wanted)}
-                    for raw, code in zip(view.ids.raw(codes), codes)]  # fmt: skip
+            paged = unpacked(page, "/v1/items") if page else []
+            found = view.search(search, k + len(paged) + 1)
+            found = found[~np.isin(found, view.encode(paged))] if paged else found
+            codes = found[:k]
+            items = [str(raw) for raw in view.ids.raw(codes)]
+            return {
+                "items": [{"item": item, "columns": view.row(int(code), wanted)} for item, code in zip(items, codes)],
+                "next": next_page([*paged, *items], len(found) > k, "/v1/items"),
+            }
 
-        return fast({"items": await tenant.work.do(look)})
+        return fast(await tenant.work.do(look))
 
     return router
 
