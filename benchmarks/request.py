@@ -19,7 +19,7 @@ import polars as pl
 import zhiyin as zy
 from zhiyin.pipeline import pipeline_fitting
 from zhiyin.pipeline.answers import Answers
-from zhiyin.pipeline.pipeline import TREES
+from zhiyin.pipeline.pipeline import DEFAULT_RANKER
 from zhiyin.pipeline.request import Request
 from zhiyin.pipeline.selection_windows import plan_windows
 from zhiyin.ranking import registry as rankers
@@ -68,7 +68,7 @@ def main() -> None:
     pipeline = zy.Pipeline(sources=SOURCES, candidates=100, ranker="none", windows=1).fit(data, run)
     part, window = plan_windows(data, 1, 0.02, True, run).choose[0]
     asked = pipeline_fitting.ask(pipeline.sources_, part, window, 100, run)
-    pipeline.ranker_ = pipeline_fitting._train_ranker(rankers.parse(TREES), [asked], run, asked.builder(run))
+    pipeline.ranker_ = pipeline_fitting._train_ranker(rankers.parse(DEFAULT_RANKER), [asked], run, asked.builder(run))
     pipeline.builder_ = pipeline_fitting.FeatureBuilder.learn(data, pipeline.sources_, run=run)
     pipeline.choices_ = dict.fromkeys(pipeline.choices_, "ranker")
     print(f"fitted in {time.perf_counter() - begun:.0f} s", flush=True)

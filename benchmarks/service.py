@@ -55,7 +55,7 @@ def prepare(folder: Path, n_items: int) -> None:
     from zhiyin.data.catalogue import Catalogue
     from zhiyin.pipeline import pipeline_fitting
     from zhiyin.pipeline.bundles import Bundles
-    from zhiyin.pipeline.pipeline import TREES
+    from zhiyin.pipeline.pipeline import DEFAULT_RANKER
     from zhiyin.pipeline.selection_windows import plan_windows
     from zhiyin.ranking import registry as rankers
 
@@ -66,7 +66,7 @@ def prepare(folder: Path, n_items: int) -> None:
     pipeline = zy.Pipeline(sources=shop.SOURCES, candidates=100, ranker="none", windows=1).fit(data, run)
     part, window = plan_windows(data, 1, 0.02, True, run).choose[0]
     asked = pipeline_fitting.ask(pipeline.sources_, part, window, 100, run)
-    pipeline.ranker_ = pipeline_fitting._train_ranker(rankers.parse(TREES), [asked], run, asked.builder(run))
+    pipeline.ranker_ = pipeline_fitting._train_ranker(rankers.parse(DEFAULT_RANKER), [asked], run, asked.builder(run))
     pipeline.builder_ = pipeline_fitting.FeatureBuilder.learn(data, pipeline.sources_, run=run)
     pipeline.choices_ = dict.fromkeys(pipeline.choices_, "ranker")
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,21 +1,24 @@
-"""Filling: what is popular stands where the candidates leave a list short, or hold too few of a group."""
+"""Backfill: popular items fill lists that candidates leave short, or that lack members of a group."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from zhiyin.models.topk import first_k
+from zhiyin.pipeline.slate import Ragged, Slates
 
 
-def popular(
-    best_first: np.ndarray, allowed: np.ndarray, wanted: np.ndarray, offsets: np.ndarray, taken: np.ndarray
+def popular_items(
+    slates: Slates, excluded: Ragged, popular_order: np.ndarray, allowed: np.ndarray, wanted: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """So many of the most popular items for each of n requests.
+    """The most popular items that the slates of n requests do not contain yet.
 
     Parameters
     ----------
-    best_first: int32[m], items in the order they are taken in. allowed: bool[n_items]. wanted: int64[n].
-    offsets, taken: int64[n + 1] and int32, items that each request has already or must not get.
+    excluded: item codes that each request must not get.
+    popular_order: int32, items in the order in which they are taken.
+    allowed: bool[n_items].
+    wanted: int64[n], items for each request.
 
     Returns
     -------
@@ -24,23 +27,33 @@ def popular(
     most = int(wanted.max(initial=0))
     if most == 0:
         return np.zeros(0, np.int64), np.zeros(0, np.int32)
+    taken = _items_of_both(excluded, slates)
     short = np.flatnonzero(wanted > 0)
     if len(short) < len(wanted):
-        sizes = np.diff(offsets)[short]
-        begins = np.concatenate([[0], np.cumsum(sizes)])
-        taken = taken[np.repeat(offsets[short] - begins[:-1], sizes) + np.arange(begins[-1])]
-        offsets = begins
-    none = np.zeros(len(allowed), np.float32)
-    found, _ = first_k(best_first, none, most, allowed, (np.asarray(offsets, np.int64), np.asarray(taken, np.int32)))
-    real = (found >= 0) & (np.arange(most) < wanted[short][:, None])
-    return short[np.nonzero(real)[0]], found[real]
+        taken = taken.take(short)
+    scores = np.zeros(len(allowed), np.float32)
+    items, _ = first_k(popular_order, scores, most, allowed, (taken.offsets, np.asarray(taken.values, np.int32)))
+    filled = (items >= 0) & (np.arange(most) < wanted[short][:, None])
+    return short[np.nonzero(filled)[0]], items[filled]
 
 
-def behind(low: np.ndarray, owners: np.ndarray, n: int) -> np.ndarray:
-    """float32[f]: scores of items that fill up, below the lowest candidate and falling.
+def append_below(slates: Slates, owners: np.ndarray, items: np.ndarray) -> Slates:
+    """The slates, best first, with more items below them. owners: int64[f], ascending; items: int32[f]."""
+    scores = _scores_below(slates.lowest(), owners, len(slates))
+    return slates.with_rows(owners, items, scores).sorted()
 
-    low: float[n], the lowest score of each request's candidates. owners: int64[f], ascending.
-    """
+
+def _items_of_both(excluded: Ragged, slates: Slates) -> Ragged:
+    """The excluded items and the items of the slate, of each request."""
+    if len(slates) == 1:
+        values = np.concatenate([excluded.values, slates.items])
+        return Ragged(np.array([0, len(values)], dtype=np.int64), values)
+    order = np.argsort(np.concatenate([excluded.owners, slates.owners]), kind="stable")
+    return Ragged(excluded.offsets + slates.offsets, np.concatenate([excluded.values, slates.items])[order])
+
+
+def _scores_below(low: np.ndarray, owners: np.ndarray, n: int) -> np.ndarray:
+    """float32[f]: scores below the lowest of each request, float[n], and falling."""
     sizes = np.bincount(owners, minlength=n)
     place = np.arange(len(owners)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     fall = ((place + 1) / (sizes[owners] + 1)).astype(np.float32)

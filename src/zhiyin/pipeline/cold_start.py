@@ -179,6 +179,16 @@ class NewItems:
                     self._stand_ins[code] = found
         return found
 
+    def nearest_known_items(self, codes: np.ndarray) -> np.ndarray:
+        """int32: known codes as they are; for a new item that of `nearest_known_item`."""
+        result = np.asarray(codes, dtype=np.int32)
+        if not self.m or not (result >= self.n).any():
+            return result
+        result = result.copy()
+        for position in np.flatnonzero(result >= self.n).tolist():
+            result[position] = self.nearest_known_item(int(result[position]))
+        return result
+
     def extended(self, known: Any) -> Any:
         """Item vectors or features of the model with rows for the new items, for variety; zeros where unknown."""
         if not self.m:

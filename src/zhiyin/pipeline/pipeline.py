@@ -32,6 +32,7 @@ from zhiyin.models.training_context import TrainingContext
 from zhiyin.pipeline import backfill, blending
 from zhiyin.pipeline.pipeline_fitting import BEGINS, SEGMENTS, learn, segments_of
 from zhiyin.pipeline.selection_windows import WindowPlan, plan_windows
+from zhiyin.pipeline.slate import Ragged, Slates
 from zhiyin.ranking import registry as rankers
 from zhiyin.ranking.asof import AsOf
 from zhiyin.ranking.candidates import retrieve
@@ -41,10 +42,10 @@ from zhiyin.ranking.loading import load as load_ranker
 from zhiyin.ranking.ranker import Ranker
 
 T = TypeVar("T")
-# Requests whose candidates exist at once: with their features some hundred MB.
-ROWS = 512
-# Few requests are right about anything, so trees are small and slow to learn.
-TREES = "trees:leaves=7,min_leaf=50,learning_rate=0.03"
+# Requests whose candidates are in memory at once: with their features some hundred MB.
+MAX_BATCH_REQUESTS = 512
+# The ranker of `auto`: there are few requests with a relevant candidate, so trees are small and learn slowly.
+DEFAULT_RANKER = "trees:leaves=7,min_leaf=50,learning_rate=0.03"
 
 
 @dataclasses.dataclass
@@ -86,7 +87,7 @@ class Pipeline(Recommender):
 
     def _fit(self, data: Dataset, run: Run) -> None:
         found = learn(
-            self._made(),
+            self._parse_sources(),
             data,
             self.plan(data, run),
             candidates=self.candidates,
@@ -107,9 +108,13 @@ class Pipeline(Recommender):
         if self.ranker == "auto" and not find_spec("lightgbm"):
             log.info('pipeline: no learned ranker, for lightgbm is not installed: pip install "zhiyin[rank]"')
             return None
-        return None if self.ranker in ("", "none") else rankers.parse(TREES if self.ranker == "auto" else self.ranker)
+        return (
+            None
+            if self.ranker in ("", "none")
+            else rankers.parse(DEFAULT_RANKER if self.ranker == "auto" else self.ranker)
+        )
 
-    def _made(self) -> dict[str, Recommender]:
+    def _parse_sources(self) -> dict[str, Recommender]:
         """The sources, unfitted, by the text that names them. Raises ConfigError for one that is unknown or twice."""
         made: dict[str, Recommender] = {}
         for text in filter(None, (part.strip() for part in self.sources.split(";"))):
@@ -131,7 +136,7 @@ class Pipeline(Recommender):
         self._context()
         run = run or Run()
         made = type(self)(**settings_of(self))
-        made.sources_ = {name: model.fit(data, run) for name, model in self._made().items()}  # type: ignore[misc]
+        made.sources_ = {name: model.fit(data, run) for name, model in self._parse_sources().items()}  # type: ignore[misc]
         made.choices_, made.weights_ = dict(self.choices_), self.weights_  # type: ignore[misc]
         made.report_, made.ranker_, made.builder_ = self.report_, self.ranker_, None  # type: ignore[misc]
         if self.builder_ is not None:
@@ -176,13 +181,20 @@ class Pipeline(Recommender):
         items = np.full((len(histories), k), -1, dtype=np.int32)
         best = np.full((len(histories), k), -np.inf, dtype=np.float32)
         with run.bar(label, len(histories)) as advance:
-            for start, batch in histories.chunks(ROWS):
+            for start, batch in histories.chunks(MAX_BATCH_REQUESTS):
                 stop = start + len(batch)
-                out = exclude.rows(start, stop) if exclude is not None else None
-                candidates = self.retrieve(batch, k, exclude=out, allowed=allowed, run=run)
+                seen = exclude.rows(start, stop) if exclude is not None else None
+                candidates = self.retrieve(batch, k, exclude=seen, allowed=allowed, run=run)
                 scores = self.order(batch, candidates, run)
-                _place(candidates, scores, items[start:stop], best[start:stop])
-                self._fill(items[start:stop], best[start:stop], out, allowed)
+                slates = Slates(candidates.offsets, candidates.items, scores).sorted().first(k)
+                excluded = Ragged.empty(len(batch)) if seen is None else Ragged(seen.offsets, seen.items)
+                wanted = k - np.diff(slates.offsets)
+                if wanted.any():
+                    order = known.in_order(allowed)
+                    additions = backfill.popular_items(slates, excluded, order, allowed.bits, wanted)
+                    slates = backfill.append_below(slates, *additions)
+                rows, places = start + slates.owners, slates.places
+                items[rows, places], best[rows, places] = slates.items, slates.scores
                 advance(len(batch))
         return items, best
 
@@ -244,12 +256,12 @@ class Pipeline(Recommender):
     ) -> np.ndarray:
         """float32[m] by one method: "rrf", "weighted", "ranker", or the name of a source."""
         if method == "ranker":
-            return self.ranked(histories, candidates, run, index)[0]
+            return self.ranker_scores(histories, candidates, run, index)[0]
         if method == "weighted":
             return blending.weighted(candidates, self.weights_[(histories.positives > 0).astype(int)])
         return blending.scores_by(method, candidates)
 
-    def ranked(
+    def ranker_scores(
         self, histories: Histories, candidates: Candidates, run: Run, index: AsOf | None = None
     ) -> tuple[np.ndarray, Examples]:
         """float32[m]: scores by the ranker, and the features that it read."""
@@ -258,28 +270,6 @@ class Pipeline(Recommender):
         examples = self.builder_.build(histories, candidates, index=index)
         return self.ranker_.score(examples, run), examples
 
-    def _fill(self, items: np.ndarray, best: np.ndarray, exclude: Histories | None, allowed: Mask) -> None:
-        """Fill what is free at the end of lists with popular items, in place, their scores below all others."""
-        n, k = items.shape
-        counts = (items >= 0).sum(axis=1)
-        wanted = k - counts
-        if not wanted.any():
-            return
-        owner, taken = np.nonzero(items >= 0)[0], items[items >= 0]
-        if exclude is not None:
-            owner = np.concatenate([owner, np.repeat(np.arange(n), exclude.lengths)])
-            taken = np.concatenate([taken, exclude.items])
-        offsets = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=n))])
-        taken = taken[np.argsort(owner, kind="stable")]
-        order = self._context().in_order(allowed)
-        owners, more = backfill.popular(order, allowed.bits, wanted, offsets, taken)
-        given = np.bincount(owners, minlength=n)
-        place = counts[owners] + np.arange(len(owners)) - np.repeat(np.cumsum(given) - given, given)
-        low = np.where(counts > 0, best[np.arange(n), np.maximum(counts - 1, 0)], 0.0)
-        items[owners, place] = more
-        best[owners, place] = backfill.behind(low, owners, n)
-        best[items < 0] = -np.inf
-
     def _score(self, histories: Histories, run: Run) -> np.ndarray:
         """Candidates above all others, the others by popularity."""
         known = self._context()
@@ -287,7 +277,7 @@ class Pipeline(Recommender):
         level = np.empty(n_items, dtype=np.float32)
         level[:] = known.priority / max(1, n_items) - 2  # -2 .. -1, by popularity
         scores = np.tile(level, (n, 1))
-        for start, batch in histories.chunks(ROWS):
+        for start, batch in histories.chunks(MAX_BATCH_REQUESTS):
             candidates = self.retrieve(batch, run=run)
             found = self.order(batch, candidates, run)
             low = np.full(len(batch), np.inf, np.float32)
@@ -342,13 +332,3 @@ class Pipeline(Recommender):
         if (folder / "ranker").exists():
             self.ranker_ = load_ranker(folder / "ranker")  # type: ignore[misc]
             self.builder_ = FeatureBuilder.load(folder / "features", self.sources_)  # type: ignore[misc]
-
-
-def _place(candidates: Candidates, scores: np.ndarray, items: np.ndarray, best: np.ndarray) -> None:
-    """Write each request's best candidates into items[n, k] and best[n, k]."""
-    at = blending.order(candidates, scores)
-    place = np.arange(len(at)) - np.repeat(candidates.offsets[:-1], np.diff(candidates.offsets))
-    first = place < items.shape[1]
-    owner = candidates.owners[first]
-    items[owner, place[first]] = candidates.items[at[first]]
-    best[owner, place[first]] = scores[at[first]]

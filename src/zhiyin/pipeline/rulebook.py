@@ -356,10 +356,12 @@ class Rulebook:
 
     def exposure_sums(self, slates: Slates, requests: RequestBatch) -> np.ndarray:
         """float64[groups, 3]: exposure of each group of `exposure` in lists, all exposure in them, and lists."""
+        if not self.exposure:
+            return np.zeros((0, 3))
         weights = exposure_weights(slates.places)
         sums = np.zeros((len(self.exposure), 3))
         sums[:, 1], sums[:, 2] = weights.sum(), np.count_nonzero(np.diff(slates.offsets))
-        values = self.request_values(requests, slates.owners) if self.exposure else None
+        values = self.request_values(requests, slates.owners)
         for group, (_, of) in enumerate(self.exposure):
             sums[group, 0] = weights[self.filters.where(of, slates.items, values)].sum()
         return sums

@@ -229,6 +229,11 @@ class Ragged:
             raise DataError("two lists of a request differ in length", remedy="give one number for each item")
         return cls(offsets, np.concatenate(parts or [np.zeros(0, np.int64)]).astype(np.int64), more)
 
+    @classmethod
+    def empty(cls, n: int) -> Ragged:
+        """n requests without numbers."""
+        return cls(np.zeros(n + 1, dtype=np.int64), np.zeros(0, dtype=np.int32))
+
     @property
     def owners(self) -> np.ndarray:
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))

@@ -462,7 +462,7 @@ def _ruled(loaded: Loaded, schema: CatalogueSchema) -> tuple[Answers, dict[str, 
         wrong |= more
         made = answers(rules=rules)
     try:
-        made.check_variety()
+        made.check_diversity()
     except ConfigError as error:
         wrong["[answers] categories" if made.by else "[answers] variety"] = error.message.splitlines()[0]
         made = answers(rules=rules, variety="none", by="")

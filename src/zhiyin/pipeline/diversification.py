@@ -1,0 +1,97 @@
+"""Diversity of lists over one catalogue: what items are alike by, and the re-ranker that a request asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+from scipy import sparse
+
+from zhiyin.core.errors import ConfigError
+from zhiyin.core.run import Run
+from zhiyin.data.catalogue import category_columns
+from zhiyin.data.histories import Histories
+from zhiyin.models.recommender import VectorRecommender
+from zhiyin.pipeline import diversity
+from zhiyin.pipeline.cold_start import NewItems
+from zhiyin.pipeline.filters import Filters
+from zhiyin.pipeline.pipeline import Pipeline
+from zhiyin.pipeline.slate import Slates
+
+
+class Diversifier:
+    """Re-ranks lists for diversity. Any number of threads may use one.
+
+    Parameters
+    ----------
+    model: whose content features or item vectors tell how similar items are.
+    items: the catalogue, row = item code.
+    filters: over the catalogue.
+    new_items: its last rows.
+    category_column: what lists are spread over; "": inferred from the names of the columns.
+    """
+
+    def __init__(
+        self,
+        model: Pipeline,
+        items: pl.DataFrame,
+        filters: Filters,
+        new_items: NewItems,
+        category_column: str,
+        run: Run,
+    ) -> None:
+        self.model, self.items, self.filters, self.new_items = model, items, filters, new_items
+        self.category_column, self.run = category_column, run
+        self._features: Any = None
+        self._categories: sparse.csr_matrix | None = None
+
+    def with_catalogue(self, items: pl.DataFrame, filters: Filters, new_items: NewItems) -> Diversifier:
+        """The same over another catalogue with the same ids. Features that the model has are not computed again."""
+        changed = Diversifier(self.model, items, filters, new_items, self.category_column, self.run)
+        if not self.category_column and new_items is self.new_items:
+            changed._features = self._features
+        return changed
+
+    def apply(self, slates: Slates, histories: Histories, k: int, method: str, balance: float) -> Slates:
+        """Lists of k items by a method of `request.DIVERSITY_METHODS`. Raises ConfigError where nothing tells what
+        items are similar."""
+        if method == "none" or not len(slates.items):
+            return slates
+        if method == "calibrate":
+            table = self._category_table()
+            shares = diversity.category_shares(histories, table)
+            return diversity.calibrate(slates, table, shares, k, balance=balance, run=self.run)
+        rerank = diversity.mmr if method == "mmr" else diversity.dpp
+        return rerank(slates, self._item_features(), k, balance=balance, run=self.run)
+
+    def check(self, method: str) -> None:
+        """Raises ConfigError where the catalogue has not what a method needs."""
+        if method == "calibrate":
+            self._category_table()
+        elif method != "none":
+            self._item_features()
+
+    def _item_features(self) -> Any:
+        """What tells how similar items are: features of a content model, vectors of a model, or categories."""
+        if self._features is None:
+            sources = [] if self.category_column else list(self.model.sources_.values())
+            described = (getattr(source, "items_", None) for source in sources)
+            features: Any = next((table for table in described if isinstance(table, sparse.csr_matrix)), None)
+            if features is None:
+                vectors = (source.item_vectors_ for source in sources if isinstance(source, VectorRecommender))
+                features = next(vectors, None)
+            features = self._category_table() if features is None else self.new_items.extended(features)
+            self._features = diversity.UnitRows.of(features) if sparse.issparse(features) else features
+        return self._features
+
+    def _category_table(self) -> sparse.csr_matrix:
+        if self._categories is None:
+            column = self.category_column or next(iter(category_columns(self.items.columns)), "")
+            if not column:
+                raise ConfigError(
+                    "there is nothing to spread lists over",
+                    remedy="name a column of categories of the items (by=), or leave variety out: diversity='none', "
+                    "on the command line --variety none",
+                )
+            self._categories = diversity.category_table(self.filters.column(column), len(self.items))
+        return self._categories

@@ -1,0 +1,264 @@
+"""Lists of a batch of requests: retrieve, rank, fill up, apply the rules."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+
+import numpy as np
+
+from zhiyin.core.metering import check
+from zhiyin.core.run import Run
+from zhiyin.data.histories import Histories
+from zhiyin.pipeline import backfill
+from zhiyin.pipeline.cold_start import NewItems
+from zhiyin.pipeline.diversification import Diversifier
+from zhiyin.pipeline.eligible_items import EligibleItems
+from zhiyin.pipeline.exploration import Policy
+from zhiyin.pipeline.filters import Filters
+from zhiyin.pipeline.pipeline import Pipeline
+from zhiyin.pipeline.request import Request
+from zhiyin.pipeline.rulebook import Rulebook
+from zhiyin.pipeline.slate import Ragged, RequestBatch, Slates
+from zhiyin.ranking.asof import AsOf
+from zhiyin.ranking.examples import Candidates, Examples
+
+# Candidates of lists that are filled up together, at most.
+MAX_FILL_ROWS = 2_000_000
+# Shares of a request's time budget after which the ranker and diversity are skipped; reasons are when it is used up.
+RANKER_DEADLINE, DIVERSITY_DEADLINE = 0.7, 0.9
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ListBatch:
+    """Requests that are answered together: they have the same mask, rulebook and length.
+
+    Parameters
+    ----------
+    histories: n of them.
+    requests: the other inputs of the requests.
+    eligible: items that they may get.
+    exclude_seen: leave out what is in the histories.
+    seen: int32, codes that count as seen besides the history, of a batch of one.
+    index: what the ranker knows of items; None: what it has learned.
+    """
+
+    histories: Histories
+    requests: RequestBatch
+    rulebook: Rulebook
+    eligible: EligibleItems
+    k: int
+    diversity_method: str
+    balance: float
+    exclude_seen: bool
+    policy: Policy | None = None
+    seen: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
+    index: AsOf | None = None
+
+    def take(self, rows: np.ndarray) -> ListBatch:
+        """Some of the requests, in their order."""
+        return dataclasses.replace(self, histories=self.histories.take(rows), requests=self.requests.take(rows))
+
+    def excluded(self) -> Ragged:
+        """Items that no list may contain, pins aside: excluded, bought, shown too often, and seen where that counts."""
+        offsets, codes = self.rulebook.excluded_items(self.requests)
+        histories = self.histories
+        if not self.exclude_seen:
+            return Ragged(offsets, codes)
+        if len(histories) == 1:
+            values = np.concatenate([codes, histories.items, self.seen])
+            return Ragged(np.array([0, len(values)], dtype=np.int64), values)
+        owners = np.concatenate([np.repeat(np.arange(len(histories)), lengths)
+                                 for lengths in (np.diff(offsets), histories.lengths)])  # fmt: skip
+        order = np.argsort(owners, kind="stable")
+        return Ragged(offsets + histories.offsets, np.concatenate([codes, histories.items])[order])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BuiltLists:
+    """Lists of a batch.
+
+    Parameters
+    ----------
+    candidates: what they were chosen from.
+    method: what ordered the candidates; "" where that depends on the user.
+    examples: what the ranker read, of a batch of one.
+    """
+
+    slates: Slates
+    candidates: Candidates
+    method: str
+    examples: Examples | None = None
+
+
+class StageClock:
+    """Seconds of each stage, and which stages a request skips."""
+
+    def __init__(self, request: Request) -> None:
+        self.seconds: dict[str, float] = {}
+        self.degraded: list[str] = []
+        self.skip, self._budget = request.skip, request.budget
+        self._started = self._stage_started = time.perf_counter()
+
+    def finish_stage(self, stage: str) -> None:
+        check()
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._stage_started
+        self._stage_started = now
+
+    def skips(self, stage: str, deadline: float) -> bool:
+        """Whether a stage is skipped: that share of the time budget is used up, or the request asks for it."""
+        late = self._budget is not None and time.perf_counter() - self._started >= deadline * self._budget
+        if not late and stage not in self.skip:
+            return False
+        if stage not in self.degraded:
+            self.degraded.append(stage)
+        return True
+
+
+class ListBuilder:
+    """Builds lists by a model over one catalogue. Any number of threads may use one.
+
+    Parameters
+    ----------
+    priority: int[n_items], a permutation; of equally good items the one with the higher number comes first.
+    """
+
+    def __init__(
+        self,
+        model: Pipeline,
+        new_items: NewItems,
+        filters: Filters,
+        diversifier: Diversifier,
+        priority: np.ndarray,
+        run: Run,
+    ) -> None:
+        self.model, self.new_items, self.filters = model, new_items, filters
+        self.diversifier, self.priority, self.run = diversifier, priority, run
+        self._popular_order: np.ndarray | None = None
+
+    def with_catalogue(self, new_items: NewItems, filters: Filters, diversifier: Diversifier) -> ListBuilder:
+        """The same over another catalogue with the same ids."""
+        changed = ListBuilder(self.model, new_items, filters, diversifier, self.priority, self.run)
+        changed._popular_order = self._popular_order
+        return changed
+
+    def build(self, batch: ListBatch, clock: StageClock) -> BuiltLists:
+        """Retrieve, rank and apply the rules; popular items fill up what is short."""
+        histories, k, n_trained = batch.histories, batch.k, self.new_items.n
+        excluded = batch.excluded()
+        trained = excluded if not self.new_items.m else _values_below(excluded, n_trained)
+        clock.finish_stage("filter")
+        exclude = Histories.of(trained.offsets, trained.values)
+        candidates = self.model.retrieve(histories, k, exclude=exclude, allowed=batch.eligible.trained, run=self.run)
+        clock.finish_stage("retrieve")
+        method, examples = "", None
+        if len(histories) > 1:
+            scores = self.model.order(histories, candidates, self.run, batch.index, ranker="ranker" not in clock.skip)
+        else:
+            method = self.model.method_of(histories)
+            if method == "ranker" and clock.skips("ranker", RANKER_DEADLINE):
+                method = "rrf"
+            if method == "ranker":
+                scores, examples = self.model.ranker_scores(histories, candidates, self.run, batch.index)
+            else:
+                scores = self.model.scores_by(method, histories, candidates, self.run)
+        clock.finish_stage("rank")
+        if batch.diversity_method != "none" and clock.skips("variety", DIVERSITY_DEADLINE):
+            batch = dataclasses.replace(batch, diversity_method="none")
+        slates = Slates(candidates.offsets, candidates.items, np.asarray(scores, np.float32))
+        if self.new_items.m:
+            is_new = excluded.values >= n_trained
+            owners, codes, new_scores = self.new_items.score_candidates(
+                histories, slates.offsets, slates.items, slates.scores, batch.eligible.bits[n_trained:],
+                (excluded.owners[is_new], excluded.values[is_new]),
+            )  # fmt: skip
+            slates = slates.with_rows(owners, codes, new_scores)
+        wanted = np.maximum(0, k - np.diff(slates.offsets))
+        lists = self._finish(batch, slates, excluded, wanted)
+        clock.finish_stage("rules")
+        return BuiltLists(lists, candidates, method, examples)
+
+    def _finish(self, batch: ListBatch, slates: Slates, excluded: Ragged, wanted: np.ndarray) -> Slates:
+        """Lists of the candidates, filled up with int64[n] popular items, and with more where rules drop too many."""
+        filled, n_popular = self._fill_up(batch, slates, excluded, wanted)
+        diversify = functools.partial(
+            self.diversifier.apply,
+            histories=batch.histories,
+            k=batch.k,
+            method=batch.diversity_method,
+            balance=batch.balance,
+        )
+        lists = batch.rulebook.rerank_qualified(
+            filled, batch.requests, batch.k, diversify=diversify, policy=batch.policy, run=self.run
+        )
+        is_short = np.diff(lists.offsets) < batch.k
+        # A cap that is not strict yields to candidates only after popular items were tried.
+        for event in lists.events:
+            if event.step == "cap yielded":
+                is_short[event.owners[wanted[event.owners] < 4 * batch.k]] = True
+        short = np.flatnonzero(is_short & (n_popular >= wanted))
+        if not len(short):
+            return lists
+        more = np.maximum(4 * batch.k, 8 * wanted[short])
+        if len(batch.histories) == 1:
+            return self._finish(batch, slates, excluded, more)
+        size = max(1, MAX_FILL_ROWS // int(more.max()))
+        parts = [
+            self._finish(batch.take(rows), slates.pick(rows), excluded.take(rows), more[start : start + size])
+            for start in range(0, len(short), size)
+            for rows in [short[start : start + size]]
+        ]
+        # The lists that were short now stand behind all others: bring every list to its place.
+        position = np.arange(len(lists))
+        position[short] = len(lists) + np.arange(len(short))
+        return Slates.joined([lists, *parts]).pick(position)
+
+    def _fill_up(
+        self, batch: ListBatch, slates: Slates, excluded: Ragged, wanted: np.ndarray
+    ) -> tuple[Slates, np.ndarray]:
+        """The candidates, best first, with popular items below them, and with those that groups need. Also int64[n],
+        the number of popular items."""
+        order = self._items_by_popularity(batch.eligible)
+        n_popular = np.zeros(len(slates), dtype=np.int64)
+        additions: list[tuple[np.ndarray, np.ndarray]] = []
+        extended = slates
+        if wanted.any():
+            added = backfill.popular_items(slates, excluded, order, batch.eligible.bits, wanted)
+            n_popular = np.bincount(added[0], minlength=len(slates))
+            additions.append(added)
+            extended = slates.with_rows(*added, np.zeros(len(added[1]), np.float32))
+        for group, count in batch.rulebook.required_groups(batch.requests, batch.k):
+            values = batch.rulebook.request_values(batch.requests, extended.owners)
+            members = self.filters.where(group, extended.items, values)
+            missing = np.maximum(0, count - np.bincount(extended.owners[members], minlength=len(slates)))
+            if not missing.any():
+                continue
+            first = batch.rulebook.request_values(batch.requests.take(np.zeros(1, np.int64)))
+            allowed = batch.eligible.bits & self.filters.mask(group, first).bits
+            added = backfill.popular_items(extended, excluded, order, allowed, missing)
+            additions.append(added)
+            extended = extended.with_rows(*added, np.zeros(len(added[1]), np.float32))
+        if not additions:
+            return Slates.best_first(slates.offsets, slates.items, slates.scores), n_popular
+        owners, items = (np.concatenate(part) for part in zip(*additions))
+        by_request = np.argsort(owners, kind="stable")
+        slates = Slates.best_first(slates.offsets, slates.items, slates.scores)
+        return backfill.append_below(slates, owners[by_request], items[by_request]), n_popular
+
+    def _items_by_popularity(self, eligible: EligibleItems) -> np.ndarray:
+        """int32: items, the most popular first. All eligible ones are among them; where they are few, no others."""
+        if eligible.trained.is_sparse:
+            rows = np.flatnonzero(eligible.bits)
+            return rows[np.argsort(-self.priority[rows])].astype(np.int32)
+        if self._popular_order is None:
+            self._popular_order = np.argsort(-self.priority).astype(np.int32)
+        return self._popular_order
+
+
+def _values_below(items: Ragged, n: int) -> Ragged:
+    """Values below n."""
+    below = items.values < n
+    total = np.concatenate([[0], np.cumsum(below)])
+    return Ragged(total[items.offsets], items.values[below])
