@@ -279,8 +279,8 @@ class Time(Column):
         if self.gaps:
             piece.numbers.append((f"{self.name} missing", "missing", (~is_present).astype(np.float32)))
         hour, weekday = (at % DAY) / UNITS["h"], (at // DAY + 3) % 7  # day 0 of the epoch was a Thursday
-        for what, value, period, there in (("hour", hour, 24, self.hours), ("weekday", weekday, 7, True)):
-            if there:
+        for what, value, period, used in (("hour", hour, 24, self.hours), ("weekday", weekday, 7, True)):
+            if used:
                 turn = 2 * np.pi * value / period
                 for wave, number in (("sin", np.sin(turn)), ("cos", np.cos(turn))):
                     filled = np.where(is_present, number, 0.0).astype(np.float32)
@@ -321,16 +321,16 @@ class Vector(Column):
     def encode(self, values: pl.Series, now: int | None) -> Piece:
         vectors = np.zeros((len(values), self.width), dtype=np.float32)
         if self.model:
-            there = (values.is_not_null() & (values.cast(pl.String).str.len_bytes() > 0)).fill_null(False)
-            if there.any():
-                texts = values.filter(there).cast(pl.String).to_list()
-                vectors[there.to_numpy()] = _sentence_model(self.model).encode(texts, show_progress_bar=False)
+            present = (values.is_not_null() & (values.cast(pl.String).str.len_bytes() > 0)).fill_null(False)
+            if present.any():
+                texts = values.filter(present).cast(pl.String).to_list()
+                vectors[present.to_numpy()] = _sentence_model(self.model).encode(texts, show_progress_bar=False)
             return Piece(vector=vectors)
         if values.dtype == pl.Null:
             return Piece(vector=vectors)
         lengths = _lengths(values)
-        there = (lengths > 0).fill_null(False)
-        wrong = there & (lengths != self.width)
+        present = (lengths > 0).fill_null(False)
+        wrong = present & (lengths != self.width)
         if wrong.any():
             row = int(wrong.arg_true()[0])
             raise DataError(
@@ -338,8 +338,8 @@ class Vector(Column):
                 column=self.name,
                 remedy="vectors of one model and width in every row, or null",
             )
-        numbers = values.filter(there).explode().cast(pl.Float32, strict=False).fill_null(0.0).fill_nan(0.0)
-        vectors[there.to_numpy()] = numbers.to_numpy().reshape(-1, self.width)
+        numbers = values.filter(present).explode().cast(pl.Float32, strict=False).fill_null(0.0).fill_nan(0.0)
+        vectors[present.to_numpy()] = numbers.to_numpy().reshape(-1, self.width)
         return Piece(vector=vectors)
 
 

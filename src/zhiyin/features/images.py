@@ -76,8 +76,8 @@ class Images:
         else:
             reasons = [self._read_into(path, place) for path, place in zip(paths, pixels)]
         counted = Counter(reason for reason in reasons if reason)
-        there = np.array([not reason for reason in reasons], dtype=bool)
-        return pixels, there, [f"{count:,} {reason}" for reason, count in sorted(counted.items())]
+        is_readable = np.array([not reason for reason in reasons], dtype=bool)
+        return pixels, is_readable, [f"{count:,} {reason}" for reason, count in sorted(counted.items())]
 
     def batches(
         self, size: int = 256, run: Run | None = None

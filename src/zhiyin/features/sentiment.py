@@ -152,13 +152,13 @@ def fill_values(
         if name not in events.columns:
             raise DataError(f"there is no column {name!r}", remedy=nearest(name, events.columns))
     ratings = events[value].cast(pl.Float32, strict=False).fill_nan(None)
-    wanted = ratings.is_null() & ~pl.Series(_is_blank(events[text]))
-    if not wanted.any():
+    is_unrated = ratings.is_null() & ~pl.Series(_is_blank(events[text]))
+    if not is_unrated.any():
         return events.with_columns(ratings.alias(value)), ["every review with a text has a rating"]
     rated = events.filter(ratings.is_not_null())
     model = Sentiment.learn(rated[text], rated[value], threshold=threshold, run=run)
-    texts = events[text].filter(wanted)
-    rows = wanted.arg_true()
+    texts = events[text].filter(is_unrated)
+    rows = is_unrated.arg_true()
     filled = ratings.scatter(rows, pl.Series(model.value(texts)))
     columns = [filled.alias(value)]
     if weight in events.columns:

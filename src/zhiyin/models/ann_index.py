@@ -92,7 +92,7 @@ class Index:
         label: name of the index in the log message.
         """
         run = run or Run()
-        begun = time.perf_counter()
+        started = time.perf_counter()
         c = lists or max(1, round(2 * len(vectors) ** 0.5))
         centroids = _centroids(vectors, scale, min(c, len(vectors)), run)
         offsets, members, means, spreads = _lists(vectors, scale, centroids)
@@ -101,7 +101,7 @@ class Index:
         recall_text = ", ".join(f"{name}: {value:.4f}" for name, value in index.recall.items())
         log.info(
             "index%s of %d items in %d lists, made in %.0f s; it looks at %d, under a filter at %d; recall@%d %s",
-            label and f" ({label})", len(vectors), len(offsets) - 1, time.perf_counter() - begun, index.wanted,
+            label and f" ({label})", len(vectors), len(offsets) - 1, time.perf_counter() - started, index.wanted,
             index.filtered, TUNED_K, recall_text,
         )  # fmt: skip
         return index
@@ -151,7 +151,7 @@ class Index:
         bits: bool[n], items that pass the filter; empty for all.
         """
         order = np.argsort(-self.promise(query[None])[0], kind="stable")
-        return _gathered(order, self.offsets, self.members, bits, wanted)
+        return _collect(order, self.offsets, self.members, bits, wanted)
 
     def promise(self, queries: np.ndarray) -> np.ndarray:
         """float32[q, c]: estimate of the best score in each list."""
@@ -187,7 +187,8 @@ class Index:
             candidate = dataclasses.replace(self, above=above)
             order = np.argsort(-candidate.promise(tune), axis=1, kind="stable")
             needed = [
-                _needed(order, list_of_item, bits, best, goal) for bits, best in zip(filters.values(), best_of_tune)
+                _items_needed(order, list_of_item, bits, best, goal)
+                for bits, best in zip(filters.values(), best_of_tune)
             ]
             tuned_indexes.append(dataclasses.replace(candidate, wanted=needed[0], filtered=max(needed)))
         index = min(tuned_indexes, key=lambda index: index.filtered)
@@ -285,7 +286,7 @@ def _filters(vectors: np.ndarray, scale: np.ndarray | None, rng: np.random.Gener
     return filters
 
 
-def _needed(order: np.ndarray, list_of_item: np.ndarray, mask: np.ndarray, best: np.ndarray, goal: float) -> int:
+def _items_needed(order: np.ndarray, list_of_item: np.ndarray, mask: np.ndarray, best: np.ndarray, goal: float) -> int:
     """Number of passing items to collect so that a search visits the lists of a share `goal` of the best items.
 
     Parameters
@@ -353,7 +354,7 @@ def _add(vectors, owners, sums):
 
 
 @kernel
-def _gathered(order, offsets, members, bits, wanted):
+def _collect(order, offsets, members, bits, wanted):
     """int32: passing members of the lists in `order`, whole lists until at least `wanted` items are collected."""
     all_pass, count, last = len(bits) == 0, 0, 0
     passing = np.empty(len(members), dtype=np.int32)

@@ -94,13 +94,13 @@ class BPR(VectorRecommender):
         y = (rng.standard_normal((data.n_items, self.factors)) * scale).astype(np.float32)
         bias = np.zeros(data.n_items, dtype=np.float32)
         plan = Plan.of(rows, _KINDS[self.negatives], _shares(counts, self.power), self.rank_share)
-        begun = time.perf_counter()
+        started = time.perf_counter()
         with run.bar("BPR", self.epochs) as advance:
             for epoch in range(self.epochs):
                 rate = self.learning_rate * (1 - epoch / self.epochs)
                 loss = plan.epoch(x, y, bias, rate, self.reg, rng, run)
                 advance(1, f"loss {loss:.4f}")
-                seconds = time.perf_counter() - begun
+                seconds = time.perf_counter() - started
                 run.report(model="BPR", epoch=epoch + 1, of=self.epochs, loss=loss, seconds=seconds)
         self.item_vectors_ = np.concatenate([y, bias[:, None]], axis=1)  # type: ignore[misc]
         self.counts_ = counts  # type: ignore[misc]

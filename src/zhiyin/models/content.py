@@ -166,16 +166,16 @@ def recency_weights(
     counts = summed(weights)
     counts.data = np.where(counts.data > 0, np.maximum(counts.data, 0) ** repeats, 0.0)
     if half_life is not None or half_life_events:
-        fresh = np.ones(len(nonzero))
+        freshness = np.ones(len(nonzero))
         if half_life is not None:
             last = np.zeros(len(histories), dtype=np.int64)
             filled = histories.lengths > 0
             last[filled] = histories.times[histories.offsets[1:][filled] - 1]
-            fresh *= np.exp2(-(last[owner] - histories.times[nonzero]) / microseconds(half_life))
+            freshness *= np.exp2(-(last[owner] - histories.times[nonzero]) / microseconds(half_life))
         if half_life_events:
-            fresh *= np.exp2(-(histories.offsets[1:][owner] - nonzero - 1) / half_life_events)
+            freshness *= np.exp2(-(histories.offsets[1:][owner] - nonzero - 1) / half_life_events)
         # Mean freshness of an item's events; the matrices have the same entries in the same order.
-        counts.data *= summed(np.abs(weights) * fresh).data / summed(np.abs(weights)).data
+        counts.data *= summed(np.abs(weights) * freshness).data / summed(np.abs(weights)).data
     counts.eliminate_zeros()
     return counts.astype(np.float32)
 

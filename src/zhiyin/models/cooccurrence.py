@@ -59,12 +59,12 @@ def _count_shared(
     touched = np.empty(n_items, dtype=np.int32)
     root = np.sqrt(square)
     for item in range(start, stop):
-        most = np.int64(0)
+        upper_bound = np.int64(0)
         for at in range(i_indptr[item], i_indptr[item + 1]):
             user = i_users[at]
-            most += u_indptr[user + 1] - u_indptr[user]
+            upper_bound += u_indptr[user + 1] - u_indptr[user]
         # A scan of all counters is faster than a list of the touched ones where many of them are set.
-        listed = most < n_items // 4
+        listed = upper_bound < n_items // 4
         count = np.int64(0) if listed else n_items
         for at in range(i_indptr[item], i_indptr[item + 1]):
             user = i_users[at]

@@ -73,13 +73,13 @@ class ALS(VectorRecommender):
         self, users: sparse.csr_matrix, items: sparse.csr_matrix, x: np.ndarray, y: np.ndarray, epochs: int, run: Run
     ) -> None:
         """Run `epochs` sweeps from x and y, in place, and store the item vectors."""
-        begun = time.perf_counter()
+        started = time.perf_counter()
         with run.bar("ALS", epochs) as advance:
             for epoch in range(epochs):
                 self._half(users, x, y, run)
                 self._half(items, y, x, run)
                 advance(1)
-                run.report(model="ALS", epoch=epoch + 1, of=epochs, seconds=time.perf_counter() - begun)
+                run.report(model="ALS", epoch=epoch + 1, of=epochs, seconds=time.perf_counter() - started)
         self.item_vectors_ = y  # type: ignore[misc]
         self.gram_ = (y.T @ y).astype(np.float32)
         self.user_gram_ = (x.T @ x).astype(np.float32)  # type: ignore[misc]
@@ -102,14 +102,14 @@ class ALS(VectorRecommender):
         y = np.zeros((data.n_items, self.factors), dtype=np.float32)
         y[old] = self.item_vectors_[before[old]]
         everyone, gram, user_gram = data.histories, y.T @ y, self.user_gram_
-        fresh = np.flatnonzero(~old)
+        new_items = np.flatnonzero(~old)
         # Users of new items, folded in by their known items.
         places = np.flatnonzero(~old[everyone.items])
         touched = np.unique(np.searchsorted(everyone.offsets, places, side="right") - 1)
         if len(touched):
             rows = self._confidence(everyone.take(touched), data.n_items)
             x = self._fold_in(rows[:, old], y[old], gram, run)
-            y[fresh] = self._fold_in(rows.T.tocsr()[fresh], x, user_gram, run)
+            y[new_items] = self._fold_in(rows.T.tocsr()[new_items], x, user_gram, run)
         if epochs:
             users = self._confidence(everyone, data.n_items)
             x = self._fold_in(users, y, y.T @ y, run)
@@ -155,8 +155,7 @@ def half_sweep(
 ) -> None:
     """Improve every x_u in place, y fixed, on (YᵀY + Yᵀ(C - I)Y + reg n^reg_power I) x = YᵀC p, n the items of the row.
 
-    By `steps` of conjugate gradient, or by Cholesky's decomposition, of all factors or of FACTORS_PER_BLOCK after
-    FACTORS_PER_BLOCK.
+    By `steps` of conjugate gradient, or by Cholesky's decomposition, of all factors or block by block.
     """
     matrix = (y.T @ y if gram is None else gram).astype(np.float32)
     matrix.ravel()[:: len(matrix) + 1] += np.float32(reg)
@@ -190,7 +189,7 @@ def _solve(indptr, columns, extra, x, y, matrix, ridge, steps, start, stop):
     # vectors: gaps around the scratch keep the answer from depending on where memory was found.
     gap, size_near = 256, (longest + 8) * f
     near = np.empty(size_near + 2 * gap, dtype=np.float32)[gap : gap + size_near].reshape((longest + 8, f))
-    more = np.zeros(longest + 8, dtype=np.float32)
+    excess = np.zeros(longest + 8, dtype=np.float32)
     scratch, apart = np.empty(4 * (f + gap) + gap, dtype=np.float32), f + gap
     v, r = scratch[gap : gap + f], scratch[gap + apart : gap + apart + f]
     p, ap = scratch[gap + 2 * apart : gap + 2 * apart + f], scratch[gap + 3 * apart : gap + 3 * apart + f]
@@ -211,7 +210,7 @@ def _solve(indptr, columns, extra, x, y, matrix, ridge, steps, start, stop):
             r[j] = -r[j]
         for at in range(n):
             item, confidence = columns[first + at], extra[first + at]
-            more[at] = confidence
+            excess[at] = confidence
             product = np.float32(0)
             for j in range(f):
                 near[at, j] = y[item, j]
@@ -221,7 +220,7 @@ def _solve(indptr, columns, extra, x, y, matrix, ridge, steps, start, stop):
                 r[j] += share * near[at, j]
         padded = (n + 7) // 8 * 8
         for at in range(n, padded):
-            more[at] = 0
+            excess[at] = 0
             for j in range(f):
                 near[at, j] = 0
         size = np.float32(0)
@@ -232,22 +231,22 @@ def _solve(indptr, columns, extra, x, y, matrix, ridge, steps, start, stop):
             if size < 1e-20:
                 break
             _apply_matrix(matrix, p, ap)
-            _apply_near(near, more, padded, p, ap)
+            _apply_near(near, excess, padded, p, ap)
             if len(ridge):
                 for j in range(f):
                     ap[j] += more_ridge * p[j]
             curve = np.float32(0)
             for j in range(f):
                 curve += p[j] * ap[j]
-            step, fresh = size / curve, np.float32(0)
+            step, new_size = size / curve, np.float32(0)
             for j in range(f):
                 v[j] += step * p[j]
                 r[j] -= step * ap[j]
-                fresh += r[j] * r[j]
-            ratio = fresh / size
+                new_size += r[j] * r[j]
+            ratio = new_size / size
             for j in range(f):
                 p[j] = r[j] + ratio * p[j]
-            size = fresh
+            size = new_size
         for j in range(f):
             x[row, j] = v[j]
 
@@ -270,8 +269,8 @@ def _apply_matrix(matrix, v, out):
 
 
 @kernel
-def _apply_near(near, more, padded, v, out):
-    """out += sum over i of more_i y_i (y_i·v), eight items at a time so that sums overlap."""
+def _apply_near(near, excess, padded, v, out):
+    """out += sum over i of excess_i y_i (y_i·v), eight items at a time so that sums overlap."""
     f = len(v)
     for at in range(0, padded, 8):
         s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = np.float32(0)
@@ -285,8 +284,8 @@ def _apply_near(near, more, padded, v, out):
             s5 += near[at + 5, j] * w
             s6 += near[at + 6, j] * w
             s7 += near[at + 7, j] * w
-        s0, s1, s2, s3 = s0 * more[at], s1 * more[at + 1], s2 * more[at + 2], s3 * more[at + 3]
-        s4, s5, s6, s7 = s4 * more[at + 4], s5 * more[at + 5], s6 * more[at + 6], s7 * more[at + 7]
+        s0, s1, s2, s3 = s0 * excess[at], s1 * excess[at + 1], s2 * excess[at + 2], s3 * excess[at + 3]
+        s4, s5, s6, s7 = s4 * excess[at + 4], s5 * excess[at + 5], s6 * excess[at + 6], s7 * excess[at + 7]
         for j in range(f):
             out[j] += (
                 s0 * near[at, j] + s1 * near[at + 1, j] + s2 * near[at + 2, j] + s3 * near[at + 3, j]

@@ -177,8 +177,8 @@ def learn(
                 total += float(network.loss(batch, torch.Generator())[0])
         return -total / max(float(batches.weights[held_out].sum()), 1e-12)
 
-    judged = validate if len(held_out) else None
-    return train(network, batches, plan, run, label=label, validate=judged, identity=identity).curve
+    validate_or_none = validate if len(held_out) else None
+    return train(network, batches, plan, run, label=label, validate=validate_or_none, identity=identity).curve
 
 
 def mapped(network: Mapping, inputs: Inputs, out: int, run: Run) -> np.ndarray:

@@ -195,7 +195,7 @@ class Hybrid(ItemFeatureMixin, VectorRecommender):
         """
         n = min(data.n_users, SCALE_USERS)
         sample = data.histories.take(np.sort(run.rng(63).permutation(data.n_users)[:n]))
-        won, ratios = 0, [np.zeros(0, dtype=np.float32)]
+        n_won, ratios = 0, [np.zeros(0, dtype=np.float32)]
         places = min(SCALE_PLACES, len(y) - len(rows))
         for _, batch in sample.chunks(max(1, CHUNK_BYTES // (4 * len(y)))):
             x = self._base.encode(batch, run)
@@ -206,20 +206,20 @@ class Hybrid(ItemFeatureMixin, VectorRecommender):
             own = scores[:, rows]
             scores[:, rows] = -np.inf
             bar = np.partition(scores, -places, axis=1)[:, -places, None]
-            fair = np.isfinite(own) & (bar > 0)
-            won += int((fair & (own > bar)).sum())
+            comparable = np.isfinite(own) & (bar > 0)
+            n_won += int((comparable & (own > bar)).sum())
             other = x @ mapped[rows].T
-            able = fair & (other > 0)
-            ratios.append(np.broadcast_to(bar, other.shape)[able] / other[able])
+            positive = comparable & (other > 0)
+            ratios.append(np.broadcast_to(bar, other.shape)[positive] / other[positive])
         needed = np.concatenate(ratios)
-        if not won or won > len(needed):
+        if not n_won or n_won > len(needed):
             log.info("Hybrid: too little is known of which items compete: mapped vectors keep their scale")
             return 1.0
-        return float(np.clip(np.partition(needed, won - 1)[won - 1], *SCALE_RANGE))
+        return float(np.clip(np.partition(needed, n_won - 1)[n_won - 1], *SCALE_RANGE))
 
     # -- features of items ------------------------------------------------------------------------------------------
 
-    def _learn_words(self, data: Dataset, had: np.ndarray) -> None:
+    def _learn_words(self, data: Dataset, has_event: np.ndarray) -> None:
         """Learn the text columns and the vocabulary of a TextCNN, and check the settings of pictures."""
         texts = [column.name for column in self._features().columns if isinstance(column, Text)]
         read: dict[str, Any] = {"texts": [], "han": False}
@@ -236,7 +236,9 @@ class Hybrid(ItemFeatureMixin, VectorRecommender):
                 raise ConfigError("map = text_cnn needs a column of text", remedy='name one: kinds="title=text"')
             read["texts"] = texts
             texts_of_items = _joined(data.items, texts)
-            words = Words.learn(texts_of_items.filter(pl.Series(had)) if had.any() else texts_of_items, self.min_count)
+            words = Words.learn(
+                texts_of_items.filter(pl.Series(has_event)) if has_event.any() else texts_of_items, self.min_count
+            )
             self.words_, read["han"] = words.words, words.han  # type: ignore[misc]
         if self.map == "image_cnn":
             if not self.images or not Path(self.images).is_dir():
@@ -389,9 +391,9 @@ def ridge(
         w += step * p
         r -= step * ap
         z = scale * r
-        fresh = (r * z).sum(axis=0)
-        p = z + (fresh / np.maximum(size, 1e-30)) * p
-        size = fresh
+        new_size = (r * z).sum(axis=0)
+        p = z + (new_size / np.maximum(size, 1e-30)) * p
+        size = new_size
     return w
 
 

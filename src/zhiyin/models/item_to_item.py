@@ -168,8 +168,8 @@ def recent(histories: Histories, last: int, decay: float) -> Entries:
     Only the `last` newest events of positive weight count; a repeated item has the weight of its newest event.
     """
     indptr = np.zeros(len(histories) + 1, dtype=np.int32)
-    room = int(np.minimum(histories.lengths, last).sum())
-    items, weights = np.empty(room, dtype=np.int32), np.empty(room, dtype=np.float32)
+    capacity = int(np.minimum(histories.lengths, last).sum())
+    items, weights = np.empty(capacity, dtype=np.int32), np.empty(capacity, dtype=np.float32)
     _recent(histories.offsets, histories.items, histories.weights, _powers(last, decay), indptr, items, weights)
     return Entries(indptr, items[: indptr[-1]], weights[: indptr[-1]])
 

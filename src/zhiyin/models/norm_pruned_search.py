@@ -47,7 +47,7 @@ def norm_pruned_top_k(
     order = np.argsort(-lengths, kind="stable")  # NaN comes last
     rows, lengths = rows[order], lengths[order]
     slack = 1 + 1e-5 * (8 + vectors.shape[1] / 8)  # for the rounding of 32-bit sums
-    room = np.empty(min(QUERIES_PER_BLOCK, len(queries)) * ITEMS_PER_BLOCK, dtype=np.float32)
+    buffer = np.empty(min(QUERIES_PER_BLOCK, len(queries)) * ITEMS_PER_BLOCK, dtype=np.float32)
     for start in range(0, len(queries), QUERIES_PER_BLOCK):
         open_queries = np.arange(start, min(start + QUERIES_PER_BLOCK, len(queries)))
         query_block = queries[open_queries]
@@ -66,7 +66,7 @@ def norm_pruned_top_k(
             block_scores = np.matmul(
                 query_block,
                 vectors[item_block].T,
-                out=room[: len(open_queries) * len(item_block)].reshape(len(open_queries), len(item_block)),
+                out=buffer[: len(open_queries) * len(item_block)].reshape(len(open_queries), len(item_block)),
             )
             if scale is not None:
                 block_scores *= scale[item_block]

@@ -39,14 +39,14 @@ class RP3beta(TableRecommender):
         items = users.T.tocsr()
         from_user = _power(np.diff(users.indptr), self.alpha)
         from_item = _power(np.diff(items.indptr), self.alpha)
-        held = _power(np.diff(items.indptr), self.beta)
+        end_weights = _power(np.diff(items.indptr), self.beta)
         k = min(self.k_neighbors, max(1, n_items - 1))
         neighbors = np.full((n_items, k), -1, dtype=np.int32)
         values = np.zeros((n_items, k), dtype=np.float32)
 
         def work(start: int, stop: int) -> None:
             _walk(
-                items.indptr, items.indices, users.indptr, users.indices, from_item, from_user, held,
+                items.indptr, items.indices, users.indptr, users.indices, from_item, from_user, end_weights,
                 start, stop, neighbors, values,
             )  # fmt: skip
 
@@ -62,9 +62,9 @@ def _power(degrees: np.ndarray, power: float) -> np.ndarray:
 
 
 @kernel
-def _walk(i_indptr, i_users, u_indptr, u_items, from_item, from_user, held, start, stop, neighbors, values):
-    total = np.zeros(len(held), dtype=np.float32)
-    touched = np.empty(len(held), dtype=np.int32)
+def _walk(i_indptr, i_users, u_indptr, u_items, from_item, from_user, end_weights, start, stop, neighbors, values):
+    total = np.zeros(len(end_weights), dtype=np.float32)
+    touched = np.empty(len(end_weights), dtype=np.int32)
     for item in range(start, stop):
         n_touched = 0
         for at in range(i_indptr[item], i_indptr[item + 1]):
@@ -79,5 +79,5 @@ def _walk(i_indptr, i_users, u_indptr, u_items, from_item, from_user, held, star
         total[item] = 0
         for place in range(n_touched):
             other = touched[place]
-            total[other] *= from_item[item] * held[other]
+            total[other] *= from_item[item] * end_weights[other]
         keep_largest(total, touched, n_touched, neighbors[item], values[item])

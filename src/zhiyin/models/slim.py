@@ -100,10 +100,10 @@ def _regress(i_indptr, i_users, u_indptr, u_items, l1, l2, max_candidates, sweep
             else:
                 shared[other] = 0
         k = min(max_candidates, reach)
-        items, alike = np.full(k, -1, dtype=np.int32), np.zeros(k, dtype=np.float32)
+        items, similarities = np.full(k, -1, dtype=np.int32), np.zeros(k, dtype=np.float32)
         if k > 0:
-            keep_largest(shared, touched, reach, items, alike)
-        items = items[np.argsort(-alike, kind="mergesort")]
+            keep_largest(shared, touched, reach, items, similarities)
+        items = items[np.argsort(-similarities, kind="mergesort")]
         w = np.zeros(k, dtype=np.float64)
         _descend(i_indptr, i_users, l1, l2, sweeps, tolerance, items, w, residual)
         for place in range(k):
@@ -174,7 +174,7 @@ def _regress_shared(shared, l1, l2, max_candidates, sweeps, tolerance, start, st
                 )
             chosen, _ = _best(priority, candidates, reach, max_candidates)
             candidates[:max_candidates], reach = chosen, max_candidates
-        n, near = 0, tolerance
+        n, step_tolerance = 0, tolerance
         for _ in range(sweeps):
             _slopes(shared, target, inside, w, n, slope)
             n_entering, most_moved = 0, 0.0
@@ -185,13 +185,13 @@ def _regress_shared(shared, l1, l2, max_candidates, sweeps, tolerance, start, st
                     priority[item], entering[n_entering] = move, item
                     n_entering += 1
                     most_moved = max(most_moved, move)
-            if n_entering == 0 and near <= tolerance:
+            if n_entering == 0 and step_tolerance <= tolerance:
                 break
             chosen, _ = _best(
                 priority, entering, n_entering, reach if reach <= 2 * ITEMS_PER_ROUND else ITEMS_PER_ROUND
             )
-            held, n = n, 0
-            for place in range(held):  # items of weight 0 leave the active set
+            n_before, n = n, 0
+            for place in range(n_before):  # items of weight 0 leave the active set
                 within[inside[place]] = w[place] > 0
                 if w[place] > 0:
                     inside[n], w[n] = inside[place], w[place]
@@ -199,8 +199,8 @@ def _regress_shared(shared, l1, l2, max_candidates, sweeps, tolerance, start, st
             for item in chosen:
                 inside[n], w[n], within[item] = item, 0, True
                 n += 1
-            near = max(tolerance, LOOSE_SHARE * most_moved)  # no more precise than the items still outside
-            _descend_shared(shared, inside, n, slope, w, l1, l2, sweeps, near)
+            step_tolerance = max(tolerance, LOOSE_SHARE * most_moved)  # no more precise than the items still outside
+            _descend_shared(shared, inside, n, slope, w, l1, l2, sweeps, step_tolerance)
         for place in range(n):
             within[inside[place]] = False
             if w[place] > 0:

@@ -71,13 +71,18 @@ class Friends(Recommender):
 
     def _fit(self, data: Dataset, run: Run) -> None:
         links = self._links(data)
-        had = data.matrix("binary")
-        ties = _ties(links, had, self.followers, self.shared, self.common, run)
+        user_items = data.matrix("binary")
+        ties = _ties(links, user_items, self.followers, self.shared, self.common, run)
         self.base_ = parse(self.base).fit(data, run)
-        item_weights = np.maximum(np.bincount(had.indices, minlength=data.n_items), 1) ** -float(self.popularity)
+        item_weights = np.maximum(np.bincount(user_items.indices, minlength=data.n_items), 1) ** -float(self.popularity)
         self.reach_ = _reach(ties, self.walk, self.restart, self.k_neighbors, run)
         self.had_ = sparse.csr_matrix(
-            (had.data * item_weights[had.indices].astype(np.float32), had.indices, had.indptr), had.shape
+            (
+                user_items.data * item_weights[user_items.indices].astype(np.float32),
+                user_items.indices,
+                user_items.indptr,
+            ),
+            user_items.shape,
         )
         self.self_ = data.item_ids.encode(data.user_ids.values) if self.people else np.zeros(0, np.int32)
 
@@ -138,18 +143,18 @@ class Friends(Recommender):
 
 
 def _ties(
-    links: sparse.csr_matrix, had: sparse.csr_matrix, followers: float, shared: float, common: float, run: Run
+    links: sparse.csr_matrix, user_items: sparse.csr_matrix, followers: float, shared: float, common: float, run: Run
 ) -> sparse.csr_matrix:
     """CSR float32[n, n] of ties; rows sum to 1 or are empty; see `Friends`."""
     ties = links + links.T.tocsr() * np.float32(followers) if followers else links.copy()
     ties = ties.tocsr()
     ties.sort_indices()
-    had.sort_indices()
+    user_items.sort_indices()
     weight = ties.data.astype(np.float32)
 
     def work(start: int, stop: int) -> None:
-        _strengthen(
-            ties.indptr, ties.indices, had.indptr, had.indices,
+        _tie_weights(
+            ties.indptr, ties.indices, user_items.indptr, user_items.indices,
             np.float32(shared), np.float32(common), start, stop, weight,
         )  # fmt: skip
 
@@ -165,7 +170,7 @@ def _reach(ties: sparse.csr_matrix, steps: int, restart: float, k: int, run: Run
     mass = np.zeros((n, k), dtype=np.float32)
 
     def work(start: int, stop: int) -> None:
-        _wander(ties.indptr, ties.indices, ties.data, steps, np.float32(restart), start, stop, people, mass)
+        _random_walk(ties.indptr, ties.indices, ties.data, steps, np.float32(restart), start, stop, people, mass)
 
     for_chunks(work, n, run, label="Friends: walks")
     return to_csr(people, mass, n)
@@ -186,7 +191,7 @@ def _overlap(ids, a, a_end, b, b_end):
 
 
 @kernel
-def _strengthen(indptr, others, h_indptr, h_items, shared, common, start, stop, weight):
+def _tie_weights(indptr, others, h_indptr, h_items, shared, common, start, stop, weight):
     for user in range(start, stop):
         first, last = indptr[user], indptr[user + 1]
         h_first, h_last = h_indptr[user], h_indptr[user + 1]
@@ -195,62 +200,62 @@ def _strengthen(indptr, others, h_indptr, h_items, shared, common, start, stop, 
             other = others[at]
             o_first, o_last = indptr[other], indptr[other + 1]
             i_first, i_last = h_indptr[other], h_indptr[other + 1]
-            more = np.float32(1)
+            factor = np.float32(1)
             if shared > 0 and h_last > h_first and i_last > i_first:
                 both = _overlap(h_items, h_first, h_last, i_first, i_last)
-                more += shared * np.float32(both / np.sqrt(float(h_last - h_first) * float(i_last - i_first)))
+                factor += shared * np.float32(both / np.sqrt(float(h_last - h_first) * float(i_last - i_first)))
             if common > 0 and o_last > o_first:
                 both = _overlap(others, first, last, o_first, o_last)
-                more += common * np.float32(both / np.sqrt(float(last - first) * float(o_last - o_first)))
-            weight[at] *= more
+                factor += common * np.float32(both / np.sqrt(float(last - first) * float(o_last - o_first)))
+            weight[at] *= factor
             total += weight[at]
         for at in range(first, last):
             weight[at] /= total
 
 
 @kernel
-def _wander(indptr, others, share, steps, restart, start, stop, people, mass):
+def _random_walk(indptr, others, share, steps, restart, start, stop, people, mass):
     """Each step spreads the mass of people along their ties into an accumulator, of which the k largest are kept."""
     n, k = len(indptr) - 1, people.shape[1]
     total = np.zeros(n, dtype=np.float32)
     touched = np.empty(n, dtype=np.int32)
-    here, there = np.empty(k, dtype=np.int32), np.empty(k, dtype=np.float32)
+    people_now, masses = np.empty(k, dtype=np.int32), np.empty(k, dtype=np.float32)
     for user in range(start, stop):
-        here[0], there[0], size = user, np.float32(1), 1
+        people_now[0], masses[0], size = user, np.float32(1), 1
         for _ in range(steps):
             n_touched = 0
             if restart > 0:
                 total[user] = restart
                 touched[0], n_touched = user, 1
             for place in range(size):
-                person, left = here[place], (1 - restart) * there[place]
+                person, left = people_now[place], (1 - restart) * masses[place]
                 for at in range(indptr[person], indptr[person + 1]):
-                    other, more = others[at], left * share[at]
-                    if more <= 0:
+                    other, gain = others[at], left * share[at]
+                    if gain <= 0:
                         continue
                     if total[other] == 0:
                         touched[n_touched] = other
                         n_touched += 1
-                    total[other] += more
-            here[:] = -1
-            there[:] = 0
-            keep_largest(total, touched, n_touched, here, there)
+                    total[other] += gain
+            people_now[:] = -1
+            masses[:] = 0
+            keep_largest(total, touched, n_touched, people_now, masses)
             size = 0
             for place in range(k):
-                if here[place] >= 0:
-                    here[size], there[size] = here[place], there[place]
+                if people_now[place] >= 0:
+                    people_now[size], masses[size] = people_now[place], masses[place]
                     size += 1
         # Remove the user, or else the smallest entry if all k places are taken.
         size_out, worst, user_removed = 0, -1, False
         for place in range(size):
-            if here[place] == user:
+            if people_now[place] == user:
                 user_removed = True
                 continue
-            people[user, size_out], mass[user, size_out] = here[place], there[place]
+            people[user, size_out], mass[user, size_out] = people_now[place], masses[place]
             if (
                 worst < 0
-                or there[place] < mass[user, worst]
-                or (there[place] == mass[user, worst] and here[place] > people[user, worst])
+                or masses[place] < mass[user, worst]
+                or (masses[place] == mass[user, worst] and people_now[place] > people[user, worst])
             ):
                 worst = size_out
             size_out += 1
@@ -273,8 +278,8 @@ def _blend(own, friends, offsets, items, itself, alpha, popular, start, stop):
     """
     seen = np.zeros(own.shape[1], dtype=np.bool_)
     for row in range(start, stop):
-        had = items[offsets[row] : offsets[row + 1]]
-        for item in had:
+        history_items = items[offsets[row] : offsets[row + 1]]
+        for item in history_items:
             seen[item] = True
         if itself[row] >= 0:
             seen[itself[row]] = True
@@ -286,7 +291,7 @@ def _blend(own, friends, offsets, items, itself, alpha, popular, start, stop):
             if not seen[item]:
                 new_own = max(new_own, own[row, item])
                 new_friends = max(new_friends, friends[row, item])
-        for item in had:
+        for item in history_items:
             seen[item] = False
         if itself[row] >= 0:
             seen[itself[row]] = False

@@ -150,9 +150,9 @@ class Towers(nn.Module):
     log_share: Tensor
     cumulated: Tensor
 
-    def __init__(self, features: Bag, had: Tensor, n_user_codes: int, settings: TwoTower) -> None:
+    def __init__(self, features: Bag, has_events: Tensor, n_user_codes: int, settings: TwoTower) -> None:
         super().__init__()
-        s, n = settings, len(had)
+        s, n = settings, len(has_events)
         self.features = features
         self.visitors: Bag | None = None  # columns of the training users
         self.words = _table(features.n_codes, s.factors, 1.0)
@@ -166,7 +166,7 @@ class Towers(nn.Module):
         self.temperature, self.popularity, self.power = s.temperature, s.popularity, s.popularity_power
         self.negatives, self.hard = s.negatives, round(s.negatives * s.hard)
         self.pool = s.negatives * s.hard_pool if self.hard else s.negatives
-        self.register_buffer("had", had, persistent=False)
+        self.register_buffer("had", has_events, persistent=False)
         self.register_buffer("log_share", torch.zeros(n), persistent=False)
         self.register_buffer("cumulated", torch.linspace(0, 1, n + 1, dtype=torch.float64)[1:], persistent=False)
 
@@ -198,7 +198,7 @@ class Towers(nn.Module):
         events = torch.cat([batch.items[:, :1], batch.targets], dim=1)  # [b, t], -1 where there is none
         weights = self.others(events)
         is_history = (events >= 0) & (weights.sum(dim=2) > 0)
-        wanted, pool = events[is_history], self.draw(draw, self.pool)
+        targets, pool = events[is_history], self.draw(draw, self.pool)
         # Each distinct item is encoded once per step; from here on items are positions in `distinct`.
         distinct, place = torch.cat([events.clamp(min=0).flatten(), pool]).unique(return_inverse=True)
         x = self.vectors(distinct)
@@ -210,7 +210,7 @@ class Towers(nn.Module):
         # Correction by (1 - popularity) of log p(item), which the scores then do not learn.
         off = -(1 - self.popularity) * self.log_share[distinct]
         own, shared = off[history[is_history]], log_q + off[negatives]
-        return losses.sampled_softmax(states, table, history[is_history], negatives, own, shared), len(wanted)
+        return losses.sampled_softmax(states, table, history[is_history], negatives, own, shared), len(targets)
 
     def others(self, events: Tensor) -> Tensor:
         """float[b, t, t]: how much event j counts in the history that event i is found from; never the same item."""

@@ -367,12 +367,12 @@ _NO_TIMES = "the log has no times, so later events cannot be told from earlier o
 def _columns(events: pl.DataFrame) -> tuple[np.ndarray, ...]:
     """item, time, weight, value and code of the kind, as the log takes them."""
     n = len(events)
-    there = set(events.columns)
-    if not {"item", "time"} <= there:
+    present = set(events.columns)
+    if not {"item", "time"} <= present:
         raise DataError("events need the columns item and time", remedy="item codes, and microseconds UTC")
-    weight = events["weight"].to_numpy() if "weight" in there else np.ones(n, np.float32)
-    value = events["value"].cast(pl.Float32).fill_null(np.nan).to_numpy() if "value" in there else np.full(n, np.nan)
-    enumerated = "kind" in there and isinstance(events.schema["kind"], pl.Enum)
+    weight = events["weight"].to_numpy() if "weight" in present else np.ones(n, np.float32)
+    value = events["value"].cast(pl.Float32).fill_null(np.nan).to_numpy() if "value" in present else np.full(n, np.nan)
+    enumerated = "kind" in present and isinstance(events.schema["kind"], pl.Enum)
     kind = events["kind"].to_physical().to_numpy() if enumerated else np.zeros(n, np.uint8)
     item = events["item"].to_numpy().astype(np.int32, copy=False)
     if item.min(initial=0) < 0:

@@ -95,14 +95,14 @@ def retrieve(
     budget: limits of time and number; None for none.
     """
     run, budget = run or Run(), budget or Budget()
-    wanted = {name: _requested_k(k, name) for name in sources}
+    k_of_source = {name: _requested_k(k, name) for name in sources}
     started = time.perf_counter()
     seconds: dict[str, float] = {}
     left_out: dict[str, str] = {}
 
     def rank_source(name: str) -> tuple[np.ndarray, np.ndarray]:
         begun = time.perf_counter()
-        ranked = sources[name].rank(histories, wanted[name], exclude=exclude, allowed=allowed, run=run)
+        ranked = sources[name].rank(histories, k_of_source[name], exclude=exclude, allowed=allowed, run=run)
         seconds[name] = time.perf_counter() - begun
         return ranked
 
@@ -169,11 +169,11 @@ def _merge_lists(
     for at, name in enumerate(names):
         if name in lists:
             list_items[:, begins[at] : begins[at + 1]], list_scores[:, begins[at] : begins[at + 1]] = lists[name]
-    most = np.int64(begins[-1] if limit is None else min(limit, begins[-1]))
+    max_items = np.int64(begins[-1] if limit is None else min(limit, begins[-1]))
     counts = np.zeros(n, dtype=np.int64)
     chunk = max(1, min(256, n // (4 * run.n_threads)))
     for_chunks(lambda start, stop: _count(list_items, start, stop, counts), n, run, chunk)
-    offsets = np.concatenate([[0], np.cumsum(np.minimum(counts, most))]).astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(np.minimum(counts, max_items))]).astype(np.int64)
     items = np.empty(offsets[-1], dtype=np.int32)
     scores = np.full((offsets[-1], len(names)), np.nan, dtype=np.float32)
     ranks = np.full((offsets[-1], len(names)), -1, dtype=np.int32)
@@ -262,12 +262,12 @@ def _merge(list_items, list_scores, begins, start, stop, offsets, items, scores,
         # Best first; members are numbered source by source, so a stable sort by best rank resolves ties.
         by_rank = np.argsort(first[:size], kind="mergesort")
         order = by_rank[np.argsort(-fused[by_rank], kind="mergesort")]
-        room = offsets[row + 1] - offsets[row]
+        n_kept = offsets[row + 1] - offsets[row]
         for at in range(size):
             place[order[at]] = at
         for source in range(n_sources):
             for at in range(begins[source], begins[source + 1]):
-                if member[at] < 0 or place[member[at]] >= room:
+                if member[at] < 0 or place[member[at]] >= n_kept:
                     continue
                 to = offsets[row] + place[member[at]]
                 items[to] = line[at]

@@ -193,11 +193,11 @@ class ExampleRows:
         self.places = np.column_stack(columns) if columns else np.zeros((m, 0), np.int32)
         self.max_len = max_len
         if max_len:
-            had = positive(examples.histories)
-            lengths = np.minimum(had.lengths, max_len)
+            histories = positive(examples.histories)
+            lengths = np.minimum(histories.lengths, max_len)
             owners = examples.owners
-            self.firsts, self.lengths = (had.offsets[1:] - lengths)[owners], lengths[owners]
-            self.had = encoding.places(0, had.items + 1)
+            self.firsts, self.lengths = (histories.offsets[1:] - lengths)[owners], lengths[owners]
+            self.had = encoding.places(0, histories.items + 1)
 
     def epoch(self, number: int) -> Iterator[RowSelection]:
         """All rows, shuffled."""

@@ -460,12 +460,12 @@ def _cross_inputs(data: Dataset, features: Features, price: str | None) -> tuple
 
 
 def _like_content(
-    content: sparse.csr_matrix | None, wanted: sparse.csr_matrix | None, n_items: int
+    content: sparse.csr_matrix | None, model: sparse.csr_matrix | None, n_items: int
 ) -> sparse.csr_matrix | None:
     """Content vectors for an index like another: None where that has none, empty where this catalogue has none."""
-    if wanted is None:
+    if model is None:
         return None
-    return sparse.csr_matrix((n_items, wanted.shape[1]), dtype=np.float32) if content is None else content
+    return sparse.csr_matrix((n_items, model.shape[1]), dtype=np.float32) if content is None else content
 
 
 @kernel

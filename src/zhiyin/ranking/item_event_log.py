@@ -111,12 +111,12 @@ class ItemLog:
     def _allot(self, size: int) -> None:
         """Resize the pool to `size` positions, keeping those in use."""
         lengths = (size, size if self.signs else 0, *([size if self.values else 0] * 2), size)
-        fresh = []
+        pool = []
         for old, length in zip(self._pool, lengths):
             new = np.zeros((length, *old.shape[1:]), old.dtype)
             new[: min(self.used, len(old), length)] = old[: min(self.used, length)]
-            fresh.append(new)
-        self.times, self.positive, self.valued, self.value, self.kinds = fresh
+            pool.append(new)
+        self.times, self.positive, self.valued, self.value, self.kinds = pool
 
     def _seal(self) -> None:
         """Update `arrays`: read-only views, so that one compiled kernel serves memory-mapped files as well."""
@@ -156,21 +156,21 @@ class ItemLog:
             item, time, weight, value, kind = (part[order] for part in (item, time, weight, value, kind))
         time, weight, value, kind = (read_only(part) for part in (time, weight, value, kind))
         begins = np.flatnonzero(np.diff(item, prepend=-1))
-        which, more = item[begins].astype(np.int64), np.diff(begins, append=len(item))
+        changed, added = item[begins].astype(np.int64), np.diff(begins, append=len(item))
         if n > self.n_items:
             extra = np.zeros(n - self.n_items, np.int64)
             self.starts, self.counts, self.room = (
                 np.concatenate([part, extra]) for part in (self.starts, self.counts, self.room)
             )
-        needed = self.counts[which] + more
-        full = needed > self.room[which]
-        moved, rooms = which[full], np.maximum(4, 2 * needed[full])
-        end = self.used + int(rooms.sum())
+        needed = self.counts[changed] + added
+        full = needed > self.room[changed]
+        moved, capacities = changed[full], np.maximum(4, 2 * needed[full])
+        end = self.used + int(capacities.sum())
         if end > len(self.times):
             self._allot(max(end, 2 * len(self.times), 1024))
-        _move(self.starts, self.counts, self.room, moved, rooms, self.used, *self._pool)
+        _move(self.starts, self.counts, self.room, moved, capacities, self.used, *self._pool)
         self.used = end
-        _merge(self.starts, self.counts, which, begins, more, time, weight, value, kind, *self._pool)
+        _merge(self.starts, self.counts, changed, begins, added, time, weight, value, kind, *self._pool)
         self._seal()
 
     def state(self) -> dict[str, Any]:
@@ -212,15 +212,15 @@ def _total(starts, counts, order, time, weight, value, kind, times, positive, va
             if len(positive):
                 positive[at] = (0 if first else positive[at - 1]) + (weight[row] > 0)
             if len(valued):
-                there = not np.isnan(value[row])
-                valued[at] = (0 if first else valued[at - 1]) + there
-                values[at] = (0.0 if first else values[at - 1]) + (np.float64(value[row]) if there else 0.0)
+                has_value = not np.isnan(value[row])
+                valued[at] = (0 if first else valued[at - 1]) + has_value
+                values[at] = (0.0 if first else values[at - 1]) + (np.float64(value[row]) if has_value else 0.0)
             for k in range(n_kinds):
                 kinds[at, k] = (0 if first else kinds[at - 1, k]) + (kind[row] == k)
 
 
 @kernel
-def _move(starts, counts, room, which, rooms, used, times, positive, valued, values, kinds):
+def _move(starts, counts, room, which, capacities, used, times, positive, valued, values, kinds):
     """Give items new segments from `used` on."""
     for number in range(len(which)):
         item = which[number]
@@ -233,27 +233,27 @@ def _move(starts, counts, room, which, rooms, used, times, positive, valued, val
             values[used : used + n] = values[old : old + n]
         kinds[used : used + n] = kinds[old : old + n]
         starts[item] = used
-        room[item] = rooms[number]
-        used += rooms[number]
+        room[item] = capacities[number]
+        used += capacities[number]
 
 
 @kernel
-def _merge(starts, counts, which, begins, more, time, weight, value, kind, times, positive, valued, values, kinds):
+def _merge(starts, counts, which, begins, added, time, weight, value, kind, times, positive, valued, values, kinds):
     """Merge events, sorted by item and time, into the segments of their items, from the newest backwards; equal times
     stand in the order they came in. A place that moves gains the totals of the new events that stand before it."""
     n_kinds = kinds.shape[1]
     each = np.zeros(n_kinds, dtype=np.int32)
     for number in range(len(which)):
-        item, first, left = which[number], begins[number], more[number]
+        item, first, left = which[number], begins[number], added[number]
         begin = starts[item]
         old = begin + counts[item] - 1
-        good, there = 0, 0
+        n_positive, n_valued = 0, 0
         each[:] = 0
         sums = np.zeros(left + 1, dtype=np.float64)  # of the first events: a sum is not taken apart again
         for row in range(first, first + left):
-            good += weight[row] > 0
+            n_positive += weight[row] > 0
             has_value = not np.isnan(value[row])
-            there += has_value
+            n_valued += has_value
             sums[row - first + 1] = sums[row - first] + (np.float64(value[row]) if has_value else 0.0)
             if kind[row] < n_kinds:
                 each[kind[row]] += 1
@@ -263,9 +263,9 @@ def _merge(starts, counts, which, begins, more, time, weight, value, kind, times
             late = old >= begin and times[old] > time[row]
             times[to] = times[old] if late else time[row]
             if len(positive):
-                positive[to] = (positive[old] if old >= begin else 0) + good
+                positive[to] = (positive[old] if old >= begin else 0) + n_positive
             if len(valued):
-                valued[to] = (valued[old] if old >= begin else 0) + there
+                valued[to] = (valued[old] if old >= begin else 0) + n_valued
                 values[to] = (values[old] if old >= begin else 0.0) + sums[left]
             for k in range(n_kinds):
                 kinds[to, k] = (kinds[old, k] if old >= begin else 0) + each[k]
@@ -273,9 +273,9 @@ def _merge(starts, counts, which, begins, more, time, weight, value, kind, times
             if late:
                 old -= 1
             else:
-                good -= weight[row] > 0
-                there -= not np.isnan(value[row])
+                n_positive -= weight[row] > 0
+                n_valued -= not np.isnan(value[row])
                 if kind[row] < n_kinds:
                     each[kind[row]] -= 1
                 left -= 1
-        counts[item] += more[number]
+        counts[item] += added[number]

@@ -103,8 +103,8 @@ class LiveIndex:
     def replace(self, events: pl.DataFrame, seq: int, count: int) -> None:
         """Know these events of the log and no others: after some were deleted."""
         with self._appending:
-            fresh = self.learned.with_events(events)
-            for number, index in enumerate((fresh, fresh.branch())):
+            rebuilt = self.learned.with_events(events)
+            for number, index in enumerate((rebuilt, rebuilt.branch())):
                 with self._left:
                     side = 1 - self._active
                     self._left.wait_for(lambda: not self._readers[side])  # noqa: B023

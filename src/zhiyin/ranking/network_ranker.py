@@ -82,16 +82,16 @@ class NetworkRanker(Ranker):
             torch.manual_seed(run.seed)
             network = self._network_of(encoding.unknown)
             network.start_at(clipped(labels), weights)
-            held = None
+            valid_rows = None
             if valid is not None and self.patience:
-                held = self._rows_of(valid[0], encoding), clipped(valid[1])
+                valid_rows = self._rows_of(valid[0], encoding), clipped(valid[1])
             progress = train(
                 network,
                 batches,
                 self,
                 run,
                 label=type(self).__name__,
-                validate=None if held is None else lambda: self._judge(network, *held),
+                validate=None if valid_rows is None else lambda: self._judge(network, *valid_rows),
                 identity=self._identity(examples, labels, run),
             )
         self._network = network
@@ -137,14 +137,14 @@ class NetworkRanker(Ranker):
         digest = hashlib.blake2b(
             json.dumps([type(self).__name__, settings_of(self), run.seed]).encode(), digest_size=16
         )
-        had = examples.histories
+        histories = examples.histories
         for array in (
             examples.offsets,
             examples.items,
             examples.numbers,
             examples.codes,
-            had.offsets,
-            had.items,
+            histories.offsets,
+            histories.items,
             labels,
         ):
             digest.update(np.ascontiguousarray(array).view(np.uint8).data)

@@ -238,26 +238,28 @@ class Schema:
         """From a manifest."""
         return cls(**{field.name: tuple(manifest[field.name]) for field in dataclasses.fields(cls)})
 
-    def check(self, examples: Examples, who: str) -> None:
+    def check(self, examples: Examples, owner: str) -> None:
         """Raises DataError unless examples have these columns, in this order, with no more codes than in training."""
         now = Schema.of(examples)
         if now == self:
             return
         remedy = "build the examples with the feature builder that was saved with the ranker, or train the ranker again"
         for what in ("numbers", "codes", "bags"):
-            mine, theirs = getattr(self, what), getattr(now, what)
-            if mine != theirs:
-                missing = [name for name in mine if name not in theirs]
-                strange = [name for name in theirs if name not in mine]
+            expected, given = getattr(self, what), getattr(now, what)
+            if expected != given:
+                missing = [name for name in expected if name not in given]
+                unknown = [name for name in given if name not in expected]
                 difference = (
-                    f"missing {missing}" if missing else f"not known {strange}" if strange else "in another order"
+                    f"missing {missing}" if missing else f"not known {unknown}" if unknown else "in another order"
                 )
-                raise DataError(f"{who}: the {what} are not those it was taught with: {difference}", remedy=remedy)
-        for names, mine, theirs in ((self.codes, self.cards, now.cards), (self.bags, self.bag_cards, now.bag_cards)):
-            for name, had, has in zip(names, mine, theirs):
-                if has > had:
+                raise DataError(f"{owner}: the {what} are not those it was taught with: {difference}", remedy=remedy)
+        for names, expected, given in ((self.codes, self.cards, now.cards), (self.bags, self.bag_cards, now.bag_cards)):
+            for name, n_trained, n_given in zip(names, expected, given):
+                if n_given > n_trained:
                     raise DataError(
-                        f"{who} was taught with {had} codes, the examples have {has}", column=name, remedy=remedy
+                        f"{owner} was taught with {n_trained} codes, the examples have {n_given}",
+                        column=name,
+                        remedy=remedy,
                     )
 
 
@@ -266,19 +268,19 @@ def clipped(labels: np.ndarray) -> np.ndarray:
     return np.clip(labels, 0, 1)
 
 
-def _labels(labels: np.ndarray, m: int, tasks: int, who: str) -> np.ndarray:
+def _labels(labels: np.ndarray, m: int, tasks: int, owner: str) -> np.ndarray:
     """float32[m, tasks], checked."""
     checked = np.asarray(labels, dtype=np.float32)
     checked = checked[:, None] if checked.ndim == 1 else checked
     if checked.shape != (m, tasks):
         raise DataError(
-            f"{who}: labels of shape {list(np.shape(labels))} for {m} rows of {tasks} label{'s' * (tasks > 1)}",
+            f"{owner}: labels of shape {list(np.shape(labels))} for {m} rows of {tasks} label{'s' * (tasks > 1)}",
             remedy="one row of labels a row of examples, one column a label",
         )
     bad = ~np.isfinite(checked) if tasks == 1 else np.isinf(checked)
     if bad.any():
         row = int(np.argmax(bad.any(axis=1)))
-        raise DataError(f"{who}: the label of row {row} is no number", remedy="leave rows without a label out")
+        raise DataError(f"{owner}: the label of row {row} is no number", remedy="leave rows without a label out")
     return checked
 
 

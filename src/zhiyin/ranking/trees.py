@@ -76,17 +76,17 @@ class Trees(Ranker):
         self.bag_codes_ = {name: self._frequent(bag) for name, bag in examples.bags.items()}  # type: ignore[misc]
         if not self._names(examples):
             raise DataError("the examples have no column that trees could ask", remedy="add numbers or categories")
-        target, held = labels[:, 0], None if valid is None else valid[1][:, 0]
+        target, valid_target = labels[:, 0], None if valid is None else valid[1][:, 0]
         cells = len(examples.items) * len(self._names(examples))
         options = self._options(run, min(run.n_threads, 1 + cells // CELLS_PER_THREAD))
         if self.objective == "lambdarank":
-            target, held, options["label_gain"] = _levels(target, held)
+            target, valid_target, options["label_gain"] = _levels(target, valid_target)
         else:
-            target, held = clipped(target), None if held is None else clipped(held)
+            target, valid_target = clipped(target), None if valid_target is None else clipped(valid_target)
         table = self._dataset(lightgbm, examples, target, weights, options)
         sets, callbacks = [], [_reports(run, self.trees)] if run.callbacks else []
-        if valid is not None and held is not None:
-            sets = [self._dataset(lightgbm, valid[0], held, None, options, table)]
+        if valid is not None and valid_target is not None:
+            sets = [self._dataset(lightgbm, valid[0], valid_target, None, options, table)]
             if self.patience:
                 callbacks.append(lightgbm.early_stopping(self.patience, verbose=False))
         booster = lightgbm.train(options, table, self.trees, valid_sets=sets, callbacks=callbacks)
@@ -206,12 +206,12 @@ class Trees(Ranker):
             raise DataError(error.message, file=file, remedy=error.remedy) from None
 
 
-def _levels(target: np.ndarray, held: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None, list[float]]:
+def _levels(target: np.ndarray, valid_target: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None, list[float]]:
     """Grades as whole numbers, those of training and validation alike, and the gain of each: 2^grade - 2^lowest.
 
     More than MAX_LEVELS grades are cut into as many, by quantiles of the distinct ones.
     """
-    grades = np.unique(target if held is None else np.concatenate([target, held]))
+    grades = np.unique(target if valid_target is None else np.concatenate([target, valid_target]))
     if len(grades) > MAX_LEVELS:
         grades = grades[np.unique(np.linspace(0, len(grades) - 1, MAX_LEVELS).round().astype(np.int64))]
     powers = 2.0 ** np.clip(grades.astype(np.float64), -MAX_GRADE, MAX_GRADE)
@@ -219,7 +219,7 @@ def _levels(target: np.ndarray, held: np.ndarray | None) -> tuple[np.ndarray, np
     def place(values: np.ndarray) -> np.ndarray:
         return np.searchsorted(grades, values, side="right") - 1
 
-    return place(target), None if held is None else place(held), (powers - powers[0]).tolist()
+    return place(target), None if valid_target is None else place(valid_target), (powers - powers[0]).tolist()
 
 
 def _reports(run: Run, of: int) -> Any:

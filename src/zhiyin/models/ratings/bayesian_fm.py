@@ -76,7 +76,7 @@ class BayesianFM(RatingModel):
             error -= users.rows[1 + k, user] * items.rows[1 + k, histories.items]
         mean, keep = float(ratings.mean(dtype=np.float64)), self._which()
         samples: list[tuple[np.ndarray, ...]] = []
-        begun = time.perf_counter()
+        started = time.perf_counter()
         with run.bar("BayesianFM", self.sweeps) as advance:
             for sweep in range(self.sweeps):
                 alpha = rng.gamma((1 + len(error)) / 2) * 2 / (1 + float(error @ error))
@@ -94,7 +94,7 @@ class BayesianFM(RatingModel):
                     samples.append((mean + items.rows[0], items.rows[1:].T.copy(), *users.parts(alpha)))
                 advance(1)
                 rmse = float(np.sqrt(error @ error / len(error)))
-                seconds = time.perf_counter() - begun
+                seconds = time.perf_counter() - started
                 run.report(model="BayesianFM", epoch=sweep + 1, of=self.sweeps, loss=rmse, seconds=seconds)
         offset = np.mean([sample[0] for sample in samples], axis=0)
         parts = [offset[:, None], np.ones((data.n_items, 1)), *(sample[1] for sample in samples)]

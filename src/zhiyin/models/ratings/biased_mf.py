@@ -48,14 +48,14 @@ class BiasedMF(RatingModel):
         p = (0.1 * rng.standard_normal((data.n_users, self.factors), dtype=np.float32)).astype(np.float32)
         q = (0.1 * rng.standard_normal((data.n_items, self.factors), dtype=np.float32)).astype(np.float32)
         q[np.bincount(histories.items, minlength=data.n_items) == 0] = 0
-        begun = time.perf_counter()
+        started = time.perf_counter()
         with run.bar("BiasedMF", self.epochs) as advance:
             for epoch in range(self.epochs):
                 rate = np.float32(self.rate * (1 - 0.9 * epoch / self.epochs))
                 _shuffle(*triples, rng.integers(1, 2**63, dtype=np.uint64))
                 loss = _sweep(*triples, mean, bu, bi, p, q, rate, np.float32(self.reg), np.float32(self.reg_bias))
                 advance(1)
-                seconds = time.perf_counter() - begun
+                seconds = time.perf_counter() - started
                 run.report(model="BiasedMF", epoch=epoch + 1, of=self.epochs, loss=loss / len(ratings), seconds=seconds)
         ones = np.ones((data.n_items, 1), np.float32)
         self.item_vectors_ = np.hstack([mean + bi[:, None], ones, q])  # type: ignore[misc]

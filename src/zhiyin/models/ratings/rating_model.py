@@ -152,11 +152,11 @@ def _microseconds(times: Any) -> np.ndarray:
 def _usual_range(ratings: np.ndarray) -> tuple[float, float]:
     """The lowest and the highest rating, those left out that lie eight times as far from the median as nine in ten."""
     middle = float(np.median(ratings))
-    far = np.abs(ratings - middle)
-    usual = float(np.quantile(far, 0.9))
-    if not usual and far.any():
-        usual = float(np.median(far[far > 0]))
-    near = ratings[far <= 8 * usual]
+    distance = np.abs(ratings - middle)
+    usual = float(np.quantile(distance, 0.9))
+    if not usual and distance.any():
+        usual = float(np.median(distance[distance > 0]))
+    near = ratings[distance <= 8 * usual]
     return float(near.min()), float(near.max())
 
 

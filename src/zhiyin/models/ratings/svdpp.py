@@ -56,7 +56,7 @@ class SVDpp(RatingModel):
         unheard = np.bincount(histories.items, minlength=data.n_items) == 0
         q[unheard] = y[unheard] = 0
         owner, share = data.events["user"].to_numpy(), repeats_share(histories)
-        begun = time.perf_counter()
+        started = time.perf_counter()
         with run.bar("SVDpp", self.epochs) as advance:
             for epoch in range(self.epochs):
                 users = rng.permutation(data.n_users)
@@ -67,7 +67,7 @@ class SVDpp(RatingModel):
                     rate, np.float32(self.reg), np.float32(self.reg_bias),
                 )  # fmt: skip
                 advance(1)
-                seconds = time.perf_counter() - begun
+                seconds = time.perf_counter() - started
                 run.report(model="SVDpp", epoch=epoch + 1, of=self.epochs, loss=loss / len(ratings), seconds=seconds)
         ones = np.ones((data.n_items, 1), np.float32)
         self.item_vectors_ = np.hstack([mean + bi[:, None], ones, q])  # type: ignore[misc]

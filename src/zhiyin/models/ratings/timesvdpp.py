@@ -89,7 +89,7 @@ class TimeSVDpp(RatingModel):
         unheard = np.bincount(histories.items, minlength=n_items) == 0
         q[unheard] = y[unheard] = 0
         penalties = np.array([self.reg, self.reg_bias, self.reg_drift, self.reg_day, self.reg_bin], np.float32)
-        begun = time.perf_counter()
+        started = time.perf_counter()
         with run.bar("TimeSVDpp", self.epochs) as advance:
             for epoch in range(self.epochs):
                 order = np.lexsort((rng.random(len(ratings), dtype=np.float32), owner))
@@ -100,7 +100,7 @@ class TimeSVDpp(RatingModel):
                     users, days, items, p, a, q, y, once, rate, penalties, self.day_bias, self.scaling,
                 )  # fmt: skip
                 advance(1)
-                seconds = time.perf_counter() - begun
+                seconds = time.perf_counter() - started
                 run.report(
                     model="TimeSVDpp", epoch=epoch + 1, of=self.epochs, loss=loss / len(ratings), seconds=seconds
                 )

@@ -90,8 +90,8 @@ class Processes:
             rows, values = gradient.indices()[0], gradient.values()
         sizes = torch.zeros(self.world, dtype=torch.int64, device=table.device)
         sizes[self.rank] = len(rows)
-        most = int(self._sum(sizes).max())
-        sent_rows, sent_values = rows.new_zeros(most), values.new_zeros(most, *values.shape[1:])
+        max_rows = int(self._sum(sizes).max())
+        sent_rows, sent_values = rows.new_zeros(max_rows), values.new_zeros(max_rows, *values.shape[1:])
         sent_rows[: len(rows)], sent_values[: len(rows)] = rows, values
         all_rows = [torch.empty_like(sent_rows) for _ in range(self.world)]
         all_values = [torch.empty_like(sent_values) for _ in range(self.world)]

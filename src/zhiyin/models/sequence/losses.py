@@ -44,12 +44,12 @@ def full_softmax(
     bias : float[n], 0 if None
     chunk_bytes : how many bytes the logits held at a time may take. None: as measured for the device.
     """
-    wants = _wants(states, table, bias)
+    needs_grad = _needs_grad(states, table, bias)
     kind = _kind(states, table)
     rows, columns = _shape_of_chunk(len(states), len(table), kind.itemsize, states.device.type, chunk_bytes)
     low = _low_precision(states.device.type)
     with torch.autocast(states.device.type, enabled=False):
-        return _FullSoftmax.apply(states, table, bias, targets, weights, (rows, columns), low, wants)
+        return _FullSoftmax.apply(states, table, bias, targets, weights, (rows, columns), low, needs_grad)
 
 
 def sampled_softmax(
@@ -81,7 +81,7 @@ def sampled_softmax(
     chunk_bytes : how many bytes the logits held at a time may take. None: as measured for the device.
     unit : whether the rows of the table are taken at length 1
     """
-    wants = _wants(states, table)
+    needs_grad = _needs_grad(states, table)
     m, s = len(states), len(negatives)
     kind = _kind(states, table)
     rows = _rows_of_chunk(m, s, kind.itemsize, states.device.type, chunk_bytes)
@@ -94,7 +94,16 @@ def sampled_softmax(
         near, far = rows_of_table.split([m, s])
         hits = _pairs(targets, negatives)
         return _SampledSoftmax.apply(
-            states, near, far, log_q_targets, log_q_negatives, hits, weights, rows, low, (*wants[:2], wants[1])
+            states,
+            near,
+            far,
+            log_q_targets,
+            log_q_negatives,
+            hits,
+            weights,
+            rows,
+            low,
+            (*needs_grad[:2], needs_grad[1]),
         )
 
 
@@ -159,9 +168,9 @@ def bpr_max(positive: Tensor, negative: Tensor, reg: float, weights: Tensor | No
     return _total(reg * penalty.where(negative.amax(1) > -1e4, 0.0) - ranked, weights)
 
 
-def mse(predicted: Tensor, wanted: Tensor, weights: Tensor | None = None) -> Tensor:
+def mse(predicted: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
     """Squared error, float[m] or float[m, ...]: the mean over what a row holds, the sum over rows."""
-    error = (_wide(predicted) - wanted).square()
+    error = (_wide(predicted) - target).square()
     return _total(error.reshape(len(error), -1).mean(1), weights)
 
 
@@ -181,16 +190,16 @@ def gaussian_kl(mean: Tensor, log_variance: Tensor, weights: Tensor | None = Non
 
 
 class _FullSoftmax(torch.autograd.Function):
-    """See full_softmax; `shape` is rows and items of a chunk, `wants` which of states, table, bias need a gradient."""
+    """See full_softmax; `shape`: rows and items of a chunk; `needs_grad`: which of states, table and bias need one."""
 
     @staticmethod
-    def forward(ctx: Any, states, table, bias, targets, weights, shape, low, wants):  # type: ignore[no-untyped-def]
+    def forward(ctx: Any, states, table, bias, targets, weights, shape, low, needs_grad):  # type: ignore[no-untyped-def]
         kind = _kind(states, table)
         x, t = states.to(kind), table.to(kind)
         b = None if bias is None else bias.to(kind)
         w = torch.ones(len(x), dtype=kind, device=x.device) if weights is None else weights.to(kind)
         by = _by_rows if shape[1] >= len(t) else _by_tiles
-        losses, grads = by(x, t, b, targets, w, shape, low, wants)
+        losses, grads = by(x, t, b, targets, w, shape, low, needs_grad)
         saved = [None if g is None else g.to(v.dtype) for g, v in zip(grads, (states, table, bias))]
         ctx.save_for_backward(*saved)
         return (losses * w).sum()
@@ -202,41 +211,41 @@ class _FullSoftmax(torch.autograd.Function):
         return (*scaled, None, None, None, None, None)
 
 
-def _by_rows(x, t, b, targets, w, shape, low, wants):
+def _by_rows(x, t, b, targets, w, shape, low, needs_grad):
     """Losses [m] and gradients, a chunk of whole rows of logits at a time."""
     rows = min(shape[0], max(len(x), 1))
-    held, losses, grads = x.new_empty(rows, len(t)), x.new_empty(len(x)), _zeros(wants, x, t, b)
+    buffer, losses, grads = x.new_empty(rows, len(t)), x.new_empty(len(x)), _zeros(needs_grad, x, t, b)
     low_t = None if low is None else t.to(low)
     for start in range(0, len(x), rows):
         part = slice(start, start + rows)
-        logits, at = held[: len(x[part])], targets[part, None]
+        logits, at = buffer[: len(x[part])], targets[part, None]
         _product(x[part], t.T, logits, low, low_right=None if low_t is None else low_t.T)
         if b is not None:
             logits += b
         logits -= logits.amax(1, keepdim=True)
-        wanted = logits.gather(1, at)
+        target_logits = logits.gather(1, at)
         total = logits.exp_().sum(1, keepdim=True)
-        torch.sub(total.log()[:, 0], wanted[:, 0], out=losses[part])
-        if not any(wants):
+        torch.sub(total.log()[:, 0], target_logits[:, 0], out=losses[part])
+        if not any(needs_grad):
             continue
         # Divided by the total where the result is [rows, d], and not here where it is [rows, n].
         logits.scatter_add_(1, at, -total)
         scale = w[part, None] / total
-        if wants[0]:
+        if needs_grad[0]:
             _product(logits, t, grads[0][part], low, low_right=low_t)
             grads[0][part] *= scale
-        if wants[1]:
+        if needs_grad[1]:
             _add_product(grads[1], logits.T, x[part] * scale, low)
-        if wants[2]:
+        if needs_grad[2]:
             grads[2].addmv_(logits.T, scale[:, 0])
     return losses, grads
 
 
-def _by_tiles(x, t, b, targets, w, shape, low, wants):
+def _by_tiles(x, t, b, targets, w, shape, low, needs_grad):
     """Losses [m] and gradients, a tile of rows × items at a time, in two passes."""
     rows, columns = min(shape[0], max(len(x), 1)), shape[1]
-    held, grads = x.new_empty(rows * columns), _zeros(wants, x, t, b)
-    most, total = x.new_full((len(x), 1), -torch.inf), x.new_zeros(len(x), 1)
+    buffer, grads = x.new_empty(rows * columns), _zeros(needs_grad, x, t, b)
+    maximum, total = x.new_full((len(x), 1), -torch.inf), x.new_zeros(len(x), 1)
 
     def tiles():
         for first in range(0, len(t), columns):
@@ -244,42 +253,42 @@ def _by_tiles(x, t, b, targets, w, shape, low, wants):
             for start in range(0, len(x), rows):
                 part = slice(start, start + rows)
                 n_rows, n_items = len(x[part]), len(t[items])
-                logits = held[: n_rows * n_items].view(n_rows, n_items)
+                logits = buffer[: n_rows * n_items].view(n_rows, n_items)
                 _product(x[part], t[items].T, logits, low)
                 if b is not None:
                     logits += b[items]
                 yield part, items, logits
 
     for part, _, logits in tiles():
-        highest = torch.maximum(logits.amax(1, keepdim=True), most[part])
-        total[part] *= (most[part] - highest).exp_()
+        highest = torch.maximum(logits.amax(1, keepdim=True), maximum[part])
+        total[part] *= (maximum[part] - highest).exp_()
         total[part] += logits.sub_(highest).exp_().sum(1, keepdim=True)
-        most[part] = highest
+        maximum[part] = highest
     # Rounded as the logits were: the loss of a sure row must not be what rounding left.
-    wanted = x.new_empty(len(x))
+    target_logits = x.new_empty(len(x))
     for start in range(0, len(x), rows):
         part = slice(start, start + rows)
         near = t[targets[part]]
         if low is None:
-            wanted[part] = (x[part] * near).sum(1)
+            target_logits[part] = (x[part] * near).sum(1)
         else:
-            wanted[part] = (x[part].to(low).to(x.dtype) * near.to(low).to(x.dtype)).sum(1).to(low)
+            target_logits[part] = (x[part].to(low).to(x.dtype) * near.to(low).to(x.dtype)).sum(1).to(low)
     if b is not None:
-        wanted += b[targets]
-    losses = (total.log() + (most - wanted[:, None]))[:, 0]
-    if not any(wants):
+        target_logits += b[targets]
+    losses = (total.log() + (maximum - target_logits[:, None]))[:, 0]
+    if not any(needs_grad):
         return losses, grads
     for part, items, logits in tiles():
-        logits.sub_(most[part]).exp_()
+        logits.sub_(maximum[part]).exp_()
         at = targets[part] - items.start
         inside = ((at >= 0) & (at < logits.shape[1])).to(x.dtype)[:, None]
         logits.scatter_add_(1, at.clamp(0, logits.shape[1] - 1)[:, None], -total[part] * inside)
         scale = w[part, None] / total[part]
-        if wants[0]:
+        if needs_grad[0]:
             _add_product(grads[0][part], logits, t[items], low, scale)
-        if wants[1]:
+        if needs_grad[1]:
             _add_product(grads[1][items], logits.T, x[part] * scale, low)
-        if wants[2]:
+        if needs_grad[2]:
             grads[2][items].addmv_(logits.T, scale[:, 0])
     return losses, grads
 
@@ -288,17 +297,17 @@ class _SampledSoftmax(torch.autograd.Function):
     """See sampled_softmax: `near` [m, d] are the targets' vectors, `far` [s, d] the negatives', `hits` as of _pairs."""
 
     @staticmethod
-    def forward(ctx: Any, states, near, far, log_q_near, log_q_far, hits, weights, rows, low, wants):  # type: ignore[no-untyped-def]
+    def forward(ctx: Any, states, near, far, log_q_near, log_q_far, hits, weights, rows, low, needs_grad):  # type: ignore[no-untyped-def]
         kind = _kind(states, near)
         x, p, t = states.to(kind), near.to(kind), far.to(kind)
         w = torch.ones(len(x), dtype=kind, device=x.device) if weights is None else weights.to(kind)
-        wanted = (x * p).sum(1, keepdim=True)
+        target_logits = (x * p).sum(1, keepdim=True)
         if log_q_near is not None:
-            wanted -= log_q_near.to(kind)[:, None]
+            target_logits -= log_q_near.to(kind)[:, None]
         rows = min(rows, max(len(x), 1))
         held, losses = x.new_empty(rows, len(t)), x.new_empty(len(x))
         pulls = x.new_empty(len(x), 1)  # the derivative of the loss in the target's logit
-        grads = _zeros((wants[0], False, wants[2]), x, p, t)
+        grads = _zeros((needs_grad[0], False, needs_grad[2]), x, p, t)
         low_t = None if low is None else t.to(low)
         hit_rows, hit_columns = hits
         edges = torch.searchsorted(hit_rows, torch.arange(0, len(x) + rows, rows, device=x.device)).tolist()
@@ -311,23 +320,23 @@ class _SampledSoftmax(torch.autograd.Function):
             hit = slice(edges[nth], edges[nth + 1])
             if hit.stop > hit.start:
                 logits[hit_rows[hit] - start, hit_columns[hit]] = -torch.inf
-            highest = torch.maximum(logits.amax(1, keepdim=True), wanted[part])
+            highest = torch.maximum(logits.amax(1, keepdim=True), target_logits[part])
             others = logits.sub_(highest).exp_().sum(1, keepdim=True)
-            own = wanted[part] - highest
+            own = target_logits[part] - highest
             total = others + own.exp()
             torch.sub(total.log()[:, 0], own[:, 0], out=losses[part])
-            if not any(wants):
+            if not any(needs_grad):
                 continue
             scale = w[part, None] / total
             pulls[part] = -others * scale  # and not p - 1, which loses digits where p is near 1
-            if wants[0]:
+            if needs_grad[0]:
                 _product(logits, t, grads[0][part], low, low_right=low_t)
                 grads[0][part] *= scale
-            if wants[2]:
+            if needs_grad[2]:
                 _add_product(grads[2], logits.T, x[part] * scale, low)
-        if wants[0]:
+        if needs_grad[0]:
             grads[0].addcmul_(pulls, p)
-        near_grad = pulls * x if wants[1] else None
+        near_grad = pulls * x if needs_grad[1] else None
         saved = [None if g is None else g.to(states.dtype if at == 0 else near.dtype)
                 for at, g in enumerate((grads[0], near_grad, grads[2]))]  # fmt: skip
         ctx.save_for_backward(*saved)
@@ -398,12 +407,12 @@ def _rows_of_chunk(m: int, n: int, itemsize: int, device: str, chunk_bytes: int 
     return max(1, min(m, max(target_bytes // row, min(FEW_ROWS, max_bytes // row))))
 
 
-def _zeros(wants, *tensors):
+def _zeros(needs_grad, *tensors):
     """A place for each gradient that is wanted."""
-    return [torch.zeros_like(v) if want else None for want, v in zip(wants, tensors)]
+    return [torch.zeros_like(v) if want else None for want, v in zip(needs_grad, tensors)]
 
 
-def _wants(*tensors: Tensor | None) -> tuple[bool, ...]:
+def _needs_grad(*tensors: Tensor | None) -> tuple[bool, ...]:
     """Which need a gradient; none where gradients are off, as `needs_input_grad` would not say."""
     return tuple(v is not None and v.requires_grad and torch.is_grad_enabled() for v in tensors)
 

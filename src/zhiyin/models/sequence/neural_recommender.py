@@ -74,8 +74,8 @@ class NeuralRecommender(VectorRecommender):
     # -- the contract of a recommender ----------------------------------------------------------------------------
 
     def _fit(self, data: Dataset, run: Run) -> None:
-        taught, judged = self._validation(data, run)
-        self._prepare(taught, run)
+        training, validation = self._validation(data, run)
+        self._prepare(training, run)
         with torch.random.fork_rng(devices=[]), threads(run):
             torch.manual_seed(run.seed)
             network = self._build(data.n_items)
@@ -83,11 +83,11 @@ class NeuralRecommender(VectorRecommender):
             try:
                 progress = train(
                     network,
-                    self._batches(taught, run),
+                    self._batches(training, run),
                     self,
                     run,
                     label=type(self).__name__,
-                    validate=None if judged is None else lambda: self._judge(*judged, run),
+                    validate=None if validation is None else lambda: self._judge(*validation, run),
                     identity=self._identity(data, run),
                 )
             except BaseException:
@@ -149,22 +149,22 @@ class NeuralRecommender(VectorRecommender):
         except DataError as error:
             log.info("%s: no validation, all epochs run: %s", type(self).__name__, error.message)
             return data, None
-        wanted = parts.test.subset(parts.test.events["weight"].to_numpy() > 0)
-        rows = np.flatnonzero((wanted.histories.lengths > 0) & (positive(parts.fold_in.histories).lengths > 0))
+        relevant = parts.test.subset(parts.test.events["weight"].to_numpy() > 0)
+        rows = np.flatnonzero((relevant.histories.lengths > 0) & (positive(parts.fold_in.histories).lengths > 0))
         if not len(rows) or parts.train.n_events == 0:
             log.info("%s: too few events to validate by: all epochs run", type(self).__name__)
             return data, None
         if len(rows) > VALIDATION_USERS:
             rows = np.sort(run.rng(22).choice(rows, VALIDATION_USERS, replace=False))
         self.context_ = TrainingContext.of(parts.train, run)  # type: ignore[misc]
-        return parts.train, (parts.fold_in.histories.take(rows), wanted.histories.take(rows))
+        return parts.train, (parts.fold_in.histories.take(rows), relevant.histories.take(rows))
 
-    def _judge(self, queries: Histories, wanted: Histories, run: Run) -> float:
+    def _judge(self, queries: Histories, relevant: Histories, run: Run) -> float:
         """NDCG@10 on the validation part, through the same path that serves."""
         self.item_vectors_ = self._item_vectors()  # type: ignore[misc]
         quiet = dataclasses.replace(run, progress=False)
         lists, _ = self.rank(queries, 10, exclude=queries if self._excludes_seen else None, run=quiet)
-        distinct, offsets, items = _distinct(wanted)
+        distinct, offsets, items = _distinct(relevant)
         k = lists.shape[1]
         return float(ndcg(hits_of(lists, offsets, items, run), distinct, k).mean())
 
@@ -176,8 +176,8 @@ class NeuralRecommender(VectorRecommender):
         return hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
 
 
-def _distinct(wanted: Histories) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _distinct(histories: Histories) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The distinct items of each row, ascending: their number, offsets and codes."""
-    matrix = wanted.matrix(int(wanted.items.max(initial=0)) + 1, "binary")
+    matrix = histories.matrix(int(histories.items.max(initial=0)) + 1, "binary")
     matrix.sort_indices()
     return np.diff(matrix.indptr), matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32)

@@ -85,9 +85,9 @@ class NextItem(nn.Module):
                 losses.sampled_softmax(states, table, targets, negatives, None, log_q, sparse=sparse, unit=unit),
                 len(targets),
             )
-        wanted, others = self.vectors(targets), self.vectors(negatives)
-        positive = (states * wanted).sum(dim=1)
-        negative = states @ others.T
+        target_vectors, negative_vectors = self.vectors(targets), self.vectors(negatives)
+        positive = (states * target_vectors).sum(dim=1)
+        negative = states @ negative_vectors.T
         negative = negative.masked_fill(targets[:, None] == negatives, -1e9)
         if self.kind == "gbce":
             return losses.gbce(positive, negative, len(self.cumulated), self.calibration), len(targets)

@@ -140,9 +140,9 @@ def verify(file: Path, network: nn.Module, inputs: list[str], n_items: int, reac
             "times": np.where(real, times, times[np.arange(b), lengths - 1][:, None]),
         }
         with torch.inference_mode():
-            wanted = network(*(torch.from_numpy(array) for array in feed.values())).numpy()
+            expected = network(*(torch.from_numpy(array) for array in feed.values())).numpy()
         (vectors,) = session.run(["vector"], {name: feed[name] for name in inputs})
-        error = float(np.abs(vectors - wanted).max())
+        error = float(np.abs(vectors - expected).max())
         if not error <= TOLERANCE:
             raise ZhiyinError(
                 f"onnxruntime and torch differ by {error:.2g} on {b} histories of up to {t} events",

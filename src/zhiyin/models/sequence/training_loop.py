@@ -99,8 +99,8 @@ def train(
         draw = torch.Generator()  # on the CPU whatever the device: the same negatives everywhere
         # Batches are bucketed by length: over its own number of targets, a batch of short sequences would weigh each of
         # its targets more than a batch of long ones. Every target weighs the same.
-        usual = getattr(batches, "mean_targets", None)
-        begun, seen = time.perf_counter(), 0
+        mean_targets = getattr(batches, "mean_targets", None)
+        started, seen = time.perf_counter(), 0
         quiet = dataclasses.replace(run, progress=False)
         advance = stack.enter_context((run if processes.rank == 0 else quiet).bar(label, total))
         advance(progress.step)
@@ -118,7 +118,7 @@ def train(
                 if count:
                     progress.loss, progress.targets = progress.loss + processes.number(loss), progress.targets + count
                     _stop_unless(math.isfinite(progress.loss), label, progress, plan)
-                    (loss / (usual or count)).backward()
+                    (loss / (mean_targets or count)).backward()
                     processes.sum_gradients(network)
                     if plan.clip:
                         clip_gradients(network, plan.clip)
@@ -129,11 +129,11 @@ def train(
                         optimizer.step()
                         optimizer.zero_grad(set_to_none=True)
                 progress.index, progress.step, seen = index + 1, progress.step + 1, seen + whole.events
-                advance(1, _note(progress, seen / max(time.perf_counter() - begun, 1e-9)))
+                advance(1, _note(progress, seen / max(time.perf_counter() - started, 1e-9)))
                 if checkpoints is not None and checkpoints.due():
                     checkpoints.write(network, optimizers, progress, best)
             _end_epoch(
-                network, progress, plan, run, validate, processes, best, label, time.perf_counter() - begun, seen
+                network, progress, plan, run, validate, processes, best, label, time.perf_counter() - started, seen
             )
             if checkpoints is not None and checkpoints.due():
                 checkpoints.write(network, optimizers, progress, best)
@@ -207,15 +207,15 @@ def pace(step: int, total: int, plan: Plan) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-def clip_gradients(network: nn.Module, most: float) -> None:
-    """Scale all gradients down together where their norm exceeds `most` (Pascanu et al., ICML 2013)."""
+def clip_gradients(network: nn.Module, max_norm: float) -> None:
+    """Scale all gradients down together where their norm exceeds `max_norm` (Pascanu et al., ICML 2013)."""
     gradients = []
     for p in network.parameters():
         if p.grad is not None:
             p.grad = p.grad.coalesce() if p.grad.is_sparse else p.grad  # kept: the optimizer asks for it too
             gradients.append(p.grad.values() if p.grad.is_sparse else p.grad)
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
-    scale = (most / (norm + 1e-6)).clamp(max=1.0)
+    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     if scale < 1:
         for gradient in gradients:
             gradient.mul_(scale)
