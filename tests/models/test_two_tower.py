@@ -127,7 +127,7 @@ def towers(model: TwoTower) -> Towers:
 def test_log_q_makes_the_sum_over_negatives_that_over_all_items(hard: float) -> None:
     made = TwoTower(factors=8, epochs=1, negatives=16, hard=hard, validation="none", temperature=0.5)
     network = towers(made.fit(shop()))
-    states, table = network.found(torch.randn(5, 8)) / 0.5, network.item_vectors()
+    states, table = network.scaled(torch.randn(5, 8)) / 0.5, network.item_vectors()
     drawn = torch.zeros(5)
     generator = torch.Generator().manual_seed(1)
     for _ in range(1_000):

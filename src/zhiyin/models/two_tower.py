@@ -91,7 +91,7 @@ class TwoTower(NeuralRecommender):
         network = self._net()
         bag = Bag.of(self._vocabulary().encode(frame))
         with torch.inference_mode(), threads(run or Run()):
-            return network.scaled(network.described(bag)).float().numpy()  # type: ignore[operator]
+            return network.scaled(network.feature_vectors(bag)).float().numpy()  # type: ignore[operator]
 
     def encode(self, histories: Histories, run: Run | None = None) -> np.ndarray:
         """Vectors of histories, float32[n, d], from events and, where the batch has them, users' columns; zeros where
@@ -184,13 +184,13 @@ class Towers(nn.Module):
         weights = torch.where(real, self.keep ** batch.places.double(), 0.0).float()
         x = self.vectors(batch.items.flatten()).view(*batch.items.shape, -1)
         pooled = (weights[:, None] @ x).squeeze(1) / weights.sum(1, keepdim=True)
-        return self.asked(pooled, visitors)
+        return self.user_outputs(pooled, visitors)
 
     def item_vectors(self) -> Tensor:
         """[n, d]: what histories are scored against."""
         device = self.cumulated.device
         every = torch.arange(len(self.had), device=device).split(ITEMS_PER_BATCH)
-        return torch.cat([self.found(self.vectors(rows)) for rows in every])
+        return torch.cat([self.scaled(self.vectors(rows)) for rows in every])
 
     def loss(self, batch: Sequences, draw: torch.Generator) -> tuple[Tensor, int]:
         """Sum of sampled softmax over the events that have another item beside them, and their number."""
@@ -205,7 +205,7 @@ class Towers(nn.Module):
         history, pool_at = place[: events.numel()].view(events.shape), place[events.numel() :]
         pooled = (weights @ x[history])[is_history] / weights.sum(dim=2)[is_history][:, None]
         visitors = None if self.visitors is None else self.visitors.take(batch.rows[is_history.nonzero()[:, 0]])
-        states, table = self.asked(pooled, visitors), self.found(x)
+        states, table = self.user_outputs(pooled, visitors), self.scaled(x)
         negatives, log_q = self.hardest(states, table, pool_at, pool, draw)
         # Correction by (1 - popularity) of log p(item), which the scores then do not learn.
         off = -(1 - self.popularity) * self.log_share[distinct]
@@ -253,7 +253,7 @@ class Towers(nn.Module):
     def vectors(self, items: Tensor) -> Tensor:
         """[len(items), d]: features and ids together, before scaling."""
         bag = self.features.take(items)
-        x = self.described(bag)
+        x = self.feature_vectors(bag)
         if self.ids is None:
             return x
         counts = self.had[items]
@@ -262,17 +262,15 @@ class Towers(nn.Module):
             counts = counts & (keep_mask | (bag.lengths == 0))  # an item without codes has nothing but its id
         return x + self.ids(items) * counts[:, None]
 
-    def described(self, bag: Bag) -> Tensor:
+    def feature_vectors(self, bag: Bag) -> Tensor:
         """[len(bag), d]: item vectors from features alone."""
         return self.item(bag.sum(self.words, self.dropout))
 
-    def found(self, x: Tensor) -> Tensor:
-        """Final item vectors: scaled, and with their popularity where that is part of the score."""
+    def scaled(self, x: Tensor) -> Tensor:
+        """Item vectors as they enter the score: of length 1 where there is a temperature."""
         return nn.functional.normalize(x, dim=-1) if self.temperature else x
 
-    scaled = found
-
-    def asked(self, pooled: Tensor, visitors: Bag | None) -> Tensor:
+    def user_outputs(self, pooled: Tensor, visitors: Bag | None) -> Tensor:
         """[m, d]: vectors of histories, of length 1 / temperature where there is one."""
         if visitors is not None:
             user_vectors = visitors.sum(self.user_words, self.dropout)

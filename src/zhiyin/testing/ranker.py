@@ -36,7 +36,7 @@ def planted(seed: int, requests: int = 500, each: int = 12) -> tuple[Examples, n
     genres = rng.integers(0, GENRES, starts[-1]).astype(np.int32)
     half = rng.integers(0, 2, requests)
     lengths = rng.integers(0, 6, requests)
-    had = (2 * rng.integers(0, ITEMS // 2, lengths.sum()) + np.repeat(half, lengths)).astype(np.int32)
+    history_items = (2 * rng.integers(0, ITEMS // 2, lengths.sum()) + np.repeat(half, lengths)).astype(np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     logit = (
         -1.0
@@ -55,7 +55,7 @@ def planted(seed: int, requests: int = 500, each: int = 12) -> tuple[Examples, n
         np.stack([side + 1, items + 1], axis=1).astype(np.int32),
         ("side", "item"),
         (SIDES + 1, ITEMS + 1),
-        Histories.of(offsets, had),
+        Histories.of(offsets, history_items),
         {"genres": (starts, genres, GENRES)},
     )
     return examples, labels, chance
@@ -81,8 +81,8 @@ class RankerConformance:
 
     @classmethod
     def make(cls, **settings: Any) -> Ranker:
-        made = parse(cls.text)
-        return dataclasses.replace(made, **settings)
+        ranker = parse(cls.text)
+        return dataclasses.replace(ranker, **settings)
 
     @classmethod
     def labels(cls, marks: np.ndarray) -> np.ndarray:
@@ -97,8 +97,8 @@ class RankerConformance:
 
     def test_learns_what_was_planted(self, taught: Ranker) -> None:
         examples, labels, chance = planted(9, 300)
-        best, found = auc(labels, chance), auc(labels, taught.score(examples))
-        assert (found - 0.5) / (best - 0.5) > self.least
+        best, achieved = auc(labels, chance), auc(labels, taught.score(examples))
+        assert (achieved - 0.5) / (best - 0.5) > self.least
 
     def test_scores_are_finite_floats_a_row(self, taught: Ranker) -> None:
         examples, _, _ = planted(4, 20)
@@ -161,25 +161,25 @@ class RankerConformance:
             self.make().fit(examples, bad)
 
     def test_parameters_as_scikit_learn_reads_and_sets_them(self) -> None:
-        made = self.make()
-        params = made.get_params()
-        assert type(made)().set_params(**params) == made
+        ranker = self.make()
+        params = ranker.get_params()
+        assert type(ranker)().set_params(**params) == ranker
         with pytest.raises(ConfigError, match="no hyperparameter 'unheard_of'"):
-            made.set_params(unheard_of=1)
-        copy = pytest.importorskip("sklearn.base").clone(made)
-        assert copy is not made
-        assert copy == made
+            ranker.set_params(unheard_of=1)
+        copy = pytest.importorskip("sklearn.base").clone(ranker)
+        assert copy is not ranker
+        assert copy == ranker
 
     @pytest.mark.parametrize("how", ["isotonic", "platt"])
     def test_calibrated_chances_are_right_on_average(self, how: str) -> None:
-        made = self.make(calibrate=how)
+        ranker = self.make(calibrate=how)
         examples, labels, _ = planted(1)
         with pytest.raises(ConfigError, match="validation"):
-            made.fit(examples, self.labels(labels))
-        held, truth, _ = planted(2, 400)
-        made.fit(examples, self.labels(labels), valid=(held, self.labels(truth)), run=Run(seed=3))
-        shown, _, chance = planted(9, 600)
-        assert expected_calibration_error(chance, self.chances(made, shown)) < 0.03
+            ranker.fit(examples, self.labels(labels))
+        valid_examples, truth, _ = planted(2, 400)
+        ranker.fit(examples, self.labels(labels), valid=(valid_examples, self.labels(truth)), run=Run(seed=3))
+        test_examples, _, chance = planted(9, 600)
+        assert expected_calibration_error(chance, self.chances(ranker, test_examples)) < 0.03
 
     def chances(self, ranker: Ranker, examples: Examples) -> np.ndarray:
         return ranker.score(examples)

@@ -52,21 +52,21 @@ def shop(seed: int = 0, users: int = 60, items: int = 30, **more: Any) -> Datase
 
 def arrays_of(model: Recommender) -> dict[str, np.ndarray]:
     """Everything learned, as named arrays."""
-    found: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
     for name, value in vars(model).items():
         if not name.endswith("_") or name == "context_":
             continue
         if name in model._parts:
             continue  # models of their own, with their own tests; the lists they give are compared
         if sparse.issparse(value):
-            found |= {f"{name}.{part}": getattr(value, part) for part in ("data", "indices", "indptr")}
+            arrays |= {f"{name}.{part}": getattr(value, part) for part in ("data", "indices", "indptr")}
         elif isinstance(value, dict):
-            found |= {f"{name}.{part}": np.asarray(array) for part, array in sorted(value.items())}
+            arrays |= {f"{name}.{part}": np.asarray(array) for part, array in sorted(value.items())}
         else:
-            found[name] = np.asarray(value)
+            arrays[name] = np.asarray(value)
     for name in ("candidates", "popularity", "priority"):
-        found[f"known.{name}"] = getattr(model.context_, name)
-    return found
+        arrays[f"known.{name}"] = getattr(model.context_, name)
+    return arrays
 
 
 def assert_same_state(one: Recommender, other: Recommender) -> None:
@@ -125,11 +125,11 @@ class RecommenderConformance:
         assert frame["item"].n_unique() >= 5
 
     def test_unknown_items_are_left_out_of_histories_allow_and_deny(self, model: Recommender) -> None:
-        known = model.recommend(histories={"v": [101, 102]}, k=5, deny=[103])
-        strange = model.recommend(histories={"v": [101, "?", 102, -7]}, k=5, deny=[103, "??"])
-        assert known.equals(strange)
-        some = model.recommend("u1", k=5, allow=[104, 105, "???"], exclude_seen=False)
-        assert set(some["item"]) == {104, 105}
+        expected = model.recommend(histories={"v": [101, 102]}, k=5, deny=[103])
+        with_unknown = model.recommend(histories={"v": [101, "?", 102, -7]}, k=5, deny=[103, "??"])
+        assert expected.equals(with_unknown)
+        allowed = model.recommend("u1", k=5, allow=[104, 105, "???"], exclude_seen=False)
+        assert set(allowed["item"]) == {104, 105}
 
     def test_similar(self, model: Recommender) -> None:
         try:
@@ -150,16 +150,18 @@ class RecommenderConformance:
         except ConfigError:
             pytest.skip("this model has no notion of similar items")
         for item in range(data.n_items):
-            wanted = {int(other): score for other, score in zip(items[item], scores[item]) if other >= 0}
+            expected = {int(other): score for other, score in zip(items[item], scores[item]) if other >= 0}
             for most in (1, data.n_items):
-                codes, found = model._similar_to_item(item, most, run)
-                told = dict(zip(codes.tolist(), found.tolist()))
-                assert item not in told
-                assert len(told) == len(codes) >= min(most, len(wanted))
+                codes, similarities = model._similar_to_item(item, most, run)
+                by_item = dict(zip(codes.tolist(), similarities.tolist()))
+                assert item not in by_item
+                assert len(by_item) == len(codes) >= min(most, len(expected))
                 if most == data.n_items:
-                    assert told.keys() >= wanted.keys()
-                best = [other for other in told if other in wanted]
-                np.testing.assert_allclose([told[i] for i in best], [wanted[i] for i in best], rtol=1e-5, atol=1e-6)
+                    assert by_item.keys() >= expected.keys()
+                best = [other for other in by_item if other in expected]
+                np.testing.assert_allclose(
+                    [by_item[i] for i in best], [expected[i] for i in best], rtol=1e-5, atol=1e-6
+                )
 
     # -- histories ------------------------------------------------------------------------------------------------
 
@@ -207,19 +209,19 @@ class RecommenderConformance:
         assert len(model.recommend(k=data.n_items, exclude_seen=False)) == data.n_users * data.n_items
 
     def test_k_items_while_k_remain(self, model: Recommender, data: Dataset) -> None:
-        every = data.item_ids.values.to_list()
-        allowed, denied = every[:12], every[:4]
+        all_items = data.item_ids.values.to_list()
+        allowed, denied = all_items[:12], all_items[:4]
         frame = model.recommend(k=8, allow=allowed, deny=denied, exclude_seen=False)
         assert len(frame) == 8 * data.n_users
         assert set(frame["item"]) == set(allowed) - set(denied)
         seen = data.matrix("count")[:, 4:12]
         raw = np.zeros((data.n_users, data.n_items), dtype=bool)
         raw[data.events["user"].to_numpy(), data.events["item"].to_numpy()] = True
-        left = 8 - raw[:, 4:12].sum(axis=1)
+        remaining = 8 - raw[:, 4:12].sum(axis=1)
         assert seen.shape[1] == 8
         counts = model.recommend(k=8, allow=allowed, deny=denied).group_by("user", maintain_order=True).len()
-        got = dict(counts.iter_rows())
-        assert [got.get(u, 0) for u in data.user_ids.values] == left.tolist()
+        by_user = dict(counts.iter_rows())
+        assert [by_user.get(u, 0) for u in data.user_ids.values] == remaining.tolist()
 
     def test_ties_are_broken_the_same_way_each_time(self, data: Dataset) -> None:
         log = pl.DataFrame({"user": [u for u in range(6) for _ in range(2)], "item": list(range(12))})
@@ -244,12 +246,12 @@ class RecommenderConformance:
         items, scores = model.rank(seen, 3, exclude=seen, allowed=allowed)
         for row in range(data.n_users):
             one = seen.rows(row, row + 1)
-            found, best = model.rank(one, 3, exclude=one, allowed=allowed)
-            real = found[0] >= 0
+            single_items, single_scores = model.rank(one, 3, exclude=one, allowed=allowed)
+            real = single_items[0] >= 0
             assert (real == (items[row] >= 0)).all()
-            np.testing.assert_allclose(best[0][real], scores[row][real], rtol=1e-4, atol=1e-5)
-            assert allowed[found[0][real]].all()
-            assert not set(found[0][real].tolist()) & set(one.items.tolist())
+            np.testing.assert_allclose(single_scores[0][real], scores[row][real], rtol=1e-4, atol=1e-5)
+            assert allowed[single_items[0][real]].all()
+            assert not set(single_items[0][real].tolist()) & set(one.items.tolist())
 
     def test_k_must_be_a_number_of_items(self, model: Recommender) -> None:
         with pytest.raises(ConfigError, match="k = 0"):
@@ -275,20 +277,20 @@ class RecommenderConformance:
         assert_same_state(again, model)
 
     def test_constructor_only_stores(self) -> None:
-        made = self.make()
-        assert not [name for name in vars(made) if name.endswith("_")]
-        assert set(vars(made)) == {field.name for field in dataclasses.fields(made)}
-        assert not made.is_fitted
+        model = self.make()
+        assert not [name for name in vars(model) if name.endswith("_")]
+        assert set(vars(model)) == {field.name for field in dataclasses.fields(model)}
+        assert not model.is_fitted
 
     def test_not_fitted(self, data: Dataset) -> None:
-        for ask in (
+        for attempt in (
             lambda: self.make().recommend("u1"),
             lambda: self.make().score(data.histories),
             lambda: self.make().similar(101),
             lambda: self.make().save("nowhere"),
         ):
             with pytest.raises(NotFittedError, match="fit"):
-                ask()
+                attempt()
 
     def test_fit_leaves_the_data_as_it_was(self) -> None:
         data = shop(seed=4)
@@ -380,15 +382,15 @@ class RecommenderConformance:
         assert not copy.is_fitted
 
     def test_unknown_hyperparameter_names_the_nearest(self) -> None:
-        name, known = type(self.make()).__name__, list(params_of(type(self.make())))
-        wrong = known[0] + "x" if known else "factors"
-        for ask in (
+        name, params = type(self.make()).__name__, list(params_of(type(self.make())))
+        wrong = params[0] + "x" if params else "factors"
+        for attempt in (
             lambda: registry.parse(f"{name}:{wrong}=1"),
             lambda: registry.make(name, {wrong: 1}),
         ):
             with pytest.raises(ConfigError, match=wrong) as raised:
-                ask()
-            assert (known[0] if known else "none") in str(raised.value)
+                attempt()
+            assert (params[0] if params else "none") in str(raised.value)
 
     def test_out_of_range_is_refused_at_fit(self, data: Dataset) -> None:
         for name, declared in params_of(type(self.make())).items():
