@@ -15,7 +15,7 @@ LOWER_CODE_FIRST = np.zeros(0, dtype=np.int32)
 
 @kernel
 def is_worse(score_a, item_a, score_b, item_b, priority):
-    """Whether (score_a, item_a) comes after (score_b, item_b). NaN comes after nothing and before nothing."""
+    """Whether (score_a, item_a) comes after (score_b, item_b). Comparisons with NaN are false."""
     if score_a != score_b:
         return score_a < score_b
     if len(priority) == 0:

@@ -1,7 +1,7 @@
 """Classes by name, for the command line, the configuration and saved manifests.
 
-Nothing is looked up by an arbitrary path: a text can name only what stands in the table of a registry or what the
-caller has registered.
+A name is never an import path: a text can name only the classes in the table of a registry and those that the caller
+has registered.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Registry(Generic[T]):
     def parse(self, text: str, settings: dict[str, Any] | None = None) -> T:
         """An instance from its specification: "als", "als:factors=128,reg=0.1". The text overrules `settings`.
 
-        A value with commas in it stands in brackets: "pipeline:sources=[als:factors=64,reg=1; itemknn]".
+        A value that contains commas is written in brackets: "pipeline:sources=[als:factors=64,reg=1; itemknn]".
 
         Raises ConfigError for an unknown class or hyperparameter, or a value out of its range.
         """

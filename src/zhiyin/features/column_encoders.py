@@ -93,7 +93,7 @@ class Number(Column):
     """A number: mean 0 and deviation 1 over the training rows, as it is, by its quantile, or by its logarithm.
 
     "log": sign(x) log(1 + |x|), standardised. "quantile": the share of training values below (ties: half of them),
-    stretched to deviation 1. Unknown values are 0, the mean; where training rows had some, a second number says so.
+    stretched to deviation 1. Unknown values are 0, the mean; where training rows had some, a second number marks them.
     """
 
     way: str
@@ -369,7 +369,7 @@ def words_of(values: pl.Series) -> pl.Series:
 
 
 def parted(values: pl.Series) -> pl.DataFrame:
-    """Frame `row` (Int64), `word`: the tags of each row, lower case, repeats kept."""
+    """Frame `row` (Int64), `word`: the tags of each row, lower case, with repeats."""
     if isinstance(values.dtype, pl.Array):
         lists = values.arr.to_list()
     elif isinstance(values.dtype, pl.List):

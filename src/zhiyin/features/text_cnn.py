@@ -44,7 +44,7 @@ class Words:
         return 2 + len(self.ids)
 
     def encode(self, texts: pl.Series, max_len: int) -> np.ndarray:
-        """int32[n, max_len]: the first words of each text, padded behind with 0."""
+        """int32[n, max_len]: the first words of each text, padded on the right with 0."""
         words = tokens(texts, han=self.han)
         row = words["row"].to_numpy()
         first = np.searchsorted(row, np.arange(len(texts)))

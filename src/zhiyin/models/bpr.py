@@ -202,7 +202,7 @@ class Plan:
 
 
 def _shares(counts: np.ndarray, power: float) -> np.ndarray:
-    """float64[n_items]: count^power; what nobody took is drawn as if a little."""
+    """float64[n_items]: count^power; items without users get a small count."""
     return np.maximum(counts.astype(np.float64), 1e-9) ** power
 
 
@@ -291,15 +291,15 @@ def _negative(state, kind, x, row, f, members, total, order, spread, mean_rank, 
 
 @kernel
 def _descend(users, items, x, y, bias, rate, reg, kind, members, total, order, spread, mean_rank, seed, loss):
-    """A step for every pair, in an order drawn here; they come sorted by user and item, and hold all that these users
-    took of `members`. `loss` gets the sum of -ln σ over one pair in eight and their number."""
+    """A gradient step for every pair, in random order. The pairs are sorted by user and item, and contain all items of
+    these users among `members`. `loss` gets the sum of -ln σ over one pair in eight and their number."""
     f, n = x.shape[1], len(users)
     if n == 0:
         return
     one, decay = np.float32(1), np.float32(1) - rate * reg
     state = np.empty(1, dtype=np.uint64)
     state[0] = seed
-    # What each user took of the members, side by side: a drawn item is looked for near by.
+    # Items of each user among the members, contiguous, so that the look-up of a drawn item is local.
     first = np.int64(users[0])
     begins = np.zeros(users[n - 1] - first + 2, dtype=np.int64)
     for at in range(n):

@@ -101,7 +101,7 @@ class Hybrid(ItemFeatureMixin, VectorRecommender):
         return self._mapped(self._inputs(frame), run or Run()) * np.float32(self.scale_)
 
     def encode(self, histories: Histories, run: Run | None = None) -> np.ndarray:
-        """Vectors of histories, float32[n, d]: as the collaborative model makes them."""
+        """Vectors of histories, float32[n, d], by the collaborative model."""
         return self._collaborative().encode(histories, run)
 
     # -- learning ---------------------------------------------------------------------------------------------------
@@ -189,9 +189,9 @@ class Hybrid(ItemFeatureMixin, VectorRecommender):
     def _scale(self, data: Dataset, y: np.ndarray, mapped: np.ndarray, rows: np.ndarray, run: Run) -> float:
         """The scale of mapped vectors; see the class. `rows`: the held-out items.
 
-        An item takes a place of a user where its score is above the bar, the tenth best score of the items not kept
-        out. x·(s m) passes it once s is above bar / x·m: of these ratios, s is the one that as many lie below as places
-        were won by x·y.
+        An item wins a place in the list of a user where its score is above the bar, the tenth best score of the items
+        not held out. x·(s m) exceeds it once s is above bar / x·m: s is the quantile of these ratios below which there
+        are as many as places won by x·y.
         """
         n = min(data.n_users, SCALE_USERS)
         sample = data.histories.take(np.sort(run.rng(63).permutation(data.n_users)[:n]))

@@ -19,7 +19,7 @@ from zhiyin.models.recommender import Recommender
 from zhiyin.models.svd import right_vectors
 
 _WIDTH = 16  # number of histories filtered at once, so that their scores of an item fill one cache line
-_DEPTH = 8  # of the Krylov basis that the singular vectors come from: the last of hundreds converge slowly
+_DEPTH = 8  # depth of the Krylov basis of the singular vectors, the last of which converge slowly
 _ROWS = 512  # number of rows whose low-pass part is added at once
 
 

@@ -45,7 +45,7 @@ class TwoTower(NeuralRecommender):
     | ids are added to features, and dropped whole for random items (DropoutNet, 2017) | the features alone must do |
     | `hidden` = 0: no hidden layers | NDCG@10 of cold books .133, with 128 hidden units .123 |
     | negatives by known popularity, not from the batch | log q is exact, their number does not depend on the batch |
-    | items without events are never negatives | nobody could have had them: that says nothing against them |
+    | items without events are never negatives | they could not be chosen, which is no negative evidence |
     | `hard` of the negatives are the best of a larger draw, a stratum of it | the sum stays that of the softmax |
     | `popularity` of log p(item) stays in the scores (Menon et al., 2021) | a cold item has none to compete with |
     """
@@ -233,8 +233,9 @@ class Towers(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The negatives out of the pool, and logs of how often each was to be expected.
 
-        The best scored for any of some states make one stratum, taken whole; of the others some are drawn, which stand
-        for all: q · |pool| · share drawn. So the sum over the negatives estimates that over all items, hard or not.
+        Stratified sampling: the items with the best scores for some of the states are one stratum, taken whole; the
+        others are sampled, with the correction q · |pool| · share drawn. The sum over the negatives then estimates the
+        sum over all items.
         """
         before = torch.where(pool > 0, self.cumulated[(pool - 1).clamp(min=0)], 0.0)
         log_q = ((self.cumulated[pool] - before) * len(pool)).log().float()

@@ -146,7 +146,7 @@ class Pairs(nn.Module):
         v, far = self.items(torch.cat([batch.items, negatives])).split([len(x), s.negatives])
         count = self.counts.to(x.device)[batch.users]
         near = (s.pair_weight + beta(count, self.degree[batch.items])) * functional.softplus(-(x * v).sum(dim=1))
-        # β is a product of a user's and an item's part: the matrix of weights is never made.
+        # β is a product of a user and an item factor: no matrix of weights is needed.
         apart = functional.softplus(x @ far.T)
         part_item = (self.degree[negatives] + 1).rsqrt()
         pushed = s.pair_weight * apart.mean(dim=1) + (count + 1).sqrt() / count * (apart @ part_item) / s.negatives

@@ -1,1 +1,1 @@
-"""What to show when unsure. Today the simulator: a film shop whose tastes are known, to try policies on."""
+"""Exploration policies. Contains the simulator: a film shop with known tastes, to evaluate policies on."""

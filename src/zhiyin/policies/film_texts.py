@@ -1,4 +1,4 @@
-"""Titles and descriptions of simulated films, from genre and mood vocabularies, so that text tells taste."""
+"""Titles and descriptions of simulated films, from genre and mood vocabularies, so that texts reflect tastes."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def write_texts(genres: np.ndarray, factors: np.ndarray, rng: np.random.Generato
     Parameters
     ----------
     genres: int[n, 2], first and second genre of each film, codes into GENRES; equal where it has one.
-    factors: float[n, N_FACTORS]; the three that stand out most choose the mood words.
+    factors: float[n, N_FACTORS]; the three of largest absolute value choose the mood words.
     """
     loudest = np.argsort(-np.abs(factors), axis=1, kind="stable")[:, :3]
     draws = rng.random((len(genres), 10))
@@ -167,7 +167,7 @@ def write_texts(genres: np.ndarray, factors: np.ndarray, rng: np.random.Generato
         kind = GENRES[first] if first == second else f"{GENRES[first]} and {GENRES[second]}"
         article = "An" if moods[0][0] in "aeiou" else "A"
         lead, plot, place = _pick(who, draw[7]), _pick(does, draw[8]), _pick(also_where, draw[9])
-        # Half a turn on, so that a film of one genre does not say the same twice.
+        # Offset by half the list, so that a film of one genre does not repeat a phrase.
         turns = zip((also_who, also_does, where), draw[7:10])
         turn = " ".join(_pick(phrases, (at + 0.5) % 1) for phrases, at in turns)
         texts.append(

@@ -1,4 +1,4 @@
-"""A simulated film shop: users whose tastes are known and drift, to make a log of and, later, to ask back.
+"""A simulated film shop: users with known, drifting tastes, who generate a log and respond to recommendations.
 
 How a user u comes to a film i on day t. Both have vectors over genres, latent factors and price:
 
@@ -91,7 +91,7 @@ class People:
 
 @dataclasses.dataclass
 class FilmShop:
-    """A film shop with a log, a catalogue and users that can be asked what they would click.
+    """A film shop with a log, a catalogue and users whose responses to slates can be simulated.
 
     The same fields give the same log, byte for byte, on any number of threads.
 
@@ -117,7 +117,7 @@ class FilmShop:
 
     @cached_property
     def films(self) -> Films:
-        """The catalogue's hidden side."""
+        """The hidden attributes of the catalogue."""
         rng, n = self._rng(1), self.n_items
         appeal = rng.dirichlet(np.full(len(GENRES), 3.0))  # some genres have more films
         order = np.argsort(-(np.log(appeal) + rng.gumbel(size=(n, len(GENRES)))), axis=1)[:, :3]
@@ -149,7 +149,7 @@ class FilmShop:
 
     @cached_property
     def people(self) -> People:
-        """The users' hidden side."""
+        """The hidden attributes of the users."""
         rng, n = self._rng(2), self.n_users
         age = rng.choice(len(AGES), size=n, p=[0.2, 0.3, 0.2, 0.15, 0.15])
         country = rng.integers(0, len(COUNTRIES), size=n)
@@ -322,7 +322,7 @@ class FilmShop:
         return films.quality + films.visibility + swing + _newness(day - films.released, self.novelty)
 
     def _wants(self, users: np.ndarray, day: np.ndarray) -> np.ndarray:
-        """Tastes with thrift: what is multiplied with the films' vectors."""
+        """Taste vectors with thrift, to be multiplied with the vectors of films."""
         return np.column_stack([self.tastes(users, day), self.people.thrift[users]])
 
     def _chunk(

@@ -1,4 +1,4 @@
-"""Rankers: which of the candidates first, by what is known of the user, the item and the moment.
+"""Rankers: order the candidates by features of user, item and moment.
 
 A new ranker is one file here and one line in `RANKERS`.
 """

@@ -27,7 +27,7 @@ class DIN(DeepRanker):
     |---|---|
     | the unit reads e, v and e ⊙ v, not their outer product | as the authors' own code; a - b is linear in both |
     | only W_p (e ⊙ v) is computed for each pair, W_v v once a row | the same function, a quarter of the work |
-    | histories lie ragged, nothing is padded | a short history costs what it is long |
+    | ragged histories without padding | the cost is proportional to the length |
     | mini-batch aware regularisation is `reg`, over the vectors a row reads | one penalty for all networks |
     """
 

@@ -206,7 +206,7 @@ class ExampleRows:
             yield RowSelection(self, order[start : start + self.batch_size], (number, start))
 
     def rows(self, chosen: np.ndarray, draw: tuple[int, ...] | None = None) -> ExampleBatch:
-        """The given rows as tensors; `draw` says which draw of masks, None for none."""
+        """The given rows as tensors; `draw`: key of the random masks, None for no masks."""
         examples, b = self.examples, len(chosen)
         numbers = np.zeros((b, examples.numbers.shape[1]), dtype=np.float32)
         missing = np.zeros_like(numbers)

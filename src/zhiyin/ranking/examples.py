@@ -166,7 +166,7 @@ def join(parts: list[Examples]) -> Examples:
 
 
 def joined_histories(parts: list[Histories]) -> Histories:
-    """Histories one batch after another; users' features are kept where all have them."""
+    """Histories one batch after another; user features are joined where all parts have them."""
     whole = {
         name: np.concatenate([getattr(part, name) for part in parts])
         for name in ("items", "weights", "times", "kinds", "values", "now", "users")

@@ -1,4 +1,4 @@
-"""BayesianFM: a factorisation machine over users, items, what was rated and columns, sampled and not optimised."""
+"""BayesianFM: factorisation machine over users, items, implicit feedback and columns, by Gibbs sampling."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ class BayesianFM(RatingModel):
     rated it, its columns. Each kind of feature has its own normal prior in each dimension, whose mean and precision are
     sampled too, so that no penalty is to be tuned. Predictions are means over samples of the posterior.
 
-    Coordinates are sampled one after the other; what a user's or item's ratings say is added up once a dimension, so
-    that a feature costs its users and not its ratings (Rendle, "Scaling factorization machines to relational data",
+    Coordinates are sampled one after the other; the terms of a user's or item's ratings are summed once per dimension,
+    so that a feature costs its users and not its ratings (Rendle, "Scaling factorization machines to relational data",
     VLDB 2013). A sweep is O(factors · (ratings + non-zeros of the features)).
 
     A user at serving time is folded in: for each kept sample, the mean of (w_u, v_u) given the history and the items.
 
-    The default of factors lies on a flat: 8, 12 and 16 are within .001 by RMSE on tenths cut from the train parts of
-    the folds u1 and u3 of MovieLens-100k; 32 is worse.
+    The result is flat around the default of factors: 8, 12 and 16 are within .001 by RMSE on tenths cut from the train
+    parts of the folds u1 and u3 of MovieLens-100k; 32 is worse.
 
     | difference from the paper | why |
     |---|---|
     | no interaction of a user's features with one another, nor of an item's | they are constants of one user or item |
     | the user is the mean of its posterior given a sample of the items, not a sample | strangers; less noise |
-    | no time | a prediction is for now, and now is later than all that was learned |
+    | no time | predictions are for moments after the training data |
 
     Memory: 4 · kept · 2 (factors + 1) bytes an item.
     """
@@ -137,7 +137,7 @@ class BayesianFM(RatingModel):
 
 @dataclasses.dataclass
 class _Block:
-    """The features of users, or of items, and what is drawn of them.
+    """The features of users, or of items, and the current sample of their parameters.
 
     matrix: CSC float64[rows, features]; ends: where each group of features ends: itself, the implicit ones, columns;
     theta: float64[1 + factors, features], biases first; rows: float64[1 + factors, rows], theta added up a row;

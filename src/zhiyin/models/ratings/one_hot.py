@@ -45,7 +45,7 @@ class OneHot:
         return cls(columns)
 
     def encode(self, frame: pl.DataFrame | None, n: int | None = None) -> sparse.csr_matrix:
-        """CSR float32[n, features]; what is null, missing or was not known is zero. None: n rows of nothing.
+        """CSR float32[n, features]; null, missing and unknown values are zero. None: n rows of zeros.
 
         A list of m words has each worth m^-½.
         """

@@ -105,7 +105,7 @@ class RatingModel(VectorRecommender):
         return np.clip(ratings, np.float32(self.low_), np.float32(self.high_))
 
     def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
-        """Cosine of the item vectors without their first two columns, which say how good and not what it is."""
+        """Cosine of the item vectors without their first two columns, the constant and the bias."""
         unit = self._cached_for_items("tastes", self._tastes)
         return unit[items] @ unit.T
 
@@ -150,7 +150,7 @@ def _microseconds(times: Any) -> np.ndarray:
 
 
 def _usual_range(ratings: np.ndarray) -> tuple[float, float]:
-    """The lowest and the highest rating, those left out that lie eight times as far from the median as nine in ten."""
+    """Lowest and highest rating without outliers: those eight times as far from the median as the 90 % quantile."""
     middle = float(np.median(ratings))
     distance = np.abs(ratings - middle)
     usual = float(np.quantile(distance, 0.9))

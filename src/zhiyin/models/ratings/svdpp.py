@@ -33,7 +33,7 @@ class SVDpp(RatingModel):
 
     | difference from the paper | why |
     |---|---|
-    | y_j moves once a user, by what all the user's ratings say | the same gradient in |N(u)| times fewer steps |
+    | y_j is updated once per user, by the sum of its gradients | the same gradient in |N(u)| times fewer steps |
     | the penalty is on the implicit sum, and on y_j by the same step | the sum is what the ratings see |
     """
 

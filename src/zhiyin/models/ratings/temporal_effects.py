@@ -13,7 +13,7 @@ from zhiyin.models.ratings.rating_model import DAY
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
-    """The events of n histories, and the moments they are asked about, on the clock of the training part.
+    """The events of n histories and the moments of their requests, as time features of the training part.
 
     bins: int64[m], the bin of time of each event; deviations: float32[m], how far it is from the middle of its history;
     days: int64[m], days since 1970; starts: int64[days + 1], where each day of a history begins;
@@ -33,8 +33,8 @@ class Moments:
         """dev(t) = sign(t - middle) · |t - middle|^power in days, the middle being the mean moment of the history.
 
         `window`: first and last moment of the training part, cut into `bins` of equal length; what is before or after
-        counts to the first or last of them, and a moment of 0 (not known) to the last. Beyond the ends of a history
-        nobody drifts on.
+        counts to the first or last of them, and a moment of 0 (not known) to the last. There is no drift
+        beyond the ends of a history.
         """
         offsets, times, owner = (
             histories.offsets,

@@ -33,9 +33,10 @@ class TimeSVDpp(RatingModel):
 
     | difference from the paper | why |
     |---|---|
-    | the terms of time are penalised once each, not once a rating | a day of one rating says less than one of fifty |
+    | temporal terms are penalised once each, not once per rating | a day with one rating is weaker evidence than one of
+    fifty |
     | dev_u is divided by the largest of the training part | a step is as long whatever the span |
-    | nothing drifts on after a user's last rating, or the last bin | what is asked is mostly later than all learned |
+    | no drift after a user's last rating, or the last bin | requests are mostly later than the training data |
     | no vector for each day of a user | it would be as long as the log |
     | y_j and the penalties as in `SVDpp` | see there |
 

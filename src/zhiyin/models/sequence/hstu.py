@@ -29,10 +29,10 @@ class HSTU(SequenceRecommender):
 
     | difference from the paper | why |
     |---|---|
-    | time differences t_i - t_j, of events read | the code's t_(i+1) - t_j tells the time of the event to be foretold |
+    | time differences t_i - t_j, of input events | the code's t_(i+1) - t_j leaks the time of the target event |
     | sums divided by the events read, not by max_len | a norm follows, and short histories stay clear of its epsilon |
     | queries scaled by 1 / sqrt(width of a head) | as in the authors' later code; scores do not grow with the width |
-    | no vectors of absolute places, as in the paper; its code adds them | the relative bias tells places apart |
+    | no absolute position vectors, as in the paper; its code adds them | the relative bias encodes positions |
     | a last LayerNorm; cosine only with `temperature` | one output for all networks here |
     | cross-entropy over all items by default | no negatives to choose; sampled_softmax is the paper's |
     """
@@ -124,7 +124,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, by_place: Tensor, by_time: Tensor, s
 
 
 def buckets_of(times: Tensor, edges: Tensor) -> Tensor:
-    """uint8[b, t, t]: the bucket of times[i] - times[j]; 0 for less than a second and for what comes later."""
+    """uint8[b, t, t]: the bucket of times[i] - times[j]; 0 for less than a second and for later events."""
     if times.device.type != "cpu" or torch.compiler.is_compiling():
         return torch.bucketize(times[:, :, None] - times[:, None, :], edges, right=True).to(torch.uint8)
     b, t = times.shape
@@ -136,7 +136,7 @@ def buckets_of(times: Tensor, edges: Tensor) -> Tensor:
 
 
 class _Attend(torch.autograd.Function):
-    """`attend` for a CPU: a few rows of weights at a time, up to the diagonal; made again on the way back, not kept."""
+    """`attend` for a CPU: a few rows of weights at a time, up to the diagonal; recomputed in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
@@ -196,6 +196,6 @@ def _scores(
 
 
 def _cut(weights: Tensor, start: int) -> None:
-    """Set to zero, in place, what lies beyond the diagonal of rows that begin at `start`."""
+    """Set to zero, in place, the entries above the diagonal, of rows from `start` on."""
     rows = weights.shape[2]
     weights[..., start:].mul_(torch.ones(rows, rows, dtype=weights.dtype).tril_())

@@ -10,7 +10,7 @@ class Dropout(nn.Module):
     """Dropout that draws one byte an element: eight times as fast on a CPU as torch's.
 
     Srivastava et al., JMLR 2014. The rate is rounded to 1/256; the scale is exact for the rounded rate, so the
-    expectation is kept.
+    expectation is preserved.
     """
 
     def __init__(self, rate: float) -> None:

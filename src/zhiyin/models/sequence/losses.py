@@ -30,8 +30,8 @@ def full_softmax(
 ) -> Tensor:
     """Cross-entropy over all items: sum over rows of w (logsumexp_j(x·t_j + b_j) - x·t_target - b_target).
 
-    The m × n logits are never held: a chunk of them is made, turned into probabilities in place and multiplied into the
-    gradients while still in the cache, so `backward` only scales. A table so long that few rows fit is cut into tiles
+    The m × n logits are never held at once: a chunk is computed, turned into probabilities in place and multiplied into
+    the gradients while in cache, so that `backward` only scales. A table so long that few rows fit is cut into tiles
     of rows × items in two passes: the first for the normaliser (online, Milakov & Gimelshein 2018), the second for the
     gradients, with the logits computed again.
 
@@ -413,12 +413,12 @@ def _zeros(needs_grad, *tensors):
 
 
 def _needs_grad(*tensors: Tensor | None) -> tuple[bool, ...]:
-    """Which need a gradient; none where gradients are off, as `needs_input_grad` would not say."""
+    """Which tensors need a gradient; none where gradients are disabled, which `needs_input_grad` does not reflect."""
     return tuple(v is not None and v.requires_grad and torch.is_grad_enabled() for v in tensors)
 
 
 def _kind(*tensors: Tensor) -> torch.dtype:
-    """What sums are kept in: the widest of the tensors' types, and float32 at least."""
+    """The type of accumulators: the widest type of the tensors, at least float32."""
     kind = torch.float32
     for v in tensors:
         kind = torch.promote_types(kind, v.dtype)

@@ -40,7 +40,7 @@ class NARM(SequenceRecommender):
     dropout: float = param(0.4, "share of elements dropped in training", at_least=0, at_most=0.95, tune=(0.0, 0.6))
     temperature: float = param(0.083, "scores are cosine / temperature; 0: plain inner products", at_least=0)
 
-    # Sessions repeat items, and whoever asks for them wants them: early stopping must not leave them out.
+    # Sessions repeat items: validation for early stopping must include the items of the history.
     _excludes_seen = False
 
     def _encoder(self) -> nn.Module:

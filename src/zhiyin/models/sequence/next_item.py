@@ -46,7 +46,7 @@ class NextItem(nn.Module):
         self.register_buffer("cumulated", torch.linspace(0, 1, n_items + 1, dtype=torch.float64)[1:], persistent=False)
 
     def learn_popularity(self, counts: np.ndarray, power: float) -> None:
-        """Draw negatives by counts ** power; 0 is uniform. Items nobody has had count once."""
+        """Draw negatives by counts ** power; 0 is uniform. Items without events count once."""
         mass = np.maximum(counts, 1).astype(np.float64) ** power
         self.cumulated.copy_(torch.from_numpy(np.cumsum(mass / mass.sum())))
 

@@ -37,7 +37,7 @@ class RowwiseAdam(torch.optim.Optimizer):
                     continue
                 gradient = (table.grad if table.grad.is_sparse else table.grad.to_sparse(1)).coalesce()
                 rows, values = gradient.indices()[0], gradient.values()
-                # A row may come with zeros: padding reads item 0, and nothing depends on what it read.
+                # A gradient row may be zero: padding reads item 0, which no loss depends on.
                 moved = values.any(dim=1)
                 rows, values = rows[moved], values[moved]
                 state = self.state[table]

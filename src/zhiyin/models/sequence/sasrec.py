@@ -104,7 +104,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         b, t, d = x.shape
         q, k, v = self.qkv(self.norm_1(x)).view(b, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        # Causal, so padding, which is on the right, is never attended to by what is real.
+        # Causal: padding is on the right, so real positions do not attend to it.
         if self.training and t <= MAX_DROPPED_LENGTH:
             mask = torch.full((t, t), -torch.inf, device=x.device).triu_(1) if bias is None else bias
             weights = torch.softmax(q @ k.transpose(2, 3) * (d // self.heads) ** -0.5 + mask, dim=-1)

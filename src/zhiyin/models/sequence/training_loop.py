@@ -212,7 +212,7 @@ def clip_gradients(network: nn.Module, max_norm: float) -> None:
     gradients = []
     for p in network.parameters():
         if p.grad is not None:
-            p.grad = p.grad.coalesce() if p.grad.is_sparse else p.grad  # kept: the optimizer asks for it too
+            p.grad = p.grad.coalesce() if p.grad.is_sparse else p.grad  # stored, as the optimizer uses it too
             gradients.append(p.grad.values() if p.grad.is_sparse else p.grad)
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
     scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
@@ -222,7 +222,7 @@ def clip_gradients(network: nn.Module, max_norm: float) -> None:
 
 
 def device_of(run: Run) -> torch.device:
-    """The device a run asks for. Raises ConfigError where it is not there."""
+    """The torch device of a run. Raises ConfigError where it is not available."""
     if run.device == "auto":
         return torch.device("cuda", *_local()) if torch.cuda.is_available() else torch.device("cpu")
     if run.device.startswith("cuda") and not torch.cuda.is_available():
