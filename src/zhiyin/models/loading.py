@@ -12,7 +12,7 @@ from zhiyin.core.errors import DataError
 from zhiyin.models.recommender import Recommender
 from zhiyin.models.registry import make
 from zhiyin.models.saving import FORMAT
-from zhiyin.models.state_files import is_state, read_manifest, read_state
+from zhiyin.models.state_files import read_learned, read_manifest
 from zhiyin.models.training_context import TrainingContext
 
 
@@ -30,9 +30,7 @@ def load(path: Any, *, mmap: bool = True, parent: TrainingContext | None = None)
     manifest = read_manifest(source, "model", FORMAT)
     try:
         model = make(manifest["model"], manifest["settings"])
-        for name, kind in manifest["state"].items():
-            if is_state(name):
-                setattr(model, name, read_state(source, name, kind, mmap))
+        read_learned(model, source, manifest["state"], mmap)
         if parent is None or (source / "items.arrow").exists():
             parent = TrainingContext.read(source, manifest, mmap)
         model.context_ = parent  # type: ignore[misc]

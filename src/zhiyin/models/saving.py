@@ -13,7 +13,7 @@ from zhiyin.core.atomic_folders import whole_folder
 from zhiyin.core.errors import DataError
 from zhiyin.core.params import settings_of
 from zhiyin.models.finite_check import check_finite
-from zhiyin.models.state_files import is_state, write_state
+from zhiyin.models.state_files import write_learned
 from zhiyin.models.training_context import TrainingContext
 
 FORMAT = 1
@@ -51,8 +51,7 @@ def write(model: SavableModel, folder: Path, parent: TrainingContext | None = No
     from zhiyin import __version__
 
     context = model._context()
-    learned = {name: value for name, value in vars(model).items() if is_state(name) and name not in model._parts}
-    state = {name: write_state(folder, name, value) for name, value in learned.items()}
+    state = write_learned(model, folder)
     if parent is None or parent.fingerprint != context.fingerprint:
         context.write(folder)
     model._write_parts(folder)

@@ -52,6 +52,19 @@ def check_range(what: str, codes: np.ndarray, low: int, high: int) -> None:
         raise ValueError(f"{what} are out of range")
 
 
+def write_learned(owner: Any, folder: Path) -> dict[str, Any]:
+    """Write the learned attributes of a model or ranker, except those in `_parts`. Returns their manifest entries."""
+    learned = {name: value for name, value in vars(owner).items() if is_state(name) and name not in owner._parts}
+    return {name: write_state(folder, name, value) for name, value in learned.items()}
+
+
+def read_learned(owner: Any, folder: Path, entries: dict[str, Any], mmap: bool) -> None:
+    """Set the attributes that `write_learned` wrote."""
+    for name, kind in entries.items():
+        if is_state(name):
+            setattr(owner, name, read_state(folder, name, kind, mmap))
+
+
 def is_state(name: str) -> bool:
     """Whether the attribute of this name is learned state; the training context, `context_`, has files of its own."""
     return name.endswith("_") and not name.startswith("_") and name != "context_" and name.isidentifier()

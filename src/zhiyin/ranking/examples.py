@@ -87,10 +87,6 @@ class Examples:
     def take(self, requests: np.ndarray) -> Examples:
         """The rows of some requests, in their order. `requests`: int64, which of the n."""
         offsets, rows = rows_of(self.offsets, requests)
-        bags = {}
-        for name, (starts, codes, n) in self.bags.items():
-            begin, picked = rows_of(starts, rows)
-            bags[name] = (begin, codes[picked], n)
         return dataclasses.replace(
             self,
             offsets=offsets,
@@ -98,24 +94,28 @@ class Examples:
             numbers=self.numbers[rows],
             codes=self.codes[rows],
             histories=self.histories.take(requests),
-            bags=bags,
+            bags=self._bags_of(rows),
         )
 
     def only(self, rows: np.ndarray) -> Examples:
         """Some rows, in order, each still of its request. `rows`: ascending int64."""
         sizes = np.bincount(self.owners[rows], minlength=len(self.offsets) - 1)
-        bags = {}
-        for name, (starts, codes, n) in self.bags.items():
-            begin, picked = rows_of(starts, rows)
-            bags[name] = (begin, codes[picked], n)
         return dataclasses.replace(
             self,
             offsets=np.concatenate([[0], np.cumsum(sizes)]),
             items=self.items[rows],
             numbers=self.numbers[rows],
             codes=self.codes[rows],
-            bags=bags,
+            bags=self._bags_of(rows),
         )
+
+    def _bags_of(self, rows: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray, int]]:
+        """The bags of some rows, in their order."""
+        bags = {}
+        for name, (starts, codes, n_codes) in self.bags.items():
+            begins, picked = rows_of(starts, rows)
+            bags[name] = (begins, codes[picked], n_codes)
+        return bags
 
 
 @dataclasses.dataclass(frozen=True)

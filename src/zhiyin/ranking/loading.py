@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from zhiyin.core.errors import DataError
-from zhiyin.models.state_files import is_state, read_manifest, read_state
+from zhiyin.models.state_files import read_learned, read_manifest
 from zhiyin.ranking.calibration import CALIBRATORS
 from zhiyin.ranking.ranker import FORMAT, Ranker, Schema
 from zhiyin.ranking.registry import make
@@ -21,9 +21,7 @@ def load(path: Any, *, mmap: bool = True) -> Ranker:
     manifest = read_manifest(source, "ranker", FORMAT)
     try:
         ranker = make(manifest["ranker"], manifest["settings"])
-        for name, kind in manifest["state"].items():
-            if is_state(name):
-                setattr(ranker, name, read_state(source, name, kind, mmap))
+        read_learned(ranker, source, manifest["state"], mmap)
         ranker.calibrators_ = [  # type: ignore[misc]
             CALIBRATORS[kind](
                 **{

@@ -18,7 +18,7 @@ from zhiyin.core.atomic_folders import whole_folder
 from zhiyin.core.errors import ConfigError, DataError, NotFittedError
 from zhiyin.core.params import Parameterized, check_settings, param, settings_of
 from zhiyin.core.run import Run
-from zhiyin.models.state_files import is_state, write_state
+from zhiyin.models.state_files import write_learned
 from zhiyin.ranking.calibration import CALIBRATORS, Calibrator
 from zhiyin.ranking.examples import Examples
 
@@ -151,10 +151,7 @@ class Ranker(Parameterized):
             remedy = "save to another folder"
             raise DataError("the folder holds something that is no ranker", file=target, remedy=remedy)
         with whole_folder(target) as draft:
-            learned = {name: value for name, value in vars(self).items() if is_state(name)}
-            state = {
-                name: write_state(draft, name, value) for name, value in learned.items() if name not in self._parts
-            }
+            state = write_learned(self, draft)
             for number, calibrator in enumerate(self.calibrators_):
                 for name, array in calibrator.arrays().items():
                     np.save(draft / f"calibrator-{number}.{name}.npy", array, allow_pickle=False)
