@@ -101,7 +101,8 @@ def test_a_version_that_was_refused_is_verified_again_only_when_it_has_changed(
         assert verified == [2]
         assert [entry.what for entry in live.set_aside()] == ["version 2"]
         assert live.now.version == 1
-        file.write_bytes(whole)
+        (tmp_path / "whole").write_bytes(whole)
+        (tmp_path / "whole").replace(file)  # at once: half a file would be looked at too
         until(lambda: live.now.version == 2)
         wait_for_looks(live, 2)
         assert verified == [2, 2]
