@@ -104,7 +104,7 @@ Variety = Literal["none", "mmr", "dpp", "calibrate"]
 _TOKEN_LIFE, _KEY_LIFE = pattern_of(SECOND, LIFE * SECOND), pattern_of(1, KEY_LIFE)
 TokenLife = Annotated[str, _duration(_TOKEN_LIFE, "from 1s to 7d"), Field(json_schema_extra={"pattern": _TOKEN_LIFE})]
 KeyLife = Annotated[str, _duration(_KEY_LIFE, "up to 100y"), Field(json_schema_extra={"pattern": _KEY_LIFE})]
-Pins = dict[Annotated[int, BeforeValidator(_slot)], Id]
+Pins = dict[Annotated[int, Field(ge=1, le=MAX_ITEMS), BeforeValidator(_slot)], Id]
 # A factor or an addend: a number, or an expression.
 Amount = Number | Annotated[Text, Field(max_length=1_000, json_schema_extra={"format": EXPRESSION})]
 
