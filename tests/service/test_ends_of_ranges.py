@@ -6,8 +6,10 @@ that nothing here uses, fails.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import sqlite3
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -198,6 +200,15 @@ def headed(config: Config, tmp_path: Path) -> None:
     assert project(tmp_path, config).data().n_events == 500
 
 
+def queried(config: Config, tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "shop.db")) as link:
+        link.execute("CREATE TABLE log (user TEXT, item TEXT)")
+        link.execute("INSERT INTO log VALUES ('a', 'x')")
+        link.commit()
+    config.data.source, config.data.query = f"sqlite:///{tmp_path}/shop.db", "SELECT user, item FROM log"
+    assert project(tmp_path, config).data().n_events == 1
+
+
 def computed(config: Config, tmp_path: Path) -> None:
     run = project(tmp_path, config).run
     made = Pipeline(sources="popular; als:factors=4,epochs=2; itemknn", ranker="trees:trees=5,min_leaf=5").fit(
@@ -208,6 +219,7 @@ def computed(config: Config, tmp_path: Path) -> None:
 
 USES: dict[str, Callable[[Config, Path], None]] = {
     "weights": weighed,
+    "data.query_rows": queried,
     "read.header": headed,
     "split.folds": splits,
     "split.test": share,

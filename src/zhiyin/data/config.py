@@ -69,7 +69,7 @@ class DataSection(Section):
         "SELECT user_id, item_id, at FROM events",
     )
     query_timeout: str = key("10m", "how long the query may take", 'a duration such as "10m"')
-    query_rows: int = key(100_000_000, "rows that its answer may have", "a whole number above 0", ge=1)
+    query_rows: int = key(100_000_000, "rows that its answer may have", "a whole number above 0", ge=1, le=10**12)
     strict: bool = key(False, "stop at the first bad row instead of setting bad rows aside", "true or false")
 
     @field_validator("query_timeout")
