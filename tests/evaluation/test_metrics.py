@@ -181,6 +181,9 @@ def test_user_auc_equals_scikit_learn_per_user(tied: bool) -> None:
     got = pointwise_metrics.user_auc(scores, *ragged(seen), *ragged(truth), candidates, run=Run(threads=2))
     np.testing.assert_allclose(got, expected, atol=1e-12)
     assert np.isnan(got[0])
+    for run in (None, Run(threads=1)):  # one thread takes several users at once, one after the other
+        again = pointwise_metrics.user_auc(scores, *ragged(seen), *ragged(truth), candidates, run=run)
+        np.testing.assert_array_equal(again, got)
 
 
 # Beyond accuracy
@@ -228,6 +231,8 @@ def test_diversity_equals_mean_pairwise_cosine(binary: bool) -> None:
         known = [dense[i] for i in row if i >= 0 and dense[i].any()]
         pairs = [1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b) for x, a in enumerate(known) for b in known[x + 1 :]]
         assert got[u] == pytest.approx(np.mean(pairs), abs=1e-6) if pairs else np.isnan(got[u])
+    alone = beyond_accuracy.intra_list_diversity(lists, sparse.csr_matrix(dense), run=Run(threads=1))
+    np.testing.assert_array_equal(alone, got)
 
 
 def test_serendipity_counts_the_relevant_that_popularity_would_miss() -> None:
@@ -236,6 +241,8 @@ def test_serendipity_counts_the_relevant_that_popularity_would_miss() -> None:
     got = beyond_accuracy.serendipity(lists, hits_of(lists, *ragged(truth)), expected)
     naive = [len(set(row) & set(known) - set(pop)) / K for row, known, pop in zip(lists, truth, expected)]
     np.testing.assert_allclose(got, naive)
+    alone = beyond_accuracy.serendipity(lists, hits_of(lists, *ragged(truth)), expected, run=Run(threads=1))
+    np.testing.assert_array_equal(alone, got)
     assert not beyond_accuracy.serendipity(lists, hits_of(lists, *ragged(truth)), lists).any()
 
 
@@ -270,6 +277,8 @@ def test_calibration_equals_a_naive_reference() -> None:
         else:
             mixed = 0.99 * q + 0.01 * p
             assert got[u] == pytest.approx(sum(a * np.log(a / b) for a, b in zip(p, mixed) if a > 0))
+    alone = beyond_accuracy.calibration(lists, *ragged(history), sparse.csr_matrix(dense), run=Run(threads=1))
+    np.testing.assert_array_equal(alone, got)
 
 
 def test_a_list_like_the_history_is_calibrated() -> None:
