@@ -9,14 +9,14 @@ from pathlib import Path
 
 def available_bytes() -> int:
     """Bytes that can still be allocated: the least of the machine's, the cgroup's and the process's own limit."""
-    found = [_machine()]
+    limits = [_machine()]
     limit, used = _cgroup()
     if limit is not None:
-        found.append(limit - used)
+        limits.append(limit - used)
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft != resource.RLIM_INFINITY:
-        found.append(soft - _mapped())
-    return max(0, min(found))
+        limits.append(soft - _mapped())
+    return max(0, min(limits))
 
 
 def _machine() -> int:

@@ -62,8 +62,8 @@ def _temporary_cache() -> str | None:
     folder = os.path.join(tempfile.gettempdir(), f"zhiyin-compiled-{os.getuid()}")
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
-        found = os.lstat(folder)
-        own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
+        status = os.lstat(folder)
+        own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
         usable = own and os.access(folder, os.W_OK)
     except OSError:
         usable = False

@@ -94,7 +94,7 @@ class Param:
             return None
         if isinstance(value, np.generic | np.ndarray) and value.ndim == 0 and value.dtype.kind in "biufU":
             value = value.item()
-        shown = f"{owner}: {self.name} = {shortened(value)}"
+        text = f"{owner}: {self.name} = {shortened(value)}"
         try:
             if isinstance(value, bool) != (self.kind == "bool"):
                 raise ValueError
@@ -107,13 +107,13 @@ class Param:
             elif self.kind == "str":
                 value = str(value)
         except (TypeError, ValueError, ConfigError):
-            raise ConfigError(f"{shown} is not {_A[self.kind]}", remedy=self.describe()) from None
+            raise ConfigError(f"{text} is not {_A[self.kind]}", remedy=self.describe()) from None
         low, high = self.range
         too_low = low is not None and value < low
         too_high = high is not None and value > high
         if too_low or too_high or (self.choices and value not in self.choices):
             ends = f", from {low:.10g} to {high:.10g}" if low is not None and high is not None else ""
-            raise ConfigError(f"{shown} is out of range{ends}", remedy=self.describe())
+            raise ConfigError(f"{text} is out of range{ends}", remedy=self.describe())
         return float(value) if self.kind == "float" else value
 
     @property
@@ -199,7 +199,7 @@ def param(
 def params_of(owner: type) -> dict[str, Param]:
     """The hyperparameters a class declares, by name, in order."""
     hints = get_type_hints(owner)
-    found = {}
+    params = {}
     for field in dataclasses.fields(owner):
         if "param" not in field.metadata:
             continue
@@ -208,8 +208,8 @@ def params_of(owner: type) -> dict[str, Param]:
         declared = field.metadata["param"]
         if kind == "str" and is_duration(declared["tune"][-1] if declared["tune"] else field.default):
             kind = "duration"
-        found[field.name] = Param(field.name, kind, "None" in hint, field.default, **declared)
-    return found
+        params[field.name] = Param(field.name, kind, "None" in hint, field.default, **declared)
+    return params
 
 
 class Parameterized:
@@ -241,10 +241,10 @@ def settings_of(model: Any) -> dict[str, Any]:
 
 def check_settings(owner: type, settings: dict[str, Any]) -> dict[str, Any]:
     """Settings checked and in their own types. Raises ConfigError for an unknown name, with the nearest known one."""
-    known = params_of(owner)
+    params = params_of(owner)
     for name in settings:
-        if name not in known:
+        if name not in params:
             raise ConfigError(
-                f"{owner.__name__} has no hyperparameter {name!r}", remedy=nearest(name, list(known) or ["none"])
+                f"{owner.__name__} has no hyperparameter {name!r}", remedy=nearest(name, list(params) or ["none"])
             )
-    return {name: known[name].check(value, owner.__name__) for name, value in settings.items()}
+    return {name: params[name].check(value, owner.__name__) for name, value in settings.items()}

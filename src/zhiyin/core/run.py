@@ -79,11 +79,11 @@ class Run:
         if not show:
             yield lambda steps, note="": None
             return
-        shown = _Bar(label, total)
+        visible = _Bar(label, total)
         try:
-            yield shown.advance
+            yield visible.advance
         finally:
-            shown.close()
+            visible.close()
 
 
 class _Bar:

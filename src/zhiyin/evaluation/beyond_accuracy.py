@@ -98,11 +98,11 @@ def popularity_lift(
     RecSys 2020.
     """
     popularity, run = np.asarray(popularity, dtype=np.float64), run or Run()
-    shown, chosen = _means(*_ragged(lists), popularity, run), _means(offsets, items, popularity, run)
-    both = ~(np.isnan(shown) | np.isnan(chosen))
+    listed, chosen = _means(*_ragged(lists), popularity, run), _means(offsets, items, popularity, run)
+    both = ~(np.isnan(listed) | np.isnan(chosen))
     if not both.any() or not chosen[both].any():
         return float("nan")
-    return float(shown[both].mean() / chosen[both].mean() - 1)
+    return float(listed[both].mean() / chosen[both].mean() - 1)
 
 
 def calibration(
@@ -217,10 +217,10 @@ def _surprises(
         n = 0
         for r in range(k):
             if hits[u, r]:
-                known = False
+                is_item = False
                 for other in expected[u]:
-                    known = known or other == lists[u, r]
-                n += not known
+                    is_item = is_item or other == lists[u, r]
+                n += not is_item
         out[u] = n / k
 
 

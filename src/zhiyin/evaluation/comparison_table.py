@@ -104,8 +104,8 @@ def rich_table(evaluation: Comparison, metrics: Sequence[str] | None = None) -> 
     if metrics is None:
         at = main.partition("@")[2]
         metrics = [f"{name}@{at}" for name in ("recall", "coverage", "popularity_lift")]
-    known = {name for model in evaluation.models for name in model.metrics}
-    others = [name for name in metrics if name in known and name != main]
+    metric_names = {name for model in evaluation.models for name in model.metrics}
+    others = [name for name in metrics if name in metric_names and name != main]
     table = Table(title=escape(evaluation.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.collapse_padding = True
     table.add_column("model", no_wrap=True, vertical="bottom")

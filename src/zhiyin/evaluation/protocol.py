@@ -12,7 +12,6 @@ import dataclasses
 import io
 import math
 import platform
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-from scipy import sparse
 
 import zhiyin
 from zhiyin.core.durations import UNITS
@@ -29,24 +27,22 @@ from zhiyin.core.params import list_length, settings_of
 from zhiyin.core.ranking_metrics import RANKING
 from zhiyin.core.registry import label
 from zhiyin.core.run import Run
-from zhiyin.data.catalogue import category_columns
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.splits import Split
-from zhiyin.evaluation import beyond_accuracy
 from zhiyin.evaluation.comparison_table import direction, rich_table
+from zhiyin.evaluation.fold_metrics import Fold, ModelFoldResult, is_plain_popular
+from zhiyin.evaluation.protocol_text import evaluated_users, protocol_sentences, title_text, warning_sentences
 from zhiyin.evaluation.significance import bootstrap_interval, paired_tests
-from zhiyin.evaluation.window_evaluation import JUDGE_REPEATS, Judged, PeakMemory, Window, accuracy, judge, metric_k
+from zhiyin.evaluation.window_evaluation import (
+    Window,
+    metric_k,
+)
 from zhiyin.models.popularity import Popular
 from zhiyin.models.random import Random
-from zhiyin.models.recommender import CHUNK_BYTES, Recommender
+from zhiyin.models.recommender import Recommender
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-HEAD_SHARE = 0.8
-DIVERSITY_USERS = 20_000
-# Entries of the item vectors that the diversity of all lists may walk over: some seconds.
-_DIVERSITY_WORK = 2_000_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,20 +169,20 @@ def evaluate(
     if baselines:
         chosen = _baselines(chosen, splits[0].train) | chosen
     windows = [Window.of(part, exclude_seen) for part in splits]
-    folds = [_Fold(window, ks, run) for window in windows]
+    folds = [Fold(window, ks, run) for window in windows]
     # A plain Popular goes first: its lists are what serendipity compares with.
-    order = sorted(chosen, key=lambda name: not _plain_popular(chosen[name]))
-    outcomes: dict[str, list[_Outcome]] = {name: [] for name in chosen}
+    order = sorted(chosen, key=lambda name: not is_plain_popular(chosen[name]))
+    outcomes: dict[str, list[ModelFoldResult]] = {name: [] for name in chosen}
     for number, fold in enumerate(folds):
         part = f" (fold {number + 1} of {len(folds)})" if len(folds) > 1 else ""
         for name in order:
-            outcomes[name].append(fold.outcome(name + part, chosen[name], auc))
+            outcomes[name].append(fold.evaluate(name + part, chosen[name], auc))
     per_user = {name: _joined([o.per_user for o in outcomes[name]]) for name in chosen}
     segments = _joined([fold.segments for fold in folds])
     metrics = {name: _means(per_user[name], outcomes[name], ks) for name in chosen}
     sign = -1 if direction(main) == "↓" else 1
     best = max(chosen, key=lambda name: _or_lowest(sign * metrics[name].get(main, math.nan)))
-    users = _judged_users(windows)
+    users = evaluated_users(windows)
     # Whose each row is: one user's rows of several folds say less than as many users' would.
     groups = users.rank("dense").to_numpy() if len(windows) > 1 else None
     tests: dict[str, dict[str, float]] = {name: {} for name in chosen}
@@ -196,14 +192,15 @@ def evaluate(
             tests[name][metric] = p
     results = []
     for name, model in chosen.items():
-        mine = outcomes[name]
+        results_of_model = outcomes[name]
         names = list(per_user[name])
         values = np.column_stack([per_user[name][m] for m in names])
         low, high = bootstrap_interval(values, run, rounds, groups=groups)
-        by_items: dict[str, dict[str, np.ndarray]] = {
-            segment: _joined([o.by_items[segment] for o in mine]) for segment in mine[0].by_items
+        by_item_segment: dict[str, dict[str, np.ndarray]] = {
+            segment: _joined([o.by_item_segment[segment] for o in results_of_model])
+            for segment in results_of_model[0].by_item_segment
         }
-        judged = sum(len(window) for window in windows)
+        n_judged = sum(len(window) for window in windows)
         results.append(
             ModelResult(
                 name,
@@ -211,16 +208,16 @@ def evaluate(
                 metrics[name],
                 {m: (float(a), float(b)) for m, a, b in zip(names, low, high) if not math.isnan(a)},
                 tests[name],
-                _by_segment(per_user[name], segments, by_items),
-                float(np.mean([o.fit_seconds for o in mine])),
-                1000 * sum(o.score_seconds for o in mine) / judged,
-                max(o.peak_mb for o in mine),
+                _by_segment(per_user[name], segments, by_item_segment),
+                float(np.mean([o.fit_seconds for o in results_of_model])),
+                1000 * sum(o.score_seconds for o in results_of_model) / n_judged,
+                max(o.peak_mb for o in results_of_model),
             )
         )
     return Evaluation(
-        title or _title(windows),
-        _protocol(splits, windows, folds, ks, rounds, run, auc),
-        _warnings(splits, windows),
+        title or title_text(windows),
+        protocol_sentences(splits, windows, folds, ks, rounds, run, auc),
+        warning_sentences(splits, windows),
         ks,
         main,
         best,
@@ -229,109 +226,6 @@ def evaluate(
         per_user,
         users,
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Outcome:
-    """One model on one fold. `by_items`: {"head items": {"recall@10": float64[n], NaN without such truth}}."""
-
-    per_user: dict[str, np.ndarray]
-    of_lists: dict[str, float]
-    by_items: dict[str, dict[str, np.ndarray]]
-    fit_seconds: float
-    score_seconds: float
-    peak_mb: float
-
-
-class _Fold:
-    """A window with all that models are compared by on it, computed once."""
-
-    def __init__(self, window: Window, ks: list[int], run: Run) -> None:
-        self.window, self.ks, self.run = window, ks, run
-        train = window.train
-        incidence = train.matrix()
-        self.counts = np.bincount(incidence.indices, minlength=train.n_items).astype(np.float64)
-        self.n_users = max(1, int((np.diff(incidence.indptr) > 0).sum()))
-        # What each judged user chose before: distinct items worth more than nothing.
-        chosen = window.histories.matrix(train.n_items)
-        self.past = (chosen.indptr.astype(np.int64), chosen.indices)
-        groups = _categories(train)
-        self.by_category = groups is not None
-        self.groups = beyond_accuracy.popularity_groups(self.counts) if groups is None else groups
-        self.vectors = incidence.T.tocsr() if groups is None else groups
-        self.diversity_rows = self._diversity_rows()
-        positive = train.events["weight"].to_numpy() > 0
-        events = np.bincount(train.events["item"].to_numpy()[positive], minlength=train.n_items)
-        head = _head(events)
-        self.item_segments = {"head items": head, "tail items": ~head}
-        lengths = window.histories.lengths
-        middle = np.median(lengths[lengths > 0]) if (lengths > 0).any() else 0
-        self.segments = {
-            "new users": lengths == 0,
-            "light users": (lengths > 0) & (lengths <= middle),
-            "heavy users": lengths > middle,
-        }
-        self.expected: np.ndarray | None = None
-
-    def outcome(self, name: str, model: Recommender, auc: bool) -> _Outcome:
-        """Fit if need be, rank, and measure."""
-        window, fit_seconds = self.window, math.nan
-        with PeakMemory() as memory:
-            if not model.is_fitted:
-                model = dataclasses.replace(model)
-                begun = time.perf_counter()
-                model.fit(window.train, self.run)
-                fit_seconds = time.perf_counter() - begun
-            # Kernels load at their first call; that is no model's scoring time.
-            model.rank(window.histories.rows(0, 1), 1, run=self.run)
-            judged = judge(model, window, self.ks, self.run, auc=auc, label=f"{name}: ranking")
-        if self.expected is None:
-            if _plain_popular(model):
-                self.expected = judged.lists
-            else:
-                plain = Popular().fit(window.train, self.run)
-                self.expected = judge(plain, window, self.ks, self.run).lists
-        per_user, of_lists = self._beyond(judged)
-        by_items = {segment: self._of_items(judged, kept) for segment, kept in self.item_segments.items()}
-        return _Outcome(judged.per_user | per_user, of_lists, by_items, fit_seconds, judged.seconds, memory.mb)
-
-    def _beyond(self, judged: Judged) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        """Metrics beyond accuracy: those with a value a user, and those of all lists together."""
-        assert self.expected is not None
-        train, run = self.window.train, self.run
-        users: dict[str, np.ndarray] = {}
-        whole: dict[str, float] = {}
-        for k in self.ks:
-            lists, hits = judged.lists[:, :k], judged.hits[:, :k]
-            whole[f"coverage@{k}"] = beyond_accuracy.catalogue_coverage(lists, int(train.candidates.sum()))
-            whole[f"gini@{k}"] = beyond_accuracy.gini(lists, train.candidates)
-            whole[f"popularity_lift@{k}"] = beyond_accuracy.popularity_lift(lists, *self.past, self.counts, run)
-            users[f"novelty@{k}"] = beyond_accuracy.novelty(lists, self.counts, self.n_users, run)
-            diversity = np.full(len(lists), np.nan)
-            some = self.diversity_rows
-            diversity[some] = beyond_accuracy.intra_list_diversity(lists[some], self.vectors, run)
-            users[f"diversity@{k}"] = diversity
-            users[f"serendipity@{k}"] = beyond_accuracy.serendipity(lists, hits, self.expected[:, :k], run)
-        first = self.ks[0]
-        lists = judged.lists[:, :first]
-        users[f"calibration@{first}"] = beyond_accuracy.calibration(lists, *self.past, self.groups, run=run)
-        return users, whole
-
-    def _of_items(self, judged: Judged, kept: np.ndarray) -> dict[str, np.ndarray]:
-        """Recall and NDCG when only the relevant items in `kept` (bool[n_items]) count."""
-        window = self.window
-        before = np.concatenate([[0], np.cumsum(kept[window.items])])
-        relevant = before[window.offsets[1:]] - before[window.offsets[:-1]]
-        return accuracy(judged.hits & kept[judged.lists], relevant, self.ks, ("recall", "ndcg"))
-
-    def _diversity_rows(self) -> np.ndarray:
-        """Users whose lists are measured for diversity: all, or a seeded sample that bounds the work."""
-        longest = np.sort(np.diff(self.vectors.indptr))[-self.ks[-1] :].sum()
-        most = min(DIVERSITY_USERS, max(500, int(_DIVERSITY_WORK // max(1, longest))))
-        n = len(self.window)
-        if n <= most:
-            return np.arange(n)
-        return np.sort(self.run.rng(221).choice(n, most, replace=False))
 
 
 def _splits(train: Dataset | None, test: Dataset | None, split: Split | Sequence[Split] | None) -> list[Split]:
@@ -369,7 +263,7 @@ def _named(models: Mapping[str, Recommender] | Iterable[Recommender] | Recommend
     named: dict[str, Recommender] = {}
     for model in [models] if isinstance(models, Recommender) else models:
         name = label(model)
-        same = sum(known == name or known.startswith(f"{name} #") for known in named)
+        same = sum(other == name or other.startswith(f"{name} #") for other in named)
         named[f"{name} #{same + 1}" if same else name] = model
     return named
 
@@ -389,50 +283,12 @@ def _baselines(models: dict[str, Recommender], train: Dataset) -> dict[str, Reco
     wanted: dict[str, Recommender] = {"Random": Random(), "Popular": Popular()}
     if train.has_times and train.window[1] - train.window[0] > 14 * UNITS["d"]:
         wanted["Popular 7d"] = Popular(half_life="7d")
-    there = [(type(model), settings_of(model)) for model in models.values()]
+    existing = [(type(model), settings_of(model)) for model in models.values()]
     return {
         f"{name} (baseline)" if name in models else name: model
         for name, model in wanted.items()
-        if (type(model), settings_of(model)) not in there
+        if (type(model), settings_of(model)) not in existing
     }
-
-
-def _plain_popular(model: Recommender) -> bool:
-    return type(model) is Popular and model.half_life is None
-
-
-def _categories(data: Dataset) -> sparse.csr_matrix | None:
-    """CSR float32[n_items, n_categories] of the first column that lists categories; None without one.
-
-    Text or lists of text in a column named as categories are (`category_columns`), text parted at "|", ";" or ",";
-    or else any column of lists of text.
-    """
-    named = category_columns(data.items.columns)
-    for name in [*named, *(name for name in data.items.columns if name not in named)]:
-        column, dtype = data.items[name], data.items.schema[name]
-        if name in named and dtype == pl.String:
-            column = column.str.replace_all(r"[;,]", "|").str.split("|")
-        elif not (isinstance(dtype, pl.List) and dtype.inner == pl.String):
-            continue
-        pairs = pl.DataFrame({"item": np.arange(len(column)), "word": column}).explode("word")
-        pairs = pairs.with_columns(pl.col("word").str.strip_chars()).filter(pl.col("word").str.len_chars() > 0)
-        pairs = pairs.unique(maintain_order=True)
-        if pairs.is_empty():
-            continue
-        code = pairs["word"].rank("dense").to_numpy() - 1
-        ones = np.ones(len(pairs), dtype=np.float32)
-        shape = (len(column), int(code.max()) + 1)
-        return sparse.csr_matrix((ones, (pairs["item"].to_numpy(), code)), shape=shape)
-    return None
-
-
-def _head(events: np.ndarray) -> np.ndarray:
-    """bool[n_items]: the fewest items that hold `HEAD_SHARE` of the events (int[n_items])."""
-    order = np.argsort(-events, kind="stable")
-    before = np.cumsum(events[order]) - events[order]
-    head = np.zeros(len(events), dtype=bool)
-    head[order] = (before < HEAD_SHARE * events.sum()) & (events[order] > 0)
-    return head
 
 
 def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -440,11 +296,11 @@ def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _means(users: dict[str, np.ndarray], outcomes: list[_Outcome], ks: list[int]) -> dict[str, float]:
+def _means(users: dict[str, np.ndarray], outcomes: list[ModelFoldResult], ks: list[int]) -> dict[str, float]:
     """Means over users, and over folds what is a figure of all lists; in the order of the table, k by k."""
     figures = {name: _mean(values) for name, values in users.items()}
-    for name in outcomes[0].of_lists:
-        figures[name] = float(np.mean([outcome.of_lists[name] for outcome in outcomes]))
+    for name in outcomes[0].list_metrics:
+        figures[name] = float(np.mean([outcome.list_metrics[name] for outcome in outcomes]))
     names = (*RANKING, *("coverage", "gini", "novelty", "diversity"), "serendipity", "popularity_lift", "calibration")
     ordered = [f"{name}@{k}" for k in ks for name in names] + ["auc"]
     return {name: figures[name] for name in ordered if name in figures}
@@ -453,18 +309,18 @@ def _means(users: dict[str, np.ndarray], outcomes: list[_Outcome], ks: list[int]
 def _by_segment(
     users: dict[str, np.ndarray],
     segments: dict[str, np.ndarray],
-    by_items: dict[str, dict[str, np.ndarray]],
+    by_item_segment: dict[str, dict[str, np.ndarray]],
 ) -> dict[str, dict[str, float]]:
     """Means over the users of each segment, with how many they are; segments nobody is in are left out."""
-    found = {}
+    by_segment = {}
     names = [name for name in users if name.partition("@")[0] in RANKING or name == "auc"]
     for segment, inside in segments.items():
         figures = {name: _mean(users[name][inside]) for name in names}
-        found[segment] = {"users": float(inside.sum()), **figures}
-    for segment, values in by_items.items():
-        there = ~np.isnan(next(iter(values.values())))
-        found[segment] = {"users": float(there.sum()), **{name: _mean(v) for name, v in values.items()}}
-    return {segment: figures for segment, figures in found.items() if figures["users"]}
+        by_segment[segment] = {"users": float(inside.sum()), **figures}
+    for segment, values in by_item_segment.items():
+        has_items = ~np.isnan(next(iter(values.values())))
+        by_segment[segment] = {"users": float(has_items.sum()), **{name: _mean(v) for name, v in values.items()}}
+    return {segment: figures for segment, figures in by_segment.items() if figures["users"]}
 
 
 def _mean(values: np.ndarray) -> float:
@@ -475,90 +331,6 @@ def _mean(values: np.ndarray) -> float:
 
 def _or_lowest(value: float) -> float:
     return -math.inf if math.isnan(value) else value
-
-
-def _judged_users(windows: list[Window]) -> pl.Series:
-    """The raw id of each row of `per_user`."""
-    return pl.concat([window.train.users["id"].gather(window.users) for window in windows])
-
-
-def _title(windows: list[Window]) -> str:
-    judged, items = sum(map(len, windows)), windows[0].train.n_items
-    return f"Comparison: {judged:,} users judged on {items:,} items"
-
-
-def _protocol(
-    splits: list[Split], windows: list[Window], folds: list[_Fold], ks: list[int], rounds: int, run: Run, auc: bool
-) -> list[str]:
-    judged, pairs = sum(map(len, windows)), sum(len(window.items) for window in windows)
-    unjudged, seen = sum(w.unjudged for w in windows), sum(w.seen for w in windows)
-    missed = sum(int((~w.train.candidates[w.items]).sum()) for w in windows)
-    candidates = " / ".join(f"{int(w.train.candidates.sum()):,}" for w in windows)
-    several = len(splits) > 1
-    people = _judged_users(windows).n_unique()
-    said = [f"Split by {'; '.join(part.protocol for part in splits)}."]
-    if several:
-        said.append(
-            f"{len(splits)} folds: models are fitted afresh for each; a user judged in several counts in each, but is "
-            f"one user to intervals and tests ({people:,} different users); coverage, Gini and popularity lift are "
-            "means over folds."
-        )
-    said.append(
-        f"{judged:,} users judged by {pairs:,} relevant items: distinct items whose test events are together worth "
-        f"more than nothing. {unjudged:,} users of the test part have none and are not judged."
-    )
-    said.append(
-        f"Every list is ranked from the whole catalogue of {candidates} candidates; {missed / pairs:.1%} of the "
-        "relevant items are no candidates (unknown before the test) and count as misses."
-    )
-    said.append(
-        "Models are shown each user's history before the test part; "
-        + (
-            f"what is in it is not recommended, and {seen:,} relevant items that are in it do not count."
-            if windows[0].exclude_seen
-            else "what is in it may be recommended again."
-        )
-    )
-    said.append("Ties: more popular in train first, then a seeded shuffle.")
-    said.append(
-        f"Metrics at k = {', '.join(map(str, ks))}: Recall over all of a user's relevant items; NDCG with binary gain "
-        "and log2 discount; MAP over min(k, relevant); MRR to the first hit; a list that is too short ends in misses."
-        + (" AUC within each user over all candidates, ties one half." if auc else "")
-    )
-    measured = sum(len(fold.diversity_rows) for fold in folds)
-    kind = "their categories" if folds[0].by_category else "the users they share"
-    said.append(
-        f"Likeness of items (diversity) by {kind}"
-        + (f", measured on a seeded sample of {measured:,} users" if measured < judged else "")
-        + f"; miscalibration over {'categories' if folds[0].by_category else 'head, mid and tail items'}, "
-        f"at k = {ks[0]}."
-    )
-    said.append(
-        "Segments: new users have no event in their history; the others part at the median length, light up to it. "
-        f"Head items are the fewest that hold {HEAD_SHARE:.0%} of the events in train; there only such items count."
-    )
-    drawn = f"95 % intervals: percentiles of {rounds:,} bootstrap draws of users" if rounds else "No intervals"
-    together = ", each with the rows of all folds" if several and rounds else ""
-    said.append(
-        f"{drawn}{together}. p: paired t-tests over users against the best by the main metric, with Holm's correction."
-    )
-    said.append(
-        f"At most {CHUNK_BYTES >> 20} MiB of scores exist at once; {run.n_threads} threads; seed {run.seed}. Peak MB: "
-        "rise of resident memory while fitting and ranking, looked at every 10 ms."
-    )
-    return said
-
-
-def _warnings(splits: list[Split], windows: list[Window]) -> list[str]:
-    said = list(dict.fromkeys(warning for part in splits for warning in part.warnings))
-    pairs, seen = sum(len(w.items) for w in windows), sum(w.seen for w in windows)
-    missed = sum(int((~w.train.candidates[w.items]).sum()) for w in windows)
-    if seen > 0.3 * (seen + pairs):
-        share = seen / (seen + pairs)
-        said.append(f"{share:.0%} of what users did is repeats, which do not count; to judge them: {JUDGE_REPEATS}")
-    if missed > 0.2 * pairs:
-        said.append(f"{missed / pairs:.0%} of the relevant items are no candidates: no model can find them")
-    return said
 
 
 def _versions() -> dict[str, str]:

@@ -43,7 +43,7 @@ def write_report(evaluation: Comparison, path: str | Path) -> Path:
         scatter(evaluation, models, colours, "fit time"),
         segments(evaluation, models, colours),
     ]
-    shown = [figure for figure in figures if figure["data"]]
+    drawn = [figure for figure in figures if figure["data"]]
     page = "".join(
         [
             '<!doctype html><html lang="en"><head><meta charset="utf-8">',
@@ -52,12 +52,12 @@ def write_report(evaluation: Comparison, path: str | Path) -> Path:
             _header(evaluation, models),
             _protocol(evaluation),
             _tables(evaluation, models, colours),
-            _charts(evaluation, models, colours, {figure["id"] for figure in shown}),
+            _charts(evaluation, models, colours, {figure["id"] for figure in drawn}),
             _settings(models, colours),
             _versions(evaluation),
             "<footer>Made by Zhiyin. This file is complete: it opens without a network.</footer></main>",
             f"<script>{get_plotlyjs()}</script>",
-            f'<script type="application/json" id="figures">{_json(shown)}</script>',
+            f'<script type="application/json" id="figures">{_json(drawn)}</script>',
             f"<script>{_file('report.js')}</script></body></html>",
         ]
     )

@@ -53,8 +53,8 @@ def scatter(evaluation: Comparison, models: list[ModelScores], colours: dict[str
         }
         error |= {"thickness": 1.5, "width": 0, "color": colours[model.name]}
         x_text = seconds(model.fit_seconds) if by_time else number("coverage", x)
-        told = f"<b>{escape(model.name)}</b><br>{label(main)} {number(main, value)}"
-        told += f"{escape(interval(main, model, ' · '))}<br>{against} {x_text}"
+        hover = f"<b>{escape(model.name)}</b><br>{label(main)} {number(main, value)}"
+        hover += f"{escape(interval(main, model, ' · '))}<br>{against} {x_text}"
         data.append(
             {
                 "type": "scatter",
@@ -66,7 +66,7 @@ def scatter(evaluation: Comparison, models: list[ModelScores], colours: dict[str
                 "cliponaxis": False,
                 "error_y": error,
                 "marker": {"size": 13, "color": colours[model.name]},
-                "hovertemplate": told + "<extra></extra>",
+                "hovertemplate": hover + "<extra></extra>",
             }
         )
     ticks = {"type": "log", "dtick": 1, "ticksuffix": " s"} if by_time else {"tickformat": ".0%"}
@@ -90,7 +90,7 @@ def _label_places(
         )
         for x, y in spots
     ]
-    taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in at]
+    occupied = [(x - 7, y - 7, x + 7, y + 7) for x, y in at]
     places = []
     for (x, y), name in zip(at, names):
         half = 3.6 * len(name)
@@ -105,13 +105,13 @@ def _label_places(
             """Area of others covered, and of what would leave the frame."""
             covered = sum(
                 max(0.0, min(box[2], b[2]) - max(box[0], b[0])) * max(0.0, min(box[3], b[3]) - max(box[1], b[1]))
-                for b in taken
+                for b in occupied
             )
             outside = max(0.0, -box[0]) + max(0.0, box[2] - width) + max(0.0, -box[1]) + max(0.0, box[3] - height)
             return covered + 16 * outside
 
         place = min(options, key=lambda option: cost(options[option]))
-        taken.append(options[place])
+        occupied.append(options[place])
         places.append(place)
     return places
 

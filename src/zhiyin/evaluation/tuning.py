@@ -236,9 +236,9 @@ def _begin(model: Recommender | str, fixed: Sequence[str]) -> tuple[Recommender,
         pairs = (part.partition("=") for part in model.partition(":")[2].split(","))
         held |= {name.strip() for name, equals, _ in pairs if equals}
         model = registry.parse(model)
-    known = list(params_of(type(model)))
-    for name in held - set(known):
-        raise ConfigError(f"{type(model).__name__} has no hyperparameter {name!r}", remedy=nearest(name, known))
+    names = list(params_of(type(model)))
+    for name in held - set(names):
+        raise ConfigError(f"{type(model).__name__} has no hyperparameter {name!r}", remedy=nearest(name, names))
     return dataclasses.replace(model), held
 
 

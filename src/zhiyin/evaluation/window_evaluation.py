@@ -37,7 +37,7 @@ class Window:
         shown event where that is later (splits that do not cut by time).
     offsets, items: CSR of the relevant items, sorted within each user.
     exclude_seen: whether items of the history may not be recommended.
-    events: test events; seen: relevant items dropped because they are in the history; unjudged: users of the
+    events: test events; seen: relevant items dropped because they are in the history; n_skipped_users: users of the
         test part without a relevant item left.
     """
 
@@ -49,7 +49,7 @@ class Window:
     exclude_seen: bool
     events: int
     seen: int
-    unjudged: int
+    n_skipped_users: int
 
     @classmethod
     def of(cls, split: Split, exclude_seen: bool = True) -> Window:
@@ -62,12 +62,12 @@ class Window:
         truth = test.matrix()
         owner = np.repeat(np.arange(test.n_users, dtype=np.int64), np.diff(truth.indptr))
         relevant = truth.indices.astype(np.int64)
-        shown, seen = split.fold_in.histories, 0
+        histories, seen = split.fold_in.histories, 0
         if exclude_seen:
             # A pair (user, item) as one number; only users with a truth matter.
-            having = np.repeat(np.diff(truth.indptr) > 0, shown.lengths)
-            past = np.repeat(np.arange(len(shown), dtype=np.int64), shown.lengths)[having]
-            pairs = past * test.n_items + shown.items[having]
+            has_relevant = np.repeat(np.diff(truth.indptr) > 0, histories.lengths)
+            past = np.repeat(np.arange(len(histories), dtype=np.int64), histories.lengths)[has_relevant]
+            pairs = past * test.n_items + histories.items[has_relevant]
             new = ~np.isin(owner * test.n_items + relevant, pairs)
             seen = int((~new).sum())
             owner, relevant = owner[new], relevant[new]
@@ -80,12 +80,12 @@ class Window:
             )
         start = test.window[0]
         now = np.full(len(users), start, dtype=np.int64)
-        filled = shown.lengths[users] > 0
-        now[filled] = np.maximum(start, shown.times[shown.offsets[users[filled] + 1] - 1])
+        filled = histories.lengths[users] > 0
+        now[filled] = np.maximum(start, histories.times[histories.offsets[users[filled] + 1] - 1])
         return cls(
             train,
             users,
-            shown.take(users, now=now),
+            histories.take(users, now=now),
             np.concatenate([[0], np.cumsum(counts)]),
             relevant.astype(np.int32),
             exclude_seen,
@@ -117,7 +117,7 @@ class Window:
 
 
 @dataclasses.dataclass(frozen=True)
-class Judged:
+class WindowResult:
     """Lists int32[n, K] of one model, their hits bool[n, K], metrics "ndcg@10": float64[n], ranking time."""
 
     lists: np.ndarray
@@ -134,7 +134,7 @@ def judge(
     *,
     auc: bool = False,
     label: str = "",
-) -> Judged:
+) -> WindowResult:
     """Rank the whole catalogue for every user of the window with a fitted model, and score the lists.
 
     Lists are max(ks) long; where fewer items remain, the last places are misses (-1).
@@ -149,16 +149,20 @@ def judge(
     per_user = accuracy(hits, window.relevant, ks)
     if auc:
         per_user["auc"] = _auc(model, window, run)
-    return Judged(lists, hits, per_user, seconds)
+    return WindowResult(lists, hits, per_user, seconds)
 
 
 def accuracy(
     hits: np.ndarray, relevant: np.ndarray, ks: Sequence[int], names: Sequence[str] = tuple(RANKING)
 ) -> dict[str, np.ndarray]:
     """{"recall@10": float64[n], ...} for every k; NaN for users without a relevant item."""
-    some = relevant > 0
-    few = np.maximum(relevant, 1)
-    return {f"{name}@{k}": np.where(some, RANKING[name](hits, few, k), np.nan) for k in ks for name in names}
+    has_relevant = relevant > 0
+    at_least_one = np.maximum(relevant, 1)
+    return {
+        f"{name}@{k}": np.where(has_relevant, RANKING[name](hits, at_least_one, k), np.nan)
+        for k in ks
+        for name in names
+    }
 
 
 def metric_k(metric: str, auc: bool = False) -> int | None:

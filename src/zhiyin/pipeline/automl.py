@@ -40,25 +40,27 @@ class Source:
 
 def fitting(data: Dataset, budget: float) -> list[Source]:
     """Sources that fit the data; popularity first. `budget`: seconds."""
-    found = [Source("popular", "for strangers, and as a floor", tuned=False)]
+    sources = [Source("popular", "for strangers, and as a floor", tuned=False)]
     if data.has_times:
         span = (data.window[1] - data.window[0]) / 86_400e6
-        found += [Source(f"popular:half_life={days}d", "the log has times", tuned=False)
+        sources += [Source(f"popular:half_life={days}d", "the log has times", tuned=False)
                   for days in (1, 7, 30) if span > 2 * days]  # fmt: skip
-    found.append(Source("itemknn", "neighbours explain themselves"))
-    found.append(Source("als", "factors find what neighbours miss"))
+    sources.append(Source("itemknn", "neighbours explain themselves"))
+    sources.append(Source("als", "factors find what neighbours miss"))
     if data.n_items <= EASE_ITEMS:
-        found.append(Source("ease", f"{data.n_items:,} items are few enough for a full item-item model"))
+        sources.append(Source("ease", f"{data.n_items:,} items are few enough for a full item-item model"))
     if data.has_times:
-        found.append(Source("transitions", "the order of events is known"))
+        sources.append(Source("transitions", "the order of events is known"))
     described = [
         name for name, kind in data.items.drop("id").schema.items() if kind.is_nested() or str(kind) == "String"
     ]
     if described:
-        found.append(Source("content", f"items are described: {', '.join(described)[:80]}"))
+        sources.append(Source("content", f"items are described: {', '.join(described)[:80]}"))
     if budget >= DEEP_SECONDS and data.n_events >= DEEP_EVENTS and data.has_times and find_spec("torch"):
-        found.append(Source("sasrec:max_len=50,epochs=20", "long histories, and time to learn from them", tuned=False))
-    return found
+        sources.append(
+            Source("sasrec:max_len=50,epochs=20", "long histories, and time to learn from them", tuned=False)
+        )
+    return sources
 
 
 def auto(
@@ -94,23 +96,23 @@ def auto(
     times = events / max(1, plan.tune.n_events)
     share = 0.45 * budget / max(1, sum(source.tuned for source in sources))
     for source in sources:
-        told: dict[str, Any] = {"source": source.text, "why": source.why}
-        tried.append(told)
+        record: dict[str, Any] = {"source": source.text, "why": source.why}
+        tried.append(record)
         clock = time.monotonic()
         try:
             fit_seconds = _time_of_fit(source.text, plan.tune, run)
         except ZhiyinError as error:  # a source that does not fit the data after all is no reason to stop
-            told["left_out"] = str(error)
+            record["left_out"] = str(error)
             log.info("pipeline: %s is left out: %s", source.text, error)
             continue
-        told["fit_seconds"] = round(fit_seconds, 2)
+        record["fit_seconds"] = round(fit_seconds, 2)
         if times * fit_seconds > 0.25 * budget:
-            told["left_out"] = "its fit is too slow for the budget"
+            record["left_out"] = "its fit is too slow for the budget"
             continue
         text = source.text
         left = share - (time.monotonic() - clock)
         if tuning and source.tuned and left > 4 * fit_seconds:
-            text = _tuned(source.text, plan.tune, metric, left, exclude_seen, run, told)
+            text = _tuned(source.text, plan.tune, metric, left, exclude_seen, run, record)
         texts.append(text)
     if not texts:
         raise DataError("no source could be fitted within the budget", remedy="a larger --budget")
@@ -121,17 +123,17 @@ def auto(
 
 
 def _tuned(
-    text: str, data: Dataset, metric: str, seconds: float, exclude_seen: bool, run: Run, told: dict[str, Any]
+    text: str, data: Dataset, metric: str, seconds: float, exclude_seen: bool, run: Run, record: dict[str, Any]
 ) -> str:
-    """The source with the best settings found in this time, noted in `told`; as it was where it cannot be tuned."""
+    """The source with the best settings found in this time, noted in `record`; as it was where it cannot be tuned."""
     try:
-        found = tune(text, data, metric=metric, trials=40, timeout=seconds, exclude_seen=exclude_seen, run=run)
+        result = tune(text, data, metric=metric, trials=40, timeout=seconds, exclude_seen=exclude_seen, run=run)
     except ZhiyinError as error:  # such as a part in which nobody can be judged
-        told["untuned"] = str(error)
+        record["untuned"] = str(error)
         log.info("pipeline: %s is not tuned: %s", text, error)
         return text
-    best = specification(found.model)
-    told |= {"tuned": best, "value": found.value, "before": found.default_value, "trials": len(found.trials)}
+    best = specification(result.model)
+    record |= {"tuned": best, "value": result.value, "before": result.default_value, "trials": len(result.trials)}
     return best
 
 

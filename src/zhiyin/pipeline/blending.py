@@ -21,7 +21,7 @@ from zhiyin.ranking.examples import Candidates
 FEW = 50
 
 
-def normalised(candidates: Candidates) -> np.ndarray:
+def minmax_scores(candidates: Candidates) -> np.ndarray:
     """float32[m, s]: each source's scores between 0 (its worst in the request, and what it did not name) and 1."""
     scores, starts = candidates.scores, candidates.offsets[:-1]
     if not len(candidates.items):
@@ -42,7 +42,7 @@ def _spread(values: np.ndarray, candidates: Candidates, filled: np.ndarray) -> n
 
 def signals(candidates: Candidates) -> np.ndarray:
     """float32[m, 2 s]: normalised scores, and reciprocal ranks brought to at most 1: what weights are learned over."""
-    return np.concatenate([normalised(candidates), reciprocal_ranks(candidates.ranks) * (RRF + 1)], axis=1)
+    return np.concatenate([minmax_scores(candidates), reciprocal_ranks(candidates.ranks) * (RRF + 1)], axis=1)
 
 
 def learn_weights(candidates: Candidates, labels: np.ndarray, reg: float = 1e-3) -> np.ndarray:
@@ -55,11 +55,11 @@ def learn_weights(candidates: Candidates, labels: np.ndarray, reg: float = 1e-3)
     """
     x, owners = signals(candidates).astype(np.float64), candidates.owners
     total = np.bincount(owners, weights=labels, minlength=len(candidates))
-    kept = (total > 0)[owners]
-    if not kept.any():
+    used = (total > 0)[owners]
+    if not used.any():
         return np.ones(x.shape[1])
-    x, owners = x[kept], owners[kept]
-    y = labels[kept] / total[owners]
+    x, owners = x[used], owners[used]
+    y = labels[used] / total[owners]
     starts = np.flatnonzero(np.concatenate([[True], owners[1:] != owners[:-1]]))
     sizes = np.diff(np.append(starts, len(owners)))
     n = len(starts)
@@ -72,8 +72,8 @@ def learn_weights(candidates: Candidates, labels: np.ndarray, reg: float = 1e-3)
         value = float((y * (np.log(whole) + top - logits)).sum() / n + reg * weights @ weights)
         return value, x.T @ (mass / whole - y) / n + 2 * reg * weights
 
-    found = minimize(loss, np.ones(x.shape[1]), jac=True, method="L-BFGS-B", bounds=[(0, None)] * x.shape[1])
-    weights = np.asarray(found.x)
+    solution = minimize(loss, np.ones(x.shape[1]), jac=True, method="L-BFGS-B", bounds=[(0, None)] * x.shape[1])
+    weights = np.asarray(solution.x)
     return weights if weights.any() else np.ones(x.shape[1])
 
 

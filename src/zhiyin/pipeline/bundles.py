@@ -82,17 +82,17 @@ class Bundle:
         """
         try:
             self.made  # noqa: B018
-            there = {str(PurePosixPath(*file.relative_to(self.folder).parts)): file for file in _files(self.folder)}
+            files = {str(PurePosixPath(*file.relative_to(self.folder).parts)): file for file in _files(self.folder)}
         except (ValueError, TypeError, KeyError, OSError):
             raise self._wrong("bundle.json is not what was written") from None
-        there.pop("bundle.json", None)
-        said = self.manifest["files"]
-        if "model/model.json" not in said:
+        files.pop("bundle.json", None)
+        checksums = self.manifest["files"]
+        if "model/model.json" not in checksums:
             raise self._wrong("bundle.json names no model")
-        for name in sorted(there.keys() | said.keys()):
-            if name not in said:
+        for name in sorted(files.keys() | checksums.keys()):
+            if name not in checksums:
                 raise self._wrong(f"{name} was not written with it")
-            if name not in there or checksum(there[name]) != said[name]:
+            if name not in files or checksum(files[name]) != checksums[name]:
                 raise self._wrong(f"{name} is not what was written")
 
     def _wrong(self, message: str) -> DataError:
@@ -145,12 +145,12 @@ class Bundles:
         """The number of the version in use; None where none is. Raises DataError where its file is damaged."""
         file = self.folder / "current"
         try:
-            said = file.read_bytes()
+            content = file.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        if _NUMBER.fullmatch(said) is None:  # also a number without its line's end: it may be half of one
+        if _NUMBER.fullmatch(content) is None:  # also a number without its line's end: it may be half of one
             raise DataError("the number of the version in use is cut off or damaged", file=file, remedy=_CHOOSE)
-        return int(said)
+        return int(content)
 
     def write(
         self,
@@ -169,7 +169,7 @@ class Bundles:
         """
         version = max(self.versions(), default=0) + 1
         target = self.folder_of(version)
-        known = model._context()
+        context = model._context()
         with whole_folder(target) as draft:
             model.save(draft / "model")
             if catalogue is not None:
@@ -184,12 +184,12 @@ class Bundles:
                 "model": type(model).__name__,
                 "settings": settings_of(model),
                 "data": {
-                    "fingerprint": known.fingerprint,
-                    "window": list(known.window),
-                    "events": len(known.histories.items),
-                    "users": len(known.user_ids),
-                    "items": len(known.item_ids),
-                    "store": None if known.position is None else dataclasses.asdict(known.position),
+                    "fingerprint": context.fingerprint,
+                    "window": list(context.window),
+                    "events": len(context.histories.items),
+                    "users": len(context.user_ids),
+                    "items": len(context.item_ids),
+                    "store": None if context.position is None else dataclasses.asdict(context.position),
                 },
                 "figures": figures,
                 "code": code_versions(),
@@ -273,14 +273,14 @@ class Bundles:
 
         Who has a deleted version open goes on with it.
         """
-        deleted, kept = [], self._used()[-2:]
+        deleted, in_use = [], self._used()[-2:]
         for version in self.versions()[: -max(1, keep)]:
-            if version in kept:
+            if version in in_use:
                 continue
-            gone = self.folder / f".{version:04}.gone"
-            shutil.rmtree(gone, ignore_errors=True)
-            self.folder_of(version).rename(gone)  # half a version is never to be seen
-            shutil.rmtree(gone, ignore_errors=True)
+            trash = self.folder / f".{version:04}.gone"
+            shutil.rmtree(trash, ignore_errors=True)
+            self.folder_of(version).rename(trash)  # half a version is never to be seen
+            shutil.rmtree(trash, ignore_errors=True)
             deleted.append(version)
         return deleted
 
@@ -339,10 +339,10 @@ def manifest_difference(old: Bundle, new: Bundle) -> dict[str, tuple[Any, Any]]:
 def _flat(value: Any, before: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         return {before: value}
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for name, part in value.items():
-        found |= _flat(part, f"{before}.{name}" if before else name)
-    return found
+        flat |= _flat(part, f"{before}.{name}" if before else name)
+    return flat
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -364,10 +364,10 @@ def code_versions() -> dict[str, str]:
     """Versions of what the figures depend on."""
     from zhiyin import __version__
 
-    found = {"zhiyin": __version__, "python": platform.python_version()}
+    versions = {"zhiyin": __version__, "python": platform.python_version()}
     for name in ("numpy", "scipy", "polars", "numba", "lightgbm", "torch"):
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions

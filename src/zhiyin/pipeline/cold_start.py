@@ -68,10 +68,10 @@ class MoreIds(Ids):
         new = np.flatnonzero(codes >= n)
         if not len(new):
             return self.known.raw(codes)
-        found = self.known.raw(np.where(codes < n, codes, 0))
+        raw_ids = self.known.raw(np.where(codes < n, codes, 0))
         for at in new.tolist():
-            found[at] = self._more[int(codes[at]) - n]
-        return found
+            raw_ids[at] = self._more[int(codes[at]) - n]
+        return raw_ids
 
 
 class NewItems:
@@ -121,27 +121,27 @@ class NewItems:
             at = place[removed[1] - self.n]
             free[removed[0][at >= 0], at[at >= 0]] = False
         sizes, left = np.diff(offsets), free.sum(axis=1)
-        asked = np.zeros(n, dtype=bool)
+        ranks_by_profile = np.zeros(n, dtype=bool)
         if self._new is not None:
-            asked = (histories.positives > 0) & (left > 0) & ((left > MOST) | (sizes == 0))
+            ranks_by_profile = (histories.positives > 0) & (left > 0) & ((left > MOST) | (sizes == 0))
         order = np.full((n, min(MOST, len(rows))), -1, dtype=np.int64)  # places in `rows`
         liking = np.zeros(order.shape, dtype=np.float32)
-        if not asked.all() and len(rows):
+        if not ranks_by_profile.all() and len(rows):
             first = np.argsort(~free, axis=1, kind="stable")[:, : order.shape[1]]
             order[:] = np.where(np.take_along_axis(free, first, axis=1), first, -1)
-        if asked.any():
-            which = np.flatnonzero(asked)
+        if ranks_by_profile.any():
+            which = np.flatnonzero(ranks_by_profile)
             likes = self._likes(rows, histories.take(which) if len(which) < n else histories)
             likes[~free[which]] = -np.inf
             best = np.argsort(-likes, axis=1, kind="stable")[:, : order.shape[1]]
             liking[which] = np.take_along_axis(likes, best, axis=1)
             order[which] = np.where(np.isfinite(liking[which]), best, -1)
         chosen = np.where(order >= 0, rows[order] if len(rows) else -1, -1)
-        worth = self._worths(chosen, np.asarray(offsets, np.int64), items, scores)
-        alone = asked & (sizes == 0)
-        worth[alone] = liking[alone]
+        new_scores = self._worths(chosen, np.asarray(offsets, np.int64), items, scores)
+        alone = ranks_by_profile & (sizes == 0)
+        new_scores[alone] = liking[alone]
         real = chosen >= 0
-        return np.nonzero(real)[0], (chosen[real] + self.n).astype(np.int32), worth[real]
+        return np.nonzero(real)[0], (chosen[real] + self.n).astype(np.int32), new_scores[real]
 
     def similarity_row(self, code: int) -> np.ndarray | None:
         """float32[n + m]: likeness of all items to a new one; None where items cannot be described."""
@@ -149,9 +149,9 @@ class NewItems:
             return None
         one = self._new[[code - self.n]]
         column = one.T if sparse.issparse(one) else one[0]
-        found = np.concatenate([_dense(self._known @ column), _dense(self._new @ column)])
-        found[code] = -np.inf
-        return found
+        similarity = np.concatenate([_dense(self._known @ column), _dense(self._new @ column)])
+        similarity[code] = -np.inf
+        return similarity
 
     def similar_new_items(
         self, items: np.ndarray, scores: np.ndarray, allowed: np.ndarray
@@ -160,24 +160,24 @@ class NewItems:
         rows = np.flatnonzero(allowed)[::-1][: 20 * MOST]
         if self._new is None or not len(rows) or not len(items):
             return np.zeros(0, np.int32), np.zeros(0, np.float32)
-        worth = self._worths(rows[None, :], np.array([0, len(items)]), items, scores)[0]
-        best = np.argsort(-worth, kind="stable")[:MOST]
-        return (rows[best] + self.n).astype(np.int32), worth[best]
+        new_scores = self._worths(rows[None, :], np.array([0, len(items)]), items, scores)[0]
+        best = np.argsort(-new_scores, kind="stable")[:MOST]
+        return (rows[best] + self.n).astype(np.int32), new_scores[best]
 
     def nearest_known_item(self, code: int) -> int:
         """Code of the known item that is most like a new one; -1 where none is."""
-        found = self._stand_ins.get(code)
-        if found is None:
-            found = -1
+        nearest = self._stand_ins.get(code)
+        if nearest is None:
+            nearest = -1
             if self._new is not None:
                 likeness = self.similarity_row(code)
                 assert likeness is not None
                 best = int(np.argmax(likeness[: self.n]))
-                found = best if likeness[best] > 0 else -1
+                nearest = best if likeness[best] > 0 else -1
             with self._lock:
                 if len(self._stand_ins) < STAND_INS:
-                    self._stand_ins[code] = found
-        return found
+                    self._stand_ins[code] = nearest
+        return nearest
 
     def nearest_known_items(self, codes: np.ndarray) -> np.ndarray:
         """int32: known codes as they are; for a new item that of `nearest_known_item`."""
@@ -189,16 +189,16 @@ class NewItems:
             result[position] = self.nearest_known_item(int(result[position]))
         return result
 
-    def extended(self, known: Any) -> Any:
+    def extended(self, trained: Any) -> Any:
         """Item vectors or features of the model with rows for the new items, for variety; zeros where unknown."""
         if not self.m:
-            return known
-        width = known.shape[1]
-        same = self._known is not None and self._known is known
-        if sparse.issparse(known):
-            more = self._new if same else sparse.csr_matrix((self.m, width), dtype=known.dtype)
-            return sparse.vstack([known, more], format="csr")
-        return np.vstack([known, self._new if same else np.zeros((self.m, width), known.dtype)])
+            return trained
+        width = trained.shape[1]
+        same = self._known is not None and self._known is trained
+        if sparse.issparse(trained):
+            more = self._new if same else sparse.csr_matrix((self.m, width), dtype=trained.dtype)
+            return sparse.vstack([trained, more], format="csr")
+        return np.vstack([trained, self._new if same else np.zeros((self.m, width), trained.dtype)])
 
     def reason(self, item: Any, method: str, rules: list[str]) -> Reason:
         """Why a new item stands in a list."""
@@ -209,25 +209,25 @@ class NewItems:
     def _likes(self, rows: np.ndarray, histories: Histories) -> np.ndarray:
         """float32[n, r]: how much each history likes each of some new items."""
         if isinstance(self._describer, Content):
-            found = self._describer.profiles(histories) @ self._new[rows].T
+            product = self._describer.profiles(histories) @ self._new[rows].T
         else:
-            found = self._describer.encode(histories, self._run) @ self._new[rows].T
-        dense = found.toarray() if sparse.issparse(found) else np.asarray(found)
+            product = self._describer.encode(histories, self._run) @ self._new[rows].T
+        dense = product.toarray() if sparse.issparse(product) else np.asarray(product)
         return dense.reshape(len(histories), len(rows)).astype(np.float32)
 
     def _worths(self, rows: np.ndarray, offsets: np.ndarray, items: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """float32[n, r]: of new items, the mean score of the NEAREST candidates, each by its likeness; where none is
         alike, behind all candidates. rows: int64[n, r], new items of each request, -1 behind them."""
-        worth = np.zeros(rows.shape, dtype=np.float32)
+        new_scores = np.zeros(rows.shape, dtype=np.float32)
         totals = np.zeros(rows.shape, dtype=np.float32)
         scores = np.asarray(scores, dtype=np.float32)
         if self._new is not None and rows.size:
             if sparse.issparse(self._new):
                 old, new = self._known, self._new
                 _worths_sparse(rows, offsets, items, scores, new.indptr, new.indices, new.data, old.indptr, old.indices,
-                               old.data, np.zeros(new.shape[1]), worth, totals)  # fmt: skip
+                               old.data, np.zeros(new.shape[1]), new_scores, totals)  # fmt: skip
             else:
-                _worths_dense(rows, offsets, items, scores, self._new, self._known, worth, totals)
+                _worths_dense(rows, offsets, items, scores, self._new, self._known, new_scores, totals)
         sizes = np.diff(offsets)
         low = np.zeros(len(rows), dtype=np.float32)
         filled = np.flatnonzero(sizes)
@@ -235,8 +235,8 @@ class NewItems:
             low[filled] = np.minimum.reduceat(scores, offsets[filled])
         counts = np.maximum((rows >= 0).sum(axis=1), 0)[:, None]
         fall = np.arange(1, rows.shape[1] + 1) / (counts + 1)
-        behind = low[:, None] - fall * np.maximum(1.0, np.abs(low))[:, None] * 1e-3
-        return np.where(totals > 0, worth, behind).astype(np.float32)
+        below = low[:, None] - fall * np.maximum(1.0, np.abs(low))[:, None] * 1e-3
+        return np.where(totals > 0, new_scores, below).astype(np.float32)
 
 
 @kernel
@@ -251,12 +251,12 @@ def _nearest_mean(values, begin, end, scores):
             if value > best[place]:
                 best[place], value = value, best[place]
                 at[place], it = it, at[place]
-    total, worth = 0.0, 0.0
+    total, weighted = 0.0, 0.0
     for place in range(NEAREST):
         if best[place] > 0:
             total += best[place]
-            worth += best[place] * scores[at[place]]
-    return worth / max(total, 1e-12), total
+            weighted += best[place] * scores[at[place]]
+    return weighted / max(total, 1e-12), total
 
 
 @kernel
@@ -272,7 +272,7 @@ def _worths_sparse(
     old_words,
     old_data,
     spread,
-    worth,
+    out,
     totals,
 ):
     for request in range(len(rows)):
@@ -291,11 +291,11 @@ def _worths_sparse(
                 values[row - begin] = total
             for entry in range(new_starts[new], new_starts[new + 1]):
                 spread[new_words[entry]] = 0.0
-            worth[request, place], totals[request, place] = _nearest_mean(values, begin, end, scores)
+            out[request, place], totals[request, place] = _nearest_mean(values, begin, end, scores)
 
 
 @kernel
-def _worths_dense(rows, offsets, items, scores, new_vectors, old_vectors, worth, totals):
+def _worths_dense(rows, offsets, items, scores, new_vectors, old_vectors, out, totals):
     d = new_vectors.shape[1]
     for request in range(len(rows)):
         begin, end = offsets[request], offsets[request + 1]
@@ -318,7 +318,7 @@ def _worths_dense(rows, offsets, items, scores, new_vectors, old_vectors, worth,
                 for j in range(d):
                     total += new_vectors[new, j] * old_vectors[items[row], j]
                 values[row - begin] = total / max(length * lengths[row - begin], 1e-12)
-            worth[request, place], totals[request, place] = _nearest_mean(values, begin, end, scores)
+            out[request, place], totals[request, place] = _nearest_mean(values, begin, end, scores)
 
 
 def _describer(model: Pipeline) -> tuple[str, Any]:
@@ -337,5 +337,5 @@ def _vectors(describer: Any, frame: pl.DataFrame, run: Run) -> tuple[Any, Any]:
 
 def _dense(product: Any) -> np.ndarray:
     """float32 of a product that may be sparse, one dimension where it is one column."""
-    found = product.toarray() if sparse.issparse(product) else np.asarray(product)
-    return (found[:, 0] if found.ndim == 2 and found.shape[1] == 1 else found).astype(np.float32)
+    result = product.toarray() if sparse.issparse(product) else np.asarray(product)
+    return (result[:, 0] if result.ndim == 2 and result.shape[1] == 1 else result).astype(np.float32)

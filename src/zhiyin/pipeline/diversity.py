@@ -66,18 +66,18 @@ def mmr(
     """
     k = _check(slates, features, k, balance)
     chosen = _places(slates, k)
-    worth = relative(slates)
+    relevance = relative(slates)
     if isinstance(features, UnitRows) or sparse.issparse(features):
         table = UnitRows.of(features).table
 
         def work(start: int, stop: int) -> None:
-            _mmr_sparse(start, stop, slates.offsets, slates.items, worth, table.indptr, table.indices, table.data,
+            _mmr_sparse(start, stop, slates.offsets, slates.items, relevance, table.indptr, table.indices, table.data,
                         table.shape[1], balance, chosen)  # fmt: skip
     else:
         vectors = np.ascontiguousarray(features, dtype=np.float32)
 
         def work(start: int, stop: int) -> None:
-            _mmr(start, stop, slates.offsets, slates.items, worth, vectors, balance, chosen)
+            _mmr(start, stop, slates.offsets, slates.items, relevance, vectors, balance, chosen)
 
     for_chunks(work, len(slates), run or Run(threads=1))
     return _reordered(slates, chosen, "mmr", {"balance": balance})
@@ -102,18 +102,18 @@ def dpp(
     if balance > _SCORE_ALONE:
         _choose_by_score(slates, chosen)
         return _reordered(slates, chosen, "dpp", {"balance": balance})
-    worth = np.exp(balance / (2 * (1 - balance)) * relative(slates))
+    quality = np.exp(balance / (2 * (1 - balance)) * relative(slates))
     if isinstance(features, UnitRows) or sparse.issparse(features):
         table = UnitRows.of(features).table
 
         def work(start: int, stop: int) -> None:
-            _dpp_sparse(start, stop, slates.offsets, slates.items, worth, table.indptr, table.indices, table.data,
+            _dpp_sparse(start, stop, slates.offsets, slates.items, quality, table.indptr, table.indices, table.data,
                         table.shape[1], chosen)  # fmt: skip
     else:
         vectors = np.ascontiguousarray(features, dtype=np.float32)
 
         def work(start: int, stop: int) -> None:
-            _dpp(start, stop, slates.offsets, slates.items, worth, vectors, chosen)
+            _dpp(start, stop, slates.offsets, slates.items, quality, vectors, chosen)
 
     for_chunks(work, len(slates), run or Run(threads=1))
     return _reordered(slates, chosen, "dpp", {"balance": balance})
@@ -153,10 +153,10 @@ def calibrate(
     total = wanted.sum(axis=1, keepdims=True)
     wanted = np.divide(wanted, total, out=np.zeros_like(wanted), where=total > 0)
     chosen = _places(slates, k)
-    worth = relative(slates)
+    relevance = relative(slates)
 
     def work(start: int, stop: int) -> None:
-        _calibrate(start, stop, slates.offsets, slates.items, worth, table.indptr, table.indices,
+        _calibrate(start, stop, slates.offsets, slates.items, relevance, table.indptr, table.indices,
                    table.data.astype(np.float64, copy=False), wanted, balance, smoothing, chosen)  # fmt: skip
 
     for_chunks(work, len(slates), run or Run(threads=1))
@@ -174,9 +174,11 @@ def category_table(column: Value, n_items: int) -> sparse.csr_matrix:
         return sparse.csr_matrix((n_items, len(column.dictionary)))
     offsets = np.arange(n_items + 1) if column.offsets is None else column.offsets
     owner = np.repeat(np.arange(n_items), np.diff(offsets))
-    known = np.ones(len(owner), bool) if column.valid is None else column.valid[owner]
+    has_category = np.ones(len(owner), bool) if column.valid is None else column.valid[owner]
     shape = (n_items, len(column.dictionary))
-    table = sparse.csr_matrix((np.ones(known.sum()), (owner[known], column.data[known])), shape=shape)
+    table = sparse.csr_matrix(
+        (np.ones(has_category.sum()), (owner[has_category], column.data[has_category])), shape=shape
+    )
     table.sum_duplicates()
     table.data[:] = 1
     sizes = np.diff(table.indptr)
@@ -196,9 +198,9 @@ def category_shares(histories: Histories, categories: sparse.csr_matrix) -> np.n
 
 def relative(slates: Slates) -> np.ndarray:
     """float64[m]: scores with each request's best at 1 and worst at 0; all 1 where they do not differ."""
-    worth = slates.scores.astype(np.float64)
-    _relative(slates.offsets, worth)
-    return worth
+    relevance = slates.scores.astype(np.float64)
+    _relative(slates.offsets, relevance)
+    return relevance
 
 
 def _check(slates: Slates, features: Any, k: Any, balance: float) -> int:
@@ -243,27 +245,27 @@ def _in_order(offsets, chosen, order):
     """Rows of each request: the chosen ones, then the others as they stood."""
     for request in range(len(offsets) - 1):
         first, end = offsets[request], offsets[request + 1]
-        taken, to = np.zeros(end - first, dtype=np.bool_), first
+        placed, to = np.zeros(end - first, dtype=np.bool_), first
         for place in range(chosen.shape[1]):
             row = chosen[request, place]
             if row >= 0:
-                order[to], taken[row - first] = row, True
+                order[to], placed[row - first] = row, True
                 to += 1
         for row in range(first, end):
-            if not taken[row - first]:
+            if not placed[row - first]:
                 order[to] = row
                 to += 1
 
 
 @kernel
-def _relative(offsets, worth):
+def _relative(offsets, relevance):
     for request in range(len(offsets) - 1):
         low, high = np.inf, -np.inf
         for row in range(offsets[request], offsets[request + 1]):
-            low, high = min(low, worth[row]), max(high, worth[row])
+            low, high = min(low, relevance[row]), max(high, relevance[row])
         span = high - low
         for row in range(offsets[request], offsets[request + 1]):
-            worth[row] = (worth[row] - low) / span if span > 0 else 1.0
+            relevance[row] = (relevance[row] - low) / span if span > 0 else 1.0
 
 
 @kernel
@@ -307,27 +309,27 @@ def _cosines_sparse(items, row, indptr, indices, data, spread, out):
 
 
 @kernel
-def _best_mmr(worth, nearest, taken, any_taken, balance):
+def _best_mmr(relevance, nearest, placed, any_placed, balance):
     best, at = -np.inf, -1
-    for row in range(len(worth)):
-        if taken[row]:
+    for row in range(len(relevance)):
+        if placed[row]:
             continue
-        value = balance * worth[row] - ((1 - balance) * nearest[row] if any_taken else 0.0)
+        value = balance * relevance[row] - ((1 - balance) * nearest[row] if any_placed else 0.0)
         if value > best:
             best, at = value, row
     return at
 
 
 @kernel
-def _mmr(start, stop, offsets, items, worth, vectors, balance, chosen):
+def _mmr(start, stop, offsets, items, relevance, vectors, balance, chosen):
     for request in range(start, stop):
         first, end = offsets[request], offsets[request + 1]
         unit = _gathered(items[first:end], vectors)
         nearest, cosine = np.full(end - first, -np.inf), np.empty(end - first)
-        taken = np.zeros(end - first, dtype=np.bool_)
+        placed = np.zeros(end - first, dtype=np.bool_)
         for place in range(min(chosen.shape[1], end - first)):
-            at = _best_mmr(worth[first:end], nearest, taken, place > 0, balance)
-            taken[at] = True
+            at = _best_mmr(relevance[first:end], nearest, placed, place > 0, balance)
+            placed[at] = True
             chosen[request, place] = first + at
             _cosines(unit, at, cosine)
             for row in range(end - first):
@@ -335,15 +337,15 @@ def _mmr(start, stop, offsets, items, worth, vectors, balance, chosen):
 
 
 @kernel
-def _mmr_sparse(start, stop, offsets, items, worth, indptr, indices, data, width, balance, chosen):
+def _mmr_sparse(start, stop, offsets, items, relevance, indptr, indices, data, width, balance, chosen):
     spread = np.zeros(width)
     for request in range(start, stop):
         first, end = offsets[request], offsets[request + 1]
         nearest, cosine = np.full(end - first, -np.inf), np.empty(end - first)
-        taken = np.zeros(end - first, dtype=np.bool_)
+        placed = np.zeros(end - first, dtype=np.bool_)
         for place in range(min(chosen.shape[1], end - first)):
-            at = _best_mmr(worth[first:end], nearest, taken, place > 0, balance)
-            taken[at] = True
+            at = _best_mmr(relevance[first:end], nearest, placed, place > 0, balance)
+            placed[at] = True
             chosen[request, place] = first + at
             _cosines_sparse(items[first:end], at, indptr, indices, data, spread, cosine)
             for row in range(end - first):
@@ -365,10 +367,10 @@ def _grow(at, place, quality, cosine, factor, left):
 
 
 @kernel
-def _largest(left, taken):
+def _largest(left, placed):
     best, at = -np.inf, -1
     for row in range(len(left)):
-        if not taken[row] and left[row] > best:
+        if not placed[row] and left[row] > best:
             best, at = left[row], row
     return at
 
@@ -380,12 +382,12 @@ def _dpp(start, stop, offsets, items, worth, vectors, chosen):
         m = end - first
         unit, quality = _gathered(items[first:end], vectors), worth[first:end]
         left, cosine = quality * quality, np.empty(m)
-        factor, taken = np.zeros((m, chosen.shape[1])), np.zeros(m, dtype=np.bool_)
+        factor, placed = np.zeros((m, chosen.shape[1])), np.zeros(m, dtype=np.bool_)
         for place in range(min(chosen.shape[1], m)):
-            at = _largest(left, taken)
+            at = _largest(left, placed)
             if left[at] < FLAT:
                 break
-            taken[at] = True
+            placed[at] = True
             chosen[request, place] = first + at
             _cosines(unit, at, cosine)
             _grow(at, place, quality, cosine, factor, left)
@@ -399,19 +401,19 @@ def _dpp_sparse(start, stop, offsets, items, worth, indptr, indices, data, width
         m = end - first
         quality = worth[first:end]
         left, cosine = quality * quality, np.empty(m)
-        factor, taken = np.zeros((m, chosen.shape[1])), np.zeros(m, dtype=np.bool_)
+        factor, placed = np.zeros((m, chosen.shape[1])), np.zeros(m, dtype=np.bool_)
         for place in range(min(chosen.shape[1], m)):
-            at = _largest(left, taken)
+            at = _largest(left, placed)
             if left[at] < FLAT:
                 break
-            taken[at] = True
+            placed[at] = True
             chosen[request, place] = first + at
             _cosines_sparse(items[first:end], at, indptr, indices, data, spread, cosine)
             _grow(at, place, quality, cosine, factor, left)
 
 
 @kernel
-def _calibrate(start, stop, offsets, items, worth, indptr, indices, data, wanted, balance, smoothing, chosen):
+def _calibrate(start, stop, offsets, items, relevance, indptr, indices, data, wanted, balance, smoothing, chosen):
     """KL(p, q) = Σ p ln(p / q), q the smoothed mean of the items' categories.
 
     Adding an item divides all sums anew, the same way for every item; so that part is summed once a place, and each
@@ -424,7 +426,7 @@ def _calibrate(start, stop, offsets, items, worth, indptr, indices, data, wanted
         if p.sum() == 0:
             continue
         sums, count = np.zeros(n_categories), 0  # of the items chosen that have categories
-        taken = np.zeros(end - first, dtype=np.bool_)
+        placed = np.zeros(end - first, dtype=np.bool_)
         entropy = 0.0
         for c in range(n_categories):
             if p[c] > 0:
@@ -439,7 +441,7 @@ def _calibrate(start, stop, offsets, items, worth, indptr, indices, data, wanted
                     still += p[c] * np.log(old + smoothing * p[c])
             best, at = -np.inf, -1
             for row in range(end - first):
-                if taken[row]:
+                if placed[row]:
                     continue
                 item = items[first + row]
                 fit = still
@@ -450,10 +452,10 @@ def _calibrate(start, stop, offsets, items, worth, indptr, indices, data, wanted
                         if p[c] > 0:
                             fit += p[c] * (np.log(share * (sums[c] + data[entry]) + smoothing * p[c])
                                            - np.log(share * sums[c] + smoothing * p[c]))  # fmt: skip
-                value = balance * worth[first + row] - (1 - balance) * (entropy - fit)
+                value = balance * relevance[first + row] - (1 - balance) * (entropy - fit)
                 if value > best:
                     best, at = value, row
-            taken[at] = True
+            placed[at] = True
             chosen[request, place] = first + at
             item = items[first + at]
             if indptr[item] < indptr[item + 1]:

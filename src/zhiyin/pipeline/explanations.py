@@ -56,7 +56,7 @@ class Reason:
         if language not in _WORDS:
             raise ConfigError(f"there are no sentences in {language!r}", remedy="one of en, zh")
         words, titles = _WORDS[language], titles or {}
-        names = [str(titles.get(said["item"], said["item"])) for said in self.because[:2]]
+        names = [str(titles.get(entry["item"], entry["item"])) for entry in self.because[:2]]
         parts = []
         if names:
             parts.append(words["because"].format(words["and"].join(words["quote"].format(name) for name in names)))
@@ -71,9 +71,9 @@ class Reason:
             parts.append(words["fill"])
         if self.rules:
             steps = words["steps"].items()
-            told = [next((text.replace(step, word, 1) for step, word in steps if text.startswith(step)), text)
+            lines = [next((text.replace(step, word, 1) for step, word in steps if text.startswith(step)), text)
                     for text in self.rules]  # fmt: skip
-            parts.append(words["rules"].format(words["list"].join(told)))
+            parts.append(words["rules"].format(words["list"].join(lines)))
         return words["comma"].join(parts) + words["stop"]
 
 
@@ -162,7 +162,7 @@ def reasons(
     method: what ordered the candidates; None: what orders those of such histories. examples: what the ranker read of
     the candidates; None: what the pipeline has learned says so.
     """
-    run, known = run or Run(), pipeline.context_
+    run, training = run or Run(), pipeline.context_
     method = pipeline.method_of(history) if method is None else method
     if method == "ranker" and examples is None:
         assert pipeline.builder_ is not None
@@ -171,8 +171,8 @@ def reasons(
     rows = np.array([place.get(int(item), -1) for item in items], dtype=np.int64)
     because = _because(pipeline, history, items, candidates, rows, run)
     features = [[]] * len(items) if examples is None else _features(pipeline, examples, rows, run)
-    raw, stranger = known.item_ids.raw(items), not bool((history.weights > 0).any())
-    found = []
+    raw, stranger = training.item_ids.raw(items), not bool((history.weights > 0).any())
+    result = []
     for number, row in enumerate(rows):
         sources = {}
         if row >= 0:
@@ -181,9 +181,9 @@ def reasons(
                 for at, name in enumerate(candidates.sources)
                 if candidates.ranks[row, at] >= 0
             }
-        found.append(Reason(raw[number], method if row >= 0 else "popular", sources, because[number], features[number],
+        result.append(Reason(raw[number], method if row >= 0 else "popular", sources, because[number], features[number],
                             stranger=stranger))  # fmt: skip
-    return found
+    return result
 
 
 def _because(
@@ -191,9 +191,9 @@ def _because(
 ) -> list[list[dict[str, Any]]]:
     """Of each item the items of the history that are most similar, by the first source that named it and knows."""
     had = np.unique(history.items[history.weights > 0])
-    found: list[list[dict[str, Any]]] = [[] for _ in items]
+    result: list[list[dict[str, Any]]] = [[] for _ in items]
     if not len(had):
-        return found
+        return result
     free = rows >= 0
     for at, (name, source) in enumerate(pipeline.sources_.items()):
         of = np.flatnonzero(free & (candidates.ranks[np.maximum(rows, 0), at] >= 0))
@@ -206,35 +206,35 @@ def _because(
         raw = pipeline.context_.item_ids.raw(had)
         for row, values in zip(of, similar):
             best = np.argsort(-values, kind="stable")[:TOLD]
-            told = [b for b in best if np.isfinite(values[b]) and values[b] > 0]
-            found[row] = [{"item": raw[b], "similarity": float(values[b]), "source": name} for b in told]
-            free[row] = not found[row]
-    return found
+            best_similar = [b for b in best if np.isfinite(values[b]) and values[b] > 0]
+            result[row] = [{"item": raw[b], "similarity": float(values[b]), "source": name} for b in best_similar]
+            free[row] = not result[row]
+    return result
 
 
 def _features(pipeline: Pipeline, whole: Examples, rows: np.ndarray, run: Run) -> list[list[dict[str, Any]]]:
     """Of each item the features that moved the ranker's score most."""
     assert pipeline.ranker_ is not None
-    shown = np.unique(rows[rows >= 0])
-    examples = whole.only(shown)
+    item_rows = np.unique(rows[rows >= 0])
+    examples = whole.only(item_rows)
     try:
         moved = pipeline.ranker_.contributions(examples, run)
     except (ConfigError, NotImplementedError):
         return [[] for _ in rows]
     names = pipeline.ranker_.contribution_names(examples)
     numbers = {name: examples.numbers[:, at] for at, name in enumerate(examples.number_names)}
-    found = []
-    for row in np.where(rows >= 0, np.searchsorted(shown, rows), -1):
-        told = []
+    result = []
+    for row in np.where(rows >= 0, np.searchsorted(item_rows, rows), -1):
+        moves = []
         if row >= 0:
             for at in np.argsort(-np.abs(moved[row]), kind="stable")[:TOLD]:
                 value = numbers.get(names[at])
-                told.append(
+                moves.append(
                     {
                         "feature": names[at],
                         "contribution": float(moved[row, at]),
                         "value": None if value is None else float(value[row]),
                     }
                 )
-        found.append(told)
-    return found
+        result.append(moves)
+    return result

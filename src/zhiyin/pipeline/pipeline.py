@@ -86,7 +86,7 @@ class Pipeline(Recommender):
     # -- learning ---------------------------------------------------------------------------------------------------
 
     def _fit(self, data: Dataset, run: Run) -> None:
-        found = learn(
+        learned = learn(
             self._parse_sources(),
             data,
             self.plan(data, run),
@@ -95,9 +95,9 @@ class Pipeline(Recommender):
             metric=self.metric,
             run=run,
         )
-        self.sources_, self.weights_, self.report_ = found.sources, found.weights, found.report  # type: ignore[misc]
-        self.choices_ = {name: choice.method for name, choice in found.choices.items()}  # type: ignore[misc]
-        self.ranker_, self.builder_ = found.ranker, found.builder  # type: ignore[misc]
+        self.sources_, self.weights_, self.report_ = learned.sources, learned.weights, learned.report  # type: ignore[misc]
+        self.choices_ = {name: choice.method for name, choice in learned.choices.items()}  # type: ignore[misc]
+        self.ranker_, self.builder_ = learned.ranker, learned.builder  # type: ignore[misc]
 
     def plan(self, data: Dataset, run: Run | None = None) -> WindowPlan:
         """The windows of a log that `fit` learns from and chooses by; tune sources on its `tune` part alone."""
@@ -116,16 +116,16 @@ class Pipeline(Recommender):
 
     def _parse_sources(self) -> dict[str, Recommender]:
         """The sources, unfitted, by the text that names them. Raises ConfigError for one that is unknown or twice."""
-        made: dict[str, Recommender] = {}
+        models: dict[str, Recommender] = {}
         for text in filter(None, (part.strip() for part in self.sources.split(";"))):
-            if text in made:
+            if text in models:
                 raise ConfigError(f"source {text!r} is named twice", remedy="name each once")
-            made[text] = parse(text)
-            if isinstance(made[text], Pipeline):
+            models[text] = parse(text)
+            if isinstance(models[text], Pipeline):
                 raise ConfigError("a pipeline cannot be a source of a pipeline", remedy="name its sources instead")
-        if not made:
+        if not models:
             raise ConfigError("a pipeline needs a source", remedy='sources = "als; popular:half_life=7d"')
-        return made
+        return models
 
     def refit(self, data: Dataset, run: Run | None = None) -> Pipeline:
         """A pipeline whose sources know all of `data`, with the methods, weights and ranker that this one has learned.
@@ -135,25 +135,25 @@ class Pipeline(Recommender):
         """
         self._context()
         run = run or Run()
-        made = type(self)(**settings_of(self))
-        made.sources_ = {name: model.fit(data, run) for name, model in self._parse_sources().items()}  # type: ignore[misc]
-        made.choices_, made.weights_ = dict(self.choices_), self.weights_  # type: ignore[misc]
-        made.report_, made.ranker_, made.builder_ = self.report_, self.ranker_, None  # type: ignore[misc]
+        refitted = type(self)(**settings_of(self))
+        refitted.sources_ = {name: model.fit(data, run) for name, model in self._parse_sources().items()}  # type: ignore[misc]
+        refitted.choices_, refitted.weights_ = dict(self.choices_), self.weights_  # type: ignore[misc]
+        refitted.report_, refitted.ranker_, refitted.builder_ = self.report_, self.ranker_, None  # type: ignore[misc]
         if self.builder_ is not None:
-            made.builder_ = FeatureBuilder.learn(data, made.sources_, like=self.builder_, run=run)  # type: ignore[misc]
-        made.context_ = TrainingContext.of(data, run)  # type: ignore[misc]
-        return made
+            refitted.builder_ = FeatureBuilder.learn(data, refitted.sources_, like=self.builder_, run=run)  # type: ignore[misc]
+        refitted.context_ = TrainingContext.of(data, run)  # type: ignore[misc]
+        return refitted
 
     @classmethod
     def wrapping(cls, model: Recommender) -> Pipeline:
         """A fitted model as the one source of a pipeline: what it says is what is answered."""
         name = specification(model)
-        made = cls(sources=name, ranker="none")
-        made.context_ = model._context()  # type: ignore[misc]
-        made.sources_, made.choices_ = {name: model}, dict.fromkeys(("all", *SEGMENTS), name)  # type: ignore[misc]
-        made.weights_, made.report_ = np.ones((2, 2), np.float32), {}  # type: ignore[misc]
-        made.ranker_ = made.builder_ = None  # type: ignore[misc]
-        return made
+        pipeline = cls(sources=name, ranker="none")
+        pipeline.context_ = model._context()  # type: ignore[misc]
+        pipeline.sources_, pipeline.choices_ = {name: model}, dict.fromkeys(("all", *SEGMENTS), name)  # type: ignore[misc]
+        pipeline.weights_, pipeline.report_ = np.ones((2, 2), np.float32), {}  # type: ignore[misc]
+        pipeline.ranker_ = pipeline.builder_ = None  # type: ignore[misc]
+        return pipeline
 
     @property
     def has_times(self) -> bool:
@@ -173,11 +173,11 @@ class Pipeline(Recommender):
         label: str = "",
     ) -> tuple[np.ndarray, np.ndarray]:
         """As `Recommender.rank`; places that the candidates leave free are filled with what is popular."""
-        known, run = self._context(), run or Run()
+        context, run = self._context(), run or Run()
         if run.approximate is None:
             run = dataclasses.replace(run, approximate=False)
-        k = min(list_length(k), len(known.item_ids))
-        allowed = known.mask(allowed)
+        k = min(list_length(k), len(context.item_ids))
+        allowed = context.mask(allowed)
         items = np.full((len(histories), k), -1, dtype=np.int32)
         best = np.full((len(histories), k), -np.inf, dtype=np.float32)
         with run.bar(label, len(histories)) as advance:
@@ -190,7 +190,7 @@ class Pipeline(Recommender):
                 excluded = Ragged.empty(len(batch)) if seen is None else Ragged(seen.offsets, seen.items)
                 wanted = k - np.diff(slates.offsets)
                 if wanted.any():
-                    order = known.in_order(allowed)
+                    order = context.in_order(allowed)
                     additions = backfill.popular_items(slates, excluded, order, allowed.bits, wanted)
                     slates = backfill.append_below(slates, *additions)
                 rows, places = start + slates.owners, slates.places
@@ -272,17 +272,17 @@ class Pipeline(Recommender):
 
     def _score(self, histories: Histories, run: Run) -> np.ndarray:
         """Candidates above all others, the others by popularity."""
-        known = self._context()
-        n, n_items = len(histories), len(known.item_ids)
+        context = self._context()
+        n, n_items = len(histories), len(context.item_ids)
         level = np.empty(n_items, dtype=np.float32)
-        level[:] = known.priority / max(1, n_items) - 2  # -2 .. -1, by popularity
+        level[:] = context.priority / max(1, n_items) - 2  # -2 .. -1, by popularity
         scores = np.tile(level, (n, 1))
         for start, batch in histories.chunks(MAX_BATCH_REQUESTS):
             candidates = self.retrieve(batch, run=run)
-            found = self.order(batch, candidates, run)
+            candidate_scores = self.order(batch, candidates, run)
             low = np.full(len(batch), np.inf, np.float32)
-            np.minimum.at(low, candidates.owners, found)
-            scores[start + candidates.owners, candidates.items] = found - low[candidates.owners]
+            np.minimum.at(low, candidates.owners, candidate_scores)
+            scores[start + candidates.owners, candidates.items] = candidate_scores - low[candidates.owners]
         return scores
 
     def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:

@@ -313,7 +313,7 @@ def _joined(asked: list[Asked]) -> tuple[Candidates, np.ndarray]:
 def _without(learned: list[Asked], judged: list[Asked], metric: str) -> dict[str, float]:
     """What the weighted blend scores without each source: what that source adds is the difference to "none".
 
-    Judged on the windows to choose by, of weights from the windows to learn from; with one window alone there is
+    WindowResult on the windows to choose by, of weights from the windows to learn from; with one window alone there is
     nothing to say.
     """
     if not learned or len(judged[0].candidates.sources) < 2:

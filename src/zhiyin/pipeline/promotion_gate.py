@@ -142,7 +142,7 @@ def gate(
     why = f"{metric} {figures['candidate']:.4f} on {len(window):,} users; "
     why += "; ".join(test.describe(name, len(window), first) for name, test in tests.items())
     why += "".join(
-        f"; {name} is not compared, it cannot learn from this log: {said}" for name, said in left_out.items()
+        f"; {name} is not compared, it cannot learn from this log: {reason}" for name, reason in left_out.items()
     )
     passed = all(test.passed for test in tests.values())
     if first and passed and not tests["popular"].low > 0:
@@ -162,10 +162,10 @@ def _test(gain: np.ndarray, figure: float, bound: float, first: bool, run: Run) 
 def _ready(model: Recommender, split: Split, start: int, run: Run) -> Recommender:
     """The model as it is where it cannot have seen the test part under the same codes; else a copy, fitted on train."""
     if model.is_fitted:
-        known = model._context()
-        same = known.item_ids.values.equals(split.train.item_ids.values)
+        context = model._context()
+        same = context.item_ids.values.equals(split.train.item_ids.values)
         if same and (
-            known.fingerprint == split.train.fingerprint or (split.train.has_times and known.window[1] < start)
+            context.fingerprint == split.train.fingerprint or (split.train.has_times and context.window[1] < start)
         ):
             return model
     if isinstance(model, Pipeline) and model.is_fitted:

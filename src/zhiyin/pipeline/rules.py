@@ -142,35 +142,35 @@ class Rules:
 
         Raises ConfigError for an unknown key (with the nearest known one) and for a value that cannot be.
         """
-        known = [field.name for field in dataclasses.fields(cls)]
-        made: dict[str, Any] = {}
+        names = [field.name for field in dataclasses.fields(cls)]
+        values: dict[str, Any] = {}
         for key, value in table.items():
             place = f"rules.{key}"
-            if key not in known:
-                raise ConfigError(f"rules has no key {key!r}", remedy=nearest(key, known))
+            if key not in names:
+                raise ConfigError(f"rules has no key {key!r}", remedy=nearest(key, names))
             if key in _LISTS:
                 if not isinstance(value, list | tuple):
                     raise ConfigError(f"{place} is no list", remedy=f"write [[{place}]], or {key} = [{{ ... }}]")
-                made[key] = tuple(_settings(_LISTS[key], part, f"{place}[{at}]") for at, part in enumerate(value))
+                values[key] = tuple(_settings(_LISTS[key], part, f"{place}[{at}]") for at, part in enumerate(value))
                 if key == "exposure":
-                    _ = [target.seconds for target in made[key]]
+                    _ = [target.seconds for target in values[key]]
             elif key in _TABLES:
-                made[key] = _settings(_TABLES[key], value, place)
+                values[key] = _settings(_TABLES[key], value, place)
                 if key == "frequency":
-                    _ = made[key].seconds
+                    _ = values[key].seconds
             elif key in ("include", "exclude"):
                 if isinstance(value, str) or not isinstance(value, list | tuple):
                     raise ConfigError(f"{place} is no list", remedy='a list of item ids such as ["a", "b"]')
-                made[key] = tuple(value)
+                values[key] = tuple(value)
             elif key == "pins":
-                made[key] = _pins(value, place)
+                values[key] = _pins(value, place)
             elif key == "bought":
-                made[key] = _policy(value, place)
+                values[key] = _policy(value, place)
             elif isinstance(value, str):
-                made[key] = value
+                values[key] = value
             else:
                 raise ConfigError(f"{place} = {value!r} is no text", remedy="write it in quotes")
-        return cls(**made)
+        return cls(**values)
 
     def bind(
         self,
@@ -193,17 +193,17 @@ class Rules:
 
 def _settings(owner: type, table: Any, place: str) -> Any:
     """One small table, checked."""
-    known = params_of(owner)
+    params = params_of(owner)
     if not isinstance(table, Mapping):
-        raise ConfigError(f"{place} is no table", remedy="keys: " + ", ".join(known))
+        raise ConfigError(f"{place} is no table", remedy="keys: " + ", ".join(params))
     for key in table:
-        if key not in known:
-            raise ConfigError(f"{place} has no key {key!r}", remedy=nearest(str(key), list(known)))
-    made = owner(**{key: known[key].check(value, place) for key, value in table.items()})
-    first = next(iter(known))
-    if owner in (CapRule, Share, Exposure) and not getattr(made, first):
-        raise ConfigError(f"{place} needs {first!r}", remedy=known[first].describe())
-    return made
+        if key not in params:
+            raise ConfigError(f"{place} has no key {key!r}", remedy=nearest(str(key), list(params)))
+    settings = owner(**{key: params[key].check(value, place) for key, value in table.items()})
+    first = next(iter(params))
+    if owner in (CapRule, Share, Exposure) and not getattr(settings, first):
+        raise ConfigError(f"{place} needs {first!r}", remedy=params[first].describe())
+    return settings
 
 
 def _pins(value: Any, place: str) -> dict[int, Any]:

@@ -95,9 +95,9 @@ class Slates:
         if not 0 <= request < len(self):  # so that `for slate in slates` ends
             raise IndexError(request)
         mine = slice(int(self.offsets[request]), int(self.offsets[request + 1]))
-        told = (event.of(request) for event in self.events)
+        events = (event.of(request) for event in self.events)
         chances = None if self.propensities is None else self.propensities[mine]
-        return Slate(self.items[mine], self.scores[mine], [event for event in told if event is not None], chances)
+        return Slate(self.items[mine], self.scores[mine], [event for event in events if event is not None], chances)
 
     @property
     def owners(self) -> np.ndarray:
@@ -122,8 +122,8 @@ class Slates:
         scores = np.asarray(scores, dtype=np.float32)
         if np.isnan(scores).any():
             raise DataError("a candidate has the score NaN", remedy="look at what the ranker was given")
-        made = cls(np.asarray(offsets, np.int64), np.asarray(items, np.int32), scores)
-        return made.sorted()
+        slates = cls(np.asarray(offsets, np.int64), np.asarray(items, np.int32), scores)
+        return slates.sorted()
 
     def sorted(self) -> Slates:
         """By score, best first; equal ones as they stood."""
@@ -135,10 +135,10 @@ class Slates:
         """Items at the given positions, in that order; `offsets` where the slates' lengths change."""
         return Slates(self.offsets if offsets is None else offsets, self.items[order], self.scores[order], self.events)
 
-    def keep(self, kept: np.ndarray) -> Slates:
+    def keep(self, mask: np.ndarray) -> Slates:
         """Items where bool[m] is true."""
-        total = np.concatenate([[0], np.cumsum(kept)])
-        return Slates(total[self.offsets], self.items[kept], self.scores[kept], self.events)
+        total = np.concatenate([[0], np.cumsum(mask)])
+        return Slates(total[self.offsets], self.items[mask], self.scores[mask], self.events)
 
     def first(self, k: int) -> Slates:
         """The first k items of each."""
@@ -223,11 +223,13 @@ class Ragged:
         """From one list a request."""
         parts = [np.asarray(list(part), dtype=np.int64) for part in lists]
         offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
-        none = [np.zeros(0, np.int64)]
-        more = None if paired is None else np.concatenate([np.array(list(part), np.int64) for part in paired] or none)
-        if more is not None and len(more) != offsets[-1]:
+        empty = [np.zeros(0, np.int64)]
+        paired_values = (
+            None if paired is None else np.concatenate([np.array(list(part), np.int64) for part in paired] or empty)
+        )
+        if paired_values is not None and len(paired_values) != offsets[-1]:
             raise DataError("two lists of a request differ in length", remedy="give one number for each item")
-        return cls(offsets, np.concatenate(parts or [np.zeros(0, np.int64)]).astype(np.int64), more)
+        return cls(offsets, np.concatenate(parts or [np.zeros(0, np.int64)]).astype(np.int64), paired_values)
 
     @classmethod
     def empty(cls, n: int) -> Ragged:

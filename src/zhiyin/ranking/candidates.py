@@ -186,15 +186,15 @@ def _merge_lists(
     return offsets, items, scores, ranks
 
 
-def reciprocal_ranks(ranks: np.ndarray) -> np.ndarray:
-    """float32: 1 / (60 + rank from 1) of ranks from 0; 0 where a source does not have the item (-1)."""
-    return np.where(ranks >= 0, 1.0 / (RRF + 1 + np.maximum(ranks, 0)), 0.0).astype(np.float32)
-
-
 @kernel
-def reciprocal(rank):
-    """The term of a rank (from 0) in reciprocal rank fusion."""
+def reciprocal_rank(rank):
+    """The term of a rank (from 0) in reciprocal rank fusion; of one rank or of an array."""
     return 1.0 / (RRF + 1 + rank)
+
+
+def reciprocal_ranks(ranks: np.ndarray) -> np.ndarray:
+    """float32: the terms of ranks from 0; 0 where a source did not name the item, -1."""
+    return np.where(ranks >= 0, reciprocal_rank(np.maximum(ranks, 0)), 0.0).astype(np.float32)
 
 
 def normalize_scores(candidates: Candidates, way: str = "minmax") -> np.ndarray:
@@ -258,7 +258,7 @@ def _merge(list_items, list_scores, begins, start, stop, offsets, items, scores,
                     member[at] = member[slots[slot]]
                 distinct = member[at]
                 first[distinct] = min(first[distinct], rank)
-                fused[distinct] += reciprocal(rank)
+                fused[distinct] += reciprocal_rank(rank)
         # Best first; members are numbered source by source, so a stable sort by best rank resolves ties.
         by_rank = np.argsort(first[:size], kind="mergesort")
         order = by_rank[np.argsort(-fused[by_rank], kind="mergesort")]

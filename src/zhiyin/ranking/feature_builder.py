@@ -29,7 +29,7 @@ from zhiyin.features.column_encoders import Category, Number, Time, floats, mome
 from zhiyin.features.feature_table import Features
 from zhiyin.models.recommender import Recommender
 from zhiyin.ranking.asof import AsOf
-from zhiyin.ranking.candidates import normalize_scores, reciprocal
+from zhiyin.ranking.candidates import normalize_scores, reciprocal_rank
 from zhiyin.ranking.examples import Candidates, Examples, rows_of
 from zhiyin.ranking.training_requests import Labels, TrainingRequests, labels, training_requests
 
@@ -479,7 +479,7 @@ def _source_kernel(shares, ranks, out):
             out[row, source] = shares[row, source]
             out[row, n + source] = rank + 1 if rank >= 0 else np.nan
             if rank >= 0:
-                fused += reciprocal(rank)
+                fused += reciprocal_rank(rank)
                 named += 1
         out[row, 2 * n], out[row, 2 * n + 1] = fused, named
 

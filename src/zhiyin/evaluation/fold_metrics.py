@@ -1,0 +1,170 @@
+"""One fold of a comparison: what models are compared by, computed once, and the figures of one model on it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+
+import numpy as np
+import polars as pl
+from scipy import sparse
+
+from zhiyin.core.run import Run
+from zhiyin.data.catalogue import category_columns
+from zhiyin.data.dataset import Dataset
+from zhiyin.evaluation import beyond_accuracy
+from zhiyin.evaluation.window_evaluation import PeakMemory, Window, WindowResult, accuracy, judge
+from zhiyin.models.popularity import Popular
+from zhiyin.models.recommender import Recommender
+
+# Share of the events that head items have.
+HEAD_SHARE = 0.8
+DIVERSITY_USERS = 20_000
+# Entries of item vectors that the diversity of all lists may read: some seconds.
+MAX_DIVERSITY_ENTRIES = 2_000_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFoldResult:
+    """One model on one fold. `by_item_segment`: {"head items": {"recall@10": float64[n], NaN without such truth}}."""
+
+    per_user: dict[str, np.ndarray]
+    list_metrics: dict[str, float]
+    by_item_segment: dict[str, dict[str, np.ndarray]]
+    fit_seconds: float
+    score_seconds: float
+    peak_mb: float
+
+
+class Fold:
+    """A window with all that models are compared by on it, computed once."""
+
+    def __init__(self, window: Window, ks: list[int], run: Run) -> None:
+        self.window, self.ks, self.run = window, ks, run
+        train = window.train
+        incidence = train.matrix()
+        self.counts = np.bincount(incidence.indices, minlength=train.n_items).astype(np.float64)
+        self.n_users = max(1, int((np.diff(incidence.indptr) > 0).sum()))
+        # What each judged user chose before: distinct items worth more than nothing.
+        chosen = window.histories.matrix(train.n_items)
+        self.past = (chosen.indptr.astype(np.int64), chosen.indices)
+        groups = category_matrix(train)
+        self.by_category = groups is not None
+        self.groups = beyond_accuracy.popularity_groups(self.counts) if groups is None else groups
+        self.vectors = incidence.T.tocsr() if groups is None else groups
+        self.diversity_rows = self._diversity_rows()
+        positive = train.events["weight"].to_numpy() > 0
+        events = np.bincount(train.events["item"].to_numpy()[positive], minlength=train.n_items)
+        head = head_items(events)
+        self.item_segments = {"head items": head, "tail items": ~head}
+        lengths = window.histories.lengths
+        middle = np.median(lengths[lengths > 0]) if (lengths > 0).any() else 0
+        self.segments = {
+            "new users": lengths == 0,
+            "light users": (lengths > 0) & (lengths <= middle),
+            "heavy users": lengths > middle,
+        }
+        self.expected: np.ndarray | None = None
+
+    def evaluate(self, name: str, model: Recommender, auc: bool) -> ModelFoldResult:
+        """Fit if need be, rank, and measure."""
+        window, fit_seconds = self.window, math.nan
+        with PeakMemory() as memory:
+            if not model.is_fitted:
+                model = dataclasses.replace(model)
+                started = time.perf_counter()
+                model.fit(window.train, self.run)
+                fit_seconds = time.perf_counter() - started
+            # Kernels load at their first call; that is no model's scoring time.
+            model.rank(window.histories.rows(0, 1), 1, run=self.run)
+            result = judge(model, window, self.ks, self.run, auc=auc, label=f"{name}: ranking")
+        if self.expected is None:
+            if is_plain_popular(model):
+                self.expected = result.lists
+            else:
+                plain = Popular().fit(window.train, self.run)
+                self.expected = judge(plain, window, self.ks, self.run).lists
+        per_user, list_metrics = self._beyond_accuracy(result)
+        by_item_segment = {
+            segment: self._accuracy_of_items(result, items) for segment, items in self.item_segments.items()
+        }
+        return ModelFoldResult(
+            result.per_user | per_user, list_metrics, by_item_segment, fit_seconds, result.seconds, memory.mb
+        )
+
+    def _beyond_accuracy(self, result: WindowResult) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        """Metrics beyond accuracy: those with a value a user, and those of all lists together."""
+        assert self.expected is not None
+        train, run = self.window.train, self.run
+        users: dict[str, np.ndarray] = {}
+        list_metrics: dict[str, float] = {}
+        for k in self.ks:
+            lists, hits = result.lists[:, :k], result.hits[:, :k]
+            list_metrics[f"coverage@{k}"] = beyond_accuracy.catalogue_coverage(lists, int(train.candidates.sum()))
+            list_metrics[f"gini@{k}"] = beyond_accuracy.gini(lists, train.candidates)
+            list_metrics[f"popularity_lift@{k}"] = beyond_accuracy.popularity_lift(lists, *self.past, self.counts, run)
+            users[f"novelty@{k}"] = beyond_accuracy.novelty(lists, self.counts, self.n_users, run)
+            diversity = np.full(len(lists), np.nan)
+            some = self.diversity_rows
+            diversity[some] = beyond_accuracy.intra_list_diversity(lists[some], self.vectors, run)
+            users[f"diversity@{k}"] = diversity
+            users[f"serendipity@{k}"] = beyond_accuracy.serendipity(lists, hits, self.expected[:, :k], run)
+        first = self.ks[0]
+        lists = result.lists[:, :first]
+        users[f"calibration@{first}"] = beyond_accuracy.calibration(lists, *self.past, self.groups, run=run)
+        return users, list_metrics
+
+    def _accuracy_of_items(self, result: WindowResult, counted: np.ndarray) -> dict[str, np.ndarray]:
+        """Recall and NDCG when only the relevant items in `counted` (bool[n_items]) count."""
+        window = self.window
+        before = np.concatenate([[0], np.cumsum(counted[window.items])])
+        relevant = before[window.offsets[1:]] - before[window.offsets[:-1]]
+        return accuracy(result.hits & counted[result.lists], relevant, self.ks, ("recall", "ndcg"))
+
+    def _diversity_rows(self) -> np.ndarray:
+        """Users whose lists are measured for diversity: all, or a seeded sample that bounds the work."""
+        longest = np.sort(np.diff(self.vectors.indptr))[-self.ks[-1] :].sum()
+        most = min(DIVERSITY_USERS, max(500, int(MAX_DIVERSITY_ENTRIES // max(1, longest))))
+        n = len(self.window)
+        if n <= most:
+            return np.arange(n)
+        return np.sort(self.run.rng(221).choice(n, most, replace=False))
+
+
+def is_plain_popular(model: Recommender) -> bool:
+    return type(model) is Popular and model.half_life is None
+
+
+def category_matrix(data: Dataset) -> sparse.csr_matrix | None:
+    """CSR float32[n_items, n_categories] of the first column that lists categories; None without one.
+
+    Text or lists of text in a column named as categories are (`category_columns`), text parted at "|", ";" or ",";
+    or else any column of lists of text.
+    """
+    named = category_columns(data.items.columns)
+    for name in [*named, *(name for name in data.items.columns if name not in named)]:
+        column, dtype = data.items[name], data.items.schema[name]
+        if name in named and dtype == pl.String:
+            column = column.str.replace_all(r"[;,]", "|").str.split("|")
+        elif not (isinstance(dtype, pl.List) and dtype.inner == pl.String):
+            continue
+        pairs = pl.DataFrame({"item": np.arange(len(column)), "word": column}).explode("word")
+        pairs = pairs.with_columns(pl.col("word").str.strip_chars()).filter(pl.col("word").str.len_chars() > 0)
+        pairs = pairs.unique(maintain_order=True)
+        if pairs.is_empty():
+            continue
+        code = pairs["word"].rank("dense").to_numpy() - 1
+        ones = np.ones(len(pairs), dtype=np.float32)
+        shape = (len(column), int(code.max()) + 1)
+        return sparse.csr_matrix((ones, (pairs["item"].to_numpy(), code)), shape=shape)
+    return None
+
+
+def head_items(events: np.ndarray) -> np.ndarray:
+    """bool[n_items]: the fewest items that hold `HEAD_SHARE` of the events (int[n_items])."""
+    order = np.argsort(-events, kind="stable")
+    before = np.cumsum(events[order]) - events[order]
+    head = np.zeros(len(events), dtype=bool)
+    head[order] = (before < HEAD_SHARE * events.sum()) & (events[order] > 0)
+    return head
