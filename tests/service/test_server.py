@@ -296,3 +296,27 @@ def test_a_port_that_is_taken(running: Callable[..., Any], tmp_path: Path) -> No
     assert other.returncode == 1
     assert "taken" in other.stderr
     assert "Traceback" not in other.stderr
+
+
+def test_a_killed_parent_leaves_no_folder_behind_the_next_start(
+    running: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What users were shown lies in the temporary folder while the service runs, and no longer."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    client = running("--workers", "2")
+    children = Path(f"/proc/{client.process.pid}/task/{client.process.pid}/children").read_text().split()
+    ask(client, user="ann", k=5)
+    (left,) = temporary.glob("zhiyin-run-*")
+    assert left.stat().st_mode & 0o777 == 0o700
+    assert list(left.glob("*.showings"))
+    client.process.kill()
+    client.process.wait()
+    eventually(lambda: not any(b"spawn_main" in _command(pid) for pid in children))
+    assert left.is_dir()
+    again = running("--workers", "2")
+    (fresh,) = temporary.glob("zhiyin-run-*")
+    assert fresh != left
+    assert stop(again) == 0
+    assert not list(temporary.glob("zhiyin-run-*"))

@@ -11,7 +11,6 @@ import gc
 import os
 import signal
 import socket
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 from zhiyin.core.errors import MissingExtraError
 from zhiyin.data.config import resolved
 from zhiyin.pipeline.bundles import Bundles
+from zhiyin.service.run_folder import in_use, run_folder, sweep_run_folders
 from zhiyin.service.settings import Settings, report, settings_of
 from zhiyin.service.supervisor import listen, supervise
 
@@ -75,6 +75,7 @@ def serve(plan: Plan, host: str, port: int, say: Callable[[str], None]) -> int:
     Raises ConfigError where it cannot listen or a shop cannot be opened.
     """
     _need()
+    sweep_run_folders()
     with _helpers(plan):
         if plan.workers == 1:
             with listen(host, port) as sock, contextlib.closing(_Opened(plan, several=False, say=say)) as opened:
@@ -83,10 +84,10 @@ def serve(plan: Plan, host: str, port: int, say: Callable[[str], None]) -> int:
             return 0
         with contextlib.closing(_Opened(plan, several=True, say=say)) as first:  # what is wrong is said once, here
             versions = first.versions
-        with tempfile.TemporaryDirectory(prefix="zhiyin-workers-") as folder:
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = os.path.join(folder, "metrics")
+        with run_folder() as folder:
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder / "metrics")
             return supervise(
-                work, dataclasses.asdict(dataclasses.replace(plan, shared=folder)), host, port, plan.workers,
+                work, dataclasses.asdict(dataclasses.replace(plan, shared=str(folder))), host, port, plan.workers,
                 on_ready=lambda host, port: say(f"{versions} at http://{host}:{port}, by {plan.workers} processes"),
             )  # fmt: skip
 
@@ -95,7 +96,10 @@ def work(description: dict[str, Any], sock: socket.socket | None) -> None:
     """One worker of several: answers on a socket that all share."""
     assert sock is not None
     plan = Plan.from_state(description)
-    with contextlib.closing(_Opened(plan, several=True, say=None)) as opened:
+    with contextlib.ExitStack() as stack:
+        if plan.shared is not None:  # also for the moment that a worker outlives its parent
+            stack.enter_context(in_use(Path(plan.shared)))
+        opened = stack.enter_context(contextlib.closing(_Opened(plan, several=True, say=None)))
         opened.answer(sock)
 
 
