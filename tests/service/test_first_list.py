@@ -52,7 +52,16 @@ for user in ("u3", "nobody"):
                      {"explain": True, "fields": ["title"]}, {"boosts": [{"when": "price > 5", "multiply": 2}]}):
             answer = client.post("/v1/recommendations", json={"user": user, "k": 5, **body})
             assert answer.status_code == 200, answer.text
-assert client.get("/v1/items/i3/similar").status_code == 200
+for body in ({"user": "u3", "exclude": ["i1"], "include": ["i2", "i3"]}, {"user": "u3", "pins": {"1": "i9"}},
+             {"history": ["i1", "i2"], "k": 3, "exclude_seen": True}, {"user": "u3", "k": 1_000}):
+    assert client.post("/v1/recommendations", json=body).status_code == 200
+for path, body in (("rank", {"user": "u3", "items": ["i1", "i2", "zz"], "explain": True}),
+                   ("pages", {"user": "u3", "widgets": [{"name": "a", "kind": "trending"}, {"name": "b"}]})):
+    answer = client.post(f"/v1/{path}", json=body)
+    assert answer.status_code == 200, answer.text
+for path in ("items/i3/similar", "users/u3/similar", "popular", "trending", "items?search=film", "users/u3/history"):
+    answer = client.get(f"/v1/{path}")
+    assert answer.status_code == 200, answer.text
 after = compiled()
 fresh = {name: signatures for name, signatures in after.items() if signatures != before.get(name)}
 tenant.close()

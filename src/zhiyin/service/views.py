@@ -260,7 +260,7 @@ class View:
             _WARMED.add(shape)
             asked = [
                 Request(k=10, diversity=word, filter=self._some_filter(), explain=True) for word in DIVERSITY_METHODS
-            ]
+            ] + self._some_arranged()
         with contextlib.nullcontext() if self.loaded.index is None else self.loaded.index.reading() as state:
             for past in self._some_pasts():
                 for request in asked:
@@ -277,6 +277,14 @@ class View:
                 self.answers.similar(item, asked[0], self.shown)
         if first:
             self.search("a", 1)
+            known = self._some_pasts()[-1].history
+            with contextlib.suppress(ZhiyinError):
+                self.answers.model.similar_users(k=2, histories=known, run=Run(threads=1))
+
+    def _some_arranged(self) -> list[Request]:
+        """The first items as `/v1/rank` asks for them, and one of them pinned."""
+        items = [str(item) for item in self.ids.raw(np.arange(min(3, len(self.loaded.items)), dtype=np.int64))]
+        return [Request(k=len(items), include=items, closed=True, explain=True), Request(k=10, pins={1: items[0]})]
 
     def _some_pasts(self) -> list[Past]:
         """What is known of a stranger and of a user, with an event of this moment and without."""
