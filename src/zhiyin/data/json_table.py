@@ -54,7 +54,7 @@ class JsonTable(FrameTable):
             raise DataError(f"{frame.width:,} columns are more than a table has", file=path, remedy="name another file")
 
     def _check_depth(self, content: bytes | mmap.mmap) -> None:
-        depth, line = _deepest(np.frombuffer(content, np.uint8), self._is_lines)
+        depth, line, _ = _deepest(np.frombuffer(content, np.uint8), self._is_lines)
         if depth > _DEPTH:
             raise DataError(
                 f"lists and objects stand in each other {depth:,} levels deep", file=self.path, row=int(line),
@@ -72,15 +72,8 @@ class JsonTable(FrameTable):
 
     def _frame(self) -> pl.DataFrame:
         self._untyped: frozenset[str] = frozenset()
-        source: Any = self.path if isinstance(self._content, mmap.mmap) else io.BytesIO(self._content)
         try:
-            schema = pl.scan_ndjson(source, infer_schema_length=None).collect_schema()
-            # Numbers that are no 64-bit integers are read as they are written: they may be ids.
-            self._untyped = frozenset(n for n, t in schema.items() if t.is_float() or t in (pl.Int128, pl.UInt64))
-            overrides = dict.fromkeys(self._untyped, pl.String)
-            if not isinstance(self._content, mmap.mmap):
-                source = io.BytesIO(self._content)
-            frame = pl.read_ndjson(source, infer_schema_length=None, schema_overrides=overrides)
+            frame = self._read_lines(self.path if isinstance(self._content, mmap.mmap) else self._content)
         except pl.exceptions.PolarsError:
             return self._line_by_line()
         if not frame.width:
@@ -93,6 +86,17 @@ class JsonTable(FrameTable):
             )  # fmt: skip
         return frame
 
+    def _read_lines(self, source: Path | bytes) -> pl.DataFrame:
+        """Objects a line. Numbers that are no 64-bit integers are read as they are written: they may be ids."""
+
+        def opened() -> Any:
+            return source if isinstance(source, Path) else io.BytesIO(source)
+
+        schema = pl.scan_ndjson(opened(), infer_schema_length=None).collect_schema()
+        self._untyped = frozenset(n for n, t in schema.items() if t.is_float() or t in (pl.Int128, pl.UInt64))
+        overrides = dict.fromkeys(self._untyped, pl.String)
+        return pl.read_ndjson(opened(), infer_schema_length=None, schema_overrides=overrides)
+
     def _line_by_line(self) -> pl.DataFrame:
         """Second look at a file that Polars does not read as it stands."""
         lines = self._lines()
@@ -103,10 +107,7 @@ class JsonTable(FrameTable):
             raise DataError("no line is a JSON object", file=self.path, remedy='write one {"user": ...} a line')
         text = "\n".join(lines[at].removesuffix(",") for at in self.kept).encode()
         try:
-            schema = pl.scan_ndjson(io.BytesIO(text), infer_schema_length=None).collect_schema()
-            self._untyped = frozenset(n for n, t in schema.items() if t.is_float() or t in (pl.Int128, pl.UInt64))
-            overrides = dict.fromkeys(self._untyped, pl.String)
-            return pl.read_ndjson(io.BytesIO(text), infer_schema_length=None, schema_overrides=overrides)
+            return self._read_lines(text)
         except pl.exceptions.PolarsError:  # a field that is a number here and an object there
             frame, self._untyped = _frame_of([found for found in objects if found is not None])
             return frame
@@ -197,32 +198,12 @@ def _frame_of(objects: list[dict[str, Any]]) -> tuple[pl.DataFrame, frozenset[st
 
 def _balanced(line: bytes) -> bool:
     """Whether every bracket of a line is closed in it, or it is too broken to tell."""
-    return int(_open_brackets(np.frombuffer(line, np.uint8))) <= 0
+    return int(_deepest(np.frombuffer(line, np.uint8), False)[2]) <= 0
 
 
 @kernel
-def _open_brackets(data: np.ndarray) -> int:
-    depth, quoted, at = 0, False, 0
-    while at < len(data):
-        byte = data[at]
-        if quoted:
-            if byte == _BACKSLASH:
-                at += 1
-            elif byte == _QUOTE:
-                quoted = False
-        elif byte == _QUOTE:
-            quoted = True
-        elif byte in (_ARRAY, _OBJECT):
-            depth += 1
-        elif byte in (_END_ARRAY, _END_OBJECT):
-            depth -= 1
-        at += 1
-    return depth
-
-
-@kernel
-def _deepest(data: np.ndarray, lines: bool) -> tuple[int, int]:
-    """The deepest level and the line it is on. `lines`: every line begins anew."""
+def _deepest(data: np.ndarray, lines: bool) -> tuple[int, int, int]:
+    """The deepest level, the line it is on, and the level at the end. `lines`: every line begins anew."""
     depth = deepest = at = 0
     line, where, quoted = 1, 1, False
     while at < len(data):
@@ -245,7 +226,7 @@ def _deepest(data: np.ndarray, lines: bool) -> tuple[int, int]:
         elif byte in (_END_ARRAY, _END_OBJECT):
             depth -= 1
         at += 1
-    return deepest, where
+    return deepest, where, depth
 
 
 @kernel

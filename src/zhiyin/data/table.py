@@ -55,6 +55,35 @@ class Table:
         as booleans, numbers or text. A cell of a number that is none makes its row bad."""
         raise NotImplementedError
 
+    def _by_use(self, frame: pl.DataFrame, columns: Mapping[str, Use]) -> Loaded:
+        """Columns of a frame, each by its use."""
+        bad: dict[int, str] = {}
+        made = []
+        for name, use in columns.items():
+            column = frame[name]
+            if use == "id":
+                column = self._ids(column)
+            elif use == "number":
+                column = self._numbers(column, bad)
+            elif use == "any":
+                column = self._described(column)
+            elif use == "time":
+                column = self._moments(column)
+            made.append(column.alias(name))
+        return Loaded(pl.DataFrame(made), bad)
+
+    def _ids(self, column: pl.Series) -> pl.Series:
+        raise NotImplementedError
+
+    def _numbers(self, column: pl.Series, bad: dict[int, str]) -> pl.Series:
+        raise NotImplementedError
+
+    def _described(self, column: pl.Series) -> pl.Series:
+        raise NotImplementedError
+
+    def _moments(self, column: pl.Series) -> pl.Series:
+        return column
+
     def locate(self, rows: list[int]) -> list[tuple[int, str]]:
         """(line from 1, raw text) of rows."""
         return [(row + 1, "") for row in rows]
@@ -78,7 +107,7 @@ class FrameTable(Table):
         self.sample = typed_sample(_spread_rows(self.frame))
 
     def load(self, columns: Mapping[str, Use]) -> Loaded:
-        return self._cast(self._columns(list(columns)), columns)
+        return self._by_use(self._columns(list(columns)), columns)
 
     def locate(self, rows: list[int]) -> list[tuple[int, str]]:
         found = self.frame[rows].iter_rows(named=True)
@@ -86,20 +115,6 @@ class FrameTable(Table):
 
     def _columns(self, names: list[str]) -> pl.DataFrame:
         return self.frame.select(names)
-
-    def _cast(self, frame: pl.DataFrame, columns: Mapping[str, Use]) -> Loaded:
-        bad: dict[int, str] = {}
-        made = []
-        for name, use in columns.items():
-            column = frame[name]
-            if use == "id":
-                column = self._ids(column)
-            elif use == "number":
-                column = self._numbers(column, bad)
-            elif use == "any":
-                column = self._described(column)
-            made.append(column.alias(name))
-        return Loaded(pl.DataFrame(made), bad)
 
     def _ids(self, column: pl.Series) -> pl.Series:
         dtype = column.dtype

@@ -327,21 +327,10 @@ class TextTable(Table):
 
     def _load(self, columns: Mapping[str, Use]) -> Loaded:
         dtypes = {name: self._dtype(name, use) for name, use in columns.items()}
-        frame = self._collect(dtypes)
-        bad: dict[int, str] = {}
-        made: list[pl.Series] = []
-        for name, use in columns.items():
-            column = frame[name]
-            if use == "id":
-                column = self._ids(column)
-            elif use == "number":
-                column = self._numbers(column, bad)
-            elif use == "any":
-                column = self._described(column)
-            elif use == "time" and self._is_odd(column):
-                column = self._text(name)
-            made.append(column.alias(name))
-        return Loaded(pl.DataFrame(made), bad)
+        return self._by_use(self._collect(dtypes), columns)
+
+    def _moments(self, column: pl.Series) -> pl.Series:
+        return self._text(column.name) if self._is_odd(column) else column
 
     def _dtype(self, name: str, use: Use) -> Any:
         """The narrowest type that the sample says a column has; text where only the whole column can tell."""
