@@ -530,3 +530,10 @@ def test_declared_texts_stay_as_they_are_written(tmp_path: Path) -> None:
     data = read(put(tmp_path / "e.csv", ROWS), items=items, types=types)
     assert data.items.row(1)[1:] == ("yes", "1.50", None)
     assert said(data, "c: 30 cells are not of the type number, read as missing")
+
+
+@pytest.mark.parametrize("above", ["Sales report\n\n", "Sales report,,,\n,,,\n", "# shop 1.2\n# all of it\n"])
+def test_lines_above_a_header_whose_names_say_nothing(tmp_path: Path, above: str) -> None:
+    data = read(put(tmp_path / "e.csv", ROWS, f"{above}who,what,much,at"), columns={"user": "who", "item": "what"})
+    assert (data.n_events, data.n_users, data.has_times) == (len(ROWS), 40, True)
+    assert said(data, "above the header left out")
