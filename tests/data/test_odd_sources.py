@@ -516,12 +516,15 @@ def test_a_header_that_was_assumed_of_one_file_is_not_said_of_the_others(tmp_pat
 
 def test_columns_that_disagree_are_judged_each_by_itself_the_next_time_too(tmp_path: Path) -> None:
     log = put(tmp_path / "e.csv", ROWS)
-    items = put(tmp_path / "i.csv", [(i, f"1.{100 + i}", f"1,{100 + i}") for i in range(30)], "item;price;stock", ";")
-    data = read(log, items=items)
-    assert said(data, "price: '1.100' may be 1.100 or 1100")
-    assert said(data, "stock: '1,100' may be 1.100 or 1100")
-    again = read(log, items=items, assume=data.assumed)
+    items = put(tmp_path / "i.csv", [(i, f"1.{100 + i}") for i in range(30)], "item,price")
+    users = put(tmp_path / "u.csv", [(u, f"1,{100 + u}") for u in range(1, 41)], "user;height", ";")
+    data = read(log, items=items, users=users)
+    assert said(data, "price: '1.100' may be 1.100 or 1100, read as 1.100")
+    assert said(data, "height: '1,101' may be 1.101 or 1101, read as 1.101")
+    assert data.assumed == {}
+    again = read(log, items=items, users=users, assume=data.assumed)
     assert again.items.equals(data.items)
+    assert again.users.equals(data.users)
 
 
 def test_declared_texts_stay_as_they_are_written(tmp_path: Path) -> None:
