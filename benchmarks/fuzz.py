@@ -78,6 +78,14 @@ def valid(list_id: str, page: str | None, events: str = "e") -> list[Valid]:
         ("PUT", "/v1/placements/f1", {"k": 5, "filter": "price > 1", "explore": 0.5, "budget": 50}, "admin"),
         ("GET", "/v1/placements/home/versions", None, "admin"),
         ("POST", "/v1/placements/home/rollback", {"version": 1}, "admin"),
+        ("DELETE", "/v1/placements/f2", None, "admin"),
+        ("GET", "/v1/users/f1", None, "read"),
+        ("GET", "/v1/schema", None, "admin"),
+        ("PUT", "/v1/schema", {"items": {"weight": "number", "colours": "texts"}, "users": {"age": None}}, "admin"),
+        ("GET", "/v1/keys", None, "admin"),
+        ("POST", "/v1/keys", {"name": "f1", "scopes": ["read", "events"], "expires": "1.5h"}, "admin"),
+        ("DELETE", "/v1/keys/f1", None, "admin"),
+        ("POST", "/v1/tokens", {"user": "u1", "session": "s", "expires": "90m", "scope": ["read"]}, "page"),
         ("GET", "/health", None, None), ("GET", "/ready", None, None), ("GET", "/metrics", None, "admin"),
         ("GET", "/docs", None, None), ("GET", "/openapi.json", None, None), ("GET", "/try", None, None),
     ]  # fmt: skip
@@ -85,10 +93,12 @@ def valid(list_id: str, page: str | None, events: str = "e") -> list[Valid]:
 
 # Each makes a body certainly wrong: the field, and what it holds instead.
 FAULTS: list[tuple[str, Any]] = [
-    ("k", 0), ("k", 1_001), ("k", "many"), ("kk", 1), ("user", ""), ("user", "a" * 257), ("user", 5), ("filter", 5),
-    ("filter", "price >"), ("filter", "nothing = 1"), ("boosts", {}), ("boosts", [{"whenn": ""}]), ("exclude", "i1"),
-    ("pins", {"x": "i1"}), ("exclude_seen", "perhaps"), ("diversity", "much"), ("balance", 2), ("language", "xx"),
-    ("fields", ["a"] * 51), ("context", []), ("context", {"a": {}}), ("page", "nonsense"), ("now", 1), ("include", [1]),
+    ("k", 0), ("k", 1_001), ("k", "many"), ("k", "5"), ("k", True), ("kk", 1), ("user", ""), ("user", "a" * 257),
+    ("user", 5), ("filter", 5), ("filter", "price >"), ("filter", "nothing = 1"), ("boosts", {}),
+    ("boosts", [{"whenn": ""}]), ("boosts", [{"multiply": True}]), ("exclude", "i1"), ("pins", {"x": "i1"}),
+    ("pins", {"05": "i1"}), ("exclude_seen", "perhaps"), ("exclude_seen", 1), ("diversity", "much"), ("balance", 2),
+    ("language", "xx"), ("fields", ["a"] * 51), ("context", []), ("context", {"a": {}}), ("page", "nonsense"),
+    ("now", 1), ("include", [1]), ("history", ["i1"]), ("explain", "yes"),
 ]  # fmt: skip
 WEIRD: list[Any] = [
     0, -1, 1, 2**31, 2**53, 2**53 + 1, 2**63 - 1, 2**63, 2**64 - 1, 2**64, 10**30, -(10**30), 1e308, -1e308, 5e-324,
@@ -276,7 +286,7 @@ def fuzz(port: int, keys: Mapping[str, str], number: int, seed: int, threads: in
                     report.failed.append(shown)
                 if not endless and (answer == b"<hangs>" or time.monotonic() - begun > HANGS / 2):
                     report.hung.append(shown)
-                if kind == "valid" and status[:1] != "2" and not status.startswith(("404", "503")):
+                if kind == "valid" and status[:1] != "2" and not status.startswith(("404", "409", "503")):
                     report.refused.append(shown)
                 if kind == "fault" and status[:1] == "2":
                     report.accepted.append(shown)

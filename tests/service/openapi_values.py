@@ -110,10 +110,10 @@ LISTS: list[str] = []
 
 
 def _written(make: Callable[[random.Random], str], most: int) -> Callable[[Any], Any]:
-    """Of a text another one, by a grammar; of anything else, and of a longer text, itself."""
+    """Of a text another one, by a grammar; of anything else, of none and of a longer text, itself."""
 
     def change(value: Any) -> Any:
-        if not isinstance(value, str) or len(value) > most or not value.strip():
+        if not isinstance(value, str) or not 1 <= len(value) <= most:
             return value
         return make(random.Random(_number(value)))
 

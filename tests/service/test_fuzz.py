@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +11,18 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
-from benchmarks.fuzz import fuzz
+from benchmarks.fuzz import fuzz, valid
+
+from zhiyin.service.described import ANSWERS
 
 from .test_connections import Port, port  # noqa: F401
+
+
+def test_every_route_that_is_described_is_fuzzed() -> None:
+    asked = {(method.lower(), path.partition("?")[0]) for method, path, _, _ in valid("made", None)}
+    for method, path in ANSWERS:
+        pattern = re.sub(r"\{\w+\}", "[^/]+", path)
+        assert any(how == method and re.fullmatch(pattern, where) for how, where in asked), (method, path)
 
 
 def test_nothing_that_arrives_fails_or_hangs(port: Callable[..., Port], monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811

@@ -106,7 +106,7 @@ TokenLife = Annotated[str, _duration(_TOKEN_LIFE, "from 1s to 7d"), Field(json_s
 KeyLife = Annotated[str, _duration(_KEY_LIFE, "up to 100y"), Field(json_schema_extra={"pattern": _KEY_LIFE})]
 Pins = dict[Annotated[int, Field(ge=1, le=MAX_ITEMS), BeforeValidator(_slot)], Id]
 # A factor or an addend: a number, or an expression.
-Amount = Number | Annotated[Text, Field(max_length=1_000, json_schema_extra={"format": EXPRESSION})]
+Amount = Number | Annotated[Text, Field(min_length=1, max_length=1_000, json_schema_extra={"format": EXPRESSION})]
 
 
 class Body(BaseModel):
