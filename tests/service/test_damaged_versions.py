@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+import os
 import shutil
 import threading
 import time
@@ -11,13 +13,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("fastapi")
 
 from tests.service.conftest import client_of
+from zhiyin.core.errors import DataError
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.service.live import Live
+from zhiyin.service.version_selector import VersionSelector
 from zhiyin.store.database import Store
 
 
@@ -142,3 +147,54 @@ def test_damaged_versions_are_not_verified_again_and_again_where_none_can_answer
         assert [entry.what for entry in live.set_aside()] == ["version 1", "version 2", "all lists"]
         (tmp_path / "bundles" / "0001" / "model" / "more").unlink()
         until(lambda: live.serving is not None)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM, errno.EACCES, errno.EIO])
+def test_a_version_that_the_system_refuses_to_read_is_tried_again(
+    number: int, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too many open files is not a damaged version: nothing in its folder has to change for another try."""
+    monkeypatch.setattr("zhiyin.service.live.LOOK", 0.01)
+    monkeypatch.setattr("zhiyin.service.version_selector.PAUSE", 0.01)
+    shutil.copytree(home / "bundles", tmp_path / "bundles")
+    Bundles(tmp_path / "bundles").promote(1)
+    shutil.rmtree(tmp_path / "bundles" / "0002")
+    load, refuses = np.load, threading.Event()
+
+    def refused(path: Any, *others: Any, **named: Any) -> Any:
+        if refuses.is_set():
+            raise OSError(number, "as the system has it", str(path))
+        return load(path, *others, **named)
+
+    monkeypatch.setattr(np, "load", refused)
+    refuses.set()
+    with opened_live(tmp_path) as live:
+        first, _ = live.set_aside()
+        assert first.what == "version 1"
+        assert os.strerror(number) in first.reason
+        assert "train" not in first.mend
+        refuses.clear()
+        until(lambda: live.serving is not None)
+        assert live.set_aside() == []
+
+
+def test_pauses_between_tries_grow(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(home / "bundles", tmp_path / "bundles")
+    bundles, tries, now = Bundles(tmp_path / "bundles"), [], [1_000.0]
+    monkeypatch.setattr("zhiyin.service.version_selector.time.monotonic", lambda: now[0])
+
+    def refused(bundle: Any) -> Any:
+        tries.append(bundle.version)
+        try:
+            raise MemoryError
+        except MemoryError:
+            raise DataError("a part of the model is missing or damaged") from None
+
+    selector = VersionSelector(bundles, refused)
+    bundles.promote(1)
+    shutil.rmtree(tmp_path / "bundles" / "0002")
+    for _ in range(200):
+        assert selector.first(0) is None
+        now[0] += 1.0
+    assert 5 <= len(tries) <= 10
+    assert "memory" in selector.rejected[0].reason

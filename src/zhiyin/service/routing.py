@@ -28,6 +28,8 @@ from zhiyin.store.traces import Trace
 
 # What stands in an address for a slash within an id, which routes would take for the end of it: of private use.
 _SLASH = "\ue000"
+# Seconds that the trace of a list which another process has just made is waited for.
+TRACE_WAIT = 3.0
 ItemId = Annotated[Id, Path(json_schema_extra=PLAIN), AfterValidator(lambda said: said.replace(_SLASH, "/"))]
 KQuery = Annotated[int, Query(ge=1, le=MAX_ITEMS)]
 FilterQuery = Annotated[Filter, Query()]
@@ -108,9 +110,9 @@ class Tenant:
 
 
 def _just_made(list_id: str) -> bool:
-    """Whether an id of a list was made within the last second; see `fresh_id`."""
+    """Whether an id of a list was made within the last TRACE_WAIT seconds; see `fresh_id`."""
     made = re.fullmatch(r"([0-9a-f]{12})[0-9a-f]{20}", list_id)
-    return made is not None and abs(time.time() - int(made[1], 16) / 1e3) < 1.0
+    return made is not None and abs(time.time() - int(made[1], 16) / 1e3) < TRACE_WAIT
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,11 +1,13 @@
 """Which version answers: the one that is promoted, verified and loaded; where it cannot be used, another one.
 
 A version that cannot be used is verified and loaded once, and again when its files or the types of columns have
-changed. Until then `rejected` tells why it is not used.
+changed. One that the system refused to read, for want of open files, memory or permission, is tried again after a pause.
+Until then `rejected` tells why it is not used.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from zhiyin.core.errors import DataError
 from zhiyin.core.run import log
 from zhiyin.pipeline.bundles import Bundle, Bundles
 from zhiyin.pipeline.rules_config import hides_everything
+from zhiyin.service.refused_by_system import refused_by_system
 from zhiyin.service.set_aside import SetAside, reason_of
 from zhiyin.service.views import View
 from zhiyin.store.errors import StoreAwayError
@@ -23,6 +26,8 @@ _MEND_CURRENT = "zhiyin promote VERSION"
 _CURRENT_FILE = "the file that names the version in use"
 # The key of the file `current` among versions that were rejected; versions begin with 1.
 _CURRENT = 0
+# Seconds before a version is tried again that the system refused to read: doubled each time, and at most.
+PAUSE, LONGEST = 1.0, 60.0
 
 
 class VersionSelector:
@@ -38,6 +43,8 @@ class VersionSelector:
         self._rejected: dict[int, SetAside] = {}
         # By version: its files and the stored types that it was rejected with.
         self._failed: dict[int, object] = {}
+        # Of those that the system refused to read: when each is tried again (monotonic seconds), and the pause before.
+        self._retries: dict[int, tuple[float, float]] = {}
         self._said_none = False
 
     @property
@@ -49,6 +56,7 @@ class VersionSelector:
         """Forget which versions were rejected: what they were rejected for has changed."""
         self._rejected.clear()
         self._failed.clear()
+        self._retries.clear()
 
     def first(self, schema_version: int) -> tuple[View, int] | None:
         """A view to begin with: of the version in use, else of the newest other one that can be used.
@@ -109,7 +117,8 @@ class VersionSelector:
     def _attempt(self, version: int, schema_version: int) -> tuple[View, int] | None:
         """A view of a version; None where it cannot be used, or could not and has not changed since."""
         state = self._state_of(version, schema_version)
-        if self._failed.get(version) == state:
+        due, pause = self._retries.get(version, (float("inf"), PAUSE / 2))
+        if self._failed.get(version) == state and time.monotonic() < due:
             return None
         try:
             made = self._make_view(self.bundles.get(version))
@@ -117,9 +126,16 @@ class VersionSelector:
             raise
         except Exception as error:  # whatever is wrong with it, another one may do
             self._failed[version] = state
-            self._reject(version, reason_of(error), _MEND_VERSION)
+            refused = refused_by_system(error)
+            if refused is not None:
+                pause = min(2 * pause, LONGEST)
+                self._retries[version] = time.monotonic() + pause, pause
+            else:
+                self._retries.pop(version, None)
+            self._reject(version, *(refused or (reason_of(error), _MEND_VERSION)))
             return None
         self._failed.pop(version, None)
+        self._retries.pop(version, None)
         self._rejected.pop(version, None)
         return made
 
