@@ -1,8 +1,8 @@
 """Which version answers: the one that is promoted, verified and loaded; where it cannot be used, another one.
 
 A version that cannot be used is verified and loaded once, and again when its files or the types of columns have
-changed. One that the system refused to read, for want of open files, memory or permission, is tried again after a pause.
-Until then `rejected` tells why it is not used.
+changed. One that the system refused to read, for want of open files, memory or permission, is tried again after a
+pause. Until then `rejected` tells why it is not used.
 """
 
 from __future__ import annotations
