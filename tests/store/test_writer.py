@@ -224,7 +224,10 @@ def test_a_request_that_was_given_up_is_not_written(writer: Writer, store: FakeS
     assert store.commits[-1] == ["1"]  # nothing of the other was left to commit
 
 
-def test_the_log_is_written_back_after_so_many_events(store: FakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_is_written_back_after_so_many_events(
+    store: FakeStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
     monkeypatch.setattr(module, "ROWS", 5)
     monkeypatch.setattr(module, "IDLE", 1000.0)
     writer = Writer(store)  # type: ignore[arg-type]
@@ -234,9 +237,11 @@ def test_the_log_is_written_back_after_so_many_events(store: FakeStore, monkeypa
     assert store.write_backs == 0
     writer.submit(events("e")).result(20)
     until(lambda: store.write_backs == 1)
-    store.write_back_error = OSError("no")
+    until(lambda: not writer._full.is_set())  # it waits again, and does not turn in circles
+    store.write_back_error = OSError("disk")
     writer.submit(events(*"fghij")).result(20)
     until(lambda: store.write_backs == 2)  # it failed, and is tried after the next ones
+    until(lambda: "the log is not written back: disk" in caplog.text)
     store.write_back_error = None
     writer.submit(events(*"klmno")).result(20)
     until(lambda: store.write_backs == 3)
