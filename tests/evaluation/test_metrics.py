@@ -15,6 +15,8 @@ from zhiyin.core.ranking_metrics import RANKING, hits_of
 from zhiyin.core.run import Run
 from zhiyin.evaluation import beyond_accuracy, pointwise_metrics
 
+# What is not defined is NaN without a complaint of NumPy about a division by zero.
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 N_USERS, N_ITEMS, K = 40, 60, 20
 
 

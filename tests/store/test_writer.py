@@ -167,7 +167,7 @@ def test_events_are_checked_against_the_clock_of_the_store_unless_they_were(writ
 def test_a_request_that_cannot_be_kept_fails_alone(writer: Writer, store: FakeStore) -> None:
     store.refuse = lambda items: ValueError("poison") if "x" in items else None
     first = held(writer, store, "0")
-    rest = {items: writer.submit(events(*items)) for items in ("a", "b", "x", "cd", "e")}
+    rest = {items: writer.submit(events(*items)) for items in ("a", "x", "b", "cd", "e")}
     store.gate.set()
     first.result(20)
     assert isinstance(rest.pop("x").exception(20), ValueError)
