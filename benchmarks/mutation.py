@@ -2,7 +2,7 @@
 
     python benchmarks/mutation.py                                   # every module of TARGETS
     python benchmarks/mutation.py evaluation/significance.py --survivors-of report.json
-    python benchmarks/mutation.py store/writer.py --tests tests/store/test_faults.py --only 12 40
+    python benchmarks/mutation.py store/group_commit.py --tests tests/store/test_faults.py --only 12 40
 
 A fault changes one expression or statement: a comparison, an operator, a number, a condition, a boolean, a returned
 value, a `break`; or it removes a call, an assignment in place, or a `raise`. Words, docstrings and types are left
@@ -50,7 +50,7 @@ TARGETS: dict[str, list[str]] = {
     "evaluation/pointwise_metrics.py": ["tests/evaluation/test_metrics.py"],
     "pipeline/rules.py": ["tests/pipeline/test_rules.py", "tests/pipeline/test_rules_hold.py"],
     "pipeline/slot_allocation.py": ["tests/pipeline/test_slot_allocation.py"],
-    "store/writer.py": ["tests/store/test_writer.py"],
+    "store/group_commit.py": ["tests/store/test_group_commit.py"],
 }
 # Modules whose tests run kernels on so little that interpreting them is quicker than compiling them for each fault.
 INTERPRETED = {

@@ -33,9 +33,9 @@ from pathlib import Path
 import numpy as np
 
 from zhiyin.store.database import Store
+from zhiyin.store.group_commit import Writer
 from zhiyin.store.records import Event
 from zhiyin.store.traces import Trace, Traces
-from zhiyin.store.writer import Writer
 
 NOW = 1_700_000_000_000_000
 
@@ -125,7 +125,7 @@ import sys
 from zhiyin.store.database import Store
 from zhiyin.store.records import Event
 from zhiyin.store.traces import Trace, Traces
-from zhiyin.store.writer import Writer
+from zhiyin.store.group_commit import Writer
 
 store = Store(sys.argv[1])
 writer, traces, name, waiting = Writer(store), Traces(store), sys.argv[2], []

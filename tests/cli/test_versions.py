@@ -67,7 +67,7 @@ def test_a_damaged_version_is_listed_and_the_others_too(zhiyin: Command, tmp_pat
 def test_training_goes_on_without_a_version_in_use_that_is_damaged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from zhiyin.cli.auto import _in_use
+    from zhiyin.cli.budget_training import _in_use
 
     bundles = _two_versions(tmp_path)
     assert _in_use(bundles)[0] == bundles.get(2)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zhiyin.store.live_state import DAY, EVENTS, SHOWINGS, LiveState, Recent
 from zhiyin.store.records import Event
-from zhiyin.store.state import DAY, EVENTS, SHOWINGS, LiveState, Recent
 
 NOW = 1_700_000_000_000_000
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from zhiyin.core.errors import ConfigError, DataError
+from zhiyin.store.column_types import add_first, declare, stored_types
 from zhiyin.store.database import THINGS, Store, sa
+from zhiyin.store.group_commit import StoreBusyError, StoreClosedError, Writer
 from zhiyin.store.records import Event
-from zhiyin.store.schemas import add_first, declare, stored_types
 from zhiyin.store.traces import Trace, Traces
-from zhiyin.store.writer import StoreBusyError, StoreClosedError, Writer
 
 NOW = 1_700_000_000_000_000
 

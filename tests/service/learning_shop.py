@@ -23,8 +23,8 @@ from zhiyin.service.live import Live
 from zhiyin.service.tenant import Tenant
 from zhiyin.service.views import View
 from zhiyin.store.database import Store
-from zhiyin.store.state import LiveState
-from zhiyin.store.training import heard
+from zhiyin.store.live_state import LiveState
+from zhiyin.store.training_export import heard
 
 from .conftest import client_of
 

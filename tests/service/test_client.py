@@ -25,7 +25,7 @@ import httpx
 from tests.service.conftest import eventually
 from tests.service.running import running
 from zhiyin.client import ApiError, AsyncClient, Client, Event, Events, EventsFullError, Item, Thing, clients
-from zhiyin.client.call import seconds_of
+from zhiyin.client.api_call import seconds_of
 from zhiyin.core.errors import ConfigError, MissingExtraError, ZhiyinError
 from zhiyin.service.app import create_app
 
@@ -635,7 +635,7 @@ def test_types_are_those_of_the_calls(tmp_path: Path) -> None:
     rows = [row.partition("typed.py:")[2] for row in said.splitlines() if "typed.py:" in row]
     assert rows[0].startswith("7: note: Revealed type is")
     assert "user: str | None =" in rows[0]
-    assert "-> zhiyin.client.values.Recommendations" in rows[0]
+    assert "-> zhiyin.client.api_types.Recommendations" in rows[0]
     errors = [row for row in rows if "error" in row]
     assert [row.partition(":")[0] for row in errors] == ["10", "15"]
     assert "Coroutine[Any, Any, Recommendations]" in errors[1]

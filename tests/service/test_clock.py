@@ -13,8 +13,8 @@ pytest.importorskip("fastapi")
 from zhiyin.data.config import ServiceSection
 from zhiyin.service.tidy import Tidy
 from zhiyin.store.database import Store
+from zhiyin.store.live_state import Direct, Memory, Showings
 from zhiyin.store.records import Event
-from zhiyin.store.state import Direct, Memory, Showings
 
 from .conftest import click, eventually
 
@@ -111,7 +111,7 @@ def test_a_clock_that_jumps_ahead_deletes_nothing(tmp_path: Any, clock: Callable
 
 def test_what_was_forgotten_by_any_clock_is_forgotten_again(tmp_path: Any, clock: Callable[[float], None]) -> None:
     """A backup of a user forgotten before by a clock that ran ahead, who came back and was forgotten again since."""
-    from zhiyin.store.restoring import restore
+    from zhiyin.store.restore import restore
 
     store = Store(tmp_path / "shop.db")
     clock(YEARS)

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("fastapi")
 
-import zhiyin.store.training as training
+import zhiyin.store.training_export as training
 
 from .conftest import click, eventually, listed
 from .learning_shop import ALWAYS, DAY, ITEMS, NOW, Shop, a_shop, frame, learned, served

@@ -23,7 +23,7 @@ pytest.importorskip("fastapi")
 
 from pydantic import BaseModel
 
-from zhiyin.cli.judging import judge
+from zhiyin.cli.evaluation_output import judge
 from zhiyin.cli.project import Project, project_of
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.params import Param, params_of

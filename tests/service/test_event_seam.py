@@ -25,8 +25,8 @@ from zhiyin.data.reading import read
 from zhiyin.pipeline.bundles import checksum
 from zhiyin.service.views import View
 from zhiyin.store.database import Store
+from zhiyin.store.live_state import Direct, Memory
 from zhiyin.store.records import Event, checked
-from zhiyin.store.state import Direct, Memory
 
 from .conftest import click, listed
 from .learning_shop import ALWAYS, DAY, HOUR, ITEMS, NAMES, NOW, Shop, a_shop, as_known, frame, learned, served
@@ -327,7 +327,7 @@ def test_a_value_is_read_where_it_is_accepted(value: float, form: str, tmp_path:
 
 
 def _writer(store: Store, events: list[Event]) -> None:
-    from zhiyin.store.writer import Writer
+    from zhiyin.store.group_commit import Writer
 
     writer = Writer(store)
     try:

@@ -25,7 +25,7 @@ from zhiyin.service.keys import Keys
 from zhiyin.service.live import Live
 from zhiyin.service.tenant import Tenant
 from zhiyin.store.database import Store
-from zhiyin.store.state import Direct
+from zhiyin.store.live_state import Direct
 from zhiyin.store.traces import Traces
 
 from .conftest import click, client_of, eventually, listed

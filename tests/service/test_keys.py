@@ -21,7 +21,7 @@ from zhiyin.service.keys import SCOPES, Keys, digest_of
 from zhiyin.store.access_keys import MOST, AccessKey, KeyConflictError, KeyTable, UnknownKeyError
 from zhiyin.store.database import Store
 from zhiyin.store.errors import StoreAwayError
-from zhiyin.store.restoring import restore
+from zhiyin.store.restore import restore
 
 from ..conftest import own_schema
 from .conftest import client_of, eventually

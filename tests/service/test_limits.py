@@ -18,7 +18,7 @@ from zhiyin.service.app import create_app
 from zhiyin.service.around import Around
 from zhiyin.service.errors import RefusedError
 from zhiyin.service.limits import BODY, Limited, Rate, Work
-from zhiyin.store.writer import Writer
+from zhiyin.store.group_commit import Writer
 
 from .conftest import click, client_of, eventually, listed
 

@@ -13,7 +13,7 @@ pytest.importorskip("fastapi")
 
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.pipeline.rules import Rules
-from zhiyin.store.state import Memory
+from zhiyin.store.live_state import Memory
 
 from .conftest import click, client_of, eventually, listed
 

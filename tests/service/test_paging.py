@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("fastapi")
 
 from zhiyin.client import Client
-from zhiyin.client.values import Recommendations
+from zhiyin.client.api_types import Recommendations
 from zhiyin.service.asking import MOST_PAGED, packed, unpacked
 
 from .conftest import click, eventually

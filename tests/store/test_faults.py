@@ -24,12 +24,12 @@ pytest.importorskip("sqlalchemy")
 from tests.conformance.store import NOW, event, trace, until
 from tests.conftest import _as_nobody, own_schema
 from zhiyin.core.errors import DataError, ZhiyinError
+from zhiyin.store import connection as links
 from zhiyin.store import database as databases
-from zhiyin.store import link as links
 from zhiyin.store.database import Store, StoreAwayError, StoreFullError
+from zhiyin.store.group_commit import Writer
 from zhiyin.store.records import Event
 from zhiyin.store.traces import Traces
-from zhiyin.store.writer import Writer
 
 
 def fill(store: Store, acknowledged: set[str], most: int = 5_000) -> Exception:

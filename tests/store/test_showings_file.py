@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.state import Clock, StateConformance
+from zhiyin.store.live_state import Direct, LiveState
 from zhiyin.store.records import hash_of
 from zhiyin.store.showings_file import FileShowings
-from zhiyin.store.state import Direct, LiveState
 
 Make = Callable[[Callable[[], float]], LiveState]
 

@@ -335,7 +335,7 @@ def test_stores_and_their_backups(tmp_path: Path) -> None:
     pytest.importorskip("sqlalchemy")
     from zhiyin.store.database import Store
     from zhiyin.store.records import Event
-    from zhiyin.store.restoring import restore
+    from zhiyin.store.restore import restore
 
     store = Store(tmp_path / "store.db")
     store.append([Event(f"u{n}", f"i{n}", 10**15 + n, id=f"e{n}") for n in range(50)])

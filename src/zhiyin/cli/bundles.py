@@ -20,7 +20,7 @@ def versions(config: ConfigFile = CONFIG, json: Json = False) -> None:
     Examples:
       zhiyin versions
     """
-    from zhiyin.cli.show import print_json, say, table
+    from zhiyin.cli.output import print_json, say, table
     from zhiyin.core.errors import DataError
 
     bundles = bundles_of(config)
@@ -49,7 +49,7 @@ def promote(
     Examples:
       zhiyin promote 3
     """
-    from zhiyin.cli.show import say
+    from zhiyin.cli.output import say
 
     bundle = bundles_of(config).promote(version, "by hand")
     say(f"version {bundle.version} is in use")
@@ -62,7 +62,7 @@ def rollback(config: ConfigFile = CONFIG) -> None:
     Examples:
       zhiyin rollback
     """
-    from zhiyin.cli.show import say
+    from zhiyin.cli.output import say
 
     bundle = bundles_of(config).rollback()
     say(f"version {bundle.version} is in use again")
@@ -81,7 +81,7 @@ def diff(
       zhiyin diff 1 2
       zhiyin diff 1
     """
-    from zhiyin.cli.show import print_json, say, table
+    from zhiyin.cli.output import print_json, say, table
     from zhiyin.core.errors import DataError
     from zhiyin.pipeline.bundles import manifest_difference
 

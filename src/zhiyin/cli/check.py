@@ -42,8 +42,8 @@ def check(
         check_serving(config, lists, json)
         return
     from zhiyin.cli.doctor import aside, print_aside
+    from zhiyin.cli.output import print_json, say, table
     from zhiyin.cli.project import open_project, project_of, settle
-    from zhiyin.cli.show import print_json, say, table
     from zhiyin.core.atomic_files import whole_file
     from zhiyin.data.doctor import examine
 
@@ -83,8 +83,8 @@ def check(
 
 def check_serving(config: Path, lists: int, json: bool) -> None:
     """Training-serving skew of the lists that a project's service has made."""
+    from zhiyin.cli.output import print_json, say, table
     from zhiyin.cli.project import open_project, open_store
-    from zhiyin.cli.show import print_json, say, table
     from zhiyin.service.settings import read_settings
     from zhiyin.service.skew import STALE, TOLERANCE, compare_newest
 

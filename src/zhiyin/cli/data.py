@@ -21,7 +21,7 @@ def list_sets(json: Json = False) -> None:
       zhiyin data list
       zhiyin data list --json
     """
-    from zhiyin.cli.show import print_json, table
+    from zhiyin.cli.output import print_json, table
     from zhiyin.data.public import cached, listed
 
     rows = []
@@ -50,7 +50,7 @@ def get(
       zhiyin data get movielens-100k
       zhiyin data get goodbooks-10k --from ~/Downloads/goodbooks
     """
-    from zhiyin.cli.show import print_json, say
+    from zhiyin.cli.output import print_json, say
     from zhiyin.data.public import find
     from zhiyin.data.public import get as fetch
 

@@ -43,9 +43,9 @@ def demo(
       zhiyin demo --no-serve
       zhiyin demo --data ratings.csv --output try
     """
-    from zhiyin.cli.judging import judge, publish
+    from zhiyin.cli.evaluation_output import judge, publish
+    from zhiyin.cli.output import duration, say
     from zhiyin.cli.project import SHELF, project_of, record_assumed, settle, short
-    from zhiyin.cli.show import duration, say
     from zhiyin.data.doctor import examine
 
     begun = time.perf_counter()
@@ -103,7 +103,7 @@ def _cached(name: str, cached: Any) -> Path | None:
 
 def _shop(folder: Path, seed: int) -> Path:
     """The simulated film shop as files, so that the demo reads what a newcomer would bring."""
-    from zhiyin.cli.show import say
+    from zhiyin.cli.output import say
     from zhiyin.policies.simulator import FilmShop
 
     FilmShop(seed=seed).write(folder)
@@ -115,7 +115,7 @@ def _answers(project: Project, log: Dataset, folder: Path) -> Known:
     """Fit and save EASE and ALS; lists for three users of middling activity, and one of similar items."""
     import numpy as np
 
-    from zhiyin.cli.show import say, table
+    from zhiyin.cli.output import say, table
     from zhiyin.data.catalogue import Catalogue, with_titles
 
     catalogue = Catalogue.of(log)
@@ -144,7 +144,7 @@ def _answers(project: Project, log: Dataset, folder: Path) -> Known:
 
 def _version(project: Project, log: Dataset, folder: Path) -> None:
     """A pipeline of all events, kept as a version and put in use."""
-    from zhiyin.cli.show import say
+    from zhiyin.cli.output import say
     from zhiyin.data.catalogue import Catalogue
     from zhiyin.pipeline.bundles import Bundles
     from zhiyin.pipeline.pipeline import Pipeline
@@ -172,7 +172,7 @@ def _serve(output: Path, known: Known) -> None:
     """Answer over HTTP until Ctrl-C, with keys, lines to paste and the address of a page to try."""
     from importlib.util import find_spec
 
-    from zhiyin.cli.show import say
+    from zhiyin.cli.output import say
 
     _step("6. The service (zhiyin serve)")
     if missing := [name for name in ("fastapi", "sqlalchemy", "uvicorn") if find_spec(name) is None]:

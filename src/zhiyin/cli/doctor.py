@@ -32,7 +32,7 @@ def doctor(config: ConfigFile = CONFIG, json: Json = False) -> None:
       zhiyin doctor
       zhiyin doctor --json
     """
-    from zhiyin.cli.show import print_json, table
+    from zhiyin.cli.output import print_json, table
 
     facts, found = look(), aside(config)
     if json:
@@ -44,7 +44,7 @@ def doctor(config: ConfigFile = CONFIG, json: Json = False) -> None:
 
 def print_aside(found: list[dict[str, str]]) -> None:
     """A table of what `aside` found; nothing where that is nothing."""
-    from zhiyin.cli.show import table
+    from zhiyin.cli.output import table
 
     if found:
         table(("set aside", "why", "what to do"), [(one["what"], one["reason"], one["mend"]) for one in found])

@@ -34,7 +34,7 @@ def evaluate(
       zhiyin evaluate ease:reg=100 ease:reg=500
       zhiyin evaluate als --json | jq .best
     """
-    from zhiyin.cli.judging import judge, publish
+    from zhiyin.cli.evaluation_output import judge, publish
     from zhiyin.cli.project import open_project
 
     project = open_project(config, seed, threads, assume)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from zhiyin.cli.answers import Model
+from zhiyin.cli.list_output import Model
 from zhiyin.cli.options import CONFIG, ConfigFile, Json
 
 
@@ -25,8 +25,8 @@ def export(
     Examples:
       zhiyin export onnx --model models/sasrec
     """
-    from zhiyin.cli.answers import find_model
-    from zhiyin.cli.show import print_json, say
+    from zhiyin.cli.list_output import find_model
+    from zhiyin.cli.output import print_json, say
     from zhiyin.models.loading import load
     from zhiyin.models.sequence.onnx_export import export_onnx
 

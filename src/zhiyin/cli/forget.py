@@ -29,8 +29,8 @@ def forget(
       zhiyin forget u42 --yes --json
     """
     from zhiyin.cli.bundles import bundles_of
+    from zhiyin.cli.output import print_json, say, table
     from zhiyin.cli.project import open_project, open_store
-    from zhiyin.cli.show import print_json, say, table
     from zhiyin.core.errors import DataError
     from zhiyin.store.database import PLACES
 
@@ -59,8 +59,8 @@ def _tell_redis(project: Project, store: Store, user: str) -> None:
     if project.config.service.redis is None:
         return
     from zhiyin.data.config import resolved
+    from zhiyin.store.live_state import name_of
     from zhiyin.store.redis_state import RedisState
-    from zhiyin.store.state import name_of
 
     state = RedisState(resolved(project.config.service.redis, project.home), name_of(store.address))
     try:
@@ -72,7 +72,7 @@ def _tell_redis(project: Project, store: Store, user: str) -> None:
 
 
 def say_away() -> None:
-    from zhiyin.cli.show import say
+    from zhiyin.cli.output import say
 
     say("Redis does not answer: what it holds of the user goes within a quarter of an hour, showings within a day")
 

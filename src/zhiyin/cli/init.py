@@ -39,8 +39,8 @@ def init(
       zhiyin init bestellungen.csv --assume day_first=true --assume encoding=cp1252
       zhiyin init 'sqlite:///shop.db' --query 'SELECT user_id, item_id, at FROM orders'
     """
+    from zhiyin.cli.output import say
     from zhiyin.cli.project import make_relative, project_of, record_assumed, settle
-    from zhiyin.cli.show import say
     from zhiyin.data.config import write_config
     from zhiyin.models.registry import hyperparameters
 

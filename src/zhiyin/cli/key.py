@@ -48,7 +48,7 @@ def add(
       zhiyin key add web --scope page
       zhiyin key add ops --scope admin --json
     """
-    from zhiyin.cli.show import print_json, say
+    from zhiyin.cli.output import print_json, say
     from zhiyin.service.key_routes import told
 
     with _keys(config) as keys:
@@ -71,7 +71,7 @@ def list_(config: ConfigFile = CONFIG, json: Json = False) -> None:
       zhiyin key list
       zhiyin key list --json
     """
-    from zhiyin.cli.show import print_json, table
+    from zhiyin.cli.output import print_json, table
     from zhiyin.service.key_routes import told
 
     with _keys(config) as keys:
@@ -102,7 +102,7 @@ def revoke(
     Examples:
       zhiyin key revoke shop-2025
     """
-    from zhiyin.cli.show import say
+    from zhiyin.cli.output import say
 
     with _keys(config) as keys:
         key = keys.revoke(name, last_admin=force)
@@ -116,8 +116,8 @@ def revoke(
 @contextmanager
 def _keys(config: Path) -> Iterator[Keys]:
     """The keys of the project's store, which is made where there is none."""
+    from zhiyin.cli.output import say
     from zhiyin.cli.project import open_project, open_store, project_of
-    from zhiyin.cli.show import say
     from zhiyin.data.config import Config
     from zhiyin.service.keys import Keys
 

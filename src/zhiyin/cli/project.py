@@ -70,7 +70,7 @@ class Project:
             return None
         try:
             from zhiyin.store.database import Store
-            from zhiyin.store.training import heard
+            from zhiyin.store.training_export import heard
         except MissingExtraError as error:
             error.remedy = f"{error.remedy}, or leave out what the service has heard: --no-store"
             raise

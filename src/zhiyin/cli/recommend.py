@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zhiyin.cli.answers import Length, Model, Output
+from zhiyin.cli.list_output import Length, Model, Output
 from zhiyin.cli.options import CONFIG, ConfigFile, Json, Threads
 from zhiyin.core.errors import ConfigError
 
@@ -48,8 +48,8 @@ def recommend(
     """
     import polars as pl
 
-    from zhiyin.cli.answers import deliver, find_model, forgotten_since, listed
-    from zhiyin.cli.show import print_json, say
+    from zhiyin.cli.list_output import deliver, find_model, forgotten_since, listed
+    from zhiyin.cli.output import print_json, say
     from zhiyin.core.run import Run
     from zhiyin.data.catalogue import Catalogue
     from zhiyin.models.loading import load
@@ -167,7 +167,7 @@ def _said(user: str, answer: Answer, language: str, titles: dict[Any, str]) -> d
 
 
 def _show(user: str, answer: Answer, language: str, titles: dict[Any, str]) -> None:
-    from zhiyin.cli.show import say, table
+    from zhiyin.cli.output import say, table
 
     rows = [[rank, item, titles.get(item, ""), reason.sentence(language, titles)]
             for rank, (item, reason) in enumerate(zip(answer.items, answer.reasons), 1)]  # fmt: skip

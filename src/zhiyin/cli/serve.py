@@ -40,7 +40,7 @@ def serve(
       zhiyin serve --host 0.0.0.0 --port 80 --store 'postgresql://shop@db/zhiyin'
       zhiyin serve --config films/zhiyin.toml --config books/zhiyin.toml
     """
-    from zhiyin.cli.show import say
+    from zhiyin.cli.output import say
     from zhiyin.core.errors import ConfigError
     from zhiyin.service.retrain import Schedule
     from zhiyin.service.server import Plan

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from zhiyin.cli.answers import Length, Model, Output
+from zhiyin.cli.list_output import Length, Model, Output
 from zhiyin.cli.options import CONFIG, ConfigFile, Json, Threads
 
 
@@ -26,7 +26,7 @@ def similar(
       zhiyin similar 50
       zhiyin similar 50 181 -k 5 --model models/als --json
     """
-    from zhiyin.cli.answers import deliver, find_model
+    from zhiyin.cli.list_output import deliver, find_model
     from zhiyin.core.run import Run
     from zhiyin.models.loading import load
 

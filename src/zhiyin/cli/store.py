@@ -29,7 +29,7 @@ def info(config: ConfigFile = CONFIG, json: Json = False) -> None:
       zhiyin store info
       zhiyin store info --json
     """
-    from zhiyin.cli.show import print_json, table
+    from zhiyin.cli.output import print_json, table
 
     with _store(config) as store:
         found: dict[str, Any] = {"store": store.address, **store.info()}
@@ -52,8 +52,8 @@ def export(
     Examples:
       zhiyin store export backup-2026-05
     """
+    from zhiyin.cli.output import say
     from zhiyin.cli.project import open_project, open_store
-    from zhiyin.cli.show import say
     from zhiyin.core.errors import DataError
 
     project = open_project(config)
@@ -82,8 +82,8 @@ def load(
       zhiyin store load backup-2026-05
       zhiyin store load backup-2026-05 --skip
     """
+    from zhiyin.cli.output import say
     from zhiyin.cli.project import open_project, open_store
-    from zhiyin.cli.show import say
     from zhiyin.core.errors import DataError
     from zhiyin.pipeline.bundles import Bundles
     from zhiyin.service.import_check import check_rows, learned_types
@@ -121,7 +121,7 @@ def backup(
     Examples:
       zhiyin store backup monday.db
     """
-    from zhiyin.cli.show import say
+    from zhiyin.cli.output import say
 
     with _store(config) as store:
         say(f"the store is copied to {store.backup(file)}")
@@ -140,10 +140,10 @@ def restore(
     Examples:
       zhiyin store restore monday.db
     """
+    from zhiyin.cli.output import say
     from zhiyin.cli.project import open_project
-    from zhiyin.cli.show import say
     from zhiyin.core.errors import ConfigError
-    from zhiyin.store.restoring import restore as put_back
+    from zhiyin.store.restore import restore as put_back
 
     project = open_project(config)
     address = project.store_address
@@ -173,8 +173,8 @@ def drop(
     import time
 
     from zhiyin.cli.forget import be_sure
+    from zhiyin.cli.output import say
     from zhiyin.cli.project import open_project, open_store
-    from zhiyin.cli.show import say
     from zhiyin.core.durations import microseconds
 
     moment = time.time_ns() // 1000 - microseconds(before)

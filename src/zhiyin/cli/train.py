@@ -47,8 +47,8 @@ def train(
       zhiyin train sasrec:factors=128,epochs=50
       zhiyin train --budget 10m
     """
+    from zhiyin.cli.output import duration, print_json, say
     from zhiyin.cli.project import open_project, short
-    from zhiyin.cli.show import duration, print_json, say
     from zhiyin.core.params import settings_of
     from zhiyin.core.registry import label
     from zhiyin.data.catalogue import Catalogue
@@ -56,7 +56,7 @@ def train(
 
     project = open_project(config, seed, threads, assume)
     if budget is not None:
-        from zhiyin.cli.auto import train_within
+        from zhiyin.cli.budget_training import train_within
 
         if models or param:
             raise ConfigError("--budget chooses the models itself", remedy="name models, or a budget, not both")

@@ -33,8 +33,8 @@ def tune(
       zhiyin tune ease --trials 20
       zhiyin tune als --timeout 10m --resume --write
     """
+    from zhiyin.cli.output import print_json, say
     from zhiyin.cli.project import open_project
-    from zhiyin.cli.show import print_json, say
     from zhiyin.evaluation.tuning import tune as search
 
     project = open_project(config, seed, threads, assume)

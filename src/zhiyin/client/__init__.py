@@ -12,28 +12,7 @@ two clients only send. Needs the extra `client`.
 
 from __future__ import annotations
 
-from zhiyin.client.background import Events, EventsFullError
-from zhiyin.client.bringing import BATCH, event, events
-from zhiyin.client.call import Call, Calls
-from zhiyin.client.clients import AsyncClient, Client
-from zhiyin.client.errors import AGAIN, ApiError
-from zhiyin.client.lists import (
-    history,
-    impressions,
-    list_,
-    more,
-    pages,
-    popular,
-    rank,
-    recommend,
-    replay,
-    similar,
-    similar_users,
-    trending,
-)
-from zhiyin.client.page_keys import PageKey, PageToken, add_key, keys, page_token, revoke_key
-from zhiyin.client.sending import LONGEST, pause
-from zhiyin.client.state import (
+from zhiyin.client.admin_calls import (
     delete_placement,
     health,
     placement,
@@ -43,7 +22,9 @@ from zhiyin.client.state import (
     ready,
     rollback_placement,
 )
-from zhiyin.client.things import (
+from zhiyin.client.api_call import Call, Calls
+from zhiyin.client.api_types import Columns, Diversity, Event, Fate, Item, Kept, Moment, Recommendations, Thing, Written
+from zhiyin.client.catalog_calls import (
     BYTES,
     LINES,
     delete_item,
@@ -58,7 +39,26 @@ from zhiyin.client.things import (
     put_users,
     search,
 )
-from zhiyin.client.values import Columns, Diversity, Event, Fate, Item, Kept, Moment, Recommendations, Thing, Written
+from zhiyin.client.clients import AsyncClient, Client
+from zhiyin.client.errors import AGAIN, ApiError
+from zhiyin.client.event_calls import BATCH, event, events
+from zhiyin.client.event_queue import Events, EventsFullError
+from zhiyin.client.key_calls import PageKey, PageToken, add_key, keys, page_token, revoke_key
+from zhiyin.client.list_calls import (
+    history,
+    impressions,
+    list_,
+    more,
+    pages,
+    popular,
+    rank,
+    recommend,
+    replay,
+    similar,
+    similar_users,
+    trending,
+)
+from zhiyin.client.transport import LONGEST, pause
 
 __all__ = [
     "AGAIN",

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
-from zhiyin.client.call import Call, Calls
-from zhiyin.client.methods import Methods
-from zhiyin.client.sending import httpx_or_say, pause, settings_of
+from zhiyin.client.api_call import Call, Calls
+from zhiyin.client.api_methods import AsyncMethods, SyncMethods
+from zhiyin.client.transport import httpx_or_say, pause, settings_of
 
 if TYPE_CHECKING:
     import httpx
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Client(Methods):
+class Client(SyncMethods):
     """Asks a service; any number of threads may use one.
 
     Parameters
@@ -78,7 +78,7 @@ class Client(Methods):
         return f"{type(self).__name__}({self.url!r})"
 
 
-class AsyncClient(Methods):
+class AsyncClient(AsyncMethods):
     """As `Client`, for programs that await."""
 
     def __init__(

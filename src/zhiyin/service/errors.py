@@ -20,7 +20,7 @@ from zhiyin.service.placements import TooManyPlacementsError, UnknownPlacementEr
 from zhiyin.service.views import NoVersionError
 from zhiyin.store.access_keys import KeyConflictError, UnknownKeyError
 from zhiyin.store.errors import StoreAwayError, StoreFullError
-from zhiyin.store.writer import CommitTimeoutError, StoreBusyError, StoreClosedError
+from zhiyin.store.group_commit import CommitTimeoutError, StoreBusyError, StoreClosedError
 
 
 class RefusedError(Exception):

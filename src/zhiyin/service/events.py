@@ -18,8 +18,8 @@ from zhiyin.service.quick import Lane
 from zhiyin.service.request_json import JsonRoute, loads, read_off_loop
 from zhiyin.service.routing import ItemId, Needs, Tenant, fast
 from zhiyin.service.visitors import Visitor
+from zhiyin.store.group_commit import CommitTimeoutError
 from zhiyin.store.records import Event, checked
-from zhiyin.store.writer import CommitTimeoutError
 
 # Seconds that a commit is waited for; events that take long to hear of, so that other requests would wait for it.
 COMMIT, MANY = 10.0, 50

@@ -14,8 +14,8 @@ from zhiyin.data.catalogue import Catalogue
 from zhiyin.data.catalogue_schema import TABLES, CatalogueSchema
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.service.schemas import SchemaKeeper, convert_rows
+from zhiyin.store.column_types import add_first, types_of
 from zhiyin.store.database import SCHEMA, Store, exported_rows
-from zhiyin.store.schemas import add_first, types_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,8 +27,8 @@ from zhiyin.service.trending import Trending
 from zhiyin.service.version_selector import MEND_RULES, VersionSelector
 from zhiyin.service.views import Columns, Loaded, NoVersionError, Past, View
 from zhiyin.store.database import Marks, Store
+from zhiyin.store.live_state import EVENTS, LiveState, Memory, Recent
 from zhiyin.store.records import Event, columns
-from zhiyin.store.state import EVENTS, LiveState, Memory, Recent
 
 # Users whose columns, and whose histories as arrays, are held.
 USERS, PASTS = 100_000, 20_000

@@ -13,7 +13,7 @@ from zhiyin.service.described import REFUSALS
 from zhiyin.service.errors import RefusedError
 from zhiyin.service.request_json import JsonRoute
 from zhiyin.service.routing import Needs, Tenant, fast
-from zhiyin.store.schemas import declare, stored_types
+from zhiyin.store.column_types import declare, stored_types
 
 # Names of columns whose types are fixed are refused.
 _NAMES = {name: rule for name, rule in ID_SCHEMA.items() if name != "type"} | {"not": {"enum": ["id", HIDDEN]}}

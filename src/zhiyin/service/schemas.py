@@ -12,9 +12,9 @@ from typing import Any
 
 from zhiyin.core.errors import DataError
 from zhiyin.data.catalogue_schema import TABLES, CatalogueSchema
+from zhiyin.store.column_types import StoredTypes, add_first, adopt, stored_types
 from zhiyin.store.database import SCHEMA, Store
 from zhiyin.store.records import columns
-from zhiyin.store.schemas import StoredTypes, add_first, adopt, stored_types
 
 Rows = Mapping[str, Mapping[str, Any] | None]
 

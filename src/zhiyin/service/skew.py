@@ -20,7 +20,7 @@ import polars as pl
 
 from zhiyin.core.run import log
 from zhiyin.service.feature_log import DELETED, differences, hash_of_names, read_features
-from zhiyin.store.state import EVENTS
+from zhiyin.store.live_state import EVENTS
 from zhiyin.store.traces import Trace
 
 if TYPE_CHECKING:

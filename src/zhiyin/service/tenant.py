@@ -20,10 +20,10 @@ from zhiyin.service.set_aside import SetAside
 from zhiyin.service.settings import Settings, read_settings
 from zhiyin.service.skew import SkewWatch
 from zhiyin.store.database import Store
+from zhiyin.store.group_commit import Writer
+from zhiyin.store.live_state import Direct, LiveState, name_of
 from zhiyin.store.showings_file import FileShowings
-from zhiyin.store.state import Direct, LiveState, name_of
 from zhiyin.store.traces import Traces
-from zhiyin.store.writer import Writer
 
 REDIS_AWAY = SetAside(
     "Redis", "it does not answer, or only slowly: histories are read from the store, and each process counts what "

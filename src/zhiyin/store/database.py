@@ -39,7 +39,7 @@ __all__ = ["BATCH", "EVENTS", "THINGS", "Store", "StoreAwayError", "StoreFullErr
 BATCH, ROWS = 10_000, 500
 # Columns that say something of an item rather than describe it: they are never kept as null.
 _MARKS = ("hidden",)
-# The table of types of columns; see `schemas`.
+# The table of types of columns; see `column_types`.
 SCHEMA = "catalogue_schema"
 # How often `forget` removes what its own search still finds.
 ROUNDS = 3

@@ -36,8 +36,8 @@ from typing import Any, TypeVar
 
 from zhiyin.core.errors import ConfigError, MissingExtraError
 from zhiyin.core.run import log
+from zhiyin.store.live_state import DAY, GRACE, MOST_TALLIES, SHOWINGS, TTL, LiveState, Recent, Showings
 from zhiyin.store.records import Event
-from zhiyin.store.state import DAY, GRACE, MOST_TALLIES, SHOWINGS, TTL, LiveState, Recent, Showings
 
 try:
     import redis

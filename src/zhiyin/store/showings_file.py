@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from zhiyin.core.run import log
+from zhiyin.store.live_state import ALL_SHOWINGS, DAY, SHOWINGS, Showings
 from zhiyin.store.records import hash_of
-from zhiyin.store.state import ALL_SHOWINGS, DAY, SHOWINGS, Showings
 
 # Seconds that another process may hold the file; writes after which old showings are dropped.
 PATIENCE, SWEEP = 0.1, 1_000

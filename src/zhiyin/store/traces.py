@@ -22,7 +22,7 @@ from safetensors.numpy import load, save
 
 from zhiyin.core.errors import DataError, MissingExtraError
 from zhiyin.core.run import log
-from zhiyin.store.link import Database
+from zhiyin.store.connection import Database
 from zhiyin.store.records import ID, Event, hash_of, made, text
 from zhiyin.store.tables import EVENTS, FORGOTTEN, IMPRESSIONS, LISTS
 

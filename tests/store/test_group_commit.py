@@ -14,10 +14,10 @@ import pytest
 pytest.importorskip("sqlalchemy")
 
 from zhiyin.core.errors import DataError
-from zhiyin.store import writer as module
+from zhiyin.store import group_commit as module
 from zhiyin.store.errors import StoreAwayError, StoreFullError
+from zhiyin.store.group_commit import StoreBusyError, StoreClosedError, Writer
 from zhiyin.store.records import Event
-from zhiyin.store.writer import StoreBusyError, StoreClosedError, Writer
 
 NOW = 1_700_000_000_000_000
 

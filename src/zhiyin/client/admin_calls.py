@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from zhiyin.client.call import Call, as_it_is, as_json, path_of
-from zhiyin.client.values import Columns
+from zhiyin.client.api_call import Call, as_it_is, as_json, path_of
+from zhiyin.client.api_types import Columns
 
 
 def placements() -> Call[list[dict[str, Any]]]:

@@ -71,7 +71,7 @@ def forgotten_since(users: Sequence[str], folder: Path, config: Path) -> set[str
 
 def deliver(frame: pl.DataFrame, column: str, folder: Path, output: Path | None, json: bool) -> None:
     """Show a list with titles, print it as JSON, or write it to a file."""
-    from zhiyin.cli.show import print_json, say, table
+    from zhiyin.cli.output import print_json, say, table
     from zhiyin.core.atomic_files import whole_file
     from zhiyin.data.catalogue import Catalogue, with_titles
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from zhiyin.client.call import Call, Calls, as_json, params_of, path_of
-from zhiyin.client.values import Columns, Item, Page, Thing, Written
+from zhiyin.client.api_call import Call, Calls, as_json, params_of, path_of
+from zhiyin.client.api_types import Columns, Item, Page, Thing, Written
 
 LINES, BYTES = 1_000, 1 << 20  # of a request of items or users
 

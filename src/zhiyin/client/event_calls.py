@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
-from zhiyin.client.call import Call, Calls, as_json, said_of
+from zhiyin.client.api_call import Call, Calls, as_json, said_of
+from zhiyin.client.api_types import Columns, Event, Fate, Kept, Moment
 from zhiyin.client.errors import ApiError
-from zhiyin.client.values import Columns, Event, Fate, Kept, Moment
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.uid import fresh_id
 

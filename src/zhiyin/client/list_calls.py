@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
-from zhiyin.client.bringing import microseconds
-from zhiyin.client.call import Call, as_it_is, as_json, fields_of, params_of, path_of, said_of
-from zhiyin.client.values import Columns, Diversity, Event, Item, Moment, Page, Recommendations
+from zhiyin.client.api_call import Call, as_it_is, as_json, fields_of, params_of, path_of, said_of
+from zhiyin.client.api_types import Columns, Diversity, Event, Item, Moment, Page, Recommendations
+from zhiyin.client.event_calls import microseconds
 from zhiyin.core.errors import ConfigError
 
 RECOMMENDATIONS, PAGES = "/v1/recommendations", "/v1/pages"

@@ -12,9 +12,9 @@ from zhiyin.core.run import Run
 from zhiyin.data.catalogue_schema import is_hidden
 from zhiyin.data.event_schema import StorePosition
 from zhiyin.data.heard import QUARANTINE, Heard, JsonColumns
+from zhiyin.store.column_types import stored_types
 from zhiyin.store.database import EVENTS, THINGS, Store, hash_of, sa
 from zhiyin.store.records import TIMES
-from zhiyin.store.schemas import stored_types
 
 # Events of one page: no reading transaction is so long that the journal could not be emptied beside it.
 PAGE = 200_000

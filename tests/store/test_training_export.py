@@ -18,10 +18,10 @@ from zhiyin.data.catalogue_schema import CatalogueSchema, convert
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.heard import JsonColumns
 from zhiyin.data.reading import read
-from zhiyin.store import training
+from zhiyin.store import training_export
 from zhiyin.store.database import Store
 from zhiyin.store.records import Event
-from zhiyin.store.training import heard
+from zhiyin.store.training_export import heard
 
 T0 = 1_600_000_000_000_000
 DAY = 86_400_000_000
@@ -76,7 +76,7 @@ def test_union_is_exact(store: Store) -> None:
 
 
 def test_pages_miss_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "PAGE", 7)
+    monkeypatch.setattr(training_export, "PAGE", 7)
     store.append([Event(f"u{n % 5}", f"i{n % 3}", T0 + n) for n in range(50)])
     events = heard(store).events
     assert events["time"].to_list() == [T0 + n for n in range(50)]
@@ -167,7 +167,7 @@ def test_number_ids_are_forgotten_too(store: Store) -> None:
 def test_who_is_forgotten_while_the_store_is_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.append([Event("a", "x", T0), Event("b", "x", T0)])
     store.put("users", {"a": {"age": 1}, "b": {"age": 2}})
-    read_before = training._things
+    read_before = training_export._things
 
     def forget_then(of: Store, name: str) -> Any:
         found = read_before(of, name)
@@ -175,7 +175,7 @@ def test_who_is_forgotten_while_the_store_is_read(store: Store, monkeypatch: pyt
             store.forget("a")
         return found
 
-    monkeypatch.setattr(training, "_things", forget_then)
+    monkeypatch.setattr(training_export, "_things", forget_then)
     data = read(None, heard=heard(store))
     assert data.users["id"].to_list() == ["b"]
 
@@ -191,7 +191,7 @@ def test_who_is_forgotten_is_told_by_no_clock(tmp_path: Path, monkeypatch: pytes
         store.forget(user, at_least=T0 + 4000 * DAY)  # as where the clock is behind the version's
     now[0] -= set_back
     store.append([Event(user, "y", T0 - DAY + n) for n, user in enumerate(("first", "again", "back", "other"))])
-    events = training._events
+    events = training_export._events
 
     def read_and_forget(*args: Any) -> Any:
         found = events(*args)
@@ -199,7 +199,7 @@ def test_who_is_forgotten_is_told_by_no_clock(tmp_path: Path, monkeypatch: pytes
             store.forget(user, at_least=T0 + 4000 * DAY)
         return found
 
-    monkeypatch.setattr(training, "_events", read_and_forget)
+    monkeypatch.setattr(training_export, "_events", read_and_forget)
     data = read(log(("old", "z", T0, "view", None)), heard=heard(store), now=now[0])
     assert set(data.users["id"]) == {"back", "old", "other"}
     store.close()

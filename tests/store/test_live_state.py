@@ -18,7 +18,7 @@ import pytest
 
 from tests.conformance.state import NOW, Clock, Shop, StateConformance, event
 from zhiyin.core.errors import ConfigError
-from zhiyin.store.state import GRACE, TTL, Direct, LiveState, Memory, Recent, Showings
+from zhiyin.store.live_state import GRACE, TTL, Direct, LiveState, Memory, Recent, Showings
 
 Make = Callable[[Callable[[], float]], LiveState]
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zhiyin.cli.output import say
 from zhiyin.cli.project import Project
-from zhiyin.cli.show import say
 from zhiyin.core.atomic_files import write_whole
 from zhiyin.core.errors import MissingExtraError
 
@@ -50,7 +50,7 @@ def publish(evaluation: Any, folder: Path, json: bool = False) -> None:
     """Print the table (or JSON), and write report.html and evaluation.json into a folder."""
     import json as notation
 
-    from zhiyin.cli.show import clean, print_json, rich
+    from zhiyin.cli.output import clean, print_json, rich
     from zhiyin.evaluation.comparison_table import rich_table
 
     figures = evaluation.to_json()

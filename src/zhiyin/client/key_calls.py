@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from zhiyin.client.call import Call, as_it_is, as_json, path_of, said_of
+from zhiyin.client.api_call import Call, as_it_is, as_json, path_of, said_of
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.tokens import TOKEN_SCOPES, key_hash, new_session, page_claims, sign
 

@@ -11,11 +11,11 @@ from collections import deque
 from types import TracebackType
 from typing import Literal
 
-from zhiyin.client.bringing import BATCH, sendable
-from zhiyin.client.call import as_json
+from zhiyin.client.api_call import as_json
+from zhiyin.client.api_types import Event, Moment
 from zhiyin.client.clients import Client
 from zhiyin.client.errors import ApiError
-from zhiyin.client.values import Event, Moment
+from zhiyin.client.event_calls import BATCH, sendable
 from zhiyin.core.errors import ConfigError, ZhiyinError
 from zhiyin.core.uid import fresh_id
 

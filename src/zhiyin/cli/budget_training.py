@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zhiyin.cli.output import duration, print_json, say, table
 from zhiyin.cli.project import Project, short
-from zhiyin.cli.show import duration, print_json, say, table
 from zhiyin.core.errors import ZhiyinError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import random
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from zhiyin.client.call import seconds_of
+from zhiyin.client.api_call import seconds_of
 from zhiyin.client.errors import AGAIN
 from zhiyin.core.errors import ConfigError, MissingExtraError
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from zhiyin.cli.show import table
+from zhiyin.cli.output import table
 
 HEADERS, ROW = ("rank", "item", "events", "score"), (1, 100_033, 1_234_567, 0.123456)
 

@@ -1,0 +1,106 @@
+"""The calls as methods, listed once for both clients.
+
+A type checker or an editor sees each with its own arguments: `Client` gives the value, `AsyncClient` what to await.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
+
+from zhiyin.client import admin_calls, catalog_calls, event_calls, key_calls, list_calls
+from zhiyin.client.api_call import Call, Calls
+
+P = ParamSpec("P")
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Method(Protocol[P, T_co]):
+    """What a call is as a method, to who reads types: it hangs on whose method it is."""
+
+    @overload
+    def __get__(self, client: SyncMethods, kind: type[SyncMethods] | None = None) -> Callable[P, T_co]: ...
+    @overload
+    def __get__(
+        self, client: AsyncMethods, kind: type[AsyncMethods] | None = None
+    ) -> Callable[P, Coroutine[Any, Any, T_co]]: ...
+    @overload
+    def __get__(self, client: None, kind: type[Any] | None = None) -> Callable[Concatenate[Any, P], Any]: ...
+
+
+def method(build: Callable[P, Call[T] | Calls[T]]) -> Method[P, T]:
+    """A method that has the call built and gives its answer, with the name, words and arguments of `build`."""
+
+    @functools.wraps(build)
+    def ask(client: Any, /, *args: P.args, **kwargs: P.kwargs) -> Any:
+        return client._answer(functools.partial(build, *args, **kwargs))
+
+    ask.__name__ = build.__name__.rstrip("_")
+    whole = inspect.signature(build)
+    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    ask.__signature__ = whole.replace(parameters=[own, *whole.parameters.values()])  # type: ignore[attr-defined]
+    return ask  # type: ignore[return-value]
+
+
+class Methods:
+    """What can be asked of a service."""
+
+    event = method(event_calls.event)
+    events = method(event_calls.events)
+
+    recommend = method(list_calls.recommend)
+    more = method(list_calls.more)
+    rank = method(list_calls.rank)
+    similar = method(list_calls.similar)
+    similar_users = method(list_calls.similar_users)
+    popular = method(list_calls.popular)
+    trending = method(list_calls.trending)
+    pages = method(list_calls.pages)
+    impressions = method(list_calls.impressions)
+    history = method(list_calls.history)
+    list = method(list_calls.list_)
+    replay = method(list_calls.replay)
+
+    put_item = method(catalog_calls.put_item)
+    patch_item = method(catalog_calls.patch_item)
+    get_item = method(catalog_calls.get_item)
+    delete_item = method(catalog_calls.delete_item)
+    put_items = method(catalog_calls.put_items)
+    search = method(catalog_calls.search)
+    put_user = method(catalog_calls.put_user)
+    patch_user = method(catalog_calls.patch_user)
+    get_user = method(catalog_calls.get_user)
+    delete_user = method(catalog_calls.delete_user)
+    put_users = method(catalog_calls.put_users)
+
+    schema = method(admin_calls.schema)
+    put_schema = method(admin_calls.put_schema)
+    placements = method(admin_calls.placements)
+    placement = method(admin_calls.placement)
+    put_placement = method(admin_calls.put_placement)
+    delete_placement = method(admin_calls.delete_placement)
+    placement_versions = method(admin_calls.placement_versions)
+    rollback_placement = method(admin_calls.rollback_placement)
+    keys = method(key_calls.keys)
+    add_key = method(key_calls.add_key)
+    revoke_key = method(key_calls.revoke_key)
+    page_token = method(key_calls.page_token)
+    health = method(admin_calls.health)
+    ready = method(admin_calls.ready)
+
+
+class SyncMethods(Methods):
+    """The methods of a client that waits for each response."""
+
+    def _answer(self, build: Callable[[], Call[T] | Calls[T]]) -> T:
+        raise NotImplementedError
+
+
+class AsyncMethods(Methods):
+    """The methods of a client whose responses are awaited."""
+
+    async def _answer(self, build: Callable[[], Call[T] | Calls[T]]) -> T:
+        raise NotImplementedError
