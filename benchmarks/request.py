@@ -67,8 +67,10 @@ def main() -> None:
     begun = time.perf_counter()
     pipeline = zy.Pipeline(sources=SOURCES, candidates=100, ranker="none", windows=1).fit(data, run)
     part, window = plan_windows(data, 1, 0.02, True, run).choose[0]
-    asked = pipeline_fitting.ask(pipeline.sources_, part, window, 100, run)
-    pipeline.ranker_ = pipeline_fitting._train_ranker(rankers.parse(DEFAULT_RANKER), [asked], run, asked.builder(run))
+    window_candidates = pipeline_fitting.retrieve_window(pipeline.sources_, part, window, 100, run)
+    pipeline.ranker_ = pipeline_fitting._train_ranker(
+        rankers.parse(DEFAULT_RANKER), [window_candidates], run, window_candidates.builder(run)
+    )
     pipeline.builder_ = pipeline_fitting.FeatureBuilder.learn(data, pipeline.sources_, run=run)
     pipeline.choices_ = dict.fromkeys(pipeline.choices_, "ranker")
     print(f"fitted in {time.perf_counter() - begun:.0f} s", flush=True)

@@ -95,3 +95,11 @@ def test_fingerprint_sees_what_teaches_a_model() -> None:
 def test_nothing_to_learn_from() -> None:
     with pytest.raises(DataError, match="no event"):
         Dataset.build(LOG.clear())
+
+
+def test_notebooks_show_tables_and_columns_escaped() -> None:
+    evil = "<img src=x>"
+    page = Dataset.build(LOG, items=pl.DataFrame({"id": [10, 20], evil: ["x", "y"]}))._repr_html_()
+    assert "<td>events</td><td>5</td>" in page
+    assert "&lt;img src=x&gt; (String)" in page
+    assert "<img" not in page

@@ -308,3 +308,13 @@ def test_parts_must_belong_together_and_hold_someone() -> None:
     with pytest.raises(DataError, match="nobody can be judged"):
         evaluate([Popular()], train, nobody, run=RUN)
     assert any("learn from the future" in said for said in evaluate([Popular()], test, train, run=RUN).warnings)
+
+
+def test_notebooks_show_the_comparison_best_first_and_escaped() -> None:
+    evil = "<script>alert(1)</script>"
+    evaluation = evaluate({evil: EASE(reg=5.0)}, split=split(big(60, 20), test="5d"), rounds=0, run=RUN)
+    page = evaluation._repr_html_()
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "<script" not in page
+    assert page.index(evaluation.best.replace("<", "&lt;").replace(">", "&gt;")) < page.index("Random")
+    assert all(f"<th>{name}</th>" in page for name in ("model", "NDCG@10", "p", "Coverage@10", "peak MB"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import polars as pl
 import pytest
@@ -12,8 +14,9 @@ from zhiyin.core.errors import ConfigError, UnknownItemError
 from zhiyin.data.dataset import Dataset
 from zhiyin.models.factorization import ALS
 from zhiyin.pipeline.answers import Answers
+from zhiyin.pipeline.explanations import Reason
 from zhiyin.pipeline.pipeline import Pipeline
-from zhiyin.pipeline.request import Request
+from zhiyin.pipeline.request import Answer, Request
 from zhiyin.pipeline.rules import Boost, Rules
 
 DAY = 86_400_000_000
@@ -234,3 +237,15 @@ def test_many_at_once_are_as_one_by_one() -> None:
     assert len(of["u30"]) == 5
     assert all(int(item[1:]) < 40 for item in of["u30"])
     assert all(int(item[1:]) < 12 for item in of["u2"])
+
+
+def test_notebooks_show_items_with_scores_and_reasons_escaped() -> None:
+    evil = "<b>&"
+    reason = Reason(evil, "rrf", {"als": {"rank": 1, "score": 0.5}}, because=[{"item": evil, "similarity": 1.0}])
+    page = Answer(
+        [evil, 7], [0.5, 0.25], method="rrf", reasons=[reason, dataclasses.replace(reason, item=7)]
+    )._repr_html_()
+    assert "<td>1</td><td>&lt;b&gt;&amp;</td><td>0.5</td><td>Because you had “&lt;b&gt;&amp;”" in page
+    assert "<td>2</td><td>7</td><td>0.25</td>" in page
+    assert "<b>" not in page
+    assert "<th>reason</th>" not in Answer([1], [1.0])._repr_html_()

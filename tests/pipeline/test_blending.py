@@ -59,17 +59,17 @@ def test_weights_find_the_source_that_is_right() -> None:
     assert weights[[1, 3]].sum() > 10 * weights[[0, 2]].sum()
     one = np.ones(n, np.int64)
     values = {
-        name: blending.judged(candidates, blending.scores_by(name, candidates), labels, one, "ndcg@3")
+        name: blending.metric_values(candidates, blending.scores_by(name, candidates), labels, one, "ndcg@3")
         for name in ("noise", "good", "rrf")
     }
     joined = blending.weighted(candidates, np.tile(weights, (n, 1)))
-    values["weighted"] = blending.judged(candidates, joined, labels, one, "ndcg@3")
+    values["weighted"] = blending.metric_values(candidates, joined, labels, one, "ndcg@3")
     assert values["weighted"].mean() >= 0.98 * values["good"].mean() > values["rrf"].mean() > values["noise"].mean()
 
 
 def test_judged_counts_what_no_source_named() -> None:
     labels = np.array([1, 0, 0, 0, 1], np.float32)
-    found = blending.judged(small(), blending.scores_by("a", small()), labels, np.array([2, 1]), "recall@1")
+    found = blending.metric_values(small(), blending.scores_by("a", small()), labels, np.array([2, 1]), "recall@1")
     assert found.tolist() == [0.5, 0.0]
 
 

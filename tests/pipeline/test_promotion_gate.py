@@ -19,7 +19,7 @@ from zhiyin.models.popularity import Popular
 from zhiyin.models.random import Random
 from zhiyin.models.recommender import Recommender
 from zhiyin.models.transitions import Transitions
-from zhiyin.pipeline.promotion_gate import FEWEST, Verdict, gate
+from zhiyin.pipeline.promotion_gate import MIN_USERS, Verdict, gate
 from zhiyin.testing.recommender import DAY
 
 
@@ -108,11 +108,11 @@ def test_too_few_users_are_said_with_how_many_it_takes_and_so_many_do() -> None:
 
 
 def test_no_interval_of_a_handful_of_users_shows_anything() -> None:
-    verdict = judged(Transitions(), Random(), FEWEST - 5)
-    assert verdict.users < FEWEST
+    verdict = judged(Transitions(), Random(), MIN_USERS - 5)
+    assert verdict.users < MIN_USERS
     assert verdict.tests["popular"].low > 0
     assert not verdict.passed
-    assert f"about {FEWEST} users" in verdict.why
+    assert f"about {MIN_USERS} users" in verdict.why
 
 
 def test_the_first_version_of_a_small_shop_goes_into_use() -> None:

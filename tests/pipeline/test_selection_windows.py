@@ -15,7 +15,7 @@ from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.splits import rolling
-from zhiyin.pipeline.selection_windows import LEAST, WindowPlan, gate_split, plan_windows
+from zhiyin.pipeline.selection_windows import MIN_FIRST_SHARE, WindowPlan, gate_split, plan_windows
 from zhiyin.testing.recommender import DAY
 
 RUN = Run(seed=3, threads=1)
@@ -98,7 +98,7 @@ def test_nobody_loses_all_events_where_there_are_no_times() -> None:
 
 def test_a_short_log_has_fewer_windows_and_says_so() -> None:
     many = plan_windows(walks(), 20, 0.1, True, RUN)
-    assert len(many.learn) + len(many.choose) == round((1 - LEAST) / 0.1)
+    assert len(many.learn) + len(many.choose) == round((1 - MIN_FIRST_SHARE) / 0.1)
     assert "must be left before them" in many.notes[0]
     moments = random_log(50, 10, 0, times=True, moments=2)
     few = plan_windows(moments, 6, 0.1, True, RUN)

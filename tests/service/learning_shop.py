@@ -62,7 +62,7 @@ class Shop:
         begun = datetime.fromtimestamp(self.now / 1e6, UTC)
         data = self.read()
         model = Popular().fit(data)
-        bundle = self.bundles.write(model, figures={}, catalogue=Catalogue.of(data), made=begun)
+        bundle = self.bundles.write(model, figures={}, catalogue=Catalogue.of(data), made_at=begun)
         self.bundles.promote(bundle.version)
         return data
 

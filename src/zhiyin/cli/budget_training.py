@@ -138,7 +138,7 @@ def _keep(
     figures: dict[str, Any] = {verdict.metric: verdict.figures["candidate"], "users": verdict.users}
     figures |= {name: value for name, value in verdict.figures.items() if name != "candidate"}
     report = {"judged": verdict.to_dict() | {"why": why}, "pipeline": model.report_}
-    return bundles.write(model, figures=figures, report=report, catalogue=catalogue, made=made)
+    return bundles.write(model, figures=figures, report=report, catalogue=catalogue, made_at=made)
 
 
 def tell(report: dict[str, Any], choices: bool = True) -> None:

@@ -40,7 +40,7 @@ def forget(
         if not yes:
             be_sure(f"Remove all of user {user!r} from {store.address}?")
         used = bundles_of(config).current
-        proof = store.forget(user, 0 if used is None else used.made)
+        proof = store.forget(user, 0 if used is None else used.made_at)
         _tell_redis(project, store, user)
     finally:
         store.close()

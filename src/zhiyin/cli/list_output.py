@@ -59,7 +59,7 @@ def forgotten_since(users: Sequence[str], folder: Path, config: Path) -> set[str
     if "://" not in address.removeprefix("sqlite:///") and not Path(address.removeprefix("sqlite:///")).is_file():
         return set()
     if (folder.parent / "bundle.json").is_file():
-        made = Bundles(folder.parent.parent).get(int(folder.parent.name)).made
+        made = Bundles(folder.parent.parent).get(int(folder.parent.name)).made_at
     else:
         made = int((folder / "model.json").stat().st_mtime * 1e6)
     store = open_store(project)

@@ -52,7 +52,7 @@ class Registry(Generic[T]):
         Raises ConfigError with the nearest name where there is none, MissingExtraError where its module needs a package
         that is not installed.
         """
-        canonical = {known.lower(): known for known in self.names()}.get(name.lower())
+        canonical = {names.lower(): names for names in self.names()}.get(name.lower())
         if canonical is None:
             raise ConfigError(f"there is no {self.kind} {name!r}", remedy=nearest(name, self.names()))
         if canonical in self._registered:

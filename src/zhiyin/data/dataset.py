@@ -13,6 +13,7 @@ import polars as pl
 from scipy import sparse
 
 from zhiyin.core.errors import DataError
+from zhiyin.core.html_table import html_table
 from zhiyin.core.parallel import kernel, read_only
 from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.data.event_schema import NO_KIND, EventSchema, StorePosition
@@ -102,6 +103,15 @@ class Dataset:
             first, last = self.window
             span = f", {_day(first)} to {_day(last)}"
         return f"Dataset({self.n_events:,} events, {self.n_users:,} users, {self.n_items:,} items{span})"
+
+    def _repr_html_(self) -> str:
+        """The tables and their columns, with types, for notebooks."""
+        tables = (("events", self.events), ("users", self.users), ("items", self.items))
+        rows = [
+            (name, f"{len(frame):,}", ", ".join(f"{column} ({dtype})" for column, dtype in frame.schema.items()))
+            for name, frame in tables
+        ]
+        return html_table(repr(self), ("table", "rows", "columns"), rows)
 
     @property
     def window(self) -> tuple[int, int]:

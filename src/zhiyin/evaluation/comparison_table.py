@@ -94,36 +94,50 @@ WORDS: dict[str, tuple[str, str, str]] = {
 def rich_table(evaluation: Comparison, metrics: Sequence[str] | None = None) -> Table:
     """The models, best first. Bold: the best; "n.s.": not distinguishable from it at p < 0.05.
 
-    `metrics` are the columns beside the main one; by default recall, coverage, popularity lift at the same k.
+    metrics: columns beside the main one; None: recall, coverage and popularity lift at the same k.
     """
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
+    header, rows = table_cells(evaluation, metrics)
+    table = Table(title=escape(evaluation.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.collapse_padding = True
+    table.add_column(header[0], no_wrap=True, vertical="bottom")
+    narrow = {"ms per 1,000 users": "ms per\n1,000\nusers", "peak MB": "peak\nMB"}
+    for name in header[1:]:
+        text = narrow.get(name) or name.replace(" ", "\n").replace("@", "\n@")
+        table.add_column(text, justify="right", no_wrap=True, vertical="bottom")
+    for row in rows:
+        style = "bold" if row[0] == evaluation.best else ""
+        table.add_row(escape(row[0]), *row[1:], style=style)
+    return table
+
+
+def table_cells(
+    evaluation: Comparison, metrics: Sequence[str] | None = None
+) -> tuple[list[str], list[tuple[str, ...]]]:
+    """The header and the rows of the table, as texts. metrics: as in `rich_table`."""
     main = evaluation.main
     if metrics is None:
         at = main.partition("@")[2]
         metrics = [f"{name}@{at}" for name in ("recall", "coverage", "popularity_lift")]
-    metric_names = {name for model in evaluation.models for name in model.metrics}
-    others = [name for name in metrics if name in metric_names and name != main]
-    table = Table(title=escape(evaluation.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.collapse_padding = True
-    table.add_column("model", no_wrap=True, vertical="bottom")
-    figures = [label(name).replace(" ", "\n").replace("@", "\n@") for name in (main, *others)]
-    for header in (figures[0], "p", *figures[1:], "fit", "ms per\n1,000\nusers", "peak\nMB"):
-        table.add_column(header, justify="right", no_wrap=True, vertical="bottom")
-    for model in ranked(evaluation):
-        table.add_row(
-            escape(model.name),
+    names = {name for model in evaluation.models for name in model.metrics}
+    others = [name for name in metrics if name in names and name != main]
+    header = ["model", label(main), "p", *map(label, others), "fit", "ms per 1,000 users", "peak MB"]
+    rows = [
+        (
+            model.name,
             number(main, model.metrics.get(main)) + _half_width(main, model),
             _verdict(evaluation, model),
             *(number(name, model.metrics.get(name)) for name in others),
             seconds(model.fit_seconds),
             f"{1000 * model.score_seconds_per_1000:,.0f}",
             f"{model.peak_mb:,.0f}",
-            style="bold" if model.name == evaluation.best else "",
         )
-    return table
+        for model in ranked(evaluation)
+    ]
+    return header, rows
 
 
 def ranked(evaluation: Comparison) -> list[ModelScores]:

@@ -23,13 +23,14 @@ import polars as pl
 import zhiyin
 from zhiyin.core.durations import UNITS
 from zhiyin.core.errors import ConfigError
+from zhiyin.core.html_table import html_table
 from zhiyin.core.params import list_length, settings_of
 from zhiyin.core.ranking_metrics import RANKING
 from zhiyin.core.registry import label
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.splits import Split
-from zhiyin.evaluation.comparison_table import direction, rich_table
+from zhiyin.evaluation.comparison_table import direction, rich_table, table_cells
 from zhiyin.evaluation.fold_metrics import Fold, ModelFoldResult, is_plain_popular
 from zhiyin.evaluation.protocol_text import evaluated_users, protocol_sentences, title_text, warning_sentences
 from zhiyin.evaluation.significance import bootstrap_interval, paired_tests
@@ -117,6 +118,11 @@ class Evaluation:
         from rich.text import Text
 
         return Group(rich_table(self), *(Text(f"! {warning}", style="yellow") for warning in self.warnings))
+
+    def _repr_html_(self) -> str:
+        """The comparison as a table, for notebooks."""
+        header, rows = table_cells(self)
+        return html_table(self.title, header, rows, self.warnings)
 
     def __str__(self) -> str:
         from rich.console import Console

@@ -38,7 +38,7 @@ class Source:
     tuned: bool = True
 
 
-def fitting(data: Dataset, budget: float) -> list[Source]:
+def suitable_sources(data: Dataset, budget: float) -> list[Source]:
     """Sources that fit the data; popularity first. `budget`: seconds."""
     sources = [Source("popular", "for strangers, and as a floor", tuned=False)]
     if data.has_times:
@@ -90,7 +90,7 @@ def auto(
         log.info('pipeline: sources are not tuned, for optuna is not installed: pip install "zhiyin[tune]"')
     tried: list[dict[str, Any]] = []
     texts = []
-    sources = fitting(data, budget)
+    sources = suitable_sources(data, budget)
     # A source is fitted once for each window and twice on everything, on more events than it is timed on.
     events = sum(part.train.n_events for part, _ in (*plan.learn, *plan.choose)) + 2 * data.n_events
     times = events / max(1, plan.tune.n_events)

@@ -27,12 +27,14 @@ def popular_items(
     most = int(wanted.max(initial=0))
     if most == 0:
         return np.zeros(0, np.int64), np.zeros(0, np.int32)
-    taken = _items_of_both(excluded, slates)
+    unavailable = _items_of_both(excluded, slates)
     short = np.flatnonzero(wanted > 0)
     if len(short) < len(wanted):
-        taken = taken.take(short)
+        unavailable = unavailable.take(short)
     scores = np.zeros(len(allowed), np.float32)
-    items, _ = first_k(popular_order, scores, most, allowed, (taken.offsets, np.asarray(taken.values, np.int32)))
+    items, _ = first_k(
+        popular_order, scores, most, allowed, (unavailable.offsets, np.asarray(unavailable.values, np.int32))
+    )
     filled = (items >= 0) & (np.arange(most) < wanted[short][:, None])
     return short[np.nonzero(filled)[0]], items[filled]
 

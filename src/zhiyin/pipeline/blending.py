@@ -18,7 +18,7 @@ from zhiyin.ranking.candidates import RRF, reciprocal_ranks
 from zhiyin.ranking.examples import Candidates
 
 # Users of a segment below which it has no choice of its own.
-FEW = 50
+MIN_SEGMENT_USERS = 50
 
 
 def minmax_scores(candidates: Candidates) -> np.ndarray:
@@ -82,7 +82,7 @@ def order(candidates: Candidates, scores: np.ndarray) -> np.ndarray:
     return np.lexsort((-scores, candidates.owners))
 
 
-def judged(
+def metric_values(
     candidates: Candidates, scores: np.ndarray, labels: np.ndarray, relevant: np.ndarray, metric: str
 ) -> np.ndarray:
     """float64[n]: a ranking metric ("ndcg@10") of each request's candidates ordered by score.
@@ -143,7 +143,7 @@ def choose(
         why = f"no blend beats {single} on {n:,} requests"
     if default is not None and default != best:
         gain, error, people = standard_error(values[best] - values[default], users)
-        if people < FEW:
+        if people < MIN_SEGMENT_USERS:
             return Choice(segment, default, figures, n, f"requests of {people} users are too few to tell")
         if gain <= error:
             return Choice(segment, default, figures, n, f"{best} is not clearly better on {n:,} requests")

@@ -63,7 +63,7 @@ class Bundle:
         return int(self.folder.name)
 
     @property
-    def made(self) -> int:
+    def made_at(self) -> int:
         """When its data was read, microseconds UTC."""
         return int(datetime.fromisoformat(self.manifest["made"]).timestamp() * 1e6)
 
@@ -81,7 +81,7 @@ class Bundle:
         Raises DataError that names the first that differs.
         """
         try:
-            self.made  # noqa: B018
+            self.made_at  # noqa: B018
             files = {str(PurePosixPath(*file.relative_to(self.folder).parts)): file for file in _files(self.folder)}
         except (ValueError, TypeError, KeyError, OSError):
             raise self._wrong("bundle.json is not what was written") from None
@@ -159,12 +159,12 @@ class Bundles:
         figures: dict[str, Any],
         report: dict[str, Any] | None = None,
         catalogue: Catalogue | None = None,
-        made: datetime | None = None,
+        made_at: datetime | None = None,
     ) -> Bundle:
         """Keep a fitted model as the next version; it is not in use before it is promoted.
 
         figures: what it was judged by, plain numbers and texts; report: all that was measured; catalogue: the items and
-        users it was trained with, for filters and titles; made: when its data was read, left out, now. Of who was
+        users it was trained with, for filters and titles; made_at: when its data was read, left out, now. Of who was
         forgotten after that moment it still knows.
         """
         version = max(self.versions(), default=0) + 1
@@ -180,7 +180,7 @@ class Bundles:
             manifest = {
                 "format": FORMAT,
                 "version": version,
-                "made": (made or datetime.now(UTC)).isoformat(timespec="seconds"),
+                "made": (made_at or datetime.now(UTC)).isoformat(timespec="seconds"),
                 "model": type(model).__name__,
                 "settings": settings_of(model),
                 "data": {

@@ -1,8 +1,8 @@
-"""Items that came after the model was trained: known by their columns alone, they take part in the next list.
+"""Cold-start items: items that came after the model was trained, known by their columns alone, enter the next list.
 
-They get codes after those that the model knows. Where a source of the pipeline can describe items by their columns, a
-new item is worth what the candidates most like it are worth to this user; where none can, new items stand behind the
-candidates, the newest first. A click on a new item counts as one on the known item that is most like it.
+Their codes follow those that the model knows. Where a source of the pipeline can describe items by their columns, the
+score of a new item is the mean of the scores of the most similar candidates; where none can, new items come behind the
+candidates, the newest first. An event of a new item counts as one of the most similar item that the model knows.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from zhiyin.pipeline.explanations import Reason
 if TYPE_CHECKING:
     from zhiyin.pipeline.pipeline import Pipeline
 
-# New items that one list may choose from, and candidates that say what a new item is worth.
-MOST, NEAREST = 50, 5
-# Items whose known stand-in is remembered.
-STAND_INS = 100_000
+# New items among the candidates of one list; most similar candidates that give the score of a new item.
+MAX_NEW_ITEMS, N_NEAREST = 50, 5
+# New items whose most similar known item is cached.
+MAX_CACHED_NEAREST = 100_000
 
 
 class MoreIds(Ids):
     """Ids of a model and, behind them, ids that it has never seen, in the order they came."""
 
-    def __init__(self, known: Ids, more: list[str]) -> None:
-        self.known, self._more = known, more
-        self._at = {raw: len(known) + at for at, raw in enumerate(more)}
+    def __init__(self, trained: Ids, more: list[str]) -> None:
+        self.known, self._more = trained, more
+        self._at = {raw: len(trained) + at for at, raw in enumerate(more)}
 
     def __len__(self) -> int:
         return len(self.known) + len(self._more)
@@ -75,7 +75,7 @@ class MoreIds(Ids):
 
 
 class NewItems:
-    """What the new items of a catalogue are worth to someone.
+    """Scores of the new items of a catalogue.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class NewItems:
         self._new: Any = None
         if self._describer is not None and self.m:
             self._known, self._new = _vectors(self._describer, frame.drop("id"), run)
-        self._stand_ins: dict[int, int] = {}
+        self._nearest: dict[int, int] = {}
         self._lock = threading.Lock()
 
     def score_candidates(
@@ -101,7 +101,7 @@ class NewItems:
         allowed: np.ndarray,
         removed: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The new items that stand beside the candidates of n histories: at most MOST each.
+        """New items to add to the candidates of n histories, with scores: at most MAX_NEW_ITEMS each.
 
         Parameters
         ----------
@@ -123,28 +123,28 @@ class NewItems:
         sizes, left = np.diff(offsets), free.sum(axis=1)
         ranks_by_profile = np.zeros(n, dtype=bool)
         if self._new is not None:
-            ranks_by_profile = (histories.positives > 0) & (left > 0) & ((left > MOST) | (sizes == 0))
-        order = np.full((n, min(MOST, len(rows))), -1, dtype=np.int64)  # places in `rows`
+            ranks_by_profile = (histories.positives > 0) & (left > 0) & ((left > MAX_NEW_ITEMS) | (sizes == 0))
+        order = np.full((n, min(MAX_NEW_ITEMS, len(rows))), -1, dtype=np.int64)  # places in `rows`
         liking = np.zeros(order.shape, dtype=np.float32)
         if not ranks_by_profile.all() and len(rows):
             first = np.argsort(~free, axis=1, kind="stable")[:, : order.shape[1]]
             order[:] = np.where(np.take_along_axis(free, first, axis=1), first, -1)
         if ranks_by_profile.any():
             which = np.flatnonzero(ranks_by_profile)
-            likes = self._likes(rows, histories.take(which) if len(which) < n else histories)
+            likes = self._profile_scores(rows, histories.take(which) if len(which) < n else histories)
             likes[~free[which]] = -np.inf
             best = np.argsort(-likes, axis=1, kind="stable")[:, : order.shape[1]]
             liking[which] = np.take_along_axis(likes, best, axis=1)
             order[which] = np.where(np.isfinite(liking[which]), best, -1)
         chosen = np.where(order >= 0, rows[order] if len(rows) else -1, -1)
-        new_scores = self._worths(chosen, np.asarray(offsets, np.int64), items, scores)
+        new_scores = self._similarity_scores(chosen, np.asarray(offsets, np.int64), items, scores)
         alone = ranks_by_profile & (sizes == 0)
         new_scores[alone] = liking[alone]
         real = chosen >= 0
         return np.nonzero(real)[0], (chosen[real] + self.n).astype(np.int32), new_scores[real]
 
     def similarity_row(self, code: int) -> np.ndarray | None:
-        """float32[n + m]: likeness of all items to a new one; None where items cannot be described."""
+        """float32[n + m]: similarity of all items to a new one; None where no source describes items."""
         if self._new is None:
             return None
         one = self._new[[code - self.n]]
@@ -156,17 +156,17 @@ class NewItems:
     def similar_new_items(
         self, items: np.ndarray, scores: np.ndarray, allowed: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """As `score_candidates`, for a list that is no one's: items similar to an item."""
-        rows = np.flatnonzero(allowed)[::-1][: 20 * MOST]
+        """New items and their scores, as of `score_candidates`, for the list of items similar to an item."""
+        rows = np.flatnonzero(allowed)[::-1][: 20 * MAX_NEW_ITEMS]
         if self._new is None or not len(rows) or not len(items):
             return np.zeros(0, np.int32), np.zeros(0, np.float32)
-        new_scores = self._worths(rows[None, :], np.array([0, len(items)]), items, scores)[0]
-        best = np.argsort(-new_scores, kind="stable")[:MOST]
+        new_scores = self._similarity_scores(rows[None, :], np.array([0, len(items)]), items, scores)[0]
+        best = np.argsort(-new_scores, kind="stable")[:MAX_NEW_ITEMS]
         return (rows[best] + self.n).astype(np.int32), new_scores[best]
 
     def nearest_known_item(self, code: int) -> int:
-        """Code of the known item that is most like a new one; -1 where none is."""
-        nearest = self._stand_ins.get(code)
+        """Code of the known item most similar to a new one; -1 where none is."""
+        nearest = self._nearest.get(code)
         if nearest is None:
             nearest = -1
             if self._new is not None:
@@ -175,8 +175,8 @@ class NewItems:
                 best = int(np.argmax(likeness[: self.n]))
                 nearest = best if likeness[best] > 0 else -1
             with self._lock:
-                if len(self._stand_ins) < STAND_INS:
-                    self._stand_ins[code] = nearest
+                if len(self._nearest) < MAX_CACHED_NEAREST:
+                    self._nearest[code] = nearest
         return nearest
 
     def nearest_known_items(self, codes: np.ndarray) -> np.ndarray:
@@ -201,13 +201,13 @@ class NewItems:
         return np.vstack([trained, self._new if same else np.zeros((self.m, width), trained.dtype)])
 
     def reason(self, item: Any, method: str, rules: list[str]) -> Reason:
-        """Why a new item stands in a list."""
+        """The reason of a new item in a list."""
         return Reason(item, "new" if self._new is None else method, {"new": {"rank": 1, "score": 0.0}}, rules=rules)
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    def _likes(self, rows: np.ndarray, histories: Histories) -> np.ndarray:
-        """float32[n, r]: how much each history likes each of some new items."""
+    def _profile_scores(self, rows: np.ndarray, histories: Histories) -> np.ndarray:
+        """float32[n, r]: scores of some new items by the profile of each history."""
         if isinstance(self._describer, Content):
             product = self._describer.profiles(histories) @ self._new[rows].T
         else:
@@ -215,8 +215,10 @@ class NewItems:
         dense = product.toarray() if sparse.issparse(product) else np.asarray(product)
         return dense.reshape(len(histories), len(rows)).astype(np.float32)
 
-    def _worths(self, rows: np.ndarray, offsets: np.ndarray, items: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        """float32[n, r]: of new items, the mean score of the NEAREST candidates, each by its likeness; where none is
+    def _similarity_scores(
+        self, rows: np.ndarray, offsets: np.ndarray, items: np.ndarray, scores: np.ndarray
+    ) -> np.ndarray:
+        """float32[n, r]: of new items, the mean score of the N_NEAREST candidates, each by its likeness; where none is
         alike, behind all candidates. rows: int64[n, r], new items of each request, -1 behind them."""
         new_scores = np.zeros(rows.shape, dtype=np.float32)
         totals = np.zeros(rows.shape, dtype=np.float32)
@@ -224,10 +226,10 @@ class NewItems:
         if self._new is not None and rows.size:
             if sparse.issparse(self._new):
                 old, new = self._known, self._new
-                _worths_sparse(rows, offsets, items, scores, new.indptr, new.indices, new.data, old.indptr, old.indices,
-                               old.data, np.zeros(new.shape[1]), new_scores, totals)  # fmt: skip
+                arrays = (new.indptr, new.indices, new.data, old.indptr, old.indices, old.data, np.zeros(new.shape[1]))
+                _similarity_scores_sparse(rows, offsets, items, scores, *arrays, new_scores, totals)
             else:
-                _worths_dense(rows, offsets, items, scores, self._new, self._known, new_scores, totals)
+                _similarity_scores_dense(rows, offsets, items, scores, self._new, self._known, new_scores, totals)
         sizes = np.diff(offsets)
         low = np.zeros(len(rows), dtype=np.float32)
         filled = np.flatnonzero(sizes)
@@ -241,18 +243,18 @@ class NewItems:
 
 @kernel
 def _nearest_mean(values, begin, end, scores):
-    """Mean score of the NEAREST values above 0, weighted by them, and their sum. values: of rows begin to end."""
-    best, at = np.zeros(NEAREST), np.zeros(NEAREST, dtype=np.int64)
+    """Mean score of the N_NEAREST values above 0, weighted by them, and their sum. values: of rows begin to end."""
+    best, at = np.zeros(N_NEAREST), np.zeros(N_NEAREST, dtype=np.int64)
     for row in range(begin, end):
         value, it = values[row - begin], row
-        if value <= best[NEAREST - 1]:
+        if value <= best[N_NEAREST - 1]:
             continue
-        for place in range(NEAREST):
+        for place in range(N_NEAREST):
             if value > best[place]:
                 best[place], value = value, best[place]
                 at[place], it = it, at[place]
     total, weighted = 0.0, 0.0
-    for place in range(NEAREST):
+    for place in range(N_NEAREST):
         if best[place] > 0:
             total += best[place]
             weighted += best[place] * scores[at[place]]
@@ -260,7 +262,7 @@ def _nearest_mean(values, begin, end, scores):
 
 
 @kernel
-def _worths_sparse(
+def _similarity_scores_sparse(
     rows,
     offsets,
     items,
@@ -295,7 +297,7 @@ def _worths_sparse(
 
 
 @kernel
-def _worths_dense(rows, offsets, items, scores, new_vectors, old_vectors, out, totals):
+def _similarity_scores_dense(rows, offsets, items, scores, new_vectors, old_vectors, out, totals):
     d = new_vectors.shape[1]
     for request in range(len(rows)):
         begin, end = offsets[request], offsets[request + 1]

@@ -376,11 +376,11 @@ def _largest(left, placed):
 
 
 @kernel
-def _dpp(start, stop, offsets, items, worth, vectors, chosen):
+def _dpp(start, stop, offsets, items, quality_of_rows, vectors, chosen):
     for request in range(start, stop):
         first, end = offsets[request], offsets[request + 1]
         m = end - first
-        unit, quality = _gathered(items[first:end], vectors), worth[first:end]
+        unit, quality = _gathered(items[first:end], vectors), quality_of_rows[first:end]
         left, cosine = quality * quality, np.empty(m)
         factor, placed = np.zeros((m, chosen.shape[1])), np.zeros(m, dtype=np.bool_)
         for place in range(min(chosen.shape[1], m)):
@@ -394,12 +394,12 @@ def _dpp(start, stop, offsets, items, worth, vectors, chosen):
 
 
 @kernel
-def _dpp_sparse(start, stop, offsets, items, worth, indptr, indices, data, width, chosen):
+def _dpp_sparse(start, stop, offsets, items, quality_of_rows, indptr, indices, data, width, chosen):
     spread = np.zeros(width)
     for request in range(start, stop):
         first, end = offsets[request], offsets[request + 1]
         m = end - first
-        quality = worth[first:end]
+        quality = quality_of_rows[first:end]
         left, cosine = quality * quality, np.empty(m)
         factor, placed = np.zeros((m, chosen.shape[1])), np.zeros(m, dtype=np.bool_)
         for place in range(min(chosen.shape[1], m)):

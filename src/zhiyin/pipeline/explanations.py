@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from zhiyin.pipeline.pipeline import Pipeline
 
 # Of each item: items of the history, and features, that are told.
-TOLD = 3
+MAX_DETAILS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +205,7 @@ def _because(
             continue
         raw = pipeline.context_.item_ids.raw(had)
         for row, values in zip(of, similar):
-            best = np.argsort(-values, kind="stable")[:TOLD]
+            best = np.argsort(-values, kind="stable")[:MAX_DETAILS]
             best_similar = [b for b in best if np.isfinite(values[b]) and values[b] > 0]
             result[row] = [{"item": raw[b], "similarity": float(values[b]), "source": name} for b in best_similar]
             free[row] = not result[row]
@@ -227,7 +227,7 @@ def _features(pipeline: Pipeline, whole: Examples, rows: np.ndarray, run: Run) -
     for row in np.where(rows >= 0, np.searchsorted(item_rows, rows), -1):
         moves = []
         if row >= 0:
-            for at in np.argsort(-np.abs(moved[row]), kind="stable")[:TOLD]:
+            for at in np.argsort(-np.abs(moved[row]), kind="stable")[:MAX_DETAILS]:
                 value = numbers.get(names[at])
                 moves.append(
                     {

@@ -30,7 +30,7 @@ from zhiyin.models.registry import parse
 from zhiyin.models.saving import write as write_model
 from zhiyin.models.training_context import TrainingContext
 from zhiyin.pipeline import backfill, blending
-from zhiyin.pipeline.pipeline_fitting import BEGINS, SEGMENTS, learn, segments_of
+from zhiyin.pipeline.pipeline_fitting import SEGMENT_STARTS, SEGMENTS, learn, segments_of
 from zhiyin.pipeline.selection_windows import WindowPlan, plan_windows
 from zhiyin.pipeline.slate import Ragged, Slates
 from zhiyin.ranking import registry as rankers
@@ -249,7 +249,7 @@ class Pipeline(Recommender):
 
     def method_of(self, history: Histories) -> str:
         """What orders the candidates of one history."""
-        return self.choices_[SEGMENTS[bisect_right(BEGINS, int(history.positives[0]))]]
+        return self.choices_[SEGMENTS[bisect_right(SEGMENT_STARTS, int(history.positives[0]))]]
 
     def scores_by(
         self, method: str, histories: Histories, candidates: Candidates, run: Run, index: AsOf | None = None

@@ -30,9 +30,9 @@ from zhiyin.pipeline.pipeline import Pipeline
 # Share of the metric of what is in use that a new model may lose.
 MARGIN = 0.02
 # Users below which no interval is trusted to show anything.
-FEWEST = 30
+MIN_USERS = 30
 # Draws of users: the low end is what decides.
-ROUNDS = 2_000
+BOOTSTRAP_ROUNDS = 2_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +63,13 @@ class PairedTest:
         """In words, for people."""
         text = f"{name} {self.figure:.4f}: gain {self.gain:+.4f}, 95 % {self.low:+.4f} to {self.high:+.4f}, "
         text += f"must {'not be below' if first else 'be above'} {self.bound:+.4f}: {'yes' if self.passed else 'no'}"
-        if (self.low > self.bound and users >= FEWEST) or self.worse:
+        if (self.low > self.bound and users >= MIN_USERS) or self.worse:
             return text
         if self.needed is None:
             return f"{text}; no number of users would show that it is above"
-        return f"{text}; to show that it is above takes about {max(self.needed, FEWEST):,} users, there were {users:,}"
+        return (
+            f"{text}; to show that it is above takes about {max(self.needed, MIN_USERS):,} users, there were {users:,}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,12 +124,12 @@ def gate(
     run = run or Run()
     window = Window.of(split, exclude_seen)
     start = split.test.window[0]
-    models: dict[str, Recommender] = {"candidate": _ready(candidate, split, start, run)}
+    models: dict[str, Recommender] = {"candidate": _fitted_before(candidate, split, start, run)}
     models["popular"] = Popular().fit(split.train, run)
     left_out = {}
     for name, rival in (rivals or {}).items():
         try:
-            models[name] = _ready(rival, split, start, run)
+            models[name] = _fitted_before(rival, split, start, run)
         except ZhiyinError as error:
             left_out[name] = error.message
     k = metric_k(metric) or 10
@@ -153,13 +155,13 @@ def gate(
 def _test(gain: np.ndarray, figure: float, bound: float, first: bool, run: Run) -> PairedTest:
     """Of the gains of users, float64[n]."""
     n, mean = len(gain), float(gain.mean())
-    low, high = (float(end[0]) for end in bootstrap_interval(gain[:, None], run, ROUNDS))
+    low, high = (float(end[0]) for end in bootstrap_interval(gain[:, None], run, BOOTSTRAP_ROUNDS))
     needed = users_needed(float(gain.std(ddof=1)) if n > 1 else 0.0, mean - bound)
-    passed = high >= bound if first else n >= FEWEST and low > bound
+    passed = high >= bound if first else n >= MIN_USERS and low > bound
     return PairedTest(figure, mean, low, high, bound, passed, needed)
 
 
-def _ready(model: Recommender, split: Split, start: int, run: Run) -> Recommender:
+def _fitted_before(model: Recommender, split: Split, start: int, run: Run) -> Recommender:
     """The model as it is where it cannot have seen the test part under the same codes; else a copy, fitted on train."""
     if model.is_fitted:
         context = model._context()

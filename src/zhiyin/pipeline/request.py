@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.core.html_table import html_table
 from zhiyin.core.params import whole_number
 from zhiyin.data.histories import Histories
 from zhiyin.data.ids import id_list
@@ -116,6 +117,16 @@ class Answer:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def _repr_html_(self) -> str:
+        """Rank, item and score, and the reason as a sentence where there are reasons, for notebooks."""
+        header = ["rank", "item", "score"] + (["reason"] if self.reasons else [])
+        sentences = [[reason.sentence()] for reason in self.reasons] or [[] for _ in self.items]
+        rows = [
+            (rank, item, f"{score:.4g}", *sentence)
+            for rank, (item, score, sentence) in enumerate(zip(self.items, self.scores, sentences, strict=True), 1)
+        ]
+        return html_table(f"{len(self)} items, ordered by {self.method or 'several methods'}", header, rows)
 
 
 def resolve_options(request: Request, variety: str, balance: float) -> tuple[int, str, float]:

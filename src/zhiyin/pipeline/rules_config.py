@@ -33,13 +33,13 @@ def answer_settings(settings: Config, file: Path | None = None, types: dict[str,
 
 def usable_answer_settings(settings: Config) -> tuple[dict[str, Any], dict[str, ConfigError]]:
     """As `answer_settings`, with those rules that can be read, and by key why the others cannot."""
-    made, wrong = Rules(), {}
+    rules, wrong = Rules(), {}
     for key, value in settings.rules.items():
         try:
-            made = dataclasses.replace(made, **{key: getattr(Rules.from_dict({key: value}), key)})
+            rules = dataclasses.replace(rules, **{key: getattr(Rules.from_dict({key: value}), key)})
         except ConfigError as error:
             wrong[key] = error
-    return _options(settings, made), wrong
+    return _options(settings, rules), wrong
 
 
 def _options(settings: Config, rules: Rules, types: dict[str, type] | None = None) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def _options(settings: Config, rules: Rules, types: dict[str, type] | None = Non
 # What of the rules says which items may be shown; the others arrange those that may.
 _RESTRICTING = ("filter", "stock", "valid_from", "valid_to")
 _ARRANGING = ("pins", "boosts", "caps", "shares", "dedupe", "bought", "rotation", "frequency", "exposure")
-NOTHING = "FALSE"
+MATCHES_NOTHING = "FALSE"
 # The name of all rules, where [rules] is no table.
 ALL = "rules"
 
@@ -76,7 +76,7 @@ def usable_rules(rules: Rules, bind: Callable[[Rules], object]) -> tuple[Rules, 
             wrong[name] = error.message.splitlines()[0]
             rules = dataclasses.replace(rules, **{name: getattr(plain, name)})
     if hides_everything(wrong):
-        rules = dataclasses.replace(rules, filter=NOTHING)
+        rules = dataclasses.replace(rules, filter=MATCHES_NOTHING)
     return rules, wrong
 
 

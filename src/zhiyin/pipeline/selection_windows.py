@@ -9,10 +9,14 @@ of each segment of users is chosen on the windows after those, and `zhiyin train
 which nothing before has seen. `rolling` makes the windows: a log without times is cut by a random order of each user's
 events instead, which keeps the parts disjoint and no more.
 
-`LEARN` of the windows are to learn from. A short log has fewer windows, in this order: as many as leave
-`LEAST` of the events to the first part; those in which nobody can be judged fall away; where that leaves one purpose
-without a window, those of the other are parted anew; with one window alone nothing that learns is tried; with none
-sources are joined by reciprocal ranks. The report says so.
+`LEARN_SHARE` of the windows are to learn from. A short log has fewer windows:
+
+1. as many as leave `MIN_FIRST_SHARE` of the events to the first part;
+2. without those in which no user can be evaluated;
+3. where one purpose has no window then, the windows of the other are divided between both;
+4. with one window alone, nothing is tried that learns; with none, sources are joined by reciprocal ranks.
+
+The report says which.
 """
 
 from __future__ import annotations
@@ -31,9 +35,9 @@ from zhiyin.data.splits import Split, rolling, split
 from zhiyin.evaluation.window_evaluation import Window
 
 # Share of the events that is left before the first window.
-LEAST = 0.4
+MIN_FIRST_SHARE = 0.4
 # Share of the windows that blends and the ranker learn from: what they learn hangs more on it than the choice does.
-LEARN = 0.6
+LEARN_SHARE = 0.6
 
 HeldOut = tuple[Split, Window]
 
@@ -68,31 +72,33 @@ def plan_windows(data: Dataset, count: int, share: float, exclude_seen: bool, ru
     See the module for what becomes of a short log.
     """
     notes = []
-    most = max(1, int((1 - LEAST) / share + 1e-9))
+    most = max(1, int((1 - MIN_FIRST_SHARE) / share + 1e-9))
     if count > most:
-        notes.append(f"{most} windows of {share:.0%} of the events, not {count}: {LEAST:.0%} must be left before them")
+        notes.append(
+            f"{most} windows of {share:.0%} of the events, not {count}: {MIN_FIRST_SHARE:.0%} must be left before them"
+        )
     number = min(count, most)
     edges = [1 - share * back for back in range(number, -1, -1)]
     purposes: tuple[list[HeldOut], list[HeldOut]] = [], []
     parts = rolling(data, edges, run) if data.n_events else []
     for place, part in enumerate(parts):
         with contextlib.suppress(DataError):  # nobody can be judged
-            purposes[place >= _learned(len(parts))].append((part, Window.of(part, exclude_seen)))
+            purposes[place >= _n_learn_windows(len(parts))].append((part, Window.of(part, exclude_seen)))
     learn, choose = purposes
     if len(learn) + len(choose) < number:
         notes.append(f"of {number} windows {len(learn) + len(choose)} can be judged by")
     if not learn or not choose:
         both = [*learn, *choose]
-        learn, choose = both[: _learned(len(both))], both[_learned(len(both)) :]
+        learn, choose = both[: _n_learn_windows(len(both))], both[_n_learn_windows(len(both)) :]
     if len(choose) == 1 and not learn:
         notes.append("one window is too few to learn and to choose by: nothing that learns from windows is tried")
     first = next(iter([*learn, *choose]), None)
     return WindowPlan(data if first is None else first[0].train, tuple(learn), tuple(choose), tuple(notes))
 
 
-def _learned(windows: int) -> int:
+def _n_learn_windows(windows: int) -> int:
     """How many of the windows are to learn from; where there are two, each purpose has one."""
-    return min(round(LEARN * windows), windows - 1) if windows > 1 else 0
+    return min(round(LEARN_SHARE * windows), windows - 1) if windows > 1 else 0
 
 
 def gate_split(data: Dataset, test: str | float | None, run: Run) -> Split:

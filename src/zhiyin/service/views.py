@@ -29,7 +29,7 @@ from zhiyin.pipeline.bundles import Bundle
 from zhiyin.pipeline.request import DIVERSITY_METHODS, Request
 from zhiyin.pipeline.row_alignment import align_rows
 from zhiyin.pipeline.rules import Rules
-from zhiyin.pipeline.rules_config import NOTHING, hides_everything, usable_rules
+from zhiyin.pipeline.rules_config import MATCHES_NOTHING, hides_everything, usable_rules
 from zhiyin.service.index_feed import NO_EVENTS, live_index
 from zhiyin.store.database import Store
 from zhiyin.store.records import Event
@@ -77,7 +77,7 @@ class Loaded:
         self.schema = self.known.schema or _schema_of(catalogue.kinds, weights)
         self.kinds = list(self.schema.kinds)
         self.until = int(self.known.window[1])
-        self.made = bundle.made
+        self.made = bundle.made_at
         self.clock = wall_clock if store is None else store.clock
         position = self.known.position
         known = store is not None and position is not None and position.store == store.identity
@@ -457,7 +457,7 @@ def _ruled(loaded: Loaded, schema: CatalogueSchema) -> tuple[Answers, dict[str, 
 
     rules, wrong = loaded.options["rules"], dict(loaded.unreadable)
     if hides_everything(wrong):
-        rules = dataclasses.replace(rules, filter=NOTHING)
+        rules = dataclasses.replace(rules, filter=MATCHES_NOTHING)
     try:
         made = answers(rules=rules)
     except ConfigError:
