@@ -267,6 +267,30 @@ def bodies(answers: Any, number: int) -> Iterator[bytes]:
         yield answers.read(size)
 
 
+def test_what_is_no_http_behind_a_request_is_not_answered_in_its_place(
+    port: Callable[..., Port], caplog: pytest.LogCaptureFixture
+) -> None:
+    one = port()
+    asked = b"GET /v1/popular?k=3 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "
+    asked += one.shop.shown["read"].encode() + b"\r\n\r\n"
+    for number, garbage in ((1, b"\0\1\2"), (3, b"GET / HTTP/9.x\r\n\r\n" * 200), (2, b"x" * 100_000)):
+        with one.open() as sender:
+            sender.sendall(asked * number + garbage)
+            answers = sender.makefile("rb")
+            assert [len(json.loads(body)["items"]) for body in bodies(answers, number)] == [3] * number
+            rest = answers.read()
+            assert not rest or rest.startswith(b"HTTP/1.1 400")  # the answer to what came behind them
+    # A body that breaks off is answered for its own request, once.
+    broken = b"DELETE /nothing HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\nno size\r\n"
+    with one.open() as sender:
+        sender.sendall(broken)
+        answers = sender.makefile("rb")
+        assert answers.readline().startswith(b"HTTP/1.1 400")
+        assert answers.read().count(b"HTTP/1.1") == 0
+    assert one.ask(HEALTH).startswith(b"HTTP/1.1 200")
+    assert not [record for record in caplog.records if record.levelname == "ERROR"], caplog.text
+
+
 def test_small_pieces_are_gathered(port: Callable[..., Port], monkeypatch: pytest.MonkeyPatch) -> None:
     """Each read costs the same, of one byte or of thousands: a request is read so many times and no more."""
     reads = [0]

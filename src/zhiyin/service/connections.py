@@ -136,6 +136,8 @@ class Connection(HttpToolsProtocol):
         # The last bytes of the headers so far, and what came behind them and is not parsed yet.
         self._last, self._unparsed = b"", b""
         self._rest: asyncio.TimerHandle | None = None
+        # Whether what came behind a request that is being answered is no HTTP.
+        self.broken = False
 
     @property
     def resting(self) -> bool:
@@ -261,6 +263,17 @@ class Connection(HttpToolsProtocol):
         if not self.idle:  # what was left unparsed was a request
             self._unset_keepalive_if_required()
 
+    def send_400_response(self, msg: str) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            super().send_400_response(msg)
+        elif self._in_headers:  # the requests before it are answered, and then the connection ends
+            self.broken, self.cycle.keep_alive = True, False
+            self.flow.pause_reading()
+        elif self.cycle.response_started:
+            self.abort()
+        else:
+            super().send_400_response(msg)
+
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def look(self, now: float) -> None:
@@ -369,7 +382,7 @@ class _Thrown:
 class _Transport:
     """A transport whose `close` lets who still sends a body read the answer first."""
 
-    __slots__ = ("_owner", "_real", "abort", "get_extra_info", "get_write_buffer_size", "pause_reading", "write",
+    __slots__ = ("_owner", "_real", "abort", "get_extra_info", "get_write_buffer_size", "pause_reading",
                  "write_eof")  # fmt: skip
 
     def __init__(self, real: asyncio.Transport, owner: Connection) -> None:
@@ -380,13 +393,17 @@ class _Transport:
     def is_closing(self) -> bool:
         return self._owner._lingers >= 0 or self._real.is_closing()
 
+    def write(self, data: bytes) -> None:
+        if self._owner._lingers < 0:  # else the connection has had its last answer
+            self._real.write(data)
+
     def resume_reading(self) -> None:
         self._owner.parse_rest()
         if not self._owner.resting and not self._owner.flow.read_paused:
             self._real.resume_reading()
 
     def close(self) -> None:
-        if self._owner._in_headers or self._owner._lingers >= 0:
+        if (self._owner._in_headers and not self._owner.broken) or self._owner._lingers >= 0:
             self._real.close()
         else:
             self._owner.linger()
