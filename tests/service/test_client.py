@@ -24,8 +24,18 @@ import httpx
 
 from tests.service.conftest import eventually
 from tests.service.running import running
-from zhiyin.client import ApiError, AsyncClient, Client, Event, Events, EventsFullError, Item, Thing, clients
-from zhiyin.client.api_call import seconds_of
+from zhiyin.client import (
+    ApiError,
+    AsyncClient,
+    CatalogEntry,
+    Client,
+    Event,
+    EventQueue,
+    EventQueueFullError,
+    Item,
+    clients,
+)
+from zhiyin.client.api_call import retry_after_seconds
 from zhiyin.core.errors import ConfigError, MissingExtraError, ZhiyinError
 from zhiyin.service.app import create_app
 
@@ -91,7 +101,7 @@ def test_lists_that_are_kept(service: Service) -> None:
     shown = [row.item for row in first][:2]
     assert zy.impressions(first.list_id, shown)["kept"] == shown
     zy.event("u1", shown[0], kind="view", list_id=first.list_id)
-    kept = zy.list(first.list_id)
+    kept = zy.get_list(first.list_id)
     assert [row["item"] for row in kept["items"]] == [row.item for row in first]
     assert [event["item"] for event in kept["events"]] == shown[:1]
     assert kept["impressions"][0]["items"] == shown
@@ -128,13 +138,13 @@ def test_placements(service: Service) -> None:
     zy.put_placement("home", {"k": 4, "filter": "price < 20"})
     zy.put_placement("home", {"k": 2})
     assert len(zy.recommend(user="u1", placement="home")) == 2
-    assert zy.placement("home")["version"] == 2
+    assert zy.get_placement("home")["version"] == 2
     assert len(zy.placement_versions("home")["versions"]) == 2
     zy.rollback_placement("home", 1)
     assert len(zy.recommend(user="u1", placement="home")) == 4
-    assert [known["name"] for known in zy.placements()] == ["home"]
+    assert [known["name"] for known in zy.list_placements()] == ["home"]
     zy.delete_placement("home")
-    assert zy.placements() == []
+    assert zy.list_placements() == []
 
 
 def test_many_items_at_once(service: Service) -> None:
@@ -154,7 +164,7 @@ def test_items_and_users(service: Service) -> None:
     assert zy.delete_item(name) == 3
     assert zy.put_user("u1", {"country": "FR"}) == 1
     assert zy.patch_user("u1", {"age": 7}) == 2
-    assert zy.get_user("u1") == Thing("u1", {"country": "FR", "age": 7}, 2)
+    assert zy.get_user("u1") == CatalogEntry("u1", {"country": "FR", "age": 7}, 2)
     zy.event("gone", "i1")
     assert zy.delete_user("gone")["events removed"] == 1
     with pytest.raises(ApiError) as error:
@@ -215,7 +225,7 @@ def test_awaiting_gives_the_same(service: Service) -> None:
 
 def test_events_in_the_background(service: Service) -> None:
     before = service.store.count()
-    with Events(service.client, batch=10, every=0.05) as bring:
+    with EventQueue(service.client, batch_size=10, flush_seconds=0.05) as bring:
         for n in range(25):
             bring.add("background", f"i{n}", kind="view")
         assert bring.flush(10)
@@ -224,7 +234,7 @@ def test_events_in_the_background(service: Service) -> None:
         bring.add("", "i30")
     assert (bring.sent, bring.rejected, bring.dropped) == (26, 1, 0)
     assert service.store.count() == before + 26
-    with pytest.raises(EventsFullError):
+    with pytest.raises(EventQueueFullError):
         bring.add("late", "i1")
 
 
@@ -290,7 +300,7 @@ def test_without_being_told_when_the_pause_grows(waits: list[float]) -> None:
     with pytest.raises(ApiError, match="busy") as error:
         fake(answer, retries=4).event("u", "i")
     assert error.value.status == 503
-    assert error.value.worth_another_try
+    assert error.value.retryable
     assert len(seen) == 5
     assert all(0.05 * 2**n <= wait <= 0.1 * 2**n for n, wait in enumerate(waits))
 
@@ -332,7 +342,7 @@ def test_what_will_not_change_is_asked_once(waits: list[float], status: int) -> 
     with pytest.raises(ApiError, match="busy") as error:
         fake(answer).event("u", "i")
     assert (error.value.status, error.value.remedy, len(seen)) == (status, "later", 1)
-    assert error.value.worth_another_try == (status >= 500)  # not at once, but when it is mended
+    assert error.value.retryable == (status >= 500)  # not at once, but when it is mended
 
 
 def test_state_is_asked_once(waits: list[float]) -> None:
@@ -380,11 +390,11 @@ SAID: list[tuple[str, tuple[Any, ...], dict[str, Any], str, str, dict[str, Any],
      {"users": [{"user": "v", "score": 0.5}]}, [("v", 0.5)]),
     ("search", ("tea & 茶",), {"k": 2}, "GET", "/v1/items?search=tea+%26+%E8%8C%B6&k=2",
      {"items": [{"item": "t", "columns": {"title": "Tea"}}]}, [Item("t", columns={"title": "Tea"})]),
-    ("list", ("L 1",), {}, "GET", "/v1/lists/L%201", {"list_id": "L 1"}, {"list_id": "L 1"}),
+    ("get_list", ("L 1",), {}, "GET", "/v1/lists/L%201", {"list_id": "L 1"}, {"list_id": "L 1"}),
     ("replay", ("L",), {}, "POST", "/v1/lists/L/replay", {"same": True}, {"same": True}),
     ("impressions", ("L", ("a", "b")), {}, "POST", "/v1/impressions/L", {"kept": ["a"]}, {"kept": ["a"]}),
-    ("placements", (), {}, "GET", "/v1/placements", {"placements": [{"name": "home"}]}, [{"name": "home"}]),
-    ("placement", ("home",), {}, "GET", "/v1/placements/home", {"name": "home"}, {"name": "home"}),
+    ("list_placements", (), {}, "GET", "/v1/placements", {"placements": [{"name": "home"}]}, [{"name": "home"}]),
+    ("get_placement", ("home",), {}, "GET", "/v1/placements/home", {"name": "home"}, {"name": "home"}),
     ("put_placement", ("home", {"k": 3}), {}, "PUT", "/v1/placements/home", {"version": 2}, {"version": 2}),
     ("delete_placement", ("home",), {}, "DELETE", "/v1/placements/home", {"name": "home"}, {"name": "home"}),
     ("placement_versions", ("home",), {}, "GET", "/v1/placements/home/versions", {"versions": []}, {"versions": []}),
@@ -468,7 +478,7 @@ def test_what_cannot_be_sent_is_said_at_once() -> None:
         zy.put_item("i", {"price": float("nan")})
     with pytest.raises(ConfigError, match="zone"):
         zy.event("u", "i", time=datetime(2026, 1, 1))
-    with Events(zy) as bring, pytest.raises(ConfigError):
+    with EventQueue(zy) as bring, pytest.raises(ConfigError):
         bring.add("u", "i", value=float("inf"))
     awaited = AsyncClient(URL, KEY, transport=httpx.MockTransport(never)).put_item("i", {"price": float("nan")})
     with pytest.raises(ConfigError, match="JSON"):  # and where it is awaited, with all else that may go wrong
@@ -484,11 +494,14 @@ def test_a_full_queue_raises_or_drops() -> None:
         seen.extend(told)
         return httpx.Response(200, json={"events": told, "rejected": 0})
 
-    raising, dropping = Events(fake(slow), most=3, every=0.01), Events(fake(slow), 3, "drop", every=0.01)
+    raising, dropping = (
+        EventQueue(fake(slow), max_events=3, flush_seconds=0.01),
+        EventQueue(fake(slow), 3, "drop", flush_seconds=0.01),
+    )
     for n in range(3):
         raising.add("u", f"i{n}")
         dropping.add("u", f"i{n}")
-    with pytest.raises(EventsFullError, match="3 events"):
+    with pytest.raises(EventQueueFullError, match="3 events"):
         raising.add("u", "i4")
     assert dropping.add("u", "i4")
     assert dropping.dropped == 1
@@ -507,7 +520,7 @@ def test_events_wait_while_the_service_is_away() -> None:
         told = [{"id": e["id"], "status": "accepted"} for e in json.loads(request.content)["events"]]
         return httpx.Response(200, json={"events": told, "rejected": 0})
 
-    with Events(fake(away, retries=0), every=0.01) as bring:
+    with EventQueue(fake(away, retries=0), flush_seconds=0.01) as bring:
         bring.add("u", "i")
         assert bring.flush(10)
     assert len(set(tries)) == 1
@@ -516,7 +529,7 @@ def test_events_wait_while_the_service_is_away() -> None:
     def dead(request: Any) -> Any:
         raise httpx.ConnectError("away", request=request)
 
-    lost = Events(fake(dead, retries=0), every=0.01)
+    lost = EventQueue(fake(dead, retries=0), flush_seconds=0.01)
     lost.add("u", "i")
     begun = time.monotonic()
     assert lost.close(timeout=0.3) == 1
@@ -526,7 +539,7 @@ def test_events_wait_while_the_service_is_away() -> None:
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 507])
 def test_events_wait_while_the_service_may_recover(status: int) -> None:
     seen, answer = busy(6, status, after="0")
-    with Events(fake(answer, retries=0), every=0.01, batch=3) as bring:
+    with EventQueue(fake(answer, retries=0), flush_seconds=0.01, batch_size=3) as bring:
         for n in range(7):
             bring.add("u", f"i{n}")
         assert bring.flush(10)
@@ -547,7 +560,7 @@ def test_one_event_that_spoils_a_request_costs_itself_alone(status: int) -> None
         told = [{"id": event["id"], "status": "accepted"} for event in events]
         return httpx.Response(200, json={"events": told, "rejected": 0})
 
-    bring = Events(fake(answer, retries=0), every=0.001)
+    bring = EventQueue(fake(answer, retries=0), flush_seconds=0.001)
     for n in range(20):
         bring.add("u", "bad" if n == 5 else f"i{n}")
     eventually(lambda: bring.sent == 19)
@@ -559,13 +572,13 @@ def test_one_event_that_spoils_a_request_costs_itself_alone(status: int) -> None
 
 def test_retry_after_is_kept_to() -> None:
     soon = formatdate(time.time() + 90, usegmt=True)
-    assert seconds_of("7") == 7.0
-    assert 85 < seconds_of(soon) <= 90
-    assert seconds_of("soon") == seconds_of("") == seconds_of(formatdate(0)) == 0.0
+    assert retry_after_seconds("7") == 7.0
+    assert 85 < retry_after_seconds(soon) <= 90
+    assert retry_after_seconds("soon") == retry_after_seconds("") == retry_after_seconds(formatdate(0)) == 0.0
     seen, answer = busy(1, 503, after="3600")
-    bring = Events(fake(answer, retries=0), every=0.01)
+    bring = EventQueue(fake(answer, retries=0), flush_seconds=0.01)
     bring.add("u", "i")
-    eventually(lambda: bring._after == 3600.0)
+    eventually(lambda: bring._retry_after == 3600.0)
     assert bring.close(timeout=0.05) in (0, 1)
     assert len(seen) <= 2
 
@@ -574,11 +587,11 @@ def test_the_oldest_give_way() -> None:
     def dead(request: Any) -> Any:
         raise httpx.ConnectError("away", request=request)
 
-    bring = Events(fake(dead, retries=0), most=10, full="drop", batch=2, every=0.01)
+    bring = EventQueue(fake(dead, retries=0), max_events=10, on_full="drop", batch_size=2, flush_seconds=0.01)
     for n in range(30):
         bring.add("u", f"i{n}")
     assert bring.dropped == 20
-    held = [event.item for event in (*bring._going, *bring._waiting)]
+    held = [event.item for event in (*bring._in_flight, *bring._pending)]
     assert len(held) == 10
     assert held[-1] == "i29"
     assert bring.close(timeout=0.05) == 10
@@ -586,7 +599,7 @@ def test_the_oldest_give_way() -> None:
 
 def test_events_that_are_refused_do_not_come_back(caplog: pytest.LogCaptureFixture) -> None:
     seen, answer = busy(1, 403)
-    with Events(fake(answer), every=0.01) as bring:
+    with EventQueue(fake(answer), flush_seconds=0.01) as bring:
         bring.add("someone", "i")
         assert bring.flush(10)
         assert bring.rejected == 1
@@ -603,19 +616,19 @@ def test_both_clients_offer_the_same() -> None:
     assert offered(Client) == offered(AsyncClient)
     assert len(offered(Client)) == 41
     assert list(inspect.signature(Client.event).parameters)[:3] == ["self", "user", "item"]
-    assert Client.list.__name__ == "list"
+    assert Client.get_list.__name__ == "get_list"
     assert Client.event.__doc__
 
 
 TYPED = """
 import asyncio
 from typing import Any
-from zhiyin.client import AsyncClient, Client, Fate, Kept, Recommendations
+from zhiyin.client import AsyncClient, Client, EventResult, EventsResult, Recommendations
 
 def now(zy: Client) -> None:
     reveal_type(zy.recommend)
-    fate: Fate = zy.event("u", "i", kind="view")
-    kept: Kept = zy.events([])
+    fate: EventResult = zy.event("u", "i", kind="view")
+    kept: EventsResult = zy.events([])
     zy.recommend(usr="u")
 
 async def later(zy: AsyncClient) -> None:

@@ -393,7 +393,7 @@ def test_the_client_signs_and_has_signed(page: Page) -> None:
                 assert error.value.status == 403
         async with AsyncClient("http://shop.test", page.keys["admin"], transport=transport) as admin:
             new = await admin.add_key("shop", "read", expires="90d")
-            assert [key["name"] for key in await admin.keys()] == ["admin", "events", "page", "read", "shop"]
+            assert [key["name"] for key in await admin.list_keys()] == ["admin", "events", "page", "read", "shop"]
             async with AsyncClient("http://shop.test", new["key"], transport=transport) as shop:
                 assert len(await shop.popular(k=2)) == 2
                 await admin.revoke_key("shop")

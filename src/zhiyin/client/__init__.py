@@ -1,7 +1,8 @@
-"""A client of the HTTP service for programs in Python: `Client`, `AsyncClient`, and `Events`, which waits for nothing.
+"""A client of the HTTP service for programs in Python: `Client`, `AsyncClient`, and `EventQueue`, which
+sends events in the background.
 
-Every call is built and read by a plain function (`recommend`, `put_item`, ...) that knows nothing of the network; the
-two clients only send. Needs the extra `client`.
+Plain functions (`recommend`, `put_item`, ...) build requests and read responses, without a network; the clients send
+them. Needs the extra `client`.
 
 >>> from zhiyin.client import Client
 >>> with Client("http://127.0.0.1:8000", "zy_read_...") as zy:  # doctest: +SKIP
@@ -14,19 +15,33 @@ from __future__ import annotations
 
 from zhiyin.client.admin_calls import (
     delete_placement,
+    get_placement,
+    get_schema,
     health,
-    placement,
+    list_placements,
     placement_versions,
-    placements,
     put_placement,
+    put_schema,
     ready,
     rollback_placement,
 )
-from zhiyin.client.api_call import Call, Calls
-from zhiyin.client.api_types import Columns, Diversity, Event, Fate, Item, Kept, Moment, Recommendations, Thing, Written
+from zhiyin.client.api_call import Call, CallSequence
+from zhiyin.client.api_types import (
+    CatalogEntry,
+    Columns,
+    Diversity,
+    Event,
+    EventResult,
+    EventsResult,
+    Item,
+    Page,
+    Recommendations,
+    Timestamp,
+    WriteResult,
+)
 from zhiyin.client.catalog_calls import (
-    BYTES,
-    LINES,
+    MAX_BYTES_PER_REQUEST,
+    MAX_ROWS_PER_REQUEST,
     delete_item,
     delete_user,
     get_item,
@@ -40,14 +55,14 @@ from zhiyin.client.catalog_calls import (
     search,
 )
 from zhiyin.client.clients import AsyncClient, Client
-from zhiyin.client.errors import AGAIN, ApiError
-from zhiyin.client.event_calls import BATCH, event, events
-from zhiyin.client.event_queue import Events, EventsFullError
-from zhiyin.client.key_calls import PageKey, PageToken, add_key, keys, page_token, revoke_key
+from zhiyin.client.errors import RETRYABLE_STATUS_CODES, ApiError
+from zhiyin.client.event_calls import MAX_EVENTS_PER_REQUEST, event, events
+from zhiyin.client.event_queue import EventQueue, EventQueueFullError
+from zhiyin.client.key_calls import PageKey, PageToken, add_key, list_keys, page_token, revoke_key
 from zhiyin.client.list_calls import (
+    get_list,
     history,
     impressions,
-    list_,
     more,
     pages,
     popular,
@@ -58,33 +73,34 @@ from zhiyin.client.list_calls import (
     similar_users,
     trending,
 )
-from zhiyin.client.transport import LONGEST, pause
+from zhiyin.client.transport import MAX_RETRY_DELAY_SECONDS, retry_delay
 
 __all__ = [
-    "AGAIN",
-    "BATCH",
-    "BYTES",
-    "LINES",
-    "LONGEST",
+    "MAX_BYTES_PER_REQUEST",
+    "MAX_EVENTS_PER_REQUEST",
+    "MAX_RETRY_DELAY_SECONDS",
+    "MAX_ROWS_PER_REQUEST",
+    "RETRYABLE_STATUS_CODES",
     "ApiError",
     "AsyncClient",
     "Call",
-    "Calls",
+    "CallSequence",
+    "CatalogEntry",
     "Client",
     "Columns",
     "Diversity",
     "Event",
-    "Events",
-    "EventsFullError",
-    "Fate",
+    "EventQueue",
+    "EventQueueFullError",
+    "EventResult",
+    "EventsResult",
     "Item",
-    "Kept",
-    "Moment",
+    "Page",
     "PageKey",
     "PageToken",
     "Recommendations",
-    "Thing",
-    "Written",
+    "Timestamp",
+    "WriteResult",
     "add_key",
     "delete_item",
     "delete_placement",
@@ -92,31 +108,33 @@ __all__ = [
     "event",
     "events",
     "get_item",
+    "get_list",
+    "get_placement",
+    "get_schema",
     "get_user",
     "health",
     "history",
     "impressions",
-    "keys",
-    "list_",
+    "list_keys",
+    "list_placements",
     "more",
     "page_token",
     "pages",
     "patch_item",
     "patch_user",
-    "pause",
-    "placement",
     "placement_versions",
-    "placements",
     "popular",
     "put_item",
     "put_items",
     "put_placement",
+    "put_schema",
     "put_user",
     "put_users",
     "rank",
     "ready",
     "recommend",
     "replay",
+    "retry_delay",
     "revoke_key",
     "rollback_placement",
     "search",

@@ -1,4 +1,4 @@
-"""A request built and its answer read, without a network."""
+"""Requests and how their responses are read, without a network."""
 
 from __future__ import annotations
 
@@ -21,19 +21,26 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Call(Generic[T]):
-    """One request and how its answer is read."""
+    """One request and how its response is read.
+
+    Parameters
+    ----------
+    method, path, params, body, content_type: of the request.
+    read: makes the value from the JSON of the response.
+    retries_allowed: whether the request may be sent again.
+    """
 
     method: str
     path: str
     read: Callable[[Any], T]
     params: dict[str, str] = dataclasses.field(default_factory=dict)
     body: bytes | None = None
-    type: str = "application/json"
-    tries: bool = True
+    content_type: str = "application/json"
+    retries_allowed: bool = True
 
     def request(self) -> dict[str, Any]:
         """Arguments of `httpx.Client.request`."""
-        headers = {"Content-Type": self.type} if self.body is not None else {}
+        headers = {"Content-Type": self.content_type} if self.body is not None else {}
         return {
             "method": self.method,
             "url": self.path,
@@ -42,39 +49,41 @@ class Call(Generic[T]):
             "headers": headers,
         }
 
-    def result(self, answer: httpx.Response | Exception) -> T:
-        """The value of an answer. Raises ApiError for one that is no success."""
-        if isinstance(answer, Exception):
-            raise ApiError(0, f"the service did not answer ({type(answer).__name__})", "is it running at this address?")
+    def result(self, response: httpx.Response | Exception) -> T:
+        """The value of a response. Raises ApiError for one that is no success."""
+        if isinstance(response, Exception):
+            raise ApiError(
+                0, f"the service did not answer ({type(response).__name__})", "is it running at this address?"
+            )
         try:
-            said = answer.json()
+            body = response.json()
         except ValueError:
-            said = None
-        # Rows of which all were rejected are a 400 that tells each one's fate.
-        told = isinstance(said, dict) and answer.status_code == 400 and "rejected" in said
-        if answer.is_success or told:
+            body = None
+        # A request of which all rows were rejected is a 400 with a result for each row.
+        has_row_results = isinstance(body, dict) and response.status_code == 400 and "rejected" in body
+        if response.is_success or has_row_results:
             try:
-                return self.read(said)
+                return self.read(body)
             except (KeyError, TypeError, ValueError, AttributeError):
                 raise ApiError(
-                    answer.status_code, "the answer cannot be understood", "is this the address of a Zhiyin service?"
+                    response.status_code, "the answer cannot be understood", "is this the address of a Zhiyin service?"
                 ) from None
-        said = said if isinstance(said, dict) else {}
-        message = str(said.get("error") or f"the service answered {answer.status_code}")
-        raise ApiError(answer.status_code, message, str(said.get("remedy") or ""), said.get("field"),
-                       seconds_of(answer.headers.get("Retry-After", "")))  # fmt: skip
+        body = body if isinstance(body, dict) else {}
+        message = str(body.get("error") or f"the service answered {response.status_code}")
+        raise ApiError(response.status_code, message, str(body.get("remedy") or ""), body.get("field"),
+                       retry_after_seconds(response.headers.get("Retry-After", "")))  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
-class Calls(Generic[T]):
-    """Requests that follow each other, and how their values become one."""
+class CallSequence(Generic[T]):
+    """Requests that are sent one after another, and how their values are joined."""
 
     calls: Iterator[Call[Any]]
     join: Callable[[list[Any]], T]
 
 
-def seconds_of(retry_after: str) -> float:
-    """Seconds that a header Retry-After asks to wait for, a number or a date; 0 where it cannot be read."""
+def retry_after_seconds(retry_after: str) -> float:
+    """Seconds of a Retry-After header, which holds a number or a date; 0 where it cannot be parsed."""
     if retry_after.strip().isdecimal():
         return float(retry_after)
     try:
@@ -83,36 +92,38 @@ def seconds_of(retry_after: str) -> float:
         return 0.0
 
 
-def path_of(*parts: str) -> str:
-    """The path of a resource; ids may hold anything."""
+def resource_path(*parts: str) -> str:
+    """The path of a resource; ids are percent-encoded."""
     return "/v1/" + "/".join(quote(str(part), safe="") for part in parts)
 
 
 def as_json(value: Any) -> bytes:
-    """A body. Raises ConfigError for what JSON has no words for."""
+    """A request body. Raises ConfigError for a value that JSON cannot hold."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except (TypeError, ValueError) as error:
         raise ConfigError(f"this cannot be sent as JSON: {error}", remedy="use texts, finite numbers, lists") from None
 
 
-def said_of(**values: Any) -> dict[str, Any]:
-    """What was given; the service has its own defaults for the rest."""
+def present_fields(**values: Any) -> dict[str, Any]:
+    """The fields that are not None; the service has defaults for the others."""
     return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items() if v is not None}
 
 
-def params_of(**values: Any) -> dict[str, str]:
-    """What was given, as parameters of a query."""
-    texts = {name: ",".join(value) if isinstance(value, list) else value for name, value in said_of(**values).items()}
+def query_params(**values: Any) -> dict[str, str]:
+    """The fields that are not None, as query parameters."""
+    texts = {
+        name: ",".join(value) if isinstance(value, list) else value for name, value in present_fields(**values).items()
+    }
     return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in texts.items()}
 
 
-def as_it_is(said: Any) -> dict[str, Any]:
-    """An answer that is passed on as it came."""
-    return dict(said)
+def as_object(body: Any) -> dict[str, Any]:
+    """A JSON object, unchanged."""
+    return dict(body)
 
 
-def fields_of(kind: type[Any], said: Mapping[str, Any]) -> dict[str, Any]:
-    """What a dataclass knows of an answer: a newer service may say more."""
+def known_fields(kind: type[Any], body: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a response that a dataclass has; a newer service may send others."""
     names = {field.name for field in dataclasses.fields(kind)}
-    return {name: value for name, value in said.items() if name in names and value is not None}
+    return {name: value for name, value in body.items() if name in names and value is not None}

@@ -1,6 +1,6 @@
 """The calls as methods, listed once for both clients.
 
-A type checker or an editor sees each with its own arguments: `Client` gives the value, `AsyncClient` what to await.
+Type checkers see each method with the arguments of its call: `Client` returns the value, `AsyncClient` a coroutine.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 from zhiyin.client import admin_calls, catalog_calls, event_calls, key_calls, list_calls
-from zhiyin.client.api_call import Call, Calls
+from zhiyin.client.api_call import Call, CallSequence
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -19,7 +19,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Method(Protocol[P, T_co]):
-    """What a call is as a method, to who reads types: it hangs on whose method it is."""
+    """The type of a call as a method: its result depends on the client."""
 
     @overload
     def __get__(self, client: SyncMethods, kind: type[SyncMethods] | None = None) -> Callable[P, T_co]: ...
@@ -31,22 +31,21 @@ class Method(Protocol[P, T_co]):
     def __get__(self, client: None, kind: type[Any] | None = None) -> Callable[Concatenate[Any, P], Any]: ...
 
 
-def method(build: Callable[P, Call[T] | Calls[T]]) -> Method[P, T]:
-    """A method that has the call built and gives its answer, with the name, words and arguments of `build`."""
+def method(build: Callable[P, Call[T] | CallSequence[T]]) -> Method[P, T]:
+    """A method that builds a call and executes it, with the name, docstring and arguments of `build`."""
 
     @functools.wraps(build)
-    def ask(client: Any, /, *args: P.args, **kwargs: P.kwargs) -> Any:
-        return client._answer(functools.partial(build, *args, **kwargs))
+    def execute(client: Any, /, *args: P.args, **kwargs: P.kwargs) -> Any:
+        return client._execute(functools.partial(build, *args, **kwargs))
 
-    ask.__name__ = build.__name__.rstrip("_")
-    whole = inspect.signature(build)
-    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-    ask.__signature__ = whole.replace(parameters=[own, *whole.parameters.values()])  # type: ignore[attr-defined]
-    return ask  # type: ignore[return-value]
+    signature = inspect.signature(build)
+    self_parameter = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    execute.__signature__ = signature.replace(parameters=[self_parameter, *signature.parameters.values()])  # type: ignore[attr-defined]
+    return execute  # type: ignore[return-value]
 
 
 class Methods:
-    """What can be asked of a service."""
+    """The methods of both clients."""
 
     event = method(event_calls.event)
     events = method(event_calls.events)
@@ -61,7 +60,7 @@ class Methods:
     pages = method(list_calls.pages)
     impressions = method(list_calls.impressions)
     history = method(list_calls.history)
-    list = method(list_calls.list_)
+    get_list = method(list_calls.get_list)
     replay = method(list_calls.replay)
 
     put_item = method(catalog_calls.put_item)
@@ -76,15 +75,15 @@ class Methods:
     delete_user = method(catalog_calls.delete_user)
     put_users = method(catalog_calls.put_users)
 
-    schema = method(admin_calls.schema)
+    get_schema = method(admin_calls.get_schema)
     put_schema = method(admin_calls.put_schema)
-    placements = method(admin_calls.placements)
-    placement = method(admin_calls.placement)
+    list_placements = method(admin_calls.list_placements)
+    get_placement = method(admin_calls.get_placement)
     put_placement = method(admin_calls.put_placement)
     delete_placement = method(admin_calls.delete_placement)
     placement_versions = method(admin_calls.placement_versions)
     rollback_placement = method(admin_calls.rollback_placement)
-    keys = method(key_calls.keys)
+    list_keys = method(key_calls.list_keys)
     add_key = method(key_calls.add_key)
     revoke_key = method(key_calls.revoke_key)
     page_token = method(key_calls.page_token)
@@ -95,12 +94,12 @@ class Methods:
 class SyncMethods(Methods):
     """The methods of a client that waits for each response."""
 
-    def _answer(self, build: Callable[[], Call[T] | Calls[T]]) -> T:
+    def _execute(self, build: Callable[[], Call[T] | CallSequence[T]]) -> T:
         raise NotImplementedError
 
 
 class AsyncMethods(Methods):
     """The methods of a client whose responses are awaited."""
 
-    async def _answer(self, build: Callable[[], Call[T] | Calls[T]]) -> T:
+    async def _execute(self, build: Callable[[], Call[T] | CallSequence[T]]) -> T:
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""What goes in and comes out."""
+"""Types of what requests and responses hold."""
 
 from __future__ import annotations
 
@@ -10,30 +10,33 @@ from typing import Any, Literal, TypeVar
 from zhiyin.core.uid import fresh_id
 
 Columns = Mapping[str, Any]
-Moment = int | datetime
+Timestamp = int | datetime
 Diversity = Literal["none", "mmr", "dpp", "calibrate"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-    """What a user did with an item. The id is made here, so that an event sent twice is kept once.
+    """An interaction of a user with an item. The id is drawn here, so that an event sent twice is stored once.
 
-    time: microseconds UTC, or a datetime with its zone; None for the moment of arrival. value: a rating, a price.
+    Parameters
+    ----------
+    time: microseconds UTC, or a datetime with its time zone; None for the time of arrival.
+    value: a rating, a price.
     list_id: of the list that the item was shown in.
     """
 
     user: str
     item: str
     kind: str = "event"
-    time: Moment | None = None
+    time: Timestamp | None = None
     value: float | None = None
     id: str = dataclasses.field(default_factory=fresh_id)
     list_id: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Fate:
-    """What became of an event: "accepted", "known" (kept before), or "rejected" with its reason."""
+class EventResult:
+    """The result of one event. status: "accepted", "known" (stored before), or "rejected", with its reason."""
 
     id: str
     status: str
@@ -41,18 +44,22 @@ class Fate:
 
 
 @dataclasses.dataclass(frozen=True)
-class Kept:
-    """What became of events, in the order sent; `rejected` of them were not kept."""
+class EventsResult:
+    """The results of events, in the order sent. rejected: how many were not stored."""
 
-    events: list[Fate]
+    events: list[EventResult]
     rejected: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """A row of a list. score: None for one that could not be scored. columns: those asked for with `fields`.
+    """An item of a list.
 
-    sentence, reason, sources: why it is there, with `explain=True`.
+    Parameters
+    ----------
+    score: None for an item that could not be scored.
+    columns: those named by `fields`.
+    sentence, reason, sources: the explanation, with `explain=True`.
     """
 
     item: str
@@ -67,9 +74,14 @@ class Item:
 class Recommendations:
     """A list, best first; iterating gives its items.
 
-    list_id: names the list in events and impressions; "" for lists that are not kept. version: of the model.
-    next: for `client.more(this)`; None at the end. degraded: stages left out for lack of time.
-    removed: what rules took out, with `explain=True`. ask, path: the request as it was sent, and where to.
+    Parameters
+    ----------
+    list_id: names the list in events and impressions; "" for lists that are not stored.
+    version: of the model.
+    next: token of the next page, which `client.more(this)` asks for; None at the end.
+    degraded: stages left out for lack of time.
+    removed: items that rules removed, with `explain=True`.
+    request, path: the request as it was sent, and its path.
     """
 
     items: list[Item]
@@ -81,7 +93,7 @@ class Recommendations:
     degraded: list[str] = dataclasses.field(default_factory=list)
     removed: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     milliseconds: float | None = None
-    ask: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+    request: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
     path: str = dataclasses.field(default="/v1/recommendations", repr=False)
 
     def __iter__(self) -> Iterator[Item]:
@@ -95,7 +107,7 @@ T = TypeVar("T")
 
 
 class Page(list[T]):
-    """A list, best first. next: what is given as `page` for those that follow; None at the end."""
+    """A list, best first. next: token of the next page, given as `page`; None at the end."""
 
     def __init__(self, rows: Iterable[T] = (), next: str | None = None) -> None:
         super().__init__(rows)
@@ -103,8 +115,8 @@ class Page(list[T]):
 
 
 @dataclasses.dataclass(frozen=True)
-class Thing:
-    """An item or a user with its columns; version: how often it was written."""
+class CatalogEntry:
+    """An item or a user with its columns; version: counts its writes."""
 
     id: str
     columns: dict[str, Any]
@@ -112,8 +124,8 @@ class Thing:
 
 
 @dataclasses.dataclass(frozen=True)
-class Written:
-    """What became of many items or users: `rejected` holds {"line": from 1 over all that was sent, "reason"}."""
+class WriteResult:
+    """The result of many writes. rejected: {"line": from 1 over all rows sent, "reason"} each."""
 
     accepted: int
     rejected: list[dict[str, Any]]

@@ -1,112 +1,112 @@
-"""Items and users: one or many, written, read and found."""
+"""Calls for items and users: one or many, written, read and searched."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from zhiyin.client.api_call import Call, Calls, as_json, params_of, path_of
-from zhiyin.client.api_types import Columns, Item, Page, Thing, Written
+from zhiyin.client.api_call import Call, CallSequence, as_json, query_params, resource_path
+from zhiyin.client.api_types import CatalogEntry, Columns, Item, Page, WriteResult
 
-LINES, BYTES = 1_000, 1 << 20  # of a request of items or users
+MAX_ROWS_PER_REQUEST, MAX_BYTES_PER_REQUEST = 1_000, 1 << 20
 
 
 def put_item(id: str, columns: Columns) -> Call[int]:
     """Write all columns of an item; its version. Hidden by `{"hidden": True}`."""
-    return Call("PUT", path_of("items", id), _version, body=as_json(dict(columns)))
+    return Call("PUT", resource_path("items", id), _read_version, body=as_json(dict(columns)))
 
 
 def patch_item(id: str, columns: Columns) -> Call[int]:
     """Change the columns named, leave the others; its version."""
-    return Call("PATCH", path_of("items", id), _version, body=as_json(dict(columns)))
+    return Call("PATCH", resource_path("items", id), _read_version, body=as_json(dict(columns)))
 
 
-def get_item(id: str) -> Call[Thing]:
+def get_item(id: str) -> Call[CatalogEntry]:
     """Columns and version of an item."""
-    return Call("GET", path_of("items", id), _thing)
+    return Call("GET", resource_path("items", id), _read_entry)
 
 
 def delete_item(id: str) -> Call[int]:
-    """No longer shown; its version."""
-    return Call("DELETE", path_of("items", id), _version)
+    """Delete an item, which is not shown any more; its version."""
+    return Call("DELETE", resource_path("items", id), _read_version)
 
 
-def put_items(items: Iterable[tuple[str, Columns | None]]) -> Calls[Written]:
+def put_items(items: Iterable[tuple[str, Columns | None]]) -> CallSequence[WriteResult]:
     """Write many items, sent as they are read; None for columns deletes."""
-    return _many("items", items)
+    return _write_many("items", items)
 
 
 def search(
     text: str, *, k: int | None = None, fields: Sequence[str] | None = None, page: str | None = None
 ) -> Call[Page[Item]]:
-    """Items that a text finds. page: `next` of the items before."""
-    asked = params_of(search=text, k=k, fields=None if fields is None else list(fields), page=page)
-    return Call("GET", "/v1/items", _found, asked)
+    """Full-text search of items. page: `next` of the previous result."""
+    params = query_params(search=text, k=k, fields=None if fields is None else list(fields), page=page)
+    return Call("GET", "/v1/items", _read_items, params)
 
 
 def put_user(id: str, columns: Columns) -> Call[int]:
     """Write all columns of a user; its version."""
-    return Call("PUT", path_of("users", id), _version, body=as_json(dict(columns)))
+    return Call("PUT", resource_path("users", id), _read_version, body=as_json(dict(columns)))
 
 
 def patch_user(id: str, columns: Columns) -> Call[int]:
     """Change the columns named, leave the others; its version."""
-    return Call("PATCH", path_of("users", id), _version, body=as_json(dict(columns)))
+    return Call("PATCH", resource_path("users", id), _read_version, body=as_json(dict(columns)))
 
 
-def get_user(id: str) -> Call[Thing]:
+def get_user(id: str) -> Call[CatalogEntry]:
     """Columns and version of a user."""
-    return Call("GET", path_of("users", id), _thing)
+    return Call("GET", resource_path("users", id), _read_entry)
 
 
 def delete_user(id: str) -> Call[dict[str, Any]]:
-    """Remove all of a user; the proof."""
-    return Call("DELETE", path_of("users", id), lambda said: dict(said["proof"]))
+    """Remove all data of a user; counts of what was removed and of what is left."""
+    return Call("DELETE", resource_path("users", id), lambda body: dict(body["proof"]))
 
 
-def put_users(users: Iterable[tuple[str, Columns | None]]) -> Calls[Written]:
+def put_users(users: Iterable[tuple[str, Columns | None]]) -> CallSequence[WriteResult]:
     """Write many users, sent as they are read."""
-    return _many("users", users)
+    return _write_many("users", users)
 
 
-def _thing(said: Any) -> Thing:
-    return Thing(said["id"], said["columns"], said["version"])
+def _read_entry(body: Any) -> CatalogEntry:
+    return CatalogEntry(body["id"], body["columns"], body["version"])
 
 
-def _found(said: Any) -> Page[Item]:
-    items = [Item(row["item"], columns=row.get("columns") or {}) for row in said["items"]]
-    return Page(items, said.get("next"))
+def _read_items(body: Any) -> Page[Item]:
+    items = [Item(row["item"], columns=row.get("columns") or {}) for row in body["items"]]
+    return Page(items, body.get("next"))
 
 
-def _many(table: str, things: Iterable[tuple[str, Columns | None]]) -> Calls[Written]:
-    def calls() -> Iterator[Call[tuple[int, Written]]]:
+def _write_many(table: str, rows: Iterable[tuple[str, Columns | None]]) -> CallSequence[WriteResult]:
+    def calls() -> Iterator[Call[tuple[int, WriteResult]]]:
         lines: list[bytes] = []
         size = 0
-        for key, columns in things:
+        for key, columns in rows:
             line = as_json({"id": key, "columns": columns if columns is None else dict(columns)}) + b"\n"
-            if lines and (len(lines) == LINES or size + len(line) > BYTES):
-                yield call(lines)
+            if lines and (len(lines) == MAX_ROWS_PER_REQUEST or size + len(line) > MAX_BYTES_PER_REQUEST):
+                yield build_call(lines)
                 lines, size = [], 0
             lines.append(line)
             size += len(line)
         if lines:
-            yield call(lines)
+            yield build_call(lines)
 
-    def call(lines: list[bytes]) -> Call[tuple[int, Written]]:
-        def read(said: Any) -> tuple[int, Written]:
-            return len(lines), Written(int(said["accepted"]), list(said["rejected"]))
+    def build_call(lines: list[bytes]) -> Call[tuple[int, WriteResult]]:
+        def read(body: Any) -> tuple[int, WriteResult]:
+            return len(lines), WriteResult(int(body["accepted"]), list(body["rejected"]))
 
-        return Call("POST", path_of(table), read, body=b"".join(lines), type="application/x-ndjson")
+        return Call("POST", resource_path(table), read, body=b"".join(lines), content_type="application/x-ndjson")
 
-    def join(parts: list[tuple[int, Written]]) -> Written:
-        before, rejected = 0, []
-        for sent, part in parts:
-            rejected += [row | {"line": row["line"] + before} for row in part.rejected]
-            before += sent
-        return Written(sum(part.accepted for _, part in parts), rejected)
+    def join(parts: list[tuple[int, WriteResult]]) -> WriteResult:
+        first_line, rejected = 0, []
+        for n_lines, part in parts:
+            rejected += [row | {"line": row["line"] + first_line} for row in part.rejected]
+            first_line += n_lines
+        return WriteResult(sum(part.accepted for _, part in parts), rejected)
 
-    return Calls(calls(), join)
+    return CallSequence(calls(), join)
 
 
-def _version(said: Any) -> int:
-    return int(said["version"])
+def _read_version(body: Any) -> int:
+    return int(body["version"])

@@ -1,4 +1,4 @@
-"""The two clients: one waits for each answer, one awaits it."""
+"""The synchronous and the asynchronous client."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
-from zhiyin.client.api_call import Call, Calls
+from zhiyin.client.api_call import Call, CallSequence
 from zhiyin.client.api_methods import AsyncMethods, SyncMethods
-from zhiyin.client.transport import httpx_or_say, pause, settings_of
+from zhiyin.client.transport import connection_settings, import_httpx, retry_delay
 
 if TYPE_CHECKING:
     import httpx
@@ -20,15 +20,17 @@ T = TypeVar("T")
 
 
 class Client(SyncMethods):
-    """Asks a service; any number of threads may use one.
+    """A client of one service; threads may share it.
 
     Parameters
     ----------
-    url: such as "http://127.0.0.1:8000". key: as `zhiyin key add` shows it; it is never printed.
-    timeout: seconds for each try. retries: further tries where the service is busy or out of reach; nothing is done
-    twice by them.
+    url: such as "http://127.0.0.1:8000".
+    key: as `zhiyin key add` shows it; it is never printed.
+    timeout: seconds of each attempt.
+    retries: further attempts where the service is overloaded or unreachable; they never have an effect twice.
+    transport: of httpx; for tests.
 
-    Every method raises ApiError for an answer that is no success. Raises MissingExtraError without httpx.
+    Every method raises ApiError for a response that is no success. Raises MissingExtraError without httpx.
     """
 
     def __init__(
@@ -40,29 +42,29 @@ class Client(SyncMethods):
         *,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._http: httpx.Client = httpx_or_say().Client(**settings_of(url, key, timeout, transport))
-        self._errors = httpx_or_say().TransportError
+        self._http: httpx.Client = import_httpx().Client(**connection_settings(url, key, timeout, transport))
+        self._errors = import_httpx().TransportError
         self.url, self.retries = url, retries
 
     def send(self, call: Call[T]) -> T:
-        """Send a call, again while that helps."""
+        """Send a call, and send it again where `retry_delay` says so."""
         for attempt in itertools.count():
-            answer: httpx.Response | Exception
+            response: httpx.Response | Exception
             try:
-                answer = self._http.request(**call.request())
+                response = self._http.request(**call.request())
             except self._errors as error:
-                answer = error
-            wait = pause(answer, attempt, self.retries if call.tries else 0)
-            if wait is None:
-                return call.result(answer)
-            time.sleep(wait)
+                response = error
+            delay = retry_delay(response, attempt, self.retries if call.retries_allowed else 0)
+            if delay is None:
+                return call.result(response)
+            time.sleep(delay)
         raise AssertionError("unreachable")
 
-    def _answer(self, build: Callable[[], Call[T] | Calls[T]]) -> T:
-        asked = build()
-        if isinstance(asked, Calls):
-            return asked.join([self.send(call) for call in asked.calls])
-        return self.send(asked)
+    def _execute(self, build: Callable[[], Call[T] | CallSequence[T]]) -> T:
+        call = build()
+        if isinstance(call, CallSequence):
+            return call.join([self.send(part) for part in call.calls])
+        return self.send(call)
 
     def close(self) -> None:
         """Close the connections."""
@@ -79,7 +81,7 @@ class Client(SyncMethods):
 
 
 class AsyncClient(AsyncMethods):
-    """As `Client`, for programs that await."""
+    """As `Client`, with methods that are awaited."""
 
     def __init__(
         self,
@@ -90,29 +92,29 @@ class AsyncClient(AsyncMethods):
         *,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._http: httpx.AsyncClient = httpx_or_say().AsyncClient(**settings_of(url, key, timeout, transport))
-        self._errors = httpx_or_say().TransportError
+        self._http: httpx.AsyncClient = import_httpx().AsyncClient(**connection_settings(url, key, timeout, transport))
+        self._errors = import_httpx().TransportError
         self.url, self.retries = url, retries
 
     async def send(self, call: Call[T]) -> T:
-        """Send a call, again while that helps."""
+        """Send a call, and send it again where `retry_delay` says so."""
         for attempt in itertools.count():
-            answer: httpx.Response | Exception
+            response: httpx.Response | Exception
             try:
-                answer = await self._http.request(**call.request())
+                response = await self._http.request(**call.request())
             except self._errors as error:
-                answer = error
-            wait = pause(answer, attempt, self.retries if call.tries else 0)
-            if wait is None:
-                return call.result(answer)
-            await asyncio.sleep(wait)
+                response = error
+            delay = retry_delay(response, attempt, self.retries if call.retries_allowed else 0)
+            if delay is None:
+                return call.result(response)
+            await asyncio.sleep(delay)
         raise AssertionError("unreachable")
 
-    async def _answer(self, build: Callable[[], Call[T] | Calls[T]]) -> T:
-        asked = build()
-        if isinstance(asked, Calls):
-            return asked.join([await self.send(call) for call in asked.calls])
-        return await self.send(asked)
+    async def _execute(self, build: Callable[[], Call[T] | CallSequence[T]]) -> T:
+        call = build()
+        if isinstance(call, CallSequence):
+            return call.join([await self.send(part) for part in call.calls])
+        return await self.send(call)
 
     async def close(self) -> None:
         """Close the connections."""

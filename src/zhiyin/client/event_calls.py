@@ -1,4 +1,4 @@
-"""Events to the service."""
+"""Calls that send events."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
-from zhiyin.client.api_call import Call, Calls, as_json, said_of
-from zhiyin.client.api_types import Columns, Event, Fate, Kept, Moment
+from zhiyin.client.api_call import Call, CallSequence, as_json, present_fields
+from zhiyin.client.api_types import Columns, Event, EventResult, EventsResult, Timestamp
 from zhiyin.client.errors import ApiError
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.uid import fresh_id
 
-BATCH = 1_000  # events in a request
+MAX_EVENTS_PER_REQUEST = 1_000
 
 
 def event(
@@ -22,56 +22,57 @@ def event(
     item: str,
     *,
     kind: str = "event",
-    time: Moment | None = None,
+    time: Timestamp | None = None,
     value: float | None = None,
     id: str | None = None,
     list_id: str | None = None,
-) -> Call[Fate]:
-    """Bring one event; answered once it is on the disk. Raises ApiError for one that is rejected."""
+) -> Call[EventResult]:
+    """Send one event; answered once it is on the disk. Raises ApiError for an event that is rejected."""
 
-    def read(said: Any) -> Fate:
-        fate = _fates(said).events[0]
-        if fate.status == "rejected":
-            raise ApiError(400, f"the event was rejected: {fate.reason}")
-        return fate
+    def read(body: Any) -> EventResult:
+        result = _read_results(body).events[0]
+        if result.status == "rejected":
+            raise ApiError(400, f"the event was rejected: {result.reason}")
+        return result
 
-    made = sendable(Event(user, item, kind, time, value, id or fresh_id(), list_id))
-    return Call("POST", "/v1/events", read, body=as_json({"events": [made]}))
+    payload = event_json(Event(user, item, kind, time, value, id or fresh_id(), list_id))
+    return Call("POST", "/v1/events", read, body=as_json({"events": [payload]}))
 
 
-def events(events: Iterable[Event | Columns]) -> Calls[Kept]:
-    """Bring many events, a thousand at a time. Of a mapping without an id one is made before the first try.
+def events(events: Iterable[Event | Columns]) -> CallSequence[EventsResult]:
+    """Send many events, at most MAX_EVENTS_PER_REQUEST in a request. A mapping without an id is given one.
 
-    Where this raises, some may be kept: bring the same `Event` objects (or ids) again, and none is kept twice.
+    Where this raises, some events may be stored: send the same `Event` objects (or ids) again, and none is stored
+    twice.
     """
 
-    def calls() -> Iterator[Call[Kept]]:
+    def calls() -> Iterator[Call[EventsResult]]:
         rows = iter(events)
-        while batch := [sendable(row) for row in itertools.islice(rows, BATCH)]:
-            yield Call("POST", "/v1/events", _fates, body=as_json({"events": batch}))
+        while batch := [event_json(row) for row in itertools.islice(rows, MAX_EVENTS_PER_REQUEST)]:
+            yield Call("POST", "/v1/events", _read_results, body=as_json({"events": batch}))
 
-    def join(kept: list[Kept]) -> Kept:
-        return Kept([fate for part in kept for fate in part.events], sum(part.rejected for part in kept))
+    def join(parts: list[EventsResult]) -> EventsResult:
+        return EventsResult([result for part in parts for result in part.events], sum(part.rejected for part in parts))
 
-    return Calls(calls(), join)
-
-
-def sendable(event: Event | Columns) -> dict[str, Any]:
-    """An event as the service takes it, with an id."""
-    said = {f.name: getattr(event, f.name) for f in dataclasses.fields(event)} if isinstance(event, Event) else event
-    said = said_of(**{"id": fresh_id(), **said})
-    if isinstance(moment := said.get("time"), datetime):
-        said["time"] = microseconds(moment)
-    return said
+    return CallSequence(calls(), join)
 
 
-def microseconds(moment: datetime) -> int:
-    """A moment since 1970, UTC. Raises ConfigError for one without its zone."""
-    if moment.tzinfo is None:
+def event_json(event: Event | Columns) -> dict[str, Any]:
+    """The JSON object of an event, with an id."""
+    fields = {f.name: getattr(event, f.name) for f in dataclasses.fields(event)} if isinstance(event, Event) else event
+    payload = present_fields(**{"id": fresh_id(), **fields})
+    if isinstance(time := payload.get("time"), datetime):
+        payload["time"] = microseconds(time)
+    return payload
+
+
+def microseconds(time: datetime) -> int:
+    """Microseconds since 1970, UTC. Raises ConfigError for a datetime without a time zone."""
+    if time.tzinfo is None:
         raise ConfigError("a time without its zone", remedy="datetime.now(timezone.utc), or microseconds UTC")
-    return round(moment.timestamp() * 1e6)
+    return round(time.timestamp() * 1e6)
 
 
-def _fates(said: Any) -> Kept:
-    rows = [Fate(row.get("id") or "", row["status"], row.get("reason") or "") for row in said["events"]]
-    return Kept(rows, int(said["rejected"]))
+def _read_results(body: Any) -> EventsResult:
+    results = [EventResult(row.get("id") or "", row["status"], row.get("reason") or "") for row in body["events"]]
+    return EventsResult(results, int(body["rejected"]))

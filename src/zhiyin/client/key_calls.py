@@ -1,4 +1,4 @@
-"""Keys, and page tokens: asked of the service, or signed here by a page key without asking it."""
+"""Calls for keys, and page tokens: signed by the service, or locally by a page key."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from zhiyin.client.api_call import Call, as_it_is, as_json, path_of, said_of
+from zhiyin.client.api_call import Call, as_json, as_object, present_fields, resource_path
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.tokens import TOKEN_SCOPES, key_hash, new_session, page_claims, sign
 
@@ -16,9 +16,12 @@ TokenScope = Literal["events", "read"]
 
 @dataclasses.dataclass(frozen=True)
 class PageToken:
-    """A token for a web page; as a text it is the token.
+    """A token for a web page; `str` of it is the token itself.
 
-    user, session: whom it names. expires: seconds since 1970.
+    Parameters
+    ----------
+    user, session: whom it names.
+    expires: seconds since 1970.
     """
 
     token: str = dataclasses.field(repr=False)
@@ -34,7 +37,7 @@ class PageToken:
 class PageKey:
     """Signs page tokens on the shop's own server, without a request to the service.
 
-    key: as `zhiyin key add web --scope page` shows it; it is never printed, and no page may have it.
+    key: as `zhiyin key add web --scope page` shows it; it is never printed, and must not reach a web page.
 
     >>> token = PageKey("zy_page_" + "x" * 43).token(user="alice", expires="1h")
     >>> token.user, str(token).count(".")
@@ -56,9 +59,9 @@ class PageKey:
     ) -> PageToken:
         """A token for a user, a session, or both; without any, for a new session.
 
-        session: made by the shop's server, never taken from a page. expires: "1s" to "7d".
+        session: created by the shop's server, never taken from a page. expires: "1s" to "7d".
 
-        Raises ConfigError for what no token may say.
+        Raises ConfigError for claims that a token cannot have.
         """
         session = new_session() if user is None and session is None else session
         claims = page_claims(user, session, expires, tuple(scope))
@@ -73,30 +76,34 @@ def page_token(
     scope: Sequence[TokenScope] = TOKEN_SCOPES,  # type: ignore[assignment]
 ) -> Call[PageToken]:
     """As `PageKey.token`, signed by the service. Needs a page key or an admin key."""
-    asked = said_of(user=user, session=session, expires=expires, scope=list(scope))
+    payload = present_fields(user=user, session=session, expires=expires, scope=list(scope))
 
-    def read(said: Any) -> PageToken:
-        return PageToken(said["token"], said["user"], said["session"], said["expires"])
+    def read(body: Any) -> PageToken:
+        return PageToken(body["token"], body["user"], body["session"], body["expires"])
 
-    return Call("POST", "/v1/tokens", read, body=as_json(asked))
+    return Call("POST", "/v1/tokens", read, body=as_json(payload))
 
 
-def keys() -> Call[list[dict[str, Any]]]:
+def list_keys() -> Call[list[dict[str, Any]]]:
     """All keys: {"name", "id", "scopes", "created", "expires", "expired", "used"} each. Needs an admin key."""
-    return Call("GET", "/v1/keys", lambda said: list(said["keys"]))
+    return Call("GET", "/v1/keys", lambda body: list(body["keys"]))
 
 
 def add_key(name: str, scope: Sequence[KeyScope] | KeyScope, *, expires: str | None = None) -> Call[dict[str, Any]]:
     """Make a key; the answer's "key" is shown this once. Needs an admin key.
 
-    expires: a duration such as "90d"; None: never. Sent once: after a failure look whether it is there.
+    expires: a duration such as "90d"; None: never. Sent once: after a failure, check with `list_keys`.
     """
     scopes = [scope] if isinstance(scope, str) else list(scope)
     return Call(
-        "POST", "/v1/keys", as_it_is, body=as_json(said_of(name=name, scopes=scopes, expires=expires)), tries=False
+        "POST",
+        "/v1/keys",
+        as_object,
+        body=as_json(present_fields(name=name, scopes=scopes, expires=expires)),
+        retries_allowed=False,
     )
 
 
 def revoke_key(name: str) -> Call[dict[str, Any]]:
     """Revoke a key, and the page tokens that it signed. Needs an admin key."""
-    return Call("DELETE", path_of("keys", name), as_it_is)
+    return Call("DELETE", resource_path("keys", name), as_object)

@@ -1,4 +1,4 @@
-"""Lists from the service, and what is known of them."""
+"""Calls for recommendations and other lists, impressions, histories, and the traces of lists."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
-from zhiyin.client.api_call import Call, as_it_is, as_json, fields_of, params_of, path_of, said_of
-from zhiyin.client.api_types import Columns, Diversity, Event, Item, Moment, Page, Recommendations
+from zhiyin.client.api_call import Call, as_json, as_object, known_fields, present_fields, query_params, resource_path
+from zhiyin.client.api_types import Columns, Diversity, Event, Item, Page, Recommendations, Timestamp
 from zhiyin.client.event_calls import microseconds
 from zhiyin.core.errors import ConfigError
 
@@ -35,35 +35,44 @@ def recommend(
     language: Literal["en", "zh"] | None = None,
     fields: Sequence[str] | None = None,
     page: str | None = None,
-    now: Moment | None = None,
+    now: Timestamp | None = None,
 ) -> Call[Recommendations]:
     """The best items for a user, a session, a visitor with a history (items, oldest first), or a stranger.
 
-    filter: "price < 50 and genre = 'Drama'". boosts: {"when", "multiply", "add"} each. pins: {slot from 1: item}.
-    balance: 0 variety alone, 1 score alone. fields: columns wanted of each item. now: needs an admin key.
+    Parameters
+    ----------
+    filter: such as "price < 50 and genre = 'Drama'".
+    boosts: {"when", "multiply", "add"} each.
+    pins: {slot from 1: item}.
+    balance: weight of the score against variety, 0 to 1.
+    fields: columns wanted of each item.
+    page: `next` of the previous list.
+    now: the time to answer for; needs an admin key.
     """
-    ask = said_of(user=user, session=session, history=history, placement=placement, k=k, filter=filter, boosts=boosts,
-                include=include, exclude=exclude, exclude_seen=exclude_seen, diversity=diversity, balance=balance,
-                context=context, explain=explain, language=language, fields=fields, page=page,
-                pins=None if pins is None else {str(slot): item for slot, item in pins.items()},
-                now=microseconds(now) if isinstance(now, datetime) else now)  # fmt: skip
-    return Call("POST", RECOMMENDATIONS, _lists(ask), body=as_json(ask))
+    request = present_fields(
+        user=user, session=session, history=history, placement=placement, k=k, filter=filter, boosts=boosts,
+        include=include, exclude=exclude, exclude_seen=exclude_seen, diversity=diversity, balance=balance,
+        context=context, explain=explain, language=language, fields=fields, page=page,
+        pins=None if pins is None else {str(slot): item for slot, item in pins.items()},
+        now=microseconds(now) if isinstance(now, datetime) else now,
+    )  # fmt: skip
+    return Call("POST", RECOMMENDATIONS, _read_list(request), body=as_json(request))
 
 
-def more(found: Recommendations) -> Call[Recommendations]:
-    """The items that follow a list, asked of the route that gave it; of a widget, by `pages` with that widget alone.
+def more(recommendations: Recommendations) -> Call[Recommendations]:
+    """The next page of a list, from the route that gave it; of a widget, by `pages` with that widget alone.
 
-    Raises ConfigError at its end: look at `found.next`.
+    Raises ConfigError at the end of the list, where `recommendations.next` is None.
     """
-    if found.next is None:
-        raise ConfigError("this list has no next page", remedy="ask while found.next is not None")
-    if found.path == PAGES:
-        widget = found.ask["widgets"][0] | {"page": found.next}
-        return _first_of(pages_of(found.ask | {"widgets": [widget]}))
-    ask = found.ask | {"page": found.next}
-    if found.path == RECOMMENDATIONS:
-        return Call("POST", found.path, _lists(ask), body=as_json(ask))
-    return Call("GET", found.path, _lists(ask, found.path), ask)
+    if recommendations.next is None:
+        raise ConfigError("this list has no next page", remedy="ask while its `next` is not None")
+    if recommendations.path == PAGES:
+        widget = recommendations.request["widgets"][0] | {"page": recommendations.next}
+        return _only_widget(page_call(recommendations.request | {"widgets": [widget]}))
+    request = recommendations.request | {"page": recommendations.next}
+    if recommendations.path == RECOMMENDATIONS:
+        return Call("POST", recommendations.path, _read_list(request), body=as_json(request))
+    return Call("GET", recommendations.path, _read_list(request, recommendations.path), request)
 
 
 def rank(
@@ -75,42 +84,42 @@ def rank(
     context: Columns | None = None,
 ) -> Call[Recommendations]:
     """The given items in the best order; those that the version does not know come last, without a score."""
-    ask = said_of(user=user, session=session, history=history, items=list(items), context=context)
-    return Call("POST", "/v1/rank", _lists(ask), body=as_json(ask))
+    request = present_fields(user=user, session=session, history=history, items=list(items), context=context)
+    return Call("POST", "/v1/rank", _read_list(request), body=as_json(request))
 
 
 def similar(
     item: str, *, k: int | None = None, filter: str | None = None, fields: Sequence[str] | None = None
 ) -> Call[Recommendations]:
-    """What goes with an item."""
-    asked = params_of(k=k, filter=filter, fields=None if fields is None else list(fields))
-    path = path_of("items", item, "similar")
-    return Call("GET", path, _lists(asked, path), asked)
+    """Items similar to an item."""
+    params = query_params(k=k, filter=filter, fields=None if fields is None else list(fields))
+    path = resource_path("items", item, "similar")
+    return Call("GET", path, _read_list(params, path), params)
 
 
 def similar_users(user: str, *, k: int | None = None, page: str | None = None) -> Call[Page[tuple[str, float]]]:
-    """Users of like taste, with their scores. page: `next` of the users before."""
+    """Users of similar taste, with their scores. page: `next` of the previous result."""
 
-    def read(said: Any) -> Page[tuple[str, float]]:
-        return Page([(row["user"], float(row["score"])) for row in said["users"]], said.get("next"))
+    def read(body: Any) -> Page[tuple[str, float]]:
+        return Page([(row["user"], float(row["score"])) for row in body["users"]], body.get("next"))
 
-    return Call("GET", path_of("users", user, "similar"), read, params_of(k=k, page=page))
+    return Call("GET", resource_path("users", user, "similar"), read, query_params(k=k, page=page))
 
 
 def popular(
     *, k: int | None = None, filter: str | None = None, fields: Sequence[str] | None = None
 ) -> Call[Recommendations]:
-    """What many take."""
-    asked = params_of(k=k, filter=filter, fields=None if fields is None else list(fields))
-    return Call("GET", "/v1/popular", _lists(asked, "/v1/popular"), asked)
+    """The most popular items."""
+    params = query_params(k=k, filter=filter, fields=None if fields is None else list(fields))
+    return Call("GET", "/v1/popular", _read_list(params, "/v1/popular"), params)
 
 
 def trending(
     *, k: int | None = None, filter: str | None = None, fields: Sequence[str] | None = None
 ) -> Call[Recommendations]:
-    """What more and more take."""
-    asked = params_of(k=k, filter=filter, fields=None if fields is None else list(fields))
-    return Call("GET", "/v1/trending", _lists(asked, "/v1/trending"), asked)
+    """Items of growing popularity."""
+    params = query_params(k=k, filter=filter, fields=None if fields is None else list(fields))
+    return Call("GET", "/v1/trending", _read_list(params, "/v1/trending"), params)
 
 
 def pages(
@@ -126,52 +135,55 @@ def pages(
 
     widgets: {"name", "placement", "k", "filter", "similar_to", "kind"} each; only the name is needed.
     """
-    ask = said_of(user=user, session=session, history=history, context=context, fields=fields, widgets=list(widgets))
-    return pages_of(ask)
+    request = present_fields(
+        user=user, session=session, history=history, context=context, fields=fields, widgets=list(widgets)
+    )
+    return page_call(request)
 
 
-def pages_of(ask: dict[str, Any]) -> Call[dict[str, Recommendations]]:
-    """As `pages`, of a body."""
-    asked = {widget["name"]: ask | {"widgets": [widget]} for widget in ask["widgets"]}
+def page_call(request: dict[str, Any]) -> Call[dict[str, Recommendations]]:
+    """The call of `pages` for a request body."""
+    requests = {widget["name"]: request | {"widgets": [widget]} for widget in request["widgets"]}
 
-    def read(said: Any) -> dict[str, Recommendations]:
-        return {widget["name"]: _lists(asked[widget["name"]], PAGES)(widget) for widget in said["widgets"]}
+    def read(body: Any) -> dict[str, Recommendations]:
+        return {widget["name"]: _read_list(requests[widget["name"]], PAGES)(widget) for widget in body["widgets"]}
 
-    return Call("POST", PAGES, read, body=as_json(ask))
+    return Call("POST", PAGES, read, body=as_json(request))
 
 
-def _first_of(call: Call[dict[str, Recommendations]]) -> Call[Recommendations]:
+def _only_widget(call: Call[dict[str, Recommendations]]) -> Call[Recommendations]:
     """The only widget of a page."""
-    return dataclasses.replace(call, read=lambda said: next(iter(call.read(said).values())))  # type: ignore[arg-type, return-value]
+    return dataclasses.replace(call, read=lambda body: next(iter(call.read(body).values())))  # type: ignore[arg-type, return-value]
 
 
 def impressions(list_id: str, items: Sequence[str]) -> Call[dict[str, Any]]:
-    """Tell what was really shown of a list, in order: {"list_id", "kept", "inserted", "dropped"}."""
-    return Call("POST", path_of("impressions", list_id), as_it_is, body=as_json({"items": list(items)}))
+    """Record which items of a list were really shown, in order: {"list_id", "kept", "inserted", "dropped"}."""
+    return Call("POST", resource_path("impressions", list_id), as_object, body=as_json({"items": list(items)}))
 
 
 def history(user: str, *, most: int | None = None) -> Call[list[Event]]:
     """Events of a user, oldest first."""
 
-    def read(said: Any) -> list[Event]:
-        return [Event(**fields_of(Event, row) | {"user": said["user"]}) for row in said["events"]]
+    def read(body: Any) -> list[Event]:
+        return [Event(**known_fields(Event, row) | {"user": body["user"]}) for row in body["events"]]
 
-    return Call("GET", path_of("users", user, "history"), read, params_of(most=most))
+    return Call("GET", resource_path("users", user, "history"), read, query_params(most=most))
 
 
-def list_(list_id: str) -> Call[dict[str, Any]]:
-    """A list as it was kept: request, items with their sources, impressions, events. Needs an admin key."""
-    return Call("GET", path_of("lists", list_id), as_it_is)
+def get_list(list_id: str) -> Call[dict[str, Any]]:
+    """The trace of a list: request, items with their sources, impressions, events. Needs an admin key."""
+    return Call("GET", resource_path("lists", list_id), as_object)
 
 
 def replay(list_id: str) -> Call[dict[str, Any]]:
-    """Make a list again: {"same": bool, "items", "reason"}. Needs an admin key."""
-    return Call("POST", path_of("lists", list_id, "replay"), as_it_is)
+    """Compute a list again: {"same": bool, "items", "reason"}. Needs an admin key."""
+    return Call("POST", resource_path("lists", list_id, "replay"), as_object)
 
 
-def _lists(ask: dict[str, Any], path: str = RECOMMENDATIONS) -> Callable[[Any], Recommendations]:
-    def read(said: Any) -> Recommendations:
-        rows = [Item(**fields_of(Item, row)) for row in said["items"]]
-        return Recommendations(**fields_of(Recommendations, said) | {"items": rows, "ask": ask, "path": path})
+def _read_list(request: dict[str, Any], path: str = RECOMMENDATIONS) -> Callable[[Any], Recommendations]:
+    def read(body: Any) -> Recommendations:
+        rows = [Item(**known_fields(Item, row)) for row in body["items"]]
+        fields = {"items": rows, "request": request, "path": path}
+        return Recommendations(**known_fields(Recommendations, body) | fields)
 
     return read

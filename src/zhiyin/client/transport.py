@@ -1,4 +1,4 @@
-"""What both clients do alike: settings of the connection, and when to try again."""
+"""What both clients share: settings of the connection, and the delay before another attempt."""
 
 from __future__ import annotations
 
@@ -6,35 +6,41 @@ import random
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from zhiyin.client.api_call import seconds_of
-from zhiyin.client.errors import AGAIN
+from zhiyin.client.api_call import retry_after_seconds
+from zhiyin.client.errors import RETRYABLE_STATUS_CODES
 from zhiyin.core.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
     import httpx
 
-LONGEST = 10.0  # seconds between two tries
+MAX_RETRY_DELAY_SECONDS = 10.0
 
 
-def pause(answer: httpx.Response | Exception, attempt: int, retries: int) -> float | None:
-    """Seconds before another try; None where there is none.
+def retry_delay(response: httpx.Response | Exception, attempt: int, retries: int) -> float | None:
+    """Seconds to wait before another attempt; None where there is none.
 
-    attempt: from 0. What the service asks for with Retry-After is kept to; where it asks for more than `LONGEST`, there
-    is no other try.
+    Parameters
+    ----------
+    response: of the last attempt, or the error that it ended with.
+    attempt: number of the last attempt, from 0.
+    retries: further attempts at most.
+
+    The delay is that of Retry-After, where the service sends one; where that is more than MAX_RETRY_DELAY_SECONDS,
+    there is no other attempt.
     """
     if attempt >= retries:
         return None
-    if not isinstance(answer, Exception):
-        if answer.status_code not in AGAIN:
+    if not isinstance(response, Exception):
+        if response.status_code not in RETRYABLE_STATUS_CODES:
             return None
-        after = seconds_of(answer.headers.get("Retry-After", ""))
-        if after > 0:
-            return after if after <= LONGEST else None
-    # Spread out, so that many clients do not come back at one moment.
-    return min(LONGEST, 0.1 * 2.0**attempt) * random.uniform(0.5, 1.0)
+        seconds = retry_after_seconds(response.headers.get("Retry-After", ""))
+        if seconds > 0:
+            return seconds if seconds <= MAX_RETRY_DELAY_SECONDS else None
+    # Jitter: many clients do not send again at one moment.
+    return min(MAX_RETRY_DELAY_SECONDS, 0.1 * 2.0**attempt) * random.uniform(0.5, 1.0)
 
 
-def settings_of(url: str, key: str, timeout: float, transport: Any) -> dict[str, Any]:
+def connection_settings(url: str, key: str, timeout: float, transport: Any) -> dict[str, Any]:
     """Arguments of an httpx client. Raises ConfigError for an address or a key that cannot be one; shows no key."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
@@ -45,7 +51,7 @@ def settings_of(url: str, key: str, timeout: float, transport: Any) -> dict[str,
     return {"base_url": url, "timeout": timeout, "headers": headers, "transport": transport}
 
 
-def httpx_or_say() -> Any:
+def import_httpx() -> Any:
     try:
         import httpx
     except ImportError:
