@@ -16,21 +16,26 @@ import pytest
 
 pytest.importorskip("fastapi")
 
+from zhiyin.client import PageKey
 from zhiyin.data.catalogue import Catalogue
 from zhiyin.data.config import ServiceSection
 from zhiyin.data.dataset import Dataset
 from zhiyin.models.neighbors import ItemKNN
 from zhiyin.pipeline.bundles import Bundles
+from zhiyin.pipeline.rules import Rules
 from zhiyin.service.keys import Keys
 from zhiyin.service.live import Live
 from zhiyin.service.tenant import Tenant
 from zhiyin.store.database import Store
 from zhiyin.store.live_state import Direct
+from zhiyin.store.records import hash_of
+from zhiyin.store.showings_file import FileShowings
 from zhiyin.store.traces import Traces
 
 from .conftest import click, client_of, eventually, listed
 
 DAY, NOW = 86_400_000_000, 1_700_000_000_000_000
+CAPS = Rules.from_dict({"frequency": {"at_most": 100, "window": "1d"}})
 # The user who asks to be forgotten, in a log whose ids are numbers.
 USER, BIG = 9, 4_800_000_000_000_000_009
 MARKERS = ("catmail7731@example.org", "Catburg7731", "livemail8842@example.org", "livetown8842", "kind9953", 773_100.25)
@@ -64,8 +69,10 @@ def opened(folder: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     known: dict[str, str] = {}
 
     def open_one(several: bool = False) -> Any:
-        state = Direct() if several else None
-        live = Live(Bundles(folder / "bundles"), Store(tmp_path / "store.db"), several=several, state=state)
+        """A process that answers; of several, as of all that one `zhiyin serve` starts, with the file they share."""
+        state = Direct(FileShowings(tmp_path / "shared.showings")) if several else None
+        store = Store(tmp_path / "store.db")
+        live = Live(Bundles(folder / "bundles"), store, {"rules": CAPS}, several=several, state=state)
         keys, shown = Keys.open(live.store)
         known.update(shown)
         made.append(Tenant("shop", live, keys, ServiceSection(budget=60_000)))
@@ -85,7 +92,7 @@ def spellings(user: int) -> list[str]:
     return [digits, f"0{digits}", f"00{digits}", wide, arabic, f" {digits}", f"{digits} ", f"+{digits}", f"{digits}.0"]
 
 
-def live_through(client: Any, user: int) -> str:
+def live_through(client: Any, user: int | str) -> str:
     """Columns, events, lists and impressions of a user. Returns a list's id."""
     columns = {"email": MARKERS[2], "town": MARKERS[3], "age": 41}
     assert client.patch(f"/v1/users/{user}", json=columns).status_code == 200
@@ -171,6 +178,68 @@ def test_nothing_of_a_forgotten_user_is_told(
                        if record.name.startswith("zhiyin"))  # fmt: skip
     assert logged
     assert not [marker for marker in (*MARKERS, BIG) if str(marker) in logged]
+
+
+def test_a_page_token_of_a_forgotten_user_is_a_strangers(opened: Callable[..., Any]) -> None:
+    """It opens lists as before, for its user does come back to the page; of what they did before it tells nothing."""
+    client = opened()
+    live_through(client, USER)
+    client.headers["Authorization"] = f"Bearer {PageKey(client.keys['page']).token(user=str(USER))}"
+    stranger = {"Authorization": f"Bearer {PageKey(client.keys['page']).token(user='nobody at all')}"}
+
+    def items(headers: dict[str, str] | None = None, **body: Any) -> list[tuple[str, Any]]:
+        answer = client.post("/v1/recommendations", json=body, headers=headers).json()
+        assert "rejected" not in answer, answer
+        return [(row["item"], row["reason"]["because"]) for row in answer["items"]]
+
+    asked = {"k": 5, "explain": True}
+    own, unknown = items(**asked), items(stranger, **asked)
+    assert own != unknown
+    next_page = client.post("/v1/recommendations", json=asked).json()["next"]
+    history = f"/v1/users/{USER}/history"
+    assert client.get(history).json()["events"]
+    admin = {"Authorization": f"Bearer {client.keys['admin']}"}
+    assert client.delete(f"/v1/users/{USER}", headers=admin).status_code == 200
+    assert items(**asked) == unknown
+    assert client.get(history).json()["events"] == []
+    assert not any(because for _, because in items(page=next_page, **asked))
+    for body in ({"items": ["101", "102"]}, {"widgets": [{"name": "a"}]}):
+        answer = client.post("/v1/pages" if "widgets" in body else "/v1/rank", json=body)
+        assert not told("page token", answer)
+    assert click(client, {"user": str(USER), "item": "104"}).json()["rejected"] == 0
+    assert [row["item"] for row in client.get(history).json()["events"]] == ["104"]
+
+
+PERSON = "person-7741@example.org"
+
+
+def test_no_file_holds_the_id_and_no_figure_ever_did(opened: Callable[..., Any], tmp_path: Path) -> None:
+    """Store, journal, free pages and the file of showings, searched for the id; metrics, also of requests that failed."""
+    one, other = opened(several=True), opened(several=True)
+    list_id = live_through(one, PERSON)
+    other.post("/v1/recommendations", json={"session": PERSON, "k": 3})
+    listed(other, user="somebody", k=3)
+    for path in (f"/v1/users/{PERSON}/similar", f"/v1/user/{PERSON}", f"/{PERSON}", f"/v1/lists/{PERSON}"):
+        for method in ("GET", "DELETE", "POST"):
+            if (method, path) != ("DELETE", f"/v1/users/{PERSON}"):
+                other.request(method, path)
+    other.post("/v1/pages", json={"user": PERSON, "widgets": [{"name": "a", "placement": PERSON}]})
+    for client in (one, other):
+        eventually(lambda client=client: client.shop.traces.waiting == 0)  # type: ignore[misc]
+    held = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert any(PERSON.encode() in part for part in held.values())
+    assert any(hash_of(PERSON).encode() in part for name, part in held.items() if "showings" in name)
+    assert one.get(f"/v1/lists/{list_id}").status_code == 200
+
+    proof = one.delete(f"/v1/users/{PERSON}").json()["proof"]
+    assert not any(count for what, count in proof.items() if what.endswith("found"))
+    for file in tmp_path.iterdir():
+        assert PERSON.encode() not in file.read_bytes(), file
+        if "showings" in file.name:
+            assert hash_of(PERSON).encode() not in file.read_bytes(), file
+    for client in (one, other):
+        assert PERSON not in client.get("/metrics").text
+        assert client.live.state.shown(PERSON) == {}
 
 
 def test_a_trace_that_waits_in_another_process_is_not_told(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import threading
@@ -18,6 +19,7 @@ pytest.importorskip("redis")
 import redis
 
 from zhiyin.pipeline.rules import Rules
+from zhiyin.store.live_state import GRACE
 
 from .conftest import click, client_of, eventually, listed
 from .test_metrics import figures
@@ -140,3 +142,39 @@ def test_a_slow_redis_is_done_without(
     assert away(client) == (True, 1)
     slow.clear()
     eventually(lambda: away(client) == (False, 0))
+
+
+def test_of_a_forgotten_user_redis_holds_a_mark_that_passes(opened: Callable[..., Any], server: Any) -> None:
+    """Keys and values of Redis, searched for the id and its hash; also after two processes asked for the user again."""
+    from zhiyin.store.redis_state import RedisState
+
+    person = "person-7741@example.org"
+    who = hashlib.sha256(person.encode()).hexdigest()[:32]
+    shops = [opened(options={"rules": SHOWN}, several=True, state=RedisState(server.url)) for _ in range(2)]
+    shops[1].shown = shops[0].shown  # keys are told once
+    one, other = map(client_of, shops)
+    click(one, {"user": person, "item": "i1", "kind": "kind9953"}, {"user": "bob", "item": "i1"})
+    for client in (one, other):
+        for user in (person, "bob"):
+            listed(client, user=user, k=5)
+
+    def held() -> dict[str, str]:
+        with redis.Redis.from_url(server.url, decode_responses=True) as link:
+            read = {"string": link.get, "hash": link.hgetall, "zset": lambda key: link.zrange(key, 0, -1),
+                    "list": lambda key: link.lrange(key, 0, -1)}  # fmt: skip
+            return {key: str(read[link.type(key)](key)) for key in link.scan_iter("*")}
+
+    def of_person() -> list[str]:
+        return [key for key, value in held().items() if any(mark in key + value for mark in (who, person, "kind9953"))]
+
+    assert len(of_person()) >= 3  # events, showings, the index of users
+    assert one.delete(f"/v1/users/{person}").status_code == 200
+    (mark,) = of_person()
+    assert ":gone:" in mark
+    with redis.Redis.from_url(server.url) as link:
+        assert 0 < link.ttl(mark) <= GRACE
+    assert held()[mark].isdecimal()
+    for client in (one, other):
+        assert client.get(f"/v1/users/{person}/history").json()["events"] == []
+    assert of_person() == [mark]
+    assert len([key for key in held() if "shown" in key]) == 1  # bob's stay

@@ -44,6 +44,8 @@ class FileShowings:
         self._lock, self._written = threading.Lock(), 0
         self._link: sqlite3.Connection | None = None
         self._own, self._failed = Showings(100_000, clock), False
+        # Whether what was deleted may still be read in the journal of the file.
+        self._in_journal = False
         self._do(lambda link: None)
 
     def add(self, user: str, items: Sequence[str], window: float = DAY) -> None:
@@ -59,6 +61,8 @@ class FileShowings:
                 link.execute("DELETE FROM showings WHERE seq <= (SELECT max(seq) FROM showings) - ?", (self._most,))
             link.execute("COMMIT")
             self._written += 1
+            if self._in_journal:
+                self._empty_journal(link)
             return True
 
         if items and not self._do(write):
@@ -74,7 +78,7 @@ class FileShowings:
     def drop(self, user: str) -> None:
         """Forget a user."""
         self._own.drop(user)
-        self._do(lambda link: link.execute("DELETE FROM showings WHERE user = ?", (hash_of(user),)))
+        self._do(lambda link: self._delete(link, [hash_of(user)]))
 
     def drop_hashes(self, gone: Collection[str]) -> None:
         """Forget users by `hash_of` their ids."""
@@ -82,14 +86,31 @@ class FileShowings:
 
         def write(link: sqlite3.Connection) -> None:
             known = [who for (who,) in link.execute("SELECT DISTINCT user FROM showings")]
-            link.executemany("DELETE FROM showings WHERE user = ?", [(who,) for who in known if who in gone])
+            self._delete(link, [who for who in known if who in gone])
 
         self._do(write)
 
     def clear(self) -> None:
         """Forget all that is counted, of all processes."""
         self._own.clear()
-        self._do(lambda link: link.execute("DELETE FROM showings"))
+
+        def write(link: sqlite3.Connection) -> None:
+            link.execute("DELETE FROM showings")
+            self._empty_journal(link)
+
+        self._do(write)
+
+    def _delete(self, link: sqlite3.Connection, users: Sequence[str]) -> None:
+        """Remove users, by hash, from the file and its journal."""
+        if users or self._in_journal:
+            link.executemany("DELETE FROM showings WHERE user = ?", [(user,) for user in users])
+            self._empty_journal(link)
+
+    def _empty_journal(self, link: sqlite3.Connection) -> None:
+        """What was deleted stands in the journal until then; where others read at this moment, the next write tries."""
+        self._in_journal = True
+        busy, _, _ = link.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        self._in_journal = bool(busy)
 
     def close(self) -> None:
         """Close the file; what others count stays."""
