@@ -214,7 +214,8 @@ PERSON = "person-7741@example.org"
 
 
 def test_no_file_holds_the_id_and_no_figure_ever_did(opened: Callable[..., Any], tmp_path: Path) -> None:
-    """Store, journal, free pages and the file of showings, searched for the id; metrics, also of requests that failed."""
+    """Files of the store and of showings, journals and free pages too, searched for the id; metrics, also of requests
+    that failed."""
     one, other = opened(several=True), opened(several=True)
     list_id = live_through(one, PERSON)
     other.post("/v1/recommendations", json={"session": PERSON, "k": 3})

@@ -33,7 +33,7 @@ SHOWN = Rules.from_dict({"frequency": {"at_most": 5, "window": "1d"}})
 def server(tmp_path: Path) -> Iterator[Any]:
     import shutil
 
-    from ..store.test_state import Server
+    from ..store.test_live_state import Server
 
     if not shutil.which("redis-server"):
         pytest.skip("Redis is not installed: no redis-server on the path")
