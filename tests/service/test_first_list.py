@@ -62,6 +62,9 @@ for path, body in (("rank", {"user": "u3", "items": ["i1", "i2", "zz"], "explain
 for path in ("items/i3/similar", "users/u3/similar", "popular", "trending", "items?search=film", "users/u3/history"):
     answer = client.get(f"/v1/{path}")
     assert answer.status_code == 200, answer.text
+assert client.put("/v1/placements/bold", json={"explore": 1.0}).status_code == 200
+answer = client.post("/v1/recommendations", json={"user": "u3", "placement": "bold"})
+assert answer.status_code == 200, answer.text
 after = compiled()
 fresh = {name: signatures for name, signatures in after.items() if signatures != before.get(name)}
 tenant.close()

@@ -282,9 +282,10 @@ class View:
                 self.answers.model.similar_users(k=2, histories=known, run=Run(threads=1))
 
     def _some_arranged(self) -> list[Request]:
-        """The first items as `/v1/rank` asks for them, and one of them pinned."""
+        """The first items as `/v1/rank` asks for them, one of them pinned, and a list that explores."""
         items = [str(item) for item in self.ids.raw(np.arange(min(3, len(self.loaded.items)), dtype=np.int64))]
-        return [Request(k=len(items), include=items, closed=True, explain=True), Request(k=10, pins={1: items[0]})]
+        return [Request(k=len(items), include=items, closed=True, explain=True), Request(k=10, pins={1: items[0]}),
+                Request(k=10, explore=1.0)]  # fmt: skip
 
     def _some_pasts(self) -> list[Past]:
         """What is known of a stranger and of a user, with an event of this moment and without."""
