@@ -93,7 +93,7 @@ def redis_url(tmp_path: Path) -> Iterator[str]:
     """A Redis of its own."""
     import shutil
 
-    from ..store.test_state import Server
+    from ..store.test_live_state import Server
 
     pytest.importorskip("redis")
     if not shutil.which("redis-server"):

@@ -66,7 +66,7 @@ def addresses(kind: str, request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A Redis of its own."""
-    from ..store.test_state import Server
+    from ..store.test_live_state import Server
 
     pytest.importorskip("redis")
     if not shutil.which("redis-server"):
