@@ -23,7 +23,7 @@ pytest.importorskip("sqlalchemy")
 
 from tests.conformance.store import NOW, event, trace, until
 from tests.conftest import _as_nobody, own_schema
-from zhiyin.core.errors import DataError, ZhiyinError
+from zhiyin.core.errors import ConfigError, DataError, ZhiyinError
 from zhiyin.store import connection as links
 from zhiyin.store import database as databases
 from zhiyin.store.database import Store, StoreAwayError, StoreFullError
@@ -145,11 +145,24 @@ def test_a_file_that_is_no_database_any_more(tmp_path: Path) -> None:
     (tmp_path / "shop.db").write_bytes(b"nonsense" * (len(good) // 8))
     for read in (lambda: store.history("alice"), lambda: store.recent("alice"), store.count, lambda: store.seq("items"),
                  lambda: store.append([event(1)]), lambda: store.trace("a")):  # fmt: skip
-        with pytest.raises(StoreAwayError):
+        with pytest.raises(StoreAwayError) as raised:
             read()
+        assert "zhiyin store restore" in str(raised.value.remedy)
     (tmp_path / "shop.db").write_bytes(good)
     assert len(store.history("alice")) == 100
     store.close()
+
+
+@pytest.mark.parametrize("content", [b"no database" * 1_000, None])
+def test_opening_a_damaged_file_says_how_to_bring_it_back(content: bytes | None, tmp_path: Path) -> None:
+    store = Store(tmp_path / "shop.db")
+    store.append([event(n) for n in range(100)])
+    store.close()
+    good = (tmp_path / "shop.db").read_bytes()
+    (tmp_path / "shop.db").write_bytes(content or good[: len(good) // 2])
+    with pytest.raises(ConfigError, match="cannot be opened") as raised:
+        Store(tmp_path / "shop.db")
+    assert "zhiyin store restore" in str(raised.value.remedy)
 
 
 # -- PostgreSQL ---------------------------------------------------------------------------------------------------

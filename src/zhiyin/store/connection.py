@@ -13,7 +13,7 @@ from typing import Any
 
 from zhiyin.core.errors import ConfigError, MissingExtraError
 from zhiyin.data.times import wall_clock
-from zhiyin.store.errors import StoreAwayError, plain, plain_errors, reason
+from zhiyin.store.errors import StoreAwayError, plain, plain_errors, reason, remedy_of
 from zhiyin.store.tables import IDENTITY, MARKS, TURNS, prepare
 
 try:
@@ -82,10 +82,12 @@ class Database:
             with self._engine.begin() as link:
                 prepare(link, self.address)
         except (sa.exc.DBAPIError, OSError) as error:
+            remedy = "check the address, its rights, and whether the database runs"
+            if self.path is not None and isinstance(error, sa.exc.DBAPIError):
+                remedy = remedy_of(error)
             raise ConfigError(
-                f"the store cannot be opened: {reason(error)}", file=self.address,
-                remedy="check the address, its rights, and whether the database runs",
-            ) from None  # fmt: skip
+                f"the store cannot be opened: {reason(error)}", file=self.address, remedy=remedy
+            ) from None
 
     def _open_file(self, path: Path) -> sa.Engine:
         try:

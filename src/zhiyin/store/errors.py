@@ -18,6 +18,17 @@ except ImportError:
 # Below so much free space an error of the disk is taken for a full one: SQLite's own files grow in steps.
 LITTLE = 256 * 1024
 
+# What to do about a file of SQLite, by the primary code of the error.
+_DAMAGED = "the file is damaged; stop the service, then bring back a backup: zhiyin store restore BACKUP"
+_REMEDIES = {
+    sqlite3.SQLITE_CORRUPT: _DAMAGED,
+    sqlite3.SQLITE_NOTADB: _DAMAGED,
+    sqlite3.SQLITE_READONLY: "let the user that runs the service write the file and its folder",
+    sqlite3.SQLITE_PERM: "let the user that runs the service write the file and its folder",
+    sqlite3.SQLITE_CANTOPEN: "see whether the folder is there, the rights to it, and how many files may be open",
+    sqlite3.SQLITE_IOERR: "see the disk",
+}
+
 
 class StoreFullError(ZhiyinError):
     """The disk of the database is full. Nothing of this call was kept; it works again when there is space."""
@@ -53,7 +64,15 @@ def plain(error: Exception, path: Path | None = None) -> ZhiyinError:
         return DataError(f"the store cannot hold this: {reason(error)}", remedy="check the ids and texts")
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or state == "55P03":
         return StoreAwayError("the store is held by another process", remedy="try again in a second")
-    return StoreAwayError(f"the store cannot be reached: {reason(error)}", remedy="see whether the database runs")
+    return StoreAwayError(f"the store cannot be reached: {reason(error)}", remedy=remedy_of(error))
+
+
+def remedy_of(error: Exception) -> str:
+    """What to do about an error of the database that is not a full disk and not a lock."""
+    below = getattr(error, "orig", None) or error
+    if not isinstance(below, sqlite3.Error):
+        return "see whether the database runs"
+    return _REMEDIES.get(getattr(below, "sqlite_errorcode", 0) & 0xFF, "see the file, its disk and the rights to it")
 
 
 def reason(error: Exception) -> str:
