@@ -26,7 +26,7 @@ import httpx
 from tests.cli.conftest import Command
 from zhiyin.cli import demo
 from zhiyin.pipeline.bundles import Bundles
-from zhiyin.service.keys import Keys, digest_of
+from zhiyin.service.key_cache import Keys, digest_of
 from zhiyin.store.database import Store
 
 pytestmark = pytest.mark.slow

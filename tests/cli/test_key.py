@@ -12,7 +12,7 @@ pytest.importorskip("sqlalchemy")
 
 from tests.cli.conftest import Command
 from zhiyin.core.tokens import key_hash
-from zhiyin.service.keys import Keys, digest_of
+from zhiyin.service.key_cache import Keys, digest_of
 from zhiyin.store.database import Store
 
 

@@ -62,8 +62,8 @@ def opened(home: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """Opens shops over the first version; each has a store and keys of its own."""
     from zhiyin.data.config import ServiceSection
     from zhiyin.pipeline.bundles import Bundles
-    from zhiyin.service.keys import Keys
-    from zhiyin.service.live import Live
+    from zhiyin.service.key_cache import Keys
+    from zhiyin.service.serving_state import Live
     from zhiyin.service.tenant import Tenant
     from zhiyin.store.database import Store
 

@@ -18,10 +18,10 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.reading import read
 from zhiyin.models.popularity import Popular
 from zhiyin.pipeline.bundles import Bundles
-from zhiyin.service.keys import Keys
-from zhiyin.service.live import Live
+from zhiyin.service.key_cache import Keys
+from zhiyin.service.serving_state import Live
 from zhiyin.service.tenant import Tenant
-from zhiyin.service.views import View
+from zhiyin.service.version_view import View
 from zhiyin.store.database import Store
 from zhiyin.store.live_state import LiveState
 from zhiyin.store.training_export import heard

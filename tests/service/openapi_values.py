@@ -24,8 +24,8 @@ from zlib import crc32
 
 import schemathesis
 
-from zhiyin.service.asking import packed, route_of
-from zhiyin.service.bodies import FILTER, TOKEN
+from zhiyin.service.list_service import packed, route_of
+from zhiyin.service.request_models import FILTER, TOKEN
 from zhiyin.store.records import ID, TIMES
 
 # Columns that the catalogue of the tests has; a column of another name is new to it.

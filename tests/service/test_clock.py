@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("fastapi")
 
 from zhiyin.data.config import ServiceSection
-from zhiyin.service.tidy import Tidy
+from zhiyin.service.retention import Tidy
 from zhiyin.store.database import Store
 from zhiyin.store.live_state import Direct, Memory, Showings
 from zhiyin.store.records import Event

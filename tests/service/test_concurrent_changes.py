@@ -206,7 +206,7 @@ def test_columns_read_before_a_change_are_not_held_after_it(service: Any, monkey
 
 
 def test_a_history_made_before_a_forgetting_is_not_held_after_it(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from zhiyin.service.views import View
+    from zhiyin.service.version_view import View
 
     live, make = service.live, View.past
 

@@ -21,7 +21,7 @@ from zhiyin.service import request_json
 from zhiyin.service.app import create_app
 from zhiyin.service.connections import Connections, limited
 from zhiyin.service.errors import RefusedError
-from zhiyin.service.limits import BODY
+from zhiyin.service.request_limits import BODY
 
 from .conftest import eventually
 
@@ -367,7 +367,7 @@ def test_a_trailer_is_no_header(port: Callable[..., Port]) -> None:
 
 def test_many_bodies_at_once_are_bounded() -> None:
     """Of one process, whoever sends them."""
-    from zhiyin.service.limits import Limited
+    from zhiyin.service.request_limits import Limited
 
     async def never(scope: Any, receive: Any, send: Any) -> None:
         raise AssertionError

@@ -21,7 +21,7 @@ pytest.importorskip("fastapi")
 from tests.service.conftest import client_of
 from zhiyin.core.errors import DataError
 from zhiyin.pipeline.bundles import Bundles
-from zhiyin.service.live import Live
+from zhiyin.service.serving_state import Live
 from zhiyin.service.version_selector import VersionSelector
 from zhiyin.store.database import Store
 
@@ -91,7 +91,7 @@ def wait_for_looks(live: Any, number: int) -> None:
 def test_a_version_that_was_refused_is_verified_again_only_when_it_has_changed(
     home: Path, tmp_path: Path, verified: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zhiyin.service.live.LOOK", 0.01)
+    monkeypatch.setattr("zhiyin.service.serving_state.LOOK", 0.01)
     shutil.copytree(home / "bundles", tmp_path / "bundles")
     bundles = Bundles(tmp_path / "bundles")
     bundles.promote(1)
@@ -117,7 +117,7 @@ def test_a_version_that_was_refused_is_verified_again_only_when_it_has_changed(
 def test_a_first_version_is_taken_up_when_it_is_promoted(
     home: Path, tmp_path: Path, verified: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zhiyin.service.live.LOOK", 0.01)
+    monkeypatch.setattr("zhiyin.service.serving_state.LOOK", 0.01)
     shutil.copytree(home / "bundles", tmp_path / "bundles")
     (tmp_path / "bundles" / "current").unlink()
     with opened_live(tmp_path) as live:
@@ -131,7 +131,7 @@ def test_a_first_version_is_taken_up_when_it_is_promoted(
 def test_damaged_versions_are_not_verified_again_and_again_where_none_can_answer(
     home: Path, tmp_path: Path, verified: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zhiyin.service.live.LOOK", 0.01)
+    monkeypatch.setattr("zhiyin.service.serving_state.LOOK", 0.01)
     shutil.copytree(home / "bundles", tmp_path / "bundles")
     Bundles(tmp_path / "bundles").promote(1)
     verified.clear()
@@ -154,7 +154,7 @@ def test_a_version_that_the_system_refuses_to_read_is_tried_again(
     number: int, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Too many open files is not a damaged version: nothing in its folder has to change for another try."""
-    monkeypatch.setattr("zhiyin.service.live.LOOK", 0.01)
+    monkeypatch.setattr("zhiyin.service.serving_state.LOOK", 0.01)
     monkeypatch.setattr("zhiyin.service.version_selector.PAUSE", 0.01)
     shutil.copytree(home / "bundles", tmp_path / "bundles")
     Bundles(tmp_path / "bundles").promote(1)

@@ -117,8 +117,8 @@ def test_the_unit() -> None:
 
 def test_the_alarms_speak_of_figures_that_there_are(opened: Any) -> None:
     pytest.importorskip("fastapi")
-    from zhiyin.service.limits import Work
     from zhiyin.service.metrics import Metrics
+    from zhiyin.service.request_limits import Work
 
     rules = yaml.safe_load((DEPLOY / "zhiyin.rules.yml").read_text())
     metrics = Metrics([opened()], work := Work())

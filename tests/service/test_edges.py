@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("fastapi")
 
-from zhiyin.service import described
+from zhiyin.service import openapi_description
 
 from .conftest import click, listed
 
@@ -101,7 +101,7 @@ def test_no_address_leads_elsewhere(service: Any) -> None:
 
 def test_the_description_is_made_once(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     first = {path: service.get(path) for path in ("/docs", "/openapi.json")}
-    monkeypatch.setattr(described, "page_of", None)
+    monkeypatch.setattr(openapi_description, "page_of", None)
     monkeypatch.setattr(json, "dumps", None)
     for path, answer in first.items():
         again = service.get(path)

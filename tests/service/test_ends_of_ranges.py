@@ -40,8 +40,8 @@ from zhiyin.pipeline.pipeline import Pipeline
 from zhiyin.pipeline.promotion_gate import gate
 from zhiyin.pipeline.request import Request
 from zhiyin.pipeline.rules import Rules
-from zhiyin.service.bodies import Setting
 from zhiyin.service.placements import checked
+from zhiyin.service.request_models import Setting
 
 from .conftest import client_of, listed, shop
 

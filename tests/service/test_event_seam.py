@@ -23,7 +23,7 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.doctor import examine
 from zhiyin.data.reading import read
 from zhiyin.pipeline.bundles import checksum
-from zhiyin.service.views import View
+from zhiyin.service.version_view import View
 from zhiyin.store.database import Store
 from zhiyin.store.live_state import Direct, Memory
 from zhiyin.store.records import Event, checked

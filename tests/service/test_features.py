@@ -22,9 +22,9 @@ from zhiyin.pipeline.bundles import Bundles
 from zhiyin.pipeline.request import Request
 from zhiyin.pipeline.rules import Rules
 from zhiyin.ranking.feature_builder import FeatureBuilder
-from zhiyin.service.keys import Keys
-from zhiyin.service.live import Live
-from zhiyin.service.skew import TOLERANCE, compare
+from zhiyin.service.feature_skew import TOLERANCE, compare
+from zhiyin.service.key_cache import Keys
+from zhiyin.service.serving_state import Live
 from zhiyin.service.tenant import Tenant
 from zhiyin.store.database import Store
 
@@ -49,7 +49,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def opened(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
     """Opens shops over one version and one store; all of their lists keep their features."""
-    monkeypatch.setattr("zhiyin.service.live.LOOK", 0.02)
+    monkeypatch.setattr("zhiyin.service.serving_state.LOOK", 0.02)
     made: list[Tenant] = []
 
     def open_shop(bundles: Bundles | None = None, rules: Rules | None = None, **settings: Any) -> Any:

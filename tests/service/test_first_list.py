@@ -18,8 +18,8 @@ from tests.service import ranked
 from zhiyin.data.catalogue import Catalogue
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.service.app import create_app
-from zhiyin.service.keys import Keys
-from zhiyin.service.live import Live
+from zhiyin.service.key_cache import Keys
+from zhiyin.service.serving_state import Live
 from zhiyin.service.tenant import Tenant
 from zhiyin.store.database import Store
 

@@ -13,7 +13,7 @@ pytest.importorskip("uvicorn")
 
 from benchmarks.fuzz import fuzz, valid
 
-from zhiyin.service.described import ANSWERS
+from zhiyin.service.openapi_description import ANSWERS
 
 from .test_connections import Port, port  # noqa: F401
 

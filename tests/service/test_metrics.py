@@ -24,11 +24,11 @@ pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
 
 from zhiyin.core.errors import ConfigError
-from zhiyin.service import logs
+from zhiyin.service import log_format
 from zhiyin.service.app import create_app
-from zhiyin.service.around import CURRENT, Seen
 from zhiyin.service.errors import RefusedError
-from zhiyin.service.limits import Work
+from zhiyin.service.request_context import CURRENT, Seen
+from zhiyin.service.request_limits import Work
 
 from .conftest import click, client_of, eventually, listed
 
@@ -173,11 +173,11 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     """What is logged, as JSON."""
     stream, root = io.StringIO(), logging.getLogger()
     before, handlers = (
-        [(log, log.level) for log in (root, logging.getLogger("zhiyin"), logs.access_log)],
+        [(log, log.level) for log in (root, logging.getLogger("zhiyin"), log_format.access_log)],
         root.handlers[:],
     )
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
-    logs.configure("json", access=True)
+    log_format.configure("json", access=True)
     (fresh,) = [handler for handler in root.handlers if handler not in handlers]
     fresh.setStream(stream)  # type: ignore[attr-defined]
     root.setLevel(logging.DEBUG)  # everything that anyone says, but for the client
@@ -266,7 +266,7 @@ def test_libraries_do_not_quote_anybody(written: io.StringIO, monkeypatch: pytes
     itself would write down with whatever it holds."""
 
     async def play() -> None:
-        asyncio.get_running_loop().set_exception_handler(logs.loop_failed)
+        asyncio.get_running_loop().set_exception_handler(log_format.loop_failed)
         future = asyncio.get_running_loop().create_future()
         future.set_exception(RefusedError(404, "nothing is known of user-mallory"))
         del future
@@ -330,9 +330,9 @@ def test_what_ends_after_its_request_is_not_written(service: Any, written: io.St
 
 def test_text_for_people() -> None:
     record = logging.LogRecord("zhiyin", logging.INFO, "x.py", 1, "version %d\nis in use", (3,), None)
-    assert logs.Text().format(record).endswith("Z info version 3 is in use")
+    assert log_format.Text().format(record).endswith("Z info version 3 is in use")
     with pytest.raises(ConfigError, match="kind 'xml'"):
-        logs.configure("xml")
+        log_format.configure("xml")
 
 
 # -- spans ------------------------------------------------------------------------------------------------------------

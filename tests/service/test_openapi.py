@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis.engine import events, from_schema
 
-from zhiyin.service.described import ANSWERS
+from zhiyin.service.openapi_description import ANSWERS
 
 from . import openapi_values
 

@@ -23,7 +23,7 @@ from tests.service.running import running
 from zhiyin.client import PageKey
 from zhiyin.service import pages
 from zhiyin.service.app import create_app
-from zhiyin.service.bodies import Ask
+from zhiyin.service.request_models import Ask
 
 HERE = Path(pages.__file__).parent
 # Chromium of the system: what playwright would download is not needed.

@@ -11,7 +11,7 @@ pytest.importorskip("fastapi")
 
 from zhiyin.client import Client
 from zhiyin.client.api_types import Recommendations
-from zhiyin.service.asking import MOST_PAGED, packed, unpacked
+from zhiyin.service.list_service import MOST_PAGED, packed, unpacked
 
 from .conftest import click, eventually
 

@@ -18,8 +18,8 @@ from zhiyin.data.config import ServiceSection
 from zhiyin.evaluation.window_evaluation import Window, accuracy
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.pipeline.pipeline import Pipeline
-from zhiyin.service.keys import Keys
-from zhiyin.service.live import Live
+from zhiyin.service.key_cache import Keys
+from zhiyin.service.serving_state import Live
 from zhiyin.service.tenant import Tenant
 from zhiyin.store.database import Store
 

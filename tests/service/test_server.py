@@ -213,7 +213,7 @@ def test_a_bad_start_and_a_killed_worker_leave_two_workers_that_answer(
 ) -> None:
     """Rows that do not fit, a damaged version in use, rules that cannot be used, then settings that are no TOML."""
     from zhiyin.pipeline.bundles import Bundles
-    from zhiyin.service.keys import Keys
+    from zhiyin.service.key_cache import Keys
     from zhiyin.service.settings import read_settings
     from zhiyin.store.database import Store
 

@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from zhiyin.pipeline.bundles import Bundles
-from zhiyin.service.keys import SCOPES
-from zhiyin.service.live import Live
-from zhiyin.service.views import NoVersionError
+from zhiyin.service.key_cache import SCOPES
+from zhiyin.service.serving_state import Live
+from zhiyin.service.version_view import NoVersionError
 from zhiyin.store.database import Store
 
 from .conftest import click, eventually, listed, shop

@@ -19,8 +19,8 @@ pytest.importorskip("fastapi")
 from zhiyin.data.config import ServiceSection
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.pipeline.rules import Rules
-from zhiyin.service.keys import Keys
-from zhiyin.service.live import Live
+from zhiyin.service.key_cache import Keys
+from zhiyin.service.serving_state import Live
 from zhiyin.service.tenant import Tenant
 from zhiyin.store.database import Store
 

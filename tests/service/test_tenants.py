@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("fastapi")
 
 from zhiyin.service.app import create_app
-from zhiyin.service.keys import SCOPES
+from zhiyin.service.key_cache import SCOPES
 
 from .conftest import DAY, NOW, eventually
 

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("fastapi")
 
-from zhiyin.service import events
+from zhiyin.service import event_routes
 from zhiyin.service.app import create_app
 
 EVENTS = {"events": [{"user": "a", "item": "i1", "id": "e1"}]}
@@ -39,7 +39,7 @@ def test_a_commit_that_takes_too_long(path: str, opened: Callable[..., Any], mon
         return waiting[-1]
 
     with monkeypatch.context() as patch:
-        patch.setattr(events, "COMMIT", 0.05)
+        patch.setattr(event_routes, "COMMIT", 0.05)
         patch.setattr(shop.writer, "submit", submit)
         answer = client.post(path, json=EVENTS)
     assert answer.status_code == 503

@@ -11,8 +11,8 @@ import pytest
 pytest.importorskip("fastapi")
 
 from zhiyin.data.config import ServiceSection
-from zhiyin.service.asking import Desk
-from zhiyin.service.tidy import Tidy
+from zhiyin.service.list_service import Desk
+from zhiyin.service.retention import Tidy
 from zhiyin.service.trace_request import LONG, TOO_LONG, TOO_MANY, Shares
 from zhiyin.store.database import Store
 from zhiyin.store.traces import Trace, Traces, packed

@@ -85,8 +85,8 @@ def check_serving(config: Path, lists: int, json: bool) -> None:
     """Training-serving skew of the lists that a project's service has made."""
     from zhiyin.cli.output import print_json, say, table
     from zhiyin.cli.project import open_project, open_store
+    from zhiyin.service.feature_skew import STALE, TOLERANCE, compare_newest
     from zhiyin.service.settings import read_settings
-    from zhiyin.service.skew import STALE, TOLERANCE, compare_newest
 
     store = open_store(open_project(config))
     try:

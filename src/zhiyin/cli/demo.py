@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from zhiyin.cli.project import Project
     from zhiyin.data.dataset import Dataset
-    from zhiyin.service.keys import Keys
+    from zhiyin.service.key_cache import Keys
 
 # Of the version that is served: made in seconds, and each can say why.
 SOURCES = "popular:half_life=7d; itemknn; ease"
@@ -202,7 +202,7 @@ def _serve(output: Path, known: Known) -> None:
 
 def _keys_for_today(keys: Keys) -> dict[str, str]:
     """Keys by scope: of an earlier demo only hashes are kept, so there are new ones for a day."""
-    from zhiyin.service.keys import SCOPES
+    from zhiyin.service.key_cache import SCOPES
 
     there = {key.name for key in keys.all()}
     made = {}

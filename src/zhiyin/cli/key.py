@@ -13,7 +13,7 @@ from zhiyin.cli.options import CONFIG, ConfigFile, Json
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from zhiyin.service.keys import Keys
+    from zhiyin.service.key_cache import Keys
 
 app = typer.Typer(
     help="Keys of the service. Running services follow within a second.", no_args_is_help=True, rich_markup_mode=None
@@ -119,7 +119,7 @@ def _keys(config: Path) -> Iterator[Keys]:
     from zhiyin.cli.output import say
     from zhiyin.cli.project import open_project, open_store, project_of
     from zhiyin.data.config import Config
-    from zhiyin.service.keys import Keys
+    from zhiyin.service.key_cache import Keys
 
     plain = config == CONFIG and not config.is_file()  # `zhiyin serve` needs no settings file either
     project = project_of(Config(), config.parent) if plain else open_project(config)

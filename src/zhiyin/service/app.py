@@ -16,16 +16,16 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 import zhiyin
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.tokens import TokenError, is_token, signer, verified
-from zhiyin.service import admin, events, key_routes, lists, pages, schema_routes, things
-from zhiyin.service.around import CURRENT, LONGEST, After, Around
-from zhiyin.service.described import QUERY, REFUSALS, UNREADY, describe
+from zhiyin.service import catalog_routes, event_routes, key_routes, list_routes, pages, placement_routes, schema_routes
 from zhiyin.service.errors import RefusedError, handle_errors
-from zhiyin.service.keys import digest_of
-from zhiyin.service.limits import WRITERS, Limited, Rate, Work
-from zhiyin.service.logs import access, loop_failed
+from zhiyin.service.fast_path import Quick
+from zhiyin.service.key_cache import digest_of
+from zhiyin.service.log_format import access, loop_failed
 from zhiyin.service.metrics import PLAIN, Metrics
-from zhiyin.service.quick import Quick
-from zhiyin.service.routing import Needs, Slashes, Tenant, check_query, fast
+from zhiyin.service.openapi_description import QUERY, REFUSALS, UNREADY, describe
+from zhiyin.service.request_context import CURRENT, LONGEST, After, Around
+from zhiyin.service.request_limits import WRITERS, Limited, Rate, Work
+from zhiyin.service.route_dependencies import Needs, Slashes, Tenant, check_query, fast
 from zhiyin.service.set_aside import told
 from zhiyin.service.telemetry import Spans
 from zhiyin.service.tenant import Tenant as Shop
@@ -168,13 +168,13 @@ def create_app(
         visitor_read=_needs("read", True), visitor_events=_needs("events", True),
     )  # fmt: skip
     # Those asked for most are found first; routes of an included router would be looked through twice.
-    for part in (lists, events, things, admin, schema_routes, key_routes):
+    for part in (list_routes, event_routes, catalog_routes, placement_routes, schema_routes, key_routes):
         app.router.routes.extend(part.routes(keys).routes)
     _state(app, None if all(shop.settings.metrics_open for shop in shops) else keys)
     pages.mount(app)
     describe(app)
     origins = sorted({origin for shop in shops for origin in shop.settings.origins})
-    app.add_middleware(Quick, lanes=lists.LANES | events.LANES)
+    app.add_middleware(Quick, lanes=list_routes.LANES | event_routes.LANES)
     app.add_middleware(Slashes)
     app.add_middleware(Limited, known=door.known)
     if origins:

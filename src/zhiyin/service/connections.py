@@ -19,7 +19,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from zhiyin.service.limits import BODY
+from zhiyin.service.request_limits import BODY
 
 # Connections in all, and of one address, where the settings do not say; descriptors left to files and the store.
 ALL, OF_ONE, SPARE = 4_096, 1_024, 256

@@ -15,9 +15,9 @@ from starlette.routing import Match
 from zhiyin.core.errors import UnknownItemError, ZhiyinError
 from zhiyin.core.metering import StoppedError
 from zhiyin.core.run import log
-from zhiyin.service.logs import stack_of
+from zhiyin.service.log_format import stack_of
 from zhiyin.service.placements import TooManyPlacementsError, UnknownPlacementError
-from zhiyin.service.views import NoVersionError
+from zhiyin.service.version_view import NoVersionError
 from zhiyin.store.access_keys import KeyConflictError, UnknownKeyError
 from zhiyin.store.errors import StoreAwayError, StoreFullError
 from zhiyin.store.group_commit import CommitTimeoutError, StoreBusyError, StoreClosedError
@@ -78,7 +78,7 @@ def unreadable(first: Mapping[str, Any]) -> Response:
 
 
 def handle_errors(app: FastAPI) -> None:
-    """Every error as an answer; what is our fault is for `around`."""
+    """Every error as an answer; what is our fault is for `request_context`."""
 
     @app.exception_handler(RefusedError)
     @app.exception_handler(ZhiyinError)

@@ -1,6 +1,6 @@
 """Items and users of an export checked against the types of a store's columns before they are loaded.
 
-It is the check that writes over HTTP go through, `service/schemas.py`.
+It is the check that writes over HTTP go through, `service/schema_keeper.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from zhiyin.core.errors import DataError
 from zhiyin.data.catalogue import Catalogue
 from zhiyin.data.catalogue_schema import TABLES, CatalogueSchema
 from zhiyin.pipeline.bundles import Bundles
-from zhiyin.service.schemas import SchemaKeeper, convert_rows
+from zhiyin.service.schema_keeper import SchemaKeeper, convert_rows
 from zhiyin.store.column_types import add_first, types_of
 from zhiyin.store.database import SCHEMA, Store, exported_rows
 

@@ -17,7 +17,7 @@ from zhiyin.ranking.live_index import IndexState, LiveIndex
 from zhiyin.store.database import Store
 
 if TYPE_CHECKING:
-    from zhiyin.service.views import Loaded, View
+    from zhiyin.service.version_view import Loaded, View
 
 # Events of one reading; events after the version's that an index holds (some 60 bytes each, twice); events of unknown
 # items that wait, the newest.

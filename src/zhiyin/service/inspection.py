@@ -12,9 +12,9 @@ from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import log
 from zhiyin.data.config import store_address
 from zhiyin.pipeline.bundles import Bundles
-from zhiyin.service.keys import Keys
-from zhiyin.service.live import Live
+from zhiyin.service.key_cache import Keys
 from zhiyin.service.placements import Placements, placements_of
+from zhiyin.service.serving_state import Live
 from zhiyin.service.set_aside import MOST, SetAside
 from zhiyin.service.settings import Settings, read_settings
 from zhiyin.store.database import Store

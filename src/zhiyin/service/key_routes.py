@@ -8,11 +8,11 @@ from typing import Any
 from fastapi import APIRouter
 
 from zhiyin.core.tokens import new_session, page_claims, sign
-from zhiyin.service.bodies import KeyIn, TokenIn
-from zhiyin.service.described import REFUSALS
 from zhiyin.service.errors import RefusedError
+from zhiyin.service.openapi_description import REFUSALS
 from zhiyin.service.request_json import JsonRoute
-from zhiyin.service.routing import ItemId, Needs, Tenant, fast
+from zhiyin.service.request_models import KeyIn, TokenIn
+from zhiyin.service.route_dependencies import ItemId, Needs, Tenant, fast
 from zhiyin.store.access_keys import AccessKey
 
 

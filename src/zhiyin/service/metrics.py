@@ -16,11 +16,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from zhiyin.core.errors import MissingExtraError
-from zhiyin.service.around import CURRENT, Seen
+from zhiyin.service.request_context import CURRENT, Seen
 
 if TYPE_CHECKING:
-    from zhiyin.service.asking import Made
-    from zhiyin.service.limits import Work
+    from zhiyin.service.list_service import Made
+    from zhiyin.service.request_limits import Work
     from zhiyin.service.tenant import Tenant
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"

@@ -8,11 +8,11 @@ from fastapi import APIRouter
 from pydantic import AfterValidator, Field
 
 from zhiyin.data.catalogue_schema import HIDDEN, MOST_COLUMNS, TABLES, CatalogueSchema
-from zhiyin.service.bodies import ID_SCHEMA, Body, Id, Type
-from zhiyin.service.described import REFUSALS
 from zhiyin.service.errors import RefusedError
+from zhiyin.service.openapi_description import REFUSALS
 from zhiyin.service.request_json import JsonRoute
-from zhiyin.service.routing import Needs, Tenant, fast
+from zhiyin.service.request_models import ID_SCHEMA, Body, Id, Type
+from zhiyin.service.route_dependencies import Needs, Tenant, fast
 from zhiyin.store.column_types import declare, stored_types
 
 # Names of columns whose types are fixed are refused.

@@ -107,12 +107,12 @@ class _Opened:
     """Shops of a plan. `say` None: a worker, whose keys others have shown."""
 
     def __init__(self, plan: Plan, *, several: bool, say: Callable[[str], None] | None) -> None:
-        from zhiyin.service import logs
+        from zhiyin.service import log_format
         from zhiyin.service.tenant import Tenant
 
         self.plan = plan
         self.shops: list[Tenant] = []
-        logs.configure(plan.log, access=plan.access_log)
+        log_format.configure(plan.log, access=plan.access_log)
         shared = None if plan.shared is None else Path(plan.shared)
         try:
             for settings in plan.settings():
@@ -137,7 +137,7 @@ class _Opened:
 
     def answer(self, sock: socket.socket) -> None:
         from zhiyin.service.app import create_app
-        from zhiyin.service.limits import Work
+        from zhiyin.service.request_limits import Work
 
         # Several processes share the cores already.
         app = create_app(self.shops, Work(1) if self.plan.workers > 1 else None)
@@ -192,8 +192,8 @@ def run(app: Any, sock: socket.socket, proxies: Sequence[str] = (), of_one: int 
 @contextlib.contextmanager
 def _helpers(plan: Plan) -> Any:
     """What is done beside answering: training at set times, and forgetting what is too old."""
+    from zhiyin.service.retention import Tidy
     from zhiyin.service.retrain import Retrainer
-    from zhiyin.service.tidy import Tidy
 
     with contextlib.ExitStack() as stack:
         for settings in plan.settings():

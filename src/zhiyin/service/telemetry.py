@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zhiyin.core.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from zhiyin.service.around import Seen
+    from zhiyin.service.request_context import Seen
 
 
 class Spans:

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from zhiyin.data.config import ServiceSection, resolved
 from zhiyin.pipeline.bundles import Bundles
-from zhiyin.service.asking import Desk
 from zhiyin.service.feature_log import FeatureLog
-from zhiyin.service.keys import Keys
-from zhiyin.service.live import Live
+from zhiyin.service.feature_skew import SkewWatch
+from zhiyin.service.key_cache import Keys
+from zhiyin.service.list_service import Desk
 from zhiyin.service.placements import Placements
+from zhiyin.service.serving_state import Live
 from zhiyin.service.set_aside import SetAside
 from zhiyin.service.settings import Settings, read_settings
-from zhiyin.service.skew import SkewWatch
 from zhiyin.store.database import Store
 from zhiyin.store.group_commit import Writer
 from zhiyin.store.live_state import Direct, LiveState, name_of

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import orjson
 
-from zhiyin.service.bodies import Ask
-from zhiyin.service.limits import Rate
-from zhiyin.service.views import View
+from zhiyin.service.request_limits import Rate
+from zhiyin.service.request_models import Ask
+from zhiyin.service.version_view import View
 
 # Ids that are kept as they are; bytes of the rest of a request.
 LONG, TEXTS = 64, 16 << 10

@@ -16,7 +16,7 @@ from zhiyin.data.event_schema import EventSchema
 from zhiyin.store.database import Store
 
 if TYPE_CHECKING:
-    from zhiyin.service.views import View
+    from zhiyin.service.version_view import View
 
 # Hours after which an event counts half; events that are read at the start, and in one look.
 HALF_LIFE, BACK, PART = 24.0, 100_000, 100_000

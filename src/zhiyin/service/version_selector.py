@@ -17,7 +17,7 @@ from zhiyin.pipeline.bundles import Bundle, Bundles
 from zhiyin.pipeline.rules_config import hides_everything
 from zhiyin.service.refused_by_system import refused_by_system
 from zhiyin.service.set_aside import SetAside, reason_of
-from zhiyin.service.views import View
+from zhiyin.service.version_view import View
 from zhiyin.store.errors import StoreAwayError
 
 MEND_RULES = "mend [rules] in zhiyin.toml, or the types of its columns: PUT /v1/schema"

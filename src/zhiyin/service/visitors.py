@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 from zhiyin.core.errors import DataError
 from zhiyin.core.tokens import LIFE, SKEW, TOKEN_SCOPES, TokenError
-from zhiyin.service.bodies import Who
 from zhiyin.service.errors import RefusedError
+from zhiyin.service.request_models import Who
 from zhiyin.store.records import ID, text
 
 W = TypeVar("W", bound=Who)

@@ -10,13 +10,13 @@ import numpy as np
 from fastapi import APIRouter, Query, Response
 
 from zhiyin.core.run import Run
-from zhiyin.service.asking import next_page, unpacked
-from zhiyin.service.bodies import Ask, Body, Id, PageIn, RankIn
-from zhiyin.service.described import REFUSALS
 from zhiyin.service.errors import RefusedError
-from zhiyin.service.quick import Lane
+from zhiyin.service.fast_path import Lane
+from zhiyin.service.list_service import next_page, unpacked
+from zhiyin.service.openapi_description import REFUSALS
 from zhiyin.service.request_json import JsonRoute, parsed
-from zhiyin.service.routing import (
+from zhiyin.service.request_models import Ask, Body, Id, PageIn, RankIn
+from zhiyin.service.route_dependencies import (
     FieldsQuery,
     FilterQuery,
     ItemId,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from zhiyin.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from zhiyin.service.around import Seen
+    from zhiyin.service.request_context import Seen
 
 KINDS = ("json", "text")
 # Frames of one exception that are told: the innermost ones.

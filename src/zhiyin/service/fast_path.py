@@ -16,9 +16,9 @@ from pydantic import ValidationError
 
 from zhiyin.core.errors import ZhiyinError
 from zhiyin.service.errors import RefusedError, answer_to, unreadable
-from zhiyin.service.limits import header, resumed
 from zhiyin.service.request_json import read_off_loop
-from zhiyin.service.routing import Tenant
+from zhiyin.service.request_limits import header, resumed
+from zhiyin.service.route_dependencies import Tenant
 
 
 @dataclasses.dataclass(frozen=True)

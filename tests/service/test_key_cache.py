@@ -16,8 +16,8 @@ pytest.importorskip("fastapi")
 
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.tokens import key_hash
-from zhiyin.service import keys as module
-from zhiyin.service.keys import SCOPES, Keys, digest_of
+from zhiyin.service import key_cache as module
+from zhiyin.service.key_cache import SCOPES, Keys, digest_of
 from zhiyin.store.access_keys import MOST, AccessKey, KeyConflictError, KeyTable, UnknownKeyError
 from zhiyin.store.database import Store
 from zhiyin.store.errors import StoreAwayError

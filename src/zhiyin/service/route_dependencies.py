@@ -17,9 +17,9 @@ from pydantic import AfterValidator
 
 from zhiyin.core.errors import nearest
 from zhiyin.pipeline.rules import MAX_ITEMS
-from zhiyin.service.bodies import FIELDS, PLAIN, Filter, Id, Language, Page, Text
 from zhiyin.service.errors import RefusedError
-from zhiyin.service.limits import Work
+from zhiyin.service.request_limits import Work
+from zhiyin.service.request_models import FIELDS, PLAIN, Filter, Id, Language, Page, Text
 from zhiyin.service.tenant import Tenant as Shop
 from zhiyin.service.visitors import Visitor, W
 from zhiyin.store.access_keys import AccessKey

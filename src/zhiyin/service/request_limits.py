@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 from fastapi import Response
 
 from zhiyin.core.metering import Meter, metered
-from zhiyin.service.around import CURRENT, LONGEST
 from zhiyin.service.errors import RefusedError, answer_to, say
+from zhiyin.service.request_context import CURRENT, LONGEST
 
 # Bytes of a request's body; of all bodies that are on their way; seconds that the sending of one may take.
 BODY, BODIES, SENDING = 4 << 20, 256 << 20, 20.0

@@ -16,7 +16,7 @@ from typing import Any
 from zhiyin.core.run import log
 from zhiyin.core.uid import fresh_id
 from zhiyin.service.errors import say
-from zhiyin.service.logs import stack_of
+from zhiyin.service.log_format import stack_of
 
 # Seconds that one request may take, whatever it does.
 LONGEST = 30.0

@@ -24,9 +24,9 @@ from zhiyin.store.live_state import EVENTS
 from zhiyin.store.traces import Trace
 
 if TYPE_CHECKING:
-    from zhiyin.service.asking import Desk
+    from zhiyin.service.list_service import Desk
     from zhiyin.service.settings import Settings
-    from zhiyin.service.views import Past, View
+    from zhiyin.service.version_view import Past, View
     from zhiyin.store.database import Store
 
 # Features are the same up to this, relative to the larger of 1 and their size: they are kept as float32.
@@ -94,9 +94,9 @@ def compare(desk: Desk, traces: Iterable[Trace]) -> Skew:
 def compare_newest(settings: Settings, store: Store, most: int) -> Skew:
     """Compare the newest lists of a store whose features were kept, without a running service."""
     from zhiyin.pipeline.bundles import Bundles
-    from zhiyin.service.asking import Desk
-    from zhiyin.service.live import Live
+    from zhiyin.service.list_service import Desk
     from zhiyin.service.placements import Placements
+    from zhiyin.service.serving_state import Live
     from zhiyin.store.traces import Traces
 
     traces = store.traces_with_features(most)

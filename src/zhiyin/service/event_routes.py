@@ -11,12 +11,12 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from zhiyin.core.errors import DataError
-from zhiyin.service.bodies import MOST_EVENTS, EventIn, ShownIn
-from zhiyin.service.described import REFUSALS
 from zhiyin.service.errors import RefusedError
-from zhiyin.service.quick import Lane
+from zhiyin.service.fast_path import Lane
+from zhiyin.service.openapi_description import REFUSALS
 from zhiyin.service.request_json import JsonRoute, loads, read_off_loop
-from zhiyin.service.routing import ItemId, Needs, Tenant, fast
+from zhiyin.service.request_models import MOST_EVENTS, EventIn, ShownIn
+from zhiyin.service.route_dependencies import ItemId, Needs, Tenant, fast
 from zhiyin.service.visitors import Visitor
 from zhiyin.store.group_commit import CommitTimeoutError
 from zhiyin.store.records import Event, checked

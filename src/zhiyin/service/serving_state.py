@@ -21,11 +21,11 @@ from zhiyin.core.run import log
 from zhiyin.data.catalogue_schema import TABLES, CatalogueSchema, describe
 from zhiyin.pipeline.bundles import Bundle, Bundles
 from zhiyin.service.index_feed import IndexFeed
-from zhiyin.service.schemas import Rows, SchemaKeeper
+from zhiyin.service.schema_keeper import Rows, SchemaKeeper
 from zhiyin.service.set_aside import SetAside, reason_of
 from zhiyin.service.trending import Trending
 from zhiyin.service.version_selector import MEND_RULES, VersionSelector
-from zhiyin.service.views import Columns, Loaded, NoVersionError, Past, View
+from zhiyin.service.version_view import Columns, Loaded, NoVersionError, Past, View
 from zhiyin.store.database import Marks, Store
 from zhiyin.store.live_state import EVENTS, LiveState, Memory, Recent
 from zhiyin.store.records import Event, columns

@@ -9,13 +9,13 @@ import numpy as np
 from fastapi import APIRouter, Query, Request
 
 from zhiyin.core.errors import DataError, ZhiyinError
-from zhiyin.service.asking import next_page, unpacked
-from zhiyin.service.bodies import ID_SCHEMA, Text, columns_schema
-from zhiyin.service.described import REFUSALS
 from zhiyin.service.errors import RefusedError
+from zhiyin.service.list_service import next_page, unpacked
+from zhiyin.service.openapi_description import REFUSALS
 from zhiyin.service.request_json import JsonRoute
-from zhiyin.service.routing import FieldsQuery, ItemId, KQuery, Needs, PageQuery, Tenant, fast, names
-from zhiyin.service.views import plain
+from zhiyin.service.request_models import ID_SCHEMA, Text, columns_schema
+from zhiyin.service.route_dependencies import FieldsQuery, ItemId, KQuery, Needs, PageQuery, Tenant, fast, names
+from zhiyin.service.version_view import plain
 from zhiyin.store.records import ID, columns, text
 
 # Lines of one request, and those told of that were rejected.

@@ -15,9 +15,9 @@ pytest.importorskip("fastapi")
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.metering import check
 from zhiyin.service.app import create_app
-from zhiyin.service.around import Around
 from zhiyin.service.errors import RefusedError
-from zhiyin.service.limits import BODY, Limited, Rate, Work
+from zhiyin.service.request_context import Around
+from zhiyin.service.request_limits import BODY, Limited, Rate, Work
 from zhiyin.store.group_commit import Writer
 
 from .conftest import click, client_of, eventually, listed
@@ -140,7 +140,7 @@ def test_so_many_a_second_and_twice_as_many_at_once() -> None:
 
 def test_buckets_are_held_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     """Visitors come and go: those that were away longest are forgotten."""
-    monkeypatch.setattr("zhiyin.service.limits.BUCKETS", 3)
+    monkeypatch.setattr("zhiyin.service.request_limits.BUCKETS", 3)
     rate = Rate(1, lambda: 0.0)
     for key in ("a", "b", "c", "a"):
         rate.take(key)
@@ -227,7 +227,7 @@ def test_work_that_is_given_up_holds_its_place_until_it_ends() -> None:
 
 
 def test_a_request_that_takes_too_much_work_is_refused(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zhiyin.service.limits.UNITS", 1e7)
+    monkeypatch.setattr("zhiyin.service.request_limits.UNITS", 1e7)
     bomb = " OR ".join(f"LOWER(title) LIKE '%{n}%'" for n in range(90))
     for path, body in (
         ("/v1/recommendations", {"filter": bomb}), ("/v1/rank", {"items": ["i1"], "filter": bomb}),

@@ -6,11 +6,11 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from zhiyin.service.bodies import RollbackIn, Setting
-from zhiyin.service.described import REFUSALS
+from zhiyin.service.openapi_description import REFUSALS
 from zhiyin.service.placements import said
 from zhiyin.service.request_json import JsonRoute
-from zhiyin.service.routing import ItemId, Needs, Tenant, fast
+from zhiyin.service.request_models import RollbackIn, Setting
+from zhiyin.service.route_dependencies import ItemId, Needs, Tenant, fast
 
 
 def routes(needs: Needs) -> APIRouter:

@@ -24,14 +24,14 @@ from zhiyin.pipeline.exposure import deficits
 from zhiyin.pipeline.request import Answer, Request
 from zhiyin.pipeline.rules import Boost, Exposure
 from zhiyin.ranking.live_index import IndexState
-from zhiyin.service.around import CURRENT
-from zhiyin.service.bodies import Ask, Setting
 from zhiyin.service.feature_log import DELETED, FeatureLog, write_features
 from zhiyin.service.index_feed import index_at
-from zhiyin.service.live import Live
 from zhiyin.service.placements import DEFAULT, Placements
+from zhiyin.service.request_context import CURRENT
+from zhiyin.service.request_models import Ask, Setting
+from zhiyin.service.serving_state import Live
 from zhiyin.service.trace_request import Shares, kept_request, request_of, size_of, thinned
-from zhiyin.service.views import Past, View
+from zhiyin.service.version_view import Past, View
 from zhiyin.store.traces import Trace, Traces
 
 # Items that pages of one list show in all, and bytes of a page's token once unpacked.
