@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -263,6 +265,43 @@ def test_work_of_a_request_that_is_over_is_stopped(opened: Callable[..., Any], m
         assert begun.is_set()
         assert ended.wait(10)
     assert short.get("/v1/popular").status_code == 200
+
+
+def test_a_held_store_holds_up_no_list(opened: Callable[..., Any]) -> None:
+    """Another process holds the store: whoever writes waits for it, in threads that make no lists."""
+    shop = opened()
+    client = client_of(shop)
+    writes, made, statuses = client.app.state.door.writes, listed_id(client), []
+    routes = [
+        ("PUT", "/v1/items/i1", {"price": 1.0}), ("PATCH", "/v1/items/i2", {"price": 2.0}),
+        ("DELETE", "/v1/items/i3", None), ("PUT", "/v1/users/u1", {"age": 1}), ("DELETE", "/v1/users/u2", None),
+        ("POST", "/v1/items", {"id": "i4", "columns": {"price": 3.0}}),
+        ("PUT", "/v1/placements/p", {"k": 3}), ("PUT", "/v1/schema", {"items": {"colour": "text"}}),
+        ("POST", "/v1/keys", {"name": "more", "scopes": ["read"]}),
+        ("POST", f"/v1/impressions/{made}", {"items": ["i1"]}),
+    ]  # fmt: skip
+
+    def send(method: str, path: str, body: Any) -> None:
+        statuses.append(client.request(method, path, json=body).status_code)
+
+    with contextlib.closing(sqlite3.connect(shop.store.path, isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        threads = [threading.Thread(target=send, args=route) for route in routes]
+        for thread in threads:
+            thread.start()
+        eventually(lambda: writes.busy == len(routes))
+        assert [len(listed(client, user="u5", k=3)) for _ in range(5)] == [3] * 5
+        assert client.get("/v1/users/u5/history").status_code == 200
+        assert statuses == []
+        holder.execute("ROLLBACK")
+    for thread in threads:
+        thread.join()
+    assert len(statuses) == len(routes)
+    assert all(status < 300 for status in statuses), statuses
+
+
+def listed_id(client: Any) -> str:
+    return client.post("/v1/recommendations", json={"k": 3}).json()["list_id"]
 
 
 def test_503_where_too_much_waits(opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
