@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -10,7 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zhiyin.pipeline.slot_allocation import Cap, SlotAssignment, assign_slots
+from zhiyin.core.run import Run
+from zhiyin.pipeline.slot_allocation import (
+    BY_PIN,
+    BY_SHARE,
+    Cap,
+    Constraints,
+    SlotAssignment,
+    allowed_replacements,
+    assign_slots,
+)
 
 
 def one_list(
@@ -77,3 +87,146 @@ def test_a_share_beside_one_strict_cap_is_as_large_as_can_be(
     got = sum(members[row] for row in rows)
     assert got >= min(wanted, most)
     assert made.missing[0, 0] == max(0, wanted - got)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A candidate: the slot it is pinned to, its groups by each of two caps, whether it is a member of each share."""
+
+    pin: int
+    groups: tuple[tuple[int, ...], tuple[int, ...]]
+    members: tuple[bool, bool]
+
+
+GROUPS = st.lists(st.integers(0, 2), max_size=2, unique=True).map(tuple)
+ROWS = st.builds(
+    Row, st.sampled_from([-1, -1, -1, -1, 0, 1, 3]), st.tuples(GROUPS, GROUPS), st.tuples(st.booleans(), st.booleans())
+)
+
+
+def pinned_once(rows: list[Row]) -> list[Row]:
+    """The rows, each slot pinned by its first."""
+    taken: set[int] = set()
+    return [
+        dataclasses.replace(row, pin=-1) if row.pin in taken or taken.add(row.pin) else row  # type: ignore[func-returns-value]
+        for row in rows
+    ]
+
+
+REQUESTS = st.lists(st.lists(ROWS, max_size=7).map(pinned_once), min_size=1, max_size=4)
+# At most, within the first slots, strict.
+CAPS = st.tuples(st.integers(1, 2), st.integers(1, 6), st.booleans())
+
+
+def constraints_of(requests: list[list[Row]], caps: list[tuple[int, int, bool]], shares: list[float]) -> Constraints:
+    flat = [row for rows in requests for row in rows]
+    offsets = np.cumsum([0, *map(len, requests)])
+    made = []
+    for c, (at_most, first, strict) in enumerate(caps):
+        starts = np.cumsum([0, *(len(row.groups[c]) for row in flat)])
+        groups = np.array([group for row in flat for group in row.groups[c]], dtype=np.int64)
+        made.append(Cap(starts, groups, at_most, first, strict))
+    members = [(np.array([row.members[s] for row in flat], dtype=bool), share) for s, share in enumerate(shares)]
+    return Constraints.of(offsets, made, members)
+
+
+def assigned(requests: list[list[Row]], k: int, constraints: Constraints, run: Run | None = None) -> SlotAssignment:
+    pins = np.array([row.pin for rows in requests for row in rows], dtype=np.int64)
+    offsets = np.cumsum([0, *map(len, requests)])
+    return assign_slots(offsets, k, pins=pins, constraints=constraints, run=run)
+
+
+@settings(max_examples=60)
+@given(REQUESTS, st.integers(1, 6), st.lists(CAPS, max_size=2), st.lists(st.sampled_from([0.2, 0.5, 1.0]), max_size=2))
+def test_many_requests_are_each_alone(
+    requests: list[list[Row]], k: int, caps: list[tuple[int, int, bool]], shares: list[float]
+) -> None:
+    both = assigned(requests, k, constraints_of(requests, caps, shares))
+    begin = 0
+    for n, rows in enumerate(requests):
+        one = assigned([rows], k, constraints_of([rows], caps, shares))
+        np.testing.assert_array_equal(np.where(one.rows[0] >= 0, one.rows[0] + begin, -1), both.rows[n])
+        for field in ("reasons", "causes", "missing"):
+            np.testing.assert_array_equal(getattr(one, field)[0], getattr(both, field)[n], err_msg=field)
+        np.testing.assert_array_equal(one.blocked_by, both.blocked_by[begin : begin + len(rows)])
+        begin += len(rows)
+    again = assigned(requests, k, constraints_of(requests, caps, shares), Run(threads=1))
+    np.testing.assert_array_equal(again.rows, both.rows)
+
+
+@settings(max_examples=60)
+@given(REQUESTS, st.integers(1, 6), st.lists(CAPS, max_size=2), st.lists(st.sampled_from([0.2, 0.5, 1.0]), max_size=2))
+def test_a_list_keeps_its_rules_in_their_order(
+    requests: list[list[Row]], k: int, caps: list[tuple[int, int, bool]], shares: list[float]
+) -> None:
+    """Pins stand where they are pinned or higher; strict caps hold beside them; no row is empty while one may stand."""
+    flat = [row for rows in requests for row in rows]
+    made = assigned(requests, k, constraints_of(requests, caps, shares))
+    begin = 0
+    for n, rows in enumerate(requests):
+        got = [int(row) for row in made.rows[n] if row >= 0]
+        assert (made.rows[n][len(got) :] == -1).all()
+        assert len(set(got)) == len(got)
+        assert all(begin <= row < begin + len(rows) for row in got)
+        pinned = [row for row in range(begin, begin + len(rows)) if 0 <= flat[row].pin < k]
+        assert set(pinned) <= set(got)
+        for slot, row in enumerate(got):
+            assert (made.reasons[n, slot] == BY_PIN) == (row in pinned)
+            assert row not in pinned or slot <= flat[row].pin
+            assert made.reasons[n, slot] != BY_SHARE or flat[row].members[made.causes[n, slot]]
+        if not caps:
+            assert len(got) == min(k, len(rows)) or pinned
+            assert not (made.blocked_by >= 0).any()
+        if not caps and not shares and not pinned:
+            assert got == list(range(begin, begin + min(k, len(rows))))
+        for s, share in enumerate(shares):
+            wanted = math.ceil(share * len(got) - 1e-9)
+            assert made.missing[n, s] == max(0, wanted - sum(flat[row].members[s] for row in got))
+        begin += len(rows)
+
+
+@settings(max_examples=60)
+@given(
+    REQUESTS, st.integers(1, 6), st.lists(CAPS, max_size=2), st.lists(st.sampled_from([0.2, 0.5]), max_size=2),
+    st.integers(1, 4),
+)  # fmt: skip
+def test_what_may_replace_a_row_breaks_no_rule_and_is_all_of_that(
+    requests: list[list[Row]], k: int, caps: list[tuple[int, int, bool]], shares: list[float], most: int
+) -> None:
+    flat = [row for rows in requests for row in rows]
+    offsets = np.cumsum([0, *map(len, requests)])
+    constraints = constraints_of(requests, caps, shares)
+    made = assigned(requests, k, constraints)
+    counts, rows_of = allowed_replacements(offsets, made, constraints, most)
+    rest = rows_of.tolist()
+    for n, rows in enumerate(requests):
+        got = [int(row) for row in made.rows[n] if row >= 0]
+        for slot in range(k):
+            expected = []
+            if slot < len(got) and made.reasons[n, slot] != BY_PIN:
+                others = [(at, row) for at, row in enumerate(got) if at != slot]
+                free = [row for row in range(offsets[n], offsets[n] + len(rows)) if row not in got]
+                expected = [row for row in free if _fits(flat, got, others, slot, row, caps, shares)]
+            expected = expected[:most]
+            assert counts[n, slot] == len(expected)
+            assert rest[: len(expected)] == expected
+            del rest[: len(expected)]
+    assert not rest
+
+
+def _fits(
+    flat: list[Row], got: list[int], others: list[tuple[int, int]], slot: int, row: int,
+    caps: list[tuple[int, int, bool]], shares: list[float],
+) -> bool:  # fmt: skip
+    for c, (at_most, first, _) in enumerate(caps):
+        if slot < first:
+            within = [group for at, other in others if at < first for group in flat[other].groups[c]]
+            if any(within.count(group) >= at_most for group in flat[row].groups[c]):
+                return False
+    for s, share in enumerate(shares):
+        wanted = math.ceil(share * len(got) - 1e-9)
+        before = sum(flat[one].members[s] for one in got)
+        after = before - flat[got[slot]].members[s] + flat[row].members[s]
+        if after < min(wanted, before):
+            return False
+    return True

@@ -177,6 +177,16 @@ def test_a_request_that_cannot_be_kept_fails_alone(writer: Writer, store: FakeSt
     until(lambda: writer.waiting == 0)
 
 
+def test_of_two_requests_one_is_kept(writer: Writer, store: FakeStore) -> None:
+    store.refuse = lambda items: ValueError("poison") if "x" in items else None
+    first = held(writer, store, "0")
+    bad, good = writer.submit(events("x")), writer.submit(events("a"))
+    store.gate.set()
+    first.result(20)
+    assert isinstance(bad.exception(20), ValueError)
+    assert good.result(20) == [2]
+
+
 @pytest.mark.parametrize("error", [StoreFullError("full"), StoreAwayError("away")])
 def test_where_the_database_is_the_reason_nothing_is_tried_apart(
     writer: Writer, store: FakeStore, error: Exception
