@@ -141,7 +141,11 @@ def test_codes_that_lead_nowhere_are_refused(bundles: Bundles, name: str, change
     file = folder / "model" / f"{name}.npy"
     np.save(file, change(np.load(file)))
     _reseal(folder)
-    bundles.promote(3)
+    bundles.get(3).verify()
+    bundles.promote(1)
+    with pytest.raises(DataError, match="missing or damaged"):
+        bundles.promote(3, load=True)  # as the command line does it
+    assert _used(bundles).version == 1
     with pytest.raises(DataError, match="missing or damaged"):
         bundles.get(3).load()
 

@@ -43,7 +43,7 @@ def promote(
     version: Annotated[int, typer.Argument(min=1, help="Number of the version.")],
     config: ConfigFile = CONFIG,
 ) -> None:
-    """Put a version in use, after comparing its files with their checksums.
+    """Put a version in use, after comparing its files with their checksums and loading its model.
 
     \b
     Examples:
@@ -51,7 +51,7 @@ def promote(
     """
     from zhiyin.cli.output import say
 
-    bundle = bundles_of(config).promote(version, "by hand")
+    bundle = bundles_of(config).promote(version, "by hand", load=True)
     say(f"version {bundle.version} is in use")
 
 

@@ -198,10 +198,13 @@ class Bundles:
             (draft / "bundle.json").write_text(json.dumps(manifest, indent=1) + "\n")
         return self.get(version)
 
-    def promote(self, version: int, why: str = "") -> Bundle:
-        """Put a version in use, after its files were verified. Returns it."""
+    def promote(self, version: int, why: str = "", *, load: bool = False) -> Bundle:
+        """Put a version in use, after its files were verified and, with `load`, its model was loaded: a service would
+        set aside one that cannot be. Returns it."""
         bundle = self.get(version)
         bundle.verify()
+        if load:
+            bundle.load()
         try:
             before = self.current_number
         except DataError:  # a damaged one is what promoting mends
