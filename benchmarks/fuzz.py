@@ -27,6 +27,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -295,11 +296,8 @@ def fuzz(port: int, keys: Mapping[str, str], number: int, seed: int, threads: in
                     print(f"{report.statuses.total():>9,} requests, {report.memory[-1] >> 20} MB, 5xx "
                           f"{len(report.failed)}, hangs {len(report.hung)}", flush=True)  # fmt: skip
 
-    workers = [threading.Thread(target=work, args=(at,)) for at in range(threads)]
-    for one in workers:
-        one.start()
-    for one in workers:
-        one.join()
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, range(threads)))  # raises what went wrong here
     return report
 
 
@@ -346,7 +344,8 @@ class Served:
             assert time.monotonic() < until
             time.sleep(0.1)
         self.port = int(found[1])
-        self.keys = dict(re.findall(r"key to (\w+): (\S+)", Path(self.log.name).read_text()))
+        shown = re.findall(r"key (?:to|for) (\w+): (\S+)", Path(self.log.name).read_text())
+        self.keys = {"page" if scope == "pages" else scope: key for scope, key in shown}
         while not send(self.port, b"GET /ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 5).startswith(
             b"HTTP/1.1 200"
         ):
