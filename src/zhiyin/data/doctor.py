@@ -18,7 +18,7 @@ from scipy.stats import rankdata
 from zhiyin.core.durations import UNITS, spell
 from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.data.dataset import Dataset
-from zhiyin.data.event_schema import KIND_WEIGHTS
+from zhiyin.data.event_schema import KNOWN_KINDS
 from zhiyin.data.guess import LEAKING, words
 from zhiyin.data.ids import Ids
 from zhiyin.data.splits import _cut
@@ -27,10 +27,6 @@ SEVERITIES = ("error", "warning", "info")
 _DAY = UNITS["d"]
 _YEAR_1990 = 631_152_000 * UNITS["s"]
 # Kinds that mean what they say and count 1.
-_PLAIN_KINDS = {
-    "event", "view", "click", "play", "watch", "read", "listen", "rate", "rating", "review", "visit", "open",
-    "detail", "pageview", "page_view", "search", "impression", "checkin", "check_in", "download", "save",
-}  # fmt: skip
 _PLACEHOLDERS = [
     "", "-1", "null", "none", "nan", "n/a", "undefined", "unknown", "anonymous", "guest", "test", "default",
 ]  # fmt: skip
@@ -396,8 +392,7 @@ def low_ratings(facts: Facts) -> Finding | None:
 def unknown_kinds(facts: Facts) -> Finding | None:
     """Kinds of events that zhiyin does not know by name and nobody weighed."""
     events = facts.data.events
-    known = _PLAIN_KINDS | set(KIND_WEIGHTS)
-    strange = [kind for kind in facts.data.kinds if kind.lower() not in known]
+    strange = [kind for kind in facts.data.kinds if kind.lower() not in KNOWN_KINDS]
     if len(facts.data.kinds) < 2 or not strange:
         return None
     rows = (

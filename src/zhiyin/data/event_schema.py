@@ -27,9 +27,14 @@ NO_KIND = "event"
 # What a kind of event is worth unless the caller says otherwise, by name in lower case; a kind not listed is worth 1.
 KIND_WEIGHTS = {
     "cart": 3.0, "addtocart": 3.0, "add_to_cart": 3.0, "basket": 3.0,
-    "like": 3.0, "favorite": 3.0, "favourite": 3.0,
+    "like": 3.0, "favorite": 3.0, "favourite": 3.0, "fav": 3.0,
     "buy": 5.0, "purchase": 5.0, "transaction": 5.0, "order": 5.0,
     "dislike": -1.0, "unlike": -1.0, "hide": -1.0, "skip": -1.0, "return": -1.0, "remove_from_cart": -1.0,
+}  # fmt: skip
+# Kinds that are known by name, in lower case: those with a weight of their own, and those that are worth 1.
+KNOWN_KINDS = frozenset(KIND_WEIGHTS) | {
+    "event", "view", "click", "play", "watch", "read", "listen", "rate", "rating", "review", "visit", "open", "pv",
+    "detail", "pageview", "page_view", "search", "impression", "checkin", "check_in", "download", "save",
 }  # fmt: skip
 
 # The largest value of an event, of either sign: the largest safe integer of I-JSON (RFC 7493). No float64 lies between

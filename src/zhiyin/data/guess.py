@@ -4,27 +4,48 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 
 import polars as pl
 
+from zhiyin.core.durations import UNITS
 from zhiyin.core.errors import DataError, nearest
+from zhiyin.data.event_schema import KNOWN_KINDS
 from zhiyin.data.ids import ids_of_floats, match_spelling
 from zhiyin.data.schema import ROLES, Roles
-from zhiyin.data.times import looks_like_times, numeric_unit
+from zhiyin.data.times import looks_like_times, numeric_unit, to_microseconds
 
 _NAMES = {
     "user": "user customer visitor client member account reviewer reader viewer listener person buyer shopper uid "
     "kunde kunden nutzer benutzer kaufer utilisateur acheteur usuario cliente utente comprador klient gebruiker",
     "item": "item product movie film book article track song artist asin sku stock video news poi ad game "
-    "business recipe post place listing iid artikel produkt ware produit producto articulo prodotto articolo produto "
-    "livre libro livro pelicula",
-    "time": "time timestamp date datetime ts when day created updated at unixtime moment "
+    "business recipe post place listing iid isbn artikel produkt ware produit producto articulo prodotto articolo "
+    "produto livre libro livro pelicula",
+    "time": "time timestamp date datetime ts dt dat when day created updated added at unixtime moment "
     "datum zeit zeitpunkt uhrzeit heure fecha hora tijd",
     "rating": "rating score stars weight value quantity qty count plays listens amount preference grade "
     "bewertung menge anzahl sterne quantite valoracion puntuacion calificacion cantidad voto nota quantita",
     "kind": "kind event action behavior behaviour interaction type feedback ereignis aktion evenement evento accion",
 }
 _WORDS = {role: set(words.split()) for role, words in _NAMES.items()}
+# Words that name a role only where no column is named by one of the above. A header is not recognised by them.
+_SECONDARY_NAMES = {
+    "user": "session household cust username profilename nickname nick cookie device visit patient student subscriber",
+    "item": "app aid doc document hotel anime manga beer wine venue location joke merchant reference shop restaurant "
+    "course job page channel podcast episode url artname",
+    "rating": "overall hours playtime ratio episodes",
+    "kind": "",
+}
+_SECONDARY_WORDS = {role: set(words.split()) for role, words in _SECONDARY_NAMES.items()}
+# Of these an item or a user is named only with an id beside: "location_id", not "location".
+_NEED_ID = {"location", "device", "visit", "patient", "student", "job", "channel", "page", "shop", "cust"}
+# Names of a whole that has many items: a track is the item, its artist is not.
+_WHOLES = {"artist", "place", "artname", "channel", "podcast"}
+# Columns that say of each row whether something happened.
+_OUTCOMES = {"click", "clicked", "label", "like", "liked", "purchased", "converted", "conversion"}
+_COMPOUND_TIME = re.compile(
+    r"(event|order|review|purchase|transaction|click|invoice|session|view|visit|utc|unix)(date|time|datetime|timestamp)"
+)
 _ID_WORDS = {"id", "code", "no", "number", "key", "identifier"}
 _ITEM_DETAILS = {
     "title", "name", "description", "price", "category", "categories", "genre", "genres", "brand",
@@ -48,6 +69,9 @@ LEAKING = re.compile(
 )
 
 
+_ID_STEMS = _WORDS["user"] | _WORDS["item"] | _SECONDARY_WORDS["user"] | _SECONDARY_WORDS["item"] | {"app"}
+
+
 def words(name: str) -> list[str]:
     """A column name in lower-case words: "CustomerID" and "customer_id" are both ["customer", "id"]."""
     plain = "".join(part for part in unicodedata.normalize("NFKD", name) if not unicodedata.combining(part))
@@ -55,8 +79,13 @@ def words(name: str) -> list[str]:
     found = [word for word in re.split(r"[^a-zA-Z0-9]+", spaced.lower()) if word]
     out: list[str] = []
     for word in found:  # "userid" -> user, id
-        stem = next((w for w in (*_WORDS["user"], *_WORDS["item"]) if word == w + "id"), None)
-        out += [stem, "id"] if stem else [word]
+        compound = _COMPOUND_TIME.fullmatch(word)
+        if word[:-2] in _ID_STEMS and word.endswith("id"):
+            out += [word[:-2], "id"]
+        elif word[:-4] in _ID_STEMS and word.endswith("name"):
+            out += [word[:-4], "name"]
+        else:
+            out += compound.groups() if compound else [word]
     return out
 
 
@@ -83,9 +112,40 @@ def name_score(role: str, name: str) -> float:
     if role in ("user", "item"):
         score += 1.0 if _ID_WORDS & set(parts) else 0.0
         score -= 1.5 if {"name", "title", "url", "description"} & set(parts) else 0.0
+        score -= 1.0 if _is_attribute(parts) else 0.0
+        score += 1.0 if {"parent", "asin"} <= set(parts) else 0.0  # its variants share the page of a product
+        score -= 0.1 if _WHOLES & set(parts) else 0.0
     if role == "kind" and _ID_WORDS & set(parts):
         score -= 1.5
+    if role == "rating" and {"id", "key", "code"} & set(parts):
+        score -= 1.5
     return score
+
+
+def _is_attribute(parts: list[str]) -> bool:
+    """Whether a name is of an attribute of an item or user, as its last word tells: "Book-Rating", "item category"."""
+    named = [part for part in parts if part not in _ID_WORDS]
+    if len(named) < 2:
+        return False
+    attributes = _WORDS["rating"] | _WORDS["time"] | _WORDS["kind"] | _ITEM_DETAILS | _USER_DETAILS
+    attributes -= {"name", "title", "description"}
+    return named[-1] in attributes or named[0] in _WORDS["rating"]
+
+
+def _secondary_score(role: str, name: str) -> float:
+    """As `name_score`, by words that say less; 0 for none."""
+    parts = words(name)
+    stems = {part if part in _SECONDARY_WORDS[role] else part.rstrip("s") for part in parts}
+    hits = stems & _SECONDARY_WORDS[role]
+    has_id = bool(_ID_WORDS & set(parts)) or "sha1" in parts
+    if role in ("user", "item"):
+        if "name" in parts and _WORDS[role] & set(parts):
+            return 1.0 - 0.1 * bool(_WHOLES & set(parts))  # names of tracks where no ids of tracks are
+        if _is_attribute(parts) or (hits <= _NEED_ID and not has_id):
+            return 0.0
+    if not hits:
+        return 0.0
+    return 1.0 + sum(part in hits for part in parts) / len(parts) + has_id - 0.1 * bool(_WHOLES & stems)
 
 
 def is_amount(name: str) -> bool:
@@ -124,14 +184,21 @@ def guess_roles(sample: pl.DataFrame, given: dict[str, str] | None = None, sourc
     for role in ("time", "user", "item", "rating", "kind"):
         if role in found:
             continue
-        scored = [(name_score(role, name), -i, name) for i, name in enumerate(free)]
-        scored = [(score, at, name) for score, at, name in scored if _fits(role, sample[name], score >= 1)]
-        best = max(scored, default=(0.0, 0, ""))
-        if best[0] >= 1.0:
-            found[role] = best[2]
-            free.remove(best[2])
+        named = _best_named(role, sample, free, name_score)
+        if role == "user" and named is not None and 2 * sample[named].null_count() > len(sample):
+            named = _best_named(role, sample, free, _secondary_score) or named  # sessions, where few are signed in
+        if named is not None:
+            found[role] = named
+            free.remove(named)
+    for role in ("user", "item", "rating"):
+        named = _best_named(role, sample, free, _secondary_score) if role not in found else None
+        if named is not None:
+            found[role] = named
+            free.remove(named)
     if "time" not in found:
         _guess_time(sample, free, found)
+    elif "time" not in given:
+        _prefer_clock(sample, free, found)
     _guess_by_contents(sample, free, found)
     missing = [role for role in ("user", "item") if role not in found]
     if missing:
@@ -145,6 +212,32 @@ def guess_roles(sample: pl.DataFrame, given: dict[str, str] | None = None, sourc
         )  # fmt: skip
     details = _details(sample, free, found["user"], found["item"])
     return Roles(**found, **details)  # type: ignore[arg-type]
+
+
+def _best_named(role: str, sample: pl.DataFrame, free: list[str], score_of: Callable[[str, str], float]) -> str | None:
+    """The column whose name suits a role best, of those whose contents do; the first of equals."""
+    scored = [(score_of(role, name), -i, name) for i, name in enumerate(free)]
+    best = max((one for one in scored if one[0] >= 1 and _fits(role, sample[one[2]], True)), default=None)
+    return best[2] if best else None
+
+
+def _prefer_clock(sample: pl.DataFrame, free: list[str], found: dict[str, str]) -> None:
+    """Where the times are whole days, take a column of moments instead that is named as one and is of the event."""
+    if _has_clock(sample[found["time"]]):
+        return
+    keys = [found[role] for role in ("user", "item") if role in found]
+    for name in free:
+        suits = name_score("time", name) >= 1 and _fits("time", sample[name], True) and _has_clock(sample[name])
+        if suits and not any(_depends(sample, name, key) for key in keys):
+            free[free.index(name)] = found["time"]
+            found["time"] = name
+            return
+
+
+def _has_clock(column: pl.Series) -> bool:
+    """Whether moments of a column are more than days."""
+    times = to_microseconds(column).drop_nulls()
+    return bool((times % UNITS["d"] != 0).any())
 
 
 def _shortened(names: list[str]) -> str:
@@ -200,14 +293,31 @@ def ignored(sample: pl.DataFrame, roles: Roles) -> list[str]:
                 else f"{name} is named like a {role}, but what stands in it does not read as {what}"
                 for name in named[:1]
             ]
+    outcomes = [name for name in left if roles.rating is None and _is_outcome(sample[name])][:1]
+    said += [
+        f'{name} is 0 in some rows, and these count as events too (else: columns={{"rating": "{name}"}} and '
+        f'weights={{"{name} > 0": 1}})'
+        for name in outcomes
+    ]
     blank = [name for name in left if _is_blank(sample[name])]
     if blank:
         said.append(f"not used, because empty: {_shortened(blank)}")
-    rest = [name for name in left if name not in blank and not any(f"{name} is named" in told for told in said)]
+    rest = [
+        name
+        for name in left
+        if name not in (*blank, *outcomes) and not any(f"{name} is named" in told for told in said)
+    ]
     if rest:
         shown = ", ".join(rest[:8]) + (f" and {len(rest) - 8} more" if len(rest) > 8 else "")
         said.append(f"not used: {shown}; they describe neither the item nor the user nor the event")
     return said
+
+
+def _is_outcome(column: pl.Series) -> bool:
+    """Whether a column says of each row whether something happened, and of some that it did not: clicks and labels."""
+    if not _OUTCOMES & set(words(column.name)) or not (column.dtype.is_numeric() or column.dtype == pl.Boolean):
+        return False
+    return set(column.drop_nulls().cast(pl.Float64).unique()) == {0.0, 1.0}
 
 
 def _is_blank(column: pl.Series) -> bool:
@@ -227,6 +337,12 @@ def _guess_by_contents(sample: pl.DataFrame, free: list[str], found: dict[str, s
                 free.remove(name)
                 break
     ids = [name for name in unnamed if sample[name].n_unique() > 1 or len(sample) == 1]
+    ids = sorted(ids, key=lambda name: sample[name].dtype.is_float())  # coordinates and amounts are no ids
+    kinds = [name for name in ids if "kind" not in found and _holds_kinds(sample[name])]
+    if kinds and len(ids) > 2:
+        found["kind"] = kinds[0]
+        for names in (ids, unnamed, free):
+            names.remove(kinds[0])
     needed = [role for role in ("user", "item") if role not in found]
     if len(needed) <= len(ids):
         for role, name in zip(needed, ids):
@@ -234,11 +350,18 @@ def _guess_by_contents(sample: pl.DataFrame, free: list[str], found: dict[str, s
             free.remove(name)
             unnamed.remove(name)
     if "rating" not in found:
-        for name in unnamed:
-            if sample[name].dtype.is_numeric():
+        for name in unnamed:  # a category or a coordinate is the same in every event of an item
+            if sample[name].dtype.is_numeric() and not ("item" in found and _depends(sample, name, found["item"])):
                 found["rating"] = name
                 free.remove(name)
                 break
+
+
+def _holds_kinds(column: pl.Series) -> bool:
+    """Whether the texts of a column are kinds of events by name, such as "view" and "buy"."""
+    if column.dtype != pl.String or column.n_unique() > 20:
+        return False
+    return set(column.drop_nulls().str.to_lowercase().unique()) <= KNOWN_KINDS
 
 
 def _counts_rows(column: pl.Series) -> bool:
