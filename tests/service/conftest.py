@@ -63,7 +63,7 @@ def opened(home: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     from zhiyin.data.config import ServiceSection
     from zhiyin.pipeline.bundles import Bundles
     from zhiyin.service.key_cache import Keys
-    from zhiyin.service.serving_state import Live
+    from zhiyin.service.serving_state import ServingState
     from zhiyin.service.tenant import Tenant
     from zhiyin.store.database import Store
 
@@ -74,7 +74,9 @@ def opened(home: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
         config = settings.pop("config", None)
         several = settings.pop("several", False)
         state = settings.pop("state", None)
-        live = Live(Bundles(home / "bundles"), Store(tmp_path / f"{name}.db"), options, several=several, state=state)
+        live = ServingState(
+            Bundles(home / "bundles"), Store(tmp_path / f"{name}.db"), options, several=several, state=state
+        )
         keys, shown = Keys.open(live.store)
         keys.watch(0.05)
         settings = {"budget": 60_000} | settings

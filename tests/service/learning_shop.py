@@ -19,7 +19,7 @@ from zhiyin.data.reading import read
 from zhiyin.models.popularity import Popular
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.service.key_cache import Keys
-from zhiyin.service.serving_state import Live
+from zhiyin.service.serving_state import ServingState
 from zhiyin.service.tenant import Tenant
 from zhiyin.service.version_view import View
 from zhiyin.store.database import Store
@@ -70,7 +70,7 @@ class Shop:
     def serving(self, state: LiveState | None = None, options: dict[str, Any] | None = None) -> Iterator[Any]:
         """A client of the shop while it serves."""
         store = Store(str(self.store.path), clock=lambda: self.now)
-        live = Live(self.bundles, store, options, self.weights, state=state)
+        live = ServingState(self.bundles, store, options, self.weights, state=state)
         keys, shown = Keys.open(store)
         self.shown = self.shown or shown
         tenant = Tenant("shop", live, keys, ServiceSection(budget=60_000))

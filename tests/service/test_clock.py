@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("fastapi")
 
 from zhiyin.data.config import ServiceSection
-from zhiyin.service.retention import Tidy
+from zhiyin.service.retention import RetentionJob
 from zhiyin.store.database import Store
 from zhiyin.store.live_state import Direct, Memory, Showings
 from zhiyin.store.records import Event
@@ -99,7 +99,7 @@ def test_a_clock_that_jumps_ahead_deletes_nothing(tmp_path: Any, clock: Callable
     moment = time.time_ns() // 1000
     ages = {"new": 1_000_000, "old": 5 * 86_400_000_000}
     store.append([Event("a", "i", moment - age, id=name) for name, age in ages.items()])
-    tidy = Tidy(str(tmp_path / "shop.db"), ServiceSection(keep="2d", keep_lists="2d"))
+    tidy = RetentionJob(str(tmp_path / "shop.db"), ServiceSection(keep="2d", keep_lists="2d"))
     eventually(lambda: store.count() == 1)  # its first look
     clock(YEARS)
     tidy.look()

@@ -367,13 +367,13 @@ def test_a_trailer_is_no_header(port: Callable[..., Port]) -> None:
 
 def test_many_bodies_at_once_are_bounded() -> None:
     """Of one process, whoever sends them."""
-    from zhiyin.service.request_limits import Limited
+    from zhiyin.service.request_limits import RequestLimitMiddleware
 
     async def never(scope: Any, receive: Any, send: Any) -> None:
         raise AssertionError
 
     async def play() -> None:
-        app, statuses, go = Limited(never, bodies=1_000), [], asyncio.Event()
+        app, statuses, go = RequestLimitMiddleware(never, bodies=1_000), [], asyncio.Event()
 
         async def one(size: int) -> None:
             parts = [b"x" * size]

@@ -21,7 +21,7 @@ pytest.importorskip("fastapi")
 from tests.service.conftest import client_of
 from zhiyin.core.errors import DataError
 from zhiyin.pipeline.bundles import Bundles
-from zhiyin.service.serving_state import Live
+from zhiyin.service.serving_state import ServingState
 from zhiyin.service.version_selector import VersionSelector
 from zhiyin.store.database import Store
 
@@ -74,10 +74,10 @@ def verified(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @contextlib.contextmanager
-def opened_live(folder: Path) -> Iterator[Live]:
+def opened_live(folder: Path) -> Iterator[ServingState]:
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(contextlib.closing(Store(folder / "store.db")))
-        yield stack.enter_context(contextlib.closing(Live(Bundles(folder / "bundles"), store, {})))
+        yield stack.enter_context(contextlib.closing(ServingState(Bundles(folder / "bundles"), store, {})))
 
 
 def wait_for_looks(live: Any, number: int) -> None:

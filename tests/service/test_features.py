@@ -24,7 +24,7 @@ from zhiyin.pipeline.rules import Rules
 from zhiyin.ranking.feature_builder import FeatureBuilder
 from zhiyin.service.feature_skew import TOLERANCE, compare
 from zhiyin.service.key_cache import Keys
-from zhiyin.service.serving_state import Live
+from zhiyin.service.serving_state import ServingState
 from zhiyin.service.tenant import Tenant
 from zhiyin.store.database import Store
 
@@ -56,7 +56,7 @@ def opened(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         bundles = bundles or Bundles(home / "bundles")
         if bundles.current is None:
             bundles.promote(1)
-        live = Live(bundles, Store(tmp_path / "shop.db"), {"rules": rules or Rules()}, several=bool(made))
+        live = ServingState(bundles, Store(tmp_path / "shop.db"), {"rules": rules or Rules()}, several=bool(made))
         keys, shown = Keys.open(live.store)
         section = ServiceSection(**({"budget": 60_000, "log_features": 1.0, "log_features_rate": 10_000} | settings))
         shop = Tenant("ranked", live, keys, section)
@@ -167,11 +167,11 @@ def test_lists_and_features_equal_those_of_the_log(opened: Callable[..., Any], h
             lists.add(tuple(row["item"] for row in body["items"]))
     assert rows > 60
     assert len(lists) > 8  # they change with what happens
-    found = compare(client.shop.desk, traces(client))
+    found = compare(client.shop.list_service, traces(client))
     assert found.within
     assert (found.lists, found.left_out) == (16, {})
     for trace in traces(client):
-        assert client.shop.desk.replay(trace)[0]
+        assert client.shop.list_service.replay(trace)[0]
 
 
 @pytest.mark.parametrize("days", [1, 7, 30])
@@ -271,7 +271,7 @@ def test_who_is_forgotten_leaves_the_counts(opened: Callable[..., Any]) -> None:
         counts.append(dict(zip(items, np.rint(np.expm1(trace.arrays["feature_values"][:, column])).tolist())))
     assert counts[0]["i5"] - counts[1]["i5"] == 40
     assert counts[0]["i6"] == counts[1]["i6"]
-    found = compare(client.shop.desk, traces(client))
+    found = compare(client.shop.list_service, traces(client))
     assert found.lists == 1
     assert found.left_out == {"events that its ranker knew of were deleted since": 1}
     assert found.within
@@ -308,7 +308,7 @@ def test_an_index_that_does_not_follow_the_log_is_found(
     ask(client, "u1", TRAINED + DAY)
     (trace,) = traces(client)
     object.__setattr__(trace, "time", trace.time + 300_000_000)  # five minutes later
-    found = compare(client.shop.desk, [trace])
+    found = compare(client.shop.list_service, [trace])
     assert found.behind == pytest.approx(300, abs=10)
     assert not found.within
 

@@ -19,7 +19,7 @@ from zhiyin.data.catalogue import Catalogue
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.service.app import create_app
 from zhiyin.service.key_cache import Keys
-from zhiyin.service.serving_state import Live
+from zhiyin.service.serving_state import ServingState
 from zhiyin.service.tenant import Tenant
 from zhiyin.store.database import Store
 
@@ -36,7 +36,7 @@ def compiled():
     return {(one.py_func.__module__, one.__name__): list(one.signatures) for one in kernels if one.signatures}
 
 store = Store(folder / "shop.db")
-live = Live(Bundles(folder), store)
+live = ServingState(Bundles(folder), store)
 keys, shown = Keys.open(store)
 tenant = Tenant("shop", live, keys)
 from fastapi.testclient import TestClient

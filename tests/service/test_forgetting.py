@@ -24,7 +24,7 @@ from zhiyin.models.neighbors import ItemKNN
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.pipeline.rules import Rules
 from zhiyin.service.key_cache import Keys
-from zhiyin.service.serving_state import Live
+from zhiyin.service.serving_state import ServingState
 from zhiyin.service.tenant import Tenant
 from zhiyin.store.database import Store
 from zhiyin.store.live_state import Direct
@@ -72,7 +72,7 @@ def opened(folder: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
         """A process that answers; of several, as of all that one `zhiyin serve` starts, with the file they share."""
         state = Direct(FileShowings(tmp_path / "shared.showings")) if several else None
         store = Store(tmp_path / "store.db")
-        live = Live(Bundles(folder / "bundles"), store, {"rules": CAPS}, several=several, state=state)
+        live = ServingState(Bundles(folder / "bundles"), store, {"rules": CAPS}, several=several, state=state)
         keys, shown = Keys.open(live.store)
         known.update(shown)
         made.append(Tenant("shop", live, keys, ServiceSection(budget=60_000)))

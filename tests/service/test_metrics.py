@@ -27,7 +27,7 @@ from zhiyin.core.errors import ConfigError
 from zhiyin.service import log_format
 from zhiyin.service.app import create_app
 from zhiyin.service.errors import RefusedError
-from zhiyin.service.request_context import CURRENT, Seen
+from zhiyin.service.request_context import CURRENT, RequestRecord
 from zhiyin.service.request_limits import Work
 
 from .conftest import click, client_of, eventually, listed
@@ -110,7 +110,7 @@ def test_coverage_looks_back_on_so_many_lists(service: Any, monkeypatch: pytest.
 
 def test_degraded(opened: Callable[..., Any]) -> None:
     client = client_of(opened(budget=1))
-    client.shop.desk.budget = 1e-9
+    client.shop.list_service.budget = 1e-9
     assert client.post("/v1/recommendations", json={"user": "u3", "diversity": "mmr"}).json()["degraded"]
     assert figures(client)["zhiyin_degraded_total", "stage=variety"] == 1
 
@@ -232,8 +232,11 @@ def test_logs_hold_nobodys_data(service: Any, written: io.StringIO, monkeypatch:
         except KeyError as error:
             raise RuntimeError(f"{item} of {user} with {key}: {args}") from error
 
-    for where, names in ((service.shop.desk, ("make",)), (service.shop.store, ("get", "put", "history", "keep")),
-                         (service.shop.live, ("past", "heard"))):  # fmt: skip
+    for where, names in (
+        (service.shop.list_service, ("create",)),
+        (service.shop.store, ("get", "put", "history", "keep")),
+        (service.shop.live, ("past", "heard")),
+    ):
         for name in names:
             monkeypatch.setattr(where, name, fail)
     assert 500 in ask()
@@ -314,7 +317,7 @@ def test_what_ends_after_its_request_is_not_written(service: Any, written: io.St
             await asyncio.sleep(60)
 
         async def one(n: int) -> None:
-            CURRENT.set(Seen("r", receive, "GET", 0))
+            CURRENT.set(RequestRecord("r", receive, "GET", 0))
             with contextlib.suppress(RefusedError):
                 await work.do(fail, n)
 

@@ -19,7 +19,7 @@ from zhiyin.evaluation.window_evaluation import Window, accuracy
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.pipeline.pipeline import Pipeline
 from zhiyin.service.key_cache import Keys
-from zhiyin.service.serving_state import Live
+from zhiyin.service.serving_state import ServingState
 from zhiyin.service.tenant import Tenant
 from zhiyin.store.database import Store
 
@@ -58,7 +58,7 @@ def test_the_last_day_scores_what_evaluate_says(real_data: Callable[[str], Path]
     figures = zy.evaluate({"served": pipeline}, split=split, k=KS)["served"].metrics
     bundles = Bundles(tmp_path / "bundles")
     bundles.promote(bundles.write(pipeline, figures={}, catalogue=Catalogue.of(split.train)).version)
-    live = Live(bundles, Store(tmp_path / "store.db"))
+    live = ServingState(bundles, Store(tmp_path / "store.db"))
     keys, shown = Keys.open(live.store)
     shop = Tenant("replay", live, keys, ServiceSection(budget=60_000))
     shop.shown = shown  # type: ignore[attr-defined]

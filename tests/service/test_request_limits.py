@@ -18,8 +18,8 @@ from zhiyin.core.errors import ConfigError
 from zhiyin.core.metering import check
 from zhiyin.service.app import create_app
 from zhiyin.service.errors import RefusedError
-from zhiyin.service.request_context import Around
-from zhiyin.service.request_limits import BODY, Limited, Rate, Work
+from zhiyin.service.request_context import RequestContextMiddleware
+from zhiyin.service.request_limits import BODY, Rate, RequestLimitMiddleware, Work
 from zhiyin.store.group_commit import Writer
 
 from .conftest import click, client_of, eventually, listed
@@ -88,7 +88,7 @@ async def ask(
 def test_a_body_of_so_many_bytes(chunks: list[bytes], headers: dict[str, str], status: int, method: str) -> None:
     if method == "DELETE" and not headers:
         status = 200  # HTTP knows no such body: it is never read
-    found, said, body = asyncio.run(ask(Limited(taken, body=100), chunks, headers, method))
+    found, said, body = asyncio.run(ask(RequestLimitMiddleware(taken, body=100), chunks, headers, method))
     assert found == status
     if status == 413:
         assert said["connection"] == "close"
@@ -108,7 +108,7 @@ def test_a_body_that_does_not_come() -> None:
     async def never() -> None:
         await asyncio.Event().wait()
 
-    app = Limited(taken, sending=0.05)
+    app = RequestLimitMiddleware(taken, sending=0.05)
     status, _, body = asyncio.run(ask(app, [b"a"], {"content-length": "2"}, then=never))
     assert status == 408
     assert b"too slowly" in body
@@ -258,7 +258,7 @@ def test_work_of_a_request_that_is_over_is_stopped(opened: Callable[..., Any], m
             ended.set()
 
     with monkeypatch.context() as patched:
-        patched.setattr(shop.desk, "make", endless)
+        patched.setattr(shop.list_service, "create", endless)
         short = TestClient(create_app([shop], longest=0.2))
         short.headers["Authorization"] = f"Bearer {shop.shown['admin']}"
         assert short.get("/v1/popular").status_code == 503
@@ -271,7 +271,7 @@ def test_a_held_store_holds_up_no_list(opened: Callable[..., Any]) -> None:
     """Another process holds the store: whoever writes waits for it, in threads that make no lists."""
     shop = opened()
     client = client_of(shop)
-    writes, made, statuses = client.app.state.door.writes, listed_id(client), []
+    writes, made, statuses = client.app.state.authenticator.writes, listed_id(client), []
     routes = [
         ("PUT", "/v1/items/i1", {"price": 1.0}), ("PATCH", "/v1/items/i2", {"price": 2.0}),
         ("DELETE", "/v1/items/i3", None), ("PUT", "/v1/users/u1", {"age": 1}), ("DELETE", "/v1/users/u2", None),
@@ -331,7 +331,7 @@ def test_work_that_waits_is_dropped_with_its_client(
 ) -> None:
     shop, held, asked = opened(), Held(), []
     monkeypatch.setattr(shop.store, "history", lambda user, most: held() and [])
-    monkeypatch.setattr(shop.desk, "make", lambda *args, **more: asked.append(args))
+    monkeypatch.setattr(shop.list_service, "create", lambda *args, **more: asked.append(args))
     app, key = create_app([shop], work := Work(threads=1)), {"authorization": f"Bearer {shop.shown['admin']}"}
 
     async def play() -> None:
@@ -375,7 +375,7 @@ def test_an_answer_that_has_begun_is_not_begun_again() -> None:
         raise RuntimeError("in the middle")
 
     seen: list[int] = []
-    status, _, body = asyncio.run(ask(Around(half, [lambda one: seen.append(one.status)]), [b""], {}))
+    status, _, body = asyncio.run(ask(RequestContextMiddleware(half, [lambda one: seen.append(one.status)]), [b""], {}))
     assert (status, body, seen) == (200, b"", [200])
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.service.key_cache import SCOPES
-from zhiyin.service.serving_state import Live
+from zhiyin.service.serving_state import ServingState
 from zhiyin.service.version_view import NoVersionError
 from zhiyin.store.database import Store
 
@@ -201,7 +201,7 @@ def test_nothing_is_a_500(service: Any, body: dict[str, Any], path: str) -> None
 
 
 def test_without_a_version_in_use(tmp_path: Path) -> None:
-    live = Live(Bundles(tmp_path / "bundles"), Store(tmp_path / "store.db"))
+    live = ServingState(Bundles(tmp_path / "bundles"), Store(tmp_path / "store.db"))
     try:
         with pytest.raises(NoVersionError, match="no version can answer"):
             live.view()

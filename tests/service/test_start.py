@@ -20,7 +20,7 @@ from zhiyin.data.config import ServiceSection
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.pipeline.rules import Rules
 from zhiyin.service.key_cache import Keys
-from zhiyin.service.serving_state import Live
+from zhiyin.service.serving_state import ServingState
 from zhiyin.service.tenant import Tenant
 from zhiyin.store.database import Store
 
@@ -42,7 +42,7 @@ def start(home: Path, tmp_path: Path) -> Iterator[Open]:
         while running:
             running.pop().close()
         store = Store(address or tmp_path / "store.db")
-        live = Live(Bundles(tmp_path / "bundles"), store, {"rules": rules or Rules()}, **how)
+        live = ServingState(Bundles(tmp_path / "bundles"), store, {"rules": rules or Rules()}, **how)
         keys, shown = Keys.open(store)
         known.update(shown)
         running.append(Tenant("shop", live, keys, ServiceSection(budget=60_000)))

@@ -80,7 +80,7 @@ def test_a_timeout_of_anything_else_is_none_of_the_store(
     def late(*_: Any, **__: Any) -> Any:
         raise TimeoutError("cut off")
 
-    monkeypatch.setattr(shop.desk, "make", late)
+    monkeypatch.setattr(shop.list_service, "create", late)
     monkeypatch.setattr(shop.store, "history", late)
     if way == "get":
         answer = client.get("/v1/users/u1/history")

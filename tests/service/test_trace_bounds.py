@@ -11,8 +11,8 @@ import pytest
 pytest.importorskip("fastapi")
 
 from zhiyin.data.config import ServiceSection
-from zhiyin.service.list_service import Desk
-from zhiyin.service.retention import Tidy
+from zhiyin.service.list_service import ListService
+from zhiyin.service.retention import RetentionJob
 from zhiyin.service.trace_request import LONG, TOO_LONG, TOO_MANY, Shares
 from zhiyin.store.database import Store
 from zhiyin.store.traces import Trace, Traces, packed
@@ -74,9 +74,9 @@ def test_a_request_of_long_texts_is_a_digest(service: Any) -> None:
 
 
 def test_beyond_its_share_a_key_has_less_kept(service: Any) -> None:
-    desk: Desk = service.shop.desk
+    list_service: ListService = service.shop.list_service
     made = [kept(service, user="u3", k=20)[0]]
-    desk.shares = Shares(of_key=1.0, of_all=1e9)  # a byte a second, so that it does not matter how quick this is
+    list_service.shares = Shares(of_key=1.0, of_all=1e9)  # a byte a second: however quick this is
     made += [kept(service, user="u3", k=20)[0] for _ in range(5)]
     said = [replayed(service, answer) for answer in made]
     assert said[0]["same"]
@@ -128,7 +128,7 @@ def test_the_oldest_lists_go_where_all_take_too_much(tmp_path: Any) -> None:
     assert number == 100
     assert 3_000_000 < size < 5_000_000
     settings = ServiceSection(lists_size=2, keep_lists="900y")
-    Tidy(str(tmp_path / "shop.db"), settings).close()
+    RetentionJob(str(tmp_path / "shop.db"), settings).close()
     eventually(lambda: store.lists_size()[0] < 60)
     left = [trace.list_id for trace in store.traces()]
     assert left == [f"list {n}" for n in range(100 - len(left), 100)]

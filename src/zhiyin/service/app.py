@@ -1,5 +1,5 @@
-"""The application: whose key it is, which routes there are. Routes are thin: they read a request, ask the shop's desk
-and write the answer; what takes time is done by a few threads."""
+"""The application: whose key it is, which routes there are. Routes are thin: they read a request, ask the shop's list
+service and write the answer; what takes time is done by a few threads."""
 
 from __future__ import annotations
 
@@ -18,14 +18,20 @@ from zhiyin.core.errors import ConfigError
 from zhiyin.core.tokens import TokenError, is_token, signer, verified
 from zhiyin.service import catalog_routes, event_routes, key_routes, list_routes, pages, placement_routes, schema_routes
 from zhiyin.service.errors import RefusedError, handle_errors
-from zhiyin.service.fast_path import Quick
+from zhiyin.service.fast_path import FastPathMiddleware
 from zhiyin.service.key_cache import digest_of
 from zhiyin.service.log_format import access, loop_failed
 from zhiyin.service.metrics import PLAIN, Metrics
 from zhiyin.service.openapi_description import QUERY, REFUSALS, UNREADY, describe
-from zhiyin.service.request_context import CURRENT, LONGEST, After, Around
-from zhiyin.service.request_limits import WRITERS, Limited, Rate, Work
-from zhiyin.service.route_dependencies import Needs, Slashes, Tenant, check_query, fast
+from zhiyin.service.request_context import CURRENT, LONGEST, After, RequestContextMiddleware
+from zhiyin.service.request_limits import WRITERS, Rate, RequestLimitMiddleware, Work
+from zhiyin.service.route_dependencies import (
+    EncodedSlashMiddleware,
+    ScopeDependencies,
+    Tenant,
+    check_query,
+    json_response,
+)
 from zhiyin.service.set_aside import told
 from zhiyin.service.telemetry import Spans
 from zhiyin.service.tenant import Tenant as Shop
@@ -42,7 +48,7 @@ _MAY = {"read": "read lists", "events": "bring events", "page": "sign page token
 _RENEW = "get a new one from the shop's server: POST /v1/tokens, or PageKey of zhiyin.client"
 
 
-class Door:
+class Authenticator:
     """Who comes in: whose key it is, what it may do, how often. One for all shops of an application."""
 
     def __init__(self, shops: Sequence[Shop], work: Work) -> None:
@@ -51,9 +57,9 @@ class Door:
         self._rates = {id(shop): Rate(shop.settings.rate) for shop in shops}
         self._names = {id(one.shop): one.name for one in self.metrics.shops}
         for one in self.metrics.shops:
-            one.shop.desk.listed, one.shop.brought = one.listed, one.brought
+            one.shop.list_service.listed, one.shop.brought = one.listed, one.brought
 
-    def enter(self, given: str | None, scope: str, visitors: bool = False) -> Tenant:
+    def authenticate(self, given: str | None, scope: str, visitors: bool = False) -> Tenant:
         """The shop that a key or a page token opens. visitors: whether a page token may do it.
 
         Raises RefusedError 401, 403 or 429.
@@ -124,11 +130,11 @@ class Door:
 
 
 def _needs(scope: str, visitors: bool = False) -> Any:
-    # The door is found by the request: FastAPI remembers dependencies for good, and with them all that they hold.
+    # The authenticator is found by the request: FastAPI keeps dependencies for good, and with them all that they hold.
     async def check(
         request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)] = None
     ) -> Tenant:
-        tenant = request.app.state.door.enter(given and given.credentials, scope, visitors)
+        tenant = request.app.state.authenticator.authenticate(given and given.credentials, scope, visitors)
         check_query(request)
         return tenant
 
@@ -145,25 +151,25 @@ def create_app(
     Raises ConfigError for shops that share a key, or a store: nothing may be shared between two.
     """
     _apart(shops)
-    door = Door(shops, work or Work())
+    authenticator = Authenticator(shops, work or Work())
     addresses = sorted({shop.settings.otlp for shop in shops if shop.settings.otlp})
     sent = [spans] if spans is not None else [Spans(address) for address in addresses]
-    after: list[After] = [door.metrics.done, access, *(one.done for one in sent)]
+    after: list[After] = [authenticator.metrics.done, access, *(one.done for one in sent)]
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
         asyncio.get_running_loop().set_exception_handler(loop_failed)
         yield
-        door.work.close()
-        door.writes.close()
+        authenticator.work.close()
+        authenticator.writes.close()
         for one in sent:
             await asyncio.to_thread(one.close)
 
     app = FastAPI(title="Zhiyin", version=zhiyin.__version__, openapi_url=None, docs_url=None, redoc_url=None,
                   redirect_slashes=False, lifespan=life)  # fmt: skip
-    app.state.door = door
+    app.state.authenticator = authenticator
     handle_errors(app)
-    keys = Needs(
+    keys = ScopeDependencies(
         _needs("read"), _needs("events"), _needs("page"), _needs("admin"),
         visitor_read=_needs("read", True), visitor_events=_needs("events", True),
     )  # fmt: skip
@@ -174,9 +180,9 @@ def create_app(
     pages.mount(app)
     describe(app)
     origins = sorted({origin for shop in shops for origin in shop.settings.origins})
-    app.add_middleware(Quick, lanes=list_routes.LANES | event_routes.LANES)
-    app.add_middleware(Slashes)
-    app.add_middleware(Limited, known=door.known)
+    app.add_middleware(FastPathMiddleware, fast_routes=list_routes.FAST_ROUTES | event_routes.FAST_ROUTES)
+    app.add_middleware(EncodedSlashMiddleware)
+    app.add_middleware(RequestLimitMiddleware, known=authenticator.known)
     if origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST", "OPTIONS"], max_age=600,
@@ -184,35 +190,35 @@ def create_app(
             expose_headers=["Retry-After", "X-Request-Id"],
         )  # fmt: skip
     root = next((shop.settings.root_path for shop in shops if shop.settings.root_path), "")
-    app.add_middleware(Around, after=after, seconds=longest, root=root)
+    app.add_middleware(RequestContextMiddleware, after=after, seconds=longest, root=root)
     return app
 
 
-def _state(app: FastAPI, keys: Needs | None) -> None:
+def _state(app: FastAPI, keys: ScopeDependencies | None) -> None:
     """How the service is. keys: of who may see the figures; None: all."""
     plain = [Depends(check_query)]
 
     @app.get("/health", tags=["state"], dependencies=plain, responses=QUERY)
     async def health() -> Any:
         """Whether the process lives."""
-        return fast({"status": "ok"})
+        return json_response({"status": "ok"})
 
     @app.get("/ready", tags=["state"], dependencies=plain, responses=UNREADY | QUERY)
     async def ready(request: Request) -> Any:
         """Whether it can answer: a version, and a store that can be read. set_aside: what is not used, and how it is
         mended. Without a version events are kept and lists are refused: 503."""
-        door: Door = request.app.state.door
+        authenticator: Authenticator = request.app.state.authenticator
 
         def look() -> list[dict[str, Any]]:
             return [{"version": shop.live.serving and shop.live.serving.version, "events": shop.store.last,
                      "waiting": shop.writer.waiting, **told(shop.set_aside())}
-                    for shop in door.shops]  # fmt: skip
+                    for shop in authenticator.shops]  # fmt: skip
 
-        found = await door.work.do(look)
+        found = await authenticator.work.do(look)
         # Of several shops nobody is told anything without a key.
         missing = any(shop["version"] is None for shop in found)
         said = {"status": "no version"} if missing else {"status": "ok"}
-        return fast(said | (found[0] if len(found) == 1 else {"shops": len(found)}), 503 if missing else 200)
+        return json_response(said | (found[0] if len(found) == 1 else {"shops": len(found)}), 503 if missing else 200)
 
     # Not by the threads that make lists: figures are wanted most when those are busy.
     if keys is None:
@@ -220,15 +226,15 @@ def _state(app: FastAPI, keys: Needs | None) -> None:
         @app.get("/metrics", tags=["state"], response_class=Response, dependencies=plain, responses=QUERY)
         async def open_metrics(request: Request) -> Any:
             """Figures for Prometheus."""
-            return Response(await asyncio.to_thread(request.app.state.door.metrics.render), media_type=PLAIN)
+            return Response(await asyncio.to_thread(request.app.state.authenticator.metrics.render), media_type=PLAIN)
 
     else:
 
         @app.get("/metrics", tags=["state"], response_class=Response, responses=REFUSALS)
         async def shop_metrics(request: Request, tenant: Tenant = keys.admin) -> Any:
             """Figures for Prometheus; of several shops, those of the key's own."""
-            door: Door = request.app.state.door
-            told = await asyncio.to_thread(door.metrics.render, door.name_of(tenant.shop))
+            authenticator: Authenticator = request.app.state.authenticator
+            told = await asyncio.to_thread(authenticator.metrics.render, authenticator.name_of(tenant.shop))
             return Response(told, media_type=PLAIN)
 
 

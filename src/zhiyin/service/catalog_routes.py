@@ -14,7 +14,16 @@ from zhiyin.service.list_service import next_page, unpacked
 from zhiyin.service.openapi_description import REFUSALS
 from zhiyin.service.request_json import JsonRoute
 from zhiyin.service.request_models import ID_SCHEMA, Text, columns_schema
-from zhiyin.service.route_dependencies import FieldsQuery, ItemId, KQuery, Needs, PageQuery, Tenant, fast, names
+from zhiyin.service.route_dependencies import (
+    FieldsQuery,
+    ItemId,
+    KQuery,
+    PageQuery,
+    ScopeDependencies,
+    Tenant,
+    json_response,
+    names,
+)
 from zhiyin.service.version_view import plain
 from zhiyin.store.records import ID, columns, text
 
@@ -22,7 +31,7 @@ from zhiyin.store.records import ID, columns, text
 LINES, TOLD = 10_000, 100
 
 
-def routes(needs: Needs) -> APIRouter:
+def routes(needs: ScopeDependencies) -> APIRouter:
     router = APIRouter(responses=REFUSALS, route_class=JsonRoute)
     for name, one in (("items", "item"), ("users", "user")):
         _table(router, needs, name, one)
@@ -49,12 +58,12 @@ def routes(needs: Needs) -> APIRouter:
                 "next": next_page([*paged, *items], len(found) > k, "/v1/items"),
             }
 
-        return fast(await tenant.work.do(look))
+        return json_response(await tenant.work.do(look))
 
     return router
 
 
-def _table(router: APIRouter, needs: Needs, name: str, one: str) -> None:
+def _table(router: APIRouter, needs: ScopeDependencies, name: str, one: str) -> None:
     content = columns_schema(name)
     body_of_columns = {"requestBody": {"content": {"application/json": {"schema": content}}}}
     lines = {"requestBody": {"required": True, "content": {"application/x-ndjson": {"schema": _lines_schema(content)}}}}
@@ -68,12 +77,12 @@ def _table(router: APIRouter, needs: Needs, name: str, one: str) -> None:
     @router.put(f"/v1/{name}/{{key}}", tags=[name], operation_id=f"put_{one}", openapi_extra=body_of_columns)
     async def put(key: ItemId, body: dict[str, Any], tenant: Tenant = needs.admin) -> Any:
         """Write all columns. An item with `hidden: true` is not shown."""
-        return fast(await tenant.writes.do(change, tenant, key, body, False))
+        return json_response(await tenant.writes.do(change, tenant, key, body, False))
 
     @router.patch(f"/v1/{name}/{{key}}", tags=[name], operation_id=f"patch_{one}", openapi_extra=body_of_columns)
     async def patch(key: ItemId, body: dict[str, Any], tenant: Tenant = needs.admin) -> Any:
         """Change the columns named. The others stay as they are; those of the catalogue's file go on following it."""
-        return fast(await tenant.writes.do(change, tenant, key, body, True))
+        return json_response(await tenant.writes.do(change, tenant, key, body, True))
 
     @router.get(f"/v1/{name}/{{key}}", tags=[name], operation_id=f"get_{one}")
     async def get(key: ItemId, tenant: Tenant = needs.visitor_read if name == "items" else needs.read) -> Any:
@@ -88,7 +97,7 @@ def _table(router: APIRouter, needs: Needs, name: str, one: str) -> None:
             known = {column: value for column, value in known.items() if value is not None}
             return {"id": key, "columns": known, "version": 0 if found is None else found[1]}
 
-        return fast(await tenant.work.do(look))
+        return json_response(await tenant.work.do(look))
 
     @router.delete(f"/v1/{name}/{{key}}", tags=[name], operation_id=f"delete_{one}")
     async def delete(key: ItemId, tenant: Tenant = needs.admin) -> Any:
@@ -101,7 +110,7 @@ def _table(router: APIRouter, needs: Needs, name: str, one: str) -> None:
                 return {"id": key, "proof": proof}
             return {"id": key, "version": _write(tenant, name, {key: None})[key]}
 
-        return fast(await tenant.writes.do(remove))
+        return json_response(await tenant.writes.do(remove))
 
     @router.post(f"/v1/{name}", tags=[name], operation_id=f"post_{name}", openapi_extra=lines)
     async def bulk(request: Request, tenant: Tenant = needs.admin) -> Any:
@@ -114,7 +123,7 @@ def _table(router: APIRouter, needs: Needs, name: str, one: str) -> None:
             return {"accepted": len(right), "rejected": wrong}
 
         found = await tenant.writes.do(write)
-        return fast(found, 400 if found["rejected"] and not found["accepted"] else 200)
+        return json_response(found, 400 if found["rejected"] and not found["accepted"] else 200)
 
 
 def _lines_schema(content: dict[str, Any]) -> dict[str, Any]:

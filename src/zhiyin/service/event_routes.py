@@ -12,11 +12,11 @@ from fastapi import APIRouter, Request, Response
 
 from zhiyin.core.errors import DataError
 from zhiyin.service.errors import RefusedError
-from zhiyin.service.fast_path import Lane
+from zhiyin.service.fast_path import FastRoute
 from zhiyin.service.openapi_description import REFUSALS
 from zhiyin.service.request_json import JsonRoute, loads, read_off_loop
 from zhiyin.service.request_models import MOST_EVENTS, EventIn, ShownIn
-from zhiyin.service.route_dependencies import ItemId, Needs, Tenant, fast
+from zhiyin.service.route_dependencies import ItemId, ScopeDependencies, Tenant, json_response
 from zhiyin.service.visitors import Visitor
 from zhiyin.store.group_commit import CommitTimeoutError
 from zhiyin.store.records import Event, checked
@@ -36,7 +36,7 @@ _BODY = {"requestBody": {"required": True, "content": {
 }}}  # fmt: skip
 
 
-def routes(needs: Needs) -> APIRouter:
+def routes(needs: ScopeDependencies) -> APIRouter:
     router = APIRouter(tags=["events"], responses=REFUSALS, route_class=JsonRoute)
 
     @router.post("/v1/events", openapi_extra=_BODY)
@@ -58,7 +58,7 @@ def routes(needs: Needs) -> APIRouter:
         now = tenant.store.clock()
         await tenant.writes.do(tenant.store.keep_impression, list_id, now, body.items)
         made, seen = trace.head["items"], set(body.items)
-        return fast({
+        return json_response({
             "list_id": list_id,
             "kept": [item for item in made if item in seen],
             "inserted": [item for item in body.items if item not in set(made)],
@@ -93,7 +93,7 @@ async def _bring(given: list[Any], tenant: Tenant) -> Response:
                 told["status"] = "known"
     tenant.shop.brought((told["status"] for told in said), time.perf_counter() - begun)
     bad = sum(told["status"] == "rejected" for told in said)
-    return fast({"events": said, "rejected": bad}, 200 if bad < len(said) else 400)
+    return json_response({"events": said, "rejected": bad}, 200 if bad < len(said) else 400)
 
 
 def _of_visitor(event: Event, visitor: Visitor, named: bool) -> Event:
@@ -149,7 +149,7 @@ def _given(body: bytes, kind: str) -> list[Any]:
     return found
 
 
-LANES = {"/v1/events": Lane("events", _given, _bring, visitors=True, json=False)}
+FAST_ROUTES = {"/v1/events": FastRoute("events", _given, _bring, visitors=True, json=False)}
 
 
 def _line(line: bytes) -> Any:

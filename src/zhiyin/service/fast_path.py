@@ -22,7 +22,7 @@ from zhiyin.service.route_dependencies import Tenant
 
 
 @dataclasses.dataclass(frozen=True)
-class Lane:
+class FastRoute:
     """A route of POST. needs: scope of the key. visitors: whether page tokens may do it, too.
 
     read: what a body of a content type says; raises ValidationError or RefusedError. json: whether it reads JSON only.
@@ -36,30 +36,30 @@ class Lane:
     json: bool = True
 
 
-class Quick:
-    """See the module. lanes: by path. Bodies come whole, as `Limited` gives them."""
+class FastPathMiddleware:
+    """See the module. fast_routes: by path. Bodies come whole, as `RequestLimitMiddleware` gives them."""
 
-    def __init__(self, app: Any, lanes: Mapping[str, Lane]) -> None:
-        self.app, self.lanes = app, lanes
+    def __init__(self, app: Any, fast_routes: Mapping[str, FastRoute]) -> None:
+        self.app, self.fast_routes = app, fast_routes
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         plain = scope["type"] == "http" and scope["method"] == "POST" and not scope["query_string"]
-        lane = self.lanes.get(scope["path"]) if plain else None
-        if lane is None:
+        route = self.fast_routes.get(scope["path"]) if plain else None
+        if route is None:
             await self.app(scope, receive, send)
             return
         message = await receive()
         how, _, key = header(scope, b"authorization").partition(" ")
         kind = header(scope, b"content-type").lower()
         plain = message["type"] == "http.request" and not message.get("more_body") and how.lower() == "bearer"
-        if not (plain and key.strip() and (not lane.json or (message["body"] and "json" in kind))):
+        if not (plain and key.strip() and (not route.json or (message["body"] and "json" in kind))):
             await self.app(scope, resumed(message, receive), send)
             return
         scope["route"] = _Named(scope["path"])
         try:
-            tenant = scope["app"].state.door.enter(key.strip(), lane.needs, lane.visitors)
-            given = await read_off_loop(lane.read, message["body"], kind)
-            answer = await lane.answer(given, tenant)
+            tenant = scope["app"].state.authenticator.authenticate(key.strip(), route.needs, route.visitors)
+            given = await read_off_loop(route.read, message["body"], kind)
+            answer = await route.answer(given, tenant)
         except (RefusedError, ZhiyinError, TimeoutError) as error:
             answer = answer_to(error)
         except ValidationError as error:

@@ -24,7 +24,7 @@ from zhiyin.store.live_state import EVENTS
 from zhiyin.store.traces import Trace
 
 if TYPE_CHECKING:
-    from zhiyin.service.list_service import Desk
+    from zhiyin.service.list_service import ListService
     from zhiyin.service.settings import Settings
     from zhiyin.service.version_view import Past, View
     from zhiyin.store.database import Store
@@ -81,11 +81,11 @@ class Skew:
         }  # fmt: skip
 
 
-def compare(desk: Desk, traces: Iterable[Trace]) -> Skew:
+def compare(list_service: ListService, traces: Iterable[Trace]) -> Skew:
     """Compare the features in traces with those made again. Lists of one state of the index should stand together."""
     found = Skew()
     for trace in traces:
-        why = _compare(desk, trace, found)
+        why = _compare(list_service, trace, found)
         if why:
             found.left_out[why] += 1
     return found
@@ -94,9 +94,9 @@ def compare(desk: Desk, traces: Iterable[Trace]) -> Skew:
 def compare_newest(settings: Settings, store: Store, most: int) -> Skew:
     """Compare the newest lists of a store whose features were kept, without a running service."""
     from zhiyin.pipeline.bundles import Bundles
-    from zhiyin.service.list_service import Desk
+    from zhiyin.service.list_service import ListService
     from zhiyin.service.placements import Placements
-    from zhiyin.service.serving_state import Live
+    from zhiyin.service.serving_state import ServingState
     from zhiyin.store.traces import Traces
 
     traces = store.traces_with_features(most)
@@ -104,33 +104,33 @@ def compare_newest(settings: Settings, store: Store, most: int) -> Skew:
         return Skew()
     bundles = Bundles(settings.file.parent / settings.config.train.output / "bundles")
     with contextlib.ExitStack() as stack:
-        live = stack.enter_context(contextlib.closing(Live(
+        live = stack.enter_context(contextlib.closing(ServingState(
             bundles, store, settings.answer_settings, settings.config.weights, types=settings.config.schema.types
         )))  # fmt: skip
         writer = stack.enter_context(contextlib.closing(Traces(store)))
-        desk = Desk(live, Placements(store, settings.file, live.now.answers), writer)
-        return compare(desk, sorted(traces, key=lambda trace: (trace.version, trace.head["index"])))
+        list_service = ListService(live, Placements(store, settings.file, live.now.answers), writer)
+        return compare(list_service, sorted(traces, key=lambda trace: (trace.version, trace.head["index"])))
 
 
-def _compare(desk: Desk, trace: Trace, found: Skew) -> str:
+def _compare(list_service: ListService, trace: Trace, found: Skew) -> str:
     """Add one list to what was found; why it cannot be compared, else an empty text."""
     logged = read_features(trace)
     if logged is None:
         return "no features were kept"
-    view, why = desk.view_of(trace)
+    view, why = list_service.view_of(trace)
     if view is None:
         return why
-    state, why = desk.index_of(trace, view)
+    state, why = list_service.index_of(trace, view)
     if state is None:
         return why
-    past, why = _past(desk, trace, view, found)
+    past, why = _past(list_service, trace, view, found)
     if why:
         return why
-    features = desk.again(trace, view, state, features="all", past=past).features
+    features = list_service.again(trace, view, state, features="all", past=past).features
     if features is None or hash_of_names(features.names) != trace.head["features"]:
         return "the features are others by now"
     gaps = differences(logged, features)
-    missing = desk.live.store.events(state.seq, 1, ("received",))
+    missing = list_service.live.store.events(state.seq, 1, ("received",))
     if len(missing):
         found.behind = max(found.behind, (trace.time - int(missing["received"][0])) / 1e6)
     found.lists += 1
@@ -141,11 +141,11 @@ def _compare(desk: Desk, trace: Trace, found: Skew) -> str:
     return ""
 
 
-def _past(desk: Desk, trace: Trace, view: View, found: Skew) -> tuple[Past | None, str]:
+def _past(list_service: ListService, trace: Trace, view: View, found: Skew) -> tuple[Past | None, str]:
     """What the user of a list had done, made again from the log; and why it cannot be."""
     if "code" not in trace.head:
         return None, ""
-    loaded, store, code = view.loaded, desk.live.store, trace.head["code"]
+    loaded, store, code = view.loaded, list_service.live.store, trace.head["code"]
     seqs = trace.arrays.get("past_seqs", np.zeros(0, np.int64))
     if (seqs == 0).any():
         return None, "the history had events without a number"
@@ -174,8 +174,8 @@ def _past(desk: Desk, trace: Trace, view: View, found: Skew) -> tuple[Past | Non
 class SkewWatch:
     """Compares a few lists of this process now and then, in a thread of its own that takes a hundredth of a core."""
 
-    def __init__(self, desk: Desk, period: float = PERIOD) -> None:
-        self._desk, self._period = desk, period
+    def __init__(self, list_service: ListService, period: float = PERIOD) -> None:
+        self._desk, self._period = list_service, period
         self._stop = threading.Event()
         self._maxima: deque[float] = deque(maxlen=KEPT)
         self.rows = 0
@@ -204,22 +204,22 @@ class SkewWatch:
 
     def look(self) -> Skew | None:
         """Compare the newest lists whose features were kept; None where there are none."""
-        desk = self._desk
-        view = desk.live.serving
+        list_service = self._desk
+        view = list_service.live.serving
         index = None if view is None else view.loaded.index
         if index is None or index.events > MOST:
             return None
-        ids = [desk.features.remembered.pop() for _ in range(min(LISTS, len(desk.features.remembered)))]
-        traces = [trace for trace in map(desk.traces.find, ids) if trace is not None]
+        ids = [list_service.features.remembered.pop() for _ in range(min(LISTS, len(list_service.features.remembered)))]
+        traces = [trace for trace in map(list_service.traces.find, ids) if trace is not None]
         if not traces:
             return None
-        desk.features.remembered.clear()
-        found = compare(desk, sorted(traces, key=lambda trace: (trace.version, trace.head["index"])))
+        list_service.features.remembered.clear()
+        found = compare(list_service, sorted(traces, key=lambda trace: (trace.version, trace.head["index"])))
         if found.lists:
             self._maxima.append(found.maximum)
             self.rows += found.rows
-        if found.left_out[DELETED] and desk.live.feed is not None:
-            desk.live.feed.stale = True
+        if found.left_out[DELETED] and list_service.live.feed is not None:
+            list_service.live.feed.stale = True
         if found.maximum > TOLERANCE:
             name, gap = found.worst(1)[0]
             if name not in self._warned:  # once for each feature

@@ -14,7 +14,7 @@ from zhiyin.data.config import store_address
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.service.key_cache import Keys
 from zhiyin.service.placements import Placements, placements_of
-from zhiyin.service.serving_state import Live
+from zhiyin.service.serving_state import ServingState
 from zhiyin.service.set_aside import MOST, SetAside
 from zhiyin.service.settings import Settings, read_settings
 from zhiyin.store.database import Store
@@ -43,7 +43,7 @@ def _of_store(settings: Settings, address: str) -> list[SetAside]:
     home = settings.file.parent
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(contextlib.closing(Store(address)))
-        live = stack.enter_context(contextlib.closing(Live(
+        live = stack.enter_context(contextlib.closing(ServingState(
             Bundles(home / settings.config.train.output / "bundles"), store, settings.answer_settings,
             settings.config.weights, types=settings.config.schema.types, watch=False,
         )))  # fmt: skip

@@ -12,11 +12,11 @@ from zhiyin.service.errors import RefusedError
 from zhiyin.service.openapi_description import REFUSALS
 from zhiyin.service.request_json import JsonRoute
 from zhiyin.service.request_models import KeyIn, TokenIn
-from zhiyin.service.route_dependencies import ItemId, Needs, Tenant, fast
+from zhiyin.service.route_dependencies import ItemId, ScopeDependencies, Tenant, json_response
 from zhiyin.store.access_keys import AccessKey
 
 
-def routes(needs: Needs) -> APIRouter:
+def routes(needs: ScopeDependencies) -> APIRouter:
     router = APIRouter(tags=["keys"], responses=REFUSALS, route_class=JsonRoute)
 
     @router.get("/v1/keys")
@@ -24,7 +24,7 @@ def routes(needs: Needs) -> APIRouter:
         """All keys: what is kept of them, never the keys themselves."""
         keys = tenant.shop.keys
         found = await tenant.work.do(keys.all)
-        return fast({"keys": [told(key, keys.now()) for key in found]})
+        return json_response({"keys": [told(key, keys.now()) for key in found]})
 
     @router.post("/v1/keys")
     async def add(body: KeyIn, tenant: Tenant = needs.admin) -> Any:
@@ -33,7 +33,7 @@ def routes(needs: Needs) -> APIRouter:
         keys = tenant.shop.keys
         key, secret = await tenant.writes.do(keys.add, body.name, body.scopes, body.expires)
         await _until_all_know(tenant)
-        return fast({"key": secret} | told(key, keys.now()))
+        return json_response({"key": secret} | told(key, keys.now()))
 
     @router.delete("/v1/keys/{name}")
     async def revoke(name: ItemId, tenant: Tenant = needs.admin) -> Any:
@@ -41,7 +41,7 @@ def routes(needs: Needs) -> APIRouter:
         waits until they have looked. The last admin key stays."""
         key = await tenant.writes.do(tenant.shop.keys.revoke, name)
         await _until_all_know(tenant)
-        return fast({"name": key.name, "id": key.id})
+        return json_response({"name": key.name, "id": key.id})
 
     @router.post("/v1/tokens", tags=["tokens"])
     async def token(body: TokenIn, tenant: Tenant = needs.page) -> Any:
@@ -55,7 +55,9 @@ def routes(needs: Needs) -> APIRouter:
         session = new_session() if body.user is None and body.session is None else body.session
         now = keys.now() / 1e6
         claims = page_claims(body.user, session, body.expires, tuple(body.scope), now)
-        return fast({"token": sign(claims, key.hash), "user": body.user, "session": session, "expires": claims["exp"]})
+        return json_response(
+            {"token": sign(claims, key.hash), "user": body.user, "session": session, "expires": claims["exp"]}
+        )
 
     return router
 

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Response
 
 from zhiyin.core.run import Run
 from zhiyin.service.errors import RefusedError
-from zhiyin.service.fast_path import Lane
+from zhiyin.service.fast_path import FastRoute
 from zhiyin.service.list_service import next_page, unpacked
 from zhiyin.service.openapi_description import REFUSALS
 from zhiyin.service.request_json import JsonRoute, parsed
@@ -22,10 +22,10 @@ from zhiyin.service.route_dependencies import (
     ItemId,
     KQuery,
     LanguageQuery,
-    Needs,
     PageQuery,
+    ScopeDependencies,
     Tenant,
-    fast,
+    json_response,
     names,
 )
 from zhiyin.store.traces import Trace
@@ -33,7 +33,7 @@ from zhiyin.store.traces import Trace
 _Who = Annotated[Id | None, Query()]
 
 
-def routes(needs: Needs) -> APIRouter:
+def routes(needs: ScopeDependencies) -> APIRouter:
     router = APIRouter(tags=["lists"], responses=REFUSALS, route_class=JsonRoute)
     _single(router, needs)
     _several(router, needs)
@@ -44,14 +44,14 @@ def routes(needs: Needs) -> APIRouter:
 async def _answer(tenant: Tenant, ask: Ask, origin: str = "recommendations", like: str | None = None) -> Response:
     def work() -> dict[str, Any]:
         begun = time.perf_counter()
-        made = tenant.desk.make(ask, origin, like)
-        return tenant.desk.said(made, ask, begun)
+        made = tenant.list_service.create(ask, origin, like)
+        return tenant.list_service.to_json(made, ask, begun)
 
     if ask.now is not None and not tenant.admin:
         raise RefusedError(403, "only an admin key may say what time it is", "leave now out")
     ask = tenant.own(ask, origin == "recommendations")
     found = await tenant.work.do(work)
-    return fast(found if like is None else {"item": like} | found)
+    return json_response(found if like is None else {"item": like} | found)
 
 
 BLANK = Ask()
@@ -69,14 +69,14 @@ async def _rank(body: RankIn, tenant: Tenant) -> Response:
 
     def work() -> dict[str, Any]:
         begun = time.perf_counter()
-        made = tenant.desk.make(ask, "rank")
-        found = tenant.desk.said(made, ask, begun)
+        made = tenant.list_service.create(ask, "rank")
+        found = tenant.list_service.to_json(made, ask, begun)
         there = {row["item"] for row in found["items"]}
         found["items"] += [{"item": item, "score": None} for item in wanted if item not in there]
         found["next"] = None
         return found
 
-    return fast(await tenant.work.do(work))
+    return json_response(await tenant.work.do(work))
 
 
 def _read(model: type[Body]) -> Callable[[bytes, str], Body]:
@@ -86,13 +86,13 @@ def _read(model: type[Body]) -> Callable[[bytes, str], Body]:
     return read
 
 
-LANES = {
-    "/v1/recommendations": Lane("read", _read(Ask), _recommend, visitors=True),
-    "/v1/rank": Lane("read", _read(RankIn), _rank, visitors=True),
+FAST_ROUTES = {
+    "/v1/recommendations": FastRoute("read", _read(Ask), _recommend, visitors=True),
+    "/v1/rank": FastRoute("read", _read(RankIn), _rank, visitors=True),
 }
 
 
-def _single(router: APIRouter, needs: Needs) -> None:
+def _single(router: APIRouter, needs: ScopeDependencies) -> None:
     @router.post("/v1/recommendations")
     async def recommend(body: Ask, tenant: Tenant = needs.visitor_read) -> Any:
         """The best items for a user, a session, a visitor with a history, or a stranger."""
@@ -180,7 +180,7 @@ def _single(router: APIRouter, needs: Needs) -> None:
                             "next": next_page(shown, len(rows) > k, route)}  # fmt: skip
                 most = min(users, 4 * most)
 
-        return fast(await tenant.work.do(work))
+        return json_response(await tenant.work.do(work))
 
     @router.get("/v1/users/{key}/history", tags=["users"])
     async def history(
@@ -190,12 +190,12 @@ def _single(router: APIRouter, needs: Needs) -> None:
         if tenant.visitor is not None:
             tenant.visitor.check(key, "user")
         found = await tenant.work.do(tenant.store.history, key, most)
-        return fast({"user": key, "events": [
+        return json_response({"user": key, "events": [
             {"id": e.id, "item": e.item, "time": e.time, "kind": e.kind, "value": e.value} for e in found
         ]})  # fmt: skip
 
 
-def _several(router: APIRouter, needs: Needs) -> None:
+def _several(router: APIRouter, needs: ScopeDependencies) -> None:
     @router.post("/v1/rank")
     async def rank(body: RankIn, tenant: Tenant = needs.visitor_read) -> Any:
         """The given items in the best order for this user; those nobody knows or may see come last, as given."""
@@ -214,15 +214,15 @@ def _several(router: APIRouter, needs: Needs) -> None:
                 given = widget.model_dump(exclude_unset=True, include={"placement", "k", "filter", "page"})
                 ask = Ask(**who, **{name: value for name, value in given.items() if value is not None})
                 origin = "similar" if widget.similar_to is not None else widget.kind
-                made = tenant.desk.make(ask, origin, widget.similar_to, out)
+                made = tenant.list_service.create(ask, origin, widget.similar_to, out)
                 out += made.items
-                told.append({"name": widget.name} | tenant.desk.said(made, ask, begun))
+                told.append({"name": widget.name} | tenant.list_service.to_json(made, ask, begun))
             return {"widgets": told}
 
-        return fast(await tenant.work.do(work))
+        return json_response(await tenant.work.do(work))
 
 
-def _kept(router: APIRouter, needs: Needs) -> None:
+def _kept(router: APIRouter, needs: ScopeDependencies) -> None:
     @router.get("/v1/lists/{list_id}", tags=["traces"])
     async def trace(list_id: ItemId, tenant: Tenant = needs.admin) -> Any:
         """What a list was made of, what was really shown of it, and what was done with it."""
@@ -250,7 +250,7 @@ def _kept(router: APIRouter, needs: Needs) -> None:
                            for e in tenant.store.events_of_list(list_id)],
             }  # fmt: skip
 
-        return fast(await tenant.work.do(work))
+        return json_response(await tenant.work.do(work))
 
     @router.post("/v1/lists/{list_id}/replay", tags=["traces"])
     async def replay(list_id: ItemId, explain: bool = False, tenant: Tenant = needs.admin) -> Any:
@@ -259,7 +259,7 @@ def _kept(router: APIRouter, needs: Needs) -> None:
         found = await _known(tenant, list_id)
 
         def work() -> dict[str, Any]:
-            same, answer, why = tenant.desk.replay(found, explain)
+            same, answer, why = tenant.list_service.replay(found, explain)
             said: dict[str, Any] = {"list_id": list_id, "same": same, "items": []}
             if answer is not None:
                 said["items"] = [{"item": str(i), "score": s} for i, s in zip(answer.items, answer.scores)]
@@ -270,7 +270,7 @@ def _kept(router: APIRouter, needs: Needs) -> None:
                     said["trace"] = answer.trace
             return said | ({"reason": why} if why else {})
 
-        return fast(await tenant.work.do(work))
+        return json_response(await tenant.work.do(work))
 
 
 async def _known(tenant: Tenant, list_id: str) -> Trace:

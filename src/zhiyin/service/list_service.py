@@ -29,7 +29,7 @@ from zhiyin.service.index_feed import index_at
 from zhiyin.service.placements import DEFAULT, Placements
 from zhiyin.service.request_context import CURRENT
 from zhiyin.service.request_models import Ask, Setting
-from zhiyin.service.serving_state import Live
+from zhiyin.service.serving_state import ServingState
 from zhiyin.service.trace_request import Shares, kept_request, request_of, size_of, thinned
 from zhiyin.service.version_view import Past, View
 from zhiyin.store.traces import Trace, Traces
@@ -39,7 +39,7 @@ MOST_PAGED, UNPACKED = 2_000, 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
-class Made:
+class ListResult:
     """A list as it was made."""
 
     list_id: str
@@ -56,12 +56,12 @@ class Made:
         return [str(item) for item in self.answer.items]
 
 
-class Desk:
+class ListService:
     """Makes lists of one shop, and traces of them."""
 
     def __init__(
         self,
-        live: Live,
+        live: ServingState,
         placements: Placements,
         traces: Traces,
         budget: float | None = None,
@@ -73,11 +73,13 @@ class Desk:
         self._old: tuple[tuple[int, int], View] | None = None
         self._index: tuple[tuple[int, int], IndexState | None] | None = None
         # Hears of each list, and where it came from.
-        self.listed: Callable[[Made, str], None] = lambda made, origin: None
+        self.listed: Callable[[ListResult, str], None] = lambda made, origin: None
 
     # -- making -----------------------------------------------------------------------------------------------------
 
-    def make(self, ask: Ask, origin: str = "recommendations", like: str | None = None, out: Sequence[str] = ()) -> Made:
+    def create(
+        self, ask: Ask, origin: str = "recommendations", like: str | None = None, out: Sequence[str] = ()
+    ) -> ListResult:
         """The list for a request. `like`: the item of a list of similar ones. `out`: not to be listed.
 
         Raises ConfigError for a request that cannot be.
@@ -110,7 +112,7 @@ class Desk:
             answer = self._answer(view, shown, request, origin, like, state)
         after = [*paged, *(str(item) for item in answer.items)]
         more = origin != "rank" and len(answer.items) >= request.k
-        made = Made(list_id, view, name, version, request, answer, next_page(after, more, route), shown)
+        made = ListResult(list_id, view, name, version, request, answer, next_page(after, more, route), shown)
         if frequency is not None and who is not None:
             self.live.state.show(who, made.items, frequency.seconds)
         if targets:
@@ -146,7 +148,7 @@ class Desk:
 
     def _trace(
         self,
-        made: Made,
+        made: ListResult,
         ask: Ask,
         past: Past | None,
         now: int,
@@ -210,7 +212,7 @@ class Desk:
 
     # -- telling ----------------------------------------------------------------------------------------------------
 
-    def said(self, made: Made, ask: Ask | Any, begun: float) -> dict[str, Any]:
+    def to_json(self, made: ListResult, ask: Ask | Any, begun: float) -> dict[str, Any]:
         """What a list is told as."""
         answer, view = made.answer, made.view
         rows: list[dict[str, Any]] = [{"item": str(i), "score": s} for i, s in zip(answer.items, answer.scores)]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from zhiyin.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from zhiyin.service.request_context import Seen
+    from zhiyin.service.request_context import RequestRecord
 
 KINDS = ("json", "text")
 # Frames of one exception that are told: the innermost ones.
@@ -127,7 +127,7 @@ def stack_of(error: BaseException) -> str:
     return "; after ".join(parts)
 
 
-def access(seen: Seen) -> None:
+def access(seen: RequestRecord) -> None:
     """A line for a request that is done."""
     if access_log.isEnabledFor(logging.INFO):
         told = {"method": seen.method, "route": seen.route, "status": seen.status,

@@ -16,10 +16,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from zhiyin.core.errors import MissingExtraError
-from zhiyin.service.request_context import CURRENT, Seen
+from zhiyin.service.request_context import CURRENT, RequestRecord
 
 if TYPE_CHECKING:
-    from zhiyin.service.list_service import Made
+    from zhiyin.service.list_service import ListResult
     from zhiyin.service.request_limits import Work
     from zhiyin.service.tenant import Tenant
 
@@ -103,7 +103,7 @@ class Metrics:
         if self.folder:
             shops[0].live.also.append(lambda _: self._look_now_and_then())
 
-    def done(self, seen: Seen) -> None:
+    def done(self, seen: RequestRecord) -> None:
         """Count a request."""
         shop = [seen.shop] if self.several else []
         self.child(self.requests, seen.route, seen.method, str(seen.status), *shop).inc()
@@ -169,7 +169,7 @@ class ShopMetrics:
         for fate in _FATES:  # a counter that is there before the first event can be asked for its rate
             all_of.child(all_of.events, fate, *self._label)
 
-    def listed(self, made: Made, origin: str) -> None:
+    def listed(self, made: ListResult, origin: str) -> None:
         """Count a list."""
         answer, child, label = made.answer, self.all.child, self._label
         current = CURRENT.get()

@@ -367,8 +367,8 @@ _REF = "#/components/schemas/"
 
 
 def describe(app: FastAPI) -> None:
-    """Have /openapi.json tell what answers look like, too, and /docs show it. Routes write answers fast, past FastAPI's
-    own models. Both are made once and then sent as they are: anyone may ask for them, as often as they like."""
+    """Have /openapi.json tell what answers look like, too, and /docs show it. Routes write answers past FastAPI's own
+    models. Both are made once and then sent as they are: anyone may ask for them, as often as they like."""
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:

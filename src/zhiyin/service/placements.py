@@ -21,7 +21,7 @@ from zhiyin.data.config import parse_usable, read_text
 from zhiyin.pipeline.answers import Answers
 from zhiyin.pipeline.request import Request
 from zhiyin.pipeline.rules import Boost
-from zhiyin.service.request_models import Made, Setting
+from zhiyin.service.request_models import ListOptions, Setting
 from zhiyin.service.set_aside import SetAside
 from zhiyin.store.database import Store
 from zhiyin.store.records import ID, text
@@ -257,7 +257,7 @@ def placements_of(file: Path, answers: Answers) -> tuple[dict[str, str], dict[st
     return usable, rejected
 
 
-def request_of(made: Made) -> Request:
+def request_of(made: ListOptions) -> Request:
     """What settings ask for, of nobody."""
     return Request(
         k=made.k,

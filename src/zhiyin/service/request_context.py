@@ -30,7 +30,7 @@ _HEADERS = (
 
 
 @dataclasses.dataclass(slots=True, eq=False)
-class Seen:
+class RequestRecord:
     """A request while it is answered, and what became of it.
 
     Parameters
@@ -56,11 +56,11 @@ class Seen:
 
 
 # The request that this task or thread works for.
-CURRENT: ContextVar[Seen | None] = ContextVar("zhiyin-request", default=None)
-After = Callable[[Seen], None]
+CURRENT: ContextVar[RequestRecord | None] = ContextVar("zhiyin-request", default=None)
+After = Callable[[RequestRecord], None]
 
 
-class Around:
+class RequestContextMiddleware:
     """See the module. after: each is called with a request that is done, and must neither wait nor raise.
 
     seconds: a request that takes longer is answered with 503. root: path under which a proxy serves all of it, whether
@@ -81,7 +81,7 @@ class Around:
                 scope["path"] = scope["path"].removeprefix(self.root)
                 scope["raw_path"] = (scope.get("raw_path") or b"").removeprefix(self.root.encode())
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        seen = Seen(_id(scope["headers"]), receive, method, time.time_ns(), headers=scope["headers"])
+        seen = RequestRecord(_id(scope["headers"]), receive, method, time.time_ns(), headers=scope["headers"])
 
         async def tell(message: Any) -> None:
             if message["type"] == "http.response.start":

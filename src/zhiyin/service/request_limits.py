@@ -140,7 +140,7 @@ def header(scope: dict[str, Any], name: bytes) -> str:
     return next((value for one, value in scope["headers"] if one == name), b"").decode("latin-1")
 
 
-class Limited:
+class RequestLimitMiddleware:
     """Refuses requests before they are read: with two keys or an unknown one, with too large a body, whatever their
     header says, or one that takes too long to come, and where too many bodies are on their way.
 

@@ -132,7 +132,7 @@ class BoostIn(Body):
     add: Amount = 0.0
 
 
-class Made(Body):
+class ListOptions(Body):
     """What a list is made like: of a placement, and of a request."""
 
     k: K = 10
@@ -145,7 +145,7 @@ class Made(Body):
     balance: Annotated[Number, Field(ge=0, le=1)] | None = None
 
 
-class Setting(Made):
+class Setting(ListOptions):
     """A placement. `explore`: probability that one slot is given to an item that did not make the list; `budget`:
     milliseconds after which stages are left out."""
 
@@ -179,7 +179,7 @@ class Who(Body):
         return self
 
 
-class Ask(Who, Made):
+class Ask(Who, ListOptions):
     """Who asks for how many of what; where a placement says otherwise, the request wins, and both filters hold."""
 
     placement: Id | None = None

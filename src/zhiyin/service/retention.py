@@ -14,7 +14,7 @@ from zhiyin.store.database import Store
 LOOK, JUMP = 600.0, 86_400.0
 
 
-class Tidy:
+class RetentionJob:
     """The thread. One is enough for a store, however many processes answer."""
 
     def __init__(self, store: str, settings: ServiceSection) -> None:

@@ -63,7 +63,7 @@ LanguageQuery = Annotated[Language, Query()]
 PageQuery = Annotated[Page | None, Query(description="`next` of the list before")]
 
 
-class Slashes:
+class EncodedSlashMiddleware:
     """Lets ids hold slashes, written %2F."""
 
     def __init__(self, app: Any) -> None:
@@ -88,7 +88,7 @@ class Tenant:
         self.shop, self.work, self.writes, self.key, self.visitor = shop, work, writes, key, visitor
         self.admin = visitor is None and "admin" in key.scopes
         self.live, self.store, self.writer, self.traces = shop.live, shop.store, shop.writer, shop.traces
-        self.placements, self.desk = shop.placements, shop.desk
+        self.placements, self.list_service = shop.placements, shop.list_service
 
     async def find_list(self, list_id: str) -> Trace | None:
         """The trace of a list; None where there is none. That of a list which another process has just made is waited
@@ -116,7 +116,7 @@ def _just_made(list_id: str) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Needs:
+class ScopeDependencies:
     """Dependencies that let in keys of a scope; `visitor_read` and `visitor_events` let in page tokens, too: such a
     route checks with `Tenant.own` or `Visitor.check` every id of a user that it is asked about."""
 
@@ -150,7 +150,7 @@ def _parameters(dependant: Any) -> list[str]:
     ]
 
 
-def fast(said: Any, status: int = 200) -> Response:
+def json_response(said: Any, status: int = 200) -> Response:
     """An answer as JSON, past the checks that are for what others wrote."""
     try:
         body = orjson.dumps(said)

@@ -12,7 +12,7 @@ from zhiyin.service.errors import RefusedError
 from zhiyin.service.openapi_description import REFUSALS
 from zhiyin.service.request_json import JsonRoute
 from zhiyin.service.request_models import ID_SCHEMA, Body, Id, Type
-from zhiyin.service.route_dependencies import Needs, Tenant, fast
+from zhiyin.service.route_dependencies import ScopeDependencies, Tenant, json_response
 from zhiyin.store.column_types import declare, stored_types
 
 # Names of columns whose types are fixed are refused.
@@ -41,14 +41,14 @@ class SchemaIn(Body):
     users: Types = Field(default_factory=dict)
 
 
-def routes(needs: Needs) -> APIRouter:
+def routes(needs: ScopeDependencies) -> APIRouter:
     router = APIRouter(tags=["schema"], responses=REFUSALS, route_class=JsonRoute)
 
     @router.get("/v1/schema")
     async def get_schema(tenant: Tenant = needs.admin) -> Any:
         """The type of each column, and where it comes from: the catalogue, the first write, the settings, or a
         declaration."""
-        return fast(await tenant.work.do(_schema_of, tenant))
+        return json_response(await tenant.work.do(_schema_of, tenant))
 
     @router.put("/v1/schema")
     async def put_schema(body: SchemaIn, tenant: Tenant = needs.admin) -> Any:
@@ -62,7 +62,7 @@ def routes(needs: Needs) -> APIRouter:
             tenant.live.look_at_types()
             return _schema_of(tenant) | {"set_aside": [one.as_json() for one in tenant.shop.set_aside()]}
 
-        return fast(await tenant.writes.do(change))
+        return json_response(await tenant.writes.do(change))
 
     return router
 

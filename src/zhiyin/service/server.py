@@ -192,7 +192,7 @@ def run(app: Any, sock: socket.socket, proxies: Sequence[str] = (), of_one: int 
 @contextlib.contextmanager
 def _helpers(plan: Plan) -> Any:
     """What is done beside answering: training at set times, and forgetting what is too old."""
-    from zhiyin.service.retention import Tidy
+    from zhiyin.service.retention import RetentionJob
     from zhiyin.service.retrain import Retrainer
 
     with contextlib.ExitStack() as stack:
@@ -203,7 +203,7 @@ def _helpers(plan: Plan) -> Any:
                 bundles = Bundles(home / settings.config.train.output / "bundles")
                 retrainer = Retrainer(settings.file, schedule, section.train_budget, store=plan.store, bundles=bundles)
                 stack.callback(retrainer.close)
-            tidy = Tidy(resolved(plan.store or section.store, home), section)
+            tidy = RetentionJob(resolved(plan.store or section.store, home), section)
             stack.callback(tidy.close)
         yield
 

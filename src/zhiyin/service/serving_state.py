@@ -38,7 +38,7 @@ LOOK = 0.5
 REST = 4.0
 
 
-class Live:
+class ServingState:
     """The state of one shop; any number of threads may use it.
 
     Parameters

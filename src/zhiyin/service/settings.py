@@ -38,8 +38,8 @@ class Settings:
     ----------
     file: the settings file, whether or not there is one. text: what it said, or said last; None: there is none.
     instead: why these are not what the file says now; empty: they are.
-    config: all of it, with defaults for what cannot be used. answer_settings: rules, variety and context, for `Live`.
-    set_aside: what cannot be used.
+    config: all of it, with defaults for what cannot be used. answer_settings: rules, variety and context, for
+    `ServingState`. set_aside: what cannot be used.
     """
 
     file: Path

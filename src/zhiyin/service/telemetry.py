@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zhiyin.core.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from zhiyin.service.request_context import Seen
+    from zhiyin.service.request_context import RequestRecord
 
 
 class Spans:
@@ -46,7 +46,7 @@ class Spans:
         self._trace, self._read = trace, TraceContextTextMapPropagator().extract
         self._failed = trace.Status(trace.StatusCode.ERROR)
 
-    def done(self, seen: Seen) -> None:
+    def done(self, seen: RequestRecord) -> None:
         """The spans of a request; a child of the caller's, where it says whose."""
         carrier = {name.decode("latin-1"): value.decode("latin-1") for name, value in seen.headers
                    if name in (b"traceparent", b"tracestate")}  # fmt: skip

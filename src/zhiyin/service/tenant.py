@@ -14,9 +14,9 @@ from zhiyin.pipeline.bundles import Bundles
 from zhiyin.service.feature_log import FeatureLog
 from zhiyin.service.feature_skew import SkewWatch
 from zhiyin.service.key_cache import Keys
-from zhiyin.service.list_service import Desk
+from zhiyin.service.list_service import ListService
 from zhiyin.service.placements import Placements
-from zhiyin.service.serving_state import Live
+from zhiyin.service.serving_state import ServingState
 from zhiyin.service.set_aside import SetAside
 from zhiyin.service.settings import Settings, read_settings
 from zhiyin.store.database import Store
@@ -36,7 +36,7 @@ class Tenant:
     """See the module. Close it when the service ends: what waits is written."""
 
     name: str
-    live: Live
+    live: ServingState
     keys: Keys
     settings: ServiceSection = dataclasses.field(default_factory=ServiceSection)
     config: Path | None = None
@@ -52,8 +52,8 @@ class Tenant:
         view = self.live.serving
         self.placements = Placements(self.store, self.config, None if view is None else view.answers)
         features = FeatureLog(self.settings.log_features, self.settings.log_features_rate)
-        self.desk = Desk(self.live, self.placements, self.traces, self.settings.budget / 1e3, features)
-        self.skew = SkewWatch(self.desk)
+        self.list_service = ListService(self.live, self.placements, self.traces, self.settings.budget / 1e3, features)
+        self.skew = SkewWatch(self.list_service)
         self.live.also.append(lambda view: self.placements.look(view.answers))
         self.live.noticed["placements"] = self.placements.refresh
         # Hears what became of events, and the seconds until they counted.
@@ -92,7 +92,7 @@ class Tenant:
                 state = RedisState(resolved(section.redis, home), name_of(kept.address))
             elif several or kept.dialect != "sqlite":  # to a server other machines may write
                 state = Direct(None if shared is None else FileShowings(shared / f"{name_of(kept.address)}.showings"))
-            live = Live(
+            live = ServingState(
                 Bundles(home / settings.config.train.output / "bundles"),
                 kept,
                 settings.answer_settings,
