@@ -33,9 +33,9 @@ from pathlib import Path
 import numpy as np
 
 from zhiyin.store.database import Store
-from zhiyin.store.group_commit import Writer
+from zhiyin.store.group_commit import GroupCommitWriter
 from zhiyin.store.records import Event
-from zhiyin.store.traces import Trace, Traces
+from zhiyin.store.traces import Trace, TraceWriter
 
 NOW = 1_700_000_000_000_000
 
@@ -43,7 +43,7 @@ NOW = 1_700_000_000_000_000
 # -- speed ----------------------------------------------------------------------------------------------------------
 
 
-def writing(writer: Writer, threads: int, batch: int, seconds: float) -> tuple[float, list[float]]:
+def writing(writer: GroupCommitWriter, threads: int, batch: int, seconds: float) -> tuple[float, list[float]]:
     """Events a second, and milliseconds of each acknowledgement."""
     counts, waits = [0] * threads, [list[float]() for _ in range(threads)]
     end = time.perf_counter() + seconds
@@ -69,7 +69,7 @@ def together(works: list[Callable[[], None]]) -> None:
         thread.join()
 
 
-def tracing(traces: Traces, a_second: int, stop: threading.Event) -> None:
+def tracing(traces: TraceWriter, a_second: int, stop: threading.Event) -> None:
     """Traces of 300 candidates at a steady rate."""
     rng, n = np.random.default_rng(0), 0
     head = {"request": {"user": "u", "k": 10}, "items": [f"item {n}" for n in range(300)]}
@@ -82,12 +82,12 @@ def tracing(traces: Traces, a_second: int, stop: threading.Event) -> None:
 
 def speed(address: str, seconds: float) -> None:
     store = Store(address)
-    writer = Writer(store)
+    writer = GroupCommitWriter(store)
     print(f"{store.dialect}:")
     for label, threads, batch in (("4 threads, batches of 100", 4, 100), ("32 threads, one at a time", 32, 1)):
         rate, waits = writing(writer, threads, batch, seconds)
         print(f"  {label:28} {rate:9,.0f} events/s; acknowledged in {quantiles(waits)} ms")
-    traces, stop = Traces(store), threading.Event()
+    traces, stop = TraceWriter(store), threading.Event()
     beside = threading.Thread(target=tracing, args=(traces, 400, stop))
     beside.start()
     rate, waits = writing(writer, 32, 1, seconds)
@@ -124,11 +124,11 @@ WRITES = """
 import sys
 from zhiyin.store.database import Store
 from zhiyin.store.records import Event
-from zhiyin.store.traces import Trace, Traces
-from zhiyin.store.group_commit import Writer
+from zhiyin.store.traces import Trace, TraceWriter
+from zhiyin.store.group_commit import GroupCommitWriter
 
 store = Store(sys.argv[1])
-writer, traces, name, waiting = Writer(store), Traces(store), sys.argv[2], []
+writer, traces, name, waiting = GroupCommitWriter(store), TraceWriter(store), sys.argv[2], []
 for number in range(10**9):
     made = [Event("u", "i", 1_700_000_000_000_000 + number, id=f"{name}-{number}-{part}") for part in range(3)]
     waiting.append((made, writer.submit(made)))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zhiyin.store.live_state import DAY, EVENTS, SHOWINGS, LiveState, Recent
+from zhiyin.store.live_state import DAY_SECONDS, MAX_EVENTS_PER_USER, MAX_SHOWINGS_PER_USER, LiveState, Recent
 from zhiyin.store.records import Event
 
 NOW = 1_700_000_000_000_000
@@ -34,7 +34,7 @@ class Shop:
         self.asked = 0
 
     def now(self, user: str) -> Recent:
-        last = [e for e in self.log if e.user == user][-EVENTS:]
+        last = [e for e in self.log if e.user == user][-MAX_EVENTS_PER_USER:]
         return Recent(tuple(sorted(last, key=lambda e: e.time)), self.forgotten.get(user, 0))
 
     def load(self, user: str) -> Callable[[], Recent]:
@@ -86,7 +86,7 @@ class StateConformance:
         assert state.recent("alice", shop.load("alice")) == Recent()
         for n in range(3):
             shop.log.append(event(n))
-            state.heard([event(n)])
+            state.add_events([event(n)])
             assert state.recent("alice", shop.load("alice")).events == tuple(event(m) for m in range(n + 1))
         assert shop.asked == (1 if self.holds else 4)
         assert state.users == (1 if self.holds else 0)
@@ -96,7 +96,7 @@ class StateConformance:
         whole = Event("知音 🎧", 'a:"b"\\', NOW, "观看", 2.5, "id:1", "list 1", 7)
         bare = Event("知音 🎧", "c", NOW + 1, id="2", seq=2**40)
         shop.log += [whole, bare]
-        state.heard([whole, bare])
+        state.add_events([whole, bare])
         for _ in range(2):
             found = state.recent("知音 🎧", shop.load("知音 🎧"))
             assert found == Recent((whole, bare), 0)
@@ -110,24 +110,24 @@ class StateConformance:
         same = [Event("alice", f"b{n}", NOW + 7, id=f"z{9 - n}", seq=n + 90) for n in range(4)]
         for late in [event(1), *same]:
             shop.log.append(late)
-            state.heard([late])
+            state.add_events([late])
         items = [e.item for e in state.recent("alice", shop.load("alice")).events]
         assert items == ["film 1", "film 5", "b0", "b1", "b2", "b3", "film 9"]
 
     def test_heard_twice_counts_once(self, state: LiveState, shop: Shop) -> None:
         shop.log += [event(1), event(2)]
         state.recent("alice", shop.load("alice"))
-        state.heard([event(2), event(2)])
-        state.heard([event(1)])
+        state.add_events([event(2), event(2)])
+        state.add_events([event(1)])
         assert state.recent("alice", shop.load("alice")).events == (event(1), event(2))
 
     def test_the_events_that_came_last_are_kept(self, state: LiveState, shop: Shop) -> None:
-        shop.log += [event(n) for n in range(EVENTS + 20)]
+        shop.log += [event(n) for n in range(MAX_EVENTS_PER_USER + 20)]
         assert state.recent("alice", shop.load("alice")) == shop.now("alice")
         for start in (2_000, 3_000, 1_000):  # the last ones late
             new = [event(start + n) for n in range(300)]
             shop.log += new
-            state.heard(new)
+            state.add_events(new)
             assert state.recent("alice", shop.load("alice")) == shop.now("alice")
 
     def test_many_users_at_once(self, state: LiveState, shop: Shop) -> None:
@@ -136,7 +136,7 @@ class StateConformance:
             state.recent(name, shop.load(name))
         new = [event(n, user=name) for n in range(3) for name in names]
         shop.log += new
-        state.heard(new)
+        state.add_events(new)
         assert state.users == (350 if self.holds else 0)
         of: dict[str, list[Event]] = {}
         for each in new:
@@ -144,9 +144,9 @@ class StateConformance:
         for name in names[:100]:
             assert state.recent(name, lambda name=name: Recent(tuple(of[name]))).events == tuple(of[name])
         many = [event(n, user="u0") for n in range(10, 2_500)]
-        state.heard(many)
-        found = state.recent("u0", lambda: Recent(tuple(many[-EVENTS:])))
-        assert found.events == tuple(many[-EVENTS:])
+        state.add_events(many)
+        found = state.recent("u0", lambda: Recent(tuple(many[-MAX_EVENTS_PER_USER:])))
+        assert found.events == tuple(many[-MAX_EVENTS_PER_USER:])
 
     def test_what_load_raises_goes_through_and_spoils_nothing(self, state: LiveState, shop: Shop) -> None:
         def fails() -> Recent:
@@ -155,7 +155,7 @@ class StateConformance:
         with pytest.raises(KeyError):
             state.recent("alice", fails)
         shop.log.append(event(1))
-        state.heard([event(1)])
+        state.add_events([event(1)])
         assert state.recent("alice", shop.load("alice")).events == (event(1),)
 
     # -- races ------------------------------------------------------------------------------------------------------
@@ -188,14 +188,14 @@ class StateConformance:
 
         def meanwhile() -> None:
             shop.log.append(event(2))
-            state.heard([event(2)])
+            state.add_events([event(2)])
 
         self.slow(state, shop, meanwhile)
         assert state.recent("alice", shop.load("alice")).events == (event(1), event(2))
 
     def test_heard_while_loading_and_loaded_too_is_not_doubled(self, state: LiveState, shop: Shop) -> None:
         shop.log += [event(1), event(2)]
-        self.slow(state, shop, lambda: state.heard([event(2)]))
+        self.slow(state, shop, lambda: state.add_events([event(2)]))
         assert state.recent("alice", shop.load("alice")).events == (event(1), event(2))
 
     def test_a_faster_reader_does_not_hide_it(self, state: LiveState, shop: Shop) -> None:
@@ -204,7 +204,7 @@ class StateConformance:
         def meanwhile() -> None:
             state.recent("alice", shop.load("alice"))  # fills
             shop.log.append(event(2))
-            state.heard([event(2)])
+            state.add_events([event(2)])
             state.recent("alice", shop.load("alice"))
 
         self.slow(state, shop, meanwhile)
@@ -230,7 +230,7 @@ class StateConformance:
                 new = event(n, user=name)
                 with lock:
                     shop.log.append(new)
-                state.heard([new])
+                state.add_events([new])
                 with lock:
                     want = [e.id for e in shop.now(name).events]
                 got = [e.id for e in state.recent(name, lambda: snapshot(name)).events]
@@ -258,7 +258,7 @@ class StateConformance:
     def test_whom_another_program_forgot(self, state: LiveState, shop: Shop) -> None:
         shop.log += [event(1), event(2)]
         assert len(state.recent("alice", shop.load("alice")).events) == 2
-        state.show("alice", ["film 1"])
+        state.record_showings("alice", ["film 1"])
         shop.forget("alice", NOW + 5)
         state.forget_all()
         assert state.recent("alice", shop.load("alice")) == Recent((), NOW + 5)
@@ -268,38 +268,38 @@ class StateConformance:
         shop.log += [event(1), event(1, user="bob")]
         for name in ("alice", "bob"):
             state.recent(name, shop.load(name))
-            state.show(name, ["x"])
+            state.record_showings(name, ["x"])
         shop.forget("alice", NOW + 5)
         state.forget("alice", NOW + 5)
         assert state.recent("alice", shop.load("alice")) == Recent((), NOW + 5)
-        assert state.shown("alice") == {}
+        assert state.showing_counts("alice") == {}
         # One that the store has removed too, heard only now: its thread was slower than the one that forgot.
-        state.heard([event(1)])
+        state.add_events([event(1)])
         assert state.recent("alice", shop.load("alice")) == Recent((), NOW + 5)
         shop.log.append(event(9))
-        state.heard([event(9)])
+        state.add_events([event(9)])
         assert state.recent("alice", shop.load("alice")) == Recent((event(9),), NOW + 5)
         assert state.recent("bob", shop.load("bob")).events == (event(1, user="bob"),)
-        assert state.shown("bob") == {"x": 1}
+        assert state.showing_counts("bob") == {"x": 1}
 
     # -- shown ------------------------------------------------------------------------------------------------------
 
     def test_showings_are_counted(self, state: LiveState, clock: Clock) -> None:
-        assert state.shown("alice") == {}
-        state.show("alice", ["a", "b:1", "知"])
-        state.show("alice", ["a"])
-        state.show("alice", [])
-        assert state.shown("alice") == {"a": 2, "b:1": 1, "知": 1}
-        assert state.shown("bob") == {}
+        assert state.showing_counts("alice") == {}
+        state.record_showings("alice", ["a", "b:1", "知"])
+        state.record_showings("alice", ["a"])
+        state.record_showings("alice", [])
+        assert state.showing_counts("alice") == {"a": 2, "b:1": 1, "知": 1}
+        assert state.showing_counts("bob") == {}
 
     def test_showings_pass_within_a_day(self, state: LiveState, clock: Clock) -> None:
-        state.show("alice", ["a"])
-        clock.seconds += DAY - 10
-        state.show("alice", ["a", "b"])
+        state.record_showings("alice", ["a"])
+        clock.seconds += DAY_SECONDS - 10
+        state.record_showings("alice", ["a", "b"])
         clock.seconds += 11
-        assert state.shown("alice") == {"a": 1, "b": 1}
-        clock.seconds += DAY
-        assert state.shown("alice") == {}
+        assert state.showing_counts("alice") == {"a": 1, "b": 1}
+        clock.seconds += DAY_SECONDS
+        assert state.showing_counts("alice") == {}
 
     def test_sums_are_added_up_and_decay(self, state: LiveState, clock: Clock) -> None:
         halves = [100.0, 1_000.0]
@@ -315,27 +315,27 @@ class StateConformance:
         state.forget_all()  # sums are of nobody
         assert state.tally("a", [0, 1], halves)[1] == pytest.approx(5, rel=0.02)
 
-    @pytest.mark.parametrize("window", [1.0, 3_600.0, 90 * DAY])
+    @pytest.mark.parametrize("window", [1.0, 3_600.0, 90 * DAY_SECONDS])
     def test_showings_count_within_any_window(self, state: LiveState, clock: Clock, window: float) -> None:
-        state.show("alice", ["a"], window)
+        state.record_showings("alice", ["a"], window)
         clock.seconds += window / 2
-        state.show("alice", ["a", "b"], window)
-        assert state.shown("alice", window) == {"a": 2, "b": 1}
-        assert state.shown("alice", window / 4) == {"a": 1, "b": 1}
+        state.record_showings("alice", ["a", "b"], window)
+        assert state.showing_counts("alice", window) == {"a": 2, "b": 1}
+        assert state.showing_counts("alice", window / 4) == {"a": 1, "b": 1}
         clock.seconds += 0.75 * window
-        assert state.shown("alice", window) == {"a": 1, "b": 1}
+        assert state.showing_counts("alice", window) == {"a": 1, "b": 1}
         clock.seconds += window / 2
-        state.show("alice", ["c"], window)
-        assert state.shown("alice", window) == {"c": 1}
-        assert state.shown("alice", 10 * window) == {"c": 1}  # what is older is not kept
+        state.record_showings("alice", ["c"], window)
+        assert state.showing_counts("alice", window) == {"c": 1}
+        assert state.showing_counts("alice", 10 * window) == {"c": 1}  # what is older is not kept
 
     def test_the_last_showings_are_counted(self, state: LiveState) -> None:
-        for start in range(0, SHOWINGS + 500, 500):
-            state.show("alice", [f"i{start + n}" for n in range(500)])
-        assert state.shown("alice") == {f"i{n}": 1 for n in range(500, SHOWINGS + 500)}
-        for _ in range(SHOWINGS // 1_000 + 1):
-            state.show("alice", ["x"] * 1_000)
-        assert state.shown("alice") == {"x": SHOWINGS}
+        for start in range(0, MAX_SHOWINGS_PER_USER + 500, 500):
+            state.record_showings("alice", [f"i{start + n}" for n in range(500)])
+        assert state.showing_counts("alice") == {f"i{n}": 1 for n in range(500, MAX_SHOWINGS_PER_USER + 500)}
+        for _ in range(MAX_SHOWINGS_PER_USER // 1_000 + 1):
+            state.record_showings("alice", ["x"] * 1_000)
+        assert state.showing_counts("alice") == {"x": MAX_SHOWINGS_PER_USER}
 
     # -- against a plain model --------------------------------------------------------------------------------------
 
@@ -370,7 +370,7 @@ class StateConformance:
                 number += 1
                 new.append(Event(user, f"i{number}", NOW + moment, value=float(moment), id=f"e{number}", seq=number))
             shop.log += new
-            state.heard(new)
+            state.add_events(new)
 
         for what, user, arg in steps:
             if what == "act":
@@ -379,7 +379,7 @@ class StateConformance:
                 act(user, [n * 7919 % 1_000 for n in range(arg)])  # type: ignore[arg-type]
             elif what == "again":
                 # Of those still at hand: the store tells a retry of an older one from a new event.
-                state.heard(shop.now(user).events[-3:])
+                state.add_events(shop.now(user).events[-3:])
             elif what == "act while asked":
 
                 def load(user: str = user, moment: int = arg) -> Recent:  # type: ignore[assignment]
@@ -396,11 +396,11 @@ class StateConformance:
                 barred.add(user)
             elif what == "show":
                 if user not in barred:
-                    state.show(user, arg)  # type: ignore[arg-type]
+                    state.record_showings(user, arg)  # type: ignore[arg-type]
                     shown[user].update(arg)  # type: ignore[arg-type]
             elif what == "wait":
                 clock.seconds += arg  # type: ignore[operator]
-            assert state.shown(user) == dict(shown[user])
+            assert state.showing_counts(user) == dict(shown[user])
             if what != "wait":
                 assert state.recent(user, shop.load(user)) == shop.now(user)
         state.close()

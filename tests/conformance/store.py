@@ -14,10 +14,10 @@ import pytest
 
 from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.store.column_types import add_first, declare, stored_types
-from zhiyin.store.database import THINGS, Store, sa
-from zhiyin.store.group_commit import StoreBusyError, StoreClosedError, Writer
+from zhiyin.store.database import VERSIONED_TABLES, Store, sa
+from zhiyin.store.group_commit import GroupCommitWriter, StoreBusyError, StoreClosedError
 from zhiyin.store.records import Event
-from zhiyin.store.traces import Trace, Traces
+from zhiyin.store.traces import Trace, TraceWriter
 
 NOW = 1_700_000_000_000_000
 
@@ -204,7 +204,7 @@ class StoreConformance:
             other.load(tmp_path)
 
     def test_a_writer_gathers(self, store: Store) -> None:
-        writer = Writer(store)
+        writer = GroupCommitWriter(store)
         done = [writer.submit([event(n), event(n + 1_000)]) for n in range(200)]
         assert sorted(seq for future in done for seq in future.result(20)) == list(range(1, 401))
         assert store.count() == 400
@@ -219,7 +219,7 @@ class StoreConformance:
             writer.submit([event(7_000)])
 
     def test_a_writer_refuses_what_it_cannot_hold(self, store: Store) -> None:
-        writer = Writer(store, waiting=3)
+        writer = GroupCommitWriter(store, waiting=3)
         with pytest.raises(StoreBusyError):
             writer.submit([event(n) for n in range(4)])
         assert store.count() == 0
@@ -228,7 +228,7 @@ class StoreConformance:
 
     def test_a_request_that_cannot_be_kept_costs_the_others_nothing(self, store: Store) -> None:
         """What no check has found, a database may still refuse: then requests are committed apart."""
-        writer, gate = Writer(store), threading.Event()
+        writer, gate = GroupCommitWriter(store), threading.Event()
         keep = store.keep
 
         def slow(rows: Sequence[Event]) -> list[int]:
@@ -394,9 +394,11 @@ class StoreConformance:
         store.put("items", {"a": {"x": 1}, "b": {"x": 2}, "c": {"x": 3}})
         store.put("items", {"a": {"x": 4}})
         with store._writing() as link:
-            newest = sa.update(THINGS["items"]).where(THINGS["items"].c.version == 2)
+            newest = sa.update(VERSIONED_TABLES["items"]).where(VERSIONED_TABLES["items"].c.version == 2)
             link.execute(newest.values(columns="no json"))
-            link.execute(sa.update(THINGS["items"]).where(THINGS["items"].c.id == "b").values(columns="[1]"))
+            link.execute(
+                sa.update(VERSIONED_TABLES["items"]).where(VERSIONED_TABLES["items"].c.id == "b").values(columns="[1]")
+            )
         seqs: list[int] = []
         found, last = store.all("items", unreadable=seqs)
         assert found == {"a": {"x": 1}, "c": {"x": 3}}
@@ -497,7 +499,7 @@ class StoreConformance:
         assert store.trace("later") is not None
 
     def test_traces_are_written_behind(self, store: Store) -> None:
-        traces = Traces(store)
+        traces = TraceWriter(store)
         for n in range(1, 451):
             traces.put(trace(n))
         found = traces.find("list 450")
@@ -514,7 +516,7 @@ class StoreConformance:
         assert (traces.written, traces.dropped, traces.failed, traces.waiting) == (451, 1, 0, 0)
 
     def test_traces_that_find_no_room_are_dropped(self, store: Store) -> None:
-        traces = Traces(store, waiting=3)
+        traces = TraceWriter(store, waiting=3)
         hold, held = threading.Event(), threading.Event()
         keep = store.keep_packed
 
@@ -537,7 +539,7 @@ class StoreConformance:
 
     def test_a_trace_that_fails_stops_nothing(self, store: Store, caplog: pytest.LogCaptureFixture) -> None:
         logging.getLogger("zhiyin").propagate = True
-        traces = Traces(store)
+        traces = TraceWriter(store)
         for n in range(1, 4):
             traces.put(trace(n, head={"bad": object()}))
             until(lambda n=n: traces.failed == n)  # type: ignore[misc]
@@ -584,7 +586,7 @@ class StoreConformance:
             return keep(rows)  # type: ignore[arg-type]
 
         store.keep = slow  # type: ignore[method-assign]
-        writer = Writer(store)
+        writer = GroupCommitWriter(store)
         first = writer.submit([event(1)])
         assert held.wait(20)
         second, third = writer.submit([event(2)]), writer.submit([event(3)])

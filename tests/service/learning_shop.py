@@ -24,7 +24,7 @@ from zhiyin.service.tenant import Tenant
 from zhiyin.service.version_view import View
 from zhiyin.store.database import Store
 from zhiyin.store.live_state import LiveState
-from zhiyin.store.training_export import heard
+from zhiyin.store.training_export import read_snapshot
 
 from .conftest import client_of
 
@@ -54,7 +54,7 @@ class Shop:
     def read(self) -> Dataset:
         return read(
             self.files, items=self.items, users=self.users, columns=NAMES if self.files is not None else None,
-            weights=self.weights, heard=heard(self.store), now=self.now,
+            weights=self.weights, heard=read_snapshot(self.store), now=self.now,
         )  # fmt: skip
 
     def train(self) -> Dataset:

@@ -26,7 +26,7 @@ import schemathesis
 
 from zhiyin.service.list_service import packed, route_of
 from zhiyin.service.request_models import FILTER, TOKEN
-from zhiyin.store.records import ID, TIMES
+from zhiyin.store.records import MAX_ID_CHARS, TIME_POLICY
 
 # Columns that the catalogue of the tests has; a column of another name is new to it.
 KNOWN = frozenset({"id", "hidden", "price", "genre", "title"})
@@ -91,7 +91,7 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
 
 def _there(path: str, name: str, value: Any) -> Any:
     """Every other id is one that there is."""
-    if not isinstance(value, str) or not 1 <= len(value) <= ID:
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_ID_CHARS:
         return value
     number = _number(value)
     if "keys" in path and value == "admin":  # this run comes in by it
@@ -132,7 +132,7 @@ def _possible(given: dict[str, Any], route: str) -> dict[str, Any]:
     """A request for a list: its conditions, boosts and page. route: which gives pages to it."""
     made = {name: _TEXTS[name](value) if name in _TEXTS else value for name, value in given.items()}
     for name, there in (("placement", "default"), ("similar_to", "i5")):  # every other one is one that there is
-        if isinstance(made.get(name), str) and len(made[name]) <= ID and len(made[name]) % 2:
+        if isinstance(made.get(name), str) and len(made[name]) <= MAX_ID_CHARS and len(made[name]) % 2:
             made[name] = there
     if isinstance(made.get("page"), str) and 1 <= len(made["page"]) <= TOKEN:
         made["page"] = packed(["i1", "i2"], route)
@@ -177,7 +177,7 @@ def _timely(event: Any) -> Any:
     latest = time.time_ns() // 1000
     if isinstance(moment, bool) or not isinstance(moment, int | float) or moment <= latest or moment > 5e15:
         return event
-    return event | {"time": TIMES.earliest + int(moment) % (latest - TIMES.earliest)}
+    return event | {"time": TIME_POLICY.earliest + int(moment) % (latest - TIME_POLICY.earliest)}
 
 
 def _wrong_or_all(case: Any, parts: list[Any]) -> list[Any]:
@@ -194,7 +194,7 @@ def _wrong_or_all(case: Any, parts: list[Any]) -> list[Any]:
 
 def _typed(columns: dict[str, Any]) -> dict[str, Any]:
     """Columns that are named by the type of what they hold, so that no two writes disagree about one."""
-    return {name if name in KNOWN - {"price", "genre", "title"} or not 1 <= len(name) <= ID - 10
+    return {name if name in KNOWN - {"price", "genre", "title"} or not 1 <= len(name) <= MAX_ID_CHARS - 10
             else f"{name} {_type(value)}": value for name, value in columns.items()}  # fmt: skip
 
 

@@ -13,7 +13,7 @@ pytest.importorskip("fastapi")
 from zhiyin.data.config import ServiceSection
 from zhiyin.service.retention import RetentionJob
 from zhiyin.store.database import Store
-from zhiyin.store.live_state import Direct, Memory, Showings
+from zhiyin.store.live_state import DirectState, MemoryState, Showings
 from zhiyin.store.records import Event
 
 from .conftest import click, eventually
@@ -35,7 +35,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 def recent(service: Any, user: str) -> Any:
     """What the service holds of a user's events."""
-    return service.live.state.look([user], service.live._load)[0][0]
+    return service.live.state.recent_and_showings([user], service.live._load)[0][0]
 
 
 def test_a_forgetting_is_noticed_whatever_the_clock_said_before(service: Any, clock: Callable[[float], None]) -> None:
@@ -81,7 +81,7 @@ def test_trending_outlives_a_clock_that_ran_ahead(service: Any, clock: Callable[
     assert worth["i5"] == pytest.approx(3, rel=0.01)
 
 
-@pytest.mark.parametrize("state", [Memory, Direct, lambda clock: Showings(100, clock)])
+@pytest.mark.parametrize("state", [MemoryState, DirectState, lambda clock: Showings(100, clock)])
 def test_showings_of_the_future_do_not_count(state: Any) -> None:
     now = [1e9 + YEARS]
     made = state(clock=lambda: now[0]) if isinstance(state, type) else state(lambda: now[0])

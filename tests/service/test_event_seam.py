@@ -25,8 +25,8 @@ from zhiyin.data.reading import read
 from zhiyin.pipeline.bundles import checksum
 from zhiyin.service.version_view import View
 from zhiyin.store.database import Store
-from zhiyin.store.live_state import Direct, Memory
-from zhiyin.store.records import Event, checked
+from zhiyin.store.live_state import DirectState, MemoryState
+from zhiyin.store.records import Event, validated_event
 
 from .conftest import click, listed
 from .learning_shop import ALWAYS, DAY, HOUR, ITEMS, NAMES, NOW, Shop, a_shop, as_known, frame, learned, served
@@ -81,7 +81,7 @@ def test_the_same_events_by_training_and_over_http_are_the_same_history(
             send(client, shop, early)
         first = shop.train()
         everyone = ["u0", "u1", "u2", "new", "newer"]
-        with shop.serving(Memory() if held else Direct()) as client:
+        with shop.serving(MemoryState() if held else DirectState()) as client:
             for user in everyone if asked else []:  # what is at hand must not hide what comes
                 assert served(client, user) == learned(first, user)
             send(client, shop, late)
@@ -119,7 +119,7 @@ def _serving(shop: Shop, state: str, request: pytest.FixtureRequest) -> Iterator
         with shop.serving(RedisState(request.getfixturevalue("redis_url"))) as client:
             yield client
     else:
-        with shop.serving(Memory() if state == "memory" else Direct()) as client:
+        with shop.serving(MemoryState() if state == "memory" else DirectState()) as client:
             yield client
 
 
@@ -308,7 +308,7 @@ BOUNDS = [sign * value for sign in (1, -1) for value in (
 def test_a_value_is_read_where_it_is_accepted(value: float, form: str, tmp_path: Path) -> None:
     row: dict[str, Any] = {"user": "u0", "item": "i1", "stars": value}
     try:
-        kept = checked("u0", "i1", NOW, "view", value, None, None, NOW).value
+        kept = validated_event("u0", "i1", NOW, "view", value, None, None, NOW).value
     except DataError:
         kept = None
     source: Any = tmp_path / ("log.jsonl" if form == "jsonl" else "log.csv")
@@ -327,9 +327,9 @@ def test_a_value_is_read_where_it_is_accepted(value: float, form: str, tmp_path:
 
 
 def _writer(store: Store, events: list[Event]) -> None:
-    from zhiyin.store.group_commit import Writer
+    from zhiyin.store.group_commit import GroupCommitWriter
 
-    writer = Writer(store)
+    writer = GroupCommitWriter(store)
     try:
         writer.submit(events)
     finally:

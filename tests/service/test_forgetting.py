@@ -27,10 +27,10 @@ from zhiyin.service.key_cache import Keys
 from zhiyin.service.serving_state import ServingState
 from zhiyin.service.tenant import Tenant
 from zhiyin.store.database import Store
-from zhiyin.store.live_state import Direct
+from zhiyin.store.live_state import DirectState
 from zhiyin.store.records import hash_of
 from zhiyin.store.showings_file import FileShowings
-from zhiyin.store.traces import Traces
+from zhiyin.store.traces import TraceWriter
 
 from .conftest import click, client_of, eventually, listed
 
@@ -70,7 +70,7 @@ def opened(folder: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
 
     def open_one(several: bool = False) -> Any:
         """A process that answers; of several, as of all that one `zhiyin serve` starts, with the file they share."""
-        state = Direct(FileShowings(tmp_path / "shared.showings")) if several else None
+        state = DirectState(FileShowings(tmp_path / "shared.showings")) if several else None
         store = Store(tmp_path / "store.db")
         live = ServingState(Bundles(folder / "bundles"), store, {"rules": CAPS}, several=several, state=state)
         keys, shown = Keys.open(live.store)
@@ -246,13 +246,13 @@ def test_no_file_holds_the_id_and_no_figure_ever_did(opened: Callable[..., Any],
 def test_a_trace_that_waits_in_another_process_is_not_told(
     opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, other, write, goes_on = opened(several=True), opened(several=True), Traces._write, threading.Event()
+    one, other, write, goes_on = opened(several=True), opened(several=True), TraceWriter._write, threading.Event()
 
-    def wait_and_write(traces: Traces, group: list[Any]) -> None:
+    def wait_and_write(traces: TraceWriter, group: list[Any]) -> None:
         goes_on.wait(10)
         write(traces, group)
 
-    monkeypatch.setattr(Traces, "_write", wait_and_write)
+    monkeypatch.setattr(TraceWriter, "_write", wait_and_write)
     made = other.post("/v1/recommendations", json={"user": str(USER), "k": 3}).json()["list_id"]
     assert other.get(f"/v1/lists/{made}").status_code == 200
     assert one.delete(f"/v1/users/{USER}").status_code == 200

@@ -18,7 +18,7 @@ from zhiyin.core.errors import ConfigError
 from zhiyin.core.tokens import key_hash
 from zhiyin.service import key_cache as module
 from zhiyin.service.key_cache import SCOPES, Keys, digest_of
-from zhiyin.store.access_keys import MOST, AccessKey, KeyConflictError, KeyTable, UnknownKeyError
+from zhiyin.store.access_keys import MAX_KEYS, AccessKey, KeyConflictError, KeyTable, UnknownKeyError
 from zhiyin.store.database import Store
 from zhiyin.store.errors import StoreAwayError
 from zhiyin.store.restore import restore
@@ -122,8 +122,8 @@ def test_names_are_taken_once_and_there_is_an_end_to_them(store: Store, monkeypa
     with pytest.raises(UnknownKeyError) as error:
         keys.revoke("shpo")
     assert error.value.remedy == "did you mean 'shop'?"
-    keys.table.bring([AccessKey(f"k{n}", frozenset({"read"}), key_hash(f"k{n}"), 1) for n in range(MOST)])
-    assert len(keys.all()) == MOST
+    keys.table.bring([AccessKey(f"k{n}", frozenset({"read"}), key_hash(f"k{n}"), 1) for n in range(MAX_KEYS)])
+    assert len(keys.all()) == MAX_KEYS
     with pytest.raises(KeyConflictError, match="as many"):
         keys.add("one-more", ["read"])
     keys.revoke("k1")

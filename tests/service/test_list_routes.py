@@ -13,7 +13,7 @@ pytest.importorskip("fastapi")
 
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.pipeline.rules import Rules
-from zhiyin.store.live_state import Memory
+from zhiyin.store.live_state import MemoryState
 
 from .conftest import click, client_of, eventually, listed
 
@@ -267,7 +267,7 @@ def test_how_often_an_item_was_shown(opened: Callable[..., Any]) -> None:
 
 def test_showings_count_within_the_window_and_no_longer(opened: Callable[..., Any]) -> None:
     clock = [1_000_000.0]
-    state = Memory(clock=lambda: clock[0])
+    state = MemoryState(clock=lambda: clock[0])
     rules = Rules.from_dict({"frequency": {"at_most": 1, "window": "60d"}})
     client = client_of(opened(options={"rules": rules}, state=state))
     first = listed(client, user="u3", k=5)

@@ -19,7 +19,7 @@ pytest.importorskip("redis")
 import redis
 
 from zhiyin.pipeline.rules import Rules
-from zhiyin.store.live_state import GRACE
+from zhiyin.store.live_state import GRACE_SECONDS
 
 from .conftest import click, client_of, eventually, listed
 from .test_metrics import figures
@@ -172,7 +172,7 @@ def test_of_a_forgotten_user_redis_holds_a_mark_that_passes(opened: Callable[...
     (mark,) = of_person()
     assert ":gone:" in mark
     with redis.Redis.from_url(server.url) as link:
-        assert 0 < link.ttl(mark) <= GRACE
+        assert 0 < link.ttl(mark) <= GRACE_SECONDS
     assert held()[mark].isdecimal()
     for client in (one, other):
         assert client.get(f"/v1/users/{person}/history").json()["events"] == []

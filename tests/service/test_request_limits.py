@@ -20,7 +20,7 @@ from zhiyin.service.app import create_app
 from zhiyin.service.errors import RefusedError
 from zhiyin.service.request_context import RequestContextMiddleware
 from zhiyin.service.request_limits import BODY, Rate, RequestLimitMiddleware, Work
-from zhiyin.store.group_commit import Writer
+from zhiyin.store.group_commit import GroupCommitWriter
 
 from .conftest import click, client_of, eventually, listed
 
@@ -388,7 +388,7 @@ def test_a_full_queue_of_events_is_a_503(opened: Callable[..., Any]) -> None:
     shop.writer.close()
     answer = click(client, {"user": "a", "item": "i1"})
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-    shop.writer = Writer(shop.store, waiting=3)
+    shop.writer = GroupCommitWriter(shop.store, waiting=3)
     answer = click(client, *[{"user": "a", "item": "i1"}] * 4)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert "wait to be written" in answer.json()["error"]

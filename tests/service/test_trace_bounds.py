@@ -15,7 +15,7 @@ from zhiyin.service.list_service import ListService
 from zhiyin.service.retention import RetentionJob
 from zhiyin.service.trace_request import LONG, TOO_LONG, TOO_MANY, Shares
 from zhiyin.store.database import Store
-from zhiyin.store.traces import Trace, Traces, packed
+from zhiyin.store.traces import Trace, TraceWriter, packed
 
 from .conftest import eventually
 
@@ -107,7 +107,7 @@ def test_what_waits_is_bounded_by_bytes(tmp_path: Any, monkeypatch: pytest.Monke
     store, gate = Store(tmp_path / "shop.db"), threading.Event()
     keep = store.keep_packed
     monkeypatch.setattr(store, "keep_packed", lambda rows: gate.wait(20) and keep(rows))
-    traces = Traces(store, bytes=1 << 20)
+    traces = TraceWriter(store, bytes=1 << 20)
     for n in range(100):
         traces.put(trace_of(n, 100_000))
     assert traces.dropped == 90

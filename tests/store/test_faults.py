@@ -27,14 +27,14 @@ from zhiyin.core.errors import ConfigError, DataError, ZhiyinError
 from zhiyin.store import connection as links
 from zhiyin.store import database as databases
 from zhiyin.store.database import Store, StoreAwayError, StoreFullError
-from zhiyin.store.group_commit import Writer
+from zhiyin.store.group_commit import GroupCommitWriter
 from zhiyin.store.records import Event
-from zhiyin.store.traces import Traces
+from zhiyin.store.traces import TraceWriter
 
 
 def fill(store: Store, acknowledged: set[str], most: int = 5_000) -> Exception:
     """Write single events of some size until one is refused; returns why."""
-    writer = Writer(store)
+    writer = GroupCommitWriter(store)
     try:
         for n in itertools.count():
             assert n < most
@@ -55,7 +55,7 @@ def ids(store: Store) -> set[str]:
 
 def test_a_full_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLITE_FULL, provoked by the most pages that the file may have."""
-    monkeypatch.setattr(links, "SETTINGS", (*links.SETTINGS, "max_page_count=60"))
+    monkeypatch.setattr(links, "PRAGMAS", (*links.PRAGMAS, "max_page_count=60"))
     store, acknowledged = Store(tmp_path / "shop.db"), set[str]()
     assert isinstance(fill(store, acknowledged), StoreFullError)
     big = {"a": {"text": "x" * 100_000}}
@@ -68,8 +68,8 @@ def test_a_full_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(acknowledged) > 50
     assert ids(store) == acknowledged
     assert store.history("filler", 5)
-    for own in list(store._owned):
-        own.link.execute("PRAGMA max_page_count=100000")
+    for own in list(store._thread_connections):
+        own.connection.execute("PRAGMA max_page_count=100000")
     with store._engine.connect() as link:
         link.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("PRAGMA max_page_count=100000")
     assert store.append([event(1)]) == [True]
@@ -98,7 +98,7 @@ def test_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
     with open(small_disk / "ballast", "wb") as file:
         file.write(bytes(shutil.disk_usage(small_disk).free - 240_000))
     assert isinstance(fill(store, acknowledged), StoreFullError)
-    traces = Traces(store)
+    traces = TraceWriter(store)
     for n in range(1, 40):
         traces.put(trace(n, arrays={"a": np.random.default_rng(n).random(9_999)}))
     until(lambda: traces.waiting == 0)
@@ -120,9 +120,9 @@ def test_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
 
 
 def test_a_file_held_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(links, "SETTINGS", (*links.SETTINGS, "busy_timeout=50"))
+    monkeypatch.setattr(links, "PRAGMAS", (*links.PRAGMAS, "busy_timeout=50"))
     store = Store(tmp_path / "shop.db")
-    writer = Writer(store)
+    writer = GroupCommitWriter(store)
     with sqlite3.connect(tmp_path / "shop.db", isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
         for write in (lambda: store.append([event(1)]), lambda: store.put("items", {"a": {}})):
@@ -214,7 +214,7 @@ def cluster() -> Iterator[Cluster]:
 class Sender:
     """Sends one event after another, each until it is acknowledged, by the same id."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: GroupCommitWriter) -> None:
         self.writer, self.acknowledged = writer, list[str]()
         self.refused, self.known, self.errors = 0, 0, set[type[Exception]]()
         self._stop = threading.Event()
@@ -250,7 +250,7 @@ class Sender:
 def test_a_server_that_goes_and_comes_back(cluster: Cluster) -> None:
     """Shut down, then killed, while a writer works: errors meanwhile, and all that was acknowledged is there."""
     store = Store(cluster.address)
-    writer, traces = Writer(store), Traces(store)
+    writer, traces = GroupCommitWriter(store), TraceWriter(store)
     sender = Sender(writer)
     for how in ("fast", "immediate"):
         before = len(sender.acknowledged)
@@ -422,7 +422,7 @@ def test_older_formats_become_the_newest(format: str, tmp_path: Path) -> None:
 
 def test_a_transaction_is_no_longer_than_patience(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Writers of one process wait in line, but not for ever."""
-    monkeypatch.setattr(links, "PATIENCE", 0.05)
+    monkeypatch.setattr(links, "BUSY_TIMEOUT_SECONDS", 0.05)
     store = Store(tmp_path / "shop.db")
     release, inside = threading.Event(), threading.Event()
 
@@ -475,7 +475,7 @@ def test_a_store_closed_while_threads_read(tmp_path: Path) -> None:
 
 def test_the_log_is_written_back_beside_the_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A log that would grow for ever under writers that never rest is begun anew."""
-    monkeypatch.setattr(links, "LOG", 50)
+    monkeypatch.setattr(links, "MAX_WAL_PAGES", 50)
     store = Store(tmp_path / "shop.db")
     store.append([event(n) for n in range(2_000)])
     assert store.write_back() > 50

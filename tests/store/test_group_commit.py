@@ -16,7 +16,7 @@ pytest.importorskip("sqlalchemy")
 from zhiyin.core.errors import DataError
 from zhiyin.store import group_commit as module
 from zhiyin.store.errors import StoreAwayError, StoreFullError
-from zhiyin.store.group_commit import StoreBusyError, StoreClosedError, Writer
+from zhiyin.store.group_commit import GroupCommitWriter, StoreBusyError, StoreClosedError
 from zhiyin.store.records import Event
 
 NOW = 1_700_000_000_000_000
@@ -65,8 +65,8 @@ def store() -> FakeStore:
 
 
 @pytest.fixture
-def writer(store: FakeStore) -> Iterator[Writer]:
-    made = Writer(store)  # type: ignore[arg-type]
+def writer(store: FakeStore) -> Iterator[GroupCommitWriter]:
+    made = GroupCommitWriter(store)  # type: ignore[arg-type]
     yield made
     store.gate.set()
     made.close()
@@ -76,7 +76,7 @@ def events(*items: str) -> list[Event]:
     return [Event("ann", item, NOW) for item in items]
 
 
-def held(writer: Writer, store: FakeStore, *items: str) -> Future[list[int]]:
+def held(writer: GroupCommitWriter, store: FakeStore, *items: str) -> Future[list[int]]:
     """A request whose commit has begun and waits at the gate."""
     store.hold()
     first = writer.submit(events(*items))
@@ -91,7 +91,9 @@ def until(holds: Callable[[], Any]) -> None:
         time.sleep(0.002)
 
 
-def test_what_arrives_during_a_commit_is_the_next_and_each_hears_of_its_own(writer: Writer, store: FakeStore) -> None:
+def test_what_arrives_during_a_commit_is_the_next_and_each_hears_of_its_own(
+    writer: GroupCommitWriter, store: FakeStore
+) -> None:
     first = held(writer, store, "a", "b")
     rest = [writer.submit(events(*items)) for items in ("c", "de", "", "f")]
     assert writer.waiting == 6
@@ -103,9 +105,9 @@ def test_what_arrives_during_a_commit_is_the_next_and_each_hears_of_its_own(writ
 
 
 def test_a_transaction_has_at_most_a_batch_of_events(
-    writer: Writer, store: FakeStore, monkeypatch: pytest.MonkeyPatch
+    writer: GroupCommitWriter, store: FakeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BATCH", 4)
+    monkeypatch.setattr(module, "MAX_EVENTS_PER_TRANSACTION", 4)
     first = held(writer, store, "0")
     rest = [writer.submit(events(*items)) for items in ("abc", "de", "fg", "h", "ijkl")]
     store.gate.set()
@@ -118,7 +120,7 @@ def test_a_transaction_has_at_most_a_batch_of_events(
 
 
 def test_no_more_waits_than_may(store: FakeStore) -> None:
-    writer = Writer(store, waiting=3)  # type: ignore[arg-type]
+    writer = GroupCommitWriter(store, waiting=3)  # type: ignore[arg-type]
     first = held(writer, store, "a", "b")
     second = writer.submit(events("c"))  # three: as many as may wait
     with pytest.raises(StoreBusyError, match="3 events wait"):
@@ -131,7 +133,7 @@ def test_no_more_waits_than_may(store: FakeStore) -> None:
     writer.close()
 
 
-def test_closing_writes_what_waits_and_takes_no_more(writer: Writer, store: FakeStore) -> None:
+def test_closing_writes_what_waits_and_takes_no_more(writer: GroupCommitWriter, store: FakeStore) -> None:
     first = held(writer, store, "a")
     second = writer.submit(events("b"))
     closing = threading.Thread(target=writer.close)
@@ -151,11 +153,13 @@ def test_closing_writes_what_waits_and_takes_no_more(writer: Writer, store: Fake
 
 
 def test_an_idle_writer_closes_at_once(store: FakeStore) -> None:
-    Writer(store).close()  # type: ignore[arg-type]
+    GroupCommitWriter(store).close()  # type: ignore[arg-type]
     assert store.commits == []
 
 
-def test_events_are_checked_against_the_clock_of_the_store_unless_they_were(writer: Writer, store: FakeStore) -> None:
+def test_events_are_checked_against_the_clock_of_the_store_unless_they_were(
+    writer: GroupCommitWriter, store: FakeStore
+) -> None:
     later = Event("ann", "a", NOW + 10**12)
     with pytest.raises(DataError, match="time"):
         writer.submit([later])
@@ -164,7 +168,7 @@ def test_events_are_checked_against_the_clock_of_the_store_unless_they_were(writ
     assert writer.submit([later]).result(20) == [2]
 
 
-def test_a_request_that_cannot_be_kept_fails_alone(writer: Writer, store: FakeStore) -> None:
+def test_a_request_that_cannot_be_kept_fails_alone(writer: GroupCommitWriter, store: FakeStore) -> None:
     store.refuse = lambda items: ValueError("poison") if "x" in items else None
     first = held(writer, store, "0")
     rest = {items: writer.submit(events(*items)) for items in ("a", "x", "b", "cd", "e")}
@@ -177,7 +181,7 @@ def test_a_request_that_cannot_be_kept_fails_alone(writer: Writer, store: FakeSt
     until(lambda: writer.waiting == 0)
 
 
-def test_of_two_requests_one_is_kept(writer: Writer, store: FakeStore) -> None:
+def test_of_two_requests_one_is_kept(writer: GroupCommitWriter, store: FakeStore) -> None:
     store.refuse = lambda items: ValueError("poison") if "x" in items else None
     first = held(writer, store, "0")
     bad, good = writer.submit(events("x")), writer.submit(events("a"))
@@ -189,7 +193,7 @@ def test_of_two_requests_one_is_kept(writer: Writer, store: FakeStore) -> None:
 
 @pytest.mark.parametrize("error", [StoreFullError("full"), StoreAwayError("away")])
 def test_where_the_database_is_the_reason_nothing_is_tried_apart(
-    writer: Writer, store: FakeStore, error: Exception
+    writer: GroupCommitWriter, store: FakeStore, error: Exception
 ) -> None:
     first = held(writer, store, "0")
     rest = [writer.submit(events(item)) for item in "abc"]
@@ -203,7 +207,7 @@ def test_where_the_database_is_the_reason_nothing_is_tried_apart(
 
 
 def test_failures_in_a_row_are_one_line_of_the_log(
-    writer: Writer, store: FakeStore, caplog: pytest.LogCaptureFixture
+    writer: GroupCommitWriter, store: FakeStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     full = StoreFullError("no space")
     with caplog.at_level(logging.WARNING):
@@ -216,7 +220,7 @@ def test_failures_in_a_row_are_one_line_of_the_log(
     assert "no space" in lines[0]
 
 
-def test_a_request_that_was_given_up_is_not_written(writer: Writer, store: FakeStore) -> None:
+def test_a_request_that_was_given_up_is_not_written(writer: GroupCommitWriter, store: FakeStore) -> None:
     first = held(writer, store, "0")
     given_up, other = writer.submit(events("a", "b")), writer.submit(events("c"))
     assert given_up.cancel()
@@ -238,9 +242,9 @@ def test_the_log_is_written_back_after_so_many_events(
     store: FakeStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    monkeypatch.setattr(module, "ROWS", 5)
-    monkeypatch.setattr(module, "IDLE", 1000.0)
-    writer = Writer(store)  # type: ignore[arg-type]
+    monkeypatch.setattr(module, "WRITE_BACK_ROWS", 5)
+    monkeypatch.setattr(module, "WRITE_BACK_SECONDS", 1000.0)
+    writer = GroupCommitWriter(store)  # type: ignore[arg-type]
     writer.submit(events(*"ab")).result(20)
     writer.submit(events(*"cd")).result(20)
     assert not writer._full.is_set()
@@ -262,10 +266,10 @@ def test_the_log_is_written_back_after_so_many_events(
 def test_few_events_are_written_back_when_it_is_quiet_and_none_are_not(
     store: FakeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "IDLE", 0.01)
+    monkeypatch.setattr(module, "WRITE_BACK_SECONDS", 0.01)
     waits: list[float] = []
     wait = threading.Event.wait
-    writer = Writer(store)  # type: ignore[arg-type]
+    writer = GroupCommitWriter(store)  # type: ignore[arg-type]
     monkeypatch.setattr(writer._full, "wait", lambda seconds: waits.append(seconds) or wait(writer._full, seconds))
     until(lambda: len(waits) > 3)
     assert store.write_backs == 0
@@ -281,8 +285,8 @@ def test_few_events_are_written_back_when_it_is_quiet_and_none_are_not(
 def test_a_writer_that_is_closing_leaves_the_log_to_the_store(
     store: FakeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "IDLE", 1000.0)
-    writer = Writer(store)  # type: ignore[arg-type]
+    monkeypatch.setattr(module, "WRITE_BACK_SECONDS", 1000.0)
+    writer = GroupCommitWriter(store)  # type: ignore[arg-type]
     writer.submit(events("a")).result(20)
     writer.close()
     assert store.write_backs == 0

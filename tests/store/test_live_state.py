@@ -18,7 +18,7 @@ import pytest
 
 from tests.conformance.state import NOW, Clock, Shop, StateConformance, event
 from zhiyin.core.errors import ConfigError
-from zhiyin.store.live_state import GRACE, TTL, Direct, LiveState, Memory, Recent, Showings
+from zhiyin.store.live_state import GRACE_SECONDS, TTL_SECONDS, DirectState, LiveState, MemoryState, Recent, Showings
 
 Make = Callable[[Callable[[], float]], LiveState]
 
@@ -27,22 +27,22 @@ class TestMemory(StateConformance):
     @pytest.fixture(scope="class")
     @classmethod
     def make(cls) -> Make:
-        return lambda clock: Memory(clock=clock)
+        return lambda clock: MemoryState(clock=clock)
 
     def test_who_was_asked_for_longest_ago_goes_first(self, shop: Shop) -> None:
-        state = Memory(users=2)
+        state = MemoryState(users=2)
         for name in ("a", "b", "a", "c", "a", "b"):
             state.recent(name, shop.load(name))
         assert (state.users, shop.asked) == (2, 4)
 
     def test_events_are_bounded_too(self, shop: Shop) -> None:
-        state, names = Memory(events=100), [f"u{n}" for n in range(20)]
+        state, names = MemoryState(events=100), [f"u{n}" for n in range(20)]
         for name in names:
             shop.log += [event(n, user=name) for n in range(10)]
         for name in names:
             assert state.recent(name, shop.load(name)) == shop.now(name)
         assert (state.users, state._size) == (10, 100)
-        state.heard([event(n, user="u19") for n in range(10, 60)])
+        state.add_events([event(n, user="u19") for n in range(10, 60)])
         assert (state.users, state._size) == (5, 100)  # room is made of those who were asked for longest ago
         state.forget("u18", NOW)
         assert (state.users, state._size) == (4, 90)
@@ -50,7 +50,7 @@ class TestMemory(StateConformance):
     def test_what_was_loaded_long_ago_is_loaded_anew(self, state: LiveState, shop: Shop, clock: Clock) -> None:
         state.recent("alice", shop.load("alice"))
         shop.log.append(event(1))  # by another program
-        clock.seconds += TTL - 1
+        clock.seconds += TTL_SECONDS - 1
         assert state.recent("alice", shop.load("alice")).events == ()
         clock.seconds += 1
         assert state.recent("alice", shop.load("alice")).events == (event(1),)
@@ -59,11 +59,11 @@ class TestMemory(StateConformance):
         self, state: LiveState, shop: Shop, clock: Clock
     ) -> None:
         state.forget("alice", NOW)
-        state.show("alice", ["x"])
-        assert state.shown("alice") == {}
-        clock.seconds += GRACE
-        state.show("alice", ["x"])
-        assert state.shown("alice") == {"x": 1}
+        state.record_showings("alice", ["x"])
+        assert state.showing_counts("alice") == {}
+        clock.seconds += GRACE_SECONDS
+        state.record_showings("alice", ["x"])
+        assert state.showing_counts("alice") == {"x": 1}
         for _ in range(3):
             state.recent("alice", shop.load("alice"))
         assert shop.asked == 1
@@ -82,7 +82,7 @@ class TestMemory(StateConformance):
         held.clear()
         assert held._size == 0
 
-    def test_nothing_is_left_of_loads(self, state: Memory, shop: Shop) -> None:
+    def test_nothing_is_left_of_loads(self, state: MemoryState, shop: Shop) -> None:
         state.recent("alice", shop.load("alice"))
         assert state._loading == {}
 
@@ -93,7 +93,7 @@ class TestDirect(StateConformance):
     @pytest.fixture(scope="class")
     @classmethod
     def make(cls) -> Make:
-        return lambda clock: Direct(clock=clock)
+        return lambda clock: DirectState(clock=clock)
 
 
 class Server:
@@ -174,15 +174,15 @@ def test_one_process_hears_the_other(server: Server, name: str) -> None:
     shop = Shop()
     here.recent("alice", shop.load("alice"))
     shop.log.append(event(1))
-    there.heard([event(1)])
-    there.show("alice", ["x"])
+    there.add_events([event(1)])
+    there.record_showings("alice", ["x"])
     assert here.recent("alice", shop.load("alice")).events == (event(1),)
-    assert here.shown("alice") == {"x": 1}
+    assert here.showing_counts("alice") == {"x": 1}
     assert (shop.asked, here.users, there.users) == (1, 1, 1)
     there.forget("alice", NOW)
     shop.forget("alice", NOW)
     assert here.recent("alice", shop.load("alice")) == Recent((), NOW)
-    assert here.shown("alice") == {}
+    assert here.showing_counts("alice") == {}
 
 
 @pytest.mark.slow
@@ -193,7 +193,7 @@ def test_one_process_loads_while_the_other_hears(server: Server, name: str) -> N
     def load() -> Recent:
         found = shop.now("alice")
         shop.log.append(event(1))
-        there.heard([event(1)])
+        there.add_events([event(1)])
         return found
 
     here.recent("alice", load)
@@ -209,9 +209,9 @@ def test_tenants_are_apart_and_keys_tell_no_names(server: Server, name: str) -> 
     one, other = RedisState(server.url, name), RedisState(server.url, f"{name}2")
     for state in (one, other):
         state.recent("alice@example.org", lambda: Recent((event(1, user="alice@example.org"),)))
-        state.show("alice@example.org", ["x"])
+        state.record_showings("alice@example.org", ["x"])
     other.forget("alice@example.org", NOW)
-    assert one.shown("alice@example.org") == {"x": 1}
+    assert one.showing_counts("alice@example.org") == {"x": 1}
     assert (one.users, other.users) == (1, 0)
     with redis.Redis.from_url(server.url, decode_responses=True) as link:
         keys = list(link.scan_iter(f"zy:{name}:*"))
@@ -226,7 +226,7 @@ def test_tenants_are_apart_and_keys_tell_no_names(server: Server, name: str) -> 
 def test_a_list_that_grew_long_is_loaded_anew(server: Server, name: str) -> None:
     import redis
 
-    from zhiyin.store.redis_state import SLACK, RedisState
+    from zhiyin.store.redis_state import MAX_APPENDED_EVENTS, RedisState
 
     state, shop = RedisState(server.url, name), Shop()
     shop.log += [event(n) for n in range(500)]
@@ -234,11 +234,11 @@ def test_a_list_that_grew_long_is_loaded_anew(server: Server, name: str) -> None
     with redis.Redis.from_url(server.url) as link:
         key = next(link.scan_iter(f"zy:{name}:recent:*", count=100_000))
         sizes = []
-        for n in range(500, 510 + SLACK):
+        for n in range(500, 510 + MAX_APPENDED_EVENTS):
             shop.log.append(event(n))
-            state.heard([event(n)])
+            state.add_events([event(n)])
             sizes.append(link.llen(key))
-        assert sizes == [*range(3, 3 + SLACK), *[0] * 10]
+        assert sizes == [*range(3, 3 + MAX_APPENDED_EVENTS), *[0] * 10]
     assert state.users == 0
     assert state.recent("alice", shop.load("alice")) == shop.now("alice")
     assert (shop.asked, state.users) == (2, 1)
@@ -347,10 +347,10 @@ class TestAway:
         with caplog.at_level(logging.INFO):
             for n in range(20):
                 shop.log.append(event(n))
-                state.heard([event(n)])
+                state.add_events([event(n)])
                 assert state.recent("alice", shop.load("alice")) == shop.now("alice")
-            state.show("alice", ["x"])
-            assert state.shown("alice") == {"x": 1}
+            state.record_showings("alice", ["x"])
+            assert state.showing_counts("alice") == {"x": 1}
             assert (state.users, state.away) == (0, True)
             assert [r.message for r in caplog.records if "does not answer" in r.message] == [caplog.records[0].message]
             own.start()
@@ -376,17 +376,17 @@ class TestAway:
                 raise redis.ConnectionError("cut off")
             return True
 
-        def heard(*_: object) -> None:
+        def append(*_: object) -> None:
             raise redis.TimeoutError("cut off")
 
         cut.set()
         monkeypatch.setattr(here._redis, "ping", ping)
         with monkeypatch.context() as patch:
-            patch.setattr(here, "_heard", heard)
+            patch.setattr(here, "_append_script", append)
             shop.log.append(event(1))
-            here.heard([event(1)])
+            here.add_events([event(1)])
         shop.log.append(event(1, user="bob"))
-        here.heard([event(1, user="bob")])
+        here.add_events([event(1, user="bob")])
         for name in ("alice", "bob"):
             assert here.recent(name, shop.load(name)).events == (event(1, user=name),)
         cut.clear()
@@ -408,7 +408,7 @@ class TestAway:
         with redis.Redis.from_url(own.url) as link:
             link.save()
         shop.log.append(event(1))
-        state.heard([event(1)])
+        state.add_events([event(1)])
         assert state.recent("alice", shop.load("alice")).events == (event(1),)
         own.stop()
         own.start()
@@ -428,7 +428,7 @@ class TestAway:
         state, shop = RedisState(own.url), Shop()
         shop.log.append(event(1))
         state.recent("alice", shop.load("alice"))
-        state.show("alice", ["x"])
+        state.record_showings("alice", ["x"])
         with redis.Redis.from_url(own.url) as link:
             link.save()
         own.stop()
@@ -437,7 +437,7 @@ class TestAway:
         assert state.recent("alice", shop.load("alice")) == Recent((), NOW)
         own.start()
         until(lambda: not state.away)
-        assert state.shown("alice") == {}
+        assert state.showing_counts("alice") == {}
         with redis.Redis.from_url(own.url) as link:
             assert list(link.scan_iter("zy:default:recent:*")) == []
             assert list(link.scan_iter("zy:default:shown:*")) == []
@@ -445,7 +445,7 @@ class TestAway:
 
     def test_one_that_hangs_costs_one_request(self, tmp_path: Path) -> None:
         pytest.importorskip("redis")
-        from zhiyin.store.redis_state import PATIENCE, RedisState
+        from zhiyin.store.redis_state import TIMEOUT_SECONDS, RedisState
 
         with socket.socket(socket.AF_UNIX) as deaf:  # takes connections, never answers
             deaf.bind(str(tmp_path / "s"))
@@ -455,8 +455,8 @@ class TestAway:
             assert state.away
             for _ in range(200):
                 state.recent("alice", shop.load("alice"))
-                state.heard([event(1)])
-            assert time.monotonic() - began < 5 * PATIENCE
+                state.add_events([event(1)])
+            assert time.monotonic() - began < 5 * TIMEOUT_SECONDS
             assert shop.asked == 200
             state.close()
 

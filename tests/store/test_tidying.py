@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import own_schema
-from zhiyin.store.database import EVENTS, ROWS, Store, sa
+from zhiyin.store.database import EVENTS, ROWS_PER_STATEMENT, Store, sa
 from zhiyin.store.records import Event
 from zhiyin.store.tables import EVENTS_OF_TIME
 from zhiyin.store.traces import Trace
@@ -97,10 +97,10 @@ def test_what_is_asked_does_not_grow_with_what_stays(tmp_path: Path) -> None:
     # The same number of old events in both.
     counts = {}
     for store, n in ((few, 1_000), (many, 6_000)):
-        old = [Event("old", "i1", T0 - 10 - at, id=f"old{at}") for at in range(ROWS + 1)]
+        old = [Event("old", "i1", T0 - 10 - at, id=f"old{at}") for at in range(ROWS_PER_STATEMENT + 1)]
         store.append(old)
         with statements(store) as asked:
-            assert store.drop_before(T0 - 5) == ROWS + 1
+            assert store.drop_before(T0 - 5) == ROWS_PER_STATEMENT + 1
         counts[n] = len(asked)
         assert store.count() == n
         store.close()
@@ -122,12 +122,14 @@ def test_what_is_old_goes_and_nothing_else(
 
 def test_more_than_one_part_and_events_that_come_meanwhile(tmp_path: Path) -> None:
     store = Store(tmp_path / "store.db")
-    store.append([Event("u", "i", T0 + at, id=f"e{at}") for at in range(2 * ROWS + 1)])
-    parts = store.dropping(T0 + 2 * ROWS)
-    assert next(parts) == ROWS
-    store.append([Event("u", "i", T0 - 1, id="late"), Event("u", "i", T0 + 9 * ROWS, id="new")])  # no lock is held
-    assert list(parts) == [ROWS, 1]
-    assert store.events()["id"].to_list() == [f"e{2 * ROWS}", "new"]
+    store.append([Event("u", "i", T0 + at, id=f"e{at}") for at in range(2 * ROWS_PER_STATEMENT + 1)])
+    parts = store.dropping(T0 + 2 * ROWS_PER_STATEMENT)
+    assert next(parts) == ROWS_PER_STATEMENT
+    store.append(
+        [Event("u", "i", T0 - 1, id="late"), Event("u", "i", T0 + 9 * ROWS_PER_STATEMENT, id="new")]
+    )  # no lock is held
+    assert list(parts) == [ROWS_PER_STATEMENT, 1]
+    assert store.events()["id"].to_list() == [f"e{2 * ROWS_PER_STATEMENT}", "new"]
     store.close()
 
 

@@ -59,10 +59,10 @@ def _tell_redis(project: Project, store: Store, user: str) -> None:
     if project.config.service.redis is None:
         return
     from zhiyin.data.config import resolved
-    from zhiyin.store.live_state import name_of
+    from zhiyin.store.live_state import state_name
     from zhiyin.store.redis_state import RedisState
 
-    state = RedisState(resolved(project.config.service.redis, project.home), name_of(store.address))
+    state = RedisState(resolved(project.config.service.redis, project.home), state_name(store.address))
     try:
         state.forget(user, store.forgotten(user))
         if state.away:

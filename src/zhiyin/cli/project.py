@@ -44,16 +44,16 @@ class Project:
         """
         from zhiyin.data.config import read_data
 
-        heard = self.heard() if store else None
-        if heard is not None and self.config.data.source is None and heard.events.is_empty():
+        snapshot = self.store_snapshot() if store else None
+        if snapshot is not None and self.config.data.source is None and snapshot.events.is_empty():
             raise DataError(
                 "no event log is named, and the store has heard nothing yet", file=self.home / "zhiyin.toml",
                 remedy="send events to POST /v1/events of zhiyin serve, or name a log under [data]: source = ...",
             )  # fmt: skip
-        if heard is not None and len(heard.events):
-            say = f"{len(heard.events):,} events of the store"
+        if snapshot is not None and len(snapshot.events):
+            say = f"{len(snapshot.events):,} events of the store"
             typer.echo(say if self.config.data.source is None else f"the files and {say}", err=True)
-        return read_data(self.config, self.home, strict, heard)
+        return read_data(self.config, self.home, strict, snapshot)
 
     @property
     def store_address(self) -> str:
@@ -62,7 +62,7 @@ class Project:
 
         return os.environ.get(STORE) or store_address(self.config, self.home)
 
-    def heard(self) -> Heard | None:
+    def store_snapshot(self) -> Heard | None:
         """What the project's store holds; None where there is no store. Raises MissingExtraError without its extra."""
         address = self.store_address
         path = address.removeprefix("sqlite:///")
@@ -70,14 +70,14 @@ class Project:
             return None
         try:
             from zhiyin.store.database import Store
-            from zhiyin.store.training_export import heard
+            from zhiyin.store.training_export import read_snapshot
         except MissingExtraError as error:
             error.remedy = f"{error.remedy}, or leave out what the service has heard: --no-store"
             raise
 
         store = Store(address)
         try:
-            return heard(store, self.run)
+            return read_snapshot(store, self.run)
         finally:
             store.close()
 

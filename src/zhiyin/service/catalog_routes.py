@@ -25,7 +25,7 @@ from zhiyin.service.route_dependencies import (
     names,
 )
 from zhiyin.service.version_view import plain
-from zhiyin.store.records import ID, columns, text
+from zhiyin.store.records import MAX_ID_CHARS, columns, text
 
 # Lines of one request, and those told of that were rejected.
 LINES, TOLD = 10_000, 100
@@ -192,7 +192,7 @@ def _lines(body: bytes, tenant: Tenant, name: str) -> tuple[dict[str, Any], list
             said = json.loads(line)
             if not isinstance(said, dict) or set(said) != {"id", "columns"}:
                 raise DataError("this is no id and columns", remedy='{"id": "i1", "columns": {"price": 3}}')
-            key = text(said["id"], "id", ID)
+            key = text(said["id"], "id", MAX_ID_CHARS)
             read[key] = None if said["columns"] is None else columns(said["columns"])
             numbers[key] = number
         except (ValueError, RecursionError):

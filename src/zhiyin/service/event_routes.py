@@ -19,7 +19,7 @@ from zhiyin.service.request_models import MOST_EVENTS, EventIn, ShownIn
 from zhiyin.service.route_dependencies import ItemId, ScopeDependencies, Tenant, json_response
 from zhiyin.service.visitors import Visitor
 from zhiyin.store.group_commit import CommitTimeoutError
-from zhiyin.store.records import Event, checked
+from zhiyin.store.records import Event, validated_event
 
 # Seconds that a commit is waited for; events that take long to hear of, so that other requests would wait for it.
 COMMIT, MANY = 10.0, 50
@@ -173,7 +173,7 @@ def _event(given: Any, now: int) -> Event:
     moment, id, kind = given.get("time"), given.get("id"), given.get("kind")
     if id is not None and not id:
         raise DataError("id is empty", column="id", remedy="a text, or none")
-    return checked(
+    return validated_event(
         given["user"], given["item"], now if moment is None else moment, "event" if kind is None else kind,
         given.get("value"), id, given.get("list_id"), now,
     )  # fmt: skip

@@ -20,7 +20,7 @@ import polars as pl
 
 from zhiyin.core.run import log
 from zhiyin.service.feature_log import DELETED, differences, hash_of_names, read_features
-from zhiyin.store.live_state import EVENTS
+from zhiyin.store.live_state import MAX_EVENTS_PER_USER
 from zhiyin.store.traces import Trace
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def compare_newest(settings: Settings, store: Store, most: int) -> Skew:
     from zhiyin.service.list_service import ListService
     from zhiyin.service.placements import Placements
     from zhiyin.service.serving_state import ServingState
-    from zhiyin.store.traces import Traces
+    from zhiyin.store.traces import TraceWriter
 
     traces = store.traces_with_features(most)
     if not traces:
@@ -107,7 +107,7 @@ def compare_newest(settings: Settings, store: Store, most: int) -> Skew:
         live = stack.enter_context(contextlib.closing(ServingState(
             bundles, store, settings.answer_settings, settings.config.weights, types=settings.config.schema.types
         )))  # fmt: skip
-        writer = stack.enter_context(contextlib.closing(Traces(store)))
+        writer = stack.enter_context(contextlib.closing(TraceWriter(store)))
         list_service = ListService(live, Placements(store, settings.file, live.now.answers), writer)
         return compare(list_service, sorted(traces, key=lambda trace: (trace.version, trace.head["index"])))
 
@@ -163,7 +163,7 @@ def _past(list_service: ListService, trace: Trace, view: View, found: Skew) -> t
     if trace.user is not None:
         # What the user had done long before, and the history did not hold.
         known = set(seqs.tolist())
-        kept = loaded.unlearned(code, store.recent(trace.user, EVENTS)[0])
+        kept = loaded.unlearned(code, store.recent(trace.user, MAX_EVENTS_PER_USER)[0])
         missing = sorted(event.seq for event in kept if event.seq not in known and event.seq > loaded.learned_seq)
         received = store.numbered(missing[:1], ("received",))["received"]
         if len(received):

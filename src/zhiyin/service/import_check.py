@@ -15,7 +15,7 @@ from zhiyin.data.catalogue_schema import TABLES, CatalogueSchema
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.service.schema_keeper import SchemaKeeper, convert_rows
 from zhiyin.store.column_types import add_first, types_of
-from zhiyin.store.database import SCHEMA, Store, exported_rows
+from zhiyin.store.database import COLUMN_TYPES, Store, exported_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +58,8 @@ def check_rows(store: Store, folder: Path, learned: CatalogueSchema, settings: C
     Raises DataError for a folder that is no export, or is damaged.
     """
     keeper = SchemaKeeper(store, settings)
-    there, _ = store.all(SCHEMA)
-    coming = exported_rows(folder, SCHEMA)
+    there, _ = store.all(COLUMN_TYPES)
+    coming = exported_rows(folder, COLUMN_TYPES)
     both = {key: {**(there.get(key) or {}), **(coming.get(key) or {})} for key in {*there, *coming}}
     schema = keeper.over(learned, types_of(both))
     made = CheckedRows({}, {}, [])

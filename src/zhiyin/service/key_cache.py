@@ -21,7 +21,7 @@ from zhiyin.core.errors import ConfigError, ZhiyinError, nearest
 from zhiyin.core.run import log
 from zhiyin.core.tokens import key_hash
 from zhiyin.service.set_aside import SetAside
-from zhiyin.store.access_keys import LIFE, AccessKey, KeyTable
+from zhiyin.store.access_keys import MAX_LIFETIME_MICROSECONDS, AccessKey, KeyTable
 from zhiyin.store.database import Store
 
 # What a key may do: read lists and histories, bring events, sign tokens for pages, do all and see the inside.
@@ -143,7 +143,7 @@ class Keys:
         check(name, wanted)
         now = self.now()
         until = None if expires is None else now + microseconds(expires)
-        if until is not None and until > now + LIFE:
+        if until is not None and until > now + MAX_LIFETIME_MICROSECONDS:
             raise ConfigError(
                 f"{expires!r} is too long", column="expires", remedy="such as 90d; leave it out for never"
             )

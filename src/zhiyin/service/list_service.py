@@ -32,7 +32,7 @@ from zhiyin.service.request_models import Ask, Setting
 from zhiyin.service.serving_state import ServingState
 from zhiyin.service.trace_request import Shares, kept_request, request_of, size_of, thinned
 from zhiyin.service.version_view import Past, View
-from zhiyin.store.traces import Trace, Traces
+from zhiyin.store.traces import Trace, TraceWriter
 
 # Items that pages of one list show in all, and bytes of a page's token once unpacked.
 MOST_PAGED, UNPACKED = 2_000, 1 << 20
@@ -63,7 +63,7 @@ class ListService:
         self,
         live: ServingState,
         placements: Placements,
-        traces: Traces,
+        traces: TraceWriter,
         budget: float | None = None,
         features: FeatureLog | None = None,
     ) -> None:
@@ -114,7 +114,7 @@ class ListService:
         more = origin != "rank" and len(answer.items) >= request.k
         made = ListResult(list_id, view, name, version, request, answer, next_page(after, more, route), shown)
         if frequency is not None and who is not None:
-            self.live.state.show(who, made.items, frequency.seconds)
+            self.live.state.record_showings(who, made.items, frequency.seconds)
         if targets:
             self._tally(view, targets, answer.exposed.ravel().tolist())
         self._trace(made, ask, past, now, origin, like, [*paged, *out], state)

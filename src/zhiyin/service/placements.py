@@ -24,7 +24,7 @@ from zhiyin.pipeline.rules import Boost
 from zhiyin.service.request_models import ListOptions, Setting
 from zhiyin.service.set_aside import SetAside
 from zhiyin.store.database import Store
-from zhiyin.store.records import ID, text
+from zhiyin.store.records import MAX_ID_CHARS, text
 
 TABLE, DEFAULT, MOST = "placements", "default", 1_000
 _FILE, _HTTP = "file", "http"
@@ -79,7 +79,7 @@ class Placements:
 
     def put(self, name: str, settings: Mapping[str, Any], answers: Answers) -> int:
         """Check settings and write them as a new version. Raises ConfigError, and nothing changes."""
-        text(name, "placement", ID)
+        text(name, "placement", MAX_ID_CHARS)
         made = checked(name, settings, answers)
         with self._lock:
             if name not in self._known and len(self._known) >= MOST:
@@ -250,7 +250,7 @@ def placements_of(file: Path, answers: Answers) -> tuple[dict[str, str], dict[st
             rejected[what] = SetAside(what, "it is no table", f"{file.name}: {why.remedy}")
     for name, settings in config.placements.items():
         try:
-            usable[name] = _json(checked(text(name, "placement", ID), settings, answers))
+            usable[name] = _json(checked(text(name, "placement", MAX_ID_CHARS), settings, answers))
         except ZhiyinError as error:
             what = f"[placements.{name[:64]}]"
             rejected[what] = SetAside(what, error.message.splitlines()[0], f"mend it in {file.name}")

@@ -22,8 +22,8 @@ from zhiyin.data.event_schema import LARGEST_VALUE
 from zhiyin.data.times import LATEST
 from zhiyin.pipeline.request import MAX_IDS
 from zhiyin.pipeline.rules import MAX_ITEMS
-from zhiyin.store.access_keys import LIFE as KEY_LIFE
-from zhiyin.store.records import COLUMNS, ID, KIND, LARGEST, TIMES, text
+from zhiyin.store.access_keys import MAX_LIFETIME_MICROSECONDS as KEY_LIFE
+from zhiyin.store.records import MAX_COLUMNS, MAX_ID_CHARS, MAX_INTEGER, MAX_KIND_CHARS, TIME_POLICY, text
 
 # Events of one request; widgets of a page; a page token's characters; columns asked for; characters of a text of the
 # context; characters of a filter.
@@ -32,7 +32,7 @@ MOST_EVENTS, WIDGETS, TOKEN, FIELDS, CONTEXT, FILTER = 1_000, 20, 64_000, 50, 1_
 
 def _right(value: str) -> str:
     try:
-        return text(value, "id", ID)
+        return text(value, "id", MAX_ID_CHARS)
     except DataError as error:
         raise ValueError(f"{error.message}; {error.remedy}") from None
 
@@ -84,7 +84,7 @@ PLAIN = {"pattern": r"^[^\u0000-\u001f\u007f]+$"}
 CONDITION, EXPRESSION, PAGE = "zhiyin-condition", "zhiyin-expression", "zhiyin-page"
 Bool = Annotated[bool, Field(strict=True)]
 Number = Annotated[float, Field(strict=True)]
-Id = Annotated[str, Field(min_length=1, max_length=ID, json_schema_extra=PLAIN), AfterValidator(_right)]
+Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS, json_schema_extra=PLAIN), AfterValidator(_right)]
 Text = Annotated[str, AfterValidator(_unicode)]
 Filter = Annotated[
     str,
@@ -92,7 +92,7 @@ Filter = Annotated[
     AfterValidator(_unicode),
 ]
 Page = Annotated[Text, Field(max_length=TOKEN, json_schema_extra={"format": PAGE})]
-Fields = Annotated[list[Annotated[Text, Field(max_length=ID)]], Field(fail_fast=True, max_length=FIELDS)]
+Fields = Annotated[list[Annotated[Text, Field(max_length=MAX_ID_CHARS)]], Field(fail_fast=True, max_length=FIELDS)]
 Scalar = Annotated[Text, Field(max_length=CONTEXT)] | bool | int | float | None
 K = Annotated[int, Field(ge=1, le=MAX_ITEMS), BeforeValidator(_whole)]
 # Milliseconds; microseconds UTC until the year 2200.
@@ -119,8 +119,8 @@ class EventIn(Body):
 
     user: Id
     item: Id
-    kind: Annotated[str, Field(min_length=1, max_length=KIND, json_schema_extra=PLAIN)] | None = "event"
-    time: Annotated[int, Field(ge=TIMES.earliest, le=LATEST)] | None = None
+    kind: Annotated[str, Field(min_length=1, max_length=MAX_KIND_CHARS, json_schema_extra=PLAIN)] | None = "event"
+    time: Annotated[int, Field(ge=TIME_POLICY.earliest, le=LATEST)] | None = None
     value: Annotated[float, Field(ge=-LARGEST_VALUE, le=LARGEST_VALUE)] | None = None
     id: Id | None = None
     list_id: Id | None = None
@@ -168,7 +168,7 @@ class Who(Body):
     user: Id | None = None
     session: Id | None = None
     history: Annotated[list[Id], Field(fail_fast=True, max_length=1_000)] | None = None
-    context: Annotated[dict[Annotated[Text, Field(max_length=ID)], Scalar], Field(max_length=100)] = Field(
+    context: Annotated[dict[Annotated[Text, Field(max_length=MAX_ID_CHARS)], Scalar], Field(max_length=100)] = Field(
         default_factory=dict
     )
 
@@ -272,7 +272,7 @@ class TokenIn(Body):
 
 # What a column of an item or a user may hold. Checked by `records.columns` and by the types of the columns.
 _TEXT = {"type": "string", "pattern": r"^[^\u0000]*$"}
-_NUMBER = {"type": "number", "minimum": -LARGEST, "maximum": LARGEST}
+_NUMBER = {"type": "number", "minimum": -MAX_INTEGER, "maximum": MAX_INTEGER}
 _COLUMN = {"anyOf": [
     _NULL, {"type": "boolean"}, _TEXT, _NUMBER,
     *({"type": "array", "items": {"anyOf": [one, _NULL]}} for one in (_TEXT, _NUMBER)),
@@ -286,8 +286,8 @@ _TRUE_OR_FALSE = {"anyOf": [
 def columns_schema(table: str) -> dict[str, Any]:
     """What the columns of one of "items" or "users" may be, as a JSON Schema."""
     return {
-        "type": "object", "title": "Columns", "maxProperties": COLUMNS,
-        "propertyNames": {"minLength": 1, "maxLength": ID, **PLAIN, "not": {"const": "id"}},
+        "type": "object", "title": "Columns", "maxProperties": MAX_COLUMNS,
+        "propertyNames": {"minLength": 1, "maxLength": MAX_ID_CHARS, **PLAIN, "not": {"const": "id"}},
         "properties": {HIDDEN: _TRUE_OR_FALSE} if table == "items" else {},
         "additionalProperties": _COLUMN,
         "description": "Texts, numbers, booleans, null, or lists of texts or of numbers, by column; each of the type "
@@ -295,7 +295,7 @@ def columns_schema(table: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-ID_SCHEMA: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": ID, **PLAIN}
+ID_SCHEMA: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS, **PLAIN}
 
 
 def _type(text: str) -> str:

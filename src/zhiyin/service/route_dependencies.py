@@ -23,7 +23,7 @@ from zhiyin.service.request_models import FIELDS, PLAIN, Filter, Id, Language, P
 from zhiyin.service.tenant import Tenant as Shop
 from zhiyin.service.visitors import Visitor, W
 from zhiyin.store.access_keys import AccessKey
-from zhiyin.store.records import ID
+from zhiyin.store.records import MAX_ID_CHARS
 from zhiyin.store.traces import Trace
 
 # What stands in an address for a slash within an id, which routes would take for the end of it: of private use.
@@ -37,21 +37,21 @@ FilterQuery = Annotated[Filter, Query()]
 
 # The same as an array between commas, as `describe` makes of it.
 FIELDS_SCHEMA: dict[str, Any] = {
-    "type": "array", "items": {"type": "string", "maxLength": ID, "pattern": "^[^,]*$"}, "maxItems": FIELDS,
+    "type": "array", "items": {"type": "string", "maxLength": MAX_ID_CHARS, "pattern": "^[^,]*$"}, "maxItems": FIELDS,
 }  # fmt: skip
 
 
 def _columns(said: str) -> str:
     found = names(said)
-    if len(found) > FIELDS or any(len(name) > ID for name in found):
-        raise ValueError(f"at most {FIELDS} names of at most {ID} characters")
+    if len(found) > FIELDS or any(len(name) > MAX_ID_CHARS for name in found):
+        raise ValueError(f"at most {FIELDS} names of at most {MAX_ID_CHARS} characters")
     return said
 
 
 FieldsQuery = Annotated[
     Text,
     Query(
-        max_length=FIELDS * (ID + 1),
+        max_length=FIELDS * (MAX_ID_CHARS + 1),
         description=f"at most {FIELDS} columns, between commas",
         json_schema_extra=FIELDS_SCHEMA,
     ),

@@ -13,7 +13,7 @@ from typing import Any
 from zhiyin.core.errors import DataError
 from zhiyin.data.catalogue_schema import TABLES, CatalogueSchema
 from zhiyin.store.column_types import StoredTypes, add_first, adopt, stored_types
-from zhiyin.store.database import SCHEMA, Store
+from zhiyin.store.database import COLUMN_TYPES, Store
 from zhiyin.store.records import columns
 
 Rows = Mapping[str, Mapping[str, Any] | None]
@@ -30,7 +30,7 @@ class SchemaKeeper:
 
     def look(self) -> StoredTypes:
         """What the store says now."""
-        if self.store.seq(SCHEMA) != self.stored.version:
+        if self.store.seq(COLUMN_TYPES) != self.stored.version:
             with self._lock:
                 self.stored = stored_types(self.store)
         return self.stored

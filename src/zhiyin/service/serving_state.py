@@ -27,7 +27,7 @@ from zhiyin.service.trending import Trending
 from zhiyin.service.version_selector import MEND_RULES, VersionSelector
 from zhiyin.service.version_view import Columns, Loaded, NoVersionError, Past, View
 from zhiyin.store.database import Marks, Store
-from zhiyin.store.live_state import EVENTS, LiveState, Memory, Recent
+from zhiyin.store.live_state import MAX_EVENTS_PER_USER, LiveState, MemoryState, Recent
 from zhiyin.store.records import Event, columns
 
 # Users whose columns, and whose histories as arrays, are held.
@@ -65,7 +65,7 @@ class ServingState:
     ) -> None:
         self.bundles, self.store, self.several = bundles, store, several
         self.options, self.weights = dict(options or {}), dict(weights or {})
-        self.state = state or Memory()
+        self.state = state or MemoryState()
         self.trending = Trending(store)
         # What else is to be looked at now and then.
         self.also: list[Callable[[View], None]] = []
@@ -199,9 +199,9 @@ class ServingState:
         session = None if session == user else session
         named = [name for name in (user, session) if name is not None]
         if window is None:
-            found, shown = self.state.look(named, self._load)
+            found, shown = self.state.recent_and_showings(named, self._load)
         else:
-            found, shown = self.state.look(named, self._load, named[0], window)
+            found, shown = self.state.recent_and_showings(named, self._load, named[0], window)
         return self._past(view, user, session, found), shown
 
     def _past(self, view: View, user: str | None, session: str | None, found: list[Recent]) -> Past:
@@ -228,12 +228,12 @@ class ServingState:
         return past
 
     def _load(self, user: str) -> Recent:
-        events, forgotten = self.store.recent(user, EVENTS)
+        events, forgotten = self.store.recent(user, MAX_EVENTS_PER_USER)
         return Recent(tuple(events), forgotten)
 
     def heard(self, events: Sequence[Event]) -> None:
         """Events that the store has committed: they count in the very next answer."""
-        self.state.heard(events)
+        self.state.add_events(events)
 
     def forget(self, user: str) -> None:
         """A user that the store has forgotten."""

@@ -20,10 +20,10 @@ from zhiyin.service.serving_state import ServingState
 from zhiyin.service.set_aside import SetAside
 from zhiyin.service.settings import Settings, read_settings
 from zhiyin.store.database import Store
-from zhiyin.store.group_commit import Writer
-from zhiyin.store.live_state import Direct, LiveState, name_of
+from zhiyin.store.group_commit import GroupCommitWriter
+from zhiyin.store.live_state import DirectState, LiveState, state_name
 from zhiyin.store.showings_file import FileShowings
-from zhiyin.store.traces import Traces
+from zhiyin.store.traces import TraceWriter
 
 REDIS_AWAY = SetAside(
     "Redis", "it does not answer, or only slowly: histories are read from the store, and each process counts what "
@@ -40,15 +40,15 @@ class Tenant:
     keys: Keys
     settings: ServiceSection = dataclasses.field(default_factory=ServiceSection)
     config: Path | None = None
-    writer: Writer = None  # type: ignore[assignment]
-    traces: Traces = None  # type: ignore[assignment]
+    writer: GroupCommitWriter = None  # type: ignore[assignment]
+    traces: TraceWriter = None  # type: ignore[assignment]
     # What of the settings cannot be used.
     unusable: Sequence[SetAside] = ()
 
     def __post_init__(self) -> None:
         self.store: Store = self.live.store
-        self.writer = self.writer or Writer(self.store)
-        self.traces = self.traces or Traces(self.store)
+        self.writer = self.writer or GroupCommitWriter(self.store)
+        self.traces = self.traces or TraceWriter(self.store)
         view = self.live.serving
         self.placements = Placements(self.store, self.config, None if view is None else view.answers)
         features = FeatureLog(self.settings.log_features, self.settings.log_features_rate)
@@ -89,9 +89,11 @@ class Tenant:
             if section.redis is not None:
                 from zhiyin.store.redis_state import RedisState
 
-                state = RedisState(resolved(section.redis, home), name_of(kept.address))
+                state = RedisState(resolved(section.redis, home), state_name(kept.address))
             elif several or kept.dialect != "sqlite":  # to a server other machines may write
-                state = Direct(None if shared is None else FileShowings(shared / f"{name_of(kept.address)}.showings"))
+                state = DirectState(
+                    None if shared is None else FileShowings(shared / f"{state_name(kept.address)}.showings")
+                )
             live = ServingState(
                 Bundles(home / settings.config.train.output / "bundles"),
                 kept,

@@ -16,7 +16,7 @@ from zhiyin.core.errors import DataError
 from zhiyin.core.tokens import LIFE, SKEW, TOKEN_SCOPES, TokenError
 from zhiyin.service.errors import RefusedError
 from zhiyin.service.request_models import Who
-from zhiyin.store.records import ID, text
+from zhiyin.store.records import MAX_ID_CHARS, text
 
 W = TypeVar("W", bound=Who)
 _OTHER = "get a token for that user from the shop's server (POST /v1/tokens), or leave the id out"
@@ -49,7 +49,7 @@ class Visitor:
         try:
             for name, value in (("sub", user), ("sid", session)):
                 if value is not None:
-                    text(value, name, ID)
+                    text(value, name, MAX_ID_CHARS)
         except DataError as error:
             raise TokenError(f"this page token names no user: {error.message}") from None
         if user is None and session is None:

@@ -19,9 +19,9 @@ from zhiyin.store.database import Store, sa
 from zhiyin.store.tables import ACCESS_KEYS, MARKS
 
 # Keys of one shop at most; longest life of a key that has an end, in microseconds.
-MOST, LIFE = 100, 100 * UNITS["y"]
+MAX_KEYS, MAX_LIFETIME_MICROSECONDS = 100, 100 * UNITS["y"]
 # Begins the marks of what was added to a store once and is not to be added again.
-_BEGUN = "access keys"
+_IMPORT_MARK = "access keys"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,11 +67,11 @@ class KeyTable:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        with store._reading() as link:
-            there = sa.inspect(link).has_table(ACCESS_KEYS.name)
+        with store._reading() as connection:
+            there = sa.inspect(connection).has_table(ACCESS_KEYS.name)
         if not there:  # of a store from before there were keys in it
-            with store._writing() as link:
-                ACCESS_KEYS.create(link, checkfirst=True)
+            with store._writing() as connection:
+                ACCESS_KEYS.create(connection, checkfirst=True)
 
     def all(self) -> list[AccessKey]:
         """All keys by name."""
@@ -79,23 +79,23 @@ class KeyTable:
 
     def read(self) -> tuple[list[AccessKey], list[str]]:
         """All keys by name, and the names of rows that are damaged: they open nothing, and `remove` removes them."""
-        with self.store._reading() as link:
-            found = [(str(row["name"]), _key_of(row)) for row in _rows(link)]
-        return [key for _, key in found if key is not None], [name for name, key in found if key is None]
+        with self.store._reading() as connection:
+            named_keys = [(str(row["name"]), _key_of(row)) for row in _rows(connection)]
+        return [key for _, key in named_keys if key is not None], [name for name, key in named_keys if key is None]
 
     def add(self, key: AccessKey) -> None:
         """Keep a new key. Raises KeyConflictError where its name is taken or there are too many."""
-        with self.store._writing() as link:
-            known, names = _all(link), _names(link)
+        with self.store._writing() as connection:
+            keys, names = _all(connection), _names(connection)
             if key.name in names:
                 raise KeyConflictError(
                     f"there is a key {key.name!r} already", column="name",
                     remedy=f"choose another name, or revoke it first: zhiyin key revoke {key.name}",
                 )  # fmt: skip
-            if len(known) >= MOST:
-                raise KeyConflictError(f"there are {MOST} keys, as many as there may be", remedy="revoke one first")
-            link.execute(sa.insert(ACCESS_KEYS), [_row(key)])
-        if not known:
+            if len(keys) >= MAX_KEYS:
+                raise KeyConflictError(f"there are {MAX_KEYS} keys, as many as there may be", remedy="revoke one first")
+            connection.execute(sa.insert(ACCESS_KEYS), [_row(key)])
+        if not keys:
             self._close_file()
 
     def remove(self, name: str, now: int, *, last_admin: bool = False) -> AccessKey:
@@ -104,29 +104,32 @@ class KeyTable:
         Of a damaged row the key returned has no scopes. Raises UnknownKeyError, which names the nearest, and
         KeyConflictError for the last admin key.
         """
-        with self.store._writing() as link:
-            known = {one.name: one for one in _all(link)}
-            names = _names(link)
+        with self.store._writing() as connection:
+            keys_by_name = {one.name: one for one in _all(connection)}
+            names = _names(connection)
             if name not in names:
                 remedy = nearest(name, list(names)) if names else "there is no key yet"
                 raise UnknownKeyError(f"there is no key {name!r}", column="name", remedy=remedy)
-            key = known.pop(name, None) or AccessKey(name, frozenset(), "", 0)  # a damaged row opens nothing
-            left = any("admin" in one.scopes and not one.expired(now) for one in known.values())
+            key = keys_by_name.pop(name, None) or AccessKey(name, frozenset(), "", 0)  # a damaged row opens nothing
+            left = any("admin" in one.scopes and not one.expired(now) for one in keys_by_name.values())
             if "admin" in key.scopes and not key.expired(now) and not left and not last_admin:
                 raise KeyConflictError(
                     f"{name!r} is the last admin key", column="name",
                     remedy="add another first: zhiyin key add NAME --scope admin",
                 )  # fmt: skip
-            link.execute(sa.delete(ACCESS_KEYS).where(ACCESS_KEYS.c.name == name))
+            connection.execute(sa.delete(ACCESS_KEYS).where(ACCESS_KEYS.c.name == name))
         return key
 
     def begin(self, keys: Sequence[AccessKey]) -> bool:
         """Add the first keys of a store, whoever of several processes comes first; False where it ever had any."""
-        with self.store._writing() as link:
-            if _names(link) or link.execute(sa.select(MARKS.c.key).where(MARKS.c.key.like(f"{_BEGUN}%"))).first():
+        with self.store._writing() as connection:
+            if (
+                _names(connection)
+                or connection.execute(sa.select(MARKS.c.key).where(MARKS.c.key.like(f"{_IMPORT_MARK}%"))).first()
+            ):
                 return False
-            link.execute(sa.insert(ACCESS_KEYS), [_row(key) for key in keys])
-            link.execute(sa.insert(MARKS), [{"key": _BEGUN, "value": None}])
+            connection.execute(sa.insert(ACCESS_KEYS), [_row(key) for key in keys])
+            connection.execute(sa.insert(MARKS), [{"key": _IMPORT_MARK, "value": None}])
         self._close_file()
         return True
 
@@ -136,21 +139,21 @@ class KeyTable:
         A name that is taken gets a number. Returns how many were added now.
         """
         added = 0
-        with self.store._writing() as link:
-            done = set(link.execute(sa.select(MARKS.c.key).where(MARKS.c.key.like(f"{_BEGUN}%"))).scalars())
-            known = _all(link)
-            names, hashes = _names(link), {one.hash for one in known}
+        with self.store._writing() as connection:
+            done = set(connection.execute(sa.select(MARKS.c.key).where(MARKS.c.key.like(f"{_IMPORT_MARK}%"))).scalars())
+            present_keys = _all(connection)
+            names, hashes = _names(connection), {one.hash for one in present_keys}
             for key in keys:
-                mark = f"{_BEGUN} {key.id}"
-                if mark in done or key.hash in hashes or len(names) >= MOST:
+                mark = f"{_IMPORT_MARK} {key.id}"
+                if mark in done or key.hash in hashes or len(names) >= MAX_KEYS:
                     continue
                 name, number = key.name, 1
                 while name in names:
                     number += 1
                     name = f"{key.name}-{number}"
                 names.add(name)
-                link.execute(sa.insert(ACCESS_KEYS), [_row(dataclasses.replace(key, name=name))])
-                link.execute(sa.insert(MARKS), [{"key": mark, "value": None}])
+                connection.execute(sa.insert(ACCESS_KEYS), [_row(dataclasses.replace(key, name=name))])
+                connection.execute(sa.insert(MARKS), [{"key": mark, "value": None}])
                 added += 1
         if added:
             self._close_file()
@@ -159,30 +162,30 @@ class KeyTable:
     def note_use(self, days: Mapping[str, int]) -> None:
         """Write the days on which keys were used, microseconds UTC by hash; an earlier day changes nothing."""
         of = ACCESS_KEYS.c
-        with self.store._writing() as link:
+        with self.store._writing() as connection:
             for hash, day in days.items():
                 older = (of.hash == hash) & (of.used.is_(None) | (of.used < day))
-                link.execute(sa.update(ACCESS_KEYS).where(older).values(used=day))
+                connection.execute(sa.update(ACCESS_KEYS).where(older).values(used=day))
 
     def _close_file(self) -> None:
         """With its first keys an SQLite store is its owner's alone: who reads a page key's hash can sign as it."""
         if self.store.path is not None:
             for end in ("", "-wal", "-shm"):
-                beside = self.store.path.with_name(self.store.path.name + end)
-                if beside.exists():
-                    os.chmod(beside, 0o600)
+                file = self.store.path.with_name(self.store.path.name + end)
+                if file.exists():
+                    os.chmod(file, 0o600)
 
     def take_from(self, other: KeyTable) -> None:
         """Have the keys of another store and no others, and its marks of what was added once."""
-        mine = MARKS.c.key.like(f"{_BEGUN}%")
-        with other.store._reading() as link:
-            keys, marks = _all(link), list(link.execute(sa.select(MARKS.c.key).where(mine)).scalars())
-        with self.store._writing() as link:
-            link.execute(sa.delete(ACCESS_KEYS))
-            link.execute(sa.delete(MARKS).where(mine))
+        mine = MARKS.c.key.like(f"{_IMPORT_MARK}%")
+        with other.store._reading() as connection:
+            keys, marks = _all(connection), list(connection.execute(sa.select(MARKS.c.key).where(mine)).scalars())
+        with self.store._writing() as connection:
+            connection.execute(sa.delete(ACCESS_KEYS))
+            connection.execute(sa.delete(MARKS).where(mine))
             for table, rows in ((ACCESS_KEYS, [_row(key) for key in keys]), (MARKS, [{"key": mark} for mark in marks])):
                 if rows:
-                    link.execute(sa.insert(table), rows)
+                    connection.execute(sa.insert(table), rows)
 
 
 def _row(key: AccessKey) -> dict[str, Any]:
@@ -190,19 +193,19 @@ def _row(key: AccessKey) -> dict[str, Any]:
     return row | {"scopes": " ".join(sorted(key.scopes))}
 
 
-def _all(link: Any) -> list[AccessKey]:
-    return [key for row in _rows(link) if (key := _key_of(row)) is not None]
+def _all(connection: Any) -> list[AccessKey]:
+    return [key for row in _rows(connection) if (key := _key_of(row)) is not None]
 
 
-def _rows(link: Any) -> Sequence[Mapping[str, Any]]:
+def _rows(connection: Any) -> Sequence[Mapping[str, Any]]:
     rows: Sequence[Mapping[str, Any]] = (
-        link.execute(sa.select(ACCESS_KEYS).order_by(ACCESS_KEYS.c.name)).mappings().all()
+        connection.execute(sa.select(ACCESS_KEYS).order_by(ACCESS_KEYS.c.name)).mappings().all()
     )
     return rows
 
 
-def _names(link: Any) -> set[str]:
-    return set(link.execute(sa.select(ACCESS_KEYS.c.name)).scalars())
+def _names(connection: Any) -> set[str]:
+    return set(connection.execute(sa.select(ACCESS_KEYS.c.name)).scalars())
 
 
 def _key_of(row: Mapping[str, Any]) -> AccessKey | None:

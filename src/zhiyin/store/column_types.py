@@ -11,7 +11,7 @@ from typing import Any
 
 from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.data.catalogue_schema import MOST_COLUMNS, TABLES, CatalogueSchema, parse_type
-from zhiyin.store.database import SCHEMA, Store
+from zhiyin.store.database import COLUMN_TYPES, Store
 
 _FIRST, _DECLARED = "first", "declared"
 
@@ -29,15 +29,15 @@ class StoredTypes:
 
 def stored_types(store: Store) -> StoredTypes:
     """All types that a store holds."""
-    found, version = store.all(SCHEMA)
-    return types_of(found, version)
+    rows, version = store.all(COLUMN_TYPES)
+    return types_of(rows, version)
 
 
-def types_of(found: Mapping[str, Mapping[str, Any] | None], version: int = 0) -> StoredTypes:
+def types_of(rows: Mapping[str, Mapping[str, Any] | None], version: int = 0) -> StoredTypes:
     """Types of rows of the table of types: columns and types by key."""
     parts: dict[str, dict[str, dict[str, str]]] = {_FIRST: {}, _DECLARED: {}}
     unusable = []
-    for key, types in found.items():
+    for key, types in rows.items():
         table, _, source = key.partition("/")
         if table not in TABLES or source not in parts:
             continue
@@ -71,7 +71,7 @@ def add_first(store: Store, table: str, types: Mapping[str, str]) -> dict[str, s
         decided.update({name: both[name] for name in new})
         return both
 
-    store.change(SCHEMA, {f"{table}/{_FIRST}": types}, combine)
+    store.change(COLUMN_TYPES, {f"{table}/{_FIRST}": types}, combine)
     return decided
 
 
@@ -79,17 +79,17 @@ def declare(store: Store, types: Mapping[str, Mapping[str, str | None]]) -> int:
     """Declare types by table and column; None takes a declaration back. Returns the new version."""
     changes = {f"{table}/{_DECLARED}": dict(columns) for table, columns in types.items() if columns}
     if changes:
-        store.patch(SCHEMA, changes)
-    return store.seq(SCHEMA)
+        store.patch(COLUMN_TYPES, changes)
+    return store.seq(COLUMN_TYPES)
 
 
 def adopt(store: Store) -> None:
     """Give columns that were written before types were kept the types of their first values."""
     for table in TABLES:
         key = f"{table}/{_FIRST}"
-        if store.get(SCHEMA, key) is not None or not store.seq(table):
+        if store.get(COLUMN_TYPES, key) is not None or not store.seq(table):
             continue
         rows, _ = store.all(table)
-        found = CatalogueSchema().first_types(table, (row for row in rows.values() if row))
-        types = dict(list(found.items())[:MOST_COLUMNS])
-        store.change(SCHEMA, {key: types}, lambda key, old, new: {**new, **(old or {})})
+        first_types = CatalogueSchema().first_types(table, (row for row in rows.values() if row))
+        types = dict(list(first_types.items())[:MOST_COLUMNS])
+        store.change(COLUMN_TYPES, {key: types}, lambda key, old, new: {**new, **(old or {})})

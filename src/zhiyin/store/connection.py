@@ -14,7 +14,7 @@ from typing import Any
 from zhiyin.core.errors import ConfigError, MissingExtraError
 from zhiyin.data.times import wall_clock
 from zhiyin.store.errors import StoreAwayError, plain, plain_errors, reason, remedy_of
-from zhiyin.store.tables import IDENTITY, MARKS, TURNS, prepare
+from zhiyin.store.tables import IDENTITY, MARKS, WRITE_LOCK_ID, prepare
 
 try:
     import sqlalchemy as sa
@@ -23,16 +23,16 @@ except ImportError:
     raise MissingExtraError("sqlalchemy", "serve", "the store") from None
 
 # Seconds that a writer waits for another one, and a reader for a connection.
-PATIENCE = 10.0
+BUSY_TIMEOUT_SECONDS = 10.0
 # SQLite: pages of its log from which on writers wait until all of it is written back.
-LOG = 65_536
+MAX_WAL_PAGES = 65_536
 # SQLite: a commit is on the disk when it returns, and what is deleted is overwritten.
-SETTINGS = (
+PRAGMAS = (
     "journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "temp_store=MEMORY", "cache_size=-16384",
     # Pages that many commits touch are written back once for all of them, mostly by `write_back`, for which no commit
     # waits.
-    f"wal_autocheckpoint={2 * LOG}",
-    f"busy_timeout={int(PATIENCE * 1000)}",
+    f"wal_autocheckpoint={2 * MAX_WAL_PAGES}",
+    f"busy_timeout={int(BUSY_TIMEOUT_SECONDS * 1000)}",
 )  # fmt: skip
 
 
@@ -75,12 +75,12 @@ class Database:
             self._reader = self._engine
         self._insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
         # SQLite has one writer: those of this process wait in line here instead of trying again and again.
-        self._pen = threading.Lock()
-        self._own, self._owned = threading.local(), weakref.WeakSet[_Own]()
-        self._owning = threading.Lock()
+        self._write_lock = threading.Lock()
+        self._thread_local, self._thread_connections = threading.local(), weakref.WeakSet[_ThreadConnection]()
+        self._registry_lock = threading.Lock()
         try:
-            with self._engine.begin() as link:
-                prepare(link, self.address)
+            with self._engine.begin() as connection:
+                prepare(connection, self.address)
         except (sa.exc.DBAPIError, OSError) as error:
             remedy = "check the address, its rights, and whether the database runs"
             if self.path is not None and isinstance(error, sa.exc.DBAPIError):
@@ -97,26 +97,26 @@ class Database:
                 f"the store's folder cannot be made: {error.strerror}", file=path.parent, remedy="check its rights"
             ) from None
         engine = sa.create_engine(
-            self._url, connect_args={"timeout": PATIENCE}, hide_parameters=True,
-            pool_size=8, max_overflow=24, pool_timeout=PATIENCE,
+            self._url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}, hide_parameters=True,
+            pool_size=8, max_overflow=24, pool_timeout=BUSY_TIMEOUT_SECONDS,
         )  # fmt: skip
-        sa.event.listen(engine, "connect", _durable)
+        sa.event.listen(engine, "connect", _set_pragmas)
         sa.event.listen(engine, "begin", _begin)
         return engine
 
     def _open_server(self) -> sa.Engine:
         engine = sa.create_engine(
-            self._url, pool_pre_ping=True, hide_parameters=True, pool_size=8, max_overflow=24, pool_timeout=PATIENCE,
-            connect_args={"connect_timeout": int(PATIENCE)},
+            self._url, pool_pre_ping=True, hide_parameters=True, pool_size=8, max_overflow=24,
+            pool_timeout=BUSY_TIMEOUT_SECONDS, connect_args={"connect_timeout": int(BUSY_TIMEOUT_SECONDS)},
         )  # fmt: skip
-        sa.event.listen(engine, "connect", _patient)
+        sa.event.listen(engine, "connect", _set_lock_timeout)
         return engine
 
     @functools.cached_property
     def identity(self) -> str:
         """What names this store, wherever it stands: its sequence numbers mean nothing in another one."""
-        with self._reading() as link:
-            return str(link.execute(sa.select(MARKS.c.value).where(MARKS.c.key == IDENTITY)).scalar_one())
+        with self._reading() as connection:
+            return str(connection.execute(sa.select(MARKS.c.value).where(MARKS.c.key == IDENTITY)).scalar_one())
 
     @property
     def address(self) -> str:
@@ -125,12 +125,12 @@ class Database:
 
     def close(self) -> None:
         """Let the connections go."""
-        with self._owning:
-            owned, self._own = list(self._owned), threading.local()
-            self._owned.clear()
-        for own in owned:
-            with own.lock:
-                own.link.close()
+        with self._registry_lock:
+            thread_connections, self._thread_local = list(self._thread_connections), threading.local()
+            self._thread_connections.clear()
+        for thread_connection in thread_connections:
+            with thread_connection.lock:
+                thread_connection.connection.close()
         self._engine.dispose()
 
     def __repr__(self) -> str:
@@ -139,62 +139,62 @@ class Database:
     @contextmanager
     def _reading(self) -> Iterator[Any]:
         """A connection to read by."""
-        with plain_errors(self.path), self._reader.connect() as link:
-            yield link
+        with plain_errors(self.path), self._reader.connect() as connection:
+            yield connection
 
     @contextmanager
     def _writing(self, durable: bool = True) -> Iterator[Any]:
         """A transaction, committed at the end. Not `durable`: a power cut may lose it, and only it."""
         if self.path is not None:
-            with plain_errors(self.path), self._turn(), self._engine.begin() as link:
-                yield link
+            with plain_errors(self.path), self._write_turn(), self._engine.begin() as connection:
+                yield connection
             return
-        with plain_errors(), self._engine.begin() as link:
-            link.exec_driver_sql(f"SELECT pg_advisory_xact_lock({TURNS})")
+        with plain_errors(), self._engine.begin() as connection:
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITE_LOCK_ID})")
             if not durable:
-                link.exec_driver_sql("SET LOCAL synchronous_commit = off")
-            yield link
+                connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+            yield connection
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
-        if not self._pen.acquire(timeout=PATIENCE):
+    def _write_turn(self) -> Iterator[None]:
+        if not self._write_lock.acquire(timeout=BUSY_TIMEOUT_SECONDS):
             raise StoreAwayError("other writers hold the store", remedy="try again in a second")
         try:
             yield
         finally:
-            self._pen.release()
+            self._write_lock.release()
 
     # -- SQLite without anything between: the few paths that every request takes --------------------------------------
 
     @contextmanager
     def _raw(self) -> Iterator[sqlite3.Connection]:
         """The connection of this thread, which keeps its statements prepared."""
-        own = getattr(self._own, "own", None)
+        thread_connection = getattr(self._thread_local, "thread_connection", None)
         try:
-            if own is None:
-                own = self._opened()
-            with own.lock:
-                yield own.link
+            if thread_connection is None:
+                thread_connection = self._open_thread_connection()
+            with thread_connection.lock:
+                yield thread_connection.connection
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL):
-                self._own.own = None  # whatever is wrong with it, the next call begins anew
+                self._thread_local.thread_connection = None  # whatever is wrong with it, the next call begins anew
             raise plain(error, self.path) from None
 
     @contextmanager
     def _raw_writing(self, durable: bool = True) -> Iterator[sqlite3.Connection]:
         """As `_writing`."""
-        with self._turn(), self._raw() as link:
+        with self._write_turn(), self._raw() as connection:
             if not durable:
-                link.execute("PRAGMA synchronous=NORMAL")
+                connection.execute("PRAGMA synchronous=NORMAL")
             try:
-                link.execute("BEGIN IMMEDIATE")
-                yield link
-                link.execute("COMMIT")
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+                connection.execute("COMMIT")
             finally:
-                if link.in_transaction:
-                    link.execute("ROLLBACK")
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
                 if not durable:
-                    link.execute("PRAGMA synchronous=FULL")
+                    connection.execute("PRAGMA synchronous=FULL")
 
     def write_back(self) -> int:
         """SQLite: write what commits have put into its log back to the database, beside whoever reads and writes.
@@ -203,50 +203,54 @@ class Database:
         """
         if self.path is None:
             return 0
-        with plain_errors(self.path), self._raw() as link:
+        with plain_errors(self.path), self._raw() as connection:
             for _ in range(4):  # each time what came meanwhile is less
-                pages = int(link.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1])
-                if pages <= LOG:
+                pages = int(connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1])
+                if pages <= MAX_WAL_PAGES:
                     break
-        if pages > LOG:
-            with self._turn(), self._raw() as link:
-                link.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+        if pages > MAX_WAL_PAGES:
+            with self._write_turn(), self._raw() as connection:
+                connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
         return pages
 
-    def _opened(self) -> _Own:
-        link = sqlite3.connect(str(self.path), PATIENCE, isolation_level=None, check_same_thread=False)
-        _durable(link, None)
-        own = _Own(link)
-        with self._owning:
-            self._own.own = own
-            self._owned.add(own)
-        return own
+    def _open_thread_connection(self) -> _ThreadConnection:
+        connection = sqlite3.connect(
+            str(self.path), BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        _set_pragmas(connection, None)
+        thread_connection = _ThreadConnection(connection)
+        with self._registry_lock:
+            self._thread_local.thread_connection = thread_connection
+            self._thread_connections.add(thread_connection)
+        return thread_connection
 
 
-class _Own:
+class _ThreadConnection:
     """A connection of one thread; closed by another only while it is not in use."""
 
-    __slots__ = ("__weakref__", "link", "lock")
+    __slots__ = ("__weakref__", "connection", "lock")
 
-    def __init__(self, link: sqlite3.Connection) -> None:
-        self.link, self.lock = link, threading.Lock()
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection, self.lock = connection, threading.Lock()
 
 
-def _durable(link: Any, _: Any) -> None:
-    link.isolation_level = None  # transactions begin where we say, not where the driver thinks
-    cursor = link.cursor()
-    for setting in SETTINGS:
+def _set_pragmas(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # transactions begin where we say, not where the driver thinks
+    cursor = connection.cursor()
+    for setting in PRAGMAS:
         cursor.execute(f"PRAGMA {setting}")
     cursor.close()
 
 
-def _patient(link: Any, _: Any) -> None:
-    link.autocommit = True
-    link.execute(f"SET lock_timeout = {int(PATIENCE * 1000)}")
-    link.autocommit = False
+def _set_lock_timeout(connection: Any, _: Any) -> None:
+    connection.autocommit = True
+    connection.execute(f"SET lock_timeout = {int(BUSY_TIMEOUT_SECONDS * 1000)}")
+    connection.autocommit = False
 
 
-def _begin(link: Any) -> None:
+def _begin(connection: Any) -> None:
     """A transaction that will write takes its lock at once: one that reads first could find it taken."""
-    if link.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
-        link.exec_driver_sql("BEGIN IMMEDIATE" if link.get_execution_options().get("writes", True) else "BEGIN")
+    if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+        connection.exec_driver_sql(
+            "BEGIN IMMEDIATE" if connection.get_execution_options().get("writes", True) else "BEGIN"
+        )

@@ -24,25 +24,34 @@ from zhiyin.core.atomic_folders import whole_folder
 from zhiyin.core.errors import ConfigError, DataError, MissingExtraError
 from zhiyin.core.run import Run, log
 from zhiyin.store.errors import StoreAwayError, StoreFullError, plain_errors
-from zhiyin.store.records import ID, Event, columns, hash_of, made, text
-from zhiyin.store.tables import EVENTS, FORGOTTEN, IMPRESSIONS, LISTS, MARKS, THINGS
-from zhiyin.store.traces import EVENT, Lists
+from zhiyin.store.records import MAX_ID_CHARS, Event, columns, events_from_rows, hash_of, text
+from zhiyin.store.tables import EVENTS, FORGOTTEN, IMPRESSIONS, LISTS, MARKS, VERSIONED_TABLES
+from zhiyin.store.traces import EVENT_COLUMNS, TraceTables
 
 try:
     import sqlalchemy as sa
 except ImportError:
     raise MissingExtraError("sqlalchemy", "serve", "the store") from None
 
-__all__ = ["BATCH", "EVENTS", "THINGS", "Store", "StoreAwayError", "StoreFullError", "hash_of", "sa"]
+__all__ = [
+    "EVENTS",
+    "MAX_EVENTS_PER_TRANSACTION",
+    "VERSIONED_TABLES",
+    "Store",
+    "StoreAwayError",
+    "StoreFullError",
+    "hash_of",
+    "sa",
+]
 
 # Events of one transaction at most, and rows of one statement.
-BATCH, ROWS = 10_000, 500
+MAX_EVENTS_PER_TRANSACTION, ROWS_PER_STATEMENT = 10_000, 500
 # Columns that say something of an item rather than describe it: they are never kept as null.
 _MARKS = ("hidden",)
 # The table of types of columns; see `column_types`.
-SCHEMA = "catalogue_schema"
+COLUMN_TYPES = "catalogue_schema"
 # How often `forget` removes what its own search still finds.
-ROUNDS = 3
+MAX_FORGET_ROUNDS = 3
 _SCHEMA = {
     "seq": pl.Int64, "id": pl.String, "user": pl.String, "item": pl.String, "time": pl.Int64, "kind": pl.String,
     "value": pl.Float64, "list_id": pl.String, "received": pl.Int64,
@@ -55,15 +64,15 @@ _FRAMES: dict[str, dict[str, Any]] = {
     "impressions": {"list_id": pl.String, "time": pl.Int64, "items": pl.String},
     "forgotten": {"hash": pl.String, "received": pl.Int64},
 }  # fmt: skip
-_KEPT = ("id", "user", "item", "time", "kind", "value", "list_id")
-_fields = operator.attrgetter(*_KEPT)
-_COLUMNS = ", ".join(f'"{name}"' for name in EVENT)
+_STORED_FIELDS = ("id", "user", "item", "time", "kind", "value", "list_id")
+_fields = operator.attrgetter(*_STORED_FIELDS)
+_COLUMNS = ", ".join(f'"{name}"' for name in EVENT_COLUMNS)
 _NEWEST = f'SELECT {_COLUMNS} FROM events WHERE "user" = ? ORDER BY seq DESC LIMIT ?'
-_OF_ONE = "SELECT columns, version FROM {} WHERE id = ? ORDER BY version DESC LIMIT 1"
+_NEWEST_VERSION = "SELECT columns, version FROM {} WHERE id = ? ORDER BY version DESC LIMIT 1"
 _LAST = "SELECT coalesce(max(seq), 0) FROM {}"
 _FORGETTINGS, _MARK = "SELECT value FROM meta WHERE key = ?", "forgettings"
-_GIVEN = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'"
-_PROGRESS = ("SELECT " + ", ".join(f"(SELECT max(seq) FROM {name})" for name in THINGS)
+_HIGHEST_SEQ = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'"
+_CHANGE_MARKS = ("SELECT " + ", ".join(f"(SELECT max(seq) FROM {name})" for name in VERSIONED_TABLES)
           + f", (SELECT value FROM meta WHERE key = '{_MARK}')")  # fmt: skip
 # Of a user: when forgotten, and the events that came last, in one look at one state.
 _RECENT = f"""
@@ -99,9 +108,10 @@ PROOF = tuple(f"{what} {how}" for how in ("removed", "found") for what in PLACES
 def _many(rows: int) -> str:
     """SQLite's statement for so many events; its first parameter is when they were received."""
     places = ", ".join(
-        "(" + ", ".join(f"?{2 + row * len(_KEPT) + at}" for at in range(len(_KEPT))) + ", ?1)" for row in range(rows)
+        "(" + ", ".join(f"?{2 + row * len(_STORED_FIELDS) + at}" for at in range(len(_STORED_FIELDS))) + ", ?1)"
+        for row in range(rows)
     )
-    names = ", ".join(f'"{name}"' for name in _KEPT)
+    names = ", ".join(f'"{name}"' for name in _STORED_FIELDS)
     return f"INSERT INTO events ({names}, received) VALUES {places} ON CONFLICT (id) DO NOTHING"
 
 
@@ -109,7 +119,7 @@ def _many(rows: int) -> str:
 _MANY = {size: _many(size) for size in (100, 10, 1)}
 
 
-class Store(Lists):
+class Store(TraceTables):
     """Events, items, users, placements and lists in one database. Raises ConfigError where it cannot be opened.
 
     Every method raises StoreFullError where the disk is full and StoreAwayError where the database cannot be reached;
@@ -127,13 +137,13 @@ class Store(Lists):
 
         An event whose id is known already is not kept again. Raises DataError for one that cannot be, and keeps none.
         """
-        if len(events) > BATCH:
-            raise DataError(f"{len(events):,} events at once", remedy=f"at most {BATCH:,}")
+        if len(events) > MAX_EVENTS_PER_TRANSACTION:
+            raise DataError(f"{len(events):,} events at once", remedy=f"at most {MAX_EVENTS_PER_TRANSACTION:,}")
         now = self.clock()
-        return [seq > 0 for seq in self.keep([event.checked(now) for event in events])]
+        return [seq > 0 for seq in self.keep([event.validated(now) for event in events])]
 
     def keep(self, rows: Sequence[Event]) -> list[int]:
-        """As `append`, for events that `Event.checked` gave. Of each its sequence number; 0: it is known already."""
+        """As `append`, for events that `Event.validated` gave. Of each its sequence number; 0: it is known already."""
         now = self.clock()
         first: dict[str, int] = {}
         for at, event in enumerate(rows):
@@ -146,23 +156,23 @@ class Store(Lists):
 
     def _keep_in_file(self, once: list[Event], now: int) -> dict[str, int]:
         """Sequence numbers of those that are new, by id."""
-        with self._raw_writing() as link:
-            before = link.execute(_GIVEN).fetchone()[0]
-            kept, start = 0, 0
+        with self._raw_writing() as connection:
+            before = connection.execute(_HIGHEST_SEQ).fetchone()[0]
+            n_new, start = 0, 0
             for size, statement in _MANY.items():
                 while len(once) - start >= size:
                     part = itertools.chain.from_iterable(map(_fields, once[start : start + size]))
-                    kept += link.execute(statement, (now, *part)).rowcount
+                    n_new += connection.execute(statement, (now, *part)).rowcount
                     start += size
-            if kept == len(once):  # numbers are given in the order of the rows
+            if n_new == len(once):  # numbers are given in the order of the rows
                 return {event.id: seq for seq, event in enumerate(once, before + 1)}
-            return dict(link.execute("SELECT id, seq FROM events WHERE seq > ?", (before,)).fetchall())
+            return dict(connection.execute("SELECT id, seq FROM events WHERE seq > ?", (before,)).fetchall())
 
     def _keep_on_server(self, once: list[Event], now: int) -> dict[str, int]:
         parts: list[list[Any]] = [list(part) for part in zip(*map(_fields, once), strict=True)]
         parts[5] = [None if value is None else float(value) for value in parts[5]]
-        with self._writing() as link:
-            return {row.id: int(row.seq) for row in link.exec_driver_sql(_UNNEST, (now, *parts))}
+        with self._writing() as connection:
+            return {row.id: int(row.seq) for row in connection.exec_driver_sql(_UNNEST, (now, *parts))}
 
     def history(self, user: str, most: int = 1_000) -> list[Event]:
         """The events of a user that came last, sorted by time, those of one moment as they came."""
@@ -170,27 +180,27 @@ class Store(Lists):
             with self._raw() as raw:
                 rows = raw.execute(_NEWEST, (user, most)).fetchall()
         else:
-            newest = sa.select(*(EVENTS.c[name] for name in EVENT)).where(EVENTS.c.user == user)
-            with self._reading() as link:
-                rows = link.execute(newest.order_by(EVENTS.c.seq.desc()).limit(most)).all()
-        return sorted(made(rows), key=operator.attrgetter("time", "seq"))
+            newest = sa.select(*(EVENTS.c[name] for name in EVENT_COLUMNS)).where(EVENTS.c.user == user)
+            with self._reading() as connection:
+                rows = connection.execute(newest.order_by(EVENTS.c.seq.desc()).limit(most)).all()
+        return sorted(events_from_rows(rows), key=operator.attrgetter("time", "seq"))
 
     def recent(self, user: str, most: int = 1_000) -> tuple[list[Event], int]:
         """`history` and `forgotten` of a user, both of one moment."""
-        asked = {"hash": hash_of(user), "user": user, "most": most}
+        params = {"hash": hash_of(user), "user": user, "most": most}
         if self.path is None:
-            with self._reading() as link:
-                rows = link.execute(sa.text(_RECENT), asked).all()
+            with self._reading() as connection:
+                rows = connection.execute(sa.text(_RECENT), params).all()
         else:
             with self._raw() as raw:
-                rows = raw.execute(_RECENT, asked).fetchall()
-        return made(row[1:] for row in rows if row[1] is not None), int(rows[0][0] or 0)
+                rows = raw.execute(_RECENT, params).fetchall()
+        return events_from_rows(row[1:] for row in rows if row[1] is not None), int(rows[0][0] or 0)
 
     def events(self, after: int = 0, most: int = 100_000, names: Sequence[str] = tuple(_SCHEMA)) -> pl.DataFrame:
         """Events in the order they came, from the one after a `seq` on: a frame with these columns of the table."""
-        asked = sa.select(*(EVENTS.c[name] for name in names)).where(EVENTS.c.seq > after)
-        with self._reading() as link:
-            rows = link.execute(asked.order_by(EVENTS.c.seq).limit(most)).all()
+        query = sa.select(*(EVENTS.c[name] for name in names)).where(EVENTS.c.seq > after)
+        with self._reading() as connection:
+            rows = connection.execute(query.order_by(EVENTS.c.seq).limit(most)).all()
         parts = zip(*rows) if rows else ([] for _ in names)
         return pl.DataFrame(dict(zip(names, parts)), schema={name: _SCHEMA[name] for name in names})
 
@@ -198,10 +208,12 @@ class Store(Lists):
         """Events by `seq`, as `events` gives them; those that are not there are left out."""
         rows: list[Any] = []
         columns = [EVENTS.c[name] for name in names]
-        with self._reading() as link:
-            for start in range(0, len(seqs), ROWS):
-                part = [int(seq) for seq in seqs[start : start + ROWS]]
-                rows += link.execute(sa.select(*columns).where(EVENTS.c.seq.in_(part)).order_by(EVENTS.c.seq)).all()
+        with self._reading() as connection:
+            for start in range(0, len(seqs), ROWS_PER_STATEMENT):
+                part = [int(seq) for seq in seqs[start : start + ROWS_PER_STATEMENT]]
+                rows += connection.execute(
+                    sa.select(*columns).where(EVENTS.c.seq.in_(part)).order_by(EVENTS.c.seq)
+                ).all()
         return pl.DataFrame(rows, schema={name: _SCHEMA[name] for name in names}, orient="row")
 
     def parts(self, after: int = 0, size: int = 100_000) -> Iterator[pl.DataFrame]:
@@ -220,23 +232,23 @@ class Store(Lists):
         """The highest `seq` that was ever given to an event, whether or not it is still there; 0: none was."""
         if self.path is not None:
             with self._raw() as raw:
-                return int(raw.execute(_GIVEN).fetchone()[0])
-        with self._reading() as link:
-            named = link.execute(sa.text("SELECT pg_get_serial_sequence('events', 'seq')")).scalar_one()
-            value, called = link.execute(sa.text(f"SELECT last_value, is_called FROM {named}")).one()
+                return int(raw.execute(_HIGHEST_SEQ).fetchone()[0])
+        with self._reading() as connection:
+            named = connection.execute(sa.text("SELECT pg_get_serial_sequence('events', 'seq')")).scalar_one()
+            value, called = connection.execute(sa.text(f"SELECT last_value, is_called FROM {named}")).one()
             return int(value) if called else 0
 
     def _last(self, of: sa.Table) -> int:
         if self.path is not None:
             with self._raw() as raw:
                 return int(raw.execute(_LAST.format(of.name)).fetchone()[0])
-        with self._reading() as link:
-            return int(link.execute(sa.select(sa.func.coalesce(sa.func.max(of.c.seq), 0))).scalar_one())
+        with self._reading() as connection:
+            return int(connection.execute(sa.select(sa.func.coalesce(sa.func.max(of.c.seq), 0))).scalar_one())
 
     def count(self) -> int:
         """How many events there are."""
-        with self._reading() as link:
-            return int(link.execute(sa.select(sa.func.count()).select_from(EVENTS)).scalar_one())
+        with self._reading() as connection:
+            return int(connection.execute(sa.select(sa.func.count()).select_from(EVENTS)).scalar_one())
 
     def drop_before(self, moment: int) -> int:
         """Retention: forget events from before a moment, microseconds UTC. Returns how many there were."""
@@ -246,14 +258,14 @@ class Store(Lists):
         """As `drop_before`, a part at a time: yields how many went with it. Takes time for what goes, not for what
         stays: the oldest come first, by the index of times."""
         of = EVENTS.c
-        old = sa.select(of.seq).where(of.time < moment).order_by(of.time).limit(ROWS)
+        old = sa.select(of.seq).where(of.time < moment).order_by(of.time).limit(ROWS_PER_STATEMENT)
         while True:
-            with self._reading() as link:
-                some = list(link.execute(old).scalars())
+            with self._reading() as connection:
+                some = list(connection.execute(old).scalars())
             if not some:
                 return
-            with self._writing() as link:
-                dropped = link.execute(sa.delete(EVENTS).where(of.seq.in_(some))).rowcount
+            with self._writing() as connection:
+                dropped = connection.execute(sa.delete(EVENTS).where(of.seq.in_(some))).rowcount
             yield dropped
 
     # -- items, users and placements --------------------------------------------------------------------------------
@@ -270,7 +282,7 @@ class Store(Lists):
         return self.change(table, things, lambda key, old, new: {**(old or {}), **new})
 
     def replace(
-        self, table: str, things: Mapping[str, Mapping[str, Any] | None], known: Mapping[str, Iterable[str]]
+        self, table: str, things: Mapping[str, Mapping[str, Any] | None], other_columns: Mapping[str, Iterable[str]]
     ) -> dict[str, int]:
         """As `put`, for columns that lie over others: what an id has not any more is kept as null.
 
@@ -278,7 +290,7 @@ class Store(Lists):
         """
 
         def combine(key: str, old: dict[str, Any] | None, new: Mapping[str, Any]) -> dict[str, Any]:
-            names = [name for name in (*known.get(key, ()), *(old or {})) if name not in _MARKS]
+            names = [name for name in (*other_columns.get(key, ()), *(old or {})) if name not in _MARKS]
             return {**dict.fromkeys(names), **new}
 
         return self.change(table, things, combine)
@@ -291,28 +303,30 @@ class Store(Lists):
     ) -> dict[str, int]:
         """Write versions made of the newest ones and what is new, in one transaction that no other writer is within."""
         of = _table(table)
-        right = dict if table == SCHEMA else columns
-        checked = {text(key, "id", ID): None if value is None else right(value) for key, value in things.items()}
+        right = dict if table == COLUMN_TYPES else columns
+        checked = {
+            text(key, "id", MAX_ID_CHARS): None if value is None else right(value) for key, value in things.items()
+        }
         now, versions = self.clock(), {}
         keys = list(checked)
-        with self._writing() as link:
-            for start in range(0, len(keys), ROWS):
-                part = keys[start : start + ROWS]
-                known = {row.id: row for row in link.execute(self._newest(of, part))}
+        with self._writing() as connection:
+            for start in range(0, len(keys), ROWS_PER_STATEMENT):
+                part = keys[start : start + ROWS_PER_STATEMENT]
+                newest = {row.id: row for row in connection.execute(self._newest(of, part))}
                 rows = []
                 for key in part:
-                    old, new = known.get(key), checked[key]
+                    old, new = newest.get(key), checked[key]
                     before = None if old is None else _object(old.columns)
                     if before is None and old is not None and old.columns is not None:
-                        before = _readable(link, of, key)
-                    said = None if new is None else _json(combine(key, before, new))
-                    if (old is not None and old.columns == said) or (old is None and said is None):
+                        before = _readable(connection, of, key)
+                    stored = None if new is None else _json(combine(key, before, new))
+                    if (old is not None and old.columns == stored) or (old is None and stored is None):
                         versions[key] = old.version if old is not None else 0
                         continue
                     versions[key] = 1 if old is None else old.version + 1
-                    rows.append({"id": key, "version": versions[key], "columns": said, "received": now})
+                    rows.append({"id": key, "version": versions[key], "columns": stored, "received": now})
                 if rows:
-                    link.execute(sa.insert(of), rows)
+                    connection.execute(sa.insert(of), rows)
         return versions
 
     def get(self, table: str, key: str) -> tuple[dict[str, Any], int] | None:
@@ -320,23 +334,23 @@ class Store(Lists):
         of = _table(table)
         if self.path is not None:
             with self._raw() as raw:
-                found = raw.execute(_OF_ONE.format(of.name), (key,)).fetchone()
+                newest = raw.execute(_NEWEST_VERSION.format(of.name), (key,)).fetchone()
         else:
-            with self._reading() as link:
-                row = link.execute(self._newest(of, [key])).first()
-            found = None if row is None else (row.columns, row.version)
-        if found is None or found[0] is None:
+            with self._reading() as connection:
+                row = connection.execute(self._newest(of, [key])).first()
+            newest = None if row is None else (row.columns, row.version)
+        if newest is None or newest[0] is None:
             return None
-        said = _object(found[0])
-        if said is not None:
-            return said, int(found[1])
+        columns_of_key = _object(newest[0])
+        if columns_of_key is not None:
+            return columns_of_key, int(newest[1])
         before = [(columns, number) for number, columns, _ in self.versions(table, key)]
         return next(((columns, number) for columns, number in before if columns is not None), None)
 
     def deleted(self, table: str, key: str) -> bool:
         """Whether the newest version of an id says that it is deleted."""
-        with self._reading() as link:
-            row = link.execute(self._newest(_table(table), [key])).first()
+        with self._reading() as connection:
+            row = connection.execute(self._newest(_table(table), [key])).first()
         return row is not None and row.columns is None
 
     def all(
@@ -348,33 +362,33 @@ class Store(Lists):
         are no columns: of these the version before counts.
         """
         of = _table(table)
-        asked = sa.select(of.c.seq, of.c.id, of.c.columns).where(of.c.seq > after).order_by(of.c.seq)
+        query = sa.select(of.c.seq, of.c.id, of.c.columns).where(of.c.seq > after).order_by(of.c.seq)
         if until is not None:
-            asked = asked.where(of.c.seq <= until)
-        found: dict[str, dict[str, Any] | None] = {}
-        with self._reading() as link:
-            for seq, key, said in link.execute(asked):
+            query = query.where(of.c.seq <= until)
+        columns_by_id: dict[str, dict[str, Any] | None] = {}
+        with self._reading() as connection:
+            for seq, key, text_or_none in connection.execute(query):
                 after = int(seq)
-                value = _object(said)
-                if value is None and said is not None:
+                value = _object(text_or_none)
+                if value is None and text_or_none is not None:
                     if unreadable is not None:
                         unreadable.append(after)
                     continue  # what it said before counts
-                found[key] = value
-        return found, after
+                columns_by_id[key] = value
+        return columns_by_id, after
 
     def change_of(self, table: str, key: str) -> int:
         """`seq` of the newest version of an id; 0 for none: what messages call a row by, since ids stand in no log."""
         of = _table(table)
-        with self._reading() as link:
+        with self._reading() as connection:
             newest = sa.select(sa.func.coalesce(sa.func.max(of.c.seq), 0)).where(of.c.id == key)
-            return int(link.execute(newest).scalar_one())
+            return int(connection.execute(newest).scalar_one())
 
     def id_of(self, table: str, seq: int) -> str:
         """The id of a version by its `seq`; empty where there is none."""
         of = _table(table)
-        with self._reading() as link:
-            return str(link.execute(sa.select(of.c.id).where(of.c.seq == seq)).scalar() or "")
+        with self._reading() as connection:
+            return str(connection.execute(sa.select(of.c.id).where(of.c.seq == seq)).scalar() or "")
 
     def seq(self, table: str) -> int:
         """`seq` of the last change of items, users or placements; 0 where there is none."""
@@ -383,10 +397,10 @@ class Store(Lists):
     def versions(self, table: str, key: str) -> list[tuple[int, dict[str, Any] | None, int]]:
         """All versions of one id that can be read, newest first: number, columns (None: deleted), when received."""
         of = _table(table)
-        asked = sa.select(of.c.version, of.c.columns, of.c.received).where(of.c.id == key)
-        with self._reading() as link:
-            rows = link.execute(asked.order_by(of.c.version.desc())).all()
-        read = [(int(n), said is None, _object(said), int(when)) for n, said, when in rows]
+        query = sa.select(of.c.version, of.c.columns, of.c.received).where(of.c.id == key)
+        with self._reading() as connection:
+            rows = connection.execute(query.order_by(of.c.version.desc())).all()
+        read = [(int(n), text_or_none is None, _object(text_or_none), int(when)) for n, text_or_none, when in rows]
         return [(number, columns, when) for number, deleted, columns, when in read if deleted or columns is not None]
 
     @staticmethod
@@ -403,45 +417,47 @@ class Store(Lists):
         at_least: microseconds UTC; when the version in use was made. Of who was forgotten then or later it may use
         nothing, even where the clock of this machine is behind.
         """
-        of, proof = THINGS["users"], dict.fromkeys(PROOF, 0)
+        of, proof = VERSIONED_TABLES["users"], dict.fromkeys(PROOF, 0)
         key = json.dumps(user, ensure_ascii=False)
         inside = sa.func.strpos if self.dialect == "postgresql" else sa.func.instr
         # A list is a user's by its column, or because its head names them.
         named = inside(LISTS.c.head, f'"user":{key}') > 0
-        shown: set[str] = set()
+        list_ids: set[str] = set()
         also: list[str] = []
-        for number in range(ROUNDS):
-            with self._writing() as link:
+        for number in range(MAX_FORGET_ROUNDS):
+            with self._writing() as connection:
                 own = sa.select(LISTS.c.list_id).where((LISTS.c.user == user) | LISTS.c.list_id.in_(also))
                 # Of lists that were not kept, impressions are a user's where the user's events name the list.
                 lost = sa.select(EVENTS.c.list_id).where(EVENTS.c.user == user, EVENTS.c.list_id.is_not(None))
                 lost = lost.where(~sa.exists().where(LISTS.c.list_id == EVENTS.c.list_id)).distinct()
-                shown.update(ids := [*link.execute(own).scalars(), *link.execute(lost).scalars()])
-                for start in range(0, len(ids), ROWS):
-                    part = ids[start : start + ROWS]
-                    gone = sa.delete(IMPRESSIONS).where(IMPRESSIONS.c.list_id.in_(part))
-                    proof["impressions removed"] += link.execute(gone).rowcount
-                    proof["lists removed"] += link.execute(sa.delete(LISTS).where(LISTS.c.list_id.in_(part))).rowcount
-                proof["events removed"] += link.execute(sa.delete(EVENTS).where(EVENTS.c.user == user)).rowcount
-                proof["versions removed"] += link.execute(sa.delete(of).where(of.c.id == user)).rowcount
+                list_ids.update(ids := [*connection.execute(own).scalars(), *connection.execute(lost).scalars()])
+                for start in range(0, len(ids), ROWS_PER_STATEMENT):
+                    part = ids[start : start + ROWS_PER_STATEMENT]
+                    statement = sa.delete(IMPRESSIONS).where(IMPRESSIONS.c.list_id.in_(part))
+                    proof["impressions removed"] += connection.execute(statement).rowcount
+                    proof["lists removed"] += connection.execute(
+                        sa.delete(LISTS).where(LISTS.c.list_id.in_(part))
+                    ).rowcount
+                proof["events removed"] += connection.execute(sa.delete(EVENTS).where(EVENTS.c.user == user)).rowcount
+                proof["versions removed"] += connection.execute(sa.delete(of).where(of.c.id == user)).rowcount
                 mark = FORGOTTEN.c.hash == hash_of(user)
                 # Of a user later each time, also where the clock stands still or was set back: a change is seen by it.
-                before = link.execute(sa.select(FORGOTTEN.c.received).where(mark)).scalar() or 0
-                link.execute(sa.delete(FORGOTTEN).where(mark))
+                before = connection.execute(sa.select(FORGOTTEN.c.received).where(mark)).scalar() or 0
+                connection.execute(sa.delete(FORGOTTEN).where(mark))
                 if not number:
-                    _count_forgetting(link)
+                    _count_forgetting(connection)
                 moment = max(self.clock(), at_least, before + 1)
-                link.execute(sa.insert(FORGOTTEN).values(hash=hash_of(user), received=moment))
-            with self._reading() as link:
-                proof["events found"] = _count(link, EVENTS.c.user == user)
-                proof["versions found"] = _count(link, of.c.id == user)
-                ids = list(shown)
+                connection.execute(sa.insert(FORGOTTEN).values(hash=hash_of(user), received=moment))
+            with self._reading() as connection:
+                proof["events found"] = _count(connection, EVENTS.c.user == user)
+                proof["versions found"] = _count(connection, of.c.id == user)
+                ids = list(list_ids)
                 proof["impressions found"] = sum(
-                    _count(link, IMPRESSIONS.c.list_id.in_(ids[start : start + ROWS]))
-                    for start in range(0, len(ids), ROWS)
+                    _count(connection, IMPRESSIONS.c.list_id.in_(ids[start : start + ROWS_PER_STATEMENT]))
+                    for start in range(0, len(ids), ROWS_PER_STATEMENT)
                 )
-                left = sa.select(LISTS.c.list_id).where((LISTS.c.user == user) | named).limit(ROWS)
-                also = list(link.execute(left).scalars())
+                left = sa.select(LISTS.c.list_id).where((LISTS.c.user == user) | named).limit(ROWS_PER_STATEMENT)
+                also = list(connection.execute(left).scalars())
                 proof["lists found"] = len(also)
             if not also:
                 break
@@ -451,8 +467,11 @@ class Store(Lists):
 
     def _checkpoint(self) -> None:
         """What was overwritten must not live on in the journal; a reader of the old state is waited for."""
-        with plain_errors(self.path), self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as link:
-            busy = link.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").first()
+        with (
+            plain_errors(self.path),
+            self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
+        ):
+            busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").first()
         if busy is not None and busy[0]:
             log.warning("store: readers hold the journal; what was forgotten leaves it with the next checkpoint")
 
@@ -460,33 +479,33 @@ class Store(Lists):
         """How often somebody was forgotten: grows with each time, whatever the clocks say."""
         if self.path is not None:
             with self._raw() as raw:
-                found = raw.execute(_FORGETTINGS, (_MARK,)).fetchone()
-            return int(found[0]) if found else 0
-        with self._reading() as link:
-            return int(link.execute(sa.select(MARKS.c.value).where(MARKS.c.key == _MARK)).scalar() or 0)
+                row = raw.execute(_FORGETTINGS, (_MARK,)).fetchone()
+            return int(row[0]) if row else 0
+        with self._reading() as connection:
+            return int(connection.execute(sa.select(MARKS.c.value).where(MARKS.c.key == _MARK)).scalar() or 0)
 
     def forgotten_of(self, users: Sequence[str]) -> list[int]:
         """As `forgotten`, of several users."""
         hashes = [hash_of(user) for user in users]
-        found: dict[str, int] = {}
-        for start in range(0, len(hashes), ROWS):
-            asked = sa.select(FORGOTTEN).where(FORGOTTEN.c.hash.in_(hashes[start : start + ROWS]))
-            with self._reading() as link:
-                found |= {row.hash: int(row.received) for row in link.execute(asked)}
-        return [found.get(one, 0) for one in hashes]
+        times: dict[str, int] = {}
+        for start in range(0, len(hashes), ROWS_PER_STATEMENT):
+            query = sa.select(FORGOTTEN).where(FORGOTTEN.c.hash.in_(hashes[start : start + ROWS_PER_STATEMENT]))
+            with self._reading() as connection:
+                times |= {row.hash: int(row.received) for row in connection.execute(query)}
+        return [times.get(one, 0) for one in hashes]
 
     def marks(self) -> Marks:
         """How far the store has come, in one look: what changed since is told by it."""
         if self.path is not None:
             with self._raw() as raw:
-                return Marks(*(int(part or 0) for part in raw.execute(_PROGRESS).fetchone()))
-        with self._reading() as link:
-            return Marks(*(int(part or 0) for part in link.exec_driver_sql(_PROGRESS).one()))
+                return Marks(*(int(part or 0) for part in raw.execute(_CHANGE_MARKS).fetchone()))
+        with self._reading() as connection:
+            return Marks(*(int(part or 0) for part in connection.exec_driver_sql(_CHANGE_MARKS).one()))
 
     def forgotten_all(self) -> dict[str, int]:
         """When each user who was forgotten was so last, microseconds UTC, by `hash_of` the id."""
-        with self._reading() as link:
-            return {row.hash: int(row.received) for row in link.execute(sa.select(FORGOTTEN))}
+        with self._reading() as connection:
+            return {row.hash: int(row.received) for row in connection.execute(sa.select(FORGOTTEN))}
 
     def export(self, folder: str | Path, run: Run | None = None) -> Path:
         """Write everything as Parquet; whole or not at all.
@@ -499,7 +518,7 @@ class Store(Lists):
                 for number, part in enumerate(self._pages(table)):
                     part.write_parquet(draft / table.name / f"part-{number:05}.parquet")
                     advance(len(part) if table is EVENTS else 0, table.name)
-            for name in THINGS:
+            for name in VERSIONED_TABLES:
                 found, _ = self.all(name)
                 rows = [(key, json.dumps(value)) for key, value in found.items() if value is not None]
                 frame = pl.DataFrame(rows, schema={"id": pl.String, "columns": pl.String}, orient="row")
@@ -516,10 +535,10 @@ class Store(Lists):
         size = size // 20 if table is LISTS else size  # a list with its arrays takes kilobytes
         (key,) = table.primary_key.columns
         schema = _FRAMES[table.name]
-        asked, after = sa.select(*(table.c[name] for name in schema), key).order_by(key).limit(size), None
+        query, after = sa.select(*(table.c[name] for name in schema), key).order_by(key).limit(size), None
         while True:
-            with self._reading() as link:
-                rows = link.execute(asked if after is None else asked.where(key > after)).all()
+            with self._reading() as connection:
+                rows = connection.execute(query if after is None else query.where(key > after)).all()
             if not rows:
                 return
             yield pl.DataFrame([row[:-1] for row in rows], schema=schema, orient="row")
@@ -543,12 +562,12 @@ class Store(Lists):
         if not parts and not (folder / "items.parquet").is_file():
             raise DataError("this is no export of a store", file=folder, remedy="name the folder that was written")
         self._load_rows(folder / "forgotten.parquet", FORGOTTEN)
-        gone = self.forgotten_all()
+        forgotten = self.forgotten_all()
         with (run or Run()).bar("Loading", len(parts)) as advance:
             for path in parts:
-                frame = _exported(path, list(EVENT))
-                for part in _without(frame, gone).iter_slices(BATCH):
-                    rows, reason = _right(part.select(EVENT), self.clock())
+                frame = _exported(path, list(EVENT_COLUMNS))
+                for part in _without(frame, forgotten).iter_slices(MAX_EVENTS_PER_TRANSACTION):
+                    rows, reason = _right(part.select(EVENT_COLUMNS), self.clock())
                     new += sum(seq > 0 for seq in self.keep(rows))
                     refused += len(part) - len(rows)
                     first = first or reason
@@ -557,42 +576,42 @@ class Store(Lists):
             log.warning("store: %s events were left out; the first: %s", f"{refused:,}", first)
         for table in (LISTS, IMPRESSIONS):
             for path in sorted((folder / table.name).glob("part-*.parquet")):
-                self._load_rows(path, table, gone)
-        for name in THINGS:
+                self._load_rows(path, table, forgotten)
+        for name in VERSIONED_TABLES:
             checked = None if catalogue is None else catalogue.get(name)
-            found: Mapping[str, Any] = exported_rows(folder, name) if checked is None else checked
-            if name == "users" and gone:
-                found = {user: said for user, said in found.items() if hash_of(user) not in gone}
-            put = self.patch if name == SCHEMA else self.put
-            put(name, found)
+            rows_by_id: Mapping[str, Any] = exported_rows(folder, name) if checked is None else checked
+            if name == "users" and forgotten:
+                rows_by_id = {user: value for user, value in rows_by_id.items() if hash_of(user) not in forgotten}
+            put = self.patch if name == COLUMN_TYPES else self.put
+            put(name, rows_by_id)
         return new
 
-    def _load_rows(self, path: Path, table: sa.Table, gone: Mapping[str, int] | None = None) -> None:
+    def _load_rows(self, path: Path, table: sa.Table, forgotten: Mapping[str, int] | None = None) -> None:
         """Rows of a file that are not known yet."""
         if not path.is_file():
             return
         frame = _exported(path, list(_FRAMES[table.name]))
         if table is LISTS:
-            frame = _without(frame, gone or {})
-        for part in frame.iter_slices(ROWS):
-            with self._writing() as link:
-                link.execute(self._insert(table).on_conflict_do_nothing(), part.to_dicts())
+            frame = _without(frame, forgotten or {})
+        for part in frame.iter_slices(ROWS_PER_STATEMENT):
+            with self._writing() as connection:
+                connection.execute(self._insert(table).on_conflict_do_nothing(), part.to_dicts())
                 if table is FORGOTTEN:
-                    _count_forgetting(link)
+                    _count_forgetting(connection)
 
     def info(self) -> dict[str, Any]:
         """How much there is of each, and from when to when events are; counting a large store takes a while."""
-        with self._reading() as link:
-            first, last = link.execute(sa.select(sa.func.min(EVENTS.c.time), sa.func.max(EVENTS.c.time))).one()
-            found: dict[str, Any] = {"events": self.count(), "first event": first, "last event": last}
-            for name, of in THINGS.items():
-                if name == SCHEMA:
+        with self._reading() as connection:
+            first, last = connection.execute(sa.select(sa.func.min(EVENTS.c.time), sa.func.max(EVENTS.c.time))).one()
+            counts: dict[str, Any] = {"events": self.count(), "first event": first, "last event": last}
+            for name, of in VERSIONED_TABLES.items():
+                if name == COLUMN_TYPES:
                     continue
                 newest = sa.select(sa.func.max(of.c.seq)).group_by(of.c.id)
-                found[name] = _count(link, of.c.seq.in_(newest) & of.c.columns.is_not(None))
+                counts[name] = _count(connection, of.c.seq.in_(newest) & of.c.columns.is_not(None))
             for table in (LISTS, IMPRESSIONS, FORGOTTEN):
-                found[table.name] = int(link.execute(sa.select(sa.func.count()).select_from(table)).scalar_one())
-        return found
+                counts[table.name] = int(connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one())
+        return counts
 
     def backup(self, path: str | Path) -> Path:
         """A copy of the SQLite file while it is in use; open it as any other. PostgreSQL has pg_dump for this."""
@@ -602,8 +621,8 @@ class Store(Lists):
         if path.exists():
             raise DataError("there is a file already", file=path, remedy="name another")
         # Empty at first, so that SQLite takes it, and closed to others: the copy holds what the store holds.
-        with whole_file(path, 0o600) as draft, plain_errors(path), self._engine.connect() as link:
-            link.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("VACUUM INTO ?", (str(draft),))
+        with whole_file(path, 0o600) as draft, plain_errors(path), self._engine.connect() as connection:
+            connection.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("VACUUM INTO ?", (str(draft),))
         return path
 
 
@@ -616,7 +635,7 @@ def exported_rows(folder: Path, name: str) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return {key: json.loads(said) for key, said in _exported(path, ["id", "columns"]).iter_rows()}
+        return {key: json.loads(value) for key, value in _exported(path, ["id", "columns"]).iter_rows()}
     except (ValueError, TypeError, RecursionError):
         raise DataError("the columns of a row are no JSON", file=path, remedy="export again") from None
 
@@ -630,26 +649,26 @@ def _exported(path: Path, names: list[str]) -> pl.DataFrame:
         raise DataError(f"the file is cut off or damaged ({why})", file=path, remedy="export again") from None
 
 
-def _count_forgetting(link: Any) -> None:
+def _count_forgetting(connection: Any) -> None:
     """One more; within the transaction that forgets."""
     mark = sa.select(MARKS.c.value).where(MARKS.c.key == _MARK)
-    before = link.execute(mark).scalar()
+    before = connection.execute(mark).scalar()
     if before is None:
-        link.execute(sa.insert(MARKS).values(key=_MARK, value="1"))
+        connection.execute(sa.insert(MARKS).values(key=_MARK, value="1"))
     else:
-        link.execute(sa.update(MARKS).where(MARKS.c.key == _MARK).values(value=str(int(before) + 1)))
+        connection.execute(sa.update(MARKS).where(MARKS.c.key == _MARK).values(value=str(int(before) + 1)))
 
 
-def _count(link: Any, where: Any) -> int:
-    return int(link.execute(sa.select(sa.func.count()).where(where)).scalar_one())
+def _count(connection: Any, where: Any) -> int:
+    return int(connection.execute(sa.select(sa.func.count()).where(where)).scalar_one())
 
 
-def _without(frame: pl.DataFrame, gone: Mapping[str, int]) -> pl.DataFrame:
+def _without(frame: pl.DataFrame, forgotten: Mapping[str, int]) -> pl.DataFrame:
     """Rows (user, time, ...) without those from before their user was forgotten."""
-    if not gone:
+    if not forgotten:
         return frame
     users = frame["user"].drop_nulls().unique()
-    when = pl.DataFrame({"user": users, "gone": [gone.get(hash_of(user), -1) for user in users]})
+    when = pl.DataFrame({"user": users, "gone": [forgotten.get(hash_of(user), -1) for user in users]})
     marked = frame.join(when, on="user", how="left", maintain_order="left")
     return marked.filter(pl.col("time") > pl.col("gone").fill_null(-1)).drop("gone")
 
@@ -659,30 +678,32 @@ def _right(frame: pl.DataFrame, now: int) -> tuple[list[Event], str]:
     events, reason = [], ""
     for row in frame.iter_rows():
         try:
-            events.append(Event(*row).checked(now))
+            events.append(Event(*row).validated(now))
         except DataError as error:
             reason = reason or error.message
     return events, reason
 
 
 def _table(name: str) -> sa.Table:
-    if name not in THINGS:
+    if name not in VERSIONED_TABLES:
         raise ConfigError(f"the store has no table {name!r}", remedy="items, users or placements")
-    return THINGS[name]
+    return VERSIONED_TABLES[name]
 
 
 def _object(text: str | None) -> dict[str, Any] | None:
     """Columns as they are kept; None where there are none, or where the text is no JSON object."""
     try:
-        found = None if text is None else json.loads(text)
+        value = None if text is None else json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return value if isinstance(value, dict) else None
 
 
-def _readable(link: Any, of: sa.Table, key: str) -> dict[str, Any] | None:
+def _readable(connection: Any, of: sa.Table, key: str) -> dict[str, Any] | None:
     """Columns of the newest version of an id that can be read; None where that says deleted, or none can."""
-    texts = link.execute(sa.select(of.c.columns).where(of.c.id == key).order_by(of.c.version.desc())).scalars().all()
+    texts = (
+        connection.execute(sa.select(of.c.columns).where(of.c.id == key).order_by(of.c.version.desc())).scalars().all()
+    )
     return next((_object(text) for text in texts if text is None or _object(text) is not None), None)
 
 

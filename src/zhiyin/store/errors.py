@@ -16,7 +16,7 @@ except ImportError:
     raise MissingExtraError("sqlalchemy", "serve", "the store") from None
 
 # Below so much free space an error of the disk is taken for a full one: SQLite's own files grow in steps.
-LITTLE = 256 * 1024
+MIN_FREE_BYTES = 256 * 1024
 
 # What to do about a file of SQLite, by the primary code of the error.
 _DAMAGED = "the file is damaged; stop the service, then bring back a backup: zhiyin store restore BACKUP"
@@ -84,6 +84,6 @@ def reason(error: Exception) -> str:
 
 def _no_space(path: Path | None) -> bool:
     try:
-        return path is not None and shutil.disk_usage(path.parent).free < LITTLE
+        return path is not None and shutil.disk_usage(path.parent).free < MIN_FREE_BYTES
     except OSError:
         return False

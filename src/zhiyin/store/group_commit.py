@@ -9,7 +9,7 @@ from concurrent.futures import Future
 
 from zhiyin.core.errors import DataError, ZhiyinError
 from zhiyin.core.run import log
-from zhiyin.store.database import BATCH, Store
+from zhiyin.store.database import MAX_EVENTS_PER_TRANSACTION, Store
 from zhiyin.store.errors import StoreAwayError, StoreFullError
 from zhiyin.store.records import Event
 
@@ -29,10 +29,10 @@ class StoreClosedError(ZhiyinError):
 # Events of one request, and who waits for what became of them.
 Request = tuple[list[Event], Future[list[int]]]
 # Events after which, and seconds after which, the log is written back.
-ROWS, IDLE = 20_000, 5.0
+WRITE_BACK_ROWS, WRITE_BACK_SECONDS = 20_000, 5.0
 
 
-class Writer:
+class GroupCommitWriter:
     """One thread writes what all others bring.
 
     While a transaction is on its way to the disk, what arrives is gathered for the next one; so a single event costs a
@@ -61,14 +61,14 @@ class Writer:
 
     def submit(self, events: Sequence[Event], *, right: bool = False) -> Future[list[int]]:
         """Done, with `Store.keep`'s answer, when the events are committed: of each its sequence number, 0 where it is
-        known already. Each is checked here, unless all are `right`: made by `records.checked`.
+        known already. Each is checked here, unless all are `right`: made by `records.validated_event`.
 
         Raises at once: DataError for an event that cannot be, StoreBusyError where too much waits, StoreClosedError
         after `close`. The future raises StoreFullError or StoreAwayError where the events were not kept.
         """
-        checked = list(events) if right else [event.checked(self.store.clock()) for event in events]
-        if len(checked) > BATCH:
-            raise DataError(f"{len(checked):,} events at once", remedy=f"at most {BATCH:,}")
+        checked = list(events) if right else [event.validated(self.store.clock()) for event in events]
+        if len(checked) > MAX_EVENTS_PER_TRANSACTION:
+            raise DataError(f"{len(checked):,} events at once", remedy=f"at most {MAX_EVENTS_PER_TRANSACTION:,}")
         done: Future[list[int]] = Future()
         with self._lock:
             if self._closed:
@@ -98,7 +98,7 @@ class Writer:
             if first is None:
                 return
             group, size = [first], len(first[0])
-            while size < BATCH:
+            while size < MAX_EVENTS_PER_TRANSACTION:
                 try:
                     more = self._queue.get_nowait()
                 except queue.Empty:
@@ -106,7 +106,7 @@ class Writer:
                 if more is None:
                     stop = True
                     break
-                if size + len(more[0]) > BATCH:
+                if size + len(more[0]) > MAX_EVENTS_PER_TRANSACTION:
                     self._commit(group)
                     group, size = [], 0
                 group.append(more)
@@ -116,7 +116,7 @@ class Writer:
     def _write_back(self) -> None:
         """Have SQLite's log written back, so that no commit is the one that has to."""
         while not self._ended.is_set():
-            self._full.wait(IDLE)
+            self._full.wait(WRITE_BACK_SECONDS)
             self._full.clear()
             if self._since and not self._ended.is_set():
                 self._since = 0
@@ -155,7 +155,7 @@ class Writer:
             return
         self._streak = False
         self._since += len(new)
-        if self._since >= ROWS:
+        if self._since >= WRITE_BACK_ROWS:
             self._full.set()
         start = 0
         for events, done in group:

@@ -16,9 +16,9 @@ from zhiyin.data.event_schema import LARGEST_VALUE, is_value
 from zhiyin.data.times import TimePolicy, wall_clock
 
 # Longest id, in characters; longest kind; most columns of an item or user, and bytes of all of them as JSON.
-ID, KIND, COLUMNS, BYTES = 256, 64, 256, 256 * 1024
+MAX_ID_CHARS, MAX_KIND_CHARS, MAX_COLUMNS, MAX_COLUMNS_BYTES = 256, 64, 256, 256 * 1024
 # Which times are accepted, and the largest whole number of a column: up to it float64 holds every one.
-TIMES, LARGEST = TimePolicy(), 2**53
+TIME_POLICY, MAX_INTEGER = TimePolicy(), 2**53
 # Control characters, and halves of characters, which no file can hold.
 _CONTROL, _HALF = re.compile(r"[\x00-\x1f\x7f]"), re.compile(r"[\ud800-\udfff]")
 
@@ -51,16 +51,18 @@ class Event:
     list_id: str | None = None
     seq: int = dataclasses.field(default=0, compare=False)
 
-    def checked(self, now: int | None = None) -> Event:
-        """As the function `checked`."""
-        return checked(self.user, self.item, self.time, self.kind, self.value, self.id, self.list_id, now)
+    def validated(self, now: int | None = None) -> Event:
+        """As the function `validated_event`."""
+        return validated_event(self.user, self.item, self.time, self.kind, self.value, self.id, self.list_id, now)
 
     def numbered(self, seq: int) -> Event:
         """The event as the store keeps it under a number."""
-        return made([(self.user, self.item, self.time, self.kind, self.value, self.id, self.list_id, seq)])[0]
+        return events_from_rows([(self.user, self.item, self.time, self.kind, self.value, self.id, self.list_id, seq)])[
+            0
+        ]
 
 
-def checked(
+def validated_event(
     user: Any, item: Any, time: Any, kind: Any, value: Any, id: Any, list_id: Any, now: int | None = None
 ) -> Event:
     """An event of whatever was brought, with an id. Raises DataError that names the field.
@@ -68,18 +70,18 @@ def checked(
     now: what the clock says, microseconds UTC; left out, this machine's. A time up to a day ahead of it is taken as
     this moment; one further ahead, or before 1971, is refused.
     """
-    text(user, "user", ID)
-    text(item, "item", ID)
-    text(kind, "kind", KIND)
+    text(user, "user", MAX_ID_CHARS)
+    text(item, "item", MAX_ID_CHARS)
+    text(kind, "kind", MAX_KIND_CHARS)
     if list_id is not None:
-        text(list_id, "list_id", ID)
+        text(list_id, "list_id", MAX_ID_CHARS)
     if type(time) is float and time.is_integer():  # in JSON 1.7e15 is a whole number
         time = int(time)
     if isinstance(time, bool) or not isinstance(time, int):
         raise DataError(f"time = {_short(time)} is no moment", column="time", remedy="microseconds UTC, an integer")
     now = wall_clock() if now is None else now
-    if not TIMES.accepts(time, now):
-        message, remedy = TIMES.refusal(time, now)
+    if not TIME_POLICY.accepts(time, now):
+        message, remedy = TIME_POLICY.refusal(time, now)
         raise DataError(message, column="time", remedy=remedy)
     if value is not None:
         if not is_value(value):
@@ -87,8 +89,8 @@ def checked(
                             remedy=f"a number from -{LARGEST_VALUE} to {LARGEST_VALUE}, or none")  # fmt: skip
         value = float(value)  # what databases keep: an integer of Python may be of any length
     if id:
-        text(id, "id", ID)
-    event: Any = _Made(user, item, min(time, now), kind, value, id or fresh_id(), list_id)
+        text(id, "id", MAX_ID_CHARS)
+    event: Any = _MutableEvent(user, item, min(time, now), kind, value, id or fresh_id(), list_id)
     event.__class__ = Event
     return event
 
@@ -111,10 +113,10 @@ def columns(value: Any, name: str = "columns") -> dict[str, Any]:
 
     Raises DataError that names the column.
     """
-    if not isinstance(value, Mapping) or len(value) > COLUMNS:
-        raise DataError(f"{name} are no columns", column=name, remedy=f"an object of at most {COLUMNS} names")
+    if not isinstance(value, Mapping) or len(value) > MAX_COLUMNS:
+        raise DataError(f"{name} are no columns", column=name, remedy=f"an object of at most {MAX_COLUMNS} names")
     for key, part in value.items():
-        text(key, name, ID)
+        text(key, name, MAX_ID_CHARS)
         if key == "id":
             raise DataError("a column cannot be named id", column="id", remedy="the id stands in the address")
         many = part if isinstance(part, list) else [part]
@@ -122,15 +124,15 @@ def columns(value: Any, name: str = "columns") -> dict[str, Any]:
             raise DataError(f"column {key!r} holds an object", column=key, remedy="texts, numbers, or a list of them")
         if any(isinstance(part, float) and not math.isfinite(part) for part in many):
             raise DataError(f"column {key!r} holds no finite number", column=key, remedy="leave it out if unknown")
-        if any(isinstance(part, int | float) and abs(part) > LARGEST for part in many):
+        if any(isinstance(part, int | float) and abs(part) > MAX_INTEGER for part in many):
             raise DataError(f"column {key!r} holds a number too large", column=key, remedy="write it as a text")
         for part in many:
             if isinstance(part, str) and ("\x00" in part or _HALF.search(part)):
                 raise DataError(
                     f"column {key!r} holds half a character or NUL", column=key, remedy="send valid Unicode"
                 )
-    if len(json.dumps(value, ensure_ascii=False).encode()) > BYTES:
-        raise DataError(f"{name} are too large", column=name, remedy=f"at most {BYTES // 1024} KiB as JSON")
+    if len(json.dumps(value, ensure_ascii=False).encode()) > MAX_COLUMNS_BYTES:
+        raise DataError(f"{name} are too large", column=name, remedy=f"at most {MAX_COLUMNS_BYTES // 1024} KiB as JSON")
     return dict(value)
 
 
@@ -139,7 +141,7 @@ def _short(value: Any) -> str:
     return "an integer too large" if isinstance(value, int) and abs(value) > 10**80 else repr(value)[:80]
 
 
-class _Made:
+class _MutableEvent:
     """An event while it is made: a frozen class sets its fields five times slower, and histories hold many."""
 
     __slots__ = ("id", "item", "kind", "list_id", "seq", "time", "user", "value")
@@ -152,11 +154,11 @@ class _Made:
         self.value, self.id, self.list_id, self.seq = value, id, list_id, seq
 
 
-def made(rows: Iterable[tuple[Any, ...]]) -> list[Event]:
+def events_from_rows(rows: Iterable[tuple[Any, ...]]) -> list[Event]:
     """Events of rows (user, item, time, kind, value, id, list_id, seq) that were checked before."""
     events: list[Any] = []
     for row in rows:
-        one: Any = _Made(*row)
+        one: Any = _MutableEvent(*row)
         one.__class__ = Event
         events.append(one)
     return events

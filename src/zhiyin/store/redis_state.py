@@ -36,7 +36,16 @@ from typing import Any, TypeVar
 
 from zhiyin.core.errors import ConfigError, MissingExtraError
 from zhiyin.core.run import log
-from zhiyin.store.live_state import DAY, GRACE, MOST_TALLIES, SHOWINGS, TTL, LiveState, Recent, Showings
+from zhiyin.store.live_state import (
+    DAY_SECONDS,
+    GRACE_SECONDS,
+    MAX_SHOWINGS_PER_USER,
+    MAX_TALLIES,
+    TTL_SECONDS,
+    LiveState,
+    Recent,
+    Showings,
+)
 from zhiyin.store.records import Event
 
 try:
@@ -47,18 +56,18 @@ except ImportError:
     raise MissingExtraError("redis", "redis", "the live state in Redis") from None
 
 # Events that a list may grow by before it is loaded anew; users and events of one script.
-SLACK, BATCH = 250, 500
+MAX_APPENDED_EVENTS, MAX_EVENTS_PER_SCRIPT = 250, 500
 # Seconds that Redis may take to answer; that a load may take; between two tries to reach it again, first and longest.
-PATIENCE, LEASE, PAUSE, LONGEST = 0.25, 30, 0.05, 2.0
+TIMEOUT_SECONDS, LEASE_SECONDS, FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS = 0.25, 30, 0.05, 2.0
 # Seconds after which sums of this process are brought together with those of the others.
-SYNC = 0.5
+SYNC_SECONDS = 0.5
 # Seconds of a mean answer, over so many calls, beyond which Redis is slower than the store that it spares; answers in a
 # row that are quick, after which it is asked again.
-SLOW, MEAN_OF, PINGS = 0.05, 8, 3
+SLOW_SECONDS, MEAN_LATENCY_CALLS, PINGS = 0.05, 8, 3
 # Seconds that clocks of machines may differ.
-SKEW = 5.0
+MAX_CLOCK_SKEW_SECONDS = 5.0
 # Connections of a process at most; users forgotten while Redis was away, whose keys are removed when it is back.
-LINKS, MOST_OWED = 512, 10_000
+MAX_CONNECTIONS, MAX_OWED_FORGETS = 512, 10_000
 
 T = TypeVar("T")
 
@@ -175,7 +184,7 @@ class RedisState(LiveState):
     """
 
     def __init__(
-        self, url: str, name: str = "default", ttl: float = TTL, clock: Callable[[], float] = time.time
+        self, url: str, name: str = "default", ttl: float = TTL_SECONDS, clock: Callable[[], float] = time.time
     ) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name):
             raise ConfigError(f"{name[:80]!r} is no name for live state", remedy="1 to 64 letters, digits, _ . and -")
@@ -184,13 +193,14 @@ class RedisState(LiveState):
         self._name, self._ttl, self._clock = f"zy:{name}", int(ttl), clock
         try:
             self._redis: Any = redis.Redis.from_url(
-                url, decode_responses=True, protocol=2, socket_timeout=PATIENCE, socket_connect_timeout=PATIENCE,
-                max_connections=LINKS, retry=Retry(NoBackoff(), 0), redis_connect_func=self._connected,
+                url, decode_responses=True, protocol=2, socket_timeout=TIMEOUT_SECONDS,
+                socket_connect_timeout=TIMEOUT_SECONDS, max_connections=MAX_CONNECTIONS,
+                retry=Retry(NoBackoff(), 0), redis_connect_func=self._connected,
             )  # fmt: skip
         except (ValueError, TypeError):
             raise ConfigError("the address of Redis cannot be read", remedy="redis://host:6379/0") from None
         self._epoch, self._index = f"{self._name}:epoch", f"{self._name}:users"
-        self._read, self._fill, self._heard, self._show, self._tally = (
+        self._read, self._fill, self._append_script, self._show, self._tally = (
             self._redis.register_script(text) for text in (_READ, _FILL, _HEARD, _SHOW, _TALLY)
         )
         # Of each name: sums as Redis had them, what was added since, and when they were brought together.
@@ -213,34 +223,38 @@ class RedisState(LiveState):
     # -- what users did ---------------------------------------------------------------------------------------------
 
     def recent(self, user: str, load: Callable[[], Recent]) -> Recent:
-        return self.look([user], lambda _: load())[0][0]
+        return self.recent_and_showings([user], lambda _: load())[0][0]
 
-    def look(
-        self, users: Sequence[str], load: Callable[[str], Recent], shown_to: str | None = None, window: float = DAY
+    def recent_and_showings(
+        self,
+        users: Sequence[str],
+        load: Callable[[str], Recent],
+        shown_to: str | None = None,
+        window: float = DAY_SECONDS,
     ) -> tuple[list[Recent], dict[str, int]]:
         """As of all states: one round trip, and another for each user who is loaded."""
         keys = [self._epoch, *(key for user in users for key in self._keys_of(user))]
         if shown_to is not None:
             keys.append(self._key("shown", _hash(shown_to)))
-        args: list[Any] = [uuid.uuid4().hex, LEASE, int(shown_to is not None), SHOWINGS]
+        args: list[Any] = [uuid.uuid4().hex, LEASE_SECONDS, int(shown_to is not None), MAX_SHOWINGS_PER_USER]
         try:
-            found = self._ask(partial(self._read, keys, args))
+            replies = self._ask(partial(self._read, keys, args))
         except _AwayError:
             counts = {} if shown_to is None else self._showings.counts(shown_to, window)
             return [load(user).tidy() for user in users], counts
-        counts = {} if shown_to is None else self._counted(found.pop(), window)
-        return [self._recent(user, held, load) for user, held in zip(users, found, strict=True)], counts
+        counts = {} if shown_to is None else self._counted(replies.pop(), window)
+        return [self._recent(user, held, load) for user, held in zip(users, replies, strict=True)], counts
 
-    def _recent(self, user: str, found: Any, load: Callable[[str], Recent]) -> Recent:
+    def _recent(self, user: str, reply: Any, load: Callable[[str], Recent]) -> Recent:
         """What `_READ` gave of a user, or what is loaded, and Redis filled with it."""
-        if isinstance(found, list):
-            held = Recent((), int(found[0].partition(":")[2]))
-            return held.and_(starmap(partial(Event, user), json.loads(f"[{found[1]}]")))
+        if isinstance(reply, list):
+            held = Recent((), int(reply[0].partition(":")[2]))
+            return held.merged_with(starmap(partial(Event, user), json.loads(f"[{reply[1]}]")))
         loaded = load(user).tidy()
-        if not found:
+        if not reply:
             return loaded
         now = self._clock()
-        args: list[Any] = [found, loaded.forgotten, self._ttl, now, now + self._ttl, _hash(user)]
+        args: list[Any] = [reply, loaded.forgotten, self._ttl, now, now + self._ttl, _hash(user)]
         args.append(",".join(map(_json, loaded.events)))
         try:
             filled = self._ask(partial(self._fill, [self._epoch, *self._keys_of(user), self._index], args))
@@ -248,9 +262,9 @@ class RedisState(LiveState):
             return loaded
         if filled >= 0:
             return loaded
-        return self.look([user], load)[0][0]  # forgotten meanwhile: what was loaded may be from before
+        return self.recent_and_showings([user], load)[0][0]  # forgotten meanwhile: what was loaded may be from before
 
-    def heard(self, events: Sequence[Event]) -> None:
+    def add_events(self, events: Sequence[Event]) -> None:
         of: dict[str, list[str]] = {}
         for event in events:
             of.setdefault(event.user, []).append(_json(event))
@@ -258,9 +272,9 @@ class RedisState(LiveState):
         args: list[str] = []
         for user, new in of.items():
             who = _hash(user)
-            for at in range(0, len(new), BATCH):
-                piece = new[at : at + BATCH]
-                if keys and len(keys) + len(args) + len(piece) > 4 * BATCH:
+            for at in range(0, len(new), MAX_EVENTS_PER_SCRIPT):
+                piece = new[at : at + MAX_EVENTS_PER_SCRIPT]
+                if keys and len(keys) + len(args) + len(piece) > 4 * MAX_EVENTS_PER_SCRIPT:
                     self._append(keys, args)
                     keys, args = [], []
                 keys += [self._key("recent", who), self._key("lease", who)]
@@ -269,18 +283,18 @@ class RedisState(LiveState):
             self._append(keys, args)
 
     def _append(self, keys: list[str], args: list[str]) -> None:
-        longest = str(2 + SLACK)
+        longest = str(2 + MAX_APPENDED_EVENTS)
         with suppress(_AwayError):  # the epoch changes before Redis is asked again
-            self._tell(partial(self._heard, [self._epoch, self._index, *keys], [longest, *args]))
+            self._tell(partial(self._append_script, [self._epoch, self._index, *keys], [longest, *args]))
 
     def forget(self, user: str, moment: int) -> None:
         """As of all states; while Redis is away: what it holds of the user cannot be read again once it is back, and is
-        removed then. Where this process ends before: it goes with its TTL, showings within their window."""
+        removed then. Where this process ends before: it goes with its TTL_SECONDS, showings within their window."""
         who = _hash(user)
         self._showings.drop(user)
         with self._lock:
             self._owed[who] = moment
-            while len(self._owed) > MOST_OWED:
+            while len(self._owed) > MAX_OWED_FORGETS:
                 self._owed.pop(next(iter(self._owed)))
         try:
             self._tell(lambda: self._bury(who, moment))
@@ -290,61 +304,68 @@ class RedisState(LiveState):
             if self._owed.get(who) == moment:
                 del self._owed[who]
 
-    def forget_all(self, gone: Collection[str] | None = None) -> None:
+    def forget_all(self, forgotten: Collection[str] | None = None) -> None:
         """As of all states; showings of others stay. `zhiyin forget` tells Redis itself whom it has forgotten."""
-        if gone is None:
+        if forgotten is None:
             self._showings.clear()
         else:
-            self._showings.drop_hashes(gone)
+            self._showings.drop_hashes(forgotten)
         with suppress(_AwayError):
             self._tell(lambda: self._redis.hset(self._epoch, "token", uuid.uuid4().hex))
 
     def _bury(self, who: str, moment: int) -> None:
         with self._redis.pipeline(transaction=True) as pipe:
-            pipe.set(self._key("gone", who), moment, px=int(GRACE * 1000))
+            pipe.set(self._key("gone", who), moment, px=int(GRACE_SECONDS * 1000))
             pipe.delete(*(self._key(kind, who) for kind in ("recent", "lease", "shown")))
             pipe.zrem(self._index, who)
             pipe.execute()
 
     # -- what users were shown --------------------------------------------------------------------------------------
 
-    def show(self, user: str, items: Sequence[str], window: float = DAY) -> None:
+    def record_showings(self, user: str, items: Sequence[str], window: float = DAY_SECONDS) -> None:
         if not items:
             return
         who, now = _hash(user), self._clock()
-        args: list[Any] = [SHOWINGS, ceil(window) + 60, now - window, *(f"{now}:{item}" for item in items[-SHOWINGS:])]
+        args: list[Any] = [
+            MAX_SHOWINGS_PER_USER,
+            ceil(window) + 60,
+            now - window,
+            *(f"{now}:{item}" for item in items[-MAX_SHOWINGS_PER_USER:]),
+        ]
         try:
             self._ask(partial(self._show, [self._key("shown", who), self._key("gone", who)], args))
         except _AwayError:
             self._showings.add(user, items, window)
 
-    def shown(self, user: str, window: float = DAY) -> dict[str, int]:
-        return self.look([], lambda _: Recent(), user, window)[1]
+    def showing_counts(self, user: str, window: float = DAY_SECONDS) -> dict[str, int]:
+        return self.recent_and_showings([], lambda _: Recent(), user, window)[1]
 
-    def _counted(self, found: Sequence[str], window: float) -> dict[str, int]:
+    def _counted(self, entries: Sequence[str], window: float) -> dict[str, int]:
         """How often each item stands among showings of the last `window` seconds."""
         now = self._clock()
-        parts = (text.partition(":") for text in found)
+        parts = (text.partition(":") for text in entries)
         # Machines' clocks differ a little; what a clock that ran ahead dated into the future counts no more.
-        return dict(Counter(item for moment, _, item in parts if now - window < float(moment) <= now + SKEW))
+        return dict(
+            Counter(item for moment, _, item in parts if now - window < float(moment) <= now + MAX_CLOCK_SKEW_SECONDS)
+        )
 
     # -- sums -------------------------------------------------------------------------------------------------------
 
     def tally(self, name: str, more: Sequence[float], half_lives: Sequence[float]) -> list[float]:
-        """As of all states; what other processes add is known SYNC seconds later, and after Redis was away."""
+        """As of all states; what other processes add is known SYNC_SECONDS later, and after Redis was away."""
         now = self._clock()
         with self._summing:
-            sums, added, at = self._sums.get(name, ([0.0] * len(more), [0.0] * len(more), now - SYNC))
+            sums, added, at = self._sums.get(name, ([0.0] * len(more), [0.0] * len(more), now - SYNC_SECONDS))
             added = [total + part for total, part in zip(added, more)]
-            if now - at >= SYNC:
+            if now - at >= SYNC_SECONDS:
                 numbers = [part for pair in zip(added, half_lives) for part in pair]
                 args: list[Any] = [now, ceil(20 * max(half_lives, default=1.0)), *map(repr, map(float, numbers))]
                 with suppress(_AwayError):
-                    found = self._ask(partial(self._tally, [self._key("tally", name)], args))
-                    sums, added, at = [float(part) for part in json.loads(found)], [0.0] * len(more), now
+                    sums_now = self._ask(partial(self._tally, [self._key("tally", name)], args))
+                    sums, added, at = [float(part) for part in json.loads(sums_now)], [0.0] * len(more), now
             self._sums.pop(name, None)
             self._sums[name] = sums, added, at
-            while len(self._sums) > MOST_TALLIES:
+            while len(self._sums) > MAX_TALLIES:
                 self._sums.pop(next(iter(self._sums)))
             return [total + part for total, part in zip(sums, added)]
 
@@ -396,16 +417,16 @@ class RedisState(LiveState):
     def _do(self, do: Callable[[], T]) -> T:
         begun = time.monotonic()
         try:
-            found = do()
+            result = do()
         except redis.RedisError as error:
             self._lost(error)
             raise _AwayError from None
         # A mean over some calls: one slow answer is an accident, many are a Redis that holds up every list.
         took = time.monotonic() - begun
-        self._mean += (took - self._mean) / MEAN_OF
-        if self._mean > SLOW:
+        self._mean += (took - self._mean) / MEAN_LATENCY_CALLS
+        if self._mean > SLOW_SECONDS:
             self._lost(TimeoutError("slow"))
-        return found
+        return result
 
     def _lost(self, error: Exception) -> None:
         with self._lock:
@@ -417,14 +438,14 @@ class RedisState(LiveState):
         log.warning("live state: Redis does not answer (%s); the store is asked until it does", type(error).__name__)
 
     def _try_again(self) -> None:
-        pause = PAUSE
+        pause = FIRST_RETRY_SECONDS
         while not self._stop.wait(pause):
-            pause = min(2 * pause, LONGEST)
+            pause = min(2 * pause, MAX_RETRY_SECONDS)
             try:
                 for _ in range(PINGS):
                     begun = time.monotonic()
                     self._redis.ping()
-                    if time.monotonic() - begun > SLOW:
+                    if time.monotonic() - begun > SLOW_SECONDS:
                         raise redis.TimeoutError("it answers, but slowly")
                 with self._lock:  # so that nothing is missed between the new epoch and the end of being away
                     self._mend()
@@ -449,9 +470,9 @@ class RedisState(LiveState):
         """Of every new connection: is the server the one that the lists were written to?"""
         connection.on_connect()
         connection.send_command("INFO", "server")
-        told = connection.read_response()
-        told = told.decode() if isinstance(told, bytes) else told
-        run = re.search(r"run_id:(\w+)", told)
+        info = connection.read_response()
+        info = info.decode() if isinstance(info, bytes) else info
+        run = re.search(r"run_id:(\w+)", info)
         connection.send_command("EVAL", _SAME_SERVER, 1, self._epoch, run[1] if run else "", uuid.uuid4().hex)
         connection.read_response()
 
@@ -463,5 +484,5 @@ def _hash(user: str) -> str:
 
 def _json(event: Event) -> str:
     # As Event's fields follow on the user.
-    kept = [event.item, event.time, event.kind, event.value, event.id, event.list_id, event.seq]
-    return json.dumps(kept, ensure_ascii=False, separators=(",", ":"))
+    fields = [event.item, event.time, event.kind, event.value, event.id, event.list_id, event.seq]
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))

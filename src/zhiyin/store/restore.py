@@ -18,7 +18,7 @@ from zhiyin.store.records import hash_of
 from zhiyin.store.tables import IDENTITY
 
 # Pages of SQLite that are copied at once.
-PAGES = 2_000
+PAGES_PER_STEP = 2_000
 
 
 def restore(path: str | Path, backup: str | Path, run: Run | None = None) -> tuple[Path | None, int]:
@@ -41,7 +41,9 @@ def restore(path: str | Path, backup: str | Path, run: Run | None = None) -> tup
             with closing(sqlite3.connect(f"{backup.as_uri()}?mode=ro", uri=True)) as old, closing(
                 sqlite3.connect(draft)
             ) as new:  # fmt: skip
-                old.backup(new, pages=PAGES, progress=lambda _, left, of: advance(0, f"{of - left:,} of {of:,} pages"))
+                old.backup(
+                    new, pages=PAGES_PER_STEP, progress=lambda _, left, of: advance(0, f"{of - left:,} of {of:,} pages")
+                )
         _check(draft)
         _rename(draft)
         again = 0
@@ -59,24 +61,24 @@ def _check(path: Path) -> None:
     if not path.is_file():
         raise DataError("there is no such file", file=path, remedy="name what zhiyin store backup wrote")
     try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as link:
-            found = link.execute("PRAGMA quick_check(1)").fetchone()[0]
-            link.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()[0]
-            link.execute("SELECT max(seq) FROM events").fetchone()
-            pages, size = (link.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+            problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            connection.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()[0]
+            connection.execute("SELECT max(seq) FROM events").fetchone()
+            pages, size = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
     except (sqlite3.Error, TypeError) as error:
         raise DataError(f"this is no store: {error}", file=path, remedy="name what zhiyin store backup wrote") from None
     if path.stat().st_size < pages * size:
-        found = f"it has {path.stat().st_size:,} bytes of {pages * size:,}"
-    if found != "ok":
-        raise DataError(f"the file is damaged: {found}", file=path, remedy="take another backup")
+        problem = f"it has {path.stat().st_size:,} bytes of {pages * size:,}"
+    if problem != "ok":
+        raise DataError(f"the file is damaged: {problem}", file=path, remedy="take another backup")
 
 
 def _rename(path: Path) -> None:
     """Another identity: numbers that the backup has not given yet were given to other events by the store before it."""
-    with closing(sqlite3.connect(path)) as link, link:
-        link.execute("DELETE FROM meta WHERE key = ?", (IDENTITY,))
-        link.execute("INSERT INTO meta (key, value) VALUES (?, ?)", (IDENTITY, uuid.uuid4().hex))
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DELETE FROM meta WHERE key = ?", (IDENTITY,))
+        connection.execute("INSERT INTO meta (key, value) VALUES (?, ?)", (IDENTITY, uuid.uuid4().hex))
 
 
 def _forget_again(path: Path, draft: Path) -> int:
@@ -88,13 +90,13 @@ def _forget_again(path: Path, draft: Path) -> int:
         return 0
     copy = Store(draft)
     try:
-        known = copy.forgotten_all()
-        since = {one for one, when in present.forgotten_all().items() if when != known.get(one)}
+        in_backup = copy.forgotten_all()
+        since = {one for one, when in present.forgotten_all().items() if when != in_backup.get(one)}
         if not since:
             return 0
-        asked = "SELECT user FROM events UNION SELECT id FROM users UNION SELECT user FROM lists WHERE user IS NOT NULL"
+        query = "SELECT user FROM events UNION SELECT id FROM users UNION SELECT user FROM lists WHERE user IS NOT NULL"
         with copy._raw() as raw:
-            users = [user for (user,) in raw.execute(asked) if hash_of(user) in since]
+            users = [user for (user,) in raw.execute(query) if hash_of(user) in since]
         for user in users:
             copy.forget(user)
         return len(users)
@@ -128,19 +130,19 @@ def _swap(path: Path, draft: Path) -> Path | None:
     while aside.exists():
         number += 1
         aside = path.with_name(f"{path.name}.before-restore.{number}")
-    with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as link:
+    with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
         try:
             # Only who is alone can leave the journal behind, and it must not be found beside another file.
-            link.execute("PRAGMA journal_mode=DELETE")
-            link.execute("BEGIN EXCLUSIVE")
+            connection.execute("PRAGMA journal_mode=DELETE")
+            connection.execute("BEGIN EXCLUSIVE")
         except sqlite3.DatabaseError as error:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise StoreAwayError(
                     "another process uses the store", file=path, remedy="stop zhiyin serve; then restore again"
                 ) from None
             for end in ("-wal", "-shm"):  # the store is damaged: all of it is kept, nothing read
-                if (beside := path.with_name(path.name + end)).exists():
-                    beside.replace(aside.with_name(aside.name + end))
+                if (journal := path.with_name(path.name + end)).exists():
+                    journal.replace(aside.with_name(aside.name + end))
         try:
             os.link(path, aside)
         except OSError:  # a file system without second names

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from zhiyin.core.run import log
-from zhiyin.store.live_state import ALL_SHOWINGS, DAY, SHOWINGS, Showings
+from zhiyin.store.live_state import DAY_SECONDS, MAX_SHOWINGS, MAX_SHOWINGS_PER_USER, Showings
 from zhiyin.store.records import hash_of
 
 # Seconds that another process may hold the file; writes after which old showings are dropped.
-PATIENCE, SWEEP = 0.1, 1_000
+BUSY_TIMEOUT_SECONDS, WRITES_PER_SWEEP = 0.1, 1_000
 _TABLE = """
 CREATE TABLE IF NOT EXISTS showings (
   seq INTEGER PRIMARY KEY, user TEXT NOT NULL, time REAL NOT NULL, item TEXT NOT NULL
@@ -39,54 +39,56 @@ class FileShowings:
     path: made where it is missing. clock: seconds. showings: kept at most, of all users; the oldest go first.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.time, showings: int = ALL_SHOWINGS) -> None:
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time, showings: int = MAX_SHOWINGS) -> None:
         self._path, self._clock, self._most = path, clock, showings
         self._lock, self._written = threading.Lock(), 0
         self._link: sqlite3.Connection | None = None
         self._own, self._failed = Showings(100_000, clock), False
         # Whether what was deleted may still be read in the journal of the file.
         self._in_journal = False
-        self._do(lambda link: None)
+        self._do(lambda connection: None)
 
-    def add(self, user: str, items: Sequence[str], window: float = DAY) -> None:
+    def add(self, user: str, items: Sequence[str], window: float = DAY_SECONDS) -> None:
         """Count items that a user is shown now; showings of the user from before `window` seconds are dropped."""
         now, who = self._clock(), hash_of(user)
 
-        def write(link: sqlite3.Connection) -> bool:
-            rows = [(who, now, item) for item in items[-SHOWINGS:]]
-            link.execute("BEGIN IMMEDIATE")
-            link.executemany("INSERT INTO showings (user, time, item) VALUES (?, ?, ?)", rows)
-            link.execute("DELETE FROM showings WHERE user = ? AND time <= ?", (who, now - window))
-            if self._written % SWEEP == 0:
-                link.execute("DELETE FROM showings WHERE seq <= (SELECT max(seq) FROM showings) - ?", (self._most,))
-            link.execute("COMMIT")
+        def write(connection: sqlite3.Connection) -> bool:
+            rows = [(who, now, item) for item in items[-MAX_SHOWINGS_PER_USER:]]
+            connection.execute("BEGIN IMMEDIATE")
+            connection.executemany("INSERT INTO showings (user, time, item) VALUES (?, ?, ?)", rows)
+            connection.execute("DELETE FROM showings WHERE user = ? AND time <= ?", (who, now - window))
+            if self._written % WRITES_PER_SWEEP == 0:
+                connection.execute(
+                    "DELETE FROM showings WHERE seq <= (SELECT max(seq) FROM showings) - ?", (self._most,)
+                )
+            connection.execute("COMMIT")
             self._written += 1
             if self._in_journal:
-                self._empty_journal(link)
+                self._empty_journal(connection)
             return True
 
         if items and not self._do(write):
             self._own.add(user, items, window)
 
-    def counts(self, user: str, window: float = DAY) -> dict[str, int]:
+    def counts(self, user: str, window: float = DAY_SECONDS) -> dict[str, int]:
         """How often each item was shown to a user within the last `window` seconds, of the newest SHOWINGS."""
         now = self._clock()
-        asked = (hash_of(user), now - window, now, SHOWINGS)
-        found = self._do(lambda link: Counter(item for (item,) in link.execute(_COUNT, asked)))
+        asked = (hash_of(user), now - window, now, MAX_SHOWINGS_PER_USER)
+        found = self._do(lambda connection: Counter(item for (item,) in connection.execute(_COUNT, asked)))
         return dict((Counter() if found is None else found) + Counter(self._own.counts(user, window)))
 
     def drop(self, user: str) -> None:
         """Forget a user."""
         self._own.drop(user)
-        self._do(lambda link: self._delete(link, [hash_of(user)]))
+        self._do(lambda connection: self._delete(connection, [hash_of(user)]))
 
-    def drop_hashes(self, gone: Collection[str]) -> None:
+    def drop_hashes(self, forgotten: Collection[str]) -> None:
         """Forget users by `hash_of` their ids."""
-        self._own.drop_hashes(gone)
+        self._own.drop_hashes(forgotten)
 
-        def write(link: sqlite3.Connection) -> None:
-            known = [who for (who,) in link.execute("SELECT DISTINCT user FROM showings")]
-            self._delete(link, [who for who in known if who in gone])
+        def write(connection: sqlite3.Connection) -> None:
+            known = [who for (who,) in connection.execute("SELECT DISTINCT user FROM showings")]
+            self._delete(connection, [who for who in known if who in forgotten])
 
         self._do(write)
 
@@ -94,22 +96,22 @@ class FileShowings:
         """Forget all that is counted, of all processes."""
         self._own.clear()
 
-        def write(link: sqlite3.Connection) -> None:
-            link.execute("DELETE FROM showings")
-            self._empty_journal(link)
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM showings")
+            self._empty_journal(connection)
 
         self._do(write)
 
-    def _delete(self, link: sqlite3.Connection, users: Sequence[str]) -> None:
+    def _delete(self, connection: sqlite3.Connection, users: Sequence[str]) -> None:
         """Remove users, by hash, from the file and its journal."""
         if users or self._in_journal:
-            link.executemany("DELETE FROM showings WHERE user = ?", [(user,) for user in users])
-            self._empty_journal(link)
+            connection.executemany("DELETE FROM showings WHERE user = ?", [(user,) for user in users])
+            self._empty_journal(connection)
 
-    def _empty_journal(self, link: sqlite3.Connection) -> None:
+    def _empty_journal(self, connection: sqlite3.Connection) -> None:
         """What was deleted stands in the journal until then; where others read at this moment, the next write tries."""
         self._in_journal = True
-        busy, _, _ = link.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         self._in_journal = bool(busy)
 
     def close(self) -> None:
@@ -138,8 +140,10 @@ class FileShowings:
                 return None
 
     def _opened(self) -> sqlite3.Connection:
-        link = sqlite3.connect(str(self._path), PATIENCE, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(
+            str(self._path), BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
+        )
         for setting in ("journal_mode=WAL", "synchronous=OFF", "secure_delete=ON", "cache_size=-4096"):
-            link.execute(f"PRAGMA {setting}")
-        link.executescript(_TABLE)
-        return link
+            connection.execute(f"PRAGMA {setting}")
+        connection.executescript(_TABLE)
+        return connection

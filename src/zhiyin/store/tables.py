@@ -7,7 +7,7 @@ from typing import Any
 
 from zhiyin.core.errors import ConfigError, MissingExtraError
 from zhiyin.core.run import log
-from zhiyin.store.records import ID
+from zhiyin.store.records import MAX_ID_CHARS
 
 try:
     import sqlalchemy as sa
@@ -19,7 +19,7 @@ FORMAT = "4"
 IDENTITY = "identity"
 # All who change a PostgreSQL store take turns by this lock: so a row with a higher `seq` is never committed earlier,
 # and who reads on from a `seq` misses nothing.
-TURNS = 7_453_010_373_645_639_777
+WRITE_LOCK_ID = 7_453_010_373_645_639_777
 
 META = sa.MetaData()
 
@@ -33,13 +33,13 @@ EVENTS = sa.Table(
     "events",
     META,
     _seq(),
-    sa.Column("id", sa.String(ID), nullable=False, unique=True),
-    sa.Column("user", sa.String(ID), nullable=False),
-    sa.Column("item", sa.String(ID), nullable=False),
+    sa.Column("id", sa.String(MAX_ID_CHARS), nullable=False, unique=True),
+    sa.Column("user", sa.String(MAX_ID_CHARS), nullable=False),
+    sa.Column("item", sa.String(MAX_ID_CHARS), nullable=False),
     sa.Column("time", sa.BigInteger, nullable=False),
     sa.Column("kind", sa.String(64), nullable=False),
     sa.Column("value", sa.Float),
-    sa.Column("list_id", sa.String(ID)),
+    sa.Column("list_id", sa.String(MAX_ID_CHARS)),
     sa.Column("received", sa.BigInteger, nullable=False),
     sa.Index("events_user_seq", "user", "seq").ddl_if("postgresql"),
     sqlite_autoincrement=True,
@@ -55,12 +55,12 @@ EVENTS_OF_LIST = sa.Index(
 )  # fmt: skip
 # What is older than a moment is found without a look at all that is not.
 EVENTS_OF_TIME = sa.Index("events_time", EVENTS.c.time)
-THINGS = {
+VERSIONED_TABLES = {
     name: sa.Table(
         name,
         META,
         _seq(),
-        sa.Column("id", sa.String(ID), nullable=False),
+        sa.Column("id", sa.String(MAX_ID_CHARS), nullable=False),
         sa.Column("version", sa.Integer, nullable=False),
         sa.Column("columns", sa.Text),  # JSON; NULL: deleted
         sa.Column("received", sa.BigInteger, nullable=False),
@@ -73,11 +73,11 @@ THINGS = {
 LISTS = sa.Table(
     "lists",
     META,
-    sa.Column("list_id", sa.String(ID), primary_key=True),
-    sa.Column("user", sa.String(ID)),
+    sa.Column("list_id", sa.String(MAX_ID_CHARS), primary_key=True),
+    sa.Column("user", sa.String(MAX_ID_CHARS)),
     sa.Column("time", sa.BigInteger, nullable=False),
     sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("placement", sa.String(ID), nullable=False),
+    sa.Column("placement", sa.String(MAX_ID_CHARS), nullable=False),
     sa.Column("head", sa.Text, nullable=False),  # JSON
     sa.Column("arrays", sa.LargeBinary),  # safetensors, compressed by zlib; NULL: none
     sa.Index("lists_user", "user"),
@@ -87,7 +87,7 @@ IMPRESSIONS = sa.Table(
     "impressions",
     META,
     _seq(),
-    sa.Column("list_id", sa.String(ID), nullable=False),
+    sa.Column("list_id", sa.String(MAX_ID_CHARS), nullable=False),
     sa.Column("time", sa.BigInteger, nullable=False),
     sa.Column("items", sa.Text, nullable=False),  # JSON
     sa.UniqueConstraint("list_id", "time"),
@@ -103,7 +103,7 @@ ACCESS_KEYS = sa.Table(
     "access_keys",
     META,
     sa.Column("name", sa.String(64), primary_key=True),
-    sa.Column("scopes", sa.String(ID), nullable=False),
+    sa.Column("scopes", sa.String(MAX_ID_CHARS), nullable=False),
     sa.Column("hash", sa.String(64), nullable=False, unique=True),
     sa.Column("created", sa.BigInteger, nullable=False),
     sa.Column("expires", sa.BigInteger),
@@ -111,56 +111,61 @@ ACCESS_KEYS = sa.Table(
 )
 
 
-def prepare(link: Any, place: str) -> None:
-    """Make the tables that are missing, within the transaction of `link`; bring an older format up to this one.
+def prepare(connection: Any, place: str) -> None:
+    """Make the tables that are missing, within the transaction of `connection`; bring an older format up to this one.
 
     Raises ConfigError for a format of the future. `place`: the address, for the message.
     """
-    if link.dialect.name == "postgresql":
-        link.execute(sa.select(sa.func.pg_advisory_xact_lock(TURNS)))
-    found = None
-    if sa.inspect(link).has_table(MARKS.name):
-        found = link.execute(sa.select(MARKS.c.value).where(MARKS.c.key == "format")).scalar()
-    if found not in (None, "1", "2", "3", FORMAT):
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(WRITE_LOCK_ID)))
+    format = None
+    if sa.inspect(connection).has_table(MARKS.name):
+        format = connection.execute(sa.select(MARKS.c.value).where(MARKS.c.key == "format")).scalar()
+    if format not in (None, "1", "2", "3", FORMAT):
         raise ConfigError(
-            f"the store is of format {found}, not {FORMAT}",
+            f"the store is of format {format}, not {FORMAT}",
             file=place,
             remedy="use the version of zhiyin that wrote it",
         )
-    if found == FORMAT:
-        for part in (EVENTS_OF_TIME, THINGS["catalogue_schema"]):  # they came within the format; an older program need
-            part.create(link, checkfirst=True)  # not know them
+    if format == FORMAT:
+        for part in (
+            EVENTS_OF_TIME,
+            VERSIONED_TABLES["catalogue_schema"],
+        ):  # they came within the format; an older program need
+            part.create(connection, checkfirst=True)  # not know them
         return
-    if found is None:
-        _be_alone(link, place)
+    if format is None:
+        _be_alone(connection, place)
     old = []
-    if found is not None:
-        log.info("store: %s is brought from format %s to %s; a large one takes minutes", place, found, FORMAT)
-        if link.dialect.name == "sqlite":
-            old = _set_aside(link) if found == "1" else []
+    if format is not None:
+        log.info("store: %s is brought from format %s to %s; a large one takes minutes", place, format, FORMAT)
+        if connection.dialect.name == "sqlite":
+            old = _set_aside(connection) if format == "1" else []
         for name in ("events_user_time", "events_of_user"):
-            link.exec_driver_sql(f"DROP INDEX IF EXISTS {name}")
-    META.create_all(link)
-    if found is not None and link.dialect.name == "postgresql":
+            connection.exec_driver_sql(f"DROP INDEX IF EXISTS {name}")
+    META.create_all(connection)
+    if format is not None and connection.dialect.name == "postgresql":
         for index in EVENTS.indexes:
-            index.create(link, checkfirst=True)
-    if link.dialect.name == "sqlite":
-        EVENTS_OF_USER.create(link, checkfirst=True)
+            index.create(connection, checkfirst=True)
+    if connection.dialect.name == "sqlite":
+        EVENTS_OF_USER.create(connection, checkfirst=True)
     for index in (EVENTS_OF_LIST, EVENTS_OF_TIME):
-        index.create(link, checkfirst=True)
+        index.create(connection, checkfirst=True)
     for table in old:
         names = ", ".join(f'"{column.name}"' for column in table.columns)
-        link.exec_driver_sql(f"INSERT INTO {table.name} ({names}) SELECT {names} FROM old_{table.name} ORDER BY seq")
-        link.exec_driver_sql(f"DROP TABLE old_{table.name}")
-    link.execute(sa.delete(MARKS).where(MARKS.c.key == "format"))
-    link.execute(sa.insert(MARKS).values(key="format", value=FORMAT))
-    if link.execute(sa.select(MARKS.c.value).where(MARKS.c.key == IDENTITY)).scalar() is None:
-        link.execute(sa.insert(MARKS).values(key=IDENTITY, value=uuid.uuid4().hex))
+        connection.exec_driver_sql(
+            f"INSERT INTO {table.name} ({names}) SELECT {names} FROM old_{table.name} ORDER BY seq"
+        )
+        connection.exec_driver_sql(f"DROP TABLE old_{table.name}")
+    connection.execute(sa.delete(MARKS).where(MARKS.c.key == "format"))
+    connection.execute(sa.insert(MARKS).values(key="format", value=FORMAT))
+    if connection.execute(sa.select(MARKS.c.value).where(MARKS.c.key == IDENTITY)).scalar() is None:
+        connection.execute(sa.insert(MARKS).values(key=IDENTITY, value=uuid.uuid4().hex))
 
 
-def _be_alone(link: Any, place: str) -> None:
+def _be_alone(connection: Any, place: str) -> None:
     """Raise ConfigError where tables of somebody else have the names of ours."""
-    look = sa.inspect(link)
+    look = sa.inspect(connection)
     for table in META.sorted_tables:
         if look.has_table(table.name):
             missing = {column.name for column in table.columns} - {one["name"] for one in look.get_columns(table.name)}
@@ -174,9 +179,9 @@ def _be_alone(link: Any, place: str) -> None:
                 )
 
 
-def _set_aside(link: Any) -> list[sa.Table]:
+def _set_aside(connection: Any) -> list[sa.Table]:
     """Tables of format 1 under another name: SQLite gives a table AUTOINCREMENT only when it is made."""
-    old = [EVENTS, THINGS["items"], THINGS["users"]]
+    old = [EVENTS, VERSIONED_TABLES["items"], VERSIONED_TABLES["users"]]
     for table in old:
-        link.exec_driver_sql(f"ALTER TABLE {table.name} RENAME TO old_{table.name}")
+        connection.exec_driver_sql(f"ALTER TABLE {table.name} RENAME TO old_{table.name}")
     return old

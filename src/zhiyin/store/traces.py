@@ -23,7 +23,7 @@ from safetensors.numpy import load, save
 from zhiyin.core.errors import DataError, MissingExtraError
 from zhiyin.core.run import log
 from zhiyin.store.connection import Database
-from zhiyin.store.records import ID, Event, hash_of, made, text
+from zhiyin.store.records import MAX_ID_CHARS, Event, events_from_rows, hash_of, text
 from zhiyin.store.tables import EVENTS, FORGOTTEN, IMPRESSIONS, LISTS
 
 try:
@@ -32,10 +32,15 @@ except ImportError:
     raise MissingExtraError("sqlalchemy", "serve", "the store") from None
 
 # Traces of one transaction at most; bytes of one trace, packed; items of one impression; rows deleted at once.
-GROUP, LARGEST, SHOWN, BATCH = 200, 4 * 1024 * 1024, 10_000, 1_000
+MAX_TRACES_PER_TRANSACTION, MAX_TRACE_BYTES, MAX_IMPRESSION_ITEMS, DELETE_BATCH_ROWS = (
+    200,
+    4 * 1024 * 1024,
+    10_000,
+    1_000,
+)
 # Seconds between two transactions of traces, in which events get their turn; and in which traces gather for one: each
 # transaction, and each waking of the thread, costs as much as the traces of some lists.
-BREATH, GATHER = 0.002, 0.1
+PAUSE_SECONDS, GATHER_SECONDS = 0.002, 0.1
 _NAMES = ("list_id", "user", "time", "version", "placement", "head", "arrays")
 
 
@@ -60,10 +65,10 @@ class Trace:
 
 def packed(trace: Trace) -> dict[str, Any]:
     """The row of a trace. Raises DataError for one that cannot be kept."""
-    text(trace.list_id, "list_id", ID)
-    text(trace.placement, "placement", ID)
+    text(trace.list_id, "list_id", MAX_ID_CHARS)
+    text(trace.placement, "placement", MAX_ID_CHARS)
     if trace.user is not None:
-        text(trace.user, "user", ID)
+        text(trace.user, "user", MAX_ID_CHARS)
     try:
         head = json.dumps(trace.head, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         size = len(head.encode())
@@ -72,8 +77,8 @@ def packed(trace: Trace) -> dict[str, Any]:
             arrays = zlib.compress(save({n: np.asarray(a, order="C") for n, a in trace.arrays.items()}), 1)
     except (TypeError, ValueError, KeyError, SafetensorError) as error:
         raise DataError(f"a trace cannot be kept: {error}", remedy="JSON in the head, numbers in the arrays") from None
-    if size + len(arrays or b"") > LARGEST:
-        raise DataError("a trace is too large", remedy=f"at most {LARGEST // 1024 // 1024} MiB")
+    if size + len(arrays or b"") > MAX_TRACE_BYTES:
+        raise DataError("a trace is too large", remedy=f"at most {MAX_TRACE_BYTES // 1024 // 1024} MiB")
     row = (trace.list_id, trace.user, int(trace.time), int(trace.version), trace.placement, head, arrays)
     return dict(zip(_NAMES, row, strict=True))
 
@@ -82,8 +87,8 @@ def unpacked(row: Any) -> Trace:
     """The trace of a row. Raises DataError where it is damaged."""
     list_id, user, when, version, placement, head, arrays = row
     try:
-        found = {} if arrays is None else load(zlib.decompress(arrays))
-        return Trace(list_id, user, int(when), int(version), placement, json.loads(head), found)
+        arrays_by_name = {} if arrays is None else load(zlib.decompress(arrays))
+        return Trace(list_id, user, int(when), int(version), placement, json.loads(head), arrays_by_name)
     except (zlib.error, SafetensorError, ValueError) as error:
         raise DataError(f"the trace of list {list_id} is damaged: {error}", remedy="restore a backup") from None
 
@@ -91,18 +96,18 @@ def unpacked(row: Any) -> Trace:
 _GONE = "SELECT received FROM forgotten WHERE hash = ?"
 
 
-class Lists(Database):
+class TraceTables(Database):
     """Traces and impressions in a database."""
 
     def forgotten(self, user: str) -> int:
         """When a user was forgotten last, microseconds UTC; 0: never."""
         if self.path is not None:
             with self._raw() as raw:
-                gone = raw.execute(_GONE, (hash_of(user),)).fetchone()
-            return int(gone[0] or 0) if gone else 0
-        with self._reading() as link:
-            asked = sa.select(FORGOTTEN.c.received).where(FORGOTTEN.c.hash == hash_of(user))
-            return int(link.execute(asked).scalar() or 0)
+                row = raw.execute(_GONE, (hash_of(user),)).fetchone()
+            return int(row[0] or 0) if row else 0
+        with self._reading() as connection:
+            query = sa.select(FORGOTTEN.c.received).where(FORGOTTEN.c.hash == hash_of(user))
+            return int(connection.execute(query).scalar() or 0)
 
     def keep_traces(self, traces: Sequence[Trace]) -> int:
         """Keep traces; returns how many. Not of a list known already, nor made before its user was forgotten.
@@ -113,135 +118,144 @@ class Lists(Database):
 
     def keep_packed(self, rows: Sequence[Mapping[str, Any]]) -> int:
         """As `keep_traces`, for rows that `packed` gave."""
-        kept = 0
-        for start in range(0, len(rows), GROUP):
-            kept += self._keep_group(rows[start : start + GROUP])
-        return kept
+        n_stored = 0
+        for start in range(0, len(rows), MAX_TRACES_PER_TRANSACTION):
+            n_stored += self._keep_group(rows[start : start + MAX_TRACES_PER_TRANSACTION])
+        return n_stored
 
     def _keep_group(self, rows: Sequence[Mapping[str, Any]]) -> int:
         by_user = {row["user"]: hash_of(row["user"]) for row in rows if row["user"] is not None}
         hashes = list(by_user.values())
         if self.path is not None:
             names, marks = ", ".join(f'"{name}"' for name in _NAMES), ", ".join("?" * len(_NAMES))
-            with self._raw_writing(durable=False) as link:
-                asked = f"SELECT hash, received FROM forgotten WHERE hash IN ({', '.join('?' * len(hashes))})"
-                gone = dict(link.execute(asked, hashes).fetchall())
-                some = _allowed(rows, by_user, gone)
-                done = link.executemany(
+            with self._raw_writing(durable=False) as connection:
+                query = f"SELECT hash, received FROM forgotten WHERE hash IN ({', '.join('?' * len(hashes))})"
+                forgotten = dict(connection.execute(query, hashes).fetchall())
+                some = _not_forgotten(rows, by_user, forgotten)
+                done = connection.executemany(
                     f"INSERT INTO lists ({names}) VALUES ({marks}) ON CONFLICT DO NOTHING",
                     [tuple(row[name] for name in _NAMES) for row in some],
                 )
                 return done.rowcount if some else 0
-        with self._writing(durable=False) as link:
-            known = sa.select(FORGOTTEN.c.hash, FORGOTTEN.c.received).where(FORGOTTEN.c.hash.in_(hashes))
-            some = _allowed(rows, by_user, dict(tuple(row) for row in link.execute(known)))
+        with self._writing(durable=False) as connection:
+            query_forgotten = sa.select(FORGOTTEN.c.hash, FORGOTTEN.c.received).where(FORGOTTEN.c.hash.in_(hashes))
+            some = _not_forgotten(rows, by_user, dict(tuple(row) for row in connection.execute(query_forgotten)))
             if not some:
                 return 0
             insert = self._insert(LISTS).on_conflict_do_nothing().returning(LISTS.c.list_id)
-            return len(link.execute(insert, some).all())
+            return len(connection.execute(insert, some).all())
 
     def trace(self, list_id: str) -> Trace | None:
         """Of a list; None where it is not kept."""
-        with self._reading() as link:
-            row = link.execute(sa.select(LISTS).where(LISTS.c.list_id == list_id)).first()
+        with self._reading() as connection:
+            row = connection.execute(sa.select(LISTS).where(LISTS.c.list_id == list_id)).first()
         return None if row is None else unpacked(row)
 
     def traces(self, user: str | None = None, after_time: int = 0, most: int = 1_000) -> list[Trace]:
         """Of lists made after a moment, oldest first; of one user, or of all."""
-        asked = sa.select(LISTS).where(LISTS.c.time > after_time).order_by(LISTS.c.time, LISTS.c.list_id).limit(most)
+        query = sa.select(LISTS).where(LISTS.c.time > after_time).order_by(LISTS.c.time, LISTS.c.list_id).limit(most)
         if user is not None:
-            asked = asked.where(LISTS.c.user == user)
-        with self._reading() as link:
-            rows = link.execute(asked).all()
+            query = query.where(LISTS.c.user == user)
+        with self._reading() as connection:
+            rows = connection.execute(query).all()
         return [unpacked(row) for row in rows]
 
     def traces_with_features(self, most: int = 50, after_time: int = 0) -> list[Trace]:
         """The newest traces that hold what a ranker read, newest first; of lists made after a moment."""
         # JSON without spaces; a quote inside a text is escaped.
         held = LISTS.c.head.like('%"features":"%') & LISTS.c.arrays.is_not(None)
-        asked = sa.select(LISTS).where(LISTS.c.time > after_time, held).order_by(LISTS.c.time.desc()).limit(most)
-        with self._reading() as link:
-            return [unpacked(row) for row in link.execute(asked)]
+        query = sa.select(LISTS).where(LISTS.c.time > after_time, held).order_by(LISTS.c.time.desc()).limit(most)
+        with self._reading() as connection:
+            return [unpacked(row) for row in connection.execute(query)]
 
     def keep_impression(self, list_id: str, time: int, items: Sequence[str]) -> None:
         """Keep what was really shown of a list, in order; committed when this returns.
 
         Of one list and moment only the first is kept. Raises DataError for what cannot be.
         """
-        text(list_id, "list_id", ID)
-        if len(items) > SHOWN:
-            raise DataError(f"{len(items):,} items were shown", column="items", remedy=f"at most {SHOWN:,}")
-        row = {"list_id": list_id, "time": int(time),
-               "items": json.dumps([text(item, "items", ID) for item in items], ensure_ascii=False)}  # fmt: skip
-        with self._writing() as link:
-            link.execute(self._insert(IMPRESSIONS).values(row).on_conflict_do_nothing())
+        text(list_id, "list_id", MAX_ID_CHARS)
+        if len(items) > MAX_IMPRESSION_ITEMS:
+            raise DataError(
+                f"{len(items):,} items were shown", column="items", remedy=f"at most {MAX_IMPRESSION_ITEMS:,}"
+            )
+        shown_items = json.dumps([text(item, "items", MAX_ID_CHARS) for item in items], ensure_ascii=False)
+        row = {"list_id": list_id, "time": int(time), "items": shown_items}
+        with self._writing() as connection:
+            connection.execute(self._insert(IMPRESSIONS).values(row).on_conflict_do_nothing())
 
     def impressions(self, list_id: str) -> list[tuple[int, list[str]]]:
         """When a list was really shown, and what of it; oldest first."""
         of = IMPRESSIONS.c
-        asked = sa.select(of.time, of["items"]).where(of.list_id == list_id).order_by(of.time, of.seq)
-        with self._reading() as link:
-            return [(int(when), json.loads(items)) for when, items in link.execute(asked)]
+        query = sa.select(of.time, of["items"]).where(of.list_id == list_id).order_by(of.time, of.seq)
+        with self._reading() as connection:
+            return [(int(when), json.loads(items)) for when, items in connection.execute(query)]
 
     def events_of_list(self, list_id: str) -> list[Event]:
         """What was done with a list, in the order it was heard of."""
-        asked = sa.select(*(EVENTS.c[name] for name in EVENT)).where(EVENTS.c.list_id == list_id)
-        with self._reading() as link:
-            return made(link.execute(asked.order_by(EVENTS.c.seq)).all())
+        query = sa.select(*(EVENTS.c[name] for name in EVENT_COLUMNS)).where(EVENTS.c.list_id == list_id)
+        with self._reading() as connection:
+            return events_from_rows(connection.execute(query.order_by(EVENTS.c.seq)).all())
 
     def drop_lists_before(self, moment: int) -> int:
         """Forget lists from before a moment, microseconds UTC, and their impressions. Returns how many lists."""
-        gone = 0
-        for number, found in enumerate(self.dropping_lists(moment)):
+        n_dropped = 0
+        for number, n_lists in enumerate(self.dropping_lists(moment)):
             if number:
-                time.sleep(BREATH)
-            gone += found
-        return gone
+                time.sleep(PAUSE_SECONDS)
+            n_dropped += n_lists
+        return n_dropped
 
     def lists_size(self) -> tuple[int, int]:
         """How many traces there are, and the bytes of all, as the newest thousand tell."""
         sizes = sa.func.length(LISTS.c.head) + sa.func.coalesce(sa.func.length(LISTS.c.arrays), 0)
-        newest = sa.select(sizes.label("size")).order_by(LISTS.c.time.desc()).limit(BATCH).subquery()
-        with self._reading() as link:
-            number = int(link.execute(sa.select(sa.func.count()).select_from(LISTS)).scalar_one())
-            mean = link.execute(sa.select(sa.func.avg(newest.c.size))).scalar()
+        newest = sa.select(sizes.label("size")).order_by(LISTS.c.time.desc()).limit(DELETE_BATCH_ROWS).subquery()
+        with self._reading() as connection:
+            number = int(connection.execute(sa.select(sa.func.count()).select_from(LISTS)).scalar_one())
+            mean = connection.execute(sa.select(sa.func.avg(newest.c.size))).scalar()
         return number, int(number * float(mean or 0))
 
     def time_of_list(self, place: int) -> int | None:
         """When the list was made that so many are older than; None where there are no more."""
-        asked = sa.select(LISTS.c.time).order_by(LISTS.c.time).offset(place).limit(1)
-        with self._reading() as link:
-            found = link.execute(asked).scalar()
-        return None if found is None else int(found)
+        query = sa.select(LISTS.c.time).order_by(LISTS.c.time).offset(place).limit(1)
+        with self._reading() as connection:
+            time_of_place = connection.execute(query).scalar()
+        return None if time_of_place is None else int(time_of_place)
 
     def dropping_lists(self, moment: int) -> Iterator[int]:
         """As `drop_lists_before`, a part at a time: yields how many lists went with it."""
-        shown = IMPRESSIONS.c
-        old = sa.select(LISTS.c.list_id).where(LISTS.c.time < moment).order_by(LISTS.c.time).limit(BATCH)
-        seen = sa.select(shown.seq).where(shown.time < moment).order_by(shown.time).limit(BATCH)
+        impressions = IMPRESSIONS.c
+        old = sa.select(LISTS.c.list_id).where(LISTS.c.time < moment).order_by(LISTS.c.time).limit(DELETE_BATCH_ROWS)
+        seen = (
+            sa.select(impressions.seq)
+            .where(impressions.time < moment)
+            .order_by(impressions.time)
+            .limit(DELETE_BATCH_ROWS)
+        )
         while True:
-            with self._writing() as link:
-                some = list(link.execute(old).scalars())
+            with self._writing() as connection:
+                some = list(connection.execute(old).scalars())
                 if some:
-                    link.execute(sa.delete(IMPRESSIONS).where(shown.list_id.in_(some)))
-                    link.execute(sa.delete(LISTS).where(LISTS.c.list_id.in_(some)))
+                    connection.execute(sa.delete(IMPRESSIONS).where(impressions.list_id.in_(some)))
+                    connection.execute(sa.delete(LISTS).where(LISTS.c.list_id.in_(some)))
             if not some:
                 break
             yield len(some)
         while True:  # and those of lists that were never kept
-            with self._writing() as link:
-                if not link.execute(sa.delete(IMPRESSIONS).where(shown.seq.in_(seen))).rowcount:
+            with self._writing() as connection:
+                if not connection.execute(sa.delete(IMPRESSIONS).where(impressions.seq.in_(seen))).rowcount:
                     return
             yield 0
 
 
 # Columns of an event, in the order of its fields.
-EVENT = tuple(field.name for field in dataclasses.fields(Event))
+EVENT_COLUMNS = tuple(field.name for field in dataclasses.fields(Event))
 
 
-def _allowed(rows: Sequence[Mapping[str, Any]], by_user: Mapping[str, str], gone: Mapping[str, int]) -> list[Any]:
+def _not_forgotten(
+    rows: Sequence[Mapping[str, Any]], by_user: Mapping[str, str], forgotten: Mapping[str, int]
+) -> list[Any]:
     """Rows but those of lists that were made before their user was forgotten."""
-    return [row for row in rows if row["user"] is None or row["time"] > gone.get(by_user[row["user"]], -1)]
+    return [row for row in rows if row["user"] is None or row["time"] > forgotten.get(by_user[row["user"]], -1)]
 
 
 def _size(trace: Trace) -> int:
@@ -249,7 +263,7 @@ def _size(trace: Trace) -> int:
     return 2_048 + sum(part.nbytes for part in trace.arrays.values())
 
 
-class Traces:
+class TraceWriter:
     """A thread that writes traces behind everybody's back.
 
     Parameters
@@ -259,7 +273,7 @@ class Traces:
     Counters: `waiting`, `written`, `dropped` (there was no room), `failed` (they could not be kept).
     """
 
-    def __init__(self, store: Lists, waiting: int = 10_000, bytes: int = 64 << 20) -> None:
+    def __init__(self, store: TraceTables, waiting: int = 10_000, bytes: int = 64 << 20) -> None:
         self.store, self.most, self.most_bytes, self._bytes = store, waiting, bytes, 0
         self.written = self.dropped = self.failed = 0
         self._queue: dict[str, Trace] = {}
@@ -281,7 +295,7 @@ class Traces:
                 return
             self._bytes += size
             self._queue[trace.list_id] = trace
-            if len(self._queue) in (1, GROUP):
+            if len(self._queue) in (1, MAX_TRACES_PER_TRANSACTION):
                 self._news.notify()
 
     def find(self, list_id: str) -> Trace | None:
@@ -289,8 +303,8 @@ class Traces:
         waiting = self._queue.get(list_id)
         if waiting is None:
             return self.store.trace(list_id)
-        gone = waiting.user is not None and self.store.forgotten(waiting.user) >= waiting.time
-        return None if gone else waiting
+        is_forgotten = waiting.user is not None and self.store.forgotten(waiting.user) >= waiting.time
+        return None if is_forgotten else waiting
 
     def close(self) -> None:
         """Write what waits, then stop."""
@@ -304,9 +318,9 @@ class Traces:
             with self._news:
                 while not self._queue and not self._closed:
                     self._news.wait()
-                if len(self._queue) < GROUP and not self._closed:
-                    self._news.wait(GATHER)
-                group = list(itertools.islice(self._queue.values(), GROUP))
+                if len(self._queue) < MAX_TRACES_PER_TRANSACTION and not self._closed:
+                    self._news.wait(GATHER_SECONDS)
+                group = list(itertools.islice(self._queue.values(), MAX_TRACES_PER_TRANSACTION))
             if not group:
                 return
             self._write(group)
@@ -316,7 +330,7 @@ class Traces:
                     if self._queue.get(trace.list_id) is trace:
                         del self._queue[trace.list_id]
             if self._queue:
-                time.sleep(BREATH)
+                time.sleep(PAUSE_SECONDS)
 
     def _write(self, group: list[Trace]) -> None:
         rows = []

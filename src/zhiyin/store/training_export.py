@@ -13,18 +13,18 @@ from zhiyin.data.catalogue_schema import is_hidden
 from zhiyin.data.event_schema import StorePosition
 from zhiyin.data.heard import QUARANTINE, Heard, JsonColumns
 from zhiyin.store.column_types import stored_types
-from zhiyin.store.database import EVENTS, THINGS, Store, hash_of, sa
-from zhiyin.store.records import TIMES
+from zhiyin.store.database import EVENTS, VERSIONED_TABLES, Store, hash_of, sa
+from zhiyin.store.records import TIME_POLICY
 
 # Events of one page: no reading transaction is so long that the journal could not be emptied beside it.
-PAGE = 200_000
+EVENTS_PER_PAGE = 200_000
 # Items or users that are fetched at once.
-FETCH = 50_000
+ROWS_PER_FETCH = 50_000
 _READ: Any = {"seq": pl.Int64, "user": pl.String, "item": pl.String, "time": pl.Int64, "kind": pl.String,
          "value": pl.Float64}  # fmt: skip
 
 
-def heard(store: Store, run: Run | None = None) -> Heard:
+def read_snapshot(store: Store, run: Run | None = None) -> Heard:
     """All that the store holds, as `read` takes it. It may be written to meanwhile: what comes later is left out.
 
     Who is forgotten is read last, so that nobody who was forgotten while the events were read is learned.
@@ -33,18 +33,18 @@ def heard(store: Store, run: Run | None = None) -> Heard:
     events, quarantine = _events(store, last, run or Run())
     items, hidden = _things(store, "items")
     users, _ = _things(store, "users")
-    gone = store.forgotten_all()
+    forgotten_at = store.forgotten_all()
 
     def forgotten(ids: pl.Series) -> np.ndarray:
         # One hash a user: it is all that the store still knows of them.
-        return np.array([gone.get(hash_of(user), 0) for user in ids], dtype=np.int64)
+        return np.array([forgotten_at.get(hash_of(user), 0) for user in ids], dtype=np.int64)
 
     def late(ids: pl.Series) -> np.ndarray:
-        return np.array([gone.get(one) != before.get(one) for one in map(hash_of, ids)], dtype=bool)
+        return np.array([forgotten_at.get(one) != before.get(one) for one in map(hash_of, ids)], dtype=bool)
 
     position = StorePosition(store.identity, last)
     types = stored_types(store)
-    return Heard(events, items, users, hidden, forgotten if gone else None, late, position, quarantine,
+    return Heard(events, items, users, hidden, forgotten if forgotten_at else None, late, position, quarantine,
                  types.first, types.declared)  # fmt: skip
 
 
@@ -59,15 +59,15 @@ def _events(store: Store, last: int, run: Run) -> tuple[pl.DataFrame, pl.DataFra
     columns = [EVENTS.c[name] for name in _READ]
     pages = [pl.DataFrame(schema=types)]
     after = 0
-    with run.bar("Reading the store", last) as advance, store._reader.connect() as link:
+    with run.bar("Reading the store", last) as advance, store._reader.connect() as connection:
         while True:
             page = sa.select(*columns).where(EVENTS.c.seq > after, EVENTS.c.seq <= last).order_by(EVENTS.c.seq)
-            rows = link.execute(page.limit(PAGE)).all()
-            link.rollback()
+            rows = connection.execute(page.limit(EVENTS_PER_PAGE)).all()
+            connection.rollback()
             if not rows:
                 return pl.concat(pages, rechunk=True), pl.concat(aside)
             frame = pl.DataFrame(rows, schema=_READ, orient="row")
-            right = frame["time"].is_between(TIMES.earliest, TIMES.latest(now))
+            right = frame["time"].is_between(TIME_POLICY.earliest, TIME_POLICY.latest(now))
             if not right.all():
                 aside.append(_set_aside(frame.filter(~right), store.address, now))
                 frame = frame.filter(right)
@@ -77,7 +77,7 @@ def _events(store: Store, last: int, run: Run) -> tuple[pl.DataFrame, pl.DataFra
 
 
 def _set_aside(frame: pl.DataFrame, address: str, now: int) -> pl.DataFrame:
-    reasons = [TIMES.refusal(moment, now)[0] for moment in frame["time"]]
+    reasons = [TIME_POLICY.refusal(moment, now)[0] for moment in frame["time"]]
     raw = frame.select(pl.concat_str(pl.col("user", "item", "time", "kind").cast(pl.String), separator=","))
     return pl.DataFrame(
         {"file": [address] * len(frame), "line": frame["seq"], "reason": reasons, "raw": raw.to_series()},
@@ -87,14 +87,16 @@ def _set_aside(frame: pl.DataFrame, address: str, now: int) -> pl.DataFrame:
 
 def _things(store: Store, name: str) -> tuple[JsonColumns, pl.Series]:
     """Newest columns of items or users, and the ids of those that are not to be shown."""
-    of = THINGS[name]
+    of = VERSIONED_TABLES[name]
     newest = sa.select(sa.func.max(of.c.seq)).group_by(of.c.id)
     parts = [pl.DataFrame(schema={"id": pl.String, "text": pl.String})]
-    with store._reader.connect() as link:
-        found = link.execution_options(stream_results=True).execute(
+    with store._reader.connect() as connection:
+        result = connection.execution_options(stream_results=True).execute(
             sa.select(of.c.id, of.c.columns).where(of.c.seq.in_(newest)).order_by(of.c.seq)
         )
-        parts += [pl.DataFrame(rows, schema=parts[0].schema, orient="row") for rows in found.partitions(FETCH)]
+        parts += [
+            pl.DataFrame(rows, schema=parts[0].schema, orient="row") for rows in result.partitions(ROWS_PER_FETCH)
+        ]
     frame = pl.concat(parts)
     there = frame.filter(pl.col("text").is_not_null())
     rows = JsonColumns(there["id"], there["text"])
