@@ -96,14 +96,14 @@ class LiveState(ABC):
     def forget_all(self, forgotten: Collection[str] | None = None) -> None:
         """Somebody was forgotten by another program, and it is not known who: no events are held of anyone any more.
 
-        gone: `hash_of` all who were ever forgotten: showings of others stay; None: all are dropped.
+        forgotten: `hash_of` all who were ever forgotten: showings of others stay; None: all are dropped.
         """
 
     @abstractmethod
     def record_showings(self, user: str, items: Sequence[str], window: float = DAY_SECONDS) -> None:
         """Items that a user is shown now; showings older than `window` seconds may be dropped.
 
-        Not counted for GRACE after the user was forgotten, where that is known.
+        Not counted for GRACE_SECONDS after the user was forgotten, where that is known.
         """
 
     @abstractmethod

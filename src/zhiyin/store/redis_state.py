@@ -8,7 +8,7 @@ Three things keep it from ever serving what is old:
 
 - a lease: who misses takes one, loads, and may fill only while the lease stands. Whatever is heard of the user
   meanwhile removes it, and then the next reader loads.
-- a tombstone: for GRACE after a user was forgotten nothing of them is held.
+- a tombstone: for GRACE_SECONDS after a user was forgotten nothing of them is held.
 - the epoch: a token shared by all. A list of another epoch does not count, nor does a lease. A process takes a new
   epoch when it starts (one that died may have committed what it could not tell), when Redis answers again after a
   failure (what was heard meanwhile is missing from the lists), and when the server behind the address is another than
