@@ -48,7 +48,8 @@ TARGETS: dict[str, list[str]] = {
     "evaluation/significance.py": ["tests/evaluation/test_significance.py"],
     "evaluation/beyond_accuracy.py": ["tests/evaluation/test_metrics.py"],
     "evaluation/pointwise_metrics.py": ["tests/evaluation/test_metrics.py"],
-    "pipeline/rules.py": ["tests/pipeline/test_rules.py", "tests/pipeline/test_rules_hold.py"],
+    "pipeline/rules.py": ["tests/pipeline/test_rules.py"],
+    "pipeline/rulebook.py": ["tests/pipeline/test_rules.py", "tests/pipeline/test_rules_hold.py"],
     "pipeline/slot_allocation.py": ["tests/pipeline/test_slot_allocation.py"],
     "store/group_commit.py": ["tests/store/test_group_commit.py"],
 }
@@ -63,7 +64,7 @@ PRELOADED = (
     "pytest", "hypothesis", "sqlalchemy", "polars",
 )  # fmt: skip
 # A loop without end uses up its processor time; a thread that waits for ever, the other.
-MIN_CPU_SECONDS, CPU_FACTOR, WAIT_SECONDS = 10, 4, 60.0
+MIN_CPU_SECONDS, CPU_FACTOR, MIN_WAIT_SECONDS, WAIT_FACTOR = 10, 4, 60.0, 4
 
 SWAPS: dict[type, type] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -254,11 +255,13 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
             yield from _codes(value)
 
 
-def _in_child(prepare: Callable[[], None], tests: list[str], log: Path, cpu_seconds: int) -> tuple[int | None, float]:
+def _in_child(
+    prepare: Callable[[], None], tests: list[str], log: Path, cpu_seconds: int, wait_seconds: float
+) -> tuple[int | None, float]:
     """Run the tests in a fork: their exit status, None where they took too long, and the processor time they took."""
     pid = os.fork()
     if pid:
-        return _wait(pid)
+        return _wait(pid, wait_seconds)
     try:
         resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 5))
         os.setpgid(0, 0)  # so that all it starts can be ended
@@ -274,8 +277,8 @@ def _in_child(prepare: Callable[[], None], tests: list[str], log: Path, cpu_seco
     os._exit(status)
 
 
-def _wait(pid: int) -> tuple[int | None, float]:
-    deadline = time.monotonic() + WAIT_SECONDS
+def _wait(pid: int, wait_seconds: float) -> tuple[int | None, float]:
+    deadline = time.monotonic() + wait_seconds
     done = 0
     while not done and time.monotonic() < deadline:
         done, status, usage = os.wait4(pid, os.WNOHANG)
@@ -283,7 +286,7 @@ def _wait(pid: int) -> tuple[int | None, float]:
     _end_group(pid)
     if not done:
         os.waitpid(pid, 0)
-        return None, WAIT_SECONDS
+        return None, wait_seconds
     code = os.waitstatus_to_exitcode(status)
     return None if code == -signal.SIGXCPU else code, usage.ru_utime + usage.ru_stime
 
@@ -350,16 +353,17 @@ def _judge_here(module: str, source: str, faults: list[Fault], tests: list[str])
     text = source.encode()
     log = Path(f"/tmp/zhiyin-mutation-{os.getpid()}.log")
     start = time.monotonic()
-    status, seconds = _in_child(lambda: None, tests, log, 1800)
+    status, seconds = _in_child(lambda: None, tests, log, 1800, 1800)
     if status != 0:
         sys.exit(f"{module}: its tests fail without a fault ({status}): {log.read_text()[-3000:]}")
     limit = int(max(MIN_CPU_SECONDS, CPU_FACTOR * seconds))
+    wait = max(MIN_WAIT_SECONDS, WAIT_FACTOR * (time.monotonic() - start))
     print(f"{module}: {len(faults)} faults, {seconds:.1f} s of processor without one", flush=True)
     counts: Counter[str] = Counter()
     survivors = []
 
     def judge(fault: Fault, prepare: Callable[[], None]) -> None:
-        status, _ = _in_child(prepare, tests, log, limit)
+        status, _ = _in_child(prepare, tests, log, limit, wait)
         outcome = "survived" if status == 0 else "timeout" if status is None else "noticed" if status == 1 else "broken"
         counts[outcome] += 1
         if outcome == "survived":
@@ -379,7 +383,7 @@ def _judge_here(module: str, source: str, faults: list[Fault], tests: list[str])
         pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", *tests])
     importlib.import_module("zhiyin." + module.removesuffix(".py").replace("/", "."))
     loaded = _Loaded(module, source)
-    status, seconds = _in_child(lambda: None, tests, log, limit)
+    status, seconds = _in_child(lambda: None, tests, log, limit, wait)
     if status != 0:
         sys.exit(f"{module}: its tests fail in a fork ({status}): {log.read_text()[-3000:]}")
     limit = int(max(MIN_CPU_SECONDS, CPU_FACTOR * seconds))

@@ -185,33 +185,48 @@ def test_a_list_keeps_its_rules_in_their_order(
         begin += len(rows)
 
 
-@settings(max_examples=60)
-@given(
-    REQUESTS, st.integers(1, 6), st.lists(CAPS, max_size=2), st.lists(st.sampled_from([0.2, 0.5]), max_size=2),
-    st.integers(1, 4),
-)  # fmt: skip
-def test_what_may_replace_a_row_breaks_no_rule_and_is_all_of_that(
-    requests: list[list[Row]], k: int, caps: list[tuple[int, int, bool]], shares: list[float], most: int
-) -> None:
-    flat = [row for rows in requests for row in rows]
-    offsets = np.cumsum([0, *map(len, requests)])
-    constraints = constraints_of(requests, caps, shares)
-    made = assigned(requests, k, constraints)
-    counts, rows_of = allowed_replacements(offsets, made, constraints, most)
-    rest = rows_of.tolist()
-    for n, rows in enumerate(requests):
-        got = [int(row) for row in made.rows[n] if row >= 0]
-        for slot in range(k):
-            expected = []
-            if slot < len(got) and made.reasons[n, slot] != BY_PIN:
-                others = [(at, row) for at, row in enumerate(got) if at != slot]
-                free = [row for row in range(offsets[n], offsets[n] + len(rows)) if row not in got]
-                expected = [row for row in free if _fits(flat, got, others, slot, row, caps, shares)]
-            expected = expected[:most]
-            assert counts[n, slot] == len(expected)
-            assert rest[: len(expected)] == expected
-            del rest[: len(expected)]
-    assert not rest
+def random_requests(rng: np.random.Generator) -> list[list[Row]]:
+    """Three requests of up to twelve rows, more than their lists have slots."""
+
+    def groups() -> tuple[int, ...]:
+        return tuple(rng.permutation(3)[: rng.choice(3, p=[0.2, 0.6, 0.2])].tolist())
+
+    def row() -> Row:
+        pin = int(rng.choice([-1, 0, 2], p=[0.9, 0.05, 0.05]))
+        return Row(pin, (groups(), groups()), (bool(rng.random() < 0.4), bool(rng.random() < 0.3)))
+
+    return [pinned_once([row() for _ in range(rng.integers(4, 13))]) for _ in range(3)]
+
+
+@pytest.mark.parametrize("n_caps", [0, 1, 2])
+@pytest.mark.parametrize("n_shares", [0, 2])
+def test_what_may_replace_a_row_breaks_no_rule_and_is_all_of_that(n_caps: int, n_shares: int) -> None:
+    rng = np.random.default_rng(10 * n_caps + n_shares)
+    replaced = 0
+    for _ in range(25):
+        requests, k, most = random_requests(rng), int(rng.integers(2, 6)), int(rng.integers(1, 7))
+        caps = [(int(rng.integers(1, 4)), int(rng.integers(1, 7)), bool(rng.random() < 0.5)) for _ in range(n_caps)]
+        shares = [0.25, 0.5][:n_shares]
+        flat = [row for rows in requests for row in rows]
+        offsets = np.cumsum([0, *map(len, requests)])
+        constraints = constraints_of(requests, caps, shares)
+        made = assigned(requests, k, constraints)
+        counts, rows_of = allowed_replacements(offsets, made, constraints, most)
+        rest = rows_of.tolist()
+        for n, rows in enumerate(requests):
+            got = [int(row) for row in made.rows[n] if row >= 0]
+            for slot in range(k):
+                expected = []
+                if slot < len(got) and made.reasons[n, slot] != BY_PIN:
+                    others = [(at, row) for at, row in enumerate(got) if at != slot]
+                    free = [row for row in range(offsets[n], offsets[n] + len(rows)) if row not in got]
+                    expected = [row for row in free if _fits(flat, got, others, slot, row, caps, shares)][:most]
+                assert counts[n, slot] == len(expected)
+                assert rest[: len(expected)] == expected
+                del rest[: len(expected)]
+                replaced += len(expected)
+        assert not rest
+    assert replaced > 100
 
 
 def _fits(
