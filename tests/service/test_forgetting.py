@@ -240,7 +240,7 @@ def test_no_file_holds_the_id_and_no_figure_ever_did(opened: Callable[..., Any],
             assert hash_of(PERSON).encode() not in file.read_bytes(), file
     for client in (one, other):
         assert PERSON not in client.get("/metrics").text
-        assert client.live.state.shown(PERSON) == {}
+        assert client.live.state.showing_counts(PERSON) == {}
 
 
 def test_a_trace_that_waits_in_another_process_is_not_told(
