@@ -55,7 +55,7 @@ def test_both_ways_say_the_same(
     opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, path: str, body: str | bytes, headers: dict[str, str]
 ) -> None:
     short = client_of(opened("short"))
-    for part in (apps.lists, apps.events):
+    for part in (apps.list_routes, apps.event_routes):
         monkeypatch.setattr(part, "FAST_ROUTES", {})
     long = client_of(opened("long"))
     answers = [one.post(path, content=body, headers=headers) for one in (short, long)]
