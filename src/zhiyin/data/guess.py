@@ -13,7 +13,7 @@ from zhiyin.core.errors import DataError, nearest
 from zhiyin.data.event_schema import KNOWN_KINDS
 from zhiyin.data.ids import ids_of_floats, match_spelling
 from zhiyin.data.schema import ROLES, Roles
-from zhiyin.data.times import looks_like_times, numeric_unit, to_microseconds
+from zhiyin.data.times import looks_like_times, numeric_unit, read_clock, to_microseconds
 
 _NAMES = {
     "user": "user customer visitor client member account reviewer reader viewer listener person buyer shopper uid "
@@ -210,8 +210,11 @@ def guess_roles(sample: pl.DataFrame, given: dict[str, str] | None = None, sourc
             + "".join(map(_unfit, [(role, sample) for role in missing])),
             file=source, remedy=remedy,
         )  # fmt: skip
+    clock = _clock_beside(sample, free, found) if "time" in found else None
+    if clock is not None:
+        free.remove(clock)
     details = _details(sample, free, found["user"], found["item"])
-    return Roles(**found, **details)  # type: ignore[arg-type]
+    return Roles(**found, **details, clock=clock)  # type: ignore[arg-type]
 
 
 def _best_named(role: str, sample: pl.DataFrame, free: list[str], score_of: Callable[[str, str], float]) -> str | None:
@@ -232,6 +235,27 @@ def _prefer_clock(sample: pl.DataFrame, free: list[str], found: dict[str, str]) 
             free[free.index(name)] = found["time"]
             found["time"] = name
             return
+
+
+def _clock_beside(sample: pl.DataFrame, free: list[str], found: dict[str, str]) -> str | None:
+    """The column that holds the time of day of the events where the times are whole days: "time" beside "date",
+    "InvoiceTime" beside "InvoiceDate"."""
+    if _has_clock(sample[found["time"]]):
+        return None
+    days = _without_time_words(found["time"])
+    for name in free:
+        read = len(sample) - read_clock(sample[name]).null_count()
+        written = len(sample) - sample[name].null_count()
+        if read and 2 * read > written and _without_time_words(name) in (days, ()):
+            return name
+    return None
+
+
+def _without_time_words(name: str) -> tuple[str, ...]:
+    """What a name says besides that it is of a day, a time or an hour."""
+    foreign = re.sub(_FOREIGN["time"], "", name.lower())
+    plain = words(name) if name.isascii() else [foreign] if foreign else []
+    return tuple(word for word in plain if word not in _WORDS["time"] | {"hour", "clock", "of", "the"})
 
 
 def _has_clock(column: pl.Series) -> bool:
@@ -281,7 +305,16 @@ def _guess_time(sample: pl.DataFrame, free: list[str], found: dict[str, str]) ->
 
 def ignored(sample: pl.DataFrame, roles: Roles) -> list[str]:
     """Sentences about columns of the log that are not used, those first that are named like a role."""
-    used = {roles.user, roles.item, roles.time, roles.rating, roles.kind, *roles.item_columns, *roles.user_columns}
+    used = {
+        roles.user,
+        roles.item,
+        roles.time,
+        roles.rating,
+        roles.kind,
+        roles.clock,
+        *roles.item_columns,
+        *roles.user_columns,
+    }
     left = [name for name in sample.columns if name not in used]
     said = []
     for role, what in (("time", "times"), ("rating", "numbers"), ("kind", "kinds of events")):

@@ -25,7 +25,7 @@ from zhiyin.data.sources import find_sources
 from zhiyin.data.sql import QueryLimit
 from zhiyin.data.table import Table, Use, merge
 from zhiyin.data.tables import is_folder, open_table, query_table
-from zhiyin.data.times import TimePolicy, read_times, wall_clock
+from zhiyin.data.times import TimePolicy, join_clock, read_clock, read_times, wall_clock
 
 
 def read(
@@ -299,13 +299,15 @@ def _events(
     wanted = {role: getattr(roles, role) for role in ("user", "item", "time", "rating", "kind")}
     wanted = {role: column for role, column in wanted.items() if column}
     extra = [*roles.item_columns, *roles.user_columns]
-    missing = [column for column in [*wanted.values(), *extra] if column not in table.columns]
+    clock = [roles.clock] if roles.clock else []
+    missing = [column for column in [*wanted.values(), *extra, *clock] if column not in table.columns]
     if missing:
         raise DataError(
             f"there is no column {missing[0]!r}", file=table.name, remedy=nearest(missing[0], table.columns)
         )
     by_role: dict[str, Use] = {"user": "id", "item": "id", "time": "time", "rating": "number", "kind": "text"}
     uses: dict[str, Use] = dict.fromkeys(extra, "any")
+    uses |= dict.fromkeys(clock, "text")
     loaded = table.load(uses | {column: by_role[role] for role, column in wanted.items()})
     reasons = loaded.bad
     clean: dict[str, pl.Series] = {}
@@ -313,7 +315,9 @@ def _events(
     for role, column in wanted.items():
         series = loaded.frame[column]
         if role == "time":
-            clean["time"], order, open_order = _times(series, reasons, now, dialect, findings)
+            clean["time"], order, open_order = _times(
+                table, series, loaded.frame[roles.clock] if roles.clock else None, reasons, now, dialect, findings
+            )
         elif role in ("user", "item"):
             clean[role] = series
             _reject(reasons, series.is_null(), f"{role} is missing")
@@ -393,14 +397,37 @@ def _rejected(table: Table, reasons: dict[int, str], strict: bool) -> pl.DataFra
 
 
 def _times(
-    column: pl.Series, reasons: dict[int, str], now: int, dialect: Dialect, findings: Findings
+    table: Table,
+    column: pl.Series,
+    clock: pl.Series | None,
+    reasons: dict[int, str],
+    now: int,
+    dialect: Dialect,
+    findings: Findings,
 ) -> tuple[pl.Series, bool | None, str]:
     """Times that the policy accepts; those a little ahead of the clock as what it says. Others are rejected.
 
-    Also the order of days and months that was read, and what to say where it is a guess.
+    Also the order of days and months that was read, and what to say where it is a guess. clock: times of day to be
+    joined with the days of the column.
     """
-    read, policy = read_times(column, dialect.day_first, dialect.zone), TimePolicy()
+    read, policy = read_times(column, dialect.day_first, None if clock is not None else dialect.zone), TimePolicy()
     times = read.times
+    if clock is not None:
+        since_midnight = read_clock(clock)
+        times = join_clock(times, since_midnight, dialect.zone)
+        absent = clock.is_null() | (clock == "").fill_null(True) if clock.dtype == pl.String else clock.is_null()
+        rows = (since_midnight.is_null() & ~absent).arg_true()
+        for row, cell in zip(rows.to_list(), clock.gather(rows).to_list()):
+            reasons.setdefault(row, f"{clock.name} = {str(cell)!r} is not a time of day")
+    if read.mixed_orders is not None:
+        rows_of_both = list(read.mixed_orders)
+        places = [line for line, _ in table.locate(rows_of_both)]
+        shown = [f"{column[row]!r} in line {line}" for row, line in zip(rows_of_both, places)]
+        order = "the day" if read.day_first else "the month"
+        findings.note(
+            f"{column.name}: both orders of day and month occur ({' and '.join(shown)}); read with {order} first, so "
+            "that dates of the other order are wrong where the day is 12 or less, and set aside where it is more"
+        )
     for sentence in read.notes:
         findings.note(sentence)
     missing = column.is_null() | (column == "").fill_null(True) if column.dtype == pl.String else column.is_null()

@@ -9,7 +9,8 @@ ROLES = ("user", "item", "time", "rating", "kind")
 
 @dataclasses.dataclass(frozen=True)
 class Roles:
-    """Which column of the log plays which role. `item_columns`, `user_columns` describe items and users."""
+    """Which column of the log plays which role. `item_columns`, `user_columns` describe items and users; `clock`
+    holds the time of day where `time` holds days only."""
 
     user: str
     item: str
@@ -18,10 +19,13 @@ class Roles:
     kind: str | None = None
     item_columns: tuple[str, ...] = ()
     user_columns: tuple[str, ...] = ()
+    clock: str | None = None
 
     def sentence(self) -> str:
         """The roles in one line, to be shown."""
         said = [f"{role} = {getattr(self, role)}" for role in ROLES if getattr(self, role)]
+        if self.clock:
+            said[said.index(f"time = {self.time}")] = f"time = {self.time} and {self.clock}, joined"
         lists = [role for role in ("item_columns", "user_columns") if getattr(self, role)]
         said += [f"{role} = {', '.join(getattr(self, role))}" for role in lists]
         return "; ".join(said)

@@ -72,12 +72,14 @@ class Times:
     open_order: what is to be said where days and months of the column may be either; empty where they are not.
     day_first: the order that was read, where days and months are written as numbers below each other; else None.
     notes: what else was decided.
+    mixed_orders: rows of a date whose day must be first and of one whose month must be, where the column has both.
     """
 
     times: pl.Series
     open_order: str = ""
     day_first: bool | None = None
     notes: tuple[str, ...] = ()
+    mixed_orders: tuple[int, int] | None = None
 
 
 def numeric_unit(numbers: pl.Series) -> str | None:
@@ -161,6 +163,41 @@ def read_times(column: pl.Series, day_first: bool | None = None, zone: str | Non
             rest = _parse_text(text.set(found.times.is_not_null(), None), day_first, zone)  # texts among numbers
             return dataclasses.replace(rest, times=found.times.fill_null(rest.times), notes=found.notes + rest.notes)
     return _parse_text(text, day_first, zone)
+
+
+_CLOCK = (
+    r"^(?<before>上午|下午|오전|오후)?\s*(?<hour>\d{1,2})[:.时時h](?<minute>\d{2})分?"
+    r"(?:[:.]?(?<second>\d{2})秒?(?<fraction>[.,]\d{1,9})?)?\s*(?<after>(?i:[ap]\.?m\.?))?$"
+)
+
+
+def read_clock(column: pl.Series) -> pl.Series:
+    """Times of day as Int64 microseconds since midnight, null where a value is missing or none.
+
+    column: of type Time, or texts such as "07:05", "7:05:30.25 PM" and "下午3:08".
+    """
+    if column.dtype == pl.Time:
+        return column.cast(pl.Int64) // 1_000
+    if column.dtype not in (pl.String, pl.Categorical):
+        return _nulls(column)
+    parts = column.cast(pl.String).str.strip_chars().str.extract_groups(_CLOCK).struct.unnest()
+    hour, minute, second = (parts[name].cast(pl.Int64) for name in ("hour", "minute", "second"))
+    fraction = ("0" + parts["fraction"].str.replace(",", ".")).cast(pl.Float64).fill_null(0.0)
+    half = (parts["before"].fill_null("") + parts["after"].fill_null("")).str.to_lowercase().str.head(1)
+    afternoon = half.is_in(["p", "下", "오"]) & ~parts["before"].is_in(["오전"]).fill_null(False)
+    named = half != ""
+    hour = pl.select(
+        pl.when(~named).then(hour).when((hour >= 1) & (hour <= 12)).then(hour % 12 + 12 * afternoon.cast(pl.Int64))
+    ).to_series()
+    second = second.fill_null(0)
+    valid = ((hour < 24) & (minute < 60) & (second < 60)).fill_null(False)
+    clock = ((hour * 60 + minute) * 60 + second) * SECOND + (fraction * SECOND).round().cast(pl.Int64)
+    return clock.set(~valid, None).alias(column.name)
+
+
+def join_clock(days: pl.Series, clock: pl.Series, zone: str | None = None) -> pl.Series:
+    """Int64 microseconds UTC of days (midnights, microseconds) and times of day; a missing time of day is midnight."""
+    return _in_zone(days + clock.fill_null(0), zone)
 
 
 def parse_text(text: pl.Series, day_first: bool | None = None) -> pl.Series:
@@ -350,14 +387,14 @@ def _named_zones(text: pl.Series) -> tuple[pl.Series, pl.Series | None]:
 def _parse_unnamed(text: pl.Series, day_first: bool | None, zone: str | None) -> Times:
     unread = text
     times = _nulls(text)
-    said, order = "", None
+    said, order, mixed = "", None, None
     for _ in range(6):
         sample = _spread(unread.drop_nulls(), _SAMPLE)
         if not len(sample):
             break
         unread, sample = _normalised(unread, sample)
         if order is None and not said and bool(sample.str.contains(_NUMERIC_DATE).any()):
-            order, said = _day_order(text, day_first)
+            order, said, mixed = _day_order(unread, day_first)
         form, zoned = _best_format(sample, order)
         if form is None:
             break
@@ -370,7 +407,7 @@ def _parse_unnamed(text: pl.Series, day_first: bool | None, zone: str | None) ->
         if left.null_count() == unread.null_count():
             break
         unread = left
-    return Times(times, said, order)
+    return Times(times, said, order, mixed_orders=mixed)
 
 
 def _normalised(text: pl.Series, sample: pl.Series) -> tuple[pl.Series, pl.Series]:
@@ -432,33 +469,39 @@ _REWRITES: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
 )
 
 
-def _day_order(text: pl.Series, day_first: bool | None) -> tuple[bool | None, str]:
+def _day_order(text: pl.Series, day_first: bool | None) -> tuple[bool | None, str, tuple[int, int] | None]:
     """Whether the day comes first in dates such as 03/04/2024, by the whole column, and what to say where it is open.
+    Where both orders occur, also a row of each, the day first one first.
 
     A two-digit year first, as in 23/11/22, is no order of days and months: None.
     """
-    parts = text.str.extract_groups(_NUMERIC_DATE).struct.unnest().drop_nulls()
-    first, mark, second, last = (parts.to_series(at) for at in range(4))
+    parts = text.str.extract_groups(_NUMERIC_DATE).struct.unnest().with_row_index("row").drop_nulls()
+    row, first, mark, second, last = (parts.to_series(at) for at in range(5))
     first, second = first.cast(pl.Int32), second.cast(pl.Int32)
     if not len(parts):
-        return None, ""
+        return None, "", None
     short = last.str.len_bytes() == 2
     if short.all() and _is_year(first, last):
-        return None, ""
-    days_first, days_second = int((first > 12).sum()), int((second > 12).sum())
-    if days_first != days_second:
-        return days_first > days_second, ""
+        return None, "", None
+    days_first, days_second = (first > 12) & (second <= 12), (second > 12) & (first <= 12)
+    surplus = int(days_first.sum()) - int(days_second.sum())
+    if days_first.any() and days_second.any():
+        mixed = int(row[days_first.arg_max()]), int(row[days_second.arg_max()])  # type: ignore[index]
+        order = day_first if day_first is not None else surplus > 0 if surplus else mark[0] != "/"
+        return order, "", mixed
+    if surplus:
+        return surplus > 0, "", None
     if day_first is not None:
-        return day_first, ""
-    either = ((first <= 12) & (second <= 12)).arg_true()
+        return day_first, "", None
+    either = ((first <= 12) & (second <= 12) & (first != second)).arg_true()
     if not len(either):
-        return mark[0] != "/", ""
+        return mark[0] != "/", "", None
     at = int(either[0])
     chosen = mark[at] != "/"
     example = f"{first[at]}{mark[at]}{second[at]}{mark[at]}{last[at]}"
     day, month = (first[at], second[at]) if chosen else (second[at], first[at])
     read = f"day {day}, month {month}"
-    return chosen, f"{text.name} = {example!r} may be day {month}, month {day} or {read}, read as {read}"
+    return chosen, f"{text.name} = {example!r} may be day {month}, month {day} or {read}, read as {read}", None
 
 
 def _is_year(first: pl.Series, last: pl.Series) -> bool:
