@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Command
-from zhiyin.data.config import load_config
+from zhiyin.data.project_config import load_config
 
 
 def test_init_writes_down_what_it_assumed(zhiyin: Command, tmp_path: Path) -> None:

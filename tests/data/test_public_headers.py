@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 
 from zhiyin.core.errors import DataError
-from zhiyin.data.guess import guess_roles, ignored
 from zhiyin.data.reading import read
-from zhiyin.data.tables import open_table
+from zhiyin.data.role_inference import guess_roles, ignored
+from zhiyin.data.table_opening import open_table
 
 SECOND = 1_700_000_000
 

@@ -101,7 +101,7 @@ class Session:
             act(words[1:])
 
     def run_toml(self, text: str) -> None:
-        from zhiyin.data.config import load_config
+        from zhiyin.data.project_config import load_config
 
         file = self.folder / "block.toml"
         file.write_text(text)

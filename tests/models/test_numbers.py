@@ -15,9 +15,9 @@ from zhiyin.core.errors import ConfigError
 from zhiyin.core.params import Param
 from zhiyin.core.ranking_metrics import RANKING
 from zhiyin.core.run import Run
-from zhiyin.data.config import load_config
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
+from zhiyin.data.project_config import load_config
 from zhiyin.models.registry import hyperparameters, make, model_class, parse
 from zhiyin.pipeline import diversity
 from zhiyin.pipeline.slate import Slates

@@ -60,7 +60,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def opened(home: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """Opens shops over the first version; each has a store and keys of its own."""
-    from zhiyin.data.config import ServiceSection
+    from zhiyin.data.project_config import ServiceSection
     from zhiyin.pipeline.bundles import Bundles
     from zhiyin.service.key_cache import Keys
     from zhiyin.service.serving_state import ServingState

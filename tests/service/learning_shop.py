@@ -13,8 +13,8 @@ import numpy as np
 import polars as pl
 
 from zhiyin.data.catalogue import Catalogue
-from zhiyin.data.config import ServiceSection
 from zhiyin.data.dataset import Dataset
+from zhiyin.data.project_config import ServiceSection
 from zhiyin.data.reading import read
 from zhiyin.models.popularity import Popular
 from zhiyin.pipeline.bundles import Bundles

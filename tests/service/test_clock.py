@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("fastapi")
 
-from zhiyin.data.config import ServiceSection
+from zhiyin.data.project_config import ServiceSection
 from zhiyin.service.retention import RetentionJob
 from zhiyin.store.database import Store
 from zhiyin.store.live_state import DirectState, MemoryState, Showings

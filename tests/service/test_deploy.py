@@ -87,7 +87,7 @@ def test_the_composition(composed: Any) -> None:
 def test_the_settings_that_the_composition_speaks_of(
     composed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from zhiyin.data.config import load_config, resolved
+    from zhiyin.data.project_config import load_config, resolved
 
     lines = [line.removeprefix("#").strip() for line in (DEPLOY / "compose.yaml").read_text().splitlines()
              if line.startswith("#   ")]  # fmt: skip

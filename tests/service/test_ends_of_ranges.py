@@ -27,8 +27,8 @@ from zhiyin.cli.evaluation_output import judge
 from zhiyin.cli.project import Project, project_of
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.params import Param, params_of
-from zhiyin.data.config import Config, load_config
 from zhiyin.data.dataset import Dataset
+from zhiyin.data.project_config import Config, load_config
 from zhiyin.data.reading import read
 from zhiyin.data.splits import split
 from zhiyin.evaluation.tuning import tune

@@ -14,9 +14,9 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("lightgbm")
 
-from zhiyin.data.config import ServiceSection
 from zhiyin.data.event_schema import StorePosition
 from zhiyin.data.histories import Histories
+from zhiyin.data.project_config import ServiceSection
 from zhiyin.pipeline.answers import Answers
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.pipeline.request import Request

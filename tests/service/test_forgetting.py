@@ -18,8 +18,8 @@ pytest.importorskip("fastapi")
 
 from zhiyin.client import PageKey
 from zhiyin.data.catalogue import Catalogue
-from zhiyin.data.config import ServiceSection
 from zhiyin.data.dataset import Dataset
+from zhiyin.data.project_config import ServiceSection
 from zhiyin.models.neighbors import ItemKNN
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.pipeline.rules import Rules

@@ -14,7 +14,7 @@ pytest.importorskip("fastapi")
 import zhiyin as zy
 from zhiyin.core.ranking_metrics import hits_of
 from zhiyin.data.catalogue import Catalogue
-from zhiyin.data.config import ServiceSection
+from zhiyin.data.project_config import ServiceSection
 from zhiyin.evaluation.window_evaluation import Window, accuracy
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.pipeline.pipeline import Pipeline

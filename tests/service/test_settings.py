@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("fastapi")
 
 from zhiyin.core.errors import ConfigError
-from zhiyin.data.config import Config
+from zhiyin.data.project_config import Config
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.pipeline.rules_config import hides_everything
 from zhiyin.service.server import Plan

@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("fastapi")
 
-from zhiyin.data.config import ServiceSection
+from zhiyin.data.project_config import ServiceSection
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.pipeline.rules import Rules
 from zhiyin.service.key_cache import Keys

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("fastapi")
 
-from zhiyin.data.config import ServiceSection
+from zhiyin.data.project_config import ServiceSection
 from zhiyin.service.list_service import ListService
 from zhiyin.service.retention import RetentionJob
 from zhiyin.service.trace_request import LONG, TOO_LONG, TOO_MANY, Shares

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from zhiyin.data.catalogue_schema import CatalogueSchema, convert
 from zhiyin.data.dataset import Dataset
-from zhiyin.data.heard import JsonColumns
 from zhiyin.data.reading import read
+from zhiyin.data.store_log import JsonColumns
 from zhiyin.store import training_export
 from zhiyin.store.database import Store
 from zhiyin.store.records import Event

@@ -359,12 +359,12 @@ def test_stores_and_their_backups(tmp_path: Path) -> None:
 
 
 def test_what_was_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from zhiyin.data import public
+    from zhiyin.data import public_datasets
 
-    book, file = tmp_path / public._CHECKSUMS, tmp_path / "archive"
+    book, file = tmp_path / public_datasets._CHECKSUMS, tmp_path / "archive"
     file.write_text("x")
-    public._verify(file, "https://example.org/a", None, tmp_path)
+    public_datasets._verify(file, "https://example.org/a", None, tmp_path)
     whole = json.loads(book.read_text())
     for place in cuts(book):
-        found = answer(lambda: public._verify(file, "https://example.org/a", None, tmp_path), book)
+        found = answer(lambda: public_datasets._verify(file, "https://example.org/a", None, tmp_path), book)
         assert json.loads(book.read_text()) == whole if found is None else book.stat().st_size == place

@@ -22,7 +22,7 @@ def list_sets(json: Json = False) -> None:
       zhiyin data list --json
     """
     from zhiyin.cli.output import print_json, table
-    from zhiyin.data.public import cached, listed
+    from zhiyin.data.public_datasets import cached, listed
 
     rows = []
     for known in listed():
@@ -51,8 +51,8 @@ def get(
       zhiyin data get goodbooks-10k --from ~/Downloads/goodbooks
     """
     from zhiyin.cli.output import print_json, say
-    from zhiyin.data.public import find
-    from zhiyin.data.public import get as fetch
+    from zhiyin.data.public_datasets import find
+    from zhiyin.data.public_datasets import get as fetch
 
     folder, chosen = fetch(name, from_path=from_path), find(name)
     if json:

@@ -86,7 +86,7 @@ def _step(title: str) -> None:
 
 def _ready() -> Path | None:
     """The folder of a small public set that was fetched before."""
-    from zhiyin.data.public import cached
+    from zhiyin.data.public_datasets import cached
 
     return next((folder for name in ("movielens-100k", "movielens-small") if (folder := _cached(name, cached))), None)
 
@@ -161,7 +161,7 @@ def _version(project: Project, log: Dataset, folder: Path) -> None:
 def _settings(project: Project, output: Path) -> None:
     """A settings file, so that every other command works in the demo's folder."""
     from zhiyin.cli.project import make_relative
-    from zhiyin.data.config import write_config
+    from zhiyin.data.project_config import write_config
     from zhiyin.models.registry import hyperparameters
 
     make_relative(project.config, output)

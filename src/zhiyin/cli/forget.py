@@ -58,7 +58,7 @@ def _tell_redis(project: Project, store: Store, user: str) -> None:
     """What services hold in memory they forget by themselves; what they share is removed here."""
     if project.config.service.redis is None:
         return
-    from zhiyin.data.config import resolved
+    from zhiyin.data.project_config import resolved
     from zhiyin.store.live_state import state_name
     from zhiyin.store.redis_state import RedisState
 

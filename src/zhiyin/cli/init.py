@@ -11,8 +11,8 @@ from zhiyin.core.durations import microseconds
 from zhiyin.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from zhiyin.data.config import Config
     from zhiyin.data.dataset import Dataset
+    from zhiyin.data.project_config import Config
 
 
 def init(
@@ -41,7 +41,7 @@ def init(
     """
     from zhiyin.cli.output import say
     from zhiyin.cli.project import make_relative, project_of, record_assumed, settle
-    from zhiyin.data.config import write_config
+    from zhiyin.data.project_config import write_config
     from zhiyin.models.registry import hyperparameters
 
     if config.exists() and not force:

@@ -118,7 +118,7 @@ def _keys(config: Path) -> Iterator[Keys]:
     """The keys of the project's store, which is made where there is none."""
     from zhiyin.cli.output import say
     from zhiyin.cli.project import open_project, open_store, project_of
-    from zhiyin.data.config import Config
+    from zhiyin.data.project_config import Config
     from zhiyin.service.key_cache import Keys
 
     plain = config == CONFIG and not config.is_file()  # `zhiyin serve` needs no settings file either

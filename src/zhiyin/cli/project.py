@@ -14,11 +14,11 @@ from zhiyin.core.errors import ConfigError, DataError, MissingExtraError
 
 if TYPE_CHECKING:
     from zhiyin.core.run import Run
-    from zhiyin.data.config import Config
     from zhiyin.data.dataset import Dataset
     from zhiyin.data.doctor import Finding
-    from zhiyin.data.heard import Heard
+    from zhiyin.data.project_config import Config
     from zhiyin.data.splits import Split
+    from zhiyin.data.store_log import Heard
     from zhiyin.models.recommender import Recommender
     from zhiyin.store.database import Store
 
@@ -42,7 +42,7 @@ class Project:
         ----------
         store: join what the project's store has heard, where there is one, and say so.
         """
-        from zhiyin.data.config import read_data
+        from zhiyin.data.project_config import read_data
 
         snapshot = self.store_snapshot() if store else None
         if snapshot is not None and self.config.data.source is None and snapshot.events.is_empty():
@@ -58,7 +58,7 @@ class Project:
     @property
     def store_address(self) -> str:
         """Where the service keeps events: [service] store, unless the environment says otherwise by ZHIYIN_STORE."""
-        from zhiyin.data.config import store_address
+        from zhiyin.data.project_config import store_address
 
         return os.environ.get(STORE) or store_address(self.config, self.home)
 
@@ -121,7 +121,7 @@ def open_project(
     path: Path, seed: int | None = None, threads: int | None = None, assume: Sequence[str] | None = None
 ) -> Project:
     """The project of a settings file; `seed`, `threads` and `assume` (KEY=VALUE, under [read]) overrule it."""
-    from zhiyin.data.config import load_config
+    from zhiyin.data.project_config import load_config
 
     config = load_config(path)
     assume_in(config, assume)
@@ -159,9 +159,9 @@ def settle(
 
     assume: what files leave open, KEY=VALUE, as under [read].
     """
-    from zhiyin.data.config import Config
     from zhiyin.data.dialect import Dialect
-    from zhiyin.data.sources import find_sources
+    from zhiyin.data.project_config import Config
+    from zhiyin.data.source_discovery import find_sources
 
     config = Config()
     assume_in(config, assume)

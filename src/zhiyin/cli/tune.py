@@ -80,7 +80,7 @@ def table_lines(name: str, settings: dict[str, Any]) -> list[str]:
 
 def _put(config: Path, name: str, settings: dict[str, Any]) -> None:
     """Set hyperparameters in the file, line by line: its comments and everything else stay as they are."""
-    from zhiyin.data.config import load_config
+    from zhiyin.data.project_config import load_config
 
     old = config.read_text("utf-8")
     lines, head = old.splitlines(), re.compile(rf"\s*\[models\.{name}\]", re.IGNORECASE)

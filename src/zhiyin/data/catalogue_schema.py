@@ -23,7 +23,7 @@ from typing import Any
 import polars as pl
 
 from zhiyin.core.errors import ConfigError, DataError, nearest
-from zhiyin.data.times import to_microseconds
+from zhiyin.data.timestamps import to_microseconds
 
 TABLES = ("items", "users")
 # What each type holds, as messages say it. `piped`: texts in one text, as files write them: "drama|comedy".

@@ -16,12 +16,12 @@ from zhiyin.core.errors import DataError
 from zhiyin.core.html_table import html_table
 from zhiyin.core.parallel import kernel, read_only
 from zhiyin.data.catalogue_schema import CatalogueSchema
+from zhiyin.data.column_roles import Roles
 from zhiyin.data.event_schema import NO_KIND, EventSchema, StorePosition
-from zhiyin.data.heard import QUARANTINE
 from zhiyin.data.histories import Histories
 from zhiyin.data.ids import Ids
-from zhiyin.data.schema import Roles
-from zhiyin.data.times import wall_clock
+from zhiyin.data.store_log import QUARANTINE
+from zhiyin.data.timestamps import wall_clock
 
 EVENT_COLUMNS = ("user", "item", "time", "kind", "value", "weight")
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from zhiyin.core.errors import ConfigError, nearest
-from zhiyin.data.times import is_zone
+from zhiyin.data.timestamps import is_zone
 
 
 @dataclasses.dataclass(frozen=True)

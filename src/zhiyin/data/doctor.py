@@ -19,8 +19,8 @@ from zhiyin.core.durations import UNITS, spell
 from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.event_schema import KNOWN_KINDS
-from zhiyin.data.guess import LEAKING, words
 from zhiyin.data.ids import Ids
+from zhiyin.data.role_inference import LEAKING, words
 from zhiyin.data.splits import _cut
 
 SEVERITIES = ("error", "warning", "info")

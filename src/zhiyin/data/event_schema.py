@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 
 from zhiyin.core.errors import ConfigError, nearest
-from zhiyin.data.times import TimePolicy
+from zhiyin.data.timestamps import TimePolicy
 
 # The kind of an event that names none.
 NO_KIND = "event"

@@ -13,11 +13,11 @@ import polars as pl
 
 from zhiyin.core.errors import DataError
 from zhiyin.core.parallel import kernel
-from zhiyin.data.containers import raw_bytes
+from zhiyin.data.delimited_text import say_encoding
 from zhiyin.data.dialect import Dialect
 from zhiyin.data.encodings import to_utf8
-from zhiyin.data.table import FrameTable
-from zhiyin.data.text_table import say_encoding
+from zhiyin.data.file_formats import raw_bytes
+from zhiyin.data.table_source import FrameTable
 
 _DEPTH = 100  # levels of lists and objects
 _COLUMNS = 5_000

@@ -13,19 +13,19 @@ import polars as pl
 from zhiyin.core.errors import DataError, nearest
 from zhiyin.core.run import Run, log
 from zhiyin.data.catalogue_schema import CatalogueSchema
+from zhiyin.data.column_roles import Roles
 from zhiyin.data.dataset import Dataset, empty_quarantine
-from zhiyin.data.descriptions import KEYS, Description
 from zhiyin.data.dialect import Dialect, Findings
+from zhiyin.data.entity_table import KEYS, Description
 from zhiyin.data.event_schema import LARGEST_VALUE, NO_KIND, EventSchema, beyond_values
-from zhiyin.data.guess import guess_links, guess_roles, ignored
-from zhiyin.data.heard import Heard, Parts, join
 from zhiyin.data.ids import match_spelling
-from zhiyin.data.schema import Roles
-from zhiyin.data.sources import find_sources
-from zhiyin.data.sql import QueryLimit
-from zhiyin.data.table import Table, Use, merge
-from zhiyin.data.tables import is_folder, open_table, query_table
-from zhiyin.data.times import TimePolicy, join_clock, read_clock, read_times, wall_clock
+from zhiyin.data.role_inference import guess_links, guess_roles, ignored
+from zhiyin.data.source_discovery import find_sources
+from zhiyin.data.sql_query import QueryLimit
+from zhiyin.data.store_log import Heard, Parts, join
+from zhiyin.data.table_opening import is_folder, open_table, query_table
+from zhiyin.data.table_source import Table, Use, merge
+from zhiyin.data.timestamps import TimePolicy, join_clock, read_clock, read_times, wall_clock
 
 
 def read(

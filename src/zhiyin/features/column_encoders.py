@@ -19,7 +19,7 @@ from zhiyin.core.errors import ConfigError, DataError, nearest
 from zhiyin.core.hashing import mix
 from zhiyin.core.parallel import kernel
 from zhiyin.data.ids import Ids
-from zhiyin.data.times import to_microseconds
+from zhiyin.data.timestamps import to_microseconds
 
 DAY = UNITS["d"]
 # Bound of standardised numbers, so that one outlier does not dominate a row.

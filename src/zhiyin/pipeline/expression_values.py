@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from zhiyin.core.errors import ConfigError
-from zhiyin.data.times import to_microseconds
+from zhiyin.data.timestamps import to_microseconds
 from zhiyin.pipeline.expression_nodes import Node, parse_time
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zhiyin.core.errors import ConfigError, closest
-from zhiyin.data.config import Config, load_config
+from zhiyin.data.project_config import Config, load_config
 from zhiyin.pipeline.rules import Rules
 
 _TYPES: dict[str, type] = {"text": str, "number": float, "bool": bool}

@@ -32,9 +32,9 @@ from zhiyin.core.durations import SECOND, microseconds
 from zhiyin.core.parallel import for_chunks
 from zhiyin.core.params import check_settings, list_length, param, settings_of
 from zhiyin.core.run import Run
+from zhiyin.data.column_roles import Roles
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.event_schema import EventSchema
-from zhiyin.data.schema import Roles
 from zhiyin.policies.film_texts import GENRES, N_FACTORS, write_texts
 
 START = 1_735_689_600 * SECOND  # 2025-01-01 00:00 UTC

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import log
-from zhiyin.data.config import store_address
+from zhiyin.data.project_config import store_address
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.service.key_cache import Keys
 from zhiyin.service.placements import Placements, placements_of

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from zhiyin.core.errors import ConfigError, ZhiyinError
 from zhiyin.core.run import log
-from zhiyin.data.config import parse_usable, read_text
+from zhiyin.data.project_config import parse_usable, read_text
 from zhiyin.pipeline.answers import Answers
 from zhiyin.pipeline.request import Request
 from zhiyin.pipeline.rules import Boost

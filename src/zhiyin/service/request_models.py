@@ -19,7 +19,7 @@ from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.core.tokens import LIFE
 from zhiyin.data.catalogue_schema import HIDDEN, TYPE_PATTERN, parse_type
 from zhiyin.data.event_schema import LARGEST_VALUE
-from zhiyin.data.times import LATEST
+from zhiyin.data.timestamps import LATEST
 from zhiyin.pipeline.request import MAX_IDS
 from zhiyin.pipeline.rules import MAX_ITEMS
 from zhiyin.store.access_keys import MAX_LIFETIME_MICROSECONDS as KEY_LIFE

@@ -7,7 +7,7 @@ import time
 
 from zhiyin.core.durations import microseconds
 from zhiyin.core.run import log
-from zhiyin.data.config import ServiceSection
+from zhiyin.data.project_config import ServiceSection
 from zhiyin.store.database import Store
 
 # Seconds between two looks; that the clock may run ahead of the time that really passed.

@@ -33,7 +33,7 @@ from zhiyin.core.atomic_files import read_json, sweep, write_json
 from zhiyin.core.durations import is_duration, microseconds
 from zhiyin.core.errors import ConfigError, DataError, MissingExtraError
 from zhiyin.core.run import available_cores, log
-from zhiyin.data.config import load_config
+from zhiyin.data.project_config import load_config
 from zhiyin.pipeline.bundles import TRAINING_LOCK, Bundles
 
 # Versions kept beside the one in use and the one before.

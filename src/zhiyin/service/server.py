@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from zhiyin.core.errors import MissingExtraError
-from zhiyin.data.config import resolved
+from zhiyin.data.project_config import resolved
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.service.run_folder import in_use, run_folder, sweep_run_folders
 from zhiyin.service.settings import Settings, report, settings_of

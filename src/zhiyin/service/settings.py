@@ -18,8 +18,8 @@ from typing import Any
 from zhiyin.core.atomic_files import write_whole
 from zhiyin.core.errors import ConfigError, closest
 from zhiyin.core.run import log
-from zhiyin.data.config import Config, parse_usable, read_text, row_of
 from zhiyin.data.event_schema import parse_weights
+from zhiyin.data.project_config import Config, parse_usable, read_text, row_of
 from zhiyin.pipeline.rules_config import ALL, hides_everything, usable_answer_settings
 from zhiyin.service.retrain import Schedule
 from zhiyin.service.set_aside import SetAside

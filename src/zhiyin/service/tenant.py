@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from zhiyin.data.config import ServiceSection, resolved
+from zhiyin.data.project_config import ServiceSection, resolved
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.service.feature_log import FeatureLog
 from zhiyin.service.feature_skew import SkewWatch

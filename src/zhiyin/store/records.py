@@ -13,7 +13,7 @@ from typing import Any
 from zhiyin.core.errors import DataError
 from zhiyin.core.uid import fresh_id
 from zhiyin.data.event_schema import LARGEST_VALUE, is_value
-from zhiyin.data.times import TimePolicy, wall_clock
+from zhiyin.data.timestamps import TimePolicy, wall_clock
 
 # Longest id, in characters; longest kind; most columns of an item or user, and bytes of all of them as JSON.
 MAX_ID_CHARS, MAX_KIND_CHARS, MAX_COLUMNS, MAX_COLUMNS_BYTES = 256, 64, 256, 256 * 1024

@@ -11,7 +11,7 @@ import polars as pl
 from zhiyin.core.run import Run
 from zhiyin.data.catalogue_schema import is_hidden
 from zhiyin.data.event_schema import StorePosition
-from zhiyin.data.heard import QUARANTINE, Heard, JsonColumns
+from zhiyin.data.store_log import QUARANTINE, Heard, JsonColumns
 from zhiyin.store.column_types import stored_types
 from zhiyin.store.database import EVENTS, VERSIONED_TABLES, Store, hash_of, sa
 from zhiyin.store.records import TIME_POLICY

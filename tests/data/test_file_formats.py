@@ -19,7 +19,7 @@ import pyarrow as pa
 import pytest
 
 from zhiyin.core.errors import ConfigError, DataError
-from zhiyin.data.containers import raw_bytes
+from zhiyin.data.file_formats import raw_bytes
 from zhiyin.data.reading import read
 
 RANDOM = np.random.default_rng(7).bytes(5000)

@@ -6,8 +6,8 @@ import polars as pl
 import pytest
 
 from zhiyin.core.errors import DataError
-from zhiyin.data.guess import LEAKING, guess_key, guess_roles, words
-from zhiyin.data.tables import open_table
+from zhiyin.data.role_inference import LEAKING, guess_key, guess_roles, words
+from zhiyin.data.table_opening import open_table
 
 T = 1_400_000_000
 

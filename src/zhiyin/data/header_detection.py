@@ -6,9 +6,9 @@ import dataclasses
 import re
 from collections import Counter
 
+from zhiyin.data.column_roles import ROLES
 from zhiyin.data.dialect import Findings
-from zhiyin.data.guess import name_score
-from zhiyin.data.schema import ROLES
+from zhiyin.data.role_inference import name_score
 
 _SEPARATORS = ("::", "\t", ",", ";", "|", "\x01", "~", "^", "，", " ")
 _RARE = ("\x01", "~", "^", "，", " ")  # only where the others do not cut the lines

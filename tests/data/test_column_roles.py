@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zhiyin.data.schema import Roles
+from zhiyin.data.column_roles import Roles
 
 
 def test_roles_are_said() -> None:

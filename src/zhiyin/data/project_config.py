@@ -26,8 +26,8 @@ from zhiyin.core.params import Param
 from zhiyin.data.catalogue_schema import CatalogueSchema, parse_type
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.event_schema import LARGEST_WEIGHT
-from zhiyin.data.heard import Heard
-from zhiyin.data.sql import QueryLimit
+from zhiyin.data.sql_query import QueryLimit
+from zhiyin.data.store_log import Heard
 
 FILE_NAME = "zhiyin.toml"
 # Sections whose keys are names: of kinds, models, rules, placements.

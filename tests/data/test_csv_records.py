@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zhiyin.data.records import Records, count, has_leading_zeros
+from zhiyin.data.csv_records import Records, count, has_leading_zeros
 
 _CELL = st.text(alphabet='ab ,"\n;é', max_size=6)
 _ROWS = st.lists(st.lists(_CELL, min_size=1, max_size=4), min_size=1, max_size=8)

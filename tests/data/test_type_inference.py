@@ -10,7 +10,7 @@ import pytest
 from zhiyin.core.errors import ConfigError
 from zhiyin.data.dialect import Dialect, Findings, parse_assumption
 from zhiyin.data.ids import ids_of_floats, match_spelling
-from zhiyin.data.infer import infer_column, infer_ids, parse_numbers
+from zhiyin.data.type_inference import infer_column, infer_ids, parse_numbers
 
 
 @pytest.mark.parametrize(

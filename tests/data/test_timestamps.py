@@ -7,7 +7,7 @@ import datetime as dt
 import polars as pl
 import pytest
 
-from zhiyin.data.times import looks_like_times, numeric_unit, parse_text, read_times, to_microseconds
+from zhiyin.data.timestamps import looks_like_times, numeric_unit, parse_text, read_times, to_microseconds
 
 MOMENT = dt.datetime(2014, 5, 13, 16, 53, 20, tzinfo=dt.UTC)
 US = 1_400_000_000_000_000

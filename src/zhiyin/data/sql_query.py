@@ -14,7 +14,7 @@ import polars as pl
 from zhiyin.core.errors import ConfigError, DataError, MissingExtraError
 from zhiyin.core.memory import available_bytes
 from zhiyin.data.dialect import Dialect
-from zhiyin.data.table import FrameTable
+from zhiyin.data.table_source import FrameTable
 
 _BATCH = 100_000
 _STEPS = 20_000  # instructions of SQLite between two looks at the clock

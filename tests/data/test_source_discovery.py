@@ -9,7 +9,7 @@ import pytest
 
 from zhiyin.core.errors import DataError
 from zhiyin.data.reading import read
-from zhiyin.data.sources import data_files, find_sources
+from zhiyin.data.source_discovery import data_files, find_sources
 
 
 def test_files_sorted_by_what_they_hold(tmp_path: Path) -> None:

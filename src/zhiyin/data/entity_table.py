@@ -10,10 +10,10 @@ import polars as pl
 
 from zhiyin.core.errors import DataError, nearest
 from zhiyin.data.dialect import Dialect, Findings
-from zhiyin.data.guess import guess_key
 from zhiyin.data.ids import match_spelling
-from zhiyin.data.table import Table, Use, merge
-from zhiyin.data.tables import open_table
+from zhiyin.data.role_inference import guess_key
+from zhiyin.data.table_opening import open_table
+from zhiyin.data.table_source import Table, Use, merge
 
 # The key columns of what a log says of its items and users; no column of a source is called so.
 KEYS = {"user": "\x00user", "item": "\x00item"}

@@ -10,10 +10,10 @@ import polars as pl
 
 from zhiyin.core.durations import UNITS
 from zhiyin.core.errors import DataError, nearest
+from zhiyin.data.column_roles import ROLES, Roles
 from zhiyin.data.event_schema import KNOWN_KINDS
 from zhiyin.data.ids import ids_of_floats, match_spelling
-from zhiyin.data.schema import ROLES, Roles
-from zhiyin.data.times import looks_like_times, numeric_unit, read_clock, to_microseconds
+from zhiyin.data.timestamps import looks_like_times, numeric_unit, read_clock, to_microseconds
 
 _NAMES = {
     "user": "user customer visitor client member account reviewer reader viewer listener person buyer shopper uid "

@@ -12,7 +12,7 @@ import pytest
 
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.params import param, params_of
-from zhiyin.data.config import Config, load_config, read_data, write_config
+from zhiyin.data.project_config import Config, load_config, read_data, write_config
 
 
 @dataclass

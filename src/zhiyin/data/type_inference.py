@@ -12,7 +12,7 @@ import dataclasses
 import polars as pl
 
 from zhiyin.data.dialect import Dialect, Findings
-from zhiyin.data.guess import is_amount
+from zhiyin.data.role_inference import is_amount
 
 # Words that stand for a missing value; "nan" and the like also where a column is text.
 ABSENT = ("nan", "null", "none", "na", "n/a", "#n/a", "<na>", "\\n", "nil", "(null)")

@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 
 from zhiyin.core.errors import DataError
-from zhiyin.data.containers import plain_name
 from zhiyin.data.dialect import Dialect
-from zhiyin.data.guess import guess_links, guess_roles, name_score
-from zhiyin.data.table import Table
-from zhiyin.data.tables import ENDINGS, open_table
+from zhiyin.data.file_formats import plain_name
+from zhiyin.data.role_inference import guess_links, guess_roles, name_score
+from zhiyin.data.table_opening import ENDINGS, open_table
+from zhiyin.data.table_source import Table
 
 _EVENTS = re.compile(r"rating|event|interaction|click|log|u\.data|view|purchase|order|transaction|train", re.IGNORECASE)
 _ITEMS = re.compile(r"item|movie|book|product|catalog|article|track|artist|title", re.IGNORECASE)

@@ -11,12 +11,12 @@ from urllib.parse import unquote, urlsplit
 import polars as pl
 
 from zhiyin.core.errors import ConfigError, DataError, nearest
-from zhiyin.data.containers import UNPACKED, as_file, format_of, format_of_file, plain_name, raw_bytes
+from zhiyin.data.delimited_text import TextTable
 from zhiyin.data.dialect import Dialect
+from zhiyin.data.file_formats import UNPACKED, as_file, format_of, format_of_file, plain_name, raw_bytes
 from zhiyin.data.json_table import JsonTable, is_json, looks_like_json
-from zhiyin.data.sql import query_table
-from zhiyin.data.table import FrameTable, Loaded, ParquetTable, Table, Use, partition_keys
-from zhiyin.data.text_table import TextTable
+from zhiyin.data.sql_query import query_table
+from zhiyin.data.table_source import FrameTable, Loaded, ParquetTable, Table, Use, partition_keys
 
 __all__ = [
     "ENDINGS", "FrameTable", "JsonTable", "Loaded", "ParquetTable", "Table", "TextTable", "Use", "open_table",

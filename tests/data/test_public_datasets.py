@@ -19,8 +19,8 @@ import pytest
 
 from zhiyin.core.errors import DataError
 from zhiyin.core.run import Run
-from zhiyin.data import public
-from zhiyin.data.public import PublicSet, Remote, cached, download, find, get, listed, unpack
+from zhiyin.data import public_datasets
+from zhiyin.data.public_datasets import PublicSet, Remote, cached, download, find, get, listed, unpack
 from zhiyin.data.reading import read
 
 QUIET = Run(progress=False)
@@ -88,7 +88,7 @@ def offer(server: Server, monkeypatch: pytest.MonkeyPatch) -> PublicSet:
 
 
 def register(toy: PublicSet, monkeypatch: pytest.MonkeyPatch) -> PublicSet:
-    monkeypatch.setitem(public.SETS, toy.name, toy)
+    monkeypatch.setitem(public_datasets.SETS, toy.name, toy)
     return toy
 
 

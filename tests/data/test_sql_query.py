@@ -11,9 +11,9 @@ import pytest
 from tests.conftest import own_schema
 
 import zhiyin as zy
-from zhiyin.data.config import load_config, read_data
+from zhiyin.data.project_config import load_config, read_data
 from zhiyin.data.reading import read
-from zhiyin.data.sql import QueryLimit
+from zhiyin.data.sql_query import QueryLimit
 
 SECOND = 1_000_000
 

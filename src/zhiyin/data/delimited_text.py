@@ -21,14 +21,14 @@ import numpy as np
 import polars as pl
 
 from zhiyin.core.errors import DataError
-from zhiyin.data.containers import raw_bytes
+from zhiyin.data.csv_records import Count, Records, count, has_leading_zeros
 from zhiyin.data.dialect import Dialect, Findings
 from zhiyin.data.encodings import NAMES, Decoded, to_utf8
 from zhiyin.data.event_schema import beyond_values
-from zhiyin.data.header import declared_separator, find_header, guess_separator, is_padded
-from zhiyin.data.infer import LEADING_ZERO, infer_column, infer_ids, parse_numbers
-from zhiyin.data.records import Count, Records, count, has_leading_zeros
-from zhiyin.data.table import SAMPLE, Loaded, Table, Use, merge, reject_bad, typed_sample
+from zhiyin.data.file_formats import raw_bytes
+from zhiyin.data.header_detection import declared_separator, find_header, guess_separator, is_padded
+from zhiyin.data.table_source import SAMPLE, Loaded, Table, Use, merge, reject_bad, typed_sample
+from zhiyin.data.type_inference import LEADING_ZERO, infer_column, infer_ids, parse_numbers
 
 _HEAD = 1 << 22  # bytes looked at before a file is read
 _BLOCKS, _BLOCK = 40, 1 << 15  # and of so many blocks from the rest of it

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from zhiyin.core.errors import DataError
-from zhiyin.data.tables import FrameTable, JsonTable, ParquetTable, TextTable, open_table
+from zhiyin.data.table_opening import FrameTable, JsonTable, ParquetTable, TextTable, open_table
 
 
 def text(path: Path, content: str | bytes) -> TextTable:
