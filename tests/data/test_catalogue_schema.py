@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zhiyin.core.errors import ConfigError, DataError
+from zhiyin.data.booleans import BOOLEANS, is_boolean
 from zhiyin.data.catalogue_schema import (
     DESCRIPTIONS,
     CatalogueSchema,
@@ -20,6 +21,7 @@ from zhiyin.data.catalogue_schema import (
     is_hidden,
     series_of,
 )
+from zhiyin.data.reading import read
 
 TYPES = st.sampled_from([*DESCRIPTIONS, "vector(2)"])
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=6) | st.sampled_from(["true", "2024-02-29", "a|b"])
@@ -45,7 +47,7 @@ def test_what_fits_is_converted(value: Any, type: str, wanted: Any) -> None:
 @pytest.mark.parametrize(
     ("value", "type"),
     [
-        ("x", "number"), ("1", "number"), (True, "number"), ([1, 2], "number"), (2.5, "int"), ("yes", "bool"),
+        ("x", "number"), ("1", "number"), (True, "number"), ([1, 2], "number"), (2.5, "int"), ("maybe", "bool"),
         (2, "bool"), ([True], "bool"), (["a", "b"], "text"), (True, "text"), ([True], "texts"), ([["a"]], "texts"),
         (["a|b", "c"], "piped"), (["a"], "numbers"), ([1], "vector(2)"), (1.0, "vector"), ("2024-02-30", "date"),
         ("2024-02-29T10:00:00", "date"), (20240229, "time"), ("soon", "time"), ({"a": 1}, "text"),
@@ -139,3 +141,15 @@ def test_states() -> None:
     for wrong in ({"items": {"a": "float"}}, {"things": {}}, [], {"items": {"a": "vector(0)"}}, {"users": 3}):
         with pytest.raises(ConfigError):
             CatalogueSchema.from_state(wrong)
+
+
+@pytest.mark.parametrize("word", sorted(BOOLEANS))
+def test_a_word_that_a_file_reads_as_a_boolean_is_one_in_a_request(word: str, tmp_path) -> None:
+    expected = BOOLEANS[word]
+    assert convert(f" {word.upper()} ", "bool") is expected
+    assert cast_column(pl.Series("stock", [word, "perhaps"]), "bool").to_list() == [expected, None]
+    opposites = [one for one, value in BOOLEANS.items() if value is not expected]
+    other = next(one for one in opposites if is_boolean(pl.Series([one, word, "true", "false"])))
+    (tmp_path / "items.csv").write_text(f"item,stock\ni,{word}\nj,{other}\nk,true\nl,false\n")
+    events = pl.DataFrame({"user": ["u"] * 4, "item": list("ijkl")})
+    assert read(events, items=tmp_path / "items.csv").items["stock"].to_list()[:2] == [expected, not expected]

@@ -93,13 +93,15 @@ def test_a_bar_in_a_title_changes_nothing(opened: Any) -> None:
     assert "n2" in listed(again, **asked)
 
 
-@pytest.mark.parametrize(("mark", "hides"), [("true", True), (1, True), (True, True), ("false", False), (0, False)])
+@pytest.mark.parametrize(
+    ("mark", "hides"), [("true", True), ("Yes", True), (1, True), (True, True), ("false", False), (0, False)]
+)
 def test_marks_of_hidden_items_are_booleans(service: Any, mark: Any, hides: bool) -> None:
     assert service.put("/v1/items/i2", json={"title": "six", "hidden": mark}).status_code == 200
     eventually(lambda: service.live.waiting_items == 0)
     assert ("i2" not in listed(service, k=100)) == hides
     assert columns(service, "i2")["hidden"] is hides
-    assert service.put("/v1/items/i2", json={"hidden": "yes"}).status_code == 400
+    assert service.put("/v1/items/i2", json={"hidden": "perhaps"}).status_code == 400
 
 
 def test_of_two_processes_one_decides_the_type(opened: Any) -> None:

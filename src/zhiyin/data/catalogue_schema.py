@@ -23,6 +23,7 @@ from typing import Any
 import polars as pl
 
 from zhiyin.core.errors import ConfigError, DataError, nearest
+from zhiyin.data.booleans import to_boolean, to_booleans
 from zhiyin.data.timestamps import to_microseconds
 
 TABLES = ("items", "users")
@@ -162,7 +163,7 @@ def _whole(value: Any, type: str) -> int:
 
 def _bool(value: Any, type: str) -> bool:
     if isinstance(value, str):
-        value = {"true": True, "false": False}.get(value.strip().lower())
+        return to_boolean(value)
     if not isinstance(value, bool | int | float) or value not in (0, 1):
         raise ValueError
     return bool(value)
@@ -333,11 +334,11 @@ def _to_int(column: pl.Series, dtype: Any) -> pl.Series:
 
 
 def _to_bool(column: pl.Series, dtype: Any) -> pl.Series:
-    if not (dtype == pl.String or dtype.is_numeric()):
+    if dtype == pl.String:
+        return to_booleans(column)
+    if not dtype.is_numeric():
         return _nulls(column)
-    words = column.cast(pl.String).str.strip_chars().str.to_lowercase()
-    known = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
-    return words.replace_strict(known, default=None, return_dtype=pl.Boolean)
+    return column.cast(pl.Float64).replace_strict({1.0: True, 0.0: False}, default=None, return_dtype=pl.Boolean)
 
 
 def _to_time(column: pl.Series, dtype: Any) -> pl.Series:

@@ -21,10 +21,11 @@ import numpy as np
 import polars as pl
 
 from zhiyin.core.errors import DataError
+from zhiyin.data.booleans import is_boolean
 from zhiyin.data.dialect import Dialect, Findings
 from zhiyin.data.ids import ids_of_floats
 from zhiyin.data.role_inference import is_amount
-from zhiyin.data.type_inference import infer_column, infer_ids, is_boolean, parse_numbers
+from zhiyin.data.type_inference import infer_column, infer_ids, parse_numbers
 
 SAMPLE = 10_000
 _SLICES = 20  # parts that a sample is taken from

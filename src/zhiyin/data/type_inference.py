@@ -11,6 +11,7 @@ import dataclasses
 
 import polars as pl
 
+from zhiyin.data.booleans import BOOLEANS, is_boolean, to_booleans
 from zhiyin.data.dialect import Dialect, Findings
 from zhiyin.data.role_inference import is_amount
 
@@ -34,12 +35,6 @@ _DOUBTFUL_SCALES = {"m": 1e6, "b": 1e9, "t": 1e12}
 _WIDE = dict(zip("０１２３４５６７８９．，％＋－（）￥＄／٠١٢٣٤٥٦٧٨٩", "0123456789.,%+-()¥$/0123456789"))
 _STARS = r"^[★⭐]+☆*$"
 _OF = r"(?:/|out of|of|von|sur)\s*(?:5|10|20|100)\b"
-# Pairs of words for true and false, lower case.
-_PAIRS = (
-    ("true", "false"), ("yes", "no"), ("y", "n"), ("t", "f"), ("on", "off"), ("ja", "nein"), ("oui", "non"),
-    ("si", "no"), ("sí", "no"), ("wahr", "falsch"), ("да", "нет"), ("是", "否"), ("有", "无"), ("✓", "✗"), ("✔", "✘"),
-)  # fmt: skip
-BOOLEANS = {word: value for pair in _PAIRS for word, value in zip(pair, (True, False))} | {"1": True, "0": False}
 _NUMBER = r"\d[\d.,'’ \u00a0\u202f]*|[.,]\d+"
 
 
@@ -127,8 +122,7 @@ def parse_numbers(
     flags = cells.filter(~absent)
     if len(flags) and is_boolean(flags):
         findings.note(f"{name}: {_flags(flags)} are read as 1 and 0")
-        truth = cells.str.to_lowercase().replace_strict(BOOLEANS, default=None, return_dtype=pl.Boolean)
-        return Numbers(values.scatter(rows, truth.cast(pl.Float64)), none, findings)
+        return Numbers(values.scatter(rows, to_booleans(cells).cast(pl.Float64)), none, findings)
     pointed = text.filter(~odd & text.str.contains(r"\.").fill_null(False))
     thousands = pointed.str.contains(_THOUSANDS)
     read, decimal = _written_numbers(
@@ -239,18 +233,6 @@ def _point(text: pl.Series, values: pl.Series, findings: Findings, semicolons: b
     return value
 
 
-def is_boolean(words: pl.Series) -> bool:
-    """Whether words of a column, none missing, are true and false as people write them: "True", "yes" and "no"."""
-    if not len(words) or words.str.len_bytes().max() > 8:  # type: ignore[operator]
-        return False
-    seen = set(words.str.to_lowercase().unique().to_list())
-    if seen <= {"true", "false"}:
-        return True
-    rest = seen - {"true", "false", "1", "0"}
-    same = next((True for pair in _PAIRS if rest <= set(pair)), False)
-    return same and not seen <= {"1", "0"} and len({BOOLEANS[word] for word in seen}) == 2
-
-
 def _decimal(
     commas: pl.Series, name: str, dialect: Dialect, findings: Findings, semicolons: bool, fractions: bool
 ) -> str:
@@ -302,7 +284,7 @@ def infer_column(
                 f"{text.name}: {_flags(words)} are read as true and false "
                 f'(keep the column as text: text = ["{text.name}"] under [read])'
             )
-        return _booleans(text), findings
+        return to_booleans(text), findings
     numeric = words.str.contains(rf"(?i)^\(?(?:{_CURRENCY})?[^\p{{L}}]*\p{{Nd}}|{_STARS}")
     if float(numeric.mean() or 0) < 0.5 or words.str.contains(LEADING_ZERO).any():  # type: ignore[arg-type]
         return _kept_text(text, words, dialect, findings), findings
@@ -343,10 +325,6 @@ def _flags(words: pl.Series) -> str:
     seen = words.unique().sort().to_list()
     sides = [[repr(word) for word in seen if BOOLEANS[word.lower()] is value] for value in (True, False)]
     return " and ".join(", ".join(side) for side in sides if side)
-
-
-def _booleans(text: pl.Series) -> pl.Series:
-    return text.str.to_lowercase().replace_strict(BOOLEANS, default=None, return_dtype=pl.Boolean)
 
 
 def _kept_text(text: pl.Series, words: pl.Series, dialect: Dialect, findings: Findings) -> pl.Series:
