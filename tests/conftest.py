@@ -25,6 +25,8 @@ settings.register_profile("fast", deadline=None, derandomize=True, max_examples=
 settings.load_profile("zhiyin")
 # Who takes one of these starts a browser, or a server of a database: its tests are marked slow.
 SLOW_FIXTURES = {"chromium", "cluster", "postgres", "redis_url"}
+# Tests of `zhiyin.testing`, whose users have no such mark, that fit a ranker of their own.
+SLOW_CONFORMANCE = {"test_calibrated_chances_are_right_on_average", "test_the_same_seed_learns_the_same"}
 os.environ.setdefault("NO_COLOR", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # two test processes on two cores: threads that wait must not spin
 os.environ.setdefault("COLUMNS", "120")
@@ -38,7 +40,8 @@ use_kernel_cache()
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+        fits = getattr(item, "originalname", "") in SLOW_CONFORMANCE
+        if fits or SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
 
 

@@ -299,6 +299,7 @@ def with_request(row: dict, user: dict, context: dict) -> dict:
     return {**row, **{f"user.{k}": v for k, v in user.items()}, **{f"context.{k}": v for k, v in context.items()}}
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(condition(), brought())
 def test_equal_to_brute_force(tree, request_):

@@ -200,6 +200,7 @@ def test_early_stopping_never_looks_at_a_user_who_was_learned_from(seen: Seen) -
         assert not set(taught.tolist()) & set(held.tolist())
 
 
+@pytest.mark.slow
 def test_without_times_the_shares_are_disjoint(seen: Seen) -> None:
     """Each event is named by its place: what tuning is given holds none of the events of a window."""
     data = build(shop(times=False))

@@ -93,6 +93,7 @@ def test_the_same_events_by_training_and_over_http_are_the_same_history(
                 assert served(client, user, there) == learned(second, user), user
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["memory", "direct", "redis"])
 def test_an_event_counts_whatever_its_time(state: str, request: pytest.FixtureRequest) -> None:
     """A late upload, a clock that is slow, a session that began before: acknowledged is counted, in every state."""
