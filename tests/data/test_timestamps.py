@@ -192,3 +192,18 @@ def test_an_hour_that_came_twice_or_never() -> None:
     first, never = read_times(clocks, zone="Europe/Berlin").times.to_list()
     assert first == 1_698_539_400_000_000
     assert never is None
+
+
+@pytest.mark.parametrize(
+    ("text", "hour"),
+    [
+        ("2024年3月6日 10時30分", 10),
+        ("2024年3月6日 10时30分00秒", 10),
+        ("Wed Mar 06 10:30:00 CEST 2024", 8),
+        ("Wed Mar 06 10:30:00 UTC 2024", 10),
+        ("[06/Mar/2024:10:30:00 +0200]", 8),
+        ("Wed Mar 06 10:30:00 +0200 2024", 8),
+    ],
+)
+def test_moments_of_clocks_and_logs(text: str, hour: int) -> None:
+    assert to_microseconds(pl.Series("at", [text, text]))[0] == (1_709_683_200 + hour * 3600 + 1800) * 1_000_000

@@ -335,6 +335,8 @@ _OFFSET_BEFORE = r"(?:Z|[+-]\d{2}:?(?:\d{2})?)\s*\[?[A-Z][A-Za-z_/]+\]?$"
 
 def _parse_text(text: pl.Series, day_first: bool | None, zone: str | None = None) -> Times:
     """Times of texts, those with the name of a zone at their end among them: "10:00 CET", "10:00 Europe/Berlin"."""
+    if text.str.contains(_ZONE_BEFORE_YEAR).any():  # as `date` of Unix writes
+        text = text.str.replace(_ZONE_BEFORE_YEAR, "$3 $1 $2")
     plain, named = _named_zones(text)
     if named is None:
         return _parse_unnamed(text, day_first, zone)
@@ -362,6 +364,7 @@ def _parse_text(text: pl.Series, day_first: bool | None, zone: str | None = None
     return dataclasses.replace(found, times=times, notes=tuple(notes))
 
 
+_ZONE_BEFORE_YEAR = r"(\d+:\d+:\d+) ([A-Z]{3,5}) (\d{4})$"
 _OFFSET_END = r"(?:Z|UTC|GMT|[+-]\d{2}:?(?:\d{2})?)(?:\s*\[.*\])?$"
 
 
@@ -434,6 +437,14 @@ _MONTH = [
 
 # What is done to texts of which a sample holds a pattern.
 _REWRITES: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
+    (r"^\[.*\]$", ((r"^\[(.*)\]$", "$1"),)),  # logs of web servers
+    (
+        r"\d[时時]\d",
+        (
+            (r"(\d)[时時](\d{1,2})分(\d{1,2})秒", "${1}:${2}:${3}"),
+            (r"(\d)[时時](\d{1,2})分?$", "${1}:${2}"),
+        ),
+    ),
     (r"\(.*\)$", ((r"\s*\([\p{L} ]+\)$", ""),)),  # "... GMT+0100 (Central European Standard Time)"
     (
         r"(?:UTC|GMT)\s?[+-]\d",
