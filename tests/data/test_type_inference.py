@@ -267,3 +267,18 @@ def test_what_cannot_be_assumed_is_said(given: dict[str, Any]) -> None:
     assert caught.value.remedy
     with pytest.raises(ConfigError, match="no assumption"):
         parse_assumption("day_first")
+
+
+@pytest.mark.parametrize(
+    ("cells", "note"),
+    [
+        (["c0 ", "c1"], "item: blanks around 1 ids are cut off, such as 'c0 '"),
+        (["p0\u00a0", "5"], "item: blanks around 1 ids are cut off, such as 'p0\\xa0'"),
+        (["8.90E+12", "x"], "item: 1 ids such as '8.90E+12' were rounded by a spreadsheet"),
+        (["1E5", "2e+7", "", None], None),
+    ],
+)
+def test_ids_that_are_not_as_they_were_are_said(cells: list, note: str | None) -> None:
+    findings = Findings()
+    infer_ids(pl.Series("item", cells), findings=findings)
+    assert any(one.startswith(note) for one in findings.notes) if note else not findings.notes

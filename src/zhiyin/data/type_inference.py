@@ -35,6 +35,7 @@ _DOUBTFUL_SCALES = {"m": 1e6, "b": 1e9, "t": 1e12}
 _WIDE = dict(zip("０１２３４５６７８９．，％＋－（）￥＄／٠١٢٣٤٥٦٧٨٩", "0123456789.,%+-()¥$/0123456789"))
 _STARS = r"^[★⭐]+☆*$"
 _OF = r"(?:/|out of|of|von|sur)\s*(?:5|10|20|100)\b"
+_ROUNDED_BY_SPREADSHEET = r"^\d(?:[.,]\d+)?E\+\d{2,3}$"
 _NUMBER = r"\d[\d.,'’ \u00a0\u202f]*|[.,]\d+"
 
 
@@ -44,7 +45,9 @@ def infer_ids(text: pl.Series, dialect: Dialect | None = None, findings: Finding
     Words such as "NA" are ids among words, and missing among numbers. `findings`: where to say what was decided.
     """
     dialect = dialect or Dialect()
-    text = _stripped(text)
+    written, text = text.cast(pl.String), _stripped(text)
+    if findings is not None:
+        _note_changed_ids(written, text, findings)
     words = tuple(word.lower() for word in dialect.missing) if dialect.missing is not None else ABSENT
     if dialect.missing is not None:
         text = text.set(text.str.to_lowercase().is_in(words), None)
@@ -73,6 +76,19 @@ def infer_ids(text: pl.Series, dialect: Dialect | None = None, findings: Finding
                 f'(keep them as they are written: text = ["{text.name}"] under [read])'
             )
     return found
+
+
+def _note_changed_ids(written: pl.Series, text: pl.Series, findings: Findings) -> None:
+    """Say where blanks around ids are cut off, and where a spreadsheet has rounded them: "8.90E+12"."""
+    padded = written.filter((written != text).fill_null(False))
+    if len(padded):
+        findings.note(f"{text.name}: blanks around {len(padded):,} ids are cut off, such as {padded[0][:60]!r}")
+    rounded = text.filter(text.str.contains(_ROUNDED_BY_SPREADSHEET).fill_null(False))
+    if len(rounded):
+        findings.note(
+            f"{text.name}: {len(rounded):,} ids such as {rounded[0]!r} were rounded by a spreadsheet, so that several "
+            "may have become one: export the column again as text"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
