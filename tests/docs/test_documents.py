@@ -307,3 +307,10 @@ def test_every_document_with_blocks_is_run() -> None:
 def test_translated_blocks_are_the_same() -> None:
     english, chinese = ([bare(block) for block in BLOCKS if block.file == name] for name in ("README.md", TRANSLATION))
     assert english == chinese
+
+
+@pytest.mark.parametrize("page", sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")))
+def test_every_module_that_a_page_names_is_there(page: str) -> None:
+    rooms = "|".join(path.name for path in (ROOT / "src/zhiyin").iterdir() if path.is_dir())
+    named = set(re.findall(rf"`((?:{rooms})/[\w/]+\.py)", (ROOT / page).read_text()))
+    assert not [name for name in sorted(named) if not (ROOT / "src/zhiyin" / name).is_file()]
