@@ -3,25 +3,35 @@ ran goes on with the settings it ran with."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import random
+import re
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 pytest.importorskip("fastapi")
+
+from fastapi.testclient import TestClient
 
 from zhiyin.core.errors import ConfigError
 from zhiyin.data.project_config import Config
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.pipeline.rules_config import hides_everything
+from zhiyin.service import log_format, server
+from zhiyin.service.app import create_app
 from zhiyin.service.server import Plan
 from zhiyin.service.settings import kept_of, read_settings, settings_of
-from zhiyin.service.tenant import Tenant
+from zhiyin.service.tenant import Tenant, distinct_names
 
 from .conftest import client_of, eventually, listed
 from .test_start import set_aside, works
@@ -157,14 +167,115 @@ def test_a_later_start_goes_on_with_the_settings_that_were_whole_last(
     assert kept_of(file).read_text() == good.text
 
 
-def test_settings_with_a_key_that_cannot_be_used_are_not_what_a_later_start_takes(tmp_path: Path) -> None:
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Opens the shops of settings files as `zhiyin serve` does; gives them and the lines it printed."""
+    running: list[Any] = []
+    monkeypatch.setattr(log_format, "configure", lambda *_, **__: None)  # the logs of the tests stay as they are
+
+    def start(*files: Path) -> tuple[Any, list[str]]:
+        while running:
+            running.pop().close()
+        lines: list[str] = []
+        running.append(
+            server._Opened(Plan.of([read_settings(file) for file in files]), several=False, say=lines.append)
+        )
+        return running[-1], lines
+
+    yield start
+    for shops in running:
+        shops.close()
+
+
+def test_a_restart_goes_on_with_the_text_of_the_last_start_whatever_was_set_aside_of_it(
+    tmp_path: Path, opened: Callable[..., Any]
+) -> None:
     file = tmp_path / "zhiyin.toml"
     file.write_text("[service]\nrate = 7\n")
-    read_settings(file).keep()
-    file.write_text("[service]\nrate = 'x'\n")
-    read_settings(file).keep()
-    file.write_text("[")
-    assert read_settings(file).config.service.rate == 7
+    opened(file)
+    file.write_text('[service]\ncolour = 5\nrate = 8\n[rules]\nnonsense = 3\nfilter = "price < 5"\n')
+    opened(file)
+    file.write_text("[[[[")
+    (shop,) = opened(file)[0].shops
+    assert shop.settings.rate == 8
+    assert shop.live.options["rules"].filter == "price < 5"
+    told = {entry.what: entry.reason for entry in shop.set_aside()}
+    assert told.keys() >= {"zhiyin.toml", "[service] colour", "[rules] nonsense"}
+    assert told["zhiyin.toml"].startswith("line 1: this is not TOML")
+    assert not told["[service] colour"].startswith("line")  # zhiyin.toml has no such line any more
+    (shop,) = opened(file)[0].shops
+    assert shop.settings.rate == 8
+
+
+def test_a_first_start_that_is_refused_keeps_no_text(tmp_path: Path, opened: Callable[..., Any]) -> None:
+    file = tmp_path / "zhiyin.toml"
+    for text in ("[[[[", "[service]\nstore = 5\n"):
+        file.write_text(text)
+        with pytest.raises(ConfigError):
+            opened(file)
+        assert not kept_of(file).exists()
+
+
+def test_a_kept_text_that_is_damaged_does_not_hide_what_is_wrong_with_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "zhiyin.toml"
+    kept_of(file).write_text("\n\n[")
+    file.write_text("[[[[")
+    with pytest.raises(ConfigError) as caught:
+        read_settings(file)
+    assert caught.value.row == 1
+
+
+def test_shops_whose_folders_have_one_name_are_told_by_the_names_of_their_metrics(
+    tmp_path: Path, opened: Callable[..., Any]
+) -> None:
+    files = [tmp_path / place / "shop" / "zhiyin.toml" for place in ("a", "b")]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.write_text("")
+    shops, lines = opened(*files)
+    admin = [line.split(": ") for line in lines if "key to admin" in line]
+    assert [name for name, _, _ in admin] == ["shop", "shop-2"]
+    assert shops.versions == "shop: no version, shop-2: no version answers"
+    client = TestClient(create_app(shops.shops))
+    for name, _, key in admin:
+        metrics = client.get("/metrics", headers={"Authorization": f"Bearer {key}"}).text
+        assert set(re.findall(r'shop="([^"]*)"', metrics)) == {name}
+
+
+@given(st.lists(st.sampled_from(["shop", "shop-2", "shop-3", "shop-2-2", "other"]), max_size=8))
+def test_names_of_shops_are_distinct_and_do_not_depend_on_the_shops_behind_them(names: list[str]) -> None:
+    distinct = distinct_names(names)
+    assert len(set(distinct)) == len(names)
+    assert distinct_names(names[:-1]) == distinct[:-1]
+    if len(set(names)) == len(names):
+        assert distinct == names
+
+
+def test_a_worker_waits_while_the_database_server_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("psycopg")
+    monkeypatch.setattr(log_format, "configure", lambda *_, **__: None)
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        nobody = door.getsockname()[1]
+    monkeypatch.setenv("SHOP_STORE", f"postgresql://shop:secret@127.0.0.1:{nobody}/shop")
+    file = tmp_path / "zhiyin.toml"
+    file.write_text('[service]\nstore = "${SHOP_STORE}"\n')
+    pauses: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 8:
+            monkeypatch.setenv("SHOP_STORE", str(tmp_path / "store.db"))
+
+    monkeypatch.setattr(server, "time", SimpleNamespace(sleep=sleep))
+    with caplog.at_level(logging.WARNING, logger="zhiyin"):
+        shops = server._open_worker(Plan.of([read_settings(file)], workers=2))
+    with contextlib.closing(shops):
+        assert shops.shops[0].store.address.startswith("sqlite")
+    assert pauses == [0.25, 0.5, 1, 2, 4, 5, 5, 5]
+    assert caplog.text.count("the store cannot be opened") == 8
+    assert "secret" not in caplog.text
 
 
 def test_a_worker_runs_with_the_settings_that_its_parent_read(tmp_path: Path) -> None:

@@ -93,12 +93,9 @@ class Metrics:
             "coverage": gauge("coverage", f"Share of the items that were in the last {LISTS:,} lists", "livemax"),
         }
         self.shops: list[ShopMetrics] = []
-        for tenant in shops:
-            # Two folders may have the same name.
-            name, taken, n = tenant.name, {one.name for one in self.shops}, 1
-            while name in taken:
-                n += 1
-                name = f"{tenant.name}-{n}"
+        from zhiyin.service.tenant import distinct_names
+
+        for name, tenant in zip(distinct_names([shop.name for shop in shops]), shops):
             self.shops.append(ShopMetrics(self, name, tenant))
         if self.folder:
             shops[0].live.also.append(lambda _: self._look_now_and_then())

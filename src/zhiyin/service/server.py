@@ -11,19 +11,24 @@ import gc
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from zhiyin.core.errors import MissingExtraError
+from zhiyin.core.run import log
 from zhiyin.data.project_config import resolved
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.service.run_folder import in_use, run_folder, sweep_run_folders
 from zhiyin.service.settings import Settings, report, settings_of
 from zhiyin.service.supervisor import listen, supervise
+from zhiyin.store.errors import StoreUnreachableError
 
 # Seconds that requests have to end when the service is stopped.
 FINISH = 10
+# Seconds before a worker tries again to reach the database server of its store: doubled with each try, and at most.
+RETRY, LONGEST_RETRY = 0.25, 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,8 +104,24 @@ def work(description: dict[str, Any], sock: socket.socket | None) -> None:
     with contextlib.ExitStack() as stack:
         if plan.shared is not None:  # also for the moment that a worker outlives its parent
             stack.enter_context(in_use(Path(plan.shared)))
-        opened = stack.enter_context(contextlib.closing(_Opened(plan, several=True, say=None)))
+        opened = stack.enter_context(contextlib.closing(_open_worker(plan)))
         opened.answer(sock)
+
+
+def _open_worker(plan: Plan) -> _Opened:
+    """The shops of a worker, once their database server answers: until then it waits, for as long as it takes.
+
+    The parent has opened the same stores, so a server that is away now comes back; a worker that ended instead would
+    count as one that died, and a few such deaths end the service.
+    """
+    pause = RETRY
+    while True:
+        try:
+            return _Opened(plan, several=True, say=None)
+        except StoreUnreachableError as error:
+            log.warning("service: a worker waits: %s; it tries again in %g seconds", error.message, pause)
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_RETRY)
 
 
 class _Opened:
@@ -108,14 +129,16 @@ class _Opened:
 
     def __init__(self, plan: Plan, *, several: bool, say: Callable[[str], None] | None) -> None:
         from zhiyin.service import log_format
-        from zhiyin.service.tenant import Tenant
+        from zhiyin.service.tenant import Tenant, distinct_names
 
         self.plan = plan
         self.shops: list[Tenant] = []
         log_format.configure(plan.log, access=plan.access_log)
         shared = None if plan.shared is None else Path(plan.shared)
+        settings_of_shops = plan.settings()
+        self.names = distinct_names([settings.file.parent.resolve().name for settings in settings_of_shops])
         try:
-            for settings in plan.settings():
+            for name, settings in zip(self.names, settings_of_shops):
                 shop, shown = Tenant.open(
                     settings.file, several=several, store=plan.store, shared=shared, settings=settings
                 )
@@ -123,17 +146,18 @@ class _Opened:
                 if say is not None:
                     report(settings)
                     settings.keep()
-                _show(say, shop.name if len(plan.configs) > 1 else "", shown)
+                _show(say, name if len(self.names) > 1 else "", shown)
         except BaseException:
             self.close()
             raise
 
     @property
     def versions(self) -> str:
-        return (
-            ", ".join((f"{shop.name}: " if len(self.shops) > 1 else "") + _version_of(shop) for shop in self.shops)
-            + " answers"
+        told = (
+            (f"{name}: " if len(self.names) > 1 else "") + _version_of(shop)
+            for name, shop in zip(self.names, self.shops)
         )
+        return ", ".join(told) + " answers"
 
     def answer(self, sock: socket.socket) -> None:
         from zhiyin.service.app import create_app

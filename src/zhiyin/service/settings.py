@@ -1,8 +1,9 @@
-"""What a service runs with: its settings file read once, what of it cannot be used, and the last text that was whole.
+"""What a service runs with: its settings file read once, what of it cannot be used, and the last text it started with.
 
 A key that cannot be used takes its default, a rule or an entry of a table is left out, and each is named. Keys that
 say where data are kept (`NEEDED`) have no default that would do: with one of these wrong, or a file that is no TOML, a
-first start is refused. A later start takes the settings that were whole last, kept beside the file by `Settings.keep`.
+first start is refused. A later start takes the text of the last start, kept beside the file by `Settings.keep`, and
+sets aside again what of it cannot be used.
 """
 
 from __future__ import annotations
@@ -50,8 +51,12 @@ class Settings:
     instead: str = ""
 
     def keep(self) -> None:
-        """Have a later start take these settings where the file cannot be read any more."""
-        if self.text is None or self.set_aside:
+        """Write the text beside the file: a later start takes it where the file cannot be used any more.
+
+        Call it once the service has started with these settings. Keys that are set aside are part of the text: a rule
+        that was added since an older, faultless text holds at the later start too.
+        """
+        if self.text is None or self.instead:
             return
         kept = kept_of(self.file)
         with contextlib.suppress(OSError):
@@ -64,12 +69,12 @@ class Settings:
 
 
 def kept_of(file: Path) -> Path:
-    """Where the last whole text of a settings file is kept."""
+    """Where the text that a service last started with is kept."""
     return file.with_name(f".{file.name}.last-good")
 
 
 def read_settings(file: Path, *, needed: bool = False) -> Settings:
-    """The settings of a file; those that were whole last where it cannot be used; without any file all defaults.
+    """The settings of a file; those of the last start where it cannot be used; without any file all defaults.
 
     needed: a file that is not there is an error. Raises ConfigError that says where and what to do.
     """
@@ -83,10 +88,10 @@ def read_settings(file: Path, *, needed: bool = False) -> Settings:
         try:
             text = read_text(kept_of(file))
             when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(kept_of(file).stat().st_mtime))
+            where = "" if error.row is None else f"line {error.row}: "
+            return settings_of(file, text, f"{where}{_without_value(error.message)}; the settings of {when} are used")
         except (ConfigError, OSError):
             raise error from None
-        where = "" if error.row is None else f"line {error.row}: "
-        return settings_of(file, text, f"{where}{_without_value(error.message)}; the settings of {when} are used")
 
 
 def settings_of(file: Path, text: str | None, instead: str = "") -> Settings:
@@ -118,7 +123,11 @@ def settings_of(file: Path, text: str | None, instead: str = "") -> Settings:
     answers["unreadable"] = unreadable
     entries = [] if not instead else [SetAside(file.name, instead, _mend(file, "mend it"))]
     # Placements are told by who follows the file while the service runs, `service.placements`.
-    entries += [_entry(file, text or "", place, error) for place, error in wrong.items() if place[0] != "placements"]
+    entries += [
+        _entry(file, "" if instead else text or "", place, error)
+        for place, error in wrong.items()
+        if place[0] != "placements"
+    ]
     return Settings(file, text, config, answers, tuple(entries), instead)
 
 
@@ -145,7 +154,8 @@ def _section(name: str) -> str:
 
 
 def _entry(file: Path, text: str, place: tuple[str, ...], error: ConfigError) -> SetAside:
-    row = error.row or row_of(text, place[:2])
+    # Without a text the lines would be those of the text that is used instead of the file.
+    row = (error.row or row_of(text, place[:2])) if text else None
     reason = ("" if row is None else f"line {row}: ") + _without_value(error.message)
     if _section(place[0]) == ALL:
         shut = len(place) == 1 or hides_everything(place[-1:])

@@ -122,3 +122,18 @@ class Tenant:
         for close in (self.skew.close, self.live.close, self.writer.close, self.traces.close, self.keys.close,
                       self.live.state.close, self.store.close):  # fmt: skip
             close()
+
+
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """What metrics, logs and `zhiyin serve` call shops, by the names of their folders: NAME, NAME-2, NAME-3, ...
+
+    A name that is already taken gets the next free number; a name does not depend on the names behind it.
+    """
+    distinct: list[str] = []
+    for name in names:
+        candidate, n = name, 1
+        while candidate in distinct:
+            n += 1
+            candidate = f"{name}-{n}"
+        distinct.append(candidate)
+    return distinct

@@ -13,7 +13,7 @@ from typing import Any
 
 from zhiyin.core.errors import ConfigError, MissingExtraError
 from zhiyin.data.timestamps import wall_clock
-from zhiyin.store.errors import StoreAwayError, plain, plain_errors, reason, remedy_of
+from zhiyin.store.errors import StoreAwayError, StoreUnreachableError, plain, plain_errors, reason, remedy_of
 from zhiyin.store.tables import IDENTITY, MARKS, WRITE_LOCK_ID, prepare
 
 try:
@@ -85,9 +85,8 @@ class Database:
             remedy = "check the address, its rights, and whether the database runs"
             if self.path is not None and isinstance(error, sa.exc.DBAPIError):
                 remedy = remedy_of(error)
-            raise ConfigError(
-                f"the store cannot be opened: {reason(error)}", file=self.address, remedy=remedy
-            ) from None
+            kind = StoreUnreachableError if self.path is None else ConfigError
+            raise kind(f"the store cannot be opened: {reason(error)}", file=self.address, remedy=remedy) from None
 
     def _open_file(self, path: Path) -> sa.Engine:
         try:

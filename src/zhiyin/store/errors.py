@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from zhiyin.core.errors import DataError, MissingExtraError, ZhiyinError
+from zhiyin.core.errors import ConfigError, DataError, MissingExtraError, ZhiyinError
 
 try:
     import sqlalchemy as sa
@@ -39,6 +39,10 @@ class StoreAwayError(ZhiyinError):
 
     A write that is sent again by id is not kept twice.
     """
+
+
+class StoreUnreachableError(ConfigError):
+    """The database server of a store does not answer, or refuses the connection, when the store is opened."""
 
 
 @contextmanager
