@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from zhiyin.core.run import Run
 from zhiyin.pipeline.slot_allocation import (
+    BY_ORDER,
     BY_PIN,
     BY_SHARE,
+    BY_YIELDING,
     Cap,
     Constraints,
     SlotAssignment,
@@ -196,6 +198,54 @@ def random_requests(rng: np.random.Generator) -> list[list[Row]]:
         return Row(pin, (groups(), groups()), (bool(rng.random() < 0.4), bool(rng.random() < 0.3)))
 
     return [pinned_once([row() for _ in range(rng.integers(4, 13))]) for _ in range(3)]
+
+
+def in_order(rows: list[Row], k: int, caps: list[tuple[int, int, bool]]) -> tuple[list[int], list[int], list[int]]:
+    """The list by caps alone, the cap that yielded for each row or -1, and the cap that each row was first kept by."""
+    got: list[int] = []
+    yielded: list[int] = []
+    blocked = [-1] * len(rows)
+
+    def cap_against(row: int, strict_only: bool) -> int:
+        for c, (at_most, first, strict) in enumerate(caps):
+            if len(got) < first and (strict or not strict_only):
+                shown = [group for other in got[:first] for group in rows[other].groups[c]]
+                if any(shown.count(group) >= at_most for group in rows[row].groups[c]):
+                    return c
+        return -1
+
+    while len(got) < k:
+        free = [row for row in range(len(rows)) if row not in got]
+        allowed = next((row for row in free if cap_against(row, False) < 0), None)
+        for row in free[: None if allowed is None else free.index(allowed)]:
+            blocked[row] = cap_against(row, False) if blocked[row] < 0 else blocked[row]
+        if allowed is None:
+            allowed = next((row for row in free if cap_against(row, True) < 0), None)
+        if allowed is None:
+            break
+        yielded.append(cap_against(allowed, False))
+        got.append(allowed)
+    return got, yielded, blocked
+
+
+@pytest.mark.parametrize("n_caps", [1, 2])
+def test_caps_take_the_best_that_they_let_in_and_yield_where_none_is(n_caps: int) -> None:
+    rng = np.random.default_rng(n_caps)
+    for _ in range(60):
+        requests = [[dataclasses.replace(row, pin=-1) for row in rows] for rows in random_requests(rng)]
+        caps = [(int(rng.integers(1, 4)), int(rng.integers(1, 8)), bool(rng.random() < 0.5)) for _ in range(n_caps)]
+        k = int(rng.integers(2, 9))
+        made = assigned(requests, k, constraints_of(requests, caps, []))
+        begin = 0
+        for n, rows in enumerate(requests):
+            got, yielded, blocked = in_order(rows, k, caps)
+            rest = [-1] * (k - len(got))
+            assert made.rows[n].tolist() == [row + begin for row in got] + rest
+            assert made.causes[n].tolist() == yielded + rest
+            reasons = [BY_ORDER if cap < 0 else BY_YIELDING for cap in yielded]
+            assert made.reasons[n].tolist() == reasons + [BY_ORDER] * len(rest)
+            assert made.blocked_by[begin : begin + len(rows)].tolist() == blocked
+            begin += len(rows)
 
 
 @pytest.mark.parametrize("n_caps", [0, 1, 2])
