@@ -162,6 +162,35 @@ def test_what_is_in_use_learns_anew_where_the_new_version_may_not_replace_it(
     assert windows[2] == windows[1] != windows[0]
 
 
+@pytest.mark.slow
+def test_one_user_who_reloads_one_item_stops_neither_training_nor_evaluation(
+    zhiyin: Command, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = 1_600_000_000 + 86_400 * 6
+    with (project / "events.csv").open("a") as log:
+        log.writelines(f"u1,i1,{start + 60 * n}\n" for n in range(300))
+    said = zhiyin("train", "--budget", "5s").output
+    assert "'u1' made 108 of the 108 events" in said
+    assert "unseen days: the last 20% of the events could judge 0 users only" in said
+    assert "version 1 is in use" in said
+    assert "the test part begins earlier" in zhiyin("evaluate", "popular").output
+
+    # Where nobody can be judged by any cut, the version is kept and says so; only by force is it used.
+    from zhiyin.core.errors import DataError
+    from zhiyin.pipeline import selection_windows as module
+
+    def refusing(*args: Any) -> Any:
+        raise DataError("one side of the split is empty")
+
+    monkeypatch.setattr(module, "gate_split", refusing)
+    said = zhiyin("train", "--budget", "5s").output
+    assert "version 2 kept" in said
+    assert "it is NOT in use: nobody could be judged" in said
+    assert "version 3 is in use" in zhiyin("train", "--budget", "5s", "--force").output
+    report = json.loads((project / "models/bundles/0003/report.json").read_text())
+    assert report["judged"]["why"] == "not judged: one side of the split is empty"
+
+
 def test_who_was_forgotten_gets_a_strangers_list_on_the_command_line_too(zhiyin: Command, project: Path) -> None:
     pytest.importorskip("sqlalchemy")
     from zhiyin.cli.project import open_project, open_store

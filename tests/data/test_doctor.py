@@ -186,6 +186,15 @@ def test_bots_by_number_and_by_pace() -> None:
     assert "within an hour" not in slow.message
 
 
+def test_a_user_who_fills_the_last_part_is_named() -> None:
+    assert "crowding-users" not in found(Dataset.build(healthy()))
+    end = START + 300 * DAY
+    monitor = pl.DataFrame({"user": [999] * 900, "item": [1] * 900, "time": end + np.arange(900) * 60_000_000})
+    finding = found(Dataset.build(pl.concat([healthy(), monitor])))["crowding-users"]
+    assert (finding.count, finding.severity) == (1, "warning")
+    assert finding.message.startswith("999 made 900 of the ")
+
+
 def test_placeholder_ids() -> None:
     users = healthy()["user"].cast(pl.String).to_numpy().copy()
     users[:1000] = "Guest"

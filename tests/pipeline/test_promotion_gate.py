@@ -171,3 +171,16 @@ def test_what_is_in_use_and_cannot_learn_from_the_log_any_more_stops_nothing() -
     assert verdict.passed
     assert "version 1" not in verdict.figures
     assert "version 1 is not compared, it cannot learn from this log: the items have no titles" in verdict.why
+
+
+def test_where_nobody_can_be_judged_the_first_version_passes_and_no_later_one() -> None:
+    again = pl.DataFrame({"user": ["a", "b"] * 6, "item": ["x", "y"] * 6, "time": [day * DAY for day in range(12)]})
+    parts = split(Dataset.build(again), "time", test="3d")
+    first = gate(Transitions(), parts)
+    assert first.passed
+    assert first.users == 0
+    assert first.why.startswith("not judged: nobody can be judged")
+    later = gate(Transitions(), parts, {"version 1": Popular()})
+    assert not later.passed
+    assert not later.worse
+    assert later.figures == {}

@@ -10,11 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.data.test_judged_users import flood, log, shop
 from tests.pipeline.test_promotion_gate import walks
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
+from zhiyin.data.judged_users import MIN_USERS
 from zhiyin.data.splits import rolling
+from zhiyin.evaluation.window_evaluation import Window
 from zhiyin.pipeline.selection_windows import MIN_FIRST_SHARE, WindowPlan, gate_split, plan_windows
 from zhiyin.testing.recommender import DAY
 
@@ -136,3 +139,26 @@ def test_events_of_one_moment_stay_together() -> None:
     frame = pl.DataFrame({"user": [1, 2, 3, 4] * 5, "item": list(range(20)), "time": [DAY, 2 * DAY] * 10})
     (part,) = rolling(Dataset.build(frame), (0.2, 0.4, 0.6, 0.8, 1.0))
     assert (part.train.n_events, part.test.n_events) == (10, 10)
+
+
+@pytest.mark.parametrize("day", [20, 38])
+def test_one_user_who_fills_the_windows_leaves_them_to_the_others(day: int) -> None:
+    plain, crowded = log(shop()), log(shop(), flood(day * DAY, 12_000, step=10_000_000))
+    before = plan_windows(plain, 8, 0.07, True, RUN)
+    assert not before.notes
+    plan = plan_windows(crowded, 8, 0.07, True, RUN)
+    assert (len(plan.learn), len(plan.choose)) == (5, 3)
+    assert min(len(window) for _, window in (*plan.learn, *plan.choose)) >= 10
+    assert "few users fill them" in plan.notes[0]
+    parts = [part for part, _ in (*plan.learn, *plan.choose)]
+    for one, other in itertools.pairwise(parts):
+        assert one.test.window[1] < other.test.window[0]
+    assert plan.tune.window[1] < parts[0].test.window[0]
+
+
+def test_the_gate_is_judged_by_users_although_one_fills_the_last_part() -> None:
+    data = log(shop(), flood(41 * DAY - 120_000_000))
+    part = gate_split(data, None, RUN)
+    assert len(Window.of(part)) >= MIN_USERS
+    assert "the test part begins earlier" in part.warnings[0]
+    assert gate_split(log(shop()), None, RUN).protocol == gate_split(log(shop()), 0.2, RUN).protocol

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zhiyin.cli.output import duration, print_json, say, table
 from zhiyin.cli.project import Project, short
-from zhiyin.core.errors import ZhiyinError
+from zhiyin.core.errors import DataError, ZhiyinError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +50,7 @@ def _train(project: Project, bundles: Bundles, budget: str, force: bool, json: b
     from zhiyin.data.doctor import examine
     from zhiyin.pipeline.automl import auto
     from zhiyin.pipeline.pipeline import Pipeline
-    from zhiyin.pipeline.promotion_gate import gate
+    from zhiyin.pipeline.promotion_gate import gate, not_judged
     from zhiyin.pipeline.selection_windows import gate_split
 
     begun, made = time.monotonic(), datetime.now(UTC)
@@ -60,14 +60,22 @@ def _train(project: Project, bundles: Bundles, budget: str, force: bool, json: b
     for line in short(examine(data, project.config.split.test)):
         say(line)
     # What decides is how it does on days it has not seen, whatever evaluate is set to.
-    part = gate_split(data, project.config.split.test, project.run)
     exclude_seen = project.config.evaluate.exclude_seen
-    pipeline = auto(part.train, GATE * seconds, exclude_seen=exclude_seen, run=project.run)
+    part, reason = None, ""
+    try:
+        part = gate_split(data, project.config.split.test, project.run, exclude_seen)
+        for warning in part.warnings:
+            say(f"unseen days: {warning}")
+    except DataError as error:  # a version that nobody can judge is better than none
+        reason = error.message
+        say(f"unseen days: there are none to judge by: {error}")
+    pipeline = auto(part.train if part else data, GATE * seconds, exclude_seen=exclude_seen, run=project.run)
     tell(pipeline.report_, choices=not json)
     used, in_use = _in_use(bundles)
     rivals = {f"version {used.version}": in_use} if used is not None and in_use is not None else {}
-    judge = partial(gate, split=part, margin=project.config.train.margin, exclude_seen=exclude_seen, run=project.run)
-    verdict = judge(pipeline, rivals=rivals)
+    margin = project.config.train.margin
+    judge = partial(gate, split=part, margin=margin, exclude_seen=exclude_seen, run=project.run) if part else None
+    verdict = judge(pipeline, rivals=rivals) if judge else not_judged(reason, margin=margin, first=not rivals)
     say(f"unseen days: {verdict.why}")
     catalogue = Catalogue.of(data)
     bundle = _keep(bundles, pipeline.refit(data, project.run), verdict, verdict.why, catalogue, made)
@@ -80,8 +88,10 @@ def _train(project: Project, bundles: Bundles, budget: str, force: bool, json: b
         say(f"version {bundle.version} is in use. next: zhiyin recommend {data.user_ids.values[0]}")
     else:
         lacking = "it is shown to be worse than it may be" if verdict.worse else "too few users to show that it may be"
+        lacking = lacking if verdict.users else "nobody could be judged"
         say(f"it is NOT in use: {lacking} (see above). to use it anyway: zhiyin promote {bundle.version}")
-        if used is not None and isinstance(in_use, Pipeline) and in_use._context().fingerprint != data.fingerprint:
+        stale = in_use is not None and in_use._context().fingerprint != data.fingerprint
+        if part and judge and verdict.users and used is not None and isinstance(in_use, Pipeline) and stale:
             refitted = _learn_anew(bundles, used.version, in_use, bundle.version, part, data, judge, made, project.run)
     if json:
         report = bundle.report()
@@ -135,7 +145,9 @@ def _keep(
     bundles: Bundles, model: Pipeline, verdict: Verdict, why: str, catalogue: Catalogue, made: datetime
 ) -> Bundle:
     """A version with what it was judged by."""
-    figures: dict[str, Any] = {verdict.metric: verdict.figures["candidate"], "users": verdict.users}
+    figures: dict[str, Any] = {"users": verdict.users}
+    if verdict.users:
+        figures = {verdict.metric: verdict.figures["candidate"], **figures}
     figures |= {name: value for name, value in verdict.figures.items() if name != "candidate"}
     report = {"judged": verdict.to_dict() | {"why": why}, "pipeline": model.report_}
     return bundles.write(model, figures=figures, report=report, catalogue=catalogue, made_at=made)

@@ -105,7 +105,7 @@ class Project:
             if not isinstance(chosen.test, str | None):
                 raise ConfigError("rolling windows have a length", remedy='write test = "7d" under [split]')
             return folds(data, chosen.folds, chosen.test or "7d")
-        return split(data, chosen.by, test=chosen.test, run=self.run)
+        return split(data, chosen.by, test=chosen.test, run=self.run, exclude_seen=self.config.evaluate.exclude_seen)
 
     def title(self, data: Dataset) -> str:
         """The name of the data and its shape."""

@@ -24,6 +24,8 @@ from zhiyin.data.role_inference import LEAKING, words
 from zhiyin.data.splits import _cut
 
 SEVERITIES = ("error", "warning", "info")
+# Events and share of the test part from which one user is said to fill it.
+_CROWD, _CROWD_SHARE = 100, 0.2
 _DAY = UNITS["d"]
 _YEAR_1990 = 631_152_000 * UNITS["s"]
 # Kinds that mean what they say and count 1.
@@ -658,6 +660,30 @@ def too_little_data(facts: Facts) -> Finding | None:
     )
 
 
+def crowding_users(facts: Facts) -> Finding | None:
+    """A user who fills the part of the log that a split by time would judge by."""
+    cut = facts.cut
+    if not isinstance(cut, int):
+        return None
+    counts = np.bincount(facts.user[facts.time >= cut], minlength=facts.data.n_users)
+    total = int(counts.sum())
+    usual = float(np.median(facts.per_user[facts.per_user > 0]))
+    suspects = np.flatnonzero((counts >= _CROWD) & (counts > _CROWD_SHARE * total) & (counts > 10 * usual))
+    if not len(suspects):
+        return None
+    suspects = suspects[np.argsort(-counts[suspects], kind="stable")]
+    count = int(counts[suspects].sum())
+    return Finding(
+        "crowding-users",
+        "warning",
+        f"{_name(facts.data.user_ids, suspects)} made {count:,} of the {total:,} events ({_share(count, total)}) since "
+        f"{_day(cut)}, where a test part would begin",
+        "a monitor, a kiosk or a robot: leave it out of the log; training and evaluation take an earlier cut where too "
+        "few others can be judged",
+        len(suspects),
+    )
+
+
 def drift(facts: Facts) -> Finding | None:
     """How much of the test part is new: users without a past, items without an event."""
     cut = facts.cut
@@ -685,5 +711,5 @@ CHECKS: tuple[Callable[[Facts], Finding | None], ...] = (
     bad_rows, missing_times, future_times, mixed_encodings, id_mismatch, too_little_data, no_times, impossible_times,
     one_moment, coarse_times, time_gaps, duplicate_events, weightless_events, low_ratings, unknown_kinds,
     one_event_users, bot_like_users, placeholder_ids, items_without_events, items_without_metadata,
-    popularity_concentration, leaking_columns, constant_columns, drift,
+    popularity_concentration, leaking_columns, constant_columns, crowding_users, drift,
 )  # fmt: skip

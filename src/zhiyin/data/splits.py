@@ -19,6 +19,7 @@ from zhiyin.core.errors import ConfigError, DataError, nearest
 from zhiyin.core.params import shortened, whole_number
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
+from zhiyin.data.judged_users import MIN_USERS, balanced_cuts, count_judged
 
 KINDS = ("time", "last", "ratio", "cold-users", "cold-items", "rolling")
 
@@ -54,6 +55,7 @@ def split(
     test: str | float | None = None,
     folds: int = 3,
     run: Run | None = None,
+    exclude_seen: bool = True,
 ) -> Split:
     """Split a log.
 
@@ -64,14 +66,17 @@ def split(
         random share of users; the first half of their history is shown, the rest is test. "cold-items": all
         events of a random share of items.
         "auto": "time"; "ratio" where there are no times, or where most of the users a time split would judge have
-        no event before it (`warnings` says so).
+        no event before it; "time" with an earlier cut where the test part could judge too few users, as in
+        `time_split`. `warnings` says so.
     test: a duration ("7d") or share (0.2) of the log for "time"; a share for the others. Default: the last
         20 % of events for "time", 0.2 for the others.
+    exclude_seen: whether "auto" counts as judged only users with an item in the test part that is new to them, as
+        `evaluate` does; else also those who repeat.
     """
     if by == "rolling":
         raise ConfigError("a rolling split is several", remedy="use folds(data, k=3, test='7d')")
     if by == "auto":
-        return _auto(data, test, run)
+        return _auto(data, test, run, exclude_seen)
     if by not in KINDS:
         raise ConfigError(f"there is no split {by!r}", remedy=nearest(by, ["auto", *KINDS]))
     rng = (run or Run()).rng(101)
@@ -86,7 +91,7 @@ def split(
     return _cold_users(data, share, rng) if by == "cold-users" else _cold_items(data, share, rng)
 
 
-def _auto(data: Dataset, test: str | float | None, run: Run | None) -> Split:
+def _auto(data: Dataset, test: str | float | None, run: Run | None, exclude_seen: bool) -> Split:
     """By time where that judges users the train part knows; else by ratio, and it says why."""
     share = test if _is_number(test) else None
     if not data.has_times:
@@ -96,7 +101,7 @@ def _auto(data: Dataset, test: str | float | None, run: Run | None) -> Split:
         why = f"all events carry one time, {moment}, which no split by time can cut: events are split by ratio"
         chosen = split(data, "ratio", test=share, run=run)
         return dataclasses.replace(chosen, warnings=(why, *chosen.warnings))
-    by_time = split(data, "time", test=test, run=run)
+    by_time = time_split(data, test, exclude_seen)
     judged = np.unique(by_time.test.events["user"].to_numpy())
     known = int((by_time.train.histories.lengths[judged] > 0).sum())
     if 2 * known >= len(judged):
@@ -110,6 +115,51 @@ def _auto(data: Dataset, test: str | float | None, run: Run | None) -> Split:
         'so events are split by ratio; by = "time" insists'
     )
     return dataclasses.replace(chosen, warnings=(why, *chosen.warnings))
+
+
+def time_split(data: Dataset, test: str | float | None, exclude_seen: bool) -> Split:
+    """A split by time, with an earlier cut where the one asked for leaves too few users to be judged.
+
+    A share of the events is no share of the users: one user who reloads one page may fill it. Where fewer than
+    `MIN_USERS` can be judged (of a duration, nobody) and `balanced_cuts` makes it at least twice as many, that is the
+    cut, and `warnings` says so.
+
+    Parameters
+    ----------
+    test: as `split` takes it for "time".
+    exclude_seen: whether a user is judged only by items that are new to them.
+    """
+    _need_times(data, "a split by time")
+    chosen, count, error = None, 0, None
+    try:
+        chosen = _by_time(data, _cut(data, test))
+    except DataError as raised:  # a crowd of events at the first moment
+        if test is not None:
+            raise
+        error = raised
+    if chosen is not None:
+        count = count_judged(chosen.train, chosen.test, exclude_seen)
+        if count >= (1 if isinstance(test, str) else MIN_USERS):
+            return chosen
+    earlier = _balanced(data, None if isinstance(test, str) else test)
+    many = count_judged(earlier.train, earlier.test, exclude_seen) if earlier is not None else 0
+    if earlier is not None and many > 0 and many >= 2 * count:
+        what = f"the last {test}" if isinstance(test, str) else f"the last {_share(test):.0%} of the events"
+        why = (
+            f"{what} could judge {count:,} users only: few users fill it or what they did there is not new to "
+            f"them: the test part begins earlier, so that {many:,} can be judged"
+        )
+        return dataclasses.replace(earlier, warnings=(why, *earlier.warnings))
+    if chosen is None:
+        assert error is not None
+        raise error
+    return chosen
+
+
+def _balanced(data: Dataset, share: float | None) -> Split | None:
+    """The split by time at the moment of `balanced_cuts`; None where nothing would be left before it."""
+    cuts = balanced_cuts(data, [1 - _share(share)])
+    return _by_time(data, cuts[0]) if cuts and cuts[0] > data.window[0] else None
 
 
 def folds(data: Dataset, k: int = 3, test: str = "7d") -> list[Split]:
@@ -126,7 +176,7 @@ def folds(data: Dataset, k: int = 3, test: str = "7d") -> list[Split]:
     return [_by_time(data, cut, until=cut + width) for cut in cuts]
 
 
-def rolling(data: Dataset, edges: Sequence[float], run: Run | None = None) -> list[Split]:
+def rolling(data: Dataset, edges: Sequence[float], run: Run | None = None, *, balanced: bool = False) -> list[Split]:
     """Windows one after another between shares of the events, each judged by a model of all that comes before it.
 
     With times, an edge is the moment before which that share of the events lies; events of one moment stay together.
@@ -138,12 +188,16 @@ def rolling(data: Dataset, edges: Sequence[float], run: Run | None = None) -> li
     ----------
     edges: ascending, from 0 to 1: (0.6, 0.8, 1) are two windows of a fifth of the events each. A window without events,
         or without any before it, is left out.
+    balanced: with times, edges are shares of what users newly took, where every user weighs the same, and not of the
+        events: `balanced_cuts`.
     """
     if len(edges) < 2 or list(edges) != sorted(edges) or not 0 <= edges[0] <= edges[-1] <= 1:
         raise ConfigError(f"edges = {edges!r} are no windows", remedy="ascending shares of the events: (0.6, 0.8, 1)")
     cuts: list[Any]
     timed = data.window[0] < data.window[1]
-    if timed:
+    if timed and balanced:
+        place, cuts = data.events["time"].to_numpy(), balanced_cuts(data, edges)
+    elif timed:
         place = data.events["time"].to_numpy()
         cuts = [int(np.quantile(place, edge, method="higher")) if edge < 1 else int(place.max()) + 1 for edge in edges]
     else:

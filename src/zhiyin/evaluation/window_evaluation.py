@@ -17,6 +17,7 @@ from zhiyin.core.ranking_metrics import RANKING, hits_of
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
+from zhiyin.data.judged_users import relevant_pairs
 from zhiyin.data.splits import Split
 from zhiyin.evaluation.pointwise_metrics import user_auc
 from zhiyin.models.recommender import Recommender
@@ -53,24 +54,13 @@ class Window:
 
     @classmethod
     def of(cls, split: Split, exclude_seen: bool = True) -> Window:
-        """The window of a split. Relevant is an item of the test part whose last event there that is worth anything is
-        worth more than nothing: `Histories.matrix`, binary.
+        """The window of a split; what is relevant says `relevant_pairs`.
 
         Raises DataError when nobody has a relevant item.
         """
         train, test = split
-        truth = test.matrix()
-        owner = np.repeat(np.arange(test.n_users, dtype=np.int64), np.diff(truth.indptr))
-        relevant = truth.indices.astype(np.int64)
-        histories, seen = split.fold_in.histories, 0
-        if exclude_seen:
-            # A pair (user, item) as one number; only users with a truth matter.
-            has_relevant = np.repeat(np.diff(truth.indptr) > 0, histories.lengths)
-            past = np.repeat(np.arange(len(histories), dtype=np.int64), histories.lengths)[has_relevant]
-            pairs = past * test.n_items + histories.items[has_relevant]
-            new = ~np.isin(owner * test.n_items + relevant, pairs)
-            seen = int((~new).sum())
-            owner, relevant = owner[new], relevant[new]
+        histories = split.fold_in.histories
+        owner, relevant, seen = relevant_pairs(test, histories, exclude_seen)
         users, counts = np.unique(owner, return_counts=True)
         if not len(users):
             raise DataError(

@@ -7,7 +7,8 @@ Two things are asked of the 95 % interval of its mean gain, a value a user, pair
 
 The first model of a shop has nothing to replace and often few users to be judged by: it passes unless `Popular` is
 shown to be better, that is unless the high end of its gain is below 0. Where a test fails for want of users, the
-verdict says how many it would have taken at the gain that was seen.
+verdict says how many it would have taken at the gain that was seen. Where nobody at all can be judged, nothing is
+shown: the first model passes and no later one does.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from zhiyin.core.errors import ZhiyinError
+from zhiyin.core.errors import DataError, ZhiyinError
 from zhiyin.core.run import Run
+from zhiyin.data.judged_users import MIN_USERS
 from zhiyin.data.splits import Split
 from zhiyin.evaluation.significance import bootstrap_interval, users_needed
 from zhiyin.evaluation.window_evaluation import Window, judge, metric_k
@@ -29,8 +31,6 @@ from zhiyin.pipeline.pipeline import Pipeline
 
 # Share of the metric of what is in use that a new model may lose.
 MARGIN = 0.02
-# Users below which no interval is trusted to show anything.
-MIN_USERS = 30
 # Draws of users: the low end is what decides.
 BOOTSTRAP_ROUNDS = 2_000
 
@@ -79,7 +79,8 @@ class Verdict:
     Parameters
     ----------
     figures: the mean of the metric of each model judged. tests: of each other model, how the new one compares.
-    users: users judged. margin: share of the metric of what is in use that may be lost. first: nothing is in use yet.
+    users: users judged; 0 where nobody could be, and then there are no figures and no tests.
+    margin: share of the metric of what is in use that may be lost. first: nothing is in use yet.
     """
 
     passed: bool
@@ -122,7 +123,10 @@ def gate(
     margin: share of a rival's metric that the candidate may lose, 0 for none.
     """
     run = run or Run()
-    window = Window.of(split, exclude_seen)
+    try:
+        window = Window.of(split, exclude_seen)
+    except DataError as error:
+        return not_judged(error.message, metric, margin, first=not rivals)
     start = split.test.window[0]
     models: dict[str, Recommender] = {"candidate": _fitted_before(candidate, split, start, run)}
     models["popular"] = Popular().fit(split.train, run)
@@ -150,6 +154,13 @@ def gate(
     if first and passed and not tests["popular"].low > 0:
         why += "; the first version is used unless popular is shown to be better"
     return Verdict(passed, why, metric, figures, tests, len(window), margin, first)
+
+
+def not_judged(reason: str, metric: str = "ndcg@10", margin: float = MARGIN, *, first: bool) -> Verdict:
+    """The verdict where nobody can be judged: a first version is used for want of another, a later one is not."""
+    why = f"not judged: {reason}"
+    why += "; the first version is used unless popular is shown to be better" if first else ""
+    return Verdict(first, why, metric, {}, {}, 0, margin, first)
 
 
 def _test(gain: np.ndarray, figure: float, bound: float, first: bool, run: Run) -> PairedTest:

@@ -11,6 +11,7 @@ events instead, which keeps the parts disjoint and no more.
 
 `LEARN_SHARE` of the windows are to learn from. A short log has fewer windows:
 
+0. where few users fill them, they begin where shares of what users newly took lie, each user weighing the same;
 1. as many as leave `MIN_FIRST_SHARE` of the events to the first part;
 2. without those in which no user can be evaluated;
 3. where one purpose has no window then, the windows of the other are divided between both;
@@ -31,7 +32,8 @@ import polars as pl
 from zhiyin.core.errors import DataError
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
-from zhiyin.data.splits import Split, rolling, split
+from zhiyin.data.judged_users import MIN_USERS
+from zhiyin.data.splits import Split, rolling, split, time_split
 from zhiyin.evaluation.window_evaluation import Window
 
 # Share of the events that is left before the first window.
@@ -79,12 +81,17 @@ def plan_windows(data: Dataset, count: int, share: float, exclude_seen: bool, ru
         )
     number = min(count, most)
     edges = [1 - share * back for back in range(number, -1, -1)]
-    purposes: tuple[list[HeldOut], list[HeldOut]] = [], []
-    parts = rolling(data, edges, run) if data.n_events else []
-    for place, part in enumerate(parts):
-        with contextlib.suppress(DataError):  # nobody can be judged
-            purposes[place >= _n_learn_windows(len(parts))].append((part, Window.of(part, exclude_seen)))
-    learn, choose = purposes
+    learn, choose = _windows(data, edges, exclude_seen, run, balanced=False)
+    users = _usual_users(learn, choose, number)
+    if data.n_events and data.window[0] < data.window[1] and users < MIN_USERS:
+        by_user = _windows(data, edges, exclude_seen, run, balanced=True)
+        usual = _usual_users(*by_user, number)
+        if usual >= 2 * max(users, 1):
+            learn, choose = by_user
+            notes.append(
+                f"windows of {share:.0%} of the events would mostly judge {users:,.0f} users, for few users fill them; "
+                f"they are of {share:.0%} of what each user took instead, and judge {usual:,.0f}"
+            )
     if len(learn) + len(choose) < number:
         notes.append(f"of {number} windows {len(learn) + len(choose)} can be judged by")
     if not learn or not choose:
@@ -96,15 +103,36 @@ def plan_windows(data: Dataset, count: int, share: float, exclude_seen: bool, ru
     return WindowPlan(data if first is None else first[0].train, tuple(learn), tuple(choose), tuple(notes))
 
 
+def _windows(
+    data: Dataset, edges: list[float], exclude_seen: bool, run: Run, *, balanced: bool
+) -> tuple[list[HeldOut], list[HeldOut]]:
+    """The windows to learn from and those to choose by, without those in which nobody can be judged."""
+    purposes: tuple[list[HeldOut], list[HeldOut]] = [], []
+    parts = rolling(data, edges, run, balanced=balanced) if data.n_events else []
+    for place, part in enumerate(parts):
+        with contextlib.suppress(DataError):  # nobody can be judged
+            purposes[place >= _n_learn_windows(len(parts))].append((part, Window.of(part, exclude_seen)))
+    return purposes
+
+
+def _usual_users(learn: list[HeldOut], choose: list[HeldOut], number: int) -> float:
+    """The median of the users judged in a window; windows that are missing of `number` judge nobody."""
+    users = [len(window) for _, window in (*learn, *choose)]
+    return float(np.median(users + [0] * (number - len(users))))
+
+
 def _n_learn_windows(windows: int) -> int:
     """How many of the windows are to learn from; where there are two, each purpose has one."""
     return min(round(LEARN_SHARE * windows), windows - 1) if windows > 1 else 0
 
 
-def gate_split(data: Dataset, test: str | float | None, run: Run) -> Split:
-    """The last part: what the gate judges by, and before it what everything else may see."""
+def gate_split(data: Dataset, test: str | float | None, run: Run, exclude_seen: bool = True) -> Split:
+    """The last part: what the gate judges by, and before it what everything else may see.
+
+    `warnings` says where the part begins earlier than asked, because too few users could be judged.
+    """
     if data.window[0] < data.window[1]:
-        return split(data, "time", test=test, run=run)
+        return time_split(data, test, exclude_seen)
     # Without times, or with one for all, a share of each user's events; a duration means nothing there.
     return split(data, "ratio", test=None if isinstance(test, str) else test, run=run)
 
