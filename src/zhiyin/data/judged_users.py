@@ -54,6 +54,12 @@ def count_judged(train: Dataset, test: Dataset, exclude_seen: bool) -> int:
     return len(np.unique(relevant_pairs(test, train.histories, exclude_seen)[0]))
 
 
+def judges_enough_more(before: float, after: float) -> bool:
+    """Whether a cut that judges `after` users is worth taking in place of one that judges `before`: it must be plain
+    that it was not the log that has few users."""
+    return after > 0 if before < 1 else after >= max(2 * before, 10)
+
+
 def balanced_cuts(data: Dataset, edges: Sequence[float]) -> list[int]:
     """The moments before which these shares of what users newly took lie, where every user weighs the same.
 

@@ -19,7 +19,7 @@ from zhiyin.core.errors import ConfigError, DataError, nearest
 from zhiyin.core.params import shortened, whole_number
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
-from zhiyin.data.judged_users import MIN_USERS, balanced_cuts, count_judged
+from zhiyin.data.judged_users import MIN_USERS, balanced_cuts, count_judged, judges_enough_more
 
 KINDS = ("time", "last", "ratio", "cold-users", "cold-items", "rolling")
 
@@ -121,8 +121,8 @@ def time_split(data: Dataset, test: str | float | None, exclude_seen: bool) -> S
     """A split by time, with an earlier cut where the one asked for leaves too few users to be judged.
 
     A share of the events is no share of the users: one user who reloads one page may fill it. Where fewer than
-    `MIN_USERS` can be judged (of a duration, nobody) and `balanced_cuts` makes it at least twice as many, that is the
-    cut, and `warnings` says so.
+    `MIN_USERS` can be judged (of a duration, nobody) and `balanced_cuts` makes it many more (`judges_enough_more`),
+    that is the cut, and `warnings` says so.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ def time_split(data: Dataset, test: str | float | None, exclude_seen: bool) -> S
             return chosen
     earlier = _balanced(data, None if isinstance(test, str) else test)
     many = count_judged(earlier.train, earlier.test, exclude_seen) if earlier is not None else 0
-    if earlier is not None and many > 0 and many >= 2 * count:
+    if earlier is not None and judges_enough_more(count, many):
         what = f"the last {test}" if isinstance(test, str) else f"the last {_share(test):.0%} of the events"
         why = (
             f"{what} could judge {count:,} users only: few users fill it or what they did there is not new to "

@@ -32,7 +32,7 @@ import polars as pl
 from zhiyin.core.errors import DataError
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
-from zhiyin.data.judged_users import MIN_USERS
+from zhiyin.data.judged_users import MIN_USERS, judges_enough_more
 from zhiyin.data.splits import Split, rolling, split, time_split
 from zhiyin.evaluation.window_evaluation import Window
 
@@ -86,7 +86,7 @@ def plan_windows(data: Dataset, count: int, share: float, exclude_seen: bool, ru
     if data.n_events and data.window[0] < data.window[1] and users < MIN_USERS:
         by_user = _windows(data, edges, exclude_seen, run, balanced=True)
         usual = _usual_users(*by_user, number)
-        if usual >= 2 * max(users, 1):
+        if judges_enough_more(users, usual):
             learn, choose = by_user
             notes.append(
                 f"windows of {share:.0%} of the events would mostly judge {users:,.0f} users, for few users fill them; "
