@@ -109,7 +109,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     spy(promotion_gate, "judge", "gate", lambda model, window, *rest: [window.items])
     monkeypatch.setattr(
         automl,
-        "fitting",
+        "suitable_sources",
         lambda *_: [Source("popular", "", tuned=False), Source("itemknn", ""), Source("transitions", "")],
     )
     real_tune = automl.tune
