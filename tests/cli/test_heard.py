@@ -113,6 +113,8 @@ def test_another_store_by_the_environment(
 
 def test_without_the_extra(zhiyin: Command, project: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sqlalchemy", None)
+    # The package is imported anew below, which sets the attribute of its parent: that is put back too.
+    monkeypatch.setattr(sys.modules["zhiyin"], "store", sys.modules["zhiyin.store"])
     for name in [name for name in sys.modules if name.startswith("zhiyin.store")]:
         monkeypatch.delitem(sys.modules, name)
     told = zhiyin("train", "popular", code=1).stderr

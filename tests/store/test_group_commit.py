@@ -241,7 +241,7 @@ def test_a_request_that_was_given_up_is_not_written(writer: GroupCommitWriter, s
 def test_the_log_is_written_back_after_so_many_events(
     store: FakeStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger=module.log.name)
     monkeypatch.setattr(module, "WRITE_BACK_ROWS", 5)
     monkeypatch.setattr(module, "WRITE_BACK_SECONDS", 1000.0)
     writer = GroupCommitWriter(store)  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.state import Clock, StateConformance
+from zhiyin.store import showings_file
 from zhiyin.store.live_state import DirectState, LiveState
 from zhiyin.store.records import hash_of
 from zhiyin.store.showings_file import FileShowings
@@ -98,7 +99,7 @@ def traces_of(folder: Path, *users: str) -> list[str]:
 
 
 def test_the_oldest_go_where_there_are_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zhiyin.store.showings_file.WRITES_PER_SWEEP", 2)
+    monkeypatch.setattr(showings_file, "WRITES_PER_SWEEP", 2)
     clock = Clock()
     showings = FileShowings(tmp_path / "showings", clock, showings=10)
     for n in range(5):
