@@ -123,5 +123,5 @@ def test_ctrl_c_is_clean(zhiyin: Command, log: Path, monkeypatch: pytest.MonkeyP
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("zhiyin.cli.doctor.look", interrupt)
+    monkeypatch.setattr("zhiyin.cli.doctor.environment_facts", interrupt)
     assert "interrupted" in zhiyin("doctor", code=130).stderr

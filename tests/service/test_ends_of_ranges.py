@@ -23,7 +23,7 @@ pytest.importorskip("fastapi")
 
 from pydantic import BaseModel
 
-from zhiyin.cli.evaluation_output import judge
+from zhiyin.cli.evaluation_output import evaluate_models
 from zhiyin.cli.project import Project, project_of
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.params import Param, params_of
@@ -151,7 +151,7 @@ def margin(config: Config, tmp_path: Path) -> None:
 
 def evaluated(config: Config, tmp_path: Path) -> None:
     config.split.test = "5d"
-    found = judge(project(tmp_path, config), [Popular()], log(users=8))
+    found = evaluate_models(project(tmp_path, config), [Popular()], log(users=8))
     assert set(config.evaluate.k) <= set(found.k)
     assert bool(found["Popular"].intervals) == bool(config.evaluate.bootstrap)
     assert found.report(tmp_path / "report.html").exists()

@@ -1,6 +1,7 @@
-"""What `zhiyin train --budget` does: a pipeline made, judged on the last days, kept as a version, used if it may be.
+"""`zhiyin train --budget`: build a pipeline, evaluate it on the last days, save it as a version, promote it if the gate
+lets it pass.
 
-Where it may not, the version in use learns anew from all events, so that what is shown does not grow old.
+Where the gate does not, the version in use is fitted again on all events, so that recommendations stay recent.
 """
 
 from __future__ import annotations
@@ -8,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zhiyin.cli.output import duration, print_json, say, table
-from zhiyin.cli.project import Project, short
+from zhiyin.cli.output import duration, print_json, print_table, say
+from zhiyin.cli.project import Project, finding_lines
 from zhiyin.core.errors import DataError, ZhiyinError
 
 if TYPE_CHECKING:
@@ -25,14 +26,14 @@ if TYPE_CHECKING:
     from zhiyin.pipeline.pipeline import Pipeline
     from zhiyin.pipeline.promotion_gate import Verdict
 
-# Share of the budget that goes into the pipeline judged by the gate; the rest fits its sources on all of the log.
-GATE = 0.85
+# Share of the budget for the pipeline that the gate evaluates; the rest refits its sources on the whole log.
+GATED_BUDGET_SHARE = 0.85
 
 
 def train_within(
     project: Project, budget: str, output: Path | None, force: bool, json: bool, *, store: bool = True
 ) -> None:
-    """Make, judge and keep a pipeline within a time such as "10m". Raises BusyError while another one is made."""
+    """Build, evaluate and save a pipeline within a time such as "10m". Raises BusyError while another one is built."""
     from zhiyin.pipeline.bundles import Bundles
 
     bundles = Bundles((output or project.home / project.config.train.output) / "bundles")
@@ -53,32 +54,36 @@ def _train(project: Project, bundles: Bundles, budget: str, force: bool, json: b
     from zhiyin.pipeline.promotion_gate import gate, not_judged
     from zhiyin.pipeline.selection_windows import gate_split
 
-    begun, made = time.monotonic(), datetime.now(UTC)
+    begun, created = time.monotonic(), datetime.now(UTC)
     seconds = microseconds(budget) / 1e6
     data = project.data(store=store)
     say(repr(data))
-    for line in short(examine(data, project.config.split.test)):
+    for line in finding_lines(examine(data, project.config.split.test)):
         say(line)
-    # What decides is how it does on days it has not seen, whatever evaluate is set to.
+    # The gate always uses days that the pipeline has not seen, whatever [evaluate] says.
     exclude_seen = project.config.evaluate.exclude_seen
-    part, reason = None, ""
+    gate_data, reason = None, ""
     try:
-        part = gate_split(data, project.config.split.test, project.run, exclude_seen)
-        for warning in part.warnings:
+        gate_data = gate_split(data, project.config.split.test, project.run, exclude_seen)
+        for warning in gate_data.warnings:
             say(f"unseen days: {warning}")
     except DataError as error:  # a version that nobody can judge is better than none
         reason = error.message
         say(f"unseen days: there are none to judge by: {error}")
-    pipeline = auto(part.train if part else data, GATE * seconds, exclude_seen=exclude_seen, run=project.run)
-    tell(pipeline.report_, choices=not json)
+    pipeline = auto(
+        gate_data.train if gate_data else data, GATED_BUDGET_SHARE * seconds, exclude_seen=exclude_seen, run=project.run
+    )
+    print_report(pipeline.report_, choices=not json)
     used, in_use = _in_use(bundles)
     rivals = {f"version {used.version}": in_use} if used is not None and in_use is not None else {}
     margin = project.config.train.margin
-    judge = partial(gate, split=part, margin=margin, exclude_seen=exclude_seen, run=project.run) if part else None
+    judge = (
+        partial(gate, split=gate_data, margin=margin, exclude_seen=exclude_seen, run=project.run) if gate_data else None
+    )
     verdict = judge(pipeline, rivals=rivals) if judge else not_judged(reason, margin=margin, first=not rivals)
     say(f"unseen days: {verdict.why}")
     catalogue = Catalogue.of(data)
-    bundle = _keep(bundles, pipeline.refit(data, project.run), verdict, verdict.why, catalogue, made)
+    bundle = _write_version(bundles, pipeline.refit(data, project.run), verdict, verdict.why, catalogue, created)
     promoted = verdict.passed or force
     if promoted:
         bundles.promote(bundle.version, verdict.why if verdict.passed else f"forced; {verdict.why}")
@@ -91,8 +96,10 @@ def _train(project: Project, bundles: Bundles, budget: str, force: bool, json: b
         lacking = lacking if verdict.users else "nobody could be judged"
         say(f"it is NOT in use: {lacking} (see above). to use it anyway: zhiyin promote {bundle.version}")
         stale = in_use is not None and in_use._context().fingerprint != data.fingerprint
-        if part and judge and verdict.users and used is not None and isinstance(in_use, Pipeline) and stale:
-            refitted = _learn_anew(bundles, used.version, in_use, bundle.version, part, data, judge, made, project.run)
+        if gate_data and judge and verdict.users and used is not None and isinstance(in_use, Pipeline) and stale:
+            refitted = _refit_version_in_use(
+                bundles, used.version, in_use, bundle.version, gate_data, data, judge, created, project.run
+            )
     if json:
         report = bundle.report()
         print_json({"version": bundle.version, "promoted": promoted, "report": report,
@@ -100,7 +107,7 @@ def _train(project: Project, bundles: Bundles, budget: str, force: bool, json: b
 
 
 def _in_use(bundles: Bundles) -> tuple[Bundle | None, Recommender | None]:
-    """The version in use and its model; none where it cannot be used: training is what mends that."""
+    """The version in use and its model; None for both where it cannot be loaded, which training mends."""
     try:
         used = bundles.current
         if used is None:
@@ -112,49 +119,52 @@ def _in_use(bundles: Bundles) -> tuple[Bundle | None, Recommender | None]:
         return None, None
 
 
-def _learn_anew(
+def _refit_version_in_use(
     bundles: Bundles,
     version: int,
     model: Pipeline,
     rejected: int,
-    part: Split,
+    gate_data: Split,
     data: Dataset,
     judge: Callable[..., Verdict],
-    made: datetime,
+    created: datetime,
     run: Run,
 ) -> Bundle | None:
-    """What is in use, learned from all events and put in use. As a first version it must be no worse than popular."""
+    """Fit the version in use on all events and promote it, if it passes the gate of a first version.
+
+    Returns None where it does not pass or cannot be fitted.
+    """
     try:
-        verdict = judge(model.refit(part.train, run))
+        verdict = judge(model.refit(gate_data.train, run))
         if not verdict.passed:
             return None
-        again = model.refit(data, run)
+        refitted = model.refit(data, run)
     except ZhiyinError as error:
         say(f"version {version} stays as it is, for it cannot learn from this log: {error}")
         return None
     from zhiyin.data.catalogue import Catalogue
 
     why = f"version {version}, learned anew, for version {rejected} did not pass; {verdict.why}"
-    bundle = _keep(bundles, again, verdict, why, Catalogue.of(data), made)
+    bundle = _write_version(bundles, refitted, verdict, why, Catalogue.of(data), created)
     bundles.promote(bundle.version, why)
     say(f"version {bundle.version} is in use: it is version {version}, learned anew from all events")
     return bundle
 
 
-def _keep(
-    bundles: Bundles, model: Pipeline, verdict: Verdict, why: str, catalogue: Catalogue, made: datetime
+def _write_version(
+    bundles: Bundles, model: Pipeline, verdict: Verdict, why: str, catalogue: Catalogue, created: datetime
 ) -> Bundle:
-    """A version with what it was judged by."""
+    """Save a version with the figures of its verdict."""
     figures: dict[str, Any] = {"users": verdict.users}
     if verdict.users:
         figures = {verdict.metric: verdict.figures["candidate"], **figures}
     figures |= {name: value for name, value in verdict.figures.items() if name != "candidate"}
     report = {"judged": verdict.to_dict() | {"why": why}, "pipeline": model.report_}
-    return bundles.write(model, figures=figures, report=report, catalogue=catalogue, made_at=made)
+    return bundles.write(model, figures=figures, report=report, catalogue=catalogue, made_at=created)
 
 
-def tell(report: dict[str, Any], choices: bool = True) -> None:
-    """What was tried, what was chosen for whom (a table on standard output, if asked for), what each source adds."""
+def print_report(report: dict[str, Any], choices: bool = True) -> None:
+    """Print which sources were tried and what each adds; with `choices`, a table of the method of each segment."""
     for tried in report.get("tried", []):
         left = tried.get("left_out")
         tuned = tried.get("tuned")
@@ -164,7 +174,7 @@ def tell(report: dict[str, Any], choices: bool = True) -> None:
         say(f"windows: {note}")
     if choices:
         methods = list(report["choices"]["all"]["figures"])
-        table(
+        print_table(
             ["users", "method", *methods, "why"],
             [
                 [name, choice["method"], *map(choice["figures"].get, methods), choice["why"]]

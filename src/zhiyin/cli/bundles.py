@@ -20,7 +20,7 @@ def versions(config: ConfigFile = CONFIG, json: Json = False) -> None:
     Examples:
       zhiyin versions
     """
-    from zhiyin.cli.output import print_json, say, table
+    from zhiyin.cli.output import print_json, print_table, say
     from zhiyin.core.errors import DataError
 
     bundles = bundles_of(config)
@@ -34,7 +34,7 @@ def versions(config: ConfigFile = CONFIG, json: Json = False) -> None:
         print_json(rows)
     elif rows:
         columns = [name for name in rows[0] if name != "damaged" or any(row["damaged"] for row in rows)]
-        table(columns, [["" if row[name] is None else row[name] for name in columns] for row in rows])
+        print_table(columns, [["" if row[name] is None else row[name] for name in columns] for row in rows])
     else:
         say(f"no versions in {bundles.folder}; make one: zhiyin train --budget 10m")
 
@@ -81,7 +81,7 @@ def diff(
       zhiyin diff 1 2
       zhiyin diff 1
     """
-    from zhiyin.cli.output import print_json, say, table
+    from zhiyin.cli.output import print_json, print_table, say
     from zhiyin.core.errors import DataError
     from zhiyin.pipeline.bundles import manifest_difference
 
@@ -89,11 +89,11 @@ def diff(
     other = bundles.get(new) if new is not None else bundles.current
     if other is None:
         raise DataError("no version is in use", file=bundles.folder, remedy="name two: zhiyin diff 1 2")
-    found = manifest_difference(bundles.get(old), other)
+    differences = manifest_difference(bundles.get(old), other)
     if json:
-        print_json({name: {"old": a, "new": b} for name, (a, b) in found.items()})
-    elif found:
-        table(["what", str(old), str(other.version)], [[name, a, b] for name, (a, b) in found.items()])
+        print_json({name: {"old": a, "new": b} for name, (a, b) in differences.items()})
+    elif differences:
+        print_table(["what", str(old), str(other.version)], [[name, a, b] for name, (a, b) in differences.items()])
     else:
         say("nothing differs")
 

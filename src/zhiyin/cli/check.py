@@ -41,14 +41,14 @@ def check(
     if serving:
         check_serving(config, lists, json)
         return
-    from zhiyin.cli.doctor import aside, print_aside
-    from zhiyin.cli.output import print_json, say, table
-    from zhiyin.cli.project import open_project, project_of, settle
+    from zhiyin.cli.doctor import print_set_aside, set_aside_items
+    from zhiyin.cli.output import print_json, print_table, say
+    from zhiyin.cli.project import config_of_sources, open_project, project_of
     from zhiyin.core.atomic_files import whole_file
     from zhiyin.data.doctor import examine
 
     if source:
-        project = project_of(settle(source, None, None, assume=assume), config.parent)
+        project = project_of(config_of_sources(source, None, None, assume=assume), config.parent)
     else:
         project = open_project(config, assume=assume)
     data = project.data(strict or None, store=source is None)
@@ -59,7 +59,7 @@ def check(
         with whole_file(quarantine) as draft:
             data.quarantine.write_csv(draft)
         say(f"{len(data.quarantine):,} bad rows written to {quarantine}")
-    unused = [] if source else aside(config)
+    unused = [] if source else set_aside_items(config)
     failed = any(finding.severity == "error" for finding in findings)
     if json:
         print_json(
@@ -74,37 +74,37 @@ def check(
         )
     else:
         say(repr(data))
-        rows = [(found.severity, found.name, found.message, found.remedy) for found in findings]
-        table(("severity", "finding", "what", "what to do"), rows)
-        print_aside(unused)
+        rows = [(finding.severity, finding.name, finding.message, finding.remedy) for finding in findings]
+        print_table(("severity", "finding", "what", "what to do"), rows)
+        print_set_aside(unused)
     if failed:
         raise typer.Exit(3)
 
 
 def check_serving(config: Path, lists: int, json: bool) -> None:
     """Training-serving skew of the lists that a project's service has made."""
-    from zhiyin.cli.output import print_json, say, table
+    from zhiyin.cli.output import print_json, print_table, say
     from zhiyin.cli.project import open_project, open_store
     from zhiyin.service.feature_skew import STALE, TOLERANCE, compare_newest
     from zhiyin.service.settings import read_settings
 
     store = open_store(open_project(config))
     try:
-        found = compare_newest(read_settings(config), store, lists)
+        skew = compare_newest(read_settings(config), store, lists)
     finally:
         store.close()
     if json:
-        print_json(found.to_dict())
+        print_json(skew.to_dict())
     else:
-        say(f"{found.lists} lists, {found.rows} rows, {found.values:,} values compared")
-        for why, number in found.left_out.items():
+        say(f"{skew.lists} lists, {skew.rows} rows, {skew.values:,} values compared")
+        for why, number in skew.left_out.items():
             say(f"{number} lists left out: {why}")
-        if found.lists:
-            rows = [(name, f"{gap:.3g}", "same" if gap <= TOLERANCE else "differs") for name, gap in found.worst()]
-            table(("feature", "largest difference", f"up to {TOLERANCE:g}"), rows)
-        if found.behind > STALE:
-            say(f"an event had been kept for {found.behind:,.0f} s while the ranker did not know of it")
-        elif not found.lists:
+        if skew.lists:
+            rows = [(name, f"{gap:.3g}", "same" if gap <= TOLERANCE else "differs") for name, gap in skew.worst()]
+            print_table(("feature", "largest difference", f"up to {TOLERANCE:g}"), rows)
+        if skew.behind > STALE:
+            say(f"an event had been kept for {skew.behind:,.0f} s while the ranker did not know of it")
+        elif not skew.lists:
             say("no list with features was found: [service] log_features says of what share they are kept")
-    if not found.within:
+    if not skew.within:
         raise typer.Exit(1)

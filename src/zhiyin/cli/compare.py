@@ -25,6 +25,6 @@ def compare(
       zhiyin compare ease als itemknn:k_neighbors=50
     """
     from zhiyin.cli.evaluate import evaluate
-    from zhiyin.cli.project import SHELF
+    from zhiyin.cli.project import DEFAULT_MODELS
 
-    evaluate(models or list(SHELF), param, output, assume, no_store, config, seed, threads, json)
+    evaluate(models or list(DEFAULT_MODELS), param, output, assume, no_store, config, seed, threads, json)

@@ -21,18 +21,18 @@ def list_sets(json: Json = False) -> None:
       zhiyin data list
       zhiyin data list --json
     """
-    from zhiyin.cli.output import print_json, table
+    from zhiyin.cli.output import print_json, print_table
     from zhiyin.data.public_datasets import cached, listed
 
     rows = []
-    for known in listed():
-        here = cached(known.name) is not None if "CATEGORY" not in known.name else False
-        rows.append((known.name, known.shape, known.licence, known.page, "yes" if here else "no"))
+    for data_set in listed():
+        here = cached(data_set.name) is not None if "CATEGORY" not in data_set.name else False
+        rows.append((data_set.name, data_set.shape, data_set.licence, data_set.page, "yes" if here else "no"))
     headers = ("name", "shape", "licence", "page", "here")
     if json:
         print_json([dict(zip(headers, row)) for row in rows])
     else:
-        table(headers, rows)
+        print_table(headers, rows)
 
 
 @app.command()

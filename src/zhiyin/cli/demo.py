@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from zhiyin.service.key_cache import Keys
 
 # Of the version that is served: made in seconds, and each can say why.
-SOURCES = "popular:half_life=7d; itemknn; ease"
+PIPELINE_SOURCES = "popular:half_life=7d; itemknn; ease"
 # Where a free port is looked for.
 PORTS = range(8000, 8100)
 
@@ -43,65 +43,67 @@ def demo(
       zhiyin demo --no-serve
       zhiyin demo --data ratings.csv --output try
     """
-    from zhiyin.cli.evaluation_output import judge, publish
+    from zhiyin.cli.evaluation_output import evaluate_models, write_evaluation
     from zhiyin.cli.output import duration, say
-    from zhiyin.cli.project import SHELF, project_of, record_assumed, settle, short
+    from zhiyin.cli.project import DEFAULT_MODELS, config_of_sources, finding_lines, project_of, record_assumed
     from zhiyin.data.doctor import examine
 
     begun = time.perf_counter()
     output.mkdir(parents=True, exist_ok=True)
-    _step("1. Data")
-    found = str(data or _ready() or _shop(output / "film-shop", seed or 0))
-    config = settle(found, None, None, assume=assume)
+    _print_step("1. Data")
+    source = str(data or _cached_dataset() or _write_film_shop(output / "film-shop", seed or 0))
+    config = config_of_sources(source, None, None, assume=assume)
     project = project_of(config, output, seed, threads)
     log = project.data()
     record_assumed(config, log)
-    _step("2. What the data doctor says (zhiyin check)")
-    for line in short(examine(log), ("error", "warning", "info")):
+    _print_step("2. What the data doctor says (zhiyin check)")
+    for line in finding_lines(examine(log), ("error", "warning", "info")):
         say(line)
-    _step("3. Six models, judged on events they have not seen (zhiyin compare)")
-    publish(judge(project, project.models(SHELF), log), output)
-    _step("4. Models of all events (zhiyin train), what they recommend, and what is similar")
-    known = _answers(project, log, output / "models")
-    _step("5. A version to serve: three sources, joined by what did best on days not learned from")
-    _version(project, log, output / "models")
-    _settings(project, output)
+    _print_step("3. Six models, judged on events they have not seen (zhiyin compare)")
+    write_evaluation(evaluate_models(project, project.models(DEFAULT_MODELS), log), output)
+    _print_step("4. Models of all events (zhiyin train), what they recommend, and what is similar")
+    example_ids = _show_models(project, log, output / "models")
+    _print_step("5. A version to serve: three sources, joined by what did best on days not learned from")
+    _write_version(project, log, output / "models")
+    _write_settings(project, output)
     say(f"\ndone in {duration(time.perf_counter() - begun)}; open {output / 'report.html'} in a browser")
     say(f"next, with data of your own: zhiyin init ratings.csv; or go on here: cd {output} && zhiyin recommend --all")
     if serve:
-        _serve(output, known)
+        _serve(output, example_ids)
 
 
 @dataclasses.dataclass(frozen=True)
-class Known:
+class ExampleIds:
     """Ids to show the service with."""
 
     users: list[str]
     items: list[str]
 
 
-def _step(title: str) -> None:
+def _print_step(title: str) -> None:
     typer.echo(typer.style(f"\n{title}", bold=True), err=True)
 
 
-def _ready() -> Path | None:
+def _cached_dataset() -> Path | None:
     """The folder of a small public set that was fetched before."""
     from zhiyin.data.public_datasets import cached
 
-    return next((folder for name in ("movielens-100k", "movielens-small") if (folder := _cached(name, cached))), None)
+    return next(
+        (folder for name in ("movielens-100k", "movielens-small") if (folder := _cached_folder(name, cached))), None
+    )
 
 
-def _cached(name: str, cached: Any) -> Path | None:
+def _cached_folder(name: str, cached: Any) -> Path | None:
     from zhiyin.core.errors import DataError
 
     try:
-        found = cached(name)
+        path = cached(name)
     except DataError:
         return None
-    return found if isinstance(found, Path) else None
+    return path if isinstance(path, Path) else None
 
 
-def _shop(folder: Path, seed: int) -> Path:
+def _write_film_shop(folder: Path, seed: int) -> Path:
     """The simulated film shop as files, so that the demo reads what a newcomer would bring."""
     from zhiyin.cli.output import say
     from zhiyin.policies.simulator import FilmShop
@@ -111,11 +113,11 @@ def _shop(folder: Path, seed: int) -> Path:
     return folder
 
 
-def _answers(project: Project, log: Dataset, folder: Path) -> Known:
+def _show_models(project: Project, log: Dataset, folder: Path) -> ExampleIds:
     """Fit and save EASE and ALS; lists for three users of middling activity, and one of similar items."""
     import numpy as np
 
-    from zhiyin.cli.output import say, table
+    from zhiyin.cli.output import print_table, say
     from zhiyin.data.catalogue import Catalogue, with_titles
 
     catalogue = Catalogue.of(log)
@@ -130,19 +132,19 @@ def _answers(project: Project, log: Dataset, folder: Path) -> Known:
     activity = np.bincount(log.events["user"].to_numpy(), minlength=log.n_users)
     middling = np.argsort(activity, kind="stable")[[log.n_users // 4, log.n_users // 2, 3 * log.n_users // 4]]
     lists = fitted["EASE"].recommend(log.user_ids.decode(middling), 5, run=project.run)
-    shown = with_titles(lists, "item", titles)
-    table(shown.columns, shown.rows(), "EASE recommends")
+    titled = with_titles(lists, "item", titles)
+    print_table(titled.columns, titled.rows(), "EASE recommends")
     popular = int(np.argmax(np.bincount(log.events["item"].to_numpy(), minlength=log.n_items)))
     item = log.item_ids.values[popular]
     near = with_titles(fitted["ALS"].similar([item], 5, run=project.run), "similar", titles)
     typer.echo()
-    table(near.columns, near.rows(), f"ALS: similar to {item}")
-    return Known(
+    print_table(near.columns, near.rows(), f"ALS: similar to {item}")
+    return ExampleIds(
         [str(user) for user in lists["user"].unique(maintain_order=True)], [str(item), str(near["similar"][0])]
     )
 
 
-def _version(project: Project, log: Dataset, folder: Path) -> None:
+def _write_version(project: Project, log: Dataset, folder: Path) -> None:
     """A pipeline of all events, kept as a version and put in use."""
     from zhiyin.cli.output import say
     from zhiyin.data.catalogue import Catalogue
@@ -151,14 +153,14 @@ def _version(project: Project, log: Dataset, folder: Path) -> None:
 
     bundles = Bundles(folder / "bundles")
     with bundles.training():
-        pipeline = Pipeline(sources=SOURCES, ranker="none", windows=1).fit(log, project.run)
+        pipeline = Pipeline(sources=PIPELINE_SOURCES, ranker="none", windows=1).fit(log, project.run)
         version = bundles.write(pipeline, figures={}, catalogue=Catalogue.of(log)).version
         bundles.promote(version, "made by zhiyin demo")
     chosen = ", ".join(f"{users}: {method}" for users, method in pipeline.choices_.items())
     say(f"version {version} is in use ({chosen}). to look for a better one: zhiyin train --budget 5m")
 
 
-def _settings(project: Project, output: Path) -> None:
+def _write_settings(project: Project, output: Path) -> None:
     """A settings file, so that every other command works in the demo's folder."""
     from zhiyin.cli.project import make_relative
     from zhiyin.data.project_config import write_config
@@ -168,13 +170,13 @@ def _settings(project: Project, output: Path) -> None:
     write_config(output / "zhiyin.toml", project.config, hyperparameters())
 
 
-def _serve(output: Path, known: Known) -> None:
+def _serve(output: Path, example_ids: ExampleIds) -> None:
     """Answer over HTTP until Ctrl-C, with keys, lines to paste and the address of a page to try."""
     from importlib.util import find_spec
 
     from zhiyin.cli.output import say
 
-    _step("6. The service (zhiyin serve)")
+    _print_step("6. The service (zhiyin serve)")
     if missing := [name for name in ("fastapi", "sqlalchemy", "uvicorn") if find_spec(name) is None]:
         say(f"to answer over HTTP {', '.join(missing)} is missing: pip install 'zhiyin[serve,rules]'")
         say(f"then: cd {output} && zhiyin serve")
@@ -184,15 +186,15 @@ def _serve(output: Path, known: Known) -> None:
     from zhiyin.service.app import create_app
     from zhiyin.service.tenant import Tenant
 
-    with _door() as door:
+    with _listen_on_free_port() as listener:
         shop, keys = Tenant.open(output / "zhiyin.toml")
         try:
             keys = keys or _keys_for_today(shop.keys)
             app = create_app([shop])
-            for line in _hints(f"http://127.0.0.1:{door.getsockname()[1]}", keys, known):
+            for line in _usage_lines(f"http://127.0.0.1:{listener.getsockname()[1]}", keys, example_ids):
                 say(line)
             settings = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=3)
-            uvicorn.Server(settings).run(sockets=[door])
+            uvicorn.Server(settings).run(sockets=[listener])
         except KeyboardInterrupt:  # the usual end; what was acknowledged is on the disk
             pass
         finally:
@@ -205,15 +207,15 @@ def _keys_for_today(keys: Keys) -> dict[str, str]:
     from zhiyin.service.key_cache import SCOPES
 
     there = {key.name for key in keys.all()}
-    made = {}
+    keys_by_scope = {}
     for scope in SCOPES:
         if f"demo-{scope}" in there:
             keys.revoke(f"demo-{scope}", last_admin=True)
-        made[scope] = keys.add(f"demo-{scope}", [scope], "1d")[1]
-    return made
+        keys_by_scope[scope] = keys.add(f"demo-{scope}", [scope], "1d")[1]
+    return keys_by_scope
 
 
-def _door() -> socket.socket:
+def _listen_on_free_port() -> socket.socket:
     """A socket at the first free port. It takes connections at once; they wait until the service answers."""
     import errno
     import socket
@@ -227,7 +229,7 @@ def _door() -> socket.socket:
     raise AssertionError("unreachable: port 0 is any that is free")
 
 
-def _hints(url: str, keys: dict[str, str], known: Known) -> list[str]:
+def _usage_lines(url: str, keys: dict[str, str], example_ids: ExampleIds) -> list[str]:
     """Keys, lines to paste into a shell, and the address of the page, all of things that are there."""
     import json
     import shlex
@@ -236,17 +238,17 @@ def _hints(url: str, keys: dict[str, str], known: Known) -> list[str]:
     from zhiyin.service.server import spoken
 
     def curl(path: str, key: str, body: Any = None) -> str:
-        said = "" if body is None else f" -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
-        return f"  curl -s {shlex.quote(url + path)} -H 'Authorization: Bearer {keys[key]}'{said}"
+        data_option = "" if body is None else f" -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
+        return f"  curl -s {shlex.quote(url + path)} -H 'Authorization: Bearer {keys[key]}'{data_option}"
 
-    clicks = [{"user": "visitor", "item": item, "kind": "view"} for item in known.items]
-    fragment = urlencode({"key": keys["page"], "users": ",".join(known.users)})
+    clicks = [{"user": "visitor", "item": item, "kind": "view"} for item in example_ids.items]
+    fragment = urlencode({"key": keys["page"], "users": ",".join(example_ids.users)})
     return [
         *(f"{spoken(scope)}: {key}" for scope, key in keys.items()),
         "two clicks of a new visitor, the list that follows from them with reasons, and what is similar:",
         curl("/v1/events", "events", {"events": clicks}),
         curl("/v1/recommendations", "read", {"user": "visitor", "k": 5, "explain": True}),
-        curl(f"/v1/items/{quote(known.items[0], safe='')}/similar?k=5", "read"),
+        curl(f"/v1/items/{quote(example_ids.items[0], safe='')}/similar?k=5", "read"),
         f"every call: {url}/docs",
         "click in your browser (the address holds the key for pages: it changes nothing but what visitors did):",
         f"  {url}/try#{fragment}",

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from zhiyin.cli.options import CONFIG, ConfigFile, Json
 
-CORE = ("zhiyin", "numpy", "scipy", "polars", "numba", "typer", "rich", "pydantic")
-EXTRAS = {
+REQUIRED_PACKAGES = ("zhiyin", "numpy", "scipy", "polars", "numba", "typer", "rich", "pydantic")
+PACKAGES_OF_EXTRAS = {
     "report": ("plotly",),
     "tune": ("optuna",),
     "postgres": ("psycopg",),
@@ -32,56 +32,56 @@ def doctor(config: ConfigFile = CONFIG, json: Json = False) -> None:
       zhiyin doctor
       zhiyin doctor --json
     """
-    from zhiyin.cli.output import print_json, table
+    from zhiyin.cli.output import print_json, print_table
 
-    facts, found = look(), aside(config)
+    facts, items = environment_facts(), set_aside_items(config)
     if json:
-        print_json(facts | ({"set aside": found} if found else {}))
+        print_json(facts | ({"set aside": items} if items else {}))
         return
-    table(("what", "found"), facts.items())
-    print_aside(found)
+    print_table(("what", "found"), facts.items())
+    print_set_aside(items)
 
 
-def print_aside(found: list[dict[str, str]]) -> None:
+def print_set_aside(items: list[dict[str, str]]) -> None:
     """A table of what `aside` found; nothing where that is nothing."""
-    from zhiyin.cli.output import table
+    from zhiyin.cli.output import print_table
 
-    if found:
-        table(("set aside", "why", "what to do"), [(one["what"], one["reason"], one["mend"]) for one in found])
+    if items:
+        print_table(("set aside", "why", "what to do"), [(one["what"], one["reason"], one["mend"]) for one in items])
 
 
-def aside(config: Path) -> list[dict[str, str]]:
+def set_aside_items(config: Path) -> list[dict[str, str]]:
     """What the service of a project would set aside; empty where there is no project or no service."""
-    from zhiyin.cli.project import STORE
+    from zhiyin.cli.project import STORE_VARIABLE
     from zhiyin.core.errors import MissingExtraError
 
     try:
         from zhiyin.service.inspection import inspect_project
 
-        return [entry.as_json() for entry in inspect_project(config, os.environ.get(STORE))]
+        return [entry.as_json() for entry in inspect_project(config, os.environ.get(STORE_VARIABLE))]
     except MissingExtraError:
         return []
 
 
-def look() -> dict[str, str]:
+def environment_facts() -> dict[str, str]:
     """What there is, by name."""
     from zhiyin.core.run import available_cores
 
     facts = {"python": f"{platform.python_version()} ({sys.executable})", "system": platform.platform()}
-    facts |= {name: _version(name) or "missing" for name in CORE}
+    facts |= {name: _version(name) or "missing" for name in REQUIRED_PACKAGES}
     facts["cores"] = f"{available_cores()} usable of {os.cpu_count()}"
-    set_by_hand = {name: os.environ[name] for name in _THREADS if name in os.environ}
+    set_by_hand = {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ}
     facts["threads"] = ", ".join(f"{k}={v}" for k, v in set_by_hand.items()) or "all usable cores"
     facts["blas"] = _blas()
     facts["compiled kernels"] = _kernels()
     facts["gpu"] = "nvidia-smi found" if shutil.which("nvidia-smi") else "none seen (none is needed)"
-    for extra, packages in EXTRAS.items():
-        found = [f"{name} {_version(name)}" for name in packages if _version(name)]
-        facts[f"extra {extra}"] = ", ".join(found) if found else f"not installed: pip install 'zhiyin[{extra}]'"
+    for extra, packages in PACKAGES_OF_EXTRAS.items():
+        installed = [f"{name} {_version(name)}" for name in packages if _version(name)]
+        facts[f"extra {extra}"] = ", ".join(installed) if installed else f"not installed: pip install 'zhiyin[{extra}]'"
     return facts
 
 
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
 
 
 def _version(package: str) -> str | None:
@@ -94,8 +94,8 @@ def _version(package: str) -> str | None:
 def _blas() -> str:
     import numpy as np
 
-    known = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    return f"{known.get('name', 'unknown')} {known.get('version', '')}".strip()
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    return f"{blas.get('name', 'unknown')} {blas.get('version', '')}".strip()
 
 
 def _kernels() -> str:

@@ -34,9 +34,11 @@ def evaluate(
       zhiyin evaluate ease:reg=100 ease:reg=500
       zhiyin evaluate als --json | jq .best
     """
-    from zhiyin.cli.evaluation_output import judge, publish
+    from zhiyin.cli.evaluation_output import evaluate_models, write_evaluation
     from zhiyin.cli.project import open_project
 
     project = open_project(config, seed, threads, assume)
-    made = project.models(models, param)
-    publish(judge(project, made, project.data(store=not no_store)), output or project.home, json)
+    instances = project.models(models, param)
+    write_evaluation(
+        evaluate_models(project, instances, project.data(store=not no_store)), output or project.home, json
+    )

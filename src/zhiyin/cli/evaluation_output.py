@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from zhiyin.models.recommender import Recommender
 
 
-def judge(project: Project, models: Sequence[Recommender], data: Dataset) -> Any:
+def evaluate_models(project: Project, models: Sequence[Recommender], data: Dataset) -> Any:
     """Evaluation of the models, each fitted afresh on the train part: a saved model has seen the test part."""
     from zhiyin.core.registry import label
     from zhiyin.data.doctor import examine
     from zhiyin.evaluation.protocol import evaluate
 
     say(repr(data))
-    for found in examine(data, project.config.split.test):
-        if found.name in ("leaking-columns", "no-times", "too-little-data"):
-            say(f"{found.severity}: {found.name}: {found.message}")
+    for finding in examine(data, project.config.split.test):
+        if finding.name in ("leaking-columns", "no-times", "too-little-data"):
+            say(f"{finding.severity}: {finding.name}: {finding.message}")
     parts = project.splits(data)
     first = parts[0] if isinstance(parts, list) else parts
     chosen = first.by
@@ -46,15 +46,15 @@ def judge(project: Project, models: Sequence[Recommender], data: Dataset) -> Any
     )
 
 
-def publish(evaluation: Any, folder: Path, json: bool = False) -> None:
+def write_evaluation(evaluation: Any, folder: Path, json: bool = False) -> None:
     """Print the table (or JSON), and write report.html and evaluation.json into a folder."""
     import json as notation
 
-    from zhiyin.cli.output import clean, print_json, rich
+    from zhiyin.cli.output import json_safe, print_json, print_rich
     from zhiyin.evaluation.comparison_table import rich_table
 
     figures = evaluation.to_json()
-    figures = clean(notation.loads(figures) if isinstance(figures, str) else figures)
+    figures = json_safe(notation.loads(figures) if isinstance(figures, str) else figures)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "evaluation.json", notation.dumps(figures, ensure_ascii=False, indent=1) + "\n")
     for warning in evaluation.warnings:
@@ -62,7 +62,7 @@ def publish(evaluation: Any, folder: Path, json: bool = False) -> None:
     if json:
         print_json(figures)
     else:
-        rich(rich_table(evaluation))
+        print_rich(rich_table(evaluation))
     written = [str(folder / "evaluation.json")]
     try:
         evaluation.report(folder / "report.html")

@@ -29,7 +29,7 @@ def forget(
       zhiyin forget u42 --yes --json
     """
     from zhiyin.cli.bundles import bundles_of
-    from zhiyin.cli.output import print_json, say, table
+    from zhiyin.cli.output import print_json, print_table, say
     from zhiyin.cli.project import open_project, open_store
     from zhiyin.core.errors import DataError
     from zhiyin.store.database import PLACES
@@ -38,7 +38,7 @@ def forget(
     store = open_store(project)
     try:
         if not yes:
-            be_sure(f"Remove all of user {user!r} from {store.address}?")
+            confirm_removal(f"Remove all of user {user!r} from {store.address}?")
         used = bundles_of(config).current
         proof = store.forget(user, 0 if used is None else used.made_at)
         _tell_redis(project, store, user)
@@ -47,7 +47,9 @@ def forget(
     if json:
         print_json({"user": user, "proof": proof})
     else:
-        table(("what", "removed", "still found"), [(w, proof[f"{w} removed"], proof[f"{w} found"]) for w in PLACES])
+        print_table(
+            ("what", "removed", "still found"), [(w, proof[f"{w} removed"], proof[f"{w} found"]) for w in PLACES]
+        )
     left = [what for what in PLACES if proof[f"{what} found"]]
     if left:
         raise DataError(f"a search still finds {', '.join(left)}", remedy="something writes them: try again")
@@ -58,6 +60,7 @@ def _tell_redis(project: Project, store: Store, user: str) -> None:
     """What services hold in memory they forget by themselves; what they share is removed here."""
     if project.config.service.redis is None:
         return
+    from zhiyin.cli.output import say
     from zhiyin.data.project_config import resolved
     from zhiyin.store.live_state import state_name
     from zhiyin.store.redis_state import RedisState
@@ -66,18 +69,15 @@ def _tell_redis(project: Project, store: Store, user: str) -> None:
     try:
         state.forget(user, store.forgotten(user))
         if state.away:
-            say_away()
+            say(
+                "Redis does not answer: what it holds of the user goes within a quarter of an hour, "
+                "showings within a day"
+            )
     finally:
         state.close()
 
 
-def say_away() -> None:
-    from zhiyin.cli.output import say
-
-    say("Redis does not answer: what it holds of the user goes within a quarter of an hour, showings within a day")
-
-
-def be_sure(question: str) -> None:
+def confirm_removal(question: str) -> None:
     """Ask before what cannot be taken back. Raises ConfigError unless the answer is yes."""
     from zhiyin.core.errors import ConfigError
 

@@ -1,4 +1,4 @@
-"""`zhiyin init`: look at the data, say what was understood, and settle it in zhiyin.toml."""
+"""`zhiyin init`: infer the roles of the columns, print them, and write them to zhiyin.toml."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def init(
       zhiyin init 'sqlite:///shop.db' --query 'SELECT user_id, item_id, at FROM orders'
     """
     from zhiyin.cli.output import say
-    from zhiyin.cli.project import make_relative, project_of, record_assumed, settle
+    from zhiyin.cli.project import config_of_sources, make_relative, project_of, record_assumed
     from zhiyin.data.project_config import write_config
     from zhiyin.models.registry import hyperparameters
 
     if config.exists() and not force:
         raise ConfigError("there are settings already", file=config, remedy="look at them, or overwrite: --force")
-    settings = settle(source, items, users, query, links, assume)
+    settings = config_of_sources(source, items, users, query, links, assume)
     if query_timeout is not None:
         microseconds(query_timeout)  # which raises for what is no duration
         settings.data.query_timeout = query_timeout

@@ -71,21 +71,21 @@ def list_(config: ConfigFile = CONFIG, json: Json = False) -> None:
       zhiyin key list
       zhiyin key list --json
     """
-    from zhiyin.cli.output import print_json, table
+    from zhiyin.cli.output import print_json, print_table
     from zhiyin.service.key_routes import told
 
     with _keys(config) as keys:
-        found = [told(key, keys.now()) for key in keys.all()]
+        keys_json = [told(key, keys.now()) for key in keys.all()]
     if json:
-        print_json(found)
+        print_json(keys_json)
         return
-    table(
+    print_table(
         ("name", "scopes", "id", "created", "expires", "last used"),
         [
             (key["name"], ", ".join(key["scopes"]), key["id"], _day(key["created"]),
              "never" if key["expires"] is None else _day(key["expires"]) + (" (expired)" if key["expired"] else ""),
              "never" if key["used"] is None else _day(key["used"]))
-            for key in found
+            for key in keys_json
         ],
     )  # fmt: skip
 

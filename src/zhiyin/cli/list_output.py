@@ -22,25 +22,25 @@ Length = Annotated[int, typer.Option("--k", "-k", min=1, help="Items in a list."
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write a .csv or .parquet file.")]
 
 
-def find_model(asked: Path | None, config: Path = CONFIG) -> Path:
+def find_model(model: Path | None, config: Path = CONFIG) -> Path:
     """The folder of the model: as asked, else the version in use, else the first of the settings, else any."""
-    if asked is not None:
-        return asked
-    folder, wanted = config.parent / "models", ["ease"]
+    if model is not None:
+        return model
+    folder, preferred = config.parent / "models", ["ease"]
     if config.is_file():
         from zhiyin.cli.project import open_project
 
         project = open_project(config)
         folder = project.home / project.config.train.output
-        wanted = [name.partition(":")[0].lower() for name in project.config.train.models]
+        preferred = [name.partition(":")[0].lower() for name in project.config.train.models]
     from zhiyin.pipeline.bundles import Bundles
 
-    used = Bundles(folder / "bundles").current
-    if used is not None:
-        return used.model_folder
-    there = sorted(path.parent.name for path in folder.glob("*/model.json"))
-    for name in (*wanted, *there):
-        if name in there:
+    in_use = Bundles(folder / "bundles").current
+    if in_use is not None:
+        return in_use.model_folder
+    present = sorted(path.parent.name for path in folder.glob("*/model.json"))
+    for name in (*preferred, *present):
+        if name in present:
             return folder / name
     raise DataError("there is no trained model", file=folder, remedy="train one: zhiyin train; or name it: --model")
 
@@ -59,19 +59,19 @@ def forgotten_since(users: Sequence[str], folder: Path, config: Path) -> set[str
     if "://" not in address.removeprefix("sqlite:///") and not Path(address.removeprefix("sqlite:///")).is_file():
         return set()
     if (folder.parent / "bundle.json").is_file():
-        made = Bundles(folder.parent.parent).get(int(folder.parent.name)).made_at
+        created = Bundles(folder.parent.parent).get(int(folder.parent.name)).made_at
     else:
-        made = int((folder / "model.json").stat().st_mtime * 1e6)
+        created = int((folder / "model.json").stat().st_mtime * 1e6)
     store = open_store(project)
     try:
-        return {user for user, moment in zip(users, store.forgotten_of(users)) if moment >= made}
+        return {user for user, moment in zip(users, store.forgotten_of(users)) if moment >= created}
     finally:
         store.close()
 
 
-def deliver(frame: pl.DataFrame, column: str, folder: Path, output: Path | None, json: bool) -> None:
+def write_list(frame: pl.DataFrame, column: str, folder: Path, output: Path | None, json: bool) -> None:
     """Show a list with titles, print it as JSON, or write it to a file."""
-    from zhiyin.cli.output import print_json, say, table
+    from zhiyin.cli.output import print_json, print_table, say
     from zhiyin.core.atomic_files import whole_file
     from zhiyin.data.catalogue import Catalogue, with_titles
 
@@ -86,9 +86,9 @@ def deliver(frame: pl.DataFrame, column: str, folder: Path, output: Path | None,
     elif json:
         print_json(frame.to_dicts())
     else:
-        table(frame.columns, frame.rows())
+        print_table(frame.columns, frame.rows())
 
 
-def listed(text: str | None) -> list[str] | None:
+def split_ids(text: str | None) -> list[str] | None:
     """Ids written as one text: "a,b,c"."""
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]

@@ -48,7 +48,7 @@ Exit codes:
 """
 
 
-ORDER = (
+COMMANDS = (
     "init",
     "check",
     "data",
@@ -76,7 +76,7 @@ class Group(TyperGroup):
     """Commands in the order of a project's life; known errors end in one message, not in a traceback."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [name for name in ORDER if name in self.commands]
+        return [name for name in COMMANDS if name in self.commands]
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -94,7 +94,7 @@ class Group(TyperGroup):
             raise typer.Exit(0) from None
 
 
-class Notes(logging.Handler):
+class StandardErrorHandler(logging.Handler):
     """Notes of the house, one a line, on whatever standard error is at the moment."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -112,8 +112,8 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         from zhiyin import __version__
 
         typer.echo(f"zhiyin {__version__}")
@@ -124,12 +124,12 @@ def _version(asked: bool) -> None:
 def root(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes on standard error.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Zhiyin: from a log of events to recommendations you can trust."""
     log = logging.getLogger("zhiyin")
-    log.handlers = [Notes()]
+    log.handlers = [StandardErrorHandler()]
     log.propagate = False
     log.setLevel(logging.ERROR if quiet else logging.INFO)
 

@@ -20,21 +20,21 @@ def say(text: str = "") -> None:
 
 def print_json(value: Any) -> None:
     """A value as JSON; what JSON has no word for (NaN, dates) becomes null or text."""
-    typer.echo(json.dumps(clean(value), ensure_ascii=False, indent=1, default=str))
+    typer.echo(json.dumps(json_safe(value), ensure_ascii=False, indent=1, default=str))
 
 
-def clean(value: Any) -> Any:
+def json_safe(value: Any) -> Any:
     """The value without NaN and infinities, which are no JSON."""
     if isinstance(value, dict):
-        return {str(key): clean(part) for key, part in value.items()}
+        return {str(key): json_safe(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [clean(part) for part in value]
+        return [json_safe(part) for part in value]
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return None
     return value.item() if hasattr(value, "item") else value
 
 
-def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
     """Rows under headers."""
     if not sys.stdout.isatty():
         for row in [list(headers), *rows]:
@@ -46,15 +46,15 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], title: str = ""
     from rich.markup import escape
     from rich.table import Table
 
-    shown = Table(title=escape(title) or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    grid = Table(title=escape(title) or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for header in headers:
-        shown.add_column(header)
+        grid.add_column(header)
     for row in texts:
-        shown.add_row(*(escape(cell) for cell in row), style=COLOURS.get(row[0], ""))
-    rich(shown)
+        grid.add_row(*(escape(cell) for cell in row), style=COLOURS.get(row[0], ""))
+    print_rich(grid)
 
 
-def rich(what: Any) -> None:
+def print_rich(what: Any) -> None:
     """Anything Rich can draw; in a pipe without colours and wide enough that nothing wraps."""
     from rich.console import Console
 

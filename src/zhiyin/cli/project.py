@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from zhiyin.store.database import Store
 
 # Names the store of a training that the service starts: an address may hold a password, which arguments would show.
-STORE = "ZHIYIN_STORE"
-SHELF = ["Random", "Popular", "ItemKNN", "Transitions", "EASE", "ALS"]
+STORE_VARIABLE = "ZHIYIN_STORE"
+DEFAULT_MODELS = ["Random", "Popular", "ItemKNN", "Transitions", "EASE", "ALS"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Project:
         """Where the service keeps events: [service] store, unless the environment says otherwise by ZHIYIN_STORE."""
         from zhiyin.data.project_config import store_address
 
-        return os.environ.get(STORE) or store_address(self.config, self.home)
+        return os.environ.get(STORE_VARIABLE) or store_address(self.config, self.home)
 
     def store_snapshot(self) -> Heard | None:
         """What the project's store holds; None where there is no store. Raises MissingExtraError without its extra."""
@@ -88,13 +88,13 @@ class Project:
         tables: dict[str, dict[str, Any]] = {}
         for name, settings in self.config.models.items():
             tables[model_class(name).__name__] = settings
-        made = []
+        instances = []
         for text in texts or self.config.train.models:
             name, _, rest = text.partition(":")
             rest = ",".join(filter(None, [rest, *(params or [])]))
             own = tables.get(model_class(name.strip()).__name__)
-            made.append(parse(f"{name}:{rest}" if rest else name, own))
-        return made
+            instances.append(parse(f"{name}:{rest}" if rest else name, own))
+        return instances
 
     def splits(self, data: Dataset) -> Split | list[Split]:
         """What is learned from and what is judged by, as the settings say."""
@@ -124,7 +124,7 @@ def open_project(
     from zhiyin.data.project_config import load_config
 
     config = load_config(path)
-    assume_in(config, assume)
+    apply_assumptions(config, assume)
     return project_of(config, path.parent, seed, threads)
 
 
@@ -147,7 +147,7 @@ def project_of(config: Config, home: Path, seed: int | None = None, threads: int
     return Project(config, home, Run(seed=seed, threads=threads or config.run.threads, device=config.run.device))
 
 
-def settle(
+def config_of_sources(
     source: str | None,
     items: str | None,
     users: str | None,
@@ -164,30 +164,30 @@ def settle(
     from zhiyin.data.source_discovery import find_sources
 
     config = Config()
-    assume_in(config, assume)
-    found: str | list[str] = source if source is not None else "."
-    if "://" not in str(found) and not str(found).startswith("${"):
-        place = Path(str(found)).expanduser().resolve()
+    apply_assumptions(config, assume)
+    events: str | list[str] = source if source is not None else "."
+    if "://" not in str(events) and not str(events).startswith("${"):
+        place = Path(str(events)).expanduser().resolve()
         if place.is_dir():
             parts = find_sources(place, Dialect.of(config.read.model_dump()))
             for sentence in parts.notes:
                 typer.echo(sentence, err=True)
-            found = str(parts.events[0]) if len(parts.events) == 1 else [str(path) for path in parts.events]
+            events = str(parts.events[0]) if len(parts.events) == 1 else [str(path) for path in parts.events]
             items = items or (str(parts.items) if parts.items else None)
             users = users or (str(parts.users) if parts.users else None)
             links = links or (str(parts.links) if parts.links else None)
         elif place.exists():
-            found = str(place)
+            events = str(place)
         else:
             raise DataError("there is no such file or folder", file=source, remedy="check the path of the event log")
-    config.data.source, config.data.query = found, query
+    config.data.source, config.data.query = events, query
     config.data.items = _absolute(items)
     config.data.users = _absolute(users)
     config.data.links = _absolute(links)
     return config
 
 
-def assume_in(config: Config, given: Sequence[str] | None) -> None:
+def apply_assumptions(config: Config, given: Sequence[str] | None) -> None:
     """Set under [read] what `--assume KEY=VALUE` says. Raises ConfigError for what cannot be assumed."""
     from zhiyin.data.dialect import Dialect, parse_assumption
 
@@ -223,6 +223,8 @@ def make_relative(config: Config, home: Path) -> None:
         setattr(config.data, part, relative(getattr(config.data, part)))
 
 
-def short(findings: Sequence[Finding], level: Sequence[str] = ("error", "warning")) -> list[str]:
+def finding_lines(findings: Sequence[Finding], level: Sequence[str] = ("error", "warning")) -> list[str]:
     """Findings of these levels, a line each."""
-    return [f"{found.severity}: {found.name}: {found.message}" for found in findings if found.severity in level]
+    return [
+        f"{finding.severity}: {finding.name}: {finding.message}" for finding in findings if finding.severity in level
+    ]

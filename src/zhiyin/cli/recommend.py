@@ -48,7 +48,7 @@ def recommend(
     """
     import polars as pl
 
-    from zhiyin.cli.list_output import deliver, find_model, forgotten_since, listed
+    from zhiyin.cli.list_output import find_model, forgotten_since, split_ids, write_list
     from zhiyin.cli.output import print_json, say
     from zhiyin.core.run import Run
     from zhiyin.data.catalogue import Catalogue
@@ -61,11 +61,11 @@ def recommend(
         raise ConfigError("for whom?", remedy="name users, or --history a,b,c, or --all")
     folder = find_model(model, config)
     loaded = load(folder)
-    for what, ids, asked in (
+    for what, ids, raw_ids in (
         ("user", loaded.context_.user_ids, users),
-        ("item", loaded.context_.item_ids, listed(history)),
+        ("item", loaded.context_.item_ids, split_ids(history)),
     ):
-        unknown = [raw for raw, code in zip(asked or [], ids.encode(asked or [])) if code < 0]
+        unknown = [raw for raw, code in zip(raw_ids or [], ids.encode(raw_ids or [])) if code < 0]
         for raw in unknown[:5]:
             say(f"{what} {raw!r} is not known to the model" + (": a stranger's list" if what == "user" else ""))
     named = [str(user) for user in (loaded.context_.user_ids.values if everyone else users or [])]
@@ -91,17 +91,17 @@ def recommend(
             )
         whom = [user for user in loaded.context_.user_ids.values if str(user) not in forgotten] if forgotten else None
         frame = answers.ask_many(whom, k, filter=filter, exclude_seen=seen, diversity=variety, balance=balance)
-        deliver(frame, "item", folder, output, json)
+        write_list(frame, "item", folder, output, json)
         return
-    found = []
+    answers_by_user = []
     for user in users or ["visitor"]:
         request = Request(
             user=None if history is not None or user in forgotten else user,
-            history=None if history is None else listed(history),
+            history=None if history is None else split_ids(history),
             k=k,
             filter=filter,
-            include=listed(allow),
-            exclude=listed(deny) or (),
+            include=split_ids(allow),
+            exclude=split_ids(deny) or (),
             pins=_pins(pin),
             exclude_seen=seen,
             diversity=variety,
@@ -109,18 +109,18 @@ def recommend(
             context=given,
             explain=explain,
         )
-        found.append((user, answers.ask(request)))
+        answers_by_user.append((user, answers.ask(request)))
     if explain and output is None:
         titles: dict[Any, str] = {}
         if catalogue is not None and catalogue.titles is not None:
             titles = dict(zip(catalogue.items["id"], catalogue.titles["title"], strict=True))
         if json:
-            print_json([_said(user, answer, language, titles) for user, answer in found])
+            print_json([_answer_json(user, answer, language, titles) for user, answer in answers_by_user])
         else:
-            for user, answer in found:
+            for user, answer in answers_by_user:
                 _show(user, answer, language, titles)
         return
-    rows = [(user, item, score, rank) for user, answer in found
+    rows = [(user, item, score, rank) for user, answer in answers_by_user
             for rank, (item, score) in enumerate(zip(answer.items, answer.scores), 1)]  # fmt: skip
     kinds: dict[str, Any] = {
         "user": pl.String,
@@ -128,7 +128,7 @@ def recommend(
         "score": pl.Float32,
         "rank": pl.Int32,
     }
-    deliver(pl.DataFrame(rows, schema=kinds, orient="row"), "item", folder, output, json)
+    write_list(pl.DataFrame(rows, schema=kinds, orient="row"), "item", folder, output, json)
 
 
 def _context(texts: list[str] | None) -> tuple[dict[str, Any], dict[str, type]]:
@@ -155,7 +155,7 @@ def _pins(texts: list[str] | None) -> dict[int, str]:
     return pins
 
 
-def _said(user: str, answer: Answer, language: str, titles: dict[Any, str]) -> dict[str, Any]:
+def _answer_json(user: str, answer: Answer, language: str, titles: dict[Any, str]) -> dict[str, Any]:
     why = [{**reason.to_dict(), "sentence": reason.sentence(language, titles)} for reason in answer.reasons]
     return {
         "user": user,
@@ -167,10 +167,10 @@ def _said(user: str, answer: Answer, language: str, titles: dict[Any, str]) -> d
 
 
 def _show(user: str, answer: Answer, language: str, titles: dict[Any, str]) -> None:
-    from zhiyin.cli.output import say, table
+    from zhiyin.cli.output import print_table, say
 
     rows = [[rank, item, titles.get(item, ""), reason.sentence(language, titles)]
             for rank, (item, reason) in enumerate(zip(answer.items, answer.reasons), 1)]  # fmt: skip
-    table(["rank", "item", "title", "why"], rows, f"for {user}, by {answer.method}")
+    print_table(["rank", "item", "title", "why"], rows, f"for {user}, by {answer.method}")
     for row in answer.removed:
         say(f"{row['item']} {titles.get(row['item'], '')}: removed ({row['rule']})")

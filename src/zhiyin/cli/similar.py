@@ -26,9 +26,9 @@ def similar(
       zhiyin similar 50
       zhiyin similar 50 181 -k 5 --model models/als --json
     """
-    from zhiyin.cli.list_output import deliver, find_model
+    from zhiyin.cli.list_output import find_model, write_list
     from zhiyin.core.run import Run
     from zhiyin.models.loading import load
 
     folder = find_model(model, config)
-    deliver(load(folder).similar(items, k, run=Run(threads=threads)), "similar", folder, output, json)
+    write_list(load(folder).similar(items, k, run=Run(threads=threads)), "similar", folder, output, json)

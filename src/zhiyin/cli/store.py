@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # Rows that are named where many are left out.
-SHOWN = 20
+MAX_LISTED_ROWS = 20
 app = typer.Typer(
     help="The store of events, items, users and lists.", no_args_is_help=True, rich_markup_mode=None
 )  # fmt: skip
@@ -29,15 +29,15 @@ def info(config: ConfigFile = CONFIG, json: Json = False) -> None:
       zhiyin store info
       zhiyin store info --json
     """
-    from zhiyin.cli.output import print_json, table
+    from zhiyin.cli.output import print_json, print_table
 
-    with _store(config) as store:
-        found: dict[str, Any] = {"store": store.address, **store.info()}
+    with _opened_store(config) as store:
+        facts: dict[str, Any] = {"store": store.address, **store.info()}
         if store.path is not None:
-            found["megabytes"] = round(store.path.stat().st_size / 1e6, 1)
+            facts["megabytes"] = round(store.path.stat().st_size / 1e6, 1)
     for name in ("first event", "last event"):
-        found[name] = _moment(found[name])
-    print_json(found) if json else table(("what", "value"), list(found.items()))
+        facts[name] = _utc_text(facts[name])
+    print_json(facts) if json else print_table(("what", "value"), list(facts.items()))
 
 
 @app.command()
@@ -102,10 +102,10 @@ def load(
                 remedy="declare another type: PUT /v1/schema or [schema], or leave such rows out: --skip",
             )
         new = checked.load(store, folder, project.run)
-        for misfit in checked.misfits[:SHOWN]:
+        for misfit in checked.misfits[:MAX_LISTED_ROWS]:
             say(f"left out: {misfit.table} {misfit.key!r}: {misfit.reason}")
-        if len(checked.misfits) > SHOWN:
-            say(f"left out: {len(checked.misfits) - SHOWN:,} more rows")
+        if len(checked.misfits) > MAX_LISTED_ROWS:
+            say(f"left out: {len(checked.misfits) - MAX_LISTED_ROWS:,} more rows")
         say(f"{new:,} new events")
     finally:
         store.close()
@@ -123,7 +123,7 @@ def backup(
     """
     from zhiyin.cli.output import say
 
-    with _store(config) as store:
+    with _opened_store(config) as store:
         say(f"the store is copied to {store.backup(file)}")
 
 
@@ -143,13 +143,13 @@ def restore(
     from zhiyin.cli.output import say
     from zhiyin.cli.project import open_project
     from zhiyin.core.errors import ConfigError
-    from zhiyin.store.restore import restore as put_back
+    from zhiyin.store.restore import restore as restore_backup
 
     project = open_project(config)
     address = project.store_address
     if "://" in address and not address.startswith("sqlite:///"):
         raise ConfigError("a PostgreSQL store is restored by pg_restore", remedy="or load an export: zhiyin store load")
-    aside, again = put_back(address.removeprefix("sqlite:///"), file, project.run)
+    aside, again = restore_backup(address.removeprefix("sqlite:///"), file, project.run)
     say(f"the store is as it was in {file}")
     if aside is not None:
         say(f"the store before is kept in {aside}")
@@ -172,7 +172,7 @@ def drop(
     """
     import time
 
-    from zhiyin.cli.forget import be_sure
+    from zhiyin.cli.forget import confirm_removal
     from zhiyin.cli.output import say
     from zhiyin.cli.project import open_project, open_store
     from zhiyin.core.durations import microseconds
@@ -182,21 +182,21 @@ def drop(
     store = open_store(project)
     try:
         if not yes:
-            be_sure(f"Remove what is from before {_moment(moment)} from {store.address}?")
-        gone = {}
+            confirm_removal(f"Remove what is from before {_utc_text(moment)} from {store.address}?")
+        n_dropped = {}
         for what, parts in (("events", store.dropping(moment)), ("lists", store.dropping_lists(moment))):
-            gone[what] = 0
+            n_dropped[what] = 0
             with project.run.bar(f"Dropping {what}", None) as advance:
                 for part in parts:
-                    gone[what] += part
+                    n_dropped[what] += part
                     advance(part)
-        say(f"{gone['events']:,} events and {gone['lists']:,} lists were dropped")
+        say(f"{n_dropped['events']:,} events and {n_dropped['lists']:,} lists were dropped")
     finally:
         store.close()
 
 
 @contextmanager
-def _store(config: Path) -> Iterator[Any]:
+def _opened_store(config: Path) -> Iterator[Any]:
     from zhiyin.cli.project import open_project, open_store
 
     store = open_store(open_project(config))
@@ -206,7 +206,7 @@ def _store(config: Path) -> Iterator[Any]:
         store.close()
 
 
-def _moment(time: int | None) -> str | None:
+def _utc_text(time: int | None) -> str | None:
     from datetime import UTC, datetime
 
     return None if time is None else datetime.fromtimestamp(time / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

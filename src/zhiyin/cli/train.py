@@ -48,7 +48,7 @@ def train(
       zhiyin train --budget 10m
     """
     from zhiyin.cli.output import duration, print_json, say
-    from zhiyin.cli.project import open_project, short
+    from zhiyin.cli.project import finding_lines, open_project
     from zhiyin.core.params import settings_of
     from zhiyin.core.registry import label
     from zhiyin.data.catalogue import Catalogue
@@ -62,36 +62,36 @@ def train(
             raise ConfigError("--budget chooses the models itself", remedy="name models, or a budget, not both")
         train_within(project, budget, output, force, json, store=not no_store)
         return
-    made = project.models(models, param)
+    instances = project.models(models, param)
     data = project.data(store=not no_store)
     say(repr(data))
-    for line in short(examine(data, project.config.split.test)):
+    for line in finding_lines(examine(data, project.config.split.test)):
         say(line)
     folder = output or project.home / project.config.train.output
-    told: list[dict[str, Any]] = []
+    trained: list[dict[str, Any]] = []
     places: list[Path] = []
-    for model in made:
+    for model in instances:
         begun = time.perf_counter()
-        place = _free(folder / type(model).__name__.lower(), places)
+        place = _unused_folder(folder / type(model).__name__.lower(), places)
         places.append(place)
         checkpoint = folder / ".checkpoints" / place.name
         model.fit(data, replace(project.run, checkpoint=checkpoint, checkpoint_every="2m"))
         seconds = time.perf_counter() - begun
         model.save(place)
-        said = {"model": type(model).__name__, "settings": settings_of(model), "path": str(place)}
-        told.append({**said, "seconds": seconds})
+        entry = {"model": type(model).__name__, "settings": settings_of(model), "path": str(place)}
+        trained.append({**entry, "seconds": seconds})
         say(f"{label(model)}: fitted in {duration(seconds)}, saved in {place}")
     Catalogue.of(data).save(folder)
     if json:
-        print_json(told)
+        print_json(trained)
     else:
         user = data.user_ids.values[0]
         say(f"next: zhiyin evaluate, or zhiyin recommend {user} --model {places[0]}")
 
 
-def _free(place: Path, taken: list[Path]) -> Path:
+def _unused_folder(place: Path, used_folders: list[Path]) -> Path:
     """The place, or the next of its name when one model is trained twice with different settings."""
     number, free = 2, place
-    while free in taken:
+    while free in used_folders:
         free, number = place.with_name(f"{place.name}-{number}"), number + 1
     return free

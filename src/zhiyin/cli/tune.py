@@ -38,8 +38,8 @@ def tune(
     from zhiyin.evaluation.tuning import tune as search
 
     project = open_project(config, seed, threads, assume)
-    made, settings = project.models([model])[0], project.config.tune
-    name = type(made).__name__
+    instance, settings = project.models([model])[0], project.config.tune
+    name = type(instance).__name__
     parts = project.splits(project.data(store=not no_store))
     train = parts[0].train if isinstance(parts, list) else parts.train
     storage = project.home / ".zhiyin" / f"tune-{name.lower()}.db"
@@ -47,8 +47,8 @@ def tune(
     if not resume:
         storage.unlink(missing_ok=True)
     limit = timeout or settings.timeout
-    found = search(
-        made,
+    result = search(
+        instance,
         train,
         metric=settings.metric,
         trials=trials or settings.trials,
@@ -58,15 +58,15 @@ def tune(
         storage=storage,
         run=project.run,
     )
-    best: dict[str, Any] = dict(found.best)
+    best: dict[str, Any] = dict(result.best)
     lines = table_lines(name, best)
     if write:
-        _put(config, name, best)
+        _write_settings(config, name, best)
         say(f"wrote [models.{name}] in {config}")
     if json:
-        print_json(found.to_json())
+        print_json(result.to_json())
         return
-    say(f"{name}: {settings.metric} {found.value:.4f} on the validation window")
+    say(f"{name}: {settings.metric} {result.value:.4f} on the validation window")
     typer.echo("\n".join(lines))
     if not write:
         say(f"next: put these lines into {config} (or run again with --resume --write), then zhiyin evaluate")
@@ -78,7 +78,7 @@ def table_lines(name: str, settings: dict[str, Any]) -> list[str]:
     return [f"[models.{name}]", *written]
 
 
-def _put(config: Path, name: str, settings: dict[str, Any]) -> None:
+def _write_settings(config: Path, name: str, settings: dict[str, Any]) -> None:
     """Set hyperparameters in the file, line by line: its comments and everything else stay as they are."""
     from zhiyin.data.project_config import load_config
 
