@@ -22,26 +22,13 @@ from typing import Any
 
 import polars as pl
 
-from zhiyin.core.errors import ConfigError, DataError, nearest
+from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.data.booleans import to_boolean, to_booleans
 from zhiyin.data.timestamps import to_microseconds
+from zhiyin.data.type_names import DESCRIPTIONS, HIDDEN, TABLES, VECTOR, parse_type
 
-TABLES = ("items", "users")
-# What each type holds, as messages say it. `piped`: texts in one text, as files write them: "drama|comedy".
-DESCRIPTIONS = {
-    "bool": "true or false", "int": "a whole number", "number": "a number", "text": "a text",
-    "date": "a date such as 2024-12-31", "time": "a time such as 2024-12-31T18:00:00Z",
-    "texts": "a list of texts", "piped": "texts parted by |", "numbers": "a list of numbers", "vector": "a vector",
-}  # fmt: skip
-# A column of the service that says whether an item is shown; it is always of this type and no part of the catalogue.
-HIDDEN = "hidden"
-# Columns of a table at most, learned ones aside.
-MOST_COLUMNS = 1_000
 # A text column of the catalogue holds several values where at least this share of its texts has a bar.
 PIPED_SHARE = 0.01
-_VECTOR = re.compile(r"vector(?:\(([1-9][0-9]{0,4})\))?")
-# A regular expression of all types, as `parse_type` reads them.
-TYPE_PATTERN = rf"({'|'.join(DESCRIPTIONS)}|vector\([1-9][0-9]{{0,4}}\))"
 _TITLES = re.compile(r"(.*[ _])?(title|name|product|description)|.*title.*", re.IGNORECASE)
 _KINDS = {"int": "number", "date": "time", "piped": "texts", "vector": "numbers"}
 _UTC = pl.Datetime("us", "UTC")
@@ -59,15 +46,6 @@ _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _LARGEST = 2**63
 
 
-def parse_type(text: Any, column: str) -> str:
-    """A type as it is written. Raises ConfigError that names the column for what is none."""
-    if isinstance(text, str) and (text in DESCRIPTIONS or _VECTOR.fullmatch(text)):
-        return text
-    known = [*DESCRIPTIONS, "vector(64)"]
-    remedy = nearest(text, known) if isinstance(text, str) else "one of " + ", ".join(known)
-    raise ConfigError(f"column {column!r}: {str(text)[:80]!r} is no type", column=column, remedy=remedy)
-
-
 def base_of(type: str) -> str:
     """A type without its width: "vector" of "vector(64)"."""
     return type.partition("(")[0]
@@ -75,7 +53,7 @@ def base_of(type: str) -> str:
 
 def describe(type: str) -> str:
     """What a column of a type holds, in words."""
-    found = _VECTOR.fullmatch(type)
+    found = VECTOR.fullmatch(type)
     return f"a list of {found[1]} numbers" if found and found[1] else DESCRIPTIONS[base_of(type)]
 
 
@@ -202,7 +180,7 @@ def _numbers(value: Any, type: str) -> list[float]:
 def _vector(value: Any, type: str) -> list[float]:
     if not isinstance(value, list):
         raise ValueError
-    numbers, width = [_number(part) for part in value], _VECTOR.fullmatch(type)
+    numbers, width = [_number(part) for part in value], VECTOR.fullmatch(type)
     if width is not None and width[1] and len(numbers) != int(width[1]):
         raise ValueError
     return numbers

@@ -20,6 +20,7 @@ import numpy as np
 import polars as pl
 
 from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.core.limits import LARGEST_VALUE
 from zhiyin.data.timestamps import TimePolicy
 
 # The kind of an event that names none.
@@ -37,9 +38,6 @@ KNOWN_KINDS = frozenset(KIND_WEIGHTS) | {
     "detail", "pageview", "page_view", "search", "impression", "checkin", "check_in", "download", "save",
 }  # fmt: skip
 
-# The largest value of an event, of either sign: the largest safe integer of I-JSON (RFC 7493). No float64 lies between
-# it and the next whole number, so that values written as JSON, as text and as floats have one bound.
-LARGEST_VALUE = 2**53 - 1
 LARGEST_WEIGHT = 1e6  # squares and sums of weights stay far from the end of a float32
 _COMPARE = {"<=": operator.le, ">=": operator.ge, "==": operator.eq, "<": operator.lt, ">": operator.gt}
 _RULE = re.compile(r"\s*(?P<name>[^<>=]+?)\s*(?:(?P<compare><=|>=|==|<|>)\s*(?P<number>-?\d+(?:\.\d+)?))?\s*")

@@ -23,11 +23,12 @@ from zhiyin.core.atomic_files import write_whole
 from zhiyin.core.durations import is_duration, microseconds
 from zhiyin.core.errors import ConfigError, nearest
 from zhiyin.core.params import Param
-from zhiyin.data.catalogue_schema import CatalogueSchema, parse_type
+from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.event_schema import LARGEST_WEIGHT
 from zhiyin.data.sql_query import QueryLimit
 from zhiyin.data.store_log import Heard
+from zhiyin.data.type_names import parse_type
 
 FILE_NAME = "zhiyin.toml"
 # Sections whose keys are names: of kinds, models, rules, placements.

@@ -11,13 +11,14 @@ import numpy as np
 import polars as pl
 
 from zhiyin.core.errors import DataError, nearest
+from zhiyin.core.limits import LARGEST_VALUE
 from zhiyin.core.run import Run, log
 from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.data.column_roles import Roles
 from zhiyin.data.dataset import Dataset, empty_quarantine
 from zhiyin.data.dialect import Dialect, Findings
 from zhiyin.data.entity_table import KEYS, Description
-from zhiyin.data.event_schema import LARGEST_VALUE, NO_KIND, EventSchema, beyond_values
+from zhiyin.data.event_schema import NO_KIND, EventSchema, beyond_values
 from zhiyin.data.ids import match_spelling
 from zhiyin.data.role_inference import guess_links, guess_roles, ignored
 from zhiyin.data.source_discovery import find_sources

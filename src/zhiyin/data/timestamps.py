@@ -15,9 +15,9 @@ import time
 import polars as pl
 
 from zhiyin.core.durations import SECOND, UNITS
+from zhiyin.core.limits import EARLIEST, LATEST
 
-# Whole numbers are read by their size: each unit has a range of its own between the years 1971 and 2128.
-EARLIEST, LATEST = 31_536_000 * SECOND, 5_000_000_000 * SECOND
+# Whole numbers are read by their size: each unit has a range of its own between EARLIEST and LATEST.
 _UNITS = {"seconds": 1, "milliseconds": 1_000, "microseconds": 1_000_000, "nanoseconds": 1_000_000_000}
 _SAMPLE = 1_000
 

@@ -10,18 +10,18 @@ import numpy as np
 
 from zhiyin.core.errors import ConfigError, nearest
 from zhiyin.core.html_table import html_table
+from zhiyin.core.limits import MAX_IDS, MAX_ITEMS
 from zhiyin.core.params import whole_number
 from zhiyin.data.histories import Histories
 from zhiyin.data.ids import id_list
 from zhiyin.pipeline.explanations import Reason
 from zhiyin.pipeline.exploration import OneSlot, Policy
-from zhiyin.pipeline.rules import MAX_ITEMS, Boost
+from zhiyin.pipeline.rules import Boost
 from zhiyin.ranking.examples import ItemFeatures
 
 DIVERSITY_METHODS = ("none", "mmr", "dpp", "calibrate")
-# Most ids in a list of a request, and most that are left out in all: by a request, by its placement, and as shown
-# before on the same page.
-MAX_IDS, MAX_EXCLUDED = 10_000, 50_000
+# Ids that are left out in all, at most: by a request, by its placement, and as shown before on the same page.
+MAX_EXCLUDED = 50_000
 
 # Whose features, as the ranker read them, may be asked for.
 FEATURES = ("none", "shown", "all")

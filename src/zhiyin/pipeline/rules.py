@@ -21,13 +21,12 @@ from typing import Any
 
 from zhiyin.core.durations import microseconds
 from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.core.limits import MAX_ITEMS
 from zhiyin.core.params import param, params_of, shortened
 from zhiyin.data.ids import Ids
 from zhiyin.pipeline.filters import Filters
 from zhiyin.pipeline.rulebook import Rulebook
 
-# Items of a list at most, so also the last slot.
-MAX_ITEMS = 1_000
 # The longest window of a frequency cap.
 MAX_WINDOW_SECONDS = 90 * 86_400.0
 

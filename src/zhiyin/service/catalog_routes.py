@@ -9,6 +9,8 @@ import numpy as np
 from fastapi import APIRouter, Query, Request
 
 from zhiyin.core.errors import DataError, ZhiyinError
+from zhiyin.core.limits import MAX_ID_CHARS
+from zhiyin.core.texts import text
 from zhiyin.service.errors import RefusedError
 from zhiyin.service.list_service import next_page, unpacked
 from zhiyin.service.openapi_description import REFUSALS
@@ -25,7 +27,7 @@ from zhiyin.service.route_dependencies import (
     names,
 )
 from zhiyin.service.version_view import plain
-from zhiyin.store.records import MAX_ID_CHARS, columns, text
+from zhiyin.store.records import columns
 
 # Lines of one request, and those told of that were rejected.
 LINES, TOLD = 10_000, 100

@@ -11,7 +11,8 @@ from typing import Any
 
 from zhiyin.core.errors import DataError
 from zhiyin.data.catalogue import Catalogue
-from zhiyin.data.catalogue_schema import TABLES, CatalogueSchema
+from zhiyin.data.catalogue_schema import CatalogueSchema
+from zhiyin.data.type_names import TABLES
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.service.schema_keeper import SchemaKeeper, convert_rows
 from zhiyin.store.column_types import add_first, types_of

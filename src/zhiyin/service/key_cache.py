@@ -18,10 +18,11 @@ from pathlib import Path
 
 from zhiyin.core.durations import UNITS, microseconds
 from zhiyin.core.errors import ConfigError, ZhiyinError, nearest
+from zhiyin.core.limits import MAX_LIFETIME_MICROSECONDS
 from zhiyin.core.run import log
 from zhiyin.core.tokens import key_hash
 from zhiyin.service.set_aside import SetAside
-from zhiyin.store.access_keys import MAX_LIFETIME_MICROSECONDS, AccessKey, KeyTable
+from zhiyin.store.access_keys import AccessKey, KeyTable
 from zhiyin.store.database import Store
 
 # What a key may do: read lists and histories, bring events, sign tokens for pages, do all and see the inside.

@@ -16,7 +16,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from zhiyin.core.errors import ConfigError, ZhiyinError
+from zhiyin.core.limits import MAX_ID_CHARS
 from zhiyin.core.run import log
+from zhiyin.core.texts import text
 from zhiyin.data.project_config import parse_usable, read_text
 from zhiyin.pipeline.answers import Answers
 from zhiyin.pipeline.request import Request
@@ -24,7 +26,6 @@ from zhiyin.pipeline.rules import Boost
 from zhiyin.service.request_models import ListOptions, Setting
 from zhiyin.service.set_aside import SetAside
 from zhiyin.store.database import Store
-from zhiyin.store.records import MAX_ID_CHARS, text
 
 TABLE, DEFAULT, MOST = "placements", "default", 1_000
 _FILE, _HTTP = "file", "http"

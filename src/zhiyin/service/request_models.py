@@ -16,14 +16,21 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from zhiyin.core.durations import SECOND, pattern_of
 from zhiyin.core.errors import ConfigError, DataError
+from zhiyin.core.limits import (
+    EARLIEST,
+    LARGEST_VALUE,
+    LATEST,
+    MAX_COLUMNS,
+    MAX_ID_CHARS,
+    MAX_IDS,
+    MAX_INTEGER,
+    MAX_ITEMS,
+    MAX_KIND_CHARS,
+    MAX_LIFETIME_MICROSECONDS,
+)
+from zhiyin.core.texts import text
 from zhiyin.core.tokens import LIFE
-from zhiyin.data.catalogue_schema import HIDDEN, TYPE_PATTERN, parse_type
-from zhiyin.data.event_schema import LARGEST_VALUE
-from zhiyin.data.timestamps import LATEST
-from zhiyin.pipeline.request import MAX_IDS
-from zhiyin.pipeline.rules import MAX_ITEMS
-from zhiyin.store.access_keys import MAX_LIFETIME_MICROSECONDS as KEY_LIFE
-from zhiyin.store.records import MAX_COLUMNS, MAX_ID_CHARS, MAX_INTEGER, MAX_KIND_CHARS, TIME_POLICY, text
+from zhiyin.data.type_names import HIDDEN, TYPE_PATTERN, parse_type
 
 # Events of one request; widgets of a page; a page token's characters; columns asked for; characters of a text of the
 # context; characters of a filter.
@@ -101,7 +108,7 @@ Moment = Annotated[int, Field(ge=0, le=7_258_118_400_000_000), BeforeValidator(_
 Version = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
 Language = Literal["en", "zh"]
 Variety = Literal["none", "mmr", "dpp", "calibrate"]
-_TOKEN_LIFE, _KEY_LIFE = pattern_of(SECOND, LIFE * SECOND), pattern_of(1, KEY_LIFE)
+_TOKEN_LIFE, _KEY_LIFE = pattern_of(SECOND, LIFE * SECOND), pattern_of(1, MAX_LIFETIME_MICROSECONDS)
 TokenLife = Annotated[str, _duration(_TOKEN_LIFE, "from 1s to 7d"), Field(json_schema_extra={"pattern": _TOKEN_LIFE})]
 KeyLife = Annotated[str, _duration(_KEY_LIFE, "up to 100y"), Field(json_schema_extra={"pattern": _KEY_LIFE})]
 Pins = dict[Annotated[int, Field(ge=1, le=MAX_ITEMS), BeforeValidator(_slot)], Id]
@@ -120,7 +127,7 @@ class EventIn(Body):
     user: Id
     item: Id
     kind: Annotated[str, Field(min_length=1, max_length=MAX_KIND_CHARS, json_schema_extra=PLAIN)] | None = "event"
-    time: Annotated[int, Field(ge=TIME_POLICY.earliest, le=LATEST)] | None = None
+    time: Annotated[int, Field(ge=EARLIEST, le=LATEST)] | None = None
     value: Annotated[float, Field(ge=-LARGEST_VALUE, le=LARGEST_VALUE)] | None = None
     id: Id | None = None
     list_id: Id | None = None

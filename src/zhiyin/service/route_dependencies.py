@@ -16,14 +16,13 @@ from fastapi.responses import Response
 from pydantic import AfterValidator
 
 from zhiyin.core.errors import nearest
-from zhiyin.pipeline.rules import MAX_ITEMS
+from zhiyin.core.limits import MAX_ID_CHARS, MAX_ITEMS
 from zhiyin.service.errors import RefusedError
 from zhiyin.service.request_limits import Work
 from zhiyin.service.request_models import FIELDS, PLAIN, Filter, Id, Language, Page, Text
 from zhiyin.service.tenant import Tenant as Shop
 from zhiyin.service.visitors import Visitor, W
 from zhiyin.store.access_keys import AccessKey
-from zhiyin.store.records import MAX_ID_CHARS
 from zhiyin.store.traces import Trace
 
 # What stands in an address for a slash within an id, which routes would take for the end of it: of private use.

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from zhiyin.core.errors import DataError
-from zhiyin.data.catalogue_schema import TABLES, CatalogueSchema
+from zhiyin.data.catalogue_schema import CatalogueSchema
+from zhiyin.data.type_names import TABLES
 from zhiyin.store.column_types import StoredTypes, add_first, adopt, stored_types
 from zhiyin.store.database import COLUMN_TYPES, Store
 from zhiyin.store.records import columns

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter
 from pydantic import AfterValidator, Field
 
-from zhiyin.data.catalogue_schema import HIDDEN, MOST_COLUMNS, TABLES, CatalogueSchema
+from zhiyin.data.catalogue_schema import CatalogueSchema
+from zhiyin.data.type_names import HIDDEN, MOST_COLUMNS, TABLES
 from zhiyin.service.errors import RefusedError
 from zhiyin.service.openapi_description import REFUSALS
 from zhiyin.service.request_json import JsonRoute

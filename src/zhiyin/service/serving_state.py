@@ -18,7 +18,8 @@ from typing import Any
 
 from zhiyin.core.errors import DataError
 from zhiyin.core.run import log
-from zhiyin.data.catalogue_schema import TABLES, CatalogueSchema, describe
+from zhiyin.data.catalogue_schema import CatalogueSchema, describe
+from zhiyin.data.type_names import TABLES
 from zhiyin.pipeline.bundles import Bundle, Bundles
 from zhiyin.service.index_feed import IndexFeed
 from zhiyin.service.schema_keeper import Rows, SchemaKeeper

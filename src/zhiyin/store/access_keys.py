@@ -12,14 +12,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zhiyin.core.durations import UNITS
 from zhiyin.core.errors import ConfigError, nearest
 from zhiyin.core.tokens import key_id
 from zhiyin.store.database import Store, sa
 from zhiyin.store.tables import ACCESS_KEYS, MARKS
 
-# Keys of one shop at most; longest life of a key that has an end, in microseconds.
-MAX_KEYS, MAX_LIFETIME_MICROSECONDS = 100, 100 * UNITS["y"]
+# Keys of one shop.
+MAX_KEYS = 100
 # Begins the marks of what was added to a store once and is not to be added again.
 _IMPORT_MARK = "access keys"
 

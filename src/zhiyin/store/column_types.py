@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from zhiyin.core.errors import ConfigError, DataError
-from zhiyin.data.catalogue_schema import MOST_COLUMNS, TABLES, CatalogueSchema, parse_type
+from zhiyin.data.catalogue_schema import CatalogueSchema
+from zhiyin.data.type_names import MOST_COLUMNS, TABLES, parse_type
 from zhiyin.store.database import COLUMN_TYPES, Store
 
 _FIRST, _DECLARED = "first", "declared"

@@ -22,9 +22,11 @@ import polars as pl
 from zhiyin.core.atomic_files import whole_file
 from zhiyin.core.atomic_folders import whole_folder
 from zhiyin.core.errors import ConfigError, DataError, MissingExtraError
+from zhiyin.core.limits import MAX_ID_CHARS
 from zhiyin.core.run import Run, log
+from zhiyin.core.texts import text
 from zhiyin.store.errors import StoreAwayError, StoreFullError, plain_errors
-from zhiyin.store.records import MAX_ID_CHARS, Event, columns, events_from_rows, hash_of, text
+from zhiyin.store.records import Event, columns, events_from_rows, hash_of
 from zhiyin.store.tables import EVENTS, FORGOTTEN, IMPRESSIONS, LISTS, MARKS, VERSIONED_TABLES
 from zhiyin.store.traces import EVENT_COLUMNS, TraceTables
 

@@ -6,21 +6,20 @@ import dataclasses
 import hashlib
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from zhiyin.core.errors import DataError
+from zhiyin.core.limits import LARGEST_VALUE, MAX_COLUMNS, MAX_ID_CHARS, MAX_INTEGER, MAX_KIND_CHARS
+from zhiyin.core.texts import SURROGATE, text
 from zhiyin.core.uid import fresh_id
-from zhiyin.data.event_schema import LARGEST_VALUE, is_value
+from zhiyin.data.event_schema import is_value
 from zhiyin.data.timestamps import TimePolicy, wall_clock
 
-# Longest id, in characters; longest kind; most columns of an item or user, and bytes of all of them as JSON.
-MAX_ID_CHARS, MAX_KIND_CHARS, MAX_COLUMNS, MAX_COLUMNS_BYTES = 256, 64, 256, 256 * 1024
-# Which times are accepted, and the largest whole number of a column: up to it float64 holds every one.
-TIME_POLICY, MAX_INTEGER = TimePolicy(), 2**53
-# Control characters, and halves of characters, which no file can hold.
-_CONTROL, _HALF = re.compile(r"[\x00-\x1f\x7f]"), re.compile(r"[\ud800-\udfff]")
+# Bytes of all columns of an item or user, as JSON.
+MAX_COLUMNS_BYTES = 256 * 1024
+# Which times are accepted.
+TIME_POLICY = TimePolicy()
 
 
 def hash_of(user: str) -> str:
@@ -95,19 +94,6 @@ def validated_event(
     return event
 
 
-def text(value: Any, name: str, longest: int) -> str:
-    """A text of 1 to `longest` characters without control characters. Raises DataError that names the field."""
-    if type(value) is str and 1 <= len(value) <= longest and value.isprintable():  # nearly always
-        return value
-    if not isinstance(value, str) or not 1 <= len(value) <= longest or _CONTROL.search(value):
-        raise DataError(
-            f"{name} = {str(value)[:80]!r} is not right", column=name, remedy=f"a text of 1 to {longest} characters"
-        )
-    if not value.isascii() and _HALF.search(value):
-        raise DataError(f"{name} holds half a character", column=name, remedy="send valid Unicode")
-    return value
-
-
 def columns(value: Any, name: str = "columns") -> dict[str, Any]:
     """Columns of an item or user: names to texts, numbers, booleans, null, or lists of texts or numbers.
 
@@ -127,7 +113,7 @@ def columns(value: Any, name: str = "columns") -> dict[str, Any]:
         if any(isinstance(part, int | float) and abs(part) > MAX_INTEGER for part in many):
             raise DataError(f"column {key!r} holds a number too large", column=key, remedy="write it as a text")
         for part in many:
-            if isinstance(part, str) and ("\x00" in part or _HALF.search(part)):
+            if isinstance(part, str) and ("\x00" in part or SURROGATE.search(part)):
                 raise DataError(
                     f"column {key!r} holds half a character or NUL", column=key, remedy="send valid Unicode"
                 )

@@ -6,8 +6,8 @@ import uuid
 from typing import Any
 
 from zhiyin.core.errors import ConfigError, MissingExtraError
+from zhiyin.core.limits import MAX_ID_CHARS
 from zhiyin.core.run import log
-from zhiyin.store.records import MAX_ID_CHARS
 
 try:
     import sqlalchemy as sa

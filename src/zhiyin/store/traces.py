@@ -21,9 +21,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from zhiyin.core.errors import DataError, MissingExtraError
+from zhiyin.core.limits import MAX_ID_CHARS
 from zhiyin.core.run import log
+from zhiyin.core.texts import text
 from zhiyin.store.connection import Database
-from zhiyin.store.records import MAX_ID_CHARS, Event, events_from_rows, hash_of, text
+from zhiyin.store.records import Event, events_from_rows, hash_of
 from zhiyin.store.tables import EVENTS, FORGOTTEN, IMPRESSIONS, LISTS
 
 try:
