@@ -104,14 +104,14 @@ def test_a_version_that_was_refused_is_verified_again_only_when_it_has_changed(
         (tmp_path / "bundles" / "current").write_text("2\n")
         wait_for_looks(live, 5)
         assert verified == [2]
-        assert [entry.what for entry in live.set_aside()] == ["version 2"]
+        assert [entry.what for entry in live.health_issues()] == ["version 2"]
         assert live.now.version == 1
         (tmp_path / "whole").write_bytes(whole)
         (tmp_path / "whole").replace(file)  # at once: half a file would be looked at too
         until(lambda: live.now.version == 2)
         wait_for_looks(live, 2)
         assert verified == [2, 2]
-        assert live.set_aside() == []
+        assert live.health_issues() == []
 
 
 def test_a_first_version_is_taken_up_when_it_is_promoted(
@@ -121,7 +121,7 @@ def test_a_first_version_is_taken_up_when_it_is_promoted(
     shutil.copytree(home / "bundles", tmp_path / "bundles")
     (tmp_path / "bundles" / "current").unlink()
     with opened_live(tmp_path) as live:
-        assert [entry.mend for entry in live.set_aside()] == ["zhiyin promote VERSION"]
+        assert [entry.remedy for entry in live.health_issues()] == ["zhiyin promote VERSION"]
         assert live.serving is None
         Bundles(tmp_path / "bundles").promote(2)
         until(lambda: live.serving is not None)
@@ -144,7 +144,7 @@ def test_damaged_versions_are_not_verified_again_and_again_where_none_can_answer
         monkeypatch.setattr(live.versions, "first", lambda number: [looks.append(number), first(number)][1])
         until(lambda: len(looks) > 3)
         assert verified == [1]
-        assert [entry.what for entry in live.set_aside()] == ["version 1", "version 2", "all lists"]
+        assert [entry.what for entry in live.health_issues()] == ["version 1", "version 2", "all lists"]
         (tmp_path / "bundles" / "0001" / "model" / "more").unlink()
         until(lambda: live.serving is not None)
 
@@ -169,13 +169,13 @@ def test_a_version_that_the_system_refuses_to_read_is_tried_again(
     monkeypatch.setattr(np, "load", refused)
     refuses.set()
     with opened_live(tmp_path) as live:
-        first, _ = live.set_aside()
+        first, _ = live.health_issues()
         assert first.what == "version 1"
         assert os.strerror(number) in first.reason
-        assert "train" not in first.mend
+        assert "train" not in first.remedy
         refuses.clear()
         until(lambda: live.serving is not None)
-        assert live.set_aside() == []
+        assert live.health_issues() == []
 
 
 def test_pauses_between_tries_grow(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -302,7 +302,7 @@ def test_an_index_that_does_not_follow_the_log_is_found(
     opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = opened()
-    monkeypatch.setattr("zhiyin.service.index_feed.IndexFeed.look", lambda self, view: None)
+    monkeypatch.setattr("zhiyin.service.feature_index_updater.FeatureIndexUpdater.look", lambda self, view: None)
     event = {"user": "u1", "item": "i1", "time": TRAINED}
     assert client.post("/v1/events", json={"events": [event]}).json()["rejected"] == 0
     ask(client, "u1", TRAINED + DAY)

@@ -320,16 +320,16 @@ def test_a_file_cut_anywhere_is_set_aside(store: Store, tmp_path: Path) -> None:
         file.write_bytes(whole[:cut])
         keys, shown = Keys.open(store, file)
         assert not shown
-        assert [(entry.what, "delete" in entry.mend) for entry in keys.set_aside()] == [("keys.json", True)]
+        assert [(entry.what, "delete" in entry.remedy) for entry in keys.health_issues()] == [("keys.json", True)]
         assert opens(keys, old["read"]) == {"read"}
         assert opens(running, old["read"]) == {"read"}  # who answers already goes on
     for wrong in (b"[]", b"{}", b"null", b'{"read": 1, "events": 2, "admin": 3}', b"\xff", b"[" * 100_000):
         file.write_bytes(wrong)
-        assert Keys.open(store, file)[0].set_aside()
+        assert Keys.open(store, file)[0].health_issues()
     file.unlink()
     keys, _ = Keys.open(store, file)
     assert opens(keys, old["read"]) == {"read"}
-    assert not keys.set_aside()
+    assert not keys.health_issues()
     running.close()
 
 
@@ -351,12 +351,12 @@ def test_rows_that_are_no_keys_open_nothing_and_keep_no_other_out(store: Store, 
     assert opens(keys, shown["read"]) == {"read"}
     assert {key.name for key in keys.all()} == set(shown)
     assert sorted(keys.damaged) == sorted(bad)
-    assert [entry.reason for entry in keys.set_aside()] == ["8 rows in the store are damaged: they open nothing"]
+    assert [entry.reason for entry in keys.health_issues()] == ["8 rows in the store are damaged: they open nothing"]
     with pytest.raises(KeyConflictError):
         keys.add(bad[0], ["read"])
     for name in bad:
         assert keys.revoke(name).scopes == frozenset()
-    assert not keys.set_aside()
+    assert not keys.health_issues()
     assert {key.name for key in keys.all()} == set(shown)
 
 

@@ -205,6 +205,6 @@ def test_without_a_version_in_use(tmp_path: Path) -> None:
     try:
         with pytest.raises(NoVersionError, match="no version can answer"):
             live.view()
-        assert [entry.what for entry in live.set_aside()] == ["all lists"]
+        assert [entry.what for entry in live.health_issues()] == ["all lists"]
     finally:
         live.close()

@@ -158,8 +158,8 @@ def test_a_later_start_goes_on_with_the_settings_that_were_whole_last(
     damage(file, how)
     again = read_settings(file, needed=True)
     assert (again.config, again.answer_settings) == (good.config, good.answer_settings)
-    assert [entry.what for entry in again.set_aside] == ["zhiyin.toml"]
-    assert "the settings of 20" in again.set_aside[0].reason
+    assert [entry.what for entry in again.health_issues] == ["zhiyin.toml"]
+    assert "the settings of 20" in again.health_issues[0].reason
     with caplog.at_level(logging.ERROR, logger="zhiyin"):
         report(again)
     assert "zhiyin.toml is not used" in caplog.text
@@ -199,7 +199,7 @@ def test_a_restart_goes_on_with_the_text_of_the_last_start_whatever_was_set_asid
     (shop,) = opened(file)[0].shops
     assert shop.settings.rate == 8
     assert shop.live.options["rules"].filter == "price < 5"
-    told = {entry.what: entry.reason for entry in shop.set_aside()}
+    told = {entry.what: entry.reason for entry in shop.health_issues()}
     assert told.keys() >= {"zhiyin.toml", "[service] colour", "[rules] nonsense"}
     assert told["zhiyin.toml"].startswith("line 1: this is not TOML")
     assert not told["[service] colour"].startswith("line")  # zhiyin.toml has no such line any more
@@ -287,7 +287,7 @@ def test_a_worker_runs_with_the_settings_that_its_parent_read(tmp_path: Path) ->
     assert Plan.from_state(state) == plan
     (settings,) = Plan.from_state(state).settings()
     assert settings.config.service.rate == 7
-    assert [entry.what for entry in settings.set_aside] == ["[service] keep"]
+    assert [entry.what for entry in settings.health_issues] == ["[service] keep"]
 
 
 def test_no_settings_file_is_all_defaults(tmp_path: Path) -> None:
@@ -319,8 +319,8 @@ def test_any_values_under_any_keys_are_used_or_named() -> None:
             keys[section] = draw.sample(names, min(2, len(names)))
             lines += [f"[{section}]", *(f"{name} = {draw.choice(VALUES)}" for name in keys[section])]
         settings = settings_of(FILE, "\n".join(lines))
-        named = {entry.what for entry in settings.set_aside}
-        assert all(entry.reason and "zhiyin.toml" in entry.mend for entry in settings.set_aside)
+        named = {entry.what for entry in settings.health_issues}
+        assert all(entry.reason and "zhiyin.toml" in entry.remedy for entry in settings.health_issues)
         for key in keys.get("rules", ()):
             kept = getattr(settings.answer_settings["rules"], key, None)
             assert (f"[rules] {key}" in named) == (key in settings.answer_settings["unreadable"]), lines

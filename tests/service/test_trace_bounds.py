@@ -13,7 +13,7 @@ pytest.importorskip("fastapi")
 from zhiyin.data.project_config import ServiceSection
 from zhiyin.service.list_service import ListService
 from zhiyin.service.retention import RetentionJob
-from zhiyin.service.trace_request import LONG, TOO_LONG, TOO_MANY, Shares
+from zhiyin.service.trace_encoding import LONG, TOO_LONG, TOO_MANY, TraceQuota
 from zhiyin.store.database import Store
 from zhiyin.store.traces import Trace, TraceWriter, packed
 
@@ -76,7 +76,7 @@ def test_a_request_of_long_texts_is_a_digest(service: Any) -> None:
 def test_beyond_its_share_a_key_has_less_kept(service: Any) -> None:
     list_service: ListService = service.shop.list_service
     made = [kept(service, user="u3", k=20)[0]]
-    list_service.shares = Shares(of_key=1.0, of_all=1e9)  # a byte a second: however quick this is
+    list_service.trace_quota = TraceQuota(of_key=1.0, of_all=1e9)  # a byte a second: however quick this is
     made += [kept(service, user="u3", k=20)[0] for _ in range(5)]
     said = [replayed(service, answer) for answer in made]
     assert said[0]["same"]
@@ -90,12 +90,12 @@ def test_beyond_its_share_a_key_has_less_kept(service: Any) -> None:
 
 
 def test_shares_are_of_each_key_and_of_all() -> None:
-    shares = Shares(of_key=1_000, of_all=1_500)
-    assert shares.allow("a", 2_000)
-    assert not shares.allow("a", 10)
-    assert shares.allow("b", 1_000)
-    assert not shares.allow("b", 1_000)  # together they have had enough
-    assert not shares.allow("c", 10**9)
+    quota = TraceQuota(of_key=1_000, of_all=1_500)
+    assert quota.allow("a", 2_000)
+    assert not quota.allow("a", 10)
+    assert quota.allow("b", 1_000)
+    assert not quota.allow("b", 1_000)  # together they have had enough
+    assert not quota.allow("c", 10**9)
 
 
 def trace_of(n: int, size: int = 0) -> Trace:

@@ -56,7 +56,7 @@ def set_aside_items(config: Path) -> list[dict[str, str]]:
     from zhiyin.core.errors import MissingExtraError
 
     try:
-        from zhiyin.service.inspection import inspect_project
+        from zhiyin.service.project_inspection import inspect_project
 
         return [entry.as_json() for entry in inspect_project(config, os.environ.get(STORE_VARIABLE))]
     except MissingExtraError:

@@ -126,8 +126,8 @@ def _keys(config: Path) -> Iterator[Keys]:
     store = open_store(project, make=True)
     try:
         keys, _ = Keys.open(store, project.home / "keys.json", first=False)
-        for entry in keys.set_aside():
-            say(f"{entry.what}: {entry.reason}; {entry.mend}")
+        for entry in keys.health_issues():
+            say(f"{entry.what}: {entry.reason}; {entry.remedy}")
         for name in keys.damaged:
             say(f"damaged: {name!r}")
         yield keys

@@ -86,26 +86,26 @@ def load(
     from zhiyin.cli.project import open_project, open_store
     from zhiyin.core.errors import DataError
     from zhiyin.pipeline.bundles import Bundles
-    from zhiyin.service.import_check import check_rows, learned_types
+    from zhiyin.service.import_validation import learned_types, validate_import
 
     project = open_project(config)
     learned = learned_types(Bundles(project.home / project.config.train.output / "bundles"))
     store = open_store(project, make=True)
     try:
-        checked = check_rows(store, folder, learned, project.config.schema.types)
-        if checked.misfits and not skip:
-            first = checked.misfits[0]
+        checked = validate_import(store, folder, learned, project.config.schema.types)
+        if checked.invalid_rows and not skip:
+            first = checked.invalid_rows[0]
             raise DataError(
-                f"{len(checked.misfits):,} rows do not fit the types of their columns; "
+                f"{len(checked.invalid_rows):,} rows do not fit the types of their columns; "
                 f"the first, {first.table} {first.key!r}: {first.reason}",
                 file=folder / f"{first.table}.parquet",
                 remedy="declare another type: PUT /v1/schema or [schema], or leave such rows out: --skip",
             )
         new = checked.load(store, folder, project.run)
-        for misfit in checked.misfits[:MAX_LISTED_ROWS]:
-            say(f"left out: {misfit.table} {misfit.key!r}: {misfit.reason}")
-        if len(checked.misfits) > MAX_LISTED_ROWS:
-            say(f"left out: {len(checked.misfits) - MAX_LISTED_ROWS:,} more rows")
+        for row in checked.invalid_rows[:MAX_LISTED_ROWS]:
+            say(f"left out: {row.table} {row.key!r}: {row.reason}")
+        if len(checked.invalid_rows) > MAX_LISTED_ROWS:
+            say(f"left out: {len(checked.invalid_rows) - MAX_LISTED_ROWS:,} more rows")
         say(f"{new:,} new events")
     finally:
         store.close()

@@ -19,6 +19,7 @@ from zhiyin.core.tokens import TokenError, is_token, signer, verified
 from zhiyin.service import catalog_routes, event_routes, key_routes, list_routes, pages, placement_routes, schema_routes
 from zhiyin.service.errors import RefusedError, handle_errors
 from zhiyin.service.fast_path import FastPathMiddleware
+from zhiyin.service.health_issues import issues_json
 from zhiyin.service.key_cache import digest_of
 from zhiyin.service.log_format import access, loop_failed
 from zhiyin.service.metrics import PLAIN, Metrics
@@ -32,7 +33,6 @@ from zhiyin.service.route_dependencies import (
     check_query,
     json_response,
 )
-from zhiyin.service.set_aside import told
 from zhiyin.service.telemetry import Spans
 from zhiyin.service.tenant import Tenant as Shop
 from zhiyin.service.visitors import Visitor
@@ -211,7 +211,7 @@ def _state(app: FastAPI, keys: ScopeDependencies | None) -> None:
 
         def look() -> list[dict[str, Any]]:
             return [{"version": shop.live.serving and shop.live.serving.version, "events": shop.store.last,
-                     "waiting": shop.writer.waiting, **told(shop.set_aside())}
+                     "waiting": shop.writer.waiting, **issues_json(shop.health_issues())}
                     for shop in authenticator.shops]  # fmt: skip
 
         found = await authenticator.work.do(look)

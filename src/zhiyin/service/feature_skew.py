@@ -218,8 +218,8 @@ class SkewWatch:
         if found.lists:
             self._maxima.append(found.maximum)
             self.rows += found.rows
-        if found.left_out[DELETED] and list_service.live.feed is not None:
-            list_service.live.feed.stale = True
+        if found.left_out[DELETED] and list_service.live.index_updater is not None:
+            list_service.live.index_updater.stale = True
         if found.maximum > TOLERANCE:
             name, gap = found.worst(1)[0]
             if name not in self._warned:  # once for each feature

@@ -21,7 +21,7 @@ from zhiyin.core.errors import ConfigError, ZhiyinError, nearest
 from zhiyin.core.limits import MAX_LIFETIME_MICROSECONDS
 from zhiyin.core.run import log
 from zhiyin.core.tokens import key_hash
-from zhiyin.service.set_aside import SetAside
+from zhiyin.service.health_issues import HealthIssue
 from zhiyin.store.access_keys import AccessKey, KeyTable
 from zhiyin.store.database import Store
 
@@ -49,7 +49,7 @@ class Keys:
         self._keys: list[AccessKey] = []
         self._used: dict[str, int] = {}
         self._away, self._lock = False, threading.Lock()
-        self._old_file: SetAside | None = None
+        self._old_file: HealthIssue | None = None
         # Names of rows of the store that are no keys.
         self.damaged: list[str] = []
         # Seconds after which every process has looked for a change once more than it needs to.
@@ -67,15 +67,15 @@ class Keys:
         """
         table = KeyTable(store)
         now = int(time.time() * 1e6)
-        unreadable: SetAside | None = None
+        unreadable: HealthIssue | None = None
         if old is not None and old.exists():
             try:
                 added = table.bring(_old_keys(old, now))
                 if added:
                     log.info("keys: %d of %s are in the store now, and the file is no longer needed", added, old)
             except ConfigError as error:
-                unreadable = SetAside(old.name, error.message, error.remedy or "")
-                log.warning("keys: %s: %s; %s", old, unreadable.reason, unreadable.mend)
+                unreadable = HealthIssue(old.name, error.message, error.remedy or "")
+                log.warning("keys: %s: %s; %s", old, unreadable.reason, unreadable.remedy)
         made = {scope: new_key(scope) for scope in SCOPES} if first else {}
         fresh = [AccessKey(scope, frozenset({scope}), key_hash(key), now) for scope, key in made.items()]
         shown = made if first and table.begin(fresh) else {}
@@ -83,12 +83,12 @@ class Keys:
         keys._old_file = unreadable
         return keys, shown
 
-    def set_aside(self) -> list[SetAside]:
+    def health_issues(self) -> list[HealthIssue]:
         """An old file of keys that cannot be read, and rows of the store that are no keys."""
         found = [] if self._old_file is None else [self._old_file]
         if self.damaged:
             reason = f"{len(self.damaged)} rows in the store are damaged: they open nothing"
-            found.append(SetAside("keys", reason, "zhiyin key list names them; zhiyin key revoke NAME removes one"))
+            found.append(HealthIssue("keys", reason, "zhiyin key list names them; zhiyin key revoke NAME removes one"))
         return found
 
     # -- who comes in -----------------------------------------------------------------------------------------------

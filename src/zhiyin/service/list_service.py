@@ -24,13 +24,13 @@ from zhiyin.pipeline.exposure import deficits
 from zhiyin.pipeline.request import Answer, Request
 from zhiyin.pipeline.rules import Boost, Exposure
 from zhiyin.ranking.live_index import IndexState
+from zhiyin.service.feature_index_updater import index_at
 from zhiyin.service.feature_log import DELETED, FeatureLog, write_features
-from zhiyin.service.index_feed import index_at
 from zhiyin.service.placements import DEFAULT, Placements
 from zhiyin.service.request_context import CURRENT
 from zhiyin.service.request_models import Ask, Setting
 from zhiyin.service.serving_state import ServingState
-from zhiyin.service.trace_request import Shares, kept_request, request_of, size_of, thinned
+from zhiyin.service.trace_encoding import TraceQuota, encode_request, request_of, strip_trace, trace_size
 from zhiyin.service.version_view import Past, View
 from zhiyin.store.traces import Trace, TraceWriter
 
@@ -69,7 +69,7 @@ class ListService:
     ) -> None:
         self.live, self.placements, self.traces, self.budget = live, placements, traces, budget
         self.features = features or FeatureLog()
-        self.shares = Shares()
+        self.trace_quota = TraceQuota()
         self._old: tuple[tuple[int, int], View] | None = None
         self._index: tuple[tuple[int, int], IndexState | None] | None = None
         # Hears of each list, and where it came from.
@@ -158,7 +158,7 @@ class ListService:
         state: IndexState | None,
     ) -> None:
         answer, request = made.answer, made.request
-        head, arrays = kept_request(ask, out, made.view)
+        head, arrays = encode_request(ask, out, made.view)
         head |= {
             "origin": origin,
             "place_version": made.version,
@@ -195,8 +195,8 @@ class ListService:
         if len(away) != len(hidden):  # what changed a moment ago
             arrays["away"] = away
         current = CURRENT.get()
-        if not self.shares.allow("" if current is None else current.key, size_of(head, arrays)):
-            head, arrays = thinned(head, arrays)
+        if not self.trace_quota.allow("" if current is None else current.key, trace_size(head, arrays)):
+            head, arrays = strip_trace(head, arrays)
         trace = Trace(
             made.list_id,
             ask.user or ask.session,

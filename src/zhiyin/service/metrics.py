@@ -225,7 +225,7 @@ class ShopMetrics:
             "items_waiting": live.waiting_items,
             "live_users": live.state.users,
             "feature_skew_max": shop.skew.maximum,
-            "feature_index_age_seconds": 0.0 if live.feed is None else live.feed.age,
+            "feature_index_age_seconds": 0.0 if live.index_updater is None else live.index_updater.age,
             "coverage": len(self._times) / max(1, int(view.shown.sum())),
         }
         for name, value in now.items():

@@ -23,8 +23,8 @@ from zhiyin.data.project_config import parse_usable, read_text
 from zhiyin.pipeline.answers import Answers
 from zhiyin.pipeline.request import Request
 from zhiyin.pipeline.rules import Boost
+from zhiyin.service.health_issues import HealthIssue
 from zhiyin.service.request_models import ListOptions, Setting
-from zhiyin.service.set_aside import SetAside
 from zhiyin.store.database import Store
 
 TABLE, DEFAULT, MOST = "placements", "default", 1_000
@@ -41,10 +41,10 @@ class Placements:
         self._seq = -1
         self._changed: object = None
         # What cannot be used: settings that cannot be read, and those that the version in use does not allow.
-        self._broken: dict[str, SetAside] = {}
-        self._unfit: dict[str, SetAside] = {}
+        self._broken: dict[str, HealthIssue] = {}
+        self._unfit: dict[str, HealthIssue] = {}
         # Of the settings file: those that were not taken up, and the file where it cannot be read.
-        self._rejected: dict[str, SetAside] = {}
+        self._rejected: dict[str, HealthIssue] = {}
         self._looked: object = None
         self._lock = threading.RLock()
         self.look(answers)
@@ -56,7 +56,7 @@ class Placements:
             return found
         broken = self._broken.get(name)
         if broken is not None:
-            raise ConfigError(f"placement {name!r} cannot be used: {broken.reason}", remedy=broken.mend)
+            raise ConfigError(f"placement {name!r} cannot be used: {broken.reason}", remedy=broken.remedy)
         if name == DEFAULT:
             return 0, _PLAIN
         raise UnknownPlacementError(f"there is no placement {name!r}", remedy=f"PUT /v1/placements/{name} first")
@@ -131,11 +131,11 @@ class Placements:
             if self.store.seq(TABLE) != self._seq:
                 self._take()
 
-    def set_aside(self) -> list[SetAside]:
+    def health_issues(self) -> list[HealthIssue]:
         """Placements, or versions of them, that are not used, and why."""
         return [*self._rejected.values(), *self._broken.values(), *self._unfit.values()]
 
-    def _unusable(self, answers: Answers) -> dict[str, SetAside]:
+    def _unusable(self, answers: Answers) -> dict[str, HealthIssue]:
         """Those that the version in use does not allow: requests for them are refused with the reason."""
         found = {}
         for name, (_, setting) in self._known.items():
@@ -144,7 +144,7 @@ class Placements:
                 answers.rulebook(request.filter, request.boosts)
             except ConfigError as error:
                 reason = error.message.splitlines()[0]
-                found[name] = SetAside(f"placement {name!r}", reason, f"PUT /v1/placements/{name}")
+                found[name] = HealthIssue(f"placement {name!r}", reason, f"PUT /v1/placements/{name}")
                 if name not in self._unfit:
                     log.warning("placements: %r cannot be used by the version in use: %s", name, found[name].reason)
         return found
@@ -159,11 +159,11 @@ class Placements:
                 self.store.put(TABLE, {name: {"settings": made, "by": _FILE}})
         self._reject(rejected)
 
-    def _reject(self, rejected: dict[str, SetAside]) -> None:
+    def _reject(self, rejected: dict[str, HealthIssue]) -> None:
         """Note what of the file is not taken up; in the log once."""
         for name, entry in rejected.items():
             if self._rejected.get(name) != entry:
-                log.warning("placements: %s is not taken up: %s; %s", entry.what, entry.reason, entry.mend)
+                log.warning("placements: %s is not taken up: %s; %s", entry.what, entry.reason, entry.remedy)
         self._rejected = rejected
 
     def _take(self) -> None:
@@ -178,7 +178,7 @@ class Placements:
                 known[name] = (number, setting)
             if reason:
                 goes_on = "" if setting is None else f"; version {number} is used"
-                broken[name] = SetAside(f"placement {name!r}", reason + goes_on, f"PUT /v1/placements/{name}")
+                broken[name] = HealthIssue(f"placement {name!r}", reason + goes_on, f"PUT /v1/placements/{name}")
                 if name not in self._broken:
                     log.warning("placements: %r: %s", name, broken[name].reason)
         self._known, self._seq, self._broken = known, seq, broken
@@ -235,26 +235,26 @@ def checked(name: str, settings: Mapping[str, Any], answers: Answers) -> Setting
     return made
 
 
-def placements_of(file: Path, answers: Answers) -> tuple[dict[str, str], dict[str, SetAside]]:
+def placements_of(file: Path, answers: Answers) -> tuple[dict[str, str], dict[str, HealthIssue]]:
     """Placements of a settings file as the store keeps them, by name; and what of the file cannot be taken up."""
     usable: dict[str, str] = {}
-    rejected: dict[str, SetAside] = {}
+    rejected: dict[str, HealthIssue] = {}
     try:
         config, wrong = parse_usable(read_text(file), file)
     except ConfigError as error:
         reason = f"{error.message}: placements stay as they are"
         what = f"[placements] of {file.name}"
-        return {}, {what: SetAside(what, reason, error.remedy or "mend it")}
+        return {}, {what: HealthIssue(what, reason, error.remedy or "mend it")}
     for place, why in wrong.items():
         if place[0] == TABLE:
             what = f"[{'.'.join(place)}]"
-            rejected[what] = SetAside(what, "it is no table", f"{file.name}: {why.remedy}")
+            rejected[what] = HealthIssue(what, "it is no table", f"{file.name}: {why.remedy}")
     for name, settings in config.placements.items():
         try:
             usable[name] = _json(checked(text(name, "placement", MAX_ID_CHARS), settings, answers))
         except ZhiyinError as error:
             what = f"[placements.{name[:64]}]"
-            rejected[what] = SetAside(what, error.message.splitlines()[0], f"mend it in {file.name}")
+            rejected[what] = HealthIssue(what, error.message.splitlines()[0], f"mend it in {file.name}")
     return usable, rejected
 
 

@@ -61,7 +61,7 @@ def routes(needs: ScopeDependencies) -> APIRouter:
             _check(tenant, changes)
             declare(tenant.store, changes)
             tenant.live.look_at_types()
-            return _schema_of(tenant) | {"set_aside": [one.as_json() for one in tenant.shop.set_aside()]}
+            return _schema_of(tenant) | {"set_aside": [one.as_json() for one in tenant.shop.health_issues()]}
 
         return json_response(await tenant.writes.do(change))
 
@@ -70,7 +70,7 @@ def routes(needs: ScopeDependencies) -> APIRouter:
 
 def _schema_of(tenant: Tenant) -> dict[str, Any]:
     schemas = tenant.live.schemas
-    return {"version": schemas.look().version} | schemas.sources(tenant.live.learned_types)
+    return {"version": schemas.refresh().version} | schemas.types_with_source(tenant.live.learned_types)
 
 
 def _check(tenant: Tenant, changes: dict[str, dict[str, str | None]]) -> None:

@@ -21,11 +21,11 @@ from zhiyin.core.run import log
 from zhiyin.data.catalogue_schema import CatalogueSchema, describe
 from zhiyin.data.type_names import TABLES
 from zhiyin.pipeline.bundles import Bundle, Bundles
-from zhiyin.service.index_feed import IndexFeed
-from zhiyin.service.schema_keeper import Rows, SchemaKeeper
-from zhiyin.service.set_aside import SetAside, reason_of
+from zhiyin.service.feature_index_updater import FeatureIndexUpdater
+from zhiyin.service.health_issues import HealthIssue, one_line_reason
+from zhiyin.service.live_schema import LiveSchema, Rows
 from zhiyin.service.trending import Trending
-from zhiyin.service.version_selector import MEND_RULES, VersionSelector
+from zhiyin.service.version_selector import RULES_REMEDY, VersionSelector
 from zhiyin.service.version_view import Columns, Loaded, NoVersionError, Past, View
 from zhiyin.store.database import Marks, Store
 from zhiyin.store.live_state import MAX_EVENTS_PER_USER, LiveState, MemoryState, Recent
@@ -85,11 +85,11 @@ class ServingState:
         self._unreadable: dict[str, list[int]] = {"items": [], "users": []}
         self.versions = VersionSelector(bundles, lambda bundle: self.view_of(self.load(bundle)))
         self.serving: View | None = None
-        self.feed: IndexFeed | None = None
+        self.index_updater: FeatureIndexUpdater | None = None
         self.loaded_at = time.time()
         self._seq["users"] = store.seq("users")
         self._forgettings = store.forgettings()
-        self.schemas = SchemaKeeper(store, types)
+        self.schemas = LiveSchema(store, types)
         self._begin()
         self._threads = [
             threading.Thread(target=self._lay, name="zhiyin-items", daemon=True),
@@ -161,7 +161,9 @@ class ServingState:
 
     def types(self, loaded: Loaded | None = None) -> CatalogueSchema:
         """Types of all columns beside a version; None: the one in use."""
-        return self.schemas.over(self.learned_types if loaded is None else loaded.types, self.schemas.look())
+        return self.schemas.effective_types(
+            self.learned_types if loaded is None else loaded.types, self.schemas.refresh()
+        )
 
     @property
     def made(self) -> int:
@@ -174,8 +176,8 @@ class ServingState:
         return CatalogueSchema() if self.serving is None else self.serving.loaded.types
 
     def accept(self, table: str, rows: Rows) -> tuple[dict[str, dict[str, Any] | None], dict[str, DataError]]:
-        """Columns that are to be written as their types have them; see `SchemaKeeper.accept`."""
-        before = self.schemas.look().version
+        """Columns that are to be written as their types have them; see `LiveSchema.accept`."""
+        before = self.schemas.refresh().version
         fit: dict[str, Columns | None] = {}
         wrong: dict[str, DataError] = {}
         for key, row in rows.items():
@@ -332,7 +334,7 @@ class ServingState:
                         self._take_up(fresh, changes)
                 rest = min(LOOK, REST * (time.perf_counter() - begun))
             except Exception as error:  # what answers goes on answering, without the items that changed
-                log.warning("service: items could not be taken up: %s", reason_of(error))
+                log.warning("service: items could not be taken up: %s", one_line_reason(error))
                 rest = 5.0
 
     def _take_up(self, view: View, done: Mapping[str, Columns | None]) -> None:
@@ -366,8 +368,8 @@ class ServingState:
                 self.look_at_types()
                 self._look_at_version()
                 self.trending.look(self.now)
-                if self.feed is not None:
-                    self.feed.look(self.now)
+                if self.index_updater is not None:
+                    self.index_updater.look(self.now)
                 for look in self.also:
                     look(self.now)
             except Exception as error:  # what answers goes on answering
@@ -378,20 +380,20 @@ class ServingState:
         view = self.serving
         if view is None:
             return {}
-        stored = dataclasses.replace(self.schemas.look(), declared=declared)
-        changed = View.of(view.loaded, {}, 0, self.schemas.over(view.loaded.types, stored), warm=False)
+        stored = dataclasses.replace(self.schemas.refresh(), declared=declared)
+        changed = View.of(view.loaded, {}, 0, self.schemas.effective_types(view.loaded.types, stored), warm=False)
         return {name: why for name, why in changed.unruled.items() if name not in view.unruled}
 
     def _begin(self) -> None:
         """Answer by the version in use, or by another one that can; by none where none can."""
-        chosen = self.versions.first(self.schemas.look().version)
+        chosen = self.versions.first(self.schemas.refresh().version)
         if chosen is not None:
             self._use(*chosen)
 
     def _use(self, view: View, seq: int) -> None:
-        feed = IndexFeed(self.store, view.loaded)
+        feed = FeatureIndexUpdater(self.store, view.loaded)
         feed.look(view)  # who is answered by the version finds it current
-        self.feed = feed
+        self.index_updater = feed
         with self._taking:
             if seq >= self._seq["items"]:
                 self._pending.clear()
@@ -409,36 +411,37 @@ class ServingState:
                 found.setdefault(column, []).append(key)
         return found
 
-    def unfit_column(self, table: str, column: str, keys: Collection[str]) -> SetAside:
+    def unfit_column(self, table: str, column: str, keys: Collection[str]) -> HealthIssue:
         type, seq = self.types().type_of(table, column) or "text", self.store.change_of(table, min(keys))
         reason = f"of {len(keys):,} {table} the value is not {describe(type)}, first in change {seq}: it is null"
-        mend = f'send it again, or PUT /v1/schema {{"{table}": {{"{column}": "..."}}}}; ids: zhiyin doctor'
-        return SetAside(f"{table}.{column}", reason, mend)
+        remedy = f'send it again, or PUT /v1/schema {{"{table}": {{"{column}": "..."}}}}; ids: zhiyin doctor'
+        return HealthIssue(f"{table}.{column}", reason, remedy)
 
     def unreadable(self, table: str) -> list[int]:
         """`seq` of the newest versions of items or users that are no columns and were not written again since."""
         seqs = self._unreadable[table]
         return [seq for seq in seqs if self.store.change_of(table, self.store.id_of(table, seq)) == seq]
 
-    def set_aside(self) -> list[SetAside]:
+    def health_issues(self) -> list[HealthIssue]:
         """All that is not used, and how it is mended."""
         view = self.serving
         found = self.versions.rejected
         if view is None:
-            mend = "zhiyin promote VERSION" if self.bundles.versions() and not found else "zhiyin train --budget 10m"
-            found.append(SetAside("all lists", "no version can answer", mend))
+            remedy = "zhiyin promote VERSION" if self.bundles.versions() and not found else "zhiyin train --budget 10m"
+            found.append(HealthIssue("all lists", "no version can answer", remedy))
         else:
             shut = "nothing is shown until then" if view.closed else "lists are made without it"
-            found += [SetAside(name if name.startswith("[") else f"[rules] {name}", f"{reason}: {shut}", MEND_RULES)
+            found += [HealthIssue(name if name.startswith("[") else f"[rules] {name}", f"{reason}: {shut}",
+                                  RULES_REMEDY)
                       for name, reason in view.unruled.items() if name not in view.loaded.unreadable]  # fmt: skip
             found += [self.unfit_column("items", column, keys) for column, keys in sorted(view.unfit.items())]
         found += [
-            SetAside(f"change {seq} of {table}", "it is no JSON object",
+            HealthIssue(f"change {seq} of {table}", "it is no JSON object",
                      f"write it again: PUT /v1/{table}/ID; ids: zhiyin doctor")
             for table in TABLES for seq in self.unreadable(table)
         ]  # fmt: skip
         return found + [
-            SetAside(f"type of {table}.{column}", "there is no such type",
+            HealthIssue(f"type of {table}.{column}", "there is no such type",
                      f'PUT /v1/schema {{"{table}": {{"{column}": null}}}}')
             for table, column in self.schemas.stored.unusable
         ]  # fmt: skip

@@ -22,8 +22,8 @@ from zhiyin.core.run import log
 from zhiyin.data.event_schema import parse_weights
 from zhiyin.data.project_config import Config, parse_usable, read_text, row_of
 from zhiyin.pipeline.rules_config import ALL, hides_everything, usable_answer_settings
+from zhiyin.service.health_issues import HealthIssue
 from zhiyin.service.retrain import Schedule
-from zhiyin.service.set_aside import SetAside
 
 # Keys that say where events, live state and versions are: another place would be another shop.
 NEEDED = {"service": ("store", "redis"), "train": ("output",)}
@@ -40,14 +40,14 @@ class Settings:
     file: the settings file, whether or not there is one. text: what it said, or said last; None: there is none.
     instead: why these are not what the file says now; empty: they are.
     config: all of it, with defaults for what cannot be used. answer_settings: rules, variety and context, for
-    `ServingState`. set_aside: what cannot be used.
+    `ServingState`. health_issues: what cannot be used.
     """
 
     file: Path
     text: str | None
     config: Config
     answer_settings: dict[str, Any]
-    set_aside: tuple[SetAside, ...] = ()
+    health_issues: tuple[HealthIssue, ...] = ()
     instead: str = ""
 
     def keep(self) -> None:
@@ -121,7 +121,7 @@ def settings_of(file: Path, text: str | None, instead: str = "") -> Settings:
         unreadable[ALL] = "they cannot be read"
     wrong |= {("rules", name): error for name, error in rules.items()}
     answers["unreadable"] = unreadable
-    entries = [] if not instead else [SetAside(file.name, instead, _mend(file, "mend it"))]
+    entries = [] if not instead else [HealthIssue(file.name, instead, _remedy(file, "mend it"))]
     # Placements are told by who follows the file while the service runs, `service.placements`.
     entries += [
         _entry(file, "" if instead else text or "", place, error)
@@ -134,8 +134,8 @@ def settings_of(file: Path, text: str | None, instead: str = "") -> Settings:
 def report(settings: Settings) -> None:
     """Say in the log what cannot be used."""
     level = logging.ERROR if settings.instead else logging.WARNING
-    for entry in settings.set_aside:
-        log.log(level, "service: %s is not used: %s; %s", entry.what, entry.reason, entry.mend)
+    for entry in settings.health_issues:
+        log.log(level, "service: %s is not used: %s; %s", entry.what, entry.reason, entry.remedy)
 
 
 def _is_needed(place: tuple[str, ...]) -> bool:
@@ -153,7 +153,7 @@ def _section(name: str) -> str:
     return name if name in known else closest(name, known) or ""
 
 
-def _entry(file: Path, text: str, place: tuple[str, ...], error: ConfigError) -> SetAside:
+def _entry(file: Path, text: str, place: tuple[str, ...], error: ConfigError) -> HealthIssue:
     # Without a text the lines would be those of the text that is used instead of the file.
     row = (error.row or row_of(text, place[:2])) if text else None
     reason = ("" if row is None else f"line {row}: ") + _without_value(error.message)
@@ -161,10 +161,10 @@ def _entry(file: Path, text: str, place: tuple[str, ...], error: ConfigError) ->
         shut = len(place) == 1 or hides_everything(place[-1:])
         reason += ": nothing is shown until then" if shut else ": lists are made without it"
     what = f"[{place[0]}] {'.'.join(place[1:])}".strip()
-    return SetAside(what, reason, _mend(file, error.remedy or "mend it"))
+    return HealthIssue(what, reason, _remedy(file, error.remedy or "mend it"))
 
 
-def _mend(file: Path, remedy: str) -> str:
+def _remedy(file: Path, remedy: str) -> str:
     return f"{file.name}: {remedy}; then restart zhiyin serve"
 
 

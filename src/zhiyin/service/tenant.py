@@ -13,11 +13,11 @@ from zhiyin.data.project_config import ServiceSection, resolved
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.service.feature_log import FeatureLog
 from zhiyin.service.feature_skew import SkewWatch
+from zhiyin.service.health_issues import HealthIssue
 from zhiyin.service.key_cache import Keys
 from zhiyin.service.list_service import ListService
 from zhiyin.service.placements import Placements
 from zhiyin.service.serving_state import ServingState
-from zhiyin.service.set_aside import SetAside
 from zhiyin.service.settings import Settings, read_settings
 from zhiyin.store.database import Store
 from zhiyin.store.group_commit import GroupCommitWriter
@@ -25,7 +25,7 @@ from zhiyin.store.live_state import DirectState, LiveState, state_name
 from zhiyin.store.showings_file import FileShowings
 from zhiyin.store.traces import TraceWriter
 
-REDIS_AWAY = SetAside(
+REDIS_AWAY = HealthIssue(
     "Redis", "it does not answer, or only slowly: histories are read from the store, and each process counts what "
     "users were shown for itself", "see whether Redis runs where [service] redis says",
 )  # fmt: skip
@@ -43,7 +43,7 @@ class Tenant:
     writer: GroupCommitWriter = None  # type: ignore[assignment]
     traces: TraceWriter = None  # type: ignore[assignment]
     # What of the settings cannot be used.
-    unusable: Sequence[SetAside] = ()
+    unusable: Sequence[HealthIssue] = ()
 
     def __post_init__(self) -> None:
         self.store: Store = self.live.store
@@ -59,11 +59,11 @@ class Tenant:
         # Hears what became of events, and the seconds until they counted.
         self.brought: Callable[[Iterable[str], float], None] = lambda fates, seconds: None
 
-    def set_aside(self) -> list[SetAside]:
+    def health_issues(self) -> list[HealthIssue]:
         """All that the shop cannot use and goes on without."""
         away = [REDIS_AWAY] if self.live.state.away else []
         parts = (self.live, self.placements, self.keys)
-        return [*self.unusable, *away, *(entry for part in parts for entry in part.set_aside())]
+        return [*self.unusable, *away, *(entry for part in parts for entry in part.health_issues())]
 
     @classmethod
     def open(
@@ -114,7 +114,7 @@ class Tenant:
             kept.close()
             raise
         keys.watch()
-        made = cls(home.resolve().name, live, keys, section, config, unusable=settings.set_aside)
+        made = cls(home.resolve().name, live, keys, section, config, unusable=settings.health_issues)
         return made, shown
 
     def close(self) -> None:

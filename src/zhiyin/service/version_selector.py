@@ -15,14 +15,14 @@ from zhiyin.core.errors import DataError
 from zhiyin.core.run import log
 from zhiyin.pipeline.bundles import Bundle, Bundles
 from zhiyin.pipeline.rules_config import hides_everything
-from zhiyin.service.refused_by_system import refused_by_system
-from zhiyin.service.set_aside import SetAside, reason_of
+from zhiyin.service.health_issues import HealthIssue, one_line_reason
+from zhiyin.service.system_errors import describe_system_error
 from zhiyin.service.version_view import View
 from zhiyin.store.errors import StoreAwayError
 
-MEND_RULES = "mend [rules] in zhiyin.toml, or the types of its columns: PUT /v1/schema"
-_MEND_VERSION = "zhiyin rollback, or zhiyin train"
-_MEND_CURRENT = "zhiyin promote VERSION"
+RULES_REMEDY = "mend [rules] in zhiyin.toml, or the types of its columns: PUT /v1/schema"
+_VERSION_REMEDY = "zhiyin rollback, or zhiyin train"
+_CURRENT_REMEDY = "zhiyin promote VERSION"
 _CURRENT_FILE = "the file that names the version in use"
 # The key of the file `current` among versions that were rejected; versions begin with 1.
 _CURRENT = 0
@@ -40,7 +40,7 @@ class VersionSelector:
 
     def __init__(self, bundles: Bundles, make_view: Callable[[Bundle], tuple[View, int]]) -> None:
         self.bundles, self._make_view = bundles, make_view
-        self._rejected: dict[int, SetAside] = {}
+        self._rejected: dict[int, HealthIssue] = {}
         # By version: its files and the stored types that it was rejected with.
         self._failed: dict[int, object] = {}
         # Of those that the system refused to read: when each is tried again (monotonic seconds), and the pause before.
@@ -48,7 +48,7 @@ class VersionSelector:
         self._said_none = False
 
     @property
-    def rejected(self) -> list[SetAside]:
+    def rejected(self) -> list[HealthIssue]:
         """Versions that are not used, by number, and why."""
         return [entry for _, entry in sorted(self._rejected.copy().items())]
 
@@ -88,7 +88,7 @@ class VersionSelector:
         except DataError as error:
             if _CURRENT not in self._rejected:
                 log.warning("service: version %d goes on answering: %s", serving.version, error)
-            self._rejected[_CURRENT] = SetAside(_CURRENT_FILE, reason_of(error), _MEND_CURRENT)
+            self._rejected[_CURRENT] = HealthIssue(_CURRENT_FILE, one_line_reason(error), _CURRENT_REMEDY)
             return None
         self._rejected.pop(_CURRENT, None)
         if number is None:
@@ -108,7 +108,7 @@ class VersionSelector:
         try:
             number = self.bundles.current_number
         except DataError as error:
-            self._reject(_CURRENT, reason_of(error), _MEND_CURRENT)
+            self._reject(_CURRENT, one_line_reason(error), _CURRENT_REMEDY)
             return self.bundles.versions()[::-1]
         if number is None:
             return []  # none was ever put in use: what was trained waits for somebody to choose it
@@ -126,29 +126,29 @@ class VersionSelector:
             raise
         except Exception as error:  # whatever is wrong with it, another one may do
             self._failed[version] = state
-            refused = refused_by_system(error)
+            refused = describe_system_error(error)
             if refused is not None:
                 pause = min(2 * pause, LONGEST)
                 self._retries[version] = time.monotonic() + pause, pause
             else:
                 self._retries.pop(version, None)
-            self._reject(version, *(refused or (reason_of(error), _MEND_VERSION)))
+            self._reject(version, *(refused or (one_line_reason(error), _VERSION_REMEDY)))
             return None
         self._failed.pop(version, None)
         self._retries.pop(version, None)
         self._rejected.pop(version, None)
         return made
 
-    def _reject(self, version: int, reason: str, mend: str) -> None:
+    def _reject(self, version: int, reason: str, remedy: str) -> None:
         """Note why a version is not used; in the log once."""
-        entry = SetAside(f"version {version}" if version else _CURRENT_FILE, reason, mend)
+        entry = HealthIssue(f"version {version}" if version else _CURRENT_FILE, reason, remedy)
         if self._rejected.get(version) != entry:
             self._rejected[version] = entry
-            log.warning("service: %s is not used: %s; %s", entry.what, reason, mend)
+            log.warning("service: %s is not used: %s; %s", entry.what, reason, remedy)
 
     def _reject_rules(self, view: View) -> None:
         name, reason = next(iter(view.unruled.items()))
-        self._reject(view.version, f"[rules] {name}: {reason}", MEND_RULES)
+        self._reject(view.version, f"[rules] {name}: {reason}", RULES_REMEDY)
 
     def _state_of(self, version: int, schema_version: int) -> object:
         return schema_version, _fingerprint(self.bundles.folder_of(version))

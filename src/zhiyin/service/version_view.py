@@ -30,7 +30,7 @@ from zhiyin.pipeline.request import DIVERSITY_METHODS, Request
 from zhiyin.pipeline.row_alignment import align_rows
 from zhiyin.pipeline.rules import Rules
 from zhiyin.pipeline.rules_config import MATCHES_NOTHING, hides_everything, usable_rules
-from zhiyin.service.index_feed import NO_EVENTS, live_index
+from zhiyin.service.feature_index_updater import NO_EVENTS, live_index
 from zhiyin.store.database import Store
 from zhiyin.store.records import Event
 

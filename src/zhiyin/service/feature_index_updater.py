@@ -29,7 +29,7 @@ NO_EVENTS = pl.DataFrame(
 _COLUMNS = ("seq", "user", "item", "time", "kind", "value")
 
 
-class IndexFeed:
+class FeatureIndexUpdater:
     """Keeps the index of one version current. One thread looks.
 
     What is in the index is, after each look, what the store holds after the version's own events: of users who were

@@ -1,4 +1,4 @@
-"""What the service of a project would set aside, looked up without a running service: for the command line."""
+"""Inspection of a project without a running service: the health issues that its service would report."""
 
 from __future__ import annotations
 
@@ -12,34 +12,37 @@ from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import log
 from zhiyin.data.project_config import store_address
 from zhiyin.pipeline.bundles import Bundles
+from zhiyin.service.health_issues import MAX_LISTED_ISSUES, HealthIssue
 from zhiyin.service.key_cache import Keys
 from zhiyin.service.placements import Placements, placements_of
 from zhiyin.service.serving_state import ServingState
-from zhiyin.service.set_aside import MOST, SetAside
 from zhiyin.service.settings import Settings, read_settings
 from zhiyin.store.database import Store
 
 
-def inspect_project(config: Path, address: str | None = None) -> list[SetAside]:
-    """All that the service of a settings file would set aside, with the ids and names that its store knows: for who
-    keeps the store, on a terminal. Nothing is written, no key is made, and nothing is answered.
+def inspect_project(config: Path, address: str | None = None) -> list[HealthIssue]:
+    """The health issues that the service of a settings file would report, with the ids and names of the store's rows.
 
-    address: of the store; None: as the settings say.
+    For operators of the store: unlike /ready the result names ids. Nothing is written and no key is made.
+
+    Parameters
+    ----------
+    address: address of the store; None: as the settings say.
     """
     try:
         settings = read_settings(config)
         address = address or store_address(settings.config, config.parent)
     except ConfigError as error:  # a service could not start
         where = "" if error.row is None else f"line {error.row}: "
-        return [SetAside(config.name, where + error.message, error.remedy or "mend it")]
+        return [HealthIssue(config.name, where + error.message, error.remedy or "mend it")]
     path = address.removeprefix("sqlite:///")
     if "://" not in path and not Path(path).is_file():
-        return list(settings.set_aside)
-    with _quiet():
-        return [*settings.set_aside, *_of_store(settings, address)]
+        return list(settings.health_issues)
+    with _silent_log():
+        return [*settings.health_issues, *_store_issues(settings, address)]
 
 
-def _of_store(settings: Settings, address: str) -> list[SetAside]:
+def _store_issues(settings: Settings, address: str) -> list[HealthIssue]:
     home = settings.file.parent
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(contextlib.closing(Store(address)))
@@ -52,25 +55,29 @@ def _of_store(settings: Settings, address: str) -> list[SetAside]:
         keys, _ = Keys.open(store, None, first=False)
         users = live.unfit_users()
         readable = view is not None and settings.file.is_file() and not settings.instead
-        in_file = placements_of(settings.file, view.answers)[1] if view is not None and readable else {}
-        found = [*live.set_aside(), *placements.set_aside(), *keys.set_aside()]
-        found += in_file.values()
-        found += [live.unfit_column("users", column, ids) for column, ids in users.items()]
-        names = {} if view is None else {f"items.{column}": sorted(ids)[:MOST] for column, ids in view.unfit.items()}
-        names |= {f"users.{column}": sorted(ids)[:MOST] for column, ids in users.items()}
+        file_issues = placements_of(settings.file, view.answers)[1] if view is not None and readable else {}
+        issues = [*live.health_issues(), *placements.health_issues(), *keys.health_issues()]
+        issues += file_issues.values()
+        issues += [live.unfit_column("users", column, ids) for column, ids in users.items()]
+        names = (
+            {}
+            if view is None
+            else {f"items.{column}": sorted(ids)[:MAX_LISTED_ISSUES] for column, ids in view.unfit.items()}
+        )
+        names |= {f"users.{column}": sorted(ids)[:MAX_LISTED_ISSUES] for column, ids in users.items()}
         names["keys"] = keys.damaged
         for table in ("items", "users"):
             names |= {f"change {seq} of {table}": [store.id_of(table, seq)] for seq in live.unreadable(table)}
     return [
         dataclasses.replace(entry, reason=f"{entry.reason}: {', '.join(names[entry.what])}")
         if names.get(entry.what) else entry
-        for entry in found
+        for entry in issues
     ]  # fmt: skip
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the log of a service: what it says is what is returned."""
+def _silent_log() -> Iterator[None]:
+    """Turn off the log: what the service would log is returned."""
     before = log.level
     log.setLevel(logging.CRITICAL)
     try:

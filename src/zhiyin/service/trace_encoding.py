@@ -30,7 +30,7 @@ TOO_LONG = "the request was too long to be kept"
 TOO_MANY = "more lists were asked for than traces are kept of in full"
 
 
-def kept_request(ask: Ask, out: Sequence[str], view: View) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def encode_request(ask: Ask, out: Sequence[str], view: View) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """What the head and the arrays of a trace say of a request; `out`: items shown before it."""
     said = ask.model_dump(exclude_defaults=True, exclude=_NOT_KEPT)
     head: dict[str, Any] = {"request": said}
@@ -64,13 +64,13 @@ def request_of(head: Mapping[str, Any], arrays: Mapping[str, np.ndarray], view: 
     return Ask.model_validate(given), out
 
 
-def size_of(head: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> int:
+def trace_size(head: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> int:
     """Bytes that a trace takes, as well as can be said before it is packed."""
     texts = sum(map(len, head["items"])) + 8 * len(head["items"]) + 300 * len(head.get("user_columns", ()))
     return 1_024 + texts + sum(part.nbytes for part in arrays.values())
 
 
-class Shares:
+class TraceQuota:
     """How many bytes of traces a key may have kept in full. Any number of threads may ask."""
 
     def __init__(self, of_key: float = OF_KEY, of_all: float = OF_ALL) -> None:
@@ -80,7 +80,9 @@ class Shares:
         return self._of_key.spend(key, size) == 0 and self._of_all.spend("", size) == 0
 
 
-def thinned(head: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def strip_trace(
+    head: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """What is kept of a trace beyond its share: what was shown, and to whom."""
     names = ("origin", "place_version", "seq", "house", "now", "items", "method", "sources", "anonymous")
     head = {name: head[name] for name in names} | {"request": {}, "not_kept": TOO_MANY}
