@@ -9,14 +9,71 @@ from __future__ import annotations
 
 import importlib
 from collections import ChainMap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zhiyin.models import MODELS
 
+if TYPE_CHECKING:
+    # The names below, for type checkers and editors.
+    from zhiyin.core.durations import microseconds as microseconds
+    from zhiyin.core.errors import ConfigError as ConfigError
+    from zhiyin.core.errors import DataError as DataError
+    from zhiyin.core.errors import ZhiyinError as ZhiyinError
+    from zhiyin.core.run import Run as Run
+    from zhiyin.data.dataset import Dataset as Dataset
+    from zhiyin.data.doctor import examine as examine
+    from zhiyin.data.histories import Histories as Histories
+    from zhiyin.data.reading import read as read
+    from zhiyin.data.splits import folds as folds
+    from zhiyin.data.splits import split as split
+    from zhiyin.evaluation.protocol import evaluate as evaluate
+    from zhiyin.evaluation.tuning import tune as tune
+    from zhiyin.features.feature_table import Features as Features
+    from zhiyin.models.autoencoder import MultVAE as MultVAE
+    from zhiyin.models.bpr import BPR as BPR
+    from zhiyin.models.content import Content as Content
+    from zhiyin.models.content import PopularInCategory as PopularInCategory
+    from zhiyin.models.factorization import ALS as ALS
+    from zhiyin.models.graph import LightGCN as LightGCN
+    from zhiyin.models.hybrid import Hybrid as Hybrid
+    from zhiyin.models.linear import EASE as EASE
+    from zhiyin.models.loading import load as load
+    from zhiyin.models.neighbors import ItemKNN as ItemKNN
+    from zhiyin.models.neighbors import UserKNN as UserKNN
+    from zhiyin.models.neumf import NeuMF as NeuMF
+    from zhiyin.models.popularity import Popular as Popular
+    from zhiyin.models.random import Random as Random
+    from zhiyin.models.random_walk import RP3beta as RP3beta
+    from zhiyin.models.ratings.bayesian_fm import BayesianFM as BayesianFM
+    from zhiyin.models.ratings.biased_mf import BiasedMF as BiasedMF
+    from zhiyin.models.ratings.svdpp import SVDpp as SVDpp
+    from zhiyin.models.ratings.timesvdpp import TimeSVDpp as TimeSVDpp
+    from zhiyin.models.recommender import Recommender as Recommender
+    from zhiyin.models.sequence.callbacks import MLflow as MLflow
+    from zhiyin.models.sequence.callbacks import TensorBoard as TensorBoard
+    from zhiyin.models.sequence.caser import Caser as Caser
+    from zhiyin.models.sequence.gru4rec import GRU4Rec as GRU4Rec
+    from zhiyin.models.sequence.hstu import HSTU as HSTU
+    from zhiyin.models.sequence.narm import NARM as NARM
+    from zhiyin.models.sequence.onnx_export import export_onnx as export_onnx
+    from zhiyin.models.sequence.sasrec import SASRec as SASRec
+    from zhiyin.models.slim import SLIM as SLIM
+    from zhiyin.models.social import Friends as Friends
+    from zhiyin.models.spectral import GraphFilter as GraphFilter
+    from zhiyin.models.svd import PureSVD as PureSVD
+    from zhiyin.models.transitions import Transitions as Transitions
+    from zhiyin.models.two_tower import TwoTower as TwoTower
+    from zhiyin.models.ultragcn import UltraGCN as UltraGCN
+    from zhiyin.pipeline.answers import Answers as Answers
+    from zhiyin.pipeline.answers import Request as Request
+    from zhiyin.pipeline.pipeline import Pipeline as Pipeline
+    from zhiyin.pipeline.rules import Rules as Rules
+    from zhiyin.policies.simulator import FilmShop as FilmShop
+
 __version__ = "0.1.0"
 
-# The module of each public name that is no model; models stand in `zhiyin.models.MODELS`. Names resolve when they are
-# first used: `import zhiyin` loads nothing heavy.
+# The module of each public name that is no model; those of models are in `zhiyin.models.MODELS`. A name is imported
+# when it is first used: `import zhiyin` loads nothing heavy.
 _MODULES = {
     "Run": "core.run",
     "microseconds": "core.durations",
@@ -45,13 +102,14 @@ _MODULES = {
 _PUBLIC = ChainMap(_MODULES, MODELS)
 __all__ = ["__version__", *_MODULES, *MODELS]
 
+if not TYPE_CHECKING:  # to a type checker, a module with `__getattr__` has every name
 
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'zhiyin' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"zhiyin.{_PUBLIC[name]}"), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        if name not in _PUBLIC:
+            raise AttributeError(f"module 'zhiyin' has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"zhiyin.{_PUBLIC[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

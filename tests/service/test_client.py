@@ -24,6 +24,7 @@ import httpx
 
 from tests.service.conftest import eventually
 from tests.service.running import running
+from tests.type_checks import mypy_messages
 from zhiyin.client import (
     ApiError,
     AsyncClient,
@@ -639,13 +640,9 @@ async def later(zy: AsyncClient) -> None:
 
 
 @pytest.mark.slow
-def test_types_are_those_of_the_calls(tmp_path: Path) -> None:
+def test_types_are_those_of_the_calls(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Each method has the arguments of its call; one client gives the value, the other what to await."""
-    mypy = pytest.importorskip("mypy.api")
-    file = tmp_path / "typed.py"
-    file.write_text(TYPED)
-    said = mypy.run([str(file), "--follow-imports=silent", "--cache-dir", str(tmp_path), "--config-file", ""])[0]
-    rows = [row.partition("typed.py:")[2] for row in said.splitlines() if "typed.py:" in row]
+    rows = mypy_messages(TYPED, tmp_path, tmp_path_factory.getbasetemp() / "mypy")
     assert rows[0].startswith("7: note: Revealed type is")
     assert "user: str | None =" in rows[0]
     assert "-> zhiyin.client.api_types.Recommendations" in rows[0]
