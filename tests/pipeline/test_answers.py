@@ -176,6 +176,17 @@ def test_variety_brings_more_categories(word: str) -> None:
     assert same == [answers.ask(asked(user=user, k=6)).items for user in users]
 
 
+@pytest.mark.parametrize("diversity", ["mmr", "dpp", "calibrate"])
+def test_lists_are_diverse_by_the_categories_of_the_new_catalogue(diversity: str) -> None:
+    model = Pipeline(sources="popular; itemknn", ranker="none", windows=2, candidates=20).fit(DATA)  # has no vectors
+    answers = Answers(model, DATA.items)
+    requests = [asked(user=f"u{user}", k=6, diversity=diversity, balance=0.2) for user in range(0, 80, 8)]
+    before = [answers.ask(request).items for request in requests]
+    changed = DATA.items.with_columns(pl.Series("category", [f"c{i * 7 % 13}" for i in range(len(DATA.items))]))
+    after = [answers.with_catalogue(changed).ask(request).items for request in requests]
+    assert after == [Answers(model, changed).ask(request).items for request in requests] != before
+
+
 def test_calibrated_lists_are_spread_as_the_history_is() -> None:
     answers = Answers(PIPELINE, DATA.items)
     had = ["i0", "i4", "i1", "i5"]

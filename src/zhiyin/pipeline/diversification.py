@@ -43,13 +43,16 @@ class Diversifier:
         self.model, self.items, self.filters, self.new_items = model, items, filters, new_items
         self.category_column, self.run = category_column, run
         self._features: Any = None
+        self._features_are_categories = bool(category_column)
         self._categories: sparse.csr_matrix | None = None
 
     def with_catalogue(self, items: pl.DataFrame, filters: Filters, new_items: NewItems) -> Diversifier:
-        """The same over another catalogue with the same ids. Features that the model has are not computed again."""
+        """The same over another catalogue with the same ids. Features of the model are not computed again; those that
+        are categories of the catalogue are."""
         changed = Diversifier(self.model, items, filters, new_items, self.category_column, self.run)
-        if not self.category_column and new_items is self.new_items:
-            changed._features = self._features
+        features = self._features  # read before the flag, which another thread may set at its first request
+        if not self._features_are_categories and new_items is self.new_items:
+            changed._features = features
         return changed
 
     def apply(self, slates: Slates, histories: Histories, k: int, method: str, balance: float) -> Slates:
@@ -80,7 +83,11 @@ class Diversifier:
             if features is None:
                 vectors = (source.item_vectors_ for source in sources if isinstance(source, VectorRecommender))
                 features = next(vectors, None)
-            features = self._category_table() if features is None else self.new_items.extended(features)
+            if features is None:
+                self._features_are_categories = True  # before `_features` is set, see `with_catalogue`
+                features = self._category_table()
+            else:
+                features = self.new_items.extended(features)
             self._features = diversity.UnitRows.of(features) if sparse.issparse(features) else features
         return self._features
 
