@@ -11,6 +11,7 @@ import importlib
 from collections import ChainMap
 from typing import TYPE_CHECKING, Any
 
+from zhiyin.core.version import __version__
 from zhiyin.models import MODELS
 
 if TYPE_CHECKING:
@@ -69,8 +70,6 @@ if TYPE_CHECKING:
     from zhiyin.pipeline.pipeline import Pipeline as Pipeline
     from zhiyin.pipeline.rules import Rules as Rules
     from zhiyin.policies.simulator import FilmShop as FilmShop
-
-__version__ = "0.1.0"
 
 # The module of each public name that is no model; those of models are in `zhiyin.models.MODELS`. A name is imported
 # when it is first used: `import zhiyin` loads nothing heavy.

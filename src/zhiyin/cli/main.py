@@ -114,7 +114,7 @@ app = typer.Typer(
 
 def _print_version(requested: bool) -> None:
     if requested:
-        from zhiyin import __version__
+        from zhiyin.core.version import __version__
 
         typer.echo(f"zhiyin {__version__}")
         raise typer.Exit

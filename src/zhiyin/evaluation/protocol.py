@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-import zhiyin
 from zhiyin.core.durations import UNITS
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.html_table import html_table
@@ -28,6 +27,7 @@ from zhiyin.core.params import list_length, settings_of
 from zhiyin.core.ranking_metrics import RANKING
 from zhiyin.core.registry import label
 from zhiyin.core.run import Run
+from zhiyin.core.version import __version__
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.splits import Split
 from zhiyin.evaluation.comparison_table import direction, rich_table, table_cells
@@ -341,7 +341,7 @@ def _or_lowest(value: float) -> float:
 
 def _versions() -> dict[str, str]:
     packages = ("numpy", "scipy", "polars", "numba")
-    here = {"python": platform.python_version(), "zhiyin": zhiyin.__version__}  # which may run uninstalled
+    here = {"python": platform.python_version(), "zhiyin": __version__}  # which may run uninstalled
     return here | {name: metadata.version(name) for name in packages}
 
 

@@ -48,7 +48,7 @@ def write(model: SavableModel, folder: Path, parent: TrainingContext | None = No
     parent: training context of the model that this one is a part of. Where both are of the same data, it is not written
         again.
     """
-    from zhiyin import __version__
+    from zhiyin.core.version import __version__
 
     context = model._context()
     state = write_learned(model, folder)

@@ -365,7 +365,7 @@ def checksum(file: Path) -> str:
 
 def code_versions() -> dict[str, str]:
     """Versions of what the figures depend on."""
-    from zhiyin import __version__
+    from zhiyin.core.version import __version__
 
     versions = {"zhiyin": __version__, "python": platform.python_version()}
     for name in ("numpy", "scipy", "polars", "numba", "lightgbm", "torch"):

@@ -13,9 +13,9 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-import zhiyin
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.tokens import TokenError, is_token, signer, verified
+from zhiyin.core.version import __version__
 from zhiyin.service import catalog_routes, event_routes, key_routes, list_routes, pages, placement_routes, schema_routes
 from zhiyin.service.errors import RefusedError, handle_errors
 from zhiyin.service.fast_path import FastPathMiddleware
@@ -165,7 +165,7 @@ def create_app(
         for one in sent:
             await asyncio.to_thread(one.close)
 
-    app = FastAPI(title="Zhiyin", version=zhiyin.__version__, openapi_url=None, docs_url=None, redoc_url=None,
+    app = FastAPI(title="Zhiyin", version=__version__, openapi_url=None, docs_url=None, redoc_url=None,
                   redirect_slashes=False, lifespan=life)  # fmt: skip
     app.state.authenticator = authenticator
     handle_errors(app)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from zhiyin.core.errors import MissingExtraError
+from zhiyin.core.version import __version__
 
 if TYPE_CHECKING:
     from zhiyin.service.request_context import RequestRecord
@@ -37,9 +38,7 @@ class Spans:
                 exporter = OTLPSpanExporter(endpoint=f"{(address or '').rstrip('/')}/v1/traces", timeout=5)
         except ImportError:
             raise MissingExtraError("opentelemetry-sdk", "otel", "sending traces of requests") from None
-        import zhiyin
-
-        resource = Resource.create({"service.name": "zhiyin", "service.version": zhiyin.__version__})
+        resource = Resource.create({"service.name": "zhiyin", "service.version": __version__})
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("zhiyin")

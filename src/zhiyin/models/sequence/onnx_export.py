@@ -152,7 +152,7 @@ def verify(file: Path, network: nn.Module, inputs: list[str], n_items: int, reac
 
 
 def _write_manifest(file: Path, model: NeuralRecommender, inputs: list[str], reach: int) -> None:
-    from zhiyin import __version__
+    from zhiyin.core.version import __version__
 
     context = model._context()
     manifest = {
