@@ -202,7 +202,7 @@ def events_of(data: zy.Dataset) -> list[Row]:
 
 
 EACH = settings(
-    max_examples=12,
+    max_examples=8,
     deadline=None,
     derandomize=True,
     database=None,

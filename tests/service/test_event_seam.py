@@ -61,7 +61,7 @@ def send(client: Any, shop: Shop, ways: list[tuple[str, tuple[Any, ...]]]) -> No
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     files=st.lists(_events, max_size=8),
     early=_ways,
