@@ -65,7 +65,7 @@ def fits(before: list[int], slot: int, item: int, per: str, first: int, most: in
 
 
 def book(**table: object) -> Rulebook:
-    return Rules.from_dict(table).bind(FILTERS)
+    return Rulebook(Rules.from_dict(table), FILTERS)
 
 
 RULES = st.fixed_dictionaries({}, optional={
@@ -178,7 +178,7 @@ def test_each_slot_is_offered_a_bounded_tail() -> None:
     many = Filters(pl.DataFrame({"id": range(500)}))
     policy = Watched(OneSlot(0.1))
     slates = Slates(np.array([0, 500]), np.arange(500, dtype=np.int32), -np.arange(500, dtype=np.float32))
-    Rules().bind(many).rerank(slates, RequestBatch.one(), 5, policy=policy)
+    Rulebook(Rules(), many).rerank(slates, RequestBatch.one(), 5, policy=policy)
     assert np.bincount(policy.offered[0].slots).tolist() == [MAX_REPLACEMENTS_PER_SLOT] * 5
     assert policy.offered[0].items[:MAX_REPLACEMENTS_PER_SLOT].tolist() == list(range(5, 5 + MAX_REPLACEMENTS_PER_SLOT))
 

@@ -33,7 +33,7 @@ KINDS = ("purchase", "view")
 
 
 def book(**table: object):  # type: ignore[no-untyped-def]
-    return Rules.from_dict(table).bind(FILTERS, kinds=KINDS, seed=5)
+    return Rulebook(Rules.from_dict(table), FILTERS, kinds=KINDS, seed=5)
 
 
 def slate(items: list[int] | None = None) -> Slate:

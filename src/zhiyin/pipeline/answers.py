@@ -157,7 +157,7 @@ class Answers:
             rules = dataclasses.replace(self.rules, filter=both, boosts=(*self.rules.boosts, *boosts))
             if filter:  # alone, so that an error shows the text of the request
                 self.filters.parse(filter, "bool")
-            rulebook = rules.bind(self.filters, kinds=self.kinds, item_ids=self.ids, seed=self.run.seed)
+            rulebook = Rulebook(rules, self.filters, kinds=self.kinds, item_ids=self.ids, seed=self.run.seed)
             with self._lock:
                 self._rulebooks[key] = rulebook
                 while len(self._rulebooks) > MAX_RULEBOOKS:

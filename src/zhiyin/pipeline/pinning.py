@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import numpy as np
 
-from zhiyin.pipeline.slate import RequestBatch, Slates, request_item_keys
-
-if TYPE_CHECKING:
-    from zhiyin.pipeline.rulebook import Rulebook
+from zhiyin.pipeline.slate import RequestBatch, Slates
 
 
-def insert_pins(rulebook: Rulebook, slates: Slates, requests: RequestBatch, k: int) -> tuple[Slates, np.ndarray | None]:
+def insert_pins(
+    slates: Slates,
+    requests: RequestBatch,
+    k: int,
+    *,
+    rule_pins: tuple[np.ndarray, np.ndarray],
+    n_items: int,
+    may_be_pinned: Callable[[RequestBatch, np.ndarray, np.ndarray], np.ndarray],
+) -> tuple[Slates, np.ndarray | None]:
     """Slates that contain the pinned items, and the slot of each row: int64[m], from 0, or -1; None without pins.
 
-    A request's pin of a slot replaces that of the rules. A pinned item that is excluded, or fails the filter, stock or
-    dates, is dropped; the trace says so.
+    A request's pin of a slot replaces that of the rules. The trace names the pinned items that are dropped.
+
+    Parameters
+    ----------
+    rule_pins: items and slots (from 0) of the rules, int64[p] each.
+    n_items: of the catalogue.
+    may_be_pinned: bool[m] of (requests, request of each item, items): those that are False are dropped.
     """
-    n_items = len(rulebook.filters)
-    rule_items, rule_slots = rulebook.pins
+    rule_items, rule_slots = rule_pins
     if not len(rule_items) and requests.pins is None:
         return slates, None
     owner = np.repeat(np.arange(requests.n), len(rule_items))
@@ -37,16 +46,7 @@ def insert_pins(rulebook: Rulebook, slates: Slates, requests: RequestBatch, k: i
         key = item if unique_by_item else slot
         first = np.sort(np.unique(owner * 2**31 + key, return_index=True)[1])
         owner, item, slot = owner[first], item[first], slot[first]
-    allowed = ~np.isin(item, rulebook.exclude)
-    if requests.allowed is not None:
-        allowed &= requests.allowed[item]
-    if requests.closed:
-        allowed &= np.isin(owner * n_items + item, request_item_keys(requests.include, n_items))
-    if requests.exclude is not None:
-        allowed &= ~np.isin(owner * n_items + item, request_item_keys(requests.exclude, n_items))
-    values = rulebook.request_values(requests, owner)
-    for _, condition in rulebook.conditions:
-        allowed &= rulebook.filters.where(condition, item, values)
+    allowed = may_be_pinned(requests, owner, item)
     dropped_owners, dropped_items = owner[~allowed], item[~allowed]
     owner, item, slot = owner[allowed], item[allowed], slot[allowed]
     keys = slates.owners * n_items + slates.items

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -36,10 +36,8 @@ from zhiyin.pipeline.expressions import Expression
 from zhiyin.pipeline.filters import Filters, Mask, RequestValues
 from zhiyin.pipeline.pinning import insert_pins
 from zhiyin.pipeline.rotation import rotated_order
+from zhiyin.pipeline.rules import Boost, Rules
 from zhiyin.pipeline.slate import RequestBatch, Slates, request_item_keys
-
-if TYPE_CHECKING:
-    from zhiyin.pipeline.rules import Boost, Rules
 
 Step = Callable[[Slates], Slates]
 # Stands for "never again" among the microseconds after which an item may come back.
@@ -52,13 +50,17 @@ class Rulebook:
     Parameters
     ----------
     rules: what the settings say.
-    filters: of the catalogue.
-    kinds: names of event kinds by code, for `bought`.
+    filters: of the catalogue; its columns are what expressions may speak of.
+    kinds: names of event kinds by code (`Dataset.kinds`), for `bought`.
     item_ids: raw ids to codes; None: the rules hold codes.
     seed: of rotation.
+
+    Raises ConfigError for a rule that does not fit the catalogue.
     """
 
-    def __init__(self, rules: Rules, filters: Filters, kinds: tuple[str, ...], item_ids: Ids | None, seed: int) -> None:
+    def __init__(
+        self, rules: Rules, filters: Filters, *, kinds: Sequence[str] = (), item_ids: Ids | None = None, seed: int = 0
+    ) -> None:
         self.rules, self.filters, self.seed = rules, filters, seed
         self.conditions = self._conditions()
         self.boosts = [self._boost(boost) for boost in rules.boosts]
@@ -300,7 +302,9 @@ class Rulebook:
     ) -> Slates:
         """Assigns slots by pins, duplicates, caps and shares, then explores by a policy; at most k items a request."""
         k = list_length(k)
-        slates, pins = insert_pins(self, slates, requests, k)
+        slates, pins = insert_pins(
+            slates, requests, k, rule_pins=self.pins, n_items=len(self.filters), may_be_pinned=self._may_be_pinned
+        )
         rules, items, owners = self.rules, slates.items, slates.owners
         caps: list[slot_allocation.Cap] = []
         cap_facts: list[tuple[str, dict[str, Any]]] = []
@@ -409,6 +413,22 @@ class Rulebook:
             return np.zeros(0, np.int64)
         too_often = shown.paired >= frequency.at_most
         return shown.owners[too_often] * len(self.filters) + shown.values[too_often]
+
+    def _may_be_pinned(self, requests: RequestBatch, owners: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """bool[m]: whether each item, of the request in `owners`, passes the rules that pins obey."""
+        n_items = len(self.filters)
+        allowed = ~np.isin(items, self.exclude)
+        if requests.allowed is not None:
+            allowed &= requests.allowed[items]
+        keys = owners * n_items + items
+        if requests.closed:
+            allowed &= np.isin(keys, request_item_keys(requests.include, n_items))
+        if requests.exclude is not None:
+            allowed &= ~np.isin(keys, request_item_keys(requests.exclude, n_items))
+        values = self.request_values(requests, owners)
+        for _, condition in self.conditions:
+            allowed &= self.filters.where(condition, items, values)
+        return allowed
 
     def _cap(self, name: str, items: np.ndarray, at_most: int, first: int, strict: bool) -> slot_allocation.Cap:
         """A cap by a column, over the groups of the given items."""

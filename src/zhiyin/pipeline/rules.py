@@ -10,22 +10,19 @@
     caps = [{ per = "seller", at_most = 2, first = 10 }]
     shares = [{ of = "is_new", at_least = 0.2 }]
 
-`Rules.bind` checks them against a catalogue and returns the `rulebook.Rulebook` that applies them.
+A `rulebook.Rulebook` checks them against a catalogue and applies them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from zhiyin.core.durations import microseconds
 from zhiyin.core.errors import ConfigError, nearest
 from zhiyin.core.limits import MAX_ITEMS
 from zhiyin.core.params import param, params_of, shortened
-from zhiyin.data.ids import Ids
-from zhiyin.pipeline.filters import Filters
-from zhiyin.pipeline.rulebook import Rulebook
 
 # The longest window of a frequency cap.
 MAX_WINDOW_SECONDS = 90 * 86_400.0
@@ -170,24 +167,6 @@ class Rules:
             else:
                 raise ConfigError(f"{place} = {value!r} is no text", remedy="write it in quotes")
         return cls(**values)
-
-    def bind(
-        self,
-        filters: Filters,
-        *,
-        kinds: Sequence[str] = (),
-        item_ids: Ids | None = None,
-        seed: int = 0,
-    ) -> Rulebook:
-        """Check the rules against a catalogue.
-
-        Parameters
-        ----------
-        filters: of the catalogue; its columns are what expressions may speak of.
-        kinds: kinds of events by code (`Dataset.kinds`), for `bought`.
-        item_ids: raw ids to codes; None: the rules hold codes.
-        """
-        return Rulebook(self, filters, tuple(kinds), item_ids, seed)
 
 
 def _settings(owner: type, table: Any, place: str) -> Any:

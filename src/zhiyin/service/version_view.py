@@ -28,6 +28,7 @@ from zhiyin.pipeline.answers import Answers
 from zhiyin.pipeline.bundles import Bundle
 from zhiyin.pipeline.request import DIVERSITY_METHODS, Request
 from zhiyin.pipeline.row_alignment import align_rows
+from zhiyin.pipeline.rulebook import Rulebook
 from zhiyin.pipeline.rules import Rules
 from zhiyin.pipeline.rules_config import MATCHES_NOTHING, hides_everything, usable_rules
 from zhiyin.service.feature_index_updater import NO_EVENTS, live_index
@@ -464,7 +465,7 @@ def _ruled(loaded: Loaded, schema: CatalogueSchema) -> tuple[Answers, dict[str, 
     except ConfigError:
         plain = answers(rules=Rules())
         rules, more = usable_rules(
-            rules, lambda some: some.bind(plain.filters, kinds=tuple(loaded.kinds), item_ids=plain.ids)
+            rules, lambda some: Rulebook(some, plain.filters, kinds=tuple(loaded.kinds), item_ids=plain.ids)
         )
         if not more:  # it was something else
             raise
