@@ -371,7 +371,7 @@ def _count(address: str, load: Load, kills: dict[str, int], outages: dict[str, l
     store, sent = Store(address), load.acknowledged
     ids, numbers = Counter[str](), Counter[int]()
     changed = 0
-    for part in store.parts():
+    for part in store.event_batches():
         for id, value in part.select("id", "value").iter_rows():
             ids[id] += 1
             numbers[int(value)] += 1

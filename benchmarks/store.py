@@ -101,8 +101,8 @@ def speed(address: str, seconds: float) -> None:
         store.append([Event(f"reader {user}", f"i{n}", NOW + n, "view", 1.0) for n in range(100)])
     for label, read in (
         ("history of 100 events", lambda user: store.history(user, 100)),
-        ("history and when forgotten", lambda user: store.recent(user, 100)),
-        ("when forgotten", lambda user: store.forgotten(user)),
+        ("history and when forgotten", lambda user: store.recent_events(user, 100)),
+        ("when forgotten", lambda user: store.forgotten_at(user)),
     ):
         times = []
         for round in range(4_000):
@@ -160,7 +160,7 @@ def killed(address: str, times: int, seed: int = 0) -> tuple[set[str], set[str]]
         process.wait()
         acknowledged.update(heard[: heard.rfind("\n") + 1].split())
     store = Store(address)
-    there = {one for part in store.parts() for one in part["id"]}
+    there = {one for part in store.event_batches() for one in part["id"]}
     if store.path is not None:
         with store._raw() as link:
             assert link.execute("PRAGMA integrity_check").fetchone() == ("ok",)

@@ -132,10 +132,10 @@ def test_the_first_free_port(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         monkeypatch.setattr(demo, "PORTS", (port,))
-        with demo._door() as door:
+        with demo._listen_on_free_port() as door:
             assert door.getsockname()[1] != port
     monkeypatch.setattr(demo, "PORTS", (port,))
-    with demo._door() as door:
+    with demo._listen_on_free_port() as door:
         assert door.getsockname()[1] == port
 
 
@@ -145,7 +145,7 @@ def test_without_the_extra_it_says_what_to_install(
     import importlib.util
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "uvicorn" else object())
-    demo._serve(tmp_path, demo.Known(["u1"], ["i1"]))
+    demo._serve(tmp_path, demo.ExampleIds(["u1"], ["i1"]))
     said = capsys.readouterr().err
     assert "uvicorn is missing: pip install 'zhiyin[serve,rules]'" in said
     assert f"cd {tmp_path} && zhiyin serve" in said
@@ -154,7 +154,7 @@ def test_without_the_extra_it_says_what_to_install(
 
 def test_ids_of_any_kind_are_quoted() -> None:
     keys = {"read": "r", "events": "e", "page": "p", "admin": "a"}
-    lines = demo._hints("http://127.0.0.1:1", keys, demo.Known(["a,b c"], ["it's / 知?", "x"]))
+    lines = demo._usage_lines("http://127.0.0.1:1", keys, demo.ExampleIds(["a,b c"], ["it's / 知?", "x"]))
     posted = shlex.split(lines[5])
     assert json.loads(posted[-1])["events"][0]["item"] == "it's / 知?"
     assert shlex.split(lines[7])[2].endswith("/v1/items/it%27s%20%2F%20%E7%9F%A5%3F/similar?k=5")

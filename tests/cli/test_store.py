@@ -30,8 +30,8 @@ def kept(zhiyin: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     now = time.time_ns() // 1000
     store.append([Event("alice", "a", now - 500 * DAY), Event("alice", "b", now - DAY), Event("bob", "a", now - DAY)])
     store.put("users", {"alice": {"age": 30}})
-    store.keep_traces([Trace("l1", "alice", now - DAY, 1, "home", {"k": 2})])
-    store.keep_impression("l1", now, ["a"])
+    store.append_traces([Trace("l1", "alice", now - DAY, 1, "home", {"k": 2})])
+    store.append_impression("l1", now, ["a"])
     store.close()
     return tmp_path / "data" / "shop.db"
 
@@ -79,7 +79,7 @@ def test_backed_up_and_restored(zhiyin: Command, kept: Path, tmp_path: Path) -> 
     assert "1 users who were forgotten" in said
     store = Store(kept)
     assert [len(store.history(user)) for user in ("alice", "bob", "carol")] == [2, 0, 0]
-    assert store.forgotten("bob") > 0
+    assert store.forgotten_at("bob") > 0
     restored = store.identity
     store.close()
     old = Store(kept.with_name("shop.db.before-restore"))

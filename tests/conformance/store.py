@@ -59,7 +59,7 @@ class StoreConformance:
         assert again.history("alice") == events[:2]
         assert again.history("知音 🎧") == events[2:]
         assert again.history("nobody") == []
-        assert (again.count(), again.last) == (3, store.last)
+        assert (again.count(), again.last_seq) == (3, store.last_seq)
         again.close()
 
     def test_a_retry_is_no_second_click(self, store: Store) -> None:
@@ -90,7 +90,7 @@ class StoreConformance:
         store.append([event(2)])
         whole = store.events()
         assert whole["item"].to_list() == ["film 5", "film 1", "film 4", "film 2"]
-        assert [part["item"].to_list() for part in store.parts(int(whole["seq"][0]), 2)] == [
+        assert [part["item"].to_list() for part in store.event_batches(int(whole["seq"][0]), 2)] == [
             ["film 1", "film 4"], ["film 2"],
         ]  # fmt: skip
 
@@ -99,11 +99,11 @@ class StoreConformance:
         assert store.put("items", {"a": {"tags": ["x", "y"], "price": 3}}) == {"a": 1}  # nothing changed
         assert store.put("items", {"a": {"price": 4}, "c": {}}) == {"a": 2, "c": 1}
         assert store.get("items", "a") == ({"price": 4}, 2)
-        found, last = store.all("items")
+        found, last = store.changes_since("items")
         assert found == {"a": {"price": 4}, "b": {"price": None}, "c": {}}
         assert store.put("items", {"b": None, "never": None}) == {"b": 2, "never": 0}
         assert store.get("items", "b") is None
-        assert store.all("items", last)[0] == {"b": None}
+        assert store.changes_since("items", last)[0] == {"b": None}
         assert store.get("users", "a") is None
 
     def test_a_patch_keeps_what_it_does_not_name(self, store: Store) -> None:
@@ -113,11 +113,11 @@ class StoreConformance:
         assert store.patch("items", {"a": {"price": None}}) == {"a": 3}
         assert store.get("items", "a") == ({"price": None, "hidden": True, "tags": ["x"]}, 3)
         store.put("items", {"a": None})
-        assert store.deleted("items", "a")
+        assert store.is_deleted("items", "a")
         assert store.patch("items", {"a": {"price": 4}}) == {"a": 5}
         assert store.get("items", "a") == ({"price": 4}, 5)
-        assert not store.deleted("items", "a")
-        assert not store.deleted("items", "never")
+        assert not store.is_deleted("items", "a")
+        assert not store.is_deleted("items", "never")
         with pytest.raises(DataError):
             store.patch("items", {"a": {"id": "x"}})
 
@@ -156,7 +156,7 @@ class StoreConformance:
     def test_columns_that_cannot_be(self, store: Store, columns: object) -> None:
         with pytest.raises(DataError):
             store.put("items", {"a": columns})  # type: ignore[dict-item]
-        assert store.all("items") == ({}, 0)
+        assert store.changes_since("items") == ({}, 0)
 
     def test_many_writers_lose_nothing(self, store: Store, address: str) -> None:
         def write(name: str) -> None:
@@ -172,12 +172,12 @@ class StoreConformance:
         for thread in threads:
             thread.join()
         assert store.count() == 240
-        assert len(store.all("items")[0]) == 24
+        assert len(store.changes_since("items")[0]) == 24
         assert store.events()["seq"].is_sorted()
 
     def test_retention(self, store: Store) -> None:
         store.append([event(n) for n in range(10)])
-        assert store.drop_before(NOW + 4) == 4
+        assert store.drop_events_before(NOW + 4) == 4
         assert [e.item for e in store.history("alice")] == [f"film {n}" for n in range(4, 10)]
 
     def test_forgotten_is_forgotten(self, store: Store) -> None:
@@ -199,7 +199,7 @@ class StoreConformance:
         assert other.load(tmp_path / "out") == 5
         assert other.load(tmp_path / "out") == 0
         assert other.history("alice") == store.history("alice")
-        assert other.all("items")[0] == {"a": {"title": "知音"}}
+        assert other.changes_since("items")[0] == {"a": {"title": "知音"}}
         with pytest.raises(DataError, match="export"):
             other.load(tmp_path)
 
@@ -208,12 +208,12 @@ class StoreConformance:
         done = [writer.submit([event(n), event(n + 1_000)]) for n in range(200)]
         assert sorted(seq for future in done for seq in future.result(20)) == list(range(1, 401))
         assert store.count() == 400
-        assert writer.submit([event(0), event(5_000)]).result(20) == [0, store.last]
+        assert writer.submit([event(0), event(5_000)]).result(20) == [0, store.last_seq]
         with pytest.raises(DataError):
             writer.submit([Event("", "a", NOW)])
         last = writer.submit([event(6_000)])
         writer.close()
-        assert last.result(0) == [store.last]
+        assert last.result(0) == [store.last_seq]
         assert writer.waiting == 0
         with pytest.raises(StoreClosedError):
             writer.submit([event(7_000)])
@@ -229,13 +229,13 @@ class StoreConformance:
     def test_a_request_that_cannot_be_kept_costs_the_others_nothing(self, store: Store) -> None:
         """What no check has found, a database may still refuse: then requests are committed apart."""
         writer, gate = GroupCommitWriter(store), threading.Event()
-        keep = store.keep
+        keep = store.append_validated
 
         def slow(rows: Sequence[Event]) -> list[int]:
             assert gate.wait(20)
             return keep(rows)
 
-        store.keep = slow  # type: ignore[method-assign]
+        store.append_validated = slow  # type: ignore[method-assign]
         first = writer.submit([event(0)])  # holds the writer while the others gather
         bad = Event("half \ud800", "film", NOW, id="bad")
         futures = [writer.submit([bad if n == 13 else event(n)], right=True) for n in range(1, 40)]
@@ -273,30 +273,30 @@ class StoreConformance:
         done = 0
         for size in (0, 1, 9, 10, 11, 99, 100, 101, 237):
             batch = [event(n) for n in range(done, done + size)]
-            assert store.keep(batch) == store.events(store.last - size)["seq"].to_list()
-            assert store.keep(batch) == [0] * size
+            assert store.append_validated(batch) == store.events(store.last_seq - size)["seq"].to_list()
+            assert store.append_validated(batch) == [0] * size
             done += size
-        first = store.keep([event(done), event(3), event(done + 1), event(done)])
+        first = store.append_validated([event(done), event(3), event(done + 1), event(done)])
         assert [seq > 0 for seq in first] == [True, False, True, False]
         assert [seq for seq in first if seq] == store.events()["seq"].to_list()[-2:]
-        assert store.keep([event(5), event(done + 2), event(done + 1)]) == [0, store.last, 0]
+        assert store.append_validated([event(5), event(done + 2), event(done + 1)]) == [0, store.last_seq, 0]
         assert store.events()["item"].to_list() == [f"film {n}" for n in range(done + 3)]
 
     def test_history_and_forgetting_in_one_look(self, store: Store) -> None:
-        assert store.recent("alice", 5) == ([], 0)
+        assert store.recent_events("alice", 5) == ([], 0)
         store.append([event(n) for n in (3, 1, 2)])
-        assert store.recent("alice", 2) == (store.history("alice", 2), 0)
-        assert [e.item for e in store.recent("alice", 2)[0]] == ["film 1", "film 2"]  # those that came last
+        assert store.recent_events("alice", 2) == (store.history("alice", 2), 0)
+        assert [e.item for e in store.recent_events("alice", 2)[0]] == ["film 1", "film 2"]  # those that came last
         store.forget("alice")
-        events, when = store.recent("alice", 5)
+        events, when = store.recent_events("alice", 5)
         assert events == []
-        assert when == store.forgotten("alice") == next(iter(store.forgotten_all().values())) > NOW
+        assert when == store.forgotten_at("alice") == next(iter(store.forgotten_by_hash().values())) > NOW
         store.append([event(9)])
-        assert store.recent("alice", 5) == ([event(9)], when)
+        assert store.recent_events("alice", 5) == ([event(9)], when)
 
     def test_what_is_read_is_an_event(self, store: Store) -> None:
         store.append([event(1)])
-        for found in (*store.history("alice"), *store.recent("alice")[0]):
+        for found in (*store.history("alice"), *store.recent_events("alice")[0]):
             assert type(found) is Event
             assert hash(found) == hash(event(1))
             with pytest.raises(AttributeError):
@@ -308,7 +308,7 @@ class StoreConformance:
         def read() -> None:
             seen = 0
             while seen < 100:
-                found = store.recent("alice", 1_000)[0]
+                found = store.recent_events("alice", 1_000)[0]
                 if len(found) < seen or [e.time for e in found] != sorted(e.time for e in found):
                     wrong.append(found)
                 seen = len(found)
@@ -326,15 +326,15 @@ class StoreConformance:
     # -- placements ----------------------------------------------------------------------------------------------------
 
     def test_placements_have_versions(self, store: Store) -> None:
-        assert [store.seq(name) for name in ("items", "users", "placements")] == [0, 0, 0]
+        assert [store.last_change(name) for name in ("items", "users", "placements")] == [0, 0, 0]
         assert store.put("placements", {"home": {"settings": '{"k": 5}'}}) == {"home": 1}
-        first = store.seq("placements")
+        first = store.last_change("placements")
         store.put("placements", {"home": {"settings": '{"k": 7}'}, "basket": {"settings": "{}"}})
         store.put("placements", {"home": None})
-        assert store.seq("placements") > first
-        assert store.seq("items") == 0
-        assert store.all("placements", until=first) == ({"home": {"settings": '{"k": 5}'}}, first)
-        assert store.all("placements", first, store.seq("placements") - 1)[0] == {
+        assert store.last_change("placements") > first
+        assert store.last_change("items") == 0
+        assert store.changes_since("placements", until=first) == ({"home": {"settings": '{"k": 5}'}}, first)
+        assert store.changes_since("placements", first, store.last_change("placements") - 1)[0] == {
             "home": {"settings": '{"k": 7}'}, "basket": {"settings": "{}"},
         }  # fmt: skip
         versions = store.versions("placements", "home")
@@ -343,21 +343,21 @@ class StoreConformance:
         ]  # fmt: skip
         assert all(when > NOW for _, _, when in versions)
         assert store.versions("placements", "nowhere") == []
-        for wrong in (store.seq, store.all, lambda name: store.versions(name, "a")):
+        for wrong in (store.last_change, store.changes_since, lambda name: store.versions(name, "a")):
             with pytest.raises(ConfigError, match="no table"):
                 wrong("events; drop")  # type: ignore[operator]
 
     def test_how_far_it_has_come_is_one_look(self, store: Store) -> None:
-        before = store.marks()
+        before = store.change_marks()
         assert before == (0, 0, 0, 0, 0)
         store.put("items", {"x": {"price": 1}})
         store.put("placements", {"home": {"settings": "{}"}})
         store.forget("somebody")
-        after = store.marks()
-        assert after == (store.seq("items"), 0, store.seq("placements"), 0, store.forgettings())
+        after = store.change_marks()
+        assert after == (store.last_change("items"), 0, store.last_change("placements"), 0, store.forget_count())
         assert min(after.items, after.placements, after.forgettings) > 0
-        assert [moment > 0 for moment in store.forgotten_of(["nobody", "somebody"])] == [False, True]
-        assert store.forgotten_of(["somebody"]) == [store.forgotten("somebody")]
+        assert [moment > 0 for moment in store.forgotten_at_each(["nobody", "somebody"])] == [False, True]
+        assert store.forgotten_at_each(["somebody"]) == [store.forgotten_at("somebody")]
 
     def test_of_two_first_writers_one_decides_the_type(self, store: Store, address: str) -> None:
         types, programs = ["number", "text", "bool", "texts"], [Store(address) for _ in range(4)]
@@ -373,7 +373,7 @@ class StoreConformance:
         assert stored_types(store).declared.items == {"x": "int", "y": "date"}
         declare(store, {"items": {"x": None}})
         assert stored_types(store).declared.items == {"y": "date"}
-        assert stored_types(store).version == store.seq("catalogue_schema")
+        assert stored_types(store).version == store.last_change("catalogue_schema")
         with pytest.raises(DataError, match="columns besides those of the catalogue"):
             add_first(store, "items", {f"c{number}": "text" for number in range(1_001)})
 
@@ -393,17 +393,17 @@ class StoreConformance:
     def test_rows_that_are_no_columns_keep_no_other_out(self, store: Store) -> None:
         store.put("items", {"a": {"x": 1}, "b": {"x": 2}, "c": {"x": 3}})
         store.put("items", {"a": {"x": 4}})
-        with store._writing() as link:
+        with store.writing() as link:
             newest = sa.update(VERSIONED_TABLES["items"]).where(VERSIONED_TABLES["items"].c.version == 2)
             link.execute(newest.values(columns="no json"))
             link.execute(
                 sa.update(VERSIONED_TABLES["items"]).where(VERSIONED_TABLES["items"].c.id == "b").values(columns="[1]")
             )
         seqs: list[int] = []
-        found, last = store.all("items", unreadable=seqs)
+        found, last = store.changes_since("items", unreadable=seqs)
         assert found == {"a": {"x": 1}, "c": {"x": 3}}
-        assert [store.id_of("items", seq) for seq in seqs] == ["b", "a"]
-        assert last == store.seq("items") == store.change_of("items", "a")
+        assert [store.id_of_change("items", seq) for seq in seqs] == ["b", "a"]
+        assert last == store.last_change("items") == store.last_change_of("items", "a")
         assert store.get("items", "a") == ({"x": 1}, 1)
         assert store.get("items", "b") is None
         assert store.patch("items", {"a": {"y": 5}}) == {"a": 3}
@@ -412,17 +412,17 @@ class StoreConformance:
     def test_no_seq_is_used_twice(self, store: Store) -> None:
         store.put("users", {"bob": {"a": 1}, "alice": {"a": 1}})
         store.append([event(1, user="bob"), event(2)])
-        users, events = store.seq("users"), store.last
+        users, events = store.last_change("users"), store.last_seq
         store.forget("alice")
         store.put("users", {"carol": {"a": 1}})
         store.append([event(3, user="carol")])
-        assert store.all("users", users)[0] == {"carol": {"a": 1}}
+        assert store.changes_since("users", users)[0] == {"carol": {"a": 1}}
         assert store.events(events)["user"].to_list() == ["carol"]
 
     # -- lists ---------------------------------------------------------------------------------------------------------
 
     def test_traces_come_back(self, store: Store) -> None:
-        assert store.keep_traces([trace(1), trace(2, user=None, arrays={}), trace(3, user="bob")]) == 3
+        assert store.append_traces([trace(1), trace(2, user=None, arrays={}), trace(3, user="bob")]) == 3
         found = store.trace("list 1")
         assert found is not None
         assert (found.user, found.time, found.version, found.placement) == ("alice", NOW + 1, 3, "home")
@@ -434,7 +434,7 @@ class StoreConformance:
         assert other is not None
         assert (other.user, other.arrays) == (None, {})
         assert store.trace("list 9") is None
-        assert store.keep_traces([trace(1, version=9)]) == 0
+        assert store.append_traces([trace(1, version=9)]) == 0
         assert [t.list_id for t in store.traces()] == ["list 1", "list 2", "list 3"]
         assert [t.list_id for t in store.traces(after_time=NOW + 1, most=1)] == ["list 2"]
         assert [t.list_id for t in store.traces("bob")] == ["list 3"]
@@ -447,26 +447,26 @@ class StoreConformance:
     )  # fmt: skip
     def test_traces_that_cannot_be(self, store: Store, more: dict[str, object]) -> None:
         with pytest.raises(DataError):
-            store.keep_traces([trace(1), trace(2, **more)])
+            store.append_traces([trace(1), trace(2, **more)])
         assert store.traces() == []
 
     def test_impressions_and_events_of_a_list(self, store: Store) -> None:
-        store.keep_impression("l1", NOW + 5, ["b", "知音"])
-        store.keep_impression("l1", NOW, ["a"])
-        store.keep_impression("l1", NOW, ["a"])  # a retry
+        store.append_impression("l1", NOW + 5, ["b", "知音"])
+        store.append_impression("l1", NOW, ["a"])
+        store.append_impression("l1", NOW, ["a"])  # a retry
         assert store.impressions("l1") == [(NOW, ["a"]), (NOW + 5, ["b", "知音"])]
         assert store.impressions("l2") == []
         with pytest.raises(DataError):
-            store.keep_impression("l1", NOW, [""])
+            store.append_impression("l1", NOW, [""])
         store.append([event(2, list_id="l1"), event(1, list_id="l1"), event(3, list_id="l2"), event(4)])
         assert store.events_of_list("l1") == [event(2, list_id="l1"), event(1, list_id="l1")]
 
     def test_old_lists_go(self, store: Store) -> None:
-        store.keep_traces([trace(n) for n in range(1, 8)])
+        store.append_traces([trace(n) for n in range(1, 8)])
         for n in (2, 6, 50):
-            store.keep_impression(f"list {n}", NOW + n, ["a"])
-        store.keep_impression("list 3", NOW + 100, ["a"])
-        store.keep_impression("never kept", NOW + 1, ["a"])
+            store.append_impression(f"list {n}", NOW + n, ["a"])
+        store.append_impression("list 3", NOW + 100, ["a"])
+        store.append_impression("never kept", NOW + 1, ["a"])
         assert store.drop_lists_before(NOW + 5) == 4
         assert [t.list_id for t in store.traces()] == ["list 5", "list 6", "list 7"]
         left = [f"list {n}" for n in range(60) if store.impressions(f"list {n}")]
@@ -477,10 +477,10 @@ class StoreConformance:
     def test_lists_of_the_forgotten_are_gone(self, store: Store) -> None:
         named = trace(3, user=None, head={"request": {"user": "alice"}})
         item = trace(4, user="bob", head={"request": {"user": "bob"}, "items": ["alice"], "last": "alice2"})
-        store.keep_traces([trace(1), trace(2, user="bob"), named, item])
+        store.append_traces([trace(1), trace(2, user="bob"), named, item])
         for n in (1, 2, 3, 4):
-            store.keep_impression(f"list {n}", NOW + n, ["a"])
-        store.keep_impression("lost", NOW, ["a"])
+            store.append_impression(f"list {n}", NOW + n, ["a"])
+        store.append_impression("lost", NOW, ["a"])
         store.append([event(1, list_id="list 1"), event(2, list_id="lost"), event(3, list_id="list 2")])
         proof = store.forget("alice")
         assert proof["lists removed"] == 2
@@ -493,8 +493,8 @@ class StoreConformance:
 
     def test_a_trace_that_comes_after_its_user_was_forgotten(self, store: Store) -> None:
         store.forget("alice")
-        later = Trace("later", "alice", store.forgotten("alice") + 1, 1, "home", {})
-        assert store.keep_traces([trace(1), trace(2, user="bob"), trace(3, user=None), later]) == 3
+        later = Trace("later", "alice", store.forgotten_at("alice") + 1, 1, "home", {})
+        assert store.append_traces([trace(1), trace(2, user="bob"), trace(3, user=None), later]) == 3
         assert store.trace("list 1") is None
         assert store.trace("later") is not None
 
@@ -518,14 +518,14 @@ class StoreConformance:
     def test_traces_that_find_no_room_are_dropped(self, store: Store) -> None:
         traces = TraceWriter(store, waiting=3)
         hold, held = threading.Event(), threading.Event()
-        keep = store.keep_packed
+        keep = store.append_trace_rows
 
         def slow(rows: object) -> int:
             held.set()
             hold.wait(20)
             return keep(rows)  # type: ignore[arg-type]
 
-        store.keep_packed = slow  # type: ignore[method-assign]
+        store.append_trace_rows = slow  # type: ignore[method-assign]
         traces.put(trace(1))
         assert held.wait(20)
         begun = time.monotonic()
@@ -554,8 +554,8 @@ class StoreConformance:
         store.append([event(1), event(2, user="bob"), event(1, user="dora")])
         store.put("users", {"bob": {"age": 1}})
         store.put("placements", {"home": {"settings": "{}"}})
-        store.keep_traces([trace(1), trace(2, user=None), trace(3, user="bob")])
-        store.keep_impression("list 1", NOW, ["a"])
+        store.append_traces([trace(1), trace(2, user=None), trace(3, user="bob")])
+        store.append_impression("list 1", NOW, ["a"])
         store.export(tmp_path / "out")
         other = Store(tmp_path / "other.db")
         other.forget("bob")
@@ -564,7 +564,7 @@ class StoreConformance:
         for _ in range(2):
             other.load(tmp_path / "out")
         assert [e.user for e in (*other.history("alice"), *other.history("bob"), *other.history("dora"))] == ["alice"]
-        assert other.forgotten("dora") == store.forgotten("dora")
+        assert other.forgotten_at("dora") == store.forgotten_at("dora")
         assert [t.list_id for t in other.traces()] == ["list 1", "list 2"]
         assert other.impressions("list 1") == [(NOW, ["a"])]
         assert other.get("users", "bob") is None
@@ -578,14 +578,14 @@ class StoreConformance:
     def test_a_request_given_up_harms_no_other(self, store: Store) -> None:
         """A future that was cancelled while it waited is no reason for the writer to die."""
         hold, held = threading.Event(), threading.Event()
-        keep = store.keep
+        keep = store.append_validated
 
         def slow(rows: object) -> list[int]:
             held.set()
             hold.wait(20)
             return keep(rows)  # type: ignore[arg-type]
 
-        store.keep = slow  # type: ignore[method-assign]
+        store.append_validated = slow  # type: ignore[method-assign]
         writer = GroupCommitWriter(store)
         first = writer.submit([event(1)])
         assert held.wait(20)

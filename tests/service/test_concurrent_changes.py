@@ -64,7 +64,7 @@ def training_held_at(shop: Shop, monkeypatch: pytest.MonkeyPatch, moment: str) -
         monkeypatch.setattr(training, "_things", lambda store, name: (hold() if name == "items" else None,
                                                                       things(store, name))[1])  # fmt: skip
     elif moment == "before who was forgotten is read":
-        gone = shop.store.forgotten_all
+        gone = shop.store.forgotten_by_hash
         monkeypatch.setattr(shop.store, "forgotten_all", lambda: (hold(), gone())[1])
     else:
         whole = shop.read

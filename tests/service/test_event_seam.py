@@ -53,7 +53,7 @@ def send(client: Any, shop: Shop, ways: list[tuple[str, tuple[Any, ...]]]) -> No
             user, item, time, kind, value = shop.rows[number % len(shop.rows)]  # type: ignore[attr-defined]
         event = {"user": user, "item": item, "time": time, "kind": kind, "value": value}
         if way == "send twice":
-            event["id"] = f"{shop.store.given}-{number}"
+            event["id"] = f"{shop.store.highest_seq}-{number}"
             assert click(client, event).json()["events"][0]["status"] == "accepted"
         said = click(client, event).json()
         assert said["rejected"] == 0

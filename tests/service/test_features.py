@@ -81,7 +81,7 @@ def send(client: Any, events: pl.DataFrame) -> None:
 
 
 def known(client: Any) -> None:
-    eventually(lambda: client.live.now.loaded.index.seq == client.store.last)
+    eventually(lambda: client.live.now.loaded.index.seq == client.store.last_seq)
 
 
 def ask(client: Any, user: str, now: int, **more: Any) -> Any:
@@ -157,7 +157,7 @@ def test_lists_and_features_equal_those_of_the_log(opened: Callable[..., Any], h
             assert [row["item"] for row in body["items"]] == [str(item) for item in expected.items]
             assert np.allclose([row["score"] for row in body["items"]], expected.scores, rtol=1e-6, atol=1e-6)
             trace = client.shop.traces.find(body["list_id"])
-            assert trace.head["index"][0] == client.store.last
+            assert trace.head["index"][0] == client.store.last_seq
             logged = dict(zip(trace.arrays["feature_items"].tolist(), trace.arrays["feature_values"]))
             assert list(logged) == expected.features.items.tolist()
             assert np.allclose(
@@ -235,14 +235,14 @@ def test_another_version_begins_where_it_has_learned(opened: Callable[..., Any],
     came = ranked.log(100).filter(pl.col("time").is_between(TRAINED, TRAINED + 2 * DAY, closed="left"))
     first, second = came[: len(came) // 2], came[len(came) // 2 :]
     send(client, first)
-    position = client.store.last
+    position = client.store.last_seq
     learned = pl.concat([ranked.log(100).filter(pl.col("time") < TRAINED), first])
     ranked.trained(tmp_path, learned, 2, StorePosition(client.store.identity, position), len(first))
     send(client, second)
     bundles.promote(2)
     eventually(lambda: client.live.now.version == 2)
     index = client.live.now.loaded.index
-    assert (index.learned_seq, index.seq, index.events) == (position, client.store.last, len(second))
+    assert (index.learned_seq, index.seq, index.events) == (position, client.store.last_seq, len(second))
     now = TRAINED + 2 * DAY
     trace = client.shop.traces.find(ask(client, "u2", now)["list_id"])
     values, items = trace.arrays["feature_values"], trace.arrays["feature_items"]

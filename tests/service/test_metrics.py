@@ -234,7 +234,7 @@ def test_logs_hold_nobodys_data(service: Any, written: io.StringIO, monkeypatch:
 
     for where, names in (
         (service.shop.list_service, ("create",)),
-        (service.shop.store, ("get", "put", "history", "keep")),
+        (service.shop.store, ("get", "put", "history", "append_validated")),
         (service.shop.live, ("past", "heard")),
     ):
         for name in names:

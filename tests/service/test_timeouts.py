@@ -60,7 +60,7 @@ def test_a_timeout_of_the_writer_is_none_of_the_commit(
     def keep(_: Any) -> list[bool]:
         raise TimeoutError("the file system did not answer: a secret of u7")
 
-    monkeypatch.setattr(shop.store, "keep", keep)
+    monkeypatch.setattr(shop.store, "append_validated", keep)
     with caplog.at_level(logging.WARNING, logger="zhiyin"):
         answer = client.post(path, json=EVENTS)
     assert answer.status_code == 504

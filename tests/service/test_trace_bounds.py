@@ -105,8 +105,8 @@ def trace_of(n: int, size: int = 0) -> Trace:
 
 def test_what_waits_is_bounded_by_bytes(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     store, gate = Store(tmp_path / "shop.db"), threading.Event()
-    keep = store.keep_packed
-    monkeypatch.setattr(store, "keep_packed", lambda rows: gate.wait(20) and keep(rows))
+    keep = store.append_trace_rows
+    monkeypatch.setattr(store, "append_trace_rows", lambda rows: gate.wait(20) and keep(rows))
     traces = TraceWriter(store, bytes=1 << 20)
     for n in range(100):
         traces.put(trace_of(n, 100_000))
@@ -123,15 +123,15 @@ def test_what_waits_is_bounded_by_bytes(tmp_path: Any, monkeypatch: pytest.Monke
 
 def test_the_oldest_lists_go_where_all_take_too_much(tmp_path: Any) -> None:
     store = Store(tmp_path / "shop.db")
-    store.keep_traces([trace_of(n, 40_000) for n in range(100)])
-    number, size = store.lists_size()
+    store.append_traces([trace_of(n, 40_000) for n in range(100)])
+    number, size = store.trace_count_and_bytes()
     assert number == 100
     assert 3_000_000 < size < 5_000_000
     settings = ServiceSection(lists_size=2, keep_lists="900y")
     RetentionJob(str(tmp_path / "shop.db"), settings).close()
-    eventually(lambda: store.lists_size()[0] < 60)
+    eventually(lambda: store.trace_count_and_bytes()[0] < 60)
     left = [trace.list_id for trace in store.traces()]
     assert left == [f"list {n}" for n in range(100 - len(left), 100)]
-    assert store.lists_size()[1] <= 2 << 20
+    assert store.trace_count_and_bytes()[1] <= 2 << 20
     assert len(left) > 30
     store.close()

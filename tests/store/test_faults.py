@@ -50,7 +50,7 @@ def fill(store: Store, acknowledged: set[str], most: int = 5_000) -> Exception:
 
 
 def ids(store: Store) -> set[str]:
-    return {one for part in store.parts() for one in part["id"]}
+    return {one for part in store.event_batches() for one in part["id"]}
 
 
 def test_a_full_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +61,7 @@ def test_a_full_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     big = {"a": {"text": "x" * 100_000}}
     for write in (
         lambda: store.put("items", big), lambda: store.append([event(n) for n in range(2_000)]),
-        lambda: store.keep_traces([trace(n, arrays={"a": np.random.default_rng(n).random(99)}) for n in range(500)]),
+        lambda: store.append_traces([trace(n, arrays={"a": np.random.default_rng(n).random(99)}) for n in range(500)]),
     ):  # fmt: skip
         with pytest.raises(StoreFullError, match="full"):
             write()
@@ -143,8 +143,9 @@ def test_a_file_that_is_no_database_any_more(tmp_path: Path) -> None:
     store.close()
     good = (tmp_path / "shop.db").read_bytes()
     (tmp_path / "shop.db").write_bytes(b"nonsense" * (len(good) // 8))
-    for read in (lambda: store.history("alice"), lambda: store.recent("alice"), store.count, lambda: store.seq("items"),
-                 lambda: store.append([event(1)]), lambda: store.trace("a")):  # fmt: skip
+    for read in (lambda: store.history("alice"), lambda: store.recent_events("alice"), store.count,
+                 lambda: store.last_change("items"), lambda: store.append([event(1)]),
+                 lambda: store.trace("a")):  # fmt: skip
         with pytest.raises(StoreAwayError) as raised:
             read()
         assert "zhiyin store restore" in str(raised.value.remedy)
@@ -258,8 +259,9 @@ def test_a_server_that_goes_and_comes_back(cluster: Cluster) -> None:
         cluster.stop(how)
         refused = sender.refused
         until(lambda refused=refused: sender.refused > refused + 5)  # type: ignore[misc]
-        for call in (store.count, lambda: store.history("u"), lambda: store.recent("u"), lambda: store.seq("items"),
-                     lambda: store.put("items", {"a": {}}), lambda: store.forget("nobody")):  # fmt: skip
+        for call in (store.count, lambda: store.history("u"), lambda: store.recent_events("u"),
+                     lambda: store.last_change("items"), lambda: store.put("items", {"a": {}}),
+                     lambda: store.forget("nobody")):  # fmt: skip
             with pytest.raises(StoreAwayError):
                 call()
         failed = traces.failed
@@ -273,7 +275,7 @@ def test_a_server_that_goes_and_comes_back(cluster: Cluster) -> None:
     traces.put(trace(2))
     traces.close()
     assert sender.errors == {StoreAwayError}
-    there = [one for part in store.parts() for one in part["id"]]
+    there = [one for part in store.event_batches() for one in part["id"]]
     assert len(there) == len(set(there))
     assert set(sender.acknowledged) <= set(there)
     assert len(store.history("u", 50)) == 50
@@ -368,17 +370,17 @@ def test_format_1_becomes_the_newest(where: str, tmp_path: Path, request: pytest
                                       Event("alice", "b", 20, "buy", None, "e2")]  # fmt: skip
     assert store.events()["seq"].to_list() == [3, 7]
     assert store.get("items", "a") == ({"title": "B"}, 2)
-    assert [store.seq(name) for name in ("items", "users", "placements")] == [2, 5, 0]
-    assert store.forgotten_all() == {"abc": 7}
+    assert [store.last_change(name) for name in ("items", "users", "placements")] == [2, 5, 0]
+    assert store.forgotten_by_hash() == {"abc": 7}
     assert store.append([event(3), dataclasses.replace(event(4), id="e2")]) == [True, False]
-    assert store.last > 7
+    assert store.last_seq > 7
     assert [e.id for e in store.events_of_list("l1")] == ["e1"]
     store.put("placements", {"home": {"settings": "{}"}})
-    store.keep_traces([trace(1)])
-    before = store.last
+    store.append_traces([trace(1)])
+    before = store.last_seq
     store.forget("alice")
     store.append([event(1, user="bob")])
-    assert store.last > before
+    assert store.last_seq > before
     again = Store(address)
     assert again.count() == 1
     for one in (*opened, again):
@@ -459,7 +461,7 @@ def test_a_store_closed_while_threads_read(tmp_path: Path) -> None:
             except Exception as error:
                 wrong.append(error)
 
-    reads = (lambda: store.history("alice"), lambda: store.recent("alice"), lambda: store.forgotten("alice"))
+    reads = (lambda: store.history("alice"), lambda: store.recent_events("alice"), lambda: store.forgotten_at("alice"))
     threads = [threading.Thread(target=read, args=(what,)) for what in reads]
     for thread in threads:
         thread.start()
@@ -478,9 +480,9 @@ def test_the_log_is_written_back_beside_the_writer(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(links, "MAX_WAL_PAGES", 50)
     store = Store(tmp_path / "shop.db")
     store.append([event(n) for n in range(2_000)])
-    assert store.write_back() > 50
+    assert store.checkpoint() > 50
     store.append([event(2_000)])
-    assert store.write_back() < 50
+    assert store.checkpoint() < 50
     assert store.count() == 2_001
     assert sqlite3.connect(tmp_path / "shop.db").execute("PRAGMA integrity_check").fetchone() == ("ok",)
     store.close()

@@ -38,7 +38,7 @@ class FakeStore:
     def clock(self) -> int:
         return self.now
 
-    def keep(self, events: list[Event]) -> list[int]:
+    def append_validated(self, events: list[Event]) -> list[int]:
         items = [event.item for event in events]
         self.commits.append(items)
         self.entered.set()
@@ -48,7 +48,7 @@ class FakeStore:
         self.kept += items
         return list(range(len(self.kept) - len(items) + 1, len(self.kept) + 1))
 
-    def write_back(self) -> None:
+    def checkpoint(self) -> None:
         self.write_backs += 1
         if self.write_back_error:
             raise self.write_back_error

@@ -45,19 +45,19 @@ def filled(address: str | Path, n: int = 3_000) -> Store:
     times = [T0 + (at if at % 2 else n - at) for at in range(n)]
     for start in range(0, n, 1_000):
         store.append([Event(f"u{at % 50}", f"i{at % 7}", times[at], id=f"e{at}") for at in range(start, start + 1_000)])
-    store.keep_traces([Trace(f"l{at}", "u1", T0 + at, 1, "home", {}) for at in range(1_000)])
+    store.append_traces([Trace(f"l{at}", "u1", T0 + at, 1, "home", {}) for at in range(1_000)])
     for at in range(50):
-        store.keep_impression(f"l{at}", T0 + at, ["i1"])
-        store.keep_impression(f"lost{at}", T0 + at, ["i1"])
+        store.append_impression(f"l{at}", T0 + at, ["i1"])
+        store.append_impression(f"lost{at}", T0 + at, ["i1"])
     return store
 
 
 def tidied(store: Store, moment: int) -> list[tuple[str, Any]]:
     """What is asked while everything before a moment is removed."""
     with statements(store) as asked:
-        for _ in store.dropping_lists(moment):
+        for _ in store.drop_lists_in_batches(moment):
             pass
-        store.drop_before(moment)
+        store.drop_events_before(moment)
     verbs = ("SELECT", "DELETE")
     return [one for one in asked if one[0].lstrip().upper().startswith(verbs) and "pg_advisory" not in one[0]]
 
@@ -100,7 +100,7 @@ def test_what_is_asked_does_not_grow_with_what_stays(tmp_path: Path) -> None:
         old = [Event("old", "i1", T0 - 10 - at, id=f"old{at}") for at in range(ROWS_PER_STATEMENT + 1)]
         store.append(old)
         with statements(store) as asked:
-            assert store.drop_before(T0 - 5) == ROWS_PER_STATEMENT + 1
+            assert store.drop_events_before(T0 - 5) == ROWS_PER_STATEMENT + 1
         counts[n] = len(asked)
         assert store.count() == n
         store.close()
@@ -114,16 +114,16 @@ def test_what_is_old_goes_and_nothing_else(
 ) -> None:
     store = Store(tmp_path_factory.mktemp("tidy") / "store.db")
     store.append([Event("u", "i", T0 + time, id=f"e{at}") for at, time in enumerate(times)])
-    assert store.drop_before(T0 + moment) == sum(time < moment for time in times)
+    assert store.drop_events_before(T0 + moment) == sum(time < moment for time in times)
     assert sorted(store.events()["time"].to_list()) == sorted(T0 + time for time in times if time >= moment)
-    assert store.drop_before(T0 + moment) == 0
+    assert store.drop_events_before(T0 + moment) == 0
     store.close()
 
 
 def test_more_than_one_part_and_events_that_come_meanwhile(tmp_path: Path) -> None:
     store = Store(tmp_path / "store.db")
     store.append([Event("u", "i", T0 + at, id=f"e{at}") for at in range(2 * ROWS_PER_STATEMENT + 1)])
-    parts = store.dropping(T0 + 2 * ROWS_PER_STATEMENT)
+    parts = store.drop_events_in_batches(T0 + 2 * ROWS_PER_STATEMENT)
     assert next(parts) == ROWS_PER_STATEMENT
     store.append(
         [Event("u", "i", T0 - 1, id="late"), Event("u", "i", T0 + 9 * ROWS_PER_STATEMENT, id="new")]
@@ -142,5 +142,5 @@ def test_a_store_from_before_the_index_gets_it(tmp_path: Path) -> None:
     again = Store(tmp_path / "store.db")
     with again._engine.connect() as link:
         assert EVENTS_OF_TIME.name in {index["name"] for index in sa.inspect(link).get_indexes(EVENTS.name)}
-    assert again.drop_before(T0 + 1) == 1
+    assert again.drop_events_before(T0 + 1) == 1
     again.close()

@@ -67,7 +67,7 @@ def _tell_redis(project: Project, store: Store, user: str) -> None:
 
     state = RedisState(resolved(project.config.service.redis, project.home), state_name(store.address))
     try:
-        state.forget(user, store.forgotten(user))
+        state.forget(user, store.forgotten_at(user))
         if state.away:
             say(
                 "Redis does not answer: what it holds of the user goes within a quarter of an hour, "

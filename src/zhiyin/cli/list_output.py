@@ -64,7 +64,7 @@ def forgotten_since(users: Sequence[str], folder: Path, config: Path) -> set[str
         created = int((folder / "model.json").stat().st_mtime * 1e6)
     store = open_store(project)
     try:
-        return {user for user, moment in zip(users, store.forgotten_of(users)) if moment >= created}
+        return {user for user, moment in zip(users, store.forgotten_at_each(users)) if moment >= created}
     finally:
         store.close()
 

@@ -184,7 +184,10 @@ def drop(
         if not yes:
             confirm_removal(f"Remove what is from before {_utc_text(moment)} from {store.address}?")
         n_dropped = {}
-        for what, parts in (("events", store.dropping(moment)), ("lists", store.dropping_lists(moment))):
+        for what, parts in (
+            ("events", store.drop_events_in_batches(moment)),
+            ("lists", store.drop_lists_in_batches(moment)),
+        ):
             n_dropped[what] = 0
             with project.run.bar(f"Dropping {what}", None) as advance:
                 for part in parts:

@@ -210,7 +210,7 @@ def _state(app: FastAPI, keys: ScopeDependencies | None) -> None:
         authenticator: Authenticator = request.app.state.authenticator
 
         def look() -> list[dict[str, Any]]:
-            return [{"version": shop.live.serving and shop.live.serving.version, "events": shop.store.last,
+            return [{"version": shop.live.serving and shop.live.serving.version, "events": shop.store.last_seq,
                      "waiting": shop.writer.waiting, **issues_json(shop.health_issues())}
                     for shop in authenticator.shops]  # fmt: skip
 

@@ -92,7 +92,7 @@ def _table(router: APIRouter, needs: ScopeDependencies, name: str, one: str) -> 
 
         def look() -> dict[str, Any]:
             found, below = tenant.store.get(name, key), _catalogued(tenant, name, key)
-            gone = found is None and (below is None or tenant.store.deleted(name, key))
+            gone = found is None and (below is None or tenant.store.is_deleted(name, key))
             if gone:
                 raise RefusedError(404, f"{one} {key!r} is not known", f"PUT /v1/{name}/{key} first")
             known = (below or {}) | (found[0] if found is not None else {})
@@ -170,7 +170,7 @@ def _catalogued(tenant: Tenant, name: str, key: str) -> dict[str, Any] | None:
     if name == "items":
         code = int(loaded.known.item_ids.encode([key])[0])
     else:
-        code = loaded.learned(key, tenant.store.forgotten(key))
+        code = loaded.learned(key, tenant.store.forgotten_at(key))
     if code < 0 or frame is None:
         return None
     return {column: plain(value) for column, value in frame.row(code, named=True).items()

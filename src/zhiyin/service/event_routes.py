@@ -56,7 +56,7 @@ def routes(needs: ScopeDependencies) -> APIRouter:
         if trace is None:
             raise RefusedError(404, f"list {list_id!r} is not known", "lists are kept for a while only")
         now = tenant.store.clock()
-        await tenant.writes.do(tenant.store.keep_impression, list_id, now, body.items)
+        await tenant.writes.do(tenant.store.append_impression, list_id, now, body.items)
         made, seen = trace.head["items"], set(body.items)
         return json_response({
             "list_id": list_id,
@@ -112,7 +112,7 @@ def _check_lists(tenant: Tenant, visitor: Visitor, events: list[Event]) -> None:
 
 
 async def _committed(tenant: Tenant, events: list[Event]) -> list[int]:
-    """What `Store.keep` says of each event, once all are committed.
+    """What `Store.append_validated` says of each event, once all are committed.
 
     Raises CommitTimeoutError after COMMIT seconds; what the writer raises, a TimeoutError too, comes as it is.
     """

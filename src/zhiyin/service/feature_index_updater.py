@@ -39,7 +39,7 @@ class FeatureIndexUpdater:
 
     def __init__(self, store: Store, loaded: Loaded) -> None:
         self.store, self.loaded, self.index = store, loaded, loaded.index
-        self._forgettings = store.forgettings()
+        self._forgettings = store.forget_count()
         self._waiting = pl.DataFrame()
         self._ids: object = None
         self._full, self._complete = False, time.monotonic()
@@ -51,7 +51,7 @@ class FeatureIndexUpdater:
         if self.index is None:
             return
         begun = time.monotonic()
-        forgettings = self.store.forgettings()
+        forgettings = self.store.forget_count()
         if forgettings != self._forgettings or self.stale:
             self._forgettings, self.stale = forgettings, False
             self.rebuild(view)

@@ -149,7 +149,7 @@ def _past(list_service: ListService, trace: Trace, view: View, found: Skew) -> t
     seqs = trace.arrays.get("past_seqs", np.zeros(0, np.int64))
     if (seqs == 0).any():
         return None, "the history had events without a number"
-    events = store.numbered(seqs.tolist(), ("seq", "item", "time", "kind", "value")).sort("time", "seq")
+    events = store.events_by_seq(seqs.tolist(), ("seq", "item", "time", "kind", "value")).sort("time", "seq")
     if len(events) < len(seqs):
         return None, DELETED
     past = view.remembered(
@@ -163,9 +163,9 @@ def _past(list_service: ListService, trace: Trace, view: View, found: Skew) -> t
     if trace.user is not None:
         # What the user had done long before, and the history did not hold.
         known = set(seqs.tolist())
-        kept = loaded.unlearned(code, store.recent(trace.user, MAX_EVENTS_PER_USER)[0])
+        kept = loaded.unlearned(code, store.recent_events(trace.user, MAX_EVENTS_PER_USER)[0])
         missing = sorted(event.seq for event in kept if event.seq not in known and event.seq > loaded.learned_seq)
-        received = store.numbered(missing[:1], ("received",))["received"]
+        received = store.events_by_seq(missing[:1], ("received",))["received"]
         if len(received):
             found.behind = max(found.behind, (trace.time - int(received[0])) / 1e6)
     return past, ""

@@ -73,7 +73,7 @@ def validate_import(store: Store, folder: Path, learned: CatalogueSchema, settin
     Raises DataError for a folder that is no export, or is damaged.
     """
     live = LiveSchema(store, settings)
-    stored, _ = store.all(COLUMN_TYPES)
+    stored, _ = store.changes_since(COLUMN_TYPES)
     exported = exported_rows(folder, COLUMN_TYPES)
     merged = {key: {**(stored.get(key) or {}), **(exported.get(key) or {})} for key in {*stored, *exported}}
     schema = live.effective_types(learned, types_of(merged))

@@ -36,7 +36,7 @@ class LiveSchema:
 
     def refresh(self) -> StoredTypes:
         """The types that the store holds now."""
-        if self.store.seq(COLUMN_TYPES) != self.stored.version:
+        if self.store.last_change(COLUMN_TYPES) != self.stored.version:
             with self._lock:
                 self.stored = stored_types(self.store)
         return self.stored

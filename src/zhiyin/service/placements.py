@@ -120,7 +120,7 @@ class Placements:
                 if changed != self._changed:
                     self._changed = changed
                     self._read(self.config, answers)
-            if self.store.seq(TABLE) != self._seq:
+            if self.store.last_change(TABLE) != self._seq:
                 self._take()
             if answers is not None and self._looked != (looked := (id(answers.model), answers.schema, self._seq)):
                 self._looked, self._unfit = looked, self._unusable(answers)
@@ -128,7 +128,7 @@ class Placements:
     def refresh(self) -> None:
         """Take up what other processes changed in the store."""
         with self._lock:
-            if self.store.seq(TABLE) != self._seq:
+            if self.store.last_change(TABLE) != self._seq:
                 self._take()
 
     def health_issues(self) -> list[HealthIssue]:
@@ -167,8 +167,8 @@ class Placements:
         self._rejected = rejected
 
     def _take(self) -> None:
-        seq = self.store.seq(TABLE)
-        found, _ = self.store.all(TABLE)
+        seq = self.store.last_change(TABLE)
+        found, _ = self.store.changes_since(TABLE)
         known, broken = {}, {}
         for name, columns in found.items():
             if columns is None:

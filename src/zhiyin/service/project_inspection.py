@@ -67,7 +67,7 @@ def _store_issues(settings: Settings, address: str) -> list[HealthIssue]:
         names |= {f"users.{column}": sorted(ids)[:MAX_LISTED_ISSUES] for column, ids in users.items()}
         names["keys"] = keys.damaged
         for table in ("items", "users"):
-            names |= {f"change {seq} of {table}": [store.id_of(table, seq)] for seq in live.unreadable(table)}
+            names |= {f"change {seq} of {table}": [store.id_of_change(table, seq)] for seq in live.unreadable(table)}
     return [
         dataclasses.replace(entry, reason=f"{entry.reason}: {', '.join(names[entry.what])}")
         if names.get(entry.what) else entry

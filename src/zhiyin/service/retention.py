@@ -46,20 +46,20 @@ class RetentionJob:
         now, store = time.time_ns() // 1000, Store(self._address)
         try:
             oldest = max(now - microseconds(self._settings.keep_lists), self._too_many(store))
-            for _ in store.dropping_lists(oldest):
+            for _ in store.drop_lists_in_batches(oldest):
                 if self._stop.wait(0.01):
                     return
             if self._settings.keep is not None:
-                store.drop_before(now - microseconds(self._settings.keep))
+                store.drop_events_before(now - microseconds(self._settings.keep))
         finally:
             store.close()
 
     def _too_many(self, store: Store) -> int:
         """Before which moment lists have to go so that the rest takes no more than [service] lists_size."""
-        (number, size), most = store.lists_size(), self._settings.lists_size << 20
+        (number, size), most = store.trace_count_and_bytes(), self._settings.lists_size << 20
         if size <= most:
             return 0
-        return store.time_of_list(int(number * (1 - 0.9 * most / size))) or 0
+        return store.list_time_at(int(number * (1 - 0.9 * most / size))) or 0
 
 
 def _ahead() -> float:

@@ -87,8 +87,8 @@ class ServingState:
         self.serving: View | None = None
         self.index_updater: FeatureIndexUpdater | None = None
         self.loaded_at = time.time()
-        self._seq["users"] = store.seq("users")
-        self._forgettings = store.forgettings()
+        self._seq["users"] = store.last_change("users")
+        self._forgettings = store.forget_count()
         self.schemas = LiveSchema(store, types)
         self._begin()
         self._threads = [
@@ -124,7 +124,7 @@ class ServingState:
     def catch_up(self) -> None:
         """Take in what other processes have committed by now: items, columns of users, types, who was forgotten, and
         what else `noticed` is told of, by table."""
-        marks = self.store.marks()
+        marks = self.store.change_marks()
         if marks == self._marks:
             return
         with self._noticing:
@@ -143,7 +143,9 @@ class ServingState:
             self._marks = marks
 
     def _take_users(self) -> None:
-        users, self._seq["users"] = self.store.all("users", self._seq["users"], unreadable=self._unreadable["users"])
+        users, self._seq["users"] = self.store.changes_since(
+            "users", self._seq["users"], unreadable=self._unreadable["users"]
+        )
         self.changed("users", users)
 
     def load(self, bundle: Bundle) -> Loaded:
@@ -154,7 +156,7 @@ class ServingState:
     def view_of(self, loaded: Loaded, until: int | None = None) -> tuple[View, int]:
         """A version under all changes of items, and the last of them. until: as of that change."""
         unreadable: list[int] = []
-        changes, seq = self.store.all("items", until=until, unreadable=unreadable)
+        changes, seq = self.store.changes_since("items", until=until, unreadable=unreadable)
         if until is None:
             self._unreadable["items"] = unreadable
         return View.of(loaded, changes, seq, self.types(loaded)), seq
@@ -231,7 +233,7 @@ class ServingState:
         return past
 
     def _load(self, user: str) -> Recent:
-        events, forgotten = self.store.recent(user, MAX_EVENTS_PER_USER)
+        events, forgotten = self.store.recent_events(user, MAX_EVENTS_PER_USER)
         return Recent(tuple(events), forgotten)
 
     def heard(self, events: Sequence[Event]) -> None:
@@ -240,7 +242,7 @@ class ServingState:
 
     def forget(self, user: str) -> None:
         """A user that the store has forgotten."""
-        moment, number = self.store.forgotten(user), self.store.forgettings()
+        moment, number = self.store.forgotten_at(user), self.store.forget_count()
         self.state.forget(user, moment)
         with self._lock:
             if number == self._forgettings + 1:  # this one, and no other that is still to be noticed
@@ -252,10 +254,10 @@ class ServingState:
 
     def _forget_others(self) -> None:
         """Whom another program has forgotten, `zhiyin forget` for one, is held no longer either."""
-        number = self.store.forgettings()
+        number = self.store.forget_count()
         if number == self._forgettings:
             return
-        self.state.forget_all(self.store.forgotten_all().keys())
+        self.state.forget_all(self.store.forgotten_by_hash().keys())
         with self._lock:
             self._forgettings = number
             self._user_changes += 1
@@ -264,7 +266,7 @@ class ServingState:
 
     def not_forgotten(self, users: Sequence[str]) -> list[bool]:
         """Of users of the version, whether each may still be named."""
-        return [moment < self.made or not moment for moment in self.store.forgotten_of(users)]
+        return [moment < self.made or not moment for moment in self.store.forgotten_at_each(users)]
 
     def user_columns(self, user: str) -> dict[str, Any]:
         """Columns that the store knows of a user."""
@@ -301,7 +303,7 @@ class ServingState:
         with self._taking:
             if self.serving is None:
                 return
-            changes, seq = self.store.all("items", self._seq["items"], unreadable=self._unreadable["items"])
+            changes, seq = self.store.changes_since("items", self._seq["items"], unreadable=self._unreadable["items"])
             if not changes:
                 self._seq["items"] = seq
                 return
@@ -403,7 +405,7 @@ class ServingState:
 
     def unfit_users(self) -> dict[str, list[str]]:
         """By column the users whose value of the store does not fit its type. Looks at all of them: it takes long."""
-        rows, _ = self.store.all("users", unreadable=self._unreadable["users"])
+        rows, _ = self.store.changes_since("users", unreadable=self._unreadable["users"])
         found: dict[str, list[str]] = {}
         types = self.types()
         for key, row in rows.items():
@@ -412,7 +414,7 @@ class ServingState:
         return found
 
     def unfit_column(self, table: str, column: str, keys: Collection[str]) -> HealthIssue:
-        type, seq = self.types().type_of(table, column) or "text", self.store.change_of(table, min(keys))
+        type, seq = self.types().type_of(table, column) or "text", self.store.last_change_of(table, min(keys))
         reason = f"of {len(keys):,} {table} the value is not {describe(type)}, first in change {seq}: it is null"
         remedy = f'send it again, or PUT /v1/schema {{"{table}": {{"{column}": "..."}}}}; ids: zhiyin doctor'
         return HealthIssue(f"{table}.{column}", reason, remedy)
@@ -420,7 +422,7 @@ class ServingState:
     def unreadable(self, table: str) -> list[int]:
         """`seq` of the newest versions of items or users that are no columns and were not written again since."""
         seqs = self._unreadable[table]
-        return [seq for seq in seqs if self.store.change_of(table, self.store.id_of(table, seq)) == seq]
+        return [seq for seq in seqs if self.store.last_change_of(table, self.store.id_of_change(table, seq)) == seq]
 
     def health_issues(self) -> list[HealthIssue]:
         """All that is not used, and how it is mended."""

@@ -38,7 +38,7 @@ class Trending:
 
     def _begin(self) -> None:
         """Know nothing yet, as of now."""
-        self._seq = max(0, self._store.last - BACK)
+        self._seq = max(0, self._store.last_seq - BACK)
         # Worths as of a moment: what an event is worth only grows with its time, so old ones need no touching.
         self._since = self._looked = self._store.clock()
         with self._lock:

@@ -82,7 +82,7 @@ class Loaded:
         self.clock = wall_clock if store is None else store.clock
         position = self.known.position
         known = store is not None and position is not None and position.store == store.identity
-        self.learned_seq = position.seq if known and position.seq <= store.given else 0  # type: ignore[union-attr]
+        self.learned_seq = position.seq if known and position.seq <= store.highest_seq else 0  # type: ignore[union-attr]
         if self.known.schema is not None and weights and not _same_rules(self.schema, weights):
             log.warning("service: [weights] has changed since version %d was trained; it counts from the next training "
                         "on", self.version)  # fmt: skip

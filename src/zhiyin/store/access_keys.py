@@ -66,10 +66,10 @@ class KeyTable:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        with store._reading() as connection:
+        with store.reading() as connection:
             there = sa.inspect(connection).has_table(ACCESS_KEYS.name)
         if not there:  # of a store from before there were keys in it
-            with store._writing() as connection:
+            with store.writing() as connection:
                 ACCESS_KEYS.create(connection, checkfirst=True)
 
     def all(self) -> list[AccessKey]:
@@ -78,13 +78,13 @@ class KeyTable:
 
     def read(self) -> tuple[list[AccessKey], list[str]]:
         """All keys by name, and the names of rows that are damaged: they open nothing, and `remove` removes them."""
-        with self.store._reading() as connection:
+        with self.store.reading() as connection:
             named_keys = [(str(row["name"]), _key_of(row)) for row in _rows(connection)]
         return [key for _, key in named_keys if key is not None], [name for name, key in named_keys if key is None]
 
     def add(self, key: AccessKey) -> None:
         """Keep a new key. Raises KeyConflictError where its name is taken or there are too many."""
-        with self.store._writing() as connection:
+        with self.store.writing() as connection:
             keys, names = _all(connection), _names(connection)
             if key.name in names:
                 raise KeyConflictError(
@@ -103,7 +103,7 @@ class KeyTable:
         Of a damaged row the key returned has no scopes. Raises UnknownKeyError, which names the nearest, and
         KeyConflictError for the last admin key.
         """
-        with self.store._writing() as connection:
+        with self.store.writing() as connection:
             keys_by_name = {one.name: one for one in _all(connection)}
             names = _names(connection)
             if name not in names:
@@ -121,7 +121,7 @@ class KeyTable:
 
     def begin(self, keys: Sequence[AccessKey]) -> bool:
         """Add the first keys of a store, whoever of several processes comes first; False where it ever had any."""
-        with self.store._writing() as connection:
+        with self.store.writing() as connection:
             if (
                 _names(connection)
                 or connection.execute(sa.select(MARKS.c.key).where(MARKS.c.key.like(f"{_IMPORT_MARK}%"))).first()
@@ -138,7 +138,7 @@ class KeyTable:
         A name that is taken gets a number. Returns how many were added now.
         """
         added = 0
-        with self.store._writing() as connection:
+        with self.store.writing() as connection:
             done = set(connection.execute(sa.select(MARKS.c.key).where(MARKS.c.key.like(f"{_IMPORT_MARK}%"))).scalars())
             present_keys = _all(connection)
             names, hashes = _names(connection), {one.hash for one in present_keys}
@@ -161,7 +161,7 @@ class KeyTable:
     def note_use(self, days: Mapping[str, int]) -> None:
         """Write the days on which keys were used, microseconds UTC by hash; an earlier day changes nothing."""
         of = ACCESS_KEYS.c
-        with self.store._writing() as connection:
+        with self.store.writing() as connection:
             for hash, day in days.items():
                 older = (of.hash == hash) & (of.used.is_(None) | (of.used < day))
                 connection.execute(sa.update(ACCESS_KEYS).where(older).values(used=day))
@@ -177,9 +177,9 @@ class KeyTable:
     def take_from(self, other: KeyTable) -> None:
         """Have the keys of another store and no others, and its marks of what was added once."""
         mine = MARKS.c.key.like(f"{_IMPORT_MARK}%")
-        with other.store._reading() as connection:
+        with other.store.reading() as connection:
             keys, marks = _all(connection), list(connection.execute(sa.select(MARKS.c.key).where(mine)).scalars())
-        with self.store._writing() as connection:
+        with self.store.writing() as connection:
             connection.execute(sa.delete(ACCESS_KEYS))
             connection.execute(sa.delete(MARKS).where(mine))
             for table, rows in ((ACCESS_KEYS, [_row(key) for key in keys]), (MARKS, [{"key": mark} for mark in marks])):

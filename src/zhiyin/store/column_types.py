@@ -30,7 +30,7 @@ class StoredTypes:
 
 def stored_types(store: Store) -> StoredTypes:
     """All types that a store holds."""
-    rows, version = store.all(COLUMN_TYPES)
+    rows, version = store.changes_since(COLUMN_TYPES)
     return types_of(rows, version)
 
 
@@ -81,16 +81,16 @@ def declare(store: Store, types: Mapping[str, Mapping[str, str | None]]) -> int:
     changes = {f"{table}/{_DECLARED}": dict(columns) for table, columns in types.items() if columns}
     if changes:
         store.patch(COLUMN_TYPES, changes)
-    return store.seq(COLUMN_TYPES)
+    return store.last_change(COLUMN_TYPES)
 
 
 def adopt(store: Store) -> None:
     """Give columns that were written before types were kept the types of their first values."""
     for table in TABLES:
         key = f"{table}/{_FIRST}"
-        if store.get(COLUMN_TYPES, key) is not None or not store.seq(table):
+        if store.get(COLUMN_TYPES, key) is not None or not store.last_change(table):
             continue
-        rows, _ = store.all(table)
+        rows, _ = store.changes_since(table)
         first_types = CatalogueSchema().first_types(table, (row for row in rows.values() if row))
         types = dict(list(first_types.items())[:MOST_COLUMNS])
         store.change(COLUMN_TYPES, {key: types}, lambda key, old, new: {**new, **(old or {})})

@@ -114,7 +114,7 @@ class Database:
     @functools.cached_property
     def identity(self) -> str:
         """What names this store, wherever it stands: its sequence numbers mean nothing in another one."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return str(connection.execute(sa.select(MARKS.c.value).where(MARKS.c.key == IDENTITY)).scalar_one())
 
     @property
@@ -136,13 +136,13 @@ class Database:
         return f"{type(self).__name__}({self.address!r})"
 
     @contextmanager
-    def _reading(self) -> Iterator[Any]:
+    def reading(self) -> Iterator[Any]:
         """A connection to read by."""
         with plain_errors(self.path), self._reader.connect() as connection:
             yield connection
 
     @contextmanager
-    def _writing(self, durable: bool = True) -> Iterator[Any]:
+    def writing(self, durable: bool = True) -> Iterator[Any]:
         """A transaction, committed at the end. Not `durable`: a power cut may lose it, and only it."""
         if self.path is not None:
             with plain_errors(self.path), self._write_turn(), self._engine.begin() as connection:
@@ -195,7 +195,7 @@ class Database:
                 if not durable:
                     connection.execute("PRAGMA synchronous=FULL")
 
-    def write_back(self) -> int:
+    def checkpoint(self) -> int:
         """SQLite: write what commits have put into its log back to the database, beside whoever reads and writes.
 
         Returns pages of the log. One longer than LOG is begun anew, for which writers wait a moment.

@@ -93,7 +93,7 @@ _UNNEST = """
 
 
 class Marks(NamedTuple):
-    """`Store.seq` of each table that is not of events, and `Store.forgettings`."""
+    """`Store.last_change` of each table that is not of events, and `Store.forget_count`."""
 
     items: int
     users: int
@@ -142,9 +142,9 @@ class Store(TraceTables):
         if len(events) > MAX_EVENTS_PER_TRANSACTION:
             raise DataError(f"{len(events):,} events at once", remedy=f"at most {MAX_EVENTS_PER_TRANSACTION:,}")
         now = self.clock()
-        return [seq > 0 for seq in self.keep([event.validated(now) for event in events])]
+        return [seq > 0 for seq in self.append_validated([event.validated(now) for event in events])]
 
-    def keep(self, rows: Sequence[Event]) -> list[int]:
+    def append_validated(self, rows: Sequence[Event]) -> list[int]:
         """As `append`, for events that `Event.validated` gave. Of each its sequence number; 0: it is known already."""
         now = self.clock()
         first: dict[str, int] = {}
@@ -173,7 +173,7 @@ class Store(TraceTables):
     def _keep_on_server(self, once: list[Event], now: int) -> dict[str, int]:
         parts: list[list[Any]] = [list(part) for part in zip(*map(_fields, once), strict=True)]
         parts[5] = [None if value is None else float(value) for value in parts[5]]
-        with self._writing() as connection:
+        with self.writing() as connection:
             return {row.id: int(row.seq) for row in connection.exec_driver_sql(_UNNEST, (now, *parts))}
 
     def history(self, user: str, most: int = 1_000) -> list[Event]:
@@ -183,15 +183,15 @@ class Store(TraceTables):
                 rows = raw.execute(_NEWEST, (user, most)).fetchall()
         else:
             newest = sa.select(*(EVENTS.c[name] for name in EVENT_COLUMNS)).where(EVENTS.c.user == user)
-            with self._reading() as connection:
+            with self.reading() as connection:
                 rows = connection.execute(newest.order_by(EVENTS.c.seq.desc()).limit(most)).all()
         return sorted(events_from_rows(rows), key=operator.attrgetter("time", "seq"))
 
-    def recent(self, user: str, most: int = 1_000) -> tuple[list[Event], int]:
+    def recent_events(self, user: str, most: int = 1_000) -> tuple[list[Event], int]:
         """`history` and `forgotten` of a user, both of one moment."""
         params = {"hash": hash_of(user), "user": user, "most": most}
         if self.path is None:
-            with self._reading() as connection:
+            with self.reading() as connection:
                 rows = connection.execute(sa.text(_RECENT), params).all()
         else:
             with self._raw() as raw:
@@ -201,16 +201,16 @@ class Store(TraceTables):
     def events(self, after: int = 0, most: int = 100_000, names: Sequence[str] = tuple(_SCHEMA)) -> pl.DataFrame:
         """Events in the order they came, from the one after a `seq` on: a frame with these columns of the table."""
         query = sa.select(*(EVENTS.c[name] for name in names)).where(EVENTS.c.seq > after)
-        with self._reading() as connection:
+        with self.reading() as connection:
             rows = connection.execute(query.order_by(EVENTS.c.seq).limit(most)).all()
         parts = zip(*rows) if rows else ([] for _ in names)
         return pl.DataFrame(dict(zip(names, parts)), schema={name: _SCHEMA[name] for name in names})
 
-    def numbered(self, seqs: Sequence[int], names: Sequence[str] = tuple(_SCHEMA)) -> pl.DataFrame:
+    def events_by_seq(self, seqs: Sequence[int], names: Sequence[str] = tuple(_SCHEMA)) -> pl.DataFrame:
         """Events by `seq`, as `events` gives them; those that are not there are left out."""
         rows: list[Any] = []
         columns = [EVENTS.c[name] for name in names]
-        with self._reading() as connection:
+        with self.reading() as connection:
             for start in range(0, len(seqs), ROWS_PER_STATEMENT):
                 part = [int(seq) for seq in seqs[start : start + ROWS_PER_STATEMENT]]
                 rows += connection.execute(
@@ -218,24 +218,24 @@ class Store(TraceTables):
                 ).all()
         return pl.DataFrame(rows, schema={name: _SCHEMA[name] for name in names}, orient="row")
 
-    def parts(self, after: int = 0, size: int = 100_000) -> Iterator[pl.DataFrame]:
+    def event_batches(self, after: int = 0, size: int = 100_000) -> Iterator[pl.DataFrame]:
         """All events after a `seq`, a frame of at most `size` at a time."""
         while len(part := self.events(after, size)):
             yield part
             after = int(part["seq"][-1])
 
     @property
-    def last(self) -> int:
+    def last_seq(self) -> int:
         """`seq` of the last event; 0 where there is none."""
         return self._last(EVENTS)
 
     @property
-    def given(self) -> int:
+    def highest_seq(self) -> int:
         """The highest `seq` that was ever given to an event, whether or not it is still there; 0: none was."""
         if self.path is not None:
             with self._raw() as raw:
                 return int(raw.execute(_HIGHEST_SEQ).fetchone()[0])
-        with self._reading() as connection:
+        with self.reading() as connection:
             named = connection.execute(sa.text("SELECT pg_get_serial_sequence('events', 'seq')")).scalar_one()
             value, called = connection.execute(sa.text(f"SELECT last_value, is_called FROM {named}")).one()
             return int(value) if called else 0
@@ -244,29 +244,29 @@ class Store(TraceTables):
         if self.path is not None:
             with self._raw() as raw:
                 return int(raw.execute(_LAST.format(of.name)).fetchone()[0])
-        with self._reading() as connection:
+        with self.reading() as connection:
             return int(connection.execute(sa.select(sa.func.coalesce(sa.func.max(of.c.seq), 0))).scalar_one())
 
     def count(self) -> int:
         """How many events there are."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return int(connection.execute(sa.select(sa.func.count()).select_from(EVENTS)).scalar_one())
 
-    def drop_before(self, moment: int) -> int:
+    def drop_events_before(self, moment: int) -> int:
         """Retention: forget events from before a moment, microseconds UTC. Returns how many there were."""
-        return sum(self.dropping(moment))
+        return sum(self.drop_events_in_batches(moment))
 
-    def dropping(self, moment: int) -> Iterator[int]:
+    def drop_events_in_batches(self, moment: int) -> Iterator[int]:
         """As `drop_before`, a part at a time: yields how many went with it. Takes time for what goes, not for what
         stays: the oldest come first, by the index of times."""
         of = EVENTS.c
         old = sa.select(of.seq).where(of.time < moment).order_by(of.time).limit(ROWS_PER_STATEMENT)
         while True:
-            with self._reading() as connection:
+            with self.reading() as connection:
                 some = list(connection.execute(old).scalars())
             if not some:
                 return
-            with self._writing() as connection:
+            with self.writing() as connection:
                 dropped = connection.execute(sa.delete(EVENTS).where(of.seq.in_(some))).rowcount
             yield dropped
 
@@ -311,7 +311,7 @@ class Store(TraceTables):
         }
         now, versions = self.clock(), {}
         keys = list(checked)
-        with self._writing() as connection:
+        with self.writing() as connection:
             for start in range(0, len(keys), ROWS_PER_STATEMENT):
                 part = keys[start : start + ROWS_PER_STATEMENT]
                 newest = {row.id: row for row in connection.execute(self._newest(of, part))}
@@ -338,7 +338,7 @@ class Store(TraceTables):
             with self._raw() as raw:
                 newest = raw.execute(_NEWEST_VERSION.format(of.name), (key,)).fetchone()
         else:
-            with self._reading() as connection:
+            with self.reading() as connection:
                 row = connection.execute(self._newest(of, [key])).first()
             newest = None if row is None else (row.columns, row.version)
         if newest is None or newest[0] is None:
@@ -349,13 +349,13 @@ class Store(TraceTables):
         before = [(columns, number) for number, columns, _ in self.versions(table, key)]
         return next(((columns, number) for columns, number in before if columns is not None), None)
 
-    def deleted(self, table: str, key: str) -> bool:
+    def is_deleted(self, table: str, key: str) -> bool:
         """Whether the newest version of an id says that it is deleted."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             row = connection.execute(self._newest(_table(table), [key])).first()
         return row is not None and row.columns is None
 
-    def all(
+    def changes_since(
         self, table: str, after: int = 0, until: int | None = None, unreadable: list[int] | None = None
     ) -> tuple[dict[str, dict[str, Any] | None], int]:
         """Newest columns of all that changed after a `seq` (None: deleted), and the last `seq`.
@@ -368,7 +368,7 @@ class Store(TraceTables):
         if until is not None:
             query = query.where(of.c.seq <= until)
         columns_by_id: dict[str, dict[str, Any] | None] = {}
-        with self._reading() as connection:
+        with self.reading() as connection:
             for seq, key, text_or_none in connection.execute(query):
                 after = int(seq)
                 value = _object(text_or_none)
@@ -379,20 +379,20 @@ class Store(TraceTables):
                 columns_by_id[key] = value
         return columns_by_id, after
 
-    def change_of(self, table: str, key: str) -> int:
+    def last_change_of(self, table: str, key: str) -> int:
         """`seq` of the newest version of an id; 0 for none: what messages call a row by, since ids stand in no log."""
         of = _table(table)
-        with self._reading() as connection:
+        with self.reading() as connection:
             newest = sa.select(sa.func.coalesce(sa.func.max(of.c.seq), 0)).where(of.c.id == key)
             return int(connection.execute(newest).scalar_one())
 
-    def id_of(self, table: str, seq: int) -> str:
+    def id_of_change(self, table: str, seq: int) -> str:
         """The id of a version by its `seq`; empty where there is none."""
         of = _table(table)
-        with self._reading() as connection:
+        with self.reading() as connection:
             return str(connection.execute(sa.select(of.c.id).where(of.c.seq == seq)).scalar() or "")
 
-    def seq(self, table: str) -> int:
+    def last_change(self, table: str) -> int:
         """`seq` of the last change of items, users or placements; 0 where there is none."""
         return self._last(_table(table))
 
@@ -400,7 +400,7 @@ class Store(TraceTables):
         """All versions of one id that can be read, newest first: number, columns (None: deleted), when received."""
         of = _table(table)
         query = sa.select(of.c.version, of.c.columns, of.c.received).where(of.c.id == key)
-        with self._reading() as connection:
+        with self.reading() as connection:
             rows = connection.execute(query.order_by(of.c.version.desc())).all()
         read = [(int(n), text_or_none is None, _object(text_or_none), int(when)) for n, text_or_none, when in rows]
         return [(number, columns, when) for number, deleted, columns, when in read if deleted or columns is not None]
@@ -427,7 +427,7 @@ class Store(TraceTables):
         list_ids: set[str] = set()
         also: list[str] = []
         for number in range(MAX_FORGET_ROUNDS):
-            with self._writing() as connection:
+            with self.writing() as connection:
                 own = sa.select(LISTS.c.list_id).where((LISTS.c.user == user) | LISTS.c.list_id.in_(also))
                 # Of lists that were not kept, impressions are a user's where the user's events name the list.
                 lost = sa.select(EVENTS.c.list_id).where(EVENTS.c.user == user, EVENTS.c.list_id.is_not(None))
@@ -450,7 +450,7 @@ class Store(TraceTables):
                     _count_forgetting(connection)
                 moment = max(self.clock(), at_least, before + 1)
                 connection.execute(sa.insert(FORGOTTEN).values(hash=hash_of(user), received=moment))
-            with self._reading() as connection:
+            with self.reading() as connection:
                 proof["events found"] = _count(connection, EVENTS.c.user == user)
                 proof["versions found"] = _count(connection, of.c.id == user)
                 ids = list(list_ids)
@@ -477,36 +477,36 @@ class Store(TraceTables):
         if busy is not None and busy[0]:
             log.warning("store: readers hold the journal; what was forgotten leaves it with the next checkpoint")
 
-    def forgettings(self) -> int:
+    def forget_count(self) -> int:
         """How often somebody was forgotten: grows with each time, whatever the clocks say."""
         if self.path is not None:
             with self._raw() as raw:
                 row = raw.execute(_FORGETTINGS, (_MARK,)).fetchone()
             return int(row[0]) if row else 0
-        with self._reading() as connection:
+        with self.reading() as connection:
             return int(connection.execute(sa.select(MARKS.c.value).where(MARKS.c.key == _MARK)).scalar() or 0)
 
-    def forgotten_of(self, users: Sequence[str]) -> list[int]:
+    def forgotten_at_each(self, users: Sequence[str]) -> list[int]:
         """As `forgotten`, of several users."""
         hashes = [hash_of(user) for user in users]
         times: dict[str, int] = {}
         for start in range(0, len(hashes), ROWS_PER_STATEMENT):
             query = sa.select(FORGOTTEN).where(FORGOTTEN.c.hash.in_(hashes[start : start + ROWS_PER_STATEMENT]))
-            with self._reading() as connection:
+            with self.reading() as connection:
                 times |= {row.hash: int(row.received) for row in connection.execute(query)}
         return [times.get(one, 0) for one in hashes]
 
-    def marks(self) -> Marks:
+    def change_marks(self) -> Marks:
         """How far the store has come, in one look: what changed since is told by it."""
         if self.path is not None:
             with self._raw() as raw:
                 return Marks(*(int(part or 0) for part in raw.execute(_CHANGE_MARKS).fetchone()))
-        with self._reading() as connection:
+        with self.reading() as connection:
             return Marks(*(int(part or 0) for part in connection.exec_driver_sql(_CHANGE_MARKS).one()))
 
-    def forgotten_all(self) -> dict[str, int]:
+    def forgotten_by_hash(self) -> dict[str, int]:
         """When each user who was forgotten was so last, microseconds UTC, by `hash_of` the id."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return {row.hash: int(row.received) for row in connection.execute(sa.select(FORGOTTEN))}
 
     def export(self, folder: str | Path, run: Run | None = None) -> Path:
@@ -521,25 +521,25 @@ class Store(TraceTables):
                     part.write_parquet(draft / table.name / f"part-{number:05}.parquet")
                     advance(len(part) if table is EVENTS else 0, table.name)
             for name in VERSIONED_TABLES:
-                found, _ = self.all(name)
+                found, _ = self.changes_since(name)
                 rows = [(key, json.dumps(value)) for key, value in found.items() if value is not None]
                 frame = pl.DataFrame(rows, schema={"id": pl.String, "columns": pl.String}, orient="row")
                 frame.write_parquet(draft / f"{name}.parquet")
-            gone = list(self.forgotten_all().items())
+            gone = list(self.forgotten_by_hash().items())
             pl.DataFrame(gone, schema=_FRAMES["forgotten"], orient="row").write_parquet(draft / "forgotten.parquet")
         return Path(folder)
 
     def _pages(self, table: sa.Table, size: int = 100_000) -> Iterator[pl.DataFrame]:
         """All rows of a table by its primary key, a frame of at most `size` at a time."""
         if table is EVENTS:
-            yield from self.parts(size=size)
+            yield from self.event_batches(size=size)
             return
         size = size // 20 if table is LISTS else size  # a list with its arrays takes kilobytes
         (key,) = table.primary_key.columns
         schema = _FRAMES[table.name]
         query, after = sa.select(*(table.c[name] for name in schema), key).order_by(key).limit(size), None
         while True:
-            with self._reading() as connection:
+            with self.reading() as connection:
                 rows = connection.execute(query if after is None else query.where(key > after)).all()
             if not rows:
                 return
@@ -564,13 +564,13 @@ class Store(TraceTables):
         if not parts and not (folder / "items.parquet").is_file():
             raise DataError("this is no export of a store", file=folder, remedy="name the folder that was written")
         self._load_rows(folder / "forgotten.parquet", FORGOTTEN)
-        forgotten = self.forgotten_all()
+        forgotten = self.forgotten_by_hash()
         with (run or Run()).bar("Loading", len(parts)) as advance:
             for path in parts:
                 frame = _exported(path, list(EVENT_COLUMNS))
                 for part in _without(frame, forgotten).iter_slices(MAX_EVENTS_PER_TRANSACTION):
                     rows, reason = _right(part.select(EVENT_COLUMNS), self.clock())
-                    new += sum(seq > 0 for seq in self.keep(rows))
+                    new += sum(seq > 0 for seq in self.append_validated(rows))
                     refused += len(part) - len(rows)
                     first = first or reason
                 advance(1)
@@ -596,14 +596,14 @@ class Store(TraceTables):
         if table is LISTS:
             frame = _without(frame, forgotten or {})
         for part in frame.iter_slices(ROWS_PER_STATEMENT):
-            with self._writing() as connection:
+            with self.writing() as connection:
                 connection.execute(self._insert(table).on_conflict_do_nothing(), part.to_dicts())
                 if table is FORGOTTEN:
                     _count_forgetting(connection)
 
     def info(self) -> dict[str, Any]:
         """How much there is of each, and from when to when events are; counting a large store takes a while."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             first, last = connection.execute(sa.select(sa.func.min(EVENTS.c.time), sa.func.max(EVENTS.c.time))).one()
             counts: dict[str, Any] = {"events": self.count(), "first event": first, "last event": last}
             for name, of in VERSIONED_TABLES.items():

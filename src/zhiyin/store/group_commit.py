@@ -60,11 +60,15 @@ class GroupCommitWriter:
         return self._waiting
 
     def submit(self, events: Sequence[Event], *, right: bool = False) -> Future[list[int]]:
-        """Done, with `Store.keep`'s answer, when the events are committed: of each its sequence number, 0 where it is
-        known already. Each is checked here, unless all are `right`: made by `records.validated_event`.
+        """Queue events for the next transaction. The future is done when they are committed; see
+        `Store.append_validated` for its result.
 
-        Raises at once: DataError for an event that cannot be, StoreBusyError where too much waits, StoreClosedError
-        after `close`. The future raises StoreFullError or StoreAwayError where the events were not kept.
+        Parameters
+        ----------
+        right: the events come from `records.validated_event`; others are validated here.
+
+        Raises DataError for an event that is not valid, StoreBusyError where the queue is full and StoreClosedError
+        after `close`. The future raises StoreFullError or StoreAwayError where the events were not stored.
         """
         checked = list(events) if right else [event.validated(self.store.clock()) for event in events]
         if len(checked) > MAX_EVENTS_PER_TRANSACTION:
@@ -121,7 +125,7 @@ class GroupCommitWriter:
             if self._since and not self._ended.is_set():
                 self._since = 0
                 try:
-                    self.store.write_back()
+                    self.store.checkpoint()
                 except Exception as error:  # the log grows, and SQLite writes it back itself
                     log.debug("store: the log is not written back: %s", error)
 
@@ -140,7 +144,7 @@ class GroupCommitWriter:
         if not group:
             return
         try:
-            new = self.store.keep([event for events, _ in group for event in events])
+            new = self.store.append_validated([event for events, _ in group for event in events])
         except Exception as error:  # the writer must live on: the next transaction may succeed
             if len(group) > 1 and not isinstance(error, StoreFullError | StoreAwayError):
                 middle = len(group) // 2

@@ -90,8 +90,8 @@ def _forget_again(path: Path, draft: Path) -> int:
         return 0
     copy = Store(draft)
     try:
-        in_backup = copy.forgotten_all()
-        since = {one for one, when in present.forgotten_all().items() if when != in_backup.get(one)}
+        in_backup = copy.forgotten_by_hash()
+        since = {one for one, when in present.forgotten_by_hash().items() if when != in_backup.get(one)}
         if not since:
             return 0
         query = "SELECT user FROM events UNION SELECT id FROM users UNION SELECT user FROM lists WHERE user IS NOT NULL"

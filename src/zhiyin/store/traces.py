@@ -101,24 +101,24 @@ _GONE = "SELECT received FROM forgotten WHERE hash = ?"
 class TraceTables(Database):
     """Traces and impressions in a database."""
 
-    def forgotten(self, user: str) -> int:
+    def forgotten_at(self, user: str) -> int:
         """When a user was forgotten last, microseconds UTC; 0: never."""
         if self.path is not None:
             with self._raw() as raw:
                 row = raw.execute(_GONE, (hash_of(user),)).fetchone()
             return int(row[0] or 0) if row else 0
-        with self._reading() as connection:
+        with self.reading() as connection:
             query = sa.select(FORGOTTEN.c.received).where(FORGOTTEN.c.hash == hash_of(user))
             return int(connection.execute(query).scalar() or 0)
 
-    def keep_traces(self, traces: Sequence[Trace]) -> int:
+    def append_traces(self, traces: Sequence[Trace]) -> int:
         """Keep traces; returns how many. Not of a list known already, nor made before its user was forgotten.
 
         Raises DataError for one that cannot be, and keeps none.
         """
-        return self.keep_packed([packed(trace) for trace in traces])
+        return self.append_trace_rows([packed(trace) for trace in traces])
 
-    def keep_packed(self, rows: Sequence[Mapping[str, Any]]) -> int:
+    def append_trace_rows(self, rows: Sequence[Mapping[str, Any]]) -> int:
         """As `keep_traces`, for rows that `packed` gave."""
         n_stored = 0
         for start in range(0, len(rows), MAX_TRACES_PER_TRANSACTION):
@@ -139,7 +139,7 @@ class TraceTables(Database):
                     [tuple(row[name] for name in _NAMES) for row in some],
                 )
                 return done.rowcount if some else 0
-        with self._writing(durable=False) as connection:
+        with self.writing(durable=False) as connection:
             query_forgotten = sa.select(FORGOTTEN.c.hash, FORGOTTEN.c.received).where(FORGOTTEN.c.hash.in_(hashes))
             some = _not_forgotten(rows, by_user, dict(tuple(row) for row in connection.execute(query_forgotten)))
             if not some:
@@ -149,7 +149,7 @@ class TraceTables(Database):
 
     def trace(self, list_id: str) -> Trace | None:
         """Of a list; None where it is not kept."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             row = connection.execute(sa.select(LISTS).where(LISTS.c.list_id == list_id)).first()
         return None if row is None else unpacked(row)
 
@@ -158,7 +158,7 @@ class TraceTables(Database):
         query = sa.select(LISTS).where(LISTS.c.time > after_time).order_by(LISTS.c.time, LISTS.c.list_id).limit(most)
         if user is not None:
             query = query.where(LISTS.c.user == user)
-        with self._reading() as connection:
+        with self.reading() as connection:
             rows = connection.execute(query).all()
         return [unpacked(row) for row in rows]
 
@@ -167,10 +167,10 @@ class TraceTables(Database):
         # JSON without spaces; a quote inside a text is escaped.
         held = LISTS.c.head.like('%"features":"%') & LISTS.c.arrays.is_not(None)
         query = sa.select(LISTS).where(LISTS.c.time > after_time, held).order_by(LISTS.c.time.desc()).limit(most)
-        with self._reading() as connection:
+        with self.reading() as connection:
             return [unpacked(row) for row in connection.execute(query)]
 
-    def keep_impression(self, list_id: str, time: int, items: Sequence[str]) -> None:
+    def append_impression(self, list_id: str, time: int, items: Sequence[str]) -> None:
         """Keep what was really shown of a list, in order; committed when this returns.
 
         Of one list and moment only the first is kept. Raises DataError for what cannot be.
@@ -182,48 +182,48 @@ class TraceTables(Database):
             )
         shown_items = json.dumps([text(item, "items", MAX_ID_CHARS) for item in items], ensure_ascii=False)
         row = {"list_id": list_id, "time": int(time), "items": shown_items}
-        with self._writing() as connection:
+        with self.writing() as connection:
             connection.execute(self._insert(IMPRESSIONS).values(row).on_conflict_do_nothing())
 
     def impressions(self, list_id: str) -> list[tuple[int, list[str]]]:
         """When a list was really shown, and what of it; oldest first."""
         of = IMPRESSIONS.c
         query = sa.select(of.time, of["items"]).where(of.list_id == list_id).order_by(of.time, of.seq)
-        with self._reading() as connection:
+        with self.reading() as connection:
             return [(int(when), json.loads(items)) for when, items in connection.execute(query)]
 
     def events_of_list(self, list_id: str) -> list[Event]:
         """What was done with a list, in the order it was heard of."""
         query = sa.select(*(EVENTS.c[name] for name in EVENT_COLUMNS)).where(EVENTS.c.list_id == list_id)
-        with self._reading() as connection:
+        with self.reading() as connection:
             return events_from_rows(connection.execute(query.order_by(EVENTS.c.seq)).all())
 
     def drop_lists_before(self, moment: int) -> int:
         """Forget lists from before a moment, microseconds UTC, and their impressions. Returns how many lists."""
         n_dropped = 0
-        for number, n_lists in enumerate(self.dropping_lists(moment)):
+        for number, n_lists in enumerate(self.drop_lists_in_batches(moment)):
             if number:
                 time.sleep(PAUSE_SECONDS)
             n_dropped += n_lists
         return n_dropped
 
-    def lists_size(self) -> tuple[int, int]:
+    def trace_count_and_bytes(self) -> tuple[int, int]:
         """How many traces there are, and the bytes of all, as the newest thousand tell."""
         sizes = sa.func.length(LISTS.c.head) + sa.func.coalesce(sa.func.length(LISTS.c.arrays), 0)
         newest = sa.select(sizes.label("size")).order_by(LISTS.c.time.desc()).limit(DELETE_BATCH_ROWS).subquery()
-        with self._reading() as connection:
+        with self.reading() as connection:
             number = int(connection.execute(sa.select(sa.func.count()).select_from(LISTS)).scalar_one())
             mean = connection.execute(sa.select(sa.func.avg(newest.c.size))).scalar()
         return number, int(number * float(mean or 0))
 
-    def time_of_list(self, place: int) -> int | None:
+    def list_time_at(self, place: int) -> int | None:
         """When the list was made that so many are older than; None where there are no more."""
         query = sa.select(LISTS.c.time).order_by(LISTS.c.time).offset(place).limit(1)
-        with self._reading() as connection:
+        with self.reading() as connection:
             time_of_place = connection.execute(query).scalar()
         return None if time_of_place is None else int(time_of_place)
 
-    def dropping_lists(self, moment: int) -> Iterator[int]:
+    def drop_lists_in_batches(self, moment: int) -> Iterator[int]:
         """As `drop_lists_before`, a part at a time: yields how many lists went with it."""
         impressions = IMPRESSIONS.c
         old = sa.select(LISTS.c.list_id).where(LISTS.c.time < moment).order_by(LISTS.c.time).limit(DELETE_BATCH_ROWS)
@@ -234,7 +234,7 @@ class TraceTables(Database):
             .limit(DELETE_BATCH_ROWS)
         )
         while True:
-            with self._writing() as connection:
+            with self.writing() as connection:
                 some = list(connection.execute(old).scalars())
                 if some:
                     connection.execute(sa.delete(IMPRESSIONS).where(impressions.list_id.in_(some)))
@@ -243,7 +243,7 @@ class TraceTables(Database):
                 break
             yield len(some)
         while True:  # and those of lists that were never kept
-            with self._writing() as connection:
+            with self.writing() as connection:
                 if not connection.execute(sa.delete(IMPRESSIONS).where(impressions.seq.in_(seen))).rowcount:
                     return
             yield 0
@@ -305,7 +305,7 @@ class TraceWriter:
         waiting = self._queue.get(list_id)
         if waiting is None:
             return self.store.trace(list_id)
-        is_forgotten = waiting.user is not None and self.store.forgotten(waiting.user) >= waiting.time
+        is_forgotten = waiting.user is not None and self.store.forgotten_at(waiting.user) >= waiting.time
         return None if is_forgotten else waiting
 
     def close(self) -> None:
@@ -343,7 +343,7 @@ class TraceWriter:
                 self._lost(1, error)
         try:
             if rows:
-                self.store.keep_packed(rows)
+                self.store.append_trace_rows(rows)
         except Exception as error:  # the thread must live on: the next transaction may succeed
             self._lost(len(rows), error)
         else:

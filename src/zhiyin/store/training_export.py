@@ -29,11 +29,11 @@ def read_snapshot(store: Store, run: Run | None = None) -> Heard:
 
     Who is forgotten is read last, so that nobody who was forgotten while the events were read is learned.
     """
-    before, last = store.forgotten_all(), store.last
+    before, last = store.forgotten_by_hash(), store.last_seq
     events, quarantine = _events(store, last, run or Run())
     items, hidden = _things(store, "items")
     users, _ = _things(store, "users")
-    forgotten_at = store.forgotten_all()
+    forgotten_at = store.forgotten_by_hash()
 
     def forgotten(ids: pl.Series) -> np.ndarray:
         # One hash a user: it is all that the store still knows of them.
