@@ -64,18 +64,17 @@ def test_a_damaged_version_is_listed_and_the_others_too(zhiyin: Command, tmp_pat
     assert len(json.loads(shown.stdout)) == 2
 
 
-def test_training_goes_on_without_a_version_in_use_that_is_damaged(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from zhiyin.cli.budget_training import _in_use
+def test_training_goes_on_without_a_version_in_use_that_is_damaged(tmp_path: Path) -> None:
+    from zhiyin.pipeline.training import load_current
 
+    messages: list[str] = []
     bundles = _two_versions(tmp_path)
-    assert _in_use(bundles)[0] == bundles.get(2)
+    assert load_current(bundles)[0] == bundles.get(2)
     (bundles.folder / "0002" / "model" / "model.json").write_text("{")
-    assert _in_use(bundles) == (None, None)
-    assert "cannot be used" in capsys.readouterr().err
+    assert load_current(bundles, messages.append) == (None, None)
+    assert "cannot be used" in messages[0]
     (bundles.folder / "current").write_text("")
-    assert _in_use(bundles) == (None, None)
+    assert load_current(bundles) == (None, None)
 
 
 def _two_versions(folder: Path) -> Bundles:
@@ -136,7 +135,7 @@ def test_what_is_in_use_learns_anew_where_the_new_version_may_not_replace_it(
 ) -> None:
     import dataclasses
 
-    from zhiyin.pipeline import promotion_gate as module
+    from zhiyin.pipeline import training as module
 
     first = zhiyin("train", "--budget", "8s").output
     assert "version 1 is in use" in first  # of a small shop, and the first

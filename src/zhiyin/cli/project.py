@@ -55,6 +55,16 @@ class Project:
             typer.echo(say if self.config.data.source is None else f"the files and {say}", err=True)
         return read_data(self.config, self.home, strict, snapshot)
 
+    def training_data(self, *, store: bool = False) -> Dataset:
+        """As `data`; its size and the findings of the data doctor are printed."""
+        from zhiyin.data.doctor import examine
+
+        data = self.data(store=store)
+        typer.echo(repr(data), err=True)
+        for line in finding_lines(examine(data, self.config.split.test)):
+            typer.echo(line, err=True)
+        return data
+
     @property
     def store_address(self) -> str:
         """Where the service keeps events: [service] store, unless the environment says otherwise by ZHIYIN_STORE."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -48,11 +46,9 @@ def train(
       zhiyin train --budget 10m
     """
     from zhiyin.cli.output import duration, print_json, say
-    from zhiyin.cli.project import finding_lines, open_project
+    from zhiyin.cli.project import open_project
     from zhiyin.core.params import settings_of
     from zhiyin.core.registry import label
-    from zhiyin.data.catalogue import Catalogue
-    from zhiyin.data.doctor import examine
 
     project = open_project(config, seed, threads, assume)
     if budget is not None:
@@ -62,36 +58,24 @@ def train(
             raise ConfigError("--budget chooses the models itself", remedy="name models, or a budget, not both")
         train_within(project, budget, output, force, json, store=not no_store)
         return
+    from zhiyin.pipeline.training import train_models
+
     instances = project.models(models, param)
-    data = project.data(store=not no_store)
-    say(repr(data))
-    for line in finding_lines(examine(data, project.config.split.test)):
-        say(line)
-    folder = output or project.home / project.config.train.output
-    trained: list[dict[str, Any]] = []
-    places: list[Path] = []
-    for model in instances:
-        begun = time.perf_counter()
-        place = _unused_folder(folder / type(model).__name__.lower(), places)
-        places.append(place)
-        checkpoint = folder / ".checkpoints" / place.name
-        model.fit(data, replace(project.run, checkpoint=checkpoint, checkpoint_every="2m"))
-        seconds = time.perf_counter() - begun
-        model.save(place)
-        entry = {"model": type(model).__name__, "settings": settings_of(model), "path": str(place)}
-        trained.append({**entry, "seconds": seconds})
-        say(f"{label(model)}: fitted in {duration(seconds)}, saved in {place}")
-    Catalogue.of(data).save(folder)
+    data = project.training_data(store=not no_store)
+    trained = train_models(
+        instances,
+        data,
+        output or project.home / project.config.train.output,
+        project.run,
+        on_trained=lambda one: say(f"{label(one.model)}: fitted in {duration(one.seconds)}, saved in {one.folder}"),
+    )
     if json:
-        print_json(trained)
+        print_json(
+            [
+                {"model": type(one.model).__name__, "settings": settings_of(one.model), "path": str(one.folder),
+                 "seconds": one.seconds}
+                for one in trained
+            ]
+        )  # fmt: skip
     else:
-        user = data.user_ids.values[0]
-        say(f"next: zhiyin evaluate, or zhiyin recommend {user} --model {places[0]}")
-
-
-def _unused_folder(place: Path, used_folders: list[Path]) -> Path:
-    """The place, or the next of its name when one model is trained twice with different settings."""
-    number, free = 2, place
-    while free in used_folders:
-        free, number = place.with_name(f"{place.name}-{number}"), number + 1
-    return free
+        say(f"next: zhiyin evaluate, or zhiyin recommend {data.user_ids.values[0]} --model {trained[0].folder}")
