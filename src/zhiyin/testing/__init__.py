@@ -1,4 +1,4 @@
-"""Conformance suites that a model or ranker inherits as its test; they need pytest.
+"""Conformance suites that a model, ranker or policy inherits as its test; they need pytest.
 
     from zhiyin.testing import RecommenderConformance
 
@@ -14,9 +14,10 @@ from __future__ import annotations
 import pytest
 
 # Before the suites are imported, so that a failed assertion shows its values.
-pytest.register_assert_rewrite("zhiyin.testing.recommender", "zhiyin.testing.ranker")
+pytest.register_assert_rewrite("zhiyin.testing.recommender", "zhiyin.testing.ranker", "zhiyin.testing.policy")
 
+from zhiyin.testing.policy import PolicyConformance  # noqa: E402
 from zhiyin.testing.ranker import RankerConformance  # noqa: E402
 from zhiyin.testing.recommender import RecommenderConformance  # noqa: E402
 
-__all__ = ["RankerConformance", "RecommenderConformance"]
+__all__ = ["PolicyConformance", "RankerConformance", "RecommenderConformance"]
