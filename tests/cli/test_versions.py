@@ -176,7 +176,7 @@ def test_one_user_who_reloads_one_item_stops_neither_training_nor_evaluation(
 
     # Where nobody can be judged by any cut, the version is kept and says so; only by force is it used.
     from zhiyin.core.errors import DataError
-    from zhiyin.pipeline import selection_windows as module
+    from zhiyin.pipeline import training as module
 
     def refusing(*args: Any) -> Any:
         raise DataError("one side of the split is empty")
