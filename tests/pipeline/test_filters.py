@@ -506,6 +506,16 @@ def test_a_mask_with_now_holds_until_a_time_passes():
     assert filters.mask(sql, RequestValues(now=NOW + 2 * DAY)) is not first
 
 
+@pytest.mark.parametrize(
+    "text", ["title LIKE '%7%'", "LOWER(title) = 'title 77'", "UPPER(title) > 'TITLE 5'", "LENGTH(title) = 7"]
+)
+def test_few_of_many_texts_are_judged_as_all(text):
+    titles = [None if n % 9 == 0 else f"Title {n}" for n in range(1000)]
+    filters = Filters(pl.DataFrame({"title": titles}))
+    for items in (np.arange(70, 80), np.array([0]), np.array([77, 0, 77]), np.arange(1000)):
+        assert filters.where(text, items).tolist() == filters.mask(text).bits[items].tolist()
+
+
 def test_many_threads_agree():
     filters = Filters(FRAME, USER, max_bytes=2_000)
     wrong = []

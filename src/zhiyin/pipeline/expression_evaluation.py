@@ -52,12 +52,11 @@ def step_cost(node: Node, args: Sequence[Value]) -> float:
     rows = _NS_ROW * sum(len(arg.data) for arg in args)
     dictionaries = [arg.dictionary for arg in args if arg.dictionary is not None]
     texts = sum(map(len, dictionaries))
-    if node.op == "like":
-        return rows + _NS_TEXT * texts + _NS_BYTE * sum(entry.estimated_size() for entry in dictionaries)
-    if node.op in ("lower", "upper"):
-        return rows + _NS_NEW_TEXT * texts
-    if node.op == "length":
-        return rows + _NS_TEXT * texts
+    if node.op in ("like", "lower", "upper", "length") and texts:  # few rows read their own texts only
+        read = min(texts, 4 * len(args[0].data))
+        if node.op == "like":
+            return rows + read * (_NS_TEXT + _NS_BYTE * dictionaries[0].estimated_size() / texts)
+        return rows + read * (_NS_TEXT if node.op == "length" else _NS_NEW_TEXT)
     if node.op == "in":
         return rows + _NS_LOOKUP * len(node.value[0])
     if node.op == "overlap" and len(args) == 2 and min(map(len, args)) > 1:

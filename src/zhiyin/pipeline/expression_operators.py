@@ -169,11 +169,20 @@ def _overlap_rows(first, x, second, y, out):
                 break
 
 
+def _distinct_texts(a: Value) -> tuple[pl.Series, np.ndarray]:
+    """Distinct texts that include those of all rows, and the position of each row's; few rows do not need them all."""
+    assert a.dictionary is not None
+    if 4 * len(a.data) >= len(a.dictionary):
+        return a.dictionary, a.data
+    used, positions = np.unique(a.data, return_inverse=True)
+    return a.dictionary.gather(used), positions
+
+
 def _like(node: Node, a: Value) -> Value:
     """Matched once for each distinct text; Rust's regex does not backtrack, so matching is linear."""
-    assert a.dictionary is not None
-    hit = a.dictionary.str.contains(node.value).to_numpy()
-    return _boolean_value(hit[a.data], a.valid)
+    texts, positions = _distinct_texts(a)
+    hit = texts.str.contains(node.value).to_numpy()
+    return _boolean_value(hit[positions], a.valid)
 
 
 def _arithmetic(node: Node, a: Value, b: Value) -> Value:
@@ -227,17 +236,16 @@ def _round(node: Node, a: Value) -> Value:
 
 def _map_texts(a: Value, change: Callable[[pl.Series], pl.Series]) -> Value:
     """Texts changed by a function, which runs once for each distinct text."""
-    assert a.dictionary is not None
-    changed = change(a.dictionary)
-    dictionary, codes = dictionary_encoded(changed)
-    return Value(codes[a.data], a.valid, dictionary)
+    texts, positions = _distinct_texts(a)
+    dictionary, codes = dictionary_encoded(change(texts))
+    return Value(codes[positions], a.valid, dictionary)
 
 
 def _length(node: Node, a: Value) -> Value:
     if a.offsets is not None:
         return Value(np.diff(a.offsets), a.valid)
-    assert a.dictionary is not None
-    return Value(a.dictionary.str.len_chars().to_numpy().astype(np.int64)[a.data], a.valid)
+    texts, positions = _distinct_texts(a)
+    return Value(texts.str.len_chars().to_numpy().astype(np.int64)[positions], a.valid)
 
 
 def _common_encoding(values: list[Value]) -> tuple[list[np.ndarray], pl.Series | None]:
