@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from zhiyin.core.errors import ConfigError
 from zhiyin.data.event_schema import KIND_WEIGHTS, EventSchema, parse_weights
-from zhiyin.data.timestamps import TimePolicy
+from zhiyin.data.time_policy import TimePolicy
 
 NOW = 1_800_000_000_000_000
 DAY = 86_400_000_000

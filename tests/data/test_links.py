@@ -11,8 +11,8 @@ import pytest
 import zhiyin as zy
 from zhiyin.core.errors import DataError
 from zhiyin.data.dataset import Dataset
+from zhiyin.data.link_roles import guess_links
 from zhiyin.data.project_config import load_config, read_data
-from zhiyin.data.role_inference import guess_links
 from zhiyin.data.splits import split
 
 LOG = pl.DataFrame({"user": ["ann", "ann", "bob", "cid"] * 3, "item": list(range(12))})

@@ -11,7 +11,7 @@ import pytest
 from zhiyin.core.errors import DataError
 from zhiyin.data.reading import read
 from zhiyin.data.role_inference import guess_roles, ignored
-from zhiyin.data.table_opening import open_table
+from zhiyin.data.source_opening import open_table
 
 SECOND = 1_700_000_000
 

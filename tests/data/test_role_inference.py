@@ -6,8 +6,10 @@ import polars as pl
 import pytest
 
 from zhiyin.core.errors import DataError
-from zhiyin.data.role_inference import LEAKING, guess_key, guess_roles, words
-from zhiyin.data.table_opening import open_table
+from zhiyin.data.column_names import LEAKING, words
+from zhiyin.data.key_inference import guess_key
+from zhiyin.data.role_inference import guess_roles
+from zhiyin.data.source_opening import open_table
 
 T = 1_400_000_000
 

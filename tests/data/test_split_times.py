@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from zhiyin.data.reading import read
-from zhiyin.data.timestamps import read_clock
+from zhiyin.data.time_of_day import read_clock
 
 MORNING = [dt.datetime(2024, 3, 1, 7, 5), dt.datetime(2024, 3, 1, 19, 30, 15)]
 

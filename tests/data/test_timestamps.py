@@ -7,7 +7,8 @@ import datetime as dt
 import polars as pl
 import pytest
 
-from zhiyin.data.timestamps import looks_like_times, numeric_unit, parse_text, read_times, to_microseconds
+from zhiyin.data.time_numbers import numeric_unit
+from zhiyin.data.timestamps import looks_like_times, read_times, to_microseconds
 
 MOMENT = dt.datetime(2014, 5, 13, 16, 53, 20, tzinfo=dt.UTC)
 US = 1_400_000_000_000_000
@@ -51,13 +52,13 @@ def test_columns_of_times() -> None:
 
 def test_zones_mixed_with_none() -> None:
     text = pl.Series(["2014-05-13T16:53:20Z", "2014-05-13T18:53:20+02:00", "2014-05-13T16:53:20", "soon", None])
-    assert parse_text(text).to_list() == [US, US, US, None, None]
+    assert to_microseconds(text).to_list() == [US, US, US, None, None]
 
 
 def test_the_order_of_day_and_month_is_judged_by_the_whole_column() -> None:
     days = pl.Series(["03/04/2014"] * 5_000 + ["13/04/2014"] * 50)
-    assert parse_text(days).null_count() == 0
-    assert parse_text(pl.Series(["20140513"])).to_list() == [US // 86_400_000_000 * 86_400_000_000]
+    assert to_microseconds(days).null_count() == 0
+    assert to_microseconds(pl.Series(["20140513"])).to_list() == [US // 86_400_000_000 * 86_400_000_000]
 
 
 DAY_US = 86_400_000_000

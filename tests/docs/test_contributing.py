@@ -20,7 +20,7 @@ import pytest
 import zhiyin
 from tests.docs.markdown import Block, blocks_of
 from zhiyin.core import ranking_metrics
-from zhiyin.data import table_opening
+from zhiyin.data import source_opening
 from zhiyin.data.reading import read
 from zhiyin.models import MODELS
 from zhiyin.testing.recommender import RecommenderConformance
@@ -89,15 +89,15 @@ def test_the_metric_passes_its_own_example() -> None:
 def test_the_reader_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With its ending put where the text says, a folder with such a file is read, and its bad row is set aside."""
     monkeypatch.setitem(sys.modules, "zhiyin.data.avro", module("zhiyin.data.avro", "class AvroTable"))
-    source = inspect.getsource(table_opening._open)
+    source = inspect.getsource(source_opening._open)
     fragment = textwrap.indent(textwrap.dedent(block("import AvroTable").text), "    ")
     place = source.index("    content = None")
     changed: dict[str, Any] = {}
-    exec(compile(source[:place] + fragment + source[place:], "_open", "exec"), vars(table_opening), changed)  # noqa: S102
-    monkeypatch.setattr(table_opening, "_open", changed["_open"])
+    exec(compile(source[:place] + fragment + source[place:], "_open", "exec"), vars(source_opening), changed)  # noqa: S102
+    monkeypatch.setattr(source_opening, "_open", changed["_open"])
     for module_name, owner in [*sys.modules.items()]:
         if module_name.startswith("zhiyin.data.") and hasattr(owner, "ENDINGS"):
-            monkeypatch.setattr(owner, "ENDINGS", (*table_opening.ENDINGS, ".avro"))
+            monkeypatch.setattr(owner, "ENDINGS", (*source_opening.ENDINGS, ".avro"))
     frame = pl.DataFrame({"user": ["a", "b", None], "item": ["x", "y", "z"], "time": [10**9, 10**9 + 60, 10**9]})
     frame.write_avro(tmp_path / "events.avro")
     data = read(tmp_path)

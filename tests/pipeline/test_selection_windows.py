@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.data.test_judged_users import flood, log, shop
+from tests.data.test_evaluable_users import flood, log, shop
 from tests.pipeline.test_promotion_gate import walks
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
-from zhiyin.data.judged_users import MIN_USERS
+from zhiyin.data.evaluable_users import MIN_USERS
 from zhiyin.data.splits import rolling
 from zhiyin.evaluation.window_evaluation import Window
 from zhiyin.pipeline.selection_windows import MIN_FIRST_SHARE, WindowPlan, gate_split, plan_windows

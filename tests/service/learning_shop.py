@@ -54,7 +54,7 @@ class Shop:
     def read(self) -> Dataset:
         return read(
             self.files, items=self.items, users=self.users, columns=NAMES if self.files is not None else None,
-            weights=self.weights, heard=read_snapshot(self.store), now=self.now,
+            weights=self.weights, snapshot=read_snapshot(self.store), now=self.now,
         )  # fmt: skip
 
     def train(self) -> Dataset:

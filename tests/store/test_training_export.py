@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from zhiyin.data.catalogue_schema import CatalogueSchema, convert
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.reading import read
-from zhiyin.data.store_log import JsonColumns
+from zhiyin.data.store_snapshot import JsonColumns
 from zhiyin.store import training_export
 from zhiyin.store.database import Store
 from zhiyin.store.records import Event
@@ -61,7 +61,7 @@ def test_union_is_exact(store: Store) -> None:
             Event("a", "x", T0 - 7, "view"),  # heard late
         ]
     )
-    data = read(files, heard=read_snapshot(store), weights={"view": 1, "buy": 5, "cart": 3})
+    data = read(files, snapshot=read_snapshot(store), weights={"view": 1, "buy": 5, "cart": 3})
     assert learned(data) == {
         ("a", "x", T0, "view", None, 1.0),
         ("b", "y", T0 + 1, "buy", 2.0, 5.0),
@@ -86,7 +86,7 @@ def test_pages_miss_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_store_without_files(store: Store) -> None:
     store.append([Event("a", "x", T0), Event("42", "y", T0 + 1, "purchase")])
     store.put("items", {"x": {"title": "X"}, "new": {"title": "N"}})
-    data = read(None, heard=read_snapshot(store))
+    data = read(None, snapshot=read_snapshot(store))
     assert learned(data) == {("a", "x", T0, "event", None, 1.0), ("42", "y", T0 + 1, "purchase", None, 5.0)}
     assert data.has_times
     assert data.items["id"].to_list() == ["new", "x", "y"]
@@ -100,7 +100,7 @@ def test_a_store_without_files(store: Store) -> None:
 def test_numbers_are_numbers_while_all_can_be(store: Store, user: str, dtype: Any, there: list[Any] | None) -> None:
     files = log((7, "x", T0, "view", None))
     store.append([Event(user, "x", T0 + 1, "view"), Event("7", "x", T0 + 2, "view")])
-    data = read(files, heard=read_snapshot(store))
+    data = read(files, snapshot=read_snapshot(store))
     assert data.users["id"].dtype == dtype
     assert there is None or data.users["id"].to_list() == there
     assert data.n_users == 2
@@ -113,14 +113,14 @@ def test_numbers_larger_than_signed_are_texts(store: Store) -> None:
         {"user": pl.Series([big, 3], dtype=pl.UInt64), "item": ["x", "y"], "time": [T0 // 1_000_000, T0 // 1_000_000]}
     )
     store.append([Event("3", "x", T0 + 1)])
-    data = read(files, heard=read_snapshot(store))
+    data = read(files, snapshot=read_snapshot(store))
     assert data.users["id"].to_list() == ["3", str(big)]  # one column, one type; exact
     assert data.n_events == 3
 
 
 def test_files_without_times_come_first(store: Store) -> None:
     store.append([Event("a", "q", T0 + 9), Event("a", "p", T0 + 1)])
-    data = read(log(("a", "x"), ("a", "y"), names=("user", "item")), heard=read_snapshot(store))
+    data = read(log(("a", "x"), ("a", "y"), names=("user", "item")), snapshot=read_snapshot(store))
     assert not data.has_times
     assert data.items["id"].gather(data.events["item"]).to_list() == ["x", "y", "p", "q"]
 
@@ -128,7 +128,7 @@ def test_files_without_times_come_first(store: Store) -> None:
 def test_weights_speak_of_values_that_only_the_store_has(store: Store) -> None:
     store.append([Event("a", "x", T0 + 1, "rate", 5.0), Event("a", "y", T0 + 2, "rate", 1.0)])
     files = log(("a", "z", T0), names=("user", "item", "time"))
-    data = read(files, heard=read_snapshot(store), weights={"rating >= 4": 1, "rating < 3": -1, "event": 2})
+    data = read(files, snapshot=read_snapshot(store), weights={"rating >= 4": 1, "rating < 3": -1, "event": 2})
     weights = dict(zip(data.items["id"].gather(data.events["item"]), data.events["weight"]))
     assert weights == {"x": 1.0, "y": -1.0, "z": 2.0}
 
@@ -145,7 +145,7 @@ def test_who_was_forgotten_is_not_learned(store: Store) -> None:
     for user in ("a", "b", "d", "nobody"):
         store.forget(user)
     store.append([Event("d", "x", T0 + 3)])  # came back
-    data = read(files, users=users, links=links, heard=read_snapshot(store), now=now)
+    data = read(files, users=users, links=links, snapshot=read_snapshot(store), now=now)
     assert learned(data) == {
         ("c", "x", T0, "view", None, 1.0),
         ("c", "y", T0, "view", None, 1.0),
@@ -160,7 +160,7 @@ def test_who_was_forgotten_is_not_learned(store: Store) -> None:
 
 def test_number_ids_are_forgotten_too(store: Store) -> None:
     store.forget("7")
-    data = read(log((7, "x", T0, "view", None), (8, "x", T0, "view", None)), heard=read_snapshot(store))
+    data = read(log((7, "x", T0, "view", None), (8, "x", T0, "view", None)), snapshot=read_snapshot(store))
     assert data.users["id"].to_list() == [8]
 
 
@@ -176,7 +176,7 @@ def test_who_is_forgotten_while_the_store_is_read(store: Store, monkeypatch: pyt
         return found
 
     monkeypatch.setattr(training_export, "_things", forget_then)
-    data = read(None, heard=read_snapshot(store))
+    data = read(None, snapshot=read_snapshot(store))
     assert data.users["id"].to_list() == ["b"]
 
 
@@ -200,7 +200,7 @@ def test_who_is_forgotten_is_told_by_no_clock(tmp_path: Path, monkeypatch: pytes
         return found
 
     monkeypatch.setattr(training_export, "_events", read_and_forget)
-    data = read(log(("old", "z", T0, "view", None)), heard=read_snapshot(store), now=now[0])
+    data = read(log(("old", "z", T0, "view", None)), snapshot=read_snapshot(store), now=now[0])
     assert set(data.users["id"]) == {"back", "old", "other"}
     store.close()
 
@@ -212,7 +212,7 @@ def test_newest_columns_lie_over_those_of_the_files(store: Store) -> None:
     })  # fmt: skip
     store.put("items", {"x": {"title": "old"}, "y": {"price": 1.5, "tags": ["p", "q"], "colour": "red"}})
     store.put("items", {"x": {"title": "new", "price": None}, "w": {"title": "W", "stock": True}})
-    data = read(files, items=items, heard=read_snapshot(store))
+    data = read(files, items=items, snapshot=read_snapshot(store))
     assert data.items.select("id", "title", "price", "tags", "colour", "stock").rows() == [
         ("w", "W", None, None, None, True),
         ("x", "new", None, "a|b", None, None),
@@ -225,7 +225,7 @@ def test_hidden_and_deleted_items_are_no_candidates(store: Store) -> None:
     files = log(*(("a", item, T0, "view", None) for item in ("x", "y", "z")))
     store.put("items", {name: {"title": name} for name in ("x", "y", "v", "w")})
     store.put("items", {"x": {"title": "x", "hidden": True}, "y": None, "w": None, "v": {"hidden": False}})
-    data = read(files, heard=read_snapshot(store))
+    data = read(files, snapshot=read_snapshot(store))
     assert dict(zip(data.items["id"], data.candidates.tolist())) == {"v": True, "x": False, "y": False, "z": True}
     assert "hidden" not in data.items.columns
     assert data.n_events == 3
@@ -236,7 +236,7 @@ def test_an_item_shown_again_is_a_candidate(store: Store) -> None:
     store.put("items", {"x": None})
     store.put("items", {"x": {"hidden": True, "note": '"hidden": true'}})
     store.put("items", {"x": {"note": '{"hidden": true}, "hidden": true'}})
-    assert read(None, heard=read_snapshot(store)).candidates.all()
+    assert read(None, snapshot=read_snapshot(store)).candidates.all()
 
 
 texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=8)
@@ -254,17 +254,17 @@ def test_any_columns_that_the_store_holds_can_be_learned(rows: list[dict[str, An
     types = stored.types("items", CatalogueSchema())
     found = stored.columns("items", CatalogueSchema(types))
     assert found.values["id"].to_list() == ids
-    assert set(found.said.columns) == set(types) == set(found.values.columns) - {"id"}
+    assert set(found.present.columns) == set(types) == set(found.values.columns) - {"id"}
     for name, type in types.items():
         for at, row in enumerate(rows):
             value = row.get(name)
             try:
                 wanted = convert(value, type)
             except ValueError:  # of another type than the first: it is passed over
-                assert not found.said[name][at]
+                assert not found.present[name][at]
                 wanted = None
             else:
-                assert found.said[name][at] == (name in row)
+                assert found.present[name][at] == (name in row)
             made = found.values[name][at]
             assert (made.to_list() if isinstance(made, pl.Series) else made) == wanted
 
@@ -274,5 +274,5 @@ def test_nothing_at_all(store: Store) -> None:
     assert empty.events.is_empty()
     assert isinstance(empty.items, JsonColumns)
     assert not len(empty.items)
-    data = read(log(("a", "x", T0, "view", 3.0)), heard=empty)
+    data = read(log(("a", "x", T0, "view", 3.0)), snapshot=empty)
     assert learned(data) == {("a", "x", T0, "view", 3.0, 1.0)}

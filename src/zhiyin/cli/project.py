@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from zhiyin.data.doctor import Finding
     from zhiyin.data.project_config import Config
     from zhiyin.data.splits import Split
-    from zhiyin.data.store_log import Heard
+    from zhiyin.data.store_snapshot import StoreSnapshot
     from zhiyin.models.recommender import Recommender
     from zhiyin.store.database import Store
 
@@ -72,7 +72,7 @@ class Project:
 
         return os.environ.get(STORE_VARIABLE) or store_address(self.config, self.home)
 
-    def store_snapshot(self) -> Heard | None:
+    def store_snapshot(self) -> StoreSnapshot | None:
         """What the project's store holds; None where there is no store. Raises MissingExtraError without its extra."""
         address = self.store_address
         path = address.removeprefix("sqlite:///")

@@ -21,7 +21,7 @@ from zhiyin.core.durations import is_duration, microseconds
 from zhiyin.core.errors import ConfigError, nearest
 
 # Bounds of hyperparameters that declare none: kernels compute with int32 codes and float32 numbers.
-MOST_WHOLE, MOST_REAL = 2**31 - 1, float(np.finfo(np.float32).max)
+MAX_INT, MAX_FLOAT = 2**31 - 1, float(np.finfo(np.float32).max)
 
 
 def whole_number(value: Any, name: str = "value", *, at_least: int | None = 1, at_most: int | None = None) -> int:
@@ -121,9 +121,9 @@ class Param:
         """The least and the largest value that a number may have; None: no such bound, or no number."""
         low, high = self.at_least, self.at_most
         if self.kind == "float":
-            return (-MOST_REAL if low is None else low), (MOST_REAL if high is None else high)
+            return (-MAX_FLOAT if low is None else low), (MAX_FLOAT if high is None else high)
         if self.kind == "int":
-            return (-MOST_WHOLE if low is None else low), (MOST_WHOLE if high is None else high)
+            return (-MAX_INT if low is None else low), (MAX_INT if high is None else high)
         return low, high
 
     def parse(self, text: str, owner: str) -> Any:

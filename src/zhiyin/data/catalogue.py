@@ -57,16 +57,16 @@ class Catalogue:
     @classmethod
     def load(cls, folder: Path) -> Catalogue | None:
         """What `save` kept in a folder; None where there is none. Raises DataError for one that is damaged."""
-        place = folder / FOLDER
-        if not place.is_dir():
+        path = folder / FOLDER
+        if not path.is_dir():
             return None
         try:
-            items, users = (pl.read_ipc(place / f"{name}.arrow") for name in ("items", "users"))
-            kinds, types = tuple(json.loads((place / "kinds.json").read_text())), place / "schema.json"
+            items, users = (pl.read_ipc(path / f"{name}.arrow") for name in ("items", "users"))
+            kinds, types = tuple(json.loads((path / "kinds.json").read_text())), path / "schema.json"
             schema = CatalogueSchema.from_state(json.loads(types.read_text("utf-8"))) if types.is_file() else None
             return cls(items, users, kinds, schema)
         except (ConfigError, OSError, ValueError, TypeError, pl.exceptions.PolarsError) as error:
-            raise DataError(f"the catalogue is damaged ({error})", file=place, remedy="zhiyin train") from None
+            raise DataError(f"the catalogue is damaged ({error})", file=path, remedy="zhiyin train") from None
 
     @property
     def titles(self) -> pl.DataFrame | None:
@@ -97,7 +97,7 @@ def with_titles(frame: pl.DataFrame, column: str, titles: pl.DataFrame | None) -
     """The frame with a column `title` after the ids in `column`; unchanged without titles."""
     if titles is None:
         return frame
-    found = frame.select(pl.col(column).cast(pl.String).alias("id")).join(
+    keyed = frame.select(pl.col(column).cast(pl.String).alias("id")).join(
         titles, on="id", how="left", maintain_order="left"
     )
-    return frame.insert_column(frame.get_column_index(column) + 1, found["title"])
+    return frame.insert_column(frame.get_column_index(column) + 1, keyed["title"])

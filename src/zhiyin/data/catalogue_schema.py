@@ -53,8 +53,8 @@ def base_of(type: str) -> str:
 
 def describe(type: str) -> str:
     """What a column of a type holds, in words."""
-    found = VECTOR.fullmatch(type)
-    return f"a list of {found[1]} numbers" if found and found[1] else DESCRIPTIONS[base_of(type)]
+    match = VECTOR.fullmatch(type)
+    return f"a list of {match[1]} numbers" if match and match[1] else DESCRIPTIONS[base_of(type)]
 
 
 def dtype_of(type: str) -> pl.DataType:
@@ -253,13 +253,13 @@ _class = type
 
 def cast_column(column: pl.Series, type: str) -> pl.Series:
     """A column of a frame as one of a type; what does not fit becomes null."""
-    base, wanted, dtype = base_of(type), dtype_of(type), column.dtype
-    if dtype == wanted or (base in ("int", "number") and dtype in (pl.Int64, pl.UInt64, pl.Int128)):
+    base, target, dtype = base_of(type), dtype_of(type), column.dtype
+    if dtype == target or (base in ("int", "number") and dtype in (pl.Int64, pl.UInt64, pl.Int128)):
         return column
     if base == "number" and dtype.is_integer():
         return column.cast(pl.Int64)
     if dtype == pl.Null:
-        return column.cast(wanted)
+        return column.cast(target)
     if isinstance(dtype, pl.Array):
         column = column.arr.to_list()
         dtype = column.dtype
@@ -269,10 +269,10 @@ def cast_column(column: pl.Series, type: str) -> pl.Series:
     try:
         if dtype in (pl.Duration, pl.Time, pl.Struct, pl.Binary, pl.Object):
             raise pl.exceptions.InvalidOperationError(f"no type is {dtype}")
-        made = _CASTS[base](column, dtype).cast(wanted, strict=False).alias(column.name)
-        return made if made.dtype == wanted else _nulls(column).cast(wanted)
+        result = _CASTS[base](column, dtype).cast(target, strict=False).alias(column.name)
+        return result if result.dtype == target else _nulls(column).cast(target)
     except pl.exceptions.PolarsError:
-        return _nulls(column).cast(wanted)
+        return _nulls(column).cast(target)
 
 
 def _to_list(column: pl.Series, dtype: Any) -> pl.Series:
@@ -362,12 +362,12 @@ class CatalogueSchema:
         """What `state` came from, or a table such as `[schema]`. Raises ConfigError for what is none."""
         if not isinstance(state, Mapping):
             raise ConfigError("this is no schema", remedy='write { items = { price = "number" } }')
-        made: dict[str, dict[str, str]] = {}
+        tables: dict[str, dict[str, str]] = {}
         for table, types in state.items():
             if table not in TABLES or not isinstance(types, Mapping):
                 raise ConfigError(f"schema has no table {str(table)[:80]!r}", remedy="items and users")
-            made[table] = {str(name): parse_type(type, str(name)) for name, type in types.items()}
-        return cls(**made)
+            tables[table] = {str(name): parse_type(type, str(name)) for name, type in types.items()}
+        return cls(**tables)
 
     def state(self) -> dict[str, dict[str, str]]:
         """All of it as JSON values."""
@@ -394,31 +394,31 @@ class CatalogueSchema:
 
     def new_types(self, table: str, rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
         """Types of columns that have none yet, by their first values. Raises DataError that names the column."""
-        found: dict[str, str] = {}
+        new_types: dict[str, str] = {}
         for row in rows:
             for name, value in row.items():
-                if name in found or self.type_of(table, name) is not None:
+                if name in new_types or self.type_of(table, name) is not None:
                     continue
                 try:
                     type = first_type(value)
                 except ValueError:
-                    raise _unfit(name, value, "a list of texts, or a list of numbers") from None
+                    raise _misfit_error(name, value, "a list of texts, or a list of numbers") from None
                 if type is not None:
-                    found[name] = type
-        return found
+                    new_types[name] = type
+        return new_types
 
     def first_types(self, table: str, rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
         """As `new_types`, of rows that were stored without types: values that say none are passed over."""
-        found: dict[str, str] = {}
+        new_types: dict[str, str] = {}
         for row in rows:
             for name, value in row.items():
-                if name in found or value is None or name == HIDDEN or self.type_of(table, name) is not None:
+                if name in new_types or value is None or name == HIDDEN or self.type_of(table, name) is not None:
                     continue
                 with contextlib.suppress(ValueError):
                     type = first_type(value)
                     if type is not None:
-                        found[name] = type
-        return found
+                        new_types[name] = type
+        return new_types
 
     def convert(self, table: str, row: Mapping[str, Any]) -> dict[str, Any]:
         """Columns of one item or user as their types have them.
@@ -426,31 +426,31 @@ class CatalogueSchema:
         A column without a type is given null: an empty list says nothing of what is in it. Raises DataError that names
         the column, the value and the type where a value does not fit.
         """
-        made: dict[str, Any] = {}
+        converted: dict[str, Any] = {}
         for name, value in row.items():
             type = self.type_of(table, name)
             try:
-                made[name] = None if type is None else convert(value, type)
+                converted[name] = None if type is None else convert(value, type)
             except (ValueError, OverflowError):
-                wanted, command = describe(type or "text"), ""
+                description, command = describe(type or "text"), ""
                 if name != HIDDEN:
                     command = f', or change the type: PUT /v1/schema {{"{table}": {{"{name}": "..."}}}}'
-                raise _unfit(name, value, wanted, command) from None
-        return made
+                raise _misfit_error(name, value, description, command) from None
+        return converted
 
     def fitting(self, table: str, row: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         """As `convert`, without what does not fit; also the names of these columns."""
-        made: dict[str, Any] = {}
-        bad: list[str] = []
+        converted: dict[str, Any] = {}
+        misfits: list[str] = []
         for name, value in row.items():
             type = self.type_of(table, name)
             if type is None:
                 continue
             try:
-                made[name] = convert(value, type)
+                converted[name] = convert(value, type)
             except (ValueError, OverflowError):
-                bad.append(name)
-        return made, bad
+                misfits.append(name)
+        return converted, misfits
 
     def shaped(self, table: str, frame: pl.DataFrame) -> pl.DataFrame:
         """A frame with its columns in their types; what does not fit becomes null, what has no type stays."""
@@ -467,21 +467,23 @@ class CatalogueSchema:
         names: its columns; None: those that rows name. Also the rows of each column whose values do not fit: they are
         null.
         """
-        wanted = dict.fromkeys(name for row in rows for name in row) if names is None else dict.fromkeys(names)
-        made, bad = [], {}
-        for name in wanted:
+        names_to_build = dict.fromkeys(name for row in rows for name in row) if names is None else dict.fromkeys(names)
+        columns, misfits = [], {}
+        for name in names_to_build:
             type = None if name in ("id", HIDDEN) else self.of_table(table).get(name)
             if type is None:
                 continue
-            series, wrong = series_of(name, [row.get(name) for row in rows], type)
-            made.append(series)
-            if wrong:
-                bad[name] = wrong
-        return pl.DataFrame(made) if made else pl.DataFrame(), bad
+            series, misfit_rows = series_of(name, [row.get(name) for row in rows], type)
+            columns.append(series)
+            if misfit_rows:
+                misfits[name] = misfit_rows
+        return pl.DataFrame(columns) if columns else pl.DataFrame(), misfits
 
 
-def _unfit(name: str, value: Any, wanted: str, command: str = "") -> DataError:
-    shown = str(value) if len(str(value)) <= 40 else str(value)[:37] + "..."
+def _misfit_error(name: str, value: Any, description: str, remedy_suffix: str = "") -> DataError:
+    value_text = str(value) if len(str(value)) <= 40 else str(value)[:37] + "..."
     return DataError(
-        f"column {name!r} holds {wanted}, not {shown!r}", column=name, remedy=f"send {wanted}, or null{command}"
+        f"column {name!r} holds {description}, not {value_text!r}",
+        column=name,
+        remedy=f"send {description}, or null{remedy_suffix}",
     )

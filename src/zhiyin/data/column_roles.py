@@ -23,9 +23,9 @@ class Roles:
 
     def sentence(self) -> str:
         """The roles in one line, to be shown."""
-        said = [f"{role} = {getattr(self, role)}" for role in ROLES if getattr(self, role)]
+        parts = [f"{role} = {getattr(self, role)}" for role in ROLES if getattr(self, role)]
         if self.clock:
-            said[said.index(f"time = {self.time}")] = f"time = {self.time} and {self.clock}, joined"
+            parts[parts.index(f"time = {self.time}")] = f"time = {self.time} and {self.clock}, joined"
         lists = [role for role in ("item_columns", "user_columns") if getattr(self, role)]
-        said += [f"{role} = {', '.join(getattr(self, role))}" for role in lists]
-        return "; ".join(said)
+        parts += [f"{role} = {', '.join(getattr(self, role))}" for role in lists]
+        return "; ".join(parts)

@@ -133,8 +133,8 @@ class Records:
         """Records with an odd number of quotes, ascending."""
         data, odd = np.frombuffer(self.content, np.uint8), np.zeros(len(self), dtype=bool)
         for begin in range(0, len(data), _BLOCK):
-            places = np.flatnonzero(data[begin : begin + _BLOCK] == _QUOTE) + begin
-            records, quotes = np.unique(np.searchsorted(self.starts, places, "right") - 1, return_counts=True)
+            quote_bytes = np.flatnonzero(data[begin : begin + _BLOCK] == _QUOTE) + begin
+            records, quotes = np.unique(np.searchsorted(self.starts, quote_bytes, "right") - 1, return_counts=True)
             odd[records[quotes % 2 == 1]] ^= True
         return np.flatnonzero(odd)
 

@@ -20,8 +20,8 @@ from zhiyin.data.column_roles import Roles
 from zhiyin.data.event_schema import NO_KIND, EventSchema, StorePosition
 from zhiyin.data.histories import Histories
 from zhiyin.data.ids import Ids
-from zhiyin.data.store_log import QUARANTINE
-from zhiyin.data.timestamps import wall_clock
+from zhiyin.data.quarantine import empty_quarantine
+from zhiyin.data.time_policy import wall_clock
 
 EVENT_COLUMNS = ("user", "item", "time", "kind", "value", "weight")
 
@@ -151,10 +151,10 @@ class Dataset:
     def _matrices(self) -> dict[str, sparse.csr_matrix]:
         return {}
 
-    def subset(self, kept: np.ndarray, *, candidates: np.ndarray | None = None) -> Dataset:
-        """The events where `kept` (bool[n_events]) is true, under the same codes."""
+    def subset(self, mask: np.ndarray, *, candidates: np.ndarray | None = None) -> Dataset:
+        """The events where `mask` (bool[n_events]) is true, under the same codes."""
         return Dataset(
-            self.events.filter(pl.Series(kept)),
+            self.events.filter(pl.Series(mask)),
             self.users,
             self.items,
             has_times=self.has_times,
@@ -163,7 +163,7 @@ class Dataset:
             links=self.links,
             schema=self.schema,
             position=self.position,
-            stored=None if self.stored is None else self.stored[kept],
+            stored=None if self.stored is None else self.stored[mask],
             types=self.types,
         )
 
@@ -222,10 +222,10 @@ class Dataset:
         """
         if events.is_empty():
             raise DataError("there is no event to learn from", remedy="check the source")
-        kept, ahead = _not_ahead(events, schema or EventSchema(), wall_clock() if now is None else now)
-        if kept is not None:
-            events, stored = events.filter(kept), None if stored is None else stored[kept]
-            quarantine = ahead if quarantine is None else pl.concat([quarantine, ahead])
+        is_accepted, rejected = _not_ahead(events, schema or EventSchema(), wall_clock() if now is None else now)
+        if is_accepted is not None:
+            events, stored = events.filter(is_accepted), None if stored is None else stored[is_accepted]
+            quarantine = rejected if quarantine is None else pl.concat([quarantine, rejected])
             if events.is_empty():
                 raise DataError("every event is more than a day ahead of the clock", remedy="check the clock")
         columns = {name: events[name] for name in events.columns}
@@ -286,24 +286,19 @@ class Dataset:
         )
 
 
-def empty_quarantine() -> pl.DataFrame:
-    """The quarantine of a source without bad rows."""
-    return pl.DataFrame(schema=QUARANTINE)
-
-
 def _not_ahead(events: pl.DataFrame, schema: EventSchema, now: int) -> tuple[np.ndarray | None, pl.DataFrame]:
     """bool of each event, whether its time is not too far ahead, and those that are, set aside; None: all are right."""
     latest = schema.times.latest(now)
     if "time" not in events.columns or (events["time"].max() or 0) <= latest:  # type: ignore[operator]
         return None, empty_quarantine()
-    far = (events["time"] > latest).fill_null(False)
+    is_ahead = (events["time"] > latest).fill_null(False)
     reason = pl.format("time = {} is more than a day ahead of the clock", "time")
     raw = pl.concat_str([pl.col(name).cast(pl.String) for name in ("user", "item", "time")], separator=",")
-    rows = events.with_row_index("line", 1).filter(far)
+    rows = events.with_row_index("line", 1).filter(is_ahead)
     ahead = rows.select(
         pl.lit("events").alias("file"), pl.col("line").cast(pl.Int64), reason.alias("reason"), raw.alias("raw")
     )
-    return (~far).to_numpy(), ahead
+    return (~is_ahead).to_numpy(), ahead
 
 
 def _described(ids: Ids, described: pl.DataFrame | None) -> pl.DataFrame:
@@ -370,10 +365,10 @@ def _count_sort(user: np.ndarray, starts: np.ndarray, order: np.ndarray) -> np.n
         starts[user[row] + 1] += 1
     for u in range(1, len(starts)):
         starts[u] += starts[u - 1]
-    place = starts[:-1].copy()
+    next_row = starts[:-1].copy()
     for row in range(len(user)):
-        order[place[user[row]]] = row
-        place[user[row]] += 1
+        order[next_row[user[row]]] = row
+        next_row[user[row]] += 1
     return starts
 
 
@@ -382,7 +377,7 @@ def _sort_segments(starts: np.ndarray, order: np.ndarray, time: np.ndarray) -> N
     """Within each user, rows by time; rows of equal time keep their order."""
     for u in range(len(starts) - 1):
         segment = order[starts[u] : starts[u + 1]]
-        for place in range(1, len(segment)):
-            if time[segment[place]] < time[segment[place - 1]]:
+        for position in range(1, len(segment)):
+            if time[segment[position]] < time[segment[position - 1]]:
                 segment[:] = segment[np.argsort(time[segment], kind="mergesort")].copy()
                 break

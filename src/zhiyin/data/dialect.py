@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from zhiyin.core.errors import ConfigError, nearest
-from zhiyin.data.timestamps import is_zone
+from zhiyin.data.time_zones import is_zone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,19 +38,21 @@ class Dialect:
     @classmethod
     def of(cls, assume: Mapping[str, Any] | None) -> Dialect:
         """From keys and values. Raises ConfigError for an unknown key, or a value that is not of its type."""
-        given = {key: value for key, value in dict(assume or {}).items() if value is not None}
-        known = {field.name for field in dataclasses.fields(cls)}
-        for key, value in given.items():
-            if key not in known:
-                raise ConfigError(f"nothing called {key!r} can be assumed", remedy=nearest(key, sorted(known)))
-            if not _RIGHT[key][0](value):
-                raise ConfigError(f"{key} = {value!r} cannot be assumed", remedy=f"write {key} = {_RIGHT[key][1]}")
+        values = {key: value for key, value in dict(assume or {}).items() if value is not None}
+        field_names = {field.name for field in dataclasses.fields(cls)}
+        for key, value in values.items():
+            if key not in field_names:
+                raise ConfigError(f"nothing called {key!r} can be assumed", remedy=nearest(key, sorted(field_names)))
+            if not _VALUE_RULES[key][0](value):
+                raise ConfigError(
+                    f"{key} = {value!r} cannot be assumed", remedy=f"write {key} = {_VALUE_RULES[key][1]}"
+                )
             if key in ("missing", "text"):
-                given[key] = tuple(value)
-        return cls(**given)
+                values[key] = tuple(value)
+        return cls(**values)
 
-    def beside(self) -> Dialect:
-        """The same for the tables that stand beside the log: each has a header of its own."""
+    def without_header(self) -> Dialect:
+        """The same for the other tables: `header` is of the log."""
         return dataclasses.replace(self, header=None)
 
 
@@ -76,7 +78,7 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(part, str) for part in value)
 
 
-_RIGHT: dict[str, tuple[Any, str]] = {
+_VALUE_RULES: dict[str, tuple[Any, str]] = {
     "encoding": (lambda value: isinstance(value, str), '"gb18030"'),
     "separator": (lambda value: isinstance(value, str) and 0 < len(value) <= 2, '";"'),
     "header": (lambda value: type(value) is int and 0 <= value <= 100, "1, at most 100, or 0 for none"),
@@ -122,5 +124,5 @@ class Findings:
     def assume(self, key: str, value: Any, sentence: str) -> None:
         """Add a decision that could have been another one, and the sentence with both readings."""
         self.record(key, value)
-        shown = "true" if value is True else "false" if value is False else repr(value).replace("'", '"')
-        self.note(f"{sentence} (assumed: {key} = {shown}, under [read] or by --assume)")
+        value_text = "true" if value is True else "false" if value is False else repr(value).replace("'", '"')
+        self.note(f"{sentence} (assumed: {key} = {value_text}, under [read] or by --assume)")

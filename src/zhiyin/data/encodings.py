@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 
 from zhiyin.core.errors import ConfigError
+from zhiyin.data.dialect import Findings
 
 _BLOCK = 1 << 20
 _SAMPLE = 200_000  # bytes of foreign lines that are judged
@@ -55,10 +56,10 @@ def to_utf8(content: bytes | mmap.mmap, encoding: str | None = None) -> Decoded:
     """
     marked = _marked(content)
     if encoding is not None:
-        known = known_encoding(encoding)
-        proved = content[:3] == codecs.BOM_UTF8 or content.find(b"\x00") < 0
-        if not proved or marked not in (None, "utf-8-sig") or not _is_native(content):
-            return Decoded(_decoded(content, known))
+        codec = known_encoding(encoding)
+        may_be_utf8 = content[:3] == codecs.BOM_UTF8 or content.find(b"\x00") < 0
+        if not may_be_utf8 or marked not in (None, "utf-8-sig") or not _is_native(content):
+            return Decoded(_decoded(content, codec))
     if marked is not None:
         return Decoded(content if marked == "utf-8-sig" and _all_utf8(content) else _decoded(content, marked))
     if _all_utf8(content):
@@ -71,6 +72,23 @@ def to_utf8(content: bytes | mmap.mmap, encoding: str | None = None) -> Decoded:
         except UnicodeDecodeError:
             pass
     return Decoded(_mended(content, likely), likely, foreign, other)
+
+
+def note_encoding(decoded: Decoded, name: str, findings: Findings) -> None:
+    """Note which legacy encoding a file was decoded from. name: of the file."""
+    if decoded.encoding is None:
+        return
+    encoding = NAMES[decoded.encoding]
+    what = f"{name} is not UTF-8 and was"
+    if decoded.lines:
+        what = f"{decoded.lines:,} lines of {name} are not UTF-8 and were"
+    other = f"; it may be {NAMES[decoded.other]}" if decoded.other else ""
+    if decoded.lines and not decoded.other:  # UTF-8 with some foreign lines: no encoding of the whole
+        findings.note(
+            f"{what} read as {encoding}{other} (if it is another one: encoding = ... under [read] or by --assume)"
+        )
+    else:
+        findings.assume("encoding", decoded.encoding, f"{what} read as {encoding}{other}")
 
 
 def known_encoding(name: str) -> str:
@@ -162,7 +180,7 @@ def _judge(sample: bytes) -> tuple[str, str | None]:
 def _score(sample: bytes, encoding: str) -> float:
     """How ordinary the text is that the encoding makes of the lines: the share of its bytes beyond ASCII that become
     characters in daily use, from 0 to 1; below 0 where lines cannot be decoded."""
-    usual, seen, failed, lines, kana = 0, 0, 0, 0, False
+    usual_bytes, total_bytes, failed, lines, kana = 0, 0, 0, 0, False
     for line in sample.split(b"\n"):
         if line.isascii():
             continue
@@ -176,14 +194,14 @@ def _score(sample: bytes, encoding: str) -> float:
             if character < "\x80":
                 continue
             width = len(character.encode(encoding))
-            seen += width
-            usual += width * _USUAL[encoding](character, text[max(0, at - 1) : at], text[at + 1 : at + 2])
+            total_bytes += width
+            usual_bytes += width * _USUAL[encoding](character, text[max(0, at - 1) : at], text[at + 1 : at + 2])
             kana = kana or "\u3040" <= character <= "\u30ff"
     if failed > 0.02 * lines:
         return -1.0
     if encoding in ("cp932", "euc_jp") and not kana:  # Japanese without any is Chinese
         return 0.0
-    return usual / seen if seen else 0.0
+    return usual_bytes / total_bytes if total_bytes else 0.0
 
 
 def _hanzi(encoding: str, low: int, high: int) -> Callable[[str, str, str], bool]:

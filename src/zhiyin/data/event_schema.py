@@ -21,7 +21,7 @@ import polars as pl
 
 from zhiyin.core.errors import ConfigError, nearest
 from zhiyin.core.limits import LARGEST_VALUE
-from zhiyin.data.timestamps import TimePolicy
+from zhiyin.data.time_policy import TimePolicy
 
 # The kind of an event that names none.
 NO_KIND = "event"
@@ -155,8 +155,8 @@ class EventSchema:
         other = self.other
         dtype = np.uint8 if other < 256 else np.uint16
         if isinstance(names, pl.Series):
-            found = names.fill_null(NO_KIND).replace_strict(self._codes, default=other, return_dtype=pl.UInt16)
-            return found.to_numpy().astype(dtype, copy=False)
+            codes = names.fill_null(NO_KIND).replace_strict(self._codes, default=other, return_dtype=pl.UInt16)
+            return codes.to_numpy().astype(dtype, copy=False)
         return np.array([self._codes.get(name, other) for name in names], dtype=dtype)
 
     # -- at rest ----------------------------------------------------------------------------------------------------

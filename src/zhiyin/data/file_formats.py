@@ -78,6 +78,12 @@ def format_of_file(path: Path) -> str:
         return format_of(file.read(_HEAD))
 
 
+def compression_of(path: Path) -> str | None:
+    """The compression of a file, such as "gzip"; None for a plain one."""
+    kind = format_of_file(path)
+    return kind if kind in ("gzip", "zstd", "bzip2", "xz", "zip") else None
+
+
 def plain_name(path: Path) -> str:
     """The file's name in lower case, without the ending of a packer."""
     name = path.name.lower()
@@ -133,15 +139,15 @@ def _refuse_binary(path: Path, message: str) -> None:
 
 def _limited(blocks: Iterator[bytes], path: Path, kind: str) -> Iterator[bytes]:
     """The blocks, until they are more than the limits allow."""
-    size, seen = path.stat().st_size, 0
-    most = max(FREE, RATIO * size)
-    room = int(0.6 * available_bytes())
+    size, n_bytes = path.stat().st_size, 0
+    max_bytes = max(FREE, RATIO * size)
+    free_memory = int(0.6 * available_bytes())
     for block in blocks:
-        seen += len(block)
-        if seen > most:
+        n_bytes += len(block)
+        if n_bytes > max_bytes:
             raise _too_large(path, kind, f"more than {RATIO} times its size")
-        if seen > room:
-            raise _too_large(path, kind, f"more than {room >> 20:,} MiB, and memory has no room for it")
+        if n_bytes > free_memory:
+            raise _too_large(path, kind, f"more than {free_memory >> 20:,} MiB, and memory has no room for it")
         yield block
 
 
@@ -182,9 +188,9 @@ def _member(archive: zipfile.ZipFile, path: Path) -> str:
         if not info.is_dir() and info.file_size and not info.filename.startswith(("__MACOSX/", "."))
     ]
     if len(tables) != 1:
-        shown = ", ".join(tables[:5])
+        listed = ", ".join(tables[:5])
         raise DataError(
-            f"the archive holds {len(tables)} files{': ' + shown if shown else ''}",
+            f"the archive holds {len(tables)} files{': ' + listed if listed else ''}",
             file=path, remedy="unpack it, and name the file or the folder",
         )  # fmt: skip
     return tables[0]

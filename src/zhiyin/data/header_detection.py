@@ -6,9 +6,9 @@ import dataclasses
 import re
 from collections import Counter
 
+from zhiyin.data.column_names import name_score
 from zhiyin.data.column_roles import ROLES
 from zhiyin.data.dialect import Findings
-from zhiyin.data.role_inference import name_score
 
 _SEPARATORS = ("::", "\t", ",", ";", "|", "\x01", "~", "^", "，", " ")
 _RARE = ("\x01", "~", "^", "，", " ")  # only where the others do not cut the lines
@@ -34,8 +34,8 @@ class Header:
 
 def declared_separator(line: str) -> str | None:
     """The separator that a line such as "sep=;" states, as Excel writes it; None for any other line."""
-    found = _SEP_LINE.match(line)
-    return None if found is None else found[1].replace("\\t", "\t")
+    match = _SEP_LINE.match(line)
+    return None if match is None else match[1].replace("\\t", "\t")
 
 
 def guess_separator(lines: list[str]) -> str:
@@ -69,7 +69,7 @@ def _outside_quotes(line: str) -> str:
     return re.sub(r'"[^"]*"', "", line)
 
 
-def find_header(rows: list[list[str]], width: int, findings: Findings, given: int | None = None) -> Header:
+def find_header(rows: list[list[str]], width: int, findings: Findings, header_row: int | None = None) -> Header:
     """The header among the first rows that are not blank.
 
     Parameters
@@ -77,16 +77,16 @@ def find_header(rows: list[list[str]], width: int, findings: Findings, given: in
     width: how many cells rows mostly have.
     given: the row that is the header, from 0, or -1 where there is none; None where that is to be judged.
     """
-    above = _rows_above(rows, width) if given is None else max(given, 0)
-    present = given >= 0 if given is not None else is_header(rows[above], rows[above + 1 : above + 50])
-    if given is None and not present and above == 0 and _is_numbered(rows[0]):
+    above = _rows_above(rows, width) if header_row is None else max(header_row, 0)
+    present = header_row >= 0 if header_row is not None else is_header(rows[above], rows[above + 1 : above + 50])
+    if header_row is None and not present and above == 0 and _is_numbered(rows[0]):
         present = _numbers_name_columns(rows, findings)
         if present:
             findings.note("the header numbers the columns; they are called column_1, column_2, ...")
             return Header(0, True, clean([""] * max(width, len(rows[0]))))
     if above:
-        shown = ", ".join(repr("".join(row)[:60]) for row in rows[:above] if any(row))
-        findings.note(f"{above} line{'s' * (above > 1)} above the header left out: {shown}")
+        preamble = ", ".join(repr("".join(row)[:60]) for row in rows[:above] if any(row))
+        findings.note(f"{above} line{'s' * (above > 1)} above the header left out: {preamble}")
     if not present:
         return Header(above, False, clean([""] * width))
     return Header(above, True, _names(rows[above], rows[above + 1 :], width, findings))
@@ -156,9 +156,9 @@ def _numbers_name_columns(rows: list[list[str]], findings: Findings) -> bool:
         if not any(map(_is_number, cells)) or all(_is_number(cell) and abs(float(cell)) > 1e8 for cell in cells):
             return True
     if len(first) > 2:
-        shown = ",".join(first)
+        first_line = ",".join(first)
         findings.assume(
-            "header", 0, f"the first line {shown!r} may be a header of numbers or an event, read as an event"
+            "header", 0, f"the first line {first_line!r} may be a header of numbers or an event, read as an event"
         )
     return False
 

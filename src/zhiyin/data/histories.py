@@ -114,9 +114,9 @@ class Histories:
         rows = [id_list(row) for row in lists]
         flat = ids.encode([item for row in rows for item in row])
         owner = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
-        known = flat >= 0
-        counts = np.bincount(owner[known], minlength=len(rows))
-        return cls.of(np.concatenate([[0], np.cumsum(counts)]), flat[known])
+        is_known = flat >= 0
+        counts = np.bincount(owner[is_known], minlength=len(rows))
+        return cls.of(np.concatenate([[0], np.cumsum(counts)]), flat[is_known])
 
     def rows(self, start: int, stop: int) -> Histories:
         """Histories start..stop as views: nothing is copied but the offsets."""
@@ -178,10 +178,12 @@ class Histories:
             return sparse.csr_matrix((data, columns, indptr), shape=shape)
         owner = np.repeat(np.arange(len(self), dtype=np.int64), self.lengths)
         if how == "weight":
-            kept, data = self.weights != 0, self.weights
+            selected, data = self.weights != 0, self.weights
         else:
-            kept, data = self._wanted(owner, n_items), np.ones(len(self.items), np.float32)
-        total = sparse.csr_matrix((data[kept], (owner[kept], self.items[kept])), shape=shape, dtype=np.float32)
+            selected, data = self._is_positive(owner, n_items), np.ones(len(self.items), np.float32)
+        total = sparse.csr_matrix(
+            (data[selected], (owner[selected], self.items[selected])), shape=shape, dtype=np.float32
+        )
         total.sum_duplicates()
         if how == "binary":
             total.data[:] = 1
@@ -191,13 +193,13 @@ class Histories:
                 total.eliminate_zeros()
         return total
 
-    def _wanted(self, owner: np.ndarray, n_items: int) -> np.ndarray:
+    def _is_positive(self, owner: np.ndarray, n_items: int) -> np.ndarray:
         """bool[m]: whether an event is worth more than nothing and no dislike of the same item is its history's last
         word on it. owner: int64[m], the history of each event."""
-        wanted = self.weights > 0
+        is_positive = self.weights > 0
         disliked = np.flatnonzero(self.weights < 0)
         if not len(disliked):
-            return wanted
+            return is_positive
         # Pairs (history, item) with a dislike are few: only their events are sorted.
         pair = owner * n_items + self.items
         doubtful = np.flatnonzero((self.weights != 0) & np.isin(pair, np.unique(pair[disliked])))
@@ -205,8 +207,8 @@ class Histories:
         first = np.concatenate([[True], pair[order][1:] != pair[order][:-1]])
         last = np.concatenate([first[1:], [True]])
         taken_out = (self.weights[order[last]] < 0)[np.cumsum(first) - 1]
-        wanted[order[taken_out]] = False
-        return wanted
+        is_positive[order[taken_out]] = False
+        return is_positive
 
     def entries(self, n_items: int, how: str = "binary") -> Entries:
         """As `matrix`, its arrays alone: of one history in a tenth of the time, which each request pays."""
@@ -217,28 +219,28 @@ class Histories:
 
 
 @compiled  # not `kernel`: sums as those of many rows
-def _entries(items, weights, how):
+def _entries(items, weights, method_code):
     """`Histories.matrix` of one history; how: a place in HOW."""
     columns, data = np.empty(len(items), dtype=np.int32), np.empty(len(items), dtype=np.float32)
     order = np.argsort(items, kind="mergesort")
-    found, at = 0, 0
+    n_entries, at = 0, 0
     while at < len(order):
-        item, worth, events, last = items[order[at]], np.float32(0), 0, np.float32(0)
+        item, total, events, last = items[order[at]], np.float32(0), 0, np.float32(0)
         while at < len(order) and items[order[at]] == item:
             weight = weights[order[at]]
-            worth += weight
+            total += weight
             events += weight > 0
             if weight != 0:
                 last = weight
             at += 1
-        if (worth if how == 1 else last) > 0:
-            columns[found] = item
-            data[found] = 1 if how == 0 else worth if how == 1 else events
-            found += 1
-    return np.array([0, found], dtype=np.int32), columns[:found], data[:found]
+        if (total if method_code == 1 else last) > 0:
+            columns[n_entries] = item
+            data[n_entries] = 1 if method_code == 0 else total if method_code == 1 else events
+            n_entries += 1
+    return np.array([0, n_entries], dtype=np.int32), columns[:n_entries], data[:n_entries]
 
 
 def _gather(features: pl.DataFrame, rows: np.ndarray) -> pl.DataFrame:
     """Rows of a frame; row -1 is all null."""
-    places = pl.Series(rows)
-    return features.select(pl.all().gather(places.set(places < 0, None)))
+    positions = pl.Series(rows)
+    return features.select(pl.all().gather(positions.set(positions < 0, None)))

@@ -19,7 +19,7 @@ from zhiyin.core.errors import DataError
 # A direct table beats a hash when the ids are whole numbers that lie close together.
 _TABLE_LIMIT = 64_000_000
 # So few ids are a request's, for which a frame would cost more; so few texts are looked up one by one.
-_FEW, _SINGLE = 1_000, 32
+_MAX_SCALAR_IDS, _MAX_SINGLE_TEXTS = 1_000, 32
 
 
 def id_list(raw: Any) -> list[Any] | pl.Series:
@@ -82,12 +82,12 @@ def match_spelling(ids: pl.Series, known: pl.Series) -> pl.Series:
         return ids
     spelled = pl.DataFrame({"known": other.unique()}).with_columns(plain=pl.col("known").str.replace(_POINT, "$1"))
     spelled = spelled.unique("plain", keep="none")  # of two spellings in one table neither is the other
-    found = pl.DataFrame({"id": text, "plain": text.str.replace(_POINT, "$1")}).join(
+    joined = pl.DataFrame({"id": text, "plain": text.str.replace(_POINT, "$1")}).join(
         spelled, on="plain", how="left", maintain_order="left"
     )
-    strange = ~found["id"].is_in(other.implode())
-    return found.select(
-        pl.when(strange & pl.col("known").is_not_null()).then("known").otherwise("id").alias(ids.name)
+    is_unknown = ~joined["id"].is_in(other.implode())
+    return joined.select(
+        pl.when(is_unknown & pl.col("known").is_not_null()).then("known").otherwise("id").alias(ids.name)
     ).to_series()
 
 
@@ -148,12 +148,14 @@ class Ids:
     @classmethod
     def of(cls, *series: pl.Series) -> Ids:
         """The ids that occur in any of the series (nulls left out)."""
-        kept = [s.drop_nulls().unique() for s in series if len(s)]
-        if not kept:
+        unique = [s.drop_nulls().unique() for s in series if len(s)]
+        if not unique:
             return cls(pl.Series([], dtype=series[0].dtype if series else pl.Int64))
-        dtype = _common(kept)
+        dtype = _common(unique)
         merged = (
-            kept[0].cast(dtype) if len(kept) == 1 else pl.concat([s.cast(dtype).alias("id") for s in kept]).unique()
+            unique[0].cast(dtype)
+            if len(unique) == 1
+            else pl.concat([s.cast(dtype).alias("id") for s in unique]).unique()
         )
         return cls(merged.sort().rename("id"))
 
@@ -171,12 +173,17 @@ class Ids:
         compared code point by code point: no Unicode normalisation is applied. What an id finds does not depend on the
         ids beside it.
         """
-        if isinstance(raw, list) and 0 < len(raw) <= _FEW and len(self) and self._plain(raw):
+        if isinstance(raw, list) and 0 < len(raw) <= _MAX_SCALAR_IDS and len(self) and self._plain(raw):
             if self._numbers is not None:
                 return self._encode_numbers(np.array(raw, dtype=np.int64))
-            if len(raw) <= _SINGLE:
-                return np.array([self._one(value) for value in raw], dtype=np.int32)
-        if isinstance(raw, list) and self._type is int and 0 < len(raw) <= _SINGLE and set(map(type, raw)) == {str}:
+            if len(raw) <= _MAX_SINGLE_TEXTS:
+                return np.array([self._code_of_text(value) for value in raw], dtype=np.int32)
+        if (
+            isinstance(raw, list)
+            and self._type is int
+            and 0 < len(raw) <= _MAX_SINGLE_TEXTS
+            and set(map(type, raw)) == {str}
+        ):
             numbers = [number_of(value) for value in raw]
             raw = pl.Series([n if n is not None and abs(n) < 2**63 else None for n in numbers], dtype=pl.Int64)
         series = id_series(raw)
@@ -192,10 +199,10 @@ class Ids:
         if len(series) > 50_000:
             return self._encode_many(series)
         series = series.cast(self.dtype, strict=False)
-        known = series.is_not_null().to_numpy()
+        is_valid = series.is_not_null().to_numpy()
         position = np.zeros(len(series), dtype=np.int64)
-        if known.any():
-            position[known] = self.values.search_sorted(series.filter(pl.Series(known))).to_numpy()
+        if is_valid.any():
+            position[is_valid] = self.values.search_sorted(series.filter(pl.Series(is_valid))).to_numpy()
         position = np.minimum(position, len(self) - 1)
         same = (self.values.gather(position) == series).fill_null(False).to_numpy()
         return np.where(same, position, -1).astype(np.int32)
@@ -206,16 +213,16 @@ class Ids:
             self._type is not int or (min(values) > -(2**62) and max(values) < 2**62)
         )
 
-    def _one(self, value: str) -> int:
-        known: Any = self.values
-        at = bisect_left(known, value)
-        return at if at < len(self) and known[at] == value else -1
+    def _code_of_text(self, value: str) -> int:
+        values: Any = self.values
+        at = bisect_left(values, value)
+        return at if at < len(self) and values[at] == value else -1
 
     def _encode_numbers(self, numbers: np.ndarray) -> np.ndarray:
         assert self._numbers is not None
         at = self._numbers.searchsorted(numbers)
-        found = self._numbers[np.minimum(at, len(self) - 1)] == numbers
-        return np.where(found, at, -1).astype(np.int32)
+        is_match = self._numbers[np.minimum(at, len(self) - 1)] == numbers
+        return np.where(is_match, at, -1).astype(np.int32)
 
     def _encode_many(self, series: pl.Series) -> np.ndarray:
         if self.dtype == pl.Int64 and series.dtype.is_signed_integer():
@@ -238,13 +245,17 @@ class Ids:
     def decode(self, codes: np.ndarray) -> pl.Series:
         """Raw ids of codes; every code must lie in [0, len)."""
         codes = np.asarray(codes, dtype=np.int64)
-        return self.values[codes] if len(codes) <= _FEW else self.values.gather(codes)  # a third of the time for few
+        if len(codes) <= _MAX_SCALAR_IDS:  # indexing takes a third of the time of `gather` for few codes
+            return self.values[codes]
+        return self.values.gather(codes)
 
     def raw(self, codes: np.ndarray) -> list[Any]:
         """As `decode`, a list: for the few of one request."""
         if self._numbers is not None:
             return self._numbers[codes].tolist()
-        return [self.values[at] for at in codes.tolist()] if len(codes) <= _SINGLE else self.decode(codes).to_list()
+        if len(codes) <= _MAX_SINGLE_TEXTS:
+            return [self.values[at] for at in codes.tolist()]
+        return self.decode(codes).to_list()
 
 
 def _common(series: list[pl.Series]) -> pl.DataType | type[pl.DataType]:

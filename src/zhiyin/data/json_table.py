@@ -13,11 +13,11 @@ import polars as pl
 
 from zhiyin.core.errors import DataError
 from zhiyin.core.parallel import kernel
-from zhiyin.data.delimited_text import say_encoding
 from zhiyin.data.dialect import Dialect
-from zhiyin.data.encodings import to_utf8
-from zhiyin.data.file_formats import raw_bytes
-from zhiyin.data.table_source import FrameTable
+from zhiyin.data.encodings import note_encoding, to_utf8
+from zhiyin.data.file_formats import compression_of, raw_bytes
+from zhiyin.data.frame_table import FrameTable
+from zhiyin.data.table import TableFormat
 
 _DEPTH = 100  # levels of lists and objects
 _COLUMNS = 5_000
@@ -31,10 +31,10 @@ class JsonTable(FrameTable):
 
     def __init__(self, path: Path, dialect: Dialect | None = None, content: bytes | mmap.mmap | None = None) -> None:
         self.path = path
-        self.broken: list[int] = []
-        self.kept: np.ndarray | None = None
-        given = raw_bytes(path) if content is None else content
-        decoded = to_utf8(given, dialect.encoding if dialect else None)
+        self.bad_lines: list[int] = []
+        self.object_lines: np.ndarray | None = None
+        raw = raw_bytes(path) if content is None else content
+        decoded = to_utf8(raw, dialect.encoding if dialect else None)
         content = decoded.content
         if content[:3] == b"\xef\xbb\xbf":
             content = content[3:]
@@ -48,8 +48,9 @@ class JsonTable(FrameTable):
         self._content: bytes | mmap.mmap = content if self._is_lines else self._flattened(content)
         frame = self._frame()
         super().__init__(frame, str(path), dialect)
+        self.format = TableFormat("JSON", compression_of(path), decoded.encoding)
         self.untyped = self._untyped
-        say_encoding(decoded, path, self.findings)
+        note_encoding(decoded, path.name, self.findings)
         if frame.width > _COLUMNS:
             raise DataError(f"{frame.width:,} columns are more than a table has", file=path, remedy="name another file")
 
@@ -101,21 +102,21 @@ class JsonTable(FrameTable):
         """Second look at a file that Polars does not read as it stands."""
         lines = self._lines()
         objects = [_object(line) for line in lines]
-        self.broken = [at for at, (line, found) in enumerate(zip(lines, objects)) if line and found is None]
-        self.kept = np.array([at for at, found in enumerate(objects) if found is not None], dtype=np.int64)
-        if not len(self.kept):
+        self.bad_lines = [at for at, (line, record) in enumerate(zip(lines, objects)) if line and record is None]
+        self.object_lines = np.array([at for at, record in enumerate(objects) if record is not None], dtype=np.int64)
+        if not len(self.object_lines):
             raise DataError("no line is a JSON object", file=self.path, remedy='write one {"user": ...} a line')
-        text = "\n".join(lines[at].removesuffix(",") for at in self.kept).encode()
+        text = "\n".join(lines[at].removesuffix(",") for at in self.object_lines).encode()
         try:
             return self._read_lines(text)
         except pl.exceptions.PolarsError:  # a field that is a number here and an object there
-            frame, self._untyped = _frame_of([found for found in objects if found is not None])
+            frame, self._untyped = _frame_of([record for record in objects if record is not None])
             return frame
 
     def _lines(self) -> list[str]:
         return [line.strip() for line in self._content[:].decode("utf-8", errors="replace").split("\n")]
 
-    def _numbers_of(self, at: np.ndarray) -> list[int]:
+    def _source_lines(self, at: np.ndarray) -> list[int]:
         """Lines of the file, from 1, of lines of the content."""
         if self._is_lines:
             return (at + 1).tolist()
@@ -123,33 +124,35 @@ class JsonTable(FrameTable):
         starts = np.concatenate([[0], ends + 1])
         newlines = np.flatnonzero(np.frombuffer(self._original, np.uint8) == _NEWLINE)
         text = np.frombuffer(self._content, np.uint8)
-        found = []
+        line_numbers = []
         for start in starts[at].tolist():
             while start < len(text) and text[start] in (_SPACE, _RETURN):
                 start += 1
-            found.append(int(np.searchsorted(newlines, start)) + 1)
-        return found
+            line_numbers.append(int(np.searchsorted(newlines, start)) + 1)
+        return line_numbers
 
     def set_aside(self) -> list[tuple[int, str, str]]:
-        if not self.broken:
+        if not self.bad_lines:
             return []
-        lines, numbers = self._lines(), self._numbers_of(np.array(self.broken))
-        return [(number, "not a JSON object", lines[at][:500]) for at, number in zip(self.broken, numbers)]
+        lines, numbers = self._lines(), self._source_lines(np.array(self.bad_lines))
+        return [(number, "not a JSON object", lines[at][:500]) for at, number in zip(self.bad_lines, numbers)]
 
     def locate(self, rows: list[int]) -> list[tuple[int, str]]:
         lines = self._lines()
-        kept = self.kept if self.kept is not None else np.flatnonzero([bool(line) for line in lines])
-        at = kept[np.asarray(rows, dtype=np.int64)]
-        return [(number, lines[line][:500]) for line, number in zip(at.tolist(), self._numbers_of(at))]
+        object_lines = (
+            self.object_lines if self.object_lines is not None else np.flatnonzero([bool(line) for line in lines])
+        )
+        at = object_lines[np.asarray(rows, dtype=np.int64)]
+        return [(number, lines[line][:500]) for line, number in zip(at.tolist(), self._source_lines(at))]
 
 
 def _first_byte(content: bytes | mmap.mmap) -> int:
     """Where the first byte stands that is no white space; -1 for none."""
     for begin in range(0, len(content), 1 << 16):
         block = content[begin : begin + (1 << 16)]
-        left = block.lstrip()
-        if left:
-            return begin + len(block) - len(left)
+        stripped = block.lstrip()
+        if stripped:
+            return begin + len(block) - len(stripped)
     return -1
 
 
@@ -170,18 +173,18 @@ def looks_like_json(content: bytes | mmap.mmap) -> bool:
 
 def _object(line: str) -> dict[str, Any] | None:
     try:
-        found = json.loads(line.removesuffix(","))
+        value = json.loads(line.removesuffix(","))
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return value if isinstance(value, dict) else None
 
 
 def _frame_of(objects: list[dict[str, Any]]) -> tuple[pl.DataFrame, frozenset[str]]:
     """A frame of objects whose fields do not agree on their types: nested ones become JSON text. Also the columns of
     numbers that no one type holds, as they are written."""
     columns, untyped = {}, set()
-    for name in dict.fromkeys(name for found in objects for name in found):
-        cells = [found.get(name) for found in objects]
+    for name in dict.fromkeys(name for record in objects for name in record):
+        cells = [record.get(name) for record in objects]
         cells = [json.dumps(cell) if isinstance(cell, dict | list) else cell for cell in cells]
         kinds = {type(cell) for cell in cells if cell is not None}
         if kinds <= {int, float} and kinds != {int}:

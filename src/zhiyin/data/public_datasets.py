@@ -127,8 +127,8 @@ def get(
     if done is not None and from_path is None:
         return done
     root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=root) as made:
-        folder = Path(made) / "set"
+    with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=root) as temporary:
+        folder = Path(temporary) / "set"
         folder.mkdir()
         if from_path is not None:
             _take(chosen, Path(from_path).expanduser(), folder)
@@ -172,10 +172,10 @@ def find(name: str) -> PublicSet:
     family, _, category = name.partition("/")
     if family in FAMILIES:
         make, categories = FAMILIES[family]
-        right = next((known for known in categories if known.lower() == category.lower()), None)
-        if right is None:
+        canonical = next((known for known in categories if known.lower() == category.lower()), None)
+        if canonical is None:
             raise DataError(f"{family} has no category {category!r}", remedy=nearest(category, list(categories)))
-        return make(right)
+        return make(canonical)
     known = [*SETS, *(f"{family}/{categories[0]}" for family, (_, categories) in FAMILIES.items())]
     raise DataError(f"there is no public set {name!r}", remedy=nearest(name, known))
 
@@ -315,10 +315,10 @@ def _stated_digest(url: str, name: str) -> str:
     """The MD5 a publisher states beside a file, in either usual form: "MD5 (x.zip) = ..." or "...  x.zip"."""
     with _open(urllib.request.Request(url, headers={"User-Agent": "zhiyin"}), name) as answer:
         text = answer.read(4096).decode("utf-8", "replace")
-    found = re.search(r"\b[0-9a-fA-F]{32}\b", text)
-    if found is None:
+    match = re.search(r"\b[0-9a-fA-F]{32}\b", text)
+    if match is None:
         raise DataError("there is no MD5 where the publisher states it", file=url, remedy="try again later")
-    return "md5:" + found[0].lower()
+    return "md5:" + match[0].lower()
 
 
 def digest_of(path: Path, kind: str) -> str:
@@ -332,24 +332,24 @@ def digest_of(path: Path, kind: str) -> str:
 def _verify(path: Path, url: str, digest: str | None, root: Path) -> None:
     """Hold a file against the publisher's digest, or against that of the first download from there."""
     if digest is not None:
-        found = digest_of(path, digest.split(":")[0])
-        if found != digest:
+        actual = digest_of(path, digest.split(":")[0])
+        if actual != digest:
             raise DataError(
-                f"the checksum is wrong: {found} instead of {digest}",
+                f"the checksum is wrong: {actual} instead of {digest}",
                 file=url,
                 remedy="fetch it again; if it stays so, the publisher has changed the file",
             )
         log.info("checksum right: %s", digest)
         return
     book = root / _CHECKSUMS
-    known = read_json(book, "remove it; checksums of what is fetched are kept anew") if book.exists() else {}
-    found = digest_of(path, "sha256")
-    if url not in known:
-        log.info("the publisher states no checksum; kept that of this first download: %s", found)
-        write_json(book, dict(sorted((known | {url: found}).items())), indent=1)
-    elif known[url] != found:
+    recorded = read_json(book, "remove it; checksums of what is fetched are kept anew") if book.exists() else {}
+    actual = digest_of(path, "sha256")
+    if url not in recorded:
+        log.info("the publisher states no checksum; kept that of this first download: %s", actual)
+        write_json(book, dict(sorted((recorded | {url: actual}).items())), indent=1)
+    elif recorded[url] != actual:
         raise DataError(
-            f"the file has changed since it was first fetched: {found} instead of {known[url]}",
+            f"the file has changed since it was first fetched: {actual} instead of {recorded[url]}",
             file=url,
             remedy=f"if that is expected, remove its line from {book} and fetch it again",
         )
@@ -414,21 +414,21 @@ def _take(chosen: PublicSet, path: Path, folder: Path) -> None:
 
 def _home(chosen: PublicSet, folder: Path) -> Path | None:
     """The folder, or the one below it, that holds every file of the set as fetched."""
-    wanted = chosen.raw or chosen.files
+    required = chosen.raw or chosen.files
     below = sorted(path for path in folder.iterdir() if path.is_dir())
-    return next((each for each in (folder, *below) if all((each / file).is_file() for file in wanted)), None)
+    return next((each for each in (folder, *below) if all((each / file).is_file() for file in required)), None)
 
 
 def _finish(chosen: PublicSet, folder: Path) -> Path:
     """The part of `folder` that holds the set, made ready and marked complete."""
     home = _home(chosen, folder)
     if home is None:
-        there = {path.name for path in folder.rglob("*")}
-        raise _incomplete(chosen, [file for file in chosen.raw or chosen.files if file not in there], folder)
+        present = {path.name for path in folder.rglob("*")}
+        raise _incomplete(chosen, [file for file in chosen.raw or chosen.files if file not in present], folder)
     if chosen.prepare is not None:
         chosen.prepare(home)
-    said = {"name": chosen.name, "licence": chosen.licence, "page": chosen.page, "files": chosen.files}
-    write_json(home / _DONE, said, indent=1)
+    record = {"name": chosen.name, "licence": chosen.licence, "page": chosen.page, "files": chosen.files}
+    write_json(home / _DONE, record, indent=1)
     return home
 
 

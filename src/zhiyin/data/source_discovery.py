@@ -7,11 +7,13 @@ import re
 from pathlib import Path
 
 from zhiyin.core.errors import DataError
+from zhiyin.data.column_names import name_score
 from zhiyin.data.dialect import Dialect
 from zhiyin.data.file_formats import plain_name
-from zhiyin.data.role_inference import guess_links, guess_roles, name_score
-from zhiyin.data.table_opening import ENDINGS, open_table
-from zhiyin.data.table_source import Table
+from zhiyin.data.link_roles import guess_links
+from zhiyin.data.role_inference import guess_roles
+from zhiyin.data.source_opening import ENDINGS, open_table
+from zhiyin.data.table import Table
 
 _EVENTS = re.compile(r"rating|event|interaction|click|log|u\.data|view|purchase|order|transaction|train", re.IGNORECASE)
 _ITEMS = re.compile(r"item|movie|book|product|catalog|article|track|artist|title", re.IGNORECASE)
@@ -25,13 +27,21 @@ _NO_DATA = re.compile(r"readme|licen[cs]e|\.|quarantine\.csv$", re.IGNORECASE)
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-    """Files by what they hold. `notes`: sentences about the files of the folder that are not read."""
+    """Files of a folder by what they hold.
+
+    Parameters
+    ----------
+    events, items, users, links: the files; None where there is none.
+    notes: sentences about the files that are not read.
+    event_tables: the tables of `events`, opened.
+    """
 
     events: list[Path]
     items: Path | None
     users: Path | None
     links: Path | None = None
     notes: tuple[str, ...] = ()
+    event_tables: list[Table] = dataclasses.field(default_factory=list, repr=False)
 
 
 def data_files(folder: Path) -> list[Path]:
@@ -72,8 +82,8 @@ def find_sources(folder: Path, dialect: Dialect | None = None) -> Sources:
             continue  # one row an item: a catalogue
         if table.sample[roles.user].n_unique() == len(table.sample) > 50 and _USERS.search(path.name):
             continue
-        said = sum(getattr(roles, role) is not None for role in ("time", "rating", "kind"))
-        logs[path] = (bool(_EVENTS.search(path.name)), said, path.stat().st_size)
+        n_roles = sum(getattr(roles, role) is not None for role in ("time", "rating", "kind"))
+        logs[path] = (bool(_EVENTS.search(path.name)), n_roles, path.stat().st_size)
     if not tables:
         why = "; ".join(f"{path.name}: {reason}" for path, reason in list(unread.items())[:3])
         raise DataError(
@@ -89,13 +99,13 @@ def find_sources(folder: Path, dialect: Dialect | None = None) -> Sources:
     best = max(logs, key=lambda path: logs[path])
     events = [path for path in logs if tables[path].columns == tables[best].columns]
     rest = {path: table for path, table in tables.items() if path not in events and path not in links}
-    known = next((path for path in links if path not in events), None)
+    links_file = next((path for path in links if path not in events), None)
     items, users = _describing(rest, "item", _ITEMS), _describing(rest, "user", _USERS)
-    used = {*events, items, users, known}
+    used = {*events, items, users, links_file}
     for path in [path for path in tables if path not in used]:
         unread[path] = f"its columns are not those of {best.name}" if path in logs else "no part of a log is seen in it"
     notes = tuple(f"{path.relative_to(folder)}: not read, {reason}" for path, reason in sorted(unread.items()))
-    return Sources(events, items, users, known, notes)
+    return Sources(events, items, users, links_file, notes, [tables[path] for path in events])
 
 
 def _joins_users(table: Table) -> bool:

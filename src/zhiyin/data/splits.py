@@ -19,7 +19,7 @@ from zhiyin.core.errors import ConfigError, DataError, nearest
 from zhiyin.core.params import shortened, whole_number
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
-from zhiyin.data.judged_users import MIN_USERS, balanced_cuts, count_judged, judges_enough_more
+from zhiyin.data.evaluable_users import MIN_USERS, balanced_cuts, count_judged, judges_enough_more
 
 KINDS = ("time", "last", "ratio", "cold-users", "cold-items", "rolling")
 
@@ -103,16 +103,16 @@ def _auto(data: Dataset, test: str | float | None, run: Run | None, exclude_seen
         return dataclasses.replace(chosen, warnings=(why, *chosen.warnings))
     by_time = time_split(data, test, exclude_seen)
     judged = np.unique(by_time.test.events["user"].to_numpy())
-    known = int((by_time.train.histories.lengths[judged] > 0).sum())
-    if 2 * known >= len(judged):
+    n_known = int((by_time.train.histories.lengths[judged] > 0).sum())
+    if 2 * n_known >= len(judged):
         return by_time
     try:
         chosen = split(data, "ratio", test=share, run=run)
     except DataError:  # histories too short to hold a share of each
         return by_time
     why = (
-        f"a split by time would judge strangers: {known:,} of its {len(judged):,} test users have an event before it, "
-        'so events are split by ratio; by = "time" insists'
+        f"a split by time would judge strangers: {n_known:,} of its {len(judged):,} test users have an event before "
+        'it, so events are split by ratio; by = "time" insists'
     )
     return dataclasses.replace(chosen, warnings=(why, *chosen.warnings))
 
@@ -201,13 +201,13 @@ def rolling(data: Dataset, edges: Sequence[float], run: Run | None = None, *, ba
         place = data.events["time"].to_numpy()
         cuts = [int(np.quantile(place, edge, method="higher")) if edge < 1 else int(place.max()) + 1 for edge in edges]
     else:
-        place, cuts = _places(data, (run or Run()).rng(102)), list(edges)
+        place, cuts = _window_starts(data, (run or Run()).rng(102)), list(edges)
     found = []
     for start, end in itertools.pairwise(cuts):
         before, inside = place < start, (place >= start) & (place < end)
         if not before.any() or not inside.any():
             continue
-        train, test = _known(data, before), data.subset(inside)
+        train, test = _train_part(data, before), data.subset(inside)
         protocol = f"a random {inside.mean():.1%} of the events is test, train a random {before.mean():.1%}"
         if timed:
             protocol = f"train before {_moment(start)}, test from then until {_moment(end)}"
@@ -215,7 +215,7 @@ def rolling(data: Dataset, edges: Sequence[float], run: Run | None = None, *, ba
     return found
 
 
-def _places(data: Dataset, rng: np.random.Generator) -> np.ndarray:
+def _window_starts(data: Dataset, rng: np.random.Generator) -> np.ndarray:
     """float64[n_events]: where each event stands in a random order of its user's, evenly from 0 to 1; the first at 0.
 
     The order is moved by a random part of a step for each user, so that a share of few events is rounded up as often as
@@ -271,7 +271,7 @@ def _cut(data: Dataset, test: str | float | None) -> int:
 def _by_time(data: Dataset, cut: int, until: int | None = None) -> Split:
     time = data.events["time"].to_numpy()
     later = time >= cut
-    train = _known(data, ~later)
+    train = _train_part(data, ~later)
     test = data.subset(later if until is None else later & (time < until))
     end = min(until or data.window[1] + 1, data.window[1] + 1)
     protocol = f"global time: train before {_moment(cut)}, test the {spell(end - cut)} from then"
@@ -283,7 +283,7 @@ def _last(data: Dataset) -> Split:
     last = np.append(user[1:] != user[:-1], True)
     lengths = np.bincount(user, minlength=data.n_users)
     last &= lengths[user] > 1
-    train, test = _known(data, ~last), data.subset(last)
+    train, test = _train_part(data, ~last), data.subset(last)
     warnings = ["leave-last-out leaks across users: models learn from events later than the ones they predict"]
     if not data.has_times:
         warnings.append("the log has no times: the order of its rows stands for them")
@@ -299,7 +299,7 @@ def _ratio(data: Dataset, share: float, rng: np.random.Generator) -> Split:
     rank = np.empty(len(user), dtype=np.int64)
     rank[order] = np.arange(len(user)) - start[user]
     held = rank < np.floor(lengths * share)[user]
-    train, test = _known(data, ~held), data.subset(held)
+    train, test = _train_part(data, ~held), data.subset(held)
     protocol = f"a random {share:.0%} of each user's events is test"
     warnings = ("a random split lets models learn from the future",) if data.has_times else ()
     return Split(train, test, "ratio", protocol, (*warnings, *_small(train, test)))
@@ -312,7 +312,7 @@ def _cold_users(data: Dataset, share: float, rng: np.random.Generator) -> Split:
     lengths = np.bincount(user, minlength=data.n_users)
     position = np.arange(len(user)) - np.concatenate([[0], np.cumsum(lengths)])[:-1][user]
     shown = cold[user] & (position < lengths[user] // 2)
-    train = _known(data, ~cold[user])
+    train = _train_part(data, ~cold[user])
     test = data.subset(cold[user] & ~shown)
     protocol = (
         f"{int(cold.sum()):,} users are unknown to the model; the first half of each history is shown, the rest is test"
@@ -332,14 +332,14 @@ def _cold_items(data: Dataset, share: float, rng: np.random.Generator) -> Split:
     return Split(train, test, "cold-items", protocol, (*warnings, *_small(train, test)))
 
 
-def _known(data: Dataset, kept: np.ndarray) -> Dataset:
+def _train_part(data: Dataset, in_train: np.ndarray) -> Dataset:
     """Train part: its candidates are the items of the catalogue and those with an event in it."""
     candidates = np.zeros(data.n_items, dtype=bool)
-    candidates[data.events["item"].to_numpy()[kept]] = True
+    candidates[data.events["item"].to_numpy()[in_train]] = True
     described = data.items.drop("id")
     if described.width:  # an item with a description was in the catalogue; one without came with its first event
         candidates |= ~described.select(pl.all_horizontal(pl.all().is_null())).to_series().to_numpy()
-    return data.subset(kept, candidates=candidates & data.candidates)
+    return data.subset(in_train, candidates=candidates & data.candidates)
 
 
 def _small(train: Dataset, test: Dataset) -> tuple[str, ...]:

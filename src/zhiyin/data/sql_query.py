@@ -14,7 +14,8 @@ import polars as pl
 from zhiyin.core.errors import ConfigError, DataError, MissingExtraError
 from zhiyin.core.memory import available_bytes
 from zhiyin.data.dialect import Dialect
-from zhiyin.data.table_source import FrameTable
+from zhiyin.data.frame_table import FrameTable
+from zhiyin.data.table import TableFormat
 
 _BATCH = 100_000
 _STEPS = 20_000  # instructions of SQLite between two looks at the clock
@@ -63,9 +64,8 @@ def query_table(url: str, query: str, dialect: Dialect | None = None, limit: Que
         )
     url, limit = f"{scheme.partition('+')[0]}:{rest}", limit or QueryLimit()
     try:
-        if scheme.startswith("sqlite"):
-            return FrameTable(_sqlite(url, query, name, limit), name, dialect)
-        return FrameTable(_postgres(url, query, name, limit), name, dialect)
+        answer = (_sqlite if scheme.startswith("sqlite") else _postgres)(url, query, name, limit)
+        return FrameTable(answer, name, dialect, TableFormat("query"))
     except (DataError, MissingExtraError):
         raise
     except MemoryError:
@@ -73,9 +73,9 @@ def query_table(url: str, query: str, dialect: Dialect | None = None, limit: Que
     except Exception as error:
         limit.check(0, name)
         password = urlsplit(url).password
-        said = str(error).replace(password, "***") if password else str(error)
+        message = str(error).replace(password, "***") if password else str(error)
         raise DataError(
-            f"the query failed: {said}", file=name, remedy="check the address, the rights and the SQL"
+            f"the query failed: {message}", file=name, remedy="check the address, the rights and the SQL"
         ) from error
 
 

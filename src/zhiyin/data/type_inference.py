@@ -12,8 +12,8 @@ import dataclasses
 import polars as pl
 
 from zhiyin.data.booleans import BOOLEANS, is_boolean, to_booleans
+from zhiyin.data.column_names import is_amount
 from zhiyin.data.dialect import Dialect, Findings
-from zhiyin.data.role_inference import is_amount
 
 # Words that stand for a missing value; "nan" and the like also where a column is text.
 ABSENT = ("nan", "null", "none", "na", "n/a", "#n/a", "<na>", "\\n", "nil", "(null)")
@@ -65,8 +65,8 @@ def infer_ids(text: pl.Series, dialect: Dialect | None = None, findings: Finding
         numbers = text.set(~whole, None)
     else:
         numbers = text
-    found = numbers.str.replace(r"\.0+$", "").cast(pl.Int64, strict=False)
-    if found.null_count() != numbers.null_count():
+    integers = numbers.str.replace(r"\.0+$", "").cast(pl.Int64, strict=False)
+    if integers.null_count() != numbers.null_count():
         return text
     if findings is not None:
         pointed = numbers.filter(numbers.str.contains(".", literal=True).fill_null(False))
@@ -75,7 +75,7 @@ def infer_ids(text: pl.Series, dialect: Dialect | None = None, findings: Finding
                 f"{text.name}: {pointed[0]!r} and the like are read as {str(pointed[0]).partition('.')[0]} "
                 f'(keep them as they are written: text = ["{text.name}"] under [read])'
             )
-    return found
+    return integers
 
 
 def _note_changed_ids(written: pl.Series, text: pl.Series, findings: Findings) -> None:
@@ -133,8 +133,8 @@ def parse_numbers(
     cells = text.gather(rows)
     absent = _is_absent(cells, dialect)
     if absent.any():
-        shown = _examples(cells.filter(absent))
-        findings.note(f"{name}: {_cells(int(absent.sum()))} {shown}, read as missing")
+        examples = _examples(cells.filter(absent))
+        findings.note(f"{name}: {_cells(int(absent.sum()))} {examples}, read as missing")
     flags = cells.filter(~absent)
     if len(flags) and is_boolean(flags):
         findings.note(f"{name}: {_flags(flags)} are read as 1 and 0")
@@ -210,9 +210,9 @@ def _written_numbers(
         pl.when(as_comma.fill_null(False)).then(number.str.replace_all(r"\.", "").str.replace(",", "."))
         .when((grouped_by_comma | ~comma).fill_null(False)).then(number.str.replace_all(",", ""))
     ).to_series()  # fmt: skip
-    found = plain.cast(pl.Float64, strict=False)
-    found = found.set(~found.is_finite().fill_null(True), None) * frame["scale"].fill_null(1.0)
-    return pl.select(pl.when(minus).then(-found).otherwise(found)).to_series(), decimal
+    number_values = plain.cast(pl.Float64, strict=False)
+    number_values = number_values.set(~number_values.is_finite().fill_null(True), None) * frame["scale"].fill_null(1.0)
+    return pl.select(pl.when(minus).then(-number_values).otherwise(number_values)).to_series(), decimal
 
 
 def _scaled(frame: pl.DataFrame) -> pl.DataFrame:

@@ -17,7 +17,7 @@ DESCRIPTIONS = {
 # A column of the service that says whether an item is shown; it is always of this type and no part of the catalogue.
 HIDDEN = "hidden"
 # Columns of a table at most, learned ones aside.
-MOST_COLUMNS = 1_000
+MAX_TABLE_COLUMNS = 1_000
 VECTOR = re.compile(r"vector(?:\(([1-9][0-9]{0,4})\))?")
 # A regular expression of all types, as `parse_type` reads them.
 TYPE_PATTERN = rf"({'|'.join(DESCRIPTIONS)}|vector\([1-9][0-9]{{0,4}}\))"
@@ -27,6 +27,6 @@ def parse_type(text: Any, column: str) -> str:
     """A type as it is written. Raises ConfigError that names the column for what is none."""
     if isinstance(text, str) and (text in DESCRIPTIONS or VECTOR.fullmatch(text)):
         return text
-    known = [*DESCRIPTIONS, "vector(64)"]
-    remedy = nearest(text, known) if isinstance(text, str) else "one of " + ", ".join(known)
+    type_names = [*DESCRIPTIONS, "vector(64)"]
+    remedy = nearest(text, type_names) if isinstance(text, str) else "one of " + ", ".join(type_names)
     raise ConfigError(f"column {column!r}: {str(text)[:80]!r} is no type", column=column, remedy=remedy)

@@ -16,8 +16,8 @@ from zhiyin.core.errors import ConfigError, DataError, nearest
 from zhiyin.core.ranking_metrics import RANKING, hits_of
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
+from zhiyin.data.evaluable_users import relevant_pairs
 from zhiyin.data.histories import Histories
-from zhiyin.data.judged_users import relevant_pairs
 from zhiyin.data.splits import Split
 from zhiyin.evaluation.pointwise_metrics import user_auc
 from zhiyin.models.recommender import Recommender

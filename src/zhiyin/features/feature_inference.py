@@ -7,7 +7,7 @@ import re
 import numpy as np
 import polars as pl
 
-from zhiyin.data.timestamps import numeric_unit
+from zhiyin.data.time_numbers import numeric_unit
 from zhiyin.features.column_encoders import parted, words_of
 
 # Number of rows that a guess is based on.

@@ -21,7 +21,7 @@ import numpy as np
 
 from zhiyin.core.errors import DataError, ZhiyinError
 from zhiyin.core.run import Run
-from zhiyin.data.judged_users import MIN_USERS
+from zhiyin.data.evaluable_users import MIN_USERS
 from zhiyin.data.splits import Split
 from zhiyin.evaluation.significance import bootstrap_interval, users_needed
 from zhiyin.evaluation.window_evaluation import Window, judge, metric_k

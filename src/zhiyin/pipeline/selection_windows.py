@@ -32,7 +32,7 @@ import polars as pl
 from zhiyin.core.errors import DataError
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
-from zhiyin.data.judged_users import MIN_USERS, judges_enough_more
+from zhiyin.data.evaluable_users import MIN_USERS, judges_enough_more
 from zhiyin.data.splits import Split, rolling, split, time_split
 from zhiyin.evaluation.window_evaluation import Window
 

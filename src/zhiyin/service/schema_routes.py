@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from pydantic import AfterValidator, Field
 
 from zhiyin.data.catalogue_schema import CatalogueSchema
-from zhiyin.data.type_names import HIDDEN, MOST_COLUMNS, TABLES
+from zhiyin.data.type_names import HIDDEN, MAX_TABLE_COLUMNS, TABLES
 from zhiyin.service.errors import RefusedError
 from zhiyin.service.openapi_description import REFUSALS
 from zhiyin.service.request_json import JsonRoute
@@ -29,7 +29,7 @@ def _free(types: dict[str, str | None]) -> dict[str, str | None]:
 
 Types = Annotated[
     dict[Id, Type | None],
-    Field(max_length=MOST_COLUMNS, json_schema_extra={"propertyNames": _NAMES}),
+    Field(max_length=MAX_TABLE_COLUMNS, json_schema_extra={"propertyNames": _NAMES}),
     AfterValidator(_free),
 ]
 
@@ -83,8 +83,8 @@ def _check(tenant: Tenant, changes: dict[str, dict[str, str | None]]) -> None:
                 declared[table].pop(column, None)
             else:
                 declared[table][column] = type
-        if len(declared[table]) > MOST_COLUMNS:
-            raise RefusedError(409, f"{len(declared[table]):,} types of {table}", f"at most {MOST_COLUMNS:,}")
+        if len(declared[table]) > MAX_TABLE_COLUMNS:
+            raise RefusedError(409, f"{len(declared[table]):,} types of {table}", f"at most {MAX_TABLE_COLUMNS:,}")
     broken = tenant.live.broken_by(CatalogueSchema.from_state(declared))
     if broken:
         name, reason = next(iter(broken.items()))

@@ -23,7 +23,7 @@ from zhiyin.data.catalogue import Catalogue, title_column
 from zhiyin.data.catalogue_schema import CatalogueSchema, is_hidden
 from zhiyin.data.event_schema import EventSchema, parse_weights
 from zhiyin.data.histories import Histories
-from zhiyin.data.timestamps import wall_clock
+from zhiyin.data.time_policy import wall_clock
 from zhiyin.pipeline.answers import Answers
 from zhiyin.pipeline.bundles import Bundle
 from zhiyin.pipeline.request import DIVERSITY_METHODS, Request

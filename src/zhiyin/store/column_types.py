@@ -11,7 +11,7 @@ from typing import Any
 
 from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.data.catalogue_schema import CatalogueSchema
-from zhiyin.data.type_names import MOST_COLUMNS, TABLES, parse_type
+from zhiyin.data.type_names import MAX_TABLE_COLUMNS, TABLES, parse_type
 from zhiyin.store.database import COLUMN_TYPES, Store
 
 _FIRST, _DECLARED = "first", "declared"
@@ -64,10 +64,10 @@ def add_first(store: Store, table: str, types: Mapping[str, str]) -> dict[str, s
 
     def combine(key: str, old: dict[str, Any] | None, new: Mapping[str, Any]) -> dict[str, Any]:
         both = {**new, **(old or {})}
-        if len(both) > MOST_COLUMNS:
+        if len(both) > MAX_TABLE_COLUMNS:
             raise DataError(
                 f"{table} have {len(old or {}):,} columns besides those of the catalogue",
-                remedy=f"at most {MOST_COLUMNS:,}; values that differ from item to item belong into one column",
+                remedy=f"at most {MAX_TABLE_COLUMNS:,}; values that differ from item to item belong into one column",
             )
         decided.update({name: both[name] for name in new})
         return both
@@ -92,5 +92,5 @@ def adopt(store: Store) -> None:
             continue
         rows, _ = store.changes_since(table)
         first_types = CatalogueSchema().first_types(table, (row for row in rows.values() if row))
-        types = dict(list(first_types.items())[:MOST_COLUMNS])
+        types = dict(list(first_types.items())[:MAX_TABLE_COLUMNS])
         store.change(COLUMN_TYPES, {key: types}, lambda key, old, new: {**new, **(old or {})})

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from zhiyin.core.errors import ConfigError, MissingExtraError
-from zhiyin.data.timestamps import wall_clock
+from zhiyin.data.time_policy import wall_clock
 from zhiyin.store.errors import StoreAwayError, StoreUnreachableError, plain, plain_errors, reason, remedy_of
 from zhiyin.store.tables import IDENTITY, MARKS, WRITE_LOCK_ID, prepare
 

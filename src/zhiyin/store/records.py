@@ -14,7 +14,7 @@ from zhiyin.core.limits import LARGEST_VALUE, MAX_COLUMNS, MAX_ID_CHARS, MAX_INT
 from zhiyin.core.texts import SURROGATE, text
 from zhiyin.core.uid import fresh_id
 from zhiyin.data.event_schema import is_value
-from zhiyin.data.timestamps import TimePolicy, wall_clock
+from zhiyin.data.time_policy import TimePolicy, wall_clock
 
 # Bytes of all columns of an item or user, as JSON.
 MAX_COLUMNS_BYTES = 256 * 1024

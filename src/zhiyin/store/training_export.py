@@ -11,7 +11,8 @@ import polars as pl
 from zhiyin.core.run import Run
 from zhiyin.data.catalogue_schema import is_hidden
 from zhiyin.data.event_schema import StorePosition
-from zhiyin.data.store_log import QUARANTINE, Heard, JsonColumns
+from zhiyin.data.quarantine import QUARANTINE
+from zhiyin.data.store_snapshot import JsonColumns, StoreSnapshot
 from zhiyin.store.column_types import stored_types
 from zhiyin.store.database import EVENTS, VERSIONED_TABLES, Store, hash_of, sa
 from zhiyin.store.records import TIME_POLICY
@@ -24,7 +25,7 @@ _READ: Any = {"seq": pl.Int64, "user": pl.String, "item": pl.String, "time": pl.
          "value": pl.Float64}  # fmt: skip
 
 
-def read_snapshot(store: Store, run: Run | None = None) -> Heard:
+def read_snapshot(store: Store, run: Run | None = None) -> StoreSnapshot:
     """All that the store holds, as `read` takes it. It may be written to meanwhile: what comes later is left out.
 
     Who is forgotten is read last, so that nobody who was forgotten while the events were read is learned.
@@ -44,7 +45,7 @@ def read_snapshot(store: Store, run: Run | None = None) -> Heard:
 
     position = StorePosition(store.identity, last)
     types = stored_types(store)
-    return Heard(events, items, users, hidden, forgotten if forgotten_at else None, late, position, quarantine,
+    return StoreSnapshot(events, items, users, hidden, forgotten if forgotten_at else None, late, position, quarantine,
                  types.first, types.declared)  # fmt: skip
 
 

@@ -72,16 +72,16 @@ def balanced_cuts(data: Dataset, edges: Sequence[float]) -> list[int]:
     edges: shares from 0 to 1; 1 is the moment after the last event.
     """
     events = data.events
-    wanted = events["weight"].to_numpy() > 0
-    if not wanted.any():
+    is_positive = events["weight"].to_numpy() > 0
+    if not is_positive.any():
         return []
-    user = events["user"].to_numpy()[wanted].astype(np.int64)
-    pair = user * data.n_items + events["item"].to_numpy()[wanted]
+    user = events["user"].to_numpy()[is_positive].astype(np.int64)
+    pair = user * data.n_items + events["item"].to_numpy()[is_positive]
     first = np.unique(pair, return_index=True)[1]  # events are sorted by user and time
-    user, time = user[first], events["time"].to_numpy()[wanted][first]
+    user, time = user[first], events["time"].to_numpy()[is_positive][first]
     mass = 1.0 / np.bincount(user)[user]
     order = np.argsort(time, kind="stable")
     total = np.cumsum(mass[order])
-    places = np.searchsorted(total, np.array(edges) * total[-1] * (1 - 1e-12))
-    cuts = time[order[np.minimum(places, len(order) - 1)]].tolist()
+    positions = np.searchsorted(total, np.array(edges) * total[-1] * (1 - 1e-12))
+    cuts = time[order[np.minimum(positions, len(order) - 1)]].tolist()
     return [data.window[1] + 1 if edge >= 1 else cut for edge, cut in zip(edges, cuts, strict=True)]

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from zhiyin.core.errors import DataError
-from zhiyin.data.table_opening import FrameTable, JsonTable, ParquetTable, TextTable, open_table
+from zhiyin.data.source_opening import FrameTable, JsonTable, ParquetTable, TextTable, open_table
 
 
 def text(path: Path, content: str | bytes) -> TextTable:
@@ -33,7 +33,7 @@ def text(path: Path, content: str | bytes) -> TextTable:
 )
 def test_separator_and_header(tmp_path: Path, content: str, separator: str, header: bool) -> None:
     table = text(tmp_path / "t.txt", content)
-    assert (table.separator, table.header) == (separator, header)
+    assert (table.format.separator, bool(table.format.header_line)) == (separator, header)
     width = len(content.split("\n")[0].split(separator))
     if not header:
         assert table.columns == [f"column_{n}" for n in range(1, width + 1)]

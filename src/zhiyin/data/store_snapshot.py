@@ -17,12 +17,11 @@ import polars as pl
 from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.data.event_schema import NO_KIND, StorePosition
 from zhiyin.data.ids import whole_numbers
+from zhiyin.data.quarantine import empty_quarantine
 
 _KEY = ("user", "item", "time", "kind")
 # Rows of columns that are read at once.
-PART = 50_000
-# Rows set aside: see `Dataset.quarantine`.
-QUARANTINE = {"file": pl.String, "line": pl.Int64, "reason": pl.String, "raw": pl.String}
+ROWS_PER_CHUNK = 50_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,45 +39,45 @@ class JsonColumns:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def filter(self, kept: pl.Series) -> JsonColumns:
-        return JsonColumns(self.ids.filter(kept), self.texts.filter(kept))
+    def filter(self, mask: pl.Series) -> JsonColumns:
+        return JsonColumns(self.ids.filter(mask), self.texts.filter(mask))
 
     def parts(self) -> Iterator[tuple[pl.Series, list[dict[str, Any]]]]:
         """Ids and columns, some at a time; a text that is no object says nothing."""
-        for start in range(0, len(self), PART):
-            rows = [_object(text) for text in self.texts[start : start + PART]]
-            yield self.ids[start : start + PART], rows
+        for start in range(0, len(self), ROWS_PER_CHUNK):
+            rows = [_object(text) for text in self.texts[start : start + ROWS_PER_CHUNK]]
+            yield self.ids[start : start + ROWS_PER_CHUNK], rows
 
-    def types(self, table: str, known: CatalogueSchema) -> dict[str, str]:
+    def types(self, table: str, schema: CatalogueSchema) -> dict[str, str]:
         """Types of columns that have none yet, by their first values: of a store that was written before types were
         kept."""
-        found: dict[str, str] = {}
+        types: dict[str, str] = {}
         for _, rows in self.parts():
-            found |= known.with_types(CatalogueSchema(**{table: found})).first_types(table, rows)
-        return found
+            types |= schema.with_types(CatalogueSchema(**{table: types})).first_types(table, rows)
+        return types
 
     def columns(self, table: str, schema: CatalogueSchema) -> Columns:
         """Columns by their types; `hidden` is none of them. What does not fit is null, and counts as not heard."""
         parts = [(pl.DataFrame({"id": self.ids[:0]}), pl.DataFrame())]
         for ids, rows in self.parts():
             values, wrong = schema.frame(table, rows)
-            said = pl.DataFrame({name: [name in row for row in rows] for name in values.columns})
+            present = pl.DataFrame({name: [name in row for row in rows] for name in values.columns})
             for name, bad in wrong.items():
-                said = said.with_columns(said[name].scatter(bad, False))
-            parts.append((pl.DataFrame({"id": ids}).hstack(values), said))
-        frames, saids = zip(*parts)
+                present = present.with_columns(present[name].scatter(bad, False))
+            parts.append((pl.DataFrame({"id": ids}).hstack(values), present))
+        frames, present_parts = zip(*parts)
         both = pl.concat(frames, how="diagonal_relaxed")
         names = both.drop("id").columns
-        said = pl.concat(saids, how="diagonal").with_columns(pl.all().fill_null(False))
-        return Columns(both, said.select(names))
+        present = pl.concat(present_parts, how="diagonal").with_columns(pl.all().fill_null(False))
+        return Columns(both, present.select(names))
 
 
 def _object(text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,14 +92,14 @@ class Columns:
     """
 
     values: pl.DataFrame
-    said: pl.DataFrame
+    present: pl.DataFrame
 
     def __len__(self) -> int:
         return len(self.values)
 
 
 @dataclasses.dataclass(frozen=True)
-class Heard:
+class StoreSnapshot:
     """What a store holds.
 
     Parameters
@@ -123,13 +122,13 @@ class Heard:
     forgotten: Callable[[pl.Series], np.ndarray] | None = None
     late: Callable[[pl.Series], np.ndarray] | None = None
     position: StorePosition | None = None
-    quarantine: pl.DataFrame = dataclasses.field(default_factory=lambda: pl.DataFrame(schema=QUARANTINE))
+    quarantine: pl.DataFrame = dataclasses.field(default_factory=empty_quarantine)
     first: CatalogueSchema = dataclasses.field(default_factory=CatalogueSchema)
     declared: CatalogueSchema = dataclasses.field(default_factory=CatalogueSchema)
 
 
 @dataclasses.dataclass
-class Parts:
+class FileData:
     """What is known before it is coded: raw events, and what describes items and users. stored: bool of each event,
     whether it is of a store; None: none is."""
 
@@ -140,9 +139,9 @@ class Parts:
     stored: np.ndarray | None = None
 
 
-def join(
-    files: Parts, heard: Heard, declared: CatalogueSchema | None = None
-) -> tuple[Parts, pl.Series, CatalogueSchema, list[str]]:
+def merge_snapshot(
+    files: FileData, snapshot: StoreSnapshot, declared: CatalogueSchema | None = None
+) -> tuple[FileData, pl.Series, CatalogueSchema, list[str]]:
     """The files and what was heard as one; the hidden items as ids of that whole; the types of all columns; what was
     decided, in sentences.
 
@@ -150,84 +149,88 @@ def join(
     """
     notes: list[str] = []
     types = CatalogueSchema.of(files.items, files.users)
-    types = heard.first.with_types(types).with_types(declared or CatalogueSchema()).with_types(heard.declared)
-    for table, rows in (("items", heard.items), ("users", heard.users)):
+    types = snapshot.first.with_types(types).with_types(declared or CatalogueSchema()).with_types(snapshot.declared)
+    for table, rows in (("items", snapshot.items), ("users", snapshot.users)):
         types = types.with_types(CatalogueSchema(**{table: rows.types(table, types)}))
     files = dataclasses.replace(
         files,
-        items=None if files.items is None else heard.declared.shaped("items", files.items),
-        users=None if files.users is None else heard.declared.shaped("users", files.users),
+        items=None if files.items is None else snapshot.declared.shaped("items", files.items),
+        users=None if files.users is None else snapshot.declared.shaped("users", files.users),
     )
-    files, heard = _forget(files, heard, notes)
-    user = _same(heard.events["user"], heard.users.ids,
-                 [files.events["user"], *_ids(files.users), *_ends(files.links)])  # fmt: skip
-    item = _same(heard.events["item"], heard.items.ids, [files.events["item"], *_ids(files.items)])
-    new = heard.events.with_columns(user=_cast(heard.events["user"], user), item=_cast(heard.events["item"], item))
-    events, stored = _united(files.events, new, notes)
-    whole = Parts(
+    files, snapshot = _forget(files, snapshot, notes)
+    user = _id_type(snapshot.events["user"], snapshot.users.ids,
+                 [files.events["user"], *_ids(files.users), *_link_ids(files.links)])  # fmt: skip
+    item = _id_type(snapshot.events["item"], snapshot.items.ids, [files.events["item"], *_ids(files.items)])
+    new = snapshot.events.with_columns(
+        user=_cast(snapshot.events["user"], user), item=_cast(snapshot.events["item"], item)
+    )
+    events, stored = _concat_events(files.events, new, notes)
+    whole = FileData(
         events,
-        _laid(files.items, heard.items.columns("items", types), item),
-        _laid(files.users, heard.users.columns("users", types), user),
+        _overlay(files.items, snapshot.items.columns("items", types), item),
+        _overlay(files.users, snapshot.users.columns("users", types), user),
         files.links,
         stored,
     )
-    return whole, _cast(heard.hidden, item), types, notes
+    return whole, _cast(snapshot.hidden, item), types, notes
 
 
-def _forget(files: Parts, heard: Heard, notes: list[str]) -> tuple[Parts, Heard]:
+def _forget(files: FileData, snapshot: StoreSnapshot, notes: list[str]) -> tuple[FileData, StoreSnapshot]:
     """Both without those who were forgotten. What was heard of them since stays."""
-    if heard.forgotten is None:
-        return files, heard
-    columns = [files.events["user"], *_ids(files.users), *_ends(files.links), heard.events["user"]]
-    columns.append(heard.users.ids)
+    if snapshot.forgotten is None:
+        return files, snapshot
+    columns = [files.events["user"], *_ids(files.users), *_link_ids(files.links), snapshot.events["user"]]
+    columns.append(snapshot.users.ids)
     texts = pl.concat([column.unique().cast(pl.String).alias("id") for column in columns]).unique()
-    gone = pl.DataFrame({"id": texts, "moment": heard.forgotten(texts)}).filter(pl.col("moment") > 0)
-    if gone.is_empty():
-        return files, heard
-    moment = _moments(files.events["user"], gone)
+    forgotten = pl.DataFrame({"id": texts, "moment": snapshot.forgotten(texts)}).filter(pl.col("moment") > 0)
+    if forgotten.is_empty():
+        return files, snapshot
+    moment = _forgotten_times(files.events["user"], forgotten)
     old = moment > 0 if "time" not in files.events.columns else files.events["time"] < moment
     lost = int(old.sum())
     if lost:
         notes.append(f"{lost:,} events of the files are left out: their users were forgotten later")
-    users = files.users.filter(_moments(files.users["id"], gone) == 0) if files.users is not None else None
+    users = files.users.filter(_forgotten_times(files.users["id"], forgotten) == 0) if files.users is not None else None
     links = files.links
     if links is not None:
-        links = links.filter((_moments(links["user"], gone) == 0) & (_moments(links["other"], gone) == 0))
-    late = gone.filter(heard.late(gone["id"])) if heard.late is not None else gone.clear()
-    if len(late):
-        heard = dataclasses.replace(
-            heard,
-            events=heard.events.filter(_moments(heard.events["user"], late) == 0),
-            users=heard.users.filter(_moments(heard.users.ids, late) == 0),
+        links = links.filter(
+            (_forgotten_times(links["user"], forgotten) == 0) & (_forgotten_times(links["other"], forgotten) == 0)
         )
-    return Parts(files.events.filter(~old), files.items, users, links), heard
+    late = forgotten.filter(snapshot.late(forgotten["id"])) if snapshot.late is not None else forgotten.clear()
+    if len(late):
+        snapshot = dataclasses.replace(
+            snapshot,
+            events=snapshot.events.filter(_forgotten_times(snapshot.events["user"], late) == 0),
+            users=snapshot.users.filter(_forgotten_times(snapshot.users.ids, late) == 0),
+        )
+    return FileData(files.events.filter(~old), files.items, users, links), snapshot
 
 
-def _moments(users: pl.Series, gone: pl.DataFrame) -> pl.Series:
+def _forgotten_times(users: pl.Series, forgotten: pl.DataFrame) -> pl.Series:
     """When each was forgotten, 0: never."""
-    known = pl.DataFrame({"raw": users.unique()}).with_columns(id=pl.col("raw").cast(pl.String))
-    known = known.join(gone, on="id", how="inner")
-    if known.is_empty():
+    matched = pl.DataFrame({"raw": users.unique()}).with_columns(id=pl.col("raw").cast(pl.String))
+    matched = matched.join(forgotten, on="id", how="inner")
+    if matched.is_empty():
         return pl.repeat(0, len(users), dtype=pl.Int64, eager=True)
-    found = pl.DataFrame({"raw": users}).join(known, on="raw", how="left", maintain_order="left")
-    return found["moment"].fill_null(0)
+    joined = pl.DataFrame({"raw": users}).join(matched, on="raw", how="left", maintain_order="left")
+    return joined["moment"].fill_null(0)
 
 
 def _ids(frame: pl.DataFrame | None) -> list[pl.Series]:
     return [] if frame is None else [frame["id"]]
 
 
-def _ends(links: pl.DataFrame | None) -> list[pl.Series]:
+def _link_ids(links: pl.DataFrame | None) -> list[pl.Series]:
     return [] if links is None else [links["user"], links["other"]]
 
 
-def _same(events: pl.Series, described: pl.Series, files: list[pl.Series]) -> pl.DataType:
+def _id_type(events: pl.Series, described: pl.Series, files: list[pl.Series]) -> pl.DataType:
     """The type of ids that were heard: whole numbers where those of the files are and all of them can be."""
-    told = [column for column in files if len(column)]
-    if not told or not all(column.dtype.is_integer() for column in told):
+    file_ids = [column for column in files if len(column)]
+    if not file_ids or not all(column.dtype.is_integer() for column in file_ids):
         return pl.String()
     texts = pl.concat([column.unique().cast(pl.String).alias("id") for column in (events, described)])
-    dtype = pl.UInt64() if any(column.dtype == pl.UInt64 for column in told) else pl.Int64()
+    dtype = pl.UInt64() if any(column.dtype == pl.UInt64 for column in file_ids) else pl.Int64()
     return pl.String() if whole_numbers(texts, dtype).null_count() else dtype
 
 
@@ -236,7 +239,7 @@ def _cast(ids: pl.Series, dtype: pl.DataType) -> pl.Series:
     return (whole_numbers(ids, dtype) if dtype.is_integer() else ids.cast(pl.String)).drop_nulls()
 
 
-def _united(files: pl.DataFrame, new: pl.DataFrame, notes: list[str]) -> tuple[pl.DataFrame, np.ndarray]:
+def _concat_events(files: pl.DataFrame, new: pl.DataFrame, notes: list[str]) -> tuple[pl.DataFrame, np.ndarray]:
     """One log, the files first; bool of each event, whether it is of the store."""
     timed = files.is_empty() or "time" in files.columns
     kinds = "kind" in files.columns or bool((new["kind"].cast(pl.String) != NO_KIND).any())
@@ -245,7 +248,7 @@ def _united(files: pl.DataFrame, new: pl.DataFrame, notes: list[str]) -> tuple[p
         new = new.sort("time", maintain_order=True)
         notes.append("the files have no times: what was heard stands behind them, in the order of its own times")
     elif len(files) and len(new):
-        new = _fresh(files, new, notes)
+        new = _without_duplicates(files, new, notes)
     order = ["user", "item", *(["time"] if timed else []), *(["kind"] if kinds else []), *(["value"] if values else [])]
     new = new.with_columns(pl.col("kind").cast(pl.Categorical), pl.col("value").cast(pl.Float32)).select(order)
     stored = np.arange(len(files) + len(new)) >= len(files)
@@ -260,64 +263,66 @@ def _united(files: pl.DataFrame, new: pl.DataFrame, notes: list[str]) -> tuple[p
     return pl.concat([files, new.cast(dict(files.schema))]), stored  # type: ignore[arg-type]
 
 
-def _fresh(files: pl.DataFrame, new: pl.DataFrame, notes: list[str]) -> pl.DataFrame:
+def _without_duplicates(files: pl.DataFrame, new: pl.DataFrame, notes: list[str]) -> pl.DataFrame:
     """What was heard and does not stand in the files."""
     first, last = new["time"].min(), new["time"].max()
     near = files.lazy().filter(pl.col("time").is_between(first, last))
     kind = pl.col("kind") if "kind" in files.columns else pl.lit(NO_KIND)
-    known = near.select("user", "item", "time", kind.cast(pl.String).alias("kind")).collect()
-    if known.is_empty():
+    file_events = near.select("user", "item", "time", kind.cast(pl.String).alias("kind")).collect()
+    if file_events.is_empty():
         return new
-    known = known.with_columns(pl.col("user", "item").cast(pl.String)).unique()
-    asked = new.select(pl.col("user", "item", "kind").cast(pl.String), "time").with_row_index("row")
-    twice = asked.join(known, on=list(_KEY), how="semi")["row"]
-    if not len(twice):
+    file_events = file_events.with_columns(pl.col("user", "item").cast(pl.String)).unique()
+    candidates = new.select(pl.col("user", "item", "kind").cast(pl.String), "time").with_row_index("row")
+    duplicate_rows = candidates.join(file_events, on=list(_KEY), how="semi")["row"]
+    if not len(duplicate_rows):
         return new
-    notes.append(f"{len(twice):,} events were heard and stand in the files too: they count once")
-    kept = np.ones(len(new), dtype=bool)
-    kept[twice.to_numpy()] = False
-    return new.filter(kept)
+    notes.append(f"{len(duplicate_rows):,} events were heard and stand in the files too: they count once")
+    is_new = np.ones(len(new), dtype=bool)
+    is_new[duplicate_rows.to_numpy()] = False
+    return new.filter(is_new)
 
 
-def _laid(files: pl.DataFrame | None, heard: Columns, dtype: pl.DataType) -> pl.DataFrame | None:
-    """Columns that were heard over those of the files."""
-    if not len(heard):
+def _overlay(files: pl.DataFrame | None, overlay: Columns, dtype: pl.DataType) -> pl.DataFrame | None:
+    """The columns of the files with the values that the store has laid over them."""
+    if not len(overlay):
         return files
-    values = heard.values.with_columns(_cast(heard.values["id"], dtype).alias("id"))
+    values = overlay.values.with_columns(_cast(overlay.values["id"], dtype).alias("id"))
     if files is None:
         return values.unique("id", keep="last", maintain_order=True)
     names = [name for name in values.columns if name != "id"]
-    above = values.select("id", *(pl.col(name).alias(f"heard\x1f{name}") for name in names))
-    above = above.with_columns(heard.said[name].alias(f"said\x1f{name}") for name in names)
+    above = values.select("id", *(pl.col(name).alias(f"overlay\x1f{name}") for name in names))
+    above = above.with_columns(overlay.present[name].alias(f"present\x1f{name}") for name in names)
     above = above.unique("id", keep="last", maintain_order=True)
     files = files.with_columns(pl.col("id").cast(dtype, strict=False)).unique("id", keep="first", maintain_order=True)
     both = files.join(above, on="id", how="full", coalesce=True, maintain_order="left_right")
     for name in names:
-        top, said = both[f"heard\x1f{name}"], both[f"said\x1f{name}"].fill_null(False)
+        top, present = both[f"overlay\x1f{name}"], both[f"present\x1f{name}"].fill_null(False)
         if name in files.columns:
-            below, top = _alike(both[name], top)
-            top = top.zip_with(said, below)
+            below, top = _common_type(both[name], top)
+            top = top.zip_with(present, below)
         both = both.with_columns(top.alias(name))
     return both.select(*files.columns, *(name for name in names if name not in files.columns))
 
 
-def _alike(below: pl.Series, top: pl.Series) -> tuple[pl.Series, pl.Series]:
+def _common_type(below: pl.Series, top: pl.Series) -> tuple[pl.Series, pl.Series]:
     """Two columns of one name and type as one Polars type: that of the files where it holds what was heard."""
-    one, other = below.dtype, top.dtype
-    if one == other:
+    bottom_type, top_type = below.dtype, top.dtype
+    if bottom_type == top_type:
         return below, top
-    if one == pl.Null or other == pl.Null:
-        return below.cast(other if one == pl.Null else one), top.cast(other if one == pl.Null else one)
-    if isinstance(one, pl.List | pl.Array) and isinstance(other, pl.List):
-        if isinstance(one, pl.Array):
+    if bottom_type == pl.Null or top_type == pl.Null:
+        return below.cast(top_type if bottom_type == pl.Null else bottom_type), top.cast(
+            top_type if bottom_type == pl.Null else bottom_type
+        )
+    if isinstance(bottom_type, pl.List | pl.Array) and isinstance(top_type, pl.List):
+        if isinstance(bottom_type, pl.Array):
             below = below.arr.to_list()
-        return below.cast(other), top
-    if one.is_temporal() and other.is_temporal():
-        if isinstance(one, pl.Datetime) and isinstance(other, pl.Datetime):
-            zone = one.time_zone
+        return below.cast(top_type), top
+    if bottom_type.is_temporal() and top_type.is_temporal():
+        if isinstance(bottom_type, pl.Datetime) and isinstance(top_type, pl.Datetime):
+            zone = bottom_type.time_zone
             top = top.dt.convert_time_zone(zone) if zone else top.dt.replace_time_zone(None)
-        return below, top.cast(one)
-    if (one.is_numeric() or one == pl.Boolean) and (other.is_numeric() or other == pl.Boolean):
-        dtype = pl.Float64 if one.is_float() or other.is_float() or one.is_decimal() else pl.Int64
+        return below, top.cast(bottom_type)
+    if (bottom_type.is_numeric() or bottom_type == pl.Boolean) and (top_type.is_numeric() or top_type == pl.Boolean):
+        dtype = pl.Float64 if bottom_type.is_float() or top_type.is_float() or bottom_type.is_decimal() else pl.Int64
         return below.cast(dtype), top.cast(dtype)
-    return below.cast(other, strict=False), top
+    return below.cast(top_type, strict=False), top

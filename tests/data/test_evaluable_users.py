@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from zhiyin.core.errors import DataError
 from zhiyin.data.dataset import Dataset
-from zhiyin.data.judged_users import balanced_cuts, count_judged
+from zhiyin.data.evaluable_users import balanced_cuts, count_judged
 from zhiyin.data.splits import _by_time, split, time_split
 
 DAY, MINUTE = 86_400_000_000, 60_000_000

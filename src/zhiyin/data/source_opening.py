@@ -13,10 +13,11 @@ import polars as pl
 from zhiyin.core.errors import ConfigError, DataError, nearest
 from zhiyin.data.delimited_text import TextTable
 from zhiyin.data.dialect import Dialect
-from zhiyin.data.file_formats import UNPACKED, as_file, format_of, format_of_file, plain_name, raw_bytes
+from zhiyin.data.file_formats import UNPACKED, as_file, compression_of, format_of, format_of_file, plain_name, raw_bytes
+from zhiyin.data.frame_table import FrameTable, ParquetTable, partition_keys
 from zhiyin.data.json_table import JsonTable, is_json, looks_like_json
 from zhiyin.data.sql_query import query_table
-from zhiyin.data.table_source import FrameTable, Loaded, ParquetTable, Table, Use, partition_keys
+from zhiyin.data.table import Loaded, Table, TableFormat, Use
 
 __all__ = [
     "ENDINGS", "FrameTable", "JsonTable", "Loaded", "ParquetTable", "Table", "TextTable", "Use", "open_table",
@@ -96,9 +97,13 @@ def _open(path: Path, dialect: Dialect | None) -> Table:
     if kind == "text" and name.endswith((".parquet", ".pq")):
         raise DataError("not a Parquet file: it does not begin as one", file=path, remedy="check how it was written")
     if kind == "parquet":
-        return ParquetTable(path, dialect) if content is None else _frame(path, pl.read_parquet, content, dialect)
+        return (
+            ParquetTable(path, dialect)
+            if content is None
+            else _frame(path, "Parquet", pl.read_parquet, content, dialect)
+        )
     if kind == "arrow":
-        return _frame(path, pl.read_ipc, raw_bytes(path) if content is None else content, dialect)
+        return _frame(path, "Arrow", pl.read_ipc, raw_bytes(path) if content is None else content, dialect)
     if kind == "sqlite":
         raise DataError(
             "this is a SQLite database", file=path,
@@ -117,9 +122,9 @@ def _text_or_json(path: Path, name: str, dialect: Dialect | None, content: bytes
     return TextTable(path, dialect, content)
 
 
-def _frame(path: Path, read: Any, content: Any, dialect: Dialect | None) -> FrameTable:
+def _frame(path: Path, name: str, read: Any, content: Any, dialect: Dialect | None) -> FrameTable:
     try:
-        return FrameTable(read(as_file(content)), str(path), dialect)
+        return FrameTable(read(as_file(content)), str(path), dialect, TableFormat(name, compression_of(path)))
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"the file is damaged: {error}", file=path, remedy="check how it was written") from None
 

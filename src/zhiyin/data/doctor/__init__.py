@@ -1,0 +1,11 @@
+"""The data doctor: what is wrong, or merely odd, with a log, by name, with what to do about it.
+
+Each check is a function from the `Facts` of a log to a `Finding` or None, in the module of its topic; a new one is one
+function and one name in `examination.CHECKS`.
+"""
+
+from zhiyin.data.doctor.examination import CHECKS, examine
+from zhiyin.data.doctor.facts import Facts
+from zhiyin.data.doctor.finding import SEVERITIES, Finding
+
+__all__ = ["CHECKS", "SEVERITIES", "Facts", "Finding", "examine"]

@@ -1,0 +1,81 @@
+"""The data and the store that a settings file names."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from zhiyin.core.durations import microseconds
+from zhiyin.core.errors import ConfigError
+from zhiyin.data.dataset import Dataset
+from zhiyin.data.project_config.config import FILE_NAME, Config
+from zhiyin.data.sql_query import QueryLimit
+from zhiyin.data.store_snapshot import StoreSnapshot
+
+
+def read_data(
+    config: Config, base_dir: str | Path = ".", strict: bool | None = None, snapshot: StoreSnapshot | None = None
+) -> Dataset:
+    """The data a configuration names.
+
+    Parameters
+    ----------
+    base_dir: the folder of the configuration file, from which its paths are taken. `${NAME}` in a path or
+        address stands for an environment variable, so that no password need stand in the file.
+    strict: overrules the file's own `strict`.
+    heard: what the service has heard; with it no file need be named.
+    """
+    from zhiyin.data.reading import read
+
+    base, data = Path(base_dir), config.data
+    if data.source is None and snapshot is None:
+        raise ConfigError(
+            "no event log is named",
+            file=base / FILE_NAME,
+            remedy='name it under [data]: source = "ratings.csv", or begin anew: zhiyin init ratings.csv',
+        )
+    written_keys = config.columns.model_fields_set  # an empty list that was written means none; left out, a guess
+    columns = {n: v for n, v in config.columns.model_dump().items() if v or (n in written_keys and v is not None)}
+    return read(
+        resolved(data.source, base),
+        items=resolved(data.items, base),
+        users=resolved(data.users, base),
+        links=resolved(data.links, base),
+        columns=columns or None,
+        weights=config.weights or None,
+        query=data.query,
+        query_limit=QueryLimit(microseconds(data.query_timeout) / 1e6, data.query_rows),
+        strict=data.strict if strict is None else strict,
+        snapshot=snapshot,
+        assume=config.read.model_dump(),
+        types=config.schema.types,
+    )
+
+
+def store_address(config: Config, base_dir: str | Path = ".") -> str:
+    """Where the project's events are kept: a path or "postgresql://...", with variables filled in."""
+    return str(resolved(config.service.store, Path(base_dir)))
+
+
+def resolved(source: Any, base: Path) -> Any:
+    """A source with variables filled in and paths taken from `base`."""
+    if isinstance(source, dict):
+        return {kind: resolved(part, base) for kind, part in source.items()}
+    if isinstance(source, list):
+        return [resolved(part, base) for part in source]
+    if source is None:
+        return None
+    address = re.sub(r"\$\{(\w+)\}", lambda match: _variable(match[1], base), source)
+    if address.startswith("sqlite:///") and not address.startswith("sqlite:////"):
+        return f"sqlite:///{(base / address.removeprefix('sqlite:///')).resolve()}"
+    return address if "://" in address else str(base / Path(address).expanduser())
+
+
+def _variable(name: str, base: Path) -> str:
+    if name not in os.environ:
+        raise ConfigError(
+            f"the environment variable {name} is not set", file=base / FILE_NAME, remedy=f"export {name}=..."
+        )
+    return os.environ[name]

@@ -1,0 +1,123 @@
+"""Sections of lists and of the service."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_network
+
+from pydantic import field_validator
+
+from zhiyin.core.durations import is_duration
+from zhiyin.data.project_config.section import Section, key
+
+
+class AnswersSection(Section):
+    """What lists are made like where a request does not say."""
+
+    variety: str = key("none", "lists whose items are not all alike", '"none", "mmr", "dpp" or "calibrate"')
+    balance: float = key(0.7, "between variety alone (0) and score alone (1)", "a number from 0 to 1", ge=0, le=1)
+    categories: str = key("", "the column that variety is judged by; empty: as models see likeness", "a text")
+    context: dict[str, str] = key(
+        {}, "types of what requests bring, that filters may speak of", '{ device = "text", hour = "number" }'
+    )
+
+    @field_validator("variety")
+    @classmethod
+    def _variety(cls, variety: str) -> str:
+        if variety not in ("none", "mmr", "dpp", "calibrate"):
+            raise ValueError
+        return variety
+
+    @field_validator("context")
+    @classmethod
+    def _context(cls, context: dict[str, str]) -> dict[str, str]:
+        if set(context.values()) - {"text", "number", "bool"}:
+            raise ValueError
+        return context
+
+
+class ServiceSection(Section):
+    """How `zhiyin serve` keeps, answers and trains. Secrets may be written as ${NAME}, from the environment."""
+
+    store: str = key("store.db", "where events are kept", "a path, or postgresql://user@host/name")
+    redis: str | None = key(
+        None, "live state of several machines; left out, in memory", "redis://host:6379/0", "redis://localhost:6379/0"
+    )
+    workers: int = key(1, "processes that answer", "a whole number of 1 to 64", ge=1, le=64)
+    retrain: str | None = key(
+        None, "when to train anew: a duration, or minute hour day month weekday", '"6h" or "0 3 * * *"', "0 3 * * *"
+    )
+    train_budget: str = key("30m", "how long a training may look for the best", 'a duration such as "30m"')
+    budget: int = key(
+        500,
+        "milliseconds an answer may take before stages are left out",
+        "a whole number from 1 to 60000",
+        ge=1,
+        le=60_000,
+    )
+    keep: str | None = key(None, "forget events older than this; left out, never", 'a duration such as "730d"', "730d")
+    lists_size: int = key(
+        10_240,
+        "MiB that traces of lists may take in all; beyond it the oldest go",
+        "a whole number from 1 to 1000000000",
+        ge=1,
+        le=1_000_000_000,
+    )
+    keep_lists: str = key("30d", "forget traces of lists older than this", 'a duration such as "30d"')
+    log_features: float = key(
+        0.01,
+        "share of ranked lists whose features are kept, for zhiyin check --serving",
+        "a number from 0 to 1",
+        ge=0,
+        le=1,
+    )
+    log_features_rate: int = key(
+        10, "such lists a second at most, in each process", "a whole number from 0 to 1000000", ge=0, le=1_000_000
+    )
+    origins: list[str] = key(
+        [], "web sites whose pages may call, for browsers", 'a list such as ["https://shop.example"]'
+    )
+    rate: int = key(
+        1_000,
+        "requests a second that one key may make in each process; 0: as many as can be",
+        "a whole number from 0 to 1000000",
+        ge=0,
+        le=1_000_000,
+    )
+    connections: int = key(
+        1_024,
+        "connections that one address may have, proxies apart",
+        "a whole number from 1 to 1000000",
+        ge=1,
+        le=1_000_000,
+    )
+    proxies: list[str] = key(
+        [], "addresses or networks of proxies in front, whose X-Forwarded-For is believed",
+        'a list such as ["10.0.0.0/8"]',
+    )  # fmt: skip
+    root_path: str = key("", "path under which a proxy serves it", 'a path such as "/recommend"')
+    metrics_open: bool = key(False, "whether /metrics needs no key", "true or false")
+    otlp: str | None = key(
+        None, "where OpenTelemetry traces go; left out, nowhere", "an address", "http://localhost:4318"
+    )
+
+    @field_validator("proxies")
+    @classmethod
+    def _networks(cls, value: list[str]) -> list[str]:
+        for network in value:
+            ip_network(network, strict=False)  # raises ValueError
+        return value
+
+    @field_validator("root_path")
+    @classmethod
+    def _path(cls, value: str) -> str:
+        if value and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", value):
+            raise ValueError
+        return value
+
+    @field_validator("train_budget", "keep", "keep_lists")
+    @classmethod
+    def _durations(cls, value: str | None) -> str | None:
+        if value is not None and not is_duration(value):
+            raise ValueError
+        return value
