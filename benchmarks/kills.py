@@ -377,8 +377,8 @@ def _count(address: str, load: Load, kills: dict[str, int], outages: dict[str, l
             numbers[int(value)] += 1
             changed += int(value) != int(id.rpartition("-")[2])
     if store.path is not None:
-        with store._raw() as link:
-            assert link.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        with store.reading() as link:
+            assert link.exec_driver_sql("PRAGMA integrity_check").fetchone() == ("ok",)
     store.close()
     doubled = sum(number > 1 for number in numbers.values())
     lost = sum(id not in ids for id in sent)

@@ -2,12 +2,16 @@
 
     python benchmarks/store.py speed                                   # SQLite in a temporary folder
     python benchmarks/store.py speed --postgres postgresql://u@/db     # and a PostgreSQL; its tables are filled
+    python benchmarks/store.py fast-path                               # SQLite with and without SQLAlchemy
     python benchmarks/store.py kills --times 200                       # kill -9 under load, reopen, count
     python benchmarks/store.py kills --workers 2 --events 300000       # a service of two workers over HTTP, SQLite
     python benchmarks/store.py kills --workers 2 --servers             # on a PostgreSQL and a Redis, which die too
 
 `speed` prints events a second, acknowledged after the commit (SQLite: synchronous=FULL), from 4 threads in batches of
 100 and from 32 threads one at a time, without and with traces written beside them; and milliseconds to read histories.
+
+`fast-path` prints the processor time of the statements that `store/sqlite_fast_path.py` takes past SQLAlchemy, by both
+ways, the least of several rounds in turn.
 
 `kills` without `--workers` kills one process that writes. With it, see `kills.py`: a service under load, whose workers,
 parent, PostgreSQL and Redis are killed in turn until so many events were acknowledged. It exits with 1 where one was
@@ -29,13 +33,16 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from zhiyin.store.database import Store
 from zhiyin.store.group_commit import GroupCommitWriter
 from zhiyin.store.records import Event
-from zhiyin.store.traces import Trace, TraceWriter
+from zhiyin.store.tables import EVENTS, STORED_EVENT_FIELDS
+from zhiyin.store.trace_writer import TraceWriter
+from zhiyin.store.traces import Trace
 
 NOW = 1_700_000_000_000_000
 
@@ -118,13 +125,78 @@ def quantiles(values: list[float], digits: int = 1) -> str:
     return f"{statistics.median(values):.{digits}f} (p99 {values[int(0.99 * len(values))]:.{digits}f})"
 
 
+# -- fast path ------------------------------------------------------------------------------------------------------
+
+
+def fast_path(folder: Path, rounds: int = 8, calls: int = 200) -> None:
+    """Microseconds of processor time of each statement, by the thread's own connection and through SQLAlchemy."""
+    direct, through = Store(folder / "direct.db"), Store(folder / "sqlalchemy.db")
+    for store in (direct, through):
+        for user in range(200):
+            store.append([Event(f"u{user}", f"i{n}", NOW + n, "view", 1.0) for n in range(100)])
+        store.put("items", {f"i{n}": {"title": f"film {n}", "price": n} for n in range(200)})
+        store.forget("u3")
+    through._fast_path = SlowPath(through)  # type: ignore[assignment]
+    numbers = itertools.count()
+
+    def append(store: Store, n_events: int) -> None:
+        first = next(numbers) * 100
+        store.append_validated([Event("new", "i", NOW, id=f"e{first + n}") for n in range(n_events)])
+
+    operations: dict[str, Callable[[Store, int], object]] = {
+        "change_marks": lambda store, n: store.change_marks(),
+        "recent_events, 100 of them": lambda store, n: store.recent_events(f"u{n}", 100),
+        "history, 100 events": lambda store, n: store.history(f"u{n}", 100),
+        "forgotten_at": lambda store, n: store.forgotten_at(f"u{n}"),
+        "forget_count": lambda store, n: store.forget_count(),
+        "last_change": lambda store, n: store.last_change("items"),
+        "get": lambda store, n: store.get("items", f"i{n}"),
+        "append_validated, 1 event": lambda store, n: append(store, 1),
+        "append_validated, 100 events": lambda store, n: append(store, 100),
+    }
+    for label, operation in operations.items():
+        least = []
+        for store in (direct, through):
+            times = []
+            for _ in range(rounds):
+                begun = time.thread_time()
+                for n in range(calls if "append" not in label else calls // 5):
+                    operation(store, n)
+                times.append((time.thread_time() - begun) / (n + 1))
+            least.append(1e6 * min(times))
+        print(f"  {label:28} {least[0]:7.1f} µs directly, {least[1]:7.1f} µs through SQLAlchemy")
+    direct.close()
+    through.close()
+
+
+class SlowPath:
+    """`SqliteFastPath` through SQLAlchemy."""
+
+    def __init__(self, store: Store) -> None:
+        self._store, self.write_turn, self.close = store, store._fast_path.write_turn, store._fast_path.close  # type: ignore[union-attr]
+
+    def fetch(self, statement: Any, parameters: dict[str, Any]) -> Any:
+        with self._store.reading() as connection:
+            return connection.execute(statement, parameters).all()
+
+    def insert_events(self, events: list[Event], received: int) -> dict[str, int]:
+        rows = [
+            {name: getattr(event, name) for name in STORED_EVENT_FIELDS} | {"received": received} for event in events
+        ]
+        insert = self._store._insert(EVENTS).on_conflict_do_nothing(index_elements=["id"])
+        with self._store.writing() as connection:
+            inserted = connection.execute(insert.returning(EVENTS.c.id, EVENTS.c.seq), rows)
+            return {row.id: row.seq for row in inserted}
+
+
 # -- kills ----------------------------------------------------------------------------------------------------------
 
 WRITES = """
 import sys
 from zhiyin.store.database import Store
 from zhiyin.store.records import Event
-from zhiyin.store.traces import Trace, TraceWriter
+from zhiyin.store.traces import Trace
+from zhiyin.store.trace_writer import TraceWriter
 from zhiyin.store.group_commit import GroupCommitWriter
 
 store = Store(sys.argv[1])
@@ -162,8 +234,8 @@ def killed(address: str, times: int, seed: int = 0) -> tuple[set[str], set[str]]
     store = Store(address)
     there = {one for part in store.event_batches() for one in part["id"]}
     if store.path is not None:
-        with store._raw() as link:
-            assert link.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        with store.reading() as link:
+            assert link.exec_driver_sql("PRAGMA integrity_check").fetchone() == ("ok",)
     store.close()
     return acknowledged, there
 
@@ -174,7 +246,7 @@ def say(text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["speed", "kills"])
+    parser.add_argument("what", choices=["speed", "fast-path", "kills"])
     parser.add_argument("--postgres", help="address of a PostgreSQL whose tables may be filled")
     parser.add_argument("--seconds", type=float, default=6.0, help="of each measurement")
     parser.add_argument("--times", type=int, default=200, help="kills")
@@ -195,6 +267,9 @@ def main() -> None:
                 raise SystemExit(1)
             return
         file = f"sqlite:///{folder}/shop.db"
+        if given.what == "fast-path":
+            fast_path(Path(folder))
+            return
         if given.what == "speed":
             for address in filter(None, (file, given.postgres)):
                 speed(address, given.seconds)

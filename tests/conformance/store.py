@@ -11,13 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
 from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.store.column_types import add_first, declare, stored_types
-from zhiyin.store.database import VERSIONED_TABLES, Store, sa
+from zhiyin.store.database import Store
 from zhiyin.store.group_commit import GroupCommitWriter, StoreBusyError, StoreClosedError
 from zhiyin.store.records import Event
-from zhiyin.store.traces import Trace, TraceWriter
+from zhiyin.store.tables import VERSIONED_TABLES
+from zhiyin.store.trace_writer import TraceWriter
+from zhiyin.store.traces import Trace
 
 NOW = 1_700_000_000_000_000
 
@@ -436,7 +439,7 @@ class StoreConformance:
         assert store.trace("list 9") is None
         assert store.append_traces([trace(1, version=9)]) == 0
         assert [t.list_id for t in store.traces()] == ["list 1", "list 2", "list 3"]
-        assert [t.list_id for t in store.traces(after_time=NOW + 1, most=1)] == ["list 2"]
+        assert [t.list_id for t in store.traces(after_time=NOW + 1, limit=1)] == ["list 2"]
         assert [t.list_id for t in store.traces("bob")] == ["list 3"]
 
     @pytest.mark.parametrize(

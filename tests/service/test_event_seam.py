@@ -354,8 +354,8 @@ def _in_between(client: Any, event: dict[str, Any]) -> dict[str, Any]:
     body = json.dumps({"events": [right, event]})
     found = client.post("/v1/events", content=body, headers=JSON).json()
     assert [one["status"] for one in found["events"]] == ["known", "rejected"]
-    with client.store._raw_writing() as link:
-        link.execute("DELETE FROM events")
+    with client.store.writing() as link:
+        link.exec_driver_sql("DELETE FROM events")
     return dict(found["events"][1])
 
 
@@ -367,8 +367,8 @@ def test_a_store_that_took_any_time_is_learned_without_it(moment: int) -> None:
     """Stores of older formats may hold such events: they are set aside, and no list is made of them."""
     with a_shop(frame(ALWAYS)) as shop:
         good = shop.train()
-        with shop.store._raw_writing() as link:
-            link.execute('INSERT INTO events ("user", item, time, kind, value, id, list_id, received) '
+        with shop.store.writing() as link:
+            link.exec_driver_sql('INSERT INTO events ("user", item, time, kind, value, id, list_id, received) '
                          "VALUES ('u0', 'i2', ?, 'view', NULL, 'old', NULL, 1)", (moment,))  # fmt: skip
         with shop.serving() as client:
             assert served(client, "u0") == learned(good, "u0")

@@ -94,7 +94,7 @@ def ask(client: Any, user: str, now: int, **more: Any) -> Any:
 
 def traces(client: Any) -> list[Any]:
     eventually(lambda: client.shop.traces.waiting == 0)
-    return client.store.traces(most=10_000)
+    return client.store.traces(limit=10_000)
 
 
 class Offline:

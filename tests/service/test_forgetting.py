@@ -30,7 +30,7 @@ from zhiyin.store.database import Store
 from zhiyin.store.live_state import DirectState
 from zhiyin.store.records import hash_of
 from zhiyin.store.showings_file import FileShowings
-from zhiyin.store.traces import TraceWriter
+from zhiyin.store.trace_writer import TraceWriter
 
 from .conftest import click, client_of, eventually, listed
 

@@ -15,7 +15,8 @@ from zhiyin.service.list_service import ListService
 from zhiyin.service.retention import RetentionJob
 from zhiyin.service.trace_encoding import LONG, TOO_LONG, TOO_MANY, TraceQuota
 from zhiyin.store.database import Store
-from zhiyin.store.traces import Trace, TraceWriter, packed
+from zhiyin.store.trace_writer import TraceWriter
+from zhiyin.store.traces import Trace, trace_row
 
 from .conftest import eventually
 
@@ -30,7 +31,7 @@ def kept(service: Any, **body: Any) -> tuple[dict[str, Any], Trace]:
 
 
 def bytes_of(trace: Trace) -> int:
-    row = packed(trace)
+    row = trace_row(trace)
     return len(row["head"]) + len(row["arrays"] or b"")
 
 

@@ -24,12 +24,12 @@ pytest.importorskip("sqlalchemy")
 from tests.conformance.store import NOW, event, trace, until
 from tests.conftest import _as_nobody, own_schema
 from zhiyin.core.errors import ConfigError, DataError, ZhiyinError
-from zhiyin.store import connection as links
-from zhiyin.store import database as databases
+from zhiyin.store import sqlite_fast_path as links
 from zhiyin.store.database import Store, StoreAwayError, StoreFullError
+from zhiyin.store.event_log import NEWEST_EVENTS_OF_USER
 from zhiyin.store.group_commit import GroupCommitWriter
 from zhiyin.store.records import Event
-from zhiyin.store.traces import TraceWriter
+from zhiyin.store.trace_writer import TraceWriter
 
 
 def fill(store: Store, acknowledged: set[str], most: int = 5_000) -> Exception:
@@ -68,7 +68,7 @@ def test_a_full_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(acknowledged) > 50
     assert ids(store) == acknowledged
     assert store.history("filler", 5)
-    for own in list(store._thread_connections):
+    for own in list(store._fast_path.connections):
         own.connection.execute("PRAGMA max_page_count=100000")
     with store._engine.connect() as link:
         link.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("PRAGMA max_page_count=100000")
@@ -411,8 +411,10 @@ def test_older_formats_become_the_newest(format: str, tmp_path: Path) -> None:
     store = Store(path)
     assert store.history("alice") == there
     assert len(there) == 5
-    with store._raw() as raw:
-        plan = str(raw.execute("EXPLAIN QUERY PLAN " + databases._NEWEST, ("alice", 5)).fetchall())
+    statement, defaults = links.sqlite_text(NEWEST_EVENTS_OF_USER)
+    with store._fast_path.connection() as raw:
+        parameters = defaults | {"user_id": "alice", "limit": 5}
+        plan = str(raw.execute(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall())
         names = {row[0] for row in raw.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
     assert "COVERING INDEX events_of_user" in plan
     assert "events_user_time" not in names
@@ -429,7 +431,7 @@ def test_a_transaction_is_no_longer_than_patience(tmp_path: Path, monkeypatch: p
     release, inside = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with store._raw_writing():
+        with store.writing():
             inside.set()
             release.wait(20)
 

@@ -12,13 +12,14 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
+import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import own_schema
-from zhiyin.store.database import EVENTS, ROWS_PER_STATEMENT, Store, sa
+from zhiyin.store.database import Store
 from zhiyin.store.records import Event
-from zhiyin.store.tables import EVENTS_OF_TIME
+from zhiyin.store.tables import EVENTS, EVENTS_OF_TIME, ROWS_PER_STATEMENT
 from zhiyin.store.traces import Trace
 
 T0 = 1_700_000_000_000_000

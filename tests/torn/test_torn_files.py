@@ -300,7 +300,7 @@ def test_keys_of_an_earlier_version(tmp_path: Path) -> None:
     store = Store(tmp_path / "store.db")
     for place in cuts(file):
         keys = Keys.open(store, file, first=False)[0]
-        assert len(keys.all()) == 3 or [entry.what for entry in keys.set_aside()] == ["keys.json"], place
+        assert len(keys.all()) == 3 or [entry.what for entry in keys.health_issues()] == ["keys.json"], place
         assert file.stat().st_size == place, "a damaged file of keys was replaced"
     assert len(Keys.open(store, file, first=False)[0].all()) == 3
     store.close()

@@ -32,7 +32,7 @@ def forget(
     from zhiyin.cli.output import print_json, print_table, say
     from zhiyin.cli.project import open_project, open_store
     from zhiyin.core.errors import DataError
-    from zhiyin.store.database import PLACES
+    from zhiyin.store.forgetting import PLACES
 
     project = open_project(config)
     store = open_store(project)

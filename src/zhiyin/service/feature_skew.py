@@ -97,7 +97,7 @@ def compare_newest(settings: Settings, store: Store, most: int) -> Skew:
     from zhiyin.service.list_service import ListService
     from zhiyin.service.placements import Placements
     from zhiyin.service.serving_state import ServingState
-    from zhiyin.store.traces import TraceWriter
+    from zhiyin.store.trace_writer import TraceWriter
 
     traces = store.traces_with_features(most)
     if not traces:

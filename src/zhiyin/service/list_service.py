@@ -32,7 +32,8 @@ from zhiyin.service.request_models import Ask, Setting
 from zhiyin.service.serving_state import ServingState
 from zhiyin.service.trace_encoding import TraceQuota, encode_request, request_of, strip_trace, trace_size
 from zhiyin.service.version_view import Past, View
-from zhiyin.store.traces import Trace, TraceWriter
+from zhiyin.store.trace_writer import TraceWriter
+from zhiyin.store.traces import Trace
 
 # Items that pages of one list show in all, and bytes of a page's token once unpacked.
 MOST_PAGED, UNPACKED = 2_000, 1 << 20

@@ -27,7 +27,7 @@ from zhiyin.service.live_schema import LiveSchema, Rows
 from zhiyin.service.trending import Trending
 from zhiyin.service.version_selector import RULES_REMEDY, VersionSelector
 from zhiyin.service.version_view import Columns, Loaded, NoVersionError, Past, View
-from zhiyin.store.database import Marks, Store
+from zhiyin.store.database import ChangeMarks, Store
 from zhiyin.store.live_state import MAX_EVENTS_PER_USER, LiveState, MemoryState, Recent
 from zhiyin.store.records import Event, columns
 
@@ -72,7 +72,7 @@ class ServingState:
         self.also: list[Callable[[View], None]] = []
         # Who hears, within the request that finds it out, that another process changed a table.
         self.noticed: dict[str, Callable[[], None]] = {}
-        self._marks: Marks | None = None
+        self._marks: ChangeMarks | None = None
         self._noticing = threading.RLock()
         self._users: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._user_changes = 0  # grows whenever columns of users may have changed: what was read before is not held

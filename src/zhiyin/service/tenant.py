@@ -23,7 +23,7 @@ from zhiyin.store.database import Store
 from zhiyin.store.group_commit import GroupCommitWriter
 from zhiyin.store.live_state import DirectState, LiveState, state_name
 from zhiyin.store.showings_file import FileShowings
-from zhiyin.store.traces import TraceWriter
+from zhiyin.store.trace_writer import TraceWriter
 
 REDIS_AWAY = HealthIssue(
     "Redis", "it does not answer, or only slowly: histories are read from the store, and each process counts what "

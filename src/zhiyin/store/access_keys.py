@@ -12,9 +12,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import sqlalchemy as sa
+
 from zhiyin.core.errors import ConfigError, nearest
 from zhiyin.core.tokens import key_id
-from zhiyin.store.database import Store, sa
+from zhiyin.store.database import Store
 from zhiyin.store.tables import ACCESS_KEYS, MARKS
 
 # Keys of one shop.

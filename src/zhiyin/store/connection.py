@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import functools
-import sqlite3
-import threading
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from zhiyin.core.errors import ConfigError, MissingExtraError
 from zhiyin.data.time_policy import wall_clock
-from zhiyin.store.errors import StoreAwayError, StoreUnreachableError, plain, plain_errors, reason, remedy_of
+from zhiyin.store import sqlite_fast_path
+from zhiyin.store.errors import StoreUnreachableError, plain_errors, reason, remedy_of
+from zhiyin.store.sqlite_fast_path import BUSY_TIMEOUT_SECONDS, SqliteFastPath, set_pragmas
 from zhiyin.store.tables import IDENTITY, MARKS, WRITE_LOCK_ID, prepare
 
 try:
@@ -21,19 +20,6 @@ try:
     from sqlalchemy.dialects import postgresql, sqlite
 except ImportError:
     raise MissingExtraError("sqlalchemy", "serve", "the store") from None
-
-# Seconds that a writer waits for another one, and a reader for a connection.
-BUSY_TIMEOUT_SECONDS = 10.0
-# SQLite: pages of its log from which on writers wait until all of it is written back.
-MAX_WAL_PAGES = 65_536
-# SQLite: a commit is on the disk when it returns, and what is deleted is overwritten.
-PRAGMAS = (
-    "journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "temp_store=MEMORY", "cache_size=-16384",
-    # Pages that many commits touch are written back once for all of them, mostly by `write_back`, for which no commit
-    # waits.
-    f"wal_autocheckpoint={2 * MAX_WAL_PAGES}",
-    f"busy_timeout={int(BUSY_TIMEOUT_SECONDS * 1000)}",
-)  # fmt: skip
 
 
 class Database:
@@ -74,10 +60,7 @@ class Database:
             self._engine = self._open_server()
             self._reader = self._engine
         self._insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
-        # SQLite has one writer: those of this process wait in line here instead of trying again and again.
-        self._write_lock = threading.Lock()
-        self._thread_local, self._thread_connections = threading.local(), weakref.WeakSet[_ThreadConnection]()
-        self._registry_lock = threading.Lock()
+        self._fast_path = None if self.path is None else SqliteFastPath(self.path)
         try:
             with self._engine.begin() as connection:
                 prepare(connection, self.address)
@@ -99,7 +82,7 @@ class Database:
             self._url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}, hide_parameters=True,
             pool_size=8, max_overflow=24, pool_timeout=BUSY_TIMEOUT_SECONDS,
         )  # fmt: skip
-        sa.event.listen(engine, "connect", _set_pragmas)
+        sa.event.listen(engine, "connect", set_pragmas)
         sa.event.listen(engine, "begin", _begin)
         return engine
 
@@ -123,13 +106,9 @@ class Database:
         return self._url.render_as_string(hide_password=True)
 
     def close(self) -> None:
-        """Let the connections go."""
-        with self._registry_lock:
-            thread_connections, self._thread_local = list(self._thread_connections), threading.local()
-            self._thread_connections.clear()
-        for thread_connection in thread_connections:
-            with thread_connection.lock:
-                thread_connection.connection.close()
+        """Close the connections; a later call opens others."""
+        if self._fast_path is not None:
+            self._fast_path.close()
         self._engine.dispose()
 
     def __repr__(self) -> str:
@@ -137,15 +116,27 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Any]:
-        """A connection to read by."""
+        """A connection of SQLAlchemy to read by."""
         with plain_errors(self.path), self._reader.connect() as connection:
             yield connection
 
+    def fetch(self, statement: Any, **parameters: Any) -> Sequence[Any]:
+        """All rows of a fixed statement: a constant of its module, whose parameters are `bindparam`s.
+
+        Every request runs some of these, so on SQLite they do not pass through SQLAlchemy.
+        """
+        if self._fast_path is not None:
+            return self._fast_path.fetch(statement, parameters)
+        with self.reading() as connection:
+            rows: Sequence[Any] = connection.execute(statement, parameters).all()
+            return rows
+
     @contextmanager
     def writing(self, durable: bool = True) -> Iterator[Any]:
-        """A transaction, committed at the end. Not `durable`: a power cut may lose it, and only it."""
-        if self.path is not None:
-            with plain_errors(self.path), self._write_turn(), self._engine.begin() as connection:
+        """A transaction of SQLAlchemy, committed at the end. Not `durable`: a power cut may lose it, and only it."""
+        if self._fast_path is not None:
+            engine = self._engine.execution_options(durable=durable)
+            with plain_errors(self.path), self._fast_path.write_turn(), engine.begin() as connection:
                 yield connection
             return
         with plain_errors(), self._engine.begin() as connection:
@@ -154,91 +145,27 @@ class Database:
                 connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
             yield connection
 
-    @contextmanager
-    def _write_turn(self) -> Iterator[None]:
-        if not self._write_lock.acquire(timeout=BUSY_TIMEOUT_SECONDS):
-            raise StoreAwayError("other writers hold the store", remedy="try again in a second")
-        try:
-            yield
-        finally:
-            self._write_lock.release()
-
-    # -- SQLite without anything between: the few paths that every request takes --------------------------------------
-
-    @contextmanager
-    def _raw(self) -> Iterator[sqlite3.Connection]:
-        """The connection of this thread, which keeps its statements prepared."""
-        thread_connection = getattr(self._thread_local, "thread_connection", None)
-        try:
-            if thread_connection is None:
-                thread_connection = self._open_thread_connection()
-            with thread_connection.lock:
-                yield thread_connection.connection
-        except sqlite3.Error as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL):
-                self._thread_local.thread_connection = None  # whatever is wrong with it, the next call begins anew
-            raise plain(error, self.path) from None
-
-    @contextmanager
-    def _raw_writing(self, durable: bool = True) -> Iterator[sqlite3.Connection]:
-        """As `_writing`."""
-        with self._write_turn(), self._raw() as connection:
-            if not durable:
-                connection.execute("PRAGMA synchronous=NORMAL")
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-                yield connection
-                connection.execute("COMMIT")
-            finally:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                if not durable:
-                    connection.execute("PRAGMA synchronous=FULL")
-
     def checkpoint(self) -> int:
-        """SQLite: write what commits have put into its log back to the database, beside whoever reads and writes.
+        """SQLite: write commits of the write-ahead log back to the database, beside whoever reads and writes.
 
-        Returns pages of the log. One longer than LOG is begun anew, for which writers wait a moment.
+        Returns the pages of the log. One longer than MAX_WAL_PAGES begins anew, for which writers wait a moment.
         """
-        if self.path is None:
+        if self._fast_path is None:
             return 0
-        with plain_errors(self.path), self._raw() as connection:
-            for _ in range(4):  # each time what came meanwhile is less
-                pages = int(connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1])
-                if pages <= MAX_WAL_PAGES:
-                    break
-        if pages > MAX_WAL_PAGES:
-            with self._write_turn(), self._raw() as connection:
-                connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+        for _ in range(4):  # each time what came meanwhile is less
+            _, pages, _ = self._wal_checkpoint("PASSIVE")
+            if pages <= sqlite_fast_path.MAX_WAL_PAGES:
+                return pages
+        with self._fast_path.write_turn():
+            self._wal_checkpoint("RESTART")
         return pages
 
-    def _open_thread_connection(self) -> _ThreadConnection:
-        connection = sqlite3.connect(
-            str(self.path), BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
-        )
-        _set_pragmas(connection, None)
-        thread_connection = _ThreadConnection(connection)
-        with self._registry_lock:
-            self._thread_local.thread_connection = thread_connection
-            self._thread_connections.add(thread_connection)
-        return thread_connection
-
-
-class _ThreadConnection:
-    """A connection of one thread; closed by another only while it is not in use."""
-
-    __slots__ = ("__weakref__", "connection", "lock")
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self.connection, self.lock = connection, threading.Lock()
-
-
-def _set_pragmas(connection: Any, _: Any) -> None:
-    connection.isolation_level = None  # transactions begin where we say, not where the driver thinks
-    cursor = connection.cursor()
-    for setting in PRAGMAS:
-        cursor.execute(f"PRAGMA {setting}")
-    cursor.close()
+    def _wal_checkpoint(self, mode: str) -> tuple[bool, int, int]:
+        """SQLite's checkpoint: whether readers or writers were in its way, pages of the log, pages written back."""
+        options = {"isolation_level": "AUTOCOMMIT"}
+        with plain_errors(self.path), self._engine.connect().execution_options(**options) as connection:
+            busy, pages, n_written = connection.exec_driver_sql(f"PRAGMA wal_checkpoint({mode})").one()
+        return bool(busy), int(pages), int(n_written)
 
 
 def _set_lock_timeout(connection: Any, _: Any) -> None:
@@ -248,8 +175,10 @@ def _set_lock_timeout(connection: Any, _: Any) -> None:
 
 
 def _begin(connection: Any) -> None:
-    """A transaction that will write takes its lock at once: one that reads first could find it taken."""
-    if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
-        connection.exec_driver_sql(
-            "BEGIN IMMEDIATE" if connection.get_execution_options().get("writes", True) else "BEGIN"
-        )
+    """SQLite: a transaction that will write takes its lock at once, since one that reads first could find it taken."""
+    options = connection.get_execution_options()
+    if options.get("isolation_level") == "AUTOCOMMIT":
+        return
+    if options.get("writes", True):
+        connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if options.get('durable', True) else 'NORMAL'}")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("writes", True) else "BEGIN")

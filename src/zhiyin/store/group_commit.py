@@ -9,8 +9,9 @@ from concurrent.futures import Future
 
 from zhiyin.core.errors import DataError, ZhiyinError
 from zhiyin.core.run import log
-from zhiyin.store.database import MAX_EVENTS_PER_TRANSACTION, Store
+from zhiyin.store.database import Store
 from zhiyin.store.errors import StoreAwayError, StoreFullError
+from zhiyin.store.event_log import MAX_EVENTS_PER_TRANSACTION
 from zhiyin.store.records import Event
 
 

@@ -95,8 +95,8 @@ def _forget_again(path: Path, draft: Path) -> int:
         if not since:
             return 0
         query = "SELECT user FROM events UNION SELECT id FROM users UNION SELECT user FROM lists WHERE user IS NOT NULL"
-        with copy._raw() as raw:
-            users = [user for (user,) in raw.execute(query) if hash_of(user) in since]
+        with copy.reading() as connection:
+            users = [user for (user,) in connection.exec_driver_sql(query) if hash_of(user) in since]
         for user in users:
             copy.forget(user)
         return len(users)

@@ -21,6 +21,14 @@ IDENTITY = "identity"
 # and who reads on from a `seq` misses nothing.
 WRITE_LOCK_ID = 7_453_010_373_645_639_777
 
+# The table of types of columns; see `column_types`.
+COLUMN_TYPES = "catalogue_schema"
+# Rows, or ids, of one statement at most.
+ROWS_PER_STATEMENT = 500
+# Columns of `events` that come from an event, and columns in the order of the fields of `records.Event`.
+STORED_EVENT_FIELDS = ("id", "user", "item", "time", "kind", "value", "list_id")
+EVENT_COLUMNS = ("user", "item", "time", "kind", "value", "id", "list_id", "seq")
+
 META = sa.MetaData()
 
 
@@ -55,6 +63,11 @@ EVENTS_OF_LIST = sa.Index(
 )  # fmt: skip
 # What is older than a moment is found without a look at all that is not.
 EVENTS_OF_TIME = sa.Index("events_time", EVENTS.c.time)
+# The highest `seq` that was ever given to an event, by dialect; 0: none was.
+HIGHEST_SEQ = {
+    "sqlite": sa.text("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'"),
+    "postgresql": sa.text("SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence('events', 'seq')), 0)"),
+}
 VERSIONED_TABLES = {
     name: sa.Table(
         name,
@@ -67,7 +80,7 @@ VERSIONED_TABLES = {
         sa.UniqueConstraint("id", "version"),
         sqlite_autoincrement=True,
     )
-    for name in ("items", "users", "placements", "catalogue_schema")
+    for name in ("items", "users", "placements", COLUMN_TYPES)
 }
 # What was shown and why: one row a list that was made, and one for each time that a list was really seen.
 LISTS = sa.Table(
@@ -130,7 +143,7 @@ def prepare(connection: Any, place: str) -> None:
     if format == FORMAT:
         for part in (
             EVENTS_OF_TIME,
-            VERSIONED_TABLES["catalogue_schema"],
+            VERSIONED_TABLES[COLUMN_TYPES],
         ):  # they came within the format; an older program need
             part.create(connection, checkfirst=True)  # not know them
         return

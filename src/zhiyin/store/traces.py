@@ -1,17 +1,14 @@
-"""Traces: what was shown to whom, why, and with what chance; and a writer of them that nobody has to wait for.
+"""Traces: the lists that were made, with their reasons and propensities, and the impressions that were really shown.
 
-A trace has a head, which is JSON (the request, the settings, the reasons), and arrays (scores, propensities), kept as
-safetensors: bytes with a description, nothing that runs. An event must not be lost; a trace of the last moment may be,
-in a crash.
+A trace has a head, which is JSON (the request, the settings, the reasons), and arrays (scores, propensities), stored as
+safetensors: bytes with a description, nothing that runs.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
-import threading
-import time
+import time as clock
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -22,28 +19,25 @@ from safetensors.numpy import load, save
 
 from zhiyin.core.errors import DataError, MissingExtraError
 from zhiyin.core.limits import MAX_ID_CHARS
-from zhiyin.core.run import log
 from zhiyin.core.texts import text
 from zhiyin.store.connection import Database
-from zhiyin.store.records import Event, events_from_rows, hash_of
-from zhiyin.store.tables import EVENTS, FORGOTTEN, IMPRESSIONS, LISTS
+from zhiyin.store.records import hash_of
+from zhiyin.store.tables import FORGOTTEN, IMPRESSIONS, LISTS
 
 try:
     import sqlalchemy as sa
 except ImportError:
     raise MissingExtraError("sqlalchemy", "serve", "the store") from None
 
-# Traces of one transaction at most; bytes of one trace, packed; items of one impression; rows deleted at once.
-MAX_TRACES_PER_TRANSACTION, MAX_TRACE_BYTES, MAX_IMPRESSION_ITEMS, DELETE_BATCH_ROWS = (
-    200,
-    4 * 1024 * 1024,
-    10_000,
-    1_000,
-)
-# Seconds between two transactions of traces, in which events get their turn; and in which traces gather for one: each
-# transaction, and each waking of the thread, costs as much as the traces of some lists.
-PAUSE_SECONDS, GATHER_SECONDS = 0.002, 0.1
-_NAMES = ("list_id", "user", "time", "version", "placement", "head", "arrays")
+MAX_TRACES_PER_TRANSACTION = 200
+# Bytes of one trace: of its head, and of its arrays compressed.
+MAX_TRACE_BYTES = 4 * 1024 * 1024
+MAX_IMPRESSION_ITEMS = 10_000
+# Rows of one deletion at most.
+DELETE_BATCH_ROWS = 1_000
+# Seconds between two transactions of traces, in which events get their turn.
+PAUSE_SECONDS = 0.002
+_COLUMNS = ("list_id", "user", "time", "version", "placement", "head", "arrays")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,8 +46,12 @@ class Trace:
 
     Parameters
     ----------
-    user: None where there was none. time: microseconds UTC. version: of the models. placement: where it is shown.
-    head: JSON. arrays: numbers by name, of any shape.
+    user: None where the request named none.
+    time: microseconds UTC.
+    version: of the models.
+    placement: where the list is shown.
+    head: JSON.
+    arrays: numbers by name, of any shape.
     """
 
     list_id: str
@@ -65,8 +63,8 @@ class Trace:
     arrays: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
-def packed(trace: Trace) -> dict[str, Any]:
-    """The row of a trace. Raises DataError for one that cannot be kept."""
+def trace_row(trace: Trace) -> dict[str, Any]:
+    """The row of `lists` for a trace. Raises DataError for one that cannot be stored."""
     text(trace.list_id, "list_id", MAX_ID_CHARS)
     text(trace.placement, "placement", MAX_ID_CHARS)
     if trace.user is not None:
@@ -82,133 +80,97 @@ def packed(trace: Trace) -> dict[str, Any]:
     if size + len(arrays or b"") > MAX_TRACE_BYTES:
         raise DataError("a trace is too large", remedy=f"at most {MAX_TRACE_BYTES // 1024 // 1024} MiB")
     row = (trace.list_id, trace.user, int(trace.time), int(trace.version), trace.placement, head, arrays)
-    return dict(zip(_NAMES, row, strict=True))
+    return dict(zip(_COLUMNS, row, strict=True))
 
 
-def unpacked(row: Any) -> Trace:
-    """The trace of a row. Raises DataError where it is damaged."""
-    list_id, user, when, version, placement, head, arrays = row
+def trace_of_row(row: Any) -> Trace:
+    """The trace of a row of `lists`. Raises DataError where it is damaged."""
+    list_id, user, time, version, placement, head, arrays = row
     try:
         arrays_by_name = {} if arrays is None else load(zlib.decompress(arrays))
-        return Trace(list_id, user, int(when), int(version), placement, json.loads(head), arrays_by_name)
+        return Trace(list_id, user, int(time), int(version), placement, json.loads(head), arrays_by_name)
     except (zlib.error, SafetensorError, ValueError) as error:
         raise DataError(f"the trace of list {list_id} is damaged: {error}", remedy="restore a backup") from None
-
-
-_GONE = "SELECT received FROM forgotten WHERE hash = ?"
 
 
 class TraceTables(Database):
     """Traces and impressions in a database."""
 
-    def forgotten_at(self, user: str) -> int:
-        """When a user was forgotten last, microseconds UTC; 0: never."""
-        if self.path is not None:
-            with self._raw() as raw:
-                row = raw.execute(_GONE, (hash_of(user),)).fetchone()
-            return int(row[0] or 0) if row else 0
-        with self.reading() as connection:
-            query = sa.select(FORGOTTEN.c.received).where(FORGOTTEN.c.hash == hash_of(user))
-            return int(connection.execute(query).scalar() or 0)
-
     def append_traces(self, traces: Sequence[Trace]) -> int:
-        """Keep traces; returns how many. Not of a list known already, nor made before its user was forgotten.
+        """Insert traces; returns how many. Left out are lists that are stored, and those of before their user was
+        forgotten.
 
-        Raises DataError for one that cannot be, and keeps none.
+        Raises DataError for a trace that cannot be stored; none is inserted then.
         """
-        return self.append_trace_rows([packed(trace) for trace in traces])
+        return self.append_trace_rows([trace_row(trace) for trace in traces])
 
     def append_trace_rows(self, rows: Sequence[Mapping[str, Any]]) -> int:
-        """As `keep_traces`, for rows that `packed` gave."""
-        n_stored = 0
-        for start in range(0, len(rows), MAX_TRACES_PER_TRANSACTION):
-            n_stored += self._keep_group(rows[start : start + MAX_TRACES_PER_TRANSACTION])
-        return n_stored
+        """As `append_traces`, for rows that `trace_row` gave."""
+        return sum(
+            self._insert_rows(rows[start : start + MAX_TRACES_PER_TRANSACTION])
+            for start in range(0, len(rows), MAX_TRACES_PER_TRANSACTION)
+        )
 
-    def _keep_group(self, rows: Sequence[Mapping[str, Any]]) -> int:
-        by_user = {row["user"]: hash_of(row["user"]) for row in rows if row["user"] is not None}
-        hashes = list(by_user.values())
-        if self.path is not None:
-            names, marks = ", ".join(f'"{name}"' for name in _NAMES), ", ".join("?" * len(_NAMES))
-            with self._raw_writing(durable=False) as connection:
-                query = f"SELECT hash, received FROM forgotten WHERE hash IN ({', '.join('?' * len(hashes))})"
-                forgotten = dict(connection.execute(query, hashes).fetchall())
-                some = _not_forgotten(rows, by_user, forgotten)
-                done = connection.executemany(
-                    f"INSERT INTO lists ({names}) VALUES ({marks}) ON CONFLICT DO NOTHING",
-                    [tuple(row[name] for name in _NAMES) for row in some],
-                )
-                return done.rowcount if some else 0
+    def _insert_rows(self, rows: Sequence[Mapping[str, Any]]) -> int:
+        hash_by_user = {row["user"]: hash_of(row["user"]) for row in rows if row["user"] is not None}
+        query = sa.select(FORGOTTEN.c.hash, FORGOTTEN.c.received).where(FORGOTTEN.c.hash.in_(hash_by_user.values()))
         with self.writing(durable=False) as connection:
-            query_forgotten = sa.select(FORGOTTEN.c.hash, FORGOTTEN.c.received).where(FORGOTTEN.c.hash.in_(hashes))
-            some = _not_forgotten(rows, by_user, dict(tuple(row) for row in connection.execute(query_forgotten)))
-            if not some:
+            forgotten = dict(connection.execute(query).all())
+            rows = _not_forgotten(rows, hash_by_user, forgotten)
+            if not rows:
                 return 0
             insert = self._insert(LISTS).on_conflict_do_nothing().returning(LISTS.c.list_id)
-            return len(connection.execute(insert, some).all())
+            return len(connection.execute(insert, rows).all())
 
     def trace(self, list_id: str) -> Trace | None:
-        """Of a list; None where it is not kept."""
+        """The trace of a list; None where it is not stored."""
         with self.reading() as connection:
             row = connection.execute(sa.select(LISTS).where(LISTS.c.list_id == list_id)).first()
-        return None if row is None else unpacked(row)
+        return None if row is None else trace_of_row(row)
 
-    def traces(self, user: str | None = None, after_time: int = 0, most: int = 1_000) -> list[Trace]:
-        """Of lists made after a moment, oldest first; of one user, or of all."""
-        query = sa.select(LISTS).where(LISTS.c.time > after_time).order_by(LISTS.c.time, LISTS.c.list_id).limit(most)
+    def traces(self, user: str | None = None, after_time: int = 0, limit: int = 1_000) -> list[Trace]:
+        """Traces of lists that were made after a time, oldest first; of one user, or of all."""
+        query = sa.select(LISTS).where(LISTS.c.time > after_time).order_by(LISTS.c.time, LISTS.c.list_id).limit(limit)
         if user is not None:
             query = query.where(LISTS.c.user == user)
         with self.reading() as connection:
             rows = connection.execute(query).all()
-        return [unpacked(row) for row in rows]
+        return [trace_of_row(row) for row in rows]
 
-    def traces_with_features(self, most: int = 50, after_time: int = 0) -> list[Trace]:
-        """The newest traces that hold what a ranker read, newest first; of lists made after a moment."""
-        # JSON without spaces; a quote inside a text is escaped.
-        held = LISTS.c.head.like('%"features":"%') & LISTS.c.arrays.is_not(None)
-        query = sa.select(LISTS).where(LISTS.c.time > after_time, held).order_by(LISTS.c.time.desc()).limit(most)
+    def traces_with_features(self, limit: int = 50, after_time: int = 0) -> list[Trace]:
+        """The newest traces that hold the features of a ranker, newest first; of lists made after a time."""
+        # The head is JSON without spaces, and quotes inside its texts are escaped.
+        has_features = LISTS.c.head.like('%"features":"%') & LISTS.c.arrays.is_not(None)
+        query = sa.select(LISTS).where(LISTS.c.time > after_time, has_features).order_by(LISTS.c.time.desc())
         with self.reading() as connection:
-            return [unpacked(row) for row in connection.execute(query)]
+            return [trace_of_row(row) for row in connection.execute(query.limit(limit))]
 
     def append_impression(self, list_id: str, time: int, items: Sequence[str]) -> None:
-        """Keep what was really shown of a list, in order; committed when this returns.
+        """Insert the items of a list that were really shown, in order; committed when this returns.
 
-        Of one list and moment only the first is kept. Raises DataError for what cannot be.
+        Of one list and time only the first impression is stored. Raises DataError for ids that are not valid, and for
+        more than MAX_IMPRESSION_ITEMS.
         """
         text(list_id, "list_id", MAX_ID_CHARS)
         if len(items) > MAX_IMPRESSION_ITEMS:
             raise DataError(
                 f"{len(items):,} items were shown", column="items", remedy=f"at most {MAX_IMPRESSION_ITEMS:,}"
             )
-        shown_items = json.dumps([text(item, "items", MAX_ID_CHARS) for item in items], ensure_ascii=False)
-        row = {"list_id": list_id, "time": int(time), "items": shown_items}
+        items_json = json.dumps([text(item, "items", MAX_ID_CHARS) for item in items], ensure_ascii=False)
+        row = {"list_id": list_id, "time": int(time), "items": items_json}
         with self.writing() as connection:
             connection.execute(self._insert(IMPRESSIONS).values(row).on_conflict_do_nothing())
 
     def impressions(self, list_id: str) -> list[tuple[int, list[str]]]:
-        """When a list was really shown, and what of it; oldest first."""
-        of = IMPRESSIONS.c
-        query = sa.select(of.time, of["items"]).where(of.list_id == list_id).order_by(of.time, of.seq)
+        """Times at which a list was really shown, and the items that were; oldest first."""
+        columns = IMPRESSIONS.c
+        query = sa.select(columns.time, columns["items"]).where(columns.list_id == list_id)
         with self.reading() as connection:
-            return [(int(when), json.loads(items)) for when, items in connection.execute(query)]
-
-    def events_of_list(self, list_id: str) -> list[Event]:
-        """What was done with a list, in the order it was heard of."""
-        query = sa.select(*(EVENTS.c[name] for name in EVENT_COLUMNS)).where(EVENTS.c.list_id == list_id)
-        with self.reading() as connection:
-            return events_from_rows(connection.execute(query.order_by(EVENTS.c.seq)).all())
-
-    def drop_lists_before(self, moment: int) -> int:
-        """Forget lists from before a moment, microseconds UTC, and their impressions. Returns how many lists."""
-        n_dropped = 0
-        for number, n_lists in enumerate(self.drop_lists_in_batches(moment)):
-            if number:
-                time.sleep(PAUSE_SECONDS)
-            n_dropped += n_lists
-        return n_dropped
+            rows = connection.execute(query.order_by(columns.time, columns.seq)).all()
+        return [(int(time), json.loads(items)) for time, items in rows]
 
     def trace_count_and_bytes(self) -> tuple[int, int]:
-        """How many traces there are, and the bytes of all, as the newest thousand tell."""
+        """The number of traces, and their bytes, estimated by the mean of the newest DELETE_BATCH_ROWS."""
         sizes = sa.func.length(LISTS.c.head) + sa.func.coalesce(sa.func.length(LISTS.c.arrays), 0)
         newest = sa.select(sizes.label("size")).order_by(LISTS.c.time.desc()).limit(DELETE_BATCH_ROWS).subquery()
         with self.reading() as connection:
@@ -216,143 +178,46 @@ class TraceTables(Database):
             mean = connection.execute(sa.select(sa.func.avg(newest.c.size))).scalar()
         return number, int(number * float(mean or 0))
 
-    def list_time_at(self, place: int) -> int | None:
-        """When the list was made that so many are older than; None where there are no more."""
-        query = sa.select(LISTS.c.time).order_by(LISTS.c.time).offset(place).limit(1)
+    def list_time_at(self, position: int) -> int | None:
+        """When the list at a position, from the oldest on, was made; None where there are fewer."""
+        query = sa.select(LISTS.c.time).order_by(LISTS.c.time).offset(position).limit(1)
         with self.reading() as connection:
-            time_of_place = connection.execute(query).scalar()
-        return None if time_of_place is None else int(time_of_place)
+            time = connection.execute(query).scalar()
+        return None if time is None else int(time)
 
-    def drop_lists_in_batches(self, moment: int) -> Iterator[int]:
-        """As `drop_lists_before`, a part at a time: yields how many lists went with it."""
+    def drop_lists_before(self, time: int) -> int:
+        """Delete the lists of before a time, microseconds UTC, and their impressions. Returns the number of lists."""
+        n_dropped = 0
+        for number, n_lists in enumerate(self.drop_lists_in_batches(time)):
+            if number:
+                clock.sleep(PAUSE_SECONDS)
+            n_dropped += n_lists
+        return n_dropped
+
+    def drop_lists_in_batches(self, time: int) -> Iterator[int]:
+        """As `drop_lists_before`, a transaction at a time: yields the number of lists that each deleted."""
         impressions = IMPRESSIONS.c
-        old = sa.select(LISTS.c.list_id).where(LISTS.c.time < moment).order_by(LISTS.c.time).limit(DELETE_BATCH_ROWS)
-        seen = (
-            sa.select(impressions.seq)
-            .where(impressions.time < moment)
-            .order_by(impressions.time)
-            .limit(DELETE_BATCH_ROWS)
-        )
+        oldest_lists = sa.select(LISTS.c.list_id).where(LISTS.c.time < time).order_by(LISTS.c.time)
+        oldest_impressions = sa.select(impressions.seq).where(impressions.time < time).order_by(impressions.time)
         while True:
             with self.writing() as connection:
-                some = list(connection.execute(old).scalars())
-                if some:
-                    connection.execute(sa.delete(IMPRESSIONS).where(impressions.list_id.in_(some)))
-                    connection.execute(sa.delete(LISTS).where(LISTS.c.list_id.in_(some)))
-            if not some:
+                list_ids = list(connection.execute(oldest_lists.limit(DELETE_BATCH_ROWS)).scalars())
+                if list_ids:
+                    connection.execute(sa.delete(IMPRESSIONS).where(impressions.list_id.in_(list_ids)))
+                    connection.execute(sa.delete(LISTS).where(LISTS.c.list_id.in_(list_ids)))
+            if not list_ids:
                 break
-            yield len(some)
-        while True:  # and those of lists that were never kept
+            yield len(list_ids)
+        of_lost_lists = sa.delete(IMPRESSIONS).where(impressions.seq.in_(oldest_impressions.limit(DELETE_BATCH_ROWS)))
+        while True:  # and impressions of lists that were never stored
             with self.writing() as connection:
-                if not connection.execute(sa.delete(IMPRESSIONS).where(impressions.seq.in_(seen))).rowcount:
+                if not connection.execute(of_lost_lists).rowcount:
                     return
             yield 0
 
 
-# Columns of an event, in the order of its fields.
-EVENT_COLUMNS = tuple(field.name for field in dataclasses.fields(Event))
-
-
 def _not_forgotten(
-    rows: Sequence[Mapping[str, Any]], by_user: Mapping[str, str], forgotten: Mapping[str, int]
+    rows: Sequence[Mapping[str, Any]], hash_by_user: Mapping[str, str], forgotten: Mapping[str, int]
 ) -> list[Any]:
     """Rows but those of lists that were made before their user was forgotten."""
-    return [row for row in rows if row["user"] is None or row["time"] > forgotten.get(by_user[row["user"]], -1)]
-
-
-def _size(trace: Trace) -> int:
-    """Bytes of a trace's arrays, and some for its head."""
-    return 2_048 + sum(part.nbytes for part in trace.arrays.values())
-
-
-class TraceWriter:
-    """A thread that writes traces behind everybody's back.
-
-    Parameters
-    ----------
-    waiting: traces that may wait at most, and bytes of their arrays; beyond it they are dropped and counted.
-
-    Counters: `waiting`, `written`, `dropped` (there was no room), `failed` (they could not be kept).
-    """
-
-    def __init__(self, store: TraceTables, waiting: int = 10_000, bytes: int = 64 << 20) -> None:
-        self.store, self.most, self.most_bytes, self._bytes = store, waiting, bytes, 0
-        self.written = self.dropped = self.failed = 0
-        self._queue: dict[str, Trace] = {}
-        self._news, self._closed, self._streak = threading.Condition(), False, False
-        self._thread = threading.Thread(target=self._work, name="zhiyin-traces", daemon=True)
-        self._thread.start()
-
-    @property
-    def waiting(self) -> int:
-        """Traces that are not yet committed."""
-        return len(self._queue)
-
-    def put(self, trace: Trace) -> None:
-        """Have a trace written. Never waits: where too many do already, or after `close`, it is dropped."""
-        with self._news:
-            size = _size(trace)
-            if self._closed or len(self._queue) >= self.most or self._bytes + size > self.most_bytes:
-                self.dropped += 1
-                return
-            self._bytes += size
-            self._queue[trace.list_id] = trace
-            if len(self._queue) in (1, MAX_TRACES_PER_TRANSACTION):
-                self._news.notify()
-
-    def find(self, list_id: str) -> Trace | None:
-        """The trace of a list, written or waiting; None where there is none, or where its user was forgotten since."""
-        waiting = self._queue.get(list_id)
-        if waiting is None:
-            return self.store.trace(list_id)
-        is_forgotten = waiting.user is not None and self.store.forgotten_at(waiting.user) >= waiting.time
-        return None if is_forgotten else waiting
-
-    def close(self) -> None:
-        """Write what waits, then stop."""
-        with self._news:
-            self._closed = True
-            self._news.notify()
-        self._thread.join()
-
-    def _work(self) -> None:
-        while True:
-            with self._news:
-                while not self._queue and not self._closed:
-                    self._news.wait()
-                if len(self._queue) < MAX_TRACES_PER_TRANSACTION and not self._closed:
-                    self._news.wait(GATHER_SECONDS)
-                group = list(itertools.islice(self._queue.values(), MAX_TRACES_PER_TRANSACTION))
-            if not group:
-                return
-            self._write(group)
-            with self._news:
-                for trace in group:
-                    self._bytes -= _size(trace)
-                    if self._queue.get(trace.list_id) is trace:
-                        del self._queue[trace.list_id]
-            if self._queue:
-                time.sleep(PAUSE_SECONDS)
-
-    def _write(self, group: list[Trace]) -> None:
-        rows = []
-        for trace in group:
-            try:
-                rows.append(packed(trace))
-            except Exception as error:  # one bad trace costs none of the others
-                self._lost(1, error)
-        try:
-            if rows:
-                self.store.append_trace_rows(rows)
-        except Exception as error:  # the thread must live on: the next transaction may succeed
-            self._lost(len(rows), error)
-        else:
-            self.written += len(rows)
-            if rows and len(rows) == len(group):
-                self._streak = False
-
-    def _lost(self, number: int, error: Exception) -> None:
-        self.failed += number
-        if not self._streak:
-            log.warning("store: traces are not written: %s", error)
-        self._streak = True
+    return [row for row in rows if row["user"] is None or row["time"] > forgotten.get(hash_by_user[row["user"]], -1)]

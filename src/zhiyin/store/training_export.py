@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import sqlalchemy as sa
 
 from zhiyin.core.run import Run
 from zhiyin.data.catalogue_schema import is_hidden
@@ -14,8 +15,9 @@ from zhiyin.data.event_schema import StorePosition
 from zhiyin.data.quarantine import QUARANTINE
 from zhiyin.data.store_snapshot import JsonColumns, StoreSnapshot
 from zhiyin.store.column_types import stored_types
-from zhiyin.store.database import EVENTS, VERSIONED_TABLES, Store, hash_of, sa
-from zhiyin.store.records import TIME_POLICY
+from zhiyin.store.database import Store
+from zhiyin.store.records import TIME_POLICY, hash_of
+from zhiyin.store.tables import EVENTS, VERSIONED_TABLES
 
 # Events of one page: no reading transaction is so long that the journal could not be emptied beside it.
 EVENTS_PER_PAGE = 200_000
@@ -60,7 +62,7 @@ def _events(store: Store, last: int, run: Run) -> tuple[pl.DataFrame, pl.DataFra
     columns = [EVENTS.c[name] for name in _READ]
     pages = [pl.DataFrame(schema=types)]
     after = 0
-    with run.bar("Reading the store", last) as advance, store._reader.connect() as connection:
+    with run.bar("Reading the store", last) as advance, store.reading() as connection:
         while True:
             page = sa.select(*columns).where(EVENTS.c.seq > after, EVENTS.c.seq <= last).order_by(EVENTS.c.seq)
             rows = connection.execute(page.limit(EVENTS_PER_PAGE)).all()
@@ -91,7 +93,7 @@ def _things(store: Store, name: str) -> tuple[JsonColumns, pl.Series]:
     of = VERSIONED_TABLES[name]
     newest = sa.select(sa.func.max(of.c.seq)).group_by(of.c.id)
     parts = [pl.DataFrame(schema={"id": pl.String, "text": pl.String})]
-    with store._reader.connect() as connection:
+    with store.reading() as connection:
         result = connection.execution_options(stream_results=True).execute(
             sa.select(of.c.id, of.c.columns).where(of.c.seq.in_(newest)).order_by(of.c.seq)
         )

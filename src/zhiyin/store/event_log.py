@@ -1,0 +1,165 @@
+"""The log of events: appended in transactions, read by user or in the order of arrival, dropped by age."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import polars as pl
+
+from zhiyin.core.errors import DataError, MissingExtraError
+from zhiyin.store.connection import Database
+from zhiyin.store.records import Event, events_from_rows, hash_of
+from zhiyin.store.tables import EVENT_COLUMNS, EVENTS, HIGHEST_SEQ, ROWS_PER_STATEMENT, STORED_EVENT_FIELDS
+
+try:
+    import sqlalchemy as sa
+except ImportError:
+    raise MissingExtraError("sqlalchemy", "serve", "the store") from None
+
+MAX_EVENTS_PER_TRANSACTION = 10_000
+# Types of the columns of `events` in frames.
+EVENT_FRAME = {
+    "seq": pl.Int64, "id": pl.String, "user": pl.String, "item": pl.String, "time": pl.Int64, "kind": pl.String,
+    "value": pl.Float64, "list_id": pl.String, "received": pl.Int64,
+}  # fmt: skip
+_event_fields = operator.attrgetter(*STORED_EVENT_FIELDS)
+_event_columns = [EVENTS.c[name] for name in EVENT_COLUMNS]
+# Fixed statements; see `Database.fetch`.
+NEWEST_EVENTS_OF_USER = (
+    sa.select(*_event_columns)
+    .where(EVENTS.c.user == sa.bindparam("user_id"))
+    .order_by(EVENTS.c.seq.desc())
+    .limit(sa.bindparam("limit", type_=sa.Integer))
+)
+# When a user was forgotten, and the events of the user that came last, both of one state of the database.
+_names = ", ".join(f'"{name}"' for name in EVENT_COLUMNS)
+_RECENT_EVENTS = sa.text(f"""
+    SELECT f.received, e.* FROM (SELECT (SELECT received FROM forgotten WHERE hash = :hash) AS received) AS f
+    LEFT JOIN (SELECT {_names} FROM events WHERE "user" = :user_id ORDER BY seq DESC LIMIT :limit) AS e
+    ON TRUE ORDER BY e.time, e.seq
+""")
+_LAST_SEQ = sa.select(sa.func.coalesce(sa.func.max(EVENTS.c.seq), 0))
+# PostgreSQL: any number of rows by a statement whose text is always the same.
+_INSERT_BY_UNNEST = """
+    INSERT INTO events (id, "user", item, time, kind, value, list_id, received)
+    SELECT id, "user", item, time, kind, value, list_id, %s::bigint
+    FROM unnest(%s::text[], %s::text[], %s::text[], %s::bigint[], %s::text[], %s::float8[], %s::text[])
+    WITH ORDINALITY AS t(id, "user", item, time, kind, value, list_id, place) ORDER BY place
+    ON CONFLICT (id) DO NOTHING RETURNING id, seq
+"""
+
+
+class EventLog(Database):
+    """Events in a database. They are only ever added, and deleted by age or with their user."""
+
+    def append(self, events: Sequence[Event]) -> list[bool]:
+        """Validate events and commit them in one transaction. Returns whether each is new.
+
+        Of one id only the first event is stored. Raises DataError for an event that is not valid, or for more than
+        MAX_EVENTS_PER_TRANSACTION; nothing is stored then.
+        """
+        if len(events) > MAX_EVENTS_PER_TRANSACTION:
+            raise DataError(f"{len(events):,} events at once", remedy=f"at most {MAX_EVENTS_PER_TRANSACTION:,}")
+        now = self.clock()
+        return [seq > 0 for seq in self.append_validated([event.validated(now) for event in events])]
+
+    def append_validated(self, events: Sequence[Event]) -> list[int]:
+        """As `append`, of events that `Event.validated` gave. Returns sequence numbers; 0: the id was stored before."""
+        now = self.clock()
+        first_rows: dict[str, int] = {}
+        for row, event in enumerate(events):
+            first_rows.setdefault(event.id, row)
+        if not first_rows:
+            return []
+        distinct = list(events) if len(first_rows) == len(events) else [events[row] for row in first_rows.values()]
+        if self._fast_path is not None:
+            seq_by_id = self._fast_path.insert_events(distinct, now)
+        else:
+            seq_by_id = self._insert_by_unnest(distinct, now)
+        return [seq_by_id.get(event.id, 0) if first_rows[event.id] == row else 0 for row, event in enumerate(events)]
+
+    def _insert_by_unnest(self, events: Sequence[Event], received: int) -> dict[str, int]:
+        """As `SqliteFastPath.insert_events`, in PostgreSQL."""
+        columns: list[list[Any]] = [list(column) for column in zip(*map(_event_fields, events), strict=True)]
+        value = STORED_EVENT_FIELDS.index("value")
+        columns[value] = [None if number is None else float(number) for number in columns[value]]
+        with self.writing() as connection:
+            rows = connection.exec_driver_sql(_INSERT_BY_UNNEST, (received, *columns))
+            return {row.id: int(row.seq) for row in rows}
+
+    def history(self, user: str, limit: int = 1_000) -> list[Event]:
+        """The events of a user that arrived last, sorted by time; those of one time in the order of arrival."""
+        rows = self.fetch(NEWEST_EVENTS_OF_USER, user_id=user, limit=limit)
+        return sorted(events_from_rows(rows), key=operator.attrgetter("time", "seq"))
+
+    def recent_events(self, user: str, limit: int = 1_000) -> tuple[list[Event], int]:
+        """`history` and `forgotten_at` of a user, both of one state of the database."""
+        rows = self.fetch(_RECENT_EVENTS, hash=hash_of(user), user_id=user, limit=limit)
+        return events_from_rows(row[1:] for row in rows if row[1] is not None), int(rows[0][0] or 0)
+
+    def events(self, after: int = 0, limit: int = 100_000, names: Sequence[str] = tuple(EVENT_FRAME)) -> pl.DataFrame:
+        """Events in the order of arrival, from the one after a sequence number on: a frame with these columns."""
+        query = sa.select(*(EVENTS.c[name] for name in names)).where(EVENTS.c.seq > after)
+        with self.reading() as connection:
+            rows = connection.execute(query.order_by(EVENTS.c.seq).limit(limit)).all()
+        columns = zip(*rows) if rows else ([] for _ in names)
+        return pl.DataFrame(dict(zip(names, columns)), schema={name: EVENT_FRAME[name] for name in names})
+
+    def events_by_seq(self, seqs: Sequence[int], names: Sequence[str] = tuple(EVENT_FRAME)) -> pl.DataFrame:
+        """The events of these sequence numbers that exist, as `events` gives them."""
+        rows: list[Any] = []
+        columns = [EVENTS.c[name] for name in names]
+        with self.reading() as connection:
+            for start in range(0, len(seqs), ROWS_PER_STATEMENT):
+                part = [int(seq) for seq in seqs[start : start + ROWS_PER_STATEMENT]]
+                query = sa.select(*columns).where(EVENTS.c.seq.in_(part)).order_by(EVENTS.c.seq)
+                rows += connection.execute(query).all()
+        return pl.DataFrame(rows, schema={name: EVENT_FRAME[name] for name in names}, orient="row")
+
+    def event_batches(self, after: int = 0, size: int = 100_000) -> Iterator[pl.DataFrame]:
+        """All events after a sequence number, in frames of at most `size`."""
+        while len(part := self.events(after, size)):
+            yield part
+            after = int(part["seq"][-1])
+
+    def events_of_list(self, list_id: str) -> list[Event]:
+        """The events that name a list, in the order of arrival."""
+        query = sa.select(*_event_columns).where(EVENTS.c.list_id == list_id).order_by(EVENTS.c.seq)
+        with self.reading() as connection:
+            return events_from_rows(connection.execute(query).all())
+
+    @property
+    def last_seq(self) -> int:
+        """The sequence number of the last event; 0 where there is none."""
+        return int(self.fetch(_LAST_SEQ)[0][0])
+
+    @property
+    def highest_seq(self) -> int:
+        """The highest sequence number that was ever given to an event, also to a deleted one; 0: none was."""
+        return int(self.fetch(HIGHEST_SEQ[self.dialect])[0][0])
+
+    def count(self) -> int:
+        """The number of events."""
+        with self.reading() as connection:
+            return int(connection.execute(sa.select(sa.func.count()).select_from(EVENTS)).scalar_one())
+
+    def drop_events_before(self, time: int) -> int:
+        """Delete the events of before a time, microseconds UTC. Returns how many they were."""
+        return sum(self.drop_events_in_batches(time))
+
+    def drop_events_in_batches(self, time: int) -> Iterator[int]:
+        """As `drop_events_before`, a transaction at a time: yields the number of events that each deleted.
+
+        Takes time for what is deleted, not for what stays: the oldest come first, by the index of times.
+        """
+        oldest = sa.select(EVENTS.c.seq).where(EVENTS.c.time < time).order_by(EVENTS.c.time).limit(ROWS_PER_STATEMENT)
+        while True:
+            with self.reading() as connection:
+                seqs = list(connection.execute(oldest).scalars())
+            if not seqs:
+                return
+            with self.writing() as connection:
+                n_deleted = connection.execute(sa.delete(EVENTS).where(EVENTS.c.seq.in_(seqs))).rowcount
+            yield n_deleted

@@ -1,0 +1,146 @@
+"""Users who were forgotten: all of theirs is deleted, and the hash of the id with the time is what remains.
+
+A version that has learned of a user must not use it afterwards, so the time is stored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from zhiyin.core.errors import MissingExtraError
+from zhiyin.core.run import log
+from zhiyin.store.connection import Database
+from zhiyin.store.records import hash_of
+from zhiyin.store.tables import EVENTS, FORGOTTEN, IMPRESSIONS, LISTS, MARKS, ROWS_PER_STATEMENT, VERSIONED_TABLES
+
+try:
+    import sqlalchemy as sa
+except ImportError:
+    raise MissingExtraError("sqlalchemy", "serve", "the store") from None
+
+# How often `forget` deletes what its own search still finds.
+MAX_FORGET_ROUNDS = 3
+# Key of `meta`: how often a user was forgotten.
+FORGET_COUNT = "forgettings"
+# What `forget` reports on, and the keys of its report.
+PLACES = ("events", "versions", "lists", "impressions")
+PROOF = tuple(f"{place} {outcome}" for outcome in ("removed", "found") for place in PLACES)
+# Fixed statements; see `Database.fetch`.
+_FORGOTTEN_AT = sa.select(FORGOTTEN.c.received).where(FORGOTTEN.c.hash == sa.bindparam("user_hash"))
+_FORGET_COUNT = sa.select(MARKS.c.value).where(MARKS.c.key == sa.literal(FORGET_COUNT))
+
+
+class ForgottenUsers(Database):
+    """Deletes users, and knows when each was deleted."""
+
+    def forget(self, user: str, at_least: int = 0) -> dict[str, int]:
+        """Delete all of a user. Returns the proof: rows that were deleted, and rows that a search still finds (0 each).
+
+        Parameters
+        ----------
+        at_least: microseconds UTC; when the version in use was made. Of who was forgotten then or later that version
+            may use nothing, even where the clock of this machine is behind.
+        """
+        proof, list_ids = dict.fromkeys(PROOF, 0), set[str]()
+        remaining: list[str] = []
+        for round in range(MAX_FORGET_ROUNDS):
+            with self.writing() as connection:
+                _delete_user(connection, user, remaining, list_ids, proof)
+                self._record(connection, user, at_least, first=round == 0)
+            with self.reading() as connection:
+                remaining = self._search(connection, user, list_ids, proof)
+            if not remaining:
+                break
+        if self.path is not None:  # what was overwritten must not live on in the write-ahead log
+            is_busy, _, _ = self._wal_checkpoint("TRUNCATE")
+            if is_busy:
+                log.warning("store: readers hold the journal; what was forgotten leaves it with the next checkpoint")
+        return proof
+
+    def _record(self, connection: Any, user: str, at_least: int, first: bool) -> None:
+        """Store when a user was forgotten: later each time, also where the clock stands still or was set back."""
+        entry = FORGOTTEN.c.hash == hash_of(user)
+        before = connection.execute(sa.select(FORGOTTEN.c.received).where(entry)).scalar() or 0
+        connection.execute(sa.delete(FORGOTTEN).where(entry))
+        if first:
+            increment_forget_count(connection)
+        received = max(self.clock(), at_least, before + 1)
+        connection.execute(sa.insert(FORGOTTEN).values(hash=hash_of(user), received=received))
+
+    def _search(self, connection: Any, user: str, list_ids: set[str], proof: dict[str, int]) -> list[str]:
+        """Write into the proof what is still found of a user. Returns ids of lists that are."""
+        ids = list(list_ids)
+        proof["events found"] = count_rows(connection, EVENTS.c.user == user)
+        proof["versions found"] = count_rows(connection, VERSIONED_TABLES["users"].c.id == user)
+        proof["impressions found"] = sum(
+            count_rows(connection, IMPRESSIONS.c.list_id.in_(ids[start : start + ROWS_PER_STATEMENT]))
+            for start in range(0, len(ids), ROWS_PER_STATEMENT)
+        )
+        # A list is a user's by its column, or because its head names them.
+        position = sa.func.strpos if self.dialect == "postgresql" else sa.func.instr
+        in_head = position(LISTS.c.head, f'"user":{json.dumps(user, ensure_ascii=False)}') > 0
+        query = sa.select(LISTS.c.list_id).where((LISTS.c.user == user) | in_head).limit(ROWS_PER_STATEMENT)
+        remaining = list(connection.execute(query).scalars())
+        proof["lists found"] = len(remaining)
+        return remaining
+
+    def forgotten_at(self, user: str) -> int:
+        """When a user was forgotten last, microseconds UTC; 0: never."""
+        rows = self.fetch(_FORGOTTEN_AT, user_hash=hash_of(user))
+        return int(rows[0][0] or 0) if rows else 0
+
+    def forgotten_at_each(self, users: Sequence[str]) -> list[int]:
+        """As `forgotten_at`, of several users."""
+        hashes = [hash_of(user) for user in users]
+        times: dict[str, int] = {}
+        for start in range(0, len(hashes), ROWS_PER_STATEMENT):
+            query = sa.select(FORGOTTEN).where(FORGOTTEN.c.hash.in_(hashes[start : start + ROWS_PER_STATEMENT]))
+            with self.reading() as connection:
+                times |= {row.hash: int(row.received) for row in connection.execute(query)}
+        return [times.get(user_hash, 0) for user_hash in hashes]
+
+    def forgotten_by_hash(self) -> dict[str, int]:
+        """When each user who was forgotten was so last, microseconds UTC, by `hash_of` the id."""
+        with self.reading() as connection:
+            return {row.hash: int(row.received) for row in connection.execute(sa.select(FORGOTTEN))}
+
+    def forget_count(self) -> int:
+        """How often a user was forgotten: grows with each time, whatever the clocks say."""
+        rows = self.fetch(_FORGET_COUNT)
+        return int(rows[0][0] or 0) if rows else 0
+
+
+def increment_forget_count(connection: Any) -> None:
+    """Within the transaction that forgets."""
+    before = connection.execute(_FORGET_COUNT).scalar()
+    if before is None:
+        connection.execute(sa.insert(MARKS).values(key=FORGET_COUNT, value="1"))
+    else:
+        connection.execute(sa.update(MARKS).where(MARKS.c.key == FORGET_COUNT).values(value=str(int(before) + 1)))
+
+
+def count_rows(connection: Any, condition: Any) -> int:
+    """The number of rows of a condition's table that it holds for."""
+    return int(connection.execute(sa.select(sa.func.count()).where(condition)).scalar_one())
+
+
+def _delete_user(
+    connection: Any, user: str, other_lists: Sequence[str], list_ids: set[str], proof: dict[str, int]
+) -> None:
+    """Delete the rows of a user and these other lists. Adds to the proof, and the ids of the lists to `list_ids`."""
+    versions = VERSIONED_TABLES["users"]
+    own = sa.select(LISTS.c.list_id).where((LISTS.c.user == user) | LISTS.c.list_id.in_(other_lists))
+    # Of lists that were not stored, impressions are a user's where the user's events name the list.
+    lost = sa.select(EVENTS.c.list_id).where(EVENTS.c.user == user, EVENTS.c.list_id.is_not(None))
+    lost = lost.where(~sa.exists().where(LISTS.c.list_id == EVENTS.c.list_id)).distinct()
+    ids = [*connection.execute(own).scalars(), *connection.execute(lost).scalars()]
+    list_ids.update(ids)
+    for start in range(0, len(ids), ROWS_PER_STATEMENT):
+        part = ids[start : start + ROWS_PER_STATEMENT]
+        for table in (IMPRESSIONS, LISTS):
+            deletion = sa.delete(table).where(table.c.list_id.in_(part))
+            proof[f"{table.name} removed"] += connection.execute(deletion).rowcount
+    proof["events removed"] += connection.execute(sa.delete(EVENTS).where(EVENTS.c.user == user)).rowcount
+    proof["versions removed"] += connection.execute(sa.delete(versions).where(versions.c.id == user)).rowcount

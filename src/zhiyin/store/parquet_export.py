@@ -1,0 +1,194 @@
+"""A store as Parquet files, for other programs or another store; and such files taken in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from zhiyin.core.atomic_folders import whole_folder
+from zhiyin.core.errors import DataError, MissingExtraError
+from zhiyin.core.run import Run, log
+from zhiyin.store.event_log import MAX_EVENTS_PER_TRANSACTION, EventLog
+from zhiyin.store.forgetting import ForgottenUsers, increment_forget_count
+from zhiyin.store.records import Event, hash_of
+from zhiyin.store.tables import (
+    COLUMN_TYPES,
+    EVENT_COLUMNS,
+    EVENTS,
+    FORGOTTEN,
+    IMPRESSIONS,
+    LISTS,
+    ROWS_PER_STATEMENT,
+    VERSIONED_TABLES,
+)
+from zhiyin.store.versioned_tables import VersionedTables
+
+try:
+    import sqlalchemy as sa
+except ImportError:
+    raise MissingExtraError("sqlalchemy", "serve", "the store") from None
+
+# Rows of one file; of lists, whose arrays take kilobytes each, fewer.
+ROWS_PER_FILE, LISTS_PER_FILE = 100_000, 5_000
+_FRAMES: dict[str, dict[str, Any]] = {
+    "lists": {
+        "list_id": pl.String, "user": pl.String, "time": pl.Int64, "version": pl.Int64, "placement": pl.String,
+        "head": pl.String, "arrays": pl.Binary,
+    },
+    "impressions": {"list_id": pl.String, "time": pl.Int64, "items": pl.String},
+    "forgotten": {"hash": pl.String, "received": pl.Int64},
+}  # fmt: skip
+
+
+class ParquetExport(EventLog, VersionedTables, ForgottenUsers):
+    """Exports a store and loads exports."""
+
+    def export(self, folder: str | Path, run: Run | None = None) -> Path:
+        """Write everything as Parquet; whole or not at all.
+
+        Files: events/, lists/ and impressions/part-*.parquet; items, users, placements, catalogue_schema and
+        forgotten.parquet.
+        """
+        with whole_folder(Path(folder)) as draft, (run or Run()).bar("Exporting", self.count()) as advance:
+            for table in (EVENTS, LISTS, IMPRESSIONS):
+                (draft / table.name).mkdir()
+                batches = self.event_batches(size=ROWS_PER_FILE) if table is EVENTS else self._batches(table)
+                for number, batch in enumerate(batches):
+                    batch.write_parquet(draft / table.name / f"part-{number:05}.parquet")
+                    advance(len(batch) if table is EVENTS else 0, table.name)
+            for name in VERSIONED_TABLES:
+                newest, _ = self.changes_since(name)
+                rows = [(key, json.dumps(values)) for key, values in newest.items() if values is not None]
+                frame = pl.DataFrame(rows, schema={"id": pl.String, "columns": pl.String}, orient="row")
+                frame.write_parquet(draft / f"{name}.parquet")
+            forgotten = list(self.forgotten_by_hash().items())
+            frame = pl.DataFrame(forgotten, schema=_FRAMES["forgotten"], orient="row")
+            frame.write_parquet(draft / "forgotten.parquet")
+        return Path(folder)
+
+    def _batches(self, table: sa.Table) -> Iterator[pl.DataFrame]:
+        """All rows of lists or impressions in the order of their primary key."""
+        size = LISTS_PER_FILE if table is LISTS else ROWS_PER_FILE
+        (key,) = table.primary_key.columns
+        schema = _FRAMES[table.name]
+        query, after = sa.select(*(table.c[name] for name in schema), key).order_by(key).limit(size), None
+        while True:
+            with self.reading() as connection:
+                rows = connection.execute(query if after is None else query.where(key > after)).all()
+            if not rows:
+                return
+            yield pl.DataFrame([row[:-1] for row in rows], schema=schema, orient="row")
+            after = rows[-1][-1]
+
+    def load(
+        self,
+        folder: str | Path,
+        run: Run | None = None,
+        catalogue: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
+    ) -> int:
+        """Take in what `export` wrote; what is stored already stays. Returns the number of new events.
+
+        Left out are events of before their user was forgotten, here or there, and events that `append` would refuse,
+        which a warning counts.
+
+        Parameters
+        ----------
+        catalogue: columns of items and users by table and id, as their types have them, in place of those of the files.
+        """
+        folder = Path(folder)
+        event_files = sorted((folder / "events").glob("part-*.parquet"))
+        if not event_files and not (folder / "items.parquet").is_file():
+            raise DataError("this is no export of a store", file=folder, remedy="name the folder that was written")
+        self._load_rows(folder / "forgotten.parquet", FORGOTTEN)
+        forgotten = self.forgotten_by_hash()
+        n_new = self._load_events(event_files, forgotten, run or Run())
+        for table in (LISTS, IMPRESSIONS):
+            for path in sorted((folder / table.name).glob("part-*.parquet")):
+                self._load_rows(path, table, forgotten)
+        for name in VERSIONED_TABLES:
+            checked = None if catalogue is None else catalogue.get(name)
+            rows_by_id: Mapping[str, Any] = exported_rows(folder, name) if checked is None else checked
+            if name == "users" and forgotten:
+                rows_by_id = {user: values for user, values in rows_by_id.items() if hash_of(user) not in forgotten}
+            write = self.patch if name == COLUMN_TYPES else self.put
+            write(name, rows_by_id)
+        return n_new
+
+    def _load_events(self, files: list[Path], forgotten: Mapping[str, int], run: Run) -> int:
+        n_new, n_refused, first_reason = 0, 0, ""
+        with run.bar("Loading", len(files)) as advance:
+            for path in files:
+                frame = _without_forgotten(_read_exported(path, list(EVENT_COLUMNS)), forgotten)
+                for part in frame.iter_slices(MAX_EVENTS_PER_TRANSACTION):
+                    events, reason = _valid_events(part.select(EVENT_COLUMNS), self.clock())
+                    n_new += sum(seq > 0 for seq in self.append_validated(events))
+                    n_refused += len(part) - len(events)
+                    first_reason = first_reason or reason
+                advance(1)
+        if n_refused:
+            log.warning("store: %s events were left out; the first: %s", f"{n_refused:,}", first_reason)
+        return n_new
+
+    def _load_rows(self, path: Path, table: sa.Table, forgotten: Mapping[str, int] | None = None) -> None:
+        """Insert the rows of a file that are not stored yet."""
+        if not path.is_file():
+            return
+        frame = _read_exported(path, list(_FRAMES[table.name]))
+        if table is LISTS:
+            frame = _without_forgotten(frame, forgotten or {})
+        for part in frame.iter_slices(ROWS_PER_STATEMENT):
+            with self.writing() as connection:
+                connection.execute(self._insert(table).on_conflict_do_nothing(), part.to_dicts())
+                if table is FORGOTTEN:
+                    increment_forget_count(connection)
+
+
+def exported_rows(folder: Path, name: str) -> dict[str, Any]:
+    """Columns by id of a table of an export, such as "items"; empty where it has no such file.
+
+    Raises DataError where the file is cut off or damaged.
+    """
+    path = Path(folder) / f"{name}.parquet"
+    if not path.is_file():
+        return {}
+    try:
+        return {key: json.loads(value) for key, value in _read_exported(path, ["id", "columns"]).iter_rows()}
+    except (ValueError, TypeError, RecursionError):
+        raise DataError("the columns of a row are no JSON", file=path, remedy="export again") from None
+
+
+def _read_exported(path: Path, names: list[str]) -> pl.DataFrame:
+    """Columns of a file of an export. Raises DataError where it is cut off or damaged."""
+    try:
+        return pl.read_parquet(path, columns=names)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise DataError(f"the file is cut off or damaged ({reason})", file=path, remedy="export again") from None
+
+
+def _without_forgotten(frame: pl.DataFrame, forgotten: Mapping[str, int]) -> pl.DataFrame:
+    """Rows (user, time, ...) but those of before their user was forgotten.
+
+    forgotten: microseconds UTC by `hash_of` the user.
+    """
+    if not forgotten:
+        return frame
+    users = frame["user"].drop_nulls().unique()
+    times = pl.DataFrame({"user": users, "forgotten_at": [forgotten.get(hash_of(user), -1) for user in users]})
+    joined = frame.join(times, on="user", how="left", maintain_order="left")
+    return joined.filter(pl.col("time") > pl.col("forgotten_at").fill_null(-1)).drop("forgotten_at")
+
+
+def _valid_events(frame: pl.DataFrame, now: int) -> tuple[list[Event], str]:
+    """The events of rows (EVENT_COLUMNS) that are valid, and why the first of the others is not."""
+    events, reason = [], ""
+    for row in frame.iter_rows():
+        try:
+            events.append(Event(*row).validated(now))
+        except DataError as error:
+            reason = reason or error.message
+    return events, reason

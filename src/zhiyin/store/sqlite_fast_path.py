@@ -1,0 +1,176 @@
+"""SQLite's settings, its queue of writers, and direct access without SQLAlchemy for what every request does.
+
+Each thread has a connection of its own, which keeps its statements prepared. Only reads by fixed statements
+(`Database.fetch`) and the insertion of events go this way. What that saves was measured and is printed by
+
+    python benchmarks/store.py fast-path
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import operator
+import sqlite3
+import threading
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from zhiyin.core.errors import MissingExtraError
+from zhiyin.store.errors import StoreAwayError, plain
+from zhiyin.store.records import Event
+from zhiyin.store.tables import HIGHEST_SEQ, STORED_EVENT_FIELDS
+
+try:
+    import sqlalchemy as sa
+    from sqlalchemy.dialects import sqlite
+except ImportError:
+    raise MissingExtraError("sqlalchemy", "serve", "the store") from None
+
+# Seconds that a writer waits for another one, and a reader for a connection.
+BUSY_TIMEOUT_SECONDS = 10.0
+# Pages of the write-ahead log from which on writers wait until all of it is written back.
+MAX_WAL_PAGES = 65_536
+# A commit is on the disk when it returns, and what is deleted is overwritten.
+PRAGMAS = (
+    "journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "temp_store=MEMORY", "cache_size=-16384",
+    # Pages that many commits touch are written back once for all of them, mostly by `Database.checkpoint`, for which no
+    # commit waits.
+    f"wal_autocheckpoint={2 * MAX_WAL_PAGES}",
+    f"busy_timeout={int(BUSY_TIMEOUT_SECONDS * 1000)}",
+)  # fmt: skip
+_event_fields = operator.attrgetter(*STORED_EVENT_FIELDS)
+
+
+class SqliteFastPath:
+    """The threads' own connections to one SQLite file.
+
+    Every method raises StoreFullError where the disk is full and StoreAwayError where the file cannot be used.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        # SQLite has one writer: those of this process wait in line here instead of trying again and again.
+        self._write_lock = threading.Lock()
+        self._thread_local, self.connections = threading.local(), weakref.WeakSet[_ThreadConnection]()
+        self._registry_lock = threading.Lock()
+
+    def fetch(self, statement: sa.Executable, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """All rows of a statement that is a constant of its module; its SQL is compiled once."""
+        sql, defaults = sqlite_text(statement)
+        with self.connection() as connection:
+            return connection.execute(sql, {**defaults, **parameters}).fetchall()
+
+    def insert_events(self, events: Sequence[Event], received: int) -> dict[str, int]:
+        """Insert valid events of different ids in one transaction. Returns the sequence numbers of new ones by id.
+
+        received: microseconds UTC.
+        """
+        highest_seq, _ = sqlite_text(HIGHEST_SEQ["sqlite"])
+        with self.write_turn(), self.connection() as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                before = connection.execute(highest_seq).fetchone()[0]
+                n_new, start = 0, 0
+                for size, statement in _INSERT_STATEMENTS.items():
+                    while len(events) - start >= size:
+                        values = itertools.chain.from_iterable(map(_event_fields, events[start : start + size]))
+                        n_new += connection.execute(statement, (received, *values)).rowcount
+                        start += size
+                if n_new == len(events):  # numbers are given in the order of the rows
+                    seq_by_id = {event.id: seq for seq, event in enumerate(events, before + 1)}
+                else:
+                    rows = connection.execute("SELECT id, seq FROM events WHERE seq > ?", (before,))
+                    seq_by_id = dict(rows.fetchall())
+                connection.execute("COMMIT")
+                return seq_by_id
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+
+    @contextmanager
+    def write_turn(self) -> Iterator[None]:
+        """Wait for the other writers of this process. Raises StoreAwayError after BUSY_TIMEOUT_SECONDS."""
+        if not self._write_lock.acquire(timeout=BUSY_TIMEOUT_SECONDS):
+            raise StoreAwayError("other writers hold the store", remedy="try again in a second")
+        try:
+            yield
+        finally:
+            self._write_lock.release()
+
+    @contextmanager
+    def connection(self) -> Iterator[sqlite3.Connection]:
+        """The connection of this thread, in autocommit mode."""
+        thread_connection = getattr(self._thread_local, "thread_connection", None)
+        try:
+            if thread_connection is None:
+                thread_connection = self._open_thread_connection()
+            with thread_connection.lock:
+                yield thread_connection.connection
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL):
+                self._thread_local.thread_connection = None  # whatever is wrong with it, the next call opens another
+            raise plain(error, self.path) from None
+
+    def close(self) -> None:
+        """Close all connections; one that is in use is waited for. A later call opens another."""
+        with self._registry_lock:
+            thread_connections, self._thread_local = list(self.connections), threading.local()
+            self.connections.clear()
+        for thread_connection in thread_connections:
+            with thread_connection.lock:
+                thread_connection.connection.close()
+
+    def _open_thread_connection(self) -> _ThreadConnection:
+        connection = sqlite3.connect(
+            str(self.path), BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        set_pragmas(connection, None)
+        thread_connection = _ThreadConnection(connection)
+        with self._registry_lock:
+            self._thread_local.thread_connection = thread_connection
+            self.connections.add(thread_connection)
+        return thread_connection
+
+
+class _ThreadConnection:
+    """A connection of one thread; closed by another only while it is not in use."""
+
+    __slots__ = ("__weakref__", "connection", "lock")
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection, self.lock = connection, threading.Lock()
+
+
+def set_pragmas(connection: Any, _: Any) -> None:
+    """Configure a new connection of the `sqlite3` module; a listener of SQLAlchemy's "connect"."""
+    connection.isolation_level = None  # transactions begin where we say, not where the driver thinks
+    cursor = connection.cursor()
+    for setting in PRAGMAS:
+        cursor.execute(f"PRAGMA {setting}")
+    cursor.close()
+
+
+@functools.cache
+def sqlite_text(statement: Any) -> tuple[str, dict[str, Any]]:
+    """SQLite's text of a statement, with named parameters, and values of those that the statement brings itself."""
+    compiled = statement.compile(dialect=sqlite.dialect(paramstyle="named"))
+    return str(compiled), {name: value for name, value in compiled.params.items() if value is not None}
+
+
+def _insert_statement(n_rows: int) -> str:
+    """The statement that inserts so many events; its first parameter is when they were received."""
+    n_fields = len(STORED_EVENT_FIELDS)
+    rows = ", ".join(
+        "(" + ", ".join(f"?{2 + row * n_fields + field}" for field in range(n_fields)) + ", ?1)"
+        for row in range(n_rows)
+    )
+    names = ", ".join(f'"{name}"' for name in STORED_EVENT_FIELDS)
+    return f"INSERT INTO events ({names}, received) VALUES {rows} ON CONFLICT (id) DO NOTHING"
+
+
+# A statement is prepared once for each number of rows: these add up to any number in few steps.
+_INSERT_STATEMENTS = {n_rows: _insert_statement(n_rows) for n_rows in (100, 10, 1)}
