@@ -1,0 +1,149 @@
+"""Intervals of an estimate, by name, from the sums of its terms.
+
+An estimate is a mean of weighted rewards, whose few large terms make its variance, plus the mean of a control (the
+reward model's part), which is bounded and varies little. The first gets the interval asked for, the second an empirical
+Bernstein interval with a small part of the error probability; the two are added.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.policies.off_policy.confidence_sequences import (
+    gamma_exponential_bound,
+    normal_mixture_bound,
+    normal_mixture_rho,
+)
+from zhiyin.policies.off_policy.estimate_sums import COUNT, EstimateSums
+from zhiyin.policies.off_policy.intervals import (
+    empirical_bernstein,
+    normal_interval,
+    scaled_clopper_pearson,
+    weighted_poisson_interval,
+)
+
+CLOPPER_PEARSON, GAMMA, NORMAL, BERNSTEIN, ANYTIME = (
+    "clopper_pearson", "gamma", "normal", "empirical_bernstein", "anytime",
+)  # fmt: skip
+INTERVALS = (CLOPPER_PEARSON, GAMMA, NORMAL, BERNSTEIN, ANYTIME)
+# The normal approximation needs as many positive outcomes and effective observations; below them it covers too little.
+NORMAL_MIN_POSITIVES = 300
+NORMAL_MIN_EFFECTIVE_SIZE = 1000.0
+# The part of the error probability that the control's interval gets.
+CONTROL_ALPHA_SHARE = 0.2
+# Intrinsic time, in squares of the largest term, at which the boundary of rare rewards is narrowest.
+_RARE_INTRINSIC_TIME = 10.0
+
+
+@dataclass(frozen=True)
+class IntervalSettings:
+    """How intervals are made.
+
+    Parameters
+    ----------
+    method: one of INTERVALS.
+    alpha: one minus the confidence.
+    reward_low, reward_high: the range of a reward.
+    max_weight: the largest weight that the two policies allow; None: the largest in the log stands for it.
+    planned_observations: where an anytime interval is to be narrowest.
+    normal_allowed: whether the log has what the normal approximation needs.
+    """
+
+    method: str
+    alpha: float
+    reward_low: float
+    reward_high: float
+    max_weight: float | None
+    planned_observations: int
+    normal_allowed: bool
+
+
+def check_interval(method: str) -> None:
+    """Raise ConfigError for a method that is not one of INTERVALS."""
+    if method not in INTERVALS:
+        raise ConfigError(f"there is no interval {method!r}", remedy=nearest(method, list(INTERVALS)))
+
+
+def interval_of(sums: EstimateSums, settings: IntervalSettings) -> tuple[float, float, str]:
+    """(low, high, method used) around an estimate; a normal interval that is not allowed becomes Clopper–Pearson."""
+    method = settings.method
+    if method == NORMAL and not settings.normal_allowed:
+        method = CLOPPER_PEARSON
+    if method == NORMAL or (method == ANYTIME and settings.normal_allowed):
+        low, high = _by_standard_error(sums, settings, method)
+    else:
+        low, high = _by_parts(sums, settings, method)
+    # An interval of the same quantity by other sums (IPS for SNIPS) may miss the estimate; a wider one holds as well.
+    value = sums.value
+    return min(low, value), max(high, value), method
+
+
+def _by_standard_error(sums: EstimateSums, settings: IntervalSettings, method: str) -> tuple[float, float]:
+    if method == NORMAL:
+        low, high = normal_interval(sums.value, sums.standard_error, settings.alpha)
+        return float(low), float(high)
+    # The asymptotic confidence sequence (Waudby-Smith et al., Annals of Statistics 2024).
+    rho = normal_mixture_rho(settings.planned_observations, settings.alpha)
+    deviation = sums.standard_error * np.sqrt(sums.n)
+    half = deviation * normal_mixture_bound(sums.n, rho, settings.alpha) / sums.n
+    return sums.value - half, sums.value + half
+
+
+def _by_parts(sums: EstimateSums, settings: IntervalSettings, method: str) -> tuple[float, float]:
+    has_control, has_rewards = not sums.control_is_known, sums.largest_weight > 0
+    control_alpha = settings.alpha * (CONTROL_ALPHA_SHARE if has_rewards else 1.0)
+    control_low, control_high = _control_interval(sums, control_alpha, method)
+    if not has_rewards:
+        return control_low, control_high
+    alpha = settings.alpha - (control_alpha if has_control else 0.0)
+    low, high = _reward_interval(sums, settings, alpha, method)
+    return control_low + low, control_high + high
+
+
+def _reward_interval(sums: EstimateSums, settings: IntervalSettings, alpha: float, method: str) -> tuple[float, float]:
+    """Of the mean of v * (r - floor), which are in [0, largest weight * range of rewards]."""
+    total, squares = sums.weighted_reward
+    largest = max(sums.largest_weight, settings.max_weight or 0.0)
+    ceiling = largest * (settings.reward_high - settings.reward_low)
+    count = float(sums.totals[COUNT])
+    mean = total / count
+    if method == BERNSTEIN:
+        variance = (squares / sums.n - (total / sums.n) ** 2) * sums.n / max(sums.n - 1, 1)
+        low, high = empirical_bernstein(total / sums.n, max(variance, 0.0), ceiling, sums.n, alpha)
+        scale = sums.n / count
+        return max(float(low) * scale, 0.0), float(high) * scale
+    if method == ANYTIME:
+        rho = normal_mixture_rho(_RARE_INTRINSIC_TIME * ceiling**2, alpha)
+        half = gamma_exponential_bound(squares, rho, ceiling, alpha / 2) / count
+        return max(mean - half, 0.0), mean + half
+    if method == GAMMA:
+        low, high = weighted_poisson_interval(total, squares, ceiling, count, alpha)
+    else:
+        scale = settings.reward_high - settings.reward_low
+        low, high = scaled_clopper_pearson(total / scale, largest, count, alpha)
+        low, high = scale * low, scale * high
+    return float(low), float(high)
+
+
+def _control_interval(sums: EstimateSums, alpha: float, method: str) -> tuple[float, float]:
+    total, squares = sums.control_sums
+    count = float(sums.totals[COUNT])
+    if sums.control_is_known:
+        return total / count, total / count
+    n, mean = sums.n, total / sums.n
+    width = max(sums.control_high - sums.control_low, np.finfo(float).tiny)
+    if method == ANYTIME:
+        # Squared distances from the range's middle, a prediction that is made before each observation.
+        middle = (sums.control_high + sums.control_low) / 2
+        time = squares - 2 * middle * total + n * middle**2
+        rho = normal_mixture_rho(_RARE_INTRINSIC_TIME * width**2, alpha)
+        half = gamma_exponential_bound(max(time, 0.0), rho, width, alpha / 2) / n
+        low, high = mean - half, mean + half
+    else:
+        variance = max((squares / n - mean**2) * n / max(n - 1, 1), 0.0)
+        bounds = empirical_bernstein(mean, variance, width, n, alpha)
+        low, high = float(bounds[0]), float(bounds[1])
+    return low * n / count, high * n / count
