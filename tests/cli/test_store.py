@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import closing
 from pathlib import Path
 
 import polars as pl
@@ -96,6 +97,28 @@ def test_a_damaged_store_is_restored(zhiyin: Command, kept: Path) -> None:
     kept.write_bytes(b"not a database" * 1000)
     zhiyin("store", "restore", "copy.db")
     assert json.loads(zhiyin("store", "info", "--json").stdout)["events"] == 3
+
+
+def test_a_backup_whose_rows_do_not_fit_is_restored_by_force_alone(zhiyin: Command, kept: Path, tmp_path: Path) -> None:
+    """As writes over HTTP are refused; values that can be converted are no obstacle."""
+    store = Store(kept)
+    store.put("items", {"a": {"price": 5}, "b": {"price": "cheap"}, "c": {"size": 2.0}, "d": {"price": "dear"}})
+    store.put("items", {"d": None})
+    identity = store.identity
+    store.backup(tmp_path / "copy.db")
+    store.close()
+    with open("zhiyin.toml", "a") as settings:
+        settings.write('[schema]\nitems = { price = "number", size = "int" }\n')
+    refused = zhiyin("store", "restore", "copy.db", code=1).stderr
+    assert "1 rows do not fit" in refused
+    assert "items 'b'" in refused
+    assert "--force" in refused
+    with closing(Store(kept)) as store:
+        assert store.identity == identity
+    assert "does not fit: items 'b'" in zhiyin("store", "restore", "copy.db", "--force").stderr
+    with closing(Store(kept)) as store:
+        assert store.identity != identity
+        assert store.get("items", "b") == ({"price": "cheap"}, 1)
 
 
 def test_what_cannot_be_restored(zhiyin: Command, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,11 @@ import typer
 from zhiyin.cli.options import CONFIG, ConfigFile, Json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from zhiyin.core.errors import DataError
+    from zhiyin.service.import_validation import InvalidRow
+    from zhiyin.store.database import Store
 
 # Rows that are named where many are left out.
 MAX_LISTED_ROWS = 20
@@ -84,7 +88,6 @@ def load(
     """
     from zhiyin.cli.output import say
     from zhiyin.cli.project import open_project, open_store
-    from zhiyin.core.errors import DataError
     from zhiyin.pipeline.bundles import Bundles
     from zhiyin.service.import_validation import learned_types, validate_import
 
@@ -94,18 +97,10 @@ def load(
     try:
         checked = validate_import(store, folder, learned, project.config.schema.types)
         if checked.invalid_rows and not skip:
-            first = checked.invalid_rows[0]
-            raise DataError(
-                f"{len(checked.invalid_rows):,} rows do not fit the types of their columns; "
-                f"the first, {first.table} {first.key!r}: {first.reason}",
-                file=folder / f"{first.table}.parquet",
-                remedy="declare another type: PUT /v1/schema or [schema], or leave such rows out: --skip",
-            )
+            file = folder / f"{checked.invalid_rows[0].table}.parquet"
+            raise _misfit_error(checked.invalid_rows, file, "leave such rows out: --skip")
         new = checked.load(store, folder, project.run)
-        for row in checked.invalid_rows[:MAX_LISTED_ROWS]:
-            say(f"left out: {row.table} {row.key!r}: {row.reason}")
-        if len(checked.invalid_rows) > MAX_LISTED_ROWS:
-            say(f"left out: {len(checked.invalid_rows) - MAX_LISTED_ROWS:,} more rows")
+        _list_rows("left out", checked.invalid_rows)
         say(f"{new:,} new events")
     finally:
         store.close()
@@ -129,9 +124,14 @@ def backup(
 
 @app.command()
 def restore(
-    file: Annotated[Path, typer.Argument(help="What zhiyin store backup wrote.")], config: ConfigFile = CONFIG
+    file: Annotated[Path, typer.Argument(help="What zhiyin store backup wrote.")],
+    force: Annotated[bool, typer.Option("--force", help="Restore also rows that do not fit, and name them.")] = False,
+    config: ConfigFile = CONFIG,
 ) -> None:
     """Put a backup in the place of the store, which nobody may use meanwhile. The old file is kept beside it.
+
+    Items and users are checked against the types of their columns, as writes over HTTP are. Where one does not fit
+    nothing is restored, but with --force: the service then sets aside the values that do not fit.
 
     Who was forgotten since the backup was made is forgotten again. The old file still holds what it held: delete it
     when it is no longer needed.
@@ -139,22 +139,34 @@ def restore(
     \b
     Examples:
       zhiyin store restore monday.db
+      zhiyin store restore monday.db --force
     """
     from zhiyin.cli.output import say
     from zhiyin.cli.project import open_project
     from zhiyin.core.errors import ConfigError
+    from zhiyin.pipeline.bundles import Bundles
+    from zhiyin.service.import_validation import invalid_rows_of, learned_types
     from zhiyin.store.restore import restore as restore_backup
 
     project = open_project(config)
     address = project.store_address
     if "://" in address and not address.startswith("sqlite:///"):
         raise ConfigError("a PostgreSQL store is restored by pg_restore", remedy="or load an export: zhiyin store load")
-    aside, again = restore_backup(address.removeprefix("sqlite:///"), file, project.run)
+    learned = learned_types(Bundles(project.home / project.config.train.output / "bundles"))
+    invalid_rows: list[InvalidRow] = []
+
+    def validate(copy: Store) -> None:
+        invalid_rows.extend(invalid_rows_of(copy, learned, project.config.schema.types))
+        if invalid_rows and not force:
+            raise _misfit_error(invalid_rows, file, "restore them as they are: --force")
+
+    aside, n_forgotten = restore_backup(address.removeprefix("sqlite:///"), file, project.run, validate)
     say(f"the store is as it was in {file}")
+    _list_rows("does not fit", invalid_rows)
     if aside is not None:
         say(f"the store before is kept in {aside}")
-    if again:
-        say(f"{again} users who were forgotten since were forgotten again")
+    if n_forgotten:
+        say(f"{n_forgotten} users who were forgotten since were forgotten again")
 
 
 @app.command()
@@ -196,6 +208,28 @@ def drop(
         say(f"{n_dropped['events']:,} events and {n_dropped['lists']:,} lists were dropped")
     finally:
         store.close()
+
+
+def _misfit_error(rows: Sequence[InvalidRow], file: Path, remedy: str) -> DataError:
+    """The error that names the first of some rows that do not fit the types of their columns."""
+    from zhiyin.core.errors import DataError
+
+    return DataError(
+        f"{len(rows):,} rows do not fit the types of their columns; "
+        f"the first, {rows[0].table} {rows[0].key!r}: {rows[0].reason}",
+        file=file,
+        remedy=f"declare another type: PUT /v1/schema or [schema], or {remedy}",
+    )
+
+
+def _list_rows(outcome: str, rows: Sequence[InvalidRow]) -> None:
+    """Print what became of some rows, by name up to MAX_LISTED_ROWS."""
+    from zhiyin.cli.output import say
+
+    for row in rows[:MAX_LISTED_ROWS]:
+        say(f"{outcome}: {row.table} {row.key!r}: {row.reason}")
+    if len(rows) > MAX_LISTED_ROWS:
+        say(f"{outcome}: {len(rows) - MAX_LISTED_ROWS:,} more rows")
 
 
 @contextmanager

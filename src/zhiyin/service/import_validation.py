@@ -1,4 +1,5 @@
-"""Validation of an export before it is loaded: items and users are checked against the types of the store's columns.
+"""Validation of an export, or of a backup, before it is loaded: items and users are checked against the types of their
+columns.
 
 The check is the one that HTTP writes go through, `service/live_schema.py`.
 """
@@ -6,6 +7,7 @@ The check is the one that HTTP writes go through, `service/live_schema.py`.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +80,27 @@ def validate_import(store: Store, folder: Path, learned: CatalogueSchema, settin
     stored, _ = store.changes_since(COLUMN_TYPES)
     exported = exported_rows(folder, COLUMN_TYPES)
     merged = {key: {**(stored.get(key) or {}), **(exported.get(key) or {})} for key in {*stored, *exported}}
-    schema = live.effective_types(learned, types_of(merged))
+    rows = {table: exported_rows(folder, table) for table in TABLES}
+    return _validate(rows, live.effective_types(learned, types_of(merged)))
+
+
+def invalid_rows_of(store: Store, learned: CatalogueSchema, settings: CatalogueSchema) -> list[InvalidRow]:
+    """Items and users of a store, such as a restored backup, that a write over HTTP would refuse.
+
+    Parameters
+    ----------
+    learned: types of the catalogue of the version in use.
+    settings: types of the settings file.
+    """
+    rows = {table: store.changes_since(table)[0] for table in TABLES}
+    present = {table: {key: row for key, row in rows[table].items() if row is not None} for table in TABLES}
+    return _validate(present, LiveSchema(store, settings).effective_types(learned)).invalid_rows
+
+
+def _validate(rows_by_table: Mapping[str, Mapping[str, Any]], schema: CatalogueSchema) -> ValidatedImport:
+    """Rows by id of items and users, converted to their types."""
     result = ValidatedImport({}, {}, [])
-    for table in TABLES:
-        rows = exported_rows(folder, table)
+    for table, rows in rows_by_table.items():
         objects = {key: row for key, row in rows.items() if isinstance(row, dict)}
         valid, errors, result.new_types[table] = convert_rows(table, objects, schema)
         result.rows[table] = {key: row for key, row in valid.items() if row is not None}

@@ -1,10 +1,11 @@
-"""A backup of an SQLite store takes the store's place; who was forgotten since stays forgotten."""
+"""Restores a backup in the place of an SQLite store; who was forgotten since the backup stays forgotten."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
 import uuid
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -21,42 +22,57 @@ from zhiyin.store.tables import IDENTITY
 PAGES_PER_STEP = 2_000
 
 
-def restore(path: str | Path, backup: str | Path, run: Run | None = None) -> tuple[Path | None, int]:
-    """Put a backup in the place of the store at `path`. Returns where the old file is kept, if there was one, and how
-    many users were forgotten again.
+def restore(
+    path: str | Path, backup: str | Path, run: Run | None = None, validate: Callable[[Store], None] | None = None
+) -> tuple[Path | None, int]:
+    """Put a backup in the place of the store at `path`.
 
-    Raises StoreAwayError while anybody else has the store open, DataError where the backup is none or is damaged; the
-    store is then as it was.
+    Returns where the old file is now, if there was one, and how many users were forgotten again.
+
+    Parameters
+    ----------
+    validate: is called with the copy before it takes the place of the store, and raises where it must not.
+
+    Raises StoreAwayError while anybody else has the store open, DataError where the backup is no store or is damaged;
+    the store is then as it was.
     """
     path, backup = Path(path).absolute(), Path(backup).absolute()
-    _check(backup)
+    _check_file(backup)
     if path.exists() and path.samefile(backup):
         raise DataError("a store cannot be restored from itself", file=backup, remedy="name the backup")
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.restoring")
     try:
-        with (run or Run()).bar("Copying", None) as advance, plain_errors(path):
-            draft.unlink(missing_ok=True)
-            draft.touch(0o600)
-            with closing(sqlite3.connect(f"{backup.as_uri()}?mode=ro", uri=True)) as old, closing(
-                sqlite3.connect(draft)
-            ) as new:  # fmt: skip
-                old.backup(
-                    new, pages=PAGES_PER_STEP, progress=lambda _, left, of: advance(0, f"{of - left:,} of {of:,} pages")
-                )
-        _check(draft)
-        _rename(draft)
-        again = 0
-        if path.exists():
-            again = _forget_again(path, draft)
-            _keep_keys(path, draft)
-        return _swap(path, draft), again
+        with plain_errors(path):
+            _copy(backup, draft, run or Run())
+        _check_file(draft)
+        _change_identity(draft)
+        if validate is not None:
+            with closing(Store(draft)) as copy:
+                validate(copy)
+        n_forgotten = _take_over(path, draft) if path.exists() else 0
+        return _swap(path, draft), n_forgotten
     finally:
         for end in ("", "-wal", "-shm", "-journal"):
             draft.with_name(draft.name + end).unlink(missing_ok=True)
 
 
-def _check(path: Path) -> None:
+def _copy(backup: Path, draft: Path, run: Run) -> None:
+    draft.unlink(missing_ok=True)
+    draft.touch(0o600)
+    with (
+        run.bar("Copying", None) as advance,
+        closing(sqlite3.connect(f"{backup.as_uri()}?mode=ro", uri=True)) as source,
+        closing(sqlite3.connect(draft)) as target,
+    ):
+        source.backup(
+            target,
+            pages=PAGES_PER_STEP,
+            progress=lambda _, left, of: advance(0, f"{of - left:,} of {of:,} pages"),
+        )
+
+
+def _check_file(path: Path) -> None:
     """Raises DataError for a file that is no store, or is damaged."""
     if not path.is_file():
         raise DataError("there is no such file", file=path, remedy="name what zhiyin store backup wrote")
@@ -74,54 +90,46 @@ def _check(path: Path) -> None:
         raise DataError(f"the file is damaged: {problem}", file=path, remedy="take another backup")
 
 
-def _rename(path: Path) -> None:
-    """Another identity: numbers that the backup has not given yet were given to other events by the store before it."""
+def _change_identity(path: Path) -> None:
+    """Numbers that the backup has not given yet were given to other events by the store before it."""
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("DELETE FROM meta WHERE key = ?", (IDENTITY,))
         connection.execute("INSERT INTO meta (key, value) VALUES (?, ?)", (IDENTITY, uuid.uuid4().hex))
 
 
-def _forget_again(path: Path, draft: Path) -> int:
-    """Remove from a copy of the backup who was forgotten after it was made."""
+def _take_over(path: Path, draft: Path) -> int:
+    """Bring over from the present store what must not be undone: who was forgotten since the backup, and its keys, of
+    which one may have been revoked. Returns how many users were forgotten again."""
     try:
         present = Store(path)
     except ZhiyinError:
         log.warning("store: the old file cannot be read: who was forgotten since the backup is not known")
-        return 0
-    copy = Store(draft)
-    try:
-        in_backup = copy.forgotten_by_hash()
-        since = {one for one, when in present.forgotten_by_hash().items() if when != in_backup.get(one)}
-        if not since:
-            return 0
-        query = "SELECT user FROM events UNION SELECT id FROM users UNION SELECT user FROM lists WHERE user IS NOT NULL"
-        with copy.reading() as connection:
-            users = [user for (user,) in connection.exec_driver_sql(query) if hash_of(user) in since]
-        for user in users:
-            copy.forget(user)
-        return len(users)
-    finally:
-        present.close()
-        copy.close()
-
-
-def _keep_keys(path: Path, draft: Path) -> None:
-    """Give a copy of the backup the keys of the store that is there: one revoked since must not come back."""
-    try:
-        present = Store(path)
-    except ZhiyinError:
         log.warning("store: the old file cannot be read: keys are as they were in the backup; see zhiyin key list")
-        return
-    copy = Store(draft)
-    try:
+        return 0
+    with closing(present), closing(Store(draft)) as copy:
+        n_forgotten = _forget_again(present, copy)
         KeyTable(copy).take_from(KeyTable(present))
-    finally:
-        present.close()
-        copy.close()
+    return n_forgotten
+
+
+def _forget_again(present: Store, copy: Store) -> int:
+    """Delete from a copy of the backup who was forgotten after it was made. Returns how many users."""
+    in_backup = copy.forgotten_by_hash()
+    since = {user_hash for user_hash, at in present.forgotten_by_hash().items() if at != in_backup.get(user_hash)}
+    if not since:
+        return 0
+    query = (
+        'SELECT "user" FROM events UNION SELECT id FROM users UNION SELECT "user" FROM lists WHERE "user" IS NOT NULL'
+    )
+    with copy.reading() as connection:
+        users = [user for (user,) in connection.exec_driver_sql(query) if hash_of(user) in since]
+    for user in users:
+        copy.forget(user)
+    return len(users)
 
 
 def _swap(path: Path, draft: Path) -> Path | None:
-    """The draft takes the place of the store, whose file is kept beside it."""
+    """Put the draft in the place of the store. Returns where the old file is now; None where there was none."""
     if not path.exists():
         replace_durably(draft, path)
         return None
@@ -140,12 +148,12 @@ def _swap(path: Path, draft: Path) -> Path | None:
                 raise StoreAwayError(
                     "another process uses the store", file=path, remedy="stop zhiyin serve; then restore again"
                 ) from None
-            for end in ("-wal", "-shm"):  # the store is damaged: all of it is kept, nothing read
+            for end in ("-wal", "-shm"):  # the store is damaged: all of it stays as it is, nothing is read
                 if (journal := path.with_name(path.name + end)).exists():
                     journal.replace(aside.with_name(aside.name + end))
         try:
             os.link(path, aside)
-        except OSError:  # a file system without second names
+        except OSError:  # a file system without hard links
             path.replace(aside)
         replace_durably(draft, path)
     return aside
