@@ -10,12 +10,12 @@ from zhiyin.core.parallel import for_chunks
 from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.policies.action_sets import ActionSets
-from zhiyin.policies.linear_policy import ScoredPolicy
+from zhiyin.policies.linear_policy import LinearPolicy
 from zhiyin.policies.probabilities import greedy_probabilities
 
 
 @dataclasses.dataclass
-class LinUCB(ScoredPolicy):
+class LinUCB(LinearPolicy):
     """The action of the highest upper bound xᵀθ + α √(xᵀA⁻¹x).
 
     Without a `floor` the choice is deterministic, and a log of it says little about other policies.
@@ -23,10 +23,11 @@ class LinUCB(ScoredPolicy):
 
     alpha: float = param(0.5, "width of the bound in standard deviations", at_least=0, tune=(0.05, 4), log=True)
 
-    def _scores(self, sets: ActionSets) -> np.ndarray:
-        """float64[m], upper bounds; scores of the caller have none, and are not used."""
+    def _prepare(self, sets: ActionSets) -> ActionSets:
+        """With upper bounds as scores; scores of the caller have no bounds, and are not used."""
         posterior, features = self._posterior_of(sets)
-        return posterior.expected(features) + self.alpha * posterior.deviation(features)
+        bounds = posterior.expected(features) + self.alpha * posterior.deviation(features)
+        return dataclasses.replace(sets, scores=bounds, features=None)
 
     def _probabilities(self, sets: ActionSets, seeds: np.ndarray, run: Run) -> np.ndarray:
         bounds, out = sets.scores, np.empty(len(sets.actions))

@@ -66,9 +66,7 @@ class LinearPosterior:
     @cached_property
     def root(self) -> np.ndarray:
         """float64[d, d], lower triangular: L⁻¹. With z ~ N(0, I), L⁻ᵀz ~ N(0, A⁻¹); |L⁻¹x|² = xᵀA⁻¹x."""
-        from scipy.linalg import solve_triangular
-
-        return np.ascontiguousarray(solve_triangular(self.factor, np.eye(self.n_features), lower=True))
+        return _inverse_of_lower(self.factor)
 
     @cached_property
     def mean(self) -> np.ndarray:
@@ -108,6 +106,21 @@ def _update(precision, response, features, rewards, reg, discount):
     for i in range(d):
         for j in range(i):
             precision[j, i] = precision[i, j]
+
+
+# Not by LAPACK: for matrices this small, its threads cost more time than they save.
+@kernel
+def _inverse_of_lower(factor):
+    d = len(factor)
+    out = np.zeros((d, d))
+    for j in range(d):
+        out[j, j] = 1.0 / factor[j, j]
+        for i in range(j + 1, d):
+            total = 0.0
+            for k in range(j, i):
+                total += factor[i, k] * out[k, j]
+            out[i, j] = -total / factor[i, i]
+    return out
 
 
 # A row is summed in the same order wherever it stands: the probabilities of actions must not depend on their order.
