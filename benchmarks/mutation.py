@@ -206,6 +206,7 @@ class _Loaded:
     def __init__(self, module: str, source: str) -> None:
         self.path = str(PACKAGE / module)
         self.functions: dict[str, list[FunctionType]] = defaultdict(list)
+        gc.unfreeze()  # tests/conftest.py froze what lived when the tests were collected
         objects = gc.get_objects()
         for found in objects:
             if isinstance(found, FunctionType) and found.__code__.co_filename == self.path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pwd
 import shutil
@@ -35,6 +36,15 @@ os.environ.setdefault("POLARS_MAX_THREADS", "2")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 use_kernel_cache()
+# Half a million objects of packages and tests live until the end: the collector need not look at them again and again.
+GC_THRESHOLDS = (10_000, 20, 20)
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)
