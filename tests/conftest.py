@@ -17,12 +17,13 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.examples import USUAL
 from tests.kernel_cache import use_kernel_cache
 
 # The same examples each time, and no clock: the first call of a kernel compiles it. `--hypothesis-profile fast` takes
 # fewer of them.
-settings.register_profile("zhiyin", deadline=None, derandomize=True, max_examples=60)
-settings.register_profile("fast", deadline=None, derandomize=True, max_examples=15)
+settings.register_profile("zhiyin", deadline=None, derandomize=True, max_examples=USUAL)
+settings.register_profile("fast", deadline=None, derandomize=True, max_examples=USUAL // 4)
 settings.load_profile("zhiyin")
 # Who takes one of these starts a browser, or a server of a database: its tests are marked slow.
 SLOW_FIXTURES = {"chromium", "cluster", "postgres", "redis_url"}

@@ -44,6 +44,7 @@ def _outer(package: Path) -> tuple[int, int]:
     return int(value), int(hits)
 
 
+@pytest.mark.slow
 def test_a_clone_at_another_path_finds_the_kernels_and_a_changed_callee_is_compiled(
     package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -131,6 +131,7 @@ def test_nothing_heavy_without_a_store(project: Path) -> None:
     assert done.stdout.strip().endswith("False")
 
 
+@pytest.mark.slow
 def test_as_a_module(project: Path) -> None:
     """`python -m zhiyin` is what the service starts."""
     words: list[Any] = [sys.executable, "-P", "-m", "zhiyin", "versions", "--json"]

@@ -79,6 +79,7 @@ def test_a_file_is_the_old_one_or_the_new_one_wherever_the_process_ends(tmp_path
     assert read_json(file, "") == {"n": 2}
 
 
+@pytest.mark.slow
 def test_a_log_loses_at_most_its_last_line_wherever_the_process_ends(tmp_path: Path) -> None:
     file = tmp_path / "log.jsonl"
 

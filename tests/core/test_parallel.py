@@ -68,6 +68,7 @@ print(double(21), numba.config.CACHE_DIR)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
 @pytest.mark.parametrize("open_to_others", [False, True])
 def test_compiled_code_where_neither_package_nor_home_can_be_written(tmp_path: Path, open_to_others: bool) -> None:

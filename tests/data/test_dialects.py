@@ -21,6 +21,7 @@ import polars as pl
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from tests.examples import examples
 
 import zhiyin as zy
 from zhiyin.data.reading import read
@@ -202,7 +203,7 @@ def events_of(data: zy.Dataset) -> list[Row]:
 
 
 EACH = settings(
-    max_examples=8,
+    max_examples=examples(8),
     deadline=None,
     derandomize=True,
     database=None,

@@ -279,6 +279,7 @@ def test_drift_counts_new_users_and_items() -> None:
     assert "of users have no earlier event" in names["drift"].message
 
 
+@pytest.mark.slow
 def test_goodbooks_has_no_times_and_columns_that_leak() -> None:
     folder = Path(os.environ.get("ZHIYIN_DATA", "")) / "goodbooks"
     if not os.environ.get("ZHIYIN_DATA") or not folder.is_dir():

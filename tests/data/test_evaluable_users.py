@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.examples import examples
 
 from zhiyin.core.errors import DataError
 from zhiyin.data.dataset import Dataset
@@ -88,7 +89,7 @@ def test_a_split_by_time_that_is_insisted_on_stays() -> None:
     assert split(data, "time").test.window[0] > 41 * DAY
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.integers(2, 60), st.integers(1, 12), st.integers(0, 9), st.integers(0, 2000), st.sampled_from([0.1, 0.5]))
 def test_a_balanced_cut_leaves_its_share_of_the_users(
     users: int, events: int, seed: int, crowd: int, share: float

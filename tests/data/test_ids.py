@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.examples import examples
 
 from zhiyin.core.errors import DataError
 from zhiyin.data.ids import Ids, id_list, id_series
@@ -27,7 +28,7 @@ def test_encode_and_decode_are_inverse(raw: list) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(st.lists(st.integers(-50, 50), min_size=1), st.lists(st.integers(-60, 60), min_size=1))
 def test_one_answer_for_few_and_for_many(known: list[int], asked: list[int]) -> None:
     """More than 50,000 ids are looked up in a table or a join; the answer must be that of the search."""
@@ -88,7 +89,7 @@ _ANY = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(known=st.lists(st.integers(-9, 9), min_size=1), asked=st.lists(_ANY, max_size=6), data=st.data())
 def test_what_an_id_finds_does_not_depend_on_the_ids_beside_it(
     known: list[int], asked: list, data: st.DataObject

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 from sklearn import metrics as sk
+from tests.examples import examples
 
 from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.core.ranking_metrics import RANKING, hits_of
@@ -103,7 +104,7 @@ def test_hits_are_of_the_users_own_items() -> None:
     assert hits_of(lists, *truth).tolist() == [[False, True], [True, False], [False, False]]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(data=st.data())
 def test_ranking_metrics_stay_in_range(data: st.DataObject) -> None:
     n, width = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 12))
@@ -303,7 +304,7 @@ def test_popularity_groups_cut_at_the_first_and_last_fifth_of_events() -> None:
     assert beyond_accuracy.popularity_groups(np.zeros(3)).indices.tolist() == [2, 2, 2]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(data=st.data())
 def test_beyond_accuracy_stays_in_range(data: st.DataObject) -> None:
     n, k, n_items = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 6)), 8

@@ -192,6 +192,7 @@ def test_segments_part_the_users() -> None:
     assert set(ease.segments["head items"]) == {"users", "recall@10", "ndcg@10", "recall@20", "ndcg@20"}
 
 
+@pytest.mark.slow
 def test_folds_are_joined() -> None:
     data = big()
     parts = folds(data, 3, "7d")

@@ -116,6 +116,7 @@ def test_the_same_users_in_several_folds_are_no_more_users() -> None:
     assert paired_tests({"a": values, "b": np.tile(worse, 3)}, "a", users)["b"] == pytest.approx(p, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_intervals_over_folds_cover_with_repeated_users() -> None:
     rng, covered, naive = np.random.default_rng(11), [], []
     trials = 400

@@ -51,6 +51,7 @@ def test_values_are_ratings_and_not_only_sides(model: Sentiment) -> None:
     assert (np.diff(model.values) >= 0).all()
 
 
+@pytest.mark.slow
 def test_unrated_reviews_are_filled_and_nothing_else_changes() -> None:
     frame = reviews(600, 3).with_row_index("row")
     unrated = pl.col("row") % 5 == 0

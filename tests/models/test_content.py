@@ -77,6 +77,7 @@ def test_books_nobody_has_had_go_to_readers_of_their_genre(model: Recommender) -
     assert right.mean() > 0.95
 
 
+@pytest.mark.slow
 def test_pictures_alone_tell_the_genre(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     image = pytest.importorskip("PIL.Image")

@@ -33,6 +33,7 @@ def figures(request: pytest.FixtureRequest) -> dict[str, float]:
     return {model.name: model.metrics["ndcg@10"] for model in evaluation.models}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", BANDS)
 def test_ndcg_lies_in_its_band(text: str, figures: dict[str, float]) -> None:
     middle, half = BANDS[text]

@@ -180,8 +180,8 @@ def test_pairs() -> None:
 BANDS = [
     (BiasedMF(), 0.9267, 0.0010),
     (SVDpp(), 0.9205, 0.0010),
-    (TimeSVDpp(), 0.9092, 0.0010),
-    (BayesianFM(factors=8, sweeps=40, burn=10, kept=16), 0.8893, 0.0020),
+    pytest.param(TimeSVDpp(), 0.9092, 0.0010, marks=pytest.mark.slow),
+    pytest.param(BayesianFM(factors=8, sweeps=40, burn=10, kept=16), 0.8893, 0.0020, marks=pytest.mark.slow),
 ]
 
 

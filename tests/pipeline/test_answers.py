@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from zhiyin.core.errors import ConfigError, UnknownItemError
 from zhiyin.data.dataset import Dataset
 from zhiyin.models.factorization import ALS
@@ -60,7 +61,7 @@ def seen_by(user: str) -> set[str]:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     user=st.integers(0, 81),
     most=st.integers(0, N),

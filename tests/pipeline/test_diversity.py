@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
+from tests.examples import examples
 from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.data.histories import Histories
 from zhiyin.pipeline import diversity
@@ -38,7 +39,7 @@ def cosines(vectors: np.ndarray) -> np.ndarray:
     return (unit @ unit.T).astype(np.float64)
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(seed=st.integers(0, 10_000), k=st.integers(1, 8), balance=st.sampled_from([0.0, 0.3, 0.7, 1.0]))
 def test_mmr_is_its_definition(seed: int, k: int, balance: float) -> None:
     slates, vectors = drawn(seed)
@@ -61,7 +62,7 @@ def test_mmr_is_its_definition(seed: int, k: int, balance: float) -> None:
         assert sorted(dense[row].items) == sorted(items) == sorted(thin[row].items)
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(seed=st.integers(0, 10_000), k=st.integers(1, 5))
 def test_dpp_takes_what_adds_most_to_the_determinant(seed: int, k: int) -> None:
     slates, vectors = drawn(seed)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from zhiyin.core.errors import DataError
 from zhiyin.pipeline.exploration import MAX_REPLACEMENTS_PER_SLOT, OneSlot, Replacements, draw_replacements, uniforms
 from zhiyin.pipeline.filters import Filters
@@ -78,7 +79,7 @@ RULES = st.fixed_dictionaries({}, optional={
 })  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(table=RULES, order=st.permutations(range(N)), k=st.integers(1, 9), pinned=st.booleans(), seed=st.integers(0, 99))
 def test_what_a_policy_is_offered_is_what_keeps_the_rules(
     table: dict[str, object], order: list[int], k: int, pinned: bool, seed: int
@@ -183,7 +184,7 @@ def test_each_slot_is_offered_a_bounded_tail() -> None:
     assert policy.offered[0].items[:MAX_REPLACEMENTS_PER_SLOT].tolist() == list(range(5, 5 + MAX_REPLACEMENTS_PER_SLOT))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(chances=st.lists(st.lists(st.floats(0, 1), max_size=6), min_size=1, max_size=6), seed=st.integers(0, 2**60))
 def test_what_is_drawn_had_a_chance(chances: list[list[float]], seed: int) -> None:
     parts = [np.array(part) / max(1.0, sum(part)) for part in chances]

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.core.run import Run
 from zhiyin.models.masked_search import Compact, Mask, top_k_masked
@@ -300,7 +301,7 @@ def with_request(row: dict, user: dict, context: dict) -> dict:
 
 
 @pytest.mark.slow
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(condition(), brought())
 def test_equal_to_brute_force(tree, request_):
     """One filter, asked for the whole catalogue, for some items, and again from the cache."""
@@ -313,7 +314,7 @@ def test_equal_to_brute_force(tree, request_):
     assert FILTERS.where(sql, some, moment).tolist() == [expected[item] for item in some], sql
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(number(3), brought())
 def test_numbers_equal_to_brute_force(tree, request_):
     user, context = request_
@@ -323,7 +324,7 @@ def test_numbers_equal_to_brute_force(tree, request_):
     np.testing.assert_allclose(found, want, rtol=1e-12, err_msg=written(tree))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(condition(2), st.lists(brought(), min_size=2, max_size=4))
 def test_many_requests_at_once(tree, requests):
     """Row r of a batch is judged by the columns of its own request."""
@@ -404,7 +405,7 @@ def test_refused_with_a_reason(text, says):
     assert refused.value.remedy
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.text(alphabet=st.sampled_from(list("price <>=()'\",.*+-/%;|&!~^[]{}:@#$?0123456789ANDORTSELCIU\n\\`é中\x00")),
                max_size=60))  # fmt: skip
 def test_any_text_is_read_or_refused(text):
@@ -535,7 +536,7 @@ def test_many_threads_agree():
     assert filters.cached_bytes <= 2_000
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.integers(1, 300), st.floats(0, 1), st.floats(0, 1), st.integers(0, 99))
 def test_masks_are_sets(n, one, two, seed):
     rng = np.random.default_rng(seed)
@@ -552,7 +553,7 @@ def test_masks_are_sets(n, one, two, seed):
 # -- inside retrieval --------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.integers(1, 500), st.integers(1, 6), st.integers(1, 40), st.floats(0, 1), st.integers(0, 999), st.booleans())
 def test_the_best_k_that_pass(n, b, k, share, seed, ties):
     """Equal to a full sort, ties by code, with items excluded, for one query and for many."""

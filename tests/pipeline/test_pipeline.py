@@ -23,6 +23,7 @@ from zhiyin.ranking.examples import Candidates
 from zhiyin.testing.recommender import DAY, RecommenderConformance, assert_same_state
 
 
+@pytest.mark.slow
 def test_sources_are_fitted_the_same_twice_and_read_back_bit_for_bit(tmp_path: Path) -> None:
     one, other = (
         Pipeline(sources="als:factors=4; itemknn; transitions", ranker="none").fit(two_worlds()) for _ in range(2)
@@ -164,6 +165,7 @@ def test_who_was_never_judged_gets_no_strangers_list() -> None:
     assert fitted.choices_["long"] == fitted.choices_["short"] == "rrf"
 
 
+@pytest.mark.slow
 def test_without_optuna_sources_are_joined_untuned(monkeypatch: pytest.MonkeyPatch) -> None:
     from zhiyin.pipeline import automl
 
@@ -174,7 +176,7 @@ def test_without_optuna_sources_are_joined_untuned(monkeypatch: pytest.MonkeyPat
     assert len(found.sources_) == len(found.report_["tried"]) > 3
 
 
-@pytest.mark.parametrize("kinds", [12, 40])
+@pytest.mark.parametrize("kinds", [12, pytest.param(40, marks=pytest.mark.slow)])
 def test_a_ranker_learns_where_other_kinds_are_the_most_frequent_in_each_window(kinds: int) -> None:
     """Only so many kinds are counted apart: which ones is settled once, for training, judging and serving."""
     data = two_worlds()

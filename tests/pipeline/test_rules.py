@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from zhiyin.core.errors import ConfigError
 from zhiyin.data.histories import Histories
 from zhiyin.pipeline.exposure import MAX_DEFICIT_LISTS, deficits
@@ -51,7 +52,7 @@ def history(items: list[int], days_ago: list[float], kinds: list[int]) -> Histor
     return Histories.of(np.array([0, len(items)]), np.array(items), times=times, kinds=np.array(kinds, np.uint8))
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     most=st.integers(0, 7),
     exclude=st.sets(st.integers(0, N - 1), max_size=6),
@@ -97,7 +98,7 @@ def test_boosts_help_whatever_the_sign() -> None:
     assert [event["when"] for event in after.trace if event["step"] == "boost"] == ["small", "price > 5"]
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(order=st.permutations(range(N)), k=st.integers(1, N), most=st.integers(1, 3), strict=st.booleans())
 def test_caps_hold_and_yield_only_where_the_list_would_be_short(
     order: list[int], k: int, most: int, strict: bool
@@ -116,7 +117,7 @@ def test_caps_hold_and_yield_only_where_the_list_would_be_short(
     assert len(after) == (min(k, len(greedy)) if strict else min(k, N))
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(order=st.permutations(range(N)))
 def test_of_one_variant_the_best_stays(order: list[int]) -> None:
     after = rerank_one(book(dedupe="variant"), slate(order), RequestBatch.one(), N).items.tolist()
@@ -135,7 +136,7 @@ def test_pins_stand_where_they_are_pinned() -> None:
     assert [event["items"] for event in after.trace if event["step"] == "pin dropped"] == [[10]]
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(order=st.permutations(range(N)), k=st.integers(1, N), share=st.sampled_from([0.1, 0.25, 0.5]))
 def test_shares_are_reached_if_members_are_there(order: list[int], k: int, share: float) -> None:
     after = rerank_one(book(shares=[{"of": "small", "at_least": share}]), slate(order), RequestBatch.one(), k).items

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.rules_kept import ALL, CONDITIONS, ITEMS, NEW, RULES, TABLES, Asked, check, new_frame, shop
 from zhiyin.core.errors import ConfigError
 from zhiyin.models.content import Content
@@ -84,7 +85,7 @@ NOW = time.time_ns() // 1000
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(table=TABLES, requests=st.lists(REQUESTS, min_size=1, max_size=4), new=st.booleans())
 def test_every_rule_holds_in_every_list(table: dict[str, Any], requests: list[dict[str, Any]], new: bool) -> None:
     made = answers(table, new)
@@ -151,6 +152,7 @@ def test_every_rule_holds_for_lists_that_are_no_ones(rule: str) -> None:
 TARGET = {"exposure": [{"of": "genre = 'odd'", "target": 0.9}]}
 
 
+@pytest.mark.slow
 def test_exposure_reaches_its_target_for_users_of_another_taste() -> None:
     made, plain = answers(TARGET), answers({})
     sums = np.zeros((1, 3))
@@ -180,7 +182,7 @@ PEOPLE = pl.DataFrame({"id": [f"u{n}" for n in range(30)], "age": [[10, 25, None
 
 
 @pytest.mark.slow
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(table=TABLES, asked=MANY, new=st.booleans())
 def test_many_lists_are_those_of_each_alone(table: dict[str, Any], asked: dict[str, Any], new: bool) -> None:
     pins = {slot: item for slot, item in asked["pins"].items() if new or item in ITEMS}

@@ -140,6 +140,7 @@ def positions(data: Dataset, held: selection_windows.WindowPlan, which: str) -> 
     return int(np.searchsorted(times, first.test.window[0])), len(times)
 
 
+@pytest.mark.slow
 def test_nothing_that_judges_reaches_tuning_blending_or_stopping(seen: Seen) -> None:
     plain = build(shop())
     plan = Pipeline(windows=automl.WINDOWS, share=automl.SHARE).plan(plain, RUN)
@@ -166,6 +167,7 @@ def test_nothing_that_judges_reaches_tuning_blending_or_stopping(seen: Seen) -> 
     assert after.items("fit") >= markers
 
 
+@pytest.mark.slow
 def test_what_is_learned_from_reaches_no_tuning(seen: Seen) -> None:
     plain = build(shop())
     plan = Pipeline(windows=automl.WINDOWS, share=automl.SHARE).plan(plain, RUN)
@@ -218,6 +220,7 @@ def test_without_times_the_shares_are_disjoint(seen: Seen) -> None:
     assert not any(pairs(*arrays[:2]) & once for arrays in tuned)
 
 
+@pytest.mark.slow
 def test_the_gates_days_reach_nothing_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: Seen) -> None:
     """As it is typed: `zhiyin train --budget`."""
     monkeypatch.chdir(tmp_path)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data.test_evaluable_users import flood, log, shop
+from tests.examples import examples
 from tests.pipeline.test_promotion_gate import walks
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import Run
@@ -62,7 +63,7 @@ def check(data: Dataset, plan: WindowPlan) -> None:
     assert len(plan.learn) + len(plan.choose) < 2 or (plan.learn and plan.choose)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.integers(1, 300), st.integers(1, 40), st.integers(0, 5), st.booleans(), st.sampled_from([2, 10, 10**9]),
     st.integers(1, 20), st.sampled_from([0.001, 0.05, 0.1, 0.5]),

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from zhiyin.core.run import Run
 from zhiyin.pipeline.slot_allocation import (
     BY_ORDER,
@@ -61,7 +62,7 @@ def test_a_share_holds_where_a_cap_yields(k: int) -> None:
     assert (counts <= 2).all()
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=examples(150), deadline=None, derandomize=True)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=9),
     st.integers(1, 6),
@@ -138,7 +139,7 @@ def assigned(requests: list[list[Row]], k: int, constraints: Constraints, run: R
     return assign_slots(offsets, k, pins=pins, constraints=constraints, run=run)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(REQUESTS, st.integers(1, 6), st.lists(CAPS, max_size=2), st.lists(st.sampled_from([0.2, 0.5, 1.0]), max_size=2))
 def test_many_requests_are_each_alone(
     requests: list[list[Row]], k: int, caps: list[tuple[int, int, bool]], shares: list[float]
@@ -156,7 +157,7 @@ def test_many_requests_are_each_alone(
     np.testing.assert_array_equal(again.rows, both.rows)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(REQUESTS, st.integers(1, 6), st.lists(CAPS, max_size=2), st.lists(st.sampled_from([0.2, 0.5, 1.0]), max_size=2))
 def test_a_list_keeps_its_rules_in_their_order(
     requests: list[list[Row]], k: int, caps: list[tuple[int, int, bool]], shares: list[float]

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from zhiyin.core.errors import DataError
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
@@ -35,7 +36,7 @@ def every_item(n: int) -> Candidates:
     )  # fmt: skip
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(seed=st.integers(0, 1000), hour=st.integers(0, 41 * 24))
 def test_counts_equal_a_loop_over_rows(seed: int, hour: int) -> None:
     frame = log(seed)
@@ -73,7 +74,7 @@ def test_counts_equal_a_loop_over_rows(seed: int, hour: int) -> None:
         assert column["hour"][row] == hour % 24
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(seed=st.integers(0, 1000))
 def test_a_future_that_gives_the_answer_away_changes_nothing(seed: int) -> None:
     """Planted leak: after each request's moment the items that it took are taken by everyone, thousands of times."""

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.ranking.test_asof import BEGIN, DAY, HOUR, ITEMS, every_item, log
 from zhiyin.data.dataset import Dataset, _count_sort, _is_sorted, _sort_segments
 from zhiyin.data.histories import Histories
@@ -20,7 +21,7 @@ from zhiyin.ranking.item_event_log import ItemLog, _merge, _move
 from zhiyin.ranking.live_index import LiveIndex
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     seed=st.integers(0, 10_000),
     cuts=st.lists(st.integers(0, 80), max_size=6),

@@ -36,6 +36,7 @@ class TestDCN(RankerConformance):
     text = "dcnv2:epochs=20,learning_rate=0.005,batch_size=256"
 
 
+@pytest.mark.slow
 class TestLowRankDCN(RankerConformance):
     text = "dcnv2:epochs=20,learning_rate=0.005,batch_size=256,rank=8,experts=2,structure=stacked"
 
@@ -67,6 +68,7 @@ class TwoLabels(RankerConformance):
             taught.score(examples, weights={"purchases": 1})
 
 
+@pytest.mark.slow
 class TestMMoE(TwoLabels):
     text = "multitask:epochs=20,learning_rate=0.005,batch_size=256"
 

@@ -174,6 +174,7 @@ def test_items_and_users(service: Service) -> None:
     assert error.value.remedy
 
 
+@pytest.mark.slow
 def test_more_events_than_one_request_takes(service: Service) -> None:
     before = service.store.count()
     events = [Event("many", f"i{n % 40}", time=1_700_000_000_000_000 + n) for n in range(2_345)]

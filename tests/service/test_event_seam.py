@@ -13,6 +13,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from tests.examples import examples
+
 pytest.importorskip("fastapi")
 
 from hypothesis import given, settings
@@ -61,7 +63,7 @@ def send(client: Any, shop: Shop, ways: list[tuple[str, tuple[Any, ...]]]) -> No
 
 
 @pytest.mark.slow
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(
     files=st.lists(_events, max_size=8),
     early=_ways,

@@ -227,6 +227,7 @@ def test_every_process_follows_the_log(opened: Callable[..., Any]) -> None:
     assert lists[0] == lists[1]
 
 
+@pytest.mark.slow
 def test_another_version_begins_where_it_has_learned(opened: Callable[..., Any], home: Path, tmp_path: Path) -> None:
     """Events that a version has learned are not counted twice."""
     bundles = ranked.trained(tmp_path, ranked.log(100).filter(pl.col("time") < TRAINED))
@@ -313,6 +314,7 @@ def test_an_index_that_does_not_follow_the_log_is_found(
     assert not found.within
 
 
+@pytest.mark.slow
 def test_the_command_compares_what_the_service_kept(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 

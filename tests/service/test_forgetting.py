@@ -132,7 +132,7 @@ def told(name: str, answer: Any) -> list[str]:
     return [f"{name}: {marker}" for marker in MARKERS if str(marker) in answer.text]
 
 
-@pytest.mark.parametrize("user", [USER, BIG])
+@pytest.mark.parametrize("user", [USER, pytest.param(BIG, marks=pytest.mark.slow)])
 def test_nothing_of_a_forgotten_user_is_told(
     opened: Callable[..., Any], user: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -309,6 +309,7 @@ def test_a_deleted_item_is_gone_at_once(opened: Callable[..., Any]) -> None:
         assert item not in json.dumps(client.get("/v1/items", params={"k": 50}).json())
 
 
+@pytest.mark.slow
 def test_what_one_process_wrote_counts_in_another_at_once(opened: Callable[..., Any]) -> None:
     one, other = opened(several=True), opened(several=True)
     for number in range(20):

@@ -25,6 +25,7 @@ def test_every_route_that_is_described_is_fuzzed() -> None:
         assert any(how == method and re.fullmatch(pattern, where) for how, where in asked), (method, path)
 
 
+@pytest.mark.slow
 def test_nothing_that_arrives_fails_or_hangs(port: Callable[..., Port], monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     monkeypatch.setattr("benchmarks.fuzz.CUT", 0.2)
     one = port()

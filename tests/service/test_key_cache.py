@@ -188,6 +188,7 @@ def test_the_day_of_last_use(store: Store) -> None:
 # -- followed ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_revoked_in_one_process_and_refused_in_another(store: Store) -> None:
     keys, shown = Keys.open(store)
     assert store.path is not None

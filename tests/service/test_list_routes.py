@@ -123,11 +123,14 @@ def test_a_trace_says_what_a_list_was_made_of(service: Any) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        {"user": "u3", "k": 6},
-        {"user": "newcomer", "k": 6, "diversity": "mmr", "balance": 0.4},
-        {"history": ["i1", "i3"], "k": 6, "filter": "price > 3", "boosts": [{"when": "price > 20", "multiply": 2}]},
         {"user": "u3", "session": "newcomer", "k": 6, "pins": {"2": "i39"}, "exclude": ["i5"], "explain": True},
-        {"k": 6, "placement": "busy"},
+        pytest.param({"user": "u3", "k": 6}, marks=pytest.mark.slow),
+        pytest.param({"user": "newcomer", "k": 6, "diversity": "mmr", "balance": 0.4}, marks=pytest.mark.slow),
+        pytest.param(
+            {"history": ["i1", "i3"], "k": 6, "filter": "price > 3", "boosts": [{"when": "price > 20", "multiply": 2}]},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param({"k": 6, "placement": "busy"}, marks=pytest.mark.slow),
     ],
 )
 def test_a_list_is_made_again_the_same(service: Any, body: dict[str, Any]) -> None:

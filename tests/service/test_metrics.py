@@ -370,6 +370,7 @@ def test_a_span_a_request_with_its_stages(opened: Callable[..., Any]) -> None:
     spans.close()
 
 
+@pytest.mark.slow
 def test_without_an_address_nothing_is_imported() -> None:
     asked = (
         "import sys, zhiyin.service.app; "

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.examples import examples
+
 pytest.importorskip("fastapi")
 pytest.importorskip("schemathesis")
 
@@ -122,7 +124,9 @@ NEAR = st.fixed_dictionaries(
 )  # fmt: skip
 
 
-@settings(max_examples=120, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=examples(120), derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+)
 @given(events=st.lists(NEAR | ANYTHING, min_size=1, max_size=6), lines=st.booleans())
 def test_each_event_is_kept_once_or_refused(service: Any, events: list[Any], lines: bool) -> None:
     before = service.store.count()

@@ -50,6 +50,7 @@ def replayed(client: Any, window: Window, test: Any, ids: Any, users: Any) -> np
     return lists
 
 
+@pytest.mark.slow
 def test_the_last_day_scores_what_evaluate_says(real_data: Callable[[str], Path], tmp_path: Path) -> None:
     data = zy.read(real_data("movielens-100k"))
     split = zy.split(data, by="time", test="1d")

@@ -157,6 +157,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zhiyin.service.retrain._stand_back", lambda pid: None)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hurried")
 def test_trains_promotes_and_knows_what_is_new(home: Path, open_one: Callable[..., Trainer]) -> None:
     done: list[dict[str, Any]] = []
@@ -272,6 +273,7 @@ time.sleep(600)
     until(lambda: not Path(f"/proc/{inner}").exists() or " Z " in Path(f"/proc/{inner}/stat").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hurried")
 def test_a_training_that_is_killed_leaves_the_old_version(home: Path, open_one: Callable[..., Trainer]) -> None:
     """The real command: its group is sent SIGTERM while it learns."""

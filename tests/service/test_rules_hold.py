@@ -14,6 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
+
 pytest.importorskip("fastapi")
 
 from tests.rules_kept import ALL, CONDITIONS, ITEMS, NEW, TABLES, Asked, check, qualifying, shop
@@ -60,7 +62,8 @@ def done(user: str) -> dict[str, set[str]]:
     return found
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.slow
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(table=TABLES, bodies=st.lists(BODIES, min_size=3, max_size=6), buys=st.sampled_from(["i4", "i7", "new5"]))
 def test_every_rule_holds_over_http(
     opened: Callable[..., Any], table: dict[str, Any], bodies: list[dict[str, Any]], buys: str

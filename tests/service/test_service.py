@@ -10,6 +10,8 @@ from typing import Any
 import polars as pl
 import pytest
 
+from tests.examples import examples
+
 pytest.importorskip("fastapi")
 
 from hypothesis import HealthCheck, given, settings
@@ -116,6 +118,7 @@ def test_keys_and_scopes(service: Any) -> None:
     assert service.get("/ready").json()["version"] == 1
 
 
+@pytest.mark.slow
 def test_a_promoted_version_is_taken_up_while_requests_run(service: Any, home: Path) -> None:
     wrong, stop = [], threading.Event()
 
@@ -185,7 +188,7 @@ FIELDS = st.sampled_from(
 )
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=st.dictionaries(FIELDS, ANYTHING, max_size=5), path=st.sampled_from(["recommendations", "events", "rank"]))
 def test_nothing_is_a_500(service: Any, body: dict[str, Any], path: str) -> None:
     import json

@@ -107,6 +107,7 @@ def test_rows_that_do_not_fit_keep_no_other_out(start: Open, tmp_path: Path, cap
     eventually(lambda: "items.price" not in set_aside(client))
 
 
+@pytest.mark.slow
 def test_versions_that_cannot_be_loaded(start: Open, tmp_path: Path) -> None:
     start()
     bundles = Bundles(tmp_path / "bundles")
@@ -257,6 +258,7 @@ def storing_routes(client: Any) -> list[tuple[str, str, list[str]]]:
     return routes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
 def test_random_json_to_every_storing_route_never_stops_a_start(
     start: Open, kind: str, request: pytest.FixtureRequest

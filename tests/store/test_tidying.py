@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.examples import examples
+
 pytest.importorskip("sqlalchemy")
 
 import sqlalchemy as sa
@@ -108,7 +110,7 @@ def test_what_is_asked_does_not_grow_with_what_stays(tmp_path: Path) -> None:
     assert counts[1_000] == counts[6_000]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(times=st.lists(st.integers(0, 30), max_size=40), moment=st.integers(0, 31))
 def test_what_is_old_goes_and_nothing_else(
     tmp_path_factory: pytest.TempPathFactory, times: list[int], moment: int

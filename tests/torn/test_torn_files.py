@@ -79,6 +79,7 @@ def bundles(made: Path, tmp_path: Path) -> Bundles:
     return Bundles(shutil.copytree(made, tmp_path / "bundles"))
 
 
+@pytest.mark.slow
 def test_the_log_of_promotions(bundles: Bundles) -> None:
     log = bundles.folder / "promotions.jsonl"
     whole = log.read_bytes()
@@ -119,6 +120,7 @@ def test_the_number_in_use(bundles: Bundles) -> None:
     assert bundles.current.version == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["promote", "rollback"])
 def test_a_process_that_ends_while_it_changes_what_is_in_use(bundles: Bundles, change: str) -> None:
     """Wherever it ends: the version is the old one or the new one, and what was in use before either is known."""
@@ -199,7 +201,9 @@ MODELS: dict[str, Callable[[], Recommender]] = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "pipeline" else ()) for name in MODELS]
+)
 def test_models(name: str, tmp_path: Path) -> None:
     model = MODELS[name]().fit(DATA, RUN)
     model.save(tmp_path / "model")
@@ -242,7 +246,7 @@ def test_checkpoints(tmp_path: Path) -> None:
 # -- tuning -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["trials.journal", "trials.db"])
+@pytest.mark.parametrize("name", ["trials.journal", pytest.param("trials.db", marks=pytest.mark.slow)])
 def test_trials(name: str, tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     file = tmp_path / name

@@ -26,6 +26,7 @@ def fit(callback: Any) -> SASRec:
     return model.fit(shop(users=30), Run(threads=1, callbacks=(callback,)))
 
 
+@pytest.mark.slow
 def test_tensorboard(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
+
 torch = pytest.importorskip("torch")
 
 from zhiyin.models.sequence import losses  # noqa: E402
@@ -100,7 +102,7 @@ def test_full_softmax_gradcheck(chunk: int | None) -> None:
     assert torch.autograd.gradcheck(lambda x, t, b: losses.full_softmax(x, t, targets, w, b, chunk), inputs)
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(30), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(m=st.integers(1, 9), n=st.integers(1, 20), d=st.integers(1, 5), chunk=st.integers(1, 2000))
 def test_full_softmax_of_any_shape(m: int, n: int, d: int, chunk: int) -> None:
     x, t, targets = _normal(m, d, seed=m), _normal(n, d, seed=n), _integers(n, m)

@@ -149,6 +149,7 @@ def test_missing_extra(model: NeuralRecommender, tmp_path: Path, monkeypatch: py
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_network_of_fixed_size_is_told(tmp_path: Path) -> None:
     class Fixed(torch.nn.Module):
         def forward(self, items: torch.Tensor, lengths: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
