@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zhiyin.core.booleans import BOOLEANS
 from zhiyin.core.errors import ConfigError, DataError
-from zhiyin.data.booleans import BOOLEANS, is_boolean
+from zhiyin.data.boolean_columns import is_boolean
 from zhiyin.data.catalogue_schema import (
     DESCRIPTIONS,
     CatalogueSchema,

@@ -10,6 +10,7 @@ tuner, the docs and the saved manifest all read that one field:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -17,6 +18,7 @@ from typing import Any, Self, get_type_hints
 
 import numpy as np
 
+from zhiyin.core.booleans import to_boolean
 from zhiyin.core.durations import is_duration, microseconds
 from zhiyin.core.errors import ConfigError, nearest
 
@@ -132,9 +134,8 @@ class Param:
             return None
         value: Any = text
         if self.kind == "bool":
-            value = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(
-                text.lower(), text
-            )
+            with contextlib.suppress(ValueError):
+                value = to_boolean(text)
         elif self.kind in ("int", "float"):
             try:
                 value = json.loads(text)

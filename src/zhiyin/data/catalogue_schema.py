@@ -22,8 +22,9 @@ from typing import Any
 
 import polars as pl
 
+from zhiyin.core.booleans import to_boolean
 from zhiyin.core.errors import ConfigError, DataError
-from zhiyin.data.booleans import to_boolean, to_booleans
+from zhiyin.data.boolean_columns import to_booleans
 from zhiyin.data.timestamps import to_microseconds
 from zhiyin.data.type_names import DESCRIPTIONS, HIDDEN, TABLES, VECTOR, parse_type
 

@@ -31,6 +31,8 @@ _SECONDARY_WORDS = {role: set(words.split()) for role, words in _SECONDARY_NAMES
 _NEED_ID = {"location", "device", "visit", "patient", "student", "job", "channel", "page", "shop", "cust"}
 # Names of a whole that has many items: a track is the item, its artist is not.
 _WHOLES = {"artist", "place", "artname", "channel", "podcast"}
+_PRICE = r"price|cost|amount"
+_MONEY = rf"{_PRICE}|revenue|salary|income"
 _COMPOUND_TIME = re.compile(
     r"(event|order|review|purchase|transaction|click|invoice|session|view|visit|utc|unix)(date|time|datetime|timestamp)"
 )
@@ -134,6 +136,16 @@ def secondary_score(role: str, name: str) -> float:
     if not hits:
         return 0.0
     return 1.0 + sum(part in hits for part in parts) / len(parts) + has_id - 0.1 * bool(_WHOLES & stems)
+
+
+def is_price(name: str) -> bool:
+    """Whether a column is named as the price of an item."""
+    return re.search(_PRICE, name, re.IGNORECASE) is not None
+
+
+def is_money(name: str) -> bool:
+    """Whether a column is named as an amount of money: a price or an income."""
+    return re.search(_MONEY, name, re.IGNORECASE) is not None
 
 
 def is_amount(name: str) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from zhiyin.core.booleans import to_boolean
 from zhiyin.core.errors import ConfigError, nearest
 from zhiyin.data.time_zones import is_zone
 
@@ -64,9 +66,9 @@ def parse_assumption(text: str) -> tuple[str, Any]:
         raise ConfigError(f"{text!r} is no assumption", remedy="write KEY=VALUE, such as day_first=true")
     if key in ("missing", "text"):
         return key, [part.strip() for part in value.split(",") if part.strip()]
-    words = {"true": True, "yes": True, "false": False, "no": False}
-    if key == "day_first" and value.strip().lower() in words:
-        return key, words[value.strip().lower()]
+    if key == "day_first":
+        with contextlib.suppress(ValueError):
+            return key, to_boolean(value)
     if key == "header" and value.strip().isdecimal():
         return key, int(value)
     if key == "separator":

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from zhiyin.core.errors import DataError
-from zhiyin.data.booleans import is_boolean
+from zhiyin.data.boolean_columns import is_boolean
 from zhiyin.data.column_names import is_amount
 from zhiyin.data.dialect import Dialect, Findings
 from zhiyin.data.frame_conversion import to_polars, with_text_columns

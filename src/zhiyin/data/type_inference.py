@@ -11,7 +11,8 @@ import dataclasses
 
 import polars as pl
 
-from zhiyin.data.booleans import BOOLEANS, is_boolean, to_booleans
+from zhiyin.core.booleans import BOOLEANS
+from zhiyin.data.boolean_columns import is_boolean, to_booleans
 from zhiyin.data.column_names import is_amount
 from zhiyin.data.dialect import Dialect, Findings
 

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import polars as pl
 
+from zhiyin.data.column_names import is_money
 from zhiyin.data.time_numbers import numeric_unit
 from zhiyin.features.column_encoders import parted, words_of
 
@@ -15,7 +16,6 @@ MAX_SAMPLED_ROWS = 100_000
 SKIP = "skip"
 _ID = re.compile(r"(^|[_\W])(id|ids|uuid|guid|isbn(10|13)?|asin|sku|ean|upc|key|hash)$|[a-z]Id$", re.IGNORECASE)
 _WHEN = re.compile(r"date|time|(^|_)at$|timestamp|created|updated|released|born|since", re.IGNORECASE)
-_MONEY = re.compile(r"price|cost|amount|revenue|salary|income", re.IGNORECASE)
 _LINK = r"^\w+://|^www\.|\.(?:jpe?g|png|gif|webp)$"
 _UNIT = {"seconds": "s", "milliseconds": "ms", "microseconds": "us"}
 
@@ -62,7 +62,7 @@ def _guess_numeric(name: str, present: pl.Series, distinct: int) -> tuple[str, s
     if whole and distinct <= 2:
         return "category", "two values"
     low, middle, high = np.quantile(x, [0.0, 0.5, 0.99])
-    if low >= 0 and (_MONEY.search(name) or high > 20 * max(middle, 1e-9)):
+    if low >= 0 and (is_money(name) or high > 20 * max(middle, 1e-9)):
         return "number:log", "amounts that span orders of magnitude"
     return "number", f"numbers from {x.min():g} to {x.max():g}"
 

@@ -45,19 +45,21 @@ class MultVAE(NeuralRecommender):
 
     factors: int = param(200, "length of the latent vectors", at_least=1, at_most=4096, tune=(32, 256), log=True)
     hidden: int = param(600, "width of the hidden layers before and after; 0: none", at_least=0, at_most=8192)
-    epochs: int = param(100, "most passes over the data", at_least=1)
+    epochs: int = param(100, "largest number of passes over the data", at_least=1)
     validation: str = param(
         "ratio",
-        "what early stopping is judged by: a random tenth of everybody's events, each user's last, the last tenth of "
-        "the time, some users kept out, or nothing",
+        "validation events of early stopping: a random tenth of each user's, each user's last, "
+        "the last tenth of the time, those of some held-out users, or none",
         choices=("last", "ratio", "time", "users", "none"),
     )
-    batch_size: int = param(500, "histories a step", at_least=1, tune=(100, 2000), log=True)
-    dropout: float = param(0.5, "share of a history's events dropped in training", at_least=0, at_most=0.95)
+    batch_size: int = param(500, "histories in each step", at_least=1, tune=(100, 2000), log=True)
+    dropout: float = param(0.5, "dropout rate of the events of a history", at_least=0, at_most=0.95)
     clip: float = param(0.0, "largest norm of the gradient; 0: no limit", at_least=0)
     beta: float = param(0.2, "weight of the KL divergence at the end of annealing", at_least=0, tune=(0.01, 1.0))
-    anneal: int = param(2000, "steps in which that weight grows from 0", at_least=0)
-    negatives: int = param(0, "items a step that Z is estimated from; 0: all items", at_least=0)
+    anneal: int = param(2000, "steps in which the KL weight grows from 0", at_least=0)
+    negatives: int = param(
+        0, "items in each step that the softmax denominator is estimated from; 0: all items", at_least=0
+    )
 
     def _build(self, n_items: int) -> nn.Module:
         return Autoencoder(self, n_items)

@@ -58,13 +58,13 @@ class BPR(VectorRecommender):
 
     factors: int = param(64, "length of the vectors", at_least=1, at_most=4096, tune=(16, 256), log=True)
     learning_rate: float = param(
-        0.05, "step size of the first epoch", at_least=1e-6, at_most=10.0, tune=(0.005, 0.3), log=True
+        0.05, "learning rate of the first epoch", at_least=1e-6, at_most=10.0, tune=(0.005, 0.3), log=True
     )
-    reg: float = param(0.01, "L2 penalty, on what each step touches", at_least=0, tune=(1e-4, 0.1), log=True)
+    reg: float = param(0.01, "L2 penalty on the vectors of each step", at_least=0, tune=(1e-4, 0.1), log=True)
     epochs: int = param(50, "passes over the pairs", at_least=1, tune=(10, 200), log=True)
     negatives: str = param(
         "uniform",
-        "how what a user did not take is drawn",
+        "sampling of the negatives",
         choices=tuple(_KINDS),
         tune=("uniform", "popular", "adaptive"),
     )
@@ -73,7 +73,7 @@ class BPR(VectorRecommender):
     )
     rank_share: float = param(
         0.1,
-        "adaptive: mean rank drawn, as a share of the items",
+        "adaptive: mean rank of the drawn negatives, as a share of the items",
         at_least=1e-6,
         at_most=1.0,
         tune=(0.005, 0.5),

@@ -42,12 +42,14 @@ class Content(ItemFeatureMixin, Recommender):
     | an item with unknown words or missing columns is shorter than 1 | few known words are weak evidence |
     """
 
-    half_life: str | None = param(None, "an event counts half after this time", tune=("7d", "30d", "90d", "365d"))
+    half_life: str | None = param(
+        None, "half-life of the weight of an event; none: no decay", tune=("7d", "30d", "90d", "365d")
+    )
     half_life_events: float = param(
-        0.0, "an event counts half after so many later ones; 0: never", at_least=0, tune=(0.0, 50.0)
+        0.0, "half-life of the weight of an event, in later events; 0: no decay", at_least=0, tune=(0.0, 50.0)
     )
     repeats: float = param(
-        0.0, "power of an item's summed weight; 0: once is enough", at_least=0, at_most=1, tune=(0.0, 1.0)
+        0.0, "power of an item's summed weight; 0: repeated events do not count", at_least=0, at_most=1, tune=(0.0, 1.0)
     )
 
     items_: ClassVar[sparse.csr_matrix]
@@ -87,9 +89,11 @@ class PopularInCategory(Recommender):
     floor: ClassVar[float] = 1e-3
 
     column: str = param(
-        "", "item column of categories or tags; empty: one named genre, category, tags, ..., or guessed"
+        "", "item column of categories or tags; empty: one with a name such as genre or category, else a guessed one"
     )
-    half_life: str | None = param(None, "an event loses half its worth in this time", tune=("7d", "30d", "90d"))
+    half_life: str | None = param(
+        None, "half-life of the weight of an event; none: no decay", tune=("7d", "30d", "90d")
+    )
 
     categories_: ClassVar[sparse.csr_matrix]
     postings_: ClassVar[sparse.csr_matrix]

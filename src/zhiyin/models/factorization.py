@@ -51,11 +51,13 @@ class ALS(VectorRecommender):
 
     factors: int = param(64, "length of the vectors", at_least=1, at_most=4096, tune=(16, 256), log=True)
     reg: float = param(60.0, "L2 penalty", at_least=0, tune=(0.01, 100.0), log=True)
-    alpha: float = param(8.0, "confidence that an event adds", at_least=0, tune=(0.5, 100.0), log=True)
+    alpha: float = param(8.0, "confidence added by an event of weight 1", at_least=0, tune=(0.5, 100.0), log=True)
     epochs: int = param(15, "sweeps over users and items", at_least=1, tune=(5, 30))
-    cg_steps: int = param(3, "cg: conjugate gradient steps a row", at_least=1, at_most=100)
-    solver: str = param("cg", "how a row is solved", choices=("cg", "exact", "blocks"))
-    reg_power: float = param(0.0, "exponent of a row's length in its penalty", at_least=0, at_most=2, tune=(0.0, 1.0))
+    cg_steps: int = param(3, "cg: conjugate gradient steps for each row", at_least=1, at_most=100)
+    solver: str = param("cg", "solver of the least-squares problem of a row", choices=("cg", "exact", "blocks"))
+    reg_power: float = param(
+        0.0, "power of a row's number of entries in its penalty", at_least=0, at_most=2, tune=(0.0, 1.0)
+    )
 
     user_gram_: ClassVar[np.ndarray]
 

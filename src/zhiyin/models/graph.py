@@ -41,27 +41,33 @@ has no room for popularity |
     | layer 0 starts from the truncated SVD of the graph | training starts where smoothing would have led |
     """
 
-    epochs: int = param(60, "most passes over the data", at_least=1)
+    epochs: int = param(60, "largest number of passes over the data", at_least=1)
     validation: str = param(
         "ratio",
-        "what early stopping is judged by: a random tenth of everybody's events, each user's last, the last tenth of "
-        "the time, some users kept out, or nothing",
+        "validation events of early stopping: a random tenth of each user's, each user's last, "
+        "the last tenth of the time, those of some held-out users, or none",
         choices=("last", "ratio", "time", "users", "none"),
     )
-    batch_size: int = param(4096, "users a step", at_least=1, tune=(512, 8192), log=True)
-    learning_rate: float = param(0.03, "step of Adam", at_least=0, tune=(1e-3, 1e-1), log=True)
+    batch_size: int = param(4096, "users in each step", at_least=1, tune=(512, 8192), log=True)
+    learning_rate: float = param(0.03, "learning rate of Adam", at_least=0, tune=(1e-3, 1e-1), log=True)
     dropout: float = param(0.0, "not used", at_least=0, at_most=0)
-    layers: int = param(3, "times vectors are passed along the graph", at_least=1, at_most=16)
-    loss: str = param("softmax", "what is learned by", choices=("softmax", "bpr"))
-    negatives: int = param(1024, "items a step that its users are told apart from; bpr: one a pair", at_least=1)
-    temperature: float = param(0.1, "softmax: scores are cosine / temperature; 0: inner products", at_least=0)
-    popularity: float = param(0.75, "softmax: weight of log popularity beside the cosine", at_least=0, at_most=2)
-    ridge: float = param(
-        1e-3, "penalty of the map to layer 0, in mean squares", at_least=1e-9, tune=(1e-4, 1.0), log=True
+    layers: int = param(3, "layers of propagation along the graph", at_least=1, at_most=16)
+    loss: str = param("softmax", "loss", choices=("softmax", "bpr"))
+    negatives: int = param(
+        1024, "sampled negatives in each step, shared by its users; bpr: one for each pair", at_least=1
     )
-    start: str = param("svd", "what layer 0 is before training", choices=("svd", "normal"))
+    temperature: float = param(0.1, "softmax: scores are cosine / temperature; 0: inner products", at_least=0)
+    popularity: float = param(0.75, "softmax: weight of the log popularity added to the cosine", at_least=0, at_most=2)
+    ridge: float = param(
+        1e-3,
+        "penalty of the fold-in map to layer 0, relative to its mean square",
+        at_least=1e-9,
+        tune=(1e-4, 1.0),
+        log=True,
+    )
+    start: str = param("svd", "initial values of layer 0", choices=("svd", "normal"))
     reg: float = param(
-        1e-4, "bpr: L2 penalty on layer 0 of what a pair touches", at_least=0, tune=(1e-6, 1e-2), log=True
+        1e-4, "bpr: L2 penalty on the layer-0 vectors of a pair", at_least=0, tune=(1e-6, 1e-2), log=True
     )
 
     table_: ClassVar[np.ndarray]

@@ -64,26 +64,35 @@ class Hybrid(ItemFeatureMixin, VectorRecommender):
     | the scale s | the paper ranks cold items among themselves only |
     """
 
-    base: str = param("als", "the collaborative model, such as als:factors=128; any whose score is an inner product")
+    base: str = param("als", "the collaborative model, such as als:factors=128; its score must be an inner product")
     map: str = param(
-        "ridge", "how features become vectors", choices=("ridge", "mlp", "text_cnn", "image_cnn"), tune=("ridge", "mlp")
+        "ridge",
+        "map from features to item vectors",
+        choices=("ridge", "mlp", "text_cnn", "image_cnn"),
+        tune=("ridge", "mlp"),
     )
     reg: float = param(1.0, "ridge: L2 penalty on the map", at_least=1e-9, tune=(0.01, 100.0), log=True)
     popularity: float = param(
-        0.5, "an item weighs its events to this power when the map is learned", at_least=0, at_most=1, tune=(0.0, 1.0)
+        0.5,
+        "power of an item's number of events in its weight when the map is learned",
+        at_least=0,
+        at_most=1,
+        tune=(0.0, 1.0),
     )
-    prior: float = param(2.0, "events that the mapped vector is worth", at_least=0, tune=(0.0, 20.0))
-    cold: float = param(1.0, "what mapped vectors are multiplied with beside their scale", at_least=0, tune=(0.5, 4.0))
-    image: str = param("", "image_cnn: item column of paths of pictures")
+    prior: float = param(2.0, "weight of the mapped vector, in events", at_least=0, tune=(0.0, 20.0))
+    cold: float = param(1.0, "additional factor of mapped vectors", at_least=0, tune=(0.5, 4.0))
+    image: str = param("", "image_cnn: item column with the paths of the pictures")
     images: str = param("", "image_cnn: folder of the pictures; without `image`, they are named by item id")
-    image_size: int = param(64, "image_cnn: height and width that pictures are scaled to", at_least=16, at_most=512)
+    image_size: int = param(
+        64, "image_cnn: height and width of the scaled pictures, in pixels", at_least=16, at_most=512
+    )
     max_len: int = param(32, "text_cnn: words of an item that are read", at_least=1, at_most=4096)
     hidden: int = param(64, "networks: width", at_least=1, at_most=4096, tune=(32, 256), log=True)
-    dropout: float = param(0.3, "networks: share dropped in training", at_least=0, at_most=0.95, tune=(0.0, 0.6))
-    epochs: int = param(50, "networks: most passes over the items", at_least=1)
+    dropout: float = param(0.3, "networks: dropout rate", at_least=0, at_most=0.95, tune=(0.0, 0.6))
+    epochs: int = param(50, "networks: largest number of passes over the items", at_least=1)
     patience: int = param(5, "networks: epochs without a better map before training stops; 0: never", at_least=0)
-    batch_size: int = param(256, "networks: items a step", at_least=1, tune=(64, 1024), log=True)
-    learning_rate: float = param(3e-3, "networks: step of Adam", at_least=0, tune=(1e-4, 1e-2), log=True)
+    batch_size: int = param(256, "networks: items in each step", at_least=1, tune=(64, 1024), log=True)
+    learning_rate: float = param(3e-3, "networks: learning rate of Adam", at_least=0, tune=(1e-4, 1e-2), log=True)
     weight_decay: float = param(1e-3, "networks: decoupled L2 decay", at_least=0, tune=(1e-6, 1e-1), log=True)
 
     map_: ClassVar[dict[str, np.ndarray]]

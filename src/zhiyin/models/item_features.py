@@ -28,14 +28,14 @@ class ItemFeatureMixin:
 
     columns: str = param(
         "",
-        'item columns between commas or |, each with a weight if wanted: "title*2,authors"; empty: all columns of '
-        "text, categories and tags. Numbers, times and vectors only where named",
+        'item columns with optional weights, separated by commas or |: "title*2,authors"; '
+        "empty: all columns of text, categories and tags, but not of numbers, times and vectors",
     )
-    kinds: str = param("", 'kinds of columns that are not to be guessed, between |: "title=text:bm25|year=number"')
-    text: str = param("tfidf", "how words are weighted", choices=("tfidf", "bm25"), tune=("tfidf", "bm25"))
-    ngrams: int = param(1, "runs of up to so many words count as words", at_least=1, at_most=5, tune=(1, 2))
-    pieces: bool = param(False, "pieces of words count too: hearts is found by heart", tune=(False, True))
-    min_count: int = param(1, "items with events a word or value must describe", at_least=1, tune=(1, 3))
+    kinds: str = param("", 'kinds of columns, instead of guessed ones, separated by |: "title=text:bm25|year=number"')
+    text: str = param("tfidf", "weighting of words", choices=("tfidf", "bm25"), tune=("tfidf", "bm25"))
+    ngrams: int = param(1, "longest n-gram of words", at_least=1, at_most=5, tune=(1, 2))
+    pieces: bool = param(False, "use character n-grams of words, too: heart matches hearts", tune=(False, True))
+    min_count: int = param(1, "fewest items with events that have a word or value", at_least=1, tune=(1, 3))
 
     columns_: ClassVar[list[dict[str, Any]]]
     arrays_: ClassVar[dict[str, np.ndarray]]

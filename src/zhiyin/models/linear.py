@@ -31,7 +31,7 @@ class EASE(Recommender):
     """
 
     reg: float = param(
-        250.0, "L2 penalty on item weights; more for sparser data", at_least=1e-6, tune=(10.0, 5000.0), log=True
+        250.0, "L2 penalty on item weights; higher for sparser data", at_least=1e-6, tune=(10.0, 5000.0), log=True
     )
 
     def _fit(self, data: Dataset, run: Run) -> None:

@@ -57,11 +57,13 @@ class ItemKNN(TableRecommender):
     Each item keeps its `k_neighbors` most similar; score(u, j) = sum of sim(i, j) over the items i of the history.
     """
 
-    similarity: str = param("cosine", "how alike two items are", choices=SIMILARITIES, tune=SIMILARITIES)
+    similarity: str = param("cosine", "similarity of two items", choices=SIMILARITIES, tune=SIMILARITIES)
     k_neighbors: int = param(100, "neighbours kept for each item", at_least=1, tune=(10, 500), log=True)
-    shrinkage: float = param(10.0, "damps similarities that rest on few users", at_least=0, tune=(0.0, 100.0))
-    k1: float = param(1.2, "bm25: how soon repeats stop counting", at_least=0)
-    b: float = param(0.75, "bm25: how much an item's popularity is held against it", at_least=0, at_most=1)
+    shrinkage: float = param(
+        10.0, "shrinkage of similarities by the number of common users", at_least=0, tune=(0.0, 100.0)
+    )
+    k1: float = param(1.2, "bm25: k1, saturation of repeated events", at_least=0)
+    b: float = param(0.75, "bm25: b, normalisation by the item's popularity", at_least=0, at_most=1)
 
     def _fit(self, data: Dataset, run: Run) -> None:
         n_items = data.n_items
@@ -125,11 +127,13 @@ class UserKNN(Recommender):
     history is compared only with users who share an item with it.
     """
 
-    similarity: str = param("cosine", "how alike two users are", choices=SIMILARITIES, tune=SIMILARITIES)
-    k_neighbors: int = param(200, "users whose items are recommended", at_least=1, tune=(20, 1000), log=True)
-    shrinkage: float = param(10.0, "damps similarities that rest on few items", at_least=0, tune=(0.0, 100.0))
-    k1: float = param(1.2, "bm25: how soon repeats stop counting", at_least=0)
-    b: float = param(0.75, "bm25: how much a user's activity is held against them", at_least=0, at_most=1)
+    similarity: str = param("cosine", "similarity of two users", choices=SIMILARITIES, tune=SIMILARITIES)
+    k_neighbors: int = param(200, "neighbours whose items are recommended", at_least=1, tune=(20, 1000), log=True)
+    shrinkage: float = param(
+        10.0, "shrinkage of similarities by the number of common items", at_least=0, tune=(0.0, 100.0)
+    )
+    k1: float = param(1.2, "bm25: k1, saturation of repeated events", at_least=0)
+    b: float = param(0.75, "bm25: b, normalisation by the user's number of items", at_least=0, at_most=1)
 
     rarity_: ClassVar[np.ndarray]
     mean_length_: ClassVar[float]

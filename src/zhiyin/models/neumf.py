@@ -28,9 +28,9 @@ class NeuMF(SequenceRecommender):
     """
 
     layers: int = param(
-        2, "hidden layers of the perceptron, each half as wide as the one before", at_least=0, at_most=6
+        2, "hidden layers of the perceptron, each half as wide as the previous one", at_least=0, at_most=6
     )
-    half_life: float = param(5.0, "events after which an item counts half in the recency mean", at_least=0.1)
+    half_life: float = param(5.0, "half-life of an item in the recency mean, in events", at_least=0.1)
 
     def _encoder(self) -> nn.Module:
         return PooledHistory(self.factors, self.layers, self.half_life, self.dropout)

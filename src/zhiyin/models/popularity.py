@@ -28,7 +28,9 @@ class Popular(Recommender):
 
     scores_empty_histories: ClassVar[bool] = True
 
-    half_life: str | None = param(None, "an event loses half its worth in this time", tune=("1d", "7d", "30d", "90d"))
+    half_life: str | None = param(
+        None, "half-life of the weight of an event; none: no decay", tune=("1d", "7d", "30d", "90d")
+    )
 
     def _fit(self, data: Dataset, run: Run) -> None:
         weight = data.events["weight"].to_numpy().astype(np.float64)

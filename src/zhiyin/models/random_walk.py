@@ -27,11 +27,13 @@ class RP3beta(TableRecommender):
     first of the three steps. With `normalize`, the weights of each item are scaled to sum to 1.
     """
 
-    alpha: float = param(0.6, "power of the probability of a step; less evens steps out", at_least=0, at_most=4,
+    alpha: float = param(0.6, "power of the probability of a step; lower makes steps more even", at_least=0, at_most=4,
                          tune=(0.2, 1.6))  # fmt: skip
-    beta: float = param(0.3, "how much an item's popularity is held against it", at_least=0, at_most=4, tune=(0.0, 1.0))
+    beta: float = param(
+        0.3, "power of an item's popularity that its score is divided by", at_least=0, at_most=4, tune=(0.0, 1.0)
+    )
     k_neighbors: int = param(200, "neighbours kept for each item", at_least=1, tune=(10, 1000), log=True)
-    normalize: bool = param(True, "whether what an item keeps sums to 1", tune=(False, True))
+    normalize: bool = param(True, "whether the kept transitions of an item are normalised to sum 1", tune=(False, True))
 
     def _fit(self, data: Dataset, run: Run) -> None:
         n_items = data.n_items

@@ -37,11 +37,15 @@ class SLIM(TableRecommender):
     an items × items matrix. Both end within `tolerance` of the same weights.
     """
 
-    l1: float = param(1.0, "L1 penalty; more for fewer items with weight", at_least=0, tune=(0.05, 20.0), log=True)
-    l2: float = param(10.0, "L2 penalty; more for smaller weights", at_least=0, tune=(0.1, 200.0), log=True)
-    candidates: int = param(0, "items that may have weight, by cosine; 0: all", at_least=0, tune=(0, 500))
-    sweeps: int = param(100, "most passes over an item's coordinates", at_least=1, at_most=10_000)
-    tolerance: float = param(1e-4, "a pass that moves no weight by more is the last", at_least=1e-9, at_most=1)
+    l1: float = param(
+        1.0, "L1 penalty; a higher value leaves fewer items with a weight", at_least=0, tune=(0.05, 20.0), log=True
+    )
+    l2: float = param(10.0, "L2 penalty on item weights", at_least=0, tune=(0.1, 200.0), log=True)
+    candidates: int = param(
+        0, "candidate items with a weight, the nearest by cosine; 0: all", at_least=0, tune=(0, 500)
+    )
+    sweeps: int = param(100, "largest number of passes over an item's coordinates", at_least=1, at_most=10_000)
+    tolerance: float = param(1e-4, "stop when a pass changes no weight by more", at_least=1e-9, at_most=1)
 
     def _fit(self, data: Dataset, run: Run) -> None:
         n_items = data.n_items

@@ -52,22 +52,30 @@ class Friends(Recommender):
     scores_empty_histories: ClassVar[bool] = True
     _parts: ClassVar[tuple[str, ...]] = ("base_",)
 
-    base: str = param("als", "the model of the own taste, such as als:factors=128, ease or itemknn")
-    alpha: float = param(0.8, "share of the own taste; 0: friends alone", at_least=0, at_most=1, tune=(0.0, 1.0))
-    shared: float = param(10.0, "how much shared items strengthen a tie", at_least=0, tune=(0.0, 100.0))
-    common: float = param(3.0, "how much common friends strengthen a tie", at_least=0, tune=(0.0, 10.0))
+    base: str = param("als", "model of the user's own taste, such as als:factors=128, ease or itemknn")
+    alpha: float = param(0.8, "weight of the own taste; 0: friends alone", at_least=0, at_most=1, tune=(0.0, 1.0))
+    shared: float = param(10.0, "weight of shared items in the strength of a link", at_least=0, tune=(0.0, 100.0))
+    common: float = param(3.0, "weight of common friends in the strength of a link", at_least=0, tune=(0.0, 10.0))
     followers: float = param(
-        0.5, "what being followed counts beside following; 0: links go one way", at_least=0, at_most=1, tune=(0.0, 1.0)
+        0.5,
+        "weight of a link in its opposite direction; 0: links have one direction",
+        at_least=0,
+        at_most=1,
+        tune=(0.0, 1.0),
     )
-    walk: int = param(1, "steps of the walk: 1 is friends, 2 their friends too", at_least=1, at_most=10, tune=(1, 3))
+    walk: int = param(1, "steps of the walk; 1: friends, 2: also their friends", at_least=1, at_most=10, tune=(1, 3))
     restart: float = param(
-        0.5, "how often the walk begins again: more for nearer people", at_least=0, at_most=0.99, tune=(0.1, 0.9)
+        0.5, "restart probability of the walk; higher prefers nearer people", at_least=0, at_most=0.99, tune=(0.1, 0.9)
     )
-    k_neighbors: int = param(100, "people kept for each user", at_least=1, tune=(20, 500), log=True)
+    k_neighbors: int = param(100, "linked users kept for each user", at_least=1, tune=(20, 500), log=True)
     popularity: float = param(
-        0.3, "how much an item's popularity is held against it among friends", at_least=0, at_most=1, tune=(0.0, 0.7)
+        0.3,
+        "power of an item's popularity that its score among friends is divided by",
+        at_least=0,
+        at_most=1,
+        tune=(0.0, 0.7),
     )
-    people: bool = param(False, "items are people: nobody is recommended to themselves")
+    people: bool = param(False, "items are users: nobody is recommended to themselves")
 
     def _fit(self, data: Dataset, run: Run) -> None:
         links = self._links(data)

@@ -44,13 +44,20 @@ class GraphFilter(Recommender):
 plateau's values at the extrema of the one of degree order; on Gowalla Recall@20 .1936 instead of .1940 |
     """
 
-    way: str = param("chebyshev", "the filter", choices=("chebyshev", "gfcf"), tune=("chebyshev", "gfcf"))
-    factors: int = param(256, "singular vectors let through whole", at_least=1, at_most=4096, tune=(32, 1024), log=True)
-    alpha: float = param(0.2, "weight of what the singular vectors let through", at_least=0, tune=(0.0, 0.5))
-    beta: float = param(0.4, "chebyshev: power of the popularity that scores are scaled by", at_least=0, at_most=1,
+    way: str = param("chebyshev", "spectral filter", choices=("chebyshev", "gfcf"), tune=("chebyshev", "gfcf"))
+    factors: int = param(
+        256,
+        "singular vectors that the ideal low-pass filter keeps",
+        at_least=1,
+        at_most=4096,
+        tune=(32, 1024),
+        log=True,
+    )
+    alpha: float = param(0.2, "weight of the ideal low-pass filter", at_least=0, tune=(0.0, 0.5))
+    beta: float = param(0.4, "chebyshev: power of the popularity that scales the scores", at_least=0, at_most=1,
                         tune=(0.0, 0.6))  # fmt: skip
     order: int = param(8, "chebyshev: degree of the polynomial", at_least=1, at_most=64, tune=(2, 12))
-    flatness: float = param(1.5, "chebyshev: how flat the plateau is; 1 is a straight line", at_least=0.1, at_most=100,
+    flatness: float = param(1.5, "chebyshev: flatness of the plateau; 1: a straight line", at_least=0.1, at_most=100,
                             tune=(1.0, 15.0), log=True)  # fmt: skip
 
     users_: ClassVar[sparse.csr_matrix]

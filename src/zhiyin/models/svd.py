@@ -31,8 +31,8 @@ class PureSVD(VectorRecommender):
     """
 
     factors: int = param(64, "singular vectors kept", at_least=1, at_most=4096, tune=(8, 512), log=True)
-    entries: str = param("binary", "what an entry of R is", choices=("binary", "weight"))
-    depth: int = param(4, "products with RᵀR that the Krylov basis is made of", at_least=1, at_most=50)
+    entries: str = param("binary", "entries of the matrix R: 1, or the weights of events", choices=("binary", "weight"))
+    depth: int = param(4, "products with RᵀR in the Krylov basis", at_least=1, at_most=50)
 
     def _fit(self, data: Dataset, run: Run) -> None:
         vectors, strengths = right_vectors(data.matrix(self.entries), self.factors, self.depth, run)

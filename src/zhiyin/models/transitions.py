@@ -32,17 +32,25 @@ class Transitions(Recommender):
     sessions, all four should be tuned.
     """
 
-    window: int = param(10, "how far ahead an item still follows", at_least=1, tune=(1, 20))
-    last: int = param(10, "how many of the newest events vote", at_least=1, tune=(1, 50), log=True)
-    decay: float = param(
-        0.8, "an older event's vote, as a share of the next one's", at_least=0, at_most=1, tune=(0.1, 1.0)
+    window: int = param(
+        10, "largest distance, in events, at which an item counts as a follower", at_least=1, tune=(1, 20)
     )
-    half_life: str | None = param(None, "a follower loses half its worth in this gap", tune=("1h", "1d", "7d", "30d"))
-    session_gap: str | None = param(None, "a pause as long as this ends a session", tune=("30m", "1d"))
+    last: int = param(10, "newest events of a history that are used", at_least=1, tune=(1, 50), log=True)
+    decay: float = param(
+        0.8, "weight of an event as a share of that of the next newer one", at_least=0, at_most=1, tune=(0.1, 1.0)
+    )
+    half_life: str | None = param(
+        None,
+        "half-life of the weight of a following item by its time gap; none: no decay",
+        tune=("1h", "1d", "7d", "30d"),
+    )
+    session_gap: str | None = param(None, "pause that ends a session; none: sessions do not end", tune=("30m", "1d"))
     k_neighbors: int = param(200, "followers kept for each item", at_least=1, tune=(20, 500), log=True)
-    repeats: float = param(0.0, "what an item says for itself; 0: never again", at_least=0, tune=(0.0, 5.0))
-    backward: float = param(0.0, "what came before, as a share of what came after", at_least=0, tune=(0.0, 1.0))
-    damping: float = param(0.0, "how much less a popular item says", at_least=0, at_most=1, tune=(0.0, 1.0))
+    repeats: float = param(0.0, "weight of the transition of an item to itself; 0: none", at_least=0, tune=(0.0, 5.0))
+    backward: float = param(0.0, "weight of preceding items relative to following ones", at_least=0, tune=(0.0, 1.0))
+    damping: float = param(
+        0.0, "power of an item's popularity that its transitions are divided by", at_least=0, at_most=1, tune=(0.0, 1.0)
+    )
 
     def _fit(self, data: Dataset, run: Run) -> None:
         positive = data.events["weight"].to_numpy() > 0

@@ -51,29 +51,35 @@ class TwoTower(NeuralRecommender):
     """
 
     factors: int = param(128, "length of the vectors", at_least=1, at_most=4096, tune=(32, 256), log=True)
-    epochs: int = param(20, "most passes over the data", at_least=1)
+    epochs: int = param(20, "largest number of passes over the data", at_least=1)
     validation: str = param(
         "last",
-        "what early stopping is judged by: each user's last event, a random tenth of everybody's, the last tenth of "
-        "the time, users or items kept out of training, or nothing",
+        "validation events of early stopping: each user's last, a random tenth of each user's, "
+        "the last tenth of the time, those of held-out users or items, or none",
         choices=("last", "ratio", "time", "users", "cold-items", "none"),
     )
-    dropout: float = param(0.5, "share of words dropped in training", at_least=0, at_most=0.95, tune=(0.0, 0.8))
-    max_len: int = param(200, "events of a history that are read, the last ones", at_least=1, at_most=8192)
-    columns: str = param("", "item columns to use, between commas or |; empty: all text and category columns")
-    user_columns: str = param("", "user columns to use, in the same way")
-    min_count: int = param(2, "items a word or value must describe to count, one with events", at_least=1)
-    bins: int = param(16, "bins of a column of numbers, of equally many items", at_least=2, at_most=1000)
-    ids: bool = param(True, "learn a vector of each item beside what its features say")
-    id_dropout: float = param(0.5, "share of items whose own vector is dropped in a step", at_least=0, at_most=1)
-    hidden: int = param(0, "width of the hidden layer of each tower; 0: what is added up is the vector", at_least=0)
-    history: str = param("any", "a target is found from: all other events, or the earlier", choices=("any", "next"))
-    half_life: float = param(0.0, "events after which one counts half in the mean of a history; 0: never", at_least=0)
-    negatives: int = param(1024, "items a step that all its targets are told apart from", at_least=1)
-    hard: float = param(0.0, "share of the negatives that are the best scored of a larger draw", at_least=0, at_most=1)
-    hard_pool: int = param(4, "size of that draw, in negatives", at_least=1, at_most=100)
-    popularity_power: float = param(0.5, "negatives are drawn by popularity to this power", at_least=0, at_most=1)
-    popularity: float = param(1.0, "how much of an item's popularity its scores hold", at_least=0, at_most=1)
+    dropout: float = param(0.5, "dropout rate of words", at_least=0, at_most=0.95, tune=(0.0, 0.8))
+    max_len: int = param(200, "last events of a history that are read", at_least=1, at_most=8192)
+    columns: str = param("", "item columns to use, separated by commas or |; empty: all text and category columns")
+    user_columns: str = param("", "user columns to use, separated by commas or |; empty: all text and category columns")
+    min_count: int = param(2, "fewest items with a word or value; at least one of them has events", at_least=1)
+    bins: int = param(16, "quantile bins of a numeric column", at_least=2, at_most=1000)
+    ids: bool = param(True, "learn a vector for each item, added to that of its features")
+    id_dropout: float = param(0.5, "share of items whose own vector is dropped in each step", at_least=0, at_most=1)
+    hidden: int = param(0, "width of the hidden layer of each tower; 0: no hidden layer", at_least=0)
+    history: str = param(
+        "any", "events that a target is predicted from: all others, or the earlier ones", choices=("any", "next")
+    )
+    half_life: float = param(
+        0.0, "half-life of an event in the mean of a history, in later events; 0: no decay", at_least=0
+    )
+    negatives: int = param(1024, "sampled negatives in each step, shared by all its targets", at_least=1)
+    hard: float = param(0.0, "share of hard negatives: the best scored of a larger draw", at_least=0, at_most=1)
+    hard_pool: int = param(
+        4, "size of the draw that hard negatives are chosen from, as a multiple of negatives", at_least=1, at_most=100
+    )
+    popularity_power: float = param(0.5, "power of the popularity that negatives are drawn by", at_least=0, at_most=1)
+    popularity: float = param(1.0, "weight of an item's log popularity in its scores", at_least=0, at_most=1)
     temperature: float = param(0.05, "scores are cosine / temperature; 0: plain inner products", at_least=0)
 
     columns_: ClassVar[list[dict[str, Any]]]

@@ -42,20 +42,20 @@ class UltraGCN(NeuralRecommender):
     | users are folded in, not looked up | one path for known users and strangers |
     """
 
-    epochs: int = param(40, "most passes over the data", at_least=1)
+    epochs: int = param(40, "largest number of passes over the data", at_least=1)
     validation: str = param(
         "ratio",
-        "what early stopping is judged by: a random tenth of everybody's events, each user's last, the last tenth of "
-        "the time, or nothing",
+        "validation events of early stopping: a random tenth of each user's, each user's last, "
+        "the last tenth of the time, or none",
         choices=("last", "ratio", "time", "users", "none"),
     )
-    batch_size: int = param(2048, "pairs a step", at_least=1, tune=(256, 4096), log=True)
+    batch_size: int = param(2048, "pairs in each step", at_least=1, tune=(256, 4096), log=True)
     dropout: float = param(0.0, "not used", at_least=0, at_most=0)
-    negatives: int = param(1024, "items a step that its users are told apart from", at_least=1)
-    negative_weight: float = param(300.0, "weight of all negatives of a pair together", at_least=0, tune=(10, 1000))
-    pair_weight: float = param(1e-6, "weight that every pair has beside β", at_least=0)
+    negatives: int = param(1024, "sampled negatives in each step, shared by its users", at_least=1)
+    negative_weight: float = param(300.0, "weight of all negatives of a pair, in sum", at_least=0, tune=(10, 1000))
+    pair_weight: float = param(1e-6, "weight of every pair, added to that by degrees", at_least=0)
     reg: float = param(1e-4, "L2 penalty on the vectors of a pair", at_least=0, tune=(1e-6, 1e-2), log=True)
-    fold_in_steps: int = param(80, "steps that find the vector of a history", at_least=1)
+    fold_in_steps: int = param(80, "optimisation steps of the fold-in of a history", at_least=1)
 
     degrees_: ClassVar[np.ndarray]
     contrast_: ClassVar[np.ndarray]

@@ -29,10 +29,14 @@ class DCNv2(DeepRanker):
     | all categories have vectors of one length | one table, one look-up |
     """
 
-    crosses: int = param(2, "cross layers: the degree of the crosses less one", at_least=1, at_most=8, tune=(1, 4))
-    rank: int = param(0, "rank of the matrices of cross layers; 0: full", at_least=0, tune=(0, 64))
+    crosses: int = param(
+        2, "cross layers: the highest degree of feature crosses minus 1", at_least=1, at_most=8, tune=(1, 4)
+    )
+    rank: int = param(0, "rank of the matrices of cross layers; 0: full rank", at_least=0, tune=(0, 64))
     experts: int = param(4, "low-rank experts a cross layer", at_least=1, at_most=64, tune=(1, 8))
-    structure: str = param("parallel", "how crosses and perceptron are joined", choices=("parallel", "stacked"))
+    structure: str = param(
+        "parallel", "combination of the cross network and the perceptron", choices=("parallel", "stacked")
+    )
 
     def _build(self, shape: Shape) -> Network:
         return _DCN(shape, self)

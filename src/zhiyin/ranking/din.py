@@ -33,7 +33,7 @@ class DIN(DeepRanker):
 
     max_len: int = param(50, "last events of a history that are read", at_least=1, tune=(10, 200), log=True)
     attention: int = param(36, "hidden units of the attention", at_least=1, at_most=1024, tune=(16, 64))
-    activation: str = param("dice", "what follows each linear map", choices=("dice", "prelu", "relu"))
+    activation: str = param("dice", "activation function", choices=("dice", "prelu", "relu"))
 
     def _build(self, shape: Shape) -> Network:
         return _DIN(shape, self)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from zhiyin.core.durations import UNITS
 from zhiyin.core.errors import ConfigError, DataError, nearest
 from zhiyin.core.parallel import kernel
 from zhiyin.core.run import Run, log
+from zhiyin.data.column_names import is_price
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.features.column_encoders import Category, Number, Time, floats, moments_of
@@ -41,7 +41,6 @@ UNKNOWN_MOMENT = np.iinfo(np.int64).min  # a moment that is not known
 MAX_CATEGORY_COLUMNS = 3
 # Vector columns larger than this are left out of "content similarity".
 MAX_CONTENT_BYTES = 1 << 29
-_PRICE = re.compile(r"price|cost|amount", re.IGNORECASE)
 _TABLES = ("similarities_", "rules_")
 
 
@@ -439,7 +438,7 @@ def _cross_inputs(data: Dataset, features: Features, price: str | None) -> tuple
             shares[name] = sparse.csr_matrix(of, (n, table.cards[at]))
     extra["categories"] = dict(list(shares.items())[:MAX_CATEGORY_COLUMNS])
     if price is None:
-        guesses = [c.name for c in features.columns if isinstance(c, Number) and _PRICE.search(c.name)]
+        guesses = [c.name for c in features.columns if isinstance(c, Number) and is_price(c.name)]
         price = guesses[0] if guesses else None
         if price is not None:
             notes.append(f"{price}: taken as the price, by its name")

@@ -25,7 +25,7 @@ class FM(NetworkRanker):
     | Adam and not SGD | one learning rate does for rare and frequent categories |
     """
 
-    learning_rate: float = param(3e-3, "step of Adam", at_least=0, tune=(1e-4, 1e-1), log=True)
+    learning_rate: float = param(3e-3, "learning rate of Adam", at_least=0, tune=(1e-4, 1e-1), log=True)
 
     def _build(self, shape: Shape) -> Network:
         return Pairs(shape, self.factors, self.reg)

@@ -36,8 +36,10 @@ class MultiTask(DeepRanker):
 
     tasks: str = param("click,purchase", "names of the labels, in the order of their columns")
     objective: str = param("", "weights of the labels in the score, such as click=1,purchase=5; empty: all 1")
-    combine: str = param("sum", "Σ weight · chance, or Π chance^weight", choices=("sum", "product"))
-    structure: str = param("mmoe", "what the tasks share", choices=("mmoe", "esmm"))
+    combine: str = param(
+        "sum", "score of the tasks: Σ weight · probability, or Π probability^weight", choices=("sum", "product")
+    )
+    structure: str = param("mmoe", "architecture of the layers that the tasks share", choices=("mmoe", "esmm"))
     experts: int = param(4, "experts of MMoE", at_least=1, at_most=64, tune=(2, 8))
 
     @property

@@ -36,21 +36,21 @@ class NetworkRanker(Ranker):
     Learned state: `weights_` of the network, `encoding_` of the columns, `curve_`, what training lost in each epoch.
     """
 
-    factors: int = param(16, "length of the vector of a category", at_least=1, at_most=1024, tune=(4, 64), log=True)
-    max_len: int = param(50, "last events of a history that are read; 0: the history is not looked at", at_least=0)
-    epochs: int = param(20, "most passes over the rows", at_least=1)
-    patience: int = param(2, "epochs without a better validation log-loss before the end; 0: never", at_least=0)
-    batch_size: int = param(1024, "rows a step", at_least=1, tune=(256, 8192), log=True)
-    learning_rate: float = param(1e-3, "step of Adam", at_least=0, tune=(1e-4, 1e-2), log=True)
-    beta2: float = param(0.999, "how long Adam remembers squares", at_least=0.5, at_most=0.9999)
+    factors: int = param(16, "length of the embedding of a category", at_least=1, at_most=1024, tune=(4, 64), log=True)
+    max_len: int = param(50, "last events of a history that are read; 0: none", at_least=0)
+    epochs: int = param(20, "largest number of passes over the rows", at_least=1)
+    patience: int = param(2, "epochs without a better validation log-loss before training stops; 0: never", at_least=0)
+    batch_size: int = param(1024, "rows in each step", at_least=1, tune=(256, 8192), log=True)
+    learning_rate: float = param(1e-3, "learning rate of Adam", at_least=0, tune=(1e-4, 1e-2), log=True)
+    beta2: float = param(0.999, "Adam's decay rate of squared gradients (β₂)", at_least=0.5, at_most=0.9999)
     warmup: int = param(0, "steps until the full learning rate", at_least=0)
     schedule: str = param("constant", "learning rate after warm-up", choices=("constant", "cosine"))
     weight_decay: float = param(0.0, "decoupled L2 decay of all weights", at_least=0, tune=(1e-6, 1e-1), log=True)
-    reg: float = param(0.0, "L2 penalty of the vectors a row reads", at_least=0, tune=(1e-6, 1e-1), log=True)
-    masked: float = param(0.0, "share of categories shown as unknown in training", at_least=0, at_most=0.9)
-    min_count: int = param(1, "rows a category needs for a vector of its own", at_least=1)
+    reg: float = param(0.0, "L2 penalty on the embeddings that a row reads", at_least=0, tune=(1e-6, 1e-1), log=True)
+    masked: float = param(0.0, "share of categories replaced by the unknown one in training", at_least=0, at_most=0.9)
+    min_count: int = param(1, "fewest rows of a category with an embedding of its own", at_least=1)
     scaling: str = param(
-        "quantile", "numbers by their place in the distribution, or by mean and deviation",
+        "quantile", "scaling of numbers: by quantile, or by mean and standard deviation",
         choices=("quantile", "standard"),
     )  # fmt: skip
     clip: float = param(10.0, "largest norm of the gradient; 0: no limit", at_least=0)
@@ -157,7 +157,7 @@ class DeepRanker(NetworkRanker):
 
     hidden: int = param(128, "units of a hidden layer", at_least=1, at_most=65_536, tune=(32, 512), log=True)
     layers: int = param(2, "hidden layers", at_least=0, at_most=16, tune=(1, 4))
-    dropout: float = param(0.0, "share of hidden units dropped in training", at_least=0, at_most=0.95, tune=(0.0, 0.5))
+    dropout: float = param(0.0, "dropout rate of hidden units", at_least=0, at_most=0.95, tune=(0.0, 0.5))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,7 +43,7 @@ class Ranker(Parameterized):
 
     calibrate: str = param(
         "none",
-        "how scores are brought to the share of positives, learned on the validation rows",
+        "calibration of scores to the share of positives, learned on the validation rows",
         choices=("none", "isotonic", "platt"),
     )
 

@@ -47,17 +47,23 @@ class Trees(Ranker):
     forest_: ClassVar[Forest]
     bag_codes_: ClassVar[dict[str, np.ndarray]]
 
-    objective: str = param("lambdarank", "learn the order in requests, or chances", choices=("lambdarank", "binary"))
-    trees: int = param(500, "most trees", at_least=1, tune=(50, 1000), log=True)
+    objective: str = param(
+        "lambdarank",
+        "objective: the order within requests, or the probability of a positive",
+        choices=("lambdarank", "binary"),
+    )
+    trees: int = param(500, "largest number of trees", at_least=1, tune=(50, 1000), log=True)
     leaves: int = param(31, "leaves of a tree", at_least=2, at_most=4096, tune=(7, 127), log=True)
-    learning_rate: float = param(0.05, "share of each tree that is kept", at_least=1e-6, tune=(0.01, 0.3), log=True)
-    min_leaf: int = param(20, "rows of a leaf, at least", at_least=1, tune=(5, 500), log=True)
-    reg: float = param(1.0, "L2 penalty of leaves", at_least=0, tune=(0.01, 100), log=True)
-    columns: float = param(0.8, "share of the columns that each tree may ask", at_least=0.01, at_most=1, tune=(0.3, 1))
-    rows: float = param(0.8, "share of the rows that each tree sees", at_least=0.01, at_most=1, tune=(0.3, 1))
-    patience: int = param(30, "trees without a better validation metric before the end; 0: never", at_least=0)
-    cutoff: int = param(10, "length of list that validation looks at", at_least=1)
-    bag_columns: int = param(64, "most columns made of one bag of categories", at_least=0, at_most=4096)
+    learning_rate: float = param(
+        0.05, "learning rate: share of each tree that is added", at_least=1e-6, tune=(0.01, 0.3), log=True
+    )
+    min_leaf: int = param(20, "fewest rows of a leaf", at_least=1, tune=(5, 500), log=True)
+    reg: float = param(1.0, "L2 penalty on leaf values", at_least=0, tune=(0.01, 100), log=True)
+    columns: float = param(0.8, "share of the columns that each tree uses", at_least=0.01, at_most=1, tune=(0.3, 1))
+    rows: float = param(0.8, "share of the rows that each tree is trained on", at_least=0.01, at_most=1, tune=(0.3, 1))
+    patience: int = param(30, "trees without a better validation metric before training stops; 0: never", at_least=0)
+    cutoff: int = param(10, "list length of the validation metric", at_least=1)
+    bag_columns: int = param(64, "largest number of columns made of one multi-valued column", at_least=0, at_most=4096)
 
     @property
     def _log_odds(self) -> bool:  # type: ignore[override]

@@ -49,9 +49,9 @@ class BayesianFM(RatingModel):
 
     factors: int = param(12, "length of the vectors", at_least=1, at_most=512, tune=(4, 32), log=True)
     sweeps: int = param(120, "samples drawn", at_least=2, tune=(60, 500), log=True)
-    burn: int = param(40, "first samples that are thrown away", at_least=0, at_most=10_000)
-    kept: int = param(32, "samples kept, evenly among the later ones", at_least=1, at_most=1000)
-    implicit: bool = param(True, "use what was rated and by whom, besides how")
+    burn: int = param(40, "first samples that are discarded (burn-in)", at_least=0, at_most=10_000)
+    kept: int = param(32, "samples kept, spread evenly after the burn-in", at_least=1, at_most=1000)
+    implicit: bool = param(True, "use which items were rated and by whom, besides the ratings")
     columns: bool = param(True, "use the columns of users and items")
     seen_: ClassVar[np.ndarray]
     offsets_: ClassVar[np.ndarray]

@@ -33,10 +33,12 @@ class BiasedMF(RatingModel):
 
     factors: int = param(32, "length of the vectors", at_least=1, at_most=1024, tune=(8, 128), log=True)
     epochs: int = param(30, "passes over the ratings", at_least=1, tune=(10, 60))
-    rate: float = param(0.02, "length of a step", at_least=0, tune=(0.002, 0.05), log=True)
-    reg: float = param(0.1, "L2 penalty of the vectors, for each rating", at_least=0, tune=(0.01, 0.3), log=True)
-    reg_bias: float = param(0.02, "L2 penalty of the biases, for each rating", at_least=0, tune=(0.002, 0.2), log=True)
-    fold_reg: float = param(1.0, "penalties at folding in, times those of training", at_least=0.01, tune=(0.5, 4.0))
+    rate: float = param(0.02, "step size", at_least=0, tune=(0.002, 0.05), log=True)
+    reg: float = param(0.1, "L2 penalty on the vectors, for each rating", at_least=0, tune=(0.01, 0.3), log=True)
+    reg_bias: float = param(0.02, "L2 penalty on the biases, for each rating", at_least=0, tune=(0.002, 0.2), log=True)
+    fold_reg: float = param(
+        1.0, "penalties of fold-in as a multiple of those of training", at_least=0.01, tune=(0.5, 4.0)
+    )
 
     def _fit(self, data: Dataset, run: Run) -> None:
         histories, rng = data.histories, run.rng(51)

@@ -50,18 +50,24 @@ class TimeSVDpp(RatingModel):
 
     factors: int = param(32, "length of the vectors", at_least=1, at_most=1024, tune=(8, 128), log=True)
     epochs: int = param(30, "passes over the ratings", at_least=1, tune=(10, 60))
-    rate: float = param(0.02, "length of a step", at_least=0, tune=(0.002, 0.05), log=True)
-    reg: float = param(0.14, "L2 penalty of the vectors, for each rating", at_least=0, tune=(0.01, 0.3), log=True)
-    reg_bias: float = param(0.02, "L2 penalty of the biases, for each rating", at_least=0, tune=(0.002, 0.2), log=True)
-    fold_reg: float = param(1.0, "penalties at folding in, times those of training", at_least=0.01, tune=(0.5, 4.0))
-    bins: int = param(30, "bins of time of an item's bias, of equal length", at_least=1, at_most=1000, tune=(5, 60))
-    power: float = param(0.4, "of the distance from a user's mean moment", at_least=0, at_most=2, tune=(0.2, 1.0))
-    reg_bin: float = param(200.0, "L2 penalty of an item's bias in a bin", at_least=1e-3, tune=(1, 1000), log=True)
-    reg_drift: float = param(10.0, "L2 penalty of a user's drift and scale", at_least=1e-3, tune=(1, 100), log=True)
-    reg_day: float = param(10.0, "L2 penalty of a user's day", at_least=1e-3, tune=(1, 100), log=True)
-    day_bias: bool = param(True, "a bias and scale for each day of a user")
-    scaling: bool = param(True, "a scale of the items' biases for each user")
-    factor_drift: bool = param(False, "let the user's vector drift too")
+    rate: float = param(0.02, "step size", at_least=0, tune=(0.002, 0.05), log=True)
+    reg: float = param(0.14, "L2 penalty on the vectors, for each rating", at_least=0, tune=(0.01, 0.3), log=True)
+    reg_bias: float = param(0.02, "L2 penalty on the biases, for each rating", at_least=0, tune=(0.002, 0.2), log=True)
+    fold_reg: float = param(
+        1.0, "penalties of fold-in as a multiple of those of training", at_least=0.01, tune=(0.5, 4.0)
+    )
+    bins: int = param(30, "time bins of equal length for an item's bias", at_least=1, at_most=1000, tune=(5, 60))
+    power: float = param(
+        0.4, "power of the time distance from a user's mean date", at_least=0, at_most=2, tune=(0.2, 1.0)
+    )
+    reg_bin: float = param(200.0, "L2 penalty on an item's bias in a time bin", at_least=1e-3, tune=(1, 1000), log=True)
+    reg_drift: float = param(10.0, "L2 penalty on a user's drift and scale", at_least=1e-3, tune=(1, 100), log=True)
+    reg_day: float = param(
+        10.0, "L2 penalty on a user's bias and scale of one day", at_least=1e-3, tune=(1, 100), log=True
+    )
+    day_bias: bool = param(True, "learn a bias and a scale for each day of a user")
+    scaling: bool = param(True, "learn a scale of the item biases for each user")
+    factor_drift: bool = param(False, "let the vectors of users drift, too")
     timed: ClassVar[bool] = True
     implicit_: ClassVar[np.ndarray]
     mean_: ClassVar[float]

@@ -26,7 +26,7 @@ class Caser(SequenceRecommender):
     | one table of items, a linear layer after z | half the weights of the paper's E and W' |
     """
 
-    window: int = param(5, "last items that are looked at, L", at_least=1, at_most=64, tune=(3, 10))
+    window: int = param(5, "last items of a history that are read (L)", at_least=1, at_most=64, tune=(3, 10))
     horizontal: int = param(16, "horizontal filters of each height 1..L", at_least=1, at_most=1024)
     vertical: int = param(4, "vertical filters", at_least=1, at_most=256)
 

@@ -38,8 +38,8 @@ class HSTU(SequenceRecommender):
     """
 
     blocks: int = param(2, "layers of attention", at_least=1, at_most=48, tune=(1, 8))
-    heads: int = param(1, "attention heads; they divide factors", at_least=1)
-    time_bias: bool = param(True, "attention depends on the time between two events, not on their order alone")
+    heads: int = param(1, "attention heads; factors is a multiple of it", at_least=1)
+    time_bias: bool = param(True, "attention depends on the time between two events, besides their order")
 
     def _encoder(self) -> nn.Module:
         if self.factors % self.heads:

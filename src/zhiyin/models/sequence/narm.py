@@ -29,15 +29,15 @@ class NARM(SequenceRecommender):
     """
 
     factors: int = param(128, "length of the vectors", at_least=1, at_most=4096, tune=(32, 256), log=True)
-    epochs: int = param(12, "most passes over the data", at_least=1)
+    epochs: int = param(12, "largest number of passes over the data", at_least=1)
     patience: int = param(3, "epochs without a better validation NDCG@10 before training stops; 0: never", at_least=0)
-    max_len: int = param(20, "events of a history that are read, the last ones", at_least=1, at_most=1024)
-    windows: bool = param(True, "learn from all of a longer history, in pieces, and not from its end alone")
-    batch_size: int = param(512, "histories a step", at_least=1, tune=(64, 1024), log=True)
-    learning_rate: float = param(2e-3, "step of Adam", at_least=0, tune=(1e-4, 1e-2), log=True)
+    max_len: int = param(20, "last events of a history that are read", at_least=1, at_most=1024)
+    windows: bool = param(True, "learn from all of a longer history, in pieces; else from its last events alone")
+    batch_size: int = param(512, "histories in each step", at_least=1, tune=(64, 1024), log=True)
+    learning_rate: float = param(2e-3, "learning rate of Adam", at_least=0, tune=(1e-4, 1e-2), log=True)
     warmup: int = param(100, "steps until the full learning rate", at_least=0)
     schedule: str = param("cosine", "learning rate after warm-up", choices=("constant", "cosine"))
-    dropout: float = param(0.4, "share of elements dropped in training", at_least=0, at_most=0.95, tune=(0.0, 0.6))
+    dropout: float = param(0.4, "dropout rate", at_least=0, at_most=0.95, tune=(0.0, 0.6))
     temperature: float = param(0.083, "scores are cosine / temperature; 0: plain inner products", at_least=0)
 
     # Sessions repeat items: validation for early stopping must include the items of the history.

@@ -38,21 +38,23 @@ class NeuralRecommender(VectorRecommender):
     """Base of the neural recommenders. See the module docstring."""
 
     factors: int = param(64, "length of the vectors", at_least=1, at_most=4096, tune=(32, 256), log=True)
-    epochs: int = param(100, "most passes over the data", at_least=1)
+    epochs: int = param(100, "largest number of passes over the data", at_least=1)
     patience: int = param(10, "epochs without a better validation NDCG@10 before training stops; 0: never", at_least=0)
     validation: str = param(
         "last",
-        "what early stopping is judged by: each user's last event, a random tenth of everybody's, the last tenth of "
-        "the time, or nothing",
+        "validation events of early stopping: each user's last, a random tenth of each user's, "
+        "the last tenth of the time, or none",
         choices=("last", "ratio", "time", "users", "none"),
     )
-    batch_size: int = param(128, "histories a step", at_least=1, tune=(64, 512), log=True)
-    learning_rate: float = param(1e-3, "step of Adam", at_least=0, tune=(1e-4, 1e-2), log=True)
-    beta2: float = param(0.999, "how long Adam remembers squares; less spares rare items", at_least=0.5, at_most=0.9999)
+    batch_size: int = param(128, "histories in each step", at_least=1, tune=(64, 512), log=True)
+    learning_rate: float = param(1e-3, "learning rate of Adam", at_least=0, tune=(1e-4, 1e-2), log=True)
+    beta2: float = param(
+        0.999, "Adam's decay rate of squared gradients (β₂); lower suits rare items", at_least=0.5, at_most=0.9999
+    )
     warmup: int = param(0, "steps until the full learning rate", at_least=0)
     schedule: str = param("constant", "learning rate after warm-up", choices=("constant", "cosine"))
     weight_decay: float = param(0.0, "decoupled L2 decay", at_least=0, tune=(1e-6, 1e-1), log=True)
-    dropout: float = param(0.1, "share of elements dropped in training", at_least=0, at_most=0.95, tune=(0.0, 0.6))
+    dropout: float = param(0.1, "dropout rate", at_least=0, at_most=0.95, tune=(0.0, 0.6))
     clip: float = param(5.0, "largest norm of the gradient; 0: no limit", at_least=0)
 
     weights_: ClassVar[dict[str, np.ndarray]]

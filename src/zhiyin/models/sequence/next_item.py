@@ -116,13 +116,13 @@ class NextItem(nn.Module):
 class SequenceRecommender(NeuralRecommender):
     """Base of the sequence models: their common hyperparameters, batches and network."""
 
-    max_len: int = param(200, "events of a history that are read, the last ones", at_least=1, at_most=8192)
-    windows: bool = param(False, "learn from all of a longer history, in pieces, and not from its end alone")
-    loss: str = param("softmax", "what is minimised", choices=("softmax", "sampled_softmax", "gbce", "bpr", "bpr_max"))
-    negatives: int = param(1024, "items a step that all its places are told apart from", at_least=1)
-    popularity_power: float = param(0.5, "negatives are drawn by popularity to this power", at_least=0, at_most=1)
+    max_len: int = param(200, "last events of a history that are read", at_least=1, at_most=8192)
+    windows: bool = param(False, "learn from all of a longer history, in pieces; else from its last events alone")
+    loss: str = param("softmax", "loss", choices=("softmax", "sampled_softmax", "gbce", "bpr", "bpr_max"))
+    negatives: int = param(1024, "sampled negatives in each step, shared by all its positions", at_least=1)
+    popularity_power: float = param(0.5, "power of the popularity that negatives are drawn by", at_least=0, at_most=1)
     temperature: float = param(0.0, "scores are cosine / temperature; 0: plain inner products", at_least=0)
-    calibration: float = param(0.75, "t of gbce: 1 calibrates fully, 0 is plain bce", at_least=0, at_most=1)
+    calibration: float = param(0.75, "t of gBCE; 1: full calibration, 0: plain BCE", at_least=0, at_most=1)
     score_reg: float = param(1.0, "penalty on scores of negatives in bpr_max", at_least=0)
 
     # Spread of the item vectors before training; None: their length is about 1.

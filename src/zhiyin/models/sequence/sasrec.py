@@ -31,19 +31,19 @@ class SASRec(SequenceRecommender):
 
     beta2: float = param(
         0.98,
-        "how long Adam remembers squares, as in the paper's code; less spares rare items",
+        "Adam's decay rate of squared gradients (β₂), as in the paper's code; lower suits rare items",
         at_least=0.5,
         at_most=0.9999,
     )
     blocks: int = param(2, "layers of attention", at_least=1, at_most=48, tune=(1, 4))
-    heads: int = param(1, "attention heads; they divide factors", at_least=1)
-    expansion: int = param(4, "width of the feed-forward layers, in factors", at_least=1, at_most=8)
+    heads: int = param(1, "attention heads; factors is a multiple of it", at_least=1)
+    expansion: int = param(4, "width of the feed-forward layers, as a multiple of factors", at_least=1, at_most=8)
 
     _item_std = 0.02
 
     positions: str = param(
         "absolute",
-        "vectors added to items by distance from the end, or a bias on attention by distance between items",
+        "encoding of positions: vectors added by distance from the end, or an attention bias by distance between items",
         choices=("absolute", "relative"),
     )
 

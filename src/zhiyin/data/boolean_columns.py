@@ -1,23 +1,10 @@
-"""Words that are read as booleans, in files and in requests alike."""
+"""Columns of words that are read as booleans."""
 
 from __future__ import annotations
 
 import polars as pl
 
-# Pairs of words for true and false, lower case.
-_PAIRS = (
-    ("true", "false"), ("yes", "no"), ("y", "n"), ("t", "f"), ("on", "off"), ("ja", "nein"), ("oui", "non"),
-    ("si", "no"), ("sí", "no"), ("wahr", "falsch"), ("да", "нет"), ("是", "否"), ("有", "无"), ("✓", "✗"), ("✔", "✘"),
-)  # fmt: skip
-BOOLEANS = {word: value for pair in _PAIRS for word, value in zip(pair, (True, False))} | {"1": True, "0": False}
-
-
-def to_boolean(word: str) -> bool:
-    """The boolean that a word such as "Yes", "off" or "1" is. Raises ValueError for any other."""
-    try:
-        return BOOLEANS[word.strip().lower()]
-    except KeyError:
-        raise ValueError from None
+from zhiyin.core.booleans import BOOLEANS, PAIRS
 
 
 def to_booleans(words: pl.Series) -> pl.Series:
@@ -34,5 +21,5 @@ def is_boolean(words: pl.Series) -> bool:
     if seen <= {"true", "false"}:
         return True
     rest = seen - {"true", "false", "1", "0"}
-    same = next((True for pair in _PAIRS if rest <= set(pair)), False)
+    same = next((True for pair in PAIRS if rest <= set(pair)), False)
     return same and not seen <= {"1", "0"} and len({BOOLEANS[word] for word in seen}) == 2
