@@ -13,8 +13,9 @@ pytest.importorskip("fastapi")
 from zhiyin.data.project_config import ServiceSection
 from zhiyin.service.retention import RetentionJob
 from zhiyin.store.database import Store
-from zhiyin.store.live_state import DirectState, MemoryState, Showings
+from zhiyin.store.memory_state import DirectState, MemoryState
 from zhiyin.store.records import Event
+from zhiyin.store.showings import Showings
 
 from .conftest import click, eventually
 

@@ -27,7 +27,7 @@ from zhiyin.data.reading import read
 from zhiyin.pipeline.bundles import checksum
 from zhiyin.service.version_view import View
 from zhiyin.store.database import Store
-from zhiyin.store.live_state import DirectState, MemoryState
+from zhiyin.store.memory_state import DirectState, MemoryState
 from zhiyin.store.records import Event, validated_event
 
 from .conftest import click, listed

@@ -13,7 +13,7 @@ pytest.importorskip("fastapi")
 
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.pipeline.rules import Rules
-from zhiyin.store.live_state import MemoryState
+from zhiyin.store.memory_state import MemoryState
 
 from .conftest import click, client_of, eventually, listed
 

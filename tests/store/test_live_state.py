@@ -18,7 +18,9 @@ import pytest
 
 from tests.conformance.state import NOW, Clock, Shop, StateConformance, event
 from zhiyin.core.errors import ConfigError
-from zhiyin.store.live_state import GRACE_SECONDS, TTL_SECONDS, DirectState, LiveState, MemoryState, Recent, Showings
+from zhiyin.store.live_state import GRACE_SECONDS, TTL_SECONDS, LiveState, Recent
+from zhiyin.store.memory_state import DirectState, MemoryState
+from zhiyin.store.showings import Showings
 
 Make = Callable[[Callable[[], float]], LiveState]
 
@@ -41,11 +43,11 @@ class TestMemory(StateConformance):
             shop.log += [event(n, user=name) for n in range(10)]
         for name in names:
             assert state.recent(name, shop.load(name)) == shop.now(name)
-        assert (state.users, state._size) == (10, 100)
+        assert (state.users, state._recent.currsize) == (10, 100)
         state.add_events([event(n, user="u19") for n in range(10, 60)])
-        assert (state.users, state._size) == (5, 100)  # room is made of those who were asked for longest ago
+        assert (state.users, state._recent.currsize) == (5, 100)  # room is made of those who were asked for longest ago
         state.forget("u18", NOW)
-        assert (state.users, state._size) == (4, 90)
+        assert (state.users, state._recent.currsize) == (4, 90)
 
     def test_what_was_loaded_long_ago_is_loaded_anew(self, state: LiveState, shop: Shop, clock: Clock) -> None:
         state.recent("alice", shop.load("alice"))
@@ -75,16 +77,16 @@ class TestMemory(StateConformance):
         assert [len(held.counts(f"u{n}")) for n in range(12)] == [0] * 7 + [20] * 5
         held.drop("u11")
         held.add("u1", ["a"] * 40)
-        assert held._size == sum(sum(held.counts(f"u{n}").values()) for n in range(12)) <= 100
+        assert held._by_user.currsize == sum(sum(held.counts(f"u{n}").values()) for n in range(12)) <= 100
         clock.seconds += 50
         held.add("u1", ["b"], window=10)
         assert held.counts("u1") == {"b": 1}
         held.clear()
-        assert held._size == 0
+        assert held._by_user.currsize == 0
 
     def test_nothing_is_left_of_loads(self, state: MemoryState, shop: Shop) -> None:
         state.recent("alice", shop.load("alice"))
-        assert state._loading == {}
+        assert state._loads == {}
 
 
 class TestDirect(StateConformance):

@@ -14,7 +14,8 @@ import pytest
 
 from tests.conformance.state import Clock, StateConformance
 from zhiyin.store import showings_file
-from zhiyin.store.live_state import DirectState, LiveState
+from zhiyin.store.live_state import LiveState
+from zhiyin.store.memory_state import DirectState
 from zhiyin.store.records import hash_of
 from zhiyin.store.showings_file import FileShowings
 

@@ -28,7 +28,8 @@ from zhiyin.service.trending import Trending
 from zhiyin.service.version_selector import RULES_REMEDY, VersionSelector
 from zhiyin.service.version_view import Columns, Loaded, NoVersionError, Past, View
 from zhiyin.store.database import ChangeMarks, Store
-from zhiyin.store.live_state import MAX_EVENTS_PER_USER, LiveState, MemoryState, Recent
+from zhiyin.store.live_state import MAX_EVENTS_PER_USER, LiveState, Recent
+from zhiyin.store.memory_state import MemoryState
 from zhiyin.store.records import Event, columns
 
 # Users whose columns, and whose histories as arrays, are held.

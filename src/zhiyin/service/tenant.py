@@ -21,7 +21,8 @@ from zhiyin.service.serving_state import ServingState
 from zhiyin.service.settings import Settings, read_settings
 from zhiyin.store.database import Store
 from zhiyin.store.group_commit import GroupCommitWriter
-from zhiyin.store.live_state import DirectState, LiveState, state_name
+from zhiyin.store.live_state import LiveState, state_name
+from zhiyin.store.memory_state import DirectState
 from zhiyin.store.showings_file import FileShowings
 from zhiyin.store.trace_writer import TraceWriter
 
