@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from zhiyin.policies.registry import names
-from zhiyin.testing.policy import PolicyConformance
+from zhiyin.policies.reinforce import LoggedChoices
+from zhiyin.testing.policy import PolicyConformance, event_seeds, random_sets
 
 
 class TestEpsilonGreedy(PolicyConformance):
@@ -32,6 +35,18 @@ class TestLinTS(PolicyConformance):
 
 class TestBetaBernoulli(PolicyConformance):
     text = "betabernoulli:draws=20,discount=0.99"
+
+
+class TestTopKReinforce(PolicyConformance):
+    text = "topkreinforce:epochs=3"
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def taught(cls):
+        sets = random_sets(20, 100)
+        log = cls.make(floor=1.0).choose(sets, event_seeds(100))
+        rewards = (sets.features[log.rows, 0] > 0).astype(float)
+        return cls.make().fit(LoggedChoices(sets, log.rows, rewards, log.propensities))
 
 
 def test_every_policy_is_under_the_suite():

@@ -11,4 +11,5 @@ POLICIES = {
     "LinUCB": "policies.lin_ucb",
     "LinTS": "policies.lin_ts",
     "BetaBernoulli": "policies.beta_bernoulli",
+    "TopKReinforce": "policies.reinforce",
 }
