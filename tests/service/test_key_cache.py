@@ -74,8 +74,8 @@ def test_first_keys_are_shown_once_and_kept_as_hashes(store: Store) -> None:
 def test_two_that_start_at_once_make_one_set(store: Store) -> None:
     one, two = KeyTable(store), KeyTable(store)
     first = [AccessKey("admin", frozenset({"admin"}), key_hash("a"), 1)]
-    assert one.begin(first)
-    assert not two.begin([AccessKey("admin", frozenset({"admin"}), key_hash("b"), 1)])
+    assert one.add_first(first)
+    assert not two.add_first([AccessKey("admin", frozenset({"admin"}), key_hash("b"), 1)])
     assert [key.hash for key in two.all()] == [key_hash("a")]
 
 
@@ -122,7 +122,7 @@ def test_names_are_taken_once_and_there_is_an_end_to_them(store: Store, monkeypa
     with pytest.raises(UnknownKeyError) as error:
         keys.revoke("shpo")
     assert error.value.remedy == "did you mean 'shop'?"
-    keys.table.bring([AccessKey(f"k{n}", frozenset({"read"}), key_hash(f"k{n}"), 1) for n in range(MAX_KEYS)])
+    keys.table.import_once([AccessKey(f"k{n}", frozenset({"read"}), key_hash(f"k{n}"), 1) for n in range(MAX_KEYS)])
     assert len(keys.all()) == MAX_KEYS
     with pytest.raises(KeyConflictError, match="as many"):
         keys.add("one-more", ["read"])

@@ -242,8 +242,8 @@ def test_the_log_is_written_back_after_so_many_events(
     store: FakeStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, logger=module.log.name)
-    monkeypatch.setattr(module, "WRITE_BACK_ROWS", 5)
-    monkeypatch.setattr(module, "WRITE_BACK_SECONDS", 1000.0)
+    monkeypatch.setattr(module, "CHECKPOINT_EVENTS", 5)
+    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 1000.0)
     writer = GroupCommitWriter(store)  # type: ignore[arg-type]
     writer.submit(events(*"ab")).result(20)
     writer.submit(events(*"cd")).result(20)
@@ -266,7 +266,7 @@ def test_the_log_is_written_back_after_so_many_events(
 def test_few_events_are_written_back_when_it_is_quiet_and_none_are_not(
     store: FakeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "WRITE_BACK_SECONDS", 0.01)
+    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 0.01)
     waits: list[float] = []
     wait = threading.Event.wait
     writer = GroupCommitWriter(store)  # type: ignore[arg-type]
@@ -285,7 +285,7 @@ def test_few_events_are_written_back_when_it_is_quiet_and_none_are_not(
 def test_a_writer_that_is_closing_leaves_the_log_to_the_store(
     store: FakeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "WRITE_BACK_SECONDS", 1000.0)
+    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 1000.0)
     writer = GroupCommitWriter(store)  # type: ignore[arg-type]
     writer.submit(events("a")).result(20)
     writer.close()

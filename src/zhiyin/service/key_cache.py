@@ -70,7 +70,7 @@ class Keys:
         unreadable: HealthIssue | None = None
         if old is not None and old.exists():
             try:
-                added = table.bring(_old_keys(old, now))
+                added = table.import_once(_old_keys(old, now))
                 if added:
                     log.info("keys: %d of %s are in the store now, and the file is no longer needed", added, old)
             except ConfigError as error:
@@ -78,7 +78,7 @@ class Keys:
                 log.warning("keys: %s: %s; %s", old, unreadable.reason, unreadable.remedy)
         made = {scope: new_key(scope) for scope in SCOPES} if first else {}
         fresh = [AccessKey(scope, frozenset({scope}), key_hash(key), now) for scope, key in made.items()]
-        shown = made if first and table.begin(fresh) else {}
+        shown = made if first and table.add_first(fresh) else {}
         keys = cls(table)
         keys._old_file = unreadable
         return keys, shown
@@ -171,7 +171,7 @@ class Keys:
         used, self._used = self._used, {}
         newer = {hash: day for hash, day in used.items() if self._is_newer(hash, day)}
         if newer:
-            self.table.note_use(newer)
+            self.table.record_use(newer)
 
     def watch(self, seconds: float | None = None) -> None:
         """Follow the store from now on, by a thread of its own: nothing else that a service looks after, such as the

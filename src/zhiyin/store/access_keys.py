@@ -1,7 +1,7 @@
-"""Keys of the service at rest: one table of the store, which all processes and machines of a shop share.
+"""Access keys of the service, in a table of the store, which all processes and machines of a shop share.
 
-A file beside the settings would have to be copied to every machine, and a key revoked on one would open the others; the
-store is what they have in common. A key is kept as its hash only. Exports leave keys out.
+A file beside the settings would have to be copied to every machine, and a key revoked on one would open the others.
+Only the hash of a key is stored. Exports leave keys out.
 """
 
 from __future__ import annotations
@@ -12,27 +12,29 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import sqlalchemy as sa
-
 from zhiyin.core.errors import ConfigError, nearest
 from zhiyin.core.tokens import key_id
 from zhiyin.store.database import Store
+from zhiyin.store.sql import sa
 from zhiyin.store.tables import ACCESS_KEYS, MARKS
 
 # Keys of one shop.
 MAX_KEYS = 100
-# Begins the marks of what was added to a store once and is not to be added again.
+# Prefix of keys of `meta`: imports that were made once and are not to be repeated.
 _IMPORT_MARK = "access keys"
 
 
 @dataclasses.dataclass(frozen=True)
 class AccessKey:
-    """What is known of a key.
+    """An access key.
 
     Parameters
     ----------
-    scopes: what it may do. hash: SHA-256 of the key, 64 hexadecimal digits.
-    created, expires, used: microseconds UTC; expires None: never; used: the day it was last used, None: not yet.
+    scopes: what it permits.
+    hash: SHA-256 of the key, 64 hexadecimal digits.
+    created: microseconds UTC.
+    expires: microseconds UTC; None: never.
+    used: the day of the last use, microseconds UTC; None: not used yet.
     """
 
     name: str
@@ -44,24 +46,24 @@ class AccessKey:
 
     @property
     def id(self) -> str:
-        """Public name: 16 hexadecimal digits, told in lists of keys and by the tokens that it signs."""
+        """Public name: 16 hexadecimal digits, which lists of keys show and tokens name their key by."""
         return key_id(self.hash)
 
     def expired(self, now: int) -> bool:
-        """Whether it had its time. now: microseconds UTC."""
+        """Whether it has expired. now: microseconds UTC."""
         return self.expires is not None and self.expires <= now
 
 
 class UnknownKeyError(ConfigError):
-    """A key that there is not."""
+    """There is no key of this name."""
 
 
 class KeyConflictError(ConfigError):
-    """A change that the keys there are forbid: a name taken, too many, the last admin key."""
+    """A change that the present keys forbid: the name is taken, there are too many, or it is the last admin key."""
 
 
 class KeyTable:
-    """The keys of a store; every change is one transaction, checked against the keys there are within it.
+    """The keys of a store. Each change is one transaction, which checks the present keys within it.
 
     With its first keys the file of an SQLite store becomes readable to its owner alone (0600).
     """
@@ -69,8 +71,8 @@ class KeyTable:
     def __init__(self, store: Store) -> None:
         self.store = store
         with store.reading() as connection:
-            there = sa.inspect(connection).has_table(ACCESS_KEYS.name)
-        if not there:  # of a store from before there were keys in it
+            exists = sa.inspect(connection).has_table(ACCESS_KEYS.name)
+        if not exists:  # of a store from before there were keys in it
             with store.writing() as connection:
                 ACCESS_KEYS.create(connection, checkfirst=True)
 
@@ -79,13 +81,13 @@ class KeyTable:
         return self.read()[0]
 
     def read(self) -> tuple[list[AccessKey], list[str]]:
-        """All keys by name, and the names of rows that are damaged: they open nothing, and `remove` removes them."""
+        """All keys by name, and the names of damaged rows, which permit nothing and which `remove` deletes."""
         with self.store.reading() as connection:
             named_keys = [(str(row["name"]), _key_of(row)) for row in _rows(connection)]
         return [key for _, key in named_keys if key is not None], [name for name, key in named_keys if key is None]
 
     def add(self, key: AccessKey) -> None:
-        """Keep a new key. Raises KeyConflictError where its name is taken or there are too many."""
+        """Store a new key. Raises KeyConflictError where its name is taken or there are too many."""
         with self.store.writing() as connection:
             keys, names = _all(connection), _names(connection)
             if key.name in names:
@@ -97,12 +99,17 @@ class KeyTable:
                 raise KeyConflictError(f"there are {MAX_KEYS} keys, as many as there may be", remedy="revoke one first")
             connection.execute(sa.insert(ACCESS_KEYS), [_row(key)])
         if not keys:
-            self._close_file()
+            self._restrict_file()
 
     def remove(self, name: str, now: int, *, last_admin: bool = False) -> AccessKey:
-        """Remove a key. now: microseconds UTC. last_admin: even if no admin key is left then.
+        """Delete a key.
 
-        Of a damaged row the key returned has no scopes. Raises UnknownKeyError, which names the nearest, and
+        Parameters
+        ----------
+        now: microseconds UTC.
+        last_admin: delete it even if no admin key is left then.
+
+        For a damaged row the key returned has no scopes. Raises UnknownKeyError, which names the nearest, and
         KeyConflictError for the last admin key.
         """
         with self.store.writing() as connection:
@@ -111,7 +118,7 @@ class KeyTable:
             if name not in names:
                 remedy = nearest(name, list(names)) if names else "there is no key yet"
                 raise UnknownKeyError(f"there is no key {name!r}", column="name", remedy=remedy)
-            key = keys_by_name.pop(name, None) or AccessKey(name, frozenset(), "", 0)  # a damaged row opens nothing
+            key = keys_by_name.pop(name, None) or AccessKey(name, frozenset(), "", 0)  # a damaged row permits nothing
             left = any("admin" in one.scopes and not one.expired(now) for one in keys_by_name.values())
             if "admin" in key.scopes and not key.expired(now) and not left and not last_admin:
                 raise KeyConflictError(
@@ -121,8 +128,8 @@ class KeyTable:
             connection.execute(sa.delete(ACCESS_KEYS).where(ACCESS_KEYS.c.name == name))
         return key
 
-    def begin(self, keys: Sequence[AccessKey]) -> bool:
-        """Add the first keys of a store, whoever of several processes comes first; False where it ever had any."""
+    def add_first(self, keys: Sequence[AccessKey]) -> bool:
+        """Add the first keys of a store. Returns False where it has or had keys, such as by another process."""
         with self.store.writing() as connection:
             if (
                 _names(connection)
@@ -131,13 +138,13 @@ class KeyTable:
                 return False
             connection.execute(sa.insert(ACCESS_KEYS), [_row(key) for key in keys])
             connection.execute(sa.insert(MARKS), [{"key": _IMPORT_MARK, "value": None}])
-        self._close_file()
+        self._restrict_file()
         return True
 
-    def bring(self, keys: Sequence[AccessKey]) -> int:
-        """Add keys that were kept elsewhere, each once for ever: one that is revoked later does not come back.
+    def import_once(self, keys: Sequence[AccessKey]) -> int:
+        """Add keys of another place, each only once: one that is revoked later does not come back.
 
-        A name that is taken gets a number. Returns how many were added now.
+        A name that is taken gets a number. Returns how many were added.
         """
         added = 0
         with self.store.writing() as connection:
@@ -157,27 +164,27 @@ class KeyTable:
                 connection.execute(sa.insert(MARKS), [{"key": mark, "value": None}])
                 added += 1
         if added:
-            self._close_file()
+            self._restrict_file()
         return added
 
-    def note_use(self, days: Mapping[str, int]) -> None:
-        """Write the days on which keys were used, microseconds UTC by hash; an earlier day changes nothing."""
+    def record_use(self, days: Mapping[str, int]) -> None:
+        """Store the days of the last use, microseconds UTC by hash; a day before the stored one changes nothing."""
         of = ACCESS_KEYS.c
         with self.store.writing() as connection:
             for hash, day in days.items():
                 older = (of.hash == hash) & (of.used.is_(None) | (of.used < day))
                 connection.execute(sa.update(ACCESS_KEYS).where(older).values(used=day))
 
-    def _close_file(self) -> None:
-        """With its first keys an SQLite store is its owner's alone: who reads a page key's hash can sign as it."""
+    def _restrict_file(self) -> None:
+        """Let only its owner read an SQLite store: the hash of a page key signs tokens."""
         if self.store.path is not None:
             for end in ("", "-wal", "-shm"):
                 file = self.store.path.with_name(self.store.path.name + end)
                 if file.exists():
                     os.chmod(file, 0o600)
 
-    def take_from(self, other: KeyTable) -> None:
-        """Have the keys of another store and no others, and its marks of what was added once."""
+    def copy_from(self, other: KeyTable) -> None:
+        """Replace all keys, and the marks of imports, by those of another store."""
         mine = MARKS.c.key.like(f"{_IMPORT_MARK}%")
         with other.store.reading() as connection:
             keys, marks = _all(connection), list(connection.execute(sa.select(MARKS.c.key).where(mine)).scalars())
@@ -210,7 +217,7 @@ def _names(connection: Any) -> set[str]:
 
 
 def _key_of(row: Mapping[str, Any]) -> AccessKey | None:
-    """The key of a row; None where the row is damaged. SQLite keeps any value in any column."""
+    """The key of a row; None where the row is damaged: SQLite stores any value in any column."""
     texts = [row[name] for name in ("name", "scopes", "hash")]
     times = [row["created"], *(row[name] for name in ("expires", "used") if row[name] is not None)]
     if not all(isinstance(text, str) for text in texts) or not all(isinstance(time, int) for time in times):

@@ -1,6 +1,6 @@
-"""Types of catalogue columns at rest: those that were declared, and those that first writes decided.
+"""Types of catalogue columns in the store: declared ones, and those that the first write of a column determined.
 
-All processes and a restart agree on them: a first write decides in one transaction, and of two at once one.
+A first write determines the type in one transaction, so that all processes and a restart agree on it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,15 @@ _FIRST, _DECLARED = "first", "declared"
 
 @dataclasses.dataclass(frozen=True)
 class StoredTypes:
-    """What a store says of types. version: grows with each change. unusable: (table, column) of entries that are no
-    types, which do not count."""
+    """The types that a store holds.
+
+    Parameters
+    ----------
+    first: types that first writes determined.
+    declared: types that were declared.
+    version: grows with each change.
+    unusable: (table, column) of entries that are no types, which do not count.
+    """
 
     first: CatalogueSchema
     declared: CatalogueSchema
@@ -36,7 +43,7 @@ def stored_types(store: Store) -> StoredTypes:
 
 
 def types_of(rows: Mapping[str, Mapping[str, Any] | None], version: int = 0) -> StoredTypes:
-    """Types of rows of the table of types: columns and types by key."""
+    """The types of rows of the table of types: types by column, by key such as "items/first"."""
     parts: dict[str, dict[str, dict[str, str]]] = {_FIRST: {}, _DECLARED: {}}
     unusable = []
     for key, types in rows.items():
@@ -56,8 +63,9 @@ def types_of(rows: Mapping[str, Mapping[str, Any] | None], version: int = 0) -> 
 
 
 def add_first(store: Store, table: str, types: Mapping[str, str]) -> dict[str, str]:
-    """Types of columns that are written for the first time. Returns those that count: of a column that another writer
-    was first to write, that one's.
+    """Store types of columns that are written for the first time.
+
+    Returns the types that apply: where another writer was first, that one's.
 
     Raises DataError where the table has too many columns.
     """
@@ -86,7 +94,7 @@ def declare(store: Store, types: Mapping[str, Mapping[str, str | None]]) -> int:
 
 
 def adopt(store: Store) -> None:
-    """Give columns that were written before types were kept the types of their first values."""
+    """Store types for columns that were written before the store had types: those of their first values."""
     for table in TABLES:
         key = f"{table}/{_FIRST}"
         if store.get(COLUMN_TYPES, key) is not None or not store.last_change(table):

@@ -1,4 +1,4 @@
-"""Connections of the store: how a database is opened, read and written, and what a commit promises."""
+"""Connections of the store: opening a database, reading, and transactions with what their commit guarantees."""
 
 from __future__ import annotations
 
@@ -8,18 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from zhiyin.core.errors import ConfigError, MissingExtraError
+from zhiyin.core.errors import ConfigError
 from zhiyin.data.time_policy import wall_clock
 from zhiyin.store import sqlite_fast_path
-from zhiyin.store.errors import StoreUnreachableError, plain_errors, reason, remedy_of
+from zhiyin.store.errors import StoreUnreachableError, reason, remedy_of, translated_errors
+from zhiyin.store.sql import postgresql, sa, sqlite
 from zhiyin.store.sqlite_fast_path import BUSY_TIMEOUT_SECONDS, SqliteFastPath, set_pragmas
 from zhiyin.store.tables import IDENTITY, MARKS, WRITE_LOCK_ID, prepare
-
-try:
-    import sqlalchemy as sa
-    from sqlalchemy.dialects import postgresql, sqlite
-except ImportError:
-    raise MissingExtraError("sqlalchemy", "serve", "the store") from None
 
 
 class Database:
@@ -27,7 +22,7 @@ class Database:
 
     Parameters
     ----------
-    clock: what time it is, microseconds UTC; for tests.
+    clock: the present time, microseconds UTC; for tests.
     """
 
     def __init__(self, address: str | Path, clock: Callable[[], int] = wall_clock) -> None:
@@ -46,7 +41,7 @@ class Database:
         if dialect not in ("sqlite", "postgresql"):
             raise ConfigError(f"there is no store for {dialect}", remedy="sqlite:///shop.db or postgresql://…")
         self.dialect = dialect
-        # The file of SQLite; None for PostgreSQL.
+        # The SQLite file; None for PostgreSQL.
         self.path: Path | None = None
         self._reader: Any
         if dialect == "sqlite":
@@ -96,7 +91,7 @@ class Database:
 
     @functools.cached_property
     def identity(self) -> str:
-        """What names this store, wherever it stands: its sequence numbers mean nothing in another one."""
+        """The name of this store, wherever it is: its sequence numbers mean nothing in another one."""
         with self.reading() as connection:
             return str(connection.execute(sa.select(MARKS.c.value).where(MARKS.c.key == IDENTITY)).scalar_one())
 
@@ -117,7 +112,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Any]:
         """A connection of SQLAlchemy to read by."""
-        with plain_errors(self.path), self._reader.connect() as connection:
+        with translated_errors(self.path), self._reader.connect() as connection:
             yield connection
 
     def fetch(self, statement: Any, **parameters: Any) -> Sequence[Any]:
@@ -136,10 +131,10 @@ class Database:
         """A transaction of SQLAlchemy, committed at the end. Not `durable`: a power cut may lose it, and only it."""
         if self._fast_path is not None:
             engine = self._engine.execution_options(durable=durable)
-            with plain_errors(self.path), self._fast_path.write_turn(), engine.begin() as connection:
+            with translated_errors(self.path), self._fast_path.write_turn(), engine.begin() as connection:
                 yield connection
             return
-        with plain_errors(), self._engine.begin() as connection:
+        with translated_errors(), self._engine.begin() as connection:
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITE_LOCK_ID})")
             if not durable:
                 connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
@@ -163,7 +158,7 @@ class Database:
     def _wal_checkpoint(self, mode: str) -> tuple[bool, int, int]:
         """SQLite's checkpoint: whether readers or writers were in its way, pages of the log, pages written back."""
         options = {"isolation_level": "AUTOCOMMIT"}
-        with plain_errors(self.path), self._engine.connect().execution_options(**options) as connection:
+        with translated_errors(self.path), self._engine.connect().execution_options(**options) as connection:
             busy, pages, n_written = connection.exec_driver_sql(f"PRAGMA wal_checkpoint({mode})").one()
         return bool(busy), int(pages), int(n_written)
 

@@ -14,17 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zhiyin.core.atomic_files import whole_file
-from zhiyin.core.errors import ConfigError, DataError, MissingExtraError
-from zhiyin.store.errors import StoreAwayError, StoreFullError, plain_errors
+from zhiyin.core.errors import ConfigError, DataError
+from zhiyin.store.errors import StoreAwayError, StoreFullError, translated_errors
 from zhiyin.store.forgetting import FORGET_COUNT, count_rows
 from zhiyin.store.parquet_export import ParquetExport
+from zhiyin.store.sql import sa
 from zhiyin.store.tables import COLUMN_TYPES, EVENTS, FORGOTTEN, IMPRESSIONS, LISTS, VERSIONED_TABLES
 from zhiyin.store.traces import TraceTables
-
-try:
-    import sqlalchemy as sa
-except ImportError:
-    raise MissingExtraError("sqlalchemy", "serve", "the store") from None
 
 __all__ = ["ChangeMarks", "Store", "StoreAwayError", "StoreFullError"]
 
@@ -85,6 +81,6 @@ class Store(ParquetExport, TraceTables):
         if path.exists():
             raise DataError("there is a file already", file=path, remedy="name another")
         # Empty at first, so that SQLite takes it, and closed to others: the copy holds what the store holds.
-        with whole_file(path, 0o600) as draft, plain_errors(path), self._engine.connect() as connection:
+        with whole_file(path, 0o600) as draft, translated_errors(path), self._engine.connect() as connection:
             connection.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("VACUUM INTO ?", (str(draft),))
         return path

@@ -1,4 +1,4 @@
-"""What can go wrong below the store, in words a caller can act on: the disk is full, or the database is away."""
+"""Errors of the database translated into those of the store: the disk is full, or the database cannot be reached."""
 
 from __future__ import annotations
 
@@ -8,17 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from zhiyin.core.errors import ConfigError, DataError, MissingExtraError, ZhiyinError
+from zhiyin.core.errors import ConfigError, DataError, ZhiyinError
+from zhiyin.store.sql import sa
 
-try:
-    import sqlalchemy as sa
-except ImportError:
-    raise MissingExtraError("sqlalchemy", "serve", "the store") from None
-
-# Below so much free space an error of the disk is taken for a full one: SQLite's own files grow in steps.
+# With less free space an I/O error is taken for a full disk: SQLite's own files grow in steps.
 MIN_FREE_BYTES = 256 * 1024
 
-# What to do about a file of SQLite, by the primary code of the error.
+# Remedies for an SQLite file, by the primary code of the error.
 _DAMAGED = "the file is damaged; stop the service, then bring back a backup: zhiyin store restore BACKUP"
 _REMEDIES = {
     sqlite3.SQLITE_CORRUPT: _DAMAGED,
@@ -31,13 +27,13 @@ _REMEDIES = {
 
 
 class StoreFullError(ZhiyinError):
-    """The disk of the database is full. Nothing of this call was kept; it works again when there is space."""
+    """The disk of the database is full. Nothing of this call was stored; it works again when there is space."""
 
 
 class StoreAwayError(ZhiyinError):
-    """The database cannot be reached, or is held by another one beyond patience. Nothing of this call is sure.
+    """The database cannot be reached, or another process has locked it for too long.
 
-    A write that is sent again by id is not kept twice.
+    Whether this call took effect is not known. An event that is sent again with its id is not stored twice.
     """
 
 
@@ -46,19 +42,19 @@ class StoreUnreachableError(ConfigError):
 
 
 @contextmanager
-def plain_errors(path: Path | None = None) -> Iterator[None]:
-    """Errors of the database as StoreFullError, StoreAwayError or DataError, without statements and their values.
+def translated_errors(path: Path | None = None) -> Iterator[None]:
+    """Raise errors of the database as StoreFullError, StoreAwayError or DataError, without statements and their values.
 
-    `path`: the file of SQLite, to see how much space there is beside it.
+    path: the SQLite file, whose disk is checked for free space.
     """
     try:
         yield
     except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
-        raise plain(error, path) from None
+        raise translated(error, path) from None
 
 
-def plain(error: Exception, path: Path | None = None) -> ZhiyinError:
-    """The error that a caller sees for one of the database."""
+def translated(error: Exception, path: Path | None = None) -> ZhiyinError:
+    """The store's error for one of the database."""
     below = getattr(error, "orig", None) or error
     state = getattr(below, "sqlstate", None)
     code = getattr(below, "sqlite_errorcode", 0) & 0xFF
@@ -72,7 +68,7 @@ def plain(error: Exception, path: Path | None = None) -> ZhiyinError:
 
 
 def remedy_of(error: Exception) -> str:
-    """What to do about an error of the database that is not a full disk and not a lock."""
+    """The remedy for an error of the database that is neither a full disk nor a lock."""
     below = getattr(error, "orig", None) or error
     if not isinstance(below, sqlite3.Error):
         return "see whether the database runs"
@@ -80,7 +76,7 @@ def remedy_of(error: Exception) -> str:
 
 
 def reason(error: Exception) -> str:
-    """The database's own words, without the statement and its values."""
+    """The database's own message, without the statement and its values."""
     if isinstance(error, sa.exc.TimeoutError):
         return "all connections are in use"
     return (str(getattr(error, "orig", None) or error).splitlines() or ["no reason was given"])[0][:200]

@@ -8,15 +8,11 @@ from typing import Any
 
 import polars as pl
 
-from zhiyin.core.errors import DataError, MissingExtraError
+from zhiyin.core.errors import DataError
 from zhiyin.store.connection import Database
 from zhiyin.store.records import Event, events_from_rows, hash_of
+from zhiyin.store.sql import sa
 from zhiyin.store.tables import EVENT_COLUMNS, EVENTS, HIGHEST_SEQ, ROWS_PER_STATEMENT, STORED_EVENT_FIELDS
-
-try:
-    import sqlalchemy as sa
-except ImportError:
-    raise MissingExtraError("sqlalchemy", "serve", "the store") from None
 
 MAX_EVENTS_PER_TRANSACTION = 10_000
 # Types of the columns of `events` in frames.

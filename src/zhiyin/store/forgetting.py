@@ -9,16 +9,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from zhiyin.core.errors import MissingExtraError
 from zhiyin.core.run import log
 from zhiyin.store.connection import Database
 from zhiyin.store.records import hash_of
+from zhiyin.store.sql import sa
 from zhiyin.store.tables import EVENTS, FORGOTTEN, IMPRESSIONS, LISTS, MARKS, ROWS_PER_STATEMENT, VERSIONED_TABLES
-
-try:
-    import sqlalchemy as sa
-except ImportError:
-    raise MissingExtraError("sqlalchemy", "serve", "the store") from None
 
 # How often `forget` deletes what its own search still finds.
 MAX_FORGET_ROUNDS = 3

@@ -1,4 +1,4 @@
-"""Group commit: events of many requests, one transaction, and each request hears when its own are on the disk."""
+"""Group commit: events of many requests in one transaction; each request is told when its own are on the disk."""
 
 from __future__ import annotations
 
@@ -16,44 +16,44 @@ from zhiyin.store.records import Event
 
 
 class StoreBusyError(ZhiyinError):
-    """More is waiting to be written than may wait; nothing of this request was kept."""
+    """The queue of events is full; nothing of this request was stored."""
 
 
 class CommitTimeoutError(ZhiyinError):
-    """The events were not committed in time; whether they will be is not known. A retry by id keeps none twice."""
+    """The events were not committed in time; whether they will be is not known. A retry by id stores none twice."""
 
 
 class StoreClosedError(ZhiyinError):
-    """The store takes no more events; nothing of this request was kept."""
+    """The store takes no more events; nothing of this request was stored."""
 
 
-# Events of one request, and who waits for what became of them.
+# Events of one request, and the future that is done when they are committed.
 Request = tuple[list[Event], Future[list[int]]]
-# Events after which, and seconds after which, the log is written back.
-WRITE_BACK_ROWS, WRITE_BACK_SECONDS = 20_000, 5.0
+# Events after which, and seconds after which, the write-ahead log is written back.
+CHECKPOINT_EVENTS, CHECKPOINT_SECONDS = 20_000, 5.0
 
 
 class GroupCommitWriter:
-    """One thread writes what all others bring.
+    """A queue of events and the thread that writes them.
 
-    While a transaction is on its way to the disk, what arrives is gathered for the next one; so a single event costs a
-    share of a commit and a commit is never waited for twice.
+    While a transaction is on its way to the disk, events gather for the next one; so a single event costs a share of a
+    commit, and no request waits for two commits.
 
     Parameters
     ----------
-    waiting: events that may wait at most; beyond it `submit` raises StoreBusyError at once.
+    waiting: events in the queue at most; beyond it `submit` raises StoreBusyError at once.
     """
 
     def __init__(self, store: Store, waiting: int = 50_000) -> None:
-        self.store, self.most = store, waiting
+        self.store, self.max_waiting = store, waiting
         self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._lock, self._waiting, self._closed = threading.Lock(), 0, False
-        self._streak = False  # whether the last transaction failed: one line in the log is enough
-        self._thread = threading.Thread(target=self._work, name="zhiyin-writer", daemon=True)
+        self._is_failing = False  # whether the last transaction failed: one line in the log is enough
+        self._thread = threading.Thread(target=self._run, name="zhiyin-writer", daemon=True)
         self._thread.start()
-        self._since, self._full, self._ended = 0, threading.Event(), threading.Event()
-        self._back = threading.Thread(target=self._write_back, name="zhiyin-write-back", daemon=True)
-        self._back.start()
+        self._n_written, self._checkpoint_due, self._ended = 0, threading.Event(), threading.Event()
+        self._checkpoint_thread = threading.Thread(target=self._run_checkpoints, name="zhiyin-write-back", daemon=True)
+        self._checkpoint_thread.start()
 
     @property
     def waiting(self) -> int:
@@ -78,14 +78,14 @@ class GroupCommitWriter:
         with self._lock:
             if self._closed:
                 raise StoreClosedError("the store is closing", remedy="try again")
-            if self._waiting + len(checked) > self.most:
+            if self._waiting + len(checked) > self.max_waiting:
                 raise StoreBusyError(f"{self._waiting:,} events wait to be written", remedy="try again in a second")
             self._waiting += len(checked)
             self._queue.put((checked, done))
         return done
 
     def close(self) -> None:
-        """Write what waits, then stop."""
+        """Write the queue, then stop."""
         with self._lock:
             if self._closed:
                 return
@@ -93,10 +93,10 @@ class GroupCommitWriter:
             self._queue.put(None)
         self._thread.join()
         self._ended.set()
-        self._full.set()
-        self._back.join()
+        self._checkpoint_due.set()
+        self._checkpoint_thread.join()
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         stop = False
         while not stop:
             first = self._queue.get()
@@ -105,26 +105,26 @@ class GroupCommitWriter:
             group, size = [first], len(first[0])
             while size < MAX_EVENTS_PER_TRANSACTION:
                 try:
-                    more = self._queue.get_nowait()
+                    following = self._queue.get_nowait()
                 except queue.Empty:
                     break
-                if more is None:
+                if following is None:
                     stop = True
                     break
-                if size + len(more[0]) > MAX_EVENTS_PER_TRANSACTION:
+                if size + len(following[0]) > MAX_EVENTS_PER_TRANSACTION:
                     self._commit(group)
                     group, size = [], 0
-                group.append(more)
-                size += len(more[0])
+                group.append(following)
+                size += len(following[0])
             self._commit(group)
 
-    def _write_back(self) -> None:
-        """Have SQLite's log written back, so that no commit is the one that has to."""
+    def _run_checkpoints(self) -> None:
+        """Write SQLite's write-ahead log back, so that no commit is the one that has to."""
         while not self._ended.is_set():
-            self._full.wait(WRITE_BACK_SECONDS)
-            self._full.clear()
-            if self._since and not self._ended.is_set():
-                self._since = 0
+            self._checkpoint_due.wait(CHECKPOINT_SECONDS)
+            self._checkpoint_due.clear()
+            if self._n_written and not self._ended.is_set():
+                self._n_written = 0
                 try:
                     self.store.checkpoint()
                 except Exception as error:  # the log grows, and SQLite writes it back itself
@@ -133,35 +133,35 @@ class GroupCommitWriter:
     def _commit(self, group: list[Request]) -> None:
         size = sum(len(events) for events, _ in group)
         try:
-            # Whose request was given up meanwhile hears nothing; from here on none can be.
-            self._keep([(events, done) for events, done in group if done.set_running_or_notify_cancel()])
+            # Requests that were cancelled meanwhile are left out; from here on none can be.
+            self._write([(events, done) for events, done in group if done.set_running_or_notify_cancel()])
         finally:
             with self._lock:
                 self._waiting -= size
 
-    def _keep(self, group: list[Request]) -> None:
+    def _write(self, group: list[Request]) -> None:
         """Commit requests together. Where that fails for another reason than the state of the database, halves are
-        committed on their own, so that a request that cannot be kept costs the others nothing but time."""
+        committed on their own, so that a request that cannot be stored does not fail the others."""
         if not group:
             return
         try:
             new = self.store.append_validated([event for events, _ in group for event in events])
-        except Exception as error:  # the writer must live on: the next transaction may succeed
+        except Exception as error:  # the thread goes on: the next transaction may succeed
             if len(group) > 1 and not isinstance(error, StoreFullError | StoreAwayError):
                 middle = len(group) // 2
-                self._keep(group[:middle])
-                self._keep(group[middle:])
+                self._write(group[:middle])
+                self._write(group[middle:])
                 return
-            if not self._streak:
+            if not self._is_failing:
                 log.warning("store: events are not written: %s", error)
-            self._streak = True
+            self._is_failing = True
             for _, done in group:
                 done.set_exception(error)
             return
-        self._streak = False
-        self._since += len(new)
-        if self._since >= WRITE_BACK_ROWS:
-            self._full.set()
+        self._is_failing = False
+        self._n_written += len(new)
+        if self._n_written >= CHECKPOINT_EVENTS:
+            self._checkpoint_due.set()
         start = 0
         for events, done in group:
             done.set_result(new[start : start + len(events)])

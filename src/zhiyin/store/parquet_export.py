@@ -10,11 +10,12 @@ from typing import Any
 import polars as pl
 
 from zhiyin.core.atomic_folders import whole_folder
-from zhiyin.core.errors import DataError, MissingExtraError
+from zhiyin.core.errors import DataError
 from zhiyin.core.run import Run, log
 from zhiyin.store.event_log import MAX_EVENTS_PER_TRANSACTION, EventLog
 from zhiyin.store.forgetting import ForgottenUsers, increment_forget_count
 from zhiyin.store.records import Event, hash_of
+from zhiyin.store.sql import sa
 from zhiyin.store.tables import (
     COLUMN_TYPES,
     EVENT_COLUMNS,
@@ -26,11 +27,6 @@ from zhiyin.store.tables import (
     VERSIONED_TABLES,
 )
 from zhiyin.store.versioned_tables import VersionedTables
-
-try:
-    import sqlalchemy as sa
-except ImportError:
-    raise MissingExtraError("sqlalchemy", "serve", "the store") from None
 
 # Rows of one file; of lists, whose arrays take kilobytes each, fewer.
 ROWS_PER_FILE, LISTS_PER_FILE = 100_000, 5_000

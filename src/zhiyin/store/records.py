@@ -1,4 +1,4 @@
-"""What the store keeps: events, and versions of items and users. Checked here, once, whoever brings them."""
+"""Records of the store: events, and columns of items and users. Validated here, whoever writes them."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ TIME_POLICY = TimePolicy()
 
 
 def hash_of(user: str) -> str:
-    """How it is remembered who was forgotten."""
+    """SHA-256 of a user's id, by which the store knows who was forgotten."""
     return hashlib.sha256(user.encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that a user did.
+    """An event of a user with an item.
 
     Parameters
     ----------
-    user, item: ids as texts. time: microseconds UTC. kind: such as "view" or "purchase".
+    user, item: ids as texts.
+    time: microseconds UTC.
+    kind: such as "view" or "purchase".
     value: a rating, a quantity or a price, of at most LARGEST_VALUE; None for none.
-    id: tells a retry from a second click: of one id only the first event is kept. Made up where not given.
+    id: tells a retry from a second click: of one id only the first event is stored. Generated where not given.
     list_id: the list that the item was shown in; None if in none.
-    seq: its number in the store's order of arrival; 0: not known, or not kept yet. No part of what makes two events
-        equal.
+    seq: sequence number in the store's order of arrival; 0: not known, or not stored yet. Not compared.
     """
 
     user: str
@@ -51,11 +52,11 @@ class Event:
     seq: int = dataclasses.field(default=0, compare=False)
 
     def validated(self, now: int | None = None) -> Event:
-        """As the function `validated_event`."""
+        """The event validated; see `validated_event`."""
         return validated_event(self.user, self.item, self.time, self.kind, self.value, self.id, self.list_id, now)
 
     def numbered(self, seq: int) -> Event:
-        """The event as the store keeps it under a number."""
+        """The event with its sequence number."""
         return events_from_rows([(self.user, self.item, self.time, self.kind, self.value, self.id, self.list_id, seq)])[
             0
         ]
@@ -64,10 +65,12 @@ class Event:
 def validated_event(
     user: Any, item: Any, time: Any, kind: Any, value: Any, id: Any, list_id: Any, now: int | None = None
 ) -> Event:
-    """An event of whatever was brought, with an id. Raises DataError that names the field.
+    """A valid event of any values, with an id. Raises DataError that names the field.
 
-    now: what the clock says, microseconds UTC; left out, this machine's. A time up to a day ahead of it is taken as
-    this moment; one further ahead, or before 1971, is refused.
+    Parameters
+    ----------
+    now: microseconds UTC; None: the clock of this machine. A time up to a day ahead of it is replaced by it; one that
+        is further ahead, or before 1971, is refused.
     """
     text(user, "user", MAX_ID_CHARS)
     text(item, "item", MAX_ID_CHARS)
@@ -86,7 +89,7 @@ def validated_event(
         if not is_value(value):
             raise DataError(f"value = {_short(value)} is no number that can be learned", column="value",
                             remedy=f"a number from -{LARGEST_VALUE} to {LARGEST_VALUE}, or none")  # fmt: skip
-        value = float(value)  # what databases keep: an integer of Python may be of any length
+        value = float(value)  # as databases store it: an integer of Python may be of any length
     if id:
         text(id, "id", MAX_ID_CHARS)
     event: Any = _MutableEvent(user, item, min(time, now), kind, value, id or fresh_id(), list_id)
@@ -95,7 +98,7 @@ def validated_event(
 
 
 def columns(value: Any, name: str = "columns") -> dict[str, Any]:
-    """Columns of an item or user: names to texts, numbers, booleans, null, or lists of texts or numbers.
+    """Valid columns of an item or user: names to texts, numbers, booleans, null, or lists of texts or numbers.
 
     Raises DataError that names the column.
     """
@@ -128,7 +131,7 @@ def _short(value: Any) -> str:
 
 
 class _MutableEvent:
-    """An event while it is made: a frozen class sets its fields five times slower, and histories hold many."""
+    """An event under construction: a frozen class sets its fields five times slower, and histories hold many."""
 
     __slots__ = ("id", "item", "kind", "list_id", "seq", "time", "user", "value")
 
@@ -141,7 +144,7 @@ class _MutableEvent:
 
 
 def events_from_rows(rows: Iterable[tuple[Any, ...]]) -> list[Event]:
-    """Events of rows (user, item, time, kind, value, id, list_id, seq) that were checked before."""
+    """Events of rows (user, item, time, kind, value, id, list_id, seq) that were validated before."""
     events: list[Any] = []
     for row in rows:
         one: Any = _MutableEvent(*row)

@@ -14,7 +14,7 @@ from zhiyin.core.errors import DataError, ZhiyinError
 from zhiyin.core.run import Run, log
 from zhiyin.store.access_keys import KeyTable
 from zhiyin.store.database import Store
-from zhiyin.store.errors import StoreAwayError, plain_errors
+from zhiyin.store.errors import StoreAwayError, translated_errors
 from zhiyin.store.records import hash_of
 from zhiyin.store.tables import IDENTITY
 
@@ -43,7 +43,7 @@ def restore(
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.restoring")
     try:
-        with plain_errors(path):
+        with translated_errors(path):
             _copy(backup, draft, run or Run())
         _check_file(draft)
         _change_identity(draft)
@@ -108,7 +108,7 @@ def _take_over(path: Path, draft: Path) -> int:
         return 0
     with closing(present), closing(Store(draft)) as copy:
         n_forgotten = _forget_again(present, copy)
-        KeyTable(copy).take_from(KeyTable(present))
+        KeyTable(copy).copy_from(KeyTable(present))
     return n_forgotten
 
 

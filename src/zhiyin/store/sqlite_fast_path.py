@@ -19,16 +19,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from zhiyin.core.errors import MissingExtraError
-from zhiyin.store.errors import StoreAwayError, plain
+from zhiyin.store.errors import StoreAwayError, translated
 from zhiyin.store.records import Event
+from zhiyin.store.sql import sa, sqlite
 from zhiyin.store.tables import HIGHEST_SEQ, STORED_EVENT_FIELDS
-
-try:
-    import sqlalchemy as sa
-    from sqlalchemy.dialects import sqlite
-except ImportError:
-    raise MissingExtraError("sqlalchemy", "serve", "the store") from None
 
 # Seconds that a writer waits for another one, and a reader for a connection.
 BUSY_TIMEOUT_SECONDS = 10.0
@@ -113,7 +107,7 @@ class SqliteFastPath:
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL):
                 self._thread_local.thread_connection = None  # whatever is wrong with it, the next call opens another
-            raise plain(error, self.path) from None
+            raise translated(error, self.path) from None
 
     def close(self) -> None:
         """Close all connections; one that is in use is waited for. A later call opens another."""

@@ -1,24 +1,20 @@
-"""The tables of the store, and how a store of an older format becomes one of this format."""
+"""Tables of the store, and the upgrade of a store of an older format."""
 
 from __future__ import annotations
 
 import uuid
 from typing import Any
 
-from zhiyin.core.errors import ConfigError, MissingExtraError
+from zhiyin.core.errors import ConfigError
 from zhiyin.core.limits import MAX_ID_CHARS
 from zhiyin.core.run import log
-
-try:
-    import sqlalchemy as sa
-except ImportError:
-    raise MissingExtraError("sqlalchemy", "serve", "the store") from None
+from zhiyin.store.sql import sa
 
 FORMAT = "4"
-# The mark that names a store: its sequence numbers mean nothing in another one.
+# Key of `meta`: the name of a store, whose sequence numbers mean nothing in another one.
 IDENTITY = "identity"
-# All who change a PostgreSQL store take turns by this lock: so a row with a higher `seq` is never committed earlier,
-# and who reads on from a `seq` misses nothing.
+# Writers of a PostgreSQL store take this lock in turn: so a row with a higher `seq` is never committed earlier, and a
+# reader that goes on from a `seq` misses nothing.
 WRITE_LOCK_ID = 7_453_010_373_645_639_777
 
 # The table of types of columns; see `column_types`.
@@ -52,7 +48,7 @@ EVENTS = sa.Table(
     sa.Index("events_user_seq", "user", "seq").ddl_if("postgresql"),
     sqlite_autoincrement=True,
 )
-# Of a user's newest events SQLite reads all from the index, a page or two; each row elsewhere would be its own page.
+# SQLite reads a user's newest events from the index alone, a page or two; rows of the table would be a page each.
 EVENTS_OF_USER = sa.Index(
     "events_of_user",
     *(EVENTS.c[name] for name in ("user", "seq", "time", "item", "kind", "value", "id", "list_id")),
@@ -61,7 +57,7 @@ EVENTS_OF_LIST = sa.Index(
     "events_list", EVENTS.c.list_id, sqlite_where=EVENTS.c.list_id.is_not(None),
     postgresql_where=EVENTS.c.list_id.is_not(None),
 )  # fmt: skip
-# What is older than a moment is found without a look at all that is not.
+# Events of before a time are found without reading the others.
 EVENTS_OF_TIME = sa.Index("events_time", EVENTS.c.time)
 # The highest `seq` that was ever given to an event, by dialect; 0: none was.
 HIGHEST_SEQ = {
@@ -82,7 +78,7 @@ VERSIONED_TABLES = {
     )
     for name in ("items", "users", "placements", COLUMN_TYPES)
 }
-# What was shown and why: one row a list that was made, and one for each time that a list was really seen.
+# One row for each list that was made, with its trace, and one for each time that a list was really shown.
 LISTS = sa.Table(
     "lists",
     META,
@@ -107,11 +103,11 @@ IMPRESSIONS = sa.Table(
     sa.Index("impressions_time", "time"),
 )
 MARKS = sa.Table("meta", META, sa.Column("key", sa.String(64), primary_key=True), sa.Column("value", sa.Text))
-# Who was forgotten, as hashes: a version that had learned of them must not remember. `received`: when.
+# Users who were forgotten, as hashes: a version that has learned of them must not use it. `received`: when.
 FORGOTTEN = sa.Table(
     "forgotten", META, sa.Column("hash", sa.String(64), primary_key=True), sa.Column("received", sa.BigInteger)
 )
-# Keys of the service, as hashes. An older program does not look at them, so they are no new format.
+# Keys of the service, as hashes. An older program does not read them, so they are no new format.
 ACCESS_KEYS = sa.Table(
     "access_keys",
     META,
@@ -125,9 +121,11 @@ ACCESS_KEYS = sa.Table(
 
 
 def prepare(connection: Any, place: str) -> None:
-    """Make the tables that are missing, within the transaction of `connection`; bring an older format up to this one.
+    """Create the tables that are missing and upgrade an older format, within the transaction of `connection`.
 
-    Raises ConfigError for a format of the future. `place`: the address, for the message.
+    Raises ConfigError for a newer format, and for tables of another program.
+
+    place: the address, for the message.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(WRITE_LOCK_ID)))
@@ -148,12 +146,12 @@ def prepare(connection: Any, place: str) -> None:
             part.create(connection, checkfirst=True)  # not know them
         return
     if format is None:
-        _be_alone(connection, place)
+        _check_foreign_tables(connection, place)
     old = []
     if format is not None:
         log.info("store: %s is brought from format %s to %s; a large one takes minutes", place, format, FORMAT)
         if connection.dialect.name == "sqlite":
-            old = _set_aside(connection) if format == "1" else []
+            old = _rename_old_tables(connection) if format == "1" else []
         for name in ("events_user_time", "events_of_user"):
             connection.exec_driver_sql(f"DROP INDEX IF EXISTS {name}")
     META.create_all(connection)
@@ -176,12 +174,14 @@ def prepare(connection: Any, place: str) -> None:
         connection.execute(sa.insert(MARKS).values(key=IDENTITY, value=uuid.uuid4().hex))
 
 
-def _be_alone(connection: Any, place: str) -> None:
-    """Raise ConfigError where tables of somebody else have the names of ours."""
-    look = sa.inspect(connection)
+def _check_foreign_tables(connection: Any, place: str) -> None:
+    """Raises ConfigError where tables of another program have the names of the store's."""
+    inspector = sa.inspect(connection)
     for table in META.sorted_tables:
-        if look.has_table(table.name):
-            missing = {column.name for column in table.columns} - {one["name"] for one in look.get_columns(table.name)}
+        if inspector.has_table(table.name):
+            missing = {column.name for column in table.columns} - {
+                one["name"] for one in inspector.get_columns(table.name)
+            }
             if missing:
                 raise ConfigError(
                     f"the database has a table {table.name} already, and it is not a store's: it has no column "
@@ -192,8 +192,8 @@ def _be_alone(connection: Any, place: str) -> None:
                 )
 
 
-def _set_aside(connection: Any) -> list[sa.Table]:
-    """Tables of format 1 under another name: SQLite gives a table AUTOINCREMENT only when it is made."""
+def _rename_old_tables(connection: Any) -> list[sa.Table]:
+    """Rename tables of format 1, which are copied later: SQLite gives a table AUTOINCREMENT only when it is created."""
     old = [EVENTS, VERSIONED_TABLES["items"], VERSIONED_TABLES["users"]]
     for table in old:
         connection.exec_driver_sql(f"ALTER TABLE {table.name} RENAME TO old_{table.name}")

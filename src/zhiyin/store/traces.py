@@ -17,17 +17,13 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from zhiyin.core.errors import DataError, MissingExtraError
+from zhiyin.core.errors import DataError
 from zhiyin.core.limits import MAX_ID_CHARS
 from zhiyin.core.texts import text
 from zhiyin.store.connection import Database
 from zhiyin.store.records import hash_of
+from zhiyin.store.sql import sa
 from zhiyin.store.tables import FORGOTTEN, IMPRESSIONS, LISTS
-
-try:
-    import sqlalchemy as sa
-except ImportError:
-    raise MissingExtraError("sqlalchemy", "serve", "the store") from None
 
 MAX_TRACES_PER_TRANSACTION = 200
 # Bytes of one trace: of its head, and of its arrays compressed.

@@ -1,5 +1,4 @@
-"""What a store holds, in columns, for those who learn from it: events a page at a time, newest columns, who was
-forgotten."""
+"""The content of a store as training data: events, newest columns of items and users, and who was forgotten."""
 
 from __future__ import annotations
 
@@ -7,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import sqlalchemy as sa
 
 from zhiyin.core.run import Run
 from zhiyin.data.catalogue_schema import is_hidden
@@ -17,25 +15,26 @@ from zhiyin.data.store_snapshot import JsonColumns, StoreSnapshot
 from zhiyin.store.column_types import stored_types
 from zhiyin.store.database import Store
 from zhiyin.store.records import TIME_POLICY, hash_of
+from zhiyin.store.sql import sa
 from zhiyin.store.tables import EVENTS, VERSIONED_TABLES
 
-# Events of one page: no reading transaction is so long that the journal could not be emptied beside it.
+# Events of one page: a longer reading transaction would keep SQLite's journal from being written back.
 EVENTS_PER_PAGE = 200_000
-# Items or users that are fetched at once.
+# Items or users of one fetch.
 ROWS_PER_FETCH = 50_000
-_READ: Any = {"seq": pl.Int64, "user": pl.String, "item": pl.String, "time": pl.Int64, "kind": pl.String,
+_EVENT_FRAME: Any = {"seq": pl.Int64, "user": pl.String, "item": pl.String, "time": pl.Int64, "kind": pl.String,
          "value": pl.Float64}  # fmt: skip
 
 
 def read_snapshot(store: Store, run: Run | None = None) -> StoreSnapshot:
-    """All that the store holds, as `read` takes it. It may be written to meanwhile: what comes later is left out.
+    """The content of the store, as `zhiyin.read` takes it. Events that arrive meanwhile are left out.
 
-    Who is forgotten is read last, so that nobody who was forgotten while the events were read is learned.
+    Who was forgotten is read last, so that nobody is learned from who was forgotten while the events were read.
     """
     before, last = store.forgotten_by_hash(), store.last_seq
     events, quarantine = _events(store, last, run or Run())
-    items, hidden = _things(store, "items")
-    users, _ = _things(store, "users")
+    items, hidden = _newest_columns(store, "items")
+    users, _ = _newest_columns(store, "users")
     forgotten_at = store.forgotten_by_hash()
 
     def forgotten(ids: pl.Series) -> np.ndarray:
@@ -52,14 +51,14 @@ def read_snapshot(store: Store, run: Run | None = None) -> StoreSnapshot:
 
 
 def _events(store: Store, last: int, run: Run) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Events up to a number, and those set aside: a store of long ago took any time.
+    """Events up to a sequence number, and those set aside: stores of older formats took any time.
 
     Ids and kinds are categories: a hundred million events hold each text once.
     """
-    now, aside = store.clock(), [pl.DataFrame(schema=QUARANTINE)]
+    now, quarantined = store.clock(), [pl.DataFrame(schema=QUARANTINE)]
     kinds = {name: pl.Categorical(pl.Categories.random("zhiyin")) for name in ("user", "item")}
     types: Any = {**kinds, "time": pl.Int64, "kind": pl.Categorical, "value": pl.Float32}
-    columns = [EVENTS.c[name] for name in _READ]
+    columns = [EVENTS.c[name] for name in _EVENT_FRAME]
     pages = [pl.DataFrame(schema=types)]
     after = 0
     with run.bar("Reading the store", last) as advance, store.reading() as connection:
@@ -68,12 +67,12 @@ def _events(store: Store, last: int, run: Run) -> tuple[pl.DataFrame, pl.DataFra
             rows = connection.execute(page.limit(EVENTS_PER_PAGE)).all()
             connection.rollback()
             if not rows:
-                return pl.concat(pages, rechunk=True), pl.concat(aside)
-            frame = pl.DataFrame(rows, schema=_READ, orient="row")
-            right = frame["time"].is_between(TIME_POLICY.earliest, TIME_POLICY.latest(now))
-            if not right.all():
-                aside.append(_set_aside(frame.filter(~right), store.address, now))
-                frame = frame.filter(right)
+                return pl.concat(pages, rechunk=True), pl.concat(quarantined)
+            frame = pl.DataFrame(rows, schema=_EVENT_FRAME, orient="row")
+            is_valid = frame["time"].is_between(TIME_POLICY.earliest, TIME_POLICY.latest(now))
+            if not is_valid.all():
+                quarantined.append(_set_aside(frame.filter(~is_valid), store.address, now))
+                frame = frame.filter(is_valid)
             pages.append(frame.drop("seq").cast(types))
             advance(rows[-1].seq - after)
             after = rows[-1].seq
@@ -88,25 +87,25 @@ def _set_aside(frame: pl.DataFrame, address: str, now: int) -> pl.DataFrame:
     )
 
 
-def _things(store: Store, name: str) -> tuple[JsonColumns, pl.Series]:
-    """Newest columns of items or users, and the ids of those that are not to be shown."""
-    of = VERSIONED_TABLES[name]
-    newest = sa.select(sa.func.max(of.c.seq)).group_by(of.c.id)
+def _newest_columns(store: Store, name: str) -> tuple[JsonColumns, pl.Series]:
+    """Newest columns of items or users, and the ids of those that are deleted or hidden."""
+    table = VERSIONED_TABLES[name]
+    newest = sa.select(sa.func.max(table.c.seq)).group_by(table.c.id)
     parts = [pl.DataFrame(schema={"id": pl.String, "text": pl.String})]
     with store.reading() as connection:
         result = connection.execution_options(stream_results=True).execute(
-            sa.select(of.c.id, of.c.columns).where(of.c.seq.in_(newest)).order_by(of.c.seq)
+            sa.select(table.c.id, table.c.columns).where(table.c.seq.in_(newest)).order_by(table.c.seq)
         )
         parts += [
             pl.DataFrame(rows, schema=parts[0].schema, orient="row") for rows in result.partitions(ROWS_PER_FETCH)
         ]
     frame = pl.concat(parts)
-    there = frame.filter(pl.col("text").is_not_null())
-    rows = JsonColumns(there["id"], there["text"])
-    marked = there["text"].str.contains('"hidden"', literal=True)  # few are: their columns are looked at
-    away = marked.clone()
+    present = frame.filter(pl.col("text").is_not_null())
+    rows = JsonColumns(present["id"], present["text"])
+    marked = present["text"].str.contains('"hidden"', literal=True)  # only the columns of these are parsed
+    hidden = marked.clone()
     if marked.any():
-        some = np.flatnonzero(marked.to_numpy())
+        indices = np.flatnonzero(marked.to_numpy())
         columns = (row for _, part in rows.filter(marked).parts() for row in part)
-        away = away.scatter(some, [is_hidden(row) for row in columns])
-    return rows, pl.concat([frame.filter(pl.col("text").is_null())["id"], rows.ids.filter(away)])
+        hidden = hidden.scatter(indices, [is_hidden(row) for row in columns])
+    return rows, pl.concat([frame.filter(pl.col("text").is_null())["id"], rows.ids.filter(hidden)])

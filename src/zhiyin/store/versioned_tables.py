@@ -6,17 +6,13 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from zhiyin.core.errors import ConfigError, MissingExtraError
+from zhiyin.core.errors import ConfigError
 from zhiyin.core.limits import MAX_ID_CHARS
 from zhiyin.core.texts import text
 from zhiyin.store.connection import Database
 from zhiyin.store.records import columns
+from zhiyin.store.sql import sa
 from zhiyin.store.tables import COLUMN_TYPES, ROWS_PER_STATEMENT, VERSIONED_TABLES
-
-try:
-    import sqlalchemy as sa
-except ImportError:
-    raise MissingExtraError("sqlalchemy", "serve", "the store") from None
 
 # Columns that say something of an item rather than describe it: they are never stored as null.
 _FLAGS = ("hidden",)
