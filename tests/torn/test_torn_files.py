@@ -363,12 +363,12 @@ def test_stores_and_their_backups(tmp_path: Path) -> None:
 
 
 def test_what_was_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from zhiyin.data import public_datasets
+    from zhiyin.data.public_datasets import checksums
 
-    book, file = tmp_path / public_datasets._CHECKSUMS, tmp_path / "archive"
+    book, file = tmp_path / checksums.CHECKSUMS_FILE, tmp_path / "archive"
     file.write_text("x")
-    public_datasets._verify(file, "https://example.org/a", None, tmp_path)
+    checksums.verify(file, "https://example.org/a", None, tmp_path)
     whole = json.loads(book.read_text())
     for place in cuts(book):
-        found = answer(lambda: public_datasets._verify(file, "https://example.org/a", None, tmp_path), book)
+        found = answer(lambda: checksums.verify(file, "https://example.org/a", None, tmp_path), book)
         assert json.loads(book.read_text()) == whole if found is None else book.stat().st_size == place
