@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 
 import numpy as np
 
@@ -13,11 +12,11 @@ from zhiyin.core.prng import randbelow
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models.ratings.rating_model import RatingModel, fold
+from zhiyin.models.ratings.sgd_model import SGDRatingModel, with_constant
 
 
 @dataclasses.dataclass
-class BiasedMF(RatingModel):
+class BiasedMF(SGDRatingModel):
     """Matrix factorisation with biases (Koren, Bell & Volinsky, "Matrix factorization techniques for recommender
     systems", IEEE Computer 2009, eq. 5).
 
@@ -31,14 +30,7 @@ class BiasedMF(RatingModel):
     and u3 of MovieLens-100k; more factors gain little.
     """
 
-    factors: int = param(32, "length of the vectors", at_least=1, at_most=1024, tune=(8, 128), log=True)
-    epochs: int = param(30, "passes over the ratings", at_least=1, tune=(10, 60))
-    rate: float = param(0.02, "step size", at_least=0, tune=(0.002, 0.05), log=True)
     reg: float = param(0.1, "L2 penalty on the vectors, for each rating", at_least=0, tune=(0.01, 0.3), log=True)
-    reg_bias: float = param(0.02, "L2 penalty on the biases, for each rating", at_least=0, tune=(0.002, 0.2), log=True)
-    fold_reg: float = param(
-        1.0, "penalties of fold-in as a multiple of those of training", at_least=0.01, tune=(0.5, 4.0)
-    )
 
     def _fit(self, data: Dataset, run: Run) -> None:
         histories, rng = data.histories, run.rng(51)
@@ -47,18 +39,14 @@ class BiasedMF(RatingModel):
         # Shuffled in place, a little more with each epoch, so that a sweep reads them in a row.
         triples = data.events["user"].to_numpy().copy(), histories.items.copy(), ratings.copy()
         bu, bi = np.zeros(data.n_users, np.float32), np.zeros(data.n_items, np.float32)
-        p = (0.1 * rng.standard_normal((data.n_users, self.factors), dtype=np.float32)).astype(np.float32)
-        q = (0.1 * rng.standard_normal((data.n_items, self.factors), dtype=np.float32)).astype(np.float32)
+        p, q = self._start_vectors(data.n_users, rng), self._start_vectors(data.n_items, rng)
         q[np.bincount(histories.items, minlength=data.n_items) == 0] = 0
-        started = time.perf_counter()
-        with run.bar("BiasedMF", self.epochs) as advance:
-            for epoch in range(self.epochs):
-                rate = np.float32(self.rate * (1 - 0.9 * epoch / self.epochs))
-                _shuffle(*triples, rng.integers(1, 2**63, dtype=np.uint64))
-                loss = _sweep(*triples, mean, bu, bi, p, q, rate, np.float32(self.reg), np.float32(self.reg_bias))
-                advance(1)
-                seconds = time.perf_counter() - started
-                run.report(model="BiasedMF", epoch=epoch + 1, of=self.epochs, loss=loss / len(ratings), seconds=seconds)
+
+        def sweep(rate: np.float32) -> float:
+            _shuffle(*triples, rng.integers(1, 2**63, dtype=np.uint64))
+            return _sweep(*triples, mean, bu, bi, p, q, rate, np.float32(self.reg), np.float32(self.reg_bias))
+
+        self._train(sweep, len(ratings), run)
         ones = np.ones((data.n_items, 1), np.float32)
         self.item_vectors_ = np.hstack([mean + bi[:, None], ones, q])  # type: ignore[misc]
 
@@ -66,11 +54,7 @@ class BiasedMF(RatingModel):
         """float32[n, 2 + factors]: one, b_u and p_u of each history."""
         vectors = self.item_vectors_[histories.items]
         targets = self._ratings(histories) - vectors[:, 0]
-        penalty = np.full(1 + self.factors, self.fold_reg * self.reg, dtype=np.float32)
-        penalty[0] = self.fold_reg * self.reg_bias
-        design = np.ascontiguousarray(vectors[:, 1:])
-        x = fold(histories, targets, design, np.maximum(penalty, 1e-4), True, run)
-        return np.hstack([np.ones((len(x), 1), np.float32), x])
+        return with_constant(self._fold_bias_and_factors(histories, targets, vectors[:, 1:], run))
 
 
 @kernel

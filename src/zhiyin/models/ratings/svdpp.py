@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from typing import ClassVar
 
 import numpy as np
 
 from zhiyin.core.parallel import kernel
-from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models.ratings.rating_model import RatingModel, fold, repeats_share
+from zhiyin.models.ratings.rating_model import repeats_share
+from zhiyin.models.ratings.sgd_model import SGDRatingModel, with_constant
 
 
 @dataclasses.dataclass
-class SVDpp(RatingModel):
+class SVDpp(SGDRatingModel):
     """SVD++ (Koren, "Factorization meets the neighborhood", KDD 2008, eq. 15).
 
     r̂_ui = μ + b_u + b_i + q_i·(p_u + |N(u)|^-½ Σ_{j in N(u)} y_j), N(u) the events of the user's history, minimises
@@ -37,14 +36,6 @@ class SVDpp(RatingModel):
     | the penalty is on the implicit sum, and on y_j by the same step | the sum is what the ratings see |
     """
 
-    factors: int = param(32, "length of the vectors", at_least=1, at_most=1024, tune=(8, 128), log=True)
-    epochs: int = param(30, "passes over the ratings", at_least=1, tune=(10, 60))
-    rate: float = param(0.02, "step size", at_least=0, tune=(0.002, 0.05), log=True)
-    reg: float = param(0.14, "L2 penalty on the vectors, for each rating", at_least=0, tune=(0.01, 0.3), log=True)
-    reg_bias: float = param(0.02, "L2 penalty on the biases, for each rating", at_least=0, tune=(0.002, 0.2), log=True)
-    fold_reg: float = param(
-        1.0, "penalties of fold-in as a multiple of those of training", at_least=0.01, tune=(0.5, 4.0)
-    )
     implicit_: ClassVar[np.ndarray]
 
     def _fit(self, data: Dataset, run: Run) -> None:
@@ -52,25 +43,20 @@ class SVDpp(RatingModel):
         ratings = self._learn_scale(histories)
         mean = np.float32(ratings.mean(dtype=np.float64))
         bu, bi = np.zeros(data.n_users, np.float32), np.zeros(data.n_items, np.float32)
-        shape = (data.n_items, self.factors)
-        p = 0.1 * rng.standard_normal((data.n_users, self.factors), dtype=np.float32)
-        q, y = (0.1 * rng.standard_normal(shape, dtype=np.float32) for _ in range(2))
-        unheard = np.bincount(histories.items, minlength=data.n_items) == 0
-        q[unheard] = y[unheard] = 0
+        p, q, y = (self._start_vectors(rows, rng) for rows in (data.n_users, data.n_items, data.n_items))
+        unrated = np.bincount(histories.items, minlength=data.n_items) == 0
+        q[unrated] = y[unrated] = 0
         owner, share = data.events["user"].to_numpy(), repeats_share(histories)
-        started = time.perf_counter()
-        with run.bar("SVDpp", self.epochs) as advance:
-            for epoch in range(self.epochs):
-                users = rng.permutation(data.n_users)
-                order = np.lexsort((rng.random(len(ratings), dtype=np.float32), owner))
-                rate = np.float32(self.rate * (1 - 0.9 * epoch / self.epochs))
-                loss = sweep(
-                    users, order, histories.offsets, histories.items, ratings, mean, bu, bi, p, q, y, share,
-                    rate, np.float32(self.reg), np.float32(self.reg_bias),
-                )  # fmt: skip
-                advance(1)
-                seconds = time.perf_counter() - started
-                run.report(model="SVDpp", epoch=epoch + 1, of=self.epochs, loss=loss / len(ratings), seconds=seconds)
+
+        def sweep(rate: np.float32) -> float:
+            users = rng.permutation(data.n_users)
+            order = np.lexsort((rng.random(len(ratings), dtype=np.float32), owner))
+            return _sweep(
+                users, order, histories.offsets, histories.items, ratings, mean, bu, bi, p, q, y, share,
+                rate, np.float32(self.reg), np.float32(self.reg_bias),
+            )  # fmt: skip
+
+        self._train(sweep, len(ratings), run)
         ones = np.ones((data.n_items, 1), np.float32)
         self.item_vectors_ = np.hstack([mean + bi[:, None], ones, q])  # type: ignore[misc]
         self.implicit_ = y  # type: ignore[misc]
@@ -79,15 +65,12 @@ class SVDpp(RatingModel):
         """float32[n, 2 + factors]: one, b_u, and p_u with the implicit sum, of each history."""
         vectors = self.item_vectors_[histories.items]
         sums = implicit_sums(histories.offsets, histories.items, self.implicit_)
-        design = np.ascontiguousarray(vectors[:, 1:])
         owner = np.repeat(np.arange(len(histories)), histories.lengths)
-        biases = np.einsum("ef,ef->e", sums[owner], design[:, 1:])
-        targets = self._ratings(histories) - vectors[:, 0] - biases
-        penalty = np.full(1 + self.factors, self.fold_reg * self.reg, dtype=np.float32)
-        penalty[0] = self.fold_reg * self.reg_bias
-        x = fold(histories, targets, design, np.maximum(penalty, 1e-4), True, run)
+        implicit = np.einsum("ef,ef->e", sums[owner], vectors[:, 2:])
+        targets = self._ratings(histories) - vectors[:, 0] - implicit
+        x = self._fold_bias_and_factors(histories, targets, vectors[:, 1:], run)
         x[:, 1:] += sums
-        return np.hstack([np.ones((len(x), 1), np.float32), x])
+        return with_constant(x)
 
 
 @kernel
@@ -108,7 +91,31 @@ def implicit_sums(offsets, items, y):
 
 
 @kernel
-def sweep(users, order, offsets, items, ratings, mean, bu, bi, p, q, y, share, rate, reg, reg_bias):
+def start_implicit_sum(items, first, last, y, z, start):
+    """Set z and start to |N|^-½ Σ y_j of the events [first, last); returns |N|^-½."""
+    scale = np.float32(1 / np.sqrt(last - first))
+    z[:] = 0
+    for e in range(first, last):
+        for j in range(len(z)):
+            z[j] += y[items[e], j]
+    for j in range(len(z)):
+        z[j] *= scale
+        start[j] = z[j]
+    return scale
+
+
+@kernel
+def share_implicit_step(items, first, last, y, z, start, scale):
+    """y_j += scale (z - start) for each event: the least change of the y_j that makes up that of their sum."""
+    for j in range(len(z)):
+        start[j] = scale * (z[j] - start[j])
+    for e in range(first, last):
+        for j in range(len(z)):
+            y[items[e], j] += start[j]
+
+
+@kernel
+def _sweep(users, order, offsets, items, ratings, mean, bu, bi, p, q, y, share, rate, reg, reg_bias):
     """One pass of gradient steps; returns the sum of squared errors before each.
 
     Within a user the implicit sum z moves with every rating; what it moved is then given to its y_j, as the least
@@ -116,19 +123,12 @@ def sweep(users, order, offsets, items, ratings, mean, bu, bi, p, q, y, share, r
     where items are repeated, whose y would else move once for each time.
     """
     f, total = p.shape[1], 0.0
-    z, old = np.empty(f, dtype=p.dtype), np.empty(f, dtype=p.dtype)
+    z, start = np.empty(f, dtype=p.dtype), np.empty(f, dtype=p.dtype)
     for u in users:
         first, last = offsets[u], offsets[u + 1]
         if first == last:
             continue
-        scale = np.float32(1 / np.sqrt(last - first))
-        z[:] = 0
-        for e in range(first, last):
-            for j in range(f):
-                z[j] += y[items[e], j]
-        for j in range(f):
-            z[j] *= scale
-            old[j] = z[j]
+        scale = start_implicit_sum(items, first, last, y, z, start)
         for at in range(first, last):
             e = order[at]
             i = items[e]
@@ -144,9 +144,5 @@ def sweep(users, order, offsets, items, ratings, mean, bu, bi, p, q, y, share, r
                 p[u, j] = left + rate * (error * right - reg * left)
                 z[j] = implicit + rate * (error * right - reg * implicit)
                 q[i, j] = right + rate * (error * (left + implicit) - reg * right)
-        for j in range(f):
-            old[j] = scale * share[u] * (z[j] - old[j])
-        for e in range(first, last):
-            for j in range(f):
-                y[items[e], j] += old[j]
+        share_implicit_step(items, first, last, y, z, start, scale * share[u])
     return total

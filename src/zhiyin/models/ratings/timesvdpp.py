@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from typing import ClassVar
 
 import numpy as np
@@ -13,13 +12,14 @@ from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models.ratings.rating_model import RatingModel, fold, repeats_share
-from zhiyin.models.ratings.svdpp import implicit_sums
+from zhiyin.models.ratings.rating_model import fold, repeats_share
+from zhiyin.models.ratings.sgd_model import SGDRatingModel
+from zhiyin.models.ratings.svdpp import implicit_sums, share_implicit_step, start_implicit_sum
 from zhiyin.models.ratings.temporal_effects import Moments, day_terms, without_days
 
 
 @dataclasses.dataclass
-class TimeSVDpp(RatingModel):
+class TimeSVDpp(SGDRatingModel):
     """timeSVD++ (Koren, "Collaborative filtering with temporal dynamics", KDD 2009; CACM 2010).
 
     r̂_ui(t) = μ + b_u + α_u dev_u(t) + b_u,day(t) + (b_i + b_i,bin(t)) (c_u + c_u,day(t)) + q_i·(p_u(t) + z_u), with z_u
@@ -48,14 +48,6 @@ class TimeSVDpp(RatingModel):
     any time, days .0037, and drift the rest.
     """
 
-    factors: int = param(32, "length of the vectors", at_least=1, at_most=1024, tune=(8, 128), log=True)
-    epochs: int = param(30, "passes over the ratings", at_least=1, tune=(10, 60))
-    rate: float = param(0.02, "step size", at_least=0, tune=(0.002, 0.05), log=True)
-    reg: float = param(0.14, "L2 penalty on the vectors, for each rating", at_least=0, tune=(0.01, 0.3), log=True)
-    reg_bias: float = param(0.02, "L2 penalty on the biases, for each rating", at_least=0, tune=(0.002, 0.2), log=True)
-    fold_reg: float = param(
-        1.0, "penalties of fold-in as a multiple of those of training", at_least=0.01, tune=(0.5, 4.0)
-    )
     bins: int = param(30, "time bins of equal length for an item's bias", at_least=1, at_most=1000, tune=(5, 60))
     power: float = param(
         0.4, "power of the time distance from a user's mean date", at_least=0, at_most=2, tune=(0.2, 1.0)
@@ -90,27 +82,21 @@ class TimeSVDpp(RatingModel):
         users, items = np.zeros((n_users, 3), np.float32), np.zeros((n_items, 1 + self.bins), np.float32)
         users[:, 2] = 1
         days = np.zeros((len(counts), 2), np.float32)
-        p, a = (np.zeros((n_users, f if wanted else 0), np.float32) for wanted in (True, self.factor_drift))
-        p[:] = 0.1 * rng.standard_normal(p.shape, dtype=np.float32)
-        q, y = (0.1 * rng.standard_normal((n_items, f), dtype=np.float32) for _ in range(2))
-        unheard = np.bincount(histories.items, minlength=n_items) == 0
-        q[unheard] = y[unheard] = 0
+        p, a = self._start_vectors(n_users, rng), np.zeros((n_users, f if self.factor_drift else 0), np.float32)
+        q, y = self._start_vectors(n_items, rng), self._start_vectors(n_items, rng)
+        unrated = np.bincount(histories.items, minlength=n_items) == 0
+        q[unrated] = y[unrated] = 0
         penalties = np.array([self.reg, self.reg_bias, self.reg_drift, self.reg_day, self.reg_bin], np.float32)
-        started = time.perf_counter()
-        with run.bar("TimeSVDpp", self.epochs) as advance:
-            for epoch in range(self.epochs):
-                order = np.lexsort((rng.random(len(ratings), dtype=np.float32), owner))
-                rate = np.float32(self.rate * (1 - 0.9 * epoch / self.epochs))
-                loss = sweep(
-                    rng.permutation(n_users), order, histories.offsets, histories.items, ratings, when.bins,
-                    when.deviations / np.float32(self.unit_), day, shares.astype(np.float32), np.float32(self.mean_),
-                    users, days, items, p, a, q, y, once, rate, penalties, self.day_bias, self.scaling,
-                )  # fmt: skip
-                advance(1)
-                seconds = time.perf_counter() - started
-                run.report(
-                    model="TimeSVDpp", epoch=epoch + 1, of=self.epochs, loss=loss / len(ratings), seconds=seconds
-                )
+
+        def sweep(rate: np.float32) -> float:
+            order = np.lexsort((rng.random(len(ratings), dtype=np.float32), owner))
+            return _sweep(
+                rng.permutation(n_users), order, histories.offsets, histories.items, ratings, when.bins,
+                when.deviations / np.float32(self.unit_), day, shares.astype(np.float32), np.float32(self.mean_),
+                users, days, items, p, a, q, y, once, rate, penalties, self.day_bias, self.scaling,
+            )  # fmt: skip
+
+        self._train(sweep, len(ratings), run)
         ones = np.ones((n_items, 1), np.float32)
         self.item_vectors_ = np.hstack([items[:, :1], ones, q, items[:, 1:]])  # type: ignore[misc]
         self.implicit_ = y  # type: ignore[misc]
@@ -162,7 +148,7 @@ class TimeSVDpp(RatingModel):
 
 
 @kernel
-def sweep(
+def _sweep(
     order_of_users, order, offsets, item, ratings, bins, devs, day, shares, mean, users, days, items, p, a, q, y,
     once, rate, penalties, day_bias, scaling,
 ):  # fmt: skip
@@ -177,19 +163,12 @@ def sweep(
     f, total, drifting = p.shape[1], 0.0, a.shape[1] > 0
     reg, reg_bias, reg_drift, reg_day, reg_bin = penalties
     one = rate / rate
-    z, old = np.empty(f, dtype=p.dtype), np.empty(f, dtype=p.dtype)
+    z, start = np.empty(f, dtype=p.dtype), np.empty(f, dtype=p.dtype)
     for u in order_of_users:
         first, last = offsets[u], offsets[u + 1]
         if first == last:
             continue
-        scale = np.float32(1 / np.sqrt(last - first))
-        z[:] = 0
-        for e in range(first, last):
-            for j in range(f):
-                z[j] += y[item[e], j]
-        for j in range(f):
-            z[j] *= scale
-            old[j] = z[j]
+        scale = start_implicit_sum(item, first, last, y, z, start)
         slow = one / (one + rate * reg_drift * shares[first, 0])
         for at in range(first, last):
             e = order[at]
@@ -224,9 +203,5 @@ def sweep(
                 p[u, j] = left + rate * (error * right - reg * left)
                 z[j] = implicit + rate * (error * right - reg * implicit)
                 q[i, j] = right + rate * (error * whole - reg * right)
-        for j in range(f):
-            old[j] = scale * once[u] * (z[j] - old[j])
-        for e in range(first, last):
-            for j in range(f):
-                y[item[e], j] += old[j]
+        share_implicit_step(item, first, last, y, z, start, scale * once[u])
     return total
