@@ -246,21 +246,25 @@ def _sorted_within(exclude: tuple[np.ndarray, np.ndarray] | None, b: int) -> tup
 
 
 @kernel
+def _score(vector, query, scales, item):
+    """The inner product, times the item's scale if there are scales."""
+    score = np.float32(0)
+    for j in range(len(query)):
+        score += vector[j] * query[j]
+    return score * scales[item] if len(scales) else score
+
+
+@kernel
 def _search(vectors, scales, queries, start, stop, rows, priority, offsets, codes, items, scores):
     """One query at a time over the passing rows; memory bandwidth limits the speed."""
-    d, k = vectors.shape[1], items.shape[1]
+    k = items.shape[1]
     for q in range(start, stop):
         query, heap_item, heap_score = queries[q], items[q], scores[q]
         size, out, end = 0, offsets[q], offsets[q + 1]
         bar = np.float32(-np.inf)
         for at in range(len(rows)):
             item = rows[at]
-            score = np.float32(0)
-            vector = vectors[item]
-            for j in range(d):
-                score += vector[j] * query[j]
-            if len(scales):
-                score *= scales[item]
+            score = _score(vectors[item], query, scales, item)
             if not score >= bar or score == -np.inf:
                 continue
             while out < end and codes[out] < item:
@@ -332,12 +336,7 @@ def _search_compact(parts, vectors, scales, queries, bits, places, priority, off
             if upper[at] < bar:
                 continue
             item = candidates[at]
-            score = np.float32(0)
-            vector = vectors[item]
-            for j in range(d):
-                score += vector[j] * query[j]
-            if len(scales):
-                score *= scales[item]
+            score = _score(vectors[item], query, scales, item)
             if score > -np.inf:
                 size = push(score, item, size, heap_score, heap_item, priority)
         sort_best_first(heap_score, heap_item, size, priority)

@@ -112,9 +112,7 @@ def _regress(i_indptr, i_users, u_indptr, u_items, l1, l2, max_candidates, sweep
         _descend(i_indptr, i_users, l1, l2, sweeps, tolerance, items, w, residual)
         for place in range(k):
             if w[place] > 0:
-                if size == len(entered):
-                    entered = np.concatenate((entered, np.empty(size, dtype=np.int32)))
-                    weights = np.concatenate((weights, np.empty(size, dtype=np.float32)))
+                entered, weights = _with_room(entered, weights, size)
                 entered[size], weights[size] = items[place], w[place]
                 size += 1
                 counts[target - start] += 1
@@ -124,6 +122,16 @@ def _regress(i_indptr, i_users, u_indptr, u_items, l1, l2, max_candidates, sweep
             for at in range(i_indptr[items[place]], i_indptr[items[place] + 1]):
                 residual[i_users[at]] = 0
     return counts, entered[:size].copy(), weights[:size].copy()
+
+
+@kernel
+def _with_room(items, weights, size):
+    """Two arrays, twice as long where `size` entries fill them."""
+    if size < len(items):
+        return items, weights
+    longer_items, longer_weights = np.empty(2 * size, dtype=np.int32), np.empty(2 * size, dtype=np.float32)
+    longer_items[:size], longer_weights[:size] = items[:size], weights[:size]
+    return longer_items, longer_weights
 
 
 @kernel
@@ -208,9 +216,7 @@ def _regress_shared(shared, l1, l2, max_candidates, sweeps, tolerance, start, st
         for place in range(n):
             within[inside[place]] = False
             if w[place] > 0:
-                if size == len(entered):
-                    entered = np.concatenate((entered, np.empty(size, dtype=np.int32)))
-                    weights = np.concatenate((weights, np.empty(size, dtype=np.float32)))
+                entered, weights = _with_room(entered, weights, size)
                 entered[size], weights[size] = inside[place], w[place]
                 size += 1
                 counts[target - start] += 1

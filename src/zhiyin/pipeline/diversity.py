@@ -67,17 +67,10 @@ def mmr(
     k = _check(slates, features, k, balance)
     chosen = _places(slates, k)
     relevance = relative(slates)
-    if isinstance(features, UnitRows) or sparse.issparse(features):
-        table = UnitRows.of(features).table
+    rows = _feature_rows(features)
 
-        def work(start: int, stop: int) -> None:
-            _mmr_sparse(start, stop, slates.offsets, slates.items, relevance, table.indptr, table.indices, table.data,
-                        table.shape[1], balance, chosen)  # fmt: skip
-    else:
-        vectors = np.ascontiguousarray(features, dtype=np.float32)
-
-        def work(start: int, stop: int) -> None:
-            _mmr(start, stop, slates.offsets, slates.items, relevance, vectors, balance, chosen)
+    def work(start: int, stop: int) -> None:
+        _mmr(start, stop, slates.offsets, slates.items, relevance, *rows, balance, chosen)
 
     for_chunks(work, len(slates), run or Run(threads=1))
     return _reordered(slates, chosen, "mmr", {"balance": balance})
@@ -103,17 +96,10 @@ def dpp(
         _choose_by_score(slates, chosen)
         return _reordered(slates, chosen, "dpp", {"balance": balance})
     quality = np.exp(balance / (2 * (1 - balance)) * relative(slates))
-    if isinstance(features, UnitRows) or sparse.issparse(features):
-        table = UnitRows.of(features).table
+    rows = _feature_rows(features)
 
-        def work(start: int, stop: int) -> None:
-            _dpp_sparse(start, stop, slates.offsets, slates.items, quality, table.indptr, table.indices, table.data,
-                        table.shape[1], chosen)  # fmt: skip
-    else:
-        vectors = np.ascontiguousarray(features, dtype=np.float32)
-
-        def work(start: int, stop: int) -> None:
-            _dpp(start, stop, slates.offsets, slates.items, quality, vectors, chosen)
+    def work(start: int, stop: int) -> None:
+        _dpp(start, stop, slates.offsets, slates.items, quality, *rows, chosen)
 
     for_chunks(work, len(slates), run or Run(threads=1))
     return _reordered(slates, chosen, "dpp", {"balance": balance})
@@ -214,6 +200,15 @@ def _check(slates: Slates, features: Any, k: Any, balance: float) -> int:
     return k
 
 
+def _feature_rows(features: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
+    """Dense vectors, or index pointers, indices, data and width of a sparse table; the other of the two is empty."""
+    if isinstance(features, UnitRows) or sparse.issparse(features):
+        table = UnitRows.of(features).table
+        return np.zeros((table.shape[0], 0), np.float32), table.indptr, table.indices, table.data, table.shape[1]
+    vectors = np.ascontiguousarray(features, dtype=np.float32)
+    return vectors, np.zeros(1, np.int32), np.zeros(0, np.int32), np.zeros(0), 0
+
+
 def _places(slates: Slates, k: int) -> np.ndarray:
     """int64[n, k] of rows to be chosen, -1 where none."""
     longest = int(np.diff(slates.offsets).max(initial=0))
@@ -284,7 +279,7 @@ def _gathered(items, vectors):
 
 
 @kernel
-def _cosines(unit, row, out):
+def _dense_cosines(unit, row, out):
     """Cosines of all candidates with one of them."""
     d = unit.shape[1]
     for other in range(len(out)):
@@ -295,8 +290,8 @@ def _cosines(unit, row, out):
 
 
 @kernel
-def _cosines_sparse(items, row, indptr, indices, data, spread, out):
-    """The same for sparse rows: one is spread out, the others are read against it."""
+def _sparse_cosines(items, row, indptr, indices, data, spread, out):
+    """The same for sparse rows: one is spread out into `spread`, zeros[f], and the others are read against it."""
     for at in range(indptr[items[row]], indptr[items[row] + 1]):
         spread[indices[at]] = data[at]
     for other in range(len(out)):
@@ -321,7 +316,8 @@ def _best_mmr(relevance, nearest, placed, any_placed, balance):
 
 
 @kernel
-def _mmr(start, stop, offsets, items, relevance, vectors, balance, chosen):
+def _mmr(start, stop, offsets, items, relevance, vectors, indptr, indices, data, width, balance, chosen):
+    spread = np.zeros(width)
     for request in range(start, stop):
         first, end = offsets[request], offsets[request + 1]
         unit = _gathered(items[first:end], vectors)
@@ -331,23 +327,10 @@ def _mmr(start, stop, offsets, items, relevance, vectors, balance, chosen):
             at = _best_mmr(relevance[first:end], nearest, placed, place > 0, balance)
             placed[at] = True
             chosen[request, place] = first + at
-            _cosines(unit, at, cosine)
-            for row in range(end - first):
-                nearest[row] = max(nearest[row], cosine[row])
-
-
-@kernel
-def _mmr_sparse(start, stop, offsets, items, relevance, indptr, indices, data, width, balance, chosen):
-    spread = np.zeros(width)
-    for request in range(start, stop):
-        first, end = offsets[request], offsets[request + 1]
-        nearest, cosine = np.full(end - first, -np.inf), np.empty(end - first)
-        placed = np.zeros(end - first, dtype=np.bool_)
-        for place in range(min(chosen.shape[1], end - first)):
-            at = _best_mmr(relevance[first:end], nearest, placed, place > 0, balance)
-            placed[at] = True
-            chosen[request, place] = first + at
-            _cosines_sparse(items[first:end], at, indptr, indices, data, spread, cosine)
+            if width:
+                _sparse_cosines(items[first:end], at, indptr, indices, data, spread, cosine)
+            else:
+                _dense_cosines(unit, at, cosine)
             for row in range(end - first):
                 nearest[row] = max(nearest[row], cosine[row])
 
@@ -376,7 +359,8 @@ def _largest(left, placed):
 
 
 @kernel
-def _dpp(start, stop, offsets, items, quality_of_rows, vectors, chosen):
+def _dpp(start, stop, offsets, items, quality_of_rows, vectors, indptr, indices, data, width, chosen):
+    spread = np.zeros(width)
     for request in range(start, stop):
         first, end = offsets[request], offsets[request + 1]
         m = end - first
@@ -389,26 +373,10 @@ def _dpp(start, stop, offsets, items, quality_of_rows, vectors, chosen):
                 break
             placed[at] = True
             chosen[request, place] = first + at
-            _cosines(unit, at, cosine)
-            _grow(at, place, quality, cosine, factor, left)
-
-
-@kernel
-def _dpp_sparse(start, stop, offsets, items, quality_of_rows, indptr, indices, data, width, chosen):
-    spread = np.zeros(width)
-    for request in range(start, stop):
-        first, end = offsets[request], offsets[request + 1]
-        m = end - first
-        quality = quality_of_rows[first:end]
-        left, cosine = quality * quality, np.empty(m)
-        factor, placed = np.zeros((m, chosen.shape[1])), np.zeros(m, dtype=np.bool_)
-        for place in range(min(chosen.shape[1], m)):
-            at = _largest(left, placed)
-            if left[at] < FLAT:
-                break
-            placed[at] = True
-            chosen[request, place] = first + at
-            _cosines_sparse(items[first:end], at, indptr, indices, data, spread, cosine)
+            if width:
+                _sparse_cosines(items[first:end], at, indptr, indices, data, spread, cosine)
+            else:
+                _dense_cosines(unit, at, cosine)
             _grow(at, place, quality, cosine, factor, left)
 
 

@@ -205,6 +205,34 @@ def _count_groups(row, slot, starts, groups, limits, counts):
 
 
 @kernel
+def _first_unblocked(
+    head, end, first, slot, n_shares, missing_members, barred, placed, members, starts, groups, limits, counts,
+    blocked_by,
+):  # fmt: skip
+    """The first row of [head, end) that is not placed and that no cap forbids in a slot, and the share it serves.
+
+    (-1, -1) where there is none. With `n_shares` > 0 only rows count that serve one of the first so many shares. Of
+    rows that a cap forbids, `blocked_by` notes the first one that did.
+    """
+    for row in range(head, end):
+        if placed[row - first]:
+            continue
+        served = -1
+        for share in range(n_shares):
+            if missing_members[share] > 0 and not barred[share] and members[share, row]:
+                served = share
+                break
+        if n_shares > 0 and served < 0:
+            continue
+        cap = _blocking_cap(row, slot, starts, groups, limits, counts, False)
+        if cap < 0:
+            return row, served
+        if blocked_by[row] < 0:
+            blocked_by[row] = cap
+    return -1, -1
+
+
+@kernel
 def _assign_lists(
     start,
     stop,
@@ -325,33 +353,18 @@ def _fill_list(
             while last < n_shares and room > 0:
                 room -= 0 if barred[last] else missing_members[last]
                 last += 1
-            for row in range(head, end):
-                if placed[row - first]:
-                    continue
-                serves = -1
-                for share in range(last):
-                    if missing_members[share] > 0 and not barred[share] and members[share, row]:
-                        serves = share
-                        break
-                if serves >= 0:
-                    cap = _blocking_cap(row, slot, starts, groups, limits, counts, False)
-                    if cap < 0:
-                        chosen, reason, cause = row, 2, serves
-                        break
-                    if blocked_by[row] < 0:
-                        blocked_by[row] = cap
+            chosen, cause = _first_unblocked(
+                head, end, first, slot, last, missing_members, barred, placed, members, starts, groups, limits, counts,
+                blocked_by,
+            )  # fmt: skip
+            reason = 2 if chosen >= 0 else 0
             if chosen < 0:  # caps leave nothing for these shares in this slot
                 barred[:last] = True
         if chosen < 0:
-            for row in range(head, end):
-                if placed[row - first]:
-                    continue
-                cap = _blocking_cap(row, slot, starts, groups, limits, counts, False)
-                if cap < 0:
-                    chosen = row
-                    break
-                if blocked_by[row] < 0:
-                    blocked_by[row] = cap
+            chosen, _ = _first_unblocked(
+                head, end, first, slot, 0, missing_members, barred, placed, members, starts, groups, limits, counts,
+                blocked_by,
+            )  # fmt: skip
         if chosen < 0:  # a cap yields, to a share that is due if it can
             total = 0
             for share in range(n_shares):
