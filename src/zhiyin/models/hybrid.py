@@ -171,6 +171,7 @@ class Hybrid(ItemFeatureMixin, VectorRecommender):
         import torch
 
         from zhiyin.models import feature_maps as maps
+        from zhiyin.models.network_weights import weight_arrays
 
         # Standardized, so that the learning rate does not depend on the collaborative model.
         spread = np.sqrt(np.average((y - self.mean_) ** 2, axis=0, weights=np.maximum(train_weights, 1e-12)).mean())
@@ -181,7 +182,7 @@ class Hybrid(ItemFeatureMixin, VectorRecommender):
             batches = maps.MapBatches(inputs, targets, weights, np.flatnonzero(train_weights), self.batch_size, run)  # type: ignore[arg-type]
             plan = maps.TrainingPlan(self.epochs, self.patience, self.learning_rate, self.weight_decay)
             maps.learn(network, batches, held_out, plan, run, label="Hybrid", identity=self._identity(data, run))
-        self.map_ = {name: tensor.numpy() for name, tensor in network.state_dict().items()}  # type: ignore[misc]
+        self.map_ = weight_arrays(network)  # type: ignore[misc]
         self.map_["spread"] = np.full(1, spread, dtype=np.float32)
         self._network = network
         return self._mapped(inputs, run)
@@ -299,13 +300,11 @@ class Hybrid(ItemFeatureMixin, VectorRecommender):
     def _net(self) -> Mapping:
         """The network in eval mode: the one just trained, or built from the weights that were loaded."""
         if "_network" not in vars(self):
-            import torch
+            from zhiyin.models.network_weights import network_with
 
-            weights = {name: torch.from_numpy(array) for name, array in self.map_.items() if name != "spread"}
-            with torch.random.fork_rng(devices=[]):
-                network = self._build(len(weights["table.weight"]), len(self.mean_))
-            network.load_state_dict(weights, assign=True)
-            self._network = network.eval()
+            weights = {name: array for name, array in self.map_.items() if name != "spread"}
+            n_codes = len(weights["table.weight"])
+            self._network = network_with(weights, lambda: self._build(n_codes, len(self.mean_)))
         return self._network
 
     def _identity(self, data: Dataset, run: Run) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from zhiyin.core.params import param, settings_of
 from zhiyin.core.run import Run
+from zhiyin.models.network_weights import network_with, weight_arrays
 from zhiyin.models.sequence.layers import Dropout
 from zhiyin.models.sequence.next_item import SPARSE_ROWS
 from zhiyin.models.sequence.training_loop import threads, train
@@ -95,7 +96,7 @@ class NetworkRanker(Ranker):
                 identity=self._identity(examples, labels, run),
             )
         self._network = network
-        self.weights_ = {name: tensor.numpy() for name, tensor in network.state_dict().items()}  # type: ignore[misc]
+        self.weights_ = weight_arrays(network)  # type: ignore[misc]
         self.curve_ = progress.curve  # type: ignore[misc]
 
     def _network_of(self, unknown: np.ndarray) -> Network:
@@ -122,12 +123,7 @@ class NetworkRanker(Ranker):
     def _net(self) -> Network:
         """The network in eval mode: the one just trained, or built from the weights that were loaded."""
         if "_network" not in vars(self):
-            with torch.random.fork_rng(devices=[]):
-                network = self._build(Shape(*self.shape_))
-            # Assigned, not copied: mapped weights stay shared between processes.
-            tensors = {name: torch.from_numpy(array) for name, array in self.weights_.items()}
-            network.load_state_dict(tensors, assign=True)
-            self._network = network.eval()
+            self._network = network_with(self.weights_, lambda: self._build(Shape(*self.shape_)))
         return self._network
 
     def _identity(self, examples: Examples, labels: np.ndarray, run: Run) -> str:

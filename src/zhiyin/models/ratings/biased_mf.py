@@ -42,11 +42,11 @@ class BiasedMF(SGDRatingModel):
         p, q = self._start_vectors(data.n_users, rng), self._start_vectors(data.n_items, rng)
         q[np.bincount(histories.items, minlength=data.n_items) == 0] = 0
 
-        def sweep(rate: np.float32) -> float:
+        def pass_over_ratings(rate: np.float32) -> float:
             _shuffle(*triples, rng.integers(1, 2**63, dtype=np.uint64))
             return _sweep(*triples, mean, bu, bi, p, q, rate, np.float32(self.reg), np.float32(self.reg_bias))
 
-        self._train(sweep, len(ratings), run)
+        self._train(pass_over_ratings, len(ratings), run)
         ones = np.ones((data.n_items, 1), np.float32)
         self.item_vectors_ = np.hstack([mean + bi[:, None], ones, q])  # type: ignore[misc]
 

@@ -48,15 +48,15 @@ class SVDpp(SGDRatingModel):
         q[unrated] = y[unrated] = 0
         owner, share = data.events["user"].to_numpy(), repeats_share(histories)
 
-        def sweep(rate: np.float32) -> float:
+        def pass_over_ratings(rate: np.float32) -> float:
             users = rng.permutation(data.n_users)
             order = np.lexsort((rng.random(len(ratings), dtype=np.float32), owner))
-            return _sweep(
+            return sweep(
                 users, order, histories.offsets, histories.items, ratings, mean, bu, bi, p, q, y, share,
                 rate, np.float32(self.reg), np.float32(self.reg_bias),
             )  # fmt: skip
 
-        self._train(sweep, len(ratings), run)
+        self._train(pass_over_ratings, len(ratings), run)
         ones = np.ones((data.n_items, 1), np.float32)
         self.item_vectors_ = np.hstack([mean + bi[:, None], ones, q])  # type: ignore[misc]
         self.implicit_ = y  # type: ignore[misc]
@@ -115,7 +115,7 @@ def share_implicit_step(items, first, last, y, z, start, scale):
 
 
 @kernel
-def _sweep(users, order, offsets, items, ratings, mean, bu, bi, p, q, y, share, rate, reg, reg_bias):
+def sweep(users, order, offsets, items, ratings, mean, bu, bi, p, q, y, share, rate, reg, reg_bias):
     """One pass of gradient steps; returns the sum of squared errors before each.
 
     Within a user the implicit sum z moves with every rating; what it moved is then given to its y_j, as the least

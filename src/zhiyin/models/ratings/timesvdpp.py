@@ -88,15 +88,15 @@ class TimeSVDpp(SGDRatingModel):
         q[unrated] = y[unrated] = 0
         penalties = np.array([self.reg, self.reg_bias, self.reg_drift, self.reg_day, self.reg_bin], np.float32)
 
-        def sweep(rate: np.float32) -> float:
+        def pass_over_ratings(rate: np.float32) -> float:
             order = np.lexsort((rng.random(len(ratings), dtype=np.float32), owner))
-            return _sweep(
+            return sweep(
                 rng.permutation(n_users), order, histories.offsets, histories.items, ratings, when.bins,
                 when.deviations / np.float32(self.unit_), day, shares.astype(np.float32), np.float32(self.mean_),
                 users, days, items, p, a, q, y, once, rate, penalties, self.day_bias, self.scaling,
             )  # fmt: skip
 
-        self._train(sweep, len(ratings), run)
+        self._train(pass_over_ratings, len(ratings), run)
         ones = np.ones((n_items, 1), np.float32)
         self.item_vectors_ = np.hstack([items[:, :1], ones, q, items[:, 1:]])  # type: ignore[misc]
         self.implicit_ = y  # type: ignore[misc]
@@ -148,7 +148,7 @@ class TimeSVDpp(SGDRatingModel):
 
 
 @kernel
-def _sweep(
+def sweep(
     order_of_users, order, offsets, item, ratings, bins, devs, day, shares, mean, users, days, items, p, a, q, y,
     once, rate, penalties, day_bias, scaling,
 ):  # fmt: skip

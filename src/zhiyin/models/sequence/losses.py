@@ -207,8 +207,12 @@ class _FullSoftmax(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad):  # type: ignore[no-untyped-def]
-        scaled = [None if g is None else (g * grad).to(g.dtype) for g in ctx.saved_tensors]
-        return (*scaled, None, None, None, None, None)
+        return (*_scaled_gradients(ctx, grad), None, None, None, None, None)
+
+
+def _scaled_gradients(ctx: Any, grad: Tensor) -> list[Tensor | None]:
+    """The gradients that `forward` has saved, times that of the sum of losses."""
+    return [None if saved is None else (saved * grad).to(saved.dtype) for saved in ctx.saved_tensors]
 
 
 def _by_rows(x, t, b, targets, w, shape, low, needs_grad):
@@ -345,8 +349,7 @@ class _SampledSoftmax(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad):  # type: ignore[no-untyped-def]
-        scaled = [None if g is None else (g * grad).to(g.dtype) for g in ctx.saved_tensors]
-        return (*scaled, None, None, None, None, None, None, None)
+        return (*_scaled_gradients(ctx, grad), None, None, None, None, None, None, None)
 
 
 def _product(

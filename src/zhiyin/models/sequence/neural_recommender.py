@@ -23,6 +23,7 @@ from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.data.splits import split
+from zhiyin.models.network_weights import network_with, weight_arrays
 from zhiyin.models.recommender import VectorRecommender
 from zhiyin.models.sequence.batches import positive, serving_sequences
 from zhiyin.models.sequence.checkpoints import Progress
@@ -101,7 +102,7 @@ class NeuralRecommender(VectorRecommender):
 
     def _learned(self, network: nn.Module, progress: Progress) -> None:
         """Store the trained weights as arrays."""
-        self.weights_ = {name: tensor.numpy() for name, tensor in network.state_dict().items()}  # type: ignore[misc]
+        self.weights_ = weight_arrays(network)  # type: ignore[misc]
         self.item_vectors_ = self._item_vectors()  # type: ignore[misc]
         self.curve_ = progress.curve  # type: ignore[misc]
 
@@ -130,12 +131,7 @@ class NeuralRecommender(VectorRecommender):
     def _net(self) -> nn.Module:
         """The network in eval mode: the one just trained, or built from the weights that were loaded."""
         if "_network" not in vars(self):
-            with torch.random.fork_rng(devices=[]):
-                network = self._build(len(self._context().item_ids))
-            # Assigned, not copied: mapped weights stay shared between processes.
-            tensors = {name: torch.from_numpy(array) for name, array in self.weights_.items()}
-            network.load_state_dict(tensors, assign=True)
-            self._network = network.eval()
+            self._network = network_with(self.weights_, lambda: self._build(len(self._context().item_ids)))
         return self._network
 
     # -- validation -----------------------------------------------------------------------------------------------
