@@ -20,7 +20,10 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 SERVERS = {
     "uvicorn, asyncio + h11": ("uvicorn", "--port {port} --no-access-log --loop asyncio --http h11"),
@@ -31,13 +34,14 @@ SERVERS = {
 }
 NEEDS = {"h11": "h11", "httptools": "httptools", "uvloop": "uvloop"}
 
-app = FastAPI()
 
-
-@app.get("/v1/recommendations")
-async def recommendations(user: str, k: int = 10) -> dict[str, object]:
+async def recommendations(request: Request) -> JSONResponse:
+    k = int(request.query_params.get("k", 10))
     items = [{"item": f"film {n}", "score": 1.0 / (n + 1)} for n in range(k)]
-    return {"user": user, "version": 3, "items": items}
+    return JSONResponse({"user": request.query_params["user"], "version": 3, "items": items})
+
+
+app = Starlette(routes=[Route("/v1/recommendations", recommendations)])
 
 
 def spent(pid: int) -> float:

@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("fastapi")
+pytest.importorskip("starlette")
 pytest.importorskip("httpx")
 pytest.importorskip("sqlglot")
 pytest.importorskip("lightgbm")

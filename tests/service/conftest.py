@@ -113,7 +113,7 @@ def service(opened: Callable[..., Any]) -> Any:
 
 def client_of(*shops: Any) -> Any:
     """A client with the admin key of the first shop."""
-    from fastapi.testclient import TestClient
+    from starlette.testclient import TestClient
 
     from zhiyin.service.app import create_app
 

@@ -24,9 +24,9 @@ from zlib import crc32
 
 import schemathesis
 
+from zhiyin.api.requests import MAX_FILTER_CHARS, MAX_PAGE_TOKEN_CHARS
 from zhiyin.core.limits import MAX_ID_CHARS
 from zhiyin.service.list_service import packed, route_of
-from zhiyin.service.request_models import FILTER, TOKEN
 from zhiyin.store.records import TIME_POLICY
 
 # Columns that the catalogue of the tests has; a column of another name is new to it.
@@ -125,7 +125,7 @@ def _number(text: str) -> int:
     return crc32(text.encode("utf-8", "surrogatepass"))
 
 
-_TEXTS = {"filter": _written(condition, FILTER), "when": _written(condition, FILTER),
+_TEXTS = {"filter": _written(condition, MAX_FILTER_CHARS), "when": _written(condition, MAX_FILTER_CHARS),
           "multiply": _written(expression, 1_000), "add": _written(expression, 1_000)}  # fmt: skip
 
 
@@ -135,7 +135,7 @@ def _possible(given: dict[str, Any], route: str) -> dict[str, Any]:
     for name, there in (("placement", "default"), ("similar_to", "i5")):  # every other one is one that there is
         if isinstance(made.get(name), str) and len(made[name]) <= MAX_ID_CHARS and len(made[name]) % 2:
             made[name] = there
-    if isinstance(made.get("page"), str) and 1 <= len(made["page"]) <= TOKEN:
+    if isinstance(made.get("page"), str) and 1 <= len(made["page"]) <= MAX_PAGE_TOKEN_CHARS:
         made["page"] = packed(["i1", "i2"], route)
     if isinstance(made.get("boosts"), list):
         made["boosts"] = [_possible(one, "") if isinstance(one, dict) else one for one in made["boosts"]]

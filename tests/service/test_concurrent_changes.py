@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-pytest.importorskip("fastapi")
+pytest.importorskip("starlette")
 
 import zhiyin.store.training_export as training
 

@@ -116,7 +116,7 @@ def test_the_unit() -> None:
 
 
 def test_the_alarms_speak_of_figures_that_there_are(opened: Any) -> None:
-    pytest.importorskip("fastapi")
+    pytest.importorskip("starlette")
     from zhiyin.service.metrics import Metrics
     from zhiyin.service.request_limits import Work
 

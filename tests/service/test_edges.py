@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("fastapi")
+pytest.importorskip("starlette")
 
 from zhiyin.service import openapi_description
 
@@ -109,7 +109,7 @@ def test_the_description_is_made_once(service: Any, monkeypatch: pytest.MonkeyPa
 
 
 def test_behind_a_proxy_the_description_names_the_path(service: Any) -> None:
-    from fastapi.testclient import TestClient
+    from starlette.testclient import TestClient
 
     below = TestClient(service.app, root_path="/shop")
     assert below.get("/openapi.json").json()["servers"] == [{"url": "/shop"}]

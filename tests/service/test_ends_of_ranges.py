@@ -19,10 +19,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-pytest.importorskip("fastapi")
+pytest.importorskip("starlette")
 
 from pydantic import BaseModel
 
+from zhiyin.api.requests import Setting
 from zhiyin.cli.evaluation_output import evaluate_models
 from zhiyin.cli.project import Project, project_of
 from zhiyin.core.errors import ConfigError
@@ -41,7 +42,6 @@ from zhiyin.pipeline.promotion_gate import gate
 from zhiyin.pipeline.request import Request
 from zhiyin.pipeline.rules import Rules
 from zhiyin.service.placements import checked
-from zhiyin.service.request_models import Setting
 
 from .conftest import client_of, listed, shop
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.examples import examples
 
-pytest.importorskip("fastapi")
+pytest.importorskip("starlette")
 
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-pytest.importorskip("fastapi")
+pytest.importorskip("starlette")
 pytest.importorskip("lightgbm")
 
 from zhiyin.data.event_schema import StorePosition

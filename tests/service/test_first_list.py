@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("fastapi")
+pytest.importorskip("starlette")
 
 SCRIPT = """
 import gc, sys
@@ -39,7 +39,7 @@ store = Store(folder / "shop.db")
 live = ServingState(Bundles(folder), store)
 keys, shown = Keys.open(store)
 tenant = Tenant("shop", live, keys)
-from fastapi.testclient import TestClient
+from starlette.testclient import TestClient
 client = TestClient(create_app([tenant]))
 client.headers["Authorization"] = "Bearer " + shown["admin"]
 assert client.get("/ready").status_code == 200

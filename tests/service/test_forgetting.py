@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-pytest.importorskip("fastapi")
+pytest.importorskip("starlette")
 
 from zhiyin.client import PageKey
 from zhiyin.data.catalogue import Catalogue

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("fastapi")
+pytest.importorskip("starlette")
 
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.tokens import key_hash

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("fastapi")
+pytest.importorskip("starlette")
 pytest.importorskip("prometheus_client")
 
 from zhiyin.core.errors import ConfigError
@@ -343,8 +343,8 @@ def test_text_for_people() -> None:
 
 def test_a_span_a_request_with_its_stages(opened: Callable[..., Any]) -> None:
     pytest.importorskip("opentelemetry.sdk")
-    from fastapi.testclient import TestClient
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+    from starlette.testclient import TestClient
 
     from zhiyin.service.telemetry import Spans
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("fastapi")
+pytest.importorskip("starlette")
 pytest.importorskip("httpx")
 
 import httpx
@@ -339,7 +339,7 @@ def test_every_changed_character_is_refused(page: Page) -> None:
 
 def test_a_token_of_another_shop(opened: Callable[..., Any]) -> None:
     """Two shops with keys of the same names, behind one door and apart."""
-    from fastapi.testclient import TestClient
+    from starlette.testclient import TestClient
 
     one, two = opened("one"), opened("two")
     token = str(PageKey(one.shown["page"]).token(user=A))

@@ -13,17 +13,17 @@ from urllib.parse import quote
 
 import pytest
 
-pytest.importorskip("fastapi")
+pytest.importorskip("starlette")
 
-from fastapi import FastAPI
-from fastapi.testclient import TestClient
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
 
 from tests.service.conftest import eventually
 from tests.service.running import running
+from zhiyin.api.requests import Ask
 from zhiyin.client import PageKey
 from zhiyin.service import pages
 from zhiyin.service.app import create_app
-from zhiyin.service.request_models import Ask
 
 HERE = Path(pages.__file__).parent
 # Chromium of the system: what playwright would download is not needed.
@@ -35,9 +35,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 @pytest.fixture(scope="module")
 def files() -> TestClient:
-    app = FastAPI()
-    pages.mount(app)
-    return TestClient(app)
+    return TestClient(Starlette(routes=pages.routes()))
 
 
 @pytest.mark.parametrize(("path", "kind"), [

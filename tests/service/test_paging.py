@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("fastapi")
+pytest.importorskip("starlette")
 
 from zhiyin.client import Client
 from zhiyin.client.api_types import Recommendations

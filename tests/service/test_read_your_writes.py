@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("fastapi")
+pytest.importorskip("starlette")
 
 from tests.conftest import own_schema
 from zhiyin.client import PageKey

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("fastapi")
+pytest.importorskip("starlette")
 
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.metering import check
@@ -155,7 +155,7 @@ def test_buckets_are_held_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_429_says_when_to_come_again(opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("zhiyin.service.app.Rate", lambda a_second: Rate(a_second, lambda: now[0]))
+    monkeypatch.setattr("zhiyin.service.authentication.Rate", lambda a_second: Rate(a_second, lambda: now[0]))
     client = client_of(opened(rate=1))
     said = [client.get("/v1/popular") for _ in range(3)]
     assert [one.status_code for one in said] == [200, 200, 429]
@@ -245,7 +245,7 @@ def test_a_request_that_takes_too_much_work_is_refused(service: Any, monkeypatch
 
 def test_work_of_a_request_that_is_over_is_stopped(opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Its thread is free again long before the work would have ended by itself."""
-    from fastapi.testclient import TestClient
+    from starlette.testclient import TestClient
 
     shop, begun, ended = opened(), threading.Event(), threading.Event()
 
@@ -308,7 +308,7 @@ def test_503_where_too_much_waits(opened: Callable[..., Any], monkeypatch: pytes
     shop, held = opened(), Held()
     client = client_of(shop)
     work = Work(threads=1, waiting=0)
-    from fastapi.testclient import TestClient
+    from starlette.testclient import TestClient
 
     monkeypatch.setattr(shop.store, "history", lambda user, most: held() and [])
     full = TestClient(create_app([shop], work))
@@ -355,7 +355,7 @@ def test_work_that_waits_is_dropped_with_its_client(
 def test_every_request_ends(opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     shop, held = opened(), Held()
     monkeypatch.setattr(shop.store, "history", lambda user, most: held() and [])
-    from fastapi.testclient import TestClient
+    from starlette.testclient import TestClient
 
     client = TestClient(create_app([shop], longest=0.3))
     client.headers["Authorization"] = f"Bearer {shop.shown['admin']}"

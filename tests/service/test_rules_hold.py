@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.examples import examples
 
-pytest.importorskip("fastapi")
+pytest.importorskip("starlette")
 
 from tests.rules_kept import ALL, CONDITIONS, ITEMS, NEW, TABLES, Asked, check, qualifying, shop
 from zhiyin.data.catalogue import Catalogue

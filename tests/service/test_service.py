@@ -12,7 +12,7 @@ import pytest
 
 from tests.examples import examples
 
-pytest.importorskip("fastapi")
+pytest.importorskip("starlette")
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

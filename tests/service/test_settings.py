@@ -19,9 +19,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-pytest.importorskip("fastapi")
+pytest.importorskip("starlette")
 
-from fastapi.testclient import TestClient
+from starlette.testclient import TestClient
 
 from zhiyin.core.errors import ConfigError
 from zhiyin.data.project_config import Config

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("fastapi")
+pytest.importorskip("starlette")
 
 from zhiyin.data.project_config import ServiceSection
 from zhiyin.pipeline.bundles import Bundles

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("fastapi")
+pytest.importorskip("starlette")
 
 from zhiyin.service.app import create_app
 from zhiyin.service.key_cache import SCOPES
@@ -24,7 +24,7 @@ class Door:
     """One application for both shops; `ours` and `theirs` ask it with admin keys."""
 
     def __init__(self, one: Any, two: Any) -> None:
-        from fastapi.testclient import TestClient
+        from starlette.testclient import TestClient
 
         self.one, self.two = one, two
         self.client = TestClient(create_app([one, two]))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("fastapi")
+pytest.importorskip("starlette")
 
 from zhiyin.service import event_routes
 from zhiyin.service.app import create_app
@@ -18,14 +18,14 @@ EVENTS = {"events": [{"user": "a", "item": "i1", "id": "e1"}]}
 
 
 def client_of(shop: Any, **more: Any) -> Any:
-    from fastapi.testclient import TestClient
+    from starlette.testclient import TestClient
 
     client = TestClient(create_app([shop], **more))
     client.headers["Authorization"] = f"Bearer {shop.shown['admin']}"
     return client
 
 
-# By the short way and by FastAPI's own.
+# Without and with an empty query.
 WAYS = pytest.mark.parametrize("path", ["/v1/events", "/v1/events?"])
 
 
@@ -39,7 +39,7 @@ def test_a_commit_that_takes_too_long(path: str, opened: Callable[..., Any], mon
         return waiting[-1]
 
     with monkeypatch.context() as patch:
-        patch.setattr(event_routes, "COMMIT", 0.05)
+        patch.setattr(event_routes, "COMMIT_TIMEOUT_SECONDS", 0.05)
         patch.setattr(shop.writer, "submit", submit)
         answer = client.post(path, json=EVENTS)
     assert answer.status_code == 503

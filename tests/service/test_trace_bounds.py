@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("fastapi")
+pytest.importorskip("starlette")
 
 from zhiyin.data.project_config import ServiceSection
 from zhiyin.service.list_service import ListService

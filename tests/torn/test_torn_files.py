@@ -295,7 +295,7 @@ def test_what_is_known_of_the_last_training(tmp_path: Path, caplog: pytest.LogCa
 
 
 def test_keys_of_an_earlier_version(tmp_path: Path) -> None:
-    pytest.importorskip("fastapi")
+    pytest.importorskip("starlette")
     from zhiyin.service.key_cache import Keys
     from zhiyin.store.database import Store
 

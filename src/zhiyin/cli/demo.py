@@ -177,7 +177,7 @@ def _serve(output: Path, example_ids: ExampleIds) -> None:
     from zhiyin.cli.output import say
 
     _print_step("6. The service (zhiyin serve)")
-    if missing := [name for name in ("fastapi", "sqlalchemy", "uvicorn") if find_spec(name) is None]:
+    if missing := [name for name in ("starlette", "sqlalchemy", "uvicorn") if find_spec(name) is None]:
         say(f"to answer over HTTP {', '.join(missing)} is missing: pip install 'zhiyin[serve,rules]'")
         say(f"then: cd {output} && zhiyin serve")
         return

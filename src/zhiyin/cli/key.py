@@ -49,13 +49,13 @@ def add(
       zhiyin key add ops --scope admin --json
     """
     from zhiyin.cli.output import print_json, say
-    from zhiyin.service.key_routes import told
+    from zhiyin.service.key_routes import key_json
 
     with _keys(config) as keys:
         key, secret = keys.add(name, scope, expires)
         now = keys.now()
     if json:
-        print_json({"key": secret} | told(key, now))
+        print_json({"key": secret} | key_json(key, now))
         return
     typer.echo(secret)
     until = "until it is revoked" if key.expires is None else f"until {_day(key.expires)}"
@@ -72,10 +72,10 @@ def list_(config: ConfigFile = CONFIG, json: Json = False) -> None:
       zhiyin key list --json
     """
     from zhiyin.cli.output import print_json, print_table
-    from zhiyin.service.key_routes import told
+    from zhiyin.service.key_routes import key_json
 
     with _keys(config) as keys:
-        keys_json = [told(key, keys.now()) for key in keys.all()]
+        keys_json = [key_json(key, keys.now()) for key in keys.all()]
     if json:
         print_json(keys_json)
         return

@@ -1,206 +1,199 @@
-"""Routes for items and users: columns with versions, many at once, search."""
+"""Handlers of items and users: their columns, with versions; many at once; search."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Any, Literal
 
 import numpy as np
-from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
 
+from zhiyin.api import endpoints
+from zhiyin.api.requests import MAX_LINES_PER_REQUEST, SearchQuery, column_names
 from zhiyin.core.errors import DataError, ZhiyinError
 from zhiyin.core.limits import MAX_ID_CHARS
 from zhiyin.core.texts import text
+from zhiyin.service.authentication import Access
+from zhiyin.service.endpoint_routes import handles, json_response
 from zhiyin.service.errors import RefusedError
 from zhiyin.service.list_service import next_page, unpacked
-from zhiyin.service.openapi_description import REFUSALS
-from zhiyin.service.request_json import JsonRoute
-from zhiyin.service.request_models import ID_SCHEMA, Text, columns_schema
-from zhiyin.service.route_dependencies import (
-    FieldsQuery,
-    ItemId,
-    KQuery,
-    PageQuery,
-    ScopeDependencies,
-    Tenant,
-    json_response,
-    names,
-)
 from zhiyin.service.version_view import plain
 from zhiyin.store.records import columns
 
-# Lines of one request, and those told of that were rejected.
-LINES, TOLD = 10_000, 100
+Table = Literal["items", "users"]
+MAX_REPORTED_LINES = 100
 
 
-def routes(needs: ScopeDependencies) -> APIRouter:
-    router = APIRouter(responses=REFUSALS, route_class=JsonRoute)
-    for name, one in (("items", "item"), ("users", "user")):
-        _table(router, needs, name, one)
+@handles(endpoints.SEARCH)
+async def search(access: Access, query: SearchQuery) -> Any:
+    def work() -> dict[str, Any]:
+        view, fields = access.live.view(), column_names(query.fields) or None
+        shown = unpacked(query.page, "/v1/items") if query.page else []
+        matches = view.search(query.search, query.k + len(shown) + 1)
+        matches = matches[~np.isin(matches, view.encode(shown))] if shown else matches
+        codes = matches[: query.k]
+        items = [str(raw) for raw in view.ids.raw(codes)]
+        return {
+            "items": [{"item": item, "columns": view.row(int(code), fields)} for item, code in zip(items, codes)],
+            "next": next_page([*shown, *items], len(matches) > query.k, "/v1/items"),
+        }
 
-    @router.get("/v1/items", tags=["items"])
-    async def search(
-        search: Annotated[Text, Query(max_length=200)] = "",
-        k: KQuery = 10,
-        fields: FieldsQuery = "",
-        page: PageQuery = None,
-        tenant: Tenant = needs.visitor_read,
-    ) -> Any:
-        """Items whose title or id holds all words; without words the most popular ones."""
-
-        def look() -> dict[str, Any]:
-            view, wanted = tenant.live.view(), names(fields) or None
-            paged = unpacked(page, "/v1/items") if page else []
-            found = view.search(search, k + len(paged) + 1)
-            found = found[~np.isin(found, view.encode(paged))] if paged else found
-            codes = found[:k]
-            items = [str(raw) for raw in view.ids.raw(codes)]
-            return {
-                "items": [{"item": item, "columns": view.row(int(code), wanted)} for item, code in zip(items, codes)],
-                "next": next_page([*paged, *items], len(found) > k, "/v1/items"),
-            }
-
-        return json_response(await tenant.work.do(look))
-
-    return router
+    return await access.work.do(work)
 
 
-def _table(router: APIRouter, needs: ScopeDependencies, name: str, one: str) -> None:
-    content = columns_schema(name)
-    body_of_columns = {"requestBody": {"content": {"application/json": {"schema": content}}}}
-    lines = {"requestBody": {"required": True, "content": {"application/x-ndjson": {"schema": _lines_schema(content)}}}}
-
-    def change(tenant: Tenant, key: str, body: dict[str, Any], keep: bool) -> dict[str, Any]:
-        right, wrong = tenant.live.accept(name, {key: body})
-        if wrong:
-            raise wrong[key]
-        return {"id": key, "version": _write(tenant, name, right, keep=keep)[key]}
-
-    @router.put(f"/v1/{name}/{{key}}", tags=[name], operation_id=f"put_{one}", openapi_extra=body_of_columns)
-    async def put(key: ItemId, body: dict[str, Any], tenant: Tenant = needs.admin) -> Any:
-        """Write all columns. An item with `hidden: true` is not shown."""
-        return json_response(await tenant.writes.do(change, tenant, key, body, False))
-
-    @router.patch(f"/v1/{name}/{{key}}", tags=[name], operation_id=f"patch_{one}", openapi_extra=body_of_columns)
-    async def patch(key: ItemId, body: dict[str, Any], tenant: Tenant = needs.admin) -> Any:
-        """Change the columns named. The others stay as they are; those of the catalogue's file go on following it."""
-        return json_response(await tenant.writes.do(change, tenant, key, body, True))
-
-    @router.get(f"/v1/{name}/{{key}}", tags=[name], operation_id=f"get_{one}")
-    async def get(key: ItemId, tenant: Tenant = needs.visitor_read if name == "items" else needs.read) -> Any:
-        """Columns and version; version 0: as the catalogue of the version in use has it."""
-
-        def look() -> dict[str, Any]:
-            found, below = tenant.store.get(name, key), _catalogued(tenant, name, key)
-            gone = found is None and (below is None or tenant.store.is_deleted(name, key))
-            if gone:
-                raise RefusedError(404, f"{one} {key!r} is not known", f"PUT /v1/{name}/{key} first")
-            known = (below or {}) | (found[0] if found is not None else {})
-            known = {column: value for column, value in known.items() if value is not None}
-            return {"id": key, "columns": known, "version": 0 if found is None else found[1]}
-
-        return json_response(await tenant.work.do(look))
-
-    @router.delete(f"/v1/{name}/{{key}}", tags=[name], operation_id=f"delete_{one}")
-    async def delete(key: ItemId, tenant: Tenant = needs.admin) -> Any:
-        """Items: no longer shown. Users: all of them is removed, with the proof."""
-
-        def remove() -> dict[str, Any]:
-            if name == "users":
-                proof = tenant.store.forget(key, tenant.live.made)
-                tenant.live.forget(key)
-                return {"id": key, "proof": proof}
-            return {"id": key, "version": _write(tenant, name, {key: None})[key]}
-
-        return json_response(await tenant.writes.do(remove))
-
-    @router.post(f"/v1/{name}", tags=[name], operation_id=f"post_{name}", openapi_extra=lines)
-    async def bulk(request: Request, tenant: Tenant = needs.admin) -> Any:
-        """Many at once, a line each; each is kept or rejected with its reason."""
-        body = await request.body()
-
-        def write() -> dict[str, Any]:
-            right, wrong = _lines(body, tenant, name)
-            _write(tenant, name, right)
-            return {"accepted": len(right), "rejected": wrong}
-
-        found = await tenant.writes.do(write)
-        return json_response(found, 400 if found["rejected"] and not found["accepted"] else 200)
+@handles(endpoints.PUT_ITEM)
+async def put_item(access: Access, key: str, body: dict[str, Any]) -> Any:
+    return await access.writes.do(_write_row, access, "items", key, body, False)
 
 
-def _lines_schema(content: dict[str, Any]) -> dict[str, Any]:
-    """Of lines of JSON, as an array of what stands in one each."""
-    return {
-        "type": "array", "minItems": 1, "maxItems": LINES,
-        "items": {
-            "type": "object", "required": ["id", "columns"], "additionalProperties": False,
-            "properties": {"id": ID_SCHEMA, "columns": {"anyOf": [content, {"type": "null"}]}},
-        },
-        "description": 'a line each, such as {"id": "i1", "columns": {"price": 3}}; columns null: deleted',
-    }  # fmt: skip
+@handles(endpoints.PUT_USER)
+async def put_user(access: Access, key: str, body: dict[str, Any]) -> Any:
+    return await access.writes.do(_write_row, access, "users", key, body, False)
 
 
-def _write(tenant: Tenant, name: str, things: dict[str, Any], *, keep: bool = False) -> dict[str, int]:
-    """Keep columns, None to delete, and let them count. keep: columns that are not named stay. Returns versions."""
-    view = tenant.live.serving
-    gone = [key for key, value in things.items() if value is None]
-    if name == "items" and gone and view is not None:
+@handles(endpoints.PATCH_ITEM)
+async def patch_item(access: Access, key: str, body: dict[str, Any]) -> Any:
+    return await access.writes.do(_write_row, access, "items", key, body, True)
+
+
+@handles(endpoints.PATCH_USER)
+async def patch_user(access: Access, key: str, body: dict[str, Any]) -> Any:
+    return await access.writes.do(_write_row, access, "users", key, body, True)
+
+
+@handles(endpoints.GET_ITEM)
+async def get_item(access: Access, key: str) -> Any:
+    return await access.work.do(_read_row, access, "items", key)
+
+
+@handles(endpoints.GET_USER)
+async def get_user(access: Access, key: str) -> Any:
+    return await access.work.do(_read_row, access, "users", key)
+
+
+@handles(endpoints.DELETE_ITEM)
+async def delete_item(access: Access, key: str) -> Any:
+    def delete() -> dict[str, Any]:
+        return {"id": key, "version": _write(access, "items", {key: None})[key]}
+
+    return await access.writes.do(delete)
+
+
+@handles(endpoints.DELETE_USER)
+async def delete_user(access: Access, key: str) -> Any:
+    def forget() -> dict[str, Any]:
+        proof = access.store.forget(key, access.live.made)
+        access.live.forget(key)
+        return {"id": key, "proof": proof}
+
+    return await access.writes.do(forget)
+
+
+@handles(endpoints.PUT_ITEMS)
+async def put_items(access: Access, body: bytes) -> Any:
+    return await _write_lines(access, "items", body)
+
+
+@handles(endpoints.PUT_USERS)
+async def put_users(access: Access, body: bytes) -> Any:
+    return await _write_lines(access, "users", body)
+
+
+def _read_row(access: Access, table: Table, key: str) -> dict[str, Any]:
+    row, catalogue_columns = access.store.get(table, key), _catalogue_columns(access, table, key)
+    if row is None and (catalogue_columns is None or access.store.is_deleted(table, key)):
+        raise RefusedError(404, f"{table.removesuffix('s')} {key!r} is not known", f"PUT /v1/{table}/{key} first")
+    merged = (catalogue_columns or {}) | (row[0] if row is not None else {})
+    present = {column: value for column, value in merged.items() if value is not None}
+    return {"id": key, "columns": present, "version": 0 if row is None else row[1]}
+
+
+def _write_row(access: Access, table: Table, key: str, values: dict[str, Any], keep_others: bool) -> dict[str, Any]:
+    """keep_others: columns that are not named stay."""
+    accepted, errors = access.live.accept(table, {key: values})
+    if errors:
+        raise errors[key]
+    return {"id": key, "version": _write(access, table, accepted, keep_others=keep_others)[key]}
+
+
+async def _write_lines(access: Access, table: Table, body: bytes) -> Response:
+    def work() -> dict[str, Any]:
+        accepted, rejected = _read_lines(body, access, table)
+        _write(access, table, accepted)
+        return {"accepted": len(accepted), "rejected": rejected}
+
+    result = await access.writes.do(work)
+    return json_response(result, 400 if result["rejected"] and not result["accepted"] else 200)
+
+
+def _write(access: Access, table: Table, rows: dict[str, Any], *, keep_others: bool = False) -> dict[str, int]:
+    """Store columns by id, None to delete, and use them from now on; the version of each id.
+
+    keep_others: columns that are not named stay.
+    """
+    view = access.live.serving
+    deleted = [key for key, values in rows.items() if values is None]
+    if table == "items" and deleted and view is not None:
         # What only the catalogue of the version knows is written first, so that there is something to delete.
-        codes = view.encode(gone)
-        tenant.store.put(name, {
-            key: {"hidden": True} for key, code in zip(gone, codes) if code >= 0 and tenant.store.get(name, key) is None
+        codes = view.encode(deleted)
+        access.store.put(table, {
+            key: {"hidden": True}
+            for key, code in zip(deleted, codes) if code >= 0 and access.store.get(table, key) is None
         })  # fmt: skip
-    if keep:
-        versions = tenant.store.patch(name, things)
+    if keep_others:
+        versions = access.store.patch(table, rows)
     else:
-        below = {key: _catalogued(tenant, name, key) or {} for key, value in things.items() if value is not None}
-        versions = tenant.store.replace(name, things, below)
-    tenant.live.changed(name, things)
+        catalogued = {
+            key: _catalogue_columns(access, table, key) or {} for key, values in rows.items() if values is not None
+        }
+        versions = access.store.replace(table, rows, catalogued)
+    access.live.changed(table, rows)
     return versions
 
 
-def _catalogued(tenant: Tenant, name: str, key: str) -> dict[str, Any] | None:
-    """Columns as the catalogue of the version in use has them, NULLs left out; None for one it does not have, and for a
+def _catalogue_columns(access: Access, table: Table, key: str) -> dict[str, Any] | None:
+    """Columns in the catalogue of the version in use, without NULLs; None for an id that it does not have, and for a
     user who was forgotten since."""
-    view = tenant.live.serving
+    view = access.live.serving
     if view is None:
         return None
     loaded = view.loaded
-    frame = loaded.items if name == "items" else loaded.users
-    if name == "items":
+    frame = loaded.items if table == "items" else loaded.users
+    if table == "items":
         code = int(loaded.known.item_ids.encode([key])[0])
     else:
-        code = loaded.learned(key, tenant.store.forgotten_at(key))
+        code = loaded.learned(key, access.store.forgotten_at(key))
     if code < 0 or frame is None:
         return None
     return {column: plain(value) for column, value in frame.row(code, named=True).items()
             if value is not None and column != "id"}  # fmt: skip
 
 
-def _lines(body: bytes, tenant: Tenant, name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Columns by id as their types have them, and the lines that are wrong. Of an id the last line counts."""
-    if body.count(b"\n") + body.count(b"\r") > 4 * LINES:
-        raise RefusedError(422, "too many lines at once", f"from 1 to {LINES:,} lines of JSON")
+def _read_lines(body: bytes, access: Access, table: Table) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Columns by id, converted to their types, and the lines that are wrong. Of an id the last line counts."""
+    if body.count(b"\n") + body.count(b"\r") > 4 * MAX_LINES_PER_REQUEST:
+        raise RefusedError(422, "too many lines at once", f"from 1 to {MAX_LINES_PER_REQUEST:,} lines of JSON")
     lines = body.splitlines()
-    if not 1 <= len(lines) <= LINES:
-        raise RefusedError(422, f"{len(lines):,} lines", f"from 1 to {LINES:,} lines of JSON")
-    read: dict[str, Any] = {}
-    numbers: dict[str, int] = {}
-    wrong: list[dict[str, Any]] = []
+    if not 1 <= len(lines) <= MAX_LINES_PER_REQUEST:
+        raise RefusedError(422, f"{len(lines):,} lines", f"from 1 to {MAX_LINES_PER_REQUEST:,} lines of JSON")
+    rows: dict[str, Any] = {}
+    line_numbers: dict[str, int] = {}
+    rejected: list[dict[str, Any]] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            said = json.loads(line)
-            if not isinstance(said, dict) or set(said) != {"id", "columns"}:
+            row = json.loads(line)
+            if not isinstance(row, dict) or set(row) != {"id", "columns"}:
                 raise DataError("this is no id and columns", remedy='{"id": "i1", "columns": {"price": 3}}')
-            key = text(said["id"], "id", MAX_ID_CHARS)
-            read[key] = None if said["columns"] is None else columns(said["columns"])
-            numbers[key] = number
+            key = text(row["id"], "id", MAX_ID_CHARS)
+            rows[key] = None if row["columns"] is None else columns(row["columns"])
+            line_numbers[key] = number
         except (ValueError, RecursionError):
-            wrong.append({"line": number, "reason": "this is no JSON"})
+            rejected.append({"line": number, "reason": "this is no JSON"})
         except ZhiyinError as error:
-            wrong.append({"line": number, "reason": f"{error.message}; {error.remedy}"})
-    right, unfit = tenant.live.accept(name, read)
-    wrong += [{"line": numbers[key], "reason": f"{error.message}; {error.remedy}"} for key, error in unfit.items()]
-    return right, sorted(wrong, key=lambda line: int(line["line"]))[:TOLD]
+            rejected.append({"line": number, "reason": f"{error.message}; {error.remedy}"})
+    accepted, errors = access.live.accept(table, rows)
+    rejected += [{"line": line_numbers[key], "reason": f"{error.message}; {error.remedy}"}
+                 for key, error in errors.items()]  # fmt: skip
+    return accepted, sorted(rejected, key=lambda line: int(line["line"]))[:MAX_REPORTED_LINES]

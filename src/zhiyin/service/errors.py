@@ -1,15 +1,14 @@
-"""What goes wrong, as answers: {"error", "remedy", "field"}, with a status that says whose fault it is."""
+"""Errors as responses: {"error", "remedy", "field"}, with a status."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
 from zhiyin.core.errors import UnknownItemError, ZhiyinError
@@ -24,12 +23,26 @@ from zhiyin.store.group_commit import CommitTimeoutError, StoreBusyError, StoreC
 
 
 class RefusedError(Exception):
-    """An answer that is no success. retry: seconds after which it may be one. field: what is wrong of the request."""
+    """A request is answered with an error. retry: seconds until it may succeed. field: of the request that is wrong."""
 
     def __init__(
         self, status: int, message: str, remedy: str = "", *, retry: float = 1.0, field: str | None = None
     ) -> None:
         self.status, self.message, self.remedy, self.retry, self.field = status, message, remedy, retry, field
+
+
+class InvalidRequestError(RefusedError):
+    """A part of a request is not of its type; its field is in the response even where there is none."""
+
+    def __init__(self, message: str, field: str | None) -> None:
+        super().__init__(422, message, "see /docs", field=field)
+
+    @classmethod
+    def of(cls, error: Mapping[str, Any], place: Sequence[str] = ()) -> InvalidRequestError:
+        """Of an error as pydantic lists them. place: where the value stands in the request; empty: in its body."""
+        field = ".".join(_printable(part) for part in (*place, *error["loc"]) if part != "[key]")
+        message = str(error["msg"]).removeprefix("Value error, ")
+        return cls(f"{field}: {message}" if field else message, field or None)
 
 
 _STATUS: dict[type[ZhiyinError], int] = {
@@ -48,10 +61,13 @@ _STATUS: dict[type[ZhiyinError], int] = {
 }
 
 
-def say(status: int, message: str, remedy: str | None = None, retry: float = 1.0, **more: Any) -> JSONResponse:
+def error_response(
+    status: int, message: str, remedy: str | None = None, retry: float = 1.0, **fields: Any
+) -> JSONResponse:
+    """A response with an error. retry: seconds until the request may succeed, sent with status 429 and 503."""
     headers = {"Retry-After": str(max(1, math.ceil(retry)))} if status in (429, 503) else None
-    more = {name: _sane(value) if isinstance(value, str) else value for name, value in more.items()}
-    return JSONResponse({"error": _sane(message), "remedy": _sane(remedy or ""), **more}, status, headers)
+    fields = {name: _printable(value) if isinstance(value, str) else value for name, value in fields.items()}
+    return JSONResponse({"error": _printable(message), "remedy": _printable(remedy or ""), **fields}, status, headers)
 
 
 def status_of(error: ZhiyinError) -> int:
@@ -59,55 +75,39 @@ def status_of(error: ZhiyinError) -> int:
 
 
 def answer_to(error: RefusedError | ZhiyinError | TimeoutError) -> Response:
-    """What a request is told of what went wrong with it."""
+    """The response to a request that failed."""
     if isinstance(error, RefusedError):
-        more = {} if error.field is None else {"field": error.field}
-        return say(error.status, error.message, error.remedy, error.retry, **more)
+        has_field = error.field is not None or isinstance(error, InvalidRequestError)
+        fields = {"field": error.field} if has_field else {}
+        return error_response(error.status, error.message, error.remedy, error.retry, **fields)
     if isinstance(error, ZhiyinError):
-        return say(status_of(error), error.message, error.remedy, field=error.column)
+        return error_response(status_of(error), error.message, error.remedy, field=error.column)
     # Its cause is not known here: a database, Redis, or anything else that is asked over a network.
     log.warning("service: something that was asked did not answer in time: %s", stack_of(error))
-    return say(504, "something that the service asks did not answer in time", "come again; the log says what it was")
+    return error_response(
+        504, "something that the service asks did not answer in time", "come again; the log says what it was"
+    )
 
 
-def unreadable(first: Mapping[str, Any]) -> Response:
-    """What a request is told of the first of pydantic's errors about it."""
-    place = ".".join(_sane(part) for part in first["loc"] if part not in ("body", "[key]"))
-    message = str(first["msg"]).removeprefix("Value error, ")
-    return say(422, f"{place}: {message}" if place else message, "see /docs", field=place or None)
+async def http_error_response(request: Request, error: Exception) -> Response:
+    """The response to a request that no route takes; a handler of `starlette.exceptions.HTTPException`."""
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers = {"Allow": ", ".join(sorted(_allowed_methods(request)))}
+    response = error_response(
+        error.status_code, str(error.detail), "see /docs" if error.status_code in (404, 405) else ""
+    )
+    response.headers.update(headers)
+    return response
 
 
-def handle_errors(app: FastAPI) -> None:
-    """Every error as an answer; what is our fault is for `request_context`."""
-
-    @app.exception_handler(RefusedError)
-    @app.exception_handler(ZhiyinError)
-    @app.exception_handler(TimeoutError)
-    async def refused(_: Request, error: RefusedError | ZhiyinError | TimeoutError) -> Response:
-        return answer_to(error)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        if first["loc"] == ("body",) and "json" not in request.headers.get("content-type", "").lower():
-            return say(422, "the body is not said to be JSON", "send the header Content-Type: application/json")
-        return unreadable(first)
-
-    @app.exception_handler(HTTPException)
-    async def http(request: Request, error: HTTPException) -> Response:
-        if error.status_code == 405:
-            error.headers = {"Allow": ", ".join(sorted(_methods(request)))}
-        remedy = {404: "see /docs", 405: "see /docs"}.get(error.status_code, "")
-        answer = say(error.status_code, str(error.detail), remedy)
-        answer.headers.update(error.headers or {})
-        return answer
-
-
-def _methods(request: Request) -> set[str]:
-    """What the address of a request can be asked by."""
+def _allowed_methods(request: Request) -> set[str]:
+    """The methods of all routes that have the path of a request."""
     routes = [route for route in request.app.router.routes if route.matches(request.scope)[0] is not Match.NONE]
     return {method for route in routes for method in getattr(route, "methods", None) or ()}
 
 
-def _sane(text: Any) -> str:
-    return str(text).encode("utf-8", "replace").decode()
+def _printable(value: Any) -> str:
+    """As UTF-8 can hold it."""
+    return str(value).encode("utf-8", "replace").decode()

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from zhiyin.api.requests import Ask, Setting
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.uid import fresh_id
 from zhiyin.data.histories import Histories
@@ -28,7 +29,6 @@ from zhiyin.service.feature_index_updater import index_at
 from zhiyin.service.feature_log import DELETED, FeatureLog, write_features
 from zhiyin.service.placements import DEFAULT, Placements
 from zhiyin.service.request_context import CURRENT
-from zhiyin.service.request_models import Ask, Setting
 from zhiyin.service.serving_state import ServingState
 from zhiyin.service.trace_encoding import TraceQuota, encode_request, request_of, strip_trace, trace_size
 from zhiyin.service.version_view import Past, View

@@ -13,12 +13,9 @@ import os
 import threading
 import time
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zhiyin.core.errors import ConfigError
-
-if TYPE_CHECKING:
-    from zhiyin.service.request_context import RequestRecord
 
 KINDS = ("json", "text")
 # Frames of one exception that are told: the innermost ones.
@@ -125,13 +122,3 @@ def stack_of(error: BaseException) -> str:
         parts.append(f"{type(at).__name__} at {' < '.join(places)}")
         at = at.__cause__ or (None if at.__suppress_context__ else at.__context__)
     return "; after ".join(parts)
-
-
-def access(seen: RequestRecord) -> None:
-    """A line for a request that is done."""
-    if access_log.isEnabledFor(logging.INFO):
-        told = {"method": seen.method, "route": seen.route, "status": seen.status,
-                "milliseconds": round(1e3 * seen.seconds, 3), "request": seen.id}  # fmt: skip
-        if seen.shop:
-            told["shop"] = seen.shop
-        access_log.info("request", extra={"zhiyin": told})

@@ -1,63 +1,52 @@
-"""Routes for who runs the service: placements."""
+"""Handlers of placements."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
-
-from zhiyin.service.openapi_description import REFUSALS
+from zhiyin.api import endpoints
+from zhiyin.api.requests import RollbackIn, Setting
+from zhiyin.service.authentication import Access
+from zhiyin.service.endpoint_routes import handles
 from zhiyin.service.placements import said
-from zhiyin.service.request_json import JsonRoute
-from zhiyin.service.request_models import RollbackIn, Setting
-from zhiyin.service.route_dependencies import ItemId, ScopeDependencies, Tenant, json_response
 
 
-def routes(needs: ScopeDependencies) -> APIRouter:
-    router = APIRouter(tags=["placements"], responses=REFUSALS, route_class=JsonRoute)
+@handles(endpoints.LIST_PLACEMENTS)
+async def list_placements(access: Access) -> Any:
+    await access.work.do(access.placements.refresh)
+    return {"placements": access.placements.all()}
 
-    @router.get("/v1/placements")
-    async def all_of(tenant: Tenant = needs.admin) -> Any:
-        """All placements with their versions and settings."""
-        await tenant.work.do(tenant.placements.refresh)
-        return json_response({"placements": tenant.placements.all()})
 
-    @router.get("/v1/placements/{name}")
-    async def get(name: ItemId, tenant: Tenant = needs.admin) -> Any:
-        """One of them."""
-        await tenant.work.do(tenant.placements.refresh)
-        return json_response(said(name, *tenant.placements.get(name)))
+@handles(endpoints.GET_PLACEMENT)
+async def get_placement(access: Access, name: str) -> Any:
+    await access.work.do(access.placements.refresh)
+    return said(name, *access.placements.get(name))
 
-    @router.put("/v1/placements/{name}")
-    async def put(name: ItemId, body: Setting, tenant: Tenant = needs.admin) -> Any:
-        """Change settings for all lists from now on. They are checked first: what cannot be changes nothing."""
-        settings = body.model_dump(exclude_defaults=True)
 
-        def write() -> int:
-            return tenant.placements.put(name, settings, tenant.live.view().answers)
+@handles(endpoints.PUT_PLACEMENT)
+async def put_placement(access: Access, name: str, body: Setting) -> Any:
+    settings = body.model_dump(exclude_defaults=True)
 
-        version = await tenant.writes.do(write)
-        return json_response({"name": name, "version": version})
+    def write() -> int:
+        return access.placements.put(name, settings, access.live.view().answers)
 
-    @router.delete("/v1/placements/{name}")
-    async def delete(name: ItemId, tenant: Tenant = needs.admin) -> Any:
-        """Lists may no longer name it. Its versions are kept."""
-        await tenant.writes.do(tenant.placements.delete, name)
-        return json_response({"name": name})
+    return {"name": name, "version": await access.writes.do(write)}
 
-    @router.get("/v1/placements/{name}/versions")
-    async def versions(name: ItemId, tenant: Tenant = needs.admin) -> Any:
-        """All versions, newest first."""
-        return json_response({"name": name, "versions": await tenant.work.do(tenant.placements.versions, name)})
 
-    @router.post("/v1/placements/{name}/rollback")
-    async def rollback(name: ItemId, body: RollbackIn, tenant: Tenant = needs.admin) -> Any:
-        """Write the settings of an old version as a new one."""
+@handles(endpoints.DELETE_PLACEMENT)
+async def delete_placement(access: Access, name: str) -> Any:
+    await access.writes.do(access.placements.delete, name)
+    return {"name": name}
 
-        def write() -> int:
-            return tenant.placements.rollback(name, body.version, tenant.live.view().answers)
 
-        version = await tenant.writes.do(write)
-        return json_response({"name": name, "version": version})
+@handles(endpoints.PLACEMENT_VERSIONS)
+async def placement_versions(access: Access, name: str) -> Any:
+    return {"name": name, "versions": await access.work.do(access.placements.versions, name)}
 
-    return router
+
+@handles(endpoints.ROLLBACK_PLACEMENT)
+async def rollback_placement(access: Access, name: str, body: RollbackIn) -> Any:
+    def write() -> int:
+        return access.placements.rollback(name, body.version, access.live.view().answers)
+
+    return {"name": name, "version": await access.writes.do(write)}

@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from zhiyin.api.requests import ListOptions, Setting
 from zhiyin.core.errors import ConfigError, ZhiyinError
 from zhiyin.core.limits import MAX_ID_CHARS
 from zhiyin.core.run import log
@@ -24,7 +25,6 @@ from zhiyin.pipeline.answers import Answers
 from zhiyin.pipeline.request import Request
 from zhiyin.pipeline.rules import Boost
 from zhiyin.service.health_issues import HealthIssue
-from zhiyin.service.request_models import ListOptions, Setting
 from zhiyin.store.database import Store
 
 TABLE, DEFAULT, MOST = "placements", "default", 1_000

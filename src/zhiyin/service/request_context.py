@@ -15,7 +15,7 @@ from typing import Any
 
 from zhiyin.core.run import log
 from zhiyin.core.uid import fresh_id
-from zhiyin.service.errors import say
+from zhiyin.service.errors import error_response
 from zhiyin.service.log_format import stack_of
 
 # Seconds that one request may take, whatever it does.
@@ -99,12 +99,14 @@ class RequestContextMiddleware:
             if isinstance(error, TimeoutError) and limit.expired():
                 if not seen.status:
                     why = f"this took longer than {self.seconds:g} seconds"
-                    await say(503, why, "ask for less at once, or come again")(scope, receive, tell)
+                    await error_response(503, why, "ask for less at once, or come again")(scope, receive, tell)
                 return
             # Its message may hold what users did: the log says what kind it was, and where.
             log.error("service: %s %s: %s", method, _route(scope), stack_of(error))
             if not seen.status:
-                await say(500, "something went wrong here", "look into the service's log")(scope, receive, tell)
+                await error_response(500, "something went wrong here", "look into the service's log")(
+                    scope, receive, tell
+                )
         finally:
             CURRENT.reset(token)
             seen.route, seen.seconds = _route(scope), time.perf_counter() - begun

@@ -13,8 +13,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import orjson
-from fastapi import Request
-from fastapi.routing import APIRoute
 
 from zhiyin.service.errors import RefusedError
 
@@ -75,20 +73,3 @@ def _check(value: Any) -> None:
             raise RefusedError(422, "this is more than any request may hold",
                                f"at most {VALUES:,} values, {DEPTH} deep")  # fmt: skip
         waiting += [(one, depth + 1) for one in inner if type(one) is dict or type(one) is list]
-
-
-class JsonRoute(APIRoute):
-    """A route whose JSON is read by `parsed`, before FastAPI's own reader would."""
-
-    def get_route_handler(self) -> Callable[[Request], Any]:
-        handle = super().get_route_handler()
-        if self.body_field is None:
-            return handle
-
-        async def read_first(request: Request) -> Any:
-            body = await request.body()
-            if body and "json" in request.headers.get("content-type", "").lower():
-                request._json = await read_off_loop(parsed, body)
-            return await handle(request)
-
-        return read_first

@@ -15,10 +15,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any, TypeVar
 
-from fastapi import Response
+from starlette.responses import Response
 
 from zhiyin.core.metering import Meter, metered
-from zhiyin.service.errors import RefusedError, answer_to, say
+from zhiyin.service.errors import RefusedError, answer_to, error_response
 from zhiyin.service.request_context import CURRENT, LONGEST
 
 # Bytes of a request's body; of all bodies that are on their way; seconds that the sending of one may take.
@@ -140,6 +140,16 @@ def header(scope: dict[str, Any], name: bytes) -> str:
     return next((value for one, value in scope["headers"] if one == name), b"").decode("latin-1")
 
 
+def bearer_credentials(scope: dict[str, Any]) -> str | None:
+    """The key or page token of the header Authorization; None where there is none."""
+    return _bearer(header(scope, b"authorization"))
+
+
+def _bearer(authorization: str) -> str | None:
+    kind, _, credentials = authorization.partition(" ")
+    return credentials.strip() or None if kind.lower() == "bearer" else None
+
+
 class RequestLimitMiddleware:
     """Refuses requests before they are read: with two keys or an unknown one, with too large a body, whatever their
     header says, or one that takes too long to come, and where too many bodies are on their way.
@@ -189,7 +199,7 @@ class RequestLimitMiddleware:
             return
         large = ("the request is too large", f"at most {self.body / (1 << 20):g} MiB")
         if declared.isdigit() and (len(declared) > 18 or int(declared) > self.body):
-            await refuse(say(413, *large))
+            await refuse(error_response(413, *large))
             return
         if bare and scope["method"] in ("GET", "HEAD", "OPTIONS", "DELETE"):
             await self.app(scope, receive, send)
@@ -204,7 +214,7 @@ class RequestLimitMiddleware:
                 try:
                     message = await asyncio.wait_for(receive(), max(0.01, until - time.monotonic()))
                 except TimeoutError:
-                    await refuse(say(408, "the request came too slowly", f"within {self.sending:g} seconds"))
+                    await refuse(error_response(408, "the request came too slowly", f"within {self.sending:g} seconds"))
                     return
                 if message["type"] != "http.request":
                     return
@@ -214,10 +224,12 @@ class RequestLimitMiddleware:
                     size += len(part)
                     self._held += len(part)
                 if size > self.body:
-                    await refuse(say(413, *large))
+                    await refuse(error_response(413, *large))
                     return
                 if more and self._held > self.bodies:
-                    await refuse(say(503, "too many large requests are on their way", "come again in a second"))
+                    await refuse(
+                        error_response(503, "too many large requests are on their way", "come again in a second")
+                    )
                     return
             whole = {"type": "http.request", "body": b"".join(chunks), "more_body": False}
             chunks.clear()
@@ -231,8 +243,7 @@ class RequestLimitMiddleware:
             raise RefusedError(400, "there are two headers Authorization", "send one")
         if self.known is None or scope["method"] == "OPTIONS" or not scope["path"].startswith(GUARDED):
             return
-        how, _, key = given[0].decode("latin-1").partition(" ") if given else ("", "", "")
-        self.known(key.strip() if how.lower() == "bearer" and key.strip() else None)
+        self.known(_bearer(given[0].decode("latin-1")) if given else None)
 
 
 def resumed(first: Any, receive: Callable[[], Any]) -> Callable[[], Any]:

@@ -251,7 +251,7 @@ def _say_where(say: Callable[[str], None], opened: _Opened, host: str, sock: soc
 
 def _need() -> None:
     try:
-        import fastapi  # noqa: F401
+        import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError:
-        raise MissingExtraError("fastapi", "serve", "the service") from None
+        raise MissingExtraError("starlette", "serve", "the service") from None

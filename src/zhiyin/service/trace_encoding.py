@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import orjson
 
+from zhiyin.api.requests import Ask
 from zhiyin.service.request_limits import Rate
-from zhiyin.service.request_models import Ask
 from zhiyin.service.version_view import View
 
 # Ids that are kept as they are; bytes of the rest of a request.

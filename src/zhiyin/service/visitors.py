@@ -12,12 +12,12 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from zhiyin.api.requests import Who
 from zhiyin.core.errors import DataError
 from zhiyin.core.limits import MAX_ID_CHARS
 from zhiyin.core.texts import text
 from zhiyin.core.tokens import LIFE, SKEW, TOKEN_SCOPES, TokenError
 from zhiyin.service.errors import RefusedError
-from zhiyin.service.request_models import Who
 
 W = TypeVar("W", bound=Who)
 _OTHER = "get a token for that user from the shop's server (POST /v1/tokens), or leave the id out"

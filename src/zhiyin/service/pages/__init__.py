@@ -9,7 +9,11 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from fastapi import FastAPI, HTTPException, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from zhiyin.service.endpoint_routes import NamedRoute
 
 HERE = Path(__file__).parent
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
@@ -23,8 +27,8 @@ HEADERS = {
 }
 
 
-def mount(app: FastAPI) -> None:
-    """Add the pages to an application."""
+def routes() -> list[NamedRoute]:
+    """The routes of the pages."""
     files = {name: (HERE / name).read_bytes() for name in ("try.html", "try.css", "try.js", "zhiyin.js")}
     tags = {name: f'"{hashlib.sha256(content).hexdigest()[:32]}"' for name, content in files.items()}
 
@@ -35,16 +39,16 @@ def mount(app: FastAPI) -> None:
             return Response(status_code=304, headers=headers)
         return Response(files[name], headers=headers, media_type=TYPES[Path(name).suffix])
 
-    @app.get("/try", include_in_schema=False)
     async def page(request: Request) -> Response:
         return send(request, "try.html")
 
-    @app.get("/try/{file}", include_in_schema=False)
-    async def part(request: Request, file: str) -> Response:
+    async def part(request: Request) -> Response:
+        file = request.path_params["file"]
         if file not in ("try.css", "try.js"):
             raise HTTPException(404, "there is no such file")
         return send(request, file)
 
-    @app.get("/zhiyin.js", include_in_schema=False)
     async def script(request: Request) -> Response:
         return send(request, "zhiyin.js")
+
+    return [NamedRoute("/try", page), NamedRoute("/try/{file}", part), NamedRoute("/zhiyin.js", script)]

@@ -1,4 +1,4 @@
-"""What requests bring: every field with its type, its range and its size. What is not here is refused.
+"""Types of requests: every field with its type, its range and its size. What is not here is refused.
 
 The description of the service (/openapi.json) is made of these types, and says of each what is taken: what JSON Schema
 can say stands in it as a pattern, a bound or an alternative; what it cannot stands there as a `format` of ours and is
@@ -30,21 +30,23 @@ from zhiyin.core.limits import (
 )
 from zhiyin.core.texts import text
 from zhiyin.core.tokens import LIFE
-from zhiyin.data.type_names import HIDDEN, TYPE_PATTERN, parse_type
+from zhiyin.data.type_names import HIDDEN, MAX_TABLE_COLUMNS, TYPE_PATTERN, parse_type
 
-# Events of one request; widgets of a page; a page token's characters; columns asked for; characters of a text of the
-# context; characters of a filter.
-MOST_EVENTS, WIDGETS, TOKEN, FIELDS, CONTEXT, FILTER = 1_000, 20, 64_000, 50, 1_024, 4_000
+MAX_EVENTS_PER_REQUEST, MAX_LINES_PER_REQUEST = 1_000, 10_000
+# Widgets of a page; columns asked for.
+MAX_WIDGETS, MAX_FIELDS = 20, 50
+# Characters of a page's token, of a text of the context, of a filter, of a search.
+MAX_PAGE_TOKEN_CHARS, MAX_CONTEXT_CHARS, MAX_FILTER_CHARS, MAX_SEARCH_CHARS = 64_000, 1_024, 4_000, 200
 
 
-def _right(value: str) -> str:
+def _valid_id(value: str) -> str:
     try:
         return text(value, "id", MAX_ID_CHARS)
     except DataError as error:
         raise ValueError(f"{error.message}; {error.remedy}") from None
 
 
-def _unicode(value: str) -> str:
+def _valid_unicode(value: str) -> str:
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
@@ -52,7 +54,7 @@ def _unicode(value: str) -> str:
     return value
 
 
-def _whole(value: Any) -> Any:
+def _whole_number(value: Any) -> Any:
     """A whole number, which JSON may write as 5.0; a text or a boolean is none."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("is no whole number")
@@ -71,13 +73,13 @@ def _slot(value: Any) -> int:
     raise ValueError(f"a slot is a whole number from 1 to {MAX_ITEMS:,}")
 
 
-def _duration(pattern: str, said: str) -> AfterValidator:
-    """A check of durations. said: which they are, in words."""
-    right = re.compile(pattern)
+def _duration(pattern: str, range: str) -> AfterValidator:
+    """A check of durations. range: the shortest and the longest, in words."""
+    compiled = re.compile(pattern)
 
     def check(value: str) -> str:
-        if not right.match(value):
-            raise ValueError(f"is no duration {said}, such as 90m")
+        if not compiled.match(value):
+            raise ValueError(f"is no duration {range}, such as 90m")
         return value
 
     return AfterValidator(check)
@@ -91,21 +93,21 @@ PLAIN = {"pattern": r"^[^\u0000-\u001f\u007f]+$"}
 CONDITION, EXPRESSION, PAGE = "zhiyin-condition", "zhiyin-expression", "zhiyin-page"
 Bool = Annotated[bool, Field(strict=True)]
 Number = Annotated[float, Field(strict=True)]
-Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS, json_schema_extra=PLAIN), AfterValidator(_right)]
-Text = Annotated[str, AfterValidator(_unicode)]
+Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS, json_schema_extra=PLAIN), AfterValidator(_valid_id)]
+Text = Annotated[str, AfterValidator(_valid_unicode)]
 Filter = Annotated[
     str,
-    Field(max_length=FILTER, json_schema_extra={"format": CONDITION}),
-    AfterValidator(_unicode),
+    Field(max_length=MAX_FILTER_CHARS, json_schema_extra={"format": CONDITION}),
+    AfterValidator(_valid_unicode),
 ]
-Page = Annotated[Text, Field(max_length=TOKEN, json_schema_extra={"format": PAGE})]
-Fields = Annotated[list[Annotated[Text, Field(max_length=MAX_ID_CHARS)]], Field(fail_fast=True, max_length=FIELDS)]
-Scalar = Annotated[Text, Field(max_length=CONTEXT)] | bool | int | float | None
-K = Annotated[int, Field(ge=1, le=MAX_ITEMS), BeforeValidator(_whole)]
+Page = Annotated[Text, Field(max_length=MAX_PAGE_TOKEN_CHARS, json_schema_extra={"format": PAGE})]
+Fields = Annotated[list[Annotated[Text, Field(max_length=MAX_ID_CHARS)]], Field(fail_fast=True, max_length=MAX_FIELDS)]
+Scalar = Annotated[Text, Field(max_length=MAX_CONTEXT_CHARS)] | bool | int | float | None
+K = Annotated[int, Field(ge=1, le=MAX_ITEMS), BeforeValidator(_whole_number)]
 # Milliseconds; microseconds UTC until the year 2200.
-Budget = Annotated[int, Field(ge=1, le=60_000), BeforeValidator(_whole)]
-Moment = Annotated[int, Field(ge=0, le=7_258_118_400_000_000), BeforeValidator(_whole)]
-Version = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
+Budget = Annotated[int, Field(ge=1, le=60_000), BeforeValidator(_whole_number)]
+Moment = Annotated[int, Field(ge=0, le=7_258_118_400_000_000), BeforeValidator(_whole_number)]
+Version = Annotated[int, Field(ge=1), BeforeValidator(_whole_number)]
 Language = Literal["en", "zh"]
 Variety = Literal["none", "mmr", "dpp", "calibrate"]
 _TOKEN_LIFE, _KEY_LIFE = pattern_of(SECOND, LIFE * SECOND), pattern_of(1, MAX_LIFETIME_MICROSECONDS)
@@ -117,7 +119,9 @@ Amount = Number | Annotated[Text, Field(min_length=1, max_length=1_000, json_sch
 
 
 class Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    """A JSON object; has no other fields."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
 class EventIn(Body):
@@ -180,7 +184,7 @@ class Who(Body):
     )
 
     @model_validator(mode="after")
-    def _one(self) -> Who:
+    def _check_history_alone(self) -> Who:
         if self.history is not None and (self.user is not None or self.session is not None):
             raise ValueError("history cannot be given with user or session: send one of them")
         return self
@@ -223,13 +227,13 @@ class Widget(Body):
 class PageIn(Who):
     """Several lists for one page, no item twice; the first widget chooses first. Each has a name of its own."""
 
-    widgets: Annotated[list[Widget], Field(fail_fast=True, min_length=1, max_length=WIDGETS)]
+    widgets: Annotated[list[Widget], Field(fail_fast=True, min_length=1, max_length=MAX_WIDGETS)]
     explain: Bool = False
     language: Language = "en"
     fields: Fields = Field(default_factory=list)
 
     @model_validator(mode="after")
-    def _names(self) -> PageIn:
+    def _check_names_differ(self) -> PageIn:
         if len({widget.name for widget in self.widgets}) < len(self.widgets):
             raise ValueError("two widgets have one name: give each a name of its own")
         return self
@@ -305,7 +309,7 @@ def columns_schema(table: str) -> dict[str, Any]:
 ID_SCHEMA: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS, **PLAIN}
 
 
-def _type(text: str) -> str:
+def _valid_type(text: str) -> str:
     try:
         return parse_type(text, "")
     except ConfigError as error:
@@ -313,4 +317,137 @@ def _type(text: str) -> str:
 
 
 # Types by column, as `parse_type` reads them; null takes a declaration back.
-Type = Annotated[str, AfterValidator(_type), Field(max_length=20, json_schema_extra={"pattern": f"^{TYPE_PATTERN}$"})]
+Type = Annotated[
+    str, AfterValidator(_valid_type), Field(max_length=20, json_schema_extra={"pattern": f"^{TYPE_PATTERN}$"})
+]
+
+
+# Names of columns whose types are fixed are refused.
+_COLUMN_NAMES = {name: rule for name, rule in ID_SCHEMA.items() if name != "type"} | {"not": {"enum": ["id", HIDDEN]}}
+
+
+def _without_fixed(types: dict[str, str | None]) -> dict[str, str | None]:
+    for column in ("id", HIDDEN):
+        if column in types:
+            raise ValueError(f"the type of {column!r} is fixed: name other columns")
+    return types
+
+
+Types = Annotated[
+    dict[Id, Type | None],
+    Field(max_length=MAX_TABLE_COLUMNS, json_schema_extra={"propertyNames": _COLUMN_NAMES}),
+    AfterValidator(_without_fixed),
+]
+
+
+class SchemaIn(Body):
+    """Types by column: bool, int, number, text, date, time, texts, piped (texts parted by |), numbers, vector or
+    vector(64). null: as it was without a declaration."""
+
+    items: Types = Field(default_factory=dict)
+    users: Types = Field(default_factory=dict)
+
+
+# -- bodies that are no model -----------------------------------------------------------------------------------------
+
+
+def event_batch_schemas() -> dict[str, dict[str, Any]]:
+    """JSON Schemas of a batch of events, by media type."""
+    batch = {"type": "array", "minItems": 1, "maxItems": MAX_EVENTS_PER_REQUEST, "items": EventIn.model_json_schema()}
+    return {
+        "application/json": {
+            "type": "object", "required": ["events"], "additionalProperties": False, "properties": {"events": batch},
+        },
+        "application/x-ndjson": batch | {"description": "one event a line"},
+    }  # fmt: skip
+
+
+def lines_schemas(table: str) -> dict[str, dict[str, Any]]:
+    """JSON Schema of many of "items" or "users", a line each, as an array of what stands in a line; by media type."""
+    columns = {"anyOf": [columns_schema(table), {"type": "null"}]}
+    return {"application/x-ndjson": {
+        "type": "array", "minItems": 1, "maxItems": MAX_LINES_PER_REQUEST,
+        "items": {
+            "type": "object", "required": ["id", "columns"], "additionalProperties": False,
+            "properties": {"id": ID_SCHEMA, "columns": columns},
+        },
+        "description": 'a line each, such as {"id": "i1", "columns": {"price": 3}}; columns null: deleted',
+    }}  # fmt: skip
+
+
+# -- queries of addresses ---------------------------------------------------------------------------------------------
+
+
+def column_names(fields: str) -> list[str]:
+    """Names between commas, each once."""
+    return list(dict.fromkeys(name.strip() for name in fields.split(",") if name.strip()))
+
+
+def _valid_fields(fields: str) -> str:
+    names = column_names(fields)
+    if len(names) > MAX_FIELDS or any(len(name) > MAX_ID_CHARS for name in names):
+        raise ValueError(f"at most {MAX_FIELDS} names of at most {MAX_ID_CHARS} characters")
+    return fields
+
+
+# One text, described as the array between commas that it is.
+_FIELDS_SCHEMA: dict[str, Any] = {
+    "type": "array", "items": {"type": "string", "maxLength": MAX_ID_CHARS, "pattern": "^[^,]*$"},
+    "maxItems": MAX_FIELDS,
+}  # fmt: skip
+_FieldsText = Annotated[
+    Text,
+    Field(
+        max_length=MAX_FIELDS * (MAX_ID_CHARS + 1),
+        description=f"at most {MAX_FIELDS} columns, between commas",
+        json_schema_extra=_FIELDS_SCHEMA,
+    ),
+    AfterValidator(_valid_fields),
+]
+_ListSize = Annotated[int, Field(ge=1, le=MAX_ITEMS)]
+_NextPage = Annotated[Page | None, Field(description="`next` of the list before")]
+
+
+class Query(BaseModel):
+    """Parameters of an address; each value is read from a text."""
+
+    model_config = ConfigDict(defer_build=True)
+
+
+class PagedQuery(Query):
+    k: _ListSize = 10
+    page: _NextPage = None
+
+
+class ListQuery(Query):
+    k: _ListSize = 10
+    filter: Filter = ""
+    fields: _FieldsText = ""
+    page: _NextPage = None
+
+
+class SearchQuery(Query):
+    search: Annotated[Text, Field(max_length=MAX_SEARCH_CHARS)] = ""
+    k: _ListSize = 10
+    fields: _FieldsText = ""
+    page: _NextPage = None
+
+
+class RecommendQuery(Query):
+    user: Id | None = None
+    session: Id | None = None
+    placement: Id | None = None
+    k: _ListSize | None = None
+    filter: Filter = ""
+    explain: bool = False
+    language: Language = "en"
+    fields: _FieldsText = ""
+    page: _NextPage = None
+
+
+class HistoryQuery(Query):
+    most: Annotated[int, Field(ge=1, le=1_000)] = 100
+
+
+class ReplayQuery(Query):
+    explain: bool = False

@@ -1,0 +1,294 @@
+"""What the service answers with, as types: /openapi.json is made of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Number = float | int
+Columns = dict[str, Any]
+
+
+class Refusal(BaseModel):
+    """An answer that is no success: what is wrong, what to do about it, and the field of the request."""
+
+    error: str
+    remedy: str
+    field: str | None = None
+
+
+class ResponseModel(BaseModel):
+    """A success; has no other fields."""
+
+    model_config = ConfigDict(extra="forbid", defer_build=True)
+
+
+class Fate(ResponseModel):
+    """What became of an event. id: as given or made; none where it was rejected."""
+
+    id: str | None = None
+    status: str = Field(pattern="^(accepted|known|rejected)$")
+    reason: str | None = None
+
+
+class Fates(ResponseModel):
+    events: list[Fate]
+    rejected: int = Field(ge=0)
+
+
+class Line(ResponseModel):
+    line: int = Field(ge=1)
+    reason: str
+
+
+class Lines(ResponseModel):
+    """rejected: the first 100."""
+
+    accepted: int = Field(ge=0)
+    rejected: list[Line]
+
+
+class Kept(ResponseModel):
+    """version 0: there was nothing to delete."""
+
+    id: str
+    version: int = Field(ge=0)
+
+
+class Thing(ResponseModel):
+    """version 0: as the catalogue of the version in use has it."""
+
+    id: str
+    columns: Columns
+    version: int = Field(ge=0)
+
+
+class Forgotten(ResponseModel):
+    id: str
+    proof: dict[str, Any]
+
+
+class Found(ResponseModel):
+    item: str
+    columns: Columns
+
+
+class Search(ResponseModel):
+    """next: given back as page, the items that follow."""
+
+    items: list[Found]
+    next: str | None
+
+
+class Listed(ResponseModel):
+    """columns: those asked for. reason, sentence, sources: with explain. score: null where an item is not known."""
+
+    item: str
+    score: Number | None
+    columns: Columns | None = None
+    reason: dict[str, Any] | None = None
+    sentence: str | None = None
+    sources: dict[str, int] | None = None
+
+
+class Removed(ResponseModel):
+    item: str
+    rule: str
+
+
+class List(ResponseModel):
+    """next: given back as page, the items that follow. degraded: stages and sources left out. milliseconds: it took."""
+
+    list_id: str
+    version: int
+    placement: str
+    method: str
+    items: list[Listed]
+    next: str | None
+    degraded: list[str]
+    removed: list[Removed] | None = None
+    milliseconds: Number
+
+
+class Similar(List):
+    item: str
+
+
+class Widgets(ResponseModel):
+    class One(List):
+        name: str
+
+    widgets: list[One]
+
+
+class SimilarUser(ResponseModel):
+    user: str
+    score: Number
+
+
+class SimilarUsers(ResponseModel):
+    """next: given back as page, the users that follow."""
+
+    user: str
+    version: int
+    users: list[SimilarUser]
+    next: str | None
+
+
+class Past(ResponseModel):
+    id: str
+    item: str
+    time: int
+    kind: str
+    value: Number | None
+
+
+class History(ResponseModel):
+    user: str
+    events: list[Past]
+
+
+class Shown(ResponseModel):
+    """kept: items of the list that were shown; inserted: those shown that were not of it; dropped: those not shown."""
+
+    list_id: str
+    kept: list[str]
+    inserted: list[str]
+    dropped: list[str]
+
+
+class Placement(ResponseModel):
+    name: str
+    version: int
+    settings: dict[str, Any]
+
+
+class AllPlacements(ResponseModel):
+    placements: list[Placement]
+
+
+class SetAsideEntry(ResponseModel):
+    """what: which, by its name or its sequence number. mend: the command or request that mends it."""
+
+    what: str
+    reason: str
+    mend: str
+
+
+class ColumnType(ResponseModel):
+    """source: catalogue, first write, settings or declared."""
+
+    type: str
+    source: str
+
+
+class Schema(ResponseModel):
+    """Types by column. version: grows with each change. set_aside: after a change, all that is not used."""
+
+    version: int
+    items: dict[str, ColumnType]
+    users: dict[str, ColumnType]
+    set_aside: list[SetAsideEntry] | None = None
+
+
+class PlacementKept(ResponseModel):
+    name: str
+    version: int
+
+
+class PlacementGone(ResponseModel):
+    name: str
+
+
+class PlacementVersion(ResponseModel):
+    version: int
+    time: int
+    by: str | None
+    settings: dict[str, Any] | None
+
+
+class PlacementVersions(ResponseModel):
+    name: str
+    versions: list[PlacementVersion]
+
+
+class Replayed(BaseModel):
+    """reason: why it cannot be made again, or is not the same."""
+
+    list_id: str
+    same: bool
+    items: list[Listed]
+    reason: str | None = None
+
+
+class Traced(BaseModel):
+    """What a list was made of, what was shown of it, what was done with it."""
+
+    class Item(ResponseModel):
+        item: str
+        score: Number
+        propensity: Number
+        sources: dict[str, int]
+
+    list_id: str
+    user: str | None
+    time: int
+    version: int
+    placement: str
+    method: str
+    request: dict[str, Any]
+    items: list[Item]
+    impressions: list[dict[str, Any]]
+    events: list[dict[str, Any]]
+
+
+class Key(ResponseModel):
+    """id: named by the page tokens that it signs. Moments in microseconds UTC; expires null: never; used: the day."""
+
+    name: str
+    id: str
+    scopes: list[str]
+    created: int
+    expires: int | None
+    expired: bool
+    used: int | None
+
+
+class NewKey(Key):
+    """key: shown this once."""
+
+    key: str
+
+
+class AllKeys(ResponseModel):
+    keys: list[Key]
+
+
+class KeyGone(ResponseModel):
+    name: str
+    id: str
+
+
+class Token(ResponseModel):
+    """expires: seconds since 1970."""
+
+    token: str
+    user: str | None
+    session: str | None
+    expires: int
+
+
+class Health(BaseModel):
+    status: str
+
+
+class Ready(BaseModel):
+    """version: none where no version can answer. set_aside: the first 20 things that are not used."""
+
+    status: str
+    version: int | None = None
+    events: int | None = None
+    waiting: int | None = None
+    shops: int | None = None
+    set_aside: list[SetAsideEntry] | None = None
