@@ -238,6 +238,13 @@ def test_diversity_equals_mean_pairwise_cosine(binary: bool) -> None:
     np.testing.assert_array_equal(alone, got)
 
 
+def test_diversity_of_a_pair() -> None:
+    vectors = sparse.csr_matrix([[1.0, 0.0], [1.0, 1.0]])
+    got = beyond_accuracy.intra_list_diversity(np.array([[0, 1], [1, -1]], np.int32), vectors)
+    assert got[0] == pytest.approx(1 - np.sqrt(0.5), abs=1e-6)
+    assert np.isnan(got[1])
+
+
 def test_serendipity_counts_the_relevant_that_popularity_would_miss() -> None:
     rng = np.random.default_rng(19)
     lists, expected, truth = random_lists(rng), random_lists(rng), random_rows(rng, 1, 40)
@@ -293,6 +300,13 @@ def test_a_list_like_the_history_is_calibrated() -> None:
     assert got[1] > 0
 
 
+def test_a_stored_zero_is_no_group() -> None:
+    groups = sparse.csr_matrix(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]))
+    groups.data[1] = 0.0
+    offsets, items = ragged([np.array([0, 1])])
+    assert beyond_accuracy.calibration(np.array([[2, 1]], np.int32), offsets, items, groups).tolist() == [0]
+
+
 def test_popularity_groups_cut_at_the_first_and_last_fifth_of_events() -> None:
     counts = np.array([1, 30, 0, 20, 10, 10, 10, 10, 9])  # 100 events; 30 | 20 10 10 10 | 10 9 1 0
     groups = beyond_accuracy.popularity_groups(counts).toarray()
@@ -300,7 +314,10 @@ def test_popularity_groups_cut_at_the_first_and_last_fifth_of_events() -> None:
     assert np.flatnonzero(groups[:, 0]).tolist() == [1]
     assert np.flatnonzero(groups[:, 2]).tolist() == [0, 2, 7, 8]
     # An item at a cut is beyond it; without events all are tail.
-    assert beyond_accuracy.popularity_groups(np.full(5, 2)).indices.tolist() == [0, 1, 1, 1, 2]
+    for events in (1, 2):
+        groups = beyond_accuracy.popularity_groups(np.full(5, events))
+        assert groups.shape == (5, 3)
+        assert groups.indices.tolist() == [0, 1, 1, 1, 2]
     assert beyond_accuracy.popularity_groups(np.zeros(3)).indices.tolist() == [2, 2, 2]
 
 

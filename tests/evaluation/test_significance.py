@@ -62,6 +62,33 @@ def test_every_user_is_drawn_equally_often() -> None:
     assert counts.var() == pytest.approx(1 - 1 / 50, rel=0.03)
 
 
+def test_draws_are_those_of_splitmix64() -> None:
+    """As Steele, Lea & Flood give it, in whole numbers of Python: an interval is the same in each release."""
+    wrap = 2**64 - 1
+
+    def mix(z: int) -> int:
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & wrap
+        z = (z ^ z >> 27) * 0x94D049BB133111EB & wrap
+        return z ^ z >> 31
+
+    counts, users, first = np.zeros((3, 7)), 7, 40
+    significance._draw(counts, np.uint64(9), first, 0, 3)
+    for row in range(3):
+        state, expected = mix(9 + first + row), [0] * users
+        for _ in range(users):
+            state = state + 0x9E3779B97F4A7C15 & wrap
+            expected[(mix(state) >> 32) * users >> 32] += 1
+        assert counts[row].tolist() == expected
+
+
+def test_few_users_move_the_quantiles_out_as_student_has_it() -> None:
+    for level, users in ((0.95, 2), (0.8, 10)):
+        tail = (1 - level) / 2
+        moved = stats.norm.cdf(stats.t.ppf(tail, users - 1) * np.sqrt(users / (users - 1)))
+        assert significance._tails(level, users) == pytest.approx([moved, 1 - moved])
+    assert significance._tails(0.9, 1) == pytest.approx([0.05, 0.95])
+
+
 def test_holm_by_hand() -> None:
     # sorted .005 .01 .03 .04, times 4 3 2 1 = .02 .03 .06 .04, running maximum .02 .03 .06 .06
     np.testing.assert_allclose(holm(np.array([0.01, 0.04, 0.03, 0.005])), [0.03, 0.06, 0.06, 0.02])
@@ -86,6 +113,16 @@ def test_what_cannot_be_tested_has_p_one() -> None:
     }
     assert paired_tests({"a": best[:1], "b": best[1:2]}, "a") == {"b": 1}
     assert paired_tests({"a": best}, "a") == {}
+
+
+def test_two_users_can_be_tested_and_differences_that_cancel_within_each_cannot() -> None:
+    zeros = np.zeros(2)
+    for best in (np.array([0.1, 0.4]), np.array([3e5, 3.1e5])):
+        assert paired_tests({"a": best, "b": zeros}, "a")["b"] == pytest.approx(stats.ttest_1samp(best, 0).pvalue)
+    within = np.array([0.5, -0.5, 0.25, -0.25])
+    assert paired_tests({"a": within, "b": np.zeros(4)}, "a", np.array([0, 0, 1, 1])) == {"b": 1}
+    equal = 1e6 + np.array([0.0, 1e-7, 2e-7])  # but for rounding
+    assert paired_tests({"a": equal, "b": np.zeros(3)}, "a") == {"b": 1}
 
 
 def test_pairs_with_a_missing_value_are_left_out() -> None:
