@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch")
-pytest.importorskip("onnxscript")
-pytest.importorskip("onnxruntime")
 
-import onnxruntime
 import torch
 
 from zhiyin.core.errors import ConfigError, DataError, MissingExtraError, NotFittedError, ZhiyinError
@@ -29,6 +27,9 @@ from zhiyin.models.sequence.onnx_export import export_onnx
 from zhiyin.models.sequence.sasrec import SASRec
 from zhiyin.testing.recommender import shop
 
+# Imported where they are used: it takes them a second.
+MISSING = [package for package in ("onnxscript", "onnxruntime") if find_spec(package) is None]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {MISSING}")
 MAX_LEN = 9
 SETTINGS: dict[str, dict[str, Any]] = {
     "SASRec": {"heads": 2, "temperature": 0.5},
@@ -56,6 +57,8 @@ def histories(lengths: list[int], n_items: int) -> Histories:
 
 def answers(folder: Path, asked: Histories) -> np.ndarray:
     """Vectors as a stack without zhiyin would make them, all rows in one batch."""
+    import onnxruntime
+
     manifest = json.loads((folder / "export.json").read_text())
     session = onnxruntime.InferenceSession(str(folder / "encoder.onnx"), providers=["CPUExecutionProvider"])
     (batch,) = serving_sequences(asked, manifest["max_len"])
