@@ -75,6 +75,8 @@ def interval_of(sums: EstimateSums, settings: IntervalSettings) -> tuple[float, 
     if method == NORMAL or (method == ANYTIME and settings.normal_allowed):
         low, high = _by_standard_error(sums, settings, method)
     else:
+        if method in (CLOPPER_PEARSON, GAMMA) and not sums.largest_weight:
+            method = BERNSTEIN  # no weighted rewards: predictions, or weights of either sign
         low, high = _by_parts(sums, settings, method)
     # An interval of the same quantity by other sums (IPS for SNIPS) may miss the estimate; a wider one holds as well.
     value = sums.value
