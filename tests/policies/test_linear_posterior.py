@@ -81,6 +81,7 @@ def test_other_features_are_refused():
         policy.update(Outcomes([1], [1.0]))
 
 
+@pytest.mark.slow
 def test_thompson_draws_have_the_mean_and_covariance_of_the_posterior():
     rng = np.random.default_rng(1)
     policy = LinTS(scale=0.8, draws=40_000)

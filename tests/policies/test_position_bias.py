@@ -52,6 +52,7 @@ def test_swaps_show_the_examination_whatever_the_ranking():
     assert examination_from_swaps(positions, pair, clicks) == pytest.approx(RELATIVE, rel=0.05)
 
 
+@pytest.mark.slow
 def test_regression_em_shows_the_examination_of_ordinary_clicks():
     rng = np.random.default_rng(2)
     n = 40_000

@@ -66,7 +66,7 @@ def test_small_weights_behind_a_large_one_keep_their_digits():
     assert slates.propensities[0, 1] == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("draws", [10, 50])
+@pytest.mark.parametrize("draws", [10, pytest.param(50, marks=pytest.mark.slow)])
 def test_propensities_of_two_stage_sampling_are_unbiased(draws):
     """Importance weighting with the logged propensities gives the value of another policy; with propensities that are
     estimated by other draws it does not (Thompson sampling, 10 actions; the value of choosing uniformly)."""
