@@ -1,0 +1,1 @@
+"""Experiments: who gets which variant, and whether a variant is better: assignment, tests, intervals, interleaving."""
