@@ -21,7 +21,7 @@ import zhiyin as zy
 from zhiyin.data.dataset import Dataset
 from zhiyin.evaluation.significance import bootstrap_interval
 from zhiyin.models.registry import parse
-from zhiyin.pipeline.automl import auto
+from zhiyin.pipeline.automl import fit_within_budget
 
 SINGLES = ("popular", "popular:half_life=1d", "popular:half_life=7d", "popular:half_life=30d", "itemknn", "als",
            "transitions", "content")  # fmt: skip
@@ -58,7 +58,7 @@ def judge(name: str, budget: float, inner: bool, run: zy.Run) -> tuple[str, floa
     split = zy.split(data, "time")
     if inner:  # for development: the test part is never looked at
         split = zy.split(split.train, "time")
-    pipeline = auto(split.train, budget, run=run)
+    pipeline = fit_within_budget(split.train, budget, run=run)
     report = pipeline.report_
     texts = [*SINGLES, *(["ease"] if split.train.n_items <= EASE_ITEMS else [])]
     texts += [tried["tuned"] for tried in report["tried"] if "tuned" in tried]

@@ -18,7 +18,7 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.data.splits import split
 from zhiyin.evaluation.tuning import tune
-from zhiyin.evaluation.window_evaluation import Window, judge
+from zhiyin.evaluation.window_evaluation import Window, evaluate_window
 from zhiyin.models.linear import EASE
 from zhiyin.models.popularity import Popular
 from zhiyin.models.random import Random
@@ -87,7 +87,7 @@ def test_train_alone_is_seen_and_judged_like_evaluate_does() -> None:
     assert {data.fingerprint for data in Dial.fits} == {inner.train.fingerprint}
     assert max(data.window[1] for data in Dial.fits) < inner.test.window[0] <= train.window[1] < test.window[0]
     window = Window.of(inner)
-    again = judge(found.model.fit(window.train, RUN), window, [10], RUN).per_user["ndcg@10"].mean()
+    again = evaluate_window(found.model.fit(window.train, RUN), window, [10], RUN).per_user["ndcg@10"].mean()
     assert again == pytest.approx(found.value)
 
 

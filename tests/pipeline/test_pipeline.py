@@ -13,7 +13,7 @@ from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.splits import split
-from zhiyin.evaluation.window_evaluation import Window, judge
+from zhiyin.evaluation.window_evaluation import Window, evaluate_window
 from zhiyin.models.loading import load
 from zhiyin.pipeline.explanations import reasons
 from zhiyin.pipeline.pipeline import Pipeline
@@ -56,7 +56,7 @@ def two_worlds(seed: int = 0) -> Dataset:
 
 
 def ndcg(model, parts) -> float:  # type: ignore[no-untyped-def]
-    return float(judge(model, Window.of(parts), [5], Run()).per_user["ndcg@5"].mean())
+    return float(evaluate_window(model, Window.of(parts), [5], Run()).per_user["ndcg@5"].mean())
 
 
 @pytest.mark.parametrize("ranker", ["none", "trees"])
@@ -171,7 +171,7 @@ def test_without_optuna_sources_are_joined_untuned(monkeypatch: pytest.MonkeyPat
 
     real = automl.find_spec
     monkeypatch.setattr(automl, "find_spec", lambda name: None if name == "optuna" else real(name))
-    found = automl.auto(walks(), 120.0, run=Run(threads=1))
+    found = automl.fit_within_budget(walks(), 120.0, run=Run(threads=1))
     assert not any("left_out" in tried or "tuned" in tried for tried in found.report_["tried"])
     assert len(found.sources_) == len(found.report_["tried"]) > 3
 

@@ -19,7 +19,7 @@ from zhiyin.models.popularity import Popular
 from zhiyin.models.random import Random
 from zhiyin.models.recommender import Recommender
 from zhiyin.models.transitions import Transitions
-from zhiyin.pipeline.promotion_gate import MIN_USERS, Verdict, gate
+from zhiyin.pipeline.promotion_gate import MIN_USERS, Verdict, decide_promotion
 from zhiyin.testing.recommender import DAY
 
 
@@ -55,7 +55,9 @@ class Sometimes(Recommender):
 
 def judged(candidate: Recommender, used: Recommender | None = None, users: int = 80, margin: float = 0.02) -> Verdict:
     rivals = {} if used is None else {"version 1": used}
-    return gate(candidate, split(walks(users=users), "time", test="3d"), rivals, metric="ndcg@3", margin=margin)
+    return decide_promotion(
+        candidate, split(walks(users=users), "time", test="3d"), rivals, metric="ndcg@3", margin=margin
+    )
 
 
 def test_the_better_model_passes_and_the_worse_does_not() -> None:
@@ -134,7 +136,7 @@ def test_the_first_version_of_a_small_shop_goes_into_use() -> None:
             + [{"user": f"other {u}", "item": "hit", "time": DAY} for u in range(40)]
         )
     )
-    bad = gate(Random(), split(data, "time", test="1d"), metric="ndcg@3")
+    bad = decide_promotion(Random(), split(data, "time", test="1d"), metric="ndcg@3")
     assert not bad.passed
     assert bad.worse
 
@@ -145,10 +147,10 @@ def test_what_is_in_use_is_judged_as_it_is() -> None:
     # In use: learned from the first days only, so it has never seen the test days.
     early = data.subset(data.events["time"].to_numpy() < 5 * DAY)
     used = Transitions().fit(early)
-    as_is = gate(Transitions(), parts, {"used": used}, metric="ndcg@3", run=Run(seed=1))
+    as_is = decide_promotion(Transitions(), parts, {"used": used}, metric="ndcg@3", run=Run(seed=1))
     assert as_is.figures["used"] < as_is.figures["candidate"]
     # One that has seen the test days is fitted anew: no better than the same model of the train part.
-    leaked = gate(Transitions(), parts, {"used": Transitions().fit(data)}, metric="ndcg@3", run=Run(seed=1))
+    leaked = decide_promotion(Transitions(), parts, {"used": Transitions().fit(data)}, metric="ndcg@3", run=Run(seed=1))
     assert leaked.figures["used"] == leaked.figures["candidate"]
 
 
@@ -176,11 +178,11 @@ def test_what_is_in_use_and_cannot_learn_from_the_log_any_more_stops_nothing() -
 def test_where_nobody_can_be_judged_the_first_version_passes_and_no_later_one() -> None:
     again = pl.DataFrame({"user": ["a", "b"] * 6, "item": ["x", "y"] * 6, "time": [day * DAY for day in range(12)]})
     parts = split(Dataset.build(again), "time", test="3d")
-    first = gate(Transitions(), parts)
+    first = decide_promotion(Transitions(), parts)
     assert first.passed
     assert first.users == 0
     assert first.why.startswith("not judged: nobody can be judged")
-    later = gate(Transitions(), parts, {"version 1": Popular()})
+    later = decide_promotion(Transitions(), parts, {"version 1": Popular()})
     assert not later.passed
     assert not later.worse
     assert later.figures == {}

@@ -21,7 +21,7 @@ from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.models.recommender import Recommender
 from zhiyin.pipeline import automl, blending, promotion_gate, selection_windows
-from zhiyin.pipeline.automl import Source, auto
+from zhiyin.pipeline.automl import Source, fit_within_budget
 from zhiyin.pipeline.pipeline import Pipeline
 from zhiyin.ranking.trees import Trees
 from zhiyin.testing.recommender import DAY
@@ -129,7 +129,7 @@ def same(one: list[tuple[str, list[np.ndarray]]], other: list[tuple[str, list[np
 def trained(seen: Seen, data: Dataset) -> tuple[Seen, Pipeline]:
     """What was seen while a pipeline is made, at whatever speed."""
     seen.rows.clear()
-    pipeline = auto(data, 3_600.0, ranker="trees:trees=20,min_leaf=5", run=RUN)
+    pipeline = fit_within_budget(data, 3_600.0, ranker="trees:trees=20,min_leaf=5", run=RUN)
     return Seen(list(seen.rows)), pipeline
 
 

@@ -38,7 +38,7 @@ from zhiyin.models.popularity import Popular
 from zhiyin.pipeline import rules
 from zhiyin.pipeline.answers import Answers
 from zhiyin.pipeline.pipeline import Pipeline
-from zhiyin.pipeline.promotion_gate import gate
+from zhiyin.pipeline.promotion_gate import decide_promotion
 from zhiyin.pipeline.request import Request
 from zhiyin.pipeline.rules import Rules
 from zhiyin.service.placements import checked
@@ -144,7 +144,7 @@ def share(config: Config, tmp_path: Path) -> None:
 
 def margin(config: Config, tmp_path: Path) -> None:
     parts = split(log(), "time", test="5d")
-    verdict = gate(ALS(epochs=1, factors=2), parts, {"used": Popular()}, margin=config.train.margin)
+    verdict = decide_promotion(ALS(epochs=1, factors=2), parts, {"used": Popular()}, margin=config.train.margin)
     assert verdict.margin == config.train.margin
     assert verdict.tests["used"].bound == pytest.approx(-config.train.margin * verdict.figures["used"])
 

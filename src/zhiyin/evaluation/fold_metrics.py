@@ -14,7 +14,7 @@ from zhiyin.core.run import Run
 from zhiyin.data.catalogue import category_columns
 from zhiyin.data.dataset import Dataset
 from zhiyin.evaluation import beyond_accuracy
-from zhiyin.evaluation.window_evaluation import PeakMemory, Window, WindowResult, accuracy, judge
+from zhiyin.evaluation.window_evaluation import PeakMemory, Window, WindowResult, accuracy, evaluate_window
 from zhiyin.models.popularity import Popular
 from zhiyin.models.recommender import Recommender
 
@@ -78,13 +78,13 @@ class Fold:
                 fit_seconds = time.perf_counter() - started
             # Kernels load at their first call; that is no model's scoring time.
             model.rank(window.histories.rows(0, 1), 1, run=self.run)
-            result = judge(model, window, self.ks, self.run, auc=auc, label=f"{name}: ranking")
+            result = evaluate_window(model, window, self.ks, self.run, auc=auc, label=f"{name}: ranking")
         if self.expected is None:
             if is_plain_popular(model):
                 self.expected = result.lists
             else:
                 plain = Popular().fit(window.train, self.run)
-                self.expected = judge(plain, window, self.ks, self.run).lists
+                self.expected = evaluate_window(plain, window, self.ks, self.run).lists
         per_user, list_metrics = self._beyond_accuracy(result)
         by_item_segment = {
             segment: self._accuracy_of_items(result, items) for segment, items in self.item_segments.items()

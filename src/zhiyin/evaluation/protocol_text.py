@@ -9,7 +9,7 @@ import polars as pl
 from zhiyin.core.run import Run
 from zhiyin.data.splits import Split
 from zhiyin.evaluation.fold_metrics import HEAD_SHARE
-from zhiyin.evaluation.window_evaluation import JUDGE_REPEATS, Window
+from zhiyin.evaluation.window_evaluation import REPEATS_REMEDY, Window
 from zhiyin.models.recommender import CHUNK_BYTES
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def warning_sentences(splits: list[Split], windows: list[Window]) -> list[str]:
     if n_seen > 0.3 * (n_seen + n_relevant):
         share = n_seen / (n_seen + n_relevant)
         sentences.append(
-            f"{share:.0%} of what users did is repeats, which do not count; to judge them: {JUDGE_REPEATS}"
+            f"{share:.0%} of what users did is repeats, which do not count; to judge them: {REPEATS_REMEDY}"
         )
     if n_missed > 0.2 * n_relevant:
         sentences.append(f"{n_missed / n_relevant:.0%} of the relevant items are no candidates: no model can find them")

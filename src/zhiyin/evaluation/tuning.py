@@ -25,7 +25,7 @@ from zhiyin.core.registry import label
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.splits import split
-from zhiyin.evaluation.window_evaluation import Window, judge, metric_k
+from zhiyin.evaluation.window_evaluation import Window, evaluate_window, metric_k
 from zhiyin.models import registry
 from zhiyin.models.recommender import Recommender
 
@@ -195,7 +195,7 @@ class _Objective:
             raise optuna.TrialPruned("the time is up") from None
         values = np.zeros(0)
         for step, part in enumerate(self.parts):
-            values = np.concatenate([values, judge(model, part, [self.k], self.run).per_user[self.metric]])
+            values = np.concatenate([values, evaluate_window(model, part, [self.k], self.run).per_user[self.metric]])
             trial.report(float(values.mean()), step)
             if step < len(self.parts) - 1 and trial.should_prune():
                 raise optuna.TrialPruned(f"below the median after {len(values)} users")

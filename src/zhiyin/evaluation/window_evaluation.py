@@ -1,4 +1,4 @@
-"""The one way models are judged: `evaluate` and `tune` both rank the whole catalogue through `judge`."""
+"""The one way models are judged: `evaluate` and `tune` both rank the whole catalogue through `evaluate_window`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from zhiyin.evaluation.pointwise_metrics import user_auc
 from zhiyin.models.recommender import Recommender
 
 # What to do where repeats are to count, for who calls and for who runs commands.
-JUDGE_REPEATS = "exclude_seen=False, in zhiyin.toml [evaluate] exclude_seen = false"
+REPEATS_REMEDY = "exclude_seen=False, in zhiyin.toml [evaluate] exclude_seen = false"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Window:
             raise DataError(
                 "nobody can be judged: no user has a relevant item in the test part"
                 + (" that is new to them" if seen else ""),
-                remedy="a longer test window" + (f", or {JUDGE_REPEATS}" if seen else ""),
+                remedy="a longer test window" + (f", or {REPEATS_REMEDY}" if seen else ""),
             )
         start = test.window[0]
         now = np.full(len(users), start, dtype=np.int64)
@@ -116,7 +116,7 @@ class WindowResult:
     seconds: float
 
 
-def judge(
+def evaluate_window(
     model: Recommender,
     window: Window,
     ks: Sequence[int],

@@ -63,7 +63,7 @@ def suitable_sources(data: Dataset, budget: float) -> list[Source]:
     return sources
 
 
-def auto(
+def fit_within_budget(
     data: Dataset,
     budget: float = 600.0,
     *,

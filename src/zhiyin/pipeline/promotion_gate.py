@@ -24,7 +24,7 @@ from zhiyin.core.run import Run
 from zhiyin.data.evaluable_users import MIN_USERS
 from zhiyin.data.splits import Split
 from zhiyin.evaluation.significance import bootstrap_interval, users_needed
-from zhiyin.evaluation.window_evaluation import Window, judge, metric_k
+from zhiyin.evaluation.window_evaluation import Window, evaluate_window, metric_k
 from zhiyin.models.popularity import Popular
 from zhiyin.models.recommender import Recommender
 from zhiyin.pipeline.pipeline import Pipeline
@@ -101,7 +101,7 @@ class Verdict:
         return dataclasses.asdict(self)
 
 
-def gate(
+def decide_promotion(
     candidate: Recommender,
     split: Split,
     rivals: Mapping[str, Recommender] | None = None,
@@ -126,7 +126,7 @@ def gate(
     try:
         window = Window.of(split, exclude_seen)
     except DataError as error:
-        return not_judged(error.message, metric, margin, first=not rivals)
+        return verdict_without_users(error.message, metric, margin, first=not rivals)
     start = split.test.window[0]
     models: dict[str, Recommender] = {"candidate": _fitted_before(candidate, split, start, run)}
     models["popular"] = Popular().fit(split.train, run)
@@ -137,7 +137,7 @@ def gate(
         except ZhiyinError as error:
             left_out[name] = error.message
     k = metric_k(metric) or 10
-    values = {name: judge(model, window, [k], run).per_user[metric] for name, model in models.items()}
+    values = {name: evaluate_window(model, window, [k], run).per_user[metric] for name, model in models.items()}
     figures = {name: float(value.mean()) for name, value in values.items()}
     first = not rivals
     tests = {}
@@ -156,7 +156,7 @@ def gate(
     return Verdict(passed, why, metric, figures, tests, len(window), margin, first)
 
 
-def not_judged(reason: str, metric: str = "ndcg@10", margin: float = MARGIN, *, first: bool) -> Verdict:
+def verdict_without_users(reason: str, metric: str = "ndcg@10", margin: float = MARGIN, *, first: bool) -> Verdict:
     """The verdict where nobody can be judged: a first version is used for want of another, a later one is not."""
     why = f"not judged: {reason}"
     why += "; the first version is used unless popular is shown to be better" if first else ""

@@ -19,10 +19,10 @@ from zhiyin.data.catalogue import Catalogue
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.splits import Split
 from zhiyin.models.recommender import Recommender
-from zhiyin.pipeline.automl import auto
+from zhiyin.pipeline.automl import fit_within_budget
 from zhiyin.pipeline.bundles import Bundle, Bundles
 from zhiyin.pipeline.pipeline import Pipeline
-from zhiyin.pipeline.promotion_gate import MARGIN, Verdict, gate, not_judged
+from zhiyin.pipeline.promotion_gate import MARGIN, Verdict, decide_promotion, verdict_without_users
 from zhiyin.pipeline.selection_windows import gate_split
 
 # Share of the budget for the pipeline that the gate evaluates; the rest refits its sources on the whole log.
@@ -133,14 +133,20 @@ def train_version(
         reason = error.message
         say(f"unseen days: there are none to judge by: {error}")
     train_data = gate_data.train if gate_data else data
-    pipeline = auto(train_data, GATED_BUDGET_SHARE * seconds, exclude_seen=exclude_seen, run=run)
+    pipeline = fit_within_budget(train_data, GATED_BUDGET_SHARE * seconds, exclude_seen=exclude_seen, run=run)
     on_pipeline(pipeline)
     current, current_model = load_current(bundles, say)
     rivals = {}
     if current is not None and current_model is not None:
         rivals = {f"version {current.version}": current_model}
-    judge = partial(gate, split=gate_data, margin=margin, exclude_seen=exclude_seen, run=run) if gate_data else None
-    verdict = judge(pipeline, rivals=rivals) if judge else not_judged(reason, margin=margin, first=not rivals)
+    decide = (
+        partial(decide_promotion, split=gate_data, margin=margin, exclude_seen=exclude_seen, run=run)
+        if gate_data
+        else None
+    )
+    verdict = (
+        decide(pipeline, rivals=rivals) if decide else verdict_without_users(reason, margin=margin, first=not rivals)
+    )
     say(f"unseen days: {verdict.why}")
     catalogue = Catalogue.of(data)
     bundle = _write_version(bundles, pipeline.refit(data, run), verdict, verdict.why, catalogue, created)
@@ -149,12 +155,12 @@ def train_version(
         bundles.promote(bundle.version, verdict.why if verdict.passed else f"forced; {verdict.why}")
     trained = TrainedVersion(bundle, verdict, promoted, None, time.monotonic() - begun)
     on_saved(trained)
-    if promoted or not gate_data or not judge or not verdict.users:
+    if promoted or not gate_data or not decide or not verdict.users:
         return trained
     is_stale = current_model is not None and current_model._context().fingerprint != data.fingerprint
     if current is None or not isinstance(current_model, Pipeline) or not is_stale:
         return trained
-    candidate = _refit_current(current_model, current.version, gate_data, data, judge, run, say)
+    candidate = _refit_current(current_model, current.version, gate_data, data, decide, run, say)
     if candidate is None:
         return trained
     refitted_model, refit_verdict = candidate
@@ -185,7 +191,7 @@ def _refit_current(
     version: int,
     gate_data: Split,
     data: Dataset,
-    judge: Callable[..., Verdict],
+    decide: Callable[..., Verdict],
     run: Run,
     say: Callable[[str], None],
 ) -> tuple[Pipeline, Verdict] | None:
@@ -194,7 +200,7 @@ def _refit_current(
     Returns None where it does not pass or cannot be fitted.
     """
     try:
-        verdict = judge(model.refit(gate_data.train, run))
+        verdict = decide(model.refit(gate_data.train, run))
         return (model.refit(data, run), verdict) if verdict.passed else None
     except ZhiyinError as error:
         say(f"version {version} stays as it is, for it cannot learn from this log: {error}")
