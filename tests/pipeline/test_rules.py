@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 
 import numpy as np
@@ -228,3 +229,51 @@ def test_what_cannot_be_written(table: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError) as error:
         book(**table)
     assert words in f"{error.value}"
+
+
+def test_what_is_not_written_is_as_it_always_was() -> None:
+    """A default is a promise: a settings file that does not name it means the same after an update."""
+    rules = Rules.from_dict({
+        "boosts": [{}], "caps": [{"per": "seller"}], "shares": [{"of": "small"}], "frequency": {}, "rotation": {},
+        "exposure": [{"of": "small"}],
+    })  # fmt: skip
+    assert [dataclasses.asdict(rule) for rule in (*rules.boosts, *rules.caps, *rules.shares, *rules.exposure)] == [
+        {"when": "", "multiply": "1", "add": "0"},
+        {"per": "seller", "at_most": 2, "first": 0, "strict": False},
+        {"of": "small", "at_least": 0.2},
+        {"of": "small", "target": 0.1, "gain": 1.0, "half_life": "7d"},
+    ]
+    assert rules.frequency is not None
+    assert rules.rotation is not None
+    assert dataclasses.asdict(rules.frequency) == {"at_most": 3, "window": "7d"}
+    assert dataclasses.asdict(rules.rotation) == {"strength": 0.2, "keep": 0, "every": "1d"}
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "inside", "beyond"),
+    [
+        ("caps", "at_most", 1, 0),
+        ("caps", "first", 0, -1),
+        ("shares", "at_least", 0, -0.1),
+        ("shares", "at_least", 1, 1.1),
+        ("frequency", "at_most", 1, 0),
+        ("frequency", "window", "1s", "999ms"),
+        ("frequency", "window", "90d", "7776001s"),
+        ("rotation", "strength", 0, -0.1),
+        ("rotation", "strength", 10, 10.5),
+        ("rotation", "keep", 0, -1),
+        ("exposure", "target", 0, -0.1),
+        ("exposure", "target", 1, 1.1),
+        ("exposure", "gain", 0, -0.1),
+        ("exposure", "half_life", "1m", "59s"),
+        ("exposure", "half_life", "365d", "31536001s"),
+    ],
+)
+def test_ends_of_ranges(name: str, key: str, inside: object, beyond: object) -> None:
+    def written(value: object) -> dict[str, object]:
+        table = {"caps": {"per": "seller"}, "shares": {"of": "small"}, "exposure": {"of": "small"}}.get(name, {})
+        return {name: [table | {key: value}] if name in ("caps", "shares", "exposure") else table | {key: value}}
+
+    Rules.from_dict(written(inside))
+    with pytest.raises(ConfigError):
+        Rules.from_dict(written(beyond))
