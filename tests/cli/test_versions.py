@@ -141,13 +141,13 @@ def test_what_is_in_use_learns_anew_where_the_new_version_may_not_replace_it(
     assert "version 1 is in use" in first  # of a small shop, and the first
     with (project / "events.csv").open("a") as log:
         log.writelines(f"u{u},i{u % 20},{1_600_600_000 + u}\n" for u in range(40))
-    real = module.gate
+    real = module.decide_promotion
 
     def refusing(*args: Any, **named: Any) -> Any:
         verdict = real(*args, **named)
         return dataclasses.replace(verdict, passed=verdict.first)
 
-    monkeypatch.setattr(module, "gate", refusing)
+    monkeypatch.setattr(module, "decide_promotion", refusing)
     said = zhiyin("train", "--budget", "8s", "--json")
     told = json.loads(said.stdout)
     assert (told["version"], told["promoted"], told["refitted"]) == (2, False, 3)

@@ -106,7 +106,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     spy(blending, "learn_weights", "weights", blended)
     spy(Trees, "fit", "ranker", examples)
     spy(blending, "choose", "choose", lambda segment, values, *rest: [np.zeros(0, int), *values.values()])
-    spy(promotion_gate, "judge", "gate", lambda model, window, *rest: [window.items])
+    spy(promotion_gate, "evaluate_window", "gate", lambda model, window, *rest: [window.items])
     monkeypatch.setattr(
         automl,
         "suitable_sources",
