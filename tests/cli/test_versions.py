@@ -192,9 +192,10 @@ def test_one_user_who_reloads_one_item_stops_neither_training_nor_evaluation(
 
 def test_who_was_forgotten_gets_a_strangers_list_on_the_command_line_too(zhiyin: Command, project: Path) -> None:
     pytest.importorskip("sqlalchemy")
-    from zhiyin.cli.project import open_project, open_store
+    from zhiyin.cli.project import open_project, opened_store
 
-    open_store(open_project(project / "zhiyin.toml"), make=True).close()
+    with opened_store(open_project(project / "zhiyin.toml"), create=True):
+        pass
     zhiyin("train", "popular", "itemknn")
     model = ("--model", "models/itemknn")
     before = json.loads(zhiyin("recommend", "u1", *model, "--json").stdout)

@@ -60,8 +60,8 @@ def training_held_at(shop: Shop, monkeypatch: pytest.MonkeyPatch, moment: str) -
         assert go.wait(60)
 
     if moment == "before the items are read":
-        things = training._things
-        monkeypatch.setattr(training, "_things", lambda store, name: (hold() if name == "items" else None,
+        things = training._newest_columns
+        monkeypatch.setattr(training, "_newest_columns", lambda store, name: (hold() if name == "items" else None,
                                                                       things(store, name))[1])  # fmt: skip
     elif moment == "before who was forgotten is read":
         gone = shop.store.forgotten_by_hash

@@ -147,7 +147,7 @@ def test_closing_writes_what_waits_and_takes_no_more(writer: GroupCommitWriter, 
     assert (first.result(0), second.result(0)) == ([1], [2])
     assert writer.waiting == 0
     assert not writer._thread.is_alive()
-    assert not writer._back.is_alive()
+    assert not writer._checkpoint_thread.is_alive()
     writer.close()  # again: nothing
     assert store.kept == ["a", "b"]
 
@@ -247,11 +247,11 @@ def test_the_log_is_written_back_after_so_many_events(
     writer = GroupCommitWriter(store)  # type: ignore[arg-type]
     writer.submit(events(*"ab")).result(20)
     writer.submit(events(*"cd")).result(20)
-    assert not writer._full.is_set()
+    assert not writer._checkpoint_due.is_set()
     assert store.write_backs == 0
     writer.submit(events("e")).result(20)
     until(lambda: store.write_backs == 1)
-    until(lambda: not writer._full.is_set())  # it waits again, and does not turn in circles
+    until(lambda: not writer._checkpoint_due.is_set())  # it waits again, and does not turn in circles
     store.write_back_error = OSError("disk")
     writer.submit(events(*"fghij")).result(20)
     until(lambda: store.write_backs == 2)  # it failed, and is tried after the next ones
@@ -270,7 +270,9 @@ def test_few_events_are_written_back_when_it_is_quiet_and_none_are_not(
     waits: list[float] = []
     wait = threading.Event.wait
     writer = GroupCommitWriter(store)  # type: ignore[arg-type]
-    monkeypatch.setattr(writer._full, "wait", lambda seconds: waits.append(seconds) or wait(writer._full, seconds))
+    monkeypatch.setattr(
+        writer._checkpoint_due, "wait", lambda seconds: waits.append(seconds) or wait(writer._checkpoint_due, seconds)
+    )
     until(lambda: len(waits) > 3)
     assert store.write_backs == 0
     writer.submit(events("a")).result(20)

@@ -167,7 +167,7 @@ def test_number_ids_are_forgotten_too(store: Store) -> None:
 def test_who_is_forgotten_while_the_store_is_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.append([Event("a", "x", T0), Event("b", "x", T0)])
     store.put("users", {"a": {"age": 1}, "b": {"age": 2}})
-    read_before = training_export._things
+    read_before = training_export._newest_columns
 
     def forget_then(of: Store, name: str) -> Any:
         found = read_before(of, name)
@@ -175,7 +175,7 @@ def test_who_is_forgotten_while_the_store_is_read(store: Store, monkeypatch: pyt
             store.forget("a")
         return found
 
-    monkeypatch.setattr(training_export, "_things", forget_then)
+    monkeypatch.setattr(training_export, "_newest_columns", forget_then)
     data = read(None, snapshot=read_snapshot(store))
     assert data.users["id"].to_list() == ["b"]
 

@@ -1,4 +1,4 @@
-"""`zhiyin check`: the data doctor; with --serving, whether the service ranks by what the log says."""
+"""`zhiyin check`: the data doctor; with --serving, the training-serving skew of the ranker's features."""
 
 from __future__ import annotations
 
@@ -82,17 +82,14 @@ def check(
 
 
 def check_serving(config: Path, lists: int, json: bool) -> None:
-    """Training-serving skew of the lists that a project's service has made."""
+    """Print the training-serving skew of the lists that a project's service has made."""
     from zhiyin.cli.output import print_json, print_table, say
-    from zhiyin.cli.project import open_project, open_store
+    from zhiyin.cli.project import open_project, opened_store
     from zhiyin.service.feature_skew import STALE, TOLERANCE, compare_newest
     from zhiyin.service.settings import read_settings
 
-    store = open_store(open_project(config))
-    try:
+    with opened_store(open_project(config)) as store:
         skew = compare_newest(read_settings(config), store, lists)
-    finally:
-        store.close()
     if json:
         print_json(skew.to_dict())
     else:

@@ -1,4 +1,4 @@
-"""`zhiyin compare`: `evaluate`, over the whole shelf."""
+"""`zhiyin compare`: `evaluate` of a default set of models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def compare(
     threads: Threads = None,
     json: Json = False,
 ) -> None:
-    """Judge all models of the shelf on the same split; otherwise as `evaluate`.
+    """Evaluate a default set of models on the same split; otherwise as `evaluate`.
 
     \b
     Examples:

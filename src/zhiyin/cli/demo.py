@@ -1,4 +1,4 @@
-"""`zhiyin demo`: the main job from data to a report and a service, on data of one's own or on a simulated film shop."""
+"""`zhiyin demo`: from data to a report and a service, on given data or on a simulated film shop."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from zhiyin.data.dataset import Dataset
     from zhiyin.service.key_cache import Keys
 
-# Of the version that is served: made in seconds, and each can say why.
+# Sources of the version that is served: fitted in seconds, and each can explain its recommendations.
 PIPELINE_SOURCES = "popular:half_life=7d; itemknn; ease"
-# Where a free port is looked for.
+# Ports of which the first free one is taken.
 PORTS = range(8000, 8100)
 
 
@@ -74,7 +74,7 @@ def demo(
 
 @dataclasses.dataclass(frozen=True)
 class ExampleIds:
-    """Ids to show the service with."""
+    """Ids for the example requests."""
 
     users: list[str]
     items: list[str]
@@ -85,7 +85,7 @@ def _print_step(title: str) -> None:
 
 
 def _cached_dataset() -> Path | None:
-    """The folder of a small public set that was fetched before."""
+    """The folder of a small public data set that was fetched before; None where there is none."""
     from zhiyin.data.public_datasets import cached
 
     return next(
@@ -104,7 +104,7 @@ def _cached_folder(name: str, cached: Any) -> Path | None:
 
 
 def _write_film_shop(folder: Path, seed: int) -> Path:
-    """The simulated film shop as files, so that the demo reads what a newcomer would bring."""
+    """Write the simulated film shop as files, which the demo then reads as it would read any data."""
     from zhiyin.cli.output import say
     from zhiyin.policies.simulator import FilmShop
 
@@ -114,7 +114,7 @@ def _write_film_shop(folder: Path, seed: int) -> Path:
 
 
 def _show_models(project: Project, log: Dataset, folder: Path) -> ExampleIds:
-    """Fit and save EASE and ALS; lists for three users of middling activity, and one of similar items."""
+    """Fit and save EASE and ALS; print lists for three users of medium activity, and a list of similar items."""
     import numpy as np
 
     from zhiyin.cli.output import print_table, say
@@ -145,7 +145,7 @@ def _show_models(project: Project, log: Dataset, folder: Path) -> ExampleIds:
 
 
 def _write_version(project: Project, log: Dataset, folder: Path) -> None:
-    """A pipeline of all events, kept as a version and put in use."""
+    """Fit a pipeline on all events, save it as a version and put it in use."""
     from zhiyin.cli.output import say
     from zhiyin.data.catalogue import Catalogue
     from zhiyin.pipeline.bundles import Bundles
@@ -161,7 +161,7 @@ def _write_version(project: Project, log: Dataset, folder: Path) -> None:
 
 
 def _write_settings(project: Project, output: Path) -> None:
-    """A settings file, so that every other command works in the demo's folder."""
+    """Write a settings file, so that every other command works in the demo's folder."""
     from zhiyin.cli.project import make_relative
     from zhiyin.data.project_config import write_config
     from zhiyin.models.registry import hyperparameters
@@ -171,7 +171,7 @@ def _write_settings(project: Project, output: Path) -> None:
 
 
 def _serve(output: Path, example_ids: ExampleIds) -> None:
-    """Answer over HTTP until Ctrl-C, with keys, lines to paste and the address of a page to try."""
+    """Serve HTTP until Ctrl-C; print keys, example requests and the address of a page to try."""
     from importlib.util import find_spec
 
     from zhiyin.cli.output import say
@@ -203,20 +203,20 @@ def _serve(output: Path, example_ids: ExampleIds) -> None:
 
 
 def _keys_for_today(keys: Keys) -> dict[str, str]:
-    """Keys by scope: of an earlier demo only hashes are kept, so there are new ones for a day."""
+    """New keys by scope, for a day: of those of an earlier demo only the hashes are stored."""
     from zhiyin.service.key_cache import SCOPES
 
-    there = {key.name for key in keys.all()}
+    present = {key.name for key in keys.all()}
     keys_by_scope = {}
     for scope in SCOPES:
-        if f"demo-{scope}" in there:
+        if f"demo-{scope}" in present:
             keys.revoke(f"demo-{scope}", last_admin=True)
         keys_by_scope[scope] = keys.add(f"demo-{scope}", [scope], "1d")[1]
     return keys_by_scope
 
 
 def _listen_on_free_port() -> socket.socket:
-    """A socket at the first free port. It takes connections at once; they wait until the service answers."""
+    """A socket that listens on the first free port. Connections wait until the service answers."""
     import errno
     import socket
 
@@ -230,7 +230,7 @@ def _listen_on_free_port() -> socket.socket:
 
 
 def _usage_lines(url: str, keys: dict[str, str], example_ids: ExampleIds) -> list[str]:
-    """Keys, lines to paste into a shell, and the address of the page, all of things that are there."""
+    """Lines with the keys, example requests for a shell with existing items, and the address of the page to try."""
     import json
     import shlex
     from urllib.parse import quote, urlencode

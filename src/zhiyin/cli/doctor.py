@@ -1,4 +1,4 @@
-"""`zhiyin doctor`: the machine and what is installed on it."""
+"""`zhiyin doctor`: the machine, the installed packages, and what the service would set aside."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ def set_aside_items(config: Path) -> list[dict[str, str]]:
 
 
 def environment_facts() -> dict[str, str]:
-    """What there is, by name."""
+    """Facts of the machine and the installation, by name."""
     from zhiyin.core.run import available_cores
 
     facts = {"python": f"{platform.python_version()} ({sys.executable})", "system": platform.platform()}
     facts |= {name: _version(name) or "missing" for name in REQUIRED_PACKAGES}
     facts["cores"] = f"{available_cores()} usable of {os.cpu_count()}"
-    set_by_hand = {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ}
-    facts["threads"] = ", ".join(f"{k}={v}" for k, v in set_by_hand.items()) or "all usable cores"
+    variables = {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ}
+    facts["threads"] = ", ".join(f"{k}={v}" for k, v in variables.items()) or "all usable cores"
     facts["blas"] = _blas()
     facts["compiled kernels"] = _kernels()
     facts["gpu"] = "nvidia-smi found" if shutil.which("nvidia-smi") else "none seen (none is needed)"
@@ -99,7 +99,7 @@ def _blas() -> str:
 
 
 def _kernels() -> str:
-    """Where compiled kernels are kept; without such a place each start compiles anew."""
+    """Where compiled kernels are cached."""
     chosen = os.environ.get("NUMBA_CACHE_DIR")
     spec = importlib.util.find_spec("zhiyin")
     home = Path(chosen) if chosen else Path(spec.origin).parent if spec and spec.origin else Path(".")

@@ -1,4 +1,4 @@
-"""`zhiyin evaluate`: how good are the models, on events they have not seen?"""
+"""`zhiyin evaluate`: metrics of models on events that they were not fitted on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def evaluate(
     threads: Threads = None,
     json: Json = False,
 ) -> None:
-    """Fit models on the past and judge them on what came after, beside Random and Popular.
+    """Fit models on the past and evaluate them on what came after, beside Random and Popular.
 
     Models are fitted afresh: those that `train` saved have seen the test part. Writes report.html and
     evaluation.json.

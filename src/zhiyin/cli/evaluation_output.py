@@ -1,4 +1,4 @@
-"""What `evaluate`, `compare` and `demo` share: split aloud, judge, print the table, write report and JSON."""
+"""Shared by `evaluate`, `compare` and `demo`: evaluate models, print the table, write the report and JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def evaluate_models(project: Project, models: Sequence[Recommender], data: Dataset) -> Any:
-    """Evaluation of the models, each fitted afresh on the train part: a saved model has seen the test part."""
+    """Evaluate models, each fitted anew on the train part: a saved model has seen the test part. Prints the split."""
     from zhiyin.core.registry import label
     from zhiyin.data.doctor import examine
     from zhiyin.evaluation.protocol import evaluate
@@ -26,8 +26,8 @@ def evaluate_models(project: Project, models: Sequence[Recommender], data: Datas
     for finding in examine(data, project.config.split.test):
         if finding.name in ("leaking-columns", "no-times", "too-little-data"):
             say(f"{finding.severity}: {finding.name}: {finding.message}")
-    parts = project.splits(data)
-    first = parts[0] if isinstance(parts, list) else parts
+    splits = project.splits(data)
+    first = splits[0] if isinstance(splits, list) else splits
     chosen = first.by
     if project.config.split.by == "auto" and (first.by == "time" or not data.has_times):
         chosen += ", because the log has " + ("times" if data.has_times else "no times")
@@ -36,7 +36,7 @@ def evaluate_models(project: Project, models: Sequence[Recommender], data: Datas
     main = "ndcg@10" if 10 in settings.k else f"ndcg@{settings.k[0]}"
     return evaluate(
         {label(model): model for model in models},
-        split=parts,
+        split=splits,
         k=tuple(settings.k),
         main=main,
         exclude_seen=settings.exclude_seen,
@@ -48,15 +48,15 @@ def evaluate_models(project: Project, models: Sequence[Recommender], data: Datas
 
 def write_evaluation(evaluation: Any, folder: Path, json: bool = False) -> None:
     """Print the table (or JSON), and write report.html and evaluation.json into a folder."""
-    import json as notation
+    import json as json_module
 
     from zhiyin.cli.output import json_safe, print_json, print_rich
     from zhiyin.evaluation.comparison_table import rich_table
 
     figures = evaluation.to_json()
-    figures = json_safe(notation.loads(figures) if isinstance(figures, str) else figures)
+    figures = json_safe(json_module.loads(figures) if isinstance(figures, str) else figures)
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "evaluation.json", notation.dumps(figures, ensure_ascii=False, indent=1) + "\n")
+    write_whole(folder / "evaluation.json", json_module.dumps(figures, ensure_ascii=False, indent=1) + "\n")
     for warning in evaluation.warnings:
         say(f"warning: {warning}")
     if json:

@@ -1,4 +1,4 @@
-"""`zhiyin export`: a network for those who serve without Python."""
+"""`zhiyin export`: a sequence model as ONNX, for services without Python."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def export(
 ) -> None:
     """Write a sequence model as ONNX: the encoder of histories, the vectors of items, their ids.
 
-    What was written is compared with the model before it is kept.
+    The exported encoder is compared with the model before the files are kept.
 
     \b
     Examples:

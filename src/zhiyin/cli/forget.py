@@ -1,4 +1,4 @@
-"""`zhiyin forget`: all of a user leaves the store, with a proof."""
+"""`zhiyin forget`: delete all of a user from the store, with a proof."""
 
 from __future__ import annotations
 
@@ -28,36 +28,33 @@ def forget(
       zhiyin forget u42
       zhiyin forget u42 --yes --json
     """
-    from zhiyin.cli.bundles import bundles_of
     from zhiyin.cli.output import print_json, print_table, say
-    from zhiyin.cli.project import open_project, open_store
+    from zhiyin.cli.project import open_project, opened_store
+    from zhiyin.cli.versions import bundles_of
     from zhiyin.core.errors import DataError
     from zhiyin.store.forgetting import PLACES
 
     project = open_project(config)
-    store = open_store(project)
-    try:
+    with opened_store(project) as store:
         if not yes:
             confirm_removal(f"Remove all of user {user!r} from {store.address}?")
-        used = bundles_of(config).current
-        proof = store.forget(user, 0 if used is None else used.made_at)
-        _tell_redis(project, store, user)
-    finally:
-        store.close()
+        in_use = bundles_of(config).current
+        proof = store.forget(user, 0 if in_use is None else in_use.made_at)
+        _forget_in_redis(project, store, user)
     if json:
         print_json({"user": user, "proof": proof})
     else:
         print_table(
             ("what", "removed", "still found"), [(w, proof[f"{w} removed"], proof[f"{w} found"]) for w in PLACES]
         )
-    left = [what for what in PLACES if proof[f"{what} found"]]
-    if left:
-        raise DataError(f"a search still finds {', '.join(left)}", remedy="something writes them: try again")
+    remaining = [place for place in PLACES if proof[f"{place} found"]]
+    if remaining:
+        raise DataError(f"a search still finds {', '.join(remaining)}", remedy="something writes them: try again")
     say("models forget with the next training: zhiyin train")
 
 
-def _tell_redis(project: Project, store: Store, user: str) -> None:
-    """What services hold in memory they forget by themselves; what they share is removed here."""
+def _forget_in_redis(project: Project, store: Store, user: str) -> None:
+    """Remove the user from the Redis that services share; what they hold in memory they remove themselves."""
     if project.config.service.redis is None:
         return
     from zhiyin.cli.output import say
@@ -78,7 +75,7 @@ def _tell_redis(project: Project, store: Store, user: str) -> None:
 
 
 def confirm_removal(question: str) -> None:
-    """Ask before what cannot be taken back. Raises ConfigError unless the answer is yes."""
+    """Ask before a removal that cannot be undone. Raises ConfigError unless the answer is yes."""
     from zhiyin.core.errors import ConfigError
 
     try:

@@ -51,21 +51,21 @@ def init(
         microseconds(query_timeout)  # which raises for what is no duration
         settings.data.query_timeout = query_timeout
     data = project_of(settings, config.parent).data()
-    _settle_columns(settings, data)
+    _set_guessed_columns(settings, data)
     record_assumed(settings, data)
     make_relative(settings, config.parent)
     config.parent.mkdir(parents=True, exist_ok=True)
     write_config(config, settings, hyperparameters())
     say(repr(data))
-    again = "" if config == CONFIG else f" -c {config}"
+    option = "" if config == CONFIG else f" -c {config}"
     if data.assumed:
         say(f"assumed, and written under [read]: {', '.join(data.assumed)}; the notes above say what else it may be")
     say(f"wrote {config}: the columns stand under [columns]; mend there what is guessed wrongly")
-    say(f"next: zhiyin check{again}, zhiyin train{again}, zhiyin evaluate{again}")
+    say(f"next: zhiyin check{option}, zhiyin train{option}, zhiyin evaluate{option}")
 
 
-def _settle_columns(config: Config, data: Dataset) -> None:
-    """Write down what was guessed, so that the next reading guesses nothing."""
+def _set_guessed_columns(config: Config, data: Dataset) -> None:
+    """Set the guessed columns, so that the next reading guesses nothing."""
     if data.roles is None:
         return
     for role in ("user", "item", "time", "rating", "kind"):

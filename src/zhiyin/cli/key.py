@@ -1,4 +1,4 @@
-"""`zhiyin key`: the keys of the service: made, listed, revoked, while it runs."""
+"""`zhiyin key`: add, list and revoke keys of the service, also while it runs."""
 
 from __future__ import annotations
 
@@ -115,24 +115,21 @@ def revoke(
 
 @contextmanager
 def _keys(config: Path) -> Iterator[Keys]:
-    """The keys of the project's store, which is made where there is none."""
+    """The keys of the project's store, which is created where there is none."""
     from zhiyin.cli.output import say
-    from zhiyin.cli.project import open_project, open_store, project_of
+    from zhiyin.cli.project import open_project, opened_store, project_of
     from zhiyin.data.project_config import Config
     from zhiyin.service.key_cache import Keys
 
-    plain = config == CONFIG and not config.is_file()  # `zhiyin serve` needs no settings file either
-    project = project_of(Config(), config.parent) if plain else open_project(config)
-    store = open_store(project, make=True)
-    try:
+    without_settings = config == CONFIG and not config.is_file()  # `zhiyin serve` needs no settings file either
+    project = project_of(Config(), config.parent) if without_settings else open_project(config)
+    with opened_store(project, create=True) as store:
         keys, _ = Keys.open(store, project.home / "keys.json", first=False)
         for entry in keys.health_issues():
             say(f"{entry.what}: {entry.reason}; {entry.remedy}")
         for name in keys.damaged:
             say(f"damaged: {name!r}")
         yield keys
-    finally:
-        store.close()
 
 
 def _day(time: Any) -> str:

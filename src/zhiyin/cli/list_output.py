@@ -1,4 +1,4 @@
-"""What `recommend` and `similar` share: finding the model, and showing or writing the list."""
+"""Shared by `recommend` and `similar`: options, the choice of the model, and the output of lists."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write a .cs
 
 
 def find_model(model: Path | None, config: Path = CONFIG) -> Path:
-    """The folder of the model: as asked, else the version in use, else the first of the settings, else any."""
+    """The folder of a model: the given one, else the version in use, else the first of the settings, else any."""
     if model is not None:
         return model
     folder, preferred = config.parent / "models", ["ease"]
@@ -46,31 +46,28 @@ def find_model(model: Path | None, config: Path = CONFIG) -> Path:
 
 
 def forgotten_since(users: Sequence[str], folder: Path, config: Path) -> set[str]:
-    """Which users the project's store was told to forget after the model in `folder` was made."""
+    """Which of these users were forgotten after the model in `folder` was trained."""
     from importlib.util import find_spec
 
     if not users or not config.is_file() or not (find_spec("sqlalchemy") and (folder / "model.json").is_file()):
         return set()
-    from zhiyin.cli.project import open_project, open_store
+    from zhiyin.cli.project import open_project, opened_store, sqlite_path
     from zhiyin.pipeline.bundles import Bundles
 
     project = open_project(config)
-    address = project.store_address
-    if "://" not in address.removeprefix("sqlite:///") and not Path(address.removeprefix("sqlite:///")).is_file():
+    path = sqlite_path(project.store_address)
+    if path is not None and not path.is_file():
         return set()
     if (folder.parent / "bundle.json").is_file():
         created = Bundles(folder.parent.parent).get(int(folder.parent.name)).made_at
     else:
         created = int((folder / "model.json").stat().st_mtime * 1e6)
-    store = open_store(project)
-    try:
-        return {user for user, moment in zip(users, store.forgotten_at_each(users)) if moment >= created}
-    finally:
-        store.close()
+    with opened_store(project) as store:
+        return {user for user, time in zip(users, store.forgotten_at_each(users)) if time >= created}
 
 
 def write_list(frame: pl.DataFrame, column: str, folder: Path, output: Path | None, json: bool) -> None:
-    """Show a list with titles, print it as JSON, or write it to a file."""
+    """Print a list with titles, print it as JSON, or write it to a file."""
     from zhiyin.cli.output import print_json, print_table, say
     from zhiyin.core.atomic_files import whole_file
     from zhiyin.data.catalogue import Catalogue, with_titles
@@ -90,5 +87,5 @@ def write_list(frame: pl.DataFrame, column: str, folder: Path, output: Path | No
 
 
 def split_ids(text: str | None) -> list[str] | None:
-    """Ids written as one text: "a,b,c"."""
+    """The ids of a text such as "a,b,c"."""
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]

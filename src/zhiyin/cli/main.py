@@ -1,4 +1,4 @@
-"""The `zhiyin` command: its parts, its notes on standard error, and how it ends when something goes wrong."""
+"""The `zhiyin` command: its subcommands, its log on standard error, and its exit codes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import typer
 from typer.core import TyperGroup
 
 from zhiyin.cli import (
-    bundles,
     check,
     compare,
     data,
@@ -28,15 +27,16 @@ from zhiyin.cli import (
     store,
     train,
     tune,
+    versions,
 )
 from zhiyin.core.errors import ZhiyinError
 
 EPILOG = """\b
 Begin:
   zhiyin demo                  see it work, without data of your own
-  zhiyin init ratings.csv      settle what the columns mean
+  zhiyin init ratings.csv      write the settings: what the columns mean
   zhiyin train                 learn from all events
-  zhiyin evaluate              judge models on what came later
+  zhiyin evaluate              evaluate models on what came later
 
 \b
 Exit codes:
@@ -73,7 +73,7 @@ COMMANDS = (
 
 
 class Group(TyperGroup):
-    """Commands in the order of a project's life; known errors end in one message, not in a traceback."""
+    """Commands in the order of a project's life; known errors are printed as one message, without a traceback."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [name for name in COMMANDS if name in self.commands]
@@ -89,17 +89,17 @@ class Group(TyperGroup):
         except KeyboardInterrupt:
             typer.echo("interrupted, nothing was left half written", err=True)
             raise typer.Exit(130) from None
-        except BrokenPipeError:  # the reader had enough: `zhiyin recommend --all | head`
+        except BrokenPipeError:  # the reader has closed the pipe: `zhiyin recommend --all | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
 
 
 class StandardErrorHandler(logging.Handler):
-    """Notes of the house, one a line, on whatever standard error is at the moment."""
+    """Writes log records, one a line, to the present standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        before = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        typer.echo(f"{before}{record.getMessage()}", err=True)
+        prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        typer.echo(f"{prefix}{record.getMessage()}", err=True)
 
 
 app = typer.Typer(
@@ -148,17 +148,17 @@ app.command()(serve.serve)
 app.command()(forget.forget)
 app.add_typer(key.app, name="key")
 app.add_typer(store.app, name="store")
-app.command()(bundles.versions)
-app.command()(bundles.promote)
-app.command()(bundles.rollback)
-app.command()(bundles.diff)
+app.command()(versions.versions)
+app.command()(versions.promote)
+app.command()(versions.rollback)
+app.command()(versions.diff)
 app.command()(demo.demo)
 app.command()(doctor.doctor)
 
 
 def main() -> None:
-    """What the script `zhiyin` calls."""
-    # Threads that wait must not spin: beside other work that costs ten times the time. Read when OpenMP is loaded.
+    """The entry point of the script `zhiyin`."""
+    # Waiting threads must not spin: beside other work that takes ten times as long. Read when OpenMP is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     app(prog_name="zhiyin")
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, so that they read alike everywhere."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ Assume = Annotated[
     list[str] | None,
     typer.Option("--assume", metavar="KEY=VALUE", help="What files leave open, as under [read]: day_first=true."),
 ]
-NoStore = Annotated[bool, typer.Option("--no-store", help="Leave out what the service has heard.")]
+NoStore = Annotated[bool, typer.Option("--no-store", help="Leave out the events of the service's store.")]
 
 CONFIG = Path("zhiyin.toml")

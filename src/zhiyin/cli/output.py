@@ -9,22 +9,22 @@ from typing import Any
 
 import typer
 
-_IDS = {"user", "item", "similar", "id"}  # columns whose numbers are names, not amounts
+_ID_COLUMNS = {"user", "item", "similar", "id"}  # columns whose numbers are names, not amounts
 COLOURS = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 
 
 def say(text: str = "") -> None:
-    """A line for people, on standard error: it never mixes with what a program reads."""
+    """Print a line for people on standard error, apart from the output for programs."""
     typer.echo(text, err=True)
 
 
 def print_json(value: Any) -> None:
-    """A value as JSON; what JSON has no word for (NaN, dates) becomes null or text."""
+    """Print a value as JSON; NaN becomes null, and dates become texts."""
     typer.echo(json.dumps(json_safe(value), ensure_ascii=False, indent=1, default=str))
 
 
 def json_safe(value: Any) -> Any:
-    """The value without NaN and infinities, which are no JSON."""
+    """The value with null in place of NaN and infinities, which JSON does not have."""
     if isinstance(value, dict):
         return {str(key): json_safe(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
@@ -35,12 +35,12 @@ def json_safe(value: Any) -> Any:
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
-    """Rows under headers."""
+    """Print rows under headers."""
     if not sys.stdout.isatty():
         for row in [list(headers), *rows]:
             typer.echo("\t".join(_plain(value).replace("\t", " ").replace("\n", " ") for value in row))
         return
-    ids = [header in _IDS for header in headers]
+    ids = [header in _ID_COLUMNS for header in headers]
     texts = [[_plain(value) if is_id else _cell(value) for value, is_id in zip(row, ids)] for row in rows]
     from rich import box
     from rich.markup import escape
@@ -54,20 +54,20 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], title: st
     print_rich(grid)
 
 
-def print_rich(what: Any) -> None:
-    """Anything Rich can draw; in a pipe without colours and wide enough that nothing wraps."""
+def print_rich(renderable: Any) -> None:
+    """Print a renderable of Rich; in a pipe without colours and wide enough that nothing wraps."""
     from rich.console import Console
 
-    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(what)
+    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(renderable)
 
 
 def duration(seconds: float) -> str:
-    """A time for people."""
+    """A duration for people."""
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
 def _plain(value: Any) -> str:
-    """A cell for a program: whole numbers as they are, so that an id can be given back."""
+    """A cell for a program: whole numbers in full, so that ids stay as they are."""
     if value is None:
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,10 +1,11 @@
-"""A project as commands see it: the settings file, the data it names, models by their written form."""
+"""A project of the command line: its settings, its data and store, and the models that are named."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +23,14 @@ if TYPE_CHECKING:
     from zhiyin.models.recommender import Recommender
     from zhiyin.store.database import Store
 
-# Names the store of a training that the service starts: an address may hold a password, which arguments would show.
+# Environment variable with the address of the store, which may hold a password that arguments would show.
 STORE_VARIABLE = "ZHIYIN_STORE"
 DEFAULT_MODELS = ["Random", "Popular", "ItemKNN", "Transitions", "EASE", "ALS"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Project:
-    """Settings, the folder their paths are taken from, and the run they ask for."""
+    """Settings, the folder that their paths are relative to, and the run that they configure."""
 
     config: Config
     home: Path
@@ -40,7 +41,7 @@ class Project:
 
         Parameters
         ----------
-        store: join what the project's store has heard, where there is one, and say so.
+        store: add the events of the project's store, where there is one, and print their number.
         """
         from zhiyin.data.project_config import read_data
 
@@ -67,32 +68,27 @@ class Project:
 
     @property
     def store_address(self) -> str:
-        """Where the service keeps events: [service] store, unless the environment says otherwise by ZHIYIN_STORE."""
+        """Address of the store: the environment variable ZHIYIN_STORE, else [service] store of the settings."""
         from zhiyin.data.project_config import store_address
 
         return os.environ.get(STORE_VARIABLE) or store_address(self.config, self.home)
 
     def store_snapshot(self) -> StoreSnapshot | None:
-        """What the project's store holds; None where there is no store. Raises MissingExtraError without its extra."""
-        address = self.store_address
-        path = address.removeprefix("sqlite:///")
-        if "://" not in path and not Path(path).is_file():
+        """The content of the project's store; None where there is none. Raises MissingExtraError without its extra."""
+        path = sqlite_path(self.store_address)
+        if path is not None and not path.is_file():
             return None
         try:
-            from zhiyin.store.database import Store
             from zhiyin.store.training_export import read_snapshot
         except MissingExtraError as error:
             error.remedy = f"{error.remedy}, or leave out what the service has heard: --no-store"
             raise
 
-        store = Store(address)
-        try:
+        with opened_store(self) as store:
             return read_snapshot(store, self.run)
-        finally:
-            store.close()
 
     def models(self, texts: Sequence[str] | None, params: Sequence[str] | None = None) -> list[Recommender]:
-        """Models as written on the command line (else as in the settings), with their settings checked."""
+        """Instances of models as specified on the command line, else in the settings, with their settings checked."""
         from zhiyin.models.registry import model_class, parse
 
         tables: dict[str, dict[str, Any]] = {}
@@ -107,7 +103,7 @@ class Project:
         return instances
 
     def splits(self, data: Dataset) -> Split | list[Split]:
-        """What is learned from and what is judged by, as the settings say."""
+        """Train and test parts of the data, as [split] of the settings says."""
         from zhiyin.data.splits import folds, split
 
         chosen = self.config.split
@@ -138,19 +134,26 @@ def open_project(
     return project_of(config, path.parent, seed, threads)
 
 
-def open_store(project: Project, make: bool = False) -> Store:
-    """The store that the settings name. Raises DataError where there is none yet, unless it is to be made."""
+@contextmanager
+def opened_store(project: Project, create: bool = False) -> Iterator[Store]:
+    """The store that the settings name, closed at the end. Raises DataError where there is none, unless `create`."""
     from zhiyin.store.database import Store
 
-    address = project.store_address
-    path = address.removeprefix("sqlite:///")
-    if not make and "://" not in path and not Path(path).is_file():
+    path = sqlite_path(project.store_address)
+    if not create and path is not None and not path.is_file():
         raise DataError("there is no store yet", file=path, remedy="zhiyin serve makes it, or zhiyin store load FOLDER")
-    return Store(address)
+    with closing(Store(project.store_address)) as store:
+        yield store
+
+
+def sqlite_path(address: str) -> Path | None:
+    """The file of an SQLite store by its address; None for another database."""
+    path = address.removeprefix("sqlite:///")
+    return None if "://" in path else Path(path)
 
 
 def project_of(config: Config, home: Path, seed: int | None = None, threads: int | None = None) -> Project:
-    """A project of settings that need not stand in a file."""
+    """A project of settings that may not come from a file."""
     from zhiyin.core.run import Run
 
     seed = config.run.seed if seed is None else seed
@@ -165,7 +168,7 @@ def config_of_sources(
     links: str | None = None,
     assume: Sequence[str] | None = None,
 ) -> Config:
-    """Settings that name files: a folder's events, items, users and links are found, paths made absolute.
+    """Settings for these sources. The files of a folder are discovered; paths become absolute.
 
     assume: what files leave open, KEY=VALUE, as under [read].
     """
@@ -198,7 +201,7 @@ def config_of_sources(
 
 
 def apply_assumptions(config: Config, given: Sequence[str] | None) -> None:
-    """Set under [read] what `--assume KEY=VALUE` says. Raises ConfigError for what cannot be assumed."""
+    """Set the values of `--assume KEY=VALUE` under [read]. Raises ConfigError for an unknown key or value."""
     from zhiyin.data.dialect import Dialect, parse_assumption
 
     values = dict(map(parse_assumption, given or ()))
@@ -208,7 +211,7 @@ def apply_assumptions(config: Config, given: Sequence[str] | None) -> None:
 
 
 def record_assumed(config: Config, data: Dataset) -> None:
-    """Write under [read] what reading assumed, so that the next reading assumes nothing."""
+    """Set under [read] what reading has assumed, so that the next reading assumes nothing."""
     for name, value in data.assumed.items():
         setattr(config.read, name, value)
 
@@ -218,7 +221,7 @@ def _absolute(path: str | None) -> str | None:
 
 
 def make_relative(config: Config, home: Path) -> None:
-    """Paths below the folder of the settings are written from there, so that the folder can move."""
+    """Make paths below the folder of the settings relative to it, so that the folder can be moved."""
 
     def relative(value: Any) -> Any:
         if isinstance(value, list):
@@ -234,7 +237,7 @@ def make_relative(config: Config, home: Path) -> None:
 
 
 def finding_lines(findings: Sequence[Finding], level: Sequence[str] = ("error", "warning")) -> list[str]:
-    """Findings of these levels, a line each."""
+    """Findings of these severities, a line each."""
     return [
         f"{finding.severity}: {finding.name}: {finding.message}" for finding in findings if finding.severity in level
     ]

@@ -35,7 +35,7 @@ def recommend(
     threads: Threads = None,
     json: Json = False,
 ) -> None:
-    """The best items for users. One never seen gets what strangers get, and that is said.
+    """The best items for users. A user who is not known to the model gets the list of a new user, with a note.
 
     Rules and variety are taken from [rules] and [answers] of the settings file, if there is one.
 
@@ -74,7 +74,7 @@ def recommend(
         say(f"forgotten since the model was made: {len(forgotten):,} users; "
             + ("they get no list" if everyone else "they get a stranger's list"))  # fmt: skip
     catalogue = Catalogue.load(folder.parent)
-    given, types = _context(context)
+    context_values, types = _context(context)
     answers = Answers(
         loaded,
         None if catalogue is None else catalogue.items,
@@ -83,14 +83,18 @@ def recommend(
         run=Run(threads=threads),
         **load_answer_settings(config, types),
     )
-    seen = False if include_seen else None
+    exclude_seen = False if include_seen else None
     if everyone:
-        if allow or deny or pin or explain or given:
+        if allow or deny or pin or explain or context_values:
             raise ConfigError(
                 "--all takes no lists, pins, context or reasons", remedy="name users, or write a --filter"
             )
-        whom = [user for user in loaded.context_.user_ids.values if str(user) not in forgotten] if forgotten else None
-        frame = answers.ask_many(whom, k, filter=filter, exclude_seen=seen, diversity=variety, balance=balance)
+        recipients = (
+            [user for user in loaded.context_.user_ids.values if str(user) not in forgotten] if forgotten else None
+        )
+        frame = answers.ask_many(
+            recipients, k, filter=filter, exclude_seen=exclude_seen, diversity=variety, balance=balance
+        )
         write_list(frame, "item", folder, output, json)
         return
     answers_by_user = []
@@ -103,10 +107,10 @@ def recommend(
             include=split_ids(allow),
             exclude=split_ids(deny) or (),
             pins=_pins(pin),
-            exclude_seen=seen,
+            exclude_seen=exclude_seen,
             diversity=variety,
             balance=balance,
-            context=given,
+            context=context_values,
             explain=explain,
         )
         answers_by_user.append((user, answers.ask(request)))
@@ -122,17 +126,17 @@ def recommend(
         return
     rows = [(user, item, score, rank) for user, answer in answers_by_user
             for rank, (item, score) in enumerate(zip(answer.items, answer.scores), 1)]  # fmt: skip
-    kinds: dict[str, Any] = {
+    schema: dict[str, Any] = {
         "user": pl.String,
         "item": loaded.context_.item_ids.values.dtype,
         "score": pl.Float32,
         "rank": pl.Int32,
     }
-    write_list(pl.DataFrame(rows, schema=kinds, orient="row"), "item", folder, output, json)
+    write_list(pl.DataFrame(rows, schema=schema, orient="row"), "item", folder, output, json)
 
 
 def _context(texts: list[str] | None) -> tuple[dict[str, Any], dict[str, type]]:
-    """Values and types of name=value texts: numbers where they read as numbers."""
+    """Values and types of texts name=value: numbers where they can be read as numbers."""
     values: dict[str, Any] = {}
     for text in texts or []:
         name, sign, value = text.partition("=")

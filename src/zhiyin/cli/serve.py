@@ -1,4 +1,4 @@
-"""`zhiyin serve`: the HTTP service over the version in use."""
+"""`zhiyin serve`: the HTTP service with the version in use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`zhiyin similar`: what goes with an item."""
+"""`zhiyin similar`: the items most similar to an item."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""`zhiyin store`: the store of the project: what is in it, in and out as Parquet, backed up and restored."""
+"""`zhiyin store`: the content of the project's store, its export and import as Parquet, backup and restore."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,13 +10,13 @@ import typer
 from zhiyin.cli.options import CONFIG, ConfigFile, Json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from zhiyin.core.errors import DataError
     from zhiyin.service.import_validation import InvalidRow
     from zhiyin.store.database import Store
 
-# Rows that are named where many are left out.
+# Rows that are named where many do not fit.
 MAX_LISTED_ROWS = 20
 app = typer.Typer(
     help="The store of events, items, users and lists.", no_args_is_help=True, rich_markup_mode=None
@@ -34,8 +33,9 @@ def info(config: ConfigFile = CONFIG, json: Json = False) -> None:
       zhiyin store info --json
     """
     from zhiyin.cli.output import print_json, print_table
+    from zhiyin.cli.project import open_project, opened_store
 
-    with _opened_store(config) as store:
+    with opened_store(open_project(config)) as store:
         facts: dict[str, Any] = {"store": store.address, **store.info()}
         if store.path is not None:
             facts["megabytes"] = round(store.path.stat().st_size / 1e6, 1)
@@ -57,17 +57,14 @@ def export(
       zhiyin store export backup-2026-05
     """
     from zhiyin.cli.output import say
-    from zhiyin.cli.project import open_project, open_store
+    from zhiyin.cli.project import open_project, opened_store
     from zhiyin.core.errors import DataError
 
     project = open_project(config)
     if folder.exists() and not force:
         raise DataError("there is something already", file=folder, remedy="name another folder, or give --force")
-    store = open_store(project)
-    try:
+    with opened_store(project) as store:
         say(f"everything is in {store.export(folder, project.run)}")
-    finally:
-        store.close()
 
 
 @app.command()
@@ -87,14 +84,13 @@ def load(
       zhiyin store load backup-2026-05 --skip
     """
     from zhiyin.cli.output import say
-    from zhiyin.cli.project import open_project, open_store
+    from zhiyin.cli.project import open_project, opened_store
     from zhiyin.pipeline.bundles import Bundles
     from zhiyin.service.import_validation import learned_types, validate_import
 
     project = open_project(config)
     learned = learned_types(Bundles(project.home / project.config.train.output / "bundles"))
-    store = open_store(project, make=True)
-    try:
+    with opened_store(project, create=True) as store:
         checked = validate_import(store, folder, learned, project.config.schema.types)
         if checked.invalid_rows and not skip:
             file = folder / f"{checked.invalid_rows[0].table}.parquet"
@@ -102,8 +98,6 @@ def load(
         new = checked.load(store, folder, project.run)
         _list_rows("left out", checked.invalid_rows)
         say(f"{new:,} new events")
-    finally:
-        store.close()
 
 
 @app.command()
@@ -117,8 +111,9 @@ def backup(
       zhiyin store backup monday.db
     """
     from zhiyin.cli.output import say
+    from zhiyin.cli.project import open_project, opened_store
 
-    with _opened_store(config) as store:
+    with opened_store(open_project(config)) as store:
         say(f"the store is copied to {store.backup(file)}")
 
 
@@ -186,28 +181,25 @@ def drop(
 
     from zhiyin.cli.forget import confirm_removal
     from zhiyin.cli.output import say
-    from zhiyin.cli.project import open_project, open_store
+    from zhiyin.cli.project import open_project, opened_store
     from zhiyin.core.durations import microseconds
 
-    moment = time.time_ns() // 1000 - microseconds(before)
+    oldest = time.time_ns() // 1000 - microseconds(before)
     project = open_project(config)
-    store = open_store(project)
-    try:
+    with opened_store(project) as store:
         if not yes:
-            confirm_removal(f"Remove what is from before {_utc_text(moment)} from {store.address}?")
+            confirm_removal(f"Remove what is from before {_utc_text(oldest)} from {store.address}?")
         n_dropped = {}
-        for what, parts in (
-            ("events", store.drop_events_in_batches(moment)),
-            ("lists", store.drop_lists_in_batches(moment)),
+        for table, batches in (
+            ("events", store.drop_events_in_batches(oldest)),
+            ("lists", store.drop_lists_in_batches(oldest)),
         ):
-            n_dropped[what] = 0
-            with project.run.bar(f"Dropping {what}", None) as advance:
-                for part in parts:
-                    n_dropped[what] += part
-                    advance(part)
+            n_dropped[table] = 0
+            with project.run.bar(f"Dropping {table}", None) as advance:
+                for n_rows in batches:
+                    n_dropped[table] += n_rows
+                    advance(n_rows)
         say(f"{n_dropped['events']:,} events and {n_dropped['lists']:,} lists were dropped")
-    finally:
-        store.close()
 
 
 def _misfit_error(rows: Sequence[InvalidRow], file: Path, remedy: str) -> DataError:
@@ -230,17 +222,6 @@ def _list_rows(outcome: str, rows: Sequence[InvalidRow]) -> None:
         say(f"{outcome}: {row.table} {row.key!r}: {row.reason}")
     if len(rows) > MAX_LISTED_ROWS:
         say(f"{outcome}: {len(rows) - MAX_LISTED_ROWS:,} more rows")
-
-
-@contextmanager
-def _opened_store(config: Path) -> Iterator[Any]:
-    from zhiyin.cli.project import open_project, open_store
-
-    store = open_store(open_project(config))
-    try:
-        yield store
-    finally:
-        store.close()
 
 
 def _utc_text(time: int | None) -> str | None:

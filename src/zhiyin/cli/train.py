@@ -1,4 +1,4 @@
-"""`zhiyin train`: learn from all events, and keep the models."""
+"""`zhiyin train`: fit models on all events and save them."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def train(
 ) -> None:
     """Fit models on all events and save them: those of the files, and those of the service's store where there is one.
 
-    The data doctor has a look first.
+    The findings of the data doctor are printed first.
 
-    Networks keep a checkpoint every two minutes: interrupted, the same command goes on where it stood.
+    Networks write a checkpoint every two minutes: after an interruption the same command continues from it.
 
     With --budget and no model named, a pipeline is made: sources that fit the data are tuned and joined, judged on
     the last days beside what is in use and what is popular, and kept as a version. It is put in use if it is shown to

@@ -26,7 +26,7 @@ def tune(
     threads: Threads = None,
     json: Json = False,
 ) -> None:
-    """Search the hyperparameters of a model. The test part is not looked at.
+    """Search the hyperparameters of a model. The test part is not used.
 
     \b
     Examples:
@@ -73,13 +73,13 @@ def tune(
 
 
 def table_lines(name: str, settings: dict[str, Any]) -> list[str]:
-    """The lines of the settings file that hold these hyperparameters; what is none is left out."""
+    """Lines of the settings file with these hyperparameters; None is left out."""
     written = [f"{key} = {_toml(value)}" for key, value in settings.items() if value is not None]
     return [f"[models.{name}]", *written]
 
 
 def _write_settings(config: Path, name: str, settings: dict[str, Any]) -> None:
-    """Set hyperparameters in the file, line by line: its comments and everything else stay as they are."""
+    """Set hyperparameters in the settings file, line by line; its comments and all else stay as they are."""
     from zhiyin.data.project_config import load_config
 
     old = config.read_text("utf-8")
@@ -99,7 +99,7 @@ def _write_settings(config: Path, name: str, settings: dict[str, Any]) -> None:
                 end += 1
     with whole_file(config) as draft:
         draft.write_text("\n".join(lines) + "\n", "utf-8")
-        load_config(draft)  # what cannot be read does not take the place of what can
+        load_config(draft)  # settings that cannot be read do not replace those that can
 
 
 def _toml(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""`zhiyin versions|promote|rollback|diff`: which trained version is in use, and what differs."""
+"""`zhiyin versions|promote|rollback|diff`: list trained versions, choose the one in use, compare two."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def versions(config: ConfigFile = CONFIG, json: Json = False) -> None:
-    """The versions there are, and which is in use. One whose manifest is damaged is listed with the reason.
+    """List all versions and which is in use. One whose manifest is damaged is listed with the reason.
 
     \b
     Examples:
@@ -25,11 +25,11 @@ def versions(config: ConfigFile = CONFIG, json: Json = False) -> None:
 
     bundles = bundles_of(config)
     try:
-        used = bundles.current_number
+        in_use = bundles.current_number
     except DataError as error:
         say(str(error))
-        used = None
-    rows = [_row(bundles, version, used) for version in bundles.versions()]
+        in_use = None
+    rows = [_row(bundles, version, in_use) for version in bundles.versions()]
     if json:
         print_json(rows)
     elif rows:
@@ -56,7 +56,7 @@ def promote(
 
 
 def rollback(config: ConfigFile = CONFIG) -> None:
-    """Put back in use the version that was in use before.
+    """Put the version that was in use before in use again.
 
     \b
     Examples:
@@ -99,7 +99,7 @@ def diff(
 
 
 def bundles_of(config: Path) -> Bundles:
-    """The versions of a project, beside its models."""
+    """The versions of a project, in the folder of its models."""
     from zhiyin.cli.project import open_project
     from zhiyin.pipeline.bundles import Bundles
 
@@ -107,10 +107,10 @@ def bundles_of(config: Path) -> Bundles:
     return Bundles(project.home / project.config.train.output / "bundles")
 
 
-def _row(bundles: Bundles, version: int, used: int | None) -> dict[str, Any]:
+def _row(bundles: Bundles, version: int, in_use: int | None) -> dict[str, Any]:
     from zhiyin.core.errors import DataError
 
-    row: dict[str, Any] = {"version": version, "in use": "yes" if version == used else ""}
+    row: dict[str, Any] = {"version": version, "in use": "yes" if version == in_use else ""}
     try:
         manifest = bundles.get(version).manifest
         figures = manifest["figures"].items()
