@@ -37,7 +37,7 @@ class ZhiyinError(Exception):
 
 
 class DataError(ZhiyinError):
-    """The events, items or users cannot be read as asked."""
+    """The events, items or users cannot be read."""
 
 
 class ConfigError(ZhiyinError):
@@ -45,11 +45,11 @@ class ConfigError(ZhiyinError):
 
 
 class NotFittedError(ZhiyinError):
-    """A model was asked before it was fitted."""
+    """A model was used before it was fitted."""
 
 
 class UnknownItemError(ZhiyinError):
-    """An item was asked for that the model has never heard of."""
+    """An item was requested that the model does not know."""
 
 
 class MissingExtraError(ZhiyinError):

@@ -76,7 +76,7 @@ def shortened(value: Any) -> str:
 class Param:
     """One hyperparameter: `kind` is int, float, bool, str or duration; `tune` the range a tuner searches.
 
-    A number without a declared upper bound may be at most MOST_WHOLE or MOST_REAL; infinity and NaN are never numbers.
+    A number without a declared upper bound may be at most MAX_INT or MAX_FLOAT; infinity and NaN are never numbers.
     """
 
     name: str

@@ -8,7 +8,7 @@ from zhiyin.core.booleans import BOOLEANS, PAIRS
 
 
 def to_booleans(words: pl.Series) -> pl.Series:
-    """As `to_boolean`, of a column; null where a word is none."""
+    """`to_boolean` of each word of a column; null where a word is no boolean."""
     plain = words.str.strip_chars().str.to_lowercase()
     return plain.replace_strict(BOOLEANS, default=None, return_dtype=pl.Boolean)
 

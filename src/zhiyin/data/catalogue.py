@@ -1,4 +1,4 @@
-"""The catalogue kept beside trained models: what filters, rules and people read, without opening the log again."""
+"""The catalogue that is saved with trained models, for filters, rules and titles; the log is not read again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.data.dataset import Dataset
 
 FOLDER = "catalogue"
-# What columns of categories are called, the likeliest first.
+# Names of category columns, the likeliest first.
 _CATEGORIES = (
     "genres", "genre", "categories", "category", "tags", "topics", "topic", "class", "department", "brand", "authors",
     "seller",
@@ -47,7 +47,7 @@ class Catalogue:
         return CatalogueSchema.of(self.items, self.users) if self.schema is None else self.schema
 
     def save(self, folder: Path) -> None:
-        """Keep it in a folder of models, in the place of an older one; whole or not at all."""
+        """Write it into a folder of models, atomically; an older one is replaced."""
         with whole_folder(folder / FOLDER) as draft:
             for name, frame in (("items", self.items), ("users", self.users)):
                 frame.write_ipc(draft / f"{name}.arrow")
@@ -56,7 +56,7 @@ class Catalogue:
 
     @classmethod
     def load(cls, folder: Path) -> Catalogue | None:
-        """What `save` kept in a folder; None where there is none. Raises DataError for one that is damaged."""
+        """The catalogue that `save` wrote into a folder, None without one. Raises DataError for a damaged one."""
         path = folder / FOLDER
         if not path.is_dir():
             return None

@@ -69,7 +69,7 @@ def kind_of_type(type: str) -> str:
 
 
 def type_of_column(column: pl.Series) -> str | None:
-    """The type of a column of a catalogue; None for one without values, or of what no expression can speak of."""
+    """The type of a column of a catalogue; None for one without values, or of a type that expressions do not have."""
     dtype = column.dtype
     if isinstance(dtype, pl.Array):
         return f"vector({dtype.size})" if dtype.inner.is_numeric() else "texts"
@@ -104,8 +104,8 @@ def convert(value: Any, type: str) -> Any:
 
 
 def first_type(value: Any) -> str | None:
-    """The type of a column whose first value this is; None where it does not say. Raises ValueError for a list of
-    unlike values."""
+    """The type of a column with this first value; None where the value has no type. Raises ValueError for a list of
+    values of several types."""
     if isinstance(value, list):
         kinds = {first_type(part) for part in value if part is not None}
         if not kinds:
@@ -119,7 +119,7 @@ def first_type(value: Any) -> str | None:
 
 
 def is_hidden(columns: Mapping[str, Any]) -> bool:
-    """Whether the columns of an item say that it is not shown. A mark that is neither true nor false hides."""
+    """Whether the columns of an item hide it. A value of `hidden` that is no boolean hides it, too."""
     try:
         return bool(convert(columns.get(HIDDEN), "bool"))
     except ValueError:
@@ -360,7 +360,7 @@ class CatalogueSchema:
 
     @classmethod
     def from_state(cls, state: Any) -> CatalogueSchema:
-        """What `state` came from, or a table such as `[schema]`. Raises ConfigError for what is none."""
+        """The schema from what `state` returned, or from a table such as `[schema]`. Raises ConfigError for others."""
         if not isinstance(state, Mapping):
             raise ConfigError("this is no schema", remedy='write { items = { price = "number" } }')
         tables: dict[str, dict[str, str]] = {}
@@ -378,7 +378,7 @@ class CatalogueSchema:
         return self.items if table == "items" else self.users
 
     def type_of(self, table: str, column: str) -> str | None:
-        """The type of a column; None where it has none yet."""
+        """The type of a column; None where it is not known yet."""
         if table == "items" and column == HIDDEN:
             return "bool"
         return self.of_table(table).get(column)
@@ -409,7 +409,7 @@ class CatalogueSchema:
         return new_types
 
     def first_types(self, table: str, rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-        """As `new_types`, of rows that were stored without types: values that say none are passed over."""
+        """`new_types` of rows that were stored without types; values without a type are skipped."""
         new_types: dict[str, str] = {}
         for row in rows:
             for name, value in row.items():
@@ -424,7 +424,7 @@ class CatalogueSchema:
     def convert(self, table: str, row: Mapping[str, Any]) -> dict[str, Any]:
         """Columns of one item or user as their types have them.
 
-        A column without a type is given null: an empty list says nothing of what is in it. Raises DataError that names
+        A column without a type becomes null: an empty list has no type. Raises DataError that names
         the column, the value and the type where a value does not fit.
         """
         converted: dict[str, Any] = {}

@@ -27,7 +27,7 @@ _SECONDARY_NAMES = {
     "kind": "",
 }
 _SECONDARY_WORDS = {role: set(words.split()) for role, words in _SECONDARY_NAMES.items()}
-# Of these an item or a user is named only with an id beside: "location_id", not "location".
+# These name an item or a user only together with an id: "location_id", not "location".
 _NEED_ID = {"location", "device", "visit", "patient", "student", "job", "channel", "page", "shop", "cust"}
 # Names of a whole that has many items: a track is the item, its artist is not.
 _WHOLES = {"artist", "place", "artname", "channel", "podcast"}
@@ -90,7 +90,7 @@ FOREIGN_WORDS = {
 
 
 def name_score(role: str, name: str) -> float:
-    """How well a column name suits a role: 0 not at all, from 1 on it is named so."""
+    """How well a column name suits a role: 0: not at all; from 1 on, the name is one of the role."""
     if not name.isascii() and re.search(FOREIGN_WORDS[role], name.lower()):
         described = role in ("user", "item") and re.search("名|标题|標題|タイトル|имя|назван", name.lower())
         return 0.5 if described else 2.0 + (role in ("user", "item") and bool(re.search(r"(?i)id|编号|號|号", name)))
@@ -123,7 +123,7 @@ def _is_attribute(parts: list[str]) -> bool:
 
 
 def secondary_score(role: str, name: str) -> float:
-    """As `name_score`, by words that say less; 0 for none."""
+    """`name_score` by secondary words; 0 where the name holds none."""
     parts = words(name)
     stems = {part if part in _SECONDARY_WORDS[role] else part.rstrip("s") for part in parts}
     hits = stems & _SECONDARY_WORDS[role]

@@ -9,8 +9,14 @@ ROLES = ("user", "item", "time", "rating", "kind")
 
 @dataclasses.dataclass(frozen=True)
 class Roles:
-    """Which column of the log plays which role. `item_columns`, `user_columns` describe items and users; `clock`
-    holds the time of day where `time` holds days only."""
+    """Which column of the log plays which role.
+
+    Parameters
+    ----------
+    user, item, time, rating, kind: a column each; None where the log has none.
+    item_columns, user_columns: columns that describe items and users.
+    clock: the time of day where `time` holds days only.
+    """
 
     user: str
     item: str

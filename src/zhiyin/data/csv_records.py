@@ -1,8 +1,7 @@
-"""Where rows stand in a delimited file: its bytes, its records, their line numbers and raw text.
+"""Records of a delimited file: their positions in bytes, line numbers and raw text.
 
-A healthy file is only counted here (`count`), to prove that no row was lost on the way into a frame. The
-records themselves are looked for when a row needs a second look. Quoted fields may hold newlines, so a record
-is not a line.
+A healthy file is only counted (`count`), to verify that no row was lost on the way into a frame. The records are
+located where a row has to be read again or reported. Quoted fields may hold newlines, so a record is not a line.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class Count:
 
 
 def count(content: bytes | mmap.mmap, separator: str, quoted: bool) -> Count:
-    """Count a delimited text without keeping anything."""
+    """Count the records of a delimited text, without storing them."""
     data = np.frombuffer(content, np.uint8)
     if quoted:
         return Count(*map(int, _walk(data, ord(separator), True, *_NOTHING)))
@@ -97,7 +96,7 @@ class Records:
         return self.raw(record).decode("utf-8", errors="replace").strip("\r\n")[:500]
 
     def rewrite(self, records: np.ndarray, change: Callable[[int], bytes] = lambda record: b"") -> bytes:
-        """The content with the given records (ascending) changed; left out unless told otherwise."""
+        """The content with the given records (ascending) replaced by `change`; by default they are removed."""
         parts, begin = [], 0
         for record in map(int, records):
             parts += [self.content[begin : int(self.starts[record])], change(record)]
@@ -174,10 +173,10 @@ def _walk(
     fields: np.ndarray,
     torn: np.ndarray,
 ) -> tuple[int, int, int, int, int]:
-    """One pass over the records; they are written down when there is room for them.
+    """One pass over the records. Their positions are stored where the arrays have room.
 
     A quote opens a field only as its first byte and closes it only before a separator or the end of the line;
-    a doubled one inside stands for itself. A field that breaks this is read again as plain text, and its
+    a doubled one inside is one quote of the text. A field that breaks this is read again as plain text, and its
     record is torn.
     """
     n, at, record, line = len(data), 0, 0, 1

@@ -39,15 +39,16 @@ class Dataset:
         describe them.
     candidates: bool[n_items], the items that may be recommended; an item known only from a later part of a
         split is not one.
-    has_times: whether the log has times; without them `time` is 0 and the order of the log stands for it.
+    has_times: whether the log has times; without them `time` is 0 and the order of the log replaces it.
     roles: which column of the source played which role.
     quarantine: rows set aside while reading: `file`, `line`, `reason`, `raw`.
     notes: what was decided while reading, in sentences to be shown.
     assumed: decisions among them that the source leaves open, as `read(assume=...)` takes them.
-    links: who follows or befriends whom, or None where nobody has said: `user`, `other` (Int32 user codes, a pair once,
-        sorted), `weight` (Float32, above 0). A link goes one way; a friendship is two.
-    schema: what the events mean. position, stored: how much of a store the events are, and which of them are
-        (bool[n_events]); None where no store was read.
+    links: who follows or befriends whom, or None where it is not known: `user`, `other` (Int32 user codes, a pair once,
+        sorted), `weight` (Float32, above 0). A link has a direction; a friendship is two links.
+    schema: the meaning of the events: kinds, weights, accepted times.
+    position: how much of a store was read; None where no store was read.
+    stored: bool[n_events], the events of the store; None where no store was read.
     types: of columns of items and users whose type was declared, or is known from the store; others are learned from
         the frames.
     """
@@ -330,7 +331,7 @@ def _day(us: int) -> str:
 
 
 def sort_order(user: np.ndarray, time: np.ndarray | None, n_users: int) -> np.ndarray | None:
-    """The stable order by (user, time) as int32 or int64 positions; None when the rows stand so already."""
+    """The stable order by (user, time) as int32 or int64 positions; None when the rows are sorted already."""
     if time is None:
         time = np.zeros(0, dtype=np.int64)
     user, time = read_only(user), read_only(time)

@@ -52,7 +52,7 @@ class TextTable(Table):
             "delimited text", compression_of(path), shape.encoding, shape.separator, shape.quoted, shape.header_line
         )
         self.content = detected.content
-        # Polars maps a plain file itself; anything else goes as bytes.
+        # Polars maps a plain file itself; other content is passed as bytes.
         self.is_mapped = detected.is_original and isinstance(raw, mmap.mmap)
         self.quoted = shape.quoted
         self.count: Count | None = None
@@ -69,7 +69,7 @@ class TextTable(Table):
         self.content, self.mended, self._records, self.count = b"", None, None, None
 
     def _refuse_rows(self, records: Records) -> None:
-        """Raise DataError that says why there is no row."""
+        """Raise DataError with the reason why there is no row."""
         full = np.flatnonzero(records.fields > 0)
         full = full[full > self._shape.first_record] if self._shape.has_header else full
         if not len(full):
@@ -151,7 +151,7 @@ class TextTable(Table):
         if not len(text) or use == "text" or (name in self.dialect.text and use in ("any", "id")):
             return pl.String
         if use != "time" and use != "id" and text.str.contains(r"^[+-]?[1-9]\d{0,2}\.\d{3}$").any():
-            return pl.String  # points that may stand before thousands
+            return pl.String  # points that may separate thousands
         if use == "number":
             numbers = text.cast(pl.Float64, strict=False)
             return pl.Float32 if numbers.null_count() <= 0.2 * len(text) else pl.String
@@ -310,7 +310,7 @@ class TextTable(Table):
         return typed
 
     def _is_odd(self, column: pl.Series) -> bool:
-        """Whether a column of numbers has a cell that is none."""
+        """Whether a column of numbers has a cell that is no number."""
         if column.dtype == pl.String:
             return False
         missing = column.is_null()
@@ -356,7 +356,7 @@ class TextTable(Table):
             raise pl.exceptions.ComputeError(f"{rows:,} rows are written, {len(frame):,} were read")
         return frame
 
-    # Where rows stand
+    # Locations of rows
 
     @property
     def records(self) -> Records:

@@ -1,4 +1,4 @@
-"""How a source is written, where its content does not say: what the caller assumes, and what was assumed in reading."""
+"""How a source is written where its content leaves it open: what the caller assumes, and what reading assumed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zhiyin.data.time_zones import is_zone
 
 @dataclasses.dataclass(frozen=True)
 class Dialect:
-    """What the caller says of a source; None where its content decides.
+    """What the caller assumes of a source; None where its content decides.
 
     Parameters
     ----------
@@ -24,8 +24,8 @@ class Dialect:
     decimal: "." or ",", the mark before the fraction of a number.
     day_first: whether 03/04/2024 is 3 April (true) or 4 March (false).
     zone: where times without a zone are from, such as "Europe/Berlin"; left out, they are UTC.
-    missing: words that stand for a missing value.
-    text: columns that stay text although numbers stand in them.
+    missing: words that denote a missing value.
+    text: columns that stay text although they hold numbers.
     """
 
     encoding: str | None = None

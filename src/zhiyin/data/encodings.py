@@ -1,7 +1,7 @@
 """Text of any encoding as UTF-8.
 
-UTF-8 is proved byte by byte. UTF-16 and UTF-32 are known by their mark, or by their zero bytes. What is neither is
-judged by which legacy encoding makes the most ordinary text of the bytes beyond ASCII, and that is said.
+UTF-8 is validated byte by byte. UTF-16 and UTF-32 are detected by their byte order mark or their zero bytes. For other
+text the legacy encoding is chosen under which the bytes beyond ASCII are the most common characters; this is noted.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class Decoded:
 
 
 def to_utf8(content: bytes | mmap.mmap, encoding: str | None = None) -> Decoded:
-    """Content as UTF-8. `encoding`: what it is in, where that is known; else it is judged.
+    """Content as UTF-8. `encoding`: of the content, where it is known; None: it is detected.
 
-    Text beyond ASCII that is UTF-8, or carries a mark, is taken as that whatever `encoding` says: of the files of one
-    reading some are in UTF-8 and some are not. Where some lines are UTF-8 beyond ASCII and some are not, only the
+    Text beyond ASCII that is UTF-8, or carries a mark, is decoded as that, whatever `encoding` is: one reading may
+    have files in UTF-8 and others. Where some lines are UTF-8 beyond ASCII and some are not, only the
     latter are decoded. Raises ConfigError for an encoding that Python does not know, and UnicodeDecodeError for text
     that is not in the encoding named.
     """
@@ -105,7 +105,7 @@ def known_encoding(name: str) -> str:
 
 
 def _marked(content: bytes | mmap.mmap) -> str | None:
-    """The encoding that a byte order mark names, or that zero bytes at every other place betray."""
+    """The encoding by a byte order mark, or by zero bytes at every other position."""
     head = content[:4096]
     for mark, name in _MARKS:
         if head.startswith(mark):
@@ -231,14 +231,14 @@ def _level_1(character: str) -> bool:
 
 
 def _cyrillic(character: str, before: str, after: str) -> bool:
-    """A Russian letter beside another, as one would write it: small letters never right before a capital."""
+    """A Russian letter next to another, no small letter directly before a capital."""
     letter = "\u0410" <= character <= "\u044f" or character in "Ёё"
     alone = not (before > "\x7f" or after > "\x7f")
     return letter and not alone and not (character.islower() and after.isupper())
 
 
 def _western(character: str, before: str, after: str) -> bool:
-    """A letter with an accent, or a typographic mark, that does not stand between others such."""
+    """A letter with an accent, or a typographic mark, not between two others."""
     if character in "’‘“”–—…€£¥©®°•™«»¿¡ºª·½¼²³µ§×":
         return True
     letter = unicodedata.category(character)[0] == "L" and character <= "\u017f"

@@ -15,7 +15,7 @@ from zhiyin.data.key_inference import guess_key
 from zhiyin.data.source_opening import open_table
 from zhiyin.data.table import ColumnPlan, Table, Use, merge
 
-# Key columns of what a log says of its items and users; no column of a source has such a name.
+# Key columns of the details that a log holds on its items and users; no column of a source has such a name.
 KEYS = {"user": "\x00user", "item": "\x00item"}
 
 
@@ -78,7 +78,7 @@ class EntitySource:
         return frame
 
     def _from_log(self, details: list[pl.DataFrame | None]) -> pl.DataFrame | None:
-        """What the log says of them: the last value of each column that is not null."""
+        """The details in the log: the last value of each column that is not null."""
         parts = [part for part in details if part is not None]
         if not parts or not self.log_columns:
             return None

@@ -9,17 +9,17 @@ import numpy as np
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 
-# Users below which no interval is trusted to show anything.
+# Fewest users for a confidence interval.
 MIN_USERS = 30
-# Users looked at first: where enough of them can be judged, the others need not be counted.
+# Users that are counted first: where enough of them can be evaluated, the others need not be counted.
 _SAMPLE = 1_000
 
 
 def relevant_pairs(test: Dataset, shown: Histories, exclude_seen: bool) -> tuple[np.ndarray, np.ndarray, int]:
     """The pairs (user, relevant item) of a test part, sorted by user and item.
 
-    Relevant is an item whose last event there that is worth anything is worth more than nothing (`Histories.matrix`,
-    binary); with `exclude_seen`, only one that is not in the history the user is shown with.
+    An item is relevant if the last of its events with a weight other than 0 has a positive weight (`Histories.matrix`,
+    binary); with `exclude_seen`, only if it is not in the history that the model is given.
 
     Parameters
     ----------
@@ -55,17 +55,16 @@ def count_judged(train: Dataset, test: Dataset, exclude_seen: bool) -> int:
 
 
 def judges_enough_more(before: float, after: float) -> bool:
-    """Whether a cut that judges `after` users is worth taking in place of one that judges `before`: it must be plain
-    that it was not the log that has few users."""
+    """Whether a cut with `after` evaluable users replaces one with `before`: where it has at least twice as many."""
     return after > 0 if before < 1 else after >= max(2 * before, 10)
 
 
 def balanced_cuts(data: Dataset, edges: Sequence[float]) -> list[int]:
-    """The moments before which these shares of what users newly took lie, where every user weighs the same.
+    """The times before which given shares of the users' new items lie, where every user has the same weight.
 
     Only the first event of a pair (user, item) counts, and each user's pairs together count 1. However many events one
     user has, a cut moves by no more than that user's 1; and of the users at least the share behind a cut have a new
-    item after it, but for what happened at one moment. Empty where no event is worth more than nothing.
+    item after it, but for what happened at one moment. Empty where no event has a positive weight.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""EventSchema: what an event means, for all who ask: reading, training, live histories, trending, rankers, rules.
+"""EventSchema: kinds, weights and times of events, the same for reading, training, serving, rankers and rules.
 
     schema = EventSchema.of(["purchase", "view"])            # usual weights: purchase 5, view 1
     schema.weights(["purchase", "purchase"], [None, -1.0])   # float32 [5, -1]: a negative value counts against
@@ -25,14 +25,14 @@ from zhiyin.data.time_policy import TimePolicy
 
 # The kind of an event that names none.
 NO_KIND = "event"
-# What a kind of event is worth unless the caller says otherwise, by name in lower case; a kind not listed is worth 1.
+# Default weights of kinds of events, by name in lower case; other kinds have weight 1.
 KIND_WEIGHTS = {
     "cart": 3.0, "addtocart": 3.0, "add_to_cart": 3.0, "basket": 3.0,
     "like": 3.0, "favorite": 3.0, "favourite": 3.0, "fav": 3.0,
     "buy": 5.0, "purchase": 5.0, "transaction": 5.0, "order": 5.0,
     "dislike": -1.0, "unlike": -1.0, "hide": -1.0, "skip": -1.0, "return": -1.0, "remove_from_cart": -1.0,
 }  # fmt: skip
-# Kinds that are known by name, in lower case: those with a weight of their own, and those that are worth 1.
+# Kinds that are known by name, in lower case: those with a weight of their own, and those of weight 1.
 KNOWN_KINDS = frozenset(KIND_WEIGHTS) | {
     "event", "view", "click", "play", "watch", "read", "listen", "rate", "rating", "review", "visit", "open", "pv",
     "detail", "pageview", "page_view", "search", "impression", "checkin", "check_in", "download", "save",
@@ -46,7 +46,7 @@ _VALUE_NAMES = ("rating", "value")
 
 @dataclasses.dataclass(frozen=True)
 class WeightRule:
-    """Events of a kind (None: of any), or whose value compares so, are worth `weight`. The first match decides."""
+    """The weight of events of a kind (None: of any) whose value fulfils the comparison. The first match decides."""
 
     text: str
     kind: str | None
@@ -65,12 +65,14 @@ class StorePosition:
 
 @dataclasses.dataclass(frozen=True)
 class EventSchema:
-    """Kinds of events, what events are worth, and which times are accepted.
+    """Kinds of events, their weights, and the times that are accepted.
 
     Parameters
     ----------
-    kinds: names of the kinds by code. rules: in order, the first that matches an event decides its weight.
-    usual: weight by kind, in lower case, of an event that no rule matches; unlisted: of one of another kind.
+    kinds: names of the kinds by code.
+    rules: in order; the first that matches an event decides its weight.
+    usual: weight by kind, in lower case, of an event that no rule matches.
+    unlisted: weight of an event that no rule matches, of a kind that `usual` does not list.
     value: the column of the source that the value of an event came from; None where there was none.
     times: which times are accepted.
     """
@@ -102,12 +104,12 @@ class EventSchema:
         negative = WeightRule("value < 0", None, "<", 0.0, -1.0)
         return cls(tuple(kinds), (negative,), dict(KIND_WEIGHTS), 1.0, value)
 
-    # -- what an event is worth -------------------------------------------------------------------------------------
+    # -- weights -------------------------------------------------------------------------------------
 
     def weights(
         self, kinds: pl.Series | Sequence[str] | None, values: pl.Series | Sequence[float | None] | None, n: int = -1
     ) -> np.ndarray:
-        """float32[n]: what n events are worth.
+        """float32[n]: the weights of n events.
 
         kinds: names; None: all of NO_KIND. values: null or NaN where an event has none; None: none has one.
         n: needed only where both are None.
@@ -183,7 +185,8 @@ def parse_weights(
 ) -> list[WeightRule]:
     """Rules such as {"view": 1, "purchase": 5, "rating >= 4": 1, "play > 30": 2} in the order written.
 
-    Before a comparison stands a kind, or "rating", "value" or the value column's own name for events of any kind.
+    The name before a comparison is a kind, or "rating", "value" or the value column's own name for events of any kind.
+
     known: whether the kinds and the column of the log are known. Where not, a name alone is a kind, and a name before
     a comparison that is no kind is the column.
 

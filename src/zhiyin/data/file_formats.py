@@ -1,6 +1,6 @@
-"""What a file is, told by its first bytes and not by its name, and its content unpacked within limits.
+"""The format of a file by its first bytes, not by its name, and its content, decompressed within limits.
 
-gzip, zstd, bzip2, xz and zip are unpacked into memory. A file of which nothing is known is text. The limits keep a
+gzip, zstd, bzip2, xz and zip are unpacked into memory. A file of no known format is text. The limits keep a
 small hostile file from taking all memory: a text log packs to about a tenth, a bomb to a thousandth.
 """
 

@@ -87,7 +87,7 @@ class FrameTable(Table):
         return text.set(text == "", None) if (text == "").any() else text
 
     def _numbers(self, column: pl.Series, bad: dict[int, str]) -> pl.Series:
-        """Numbers; what is none is bad, infinities too."""
+        """Numbers; other cells and infinities are bad."""
         dtype = column.dtype
         if dtype == pl.Duration:
             return column.dt.total_microseconds() / 1e6
@@ -148,7 +148,7 @@ class ParquetTable(FrameTable):
         """Nothing is held."""
 
     def _scan(self) -> pl.LazyFrame:
-        """The file, with the columns that folders around it such as "day=2024-01-31" stand for."""
+        """The file, with the partition columns of its folders, such as "day=2024-01-31"."""
         return pl.scan_parquet(self.path, glob=False, hive_partitioning=bool(partition_keys(self.path)))
 
     def _columns(self, names: list[str]) -> pl.DataFrame:
@@ -159,7 +159,7 @@ class ParquetTable(FrameTable):
 
 
 def partition_keys(path: Any) -> list[str]:
-    """Columns that the names of the folders around a file stand for: "day" of ".../day=2024-01-31/part-0.parquet"."""
+    """Partition columns in the names of the folders of a file: "day" of ".../day=2024-01-31/part-0.parquet"."""
     parts = Path(path).parts[:-1]
     return [part.partition("=")[0] for part in parts if re.fullmatch(r"[A-Za-z_]\w*=.+", part)]
 

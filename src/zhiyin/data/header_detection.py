@@ -1,4 +1,4 @@
-"""The first lines of a delimited text: its separator, what stands above the header, the names of its columns."""
+"""The first lines of a delimited text: its separator, the lines above the header, the names of its columns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zhiyin.data.dialect import Findings
 
 _SEPARATORS = ("::", "\t", ",", ";", "|", "\x01", "~", "^", "，", " ")
 _RARE = ("\x01", "~", "^", "，", " ")  # only where the others do not cut the lines
-_PREAMBLE = 20  # lines that may stand above a header
+_PREAMBLE = 20  # lines above a header, at most
 _SEP_LINE = re.compile(r'^\ufeff?"?sep=(.|\\t)"?\s*$', re.IGNORECASE)
 
 
@@ -22,7 +22,7 @@ class Header:
 
     Parameters
     ----------
-    above: how many of the first rows stand above the header and are no events.
+    above: number of rows above the header, which are no events.
     present: whether the row after them is a header.
     names: of the columns, each once.
     """
@@ -74,8 +74,8 @@ def find_header(rows: list[list[str]], width: int, findings: Findings, header_ro
 
     Parameters
     ----------
-    width: how many cells rows mostly have.
-    given: the row that is the header, from 0, or -1 where there is none; None where that is to be judged.
+    width: the most common number of cells in a row.
+    header_row: the header, from 0; -1: there is none; None: it is detected.
     """
     above = _rows_above(rows, width) if header_row is None else max(header_row, 0)
     present = header_row >= 0 if header_row is not None else is_header(rows[above], rows[above + 1 : above + 50])
@@ -93,7 +93,7 @@ def find_header(rows: list[list[str]], width: int, findings: Findings, header_ro
 
 
 def _rows_above(rows: list[list[str]], width: int) -> int:
-    """How many rows stand above the header: a title, comments, blank cells."""
+    """Number of rows above the header: a title, comments, blank cells."""
     if width < 2:
         return 0
     above = 0
@@ -147,7 +147,7 @@ def _is_numbered(row: list[str]) -> bool:
 
 
 def _numbers_name_columns(rows: list[list[str]], findings: Findings) -> bool:
-    """Whether a first row of 0, 1, 2 is a header: where what stands below is of another kind."""
+    """Whether a first row of 0, 1, 2 is a header: where the cells below it are of another kind."""
     first, below = rows[0], [row for row in rows[1:50] if len(row) == len(rows[0])]
     if not below:
         return False

@@ -35,12 +35,12 @@ class Histories:
     ----------
     offsets: int64[n + 1]; history r is events offsets[r]:offsets[r + 1], oldest first.
     items: int32[m], item codes.
-    weights: float32[m], what each event is worth (negative: a dislike; 0: seen, no signal).
+    weights: float32[m], weight of each event (negative: a dislike; 0: seen, no signal).
     times: int64[m], microseconds UTC; zeros where the log has no times.
     kinds: uint8[m], codes of the event kinds.
     values: float32[m], ratings or quantities; NaN where none.
     now: int64[n], the moment each recommendation is for.
-    users: int32[n], user codes, -1 for strangers. Models use them for seeding only, never as knowledge;
+    users: int32[n], user codes, -1 for unknown users. Models use them for seeding only, never as knowledge;
         a user's links are the one exception (`models.social`), being known of the user and not in the history.
     features: optional frame of n rows, the users' own columns.
     """
@@ -65,7 +65,7 @@ class Histories:
 
     @functools.cached_property
     def positives(self) -> np.ndarray:
-        """int64[n], events of each history that are worth more than nothing."""
+        """int64[n], events of each history with a positive weight."""
         if len(self) == 1:
             return np.array([np.count_nonzero(self.weights > 0)], dtype=np.int64)
         total = np.concatenate([[0], np.cumsum(self.weights > 0)])
@@ -163,12 +163,12 @@ class Histories:
             yield start, self.rows(start, min(start + size, len(self)))
 
     def matrix(self, n_items: int, how: str = "binary") -> sparse.csr_matrix:
-        """CSR float32[n, n_items], columns ascending, of what each history is for.
+        """CSR float32[n, n_items], columns ascending, of the items that each history is in favour of.
 
-        "binary" gives ones and "count" the number of events worth more than nothing, both for the items whose last
-        event that is worth anything (a weight other than 0) is worth more than nothing: a later dislike takes an item
-        out, a later view takes it in again. "weight" gives the summed weights, where they are above 0: a dislike
-        counts against what was before and what comes after.
+        - "binary": 1 for the items whose last event with a weight other than 0 has a positive weight: a later dislike
+          removes an item, a later view adds it again.
+        - "count": for the same items, the number of events with a positive weight.
+        - "weight": the summed weights where they are above 0: a dislike reduces what is before and after it.
         """
         if how not in HOW:
             raise DataError(f"matrix(how={how!r}) is not known", remedy="one of binary, weight, count")
@@ -194,8 +194,8 @@ class Histories:
         return total
 
     def _is_positive(self, owner: np.ndarray, n_items: int) -> np.ndarray:
-        """bool[m]: whether an event is worth more than nothing and no dislike of the same item is its history's last
-        word on it. owner: int64[m], the history of each event."""
+        """bool[m]: whether an event has a positive weight, and the last weighted event of its item and history is no
+        dislike. owner: int64[m], the history of each event."""
         is_positive = self.weights > 0
         disliked = np.flatnonzero(self.weights < 0)
         if not len(disliked):

@@ -18,7 +18,7 @@ from zhiyin.core.errors import DataError
 
 # A direct table beats a hash when the ids are whole numbers that lie close together.
 _TABLE_LIMIT = 64_000_000
-# So few ids are a request's, for which a frame would cost more; so few texts are looked up one by one.
+# Most ids that are looked up without a frame, as those of a request; most texts that are looked up one by one.
 _MAX_SCALAR_IDS, _MAX_SINGLE_TEXTS = 1_000, 32
 
 
@@ -141,7 +141,7 @@ class Ids:
     def __init__(self, values: pl.Series) -> None:
         self.values = values
         self._numbers = values.to_numpy() if values.dtype == pl.Int64 and not values.null_count() else None
-        # Type of the ids where they are of one that is looked up as it is.
+        # Python type of the ids where these are looked up without conversion.
         kinds: dict[Any, type] = {pl.String: str, pl.Int64: int}
         self._type = kinds.get(values.dtype.base_type())
 
@@ -169,9 +169,9 @@ class Ids:
     def encode(self, raw: Any) -> np.ndarray:
         """Codes of raw ids (one or several, see `id_list`) as int32[n], -1 where unknown.
 
-        "42" and 42.0 find the number 42, and 42 the text; "042", "+42" and full-width digits are other ids. Texts are
-        compared code point by code point: no Unicode normalisation is applied. What an id finds does not depend on the
-        ids beside it.
+        "42" and 42.0 match the number 42, and 42 the text; "042", "+42" and full-width digits are other ids. Texts are
+        compared code point by code point: no Unicode normalisation is applied. The code of an id does not depend on the
+        other ids.
         """
         if isinstance(raw, list) and 0 < len(raw) <= _MAX_SCALAR_IDS and len(self) and self._plain(raw):
             if self._numbers is not None:

@@ -63,7 +63,7 @@ class JsonTable(FrameTable):
             )  # fmt: skip
 
     def _flattened(self, content: bytes | mmap.mmap) -> bytes:
-        """The objects of an array, or of a file of objects over several lines, one a line, each where it stood."""
+        """The objects of an array, or of a file of objects over several lines, one a line, each at its position."""
         out = np.frombuffer(content, np.uint8).copy()
         if _flatten(out) != 0:
             raise DataError(
@@ -99,7 +99,7 @@ class JsonTable(FrameTable):
         return pl.read_ndjson(opened(), infer_schema_length=None, schema_overrides=overrides)
 
     def _line_by_line(self) -> pl.DataFrame:
-        """Second look at a file that Polars does not read as it stands."""
+        """Read a file that Polars cannot read, line by line."""
         lines = self._lines()
         objects = [_object(line) for line in lines]
         self.bad_lines = [at for at, (line, record) in enumerate(zip(lines, objects)) if line and record is None]
@@ -147,7 +147,7 @@ class JsonTable(FrameTable):
 
 
 def _first_byte(content: bytes | mmap.mmap) -> int:
-    """Where the first byte stands that is no white space; -1 for none."""
+    """Position of the first byte that is no white space; -1 for none."""
     for begin in range(0, len(content), 1 << 16):
         block = content[begin : begin + (1 << 16)]
         stripped = block.lstrip()
@@ -206,7 +206,7 @@ def _balanced(line: bytes) -> bool:
 
 @kernel
 def _deepest(data: np.ndarray, lines: bool) -> tuple[int, int, int]:
-    """The deepest level, the line it is on, and the level at the end. `lines`: every line begins anew."""
+    """The deepest level, the line it is on, and the level at the end. `lines`: the level is 0 again in every line."""
     depth = deepest = at = 0
     line, where, quoted = 1, 1, False
     while at < len(data):

@@ -21,7 +21,7 @@ _WEIGHT_WORDS = {"weight", "strength", "tie", "trust", "closeness", "count", "me
 def guess_links(sample: pl.DataFrame, given: dict[str, str | None], source: str = "") -> dict[str, str]:
     """Who (`user`), whom (`other`) and, where there is one, how much (`weight`): the columns of a table of links.
 
-    Names decide; without a known name the first two columns are who and whom. `given` are roles the caller is sure of.
+    Names decide; without a known name the first two columns are who and whom. `given`: columns that the caller names.
     Raises DataError when there are not two columns.
     """
     roles = {role: column for role, column in given.items() if column}

@@ -88,7 +88,7 @@ def plan_read(
 
     has_store: whether the events of a store are read too; then `source` may be None.
 
-    Raises DataError for a source that cannot be opened, and where its columns cannot be told or are missing.
+    Raises DataError for a source that cannot be opened, and where its columns cannot be inferred or are missing.
     """
     dialect, findings = Dialect.of(assume), Findings()
     given = {role: value for role, value in dict(columns or {}).items() if value}

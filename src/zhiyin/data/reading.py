@@ -34,23 +34,23 @@ def read(
     types: CatalogueSchema | None = None,
     run: Run | None = None,
 ) -> Dataset:
-    """Read an event log, and what is known of items and users.
+    """Read an event log, and the descriptions of items and users.
 
     Parameters
     ----------
-    source: a file (CSV, TSV, "::"-separated, Parquet, Arrow, JSON; plain, gzip, zstd, bzip2, xz or zip: told by its
+    source: a file (CSV, TSV, "::"-separated, Parquet, Arrow, JSON; plain, gzip, zstd, bzip2, xz or zip: detected by its
         content, not its name), a folder or list of them, a Polars or pandas frame, a database address with `query`
         ("postgresql://...", "sqlite:///shop.db"), or a mapping from event kind to any of these:
         {"view": "views.tsv", "buy": "buys.tsv"}.
-    items, users: the same, for the catalogue and the users. In a folder they are found by themselves, as are links.
+    items, users: the same, for the catalogue and the users. In a folder they are detected, as are links.
     links: the same, for who follows or befriends whom: two columns of user ids, and optionally a weight above 0. A link
-        goes one way; users whom only a link knows become users without events.
+        has a direction; users that only links name become users without events.
     columns: roles that need no guessing: {"user": "who", "item": "what", "time": "at", "rating": "stars",
         "kind": "action", "item_columns": [...], "user_columns": [...]}; `item_id` and `user_id` name the key
         columns of the items and users tables, `link_user`, `link_other` and `link_weight` the columns of the links.
-    weights: what events are worth: {"view": 1, "purchase": 5, "rating >= 4": 1, "dislike": -1}; the first
+    weights: of events: {"view": 1, "purchase": 5, "rating >= 4": 1, "dislike": -1}; the first
         rule that matches decides, an event that matches none is kept with weight 0. Without rules every event
-        is worth 1, known kinds their usual weight, and a negative rating or quantity -1. An event that names no kind
+        has weight 1, known kinds their usual weight, and a negative rating or quantity -1. An event that names no kind
         is of the kind "event".
     query_limit: seconds and rows that the query may take; left out, ten minutes and 100 million rows.
     strict: raise DataError at the first bad row instead of setting bad rows aside in `Dataset.quarantine`.
@@ -60,8 +60,8 @@ def read(
         it are set aside; a time less far ahead is taken as this moment.
     types: declared types of columns of items and users; what does not fit one is null there.
     assume: what the content of a source leaves open: {"day_first": True, "decimal": ",", "encoding": "gb18030",
-        "separator": ";", "header": 3, "missing": ["-"], "text": ["zip"]}; see `Dialect`. What was assumed otherwise
-        stands in `Dataset.assumed`.
+        "separator": ";", "header": 3, "missing": ["-"], "text": ["zip"]}; see `Dialect`. What reading assumed
+        is in `Dataset.assumed`.
 
     >>> read(pl.DataFrame({"user": ["a", "a"], "item": ["x", "y"]})).n_events
     2

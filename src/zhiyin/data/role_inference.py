@@ -26,7 +26,7 @@ from zhiyin.data.event_schema import KNOWN_KINDS
 from zhiyin.data.time_of_day import read_clock
 from zhiyin.data.timestamps import looks_like_times, to_microseconds
 
-# Columns that say of each row whether something happened.
+# Names of columns of outcomes: whether something happened in a row.
 _OUTCOMES = {"click", "clicked", "label", "like", "liked", "purchased", "converted", "conversion"}
 
 
@@ -115,8 +115,8 @@ def _prefer_clock(sample: pl.DataFrame, free: list[str], roles: dict[str, str]) 
 
 
 def _clock_column(sample: pl.DataFrame, free: list[str], roles: dict[str, str]) -> str | None:
-    """The column that holds the time of day of the events where the times are whole days: "time" beside "date",
-    "InvoiceTime" beside "InvoiceDate"."""
+    """The column that holds the time of day of the events where the times are whole days: "time" with "date",
+    "InvoiceTime" with "InvoiceDate"."""
     if _has_clock(sample[roles["time"]]):
         return None
     days = _without_time_words(roles["time"])
@@ -129,7 +129,7 @@ def _clock_column(sample: pl.DataFrame, free: list[str], roles: dict[str, str]) 
 
 
 def _without_time_words(name: str) -> tuple[str, ...]:
-    """What a name says besides that it is of a day, a time or an hour."""
+    """The words of a name that do not name a day, a time or an hour."""
     foreign = re.sub(FOREIGN_WORDS["time"], "", name.lower())
     plain = words(name) if name.isascii() else [foreign] if foreign else []
     return tuple(word for word in plain if word not in ROLE_WORDS["time"] | {"hour", "clock", "of", "the"})
@@ -224,7 +224,7 @@ def ignored(sample: pl.DataFrame, roles: Roles) -> list[str]:
 
 
 def _is_outcome(column: pl.Series) -> bool:
-    """Whether a column says of each row whether something happened, and of some that it did not: clicks and labels."""
+    """Whether a column of outcomes, such as clicks and labels, holds both 0 and 1."""
     if not _OUTCOMES & set(words(column.name)) or not (column.dtype.is_numeric() or column.dtype == pl.Boolean):
         return False
     return set(column.drop_nulls().cast(pl.Float64).unique()) == {0.0, 1.0}
@@ -235,9 +235,9 @@ def _is_blank(column: pl.Series) -> bool:
 
 
 def _guess_by_contents(sample: pl.DataFrame, free: list[str], roles: dict[str, str]) -> None:
-    """Roles of columns whose names say nothing: a file without a header, for instance."""
+    """Roles of columns without telling names, as in a file without a header."""
     unnamed = [name for name in free if re.fullmatch(r"column_\d+|_?\d+", name)]
-    if len(unnamed) < len(sample.columns):  # beside columns with names, one that counts the rows is an index
+    if len(unnamed) < len(sample.columns):  # among columns with names, one that counts the rows is an index
         unnamed = [name for name in unnamed if not _counts_rows(sample[name])]
     if "time" not in roles:
         for name in unnamed:

@@ -21,7 +21,7 @@ _USERS = re.compile(r"user|customer|member", re.IGNORECASE)
 _LINKS = re.compile(r"friend|follow|link|social|trust|knows", re.IGNORECASE)
 
 
-# What programs write beside tables, and what reading itself leaves there.
+# Files that programs write next to tables, and the file that `zhiyin check` writes.
 _NO_DATA = re.compile(r"readme|licen[cs]e|\.|quarantine\.csv$", re.IGNORECASE)
 
 
@@ -45,8 +45,8 @@ class Sources:
 
 
 def data_files(folder: Path) -> list[Path]:
-    """Files of a folder that hold tables, sorted by name; where it has none, those of the folders below it, as data
-    that is partitioned by day stands."""
+    """Files of a folder that hold tables, sorted by name; where it has none, those of the folders below it, as in data
+    that is partitioned by day."""
     own = sorted(path for path in folder.iterdir() if _holds_a_table(path))
     return own or sorted(
         path for path in folder.glob("*/**/*") if _holds_a_table(path) and not _is_hidden(path, folder)

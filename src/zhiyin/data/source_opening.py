@@ -1,4 +1,4 @@
-"""The table behind a path, a frame or a query, told by its content."""
+"""The table of a path, a frame or a query, by the format of its content."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Splits of a log into what a model may learn from and what it is judged by.
+"""Splits of a log into a training and a test part.
 
-All parts keep the codes of the whole log. Items that only the test part knows are no candidates: a model
-cannot have heard of them, and their test events count as misses.
+All parts keep the codes of the whole log. Items that are in the test part alone are no candidates: a model
+cannot know them, and their test events count as misses.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ KINDS = ("time", "last", "ratio", "cold-users", "cold-items", "rolling")
 class Split:
     """A pair (train, test), which unpacks as one, with the protocol in words.
 
-    `warnings` say what a reader of the figures must know. `fold_in` holds what a model is shown of each user
-    when it is asked: the train history, but in a cold-users split the first half of the held-out users' own.
+    `warnings`: limits of the figures, in sentences. `fold_in`: the events that a model is given of each user when it
+    recommends: the train history, but in a cold-users split the first half of the history of held-out users.
     """
 
     train: Dataset
@@ -44,7 +44,7 @@ class Split:
 
     @property
     def fold_in(self) -> Dataset:
-        """The events a model sees of each user when it is asked."""
+        """The events that a model is given of each user when it recommends."""
         return self.shown if self.shown is not None else self.train
 
 
@@ -67,7 +67,7 @@ def split(
         events of a random share of items.
         "auto": "time"; "ratio" where there are no times, or where most of the users a time split would judge have
         no event before it; "time" with an earlier cut where the test part could judge too few users, as in
-        `time_split`. `warnings` says so.
+        `time_split`. `warnings` names the reason.
     test: a duration ("7d") or share (0.2) of the log for "time"; a share for the others. Default: the last
         20 % of events for "time", 0.2 for the others.
     exclude_seen: whether "auto" counts as judged only users with an item in the test part that is new to them, as
@@ -92,7 +92,7 @@ def split(
 
 
 def _auto(data: Dataset, test: str | float | None, run: Run | None, exclude_seen: bool) -> Split:
-    """By time where that judges users the train part knows; else by ratio, and it says why."""
+    """By time where most test users are in the train part; else by ratio, with the reason in `warnings`."""
     share = test if _is_number(test) else None
     if not data.has_times:
         return split(data, "ratio", test=share, run=run)
@@ -118,11 +118,11 @@ def _auto(data: Dataset, test: str | float | None, run: Run | None, exclude_seen
 
 
 def time_split(data: Dataset, test: str | float | None, exclude_seen: bool) -> Split:
-    """A split by time, with an earlier cut where the one asked for leaves too few users to be judged.
+    """A split by time, with an earlier cut where the requested one leaves too few users to evaluate.
 
     A share of the events is no share of the users: one user who reloads one page may fill it. Where fewer than
     `MIN_USERS` can be judged (of a duration, nobody) and `balanced_cuts` makes it many more (`judges_enough_more`),
-    that is the cut, and `warnings` says so.
+    that is the cut, and `warnings` names it.
 
     Parameters
     ----------
@@ -216,7 +216,8 @@ def rolling(data: Dataset, edges: Sequence[float], run: Run | None = None, *, ba
 
 
 def _window_starts(data: Dataset, rng: np.random.Generator) -> np.ndarray:
-    """float64[n_events]: where each event stands in a random order of its user's, evenly from 0 to 1; the first at 0.
+    """float64[n_events]: the position of each event in a random order of its user's events, evenly from 0 to 1, the
+    first at 0.
 
     The order is moved by a random part of a step for each user, so that a share of few events is rounded up as often as
     is fair.

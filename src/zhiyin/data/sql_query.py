@@ -23,7 +23,7 @@ _STEPS = 20_000  # instructions of SQLite between two looks at the clock
 
 @dataclasses.dataclass
 class QueryLimit:
-    """What one query may take; its clock starts when it is made.
+    """Limits of one query; its time starts when this is constructed.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class QueryLimit:
         return time.monotonic() - self.begun > self.seconds
 
     def check(self, rows: int, name: str) -> None:
-        """Raise DataError where an answer of so many rows, so late, is more than a query may take."""
+        """Raise DataError where an answer exceeds the limit of rows or of time. rows: received so far."""
         if rows > self.rows:
             raise DataError(
                 f"the answer has more than {self.rows:,} rows", file=name,

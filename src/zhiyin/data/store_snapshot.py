@@ -1,7 +1,7 @@
-"""What a service has heard, joined with what the files say, so that both are learned as one log.
+"""The content of a service's store, merged with that of the files, so that models are trained on one log.
 
-Events of both are learned; one that stands in a file and was heard too counts once. Columns that were heard are laid
-over those of the files. Who asked to be forgotten is not learned from files that are older than that.
+An event that is in the store and in a file counts once. Columns of the store overlay those of the files. Users who were
+forgotten are removed from events that are older than that.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class JsonColumns:
         return JsonColumns(self.ids.filter(mask), self.texts.filter(mask))
 
     def parts(self) -> Iterator[tuple[pl.Series, list[dict[str, Any]]]]:
-        """Ids and columns, some at a time; a text that is no object says nothing."""
+        """Ids and columns in chunks; a text that is no JSON object has no columns."""
         for start in range(0, len(self), ROWS_PER_CHUNK):
             rows = [_object(text) for text in self.texts[start : start + ROWS_PER_CHUNK]]
             yield self.ids[start : start + ROWS_PER_CHUNK], rows
@@ -57,7 +57,7 @@ class JsonColumns:
         return types
 
     def columns(self, table: str, schema: CatalogueSchema) -> Columns:
-        """Columns by their types; `hidden` is none of them. What does not fit is null, and counts as not heard."""
+        """Columns by their types, without `hidden`. A value that does not fit is null, and not present."""
         parts = [(pl.DataFrame({"id": self.ids[:0]}), pl.DataFrame())]
         for ids, rows in self.parts():
             values, wrong = schema.frame(table, rows)
@@ -86,9 +86,9 @@ class Columns:
 
     Parameters
     ----------
-    values: frame with `id` (text, unique) and a column for each name that was heard.
-    said: bool frame of the same rows and columns (without `id`): whether the column was heard of that row. What was
-        heard as null is null; what was not heard is as the files say.
+    values: frame with `id` (text, unique) and a column for each name in the store.
+    present: bool frame of the same rows and columns (without `id`): whether the store has the column for that row. A
+        null that is present is null; values that are not present are those of the files.
     """
 
     values: pl.DataFrame
@@ -100,17 +100,18 @@ class Columns:
 
 @dataclasses.dataclass(frozen=True)
 class StoreSnapshot:
-    """What a store holds.
+    """The content of a store at one moment.
 
     Parameters
     ----------
     events: `user`, `item` (texts or categories), `time` (Int64 microseconds UTC), `kind` (text or category), `value`
-        (float, null where none), in the order they came.
-    items, users: newest columns. first, declared: types of columns, as first writes decided and as was declared.
+        (float, null where none), in the order of their sequence numbers.
+    items, users: newest columns.
+    first, declared: types of columns, by the first write and as declared.
     hidden: text ids of items that are not to be shown: deleted, or with `hidden` true.
     forgotten: when each of these users (texts) was forgotten last, int64 microseconds UTC, 0: never. None: nobody was.
-    late: which of these users (texts) were forgotten, once more or not, while the store was read, bool: they may stand
-        in `events` and are left out. Told by what the store counts, not by a clock. None: nobody was.
+    late: which of these users (texts) were forgotten, once more or not, while the store was read, bool: they may be
+        in `events` and are removed. Detected by a counter of the store, not by a clock. None: nobody was.
     position: how much of the store `events` are: all up to a sequence number. None: they are of no store.
     quarantine: events of the store that are set aside, as `Dataset.quarantine` has them.
     """
@@ -142,10 +143,16 @@ class FileData:
 def merge_snapshot(
     files: FileData, snapshot: StoreSnapshot, declared: CatalogueSchema | None = None
 ) -> tuple[FileData, pl.Series, CatalogueSchema, list[str]]:
-    """The files and what was heard as one; the hidden items as ids of that whole; the types of all columns; what was
-    decided, in sentences.
+    """Merge files and store.
 
-    `files.events` may be empty: then what was heard is all there is. declared: types that the settings name.
+    Parameters
+    ----------
+    files: their `events` may be empty: then all events are of the store.
+    declared: types that the settings name.
+
+    Returns
+    -------
+    The merged data, the ids of the hidden items, the types of all columns, and notes on what was decided.
     """
     notes: list[str] = []
     types = CatalogueSchema.of(files.items, files.users)
@@ -176,7 +183,7 @@ def merge_snapshot(
 
 
 def _forget(files: FileData, snapshot: StoreSnapshot, notes: list[str]) -> tuple[FileData, StoreSnapshot]:
-    """Both without those who were forgotten. What was heard of them since stays."""
+    """Both without the users who were forgotten. Their later events in the store stay."""
     if snapshot.forgotten is None:
         return files, snapshot
     columns = [files.events["user"], *_ids(files.users), *_link_ids(files.links), snapshot.events["user"]]
@@ -225,7 +232,7 @@ def _link_ids(links: pl.DataFrame | None) -> list[pl.Series]:
 
 
 def _id_type(events: pl.Series, described: pl.Series, files: list[pl.Series]) -> pl.DataType:
-    """The type of ids that were heard: whole numbers where those of the files are and all of them can be."""
+    """The type of the ids of the store: integers where those of the files are integers and all of them can be."""
     file_ids = [column for column in files if len(column)]
     if not file_ids or not all(column.dtype.is_integer() for column in file_ids):
         return pl.String()
@@ -264,7 +271,7 @@ def _concat_events(files: pl.DataFrame, new: pl.DataFrame, notes: list[str]) -> 
 
 
 def _without_duplicates(files: pl.DataFrame, new: pl.DataFrame, notes: list[str]) -> pl.DataFrame:
-    """What was heard and does not stand in the files."""
+    """The events of the store that are not in the files."""
     first, last = new["time"].min(), new["time"].max()
     near = files.lazy().filter(pl.col("time").is_between(first, last))
     kind = pl.col("kind") if "kind" in files.columns else pl.lit(NO_KIND)
@@ -305,7 +312,7 @@ def _overlay(files: pl.DataFrame | None, overlay: Columns, dtype: pl.DataType) -
 
 
 def _common_type(below: pl.Series, top: pl.Series) -> tuple[pl.Series, pl.Series]:
-    """Two columns of one name and type as one Polars type: that of the files where it holds what was heard."""
+    """Two columns of one name and type as one Polars type: that of the files where it holds the values of the store."""
     bottom_type, top_type = below.dtype, top.dtype
     if bottom_type == top_type:
         return below, top

@@ -19,10 +19,10 @@ class Times:
     Parameters
     ----------
     times: Int64 microseconds UTC, null where a value is missing or no time.
-    open_order: what is to be said where days and months of the column may be either; empty where they are not.
-    day_first: the order that was read, where days and months are written as numbers below each other; else None.
+    open_order: the message where the order of days and months is ambiguous; else empty.
+    day_first: the order that was read, where dates are written as three numbers; else None.
     notes: what else was decided.
-    mixed_orders: rows of a date whose day must be first and of one whose month must be, where the column has both.
+    mixed_orders: a row whose day must be first and a row whose month must be, where the column has both.
     """
 
     times: pl.Series

@@ -32,7 +32,7 @@ class TimePolicy:
     ahead: int = UNITS["d"]
 
     def latest(self, now: int) -> int:
-        """The latest time accepted when the clock says `now`."""
+        """The latest time that is accepted at `now`."""
         return now + self.ahead
 
     def accepts(self, moment: int, now: int) -> bool:

@@ -166,10 +166,12 @@ _REWRITES: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
 
 
 def _day_order(text: pl.Series, day_first: bool | None) -> tuple[bool | None, str, tuple[int, int] | None]:
-    """Whether the day comes first in dates such as 03/04/2024, by the whole column, and what to say where it is open.
-    Where both orders occur, also a row of each, the day first one first.
+    """Whether the day comes first in dates such as 03/04/2024, by the whole column.
 
-    A two-digit year first, as in 23/11/22, is no order of days and months: None.
+    Returns
+    -------
+    The order, None where a two-digit year is first, as in 23/11/22; the message where it is ambiguous; where both
+    orders occur, a row with the day first and one with the month first.
     """
     parts = text.str.extract_groups(_NUMERIC_DATE).struct.unnest().with_row_index("row").drop_nulls()
     row, first, mark, second, last = (parts.to_series(at) for at in range(5))

@@ -1,9 +1,8 @@
 """Times of any spelling into int64 microseconds since 1970, UTC.
 
-Numbers are told by their size: seconds to nanoseconds, or a day written as 20231122. Texts are parsed by the format
-that reads most of a sample from all over the column; what it leaves is given to further formats, so that days among
-moments are read too. Whether the day or the month comes first is judged by the whole column, and said where it stays
-open.
+The unit of numbers is inferred from their size: seconds to nanoseconds, or days written as 20231122. Texts are parsed
+by the format that reads most of a sample from all over the column; further formats read the rest, such as dates without
+a time of day. The order of days and months is inferred from the whole column; where it is ambiguous, a message says so.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _JSON_DATE = r"^/?Date\((\d+)(?:[+-]\d{4})?\)/?$"
 def looks_like_times(column: pl.Series, named: bool = False) -> bool:
     """Whether a column, or a sample of one, holds times: moments, numbers of a unit, days as numbers, texts.
 
-    named: its name says that it does; then days counted as spreadsheets do are times too.
+    named: whether its name is one of times; then days as spreadsheets count them are times, too.
     """
     seen = column.drop_nulls()
     if column.dtype in (pl.Date, pl.Datetime):

@@ -1,8 +1,7 @@
 """Types of columns of text, inferred from all of their cells.
 
-Ids stay as they are written: they become whole numbers only where every one of them is one, so that "005" is not 5 and
-one "7.5" does not turn 10 into 10.0. Numbers are read as people write them ("3,50", "$3.99", "4 stars", "—"), which is
-said.
+Ids become integers only where every one of them is an integer, so that "005" is not 5 and one "7.5" does not turn 10
+into 10.0. Numbers may have decimal commas, currencies and units ("3,50", "$3.99", "4 stars", "—"), which is noted.
 """
 
 from __future__ import annotations
@@ -16,18 +15,18 @@ from zhiyin.data.boolean_columns import is_boolean, to_booleans
 from zhiyin.data.column_names import is_amount
 from zhiyin.data.dialect import Dialect, Findings
 
-# Words that stand for a missing value; "nan" and the like also where a column is text.
+# Words that denote a missing value; "nan" and the like also where a column is text.
 ABSENT = ("nan", "null", "none", "na", "n/a", "#n/a", "<na>", "\\n", "nil", "(null)")
 DASHES = ("-", "--", "—", "–", "?", ".", "..", "*", "unknown", "missing", "tbd", "#value!", "#div/0!", "#ref!")
 _IN_TEXT = ("nan", "null", "none", "n/a", "#n/a", "<na>", "\\n", "(null)")
 _WHOLE = r"^(?:0|-?[1-9]\d*)(?:\.0+)?$"
 LEADING_ZERO = r"^[+-]?0\d|^\+\d|^-0(?:\.0*)?$"
 _SHARE = 0.95  # of numbers, from which on a column with a few words is one of numbers
-_MOSTLY = 0.8  # the same of a sample, which only has to say what the column can be
+_MOSTLY = 0.8  # the same of a sample, which only shows what the column may be
 _CURRENCY = r"[$€£¥₹₽₩₺฿¢元円]|(?:US|CA|AU|HK|NT|R)\$|(?:CN|JP)¥|USD|EUR|GBP|CNY|RMB|JPY|CHF|Rs\.?|kr\.?|zł"
 _THOUSANDS = r"^[+-]?[1-9]\d{0,2}(?:\.\d{3})+$"
-_SHORT = r",\d{1,2}$|,\d{4,}$|^0\d*,|^,"  # a comma that no thousands stand behind
-# What a unit multiplies by; "m", "b" and "t" only beside a "k", as they are metres and the like elsewhere.
+_SHORT = r",\d{1,2}$|,\d{4,}$|^0\d*,|^,"  # a comma that does not separate thousands
+# Factors of units; "m", "b" and "t" only in a column with a "k", as they may be metres and the like elsewhere.
 _SCALES = {
     "k": 1e3, "千": 1e3, "tsd": 1e3, "万": 1e4, "萬": 1e4, "mn": 1e6, "mio": 1e6, "亿": 1e8, "億": 1e8, "bn": 1e9,
     "mrd": 1e9,
@@ -43,7 +42,7 @@ _NUMBER = r"\d[\d.,'’ \u00a0\u202f]*|[.,]\d+"
 def infer_ids(text: pl.Series, dialect: Dialect | None = None, findings: Findings | None = None) -> pl.Series:
     """Ids as Int64 where all are whole numbers ("17850.0" is 17850), else as they are written; blanks are null.
 
-    Words such as "NA" are ids among words, and missing among numbers. `findings`: where to say what was decided.
+    Words such as "NA" are ids among words, and missing among numbers. `findings`: takes what was decided.
     """
     dialect = dialect or Dialect()
     written, text = text.cast(pl.String), _stripped(text)
@@ -115,7 +114,7 @@ def parse_numbers(
 
     Parameters
     ----------
-    semicolons: whether the columns of the file stand between semicolons, as where the comma is the decimal mark.
+    semicolons: whether semicolons separate the columns of the file, as where the comma is the decimal mark.
     fractions: whether other cells of the column are written with a decimal point.
     """
     dialect, findings = dialect or Dialect(), Findings()
@@ -232,7 +231,7 @@ def _scaled(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _point(text: pl.Series, values: pl.Series, findings: Findings, semicolons: bool) -> str | None:
-    """The decimal mark of a column whose points may all stand before thousands, such as 1.234; None for others."""
+    """The decimal mark of a column whose points may all separate thousands, such as 1.234; None for others."""
     pointed = text.filter(text.str.contains(".", literal=True).fill_null(False))
     if not len(pointed) or not pointed.str.contains(_THOUSANDS).all():
         return None
@@ -279,7 +278,7 @@ def infer_column(
 
     Parameters
     ----------
-    sample: it is only a part, from which roles are guessed: a few odd cells do not matter and nothing is said.
+    sample: it is only a part, from which roles are guessed: a few odd cells do not matter and nothing is noted.
     """
     dialect, findings = dialect or Dialect(), Findings()
     text = _stripped(text)
@@ -345,14 +344,14 @@ def _flags(words: pl.Series) -> str:
 
 
 def _kept_text(text: pl.Series, words: pl.Series, dialect: Dialect, findings: Findings) -> pl.Series:
-    """A column that stays text, which is said where it is named as one of numbers and holds digits."""
+    """A column that stays text; noted where its name is one of numbers and it holds digits."""
     if is_amount(text.name) and float(words.str.contains(r"\p{N}").mean() or 0) >= 0.5:  # type: ignore[arg-type]
         findings.note(f"{text.name}: kept as text, {_examples(words)} are not read as numbers")
     return _without_absent(text, dialect, findings)
 
 
 def _without_absent(text: pl.Series, dialect: Dialect, findings: Findings) -> pl.Series:
-    """Text whose words for a missing value are null, which is said. "NA" among codes of two letters is a country."""
+    """Text whose words for a missing value are null; this is noted. "NA" among codes of two letters is a country."""
     words = tuple(word.lower() for word in dialect.missing) if dialect.missing is not None else _IN_TEXT
     if dialect.missing is None and not _is_codes(text):
         words = (*words, "na")
@@ -367,7 +366,7 @@ def _without_absent(text: pl.Series, dialect: Dialect, findings: Findings) -> pl
 
 
 def _is_codes(text: pl.Series) -> bool:
-    """Whether the column is one of codes of two letters."""
+    """Whether the values of a column are codes of two letters."""
     others = text.drop_nulls().unique()
     others = others.filter(~others.str.to_lowercase().is_in(ABSENT))
     return len(others) > 0 and bool(others.str.contains(r"^[A-Za-z]{2}$").all())

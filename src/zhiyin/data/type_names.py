@@ -8,13 +8,13 @@ from typing import Any
 from zhiyin.core.errors import ConfigError, nearest
 
 TABLES = ("items", "users")
-# What each type holds, as messages say it. `piped`: texts in one text, as files write them: "drama|comedy".
+# Descriptions of the types, for messages. `piped`: texts in one text, as files write them: "drama|comedy".
 DESCRIPTIONS = {
     "bool": "true or false", "int": "a whole number", "number": "a number", "text": "a text",
     "date": "a date such as 2024-12-31", "time": "a time such as 2024-12-31T18:00:00Z",
     "texts": "a list of texts", "piped": "texts parted by |", "numbers": "a list of numbers", "vector": "a vector",
 }  # fmt: skip
-# A column of the service that says whether an item is shown; it is always of this type and no part of the catalogue.
+# Column of the service that hides an item; always a boolean, and no part of the catalogue.
 HIDDEN = "hidden"
 # Columns of a table at most, learned ones aside.
 MAX_TABLE_COLUMNS = 1_000
@@ -24,7 +24,7 @@ TYPE_PATTERN = rf"({'|'.join(DESCRIPTIONS)}|vector\([1-9][0-9]{{0,4}}\))"
 
 
 def parse_type(text: Any, column: str) -> str:
-    """A type as it is written. Raises ConfigError that names the column for what is none."""
+    """A type as it is written. Raises ConfigError that names the column for anything else."""
     if isinstance(text, str) and (text in DESCRIPTIONS or VECTOR.fullmatch(text)):
         return text
     type_names = [*DESCRIPTIONS, "vector(64)"]

@@ -1,4 +1,4 @@
-"""The data doctor: what is wrong, or merely odd, with a log, by name, with what to do about it.
+"""The data doctor: checks of a log, each finding with a name, a severity and a remedy.
 
 Each check is a function from the `Facts` of a log to a `Finding` or None, in the module of its topic; a new one is one
 function and one name in `examination.CHECKS`.

@@ -55,7 +55,7 @@ def weightless_events(facts: Facts) -> Finding | None:
 
 
 def low_ratings(facts: Facts) -> Finding | None:
-    """Ratings that say "no" and count as "yes"."""
+    """Low ratings that count as positive events."""
     data = facts.data
     value, weight = data.events["value"], data.events["weight"]
     low, high = value.min(), value.max()
@@ -90,7 +90,7 @@ def low_ratings(facts: Facts) -> Finding | None:
 
 
 def unknown_kinds(facts: Facts) -> Finding | None:
-    """Kinds of events that zhiyin does not know by name and nobody weighed."""
+    """Kinds of events that are not known by name and have no weight of their own."""
     events = facts.data.events
     strange = [kind for kind in facts.data.kinds if kind.lower() not in KNOWN_KINDS]
     if len(facts.data.kinds) < 2 or not strange:

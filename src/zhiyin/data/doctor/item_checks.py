@@ -12,7 +12,7 @@ from zhiyin.data.doctor.finding import Finding
 
 
 def items_without_events(facts: Facts) -> Finding | None:
-    """Items of the catalogue that nobody touched."""
+    """Items of the catalogue without an event."""
     count = int((facts.per_item == 0).sum())
     if not count:
         return None
@@ -26,7 +26,7 @@ def items_without_events(facts: Facts) -> Finding | None:
 
 
 def _undescribed(frame: pl.DataFrame, seen: np.ndarray) -> np.ndarray | None:
-    """Codes with events about which the table says nothing; None without a table."""
+    """Codes with events whose row of the table is empty; None without a table."""
     described = frame.drop("id")
     if not described.width or not described.select(pl.any_horizontal(pl.all().is_not_null().any())).item():
         return None
@@ -50,7 +50,7 @@ def items_without_metadata(facts: Facts) -> Finding | None:
 
 
 def id_mismatch(facts: Facts) -> Finding | None:
-    """The log and a table seem to speak of different things: most ids of one are not in the other."""
+    """Most ids of the log are not in the table, as where both write ids differently."""
     for role, frame, ids, counts in (
         ("item", facts.data.items, facts.data.item_ids, facts.per_item),
         ("user", facts.data.users, facts.data.user_ids, facts.per_user),
@@ -131,7 +131,7 @@ def _spearman(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def constant_columns(facts: Facts) -> Finding | None:
-    """Columns of items and users that say the same of all, or nothing at all."""
+    """Columns of items and users with one value, or none."""
     constant = []
     for which, frame in (("items", facts.data.items), ("users", facts.data.users)):
         if len(frame) < 2:

@@ -8,7 +8,7 @@ from zhiyin.core.durations import spell
 from zhiyin.data.doctor.facts import DAY, Facts, format_day, format_ids, format_share
 from zhiyin.data.doctor.finding import Finding
 
-# Events and share of the test part from which one user is said to fill it.
+# Fewest events of one user, and least share of the test part, that are reported.
 _MIN_CROWD_EVENTS, _MIN_CROWD_SHARE = 100, 0.2
 
 

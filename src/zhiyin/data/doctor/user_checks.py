@@ -1,4 +1,4 @@
-"""Checks of users: one event, robots, ids that stand for nobody."""
+"""Checks of users: one event, robots, placeholder ids."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def bot_like_users(facts: Facts) -> Finding | None:
 
 
 def placeholder_ids(facts: Facts) -> Finding | None:
-    """An id that stands for "not known" and gathers the events of many."""
+    """Placeholder ids, under which the events of many are logged."""
     placeholders = []
     for role, ids, counts in (
         ("user", facts.data.user_ids, facts.per_user),

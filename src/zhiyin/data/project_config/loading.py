@@ -144,7 +144,7 @@ def _dig(value: Any, key_path: list[str]) -> Any:
 
 
 def row_of(text: str, key_path: Sequence[str]) -> int | None:
-    """The line a key stands on, as far as a look at the text can tell."""
+    """The line of a key, as far as the text shows it; None where it is not found."""
     section = ""
     for row, line in enumerate(text.splitlines(), 1):
         head = re.match(r"\s*\[+\s*([^\]]+?)\s*\]", line)

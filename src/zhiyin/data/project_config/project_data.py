@@ -23,9 +23,9 @@ def read_data(
     Parameters
     ----------
     base_dir: the folder of the configuration file, from which its paths are taken. `${NAME}` in a path or
-        address stands for an environment variable, so that no password need stand in the file.
+        address is replaced by an environment variable, so that the file need not hold a password.
     strict: overrules the file's own `strict`.
-    heard: what the service has heard; with it no file need be named.
+    snapshot: what the service's store holds; then no file need be named.
     """
     from zhiyin.data.reading import read
 

@@ -30,7 +30,7 @@ def write_config(
 ) -> Path:
     """Write a configuration file in which every key is described and shows its default.
 
-    What `config` does not set stands there as a comment, so that the file also says what could be set.
+    Keys that `config` does not set are written as comments with their defaults.
 
     Parameters
     ----------

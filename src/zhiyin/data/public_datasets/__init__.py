@@ -1,8 +1,8 @@
 """Public data sets, fetched from their publishers: `zhiyin data list` and `zhiyin data get NAME`.
 
-Nothing is redistributed. A set lies in a folder of the cache once it is complete, never before; a download
-that broke off goes on where it stopped. Checksums are those publishers state, or that many users report alike
-of one archive. Where there is none, the first download's SHA-256 is kept and later ones are held against it.
+Nothing is redistributed. A set is moved into a folder of the cache when it is complete; an interrupted download
+continues where it stopped. Checksums are those that publishers state, or that many users report for an archive. Where
+there is none, the SHA-256 of the first download is recorded, and later ones are compared with it.
 """
 
 from zhiyin.data.public_datasets.archives import unpack

@@ -24,14 +24,14 @@ DONE_FILE = ".complete.json"  # written last: a folder without it is no set
 def get(
     name: str, cache: str | Path | None = None, from_path: str | Path | None = None, run: Run | None = None
 ) -> Path:
-    """The folder of a public set, fetched if need be.
+    """The folder of a public set; it is downloaded where it is missing.
 
     Parameters
     ----------
     cache: where sets are kept; default the environment variable ZHIYIN_CACHE, else ~/.cache/zhiyin.
     from_path: a file, zip or folder fetched by other means, used instead of the network.
 
-    Raises DataError when the machine is offline (it says what to fetch and how to go on), when a checksum
+    Raises DataError when the machine is offline (its remedy names what to download), when a checksum
     differs, or when an archive would write outside its folder.
     """
     run, chosen, root = run or Run(), find(name), cache_dir(cache)

@@ -41,9 +41,9 @@ def fetch(remote: Remote, root: Path, chosen: PublicSet, run: Run) -> Path:
 
 
 def download(url: str, part: Path, limit: int, run: Run, name: str) -> None:
-    """Stream an address into `part`, from where an earlier attempt broke off.
+    """Download an address into `part`, from where an earlier attempt stopped.
 
-    The rest is asked for with `Range`, and with `If-Range` so that a changed file comes whole. Raises
+    The rest is requested with `Range`, and with `If-Range`, so that a changed file is sent whole. Raises
     DataError when the publisher cannot be reached, sends more than `limit` bytes, or breaks off.
     """
     have = part.stat().st_size if part.exists() else 0
@@ -79,7 +79,7 @@ def download(url: str, part: Path, limit: int, run: Run, name: str) -> None:
 
 
 def open_url(request: urllib.request.Request, name: str) -> Any:
-    """The answer to a request. Raises DataError that says what to do, offline above all."""
+    """The response to a request. Raises DataError with a remedy, also where the machine is offline."""
     url = request.full_url
     if urlsplit(url).scheme not in ("https", "http"):
         raise DataError(
