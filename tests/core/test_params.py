@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zhiyin.core.durations import SECOND, UNITS, is_duration, microseconds, pattern_of, spell
-from zhiyin.core.errors import ConfigError, DataError, nearest
+from zhiyin.core.errors import ConfigError, DataError, suggest
 from zhiyin.core.params import check_settings, list_length, param, params_of, settings_of, whole_number
 from zhiyin.core.run import Run
 
@@ -104,8 +104,8 @@ def test_what_is_no_whole_number_in_range_is_refused_by_name(value: object) -> N
 def test_an_unknown_name_brings_the_nearest_known_one() -> None:
     with pytest.raises(ConfigError, match="did you mean 'factors'"):
         check_settings(Toy, {"factor": 3})
-    assert nearest("eese", ["EASE", "ALS"]) == "did you mean 'EASE'?"
-    assert nearest("zzz", ["EASE", "ALS"]) == "known: EASE, ALS"
+    assert suggest("eese", ["EASE", "ALS"]) == "did you mean 'EASE'?"
+    assert suggest("zzz", ["EASE", "ALS"]) == "known: EASE, ALS"
 
 
 def test_an_error_says_where_and_what_to_do() -> None:

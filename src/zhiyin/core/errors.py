@@ -59,16 +59,16 @@ class MissingExtraError(ZhiyinError):
         super().__init__(f"{purpose} needs {package}, which is not installed", remedy=f"pip install 'zhiyin[{extra}]'")
 
 
-def closest(word: str, known: list[str]) -> str | None:
+def closest_name(word: str, names: list[str]) -> str | None:
     """The known name that a mistyped one is most likely to be; None where none is near."""
     from difflib import get_close_matches
 
-    by_lower = {name.lower(): name for name in known}
+    by_lower = {name.lower(): name for name in names}
     close = get_close_matches(word.lower(), list(by_lower), n=1, cutoff=0.6)
     return by_lower[close[0]] if close else None
 
 
-def nearest(word: str, known: list[str]) -> str:
+def suggest(word: str, names: list[str]) -> str:
     """A remedy for a mistyped name: the nearest known one, or all of them when none is near."""
-    name = closest(word, known)
-    return f"did you mean {name!r}?" if name else "known: " + ", ".join(known)
+    name = closest_name(word, names)
+    return f"did you mean {name!r}?" if name else "known: " + ", ".join(names)

@@ -20,7 +20,7 @@ import numpy as np
 
 from zhiyin.core.booleans import to_boolean
 from zhiyin.core.durations import is_duration, microseconds
-from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.core.errors import ConfigError, suggest
 
 # Bounds of hyperparameters that declare none: kernels compute with int32 codes and float32 numbers.
 MAX_INT, MAX_FLOAT = 2**31 - 1, float(np.finfo(np.float32).max)
@@ -228,7 +228,7 @@ class Parameterized:
         known = list(params_of(type(self)))
         for name in params:
             if name not in known:
-                remedy = nearest(name, known or ["none"])
+                remedy = suggest(name, known or ["none"])
                 raise ConfigError(f"{type(self).__name__} has no hyperparameter {name!r}", remedy=remedy)
         for name, value in params.items():
             setattr(self, name, value)
@@ -246,6 +246,6 @@ def check_settings(owner: type, settings: dict[str, Any]) -> dict[str, Any]:
     for name in settings:
         if name not in params:
             raise ConfigError(
-                f"{owner.__name__} has no hyperparameter {name!r}", remedy=nearest(name, list(params) or ["none"])
+                f"{owner.__name__} has no hyperparameter {name!r}", remedy=suggest(name, list(params) or ["none"])
             )
     return {name: params[name].check(value, owner.__name__) for name, value in settings.items()}

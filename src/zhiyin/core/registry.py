@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
-from zhiyin.core.errors import ConfigError, MissingExtraError, nearest
+from zhiyin.core.errors import ConfigError, MissingExtraError, suggest
 from zhiyin.core.params import Param, check_settings, params_of, settings_of
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class Registry(Generic[T]):
         """
         canonical = {names.lower(): names for names in self.names()}.get(name.lower())
         if canonical is None:
-            raise ConfigError(f"there is no {self.kind} {name!r}", remedy=nearest(name, self.names()))
+            raise ConfigError(f"there is no {self.kind} {name!r}", remedy=suggest(name, self.names()))
         if canonical in self._registered:
             return self._registered[canonical]
         try:
@@ -88,7 +88,7 @@ class Registry(Generic[T]):
             if value.startswith("[") and value.endswith("]"):
                 value = value[1:-1]
             if key not in params:
-                remedy = nearest(key, list(params) or ["none"])
+                remedy = suggest(key, list(params) or ["none"])
                 raise ConfigError(f"{cls.__name__} has no hyperparameter {key!r}", remedy=remedy)
             chosen[key] = params[key].parse(value.strip(), cls.__name__)
         return cls(**check_settings(cls, chosen))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from zhiyin.core.booleans import to_boolean
-from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.core.errors import ConfigError, suggest
 from zhiyin.data.time_zones import is_zone
 
 
@@ -44,7 +44,7 @@ class Dialect:
         field_names = {field.name for field in dataclasses.fields(cls)}
         for key, value in values.items():
             if key not in field_names:
-                raise ConfigError(f"nothing called {key!r} can be assumed", remedy=nearest(key, sorted(field_names)))
+                raise ConfigError(f"nothing called {key!r} can be assumed", remedy=suggest(key, sorted(field_names)))
             if not _VALUE_RULES[key][0](value):
                 raise ConfigError(
                     f"{key} = {value!r} cannot be assumed", remedy=f"write {key} = {_VALUE_RULES[key][1]}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from zhiyin.core.errors import DataError, nearest
+from zhiyin.core.errors import DataError, suggest
 from zhiyin.data.dialect import Dialect, Findings
 from zhiyin.data.ids import match_spelling
 from zhiyin.data.key_inference import guess_key
@@ -116,7 +116,7 @@ def plan_entity(
         return EntitySource(role, None, key, log_columns, is_optional, dialect)
     table = open_table(source, dialect)
     if key is not None and key not in table.columns:
-        raise DataError(f"there is no column {key!r}", file=table.name, remedy=nearest(key, table.columns))
+        raise DataError(f"there is no column {key!r}", file=table.name, remedy=suggest(key, table.columns))
     uses: dict[str, Use] = dict.fromkeys(table.columns, "any")
     return EntitySource(role, table, key, log_columns, is_optional, dialect, table.plan(uses))
 

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import polars as pl
 
-from zhiyin.core.errors import DataError, nearest
+from zhiyin.core.errors import DataError, suggest
 from zhiyin.core.limits import LARGEST_VALUE
 from zhiyin.data.column_roles import Roles
 from zhiyin.data.dialect import Dialect, Findings
@@ -46,7 +46,7 @@ def plan_events(table: Table, roles: Roles, kind: str | None) -> EventSource:
     missing = [column for column in [*role_columns.values(), *details, *clock] if column not in table.columns]
     if missing:
         raise DataError(
-            f"there is no column {missing[0]!r}", file=table.name, remedy=nearest(missing[0], table.columns)
+            f"there is no column {missing[0]!r}", file=table.name, remedy=suggest(missing[0], table.columns)
         )
     uses: dict[str, Use] = dict.fromkeys(details, "any")
     uses |= dict.fromkeys(clock, "text")

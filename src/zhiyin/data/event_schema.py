@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.core.errors import ConfigError, suggest
 from zhiyin.core.limits import LARGEST_VALUE
 from zhiyin.data.time_policy import TimePolicy
 
@@ -211,7 +211,7 @@ def parse_weights(
         if known and not any_kind and name not in kinds:
             raise ConfigError(
                 f"weight {text!r} names no kind of event in the log",
-                remedy=nearest(name, [*kinds, "rating"]),
+                remedy=suggest(name, [*kinds, "rating"]),
             )
         number = float(match["number"]) if compare else 0.0
         rules.append(WeightRule(text, None if any_kind else name, compare, number, float(weight)))

@@ -6,7 +6,7 @@ import re
 
 import polars as pl
 
-from zhiyin.core.errors import DataError, nearest
+from zhiyin.core.errors import DataError, suggest
 from zhiyin.data.column_names import words
 from zhiyin.data.time_numbers import numeric_unit
 
@@ -27,7 +27,7 @@ def guess_links(sample: pl.DataFrame, given: dict[str, str | None], source: str 
     roles = {role: column for role, column in given.items() if column}
     for column in roles.values():
         if column not in sample.columns:
-            raise DataError(f"there is no column {column!r}", file=source, remedy=nearest(column, sample.columns))
+            raise DataError(f"there is no column {column!r}", file=source, remedy=suggest(column, sample.columns))
     free = [name for name in sample.columns if name not in roles.values()]
     ids = [name for name in free if not sample[name].dtype.is_nested() and not sample[name].dtype.is_temporal()]
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import polars as pl
 
 from zhiyin.core.durations import UNITS
-from zhiyin.core.errors import DataError, nearest
+from zhiyin.core.errors import DataError, suggest
 from zhiyin.data.column_names import (
     FOREIGN_WORDS,
     ITEM_DETAILS,
@@ -52,9 +52,9 @@ def guess_roles(sample: pl.DataFrame, given: dict[str, str] | None = None, sourc
     given = {role: column for role, column in (given or {}).items() if column is not None}
     for role, column in given.items():
         if role not in ROLES:
-            raise DataError(f"there is no role {role!r}", file=source, remedy=nearest(role, list(ROLES)))
+            raise DataError(f"there is no role {role!r}", file=source, remedy=suggest(role, list(ROLES)))
         if column not in sample.columns:
-            raise DataError(f"there is no column {column!r}", file=source, remedy=nearest(column, sample.columns))
+            raise DataError(f"there is no column {column!r}", file=source, remedy=suggest(column, sample.columns))
     roles = dict(given)
     free = [name for name in sample.columns if name not in roles.values()]
     # Contents tell time from numbers better than names do: unnamed columns are judged by them, in the end.

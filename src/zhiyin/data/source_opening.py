@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import polars as pl
 
-from zhiyin.core.errors import ConfigError, DataError, nearest
+from zhiyin.core.errors import ConfigError, DataError, suggest
 from zhiyin.data.delimited_text import TextTable
 from zhiyin.data.dialect import Dialect
 from zhiyin.data.file_formats import UNPACKED, as_file, compression_of, format_of, format_of_file, plain_name, raw_bytes
@@ -84,7 +84,7 @@ def _no_such_file(path: Path) -> DataError:
     if any(mark in path.name for mark in "*?["):
         return DataError("no such file", file=path, remedy="patterns are not expanded: name the folder, or a list")
     beside = sorted(other.name for other in path.parent.iterdir()) if is_folder(path.parent) else []
-    close = f"; {nearest(path.name, beside)}" if get_close_matches(path.name, beside) else ""
+    close = f"; {suggest(path.name, beside)}" if get_close_matches(path.name, beside) else ""
     return DataError("no such file", file=path, remedy=f"check the path; it is taken from the current directory{close}")
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from zhiyin.core.durations import microseconds, spell
-from zhiyin.core.errors import ConfigError, DataError, nearest
+from zhiyin.core.errors import ConfigError, DataError, suggest
 from zhiyin.core.params import shortened, whole_number
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
@@ -78,7 +78,7 @@ def split(
     if by == "auto":
         return _auto(data, test, run, exclude_seen)
     if by not in KINDS:
-        raise ConfigError(f"there is no split {by!r}", remedy=nearest(by, ["auto", *KINDS]))
+        raise ConfigError(f"there is no split {by!r}", remedy=suggest(by, ["auto", *KINDS]))
     rng = (run or Run()).rng(101)
     if by == "time":
         _need_times(data, "a split by time")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.core.errors import ConfigError, suggest
 
 TABLES = ("items", "users")
 # Descriptions of the types, for messages. `piped`: texts in one text, as files write them: "drama|comedy".
@@ -28,5 +28,5 @@ def parse_type(text: Any, column: str) -> str:
     if isinstance(text, str) and (text in DESCRIPTIONS or VECTOR.fullmatch(text)):
         return text
     type_names = [*DESCRIPTIONS, "vector(64)"]
-    remedy = nearest(text, type_names) if isinstance(text, str) else "one of " + ", ".join(type_names)
+    remedy = suggest(text, type_names) if isinstance(text, str) else "one of " + ", ".join(type_names)
     raise ConfigError(f"column {column!r}: {str(text)[:80]!r} is no type", column=column, remedy=remedy)

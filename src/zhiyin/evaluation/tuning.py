@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 
 from zhiyin.core.atomic_files import mend_last_line
-from zhiyin.core.errors import ConfigError, DataError, MissingExtraError, nearest
+from zhiyin.core.errors import ConfigError, DataError, MissingExtraError, suggest
 from zhiyin.core.params import Param, params_of, settings_of, whole_number
 from zhiyin.core.registry import label
 from zhiyin.core.run import Run
@@ -238,7 +238,7 @@ def _begin(model: Recommender | str, fixed: Sequence[str]) -> tuple[Recommender,
         model = registry.parse(model)
     names = list(params_of(type(model)))
     for name in held - set(names):
-        raise ConfigError(f"{type(model).__name__} has no hyperparameter {name!r}", remedy=nearest(name, names))
+        raise ConfigError(f"{type(model).__name__} has no hyperparameter {name!r}", remedy=suggest(name, names))
     return dataclasses.replace(model), held
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from zhiyin.core.errors import ConfigError, DataError, nearest
+from zhiyin.core.errors import ConfigError, DataError, suggest
 from zhiyin.core.ranking_metrics import RANKING, hits_of
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
@@ -163,7 +163,7 @@ def metric_k(metric: str, auc: bool = False) -> int | None:
     if name not in RANKING or not k.isdigit() or int(k) < 1:
         raise ConfigError(
             f"{metric!r} is no metric of ranked lists",
-            remedy="auc needs auc=True" if metric == "auc" else nearest(metric, [f"{n}@10" for n in RANKING]),
+            remedy="auc needs auc=True" if metric == "auc" else suggest(metric, [f"{n}@10" for n in RANKING]),
         )
     return int(k)
 

@@ -15,7 +15,7 @@ import polars as pl
 from scipy import sparse
 
 from zhiyin.core.durations import UNITS
-from zhiyin.core.errors import ConfigError, DataError, nearest
+from zhiyin.core.errors import ConfigError, DataError, suggest
 from zhiyin.core.hashing import mix
 from zhiyin.core.parallel import kernel
 from zhiyin.data.ids import Ids
@@ -84,7 +84,7 @@ class Column:
         """Raises ConfigError for an option this kind does not have."""
         for option in options:
             if option not in cls.options:
-                remedy = nearest(option, list(cls.options)) if cls.options else f"write {cls.kind} alone"
+                remedy = suggest(option, list(cls.options)) if cls.options else f"write {cls.kind} alone"
                 raise ConfigError(f"column {name!r}: {cls.kind} has no option {option!r}", remedy=remedy)
 
 

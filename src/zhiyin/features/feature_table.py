@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
-from zhiyin.core.errors import ConfigError, DataError, nearest
+from zhiyin.core.errors import ConfigError, DataError, suggest
 from zhiyin.core.run import Run, log
 from zhiyin.features.column_encoders import Category, Column, Number, Tags, Time, Vector
 from zhiyin.features.feature_inference import MAX_SAMPLED_ROWS, SKIP, guess
@@ -156,7 +156,7 @@ class Features:
         kinds, notes, columns = dict(kinds or {}), [], []
         for name in kinds:
             if name not in frame.columns:
-                remedy = nearest(name, frame.columns or ["none"])
+                remedy = suggest(name, frame.columns or ["none"])
                 raise ConfigError(f"features: there is no column {name!r}", remedy=remedy)
         rows = frame if learned is None or not frame.width else frame.filter(pl.Series(np.asarray(learned, dtype=bool)))
         some = rows
@@ -253,7 +253,7 @@ def parse(name: str, kind: str) -> tuple[type[Column], dict[str, str]]:
     head, _, rest = kind.partition(":")
     owner = KINDS.get(head.strip())
     if owner is None:
-        raise ConfigError(f"column {name!r}: there is no kind {head!r}", remedy=nearest(head, [*KINDS, SKIP]))
+        raise ConfigError(f"column {name!r}: there is no kind {head!r}", remedy=suggest(head, [*KINDS, SKIP]))
     if owner is Vector:
         options = {rest.strip(): ""} if rest.strip() else {}
     else:

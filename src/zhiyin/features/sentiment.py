@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from zhiyin.core.errors import DataError, MissingExtraError, nearest
+from zhiyin.core.errors import DataError, MissingExtraError, suggest
 from zhiyin.core.run import Run
 from zhiyin.features.text import Text
 
@@ -150,7 +150,7 @@ def fill_values(
     """
     for name in (text, value):
         if name not in events.columns:
-            raise DataError(f"there is no column {name!r}", remedy=nearest(name, events.columns))
+            raise DataError(f"there is no column {name!r}", remedy=suggest(name, events.columns))
     ratings = events[value].cast(pl.Float32, strict=False).fill_nan(None)
     is_unrated = ratings.is_null() & ~pl.Series(_is_blank(events[text]))
     if not is_unrated.any():

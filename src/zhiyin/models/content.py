@@ -10,7 +10,7 @@ import polars as pl
 from scipy import sparse
 
 from zhiyin.core.durations import microseconds
-from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.core.errors import ConfigError, suggest
 from zhiyin.core.parallel import for_chunks, kernel
 from zhiyin.core.params import param
 from zhiyin.core.run import Run, log
@@ -122,7 +122,7 @@ class PopularInCategory(Recommender):
             log.info("PopularInCategory: items have no categories; everybody gets the popular ones")
             return sparse.csr_matrix((data.n_items, 0), dtype=np.float32)
         if name not in frame.columns:
-            remedy = nearest(name, frame.columns or ["none"])
+            remedy = suggest(name, frame.columns or ["none"])
             raise ConfigError(f"column: there is no item column {name!r}", remedy=remedy)
         # Any text is read as tags: a text without separators is one tag.
         table = Features.learn(

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
-from zhiyin.core.errors import ConfigError, MissingExtraError, nearest
+from zhiyin.core.errors import ConfigError, MissingExtraError, suggest
 from zhiyin.core.params import param, settings_of
 from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset
@@ -258,7 +258,7 @@ class Hybrid(ItemFeatureMixin, VectorRecommender):
                 )
             if self.image and self.image not in data.items.columns:
                 raise ConfigError(
-                    f"image: there is no item column {self.image!r}", remedy=nearest(self.image, data.items.columns)
+                    f"image: there is no item column {self.image!r}", remedy=suggest(self.image, data.items.columns)
                 )
         self.read_ = [read]  # type: ignore[misc]
 

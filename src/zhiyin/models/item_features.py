@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
-from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.core.errors import ConfigError, suggest
 from zhiyin.core.params import param
 from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset
@@ -145,5 +145,5 @@ def _weight(part: str, text: str) -> float:
 def _there(names: dict[str, Any], frame: pl.DataFrame, setting: str) -> None:
     for name in names:
         if name not in frame.columns:
-            remedy = nearest(name, frame.columns or ["none"])
+            remedy = suggest(name, frame.columns or ["none"])
             raise ConfigError(f"{setting}: there is no item column {name!r}", remedy=remedy)

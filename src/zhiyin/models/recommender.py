@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
-from zhiyin.core.errors import ConfigError, DataError, NotFittedError, UnknownItemError, nearest
+from zhiyin.core.errors import ConfigError, DataError, NotFittedError, UnknownItemError, suggest
 from zhiyin.core.params import Parameterized, check_settings, list_length, settings_of
 from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset
@@ -224,7 +224,7 @@ class Recommender(Parameterized):
         if (codes < 0).any():
             unknown = raw_items[int(np.argmax(codes < 0))]
             known_ids = [str(item) for item in context.item_ids.values.head(100_000).to_list()]
-            raise UnknownItemError(f"item {unknown!r} is not known", remedy=nearest(str(unknown), known_ids)[:200])
+            raise UnknownItemError(f"item {unknown!r} is not known", remedy=suggest(str(unknown), known_ids)[:200])
         k = min(k, len(context.item_ids))
         neighbors = np.empty((len(codes), k), dtype=np.int32)
         scores = np.empty((len(codes), k), dtype=np.float32)
@@ -286,7 +286,7 @@ class Recommender(Parameterized):
         if users is not None and (batch.users < 0).any():
             unknown = user_ids[int(np.argmax(batch.users < 0))]
             known_ids = [str(user) for user in context.user_ids.values.head(100_000).to_list()]
-            raise DataError(f"user {unknown!r} is not known", remedy=nearest(str(unknown), known_ids)[:200])
+            raise DataError(f"user {unknown!r} is not known", remedy=suggest(str(unknown), known_ids)[:200])
         n = len(context.user_ids)
         k = min(k, n)
         lengths = context.histories.lengths

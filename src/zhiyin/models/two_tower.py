@@ -15,7 +15,7 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
-from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.core.errors import ConfigError, suggest
 from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
@@ -410,7 +410,7 @@ def _chosen(frame: pl.DataFrame, columns: str) -> list[str]:
     names = [name.strip() for name in columns.replace("|", ",").split(",") if name.strip()]
     for name in names:
         if name not in frame.columns:
-            raise ConfigError(f"columns: there is no column {name!r}", remedy=nearest(name, frame.columns or ["none"]))
+            raise ConfigError(f"columns: there is no column {name!r}", remedy=suggest(name, frame.columns or ["none"]))
     if names:
         return names
     texts = [name for name, kind in frame.schema.items() if not _is_number(kind)]

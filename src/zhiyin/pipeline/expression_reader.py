@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from zhiyin.core.durations import UNITS
-from zhiyin.core.errors import ConfigError, MissingExtraError, nearest
+from zhiyin.core.errors import ConfigError, MissingExtraError, suggest
 from zhiyin.pipeline.column_kinds import SCOPES, ColumnKinds
 from zhiyin.pipeline.expression_nodes import Node, combine, conjunction, null_as, parse_time
 
@@ -179,7 +179,7 @@ class ExpressionReader:
             return Node(op, result, tuple(self._require(self.node(arg), kind, arg) for arg, kind in zip(args, kinds)))
         function_name = (tree.name if name == "Anonymous" else "") or getattr(tree, "key", name)
         if name == "Anonymous" or hasattr(tree, "sql_names"):
-            hint = nearest(function_name.upper(), list(FUNCTIONS))
+            hint = suggest(function_name.upper(), list(FUNCTIONS))
             self.fail(f"function {function_name.upper()} is not allowed", tree, hint + "; allowed: " + ALLOWED)
         self.fail(f"{function_name.upper()} is not allowed", tree)
 
@@ -268,7 +268,7 @@ class ExpressionReader:
         if column is None:
             names = self.columns.names()
             spelled = name if scope == "item" else f"{scope}.{name}"
-            hint = nearest(spelled, names or ["none"])[:300]
+            hint = suggest(spelled, names or ["none"])[:300]
             if tree.this.args.get("quoted"):
                 hint += "; texts are written in single quotes"
             self.fail(f"there is no column {spelled!r}", tree, hint)
@@ -481,7 +481,7 @@ class ExpressionReader:
     def _read_anonymous(self, tree: Any) -> Node:
         if tree.name.upper() == "NOW" and not tree.expressions:
             return Node("now", "time")
-        hint = nearest(tree.name.upper(), list(FUNCTIONS))
+        hint = suggest(tree.name.upper(), list(FUNCTIONS))
         if tree.name.upper() in FUNCTIONS:
             hint = "without arguments here"
         self.fail(f"function {tree.name.upper()} is not allowed", tree, hint + "; allowed: " + ALLOWED)

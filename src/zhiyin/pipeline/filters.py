@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.core.errors import ConfigError, suggest
 from zhiyin.core.metering import spend
 from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.models.masked_search import Mask
@@ -270,7 +270,7 @@ class Filters:
         column = self.columns.find("item", name)
         if column is None:
             raise ConfigError(
-                f"items have no column {name!r}", remedy=nearest(name, list(self.columns.kinds["item"]) or ["none"])
+                f"items have no column {name!r}", remedy=suggest(name, list(self.columns.kinds["item"]) or ["none"])
             )
         return self._column(column)
 

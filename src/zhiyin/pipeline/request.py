@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.core.errors import ConfigError, suggest
 from zhiyin.core.html_table import html_table
 from zhiyin.core.limits import MAX_IDS, MAX_ITEMS
 from zhiyin.core.params import whole_number
@@ -163,7 +163,7 @@ def exploration_policy(request: Request) -> Policy | None:
 def check_diversity_method(variety: str) -> str:
     if variety not in DIVERSITY_METHODS:
         raise ConfigError(
-            f"diversity = {variety!r} is not known", remedy=nearest(str(variety), list(DIVERSITY_METHODS))
+            f"diversity = {variety!r} is not known", remedy=suggest(str(variety), list(DIVERSITY_METHODS))
         )
     return variety
 

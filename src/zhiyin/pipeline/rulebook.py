@@ -25,7 +25,7 @@ import numpy as np
 import polars as pl
 
 from zhiyin.core.durations import microseconds
-from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.core.errors import ConfigError, suggest
 from zhiyin.core.params import list_length
 from zhiyin.core.run import Run
 from zhiyin.data.ids import Ids
@@ -85,7 +85,7 @@ class Rulebook:
         for kind, duration in rules.bought.items():
             if kind not in kinds:
                 raise ConfigError(
-                    f"rules.bought: there are no events of kind {kind!r}", remedy=nearest(kind, list(kinds) or ["none"])
+                    f"rules.bought: there are no events of kind {kind!r}", remedy=suggest(kind, list(kinds) or ["none"])
                 )
             if duration != "always":
                 self.repeat_after[list(kinds).index(kind)] = NEVER if duration == "never" else microseconds(duration)
@@ -120,7 +120,7 @@ class Rulebook:
         column = self.filters.columns.find("item", name)
         if column is None:
             names = list(self.filters.columns.kinds["item"]) or ["none"]
-            raise ConfigError(f"rules.{key}: items have no column {name!r}", remedy=nearest(name, names))
+            raise ConfigError(f"rules.{key}: items have no column {name!r}", remedy=suggest(name, names))
         kind = self.filters.columns.kinds["item"][column]
         if kind not in (*kinds, "null"):
             raise ConfigError(f"rules.{key}: column {name!r} is of kind {kind}", remedy=f"needed: {' or '.join(kinds)}")

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from zhiyin.core.durations import microseconds
-from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.core.errors import ConfigError, suggest
 from zhiyin.core.limits import MAX_ITEMS
 from zhiyin.core.params import param, params_of, shortened
 
@@ -143,7 +143,7 @@ class Rules:
         for key, value in table.items():
             place = f"rules.{key}"
             if key not in names:
-                raise ConfigError(f"rules has no key {key!r}", remedy=nearest(key, names))
+                raise ConfigError(f"rules has no key {key!r}", remedy=suggest(key, names))
             if key in _LISTS:
                 if not isinstance(value, list | tuple):
                     raise ConfigError(f"{place} is no list", remedy=f"write [[{place}]], or {key} = [{{ ... }}]")
@@ -176,7 +176,7 @@ def _settings(owner: type, table: Any, place: str) -> Any:
         raise ConfigError(f"{place} is no table", remedy="keys: " + ", ".join(params))
     for key in table:
         if key not in params:
-            raise ConfigError(f"{place} has no key {key!r}", remedy=nearest(str(key), list(params)))
+            raise ConfigError(f"{place} has no key {key!r}", remedy=suggest(str(key), list(params)))
     settings = owner(**{key: params[key].check(value, place) for key, value in table.items()})
     first = next(iter(params))
     if owner in (CapRule, Share, Exposure) and not getattr(settings, first):

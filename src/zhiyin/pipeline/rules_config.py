@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from zhiyin.core.errors import ConfigError, closest
+from zhiyin.core.errors import ConfigError, closest_name
 from zhiyin.data.project_config import Config, load_config
 from zhiyin.pipeline.rules import Rules
 
@@ -85,6 +85,6 @@ def hides_everything(wrong: Iterable[str]) -> bool:
     that says, what may be shown; or `ALL`."""
     known = [field.name for field in dataclasses.fields(Rules)]
     return any(
-        name == ALL or (name if name in known else closest(name, known)) in (*_RESTRICTING, "include", "exclude")
+        name == ALL or (name if name in known else closest_name(name, known)) in (*_RESTRICTING, "include", "exclude")
         for name in wrong
     )

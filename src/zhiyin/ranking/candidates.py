@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
 
-from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.core.errors import ConfigError, suggest
 from zhiyin.core.hashing import find, table
 from zhiyin.core.parallel import for_chunks, kernel
 from zhiyin.core.params import list_length
@@ -121,7 +121,7 @@ def _requested_k(k: int | Mapping[str, int], name: str) -> int:
     if not isinstance(k, Mapping):
         return list_length(k)
     if name not in k:
-        raise ConfigError(f"how many items is source {name!r} to name?", remedy=nearest(name, list(k) or ["none"]))
+        raise ConfigError(f"how many items is source {name!r} to name?", remedy=suggest(name, list(k) or ["none"]))
     return list_length(k[name], f"k of {name!r}")
 
 

@@ -19,7 +19,7 @@ from scipy import sparse
 from zhiyin.core.atomic_files import read_json
 from zhiyin.core.atomic_folders import whole_folder
 from zhiyin.core.durations import UNITS
-from zhiyin.core.errors import ConfigError, DataError, nearest
+from zhiyin.core.errors import ConfigError, DataError, suggest
 from zhiyin.core.parallel import kernel
 from zhiyin.core.run import Run, log
 from zhiyin.data.column_names import is_price
@@ -351,7 +351,7 @@ class FeatureBuilder:
             for source, _ in borrowed.values():
                 if source not in (sources or {}):
                     raise ConfigError(
-                        f"source {source!r} is missing", remedy=nearest(source, list(sources or ["none"]))
+                        f"source {source!r} is missing", remedy=suggest(source, list(sources or ["none"]))
                     )
             tables = {name: getattr((sources or {})[source], what) for name, (source, what) in borrowed.items()}
             index = dataclasses.replace(index, neighbors=tables)
@@ -443,7 +443,7 @@ def _cross_inputs(data: Dataset, features: Features, price: str | None) -> tuple
         if price is not None:
             notes.append(f"{price}: taken as the price, by its name")
     elif price not in data.items.columns:
-        raise ConfigError(f"there is no column {price!r}", remedy=nearest(price, data.items.columns))
+        raise ConfigError(f"there is no column {price!r}", remedy=suggest(price, data.items.columns))
     if price is not None:
         has_column = price in data.items.columns  # the column of a builder that this one is like may be gone
         extra["prices"] = floats(data.items[price]).astype(np.float32) if has_column else np.full(n, np.nan, np.float32)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.core.errors import ConfigError, suggest
 from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.ranking.example_tensors import ExampleBatch
@@ -104,7 +104,7 @@ class MultiTask(DeepRanker):
                 raise ConfigError(f"MultiTask: objective = {self.objective!r} cannot be read", remedy=remedy) from None
         for name, value in weights.items():
             if name not in names:
-                raise ConfigError(f"MultiTask has no label {name!r}", remedy=nearest(name, names))
+                raise ConfigError(f"MultiTask has no label {name!r}", remedy=suggest(name, names))
             if not np.isfinite(value):
                 raise ConfigError(f"MultiTask: the weight of {name!r} is {value}", remedy="a number")
         return np.array([float(weights.get(name, 0.0)) for name in names])

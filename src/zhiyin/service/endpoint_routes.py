@@ -27,7 +27,7 @@ from starlette.routing import Match, Route
 
 from zhiyin.api.endpoint import Endpoint, JsonObject, RawBody
 from zhiyin.api.requests import Id
-from zhiyin.core.errors import ZhiyinError, nearest
+from zhiyin.core.errors import ZhiyinError, suggest
 from zhiyin.service.authentication import Authenticator
 from zhiyin.service.errors import InvalidRequestError, RefusedError, answer_to
 from zhiyin.service.path_ids import decode_slashes
@@ -147,7 +147,7 @@ class _EndpointApp:
         for name in parameters:
             if name not in self._query_names:
                 known = self._query_names
-                remedy = nearest(name, known) if known else "leave it out: the route takes no parameters"
+                remedy = suggest(name, known) if known else "leave it out: the route takes no parameters"
                 raise RefusedError(422, f"there is no parameter {name!r}", remedy, field=f"query.{name}")
         return parameters
 

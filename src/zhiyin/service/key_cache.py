@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from zhiyin.core.durations import UNITS, microseconds
-from zhiyin.core.errors import ConfigError, ZhiyinError, nearest
+from zhiyin.core.errors import ConfigError, ZhiyinError, suggest
 from zhiyin.core.limits import MAX_LIFETIME_MICROSECONDS
 from zhiyin.core.run import log
 from zhiyin.core.tokens import key_hash
@@ -238,7 +238,7 @@ def check(name: str, scopes: frozenset[str]) -> None:
         raise ConfigError(f"{name[:80]!r} is no name of a key", column="name",
                           remedy="1 to 64 letters, digits, dots, hyphens, underscores, not first a sign")  # fmt: skip
     for scope in sorted(scopes - set(SCOPES)):
-        raise ConfigError(f"there is no scope {scope[:80]!r}", column="scopes", remedy=nearest(scope, list(SCOPES)))
+        raise ConfigError(f"there is no scope {scope[:80]!r}", column="scopes", remedy=suggest(scope, list(SCOPES)))
     if not scopes:
         raise ConfigError("a key without a scope may do nothing", column="scopes", remedy=f"of {', '.join(SCOPES)}")
     if "page" in scopes and len(scopes) > 1:

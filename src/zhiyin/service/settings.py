@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from zhiyin.core.atomic_files import write_whole
-from zhiyin.core.errors import ConfigError, closest
+from zhiyin.core.errors import ConfigError, closest_name
 from zhiyin.core.run import log
 from zhiyin.data.event_schema import parse_weights
 from zhiyin.data.project_config import Config, parse_usable, read_text, row_of
@@ -144,13 +144,13 @@ def _is_needed(place: tuple[str, ...]) -> bool:
     if keys is None or len(place) == 1:
         return keys is not None
     known = list(type(getattr(Config(), section)).model_fields)
-    return (place[1] if place[1] in known else closest(place[1], known)) in keys
+    return (place[1] if place[1] in known else closest_name(place[1], known)) in keys
 
 
 def _section(name: str) -> str:
     """The section that is meant by a name, which may be misspelt."""
     known = list(Config.model_fields)
-    return name if name in known else closest(name, known) or ""
+    return name if name in known else closest_name(name, known) or ""
 
 
 def _entry(file: Path, text: str, place: tuple[str, ...], error: ConfigError) -> HealthIssue:

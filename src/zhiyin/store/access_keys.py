@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.core.errors import ConfigError, suggest
 from zhiyin.core.tokens import key_id
 from zhiyin.store.database import Store
 from zhiyin.store.sql import sa
@@ -116,7 +116,7 @@ class KeyTable:
             keys_by_name = {one.name: one for one in _all(connection)}
             names = _names(connection)
             if name not in names:
-                remedy = nearest(name, list(names)) if names else "there is no key yet"
+                remedy = suggest(name, list(names)) if names else "there is no key yet"
                 raise UnknownKeyError(f"there is no key {name!r}", column="name", remedy=remedy)
             key = keys_by_name.pop(name, None) or AccessKey(name, frozenset(), "", 0)  # a damaged row permits nothing
             left = any("admin" in one.scopes and not one.expired(now) for one in keys_by_name.values())

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.core.errors import ConfigError, suggest
 from zhiyin.data.project_config.config import FREE_SECTIONS, Config
 
 
@@ -109,7 +109,7 @@ def _explain(error: ValidationError, key_path: list[str], raw: dict[str, Any], p
         inner = _keys(key_path[0]) if len(key_path) > 1 else {}
         key_names = list(inner) if len(key_path) > 1 else list(Config.model_fields)
         elsewhere = [name for name in Config.model_fields if name != key_path[0] and key_path[-1] in _keys(name)]
-        remedy = nearest(key_path[-1], key_names)
+        remedy = suggest(key_path[-1], key_names)
         if elsewhere and not remedy.startswith("did you"):
             remedy = f"it belongs under [{elsewhere[0]}]"
         what = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from zhiyin.core.errors import DataError, nearest
+from zhiyin.core.errors import DataError, suggest
 from zhiyin.data.public_datasets.preparation import (
     CHECKINS_FILE,
     prepare_adjacency,
@@ -243,7 +243,7 @@ def find(name: str) -> PublicSet:
         make, categories = FAMILIES[family]
         canonical = next((known for known in categories if known.lower() == category.lower()), None)
         if canonical is None:
-            raise DataError(f"{family} has no category {category!r}", remedy=nearest(category, list(categories)))
+            raise DataError(f"{family} has no category {category!r}", remedy=suggest(category, list(categories)))
         return make(canonical)
     known = [*SETS, *(f"{family}/{categories[0]}" for family, (_, categories) in FAMILIES.items())]
-    raise DataError(f"there is no public set {name!r}", remedy=nearest(name, known))
+    raise DataError(f"there is no public set {name!r}", remedy=suggest(name, known))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.core.errors import ConfigError, suggest
 from zhiyin.policies.off_policy.confidence_sequences import (
     gamma_exponential_bound,
     normal_mixture_bound,
@@ -64,7 +64,7 @@ class IntervalSettings:
 def check_interval(method: str) -> None:
     """Raise ConfigError for a method that is not one of INTERVALS."""
     if method not in INTERVALS:
-        raise ConfigError(f"there is no interval {method!r}", remedy=nearest(method, list(INTERVALS)))
+        raise ConfigError(f"there is no interval {method!r}", remedy=suggest(method, list(INTERVALS)))
 
 
 def interval_of(sums: EstimateSums, settings: IntervalSettings) -> tuple[float, float, str]:

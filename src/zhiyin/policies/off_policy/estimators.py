@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zhiyin.core.errors import ConfigError, DataError, nearest
+from zhiyin.core.errors import ConfigError, DataError, suggest
 from zhiyin.policies.off_policy.logged_decisions import FloatArray, LoggedDecisions
 
 WeightTransform = Callable[[FloatArray, float], FloatArray]
@@ -148,5 +148,5 @@ def estimator_named(name: str) -> Estimator:
     """The estimator of this name. Raises ConfigError with the nearest name where there is none."""
     key = name.lower().replace("-", "_")
     if key not in ESTIMATORS:
-        raise ConfigError(f"there is no off-policy estimator {name!r}", remedy=nearest(key, list(ESTIMATORS)))
+        raise ConfigError(f"there is no off-policy estimator {name!r}", remedy=suggest(key, list(ESTIMATORS)))
     return ESTIMATORS[key]

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from zhiyin.core.errors import ConfigError, nearest
+from zhiyin.core.errors import ConfigError, suggest
 from zhiyin.core.html_table import html_table
 from zhiyin.policies.off_policy.refusal import Refusal
 from zhiyin.policies.off_policy.support import Support
@@ -71,7 +71,7 @@ class OffPolicyResult:
                 "the log cannot answer, there is no estimate", remedy="read `refusal`: " + self.refusal.remedies[0]
             )
         raise ConfigError(
-            f"no estimate by {name!r}", remedy=nearest(name, [entry.estimator for entry in self.estimates])
+            f"no estimate by {name!r}", remedy=suggest(name, [entry.estimator for entry in self.estimates])
         )
 
     def table(self) -> pl.DataFrame:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit, logit
 
-from zhiyin.core.errors import ConfigError, DataError, nearest
+from zhiyin.core.errors import ConfigError, DataError, suggest
 from zhiyin.policies.off_policy.logged_decisions import FloatArray, check_finite
 
 KINDS = ("logistic", "ridge")
@@ -230,7 +230,7 @@ def _check(
     kind: str, penalty: float, n_folds: int,
 ) -> None:  # fmt: skip
     if kind not in KINDS:
-        raise ConfigError(f"there is no reward model {kind!r}", remedy=nearest(kind, list(KINDS)))
+        raise ConfigError(f"there is no reward model {kind!r}", remedy=suggest(kind, list(KINDS)))
     if n_folds < 2 or penalty < 0:
         raise ConfigError(f"n_folds {n_folds} and penalty {penalty}: at least 2 and 0", remedy="leave the defaults")
     n, n_actions = len(rewards), target.shape[-1]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from zhiyin.core.errors import ConfigError, DataError, nearest
+from zhiyin.core.errors import ConfigError, DataError, suggest
 from zhiyin.policies.off_policy.estimate_intervals import (
     NORMAL_MIN_EFFECTIVE_SIZE,
     NORMAL_MIN_POSITIVES,
@@ -216,7 +216,7 @@ def _names(log: LoggedSlates, names: Sequence[str] | None) -> list[str]:
         raise ConfigError("estimators must be a list of names", remedy=f"known: {', '.join(SLATE_ESTIMATORS)}")
     for name in names:
         if name not in SLATE_ESTIMATORS:
-            raise ConfigError(f"there is no estimator of lists {name!r}", remedy=nearest(name, list(SLATE_ESTIMATORS)))
+            raise ConfigError(f"there is no estimator of lists {name!r}", remedy=suggest(name, list(SLATE_ESTIMATORS)))
         SLATE_ESTIMATORS[name].check(log)
     return list(dict.fromkeys(names))
 
