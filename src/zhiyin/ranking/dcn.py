@@ -55,6 +55,7 @@ class _DCN(Network):
         self.out = nn.Linear(self.deep.width + (0 if self.stacked else width), 1)
         nn.init.normal_(self.out.weight, std=1 / math.sqrt(self.out.in_features))
         nn.init.zeros_(self.out.bias)
+        self.last_layers = (self.out,)
 
     def forward(self, batch: ExampleBatch) -> Tensor:
         first = x = self.vectors(batch).flatten(1)

@@ -32,6 +32,7 @@ class _DeepFM(Network):
         s = settings
         self.fields, self.reg = linear_and_factors(shape, s.factors), s.reg
         self.deep = Perceptron(shape.fields * s.factors, s.hidden, s.layers, s.dropout, out=1)
+        self.last_layers = (self.deep.steps[-1],)
 
     def forward(self, batch: ExampleBatch) -> Tensor:
         vectors = self.vectors(batch)

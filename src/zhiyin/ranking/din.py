@@ -51,6 +51,7 @@ class _DIN(Network):
             steps += [linear(width, s.hidden), activation(s.activation, s.hidden), Dropout(s.dropout)]
             width = s.hidden
         self.deep = nn.Sequential(*steps, linear(width, 1))
+        self.last_layers = (self.deep[-1],)
 
     def forward(self, batch: ExampleBatch) -> Tensor:
         vectors = self.vectors(batch, history=False)

@@ -122,7 +122,8 @@ class Experts(Network):
             [Perceptron(width, s.hidden, max(1, s.layers), s.dropout) for _ in range(s.experts)]
         )
         self.gates = nn.Linear(width, tasks * s.experts)
-        self.towers = nn.ModuleList([Perceptron(s.hidden, max(8, s.hidden // 2), 1, 0.0, out=1) for _ in range(tasks)])
+        towers = [Perceptron(s.hidden, max(8, s.hidden // 2), 1, 0.0, out=1) for _ in range(tasks)]
+        self.towers, self.last_layers = nn.ModuleList(towers), tuple(tower.steps[-1] for tower in towers)
 
     def forward(self, batch: ExampleBatch) -> Tensor:
         x = self.vectors(batch).flatten(1)
@@ -140,7 +141,8 @@ class Chain(Network):
         super().__init__(tasks)
         self.fields, self.reg = Fields(shape, s.factors, std=0.05), s.reg
         width = shape.fields * s.factors
-        self.towers = nn.ModuleList([Perceptron(width, s.hidden, s.layers, s.dropout, out=1) for _ in range(tasks)])
+        towers = [Perceptron(width, s.hidden, s.layers, s.dropout, out=1) for _ in range(tasks)]
+        self.towers, self.last_layers = nn.ModuleList(towers), tuple(tower.steps[-1] for tower in towers)
 
     def start_at(self, labels: np.ndarray, weights: np.ndarray | None) -> None:
         """Begin with the conditional shares."""

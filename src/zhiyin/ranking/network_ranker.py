@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from zhiyin.core.errors import ConfigError
 from zhiyin.core.params import param, settings_of
 from zhiyin.core.run import Run
 from zhiyin.models.network_weights import network_with, weight_arrays
@@ -120,6 +121,30 @@ class NetworkRanker(Ranker):
             logits = _logits(self._net(), self._rows_of(examples, encoding))
         return logits[:, 0] if self._n_tasks == 1 else logits
 
+    def representation(self, examples: Examples, run: Run | None = None) -> np.ndarray:
+        """float32[m, w]: what the last layers of the network read, the log odds of each task, and a constant 1.
+
+        A linear model of them can learn all that the last layers can (neural-linear bandits; Riquelme, Tucker & Snoek,
+        ICLR 2018). Raises ConfigError for a network without a last layer, such as FM's.
+        """
+        self._check(examples)
+        network, run = self._net(), run or Run()
+        if not network.last_layers:
+            raise ConfigError(f"{type(self).__name__} has no last layer", remedy="a network with hidden layers: DCNv2")
+        inputs: list[list[Tensor]] = [[] for _ in network.last_layers]
+        hooks = [
+            layer.register_forward_pre_hook(lambda _, given, part=part: part.append(given[0].float().cpu()))
+            for layer, part in zip(network.last_layers, inputs)
+        ]
+        try:
+            with threads(run):
+                logits = _logits(network, self._rows_of(examples, Encoding.of(self.encoding_)))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        columns = [torch.cat(part).numpy() for part in inputs if part]
+        return np.hstack([*columns, logits, np.ones((len(logits), 1), np.float32)])
+
     def _net(self) -> Network:
         """The network in eval mode: the one just trained, or built from the weights that were loaded."""
         if "_network" not in vars(self):
@@ -221,6 +246,8 @@ class Network(nn.Module):
 
     fields: Fields
     reg: float = 0.0
+    # Linear maps from the last hidden units to log odds; none: the log odds are no linear map of hidden units.
+    last_layers: tuple[nn.Module, ...] = ()
 
     def __init__(self, tasks: int = 1) -> None:
         super().__init__()
