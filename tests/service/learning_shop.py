@@ -107,7 +107,7 @@ def rows(histories: Any, ids: Any, schema: Any) -> list[tuple[Any, ...]]:
 def served(client: Any, user: str, view: View | None = None) -> list[tuple[Any, ...]]:
     """The history that a list for the user is made of."""
     view = view or client.live.view()
-    return rows(client.live.past(view, user).history, view.ids, view.loaded.schema)
+    return rows(client.live.user_history(view, user).history, view.ids, view.loaded.schema)
 
 
 def as_known(history: list[tuple[Any, ...]], kinds: tuple[str, ...]) -> list[tuple[Any, ...]]:

@@ -26,7 +26,7 @@ import schemathesis
 
 from zhiyin.api.requests import MAX_FILTER_CHARS, MAX_PAGE_TOKEN_CHARS
 from zhiyin.core.limits import MAX_ID_CHARS
-from zhiyin.service.list_service import packed, route_of
+from zhiyin.service.page_cursor import encode_cursor, list_route
 from zhiyin.store.records import TIME_POLICY
 
 # Columns that the catalogue of the tests has; a column of another name is new to it.
@@ -136,7 +136,7 @@ def _possible(given: dict[str, Any], route: str) -> dict[str, Any]:
         if isinstance(made.get(name), str) and len(made[name]) <= MAX_ID_CHARS and len(made[name]) % 2:
             made[name] = there
     if isinstance(made.get("page"), str) and 1 <= len(made["page"]) <= MAX_PAGE_TOKEN_CHARS:
-        made["page"] = packed(["i1", "i2"], route)
+        made["page"] = encode_cursor(["i1", "i2"], route)
     if isinstance(made.get("boosts"), list):
         made["boosts"] = [_possible(one, "") if isinstance(one, dict) else one for one in made["boosts"]]
     return made
@@ -213,7 +213,7 @@ def _widgets(widgets: list[Any]) -> Iterator[Any]:
             one = _possible(one, "")
             kind, item = one.get("kind", "recommendations"), one.get("similar_to")
             if one.get("page") and isinstance(kind, str) and (item is None or isinstance(item, str)):
-                one |= _possible({"page": one["page"]}, route_of(kind, item))
+                one |= _possible({"page": one["page"]}, list_route(kind, item))
             if isinstance(one.get("name"), str):
                 if one["name"] in names:
                     one["name"] = f"{one['name'][:240]} {number}"

@@ -36,7 +36,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 def recent(service: Any, user: str) -> Any:
     """What the service holds of a user's events."""
-    return service.live.state.recent_and_showings([user], service.live._load)[0][0]
+    return service.live.state.recent_and_showings([user], service.live._read_recent)[0][0]
 
 
 def test_a_forgetting_is_noticed_whatever_the_clock_said_before(service: Any, clock: Callable[[float], None]) -> None:
@@ -44,7 +44,7 @@ def test_a_forgetting_is_noticed_whatever_the_clock_said_before(service: Any, cl
     assert service.delete("/v1/users/u9").status_code == 200
     clock(0)
     click(service, {"user": "u13", "item": "i7"})
-    assert service.live.past(service.live.view(), "u13").history.items.size
+    assert service.live.user_history(service.live.view(), "u13").history.items.size
     other = Store(service.store.address)
     other.forget("u13")  # as `zhiyin forget` does
     other.close()
@@ -55,29 +55,29 @@ def test_a_forgetting_of_our_own_costs_nobody_else_their_state(service: Any) -> 
     click(service, {"user": "u13", "item": "i7"})
     kept = recent(service, "u13")
     service.delete("/v1/users/u9")
-    before = service.live._forgettings
+    before = service.live._users._forget_count
     assert before == service.store.forget_count() == 1
-    service.live._forget_others()
+    service.live._drop_forgotten()
     assert recent(service, "u13") is kept
 
 
 def test_who_is_forgotten_by_a_clock_that_is_behind_is_forgotten(service: Any, clock: Callable[[float], None]) -> None:
-    learned = service.live.past(service.live.view(), "u3")
+    learned = service.live.user_history(service.live.view(), "u3")
     assert learned.code >= 0
     clock(-YEARS)
     service.delete("/v1/users/u3")
-    assert service.live.past(service.live.view(), "u3").code == -1
+    assert service.live.user_history(service.live.view(), "u3").code == -1
 
 
 def test_trending_outlives_a_clock_that_ran_ahead(service: Any, clock: Callable[[float], None]) -> None:
     trending = service.live.trending
     clock(YEARS)
     click(service, {"user": "a", "item": "i3"})
-    trending.look(service.live.now)
+    trending.update(service.live.now)
     clock(0)
     click(service, *[{"user": f"v{n}", "item": "i5"} for n in range(3)])
-    trending.look(service.live.now)
-    worth = dict(zip(service.live.now.ids.raw(range(40)), trending.worth(service.live.now)[:40]))
+    trending.update(service.live.now)
+    worth = dict(zip(service.live.now.ids.raw(range(40)), trending.scores(service.live.now)[:40]))
     assert max(worth, key=lambda item: worth[item]) == "i5"
     assert worth["i5"] == pytest.approx(3, rel=0.01)
 

@@ -65,7 +65,7 @@ def training_held_at(shop: Shop, monkeypatch: pytest.MonkeyPatch, moment: str) -
                                                                       things(store, name))[1])  # fmt: skip
     elif moment == "before who was forgotten is read":
         gone = shop.store.forgotten_by_hash
-        monkeypatch.setattr(shop.store, "forgotten_all", lambda: (hold(), gone())[1])
+        monkeypatch.setattr(shop.store, "forgotten_by_hash", lambda: (hold(), gone())[1])
     else:
         whole = shop.read
         monkeypatch.setattr(shop, "read", lambda: (whole(), hold())[0])
@@ -208,7 +208,7 @@ def test_columns_read_before_a_change_are_not_held_after_it(service: Any, monkey
 def test_a_history_made_before_a_forgetting_is_not_held_after_it(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from zhiyin.service.version_view import View
 
-    live, make = service.live, View.past
+    live, make = service.live, View.user_history
 
     def past(self: Any, *args: Any) -> Any:
         found = make(self, *args)
@@ -216,6 +216,6 @@ def test_a_history_made_before_a_forgetting_is_not_held_after_it(service: Any, m
         service.delete("/v1/users/u1").raise_for_status()
         return found
 
-    monkeypatch.setattr(View, "past", past)
-    assert len(live.past(live.now, "u1").history.items)
-    assert not len(live.past(live.now, "u1").history.items)
+    monkeypatch.setattr(View, "user_history", past)
+    assert len(live.user_history(live.now, "u1").history.items)
+    assert not len(live.user_history(live.now, "u1").history.items)

@@ -41,7 +41,7 @@ def test_half_of_the_number_in_use(
     shop = opened()
     client, bundles = client_of(shop), shop.live.bundles
     looks: list[Any] = []
-    shop.live.also.append(looks.append)
+    shop.live.periodic_tasks.append(looks.append)
     try:
         with caplog.at_level(logging.WARNING, logger="zhiyin"):
             (bundles.folder / "current").write_bytes(content)
@@ -83,7 +83,7 @@ def opened_live(folder: Path) -> Iterator[ServingState]:
 def wait_for_looks(live: Any, number: int) -> None:
     """Until the thread that watches the versions has looked at them so many times more."""
     looks: list[Any] = []
-    live.also.append(looks.append)
+    live.periodic_tasks.append(looks.append)
     until(lambda: len(looks) > number)
 
 
@@ -91,7 +91,7 @@ def wait_for_looks(live: Any, number: int) -> None:
 def test_a_version_that_was_refused_is_verified_again_only_when_it_has_changed(
     home: Path, tmp_path: Path, verified: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zhiyin.service.serving_state.LOOK", 0.01)
+    monkeypatch.setattr("zhiyin.service.serving_state.POLL_SECONDS", 0.01)
     shutil.copytree(home / "bundles", tmp_path / "bundles")
     bundles = Bundles(tmp_path / "bundles")
     bundles.promote(1)
@@ -117,7 +117,7 @@ def test_a_version_that_was_refused_is_verified_again_only_when_it_has_changed(
 def test_a_first_version_is_taken_up_when_it_is_promoted(
     home: Path, tmp_path: Path, verified: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zhiyin.service.serving_state.LOOK", 0.01)
+    monkeypatch.setattr("zhiyin.service.serving_state.POLL_SECONDS", 0.01)
     shutil.copytree(home / "bundles", tmp_path / "bundles")
     (tmp_path / "bundles" / "current").unlink()
     with opened_live(tmp_path) as live:
@@ -131,7 +131,7 @@ def test_a_first_version_is_taken_up_when_it_is_promoted(
 def test_damaged_versions_are_not_verified_again_and_again_where_none_can_answer(
     home: Path, tmp_path: Path, verified: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zhiyin.service.serving_state.LOOK", 0.01)
+    monkeypatch.setattr("zhiyin.service.serving_state.POLL_SECONDS", 0.01)
     shutil.copytree(home / "bundles", tmp_path / "bundles")
     Bundles(tmp_path / "bundles").promote(1)
     verified.clear()
@@ -154,8 +154,8 @@ def test_a_version_that_the_system_refuses_to_read_is_tried_again(
     number: int, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Too many open files is not a damaged version: nothing in its folder has to change for another try."""
-    monkeypatch.setattr("zhiyin.service.serving_state.LOOK", 0.01)
-    monkeypatch.setattr("zhiyin.service.version_selector.PAUSE", 0.01)
+    monkeypatch.setattr("zhiyin.service.serving_state.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("zhiyin.service.version_selector.RETRY_SECONDS", 0.01)
     shutil.copytree(home / "bundles", tmp_path / "bundles")
     Bundles(tmp_path / "bundles").promote(1)
     shutil.rmtree(tmp_path / "bundles" / "0002")

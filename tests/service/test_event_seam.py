@@ -135,9 +135,9 @@ def test_sessions_count_whole_beside_the_user() -> None:
         shop.train()
         with shop.serving() as client:
             view = client.live.view()
-            items = view.ids.raw(client.live.past(view, "u0", "visit").history.items)
+            items = view.ids.raw(client.live.user_history(view, "u0", "visit").history.items)
             assert items == ["i4", "i3", "i0", "i1"]
-            assert view.ids.raw(client.live.past(view, "u0", "u0").history.items) == ["i0", "i1"]
+            assert view.ids.raw(client.live.user_history(view, "u0", "u0").history.items) == ["i0", "i1"]
 
 
 def test_a_version_saved_without_a_schema_is_served(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_version_saved_without_a_schema_is_served(tmp_path: Path) -> None:
     with shop.serving() as client:
         click(client, *({"user": "x", "item": "i0", "kind": kind, "value": value}
                         for kind, value in (("view", 5), ("share", 1), ("view", None), ("buy", 3))))  # fmt: skip
-        weights = client.live.past(client.live.view(), "x").history.weights
+        weights = client.live.user_history(client.live.view(), "x").history.weights
         assert sorted(weights.tolist()) == [0, 1, 2, 3]
     shop.store.close()
 
@@ -209,8 +209,8 @@ def test_what_is_trending_is_what_users_want() -> None:
             events += [{"user": "d", "item": "i5", "kind": "purchase"}]
             click(client, *events)
             view = client.live.view()
-            client.live.trending.look(view)
-            worth = dict(zip(ITEMS, client.live.trending.worth(view).tolist()))
+            client.live.trending.update(view)
+            worth = dict(zip(ITEMS, client.live.trending.scores(view).tolist()))
             assert [item for item in ITEMS if worth[item] > -math.inf] == ["i4", "i5"]
             assert worth["i5"] == pytest.approx(5 / 3 * worth["i4"])
 

@@ -49,7 +49,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def opened(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
     """Opens shops over one version and one store; all of their lists keep their features."""
-    monkeypatch.setattr("zhiyin.service.serving_state.LOOK", 0.02)
+    monkeypatch.setattr("zhiyin.service.serving_state.POLL_SECONDS", 0.02)
     made: list[Tenant] = []
 
     def open_shop(bundles: Bundles | None = None, rules: Rules | None = None, **settings: Any) -> Any:
@@ -171,7 +171,7 @@ def test_lists_and_features_equal_those_of_the_log(opened: Callable[..., Any], h
     assert found.within
     assert (found.lists, found.left_out) == (16, {})
     for trace in traces(client):
-        assert client.shop.list_service.replay(trace)[0]
+        assert client.shop.list_service.replays.replay(trace)[0]
 
 
 @pytest.mark.parametrize("days", [1, 7, 30])
@@ -207,7 +207,9 @@ def test_reasons_tell_what_the_ranker_read(opened: Callable[..., Any]) -> None:
     body = ask(client, "u5", now, explain=True)
     trace = client.shop.traces.find(body["list_id"])
     names = client.live.now.loaded.model.builder_.number_names
-    rows = dict(zip(client.live.now.known.item_ids.raw(trace.arrays["feature_items"]), trace.arrays["feature_values"]))
+    rows = dict(
+        zip(client.live.now.context.item_ids.raw(trace.arrays["feature_items"]), trace.arrays["feature_values"])
+    )
     compared = 0
     for row in body["items"]:
         for one in row["reason"]["features"]:
@@ -250,7 +252,7 @@ def test_another_version_begins_where_it_has_learned(opened: Callable[..., Any],
     whole = pl.concat([ranked.log(100).filter(pl.col("time") < TRAINED), came])
     counts = dict(whole.group_by("item").len().iter_rows())
     column = client.live.now.loaded.model.builder_.number_names.index("item events")
-    expected = [np.log1p(counts[item]) for item in client.live.now.known.item_ids.raw(items)]
+    expected = [np.log1p(counts[item]) for item in client.live.now.context.item_ids.raw(items)]
     assert np.allclose(values[:, column], expected, rtol=1e-6)
 
 
@@ -268,7 +270,7 @@ def test_who_is_forgotten_leaves_the_counts(opened: Callable[..., Any]) -> None:
     counts = []
     for body in (before, after):
         trace = client.shop.traces.find(body["list_id"])
-        items = client.live.now.known.item_ids.raw(trace.arrays["feature_items"])
+        items = client.live.now.context.item_ids.raw(trace.arrays["feature_items"])
         counts.append(dict(zip(items, np.rint(np.expm1(trace.arrays["feature_values"][:, column])).tolist())))
     assert counts[0]["i5"] - counts[1]["i5"] == 40
     assert counts[0]["i6"] == counts[1]["i6"]
@@ -282,7 +284,7 @@ def test_a_difference_is_found_and_named(opened: Callable[..., Any]) -> None:
     client = opened()
     send(client, ranked.log(100).filter(pl.col("time").is_between(TRAINED, TRAINED + DAY, closed="left")))
     ask(client, "u1", TRAINED + DAY)
-    found = client.shop.skew.look()
+    found = client.shop.skew.compare_recent()
     assert found.within
     assert found.rows == 8 == client.shop.skew.rows
     text = client.get("/metrics").text
@@ -292,7 +294,7 @@ def test_a_difference_is_found_and_named(opened: Callable[..., Any]) -> None:
     twice = pl.DataFrame({"item": np.arange(ranked.ITEMS), "time": np.full(ranked.ITEMS, TRAINED + DAY - HOUR)})
     index.append(twice, index.seq, 0)  # events that the log does not have
     ask(client, "u1", TRAINED + DAY)
-    found = client.shop.skew.look()
+    found = client.shop.skew.compare_recent()
     assert not found.within
     assert found.worst(1)[0][0].startswith("item ")
     assert client.shop.skew.maximum > 1000 * TOLERANCE
@@ -303,7 +305,7 @@ def test_an_index_that_does_not_follow_the_log_is_found(
     opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = opened()
-    monkeypatch.setattr("zhiyin.service.feature_index_updater.FeatureIndexUpdater.look", lambda self, view: None)
+    monkeypatch.setattr("zhiyin.service.feature_index_updater.FeatureIndexUpdater.update", lambda self, view: None)
     event = {"user": "u1", "item": "i1", "time": TRAINED}
     assert client.post("/v1/events", json={"events": [event]}).json()["rejected"] == 0
     ask(client, "u1", TRAINED + DAY)

@@ -60,7 +60,7 @@ def test_a_page_of_widgets_has_no_item_twice(service: Any) -> None:
 
 def test_popular_trending_similar(service: Any) -> None:
     popular = service.get("/v1/popular?k=5&fields=title").json()
-    counts = service.live.now.known.popularity
+    counts = service.live.now.context.popularity
     best = {str(service.live.now.ids.values[int(i)]) for i in np.argsort(-counts, kind="stable")[:3]}
     assert len(best & {row["item"] for row in popular["items"]}) >= 2
     assert popular["items"][0]["columns"]["title"]

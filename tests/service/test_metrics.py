@@ -153,7 +153,7 @@ def test_several_processes_add_up(opened: Callable[..., Any], tmp_path: Path, mo
         assert listed(gone, user="u3")
     assert listed(here, user="u3")
     monkeypatch.setattr(gone.shop.writer, "_waiting", 7)
-    for look in gone.live.also:  # what waits is written down now and then, asked or not
+    for look in gone.live.periodic_tasks:  # what waits is written down now and then, asked or not
         look(gone.live.now)
     monkeypatch.setattr(gone.shop.writer, "_waiting", 0)
     assert "events_waiting" in "".join(file.read_bytes().decode("latin-1") for file in folder.glob("gauge_livesum_*"))
@@ -235,7 +235,7 @@ def test_logs_hold_nobodys_data(service: Any, written: io.StringIO, monkeypatch:
     for where, names in (
         (service.shop.list_service, ("create",)),
         (service.shop.store, ("get", "put", "history", "append_validated")),
-        (service.shop.live, ("past", "heard")),
+        (service.shop.live, ("user_history", "add_events")),
     ):
         for name in names:
             monkeypatch.setattr(where, name, fail)

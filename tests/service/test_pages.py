@@ -288,7 +288,7 @@ def test_two_languages(site: Site) -> None:
 
 def test_titles_are_text_and_never_markup(site: Site) -> None:
     evil = "<img src=x onerror=\"document.title='owned'\"><b>rocket</b> evil"
-    site.shop.live.changed("items", {})  # a store without items is fine too
+    site.shop.live.record_changes("items", {})  # a store without items is fine too
     made = TestClient(create_app([site.shop]))
     head = {"Authorization": f"Bearer {site.keys['admin']}"}
     assert made.put("/v1/items/evil'%22%3E", json={"title": evil, "price": 1.0}, headers=head).status_code == 200

@@ -11,7 +11,7 @@ pytest.importorskip("starlette")
 
 from zhiyin.client import Client
 from zhiyin.client.api_types import Recommendations
-from zhiyin.service.list_service import MOST_PAGED, packed, unpacked
+from zhiyin.service.page_cursor import MAX_PAGED_ITEMS, decode_cursor, encode_cursor
 
 from .conftest import click, eventually
 
@@ -93,7 +93,7 @@ def test_widgets_go_on_one_by_one(busy: Any) -> None:
         assert not {row["item"] for row in one["items"]} & {row["item"] for row in two["items"]}
 
 
-WRONG = ["nonsense", "", packed(["a"] * (MOST_PAGED + 1), "/v1/popular"), packed([], "popular")]
+WRONG = ["nonsense", "", encode_cursor(["a"] * (MAX_PAGED_ITEMS + 1), "/v1/popular"), encode_cursor([], "popular")]
 
 
 @pytest.mark.parametrize("token", WRONG)
@@ -104,7 +104,7 @@ def test_what_is_no_token(service: Any, token: str) -> None:
 
 def test_tokens_hold_any_id() -> None:
     items = ["a", "知", '"', "x" * 256]
-    assert unpacked(packed(items, "/v1/items/知/similar"), "/v1/items/知/similar") == items
+    assert decode_cursor(encode_cursor(items, "/v1/items/知/similar"), "/v1/items/知/similar") == items
 
 
 def test_the_client_goes_on_with_every_list(busy: Any) -> None:

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.service.key_cache import SCOPES
+from zhiyin.service.loaded_version import NoVersionError
 from zhiyin.service.serving_state import ServingState
-from zhiyin.service.version_view import NoVersionError
 from zhiyin.store.database import Store
 
 from .conftest import click, eventually, listed, shop

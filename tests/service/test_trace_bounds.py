@@ -13,7 +13,7 @@ pytest.importorskip("starlette")
 from zhiyin.data.project_config import ServiceSection
 from zhiyin.service.list_service import ListService
 from zhiyin.service.retention import RetentionJob
-from zhiyin.service.trace_encoding import LONG, TOO_LONG, TOO_MANY, TraceQuota
+from zhiyin.service.trace_encoding import MAX_PLAIN_IDS, TOO_LONG, TOO_MANY, TraceQuota
 from zhiyin.store.database import Store
 from zhiyin.store.trace_writer import TraceWriter
 from zhiyin.store.traces import Trace, trace_row
@@ -51,7 +51,7 @@ def test_long_lists_are_kept_as_codes_and_made_again(service: Any, name: str) ->
     short = [f"i{n}" for n in range(0, 40, 3)]
     answer, trace = kept(service, k=8, **{name: short})
     assert trace.head["request"][name] == short
-    assert len(short) <= LONG
+    assert len(short) <= MAX_PLAIN_IDS
     assert replayed(service, answer)["same"]
 
 

@@ -85,7 +85,7 @@ def check_serving(config: Path, lists: int, json: bool) -> None:
     """Print the training-serving skew of the lists that a project's service has made."""
     from zhiyin.cli.output import print_json, print_table, say
     from zhiyin.cli.project import open_project, opened_store
-    from zhiyin.service.feature_skew import STALE, TOLERANCE, compare_newest
+    from zhiyin.service.feature_skew import MAX_DELAY_SECONDS, TOLERANCE, compare_newest
     from zhiyin.service.settings import read_settings
 
     with opened_store(open_project(config)) as store:
@@ -99,7 +99,7 @@ def check_serving(config: Path, lists: int, json: bool) -> None:
         if skew.lists:
             rows = [(name, f"{gap:.3g}", "same" if gap <= TOLERANCE else "differs") for name, gap in skew.worst()]
             print_table(("feature", "largest difference", f"up to {TOLERANCE:g}"), rows)
-        if skew.behind > STALE:
+        if skew.behind > MAX_DELAY_SECONDS:
             say(f"an event had been kept for {skew.behind:,.0f} s while the ranker did not know of it")
         elif not skew.lists:
             say("no list with features was found: [service] log_features says of what share they are kept")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from zhiyin.core.binary_search import first_not_before
 from zhiyin.core.durations import UNITS
 from zhiyin.core.hashing import find, table
 from zhiyin.core.parallel import kernel
@@ -28,25 +29,13 @@ def _log1p(count):
 
 
 @kernel
-def _before(times, low, high, moment):
-    """Binary search: the first position of [low, high) whose time is not before the moment; `high` if there is none."""
-    while low < high:
-        middle = (low + high) >> 1
-        if times[middle] < moment:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-@kernel
 def _back(times, low, high, moment):
-    """As `_before`, by exponential search from the high end: few steps where the position is near it."""
+    """As `first_not_before`, by exponential search from the high end: few steps where the position is near it."""
     step = 1
     while high - step >= low and times[high - step] >= moment:
         high -= step
         step *= 2
-    return _before(times, max(low, high - step), high, moment)
+    return first_not_before(times, max(low, high - step), high, moment)
 
 
 @kernel
@@ -75,7 +64,7 @@ def _tally(log, item, moment, spans, counts, kinds, sums, first_last):
     if item >= len(starts) or sizes[item] == 0:
         return
     begin = starts[item]
-    end = _before(times, begin, begin + sizes[item], moment)
+    end = first_not_before(times, begin, begin + sizes[item], moment)
     if end == begin:
         return
     windows = len(spans)

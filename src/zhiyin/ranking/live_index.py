@@ -17,6 +17,11 @@ import polars as pl
 
 from zhiyin.ranking.asof import AsOf
 
+# Events as an index takes them: items in codes, times in microseconds UTC.
+NO_EVENTS = pl.DataFrame(
+    schema={"item": pl.Int32, "time": pl.Int64, "kind": pl.String, "value": pl.Float64, "weight": pl.Float32}
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class IndexState:
@@ -110,3 +115,16 @@ class LiveIndex:
                     self._left.wait_for(lambda: not self._readers[side])  # noqa: B023
                     self._sides[side] = IndexState(index, seq, count)
                     self._active = side if not number else self._active
+
+
+def live_index_of(model: object, seq: int) -> LiveIndex | None:
+    """The live index of a fitted model; None where no ranker reads one, or the log has no times.
+
+    Parameters
+    ----------
+    seq: sequence number of the last event of the store's log that the model has learned.
+    """
+    builder = getattr(model, "builder_", None)
+    if builder is None or not builder.index.has_times:
+        return None
+    return LiveIndex(builder.index, seq)

@@ -14,10 +14,10 @@ from zhiyin.core.errors import DataError, ZhiyinError
 from zhiyin.core.limits import MAX_ID_CHARS
 from zhiyin.core.texts import text
 from zhiyin.service.authentication import Access
+from zhiyin.service.catalogue_overlay import json_value
 from zhiyin.service.endpoint_routes import handles, json_response
 from zhiyin.service.errors import RefusedError
-from zhiyin.service.list_service import next_page, unpacked
-from zhiyin.service.version_view import plain
+from zhiyin.service.page_cursor import decode_cursor, next_cursor
 from zhiyin.store.records import columns
 
 Table = Literal["items", "users"]
@@ -28,14 +28,14 @@ MAX_REPORTED_LINES = 100
 async def search(access: Access, query: SearchQuery) -> Any:
     def work() -> dict[str, Any]:
         view, fields = access.live.view(), column_names(query.fields) or None
-        shown = unpacked(query.page, "/v1/items") if query.page else []
+        shown = decode_cursor(query.page, "/v1/items") if query.page else []
         matches = view.search(query.search, query.k + len(shown) + 1)
         matches = matches[~np.isin(matches, view.encode(shown))] if shown else matches
         codes = matches[: query.k]
         items = [str(raw) for raw in view.ids.raw(codes)]
         return {
             "items": [{"item": item, "columns": view.row(int(code), fields)} for item, code in zip(items, codes)],
-            "next": next_page([*shown, *items], len(matches) > query.k, "/v1/items"),
+            "next": next_cursor([*shown, *items], len(matches) > query.k, "/v1/items"),
         }
 
     return await access.work.do(work)
@@ -82,7 +82,7 @@ async def delete_item(access: Access, key: str) -> Any:
 @handles(endpoints.DELETE_USER)
 async def delete_user(access: Access, key: str) -> Any:
     def forget() -> dict[str, Any]:
-        proof = access.store.forget(key, access.live.made)
+        proof = access.store.forget(key, access.live.version_created)
         access.live.forget(key)
         return {"id": key, "proof": proof}
 
@@ -147,7 +147,7 @@ def _write(access: Access, table: Table, rows: dict[str, Any], *, keep_others: b
             key: _catalogue_columns(access, table, key) or {} for key, values in rows.items() if values is not None
         }
         versions = access.store.replace(table, rows, catalogued)
-    access.live.changed(table, rows)
+    access.live.record_changes(table, rows)
     return versions
 
 
@@ -160,12 +160,12 @@ def _catalogue_columns(access: Access, table: Table, key: str) -> dict[str, Any]
     loaded = view.loaded
     frame = loaded.items if table == "items" else loaded.users
     if table == "items":
-        code = int(loaded.known.item_ids.encode([key])[0])
+        code = int(loaded.context.item_ids.encode([key])[0])
     else:
-        code = loaded.learned(key, access.store.forgotten_at(key))
+        code = loaded.learned_user_code(key, access.store.forgotten_at(key))
     if code < 0 or frame is None:
         return None
-    return {column: plain(value) for column, value in frame.row(code, named=True).items()
+    return {column: json_value(value) for column, value in frame.row(code, named=True).items()
             if value is not None and column != "id"}  # fmt: skip
 
 

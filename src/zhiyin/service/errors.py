@@ -14,9 +14,9 @@ from starlette.routing import Match
 from zhiyin.core.errors import UnknownItemError, ZhiyinError
 from zhiyin.core.metering import StoppedError
 from zhiyin.core.run import log
+from zhiyin.service.loaded_version import NoVersionError
 from zhiyin.service.log_format import stack_of
 from zhiyin.service.placements import TooManyPlacementsError, UnknownPlacementError
-from zhiyin.service.version_view import NoVersionError
 from zhiyin.store.access_keys import KeyConflictError, UnknownKeyError
 from zhiyin.store.errors import StoreAwayError, StoreFullError
 from zhiyin.store.group_commit import CommitTimeoutError, StoreBusyError, StoreClosedError

@@ -43,9 +43,9 @@ async def store_events(access: Access, body: bytes, content_type: str) -> Any:
         numbers = await _commit(access, events)
         new_events = [event.numbered(seq) for event, seq in zip(events, numbers) if seq]
         if access.live.state.waits or len(new_events) > MAX_EVENTS_ON_LOOP:
-            await access.work.do(access.live.heard, new_events)
+            await access.work.do(access.live.add_events, new_events)
         else:
-            access.live.heard(new_events)
+            access.live.add_events(new_events)
         remaining = iter(numbers)
         for result in results:
             if result["status"] == "accepted" and not next(remaining):

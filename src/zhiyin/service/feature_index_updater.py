@@ -1,139 +1,135 @@
-"""The store's log into the feature index of the version in use, so that the ranker knows what happened since training.
+"""Updates the feature index of the version in use from the store's log: the ranker knows of events since training.
 
-Each process follows the log by its sequence number, from the last event that the version has learned on. Events of
-items that nobody has described yet wait until somebody does.
+Each process follows the log by its sequence number, from the last event that the version has learned. Events of items
+that no catalogue describes yet wait until one does.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import polars as pl
 
 from zhiyin.core.run import log
-from zhiyin.ranking.live_index import IndexState, LiveIndex
+from zhiyin.ranking.live_index import NO_EVENTS, IndexState
+from zhiyin.service.loaded_version import LoadedVersion
+from zhiyin.service.version_view import View
 from zhiyin.store.database import Store
 
-if TYPE_CHECKING:
-    from zhiyin.service.version_view import Loaded, View
-
-# Events of one reading; events after the version's that an index holds (some 60 bytes each, twice); events of unknown
-# items that wait, the newest.
-PART, MOST, WAITING = 100_000, 20_000_000, 100_000
-# Events as an index takes them: items in codes, times in microseconds.
-NO_EVENTS = pl.DataFrame(
-    schema={"item": pl.Int32, "time": pl.Int64, "kind": pl.String, "value": pl.Float64, "weight": pl.Float32}
-)
+# Events that are read at once.
+BATCH_EVENTS = 100_000
+# Events after training that an index holds, some 60 bytes each, twice.
+MAX_INDEX_EVENTS = 20_000_000
+# Events of unknown items that wait; the newest are kept.
+MAX_WAITING_EVENTS = 100_000
 _COLUMNS = ("seq", "user", "item", "time", "kind", "value")
 
 
 class FeatureIndexUpdater:
-    """Keeps the index of one version current. One thread looks.
+    """Keeps the index of one version current. One thread calls `update`.
 
-    What is in the index is, after each look, what the store holds after the version's own events: of users who were
-    forgotten since nothing is left. What the version itself has learned of them stays in its counts, which name nobody,
+    After each update the index holds what the store holds after the events that the version has learned: nothing of
+    users who were forgotten since. What the version itself has learned of them stays in its counts, which name nobody,
     until the next training.
     """
 
-    def __init__(self, store: Store, loaded: Loaded) -> None:
+    def __init__(self, store: Store, loaded: LoadedVersion) -> None:
         self.store, self.loaded, self.index = store, loaded, loaded.index
-        self._forgettings = store.forget_count()
+        self._forget_count = store.forget_count()
         self._waiting = pl.DataFrame()
         self._ids: object = None
-        self._full, self._complete = False, time.monotonic()
-        # Set where the log was found to have lost events: the next look makes the index anew.
+        self._is_full, self._complete_at = False, time.monotonic()
+        # Set where the log was seen to have lost events: the next update rebuilds the index.
         self.stale = False
 
-    def look(self, view: View) -> None:
-        """Hear of what came in since the last look."""
+    def update(self, view: View) -> None:
+        """Add the events that were stored since the last update."""
         if self.index is None:
             return
         begun = time.monotonic()
-        forgettings = self.store.forget_count()
-        if forgettings != self._forgettings or self.stale:
-            self._forgettings, self.stale = forgettings, False
+        forget_count = self.store.forget_count()
+        if forget_count != self._forget_count or self.stale:
+            self._forget_count, self.stale = forget_count, False
             self.rebuild(view)
-        self._retry(view)
-        while self.index.events < MOST and len(part := self.store.events(self.index.seq, PART, _COLUMNS)):
-            known, unknown = _coded(part, view)
-            self.index.append(known, int(part["seq"][-1]), len(part))
+        self._add_waiting(view)
+        while self.index.events < MAX_INDEX_EVENTS and len(
+            batch := self.store.events(self.index.seq, BATCH_EVENTS, _COLUMNS)
+        ):
+            known, unknown = _encode_events(batch, view)
+            self.index.append(known, int(batch["seq"][-1]), len(batch))
             if len(unknown):
-                self._waiting = pl.concat([self._waiting, unknown], how="diagonal").tail(WAITING)
-        if self.index.events < MOST:
-            self._complete = begun
-        elif not self._full:
-            self._full = True
+                self._waiting = pl.concat([self._waiting, unknown], how="diagonal").tail(MAX_WAITING_EVENTS)
+        if self.index.events < MAX_INDEX_EVENTS:
+            self._complete_at = begun
+        elif not self._is_full:
+            self._is_full = True
             log.warning("service: %d events since version %d are as many as its feature index takes: train a new one",
                         self.index.events, self.loaded.version)  # fmt: skip
 
     def rebuild(self, view: View) -> None:
-        """Know what the store holds now, after events were deleted. Costs what the events since the version cost."""
+        """Replace the events of the index by those that the store holds now, after some were deleted.
+
+        The cost grows with the events since the version.
+        """
         assert self.index is not None
-        events, count, self._waiting = _read(self.store, view, self.index.learned_seq, self.index.seq)
+        events, count, self._waiting = _read_events(self.store, view, self.index.learned_seq, self.index.seq)
         self.index.replace(events, self.index.seq, count)
 
     @property
     def age(self) -> float:
-        """Seconds since all events of the store were in the index; 0 where there is none to feed."""
-        return 0.0 if self.index is None else max(0.0, time.monotonic() - self._complete)
+        """Seconds since all events of the store were in the index; 0 where the version has no index."""
+        return 0.0 if self.index is None else max(0.0, time.monotonic() - self._complete_at)
 
-    def _retry(self, view: View) -> None:
-        """Items that were described meanwhile have codes now."""
+    def _add_waiting(self, view: View) -> None:
+        """Add waiting events whose items have codes by now."""
         assert self.index is not None
         if view.ids is self._ids:
             return
         self._ids = view.ids
         if len(self._waiting):
-            known, self._waiting = _coded(self._waiting, view)
+            known, self._waiting = _encode_events(self._waiting, view)
             if len(known):
                 self.index.append(known, self.index.seq, 0)
 
 
 def index_at(store: Store, view: View, seq: int) -> IndexState | None:
-    """The index of a view's version as of a sequence number of the store's log, made of what the version learned and of
-    the log, without what serving had in memory; None where the version has none."""
+    """The index of a view's version as of a sequence number, computed from what the version learned and from the log.
+
+    What serving holds in memory takes no part. Returns None where the version has no index.
+    """
     index = view.loaded.index
     if index is None:
         return None
-    events, count, _ = _read(store, view, index.learned_seq, seq)
+    events, count, _ = _read_events(store, view, index.learned_seq, seq)
     return IndexState(index.learned.with_events(events), seq, count)
 
 
-def _read(store: Store, view: View, after: int, until: int) -> tuple[pl.DataFrame, int, pl.DataFrame]:
-    """Coded events of the log in (after, until], how many rows there were, and those of unknown items."""
+def _read_events(store: Store, view: View, after: int, until: int) -> tuple[pl.DataFrame, int, pl.DataFrame]:
+    """Encoded events of the log in (after, until], the number of rows read, and the events of unknown items."""
     known, unknown, count = [NO_EVENTS], [pl.DataFrame()], 0
-    for part in _parts(store, after, until):
-        coded, rest = _coded(part, view)
-        known.append(coded)
-        unknown.append(rest.tail(WAITING))
-        count += len(part)
-    return pl.concat(known), count, pl.concat(unknown, how="diagonal").tail(WAITING)
+    for batch in _batches(store, after, until):
+        encoded, rest = _encode_events(batch, view)
+        known.append(encoded)
+        unknown.append(rest.tail(MAX_WAITING_EVENTS))
+        count += len(batch)
+    return pl.concat(known), count, pl.concat(unknown, how="diagonal").tail(MAX_WAITING_EVENTS)
 
 
-def _parts(store: Store, after: int, until: int) -> Iterator[pl.DataFrame]:
-    while after < until and len(part := store.events(after, PART, _COLUMNS)):
-        after = int(part["seq"][-1])
-        yield part.filter(pl.col("seq") <= until)
+def _batches(store: Store, after: int, until: int) -> Iterator[pl.DataFrame]:
+    while after < until and len(batch := store.events(after, BATCH_EVENTS, _COLUMNS)):
+        after = int(batch["seq"][-1])
+        yield batch.filter(pl.col("seq") <= until)
 
 
-def _coded(part: pl.DataFrame, view: View) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Events that the version has not learned, as an index takes them, and those of items that a view does not know."""
+def _encode_events(events: pl.DataFrame, view: View) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Events that the version has not learned, as an index takes them, and those of items unknown to the view."""
     loaded = view.loaded
-    part = loaded.unlearned_rows(part)
-    codes = view.encode(part["item"])
-    weights = loaded.schema.weights(part["kind"], part["value"])
-    known = pl.Series(codes >= 0)
-    frame = part.select("time", "kind", "value").with_columns(
+    events = loaded.new_event_rows(events)
+    codes = view.encode(events["item"])
+    weights = loaded.schema.weights(events["kind"], events["value"])
+    is_known = pl.Series(codes >= 0)
+    frame = events.select("time", "kind", "value").with_columns(
         pl.Series("item", codes, dtype=pl.Int32), pl.Series("weight", weights, dtype=pl.Float32)
     )
-    return frame.filter(known).select(NO_EVENTS.columns), part.filter(~known)
-
-
-def live_index(model: object, seq: int) -> LiveIndex | None:
-    """The index of a fitted model; None where no ranker reads one, or the log has no times."""
-    builder = getattr(model, "builder_", None)
-    if builder is None or not builder.index.has_times:
-        return None
-    return LiveIndex(builder.index, seq)
+    return frame.filter(is_known).select(NO_EVENTS.columns), events.filter(~is_known)

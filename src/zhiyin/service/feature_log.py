@@ -1,4 +1,4 @@
-"""Features that the ranker read, kept in the traces of a sample of lists; `skew` compares them with the log."""
+"""Logs the features that the ranker read in the traces of a sample of lists; `feature_skew` checks them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from zhiyin.ranking.examples import ItemFeatures
 from zhiyin.ranking.live_index import IndexState
 from zhiyin.store.traces import Trace
 
-# Bytes of features of one list at most: the first items of a long list. Lists that are remembered to be compared.
-BYTES, REMEMBERED = 64 * 1024, 50
+# Bytes of features of one list: of a long list the first items. Newest lists that wait to be compared.
+MAX_FEATURE_BYTES, MAX_RECENT_LISTS = 64 * 1024, 50
+# Arrays of a trace.
 VALUES, ITEMS = "feature_values", "feature_items"
 # Why a list cannot be made again.
-DELETED = "events that its ranker knew of were deleted since"
+EVENTS_DELETED = "events that its ranker knew of were deleted since"
 
 
 class FeatureLog:
@@ -28,18 +29,20 @@ class FeatureLog:
 
     Parameters
     ----------
-    share: of the lists that a ranker ordered, 0 to 1. per_second: lists at most.
+    share: share of the lists that a ranker ordered, 0 to 1.
+    per_second: lists a second at most.
+    clock: seconds.
     """
 
     def __init__(self, share: float = 0.0, per_second: int = 10, clock: Callable[[], float] = time.monotonic) -> None:
         self.share, self.per_second, self._clock = share, per_second, clock
         self._lock = threading.Lock()
         self._second, self._chosen = 0, 0
-        # Ids of the newest lists whose features were kept.
-        self.remembered: deque[str] = deque(maxlen=REMEMBERED)
+        # Ids of the newest lists whose features were stored.
+        self.recent: deque[str] = deque(maxlen=MAX_RECENT_LISTS)
 
     def chooses(self, list_id: str) -> bool:
-        """Whether the features of a list are to be kept; drawn by its id, which is random."""
+        """Whether the features of a list are to be stored; drawn by its id, which is random."""
         if not self.share or int(list_id[-8:], 16) >= self.share * 2**32:
             return False
         second = int(self._clock())
@@ -53,13 +56,13 @@ class FeatureLog:
 def write_features(
     head: dict[str, Any], arrays: dict[str, np.ndarray], answer: Answer, state: IndexState | None
 ) -> None:
-    """Put into a trace which state of the index a list was ranked by, and its features where they were asked for."""
+    """Write into a trace the state of the index that a list was ranked by, and its features where requested."""
     if state is None or answer.method != "ranker":
         return
     head["index"] = [state.seq, state.events]
     features = answer.features
     if features is not None and len(features.items):
-        rows = max(1, BYTES // max(1, 4 * len(features.names)))
+        rows = max(1, MAX_FEATURE_BYTES // max(1, 4 * len(features.names)))
         head["features"] = hash_of_names(features.names)
         arrays[ITEMS], arrays[VALUES] = features.items[:rows], features.values[:rows]
 
@@ -70,17 +73,23 @@ def read_features(trace: Trace) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def hash_of_names(names: Sequence[str]) -> str:
-    """Tells apart features whose columns are not the same."""
+    """Hash of the names of features: the same for the same columns."""
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 
-def differences(logged: tuple[np.ndarray, np.ndarray], found: ItemFeatures) -> np.ndarray:
-    """float64[r, f]: |logged - found| / max(1, |logged|, |found|); infinite where one is not known, or the item is no
-    candidate."""
+def differences(logged: tuple[np.ndarray, np.ndarray], recomputed: ItemFeatures) -> np.ndarray:
+    """float64[r, f]: |logged - recomputed| / max(1, |logged|, |recomputed|).
+
+    Infinite where one of both is unknown, or the item is no candidate.
+
+    Parameters
+    ----------
+    logged: item codes int32[r] and features float32[r, f].
+    """
     items, values = logged
     out = np.full(values.shape, np.inf)
-    _, rows, at = np.intersect1d(items, found.items, return_indices=True)
-    a, b = values[rows].astype(np.float64), found.values[at].astype(np.float64)
+    _, rows, at = np.intersect1d(items, recomputed.items, return_indices=True)
+    a, b = values[rows].astype(np.float64), recomputed.values[at].astype(np.float64)
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     with np.errstate(invalid="ignore"):
         gap = np.abs(a - b) / np.maximum(1.0, np.maximum(np.abs(a), np.abs(b)))

@@ -23,7 +23,8 @@ from zhiyin.core.run import Run
 from zhiyin.service.authentication import Access
 from zhiyin.service.endpoint_routes import handles
 from zhiyin.service.errors import RefusedError
-from zhiyin.service.list_service import next_page, unpacked
+from zhiyin.service.list_response import list_json
+from zhiyin.service.page_cursor import decode_cursor, next_cursor
 
 _NO_REQUEST = Ask()
 
@@ -34,7 +35,7 @@ async def _list_json(access: Access, ask: Ask, origin: str = "recommendations", 
     def work() -> dict[str, Any]:
         started = time.perf_counter()
         result = access.list_service.create(ask, origin, like)
-        return access.list_service.to_json(result, ask, started)
+        return list_json(result, ask, started)
 
     if ask.now is not None and not access.admin:
         raise RefusedError(403, "only an admin key may say what time it is", "leave now out")
@@ -83,7 +84,7 @@ async def rank(access: Access, body: RankIn) -> Any:
 
     def work() -> dict[str, Any]:
         started = time.perf_counter()
-        answer = access.list_service.to_json(access.list_service.create(ask, "rank"), ask, started)
+        answer = list_json(access.list_service.create(ask, "rank"), ask, started)
         ranked = {row["item"] for row in answer["items"]}
         answer["items"] += [{"item": item, "score": None} for item in items if item not in ranked]
         answer["next"] = None
@@ -106,7 +107,7 @@ async def pages(access: Access, body: PageIn) -> Any:
             origin = "similar" if widget.similar_to is not None else widget.kind
             result = access.list_service.create(ask, origin, widget.similar_to, shown)
             shown += result.items
-            widgets.append({"name": widget.name} | access.list_service.to_json(result, ask, started))
+            widgets.append({"name": widget.name} | list_json(result, ask, started))
         return {"widgets": widgets}
 
     return await access.work.do(work)
@@ -118,12 +119,12 @@ async def similar_users(access: Access, key: str, query: PagedQuery) -> Any:
 
     def work() -> dict[str, Any]:
         view = access.live.view()
-        past = access.live.past(view, key)
+        past = access.live.user_history(view, key)
         if not len(past.history.items):
             raise RefusedError(404, f"nothing is known of user {key!r}", "bring events of the user first")
-        shown = unpacked(query.page, route) if query.page else []
-        code, shown_before = int(view.known.user_ids.encode([key])[0]), set(shown)
-        n_wanted, n_users = k + len(shown) + 1, len(view.known.user_ids)
+        shown = decode_cursor(query.page, route) if query.page else []
+        code, shown_before = int(view.context.user_ids.encode([key])[0]), set(shown)
+        n_wanted, n_users = k + len(shown) + 1, len(view.context.user_ids)
         n_asked = n_wanted + 1
         while True:  # more of them where many were forgotten since
             frame = view.answers.model.similar_users(k=n_asked, histories=past.history, run=Run(threads=1))
@@ -134,7 +135,7 @@ async def similar_users(access: Access, key: str, query: PagedQuery) -> Any:
             if len(rows) > k or len(neighbors) < n_asked or n_asked >= n_users:
                 shown = [*shown, *(row["user"] for row in rows[:k])]
                 return {"user": key, "version": view.version, "users": rows[:k],
-                        "next": next_page(shown, len(rows) > k, route)}  # fmt: skip
+                        "next": next_cursor(shown, len(rows) > k, route)}  # fmt: skip
             n_asked = min(n_users, 4 * n_asked)
 
     return await access.work.do(work)
@@ -184,7 +185,7 @@ async def replay(access: Access, list_id: str, query: ReplayQuery) -> Any:
     trace = await access.get_list(list_id)
 
     def work() -> dict[str, Any]:
-        same, answer, why = access.list_service.replay(trace, query.explain)
+        same, answer, why = access.list_service.replays.replay(trace, query.explain)
         result: dict[str, Any] = {"list_id": list_id, "same": same, "items": []}
         if answer is not None:
             result["items"] = [{"item": str(i), "score": s} for i, s in zip(answer.items, answer.scores)]

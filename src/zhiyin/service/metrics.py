@@ -98,7 +98,7 @@ class Metrics:
         for name, tenant in zip(distinct_names([shop.name for shop in shops]), shops):
             self.shops.append(ShopMetrics(self, name, tenant))
         if self.folder:
-            shops[0].live.also.append(lambda _: self._look_now_and_then())
+            shops[0].live.periodic_tasks.append(lambda _: self._look_now_and_then())
 
     def done(self, seen: RequestRecord) -> None:
         """Count a request."""
@@ -221,12 +221,12 @@ class ShopMetrics:
             "events_waiting": shop.writer.waiting,
             "traces_waiting": shop.traces.waiting,
             "version": view.version,
-            "version_age_seconds": max(0.0, time.time() - view.loaded.made / 1e6),
+            "version_age_seconds": max(0.0, time.time() - view.loaded.created / 1e6),
             "items_waiting": live.waiting_items,
             "live_users": live.state.users,
             "feature_skew_max": shop.skew.maximum,
             "feature_index_age_seconds": 0.0 if live.index_updater is None else live.index_updater.age,
-            "coverage": len(self._times) / max(1, int(view.shown.sum())),
+            "coverage": len(self._times) / max(1, int(view.visible.sum())),
         }
         for name, value in now.items():
             self.all.child(self.all.gauges[name], *label).set(value)

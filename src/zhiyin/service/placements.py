@@ -15,16 +15,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from zhiyin.api.requests import ListOptions, Setting
+from zhiyin.api.requests import Setting
 from zhiyin.core.errors import ConfigError, ZhiyinError
 from zhiyin.core.limits import MAX_ID_CHARS
 from zhiyin.core.run import log
 from zhiyin.core.texts import text
 from zhiyin.data.project_config import parse_usable, read_text
 from zhiyin.pipeline.answers import Answers
-from zhiyin.pipeline.request import Request
-from zhiyin.pipeline.rules import Boost
 from zhiyin.service.health_issues import HealthIssue
+from zhiyin.service.request_building import request_of_options
 from zhiyin.store.database import Store
 
 TABLE, DEFAULT, MOST = "placements", "default", 1_000
@@ -140,7 +139,7 @@ class Placements:
         found = {}
         for name, (_, setting) in self._known.items():
             try:
-                request = request_of(setting)
+                request = request_of_options(setting)
                 answers.rulebook(request.filter, request.boosts)
             except ConfigError as error:
                 reason = error.message.splitlines()[0]
@@ -231,7 +230,7 @@ def checked(name: str, settings: Mapping[str, Any], answers: Answers) -> Setting
             f"placement {name!r}: {place}: {first['msg']}", column=place,
             remedy=f"settings are {', '.join(Setting.model_fields)}",
         ) from None  # fmt: skip
-    answers.ask(request_of(made))
+    answers.ask(request_of_options(made))
     return made
 
 
@@ -256,17 +255,3 @@ def placements_of(file: Path, answers: Answers) -> tuple[dict[str, str], dict[st
             what = f"[placements.{name[:64]}]"
             rejected[what] = HealthIssue(what, error.message.splitlines()[0], f"mend it in {file.name}")
     return usable, rejected
-
-
-def request_of(made: ListOptions) -> Request:
-    """What settings ask for, of nobody."""
-    return Request(
-        k=made.k,
-        filter=made.filter,
-        boosts=tuple(Boost(b.when, str(b.multiply), str(b.add)) for b in made.boosts),
-        exclude=made.exclude,
-        pins=made.pins,
-        exclude_seen=made.exclude_seen,
-        diversity=made.diversity,
-        balance=made.balance,
-    )

@@ -15,6 +15,7 @@ from zhiyin.pipeline.bundles import Bundles
 from zhiyin.service.health_issues import MAX_LISTED_ISSUES, HealthIssue
 from zhiyin.service.key_cache import Keys
 from zhiyin.service.placements import Placements, placements_of
+from zhiyin.service.serving_issues import invalid_column, invalid_users, unreadable_changes
 from zhiyin.service.serving_state import ServingState
 from zhiyin.service.settings import Settings, read_settings
 from zhiyin.store.database import Store
@@ -53,21 +54,23 @@ def _store_issues(settings: Settings, address: str) -> list[HealthIssue]:
         view = live.serving
         placements = Placements(store, None, None if view is None else view.answers)
         keys, _ = Keys.open(store, None, first=False)
-        users = live.unfit_users()
+        users = invalid_users(live)
         readable = view is not None and settings.file.is_file() and not settings.instead
         file_issues = placements_of(settings.file, view.answers)[1] if view is not None and readable else {}
         issues = [*live.health_issues(), *placements.health_issues(), *keys.health_issues()]
         issues += file_issues.values()
-        issues += [live.unfit_column("users", column, ids) for column, ids in users.items()]
+        issues += [invalid_column(live, "users", column, ids) for column, ids in users.items()]
         names = (
             {}
             if view is None
-            else {f"items.{column}": sorted(ids)[:MAX_LISTED_ISSUES] for column, ids in view.unfit.items()}
+            else {f"items.{column}": sorted(ids)[:MAX_LISTED_ISSUES] for column, ids in view.invalid_values.items()}
         )
         names |= {f"users.{column}": sorted(ids)[:MAX_LISTED_ISSUES] for column, ids in users.items()}
         names["keys"] = keys.damaged
         for table in ("items", "users"):
-            names |= {f"change {seq} of {table}": [store.id_of_change(table, seq)] for seq in live.unreadable(table)}
+            names |= {
+                f"change {seq} of {table}": [store.id_of_change(table, seq)] for seq in unreadable_changes(live, table)
+            }
     return [
         dataclasses.replace(entry, reason=f"{entry.reason}: {', '.join(names[entry.what])}")
         if names.get(entry.what) else entry

@@ -26,7 +26,7 @@ async def put_schema(access: Access, body: SchemaIn) -> Any:
     def change() -> dict[str, Any]:
         _check_types(access, changes)
         declare(access.store, changes)
-        access.live.look_at_types()
+        access.live.refresh_types()
         return _schema_json(access) | {"set_aside": [issue.as_json() for issue in access.tenant.health_issues()]}
 
     return await access.writes.do(change)
@@ -49,7 +49,7 @@ def _check_types(access: Access, changes: dict[str, dict[str, str | None]]) -> N
                 declared[table][column] = type
         if len(declared[table]) > MAX_TABLE_COLUMNS:
             raise RefusedError(409, f"{len(declared[table]):,} types of {table}", f"at most {MAX_TABLE_COLUMNS:,}")
-    broken = access.live.broken_by(CatalogueSchema.from_state(declared))
+    broken = access.live.rules_broken_by(CatalogueSchema.from_state(declared))
     if broken:
         name, reason = next(iter(broken.items()))
         raise RefusedError(409, f"[rules] {name} could not be used any more: {reason}", "change the rule first")

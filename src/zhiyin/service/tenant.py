@@ -12,7 +12,7 @@ from pathlib import Path
 from zhiyin.data.project_config import ServiceSection, resolved
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.service.feature_log import FeatureLog
-from zhiyin.service.feature_skew import SkewWatch
+from zhiyin.service.feature_skew import SkewMonitor
 from zhiyin.service.health_issues import HealthIssue
 from zhiyin.service.key_cache import Keys
 from zhiyin.service.list_service import ListService
@@ -54,9 +54,9 @@ class Tenant:
         self.placements = Placements(self.store, self.config, None if view is None else view.answers)
         features = FeatureLog(self.settings.log_features, self.settings.log_features_rate)
         self.list_service = ListService(self.live, self.placements, self.traces, self.settings.budget / 1e3, features)
-        self.skew = SkewWatch(self.list_service)
-        self.live.also.append(lambda view: self.placements.look(view.answers))
-        self.live.noticed["placements"] = self.placements.refresh
+        self.skew = SkewMonitor(self.list_service)
+        self.live.periodic_tasks.append(lambda view: self.placements.look(view.answers))
+        self.live.table_listeners["placements"] = self.placements.refresh
         # Hears what became of events, and the seconds until they counted.
         self.brought: Callable[[Iterable[str], float], None] = lambda fates, seconds: None
 

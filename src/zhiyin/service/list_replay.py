@@ -1,0 +1,133 @@
+"""ListReplay: makes the list of a trace again.
+
+A trace holds what cannot be computed again: the request, the version of the placement, the time, the user's new events.
+Candidates, scores and reasons are computed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from zhiyin.pipeline.request import Answer
+from zhiyin.ranking.live_index import IndexState
+from zhiyin.service.feature_index_updater import index_at
+from zhiyin.service.feature_log import EVENTS_DELETED
+from zhiyin.service.list_origins import answer_request
+from zhiyin.service.placements import Placements
+from zhiyin.service.request_building import build_request
+from zhiyin.service.serving_state import ServingState
+from zhiyin.service.trace_encoding import decode_request
+from zhiyin.service.user_history import UserHistory
+from zhiyin.service.version_view import View
+from zhiyin.store.traces import Trace
+
+# Types of the arrays of a history's tail; see `UserHistory`.
+_TAIL_TYPES: Mapping[str, Any] = {
+    "items": np.int32, "weights": np.float32, "times": np.int64, "kinds": np.uint8, "values": np.float32
+}  # fmt: skip
+
+
+class ListReplay:
+    """Makes lists of traces again, and holds the last view and the last index that were made for it."""
+
+    def __init__(self, live: ServingState, placements: Placements) -> None:
+        self.live, self.placements = live, placements
+        self._view: tuple[tuple[int, int], View] | None = None
+        self._index: tuple[tuple[int, int], IndexState | None] | None = None
+
+    def replay(self, trace: Trace, explain: bool = False) -> tuple[bool, Answer | None, str]:
+        """Make a list again. Returns whether it is the same, the list, and the reason why it is not.
+
+        The version must still exist, the settings must be the same, and the events that its ranker read must be there.
+        """
+        head = trace.head
+        view, reason = self.view_of(trace)
+        if view is None:
+            return False, None, reason
+        index, reason = self.index_of(trace, view)
+        if reason:
+            return False, None, reason
+        answer = self.answer(trace, view, index, explain=explain)
+        same_items = [str(item) for item in answer.items] == head["items"]
+        is_same = same_items and np.allclose(answer.scores, trace.arrays["scores"], rtol=1e-5, atol=1e-6)
+        reason = "" if is_same else ("items differ" if not same_items else "scores differ")
+        if not is_same and head["origin"] == "trending":
+            reason = "what is trending has moved on"
+        return is_same, answer, reason
+
+    def answer(
+        self,
+        trace: Trace,
+        view: View,
+        index: IndexState | None,
+        *,
+        explain: bool = False,
+        features: Literal["none", "shown", "all"] = "none",
+        history: UserHistory | None = None,
+    ) -> Answer:
+        """The list of a trace, made by a view and a state of its feature index.
+
+        Parameters
+        ----------
+        history: history of the user at that time; None: as the trace holds it.
+        """
+        head = trace.head
+        ask, listed = decode_request(head, trace.arrays, view)
+        setting = self.placements.at(trace.placement, head["place_version"])
+        if "code" in head and history is None:
+            tail = {name: trace.arrays.get(f"past_{name}", np.zeros(0, kind)) for name, kind in _TAIL_TYPES.items()}
+            new_items = trace.arrays.get("past_seen", np.zeros(0, np.int32))
+            history = view.history_with_tail(head["code"], tail, new_items)
+        user = None if head["anonymous"] else trace.user
+        ask = ask.model_copy(update={"user": user, "explain": explain})
+        request = build_request(
+            ask, setting, view, head["now"], trace.list_id, listed, history, closed=head["origin"] == "rank",
+            user_columns=head.get("user_columns", {}), deficits=head.get("deficits"),
+            shown=dict(head.get("often", {})), skip=tuple(head.get("degraded", ())), features=features,
+        )  # fmt: skip
+        visible = np.ones(len(view.ids), dtype=bool)
+        if "away" in trace.arrays:
+            hidden = trace.arrays["away"]
+            visible[hidden[hidden < len(visible)]] = False
+        else:
+            codes = view.encode(sorted(view.hidden)) if view.hidden else np.zeros(0, np.int64)
+            visible[codes[codes >= 0]] = False
+        return answer_request(view, visible, request, head["origin"], head.get("like"), index, self.live.trending)
+
+    def index_of(self, trace: Trace, view: View) -> tuple[IndexState | None, str]:
+        """The feature index that a list was ranked by, computed from the log; and the reason where it cannot be."""
+        if "index" not in trace.head:
+            return None, ""
+        seq, n_events = trace.head["index"]
+        key = (trace.version, seq)
+        if self._index is None or self._index[0] != key:
+            self._index = (key, index_at(self.live.store, view, seq))
+        index = self._index[1]
+        if index is None or index.events != n_events:
+            return None, EVENTS_DELETED
+        return index, ""
+
+    def view_of(self, trace: Trace) -> tuple[View | None, str]:
+        """The view that a list was made by; and the reason where it cannot be made again."""
+        now, head = self.live.now, trace.head
+        if "not_kept" in head:
+            return None, str(head["not_kept"])
+        if now.loaded.settings_digest != head["house"]:
+            return None, "the rules of the house have changed since"
+        if now.version == trace.version and now.seq == head["seq"]:
+            return now, ""
+        key = (trace.version, head["seq"])
+        if self._view is not None and self._view[0] == key:
+            return self._view[1], ""
+        loaded = now.loaded
+        if now.version != trace.version:
+            if trace.version not in self.live.bundles.versions():
+                return None, f"version {trace.version} is gone"
+            loaded = self.live.load(self.live.bundles.get(trace.version))
+        view, _ = self.live.view_of(loaded, until=head["seq"])
+        view.seq = head["seq"]
+        self._view = (key, view)
+        return view, ""

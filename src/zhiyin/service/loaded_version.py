@@ -1,0 +1,180 @@
+"""LoadedVersion: a trained version read from disk, with what of the store's log it has learned."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from zhiyin.core.binary_search import first_not_before
+from zhiyin.core.errors import DataError
+from zhiyin.core.parallel import kernel, read_only
+from zhiyin.core.run import log
+from zhiyin.data.catalogue import Catalogue
+from zhiyin.data.event_schema import EventSchema, parse_weights
+from zhiyin.data.time_policy import wall_clock
+from zhiyin.pipeline.bundles import Bundle
+from zhiyin.pipeline.row_alignment import align_rows
+from zhiyin.pipeline.rules import Rules
+from zhiyin.ranking.live_index import live_index_of
+from zhiyin.store.database import Store
+from zhiyin.store.records import Event
+
+
+class NoVersionError(DataError):
+    """No version can answer."""
+
+
+class LoadedVersion:
+    """A version from disk.
+
+    Parameters
+    ----------
+    options: rules, variety and context, as `Answers` takes them.
+        unreadable: rules of the settings that cannot be read, with the reason, by name.
+    weights: weights of kinds of events, as in `zhiyin.toml`. They apply to a version that was saved without its schema;
+        any other has its own, and the weights of the file apply from the next training on.
+    store: the store whose events are served in addition to the version.
+
+    Attributes
+    ----------
+    context: training context of the model.
+    schema: meaning of events as it was learned: kinds, weights, times.
+    types: types of the catalogue's columns as they were learned.
+    trained_until: time of the last event that was learned, microseconds UTC.
+    created: when the version was made, microseconds UTC.
+    learned_seq: sequence number in the store; events up to it were learned, later ones were not. 0: unknown, since the
+        version was trained without a store or with another one.
+    settings_digest: digest of what lists depend on besides the version: a list can be replayed while it is the same.
+    index: the live feature index; None where no ranker reads one.
+    """
+
+    def __init__(
+        self, bundle: Bundle, options: dict[str, Any], weights: dict[str, float], store: Store | None = None
+    ) -> None:
+        self.version, self.model = bundle.version, bundle.load()
+        self.options = {"rules": Rules(), **options}
+        self.unreadable = dict(self.options.pop("unreadable", {}))
+        self.context = self.model._context()
+        catalogue = Catalogue.load(bundle.folder) or Catalogue(pl.DataFrame(), pl.DataFrame())
+        ids = pl.DataFrame({"id": self.context.item_ids.values})
+        self.types = catalogue.types
+        self.items = align_rows(catalogue.items, ids["id"]) if "id" in catalogue.items.columns else ids
+        self.users = catalogue.users if "id" in catalogue.users.columns else None
+        self.schema = self.context.schema or _schema_from_weights(catalogue.kinds, weights)
+        self.kinds = list(self.schema.kinds)
+        self.trained_until = int(self.context.window[1])
+        self.created = bundle.made_at
+        self.clock = wall_clock if store is None else store.clock
+        position = self.context.position
+        same_store = store is not None and position is not None and position.store == store.identity
+        self.learned_seq = position.seq if same_store and position.seq <= store.highest_seq else 0  # type: ignore[union-attr]
+        if self.context.schema is not None and weights and not _has_same_rules(self.schema, weights):
+            log.warning("service: [weights] has changed since version %d was trained; it counts from the next training "
+                        "on", self.version)  # fmt: skip
+        text = repr((self.options["rules"], sorted((k, str(v)) for k, v in options.items()), sorted(weights.items())))
+        self.settings_digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.index = live_index_of(self.model, self.learned_seq)
+
+    def learned_user_code(self, user: str | None, forgotten: int) -> int:
+        """Code of a user that the version has learned; -1 for others, and for one forgotten since it was made.
+
+        Parameters
+        ----------
+        forgotten: when the user was forgotten, microseconds UTC; 0: never.
+        """
+        if user is None or forgotten >= self.created:
+            return -1
+        return int(self.context.user_ids.encode([user])[0])
+
+    def new_events(self, code: int, events: Sequence[Event]) -> list[Event]:
+        """Of a user's events in the store, those that the version has not learned.
+
+        Their times do not matter: late events are new, too. An event that is in the training files as well was learned,
+        and counts once. Where `learned_seq` is unknown, an event equal to one of the learned history was learned.
+
+        Parameters
+        ----------
+        code: code of the user, as `learned_user_code` gives it.
+        """
+        now, times, after = self.clock(), self.schema.times, self.learned_seq
+        new = [event for event in events if times.accepts(event.time, now)]
+        if code < 0:
+            return new
+        new = [event for event in new if event.seq > after or not event.seq]
+        if not new:
+            return new
+        learned = self.mark_learned(
+            np.full(len(new), code, dtype=np.int32),
+            self.context.item_ids.encode([event.item for event in new]),
+            self.schema.codes([event.kind for event in new]),
+            np.array([event.time for event in new], dtype=np.int64),
+            np.array([event.seq > 0 for event in new]),
+        )
+        return [event for event, is_learned in zip(new, learned.tolist()) if not is_learned]
+
+    def new_event_rows(self, events: pl.DataFrame) -> pl.DataFrame:
+        """As `new_events`, of rows of the store's log (`user, item, time, kind`) after `learned_seq`, of any users."""
+        times = self.schema.times
+        events = events.filter(pl.col("time").is_between(times.earliest, times.latest(self.clock())))
+        learned = self.mark_learned(
+            self.context.user_ids.encode(events["user"]),
+            self.context.item_ids.encode(events["item"]),
+            self.schema.codes(events["kind"]),
+            events["time"].to_numpy(),
+            np.ones(len(events), dtype=bool),
+        )
+        return events.filter(~learned) if learned.any() else events
+
+    def mark_learned(
+        self, users: np.ndarray, items: np.ndarray, kinds: np.ndarray, times: np.ndarray, numbered: np.ndarray
+    ) -> np.ndarray:
+        """bool[n]: whether the learned history of the user holds an equal event.
+
+        Parameters
+        ----------
+        users, items, kinds, times: the events, in codes and microseconds UTC.
+        numbered: bool[n], whether an event has a number in the store after `learned_seq`. An equal one that was learned
+            from the same store is then another event.
+        """
+        histories, out = self.context.histories, np.zeros(len(users), dtype=np.bool_)
+        stored = self.context.stored if self.learned_seq else None
+        parts = (histories.offsets, histories.items, histories.kinds, histories.times)
+        _mark_learned(
+            *(read_only(part) for part in parts), read_only(np.zeros(0, np.bool_) if stored is None else stored),
+            read_only(users), read_only(items), read_only(kinds), read_only(times), read_only(numbered), out,
+        )  # fmt: skip
+        return out
+
+
+@kernel
+def _mark_learned(offsets, items, kinds, times, stored, users, event_items, event_kinds, event_times, numbered, out):
+    for row in range(len(users)):
+        user, time = users[row], event_times[row]
+        if user < 0:
+            continue
+        end = offsets[user + 1]
+        at = first_not_before(times, offsets[user], end, time)
+        while at < end and times[at] == time:
+            if items[at] == event_items[row] and kinds[at] == event_kinds[row]:
+                out[row] |= not (numbered[row] and len(stored) and stored[at])
+            at += 1
+
+
+def _schema_from_weights(kinds: Sequence[str], weights: dict[str, float]) -> EventSchema:
+    """The schema of a version that was saved without one."""
+    if not weights:
+        return EventSchema.of(kinds)
+    rules = parse_weights(weights, kinds, None, known=False)
+    return EventSchema(tuple(kinds), tuple(rules), unlisted=0.0)
+
+
+def _has_same_rules(schema: EventSchema, weights: dict[str, float]) -> bool:
+    rules = parse_weights(weights, schema.kinds, schema.value, known=False)
+    return not schema.usual and [dataclasses.replace(rule, text="") for rule in schema.rules] == [
+        dataclasses.replace(rule, text="") for rule in rules
+    ]

@@ -1,0 +1,91 @@
+"""Warm-up of a version: compiles kernels and reads files before the first request needs them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from zhiyin.core.errors import ZhiyinError
+from zhiyin.core.run import Run
+from zhiyin.pipeline.request import DIVERSITY_METHODS, Request
+from zhiyin.ranking.live_index import NO_EVENTS, IndexState
+from zhiyin.service.user_history import UserHistory
+from zhiyin.store.records import Event
+
+if TYPE_CHECKING:
+    from zhiyin.service.version_view import View
+
+# Sequence number of an event that no store has reached.
+_NEWEST_SEQ = 2**62
+# Kinds of models whose kernels this process has compiled.
+_warm_models: set[str] = set()
+
+
+def warm_up(view: View) -> None:
+    """Make lists of a stranger and of a known user, and similar items.
+
+    The lists are made with new events and without, by every diversity method, with filters and reasons.
+
+    Kernels are compiled once a process, for all versions with the same models.
+    """
+    model = view.loaded.model
+    kind = f"{type(model).__name__} {getattr(model, 'sources', '')} {getattr(model, 'ranker', '')}"
+    is_first = kind not in _warm_models
+    requests = [Request(k=10)]
+    if is_first:
+        _warm_models.add(kind)
+        filter = _sample_filter(view)
+        requests = [Request(k=10, diversity=method, filter=filter, explain=True) for method in DIVERSITY_METHODS]
+        requests += _arranged_requests(view)
+    histories = _sample_histories(view)
+    with contextlib.nullcontext() if view.loaded.index is None else view.loaded.index.reading() as state:
+        for past in histories:
+            for request in requests:
+                with contextlib.suppress(ZhiyinError):
+                    request = dataclasses.replace(request, history=past.history)
+                    view.answers.ask(request, view.visible, None if state is None else state.index)
+        if is_first and state is not None and state.index.has_times:
+            _append_to_copy(state, view.loaded.trained_until)
+        item = view.ids.raw(np.zeros(1, dtype=np.int64))[0]
+        with contextlib.suppress(ZhiyinError):
+            view.answers.similar(item, requests[0], view.visible)
+    if is_first:
+        view.search("a", 1)
+        with contextlib.suppress(ZhiyinError):
+            view.answers.model.similar_users(k=2, histories=histories[-1].history, run=Run(threads=1))
+
+
+def _append_to_copy(state: IndexState, trained_until: int) -> None:
+    """Add two events, the later one first, to a copy of the feature index that nobody reads."""
+    events = pl.DataFrame({"item": [0, 0], "time": [trained_until + 2, trained_until + 1]})
+    events = pl.concat([NO_EVENTS, events.cast({"item": pl.Int32})], how="diagonal")
+    events = events.with_columns(weight=pl.lit(1.0, pl.Float32))
+    state.index.with_events(events).append(events)
+
+
+def _arranged_requests(view: View) -> list[Request]:
+    """The first items as `/v1/rank` requests them, one of them pinned, and a list that explores."""
+    items = [str(item) for item in view.ids.raw(np.arange(min(3, len(view.loaded.items)), dtype=np.int64))]
+    return [Request(k=len(items), include=items, closed=True, explain=True), Request(k=10, pins={1: items[0]}),
+            Request(k=10, explore=1.0)]  # fmt: skip
+
+
+def _sample_histories(view: View) -> list[UserHistory]:
+    """Histories of a stranger and of a known user, with an event of this moment and without."""
+    active = np.flatnonzero(np.diff(view.context.histories.offsets))
+    users = [None] if not len(active) else [None, str(view.context.user_ids.values[int(active[0])])]
+    item, now = str(view.ids.raw(np.zeros(1, dtype=np.int64))[0]), view.loaded.clock()
+    event = Event("", item, now, next(iter(view.loaded.kinds), "event"), seq=_NEWEST_SEQ)
+    return [view.user_history(user, events) for user in users for events in ((), (event,))]
+
+
+def _sample_filter(view: View) -> str:
+    """A condition on a numeric and a text column, where items have such columns, that excludes hardly anything."""
+    kinds = view.answers.filters.columns.kinds["item"]
+    names = {kind: name for name, kind in kinds.items() if kind in ("number", "text") and name.isidentifier()}
+    tests = {"number": ">= -1e300", "text": "LIKE '%'"}
+    return " AND ".join(f'("{name}" {tests[kind]} OR "{name}" IS NULL)' for kind, name in names.items())
