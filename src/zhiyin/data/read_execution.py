@@ -38,8 +38,8 @@ def execute(
     findings = Findings(notes=list(plan.notes))
     parts = _read_events(plan, now, strict, findings, run)
     rejected = [part.rejected for part in parts]
-    details = [part.details for part in parts]
     events = _concat_events(parts)
+    details = [part.details for part in parts]
     del parts
     links = None
     if snapshot is not None:
