@@ -1,4 +1,4 @@
-"""Beyond accuracy: what lists do to the catalogue and to the user's horizon.
+"""Beyond-accuracy metrics: coverage, concentration, novelty, diversity, serendipity, popularity bias, calibration.
 
 `lists` is int32[n, k], padded with -1 where fewer than k items remained. Metrics of one user are NaN where
 they are not defined (an empty list, an empty history); `significance.bootstrap_interval` leaves NaN out, as

@@ -1,4 +1,4 @@
-"""The comparison of models as a table for the terminal; the words and formats it shares with the report."""
+"""The comparison of models as a table for the terminal, and the labels and formats shared with the report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SIGNIFICANT = 0.05
 
 
 class ModelScores(Protocol):
-    """What is shown of one model: its figures, how sure they are and what they cost."""
+    """Metrics of one model, with intervals, p values and cost."""
 
     @property
     def name(self) -> str: ...
@@ -152,7 +152,7 @@ def ranked(evaluation: Comparison) -> list[ModelScores]:
 
 
 def indistinct(evaluation: Comparison, model: ModelScores) -> bool:
-    """Whether the model cannot be told from the best: its p, corrected for all comparisons, is >= 0.05."""
+    """Whether the model does not differ significantly from the best: p, corrected for all comparisons, is >= 0.05."""
     return model.name != evaluation.best and model.p_values.get(evaluation.main, 0.0) >= SIGNIFICANT
 
 

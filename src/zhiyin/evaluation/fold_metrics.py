@@ -1,4 +1,4 @@
-"""One fold of a comparison: what models are compared by, computed once, and the figures of one model on it."""
+"""Metrics of models on one fold of a comparison, and what they share on it, computed once."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ModelFoldResult:
 
 
 class Fold:
-    """A window with all that models are compared by on it, computed once."""
+    """A test window, with what the metrics of all models on it share, computed once."""
 
     def __init__(self, window: Window, ks: list[int], run: Run) -> None:
         self.window, self.ks, self.run = window, ks, run

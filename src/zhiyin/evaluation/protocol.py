@@ -51,7 +51,7 @@ class ModelResult:
     """One model's figures: means over users, 95 % intervals, p against the best (Holm), by segment, cost.
 
     A user of several folds counts in the means once a fold; intervals and tests take all of their rows as one user's.
-    `fit_seconds` is NaN for a model that came fitted. `peak_mb`: see `judging.PeakMemory`.
+    `fit_seconds` is NaN for a model that was given fitted. `peak_mb`: see `window_evaluation.PeakMemory`.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Evaluation:
     """A comparison of models under one protocol. Print it, `report` it, or take the figures out.
 
     `per_user`: {model: {metric: float64[n]}} with NaN where a metric is not defined; row r is user `users[r]`
-    (a user judged in several folds has a row in each).
+    (a user evaluated in several folds has a row in each).
     """
 
     title: str
@@ -154,18 +154,18 @@ def evaluate(
     models: by name, or a list (named by class and settings). Unfitted ones are fitted on train, as a copy. A
         fitted one is used as it is, and only if it learned from exactly this train part.
     train, test: two parts of one log; or `split`: what `zy.split` returns, or the list of `zy.folds`: models
-        are then fitted afresh for each fold and the users of all folds judged together.
+        are then fitted afresh for each fold and the users of all folds evaluated together.
     k: lengths of lists. The length in `main` is added if it is missing.
     main: the metric models are sorted and tested by: one of recall, precision, hit_rate, ndcg, map, mrr at a
         k, or "auc".
-    exclude_seen: do not recommend what is in a user's history; such items are no truth either.
+    exclude_seen: do not recommend items of a user's history; such items are not relevant either.
     rounds: bootstrap draws of users for the 95 % intervals; 0 for no intervals.
     baselines: add Random, Popular and, for a log with times over more than 14 days, Popular with a half-life.
-    auc: the AUC of each user over the whole catalogue as well; scores everything once more.
+    auc: also compute the AUC of each user over the whole catalogue, by a second pass over all scores.
 
     Raises
     ------
-    ConfigError when a fitted model learned from other data; DataError when nobody can be judged.
+    ConfigError where a fitted model learned from other data; DataError where no user can be evaluated.
     """
     run = run or Run()
     splits = _splits(train, test, split)
@@ -189,7 +189,7 @@ def evaluate(
     sign = -1 if direction(main) == "↓" else 1
     best = max(chosen, key=lambda name: _or_lowest(sign * metrics[name].get(main, math.nan)))
     users = evaluated_users(windows)
-    # Whose each row is: one user's rows of several folds say less than as many users' would.
+    # The user of each row: rows of one user in several folds are not independent.
     groups = users.rank("dense").to_numpy() if len(windows) > 1 else None
     tests: dict[str, dict[str, float]] = {name: {} for name in chosen}
     tested = [m for m in per_user[best] if m.partition("@")[0] in RANKING or m == "auc"]

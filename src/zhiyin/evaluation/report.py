@@ -93,7 +93,7 @@ def _header(evaluation: Comparison, models: list[ModelScores]) -> str:
 
 
 def _lead(evaluation: Comparison, models: list[ModelScores]) -> tuple[str, str]:
-    """Which models may be as good as the best, in a few words."""
+    """A sentence on which models do not differ significantly from the best."""
     others = [model for model in models if model.name != evaluation.best]
     if not others or any(evaluation.main not in model.p_values for model in others):
         return "–", "no test against the best"

@@ -1,7 +1,7 @@
-"""How sure a figure is: bootstrap intervals, paired tests against the best, Holm's correction, sample sizes.
+"""Statistical significance: bootstrap intervals, paired tests against the best, Holm's correction, sample sizes.
 
-The unit of all of them is the user. A user who was judged in several windows has several rows, which depend on each
-other; `groups` says whose each row is, and the rows of a user are drawn, and counted, together.
+The unit of all of them is the user. A user who was evaluated in several windows has several dependent rows; `groups`
+holds the user of each row, and the rows of a user are drawn, and counted, together.
 """
 
 from __future__ import annotations

@@ -29,26 +29,27 @@ from zhiyin.evaluation.window_evaluation import Window, evaluate_window, metric_
 from zhiyin.models import registry
 from zhiyin.models.recommender import Recommender
 
-# Users are judged in growing parts, so that a poor trial is cut before the whole catalogue is ranked for all.
+# Users are evaluated in growing parts, so that a poor trial is pruned before the catalogue is ranked for all.
 _PARTS = (1 / 8, 1 / 4, 1 / 2, 1.0)
 _FEWEST = 200
-# Unpruned trials before the median means something.
+# Trials that are not pruned, before the median is used.
 _STARTUP = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class TuneResult:
-    """What a search found.
+    """The result of a search.
 
     Parameters
     ----------
     best: all settings of the best trial, those not searched included.
     model: an unfitted model with these settings; fit it on the whole of train.
-    value, default_value: `metric` on the validation window, of the best trial and of the settings one began with
-        (NaN when that trial did not finish).
+    value: `metric` of the best trial on the validation window.
+    default_value: likewise of the initial settings; NaN where that trial did not finish.
     trials: frame `trial`, `state` (complete, pruned, fail), `value`, `seconds` and a column for each setting searched
         (text where it is a choice).
-    protocol: how it was measured, in sentences; `warnings` of the validation split.
+    protocol: how it was measured, in sentences.
+    warnings: of the validation split.
     interrupted: Ctrl-C ended the search early; what was finished counts.
     """
 
@@ -164,7 +165,7 @@ def tune(
 
 
 class _Objective:
-    """Fit a trial's model on the train part, then judge it on growing parts of the users, in a seeded order."""
+    """Fit a trial's model on the train part, then evaluate it on growing parts of the users, in a seeded order."""
 
     def __init__(
         self,
@@ -207,7 +208,7 @@ class _Objective:
 
 
 class _OutOfTime(Exception):  # noqa: N818 -- not an error: the search ends as asked
-    """The time given is up."""
+    """The timeout has passed."""
 
 
 def _optuna() -> Any:
@@ -220,7 +221,7 @@ def _optuna() -> Any:
 
 @contextmanager
 def _quiet(optuna: Any) -> Iterator[None]:
-    """Optuna's log, which is the process's own, kept to errors for a while."""
+    """Limit Optuna's process-wide log to errors within the block."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
@@ -254,7 +255,7 @@ def _suggest(trial: Any, p: Param) -> Any:
 
 
 def _choices(p: Param) -> list[Any] | None:
-    """What a hyperparameter that is not a range of numbers may be; "none" is one where it is optional."""
+    """The choices of a hyperparameter that is no range of numbers, None among them where it is optional; else None."""
     assert p.tune is not None
     if p.kind in ("int", "float") and not p.optional and len(p.tune) == 2:
         return None
@@ -262,7 +263,7 @@ def _choices(p: Param) -> list[Any] | None:
 
 
 def _inside(space: dict[str, Param], settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings that lie within what is searched: Optuna draws the others."""
+    """The settings that lie within the search space; Optuna draws the others."""
     inside = {}
     for name, p in space.items():
         choices, value = _choices(p), settings[name]
@@ -292,7 +293,7 @@ def _storage(optuna: Any, path: str | Path | None) -> Any:
 
 
 def _open_study(optuna: Any, name: str, storage: str | Path | None) -> Any:
-    """The study of that name, with the trials there are. Raises DataError where they cannot be read."""
+    """The study of that name, with its stored trials. Raises DataError where they cannot be read."""
     try:
         study = optuna.create_study(
             study_name=name,
@@ -313,7 +314,7 @@ def _open_study(optuna: Any, name: str, storage: str | Path | None) -> Any:
 
 
 def _finished(study: Any) -> list[Any]:
-    """Trials that need no repeating: one that Ctrl-C or a crash cut is not among them."""
+    """Trials that are complete or pruned; a trial that was interrupted is repeated."""
     return [trial for trial in study.trials if trial.state.name in ("COMPLETE", "PRUNED")]
 
 

@@ -1,4 +1,4 @@
-"""The one way models are judged: `evaluate` and `tune` both rank the whole catalogue through `evaluate_window`."""
+"""Evaluation of a model on a test window, ranking the whole catalogue: shared by `evaluate`, `tune` and the gate."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ from zhiyin.data.splits import Split
 from zhiyin.evaluation.pointwise_metrics import user_auc
 from zhiyin.models.recommender import Recommender
 
-# What to do where repeats are to count, for who calls and for who runs commands.
+# The remedy of an error where only repeats are relevant, for callers and for users of the command line.
 REPEATS_REMEDY = "exclude_seen=False, in zhiyin.toml [evaluate] exclude_seen = false"
 
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """What n users are shown to a model with, and what they did then.
+    """A test window: histories of n users before it, and their relevant items in it.
 
     Parameters
     ----------
-    train: what models may learn from.
-    users: int64[n], codes of the judged users: those with a relevant item.
-    histories: what a model is shown of each; `now` is the start of the test window, or the user's own last
-        shown event where that is later (splits that do not cut by time).
+    train: the training part.
+    users: int64[n], codes of the evaluated users: those with a relevant item.
+    histories: the users' input events; `now` is the start of the test window, or the user's last input event where
+        that is later (splits that do not cut by time).
     offsets, items: CSR of the relevant items, sorted within each user.
     exclude_seen: whether items of the history may not be recommended.
-    events: test events; seen: relevant items dropped because they are in the history; n_skipped_users: users of the
-        test part without a relevant item left.
+    events: number of test events.
+    seen: number of relevant items dropped because they are in the history.
+    n_skipped_users: users of the test part without a relevant item left.
     """
 
     train: Dataset
@@ -54,9 +55,9 @@ class Window:
 
     @classmethod
     def of(cls, split: Split, exclude_seen: bool = True) -> Window:
-        """The window of a split; what is relevant says `relevant_pairs`.
+        """The window of a split; `relevant_pairs` defines the relevant items.
 
-        Raises DataError when nobody has a relevant item.
+        Raises DataError where no user has a relevant item.
         """
         train, test = split
         histories = split.fold_in.histories
@@ -185,10 +186,10 @@ def _auc(model: Recommender, window: Window, run: Run) -> np.ndarray:
 
 
 class PeakMemory:
-    """How far the resident memory of this process rose above where it stood at the start, in MB (10^6 bytes).
+    """The rise of this process's resident memory since the start, in MB (10^6 bytes).
 
-    A thread looks every 10 ms, so shorter peaks may be missed; memory that an earlier step freed and the
-    allocator kept is used again unseen, so the figure is a lower bound. NaN where there is no /proc.
+    A lower bound: a thread samples every 10 ms and may miss shorter peaks, and memory that the allocator reuses does
+    not show. NaN where there is no /proc.
     """
 
     mb = float("nan")
@@ -213,7 +214,7 @@ class PeakMemory:
 
 
 def _resident() -> int:
-    """Bytes of this process in memory; 0 where that cannot be known."""
+    """Resident bytes of this process; 0 where unknown."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, AttributeError):

@@ -1,4 +1,4 @@
-"""Why a list is what it is: reasons of its items, what rules removed, and the ranks and features behind it."""
+"""Explanations of a list: reasons of its items, items that rules removed, ranks by source and features."""
 
 from __future__ import annotations
 

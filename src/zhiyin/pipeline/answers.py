@@ -1,4 +1,4 @@
-"""Answers: one list for one request, through filters, sources, ranker, rules and diversity, with reasons on request.
+"""Answers: recommendation lists for requests: filters, sources, ranker, rules, diversity and explanations.
 
     answers = Answers(pipeline, data.items, users=data.users, rules=Rules.from_dict({"filter": "stock > 0"}))
     answer = answers.ask(Request(user="alice", k=10, filter="price < 50", diversity="mmr", explain=True))
@@ -58,8 +58,8 @@ class Answers:
     kinds: names of event kinds by code, for `bought`.
     variety: diversity method where `Request.diversity` is None.
     balance: likewise for `Request.balance`.
-    by: column of categories that lists are spread over; "": inferred from the names of the columns, and mmr and dpp
-        take the similarity of a model.
+    by: column of categories for diversity; "": inferred from the names of the columns, and mmr and dpp use the
+        similarity of a model.
     context: types of the context columns of requests, such as {"device": str}.
     new: items that the model has never seen: `id` (texts) and the catalogue's columns; see `pipeline.cold_start`.
     schema: types of the columns of items and users; None: learned from the frames.
@@ -113,7 +113,7 @@ class Answers:
         self._prepare()
 
     def _prepare(self) -> None:
-        """Make what belongs to one catalogue anew."""
+        """Create what depends on the catalogue."""
         has_times = self.model.has_times
         self._encoder = RequestEncoder(self.known, self.ids, self.users, self.new_items, has_times)
         self._eligible = EligibleItemsCache(self._candidates, len(self.known.item_ids))
@@ -321,7 +321,7 @@ class Answers:
         return self.new_items.nearest_known_items(codes)
 
     def check_diversity(self) -> None:
-        """Raises ConfigError where the catalogue cannot give lists the diversity that is set for all of them."""
+        """Raises ConfigError where the catalogue lacks what the diversity setting of all lists needs."""
         self._diversifier.check("calibrate" if self.by else self.variety)
 
     # -- inside -----------------------------------------------------------------------------------------------------

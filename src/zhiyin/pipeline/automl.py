@@ -1,8 +1,8 @@
-"""A pipeline without settings: sources that fit the data, tuned, blended, within a budget of time.
+"""AutoML: a pipeline fitted within a time budget: suitable sources, tuned, and joined by the best method.
 
-Half of the budget goes into tuning the sources on the first part of the log, before all windows that blends and the
-ranker learn from and that methods are chosen by (see `selection_windows`); the other half into the pipeline itself. A
-source whose fit is too slow for that is left out, and the report says so.
+Half of the budget is for tuning the sources on the first part of the log, which lies before the windows of blends,
+ranker and choice (see `selection_windows`); the other half is for fitting the pipeline. A source whose fit takes too
+long is left out; the report names it.
 """
 
 from __future__ import annotations
@@ -22,16 +22,15 @@ from zhiyin.pipeline.pipeline import Pipeline
 
 # Above this many items EASE needs minutes and gigabytes.
 EASE_ITEMS = 12_000
-# A network is a source where there is this much to learn from and time to learn it.
+# A network is a source from this number of events and this time budget on.
 DEEP_EVENTS, DEEP_SECONDS = 50_000, 900.0
-# Stretches of the log that sources are asked on, and the share of the events in each: few users make few requests, so
-# several.
+# Windows of the log that blends, ranker and choice learn from, and the share of the events in each.
 WINDOWS, SHARE = 8, 0.07
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A source to be tried: its text, why it fits, and whether it is worth tuning."""
+    """A source to try: its specification, why it suits the data, and whether it is tuned."""
 
     text: str
     why: str
@@ -39,7 +38,7 @@ class Source:
 
 
 def suitable_sources(data: Dataset, budget: float) -> list[Source]:
-    """Sources that fit the data; popularity first. `budget`: seconds."""
+    """Sources that suit the data; popularity first. budget: seconds."""
     sources = [Source("popular", "for strangers, and as a floor", tuned=False)]
     if data.has_times:
         span = (data.window[1] - data.window[0]) / 86_400e6
@@ -72,11 +71,11 @@ def fit_within_budget(
     ranker: str = "auto",
     run: Run | None = None,
 ) -> Pipeline:
-    """A fitted pipeline made within about `budget` seconds.
+    """Choose, tune and fit a pipeline within about `budget` seconds.
 
-    Its `report_` says how the log was cut, which sources were tried, what tuning found, what was chosen for whom and
-    why, and what each source adds. Events that the result is to be judged by must not be in `data`: `gate_split` holds
-    them back. Raises DataError where the log is too short to judge anything by.
+    Its `report_` holds the windows, the sources that were tried, the tuned settings, the method of each segment of
+    users, and what each source adds. `data` must not contain the events that the result is evaluated on: `gate_split`
+    holds them back. Raises DataError where the log is too short for an evaluation.
     """
     run = run or Run()
     begun = time.monotonic()
@@ -125,7 +124,7 @@ def fit_within_budget(
 def _tuned(
     text: str, data: Dataset, metric: str, seconds: float, exclude_seen: bool, run: Run, record: dict[str, Any]
 ) -> str:
-    """The source with the best settings found in this time, noted in `record`; as it was where it cannot be tuned."""
+    """The source with the best settings found in this time, written to `record`; unchanged where tuning fails."""
     try:
         result = tune(text, data, metric=metric, trials=40, timeout=seconds, exclude_seen=exclude_seen, run=run)
     except ZhiyinError as error:  # such as a part in which nobody can be judged

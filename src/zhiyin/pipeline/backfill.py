@@ -1,4 +1,4 @@
-"""Backfill: popular items fill lists that candidates leave short, or that lack members of a group."""
+"""Backfill: popular items are added to lists with too few candidates, or too few members of a group."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def popular_items(
 
 
 def append_below(slates: Slates, owners: np.ndarray, items: np.ndarray) -> Slates:
-    """The slates, best first, with more items below them. owners: int64[f], ascending; items: int32[f]."""
+    """The slates with items appended, at lower scores. owners: int64[f], ascending; items: int32[f]."""
     scores = _scores_below(slates.lowest(), owners, len(slates))
     return slates.with_rows(owners, items, scores).sorted()
 

@@ -1,7 +1,7 @@
-"""Several sources into one order: reciprocal ranks, learned weights, or the one source that is best anyway.
+"""Rank fusion of several sources: reciprocal rank fusion, learned weights, or the best single source.
 
-A blend is judged on windows that neither its weights nor any source has learned from; where it does not beat the best
-single source there, the single source is what is kept.
+A blend is evaluated on windows that neither its weights nor any source was fitted on, and is used only if it beats the
+best single source there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Bundles: numbered, sealed versions of a trained model, and which of them is in use.
+"""Bundles: the registry of model versions on disk: numbered, never changed, one of them in use.
 
     models/bundles/
       0001/            bundle.json (the manifest), model/ (what `save` wrote), report.json,
@@ -10,7 +10,7 @@
       .training        locked by who trains: one training at a time makes versions
 
 A bundle never changes once it is written: its manifest holds a checksum of every file, the window of the data, the
-figures it was judged by and the versions of the code. Nothing in it can run.
+metrics of its evaluation and the versions of the code. It contains no code.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _NUMBER = re.compile(rb"\s*\d{1,9}\s*\n")
 
 
 class BusyError(DataError):
-    """Another process makes a version."""
+    """Another process is training a version."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Bundle:
         return DataError(message, file=self.folder, remedy=_OTHER)
 
     def report(self) -> dict[str, Any]:
-        """What was measured when it was made; empty where nothing was."""
+        """The evaluation report that was saved with it; empty without one."""
         try:
             return read_json(self.folder / "report.json", _OTHER)
         except FileNotFoundError:
@@ -161,11 +161,14 @@ class Bundles:
         catalogue: Catalogue | None = None,
         made_at: datetime | None = None,
     ) -> Bundle:
-        """Keep a fitted model as the next version; it is not in use before it is promoted.
+        """Save a fitted model as the next version; it is not in use before it is promoted.
 
-        figures: what it was judged by, plain numbers and texts; report: all that was measured; catalogue: the items and
-        users it was trained with, for filters and titles; made_at: when its data was read, left out, now. Of who was
-        forgotten after that moment it still knows.
+        Parameters
+        ----------
+        figures: metrics it was evaluated by, plain numbers and texts.
+        report: the whole evaluation.
+        catalogue: the items and users it was trained with, for filters and titles.
+        made_at: when its data was read; None: now. Users who are forgotten later are still in it.
         """
         version = max(self.versions(), default=0) + 1
         target = self.folder_of(version)
@@ -243,7 +246,7 @@ class Bundles:
         return None
 
     def _use(self, version: int, before: int | None, note: dict[str, Any]) -> None:
-        """Note a change of what is in use, then make it; see `_used` for what a crash between the two leaves."""
+        """Record a change of the version in use, then make it; see `_used` for what a crash between the two leaves."""
         at = datetime.now(UTC).isoformat(timespec="seconds")
         append_record(self.folder / "promotions.jsonl", {"at": at, "version": version, "before": before, **note})
         write_whole(self.folder / "current", f"{version}\n")
@@ -274,7 +277,7 @@ class Bundles:
     def prune(self, keep: int = 5) -> list[int]:
         """Delete all but the newest `keep`, the one in use and the one before it. Returns the numbers deleted.
 
-        Who has a deleted version open goes on with it.
+        A process that has a deleted version open can go on reading it.
         """
         deleted, in_use = [], self._used()[-2:]
         for version in self.versions()[: -max(1, keep)]:
@@ -289,7 +292,7 @@ class Bundles:
 
     @contextlib.contextmanager
     def training(self) -> Iterator[int]:
-        """Hold the lock of who makes versions; gives its file descriptor. Raises BusyError where another one has it.
+        """Hold the training lock; yields its file descriptor. Raises BusyError where another process holds it.
 
         A process that is started with the descriptor and its number in ZHIYIN_TRAINING holds the lock with its parent,
         and after it: the lock is let go when the last of them ends, however it ends.
@@ -308,7 +311,7 @@ class Bundles:
             os.close(lock)
 
     def promotions(self) -> list[dict[str, Any]]:
-        """Every change of what is in use that was noted, oldest first; damaged lines are left out."""
+        """Every recorded change of the version in use, oldest first; damaged lines are left out."""
         lines = read_records(self.folder / "promotions.jsonl")
         return [line for line in lines if isinstance(line.get("version"), int)]
 
@@ -333,7 +336,7 @@ def _is_open(descriptor: int, path: Path) -> bool:
 
 
 def manifest_difference(old: Bundle, new: Bundle) -> dict[str, tuple[Any, Any]]:
-    """What differs between two versions: {"data.events": (old, new), ...}; files are left out."""
+    """Differences of two manifests: {"data.events": (old, new), ...}; files are left out."""
     flat = [_flat({k: v for k, v in bundle.manifest.items() if k not in ("files", "format")}) for bundle in (old, new)]
     names = dict.fromkeys([*flat[0], *flat[1]])
     return {name: (flat[0].get(name), flat[1].get(name)) for name in names if flat[0].get(name) != flat[1].get(name)}
@@ -364,7 +367,7 @@ def checksum(file: Path) -> str:
 
 
 def code_versions() -> dict[str, str]:
-    """Versions of what the figures depend on."""
+    """Versions of the packages that the metrics depend on."""
     from zhiyin.core.version import __version__
 
     versions = {"zhiyin": __version__, "python": platform.python_version()}

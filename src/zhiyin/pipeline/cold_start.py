@@ -1,7 +1,7 @@
-"""Cold-start items: items that came after the model was trained, known by their columns alone, enter the next list.
+"""Cold-start items: items that were added after the model was trained are scored by their columns alone.
 
 Their codes follow those that the model knows. Where a source of the pipeline can describe items by their columns, the
-score of a new item is the mean of the scores of the most similar candidates; where none can, new items come behind the
+score of a new item is the mean of the scores of the most similar candidates; otherwise new items come behind the
 candidates, the newest first. An event of a new item counts as one of the most similar item that the model knows.
 """
 
@@ -31,7 +31,7 @@ MAX_CACHED_NEAREST = 100_000
 
 
 class MoreIds(Ids):
-    """Ids of a model and, behind them, ids that it has never seen, in the order they came."""
+    """The ids of a model, followed by new ids in the order they were added."""
 
     def __init__(self, trained: Ids, more: list[str]) -> None:
         self.known, self._more = trained, more
@@ -324,7 +324,7 @@ def _similarity_scores_dense(rows, offsets, items, scores, new_vectors, old_vect
 
 
 def _describer(model: Pipeline) -> tuple[str, Any]:
-    """The first source that can describe an item it has never seen."""
+    """The first source that can score new items by their columns."""
     for name, source in model.sources_.items():
         if isinstance(source, Content) or hasattr(source, "item_vectors_for"):
             return name, source

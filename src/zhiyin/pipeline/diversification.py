@@ -1,4 +1,4 @@
-"""Diversity of lists over one catalogue: what items are alike by, and the re-ranker that a request asks for."""
+"""Diversity of lists over one catalogue: which features tell items apart, and the re-ranker that a request selects."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Diversifier:
 
     Parameters
     ----------
-    model: whose content features or item vectors tell how similar items are.
+    model: its content features or item vectors give the similarity of items.
     items: the catalogue, row = item code.
     filters: over the catalogue.
     new_items: its last rows.
-    category_column: what lists are spread over; "": inferred from the names of the columns.
+    category_column: column of categories; "": inferred from the names of the columns.
     """
 
     def __init__(
@@ -56,8 +56,8 @@ class Diversifier:
         return changed
 
     def apply(self, slates: Slates, histories: Histories, k: int, method: str, balance: float) -> Slates:
-        """Lists of k items by a method of `request.DIVERSITY_METHODS`. Raises ConfigError where nothing tells what
-        items are similar."""
+        """Lists of k items by a method of `request.DIVERSITY_METHODS`. Raises ConfigError where neither the model nor
+        the catalogue gives a similarity of items."""
         if method == "none" or not len(slates.items):
             return slates
         if method == "calibrate":
@@ -68,14 +68,14 @@ class Diversifier:
         return rerank(slates, self._item_features(), k, balance=balance, run=self.run)
 
     def check(self, method: str) -> None:
-        """Raises ConfigError where the catalogue has not what a method needs."""
+        """Raises ConfigError where the catalogue lacks what a method needs."""
         if method == "calibrate":
             self._category_table()
         elif method != "none":
             self._item_features()
 
     def _item_features(self) -> Any:
-        """What tells how similar items are: features of a content model, vectors of a model, or categories."""
+        """Rows that give the similarity of items: features of a content model, item vectors, or categories."""
         if self._features is None:
             sources = [] if self.category_column else list(self.model.sources_.values())
             described = (getattr(source, "items_", None) for source in sources)

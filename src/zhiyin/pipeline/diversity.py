@@ -1,8 +1,7 @@
-"""Variety: lists whose items are good and not all alike, or spread over categories as the user's own history is.
+"""Re-ranking for diversity: MMR, greedy DPP, and calibration to the categories of the user's history.
 
-Each function is a re-ranker: it chooses the first k places anew, one item after another, leaves what is not chosen
-behind them in its old order, and says in the trace who moved. Scores are made comparable first: within a request the
-best counts 1, the last 0.
+Each function is a re-ranker: it selects the first k items greedily, keeps the others behind them in their order, and
+adds the items that moved up to the trace. Scores are min-max scaled within each request first.
 """
 
 from __future__ import annotations
@@ -61,8 +60,8 @@ def mmr(
 
     Parameters
     ----------
-    features: float32[n_items, d] or CSR[n_items, f], one row an item code; a row of zeros is like nothing.
-    balance: from 0 (variety alone) to 1 (score alone).
+    features: float32[n_items, d] or CSR[n_items, f], one row an item code; a row of zeros is similar to nothing.
+    balance: from 0 (diversity alone) to 1 (score alone).
     """
     k = _check(slates, features, k, balance)
     chosen = _places(slates, k)
@@ -79,7 +78,7 @@ def mmr(
 def dpp(
     slates: Slates, features: np.ndarray | sparse.csr_matrix, k: int, *, balance: float = 0.7, run: Run | None = None
 ) -> Slates:
-    """The greedy mode of a determinantal point process: items that are good and span a large volume together.
+    """Greedy MAP inference of a determinantal point process: items of high score whose vectors span a large volume.
 
     Chen, Zhang & Zhou, Fast greedy MAP inference for determinantal point process to improve recommendation diversity,
     NeurIPS 2018, algorithm 1 (incremental Cholesky, O(k² m)). The kernel is q_i S_ij q_j with S = (1 + cosine) / 2, so
@@ -87,8 +86,9 @@ def dpp(
 
     Parameters
     ----------
-    features: as in `mmr`. balance: from 0 (variety alone) to 1 (score alone, to which the kernel comes near before the
-        squares of its q_i are beyond float64).
+    features: as in `mmr`.
+    balance: from 0 (diversity alone) to 1 (score alone; near 1 the score decides, before the q_i²
+        overflow float64).
     """
     k = _check(slates, features, k, balance)
     chosen = _places(slates, k)
@@ -173,9 +173,9 @@ def category_table(column: Value, n_items: int) -> sparse.csr_matrix:
 
 
 def category_shares(histories: Histories, categories: sparse.csr_matrix) -> np.ndarray:
-    """float64[n, c]: how each history is spread over categories, weighted by what its events are worth (Steck, eq. 2).
+    """float64[n, c]: how each history is spread over categories, weighted by the weights of its events (Steck, eq. 2).
 
-    Each row sums to 1, or to 0 where nothing is known.
+    Each row sums to 1, or to 0 without an event in a category.
     """
     shares = (histories.matrix(categories.shape[0], "weight").astype(np.float64) @ categories).toarray()
     total = shares.sum(axis=1, keepdims=True)
@@ -183,7 +183,7 @@ def category_shares(histories: Histories, categories: sparse.csr_matrix) -> np.n
 
 
 def relative(slates: Slates) -> np.ndarray:
-    """float64[m]: scores with each request's best at 1 and worst at 0; all 1 where they do not differ."""
+    """float64[m]: scores min-max scaled within each request; all 1 where they are equal."""
     relevance = slates.scores.astype(np.float64)
     _relative(slates.offsets, relevance)
     return relevance
@@ -225,7 +225,7 @@ def _choose_by_score(slates: Slates, chosen: np.ndarray) -> None:
 
 
 def _reordered(slates: Slates, chosen: np.ndarray, step: str, facts: dict[str, Any]) -> Slates:
-    """The chosen rows first, the others behind them as they stood."""
+    """Slates with the chosen rows first and the others behind them in their order."""
     order = np.empty(len(slates.items), dtype=np.int64)
     _in_order(slates.offsets, chosen, order)
     after, places = slates.take(order), slates.places
@@ -237,7 +237,7 @@ def _reordered(slates: Slates, chosen: np.ndarray, step: str, facts: dict[str, A
 
 @kernel
 def _in_order(offsets, chosen, order):
-    """Rows of each request: the chosen ones, then the others as they stood."""
+    """Rows of each request: the chosen ones, then the others in their order."""
     for request in range(len(offsets) - 1):
         first, end = offsets[request], offsets[request + 1]
         placed, to = np.zeros(end - first, dtype=np.bool_), first
@@ -265,7 +265,7 @@ def _relative(offsets, relevance):
 
 @kernel
 def _gathered(items, vectors):
-    """float32[m, d]: rows of the candidates, of length 1; zeros stay."""
+    """float32[m, d]: the candidates' vectors scaled to length 1; zero vectors stay zero."""
     m, d = len(items), vectors.shape[1]
     out = np.empty((m, d), dtype=np.float32)
     for row in range(m):
@@ -337,7 +337,7 @@ def _mmr(start, stop, offsets, items, relevance, vectors, indptr, indices, data,
 
 @kernel
 def _grow(at, place, quality, cosine, factor, left):
-    """One step of the incremental Cholesky: what the chosen item leaves of all others' volume."""
+    """One step of the incremental Cholesky: the volume that is left to each item after the chosen one."""
     root = np.sqrt(left[at])
     for row in range(len(left)):
         alike = 1.0 if row == at else 0.5 + 0.5 * cosine[row]
@@ -384,8 +384,8 @@ def _dpp(start, stop, offsets, items, quality_of_rows, vectors, indptr, indices,
 def _calibrate(start, stop, offsets, items, relevance, indptr, indices, data, wanted, balance, smoothing, chosen):
     """KL(p, q) = Σ p ln(p / q), q the smoothed mean of the items' categories.
 
-    Adding an item divides all sums anew, the same way for every item; so that part is summed once a place, and each
-    candidate changes its own categories only.
+    An added item rescales all sums alike, whichever it is: that part is computed once for each place, and a candidate
+    changes the terms of its own categories only.
     """
     n_categories = wanted.shape[1]
     for request in range(start, stop):

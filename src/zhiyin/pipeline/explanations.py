@@ -1,7 +1,7 @@
-"""Why this item: its sources, the history that speaks for it, what the ranker saw; as data and as one sentence.
+"""Explanations of items: sources, similar items of the history, feature contributions; as data and as one sentence.
 
-An explanation is made of what really decided: the places that sources gave the item, similarities that a source itself
-uses, and the contributions of the ranker's features. Nothing is made up for it.
+An explanation consists of what decided: the ranks that sources gave the item, the similarities that a source itself
+uses, and the contributions of the ranker's features.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ MAX_DETAILS = 3
 
 @dataclasses.dataclass(frozen=True)
 class Reason:
-    """Why one item stands in a list.
+    """Why an item is in a list.
 
     Parameters
     ----------
     item: raw id.
-    method: what ordered the candidates: "ranker", "weighted", "rrf", a source's name, or "popular" for a place that no
-        candidate was left for.
+    method: what ordered the candidates: "ranker", "weighted", "rrf", a source's name, or "popular" for an item added
+        by the backfill.
     sources: of each that named the item: {"rank": from 1, "score": its own score}.
-    because: items of the history that speak for it: [{"item": raw id, "similarity": number, "source": name}].
-    features: what moved the ranker's score most: [{"feature": name, "contribution": number, "value": number}].
+    because: similar items of the history: [{"item": raw id, "similarity": number, "source": name}].
+    features: the largest contributions to the ranker's score: [{"feature": name, "contribution": number,
+        "value": number}].
     rules: what rules did to it, in words.
-    stranger: nothing was known of whom the list is for.
+    stranger: the user has no history.
     """
 
     item: Any

@@ -1,4 +1,4 @@
-"""Exposure targets: what share of all exposure a group had over many lists, and what that means for the next one.
+"""Exposure targets: the share of exposure that a group had over many lists, and the boost of the next list.
 
 An item at place r (from 1) has exposure 1 / log2(r + 1). Of each target in `[rules] exposure` three sums are kept: the
 group's exposure, all exposure, and lists; they halve every `half_life`. A group's deficit is what it lacks of its

@@ -1,7 +1,7 @@
 """Pipeline: several retrievers, one order, rules and reasons; itself a recommender, evaluated and served as one.
 
-Every source names its best items; the union is ordered by a learned ranker, by a blend, or by the one source that
-nothing beats, whichever did best for users like this one on days that nothing was fitted to.
+Each source retrieves its best items; the union is ordered by a learned ranker, by a blend, or by a single source:
+whichever is best for the user's segment on windows that nothing was fitted on.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class Pipeline(Recommender):
 
     @classmethod
     def wrapping(cls, model: Recommender) -> Pipeline:
-        """A fitted model as the one source of a pipeline: what it says is what is answered."""
+        """A pipeline whose only source is a fitted model, in the order of its scores."""
         name = specification(model)
         pipeline = cls(sources=name, ranker="none")
         pipeline.context_ = model._context()  # type: ignore[misc]

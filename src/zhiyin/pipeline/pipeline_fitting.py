@@ -1,4 +1,4 @@
-"""How a pipeline learns: sources on the past, blends and the ranker on later windows, the choice on the last ones.
+"""Fitting of a pipeline: sources on the past, blends and the ranker on later windows, the choice on the last ones.
 
 1. The log is cut by `selection_windows`.
 2. For every window the sources are fitted on the events before it and retrieve candidates as of its first day.
@@ -97,7 +97,7 @@ def hits(candidates: Candidates, window: Window) -> np.ndarray:
 
 @dataclasses.dataclass
 class FittedParts:
-    """What `learn` finds: models fitted on all of the log, and how they are joined."""
+    """The result of `learn`: models fitted on the whole log, and how they are joined."""
 
     sources: dict[str, Recommender]
     weights: np.ndarray

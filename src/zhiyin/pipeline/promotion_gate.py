@@ -1,14 +1,13 @@
-"""The gate: a new model goes into use only if it is shown to be good enough on days that nothing before has seen.
+"""The promotion gate: a new model is put in use only if it passes two tests on held-out events.
 
-Two things are asked of the 95 % interval of its mean gain, a value a user, paired:
+The tests are on the 95 % interval of its mean gain, paired by user:
 
 - **superiority to `Popular`**: the low end is above 0;
-- **non-inferiority to what is in use**: the low end is above minus a margin, a share of the metric of what is in use.
+- **non-inferiority to the model in use**: the low end is above minus a margin, a share of that model's metric.
 
-The first model of a shop has nothing to replace and often few users to be judged by: it passes unless `Popular` is
-shown to be better, that is unless the high end of its gain is below 0. Where a test fails for want of users, the
-verdict says how many it would have taken at the gain that was seen. Where nobody at all can be judged, nothing is
-shown: the first model passes and no later one does.
+The first model replaces none and often has few users to be evaluated on: it passes unless `Popular` is significantly
+better, that is unless the high end of its gain is below 0. Where a test fails for lack of users, the verdict says how
+many it would take at the observed gain. Where no user can be evaluated, the first model passes and no later one does.
 """
 
 from __future__ import annotations
@@ -29,21 +28,24 @@ from zhiyin.models.popularity import Popular
 from zhiyin.models.recommender import Recommender
 from zhiyin.pipeline.pipeline import Pipeline
 
-# Share of the metric of what is in use that a new model may lose.
+# Share of the metric of the model in use that a new model may lose.
 MARGIN = 0.02
-# Draws of users: the low end is what decides.
+# Draws of users for the interval.
 BOOTSTRAP_ROUNDS = 2_000
 
 
 @dataclasses.dataclass(frozen=True)
 class PairedTest:
-    """The gain of a new model over another one, and what it had to be.
+    """The gain of a new model over another one, and the bound it had to exceed.
 
     Parameters
     ----------
-    figure: the other one's mean of the metric. gain, low, high: the new one's mean gain over it and its 95 % interval.
-    bound: what `low` must be above. needed: users it would take to show that with a probability of 80 % if the gain is
-        what was seen; None where no number would do.
+    figure: the other model's mean of the metric.
+    gain: the new model's mean gain over it.
+    low: lower end of its 95 % interval.
+    high: upper end.
+    bound: what `low` must exceed.
+    needed: users for a power of 80 % at the observed gain; None where no number is enough.
     """
 
     figure: float
@@ -56,11 +58,11 @@ class PairedTest:
 
     @property
     def worse(self) -> bool:
-        """Whether it is shown that the new one is below the bound."""
+        """Whether the new model is significantly below the bound."""
         return self.high < self.bound
 
     def describe(self, name: str, users: int, first: bool) -> str:
-        """In words, for people."""
+        """The test as a sentence."""
         text = f"{name} {self.figure:.4f}: gain {self.gain:+.4f}, 95 % {self.low:+.4f} to {self.high:+.4f}, "
         text += f"must {'not be below' if first else 'be above'} {self.bound:+.4f}: {'yes' if self.passed else 'no'}"
         if (self.low > self.bound and users >= MIN_USERS) or self.worse:
@@ -74,13 +76,15 @@ class PairedTest:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """Whether a model may go into use.
+    """Whether a model may be put in use, and why.
 
     Parameters
     ----------
-    figures: the mean of the metric of each model judged. tests: of each other model, how the new one compares.
-    users: users judged; 0 where nobody could be, and then there are no figures and no tests.
-    margin: share of the metric of what is in use that may be lost. first: nothing is in use yet.
+    figures: mean of the metric of each evaluated model.
+    tests: the comparison with each other model.
+    users: number of evaluated users; 0: there are no figures and no tests.
+    margin: share of the metric of the model in use that may be lost.
+    first: no model is in use yet.
     """
 
     passed: bool
@@ -94,7 +98,7 @@ class Verdict:
 
     @property
     def worse(self) -> bool:
-        """Whether it failed because it is shown to be worse than it may be, and not for want of users."""
+        """Whether it failed because it is significantly worse than allowed, and not for lack of users."""
         return not self.passed and any(test.worse for test in self.tests.values())
 
     def to_dict(self) -> dict[str, object]:
@@ -111,15 +115,15 @@ def decide_promotion(
     exclude_seen: bool = True,
     run: Run | None = None,
 ) -> Verdict:
-    """Judge a model on the test part of a split, against `Popular` and what is in use; see the module.
+    """Compare a model on the test part of a split with `Popular` and the model in use; see the module.
 
     The candidate, if it is not fitted, and `Popular` learn from the train part. A rival is taken as it is if its data
     ended before the test part began, as it does when it is what is in use; else a copy with its settings is fitted.
 
     Parameters
     ----------
-    rivals: what is in use, by name; none for the first model. One that cannot learn from this log (a column that it
-        reads is gone, say) is not compared, and `why` says so.
+    rivals: models in use, by name; none for the first model. One that cannot be fitted on this log (it lacks a
+        column that the model reads, say) is not compared, and `why` says so.
     margin: share of a rival's metric that the candidate may lose, 0 for none.
     """
     run = run or Run()
@@ -157,7 +161,7 @@ def decide_promotion(
 
 
 def verdict_without_users(reason: str, metric: str = "ndcg@10", margin: float = MARGIN, *, first: bool) -> Verdict:
-    """The verdict where nobody can be judged: a first version is used for want of another, a later one is not."""
+    """The verdict where no user can be evaluated: a first version passes, a later one does not."""
     why = f"not judged: {reason}"
     why += "; the first version is used unless popular is shown to be better" if first else ""
     return Verdict(first, why, metric, {}, {}, 0, margin, first)

@@ -1,4 +1,4 @@
-"""What is asked of `Answers`, and what is answered."""
+"""The request and the response of `Answers`, and the checks of a request's options."""
 
 from __future__ import annotations
 
@@ -29,31 +29,37 @@ FEATURES = ("none", "shown", "all")
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What is asked. Ids are raw.
+    """The request for one list. Ids are raw.
 
     Parameters
     ----------
-    user: whose history and columns count; None, or one never seen: a stranger.
-    history: instead of what was seen in training: items, oldest first, or `Histories` of one row.
-    k: items wanted, 1 to 1,000.
-    filter, boosts: in addition to the rules of the house.
-    include: where given, nothing else is shown. exclude: not shown. pins: item by slot, from 1.
-    exclude_seen: leave out what is in the history; None: unless the rules say what happens to what was bought.
-    diversity: "none", "mmr", "dpp" or "calibrate"; None: as the house has it. balance: variety (0) to score (1).
-    user_columns, context: values that expressions may speak of, by column.
+    user: the user whose history and columns are used; None or an unknown id: no history.
+    history: replaces the history of the training data: items, oldest first, or `Histories` of one row.
+    k: length of the list, 1 to 1,000.
+    filter: a condition in addition to the rules of all lists.
+    boosts: likewise.
+    include: where given, no other item is listed.
+    exclude: items that are not listed.
+    pins: item by slot, from 1.
+    exclude_seen: exclude the items of the history; None: yes, unless `[rules] bought` is set.
+    diversity: "none", "mmr", "dpp" or "calibrate"; None: the setting of all lists.
+    balance: weight of the score against diversity, from 0 (diversity alone) to 1 (score alone); None: likewise.
+    user_columns: values of the user's columns for expressions, by column.
+    context: values of the context columns, likewise.
     now: microseconds UTC; None: the present.
-    visit: number of the user's visit, for rotation. shown: how often each item was shown within the
-        window of the frequency cap, by raw id.
-    seen: items that count as seen besides the history: new ones that stand-ins stand for.
-    explore: probability that one slot goes to an item that did not make the list, drawn with `seed`. policy: chooses
-        among what keeps every rule, instead of evenly; see `exploration`.
-    closed: nothing but what `include` names is shown, not even where it is pinned; `Answer.removed` says why an item of
-        `include` is not in the list.
-    deficits: what each group of `[rules] exposure` lacks, in lists; see `exposure.deficits`.
-    budget: seconds after which stages are left out: reasons, then variety, then the ranker; None: none is.
-    skip: stages to leave out as if there was no time for them.
-    explain: say why, and what was removed.
-    features: whose features, as the ranker read them, are wanted: "none", the items "shown", or "all" candidates.
+    visit: number of the user's visit, for rotation.
+    shown: how often each item was shown within the window of the frequency cap, by raw id.
+    seen: items that count as seen besides the history, such as new items, which the history holds by a similar one.
+    explore: probability that one slot goes to an item that did not make the list, drawn with `seed`.
+    policy: draws among the replacements that satisfy every rule, instead of uniformly; see `exploration`.
+    closed: only items of `include` are listed, pinned ones too; `Answer.removed` says why an item of `include` is not
+        in the list.
+    deficits: exposure deficit of each group of `[rules] exposure`, in lists; see `exposure.deficits`.
+    budget: seconds; when they run short, stages are skipped: reasons, then diversity, then the ranker. None: no limit.
+    skip: stages to skip.
+    explain: compute reasons and removed items.
+    features: items whose features, as the ranker read them, are returned: "none", the items "shown", or "all"
+        candidates.
     """
 
     user: Any = None
@@ -86,18 +92,24 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """A list, and how it came about.
+    """The response to a request: the list, and how it was made.
 
     Parameters
     ----------
-    items: raw ids, best first. scores: float of each; comparable within the list.
-    reasons: one an item, where asked for. removed: {"item", "rule"} of what would have been in the list.
-    trace: what each rule did, item codes. seconds: of each stage. method: what ordered the candidates.
-    left_out: sources that did not answer, and why. degraded: stages that the time budget left no time for.
-    propensities: float64[k], the probability with which each item was to stand at its slot.
-    exposed: float64[groups, 3], exposure of each group of `[rules] exposure` in the list, all exposure, and 1.
-    sources: names of the sources. ranks: int32[k, sources], the place each source gave an item, from 0; -1: none.
-    features: what the ranker read, where asked for and where a ranker ordered the candidates.
+    items: raw ids, best first.
+    scores: score of each item; comparable within the list.
+    reasons: one for each item, if requested.
+    removed: {"item", "rule"} of items that rules removed from the list.
+    trace: what each rule did, with item codes.
+    seconds: duration of each stage.
+    method: what ordered the candidates: "ranker", "weighted", "rrf" or the name of a source.
+    left_out: sources that did not answer, with the reason.
+    degraded: stages that the time budget left no time for.
+    propensities: float64[k], the probability of each item at its slot.
+    exposed: float64[groups, 3], exposure of each group of `[rules] exposure` in the list, total exposure, and 1.
+    sources: names of the sources.
+    ranks: int32[k, sources], the rank each source gave an item, from 0; -1: none.
+    features: what the ranker read, if requested and if a ranker ordered the candidates.
     """
 
     items: list[Any]
@@ -130,9 +142,9 @@ class Answer:
 
 
 def resolve_options(request: Request, variety: str, balance: float) -> tuple[int, str, float]:
-    """Items wanted, variety and balance; those of the house, `variety` and `balance`, where the request has none.
+    """Length of the list, diversity method and balance of a request; `variety` and `balance` are the defaults.
 
-    Raises ConfigError for what cannot be.
+    Raises ConfigError for a value that is out of range.
     """
     k = whole_number(request.k, "k", at_most=MAX_ITEMS)
     word = variety if request.diversity is None else check_diversity_method(request.diversity)
@@ -154,7 +166,7 @@ def resolve_options(request: Request, variety: str, balance: float) -> tuple[int
 
 
 def exploration_policy(request: Request) -> Policy | None:
-    """What explores for a request; None: nothing does."""
+    """The exploration policy of a request; None: no exploration."""
     if request.policy is not None:
         return request.policy
     return OneSlot(request.explore) if request.explore > 0 else None
@@ -169,7 +181,7 @@ def check_diversity_method(variety: str) -> str:
 
 
 def encode_known(ids: Any, raw: Iterable[Any], most: int = MAX_IDS) -> np.ndarray:
-    """Codes of those that are known. Raises ConfigError for more than `most` ids."""
+    """Codes of the ids that are known. Raises ConfigError for more than `most` ids."""
     listed = id_list(raw)
     if len(listed) > most:
         raise ConfigError(f"{len(listed):,} ids in one list of a request", remedy=f"at most {most:,}")

@@ -1,4 +1,4 @@
-"""Catalogues brought into the order of ids."""
+"""Alignment of a catalogue's rows with a list of ids."""
 
 from __future__ import annotations
 

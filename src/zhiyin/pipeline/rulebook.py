@@ -49,8 +49,8 @@ class Rulebook:
 
     Parameters
     ----------
-    rules: what the settings say.
-    filters: of the catalogue; its columns are what expressions may speak of.
+    rules: the rules of the settings file.
+    filters: of the catalogue; expressions may use its columns.
     kinds: names of event kinds by code (`Dataset.kinds`), for `bought`.
     item_ids: raw ids to codes; None: the rules hold codes.
     seed: of rotation.

@@ -1,4 +1,4 @@
-"""The rules of the house: what the settings file says of every list, as `Answers` takes it."""
+"""Settings of all lists: rules, diversity and context of the settings file, as arguments of `Answers`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _TYPES: dict[str, type] = {"text": str, "number": float, "bool": bool}
 
 
 def load_answer_settings(config: Path, types: dict[str, type] | None = None) -> dict[str, Any]:
-    """Rules, variety and context of a settings file, if there is one. `types`: of what else requests bring."""
+    """Rules, diversity and context of a settings file, if it exists. types: of further context columns, by name."""
     if not config.is_file():
         return {"context": dict(types or {})}
     return answer_settings(load_config(config), config, types)
 
 
 def answer_settings(settings: Config, file: Path | None = None, types: dict[str, type] | None = None) -> dict[str, Any]:
-    """As `load_answer_settings`, of settings that were read. Raises ConfigError that names the file."""
+    """As `load_answer_settings`, from parsed settings. Raises ConfigError that names the file."""
     try:
         rules = Rules.from_dict(settings.rules)
     except ConfigError as error:
@@ -32,7 +32,7 @@ def answer_settings(settings: Config, file: Path | None = None, types: dict[str,
 
 
 def usable_answer_settings(settings: Config) -> tuple[dict[str, Any], dict[str, ConfigError]]:
-    """As `answer_settings`, with those rules that can be read, and by key why the others cannot."""
+    """As `answer_settings`, with the rules that are valid, and the error of each other one by key."""
     rules, wrong = Rules(), {}
     for key, value in settings.rules.items():
         try:
@@ -51,19 +51,19 @@ def _options(settings: Config, rules: Rules, types: dict[str, type] | None = Non
     }  # fmt: skip
 
 
-# What of the rules says which items may be shown; the others arrange those that may.
+# Rules that restrict which items may be listed; the others arrange the list.
 _RESTRICTING = ("filter", "stock", "valid_from", "valid_to")
 _ARRANGING = ("pins", "boosts", "caps", "shares", "dedupe", "bought", "rotation", "frequency", "exposure")
 MATCHES_NOTHING = "FALSE"
-# The name of all rules, where [rules] is no table.
+# Stands for all rules, where [rules] is no table.
 ALL = "rules"
 
 
 def usable_rules(rules: Rules, bind: Callable[[Rules], object]) -> tuple[Rules, dict[str, str]]:
-    """The rules that a catalogue allows, and of the others why not, by name.
+    """The rules that fit a catalogue, and by name why the others do not.
 
-    A rule that arranges lists is left out. Where one that says what may be shown cannot be used, nothing may be shown:
-    to show what the house has ruled out would be worse than an empty list.
+    A rule that arranges lists is left out. Where one that restricts lists cannot be used, nothing may be listed: items
+    that the rule excludes would be worse than an empty list.
 
     bind: raises ConfigError for rules that do not fit the catalogue.
     """
@@ -81,8 +81,10 @@ def usable_rules(rules: Rules, bind: Callable[[Rules], object]) -> tuple[Rules, 
 
 
 def hides_everything(wrong: Iterable[str]) -> bool:
-    """Whether rules that cannot be used, by name, leave nothing to show: one of them says, or is a misspelt name of one
-    that says, what may be shown; or `ALL`."""
+    """Whether unusable rules, by name, hide all items.
+
+    They do where one of them restricts lists, is a misspelt name of one that does, or is `ALL`.
+    """
     known = [field.name for field in dataclasses.fields(Rules)]
     return any(
         name == ALL or (name if name in known else closest_name(name, known)) in (*_RESTRICTING, "include", "exclude")

@@ -1,4 +1,4 @@
-"""Which events may be seen by what chooses a pipeline: one plan, in the order of time, no event used for two purposes.
+"""Time windows of the log for tuning, learning, choice and gate: no event serves two purposes.
 
     tune         | learn          | choose         | gate
     first events | window, window | window, window | last events

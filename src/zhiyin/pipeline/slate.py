@@ -1,4 +1,4 @@
-"""Slates: the items about to be shown, best first, and what every step did to them.
+"""Slates: ranked lists in the making, and a trace of what each re-ranking step did to them.
 
 A re-ranker is a function from a slate to a slate that writes into the trace what it did. All of them work on many
 requests at once (`Slates`); one request (`Slate`) is a batch of one.
@@ -24,10 +24,10 @@ class Slate:
 
     Parameters
     ----------
-    items: int32[m], each once. scores: float32[m], what each is worth; best first until a step moves items for a reason
-        other than their score.
+    items: int32[m], distinct item codes.
+    scores: float32[m], descending until a step orders items by something else.
     trace: what each step did: plain dicts with "step", and mostly "items".
-    propensities: float64[m], the probability with which each item was to have its slot; None: 1 of all.
+    propensities: float64[m], the probability of each item at its slot; None: all 1.
     """
 
     items: np.ndarray
@@ -45,8 +45,10 @@ class TraceEvent:
 
     Parameters
     ----------
-    step: its name. facts: what is the same for all requests.
-    owners: int[e], the requests it touched. columns: of each name, an array of e entries; "items" are codes.
+    step: name of the step.
+    facts: values that are the same for all requests.
+    owners: int[e], the request of each entry.
+    columns: values of the entries by name, arrays of length e; "items" are codes.
     """
 
     step: str
@@ -55,7 +57,7 @@ class TraceEvent:
     columns: dict[str, np.ndarray]
 
     def of(self, request: int) -> dict[str, Any] | None:
-        """The event as one request saw it; None where it was not touched."""
+        """The entries of one request; None where it has none."""
         mine = self.owners == request
         if not mine.any():
             return None
@@ -77,9 +79,11 @@ class Slates:
     Parameters
     ----------
     offsets: int64[n + 1]; request r has items[offsets[r]:offsets[r + 1]].
-    items: int32[m]. scores: float32[m]. events: what steps did, in order.
-    propensities: float64[m], the probability with which each item was to have its slot; None: 1 of all. Said by the
-        last step; another order forgets them.
+    items: int32[m], item codes.
+    scores: float32[m].
+    events: what steps did, in order.
+    propensities: float64[m], the probability of each item at its slot; None: all 1. Set by the last step; reordering
+        drops them.
     """
 
     offsets: np.ndarray
@@ -115,7 +119,7 @@ class Slates:
 
     @classmethod
     def best_first(cls, offsets: np.ndarray, items: np.ndarray, scores: np.ndarray) -> Slates:
-        """Slates of candidates in any order; of equal scores the one that stood first comes first.
+        """Slates of candidates in any order, sorted stably by descending score.
 
         Raises DataError for a score that is NaN.
         """
@@ -126,7 +130,7 @@ class Slates:
         return slates.sorted()
 
     def sorted(self) -> Slates:
-        """By score, best first; equal ones as they stood."""
+        """By descending score; a stable sort."""
         if len(self) == 1:
             return self.take(np.argsort(-self.scores, kind="stable"))
         return self.take(np.lexsort((-self.scores, self.owners)))
@@ -150,7 +154,7 @@ class Slates:
         return self.keep(self.places < k)
 
     def with_rows(self, owners: np.ndarray, items: np.ndarray, scores: np.ndarray) -> Slates:
-        """With more items behind those of their requests. owners: int64[f], ascending."""
+        """With items appended to their requests. owners: int64[f], request of each new item, ascending."""
         if not len(owners):
             return self
         sizes = np.diff(self.offsets) + np.bincount(owners, minlength=len(self))
@@ -196,13 +200,13 @@ class Slates:
         return low
 
     def scored(self, scores: np.ndarray) -> Slates:
-        """The same items with other scores, best first."""
+        """The same items with new scores, sorted by them."""
         return Slates(self.offsets, self.items, np.asarray(scores, np.float32), self.events).sorted()
 
     def with_trace_event(
         self, step: str, owners: Any = None, facts: Mapping[str, Any] | None = None, **columns: Any
     ) -> Slates:
-        """With an event in the trace; none where it touched no request. `owners` None: every request, no columns."""
+        """With an event added to the trace, unless it has no entries. owners: None: one entry for each request."""
         owners = np.arange(len(self)) if owners is None else np.asarray(owners)
         if not len(owners):
             return self
@@ -212,7 +216,7 @@ class Slates:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ragged:
-    """A list of numbers a request: values[offsets[r]:offsets[r + 1]], with a second number paired each if needed."""
+    """Ragged rows of numbers: row r is values[offsets[r]:offsets[r + 1]]; `paired` holds a second number for each."""
 
     offsets: np.ndarray
     values: np.ndarray
@@ -260,23 +264,25 @@ def request_item_keys(items: Ragged | None, n_items: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RequestBatch:
-    """What n requests bring, besides candidates.
+    """The inputs of n requests, besides candidates.
 
     Parameters
     ----------
-    n: how many.
+    n: number of requests.
     now: int64[n] or one for all, microseconds UTC.
-    users: int64[n], numbers that stand for the users, for rotation; a stranger's session may have one too.
-    visits: int64[n], counts the visits of a user; None: the time tells.
-    histories: what the users did, for what is bought already.
+    users: int64[n], a number for each user or session, for rotation; -1: none.
+    visits: int64[n], number of the user's visit; None: derived from `now`.
+    histories: events of the users, for `[rules] bought`.
     shown: item codes and, paired, how often each was shown within the window of the frequency cap.
-    user, context: frames of n rows; for one request mappings will do.
-    include: where given, nothing else may be shown. exclude: never shown. Item codes.
+    user: columns of the users for expressions, a frame of n rows; for one request a mapping will do.
+    context: context columns, likewise.
+    include: item codes; where given, no other item may be listed.
+    exclude: item codes that are not listed.
     pins: item codes and, paired, slots from 1.
-    closed: what is not in `include` is not shown where it is pinned either.
-    allowed: bool[n_items], what may be shown at this moment, pinned or not; None: all.
-    deficits: float64[groups], what each group of `exposure` lacks (`exposure.deficits`), for all requests.
-    seeds: uint64[n], for exploration.
+    closed: pins obey `include` too.
+    allowed: bool[n_items], items that may be shown at this moment, pinned or not; None: all.
+    deficits: float64[groups], exposure deficit of each group (`exposure.deficits`), for all requests.
+    seeds: uint64[n], seeds of exploration.
     """
 
     n: int = 1
