@@ -9,7 +9,7 @@ import re
 import sys
 import textwrap
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import pytest
 
 import zhiyin
 from tests.docs.markdown import Block, blocks_of
+from tests.service.conftest import home, opened  # noqa: F401
 from zhiyin.core import ranking_metrics
 from zhiyin.data import source_opening
 from zhiyin.data.reading import read
@@ -37,7 +38,8 @@ def block(word: str) -> Block:
 
 
 # The blocks that are tested below, each by a word in it.
-TESTED = ("class Companions(Recommender)", "class TestCompanions", "def rbp", "class AvroTable", "import AvroTable")
+TESTED = ("class Companions(Recommender)", "class TestCompanions", "def rbp", "class AvroTable", "import AvroTable",
+          "KIND_COUNTS = Endpoint", "client.call(KIND_COUNTS")  # fmt: skip
 
 
 def test_every_block_is_tested() -> None:
@@ -103,6 +105,29 @@ def test_the_reader_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     data = read(tmp_path)
     assert data.n_events == 2
     assert len(data.quarantine) == 1
+
+
+def test_the_endpoint_is_served(opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """With its entry and its handler: answered with a key, refused without, described, and called from Python."""
+    from tests.service.conftest import client_of
+    from tests.service.running import running
+    from zhiyin.client import ApiError, Client
+    from zhiyin.service import app, endpoint_routes
+
+    assert app.HANDLER_MODULES  # their handlers are bound
+    monkeypatch.setattr(endpoint_routes, "HANDLERS", dict(endpoint_routes.HANDLERS))
+    names = vars(module("zhiyin.service.kind_counts", "KIND_COUNTS = Endpoint"))
+    monkeypatch.delitem(sys.modules, "zhiyin.service.kind_counts")
+    service = client_of(opened())
+    assert service.get("/v1/users/alice/kinds", headers={"Authorization": ""}).status_code == 401
+    assert "/v1/users/{key}/kinds" in service.get("/openapi.json").json()["paths"]
+    with running(service.app) as url, Client(url, service.keys["admin"], timeout=10) as client:
+        client.events([{"user": "alice", "item": item, "kind": "view"} for item in ("i1", "i2")])
+        names["client"] = client
+        exec(block("client.call(KIND_COUNTS").text, names)  # noqa: S102
+        assert names["counts"] == {"user": "alice", "kinds": {"view": 2}}
+        with pytest.raises(ApiError, match="most"):
+            client.call(names["KIND_COUNTS"], "alice", query={"most": 0})
 
 
 def test_the_files_that_it_names_are_there() -> None:

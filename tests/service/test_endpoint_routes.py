@@ -19,6 +19,7 @@ from zhiyin.service.authentication import Access
 from zhiyin.service.endpoint_routes import handles
 
 from .conftest import client_of
+from .running import running
 
 
 class NoteIn(Body):
@@ -94,6 +95,19 @@ def test_a_new_endpoint_is_described(noted: Any) -> None:
     assert body == {"$ref": "#/components/schemas/NoteIn"}
     assert {"NoteIn", "Note"} <= set(document["components"]["schemas"])
     assert "<code>/v1/items/{key}/notes</code>" in noted.get("/docs").text
+
+
+def test_a_new_endpoint_is_called_from_python(noted: Any) -> None:
+    pytest.importorskip("httpx")
+    from zhiyin.client import ApiError, Client
+
+    with running(noted.app) as url, Client(url, noted.keys["admin"], timeout=10) as client:
+        answer = client.call(NOTE, "a/b", query={"times": 2}, body={"text": "fine"})
+        assert answer == {"shop": "shop", "item": "a/b", "notes": ["fine", "fine"]}
+        assert client.call(NOTE, "i1", query=NoteQuery(), body=NoteIn(text="a"))["notes"] == ["a"]
+        with pytest.raises(ApiError) as error:
+            client.call(NOTE, "i1", body={"text": "too long"})
+    assert (error.value.status, error.value.field) == (422, "text")
 
 
 def test_every_endpoint_has_a_handler(service: Any) -> None:

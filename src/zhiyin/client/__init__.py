@@ -25,7 +25,7 @@ from zhiyin.client.admin_calls import (
     ready,
     rollback_placement,
 )
-from zhiyin.client.api_call import Call, CallSequence
+from zhiyin.client.api_call import Call, CallSequence, call
 from zhiyin.client.api_types import (
     CatalogEntry,
     Columns,
@@ -102,6 +102,7 @@ __all__ = [
     "Timestamp",
     "WriteResult",
     "add_key",
+    "call",
     "delete_item",
     "delete_placement",
     "delete_user",

@@ -4,55 +4,57 @@ from __future__ import annotations
 
 from typing import Any
 
-from zhiyin.client.api_call import Call, as_json, as_object, resource_path
+from zhiyin.api import endpoints
+from zhiyin.client.api_call import Call, as_object, endpoint_call
 from zhiyin.client.api_types import Columns
 
 
 def list_placements() -> Call[list[dict[str, Any]]]:
     """All placements: {"name", "version", "settings"} each."""
-    return Call("GET", "/v1/placements", lambda body: list(body["placements"]))
+    return endpoint_call(endpoints.LIST_PLACEMENTS, read=lambda body: list(body["placements"]))
 
 
 def get_placement(name: str) -> Call[dict[str, Any]]:
     """One placement."""
-    return Call("GET", resource_path("placements", name), as_object)
+    return endpoint_call(endpoints.GET_PLACEMENT, name, read=as_object)
 
 
 def put_placement(name: str, settings: Columns) -> Call[dict[str, Any]]:
     """Write the settings of a placement, as its next version."""
-    return Call("PUT", resource_path("placements", name), as_object, body=as_json(dict(settings)))
+    return endpoint_call(endpoints.PUT_PLACEMENT, name, read=as_object, body=settings)
 
 
 def delete_placement(name: str) -> Call[dict[str, Any]]:
     """Remove a placement."""
-    return Call("DELETE", resource_path("placements", name), as_object)
+    return endpoint_call(endpoints.DELETE_PLACEMENT, name, read=as_object)
 
 
 def placement_versions(name: str) -> Call[dict[str, Any]]:
     """All versions of a placement."""
-    return Call("GET", resource_path("placements", name, "versions"), as_object)
+    return endpoint_call(endpoints.PLACEMENT_VERSIONS, name, read=as_object)
 
 
 def rollback_placement(name: str, version: int) -> Call[dict[str, Any]]:
     """Put an older version of a placement in use."""
-    return Call("POST", resource_path("placements", name, "rollback"), as_object, body=as_json({"version": version}))
+    return endpoint_call(endpoints.ROLLBACK_PLACEMENT, name, read=as_object, body={"version": version})
 
 
 def get_schema() -> Call[dict[str, Any]]:
     """Types of the columns of items and of users: {"version", "items": {column: {"type", "source"}}, "users"}."""
-    return Call("GET", "/v1/schema", as_object)
+    return endpoint_call(endpoints.GET_SCHEMA, read=as_object)
 
 
 def put_schema(items: Columns | None = None, users: Columns | None = None) -> Call[dict[str, Any]]:
     """Declare types of columns, such as {"price": "number"}; None removes a declaration."""
-    return Call("PUT", "/v1/schema", as_object, body=as_json({"items": dict(items or {}), "users": dict(users or {})}))
+    types = {"items": dict(items or {}), "users": dict(users or {})}
+    return endpoint_call(endpoints.PUT_SCHEMA, read=as_object, body=types)
 
 
 def health() -> Call[dict[str, Any]]:
     """Whether the process runs; sent once, without a retry."""
-    return Call("GET", "/health", as_object, retries_allowed=False)
+    return endpoint_call(endpoints.HEALTH, read=as_object, retries_allowed=False)
 
 
 def ready() -> Call[dict[str, Any]]:
     """Whether the service can answer; sent once. Raises ApiError with status 503 where it cannot yet."""
-    return Call("GET", "/ready", as_object, retries_allowed=False)
+    return endpoint_call(endpoints.READY, read=as_object, retries_allowed=False)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
-from urllib.parse import quote
 
+from pydantic import BaseModel
+
+from zhiyin.api.endpoint import Endpoint
+from zhiyin.client.api_types import Columns
 from zhiyin.client.errors import ApiError
 from zhiyin.core.errors import ConfigError
 
@@ -28,6 +31,7 @@ class Call(Generic[T]):
     method, path, params, body, content_type: of the request.
     read: makes the value from the JSON of the response.
     retries_allowed: whether the request may be sent again.
+    endpoint: that the request is for; None where only its path is known.
     """
 
     method: str
@@ -37,6 +41,7 @@ class Call(Generic[T]):
     body: bytes | None = None
     content_type: str = "application/json"
     retries_allowed: bool = True
+    endpoint: Endpoint | None = None
 
     def request(self) -> dict[str, Any]:
         """Arguments of `httpx.Client.request`."""
@@ -92,9 +97,49 @@ def retry_after_seconds(retry_after: str) -> float:
         return 0.0
 
 
-def resource_path(*parts: str) -> str:
-    """The path of a resource; ids are percent-encoded."""
-    return "/v1/" + "/".join(quote(str(part), safe="") for part in parts)
+def endpoint_call(
+    endpoint: Endpoint,
+    *ids: str,
+    read: Callable[[Any], T],
+    query: Columns | BaseModel | None = None,
+    body: Columns | BaseModel | bytes | None = None,
+    retries_allowed: bool = True,
+) -> Call[T]:
+    """The call of an endpoint.
+
+    Parameters
+    ----------
+    ids: those of the endpoint's path, in order.
+    read: makes the value from the JSON of the response.
+    query: parameters; those that are None are left out.
+    body: fields of a JSON object; bytes: lines of JSON.
+    """
+    path, params = endpoint.address(*ids), query_params(**_fields_of(query)) if query is not None else {}
+    lines = isinstance(body, bytes)
+    content = body if body is None or isinstance(body, bytes) else as_json(_fields_of(body))
+    content_type = "application/x-ndjson" if lines else "application/json"
+    return Call(endpoint.method, path, read, params, content, content_type, retries_allowed, endpoint)
+
+
+def call(
+    endpoint: Endpoint,
+    *ids: str,
+    query: Columns | BaseModel | None = None,
+    body: Columns | BaseModel | bytes | None = None,
+) -> Call[Any]:
+    """Call any endpoint of `zhiyin.api.endpoints`; the JSON of its response.
+
+    Parameters
+    ----------
+    ids: those of the endpoint's path, in order.
+    query: parameters, by name or as the endpoint's type.
+    body: fields of a JSON object, by name or as the endpoint's type; bytes: lines of JSON.
+    """
+    return endpoint_call(endpoint, *ids, read=lambda response: response, query=query, body=body)
+
+
+def _fields_of(value: Columns | BaseModel) -> dict[str, Any]:
+    return value.model_dump(mode="json", exclude_unset=True) if isinstance(value, BaseModel) else dict(value)
 
 
 def as_json(value: Any) -> bytes:
@@ -113,7 +158,8 @@ def present_fields(**values: Any) -> dict[str, Any]:
 def query_params(**values: Any) -> dict[str, str]:
     """The fields that are not None, as query parameters."""
     texts = {
-        name: ",".join(value) if isinstance(value, list) else value for name, value in present_fields(**values).items()
+        name: ",".join(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+        for name, value in present_fields(**values).items()
     }
     return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in texts.items()}
 

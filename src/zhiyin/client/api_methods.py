@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
-from zhiyin.client import admin_calls, catalog_calls, event_calls, key_calls, list_calls
+from zhiyin.client import admin_calls, api_call, catalog_calls, event_calls, key_calls, list_calls
 from zhiyin.client.api_call import Call, CallSequence
 
 P = ParamSpec("P")
@@ -46,6 +46,8 @@ def method(build: Callable[P, Call[T] | CallSequence[T]]) -> Method[P, T]:
 
 class Methods:
     """The methods of both clients."""
+
+    call = method(api_call.call)
 
     event = method(event_calls.event)
     events = method(event_calls.events)

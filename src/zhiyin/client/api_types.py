@@ -12,6 +12,7 @@ from zhiyin.core.uid import fresh_id
 Columns = Mapping[str, Any]
 Timestamp = int | datetime
 Diversity = Literal["none", "mmr", "dpp", "calibrate"]
+Language = Literal["en", "zh"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from zhiyin.client.api_call import Call, CallSequence, as_json, query_params, resource_path
+from zhiyin.api import endpoints
+from zhiyin.api.endpoint import Endpoint
+from zhiyin.client.api_call import Call, CallSequence, as_json, endpoint_call
 from zhiyin.client.api_types import CatalogEntry, Columns, Item, Page, WriteResult
 
 MAX_ROWS_PER_REQUEST, MAX_BYTES_PER_REQUEST = 1_000, 1 << 20
@@ -13,60 +15,60 @@ MAX_ROWS_PER_REQUEST, MAX_BYTES_PER_REQUEST = 1_000, 1 << 20
 
 def put_item(id: str, columns: Columns) -> Call[int]:
     """Write all columns of an item; its version. Hidden by `{"hidden": True}`."""
-    return Call("PUT", resource_path("items", id), _read_version, body=as_json(dict(columns)))
+    return endpoint_call(endpoints.PUT_ITEM, id, read=_read_version, body=columns)
 
 
 def patch_item(id: str, columns: Columns) -> Call[int]:
     """Change the columns named, leave the others; its version."""
-    return Call("PATCH", resource_path("items", id), _read_version, body=as_json(dict(columns)))
+    return endpoint_call(endpoints.PATCH_ITEM, id, read=_read_version, body=columns)
 
 
 def get_item(id: str) -> Call[CatalogEntry]:
     """Columns and version of an item."""
-    return Call("GET", resource_path("items", id), _read_entry)
+    return endpoint_call(endpoints.GET_ITEM, id, read=_read_entry)
 
 
 def delete_item(id: str) -> Call[int]:
     """Delete an item, which is not shown any more; its version."""
-    return Call("DELETE", resource_path("items", id), _read_version)
+    return endpoint_call(endpoints.DELETE_ITEM, id, read=_read_version)
 
 
 def put_items(items: Iterable[tuple[str, Columns | None]]) -> CallSequence[WriteResult]:
     """Write many items, sent as they are read; None for columns deletes."""
-    return _write_many("items", items)
+    return _write_many(endpoints.PUT_ITEMS, items)
 
 
 def search(
     text: str, *, k: int | None = None, fields: Sequence[str] | None = None, page: str | None = None
 ) -> Call[Page[Item]]:
     """Full-text search of items. page: `next` of the previous result."""
-    params = query_params(search=text, k=k, fields=None if fields is None else list(fields), page=page)
-    return Call("GET", "/v1/items", _read_items, params)
+    query = {"search": text, "k": k, "fields": fields, "page": page}
+    return endpoint_call(endpoints.SEARCH, read=_read_items, query=query)
 
 
 def put_user(id: str, columns: Columns) -> Call[int]:
     """Write all columns of a user; its version."""
-    return Call("PUT", resource_path("users", id), _read_version, body=as_json(dict(columns)))
+    return endpoint_call(endpoints.PUT_USER, id, read=_read_version, body=columns)
 
 
 def patch_user(id: str, columns: Columns) -> Call[int]:
     """Change the columns named, leave the others; its version."""
-    return Call("PATCH", resource_path("users", id), _read_version, body=as_json(dict(columns)))
+    return endpoint_call(endpoints.PATCH_USER, id, read=_read_version, body=columns)
 
 
 def get_user(id: str) -> Call[CatalogEntry]:
     """Columns and version of a user."""
-    return Call("GET", resource_path("users", id), _read_entry)
+    return endpoint_call(endpoints.GET_USER, id, read=_read_entry)
 
 
 def delete_user(id: str) -> Call[dict[str, Any]]:
     """Remove all data of a user; counts of what was removed and of what is left."""
-    return Call("DELETE", resource_path("users", id), lambda body: dict(body["proof"]))
+    return endpoint_call(endpoints.DELETE_USER, id, read=lambda body: dict(body["proof"]))
 
 
 def put_users(users: Iterable[tuple[str, Columns | None]]) -> CallSequence[WriteResult]:
     """Write many users, sent as they are read."""
-    return _write_many("users", users)
+    return _write_many(endpoints.PUT_USERS, users)
 
 
 def _read_entry(body: Any) -> CatalogEntry:
@@ -78,7 +80,7 @@ def _read_items(body: Any) -> Page[Item]:
     return Page(items, body.get("next"))
 
 
-def _write_many(table: str, rows: Iterable[tuple[str, Columns | None]]) -> CallSequence[WriteResult]:
+def _write_many(endpoint: Endpoint, rows: Iterable[tuple[str, Columns | None]]) -> CallSequence[WriteResult]:
     def calls() -> Iterator[Call[tuple[int, WriteResult]]]:
         lines: list[bytes] = []
         size = 0
@@ -96,7 +98,7 @@ def _write_many(table: str, rows: Iterable[tuple[str, Columns | None]]) -> CallS
         def read(body: Any) -> tuple[int, WriteResult]:
             return len(lines), WriteResult(int(body["accepted"]), list(body["rejected"]))
 
-        return Call("POST", resource_path(table), read, body=b"".join(lines), content_type="application/x-ndjson")
+        return endpoint_call(endpoint, read=read, body=b"".join(lines))
 
     def join(parts: list[tuple[int, WriteResult]]) -> WriteResult:
         first_line, rejected = 0, []

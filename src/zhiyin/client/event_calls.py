@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
-from zhiyin.client.api_call import Call, CallSequence, as_json, present_fields
+from zhiyin.api import endpoints
+from zhiyin.api.requests import MAX_EVENTS_PER_REQUEST
+from zhiyin.client.api_call import Call, CallSequence, endpoint_call, present_fields
 from zhiyin.client.api_types import Columns, Event, EventResult, EventsResult, Timestamp
 from zhiyin.client.errors import ApiError
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.uid import fresh_id
-
-MAX_EVENTS_PER_REQUEST = 1_000
 
 
 def event(
@@ -36,7 +36,7 @@ def event(
         return result
 
     payload = event_json(Event(user, item, kind, time, value, id or fresh_id(), list_id))
-    return Call("POST", "/v1/events", read, body=as_json({"events": [payload]}))
+    return endpoint_call(endpoints.EVENTS, read=read, body={"events": [payload]})
 
 
 def events(events: Iterable[Event | Columns]) -> CallSequence[EventsResult]:
@@ -49,7 +49,7 @@ def events(events: Iterable[Event | Columns]) -> CallSequence[EventsResult]:
     def calls() -> Iterator[Call[EventsResult]]:
         rows = iter(events)
         while batch := [event_json(row) for row in itertools.islice(rows, MAX_EVENTS_PER_REQUEST)]:
-            yield Call("POST", "/v1/events", _read_results, body=as_json({"events": batch}))
+            yield endpoint_call(endpoints.EVENTS, read=_read_results, body={"events": batch})
 
     def join(parts: list[EventsResult]) -> EventsResult:
         return EventsResult([result for part in parts for result in part.events], sum(part.rejected for part in parts))

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from zhiyin.client.api_call import Call, as_json, as_object, present_fields, resource_path
+from zhiyin.api import endpoints
+from zhiyin.client.api_call import Call, as_object, endpoint_call, present_fields
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.tokens import TOKEN_SCOPES, key_hash, new_session, page_claims, sign
 
@@ -81,12 +82,12 @@ def page_token(
     def read(body: Any) -> PageToken:
         return PageToken(body["token"], body["user"], body["session"], body["expires"])
 
-    return Call("POST", "/v1/tokens", read, body=as_json(payload))
+    return endpoint_call(endpoints.PAGE_TOKEN, read=read, body=payload)
 
 
 def list_keys() -> Call[list[dict[str, Any]]]:
     """All keys: {"name", "id", "scopes", "created", "expires", "expired", "used"} each. Needs an admin key."""
-    return Call("GET", "/v1/keys", lambda body: list(body["keys"]))
+    return endpoint_call(endpoints.LIST_KEYS, read=lambda body: list(body["keys"]))
 
 
 def add_key(name: str, scope: Sequence[KeyScope] | KeyScope, *, expires: str | None = None) -> Call[dict[str, Any]]:
@@ -95,15 +96,10 @@ def add_key(name: str, scope: Sequence[KeyScope] | KeyScope, *, expires: str | N
     expires: a duration such as "90d"; None: never. Sent once: after a failure, check with `list_keys`.
     """
     scopes = [scope] if isinstance(scope, str) else list(scope)
-    return Call(
-        "POST",
-        "/v1/keys",
-        as_object,
-        body=as_json(present_fields(name=name, scopes=scopes, expires=expires)),
-        retries_allowed=False,
-    )
+    body = present_fields(name=name, scopes=scopes, expires=expires)
+    return endpoint_call(endpoints.ADD_KEY, read=as_object, body=body, retries_allowed=False)
 
 
 def revoke_key(name: str) -> Call[dict[str, Any]]:
     """Revoke a key, and the page tokens that it signed. Needs an admin key."""
-    return Call("DELETE", resource_path("keys", name), as_object)
+    return endpoint_call(endpoints.REVOKE_KEY, name, read=as_object)

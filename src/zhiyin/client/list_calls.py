@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
-from zhiyin.client.api_call import Call, as_json, as_object, known_fields, present_fields, query_params, resource_path
-from zhiyin.client.api_types import Columns, Diversity, Event, Item, Page, Recommendations, Timestamp
+from zhiyin.api import endpoints
+from zhiyin.api.endpoint import Endpoint
+from zhiyin.client.api_call import Call, as_object, endpoint_call, known_fields, present_fields, query_params
+from zhiyin.client.api_types import Columns, Diversity, Event, Item, Language, Page, Recommendations, Timestamp
 from zhiyin.client.event_calls import microseconds
 from zhiyin.core.errors import ConfigError
-
-RECOMMENDATIONS, PAGES = "/v1/recommendations", "/v1/pages"
 
 
 def recommend(
@@ -32,7 +32,7 @@ def recommend(
     balance: float | None = None,
     context: Columns | None = None,
     explain: bool | None = None,
-    language: Literal["en", "zh"] | None = None,
+    language: Language | None = None,
     fields: Sequence[str] | None = None,
     page: str | None = None,
     now: Timestamp | None = None,
@@ -56,7 +56,7 @@ def recommend(
         pins=None if pins is None else {str(slot): item for slot, item in pins.items()},
         now=microseconds(now) if isinstance(now, datetime) else now,
     )  # fmt: skip
-    return Call("POST", RECOMMENDATIONS, _read_list(request), body=as_json(request))
+    return endpoint_call(endpoints.RECOMMEND, read=_read_list(request), body=request)
 
 
 def more(recommendations: Recommendations) -> Call[Recommendations]:
@@ -66,12 +66,12 @@ def more(recommendations: Recommendations) -> Call[Recommendations]:
     """
     if recommendations.next is None:
         raise ConfigError("this list has no next page", remedy="ask while its `next` is not None")
-    if recommendations.path == PAGES:
+    if recommendations.path == endpoints.PAGES.path:
         widget = recommendations.request["widgets"][0] | {"page": recommendations.next}
         return _only_widget(page_call(recommendations.request | {"widgets": [widget]}))
     request = recommendations.request | {"page": recommendations.next}
-    if recommendations.path == RECOMMENDATIONS:
-        return Call("POST", recommendations.path, _read_list(request), body=as_json(request))
+    if recommendations.path == endpoints.RECOMMEND.path:
+        return endpoint_call(endpoints.RECOMMEND, read=_read_list(request), body=request)
     return Call("GET", recommendations.path, _read_list(request, recommendations.path), request)
 
 
@@ -82,19 +82,29 @@ def rank(
     session: str | None = None,
     history: Sequence[str] | None = None,
     context: Columns | None = None,
+    placement: str | None = None,
+    explain: bool | None = None,
+    language: Language | None = None,
+    fields: Sequence[str] | None = None,
 ) -> Call[Recommendations]:
     """The given items in the best order; those that the version does not know come last, without a score."""
-    request = present_fields(user=user, session=session, history=history, items=list(items), context=context)
-    return Call("POST", "/v1/rank", _read_list(request), body=as_json(request))
+    request = present_fields(
+        user=user, session=session, history=history, items=list(items), context=context, placement=placement,
+        explain=explain, language=language, fields=fields,
+    )  # fmt: skip
+    return endpoint_call(endpoints.RANK, read=_read_list(request), body=request)
 
 
 def similar(
-    item: str, *, k: int | None = None, filter: str | None = None, fields: Sequence[str] | None = None
+    item: str,
+    *,
+    k: int | None = None,
+    filter: str | None = None,
+    fields: Sequence[str] | None = None,
+    page: str | None = None,
 ) -> Call[Recommendations]:
     """Items similar to an item."""
-    params = query_params(k=k, filter=filter, fields=None if fields is None else list(fields))
-    path = resource_path("items", item, "similar")
-    return Call("GET", path, _read_list(params, path), params)
+    return _list_call(endpoints.SIMILAR, item, k=k, filter=filter, fields=fields, page=page)
 
 
 def similar_users(user: str, *, k: int | None = None, page: str | None = None) -> Call[Page[tuple[str, float]]]:
@@ -103,23 +113,29 @@ def similar_users(user: str, *, k: int | None = None, page: str | None = None) -
     def read(body: Any) -> Page[tuple[str, float]]:
         return Page([(row["user"], float(row["score"])) for row in body["users"]], body.get("next"))
 
-    return Call("GET", resource_path("users", user, "similar"), read, query_params(k=k, page=page))
+    return endpoint_call(endpoints.SIMILAR_USERS, user, read=read, query={"k": k, "page": page})
 
 
 def popular(
-    *, k: int | None = None, filter: str | None = None, fields: Sequence[str] | None = None
+    *,
+    k: int | None = None,
+    filter: str | None = None,
+    fields: Sequence[str] | None = None,
+    page: str | None = None,
 ) -> Call[Recommendations]:
     """The most popular items."""
-    params = query_params(k=k, filter=filter, fields=None if fields is None else list(fields))
-    return Call("GET", "/v1/popular", _read_list(params, "/v1/popular"), params)
+    return _list_call(endpoints.POPULAR, k=k, filter=filter, fields=fields, page=page)
 
 
 def trending(
-    *, k: int | None = None, filter: str | None = None, fields: Sequence[str] | None = None
+    *,
+    k: int | None = None,
+    filter: str | None = None,
+    fields: Sequence[str] | None = None,
+    page: str | None = None,
 ) -> Call[Recommendations]:
     """Items of growing popularity."""
-    params = query_params(k=k, filter=filter, fields=None if fields is None else list(fields))
-    return Call("GET", "/v1/trending", _read_list(params, "/v1/trending"), params)
+    return _list_call(endpoints.TRENDING, k=k, filter=filter, fields=fields, page=page)
 
 
 def pages(
@@ -130,25 +146,29 @@ def pages(
     history: Sequence[str] | None = None,
     context: Columns | None = None,
     fields: Sequence[str] | None = None,
+    explain: bool | None = None,
+    language: Language | None = None,
 ) -> Call[dict[str, Recommendations]]:
     """Several lists for one page, by name; no item is on it twice.
 
     widgets: {"name", "placement", "k", "filter", "similar_to", "kind"} each; only the name is needed.
     """
     request = present_fields(
-        user=user, session=session, history=history, context=context, fields=fields, widgets=list(widgets)
-    )
+        user=user, session=session, history=history, context=context, fields=fields, explain=explain,
+        language=language, widgets=list(widgets),
+    )  # fmt: skip
     return page_call(request)
 
 
 def page_call(request: dict[str, Any]) -> Call[dict[str, Recommendations]]:
     """The call of `pages` for a request body."""
+    path = endpoints.PAGES.path
     requests = {widget["name"]: request | {"widgets": [widget]} for widget in request["widgets"]}
 
     def read(body: Any) -> dict[str, Recommendations]:
-        return {widget["name"]: _read_list(requests[widget["name"]], PAGES)(widget) for widget in body["widgets"]}
+        return {widget["name"]: _read_list(requests[widget["name"]], path)(widget) for widget in body["widgets"]}
 
-    return Call("POST", PAGES, read, body=as_json(request))
+    return endpoint_call(endpoints.PAGES, read=read, body=request)
 
 
 def _only_widget(call: Call[dict[str, Recommendations]]) -> Call[Recommendations]:
@@ -158,7 +178,7 @@ def _only_widget(call: Call[dict[str, Recommendations]]) -> Call[Recommendations
 
 def impressions(list_id: str, items: Sequence[str]) -> Call[dict[str, Any]]:
     """Record which items of a list were really shown, in order: {"list_id", "kept", "inserted", "dropped"}."""
-    return Call("POST", resource_path("impressions", list_id), as_object, body=as_json({"items": list(items)}))
+    return endpoint_call(endpoints.IMPRESSIONS, list_id, read=as_object, body={"items": list(items)})
 
 
 def history(user: str, *, most: int | None = None) -> Call[list[Event]]:
@@ -167,20 +187,29 @@ def history(user: str, *, most: int | None = None) -> Call[list[Event]]:
     def read(body: Any) -> list[Event]:
         return [Event(**known_fields(Event, row) | {"user": body["user"]}) for row in body["events"]]
 
-    return Call("GET", resource_path("users", user, "history"), read, query_params(most=most))
+    return endpoint_call(endpoints.HISTORY, user, read=read, query={"most": most})
 
 
 def get_list(list_id: str) -> Call[dict[str, Any]]:
     """The trace of a list: request, items with their sources, impressions, events. Needs an admin key."""
-    return Call("GET", resource_path("lists", list_id), as_object)
+    return endpoint_call(endpoints.GET_LIST, list_id, read=as_object)
 
 
-def replay(list_id: str) -> Call[dict[str, Any]]:
-    """Compute a list again: {"same": bool, "items", "reason"}. Needs an admin key."""
-    return Call("POST", resource_path("lists", list_id, "replay"), as_object)
+def replay(list_id: str, *, explain: bool | None = None) -> Call[dict[str, Any]]:
+    """Compute a list again: {"same": bool, "items", "reason"}. Needs an admin key.
+
+    explain: with the reason of each item, and the items that rules removed.
+    """
+    return endpoint_call(endpoints.REPLAY, list_id, read=as_object, query={"explain": explain})
 
 
-def _read_list(request: dict[str, Any], path: str = RECOMMENDATIONS) -> Callable[[Any], Recommendations]:
+def _list_call(endpoint: Endpoint, *ids: str, **query: Any) -> Call[Recommendations]:
+    """The call of a list that is asked for by a query."""
+    params = query_params(**query)
+    return endpoint_call(endpoint, *ids, read=_read_list(params, endpoint.address(*ids)), query=params)
+
+
+def _read_list(request: dict[str, Any], path: str = endpoints.RECOMMEND.path) -> Callable[[Any], Recommendations]:
     def read(body: Any) -> Recommendations:
         rows = [Item(**known_fields(Item, row)) for row in body["items"]]
         fields = {"items": rows, "request": request, "path": path}
