@@ -37,9 +37,7 @@ def rows(n: int, repeats: int) -> None:
     target = rng.uniform(0, 2, n) * propensities  # weights of mean 1
     rewards = (rng.random(n) < 0.0034).astype(np.float64)
     predicted = rng.uniform(0.002, 0.005, n)
-    log = LoggedDecisions(
-        rewards, propensities, target, predicted_chosen=predicted, predicted_target=predicted
-    )
+    log = LoggedDecisions(rewards, propensities, target, predicted_chosen=predicted, predicted_target=predicted)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(repeats):
         begun, processor = time.perf_counter(), time.process_time()
