@@ -18,7 +18,7 @@ import httpx
 
 from zhiyin.client import ApiError, AsyncClient, Client, PageKey
 from zhiyin.core.errors import ConfigError
-from zhiyin.core.tokens import LIFE, key_hash, sign
+from zhiyin.core.tokens import MAX_LIFETIME_SECONDS, key_hash, sign
 from zhiyin.service.app import create_app
 
 from .conftest import client_of, listed
@@ -275,7 +275,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"sub": A, "exp": None}, "never expires"),
     ({"sub": A, "exp": NOW - 1}, "has expired"),
     ({"sub": A, "exp": 0}, "has expired"),
-    ({"sub": A, "exp": NOW + LIFE + 3_600}, "more than 7 days"),
+    ({"sub": A, "exp": NOW + MAX_LIFETIME_SECONDS + 3_600}, "more than 7 days"),
     ({"sub": A, "exp": 1e300}, "no moment"),
     ({"sub": A, "exp": "tomorrow"}, "no moment"),
     ({"sub": A, "exp": True}, "no moment"),

@@ -29,7 +29,7 @@ from zhiyin.core.limits import (
     MAX_LIFETIME_MICROSECONDS,
 )
 from zhiyin.core.texts import text
-from zhiyin.core.tokens import LIFE
+from zhiyin.core.tokens import MAX_LIFETIME_SECONDS
 from zhiyin.data.type_names import HIDDEN, MAX_TABLE_COLUMNS, TYPE_PATTERN, parse_type
 
 MAX_EVENTS_PER_REQUEST, MAX_LINES_PER_REQUEST = 1_000, 10_000
@@ -110,7 +110,7 @@ Moment = Annotated[int, Field(ge=0, le=7_258_118_400_000_000), BeforeValidator(_
 Version = Annotated[int, Field(ge=1), BeforeValidator(_whole_number)]
 Language = Literal["en", "zh"]
 Variety = Literal["none", "mmr", "dpp", "calibrate"]
-_TOKEN_LIFE, _KEY_LIFE = pattern_of(SECOND, LIFE * SECOND), pattern_of(1, MAX_LIFETIME_MICROSECONDS)
+_TOKEN_LIFE, _KEY_LIFE = pattern_of(SECOND, MAX_LIFETIME_SECONDS * SECOND), pattern_of(1, MAX_LIFETIME_MICROSECONDS)
 TokenLife = Annotated[str, _duration(_TOKEN_LIFE, "from 1s to 7d"), Field(json_schema_extra={"pattern": _TOKEN_LIFE})]
 KeyLife = Annotated[str, _duration(_KEY_LIFE, "up to 100y"), Field(json_schema_extra={"pattern": _KEY_LIFE})]
 Pins = dict[Annotated[int, Field(ge=1, le=MAX_ITEMS), BeforeValidator(_slot)], Id]

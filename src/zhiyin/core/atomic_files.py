@@ -1,8 +1,8 @@
-"""Files at rest: replaced whole or not at all, logs of JSON lines that survive a torn line, errors that name the file.
+"""Atomic writes of files, and logs of JSON lines that survive a line that was cut off.
 
 Every file that the project rewrites goes through `whole_file`: a draft beside the target, `fsync`, rename, `fsync` of
-the folder. Whoever reads sees the old content or the new one, also after a crash or a loss of power. Every log of JSON
-lines goes through `append_record` and `read_records`.
+the folder. Readers see the old content or the new one, also after a crash or a power failure. Every log of JSON lines
+goes through `append_record` and `read_records`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from zhiyin.core.run import log
 
 
 def draft_path(target: Path, what: str = "draft") -> Path:
-    """A name beside the target that nobody else uses: hidden, with the process id, see `sweep`."""
+    """A unique hidden name beside the target, with the process id; see `sweep`."""
     return target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.{what}")
 
 
@@ -33,7 +33,7 @@ def sweep(folder: Path, pid: int) -> None:
 
 @contextlib.contextmanager
 def whole_file(target: str | Path, mode: int | None = None) -> Iterator[Path]:
-    """A path to write to, which takes the target's place at the end, unless something is raised.
+    """A path to write to, which replaces the target at the end, unless an exception is raised.
 
     A symbolic link stays one: the file that it names is replaced. What is no regular file (a pipe, a device) is
     written to directly.
@@ -60,7 +60,7 @@ def whole_file(target: str | Path, mode: int | None = None) -> Iterator[Path]:
 
 
 def replace_durably(draft: Path, target: Path) -> None:
-    """Rename a finished file over the target, its content and then the rename on the disk."""
+    """Rename a finished file over the target; its content is on the disk before, and the rename when this returns."""
     sync(draft)
     os.replace(draft, target)
     sync(target.parent)
@@ -151,8 +151,9 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
 
 
 def mend_last_line(path: Path) -> bool:
-    """Finish or remove a last line of JSON lines that has no end, for who appends by other means than
-    `append_record`. Returns whether anything was changed.
+    """Complete or remove the last line of a file of JSON lines where it has no line end. Returns whether it did.
+
+    For writers that append by other means than `append_record`.
 
     A line that is whole but for its end gets it; half a line goes, and a warning says so.
     """
@@ -173,7 +174,7 @@ def mend_last_line(path: Path) -> bool:
 
 
 def sync(path: Path) -> None:
-    """Have a file or folder written to the disk. Folders where the system cannot do that are passed over."""
+    """Flush a file or folder to the disk (`fsync`); folders are skipped where the system cannot do that."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:

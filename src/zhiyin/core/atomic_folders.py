@@ -1,4 +1,4 @@
-"""Folders that are written whole or not at all."""
+"""Atomic writes of folders: whole or not at all."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 @contextlib.contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """A folder beside the target that takes its place at the end, unless something is raised.
+    """A folder beside the target that replaces it at the end, unless an exception is raised.
 
     All of it is on the disk before it does. Where the system can exchange two names, there is a whole folder at
     the target at every moment; elsewhere, for the time between two renames, there is none.
@@ -28,14 +28,16 @@ def whole_folder(target: Path) -> Iterator[Path]:
     draft.mkdir(parents=True)
     try:
         yield draft
-        put_in_place(draft, target)
+        replace_folder(draft, target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)  # after an exchange this is the old folder
 
 
-def put_in_place(draft: Path, target: Path) -> None:
-    """Have a finished folder take the target's place, all of it on the disk before. An old target may be left under the
-    draft's name, for the caller to remove."""
+def replace_folder(draft: Path, target: Path) -> None:
+    """Replace the target by a finished folder, all of it on the disk before.
+
+    An old target may be left under the draft's name, for the caller to remove.
+    """
     for place, _, files in os.walk(draft):
         for name in files:
             sync(Path(place, name))
@@ -43,11 +45,11 @@ def put_in_place(draft: Path, target: Path) -> None:
     if not target.exists():
         draft.rename(target)
     elif not _exchange(draft, target):
-        _put_aside(draft, target)
+        _replace_by_two_renames(draft, target)
     sync(target.parent)
 
 
-def _put_aside(draft: Path, target: Path) -> None:
+def _replace_by_two_renames(draft: Path, target: Path) -> None:
     """Replace the target by two renames; the first is taken back where the second fails."""
     old = draft_path(target, "old")
     target.rename(old)
@@ -60,7 +62,7 @@ def _put_aside(draft: Path, target: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Have two names change places in one step; False where the system or the file system cannot."""
+    """Exchange two names in one step; False where the system or the file system cannot."""
     renameat2 = _renameat2()
     if renameat2 is None:
         return False
@@ -69,7 +71,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 @functools.cache
 def _renameat2() -> Callable[..., int] | None:
-    """The function of the C library, where it has one."""
+    """The function `renameat2` of the C library; None where it has none."""
     try:
         function = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError, TypeError):

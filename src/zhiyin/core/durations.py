@@ -1,4 +1,4 @@
-"""Durations as people write them ("7d", "12h", "30m") and times as the house keeps them: int64 microseconds, UTC."""
+"""Durations as texts ("7d", "12h", "30m"), and in microseconds, in which all times are kept: int64, UTC."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ UNITS = {
     "w": 7 * 86_400 * SECOND,
     "y": 365 * 86_400 * SECOND,
 }
-# The longest duration, years: any moment of our times plus or minus it is still one of int64 and of `datetime`.
-LONGEST = 1_000
+# The longest duration: a time of this century plus or minus it fits into int64 and `datetime`.
+MAX_YEARS = 1_000
 # Decimals of a number in `pattern_of`.
 _DECIMALS = 6
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([smhdwy])\s*")
@@ -31,8 +31,9 @@ def is_duration(text: object) -> bool:
 
 
 def microseconds(duration: str) -> int:
-    """Length of a duration such as "7d" in microseconds, at least 1. Raises ConfigError when it is not one, is shorter
-    than a microsecond or longer than 1,000 years.
+    """A duration such as "7d" in microseconds, at least 1.
+
+    Raises ConfigError for a text that is no duration, or one of less than a microsecond or more than 1,000 years.
 
     >>> microseconds("2h") == 2 * 3600 * 1_000_000
     True
@@ -43,16 +44,22 @@ def microseconds(duration: str) -> int:
             f"{duration!r} is not a duration", remedy='write a number and a unit of s, m, h, d, w, y, such as "7d"'
         )
     length = float(match[1]) * UNITS[match[2]]
-    if not 0.5 <= length <= LONGEST * UNITS["y"]:
-        end = "shorter than a microsecond" if length < 1 else f"longer than {LONGEST:,} years"
-        raise ConfigError(f"{duration[:40]!r} is {end}", remedy=f'from 0.000001s to {LONGEST}y, such as "7d"')
+    if not 0.5 <= length <= MAX_YEARS * UNITS["y"]:
+        end = "shorter than a microsecond" if length < 1 else f"longer than {MAX_YEARS:,} years"
+        raise ConfigError(f"{duration[:40]!r} is {end}", remedy=f'from 0.000001s to {MAX_YEARS}y, such as "7d"')
     return max(1, round(length))
 
 
 def pattern_of(shortest: int, longest: int) -> str:
-    """A regular expression of the durations from `shortest`, at most a second, to `longest`, at least a second, both in
-    microseconds, for descriptions of what is taken: a number without leading zeros and with at most six decimals, and a
-    unit. What it matches, `microseconds` takes. Of a unit of which `longest` is no multiple, the last part is left out.
+    """A regular expression of durations, for descriptions of the interface: each match is valid for `microseconds`.
+
+    It matches a number without leading zeros and with at most six decimals, and a unit. Where `longest` is no multiple
+    of a unit, values above the last multiple are not matched.
+
+    Parameters
+    ----------
+    shortest: microseconds, at most a second.
+    longest: microseconds, at least a second.
     """
     units = []
     for unit, length in UNITS.items():

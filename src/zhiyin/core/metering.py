@@ -1,4 +1,4 @@
-"""How much work one request may do: counted before it is done, and stopped when nobody waits for it any more.
+"""Limits on the work of one request: it is counted before it is done, and stopped when nobody waits for it any more.
 
     with metered(Meter(2e9, seconds=30)):
         spend(5 * len(column))      # about as many nanoseconds; raises where it would be too much
@@ -18,11 +18,11 @@ from zhiyin.core.errors import ConfigError, ZhiyinError
 
 
 class WorkError(ConfigError):
-    """A request asks for more work than one may."""
+    """A request needs more work than is allowed."""
 
 
 class StoppedError(ZhiyinError):
-    """Work was stopped: its time was up, or nobody waited for it any more."""
+    """Work was stopped: its time was over, or nobody waited for it any more."""
 
 
 class Meter:
@@ -30,7 +30,8 @@ class Meter:
 
     Parameters
     ----------
-    units: that may be spent, about a nanosecond of one core each. seconds: after which it is stopped.
+    units: work at most; a unit is about a nanosecond of one core.
+    seconds: time at most.
     """
 
     def __init__(self, units: float, seconds: float) -> None:
@@ -50,7 +51,7 @@ class Meter:
             raise StoppedError("this took too long and was stopped", remedy="ask for less at once, or come again")
 
     def stop(self) -> None:
-        """Nobody waits any more: the next `check` raises."""
+        """Stop the work, since nobody waits for it: the next `check` raises."""
         self._stopped = True
 
 
@@ -59,7 +60,7 @@ _METER: ContextVar[Meter | None] = ContextVar("zhiyin-meter", default=None)
 
 @contextmanager
 def metered(meter: Meter) -> Iterator[Meter]:
-    """Count what is done within the block."""
+    """Count the work within the block."""
     token = _METER.set(meter)
     try:
         yield meter
@@ -75,7 +76,7 @@ def spend(units: float) -> None:
 
 
 def check() -> None:
-    """Raises StoppedError where the request's time is up or nobody waits for it."""
+    """Raises StoppedError where the request's time is over or nobody waits for it."""
     meter = _METER.get()
     if meter is not None:
         meter.check()

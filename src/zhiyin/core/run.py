@@ -1,4 +1,4 @@
-"""What is not a hyperparameter: seed, threads, device, progress and callbacks. Same seed, same answer."""
+"""Run options, which are no hyperparameters: seed, threads, device, progress and callbacks. Same seed, same result."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ log = logging.getLogger("zhiyin")
 
 
 class Advance(Protocol):
-    """Moves a progress bar on; `note` is shown behind it."""
+    """Advances a progress bar by some steps; `note` is shown behind it."""
 
     def __call__(self, steps: int, note: str = "") -> None: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Options of one piece of work.
+    """Options of one run, such as a training or an evaluation.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class Run:
     approximate: bool | None = None
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for a seed or a number of threads that cannot be; 0 threads are all cores."""
+        """Raises ConfigError for an invalid seed or number of threads; 0 threads are all cores."""
         object.__setattr__(self, "seed", whole_number(self.seed, "seed", at_least=0, at_most=2**63 - 1))
         if self.threads is not None:
             object.__setattr__(self, "threads", whole_number(self.threads, "threads", at_least=0, at_most=4_096))
@@ -67,10 +67,10 @@ class Run:
         """A generator of its own for each stream of draws, so that one more draw here changes nothing there."""
         return np.random.default_rng([self.seed, *stream])
 
-    def report(self, **news: Any) -> None:
-        """Tell every callback."""
+    def report(self, **values: Any) -> None:
+        """Call every callback with these values."""
         for callback in self.callbacks:
-            callback(news)
+            callback(values)
 
     @contextmanager
     def bar(self, label: str, total: int | None) -> Iterator[Advance]:

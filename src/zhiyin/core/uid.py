@@ -1,7 +1,7 @@
-"""Ids that nobody else has made: milliseconds since 1970, and 80 bits of a generator that the system seeded.
+"""Unique ids: milliseconds since 1970, and 80 bits of a random generator that the system seeds.
 
-Later ones sort behind earlier ones, as UUIDs of version 7 do, so an index of them grows at its end and a database
-touches one page for many. They tell things apart; they are no secrets.
+Later ids sort behind earlier ones, as UUIDs of version 7 do, so that an index of them grows at its end and a database
+writes one page for many. They are unique, but no secrets.
 """
 
 from __future__ import annotations
@@ -21,5 +21,5 @@ os.register_at_fork(after_in_child=_reseed)
 
 
 def fresh_id() -> str:
-    """32 hexadecimal digits; any number of threads may ask."""
+    """A new id of 32 hexadecimal digits. Thread-safe."""
     return f"{time.time_ns() // 1_000_000:012x}{_source.getrandbits(80):020x}"

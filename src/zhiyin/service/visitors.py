@@ -16,7 +16,7 @@ from zhiyin.api.requests import Who
 from zhiyin.core.errors import DataError
 from zhiyin.core.limits import MAX_ID_CHARS
 from zhiyin.core.texts import text
-from zhiyin.core.tokens import LIFE, SKEW, TOKEN_SCOPES, TokenError
+from zhiyin.core.tokens import MAX_CLOCK_SKEW_SECONDS, MAX_LIFETIME_SECONDS, TOKEN_SCOPES, TokenError
 from zhiyin.service.errors import RefusedError
 
 W = TypeVar("W", bound=Who)
@@ -42,9 +42,9 @@ class Visitor:
             raise TokenError("this page token never expires")
         if ends <= now:
             raise TokenError("this page token has expired")
-        if ends > now + LIFE + SKEW:
-            raise TokenError(f"this page token expires in more than {LIFE // 86_400} days")
-        if any((_moment(claims, name) or 0) > now + SKEW for name in ("iat", "nbf")):
+        if ends > now + MAX_LIFETIME_SECONDS + MAX_CLOCK_SKEW_SECONDS:
+            raise TokenError(f"this page token expires in more than {MAX_LIFETIME_SECONDS // 86_400} days")
+        if any((_moment(claims, name) or 0) > now + MAX_CLOCK_SKEW_SECONDS for name in ("iat", "nbf")):
             raise TokenError("this page token is of the future")
         user, session = claims.get("sub"), claims.get("sid")
         try:

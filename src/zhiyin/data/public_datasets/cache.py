@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 from zhiyin.core.atomic_files import write_json
-from zhiyin.core.atomic_folders import put_in_place
+from zhiyin.core.atomic_folders import replace_folder
 from zhiyin.core.errors import DataError
 from zhiyin.core.run import Run, log
 from zhiyin.data.public_datasets.archives import unpack
@@ -57,7 +57,7 @@ def get(
         home = finish(chosen, folder)
         target = root / chosen.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        put_in_place(home, target)
+        replace_folder(home, target)
     return target
 
 
