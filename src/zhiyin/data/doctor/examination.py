@@ -36,6 +36,8 @@ def examine(data: Dataset, test: str | float | None = None) -> list[Finding]:
     ----------
     test: the test part a later split by time will take, as `split` understands it.
 
+    >>> import polars as pl
+    >>> from zhiyin.data.dataset import Dataset
     >>> log = pl.DataFrame({"user": [1, 1, 2], "item": [1, 1, 2], "value": [1.0, 1.0, 5.0]})
     >>> [finding.name for finding in examine(Dataset.build(log))][:2]
     ['too-little-data', 'no-times']
