@@ -63,17 +63,17 @@ def pattern_of(shortest: int, longest: int) -> str:
     """
     units = []
     for unit, length in UNITS.items():
-        least, most = -(-shortest * 10**_DECIMALS // length), longest // length  # least: in millionths of the unit
-        numbers = [rf"0\.(?:{_decimals_from(least)})"] if most and least < 10**_DECIMALS else []
-        numbers += [rf"(?:{_whole_up_to(most - 1)})(?:\.[0-9]{{1,{_DECIMALS}}})?"] if most > 1 else []
-        if most:
-            units.append(rf"(?:{'|'.join([*numbers, str(most)])}){unit}")
+        least, maximum = -(-shortest * 10**_DECIMALS // length), longest // length  # least: in millionths of the unit
+        numbers = [rf"0\.(?:{_decimals_from(least)})"] if maximum and least < 10**_DECIMALS else []
+        numbers += [rf"(?:{_whole_up_to(maximum - 1)})(?:\.[0-9]{{1,{_DECIMALS}}})?"] if maximum > 1 else []
+        if maximum:
+            units.append(rf"(?:{'|'.join([*numbers, str(maximum)])}){unit}")
     return f"^(?:{'|'.join(units)})$"
 
 
-def _whole_up_to(most: int) -> str:
-    """A regular expression of the whole numbers from 1 to `most`."""
-    digits = str(most)
+def _whole_up_to(maximum: int) -> str:
+    """A regular expression of the whole numbers from 1 to `maximum`."""
+    digits = str(maximum)
     parts = [f"[1-9]{_any_digits(len(digits) - 2, 0)}"] if len(digits) > 1 else []
     for at, digit in enumerate(digits):
         least = "0" if at else "1"
@@ -101,10 +101,12 @@ def _between(first: str, last: str) -> str:
     return first if first == last else f"[{first}-{last}]"
 
 
-def _any_digits(most: int, least: int) -> str:
-    if most <= 0:
+def _any_digits(maximum: int, least: int) -> str:
+    if maximum <= 0:
         return ""
-    return "[0-9]" if least == most == 1 else f"[0-9]{{{least}}}" if least == most else f"[0-9]{{{least},{most}}}"
+    return (
+        "[0-9]" if least == maximum == 1 else f"[0-9]{{{least}}}" if least == maximum else f"[0-9]{{{least},{maximum}}}"
+    )
 
 
 def spell(us: int) -> str:

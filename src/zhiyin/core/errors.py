@@ -26,12 +26,12 @@ class ZhiyinError(Exception):
         super().__init__(message)
 
     def __str__(self) -> str:
-        places = [
+        parts = [
             str(self.file) if self.file is not None else "",
             f"line {self.row}" if self.row is not None else "",
             f"column {self.column!r}" if self.column is not None else "",
         ]
-        where = ", ".join(place for place in places if place)
+        where = ", ".join(part for part in parts if part)
         text = f"{where}: {self.message}" if where else self.message
         return f"{text}\n  What to do: {self.remedy}" if self.remedy else text
 

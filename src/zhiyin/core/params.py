@@ -225,10 +225,10 @@ class Parameterized:
 
         Raises ConfigError for an unknown name, with the nearest known one.
         """
-        known = list(params_of(type(self)))
+        names = list(params_of(type(self)))
         for name in params:
-            if name not in known:
-                remedy = suggest(name, known or ["none"])
+            if name not in names:
+                remedy = suggest(name, names or ["none"])
                 raise ConfigError(f"{type(self).__name__} has no hyperparameter {name!r}", remedy=remedy)
         for name, value in params.items():
             setattr(self, name, value)

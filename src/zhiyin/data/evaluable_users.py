@@ -15,7 +15,7 @@ MIN_USERS = 30
 _SAMPLE = 1_000
 
 
-def relevant_pairs(test: Dataset, shown: Histories, exclude_seen: bool) -> tuple[np.ndarray, np.ndarray, int]:
+def relevant_pairs(test: Dataset, histories: Histories, exclude_seen: bool) -> tuple[np.ndarray, np.ndarray, int]:
     """The pairs (user, relevant item) of a test part, sorted by user and item.
 
     An item is relevant if the last of its events with a weight other than 0 has a positive weight (`Histories.matrix`,
@@ -23,7 +23,7 @@ def relevant_pairs(test: Dataset, shown: Histories, exclude_seen: bool) -> tuple
 
     Parameters
     ----------
-    shown: the history of each user code, in the codes of `test`.
+    histories: of each user code, in the codes of `test`.
 
     Returns
     -------
@@ -35,9 +35,9 @@ def relevant_pairs(test: Dataset, shown: Histories, exclude_seen: bool) -> tuple
     if not exclude_seen:
         return owner, relevant, 0
     # A pair (user, item) as one number; only users with a truth matter.
-    has_relevant = np.repeat(np.diff(truth.indptr) > 0, shown.lengths)
-    past = np.repeat(np.arange(len(shown), dtype=np.int64), shown.lengths)[has_relevant]
-    pairs = past * test.n_items + shown.items[has_relevant]
+    has_relevant = np.repeat(np.diff(truth.indptr) > 0, histories.lengths)
+    past = np.repeat(np.arange(len(histories), dtype=np.int64), histories.lengths)[has_relevant]
+    pairs = past * test.n_items + histories.items[has_relevant]
     new = ~np.isin(owner * test.n_items + relevant, pairs)
     return owner[new], relevant[new], int((~new).sum())
 

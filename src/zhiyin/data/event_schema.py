@@ -181,13 +181,13 @@ class EventSchema:
 
 
 def parse_weights(
-    weights: Mapping[str, float], kinds: Sequence[str], value: str | None, *, known: bool = True
+    weights: Mapping[str, float], kinds: Sequence[str], value: str | None, *, has_log: bool = True
 ) -> list[WeightRule]:
     """Rules such as {"view": 1, "purchase": 5, "rating >= 4": 1, "play > 30": 2} in the order written.
 
     The name before a comparison is a kind, or "rating", "value" or the value column's own name for events of any kind.
 
-    known: whether the kinds and the column of the log are known. Where not, a name alone is a kind, and a name before
+    has_log: whether the kinds and the column of the log are known. Where not, a name alone is a kind, and a name before
     a comparison that is no kind is the column.
 
     Raises ConfigError for a rule that names neither.
@@ -202,13 +202,13 @@ def parse_weights(
                 remedy='write "view" = 1, "rating >= 4" = 1 or "dislike" = -1; a weight is a million at most',
             )
         name, compare = match["name"], match["compare"]
-        if known and compare is not None and value is None:
+        if has_log and compare is not None and value is None:
             raise ConfigError(
                 f"weight {text!r} compares ratings, and the log has none",
                 remedy='name the column: columns={"rating": "..."}, or weigh by kind alone',
             )
-        any_kind = compare is not None and (name.lower() in columns or (not known and name not in kinds))
-        if known and not any_kind and name not in kinds:
+        any_kind = compare is not None and (name.lower() in columns or (not has_log and name not in kinds))
+        if has_log and not any_kind and name not in kinds:
             raise ConfigError(
                 f"weight {text!r} names no kind of event in the log",
                 remedy=suggest(name, [*kinds, "rating"]),

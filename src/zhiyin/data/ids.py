@@ -69,14 +69,14 @@ def _as_text(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-def match_spelling(ids: pl.Series, known: pl.Series) -> pl.Series:
+def match_spelling(ids: pl.Series, reference: pl.Series) -> pl.Series:
     """Ids in the spelling of others that mean the same: "7.0" as "7", and "7" as "7.0", where only the other is known.
 
     Tables that programs wrote spell whole numbers with a point where a value was missing in them.
     """
-    if ids.dtype.is_integer() and known.dtype.is_integer():
+    if ids.dtype.is_integer() and reference.dtype.is_integer():
         return ids
-    text, other = ids.cast(pl.String), known.cast(pl.String).drop_nulls()
+    text, other = ids.cast(pl.String), reference.cast(pl.String).drop_nulls()
     pointed = other.str.contains(_POINTED).any() or text.str.contains(_POINTED).any()
     if not pointed:
         return ids

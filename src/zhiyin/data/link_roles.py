@@ -18,13 +18,14 @@ _TO_WORDS = {
 _WEIGHT_WORDS = {"weight", "strength", "tie", "trust", "closeness", "count", "messages", "value"}
 
 
-def guess_links(sample: pl.DataFrame, given: dict[str, str | None], source: str = "") -> dict[str, str]:
+def guess_links(sample: pl.DataFrame, named_columns: dict[str, str | None], source: str = "") -> dict[str, str]:
     """Who (`user`), whom (`other`) and, where there is one, how much (`weight`): the columns of a table of links.
 
-    Names decide; without a known name the first two columns are who and whom. `given`: columns that the caller names.
+    Names decide; without a known name the first two columns are who and whom. `named_columns`: by role,
+    of the caller.
     Raises DataError when there are not two columns.
     """
-    roles = {role: column for role, column in given.items() if column}
+    roles = {role: column for role, column in named_columns.items() if column}
     for column in roles.values():
         if column not in sample.columns:
             raise DataError(f"there is no column {column!r}", file=source, remedy=suggest(column, sample.columns))

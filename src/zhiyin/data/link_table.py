@@ -31,10 +31,10 @@ class LinkSource:
     columns: tuple[ColumnPlan, ...]
 
 
-def plan_links(source: Any, given: dict[str, str | None], dialect: Dialect) -> LinkSource:
+def plan_links(source: Any, named_columns: dict[str, str | None], dialect: Dialect) -> LinkSource:
     """Plan the reading of links. given: columns that the caller names, by role."""
     table = open_table(source, dialect.without_header())
-    roles = guess_links(table.sample, given, table.name)
+    roles = guess_links(table.sample, named_columns, table.name)
     uses: dict[str, Use] = {column: "number" if role == "weight" else "id" for role, column in roles.items()}
     return LinkSource(table, roles, table.plan(uses))
 

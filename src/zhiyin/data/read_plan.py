@@ -91,11 +91,11 @@ def plan_read(
     Raises DataError for a source that cannot be opened, and where its columns cannot be inferred or are missing.
     """
     dialect, findings = Dialect.of(assume), Findings()
-    given = {role: value for role, value in dict(columns or {}).items() if value}
-    keys = {"item": given.pop("item_id", None), "user": given.pop("user_id", None)}
-    link_columns = {role: given.pop(f"link_{role}", None) for role in ("user", "other", "weight")}
+    named_columns = {role: value for role, value in dict(columns or {}).items() if value}
+    keys = {"item": named_columns.pop("item_id", None), "user": named_columns.pop("user_id", None)}
+    link_columns = {role: named_columns.pop(f"link_{role}", None) for role in ("user", "other", "weight")}
     details: dict[str, Any] = {
-        role: tuple(given.pop(role)) for role in ("item_columns", "user_columns") if role in given
+        role: tuple(named_columns.pop(role)) for role in ("item_columns", "user_columns") if role in named_columns
     }
     is_discovered = {"item": False, "user": False}
     if isinstance(source, str | Path) and is_folder(source):
@@ -115,7 +115,7 @@ def plan_read(
     roles, unused = Roles("user", "item", "time"), []
     if tables:
         first = tables[0][1]
-        roles = dataclasses.replace(guess_roles(first.sample, given, first.name), **details)
+        roles = dataclasses.replace(guess_roles(first.sample, named_columns, first.name), **details)
         unused = ignored(first.sample, roles)
         for sentence in [f"columns: {roles.sentence()}", *unused]:
             findings.note(sentence)

@@ -44,18 +44,18 @@ def _fits(role: str, column: pl.Series, named: bool = False) -> bool:
     return not column.dtype.is_temporal()
 
 
-def guess_roles(sample: pl.DataFrame, given: dict[str, str] | None = None, source: str = "") -> Roles:
+def guess_roles(sample: pl.DataFrame, named_columns: dict[str, str] | None = None, source: str = "") -> Roles:
     """The roles of an event log's columns.
 
-    `given` are roles the caller is sure of. Raises DataError when user or item cannot be found or named.
+    `named_columns` are roles the caller is sure of. Raises DataError when user or item cannot be found or named.
     """
-    given = {role: column for role, column in (given or {}).items() if column is not None}
-    for role, column in given.items():
+    named_columns = {role: column for role, column in (named_columns or {}).items() if column is not None}
+    for role, column in named_columns.items():
         if role not in ROLES:
             raise DataError(f"there is no role {role!r}", file=source, remedy=suggest(role, list(ROLES)))
         if column not in sample.columns:
             raise DataError(f"there is no column {column!r}", file=source, remedy=suggest(column, sample.columns))
-    roles = dict(given)
+    roles = dict(named_columns)
     free = [name for name in sample.columns if name not in roles.values()]
     # Contents tell time from numbers better than names do: unnamed columns are judged by them, in the end.
     for role in ("time", "user", "item", "rating", "kind"):
@@ -74,7 +74,7 @@ def guess_roles(sample: pl.DataFrame, given: dict[str, str] | None = None, sourc
             free.remove(named)
     if "time" not in roles:
         _guess_time(sample, free, roles)
-    elif "time" not in given:
+    elif "time" not in named_columns:
         _prefer_clock(sample, free, roles)
     _guess_by_contents(sample, free, roles)
     missing = [role for role in ("user", "item") if role not in roles]

@@ -76,15 +76,15 @@ def _exists(path: Path) -> bool:
 
 
 def _no_such_file(path: Path) -> DataError:
-    shown = path if len(str(path)) <= 300 else Path(f"{str(path)[:100]}...")
+    short_path = path if len(str(path)) <= 300 else Path(f"{str(path)[:100]}...")
     if len(str(path)) > 300 or "\n" in str(path):
-        return DataError("no such file", file=shown, remedy="give a path or a frame; a text is taken as a path")
+        return DataError("no such file", file=short_path, remedy="give a path or a frame; a text is taken as a path")
     if path.is_symlink():
         return DataError("this link leads to no file", file=path, remedy=f"it leads to {path.readlink()}")
     if any(mark in path.name for mark in "*?["):
         return DataError("no such file", file=path, remedy="patterns are not expanded: name the folder, or a list")
-    beside = sorted(other.name for other in path.parent.iterdir()) if is_folder(path.parent) else []
-    close = f"; {suggest(path.name, beside)}" if get_close_matches(path.name, beside) else ""
+    siblings = sorted(other.name for other in path.parent.iterdir()) if is_folder(path.parent) else []
+    close = f"; {suggest(path.name, siblings)}" if get_close_matches(path.name, siblings) else ""
     return DataError("no such file", file=path, remedy=f"check the path; it is taken from the current directory{close}")
 
 

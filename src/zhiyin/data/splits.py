@@ -196,23 +196,23 @@ def rolling(data: Dataset, edges: Sequence[float], run: Run | None = None, *, ba
     cuts: list[Any]
     timed = data.window[0] < data.window[1]
     if timed and balanced:
-        place, cuts = data.events["time"].to_numpy(), balanced_cuts(data, edges)
+        rank, cuts = data.events["time"].to_numpy(), balanced_cuts(data, edges)
     elif timed:
-        place = data.events["time"].to_numpy()
-        cuts = [int(np.quantile(place, edge, method="higher")) if edge < 1 else int(place.max()) + 1 for edge in edges]
+        rank = data.events["time"].to_numpy()
+        cuts = [int(np.quantile(rank, edge, method="higher")) if edge < 1 else int(rank.max()) + 1 for edge in edges]
     else:
-        place, cuts = _window_starts(data, (run or Run()).rng(102)), list(edges)
-    found = []
+        rank, cuts = _window_starts(data, (run or Run()).rng(102)), list(edges)
+    splits = []
     for start, end in itertools.pairwise(cuts):
-        before, inside = place < start, (place >= start) & (place < end)
+        before, inside = rank < start, (rank >= start) & (rank < end)
         if not before.any() or not inside.any():
             continue
         train, test = _train_part(data, before), data.subset(inside)
         protocol = f"a random {inside.mean():.1%} of the events is test, train a random {before.mean():.1%}"
         if timed:
             protocol = f"train before {_moment(start)}, test from then until {_moment(end)}"
-        found.append(Split(train, test, "time" if timed else "ratio", protocol, _small(train, test)))
-    return found
+        splits.append(Split(train, test, "time" if timed else "ratio", protocol, _small(train, test)))
+    return splits
 
 
 def _window_starts(data: Dataset, rng: np.random.Generator) -> np.ndarray:

@@ -115,8 +115,8 @@ class Number(Column):
         if way == "quantile" and len(finite):
             # Equal quantiles are merged into one knot at the mean of their shares.
             shares = np.linspace(0, 1, N_QUANTILES + 1)
-            knots, place = np.unique(np.quantile(finite, shares), return_inverse=True)
-            levels = np.bincount(place, weights=shares) / np.bincount(place)
+            knots, position = np.unique(np.quantile(finite, shares), return_inverse=True)
+            levels = np.bincount(position, weights=shares) / np.bincount(position)
             return cls(name, way, 0.5, 12**-0.5, gaps, knots, levels)
         if way == "log":
             finite = _log(finite)

@@ -98,21 +98,25 @@ class FeatureTable:
             if role == "missing"
         }
         for column in dict.fromkeys(self.number_columns):
-            places = [at for at, name in enumerate(self.number_columns) if name == column]
+            positions = [at for at, name in enumerate(self.number_columns) if name == column]
             present = ~missing.get(column, np.zeros(self.n, dtype=bool))
-            parts = [_hat_functions(self.numbers[:, at], present) for at in places if self.number_roles[at] == "value"]
-            circles = [at for at in places if self.number_roles[at] == "circle"]
+            parts = [
+                _hat_functions(self.numbers[:, at], present) for at in positions if self.number_roles[at] == "value"
+            ]
+            circles = [at for at in positions if self.number_roles[at] == "circle"]
             if circles:
                 parts.append(sparse.csr_matrix(self.numbers[:, circles]))
             blocks.append((column, unit_rows(sparse.csr_matrix(sparse.hstack(parts, format="csr")))))
         clocks = {column for column, role in zip(self.number_columns, self.number_roles) if role == "circle"}
         for at, column in enumerate(self.code_columns):
             if column not in clocks:  # hours and weekdays are numbers already
-                one = np.arange(self.n + 1)
+                row_starts = np.arange(self.n + 1)
                 blocks.append(
                     (
                         column,
-                        _rarity_weighted(one, self.codes[:, at], self.rarity[column], present=self.codes[:, at] > 0),
+                        _rarity_weighted(
+                            row_starts, self.codes[:, at], self.rarity[column], present=self.codes[:, at] > 0
+                        ),
                     )
                 )
         for name, (offsets, codes) in self.bags.items():
@@ -271,9 +275,9 @@ def _stack_columns(columns: list[np.ndarray], n: int, dtype: Any) -> np.ndarray:
 def _hat_functions(z: np.ndarray, present: np.ndarray) -> sparse.csr_matrix:
     """CSR float32[n, len(KNOTS)]: linear interpolation between the two nearest knots; a row sums to 1."""
     step = KNOTS[1] - KNOTS[0]
-    place = np.clip((z - KNOTS[0]) / step, 0, len(KNOTS) - 1)
-    low = np.minimum(place.astype(np.int64), len(KNOTS) - 2)
-    share = (place - low).astype(np.float32)
+    position = np.clip((z - KNOTS[0]) / step, 0, len(KNOTS) - 1)
+    low = np.minimum(position.astype(np.int64), len(KNOTS) - 2)
+    share = (position - low).astype(np.float32)
     row = np.flatnonzero(present)
     data = np.concatenate([1 - share[row], share[row]])
     at = (np.concatenate([row, row]), np.concatenate([low[row], low[row] + 1]))

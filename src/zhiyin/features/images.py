@@ -47,14 +47,14 @@ class Images:
     @classmethod
     def of_folder(cls, folder: str | Path, ids: pl.Series, size: int = 64) -> Images:
         """The picture of row r is the file of the folder that is named by ids[r], with any suffix of a picture."""
-        place = Path(folder)
-        if not place.is_dir():
-            raise DataError("there is no such folder of pictures", file=place, remedy="name a folder")
-        files = sorted(path.name for path in place.iterdir() if path.suffix.lower() in SUFFIXES)
+        directory = Path(folder)
+        if not directory.is_dir():
+            raise DataError("there is no such folder of pictures", file=directory, remedy="name a folder")
+        files = sorted(path.name for path in directory.iterdir() if path.suffix.lower() in SUFFIXES)
         named = pl.DataFrame({"id": [Path(name).stem for name in files], "file": files}, schema_overrides=_TEXT)
         named = named.unique("id", keep="first")
         joined = pl.DataFrame({"id": ids.cast(pl.String)}).join(named, on="id", how="left", maintain_order="left")
-        return cls(joined["file"], place, size)
+        return cls(joined["file"], directory, size)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -87,7 +87,7 @@ class Images:
             rows = np.arange(start, min(start + size, len(self)))
             yield (rows, *self.read(rows, run))
 
-    def _read_into(self, path: str | None, place: np.ndarray) -> str:
+    def _read_into(self, path: str | None, pixels: np.ndarray) -> str:
         """Decode one picture into uint8[size, size, 3]. Returns the reason where that fails, else an empty text."""
         if not path:
             return "have no picture"
@@ -106,9 +106,9 @@ class Images:
                 if picture.width * picture.height > self.max_pixels:
                     return f"have more than {self.max_pixels:,} pixels"
                 picture.draft("RGB", (self.size, self.size))  # JPEG decodes at an eighth where that is enough
-                place[:] = _square(picture.convert("RGB"), self.size)
+                pixels[:] = _square(picture.convert("RGB"), self.size)
         except (OSError, ValueError, SyntaxError, EOFError, MemoryError, pillow.DecompressionBombError):
-            place[:] = 0
+            pixels[:] = 0
             return "cannot be read"
         return ""
 

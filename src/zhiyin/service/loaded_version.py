@@ -169,12 +169,12 @@ def _schema_from_weights(kinds: Sequence[str], weights: dict[str, float]) -> Eve
     """The schema of a version that was saved without one."""
     if not weights:
         return EventSchema.of(kinds)
-    rules = parse_weights(weights, kinds, None, known=False)
+    rules = parse_weights(weights, kinds, None, has_log=False)
     return EventSchema(tuple(kinds), tuple(rules), unlisted=0.0)
 
 
 def _has_same_rules(schema: EventSchema, weights: dict[str, float]) -> bool:
-    rules = parse_weights(weights, schema.kinds, schema.value, known=False)
+    rules = parse_weights(weights, schema.kinds, schema.value, has_log=False)
     return not schema.usual and [dataclasses.replace(rule, text="") for rule in schema.rules] == [
         dataclasses.replace(rule, text="") for rule in rules
     ]

@@ -105,7 +105,7 @@ def settings_of(file: Path, text: str | None, instead: str = "") -> Settings:
             setattr(config.service, place[-1], _KEEPING[place[-1]])
     for name, weight in list(config.weights.items()):
         try:
-            parse_weights({name: weight}, (), None, known=False)
+            parse_weights({name: weight}, (), None, has_log=False)
         except ConfigError as error:
             wrong["weights", name] = error
             del config.weights[name]

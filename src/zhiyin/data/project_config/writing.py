@@ -26,7 +26,7 @@ _EXAMPLE_RULES = [
 
 
 def write_config(
-    path: str | Path, config: Config | None = None, known: Mapping[str, Mapping[str, Param]] | None = None
+    path: str | Path, config: Config | None = None, hyperparameters: Mapping[str, Mapping[str, Param]] | None = None
 ) -> Path:
     """Write a configuration file in which every key is described and shows its default.
 
@@ -34,7 +34,7 @@ def write_config(
 
     Parameters
     ----------
-    known: hyperparameters by model, as `params_of` gives them; their tables are written out too.
+    hyperparameters: by model, as `params_of` gives them; their tables are written out too.
     """
     config = config or Config()
     lines = [
@@ -59,7 +59,7 @@ def write_config(
                 lines += ["", f"[placements.{_toml_key(placement)}]"]
                 lines += [f"{_toml_key(text)} = {_toml(setting)}" for text, setting in settings.items()]
         elif name == "models":
-            lines += _model_tables(value, known or {}, field.description or "")
+            lines += _model_tables(value, hyperparameters or {}, field.description or "")
         else:
             lines += ["", f"# {(type(value).__doc__ or '').strip()}", f"[{name}]"]
             lines += _section_lines(value)
@@ -82,15 +82,15 @@ def _section_lines(section: Section) -> list[str]:
 
 
 def _model_tables(
-    models: Mapping[str, Mapping[str, Any]], known: Mapping[str, Mapping[str, Param]], description: str
+    models: Mapping[str, Mapping[str, Any]], hyperparameters: Mapping[str, Mapping[str, Param]], description: str
 ) -> list[str]:
     lines = ["", f"# {description}"]
-    if not models and not known:
+    if not models and not hyperparameters:
         lines += ["# [models.EASE]", "# reg = 250.0"]
-    for model in dict.fromkeys([*models, *known]):
+    for model in dict.fromkeys([*models, *hyperparameters]):
         settings = dict(models.get(model, {}))
         lines += ["", f"[models.{_toml_key(model)}]"]
-        for name, declared in known.get(model, {}).items():
+        for name, declared in hyperparameters.get(model, {}).items():
             lines.append(f"# {declared.describe().removeprefix(f'{name}: ')}")
             if name in settings:
                 lines.append(f"{name} = {_toml(settings.pop(name))}")

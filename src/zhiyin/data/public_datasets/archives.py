@@ -16,9 +16,9 @@ def unpack(archive: Path, folder: Path, limit: int) -> None:
         with zipfile.ZipFile(archive) as zipped:
             files = [entry for entry in zipped.infolist() if not entry.is_dir()]
             for entry in files:
-                place = PurePosixPath(entry.filename.replace("\\", "/"))
+                member = PurePosixPath(entry.filename.replace("\\", "/"))
                 link = stat.S_ISLNK(entry.external_attr >> 16)
-                if place.is_absolute() or ".." in place.parts or ":" in place.parts[0] or link:
+                if member.is_absolute() or ".." in member.parts or ":" in member.parts[0] or link:
                     raise DataError(
                         f"the archive would write outside its folder: {entry.filename!r}",
                         file=archive,

@@ -241,9 +241,9 @@ def find(name: str) -> PublicSet:
     family, _, category = name.partition("/")
     if family in FAMILIES:
         make, categories = FAMILIES[family]
-        canonical = next((known for known in categories if known.lower() == category.lower()), None)
+        canonical = next((name for name in categories if name.lower() == category.lower()), None)
         if canonical is None:
             raise DataError(f"{family} has no category {category!r}", remedy=suggest(category, list(categories)))
         return make(canonical)
-    known = [*SETS, *(f"{family}/{categories[0]}" for family, (_, categories) in FAMILIES.items())]
-    raise DataError(f"there is no public set {name!r}", remedy=suggest(name, known))
+    set_names = [*SETS, *(f"{family}/{categories[0]}" for family, (_, categories) in FAMILIES.items())]
+    raise DataError(f"there is no public set {name!r}", remedy=suggest(name, set_names))
