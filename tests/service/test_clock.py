@@ -105,7 +105,7 @@ def test_a_clock_that_jumps_ahead_deletes_nothing(tmp_path: Any, clock: Callable
     tidy = RetentionJob(str(tmp_path / "shop.db"), ServiceSection(keep="2d", keep_lists="2d"))
     eventually(lambda: store.count() == 1)  # its first look
     clock(YEARS)
-    tidy.look()
+    tidy.run()
     assert store.count() == 1
     clock(0)
     tidy.close()

@@ -41,7 +41,7 @@ from zhiyin.pipeline.pipeline import Pipeline
 from zhiyin.pipeline.promotion_gate import decide_promotion
 from zhiyin.pipeline.request import Request
 from zhiyin.pipeline.rules import Rules
-from zhiyin.service.placements import checked
+from zhiyin.service.placements import validate_setting
 
 from .conftest import client_of, listed, shop
 
@@ -339,12 +339,12 @@ def test_placements_at_the_ends(number: Number) -> None:
     data = shop()
     answers = Answers(Pipeline.wrapping(Popular().fit(data)), data.items)
     for value in number.ends:
-        made = checked("home", {number.place: value}, answers)
+        made = validate_setting("home", {number.place: value}, answers)
         assert getattr(made, number.place) == value
     for value in number.beyond:
         if value is not True:  # read from JSON, where true is not 1, but pydantic takes it for one
             with pytest.raises(ConfigError, match=number.place):
-                checked("home", {number.place: value}, answers)
+                validate_setting("home", {number.place: value}, answers)
 
 
 @pytest.mark.parametrize(("slot", "good"), [("1", True), ("1000", True), ("0", False), ("1001", False)])
@@ -352,7 +352,7 @@ def test_pins_of_placements_at_the_ends(slot: str, good: bool) -> None:
     data = shop()
     answers = Answers(Pipeline.wrapping(Popular().fit(data)), data.items)
     if good:
-        assert checked("home", {"pins": {slot: "i1"}}, answers).pins == {int(slot): "i1"}
+        assert validate_setting("home", {"pins": {slot: "i1"}}, answers).pins == {int(slot): "i1"}
         return
     with pytest.raises(ConfigError, match="pins"):
-        checked("home", {"pins": {slot: "i1"}}, answers)
+        validate_setting("home", {"pins": {slot: "i1"}}, answers)

@@ -100,7 +100,7 @@ def test_coverage_and_masks(service: Any) -> None:
 
 
 def test_coverage_looks_back_on_so_many_lists(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zhiyin.service.metrics.LISTS", 2)
+    monkeypatch.setattr("zhiyin.service.metrics.COVERAGE_LISTS", 2)
     for user in ("u3", "u4"):
         listed(service, user=user, k=40)
     for _ in range(2):

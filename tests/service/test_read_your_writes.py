@@ -41,7 +41,7 @@ def processes(home: Path, folder: Path, settings: str) -> Iterator[Pair]:
     (folder / "shared").mkdir()
     shops: list[Any] = []
     patch = pytest.MonkeyPatch()
-    patch.setattr("zhiyin.service.key_cache.LOOK", 0.05)
+    patch.setattr("zhiyin.service.key_cache.POLL_SECONDS", 0.05)
     try:
         for _ in range(2):
             shop, shown = Tenant.open(folder / "zhiyin.toml", several=True, shared=folder / "shared")

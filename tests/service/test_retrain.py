@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from zhiyin.core.errors import ConfigError
 from zhiyin.pipeline.bundles import Bundles, BusyError, checksum
-from zhiyin.service.retrain import LOG, Retrainer, Schedule, _Log
+from zhiyin.service.retrain import MAX_LOG_BYTES, Retrainer, Schedule, _RotatingLog
 from zhiyin.store.database import Store
 from zhiyin.store.records import Event
 
@@ -154,7 +154,7 @@ def free(bundles: Bundles) -> bool:
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine that has other work a training would wait for its end."""
-    monkeypatch.setattr("zhiyin.service.retrain._stand_back", lambda pid: None)
+    monkeypatch.setattr("zhiyin.service.retrain._lower_priority", lambda pid: None)
 
 
 @pytest.mark.slow
@@ -264,7 +264,7 @@ time.sleep(600)
     assert one.status()["running"]
     assert list(folder.glob(".0001.*"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("zhiyin.service.retrain.GRACE", 0.3)
+        patch.setattr("zhiyin.service.retrain.GRACE_SECONDS", 0.3)
         one.close()
     assert one.status()["outcome"] == "stopped"
     assert not one.status()["running"]
@@ -350,10 +350,10 @@ def test_old_versions_leave(tmp_path: Path) -> None:
 
 
 def test_the_log_is_bounded(tmp_path: Path) -> None:
-    kept = _Log(tmp_path / "retrain.log")
+    kept = _RotatingLog(tmp_path / "retrain.log")
     for _ in range(40):
         kept.write(b"x" * 65_535 + b"\n")
     sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
     assert set(sizes) == {"retrain.log", "retrain.log.1"}
-    assert max(sizes.values()) <= LOG
+    assert max(sizes.values()) <= MAX_LOG_BYTES
     assert len(kept.end()) <= 500

@@ -30,7 +30,7 @@ from zhiyin.pipeline.rules_config import hides_everything
 from zhiyin.service import log_format, server
 from zhiyin.service.app import create_app
 from zhiyin.service.server import Plan
-from zhiyin.service.settings import kept_of, read_settings, settings_of
+from zhiyin.service.settings import last_good_path, read_settings, settings_of
 from zhiyin.service.tenant import Tenant, distinct_names
 
 from .conftest import client_of, eventually, listed
@@ -153,8 +153,8 @@ def test_a_later_start_goes_on_with_the_settings_that_were_whole_last(
     file = tmp_path / "zhiyin.toml"
     file.write_text('[service]\nrate = 7\n[rules]\nfilter = "price < 5"\n')
     good = read_settings(file)
-    good.keep()
-    assert kept_of(file).stat().st_mode & 0o777 == 0o600
+    good.save_last_good()
+    assert last_good_path(file).stat().st_mode & 0o777 == 0o600
     damage(file, how)
     again = read_settings(file, needed=True)
     assert (again.config, again.answer_settings) == (good.config, good.answer_settings)
@@ -163,8 +163,8 @@ def test_a_later_start_goes_on_with_the_settings_that_were_whole_last(
     with caplog.at_level(logging.ERROR, logger="zhiyin"):
         report(again)
     assert "zhiyin.toml is not used" in caplog.text
-    again.keep()
-    assert kept_of(file).read_text() == good.text
+    again.save_last_good()
+    assert last_good_path(file).read_text() == good.text
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
             running.pop().close()
         lines: list[str] = []
         running.append(
-            server._Opened(Plan.of([read_settings(file) for file in files]), several=False, say=lines.append)
+            server._OpenShops(Plan.of([read_settings(file) for file in files]), several=False, say=lines.append)
         )
         return running[-1], lines
 
@@ -213,12 +213,12 @@ def test_a_first_start_that_is_refused_keeps_no_text(tmp_path: Path, opened: Cal
         file.write_text(text)
         with pytest.raises(ConfigError):
             opened(file)
-        assert not kept_of(file).exists()
+        assert not last_good_path(file).exists()
 
 
 def test_a_kept_text_that_is_damaged_does_not_hide_what_is_wrong_with_the_file(tmp_path: Path) -> None:
     file = tmp_path / "zhiyin.toml"
-    kept_of(file).write_text("\n\n[")
+    last_good_path(file).write_text("\n\n[")
     file.write_text("[[[[")
     with pytest.raises(ConfigError) as caught:
         read_settings(file)

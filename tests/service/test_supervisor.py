@@ -17,7 +17,7 @@ import pytest
 
 from tests.service.crew import answer
 from zhiyin.core.errors import ConfigError
-from zhiyin.service.supervisor import DEATHS, listen, supervise
+from zhiyin.service.supervisor import MAX_DEATHS, listen, supervise
 
 pytestmark = pytest.mark.slow
 
@@ -182,7 +182,7 @@ def test_it_gives_up_where_workers_only_die(start: Callable[..., Service]) -> No
     service = start("fail", 1)
     assert service.process.wait(30) == 1
     said = service.process.communicate()[1]
-    assert said.count("ended with 7") == DEATHS
+    assert said.count("ended with 7") == MAX_DEATHS
     assert "it stops" in said
 
 

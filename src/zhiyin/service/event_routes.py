@@ -50,7 +50,7 @@ async def store_events(access: Access, body: bytes, content_type: str) -> Any:
         for result in results:
             if result["status"] == "accepted" and not next(remaining):
                 result["status"] = "known"
-    access.tenant.brought((result["status"] for result in results), time.perf_counter() - started)
+    access.tenant.on_events((result["status"] for result in results), time.perf_counter() - started)
     n_rejected = sum(result["status"] == "rejected" for result in results)
     return json_response({"events": results, "rejected": n_rejected}, 200 if n_rejected < len(results) else 400)
 

@@ -1,7 +1,7 @@
-"""Keys of a shop in memory: found by their hash, followed in the store, so that a change holds in every process.
+"""Keys: the access keys of a shop in memory, by hash; they follow the store, so that a change applies in every process.
 
-A key is random, shown once, and kept as its SHA-256. A request's key is hashed once and looked up by that hash, whose
-bytes tell nothing of how near a guess was; the comparison at the end takes the same time whatever it finds.
+A key is random, shown once, and stored as its SHA-256. A request's key is hashed once and looked up by that hash, whose
+bytes reveal nothing about how near a guess was; the final comparison takes constant time.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from zhiyin.service.health_issues import HealthIssue
 from zhiyin.store.access_keys import AccessKey, KeyTable
 from zhiyin.store.database import Store
 
-# What a key may do: read lists and histories, bring events, sign tokens for pages, do all and see the inside.
+# What a key may do: read lists and histories, send events, sign tokens for pages, everything.
 SCOPES = ("read", "events", "page", "admin")
-# Seconds between two looks at the store: a key that is revoked is refused everywhere within about this time.
-LOOK = 0.5
+# Seconds between two reads of the store: a revoked key is refused everywhere within about this time.
+POLL_SECONDS = 0.5
 _DAY = UNITS["d"]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _OLD_SCOPES = ("read", "events", "admin")
@@ -48,12 +48,12 @@ class Keys:
         self._by_id: dict[str, AccessKey] = {}
         self._keys: list[AccessKey] = []
         self._used: dict[str, int] = {}
-        self._away, self._lock = False, threading.Lock()
+        self._store_failed, self._lock = False, threading.Lock()
         self._old_file: HealthIssue | None = None
-        # Names of rows of the store that are no keys.
+        # Names of damaged rows of the store, which are no keys.
         self.damaged: list[str] = []
-        # Seconds after which every process has looked for a change once more than it needs to.
-        self.settling = 0.0
+        # Seconds after which a change applies in every process.
+        self.settling_seconds = 0.0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.follow()
@@ -62,8 +62,11 @@ class Keys:
     def open(cls, store: Store, old: Path | None = None, *, first: bool = True) -> tuple[Keys, dict[str, str]]:
         """The keys of a store, and those that were made just now, by scope, to be shown once.
 
-        old: keys.json of an earlier version; what it holds is taken into the store once, and where it cannot be read it
-        is set aside. first: make one key for each scope where the store never had any.
+        Parameters
+        ----------
+        old: keys.json of an earlier version; its keys are written to the store once. A file that cannot be read is a
+            health issue.
+        first: make one key for each scope where the store never had any.
         """
         table = KeyTable(store)
         now = int(time.time() * 1e6)
@@ -76,39 +79,39 @@ class Keys:
             except ConfigError as error:
                 unreadable = HealthIssue(old.name, error.message, error.remedy or "")
                 log.warning("keys: %s: %s; %s", old, unreadable.reason, unreadable.remedy)
-        made = {scope: new_key(scope) for scope in SCOPES} if first else {}
-        fresh = [AccessKey(scope, frozenset({scope}), key_hash(key), now) for scope, key in made.items()]
-        shown = made if first and table.add_first(fresh) else {}
+        keys_by_scope = {scope: new_key(scope) for scope in SCOPES} if first else {}
+        rows = [AccessKey(scope, frozenset({scope}), key_hash(key), now) for scope, key in keys_by_scope.items()]
+        new_keys = keys_by_scope if first and table.add_first(rows) else {}
         keys = cls(table)
         keys._old_file = unreadable
-        return keys, shown
+        return keys, new_keys
 
     def health_issues(self) -> list[HealthIssue]:
-        """An old file of keys that cannot be read, and rows of the store that are no keys."""
-        found = [] if self._old_file is None else [self._old_file]
+        """The old file of keys where it cannot be read, and damaged rows of the store."""
+        issues = [] if self._old_file is None else [self._old_file]
         if self.damaged:
             reason = f"{len(self.damaged)} rows in the store are damaged: they open nothing"
-            found.append(HealthIssue("keys", reason, "zhiyin key list names them; zhiyin key revoke NAME removes one"))
-        return found
+            issues.append(HealthIssue("keys", reason, "zhiyin key list names them; zhiyin key revoke NAME removes one"))
+        return issues
 
-    # -- who comes in -----------------------------------------------------------------------------------------------
+    # -- lookups ----------------------------------------------------------------------------------------------------
 
     def find(self, digest: bytes) -> AccessKey | None:
-        """The key of a SHA-256, expired or not; None for one that is not known."""
+        """The key with a SHA-256, expired or not; None for an unknown one."""
         key = self._by_hash.get(digest)
         return key if key is not None and hmac.compare_digest(digest, bytes.fromhex(key.hash)) else None
 
     def signer(self, id: str) -> AccessKey | None:
-        """The key that signs tokens under an id; None for one that is not known or signs none."""
+        """The key with an id, if it signs tokens; None otherwise."""
         key = self._by_id.get(id)
         return key if key is not None and "page" in key.scopes else None
 
     def expired(self, key: AccessKey) -> bool:
-        """Whether a key had its time."""
+        """Whether a key has expired."""
         return key.expired(self.now())
 
     def use(self, key: AccessKey) -> None:
-        """Remember that a key was used today; written to the store with the next look."""
+        """Note that a key was used today; written to the store with the next poll."""
         today = self.now() // _DAY * _DAY
         if (key.used or 0) < today:
             self._used[key.hash] = today
@@ -120,8 +123,8 @@ class Keys:
     def page_key(self) -> AccessKey | None:
         """The newest key that signs tokens; None where there is none."""
         now = self.now()
-        able = [key for key in self._by_id.values() if "page" in key.scopes and not key.expired(now)]
-        return max(able, key=lambda key: key.created, default=None)
+        signers = [key for key in self._by_id.values() if "page" in key.scopes and not key.expired(now)]
+        return max(signers, key=lambda key: key.created, default=None)
 
     def shares(self, other: Keys) -> bool:
         """Whether a key of one is a key of the other."""
@@ -131,17 +134,19 @@ class Keys:
 
     def all(self) -> list[AccessKey]:
         """All keys by name, expired ones too."""
-        return self._take()
+        return self._read()
 
     def add(self, name: str, scopes: Iterable[str], expires: str | None = None) -> tuple[AccessKey, str]:
-        """Make a key; it is returned beside what is kept of it, and nobody can be told it again.
+        """Make a key. Returns what is stored of it, and the key itself, which cannot be read again.
 
+        Parameters
+        ----------
         expires: a duration from now, such as "90d"; None: never.
 
-        Raises ConfigError for a name, scope or duration that cannot be, KeyConflictError for a name that is taken.
+        Raises ConfigError for an invalid name, scope or duration, KeyConflictError for a name in use.
         """
         wanted = frozenset(scopes)
-        check(name, wanted)
+        check_key(name, wanted)
         now = self.now()
         until = None if expires is None else now + microseconds(expires)
         if until is not None and until > now + MAX_LIFETIME_MICROSECONDS:
@@ -151,49 +156,53 @@ class Keys:
         secret = new_key(max(wanted, key=SCOPES.index))
         key = AccessKey(name, wanted, key_hash(secret), now, until)
         self.table.add(key)
-        self._take()
+        self._read()
         return key, secret
 
     def revoke(self, name: str, *, last_admin: bool = False) -> AccessKey:
-        """Remove a key, with it the tokens that it signed: here at once, elsewhere with the next look.
+        """Remove a key, and with it the tokens that it signed: here at once, in other processes with their next poll.
 
         Raises UnknownKeyError, and KeyConflictError for the last admin key unless `last_admin`.
         """
         key = self.table.remove(name, self.now(), last_admin=last_admin)
-        self._take()
+        self._read()
         return key
 
-    # -- what others changed ----------------------------------------------------------------------------------------
+    # -- following the store ----------------------------------------------------------------------------------------
 
     def follow(self) -> None:
-        """Take up the keys as the store has them, and write which were used."""
-        self._take()
+        """Read the keys of the store, and write which were used."""
+        self._read()
         used, self._used = self._used, {}
         newer = {hash: day for hash, day in used.items() if self._is_newer(hash, day)}
         if newer:
             self.table.record_use(newer)
 
     def watch(self, seconds: float | None = None) -> None:
-        """Follow the store from now on, by a thread of its own: nothing else that a service looks after, such as the
-        loading of a version, may delay that a key is revoked."""
-        pause = LOOK if seconds is None else seconds
-        self.settling = 2 * pause
+        """Follow the store by a thread of its own, so that nothing else, such as loading, delays a revocation.
+
+        Parameters
+        ----------
+        seconds: between two polls; None: `POLL_SECONDS`.
+        """
+        pause = POLL_SECONDS if seconds is None else seconds
+        self.settling_seconds = 2 * pause
 
         def work() -> None:
             while not self._stop.wait(pause):
                 try:
                     self.follow()
-                    self._away = False
-                except Exception as error:  # the keys that are known go on to hold
-                    if not self._away:
+                    self._store_failed = False
+                except Exception as error:  # the known keys stay valid
+                    if not self._store_failed:
                         log.warning("keys: the store cannot be read, those known go on to hold: %s", error)
-                    self._away = True
+                    self._store_failed = True
 
         self._thread = threading.Thread(target=work, name="zhiyin-keys", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Write which keys were used, and follow no longer."""
+        """Write which keys were used, and stop following the store."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -202,7 +211,7 @@ class Keys:
         except ZhiyinError:
             log.warning("keys: which were used could not be written")
 
-    def _take(self) -> list[AccessKey]:
+    def _read(self) -> list[AccessKey]:
         with self._lock:  # or what was read before a change would overwrite what was read after it
             keys, damaged = self.table.read()
             if damaged != self.damaged:
@@ -232,8 +241,8 @@ def new_key(scope: str) -> str:
     return f"zy_{scope}_{secrets.token_urlsafe(32)}"
 
 
-def check(name: str, scopes: frozenset[str]) -> None:
-    """Raises ConfigError for a name or for scopes that cannot be."""
+def check_key(name: str, scopes: frozenset[str]) -> None:
+    """Raises ConfigError for an invalid name or invalid scopes."""
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{name[:80]!r} is no name of a key", column="name",
                           remedy="1 to 64 letters, digits, dots, hyphens, underscores, not first a sign")  # fmt: skip
@@ -247,10 +256,10 @@ def check(name: str, scopes: frozenset[str]) -> None:
 
 
 def _old_keys(file: Path, now: int) -> list[AccessKey]:
-    """Keys of a file {"read": hash, "events": hash, "admin": hash}, in which they were kept before the store."""
+    """Keys of a file {"read": hash, "events": hash, "admin": hash}, as versions before the store of keys wrote it."""
     try:
-        said = json.loads(file.read_bytes())
-        hashes = {scope: said[scope].lower() for scope in _OLD_SCOPES}
+        content = json.loads(file.read_bytes())
+        hashes = {scope: content[scope].lower() for scope in _OLD_SCOPES}
         if not all(re.fullmatch("[0-9a-f]{64}", hash) for hash in hashes.values()):
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -51,7 +51,7 @@ async def page_token(access: Access, body: TokenIn) -> Any:
 async def _until_all_processes_know(access: Access) -> None:
     """So that the key is valid, or revoked, whichever process takes the next request."""
     if access.live.several:
-        await asyncio.sleep(access.tenant.keys.settling)
+        await asyncio.sleep(access.tenant.keys.settling_seconds)
 
 
 def key_json(key: AccessKey, now: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Figures of the service for Prometheus: what was asked, how long it took, what waits, how fresh lists are.
+"""Prometheus metrics of the service: requests, their times, queues, freshness of lists.
 
-Where PROMETHEUS_MULTIPROC_DIR is set, as it is for several workers, each process writes into a file of its own in that
-folder, and whichever is asked adds them up.
+Where PROMETHEUS_MULTIPROC_DIR is set, as it is for several workers, each process writes to a file of its own in that
+folder, and the process that answers a scrape adds them up.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ if TYPE_CHECKING:
     from zhiyin.service.tenant import Tenant
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-# Lists that coverage looks back on, the first items of each that count, and names that one label may take.
-LISTS, ITEMS, NAMES = 10_000, 100, 64
-# Seconds between two looks at what waits, where several processes answer.
-LOOK = 5.0
-_REQUEST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
-_STAGE = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
-_FATES = ("accepted", "known", "rejected")
-PLAIN = "text/plain; version=0.0.4; charset=utf-8"
+# Newest lists that coverage is computed of, the first items of each that count, and values that one label may take.
+COVERAGE_LISTS, COVERAGE_ITEMS, MAX_LABEL_VALUES = 10_000, 100, 64
+# Seconds between two updates of gauges, where several processes answer.
+UPDATE_SECONDS = 5.0
+# Bounds of histograms, in seconds.
+_REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+_STAGE_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+_EVENT_STATUSES = ("accepted", "known", "rejected")
+PLAIN_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
-    """The figures of one application. With several shops each has the label `shop`."""
+    """Metrics of one application. With several shops each metric has the label `shop`."""
 
     def __init__(self, shops: Sequence[Tenant], work: Work) -> None:
         try:
@@ -48,7 +49,7 @@ class Metrics:
         self.work, self.several = work, len(shops) > 1
         self.registry = p.CollectorRegistry()
         self._children: dict[tuple[str, ...], Any] = {}
-        self._looked = 0.0
+        self._updated = 0.0
         self._lock = threading.Lock()
         both: dict[str, Any] = {"registry": self.registry}
         shop = ["shop"] if self.several else []
@@ -63,13 +64,15 @@ class Metrics:
             return p.Gauge(f"zhiyin_{name}", help, labels, multiprocess_mode=together, **both)
 
         self.requests = counter("requests_total", "Requests answered", "route", "method", "status")
-        self.request_seconds = histogram("request_seconds", "Time to answer", _REQUEST, "route")
+        self.request_seconds = histogram("request_seconds", "Time to answer", _REQUEST_BUCKETS, "route")
         self.busy = gauge("requests_busy", "Requests whose work is under way or waits", "livesum", ())
-        self.stages = histogram("stage_seconds", "Time of each stage of a list", _STAGE, "stage")
+        self.stages = histogram("stage_seconds", "Time of each stage of a list", _STAGE_BUCKETS, "stage")
         self.lists = counter("lists_total", "Lists made", "origin", "method")
         self.degraded = counter("degraded_total", "Lists that a stage or a source was left out of", "stage")
         self.events = counter("events_total", "Events by what became of them", "status")
-        self.freshness = histogram("freshness_seconds", "From an event's arrival to its counting in lists", _REQUEST)
+        self.freshness = histogram(
+            "freshness_seconds", "From an event's arrival to its counting in lists", _REQUEST_BUCKETS
+        )
         self.traces = {word: counter(f"traces_{word}_total", f"Traces of lists {word}")
                        for word in ("written", "dropped", "failed")}  # fmt: skip
         self.compared = counter("feature_rows_compared_total", "Rows of served features compared with the log")
@@ -90,7 +93,9 @@ class Metrics:
             "feature_index_age_seconds": gauge(
                 "feature_index_age_seconds", "Since the ranker knew of all events of the store", "livemax"
             ),
-            "coverage": gauge("coverage", f"Share of the items that were in the last {LISTS:,} lists", "livemax"),
+            "coverage": gauge(
+                "coverage", f"Share of the items that were in the last {COVERAGE_LISTS:,} lists", "livemax"
+            ),
         }
         self.shops: list[ShopMetrics] = []
         from zhiyin.service.tenant import distinct_names
@@ -98,64 +103,69 @@ class Metrics:
         for name, tenant in zip(distinct_names([shop.name for shop in shops]), shops):
             self.shops.append(ShopMetrics(self, name, tenant))
         if self.folder:
-            shops[0].live.periodic_tasks.append(lambda _: self._look_now_and_then())
+            shops[0].live.periodic_tasks.append(lambda _: self._update_periodically())
 
-    def done(self, seen: RequestRecord) -> None:
+    def done(self, request: RequestRecord) -> None:
         """Count a request."""
-        shop = [seen.shop] if self.several else []
-        self.child(self.requests, seen.route, seen.method, str(seen.status), *shop).inc()
-        self.child(self.request_seconds, seen.route, *shop).observe(seen.seconds)
+        shop = [request.shop] if self.several else []
+        self.child(self.requests, request.route, request.method, str(request.status), *shop).inc()
+        self.child(self.request_seconds, request.route, *shop).observe(request.seconds)
 
     def child(self, metric: Any, *labels: str) -> Any:
-        """The one of a metric with these labels, found again fast."""
+        """The child of a metric with these labels, cached."""
         key = (metric._name, *labels)
-        found = self._children.get(key)
-        if found is None:
-            found = self._children[key] = metric.labels(*labels) if labels else metric
-        return found
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = metric.labels(*labels) if labels else metric
+        return child
 
-    def look(self) -> None:
-        """Take what others count, and what waits now."""
+    def update(self) -> None:
+        """Set the gauges, and add what other parts of the service have counted."""
         with self._lock:
             self.busy.set(self.work.busy)
             for shop in self.shops:
-                shop.look()
+                shop.update()
 
-    def _look_now_and_then(self) -> None:
-        if time.monotonic() - self._looked >= LOOK:
-            self._looked = time.monotonic()
-            self.look()
+    def _update_periodically(self) -> None:
+        if time.monotonic() - self._updated >= UPDATE_SECONDS:
+            self._updated = time.monotonic()
+            self.update()
 
     def render(self, shop: str | None = None) -> bytes:
-        """All figures as Prometheus reads them; `shop`: without those of the others."""
+        """All metrics in the text format of Prometheus.
+
+        Parameters
+        ----------
+        shop: leave out the metrics of other shops; None: all.
+        """
         from prometheus_client import generate_latest
 
-        self.look()
+        self.update()
         collector: Any = self.registry
         if self.folder:
             from prometheus_client.multiprocess import MultiProcessCollector
 
-            self._sweep()
+            self._drop_dead_processes()
             collector = MultiProcessCollector(None, path=self.folder)
-        return generate_latest(_Part(collector, shop))
+        return generate_latest(_ShopCollector(collector, shop))
 
-    def _sweep(self) -> None:
-        """What waited in a process that is gone waits no more."""
+    def _drop_dead_processes(self) -> None:
+        """Drop the gauges of processes that have ended."""
         from prometheus_client.multiprocess import mark_process_dead
 
         for file in glob.glob(os.path.join(glob.escape(self.folder or ""), "gauge_live*_*.db")):
             pid = file.rpartition("_")[2].removesuffix(".db")
-            if pid.isdecimal() and not _lives(int(pid)):
+            if pid.isdecimal() and not _is_running(int(pid)):
                 with suppress(FileNotFoundError):
                     mark_process_dead(int(pid), self.folder)
 
 
 class ShopMetrics:
-    """What one shop's work is counted by. Many threads may call it."""
+    """Metrics of one shop. Any number of threads may use it."""
 
-    def __init__(self, all_of: Metrics, name: str, shop: Tenant) -> None:
-        self.all, self.name, self.shop = all_of, name, shop
-        self._label = (name,) if all_of.several else ()
+    def __init__(self, metrics: Metrics, name: str, shop: Tenant) -> None:
+        self.all, self.name, self.shop = metrics, name, shop
+        self._label = (name,) if metrics.several else ()
         self._lists: deque[tuple[Any, ...]] = deque()
         self._times: Counter[Any] = Counter()
         self._texts: dict[Any, Any] = {}
@@ -163,12 +173,12 @@ class ShopMetrics:
         self._methods = set[str]()
         self._last: dict[str, int] = {}
         self._filters: Any = None
-        for fate in _FATES:  # a counter that is there before the first event can be asked for its rate
-            all_of.child(all_of.events, fate, *self._label)
+        for status in _EVENT_STATUSES:  # a counter that exists before the first event has a rate
+            metrics.child(metrics.events, status, *self._label)
 
-    def listed(self, made: ListResult, origin: str) -> None:
+    def on_list(self, result: ListResult, origin: str) -> None:
         """Count a list."""
-        answer, child, label = made.answer, self.all.child, self._label
+        answer, child, label = result.answer, self.all.child, self._label
         current = CURRENT.get()
         if current is not None:
             current.lists.append((time.time_ns(), answer.seconds))
@@ -176,18 +186,18 @@ class ShopMetrics:
             child(self.all.stages, stage, *label).observe(seconds)
         method = answer.method
         if method not in self._methods:
-            if len(self._methods) >= NAMES:
+            if len(self._methods) >= MAX_LABEL_VALUES:
                 method = "other"
             self._methods.add(method)
         child(self.all.lists, origin, method, *label).inc()
         for stage in (*answer.degraded, *answer.left_out):
             child(self.all.degraded, stage, *label).inc()
         with self._lock:
-            # One text an item, not one an item of each list.
-            items = tuple(self._texts.setdefault(item, item) for item in answer.items[:ITEMS])
+            # The same text object for an item in all lists.
+            items = tuple(self._texts.setdefault(item, item) for item in answer.items[:COVERAGE_ITEMS])
             self._lists.append(items)
             self._times.update(items)
-            if len(self._lists) > LISTS:
+            if len(self._lists) > COVERAGE_LISTS:
                 for item in self._lists.popleft():
                     left = self._times[item] - 1
                     if left:
@@ -195,18 +205,25 @@ class ShopMetrics:
                     else:
                         del self._times[item], self._texts[item]
 
-    def brought(self, fates: Iterable[str], seconds: float) -> None:
-        """Count events that came together. seconds: from their arrival to their counting in lists."""
-        for fate, number in Counter(fates).items():
-            self.all.child(self.all.events, fate, *self._label).inc(number)
+    def on_events(self, statuses: Iterable[str], seconds: float) -> None:
+        """Count events that came together.
+
+        Parameters
+        ----------
+        statuses: "accepted", "known" or "rejected" of each.
+        seconds: from their arrival until they count in lists.
+        """
+        for status, number in Counter(statuses).items():
+            self.all.child(self.all.events, status, *self._label).inc(number)
         self.all.child(self.all.freshness, *self._label).observe(seconds)
 
-    def look(self) -> None:
+    def update(self) -> None:
+        """Set the gauges of the shop, and add what its parts have counted."""
         shop, live, label = self.shop, self.shop.live, self._label
         view = live.serving
         for word, counter in self.all.traces.items():
-            self._grown(self.all.child(counter, *label), word, getattr(shop.traces, word))
-        self._grown(self.all.child(self.all.compared, *label), "compared", shop.skew.rows)
+            self._count_up(self.all.child(counter, *label), word, getattr(shop.traces, word))
+        self._count_up(self.all.child(self.all.compared, *label), "compared", shop.skew.rows)
         self.all.child(self.all.gauges["live_state_away"], *label).set(live.state.away)
         if view is None:
             return
@@ -215,9 +232,9 @@ class ShopMetrics:
             self._filters = filters
             self._last["hits"] = min(self._last.get("hits", 0), filters.hits)
             self._last["misses"] = min(self._last.get("misses", 0), filters.misses)
-        self._grown(self.all.child(self.all.masks, "hit", *label), "hits", filters.hits)
-        self._grown(self.all.child(self.all.masks, "miss", *label), "misses", filters.misses)
-        now = {
+        self._count_up(self.all.child(self.all.masks, "hit", *label), "hits", filters.hits)
+        self._count_up(self.all.child(self.all.masks, "miss", *label), "misses", filters.misses)
+        gauges = {
             "events_waiting": shop.writer.waiting,
             "traces_waiting": shop.traces.waiting,
             "version": view.version,
@@ -228,16 +245,16 @@ class ShopMetrics:
             "feature_index_age_seconds": 0.0 if live.index_updater is None else live.index_updater.age,
             "coverage": len(self._times) / max(1, int(view.visible.sum())),
         }
-        for name, value in now.items():
+        for name, value in gauges.items():
             self.all.child(self.all.gauges[name], *label).set(value)
 
-    def _grown(self, counter: Any, word: str, value: int) -> None:
+    def _count_up(self, counter: Any, word: str, value: int) -> None:
         counter.inc(max(0, value - self._last.get(word, 0)))
         self._last[word] = value
 
 
-class _Part:
-    """The figures of one shop and those that are of none."""
+class _ShopCollector:
+    """Metrics of one shop, and those without the label `shop`."""
 
     def __init__(self, collector: Any, shop: str | None) -> None:
         self.collector, self.shop = collector, shop
@@ -249,7 +266,7 @@ class _Part:
             yield family
 
 
-def _lives(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

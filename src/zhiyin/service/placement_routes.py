@@ -8,7 +8,7 @@ from zhiyin.api import endpoints
 from zhiyin.api.requests import RollbackIn, Setting
 from zhiyin.service.authentication import Access
 from zhiyin.service.endpoint_routes import handles
-from zhiyin.service.placements import said
+from zhiyin.service.placements import placement_json
 
 
 @handles(endpoints.LIST_PLACEMENTS)
@@ -20,7 +20,7 @@ async def list_placements(access: Access) -> Any:
 @handles(endpoints.GET_PLACEMENT)
 async def get_placement(access: Access, name: str) -> Any:
     await access.work.do(access.placements.refresh)
-    return said(name, *access.placements.get(name))
+    return placement_json(name, *access.placements.get(name))
 
 
 @handles(endpoints.PUT_PLACEMENT)

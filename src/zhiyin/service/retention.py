@@ -1,4 +1,4 @@
-"""Forgets what is older than the settings say: events, and traces of lists; now and then, in a thread of its own."""
+"""Retention: deletes events and traces of lists that are older than the settings allow, in a thread of its own."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from zhiyin.core.run import log
 from zhiyin.data.project_config import ServiceSection
 from zhiyin.store.database import Store
 
-# Seconds between two looks; that the clock may run ahead of the time that really passed.
-LOOK, JUMP = 600.0, 86_400.0
+# Seconds between two runs; seconds that the clock may run ahead of the time that has really passed.
+RUN_EVERY_SECONDS, MAX_CLOCK_JUMP = 600.0, 86_400.0
 
 
 class RetentionJob:
-    """The thread. One is enough for a store, however many processes answer."""
+    """The thread that deletes. One is enough for a store, however many processes answer."""
 
     def __init__(self, store: str, settings: ServiceSection) -> None:
         self._address, self._settings = store, settings
         self._stop = threading.Event()
-        self._ahead = _ahead()
+        self._start_offset = _clock_offset()
         self._thread = threading.Thread(target=self._work, name="zhiyin-tidy", daemon=True)
         self._thread.start()
 
@@ -31,21 +31,24 @@ class RetentionJob:
     def _work(self) -> None:
         while True:
             try:
-                self.look()
-            except Exception as error:  # serving goes on; the next look may succeed
+                self.run()
+            except Exception as error:  # serving goes on; the next run may succeed
                 log.warning("service: what is too old could not be removed: %s", error)
-            if self._stop.wait(LOOK):
+            if self._stop.wait(RUN_EVERY_SECONDS):
                 return
 
-    def look(self) -> None:
-        """Remove what is too old now. Not while the clock is ahead of what really passed since the start: a clock that
-        is set wrong must not have everything deleted."""
-        if _ahead() - self._ahead > JUMP:
+    def run(self) -> None:
+        """Delete what is too old now.
+
+        Nothing is deleted while the clock is ahead of the time that has really passed since the start: a clock that is
+        set wrong must not delete everything.
+        """
+        if _clock_offset() - self._start_offset > MAX_CLOCK_JUMP:
             log.warning("service: the clock jumped ahead: nothing is removed for its age; restart if it is right")
             return
         now, store = time.time_ns() // 1000, Store(self._address)
         try:
-            oldest = max(now - microseconds(self._settings.keep_lists), self._too_many(store))
+            oldest = max(now - microseconds(self._settings.keep_lists), self._time_of_excess(store))
             for _ in store.drop_lists_in_batches(oldest):
                 if self._stop.wait(0.01):
                     return
@@ -54,15 +57,15 @@ class RetentionJob:
         finally:
             store.close()
 
-    def _too_many(self, store: Store) -> int:
-        """Before which moment lists have to go so that the rest takes no more than [service] lists_size."""
-        (number, size), most = store.trace_count_and_bytes(), self._settings.lists_size << 20
-        if size <= most:
+    def _time_of_excess(self, store: Store) -> int:
+        """The time before which lists are deleted so that the rest takes at most [service] lists_size; 0: none."""
+        (number, size), max_size = store.trace_count_and_bytes(), self._settings.lists_size << 20
+        if size <= max_size:
             return 0
-        return store.list_time_at(int(number * (1 - 0.9 * most / size))) or 0
+        return store.list_time_at(int(number * (1 - 0.9 * max_size / size))) or 0
 
 
-def _ahead() -> float:
-    """Seconds that the clock on the wall is ahead of the one that counts since the machine was started."""
+def _clock_offset() -> float:
+    """Seconds that the wall clock is ahead of the clock that counts since the machine was started."""
     boot = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # the former also counts while a machine sleeps
     return time.time() - time.clock_gettime(boot)

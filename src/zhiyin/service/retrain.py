@@ -1,15 +1,15 @@
-"""Training beside the service: at set times, in a process of its own, which takes only what serving leaves over.
+"""Retraining beside the service: at set times, in a process of its own with the lowest priority.
 
     retrainer = Retrainer(Path("zhiyin.toml"), Schedule.parse("0 3 * * *"), "30m")
     retrainer.status()      # {"running": False, "next": "2026-05-04T03:00:00+00:00", ...}
-    retrainer.close()       # ends a training that runs; what is in use stays in use
+    retrainer.close()       # ends a running training; the version in use stays
 
-The process is `zhiyin train --budget`: it learns from the files and the store, and puts the new version in use if it
-beats the old one. The service sees that as it sees any promotion. Beside the versions stand
+The process is `zhiyin train --budget`: it trains on the files and the store, and promotes the new version if the gate
+lets it pass. The service notices that like any promotion. The folder of the versions holds
 
-    retrain.json   when the last training began and how it ended; a service that is started again goes on from there
-    retrain.log    what it said; at 1 MB it becomes retrain.log.1
-    .training      the lock: of all services and people, one trains at a time
+    retrain.json   when the last training began and how it ended; a service that is started again continues from it
+    retrain.log    output of the training; at 1 MB it becomes retrain.log.1
+    .training      lock: of all services and people, one trains at a time
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from zhiyin.core.run import available_cores, log
 from zhiyin.data.project_config import load_config
 from zhiyin.pipeline.bundles import TRAINING_LOCK, Bundles
 
-# Versions kept beside the one in use and the one before.
-KEPT = 5
-# Bytes of the log, and of its end that a failure is told with.
-LOG, TAIL = 1_000_000, 4_096
-# Seconds: between two looks at whether to stop, at the clock; that a training is given to end when asked to.
-LOOK, CLOCK, GRACE = 0.2, 30.0, 10.0
+# Versions that are not deleted, besides the one in use and the one before.
+MAX_OLD_VERSIONS = 5
+# Bytes of the log, and of its end that the message of a failure holds.
+MAX_LOG_BYTES, TAIL_BYTES = 1_000_000, 4_096
+# Seconds between two checks whether to stop, and of the schedule; that a training has to end by itself.
+POLL_SECONDS, SCHEDULE_POLL_SECONDS, GRACE_SECONDS = 0.2, 30.0, 10.0
 # The shortest time between two trainings.
-SHORTEST = timedelta(minutes=1)
+MIN_PERIOD = timedelta(minutes=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +52,9 @@ class Schedule:
 
     Parameters
     ----------
-    text: as it was written.
-    every: from one start to the next; None where `text` is minute, hour, day, month and weekday, as cron has them, UTC.
+    text: the schedule as written.
+    every: time from one start to the next; None where `text` is a cron expression, in UTC: minute, hour, day, month,
+        weekday.
     """
 
     text: str
@@ -61,18 +62,18 @@ class Schedule:
 
     @classmethod
     def parse(cls, text: str) -> Schedule:
-        """Of "6h" or "0 3 * * *". Raises ConfigError for what is neither."""
+        """The schedule of "6h" or "0 3 * * *". Raises ConfigError for what is neither."""
         if is_duration(text):
             every = timedelta(microseconds=microseconds(text))
-            if not SHORTEST <= every <= timedelta(days=3_660):
+            if not MIN_PERIOD <= every <= timedelta(days=3_660):
                 raise ConfigError(f"to train every {text} makes no sense", remedy="from 1m to 10y, such as 6h")
             return cls(text, every)
-        found = cls(text)
-        found.next(datetime.now(UTC))
-        return found
+        schedule = cls(text)
+        schedule.next(datetime.now(UTC))
+        return schedule
 
     def next(self, after: datetime) -> datetime:
-        """The first moment after that one, UTC."""
+        """The first due time after a time, UTC."""
         after = after.astimezone(UTC)
         if self.every is not None:
             return after + self.every
@@ -92,9 +93,14 @@ class Schedule:
             ) from None
 
     def due(self, begun: datetime | None, opened: datetime) -> datetime:
-        """When to train next: `begun` is when it was last done, `opened` since when somebody is there to do it.
+        """When to train next.
 
-        A duration that ran out meanwhile is due at once; of the times of a day those that were missed are gone.
+        A period that has passed in the meantime is due at once; missed times of a cron expression are skipped.
+
+        Parameters
+        ----------
+        begun: start of the last training; None: there was none.
+        opened: when the retrainer was started.
         """
         if self.every is not None:
             return self.next(begun or opened)
@@ -102,12 +108,13 @@ class Schedule:
 
 
 class Retrainer:
-    """Trains at the due moments, in a thread that waits and a process that works.
+    """Trains at the due times: a thread waits, a process trains.
 
     Parameters
     ----------
     config: the settings file of the project.
-    schedule: when; budget: how long a training may look for the best, such as "30m".
+    schedule: when to train.
+    budget: time budget of a training, such as "30m".
     on_done: called with `status()` after each training, from the thread.
     store: address of the store, where the service uses another one than the settings say.
     threads: worker threads of the training; default half of the cores.
@@ -133,19 +140,19 @@ class Retrainer:
         self._on_done = on_done
         self._opened = datetime.now(UTC)
         self._tried: datetime | None = None
-        self._damaged = False  # whether `retrain.json` was found to be
+        self._damaged = False  # whether `retrain.json` was
         self._child: subprocess.Popen[bytes] | None = None
-        self._asked, self._closing, self._wake = threading.Event(), threading.Event(), threading.Event()
+        self._requested, self._closing, self._wake = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._watch, name="zhiyin-retrain", daemon=True)
         self._thread.start()
 
     def now(self) -> None:
-        """Train at once, whatever the schedule says; nothing where a training runs."""
-        self._asked.set()
+        """Train at once, whatever the schedule says; does nothing while a training runs."""
+        self._requested.set()
         self._wake.set()
 
     def close(self) -> None:
-        """End a training that runs, and leave nothing of it. Returns within about ten seconds."""
+        """End a running training and remove its files. Returns within about ten seconds."""
         self._closing.set()
         self._wake.set()
         self._thread.join()
@@ -153,8 +160,8 @@ class Retrainer:
     def status(self) -> dict[str, Any]:
         """`running`, `schedule`, `next`; of the last training `started`, `ended`, `outcome`, `version`, `message`.
 
-        Moments are ISO 8601, UTC. Outcomes: "promoted", "kept" (it does not beat what is in use), "failed", "stopped"
-        (by the end of the service). None of these: it runs, or a service was killed in the middle.
+        Times are ISO 8601, UTC. Outcomes: "promoted", "kept" (saved, but not put in use), "failed", "stopped" (by the
+        end of the service). Without an outcome it runs, or a service was killed during it.
         """
         last = self._last()
         return {
@@ -170,15 +177,15 @@ class Retrainer:
         while not self._closing.is_set():
             self._wake.clear()
             left = (self._due(self._last()) - datetime.now(UTC)).total_seconds()
-            if left > 0 and not self._asked.is_set():
-                self._wake.wait(min(left, CLOCK))
+            if left > 0 and not self._requested.is_set():
+                self._wake.wait(min(left, SCHEDULE_POLL_SECONDS))
                 continue
             try:
                 self._take_turn()
-            except Exception as error:  # serving goes on whatever happens here; the next due moment is another try
+            except Exception as error:  # serving goes on; the next due time is another try
                 self._tried = datetime.now(UTC)
                 log.warning("training: %s", error)
-            self._asked.clear()
+            self._requested.clear()
 
     def _due(self, last: dict[str, Any]) -> datetime:
         begun = [datetime.fromisoformat(last["started"])] if last else []
@@ -186,21 +193,21 @@ class Retrainer:
         return self.schedule.due(max(begun + tried, default=None), self._opened)
 
     def _last(self) -> dict[str, Any]:
-        """What the file says of the last training; nothing where there was none."""
+        """The record of the last training; empty where there was none or it cannot be read."""
         try:
-            said = read_json(self.bundles.folder / "retrain.json", "it is written anew", names=("started",))
-            datetime.fromisoformat(said["started"])
-            return said
+            record = read_json(self.bundles.folder / "retrain.json", "it is written anew", names=("started",))
+            datetime.fromisoformat(record["started"])
+            return record
         except FileNotFoundError:
             return {}
         except (DataError, ValueError, TypeError) as error:
-            if not self._damaged:  # one line in the log is enough: the clock looks every half minute
+            if not self._damaged:  # logged once, since this runs every half minute
                 log.warning("training: what is known of the last one cannot be read: %s", error)
             self._damaged = True
             return {}
 
-    def _note(self, said: dict[str, Any]) -> None:
-        write_json(self.bundles.folder / "retrain.json", said)
+    def _write_record(self, record: dict[str, Any]) -> None:
+        write_json(self.bundles.folder / "retrain.json", record)
         self._damaged = False
 
     # -- one training -----------------------------------------------------------------------------------------------
@@ -208,26 +215,26 @@ class Retrainer:
     def _take_turn(self) -> None:
         now = datetime.now(UTC)
         with self.bundles.training() as lock:
-            # Another service may have trained since we looked.
-            if not self._asked.is_set() and self._due(self._last()) > now:
+            # Another service may have trained in the meantime.
+            if not self._requested.is_set() and self._due(self._last()) > now:
                 return
             self._tried = now
-            said: dict[str, Any] = {"started": _said(now), "ended": None, "outcome": None}
-            self._note(said)
-            said |= self._train(lock)
-            said["ended"] = _said(datetime.now(UTC))
-            self._note(said)
-        if said["outcome"] == "failed":  # what the training itself wrote may speak of users: it stays in retrain.log
-            log.warning("training: failed: %s; see retrain.log", str(said["message"]).partition(":")[0])
+            record: dict[str, Any] = {"started": _iso(now), "ended": None, "outcome": None}
+            self._write_record(record)
+            record |= self._train(lock)
+            record["ended"] = _iso(datetime.now(UTC))
+            self._write_record(record)
+        if record["outcome"] == "failed":  # output of the training may name users: it stays in retrain.log
+            log.warning("training: failed: %s; see retrain.log", str(record["message"]).partition(":")[0])
         else:
-            log.info("training: %s%s", said["outcome"], f": {said['message']}" if said.get("message") else "")
+            log.info("training: %s%s", record["outcome"], f": {record['message']}" if record.get("message") else "")
         if self._on_done is not None:
             self._on_done(self.status())
 
     def _train(self, lock: int) -> dict[str, Any]:
-        """Run the process to its end. Returns `outcome`, `version`, `message`."""
+        """Run the training process until it ends. Returns `outcome`, `version`, `message`."""
         before = self.bundles.versions()
-        output = _Log(self.bundles.folder / "retrain.log")
+        output = _RotatingLog(self.bundles.folder / "retrain.log")
         output.write(f"-- {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: training within {self.budget}\n".encode())
         child = subprocess.Popen(
             self._command(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
@@ -235,7 +242,7 @@ class Retrainer:
         )  # fmt: skip
         self._child = child
         try:
-            _stand_back(child.pid)
+            _lower_priority(child.pid)
             ended = self._follow(child, output)
         finally:
             _end(child)
@@ -250,8 +257,8 @@ class Retrainer:
         why = str(self.bundles.get(new[-1]).report().get("judged", {}).get("why", ""))
         try:
             promoted = self.bundles.current_number == new[-1]
-            deleted = self.bundles.prune(KEPT)
-        except DataError as error:  # which is in use is not known: none is deleted
+            deleted = self.bundles.prune(MAX_OLD_VERSIONS)
+        except DataError as error:  # the version in use is unknown: none is deleted
             log.warning("training: version %d is not in use: %s", new[-1], error)
             promoted, deleted = False, []
         if deleted:
@@ -259,64 +266,67 @@ class Retrainer:
         return {"outcome": "promoted" if promoted else "kept", "version": new[-1], "message": why}
 
     def _command(self) -> list[str]:
-        """The training, from its first moment at the lowest priority."""
-        before = ["nice", "-n", "19"] if shutil.which("nice") else []
-        # -P: no module of the working folder is taken for one of ours.
-        return [*before, sys.executable, "-P", "-m", "zhiyin", "train", "--budget", self.budget, "--json",
+        """The command of the training, at the lowest priority from its start."""
+        prefix = ["nice", "-n", "19"] if shutil.which("nice") else []
+        # -P: modules of the working folder are not imported.
+        return [*prefix, sys.executable, "-P", "-m", "zhiyin", "train", "--budget", self.budget, "--json",
                 "--threads", str(self.threads), "--config", str(self.config)]  # fmt: skip
 
     def _environment(self, lock: int) -> dict[str, str]:
-        found = dict(os.environ)
-        found |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        found |= {"POLARS_MAX_THREADS": str(self.threads), TRAINING_LOCK: str(lock)}
+        environment = dict(os.environ)
+        environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        environment |= {"POLARS_MAX_THREADS": str(self.threads), TRAINING_LOCK: str(lock)}
         if self.store is not None:
-            found["ZHIYIN_STORE"] = self.store
-        return found
+            environment["ZHIYIN_STORE"] = self.store
+        return environment
 
-    def _follow(self, child: subprocess.Popen[bytes], output: _Log) -> str:
-        """Keep what it says until it ends, or must."""
+    def _follow(self, child: subprocess.Popen[bytes], output: _RotatingLog) -> str:
+        """Write the output of a process to the log until the process ends or has to.
+
+        Returns "by itself", "stopped", or the reason why it has to end.
+        """
         assert child.stderr is not None
         until = time.monotonic() + self.limit
-        pipe, news = child.stderr.fileno(), select.poll()  # of any number: a large service has many files open
-        news.register(pipe, select.POLLIN | select.POLLHUP)
+        pipe, poll = child.stderr.fileno(), select.poll()  # not `select`: descriptors may be above 1,023
+        poll.register(pipe, select.POLLIN | select.POLLHUP)
         while True:
             if self._closing.is_set():
                 return "stopped"
             if time.monotonic() > until:
                 return f"it did not end within {self.limit:,.0f} s"
-            if not news.poll(1000 * LOOK):
-                if child.poll() is not None:  # one that it left behind may hold the pipe
+            if not poll.poll(1000 * POLL_SECONDS):
+                if child.poll() is not None:  # a process that it started may still hold the pipe
                     return "by itself"
                 continue
-            said = os.read(pipe, 65_536)
-            if not said:
+            text = os.read(pipe, 65_536)
+            if not text:
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    child.wait(LOOK)
+                    child.wait(POLL_SECONDS)
                 if child.poll() is not None:
                     return "by itself"
-                self._closing.wait(LOOK)  # it closed its output and works on
-            output.write(said)
+                self._closing.wait(POLL_SECONDS)  # it closed its output and still runs
+            output.write(text)
 
 
-def _said(moment: datetime) -> str:
+def _iso(moment: datetime) -> str:
     return moment.isoformat(timespec="milliseconds")
 
 
-class _Log:
-    """A file of at most two times a megabyte, old and new; only its owner may read it."""
+class _RotatingLog:
+    """A log file of at most `MAX_LOG_BYTES` and its predecessor; only their owner may read them."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._end = path, b""
 
-    def write(self, said: bytes) -> None:
-        self._end = (self._end + said)[-TAIL:]
+    def write(self, text: bytes) -> None:
+        self._end = (self._end + text)[-TAIL_BYTES:]
         with contextlib.suppress(FileNotFoundError):
-            if self.path.stat().st_size + len(said) > LOG:
+            if self.path.stat().st_size + len(text) > MAX_LOG_BYTES:
                 self.path.replace(self.path.with_name(self.path.name + ".1"))
         file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            os.write(file, said)
-        except OSError as error:  # a full disk is no reason to end a training
+            os.write(file, text)
+        except OSError as error:  # a full disk must not end a training
             log.warning("training: %s cannot be written: %s", self.path.name, error.strerror)
         finally:
             os.close(file)
@@ -327,27 +337,29 @@ class _Log:
         return " | ".join(lines[-3:])[-500:]
 
 
-def _stand_back(pid: int) -> None:
-    """A process uses processor and disk when nobody else does; if memory runs out, it goes and not the service."""
+def _lower_priority(pid: int) -> None:
+    """Let a process use processor and disk only when idle, and be the first one that is killed when memory runs out."""
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, pid, 19)
-    if hasattr(os, "SCHED_IDLE"):  # who serves is let in at once; a nice process may finish its slice first
+    if hasattr(os, "SCHED_IDLE"):  # serving preempts it at once; a nice process may finish its time slice
         with contextlib.suppress(OSError):
             os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
     if shutil.which("ionice"):
         with contextlib.suppress(OSError, subprocess.SubprocessError):
-            subprocess.run(["ionice", "-c", "3", "-p", str(pid)], capture_output=True, timeout=GRACE, check=False)
+            subprocess.run(
+                ["ionice", "-c", "3", "-p", str(pid)], capture_output=True, timeout=GRACE_SECONDS, check=False
+            )
     with contextlib.suppress(OSError):
         Path(f"/proc/{pid}/oom_score_adj").write_text("1000")
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """End a process and all that it started: asked first, then made to."""
+    """End a process and all that it started, by SIGTERM and then by SIGKILL."""
     for sign in (signal.SIGTERM, signal.SIGKILL):
         if child.poll() is None or sign == signal.SIGKILL:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(child.pid, sign)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(GRACE)
+            child.wait(GRACE_SECONDS)
     if child.stderr is not None:
         child.stderr.close()

@@ -1,9 +1,9 @@
-"""The folder that the processes of one running service share: metrics, and what users were shown.
+"""The folder that the processes of one running service share, for metrics and for showings of items to users.
 
-It lies in the temporary folder, is private to the user that runs the service, and is removed at the end. A service that
-was killed removes nothing: the next start does. A folder is in use while any process holds a shared lock (`flock`) on
-it. The system releases the locks of a process that ends, however it ends, so that neither a process id that was given
-anew nor another container's can be mistaken for the owner.
+It is in the temporary folder, private to the user that runs the service, and removed at the end. The folder of a
+service that was killed is removed by the next start. A folder is in use while any process holds a shared lock
+(`flock`) on it. The system releases the locks of a process however it ends, so that neither a process id that was
+assigned again nor one of another container can be mistaken for the owner.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def run_folder() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def in_use(folder: Path) -> Iterator[None]:
-    """Keep others from sweeping a folder. Raises FileNotFoundError where it has been swept."""
+    """Keep other processes from removing a folder. Raises FileNotFoundError where it has been removed."""
     import fcntl
 
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -55,9 +55,9 @@ def in_use(folder: Path) -> Iterator[None]:
 
 
 def sweep_run_folders() -> int:
-    """Remove the folders of services that ended without doing so. Returns how many.
+    """Remove the folders of services that were killed. Returns how many.
 
-    Only folders of this user are looked at; those of services that run, and what cannot be removed, stay.
+    Only folders of this user are considered; folders in use, and those that cannot be removed, stay.
     """
     swept = 0
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
@@ -71,8 +71,8 @@ def sweep_run_folders() -> int:
 def _sweep(folder: Path) -> bool:
     import fcntl
 
-    known = os.lstat(folder)
-    if not stat.S_ISDIR(known.st_mode) or known.st_uid != os.geteuid():
+    status = os.lstat(folder)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
         return False
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:

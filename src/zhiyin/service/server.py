@@ -1,6 +1,6 @@
-"""A running service: shops opened, an application made of them, answered on a socket until it is told to stop.
+"""A running service: opens shops, makes an application of them and answers on a socket until it is stopped.
 
-One process does everything; of several each answers, and the one that watches them trains and tidies up.
+One process does everything; of several each answers, and their parent retrains and deletes old data.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from zhiyin.service.supervisor import listen, supervise
 from zhiyin.store.errors import StoreUnreachableError
 
 # Seconds that requests have to end when the service is stopped.
-FINISH = 10
-# Seconds before a worker tries again to reach the database server of its store: doubled with each try, and at most.
-RETRY, LONGEST_RETRY = 0.25, 5.0
+FINISH_SECONDS = 10
+# Seconds before a worker tries again to reach its database server: at first, doubled with each try, and at most.
+RETRY_SECONDS, MAX_RETRY_SECONDS = 0.25, 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +37,14 @@ class Plan:
 
     Parameters
     ----------
-    configs: settings files, one a shop. texts, instead: what each said when it was read, as `Settings` has them: a
-        worker that follows one that died runs with what the others run with, whatever has become of the file since.
+    configs: settings files, one a shop.
+    texts, instead: of each file as `Settings` has them, so that a worker that replaces another one runs with the same
+        settings, even if the file has changed since.
     store, retrain: instead of the file's, where there is one shop.
-    workers: processes that answer. log: how it is written, "text" or "json"; access_log: a line for each request.
-    shared: a folder that lives as long as the workers do, for what they count together; None: there is none.
+    workers: processes that answer.
+    log: format of the log, "text" or "json".
+    access_log: whether each request is logged.
+    shared: folder of what workers count together, which exists as long as they do; None: there is none.
     """
 
     configs: tuple[str, ...]
@@ -75,19 +78,23 @@ class Plan:
 
 
 def serve(plan: Plan, host: str, port: int, say: Callable[[str], None]) -> int:
-    """Answer until SIGTERM or SIGINT. `say` hears what people should know: keys, the address. Returns the exit code.
+    """Answer until SIGTERM or SIGINT. Returns the exit code.
+
+    Parameters
+    ----------
+    say: called with messages for people: keys, the address.
 
     Raises ConfigError where it cannot listen or a shop cannot be opened.
     """
-    _need()
+    _check_dependencies()
     sweep_run_folders()
-    with _helpers(plan):
+    with _background_jobs(plan):
         if plan.workers == 1:
-            with listen(host, port) as sock, contextlib.closing(_Opened(plan, several=False, say=say)) as opened:
-                _say_where(say, opened, host, sock)
+            with listen(host, port) as sock, contextlib.closing(_OpenShops(plan, several=False, say=say)) as opened:
+                _show_address(say, opened, host, sock)
                 opened.answer(sock)
             return 0
-        with contextlib.closing(_Opened(plan, several=True, say=say)) as first:  # what is wrong is said once, here
+        with contextlib.closing(_OpenShops(plan, several=True, say=say)) as first:  # errors are reported once, here
             versions = first.versions
         with run_folder() as folder:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder / "metrics")
@@ -108,24 +115,29 @@ def work(description: dict[str, Any], sock: socket.socket | None) -> None:
         opened.answer(sock)
 
 
-def _open_worker(plan: Plan) -> _Opened:
+def _open_worker(plan: Plan) -> _OpenShops:
     """The shops of a worker, once their database server answers: until then it waits, for as long as it takes.
 
     The parent has opened the same stores, so a server that is away now comes back; a worker that ended instead would
     count as one that died, and a few such deaths end the service.
     """
-    pause = RETRY
+    pause = RETRY_SECONDS
     while True:
         try:
-            return _Opened(plan, several=True, say=None)
+            return _OpenShops(plan, several=True, say=None)
         except StoreUnreachableError as error:
             log.warning("service: a worker waits: %s; it tries again in %g seconds", error.message, pause)
             time.sleep(pause)
-            pause = min(2 * pause, LONGEST_RETRY)
+            pause = min(2 * pause, MAX_RETRY_SECONDS)
 
 
-class _Opened:
-    """Shops of a plan. `say` None: a worker, whose keys others have shown."""
+class _OpenShops:
+    """The open shops of a plan.
+
+    Parameters
+    ----------
+    say: called with new keys; None: in a worker, whose parent has shown them.
+    """
 
     def __init__(self, plan: Plan, *, several: bool, say: Callable[[str], None] | None) -> None:
         from zhiyin.service import log_format
@@ -139,25 +151,25 @@ class _Opened:
         self.names = distinct_names([settings.file.parent.resolve().name for settings in settings_of_shops])
         try:
             for name, settings in zip(self.names, settings_of_shops):
-                shop, shown = Tenant.open(
+                shop, new_keys = Tenant.open(
                     settings.file, several=several, store=plan.store, shared=shared, settings=settings
                 )
                 self.shops.append(shop)
                 if say is not None:
                     report(settings)
-                    settings.keep()
-                _show(say, name if len(self.names) > 1 else "", shown)
+                    settings.save_last_good()
+                _show_keys(say, name if len(self.names) > 1 else "", new_keys)
         except BaseException:
             self.close()
             raise
 
     @property
     def versions(self) -> str:
-        told = (
+        versions = (
             (f"{name}: " if len(self.names) > 1 else "") + _version_of(shop)
             for name, shop in zip(self.names, self.shops)
         )
-        return ", ".join(told) + " answers"
+        return ", ".join(versions) + " answers"
 
     def answer(self, sock: socket.socket) -> None:
         from zhiyin.service.app import create_app
@@ -181,8 +193,10 @@ def _version_of(shop: Any) -> str:
 def run(app: Any, sock: socket.socket, proxies: Sequence[str] = (), of_one: int = 1_024) -> None:
     """Answer on a socket until SIGTERM or SIGINT; requests that have begun are ended.
 
-    proxies: addresses or networks whose X-Forwarded-For and X-Forwarded-Proto are believed. of_one: connections that
-    any other address may have.
+    Parameters
+    ----------
+    proxies: addresses or networks whose X-Forwarded-For and X-Forwarded-Proto are trusted.
+    of_one: connections that any other address may have.
     """
     import uvicorn
 
@@ -202,10 +216,11 @@ def run(app: Any, sock: socket.socket, proxies: Sequence[str] = (), of_one: int 
                     signal.signal(number, handler)
 
     settings = uvicorn.Config(
-        app, log_config=None, access_log=False, timeout_graceful_shutdown=FINISH, server_header=False, ws="none",
-        http=limited(connections), backlog=2_048, proxy_headers=bool(proxies), forwarded_allow_ips=list(proxies),
+        app, log_config=None, access_log=False, timeout_graceful_shutdown=FINISH_SECONDS, server_header=False,
+        ws="none", http=limited(connections), backlog=2_048, proxy_headers=bool(proxies),
+        forwarded_allow_ips=list(proxies),
     )  # fmt: skip
-    # What was loaded stays: to look through all of it for garbage would hold up a request now and then.
+    # Loaded objects stay: scanning all of them for garbage would delay a request now and then.
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
@@ -214,8 +229,8 @@ def run(app: Any, sock: socket.socket, proxies: Sequence[str] = (), of_one: int 
 
 
 @contextlib.contextmanager
-def _helpers(plan: Plan) -> Any:
-    """What is done beside answering: training at set times, and forgetting what is too old."""
+def _background_jobs(plan: Plan) -> Any:
+    """Run the jobs beside answering: retraining at set times, and deleting old data."""
     from zhiyin.service.retention import RetentionJob
     from zhiyin.service.retrain import Retrainer
 
@@ -232,24 +247,24 @@ def _helpers(plan: Plan) -> Any:
         yield
 
 
-def _show(say: Callable[[str], None] | None, name: str, shown: dict[str, str]) -> None:
-    if say is None or not shown:
+def _show_keys(say: Callable[[str], None] | None, name: str, new_keys: dict[str, str]) -> None:
+    if say is None or not new_keys:
         return
-    for scope, key in shown.items():
+    for scope, key in new_keys.items():
         say(f"{name + ': ' if name else ''}{spoken(scope)}: {key}")
     say("keep them: they are shown this once. zhiyin key adds, lists and revokes keys while the service runs")
 
 
 def spoken(scope: str) -> str:
-    """What people are told that a first key is for."""
+    """What a first key is called for people."""
     return "key for pages" if scope == "page" else f"key to {scope}"
 
 
-def _say_where(say: Callable[[str], None], opened: _Opened, host: str, sock: socket.socket) -> None:
+def _show_address(say: Callable[[str], None], opened: _OpenShops, host: str, sock: socket.socket) -> None:
     say(f"{opened.versions} at http://{host}:{sock.getsockname()[1]}, described at /docs, to be tried at /try")
 
 
-def _need() -> None:
+def _check_dependencies() -> None:
     try:
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401

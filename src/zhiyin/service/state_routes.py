@@ -11,7 +11,7 @@ from zhiyin.api import endpoints
 from zhiyin.service.authentication import Access, Authenticator
 from zhiyin.service.endpoint_routes import handles, json_response
 from zhiyin.service.health_issues import issues_json
-from zhiyin.service.metrics import PLAIN
+from zhiyin.service.metrics import PLAIN_TEXT
 
 
 @handles(endpoints.HEALTH)
@@ -38,4 +38,4 @@ async def ready(authenticator: Authenticator) -> Any:
 async def metrics(authenticator: Authenticator, access: Access | None = None) -> Any:
     # Not by the threads that make lists: metrics are wanted most when those are busy.
     shop = None if access is None else authenticator.name_of(access.tenant)
-    return Response(await asyncio.to_thread(authenticator.metrics.render, shop), media_type=PLAIN)
+    return Response(await asyncio.to_thread(authenticator.metrics.render, shop), media_type=PLAIN_TEXT)

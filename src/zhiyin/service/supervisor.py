@@ -1,10 +1,10 @@
-"""Several processes behind one port: the parent listens and watches, the workers answer.
+"""Several processes behind one port: the parent listens and supervises, the workers answer.
 
     status = supervise(target, description, "127.0.0.1", 8000, workers=4)
 
-`target(description, sock)` is a function of a module; each worker imports it anew, makes of the description what it
-needs (a store, a version, an application) and answers on the socket until SIGTERM. All workers take connections from
-the same socket: one that dies takes with it the connections it had, and no others.
+`target(description, sock)` is a function of a module; each worker imports it, opens what the description names (a
+store, a version, an application) and answers on the socket until SIGTERM. All workers accept connections from the
+same socket: a worker that dies loses its own connections and no others.
 """
 
 from __future__ import annotations
@@ -26,37 +26,38 @@ from typing import Any
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import log
 
-# Deaths within so many seconds at which it gives up; seconds before a worker follows one that died: doubled with each
-# death of the last minute, and at most.
-DEATHS, WITHIN, PAUSE, LONGEST = 5, 60.0, 0.1, 5.0
-# Seconds that workers have to finish what they do.
-FINISH = 15.0
-# Connections that may wait to be taken.
+# Deaths of workers within so many seconds at which the service ends.
+MAX_DEATHS, DEATH_WINDOW_SECONDS = 5, 60.0
+# Seconds before a dead worker is replaced: at first, doubled with each death within the window, and at most.
+RESTART_SECONDS, MAX_RESTART_SECONDS = 0.1, 5.0
+# Seconds that workers have to finish their requests.
+FINISH_SECONDS = 15.0
+# Connections that may wait to be accepted.
 BACKLOG = 2048
 
 Target = Callable[[dict[str, Any], socket.socket | None], None]
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0: any that is free. Raises ConfigError where the address is taken or cannot be."""
+    """A listening socket; port 0: any that is free. Raises ConfigError for an address that is in use or invalid."""
     try:
         family, kind, proto, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         sock = socket.socket(family, kind, proto)
     except (OSError, UnicodeError) as error:
-        said = error.strerror if isinstance(error, OSError) else "no name of a machine"
-        raise ConfigError(f"there is no address {host!r}: {said}", remedy="such as 127.0.0.1") from None
+        reason = error.strerror if isinstance(error, OSError) else "no name of a machine"
+        raise ConfigError(f"there is no address {host!r}: {reason}", remedy="such as 127.0.0.1") from None
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
-        taken = error.errno == errno.EADDRINUSE
+        in_use = error.errno == errno.EADDRINUSE
         raise ConfigError(
-            f"port {port} of {host} is taken" if taken else f"cannot listen at {host}:{port}: {error.strerror}",
-            remedy="stop what listens there, or name another: --port" if taken else "name others: --host, --port",
+            f"port {port} of {host} is taken" if in_use else f"cannot listen at {host}:{port}: {error.strerror}",
+            remedy="stop what listens there, or name another: --port" if in_use else "name others: --host, --port",
         ) from None
     return sock
 
@@ -68,45 +69,49 @@ def supervise(
     port: int,
     workers: int,
     on_ready: Callable[[str, int], None] | None = None,
-    finish: float = FINISH,
+    finish: float = FINISH_SECONDS,
 ) -> int:
     """Listen and keep workers running until SIGTERM or SIGINT. Call it in the main thread.
 
     Parameters
     ----------
-    target: a function of a module. description: plain data: texts, numbers, lists, dicts.
-    workers: 1 or more. on_ready: called with host and port once the port listens and the workers are started.
-    finish: seconds that workers have to finish what they do.
+    target: a function of a module.
+    description: plain data: texts, numbers, lists, dicts.
+    workers: 1 or more.
+    on_ready: called with host and port once the port listens and the workers are started.
+    finish: seconds that workers have to finish their requests.
 
-    Returns 0 after a stop that was asked for, 1 where workers died too often or had to be killed at the end. Raises
+    Returns 0 after a requested stop, 1 where workers died too often or had to be killed at the end. Raises
     ConfigError where it cannot listen.
     """
     if workers < 1:
         raise ConfigError(f"{workers} workers", remedy="one or more")
     with listen(host, port) as sock:
-        return _Crew(target, description, sock, workers, finish).run(on_ready)
+        return _WorkerPool(target, description, sock, workers, finish).run(on_ready)
 
 
-class _Crew:
+class _WorkerPool:
+    """Worker processes, each replaced when it dies."""
+
     def __init__(
         self, target: Target, description: dict[str, Any], sock: socket.socket, workers: int, finish: float
     ) -> None:
         self._work, self._sock, self._finish = (target, description, sock, finish), sock, finish
         self._context = multiprocessing.get_context("spawn")
-        self._at: list[BaseProcess | None] = [None] * workers
-        self._starts = [0.0] * workers  # when a place that is empty may be filled
+        self._processes: list[BaseProcess | None] = [None] * workers
+        self._starts = [0.0] * workers  # when a dead worker may be replaced
         self._deaths: deque[float] = deque()
         self._stop = False
         # A signal wakes the wait by a byte in this pipe.
-        self._woken, self._wake = os.pipe()
+        self._wake_read, self._wake_write = os.pipe()
 
     def run(self, on_ready: Callable[[str, int], None] | None) -> int:
-        os.set_blocking(self._woken, False)
-        os.set_blocking(self._wake, False)
-        before = {number: signal.signal(number, self._asked) for number in (signal.SIGTERM, signal.SIGINT)}
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         status = 0
         try:
-            self._fill()
+            self._start_workers()
             if on_ready is not None:
                 on_ready(*self._sock.getsockname()[:2])
             while not self._stop:
@@ -115,52 +120,52 @@ class _Crew:
                     log.error("service: %d workers died within a minute: it stops", len(self._deaths))
                     status = 1
                     break
-                self._fill()
+                self._start_workers()
         finally:
             clean = self._end()
             for number, handler in before.items():
                 signal.signal(number, handler)
-            os.close(self._woken)
-            os.close(self._wake)
+            os.close(self._wake_read)
+            os.close(self._wake_write)
         return status if clean else 1
 
-    def _asked(self, *_: object) -> None:
+    def _on_signal(self, *_: object) -> None:
         self._stop = True
         with suppress(BlockingIOError):
-            os.write(self._wake, b"x")
+            os.write(self._wake_write, b"x")
 
-    def _fill(self) -> None:
+    def _start_workers(self) -> None:
         now = time.monotonic()
-        for place, process in enumerate(self._at):
+        for place, process in enumerate(self._processes):
             if process is None and now >= self._starts[place] and not self._stop:
                 fresh = self._context.Process(target=_work, args=self._work, name=f"zhiyin-worker-{place}")
                 fresh.start()
-                self._at[place] = fresh
+                self._processes[place] = fresh
 
     def _wait(self) -> None:
-        """Until a worker ends, a signal comes, or an empty place may be filled."""
-        empty = [self._starts[place] for place, process in enumerate(self._at) if process is None]
+        """Wait until a worker ends, a signal comes, or a dead worker may be replaced."""
+        empty = [self._starts[place] for place, process in enumerate(self._processes) if process is None]
         patience = max(0.0, min(empty) - time.monotonic()) if empty else None
-        wait([self._woken, *(process.sentinel for process in self._at if process is not None)], patience)
+        wait([self._wake_read, *(process.sentinel for process in self._processes if process is not None)], patience)
 
     def _count_deaths(self) -> bool:
-        """Whether there are too many. A worker that ends without being asked to has died, whatever its status."""
+        """Count dead workers; True for too many. A worker that ends on its own has died, whatever its exit status."""
         now = time.monotonic()
-        for place, process in enumerate(self._at):
+        for place, process in enumerate(self._processes):
             if process is None or process.is_alive():
                 continue
             log.warning("service: worker %d ended with %s; another follows", process.pid or 0, process.exitcode)
             process.close()
-            self._at[place] = None
+            self._processes[place] = None
             self._deaths.append(now)
-            while self._deaths[0] < now - WITHIN:
+            while self._deaths[0] < now - DEATH_WINDOW_SECONDS:
                 self._deaths.popleft()
-            self._starts[place] = now + min(PAUSE * 2 ** (len(self._deaths) - 1), LONGEST)
-        return len(self._deaths) >= DEATHS
+            self._starts[place] = now + min(RESTART_SECONDS * 2 ** (len(self._deaths) - 1), MAX_RESTART_SECONDS)
+        return len(self._deaths) >= MAX_DEATHS
 
     def _end(self) -> bool:
-        """Ask all to stop, wait, kill who does not. Whether none had to be killed."""
-        running = [process for process in self._at if process is not None]
+        """Stop all workers, and kill those that do not end in time. Returns whether none had to be killed."""
+        running = [process for process in self._processes if process is not None]
         for process in running:
             process.terminate()
         until = time.monotonic() + self._finish
@@ -177,14 +182,14 @@ class _Crew:
 
 
 def _work(target: Target, description: dict[str, Any], sock: socket.socket, finish: float) -> None:
-    """In a worker."""
+    """Run the target in a worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent says when to stop
-    threading.Thread(target=_outlive, args=(finish,), name="zhiyin-parent", daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(finish,), name="zhiyin-parent", daemon=True).start()
     target(description, sock)
 
 
-def _outlive(finish: float) -> None:
-    """A worker ends with its parent, however that one ended: an orphan would keep the port."""
+def _end_with_parent(finish: float) -> None:
+    """End this worker when its parent ends, however it does: an orphan would hold the port."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,6 +1,6 @@
-"""Spans of requests and of the stages of their lists, for OpenTelemetry; only where the settings say where they go.
+"""OpenTelemetry spans of requests and of the stages of their lists, where the settings name an address.
 
-A span is made when its request is done, from times taken anyway: while a request is answered this costs nothing.
+A span is made when its request has ended, from times that are measured anyway: answering a request costs nothing more.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 
 class Spans:
-    """Sends spans to an address of OTLP over HTTP, in the background; what it cannot send is dropped.
+    """Sends spans to an OTLP address over HTTP, in the background; spans that cannot be sent are dropped.
 
     Parameters
     ----------
-    address: such as http://localhost:4318. exporter: instead of it, of OpenTelemetry's own kinds.
+    address: such as http://localhost:4318.
+    exporter: an exporter of OpenTelemetry to use instead of the address.
 
     Raises MissingExtraError where OpenTelemetry is not installed.
     """
@@ -45,36 +46,36 @@ class Spans:
         self._trace, self._read = trace, TraceContextTextMapPropagator().extract
         self._failed = trace.Status(trace.StatusCode.ERROR)
 
-    def done(self, seen: RequestRecord) -> None:
-        """The spans of a request; a child of the caller's, where it says whose."""
-        carrier = {name.decode("latin-1"): value.decode("latin-1") for name, value in seen.headers
+    def done(self, request: RequestRecord) -> None:
+        """Send the spans of a request; children of the caller's span, where the request names one."""
+        carrier = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers
                    if name in (b"traceparent", b"tracestate")}  # fmt: skip
-        about: dict[str, Any] = {
-            "http.request.method": seen.method, "http.route": seen.route,
-            "http.response.status_code": seen.status, "zhiyin.request": seen.id,
+        attributes: dict[str, Any] = {
+            "http.request.method": request.method, "http.route": request.route,
+            "http.response.status_code": request.status, "zhiyin.request": request.id,
         }  # fmt: skip
-        if seen.shop:
-            about["zhiyin.shop"] = seen.shop
+        if request.shop:
+            attributes["zhiyin.shop"] = request.shop
         span = self._tracer.start_span(
-            f"{seen.method} {seen.route}", context=self._read(carrier) if carrier else None,
-            kind=self._trace.SpanKind.SERVER, attributes=about, start_time=seen.begun,
+            f"{request.method} {request.route}", context=self._read(carrier) if carrier else None,
+            kind=self._trace.SpanKind.SERVER, attributes=attributes, start_time=request.begun,
         )  # fmt: skip
         if span.is_recording():
             inside = self._trace.set_span_in_context(span)
-            for end, seconds in seen.lists:
+            for end, seconds in request.lists:
                 at = end - int(1e9 * sum(seconds.values()))
                 for stage, took in seconds.items():
                     child = self._tracer.start_span(stage, context=inside, start_time=at)
                     at += int(1e9 * took)
                     child.end(at)
-        if seen.status >= 500:
+        if request.status >= 500:
             span.set_status(self._failed)
-        span.end(seen.begun + int(1e9 * seen.seconds))
+        span.end(request.begun + int(1e9 * request.seconds))
 
     def flush(self) -> None:
-        """Send what waits, now."""
+        """Send waiting spans now."""
         self._provider.force_flush(5_000)
 
     def close(self) -> None:
-        """Send what waits, then stop."""
+        """Send waiting spans, then stop."""
         self._provider.shutdown()

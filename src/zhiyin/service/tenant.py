@@ -1,6 +1,6 @@
-"""One shop that the service answers for: its data, its keys, its models. Nothing is shared between two.
+"""Tenant: one shop that the service answers for, with its data, keys and models. Shops share nothing.
 
-The settings file says where all of it is; a key says whose shop a request is for.
+The settings file says where all of it is; the key of a request says which shop it is for.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from zhiyin.store.trace_writer import TraceWriter
 
 REDIS_AWAY = HealthIssue(
     "Redis", "it does not answer, or only slowly: histories are read from the store, and each process counts what "
-    "users were shown for itself", "see whether Redis runs where [service] redis says",
+    "users were new_keys for itself", "see whether Redis runs where [service] redis says",
 )  # fmt: skip
 
 
 @dataclasses.dataclass(eq=False)
 class Tenant:
-    """See the module. Close it when the service ends: what waits is written."""
+    """See the module. Close it when the service ends: waiting writes are then done."""
 
     name: str
     live: ServingState
@@ -43,8 +43,7 @@ class Tenant:
     config: Path | None = None
     writer: GroupCommitWriter = None  # type: ignore[assignment]
     traces: TraceWriter = None  # type: ignore[assignment]
-    # What of the settings cannot be used.
-    unusable: Sequence[HealthIssue] = ()
+    settings_issues: Sequence[HealthIssue] = ()
 
     def __post_init__(self) -> None:
         self.store: Store = self.live.store
@@ -55,16 +54,16 @@ class Tenant:
         features = FeatureLog(self.settings.log_features, self.settings.log_features_rate)
         self.list_service = ListService(self.live, self.placements, self.traces, self.settings.budget / 1e3, features)
         self.skew = SkewMonitor(self.list_service)
-        self.live.periodic_tasks.append(lambda view: self.placements.look(view.answers))
+        self.live.periodic_tasks.append(lambda view: self.placements.update(view.answers))
         self.live.table_listeners["placements"] = self.placements.refresh
         # Hears what became of events, and the seconds until they counted.
-        self.brought: Callable[[Iterable[str], float], None] = lambda fates, seconds: None
+        self.on_events: Callable[[Iterable[str], float], None] = lambda statuses, seconds: None
 
     def health_issues(self) -> list[HealthIssue]:
-        """All that the shop cannot use and goes on without."""
-        away = [REDIS_AWAY] if self.live.state.away else []
+        """All that the shop cannot use and runs without."""
+        redis_issues = [REDIS_AWAY] if self.live.state.away else []
         parts = (self.live, self.placements, self.keys)
-        return [*self.unusable, *away, *(entry for part in parts for entry in part.health_issues())]
+        return [*self.settings_issues, *redis_issues, *(entry for part in parts for entry in part.health_issues())]
 
     @classmethod
     def open(
@@ -76,50 +75,53 @@ class Tenant:
         shared: Path | None = None,
         settings: Settings | None = None,
     ) -> tuple[Tenant, dict[str, str]]:
-        """The shop of a settings file, and keys that were made just now, to be shown once.
+        """The shop of a settings file, and keys that were made just now, to be new_keys once.
 
-        several: whether other processes answer for it too. store: instead of the file's. shared: a folder in which the
-        processes of this machine count together what users are shown, where there is no Redis. settings: as they were
-        read already; None: they are read here.
+        Parameters
+        ----------
+        several: whether other processes answer for the shop too.
+        store: address of the store, instead of the file's.
+        shared: folder in which the processes of this machine count showings to users together, where there is no Redis.
+        settings: the settings of the file; None: they are read here.
         """
         settings = settings or read_settings(config)
         home, section = config.parent, settings.config.service
-        kept = Store(resolved(store or section.store, home))
+        opened_store = Store(resolved(store or section.store, home))
         try:
             state: LiveState | None = None
             if section.redis is not None:
                 from zhiyin.store.redis_state import RedisState
 
-                state = RedisState(resolved(section.redis, home), state_name(kept.address))
-            elif several or kept.dialect != "sqlite":  # to a server other machines may write
+                state = RedisState(resolved(section.redis, home), state_name(opened_store.address))
+            elif several or opened_store.dialect != "sqlite":  # to a server other machines may write
                 state = DirectState(
-                    None if shared is None else FileShowings(shared / f"{state_name(kept.address)}.showings")
+                    None if shared is None else FileShowings(shared / f"{state_name(opened_store.address)}.showings")
                 )
             live = ServingState(
                 Bundles(home / settings.config.train.output / "bundles"),
-                kept,
+                opened_store,
                 settings.answer_settings,
                 settings.config.weights,
                 types=settings.config.schema.types,
                 state=state,
-                several=several or section.redis is not None or kept.dialect != "sqlite",
+                several=several or section.redis is not None or opened_store.dialect != "sqlite",
             )
         except BaseException:
-            kept.close()
+            opened_store.close()
             raise
         try:
-            keys, shown = Keys.open(kept, home / "keys.json")
+            keys, new_keys = Keys.open(opened_store, home / "keys.json")
         except BaseException:
             live.close()
             live.state.close()
-            kept.close()
+            opened_store.close()
             raise
         keys.watch()
-        made = cls(home.resolve().name, live, keys, section, config, unusable=settings.health_issues)
-        return made, shown
+        tenant = cls(home.resolve().name, live, keys, section, config, settings_issues=settings.health_issues)
+        return tenant, new_keys
 
     def close(self) -> None:
-        """Write what waits, and let everything go."""
+        """Write what waits, and close everything."""
         for close in (self.skew.close, self.live.close, self.writer.close, self.traces.close, self.keys.close,
                       self.live.state.close, self.store.close):  # fmt: skip
             close()
