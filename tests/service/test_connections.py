@@ -16,7 +16,8 @@ import pytest
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
-from zhiyin.service import connections as module
+from zhiyin.service import connections as limits
+from zhiyin.service import http_connection as module
 from zhiyin.service import request_json
 from zhiyin.service.app import create_app
 from zhiyin.service.connections import Connections, limited
@@ -145,8 +146,8 @@ def test_headers_have_an_end(port: Callable[..., Port]) -> None:
 
 
 def test_who_is_slow_is_let_go(port: Callable[..., Port], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WAITING", 0.2)
-    monkeypatch.setattr(module, "LOOK", 0.05)
+    monkeypatch.setattr(module, "HEADER_SECONDS", 0.2)
+    monkeypatch.setattr(limits, "CHECK_SECONDS", 0.05)
     one = port()
     with one.open() as silent, one.open() as slow, one.open() as kept:
         kept.sendall(HEALTH)
@@ -219,7 +220,7 @@ def test_a_body_that_nobody_wants_is_not_parsed(opened: Callable[..., Any], pars
                     answer += part
             assert answer.startswith(b"HTTP/1.1 " + status), answer[:100]
             assert b"connection: close" in answer or more == PREFLIGHT, answer
-            assert sum(parsed) <= module.AHEAD
+            assert sum(parsed) <= module.MAX_PARSED_AHEAD
     one.close()
 
 
@@ -337,7 +338,7 @@ def test_room_for_refused_bodies_is_bounded_and_given_back(port: Callable[..., P
 
 
 def test_who_goes_on_sending_is_cut_off(port: Callable[..., Port], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LINGER", 1 << 20)
+    monkeypatch.setattr(module, "MAX_DISCARDED_BYTES", 1 << 20)
     one = port()
     endless = b"POST /v1/events HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     endless += (b"8000\r\n" + b"x" * 0x8000 + b"\r\n") * 2_000

@@ -200,10 +200,10 @@ def run(app: Any, sock: socket.socket, proxies: Sequence[str] = (), of_one: int 
     """
     import uvicorn
 
-    from zhiyin.service.connections import ALL, SPARE, Connections, descriptors, limited
+    from zhiyin.service.connections import MAX_CONNECTIONS, SPARE_DESCRIPTORS, Connections, descriptors, limited
 
     files = descriptors()
-    connections = Connections(min(ALL, files - min(SPARE, files // 2)), of_one, proxies)
+    connections = Connections(min(MAX_CONNECTIONS, files - min(SPARE_DESCRIPTORS, files // 2)), of_one, proxies)
 
     class Server(uvicorn.Server):
         @contextlib.contextmanager
