@@ -199,7 +199,7 @@ def one(name: str, seed: int, half: bool, compiled: bool, epochs: int, threads: 
         model.epochs = epochs
     judging: list[float] = []
     marks: list[float] = []
-    judge = model._judge
+    judge = model._validation_metric
 
     def timed(*args: Any) -> float:
         begun = time.perf_counter()
@@ -207,7 +207,7 @@ def one(name: str, seed: int, half: bool, compiled: bool, epochs: int, threads: 
         judging.append(time.perf_counter() - begun)
         return found
 
-    model._judge = timed
+    model._validation_metric = timed
     run = zy.Run(seed=seed, threads=threads, device=device, compiled=compiled,
                  callbacks=(lambda news: marks.append(time.perf_counter()),))  # fmt: skip
     begun = time.perf_counter()

@@ -22,8 +22,8 @@ def evaluated_users(windows: list[Window]) -> pl.Series:
 
 
 def title_text(windows: list[Window]) -> str:
-    judged, items = sum(map(len, windows)), windows[0].train.n_items
-    return f"Comparison: {judged:,} users judged on {items:,} items"
+    n_users, n_items = sum(map(len, windows)), windows[0].train.n_items
+    return f"Comparison: {n_users:,} users judged on {n_items:,} items"
 
 
 def protocol_sentences(

@@ -131,9 +131,9 @@ def evaluate_window(
     Lists are max(ks) long; where fewer items remain, the last places are misses (-1).
     """
     seen = window.histories if window.exclude_seen else None
-    begun = time.perf_counter()
+    started = time.perf_counter()
     ranked, _ = model.rank(window.histories, max(ks), exclude=seen, run=run, label=label)
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - started
     lists = np.full((len(window), max(ks)), -1, dtype=np.int32)
     lists[:, : ranked.shape[1]] = ranked
     hits = hits_of(lists, window.offsets, window.items, run)
@@ -196,8 +196,8 @@ class PeakMemory:
 
     def __enter__(self) -> PeakMemory:
         self._stop, self._thread = threading.Event(), None
-        self._begun = self._peak = _resident()
-        if self._begun:
+        self._at_start = self._peak = _resident()
+        if self._at_start:
             self._thread = threading.Thread(target=self._watch, daemon=True)
             self._thread.start()
         return self
@@ -206,7 +206,7 @@ class PeakMemory:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-            self.mb = (max(self._peak, _resident()) - self._begun) / 1e6
+            self.mb = (max(self._peak, _resident()) - self._at_start) / 1e6
 
     def _watch(self) -> None:
         while not self._stop.wait(0.01):

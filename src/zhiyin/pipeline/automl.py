@@ -78,7 +78,7 @@ def fit_within_budget(
     holds them back. Raises DataError where the log is too short for an evaluation.
     """
     run = run or Run()
-    begun = time.monotonic()
+    started = time.monotonic()
     settings: dict[str, Any] = {"ranker": ranker, "windows": WINDOWS, "share": SHARE}
     settings |= {"metric": metric, "exclude_seen": exclude_seen}
     plan = Pipeline(**settings).plan(data, run)
@@ -87,7 +87,7 @@ def fit_within_budget(
     tuning = find_spec("optuna") is not None
     if not tuning:
         log.info('pipeline: sources are not tuned, for optuna is not installed: pip install "zhiyin[tune]"')
-    tried: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     texts = []
     sources = suitable_sources(data, budget)
     # A source is fitted once for each window and twice on everything, on more events than it is timed on.
@@ -96,7 +96,7 @@ def fit_within_budget(
     share = 0.45 * budget / max(1, sum(source.tuned for source in sources))
     for source in sources:
         record: dict[str, Any] = {"source": source.text, "why": source.why}
-        tried.append(record)
+        records.append(record)
         clock = time.monotonic()
         try:
             fit_seconds = _time_of_fit(source.text, plan.tune, run)
@@ -117,7 +117,7 @@ def fit_within_budget(
         raise DataError("no source could be fitted within the budget", remedy="a larger --budget")
     pipeline = Pipeline(sources="; ".join(dict.fromkeys(texts)), **settings)
     pipeline.fit(data, run)
-    pipeline.report_ = {**pipeline.report_, "tried": tried, "budget": budget, "seconds": time.monotonic() - begun}  # type: ignore[misc]
+    pipeline.report_ = {**pipeline.report_, "tried": records, "budget": budget, "seconds": time.monotonic() - started}  # type: ignore[misc]
     return pipeline
 
 
@@ -138,6 +138,6 @@ def _tuned(
 
 def _time_of_fit(text: str, data: Dataset, run: Run) -> float:
     model = parse(text)
-    begun = time.monotonic()
+    started = time.monotonic()
     model.fit(data, dataclasses.replace(run, progress=False))
-    return time.monotonic() - begun
+    return time.monotonic() - started

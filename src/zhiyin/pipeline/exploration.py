@@ -92,10 +92,10 @@ def draw_replacements(replacements: Replacements, policy: Policy, seeds: np.ndar
         raise DataError("the probabilities of a policy exceed 1", remedy="those of a request sum to at most 1")
     ends = np.cumsum(sizes)
     sums = np.concatenate([[0.0], np.cumsum(probabilities)])
-    begun = sums[ends - sizes]
+    sums_before = sums[ends - sizes]
     uniform = uniforms(np.asarray(seeds, dtype=np.uint64))
     takes = np.flatnonzero((uniform < total) & (sizes > 0))
-    at = np.searchsorted(sums, begun[takes] + uniform[takes], side="right") - 1
+    at = np.searchsorted(sums, sums_before[takes] + uniform[takes], side="right") - 1
     # Rounding may reach the next request, or an entry that has no probability.
     at = np.clip(at, (ends - sizes)[takes], ends[takes] - 1)
     at = at[probabilities[at] > 0]

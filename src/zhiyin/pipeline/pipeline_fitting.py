@@ -134,13 +134,13 @@ def learn(
     learned = [
         retrieve_window(sources, part, window, candidates, run) for part, window in _announced("learn", plan.learn)
     ]
-    judged = [
+    evaluated = [
         retrieve_window(sources, part, window, candidates, run) for part, window in _announced("choose", plan.choose)
     ]
-    if not judged:
+    if not evaluated:
         return _fit_without_windows(sources, data, plan, metric, run)
-    segment, users = _segments(judged), np.concatenate([a.window.users for a in judged])
-    values = _metric_by_method(learned, judged, ranker, metric, run)
+    segment, users = _segments(evaluated), np.concatenate([a.window.users for a in evaluated])
+    values = _metric_by_method(learned, evaluated, ranker, metric, run)
     before, alone = _segments(learned), _metric_by_source(learned, metric)
     blends = [name for name in ("rrf", "weighted", "ranker") if name in values]
 
@@ -161,7 +161,7 @@ def learn(
     for code, name in enumerate(SEGMENTS):
         choices[name] = choice(name, (code,), known_users.method if code else choices["all"].method)
     # Decided: now the windows that were chosen by may be learned from too.
-    windows = [*learned, *judged]
+    windows = [*learned, *evaluated]
     trained = None
     like = None
     if ranker is not None and any(choice.method == "ranker" for choice in choices.values()):
@@ -169,7 +169,7 @@ def learn(
         trained = _train_ranker(ranker, windows, run, like)
     report = _report(plan, metric, choices)
     report["windows"] = [{"users": len(a.window), "found": a.recall, "events": a.past.n_events} for a in windows]
-    report["without"] = _ablation(learned, judged, metric)
+    report["without"] = _ablation(learned, evaluated, metric)
     fitted = {name: copy.deepcopy(model).fit(data, run) for name, model in sources.items()}
     builder = None
     if trained is not None:
@@ -224,18 +224,18 @@ def _fit_without_windows(
 
 
 def _metric_by_method(
-    learned: list[WindowCandidates], judged: list[WindowCandidates], ranker: Ranker | None, metric: str, run: Run
+    learned: list[WindowCandidates], evaluated: list[WindowCandidates], ranker: Ranker | None, metric: str, run: Run
 ) -> dict[str, np.ndarray]:
-    """The metric of every request of the windows `judged` by every method. What learns from windows has learned from
-    `learned` alone; without any, nothing that learns is judged."""
+    """The metric of every request of the windows `evaluated` by every method. What learns from windows has learned from
+    `learned` alone; without any, nothing that learns is evaluated."""
     trained = like = None
     if ranker is not None and learned:
         like = learned[-1].builder(run)
         trained = _train_ranker(ranker, learned, run, like)
-    several = len(judged[0].candidates.sources) > 1
+    several = len(evaluated[0].candidates.sources) > 1
     weights = _weights(learned) if several and learned else None
     values_by_method: dict[str, list[np.ndarray]] = {}
-    for a in judged:
+    for a in evaluated:
         scores = {name: blending.scores_by(name, a.candidates) for name in a.candidates.sources}
         if several:
             scores["rrf"] = blending.scores_by("rrf", a.candidates)
@@ -326,18 +326,18 @@ def _joined(windows: list[WindowCandidates]) -> tuple[Candidates, np.ndarray]:
     return joined, np.concatenate([a.labels for a in windows])
 
 
-def _ablation(learned: list[WindowCandidates], judged: list[WindowCandidates], metric: str) -> dict[str, float]:
+def _ablation(learned: list[WindowCandidates], evaluated: list[WindowCandidates], metric: str) -> dict[str, float]:
     """What the weighted blend scores without each source: what that source adds is the difference to "none".
 
     WindowResult on the windows to choose by, of weights from the windows to learn from; with one window alone there is
     nothing to say.
     """
-    if not learned or len(judged[0].candidates.sources) < 2:
+    if not learned or len(evaluated[0].candidates.sources) < 2:
         return {}
     figures = {}
-    for left_out in (None, *judged[0].candidates.sources):
+    for left_out in (None, *evaluated[0].candidates.sources):
         weights = _weights([_without_source(a, left_out) for a in learned])
-        reduced = [_without_source(a, left_out) for a in judged]
+        reduced = [_without_source(a, left_out) for a in evaluated]
         values = [
             blending.metric_values(a.candidates, weighted(a, weights), a.labels, a.relevant, metric) for a in reduced
         ]

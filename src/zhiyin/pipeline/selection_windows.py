@@ -2,7 +2,7 @@
 
     tune         | learn          | choose         | gate
     first events | window, window | window, window | last events
-                 each window is judged by sources that learned from everything before it
+                 each window evaluates sources that learned from everything before it
 
 Hyperparameters are searched on the first part alone, blends and the ranker learn from the windows after it, the method
 of each segment of users is chosen on the windows after those, and `zhiyin train` judges what came out on the last part,
@@ -61,7 +61,7 @@ class WindowPlan:
     notes: tuple[str, ...] = ()
 
     def to_rows(self) -> list[dict[str, Any]]:
-        """A row for each part: `part`, `events`, `users` judged, `start`, `end` (null without times)."""
+        """A row for each part: `part`, `events`, `users` evaluated, `start`, `end` (null without times)."""
         rows = [_row("tune", self.tune, None)]
         for name, windows in (("learn", self.learn), ("choose", self.choose)):
             rows += [_row(name, part.test, len(window)) for part, window in windows]
@@ -69,7 +69,7 @@ class WindowPlan:
 
 
 def plan_windows(data: Dataset, count: int, share: float, exclude_seen: bool, run: Run) -> WindowPlan:
-    """Cut a log, without what the gate judges by, into a first part and up to `count` windows of `share` of the events.
+    """Cut a log, without the events of the gate, into a first part and up to `count` windows of `share` of the events.
 
     See the module for what becomes of a short log.
     """
@@ -106,17 +106,17 @@ def plan_windows(data: Dataset, count: int, share: float, exclude_seen: bool, ru
 def _windows(
     data: Dataset, edges: list[float], exclude_seen: bool, run: Run, *, balanced: bool
 ) -> tuple[list[HeldOut], list[HeldOut]]:
-    """The windows to learn from and those to choose by, without those in which nobody can be judged."""
+    """The windows to learn from and those to choose by, without those in which no user can be evaluated."""
     purposes: tuple[list[HeldOut], list[HeldOut]] = [], []
     parts = rolling(data, edges, run, balanced=balanced) if data.n_events else []
     for place, part in enumerate(parts):
-        with contextlib.suppress(DataError):  # nobody can be judged
+        with contextlib.suppress(DataError):  # no user can be evaluated
             purposes[place >= _n_learn_windows(len(parts))].append((part, Window.of(part, exclude_seen)))
     return purposes
 
 
 def _usual_users(learn: list[HeldOut], choose: list[HeldOut], number: int) -> float:
-    """The median of the users judged in a window; windows that are missing of `number` judge nobody."""
+    """The median of the users evaluated in a window; windows that are missing of `number` count 0."""
     users = [len(window) for _, window in (*learn, *choose)]
     return float(np.median(users + [0] * (number - len(users))))
 
@@ -127,9 +127,9 @@ def _n_learn_windows(windows: int) -> int:
 
 
 def gate_split(data: Dataset, test: str | float | None, run: Run, exclude_seen: bool = True) -> Split:
-    """The last part: what the gate judges by, and before it what everything else may see.
+    """The last part: the events that the gate evaluates on, and before it what everything else may see.
 
-    `warnings` says where the part begins earlier than asked, because too few users could be judged.
+    `warnings` says where the part begins earlier than asked, because too few users could be evaluated.
     """
     if data.window[0] < data.window[1]:
         return time_split(data, test, exclude_seen)
@@ -137,8 +137,8 @@ def gate_split(data: Dataset, test: str | float | None, run: Run, exclude_seen: 
     return split(data, "ratio", test=None if isinstance(test, str) else test, run=run)
 
 
-def _row(part: str, data: Dataset, judged: int | None) -> dict[str, Any]:
+def _row(part: str, data: Dataset, n_users: int | None) -> dict[str, Any]:
     moments = [None, None]
     if data.has_times and data.n_events:
         moments = pl.Series(np.array(data.window)).cast(pl.Datetime("us")).dt.strftime("%Y-%m-%d %H:%M").to_list()
-    return {"part": part, "events": data.n_events, "users": judged, "start": moments[0], "end": moments[1]}
+    return {"part": part, "events": data.n_events, "users": n_users, "start": moments[0], "end": moments[1]}

@@ -279,8 +279,8 @@ def _assign_lists(
             continue
         best, best_yielded, best_lacking, size = -1, yielded, lacking, length
         reach = length - yielded
-        for tried in range(5):  # all that caps let in, three quarters, a half, a quarter, nothing is put off
-            horizon = reach * (4 - tried) // 4
+        for attempt in range(5):  # all that caps let in, three quarters, a half, a quarter, nothing is put off
+            horizon = reach * (4 - attempt) // 4
             length, yielded, lacking = _fill_list(request, size, horizon, *args)
             if length >= size and (yielded, lacking) < (best_yielded, best_lacking):
                 best, best_yielded, best_lacking = horizon, yielded, lacking

@@ -82,11 +82,11 @@ def train_models(
     """
     trained: list[TrainedModel] = []
     for model in models:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         place = _unused_folder(folder / type(model).__name__.lower(), [one.folder for one in trained])
         checkpoint = folder / ".checkpoints" / place.name
         model.fit(data, dataclasses.replace(run, checkpoint=checkpoint, checkpoint_every=CHECKPOINT_EVERY))
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - started
         model.save(place)
         trained.append(TrainedModel(model, place, seconds))
         on_trained(trained[-1])
@@ -123,7 +123,7 @@ def train_version(
     on_pipeline: called with the pipeline that the gate is about to evaluate.
     on_saved: called once the version is saved, before the version in use is fitted again.
     """
-    run, begun, created = run or Run(), time.monotonic(), datetime.now(UTC)
+    run, started, created = run or Run(), time.monotonic(), datetime.now(UTC)
     gate_data, reason = None, ""
     try:
         gate_data = gate_split(data, test, run, exclude_seen)
@@ -153,7 +153,7 @@ def train_version(
     promoted = verdict.passed or force
     if promoted:
         bundles.promote(bundle.version, verdict.why if verdict.passed else f"forced; {verdict.why}")
-    trained = TrainedVersion(bundle, verdict, promoted, None, time.monotonic() - begun)
+    trained = TrainedVersion(bundle, verdict, promoted, None, time.monotonic() - started)
     on_saved(trained)
     if promoted or not gate_data or not decide or not verdict.users:
         return trained

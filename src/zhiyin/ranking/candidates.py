@@ -101,9 +101,9 @@ def retrieve(
     left_out: dict[str, str] = {}
 
     def rank_source(name: str) -> tuple[np.ndarray, np.ndarray]:
-        begun = time.perf_counter()
+        source_started = time.perf_counter()
         ranked = sources[name].rank(histories, k_of_source[name], exclude=exclude, allowed=allowed, run=run)
-        seconds[name] = time.perf_counter() - begun
+        seconds[name] = time.perf_counter() - source_started
         return ranked
 
     if budget.seconds is None:

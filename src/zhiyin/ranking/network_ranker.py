@@ -93,7 +93,7 @@ class NetworkRanker(Ranker):
                 self,
                 run,
                 label=type(self).__name__,
-                validate=None if valid_rows is None else lambda: self._judge(network, *valid_rows),
+                validate=None if valid_rows is None else lambda: self._validation_metric(network, *valid_rows),
                 identity=self._identity(examples, labels, run),
             )
         self._network = network
@@ -109,7 +109,7 @@ class NetworkRanker(Ranker):
     def _rows_of(self, examples: Examples, encoding: Encoding) -> ExampleRows:
         return ExampleRows(examples, encoding, max_len=self.max_len, scaling=self.scaling)
 
-    def _judge(self, network: Network, rows: ExampleRows, labels: np.ndarray) -> float:
+    def _validation_metric(self, network: Network, rows: ExampleRows, labels: np.ndarray) -> float:
         """Minus the log-loss of validation rows, the mean over the labels."""
         return -float(np.mean(log_losses(_logits(network, rows), labels)))
 

@@ -90,7 +90,7 @@ class NeuralRecommender(VectorRecommender):
                     self,
                     run,
                     label=type(self).__name__,
-                    validate=None if validation is None else lambda: self._judge(*validation, run),
+                    validate=None if validation is None else lambda: self._validation_metric(*validation, run),
                     identity=self._identity(data, run),
                 )
             except BaseException:
@@ -157,7 +157,7 @@ class NeuralRecommender(VectorRecommender):
         self.context_ = TrainingContext.of(parts.train, run)  # type: ignore[misc]
         return parts.train, (parts.fold_in.histories.take(rows), relevant.histories.take(rows))
 
-    def _judge(self, queries: Histories, relevant: Histories, run: Run) -> float:
+    def _validation_metric(self, queries: Histories, relevant: Histories, run: Run) -> float:
         """NDCG@10 on the validation part, through the same path that serves."""
         self.item_vectors_ = self._item_vectors()  # type: ignore[misc]
         quiet = dataclasses.replace(run, progress=False)

@@ -295,8 +295,8 @@ def _stop_unless(sound: bool, label: str, progress: Progress, plan: Plan) -> Non
         )
 
 
-def _patience_is_out(progress: Progress, plan: Plan, judged: bool) -> bool:
-    return judged and plan.patience > 0 and progress.epoch - progress.best_epoch >= plan.patience
+def _patience_is_out(progress: Progress, plan: Plan, validated: bool) -> bool:
+    return validated and plan.patience > 0 and progress.epoch - progress.best_epoch >= plan.patience
 
 
 def _mixed(seed: int, step: int, stream: int) -> int:
