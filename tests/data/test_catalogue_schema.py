@@ -12,16 +12,9 @@ from hypothesis import strategies as st
 from zhiyin.core.booleans import BOOLEANS
 from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.data.boolean_columns import is_boolean
-from zhiyin.data.catalogue_schema import (
-    DESCRIPTIONS,
-    CatalogueSchema,
-    cast_column,
-    convert,
-    dtype_of,
-    first_type,
-    is_hidden,
-    series_of,
-)
+from zhiyin.data.catalogue_schema import DESCRIPTIONS, CatalogueSchema
+from zhiyin.data.catalogue_types import dtype_of
+from zhiyin.data.catalogue_values import cast_column, convert, first_type, is_hidden, series_of
 from zhiyin.data.reading import read
 
 TYPES = st.sampled_from([*DESCRIPTIONS, "vector(2)"])

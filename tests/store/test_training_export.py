@@ -14,7 +14,8 @@ pytest.importorskip("sqlalchemy")
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zhiyin.data.catalogue_schema import CatalogueSchema, convert
+from zhiyin.data.catalogue_schema import CatalogueSchema
+from zhiyin.data.catalogue_values import convert
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.reading import read
 from zhiyin.data.store_snapshot import JsonColumns

@@ -12,7 +12,8 @@ from typing import Any
 
 import polars as pl
 
-from zhiyin.data.catalogue_schema import CatalogueSchema, holds_several
+from zhiyin.data.catalogue_schema import CatalogueSchema
+from zhiyin.data.catalogue_types import holds_several
 
 SCOPES = ("item", "user", "context")
 

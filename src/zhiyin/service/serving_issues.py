@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from zhiyin.data.catalogue_schema import describe
+from zhiyin.data.catalogue_types import describe
 from zhiyin.data.type_names import TABLES
 from zhiyin.service.health_issues import HealthIssue
 from zhiyin.service.version_selector import RULES_REMEDY

@@ -15,7 +15,8 @@ import numpy as np
 import polars as pl
 
 from zhiyin.data.catalogue import title_column
-from zhiyin.data.catalogue_schema import CatalogueSchema, is_hidden
+from zhiyin.data.catalogue_schema import CatalogueSchema
+from zhiyin.data.catalogue_values import is_hidden
 from zhiyin.data.histories import Histories
 from zhiyin.pipeline.answers import Answers
 from zhiyin.pipeline.rules_config import hides_everything

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from zhiyin.core.run import Run
-from zhiyin.data.catalogue_schema import is_hidden
+from zhiyin.data.catalogue_values import is_hidden
 from zhiyin.data.event_schema import StorePosition
 from zhiyin.data.quarantine import QUARANTINE
 from zhiyin.data.store_snapshot import JsonColumns, StoreSnapshot
