@@ -149,6 +149,7 @@ def test_a_sub_sampled_log_answers_as_the_whole_one() -> None:
         assert part[name].value == pytest.approx(whole[name].value, rel=0.03)
         assert part[name].standard_error == pytest.approx(whole[name].standard_error, rel=0.2)
     assert part.support.n_decisions == pytest.approx(n, rel=0.02)
+    assert part.support.mean_reward == pytest.approx(rewards.mean(), rel=0.02)
 
 
 def test_names() -> None:

@@ -65,6 +65,7 @@ def test_support_of_a_good_log() -> None:
     assert support.max_weight == pytest.approx(1.5)
     assert support.max_weight_share == pytest.approx(1.5 / weights.sum())
     assert support.unlogged_mass == pytest.approx(0.002)
+    assert support.mean_reward == pytest.approx(log.rewards.mean())
     assert refusal(support) is None
 
 

@@ -177,6 +177,7 @@ def test_evaluation_of_lists() -> None:
             assert estimate.low < value < estimate.high
             assert abs(estimate.value - value) < 4 * estimate.standard_error
         assert result["pi"].interval == ("empirical_bernstein" if method in ("clopper_pearson", "gamma") else method)
+    assert result.support.mean_reward == pytest.approx(log.rewards.sum(axis=1).mean())
     contributions = SLATE_ESTIMATORS["rips"].contributions(log)
     assert result["rips"].standard_error == pytest.approx(contributions.std(ddof=1) / np.sqrt(len(log)), rel=1e-6)
     assert result["cascade_dr"].standard_error < result["rips"].standard_error < result["sips"].standard_error

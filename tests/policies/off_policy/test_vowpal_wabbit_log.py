@@ -12,7 +12,12 @@ import pytest
 
 from zhiyin.core.errors import DataError
 from zhiyin.policies.off_policy import SLATE_ESTIMATORS, evaluate_off_policy
-from zhiyin.policies.off_policy.vowpal_wabbit_log import DsjsonLog, first_action_target, uniform_target
+from zhiyin.policies.off_policy.vowpal_wabbit_log import (
+    DsjsonBatch,
+    DsjsonLog,
+    first_action_target,
+    uniform_target,
+)
 
 
 def decision(cost: float, action: int, a: list[int], p: list[float], **others: Any) -> dict[str, Any]:
@@ -166,3 +171,31 @@ def test_vowpal_wabbit_reads_the_same(tmp_path: Path) -> None:
         assert probability == pytest.approx(batch.propensities[row], rel=1e-6)
         workspace.finish_example(examples)
     workspace.finish()
+
+
+def test_vowpal_wabbit_estimates_the_same(tmp_path: Path) -> None:
+    """Its average loss is the IPS estimate of its own predictions, each made before the line was learned from."""
+    vw = pytest.importorskip("vowpalwabbit", reason="vowpalwabbit is not installed: an independent IPS estimate")
+    rng = np.random.default_rng(4)
+    p, rates = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.5, 0.8])
+    lines = []
+    for action in rng.choice(3, 400, p=p).tolist():
+        order = [action, *(k for k in range(3) if k != action)]
+        reward = float(rng.random() < rates[action])
+        lines.append(decision(-reward, action + 1, [k + 1 for k in order], p[order].tolist()))
+    workspace = vw.Workspace("--cb_explore_adf --cb_type ips --epsilon 0.2 --dsjson --quiet")
+    predicted = []
+    for line in lines:
+        examples = workspace.parse(json.dumps(line))
+        predicted.append(workspace.predict(examples))
+        workspace.learn(examples)
+        workspace.finish_example(examples)
+    average_loss = workspace.get_sum_loss() / workspace.get_weighted_examples()
+    workspace.finish()
+    probabilities = np.array(predicted)
+
+    def target(batch: DsjsonBatch) -> np.ndarray:
+        return np.minimum(probabilities[batch.lines - 1, batch.chosen], 1.0)
+
+    result = evaluate_off_policy(DsjsonLog(written(tmp_path, lines)).decisions(target), ["ips"], refuse=False)
+    assert result["ips"].value == pytest.approx(-average_loss, rel=1e-5)

@@ -125,7 +125,8 @@ class OffPolicyResult:
         notes = [
             f"Support: effective sample size {support.effective_size:,.0f} of {support.n_observations:,}, mean weight "
             f"{support.mean_weight:.3f} ± {support.mean_weight_error:.3f}, largest weight {support.max_weight:,.1f} "
-            f"({support.max_weight_share:.1%} of all), {support.n_positive:,} positive rewards."
+            f"({support.max_weight_share:.1%} of all), {support.n_positive:,} positive rewards. The log itself earned "
+            f"{_figure(support.mean_reward)}."
         ]
         if any(not estimate.covers_bias for estimate in self.estimates):
             notes.append("* The interval leaves out the bias of clipped weights or of the reward model.")

@@ -245,6 +245,7 @@ def _sums_of(
     counts.n_rows = len(log)
     counts.n_positive = int(np.count_nonzero((log.rewards > reward_range[0]) & (weights != 0)))
     counts.max_weight = float(mean_weights.max())
+    counts.reward_sum = float(log.rewards.sum())
     observed = EstimateSums(replace(estimator, transform=identity_weights, uses_model=False), np.inf, 0.0)
     weight_terms = np.zeros((5, len(log)))
     weight_terms[COUNT], weight_terms[WEIGHT] = 1.0, mean_weights

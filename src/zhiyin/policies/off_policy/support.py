@@ -26,6 +26,7 @@ class Support:
     max_weight_share: its observation's share of all weight.
     effective_size: (sum w)² / sum w², over observations: an unweighted log of this many would have the same variance.
     unlogged_mass: mean probability that the target gives to actions that the log cannot contain. None: unknown.
+    mean_reward: of the log itself: what the policy that wrote it earned.
     """
 
     n_rows: int
@@ -38,6 +39,7 @@ class Support:
     max_weight_share: float
     effective_size: float
     unlogged_mass: float | None
+    mean_reward: float
 
 
 class RowCounts:
@@ -48,7 +50,7 @@ class RowCounts:
         self.reward_floor = reward_floor
         self.n_rows = self.n_positive = 0
         self.reward_low, self.reward_high = np.inf, -np.inf
-        self.max_weight = 0.0
+        self.max_weight = self.reward_sum = 0.0
         self.unlogged: float | None = None
 
     def add(self, chunk: LoggedDecisions, weights: FloatArray) -> None:
@@ -60,6 +62,7 @@ class RowCounts:
         self.reward_low = min(self.reward_low, float(chunk.rewards.min()))
         self.reward_high = max(self.reward_high, float(chunk.rewards.max()))
         counts = 1.0 if chunk.pass_probabilities is None else 1.0 / chunk.pass_probabilities
+        self.reward_sum += float((chunk.rewards * counts).sum())
         self.max_weight = max(self.max_weight, float((weights * counts).max()))
         if chunk.unlogged_target_mass is not None:
             self.unlogged = (self.unlogged or 0.0) + float((chunk.unlogged_target_mass * counts).sum())
@@ -93,6 +96,7 @@ def support_from_sums(counts: RowCounts, ips: EstimateSums) -> Support:
         max_weight_share=float(ips.largest_weight / weight) if weight else 0.0,
         effective_size=float(weight**2 / squares) if squares else 0.0,
         unlogged_mass=None if counts.unlogged is None else float(counts.unlogged / n_decisions),
+        mean_reward=float(counts.reward_sum / n_decisions) if n_decisions else 0.0,
     )
 
 
