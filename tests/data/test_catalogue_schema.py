@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from zhiyin.core.booleans import BOOLEANS
 from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.data.boolean_columns import is_boolean
-from zhiyin.data.catalogue_schema import DESCRIPTIONS, CatalogueSchema
+from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.data.catalogue_types import dtype_of
 from zhiyin.data.catalogue_values import cast_column, convert, first_type, is_hidden, series_of
 from zhiyin.data.reading import read
+from zhiyin.data.type_names import DESCRIPTIONS
 
 TYPES = st.sampled_from([*DESCRIPTIONS, "vector(2)"])
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=6) | st.sampled_from(["true", "2024-02-29", "a|b"])
