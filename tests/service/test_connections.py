@@ -22,7 +22,7 @@ from zhiyin.service import request_json
 from zhiyin.service.app import create_app
 from zhiyin.service.connections import Connections, limited
 from zhiyin.service.errors import RefusedError
-from zhiyin.service.request_limits import BODY
+from zhiyin.service.request_limits import MAX_BODY_BYTES
 
 from .conftest import eventually
 
@@ -161,7 +161,7 @@ def test_who_is_slow_is_let_go(port: Callable[..., Port], monkeypatch: pytest.Mo
 
 def test_a_body_is_not_read_before_the_key_is_known(port: Callable[..., Port]) -> None:
     one = port()
-    size = BODY - 1
+    size = MAX_BODY_BYTES - 1
     head = b"POST /v1/recommendations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     for line in (b"", b"Authorization: Bearer nobody\r\n", b"Authorization: Basic eDp5\r\n"):
         whole = head + line + b"Content-Length: %d\r\n\r\n" % size + b"x" * size

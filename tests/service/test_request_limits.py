@@ -19,7 +19,7 @@ from zhiyin.core.metering import check
 from zhiyin.service.app import create_app
 from zhiyin.service.errors import RefusedError
 from zhiyin.service.request_context import RequestContextMiddleware
-from zhiyin.service.request_limits import BODY, Rate, RequestLimitMiddleware, Work
+from zhiyin.service.request_limits import MAX_BODY_BYTES, Rate, RequestLimitMiddleware, Work
 from zhiyin.store.group_commit import GroupCommitWriter
 
 from .conftest import click, client_of, eventually, listed
@@ -98,7 +98,7 @@ def test_a_body_of_so_many_bytes(chunks: list[bytes], headers: dict[str, str], s
 
 
 def test_the_limit_holds_for_the_service(service: Any) -> None:
-    most, more = b" " * BODY, b" " * (BODY + 1)
+    most, more = b" " * MAX_BODY_BYTES, b" " * (MAX_BODY_BYTES + 1)
     assert service.post("/v1/events", content=more).status_code == 413
     assert service.post("/v1/events", content=iter([more[:9], more[9:]])).status_code == 413
     assert service.post("/v1/events", content=most).status_code == 422
@@ -142,7 +142,7 @@ def test_so_many_a_second_and_twice_as_many_at_once() -> None:
 
 def test_buckets_are_held_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     """Visitors come and go: those that were away longest are forgotten."""
-    monkeypatch.setattr("zhiyin.service.request_limits.BUCKETS", 3)
+    monkeypatch.setattr("zhiyin.service.request_limits.MAX_BUCKETS", 3)
     rate = Rate(1, lambda: 0.0)
     for key in ("a", "b", "c", "a"):
         rate.take(key)
@@ -229,7 +229,7 @@ def test_work_that_is_given_up_holds_its_place_until_it_ends() -> None:
 
 
 def test_a_request_that_takes_too_much_work_is_refused(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zhiyin.service.request_limits.UNITS", 1e7)
+    monkeypatch.setattr("zhiyin.service.request_limits.MAX_WORK_UNITS", 1e7)
     bomb = " OR ".join(f"LOWER(title) LIKE '%{n}%'" for n in range(90))
     for path, body in (
         ("/v1/recommendations", {"filter": bomb}), ("/v1/rank", {"items": ["i1"], "filter": bomb}),
@@ -411,7 +411,7 @@ def test_a_request_has_an_id(service: Any) -> None:
     assert all(len(one) == 32 for one in made)
     for path in ("/nowhere", "/v1/items/nothing", "/docs"):
         assert service.get(path).headers["x-request-id"]
-    assert service.post("/v1/events", content=b"x" * (BODY + 1)).headers["x-request-id"]
+    assert service.post("/v1/events", content=b"x" * (MAX_BODY_BYTES + 1)).headers["x-request-id"]
 
 
 @pytest.mark.parametrize("path", ["/health", "/v1/popular", "/nowhere", "/v1/recommendations?k=x", "/docs", "/metrics"])
@@ -459,7 +459,7 @@ def test_web_sites_of_the_settings_may_call(opened: Callable[..., Any]) -> None:
     refused = client.post("/v1/recommendations", content=b"{", headers={"Origin": SHOP})
     assert refused.status_code == 422
     assert refused.headers["access-control-allow-origin"] == SHOP
-    large = client.post("/v1/events", content=b"x" * (BODY + 1), headers={"Origin": SHOP})
+    large = client.post("/v1/events", content=b"x" * (MAX_BODY_BYTES + 1), headers={"Origin": SHOP})
     assert (large.status_code, large.headers["access-control-allow-origin"]) == (413, SHOP)
     for other in ("https://other.example", "http://shop.example", "https://shop.example.other", "null"):
         assert "access-control-allow-origin" not in preflight(client, other).headers

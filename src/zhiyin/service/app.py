@@ -31,7 +31,7 @@ from zhiyin.service.errors import http_error_response
 from zhiyin.service.log_format import loop_failed
 from zhiyin.service.openapi_description import Description
 from zhiyin.service.path_ids import EncodedSlashMiddleware
-from zhiyin.service.request_context import LONGEST, After, RequestContextMiddleware
+from zhiyin.service.request_context import MAX_REQUEST_SECONDS, After, RequestContextMiddleware
 from zhiyin.service.request_limits import RequestLimitMiddleware, Work
 from zhiyin.service.telemetry import Spans
 from zhiyin.service.tenant import Tenant
@@ -44,7 +44,11 @@ _CORS_MAX_AGE_SECONDS = 600
 
 
 def create_app(
-    shops: Sequence[Tenant], work: Work | None = None, *, longest: float = LONGEST, spans: Spans | None = None
+    shops: Sequence[Tenant],
+    work: Work | None = None,
+    *,
+    longest: float = MAX_REQUEST_SECONDS,
+    spans: Spans | None = None,
 ) -> Starlette:
     """The service of one shop or several. The caller closes the shops.
 

@@ -13,7 +13,7 @@ from zhiyin.service.errors import RefusedError
 from zhiyin.service.key_cache import digest_of
 from zhiyin.service.metrics import Metrics
 from zhiyin.service.request_context import CURRENT
-from zhiyin.service.request_limits import WRITERS, Rate, Work
+from zhiyin.service.request_limits import WRITE_THREADS, Rate, Work
 from zhiyin.service.tenant import Tenant
 from zhiyin.service.visitors import Visitor, W
 from zhiyin.store.access_keys import AccessKey
@@ -88,7 +88,7 @@ class Authenticator:
 
     def __init__(self, tenants: Sequence[Tenant], work: Work) -> None:
         self.tenants, self.work, self.metrics = tuple(tenants), work, Metrics(tenants, work)
-        self.writes = Work(WRITERS, name="zhiyin-write")
+        self.writes = Work(WRITE_THREADS, name="zhiyin-write")
         self._rates = {id(tenant): Rate(tenant.settings.rate) for tenant in tenants}
         self._names = {id(one.shop): one.name for one in self.metrics.shops}
         for one in self.metrics.shops:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from zhiyin.service.request_limits import BODY
+from zhiyin.service.request_limits import MAX_BODY_BYTES
 
 if TYPE_CHECKING:
     from zhiyin.service.connections import Connections
@@ -27,7 +27,7 @@ MAX_DISCARDED_BYTES, DISCARD_SECONDS = 16 << 20, 3.0
 # Seconds between two discards, at first.
 DRAIN_SECONDS = 0.03
 # Bytes on the wire of one request with a body: chunks have heads of their own.
-MAX_REQUEST_BYTES = 2 * BODY + MAX_HEADER_BYTES
+MAX_REQUEST_BYTES = 2 * MAX_BODY_BYTES + MAX_HEADER_BYTES
 # Bytes behind the headers that are parsed before they are needed.
 MAX_PARSED_AHEAD = 2 << 10
 # Reads of one request, and chunks of one body, that may be small.

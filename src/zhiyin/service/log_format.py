@@ -2,7 +2,7 @@
 
 No ids of users or items, no keys, addresses or bodies: what an exception says may hold any of these, so a log tells its
 kind and where it was raised, not its message. So may the lines of libraries: of those a log tells who wrote it, and
-where. What is wrong with a setting is said in full, by who passes it on as a text: who runs the service wrote it.
+where. What is wrong with a setting is told in full, by who passes it on as a text: who runs the service wrote it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 from zhiyin.core.errors import ConfigError
 
 KINDS = ("json", "text")
-# Frames of one exception that are told: the innermost ones.
-FRAMES = 12
+# Innermost frames that are written of one exception.
+MAX_FRAMES = 12
 # Whose lines are known to hold nobody's data: our own, and what the web server says of its own start and end.
 OURS, SERVER = "zhiyin", "uvicorn"
 access_log = logging.getLogger("zhiyin.access")
@@ -67,28 +67,28 @@ class Json(logging.Formatter):
     """A record as a line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return json.dumps(said(record), ensure_ascii=False, separators=(",", ":"), default=str)
+        return json.dumps(record_fields(record), ensure_ascii=False, separators=(",", ":"), default=str)
 
 
 class Text(Json):
     """A record as a line for people."""
 
     def format(self, record: logging.LogRecord) -> str:
-        told = said(record)
-        head = f"{told.pop('time')} {told.pop('level')} {told.pop('message')}"
-        return " ".join([head, *(f"{name}={value}" for name, value in told.items())])
+        fields = record_fields(record)
+        head = f"{fields.pop('time')} {fields.pop('level')} {fields.pop('message')}"
+        return " ".join([head, *(f"{name}={value}" for name, value in fields.items())])
 
 
-def said(record: logging.LogRecord) -> dict[str, Any]:
+def record_fields(record: logging.LogRecord) -> dict[str, Any]:
     """What a log tells of a record."""
     when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
     more = getattr(record, "zhiyin", None)
-    told = {"time": when, "level": record.levelname.lower(), "message": _message(record).replace("\n", " ")}
+    fields = {"time": when, "level": record.levelname.lower(), "message": _message(record).replace("\n", " ")}
     if more is not None:
-        told |= more
+        fields |= more
     if record.exc_info and record.exc_info[1] is not None:
-        told["error"] = stack_of(record.exc_info[1])
-    return told
+        fields["error"] = stack_of(record.exc_info[1])
+    return fields
 
 
 def _message(record: logging.LogRecord) -> str:
@@ -117,7 +117,7 @@ def stack_of(error: BaseException) -> str:
     at: BaseException | None = error
     while at is not None and id(at) not in known:
         known.add(id(at))
-        frames = traceback.extract_tb(at.__traceback__)[-FRAMES:]
+        frames = traceback.extract_tb(at.__traceback__)[-MAX_FRAMES:]
         places = (f"{os.path.basename(frame.filename)}:{frame.lineno} {frame.name}" for frame in reversed(frames))
         parts.append(f"{type(at).__name__} at {' < '.join(places)}")
         at = at.__cause__ or (None if at.__suppress_context__ else at.__context__)

@@ -19,7 +19,7 @@ from zhiyin.service.errors import error_response
 from zhiyin.service.log_format import stack_of
 
 # Seconds that one request may take, whatever it does.
-LONGEST = 30.0
+MAX_REQUEST_SECONDS = 30.0
 # A request's id as the caller gave it: short and plain, and nobody's key.
 _SANE = re.compile(rb"(?!zy_)[A-Za-z0-9._-]{1,64}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -67,56 +67,60 @@ class RequestContextMiddleware:
     or not it passes that path on.
     """
 
-    def __init__(self, app: Any, after: Sequence[After] = (), seconds: float = LONGEST, root: str = "") -> None:
+    def __init__(
+        self, app: Any, after: Sequence[After] = (), seconds: float = MAX_REQUEST_SECONDS, root: str = ""
+    ) -> None:
         self.app, self.after, self.seconds, self.root = app, after, seconds, root
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        begun = time.perf_counter()
+        started = time.perf_counter()
         if self.root:
             scope["root_path"] = self.root
             if scope["path"].startswith(self.root + "/"):
                 scope["path"] = scope["path"].removeprefix(self.root)
                 scope["raw_path"] = (scope.get("raw_path") or b"").removeprefix(self.root.encode())
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        seen = RequestRecord(_id(scope["headers"]), receive, method, time.time_ns(), headers=scope["headers"])
+        record = RequestRecord(_id(scope["headers"]), receive, method, time.time_ns(), headers=scope["headers"])
 
-        async def tell(message: Any) -> None:
+        async def send_with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
-                seen.status = message["status"]
-                said = [*message.get("headers", ()), (b"x-request-id", seen.id.encode())]
-                there = {name for name, _ in said}
-                message = message | {"headers": said + [one for one in _HEADERS if one[0] not in there]}
+                record.status = message["status"]
+                headers = [*message.get("headers", ()), (b"x-request-id", record.id.encode())]
+                names = {name for name, _ in headers}
+                message = message | {"headers": headers + [one for one in _HEADERS if one[0] not in names]}
             await send(message)
 
-        token = CURRENT.set(seen)
+        token = CURRENT.set(record)
         try:
             async with asyncio.timeout(self.seconds) as limit:
-                await self.app(scope, receive, tell)
+                await self.app(scope, receive, send_with_headers)
         except Exception as error:
             if isinstance(error, TimeoutError) and limit.expired():
-                if not seen.status:
+                if not record.status:
                     why = f"this took longer than {self.seconds:g} seconds"
-                    await error_response(503, why, "ask for less at once, or come again")(scope, receive, tell)
+                    await error_response(503, why, "ask for less at once, or come again")(
+                        scope, receive, send_with_headers
+                    )
                 return
             # Its message may hold what users did: the log says what kind it was, and where.
             log.error("service: %s %s: %s", method, _route(scope), stack_of(error))
-            if not seen.status:
+            if not record.status:
                 await error_response(500, "something went wrong here", "look into the service's log")(
-                    scope, receive, tell
+                    scope, receive, send_with_headers
                 )
         finally:
             CURRENT.reset(token)
-            seen.route, seen.seconds = _route(scope), time.perf_counter() - begun
-            for look in self.after:
-                look(seen)
+            record.route, record.seconds = _route(scope), time.perf_counter() - started
+            for observe in self.after:
+                observe(record)
 
 
 def _id(headers: Sequence[tuple[bytes, bytes]]) -> str:
-    given = next((value for name, value in headers if name == b"x-request-id"), b"")
-    return given.decode() if _SANE.fullmatch(given) else fresh_id()
+    request_id = next((value for name, value in headers if name == b"x-request-id"), b"")
+    return request_id.decode() if _SANE.fullmatch(request_id) else fresh_id()
 
 
 def _route(scope: dict[str, Any]) -> str:

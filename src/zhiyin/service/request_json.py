@@ -16,16 +16,19 @@ import orjson
 
 from zhiyin.service.errors import RefusedError
 
-# Bytes that the loop itself reads. Of a body: lists and objects, colons, names of one object, values of all, how
-# deep they lie in one another. The first two are counted before anything is built: a thread that builds objects stops
-# all others meanwhile.
-SMALL, PARTS, COLONS, NAMES, VALUES, DEPTH = 16 << 10, 50_000, 100_000, 256, 262_144, 16
+# A larger body is parsed by a thread, not by the event loop.
+MAX_BYTES_ON_LOOP = 16 << 10
+# Lists and objects, and colons, of one body. They are counted before anything is built: a thread that builds objects
+# stops all others meanwhile.
+MAX_CONTAINERS, MAX_COLONS = 50_000, 100_000
+# Names of one object; values of a body; how deep they are nested.
+MAX_NAMES_PER_OBJECT, MAX_VALUES, MAX_DEPTH = 256, 262_144, 16
 T = TypeVar("T")
 
 
 async def read_off_loop(read: Callable[..., T], body: bytes, *args: Any) -> T:
     """`read` of a body, in a thread where the body is not small."""
-    if len(body) <= SMALL:
+    if len(body) <= MAX_BYTES_ON_LOOP:
         return read(body, *args)
     return await asyncio.to_thread(read, body, *args)
 
@@ -47,10 +50,12 @@ def loads(body: bytes) -> Any:
 
     Raises ValueError or RecursionError for what is none, RefusedError 422 where it is of too many parts to be built.
     """
-    if len(body) > SMALL and body.count(b"[") + body.count(b"{") > PARTS:
-        raise RefusedError(422, "this is more than any request may hold", f"at most {PARTS:,} lists and objects")
-    if len(body) > SMALL and body.count(b":") > COLONS:
-        raise RefusedError(422, "this is more than any request may hold", f"at most {COLONS:,} names and colons")
+    if len(body) > MAX_BYTES_ON_LOOP and body.count(b"[") + body.count(b"{") > MAX_CONTAINERS:
+        raise RefusedError(
+            422, "this is more than any request may hold", f"at most {MAX_CONTAINERS:,} lists and objects"
+        )
+    if len(body) > MAX_BYTES_ON_LOOP and body.count(b":") > MAX_COLONS:
+        raise RefusedError(422, "this is more than any request may hold", f"at most {MAX_COLONS:,} names and colons")
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -59,17 +64,17 @@ def loads(body: bytes) -> Any:
 
 def _check(value: Any) -> None:
     """Raises RefusedError 422 at the first list or object that is beyond the limits."""
-    waiting, seen = [(value, 1)], 0
-    while waiting:
-        part, depth = waiting.pop()
+    remaining, n_values = [(value, 1)], 0
+    while remaining:
+        part, depth = remaining.pop()
         if type(part) is dict:
-            if len(part) > NAMES:
-                raise RefusedError(422, f"an object has {len(part):,} names", f"at most {NAMES}")
+            if len(part) > MAX_NAMES_PER_OBJECT:
+                raise RefusedError(422, f"an object has {len(part):,} names", f"at most {MAX_NAMES_PER_OBJECT}")
             inner: Any = part.values()
         else:
             inner = part
-        seen += len(part)
-        if seen > VALUES or depth > DEPTH:
+        n_values += len(part)
+        if n_values > MAX_VALUES or depth > MAX_DEPTH:
             raise RefusedError(422, "this is more than any request may hold",
-                               f"at most {VALUES:,} values, {DEPTH} deep")  # fmt: skip
-        waiting += [(one, depth + 1) for one in inner if type(one) is dict or type(one) is list]
+                               f"at most {MAX_VALUES:,} values, {MAX_DEPTH} deep")  # fmt: skip
+        remaining += [(one, depth + 1) for one in inner if type(one) is dict or type(one) is list]

@@ -19,26 +19,28 @@ from starlette.responses import Response
 
 from zhiyin.core.metering import Meter, metered
 from zhiyin.service.errors import RefusedError, answer_to, error_response
-from zhiyin.service.request_context import CURRENT, LONGEST
+from zhiyin.service.request_context import CURRENT, MAX_REQUEST_SECONDS
 
-# Bytes of a request's body; of all bodies that are on their way; seconds that the sending of one may take.
-BODY, BODIES, SENDING = 4 << 20, 256 << 20, 20.0
+# Bytes of a request's body, and of all bodies that are on their way; seconds until a body has come.
+MAX_BODY_BYTES, MAX_TOTAL_BODY_BYTES, MAX_BODY_SECONDS = 4 << 20, 256 << 20, 20.0
 # Threads that make lists in one process, those that write, which a held store may hold, and requests that may wait for
 # either: beyond it, come again later.
-THREADS, WRITERS, WAITING = 2, 2, 64
+LIST_THREADS, WRITE_THREADS, MAX_WAITING_REQUESTS = 2, 2, 64
 # Work that one request may do, about as many nanoseconds of a core.
-UNITS = 2e9
+MAX_WORK_UNITS = 2e9
 # Buckets of keys and visitors that are held.
-BUCKETS = 100_000
+MAX_BUCKETS = 100_000
 # Everything below it needs a key.
-GUARDED = "/v1/"
+KEYED_PREFIX = "/v1/"
 T = TypeVar("T")
 
 
 class Work:
     """Threads, such as those that make lists. Raises RefusedError 503 at once where too much waits."""
 
-    def __init__(self, threads: int = THREADS, waiting: int = WAITING, name: str = "zhiyin-work") -> None:
+    def __init__(
+        self, threads: int = LIST_THREADS, waiting: int = MAX_WAITING_REQUESTS, name: str = "zhiyin-work"
+    ) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self.threads, self.most, self.busy = threads, threads + waiting, 0
 
@@ -48,15 +50,15 @@ class Work:
             raise RefusedError(503, f"{self.busy} requests are at work", "come again in a second, or add workers")
         waits = self.busy >= self.threads
         self.busy += 1
-        meter = Meter(UNITS, LONGEST)
+        meter = Meter(MAX_WORK_UNITS, MAX_REQUEST_SECONDS)
         future = self._pool.submit(copy_context().run, _counted, meter, work, args)
         done = asyncio.wrap_future(future)
         try:
             if waits:
-                await _unless_gone(future, done)
+                await _wait_unless_disconnected(future, done)
             return await done
         finally:
-            done.add_done_callback(_heard)
+            done.add_done_callback(_retrieve_exception)
             if future.done() or future.cancel():
                 self.busy -= 1
             else:  # nobody waits for it any more, and still it holds a thread, until it is asked to stop
@@ -76,28 +78,28 @@ def _counted(meter: Meter, work: Callable[..., T], args: Sequence[Any]) -> T:
         return work(*args)
 
 
-def _heard(done: asyncio.Future[Any]) -> None:
-    """A failure that came after its request had ended is nobody's: asyncio would log what it says."""
+def _retrieve_exception(done: asyncio.Future[Any]) -> None:
+    """Retrieve the exception of work whose request has ended: asyncio would log its message."""
     if not done.cancelled():
         done.exception()
 
 
-async def _unless_gone(future: Future[Any], done: asyncio.Future[Any]) -> None:
+async def _wait_unless_disconnected(future: Future[Any], done: asyncio.Future[Any]) -> None:
     """Wait for work; raises RefusedError 499, which nobody hears, where the client left before it was begun."""
     current = CURRENT.get()
     if current is None:
         return
-    gone = asyncio.ensure_future(_gone(current.receive))
-    gone.add_done_callback(_heard)
+    disconnected = asyncio.ensure_future(_disconnected(current.receive))
+    disconnected.add_done_callback(_retrieve_exception)
     try:
-        await asyncio.wait((gone, done), return_when=asyncio.FIRST_COMPLETED)
-        if gone.done() and not done.done() and future.cancel():
+        await asyncio.wait((disconnected, done), return_when=asyncio.FIRST_COMPLETED)
+        if disconnected.done() and not done.done() and future.cancel():
             raise RefusedError(499, "the client is gone", "")
     finally:
-        gone.cancel()
+        disconnected.cancel()
 
 
-async def _gone(receive: Callable[[], Any]) -> None:
+async def _disconnected(receive: Callable[[], Any]) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
@@ -106,7 +108,7 @@ class Rate:
     """A bucket of tokens for each key, and for each visitor of a page token: so many requests a second in the long run,
     twice as many at once.
 
-    Of one process: where several answer, each allows its share. `BUCKETS` are held at most: beyond it the one used
+    Of one process: where several answer, each allows its share. `MAX_BUCKETS` are held at most: beyond it the one used
     longest ago goes, and is full when its key comes again.
     """
 
@@ -130,7 +132,7 @@ class Rate:
             left, then = self._left.pop(key, (2 * self.a_second, now))
             left = min(2 * self.a_second, left + (now - then) * self.a_second)
             self._left[key] = (left - amount if left >= amount else left, now)
-            if len(self._left) > BUCKETS:
+            if len(self._left) > MAX_BUCKETS:
                 self._left.popitem(last=False)
         return max(0.0, (amount - left) / self.a_second)
 
@@ -162,9 +164,9 @@ class RequestLimitMiddleware:
         self,
         app: Any,
         known: Callable[[str | None], Any] | None = None,
-        body: int = BODY,
-        sending: float = SENDING,
-        bodies: int = BODIES,
+        body: int = MAX_BODY_BYTES,
+        sending: float = MAX_BODY_SECONDS,
+        bodies: int = MAX_TOTAL_BODY_BYTES,
     ) -> None:
         self.app, self.known, self.body, self.sending, self.bodies = app, known, body, sending, bodies
         self._held = 0
@@ -193,7 +195,7 @@ class RequestLimitMiddleware:
             await answer(scope, receive, send)
 
         try:
-            self._let_in(scope, keys)
+            self._authenticate(scope, keys)
         except RefusedError as error:
             await refuse(answer_to(error))
             return
@@ -204,7 +206,7 @@ class RequestLimitMiddleware:
         if bare and scope["method"] in ("GET", "HEAD", "OPTIONS", "DELETE"):
             await self.app(scope, receive, send)
             return
-        if not scope["path"].startswith(GUARDED) or scope["method"] == "OPTIONS":  # no such route takes a body
+        if not scope["path"].startswith(KEYED_PREFIX) or scope["method"] == "OPTIONS":  # no such route takes a body
             await self.app(scope, _nothing(receive), _closing(send))
             return
         chunks: list[bytes] = []
@@ -237,21 +239,21 @@ class RequestLimitMiddleware:
         finally:
             self._held -= size
 
-    def _let_in(self, scope: dict[str, Any], given: list[bytes]) -> None:
-        """Raises RefusedError for what the headers alone tell to be nobody's. given: all headers Authorization."""
-        if len(given) > 1:
+    def _authenticate(self, scope: dict[str, Any], authorizations: list[bytes]) -> None:
+        """Raises RefusedError for a request whose headers Authorization, all of them given, name no known key."""
+        if len(authorizations) > 1:
             raise RefusedError(400, "there are two headers Authorization", "send one")
-        if self.known is None or scope["method"] == "OPTIONS" or not scope["path"].startswith(GUARDED):
+        if self.known is None or scope["method"] == "OPTIONS" or not scope["path"].startswith(KEYED_PREFIX):
             return
-        self.known(_bearer(given[0].decode("latin-1")) if given else None)
+        self.known(_bearer(authorizations[0].decode("latin-1")) if authorizations else None)
 
 
 def resumed(first: Any, receive: Callable[[], Any]) -> Callable[[], Any]:
     """`receive`, with a message in front."""
-    kept = [first]
+    messages = [first]
 
     async def next_one() -> Any:
-        return kept.pop() if kept else await receive()
+        return messages.pop() if messages else await receive()
 
     return next_one
 

@@ -55,8 +55,8 @@ class Visitor:
             raise TokenError(f"this page token names no user: {error.message}") from None
         if user is None and session is None:
             raise TokenError("this page token names neither a user (sub) nor a session (sid)")
-        said = claims.get("scope", " ".join(TOKEN_SCOPES))
-        scopes = frozenset(said.split()) if isinstance(said, str) else frozenset()
+        claimed = claims.get("scope", " ".join(TOKEN_SCOPES))
+        scopes = frozenset(claimed.split()) if isinstance(claimed, str) else frozenset()
         if not scopes or not scopes <= set(TOKEN_SCOPES):
             raise TokenError(f"the scope of a page token is of {', '.join(TOKEN_SCOPES)}")
         return cls(user, session, scopes)
