@@ -4,29 +4,38 @@
     python benchmarks/off_policy.py rows --rows 1000000
     python benchmarks/off_policy.py digits                    # 30 runs; needs scikit-learn, a few minutes
     python benchmarks/off_policy.py digits --runs 5
+    python benchmarks/off_policy.py slates --obp obp-0.5.5    # the unpacked source of obp 0.5.5; a minute
 
 `digits` turns a classification into a bandit, as the obp package does (its examples/multiclass): logistic regression
 logs, a forest of 30 trees is the target, boosting is the reward model, cross-fitted in three folds. A mean passes if it
-lies within 2 · deviation / √30 of the published one.
+lies within 2 · deviation / √30 of the published one. `slates` draws obp's synthetic
+lists (3 of 10 items, 10,000 lists, uniform logging, as in its notebook synthetic_slate) by obp's own generator, and
+evaluates them here; `pip download obp==0.5.5 --no-deps --ignore-requires-python` has the source.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import math
 import resource
+import sys
 import time
+import types
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from zhiyin.policies.off_policy import ESTIMATORS, LoggedDecisions, evaluate_off_policy
+from zhiyin.policies.off_policy import ESTIMATORS, SLATE_ESTIMATORS, LoggedDecisions, LoggedSlates, evaluate_off_policy
 
 # Mean and deviation of relative errors that obp's notebook prints for 30 runs.
 PUBLISHED = {
     "dm": (0.436541, 0.017629), "ips": (0.030288, 0.024506), "snips": (0.022764, 0.017917), "dr": (0.016156, 0.012679),
     "sndr": (0.022082, 0.016865), "switch_dr": (0.034657, 0.018575), "dros": (0.015868, 0.012537),
 }  # fmt: skip
+# Truth, and squared errors of SIPS, IIPS and RIPS, that obp's notebook prints for its "optimal" policy.
+PUBLISHED_SLATES = (1.612541, {"sips": 0.000283, "iips": 0.003849, "rips": 0.000201})
 LIMITS = (10.0, 50.0, 100.0, 500.0, 1000.0, 5000.0, 10_000.0, math.inf)
 SEED = 12345
 
@@ -109,15 +118,51 @@ def one_run(contexts: np.ndarray, labels: np.ndarray, run: int) -> tuple[LoggedD
     return log, float(target[each, test_labels].mean())
 
 
+def slates(folder: Path) -> None:
+    for name in ("obp", "obp.dataset"):  # without their __init__, which imports torch and more
+        module = types.ModuleType(name)
+        module.__path__ = [str(folder.joinpath(*name.split(".")))]
+        sys.modules[name] = module
+    generator = importlib.import_module("obp.dataset.synthetic_slate")
+    rewards_of = importlib.import_module("obp.dataset.synthetic").logistic_reward_function
+    data = generator.SyntheticSlateBanditDataset(
+        n_unique_action=10, len_list=3, dim_context=2, reward_type="binary", reward_structure="cascade_additive",
+        click_model=None, random_state=SEED, behavior_policy_function=None, base_reward_function=rewards_of,
+    )  # fmt: skip
+    drawn = data.obtain_batch_bandit_feedback(n_rounds=10_000, return_pscore_item_position=True)
+    appeal = rewards_of(context=drawn["context"], action_context=data.action_context, random_state=SEED)
+    for name, logit in (("optimal", 3 * appeal), ("anti-optimal", -3 * appeal)):
+        _, at_position, prefix = data.obtain_pscore_given_evaluation_policy_logit(drawn["action"], logit)
+        truth = data.calc_ground_truth_policy_value(drawn["context"], logit)
+        log = LoggedSlates(
+            drawn["reward"].reshape(-1, 3), _conditional(drawn["pscore_cascade"]), _conditional(prefix),
+            drawn["pscore_item_position"].reshape(-1, 3), at_position.reshape(-1, 3),
+        )  # fmt: skip
+        print(f"{name}: truth {truth:.6f}", f"(published {PUBLISHED_SLATES[0]})" if name == "optimal" else "")
+        for entry in ("sips", "iips", "rips"):
+            value = SLATE_ESTIMATORS[entry].estimate(log)
+            published = f"(published {PUBLISHED_SLATES[1][entry]})" if name == "optimal" else ""
+            print(f"  {entry} {value:.6f}, squared error {(value - truth) ** 2:.6f} {published}")
+
+
+def _conditional(prefix: np.ndarray) -> np.ndarray:
+    """Probabilities of slots given those above, from prefix products of 3 slots a list."""
+    prefix = prefix.reshape(-1, 3)
+    return np.minimum(prefix / np.column_stack([np.ones(len(prefix)), prefix[:, :-1]]), 1.0)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["rows", "digits"])
+    parser.add_argument("what", choices=["rows", "digits", "slates"])
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--runs", type=int, default=30)
+    parser.add_argument("--obp", type=Path, default=Path("obp-0.5.5"))
     options = parser.parse_args()
     if options.what == "rows":
         rows(options.rows, options.repeats)
+    elif options.what == "slates":
+        slates(options.obp)
     else:
         digits(options.runs)
 
