@@ -58,7 +58,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def opened(home: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+def poll_seconds() -> float:
+    """How often a shop looks for what other processes have changed."""
+    return 0.05
+
+
+@pytest.fixture
+def opened(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poll_seconds: float
+) -> Iterator[Callable[..., Any]]:
     """Opens shops over the first version; each has a store and keys of its own."""
     from zhiyin.data.project_config import ServiceSection
     from zhiyin.pipeline.bundles import Bundles
@@ -67,6 +75,7 @@ def opened(home: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     from zhiyin.service.tenant import Tenant
     from zhiyin.store.database import Store
 
+    monkeypatch.setattr("zhiyin.service.serving_state.POLL_SECONDS", poll_seconds)
     made = []
 
     def open_shop(name: str = "shop", options: dict[str, Any] | None = None, **settings: Any) -> Any:

@@ -51,6 +51,7 @@ def test_a_forgetting_is_noticed_whatever_the_clock_said_before(service: Any, cl
     eventually(lambda: not recent(service, "u13").events)
 
 
+@pytest.mark.parametrize("poll_seconds", [60.0])  # a look in the middle of it would drop everybody's
 def test_a_forgetting_of_our_own_costs_nobody_else_their_state(service: Any) -> None:
     click(service, {"user": "u13", "item": "i7"})
     kept = recent(service, "u13")

@@ -253,6 +253,7 @@ def test_a_trace_that_waits_in_another_process_is_not_told(
         write(traces, group)
 
     monkeypatch.setattr(TraceWriter, "_write", wait_and_write)
+    monkeypatch.setattr("zhiyin.service.authentication.TRACE_WAIT_SECONDS", 0.3)  # of a list that is gone
     made = other.post("/v1/recommendations", json={"user": str(USER), "k": 3}).json()["list_id"]
     assert other.get(f"/v1/lists/{made}").status_code == 200
     assert one.delete(f"/v1/users/{USER}").status_code == 200
@@ -263,7 +264,8 @@ def test_a_trace_that_waits_in_another_process_is_not_told(
     assert other.get(f"/v1/lists/{made}").status_code == 404
 
 
-def test_another_process_forgets_at_once(opened: Callable[..., Any]) -> None:
+def test_another_process_forgets_at_once(opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zhiyin.service.authentication.TRACE_WAIT_SECONDS", 0.3)  # of a list that is gone
     one, other = opened(several=True), opened(several=True)
     list_id = live_through(one, USER)
     stranger = listed(other, user="nobody at all", k=5)

@@ -202,7 +202,8 @@ def test_keys(pair: Pair) -> None:
         assert status(given) == 401
 
 
-def test_forgetting(pair: Pair) -> None:
+def test_forgetting(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zhiyin.service.authentication.TRACE_WAIT_SECONDS", 0.3)  # of a list that is gone
     for n, here, there in by_turns(pair, 2):
         user = f"u{n}"  # one of whom the version has learned
         there.put(f"/v1/users/{user}", json={"city": "rome"}).raise_for_status()
