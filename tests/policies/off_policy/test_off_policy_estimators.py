@@ -137,14 +137,14 @@ def test_a_sub_sampled_log_answers_as_the_whole_one() -> None:
     p, t = rng.uniform(0.2, 1, n), rng.uniform(0, 0.6, n)
     rewards = (rng.random(n) < 0.05).astype(float)
     passes = np.where(rewards > 0, 1.0, 0.1)
-    kept = rng.random(n) < passes
+    selected = rng.random(n) < passes
     whole = evaluate_off_policy(LoggedDecisions(rewards, p, t), ["ips", "snips"], refuse=False)
     part = evaluate_off_policy(
-        LoggedDecisions(rewards[kept], p[kept], t[kept], pass_probabilities=passes[kept]),
+        LoggedDecisions(rewards[selected], p[selected], t[selected], pass_probabilities=passes[selected]),
         ["ips", "snips"],
         refuse=False,
     )
-    assert kept.sum() < 0.2 * n
+    assert selected.sum() < 0.2 * n
     for name in ("ips", "snips"):
         assert part[name].value == pytest.approx(whole[name].value, rel=0.03)
         assert part[name].standard_error == pytest.approx(whole[name].standard_error, rel=0.2)

@@ -85,10 +85,10 @@ def test_women_logged_by_thompson_sampling_are_refused(real_data: DataOf, thomps
     result = evaluate_off_policy(logged(real_data, thompson, "bts", "women"))
     assert result.refusal is not None
     assert result.estimates == ()
-    said = str(result.refusal)
-    assert "worth 2.1 of the target policy's own" in said
-    assert "weight 21,739" in said
-    assert "draw 5% of the decisions by the target policy" in said
+    text = str(result.refusal)
+    assert "worth 2.1 of the target policy's own" in text
+    assert "weight 21,739" in text
+    assert "draw 5% of the decisions by the target policy" in text
 
 
 @pytest.mark.parametrize(("name", "campaign"), [("random", "men"), ("random", "women"), ("bts", "men")])

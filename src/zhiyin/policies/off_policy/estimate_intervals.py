@@ -7,7 +7,7 @@ Bernstein interval with a small part of the error probability; the two are added
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -72,6 +72,10 @@ def interval_of(sums: EstimateSums, settings: IntervalSettings) -> tuple[float, 
     method = settings.method
     if method == NORMAL and not settings.normal_allowed:
         method = CLOPPER_PEARSON
+    if method == ANYTIME:
+        # A growing log goes over from bounded rewards to the normal approximation: each has half of the error
+        # probability.
+        settings = replace(settings, alpha=settings.alpha / 2)
     if method == NORMAL or (method == ANYTIME and settings.normal_allowed):
         low, high = _by_standard_error(sums, settings, method)
     else:

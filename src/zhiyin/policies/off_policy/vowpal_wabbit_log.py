@@ -104,12 +104,11 @@ class DsjsonLog:
     def batches(self) -> Iterator[DsjsonBatch]:
         """The decisions of contextual bandits, block by block. Raises DataError naming file and line."""
         for frame in self._frames():
-            kept = frame.filter(pl.col("_label_cost").is_not_null() & pl.col("_outcomes").is_null())
-            self.n_skipped += frame.height - kept.height
-            learned = kept.filter(~pl.col("_skipLearn").fill_null(False))
-            self.n_not_learned += kept.height - learned.height
-            if learned.height:
-                yield self._batch(learned)
+            decisions = frame.filter(pl.col("_label_cost").is_not_null() & pl.col("_outcomes").is_null())
+            self.n_skipped += frame.height - decisions.height
+            activated = self._activated(decisions)
+            if activated.height:
+                yield self._batch(activated)
 
     def decisions(self, target: Target) -> DsjsonDecisions:
         """The log for `evaluate_off_policy`. target: gives the target policy's probability of each chosen action."""
@@ -125,10 +124,9 @@ class DsjsonLog:
         for frame in self._frames():
             lists = frame.filter(pl.col("_outcomes").list.len() > 0)
             self.n_skipped += frame.height - lists.height
-            kept = lists.filter(~pl.col("_skipLearn").fill_null(False))
-            self.n_not_learned += lists.height - kept.height
-            if kept.height:
-                reward, propensity = self._slots(kept)
+            activated = self._activated(lists)
+            if activated.height:
+                reward, propensity = self._slots(activated)
                 rewards.append(reward)
                 propensities.append(propensity)
         if not rewards:
@@ -149,6 +147,12 @@ class DsjsonLog:
                 block += file.readline()
                 yield self._parsed(block, line)
                 line += block.count(b"\n")
+
+    def _activated(self, decisions: pl.DataFrame) -> pl.DataFrame:
+        """Decisions without those that were deferred and never activated, which are counted."""
+        activated = decisions.filter(~pl.col("_skipLearn").fill_null(False))
+        self.n_not_learned += decisions.height - activated.height
+        return activated
 
     def _parsed(self, block: bytes, first_line: int) -> pl.DataFrame:
         numbers = _line_numbers(block, first_line)
