@@ -22,6 +22,9 @@ from .conftest import click, eventually
 YEARS = 10 * 365 * 86_400
 _TIME, _TIME_NS = time.time, time.time_ns
 
+# The test does itself what a shop does when it looks for what has changed.
+UNDISTURBED = pytest.mark.parametrize("poll_seconds", [60.0])
+
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
@@ -51,7 +54,7 @@ def test_a_forgetting_is_noticed_whatever_the_clock_said_before(service: Any, cl
     eventually(lambda: not recent(service, "u13").events)
 
 
-@pytest.mark.parametrize("poll_seconds", [60.0])  # a look in the middle of it would drop everybody's
+@UNDISTURBED
 def test_a_forgetting_of_our_own_costs_nobody_else_their_state(service: Any) -> None:
     click(service, {"user": "u13", "item": "i7"})
     kept = recent(service, "u13")
@@ -70,6 +73,7 @@ def test_who_is_forgotten_by_a_clock_that_is_behind_is_forgotten(service: Any, c
     assert service.live.user_history(service.live.view(), "u3").code == -1
 
 
+@UNDISTURBED
 def test_trending_outlives_a_clock_that_ran_ahead(service: Any, clock: Callable[[float], None]) -> None:
     trending = service.live.trending
     clock(YEARS)
