@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from zhiyin.policies.simulators.long_term_satisfaction import (
     LongTermSatisfaction,
@@ -70,3 +71,12 @@ def test_sessions_have_their_length_and_observations_the_last_item():
     assert environment.step(np.zeros((5, 1), dtype=int)).ended.all()
     environment.reset()
     assert (environment.observe().users == 0).all()
+
+
+def test_a_session_without_sensitivity_returns_what_the_integral_says():
+    clickbait = (np.arange(2000) + 0.5) / 2000
+    mean, limit = (4 + clickbait) / 2, np.log(100)  # satisfaction is ½
+    expected = 60 * (np.exp(mean + 0.5) * norm.cdf(limit - mean - 1) + 100 * norm.sf(limit - mean)).mean()
+    environment = LongTermSatisfaction(n_users=5000, n_candidates=1, sensitivity=0, seed=2)
+    returns = session_returns(environment, lambda observation: np.zeros((5000, 1), dtype=int))
+    assert abs(returns.mean() - expected) <= 4 * returns.std() / np.sqrt(5000)
