@@ -17,7 +17,7 @@ from zhiyin import client
 from zhiyin.api import endpoints
 from zhiyin.api.endpoint import Endpoint, RawBody
 from zhiyin.api.endpoints import ENDPOINTS
-from zhiyin.api.requests import EventIn, ListQuery
+from zhiyin.api.requests import EventBody, ListQuery
 from zhiyin.client import Call, CallSequence
 from zhiyin.client.api_methods import Methods
 
@@ -87,8 +87,8 @@ def check_body(call: Call[Any], endpoint: Endpoint) -> None:
         assert call.content_type in endpoint.body.schemas()
         if endpoint is endpoints.EVENTS:
             (event,) = json.loads(call.body)["events"]
-            EventIn.model_validate(event)
-            assert event.keys() == EventIn.model_fields.keys() or event.keys() == {"id", "user", "item"}
+            EventBody.model_validate(event)
+            assert event.keys() == EventBody.model_fields.keys() or event.keys() == {"id", "user", "item"}
         else:
             assert all(json.loads(line).keys() == {"id", "columns"} for line in call.body.splitlines())
         return

@@ -23,7 +23,7 @@ pytest.importorskip("starlette")
 
 from pydantic import BaseModel
 
-from zhiyin.api.requests import Setting
+from zhiyin.api.requests import PlacementSettings
 from zhiyin.cli.evaluation_output import evaluate_models
 from zhiyin.cli.project import Project, project_of
 from zhiyin.core.errors import ConfigError
@@ -331,7 +331,7 @@ def test_pins_at_the_ends(slot: int, good: bool, answered: Callable[[dict[str, A
 
 
 def of_placements() -> list[Number]:
-    return list(numbers(Setting, without=("boosts", "pins")))  # as in [rules], above
+    return list(numbers(PlacementSettings, without=("boosts", "pins")))  # as in [rules], above
 
 
 @pytest.mark.parametrize("number", of_placements(), ids=str)

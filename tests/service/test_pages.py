@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 
 from tests.service.conftest import eventually
 from tests.service.running import running
-from zhiyin.api.requests import Ask
+from zhiyin.api.requests import RecommendRequest
 from zhiyin.client import PageKey
 from zhiyin.service import pages
 from zhiyin.service.app import create_app
@@ -711,7 +711,7 @@ def test_events_of_who_was_here_before_stay_theirs(site: Site) -> None:
 def test_one_event_that_may_not_be_does_not_take_the_others_along(site: Site) -> None:
     page = site.browser()
     TokenServer(site, page)
-    others = site.shop.list_service.create(Ask(user="u4")).list_id
+    others = site.shop.list_service.create(RecommendRequest(user="u4")).list_id
     page.evaluate("zhiyin.recommend({k: 3})")
     page.evaluate(
         "id => { for (let n = 0; n < 9; n++) zhiyin.track(`i${n}`, 'view', n === 4 ? {listId: id} : {}); }", others

@@ -35,7 +35,7 @@ class Endpoint:
 
     Parameters
     ----------
-    name: of the endpoint, of its call in the Python client, and of its `operationId` unless `operation_id` is given.
+    name: of the endpoint, of its call in the Python client, and its `operationId`.
     method, path: such as "GET" and "/v1/items/{key}"; a name in braces is an id, percent-encoded.
     scope: that a key must have; None: no key is needed.
     response: type of a success, sent with status 200; None: text.
@@ -45,7 +45,6 @@ class Endpoint:
     body: type of a JSON body, or a body of another kind; None: there is none.
     visitors: whether page tokens may use it. Its handler then has to check every id of a user that a request names.
     row_results: whether an answer with status 400 may be a `response`, too: a result for each row that was refused.
-    operation_id: in /openapi.json, where another one was published before.
     refusals: status codes of /openapi.json other than 200; None: all that a request with a key may get.
     """
 
@@ -60,12 +59,7 @@ class Endpoint:
     body: type[BaseModel] | JsonObject | RawBody | None = None
     visitors: bool = False
     row_results: bool = False
-    operation_id: str = ""
     refusals: tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if not self.operation_id:
-            object.__setattr__(self, "operation_id", self.name)
 
     @property
     def path_parameters(self) -> tuple[str, ...]:

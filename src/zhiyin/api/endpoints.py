@@ -16,15 +16,14 @@ from zhiyin.api.endpoint import Endpoint, JsonObject, RawBody
 
 EVENTS = Endpoint(
     "events", "POST", "/v1/events", scope="events", visitors=True, tags=("events",),
-    body=RawBody(requests.event_batch_schemas), response=responses.Fates, row_results=True,
-    operation_id="bring_v1_events_post",
+    body=RawBody(requests.event_batch_schemas), response=responses.EventResults, row_results=True,
     description="Keep events. Each is accepted, known already, or rejected with its reason; answered once they are on "
     "the\ndisk, and they count in the very next list, whatever their time. A time more than a day ahead of the clock, "
     "or\nbefore 1971, is rejected; one less far ahead is taken as now.",
 )  # fmt: skip
 IMPRESSIONS = Endpoint(
     "impressions", "POST", "/v1/impressions/{list_id}", scope="events", visitors=True, tags=("events",),
-    body=requests.ShownIn, response=responses.Shown, operation_id="shown_v1_impressions__list_id__post",
+    body=requests.ImpressionBody, response=responses.ImpressionResult,
     description="What was really shown of a list, in order: so that what is learned from it is true.",
 )  # fmt: skip
 
@@ -32,60 +31,58 @@ IMPRESSIONS = Endpoint(
 
 RECOMMEND = Endpoint(
     "recommend", "POST", "/v1/recommendations", scope="read", visitors=True, tags=("lists",),
-    body=requests.Ask, response=responses.List, operation_id="recommend_v1_recommendations_post",
+    body=requests.RecommendRequest, response=responses.ItemList,
     description="The best items for a user, a session, a visitor with a history, or a stranger.",
 )  # fmt: skip
 RECOMMEND_BY_QUERY = Endpoint(
     "recommend_by_query", "GET", "/v1/recommendations", scope="read", visitors=True, tags=("lists",),
-    query=requests.RecommendQuery, response=responses.List,
-    operation_id="recommend_simply_v1_recommendations_get",
+    query=requests.RecommendQuery, response=responses.ItemList,
     description="The same in one line.",
 )  # fmt: skip
 RANK = Endpoint(
     "rank", "POST", "/v1/rank", scope="read", visitors=True, tags=("lists",),
-    body=requests.RankIn, response=responses.List, operation_id="rank_v1_rank_post",
+    body=requests.RankRequest, response=responses.ItemList,
     description="The given items in the best order for this user; those nobody knows or may see come last, as given.",
 )  # fmt: skip
 PAGES = Endpoint(
     "pages", "POST", "/v1/pages", scope="read", visitors=True, tags=("lists",),
-    body=requests.PageIn, response=responses.Widgets, operation_id="page_v1_pages_post",
+    body=requests.PageRequest, response=responses.PageLists,
     description="Several lists for one page; no item is in two of them.",
 )  # fmt: skip
 POPULAR = Endpoint(
     "popular", "GET", "/v1/popular", scope="read", visitors=True, tags=("lists",),
-    query=requests.ListQuery, response=responses.List, operation_id="popular_v1_popular_get",
+    query=requests.ListQuery, response=responses.ItemList,
     description="What most users had.",
 )  # fmt: skip
 TRENDING = Endpoint(
     "trending", "GET", "/v1/trending", scope="read", visitors=True, tags=("lists",),
-    query=requests.ListQuery, response=responses.List, operation_id="trending_v1_trending_get",
+    query=requests.ListQuery, response=responses.ItemList,
     description="What users choose right now: the weight of each event of the store's log, halved for every day that "
     "passed.\n\nEvents that count against an item, such as dislikes, are left out.",
 )  # fmt: skip
 SIMILAR = Endpoint(
     "similar", "GET", "/v1/items/{key}/similar", scope="read", visitors=True, tags=("lists", "items"),
-    query=requests.ListQuery, response=responses.Similar, operation_id="similar_v1_items__key__similar_get",
+    query=requests.ListQuery, response=responses.SimilarItems,
     description="What goes with an item.",
 )  # fmt: skip
 SIMILAR_USERS = Endpoint(
     "similar_users", "GET", "/v1/users/{key}/similar", scope="read", tags=("lists", "users"),
     query=requests.PagedQuery, response=responses.SimilarUsers,
-    operation_id="similar_users_v1_users__key__similar_get",
     description="Users of the training data who did alike.",
 )  # fmt: skip
 HISTORY = Endpoint(
     "history", "GET", "/v1/users/{key}/history", scope="read", visitors=True, tags=("lists", "users"),
-    query=requests.HistoryQuery, response=responses.History, operation_id="history_v1_users__key__history_get",
+    query=requests.HistoryQuery, response=responses.History,
     description="Events of a user that the store has heard, oldest first; a page token is told those of its own user.",
 )  # fmt: skip
 GET_LIST = Endpoint(
     "get_list", "GET", "/v1/lists/{list_id}", scope="admin", tags=("lists", "traces"),
-    response=responses.Traced, operation_id="trace_v1_lists__list_id__get",
+    response=responses.ListTrace,
     description="What a list was made of, what was really shown of it, and what was done with it.",
 )  # fmt: skip
 REPLAY = Endpoint(
     "replay", "POST", "/v1/lists/{list_id}/replay", scope="admin", tags=("lists", "traces"),
-    query=requests.ReplayQuery, response=responses.Replayed, operation_id="replay_v1_lists__list_id__replay_post",
+    query=requests.ReplayQuery, response=responses.ReplayResult,
     description="Make a list again, by the version and the items of then, and say whether it is the same. `explain`: "
     "with the\nreason of each item, and what was removed by which rule.",
 )  # fmt: skip
@@ -104,83 +101,82 @@ _PUT_MANY = "Many at once, a line each; each is kept or rejected with its reason
 
 PUT_ITEM = Endpoint(
     "put_item", "PUT", "/v1/items/{key}", scope="admin", tags=("items",),
-    body=_ITEM_COLUMNS, response=responses.Kept, description=_PUT,
+    body=_ITEM_COLUMNS, response=responses.WriteResult, description=_PUT,
 )  # fmt: skip
 PATCH_ITEM = Endpoint(
     "patch_item", "PATCH", "/v1/items/{key}", scope="admin", tags=("items",),
-    body=_ITEM_COLUMNS, response=responses.Kept, description=_PATCH,
+    body=_ITEM_COLUMNS, response=responses.WriteResult, description=_PATCH,
 )  # fmt: skip
 GET_ITEM = Endpoint(
     "get_item", "GET", "/v1/items/{key}", scope="read", visitors=True, tags=("items",),
-    response=responses.Thing, description=_GET,
+    response=responses.CatalogEntry, description=_GET,
 )  # fmt: skip
 DELETE_ITEM = Endpoint(
     "delete_item", "DELETE", "/v1/items/{key}", scope="admin", tags=("items",),
-    response=responses.Kept, description=_DELETE,
+    response=responses.WriteResult, description=_DELETE,
 )  # fmt: skip
 PUT_ITEMS = Endpoint(
     "put_items", "POST", "/v1/items", scope="admin", tags=("items",),
-    body=RawBody(functools.partial(requests.lines_schemas, "items")), response=responses.Lines, row_results=True,
-    operation_id="post_items", description=_PUT_MANY,
+    body=RawBody(functools.partial(requests.lines_schemas, "items")), response=responses.ImportResult,
+    row_results=True, description=_PUT_MANY,
 )  # fmt: skip
 SEARCH = Endpoint(
     "search", "GET", "/v1/items", scope="read", visitors=True, tags=("items",),
-    query=requests.SearchQuery, response=responses.Search, operation_id="search_v1_items_get",
+    query=requests.SearchQuery, response=responses.SearchResults,
     description="Items whose title or id holds all words; without words the most popular ones.",
 )  # fmt: skip
 PUT_USER = Endpoint(
     "put_user", "PUT", "/v1/users/{key}", scope="admin", tags=("users",),
-    body=_USER_COLUMNS, response=responses.Kept, description=_PUT,
+    body=_USER_COLUMNS, response=responses.WriteResult, description=_PUT,
 )  # fmt: skip
 PATCH_USER = Endpoint(
     "patch_user", "PATCH", "/v1/users/{key}", scope="admin", tags=("users",),
-    body=_USER_COLUMNS, response=responses.Kept, description=_PATCH,
+    body=_USER_COLUMNS, response=responses.WriteResult, description=_PATCH,
 )  # fmt: skip
 GET_USER = Endpoint(
     "get_user", "GET", "/v1/users/{key}", scope="read", tags=("users",),
-    response=responses.Thing, description=_GET,
+    response=responses.CatalogEntry, description=_GET,
 )  # fmt: skip
 DELETE_USER = Endpoint(
     "delete_user", "DELETE", "/v1/users/{key}", scope="admin", tags=("users",),
-    response=responses.Forgotten, description=_DELETE,
+    response=responses.ForgetResult, description=_DELETE,
 )  # fmt: skip
 PUT_USERS = Endpoint(
     "put_users", "POST", "/v1/users", scope="admin", tags=("users",),
-    body=RawBody(functools.partial(requests.lines_schemas, "users")), response=responses.Lines, row_results=True,
-    operation_id="post_users", description=_PUT_MANY,
+    body=RawBody(functools.partial(requests.lines_schemas, "users")), response=responses.ImportResult,
+    row_results=True, description=_PUT_MANY,
 )  # fmt: skip
 
 # -- placements -------------------------------------------------------------------------------------------------------
 
 LIST_PLACEMENTS = Endpoint(
     "list_placements", "GET", "/v1/placements", scope="admin", tags=("placements",),
-    response=responses.AllPlacements, operation_id="all_of_v1_placements_get",
+    response=responses.PlacementList,
     description="All placements with their versions and settings.",
 )  # fmt: skip
 GET_PLACEMENT = Endpoint(
     "get_placement", "GET", "/v1/placements/{name}", scope="admin", tags=("placements",),
-    response=responses.Placement, operation_id="get_v1_placements__name__get",
+    response=responses.Placement,
     description="One of them.",
 )  # fmt: skip
 PUT_PLACEMENT = Endpoint(
     "put_placement", "PUT", "/v1/placements/{name}", scope="admin", tags=("placements",),
-    body=requests.Setting, response=responses.PlacementKept, operation_id="put_v1_placements__name__put",
+    body=requests.PlacementSettings, response=responses.PlacementWriteResult,
     description="Change settings for all lists from now on. They are checked first: what cannot be changes nothing.",
 )  # fmt: skip
 DELETE_PLACEMENT = Endpoint(
     "delete_placement", "DELETE", "/v1/placements/{name}", scope="admin", tags=("placements",),
-    response=responses.PlacementGone, operation_id="delete_v1_placements__name__delete",
+    response=responses.PlacementDeleteResult,
     description="Lists may no longer name it. Its versions are kept.",
 )  # fmt: skip
 PLACEMENT_VERSIONS = Endpoint(
     "placement_versions", "GET", "/v1/placements/{name}/versions", scope="admin", tags=("placements",),
-    response=responses.PlacementVersions, operation_id="versions_v1_placements__name__versions_get",
+    response=responses.PlacementVersions,
     description="All versions, newest first.",
 )  # fmt: skip
 ROLLBACK_PLACEMENT = Endpoint(
     "rollback_placement", "POST", "/v1/placements/{name}/rollback", scope="admin", tags=("placements",),
-    body=requests.RollbackIn, response=responses.PlacementKept,
-    operation_id="rollback_v1_placements__name__rollback_post",
+    body=requests.RollbackRequest, response=responses.PlacementWriteResult,
     description="Write the settings of an old version as a new one.",
 )  # fmt: skip
 
@@ -188,13 +184,13 @@ ROLLBACK_PLACEMENT = Endpoint(
 
 GET_SCHEMA = Endpoint(
     "get_schema", "GET", "/v1/schema", scope="admin", tags=("schema",),
-    response=responses.Schema, operation_id="get_schema_v1_schema_get",
+    response=responses.ColumnSchema,
     description="The type of each column, and where it comes from: the catalogue, the first write, the settings, or a"
     "\ndeclaration.",
 )  # fmt: skip
 PUT_SCHEMA = Endpoint(
     "put_schema", "PUT", "/v1/schema", scope="admin", tags=("schema",),
-    body=requests.SchemaIn, response=responses.Schema, operation_id="put_schema_v1_schema_put",
+    body=requests.SchemaRequest, response=responses.ColumnSchema,
     description="Declare types of columns; others stay as they are. Values that do not fit are null from then on, and "
     "told in\nset_aside. Refused where a rule of the house could not be used any more.",
 )  # fmt: skip
@@ -203,24 +199,24 @@ PUT_SCHEMA = Endpoint(
 
 LIST_KEYS = Endpoint(
     "list_keys", "GET", "/v1/keys", scope="admin", tags=("keys",),
-    response=responses.AllKeys, operation_id="all_of_v1_keys_get",
+    response=responses.KeyList,
     description="All keys: what is kept of them, never the keys themselves.",
 )  # fmt: skip
 ADD_KEY = Endpoint(
     "add_key", "POST", "/v1/keys", scope="admin", tags=("keys",),
-    body=requests.KeyIn, response=responses.NewKey, operation_id="add_v1_keys_post",
+    body=requests.KeyRequest, response=responses.NewKey,
     description="Make a key. It is shown in this answer and never again. Of several processes that answer, the others "
     "have\nlooked by then.",
 )  # fmt: skip
 REVOKE_KEY = Endpoint(
     "revoke_key", "DELETE", "/v1/keys/{name}", scope="admin", tags=("keys",),
-    response=responses.KeyGone, operation_id="revoke_v1_keys__name__delete",
+    response=responses.KeyRevokeResult,
     description="Revoke a key, and the page tokens that it signed: at once here; where several processes answer, the "
     "answer\nwaits until they have looked. The last admin key stays.",
 )  # fmt: skip
 PAGE_TOKEN = Endpoint(
     "page_token", "POST", "/v1/tokens", scope="page", tags=("keys", "tokens"),
-    body=requests.TokenIn, response=responses.Token, operation_id="token_v1_tokens_post",
+    body=requests.TokenRequest, response=responses.PageToken,
     description="Sign a page token for a user, a session, or both; without any, for a new session. It lets a page "
     "bring events\nand read lists of these alone, until it expires (by default in an hour, at most in 7 days) or its "
     "key is\nrevoked. An admin key has it signed by the newest page key.",
@@ -230,24 +226,23 @@ PAGE_TOKEN = Endpoint(
 
 HEALTH = Endpoint(
     "health", "GET", "/health", scope=None, tags=("state",), refusals=(422,),
-    response=responses.Health, operation_id="health_health_get",
+    response=responses.Health,
     description="Whether the process lives.",
 )  # fmt: skip
 READY = Endpoint(
     "ready", "GET", "/ready", scope=None, tags=("state",), refusals=(503, 422),
-    response=responses.Ready, operation_id="ready_ready_get",
+    response=responses.Ready,
     description="Whether it can answer: a version, and a store that can be read. set_aside: what is not used, and how "
     "it is\nmended. Without a version events are kept and lists are refused: 503.",
 )  # fmt: skip
 METRICS = Endpoint(
     "metrics", "GET", "/metrics", scope="admin", tags=("state",), response=None,
-    operation_id="shop_metrics_metrics_get",
     description="Figures for Prometheus; of several shops, those of the key's own.",
 )  # fmt: skip
 # In place of METRICS where every shop shows its figures to all.
 OPEN_METRICS = Endpoint(
     "metrics", "GET", "/metrics", scope=None, tags=("state",), refusals=(422,), response=None,
-    operation_id="open_metrics_metrics_get", description="Figures for Prometheus.",
+    description="Figures for Prometheus.",
 )  # fmt: skip
 
 # Every endpoint by its name.

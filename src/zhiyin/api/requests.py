@@ -124,7 +124,7 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
-class EventIn(Body):
+class EventBody(Body):
     """One event. `time`: microseconds UTC, from 1971 to a day ahead of the service's clock, left out for now; `id`: of
     one id only the first event is kept."""
 
@@ -137,7 +137,7 @@ class EventIn(Body):
     list_id: Id | None = None
 
 
-class BoostIn(Body):
+class BoostBody(Body):
     when: Filter = ""
     multiply: Amount = 1.0
     add: Amount = 0.0
@@ -148,7 +148,7 @@ class ListOptions(Body):
 
     k: K = 10
     filter: Filter = ""
-    boosts: Annotated[list[BoostIn], Field(fail_fast=True, max_length=20)] = Field(default_factory=list)
+    boosts: Annotated[list[BoostBody], Field(fail_fast=True, max_length=20)] = Field(default_factory=list)
     exclude: Annotated[list[Id], Field(fail_fast=True, max_length=MAX_IDS)] = Field(default_factory=list)
     pins: Annotated[Pins, Field(max_length=100, json_schema_extra=_SLOTS)] = Field(default_factory=dict)
     exclude_seen: Bool | None = None
@@ -156,7 +156,7 @@ class ListOptions(Body):
     balance: Annotated[Number, Field(ge=0, le=1)] | None = None
 
 
-class Setting(ListOptions):
+class PlacementSettings(ListOptions):
     """A placement. `explore`: probability that one slot is given to an item that did not make the list; `budget`:
     milliseconds after which stages are left out."""
 
@@ -170,7 +170,7 @@ _HISTORY_OR_WHO: dict[str, Any] = {"anyOf": [
 ]}  # fmt: skip
 
 
-class Who(Body):
+class RequestSubject(Body):
     """Whose list. `user` is known by events; so is `session`, a visitor's, and both may be given; `history`, which
     neither of them goes with: items, oldest first, of a visitor whose events are not kept."""
 
@@ -184,13 +184,13 @@ class Who(Body):
     )
 
     @model_validator(mode="after")
-    def _check_history_alone(self) -> Who:
+    def _check_history_alone(self) -> RequestSubject:
         if self.history is not None and (self.user is not None or self.session is not None):
             raise ValueError("history cannot be given with user or session: send one of them")
         return self
 
 
-class Ask(Who, ListOptions):
+class RecommendRequest(RequestSubject, ListOptions):
     """Who asks for how many of what; where a placement says otherwise, the request wins, and both filters hold."""
 
     placement: Id | None = None
@@ -202,7 +202,7 @@ class Ask(Who, ListOptions):
     now: Moment | None = None
 
 
-class RankIn(Who):
+class RankRequest(RequestSubject):
     """Items to be ordered for someone."""
 
     items: Annotated[list[Id], Field(fail_fast=True, min_length=1, max_length=1_000)]
@@ -212,7 +212,7 @@ class RankIn(Who):
     fields: Fields = Field(default_factory=list)
 
 
-class Widget(Body):
+class PageWidget(Body):
     """One list of a page. `page`: `next` of the same widget before."""
 
     name: Id
@@ -224,28 +224,28 @@ class Widget(Body):
     page: Page | None = None
 
 
-class PageIn(Who):
+class PageRequest(RequestSubject):
     """Several lists for one page, no item twice; the first widget chooses first. Each has a name of its own."""
 
-    widgets: Annotated[list[Widget], Field(fail_fast=True, min_length=1, max_length=MAX_WIDGETS)]
+    widgets: Annotated[list[PageWidget], Field(fail_fast=True, min_length=1, max_length=MAX_WIDGETS)]
     explain: Bool = False
     language: Language = "en"
     fields: Fields = Field(default_factory=list)
 
     @model_validator(mode="after")
-    def _check_names_differ(self) -> PageIn:
+    def _check_names_differ(self) -> PageRequest:
         if len({widget.name for widget in self.widgets}) < len(self.widgets):
             raise ValueError("two widgets have one name: give each a name of its own")
         return self
 
 
-class ShownIn(Body):
+class ImpressionBody(Body):
     """What was really shown of a list, in order."""
 
     items: Annotated[list[Id], Field(fail_fast=True, max_length=MAX_ITEMS)]
 
 
-class RollbackIn(Body):
+class RollbackRequest(Body):
     version: Version
 
 
@@ -258,7 +258,7 @@ def _page_alone(scopes: list[str]) -> list[str]:
     return scopes
 
 
-class KeyIn(Body):
+class KeyRequest(Body):
     """A key to be made. `scopes`: of read, events and admin, or page alone. `expires`: a duration from now such as
     "90d"; left out, never."""
 
@@ -271,7 +271,7 @@ class KeyIn(Body):
     expires: KeyLife | None = None
 
 
-class TokenIn(Body):
+class TokenRequest(Body):
     """Whom a page token is for. `session`: made by the shop's server, never taken from a page: an id of one's choice
     could be another user's. `scope`: what it allows. `expires`: "1s" to "7d"."""
 
@@ -340,7 +340,7 @@ Types = Annotated[
 ]
 
 
-class SchemaIn(Body):
+class SchemaRequest(Body):
     """Types by column: bool, int, number, text, date, time, texts, piped (texts parted by |), numbers, vector or
     vector(64). null: as it was without a declaration."""
 
@@ -353,7 +353,7 @@ class SchemaIn(Body):
 
 def event_batch_schemas() -> dict[str, dict[str, Any]]:
     """JSON Schemas of a batch of events, by media type."""
-    batch = {"type": "array", "minItems": 1, "maxItems": MAX_EVENTS_PER_REQUEST, "items": EventIn.model_json_schema()}
+    batch = {"type": "array", "minItems": 1, "maxItems": MAX_EVENTS_PER_REQUEST, "items": EventBody.model_json_schema()}
     return {
         "application/json": {
             "type": "object", "required": ["events"], "additionalProperties": False, "properties": {"events": batch},

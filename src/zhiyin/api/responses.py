@@ -24,7 +24,7 @@ class ResponseModel(BaseModel):
     model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
-class Fate(ResponseModel):
+class EventResult(ResponseModel):
     """What became of an event. id: as given or made; none where it was rejected."""
 
     id: str | None = None
@@ -32,31 +32,31 @@ class Fate(ResponseModel):
     reason: str | None = None
 
 
-class Fates(ResponseModel):
-    events: list[Fate]
+class EventResults(ResponseModel):
+    events: list[EventResult]
     rejected: int = Field(ge=0)
 
 
-class Line(ResponseModel):
+class LineError(ResponseModel):
     line: int = Field(ge=1)
     reason: str
 
 
-class Lines(ResponseModel):
+class ImportResult(ResponseModel):
     """rejected: the first 100."""
 
     accepted: int = Field(ge=0)
-    rejected: list[Line]
+    rejected: list[LineError]
 
 
-class Kept(ResponseModel):
+class WriteResult(ResponseModel):
     """version 0: there was nothing to delete."""
 
     id: str
     version: int = Field(ge=0)
 
 
-class Thing(ResponseModel):
+class CatalogEntry(ResponseModel):
     """version 0: as the catalogue of the version in use has it."""
 
     id: str
@@ -64,24 +64,24 @@ class Thing(ResponseModel):
     version: int = Field(ge=0)
 
 
-class Forgotten(ResponseModel):
+class ForgetResult(ResponseModel):
     id: str
     proof: dict[str, Any]
 
 
-class Found(ResponseModel):
+class SearchHit(ResponseModel):
     item: str
     columns: Columns
 
 
-class Search(ResponseModel):
+class SearchResults(ResponseModel):
     """next: given back as page, the items that follow."""
 
-    items: list[Found]
+    items: list[SearchHit]
     next: str | None
 
 
-class Listed(ResponseModel):
+class ListedItem(ResponseModel):
     """columns: those asked for. reason, sentence, sources: with explain. score: null where an item is not known."""
 
     item: str
@@ -92,31 +92,31 @@ class Listed(ResponseModel):
     sources: dict[str, int] | None = None
 
 
-class Removed(ResponseModel):
+class RemovedItem(ResponseModel):
     item: str
     rule: str
 
 
-class List(ResponseModel):
+class ItemList(ResponseModel):
     """next: given back as page, the items that follow. degraded: stages and sources left out. milliseconds: it took."""
 
     list_id: str
     version: int
     placement: str
     method: str
-    items: list[Listed]
+    items: list[ListedItem]
     next: str | None
     degraded: list[str]
-    removed: list[Removed] | None = None
+    removed: list[RemovedItem] | None = None
     milliseconds: Number
 
 
-class Similar(List):
+class SimilarItems(ItemList):
     item: str
 
 
-class Widgets(ResponseModel):
-    class One(List):
+class PageLists(ResponseModel):
+    class One(ItemList):
         name: str
 
     widgets: list[One]
@@ -136,7 +136,7 @@ class SimilarUsers(ResponseModel):
     next: str | None
 
 
-class Past(ResponseModel):
+class HistoryEvent(ResponseModel):
     id: str
     item: str
     time: int
@@ -146,10 +146,10 @@ class Past(ResponseModel):
 
 class History(ResponseModel):
     user: str
-    events: list[Past]
+    events: list[HistoryEvent]
 
 
-class Shown(ResponseModel):
+class ImpressionResult(ResponseModel):
     """kept: items of the list that were shown; inserted: those shown that were not of it; dropped: those not shown."""
 
     list_id: str
@@ -164,11 +164,11 @@ class Placement(ResponseModel):
     settings: dict[str, Any]
 
 
-class AllPlacements(ResponseModel):
+class PlacementList(ResponseModel):
     placements: list[Placement]
 
 
-class SetAsideEntry(ResponseModel):
+class HealthIssueEntry(ResponseModel):
     """what: which, by its name or its sequence number. mend: the command or request that mends it."""
 
     what: str
@@ -183,21 +183,21 @@ class ColumnType(ResponseModel):
     source: str
 
 
-class Schema(ResponseModel):
+class ColumnSchema(ResponseModel):
     """Types by column. version: grows with each change. set_aside: after a change, all that is not used."""
 
     version: int
     items: dict[str, ColumnType]
     users: dict[str, ColumnType]
-    set_aside: list[SetAsideEntry] | None = None
+    set_aside: list[HealthIssueEntry] | None = None
 
 
-class PlacementKept(ResponseModel):
+class PlacementWriteResult(ResponseModel):
     name: str
     version: int
 
 
-class PlacementGone(ResponseModel):
+class PlacementDeleteResult(ResponseModel):
     name: str
 
 
@@ -213,16 +213,16 @@ class PlacementVersions(ResponseModel):
     versions: list[PlacementVersion]
 
 
-class Replayed(BaseModel):
+class ReplayResult(BaseModel):
     """reason: why it cannot be made again, or is not the same."""
 
     list_id: str
     same: bool
-    items: list[Listed]
+    items: list[ListedItem]
     reason: str | None = None
 
 
-class Traced(BaseModel):
+class ListTrace(BaseModel):
     """What a list was made of, what was shown of it, what was done with it."""
 
     class Item(ResponseModel):
@@ -243,7 +243,7 @@ class Traced(BaseModel):
     events: list[dict[str, Any]]
 
 
-class Key(ResponseModel):
+class KeyInfo(ResponseModel):
     """id: named by the page tokens that it signs. Moments in microseconds UTC; expires null: never; used: the day."""
 
     name: str
@@ -255,22 +255,22 @@ class Key(ResponseModel):
     used: int | None
 
 
-class NewKey(Key):
+class NewKey(KeyInfo):
     """key: shown this once."""
 
     key: str
 
 
-class AllKeys(ResponseModel):
-    keys: list[Key]
+class KeyList(ResponseModel):
+    keys: list[KeyInfo]
 
 
-class KeyGone(ResponseModel):
+class KeyRevokeResult(ResponseModel):
     name: str
     id: str
 
 
-class Token(ResponseModel):
+class PageToken(ResponseModel):
     """expires: seconds since 1970."""
 
     token: str
@@ -291,4 +291,4 @@ class Ready(BaseModel):
     events: int | None = None
     waiting: int | None = None
     shops: int | None = None
-    set_aside: list[SetAsideEntry] | None = None
+    set_aside: list[HealthIssueEntry] | None = None

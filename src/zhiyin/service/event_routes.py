@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from zhiyin.api import endpoints
-from zhiyin.api.requests import MAX_EVENTS_PER_REQUEST, EventIn, ShownIn
+from zhiyin.api.requests import MAX_EVENTS_PER_REQUEST, EventBody, ImpressionBody
 from zhiyin.core.errors import DataError
 from zhiyin.service.authentication import Access
 from zhiyin.service.endpoint_routes import handles, json_response
@@ -22,7 +22,7 @@ from zhiyin.store.records import Event, validated_event
 COMMIT_TIMEOUT_SECONDS = 10.0
 # More events than this are taken into account by a thread, so that other requests do not wait for them.
 MAX_EVENTS_ON_LOOP = 50
-_FIELDS = frozenset(EventIn.model_fields)
+_FIELDS = frozenset(EventBody.model_fields)
 
 
 @handles(endpoints.EVENTS)
@@ -56,7 +56,7 @@ async def store_events(access: Access, body: bytes, content_type: str) -> Any:
 
 
 @handles(endpoints.IMPRESSIONS)
-async def store_impressions(access: Access, list_id: str, body: ShownIn) -> Any:
+async def store_impressions(access: Access, list_id: str, body: ImpressionBody) -> Any:
     trace = await access.get_list(list_id)
     if access.visitor is not None and trace.user is not None:
         access.visitor.check(trace.user, "list")
@@ -139,7 +139,7 @@ def _read_event(row: Any, now: int) -> Event:
     if not row.keys() <= _FIELDS:
         unknown = row.keys() - _FIELDS
         name = min(unknown, key=str)[:80].encode("utf-8", "replace").decode()
-        raise DataError(f"{name!r} is no field of an event", remedy=f"one of {', '.join(EventIn.model_fields)}")
+        raise DataError(f"{name!r} is no field of an event", remedy=f"one of {', '.join(EventBody.model_fields)}")
     for name in ("user", "item"):
         if name not in row:
             raise DataError(f"{name} is missing", column=name, remedy="each event has a user and an item")

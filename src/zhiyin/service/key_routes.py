@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from zhiyin.api import endpoints
-from zhiyin.api.requests import KeyIn, TokenIn
+from zhiyin.api.requests import KeyRequest, TokenRequest
 from zhiyin.core.tokens import new_session, page_claims, sign
 from zhiyin.service.authentication import Access
 from zhiyin.service.endpoint_routes import handles
@@ -22,7 +22,7 @@ async def list_keys(access: Access) -> Any:
 
 
 @handles(endpoints.ADD_KEY)
-async def add_key(access: Access, body: KeyIn) -> Any:
+async def add_key(access: Access, body: KeyRequest) -> Any:
     keys = access.tenant.keys
     key, secret = await access.writes.do(keys.add, body.name, body.scopes, body.expires)
     await _until_all_processes_know(access)
@@ -37,7 +37,7 @@ async def revoke_key(access: Access, name: str) -> Any:
 
 
 @handles(endpoints.PAGE_TOKEN)
-async def page_token(access: Access, body: TokenIn) -> Any:
+async def page_token(access: Access, body: TokenRequest) -> Any:
     keys = access.tenant.keys
     key = access.key if "page" in access.key.scopes else keys.page_key()
     if key is None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from zhiyin.api.requests import Ask
+from zhiyin.api.requests import RecommendRequest
 from zhiyin.pipeline.request import Answer
 from zhiyin.service.list_service import ListResult
 from zhiyin.service.version_view import View
 
 
-def list_json(result: ListResult, ask: Ask | Any, begun: float) -> dict[str, Any]:
+def list_json(result: ListResult, ask: RecommendRequest | Any, begun: float) -> dict[str, Any]:
     """The JSON of a list.
 
     Parameters

@@ -9,13 +9,13 @@ import numpy as np
 
 from zhiyin.api import endpoints
 from zhiyin.api.requests import (
-    Ask,
     HistoryQuery,
     ListQuery,
     PagedQuery,
-    PageIn,
-    RankIn,
+    PageRequest,
+    RankRequest,
     RecommendQuery,
+    RecommendRequest,
     ReplayQuery,
     column_names,
 )
@@ -26,10 +26,12 @@ from zhiyin.service.errors import RefusedError
 from zhiyin.service.list_response import list_json
 from zhiyin.service.page_cursor import decode_cursor, next_cursor
 
-_NO_REQUEST = Ask()
+_NO_REQUEST = RecommendRequest()
 
 
-async def _list_json(access: Access, ask: Ask, origin: str = "recommendations", like: str | None = None) -> Any:
+async def _list_json(
+    access: Access, ask: RecommendRequest, origin: str = "recommendations", like: str | None = None
+) -> Any:
     """The answer to a request for one list. like: the item that those of the list go with."""
 
     def work() -> dict[str, Any]:
@@ -44,7 +46,7 @@ async def _list_json(access: Access, ask: Ask, origin: str = "recommendations", 
 
 
 @handles(endpoints.RECOMMEND)
-async def recommend(access: Access, body: Ask) -> Any:
+async def recommend(access: Access, body: RecommendRequest) -> Any:
     return await _list_json(access, body)
 
 
@@ -53,11 +55,11 @@ async def recommend_by_query(access: Access, query: RecommendQuery) -> Any:
     fields: dict[str, Any] = query.model_dump(exclude={"k"}) | {"fields": column_names(query.fields)}
     if query.k is not None:
         fields["k"] = query.k
-    return await _list_json(access, Ask(**fields))
+    return await _list_json(access, RecommendRequest(**fields))
 
 
-def _ask_of(query: ListQuery) -> Ask:
-    return Ask(k=query.k, filter=query.filter, fields=column_names(query.fields), page=query.page)
+def _ask_of(query: ListQuery) -> RecommendRequest:
+    return RecommendRequest(k=query.k, filter=query.filter, fields=column_names(query.fields), page=query.page)
 
 
 @handles(endpoints.POPULAR)
@@ -76,7 +78,7 @@ async def similar(access: Access, key: str, query: ListQuery) -> Any:
 
 
 @handles(endpoints.RANK)
-async def rank(access: Access, body: RankIn) -> Any:
+async def rank(access: Access, body: RankRequest) -> Any:
     items = list(dict.fromkeys(body.items))
     fields = {name: getattr(body, name) for name in body.model_fields_set if name != "items"}
     fields |= {"include": items, "k": len(items), "exclude_seen": False, "diversity": "none"}
@@ -94,7 +96,7 @@ async def rank(access: Access, body: RankIn) -> Any:
 
 
 @handles(endpoints.PAGES)
-async def pages(access: Access, body: PageIn) -> Any:
+async def pages(access: Access, body: PageRequest) -> Any:
     who = access.own(body).model_dump(exclude_unset=True, exclude={"widgets"})
 
     def work() -> dict[str, Any]:
@@ -103,7 +105,7 @@ async def pages(access: Access, body: PageIn) -> Any:
         for widget in body.widgets:
             started = time.perf_counter()
             fields = widget.model_dump(exclude_unset=True, include={"placement", "k", "filter", "page"})
-            ask = Ask(**who, **{name: value for name, value in fields.items() if value is not None})
+            ask = RecommendRequest(**who, **{name: value for name, value in fields.items() if value is not None})
             origin = "similar" if widget.similar_to is not None else widget.kind
             result = access.list_service.create(ask, origin, widget.similar_to, shown)
             shown += result.items

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from zhiyin.api.requests import Ask
+from zhiyin.api.requests import RecommendRequest
 from zhiyin.core.uid import fresh_id
 from zhiyin.pipeline.exposure import deficits
 from zhiyin.pipeline.request import Answer, Request
@@ -88,7 +88,7 @@ class ListService:
 
     def create(
         self,
-        ask: Ask,
+        ask: RecommendRequest,
         origin: str = "recommendations",
         similar_to: str | None = None,
         listed: Sequence[str] = (),
@@ -150,7 +150,7 @@ class ListService:
     def _write_trace(
         self,
         result: ListResult,
-        ask: Ask,
+        ask: RecommendRequest,
         history: UserHistory | None,
         now: int,
         origin: str,
@@ -187,7 +187,9 @@ class ListService:
             self.features.recent.append(result.list_id)
 
 
-def _trace_head(result: ListResult, ask: Ask, now: int, origin: str, similar_to: str | None) -> dict[str, Any]:
+def _trace_head(
+    result: ListResult, ask: RecommendRequest, now: int, origin: str, similar_to: str | None
+) -> dict[str, Any]:
     """The fields of a trace that say what the list was made of, and its items; their names are those on disk."""
     answer, request = result.answer, result.request
     head = {

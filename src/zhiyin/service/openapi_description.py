@@ -111,7 +111,7 @@ def _schemas(models: Iterable[type[BaseModel]], mode: JsonSchemaMode) -> tuple[R
 def _operation(endpoint: Endpoint, references: References) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "tags": list(endpoint.tags), "summary": endpoint.name.replace("_", " ").title(),
-        "description": endpoint.description, "operationId": endpoint.operation_id,
+        "description": endpoint.description, "operationId": endpoint.name,
     }  # fmt: skip
     if endpoint.scope is not None:
         operation["security"] = [{name: []} for name in _SECURITY]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from zhiyin.api import endpoints
-from zhiyin.api.requests import RollbackIn, Setting
+from zhiyin.api.requests import PlacementSettings, RollbackRequest
 from zhiyin.service.authentication import Access
 from zhiyin.service.endpoint_routes import handles
 from zhiyin.service.placements import placement_json
@@ -24,7 +24,7 @@ async def get_placement(access: Access, name: str) -> Any:
 
 
 @handles(endpoints.PUT_PLACEMENT)
-async def put_placement(access: Access, name: str, body: Setting) -> Any:
+async def put_placement(access: Access, name: str, body: PlacementSettings) -> Any:
     settings = body.model_dump(exclude_defaults=True)
 
     def write() -> int:
@@ -45,7 +45,7 @@ async def placement_versions(access: Access, name: str) -> Any:
 
 
 @handles(endpoints.ROLLBACK_PLACEMENT)
-async def rollback_placement(access: Access, name: str, body: RollbackIn) -> Any:
+async def rollback_placement(access: Access, name: str, body: RollbackRequest) -> Any:
     def write() -> int:
         return access.placements.rollback(name, body.version, access.live.view().answers)
 

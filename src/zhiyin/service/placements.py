@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from zhiyin.api.requests import Setting
+from zhiyin.api.requests import PlacementSettings
 from zhiyin.core.errors import ConfigError, ZhiyinError
 from zhiyin.core.limits import MAX_ID_CHARS
 from zhiyin.core.run import log
@@ -37,8 +37,8 @@ class Placements:
 
     def __init__(self, store: Store, config: Path | None, answers: Answers | None) -> None:
         self.store, self.config = store, config
-        self._usable: dict[str, tuple[int, Setting]] = {}
-        self._old: dict[tuple[str, int], Setting] = {}
+        self._usable: dict[str, tuple[int, PlacementSettings]] = {}
+        self._old: dict[tuple[str, int], PlacementSettings] = {}
         self._seq = -1
         self._file_state: object = None
         # Settings that cannot be read, and those that the version in use does not allow.
@@ -50,7 +50,7 @@ class Placements:
         self._lock = threading.RLock()
         self.update(answers)
 
-    def get(self, name: str) -> tuple[int, Setting]:
+    def get(self, name: str) -> tuple[int, PlacementSettings]:
         """Version and settings of a placement; the default one always exists.
 
         Raises UnknownPlacementError, and ConfigError for one that cannot be used.
@@ -65,7 +65,7 @@ class Placements:
             return 0, _NO_SETTINGS
         raise UnknownPlacementError(f"there is no placement {name!r}", remedy=f"PUT /v1/placements/{name} first")
 
-    def at(self, name: str, version: int) -> Setting:
+    def at(self, name: str, version: int) -> PlacementSettings:
         """Settings of an old version."""
         if version == 0:
             return _NO_SETTINGS
@@ -189,7 +189,7 @@ class Placements:
                     log.warning("placements: %r: %s", name, unreadable[name].reason)
         self._usable, self._seq, self._unreadable = usable, seq, unreadable
 
-    def _newest_readable(self, name: str) -> tuple[int, Setting | None, str]:
+    def _newest_readable(self, name: str) -> tuple[int, PlacementSettings | None, str]:
         """The newest version of a placement that can be read, and why a newer one cannot."""
         reason = ""
         for number, columns, _ in self.store.versions(TABLE, name):
@@ -210,32 +210,32 @@ class UnknownPlacementError(ConfigError):
     """A placement that does not exist."""
 
 
-_NO_SETTINGS = Setting()
+_NO_SETTINGS = PlacementSettings()
 
 
-def _parse(columns: Mapping[str, Any]) -> Setting:
+def _parse(columns: Mapping[str, Any]) -> PlacementSettings:
     """Settings of a row of the store. Raises ValidationError or KeyError where they cannot be read."""
-    return Setting.model_validate_json(columns["settings"])
+    return PlacementSettings.model_validate_json(columns["settings"])
 
 
-def placement_json(name: str, version: int, setting: Setting) -> dict[str, Any]:
+def placement_json(name: str, version: int, setting: PlacementSettings) -> dict[str, Any]:
     return {"name": name, "version": version, "settings": setting.model_dump(exclude_defaults=True)}
 
 
-def _json(setting: Setting) -> str:
+def _json(setting: PlacementSettings) -> str:
     return setting.model_dump_json(exclude_defaults=True)
 
 
-def validate_setting(name: str, settings: Mapping[str, Any], answers: Answers) -> Setting:
+def validate_setting(name: str, settings: Mapping[str, Any], answers: Answers) -> PlacementSettings:
     """Validate settings by making the list of a stranger. Raises ConfigError that names the fault."""
     try:
-        setting = Setting.model_validate(settings)
+        setting = PlacementSettings.model_validate(settings)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         raise ConfigError(
             f"placement {name!r}: {place}: {first['msg']}", column=place,
-            remedy=f"settings are {', '.join(Setting.model_fields)}",
+            remedy=f"settings are {', '.join(PlacementSettings.model_fields)}",
         ) from None  # fmt: skip
     answers.ask(request_of_options(setting))
     return setting

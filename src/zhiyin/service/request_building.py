@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from zhiyin.api.requests import Ask, BoostIn, ListOptions, Setting
+from zhiyin.api.requests import BoostBody, ListOptions, PlacementSettings, RecommendRequest
 from zhiyin.data.histories import Histories
 from zhiyin.pipeline.request import Request
 from zhiyin.pipeline.rules import Boost
@@ -28,8 +28,8 @@ def request_of_options(options: ListOptions) -> Request:
 
 
 def build_request(
-    ask: Ask,
-    setting: Setting,
+    ask: RecommendRequest,
+    setting: PlacementSettings,
     view: View,
     now: int,
     list_id: str,
@@ -82,5 +82,5 @@ def build_request(
     return Request(**(fields | others))
 
 
-def _boosts(boosts: Sequence[BoostIn]) -> tuple[Boost, ...]:
+def _boosts(boosts: Sequence[BoostBody]) -> tuple[Boost, ...]:
     return tuple(Boost(boost.when, str(boost.multiply), str(boost.add)) for boost in boosts)

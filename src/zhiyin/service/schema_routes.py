@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from zhiyin.api import endpoints
-from zhiyin.api.requests import SchemaIn
+from zhiyin.api.requests import SchemaRequest
 from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.data.type_names import MAX_TABLE_COLUMNS, TABLES
 from zhiyin.service.authentication import Access
@@ -20,7 +20,7 @@ async def get_schema(access: Access) -> Any:
 
 
 @handles(endpoints.PUT_SCHEMA)
-async def put_schema(access: Access, body: SchemaIn) -> Any:
+async def put_schema(access: Access, body: SchemaRequest) -> Any:
     changes = {table: dict(getattr(body, table)) for table in TABLES}
 
     def change() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from zhiyin.api.requests import Ask
+from zhiyin.api.requests import RecommendRequest
 from zhiyin.service.request_limits import Rate
 from zhiyin.service.version_view import View
 
@@ -29,7 +29,9 @@ TOO_LONG = "the request was too long to be kept"
 TOO_MANY = "more lists were asked for than traces are kept of in full"
 
 
-def encode_request(ask: Ask, listed: Sequence[str], view: View) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def encode_request(
+    ask: RecommendRequest, listed: Sequence[str], view: View
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The fields and the arrays of a trace that hold a request.
 
     Parameters
@@ -56,7 +58,9 @@ def encode_request(ask: Ask, listed: Sequence[str], view: View) -> tuple[dict[st
     return head, arrays
 
 
-def decode_request(head: Mapping[str, Any], arrays: Mapping[str, np.ndarray], view: View) -> tuple[Ask, list[str]]:
+def decode_request(
+    head: Mapping[str, Any], arrays: Mapping[str, np.ndarray], view: View
+) -> tuple[RecommendRequest, list[str]]:
     """The request of a trace, and the items that were not to be listed."""
     fields, listed = dict(head["request"]), list(head.get("out", ()))
     for name in head.get("asked", ()):
@@ -65,7 +69,7 @@ def decode_request(head: Mapping[str, Any], arrays: Mapping[str, np.ndarray], vi
             listed = ids
         else:
             fields[name] = ids
-    return Ask.model_validate(fields), listed
+    return RecommendRequest.model_validate(fields), listed
 
 
 def trace_size(head: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> int:

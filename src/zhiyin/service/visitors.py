@@ -12,14 +12,14 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from zhiyin.api.requests import Who
+from zhiyin.api.requests import RequestSubject
 from zhiyin.core.errors import DataError
 from zhiyin.core.limits import MAX_ID_CHARS
 from zhiyin.core.texts import text
 from zhiyin.core.tokens import MAX_CLOCK_SKEW_SECONDS, MAX_LIFETIME_SECONDS, TOKEN_SCOPES, TokenError
 from zhiyin.service.errors import RefusedError
 
-W = TypeVar("W", bound=Who)
+W = TypeVar("W", bound=RequestSubject)
 _OTHER = "get a token for that user from the shop's server (POST /v1/tokens), or leave the id out"
 
 
