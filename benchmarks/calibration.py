@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 
 import zhiyin as zy
-from zhiyin.policies.simulator import DAY, START
+from zhiyin.policies.simulators.film_shop import DAY, START
 from zhiyin.ranking.calibration import expected_calibration_error
 from zhiyin.ranking.examples import Candidates, Examples
 from zhiyin.ranking.feature_builder import FeatureBuilder, training_requests

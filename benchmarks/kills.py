@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from fuzz import prepare
-from zhiyin.store.database import Store
+from zhiyin.store.store import Store
 
 # Threads that bring events; seconds that one answer is waited for; largest batch.
 SENDERS, PATIENCE, BATCH = 4, 30.0, 150

@@ -80,8 +80,8 @@ def prepare(folder: Path, n_items: int) -> None:
 
 def fill(folder: Path, events: int) -> None:
     """Events of the past days into the store's log."""
-    from zhiyin.store.database import Store
     from zhiyin.store.records import Event
+    from zhiyin.store.store import Store
 
     rng, store, now = np.random.default_rng(3), Store(folder / "store.db"), time.time_ns() // 1000
     for start in range(0, events, 10_000):

@@ -37,9 +37,9 @@ from typing import Any
 
 import numpy as np
 
-from zhiyin.store.database import Store
 from zhiyin.store.group_commit import GroupCommitWriter
 from zhiyin.store.records import Event
+from zhiyin.store.store import Store
 from zhiyin.store.tables import EVENTS, STORED_EVENT_FIELDS
 from zhiyin.store.trace_writer import TraceWriter
 from zhiyin.store.traces import Trace
@@ -193,7 +193,7 @@ class SlowPath:
 
 WRITES = """
 import sys
-from zhiyin.store.database import Store
+from zhiyin.store.store import Store
 from zhiyin.store.records import Event
 from zhiyin.store.traces import Trace
 from zhiyin.store.trace_writer import TraceWriter

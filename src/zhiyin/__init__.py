@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     from zhiyin.pipeline.answers import Request as Request
     from zhiyin.pipeline.pipeline import Pipeline as Pipeline
     from zhiyin.pipeline.rules import Rules as Rules
-    from zhiyin.policies.simulator import FilmShop as FilmShop
+    from zhiyin.policies.simulators.film_shop import FilmShop as FilmShop
 
 # The module of each public name that is no model; those of models are in `zhiyin.models.MODELS`. A name is imported
 # when it is first used: `import zhiyin` loads nothing heavy.
@@ -96,7 +96,7 @@ _MODULES = {
     "Rules": "pipeline.rules",
     "evaluate": "evaluation.protocol",
     "tune": "evaluation.tuning",
-    "FilmShop": "policies.simulator",
+    "FilmShop": "policies.simulators.film_shop",
 }
 _PUBLIC = ChainMap(_MODULES, MODELS)
 __all__ = ["__version__", *_MODULES, *MODELS]

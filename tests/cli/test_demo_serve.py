@@ -27,7 +27,7 @@ from tests.cli.conftest import Command
 from zhiyin.cli import demo
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.service.key_cache import Keys, digest_of
-from zhiyin.store.database import Store
+from zhiyin.store.store import Store
 
 pytestmark = pytest.mark.slow
 

@@ -17,8 +17,8 @@ pytest.importorskip("sqlalchemy")
 from tests.cli.conftest import Command
 from zhiyin.models.loading import load
 from zhiyin.pipeline.bundles import Bundles
-from zhiyin.store.database import Store
 from zhiyin.store.records import Event
+from zhiyin.store.store import Store
 
 T0 = 1_600_000_000_000_000
 DAY = 86_400_000_000

@@ -13,7 +13,7 @@ pytest.importorskip("sqlalchemy")
 from tests.cli.conftest import Command
 from zhiyin.core.tokens import key_hash
 from zhiyin.service.key_cache import Keys, digest_of
-from zhiyin.store.database import Store
+from zhiyin.store.store import Store
 
 
 def opens(folder: Path, key: str) -> bool:

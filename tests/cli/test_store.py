@@ -14,8 +14,8 @@ pytest.importorskip("sqlalchemy")
 
 from tests.cli.conftest import Command
 from zhiyin.store.column_types import stored_types
-from zhiyin.store.database import Store
 from zhiyin.store.records import Event
+from zhiyin.store.store import Store
 from zhiyin.store.traces import Trace
 
 T0 = 1_700_000_000_000_000

@@ -15,9 +15,9 @@ import sqlalchemy as sa
 
 from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.store.column_types import add_first, declare, stored_types
-from zhiyin.store.database import Store
 from zhiyin.store.group_commit import GroupCommitWriter, StoreBusyError, StoreClosedError
 from zhiyin.store.records import Event
+from zhiyin.store.store import Store
 from zhiyin.store.tables import VERSIONED_TABLES
 from zhiyin.store.trace_writer import TraceWriter
 from zhiyin.store.traces import Trace

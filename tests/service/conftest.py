@@ -73,7 +73,7 @@ def opened(
     from zhiyin.service.key_cache import Keys
     from zhiyin.service.serving_state import ServingState
     from zhiyin.service.tenant import Tenant
-    from zhiyin.store.database import Store
+    from zhiyin.store.store import Store
 
     monkeypatch.setattr("zhiyin.service.serving_state.POLL_SECONDS", poll_seconds)
     made = []

@@ -22,8 +22,8 @@ from zhiyin.service.key_cache import Keys
 from zhiyin.service.serving_state import ServingState
 from zhiyin.service.tenant import Tenant
 from zhiyin.service.version_view import View
-from zhiyin.store.database import Store
 from zhiyin.store.live_state import LiveState
+from zhiyin.store.store import Store
 from zhiyin.store.training_export import read_snapshot
 
 from .conftest import client_of

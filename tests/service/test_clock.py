@@ -12,10 +12,10 @@ pytest.importorskip("starlette")
 
 from zhiyin.data.project_config import ServiceSection
 from zhiyin.service.retention import RetentionJob
-from zhiyin.store.database import Store
 from zhiyin.store.memory_state import DirectState, MemoryState
 from zhiyin.store.records import Event
 from zhiyin.store.showings import Showings
+from zhiyin.store.store import Store
 
 from .conftest import click, eventually
 

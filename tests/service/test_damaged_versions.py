@@ -23,7 +23,7 @@ from zhiyin.core.errors import DataError
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.service.serving_state import ServingState
 from zhiyin.service.version_selector import VersionSelector
-from zhiyin.store.database import Store
+from zhiyin.store.store import Store
 
 
 def until(holds: Callable[[], Any]) -> None:

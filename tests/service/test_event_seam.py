@@ -26,9 +26,9 @@ from zhiyin.data.doctor import examine
 from zhiyin.data.reading import read
 from zhiyin.pipeline.bundles import checksum
 from zhiyin.service.version_view import View
-from zhiyin.store.database import Store
 from zhiyin.store.memory_state import DirectState, MemoryState
 from zhiyin.store.records import Event, validated_event
+from zhiyin.store.store import Store
 
 from .conftest import click, listed
 from .learning_shop import ALWAYS, DAY, HOUR, ITEMS, NAMES, NOW, Shop, a_shop, as_known, frame, learned, served

@@ -26,7 +26,7 @@ from zhiyin.service.feature_skew import TOLERANCE, compare
 from zhiyin.service.key_cache import Keys
 from zhiyin.service.serving_state import ServingState
 from zhiyin.service.tenant import Tenant
-from zhiyin.store.database import Store
+from zhiyin.store.store import Store
 
 from . import ranked
 from .conftest import client_of, eventually

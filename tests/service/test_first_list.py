@@ -21,7 +21,7 @@ from zhiyin.service.app import create_app
 from zhiyin.service.key_cache import Keys
 from zhiyin.service.serving_state import ServingState
 from zhiyin.service.tenant import Tenant
-from zhiyin.store.database import Store
+from zhiyin.store.store import Store
 
 folder = Path(sys.argv[1])
 if sys.argv[2] == "write":

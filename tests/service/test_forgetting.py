@@ -26,10 +26,10 @@ from zhiyin.pipeline.rules import Rules
 from zhiyin.service.key_cache import Keys
 from zhiyin.service.serving_state import ServingState
 from zhiyin.service.tenant import Tenant
-from zhiyin.store.database import Store
 from zhiyin.store.memory_state import DirectState
 from zhiyin.store.records import hash_of
 from zhiyin.store.showings_file import FileShowings
+from zhiyin.store.store import Store
 from zhiyin.store.trace_writer import TraceWriter
 
 from .conftest import click, client_of, eventually, listed

@@ -19,9 +19,9 @@ from zhiyin.core.tokens import key_hash
 from zhiyin.service import key_cache as module
 from zhiyin.service.key_cache import SCOPES, Keys, digest_of
 from zhiyin.store.access_keys import MAX_KEYS, AccessKey, KeyConflictError, KeyTable, UnknownKeyError
-from zhiyin.store.database import Store
 from zhiyin.store.errors import StoreAwayError
 from zhiyin.store.restore import restore
+from zhiyin.store.store import Store
 
 from ..conftest import own_schema
 from .conftest import client_of, eventually

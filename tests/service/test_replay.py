@@ -21,7 +21,7 @@ from zhiyin.pipeline.pipeline import Pipeline
 from zhiyin.service.key_cache import Keys
 from zhiyin.service.serving_state import ServingState
 from zhiyin.service.tenant import Tenant
-from zhiyin.store.database import Store
+from zhiyin.store.store import Store
 
 from .conftest import client_of
 

@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 from zhiyin.core.errors import ConfigError
 from zhiyin.pipeline.bundles import Bundles, BusyError, checksum
 from zhiyin.service.retrain import MAX_LOG_BYTES, Retrainer, Schedule, _RotatingLog
-from zhiyin.store.database import Store
 from zhiyin.store.records import Event
+from zhiyin.store.store import Store
 
 DAY = 86_400_000_000
 T0 = 1_700_000_000_000_000

@@ -214,7 +214,7 @@ def test_a_bad_start_and_a_killed_worker_leave_two_workers_that_answer(
     """Rows that do not fit, a damaged version in use, rules that cannot be used, then settings that are no TOML."""
     from zhiyin.pipeline.bundles import Bundles
     from zhiyin.service.key_cache import Keys
-    from zhiyin.store.database import Store
+    from zhiyin.store.store import Store
 
     store = Store(tmp_path / "store.db")
     running.key = Keys.open(store)[1]["admin"]  # type: ignore[attr-defined]

@@ -21,7 +21,7 @@ from zhiyin.pipeline.bundles import Bundles
 from zhiyin.service.key_cache import SCOPES
 from zhiyin.service.loaded_version import NoVersionError
 from zhiyin.service.serving_state import ServingState
-from zhiyin.store.database import Store
+from zhiyin.store.store import Store
 
 from .conftest import click, eventually, listed, shop
 

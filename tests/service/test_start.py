@@ -22,7 +22,7 @@ from zhiyin.pipeline.rules import Rules
 from zhiyin.service.key_cache import Keys
 from zhiyin.service.serving_state import ServingState
 from zhiyin.service.tenant import Tenant
-from zhiyin.store.database import Store
+from zhiyin.store.store import Store
 
 from ..conftest import own_schema
 from .conftest import client_of, eventually, listed

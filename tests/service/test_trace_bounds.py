@@ -14,7 +14,7 @@ from zhiyin.data.project_config import ServiceSection
 from zhiyin.service.list_service import ListService
 from zhiyin.service.retention import RetentionJob
 from zhiyin.service.trace_encoding import MAX_PLAIN_IDS, TOO_LONG, TOO_MANY, TraceQuota
-from zhiyin.store.database import Store
+from zhiyin.store.store import Store
 from zhiyin.store.trace_writer import TraceWriter
 from zhiyin.store.traces import Trace, trace_row
 

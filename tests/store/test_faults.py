@@ -25,10 +25,10 @@ from tests.conformance.store import NOW, event, trace, until
 from tests.conftest import _as_nobody, own_schema
 from zhiyin.core.errors import ConfigError, DataError, ZhiyinError
 from zhiyin.store import sqlite_fast_path as links
-from zhiyin.store.database import Store, StoreAwayError, StoreFullError
 from zhiyin.store.event_log import NEWEST_EVENTS_OF_USER
 from zhiyin.store.group_commit import GroupCommitWriter
 from zhiyin.store.records import Event
+from zhiyin.store.store import Store, StoreAwayError, StoreFullError
 from zhiyin.store.trace_writer import TraceWriter
 
 

@@ -14,7 +14,7 @@ from benchmarks.store import killed
 from tests.conformance.store import StoreConformance, event
 from tests.conftest import own_schema
 from zhiyin.core.errors import ConfigError, DataError
-from zhiyin.store.database import Store
+from zhiyin.store.store import Store
 
 
 class TestSQLite(StoreConformance):

@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import own_schema
-from zhiyin.store.database import Store
 from zhiyin.store.records import Event
+from zhiyin.store.store import Store
 from zhiyin.store.tables import EVENTS, EVENTS_OF_TIME, ROWS_PER_STATEMENT
 from zhiyin.store.traces import Trace
 

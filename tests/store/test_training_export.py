@@ -20,8 +20,8 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.reading import read
 from zhiyin.data.store_snapshot import JsonColumns
 from zhiyin.store import training_export
-from zhiyin.store.database import Store
 from zhiyin.store.records import Event
+from zhiyin.store.store import Store
 from zhiyin.store.training_export import read_snapshot
 
 T0 = 1_600_000_000_000_000

@@ -297,7 +297,7 @@ def test_what_is_known_of_the_last_training(tmp_path: Path, caplog: pytest.LogCa
 def test_keys_of_an_earlier_version(tmp_path: Path) -> None:
     pytest.importorskip("starlette")
     from zhiyin.service.key_cache import Keys
-    from zhiyin.store.database import Store
+    from zhiyin.store.store import Store
 
     file = tmp_path / "keys.json"
     write_json(file, {scope: digit * 64 for scope, digit in (("read", "a"), ("events", "b"), ("admin", "c"))})
@@ -312,8 +312,8 @@ def test_keys_of_an_earlier_version(tmp_path: Path) -> None:
 
 def test_exports_of_a_store(tmp_path: Path) -> None:
     pytest.importorskip("sqlalchemy")
-    from zhiyin.store.database import Store
     from zhiyin.store.records import Event
+    from zhiyin.store.store import Store
     from zhiyin.store.traces import Trace
 
     store = Store(tmp_path / "store.db")
@@ -337,9 +337,9 @@ def test_exports_of_a_store(tmp_path: Path) -> None:
 
 def test_stores_and_their_backups(tmp_path: Path) -> None:
     pytest.importorskip("sqlalchemy")
-    from zhiyin.store.database import Store
     from zhiyin.store.records import Event
     from zhiyin.store.restore import restore
+    from zhiyin.store.store import Store
 
     store = Store(tmp_path / "store.db")
     store.append([Event(f"u{n}", f"i{n}", 10**15 + n, id=f"e{n}") for n in range(50)])

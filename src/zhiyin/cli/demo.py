@@ -106,7 +106,7 @@ def _cached_folder(name: str, cached: Any) -> Path | None:
 def _write_film_shop(folder: Path, seed: int) -> Path:
     """Write the simulated film shop as files, which the demo then reads as it would read any data."""
     from zhiyin.cli.output import say
-    from zhiyin.policies.simulator import FilmShop
+    from zhiyin.policies.simulators.film_shop import FilmShop
 
     FilmShop(seed=seed).write(folder)
     say(f"a simulated film shop (seed {seed}) in {folder}: events.csv, items.csv, users.csv")

@@ -10,7 +10,7 @@ from zhiyin.cli.options import CONFIG, ConfigFile, Json
 
 if TYPE_CHECKING:
     from zhiyin.cli.project import Project
-    from zhiyin.store.database import Store
+    from zhiyin.store.store import Store
 
 
 def forget(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from zhiyin.data.splits import Split
     from zhiyin.data.store_snapshot import StoreSnapshot
     from zhiyin.models.recommender import Recommender
-    from zhiyin.store.database import Store
+    from zhiyin.store.store import Store
 
 # Environment variable with the address of the store, which may hold a password that arguments would show.
 STORE_VARIABLE = "ZHIYIN_STORE"
@@ -137,7 +137,7 @@ def open_project(
 @contextmanager
 def opened_store(project: Project, create: bool = False) -> Iterator[Store]:
     """The store that the settings name, closed at the end. Raises DataError where there is none, unless `create`."""
-    from zhiyin.store.database import Store
+    from zhiyin.store.store import Store
 
     path = sqlite_path(project.store_address)
     if not create and path is not None and not path.is_file():

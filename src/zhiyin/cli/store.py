@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from zhiyin.core.errors import DataError
     from zhiyin.service.import_validation import InvalidRow
-    from zhiyin.store.database import Store
+    from zhiyin.store.store import Store
 
 # Rows that are named where many do not fit.
 MAX_LISTED_ROWS = 20

@@ -15,7 +15,7 @@ from zhiyin.core.run import log
 from zhiyin.ranking.live_index import NO_EVENTS, IndexState
 from zhiyin.service.loaded_version import LoadedVersion
 from zhiyin.service.version_view import View
-from zhiyin.store.database import Store
+from zhiyin.store.store import Store
 
 # Events that are read at once.
 BATCH_EVENTS = 100_000

@@ -28,7 +28,7 @@ from zhiyin.store.traces import Trace
 
 if TYPE_CHECKING:
     from zhiyin.service.settings import Settings
-    from zhiyin.store.database import Store
+    from zhiyin.store.store import Store
 
 # Largest difference at which features are the same, relative to the larger of 1 and their size: they are float32.
 TOLERANCE = 1e-6

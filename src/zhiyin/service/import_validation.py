@@ -18,8 +18,8 @@ from zhiyin.data.type_names import TABLES
 from zhiyin.pipeline.bundles import Bundles
 from zhiyin.service.live_schema import LiveSchema, convert_rows
 from zhiyin.store.column_types import add_first, types_of
-from zhiyin.store.database import Store
 from zhiyin.store.parquet_export import exported_rows
+from zhiyin.store.store import Store
 from zhiyin.store.tables import COLUMN_TYPES
 
 

@@ -23,7 +23,7 @@ from zhiyin.core.run import log
 from zhiyin.core.tokens import key_hash
 from zhiyin.service.health_issues import HealthIssue
 from zhiyin.store.access_keys import AccessKey, KeyTable
-from zhiyin.store.database import Store
+from zhiyin.store.store import Store
 
 # What a key may do: read lists and histories, send events, sign tokens for pages, everything.
 SCOPES = ("read", "events", "page", "admin")

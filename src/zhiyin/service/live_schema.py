@@ -14,8 +14,8 @@ from zhiyin.core.errors import DataError
 from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.data.type_names import TABLES
 from zhiyin.store.column_types import StoredTypes, add_first, adopt, stored_types
-from zhiyin.store.database import Store
 from zhiyin.store.records import columns
+from zhiyin.store.store import Store
 from zhiyin.store.tables import COLUMN_TYPES
 
 Rows = Mapping[str, Mapping[str, Any] | None]

@@ -21,8 +21,8 @@ from zhiyin.pipeline.bundles import Bundle
 from zhiyin.pipeline.row_alignment import align_rows
 from zhiyin.pipeline.rules import Rules
 from zhiyin.ranking.live_index import live_index_of
-from zhiyin.store.database import Store
 from zhiyin.store.records import Event
+from zhiyin.store.store import Store
 
 
 class NoVersionError(DataError):

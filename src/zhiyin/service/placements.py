@@ -24,7 +24,7 @@ from zhiyin.data.project_config import parse_usable, read_text
 from zhiyin.pipeline.answers import Answers
 from zhiyin.service.health_issues import HealthIssue
 from zhiyin.service.request_building import request_of_options
-from zhiyin.store.database import Store
+from zhiyin.store.store import Store
 
 TABLE, DEFAULT, MAX_PLACEMENTS = "placements", "default", 1_000
 # Old versions that are cached.

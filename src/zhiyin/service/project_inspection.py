@@ -18,7 +18,7 @@ from zhiyin.service.placements import Placements, placements_of
 from zhiyin.service.serving_issues import invalid_column, invalid_users, unreadable_changes
 from zhiyin.service.serving_state import ServingState
 from zhiyin.service.settings import Settings, read_settings
-from zhiyin.store.database import Store
+from zhiyin.store.store import Store
 
 
 def inspect_project(config: Path, address: str | None = None) -> list[HealthIssue]:

@@ -8,7 +8,7 @@ import time
 from zhiyin.core.durations import microseconds
 from zhiyin.core.run import log
 from zhiyin.data.project_config import ServiceSection
-from zhiyin.store.database import Store
+from zhiyin.store.store import Store
 
 # Seconds between two runs; seconds that the clock may run ahead of the time that has really passed.
 RUN_EVERY_SECONDS, MAX_CLOCK_JUMP = 600.0, 86_400.0

@@ -30,10 +30,10 @@ from zhiyin.service.user_cache import UserCache
 from zhiyin.service.user_history import UserHistory
 from zhiyin.service.version_selector import VersionSelector
 from zhiyin.service.version_view import View
-from zhiyin.store.database import ChangeMarks, Store
 from zhiyin.store.live_state import MAX_EVENTS_PER_USER, LiveState, Recent
 from zhiyin.store.memory_state import MemoryState
 from zhiyin.store.records import Event, columns
+from zhiyin.store.store import ChangeMarks, Store
 
 # Seconds between two checks of the version in use and of what other processes changed.
 POLL_SECONDS = 0.5

@@ -14,7 +14,7 @@ import polars as pl
 from zhiyin.core.durations import UNITS
 from zhiyin.data.event_schema import EventSchema
 from zhiyin.service.version_view import View
-from zhiyin.store.database import Store
+from zhiyin.store.store import Store
 
 # Hours after which an event counts half.
 HALF_LIFE_HOURS = 24.0

@@ -11,8 +11,8 @@ from cachetools import LRUCache
 
 from zhiyin.service.user_history import UserHistory
 from zhiyin.service.version_view import View
-from zhiyin.store.database import Store
 from zhiyin.store.live_state import Recent
+from zhiyin.store.store import Store
 
 # Users whose columns, and users whose histories, are cached.
 MAX_USER_COLUMNS, MAX_HISTORIES = 100_000, 20_000

@@ -14,8 +14,8 @@ from typing import Any
 
 from zhiyin.core.errors import ConfigError, suggest
 from zhiyin.core.tokens import key_id
-from zhiyin.store.database import Store
 from zhiyin.store.sql import sa
+from zhiyin.store.store import Store
 from zhiyin.store.tables import ACCESS_KEYS, MARKS
 
 # Keys of one shop.

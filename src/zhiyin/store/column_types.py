@@ -12,7 +12,7 @@ from typing import Any
 from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.data.type_names import MAX_TABLE_COLUMNS, TABLES, parse_type
-from zhiyin.store.database import Store
+from zhiyin.store.store import Store
 from zhiyin.store.tables import COLUMN_TYPES
 
 _FIRST, _DECLARED = "first", "declared"

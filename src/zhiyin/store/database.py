@@ -1,86 +1,179 @@
-"""The store: one database, SQLite by default, PostgreSQL by address; what is committed is never lost.
-
-    store = Store("sqlite:///shop.db")        # or "postgresql://user:...@host/shop"
-    store.append([Event("alice", "film 7", now)])
-    store.history("alice", 100)
-
-Events are only ever added. Items, users and placements have versions: each change is a row of its own, the newest
-counts. Any number of threads and processes may use one database.
-"""
+"""Connections of the store: opening a database, reading, and transactions with what their commit guarantees."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from zhiyin.core.atomic_files import whole_file
-from zhiyin.core.errors import ConfigError, DataError
-from zhiyin.store.errors import StoreAwayError, StoreFullError, translated_errors
-from zhiyin.store.forgetting import FORGET_COUNT, count_rows
-from zhiyin.store.parquet_export import ParquetExport
-from zhiyin.store.sql import sa
-from zhiyin.store.tables import COLUMN_TYPES, EVENTS, FORGOTTEN, IMPRESSIONS, LISTS, VERSIONED_TABLES
-from zhiyin.store.traces import TraceTables
-
-__all__ = ["ChangeMarks", "Store", "StoreAwayError", "StoreFullError"]
-
-_CHANGE_MARKS = sa.text(
-    "SELECT " + ", ".join(f"(SELECT max(seq) FROM {name})" for name in VERSIONED_TABLES)
-    + f", (SELECT value FROM meta WHERE key = '{FORGET_COUNT}')"
-)  # fmt: skip
+from zhiyin.core.errors import ConfigError
+from zhiyin.data.time_policy import wall_clock
+from zhiyin.store import sqlite_fast_path
+from zhiyin.store.errors import StoreUnreachableError, reason, remedy_of, translated_errors
+from zhiyin.store.sql import postgresql, sa, sqlite
+from zhiyin.store.sqlite_fast_path import BUSY_TIMEOUT_SECONDS, SqliteFastPath, set_pragmas
+from zhiyin.store.tables import IDENTITY, MARKS, WRITE_LOCK_ID, prepare
 
 
-class ChangeMarks(NamedTuple):
-    """`Store.last_change` of each table that has versions, and `Store.forget_count`."""
-
-    items: int
-    users: int
-    placements: int
-    catalogue_schema: int
-    forgettings: int
-
-
-class Store(ParquetExport, TraceTables):
-    """Events, items, users, placements and lists in one database. Raises ConfigError where it cannot be opened.
-
-    Every method raises StoreFullError where the disk is full and StoreAwayError where the database cannot be reached;
-    when the cause is gone the same Store works again.
+class Database:
+    """An open database. Raises ConfigError for an address that cannot be opened.
 
     Parameters
     ----------
-    address: "sqlite:///path" or a path, or "postgresql://...". Tables are made where they are missing.
+    clock: the present time, microseconds UTC; for tests.
     """
 
-    def change_marks(self) -> ChangeMarks:
-        """The last changes of all tables by one statement: each request finds out by it what has changed."""
-        (row,) = self.fetch(_CHANGE_MARKS)
-        return ChangeMarks(*(int(mark or 0) for mark in row))
+    def __init__(self, address: str | Path, clock: Callable[[], int] = wall_clock) -> None:
+        self.clock, address = clock, str(address)
+        if "://" not in address:
+            address = f"sqlite:///{address}"
+        if address.startswith("postgresql://"):
+            address = address.replace("postgresql://", "postgresql+psycopg://", 1)
+        try:
+            self._url = sa.make_url(address)
+            dialect = self._url.get_backend_name()
+        except sa.exc.SQLAlchemyError:
+            raise ConfigError(
+                "the store's address cannot be read", remedy="sqlite:///shop.db or postgresql://…"
+            ) from None
+        if dialect not in ("sqlite", "postgresql"):
+            raise ConfigError(f"there is no store for {dialect}", remedy="sqlite:///shop.db or postgresql://…")
+        self.dialect = dialect
+        # The SQLite file; None for PostgreSQL.
+        self.path: Path | None = None
+        self._reader: Any
+        if dialect == "sqlite":
+            if self._url.database in (None, "", ":memory:"):
+                raise ConfigError("a store in memory would lose events", remedy="name a file: sqlite:///shop.db")
+            self.path = Path(self._url.database).absolute()
+            self._url = self._url.set(database=str(self.path))
+            self._engine = self._open_file(self.path)
+            self._reader = self._engine.execution_options(writes=False)
+        else:
+            self._engine = self._open_server()
+            self._reader = self._engine
+        self._insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
+        self._fast_path = None if self.path is None else SqliteFastPath(self.path)
+        try:
+            with self._engine.begin() as connection:
+                prepare(connection, self.address)
+        except (sa.exc.DBAPIError, OSError) as error:
+            remedy = "check the address, its rights, and whether the database runs"
+            if self.path is not None and isinstance(error, sa.exc.DBAPIError):
+                remedy = remedy_of(error)
+            kind = StoreUnreachableError if self.path is None else ConfigError
+            raise kind(f"the store cannot be opened: {reason(error)}", file=self.address, remedy=remedy) from None
 
-    def info(self) -> dict[str, Any]:
-        """The number of rows of each table and the times of the first and last event, microseconds UTC.
+    def _open_file(self, path: Path) -> sa.Engine:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"the store's folder cannot be made: {error.strerror}", file=path.parent, remedy="check its rights"
+            ) from None
+        engine = sa.create_engine(
+            self._url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}, hide_parameters=True,
+            pool_size=8, max_overflow=24, pool_timeout=BUSY_TIMEOUT_SECONDS,
+        )  # fmt: skip
+        sa.event.listen(engine, "connect", set_pragmas)
+        sa.event.listen(engine, "begin", _begin)
+        return engine
 
-        Counting a large store takes a while.
-        """
+    def _open_server(self) -> sa.Engine:
+        engine = sa.create_engine(
+            self._url, pool_pre_ping=True, hide_parameters=True, pool_size=8, max_overflow=24,
+            pool_timeout=BUSY_TIMEOUT_SECONDS, connect_args={"connect_timeout": int(BUSY_TIMEOUT_SECONDS)},
+        )  # fmt: skip
+        sa.event.listen(engine, "connect", _set_lock_timeout)
+        return engine
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """The name of this store, wherever it is: its sequence numbers mean nothing in another one."""
         with self.reading() as connection:
-            first, last = connection.execute(sa.select(sa.func.min(EVENTS.c.time), sa.func.max(EVENTS.c.time))).one()
-            counts: dict[str, Any] = {"events": self.count(), "first event": first, "last event": last}
-            for name, table in VERSIONED_TABLES.items():
-                if name == COLUMN_TYPES:
-                    continue
-                newest = sa.select(sa.func.max(table.c.seq)).group_by(table.c.id)
-                counts[name] = count_rows(connection, table.c.seq.in_(newest) & table.c.columns.is_not(None))
-            for other in (LISTS, IMPRESSIONS, FORGOTTEN):
-                counts[other.name] = int(connection.execute(sa.select(sa.func.count()).select_from(other)).scalar_one())
-        return counts
+            return str(connection.execute(sa.select(MARKS.c.value).where(MARKS.c.key == IDENTITY)).scalar_one())
 
-    def backup(self, path: str | Path) -> Path:
-        """Copy the SQLite file while it is in use; the copy opens as any other. PostgreSQL has pg_dump for this."""
-        path = Path(path)
-        if self.dialect != "sqlite":
-            raise ConfigError("a PostgreSQL store is backed up by pg_dump", remedy="or export it as Parquet")
-        if path.exists():
-            raise DataError("there is a file already", file=path, remedy="name another")
-        # Empty at first, so that SQLite takes it, and closed to others: the copy holds what the store holds.
-        with whole_file(path, 0o600) as draft, translated_errors(path), self._engine.connect() as connection:
-            connection.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("VACUUM INTO ?", (str(draft),))
-        return path
+    @property
+    def address(self) -> str:
+        """The address without its password."""
+        return self._url.render_as_string(hide_password=True)
+
+    def close(self) -> None:
+        """Close the connections; a later call opens others."""
+        if self._fast_path is not None:
+            self._fast_path.close()
+        self._engine.dispose()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.address!r})"
+
+    @contextmanager
+    def reading(self) -> Iterator[Any]:
+        """A connection of SQLAlchemy to read by."""
+        with translated_errors(self.path), self._reader.connect() as connection:
+            yield connection
+
+    def fetch(self, statement: Any, **parameters: Any) -> Sequence[Any]:
+        """All rows of a fixed statement: a constant of its module, whose parameters are `bindparam`s.
+
+        Every request runs some of these, so on SQLite they do not pass through SQLAlchemy.
+        """
+        if self._fast_path is not None:
+            return self._fast_path.fetch(statement, parameters)
+        with self.reading() as connection:
+            rows: Sequence[Any] = connection.execute(statement, parameters).all()
+            return rows
+
+    @contextmanager
+    def writing(self, durable: bool = True) -> Iterator[Any]:
+        """A transaction of SQLAlchemy, committed at the end. Not `durable`: a power cut may lose it, and only it."""
+        if self._fast_path is not None:
+            engine = self._engine.execution_options(durable=durable)
+            with translated_errors(self.path), self._fast_path.write_turn(), engine.begin() as connection:
+                yield connection
+            return
+        with translated_errors(), self._engine.begin() as connection:
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITE_LOCK_ID})")
+            if not durable:
+                connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+            yield connection
+
+    def checkpoint(self) -> int:
+        """SQLite: write commits of the write-ahead log back to the database, beside whoever reads and writes.
+
+        Returns the pages of the log. One longer than MAX_WAL_PAGES begins anew, for which writers wait a moment.
+        """
+        if self._fast_path is None:
+            return 0
+        for _ in range(4):  # each time what came meanwhile is less
+            _, pages, _ = self._wal_checkpoint("PASSIVE")
+            if pages <= sqlite_fast_path.MAX_WAL_PAGES:
+                return pages
+        with self._fast_path.write_turn():
+            self._wal_checkpoint("RESTART")
+        return pages
+
+    def _wal_checkpoint(self, mode: str) -> tuple[bool, int, int]:
+        """SQLite's checkpoint: whether readers or writers were in its way, pages of the log, pages written back."""
+        options = {"isolation_level": "AUTOCOMMIT"}
+        with translated_errors(self.path), self._engine.connect().execution_options(**options) as connection:
+            busy, pages, n_written = connection.exec_driver_sql(f"PRAGMA wal_checkpoint({mode})").one()
+        return bool(busy), int(pages), int(n_written)
+
+
+def _set_lock_timeout(connection: Any, _: Any) -> None:
+    connection.autocommit = True
+    connection.execute(f"SET lock_timeout = {int(BUSY_TIMEOUT_SECONDS * 1000)}")
+    connection.autocommit = False
+
+
+def _begin(connection: Any) -> None:
+    """SQLite: a transaction that will write takes its lock at once, since one that reads first could find it taken."""
+    options = connection.get_execution_options()
+    if options.get("isolation_level") == "AUTOCOMMIT":
+        return
+    if options.get("writes", True):
+        connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if options.get('durable', True) else 'NORMAL'}")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("writes", True) else "BEGIN")

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from zhiyin.core.errors import DataError
-from zhiyin.store.connection import Database
+from zhiyin.store.database import Database
 from zhiyin.store.records import Event, events_from_rows, hash_of
 from zhiyin.store.sql import sa
 from zhiyin.store.tables import EVENT_COLUMNS, EVENTS, HIGHEST_SEQ, ROWS_PER_STATEMENT, STORED_EVENT_FIELDS

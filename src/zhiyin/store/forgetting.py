@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from zhiyin.core.run import log
-from zhiyin.store.connection import Database
+from zhiyin.store.database import Database
 from zhiyin.store.records import hash_of
 from zhiyin.store.sql import sa
 from zhiyin.store.tables import EVENTS, FORGOTTEN, IMPRESSIONS, LISTS, MARKS, ROWS_PER_STATEMENT, VERSIONED_TABLES

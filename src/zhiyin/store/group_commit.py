@@ -9,10 +9,10 @@ from concurrent.futures import Future
 
 from zhiyin.core.errors import DataError, ZhiyinError
 from zhiyin.core.run import log
-from zhiyin.store.database import Store
 from zhiyin.store.errors import StoreAwayError, StoreFullError
 from zhiyin.store.event_log import MAX_EVENTS_PER_TRANSACTION
 from zhiyin.store.records import Event
+from zhiyin.store.store import Store
 
 
 class StoreBusyError(ZhiyinError):

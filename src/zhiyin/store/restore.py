@@ -13,9 +13,9 @@ from zhiyin.core.atomic_files import replace_durably
 from zhiyin.core.errors import DataError, ZhiyinError
 from zhiyin.core.run import Run, log
 from zhiyin.store.access_keys import KeyTable
-from zhiyin.store.database import Store
 from zhiyin.store.errors import StoreAwayError, translated_errors
 from zhiyin.store.records import hash_of
+from zhiyin.store.store import Store
 from zhiyin.store.tables import IDENTITY
 
 # Pages of SQLite that are copied at once.

@@ -10,7 +10,7 @@ import threading
 import time
 
 from zhiyin.core.run import log
-from zhiyin.store.database import Store
+from zhiyin.store.store import Store
 from zhiyin.store.traces import MAX_TRACES_PER_TRANSACTION, PAUSE_SECONDS, Trace, trace_row
 
 # Seconds in which traces gather for one transaction: each transaction, and each waking of the thread, costs as much as

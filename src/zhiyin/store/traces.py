@@ -20,7 +20,7 @@ from safetensors.numpy import load, save
 from zhiyin.core.errors import DataError
 from zhiyin.core.limits import MAX_ID_CHARS
 from zhiyin.core.texts import text
-from zhiyin.store.connection import Database
+from zhiyin.store.database import Database
 from zhiyin.store.records import hash_of
 from zhiyin.store.sql import sa
 from zhiyin.store.tables import FORGOTTEN, IMPRESSIONS, LISTS

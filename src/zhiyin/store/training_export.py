@@ -13,9 +13,9 @@ from zhiyin.data.event_schema import StorePosition
 from zhiyin.data.quarantine import QUARANTINE
 from zhiyin.data.store_snapshot import JsonColumns, StoreSnapshot
 from zhiyin.store.column_types import stored_types
-from zhiyin.store.database import Store
 from zhiyin.store.records import TIME_POLICY, hash_of
 from zhiyin.store.sql import sa
+from zhiyin.store.store import Store
 from zhiyin.store.tables import EVENTS, VERSIONED_TABLES
 
 # Events of one page: a longer reading transaction would keep SQLite's journal from being written back.

@@ -1,1 +1,1 @@
-"""Simulated users for slates: environments of many users at once, models of choice and clicks, delays and arrivals."""
+"""Simulated users: environments of many at once, models of choice and clicks, delays, arrivals; a film shop."""

@@ -35,7 +35,7 @@ from zhiyin.core.run import Run
 from zhiyin.data.column_roles import Roles
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.event_schema import EventSchema
-from zhiyin.policies.film_texts import GENRES, N_FACTORS, write_texts
+from zhiyin.policies.simulators.film_texts import GENRES, N_FACTORS, write_texts
 
 START = 1_735_689_600 * SECOND  # 2025-01-01 00:00 UTC
 DAY = microseconds("1d")

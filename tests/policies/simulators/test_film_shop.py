@@ -12,8 +12,8 @@ from polars.testing import assert_frame_equal
 import zhiyin as zy
 from zhiyin.core.errors import ConfigError
 from zhiyin.data.dataset import Dataset
-from zhiyin.policies.film_texts import GENRES
-from zhiyin.policies.simulator import DAY, START, FilmShop
+from zhiyin.policies.simulators.film_shop import DAY, START, FilmShop
+from zhiyin.policies.simulators.film_texts import GENRES
 
 SMALL = FilmShop(n_users=150, n_items=120, days=40, seed=5)
 
@@ -37,7 +37,7 @@ def test_the_same_seed_gives_the_same_log_on_any_number_of_threads() -> None:
 
 
 def test_threads_share_chunks_without_changing_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zhiyin.policies.simulator._CELLS", 3000)  # several chunks
+    monkeypatch.setattr("zhiyin.policies.simulators.film_shop._CELLS", 3000)  # several chunks
     assert SMALL.log(zy.Run(threads=1)).fingerprint == SMALL.log(zy.Run(threads=2)).fingerprint
 
 
