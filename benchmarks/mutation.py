@@ -44,10 +44,10 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "zhiyin"
 # Modules, and the tests that are about them.
 TARGETS: dict[str, list[str]] = {
-    "core/ranking_metrics.py": ["tests/evaluation/test_metrics.py"],
+    "core/ranking_metrics.py": ["tests/core/test_ranking_metrics.py"],
     "evaluation/significance.py": ["tests/evaluation/test_significance.py"],
-    "evaluation/beyond_accuracy.py": ["tests/evaluation/test_metrics.py"],
-    "evaluation/pointwise_metrics.py": ["tests/evaluation/test_metrics.py"],
+    "evaluation/beyond_accuracy.py": ["tests/evaluation/test_beyond_accuracy.py"],
+    "evaluation/pointwise_metrics.py": ["tests/evaluation/test_pointwise_metrics.py"],
     "pipeline/rules.py": ["tests/pipeline/test_rules.py"],
     "pipeline/rulebook.py": ["tests/pipeline/test_rules.py", "tests/pipeline/test_rules_hold.py"],
     "pipeline/slot_allocation.py": ["tests/pipeline/test_slot_allocation.py"],

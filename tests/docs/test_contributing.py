@@ -23,6 +23,7 @@ from tests.service.conftest import home, opened  # noqa: F401
 from zhiyin.core import ranking_metrics
 from zhiyin.data import source_opening
 from zhiyin.data.reading import read
+from zhiyin.evaluation.window_evaluation import accuracy, metric_k
 from zhiyin.models import MODELS
 from zhiyin.testing.recommender import RecommenderConformance
 
@@ -78,7 +79,7 @@ class TestCompanions(RecommenderConformance):
         return suite().make()
 
 
-def test_the_metric_passes_its_own_example() -> None:
+def test_the_metric_passes_its_own_example(monkeypatch: pytest.MonkeyPatch) -> None:
     names: dict[str, Any] = {"np": np, "_first": ranking_metrics._first}
     exec(block("def rbp").text, names)  # noqa: S102
     (example,) = [one for one in doctest.DocTestFinder().find(names["rbp"], "rbp", globs=names) if one.examples]
@@ -86,6 +87,10 @@ def test_the_metric_passes_its_own_example() -> None:
     hits = np.random.default_rng(1).random((50, 7)) < 0.4
     expected = [sum(0.2 * 0.8**r for r in range(5) if row[r]) for row in hits]
     np.testing.assert_allclose(names["rbp"](hits, np.full(50, 3), 5), expected)
+    # Named in the registry, it is a metric of a window.
+    monkeypatch.setitem(ranking_metrics.RANKING, "rbp", names["rbp"])
+    np.testing.assert_allclose(accuracy(hits, np.full(50, 3), [5])["rbp@5"], expected)
+    assert metric_k("rbp@5") == 5
 
 
 def test_the_reader_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,10 +13,13 @@ import polars as pl
 import pytest
 
 from zhiyin.core.errors import ConfigError, DataError
+from zhiyin.core.ranking_metrics import RANKING
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.data.splits import folds, split
+from zhiyin.evaluation.beyond_accuracy import BEYOND_ACCURACY
+from zhiyin.evaluation.comparison_table import table_cells
 from zhiyin.evaluation.protocol import evaluate
 from zhiyin.evaluation.significance import bootstrap_interval, paired_tests
 from zhiyin.evaluation.window_evaluation import Window
@@ -319,3 +322,21 @@ def test_notebooks_show_the_comparison_best_first_and_escaped() -> None:
     assert "<script" not in page
     assert page.index(evaluation.best.replace("<", "&lt;").replace(">", "&gt;")) < page.index("Random")
     assert all(f"<th>{name}</th>" in page for name in ("model", "NDCG@10", "p", "Coverage@10", "peak MB"))
+
+
+def test_a_metric_named_in_its_registry_is_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new metric is one function and one line of a registry: of ranked lists, of each user, of all lists together."""
+    monkeypatch.setitem(RANKING, "first_hit", lambda hits, relevant, k: hits[:, 0].astype(float))
+    monkeypatch.setitem(BEYOND_ACCURACY, "list_length", lambda of: (of.lists >= 0).sum(axis=1).astype(float))
+    monkeypatch.setitem(BEYOND_ACCURACY, "distinct_items", lambda of: float(len(np.unique(of.lists[of.lists >= 0]))))
+    part = split(tiny(), test="4d")
+    result = evaluate({"popular": Popular()}, split=part, k=(1, 2), main="first_hit@2", baselines=False, run=RUN)
+    assert result.per_user["popular"]["first_hit@2"].tolist() == [1, 0, 0]
+    assert result.per_user["popular"]["list_length@2"].tolist() == [2, 2, 2]
+    metrics = result["popular"].metrics
+    assert metrics["first_hit@2"] == pytest.approx(1 / 3)
+    assert [metrics["list_length@1"], metrics["list_length@2"]] == [1, 2]
+    assert metrics["distinct_items@2"] == 3  # a and b, and c or d
+    shown = set(result.frame()["metric"])
+    assert {"first_hit@1", "list_length@2", "distinct_items@1"} <= shown
+    assert "first hit@2" in table_cells(result)[0]

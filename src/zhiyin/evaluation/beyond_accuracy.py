@@ -2,10 +2,13 @@
 
 `lists` is int32[n, k], padded with -1 where fewer than k items remained. Metrics of one user are NaN where
 they are not defined (an empty list, an empty history); `significance.bootstrap_interval` leaves NaN out, as
-do these averages.
+do these averages. `BEYOND_ACCURACY`, at the foot, names the metrics of `evaluate`.
 """
 
 from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 from scipy import sparse
@@ -14,6 +17,34 @@ from zhiyin.core.parallel import for_chunks, kernel
 from zhiyin.core.run import Run
 
 HEAD_MID_TAIL = ("head", "mid", "tail")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluatedLists:
+    """Lists of one model at one k, with what is known of their users and items.
+
+    Parameters
+    ----------
+    lists: int32[n, k], padded with -1. hits: bool[n, k], whether the item is relevant.
+    popular_lists: int32[n, k], what plain popularity lists for the same users.
+    histories: offsets int64[n + 1] and items of what each user chose before.
+    candidates: bool[n_items]. item_counts: float64[n_items], train users of each item; n_users: train users.
+    item_groups: CSR [n_items, n_groups], categories or else popularity groups.
+    item_vectors: CSR [n_items, n_features], categories or else who had the item.
+    diversity_rows: int64[], the rows whose diversity is measured.
+    """
+
+    lists: np.ndarray
+    hits: np.ndarray
+    popular_lists: np.ndarray
+    histories: tuple[np.ndarray, np.ndarray]
+    candidates: np.ndarray
+    item_counts: np.ndarray
+    n_users: int
+    item_groups: sparse.csr_matrix
+    item_vectors: sparse.csr_matrix
+    diversity_rows: np.ndarray
+    run: Run
 
 
 def catalogue_coverage(lists: np.ndarray, n_candidates: int) -> float:
@@ -260,3 +291,25 @@ def _divergences(
                 wanted = p[group] / in_history
                 divergence += wanted * np.log(wanted / ((1 - alpha) * q[group] / in_list + alpha * wanted))
         out[u] = divergence
+
+
+def _diversity_of_sample(of: EvaluatedLists) -> np.ndarray:
+    """float64[n]: `intra_list_diversity` of `diversity_rows`, NaN elsewhere."""
+    diversity = np.full(len(of.lists), np.nan)
+    diversity[of.diversity_rows] = intra_list_diversity(of.lists[of.diversity_rows], of.item_vectors, of.run)
+    return diversity
+
+
+# Metrics beyond accuracy, in the order of tables. A function gives float64[n], one value a user, or one figure of all
+# lists; a new metric is named here.
+BEYOND_ACCURACY: dict[str, Callable[[EvaluatedLists], np.ndarray | float]] = {
+    "coverage": lambda of: catalogue_coverage(of.lists, int(of.candidates.sum())),
+    "gini": lambda of: gini(of.lists, of.candidates),
+    "novelty": lambda of: novelty(of.lists, of.item_counts, of.n_users, of.run),
+    "diversity": _diversity_of_sample,
+    "serendipity": lambda of: serendipity(of.lists, of.hits, of.popular_lists, of.run),
+    "popularity_lift": lambda of: popularity_lift(of.lists, *of.histories, of.item_counts, of.run),
+    "calibration": lambda of: calibration(of.lists, *of.histories, of.item_groups, run=of.run),
+}
+# Those that are computed at the first k alone.
+FIRST_K_ONLY = frozenset({"calibration"})

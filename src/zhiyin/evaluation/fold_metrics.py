@@ -13,7 +13,7 @@ from scipy import sparse
 from zhiyin.core.run import Run
 from zhiyin.data.catalogue import category_columns
 from zhiyin.data.dataset import Dataset
-from zhiyin.evaluation import beyond_accuracy
+from zhiyin.evaluation.beyond_accuracy import BEYOND_ACCURACY, FIRST_K_ONLY, EvaluatedLists, popularity_groups
 from zhiyin.evaluation.window_evaluation import PeakMemory, Window, WindowResult, accuracy, evaluate_window
 from zhiyin.models.popularity import Popular
 from zhiyin.models.recommender import Recommender
@@ -23,6 +23,8 @@ HEAD_SHARE = 0.8
 DIVERSITY_USERS = 20_000
 # Entries of item vectors that the diversity of all lists may read: some seconds.
 MAX_DIVERSITY_ENTRIES = 2_000_000_000
+# Random stream of the users whose diversity is measured.
+DIVERSITY_SAMPLE_STREAM = 221
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +48,14 @@ class Fold:
         incidence = train.matrix()
         self.counts = np.bincount(incidence.indices, minlength=train.n_items).astype(np.float64)
         self.n_users = max(1, int((np.diff(incidence.indptr) > 0).sum()))
-        # What each judged user chose before: distinct items worth more than nothing.
+        # Offsets and items of what each judged user chose before: distinct items of positive weight.
         chosen = window.histories.matrix(train.n_items)
-        self.past = (chosen.indptr.astype(np.int64), chosen.indices)
-        groups = category_matrix(train)
-        self.by_category = groups is not None
-        self.groups = beyond_accuracy.popularity_groups(self.counts) if groups is None else groups
-        self.vectors = incidence.T.tocsr() if groups is None else groups
+        self.histories = (chosen.indptr.astype(np.int64), chosen.indices)
+        categories = category_matrix(train)
+        self.by_category = categories is not None
+        # Calibration compares shares of groups, diversity compares vectors: both categories, where items have them.
+        self.item_groups = popularity_groups(self.counts) if categories is None else categories
+        self.item_vectors = incidence.T.tocsr() if categories is None else categories
         self.diversity_rows = self._diversity_rows()
         positive = train.events["weight"].to_numpy() > 0
         events = np.bincount(train.events["item"].to_numpy()[positive], minlength=train.n_items)
@@ -65,7 +68,8 @@ class Fold:
             "light users": (lengths > 0) & (lengths <= middle),
             "heavy users": lengths > middle,
         }
-        self.expected: np.ndarray | None = None
+        # int32[n, max(ks)]: lists of plain popularity, of the first call of `evaluate`.
+        self.popular_lists: np.ndarray | None = None
 
     def evaluate(self, name: str, model: Recommender, auc: bool) -> ModelFoldResult:
         """Fit if need be, rank, and measure."""
@@ -79,13 +83,13 @@ class Fold:
             # Kernels load at their first call; that is no model's scoring time.
             model.rank(window.histories.rows(0, 1), 1, run=self.run)
             result = evaluate_window(model, window, self.ks, self.run, auc=auc, label=f"{name}: ranking")
-        if self.expected is None:
+        if self.popular_lists is None:
             if is_plain_popular(model):
-                self.expected = result.lists
+                self.popular_lists = result.lists
             else:
                 plain = Popular().fit(window.train, self.run)
-                self.expected = evaluate_window(plain, window, self.ks, self.run).lists
-        per_user, list_metrics = self._beyond_accuracy(result)
+                self.popular_lists = evaluate_window(plain, window, self.ks, self.run).lists
+        per_user, list_metrics = self._beyond_accuracy(result, self.popular_lists)
         by_item_segment = {
             segment: self._accuracy_of_items(result, items) for segment, items in self.item_segments.items()
         }
@@ -93,27 +97,35 @@ class Fold:
             result.per_user | per_user, list_metrics, by_item_segment, fit_seconds, result.seconds, memory.mb
         )
 
-    def _beyond_accuracy(self, result: WindowResult) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    def _beyond_accuracy(
+        self, result: WindowResult, popular_lists: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         """Metrics beyond accuracy: those with a value a user, and those of all lists together."""
-        assert self.expected is not None
-        train, run = self.window.train, self.run
-        users: dict[str, np.ndarray] = {}
+        per_user: dict[str, np.ndarray] = {}
         list_metrics: dict[str, float] = {}
         for k in self.ks:
-            lists, hits = result.lists[:, :k], result.hits[:, :k]
-            list_metrics[f"coverage@{k}"] = beyond_accuracy.catalogue_coverage(lists, int(train.candidates.sum()))
-            list_metrics[f"gini@{k}"] = beyond_accuracy.gini(lists, train.candidates)
-            list_metrics[f"popularity_lift@{k}"] = beyond_accuracy.popularity_lift(lists, *self.past, self.counts, run)
-            users[f"novelty@{k}"] = beyond_accuracy.novelty(lists, self.counts, self.n_users, run)
-            diversity = np.full(len(lists), np.nan)
-            some = self.diversity_rows
-            diversity[some] = beyond_accuracy.intra_list_diversity(lists[some], self.vectors, run)
-            users[f"diversity@{k}"] = diversity
-            users[f"serendipity@{k}"] = beyond_accuracy.serendipity(lists, hits, self.expected[:, :k], run)
-        first = self.ks[0]
-        lists = result.lists[:, :first]
-        users[f"calibration@{first}"] = beyond_accuracy.calibration(lists, *self.past, self.groups, run=run)
-        return users, list_metrics
+            evaluated = EvaluatedLists(
+                result.lists[:, :k],
+                result.hits[:, :k],
+                popular_lists[:, :k],
+                self.histories,
+                self.window.train.candidates,
+                self.counts,
+                self.n_users,
+                self.item_groups,
+                self.item_vectors,
+                self.diversity_rows,
+                self.run,
+            )
+            for name, metric in BEYOND_ACCURACY.items():
+                if name in FIRST_K_ONLY and k != self.ks[0]:
+                    continue
+                value = metric(evaluated)
+                if isinstance(value, np.ndarray):
+                    per_user[f"{name}@{k}"] = value
+                else:
+                    list_metrics[f"{name}@{k}"] = float(value)
+        return per_user, list_metrics
 
     def _accuracy_of_items(self, result: WindowResult, counted: np.ndarray) -> dict[str, np.ndarray]:
         """Recall and NDCG when only the relevant items in `counted` (bool[n_items]) count."""
@@ -124,12 +136,12 @@ class Fold:
 
     def _diversity_rows(self) -> np.ndarray:
         """Users whose lists are measured for diversity: all, or a seeded sample that bounds the work."""
-        longest = np.sort(np.diff(self.vectors.indptr))[-self.ks[-1] :].sum()
+        longest = np.sort(np.diff(self.item_vectors.indptr))[-self.ks[-1] :].sum()
         most = min(DIVERSITY_USERS, max(500, int(MAX_DIVERSITY_ENTRIES // max(1, longest))))
         n = len(self.window)
         if n <= most:
             return np.arange(n)
-        return np.sort(self.run.rng(221).choice(n, most, replace=False))
+        return np.sort(self.run.rng(DIVERSITY_SAMPLE_STREAM).choice(n, most, replace=False))
 
 
 def is_plain_popular(model: Recommender) -> bool:

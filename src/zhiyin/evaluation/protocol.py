@@ -30,6 +30,7 @@ from zhiyin.core.run import Run
 from zhiyin.core.version import __version__
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.splits import Split
+from zhiyin.evaluation.beyond_accuracy import BEYOND_ACCURACY
 from zhiyin.evaluation.comparison_table import direction, rich_table, table_cells
 from zhiyin.evaluation.fold_metrics import Fold, ModelFoldResult, is_plain_popular
 from zhiyin.evaluation.protocol_text import evaluated_users, protocol_sentences, title_text, warning_sentences
@@ -69,8 +70,8 @@ class ModelResult:
 class Evaluation:
     """A comparison of models under one protocol. Print it, `report` it, or take the figures out.
 
-    `per_user`: {model: {metric: float64[n]}} with NaN where a metric is not defined; row r is user `users[r]`
-    (a user evaluated in several folds has a row in each).
+    `main`: the primary metric, such as "ndcg@10". `per_user`: {model: {metric: float64[n]}} with NaN where a metric is
+    not defined; row r is user `users[r]` (a user evaluated in several folds has a row in each).
     """
 
     title: str
@@ -156,10 +157,10 @@ def evaluate(
     train, test: two parts of one log; or `split`: what `zy.split` returns, or the list of `zy.folds`: models
         are then fitted afresh for each fold and the users of all folds evaluated together.
     k: lengths of lists. The length in `main` is added if it is missing.
-    main: the metric models are sorted and tested by: one of recall, precision, hit_rate, ndcg, map, mrr at a
-        k, or "auc".
+    main: the primary metric, by which models are sorted and tested: a name in `ranking_metrics.RANKING` at a k, such
+        as "ndcg@10", or "auc".
     exclude_seen: do not recommend items of a user's history; such items are not relevant either.
-    rounds: bootstrap draws of users for the 95 % intervals; 0 for no intervals.
+    rounds: bootstrap resamples of users for the 95 % intervals; 0 for no intervals.
     baselines: add Random, Popular and, for a log with times over more than 14 days, Popular with a half-life.
     auc: also compute the AUC of each user over the whole catalogue, by a second pass over all scores.
 
@@ -191,11 +192,11 @@ def evaluate(
     users = evaluated_users(windows)
     # The user of each row: rows of one user in several folds are not independent.
     groups = users.rank("dense").to_numpy() if len(windows) > 1 else None
-    tests: dict[str, dict[str, float]] = {name: {} for name in chosen}
+    p_values: dict[str, dict[str, float]] = {name: {} for name in chosen}
     tested = [m for m in per_user[best] if m.partition("@")[0] in RANKING or m == "auc"]
     for metric in tested:
         for name, p in paired_tests({name: per_user[name][metric] for name in chosen}, best, groups).items():
-            tests[name][metric] = p
+            p_values[name][metric] = p
     results = []
     for name, model in chosen.items():
         results_of_model = outcomes[name]
@@ -213,7 +214,7 @@ def evaluate(
                 settings_of(model),
                 metrics[name],
                 {m: (float(a), float(b)) for m, a, b in zip(names, low, high) if not math.isnan(a)},
-                tests[name],
+                p_values[name],
                 _by_segment(per_user[name], segments, by_item_segment),
                 float(np.mean([o.fit_seconds for o in results_of_model])),
                 1000 * sum(o.score_seconds for o in results_of_model) / n_judged,
@@ -307,8 +308,7 @@ def _means(users: dict[str, np.ndarray], outcomes: list[ModelFoldResult], ks: li
     figures = {name: _mean(values) for name, values in users.items()}
     for name in outcomes[0].list_metrics:
         figures[name] = float(np.mean([outcome.list_metrics[name] for outcome in outcomes]))
-    names = (*RANKING, *("coverage", "gini", "novelty", "diversity"), "serendipity", "popularity_lift", "calibration")
-    ordered = [f"{name}@{k}" for k in ks for name in names] + ["auc"]
+    ordered = [f"{name}@{k}" for k in ks for name in (*RANKING, *BEYOND_ACCURACY)] + ["auc"]
     return {name: figures[name] for name in ordered if name in figures}
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from zhiyin.core.atomic_files import write_whole
 from zhiyin.core.errors import MissingExtraError
+from zhiyin.evaluation.beyond_accuracy import BEYOND_ACCURACY
 from zhiyin.evaluation.comparison_table import (
     WORDS,
     Comparison,
@@ -26,8 +27,6 @@ from zhiyin.evaluation.comparison_table import (
     seconds,
 )
 from zhiyin.evaluation.report_figures import COLOURS, scatter, segments
-
-BEYOND = ("coverage", "gini", "novelty", "diversity", "serendipity", "popularity_lift", "calibration")
 
 
 def write_report(evaluation: Comparison, path: str | Path) -> Path:
@@ -116,7 +115,7 @@ def _tables(evaluation: Comparison, models: list[ModelScores], colours: dict[str
     ks = {name: name.partition("@")[2] for name in names}
     own = ks.get(evaluation.main, "")
     others = [name for name in names if ks[name] in ("", own) and name != evaluation.main]
-    accuracy = [name for name in others if name.partition("@")[0] not in BEYOND]
+    accuracy = [name for name in others if name.partition("@")[0] not in BEYOND_ACCURACY]
     beyond = [name for name in others if name not in accuracy]
     wider = f"<h3>Beyond accuracy</h3>{_plain_table(beyond, models, colours)}" if beyond else ""
     folded = "".join(

@@ -144,15 +144,15 @@ def evaluate_window(
 
 
 def accuracy(
-    hits: np.ndarray, relevant: np.ndarray, ks: Sequence[int], names: Sequence[str] = tuple(RANKING)
+    hits: np.ndarray, relevant: np.ndarray, ks: Sequence[int], names: Sequence[str] | None = None
 ) -> dict[str, np.ndarray]:
-    """{"recall@10": float64[n], ...} for every k; NaN for users without a relevant item."""
+    """{"recall@10": float64[n], ...} for every k; NaN for users without a relevant item. names: None for all."""
     has_relevant = relevant > 0
     at_least_one = np.maximum(relevant, 1)
     return {
         f"{name}@{k}": np.where(has_relevant, RANKING[name](hits, at_least_one, k), np.nan)
         for k in ks
-        for name in names
+        for name in (RANKING if names is None else names)
     }
 
 
