@@ -1,10 +1,11 @@
-"""Shares beside caps: what caps leave room for, a share gets."""
+"""Slots by pins, caps, shares and the order: against lists by hand, and a plain reference of the precedence."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -201,32 +202,139 @@ def random_requests(rng: np.random.Generator) -> list[list[Row]]:
     return [pinned_once([row() for _ in range(rng.integers(4, 13))]) for _ in range(3)]
 
 
-def in_order(rows: list[Row], k: int, caps: list[tuple[int, int, bool]]) -> tuple[list[int], list[int], list[int]]:
-    """The list by caps alone, the cap that yielded for each row or -1, and the cap that each row was first kept by."""
-    got: list[int] = []
-    yielded: list[int] = []
-    blocked = [-1] * len(rows)
+@dataclasses.dataclass(frozen=True)
+class ExpectedList:
+    """One list by the precedence that the module documents, as numbers within its request.
 
-    def cap_against(row: int, strict_only: bool) -> int:
+    rows, reasons, causes: by slot. missing: by share. blocked: the cap that first kept each row from a slot, or -1.
+    """
+
+    rows: list[int]
+    reasons: list[int]
+    causes: list[int]
+    missing: list[int]
+    blocked: list[int]
+
+    def append(self, row: int, reason: int, cause: int) -> None:
+        self.rows.append(row)
+        self.reasons.append(reason)
+        self.causes.append(cause)
+
+    @property
+    def rank(self) -> tuple[int, int, int]:
+        """The better of two lists has the lower: longer, fewer caps exceeded, fewer slots of shares missing."""
+        return -len(self.rows), self.reasons.count(BY_YIELDING), sum(self.missing)
+
+
+def part_of(share: float, slots: int) -> int:
+    """Slots that a share asks for, rounded up."""
+    return math.ceil(round(share * slots, 9))
+
+
+def expected_list(rows: list[Row], k: int, caps: list[tuple[int, int, bool]], shares: list[float]) -> ExpectedList:
+    """Shares are put off to the last slots; where caps then leave them too few, they begin sooner by quarters."""
+    n = min(k, len(rows))
+    late = fill_in_order(rows, k, caps, shares, n, n)
+    if not caps or not sum(late.missing):
+        return late
+    length, n_yielded, _ = late.rank
+    lists = [late]
+    for quarters in (4, 3, 2, 1, 0):
+        lists.append(fill_in_order(rows, k, caps, shares, -length, (-length - n_yielded) * quarters // 4))
+        if not sum(min(lists, key=lambda tried: tried.rank).missing):
+            break
+    return min(lists, key=lambda tried: tried.rank)  # the first of equal ones
+
+
+def fill_in_order(
+    rows: list[Row], k: int, caps: list[tuple[int, int, bool]], shares: list[float], length: int, horizon: int
+) -> ExpectedList:
+    """Slot by slot, with shares as parts of `length` slots that are to be had within `horizon` slots."""
+    pinned = {row.pin: number for number, row in enumerate(rows) if 0 <= row.pin < k}
+    places = {number: slot for slot, number in pinned.items()}  # the slot of each row that has one; pins from the start
+    result = ExpectedList([], [], [], [], [-1] * len(rows))
+
+    def members(share: int, of: Iterable[int]) -> int:
+        return sum(rows[number].members[share] for number in of)
+
+    def unplaced() -> list[int]:
+        return [number for number in range(len(rows)) if number not in places]
+
+    def missing(share: int) -> int:
+        wanted = part_of(shares[share], length) - members(share, places)
+        return max(0, min(wanted, members(share, unplaced())))
+
+    def cap_against(number: int, slot: int, strict_only: bool) -> int:
         for c, (at_most, first, strict) in enumerate(caps):
-            if len(got) < first and (strict or not strict_only):
-                shown = [group for other in got[:first] for group in rows[other].groups[c]]
-                if any(shown.count(group) >= at_most for group in rows[row].groups[c]):
+            if slot < first and (strict or not strict_only):
+                taken = [group for other, at in places.items() if at < first for group in rows[other].groups[c]]
+                if any(taken.count(group) >= at_most for group in rows[number].groups[c]):
                     return c
         return -1
 
-    while len(got) < k:
-        free = [row for row in range(len(rows)) if row not in got]
-        allowed = next((row for row in free if cap_against(row, False) < 0), None)
-        for row in free[: None if allowed is None else free.index(allowed)]:
-            blocked[row] = cap_against(row, False) if blocked[row] < 0 else blocked[row]
-        if allowed is None:
-            allowed = next((row for row in free if cap_against(row, True) < 0), None)
-        if allowed is None:
+    def best(slot: int, strict_only: bool, serving: list[int] | None = None) -> int | None:
+        """The first row that caps allow there; only members of the shares `serving`, where given."""
+        for number in unplaced():
+            if serving is None or members_of(number, serving):
+                cap = cap_against(number, slot, strict_only)
+                if cap < 0:
+                    return number
+                if result.blocked[number] < 0:
+                    result.blocked[number] = cap
+        return None
+
+    def members_of(number: int, among: list[int]) -> list[int]:
+        return [share for share in among if rows[number].members[share]]
+
+    def choose(slot: int, strict_only: bool) -> tuple[int | None, int]:
+        """The row for a slot, and the share that it is forced by or -1."""
+        room = min(horizon - len(places), len(unplaced()))
+        open_shares = [share for share in range(len(shares)) if missing(share) > 0]
+        while open_shares and sum(map(missing, open_shares)) >= room:
+            # Those named first, until they take all the room.
+            fitting = [s for i, s in enumerate(open_shares) if i == 0 or sum(map(missing, open_shares[:i])) < room]
+            number = best(slot, strict_only, fitting)
+            if number is not None:
+                forced = number != best(slot, strict_only)
+                return number, members_of(number, fitting)[0] if forced else -1
+            open_shares = [share for share in open_shares if share not in fitting]
+        return best(slot, strict_only), -1
+
+    for slot in range(k):
+        number, reason, cause = pinned.get(slot), BY_PIN, -1
+        if number is None:
+            number, cause = choose(slot, False)
+            reason = BY_ORDER if cause < 0 else BY_SHARE
+        if number is None:
+            number, _ = choose(slot, True)
+            reason, cause = BY_YIELDING, -1 if number is None else cap_against(number, slot, False)
+        if number is None:  # the list ends, and what is pinned further down moves up
+            tail = [pinned[at] for at in sorted(pinned) if at > slot]
+            for pin in tail:
+                result.append(pin, BY_PIN, -1)
             break
-        yielded.append(cap_against(allowed, False))
-        got.append(allowed)
-    return got, yielded, blocked
+        places[number] = slot
+        result.append(number, reason, cause)
+    for share, minimum in enumerate(shares):
+        result.missing.append(max(0, part_of(minimum, len(result.rows)) - members(share, result.rows)))
+    return result
+
+
+def check_against_reference(
+    requests: list[list[Row]], k: int, caps: list[tuple[int, int, bool]], shares: list[float]
+) -> list[ExpectedList]:
+    """Each list, and all that is said of it, as in the reference; returns the lists of the reference."""
+    assignment = assigned(requests, k, constraints_of(requests, caps, shares))
+    expected, begin = [expected_list(rows, k, caps, shares) for rows in requests], 0
+    for n, (rows, one) in enumerate(zip(requests, expected, strict=True)):
+        rest = k - len(one.rows)
+        assert assignment.rows[n].tolist() == [number + begin for number in one.rows] + [-1] * rest
+        assert assignment.reasons[n].tolist() == one.reasons + [BY_ORDER] * rest
+        assert assignment.causes[n].tolist() == one.causes + [-1] * rest
+        assert assignment.missing[n].tolist() == one.missing
+        assert assignment.blocked_by[begin : begin + len(rows)].tolist() == one.blocked
+        begin += len(rows)
+    return expected
 
 
 @pytest.mark.parametrize("n_caps", [1, 2])
@@ -235,18 +343,111 @@ def test_caps_take_the_best_that_they_let_in_and_yield_where_none_is(n_caps: int
     for _ in range(60):
         requests = [[dataclasses.replace(row, pin=-1) for row in rows] for rows in random_requests(rng)]
         caps = [(int(rng.integers(1, 4)), int(rng.integers(1, 8)), bool(rng.random() < 0.5)) for _ in range(n_caps)]
-        k = int(rng.integers(2, 9))
-        made = assigned(requests, k, constraints_of(requests, caps, []))
-        begin = 0
-        for n, rows in enumerate(requests):
-            got, yielded, blocked = in_order(rows, k, caps)
-            rest = [-1] * (k - len(got))
-            assert made.rows[n].tolist() == [row + begin for row in got] + rest
-            assert made.causes[n].tolist() == yielded + rest
-            reasons = [BY_ORDER if cap < 0 else BY_YIELDING for cap in yielded]
-            assert made.reasons[n].tolist() == reasons + [BY_ORDER] * len(rest)
-            assert made.blocked_by[begin : begin + len(rows)].tolist() == blocked
-            begin += len(rows)
+        check_against_reference(requests, int(rng.integers(2, 9)), caps, [])
+
+
+SHARES = st.lists(st.sampled_from([0.2, 0.34, 0.5, 1.0]), max_size=2)
+
+
+@settings(max_examples=examples(120))
+@given(REQUESTS, st.integers(1, 6), st.lists(CAPS, max_size=2), SHARES)
+def test_lists_are_those_of_the_reference(
+    requests: list[list[Row]], k: int, caps: list[tuple[int, int, bool]], shares: list[float]
+) -> None:
+    check_against_reference(requests, k, caps, shares)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_long_lists_are_those_of_the_reference(seed: int) -> None:
+    """More rows than slots, two shares, two caps; strict caps in half of the seeds."""
+    rng = np.random.default_rng(seed)
+    reasons: set[int] = set()
+    for _ in range(40):
+        requests = random_requests(rng)
+        caps = [(int(rng.integers(1, 4)), int(rng.integers(1, 8)), seed % 2 == 1) for _ in range(2)]
+        shares = [float(share) for share in rng.choice([0.2, 0.34, 0.5, 1.0], 2)]
+        for one in check_against_reference(requests, int(rng.integers(2, 9)), caps, shares):
+            reasons |= set(one.reasons)
+    assert reasons == {BY_ORDER, BY_PIN, BY_SHARE} | ({BY_YIELDING} if seed % 2 == 0 else set())
+
+
+def of(*groups: int, a: bool = False, b: bool = False, pin: int = -1) -> Row:
+    """A row of these groups by the first cap, and perhaps a member of the first share, a, and of the second, b."""
+    return Row(pin, (groups, ()), (a, b))
+
+
+ONE_EACH, ONE_EACH_STRICT = [(1, 9, False)], [(1, 9, True)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "k", "caps", "shares", "expected"),
+    [
+        pytest.param(
+            [of(), of(), of(a=True), of(a=True, pin=0)], 2, [], [0.5],
+            ExpectedList([3, 0], [BY_PIN, BY_ORDER], [-1, -1], [0], [-1] * 4),
+            id="a pin counts for a share",
+        ),
+        pytest.param(
+            [of(), of(), of(), of(a=True), of(pin=2)], 3, [], [0.3],
+            ExpectedList([0, 3, 4], [BY_ORDER, BY_SHARE, BY_PIN], [-1, 0, -1], [0], [-1] * 5),
+            id="a pin leaves a share one slot less",
+        ),
+        pytest.param(
+            [of(0), of(), of(0, pin=1)], 2, ONE_EACH, [],
+            ExpectedList([1, 2], [BY_ORDER, BY_PIN], [-1, -1], [], [0, -1, -1]),
+            id="a pin counts for a cap in the slots before it",
+        ),
+        pytest.param(
+            [of(0), of(0), of(0, pin=3), of(1)], 4, ONE_EACH_STRICT, [],
+            ExpectedList([3, 2], [BY_ORDER, BY_PIN], [-1, -1], [], [0, 0, -1, -1]),
+            id="a pin moves up where strict caps end the list",
+        ),
+        pytest.param(
+            [of(), of(b=True), of(a=True)], 1, [], [0.5, 0.5],
+            ExpectedList([2], [BY_SHARE], [0], [0, 1], [-1] * 3),
+            id="of two shares that do not fit the first named",
+        ),
+        pytest.param(
+            [of(), of(), of(b=True), of(a=True)], 3, [], [0.3, 0.3],
+            ExpectedList([0, 2, 3], [BY_ORDER, BY_SHARE, BY_SHARE], [-1, 1, 0], [0, 0], [-1] * 4),
+            id="of two shares that fit the better row",
+        ),
+        pytest.param(
+            [of(0, pin=0), of(0, b=True), of(0, a=True)], 2, ONE_EACH, [0.5, 0.5],
+            ExpectedList([0, 2], [BY_PIN, BY_YIELDING], [-1, 0], [0, 1], [-1, 0, 0]),
+            id="a cap yields to the share named first",
+        ),
+        pytest.param(
+            [of(0, pin=0), of(0), of(0, a=True)], 3, ONE_EACH, [0.3],
+            ExpectedList([0, 1, 2], [BY_PIN, BY_YIELDING, BY_YIELDING], [-1, 0, 0], [0], [-1, 0, 0]),
+            id="a cap yields to a share only when it is due",
+        ),
+        pytest.param(
+            [of(0), of(0), of(1, a=True), of()], 2, ONE_EACH, [0.5],
+            ExpectedList([0, 2], [BY_ORDER, BY_ORDER], [-1, -1], [0], [-1, 0, -1, -1]),
+            id="a share forces nothing that caps leave to it anyway",
+        ),
+        pytest.param(
+            [of(0), of(0, a=True), of(1)], 2, [(1, 2, False)], [0.5],
+            ExpectedList([1, 2], [BY_SHARE, BY_ORDER], [0, -1], [0], [0, -1, -1]),
+            id="a share sooner where a cap would keep it from the last slot",
+        ),
+        pytest.param(
+            [of(0), of(1), of(1, a=True)], 4, ONE_EACH_STRICT, [0.5],
+            ExpectedList([0, 2], [BY_ORDER, BY_SHARE], [-1, 0], [0], [-1, 0, -1]),
+            id="a share sooner where strict caps end the list",
+        ),
+        pytest.param(
+            [of(0, 1, 2), of(0), of(1, a=True), of(2)], 3, ONE_EACH_STRICT, [0.5],
+            ExpectedList([2, 1, 3], [BY_SHARE, BY_ORDER, BY_ORDER], [0, -1, -1], [1], [0, -1, -1, -1]),
+            id="the longest list though it misses as much",
+        ),
+    ],
+)  # fmt: skip
+def test_a_list_by_hand(
+    rows: list[Row], k: int, caps: list[tuple[int, int, bool]], shares: list[float], expected: ExpectedList
+) -> None:
+    assert check_against_reference([rows], k, caps, shares) == [expected]
 
 
 @pytest.mark.parametrize("n_caps", [0, 1, 2])

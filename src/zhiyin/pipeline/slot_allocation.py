@@ -206,13 +206,13 @@ def _count_groups(row, slot, starts, groups, limits, counts):
 
 @kernel
 def _first_unblocked(
-    head, end, first, slot, n_shares, missing_members, barred, placed, members, starts, groups, limits, counts,
-    blocked_by,
+    head, end, first, slot, strict_only, n_shares, missing_members, barred, placed, members, starts, groups, limits,
+    counts, blocked_by,
 ):  # fmt: skip
     """The first row of [head, end) that is not placed and that no cap forbids in a slot, and the share it serves.
 
-    (-1, -1) where there is none. With `n_shares` > 0 only rows count that serve one of the first so many shares. Of
-    rows that a cap forbids, `blocked_by` notes the first one that did.
+    (-1, -1) where there is none. With `n_shares` > 0 only rows count that serve one of the first so many shares; with
+    `strict_only` only strict caps. Of rows that a cap forbids, `blocked_by` notes the first one that did.
     """
     for row in range(head, end):
         if placed[row - first]:
@@ -224,12 +224,42 @@ def _first_unblocked(
                 break
         if n_shares > 0 and served < 0:
             continue
-        cap = _blocking_cap(row, slot, starts, groups, limits, counts, False)
+        cap = _blocking_cap(row, slot, starts, groups, limits, counts, strict_only)
         if cap < 0:
             return row, served
         if blocked_by[row] < 0:
             blocked_by[row] = cap
     return -1, -1
+
+
+@kernel
+def _choose_for_shares(
+    best, head, end, first, slot, strict_only, room, missing_members, barred, placed, members, starts, groups, limits,
+    counts, blocked_by,
+):  # fmt: skip
+    """The row for a slot and the share that forces it, -1 where none does, given that `room` slots are left to shares.
+
+    best: the row that has the slot without shares.
+    """
+    barred[:] = False
+    while True:
+        total = 0
+        for share in range(len(missing_members)):
+            total += 0 if barred[share] else missing_members[share]
+        if total == 0 or total < room:
+            return best, -1
+        # The shares that still fit, the earlier named first.
+        remaining, last = max(1, room), 0
+        while last < len(missing_members) and remaining > 0:
+            remaining -= 0 if barred[last] else missing_members[last]
+            last += 1
+        chosen, served = _first_unblocked(
+            head, end, first, slot, strict_only, last, missing_members, barred, placed, members, starts, groups, limits,
+            counts, blocked_by,
+        )  # fmt: skip
+        if chosen >= 0:  # a share's row that is the best anyway is not forced
+            return chosen, -1 if chosen == best else served
+        barred[:last] = True  # caps leave nothing for these shares in this slot
 
 
 @kernel
@@ -253,8 +283,9 @@ def _assign_lists(
     """Fill the lists of requests; where caps stand in the way of shares, begin with the shares sooner.
 
     `_fill_list` puts a share off for as long as there are slots for it. Caps may leave fewer: strict ones end the list
-    early, others yield in its last slots. Then lists are tried that leave less and less to the end. The best one is
-    the longest, of equal ones that with the fewest caps exceeded, then that with the fewest slots of shares missing.
+    early, others yield in its last slots. Then lists are tried that leave less and less to the end, until no slot of a
+    share is missing. The best one is the longest, of equal ones that with the fewest caps exceeded, then that with the
+    fewest slots of shares missing.
     """
     k = rows.shape[1]
     for request in range(start, stop):
@@ -277,14 +308,14 @@ def _assign_lists(
         length, yielded, lacking = _fill_list(request, n, n, *args)
         if lacking == 0 or len(limits) == 0:
             continue
-        best, best_yielded, best_lacking, size = -1, yielded, lacking, length
-        reach = length - yielded
+        size, reach = length, length - yielded
+        best, best_rank, horizon = -1, (-length, yielded, lacking), n
         for attempt in range(5):  # all that caps let in, three quarters, a half, a quarter, nothing is put off
             horizon = reach * (4 - attempt) // 4
             length, yielded, lacking = _fill_list(request, size, horizon, *args)
-            if length >= size and (yielded, lacking) < (best_yielded, best_lacking):
-                best, best_yielded, best_lacking = horizon, yielded, lacking
-            if best_lacking == 0:
+            if (-length, yielded, lacking) < best_rank:
+                best, best_rank = horizon, (-length, yielded, lacking)
+            if best_rank[2] == 0:
                 break
         if best < 0:
             _fill_list(request, n, n, *args)
@@ -340,55 +371,29 @@ def _fill_list(
             continue
         while head < end and placed[head - first]:
             head += 1
+        room, total = min(free, left), 0
+        for share in range(n_shares):
+            total += missing_members[share]
         chosen, reason, cause = -1, 0, -1
-        barred[:] = False
-        while chosen < 0:
-            total = 0
-            for share in range(n_shares):
-                total += 0 if barred[share] else missing_members[share]
-            if total == 0 or total < min(free, left):
-                break
-            # The shares that still fit, the earlier named first.
-            room, last = max(1, min(free, left)), 0
-            while last < n_shares and room > 0:
-                room -= 0 if barred[last] else missing_members[last]
-                last += 1
-            chosen, cause = _first_unblocked(
-                head, end, first, slot, last, missing_members, barred, placed, members, starts, groups, limits, counts,
-                blocked_by,
-            )  # fmt: skip
-            reason = 2 if chosen >= 0 else 0
-            if chosen < 0:  # caps leave nothing for these shares in this slot
-                barred[:last] = True
-        if chosen < 0:
+        for yields in (False, True):  # whether caps that are not strict yield
             chosen, _ = _first_unblocked(
-                head, end, first, slot, 0, missing_members, barred, placed, members, starts, groups, limits, counts,
-                blocked_by,
+                head, end, first, slot, yields, 0, missing_members, barred, placed, members, starts, groups, limits,
+                counts, blocked_by,
             )  # fmt: skip
-        if chosen < 0:  # a cap yields, to a share that is due if it can
-            total = 0
-            for share in range(n_shares):
-                total += missing_members[share]
-            due = total > 0 and total >= min(free, left)
-            for row in range(head, end):
-                if placed[row - first] or _blocking_cap(row, slot, starts, groups, limits, counts, True) >= 0:
-                    continue
-                serves = False
-                for share in range(n_shares):
-                    serves = serves or (due and missing_members[share] > 0 and members[share, row])
-                if chosen < 0 or serves:
-                    chosen = row
-                if serves or not due:
-                    break
-            if chosen >= 0:
+            if chosen >= 0 and total > 0 and room <= total:
+                chosen, cause = _choose_for_shares(
+                    chosen, head, end, first, slot, yields, room, missing_members, barred, placed, members, starts,
+                    groups, limits, counts, blocked_by,
+                )  # fmt: skip
+                reason = 0 if cause < 0 else 2
+            if chosen >= 0 and yields:
                 reason, cause = 3, _blocking_cap(chosen, slot, starts, groups, limits, counts, False)
                 yielded += 1
+            if chosen >= 0:
+                break
         if chosen < 0:
             ended = True  # what is pinned further down moves up
             continue
-        # A share's item that is the best anyway was not forced.
-        if reason == 2 and chosen == head:
-            reason, cause = 0, -1
         rows[request, place], reasons[request, place], causes[request, place] = chosen, reason, cause
         place += 1
         placed[chosen - first] = True
