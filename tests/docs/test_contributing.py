@@ -19,7 +19,7 @@ import pytest
 
 import zhiyin
 from tests.docs.markdown import Block, blocks_of
-from tests.service.conftest import home, opened  # noqa: F401
+from tests.service.conftest import home, opened, poll_seconds  # noqa: F401
 from zhiyin.core import ranking_metrics
 from zhiyin.data import source_opening
 from zhiyin.data.reading import read
