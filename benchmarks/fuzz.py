@@ -312,7 +312,7 @@ def prepare(folder: Path) -> None:
     from zhiyin.data.catalogue import Catalogue
     from zhiyin.data.dataset import Dataset
     from zhiyin.models.neighbors import ItemKNN
-    from zhiyin.pipeline.bundles import Bundles
+    from zhiyin.pipeline.model_versions import Bundles
 
     rng = np.random.default_rng(1)
     users = np.repeat(np.arange(60), 10)

@@ -54,7 +54,7 @@ def prepare(folder: Path, n_items: int) -> None:
     import zhiyin as zy
     from zhiyin.data.catalogue import Catalogue
     from zhiyin.pipeline import pipeline_fitting
-    from zhiyin.pipeline.bundles import Bundles
+    from zhiyin.pipeline.model_versions import Bundles
     from zhiyin.pipeline.pipeline import DEFAULT_RANKER
     from zhiyin.pipeline.selection_windows import plan_windows
     from zhiyin.ranking import registry as rankers
@@ -310,7 +310,7 @@ def _teachable(folder: Path) -> None:
 
 def soak(folder: Path, given: argparse.Namespace) -> None:
     """Lists, ranks, events, changing and new items, versions that change each minute, and trainings."""
-    from zhiyin.pipeline.bundles import Bundles
+    from zhiyin.pipeline.model_versions import Bundles
 
     bundles = Bundles(folder / "models" / "bundles")
     if len(bundles.versions()) < 2:

@@ -30,11 +30,11 @@ from zhiyin.evaluation.window_evaluation import Window, accuracy
 from zhiyin.models.recommender import Recommender
 from zhiyin.models.registry import parse
 from zhiyin.ranking.asof import AsOf
-from zhiyin.ranking.candidates import retrieve
 from zhiyin.ranking.examples import Candidates, join
 from zhiyin.ranking.feature_builder import FeatureBuilder
 from zhiyin.ranking.ranker import Ranker
 from zhiyin.ranking.registry import parse as ranker_of
+from zhiyin.ranking.retrieval import retrieve
 
 AGES = (0, 1, 7, 30)
 SOURCES = ("popular:half_life=7d", "itemknn", "transitions")

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from zhiyin.core.errors import DataError as DataError
     from zhiyin.core.errors import ZhiyinError as ZhiyinError
     from zhiyin.core.run import Run as Run
+    from zhiyin.data.checks import examine as examine
     from zhiyin.data.dataset import Dataset as Dataset
-    from zhiyin.data.doctor import examine as examine
     from zhiyin.data.histories import Histories as Histories
     from zhiyin.data.reading import read as read
     from zhiyin.data.splits import folds as folds
@@ -84,7 +84,7 @@ _MODULES = {
     "Histories": "data.histories",
     "split": "data.splits",
     "folds": "data.splits",
-    "examine": "data.doctor",
+    "examine": "data.checks",
     "Features": "features.feature_table",
     "Recommender": "models.recommender",
     "load": "models.loading",

@@ -25,7 +25,7 @@ import httpx
 
 from tests.cli.conftest import Command
 from zhiyin.cli import demo
-from zhiyin.pipeline.bundles import Bundles
+from zhiyin.pipeline.model_versions import Bundles
 from zhiyin.service.key_cache import Keys, digest_of
 from zhiyin.store.store import Store
 

@@ -16,7 +16,7 @@ pytest.importorskip("sqlalchemy")
 
 from tests.cli.conftest import Command
 from zhiyin.models.loading import load
-from zhiyin.pipeline.bundles import Bundles
+from zhiyin.pipeline.model_versions import Bundles
 from zhiyin.store.records import Event
 from zhiyin.store.store import Store
 

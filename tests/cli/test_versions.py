@@ -12,7 +12,7 @@ import pytest
 from tests.cli.conftest import Command
 from zhiyin.data.reading import read
 from zhiyin.models.popularity import Popular
-from zhiyin.pipeline.bundles import Bundles
+from zhiyin.pipeline.model_versions import Bundles
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from zhiyin.data.checks import CHECKS, Facts, Finding, examine
 from zhiyin.data.dataset import Dataset
-from zhiyin.data.doctor import CHECKS, Facts, Finding, examine
 from zhiyin.data.reading import read
 
 DAY = 86_400_000_000

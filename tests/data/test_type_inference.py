@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 from zhiyin.core.errors import ConfigError
-from zhiyin.data.dialect import Dialect, Findings, parse_assumption
 from zhiyin.data.ids import ids_of_floats, match_spelling
+from zhiyin.data.read_assumptions import Dialect, Findings, parse_assumption
 from zhiyin.data.type_inference import infer_column, infer_ids, parse_numbers
 
 

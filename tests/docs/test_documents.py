@@ -39,7 +39,7 @@ from tests.docs import project
 from tests.docs.markdown import Block, blocks_of
 from tests.docs.shell import commands
 from zhiyin.cli.main import app
-from zhiyin.pipeline.bundles import Bundles
+from zhiyin.pipeline.model_versions import Bundles
 
 ROOT = Path(__file__).parents[2]
 # The translation of the first has its blocks, which is tested; they run once.

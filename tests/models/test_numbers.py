@@ -19,9 +19,9 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.data.project_config import load_config
 from zhiyin.models.registry import hyperparameters, make, model_class, parse
-from zhiyin.pipeline import diversity
+from zhiyin.pipeline import diversity_rerankers
 from zhiyin.pipeline.slate import Slates
-from zhiyin.ranking.candidates import retrieve
+from zhiyin.ranking.retrieval import retrieve
 from zhiyin.testing.recommender import shop
 
 RUN = Run(threads=1, progress=False)
@@ -56,8 +56,8 @@ TAKE_K: dict[str, Callable[[Any], Any]] = {
         zy.evaluate(zy.Popular(), split=zy.split(DATA), k=[k], main="ndcg@2", baselines=False, run=RUN).k
     ),
     "folds": lambda k: [part.test.n_events for part in zy.folds(DATA, k, "7d")],
-    "mmr": lambda k: diversity.mmr(SLATES, FEATURES, k).items,
-    "dpp": lambda k: diversity.dpp(SLATES, FEATURES, k).items,
+    "mmr": lambda k: diversity_rerankers.mmr(SLATES, FEATURES, k).items,
+    "dpp": lambda k: diversity_rerankers.dpp(SLATES, FEATURES, k).items,
     "examination": zy.FilmShop.examination,
 } | {name: lambda k, metric=metric: metric(HITS, RELEVANT, k) for name, metric in RANKING.items()}
 

@@ -11,7 +11,7 @@ from scipy import sparse
 from tests.examples import examples
 from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.data.histories import Histories
-from zhiyin.pipeline import diversity
+from zhiyin.pipeline import diversity_rerankers
 from zhiyin.pipeline.slate import Slates
 
 N, D = 30, 5
@@ -44,8 +44,8 @@ def cosines(vectors: np.ndarray) -> np.ndarray:
 def test_mmr_is_its_definition(seed: int, k: int, balance: float) -> None:
     slates, vectors = drawn(seed)
     near = cosines(vectors)
-    dense = diversity.mmr(slates, vectors, k, balance=balance)
-    thin = diversity.mmr(slates, sparse.csr_matrix(vectors), k, balance=balance)
+    dense = diversity_rerankers.mmr(slates, vectors, k, balance=balance)
+    thin = diversity_rerankers.mmr(slates, sparse.csr_matrix(vectors), k, balance=balance)
     for row in range(len(slates)):
         items, worth = slates[row].items, scaled(slates[row].scores) if len(slates[row].items) else np.zeros(0)
         chosen: list[int] = []
@@ -67,7 +67,7 @@ def test_mmr_is_its_definition(seed: int, k: int, balance: float) -> None:
 def test_dpp_takes_what_adds_most_to_the_determinant(seed: int, k: int) -> None:
     slates, vectors = drawn(seed)
     balance = 0.6
-    found = diversity.dpp(slates, vectors, k, balance=balance)
+    found = diversity_rerankers.dpp(slates, vectors, k, balance=balance)
     near = (1 + cosines(vectors)) / 2
     np.fill_diagonal(near, 1.0)
     for row in range(len(slates)):
@@ -95,10 +95,10 @@ def test_calibrated_lists_follow_what_is_wanted() -> None:
     scores = -np.arange(N, dtype=np.float32)
     slates = Slates.best_first(np.array([0, N]), items, scores)
     wanted = np.array([[0.5, 0.3, 0.2]])
-    found = diversity.calibrate(slates, categories, wanted, 10, balance=0.0)
+    found = diversity_rerankers.calibrate(slates, categories, wanted, 10, balance=0.0)
     assert np.bincount(found[0].items[:10] % 3, minlength=3).tolist() == [5, 3, 2]
-    assert np.array_equal(diversity.calibrate(slates, categories, wanted, 10, balance=1.0)[0].items, items)
-    nothing = diversity.calibrate(slates, categories, np.zeros((1, 3)), 10)
+    assert np.array_equal(diversity_rerankers.calibrate(slates, categories, wanted, 10, balance=1.0)[0].items, items)
+    nothing = diversity_rerankers.calibrate(slates, categories, np.zeros((1, 3)), 10)
     assert np.array_equal(nothing[0].items, items)
     # What stands in front of its kind stays in front of it.
     of_first = [item for item in found[0].items[:10] if item % 3 == 0]
@@ -108,7 +108,7 @@ def test_calibrated_lists_follow_what_is_wanted() -> None:
 def test_a_history_is_spread_over_categories_by_its_weights() -> None:
     categories = sparse.csr_matrix(np.array([[1, 0], [0.5, 0.5], [0, 0]]))
     had = Histories.of(np.array([0, 3, 3]), np.array([0, 1, 2]), weights=np.array([1, 2, 5], np.float32))
-    assert diversity.category_shares(had, categories).tolist() == [[2 / 3, 1 / 3], [0, 0]]
+    assert diversity_rerankers.category_shares(had, categories).tolist() == [[2 / 3, 1 / 3], [0, 0]]
 
 
 @pytest.mark.parametrize("balance", [0.99, 0.998, 0.999, 0.99999, 1.0])
@@ -116,15 +116,15 @@ def test_a_history_is_spread_over_categories_by_its_weights() -> None:
 def test_of_score_alone_a_dpp_takes_the_best_scores(balance: float, sparsely: bool) -> None:
     slates, vectors = drawn(3)
     table = sparse.csr_matrix(vectors) if sparsely else vectors
-    found = diversity.dpp(slates, table, 5, balance=balance)
-    assert found.items[:5].tolist() == diversity.mmr(slates, table, 5, balance=1.0).items[:5].tolist()
+    found = diversity_rerankers.dpp(slates, table, 5, balance=balance)
+    assert found.items[:5].tolist() == diversity_rerankers.mmr(slates, table, 5, balance=1.0).items[:5].tolist()
 
 
 def test_what_cannot_be() -> None:
     slates, vectors = drawn(1)
     with pytest.raises(ConfigError):
-        diversity.mmr(slates, vectors, 3, balance=1.5)
+        diversity_rerankers.mmr(slates, vectors, 3, balance=1.5)
     with pytest.raises(DataError):
-        diversity.mmr(slates, vectors[:3], 3)
+        diversity_rerankers.mmr(slates, vectors[:3], 3)
     with pytest.raises(DataError, match="wanted"):
-        diversity.calibrate(slates, sparse.csr_matrix((N, 2)), np.zeros((1, 2)), 3)
+        diversity_rerankers.calibrate(slates, sparse.csr_matrix((N, 2)), np.zeros((1, 2)), 3)

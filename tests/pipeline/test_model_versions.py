@@ -13,7 +13,7 @@ import pytest
 from zhiyin.core.errors import DataError
 from zhiyin.models.neighbors import ItemKNN
 from zhiyin.models.popularity import Popular
-from zhiyin.pipeline.bundles import Bundle, Bundles, checksum, manifest_difference
+from zhiyin.pipeline.model_versions import Bundle, Bundles, checksum, manifest_difference
 from zhiyin.testing.recommender import shop
 
 

@@ -16,7 +16,7 @@ from zhiyin.models.neighbors import ItemKNN
 from zhiyin.models.popularity import Popular
 from zhiyin.models.recommender import Recommender
 from zhiyin.models.transitions import Transitions
-from zhiyin.ranking.candidates import RRF, Budget, retrieve
+from zhiyin.ranking.retrieval import RRF, Budget, retrieve
 
 
 def made() -> tuple[Dataset, dict[str, Recommender]]:

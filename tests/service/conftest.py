@@ -42,7 +42,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from zhiyin.models.content import Content
     from zhiyin.models.neighbors import ItemKNN
     from zhiyin.models.popularity import Popular
-    from zhiyin.pipeline.bundles import Bundles
+    from zhiyin.pipeline.model_versions import Bundles
     from zhiyin.pipeline.pipeline import Pipeline
 
     folder = tmp_path_factory.mktemp("service")
@@ -69,7 +69,7 @@ def opened(
 ) -> Iterator[Callable[..., Any]]:
     """Opens shops over the first version; each has a store and keys of its own."""
     from zhiyin.data.project_config import ServiceSection
-    from zhiyin.pipeline.bundles import Bundles
+    from zhiyin.pipeline.model_versions import Bundles
     from zhiyin.service.key_cache import Keys
     from zhiyin.service.serving_state import ServingState
     from zhiyin.service.tenant import Tenant

@@ -17,7 +17,7 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.project_config import ServiceSection
 from zhiyin.data.reading import read
 from zhiyin.models.popularity import Popular
-from zhiyin.pipeline.bundles import Bundles
+from zhiyin.pipeline.model_versions import Bundles
 from zhiyin.service.key_cache import Keys
 from zhiyin.service.serving_state import ServingState
 from zhiyin.service.tenant import Tenant

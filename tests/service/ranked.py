@@ -17,10 +17,10 @@ from zhiyin.models.content import Content
 from zhiyin.models.neighbors import ItemKNN
 from zhiyin.models.popularity import Popular
 from zhiyin.models.transitions import Transitions
-from zhiyin.pipeline.bundles import Bundles
+from zhiyin.pipeline.model_versions import Bundles
 from zhiyin.pipeline.pipeline import Pipeline
-from zhiyin.ranking.candidates import retrieve
 from zhiyin.ranking.feature_builder import FeatureBuilder, labels, training_requests
+from zhiyin.ranking.retrieval import retrieve
 from zhiyin.ranking.trees import Trees
 
 DAY = 86_400_000_000

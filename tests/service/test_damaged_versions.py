@@ -20,7 +20,7 @@ pytest.importorskip("starlette")
 
 from tests.service.conftest import client_of
 from zhiyin.core.errors import DataError
-from zhiyin.pipeline.bundles import Bundles
+from zhiyin.pipeline.model_versions import Bundles
 from zhiyin.service.serving_state import ServingState
 from zhiyin.service.version_selector import VersionSelector
 from zhiyin.store.store import Store
@@ -60,7 +60,7 @@ def test_half_of_the_number_in_use(
 @pytest.fixture
 def verified(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Versions in the order in which they are verified."""
-    from zhiyin.pipeline.bundles import Bundle
+    from zhiyin.pipeline.model_versions import Bundle
 
     numbers: list[int] = []
     verify = Bundle.verify

@@ -21,10 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zhiyin.core.errors import DataError
+from zhiyin.data.checks import examine
 from zhiyin.data.dataset import Dataset
-from zhiyin.data.doctor import examine
 from zhiyin.data.reading import read
-from zhiyin.pipeline.bundles import checksum
+from zhiyin.pipeline.model_versions import checksum
 from zhiyin.service.version_view import View
 from zhiyin.store.memory_state import DirectState, MemoryState
 from zhiyin.store.records import Event, validated_event

@@ -18,7 +18,7 @@ from zhiyin.data.event_schema import StorePosition
 from zhiyin.data.histories import Histories
 from zhiyin.data.project_config import ServiceSection
 from zhiyin.pipeline.answers import Answers
-from zhiyin.pipeline.bundles import Bundles
+from zhiyin.pipeline.model_versions import Bundles
 from zhiyin.pipeline.request import Request
 from zhiyin.pipeline.rules import Rules
 from zhiyin.ranking.feature_builder import FeatureBuilder

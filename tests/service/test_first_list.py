@@ -16,7 +16,7 @@ from pathlib import Path
 import numba
 from tests.service import ranked
 from zhiyin.data.catalogue import Catalogue
-from zhiyin.pipeline.bundles import Bundles
+from zhiyin.pipeline.model_versions import Bundles
 from zhiyin.service.app import create_app
 from zhiyin.service.key_cache import Keys
 from zhiyin.service.serving_state import ServingState

@@ -21,7 +21,7 @@ from zhiyin.data.catalogue import Catalogue
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.project_config import ServiceSection
 from zhiyin.models.neighbors import ItemKNN
-from zhiyin.pipeline.bundles import Bundles
+from zhiyin.pipeline.model_versions import Bundles
 from zhiyin.pipeline.rules import Rules
 from zhiyin.service.key_cache import Keys
 from zhiyin.service.serving_state import ServingState

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("starlette")
 
-from zhiyin.pipeline.bundles import Bundles
+from zhiyin.pipeline.model_versions import Bundles
 from zhiyin.pipeline.rules import Rules
 from zhiyin.store.memory_state import MemoryState
 

@@ -32,7 +32,7 @@ Pair = tuple[Any, Any]
 @contextmanager
 def processes(home: Path, folder: Path, settings: str) -> Iterator[Pair]:
     """Clients of two shops that share a settings file, as two workers do, with the admin key."""
-    from zhiyin.pipeline.bundles import Bundles
+    from zhiyin.pipeline.model_versions import Bundles
     from zhiyin.service.tenant import Tenant
 
     shutil.copytree(home / "bundles", folder / "models" / "bundles")

@@ -16,7 +16,7 @@ from zhiyin.core.ranking_metrics import hits_of
 from zhiyin.data.catalogue import Catalogue
 from zhiyin.data.project_config import ServiceSection
 from zhiyin.evaluation.window_evaluation import Window, accuracy
-from zhiyin.pipeline.bundles import Bundles
+from zhiyin.pipeline.model_versions import Bundles
 from zhiyin.pipeline.pipeline import Pipeline
 from zhiyin.service.key_cache import Keys
 from zhiyin.service.serving_state import ServingState

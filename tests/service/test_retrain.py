@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zhiyin.core.errors import ConfigError
-from zhiyin.pipeline.bundles import Bundles, BusyError, checksum
+from zhiyin.pipeline.model_versions import Bundles, BusyError, checksum
 from zhiyin.service.retrain import MAX_LOG_BYTES, Retrainer, Schedule, _RotatingLog
 from zhiyin.store.records import Event
 from zhiyin.store.store import Store

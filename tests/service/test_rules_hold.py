@@ -22,7 +22,7 @@ from tests.rules_kept import ALL, CONDITIONS, ITEMS, NEW, TABLES, Asked, check, 
 from zhiyin.data.catalogue import Catalogue
 from zhiyin.models.content import Content
 from zhiyin.models.neighbors import ItemKNN
-from zhiyin.pipeline.bundles import Bundles
+from zhiyin.pipeline.model_versions import Bundles
 from zhiyin.pipeline.pipeline import Pipeline
 from zhiyin.pipeline.rules import Rules
 

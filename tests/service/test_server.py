@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def running(home: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """Starts `zhiyin serve` in a folder with the first version in use; gives a client with the admin key."""
-    from zhiyin.pipeline.bundles import Bundles
+    from zhiyin.pipeline.model_versions import Bundles
 
     started: list[subprocess.Popen[str]] = []
     clients: list[httpx.Client] = []
@@ -212,7 +212,7 @@ def test_a_bad_start_and_a_killed_worker_leave_two_workers_that_answer(
     running: Callable[..., Any], tmp_path: Path
 ) -> None:
     """Rows that do not fit, a damaged version in use, rules that cannot be used, then settings that are no TOML."""
-    from zhiyin.pipeline.bundles import Bundles
+    from zhiyin.pipeline.model_versions import Bundles
     from zhiyin.service.key_cache import Keys
     from zhiyin.store.store import Store
 

@@ -17,7 +17,7 @@ pytest.importorskip("starlette")
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from zhiyin.pipeline.bundles import Bundles
+from zhiyin.pipeline.model_versions import Bundles
 from zhiyin.service.key_cache import SCOPES
 from zhiyin.service.loaded_version import NoVersionError
 from zhiyin.service.serving_state import ServingState

@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("starlette")
 
 from zhiyin.data.project_config import ServiceSection
-from zhiyin.pipeline.bundles import Bundles
+from zhiyin.pipeline.model_versions import Bundles
 from zhiyin.pipeline.rules import Rules
 from zhiyin.service.key_cache import Keys
 from zhiyin.service.serving_state import ServingState

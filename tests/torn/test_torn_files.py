@@ -27,7 +27,7 @@ from zhiyin.evaluation.tuning import tune
 from zhiyin.models.loading import load
 from zhiyin.models.popularity import Popular
 from zhiyin.models.recommender import Recommender
-from zhiyin.pipeline.bundles import Bundles
+from zhiyin.pipeline.model_versions import Bundles
 from zhiyin.pipeline.pipeline import Pipeline
 from zhiyin.testing.recommender import shop
 

@@ -17,7 +17,7 @@ def train_within(
 ) -> None:
     """Build, evaluate and save a pipeline within a time such as "10m". Raises BusyError while another one is built."""
     from zhiyin.core.durations import microseconds
-    from zhiyin.pipeline.bundles import Bundles
+    from zhiyin.pipeline.model_versions import Bundles
     from zhiyin.pipeline.training import train_version
 
     bundles = Bundles((output or project.home / project.config.train.output) / "bundles")

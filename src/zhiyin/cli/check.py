@@ -1,4 +1,4 @@
-"""`zhiyin check`: the data doctor; with --serving, the training-serving skew of the ranker's features."""
+"""`zhiyin check`: checks of the data; with --serving, the training-serving skew of the ranker's features."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def check(
     from zhiyin.cli.output import print_json, print_table, say
     from zhiyin.cli.project import config_of_sources, open_project, project_of
     from zhiyin.core.atomic_files import whole_file
-    from zhiyin.data.doctor import examine
+    from zhiyin.data.checks import examine
 
     if source:
         project = project_of(config_of_sources(source, None, None, assume=assume), config.parent)

@@ -46,7 +46,7 @@ def demo(
     from zhiyin.cli.evaluation_output import evaluate_models, write_evaluation
     from zhiyin.cli.output import duration, say
     from zhiyin.cli.project import DEFAULT_MODELS, config_of_sources, finding_lines, project_of, record_assumed
-    from zhiyin.data.doctor import examine
+    from zhiyin.data.checks import examine
 
     begun = time.perf_counter()
     output.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def demo(
     project = project_of(config, output, seed, threads)
     log = project.data()
     record_assumed(config, log)
-    _print_step("2. What the data doctor says (zhiyin check)")
+    _print_step("2. What the checks of the data find (zhiyin check)")
     for line in finding_lines(examine(log), ("error", "warning", "info")):
         say(line)
     _print_step("3. Six models, judged on events they have not seen (zhiyin compare)")
@@ -148,7 +148,7 @@ def _write_version(project: Project, log: Dataset, folder: Path) -> None:
     """Fit a pipeline on all events, save it as a version and put it in use."""
     from zhiyin.cli.output import say
     from zhiyin.data.catalogue import Catalogue
-    from zhiyin.pipeline.bundles import Bundles
+    from zhiyin.pipeline.model_versions import Bundles
     from zhiyin.pipeline.pipeline import Pipeline
 
     bundles = Bundles(folder / "bundles")

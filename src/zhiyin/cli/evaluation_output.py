@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def evaluate_models(project: Project, models: Sequence[Recommender], data: Dataset) -> Any:
     """Evaluate models, each fitted anew on the train part: a saved model has seen the test part. Prints the split."""
     from zhiyin.core.registry import label
-    from zhiyin.data.doctor import examine
+    from zhiyin.data.checks import examine
     from zhiyin.evaluation.protocol import evaluate
 
     say(repr(data))

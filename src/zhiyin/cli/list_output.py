@@ -33,7 +33,7 @@ def find_model(model: Path | None, config: Path = CONFIG) -> Path:
         project = open_project(config)
         folder = project.home / project.config.train.output
         preferred = [name.partition(":")[0].lower() for name in project.config.train.models]
-    from zhiyin.pipeline.bundles import Bundles
+    from zhiyin.pipeline.model_versions import Bundles
 
     in_use = Bundles(folder / "bundles").current
     if in_use is not None:
@@ -52,7 +52,7 @@ def forgotten_since(users: Sequence[str], folder: Path, config: Path) -> set[str
     if not users or not config.is_file() or not (find_spec("sqlalchemy") and (folder / "model.json").is_file()):
         return set()
     from zhiyin.cli.project import open_project, opened_store, sqlite_path
-    from zhiyin.pipeline.bundles import Bundles
+    from zhiyin.pipeline.model_versions import Bundles
 
     project = open_project(config)
     path = sqlite_path(project.store_address)

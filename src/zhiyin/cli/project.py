@@ -15,8 +15,8 @@ from zhiyin.core.errors import ConfigError, DataError, MissingExtraError
 
 if TYPE_CHECKING:
     from zhiyin.core.run import Run
+    from zhiyin.data.checks import Finding
     from zhiyin.data.dataset import Dataset
-    from zhiyin.data.doctor import Finding
     from zhiyin.data.project_config import Config
     from zhiyin.data.splits import Split
     from zhiyin.data.store_snapshot import StoreSnapshot
@@ -57,8 +57,8 @@ class Project:
         return read_data(self.config, self.home, strict, snapshot)
 
     def training_data(self, *, store: bool = False) -> Dataset:
-        """As `data`; its size and the findings of the data doctor are printed."""
-        from zhiyin.data.doctor import examine
+        """As `data`; its size and the findings of the checks of data are printed."""
+        from zhiyin.data.checks import examine
 
         data = self.data(store=store)
         typer.echo(repr(data), err=True)
@@ -172,8 +172,8 @@ def config_of_sources(
 
     assume: what files leave open, KEY=VALUE, as under [read].
     """
-    from zhiyin.data.dialect import Dialect
     from zhiyin.data.project_config import Config
+    from zhiyin.data.read_assumptions import Dialect
     from zhiyin.data.source_discovery import find_sources
 
     config = Config()
@@ -202,7 +202,7 @@ def config_of_sources(
 
 def apply_assumptions(config: Config, given: Sequence[str] | None) -> None:
     """Set the values of `--assume KEY=VALUE` under [read]. Raises ConfigError for an unknown key or value."""
-    from zhiyin.data.dialect import Dialect, parse_assumption
+    from zhiyin.data.read_assumptions import Dialect, parse_assumption
 
     values = dict(map(parse_assumption, given or ()))
     Dialect.of(values)

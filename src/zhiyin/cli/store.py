@@ -85,7 +85,7 @@ def load(
     """
     from zhiyin.cli.output import say
     from zhiyin.cli.project import open_project, opened_store
-    from zhiyin.pipeline.bundles import Bundles
+    from zhiyin.pipeline.model_versions import Bundles
     from zhiyin.service.import_validation import learned_types, validate_import
 
     project = open_project(config)
@@ -139,7 +139,7 @@ def restore(
     from zhiyin.cli.output import say
     from zhiyin.cli.project import open_project
     from zhiyin.core.errors import ConfigError
-    from zhiyin.pipeline.bundles import Bundles
+    from zhiyin.pipeline.model_versions import Bundles
     from zhiyin.service.import_validation import invalid_rows_of, learned_types
     from zhiyin.store.restore import restore as restore_backup
 

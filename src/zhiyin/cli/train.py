@@ -28,7 +28,7 @@ def train(
 ) -> None:
     """Fit models on all events and save them: those of the files, and those of the service's store where there is one.
 
-    The findings of the data doctor are printed first.
+    The findings of `zhiyin check` are printed first.
 
     Networks write a checkpoint every two minutes: after an interruption the same command continues from it.
 

@@ -10,7 +10,7 @@ import typer
 from zhiyin.cli.options import CONFIG, ConfigFile, Json
 
 if TYPE_CHECKING:
-    from zhiyin.pipeline.bundles import Bundles
+    from zhiyin.pipeline.model_versions import Bundles
 
 
 def versions(config: ConfigFile = CONFIG, json: Json = False) -> None:
@@ -83,7 +83,7 @@ def diff(
     """
     from zhiyin.cli.output import print_json, print_table, say
     from zhiyin.core.errors import DataError
-    from zhiyin.pipeline.bundles import manifest_difference
+    from zhiyin.pipeline.model_versions import manifest_difference
 
     bundles = bundles_of(config)
     other = bundles.get(new) if new is not None else bundles.current
@@ -101,7 +101,7 @@ def diff(
 def bundles_of(config: Path) -> Bundles:
     """The versions of a project, in the folder of its models."""
     from zhiyin.cli.project import open_project
-    from zhiyin.pipeline.bundles import Bundles
+    from zhiyin.pipeline.model_versions import Bundles
 
     project = open_project(config)
     return Bundles(project.home / project.config.train.output / "bundles")

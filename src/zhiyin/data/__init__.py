@@ -1,1 +1,1 @@
-"""What happened and what exists: readers, Dataset, Histories, splits, the data doctor."""
+"""What happened and what exists: readers, Dataset, Histories, splits, checks of the data."""

@@ -19,9 +19,9 @@ import numpy as np
 
 from zhiyin.core.errors import DataError
 from zhiyin.data.csv_records import Records, count
-from zhiyin.data.dialect import Dialect, Findings
 from zhiyin.data.encodings import note_encoding, to_utf8
 from zhiyin.data.header_detection import declared_separator, find_header, guess_separator, is_padded
+from zhiyin.data.read_assumptions import Dialect, Findings
 
 HEAD_BYTES = 1 << 22  # bytes that the format is detected from
 MAX_COLUMNS = 5_000

@@ -21,10 +21,10 @@ import polars as pl
 from zhiyin.core.errors import DataError
 from zhiyin.data.csv_records import Count, Records, count, has_leading_zeros
 from zhiyin.data.delimited_format import HEAD_BYTES, decode, detect, is_utf8, no_rows, split_record
-from zhiyin.data.dialect import Dialect, Findings
 from zhiyin.data.encodings import to_utf8
 from zhiyin.data.event_schema import beyond_values
 from zhiyin.data.file_formats import compression_of, raw_bytes
+from zhiyin.data.read_assumptions import Dialect, Findings
 from zhiyin.data.table import SAMPLE_ROWS, ColumnPlan, Loaded, Table, TableFormat, Use, merge, reject_bad, typed_sample
 from zhiyin.data.type_inference import LEADING_ZERO, infer_column, infer_ids, parse_numbers
 

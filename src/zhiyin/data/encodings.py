@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 
 from zhiyin.core.errors import ConfigError
-from zhiyin.data.dialect import Findings
+from zhiyin.data.read_assumptions import Findings
 
 _BLOCK = 1 << 20
 _SAMPLE = 200_000  # bytes of foreign lines that are judged

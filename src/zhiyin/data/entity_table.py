@@ -9,9 +9,9 @@ from typing import Any
 import polars as pl
 
 from zhiyin.core.errors import DataError, suggest
-from zhiyin.data.dialect import Dialect, Findings
 from zhiyin.data.ids import match_spelling
 from zhiyin.data.key_inference import guess_key
+from zhiyin.data.read_assumptions import Dialect, Findings
 from zhiyin.data.source_opening import open_table
 from zhiyin.data.table import ColumnPlan, Table, Use, merge
 

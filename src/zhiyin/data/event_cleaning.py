@@ -10,10 +10,10 @@ import polars as pl
 from zhiyin.core.errors import DataError, suggest
 from zhiyin.core.limits import LARGEST_VALUE
 from zhiyin.data.column_roles import Roles
-from zhiyin.data.dialect import Dialect, Findings
 from zhiyin.data.entity_table import KEYS
 from zhiyin.data.event_schema import NO_KIND, beyond_values
 from zhiyin.data.quarantine import reject, rejected_rows
+from zhiyin.data.read_assumptions import Dialect, Findings
 from zhiyin.data.table import ColumnPlan, Table, Use
 from zhiyin.data.time_of_day import join_clock, read_clock
 from zhiyin.data.time_policy import TimePolicy

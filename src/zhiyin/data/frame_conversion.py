@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from zhiyin.core.errors import DataError
-from zhiyin.data.dialect import Findings
+from zhiyin.data.read_assumptions import Findings
 
 _KNOWN_TO_ARROW = {
     str, int, float, bool, bytes, list, dict, np.ndarray, decimal.Decimal, dt.date, dt.datetime, dt.time, dt.timedelta,

@@ -13,9 +13,9 @@ import polars as pl
 from zhiyin.core.errors import DataError
 from zhiyin.data.boolean_columns import is_boolean
 from zhiyin.data.column_names import is_amount
-from zhiyin.data.dialect import Dialect, Findings
 from zhiyin.data.frame_conversion import to_polars, with_text_columns
 from zhiyin.data.ids import ids_of_floats
+from zhiyin.data.read_assumptions import Dialect, Findings
 from zhiyin.data.table import (
     SAMPLE_ROWS,
     ColumnPlan,

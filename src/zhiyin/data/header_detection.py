@@ -8,7 +8,7 @@ from collections import Counter
 
 from zhiyin.data.column_names import name_score
 from zhiyin.data.column_roles import ROLES
-from zhiyin.data.dialect import Findings
+from zhiyin.data.read_assumptions import Findings
 
 _SEPARATORS = ("::", "\t", ",", ";", "|", "\x01", "~", "^", "，", " ")
 _RARE = ("\x01", "~", "^", "，", " ")  # only where the others do not cut the lines

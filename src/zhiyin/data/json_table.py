@@ -13,10 +13,10 @@ import polars as pl
 
 from zhiyin.core.errors import DataError
 from zhiyin.core.parallel import kernel
-from zhiyin.data.dialect import Dialect
 from zhiyin.data.encodings import note_encoding, to_utf8
 from zhiyin.data.file_formats import compression_of, raw_bytes
 from zhiyin.data.frame_table import FrameTable
+from zhiyin.data.read_assumptions import Dialect
 from zhiyin.data.table import TableFormat
 
 _DEPTH = 100  # levels of lists and objects

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from zhiyin.data.dialect import Dialect, Findings
 from zhiyin.data.link_roles import guess_links
 from zhiyin.data.quarantine import reject, rejected_rows
+from zhiyin.data.read_assumptions import Dialect, Findings
 from zhiyin.data.source_opening import open_table
 from zhiyin.data.table import ColumnPlan, Table, Use, merge
 

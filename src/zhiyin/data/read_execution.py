@@ -12,13 +12,13 @@ from zhiyin.core.run import Run, log
 from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.data.column_roles import Roles
 from zhiyin.data.dataset import Dataset
-from zhiyin.data.dialect import Dialect, Findings
 from zhiyin.data.entity_table import KEYS
 from zhiyin.data.event_cleaning import CleanEvents, EventSource, read_events
 from zhiyin.data.event_schema import NO_KIND, EventSchema
 from zhiyin.data.ids import match_spelling
 from zhiyin.data.link_table import read_links
 from zhiyin.data.quarantine import common_reasons, empty_quarantine
+from zhiyin.data.read_assumptions import Dialect, Findings
 from zhiyin.data.read_plan import ReadPlan
 from zhiyin.data.store_snapshot import FileData, StoreSnapshot, merge_snapshot
 from zhiyin.data.table import merge

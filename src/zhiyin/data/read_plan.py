@@ -18,10 +18,10 @@ from typing import Any
 from zhiyin.core.errors import DataError
 from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.data.column_roles import Roles
-from zhiyin.data.dialect import Dialect, Findings
 from zhiyin.data.entity_table import EntitySource, plan_entity
 from zhiyin.data.event_cleaning import EventSource, plan_events
 from zhiyin.data.link_table import LinkSource, plan_links
+from zhiyin.data.read_assumptions import Dialect, Findings
 from zhiyin.data.role_inference import guess_roles, ignored
 from zhiyin.data.source_discovery import find_sources
 from zhiyin.data.source_opening import is_folder, open_table, query_table

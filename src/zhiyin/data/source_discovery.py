@@ -8,9 +8,9 @@ from pathlib import Path
 
 from zhiyin.core.errors import DataError
 from zhiyin.data.column_names import name_score
-from zhiyin.data.dialect import Dialect
 from zhiyin.data.file_formats import plain_name
 from zhiyin.data.link_roles import guess_links
+from zhiyin.data.read_assumptions import Dialect
 from zhiyin.data.role_inference import guess_roles
 from zhiyin.data.source_opening import ENDINGS, open_table
 from zhiyin.data.table import Table

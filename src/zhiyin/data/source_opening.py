@@ -12,10 +12,10 @@ import polars as pl
 
 from zhiyin.core.errors import ConfigError, DataError, suggest
 from zhiyin.data.delimited_text import TextTable
-from zhiyin.data.dialect import Dialect
 from zhiyin.data.file_formats import UNPACKED, as_file, compression_of, format_of, format_of_file, plain_name, raw_bytes
 from zhiyin.data.frame_table import FrameTable, ParquetTable, partition_keys
 from zhiyin.data.json_table import JsonTable, is_json, looks_like_json
+from zhiyin.data.read_assumptions import Dialect
 from zhiyin.data.sql_query import query_table
 from zhiyin.data.table import Loaded, Table, TableFormat, Use
 

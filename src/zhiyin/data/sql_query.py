@@ -13,8 +13,8 @@ import polars as pl
 
 from zhiyin.core.errors import ConfigError, DataError, MissingExtraError
 from zhiyin.core.memory import available_bytes
-from zhiyin.data.dialect import Dialect
 from zhiyin.data.frame_table import FrameTable
+from zhiyin.data.read_assumptions import Dialect
 from zhiyin.data.table import TableFormat
 
 _BATCH = 100_000

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from zhiyin.data.dialect import Findings
+from zhiyin.data.read_assumptions import Findings
 from zhiyin.data.type_inference import infer_column
 
 SAMPLE_ROWS = 10_000

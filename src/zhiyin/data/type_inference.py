@@ -13,7 +13,7 @@ import polars as pl
 from zhiyin.core.booleans import BOOLEANS
 from zhiyin.data.boolean_columns import is_boolean, to_booleans
 from zhiyin.data.column_names import is_amount
-from zhiyin.data.dialect import Dialect, Findings
+from zhiyin.data.read_assumptions import Dialect, Findings
 
 # Words that denote a missing value; "nan" and the like also where a column is text.
 ABSENT = ("nan", "null", "none", "na", "n/a", "#n/a", "<na>", "\\n", "nil", "(null)")

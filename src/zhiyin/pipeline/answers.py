@@ -27,7 +27,7 @@ from zhiyin.data.ids import Ids
 from zhiyin.models.recommender import Recommender
 from zhiyin.pipeline import answer_reasons
 from zhiyin.pipeline.cold_start import MoreIds, NewItems
-from zhiyin.pipeline.diversification import Diversifier
+from zhiyin.pipeline.diversifier import Diversifier
 from zhiyin.pipeline.eligible_items import EligibleItemsCache
 from zhiyin.pipeline.filters import Filters
 from zhiyin.pipeline.list_building import ListBatch, ListBuilder, StageClock
@@ -40,7 +40,7 @@ from zhiyin.pipeline.rules import Boost, Rules
 from zhiyin.pipeline.scored_lists import ListRules, best_under_rules
 from zhiyin.pipeline.slate import Slates
 from zhiyin.ranking.asof import AsOf
-from zhiyin.ranking.candidates import Retrieved
+from zhiyin.ranking.retrieval import Retrieved
 
 # Rulebooks cached for filters and boosts of requests.
 MAX_RULEBOOKS = 256

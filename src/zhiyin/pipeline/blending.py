@@ -14,8 +14,8 @@ from scipy.optimize import minimize
 
 from zhiyin.core.ranking_metrics import RANKING
 from zhiyin.evaluation.significance import standard_error
-from zhiyin.ranking.candidates import RRF, reciprocal_ranks
 from zhiyin.ranking.examples import Candidates
+from zhiyin.ranking.retrieval import RRF, reciprocal_ranks
 
 # Users of a segment below which it has no choice of its own.
 MIN_SEGMENT_USERS = 50

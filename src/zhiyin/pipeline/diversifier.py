@@ -12,7 +12,7 @@ from zhiyin.core.run import Run
 from zhiyin.data.catalogue import category_columns
 from zhiyin.data.histories import Histories
 from zhiyin.models.recommender import VectorRecommender
-from zhiyin.pipeline import diversity
+from zhiyin.pipeline import diversity_rerankers
 from zhiyin.pipeline.cold_start import NewItems
 from zhiyin.pipeline.filters import Filters
 from zhiyin.pipeline.pipeline import Pipeline
@@ -62,9 +62,9 @@ class Diversifier:
             return slates
         if method == "calibrate":
             table = self._category_table()
-            shares = diversity.category_shares(histories, table)
-            return diversity.calibrate(slates, table, shares, k, balance=balance, run=self.run)
-        rerank = diversity.mmr if method == "mmr" else diversity.dpp
+            shares = diversity_rerankers.category_shares(histories, table)
+            return diversity_rerankers.calibrate(slates, table, shares, k, balance=balance, run=self.run)
+        rerank = diversity_rerankers.mmr if method == "mmr" else diversity_rerankers.dpp
         return rerank(slates, self._item_features(), k, balance=balance, run=self.run)
 
     def check(self, method: str) -> None:
@@ -88,7 +88,7 @@ class Diversifier:
                 features = self._category_table()
             else:
                 features = self.new_items.extended(features)
-            self._features = diversity.UnitRows.of(features) if sparse.issparse(features) else features
+            self._features = diversity_rerankers.UnitRows.of(features) if sparse.issparse(features) else features
         return self._features
 
     def _category_table(self) -> sparse.csr_matrix:
@@ -100,5 +100,5 @@ class Diversifier:
                     remedy="name a column of categories of the items (by=), or leave variety out: diversity='none', "
                     "on the command line --variety none",
                 )
-            self._categories = diversity.category_table(self.filters.column(column), len(self.items))
+            self._categories = diversity_rerankers.category_table(self.filters.column(column), len(self.items))
         return self._categories

@@ -13,7 +13,7 @@ from zhiyin.core.run import Run
 from zhiyin.data.histories import Histories
 from zhiyin.pipeline import backfill
 from zhiyin.pipeline.cold_start import NewItems
-from zhiyin.pipeline.diversification import Diversifier
+from zhiyin.pipeline.diversifier import Diversifier
 from zhiyin.pipeline.eligible_items import EligibleItems
 from zhiyin.pipeline.exploration import Policy
 from zhiyin.pipeline.filters import Filters

@@ -35,11 +35,11 @@ from zhiyin.pipeline.selection_windows import WindowPlan, plan_windows
 from zhiyin.pipeline.slate import Ragged, Slates
 from zhiyin.ranking import registry as rankers
 from zhiyin.ranking.asof import AsOf
-from zhiyin.ranking.candidates import retrieve
 from zhiyin.ranking.examples import Candidates, Examples
 from zhiyin.ranking.feature_builder import FeatureBuilder
 from zhiyin.ranking.loading import load as load_ranker
 from zhiyin.ranking.ranker import Ranker
+from zhiyin.ranking.retrieval import retrieve
 
 T = TypeVar("T")
 # Requests whose candidates are in memory at once: with their features some hundred MB.

@@ -26,9 +26,9 @@ from zhiyin.evaluation.window_evaluation import Window
 from zhiyin.models.recommender import Recommender
 from zhiyin.pipeline import blending
 from zhiyin.pipeline.selection_windows import HeldOut, WindowPlan
-from zhiyin.ranking.candidates import retrieve
 from zhiyin.ranking.examples import Candidates, join, rows_of
 from zhiyin.ranking.feature_builder import FeatureBuilder
+from zhiyin.ranking.retrieval import retrieve
 
 if TYPE_CHECKING:
     from zhiyin.ranking.ranker import Ranker

@@ -5,7 +5,7 @@ A `Rulebook` does, in this order:
 1. `qualify`: exclude, include, filter, stock, dates, bought, frequency; of these, pins obey exclude, filter, stock and
    dates only;
 2. `adjust`: boosts, then exposure targets, then a new order by score;
-3. re-ranking for diversity (see `diversity`), if there is any;
+3. re-ranking for diversity (see `diversity_rerankers`), if there is any;
 4. `rotate`: another order at another visit;
 5. `arrange`: pins, duplicates, caps, shares, and an exploration policy that chooses among lists that satisfy all of
    them; see `slot_allocation` for their precedence.

@@ -20,7 +20,7 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.splits import Split
 from zhiyin.models.recommender import Recommender
 from zhiyin.pipeline.automl import fit_within_budget
-from zhiyin.pipeline.bundles import Bundle, Bundles
+from zhiyin.pipeline.model_versions import Bundle, Bundles
 from zhiyin.pipeline.pipeline import Pipeline
 from zhiyin.pipeline.promotion_gate import MARGIN, Verdict, decide_promotion, verdict_without_users
 from zhiyin.pipeline.selection_windows import gate_split

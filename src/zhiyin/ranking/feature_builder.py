@@ -29,8 +29,8 @@ from zhiyin.features.column_encoders import Category, Number, Time, floats, mome
 from zhiyin.features.feature_table import Features
 from zhiyin.models.recommender import Recommender
 from zhiyin.ranking.asof import AsOf
-from zhiyin.ranking.candidates import normalize_scores, reciprocal_rank
 from zhiyin.ranking.examples import Candidates, Examples, rows_of
+from zhiyin.ranking.retrieval import normalize_scores, reciprocal_rank
 from zhiyin.ranking.training_requests import Labels, TrainingRequests, labels, training_requests
 
 __all__ = ["FeatureBuilder", "Labels", "TrainingRequests", "labels", "training_requests"]

@@ -13,7 +13,7 @@ from zhiyin.core.errors import DataError, MissingExtraError
 from zhiyin.core.params import param
 from zhiyin.core.run import Run, log
 from zhiyin.ranking.examples import Examples
-from zhiyin.ranking.forest import Forest
+from zhiyin.ranking.lightgbm_inference import Forest
 from zhiyin.ranking.ranker import Ranker, Valid, clipped
 
 # LightGBM parameters that apply to the binning of a data set.

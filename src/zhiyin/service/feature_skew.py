@@ -100,7 +100,7 @@ def compare(list_service: ListService, traces: Iterable[Trace]) -> Skew:
 
 def compare_newest(settings: Settings, store: Store, n_lists: int) -> Skew:
     """Compare the newest lists of a store whose features were stored, without a running service."""
-    from zhiyin.pipeline.bundles import Bundles
+    from zhiyin.pipeline.model_versions import Bundles
     from zhiyin.service.placements import Placements
     from zhiyin.service.serving_state import ServingState
     from zhiyin.store.trace_writer import TraceWriter

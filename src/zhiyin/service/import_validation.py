@@ -15,7 +15,7 @@ from zhiyin.core.errors import DataError
 from zhiyin.data.catalogue import Catalogue
 from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.data.type_names import TABLES
-from zhiyin.pipeline.bundles import Bundles
+from zhiyin.pipeline.model_versions import Bundles
 from zhiyin.service.live_schema import LiveSchema, convert_rows
 from zhiyin.store.column_types import add_first, types_of
 from zhiyin.store.parquet_export import exported_rows

@@ -17,7 +17,7 @@ from zhiyin.core.run import log
 from zhiyin.data.catalogue import Catalogue
 from zhiyin.data.event_schema import EventSchema, parse_weights
 from zhiyin.data.time_policy import wall_clock
-from zhiyin.pipeline.bundles import Bundle
+from zhiyin.pipeline.model_versions import Bundle
 from zhiyin.pipeline.row_alignment import align_rows
 from zhiyin.pipeline.rules import Rules
 from zhiyin.ranking.live_index import live_index_of

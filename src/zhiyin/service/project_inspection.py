@@ -11,7 +11,7 @@ from pathlib import Path
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import log
 from zhiyin.data.project_config import store_address
-from zhiyin.pipeline.bundles import Bundles
+from zhiyin.pipeline.model_versions import Bundles
 from zhiyin.service.health_issues import MAX_LISTED_ISSUES, HealthIssue
 from zhiyin.service.key_cache import Keys
 from zhiyin.service.placements import Placements, placements_of

@@ -34,7 +34,7 @@ from zhiyin.core.durations import is_duration, microseconds
 from zhiyin.core.errors import ConfigError, DataError, MissingExtraError
 from zhiyin.core.run import available_cores, log
 from zhiyin.data.project_config import load_config
-from zhiyin.pipeline.bundles import TRAINING_LOCK, Bundles
+from zhiyin.pipeline.model_versions import TRAINING_LOCK, Bundles
 
 # Versions that are not deleted, besides the one in use and the one before.
 MAX_OLD_VERSIONS = 5

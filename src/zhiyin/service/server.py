@@ -19,7 +19,7 @@ from typing import Any
 from zhiyin.core.errors import MissingExtraError
 from zhiyin.core.run import log
 from zhiyin.data.project_config import resolved
-from zhiyin.pipeline.bundles import Bundles
+from zhiyin.pipeline.model_versions import Bundles
 from zhiyin.service.run_folder import in_use, run_folder, sweep_run_folders
 from zhiyin.service.settings import Settings, report, settings_of
 from zhiyin.service.supervisor import listen, supervise

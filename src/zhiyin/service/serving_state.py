@@ -18,7 +18,7 @@ from zhiyin.core.errors import DataError
 from zhiyin.core.run import log
 from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.data.type_names import TABLES
-from zhiyin.pipeline.bundles import Bundle, Bundles
+from zhiyin.pipeline.model_versions import Bundle, Bundles
 from zhiyin.service.catalogue_overlay import Columns
 from zhiyin.service.feature_index_updater import FeatureIndexUpdater
 from zhiyin.service.health_issues import HealthIssue, one_line_reason

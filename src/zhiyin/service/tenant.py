@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from zhiyin.data.project_config import ServiceSection, resolved
-from zhiyin.pipeline.bundles import Bundles
+from zhiyin.pipeline.model_versions import Bundles
 from zhiyin.service.feature_log import FeatureLog
 from zhiyin.service.feature_skew import SkewMonitor
 from zhiyin.service.health_issues import HealthIssue

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from zhiyin.core.errors import DataError
 from zhiyin.core.run import log
-from zhiyin.pipeline.bundles import Bundle, Bundles
+from zhiyin.pipeline.model_versions import Bundle, Bundles
 from zhiyin.pipeline.rules_config import hides_everything
 from zhiyin.service.health_issues import HealthIssue, one_line_reason
 from zhiyin.service.system_errors import describe_system_error

@@ -1,11 +1,11 @@
-"""The data doctor: checks of a log, each finding with a name, a severity and a remedy.
+"""Checks of a log, each finding with a name, a severity and a remedy.
 
 Each check is a function from the `Facts` of a log to a `Finding` or None, in the module of its topic; a new one is one
 function and one name in `examination.CHECKS`.
 """
 
-from zhiyin.data.doctor.examination import CHECKS, examine
-from zhiyin.data.doctor.facts import Facts
-from zhiyin.data.doctor.finding import SEVERITIES, Finding
+from zhiyin.data.checks.examination import CHECKS, examine
+from zhiyin.data.checks.facts import Facts
+from zhiyin.data.checks.finding import SEVERITIES, Finding
 
 __all__ = ["CHECKS", "SEVERITIES", "Facts", "Finding", "examine"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
+from zhiyin.data.checks.facts import Facts, format_share
+from zhiyin.data.checks.finding import Finding
 from zhiyin.data.column_names import words
-from zhiyin.data.doctor.facts import Facts, format_share
-from zhiyin.data.doctor.finding import Finding
 from zhiyin.data.event_schema import KNOWN_KINDS
 
 _COUNTED = {"quantity", "qty", "count", "plays", "listens", "amount", "weight", "value"}

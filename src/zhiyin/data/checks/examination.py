@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from zhiyin.data.dataset import Dataset
-from zhiyin.data.doctor.event_checks import duplicate_events, low_ratings, unknown_kinds, weightless_events
-from zhiyin.data.doctor.facts import Facts
-from zhiyin.data.doctor.finding import SEVERITIES, Finding
-from zhiyin.data.doctor.item_checks import (
+from zhiyin.data.checks.event_checks import duplicate_events, low_ratings, unknown_kinds, weightless_events
+from zhiyin.data.checks.facts import Facts
+from zhiyin.data.checks.finding import SEVERITIES, Finding
+from zhiyin.data.checks.item_checks import (
     constant_columns,
     id_mismatch,
     items_without_events,
@@ -16,10 +15,11 @@ from zhiyin.data.doctor.item_checks import (
     leaking_columns,
     popularity_concentration,
 )
-from zhiyin.data.doctor.reading_checks import bad_rows, future_times, missing_times, mixed_encodings
-from zhiyin.data.doctor.split_checks import crowding_users, drift, too_little_data
-from zhiyin.data.doctor.time_checks import coarse_times, impossible_times, no_times, one_moment, time_gaps
-from zhiyin.data.doctor.user_checks import bot_like_users, one_event_users, placeholder_ids
+from zhiyin.data.checks.reading_checks import bad_rows, future_times, missing_times, mixed_encodings
+from zhiyin.data.checks.split_checks import crowding_users, drift, too_little_data
+from zhiyin.data.checks.time_checks import coarse_times, impossible_times, no_times, one_moment, time_gaps
+from zhiyin.data.checks.user_checks import bot_like_users, one_event_users, placeholder_ids
+from zhiyin.data.dataset import Dataset
 
 CHECKS: tuple[Callable[[Facts], Finding | None], ...] = (
     bad_rows, missing_times, future_times, mixed_encodings, id_mismatch, too_little_data, no_times, impossible_times,
@@ -30,7 +30,7 @@ CHECKS: tuple[Callable[[Facts], Finding | None], ...] = (
 
 
 def examine(data: Dataset, test: str | float | None = None) -> list[Finding]:
-    """Everything the doctor finds in a log, the worst first.
+    """Everything the checks find in a log, the worst first.
 
     Parameters
     ----------

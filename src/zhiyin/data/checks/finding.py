@@ -1,4 +1,4 @@
-"""What a check of the data doctor reports."""
+"""What a check of the data reports."""
 
 from __future__ import annotations
 

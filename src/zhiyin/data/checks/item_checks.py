@@ -6,9 +6,9 @@ import numpy as np
 import polars as pl
 from scipy.stats import rankdata
 
+from zhiyin.data.checks.facts import Facts, format_ids, format_share
+from zhiyin.data.checks.finding import Finding
 from zhiyin.data.column_names import LEAKING
-from zhiyin.data.doctor.facts import Facts, format_ids, format_share
-from zhiyin.data.doctor.finding import Finding
 
 
 def items_without_events(facts: Facts) -> Finding | None:

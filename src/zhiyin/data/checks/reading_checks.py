@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
-from zhiyin.data.doctor.facts import Facts, format_share
-from zhiyin.data.doctor.finding import Finding
+from zhiyin.data.checks.facts import Facts, format_share
+from zhiyin.data.checks.finding import Finding
 
 # U+FFFD, and UTF-8 read as Windows-1252: "Ã©" for "é", "â€™" for an apostrophe, "Â£" for "£".
 _GARBLED = "\ufffd|Ã[\u0080-\u00bf‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|â€|Â[\u00a0-\u00bf]"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from zhiyin.core.durations import spell
-from zhiyin.data.doctor.facts import DAY, Facts, format_day, format_ids, format_share
-from zhiyin.data.doctor.finding import Finding
+from zhiyin.data.checks.facts import DAY, Facts, format_day, format_ids, format_share
+from zhiyin.data.checks.finding import Finding
 
 # Fewest events of one user, and least share of the test part, that are reported.
 _MIN_CROWD_EVENTS, _MIN_CROWD_SHARE = 100, 0.2

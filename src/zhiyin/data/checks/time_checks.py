@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from zhiyin.core.durations import UNITS, spell
-from zhiyin.data.doctor.facts import DAY, Facts, format_day, format_share
-from zhiyin.data.doctor.finding import Finding
+from zhiyin.data.checks.facts import DAY, Facts, format_day, format_share
+from zhiyin.data.checks.finding import Finding
 
 _YEAR_1990 = 631_152_000 * UNITS["s"]
 

@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 
 from zhiyin.core.durations import UNITS
-from zhiyin.data.doctor.facts import Facts, format_ids, format_share
-from zhiyin.data.doctor.finding import Finding
+from zhiyin.data.checks.facts import Facts, format_ids, format_share
+from zhiyin.data.checks.finding import Finding
 
 _PLACEHOLDERS = [
     "", "-1", "null", "none", "nan", "n/a", "undefined", "unknown", "anonymous", "guest", "test", "default",
