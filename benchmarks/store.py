@@ -38,9 +38,9 @@ from typing import Any
 import numpy as np
 
 from zhiyin.store.group_commit import GroupCommitWriter
-from zhiyin.store.records import Event
+from zhiyin.store.records import STORED_EVENT_FIELDS, Event
 from zhiyin.store.store import Store
-from zhiyin.store.tables import EVENTS, STORED_EVENT_FIELDS
+from zhiyin.store.tables import EVENTS
 from zhiyin.store.trace_writer import TraceWriter
 from zhiyin.store.traces import Trace
 

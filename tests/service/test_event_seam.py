@@ -311,7 +311,7 @@ BOUNDS = [sign * value for sign in (1, -1) for value in (
 def test_a_value_is_read_where_it_is_accepted(value: float, form: str, tmp_path: Path) -> None:
     row: dict[str, Any] = {"user": "u0", "item": "i1", "stars": value}
     try:
-        kept = validated_event("u0", "i1", NOW, "view", value, None, None, NOW).value
+        kept = validated_event("u0", "i1", NOW, "view", value, None, None, now=NOW).value
     except DataError:
         kept = None
     source: Any = tmp_path / ("log.jsonl" if form == "jsonl" else "log.csv")

@@ -17,7 +17,7 @@ from zhiyin.service.errors import RefusedError
 from zhiyin.service.request_json import loads, read_off_loop
 from zhiyin.service.visitors import Visitor
 from zhiyin.store.group_commit import CommitTimeoutError
-from zhiyin.store.records import Event, validated_event
+from zhiyin.store.records import ADDED_EVENT_FIELDS, Event, validated_event
 
 COMMIT_TIMEOUT_SECONDS = 10.0
 # More events than this are taken into account by a thread, so that other requests do not wait for them.
@@ -148,5 +148,5 @@ def _read_event(row: Any, now: int) -> Event:
         raise DataError("id is empty", column="id", remedy="a text, or none")
     return validated_event(
         row["user"], row["item"], now if moment is None else moment, "event" if kind is None else kind,
-        row.get("value"), id, row.get("list_id"), now,
+        row.get("value"), id, row.get("list_id"), *map(row.get, ADDED_EVENT_FIELDS), now=now,
     )  # fmt: skip

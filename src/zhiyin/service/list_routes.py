@@ -25,6 +25,7 @@ from zhiyin.service.endpoint_routes import handles
 from zhiyin.service.errors import RefusedError
 from zhiyin.service.list_response import list_json
 from zhiyin.service.page_cursor import decode_cursor, next_cursor
+from zhiyin.store.records import history_json
 
 _NO_REQUEST = RecommendRequest()
 
@@ -148,9 +149,7 @@ async def history(access: Access, key: str, query: HistoryQuery) -> Any:
     if access.visitor is not None:
         access.visitor.check(key, "user")
     events = await access.work.do(access.store.history, key, query.most)
-    return {"user": key, "events": [
-        {"id": e.id, "item": e.item, "time": e.time, "kind": e.kind, "value": e.value} for e in events
-    ]}  # fmt: skip
+    return {"user": key, "events": [history_json(event) for event in events]}
 
 
 @handles(endpoints.GET_LIST)
@@ -175,8 +174,7 @@ async def get_list(access: Access, list_id: str) -> Any:
             "origin": head["origin"], "request": head["request"], "degraded": head.get("degraded", []),
             "left_out": head.get("left_out", {}), "items": rows,
             "impressions": [{"time": when, "items": items} for when, items in access.store.impressions(list_id)],
-            "events": [{"id": e.id, "item": e.item, "kind": e.kind, "time": e.time, "value": e.value}
-                       for e in access.store.events_of_list(list_id)],
+            "events": [history_json(event) for event in access.store.events_of_list(list_id)],
         }  # fmt: skip
 
     return await access.work.do(work)

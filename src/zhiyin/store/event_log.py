@@ -10,18 +10,27 @@ import polars as pl
 
 from zhiyin.core.errors import DataError
 from zhiyin.store.database import Database
-from zhiyin.store.records import Event, events_from_rows, hash_of
+from zhiyin.store.records import (
+    EVENT_FIELD_TYPES,
+    EVENT_FIELDS,
+    STORED_EVENT_FIELDS,
+    Event,
+    events_from_rows,
+    hash_of,
+)
 from zhiyin.store.sql import sa
-from zhiyin.store.tables import EVENT_COLUMNS, EVENTS, HIGHEST_SEQ, ROWS_PER_STATEMENT, STORED_EVENT_FIELDS
+from zhiyin.store.tables import EVENTS, HIGHEST_SEQ, ROWS_PER_STATEMENT
 
 MAX_EVENTS_PER_TRANSACTION = 10_000
 # Types of the columns of `events` in frames.
+_FRAME_TYPES = {"text": pl.String, "integer": pl.Int64, "number": pl.Float64}
 EVENT_FRAME = {
-    "seq": pl.Int64, "id": pl.String, "user": pl.String, "item": pl.String, "time": pl.Int64, "kind": pl.String,
-    "value": pl.Float64, "list_id": pl.String, "received": pl.Int64,
-}  # fmt: skip
+    "seq": pl.Int64,
+    **{name: _FRAME_TYPES[EVENT_FIELD_TYPES[name]] for name in STORED_EVENT_FIELDS},
+    "received": pl.Int64,
+}
 _event_fields = operator.attrgetter(*STORED_EVENT_FIELDS)
-_event_columns = [EVENTS.c[name] for name in EVENT_COLUMNS]
+_event_columns = [EVENTS.c[name] for name in EVENT_FIELDS]
 # Fixed statements; see `Database.fetch`.
 NEWEST_EVENTS_OF_USER = (
     sa.select(*_event_columns)
@@ -30,7 +39,7 @@ NEWEST_EVENTS_OF_USER = (
     .limit(sa.bindparam("limit", type_=sa.Integer))
 )
 # When a user was forgotten, and the events of the user that came last, both of one state of the database.
-_names = ", ".join(f'"{name}"' for name in EVENT_COLUMNS)
+_names = ", ".join(f'"{name}"' for name in EVENT_FIELDS)
 _RECENT_EVENTS = sa.text(f"""
     SELECT f.received, e.* FROM (SELECT (SELECT received FROM forgotten WHERE hash = :hash) AS received) AS f
     LEFT JOIN (SELECT {_names} FROM events WHERE "user" = :user_id ORDER BY seq DESC LIMIT :limit) AS e
@@ -38,11 +47,14 @@ _RECENT_EVENTS = sa.text(f"""
 """)
 _LAST_SEQ = sa.select(sa.func.coalesce(sa.func.max(EVENTS.c.seq), 0))
 # PostgreSQL: any number of rows by a statement whose text is always the same.
-_INSERT_BY_UNNEST = """
-    INSERT INTO events (id, "user", item, time, kind, value, list_id, received)
-    SELECT id, "user", item, time, kind, value, list_id, %s::bigint
-    FROM unnest(%s::text[], %s::text[], %s::text[], %s::bigint[], %s::text[], %s::float8[], %s::text[])
-    WITH ORDINALITY AS t(id, "user", item, time, kind, value, list_id, place) ORDER BY place
+_stored_names = ", ".join(f'"{name}"' for name in STORED_EVENT_FIELDS)
+_ARRAY_TYPES = {"text": "text[]", "integer": "bigint[]", "number": "float8[]"}
+_arrays = ", ".join(f"%s::{_ARRAY_TYPES[EVENT_FIELD_TYPES[name]]}" for name in STORED_EVENT_FIELDS)
+_INSERT_BY_UNNEST = f"""
+    INSERT INTO events ({_stored_names}, received)
+    SELECT {_stored_names}, %s::bigint
+    FROM unnest({_arrays})
+    WITH ORDINALITY AS t({_stored_names}, row_number) ORDER BY row_number
     ON CONFLICT (id) DO NOTHING RETURNING id, seq
 """
 
@@ -79,8 +91,9 @@ class EventLog(Database):
     def _insert_by_unnest(self, events: Sequence[Event], received: int) -> dict[str, int]:
         """As `SqliteFastPath.insert_events`, in PostgreSQL."""
         columns: list[list[Any]] = [list(column) for column in zip(*map(_event_fields, events), strict=True)]
-        value = STORED_EVENT_FIELDS.index("value")
-        columns[value] = [None if number is None else float(number) for number in columns[value]]
+        for place, name in enumerate(STORED_EVENT_FIELDS):
+            if EVENT_FIELD_TYPES[name] == "number":
+                columns[place] = [None if number is None else float(number) for number in columns[place]]
         with self.writing() as connection:
             rows = connection.exec_driver_sql(_INSERT_BY_UNNEST, (received, *columns))
             return {row.id: int(row.seq) for row in rows}

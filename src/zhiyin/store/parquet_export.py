@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,12 @@ import polars as pl
 from zhiyin.core.atomic_folders import whole_folder
 from zhiyin.core.errors import DataError
 from zhiyin.core.run import Run, log
-from zhiyin.store.event_log import MAX_EVENTS_PER_TRANSACTION, EventLog
+from zhiyin.store.event_log import EVENT_FRAME, MAX_EVENTS_PER_TRANSACTION, EventLog
 from zhiyin.store.forgetting import ForgottenUsers, increment_forget_count
-from zhiyin.store.records import Event, hash_of
+from zhiyin.store.records import ADDED_EVENT_FIELDS, EVENT_FIELDS, Event, hash_of
 from zhiyin.store.sql import sa
 from zhiyin.store.tables import (
     COLUMN_TYPES,
-    EVENT_COLUMNS,
     EVENTS,
     FORGOTTEN,
     IMPRESSIONS,
@@ -118,9 +117,9 @@ class ParquetExport(EventLog, VersionedTables, ForgottenUsers):
         n_new, n_refused, first_reason = 0, 0, ""
         with run.bar("Loading", len(files)) as advance:
             for path in files:
-                frame = _without_forgotten(_read_exported(path, list(EVENT_COLUMNS)), forgotten)
+                frame = _without_forgotten(_read_exported(path, list(EVENT_FIELDS), ADDED_EVENT_FIELDS), forgotten)
                 for part in frame.iter_slices(MAX_EVENTS_PER_TRANSACTION):
-                    events, reason = _valid_events(part.select(EVENT_COLUMNS), self.clock())
+                    events, reason = _valid_events(part.select(EVENT_FIELDS), self.clock())
                     n_new += sum(seq > 0 for seq in self.append_validated(events))
                     n_refused += len(part) - len(events)
                     first_reason = first_reason or reason
@@ -157,10 +156,16 @@ def exported_rows(folder: Path, name: str) -> dict[str, Any]:
         raise DataError("the columns of a row are no JSON", file=path, remedy="export again") from None
 
 
-def _read_exported(path: Path, names: list[str]) -> pl.DataFrame:
-    """Columns of a file of an export. Raises DataError where it is cut off or damaged."""
+def _read_exported(path: Path, names: list[str], added: Sequence[str] = ()) -> pl.DataFrame:
+    """Columns of a file of an export. Raises DataError where it is cut off or damaged.
+
+    added: fields of events that an older export lacks; they are null then.
+    """
     try:
-        return pl.read_parquet(path, columns=names)
+        present = pl.read_parquet_schema(path) if added else {}
+        lacking = [name for name in added if name not in present]
+        frame = pl.read_parquet(path, columns=[name for name in names if name not in lacking])
+        return frame.with_columns(pl.lit(None, EVENT_FRAME[name]).alias(name) for name in lacking).select(names)
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise DataError(f"the file is cut off or damaged ({reason})", file=path, remedy="export again") from None
@@ -180,7 +185,7 @@ def _without_forgotten(frame: pl.DataFrame, forgotten: Mapping[str, int]) -> pl.
 
 
 def _valid_events(frame: pl.DataFrame, now: int) -> tuple[list[Event], str]:
-    """The events of rows (EVENT_COLUMNS) that are valid, and why the first of the others is not."""
+    """The events of rows (EVENT_FIELDS) that are valid, and why the first of the others is not."""
     events, reason = [], ""
     for row in frame.iter_rows():
         try:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import operator
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -20,6 +21,11 @@ from zhiyin.data.time_policy import TimePolicy, wall_clock
 MAX_COLUMNS_BYTES = 256 * 1024
 # Which times are accepted.
 TIME_POLICY = TimePolicy()
+# What a field of an event holds, as metadata of the field: "text" of 1 to `max_chars` characters, "integer" of at most
+# MAX_INTEGER, or "number" of at most LARGEST_VALUE.
+ID = {"type": "text", "max_chars": MAX_ID_CHARS}
+KIND = {"type": "text", "max_chars": MAX_KIND_CHARS}
+INTEGER, NUMBER = {"type": "integer"}, {"type": "number"}
 
 
 def hash_of(user: str) -> str:
@@ -29,7 +35,11 @@ def hash_of(user: str) -> str:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Event:
-    """An event of a user with an item.
+    """An event of a user with an item. The fields are declared here only: columns, statements, frames, entries of Redis
+    and JSON are made of them.
+
+    What is stored has the fields in this order, so a new field stands last, behind `seq`, and is None by default: what
+    was stored before lacks it.
 
     Parameters
     ----------
@@ -42,33 +52,53 @@ class Event:
     seq: sequence number in the store's order of arrival; 0: not known, or not stored yet. Not compared.
     """
 
-    user: str
-    item: str
-    time: int
-    kind: str = "event"
-    value: float | None = None
-    id: str = ""
-    list_id: str | None = None
-    seq: int = dataclasses.field(default=0, compare=False)
+    user: str = dataclasses.field(metadata=ID)
+    item: str = dataclasses.field(metadata=ID)
+    time: int = dataclasses.field(metadata=INTEGER)
+    kind: str = dataclasses.field(default="event", metadata=KIND)
+    value: float | None = dataclasses.field(default=None, metadata=NUMBER)
+    id: str = dataclasses.field(default="", metadata=ID)
+    list_id: str | None = dataclasses.field(default=None, metadata=ID)
+    seq: int = dataclasses.field(default=0, compare=False, metadata=INTEGER)
 
     def validated(self, now: int | None = None) -> Event:
         """The event validated; see `validated_event`."""
-        return validated_event(self.user, self.item, self.time, self.kind, self.value, self.id, self.list_id, now)
+        return validated_event(*_values(self), now=now)
 
     def numbered(self, seq: int) -> Event:
         """The event with its sequence number."""
-        return events_from_rows([(self.user, self.item, self.time, self.kind, self.value, self.id, self.list_id, seq)])[
-            0
-        ]
+        event: Any = _MutableEvent(*_all_values(self))
+        event.seq = seq
+        event.__class__ = Event
+        return event
+
+
+EVENT_FIELDS = tuple(field.name for field in dataclasses.fields(Event))
+EVENT_FIELD_TYPES = {field.name: field.metadata["type"] for field in dataclasses.fields(Event)}
+_MAX_CHARS = {field.name: field.metadata.get("max_chars", 0) for field in dataclasses.fields(Event)}
+# All fields but the one that the database gives.
+STORED_EVENT_FIELDS = tuple(name for name in EVENT_FIELDS if name != "seq")
+# Fields that stores, exports and entries of Redis of before may lack.
+ADDED_EVENT_FIELDS = EVENT_FIELDS[EVENT_FIELDS.index("seq") + 1 :]
+# Fields of an event in the history of a user and in the trace of a list.
+HISTORY_FIELDS = ("id", "item", "time", "kind", "value", *ADDED_EVENT_FIELDS)
+_values, _all_values = operator.attrgetter(*STORED_EVENT_FIELDS), operator.attrgetter(*EVENT_FIELDS)
+_history_values = operator.attrgetter(*HISTORY_FIELDS)
+
+
+def history_json(event: Event) -> dict[str, Any]:
+    """An event as the history of a user and the trace of a list show it."""
+    return dict(zip(HISTORY_FIELDS, _history_values(event)))
 
 
 def validated_event(
-    user: Any, item: Any, time: Any, kind: Any, value: Any, id: Any, list_id: Any, now: int | None = None
+    user: Any, item: Any, time: Any, kind: Any, value: Any, id: Any, list_id: Any, *added: Any, now: int | None = None
 ) -> Event:
     """A valid event of any values, with an id. Raises DataError that names the field.
 
     Parameters
     ----------
+    added: values of ADDED_EVENT_FIELDS; those left out are None.
     now: microseconds UTC; None: the clock of this machine. A time up to a day ahead of it is replaced by it; one that
         is further ahead, or before 1971, is refused.
     """
@@ -77,6 +107,8 @@ def validated_event(
     text(kind, "kind", MAX_KIND_CHARS)
     if list_id is not None:
         text(list_id, "list_id", MAX_ID_CHARS)
+    if added:
+        added = tuple(map(_checked, ADDED_EVENT_FIELDS, added))
     if type(time) is float and time.is_integer():  # in JSON 1.7e15 is a whole number
         time = int(time)
     if isinstance(time, bool) or not isinstance(time, int):
@@ -86,15 +118,35 @@ def validated_event(
         message, remedy = TIME_POLICY.refusal(time, now)
         raise DataError(message, column="time", remedy=remedy)
     if value is not None:
-        if not is_value(value):
-            raise DataError(f"value = {_short(value)} is no number that can be learned", column="value",
-                            remedy=f"a number from -{LARGEST_VALUE} to {LARGEST_VALUE}, or none")  # fmt: skip
-        value = float(value)  # as databases store it: an integer of Python may be of any length
+        value = _number(value, "value")
     if id:
         text(id, "id", MAX_ID_CHARS)
-    event: Any = _MutableEvent(user, item, min(time, now), kind, value, id or fresh_id(), list_id)
+    event: Any = _MutableEvent(user, item, min(time, now), kind, value, id or fresh_id(), list_id, 0, *added)
     event.__class__ = Event
     return event
+
+
+def _checked(name: str, value: Any) -> Any:
+    """The value of one of ADDED_EVENT_FIELDS, as it is stored. Raises DataError that names the field."""
+    if value is None:
+        return None
+    type_name = EVENT_FIELD_TYPES[name]
+    if type_name == "text":
+        return text(value, name, _MAX_CHARS[name])
+    if type_name == "integer":
+        if isinstance(value, bool) or not isinstance(value, int) or abs(value) > MAX_INTEGER:
+            raise DataError(f"{name} = {_short(value)} is no integer", column=name,
+                            remedy=f"an integer from -{MAX_INTEGER} to {MAX_INTEGER}, or none")  # fmt: skip
+        return value
+    return _number(value, name)
+
+
+def _number(value: Any, name: str) -> float:
+    """A number that can be learned. Raises DataError that names the field."""
+    if not is_value(value):
+        raise DataError(f"{name} = {_short(value)} is no number that can be learned", column=name,
+                        remedy=f"a number from -{LARGEST_VALUE} to {LARGEST_VALUE}, or none")  # fmt: skip
+    return float(value)  # as databases store it: an integer of Python may be of any length
 
 
 def columns(value: Any, name: str = "columns") -> dict[str, Any]:
@@ -130,21 +182,16 @@ def _short(value: Any) -> str:
     return "an integer too large" if isinstance(value, int) and abs(value) > 10**80 else repr(value)[:80]
 
 
-class _MutableEvent:
-    """An event under construction: a frozen class sets its fields five times slower, and histories hold many."""
-
-    __slots__ = ("id", "item", "kind", "list_id", "seq", "time", "user", "value")
-
-    def __init__(
-        self, user: str, item: str, time: int, kind: str, value: float | None, id: str, list_id: str | None,
-        seq: int = 0,
-    ) -> None:  # fmt: skip
-        self.user, self.item, self.time, self.kind = user, item, time, kind
-        self.value, self.id, self.list_id, self.seq = value, id, list_id, seq
+# An event under construction: a frozen class sets its fields five times slower, and histories hold many.
+_MutableEvent: Any = dataclasses.make_dataclass(
+    "_MutableEvent",
+    [(field.name, field.type, dataclasses.field(default=field.default)) for field in dataclasses.fields(Event)],
+    slots=True,
+)
 
 
 def events_from_rows(rows: Iterable[tuple[Any, ...]]) -> list[Event]:
-    """Events of rows (user, item, time, kind, value, id, list_id, seq) that were validated before."""
+    """Events of rows (EVENT_FIELDS) that were validated before; a row may end before ADDED_EVENT_FIELDS."""
     events: list[Any] = []
     for row in rows:
         one: Any = _MutableEvent(*row)

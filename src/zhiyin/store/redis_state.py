@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 import re
 import threading
 import time
@@ -30,14 +31,13 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import starmap
 from math import ceil
 from typing import Any, TypeVar
 
 from zhiyin.core.errors import ConfigError, MissingExtraError
 from zhiyin.core.run import log
 from zhiyin.store.live_state import GRACE_SECONDS, MAX_TALLIES, TTL_SECONDS, LiveState, Recent
-from zhiyin.store.records import Event
+from zhiyin.store.records import EVENT_FIELDS, Event, events_from_rows
 from zhiyin.store.showings import DAY_SECONDS, MAX_SHOWINGS_PER_USER, Showings
 
 try:
@@ -249,7 +249,8 @@ class RedisState(LiveState):
         """The events of a user by the reply of `_READ`: those of the list, or loaded ones, which then fill the list."""
         if isinstance(reply, list):
             stored = Recent((), int(reply[0].partition(":")[2]))
-            return stored.merged_with(starmap(partial(Event, user), json.loads(f"[{reply[1]}]")))
+            rows = json.loads(f"[{reply[1]}]")
+            return stored.merged_with(events_from_rows((user, *row[: len(_FIELDS)]) for row in rows))
         loaded = load(user).tidy()
         if not reply:
             return loaded
@@ -481,7 +482,11 @@ def _hash(user: str) -> str:
     return hashlib.sha256(user.encode()).hexdigest()[:32]
 
 
+# Fields of an event in its entry. An entry of another release may end earlier, or later.
+_FIELDS = tuple(name for name in EVENT_FIELDS if name != "user")
+_field_values = operator.attrgetter(*_FIELDS)
+
+
 def _json(event: Event) -> str:
-    """The fields of an event behind the user, in their order."""
-    fields = [event.item, event.time, event.kind, event.value, event.id, event.list_id, event.seq]
-    return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+    """The entry of an event: its fields but the user, in their order."""
+    return json.dumps(_field_values(event), ensure_ascii=False, separators=(",", ":"))

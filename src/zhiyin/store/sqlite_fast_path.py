@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from zhiyin.store.errors import StoreAwayError, translated
-from zhiyin.store.records import Event
+from zhiyin.store.records import STORED_EVENT_FIELDS, Event
 from zhiyin.store.sql import sa, sqlite
-from zhiyin.store.tables import HIGHEST_SEQ, STORED_EVENT_FIELDS
+from zhiyin.store.tables import HIGHEST_SEQ
 
 # Seconds that a writer waits for another one, and a reader for a connection.
 BUSY_TIMEOUT_SECONDS = 10.0

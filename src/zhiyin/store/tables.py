@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from typing import Any
 
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.limits import MAX_ID_CHARS
 from zhiyin.core.run import log
+from zhiyin.store.records import ADDED_EVENT_FIELDS, EVENT_FIELDS, STORED_EVENT_FIELDS, Event
 from zhiyin.store.sql import sa
 
 FORMAT = "4"
@@ -21,9 +23,6 @@ WRITE_LOCK_ID = 7_453_010_373_645_639_777
 COLUMN_TYPES = "catalogue_schema"
 # Rows, or ids, of one statement at most.
 ROWS_PER_STATEMENT = 500
-# Columns of `events` that come from an event, and columns in the order of the fields of `records.Event`.
-STORED_EVENT_FIELDS = ("id", "user", "item", "time", "kind", "value", "list_id")
-EVENT_COLUMNS = ("user", "item", "time", "kind", "value", "id", "list_id", "seq")
 
 META = sa.MetaData()
 
@@ -32,26 +31,32 @@ def _seq() -> sa.Column[int]:
     return sa.Column("seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True)
 
 
+def _event_column(name: str) -> sa.Column[Any]:
+    """The column of a field of an event."""
+    (field,) = (field for field in dataclasses.fields(Event) if field.name == name)
+    types: dict[str, Any] = {
+        "text": sa.String(field.metadata.get("max_chars")),
+        "integer": sa.BigInteger,
+        "number": sa.Float,
+    }
+    return sa.Column(name, types[field.metadata["type"]], nullable=field.default is None, unique=name == "id" or None)
+
+
 # A `seq` is never used twice, not even when the newest rows were deleted: AUTOINCREMENT, as SQLite calls it.
 EVENTS = sa.Table(
     "events",
     META,
     _seq(),
-    sa.Column("id", sa.String(MAX_ID_CHARS), nullable=False, unique=True),
-    sa.Column("user", sa.String(MAX_ID_CHARS), nullable=False),
-    sa.Column("item", sa.String(MAX_ID_CHARS), nullable=False),
-    sa.Column("time", sa.BigInteger, nullable=False),
-    sa.Column("kind", sa.String(64), nullable=False),
-    sa.Column("value", sa.Float),
-    sa.Column("list_id", sa.String(MAX_ID_CHARS)),
+    *(_event_column(name) for name in STORED_EVENT_FIELDS if name not in ADDED_EVENT_FIELDS),
     sa.Column("received", sa.BigInteger, nullable=False),
+    *(_event_column(name) for name in ADDED_EVENT_FIELDS),
     sa.Index("events_user_seq", "user", "seq").ddl_if("postgresql"),
     sqlite_autoincrement=True,
 )
 # SQLite reads a user's newest events from the index alone, a page or two; rows of the table would be a page each.
 EVENTS_OF_USER = sa.Index(
     "events_of_user",
-    *(EVENTS.c[name] for name in ("user", "seq", "time", "item", "kind", "value", "id", "list_id")),
+    *(EVENTS.c[name] for name in dict.fromkeys(("user", "seq", "time", *EVENT_FIELDS))),
 ).ddl_if("sqlite")
 EVENTS_OF_LIST = sa.Index(
     "events_list", EVENTS.c.list_id, sqlite_where=EVENTS.c.list_id.is_not(None),
@@ -121,7 +126,7 @@ ACCESS_KEYS = sa.Table(
 
 
 def prepare(connection: Any, place: str) -> None:
-    """Create the tables that are missing and upgrade an older format, within the transaction of `connection`.
+    """Create the tables and columns that are missing and upgrade an older format, within `connection`'s transaction.
 
     Raises ConfigError for a newer format, and for tables of another program.
 
@@ -138,12 +143,12 @@ def prepare(connection: Any, place: str) -> None:
             file=place,
             remedy="use the version of zhiyin that wrote it",
         )
+    if format is not None:
+        _add_event_columns(connection)
     if format == FORMAT:
-        for part in (
-            EVENTS_OF_TIME,
-            VERSIONED_TABLES[COLUMN_TYPES],
-        ):  # they came within the format; an older program need
-            part.create(connection, checkfirst=True)  # not know them
+        # They came within the format; an older program need not know them.
+        for part in (EVENTS_OF_TIME, VERSIONED_TABLES[COLUMN_TYPES]):
+            part.create(connection, checkfirst=True)
         return
     if format is None:
         _check_foreign_tables(connection, place)
@@ -172,6 +177,19 @@ def prepare(connection: Any, place: str) -> None:
     connection.execute(sa.insert(MARKS).values(key="format", value=FORMAT))
     if connection.execute(sa.select(MARKS.c.value).where(MARKS.c.key == IDENTITY)).scalar() is None:
         connection.execute(sa.insert(MARKS).values(key=IDENTITY, value=uuid.uuid4().hex))
+
+
+def _add_event_columns(connection: Any) -> None:
+    """Add the columns of ADDED_EVENT_FIELDS that the table of events lacks; they are NULL in the rows of before."""
+    present = {column["name"] for column in sa.inspect(connection).get_columns(EVENTS.name)}
+    missing = [EVENTS.c[name] for name in ADDED_EVENT_FIELDS if name not in present]
+    for column in missing:
+        type_name = column.type.compile(dialect=connection.dialect)
+        connection.exec_driver_sql(f'ALTER TABLE {EVENTS.name} ADD COLUMN "{column.name}" {type_name}')
+        log.info("store: the column %s was added to events", column.name)
+    if missing and connection.dialect.name == "sqlite":  # the index of histories holds all fields
+        connection.exec_driver_sql(f"DROP INDEX IF EXISTS {EVENTS_OF_USER.name}")
+        EVENTS_OF_USER.create(connection)
 
 
 def _check_foreign_tables(connection: Any, place: str) -> None:

@@ -13,6 +13,7 @@ from zhiyin.data.event_schema import StorePosition
 from zhiyin.data.quarantine import QUARANTINE
 from zhiyin.data.store_snapshot import JsonColumns, StoreSnapshot
 from zhiyin.store.column_types import stored_types
+from zhiyin.store.event_log import EVENT_FRAME
 from zhiyin.store.records import TIME_POLICY, hash_of
 from zhiyin.store.sql import sa
 from zhiyin.store.store import Store
@@ -22,8 +23,7 @@ from zhiyin.store.tables import EVENTS, VERSIONED_TABLES
 EVENTS_PER_PAGE = 200_000
 # Items or users of one fetch.
 ROWS_PER_FETCH = 50_000
-_EVENT_FRAME: Any = {"seq": pl.Int64, "user": pl.String, "item": pl.String, "time": pl.Int64, "kind": pl.String,
-         "value": pl.Float64}  # fmt: skip
+_EVENT_FRAME: Any = {name: EVENT_FRAME[name] for name in ("seq", "user", "item", "time", "kind", "value")}
 
 
 def read_snapshot(store: Store, run: Run | None = None) -> StoreSnapshot:
