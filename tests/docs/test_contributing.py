@@ -4,6 +4,7 @@ reader reads; and the files that it names are there."""
 from __future__ import annotations
 
 import doctest
+import gzip
 import inspect
 import re
 import sys
@@ -21,7 +22,8 @@ import zhiyin
 from tests.docs.markdown import Block, blocks_of
 from tests.service.conftest import home, opened, poll_seconds  # noqa: F401
 from zhiyin.core import ranking_metrics
-from zhiyin.data import source_opening
+from zhiyin.core.errors import DataError
+from zhiyin.data import file_formats, source_opening
 from zhiyin.data.reading import read
 from zhiyin.evaluation.window_evaluation import accuracy, metric_k
 from zhiyin.models import MODELS
@@ -39,7 +41,7 @@ def block(word: str) -> Block:
 
 
 # The blocks that are tested below, each by a word in it.
-TESTED = ("class Companions(Recommender)", "class TestCompanions", "def rbp", "class AvroTable", "import AvroTable",
+TESTED = ("class Companions(Recommender)", "class TestCompanions", "def rbp", 'kind == "avro"',
           "KIND_COUNTS = Endpoint", "client.call(KIND_COUNTS")  # fmt: skip
 
 
@@ -93,23 +95,40 @@ def test_the_metric_passes_its_own_example(monkeypatch: pytest.MonkeyPatch) -> N
     assert metric_k("rbp@5") == 5
 
 
-def test_the_reader_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With its ending put where the text says, a folder with such a file is read, and its bad row is set aside."""
-    monkeypatch.setitem(sys.modules, "zhiyin.data.avro", module("zhiyin.data.avro", "class AvroTable"))
+@pytest.fixture
+def reads_avro(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The format, put where the text says."""
+    monkeypatch.delitem(file_formats._REFUSED, "avro")
     source = inspect.getsource(source_opening._open)
-    fragment = textwrap.indent(textwrap.dedent(block("import AvroTable").text), "    ")
-    place = source.index("    content = None")
+    fragment = textwrap.indent(textwrap.dedent(block('kind == "avro"').text), "    ")
+    place = source.index('    if kind == "sqlite"')
     changed: dict[str, Any] = {}
     exec(compile(source[:place] + fragment + source[place:], "_open", "exec"), vars(source_opening), changed)  # noqa: S102
     monkeypatch.setattr(source_opening, "_open", changed["_open"])
     for module_name, owner in [*sys.modules.items()]:
         if module_name.startswith("zhiyin.data.") and hasattr(owner, "ENDINGS"):
             monkeypatch.setattr(owner, "ENDINGS", (*source_opening.ENDINGS, ".avro"))
+    file_formats.UNPACKED.add("avro")
+    yield
+    file_formats.UNPACKED.remove("avro")
+
+
+@pytest.mark.usefixtures("reads_avro")
+def test_the_reader_reads(tmp_path: Path) -> None:
+    """Such a file is read in a folder, renamed and packed, without its bad row; a torn one is an error."""
     frame = pl.DataFrame({"user": ["a", "b", None], "item": ["x", "y", "z"], "time": [10**9, 10**9 + 60, 10**9]})
-    frame.write_avro(tmp_path / "events.avro")
-    data = read(tmp_path)
-    assert data.n_events == 2
-    assert len(data.quarantine) == 1
+    (tmp_path / "log").mkdir()
+    frame.write_avro(tmp_path / "log" / "events.avro")
+    content = (tmp_path / "log" / "events.avro").read_bytes()
+    (tmp_path / "renamed.csv").write_bytes(content)
+    (tmp_path / "packed.avro.gz").write_bytes(gzip.compress(content))
+    for name in ("log", "renamed.csv", "packed.avro.gz"):
+        data = read(tmp_path / name)
+        assert data.n_events == 2
+        assert len(data.quarantine) == 1
+    (tmp_path / "torn.avro").write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match="the file is damaged"):
+        read(tmp_path / "torn.avro")
 
 
 def test_the_endpoint_is_served(opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
@@ -136,7 +155,7 @@ def test_the_endpoint_is_served(opened: Callable[..., Any], monkeypatch: pytest.
 
 
 def test_the_files_that_it_names_are_there() -> None:
-    made_here = {"src/zhiyin/models/companions.py", "src/zhiyin/data/avro.py", "tests/models/test_companions.py"}
+    made_here = {"src/zhiyin/models/companions.py", "tests/models/test_companions.py"}
     named = set(re.findall(r"`((?:src|tests|docs)/[\w/]+\.\w+)`", (ROOT / "CONTRIBUTING.md").read_text()))
     assert len(named) > 4
     assert not {name for name in named - made_here if not (ROOT / name).is_file()}

@@ -18,6 +18,7 @@ from zhiyin.pipeline.exposure import MAX_DEFICIT_LISTS, deficits
 from zhiyin.pipeline.filters import Filters
 from zhiyin.pipeline.rulebook import Rulebook
 from zhiyin.pipeline.rules import Rules
+from zhiyin.pipeline.rules_config import MATCHES_NOTHING, hides_everything, usable_rules
 from zhiyin.pipeline.slate import Ragged, RequestBatch, Slate, Slates
 
 DAY = 86_400_000_000
@@ -277,3 +278,32 @@ def test_ends_of_ranges(name: str, key: str, inside: object, beyond: object) -> 
     Rules.from_dict(written(inside))
     with pytest.raises(ConfigError):
         Rules.from_dict(written(beyond))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "nothing_is_listed"),
+    [
+        ("filter", "colour = 'red'", True),
+        ("stock", "colour", True),
+        ("valid_from", "colour", True),
+        ("valid_to", "colour", True),
+        ("dedupe", "colour", False),
+        ("caps", [{"per": "colour"}], False),
+        ("boosts", [{"when": "colour = 'red'"}], False),
+        ("bought", {"gift": "never"}, False),
+    ],
+)
+def test_an_unusable_rule_is_left_out_and_hides_all_items_where_it_restricts_them(
+    name: str, value: object, nothing_is_listed: bool
+) -> None:
+    rules = Rules.from_dict({name: value, "pins": {1: 3}})
+    usable, reasons = usable_rules(rules, lambda some: Rulebook(some, FILTERS, kinds=KINDS))
+    assert list(reasons) == [name]
+    assert usable.pins == {1: 3}
+    assert (usable.filter == MATCHES_NOTHING) == nothing_is_listed == hides_everything([name])
+    assert name == "filter" or getattr(usable, name) == getattr(Rules(), name)
+
+
+@pytest.mark.parametrize("name", ["include", "exclude", "exclud", "valid_form", "rules"])
+def test_a_restricting_rule_that_cannot_be_read_hides_all_items(name: str) -> None:
+    assert hides_everything([name])

@@ -21,7 +21,7 @@ from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.models.recommender import Recommender
 from zhiyin.pipeline import automl, blending, promotion_gate, selection_windows
-from zhiyin.pipeline.automl import Source, fit_within_budget
+from zhiyin.pipeline.automl import SuitableSource, fit_within_budget
 from zhiyin.pipeline.pipeline import Pipeline
 from zhiyin.ranking.trees import Trees
 from zhiyin.testing.recommender import DAY
@@ -110,7 +110,11 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     monkeypatch.setattr(
         automl,
         "suitable_sources",
-        lambda *_: [Source("popular", "", tuned=False), Source("itemknn", ""), Source("transitions", "")],
+        lambda *_: [
+            SuitableSource("popular", "", tuned=False),
+            SuitableSource("itemknn", ""),
+            SuitableSource("transitions", ""),
+        ],
     )
     real_tune = automl.tune
     monkeypatch.setattr(

@@ -29,35 +29,35 @@ WINDOWS, SHARE = 8, 0.07
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class SuitableSource:
     """A source to try: its specification, why it suits the data, and whether it is tuned."""
 
-    text: str
-    why: str
+    specification: str
+    reason: str
     tuned: bool = True
 
 
-def suitable_sources(data: Dataset, budget: float) -> list[Source]:
+def suitable_sources(data: Dataset, budget: float) -> list[SuitableSource]:
     """Sources that suit the data; popularity first. budget: seconds."""
-    sources = [Source("popular", "for strangers, and as a floor", tuned=False)]
+    sources = [SuitableSource("popular", "for strangers, and as a floor", tuned=False)]
     if data.has_times:
         span = (data.window[1] - data.window[0]) / 86_400e6
-        sources += [Source(f"popular:half_life={days}d", "the log has times", tuned=False)
+        sources += [SuitableSource(f"popular:half_life={days}d", "the log has times", tuned=False)
                   for days in (1, 7, 30) if span > 2 * days]  # fmt: skip
-    sources.append(Source("itemknn", "neighbours explain themselves"))
-    sources.append(Source("als", "factors find what neighbours miss"))
+    sources.append(SuitableSource("itemknn", "neighbours explain themselves"))
+    sources.append(SuitableSource("als", "factors find what neighbours miss"))
     if data.n_items <= EASE_ITEMS:
-        sources.append(Source("ease", f"{data.n_items:,} items are few enough for a full item-item model"))
+        sources.append(SuitableSource("ease", f"{data.n_items:,} items are few enough for a full item-item model"))
     if data.has_times:
-        sources.append(Source("transitions", "the order of events is known"))
+        sources.append(SuitableSource("transitions", "the order of events is known"))
     described = [
         name for name, kind in data.items.drop("id").schema.items() if kind.is_nested() or str(kind) == "String"
     ]
     if described:
-        sources.append(Source("content", f"items are described: {', '.join(described)[:80]}"))
+        sources.append(SuitableSource("content", f"items are described: {', '.join(described)[:80]}"))
     if budget >= DEEP_SECONDS and data.n_events >= DEEP_EVENTS and data.has_times and find_spec("torch"):
         sources.append(
-            Source("sasrec:max_len=50,epochs=20", "long histories, and time to learn from them", tuned=False)
+            SuitableSource("sasrec:max_len=50,epochs=20", "long histories, and time to learn from them", tuned=False)
         )
     return sources
 
@@ -95,23 +95,23 @@ def fit_within_budget(
     times = events / max(1, plan.tune.n_events)
     share = 0.45 * budget / max(1, sum(source.tuned for source in sources))
     for source in sources:
-        record: dict[str, Any] = {"source": source.text, "why": source.why}
+        record: dict[str, Any] = {"source": source.specification, "why": source.reason}
         records.append(record)
         clock = time.monotonic()
         try:
-            fit_seconds = _time_of_fit(source.text, plan.tune, run)
+            fit_seconds = _time_of_fit(source.specification, plan.tune, run)
         except ZhiyinError as error:  # a source that does not fit the data after all is no reason to stop
             record["left_out"] = str(error)
-            log.info("pipeline: %s is left out: %s", source.text, error)
+            log.info("pipeline: %s is left out: %s", source.specification, error)
             continue
         record["fit_seconds"] = round(fit_seconds, 2)
         if times * fit_seconds > 0.25 * budget:
             record["left_out"] = "its fit is too slow for the budget"
             continue
-        text = source.text
+        text = source.specification
         left = share - (time.monotonic() - clock)
         if tuning and source.tuned and left > 4 * fit_seconds:
-            text = _tuned(source.text, plan.tune, metric, left, exclude_seen, run, record)
+            text = _tuned(source.specification, plan.tune, metric, left, exclude_seen, run, record)
         texts.append(text)
     if not texts:
         raise DataError("no source could be fitted within the budget", remedy="a larger --budget")

@@ -98,6 +98,11 @@ class Exposure:
         return seconds
 
 
+def _restricting(default: Any) -> Any:
+    """A field of `Rules` that restricts which items may be listed; the others arrange the list."""
+    return dataclasses.field(default=default, metadata={"restricts": True})
+
+
 _LISTS = {"boosts": Boost, "caps": CapRule, "shares": Share, "exposure": Exposure}
 _TABLES = {"frequency": Frequency, "rotation": Rotation}
 
@@ -116,21 +121,26 @@ class Rules:
     valid_from, valid_to: columns of dates or times; NULL is open. A date as the end includes the day.
     """
 
-    filter: str = ""
-    include: tuple[Any, ...] | None = None
-    exclude: tuple[Any, ...] = ()
+    filter: str = _restricting("")
+    include: tuple[Any, ...] | None = _restricting(None)
+    exclude: tuple[Any, ...] = _restricting(())
     pins: Mapping[int, Any] = dataclasses.field(default_factory=dict)
     boosts: tuple[Boost, ...] = ()
     caps: tuple[CapRule, ...] = ()
     shares: tuple[Share, ...] = ()
     dedupe: str = ""
     bought: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    stock: str = ""
-    valid_from: str = ""
-    valid_to: str = ""
+    stock: str = _restricting("")
+    valid_from: str = _restricting("")
+    valid_to: str = _restricting("")
     frequency: Frequency | None = None
     rotation: Rotation | None = None
     exposure: tuple[Exposure, ...] = ()
+
+    @classmethod
+    def restricting(cls) -> list[str]:
+        """Names of the rules that restrict which items may be listed."""
+        return [field.name for field in dataclasses.fields(cls) if field.metadata.get("restricts")]
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Rules:
@@ -161,7 +171,7 @@ class Rules:
             elif key == "pins":
                 values[key] = _pins(value, place)
             elif key == "bought":
-                values[key] = _policy(value, place)
+                values[key] = _repeat_rules(value, place)
             elif isinstance(value, str):
                 values[key] = value
             else:
@@ -197,7 +207,7 @@ def _pins(value: Any, place: str) -> dict[int, Any]:
     return pins
 
 
-def _policy(value: Any, place: str) -> dict[str, str]:
+def _repeat_rules(value: Any, place: str) -> dict[str, str]:
     if not isinstance(value, Mapping):
         raise ConfigError(f"{place} is no table", remedy='write { purchase = "never", view = "7d" }')
     for kind, word in value.items():

@@ -51,9 +51,6 @@ def _options(settings: Config, rules: Rules, types: dict[str, type] | None = Non
     }  # fmt: skip
 
 
-# Rules that restrict which items may be listed; the others arrange the list.
-_RESTRICTING = ("filter", "stock", "valid_from", "valid_to")
-_ARRANGING = ("pins", "boosts", "caps", "shares", "dedupe", "bought", "rotation", "frequency", "exposure")
 MATCHES_NOTHING = "FALSE"
 # Stands for all rules, where [rules] is no table.
 ALL = "rules"
@@ -69,7 +66,8 @@ def usable_rules(rules: Rules, bind: Callable[[Rules], object]) -> tuple[Rules, 
     """
     wrong: dict[str, str] = {}
     plain = Rules()
-    for name in (*_RESTRICTING, *_ARRANGING):
+    restricting = Rules.restricting()
+    for name in sorted(_rule_names(), key=lambda name: name not in restricting):
         try:
             bind(dataclasses.replace(plain, **{name: getattr(rules, name)}))
         except ConfigError as error:
@@ -85,8 +83,9 @@ def hides_everything(wrong: Iterable[str]) -> bool:
 
     They do where one of them restricts lists, is a misspelt name of one that does, or is `ALL`.
     """
-    known = [field.name for field in dataclasses.fields(Rules)]
-    return any(
-        name == ALL or (name if name in known else closest_name(name, known)) in (*_RESTRICTING, "include", "exclude")
-        for name in wrong
-    )
+    known, restricting = _rule_names(), Rules.restricting()
+    return any(name == ALL or (name if name in known else closest_name(name, known)) in restricting for name in wrong)
+
+
+def _rule_names() -> list[str]:
+    return [field.name for field in dataclasses.fields(Rules)]
