@@ -43,7 +43,7 @@ class EASE(Recommender):
             invert(weights)
             diagonal = weights.diagonal().copy()
             advance(1)
-            _to_weights(weights, diagonal, run)
+            _fill_by_tiles(weights, diagonal, run)
             self.weights_ = weights
             advance(1)
 
@@ -70,12 +70,7 @@ def gram(users: sparse.csr_matrix, run: Run) -> np.ndarray:
 
 def mirror(upper: np.ndarray, run: Run) -> np.ndarray:
     """Copy the upper triangle of a square matrix into its lower one, in place. Returns the matrix."""
-    tiles = -(-len(upper) // _TILE)
-
-    def work(start: int, stop: int) -> None:
-        _copy_across(upper, _TILE, start, stop)
-
-    for_chunks(work, tiles, run, chunk=max(1, tiles // 64))
+    _fill_by_tiles(upper, np.zeros(0, dtype=upper.dtype), run)
     return upper
 
 
@@ -111,12 +106,12 @@ def _check_memory(n_items: int) -> None:
         )
 
 
-def _to_weights(inverse: np.ndarray, diagonal: np.ndarray, run: Run) -> None:
-    """Replace the upper triangle of P by B = I - P / diag(P), in place, tile by tile."""
-    tiles = -(-len(inverse) // _TILE)
+def _fill_by_tiles(upper: np.ndarray, diagonal: np.ndarray, run: Run) -> None:
+    """Apply `_fill_from_upper` to all rows of tiles, in place."""
+    tiles = -(-len(upper) // _TILE)
 
     def work(start: int, stop: int) -> None:
-        _mirror(inverse, diagonal, _TILE, start, stop)
+        _fill_from_upper(upper, diagonal, _TILE, start, stop)
 
     for_chunks(work, tiles, run, chunk=max(1, tiles // 64))
 
@@ -135,27 +130,22 @@ def _gram(i_indptr, i_users, i_data, u_indptr, u_items, u_data, start, stop, out
 
 
 @kernel
-def _copy_across(p, tile, start, stop):
-    n = len(p)
+def _fill_from_upper(p, diagonal, tile, start, stop):
+    """The lower triangle of a symmetric P from its upper one; with the diagonal of P, all of B = I - P / diag(P)."""
+    n, divided = len(p), len(diagonal) > 0
     for tile_row in range(start, stop):
         for tile_col in range(tile_row, (n + tile - 1) // tile):
             for i in range(tile_row * tile, min(n, (tile_row + 1) * tile)):
                 for j in range(max(i + 1, tile_col * tile), min(n, (tile_col + 1) * tile)):
-                    p[j, i] = p[i, j]
-
-
-@kernel
-def _mirror(p, diagonal, tile, start, stop):
-    n = len(p)
-    for tile_row in range(start, stop):
-        for tile_col in range(tile_row, (n + tile - 1) // tile):
+                    if divided:
+                        value = -p[i, j]
+                        p[i, j] = value / diagonal[j]
+                        p[j, i] = value / diagonal[i]
+                    else:
+                        p[j, i] = p[i, j]
+        if divided:
             for i in range(tile_row * tile, min(n, (tile_row + 1) * tile)):
-                for j in range(max(i + 1, tile_col * tile), min(n, (tile_col + 1) * tile)):
-                    value = -p[i, j]
-                    p[i, j] = value / diagonal[j]
-                    p[j, i] = value / diagonal[i]
-        for i in range(tile_row * tile, min(n, (tile_row + 1) * tile)):
-            p[i, i] = 0
+                p[i, i] = 0
 
 
 @kernel

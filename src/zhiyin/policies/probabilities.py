@@ -6,10 +6,12 @@ on the decisions [start, stop) and writes float64 probabilities that sum to 1 fo
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from zhiyin.core.hashing import GOLDEN, mix
-from zhiyin.core.parallel import kernel
+from zhiyin.core.parallel import compiled, kernel
 
 # Streams of random numbers of one seed that must not depend on each other.
 CHOICE_STREAM, POSTERIOR_STREAM, GUMBEL_STREAM = np.uint64(1), np.uint64(2), np.uint64(3)
@@ -45,17 +47,24 @@ def mix_floor(probabilities, offsets, floor, start, stop):
             probabilities[row] = (1.0 - floor) * probabilities[row] + share
 
 
+@partial(compiled, inline="always")  # as a call it is slower
+def _best_score(scores, first, last):
+    """The best score of the rows [first, last), and how many rows have it."""
+    best, ties = scores[first], 0
+    for row in range(first, last):
+        if scores[row] > best:
+            best, ties = scores[row], 1
+        elif scores[row] == best:
+            ties += 1
+    return best, ties
+
+
 @kernel
 def greedy_probabilities(scores, offsets, out, start, stop):
     """1 for the best score; ties share it."""
     for r in range(start, stop):
         first, last = offsets[r], offsets[r + 1]
-        best, ties = scores[first], 0
-        for row in range(first, last):
-            if scores[row] > best:
-                best, ties = scores[row], 1
-            elif scores[row] == best:
-                ties += 1
+        best, ties = _best_score(scores, first, last)
         for row in range(first, last):
             out[row] = 1.0 / ties if scores[row] == best else 0.0
 
@@ -84,12 +93,7 @@ def square_cb_probabilities(scores, offsets, gamma, out, start, stop):
     """
     for r in range(start, stop):
         first, last = offsets[r], offsets[r + 1]
-        best, ties = scores[first], 0
-        for row in range(first, last):
-            if scores[row] > best:
-                best, ties = scores[row], 1
-            elif scores[row] == best:
-                ties += 1
+        best, ties = _best_score(scores, first, last)
         size, others = np.float64(last - first), 0.0
         for row in range(first, last):
             out[row] = 1.0 / (size + gamma[r] * (best - scores[row]))

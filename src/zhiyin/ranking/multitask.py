@@ -110,20 +110,29 @@ class MultiTask(DeepRanker):
         return np.array([float(weights.get(name, 0.0)) for name in names])
 
 
-class Experts(Network):
+class TowerNetwork(Network):
+    """The fields of a row, and on top a tower a task."""
+
+    def __init__(self, shape: Shape, settings: MultiTask) -> None:
+        super().__init__(len(settings.task_names))
+        self.fields, self.reg = Fields(shape, settings.factors, std=0.05), settings.reg
+
+    def set_towers(self, towers: list[Perceptron]) -> None:
+        """Each tower's last linear map is one of `last_layers`; called last, as the draws of weights go in order."""
+        self.towers, self.last_layers = nn.ModuleList(towers), tuple(tower.steps[-1] for tower in towers)
+
+
+class Experts(TowerNetwork):
     """MMoE: experts that all tasks read, each through a gate of its own; on top a tower a task."""
 
     def __init__(self, shape: Shape, settings: MultiTask) -> None:
-        s, tasks = settings, len(settings.task_names)
-        super().__init__(tasks)
-        self.fields, self.reg = Fields(shape, s.factors, std=0.05), s.reg
-        width = shape.fields * s.factors
+        super().__init__(shape, settings)
+        s, tasks, width = settings, len(settings.task_names), shape.fields * settings.factors
         self.experts = nn.ModuleList(
             [Perceptron(width, s.hidden, max(1, s.layers), s.dropout) for _ in range(s.experts)]
         )
         self.gates = nn.Linear(width, tasks * s.experts)
-        towers = [Perceptron(s.hidden, max(8, s.hidden // 2), 1, 0.0, out=1) for _ in range(tasks)]
-        self.towers, self.last_layers = nn.ModuleList(towers), tuple(tower.steps[-1] for tower in towers)
+        self.set_towers([Perceptron(s.hidden, max(8, s.hidden // 2), 1, 0.0, out=1) for _ in range(tasks)])
 
     def forward(self, batch: ExampleBatch) -> Tensor:
         x = self.vectors(batch).flatten(1)
@@ -133,16 +142,13 @@ class Experts(Network):
         return self.offset + torch.cat([tower(mixed[:, task]) for task, tower in enumerate(self.towers)], dim=1)
 
 
-class Chain(Network):
+class Chain(TowerNetwork):
     """ESMM: a tower a task for its chance given the task before; what is learned is the chance of all of them."""
 
     def __init__(self, shape: Shape, settings: MultiTask) -> None:
-        s, tasks = settings, len(settings.task_names)
-        super().__init__(tasks)
-        self.fields, self.reg = Fields(shape, s.factors, std=0.05), s.reg
-        width = shape.fields * s.factors
-        towers = [Perceptron(width, s.hidden, s.layers, s.dropout, out=1) for _ in range(tasks)]
-        self.towers, self.last_layers = nn.ModuleList(towers), tuple(tower.steps[-1] for tower in towers)
+        super().__init__(shape, settings)
+        s, width = settings, shape.fields * settings.factors
+        self.set_towers([Perceptron(width, s.hidden, s.layers, s.dropout, out=1) for _ in s.task_names])
 
     def start_at(self, labels: np.ndarray, weights: np.ndarray | None) -> None:
         """Begin with the conditional shares."""

@@ -40,9 +40,7 @@ class SlateEnv(gymnasium.Env):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
-        if seed is not None:
-            self.environment.reseed(seed)
-        self.environment.reset()
+        _restart(self.environment, seed)
         return self._observation(), {}
 
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -52,6 +50,13 @@ class SlateEnv(gymnasium.Env):
 
     def _observation(self) -> dict[str, np.ndarray]:
         return {name: values[0] for name, values in _arrays(self.environment.observe()).items()}
+
+
+def _restart(environment: SlateEnvironment, seed: int | None) -> None:
+    """A new session of each user, drawn from the seed where one is given."""
+    if seed is not None:
+        environment.reseed(seed)
+    environment.reset()
 
 
 class SlateVectorEnv(VectorEnv):
@@ -67,9 +72,7 @@ class SlateVectorEnv(VectorEnv):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
-        if seed is not None:
-            self.environment.reseed(seed)
-        self.environment.reset()
+        _restart(self.environment, seed)
         return _arrays(self.environment.observe()), {}
 
     def step(self, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
