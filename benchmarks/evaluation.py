@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from logs import log_of
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
-from zhiyin.models.factorization import ALS
+from zhiyin.models.als import ALS
 from zhiyin.models.linear import EASE
 from zhiyin.models.recommender import CHUNK_BYTES, Recommender
 from zhiyin.models.training_context import TrainingContext

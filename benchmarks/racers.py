@@ -50,7 +50,7 @@ def dataset(log: sparse.csr_matrix) -> Any:
 
 def zhiyin_als(log: sparse.csr_matrix, threads: int, factors: int, solver: str = "cg") -> Work:
     from zhiyin.core.run import Run
-    from zhiyin.models.factorization import half_sweep
+    from zhiyin.models.als import half_sweep
 
     run, (x, y) = Run(threads=threads), started(log, factors)
     users = log * np.float32(ALPHA)
@@ -239,7 +239,7 @@ def sklearn_slim(log: sparse.csr_matrix, threads: int, l1: float, l2: float, sam
 def fitted(log: sparse.csr_matrix, threads: int, factors: int) -> tuple[Any, Any, Any]:
     """ALS after two sweeps, the data and the run."""
     from zhiyin.core.run import Run
-    from zhiyin.models.factorization import ALS
+    from zhiyin.models.als import ALS
 
     run, data = Run(threads=threads, progress=False), dataset(log)
     return ALS(factors=factors, reg=REG, alpha=ALPHA, epochs=2).fit(data, run), data, run

@@ -21,7 +21,7 @@ from zhiyin.pipeline import pipeline_fitting
 from zhiyin.pipeline.answers import Answers
 from zhiyin.pipeline.pipeline import DEFAULT_RANKER
 from zhiyin.pipeline.request import Request
-from zhiyin.pipeline.selection_windows import plan_windows
+from zhiyin.pipeline.time_windows import plan_windows
 from zhiyin.ranking import registry as rankers
 
 SOURCES = "popular:half_life=7d; itemknn; transitions; als:epochs=4"

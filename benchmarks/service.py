@@ -56,7 +56,7 @@ def prepare(folder: Path, n_items: int) -> None:
     from zhiyin.pipeline import pipeline_fitting
     from zhiyin.pipeline.model_versions import Bundles
     from zhiyin.pipeline.pipeline import DEFAULT_RANKER
-    from zhiyin.pipeline.selection_windows import plan_windows
+    from zhiyin.pipeline.time_windows import plan_windows
     from zhiyin.ranking import registry as rankers
 
     run = zy.Run()

@@ -25,8 +25,8 @@ from zhiyin.core.durations import UNITS
 from zhiyin.core.ranking_metrics import hits_of
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.splits import folds
+from zhiyin.evaluation.model_evaluation import Window, accuracy
 from zhiyin.evaluation.significance import bootstrap_interval
-from zhiyin.evaluation.window_evaluation import Window, accuracy
 from zhiyin.models.recommender import Recommender
 from zhiyin.models.registry import parse
 from zhiyin.ranking.asof import AsOf

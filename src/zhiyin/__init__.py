@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from zhiyin.evaluation.protocol import evaluate as evaluate
     from zhiyin.evaluation.tuning import tune as tune
     from zhiyin.features.feature_table import Features as Features
-    from zhiyin.models.autoencoder import MultVAE as MultVAE
+    from zhiyin.models.als import ALS as ALS
     from zhiyin.models.bpr import BPR as BPR
     from zhiyin.models.content import Content as Content
     from zhiyin.models.content import PopularInCategory as PopularInCategory
-    from zhiyin.models.factorization import ALS as ALS
-    from zhiyin.models.graph import LightGCN as LightGCN
     from zhiyin.models.hybrid import Hybrid as Hybrid
+    from zhiyin.models.lightgcn import LightGCN as LightGCN
     from zhiyin.models.linear import EASE as EASE
     from zhiyin.models.loading import load as load
+    from zhiyin.models.multvae import MultVAE as MultVAE
     from zhiyin.models.neighbors import ItemKNN as ItemKNN
     from zhiyin.models.neighbors import UserKNN as UserKNN
     from zhiyin.models.neumf import NeuMF as NeuMF

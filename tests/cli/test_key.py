@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("sqlalchemy")
 
 from tests.cli.conftest import Command
-from zhiyin.core.tokens import key_hash
+from zhiyin.core.page_tokens import key_hash
 from zhiyin.service.key_cache import Keys, digest_of
 from zhiyin.store.store import Store
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zhiyin.store.frequency_counts import DAY_SECONDS, MAX_SHOWINGS_PER_USER
 from zhiyin.store.live_state import MAX_EVENTS_PER_USER, LiveState, Recent
 from zhiyin.store.records import Event
-from zhiyin.store.showings import DAY_SECONDS, MAX_SHOWINGS_PER_USER
 
 NOW = 1_700_000_000_000_000
 

@@ -25,7 +25,7 @@ from zhiyin.core import ranking_metrics
 from zhiyin.core.errors import DataError
 from zhiyin.data import file_formats, source_opening
 from zhiyin.data.reading import read
-from zhiyin.evaluation.window_evaluation import accuracy, metric_k
+from zhiyin.evaluation.model_evaluation import accuracy, metric_k
 from zhiyin.models import MODELS
 from zhiyin.testing.recommender import RecommenderConformance
 

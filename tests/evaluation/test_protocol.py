@@ -20,9 +20,9 @@ from zhiyin.data.histories import Histories
 from zhiyin.data.splits import folds, split
 from zhiyin.evaluation.beyond_accuracy import BEYOND_ACCURACY
 from zhiyin.evaluation.comparison_table import table_cells
+from zhiyin.evaluation.model_evaluation import Window
 from zhiyin.evaluation.protocol import evaluate
 from zhiyin.evaluation.significance import bootstrap_interval, paired_tests
-from zhiyin.evaluation.window_evaluation import Window
 from zhiyin.models.linear import EASE
 from zhiyin.models.popularity import Popular
 from zhiyin.models.random import Random

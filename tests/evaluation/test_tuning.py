@@ -17,8 +17,8 @@ from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.data.splits import split
+from zhiyin.evaluation.model_evaluation import Window, evaluate_window
 from zhiyin.evaluation.tuning import tune
-from zhiyin.evaluation.window_evaluation import Window, evaluate_window
 from zhiyin.models.linear import EASE
 from zhiyin.models.popularity import Popular
 from zhiyin.models.random import Random

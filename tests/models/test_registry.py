@@ -11,7 +11,7 @@ from zhiyin.core.errors import ConfigError
 from zhiyin.core.params import param
 from zhiyin.core.registry import label, specification
 from zhiyin.models import registry
-from zhiyin.models.factorization import ALS
+from zhiyin.models.als import ALS
 from zhiyin.models.recommender import Recommender
 
 

@@ -16,7 +16,7 @@ from tests.models.planted import checkerboard
 from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
-from zhiyin.models.factorization import ALS
+from zhiyin.models.als import ALS
 from zhiyin.models.loading import load
 from zhiyin.models.neighbors import ItemKNN
 from zhiyin.models.popularity import Popular

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.examples import examples
 from zhiyin.core.errors import ConfigError, UnknownItemError
 from zhiyin.data.dataset import Dataset
-from zhiyin.models.factorization import ALS
+from zhiyin.models.als import ALS
 from zhiyin.pipeline.answers import Answers
 from zhiyin.pipeline.explanations import Reason
 from zhiyin.pipeline.pipeline import Pipeline

@@ -13,12 +13,12 @@ from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.splits import split
-from zhiyin.evaluation.window_evaluation import Window, evaluate_window
+from zhiyin.evaluation.model_evaluation import Window, evaluate_window
 from zhiyin.models.loading import load
 from zhiyin.pipeline.explanations import reasons
 from zhiyin.pipeline.pipeline import Pipeline
 from zhiyin.pipeline.pipeline_fitting import hits
-from zhiyin.pipeline.selection_windows import plan_windows
+from zhiyin.pipeline.time_windows import plan_windows
 from zhiyin.ranking.examples import Candidates
 from zhiyin.testing.recommender import DAY, RecommenderConformance, assert_same_state
 

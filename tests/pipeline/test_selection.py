@@ -20,7 +20,7 @@ from zhiyin.cli.main import app
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.models.recommender import Recommender
-from zhiyin.pipeline import automl, blending, promotion_gate, selection_windows
+from zhiyin.pipeline import automl, blending, promotion_gate, time_windows
 from zhiyin.pipeline.automl import SuitableSource, fit_within_budget
 from zhiyin.pipeline.pipeline import Pipeline
 from zhiyin.ranking.trees import Trees
@@ -137,7 +137,7 @@ def trained(seen: Seen, data: Dataset) -> tuple[Seen, Pipeline]:
     return Seen(list(seen.rows)), pipeline
 
 
-def positions(data: Dataset, held: selection_windows.WindowPlan, which: str) -> tuple[int, int]:
+def positions(data: Dataset, held: time_windows.WindowPlan, which: str) -> tuple[int, int]:
     """From which event to which the first of the windows to learn from, or to choose by, lies, in the order of time."""
     first = getattr(held, which)[0][0]
     times = np.sort(data.events["time"].to_numpy())

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from zhiyin.core.metering import Meter, StoppedError, WorkError, check, metered, spend
+from zhiyin.core.work_limits import Meter, StoppedError, WorkError, check, metered, spend
 from zhiyin.pipeline.expression_evaluation import evaluate
 from zhiyin.pipeline.expression_values import Value
 from zhiyin.pipeline.filters import Filters, RequestValues

@@ -12,9 +12,9 @@ pytest.importorskip("starlette")
 
 from zhiyin.data.project_config import ServiceSection
 from zhiyin.service.retention import RetentionJob
+from zhiyin.store.frequency_counts import Showings
 from zhiyin.store.memory_state import DirectState, MemoryState
 from zhiyin.store.records import Event
-from zhiyin.store.showings import Showings
 from zhiyin.store.store import Store
 
 from .conftest import click, eventually

@@ -22,7 +22,7 @@ from tests.service.conftest import client_of
 from zhiyin.core.errors import DataError
 from zhiyin.pipeline.model_versions import Bundles
 from zhiyin.service.serving_state import ServingState
-from zhiyin.service.version_selector import VersionSelector
+from zhiyin.service.version_loader import VersionLoader
 from zhiyin.store.store import Store
 
 
@@ -155,7 +155,7 @@ def test_a_version_that_the_system_refuses_to_read_is_tried_again(
 ) -> None:
     """Too many open files is not a damaged version: nothing in its folder has to change for another try."""
     monkeypatch.setattr("zhiyin.service.serving_state.POLL_SECONDS", 0.01)
-    monkeypatch.setattr("zhiyin.service.version_selector.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("zhiyin.service.version_loader.RETRY_SECONDS", 0.01)
     shutil.copytree(home / "bundles", tmp_path / "bundles")
     Bundles(tmp_path / "bundles").promote(1)
     shutil.rmtree(tmp_path / "bundles" / "0002")
@@ -181,7 +181,7 @@ def test_a_version_that_the_system_refuses_to_read_is_tried_again(
 def test_pauses_between_tries_grow(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(home / "bundles", tmp_path / "bundles")
     bundles, tries, now = Bundles(tmp_path / "bundles"), [], [1_000.0]
-    monkeypatch.setattr("zhiyin.service.version_selector.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("zhiyin.service.version_loader.time.monotonic", lambda: now[0])
 
     def refused(bundle: Any) -> Any:
         tries.append(bundle.version)
@@ -190,11 +190,11 @@ def test_pauses_between_tries_grow(home: Path, tmp_path: Path, monkeypatch: pyte
         except MemoryError:
             raise DataError("a part of the model is missing or damaged") from None
 
-    selector = VersionSelector(bundles, refused)
+    loader = VersionLoader(bundles, refused)
     bundles.promote(1)
     shutil.rmtree(tmp_path / "bundles" / "0002")
     for _ in range(200):
-        assert selector.first(0) is None
+        assert loader.first(0) is None
         now[0] += 1.0
     assert 5 <= len(tries) <= 10
-    assert "memory" in selector.rejected[0].reason
+    assert "memory" in loader.rejected[0].reason

@@ -33,7 +33,7 @@ from zhiyin.data.project_config import Config, load_config
 from zhiyin.data.reading import read
 from zhiyin.data.splits import split
 from zhiyin.evaluation.tuning import tune
-from zhiyin.models.factorization import ALS
+from zhiyin.models.als import ALS
 from zhiyin.models.popularity import Popular
 from zhiyin.pipeline import rules
 from zhiyin.pipeline.answers import Answers

@@ -409,7 +409,7 @@ def test_an_export_is_loaded_without_what_is_not_right(tmp_path: Path, caplog: p
 def test_one_event_of_the_year_2100_wrecks_nothing() -> None:
     import zhiyin as zy
     from zhiyin.core.run import Run
-    from zhiyin.pipeline.selection_windows import plan_windows
+    from zhiyin.pipeline.time_windows import plan_windows
 
     rng, n = np.random.default_rng(0), 4_000
     log = pl.DataFrame({

@@ -26,9 +26,9 @@ from zhiyin.pipeline.rules import Rules
 from zhiyin.service.key_cache import Keys
 from zhiyin.service.serving_state import ServingState
 from zhiyin.service.tenant import Tenant
+from zhiyin.store.frequency_counts_file import FileShowings
 from zhiyin.store.memory_state import DirectState
 from zhiyin.store.records import hash_of
-from zhiyin.store.showings_file import FileShowings
 from zhiyin.store.store import Store
 from zhiyin.store.trace_writer import TraceWriter
 

@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("starlette")
 
 from zhiyin.core.errors import ConfigError
-from zhiyin.core.tokens import key_hash
+from zhiyin.core.page_tokens import key_hash
 from zhiyin.service import key_cache as module
 from zhiyin.service.key_cache import SCOPES, Keys, digest_of
 from zhiyin.store.access_keys import MAX_KEYS, AccessKey, KeyConflictError, KeyTable, UnknownKeyError

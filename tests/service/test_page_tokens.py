@@ -18,7 +18,7 @@ import httpx
 
 from zhiyin.client import ApiError, AsyncClient, Client, PageKey
 from zhiyin.core.errors import ConfigError
-from zhiyin.core.tokens import MAX_LIFETIME_SECONDS, key_hash, sign
+from zhiyin.core.page_tokens import MAX_LIFETIME_SECONDS, key_hash, sign
 from zhiyin.service.app import create_app
 
 from .conftest import client_of, listed

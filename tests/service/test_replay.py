@@ -15,7 +15,7 @@ import zhiyin as zy
 from zhiyin.core.ranking_metrics import hits_of
 from zhiyin.data.catalogue import Catalogue
 from zhiyin.data.project_config import ServiceSection
-from zhiyin.evaluation.window_evaluation import Window, accuracy
+from zhiyin.evaluation.model_evaluation import Window, accuracy
 from zhiyin.pipeline.model_versions import Bundles
 from zhiyin.pipeline.pipeline import Pipeline
 from zhiyin.service.key_cache import Keys

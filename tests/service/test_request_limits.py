@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("starlette")
 
 from zhiyin.core.errors import ConfigError
-from zhiyin.core.metering import check
+from zhiyin.core.work_limits import check
 from zhiyin.service.app import create_app
 from zhiyin.service.errors import RefusedError
 from zhiyin.service.request_context import RequestContextMiddleware

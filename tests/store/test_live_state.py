@@ -18,9 +18,9 @@ import pytest
 
 from tests.conformance.state import NOW, Clock, Shop, StateConformance, event
 from zhiyin.core.errors import ConfigError
+from zhiyin.store.frequency_counts import Showings
 from zhiyin.store.live_state import GRACE_SECONDS, TTL_SECONDS, LiveState, Recent
 from zhiyin.store.memory_state import DirectState, MemoryState
-from zhiyin.store.showings import Showings
 
 Make = Callable[[Callable[[], float]], LiveState]
 

@@ -28,8 +28,8 @@ from zhiyin.core.limits import (
     MAX_KIND_CHARS,
     MAX_LIFETIME_MICROSECONDS,
 )
-from zhiyin.core.texts import text
-from zhiyin.core.tokens import MAX_LIFETIME_SECONDS
+from zhiyin.core.page_tokens import MAX_LIFETIME_SECONDS
+from zhiyin.core.text_validation import text
 from zhiyin.data.type_names import HIDDEN, MAX_TABLE_COLUMNS, TYPE_PATTERN, parse_type
 
 MAX_EVENTS_PER_REQUEST, MAX_LINES_PER_REQUEST = 1_000, 10_000

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from zhiyin.api import endpoints
 from zhiyin.client.api_call import Call, as_object, endpoint_call, present_fields
 from zhiyin.core.errors import ConfigError
-from zhiyin.core.tokens import TOKEN_SCOPES, key_hash, new_session, page_claims, sign
+from zhiyin.core.page_tokens import TOKEN_SCOPES, key_hash, new_session, page_claims, sign
 
 KeyScope = Literal["read", "events", "page", "admin"]
 TokenScope = Literal["events", "read"]

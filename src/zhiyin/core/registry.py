@@ -28,7 +28,7 @@ class Registry(Generic[T]):
     Parameters
     ----------
     kind: what the classes are, as error messages call one: "model".
-    modules: the module of each class, below `zhiyin`: {"ALS": "models.factorization"}. It is read at each use.
+    modules: the module of each class, below `zhiyin`: {"ALS": "models.als"}. It is read at each use.
     example: a specification that the error message of a malformed one shows: "als:factors=128".
     """
 

@@ -14,7 +14,7 @@ from zhiyin.core.run import Run
 from zhiyin.data.catalogue import category_columns
 from zhiyin.data.dataset import Dataset
 from zhiyin.evaluation.beyond_accuracy import BEYOND_ACCURACY, FIRST_K_ONLY, EvaluatedLists, popularity_groups
-from zhiyin.evaluation.window_evaluation import PeakMemory, Window, WindowResult, accuracy, evaluate_window
+from zhiyin.evaluation.model_evaluation import PeakMemory, Window, WindowResult, accuracy, evaluate_window
 from zhiyin.models.popularity import Popular
 from zhiyin.models.recommender import Recommender
 

@@ -33,12 +33,12 @@ from zhiyin.data.splits import Split
 from zhiyin.evaluation.beyond_accuracy import BEYOND_ACCURACY
 from zhiyin.evaluation.comparison_table import direction, rich_table, table_cells
 from zhiyin.evaluation.fold_metrics import Fold, ModelFoldResult, is_plain_popular
-from zhiyin.evaluation.protocol_text import evaluated_users, protocol_sentences, title_text, warning_sentences
-from zhiyin.evaluation.significance import bootstrap_interval, paired_tests
-from zhiyin.evaluation.window_evaluation import (
+from zhiyin.evaluation.model_evaluation import (
     Window,
     metric_k,
 )
+from zhiyin.evaluation.protocol_text import evaluated_users, protocol_sentences, title_text, warning_sentences
+from zhiyin.evaluation.significance import bootstrap_interval, paired_tests
 from zhiyin.models.popularity import Popular
 from zhiyin.models.random import Random
 from zhiyin.models.recommender import Recommender
@@ -52,7 +52,7 @@ class ModelResult:
     """One model's figures: means over users, 95 % intervals, p against the best (Holm), by segment, cost.
 
     A user of several folds counts in the means once a fold; intervals and tests take all of their rows as one user's.
-    `fit_seconds` is NaN for a model that was given fitted. `peak_mb`: see `window_evaluation.PeakMemory`.
+    `fit_seconds` is NaN for a model that was given fitted. `peak_mb`: see `model_evaluation.PeakMemory`.
     """
 
     name: str

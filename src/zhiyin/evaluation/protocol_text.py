@@ -9,7 +9,7 @@ import polars as pl
 from zhiyin.core.run import Run
 from zhiyin.data.splits import Split
 from zhiyin.evaluation.fold_metrics import HEAD_SHARE
-from zhiyin.evaluation.window_evaluation import REPEATS_REMEDY, Window
+from zhiyin.evaluation.model_evaluation import REPEATS_REMEDY, Window
 from zhiyin.models.recommender import CHUNK_BYTES
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from zhiyin.core.registry import label
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.splits import split
-from zhiyin.evaluation.window_evaluation import Window, evaluate_window, metric_k
+from zhiyin.evaluation.model_evaluation import Window, evaluate_window, metric_k
 from zhiyin.models import registry
 from zhiyin.models.recommender import Recommender
 

@@ -28,7 +28,7 @@ from zhiyin.models.registry import make, parse
 
 if TYPE_CHECKING:
     from zhiyin.features.text_cnn import Words
-    from zhiyin.models.feature_maps import Inputs, Mapping
+    from zhiyin.models.hybrid_networks import Inputs, Mapping
 
 # Share of the items with events that the map does not learn from; they calibrate the scale of mapped vectors.
 HELD_OUT_SHARE = 0.2
@@ -170,7 +170,7 @@ class Hybrid(ItemFeatureMixin, VectorRecommender):
             return self._mapped(inputs, run)
         import torch
 
-        from zhiyin.models import feature_maps as maps
+        from zhiyin.models import hybrid_networks as maps
         from zhiyin.models.network_weights import weight_arrays
 
         # Standardized, so that the learning rate does not depend on the collaborative model.
@@ -191,7 +191,7 @@ class Hybrid(ItemFeatureMixin, VectorRecommender):
         """float32[n, d]: m(f), not yet to scale."""
         if self.map == "ridge":
             return np.asarray(inputs.columns @ self.map_["w"], dtype=np.float32) + self.mean_
-        from zhiyin.models import feature_maps as maps
+        from zhiyin.models import hybrid_networks as maps
 
         spread = self.map_["spread"]
         return maps.mapped(self._net(), inputs, len(self.mean_), run) * spread + self.mean_  # type: ignore[arg-type]
@@ -266,7 +266,7 @@ class Hybrid(ItemFeatureMixin, VectorRecommender):
         """The input of the map for the rows of a frame."""
         if self.map == "ridge":
             return RidgeInputs(self.vectors_for(frame))
-        from zhiyin.models.feature_maps import Inputs
+        from zhiyin.models.hybrid_networks import Inputs
 
         if self.map == "mlp":
             return Inputs(self.vectors_for(frame))
@@ -292,7 +292,7 @@ class Hybrid(ItemFeatureMixin, VectorRecommender):
         return self._vocabulary
 
     def _build(self, n_codes: int, out: int) -> Mapping:
-        from zhiyin.models.feature_maps import build
+        from zhiyin.models.hybrid_networks import build
 
         n_words = len(self._vocabulary_()) if self.map == "text_cnn" else 0
         return build(self.map, n_codes, n_words, out, hidden=self.hidden, dropout=self.dropout)

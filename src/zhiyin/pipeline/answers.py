@@ -31,13 +31,13 @@ from zhiyin.pipeline.diversifier import Diversifier
 from zhiyin.pipeline.eligible_items import EligibleItemsCache
 from zhiyin.pipeline.filters import Filters
 from zhiyin.pipeline.list_building import ListBatch, ListBuilder, StageClock
+from zhiyin.pipeline.non_personalized import ListRules, best_under_rules
 from zhiyin.pipeline.pipeline import MAX_BATCH_REQUESTS, Pipeline
 from zhiyin.pipeline.request import Answer, Request, check_diversity_method, exploration_policy, resolve_options
 from zhiyin.pipeline.request_encoding import RequestEncoder
 from zhiyin.pipeline.row_alignment import align_rows
 from zhiyin.pipeline.rulebook import Rulebook
 from zhiyin.pipeline.rules import Boost, Rules
-from zhiyin.pipeline.scored_lists import ListRules, best_under_rules
 from zhiyin.pipeline.slate import Slates
 from zhiyin.ranking.asof import AsOf
 from zhiyin.ranking.retrieval import Retrieved

@@ -1,7 +1,7 @@
 """AutoML: a pipeline fitted within a time budget: suitable sources, tuned, and joined by the best method.
 
 Half of the budget is for tuning the sources on the first part of the log, which lies before the windows of blends,
-ranker and choice (see `selection_windows`); the other half is for fitting the pipeline. A source whose fit takes too
+ranker and choice (see `time_windows`); the other half is for fitting the pipeline. A source whose fit takes too
 long is left out; the report names it.
 """
 

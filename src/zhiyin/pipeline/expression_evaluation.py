@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from zhiyin.core.metering import spend
+from zhiyin.core.work_limits import spend
 from zhiyin.pipeline.expression_nodes import Node
 from zhiyin.pipeline.expression_operators import OPERATORS, logical_and, logical_or
 from zhiyin.pipeline.expression_values import Value, literal_value
 
 
 def evaluate(node: Node, lookup: Callable[[Node], Value | None], computed: dict[str, Value] | None = None) -> Value:
-    """The values of an expression. Each step's work is counted before it is done; see `core.metering`.
+    """The values of an expression. Each step's work is counted before it is done; see `core.work_limits`.
 
     Parameters
     ----------

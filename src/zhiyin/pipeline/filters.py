@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 
 from zhiyin.core.errors import ConfigError, suggest
-from zhiyin.core.metering import spend
+from zhiyin.core.work_limits import spend
 from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.models.masked_search import Mask
 from zhiyin.pipeline.column_kinds import ColumnKinds

@@ -8,8 +8,8 @@ import time
 
 import numpy as np
 
-from zhiyin.core.metering import check
 from zhiyin.core.run import Run
+from zhiyin.core.work_limits import check
 from zhiyin.data.histories import Histories
 from zhiyin.pipeline import backfill
 from zhiyin.pipeline.cold_start import NewItems

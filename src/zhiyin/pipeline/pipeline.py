@@ -31,8 +31,8 @@ from zhiyin.models.saving import write as write_model
 from zhiyin.models.training_context import TrainingContext
 from zhiyin.pipeline import backfill, blending
 from zhiyin.pipeline.pipeline_fitting import SEGMENT_STARTS, SEGMENTS, learn, segments_of
-from zhiyin.pipeline.selection_windows import WindowPlan, plan_windows
 from zhiyin.pipeline.slate import Ragged, Slates
+from zhiyin.pipeline.time_windows import WindowPlan, plan_windows
 from zhiyin.ranking import registry as rankers
 from zhiyin.ranking.asof import AsOf
 from zhiyin.ranking.examples import Candidates, Examples

@@ -1,6 +1,6 @@
 """Fitting of a pipeline: sources on the past, blends and the ranker on later windows, the choice on the last ones.
 
-1. The log is cut by `selection_windows`.
+1. The log is cut by `time_windows`.
 2. For every window the sources are fitted on the events before it and retrieve candidates as of its first day.
 3. Blends and the ranker learn from the first windows.
 4. Each of them, and each source alone, is evaluated on the later windows. The best is chosen, separately for users
@@ -22,10 +22,10 @@ import numpy as np
 from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.splits import Split
-from zhiyin.evaluation.window_evaluation import Window
+from zhiyin.evaluation.model_evaluation import Window
 from zhiyin.models.recommender import Recommender
 from zhiyin.pipeline import blending
-from zhiyin.pipeline.selection_windows import HeldOut, WindowPlan
+from zhiyin.pipeline.time_windows import HeldOut, WindowPlan
 from zhiyin.ranking.examples import Candidates, join, rows_of
 from zhiyin.ranking.feature_builder import FeatureBuilder
 from zhiyin.ranking.retrieval import retrieve

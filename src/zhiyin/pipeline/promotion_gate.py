@@ -22,8 +22,8 @@ from zhiyin.core.errors import DataError, ZhiyinError
 from zhiyin.core.run import Run
 from zhiyin.data.evaluable_users import MIN_USERS
 from zhiyin.data.splits import Split
+from zhiyin.evaluation.model_evaluation import Window, evaluate_window, metric_k
 from zhiyin.evaluation.significance import bootstrap_interval, users_needed
-from zhiyin.evaluation.window_evaluation import Window, evaluate_window, metric_k
 from zhiyin.models.popularity import Popular
 from zhiyin.models.recommender import Recommender
 from zhiyin.pipeline.pipeline import Pipeline

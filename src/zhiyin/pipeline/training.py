@@ -23,7 +23,7 @@ from zhiyin.pipeline.automl import fit_within_budget
 from zhiyin.pipeline.model_versions import Bundle, Bundles
 from zhiyin.pipeline.pipeline import Pipeline
 from zhiyin.pipeline.promotion_gate import MARGIN, Verdict, decide_promotion, verdict_without_users
-from zhiyin.pipeline.selection_windows import gate_split
+from zhiyin.pipeline.time_windows import gate_split
 
 # Share of the budget for the pipeline that the gate evaluates; the rest refits its sources on the whole log.
 GATED_BUDGET_SHARE = 0.85

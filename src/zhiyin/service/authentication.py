@@ -8,14 +8,14 @@ import time
 from collections.abc import Sequence
 
 from zhiyin.api.endpoint import Scope
-from zhiyin.core.tokens import TokenError, is_token, signer, verified
+from zhiyin.core.page_tokens import TokenError, is_token, signer, verified
 from zhiyin.service.errors import RefusedError
 from zhiyin.service.key_cache import digest_of
 from zhiyin.service.metrics import Metrics
+from zhiyin.service.page_token_access import Visitor, W
 from zhiyin.service.request_context import CURRENT
 from zhiyin.service.request_limits import WRITE_THREADS, Rate, Work
 from zhiyin.service.tenant import Tenant
-from zhiyin.service.visitors import Visitor, W
 from zhiyin.store.access_keys import AccessKey
 from zhiyin.store.traces import Trace
 

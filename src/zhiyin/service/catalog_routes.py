@@ -12,7 +12,7 @@ from zhiyin.api import endpoints
 from zhiyin.api.requests import MAX_LINES_PER_REQUEST, SearchQuery, column_names
 from zhiyin.core.errors import DataError, ZhiyinError
 from zhiyin.core.limits import MAX_ID_CHARS
-from zhiyin.core.texts import text
+from zhiyin.core.text_validation import text
 from zhiyin.service.authentication import Access
 from zhiyin.service.catalogue_overlay import json_value
 from zhiyin.service.endpoint_routes import handles, json_response

@@ -12,8 +12,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
 from zhiyin.core.errors import UnknownItemError, ZhiyinError
-from zhiyin.core.metering import StoppedError
 from zhiyin.core.run import log
+from zhiyin.core.work_limits import StoppedError
 from zhiyin.service.loaded_version import NoVersionError
 from zhiyin.service.log_format import stack_of
 from zhiyin.service.placements import TooManyPlacementsError, UnknownPlacementError

@@ -14,8 +14,8 @@ from zhiyin.core.errors import DataError
 from zhiyin.service.authentication import Access
 from zhiyin.service.endpoint_routes import handles, json_response
 from zhiyin.service.errors import RefusedError
+from zhiyin.service.page_token_access import Visitor
 from zhiyin.service.request_json import loads, read_off_loop
-from zhiyin.service.visitors import Visitor
 from zhiyin.store.group_commit import CommitTimeoutError
 from zhiyin.store.records import ADDED_EVENT_FIELDS, Event, validated_event
 

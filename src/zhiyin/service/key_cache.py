@@ -19,8 +19,8 @@ from pathlib import Path
 from zhiyin.core.durations import UNITS, microseconds
 from zhiyin.core.errors import ConfigError, ZhiyinError, suggest
 from zhiyin.core.limits import MAX_LIFETIME_MICROSECONDS
+from zhiyin.core.page_tokens import key_hash
 from zhiyin.core.run import log
-from zhiyin.core.tokens import key_hash
 from zhiyin.service.health_issues import HealthIssue
 from zhiyin.store.access_keys import AccessKey, KeyTable
 from zhiyin.store.store import Store

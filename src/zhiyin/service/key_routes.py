@@ -7,7 +7,7 @@ from typing import Any
 
 from zhiyin.api import endpoints
 from zhiyin.api.requests import KeyRequest, TokenRequest
-from zhiyin.core.tokens import new_session, page_claims, sign
+from zhiyin.core.page_tokens import new_session, page_claims, sign
 from zhiyin.service.authentication import Access
 from zhiyin.service.endpoint_routes import handles
 from zhiyin.service.errors import RefusedError

@@ -19,7 +19,7 @@ from zhiyin.api.requests import PlacementSettings
 from zhiyin.core.errors import ConfigError, ZhiyinError
 from zhiyin.core.limits import MAX_ID_CHARS
 from zhiyin.core.run import log
-from zhiyin.core.texts import text
+from zhiyin.core.text_validation import text
 from zhiyin.data.project_config import parse_usable, read_text
 from zhiyin.pipeline.answers import Answers
 from zhiyin.service.health_issues import HealthIssue

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from starlette.responses import Response
 
-from zhiyin.core.metering import Meter, metered
+from zhiyin.core.work_limits import Meter, metered
 from zhiyin.service.errors import RefusedError, answer_to, error_response
 from zhiyin.service.request_context import CURRENT, MAX_REQUEST_SECONDS
 

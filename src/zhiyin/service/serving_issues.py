@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from zhiyin.data.catalogue_types import describe
 from zhiyin.data.type_names import TABLES
 from zhiyin.service.health_issues import HealthIssue
-from zhiyin.service.version_selector import RULES_REMEDY
+from zhiyin.service.version_loader import RULES_REMEDY
 
 if TYPE_CHECKING:
     from zhiyin.service.serving_state import ServingState

@@ -28,7 +28,7 @@ from zhiyin.service.serving_issues import serving_issues
 from zhiyin.service.trending import Trending
 from zhiyin.service.user_cache import UserCache
 from zhiyin.service.user_history import UserHistory
-from zhiyin.service.version_selector import VersionSelector
+from zhiyin.service.version_loader import VersionLoader
 from zhiyin.service.version_view import View
 from zhiyin.store.live_state import MAX_EVENTS_PER_USER, LiveState, Recent
 from zhiyin.store.memory_state import MemoryState
@@ -88,7 +88,7 @@ class ServingState:
         self._pending: dict[str, Columns | None] = {}
         # By table: numbers of changes that are no JSON objects.
         self.unreadable: dict[str, list[int]] = {"items": [], "users": []}
-        self.versions = VersionSelector(bundles, lambda bundle: self.view_of(self.load(bundle)))
+        self.versions = VersionLoader(bundles, lambda bundle: self.view_of(self.load(bundle)))
         self.serving: View | None = None
         self.index_updater: FeatureIndexUpdater | None = None
         self.loaded_at = time.time()

@@ -19,10 +19,10 @@ from zhiyin.service.list_service import ListService
 from zhiyin.service.placements import Placements
 from zhiyin.service.serving_state import ServingState
 from zhiyin.service.settings import Settings, read_settings
+from zhiyin.store.frequency_counts_file import FileShowings
 from zhiyin.store.group_commit import GroupCommitWriter
 from zhiyin.store.live_state import LiveState, state_name
 from zhiyin.store.memory_state import DirectState
-from zhiyin.store.showings_file import FileShowings
 from zhiyin.store.store import Store
 from zhiyin.store.trace_writer import TraceWriter
 

@@ -20,9 +20,9 @@ from zhiyin.data.catalogue_values import is_hidden
 from zhiyin.data.histories import Histories
 from zhiyin.pipeline.answers import Answers
 from zhiyin.pipeline.rules_config import hides_everything
-from zhiyin.service.answers_building import build_answers
 from zhiyin.service.catalogue_overlay import Columns, json_value, overlay_items
 from zhiyin.service.loaded_version import LoadedVersion
+from zhiyin.service.usable_answers import build_answers
 from zhiyin.service.user_history import UserHistory
 from zhiyin.service.warm_up import warm_up
 from zhiyin.store.records import Event

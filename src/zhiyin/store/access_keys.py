@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zhiyin.core.errors import ConfigError, suggest
-from zhiyin.core.tokens import key_id
-from zhiyin.store.sql import sa
+from zhiyin.core.page_tokens import key_id
+from zhiyin.store.sqlalchemy_import import sa
 from zhiyin.store.store import Store
 from zhiyin.store.tables import ACCESS_KEYS, MARKS
 

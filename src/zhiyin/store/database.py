@@ -12,7 +12,7 @@ from zhiyin.core.errors import ConfigError
 from zhiyin.data.time_policy import wall_clock
 from zhiyin.store import sqlite_fast_path
 from zhiyin.store.errors import StoreUnreachableError, reason, remedy_of, translated_errors
-from zhiyin.store.sql import postgresql, sa, sqlite
+from zhiyin.store.sqlalchemy_import import postgresql, sa, sqlite
 from zhiyin.store.sqlite_fast_path import BUSY_TIMEOUT_SECONDS, SqliteFastPath, set_pragmas
 from zhiyin.store.tables import IDENTITY, MARKS, WRITE_LOCK_ID, prepare
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from zhiyin.core.errors import ConfigError, DataError, ZhiyinError
-from zhiyin.store.sql import sa
+from zhiyin.store.sqlalchemy_import import sa
 
 # With less free space an I/O error is taken for a full disk: SQLite's own files grow in steps.
 MIN_FREE_BYTES = 256 * 1024

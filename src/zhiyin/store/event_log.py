@@ -18,7 +18,7 @@ from zhiyin.store.records import (
     events_from_rows,
     hash_of,
 )
-from zhiyin.store.sql import sa
+from zhiyin.store.sqlalchemy_import import sa
 from zhiyin.store.tables import EVENTS, HIGHEST_SEQ, ROWS_PER_STATEMENT
 
 MAX_EVENTS_PER_TRANSACTION = 10_000

@@ -12,7 +12,7 @@ from typing import Any
 from zhiyin.core.run import log
 from zhiyin.store.database import Database
 from zhiyin.store.records import hash_of
-from zhiyin.store.sql import sa
+from zhiyin.store.sqlalchemy_import import sa
 from zhiyin.store.tables import EVENTS, FORGOTTEN, IMPRESSIONS, LISTS, MARKS, ROWS_PER_STATEMENT, VERSIONED_TABLES
 
 # How often `forget` deletes what its own search still finds.

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
 
+from zhiyin.store.frequency_counts import DAY_SECONDS
 from zhiyin.store.records import Event
-from zhiyin.store.showings import DAY_SECONDS
 
 MAX_EVENTS_PER_USER = 500
 # Names of tallies.

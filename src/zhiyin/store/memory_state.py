@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from zhiyin.core.errors import MissingExtraError
 from zhiyin.store.bounded_cache import BoundedCache
+from zhiyin.store.frequency_counts import DAY_SECONDS, SharedShowings, Showings
 from zhiyin.store.live_state import GRACE_SECONDS, MAX_TALLIES, TTL_SECONDS, LiveState, Recent
 from zhiyin.store.records import Event
-from zhiyin.store.showings import DAY_SECONDS, SharedShowings, Showings
 
 try:
     import cachetools

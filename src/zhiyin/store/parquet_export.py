@@ -15,7 +15,7 @@ from zhiyin.core.run import Run, log
 from zhiyin.store.event_log import EVENT_FRAME, MAX_EVENTS_PER_TRANSACTION, EventLog
 from zhiyin.store.forgetting import ForgottenUsers, increment_forget_count
 from zhiyin.store.records import ADDED_EVENT_FIELDS, EVENT_FIELDS, Event, hash_of
-from zhiyin.store.sql import sa
+from zhiyin.store.sqlalchemy_import import sa
 from zhiyin.store.tables import (
     COLUMN_TYPES,
     EVENTS,

@@ -12,7 +12,7 @@ from typing import Any
 
 from zhiyin.core.errors import DataError
 from zhiyin.core.limits import LARGEST_VALUE, MAX_COLUMNS, MAX_ID_CHARS, MAX_INTEGER, MAX_KIND_CHARS
-from zhiyin.core.texts import SURROGATE, text
+from zhiyin.core.text_validation import SURROGATE, text
 from zhiyin.core.uid import fresh_id
 from zhiyin.data.event_schema import is_value
 from zhiyin.data.time_policy import TimePolicy, wall_clock

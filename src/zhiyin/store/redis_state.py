@@ -36,9 +36,9 @@ from typing import Any, TypeVar
 
 from zhiyin.core.errors import ConfigError, MissingExtraError
 from zhiyin.core.run import log
+from zhiyin.store.frequency_counts import DAY_SECONDS, MAX_SHOWINGS_PER_USER, Showings
 from zhiyin.store.live_state import GRACE_SECONDS, MAX_TALLIES, TTL_SECONDS, LiveState, Recent
 from zhiyin.store.records import EVENT_FIELDS, Event, events_from_rows
-from zhiyin.store.showings import DAY_SECONDS, MAX_SHOWINGS_PER_USER, Showings
 
 try:
     import cachetools

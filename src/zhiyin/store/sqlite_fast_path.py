@@ -21,7 +21,7 @@ from typing import Any
 
 from zhiyin.store.errors import StoreAwayError, translated
 from zhiyin.store.records import STORED_EVENT_FIELDS, Event
-from zhiyin.store.sql import sa, sqlite
+from zhiyin.store.sqlalchemy_import import sa, sqlite
 from zhiyin.store.tables import HIGHEST_SEQ
 
 # Seconds that a writer waits for another one, and a reader for a connection.

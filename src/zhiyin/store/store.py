@@ -18,7 +18,7 @@ from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.store.errors import StoreAwayError, StoreFullError, translated_errors
 from zhiyin.store.forgetting import FORGET_COUNT, count_rows
 from zhiyin.store.parquet_export import ParquetExport
-from zhiyin.store.sql import sa
+from zhiyin.store.sqlalchemy_import import sa
 from zhiyin.store.tables import COLUMN_TYPES, EVENTS, FORGOTTEN, IMPRESSIONS, LISTS, VERSIONED_TABLES
 from zhiyin.store.traces import TraceTables
 

@@ -10,7 +10,7 @@ from zhiyin.core.errors import ConfigError
 from zhiyin.core.limits import MAX_ID_CHARS
 from zhiyin.core.run import log
 from zhiyin.store.records import ADDED_EVENT_FIELDS, EVENT_FIELDS, STORED_EVENT_FIELDS, Event
-from zhiyin.store.sql import sa
+from zhiyin.store.sqlalchemy_import import sa
 
 FORMAT = "4"
 # Key of `meta`: the name of a store, whose sequence numbers mean nothing in another one.

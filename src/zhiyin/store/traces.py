@@ -19,10 +19,10 @@ from safetensors.numpy import load, save
 
 from zhiyin.core.errors import DataError
 from zhiyin.core.limits import MAX_ID_CHARS
-from zhiyin.core.texts import text
+from zhiyin.core.text_validation import text
 from zhiyin.store.database import Database
 from zhiyin.store.records import hash_of
-from zhiyin.store.sql import sa
+from zhiyin.store.sqlalchemy_import import sa
 from zhiyin.store.tables import FORGOTTEN, IMPRESSIONS, LISTS
 
 MAX_TRACES_PER_TRANSACTION = 200

@@ -15,7 +15,7 @@ from zhiyin.data.store_snapshot import JsonColumns, StoreSnapshot
 from zhiyin.store.column_types import stored_types
 from zhiyin.store.event_log import EVENT_FRAME
 from zhiyin.store.records import TIME_POLICY, hash_of
-from zhiyin.store.sql import sa
+from zhiyin.store.sqlalchemy_import import sa
 from zhiyin.store.store import Store
 from zhiyin.store.tables import EVENTS, VERSIONED_TABLES
 

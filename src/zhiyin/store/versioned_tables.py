@@ -8,10 +8,10 @@ from typing import Any
 
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.limits import MAX_ID_CHARS
-from zhiyin.core.texts import text
+from zhiyin.core.text_validation import text
 from zhiyin.store.database import Database
 from zhiyin.store.records import columns
-from zhiyin.store.sql import sa
+from zhiyin.store.sqlalchemy_import import sa
 from zhiyin.store.tables import COLUMN_TYPES, ROWS_PER_STATEMENT, VERSIONED_TABLES
 
 # Columns that say something of an item rather than describe it: they are never stored as null.

@@ -9,9 +9,9 @@ import pytest
 from scipy import stats
 
 from zhiyin.core.errors import DataError
+from zhiyin.policies.experiments.arm_statistics import Sample
 from zhiyin.policies.experiments.comparisons import always_valid, cuped, ratio, sample_ratio_p_value, welch
-from zhiyin.policies.experiments.samples import Sample
-from zhiyin.policies.experiments.sequential_bounds import crossing_probability, obrien_fleming, pocock
+from zhiyin.policies.experiments.group_sequential import crossing_probability, obrien_fleming, pocock
 
 RNG = np.random.default_rng(0)
 

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import stats
 
 from zhiyin.core.errors import ConfigError, DataError
-from zhiyin.policies.experiments.samples import Sample
+from zhiyin.policies.experiments.arm_statistics import Sample
 from zhiyin.policies.off_policy.confidence_sequences import normal_log_mixture, normal_mixture_bound, normal_mixture_rho
 
 MIN_UNITS = 2

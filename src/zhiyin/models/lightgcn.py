@@ -17,7 +17,7 @@ from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models.autoencoder import HistoryBatch, HistoryBatches, Negatives, logits
+from zhiyin.models.multvae import HistoryBatch, HistoryBatches, Negatives, logits
 from zhiyin.models.sequence import losses
 from zhiyin.models.sequence.checkpoints import Progress
 from zhiyin.models.sequence.neural_recommender import NeuralRecommender

@@ -10,7 +10,7 @@ from scipy import sparse
 
 from tests.models.planted import assert_checkerboard
 from zhiyin.core.run import Run
-from zhiyin.models.autoencoder import (
+from zhiyin.models.multvae import (
     Autoencoder,
     HistoryBatch,
     HistoryBatches,

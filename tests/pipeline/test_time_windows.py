@@ -18,8 +18,8 @@ from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.evaluable_users import MIN_USERS
 from zhiyin.data.splits import rolling
-from zhiyin.evaluation.window_evaluation import Window
-from zhiyin.pipeline.selection_windows import MIN_FIRST_SHARE, WindowPlan, gate_split, plan_windows
+from zhiyin.evaluation.model_evaluation import Window
+from zhiyin.pipeline.time_windows import MIN_FIRST_SHARE, WindowPlan, gate_split, plan_windows
 from zhiyin.testing.recommender import DAY
 
 RUN = Run(seed=3, threads=1)

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from zhiyin.core.run import log
+from zhiyin.store.frequency_counts import DAY_SECONDS, MAX_SHOWINGS, MAX_SHOWINGS_PER_USER, Showings
 from zhiyin.store.records import hash_of
-from zhiyin.store.showings import DAY_SECONDS, MAX_SHOWINGS, MAX_SHOWINGS_PER_USER, Showings
 
 # Seconds that another process may hold the file; writes after which old showings are dropped.
 BUSY_TIMEOUT_SECONDS, WRITES_PER_SWEEP = 0.1, 1_000

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.state import Clock, StateConformance
-from zhiyin.store import showings_file
+from zhiyin.store import frequency_counts_file
+from zhiyin.store.frequency_counts_file import FileShowings
 from zhiyin.store.live_state import LiveState
 from zhiyin.store.memory_state import DirectState
 from zhiyin.store.records import hash_of
-from zhiyin.store.showings_file import FileShowings
 
 Make = Callable[[Callable[[], float]], LiveState]
 
@@ -100,7 +100,7 @@ def traces_of(folder: Path, *users: str) -> list[str]:
 
 
 def test_the_oldest_go_where_there_are_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(showings_file, "WRITES_PER_SWEEP", 2)
+    monkeypatch.setattr(frequency_counts_file, "WRITES_PER_SWEEP", 2)
     clock = Clock()
     showings = FileShowings(tmp_path / "showings", clock, showings=10)
     for n in range(5):

@@ -11,7 +11,7 @@ from zhiyin.core.errors import ConfigError, NotFittedError
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models.factorization import ALS, FACTORS_PER_BLOCK, half_sweep
+from zhiyin.models.als import ALS, FACTORS_PER_BLOCK, half_sweep
 from zhiyin.testing.recommender import RecommenderConformance, shop
 
 

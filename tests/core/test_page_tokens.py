@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zhiyin.core.errors import ConfigError
-from zhiyin.core.tokens import (
+from zhiyin.core.page_tokens import (
     MAX_TOKEN_CHARS,
     TokenError,
     is_token,
@@ -61,7 +61,7 @@ def test_any_jwt_library_makes_and_reads_them() -> None:
 
 def test_the_example_of_the_standard() -> None:
     """RFC 7515, A.1: its key, its text, its signature."""
-    from zhiyin.core import tokens
+    from zhiyin.core import page_tokens
 
     key = base64.urlsafe_b64decode(
         "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow=="
@@ -79,7 +79,7 @@ def test_the_example_of_the_standard() -> None:
         def encode(self, *_: object) -> bytes:  # type: ignore[override]
             return key
 
-    assert tokens._signature(text, Key()) == "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"
+    assert page_tokens._signature(text, Key()) == "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"
 
 
 def test_every_changed_character_is_refused() -> None:

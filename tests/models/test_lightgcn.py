@@ -10,7 +10,7 @@ from scipy import sparse
 
 from tests.models.planted import assert_checkerboard
 from zhiyin.core.run import Run
-from zhiyin.models.graph import Convolution, Graph, LightGCN, _Propagated
+from zhiyin.models.lightgcn import Convolution, Graph, LightGCN, _Propagated
 from zhiyin.testing.recommender import RecommenderConformance, shop
 
 

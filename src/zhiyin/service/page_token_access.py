@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 from zhiyin.api.requests import RequestSubject
 from zhiyin.core.errors import DataError
 from zhiyin.core.limits import MAX_ID_CHARS
-from zhiyin.core.texts import text
-from zhiyin.core.tokens import MAX_CLOCK_SKEW_SECONDS, MAX_LIFETIME_SECONDS, TOKEN_SCOPES, TokenError
+from zhiyin.core.page_tokens import MAX_CLOCK_SKEW_SECONDS, MAX_LIFETIME_SECONDS, TOKEN_SCOPES, TokenError
+from zhiyin.core.text_validation import text
 from zhiyin.service.errors import RefusedError
 
 W = TypeVar("W", bound=RequestSubject)

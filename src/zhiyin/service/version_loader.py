@@ -1,4 +1,4 @@
-"""VersionSelector: which version answers, the promoted one or, where that cannot be used, another one.
+"""VersionLoader: which version answers, the promoted one or, where that cannot be used, another one.
 
 A version that cannot be used is verified and loaded once, and again when its files or the types of columns have
 changed. A version that the system refused to read, for lack of open files, memory or permission, is tried again after a
@@ -30,7 +30,7 @@ _CURRENT = 0
 RETRY_SECONDS, MAX_RETRY_SECONDS = 1.0, 60.0
 
 
-class VersionSelector:
+class VersionLoader:
     """Chooses among the versions of a folder. One thread may use it at a time; `rejected` any.
 
     Parameters

@@ -34,7 +34,7 @@ from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.evaluable_users import MIN_USERS, judges_enough_more
 from zhiyin.data.splits import Split, rolling, split, time_split
-from zhiyin.evaluation.window_evaluation import Window
+from zhiyin.evaluation.model_evaluation import Window
 
 # Share of the events that is left before the first window.
 MIN_FIRST_SHARE = 0.4
