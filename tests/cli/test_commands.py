@@ -91,6 +91,17 @@ def test_lists_for_a_visitor_and_for_all(zhiyin: Command, log: Path) -> None:
     assert [row["item"] for row in visitor] == ["i4", "i5"]
     denied = json.loads(zhiyin("recommend", "u0", "--deny", "i4,i6", "-k", "20", "--json").stdout)
     assert not {"i4", "i6"} & {row["item"] for row in denied}
+    # The shown names of --allow, --deny and --variety.
+    chosen = ["recommend", "--history", "i0,i2", "--json"]
+    assert json.loads(zhiyin(*chosen, "--include", "i4,i5").stdout) == visitor
+    assert json.loads(zhiyin("recommend", "u0", "--exclude", "i4,i6", "-k", "20", "--json").stdout) == denied
+    for name in ("--diversity", "--variety"):  # such a model knows no categories
+        assert "nothing to spread lists over" in zhiyin(*chosen, name, "mmr", code=1).stderr
+        assert json.loads(zhiyin(*chosen, name, "none", "-k", "1").stdout)
+    assert "earlier name of --include" in zhiyin(*chosen, "--allow", "i4", "--include", "i5", code=1).stderr
+    options = zhiyin("recommend", "--help").stdout
+    assert all(name in options for name in ("--include", "--exclude", "--diversity"))
+    assert not any(name in options for name in ("--allow", "--deny", "--variety"))
     zhiyin("recommend", "--all", "-k", "2", "--output", "lists.csv")
     assert len(Path("lists.csv").read_text().splitlines()) == 81
     assert "not known" in zhiyin("recommend", "nobody").stderr

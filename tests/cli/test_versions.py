@@ -111,6 +111,7 @@ def test_reasons_pins_and_variety(zhiyin: Command, project: Path) -> None:
         (["--filter", "title = "], "expression"),
         (["--pin", "x"], "slot"),
         (["--context", "device"], "device=tv"),
+        (["--diversity", "mrm"], "mmr"),
         (["--variety", "mrm"], "mmr"),
     ],
 )

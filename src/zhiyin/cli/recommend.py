@@ -21,11 +21,11 @@ def recommend(
     history: Annotated[str | None, typer.Option(help="Items a visitor had, oldest first: a,b,c.")] = None,
     everyone: Annotated[bool, typer.Option("--all", help="Every user of the training data.")] = False,
     filter: Annotated[str, typer.Option("--filter", "-f", help="Condition: \"price < 50 AND genre = 'drama'\".")] = "",
-    allow: Annotated[str | None, typer.Option(help="Choose from these items only: a,b,c.")] = None,
-    deny: Annotated[str | None, typer.Option(help="Leave these items out: a,b,c.")] = None,
+    include: Annotated[str | None, typer.Option("--include", help="Choose from these items only: a,b,c.")] = None,
+    exclude: Annotated[str | None, typer.Option("--exclude", help="Leave these items out: a,b,c.")] = None,
     pin: Annotated[list[str] | None, typer.Option(help="An item at a slot: 1=a. Can be repeated.")] = None,
-    variety: Annotated[str | None, typer.Option(help="none, mmr, dpp or calibrate.")] = None,
-    balance: Annotated[float | None, typer.Option(min=0, max=1, help="Variety alone 0, score alone 1.")] = None,
+    diversity: Annotated[str | None, typer.Option("--diversity", help="none, mmr, dpp or calibrate.")] = None,
+    balance: Annotated[float | None, typer.Option(min=0, max=1, help="Diversity alone 0, score alone 1.")] = None,
     context: Annotated[list[str] | None, typer.Option(help="What filters may speak of: device=tv.")] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Say why, and what was removed.")] = False,
     language: Annotated[str, typer.Option(help="Of the sentences: en or zh.")] = "en",
@@ -34,16 +34,19 @@ def recommend(
     config: ConfigFile = CONFIG,
     threads: Threads = None,
     json: Json = False,
+    allow: Annotated[str | None, typer.Option(hidden=True)] = None,
+    deny: Annotated[str | None, typer.Option(hidden=True)] = None,
+    variety: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """The best items for users. A user who is not known to the model gets the list of a new user, with a note.
 
-    Rules and variety are taken from [rules] and [answers] of the settings file, if there is one.
+    Rules and diversity are taken from [rules] and [answers] of the settings file, if there is one.
 
     \b
     Examples:
       zhiyin recommend alice bob -k 5
       zhiyin recommend alice --filter "price < 50 AND category IN ('drama', 'comedy')" --explain
-      zhiyin recommend --history 'item 7,item 9' --model models/als --variety mmr
+      zhiyin recommend --history 'item 7,item 9' --model models/als --diversity mmr
       zhiyin recommend --all --output lists.parquet
     """
     import polars as pl
@@ -57,8 +60,14 @@ def recommend(
     from zhiyin.pipeline.request import Request
     from zhiyin.pipeline.rules_config import load_answer_settings
 
+    # The earlier names of options.
+    include = _either("include", include, "allow", allow)
+    exclude = _either("exclude", exclude, "deny", deny)
+    diversity = _either("diversity", diversity, "variety", variety)
     if (bool(users) + (history is not None) + everyone) != 1:
-        raise ConfigError("for whom?", remedy="name users, or --history a,b,c, or --all")
+        raise ConfigError(
+            "name users, a history or --all: one of the three", remedy="name users, or --history a,b,c, or --all"
+        )
     folder = find_model(model, config)
     loaded = load(folder)
     for what, ids, raw_ids in (
@@ -67,12 +76,12 @@ def recommend(
     ):
         unknown = [raw for raw, code in zip(raw_ids or [], ids.encode(raw_ids or [])) if code < 0]
         for raw in unknown[:5]:
-            say(f"{what} {raw!r} is not known to the model" + (": a stranger's list" if what == "user" else ""))
+            say(f"{what} {raw!r} is not known to the model" + (": the list of a new user" if what == "user" else ""))
     named = [str(user) for user in (loaded.context_.user_ids.values if everyone else users or [])]
     forgotten = forgotten_since(named, folder, config)
     if forgotten:
         say(f"forgotten since the model was made: {len(forgotten):,} users; "
-            + ("they get no list" if everyone else "they get a stranger's list"))  # fmt: skip
+            + ("they get no list" if everyone else "they get the list of a new user"))  # fmt: skip
     catalogue = Catalogue.load(folder.parent)
     context_values, types = _context(context)
     answers = Answers(
@@ -85,7 +94,7 @@ def recommend(
     )
     exclude_seen = False if include_seen else None
     if everyone:
-        if allow or deny or pin or explain or context_values:
+        if include or exclude or pin or explain or context_values:
             raise ConfigError(
                 "--all takes no lists, pins, context or reasons", remedy="name users, or write a --filter"
             )
@@ -93,7 +102,7 @@ def recommend(
             [user for user in loaded.context_.user_ids.values if str(user) not in forgotten] if forgotten else None
         )
         frame = answers.ask_many(
-            recipients, k, filter=filter, exclude_seen=exclude_seen, diversity=variety, balance=balance
+            recipients, k, filter=filter, exclude_seen=exclude_seen, diversity=diversity, balance=balance
         )
         write_list(frame, "item", folder, output, json)
         return
@@ -104,11 +113,11 @@ def recommend(
             history=None if history is None else split_ids(history),
             k=k,
             filter=filter,
-            include=split_ids(allow),
-            exclude=split_ids(deny) or (),
+            include=split_ids(include),
+            exclude=split_ids(exclude) or (),
             pins=_pins(pin),
             exclude_seen=exclude_seen,
-            diversity=variety,
+            diversity=diversity,
             balance=balance,
             context=context_values,
             explain=explain,
@@ -133,6 +142,13 @@ def recommend(
         "rank": pl.Int32,
     }
     write_list(pl.DataFrame(rows, schema=schema, orient="row"), "item", folder, output, json)
+
+
+def _either(name: str, value: str | None, earlier_name: str, earlier_value: str | None) -> str | None:
+    """The value of an option that has an earlier name. Raises ConfigError where both are given."""
+    if value is not None and earlier_value is not None:
+        raise ConfigError(f"--{earlier_name} is the earlier name of --{name}", remedy="give one of them")
+    return value if value is not None else earlier_value
 
 
 def _context(texts: list[str] | None) -> tuple[dict[str, Any], dict[str, type]]:

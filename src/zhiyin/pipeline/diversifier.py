@@ -97,8 +97,8 @@ class Diversifier:
             if not column:
                 raise ConfigError(
                     "there is nothing to spread lists over",
-                    remedy="name a column of categories of the items (by=), or leave variety out: diversity='none', "
-                    "on the command line --variety none",
+                    remedy="name a column of categories of the items (by=), or leave diversity out: diversity='none', "
+                    "on the command line --diversity none",
                 )
             self._categories = diversity_rerankers.category_table(self.filters.column(column), len(self.items))
         return self._categories
