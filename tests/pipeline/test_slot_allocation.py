@@ -140,6 +140,21 @@ def assigned(requests: list[list[Row]], k: int, constraints: Constraints, run: R
     return assign_slots(offsets, k, pins=pins, constraints=constraints, run=run)
 
 
+def test_groups_of_each_request_and_cap_are_numbered_apart() -> None:
+    """More requests than groups: with a wrong key, groups of two requests would share a counter."""
+    row = Row(-1, ((0,), (1, 0)), (False, False))
+    other = Row(-1, ((1,), ()), (False, False))
+    constraints = constraints_of([[row, other, row]] * 4, [(1, 2, False), (1, 2, True)], [])
+    assert constraints.n_groups == 4 * (2 + 2)
+    numbers = [
+        frozenset(constraints.groups[starts[3 * request] : starts[3 * request + 3]].tolist())
+        for starts in constraints.starts
+        for request in range(4)
+    ]
+    assert all(len(part) == 2 for part in numbers)
+    assert {number for part in numbers for number in part} == set(range(16))
+
+
 @settings(max_examples=examples(60))
 @given(REQUESTS, st.integers(1, 6), st.lists(CAPS, max_size=2), st.lists(st.sampled_from([0.2, 0.5, 1.0]), max_size=2))
 def test_many_requests_are_each_alone(
