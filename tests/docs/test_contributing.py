@@ -6,7 +6,9 @@ from __future__ import annotations
 import doctest
 import gzip
 import inspect
+import os
 import re
+import subprocess
 import sys
 import textwrap
 import types
@@ -42,7 +44,8 @@ def block(word: str) -> Block:
 
 # The blocks that are tested below, each by a word in it.
 TESTED = ("class Companions(Recommender)", "class TestCompanions", "def rbp", 'kind == "avro"',
-          "KIND_COUNTS = Endpoint", "client.call(KIND_COUNTS")  # fmt: skip
+          "KIND_COUNTS = Endpoint", "client.call(KIND_COUNTS", "=KIND", "channel: Annotated",
+          "channel: str | None\n", "channel: str | None = None\n")  # fmt: skip
 
 
 def test_every_block_is_tested() -> None:
@@ -152,6 +155,118 @@ def test_the_endpoint_is_served(opened: Callable[..., Any], monkeypatch: pytest.
         assert names["counts"] == {"user": "alice", "kinds": {"view": 2}}
         with pytest.raises(ApiError, match="most"):
             client.call(names["KIND_COUNTS"], "alice", query={"most": 0})
+
+
+# The files that a new field of an event stands in: behind which line of theirs, and in the block with which word.
+NEW_FIELD = (
+    (
+        "store/records.py",
+        "    seq: int = dataclasses.field(default=0, compare=False, metadata=INTEGER)\n",
+        "metadata=KIND",
+    ),
+    ("api/requests.py", "    list_id: Id | None = None\n", "channel: Annotated"),
+    ("api/responses.py", "class HistoryEvent(ResponseModel):\n", "channel: str | None\n"),
+    ("client/api_types.py", "    list_id: str | None = None\n", "channel: str | None = None\n"),
+    ("client/event_calls.py", "    list_id: str | None = None,\n", "channel: str | None = None\n"),
+    ("client/event_queue.py", "        list_id: str | None = None,\n", "channel: str | None = None\n"),
+)
+# What the package with the new field is asked to do, with a store, an export and an entry of Redis of before.
+USE_NEW_FIELD = """
+import json, sys
+from pathlib import Path
+import zhiyin
+from tests.store import test_event_fields
+from zhiyin.api.requests import EventBody
+from zhiyin.api.responses import HistoryEvent
+from zhiyin.client.api_types import Event as ClientEvent
+from zhiyin.client.event_calls import event_json
+from zhiyin.core.errors import DataError
+from zhiyin.service.event_routes import _read_event
+from zhiyin.store.records import events_from_rows, history_json
+from zhiyin.store.redis_state import _json
+from zhiyin.store.store import Store
+
+package, folder, address, entry = *map(Path, sys.argv[1:3]), *sys.argv[3:]
+assert Path(zhiyin.__file__).parent == package
+for name, test in vars(test_event_fields).items():
+    if name.startswith("test_"):
+        test()
+store = Store(address)
+body = event_json(ClientEvent("alice", "i2", channel="mail"))
+EventBody.model_validate(body)
+store.append_validated([_read_event(body, store.clock())])
+try:
+    _read_event({"user": "alice", "item": "i3", "channel": 5}, store.clock())
+except DataError as error:
+    assert error.column == "channel"
+else:
+    raise AssertionError("a number is no channel")
+events = store.history("alice")
+rows = [HistoryEvent.model_validate(history_json(event)) for event in events]
+assert [(row.item, row.channel) for row in rows] == [("i1", None), ("i2", "mail")], rows
+assert events_from_rows([("alice", *json.loads(_json(event))) for event in events]) == events
+(before,) = events_from_rows([("alice", *json.loads(entry))])
+assert (before.item, before.seq, before.channel) == ("i1", 1, None)
+store.export(folder / "new export")
+other = Store(folder / "other.db")
+assert (other.load(folder / "new export"), other.load(folder / "old export")) == (2, 0)
+assert other.history("alice") == events
+another = Store(folder / "another.db")
+assert another.load(folder / "old export") == 1
+assert another.history("alice") == events[:1]
+"""
+
+
+@pytest.mark.parametrize("dialect", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def test_the_event_field_is_stored_and_read(dialect: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """The package with the lines in the named files reads what was stored before, and stores the field."""
+    from tests.conftest import own_schema
+    from zhiyin.data.time_policy import wall_clock
+    from zhiyin.store.records import Event
+    from zhiyin.store.redis_state import _json
+    from zhiyin.store.store import Store
+
+    package = tmp_path / "with the field" / "zhiyin"
+    add_new_field(package)
+    address = str(tmp_path / "old.db")
+    if dialect == "postgresql":
+        address = own_schema(request.getfixturevalue("postgres"))
+    store = Store(address)
+    store.append([Event("alice", "i1", wall_clock() - 10**9)])
+    store.export(tmp_path / "old export")
+    (event,) = store.history("alice")
+    store.close()
+    run_with(package, USE_NEW_FIELD, str(package), str(tmp_path), address, _json(event))
+
+
+def add_new_field(package: Path) -> None:
+    """The package with the lines of the section in copies of the files that it names, and links to all others."""
+    original, rooms = ROOT / "src/zhiyin", {name.split("/")[0] for name, _, _ in NEW_FIELD}
+    for path in (path for folder in (original, *map(original.joinpath, rooms)) for path in folder.iterdir()):
+        link = package / path.relative_to(original)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if path.name not in rooms | {"__pycache__"}:
+            link.symlink_to(path)
+    for name, anchor, word in NEW_FIELD:
+        source = (package / name).read_text()
+        (package / name).unlink()
+        assert source.count(anchor) == 1, name
+        assert f"`src/zhiyin/{name}`" in (ROOT / "CONTRIBUTING.md").read_text()
+        line = block(word).text
+        if anchor.endswith(",\n"):  # a parameter
+            line = " " * (len(anchor) - len(anchor.lstrip()) - 4) + line.replace("\n", ",\n")
+            call = "id or fresh_id(), list_id)"
+            assert source.count(call) == 1, name
+            source = source.replace(call, "id or fresh_id(), list_id, channel)")
+        (package / name).write_text(source.replace(anchor, anchor + line))
+
+
+def run_with(package: Path, script: str, *arguments: str) -> None:
+    """Run a script by a Python that imports this package."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(package.parent), str(ROOT)])}
+    command = [sys.executable, "-c", script, *arguments]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
 
 
 def test_the_files_that_it_names_are_there() -> None:
