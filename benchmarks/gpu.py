@@ -32,9 +32,9 @@ import published
 import zhiyin as zy
 from neural import ROWS
 from zhiyin.data.dataset import Dataset
+from zhiyin.models.neural.distributed import Processes
 from zhiyin.models.registry import parse
 from zhiyin.models.sequence import next_item
-from zhiyin.models.sequence.distributed import Processes
 
 SMALL = "factors=16,epochs=2,dropout=0,batch_size=64,validation=none"
 NEXT = "sasrec:max_len=12," + SMALL

@@ -25,7 +25,7 @@ import polars as pl
 
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
-from zhiyin.models.sequence.batches import Sequences, TrainingSequences
+from zhiyin.models.neural.batches import Sequences, TrainingSequences
 from zhiyin.models.sequence.sasrec import SASRec
 
 LIMIT = 12 * 2**30

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from zhiyin.models.neighbors import ItemKNN as ItemKNN
     from zhiyin.models.neighbors import UserKNN as UserKNN
     from zhiyin.models.neumf import NeuMF as NeuMF
+    from zhiyin.models.neural.callbacks import MLflow as MLflow
+    from zhiyin.models.neural.callbacks import TensorBoard as TensorBoard
     from zhiyin.models.popularity import Popular as Popular
     from zhiyin.models.random import Random as Random
     from zhiyin.models.random_walk import RP3beta as RP3beta
@@ -50,8 +52,6 @@ if TYPE_CHECKING:
     from zhiyin.models.ratings.svdpp import SVDpp as SVDpp
     from zhiyin.models.ratings.timesvdpp import TimeSVDpp as TimeSVDpp
     from zhiyin.models.recommender import Recommender as Recommender
-    from zhiyin.models.sequence.callbacks import MLflow as MLflow
-    from zhiyin.models.sequence.callbacks import TensorBoard as TensorBoard
     from zhiyin.models.sequence.caser import Caser as Caser
     from zhiyin.models.sequence.gru4rec import GRU4Rec as GRU4Rec
     from zhiyin.models.sequence.hstu import HSTU as HSTU
@@ -89,8 +89,8 @@ _MODULES = {
     "Recommender": "models.recommender",
     "load": "models.loading",
     "export_onnx": "models.sequence.onnx_export",
-    "TensorBoard": "models.sequence.callbacks",
-    "MLflow": "models.sequence.callbacks",
+    "TensorBoard": "models.neural.callbacks",
+    "MLflow": "models.neural.callbacks",
     "Answers": "pipeline.answers",
     "Request": "pipeline.answers",
     "Rules": "pipeline.rules",

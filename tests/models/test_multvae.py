@@ -20,7 +20,7 @@ from zhiyin.models.multvae import (
     logits,
     sampled_likelihood_loss,
 )
-from zhiyin.models.sequence import losses
+from zhiyin.models.neural import losses
 from zhiyin.testing.recommender import RecommenderConformance, shop
 
 

@@ -1,5 +1,5 @@
 """Networks from item features to the collaborative item vector, for `Hybrid`: an MLP over columns, a TextCNN over words
-or a CNN over pictures. Trained by `sequence.training_loop`.
+or a CNN over pictures. Trained by `neural.training_loop`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from zhiyin.core.run import Run
 from zhiyin.features.image_cnn import ImageCNN
 from zhiyin.features.images import Images
 from zhiyin.features.text_cnn import TextCNN
-from zhiyin.models.sequence.layers import Dropout
-from zhiyin.models.sequence.training_loop import threads, train
+from zhiyin.models.neural.layers import Dropout
+from zhiyin.models.neural.training_loop import threads, train
 from zhiyin.models.two_tower import Bag
 
 # Number of items mapped at once; fewer with pictures.
@@ -26,7 +26,7 @@ ITEMS_PER_BATCH, PICTURES_PER_BATCH = 1 << 14, 256
 
 @dataclasses.dataclass
 class TrainingPlan:
-    """The plan of training; see `sequence.training_loop.Plan`."""
+    """The plan of training; see `neural.training_loop.Plan`."""
 
     epochs: int
     patience: int

@@ -18,9 +18,9 @@ from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.models.multvae import HistoryBatch, HistoryBatches, Negatives, logits
-from zhiyin.models.sequence import losses
-from zhiyin.models.sequence.checkpoints import Progress
-from zhiyin.models.sequence.neural_recommender import NeuralRecommender
+from zhiyin.models.neural import losses
+from zhiyin.models.neural.checkpoints import Progress
+from zhiyin.models.neural.neural_recommender import NeuralRecommender
 
 
 @dataclasses.dataclass

@@ -20,12 +20,12 @@ from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models.sequence import losses
-from zhiyin.models.sequence.batches import Sequences, TrainingSequences, positive, serving_sequences
-from zhiyin.models.sequence.layers import Dropout
-from zhiyin.models.sequence.neural_recommender import NeuralRecommender
+from zhiyin.models.neural import losses
+from zhiyin.models.neural.batches import Sequences, TrainingSequences, positive, serving_sequences
+from zhiyin.models.neural.layers import Dropout
+from zhiyin.models.neural.neural_recommender import NeuralRecommender
+from zhiyin.models.neural.training_loop import threads
 from zhiyin.models.sequence.next_item import SPARSE_ROWS
-from zhiyin.models.sequence.training_loop import threads
 
 # Number of item vectors computed at once.
 ITEMS_PER_BATCH = 1 << 16

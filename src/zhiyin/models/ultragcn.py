@@ -17,8 +17,8 @@ from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models.sequence.neural_recommender import NeuralRecommender
-from zhiyin.models.sequence.training_loop import threads
+from zhiyin.models.neural.neural_recommender import NeuralRecommender
+from zhiyin.models.neural.training_loop import threads
 
 
 @dataclasses.dataclass

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zhiyin.core.params import param
-from zhiyin.models.sequence.layers import Dropout
+from zhiyin.models.neural.layers import Dropout
 from zhiyin.ranking.example_tensors import ExampleBatch
 from zhiyin.ranking.network_ranker import DeepRanker, Fields, Network, Shape, linear
 

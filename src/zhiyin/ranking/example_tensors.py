@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from zhiyin.core.parallel import kernel
-from zhiyin.models.sequence.batches import positive
+from zhiyin.models.neural.batches import positive
 from zhiyin.ranking.examples import Examples, rows_of
 
 # Largest number of rows that the distribution of a number is learned from.

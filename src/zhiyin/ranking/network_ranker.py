@@ -1,7 +1,7 @@
 """Base of the ranking networks: field vectors, hyperparameters of training, early stopping, scoring.
 
 A ranker builds its network (`_build`), which computes log odds (`forward`). It is trained by the loop of all networks,
-`zhiyin.models.sequence.training_loop.train`.
+`zhiyin.models.neural.training_loop.train`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from zhiyin.core.errors import ConfigError
 from zhiyin.core.params import param, settings_of
 from zhiyin.core.run import Run
 from zhiyin.models.network_weights import network_with, weight_arrays
-from zhiyin.models.sequence.layers import Dropout
+from zhiyin.models.neural.layers import Dropout
+from zhiyin.models.neural.training_loop import threads, train
 from zhiyin.models.sequence.next_item import SPARSE_ROWS
-from zhiyin.models.sequence.training_loop import threads, train
 from zhiyin.ranking.example_tensors import Encoding, ExampleBatch, ExampleRows
 from zhiyin.ranking.examples import Examples
 from zhiyin.ranking.ranker import Ranker, Valid, clipped

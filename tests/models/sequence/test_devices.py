@@ -14,8 +14,8 @@ from zhiyin.core.run import Run  # noqa: E402
 from zhiyin.models import registry  # noqa: E402
 from zhiyin.models.lightgcn import Convolution, LightGCN  # noqa: E402
 from zhiyin.models.multvae import Autoencoder, HistoryBatch, MultVAE  # noqa: E402
+from zhiyin.models.neural.training_loop import device_of  # noqa: E402
 from zhiyin.models.sequence import hstu  # noqa: E402
-from zhiyin.models.sequence.training_loop import device_of  # noqa: E402
 from zhiyin.ranking import registry as rankers  # noqa: E402
 from zhiyin.testing.ranker import planted  # noqa: E402
 from zhiyin.testing.recommender import shop  # noqa: E402

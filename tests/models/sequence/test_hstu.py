@@ -14,10 +14,10 @@ import torch
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import Run
 from zhiyin.data.histories import Histories
+from zhiyin.models.neural.batches import Sequences, TrainingSequences, serving_sequences
+from zhiyin.models.neural.training_loop import train
 from zhiyin.models.sequence import hstu
-from zhiyin.models.sequence.batches import Sequences, TrainingSequences, serving_sequences
 from zhiyin.models.sequence.hstu import HSTU
-from zhiyin.models.sequence.training_loop import train
 from zhiyin.testing.recommender import RecommenderConformance
 
 SECOND = 1_000_000

@@ -19,10 +19,10 @@ from zhiyin.core.errors import ConfigError, DataError, MissingExtraError, NotFit
 from zhiyin.core.run import Run
 from zhiyin.data.histories import Histories
 from zhiyin.models import registry
+from zhiyin.models.neural.batches import serving_sequences
+from zhiyin.models.neural.neural_recommender import NeuralRecommender
 from zhiyin.models.popularity import Popular
 from zhiyin.models.sequence import onnx_export
-from zhiyin.models.sequence.batches import serving_sequences
-from zhiyin.models.sequence.neural_recommender import NeuralRecommender
 from zhiyin.models.sequence.onnx_export import export_onnx
 from zhiyin.models.sequence.sasrec import SASRec
 from zhiyin.testing.recommender import shop

@@ -13,7 +13,7 @@ import torch
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models.sequence.batches import Sequences
+from zhiyin.models.neural.batches import Sequences
 from zhiyin.models.sequence.next_item import NextItem, SequenceRecommender
 from zhiyin.models.sequence.sasrec import SASRec
 from zhiyin.testing.recommender import RecommenderConformance

@@ -1,1 +1,1 @@
-"""Neural networks: the one training loop they share, losses, batches, and the sequence models."""
+"""Models of the next item of a sequence: what they share, the encoders, and their export to ONNX."""

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from zhiyin.core.params import param
-from zhiyin.models.sequence.batches import Sequences
-from zhiyin.models.sequence.layers import Dropout
+from zhiyin.models.neural.batches import Sequences
+from zhiyin.models.neural.layers import Dropout
 from zhiyin.models.sequence.next_item import SequenceRecommender
 
 

@@ -7,8 +7,8 @@ import dataclasses
 from torch import Tensor, nn
 
 from zhiyin.core.params import param
-from zhiyin.models.sequence.batches import Sequences
-from zhiyin.models.sequence.layers import Dropout
+from zhiyin.models.neural.batches import Sequences
+from zhiyin.models.neural.layers import Dropout
 from zhiyin.models.sequence.next_item import SequenceRecommender
 
 _CELLS: dict[str, type[nn.RNN] | type[nn.GRU] | type[nn.LSTM]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}

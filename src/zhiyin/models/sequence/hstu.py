@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.params import param
-from zhiyin.models.sequence.batches import Sequences
-from zhiyin.models.sequence.layers import Dropout
+from zhiyin.models.neural.batches import Sequences
+from zhiyin.models.neural.layers import Dropout
 from zhiyin.models.sequence.next_item import SequenceRecommender
 
 # Time differences fall into buckets whose edges are LOG_EDGE_RATIO apart in the logarithm, from one second to

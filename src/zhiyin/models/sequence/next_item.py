@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
-from zhiyin.models.sequence import losses
-from zhiyin.models.sequence.batches import Sequences, TrainingSequences, positive
-from zhiyin.models.sequence.layers import Dropout
-from zhiyin.models.sequence.neural_recommender import NeuralRecommender
+from zhiyin.models.neural import losses
+from zhiyin.models.neural.batches import Sequences, TrainingSequences, positive
+from zhiyin.models.neural.layers import Dropout
+from zhiyin.models.neural.neural_recommender import NeuralRecommender
 
 # Item tables of more rows than this get sparse gradients with sampled negatives, so that a step costs only its rows.
 SPARSE_ROWS = 100_000

@@ -22,9 +22,9 @@ from zhiyin.core.atomic_folders import whole_folder
 from zhiyin.core.errors import ConfigError, DataError, MissingExtraError, ZhiyinError
 from zhiyin.core.params import settings_of
 from zhiyin.core.run import log
+from zhiyin.models.neural.batches import Sequences
+from zhiyin.models.neural.neural_recommender import NeuralRecommender
 from zhiyin.models.recommender import Recommender
-from zhiyin.models.sequence.batches import Sequences
-from zhiyin.models.sequence.neural_recommender import NeuralRecommender
 
 FORMAT = 1
 # Largest relative difference between the vectors of onnxruntime and torch.

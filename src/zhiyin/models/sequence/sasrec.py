@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.params import param
-from zhiyin.models.sequence.batches import Sequences
-from zhiyin.models.sequence.layers import Dropout
+from zhiyin.models.neural.batches import Sequences
+from zhiyin.models.neural.layers import Dropout
 from zhiyin.models.sequence.next_item import SequenceRecommender
 
 # Up to this length dropout applies to attention weights too; beyond it the weights are not materialised.

@@ -23,8 +23,8 @@ from torch import nn  # noqa: E402
 
 from zhiyin.core.run import Run  # noqa: E402
 from zhiyin.data.dataset import Dataset  # noqa: E402
+from zhiyin.models.neural.distributed import Processes  # noqa: E402
 from zhiyin.models.sequence import next_item  # noqa: E402
-from zhiyin.models.sequence.distributed import Processes  # noqa: E402
 from zhiyin.models.sequence.sasrec import SASRec  # noqa: E402
 
 SCRIPT = Path(__file__)

@@ -24,10 +24,10 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.data.splits import split
 from zhiyin.models.network_weights import network_with, weight_arrays
+from zhiyin.models.neural.batches import positive, serving_sequences
+from zhiyin.models.neural.checkpoints import Progress
+from zhiyin.models.neural.training_loop import Batches, threads, train
 from zhiyin.models.recommender import VectorRecommender
-from zhiyin.models.sequence.batches import positive, serving_sequences
-from zhiyin.models.sequence.checkpoints import Progress
-from zhiyin.models.sequence.training_loop import Batches, threads, train
 from zhiyin.models.training_context import TrainingContext
 
 # Number of users in the validation of an epoch: resolves differences of 1 % at little cost.

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from zhiyin.models.sequence.rowwise_adam import dense_and_sparse
+from zhiyin.models.neural.rowwise_adam import dense_and_sparse
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from zhiyin.core.errors import ConfigError, ZhiyinError
 from zhiyin.core.run import Run, log
-from zhiyin.models.sequence.checkpoints import Checkpoints, Progress
-from zhiyin.models.sequence.distributed import Processes
-from zhiyin.models.sequence.rowwise_adam import RowwiseAdam, dense_and_sparse
+from zhiyin.models.neural.checkpoints import Checkpoints, Progress
+from zhiyin.models.neural.distributed import Processes
+from zhiyin.models.neural.rowwise_adam import RowwiseAdam, dense_and_sparse
 
 
 class Batch(Protocol):

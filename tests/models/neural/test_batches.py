@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from zhiyin.data.histories import Histories  # noqa: E402
-from zhiyin.models.sequence.batches import (  # noqa: E402
+from zhiyin.models.neural.batches import (  # noqa: E402
     Sequences,
     TrainingSequences,
     positive,

@@ -14,7 +14,7 @@ pytest.importorskip("torch")
 from zhiyin.core.errors import MissingExtraError
 from zhiyin.core.run import Run
 from zhiyin.models.als import ALS
-from zhiyin.models.sequence.callbacks import MLflow, TensorBoard
+from zhiyin.models.neural.callbacks import MLflow, TensorBoard
 from zhiyin.models.sequence.sasrec import SASRec
 from zhiyin.testing.recommender import shop
 

@@ -14,7 +14,7 @@ from tests.examples import examples
 
 torch = pytest.importorskip("torch")
 
-from zhiyin.models.sequence import losses  # noqa: E402
+from zhiyin.models.neural import losses  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

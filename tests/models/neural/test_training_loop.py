@@ -20,12 +20,13 @@ from torch import nn  # noqa: E402
 
 from zhiyin.core.errors import ConfigError, DataError, ZhiyinError  # noqa: E402
 from zhiyin.core.run import Run  # noqa: E402
-from zhiyin.models.sequence import next_item, training_loop  # noqa: E402
-from zhiyin.models.sequence.checkpoints import Checkpoints  # noqa: E402
-from zhiyin.models.sequence.layers import Dropout  # noqa: E402
-from zhiyin.models.sequence.rowwise_adam import RowwiseAdam  # noqa: E402
+from zhiyin.models.neural import training_loop  # noqa: E402
+from zhiyin.models.neural.checkpoints import Checkpoints  # noqa: E402
+from zhiyin.models.neural.layers import Dropout  # noqa: E402
+from zhiyin.models.neural.rowwise_adam import RowwiseAdam  # noqa: E402
+from zhiyin.models.neural.training_loop import clip_gradients, device_of, make_optimizers, pace, train  # noqa: E402
+from zhiyin.models.sequence import next_item  # noqa: E402
 from zhiyin.models.sequence.sasrec import SASRec  # noqa: E402
-from zhiyin.models.sequence.training_loop import clip_gradients, device_of, make_optimizers, pace, train  # noqa: E402
 from zhiyin.testing.recommender import shop  # noqa: E402
 
 EVERY = "0.000001s"
@@ -156,7 +157,7 @@ def test_interrupted_while_a_checkpoint_is_written(
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("zhiyin.models.sequence.checkpoints.save_file", half)
+        patch.setattr("zhiyin.models.neural.checkpoints.save_file", half)
         with pytest.raises(KeyboardInterrupt):
             fit("dense", run)
     assert_same_bits(fit("dense", run), whole["dense"])

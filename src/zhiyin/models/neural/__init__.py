@@ -1,0 +1,1 @@
+"""What all neural models and rankers share: the training loop, losses, layers, batches, checkpoints, processes."""
