@@ -241,7 +241,7 @@ class StoreConformance:
         store.append_validated = slow  # type: ignore[method-assign]
         first = writer.submit([event(0)])  # holds the writer while the others gather
         bad = Event("half \ud800", "film", NOW, id="bad")
-        futures = [writer.submit([bad if n == 13 else event(n)], right=True) for n in range(1, 40)]
+        futures = [writer.submit([bad if n == 13 else event(n)], validated=True) for n in range(1, 40)]
         gate.set()
         assert all(first.result(20))
         for n, future in enumerate(futures, 1):

@@ -137,7 +137,7 @@ ENDLESS = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELEC
     ],
 )
 def test_a_query_without_an_end_is_stopped(shop: Path, query: str, limit: QueryLimit, match: str) -> None:
-    limit.begun = time.monotonic()
+    limit.started_at = time.monotonic()
     with pytest.raises(zy.DataError, match=match) as caught:
         read(f"sqlite:///{shop}", query=query, query_limit=limit)
     assert "under [data]" in str(caught.value.remedy)

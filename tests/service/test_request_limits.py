@@ -364,7 +364,7 @@ def test_every_request_ends(opened: Callable[..., Any], monkeypatch: pytest.Monk
     assert answer.headers["retry-after"] == "1"
     assert "longer than 0.3 seconds" in answer.json()["error"]
     held.go.set()
-    monkeypatch.setattr(shop.writer, "submit", lambda events, right: Future())  # a commit that never comes
+    monkeypatch.setattr(shop.writer, "submit", lambda events, validated: Future())  # a commit that never comes
     answer = client.post("/v1/events", json={"events": [{"user": "a", "item": "i1"}]})
     assert answer.status_code == 503
 

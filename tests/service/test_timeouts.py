@@ -34,7 +34,7 @@ def test_a_commit_that_takes_too_long(path: str, opened: Callable[..., Any], mon
     shop, waiting = opened(), []
     client = client_of(shop)
 
-    def submit(given: Any, right: bool) -> Future[list[bool]]:
+    def submit(given: Any, validated: bool) -> Future[list[bool]]:
         waiting.append(Future())
         return waiting[-1]
 

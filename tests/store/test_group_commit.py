@@ -163,7 +163,7 @@ def test_events_are_checked_against_the_clock_of_the_store_unless_they_were(
     later = Event("ann", "a", NOW + 10**12)
     with pytest.raises(DataError, match="time"):
         writer.submit([later])
-    assert writer.submit([later], right=True).result(20) == [1]
+    assert writer.submit([later], validated=True).result(20) == [1]
     store.now += 10**12
     assert writer.submit([later]).result(20) == [2]
 

@@ -73,7 +73,7 @@ def load(
     skip: Annotated[bool, typer.Option("--skip", help="Leave out rows that do not fit, and name them.")] = False,
     config: ConfigFile = CONFIG,
 ) -> None:
-    """Take in what `export` wrote. What is known already stays; what was forgotten stays forgotten.
+    """Load what `export` wrote. Rows that the store has stay as they are; what was forgotten stays forgotten.
 
     Items and users are checked against the types of their columns, as writes over HTTP are: values are converted where
     nothing is lost. Where one does not fit nothing is loaded, but with --skip.

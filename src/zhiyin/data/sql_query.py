@@ -1,4 +1,4 @@
-"""The answer of a database to a query, as a table."""
+"""The result of a database query, as a table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zhiyin.data.read_assumptions import Dialect
 from zhiyin.data.table import TableFormat
 
 _BATCH = 100_000
-_STEPS = 20_000  # instructions of SQLite between two looks at the clock
+_STEPS = 20_000  # instructions of SQLite between two checks of the time limit
 
 
 @dataclasses.dataclass
@@ -28,19 +28,19 @@ class QueryLimit:
     Parameters
     ----------
     seconds: until the last row has come.
-    rows: of the answer, at most.
+    rows: of the result, at most.
     """
 
     seconds: float = 600.0
     rows: int = 100_000_000
-    begun: float = dataclasses.field(default_factory=time.monotonic)
+    started_at: float = dataclasses.field(default_factory=time.monotonic)
 
     @property
     def is_over(self) -> bool:
-        return time.monotonic() - self.begun > self.seconds
+        return time.monotonic() - self.started_at > self.seconds
 
     def check(self, rows: int, name: str) -> None:
-        """Raise DataError where an answer exceeds the limit of rows or of time. rows: received so far."""
+        """Raise DataError where a result exceeds the limit of rows or of time. rows: received so far."""
         if rows > self.rows:
             raise DataError(
                 f"the answer has more than {self.rows:,} rows", file=name,

@@ -19,22 +19,22 @@ from zhiyin.data.read_assumptions import Dialect, Findings
 ABSENT = ("nan", "null", "none", "na", "n/a", "#n/a", "<na>", "\\n", "nil", "(null)")
 DASHES = ("-", "--", "—", "–", "?", ".", "..", "*", "unknown", "missing", "tbd", "#value!", "#div/0!", "#ref!")
 _IN_TEXT = ("nan", "null", "none", "n/a", "#n/a", "<na>", "\\n", "(null)")
-_WHOLE = r"^(?:0|-?[1-9]\d*)(?:\.0+)?$"
+_WHOLE_NUMBER = r"^(?:0|-?[1-9]\d*)(?:\.0+)?$"
 LEADING_ZERO = r"^[+-]?0\d|^\+\d|^-0(?:\.0*)?$"
-_SHARE = 0.95  # of numbers, from which on a column with a few words is one of numbers
-_MOSTLY = 0.8  # the same of a sample, which only shows what the column may be
+_MIN_NUMBER_SHARE = 0.95  # of numbers, from which on a column with a few words is one of numbers
+_MIN_NUMBER_SHARE_OF_SAMPLE = 0.8  # the same of a sample, which only shows what the column may be
 _CURRENCY = r"[$€£¥₹₽₩₺฿¢元円]|(?:US|CA|AU|HK|NT|R)\$|(?:CN|JP)¥|USD|EUR|GBP|CNY|RMB|JPY|CHF|Rs\.?|kr\.?|zł"
 _THOUSANDS = r"^[+-]?[1-9]\d{0,2}(?:\.\d{3})+$"
-_SHORT = r",\d{1,2}$|,\d{4,}$|^0\d*,|^,"  # a comma that does not separate thousands
+_DECIMAL_COMMA = r",\d{1,2}$|,\d{4,}$|^0\d*,|^,"  # a comma that does not separate thousands
 # Factors of units; "m", "b" and "t" only in a column with a "k", as they may be metres and the like elsewhere.
 _SCALES = {
     "k": 1e3, "千": 1e3, "tsd": 1e3, "万": 1e4, "萬": 1e4, "mn": 1e6, "mio": 1e6, "亿": 1e8, "億": 1e8, "bn": 1e9,
     "mrd": 1e9,
 }  # fmt: skip
 _DOUBTFUL_SCALES = {"m": 1e6, "b": 1e9, "t": 1e12}
-_WIDE = dict(zip("０１２３４５６７８９．，％＋－（）￥＄／٠١٢٣٤٥٦٧٨٩", "0123456789.,%+-()¥$/0123456789"))
+_TO_ASCII = dict(zip("０１２３４５６７８９．，％＋－（）￥＄／٠١٢٣٤٥٦٧٨٩", "0123456789.,%+-()¥$/0123456789"))
 _STARS = r"^[★⭐]+☆*$"
-_OF = r"(?:/|out of|of|von|sur)\s*(?:5|10|20|100)\b"
+_RATING_SCALE = r"(?:/|out of|of|von|sur)\s*(?:5|10|20|100)\b"
 _ROUNDED_BY_SPREADSHEET = r"^\d(?:[.,]\d+)?E\+\d{2,3}$"
 _NUMBER = r"\d[\d.,'’ \u00a0\u202f]*|[.,]\d+"
 
@@ -55,7 +55,7 @@ def infer_ids(text: pl.Series, dialect: Dialect | None = None, findings: Finding
         text = text.set(text == "\\N", None)
     if text.name in dialect.text:
         return text
-    whole = text.str.contains(_WHOLE)
+    whole = text.str.contains(_WHOLE_NUMBER)
     if not whole.all():
         if not whole.any():
             return text
@@ -156,7 +156,7 @@ def _written_numbers(
     cells: pl.Series, name: str, dialect: Dialect, findings: Findings, semicolons: bool, fractions: bool
 ) -> tuple[pl.Series, str]:
     """Numbers of cells that are no plain floats (with units, decimal commas, thousands marks), and the decimal mark."""
-    written, cells = cells, cells.str.replace_many(_WIDE)
+    written, cells = cells, cells.str.replace_many(_TO_ASCII)
     stars = cells.str.contains(_STARS).fill_null(False)
     if stars.any():
         counted = cells.str.count_matches("[★⭐]").cast(pl.String)
@@ -167,7 +167,7 @@ def _written_numbers(
         pl.col("cell").str.extract_groups(
             rf"(?i)^(?<open>\()?\s*(?<before>{_CURRENCY})?\s*(?<sign>[-+−])?\s*(?<after_sign>{_CURRENCY})?\s*"
             rf"(?<number>{_NUMBER})(?<minus>-)?\s*"
-            rf"(?<unit>%|{_CURRENCY}|{_OF}|\p{{Han}}{{1,2}}|[★☆*]+|[glhsdkmbt]|\p{{L}}{{2,12}}\.?)?(?<close>\))?$"
+            rf"(?<unit>%|{_CURRENCY}|{_RATING_SCALE}|\p{{Han}}{{1,2}}|[★☆*]+|[glhsdkmbt]|\p{{L}}{{2,12}}\.?)?(?<close>\))?$"
         ).alias("part"),
     ).unnest("part")  # fmt: skip
     frame = frame.with_columns(
@@ -201,7 +201,7 @@ def _written_numbers(
     if decimal == "." and bool((both & last_comma).any()) and not english:
         decimal = ","
         findings.note(f"{name}: the comma is the decimal mark, as in {number.filter(both & last_comma)[0]!r}")
-    short = comma & ~point & number.str.contains(_SHORT)
+    short = comma & ~point & number.str.contains(_DECIMAL_COMMA)
     grouped_by_point = number.str.contains(r"^[1-9]\d{0,2}(?:\.\d{3})+(?:,\d*)?$")
     grouped_by_comma = number.str.contains(r"^[1-9](?:\d{0,2}(?:,\d{3})+|\d?(?:,\d{2})+,\d{3})(?:\.\d*)?$")  # 1,23,456
     as_comma = short | (both & last_comma & grouped_by_point) | (comma & ~point & (decimal == ","))
@@ -239,7 +239,7 @@ def _point(text: pl.Series, values: pl.Series, findings: Findings, semicolons: b
     if len(twice):
         findings.note(f"{text.name}: points stand before thousands, as in {twice[0]!r}")
         return ","
-    if text.filter(values.is_null() & text.is_not_null()).str.contains(_SHORT).any():
+    if text.filter(values.is_null() & text.is_not_null()).str.contains(_DECIMAL_COMMA).any():
         return None
     readings = (pointed[0], pointed[0].replace(".", ""))
     value, reading = (",", readings[1]) if semicolons else (".", readings[0])
@@ -257,7 +257,7 @@ def _decimal(
         return dialect.decimal
     if not len(commas):
         return "."
-    short = commas.str.contains(_SHORT)
+    short = commas.str.contains(_DECIMAL_COMMA)
     if short.any():
         both = "both marks of decimals are written" if fractions else "the comma is the decimal mark"
         findings.note(f"{name}: {both}, as in {commas.filter(short)[0]!r}")
@@ -313,7 +313,7 @@ def infer_column(
     if bad and not sample:
         others = text.filter(numbers.bad)
         odd = _examples(others)
-        if share < _SHARE or others.str.contains(r"\d").any() or len(words) < 20:
+        if share < _MIN_NUMBER_SHARE or others.str.contains(r"\d").any() or len(words) < 20:
             if share >= 0.5:
                 findings.note(f"{text.name}: kept as text, {_cells(bad)} {odd}, which no number is")
                 return _without_absent(text, dialect, findings), findings
@@ -322,7 +322,7 @@ def infer_column(
             f"{text.name}: {_cells(bad)} {odd}, read as missing among numbers "
             f'(keep the column as text: text = ["{text.name}"] under [read])'
         )
-    elif bad and share < _MOSTLY:
+    elif bad and share < _MIN_NUMBER_SHARE_OF_SAMPLE:
         return text, findings
     values = numbers.values
     whole = values.cast(pl.Int64, strict=False)

@@ -53,7 +53,7 @@ class Replacements:
         return len(self.owners)
 
 
-class Policy(Protocol):
+class ExplorationPolicy(Protocol):
     """Chooses among replacements."""
 
     def __call__(self, replacements: Replacements) -> np.ndarray:
@@ -78,7 +78,9 @@ class OneSlot:
         return self.rate / (open_slots[owners] * np.repeat(sizes, sizes))
 
 
-def draw_replacements(replacements: Replacements, policy: Policy, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def draw_replacements(
+    replacements: Replacements, policy: ExplorationPolicy, seeds: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw by a policy: the chosen entries, int64, and the probability of every entry, float64[e].
 
     seeds: uint64[n]; the same seed draws the same. Raises DataError for probabilities that are none.
@@ -122,7 +124,7 @@ def explore(
     slates: Slates,
     assignment: slot_allocation.SlotAssignment,
     constraints: slot_allocation.Constraints,
-    policy: Policy,
+    policy: ExplorationPolicy,
     seeds: np.ndarray | None,
 ) -> Exploration:
     """Draw replacements by a policy and write them into `assignment`. seeds: uint64[n]; None: zeros."""

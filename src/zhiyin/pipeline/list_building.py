@@ -15,7 +15,7 @@ from zhiyin.pipeline import backfill
 from zhiyin.pipeline.cold_start import NewItems
 from zhiyin.pipeline.diversifier import Diversifier
 from zhiyin.pipeline.eligible_items import EligibleItems
-from zhiyin.pipeline.exploration import Policy
+from zhiyin.pipeline.exploration import ExplorationPolicy
 from zhiyin.pipeline.filters import Filters
 from zhiyin.pipeline.pipeline import Pipeline
 from zhiyin.pipeline.request import Request
@@ -52,7 +52,7 @@ class ListBatch:
     diversity_method: str
     balance: float
     exclude_seen: bool
-    policy: Policy | None = None
+    policy: ExplorationPolicy | None = None
     seen: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
     index: AsOf | None = None
 

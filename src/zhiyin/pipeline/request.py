@@ -15,7 +15,7 @@ from zhiyin.core.params import whole_number
 from zhiyin.data.histories import Histories
 from zhiyin.data.ids import id_list
 from zhiyin.pipeline.explanations import Reason
-from zhiyin.pipeline.exploration import OneSlot, Policy
+from zhiyin.pipeline.exploration import ExplorationPolicy, OneSlot
 from zhiyin.pipeline.rules import Boost
 from zhiyin.ranking.examples import ItemFeatures
 
@@ -80,7 +80,7 @@ class Request:
     shown: Mapping[Any, int] = dataclasses.field(default_factory=dict)
     seen: Iterable[Any] = ()
     explore: float = 0.0
-    policy: Policy | None = None
+    policy: ExplorationPolicy | None = None
     closed: bool = False
     deficits: Sequence[float] | np.ndarray | None = None
     seed: int = 0
@@ -165,7 +165,7 @@ def resolve_options(request: Request, variety: str, balance: float) -> tuple[int
     return k, word, float(balance)
 
 
-def exploration_policy(request: Request) -> Policy | None:
+def exploration_policy(request: Request) -> ExplorationPolicy | None:
     """The exploration policy of a request; None: no exploration."""
     if request.policy is not None:
         return request.policy

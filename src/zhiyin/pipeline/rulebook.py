@@ -30,7 +30,7 @@ from zhiyin.core.params import list_length
 from zhiyin.core.run import Run
 from zhiyin.data.ids import Ids
 from zhiyin.pipeline import slot_allocation
-from zhiyin.pipeline.exploration import Policy, explore
+from zhiyin.pipeline.exploration import ExplorationPolicy, explore
 from zhiyin.pipeline.exposure import exposure_weights, score_spreads
 from zhiyin.pipeline.expressions import Expression
 from zhiyin.pipeline.filters import Filters, Mask, RequestValues
@@ -185,7 +185,7 @@ class Rulebook:
         k: int,
         *,
         diversify: Step | None = None,
-        policy: Policy | None = None,
+        policy: ExplorationPolicy | None = None,
         run: Run | None = None,
     ) -> Slates:
         """All steps in order. Returns slates of at most k items."""
@@ -199,7 +199,7 @@ class Rulebook:
         k: int,
         *,
         diversify: Step | None = None,
-        policy: Policy | None = None,
+        policy: ExplorationPolicy | None = None,
         run: Run | None = None,
     ) -> Slates:
         """All steps but the first, for slates of items that pass `mask` and `excluded_items`."""
@@ -298,7 +298,13 @@ class Rulebook:
         )
 
     def arrange(
-        self, slates: Slates, requests: RequestBatch, k: int, *, policy: Policy | None = None, run: Run | None = None
+        self,
+        slates: Slates,
+        requests: RequestBatch,
+        k: int,
+        *,
+        policy: ExplorationPolicy | None = None,
+        run: Run | None = None,
     ) -> Slates:
         """Assigns slots by pins, duplicates, caps and shares, then explores by a policy; at most k items a request."""
         k = list_length(k)

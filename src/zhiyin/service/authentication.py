@@ -12,7 +12,7 @@ from zhiyin.core.page_tokens import TokenError, is_token, signer, verified
 from zhiyin.service.errors import RefusedError
 from zhiyin.service.key_cache import digest_of
 from zhiyin.service.metrics import Metrics
-from zhiyin.service.page_token_access import Visitor, W
+from zhiyin.service.page_token_access import SubjectT, Visitor
 from zhiyin.service.request_context import CURRENT
 from zhiyin.service.request_limits import WRITE_THREADS, Rate, Work
 from zhiyin.service.tenant import Tenant
@@ -69,12 +69,12 @@ class Access:
             raise RefusedError(404, f"list {list_id!r} is not known", "lists are kept for a while only")
         return trace
 
-    def own(self, who: W, personal: bool = True) -> W:
-        """A request for a list, as its sender may make it. personal: for a visitor, where it names nobody.
+    def own(self, request: SubjectT, personal: bool = True) -> SubjectT:
+        """The request, checked against a page token; a key's is as it was. personal: see `Visitor.own`.
 
         Raises RefusedError 403 for somebody else's list.
         """
-        return who if self.visitor is None else self.visitor.own(who, personal)
+        return request if self.visitor is None else self.visitor.own(request, personal)
 
 
 def _just_made(list_id: str) -> bool:

@@ -92,7 +92,7 @@ async def _commit(access: Access, events: list[Event]) -> list[int]:
 
     Raises CommitTimeoutError after COMMIT_TIMEOUT_SECONDS; what the writer raises, a TimeoutError too, is passed on.
     """
-    written = asyncio.wrap_future(access.writer.submit(events, right=True))
+    written = asyncio.wrap_future(access.writer.submit(events, validated=True))
     try:
         done, _ = await asyncio.wait([written], timeout=COMMIT_TIMEOUT_SECONDS)
     finally:

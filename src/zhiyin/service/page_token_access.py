@@ -19,8 +19,8 @@ from zhiyin.core.page_tokens import MAX_CLOCK_SKEW_SECONDS, MAX_LIFETIME_SECONDS
 from zhiyin.core.text_validation import text
 from zhiyin.service.errors import RefusedError
 
-W = TypeVar("W", bound=RequestSubject)
-_OTHER = "get a token for that user from the shop's server (POST /v1/tokens), or leave the id out"
+SubjectT = TypeVar("SubjectT", bound=RequestSubject)
+_OTHER_USER_REMEDY = "get a token for that user from the shop's server (POST /v1/tokens), or leave the id out"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,20 +73,20 @@ class Visitor:
     def check(self, id: str | None, what: str) -> None:
         """Raises RefusedError 403 for an id of somebody else. what: the place where it stands."""
         if not self.owns(id):
-            raise RefusedError(403, f"{what}: this page token is of another user", _OTHER)
+            raise RefusedError(403, f"{what}: this page token is of another user", _OTHER_USER_REMEDY)
 
-    def own(self, who: W, named: bool) -> W:
-        """A request for a list as the visitor may have it. named: without an id it is for whom the token names.
+    def own(self, request: SubjectT, personal: bool) -> SubjectT:
+        """The request, restricted to the visitor. personal: without an id it is for the user and session of the token.
 
         Raises RefusedError 403 for one that names somebody else.
         """
         for name in ("user", "session"):
-            if getattr(who, name) is not None:
-                self.check(getattr(who, name), name)
-        if not named or who.user is not None or who.session is not None or who.history is not None:
-            return who
+            if getattr(request, name) is not None:
+                self.check(getattr(request, name), name)
+        if not personal or request.user is not None or request.session is not None or request.history is not None:
+            return request
         ids = {name: getattr(self, name) for name in ("user", "session") if getattr(self, name) is not None}
-        return who.model_copy(update=ids)
+        return request.model_copy(update=ids)
 
     def event_id(self, user: str, id: str) -> str:
         """What an event's id is kept as: of one id only the first event is kept, so ids that a page makes up are of

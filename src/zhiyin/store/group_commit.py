@@ -60,18 +60,18 @@ class GroupCommitWriter:
         """Events that are not yet committed."""
         return self._waiting
 
-    def submit(self, events: Sequence[Event], *, right: bool = False) -> Future[list[int]]:
+    def submit(self, events: Sequence[Event], *, validated: bool = False) -> Future[list[int]]:
         """Queue events for the next transaction. The future is done when they are committed; see
         `Store.append_validated` for its result.
 
         Parameters
         ----------
-        right: the events come from `records.validated_event`; others are validated here.
+        validated: the events come from `records.validated_event`; others are validated here.
 
         Raises DataError for an event that is not valid, StoreBusyError where the queue is full and StoreClosedError
         after `close`. The future raises StoreFullError or StoreAwayError where the events were not stored.
         """
-        checked = list(events) if right else [event.validated(self.store.clock()) for event in events]
+        checked = list(events) if validated else [event.validated(self.store.clock()) for event in events]
         if len(checked) > MAX_EVENTS_PER_TRANSACTION:
             raise DataError(f"{len(checked):,} events at once", remedy=f"at most {MAX_EVENTS_PER_TRANSACTION:,}")
         done: Future[list[int]] = Future()
