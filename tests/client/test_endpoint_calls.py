@@ -20,6 +20,7 @@ from zhiyin.api.endpoints import ENDPOINTS
 from zhiyin.api.requests import EventBody, ListQuery
 from zhiyin.client import Call, CallSequence
 from zhiyin.client.api_methods import Methods
+from zhiyin.core.errors import ConfigError
 
 # An argument for each parameter of any call, other than its default.
 ARGUMENTS: dict[str, Any] = {
@@ -118,3 +119,24 @@ def test_any_endpoint_is_called_by_name_or_by_type() -> None:
         assert (call.body, call.content_type) == (b'{"text":"fine"}', "application/json")
     with pytest.raises(TypeError, match="takes 1 ids in its path, not 0"):
         client.call(endpoint)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: client.call("/health"), "'/health' is no endpoint"),  # type: ignore[arg-type]
+        (lambda: client.call(endpoints.POPULAR, body={"k": 2}), "popular takes no body"),
+        (lambda: client.call(endpoints.POPULAR, query=5), "query is a int"),  # type: ignore[arg-type]
+        (lambda: client.call(endpoints.RANK, body=[1]), "body is a list"),  # type: ignore[arg-type]
+        (lambda: client.call(endpoints.GET_ITEM, ""), "an id is empty"),
+    ],
+)
+def test_what_an_endpoint_does_not_take_is_refused_before_it_is_sent(wrong: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        wrong()
+
+
+def test_bytes_are_lines_only_where_the_endpoint_takes_lines() -> None:
+    assert client.call(endpoints.PUT_ITEMS, body=b"{}").content_type == "application/x-ndjson"
+    assert client.call(endpoints.RANK, body=b"{}").content_type == "application/json"
+    assert client.call(endpoints.GET_ITEM, "..").path == "/v1/items/%2E%2E"

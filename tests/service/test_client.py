@@ -134,6 +134,16 @@ def test_pages_search_and_trends(service: Service) -> None:
     assert not {user for user, _ in users} & {user for user, _ in zy.similar_users("u1", k=4, page=users.next)}
 
 
+def test_any_endpoint_answers_its_json_or_text_and_odd_ids_arrive(service: Service) -> None:
+    from zhiyin.api import endpoints
+
+    assert service.client.call(endpoints.POPULAR, query={"k": 2})["items"]
+    assert "zhiyin_" in service.client.call(endpoints.METRICS)
+    for item in (".", ".."):
+        service.client.put_item(item, {"price": 3})
+        assert service.client.get_item(item).id == item
+
+
 def test_placements(service: Service) -> None:
     zy = service.client
     zy.put_placement("home", {"k": 4, "filter": "price < 20"})

@@ -175,3 +175,20 @@ def test_another_process_has_the_types_at_once(opened: Any) -> None:
     assert listed(other, filter="size = 3") == []
     assert other.put("/v1/items/n1", json={"size": "3"}).status_code == 400
     assert other.get("/v1/schema").json() == one.get("/v1/schema").json()
+
+
+@pytest.mark.parametrize("column", ["price", "genre"])
+@pytest.mark.parametrize("type", ["texts", "numbers", "vector", "vector(3)", "bool", "date", "time", "piped"])
+def test_a_column_of_the_catalogue_can_be_declared_to_be_of_any_type(opened: Any, column: str, type: str) -> None:
+    """Items that were changed before are as the catalogue has them in their other columns, in the new type too."""
+    client = client_of(opened())
+    assert client.patch("/v1/items/i1", json={"hidden": False}).status_code == 200
+    taken_up(client, "before", "canary")
+    assert client.put("/v1/schema", json={"items": {column: type}}).status_code == 200
+    assert client.patch("/v1/items/i2", json={"title": "zebra"}).status_code == 200
+    eventually(lambda: client.get("/v1/items", params={"search": "zebra"}).json()["items"])
+    again = reopened(opened, client)
+    assert again.get("/ready").json()["status"] == "ok"
+    assert listed(again, k=5)
+    if (column, type) == ("genre", "texts"):
+        assert listed(again, k=100, filter="genre IS NOT NULL")

@@ -72,4 +72,9 @@ class Endpoint:
         if len(names) != len(ids):
             raise TypeError(f"{self.name} takes {len(names)} ids in its path, not {len(ids)}")
         values = dict(zip(names, ids))
-        return _PATH_PARAMETER.sub(lambda match: quote(str(values[match[1]]), safe=""), self.path)
+        return _PATH_PARAMETER.sub(lambda match: _path_segment(str(values[match[1]])), self.path)
+
+
+def _path_segment(id: str) -> str:
+    """An id in a path. "." and ".." are encoded too: clients take them for steps between folders."""
+    return id.replace(".", "%2E") if id in (".", "..") else quote(id, safe="")

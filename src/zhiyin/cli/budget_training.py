@@ -20,13 +20,14 @@ def train_within(
     from zhiyin.pipeline.model_versions import Bundles
     from zhiyin.pipeline.training import train_version
 
+    seconds = microseconds(budget) / 1e6  # refused before anything is read
     bundles = Bundles((output or project.home / project.config.train.output) / "bundles")
     with bundles.training():
         data = project.training_data(store=store)
         trained = train_version(
             data,
             bundles,
-            microseconds(budget) / 1e6,
+            seconds,
             test=project.config.split.test,
             exclude_seen=project.config.evaluate.exclude_seen,
             margin=project.config.train.margin,

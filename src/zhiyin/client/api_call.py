@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
-from zhiyin.api.endpoint import Endpoint
+from zhiyin.api.endpoint import Endpoint, RawBody
 from zhiyin.client.api_types import Columns
 from zhiyin.client.errors import ApiError
 from zhiyin.core.errors import ConfigError
@@ -32,6 +32,7 @@ class Call(Generic[T]):
     read: makes the value from the JSON of the response.
     retries_allowed: whether the request may be sent again.
     endpoint: that the request is for; None where only its path is known.
+    is_text: whether a success is a text, not JSON.
     """
 
     method: str
@@ -42,6 +43,7 @@ class Call(Generic[T]):
     content_type: str = "application/json"
     retries_allowed: bool = True
     endpoint: Endpoint | None = None
+    is_text: bool = False
 
     def request(self) -> dict[str, Any]:
         """Arguments of `httpx.Client.request`."""
@@ -60,6 +62,8 @@ class Call(Generic[T]):
             raise ApiError(
                 0, f"the service did not answer ({type(response).__name__})", "is it running at this address?"
             )
+        if self.is_text and response.is_success:
+            return self.read(response.text)
         try:
             body = response.json()
         except ValueError:
@@ -112,13 +116,26 @@ def endpoint_call(
     ids: those of the endpoint's path, in order.
     read: makes the value from the JSON of the response.
     query: parameters; those that are None are left out.
-    body: fields of a JSON object; bytes: lines of JSON.
+    body: fields of a JSON object; bytes: as they are, of an endpoint that takes rows lines of JSON.
+
+    Raises ConfigError for what the endpoint does not take.
     """
+    if not isinstance(endpoint, Endpoint):
+        raise ConfigError(f"{endpoint!r:.80} is no endpoint", remedy="one of zhiyin.api.endpoints, such as RECOMMEND")
+    if body is not None and endpoint.body is None:
+        raise ConfigError(f"{endpoint.name} takes no body", remedy="leave body out; query has the parameters")
+    if query is not None and not isinstance(query, Mapping | BaseModel):
+        raise ConfigError(f"query is a {type(query).__name__}", remedy="parameters by name, such as {'k': 5}")
+    if body is not None and not isinstance(body, Mapping | BaseModel | bytes):
+        raise ConfigError(f"body is a {type(body).__name__}", remedy="fields by name, or bytes of JSON")
+    if not all(str(id) for id in ids):
+        raise ConfigError("an id is empty", remedy="ids have 1 to 256 characters")
     path, params = endpoint.address(*ids), query_params(**_fields_of(query)) if query is not None else {}
-    lines = isinstance(body, bytes)
     content = body if body is None or isinstance(body, bytes) else as_json(_fields_of(body))
-    content_type = "application/x-ndjson" if lines else "application/json"
-    return Call(endpoint.method, path, read, params, content, content_type, retries_allowed, endpoint)
+    has_lines = isinstance(body, bytes) and isinstance(endpoint.body, RawBody)
+    content_type = "application/x-ndjson" if has_lines else "application/json"
+    is_text = endpoint.response is None
+    return Call(endpoint.method, path, read, params, content, content_type, retries_allowed, endpoint, is_text)
 
 
 def call(
@@ -127,7 +144,7 @@ def call(
     query: Columns | BaseModel | None = None,
     body: Columns | BaseModel | bytes | None = None,
 ) -> Call[Any]:
-    """Call any endpoint of `zhiyin.api.endpoints`; the JSON of its response.
+    """Call any endpoint of `zhiyin.api.endpoints`; the JSON of its response, or the text of one that is none.
 
     Parameters
     ----------

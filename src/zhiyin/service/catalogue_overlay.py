@@ -41,8 +41,9 @@ def overlay_items(
     frame, invalid = schema.frame("items", rows)
     frame = pl.DataFrame({"id": pl.Series(keys, dtype=pl.String)}).hstack(frame)
     codes = ids.encode(keys)
-    base = items.with_columns(pl.col("id").cast(pl.String))
-    frame = _fill_from_catalogue(frame, rows, codes, catalogue)
+    # The types may be others than when `items` and the catalogue were built.
+    base = schema.shaped("items", items.with_columns(pl.col("id").cast(pl.String)))
+    frame = _fill_from_catalogue(frame, rows, codes, catalogue, schema)
     sources = np.arange(len(items) + int((codes < 0).sum()))
     replaced = (codes >= 0) & np.array([value is not None for value in changes.values()])
     sources[codes[replaced]] = len(items) + np.flatnonzero(replaced)
@@ -53,7 +54,7 @@ def overlay_items(
 
 
 def _fill_from_catalogue(
-    frame: pl.DataFrame, rows: Sequence[Columns], codes: np.ndarray, catalogue: pl.DataFrame
+    frame: pl.DataFrame, rows: Sequence[Columns], codes: np.ndarray, catalogue: pl.DataFrame, schema: CatalogueSchema
 ) -> pl.DataFrame:
     """Changed rows, with the columns that they do not name taken from the catalogue.
 
@@ -64,7 +65,7 @@ def _fill_from_catalogue(
     in_catalogue = (codes >= 0) & (codes < len(catalogue))
     if not in_catalogue.any():
         return frame
-    learned = catalogue[np.where(in_catalogue, codes, 0)].drop("id")
+    learned = schema.shaped("items", catalogue[np.where(in_catalogue, codes, 0)].drop("id"))
     columns = []
     for old in learned:
         if old.name not in frame.columns:

@@ -26,6 +26,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from zhiyin.api.endpoint import Endpoint, JsonObject, RawBody
+from zhiyin.api.endpoints import ENDPOINTS
 from zhiyin.api.requests import Id
 from zhiyin.core.errors import ZhiyinError, suggest
 from zhiyin.service.authentication import Authenticator
@@ -89,11 +90,13 @@ class EndpointRoute(NamedRoute):
 
 
 def endpoint_routes(authenticator: Authenticator, replace: Mapping[Endpoint, Endpoint]) -> list[EndpointRoute]:
-    """A route for each endpoint that has a handler, those without ids in their paths first.
+    """A route for each endpoint that has a handler, in the order of the table, those without ids in their paths first.
 
     replace: other endpoints, for the handlers of those that they stand in place of.
     """
-    routes = [EndpointRoute(replace.get(one, one), handler, authenticator) for one, handler in HANDLERS.items()]
+    position = {endpoint: number for number, endpoint in enumerate(ENDPOINTS.values())}
+    handlers = sorted(HANDLERS.items(), key=lambda entry: position.get(entry[0], len(position)))
+    routes = [EndpointRoute(replace.get(one, one), handler, authenticator) for one, handler in handlers]
     return sorted(routes, key=lambda route: len(route.param_convertors))
 
 
@@ -156,7 +159,8 @@ def _body_decoder(kind: type[BaseModel] | JsonObject | RawBody | None) -> Callab
     """Decodes a body, given its content type."""
 
     def decode_json(content: bytes, content_type: str) -> dict[str, Any]:
-        if "json" not in content_type:
+        subtype = content_type.partition(";")[0].strip().partition("/")[2]
+        if subtype != "json" and not subtype.endswith("+json"):
             raise RefusedError(422, "the body is not said to be JSON", "send the header Content-Type: application/json")
         if not content:
             raise InvalidRequestError("Field required", None)

@@ -42,6 +42,8 @@ class InvalidRequestError(RefusedError):
         """Of an error as pydantic lists them. place: where the value stands in the request; empty: in its body."""
         field = ".".join(_printable(part) for part in (*place, *error["loc"]) if part != "[key]")
         message = str(error["msg"]).removeprefix("Value error, ")
+        if error["type"] in ("model_type", "model_attributes_type", "dict_type"):  # it would name one of our classes
+            message = "Input should be an object"
         return cls(f"{field}: {message}" if field else message, field or None)
 
 
