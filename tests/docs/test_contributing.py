@@ -139,10 +139,10 @@ def test_the_endpoint_is_served(opened: Callable[..., Any], monkeypatch: pytest.
     from tests.service.conftest import client_of
     from tests.service.running import running
     from zhiyin.client import ApiError, Client
-    from zhiyin.service import app, endpoint_routes
+    from zhiyin.service import app, endpoint_dispatch
 
     assert app.HANDLER_MODULES  # their handlers are bound
-    monkeypatch.setattr(endpoint_routes, "HANDLERS", dict(endpoint_routes.HANDLERS))
+    monkeypatch.setattr(endpoint_dispatch, "HANDLERS", dict(endpoint_dispatch.HANDLERS))
     names = vars(module("zhiyin.service.kind_counts", "KIND_COUNTS = Endpoint"))
     monkeypatch.delitem(sys.modules, "zhiyin.service.kind_counts")
     service = client_of(opened())

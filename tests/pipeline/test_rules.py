@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from tests.examples import examples
 from zhiyin.core.errors import ConfigError
 from zhiyin.data.histories import Histories
+from zhiyin.pipeline.answer_settings import MATCHES_NOTHING, hides_everything, usable_rules
 from zhiyin.pipeline.exposure import MAX_DEFICIT_LISTS, deficits
 from zhiyin.pipeline.filters import Filters
 from zhiyin.pipeline.rulebook import Rulebook
 from zhiyin.pipeline.rules import Rules
-from zhiyin.pipeline.rules_config import MATCHES_NOTHING, hides_everything, usable_rules
 from zhiyin.pipeline.slate import Ragged, RequestBatch, Slate, Slates
 
 DAY = 86_400_000_000

@@ -25,8 +25,8 @@ from starlette.testclient import TestClient
 
 from zhiyin.core.errors import ConfigError
 from zhiyin.data.project_config import Config
+from zhiyin.pipeline.answer_settings import hides_everything
 from zhiyin.pipeline.model_versions import Bundles
-from zhiyin.pipeline.rules_config import hides_everything
 from zhiyin.service import log_format, server
 from zhiyin.service.app import create_app
 from zhiyin.service.server import Plan

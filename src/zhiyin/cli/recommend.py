@@ -56,9 +56,9 @@ def recommend(
     from zhiyin.core.run import Run
     from zhiyin.data.catalogue import Catalogue
     from zhiyin.models.loading import load
+    from zhiyin.pipeline.answer_settings import load_answer_settings
     from zhiyin.pipeline.answers import Answers
     from zhiyin.pipeline.request import Request
-    from zhiyin.pipeline.rules_config import load_answer_settings
 
     # The earlier names of options.
     include = _either("include", include, "allow", allow)

@@ -1,5 +1,5 @@
 """The application: shops behind one HTTP interface. Its routes are made of the endpoints of `zhiyin.api`; see
-`endpoint_routes`."""
+`endpoint_dispatch`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from zhiyin.service import (
 )
 from zhiyin.service.access_log import log_request
 from zhiyin.service.authentication import Authenticator
-from zhiyin.service.endpoint_routes import endpoint_routes
+from zhiyin.service.endpoint_dispatch import endpoint_routes
 from zhiyin.service.errors import http_error_response
 from zhiyin.service.log_format import loop_failed
 from zhiyin.service.openapi_description import Description

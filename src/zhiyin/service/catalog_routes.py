@@ -15,7 +15,7 @@ from zhiyin.core.limits import MAX_ID_CHARS
 from zhiyin.core.text_validation import text
 from zhiyin.service.authentication import Access
 from zhiyin.service.catalogue_overlay import json_value
-from zhiyin.service.endpoint_routes import handles, json_response
+from zhiyin.service.endpoint_dispatch import handles, json_response
 from zhiyin.service.errors import RefusedError
 from zhiyin.service.page_cursor import decode_cursor, next_cursor
 from zhiyin.store.records import columns

@@ -12,7 +12,7 @@ from zhiyin.api import endpoints
 from zhiyin.api.requests import MAX_EVENTS_PER_REQUEST, EventBody, ImpressionBody
 from zhiyin.core.errors import DataError
 from zhiyin.service.authentication import Access
-from zhiyin.service.endpoint_routes import handles, json_response
+from zhiyin.service.endpoint_dispatch import handles, json_response
 from zhiyin.service.errors import RefusedError
 from zhiyin.service.page_token_access import Visitor
 from zhiyin.service.request_json import loads, read_off_loop

@@ -9,7 +9,7 @@ from zhiyin.api import endpoints
 from zhiyin.api.requests import KeyRequest, TokenRequest
 from zhiyin.core.page_tokens import new_session, page_claims, sign
 from zhiyin.service.authentication import Access
-from zhiyin.service.endpoint_routes import handles
+from zhiyin.service.endpoint_dispatch import handles
 from zhiyin.service.errors import RefusedError
 from zhiyin.store.access_keys import AccessKey
 

@@ -15,7 +15,7 @@ from zhiyin.pipeline.request import Answer
 from zhiyin.ranking.live_index import IndexState
 from zhiyin.service.feature_index_updater import index_at
 from zhiyin.service.feature_log import EVENTS_DELETED
-from zhiyin.service.list_origins import answer_request
+from zhiyin.service.list_kinds import answer_request
 from zhiyin.service.placements import Placements
 from zhiyin.service.request_building import build_request
 from zhiyin.service.serving_state import ServingState

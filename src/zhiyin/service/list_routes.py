@@ -21,7 +21,7 @@ from zhiyin.api.requests import (
 )
 from zhiyin.core.run import Run
 from zhiyin.service.authentication import Access
-from zhiyin.service.endpoint_routes import handles
+from zhiyin.service.endpoint_dispatch import handles
 from zhiyin.service.errors import RefusedError
 from zhiyin.service.list_response import list_json
 from zhiyin.service.page_cursor import decode_cursor, next_cursor

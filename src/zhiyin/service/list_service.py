@@ -19,7 +19,7 @@ from zhiyin.pipeline.request import Answer, Request
 from zhiyin.pipeline.rules import Exposure
 from zhiyin.ranking.live_index import IndexState
 from zhiyin.service.feature_log import FeatureLog, write_features
-from zhiyin.service.list_origins import answer_request, reading_index
+from zhiyin.service.list_kinds import answer_request, reading_index
 from zhiyin.service.list_replay import ListReplay
 from zhiyin.service.page_cursor import decode_cursor, list_route, next_cursor
 from zhiyin.service.placements import DEFAULT, Placements

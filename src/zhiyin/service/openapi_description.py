@@ -16,7 +16,7 @@ from zhiyin.api.requests import Id
 from zhiyin.api.responses import Refusal
 from zhiyin.core.version import __version__
 from zhiyin.service.docs_page import REF, page_of
-from zhiyin.service.endpoint_routes import NamedRoute
+from zhiyin.service.endpoint_dispatch import NamedRoute
 
 _RETRY_AFTER = {"Retry-After": {"description": "seconds until it may succeed", "schema": {"type": "string"}}}
 REFUSALS: dict[int, str] = {

@@ -7,7 +7,7 @@ from typing import Any
 from zhiyin.api import endpoints
 from zhiyin.api.requests import PlacementSettings, RollbackRequest
 from zhiyin.service.authentication import Access
-from zhiyin.service.endpoint_routes import handles
+from zhiyin.service.endpoint_dispatch import handles
 from zhiyin.service.placements import placement_json
 
 

@@ -9,7 +9,7 @@ from zhiyin.api.requests import SchemaRequest
 from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.data.type_names import MAX_TABLE_COLUMNS, TABLES
 from zhiyin.service.authentication import Access
-from zhiyin.service.endpoint_routes import handles
+from zhiyin.service.endpoint_dispatch import handles
 from zhiyin.service.errors import RefusedError
 from zhiyin.store.column_types import declare, stored_types
 

@@ -21,7 +21,7 @@ from zhiyin.core.errors import ConfigError, closest_name
 from zhiyin.core.run import log
 from zhiyin.data.event_schema import parse_weights
 from zhiyin.data.project_config import Config, parse_usable, read_text, row_of
-from zhiyin.pipeline.rules_config import ALL, hides_everything, usable_answer_settings
+from zhiyin.pipeline.answer_settings import ALL, hides_everything, usable_answer_settings
 from zhiyin.service.health_issues import HealthIssue
 from zhiyin.service.retrain import Schedule
 

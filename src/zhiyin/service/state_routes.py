@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from zhiyin.api import endpoints
 from zhiyin.service.authentication import Access, Authenticator
-from zhiyin.service.endpoint_routes import handles, json_response
+from zhiyin.service.endpoint_dispatch import handles, json_response
 from zhiyin.service.health_issues import issues_json
 from zhiyin.service.metrics import PLAIN_TEXT
 

@@ -8,10 +8,10 @@ from typing import Any
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import Run
 from zhiyin.data.catalogue_schema import CatalogueSchema
+from zhiyin.pipeline.answer_settings import MATCHES_NOTHING, hides_everything, usable_rules
 from zhiyin.pipeline.answers import Answers
 from zhiyin.pipeline.rulebook import Rulebook
 from zhiyin.pipeline.rules import Rules
-from zhiyin.pipeline.rules_config import MATCHES_NOTHING, hides_everything, usable_rules
 from zhiyin.service.loaded_version import LoadedVersion
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from zhiyin.core.errors import DataError
 from zhiyin.core.run import log
+from zhiyin.pipeline.answer_settings import hides_everything
 from zhiyin.pipeline.model_versions import Bundle, Bundles
-from zhiyin.pipeline.rules_config import hides_everything
 from zhiyin.service.health_issues import HealthIssue, one_line_reason
 from zhiyin.service.system_errors import describe_system_error
 from zhiyin.service.version_view import View

@@ -18,8 +18,8 @@ from zhiyin.data.catalogue import title_column
 from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.data.catalogue_values import is_hidden
 from zhiyin.data.histories import Histories
+from zhiyin.pipeline.answer_settings import hides_everything
 from zhiyin.pipeline.answers import Answers
-from zhiyin.pipeline.rules_config import hides_everything
 from zhiyin.service.catalogue_overlay import Columns, json_value, overlay_items
 from zhiyin.service.loaded_version import LoadedVersion
 from zhiyin.service.usable_answers import build_answers
@@ -40,7 +40,7 @@ class View:
     seq: number of the last change of the store's items that the view holds.
     invalid_values: by column the items whose value in the store does not fit its type; it is null here.
     unusable_rules: rules of the settings that cannot be read or that this catalogue does not allow, with the reason, by
-        name; see `pipeline.rules_config.usable_rules`.
+        name; see `pipeline.answer_settings.usable_rules`.
 
     Attributes
     ----------

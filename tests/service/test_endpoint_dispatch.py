@@ -14,9 +14,9 @@ from pydantic import BaseModel, Field
 from zhiyin.api.endpoint import Endpoint, RawBody
 from zhiyin.api.endpoints import ENDPOINTS, HEALTH
 from zhiyin.api.requests import Body, Id, Query
-from zhiyin.service import app, endpoint_routes
+from zhiyin.service import app, endpoint_dispatch
 from zhiyin.service.authentication import Access
-from zhiyin.service.endpoint_routes import handles
+from zhiyin.service.endpoint_dispatch import handles
 
 from .conftest import client_of
 from .running import running
@@ -49,7 +49,7 @@ NOTE = Endpoint(
 def noted(opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Any:
     """A shop with an endpoint more."""
     assert app.HANDLER_MODULES  # their handlers are bound
-    monkeypatch.setattr(endpoint_routes, "HANDLERS", dict(endpoint_routes.HANDLERS))
+    monkeypatch.setattr(endpoint_dispatch, "HANDLERS", dict(endpoint_dispatch.HANDLERS))
 
     @handles(NOTE)
     async def put_note(access: Access, key: str, query: NoteQuery, body: NoteIn) -> Any:
@@ -111,7 +111,7 @@ def test_a_new_endpoint_is_called_from_python(noted: Any) -> None:
 
 
 def test_every_endpoint_has_a_handler(service: Any) -> None:
-    assert {endpoint.name for endpoint in endpoint_routes.HANDLERS} == set(ENDPOINTS)
+    assert {endpoint.name for endpoint in endpoint_dispatch.HANDLERS} == set(ENDPOINTS)
     routes = {(endpoint.method, endpoint.path) for endpoint in ENDPOINTS.values()}
     assert len(routes) == len(ENDPOINTS)
 
@@ -149,7 +149,7 @@ def test_a_handler_takes_what_its_endpoint_has() -> None:
     for endpoint, handler in ((NOTE, no_body), (NOTE, unknown), (HEALTH, keyless)):
         with pytest.raises(TypeError, match=f"the handler of {endpoint.name} takes"):
             handles(endpoint)(handler)
-    assert NOTE not in endpoint_routes.HANDLERS
+    assert NOTE not in endpoint_dispatch.HANDLERS
 
 
 def test_addresses() -> None:
