@@ -510,15 +510,15 @@ def test_a_process_that_trains_often_still_compiles(monkeypatch: pytest.MonkeyPa
         return lambda *given: (modes.append(given[0].requires_grad), compiled(*given))[1]
 
     monkeypatch.setattr(torch, "compile", traced)
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
-    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
     monkeypatch.setattr(Dropout, "forward", lambda self, x: nn.functional.dropout(x, self.cut / 256, self.training))
     models = [SASRec(factors=8, blocks=1, epochs=1, max_len=6, dropout=rate) for rate in (0.1, 0.2, 0.3)]
     plain = [model.fit(DATA, run()).curve_[0]["loss"] for model in models]
     assert not modes
     monkeypatch.setattr(training_loop, "_compiles", lambda run, device: True)
-    for model, loss in zip(models, plain):
-        assert model.fit(DATA, run()).curve_[0]["loss"] == pytest.approx(loss, rel=1e-5)
+    # By `patch`: monkeypatch deletes what it puts back, and this module then no longer has the setting.
+    with torch._dynamo.config.patch(recompile_limit=2, fail_on_recompile_limit_hit=True):
+        for model, loss in zip(models, plain):
+            assert model.fit(DATA, run()).curve_[0]["loss"] == pytest.approx(loss, rel=1e-5)
     assert all(modes)  # validation ran as it is written
     assert modes
 
