@@ -125,7 +125,8 @@ def test_columns_of_users_have_types(service: Any) -> None:
 def test_types_are_told_with_their_source_and_declared(opened: Any) -> None:
     from zhiyin.pipeline.rules import Rules
 
-    client = client_of(opened(options={"rules": Rules(filter="price >= 0")}))
+    shop = opened(options={"rules": Rules(filter="price >= 0")})
+    client = client_of(shop)
     assert client.put("/v1/items/n1", json={"colour": "red", "size": "7"}).status_code == 200
     said = client.get("/v1/schema").json()
     assert said["items"]["price"] == {"type": "number", "source": "catalogue"}
@@ -133,6 +134,7 @@ def test_types_are_told_with_their_source_and_declared(opened: Any) -> None:
     assert said["users"] == {}
     assert client.put("/v1/items/n2", json={"size": [1]}).status_code == 200
     assert client.put("/v1/items/n3", json={"size": [1, 2]}).status_code == 400
+    eventually(lambda: shop.live.view().seq == shop.store.last_change("items"))
     changed = client.put("/v1/schema", json={"items": {"size": "number"}, "users": {"born": "date"}})
     assert changed.status_code == 200, changed.text
     assert changed.json()["items"]["size"] == {"type": "number", "source": "declared"}
