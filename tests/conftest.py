@@ -29,6 +29,8 @@ settings.load_profile("zhiyin")
 SLOW_FIXTURES = {"chromium", "cluster", "postgres", "redis_url"}
 # Tests of `zhiyin.testing`, whose users have no such mark, that fit a ranker of their own.
 SLOW_CONFORMANCE = {"test_calibrated_chances_are_right_on_average", "test_the_same_seed_learns_the_same"}
+# Further slow ones, a line each: cases that took more than a sixth of a second when all fast tests were timed.
+SLOW_CASES = frozenset(Path(__file__).with_name("slow_cases.txt").read_text(encoding="utf-8").splitlines())
 os.environ.setdefault("NO_COLOR", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # two test processes on two cores: threads that wait must not spin
 os.environ.setdefault("COLUMNS", "120")
@@ -52,7 +54,7 @@ def pytest_collection_finish() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         fits = getattr(item, "originalname", "") in SLOW_CONFORMANCE
-        if fits or SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+        if fits or item.nodeid in SLOW_CASES or SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
 
 
