@@ -8,6 +8,12 @@ from zhiyin.core.parallel import kernel
 
 
 @kernel
+def uniform_of(bits):
+    """A number in [0, 1) of 64 random bits."""
+    return np.float64(bits >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+
+
+@kernel
 def random_uint64(state):
     """The next 64 random bits (xorshift64*, Vigna 2016) from a state, uint64[1] and not 0, which moves on."""
     s = state[0]
@@ -27,4 +33,4 @@ def randbelow(state, n):
 @kernel
 def uniform01(state):
     """A number in [0, 1)."""
-    return np.float64(random_uint64(state) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+    return uniform_of(random_uint64(state))

@@ -15,6 +15,7 @@ import numpy as np
 from zhiyin.core.errors import DataError
 from zhiyin.core.hashing import GOLDEN, mix
 from zhiyin.core.parallel import kernel
+from zhiyin.core.prng import uniform_of
 from zhiyin.pipeline import slot_allocation
 from zhiyin.pipeline.slate import Slates
 
@@ -152,5 +153,5 @@ def uniforms(seeds):
     """float64[n] in [0, 1): a number for each seed, the same for the same seed."""
     out = np.empty(len(seeds))
     for row in range(len(seeds)):
-        out[row] = np.float64(mix(mix(seeds[row] + GOLDEN) ^ GOLDEN) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+        out[row] = uniform_of(mix(mix(seeds[row] + GOLDEN) ^ GOLDEN))
     return out

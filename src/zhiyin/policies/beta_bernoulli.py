@@ -14,9 +14,10 @@ from zhiyin.core.errors import DataError
 from zhiyin.core.hashing import GOLDEN, mix
 from zhiyin.core.parallel import kernel
 from zhiyin.core.params import param
+from zhiyin.core.prng import uniform_of
 from zhiyin.policies.action_sets import ActionSets, Outcomes
 from zhiyin.policies.normals import fill_normals
-from zhiyin.policies.probabilities import POSTERIOR_STREAM, stream_state, uniform_of
+from zhiyin.policies.probabilities import POSTERIOR_STREAM, stream_state
 from zhiyin.policies.thompson import ThompsonPolicy
 
 
@@ -61,7 +62,10 @@ class BetaBernoulli(ThompsonPolicy):
             row = int(np.argmax(bad))
             remedy = "scale rewards to 0..1, or take a policy with features"
             raise DataError(f"the reward {outcomes.rewards[row]:g} of row {row} is not from 0 to 1", remedy=remedy)
-        new = np.setdiff1d(outcomes.actions, self.actions)
+        places = np.searchsorted(self.actions, outcomes.actions)
+        is_new = places == len(self.actions)
+        is_new[~is_new] = self.actions[places[~is_new]] != outcomes.actions[~is_new]
+        new = outcomes.actions[is_new]  # not by a set of all actions: an update may be of one outcome
         if len(new):
             merged = np.union1d(self.actions, new)
             at = np.searchsorted(merged, self.actions)

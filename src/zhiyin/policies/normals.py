@@ -8,11 +8,11 @@ import numpy as np
 
 from zhiyin.core.hashing import GOLDEN, mix
 from zhiyin.core.parallel import kernel
+from zhiyin.core.prng import uniform_of
 
 _LAYERS = 256
 _TAIL = 3.6541528853610088  # where the tail begins, with 256 layers of equal area (Doornik 2005)
 _AREA = 0.00492867323399
-_UNIT = 1.0 / 9007199254740992.0
 
 
 def _ziggurat() -> tuple[np.ndarray, np.ndarray]:
@@ -37,16 +37,16 @@ def fill_normals(state, out):
             state += GOLDEN
             bits = mix(state)
             layer = np.int64(bits & np.uint64(255))
-            signed = 2.0 * (np.float64(bits >> np.uint64(11)) * _UNIT) - 1.0
+            signed = 2.0 * uniform_of(bits) - 1.0
             x = signed * _WIDTHS[layer]
             if abs(x) < _WIDTHS[layer + 1]:
                 break
             state += GOLDEN
-            uniform = np.float64(mix(state) >> np.uint64(11)) * _UNIT
+            uniform = uniform_of(mix(state))
             if layer == 0:  # Marsaglia's method for the tail
                 far = -np.log(1.0 - uniform) / _TAIL
                 state += GOLDEN
-                near = -np.log(1.0 - np.float64(mix(state) >> np.uint64(11)) * _UNIT)
+                near = -np.log(1.0 - uniform_of(mix(state)))
                 if 2.0 * near >= far * far:
                     x = _TAIL + far if signed > 0 else -(_TAIL + far)
                     break

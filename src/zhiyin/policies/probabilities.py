@@ -12,6 +12,7 @@ import numpy as np
 
 from zhiyin.core.hashing import GOLDEN, mix
 from zhiyin.core.parallel import compiled, kernel
+from zhiyin.core.prng import uniform_of
 
 # Streams of random numbers of one seed that must not depend on each other.
 CHOICE_STREAM, POSTERIOR_STREAM, GUMBEL_STREAM = np.uint64(1), np.uint64(2), np.uint64(3)
@@ -27,12 +28,6 @@ def stream_state(seed, stream):
 def slot_seed(seed, slot):
     """The seed that a slot of a slate draws with; that of slot 0 is the decision's. Also for arrays of seeds."""
     return seed + slot * np.uint64(0xD1B54A32D192ED03)
-
-
-@kernel
-def uniform_of(bits):
-    """A number in [0, 1) of 64 random bits."""
-    return np.float64(bits >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
 @kernel

@@ -26,9 +26,10 @@ from zhiyin.core.errors import DataError
 from zhiyin.core.hashing import GOLDEN, mix
 from zhiyin.core.parallel import kernel
 from zhiyin.core.params import Parameterized, check_settings, param, settings_of
+from zhiyin.core.prng import uniform_of
 from zhiyin.core.run import Run
 from zhiyin.models.state_files import read_manifest, read_state, write_state
-from zhiyin.policies.probabilities import CHOICE_STREAM, stream_state, uniform_of
+from zhiyin.policies.probabilities import CHOICE_STREAM, stream_state
 from zhiyin.policies.slate_optimizer import greedy_slates
 from zhiyin.policies.slate_states import SlateStates, SlateTransitions, choice_probabilities
 

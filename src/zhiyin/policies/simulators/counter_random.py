@@ -9,8 +9,9 @@ import numpy as np
 
 from zhiyin.core.hashing import GOLDEN, mix
 from zhiyin.core.parallel import kernel
+from zhiyin.core.prng import uniform_of
 from zhiyin.policies.normals import fill_normals
-from zhiyin.policies.probabilities import stream_state, uniform_of
+from zhiyin.policies.probabilities import stream_state
 
 
 def session_seeds(seed: int, users: np.ndarray, sessions: np.ndarray) -> np.ndarray:
