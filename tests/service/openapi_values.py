@@ -135,11 +135,23 @@ def _possible(given: dict[str, Any], route: str) -> dict[str, Any]:
     for name, there in (("placement", "default"), ("similar_to", "i5")):  # every other one is one that there is
         if isinstance(made.get(name), str) and len(made[name]) <= MAX_ID_CHARS and len(made[name]) % 2:
             made[name] = there
+    if isinstance(made.get("policy"), dict):
+        made["policy"] = _policy(made["policy"])
     if isinstance(made.get("page"), str) and 1 <= len(made["page"]) <= MAX_PAGE_TOKEN_CHARS:
         made["page"] = encode_cursor(["i1", "i2"], route)
     if isinstance(made.get("boosts"), list):
         made["boosts"] = [_possible(one, "") if isinstance(one, dict) else one for one in made["boosts"]]
     return made
+
+
+def _policy(policy: dict[str, Any]) -> dict[str, Any]:
+    """A policy of a placement, of a kind that there is and with hyperparameters that it has."""
+    kind, settings = policy.get("kind"), policy.get("settings")
+    if isinstance(kind, str) and 1 <= len(kind) <= 64:
+        policy = policy | {"kind": "lin_ts"}
+    if isinstance(settings, dict) and all(type(value) in (str, int, float, bool) for value in settings.values()):
+        policy = policy | {"settings": {"draws": 20} if len(settings) % 2 else {}}
+    return policy
 
 
 def _body(path: str, case: Any) -> Any:

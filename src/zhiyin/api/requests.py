@@ -91,6 +91,8 @@ PLAIN = {"pattern": r"^[^\u0000-\u001f\u007f]+$"}
 # What a text is, where no pattern can say it: conditions and expressions by the grammar of filters and the columns of
 # the catalogue, and what `next` of a list said.
 CONDITION, EXPRESSION, PAGE = "zhiyin-condition", "zhiyin-expression", "zhiyin-page"
+# Names of policies and of their hyperparameters: those of the registry.
+POLICY_KIND, POLICY_SETTINGS = "zhiyin-policy-kind", "zhiyin-policy-settings"
 Bool = Annotated[bool, Field(strict=True)]
 Number = Annotated[float, Field(strict=True)]
 Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS, json_schema_extra=PLAIN), AfterValidator(_valid_id)]
@@ -156,12 +158,85 @@ class ListOptions(Body):
     balance: Annotated[Number, Field(ge=0, le=1)] | None = None
 
 
+_WINDOW, _UPDATE = pattern_of(SECOND, 90 * 86_400 * SECOND), pattern_of(SECOND, 86_400 * SECOND)
+Window = Annotated[str, _duration(_WINDOW, "from 1s to 90d"), Field(json_schema_extra={"pattern": _WINDOW})]
+Update = Annotated[str, _duration(_UPDATE, "from 1s to 1d"), Field(json_schema_extra={"pattern": _UPDATE})]
+EventKind = Annotated[str, Field(min_length=1, max_length=MAX_KIND_CHARS, json_schema_extra=PLAIN)]
+Reward = Annotated[Number, Field(ge=-1e6, le=1e6)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+PolicyMode = Literal["shadow", "apprentice", "guarded", "online"]
+# In the order of `promote`: each lets the policy decide more.
+POLICY_MODES: tuple[PolicyMode, ...] = ("shadow", "apprentice", "guarded", "online")
+
+
+class RewardRule(Body):
+    """What an event is worth; where its value is below `value_at_least`, or it has none, nothing."""
+
+    reward: Reward
+    value_at_least: Number | None = None
+
+
+class ExplorationSettings(Body):
+    """How much a policy may explore. `share`: of the lists may differ from what it believes best; `loss_per_day`:
+    expected reward that exploring may cost in a day; `user_per_day`: explored lists of one user in a day;
+    `slot_shares`: of the lists may differ in a slot, by slot; `first_slot`: slots before it are not explored."""
+
+    share: Share = 0.2
+    loss_per_day: Annotated[Number, Field(ge=0, le=1e12)] | None = None
+    user_per_day: Annotated[int, Field(ge=0, le=1_000_000), BeforeValidator(_whole_number)] | None = None
+    slot_shares: Annotated[
+        dict[Annotated[int, Field(ge=1, le=MAX_ITEMS), BeforeValidator(_slot)], Share],
+        Field(max_length=100, json_schema_extra=_SLOTS),
+    ] = Field(default_factory=dict)
+    first_slot: K = 1
+
+
+class PolicySettings(Body):
+    """What chooses the items of a placement's lists and learns from rewards. `kind`: name of a policy of
+    `zhiyin.policies`, or "one_slot"; `settings`: its hyperparameters; `shortlist`: items it chooses among; `rewards`:
+    by kind of event; `window`: after the list in which they count; `randomisation`: probability of a swap in a slot of
+    the top 5 in mode apprentice; `margin`: relative loss against the baseline that mode guarded bears; `control`:
+    share of its lists that the baseline always makes; `update`: how often rewards are learned."""
+
+    kind: Annotated[str, Field(min_length=1, max_length=64, json_schema_extra={"format": POLICY_KIND})]
+    settings: Annotated[
+        dict[Annotated[Text, Field(max_length=64)], Annotated[Text, Field(max_length=256)] | bool | int | float | None],
+        Field(max_length=50, json_schema_extra={"format": POLICY_SETTINGS}),
+    ] = Field(default_factory=dict)
+    mode: PolicyMode = "shadow"
+    shortlist: K = 50
+    rewards: Annotated[dict[EventKind, Reward | RewardRule], Field(max_length=100)] = Field(default_factory=dict)
+    window: Window = "10m"
+    aggregation: Literal["sum", "first", "last", "max", "min", "mean", "median"] = "sum"
+    default_reward: Reward = 0.0
+    impressions: Literal["optional", "required"] = "optional"
+    exploration: ExplorationSettings = Field(default_factory=ExplorationSettings)
+    randomisation: Share = 0.02
+    margin: Share = 0.05
+    control: Annotated[Number, Field(ge=0.01, le=0.9)] = 0.1
+    update: Update = "2s"
+
+
+_POLICY_OR_EXPLORE: dict[str, Any] = {
+    "anyOf": [{"properties": {"policy": {"type": "null"}}}, {"properties": {"explore": {"const": 0}}}]
+}
+
+
 class PlacementSettings(ListOptions):
     """A placement. `explore`: probability that one slot is given to an item that did not make the list; `budget`:
-    milliseconds after which stages are left out."""
+    milliseconds after which stages are left out; `policy`: what chooses the items, in place of `explore`."""
 
-    explore: Annotated[Number, Field(ge=0, le=1)] = 0.0
+    model_config = ConfigDict(json_schema_extra=_POLICY_OR_EXPLORE)
+
+    explore: Share = 0.0
     budget: Budget | None = None
+    policy: PolicySettings | None = None
+
+    @model_validator(mode="after")
+    def _check_one_exploration(self) -> PlacementSettings:
+        if self.policy is not None and self.explore > 0:
+            raise ValueError("explore and policy are given: the policy says what is explored, leave explore out")
+        return self
 
 
 _NULL: dict[str, Any] = {"type": "null"}

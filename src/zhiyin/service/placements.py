@@ -22,6 +22,7 @@ from zhiyin.core.run import log
 from zhiyin.core.text_validation import text
 from zhiyin.data.project_config import parse_usable, read_text
 from zhiyin.pipeline.answers import Answers
+from zhiyin.pipeline.policy_kinds import make_policy
 from zhiyin.service.health_issues import HealthIssue
 from zhiyin.service.request_building import request_of_options
 from zhiyin.store.store import Store
@@ -146,6 +147,7 @@ class Placements:
         issues = {}
         for name, (_, setting) in self._usable.items():
             try:
+                check_policy(setting)
                 request = request_of_options(setting)
                 answers.rulebook(request.filter, request.boosts)
             except ConfigError as error:
@@ -237,8 +239,15 @@ def validate_setting(name: str, settings: Mapping[str, Any], answers: Answers) -
             f"placement {name!r}: {place}: {first['msg']}", column=place,
             remedy=f"settings are {', '.join(PlacementSettings.model_fields)}",
         ) from None  # fmt: skip
+    check_policy(setting)
     answers.ask(request_of_options(setting))
     return setting
+
+
+def check_policy(setting: PlacementSettings) -> None:
+    """Raises ConfigError where the placement's policy is unknown, or its hyperparameters are not those it takes."""
+    if setting.policy is not None:
+        make_policy(setting.policy.kind, setting.policy.settings)
 
 
 def placements_of(file: Path, answers: Answers) -> tuple[dict[str, str], dict[str, HealthIssue]]:
