@@ -37,6 +37,7 @@ class ChangeMarks(NamedTuple):
     users: int
     placements: int
     catalogue_schema: int
+    experiments: int
     forgettings: int
 
 

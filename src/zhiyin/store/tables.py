@@ -21,6 +21,8 @@ WRITE_LOCK_ID = 7_453_010_373_645_639_777
 
 # The table of types of columns; see `column_types`.
 COLUMN_TYPES = "catalogue_schema"
+# The table of experiments; see `zhiyin.service.experiments`.
+EXPERIMENTS = "experiments"
 # Rows, or ids, of one statement at most.
 ROWS_PER_STATEMENT = 500
 
@@ -81,7 +83,7 @@ VERSIONED_TABLES = {
         sa.UniqueConstraint("id", "version"),
         sqlite_autoincrement=True,
     )
-    for name in ("items", "users", "placements", COLUMN_TYPES)
+    for name in ("items", "users", "placements", COLUMN_TYPES, EXPERIMENTS)
 }
 # One row for each list that was made, with its trace, and one for each time that a list was really shown.
 LISTS = sa.Table(
@@ -147,7 +149,7 @@ def prepare(connection: Any, place: str) -> None:
         _add_event_columns(connection)
     if format == FORMAT:
         # They came within the format; an older program need not know them.
-        for part in (EVENTS_OF_TIME, VERSIONED_TABLES[COLUMN_TYPES]):
+        for part in (EVENTS_OF_TIME, VERSIONED_TABLES[COLUMN_TYPES], VERSIONED_TABLES[EXPERIMENTS]):
             part.create(connection, checkfirst=True)
         return
     if format is None:

@@ -1,4 +1,4 @@
-"""Items, users, placements and types of columns: each change is a row of its own, and the newest counts."""
+"""Items, users, placements, experiments and types of columns: each change is a row, and the newest counts."""
 
 from __future__ import annotations
 
