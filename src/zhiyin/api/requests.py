@@ -193,16 +193,19 @@ class ExplorationSettings(Body):
 
 class PolicySettings(Body):
     """What chooses the items of a placement's lists and learns from rewards. `kind`: name of a policy of
-    `zhiyin.policies`, or "one_slot"; `settings`: its hyperparameters; `shortlist`: items it chooses among; `rewards`:
-    by kind of event; `window`: after the list in which they count; `randomisation`: probability of a swap in a slot of
-    the top 5 in mode apprentice; `margin`: relative loss against the baseline that mode guarded bears; `control`:
-    share of its lists that the baseline always makes; `update`: how often rewards are learned."""
+    `zhiyin.policies`, or "one_slot"; `settings`: its hyperparameters; `actions`: "items" of the placement's
+    lists, or "own", those that a caller brings to POST /v1/decisions, its lists being made without it;
+    `shortlist`: items it chooses among; `rewards`: by kind of event; `window`: after the list in which they
+    count; `randomisation`: probability of a swap in a slot of the top 5 in mode apprentice; `margin`: relative
+    loss against the baseline that mode guarded bears; `control`: share of its lists that the baseline always
+    makes; `update`: how often rewards are learned."""
 
     kind: Annotated[str, Field(min_length=1, max_length=64, json_schema_extra={"format": POLICY_KIND})]
     settings: Annotated[
         dict[Annotated[Text, Field(max_length=64)], Annotated[Text, Field(max_length=256)] | bool | int | float | None],
         Field(max_length=50, json_schema_extra={"format": POLICY_SETTINGS}),
     ] = Field(default_factory=dict)
+    actions: Literal["items", "own"] = "items"
     mode: PolicyMode = "shadow"
     shortlist: K = 50
     rewards: Annotated[dict[EventKind, Reward | RewardRule], Field(max_length=100)] = Field(default_factory=dict)
