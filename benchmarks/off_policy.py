@@ -5,12 +5,15 @@
     python benchmarks/off_policy.py digits                    # 30 runs; needs scikit-learn, a few minutes
     python benchmarks/off_policy.py digits --runs 5
     python benchmarks/off_policy.py slates --obp obp-0.5.5    # the unpacked source of obp 0.5.5; a minute
+    python benchmarks/off_policy.py differences               # coverage of the difference to the log; some seconds
 
 `digits` turns a classification into a bandit, as the obp package does (its examples/multiclass): logistic regression
 logs, a forest of 30 trees is the target, boosting is the reward model, cross-fitted in three folds. A mean passes if it
 lies within 2 · deviation / √30 of the published one. `slates` draws obp's synthetic
 lists (3 of 10 items, 10,000 lists, uniform logging, as in its notebook synthetic_slate) by obp's own generator, and
-evaluates them here; `pip download obp==0.5.5 --no-deps --ignore-requires-python` has the source.
+evaluates them here. `differences` draws logs of 10,000 impressions of 80 items at random, .34 % clicks; targets
+differ from the log everywhere or on a tenth of the impressions; it counts how often the interval of target minus log
+holds the truth. `pip download obp==0.5.5 --no-deps --ignore-requires-python` has the source.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ from typing import Any
 import numpy as np
 
 from zhiyin.policies.off_policy import ESTIMATORS, SLATE_ESTIMATORS, LoggedDecisions, LoggedSlates, evaluate_off_policy
+from zhiyin.policies.off_policy.estimate_intervals import INTERVALS, IntervalSettings, difference_interval_of
+from zhiyin.policies.off_policy.estimate_sums import EstimateSums, terms_of
 
 # Mean and deviation of relative errors that obp's notebook prints for 30 runs.
 PUBLISHED = {
@@ -151,16 +156,50 @@ def _conditional(prefix: np.ndarray) -> np.ndarray:
     return np.minimum(prefix / np.column_stack([np.ones(len(prefix)), prefix[:, :-1]]), 1.0)
 
 
+def differences(n_rows: int, replications: int) -> None:
+    """Each log is counts of its cells: item, whether the target decides there, click or none."""
+    rng = np.random.default_rng(7)
+    n_items = 80
+    rates = rng.beta(1.0, 20.0, n_items)
+    rates *= 0.0034 / rates.mean()
+    preferred = rng.dirichlet(np.full(n_items, 0.4))
+    for share in (1.0, 0.1):
+        target = np.concatenate([preferred, np.full(n_items, 1 / n_items)])  # where it decides, and where not
+        chances = np.concatenate([np.full(n_items, share), np.full(n_items, 1 - share)]) / n_items
+        chances = np.concatenate([chances * np.tile(rates, 2), chances * np.tile(1 - rates, 2)])
+        cells = LoggedDecisions(
+            np.repeat([1.0, 0.0], 2 * n_items), np.full(4 * n_items, 1 / n_items), np.tile(target, 2)
+        )
+        terms = terms_of(cells, ESTIMATORS["ips"], np.inf, cells.importance_weights)
+        truth = share * float((preferred - 1 / n_items) @ rates)
+        counts = rng.multinomial(n_rows, chances, replications)
+        print(f"target differs on {share:.0%} of the impressions: {truth:+.6f} clicks, of {rates.mean():.6f}; "
+              f"largest weight {cells.importance_weights.max():.1f}")  # fmt: skip
+        for method in INTERVALS:
+            ends = np.empty((replications, 2))
+            settings = IntervalSettings(method, 0.05, 0.0, 1.0, None, n_rows, method == "normal", method == "normal")
+            for row, count in enumerate(counts):
+                sums = EstimateSums(ESTIMATORS["ips"], np.inf, 0.0)
+                sums.add(terms[:, count > 0])
+                sums.totals, sums.gram, sums.n = terms @ count, (terms * count) @ terms.T, n_rows
+                ends[row] = difference_interval_of(sums, settings)[:2]
+            covered = float(np.mean((ends[:, 0] <= truth) & (truth <= ends[:, 1])))
+            print(f"  {method:19} covers {covered:.1%}, width {np.mean(ends[:, 1] - ends[:, 0]):.6f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["rows", "digits", "slates"])
-    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("what", choices=["rows", "digits", "slates", "differences"])
+    parser.add_argument("--rows", type=int, help="10,000,000; of differences 10,000")
+    parser.add_argument("--replications", type=int, default=1000, help="of differences")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--obp", type=Path, default=Path("obp-0.5.5"))
     options = parser.parse_args()
     if options.what == "rows":
-        rows(options.rows, options.repeats)
+        rows(options.rows or 10_000_000, options.repeats)
+    elif options.what == "differences":
+        differences(options.rows or 10_000, options.replications)
     elif options.what == "slates":
         slates(options.obp)
     else:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,3 +99,27 @@ def take(log: LoggedDecisions, rows: np.ndarray) -> LoggedDecisions:
 @pytest.fixture(scope="session")
 def take_rows() -> Callable[[LoggedDecisions, np.ndarray], LoggedDecisions]:
     return take
+
+
+@pytest.fixture(scope="session")
+def rare_clicks(thompson: Callable[[str], np.ndarray], priors: Callable[[str], dict[str, list[int]]]) -> dict[str, Any]:
+    """1,000 logs of 10,000 rows like the Open Bandit Dataset's, as counts of cells: uniform logging over 80 items and 3
+    positions, clicks in proportion to the means of the items' priors, .34 % on average; the target is the campaign's
+    Thompson sampling."""
+    probabilities = thompson("all")
+    weights = (probabilities * 80).ravel()
+    alpha, beta_ = (np.array(priors("all")[name]) for name in ("alpha", "beta"))
+    appeal = np.repeat(alpha / (alpha + beta_), 3)
+    rates = 0.0034 * appeal / appeal.mean()
+    cells = LoggedDecisions(
+        rewards=np.repeat([1.0, 0.0], 240),
+        propensities=np.full(480, 1 / 80),
+        target_probabilities=np.tile(weights / 80, 2),
+    )
+    chances = np.concatenate([rates, 1 - rates]) / 240
+    counts = np.random.default_rng(11).multinomial(10_000, chances, 1000)
+    truth = float((probabilities.ravel() * rates).sum() / 3)
+    return {
+        "cells": cells, "counts": counts, "truth": truth, "logged_truth": float(rates.mean()),
+        "weights": np.tile(weights, 2),
+    }  # fmt: skip

@@ -30,7 +30,7 @@ from zhiyin.policies.off_policy.intervals import (
     weighted_poisson_interval,
 )
 
-N_ROWS, REPLICATIONS = 10_000, 1000
+N_ROWS = 10_000
 
 
 def test_constants_of_the_confseq_package() -> None:
@@ -50,26 +50,6 @@ def test_clopper_pearson(successes: float, trials: float) -> None:
     expected_high = beta.ppf(0.975, successes + 1, trials - successes) if successes < trials else 1.0
     assert float(low) == pytest.approx(expected_low, rel=1e-9)
     assert float(high) == pytest.approx(expected_high, rel=1e-9)
-
-
-@pytest.fixture(scope="module")
-def rare_clicks(thompson: Callable[[str], np.ndarray], priors: Callable[[str], dict[str, list[int]]]) -> dict[str, Any]:
-    """Logs like the Open Bandit Dataset's, as counts: uniform logging over 80 items and 3 positions, clicks in
-    proportion to the means of the items' priors, .34 % on average; the target is the campaign's Thompson sampling."""
-    probabilities = thompson("all")
-    weights = (probabilities * 80).ravel()
-    alpha, beta_ = (np.array(priors("all")[name]) for name in ("alpha", "beta"))
-    appeal = np.repeat(alpha / (alpha + beta_), 3)
-    rates = 0.0034 * appeal / appeal.mean()
-    cells = LoggedDecisions(
-        rewards=np.repeat([1.0, 0.0], 240),
-        propensities=np.full(480, 1 / 80),
-        target_probabilities=np.tile(weights / 80, 2),
-    )
-    chances = np.concatenate([rates, 1 - rates]) / 240
-    counts = np.random.default_rng(11).multinomial(N_ROWS, chances, REPLICATIONS)
-    truth = float((probabilities.ravel() * rates).sum() / 3)
-    return {"cells": cells, "counts": counts, "truth": truth, "weights": np.tile(weights, 2)}
 
 
 def coverage(low: np.ndarray, high: np.ndarray, truth: float) -> float:

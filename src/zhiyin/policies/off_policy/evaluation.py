@@ -14,6 +14,7 @@ from zhiyin.policies.off_policy.estimate_intervals import (
     NORMAL_MIN_POSITIVES,
     IntervalSettings,
     check_interval,
+    difference_interval_of,
     interval_of,
 )
 from zhiyin.policies.off_policy.estimate_sums import EstimateSums, collect_sums
@@ -85,18 +86,24 @@ def evaluate_off_policy(
         warnings.append(
             "no action of the target policy has a positive reward in the log: only the upper ends say something"
         )
-    settings = IntervalSettings(interval, 1 - confidence, low, high, max_weight, planned_observations, normal_allowed)
-    estimates = () if answer is not None and refuse else tuple(_estimate(sums[name], settings) for name in chosen)
+    settings = IntervalSettings(
+        interval, 1 - confidence, low, high, max_weight, planned_observations, normal_allowed,
+        normal_allowed and support.n_changed_positive >= NORMAL_MIN_POSITIVES,
+    )  # fmt: skip
+    estimates = () if answer is not None and refuse else tuple(estimate_of(sums[name], settings) for name in chosen)
     return OffPolicyResult(estimates, support, answer, confidence, tuple(warnings))
 
 
-def _estimate(sums: EstimateSums, settings: IntervalSettings) -> Estimate:
+def estimate_of(sums: EstimateSums, settings: IntervalSettings) -> Estimate:
+    """The estimate of these sums, and of its difference to the log, each with its interval."""
     low, high, method = interval_of(sums, settings)
+    difference_low, difference_high, difference_method = difference_interval_of(sums, settings)
     estimator = sums.estimator
     limit = sums.limit if estimator.limits else None
     return Estimate(
         estimator.name, estimator.title, sums.value, low, high, method, limit, sums.standard_error,
         estimator.unbiased or limit == np.inf,
+        sums.difference, difference_low, difference_high, difference_method, sums.difference_error,
     )  # fmt: skip
 
 

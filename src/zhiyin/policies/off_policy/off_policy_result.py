@@ -29,6 +29,10 @@ class Estimate:
     standard_error: of the value, by the delta method; too small on rare rewards.
     covers_bias: whether the interval covers the target's value; False where it covers the estimator's expectation only,
         which clipping or an error of the reward model keeps apart from the target's value.
+    difference, difference_low, difference_high: the value minus the log's own mean reward, which is what the logging
+        policy earned on the same rows, and the interval of that difference. It is narrower than two intervals side by
+        side, and 0 to 0 where the target decides as the log did.
+    difference_interval, difference_error: its method and standard error.
     """
 
     estimator: str
@@ -40,6 +44,11 @@ class Estimate:
     limit: float | None
     standard_error: float
     covers_bias: bool
+    difference: float
+    difference_low: float
+    difference_high: float
+    difference_interval: str
+    difference_error: float
 
 
 @dataclass(frozen=True)
@@ -116,7 +125,9 @@ class OffPolicyResult:
     def _rows(self) -> list[list[str]]:
         return [
             [estimate.title + ("" if estimate.covers_bias else " *"), _figure(estimate.value), _figure(estimate.low),
-             _figure(estimate.high), estimate.interval, "" if estimate.limit is None else f"{estimate.limit:g}"]
+             _figure(estimate.high), _signed(estimate.difference), _signed(estimate.difference_low),
+             _signed(estimate.difference_high), estimate.interval,
+             "" if estimate.limit is None else f"{estimate.limit:g}"]
             for estimate in self.estimates
         ]  # fmt: skip
 
@@ -133,8 +144,12 @@ class OffPolicyResult:
         return [*notes, *self.warnings]
 
 
-_HEADER = ["estimator", "value", "low", "high", "interval", "limit"]
+_HEADER = ["estimator", "value", "low", "high", "minus the log", "low", "high", "interval", "limit"]
 
 
 def _figure(value: float) -> str:
     return f"{value:.6g}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.6g}" if value else "0"

@@ -17,10 +17,24 @@ from zhiyin.policies.off_policy.estimate_intervals import (
     NORMAL_MIN_POSITIVES,
     IntervalSettings,
     check_interval,
-    interval_of,
 )
-from zhiyin.policies.off_policy.estimate_sums import CHOSEN, COUNT, REWARD, TARGET, WEIGHT, EstimateSums, GroupTerms
+from zhiyin.policies.off_policy.estimate_sums import (
+    CHOSEN,
+    COUNT,
+    GAIN,
+    LESS_WEIGHT,
+    LOGGED,
+    LOSS,
+    MORE_WEIGHT,
+    N_TERMS,
+    REWARD,
+    TARGET,
+    WEIGHT,
+    EstimateSums,
+    GroupTerms,
+)
 from zhiyin.policies.off_policy.estimators import Estimator, identity_weights, zero_weights
+from zhiyin.policies.off_policy.evaluation import estimate_of
 from zhiyin.policies.off_policy.logged_decisions import FloatArray
 from zhiyin.policies.off_policy.logged_slates import LoggedSlates
 from zhiyin.policies.off_policy.off_policy_result import Estimate, OffPolicyResult
@@ -192,13 +206,11 @@ def evaluate_slates(
             if refuse:
                 continue
         many = support.n_positive >= NORMAL_MIN_POSITIVES and support.effective_size >= NORMAL_MIN_EFFECTIVE_SIZE
-        settings = IntervalSettings(interval, 1 - confidence, low, high, None, planned_observations, many)
-        lower, upper, method = interval_of(sums, settings)
-        scale, estimator = log.n_slots, entry.estimator
-        value, error = scale * sums.value, scale * sums.standard_error
-        estimates.append(
-            Estimate(name, estimator.title, value, scale * lower, scale * upper, method, None, error, covers_bias=True)
-        )
+        settings = IntervalSettings(
+            interval, 1 - confidence, log.n_slots * low, log.n_slots * high, None, planned_observations, many,
+            many and support.n_changed_positive >= NORMAL_MIN_POSITIVES,
+        )  # fmt: skip
+        estimates.append(replace(estimate_of(sums, settings), limit=None, covers_bias=True))
     answered = len(warnings) < len(names)
     best = max(supports, key=lambda support: support.effective_size)
     return OffPolicyResult(tuple(estimates), best, None if answered else refused, confidence, tuple(warnings))
@@ -224,37 +236,50 @@ def _names(log: LoggedSlates, names: Sequence[str] | None) -> list[str]:
 def _sums_of(
     log: LoggedSlates, entry: SlateEstimator, reward_range: tuple[float, float]
 ) -> tuple[EstimateSums, Support]:
-    """Sums per list, divided by the number of slots so that weights have mean 1, and their diagnostics."""
-    weights = entry.weights(log)
+    """Sums over lists, and their diagnostics. The weight of a list is the mean over its slots, so that it has mean 1;
+    its reward is the sum, which is in n_slots * reward_range."""
+    weights, floor = entry.weights(log), log.n_slots * reward_range[0]
     mean_weights = weights.mean(axis=1)
-    terms = np.zeros((5, len(log)))
+    terms = np.zeros((N_TERMS, len(log)))
     terms[COUNT] = 1.0
+    terms[LOGGED] = log.rewards.sum(axis=1)
     signed = entry.estimator.transform is zero_weights
     if signed:
-        terms[TARGET] = (weights * log.rewards).mean(axis=1)
+        terms[TARGET] = (weights * log.rewards).sum(axis=1)
     else:
         terms[WEIGHT] = mean_weights
-        terms[REWARD] = (weights * log.rewards).mean(axis=1)
+        terms[REWARD] = (weights * log.rewards).sum(axis=1)
+        more, above_floor = np.maximum(weights - 1, 0.0), log.rewards - reward_range[0]
+        less = more - (weights - 1)
+        terms[MORE_WEIGHT], terms[LESS_WEIGHT] = more.mean(axis=1), less.mean(axis=1)
+        terms[GAIN], terms[LOSS] = (more * above_floor).sum(axis=1), (less * above_floor).sum(axis=1)
         if entry.estimator.uses_model:
             chosen, target = log.predictions
-            terms[TARGET] = (_shifted(weights) * target).mean(axis=1)
-            terms[CHOSEN] = (weights * chosen).mean(axis=1)
+            terms[TARGET] = (_shifted(weights) * target).sum(axis=1)
+            terms[CHOSEN] = (weights * chosen).sum(axis=1)
     estimator = replace(entry.estimator, uses_model=entry.estimator.uses_model or signed)
-    sums = EstimateSums(estimator, np.inf, 0.0 if signed else reward_range[0])
+    sums = EstimateSums(estimator, np.inf, 0.0 if signed else floor)
+    if signed:
+        sums.difference_control[LOGGED] = -1.0
     counts = RowCounts(reward_range[0])
     counts.n_rows = len(log)
-    counts.n_positive = int(np.count_nonzero((log.rewards > reward_range[0]) & (weights != 0)))
+    is_positive = log.rewards > reward_range[0]
+    counts.n_positive = int(np.count_nonzero(is_positive & (weights != 0)))
+    counts.n_changed_positive = int(np.count_nonzero(is_positive & (weights != 1)))
     counts.max_weight = float(mean_weights.max())
-    counts.reward_sum = float(log.rewards.sum())
     observed = EstimateSums(replace(estimator, transform=identity_weights, uses_model=False), np.inf, 0.0)
-    weight_terms = np.zeros((5, len(log)))
-    weight_terms[COUNT], weight_terms[WEIGHT] = 1.0, mean_weights
+    weight_terms = np.zeros((N_TERMS, len(log)))
+    weight_terms[COUNT], weight_terms[WEIGHT], weight_terms[LOGGED] = 1.0, mean_weights, terms[LOGGED]
     sums.add(_by_group(terms, log))
     observed.add(_by_group(weight_terms, log))
     if signed:
-        bounds = np.outer([mean_weights.min(), mean_weights.max()], reward_range)
+        rewards = log.n_slots * reward_range[0], log.n_slots * reward_range[1]
+        bounds = np.outer([mean_weights.min(), mean_weights.max()], rewards)
         sums.control_low = min(sums.control_low, float(bounds.min()))
         sums.control_high = max(sums.control_high, float(bounds.max()))
+        bounds = np.outer([mean_weights.min() - 1, mean_weights.max() - 1], rewards)
+        sums.difference_control_low = min(sums.difference_control_low, float(bounds.min()))
+        sums.difference_control_high = max(sums.difference_control_high, float(bounds.max()))
     return sums, support_from_sums(counts, observed)
 
 

@@ -20,6 +20,7 @@ class Support:
     n_rows, n_observations: logged decisions; independent ones, which are groups where the log has groups.
     n_decisions: decisions that the rows stand for, sum of 1 / pass_probability.
     n_positive: rows with a reward above the lowest possible one whose action the target policy may choose.
+    n_changed_positive: rows with such a reward whose weight is not 1: what the difference to the log rests on.
     mean_weight, mean_weight_error: mean importance weight and its standard error. The mean is 1, within four errors,
         where the propensities are those that were drawn from and the log contains every action of the target.
     max_weight: the largest weight of a row, weighted by 1 / pass_probability.
@@ -33,6 +34,7 @@ class Support:
     n_observations: int
     n_decisions: float
     n_positive: int
+    n_changed_positive: int
     mean_weight: float
     mean_weight_error: float
     max_weight: float
@@ -48,9 +50,9 @@ class RowCounts:
     def __init__(self, reward_floor: float = 0.0) -> None:
         """reward_floor: the lowest possible reward; rewards above it are positive."""
         self.reward_floor = reward_floor
-        self.n_rows = self.n_positive = 0
+        self.n_rows = self.n_positive = self.n_changed_positive = 0
         self.reward_low, self.reward_high = np.inf, -np.inf
-        self.max_weight = self.reward_sum = 0.0
+        self.max_weight = 0.0
         self.unlogged: float | None = None
 
     def add(self, chunk: LoggedDecisions, weights: FloatArray) -> None:
@@ -58,11 +60,12 @@ class RowCounts:
         if not len(chunk):
             return
         self.n_rows += len(chunk)
-        self.n_positive += int(np.count_nonzero((chunk.rewards > self.reward_floor) & (weights > 0)))
+        is_positive = chunk.rewards > self.reward_floor
+        self.n_positive += int(np.count_nonzero(is_positive & (weights > 0)))
+        self.n_changed_positive += int(np.count_nonzero(is_positive & (weights != 1)))
         self.reward_low = min(self.reward_low, float(chunk.rewards.min()))
         self.reward_high = max(self.reward_high, float(chunk.rewards.max()))
         counts = 1.0 if chunk.pass_probabilities is None else 1.0 / chunk.pass_probabilities
-        self.reward_sum += float((chunk.rewards * counts).sum())
         self.max_weight = max(self.max_weight, float((weights * counts).max()))
         if chunk.unlogged_target_mass is not None:
             self.unlogged = (self.unlogged or 0.0) + float((chunk.unlogged_target_mass * counts).sum())
@@ -90,13 +93,14 @@ def support_from_sums(counts: RowCounts, ips: EstimateSums) -> Support:
         n_observations=ips.n,
         n_decisions=float(n_decisions),
         n_positive=counts.n_positive,
+        n_changed_positive=counts.n_changed_positive,
         mean_weight=float(mean),
         mean_weight_error=float(np.sqrt(max(residual, 0.0) * correction) / n_decisions) if n_decisions else 0.0,
         max_weight=counts.max_weight,
         max_weight_share=float(ips.largest_weight / weight) if weight else 0.0,
         effective_size=float(weight**2 / squares) if squares else 0.0,
         unlogged_mass=None if counts.unlogged is None else float(counts.unlogged / n_decisions),
-        mean_reward=float(counts.reward_sum / n_decisions) if n_decisions else 0.0,
+        mean_reward=ips.logged_value if n_decisions else 0.0,
     )
 
 
