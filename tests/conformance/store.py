@@ -491,7 +491,7 @@ class StoreConformance:
         proof = store.forget("alice")
         assert proof["lists removed"] == 2
         assert proof["impressions removed"] == 3
-        assert [n for name, n in proof.items() if name.endswith("found")] == [0] * 4
+        assert {n for name, n in proof.items() if name.endswith("found")} == {0}
         assert [t.list_id for t in store.traces()] == ["list 2", "list 4"]
         assert [bool(store.impressions(name)) for name in ("list 1", "list 2", "list 3", "list 4", "lost")] == [
             False, True, False, True, False,

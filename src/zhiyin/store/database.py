@@ -140,6 +140,10 @@ class Database:
                 connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
             yield connection
 
+    def lock_connection(self) -> Any:
+        """A connection of SQLAlchemy in autocommit mode, which the caller closes: for locks of a session."""
+        return self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+
     def checkpoint(self) -> int:
         """SQLite: write commits of the write-ahead log back to the database, beside whoever reads and writes.
 

@@ -1,6 +1,7 @@
 """Users who were forgotten: all of theirs is deleted, and the hash of the id with the time is what remains.
 
-A version that has learned of a user must not use it afterwards, so the time is stored.
+A version that has learned of a user must not use it afterwards, so the time is stored. The states of policies that have
+decided lists of the user become outdated: the learner learns them anew, without the user.
 """
 
 from __future__ import annotations
@@ -13,14 +14,24 @@ from zhiyin.core.run import log
 from zhiyin.store.database import Database
 from zhiyin.store.records import hash_of
 from zhiyin.store.sqlalchemy_import import sa
-from zhiyin.store.tables import EVENTS, FORGOTTEN, IMPRESSIONS, LISTS, MARKS, ROWS_PER_STATEMENT, VERSIONED_TABLES
+from zhiyin.store.tables import (
+    DECISIONS,
+    EVENTS,
+    FORGOTTEN,
+    LISTS,
+    MARKS,
+    POLICY_STATES,
+    ROWS_PER_STATEMENT,
+    TABLES_OF_LISTS,
+    VERSIONED_TABLES,
+)
 
 # How often `forget` deletes what its own search still finds.
 MAX_FORGET_ROUNDS = 3
 # Key of `meta`: how often a user was forgotten.
 FORGET_COUNT = "forgettings"
 # What `forget` reports on, and the keys of its report.
-PLACES = ("events", "versions", "lists", "impressions")
+PLACES = ("events", "versions", "lists", *(table.name for table in TABLES_OF_LISTS))
 PROOF = tuple(f"{place} {outcome}" for outcome in ("removed", "found") for place in PLACES)
 # Fixed statements; see `Database.fetch`.
 _FORGOTTEN_AT = sa.select(FORGOTTEN.c.received).where(FORGOTTEN.c.hash == sa.bindparam("user_hash"))
@@ -69,10 +80,11 @@ class ForgottenUsers(Database):
         ids = list(list_ids)
         proof["events found"] = count_rows(connection, EVENTS.c.user == user)
         proof["versions found"] = count_rows(connection, VERSIONED_TABLES["users"].c.id == user)
-        proof["impressions found"] = sum(
-            count_rows(connection, IMPRESSIONS.c.list_id.in_(ids[start : start + ROWS_PER_STATEMENT]))
-            for start in range(0, len(ids), ROWS_PER_STATEMENT)
-        )
+        for table in TABLES_OF_LISTS:
+            proof[f"{table.name} found"] = sum(
+                count_rows(connection, table.c.list_id.in_(ids[start : start + ROWS_PER_STATEMENT]))
+                for start in range(0, len(ids), ROWS_PER_STATEMENT)
+            )
         # A list is a user's by its column, or because its head names them.
         position = sa.func.strpos if self.dialect == "postgresql" else sa.func.instr
         in_head = position(LISTS.c.head, f'"user":{json.dumps(user, ensure_ascii=False)}') > 0
@@ -134,7 +146,10 @@ def _delete_user(
     list_ids.update(ids)
     for start in range(0, len(ids), ROWS_PER_STATEMENT):
         part = ids[start : start + ROWS_PER_STATEMENT]
-        for table in (IMPRESSIONS, LISTS):
+        of_part = sa.select(DECISIONS.c.placement).where(DECISIONS.c.list_id.in_(part)).distinct()
+        learned = list(connection.execute(of_part).scalars())
+        connection.execute(sa.update(POLICY_STATES).where(POLICY_STATES.c.name.in_(learned)).values(outdated=1))
+        for table in (*TABLES_OF_LISTS, LISTS):
             deletion = sa.delete(table).where(table.c.list_id.in_(part))
             proof[f"{table.name} removed"] += connection.execute(deletion).rowcount
     proof["events removed"] += connection.execute(sa.delete(EVENTS).where(EVENTS.c.user == user)).rowcount

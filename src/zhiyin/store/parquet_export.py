@@ -18,10 +18,13 @@ from zhiyin.store.records import ADDED_EVENT_FIELDS, EVENT_FIELDS, Event, hash_o
 from zhiyin.store.sqlalchemy_import import sa
 from zhiyin.store.tables import (
     COLUMN_TYPES,
+    DECISIONS,
     EVENTS,
     FORGOTTEN,
     IMPRESSIONS,
     LISTS,
+    OPEN_DECISIONS,
+    REPORTED_REWARDS,
     ROWS_PER_STATEMENT,
     VERSIONED_TABLES,
 )
@@ -35,8 +38,19 @@ _FRAMES: dict[str, dict[str, Any]] = {
         "head": pl.String, "arrays": pl.Binary,
     },
     "impressions": {"list_id": pl.String, "time": pl.Int64, "items": pl.String},
+    "open_decisions": {"list_id": pl.String, "placement": pl.String, "time": pl.Int64},
+    "decisions": {
+        "list_id": pl.String, "placement": pl.String, "time": pl.Int64, "version": pl.Int64, "mode": pl.String,
+        "rewards": pl.String, "n_events": pl.Int64, "late": pl.Int64, "deadline": pl.Int64, "closed": pl.Int64,
+    },
+    "reported_rewards": {
+        "list_id": pl.String, "slot": pl.String, "value": pl.Float64, "id": pl.String, "time": pl.Int64,
+        "received": pl.Int64,
+    },
     "forgotten": {"hash": pl.String, "received": pl.Int64},
 }  # fmt: skip
+# Closed decisions stand last: they are loaded after the rewards that they hold.
+_TABLES_OF_LISTS = (IMPRESSIONS, REPORTED_REWARDS, OPEN_DECISIONS, DECISIONS)
 
 
 class ParquetExport(EventLog, VersionedTables, ForgottenUsers):
@@ -45,11 +59,12 @@ class ParquetExport(EventLog, VersionedTables, ForgottenUsers):
     def export(self, folder: str | Path, run: Run | None = None) -> Path:
         """Write everything as Parquet; whole or not at all.
 
-        Files: events/, lists/ and impressions/part-*.parquet; items, users, placements, catalogue_schema and
-        forgotten.parquet.
+        Files: events/, lists/, impressions/, reported_rewards/, open_decisions/ and decisions/part-*.parquet; items,
+        users, placements, catalogue_schema, experiments, policies and forgotten.parquet. What policies have learned is
+        not among them: it is learned again from the decisions.
         """
         with whole_folder(Path(folder)) as draft, (run or Run()).bar("Exporting", self.count()) as advance:
-            for table in (EVENTS, LISTS, IMPRESSIONS):
+            for table in (EVENTS, LISTS, *_TABLES_OF_LISTS):
                 (draft / table.name).mkdir()
                 batches = self.event_batches(size=ROWS_PER_FILE) if table is EVENTS else self._batches(table)
                 for number, batch in enumerate(batches):
@@ -66,7 +81,7 @@ class ParquetExport(EventLog, VersionedTables, ForgottenUsers):
         return Path(folder)
 
     def _batches(self, table: sa.Table) -> Iterator[pl.DataFrame]:
-        """All rows of lists or impressions in the order of their primary key."""
+        """All rows of lists, or of a table that belongs to them, in the order of their primary key."""
         size = LISTS_PER_FILE if table is LISTS else ROWS_PER_FILE
         (key,) = table.primary_key.columns
         schema = _FRAMES[table.name]
@@ -101,7 +116,7 @@ class ParquetExport(EventLog, VersionedTables, ForgottenUsers):
         self._load_rows(folder / "forgotten.parquet", FORGOTTEN)
         forgotten = self.forgotten_by_hash()
         n_new = self._load_events(event_files, forgotten, run or Run())
-        for table in (LISTS, IMPRESSIONS):
+        for table in (LISTS, *_TABLES_OF_LISTS):
             for path in sorted((folder / table.name).glob("part-*.parquet")):
                 self._load_rows(path, table, forgotten)
         for name in VERSIONED_TABLES:
@@ -137,9 +152,28 @@ class ParquetExport(EventLog, VersionedTables, ForgottenUsers):
             frame = _without_forgotten(frame, forgotten or {})
         for part in frame.iter_slices(ROWS_PER_STATEMENT):
             with self.writing() as connection:
-                connection.execute(self._insert(table).on_conflict_do_nothing(), part.to_dicts())
+                rows = part.to_dicts()
+                if table in (OPEN_DECISIONS, DECISIONS, REPORTED_REWARDS):
+                    rows = _of_stored_lists(connection, table, rows)
+                if rows:
+                    connection.execute(self._insert(table).on_conflict_do_nothing(), rows)
                 if table is FORGOTTEN:
                     increment_forget_count(connection)
+
+
+def _of_stored_lists(connection: Any, table: sa.Table, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of a table of decisions whose lists are stored; closed ones become no open ones."""
+    ids = [row["list_id"] for row in rows]
+    present = set(connection.execute(sa.select(LISTS.c.list_id).where(LISTS.c.list_id.in_(ids))).scalars())
+    if table is OPEN_DECISIONS:
+        present -= set(connection.execute(sa.select(DECISIONS.c.list_id).where(DECISIONS.c.list_id.in_(ids))).scalars())
+    rows = [row for row in rows if row["list_id"] in present]
+    if table is DECISIONS:  # what is loaded with them has numbers of this store
+        for name, source in (("events_seq", EVENTS), ("rewards_seq", REPORTED_REWARDS)):
+            last = connection.execute(sa.select(sa.func.coalesce(sa.func.max(source.c.seq), 0))).scalar_one()
+            rows = [{**row, name: int(last)} for row in rows]
+        connection.execute(sa.delete(OPEN_DECISIONS).where(OPEN_DECISIONS.c.list_id.in_(present)))
+    return rows
 
 
 def exported_rows(folder: Path, name: str) -> dict[str, Any]:

@@ -15,12 +15,21 @@ from typing import Any, NamedTuple
 
 from zhiyin.core.atomic_files import whole_file
 from zhiyin.core.errors import ConfigError, DataError
+from zhiyin.store.decisions import DecisionTables
 from zhiyin.store.errors import StoreAwayError, StoreFullError, translated_errors
 from zhiyin.store.forgetting import FORGET_COUNT, count_rows
 from zhiyin.store.parquet_export import ParquetExport
+from zhiyin.store.policy_states import PolicyStates
 from zhiyin.store.sqlalchemy_import import sa
-from zhiyin.store.tables import COLUMN_TYPES, EVENTS, FORGOTTEN, IMPRESSIONS, LISTS, VERSIONED_TABLES
-from zhiyin.store.traces import TraceTables
+from zhiyin.store.tables import (
+    COLUMN_TYPES,
+    EVENTS,
+    FORGOTTEN,
+    LISTS,
+    POLICY_STATES,
+    TABLES_OF_LISTS,
+    VERSIONED_TABLES,
+)
 
 __all__ = ["ChangeMarks", "Store", "StoreAwayError", "StoreFullError"]
 
@@ -38,11 +47,14 @@ class ChangeMarks(NamedTuple):
     placements: int
     catalogue_schema: int
     experiments: int
+    policies: int
     forgettings: int
 
 
-class Store(ParquetExport, TraceTables):
-    """Events, items, users, placements and lists in one database. Raises ConfigError where it cannot be opened.
+class Store(ParquetExport, DecisionTables, PolicyStates):
+    """Events, items, users, placements, lists and decisions in one database.
+
+    Raises ConfigError where it cannot be opened.
 
     Every method raises StoreFullError where the disk is full and StoreAwayError where the database cannot be reached;
     when the cause is gone the same Store works again.
@@ -70,7 +82,7 @@ class Store(ParquetExport, TraceTables):
                     continue
                 newest = sa.select(sa.func.max(table.c.seq)).group_by(table.c.id)
                 counts[name] = count_rows(connection, table.c.seq.in_(newest) & table.c.columns.is_not(None))
-            for other in (LISTS, IMPRESSIONS, FORGOTTEN):
+            for other in (LISTS, *TABLES_OF_LISTS, POLICY_STATES, FORGOTTEN):
                 counts[other.name] = int(connection.execute(sa.select(sa.func.count()).select_from(other)).scalar_one())
         return counts
 

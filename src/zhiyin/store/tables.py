@@ -23,6 +23,8 @@ WRITE_LOCK_ID = 7_453_010_373_645_639_777
 COLUMN_TYPES = "catalogue_schema"
 # The table of experiments; see `zhiyin.service.experiments`.
 EXPERIMENTS = "experiments"
+# The table of what people have decided of policies, by placement: mode, frozen, killed, snapshot.
+POLICIES = "policies"
 # Rows, or ids, of one statement at most.
 ROWS_PER_STATEMENT = 500
 
@@ -83,7 +85,7 @@ VERSIONED_TABLES = {
         sa.UniqueConstraint("id", "version"),
         sqlite_autoincrement=True,
     )
-    for name in ("items", "users", "placements", COLUMN_TYPES, EXPERIMENTS)
+    for name in ("items", "users", "placements", COLUMN_TYPES, EXPERIMENTS, POLICIES)
 }
 # One row for each list that was made, with its trace, and one for each time that a list was really shown.
 LISTS = sa.Table(
@@ -109,6 +111,66 @@ IMPRESSIONS = sa.Table(
     sa.UniqueConstraint("list_id", "time"),
     sa.Index("impressions_time", "time"),
 )
+# Lists that a policy has decided and whose window of rewards is still open; written with their traces.
+OPEN_DECISIONS = sa.Table(
+    "open_decisions",
+    META,
+    sa.Column("list_id", sa.String(MAX_ID_CHARS), primary_key=True),
+    sa.Column("placement", sa.String(MAX_ID_CHARS), nullable=False),
+    sa.Column("time", sa.BigInteger, nullable=False),
+    sa.Index("open_decisions_time", "placement", "time"),
+)
+# Decisions whose window has ended, in the order in which they were closed, with the rewards that are learned.
+DECISIONS = sa.Table(
+    "decisions",
+    META,
+    _seq(),
+    sa.Column("list_id", sa.String(MAX_ID_CHARS), nullable=False, unique=True),
+    sa.Column("placement", sa.String(MAX_ID_CHARS), nullable=False),
+    sa.Column("time", sa.BigInteger, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("mode", sa.String(32), nullable=False),
+    sa.Column("rewards", sa.Text),  # JSON, a number or null for each slot that was decided; NULL: is not learned
+    sa.Column("n_events", sa.Integer, nullable=False),  # events and reported rewards that came within the window
+    sa.Column("late", sa.Integer, nullable=False),  # those that came after it
+    sa.Column("deadline", sa.BigInteger, nullable=False),  # end of the window
+    sa.Column("closed", sa.BigInteger, nullable=False),
+    sa.Column("events_seq", sa.BigInteger, nullable=False),  # the last event when it was closed
+    sa.Column("rewards_seq", sa.BigInteger, nullable=False),  # the last reported reward likewise
+    sa.Index("decisions_placement", "placement", "seq"),
+    sqlite_autoincrement=True,
+)
+# Rewards that were sent as numbers. Of one list and id only the first is stored.
+REPORTED_REWARDS = sa.Table(
+    "reported_rewards",
+    META,
+    _seq(),
+    sa.Column("list_id", sa.String(MAX_ID_CHARS), nullable=False),
+    sa.Column("slot", sa.String(MAX_ID_CHARS), nullable=False),
+    sa.Column("value", sa.Float, nullable=False),
+    sa.Column("id", sa.String(MAX_ID_CHARS), nullable=False),
+    sa.Column("time", sa.BigInteger, nullable=False),
+    sa.Column("received", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("list_id", "id"),
+    sa.Index("reported_rewards_received", "received"),
+    sqlite_autoincrement=True,
+)
+# What policies have learned. `outdated`: of a user who was forgotten since, so it is learned anew.
+POLICY_STATES = sa.Table(
+    "policy_states",
+    META,
+    sa.Column("number", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("name", sa.String(MAX_ID_CHARS), nullable=False),
+    sa.Column("mark", sa.BigInteger, nullable=False),  # decisions.seq up to which it has learned
+    sa.Column("state", sa.LargeBinary, nullable=False),  # safetensors
+    sa.Column("info", sa.Text, nullable=False),  # JSON
+    sa.Column("created", sa.BigInteger, nullable=False),
+    sa.Column("outdated", sa.Integer, nullable=False),
+    sa.Index("policy_states_name", "name", "number"),
+    sqlite_autoincrement=True,
+)
+# What belongs to a list, and goes with it.
+TABLES_OF_LISTS = (IMPRESSIONS, REPORTED_REWARDS, OPEN_DECISIONS, DECISIONS)
 MARKS = sa.Table("meta", META, sa.Column("key", sa.String(64), primary_key=True), sa.Column("value", sa.Text))
 # Users who were forgotten, as hashes: a version that has learned of them must not use it. `received`: when.
 FORGOTTEN = sa.Table(
@@ -125,6 +187,11 @@ ACCESS_KEYS = sa.Table(
     sa.Column("expires", sa.BigInteger),
     sa.Column("used", sa.BigInteger),
 )
+# Tables that came within the format.
+_ADDED_TABLES = (
+    *(VERSIONED_TABLES[name] for name in (COLUMN_TYPES, EXPERIMENTS, POLICIES)),
+    OPEN_DECISIONS, DECISIONS, REPORTED_REWARDS, POLICY_STATES,
+)  # fmt: skip
 
 
 def prepare(connection: Any, place: str) -> None:
@@ -149,8 +216,8 @@ def prepare(connection: Any, place: str) -> None:
         _add_event_columns(connection)
     if format == FORMAT:
         # They came within the format; an older program need not know them.
-        for part in (EVENTS_OF_TIME, VERSIONED_TABLES[COLUMN_TYPES], VERSIONED_TABLES[EXPERIMENTS]):
-            part.create(connection, checkfirst=True)
+        EVENTS_OF_TIME.create(connection, checkfirst=True)
+        META.create_all(connection, _ADDED_TABLES)
         return
     if format is None:
         _check_foreign_tables(connection, place)

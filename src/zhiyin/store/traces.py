@@ -23,7 +23,7 @@ from zhiyin.core.text_validation import text
 from zhiyin.store.database import Database
 from zhiyin.store.records import hash_of
 from zhiyin.store.sqlalchemy_import import sa
-from zhiyin.store.tables import FORGOTTEN, IMPRESSIONS, LISTS
+from zhiyin.store.tables import FORGOTTEN, IMPRESSIONS, LISTS, OPEN_DECISIONS, REPORTED_REWARDS, TABLES_OF_LISTS
 
 MAX_TRACES_PER_TRANSACTION = 200
 # Bytes of one trace: of its head, and of its arrays compressed.
@@ -116,7 +116,13 @@ class TraceTables(Database):
             if not rows:
                 return 0
             insert = self._insert(LISTS).on_conflict_do_nothing().returning(LISTS.c.list_id)
-            return len(connection.execute(insert, rows).all())
+            new = set(connection.execute(insert, rows).scalars())
+            decided = [row for row in rows if row["list_id"] in new and _has_decision(row["head"])]
+            if decided:
+                names = ("list_id", "placement", "time")
+                open_decisions = [{name: row[name] for name in names} for row in decided]
+                connection.execute(self._insert(OPEN_DECISIONS).on_conflict_do_nothing(), open_decisions)
+            return len(new)
 
     def trace(self, list_id: str) -> Trace | None:
         """The trace of a list; None where it is not stored."""
@@ -182,7 +188,10 @@ class TraceTables(Database):
         return None if time is None else int(time)
 
     def drop_lists_before(self, time: int) -> int:
-        """Delete the lists of before a time, microseconds UTC, and their impressions. Returns the number of lists."""
+        """Delete the lists of before a time, microseconds UTC, with their impressions, decisions and rewards.
+
+        Returns the number of lists.
+        """
         n_dropped = 0
         for number, n_lists in enumerate(self.drop_lists_in_batches(time)):
             if number:
@@ -192,24 +201,25 @@ class TraceTables(Database):
 
     def drop_lists_in_batches(self, time: int) -> Iterator[int]:
         """As `drop_lists_before`, a transaction at a time: yields the number of lists that each deleted."""
-        impressions = IMPRESSIONS.c
         oldest_lists = sa.select(LISTS.c.list_id).where(LISTS.c.time < time).order_by(LISTS.c.time)
-        oldest_impressions = sa.select(impressions.seq).where(impressions.time < time).order_by(impressions.time)
         while True:
             with self.writing() as connection:
                 list_ids = list(connection.execute(oldest_lists.limit(DELETE_BATCH_ROWS)).scalars())
                 if list_ids:
-                    connection.execute(sa.delete(IMPRESSIONS).where(impressions.list_id.in_(list_ids)))
-                    connection.execute(sa.delete(LISTS).where(LISTS.c.list_id.in_(list_ids)))
+                    for table in (*TABLES_OF_LISTS, LISTS):
+                        connection.execute(sa.delete(table).where(table.c.list_id.in_(list_ids)))
             if not list_ids:
                 break
             yield len(list_ids)
-        of_lost_lists = sa.delete(IMPRESSIONS).where(impressions.seq.in_(oldest_impressions.limit(DELETE_BATCH_ROWS)))
-        while True:  # and impressions of lists that were never stored
-            with self.writing() as connection:
-                if not connection.execute(of_lost_lists).rowcount:
-                    return
-            yield 0
+        # And impressions and rewards of lists that were never stored.
+        for table, column in ((IMPRESSIONS, IMPRESSIONS.c.time), (REPORTED_REWARDS, REPORTED_REWARDS.c.received)):
+            oldest = sa.select(table.c.seq).where(column < time).order_by(column).limit(DELETE_BATCH_ROWS)
+            while True:
+                with self.writing() as connection:
+                    n_deleted = connection.execute(sa.delete(table).where(table.c.seq.in_(oldest))).rowcount
+                if not n_deleted:
+                    break
+                yield 0
 
 
 def _not_forgotten(
@@ -217,3 +227,8 @@ def _not_forgotten(
 ) -> list[Any]:
     """Rows but those of lists that were made before their user was forgotten."""
     return [row for row in rows if row["user"] is None or row["time"] > forgotten.get(hash_by_user[row["user"]], -1)]
+
+
+def _has_decision(head: str) -> bool:
+    """Whether the JSON of a head says that a policy decided the list."""
+    return '"decision":{' in head and isinstance(json.loads(head).get("decision"), dict)
