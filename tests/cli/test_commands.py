@@ -29,6 +29,7 @@ COMMANDS = [
     "forget",
     "store",
     "export",
+    "simulate",
     "demo",
     "doctor",
 ]

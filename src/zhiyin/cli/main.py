@@ -24,6 +24,7 @@ from zhiyin.cli import (
     recommend,
     serve,
     similar,
+    simulate,
     store,
     train,
     tune,
@@ -67,6 +68,7 @@ COMMANDS = (
     "forget",
     "store",
     "export",
+    "simulate",
     "demo",
     "doctor",
 )
@@ -152,6 +154,7 @@ app.command()(versions.versions)
 app.command()(versions.promote)
 app.command()(versions.rollback)
 app.command()(versions.diff)
+app.command()(simulate.simulate)
 app.command()(demo.demo)
 app.command()(doctor.doctor)
 

@@ -95,6 +95,18 @@ def standard_error(values: np.ndarray, groups: np.ndarray | None = None) -> tupl
     return mean, float(np.sqrt(users / (users - 1) * (rest @ rest))) / len(values), users
 
 
+def mean_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
+    """Mean of independent values, float64[n], and its interval by Student's t; NaN for both ends where n = 1."""
+    from scipy.stats import t as t_distribution  # takes a while to import
+
+    values = np.asarray(values, dtype=np.float64)
+    mean = float(values.mean())
+    if len(values) < 2:
+        return mean, float("nan"), float("nan")
+    half = float(t_distribution.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return mean, mean - half, mean + half
+
+
 def paired_tests(values: Mapping[str, np.ndarray], best: str, groups: np.ndarray | None = None) -> dict[str, float]:
     """p of each other model against the best: two-sided paired t-tests over users, corrected by `holm`.
 

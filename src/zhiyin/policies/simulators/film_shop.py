@@ -226,6 +226,16 @@ class FilmShop:
         """P(click | looked at) of users int[n] for items int[n, k]: float32[n, k]; 0 before the release."""
         return expit(self.attraction(users, items, day) - _CLICK_OFFSET)
 
+    def purchase_probability(self, users: np.ndarray, items: np.ndarray, day: float | np.ndarray) -> np.ndarray:
+        """P(bought | clicked) of users int[n] for items int[n, k]: float32[n, k], as views of the log become purchases.
+
+        Novelty attracts clicks, and sells nothing.
+        """
+        day = np.broadcast_to(np.asarray(day, dtype=np.float32), len(users))
+        fit = np.einsum("nd,nkd->nk", self._wants(users, day), self.films.vectors[items])
+        in_cart, bought = _purchase_chances(fit + self.films.quality[items])
+        return in_cart * bought
+
     @staticmethod
     def examination(k: int) -> np.ndarray:
         """P(looked at) of the places of a slate, 1 / sqrt(place) with places from 1: float32[k]."""
@@ -388,8 +398,9 @@ def _outcomes(pull: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, n
     """
     m = len(pull)
     draw = rng.random((m, 5))
-    cart = draw[:, 0] < expit(0.5 * pull - 3.4)
-    bought = cart & (draw[:, 1] < expit(0.3 * pull - 1.3))
+    in_cart, buys = _purchase_chances(pull)
+    cart = draw[:, 0] < in_cart
+    bought = cart & (draw[:, 1] < buys)
     dislike = ~cart & (draw[:, 2] < 0.1 * expit(-pull - 1.0))
     again = cart & (draw[:, 3] < 0.3)
     kinds = np.full((m, 4), -1, dtype=np.int8)
@@ -403,6 +414,11 @@ def _outcomes(pull: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, n
     stars = 2.0 + 0.35 * pull[rated] + 0.8 * rng.normal(size=int(rated.sum()))
     values[rated, 3] = np.clip(np.round(stars), 1, 5)
     return kinds, values, np.where(dislike, 3, cart.astype(np.int8) + bought).astype(np.int8)
+
+
+def _purchase_chances(pull: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """P(put in the cart | viewed) and P(bought | in the cart), by the attraction without novelty."""
+    return expit(0.5 * pull - 3.4), expit(0.3 * pull - 1.3)
 
 
 def _newness(age: np.ndarray, novelty: float) -> np.ndarray:

@@ -39,12 +39,14 @@ class Response:
     items: int64[n], the chosen candidate, -1 for none.
     rewards: float64[n].
     ended: bool[n], sessions that ended with this step.
+    slot_rewards: float64[n, k], what each slot brought; the rows sum up to `rewards`.
     """
 
     slots: np.ndarray
     items: np.ndarray
     rewards: np.ndarray
     ended: np.ndarray
+    slot_rewards: np.ndarray
 
 
 @dataclasses.dataclass
@@ -93,6 +95,10 @@ class SlateEnvironment(Parameterized, abc.ABC):
     def _respond(self, slates: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Chosen slots, rewards, and where sessions end; only active users' state changes."""
 
+    def _slot_rewards(self, slots: np.ndarray, rewards: np.ndarray) -> np.ndarray:
+        """float64[n, k]: the reward of each slot of the last slates; that of the chosen one, unless several are."""
+        return np.where(slots[:, None] == np.arange(self.slate_size), rewards[:, None], 0.0)
+
     # -- what callers use ----------------------------------------------------------------------------------------
 
     def reset(self, users: np.ndarray | None = None) -> None:
@@ -124,10 +130,11 @@ class SlateEnvironment(Parameterized, abc.ABC):
         slots = np.where(self.active, slots, -1)
         rewards, ended = np.where(self.active, rewards, 0.0), ended & self.active
         items = np.where(slots >= 0, slates[np.arange(self.n_users), slots], -1)
+        by_slot = np.where(self.active[:, None], self._slot_rewards(slots, rewards), 0.0)
         self.active &= ~ended
         self.steps[self.active] += 1
         self._draw_candidates()
-        return Response(slots, items, rewards, ended)
+        return Response(slots, items, rewards, ended, by_slot)
 
 
 def session_returns(environment: SlateEnvironment, choose: Callable[[Observation], np.ndarray]) -> np.ndarray:
