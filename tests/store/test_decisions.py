@@ -66,6 +66,7 @@ class DecisionsConformance:
         ]  # fmt: skip
         assert closed[0].trace.arrays["decision_slots"].tolist() == [0, 1]
         assert [c.trace.list_id for c in store.closed_decisions("home", closed[0].seq)] == ["list 2"]
+        assert [store.last_closed_seq("home", skip) for skip in (0, 1, 2)] == [closed[1].seq, closed[0].seq, 0]
         assert store.append_traces([decided(1)]) == 0
         assert store.open_decision_count("home") == 0
         assert list(store.closed_of_lists(["list 2", "list 3"])) == ["list 2"]
@@ -81,6 +82,11 @@ class DecisionsConformance:
         assert store.append_reported_reward("list 2", "0", -1.0, "r", NOW)
         frame = store.reported_rewards_of(["list 1", "list 2", "list 3"])
         assert frame.select("list_id", "slot", "value").rows() == [("list 1", "0", 0.5), ("list 2", "0", -1.0)]
+        rows = [("0", 1.0, "s"), ("1", 2.0, "t"), ("1", 3.0, "r")]
+        assert store.append_reported_rewards("list 1", rows, NOW, "click") == [True, True, False]
+        with pytest.raises(DataError):
+            store.append_reported_rewards("list 5", [("0", 1.0, "s"), ("", 1.0, "t")], NOW)
+        assert len(store.reported_rewards_of(["list 5"])) == 0
         for value in (float("nan"), True, 1e300):
             with pytest.raises(DataError):
                 store.append_reported_reward("list 1", "0", value, "x", NOW)

@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from zhiyin.core.errors import DataError
-from zhiyin.core.limits import LARGEST_VALUE, MAX_ID_CHARS
+from zhiyin.core.limits import LARGEST_VALUE, MAX_ID_CHARS, MAX_KIND_CHARS
 from zhiyin.core.text_validation import text
 from zhiyin.store.sqlalchemy_import import sa
 from zhiyin.store.tables import (
@@ -106,29 +106,32 @@ class DecisionTables(TraceTables):
     def append_reported_reward(self, list_id: str, slot: str, value: float, id: str, time: int) -> bool:
         """Store a reward of a slot of a list; committed when this returns. Returns whether it is new.
 
-        Of one list and id only the first reward is stored. Raises DataError for values that cannot be stored.
+        As `append_reported_rewards`, of one.
+        """
+        return self.append_reported_rewards(list_id, [(slot, value, id)], time)[0]
+
+    def append_reported_rewards(
+        self, list_id: str, rows: Sequence[tuple[str, float, str]], time: int, name: str | None = None
+    ) -> list[bool]:
+        """Store rewards (slot, value, id) of slots of a list in one transaction. Returns whether each is new.
+
+        Of one list and id only the first reward is stored. Raises DataError for values that cannot be stored; none is
+        stored then.
 
         Parameters
         ----------
-        slot: position of the slot among those of the list that were decided, from "0".
-        time: when it was earned, microseconds UTC. Whether it came in time is told by when it was received.
+        rows: a slot is its position among those of the list that were decided, from "0".
+        time: when they were earned, microseconds UTC. Whether they came in time is told by when they were received.
+        name: what was rewarded, such as "click"; for people.
         """
         text(list_id, "list_id", MAX_ID_CHARS)
-        text(slot, "slot", MAX_ID_CHARS)
-        text(id, "id", MAX_ID_CHARS)
-        if isinstance(value, bool) or not math.isfinite(value) or abs(value) > LARGEST_VALUE:
-            raise DataError(
-                f"value = {value!r} is no reward",
-                column="value",
-                remedy=f"a number from -{LARGEST_VALUE} to {LARGEST_VALUE}",
-            )
-        row = {
-            "list_id": list_id, "slot": slot, "value": float(value), "id": id, "time": int(time),
-            "received": self.clock(),
-        }  # fmt: skip
+        if name is not None:
+            text(name, "name", MAX_KIND_CHARS)
+        common = {"list_id": list_id, "time": int(time), "received": self.clock(), "name": name}
+        records = [{**common, **_reported(*row)} for row in rows]
         insert = self._insert(REPORTED_REWARDS).on_conflict_do_nothing().returning(REPORTED_REWARDS.c.seq)
         with self.writing() as connection:
-            return connection.execute(insert, row).first() is not None
+            return [connection.execute(insert, record).first() is not None for record in records]
 
     def reported_rewards_of(self, list_ids: Sequence[str]) -> pl.DataFrame:
         """Reported rewards of lists in the order of arrival: a frame with the columns of REPORTED."""
@@ -219,6 +222,13 @@ class DecisionTables(TraceTables):
             rows = connection.execute(_CLOSED.where(condition).order_by(DECISIONS.c.seq).limit(limit))
             return [_closed_decision(row) for row in rows]
 
+    def last_closed_seq(self, name: str, skip: int = 0) -> int:
+        """The sequence number of the newest closed decision of a policy but so many newer ones; 0 for none."""
+        query = sa.select(DECISIONS.c.seq).where(DECISIONS.c.placement == name)
+        with self.reading() as connection:
+            newest = query.order_by(DECISIONS.c.seq.desc()).offset(skip).limit(1)
+            return int(connection.execute(newest).scalar() or 0)
+
     def closed_of_lists(self, list_ids: Sequence[str]) -> dict[str, ClosedDecision]:
         """Closed decisions by list, of the lists that have one, with their traces."""
         found: dict[str, ClosedDecision] = {}
@@ -284,6 +294,19 @@ class DecisionTables(TraceTables):
         with self.reading() as connection:
             in_time, late = connection.execute(sa.select(sa.func.sum(last.c.n_events), sa.func.sum(last.c.late))).one()
         return int(in_time or 0), int(late or 0)
+
+
+def _reported(slot: str, value: float, id: str) -> dict[str, Any]:
+    """Columns of a reported reward. Raises DataError for values that cannot be stored."""
+    text(slot, "slot", MAX_ID_CHARS)
+    text(id, "id", MAX_ID_CHARS)
+    if isinstance(value, bool) or not math.isfinite(value) or abs(value) > LARGEST_VALUE:
+        raise DataError(
+            f"value = {value!r} is no reward",
+            column="value",
+            remedy=f"a number from -{LARGEST_VALUE} to {LARGEST_VALUE}",
+        )
+    return {"slot": slot, "value": float(value), "id": id}
 
 
 def _row(closed: ClosedRow, now: int) -> dict[str, Any]:

@@ -45,7 +45,7 @@ _FRAMES: dict[str, dict[str, Any]] = {
     },
     "reported_rewards": {
         "list_id": pl.String, "slot": pl.String, "value": pl.Float64, "id": pl.String, "time": pl.Int64,
-        "received": pl.Int64,
+        "received": pl.Int64, "name": pl.String,
     },
     "forgotten": {"hash": pl.String, "received": pl.Int64},
 }  # fmt: skip

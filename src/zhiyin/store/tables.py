@@ -7,7 +7,7 @@ import uuid
 from typing import Any
 
 from zhiyin.core.errors import ConfigError
-from zhiyin.core.limits import MAX_ID_CHARS
+from zhiyin.core.limits import MAX_ID_CHARS, MAX_KIND_CHARS
 from zhiyin.core.run import log
 from zhiyin.store.records import ADDED_EVENT_FIELDS, EVENT_FIELDS, STORED_EVENT_FIELDS, Event
 from zhiyin.store.sqlalchemy_import import sa
@@ -151,6 +151,7 @@ REPORTED_REWARDS = sa.Table(
     sa.Column("id", sa.String(MAX_ID_CHARS), nullable=False),
     sa.Column("time", sa.BigInteger, nullable=False),
     sa.Column("received", sa.BigInteger, nullable=False),
+    sa.Column("name", sa.String(MAX_KIND_CHARS)),
     sa.UniqueConstraint("list_id", "id"),
     sa.Index("reported_rewards_received", "received"),
     sqlite_autoincrement=True,
