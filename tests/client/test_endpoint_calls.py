@@ -31,12 +31,12 @@ ARGUMENTS: dict[str, Any] = {
     "items": ("i1", "i2"), "item": "a/b", "users": {"age": "int"}, "widgets": [{"name": "top"}], "list_id": "l1",
     "most": 5, "id": "a/b", "columns": {"price": 3}, "text": "rocket", "name": "home", "settings": {"k": 3},
     "version": 2, "scope": ("events",), "expires": "1h", "kind": "view", "time": 1_700_000_000_000_000, "value": 2.5,
-    "events": [{"user": "u1", "item": "i1"}],
+    "events": [{"user": "u1", "item": "i1"}], "arm": "b", "reason": "too slow",
 }  # fmt: skip
 # Arguments whose form hangs on the call.
 ARGUMENTS_OF = {
     "put_items": {"items": [("i1", {"price": 3}), ("i2", None)]}, "put_users": {"users": [("u1", {"age": 3})]},
-    "put_schema": {"items": {"price": "number"}},
+    "put_schema": {"items": {"price": "number"}}, "put_experiment": {"settings": {"arms": {"control": {}, "b": {}}}},
 }  # fmt: skip
 # Calls that are another form of an endpoint's call.
 OTHER_FORMS = {"event": endpoints.EVENTS}
@@ -97,7 +97,7 @@ def check_body(call: Call[Any], endpoint: Endpoint) -> None:
     if not isinstance(endpoint.body, type):
         assert body == {"price": 3}
         return
-    if endpoint is not endpoints.PUT_PLACEMENT:  # whose settings are one argument
+    if endpoint not in (endpoints.PUT_PLACEMENT, endpoints.PUT_EXPERIMENT):  # whose settings are one argument
         assert body.keys() == endpoint.body.model_fields.keys()
     fields = {field: value for field, value in body.items() if field != "history"}  # which does not go with a user
     endpoint.body.model_validate(fields)

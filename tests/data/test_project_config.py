@@ -55,7 +55,7 @@ def test_every_key_is_described_and_shows_its_default(tmp_path: Path) -> None:
     text = write_config(tmp_path / "zhiyin.toml").read_text()
     lines = text.splitlines()
     for section, field in Config.model_fields.items():
-        if section in ("weights", "models", "rules", "placements"):
+        if section in ("weights", "models", "rules", "placements", "experiments"):
             continue
         assert f"[{section}]" in lines
         for name, inner in field.annotation.model_fields.items():  # type: ignore[union-attr]
@@ -69,8 +69,10 @@ def test_uncommenting_every_line_gives_a_valid_file(tmp_path: Path) -> None:
     text = write_config(tmp_path / "zhiyin.toml").read_text()
     lines = [line.removeprefix("# ") if " = " in line and "(default" not in line else line for line in text.split("\n")]
     text = "\n".join(lines).replace("# [models.EASE]", "[models.EASE]").replace("# [placements", "[placements")
+    text = text.replace("# [experiments", "[experiments")
     config = load_config(written(tmp_path, text))
     assert config.placements == {"basket": {"filter": "price < 20", "diversity": "mmr"}}
+    assert config.experiments["prices"]["arms"] == {"control": {}, "cheaper": {"placement": "basket-cheaper"}}
     assert config.columns.user == "user_id"
     assert config.weights["rating >= 4"] == 1
     assert config.models == {"EASE": {"reg": 250.0}}

@@ -410,6 +410,8 @@ SAID: list[tuple[str, tuple[Any, ...], dict[str, Any], str, str, dict[str, Any],
     ("put_placement", ("home", {"k": 3}), {}, "PUT", "/v1/placements/home", {"version": 2}, {"version": 2}),
     ("delete_placement", ("home",), {}, "DELETE", "/v1/placements/home", {"name": "home"}, {"name": "home"}),
     ("placement_versions", ("home",), {}, "GET", "/v1/placements/home/versions", {"versions": []}, {"versions": []}),
+    ("list_experiments", (), {}, "GET", "/v1/experiments", {"experiments": [{"name": "x"}]}, [{"name": "x"}]),
+    ("stop_experiment", ("x", "b"), {}, "POST", "/v1/experiments/x/stop", {"version": 2}, {"version": 2}),
     ("rollback_placement", ("home", 1), {}, "POST", "/v1/placements/home/rollback", {"version": 3}, {"version": 3}),
 ]  # fmt: skip
 
@@ -626,7 +628,7 @@ def test_both_clients_offer_the_same() -> None:
         return {name: inspect.signature(method) for name, method in named.items() if callable(method)}
 
     assert offered(Client) == offered(AsyncClient)
-    assert len(offered(Client)) == 42
+    assert len(offered(Client)) == 48
     assert list(inspect.signature(Client.event).parameters)[:3] == ["self", "user", "item"]
     assert Client.get_list.__name__ == "get_list"
     assert Client.event.__doc__

@@ -46,7 +46,7 @@ from zhiyin.service.placements import validate_setting
 from .conftest import client_of, listed, shop
 
 # Free tables, whose numbers are checked by what they are for: hyperparameters by `Param`, the others below.
-FREE = ("models", "rules", "placements")
+FREE = ("models", "rules", "placements", "experiments")
 
 
 @dataclasses.dataclass(frozen=True)

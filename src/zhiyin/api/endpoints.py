@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 
-from zhiyin.api import requests, responses
+from zhiyin.api import experiment_settings, requests, responses
 from zhiyin.api.endpoint import Endpoint, JsonObject, RawBody
 
 # -- events -----------------------------------------------------------------------------------------------------------
@@ -178,6 +178,40 @@ ROLLBACK_PLACEMENT = Endpoint(
     "rollback_placement", "POST", "/v1/placements/{name}/rollback", scope="admin", tags=("placements",),
     body=requests.RollbackRequest, response=responses.PlacementWriteResult,
     description="Write the settings of an old version as a new one.",
+)  # fmt: skip
+
+# -- experiments ------------------------------------------------------------------------------------------------------
+
+LIST_EXPERIMENTS = Endpoint(
+    "list_experiments", "GET", "/v1/experiments", scope="admin", tags=("experiments",),
+    response=responses.ExperimentList,
+    description="All experiments with their settings and what became of their arms.",
+)  # fmt: skip
+GET_EXPERIMENT = Endpoint(
+    "get_experiment", "GET", "/v1/experiments/{name}", scope="admin", tags=("experiments",),
+    response=responses.Experiment,
+    description="One of them.",
+)  # fmt: skip
+PUT_EXPERIMENT = Endpoint(
+    "put_experiment", "PUT", "/v1/experiments/{name}", scope="admin", tags=("experiments",),
+    body=experiment_settings.ExperimentSettings, response=responses.ExperimentWriteResult,
+    description="Begin or change an experiment, from the next list on. Other arms, units, shares or placements begin it"
+    "\nanew; other metrics and guardrails go on counting.",
+)  # fmt: skip
+DELETE_EXPERIMENT = Endpoint(
+    "delete_experiment", "DELETE", "/v1/experiments/{name}", scope="admin", tags=("experiments",),
+    response=responses.ExperimentDeleteResult,
+    description="Lists are made as without it. Its versions are kept.",
+)  # fmt: skip
+EXPERIMENT_VERSIONS = Endpoint(
+    "experiment_versions", "GET", "/v1/experiments/{name}/versions", scope="admin", tags=("experiments",),
+    response=responses.ExperimentVersions,
+    description="All versions, newest first, with who wrote each and why.",
+)  # fmt: skip
+STOP_EXPERIMENT = Endpoint(
+    "stop_experiment", "POST", "/v1/experiments/{name}/stop", scope="admin", tags=("experiments",),
+    body=experiment_settings.StopRequest, response=responses.ExperimentWriteResult,
+    description="Stop an arm, whose units get the control's lists from the next request on, or the whole experiment.",
 )  # fmt: skip
 
 # -- types of columns -------------------------------------------------------------------------------------------------

@@ -98,7 +98,8 @@ class RemovedItem(ResponseModel):
 
 
 class ItemList(ResponseModel):
-    """next: given back as page, the items that follow. degraded: stages and sources left out. milliseconds: it took."""
+    """next: given back as page, the items that follow. degraded: stages and sources left out. milliseconds: it took.
+    experiments: the arm of each experiment that the list is made by."""
 
     list_id: str
     version: int
@@ -108,6 +109,7 @@ class ItemList(ResponseModel):
     next: str | None
     degraded: list[str]
     removed: list[RemovedItem] | None = None
+    experiments: dict[str, str] | None = None
     milliseconds: Number
 
 
@@ -211,6 +213,46 @@ class PlacementVersion(ResponseModel):
 class PlacementVersions(ResponseModel):
     name: str
     versions: list[PlacementVersion]
+
+
+class Experiment(ResponseModel):
+    """by: who wrote the version: file, http, command, guardrail, allocation or look. state: when it began (microseconds
+    UTC), what was stopped and why, weights that were drawn, results of planned looks."""
+
+    name: str
+    version: int
+    settings: dict[str, Any]
+    state: dict[str, Any]
+    running: bool
+    by: str
+    reason: str
+
+
+class ExperimentList(ResponseModel):
+    experiments: list[Experiment]
+
+
+class ExperimentWriteResult(ResponseModel):
+    name: str
+    version: int
+
+
+class ExperimentDeleteResult(ResponseModel):
+    name: str
+
+
+class ExperimentVersion(ResponseModel):
+    version: int
+    time: int
+    by: str | None
+    reason: str | None
+    settings: dict[str, Any] | None
+    state: dict[str, Any] | None
+
+
+class ExperimentVersions(ResponseModel):
+    name: str
+    versions: list[ExperimentVersion]
 
 
 class ReplayResult(BaseModel):

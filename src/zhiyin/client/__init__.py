@@ -58,6 +58,14 @@ from zhiyin.client.clients import AsyncClient, Client
 from zhiyin.client.errors import RETRYABLE_STATUS_CODES, ApiError
 from zhiyin.client.event_calls import MAX_EVENTS_PER_REQUEST, event, events
 from zhiyin.client.event_queue import EventQueue, EventQueueFullError
+from zhiyin.client.experiment_calls import (
+    delete_experiment,
+    experiment_versions,
+    get_experiment,
+    list_experiments,
+    put_experiment,
+    stop_experiment,
+)
 from zhiyin.client.key_calls import PageKey, PageToken, add_key, list_keys, page_token, revoke_key
 from zhiyin.client.list_calls import (
     get_list,
@@ -103,11 +111,14 @@ __all__ = [
     "WriteResult",
     "add_key",
     "call",
+    "delete_experiment",
     "delete_item",
     "delete_placement",
     "delete_user",
     "event",
     "events",
+    "experiment_versions",
+    "get_experiment",
     "get_item",
     "get_list",
     "get_placement",
@@ -116,6 +127,7 @@ __all__ = [
     "health",
     "history",
     "impressions",
+    "list_experiments",
     "list_keys",
     "list_placements",
     "more",
@@ -125,6 +137,7 @@ __all__ = [
     "patch_user",
     "placement_versions",
     "popular",
+    "put_experiment",
     "put_item",
     "put_items",
     "put_placement",
@@ -141,5 +154,6 @@ __all__ = [
     "search",
     "similar",
     "similar_users",
+    "stop_experiment",
     "trending",
 ]

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
-from zhiyin.client import admin_calls, api_call, catalog_calls, event_calls, key_calls, list_calls
+from zhiyin.client import admin_calls, api_call, catalog_calls, event_calls, experiment_calls, key_calls, list_calls
 from zhiyin.client.api_call import Call, CallSequence
 
 P = ParamSpec("P")
@@ -85,6 +85,12 @@ class Methods:
     delete_placement = method(admin_calls.delete_placement)
     placement_versions = method(admin_calls.placement_versions)
     rollback_placement = method(admin_calls.rollback_placement)
+    list_experiments = method(experiment_calls.list_experiments)
+    get_experiment = method(experiment_calls.get_experiment)
+    put_experiment = method(experiment_calls.put_experiment)
+    delete_experiment = method(experiment_calls.delete_experiment)
+    experiment_versions = method(experiment_calls.experiment_versions)
+    stop_experiment = method(experiment_calls.stop_experiment)
     list_keys = method(key_calls.list_keys)
     add_key = method(key_calls.add_key)
     revoke_key = method(key_calls.revoke_key)

@@ -17,6 +17,7 @@ from zhiyin.core.errors import ConfigError
 from zhiyin.service import (
     catalog_routes,
     event_routes,
+    experiment_routes,
     key_routes,
     list_routes,
     pages,
@@ -38,7 +39,8 @@ from zhiyin.service.tenant import Tenant
 
 # The modules whose handlers are bound to endpoints when they are imported.
 HANDLER_MODULES = (
-    event_routes, list_routes, catalog_routes, placement_routes, schema_routes, key_routes, state_routes
+    event_routes, list_routes, catalog_routes, placement_routes, schema_routes, key_routes, state_routes,
+    experiment_routes,
 )  # fmt: skip
 _CORS_MAX_AGE_SECONDS = 600
 

@@ -14,6 +14,7 @@ from starlette.routing import Match
 from zhiyin.core.errors import UnknownItemError, ZhiyinError
 from zhiyin.core.run import log
 from zhiyin.core.work_limits import StoppedError
+from zhiyin.service.experiments import ExperimentConflictError, TooManyExperimentsError, UnknownExperimentError
 from zhiyin.service.loaded_version import NoVersionError
 from zhiyin.service.log_format import stack_of
 from zhiyin.service.placements import TooManyPlacementsError, UnknownPlacementError
@@ -57,9 +58,12 @@ _STATUS: dict[type[ZhiyinError], int] = {
     NoVersionError: 503,
     UnknownItemError: 404,
     UnknownPlacementError: 404,
+    UnknownExperimentError: 404,
     UnknownKeyError: 404,
     KeyConflictError: 409,
     TooManyPlacementsError: 409,
+    TooManyExperimentsError: 409,
+    ExperimentConflictError: 409,
 }
 
 

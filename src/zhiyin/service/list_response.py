@@ -39,6 +39,8 @@ def list_json(result: ListResult, ask: RecommendRequest | Any, begun: float) -> 
         "next": result.next,
         "degraded": answer.degraded + sorted(answer.left_out) + (["rules"] if view.unusable_rules else []),
     }
+    if result.plan.arms:
+        body["experiments"] = dict(result.plan.arms)
     if ask.explain or result.request.closed:
         body["removed"] = [{"item": str(row["item"]), "rule": row["rule"]} for row in answer.removed]
     return body | {"milliseconds": round(1e3 * (time.perf_counter() - begun), 3)}

@@ -171,6 +171,7 @@ async def get_list(access: Access, list_id: str) -> Any:
         return {
             "list_id": list_id, "user": trace.user, "time": trace.time, "version": trace.version,
             "placement": trace.placement, "placement_version": head["place_version"], "method": head["method"],
+            "experiments": head.get("experiments", {}),
             "origin": head["origin"], "request": head["request"], "degraded": head.get("degraded", []),
             "left_out": head.get("left_out", {}), "items": rows,
             "impressions": [{"time": when, "items": items} for when, items in access.store.impressions(list_id)],

@@ -18,6 +18,7 @@ from zhiyin.pipeline.exposure import deficits
 from zhiyin.pipeline.request import Answer, Request
 from zhiyin.pipeline.rules import Exposure
 from zhiyin.ranking.live_index import IndexState
+from zhiyin.service.experiments import Experiments, ListPlan
 from zhiyin.service.feature_log import FeatureLog, write_features
 from zhiyin.service.list_kinds import answer_request, reading_index
 from zhiyin.service.list_replay import ListReplay
@@ -45,6 +46,7 @@ class ListResult:
     placement, placement_version: the placement that it was made for.
     next: cursor of the next page; None: there is none.
     visible: bool[items], the items that could be listed.
+    plan: what the experiments say of it.
     """
 
     list_id: str
@@ -55,6 +57,7 @@ class ListResult:
     answer: Answer
     next: str | None
     visible: np.ndarray
+    plan: ListPlan
 
     @property
     def items(self) -> list[str]:
@@ -69,6 +72,7 @@ class ListService:
     ----------
     budget: seconds of a list, where its placement has no budget; None: no limit.
     features: chooses lists whose features are written to their traces.
+    experiments: say which arm a list is made by; None: there are none.
     """
 
     def __init__(
@@ -78,8 +82,10 @@ class ListService:
         traces: TraceWriter,
         budget: float | None = None,
         features: FeatureLog | None = None,
+        experiments: Experiments | None = None,
     ) -> None:
         self.live, self.placements, self.traces, self.budget = live, placements, traces, budget
+        self.experiments = experiments
         self.features = features or FeatureLog()
         self.trace_quota = TraceQuota()
         self.replays = ListReplay(live, placements)
@@ -101,9 +107,10 @@ class ListService:
         listed: items that are not to be listed.
         """
         view = self.live.view()
-        placement = ask.placement or DEFAULT
-        placement_version, setting = self.placements.get(placement)
         list_id, now = fresh_id(), time.time_ns() // 1000 if ask.now is None else ask.now
+        plan = self._plan(ask, list_id, origin)
+        placement = plan.placement
+        placement_version, setting = self.placements.get(placement)
         owner, frequency = ask.user or ask.session, view.answers.rules.frequency
         history, showings = None, {}
         if owner is not None:
@@ -126,7 +133,7 @@ class ListService:
             answer = answer_request(view, visible, request, origin, similar_to, index, self.live.trending)
         has_more = origin != "rank" and len(answer.items) >= request.k
         cursor = next_cursor([*previous_pages, *(str(item) for item in answer.items)], has_more, route)
-        result = ListResult(list_id, view, placement, placement_version, request, answer, cursor, visible)
+        result = ListResult(list_id, view, placement, placement_version, request, answer, cursor, visible, plan)
         if frequency is not None and owner is not None:
             self.live.state.record_showings(owner, result.items, frequency.seconds)
         if targets:
@@ -134,6 +141,12 @@ class ListService:
         self._write_trace(result, ask, history, now, origin, similar_to, excluded, index)
         self.on_list(result, origin)
         return result
+
+    def _plan(self, ask: RecommendRequest, list_id: str, origin: str) -> ListPlan:
+        """What a list is made by: what the request names, or an arm of an experiment."""
+        if self.experiments is None:
+            return ListPlan(ask.placement or DEFAULT)
+        return self.experiments.plan(ask, list_id, origin)
 
     def _add_exposure(self, view: View, targets: tuple[Exposure, ...], values: list[float]) -> list[float]:
         """Add to the sums of exposure of all lists under the present settings; returns the sums."""
@@ -211,4 +224,4 @@ def _trace_head(
         "deficits": request.deficits,
         "often": {str(item): n for item, n in request.shown.items()},
     }
-    return head | {name: value for name, value in optional.items() if value}
+    return head | {name: value for name, value in optional.items() if value} | result.plan.trace_head

@@ -66,6 +66,11 @@ class Placements:
             return 0, _NO_SETTINGS
         raise UnknownPlacementError(f"there is no placement {name!r}", remedy=f"PUT /v1/placements/{name} first")
 
+    @property
+    def seq(self) -> int:
+        """Number of the last change of the store's placements that is applied."""
+        return self._seq
+
     def at(self, name: str, version: int) -> PlacementSettings:
         """Settings of an old version."""
         if version == 0:

@@ -130,11 +130,11 @@ def settings_of(file: Path, text: str | None, instead: str = "") -> Settings:
     wrong |= {("rules", name): error for name, error in rules.items()}
     answers["unreadable"] = unreadable
     entries = [] if not instead else [HealthIssue(file.name, instead, _remedy(file, "mend it"))]
-    # Issues of placements come from `service.placements`, which follows the file while the service runs.
+    # Issues of placements and experiments come from their modules, which follow the file while the service runs.
     entries += [
         _issue(file, "" if instead else text or "", place, error)
         for place, error in wrong.items()
-        if place[0] != "placements"
+        if place[0] not in ("placements", "experiments")
     ]
     return Settings(file, text, config, answers, tuple(entries), instead)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from zhiyin.data.project_config import ServiceSection, resolved
 from zhiyin.pipeline.model_versions import Bundles
+from zhiyin.service.experiments import Experiments
 from zhiyin.service.feature_log import FeatureLog
 from zhiyin.service.feature_skew import SkewMonitor
 from zhiyin.service.health_issues import HealthIssue
@@ -51,18 +52,23 @@ class Tenant:
         self.traces = self.traces or TraceWriter(self.store)
         view = self.live.serving
         self.placements = Placements(self.store, self.config, None if view is None else view.answers)
+        self.experiments = Experiments(self.store, self.config, self.placements, self.live.bundles.versions)
         features = FeatureLog(self.settings.log_features, self.settings.log_features_rate)
-        self.list_service = ListService(self.live, self.placements, self.traces, self.settings.budget / 1e3, features)
+        self.list_service = ListService(
+            self.live, self.placements, self.traces, self.settings.budget / 1e3, features, self.experiments
+        )
         self.skew = SkewMonitor(self.list_service)
         self.live.periodic_tasks.append(lambda view: self.placements.update(view.answers))
+        self.live.periodic_tasks.append(lambda view: self.experiments.update())
         self.live.table_listeners["placements"] = self.placements.refresh
+        self.live.table_listeners["experiments"] = self.experiments.refresh
         # Hears what became of events, and the seconds until they counted.
         self.on_events: Callable[[Iterable[str], float], None] = lambda statuses, seconds: None
 
     def health_issues(self) -> list[HealthIssue]:
         """All that the shop cannot use and runs without."""
         redis_issues = [REDIS_AWAY] if self.live.state.away else []
-        parts = (self.live, self.placements, self.keys)
+        parts = (self.live, self.placements, self.experiments, self.keys)
         return [*self.settings_issues, *redis_issues, *(entry for part in parts for entry in part.health_issues())]
 
     @classmethod

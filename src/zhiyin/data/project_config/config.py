@@ -20,8 +20,8 @@ from zhiyin.data.project_config.training_sections import (
 )
 
 FILE_NAME = "zhiyin.toml"
-# Sections whose keys are names: of kinds, models, rules, placements.
-FREE_SECTIONS = ("weights", "models", "rules", "placements")
+# Sections whose keys are names: of kinds, models, rules, placements, experiments.
+FREE_SECTIONS = ("weights", "models", "rules", "placements", "experiments")
 
 
 with warnings.catch_warnings():
@@ -59,6 +59,11 @@ with warnings.catch_warnings():
             default_factory=dict,
             title="a table of settings, [placements.NAME]",
             description="Settings of lists by the place they are shown at; a running service takes up changes.",
+        )
+        experiments: dict[str, dict[str, Any]] = Field(
+            default_factory=dict,
+            title="a table of settings, [experiments.NAME]",
+            description="Which arms a placement's lists are made by, and what is measured; changes are taken up.",
         )
         service: ServiceSection = Field(default_factory=ServiceSection)
         run: RunSection = Field(default_factory=RunSection)

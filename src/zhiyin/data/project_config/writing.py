@@ -24,6 +24,13 @@ _EXAMPLE_RULES = [
     '# caps = [{ per = "seller", at_most = 2 }]',
 ]
 
+_EXAMPLE_EXPERIMENT = [
+    "# [experiments.prices]",
+    '# placement = "basket"',
+    '# arms = { control = {}, cheaper = { placement = "basket-cheaper" } }',
+    '# guardrails = [{ metric = "purchases", margin = 0.05 }]',
+]
+
 
 def write_config(
     path: str | Path, config: Config | None = None, hyperparameters: Mapping[str, Mapping[str, Param]] | None = None
@@ -57,6 +64,12 @@ def write_config(
                 lines += ["# [placements.basket]", '# filter = "price < 20"', '# diversity = "mmr"']
             for placement, settings in value.items():
                 lines += ["", f"[placements.{_toml_key(placement)}]"]
+                lines += [f"{_toml_key(text)} = {_toml(setting)}" for text, setting in settings.items()]
+        elif name == "experiments":
+            lines += ["", f"# {field.description}"]
+            lines += [] if value else _EXAMPLE_EXPERIMENT
+            for experiment, settings in value.items():
+                lines += ["", f"[experiments.{_toml_key(experiment)}]"]
                 lines += [f"{_toml_key(text)} = {_toml(setting)}" for text, setting in settings.items()]
         elif name == "models":
             lines += _model_tables(value, hyperparameters or {}, field.description or "")

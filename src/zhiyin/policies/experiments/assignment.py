@@ -25,11 +25,12 @@ class Experiment:
 
     Parameters
     ----------
-    name: also the salt of the assignment to arms.
+    name: also the salt of the assignment to arms, where no other is given.
     arms: weight of each arm, > 0, by name; the first one is the control.
     layer: experiments of one layer share no user.
     share: of the layer's users that take part, in (0, 1].
     offset: share of the layer's users before the first that takes part; experiments of a layer lie side by side.
+    salt: of the assignment to arms; empty: the name.
 
     Raises ConfigError for weights, shares or offsets that are none.
     """
@@ -39,6 +40,7 @@ class Experiment:
     layer: str = "default"
     share: float = 1.0
     offset: float = 0.0
+    salt: str = ""
 
     def __post_init__(self) -> None:
         if len(self.arms) < 2 or not all(weight > 0 and np.isfinite(weight) for weight in self.arms.values()):
@@ -55,8 +57,14 @@ class Experiment:
         first, last = round(self.offset * N_BUCKETS), round((self.offset + self.share) * N_BUCKETS)
         weights = np.array(list(self.arms.values()), dtype=np.float64)
         ends = np.cumsum(weights)[:-1] / weights.sum()
-        arms = np.searchsorted(ends, _fractions(units, f"experiment\0{self.name}"), side="right")
+        arms = np.searchsorted(ends, _fractions(units, f"experiment\0{self.salt or self.name}"), side="right")
         return np.where((bucket >= first) & (bucket < last), arms, -1)
+
+    @property
+    def probabilities(self) -> dict[str, float]:
+        """The probability of each arm, for a unit that takes part."""
+        total = sum(self.arms.values())
+        return {name: weight / total for name, weight in self.arms.items()}
 
 
 def check_layers(experiments: Iterable[Experiment]) -> None:

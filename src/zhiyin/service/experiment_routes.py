@@ -1,0 +1,46 @@
+"""Handlers of experiments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zhiyin.api import endpoints
+from zhiyin.api.experiment_settings import ExperimentSettings, StopRequest
+from zhiyin.service.authentication import Access
+from zhiyin.service.endpoint_dispatch import handles
+from zhiyin.service.experiments import experiment_json
+
+
+@handles(endpoints.LIST_EXPERIMENTS)
+async def list_experiments(access: Access) -> Any:
+    await access.work.do(access.experiments.refresh)
+    return {"experiments": [experiment_json(version) for version in access.experiments.all()]}
+
+
+@handles(endpoints.GET_EXPERIMENT)
+async def get_experiment(access: Access, name: str) -> Any:
+    await access.work.do(access.experiments.refresh)
+    return experiment_json(access.experiments.get(name))
+
+
+@handles(endpoints.PUT_EXPERIMENT)
+async def put_experiment(access: Access, name: str, body: ExperimentSettings) -> Any:
+    settings = body.model_dump(exclude_defaults=True)
+    return {"name": name, "version": await access.writes.do(access.experiments.put, name, settings)}
+
+
+@handles(endpoints.DELETE_EXPERIMENT)
+async def delete_experiment(access: Access, name: str) -> Any:
+    await access.writes.do(access.experiments.delete, name)
+    return {"name": name}
+
+
+@handles(endpoints.EXPERIMENT_VERSIONS)
+async def experiment_versions(access: Access, name: str) -> Any:
+    return {"name": name, "versions": await access.work.do(access.experiments.versions, name)}
+
+
+@handles(endpoints.STOP_EXPERIMENT)
+async def stop_experiment(access: Access, name: str, body: StopRequest) -> Any:
+    version = await access.writes.do(access.experiments.stop, name, body.arm, body.reason)
+    return {"name": name, "version": version}

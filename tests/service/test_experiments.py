@@ -1,0 +1,211 @@
+"""Experiments over HTTP: who gets which arm, what the trace says of it, and what stops an arm."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zhiyin.policies.experiments.assignment import Experiment
+
+from .conftest import client_of
+
+ARMS = {"control": {}, "odd": {"placement": "odd"}}
+
+
+def with_placements(client: Any) -> Any:
+    for name, genre in (("even", "even"), ("odd", "odd")):
+        settings = {"filter": f"genre = '{genre}'", "exclude_seen": False}
+        assert client.put(f"/v1/placements/{name}", json=settings).status_code == 200
+    return client
+
+
+@pytest.fixture
+def client(service: Any) -> Any:
+    return with_placements(service)
+
+
+def another_app(client: Any, shop: Any) -> Any:
+    """A client of another app on the same store."""
+    shop.shown = client.keys
+    return client_of(shop)
+
+
+def begin(client: Any, name: str = "taste", **settings: Any) -> int:
+    answer = client.put(f"/v1/experiments/{name}", json={"placement": "even", "arms": ARMS} | settings)
+    assert answer.status_code == 200, answer.text
+    return int(answer.json()["version"])
+
+
+def ask(client: Any, user: str | None = "u1", placement: str = "even", **body: Any) -> dict[str, Any]:
+    answer = client.post("/v1/recommendations", json={"user": user, "placement": placement, "k": 3} | body)
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def head_of(client: Any, made: dict[str, Any]) -> dict[str, Any]:
+    trace = client.shop.traces.find(made["list_id"]) or client.store.trace(made["list_id"])
+    return dict(trace.head)
+
+
+def arm_of(client: Any, user: str) -> str | None:
+    return ask(client, user).get("experiments", {}).get("taste")
+
+
+def test_an_arm_is_another_placement_and_stands_in_response_and_trace(client: Any) -> None:
+    begin(client)
+    users = [f"v{n}" for n in range(40)]
+    lists = {user: ask(client, user) for user in users}
+    expected = Experiment("taste", {"control": 1, "odd": 1}).assign(users)
+    arms = [("control", "odd")[arm] for arm in expected]
+    assert [lists[user]["experiments"] for user in users] == [{"taste": arm} for arm in arms]
+    assert 10 < Counter(arms)["odd"] < 30
+    for user, arm in zip(users, arms):
+        parity = {"control": 0, "odd": 1}[arm]
+        assert {int(row["item"][1:]) % 2 for row in lists[user]["items"]} == {parity}
+        assert lists[user]["placement"] == {"control": "even", "odd": "odd"}[arm]
+        head = head_of(client, lists[user])
+        assert head["experiments"] == {"taste": arm}
+        assert head["assignments"]["taste"]["p"] == 0.5
+    replay = client.post(f"/v1/lists/{lists[users[arms.index('odd')]]['list_id']}/replay").json()
+    assert replay["same"], replay
+
+
+def test_lists_of_other_placements_and_of_strangers_take_no_part(client: Any) -> None:
+    begin(client)
+    assert "experiments" not in ask(client, "u1", placement="odd")
+    assert "experiments" not in ask(client, None, history=["i1"])
+    assert "experiments" not in client.get("/v1/popular?k=3").json()
+
+
+def test_sessions_and_lists_are_units_too(client: Any) -> None:
+    begin(client, unit="session")
+    arms = {ask(client, "u1", session=f"s{n}")["experiments"]["taste"] for n in range(20)}
+    assert arms == {"control", "odd"}
+    assert "experiments" not in ask(client, "u1")
+    begin(client, unit="list")
+    assert {ask(client, "u1")["experiments"]["taste"] for _ in range(20)} == {"control", "odd"}
+
+
+def test_a_stopped_arm_gets_the_control_from_the_next_request_on_by_every_app(
+    opened: Callable[..., Any], tmp_path: Path
+) -> None:
+    one = with_placements(client_of(opened(several=True)))
+    two = another_app(one, opened(several=True))
+    begin(one)
+    user = next(name for n in range(50) if arm_of(two, name := f"v{n}") == "odd")
+    assert arm_of(one, user) == "odd"
+    answer = one.post("/v1/experiments/taste/stop", json={"arm": "odd", "reason": "complaints"})
+    assert answer.status_code == 200
+    for app in (two, one):
+        made = ask(app, user)
+        assert made["experiments"] == {"taste": "control"}
+        assert made["placement"] == "even"
+    versions = one.get("/v1/experiments/taste/versions").json()["versions"]
+    assert versions[0]["reason"] == "complaints"
+    assert versions[0]["state"]["stopped"]["odd"]["reason"] == "complaints"
+    # The assignment is told as it was, so that the numbers of units still show whether it works.
+    assert head_of(one, made)["assignments"]["taste"]["arm"] == "odd"
+    assert one.post("/v1/experiments/taste/stop", json={"reason": "done"}).status_code == 200
+    assert "experiments" not in ask(two, user)
+
+
+def test_the_assignment_is_the_same_after_a_restart(opened: Callable[..., Any]) -> None:
+    one = with_placements(client_of(opened()))
+    begin(one, layer="ranking", share=0.5, offset=0.25)
+    users = [f"v{n}" for n in range(60)]
+    arms = [arm_of(one, user) for user in users]
+    assert set(arms) == {"control", "odd", None}
+    two = another_app(one, opened())
+    assert [arm_of(two, user) for user in users] == arms
+
+
+def test_experiments_of_one_layer_share_no_unit_and_layers_are_independent(client: Any) -> None:
+    begin(client, share=0.5)
+    other = {"placement": "even", "arms": ARMS}
+    refused = client.put("/v1/experiments/second", json=other | {"share": 0.6, "offset": 0.4})
+    assert refused.status_code == 409
+    assert "share users" in refused.json()["error"]
+    # In another layer it would change the same of the same lists.
+    refused = client.put("/v1/experiments/second", json=other | {"layer": "prices"})
+    assert refused.status_code == 409
+    assert "both change the placement" in refused.json()["error"]
+    begin(client, "second", share=0.5, offset=0.5)
+    marks = [set(ask(client, f"v{n}")["experiments"]) for n in range(40)]
+    assert {frozenset(mark) for mark in marks} == {frozenset({"taste"}), frozenset({"second"})}
+    begin(client, "third", placement="odd", arms={"control": {}, "b": {"placement": "even"}}, layer="prices")
+
+
+def test_errors_name_the_key(client: Any) -> None:
+    for settings, field, words in (
+        ({"arms": {"a": {}, "b": {"placement": "none"}}}, "arms.b.placement", "there is no placement 'none'"),
+        ({"arms": {"a": {}, "b": {"version": 99}}}, "arms.b.version", "there is no such version"),
+        ({"arms": {"a": {}}}, "arms", "at least 2"),
+        ({"arms": ARMS, "guardrails": [{"metric": "x"}]}, "guardrails.0.metric", "there is no metric 'x'"),
+        ({"arms": ARMS, "kind": "interleaving", "placement": "odd"}, "arms", "two placements"),
+    ):
+        answer = client.put("/v1/experiments/wrong", json={"placement": "even"} | settings)
+        assert answer.status_code in (404, 409, 422), settings
+        assert answer.json()["field"] == field
+        assert words in answer.json()["error"]
+    assert client.get("/v1/experiments/wrong").status_code == 404
+    begin(client)
+    refused = client.post("/v1/experiments/taste/stop", json={"arm": "control"})
+    assert refused.status_code == 404
+    assert refused.json()["field"] == "arm"
+
+
+def test_other_metrics_go_on_counting_and_other_arms_begin_anew(client: Any) -> None:
+    begin(client)
+    started = client.get("/v1/experiments/taste").json()["state"]["started"]
+    begin(client, guardrails=[{"metric": "click_rate"}])
+    assert client.get("/v1/experiments/taste").json()["state"]["started"] == started
+    begin(client, arms=ARMS | {"third": {"placement": "odd"}})
+    assert client.get("/v1/experiments/taste").json()["state"]["started"] > started
+    assert client.delete("/v1/experiments/taste").status_code == 200
+    assert "experiments" not in ask(client)
+    assert len(client.get("/v1/experiments/taste/versions").json()["versions"]) == 4
+
+
+def test_experiments_of_the_file_are_taken_up_and_wrong_ones_told(opened: Callable[..., Any], tmp_path: Path) -> None:
+    file = tmp_path / "zhiyin.toml"
+    text = """
+[placements.even]
+filter = "genre = 'even'"
+[placements.odd]
+filter = "genre = 'odd'"
+[experiments.taste]
+placement = "even"
+arms = { control = {}, odd = { placement = "odd", weight = 3 } }
+[experiments.wrong]
+placement = "even"
+arms = { control = {}, odd = { placement = "nowhere" } }
+"""
+    file.write_text(text)
+    shop = opened(config=file)
+    client = client_of(shop)
+    shop.placements.update(shop.live.now.answers)
+    shop.experiments.update()
+    assert client.get("/v1/experiments/taste").json()["by"] == "file"
+    users = [f"v{n}" for n in range(40)]
+    assert Counter(arm_of(client, user) for user in users)["odd"] > 20
+    (issue,) = shop.experiments.health_issues()
+    assert issue.what == "[experiments.wrong]"
+    assert "arms.odd.placement" in issue.reason
+    assert file.name in issue.remedy
+    client.post("/v1/experiments/taste/stop", json={"arm": "odd"})
+    shop.experiments.update()
+    assert client.get("/v1/experiments/taste").json()["state"]["stopped"]  # the file has not changed
+
+
+def test_what_is_left_of_a_trace_beyond_the_quota_has_the_arm(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin(client)
+    monkeypatch.setattr(client.shop.list_service.trace_quota, "allow", lambda key, size: False)
+    made = ask(client)
+    head = head_of(client, made)
+    assert "not_kept" in head
+    assert head["experiments"] == made["experiments"]
+    assert "taste" in head["assignments"]
