@@ -6,7 +6,6 @@ A trace holds what `list_replay` needs to make the list again.
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -107,7 +106,7 @@ class ListService:
         listed: items that are not to be listed.
         """
         view = self.live.view()
-        list_id, now = fresh_id(), time.time_ns() // 1000 if ask.now is None else ask.now
+        list_id, now = fresh_id(), self.live.store.clock() if ask.now is None else ask.now
         plan = self._plan(ask, list_id, origin)
         placement = plan.placement
         placement_version, setting = self.placements.get(placement)
@@ -194,7 +193,7 @@ class ListService:
         current = CURRENT.get()
         if not self.trace_quota.allow("" if current is None else current.key, trace_size(head, arrays)):
             head, arrays = strip_trace(head, arrays)
-        owner, stored_at = ask.user or ask.session, time.time_ns() // 1000
+        owner, stored_at = ask.user or ask.session, self.live.store.clock()
         self.traces.put(Trace(result.list_id, owner, stored_at, view.version, result.placement, head, arrays))
         if answer.features is not None and "not_kept" not in head:
             self.features.recent.append(result.list_id)
