@@ -15,7 +15,7 @@ from zhiyin.policies.action_sets import action_keys
 from zhiyin.policies.lin_ts import LinTS
 from zhiyin.store.traces import Trace, trace_of_row, trace_row
 
-INFO = DecisionInfo("home", "LinTS", "online", 7, "", False, "abc", "b")
+INFO = DecisionInfo("home", "LinTS", "online", 7, "", False, "abc", 12, "v1", "b")
 
 
 def decision(with_features: bool = True) -> SimpleNamespace:
@@ -26,7 +26,7 @@ def decision(with_features: bool = True) -> SimpleNamespace:
     return SimpleNamespace(
         keys=action_keys(["a", "b", "c", "d", "e"]), slots=np.array([0, 2], np.int16), chosen=chosen,
         greedy=np.array([0, 1], np.int16), baseline=np.array([-1, 1], np.int16), pmfs=pmfs, propensities=propensities,
-        prefix_propensities=np.cumprod(propensities), explored=True, expected_loss=0.1 + 0.2,
+        prefix_propensities=np.cumprod(propensities), target_propensities=None, explored=True, expected_loss=0.1 + 0.2,
         features=rng.normal(size=(2, 3)).astype(np.float32) if with_features else None,
     )  # fmt: skip
 

@@ -17,8 +17,10 @@ HEAD = "decision"
 # Types of the arrays of a decision, by the field of `DecisionRecord`; in a trace their names begin with "decision_".
 _TYPES: Mapping[str, Any] = {
     "keys": np.int64, "slots": np.int16, "chosen": np.int16, "greedy": np.int16, "baseline": np.int16,
-    "pmfs": np.float64, "propensities": np.float64, "prefix": np.float64, "features": np.float32,
+    "pmfs": np.float64, "propensities": np.float64, "prefix": np.float64, "target": np.float64, "features": np.float32,
 }  # fmt: skip
+# Names that differ in a decision.
+_FIELDS = {"prefix": "prefix_propensities", "target": "target_propensities"}
 # What a trace without room for all of it goes without.
 _LARGE = ("decision_pmfs", "decision_keys")
 
@@ -43,6 +45,8 @@ class Decision(Protocol):
     @property
     def prefix_propensities(self) -> np.ndarray: ...
     @property
+    def target_propensities(self) -> np.ndarray | None: ...
+    @property
     def features(self) -> np.ndarray | None: ...
     @property
     def explored(self) -> bool: ...
@@ -63,6 +67,8 @@ class DecisionInfo:
     reason: code of why the policy did not decide as its settings say; "": it did.
     control: whether the list is one of those that the baseline always makes.
     layout: digest of the names of the features; "": without features.
+    version_free: the first so many features mean the same with every version of the models; -1: all.
+    vectors: digest of what the other features are made of; "": there are none.
     arm: of an experiment.
     """
 
@@ -73,6 +79,8 @@ class DecisionInfo:
     reason: str = ""
     control: bool = False
     layout: str = ""
+    version_free: int = -1
+    vectors: str = ""
     arm: str = ""
 
 
@@ -91,6 +99,8 @@ class DecisionRecord:
     features: float32[s, d] of the chosen actions; None: the policy learns without.
     explored: whether the list differs from the greedy one.
     loss: what exploring is expected to have cost, in reward; 0 where that is not known.
+    target: float64[s], the probability by which the policy itself would have given each slot its item, where the
+        baseline decided; None where the policy did.
     keys: int64[m], keys of the shortlist; None where the trace had no room for them.
     pmfs: float64[s, m]; None likewise.
     """
@@ -106,6 +116,7 @@ class DecisionRecord:
     features: np.ndarray | None
     explored: bool
     loss: float
+    target: np.ndarray | None = None
     keys: np.ndarray | None = None
     pmfs: np.ndarray | None = None
 
@@ -122,13 +133,14 @@ def encode_decision(decision: Decision, info: DecisionInfo) -> tuple[dict[str, A
     part: dict[str, Any] = {
         "policy": info.policy, "kind": info.kind, "mode": info.mode, "snapshot": int(info.snapshot),
         "reason": info.reason, "control": bool(info.control), "layout": info.layout,
-        "explored": bool(decision.explored), "loss": float(decision.expected_loss),
+        "version_free": int(info.version_free), "vectors": info.vectors, "explored": bool(decision.explored),
+        "loss": float(decision.expected_loss),
     }  # fmt: skip
     if info.arm:
         part["arm"] = info.arm
     arrays = {}
     for name, kind in _TYPES.items():
-        value = getattr(decision, "prefix_propensities" if name == "prefix" else name)
+        value = getattr(decision, _FIELDS.get(name, name))
         if value is not None:
             arrays[f"decision_{name}"] = np.ascontiguousarray(value, dtype=kind)
     return {HEAD: part}, arrays
@@ -141,7 +153,7 @@ def decode_decision(head: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -
         return None
     info = DecisionInfo(
         part["policy"], part["kind"], part["mode"], part["snapshot"], part["reason"], part["control"], part["layout"],
-        part.get("arm", ""),
+        part.get("version_free", -1), part.get("vectors", ""), part.get("arm", ""),
     )  # fmt: skip
     values = {name: arrays.get(f"decision_{name}") for name in _TYPES}
     items = tuple(head["items"][slot] for slot in arrays["decision_slots"].tolist())
