@@ -82,7 +82,11 @@ class BetaBernoulli(ThompsonPolicy):
 
     def _restore(self, state: Mapping[str, np.ndarray]) -> None:
         actions, counts, last_updates = state["actions"], state["counts"], state["last_updates"]
-        if counts.shape != (len(actions), 2) or last_updates.shape != actions.shape or (np.diff(actions) <= 0).any():
+        if (
+            counts.shape != (len(actions), 2)
+            or last_updates.shape != actions.shape
+            or (actions[1:] <= actions[:-1]).any()
+        ):
             raise ValueError("counts are not of the size of the actions")
         if not (np.isfinite(counts).all() and (counts >= 0).all()):
             raise ValueError("counts are negative or not finite")

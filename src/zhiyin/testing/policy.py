@@ -11,7 +11,7 @@ import pytest
 
 from zhiyin.core.errors import DataError
 from zhiyin.core.run import Run
-from zhiyin.policies.action_sets import ActionSets, Outcomes, decision_seeds
+from zhiyin.policies.action_sets import ActionSets, Outcomes, action_keys, decision_seeds
 from zhiyin.policies.loading import load
 from zhiyin.policies.policy import Policy
 from zhiyin.policies.registry import parse
@@ -228,6 +228,17 @@ class PolicyConformance:
             assert (first.probabilities == second.probabilities).all()
         self.make().save(tmp_path / "empty")
         assert load(tmp_path / "empty").n_updates == 0
+
+    def test_a_policy_that_learned_of_keys_of_ids_is_loaded(self, tmp_path: Path) -> None:
+        """Keys are hashes of 64 bits: two of them may lie further apart than an integer counts."""
+        keys, others = action_keys(map(str, range(20))), random_outcomes(18, 200)
+        outcomes = Outcomes(keys[others.actions % 20], others.rewards, others.features)
+        policy = self.make()
+        policy.update(outcomes)
+        policy.save(tmp_path / "policy")
+        state = load(tmp_path / "policy").state()
+        for name, value in policy.state().items():
+            assert (state[name] == value).all()
 
     def test_a_damaged_folder_is_named(self, tmp_path: Path) -> None:
         policy = self.make()
