@@ -88,10 +88,20 @@ def _draw_some_by_target(support: Support) -> str:
     positive_share = support.n_positive / support.n_rows
     if positive_share > 0:
         n_rows = max(n_rows, math.ceil(WANTED_POSITIVES / positive_share))
-    digits = 10 ** max(len(str(n_rows)) - 2, 0)
-    n_rows = math.ceil(n_rows / digits) * digits
+    n_rows = round_up(n_rows)
     return (
         f"draw {SHARE_BY_TARGET:.0%} of the decisions by the target policy and log the probabilities of the mixture: "
         f"no weight exceeds {max_weight:.0f} then, and about {n_rows:,} decisions give an effective sample of "
         f"{WANTED_EFFECTIVE_SIZE:,}" + (f" and {WANTED_POSITIVES} positive outcomes" if positive_share > 0 else "")
     )
+
+
+def round_up(number: float) -> int:
+    """The next whole number of two digits followed by zeros.
+
+    >>> round_up(12_345)
+    13000
+    """
+    whole = math.ceil(round(number, 6))
+    digits = 10 ** max(len(str(whole)) - 2, 0)
+    return math.ceil(whole / digits) * digits

@@ -67,7 +67,23 @@ class DsjsonBatch:
         return np.diff(self.offsets)
 
 
+@dataclass(frozen=True)
+class DsjsonSlots:
+    """Slots of the lists of one block of a log, one after the other.
+
+    Parameters
+    ----------
+    n_actions: int64[m], actions that the slot could get, given the slots before it.
+    share_of_best: float64[m], 1 where the slot's action is the one that the log draws there most often, a part of it
+        where several are, and 0 otherwise.
+    """
+
+    n_actions: np.ndarray
+    share_of_best: FloatArray
+
+
 Target = Callable[[DsjsonBatch], FloatArray]
+SlotTarget = Callable[[DsjsonSlots], FloatArray]
 
 
 def uniform_target(batch: DsjsonBatch) -> FloatArray:
@@ -114,27 +130,30 @@ class DsjsonLog:
         """The log for `evaluate_off_policy`. target: gives the target policy's probability of each chosen action."""
         return DsjsonDecisions(self, target)
 
-    def slates(self) -> LoggedSlates:
-        """The lists of a CCB or slates log, with the logging policy as its own target.
+    def slates(self, target: SlotTarget | None = None) -> LoggedSlates:
+        """The lists of a CCB or slates log. Those shorter than the longest are filled up with reward 0 and probability
+        1.
 
-        Replace `target_probabilities` by the target policy's, slot by slot given the logged items before. Lists shorter
-        than the longest are filled up with reward 0 and probability 1.
+        target: gives the target policy's probabilities of the slots' actions, given the logged ones before; None: the
+            logging policy is its own target.
         """
-        rewards, propensities = [], []
+        rewards, propensities, targets = [], [], []
         for frame in self._frames():
             lists = frame.filter(pl.col("_outcomes").list.len() > 0)
             self.n_skipped += frame.height - lists.height
             activated = self._activated(lists)
             if activated.height:
-                reward, propensity = self._slots(activated)
+                reward, propensity, probability = self._slots(activated, target)
                 rewards.append(reward)
                 propensities.append(propensity)
+                targets.append(probability)
         if not rewards:
             raise DataError("no line has _outcomes", file=self.path, remedy="read contextual bandits by batches()")
         width = max(part.shape[1] for part in rewards)
         reward = np.concatenate([_widened(part, width, 0.0) for part in rewards])
         propensity = np.concatenate([_widened(part, width, 1.0) for part in propensities])
-        return LoggedSlates(reward, propensity, propensity)
+        probability = np.concatenate([_widened(part, width, 1.0) for part in targets])
+        return LoggedSlates(reward, propensity, probability)
 
     # -- blocks -------------------------------------------------------------------------------------------------------
 
@@ -235,8 +254,9 @@ class DsjsonLog:
 
     # -- lists --------------------------------------------------------------------------------------------------------
 
-    def _slots(self, frame: pl.DataFrame) -> tuple[FloatArray, FloatArray]:
-        """Rewards and propensities float64[n, n_slots] of lists; a cost of the whole list goes to its last slot."""
+    def _slots(self, frame: pl.DataFrame, target: SlotTarget | None) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Rewards, propensities and target probabilities float64[n, n_slots] of lists; a cost of the whole list goes to
+        its last slot."""
         frame = frame.with_row_index("row")
         slots = frame.select("row", "line", "_outcomes", pl.col("_label_cost").alias("whole_cost")).explode("_outcomes")
         slots = slots.unnest("_outcomes").with_columns(
@@ -253,7 +273,15 @@ class DsjsonLog:
         propensities = np.ones_like(rewards)
         rewards[row, slot] = -slots["cost"].to_numpy()
         propensities[row, slot] = slots["propensity"].to_numpy()
-        return rewards, propensities
+        if target is None:
+            return rewards, propensities, propensities
+        best = pl.col("_p").list.max()
+        n_best = pl.col("_p").list.eval(pl.element() == pl.element().max()).list.sum()
+        share = pl.when(pl.col("propensity") == best).then(1.0 / n_best).otherwise(0.0)
+        columns = slots.select(pl.col("_p").list.len().cast(pl.Int64).alias("n"), share.alias("share"))
+        probabilities = np.ones_like(rewards)
+        probabilities[row, slot] = target(DsjsonSlots(columns["n"].to_numpy(), columns["share"].to_numpy()))
+        return rewards, propensities, probabilities
 
 
 @dataclass(frozen=True)
