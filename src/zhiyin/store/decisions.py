@@ -16,6 +16,7 @@ import polars as pl
 
 from zhiyin.core.errors import DataError
 from zhiyin.core.limits import LARGEST_VALUE, MAX_ID_CHARS, MAX_KIND_CHARS
+from zhiyin.core.run import log
 from zhiyin.core.text_validation import text
 from zhiyin.store.sqlalchemy_import import sa
 from zhiyin.store.tables import (
@@ -180,7 +181,7 @@ class DecisionTables(TraceTables):
             .order_by(columns.time, columns.list_id)
         )
         with self.reading() as connection:
-            return [trace_of_row(row) for row in connection.execute(oldest.limit(limit))]
+            return [_readable_trace(row) for row in connection.execute(oldest.limit(limit))]
 
     def open_decision_count(self, placement: str) -> int:
         """The number of decisions of a placement whose window is open."""
@@ -315,9 +316,18 @@ def _row(closed: ClosedRow, now: int) -> dict[str, Any]:
     return {**row, "rewards": rewards, "closed": now}
 
 
+def _readable_trace(row: Any) -> Trace:
+    """The trace of a row of `lists`; one that is damaged has neither head nor arrays, and holds up no other."""
+    try:
+        return trace_of_row(row)
+    except DataError as error:
+        log.warning("store: %s", error.message)
+        return Trace(row[0], row[1], int(row[2]), int(row[3]), row[4], {}, {})
+
+
 def _closed_decision(row: Any) -> ClosedDecision:
     """Of a row of `_CLOSED`."""
     seq, mode, rewards, n_events, late, closed = row[: len(_CLOSED_COLUMNS)]
     values = None if rewards is None else json.loads(rewards)
-    trace = trace_of_row(row[len(_CLOSED_COLUMNS) :])
+    trace = _readable_trace(row[len(_CLOSED_COLUMNS) :])
     return ClosedDecision(int(seq), mode, values, int(n_events), int(late), int(closed), trace)
