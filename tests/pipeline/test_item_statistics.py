@@ -7,11 +7,13 @@ import pytest
 
 from zhiyin.core.errors import DataError
 from zhiyin.pipeline.item_statistics import MAX_SLOTS, SLOT_PRIOR, ItemStatistics
+from zhiyin.policies.action_sets import action_keys
 
 
 def displays(n: int = 4_000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
-    return rng.integers(-50, 50, n) * 7, rng.integers(0, 5, n), (rng.random(n) < 0.3) * rng.normal(1, 1, n)
+    keys = action_keys(f"item {number}" for number in range(100))
+    return keys[rng.integers(0, 100, n)], rng.integers(0, 5, n), (rng.random(n) < 0.3) * rng.normal(1, 1, n)
 
 
 def test_sums_are_those_of_the_displays() -> None:

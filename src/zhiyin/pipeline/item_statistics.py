@@ -89,7 +89,7 @@ class ItemStatistics:
             raise DataError(f"the statistics of items lack {error}", remedy="learn them again from the log") from None
         sizes = {len(getattr(result, name)) for name in ("keys", "displays", "rewards", "expected")}
         slots = {getattr(result, name).shape for name in ("slot_displays", "slot_rewards")}
-        if len(sizes) > 1 or slots != {(MAX_SLOTS,)} or (np.diff(result.keys) <= 0).any():
+        if len(sizes) > 1 or slots != {(MAX_SLOTS,)} or (result.keys[1:] <= result.keys[:-1]).any():
             raise DataError("the statistics of items do not fit together", remedy="learn them again from the log")
         return result
 

@@ -133,7 +133,9 @@ class RewardJoiner:
 
 def _decided_slots(traces: Sequence[Trace]) -> pl.DataFrame:
     """The slots that were decided, in the order of the traces: number of the trace, its list, position, item, row."""
-    numbers, positions, items = [], [], []
+    numbers: list[int] = []
+    positions: list[int] = []
+    items: list[str] = []
     for number, trace in enumerate(traces):
         slots = trace.arrays.get("decision_slots")
         if slots is None or not isinstance(trace.head.get(HEAD), dict):
