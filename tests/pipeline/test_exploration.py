@@ -1,4 +1,4 @@
-"""Exploration as an input of the arranging step: it keeps every rule, and its propensities are what was drawn by."""
+"""Exploration of one slot, the simplest policy: it keeps every rule, and its propensities are what was drawn by."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.examples import examples
-from zhiyin.core.errors import DataError
-from zhiyin.pipeline.exploration import MAX_REPLACEMENTS_PER_SLOT, OneSlot, Replacements, draw_replacements, uniforms
+from zhiyin.pipeline.choosing_stage import MAX_REPLACEMENTS_PER_SLOT, ListChooser
 from zhiyin.pipeline.filters import Filters
+from zhiyin.pipeline.list_policy import ListDecision, ListPolicy
 from zhiyin.pipeline.rulebook import Rulebook
 from zhiyin.pipeline.rules import Rules
 from zhiyin.pipeline.slate import RequestBatch, Slates
@@ -27,15 +27,19 @@ ITEMS = pl.DataFrame({
 FILTERS = Filters(ITEMS)
 
 
-class Watched:
-    """A policy that remembers what it was offered."""
+def one_slot(rate: float) -> ListChooser:
+    return ListChooser(ListPolicy.one_slot(rate))
 
-    def __init__(self, policy: OneSlot) -> None:
-        self.policy, self.offered = policy, []  # type: ignore[var-annotated]
 
-    def __call__(self, replacements: Replacements) -> np.ndarray:
-        self.offered.append(replacements)
-        return self.policy(replacements)
+def replacements(decision: ListDecision) -> set[tuple[int, int]]:
+    """Slots and items other than those of the list without exploration that had a probability, the slots before it
+    unchanged."""
+    return {
+        (slot, int(item))
+        for slot, pmf, baseline in zip(decision.slots.tolist(), decision.pmfs, decision.baseline.tolist())
+        for at, item in enumerate(decision.items)
+        if pmf[at] > 0 and at != baseline
+    }
 
 
 def keeps(items: list[int], before: list[int], rules: Rules) -> bool:
@@ -91,9 +95,12 @@ def test_what_a_policy_is_offered_is_what_keeps_the_rules(
     needs = RequestBatch.one(pins=pins, seed=seed)
     plain = rules.rerank(slates, needs, k)[0]
     before = plain.items.tolist()
-    policy = Watched(OneSlot(1.0))
-    made = rules.rerank(slates, needs, k, policy=policy)[0]
-    offered = {(int(s), int(i)) for s, i in zip(policy.offered[0].slots, policy.offered[0].items)}
+    made = rules.rerank(slates, needs, k, chooser=one_slot(1.0))[0]
+    # At a rate this low the list stays as it is, so that the slots before each one are unchanged.
+    rare = rules.rerank(slates, needs, k, chooser=one_slot(1e-12))[0].decision
+    assert rare is not None
+    assert not rare.explored
+    offered = replacements(rare)
     right = set()
     for slot, present in enumerate(before):
         if present in pins.values():
@@ -119,57 +126,34 @@ def test_lists_are_drawn_as_the_propensities_say() -> None:
     one = np.arange(N, dtype=np.int32)
     slates = Slates(np.arange(n + 1) * N, np.tile(one, n), np.tile(-np.arange(N, dtype=np.float32), n))
     needs = RequestBatch(n, seeds=np.arange(n, dtype=np.uint64))
-    policy = Watched(OneSlot(0.5))
-    made = rules.rerank(slates, needs, 4, policy=policy)
+    made = rules.rerank(slates, needs, 4, chooser=one_slot(0.5))
     lists, told = made.items.reshape(n, 4), made.propensities
     assert told is not None
-    said = dict(zip(zip(np.tile(np.arange(4), n).tolist(), made.items.tolist()), told.tolist()))
+    told = told.reshape(n, 4)
+    # The probability of an item in a slot is conditional on the slots before; that of the list is their product.
+    by_list: dict[tuple[int, ...], float] = {}
+    for row in range(n):
+        by_list[tuple(lists[row])] = float(np.prod(told[row]))
+    shown = Counter(map(tuple, lists.tolist()))
+    assert sum(by_list.values()) == pytest.approx(1)
+    for listed, p in by_list.items():
+        assert abs(shown[listed] / n - p) < 4.5 * math.sqrt(p * (1 - p) / n) + 1e-9, (listed, shown[listed], p)
     for slot in range(4):
-        assert sum(p for (s, _), p in said.items() if s == slot) == pytest.approx(1)
-    for (slot, item), p in said.items():
-        shown = (lists[:, slot] == item).mean()
-        assert abs(shown - p) < 4.5 * math.sqrt(p * (1 - p) / n) + 1e-9, (slot, item, shown, p)
-    assert len(said) > 8
+        for before in {tuple(row[:slot]) for row in lists.tolist()}:
+            same = (lists[:, :slot] == before).all(axis=1)
+            chances = dict(zip(lists[same, slot].tolist(), told[same, slot].tolist()))
+            assert sum(chances.values()) == pytest.approx(1)
+    assert len(by_list) > 8
     # The same seed makes the same list; every request by itself makes what it makes among others.
     again = rules.rerank(
-        slates.pick(np.array([7])), RequestBatch(1, seeds=np.array([7], np.uint64)), 4, policy=OneSlot(0.5)
+        slates.pick(np.array([7])), RequestBatch(1, seeds=np.array([7], np.uint64)), 4, chooser=one_slot(0.5)
     )
     assert again.items.tolist() == lists[7].tolist()
 
 
-def test_any_policy_may_choose() -> None:
-    def best_of_the_rest(replacements: Replacements) -> np.ndarray:
-        """The best item behind the list goes to the last slot, three times of four."""
-        last = replacements.slots == replacements.slots.max()
-        first = replacements.scores == replacements.scores[last].max()
-        return np.where(last & first, 0.75, 0.0)
-
-    slates = Slates(np.array([0, N]), np.arange(N, dtype=np.int32), -np.arange(N, dtype=np.float32))
-    lists = Counter()  # type: ignore[var-annotated]
-    for seed in range(400):
-        made = book().rerank(slates, RequestBatch.one(seed=seed), 3, policy=best_of_the_rest)[0]
-        lists[tuple(made.items.tolist())] += 1
-        assert made.propensities is not None
-        assert made.propensities.tolist() == [1, 1, 0.75 if made.items[2] == 3 else 0.25]
-    assert set(lists) == {(0, 1, 2), (0, 1, 3)}
-    assert 250 < lists[0, 1, 3] < 350
-
-
-def test_a_policy_that_gives_no_probabilities_is_refused() -> None:
-    slates = Slates(np.array([0, N]), np.arange(N, dtype=np.int32), -np.arange(N, dtype=np.float32))
-    for wrong in (
-        lambda o: np.ones(len(o)),
-        lambda o: -np.ones(len(o)),
-        lambda o: np.ones(3),
-        lambda o: o.scores * np.nan,
-    ):
-        with pytest.raises(DataError, match=r"policy"):
-            book().rerank(slates, RequestBatch.one(), 4, policy=wrong)
-
-
 def test_nothing_is_offered_where_nothing_is_left() -> None:
     slates = Slates(np.array([0, 3, 3]), np.arange(3, dtype=np.int32), np.zeros(3, np.float32))
-    made = book().rerank(slates, RequestBatch(2, seeds=np.zeros(2, np.uint64)), 5, policy=OneSlot(1.0))
+    made = book().rerank(slates, RequestBatch(2, seeds=np.zeros(2, np.uint64)), 5, chooser=one_slot(1.0))
     assert made.items.tolist() == [0, 1, 2]
     assert made.propensities is not None
     assert made.propensities.tolist() == [1, 1, 1]
@@ -177,31 +161,9 @@ def test_nothing_is_offered_where_nothing_is_left() -> None:
 
 def test_each_slot_is_offered_a_bounded_tail() -> None:
     many = Filters(pl.DataFrame({"id": range(500)}))
-    policy = Watched(OneSlot(0.1))
     slates = Slates(np.array([0, 500]), np.arange(500, dtype=np.int32), -np.arange(500, dtype=np.float32))
-    Rulebook(Rules(), many).rerank(slates, RequestBatch.one(), 5, policy=policy)
-    assert np.bincount(policy.offered[0].slots).tolist() == [MAX_REPLACEMENTS_PER_SLOT] * 5
-    assert policy.offered[0].items[:MAX_REPLACEMENTS_PER_SLOT].tolist() == list(range(5, 5 + MAX_REPLACEMENTS_PER_SLOT))
-
-
-@settings(max_examples=examples(30), deadline=None)
-@given(chances=st.lists(st.lists(st.floats(0, 1), max_size=6), min_size=1, max_size=6), seed=st.integers(0, 2**60))
-def test_what_is_drawn_had_a_chance(chances: list[list[float]], seed: int) -> None:
-    parts = [np.array(part) / max(1.0, sum(part)) for part in chances]
-    owners = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-    flat = np.concatenate(parts)
-    none = np.zeros(len(flat), np.int64)
-    replacements = Replacements(len(parts), owners, none, none, none, none, none)
-    at, told = draw_replacements(replacements, lambda _: flat, np.arange(seed, seed + len(parts), dtype=np.uint64))
-    assert len(set(owners[at])) == len(at)
-    assert (flat[at] > 0).all()
-    assert told.tolist() == flat.tolist()
-    sure = [request for request, part in enumerate(parts) if len(part) and part.sum() > 1 - 1e-12]
-    assert set(sure) <= set(owners[at].tolist())
-
-
-def test_uniforms_are_uniform() -> None:
-    drawn_numbers = uniforms(np.arange(100_000, dtype=np.uint64))
-    assert drawn_numbers.min() >= 0
-    assert drawn_numbers.max() < 1
-    assert np.abs(np.histogram(drawn_numbers, 20, (0, 1))[0] / 5_000 - 1).max() < 0.06
+    decision = Rulebook(Rules(), many).rerank(slates, RequestBatch.one(), 5, chooser=one_slot(1e-9))[0].decision
+    assert decision is not None
+    tail = set(range(5, 5 + MAX_REPLACEMENTS_PER_SLOT))
+    assert replacements(decision) == {(slot, item) for slot in range(5) for item in tail}
+    assert decision.pmfs[0][5] == pytest.approx(1e-9 / (5 * MAX_REPLACEMENTS_PER_SLOT))

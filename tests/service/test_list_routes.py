@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -162,9 +163,13 @@ def test_exploration_is_traced_with_its_chance(service: Any) -> None:
     items = [row["item"] for row in made["items"]]
     assert sum(item not in plain for item in items) == 1
     trace = service.get(f"/v1/lists/{made['list_id']}").json()
-    rare = [row["propensity"] for row in trace["items"] if row["item"] not in plain]
-    assert 0 < rare[0] < 0.05
-    assert [row["propensity"] for row in trace["items"] if row["item"] in plain] == pytest.approx([0.75] * 3)
+    # Each is conditional on the slots before: of the list that is drawn, (1 / 4 slots) / replacements is the product.
+    propensities = [row["propensity"] for row in trace["items"]]
+    explored = next(slot for slot, item in enumerate(items) if item not in plain)
+    assert propensities[:explored] == pytest.approx([0.75, 2 / 3, 0.5][:explored])
+    assert propensities[explored + 1 :] == [1.0] * (3 - explored)
+    assert 0 < math.prod(propensities) < 0.05
+    assert round(0.25 / math.prod(propensities)) == pytest.approx(0.25 / math.prod(propensities))
 
 
 def test_placements_are_checked_versioned_and_rolled_back(service: Any) -> None:

@@ -14,6 +14,7 @@ import dataclasses
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,15 +31,16 @@ from zhiyin.pipeline.cold_start import MoreIds, NewItems
 from zhiyin.pipeline.diversifier import Diversifier
 from zhiyin.pipeline.eligible_items import EligibleItemsCache
 from zhiyin.pipeline.filters import Filters
+from zhiyin.pipeline.item_keys import ItemKeys
 from zhiyin.pipeline.list_building import ListBatch, ListBuilder, StageClock
 from zhiyin.pipeline.non_personalized import ListRules, best_under_rules
 from zhiyin.pipeline.pipeline import MAX_BATCH_REQUESTS, Pipeline
-from zhiyin.pipeline.request import Answer, Request, check_diversity_method, exploration_policy, resolve_options
+from zhiyin.pipeline.request import Answer, Request, check_diversity_method, list_policy, resolve_options
 from zhiyin.pipeline.request_encoding import RequestEncoder
 from zhiyin.pipeline.row_alignment import align_rows
 from zhiyin.pipeline.rulebook import Rulebook
 from zhiyin.pipeline.rules import Boost, Rules
-from zhiyin.pipeline.slate import Slates
+from zhiyin.pipeline.slate import Slate, Slates
 from zhiyin.ranking.asof import AsOf
 from zhiyin.ranking.retrieval import Retrieved
 
@@ -108,7 +110,13 @@ class Answers:
         self.variety, self._context = check_diversity_method(variety), context
         self._diversifier = Diversifier(self.model, self.items, self.filters, self.new_items, by, self.run)
         self._builder = ListBuilder(
-            self.model, self.new_items, self.filters, self._diversifier, self.priority, self.run
+            self.model,
+            self.new_items,
+            self.filters,
+            self._diversifier,
+            self.priority,
+            ItemKeys(self.ids),
+            self.run,
         )
         self._prepare()
 
@@ -179,7 +187,7 @@ class Answers:
         requests = self._encoder.one(request, history, visible)
         eligible = self._eligible.get(rulebook.mask(requests), visible, store=request.include is None)
         batch = ListBatch(history, requests, rulebook, eligible, k, method, balance, self._excludes_seen(request),
-                          exploration_policy(request), seen, index)  # fmt: skip
+                          list_policy(request), self._forced(request), "", seen, index)  # fmt: skip
         built = self._builder.build(batch, clock)
         slate, candidates = built.slates[0], built.candidates
         answer = Answer(
@@ -195,7 +203,10 @@ class Answers:
             sources=candidates.sources,
             ranks=answer_reasons.source_ranks(slate.items, candidates),
             features=answer_reasons.item_features(request.features, slate.items, built.examples),
+            decision=slate.decision,
         )
+        if request.forced is not None:
+            return self._of_given_list(request.forced, slate, answer)
         if request.closed:
             unlisted = answer_reasons.unlisted_items(request, self.ids, batch, slate, visible)
             answer = dataclasses.replace(answer, removed=unlisted)
@@ -235,7 +246,7 @@ class Answers:
         if wrong:
             raise ConfigError(f"ask_many does not take {wrong[0]!r}", remedy="it takes " + ", ".join(_BATCH_OPTIONS))
         request = Request(k=k, now=time.time_ns() // 1000 if now is None else now, **options)
-        clock, policy = StageClock(request), exploration_policy(request)
+        clock, policy = StageClock(request), list_policy(request)
         k, method, balance = self._options(request)
         rulebook = self.rulebook(request.filter, request.boosts)
         user_ids, histories = self.model._resolve_histories(users, None)
@@ -332,6 +343,19 @@ class Answers:
 
     def _excludes_seen(self, request: Request) -> bool:
         return not self.rules.bought if request.exclude_seen is None else request.exclude_seen
+
+    def _forced(self, request: Request) -> np.ndarray | None:
+        return None if request.forced is None else self.ids.encode(list(request.forced))
+
+    def _of_given_list(self, forced: Sequence[Any], slate: Slate, answer: Answer) -> Answer:
+        """The answer about a list that is given: its items, and the probability of each in its slot."""
+        codes = self.ids.encode(list(forced))
+        propensities = np.zeros(len(codes)) if slate.forced is None else slate.forced
+        if slate.forced is None:
+            n = min(len(codes), len(slate.items))
+            propensities[:n] = codes[:n] == slate.items[:n]
+        return dataclasses.replace(answer, items=list(forced), scores=[], ranks=answer.ranks[:0], features=None,
+                                   propensities=propensities)  # fmt: skip
 
     def _list_rules(self, request: Request, visible: np.ndarray | None) -> ListRules:
         """What applies to a list by scores that are the same for everyone."""

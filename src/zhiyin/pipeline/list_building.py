@@ -12,11 +12,14 @@ from zhiyin.core.run import Run
 from zhiyin.core.work_limits import check
 from zhiyin.data.histories import Histories
 from zhiyin.pipeline import backfill
+from zhiyin.pipeline.choosing_stage import ListChooser
 from zhiyin.pipeline.cold_start import NewItems
 from zhiyin.pipeline.diversifier import Diversifier
 from zhiyin.pipeline.eligible_items import EligibleItems
-from zhiyin.pipeline.exploration import ExplorationPolicy
 from zhiyin.pipeline.filters import Filters
+from zhiyin.pipeline.item_keys import ItemKeys
+from zhiyin.pipeline.list_features import FeatureInputs, display_features
+from zhiyin.pipeline.list_policy import ListPolicy
 from zhiyin.pipeline.pipeline import Pipeline
 from zhiyin.pipeline.request import Request
 from zhiyin.pipeline.rulebook import Rulebook
@@ -42,6 +45,9 @@ class ListBatch:
     exclude_seen: leave out what is in the histories.
     seen: int32, codes that count as seen besides the history, of a batch of one.
     index: what the ranker knows of items; None: what it has learned.
+    policy: chooses the items of the lists; None: the rules alone do.
+    forced: int32, codes of a list that is given, of a batch of one.
+    policy_reason: why the policy is not to decide; "": it is.
     """
 
     histories: Histories
@@ -52,7 +58,9 @@ class ListBatch:
     diversity_method: str
     balance: float
     exclude_seen: bool
-    policy: ExplorationPolicy | None = None
+    policy: ListPolicy | None = None
+    forced: np.ndarray | None = None
+    policy_reason: str = ""
     seen: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
     index: AsOf | None = None
 
@@ -132,15 +140,17 @@ class ListBuilder:
         filters: Filters,
         diversifier: Diversifier,
         priority: np.ndarray,
+        keys: ItemKeys,
         run: Run,
     ) -> None:
+        self.keys = keys
         self.model, self.new_items, self.filters = model, new_items, filters
         self.diversifier, self.priority, self.run = diversifier, priority, run
         self._popular_order: np.ndarray | None = None
 
     def with_catalogue(self, new_items: NewItems, filters: Filters, diversifier: Diversifier) -> ListBuilder:
         """The same over another catalogue with the same ids."""
-        changed = ListBuilder(self.model, new_items, filters, diversifier, self.priority, self.run)
+        changed = ListBuilder(self.model, new_items, filters, diversifier, self.priority, self.keys, self.run)
         changed._popular_order = self._popular_order
         return changed
 
@@ -176,11 +186,15 @@ class ListBuilder:
             )  # fmt: skip
             slates = slates.with_rows(owners, codes, new_scores)
         wanted = np.maximum(0, k - np.diff(slates.offsets))
-        lists = self._finish(batch, slates, excluded, wanted)
+        if batch.policy is not None and clock.skips("policy", DIVERSITY_DEADLINE):
+            batch = dataclasses.replace(batch, policy_reason="budget_exceeded_time")
+        lists = self._finish(batch, slates, candidates, excluded, wanted)
         clock.finish_stage("rules")
         return BuiltLists(lists, candidates, method, examples)
 
-    def _finish(self, batch: ListBatch, slates: Slates, excluded: Ragged, wanted: np.ndarray) -> Slates:
+    def _finish(
+        self, batch: ListBatch, slates: Slates, candidates: Candidates, excluded: Ragged, wanted: np.ndarray
+    ) -> Slates:
         """Lists of the candidates, filled up with int64[n] popular items, and with more where rules drop too many."""
         filled, n_popular = self._fill_up(batch, slates, excluded, wanted)
         diversify = functools.partial(
@@ -191,7 +205,12 @@ class ListBuilder:
             balance=batch.balance,
         )
         lists = batch.rulebook.rerank_qualified(
-            filled, batch.requests, batch.k, diversify=diversify, policy=batch.policy, run=self.run
+            filled,
+            batch.requests,
+            batch.k,
+            diversify=diversify,
+            chooser=self._chooser(batch, candidates),
+            run=self.run,
         )
         is_short = np.diff(lists.offsets) < batch.k
         # A cap that is not strict yields to candidates only after popular items were tried.
@@ -203,10 +222,16 @@ class ListBuilder:
             return lists
         more = np.maximum(4 * batch.k, 8 * wanted[short])
         if len(batch.histories) == 1:
-            return self._finish(batch, slates, excluded, more)
+            return self._finish(batch, slates, candidates, excluded, more)
         size = max(1, MAX_FILL_ROWS // int(more.max()))
         parts = [
-            self._finish(batch.take(rows), slates.pick(rows), excluded.take(rows), more[start : start + size])
+            self._finish(
+                batch.take(rows),
+                slates.pick(rows),
+                candidates.take(rows),
+                excluded.take(rows),
+                more[start : start + size],
+            )
             for start in range(0, len(short), size)
             for rows in [short[start : start + size]]
         ]
@@ -214,6 +239,32 @@ class ListBuilder:
         position = np.arange(len(lists))
         position[short] = len(lists) + np.arange(len(short))
         return Slates.joined([lists, *parts]).pick(position)
+
+    def _chooser(self, batch: ListBatch, candidates: Candidates) -> ListChooser | None:
+        """The policy of a batch, with what it needs to know of the candidates."""
+        policy = batch.policy
+        if policy is None:
+            return None
+        features, statistics, new_displays = policy.features, policy.statistics, None
+        if features is None or policy.policy is None:
+            return ListChooser(policy, self.keys.of, forced=batch.forced, reason=batch.policy_reason)
+        now = np.broadcast_to(np.asarray(batch.requests.now, np.int64), batch.requests.n)
+        inputs = FeatureInputs(batch.histories, candidates, now)
+        context, sources = self.model._context(), self.model.sources_
+
+        def matrix(owners: np.ndarray, items: np.ndarray, places: np.ndarray, scores: np.ndarray) -> np.ndarray:
+            keys = self.keys.of(items)
+            return features.matrix(
+                self.filters, context, sources, inputs, statistics, owners, items, keys, places, scores
+            )
+
+        if statistics is not None:
+
+            def new_displays(items: np.ndarray) -> np.ndarray:
+                return display_features(statistics, self.keys.of(items))[0] == 0
+
+        return ListChooser(policy, self.keys.of, matrix, new_displays, features.position, batch.forced,
+                           batch.policy_reason)  # fmt: skip
 
     def _fill_up(
         self, batch: ListBatch, slates: Slates, excluded: Ragged, wanted: np.ndarray

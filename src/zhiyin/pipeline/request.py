@@ -15,7 +15,7 @@ from zhiyin.core.params import whole_number
 from zhiyin.data.histories import Histories
 from zhiyin.data.ids import id_list
 from zhiyin.pipeline.explanations import Reason
-from zhiyin.pipeline.exploration import ExplorationPolicy, OneSlot
+from zhiyin.pipeline.list_policy import ListDecision, ListPolicy
 from zhiyin.pipeline.rules import Boost
 from zhiyin.ranking.examples import ItemFeatures
 
@@ -51,7 +51,10 @@ class Request:
     shown: how often each item was shown within the window of the frequency cap, by raw id.
     seen: items that count as seen besides the history, such as new items, which the history holds by a similar one.
     explore: probability that one slot goes to an item that did not make the list, drawn with `seed`.
-    policy: draws among the replacements that satisfy every rule, instead of uniformly; see `exploration`.
+    policy: chooses the items of the list among those that the rules let stand in each slot; see `list_policy`. With it
+        `explore` is not used.
+    forced: a list that is given, items by slot: `Answer.propensities` then are the probabilities of its items, each
+        given the slots before, and 0 where an item could not stand; `Answer.items` are these items.
     closed: only items of `include` are listed, pinned ones too; `Answer.removed` says why an item of `include` is not
         in the list.
     deficits: exposure deficit of each group of `[rules] exposure`, in lists; see `exposure.deficits`.
@@ -80,7 +83,8 @@ class Request:
     shown: Mapping[Any, int] = dataclasses.field(default_factory=dict)
     seen: Iterable[Any] = ()
     explore: float = 0.0
-    policy: ExplorationPolicy | None = None
+    policy: ListPolicy | None = None
+    forced: Sequence[Any] | None = None
     closed: bool = False
     deficits: Sequence[float] | np.ndarray | None = None
     seed: int = 0
@@ -105,11 +109,12 @@ class Answer:
     method: what ordered the candidates: "ranker", "weighted", "rrf" or the name of a source.
     left_out: sources that did not answer, with the reason.
     degraded: stages that the time budget left no time for.
-    propensities: float64[k], the probability of each item at its slot.
+    propensities: float64[k], the probability of each item in its slot, given the slots before it.
     exposed: float64[groups, 3], exposure of each group of `[rules] exposure` in the list, total exposure, and 1.
     sources: names of the sources.
     ranks: int32[k, sources], the rank each source gave an item, from 0; -1: none.
     features: what the ranker read, if requested and if a ranker ordered the candidates.
+    decision: what the policy of the request decided; None: there was none.
     """
 
     items: list[Any]
@@ -126,6 +131,7 @@ class Answer:
     sources: tuple[str, ...] = ()
     ranks: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0), np.int32))
     features: ItemFeatures | None = None
+    decision: ListDecision | None = None
 
     def __len__(self) -> int:
         return len(self.items)
@@ -165,11 +171,11 @@ def resolve_options(request: Request, variety: str, balance: float) -> tuple[int
     return k, word, float(balance)
 
 
-def exploration_policy(request: Request) -> ExplorationPolicy | None:
-    """The exploration policy of a request; None: no exploration."""
+def list_policy(request: Request) -> ListPolicy | None:
+    """The policy of a request; None: nothing is drawn. `explore` is the policy that explores one slot."""
     if request.policy is not None:
         return request.policy
-    return OneSlot(request.explore) if request.explore > 0 else None
+    return ListPolicy.one_slot(request.explore) if request.explore > 0 else None
 
 
 def check_diversity_method(variety: str) -> str:

@@ -7,8 +7,8 @@ A `Rulebook` does, in this order:
 2. `adjust`: boosts, then exposure targets, then a new order by score;
 3. re-ranking for diversity (see `diversity_rerankers`), if there is any;
 4. `rotate`: another order at another visit;
-5. `arrange`: pins, duplicates, caps, shares, and an exploration policy that chooses among lists that satisfy all of
-   them; see `slot_allocation` for their precedence.
+5. `arrange`: pins, duplicates, caps and shares (see `slot_allocation` for their precedence), and a policy that chooses
+   among the lists that satisfy all of them (see `choosing_stage`).
 
 `mask` and `excluded_items` are the first step ahead of retrieval, so that k items come back whenever k items qualify;
 `required_groups` gives the candidates that shares and exposure targets need.
@@ -30,7 +30,7 @@ from zhiyin.core.params import list_length
 from zhiyin.core.run import Run
 from zhiyin.data.ids import Ids
 from zhiyin.pipeline import slot_allocation
-from zhiyin.pipeline.exploration import ExplorationPolicy, explore
+from zhiyin.pipeline.choosing_stage import ChosenLists, ListChooser, choose
 from zhiyin.pipeline.exposure import exposure_weights, score_spreads
 from zhiyin.pipeline.expressions import Expression
 from zhiyin.pipeline.filters import Filters, Mask, RequestValues
@@ -185,12 +185,12 @@ class Rulebook:
         k: int,
         *,
         diversify: Step | None = None,
-        policy: ExplorationPolicy | None = None,
+        chooser: ListChooser | None = None,
         run: Run | None = None,
     ) -> Slates:
         """All steps in order. Returns slates of at most k items."""
         qualified = self.qualify(slates, requests)
-        return self.rerank_qualified(qualified, requests, k, diversify=diversify, policy=policy, run=run)
+        return self.rerank_qualified(qualified, requests, k, diversify=diversify, chooser=chooser, run=run)
 
     def rerank_qualified(
         self,
@@ -199,14 +199,14 @@ class Rulebook:
         k: int,
         *,
         diversify: Step | None = None,
-        policy: ExplorationPolicy | None = None,
+        chooser: ListChooser | None = None,
         run: Run | None = None,
     ) -> Slates:
         """All steps but the first, for slates of items that pass `mask` and `excluded_items`."""
         slates = self.adjust(slates, requests)
         if diversify is not None:
             slates = diversify(slates)
-        return self.arrange(self.rotate(slates, requests), requests, k, policy=policy, run=run)
+        return self.arrange(self.rotate(slates, requests), requests, k, chooser=chooser, run=run)
 
     def qualify(self, slates: Slates, requests: RequestBatch) -> Slates:
         """Drops items that may not be shown; the trace has the first rule that each failed."""
@@ -303,10 +303,10 @@ class Rulebook:
         requests: RequestBatch,
         k: int,
         *,
-        policy: ExplorationPolicy | None = None,
+        chooser: ListChooser | None = None,
         run: Run | None = None,
     ) -> Slates:
-        """Assigns slots by pins, duplicates, caps and shares, then explores by a policy; at most k items a request."""
+        """Assigns slots by pins, duplicates, caps and shares, then lets a policy choose; at most k items a request."""
         k = list_length(k)
         slates, pins = insert_pins(
             slates, requests, k, rule_pins=self.pins, n_items=len(self.filters), may_be_pinned=self._may_be_pinned
@@ -322,19 +322,21 @@ class Rulebook:
             cap_facts.append(("cap", {"per": cap.per, "at_most": cap.at_most, "first": cap.first or k}))
         values = self.request_values(requests, owners) if self.shares else None
         members = [(self.filters.where(of, items, values), share.at_least) for share, of in self.shares]
-        if not caps and not members and pins is None and policy is None:
+        if not caps and not members and pins is None and chooser is None:
             return slates.first(k)
         constraints = slot_allocation.Constraints.of(slates.offsets, caps, members)
         assignment = slot_allocation.assign_slots(slates.offsets, k, pins=pins, constraints=constraints, run=run)
-        exploration = None
-        if policy is not None:
-            exploration = explore(slates, assignment, constraints, policy, requests.seeds)
+        chosen: ChosenLists | None = None
+        if chooser is not None:
+            chosen = choose(slates, assignment, constraints, chooser, requests.seeds, run)
         filled = assignment.rows >= 0
         rows = assignment.rows[filled]
         lengths = filled.sum(axis=1)
         after = slates.take(rows, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
-        if exploration is not None:
-            after = dataclasses.replace(after, propensities=exploration.propensities)
+        if chosen is not None:
+            after = dataclasses.replace(
+                after, propensities=chosen.propensities[filled], decision=chosen.decision, forced=chosen.forced
+            )
         listed = np.zeros(len(items), dtype=bool)
         listed[rows] = True
         reasons, causes = assignment.reasons[filled], assignment.causes[filled]
@@ -359,8 +361,10 @@ class Rulebook:
             missed = np.flatnonzero(assignment.missing[:, number])
             missing = assignment.missing[missed, number]
             after = after.with_trace_event("share missed", missed, facts, missing=missing)
-        if exploration is not None:
-            after = event("explore", exploration.places, instead_of=exploration.displaced)
+        if chosen is not None and len(chosen.owners):
+            place = np.cumsum(filled.ravel()).reshape(filled.shape) - 1
+            step = "explore" if chooser is not None and chooser.policy.policy is None else "policy"
+            after = event(step, place[chosen.owners, chosen.slots], instead_of=chosen.displaced)
         short = np.flatnonzero(lengths < np.minimum(k, np.diff(slates.offsets)))
         return after.with_trace_event("short", short, {"asked": k}, given=lengths[short])
 

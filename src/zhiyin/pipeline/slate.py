@@ -15,6 +15,7 @@ import polars as pl
 
 from zhiyin.core.errors import DataError
 from zhiyin.data.histories import Histories
+from zhiyin.pipeline.list_policy import ListDecision
 from zhiyin.ranking.examples import rows_of
 
 
@@ -27,13 +28,17 @@ class Slate:
     items: int32[m], distinct item codes.
     scores: float32[m], descending until a step orders items by something else.
     trace: what each step did: plain dicts with "step", and mostly "items".
-    propensities: float64[m], the probability of each item at its slot; None: all 1.
+    propensities: float64[m], the probability of each item in its slot given the slots before; None: all 1.
+    decision: of a policy.
+    forced: float64, the probabilities of a list that is given; see `choosing_stage.ChosenLists`.
     """
 
     items: np.ndarray
     scores: np.ndarray
     trace: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     propensities: np.ndarray | None = None
+    decision: ListDecision | None = None
+    forced: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.items)
@@ -82,8 +87,9 @@ class Slates:
     items: int32[m], item codes.
     scores: float32[m].
     events: what steps did, in order.
-    propensities: float64[m], the probability of each item at its slot; None: all 1. Set by the last step; reordering
-        drops them.
+    propensities: float64[m], the probability of each item in its slot given the slots before; None: all 1. Set by the
+        last step; reordering drops them.
+    decision, forced: of a batch of one; see `Slate`.
     """
 
     offsets: np.ndarray
@@ -91,6 +97,8 @@ class Slates:
     scores: np.ndarray
     events: tuple[TraceEvent, ...] = ()
     propensities: np.ndarray | None = None
+    decision: ListDecision | None = None
+    forced: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -101,7 +109,8 @@ class Slates:
         mine = slice(int(self.offsets[request]), int(self.offsets[request + 1]))
         events = (event.of(request) for event in self.events)
         chances = None if self.propensities is None else self.propensities[mine]
-        return Slate(self.items[mine], self.scores[mine], [event for event in events if event is not None], chances)
+        trace = [event for event in events if event is not None]
+        return Slate(self.items[mine], self.scores[mine], trace, chances, self.decision, self.forced)
 
     @property
     def owners(self) -> np.ndarray:
@@ -282,7 +291,7 @@ class RequestBatch:
     closed: pins obey `include` too.
     allowed: bool[n_items], items that may be shown at this moment, pinned or not; None: all.
     deficits: float64[groups], exposure deficit of each group (`exposure.deficits`), for all requests.
-    seeds: uint64[n], seeds of exploration.
+    seeds: uint64[n], what policies draw with.
     """
 
     n: int = 1

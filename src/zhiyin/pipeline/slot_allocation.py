@@ -13,8 +13,7 @@ their precedence, the strongest first:
 
 Where caps that are not strict leave a slot empty, they yield, so that k items come back whenever k items qualify.
 
-`allowed_replacements` gives the candidates that may take a slot of such a list with all of these rules satisfied: the
-choices of an exploration policy.
+`allowed_replacements` gives the candidates that may take a slot of such a list with all of these rules satisfied.
 """
 
 from __future__ import annotations

@@ -50,6 +50,10 @@ class BetaBernoulli(ThompsonPolicy):
             result[rows] += self.counts[at] * np.power(self.discount, age)[:, None]
         return result
 
+    def expected_rewards(self, sets: ActionSets) -> np.ndarray | None:
+        parameters = self.parameters(sets.actions)
+        return parameters[:, 0] / parameters.sum(axis=1)
+
     def _sample(self, sets: ActionSets, seeds: np.ndarray, start: int, stop: int) -> np.ndarray:
         actions = sets.actions[sets.offsets[start] : sets.offsets[stop]]
         values = np.empty((self.draws, len(actions)))

@@ -11,6 +11,7 @@ from zhiyin.core.run import Run
 from zhiyin.policies.action_sets import ActionSets
 from zhiyin.policies.linear_policy import ScoredPolicy
 from zhiyin.policies.probabilities import greedy_probabilities
+from zhiyin.policies.slot_probabilities import GREEDY, SlotValues
 
 
 @dataclasses.dataclass
@@ -21,3 +22,6 @@ class EpsilonGreedy(ScoredPolicy):
         scores, out = sets.scores, np.empty(len(sets.actions))
         for_chunks(lambda a, b: greedy_probabilities(scores, sets.offsets, out, a, b), len(seeds), run)
         return out
+
+    def slot_values(self, sets: ActionSets, seeds: np.ndarray) -> SlotValues | None:
+        return SlotValues.of(GREEDY, self._scores(sets))

@@ -12,6 +12,7 @@ from zhiyin.core.run import Run
 from zhiyin.policies.action_sets import ActionSets
 from zhiyin.policies.linear_policy import LinearPolicy
 from zhiyin.policies.probabilities import greedy_probabilities
+from zhiyin.policies.slot_probabilities import GREEDY, SlotValues
 
 
 @dataclasses.dataclass
@@ -33,3 +34,7 @@ class LinUCB(LinearPolicy):
         bounds, out = sets.scores, np.empty(len(sets.actions))
         for_chunks(lambda a, b: greedy_probabilities(bounds, sets.offsets, out, a, b), len(seeds), run)
         return out
+
+    def slot_values(self, sets: ActionSets, seeds: np.ndarray) -> SlotValues | None:
+        bounds = self._prepare(sets).scores
+        return None if bounds is None else SlotValues.of(GREEDY, bounds)

@@ -40,6 +40,10 @@ class LinearPolicy(Policy):
         self.posterior.check(sets.features)
         return self.posterior, sets.features
 
+    def expected_rewards(self, sets: ActionSets) -> np.ndarray | None:
+        posterior, features = self._posterior_of(sets)
+        return posterior.expected(features)
+
     def _update(self, outcomes: Outcomes) -> None:
         if outcomes.features is None:
             raise DataError(f"{type(self).__name__} learns by features", remedy="Outcomes(..., features=...)")
@@ -69,6 +73,9 @@ class ScoredPolicy(LinearPolicy):
 
     def _prepare(self, sets: ActionSets) -> ActionSets:
         return dataclasses.replace(sets, scores=self._scores(sets), features=None)
+
+    def expected_rewards(self, sets: ActionSets) -> np.ndarray | None:
+        return self._scores(sets)
 
     def _scores(self, sets: ActionSets) -> np.ndarray:
         """float64[m], higher is better."""

@@ -24,6 +24,7 @@ from zhiyin.core.run import Run
 from zhiyin.models.state_files import write_state
 from zhiyin.policies.action_sets import ActionSets, Outcomes
 from zhiyin.policies.probabilities import draw, mix_floor, slot_seed
+from zhiyin.policies.slot_probabilities import SlotValues
 
 FORMAT = 1
 
@@ -93,6 +94,23 @@ class Policy(Parameterized, abc.ABC):
 
     def _update(self, outcomes: Outcomes) -> None:
         """Learn; policies that do not learn ignore outcomes."""
+
+    def expected_rewards(self, sets: ActionSets) -> np.ndarray | None:
+        """float64[m]: what each action is believed to bring, without exploration; None where that is not known.
+
+        The greedy list of a placement is made of these, and the loss that exploring costs is counted in them.
+        """
+        return None
+
+    def slot_values(self, sets: ActionSets, seeds: np.ndarray) -> SlotValues | None:
+        """Numbers from which a kernel fills lists; None: lists are filled by `probabilities`, which takes longer.
+
+        Parameters
+        ----------
+        sets: n lists to fill; none of the actions is excluded.
+        seeds: uint64[n].
+        """
+        return None
 
     def state(self) -> dict[str, np.ndarray]:
         """What was learned, by name; {} before the first outcome, or where nothing is."""

@@ -119,6 +119,9 @@ class TopKReinforce(Softmax):
             self.weights, self.temperature, float(self.slate_size), cap, self.weight_cap > 0, self.logging_kl,
         )  # fmt: skip
 
+    def expected_rewards(self, sets: ActionSets) -> np.ndarray | None:
+        return None  # scores of a softmax are no rewards
+
     def _scores(self, sets: ActionSets) -> np.ndarray:
         if sets.features is None:
             raise DataError("TopKReinforce chooses by features", remedy="ActionSets(..., features=...)")

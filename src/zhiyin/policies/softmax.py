@@ -13,6 +13,7 @@ from zhiyin.policies.action_sets import ActionSets
 from zhiyin.policies.linear_policy import ScoredPolicy
 from zhiyin.policies.policy import SlateChoices
 from zhiyin.policies.probabilities import plackett_luce, softmax_probabilities
+from zhiyin.policies.slot_probabilities import SOFTMAX, SlotValues
 
 
 @dataclasses.dataclass
@@ -27,6 +28,9 @@ class Softmax(ScoredPolicy):
             lambda a, b: softmax_probabilities(scores, sets.offsets, self.temperature, out, a, b), len(seeds), run
         )
         return out
+
+    def slot_values(self, sets: ActionSets, seeds: np.ndarray) -> SlotValues | None:
+        return SlotValues.of(SOFTMAX, self._scores(sets), self.temperature)
 
     def choose_slates(
         self, sets: ActionSets, k: int, seeds: np.ndarray | None = None, run: Run | None = None

@@ -12,6 +12,7 @@ from zhiyin.core.run import Run
 from zhiyin.policies.action_sets import ActionSets
 from zhiyin.policies.linear_policy import ScoredPolicy
 from zhiyin.policies.probabilities import square_cb_probabilities
+from zhiyin.policies.slot_probabilities import SQUARE_CB, SlotValues
 
 
 @dataclasses.dataclass
@@ -35,3 +36,7 @@ class SquareCB(ScoredPolicy):
         gamma = self.gamma(np.diff(sets.offsets))
         for_chunks(lambda a, b: square_cb_probabilities(scores, sets.offsets, gamma, out, a, b), len(seeds), run)
         return out
+
+    def slot_values(self, sets: ActionSets, seeds: np.ndarray) -> SlotValues | None:
+        n_outcomes = self.n_updates if self.by_actions else -self.n_updates
+        return SlotValues.of(SQUARE_CB, self._scores(sets), self.scale, self.exponent, n_outcomes)

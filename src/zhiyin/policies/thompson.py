@@ -18,6 +18,8 @@ from zhiyin.core.run import Run
 from zhiyin.policies.action_sets import ActionSets
 from zhiyin.policies.policy import Policy, SlateChoices
 from zhiyin.policies.probabilities import draw_one, slot_seed
+from zhiyin.policies.slot_probabilities import DRAWS, SlotValues
+from zhiyin.policies.thompson_shares import shares_of_draws
 
 # Decisions whose drawn values lie in memory at once, a thread: with 200 actions and 100 draws they fit the L2 cache.
 _DECISIONS_PER_CHUNK = 4
@@ -42,6 +44,10 @@ class ThompsonPolicy(Policy):
         for_chunks(work, len(seeds), run, _DECISIONS_PER_CHUNK)
         return out
 
+    def slot_values(self, sets: ActionSets, seeds: np.ndarray) -> SlotValues | None:
+        """The draws of the posterior: all slots of a list share them."""
+        return SlotValues.of(DRAWS, self._sample(self._prepare(sets), seeds, 0, len(seeds)))
+
     def choose_slates(
         self, sets: ActionSets, k: int, seeds: np.ndarray | None = None, run: Run | None = None
     ) -> SlateChoices:
@@ -60,32 +66,12 @@ class ThompsonPolicy(Policy):
 
 
 @kernel
-def _shares(values, first, last, taken, out):
-    """out[first:last]: share of the draws in which each action that is not taken has the highest value; ties share."""
-    for row in range(first, last):
-        out[row] = 0.0
-    for draw in range(len(values)):
-        best = -np.inf
-        for row in range(first, last):
-            best = max(best, -np.inf if taken[row] else values[draw, row])
-        ties = 0
-        for row in range(first, last):
-            ties += values[draw, row] == best and not taken[row]
-        share = 1.0 / ties
-        for row in range(first, last):
-            if values[draw, row] == best and not taken[row]:
-                out[row] += share
-    for row in range(first, last):
-        out[row] /= len(values)
-
-
-@kernel
 def _shares_of_decisions(values, offsets, out, start, stop):
     base = offsets[start]
     taken = np.zeros(offsets[stop] - base, dtype=np.bool_)
     shares = np.empty(len(taken))
     for r in range(start, stop):
-        _shares(values, offsets[r] - base, offsets[r + 1] - base, taken, shares)
+        shares_of_draws(values, offsets[r] - base, offsets[r + 1] - base, taken, shares)
     out[base : offsets[stop]] = shares
 
 
@@ -97,7 +83,7 @@ def _fill_slots(values, offsets, floor, seeds, rows, propensities, start, stop):
     for r in range(start, stop):
         first, last = offsets[r] - base, offsets[r + 1] - base
         for slot in range(min(rows.shape[1], last - first)):
-            _shares(values, first, last, taken, shares)
+            shares_of_draws(values, first, last, taken, shares)
             uniform = floor / (last - first - slot)
             for row in range(first, last):
                 if floor > 0.0 and not taken[row]:
