@@ -39,6 +39,7 @@ class Decision:
     propensities: np.ndarray
     prefix_propensities: np.ndarray
     features: np.ndarray | None
+    target_propensities: np.ndarray | None = None
     explored: bool = False
     expected_loss: float = 0.0
 
