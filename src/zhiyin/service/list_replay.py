@@ -6,8 +6,7 @@ Candidates, scores and reasons are computed again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -17,17 +16,11 @@ from zhiyin.service.feature_index_updater import index_at
 from zhiyin.service.feature_log import EVENTS_DELETED
 from zhiyin.service.list_kinds import answer_request
 from zhiyin.service.placements import Placements
-from zhiyin.service.request_building import build_request
 from zhiyin.service.serving_state import ServingState
-from zhiyin.service.trace_encoding import decode_request
+from zhiyin.service.trace_requests import request_of_trace
 from zhiyin.service.user_history import UserHistory
 from zhiyin.service.version_view import View
 from zhiyin.store.traces import Trace
-
-# Types of the arrays of a history's tail; see `UserHistory`.
-_TAIL_TYPES: Mapping[str, Any] = {
-    "items": np.int32, "weights": np.float32, "times": np.int64, "kinds": np.uint8, "values": np.float32
-}  # fmt: skip
 
 
 class ListReplay:
@@ -75,26 +68,10 @@ class ListReplay:
         history: history of the user at that time; None: as the trace holds it.
         """
         head = trace.head
-        ask, listed = decode_request(head, trace.arrays, view)
         setting = self.placements.at(trace.placement, head["place_version"])
-        if "code" in head and history is None:
-            tail = {name: trace.arrays.get(f"past_{name}", np.zeros(0, kind)) for name, kind in _TAIL_TYPES.items()}
-            new_items = trace.arrays.get("past_seen", np.zeros(0, np.int32))
-            history = view.history_with_tail(head["code"], tail, new_items)
-        user = None if head["anonymous"] else trace.user
-        ask = ask.model_copy(update={"user": user, "explain": explain})
-        request = build_request(
-            ask, setting, view, head["now"], trace.list_id, listed, history, closed=head["origin"] == "rank",
-            user_columns=head.get("user_columns", {}), deficits=head.get("deficits"),
-            shown=dict(head.get("often", {})), skip=tuple(head.get("degraded", ())), features=features,
+        request, visible = request_of_trace(
+            trace, view, setting, history=history, explain=explain, features=features
         )  # fmt: skip
-        visible = np.ones(len(view.ids), dtype=bool)
-        if "away" in trace.arrays:
-            hidden = trace.arrays["away"]
-            visible[hidden[hidden < len(visible)]] = False
-        else:
-            codes = view.encode(sorted(view.hidden)) if view.hidden else np.zeros(0, np.int64)
-            visible[codes[codes >= 0]] = False
         return answer_request(view, visible, request, head["origin"], head.get("like"), index, self.live.trending)
 
     def index_of(self, trace: Trace, view: View) -> tuple[IndexState | None, str]:
