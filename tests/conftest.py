@@ -25,8 +25,8 @@ from tests.kernel_cache import use_kernel_cache
 settings.register_profile("zhiyin", deadline=None, derandomize=True, max_examples=USUAL)
 settings.register_profile("fast", deadline=None, derandomize=True, max_examples=USUAL // 4)
 settings.load_profile("zhiyin")
-# Who takes one of these starts a browser, or a server of a database: its tests are marked slow.
-SLOW_FIXTURES = {"chromium", "cluster", "postgres", "redis_url"}
+# Who takes one of these starts a browser, a server of a database or Spark: its tests are marked slow.
+SLOW_FIXTURES = {"chromium", "cluster", "postgres", "redis_url", "spark"}
 # Tests of `zhiyin.testing`, whose users have no such mark, that fit a ranker of their own.
 SLOW_CONFORMANCE = {"test_calibrated_chances_are_right_on_average", "test_the_same_seed_learns_the_same"}
 # Further slow ones, a line each: cases that took more than a sixth of a second when all fast tests were timed.

@@ -48,6 +48,10 @@ class NotFittedError(ZhiyinError):
     """A model was used before it was fitted."""
 
 
+class EngineError(ZhiyinError):
+    """A cluster cannot be reached, or a job on it failed."""
+
+
 class UnknownItemError(ZhiyinError):
     """An item was requested that the model does not know."""
 

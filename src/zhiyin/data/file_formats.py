@@ -203,7 +203,7 @@ def _zstd(path: Path) -> Iterator[bytes]:
     if size > 0.3 * available_bytes():
         raise _too_large(path, "zstd", f"{size >> 20:,} MiB, and memory has no room for it")
     try:
-        import pyarrow  # type: ignore[import-untyped]
+        import pyarrow
     except ImportError:
         yield _zstd_lines(path)
         return

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import Any, ClassVar
+from collections.abc import Callable
+from functools import partial
+from typing import ClassVar
 
 import numpy as np
 from scipy import sparse
@@ -62,31 +64,58 @@ class ALS(VectorRecommender):
     user_gram_: ClassVar[np.ndarray]
 
     def _fit(self, data: Dataset, run: Run) -> None:
-        users = self._confidence(data.histories, data.n_items)
+        users = self.confidence(data.histories, data.n_items)
         items = users.T.tocsr()
+        x, y = self.initial_vectors(data.n_users, np.diff(items.indptr), run)
+        self.sweep(partial(self._half, run, users), partial(self._half, run, items), x, y, self.epochs, run)
+
+    def initial_vectors(self, n_users: int, item_entries: np.ndarray, run: Run) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors to begin from: zeros for users, small random ones for items; those of items without events are zero.
+
+        Parameters
+        ----------
+        item_entries: int[n_items], the number of entries of each item in the matrix of confidences.
+        """
         rng = run.rng(11)
         scale = 0.1 / np.sqrt(self.factors)
-        x = np.zeros((data.n_users, self.factors), dtype=np.float32)
-        y = (rng.standard_normal((data.n_items, self.factors)) * scale).astype(np.float32)
-        y[np.diff(items.indptr) == 0] = 0  # vectors of items without events start at zero
-        self._sweep(users, items, x, y, self.epochs, run)
+        x = np.zeros((n_users, self.factors), dtype=np.float32)
+        y = (rng.standard_normal((len(item_entries), self.factors)) * scale).astype(np.float32)
+        y[item_entries == 0] = 0
+        return x, y
 
-    def _sweep(
-        self, users: sparse.csr_matrix, items: sparse.csr_matrix, x: np.ndarray, y: np.ndarray, epochs: int, run: Run
+    def sweep(
+        self,
+        improve_users: Callable[[np.ndarray, np.ndarray], None],
+        improve_items: Callable[[np.ndarray, np.ndarray], None],
+        x: np.ndarray,
+        y: np.ndarray,
+        epochs: int,
+        run: Run,
     ) -> None:
-        """Run `epochs` sweeps from x and y, in place, and store the item vectors."""
+        """Run `epochs` sweeps from x and y, in place, and store the item vectors.
+
+        Parameters
+        ----------
+        improve_users, improve_items: a half sweep each: improves its first argument in place, the second fixed.
+        """
         started = time.perf_counter()
         with run.bar("ALS", epochs) as advance:
             for epoch in range(epochs):
-                self._half(users, x, y, run)
-                self._half(items, y, x, run)
+                improve_users(x, y)
+                improve_items(y, x)
                 advance(1)
                 run.report(model="ALS", epoch=epoch + 1, of=epochs, seconds=time.perf_counter() - started)
         self.item_vectors_ = y  # type: ignore[misc]
         self.gram_ = (y.T @ y).astype(np.float32)
         self.user_gram_ = (x.T @ x).astype(np.float32)  # type: ignore[misc]
 
-    def _half(self, rows: sparse.csr_matrix, x: np.ndarray, y: np.ndarray, run: Run, gram: Any = None) -> None:
+    def _half(self, run: Run, rows: sparse.csr_matrix | Entries, x: np.ndarray, y: np.ndarray) -> None:
+        self.half_sweep(rows, x, y, run)
+
+    def half_sweep(
+        self, rows: sparse.csr_matrix | Entries, x: np.ndarray, y: np.ndarray, run: Run, gram: np.ndarray | None = None
+    ) -> None:
+        """Improve every row of x in place, y fixed; see the function of this name. gram: yᵀy, where it is known."""
         half_sweep(rows, x, y, self.reg, self.cg_steps, run, gram, solver=self.solver, reg_power=self.reg_power)
 
     def update(self, data: Dataset, run: Run | None = None, epochs: int = 0) -> ALS:
@@ -109,13 +138,14 @@ class ALS(VectorRecommender):
         places = np.flatnonzero(~old[everyone.items])
         touched = np.unique(np.searchsorted(everyone.offsets, places, side="right") - 1)
         if len(touched):
-            rows = self._confidence(everyone.take(touched), data.n_items)
+            rows = self.confidence(everyone.take(touched), data.n_items)
             x = self._fold_in(rows[:, old], y[old], gram, run)
             y[new_items] = self._fold_in(rows.T.tocsr()[new_items], x, user_gram, run)
         if epochs:
-            users = self._confidence(everyone, data.n_items)
+            users = self.confidence(everyone, data.n_items)
             x = self._fold_in(users, y, y.T @ y, run)
-            self._sweep(users, users.T.tocsr(), x, y, epochs, run)
+            items = users.T.tocsr()
+            self.sweep(partial(self._half, run, users), partial(self._half, run, items), x, y, epochs, run)
         else:
             self.item_vectors_, self.gram_ = y, (y.T @ y).astype(np.float32)  # type: ignore[misc]
         self.context_ = TrainingContext.of(data, run)  # type: ignore[misc]
@@ -136,7 +166,7 @@ class ALS(VectorRecommender):
         half_sweep(rows, x, y, self.reg, steps, run, gram, solver=solver, reg_power=self.reg_power)
         return x
 
-    def _confidence(self, histories: Histories, n_items: int) -> sparse.csr_matrix:
+    def confidence(self, histories: Histories, n_items: int) -> sparse.csr_matrix:
         """CSR of alpha · w: what confidence exceeds one by."""
         rows = histories.matrix(n_items, "weight")
         rows.data *= np.float32(self.alpha)

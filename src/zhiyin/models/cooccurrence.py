@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from scipy import sparse
 
 from zhiyin.core.bounded_heap import LOWER_CODE_FIRST, push
-from zhiyin.core.parallel import for_chunks, kernel
+from zhiyin.core.parallel import kernel
 from zhiyin.core.run import Run
+from zhiyin.models.row_computation import RowComputation, table_outputs
 
 
 def top_k_cooccurrence(
     users: sparse.csr_matrix, k: int, shrinkage: float, jaccard: bool, run: Run, label: str = ""
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k items most similar to each item by cosine or Jaccard similarity.
-
-    Items are counted under their popularity rank, so that the counters most often incremented are adjacent and stay in
-    the first-level cache.
 
     Parameters
     ----------
@@ -30,24 +30,43 @@ def top_k_cooccurrence(
     items int32[n_items, k] and similarities float32[n_items, k], unordered; -1 and 0 where fewer items share a user.
     Of equal similarities the item of lower code is returned.
     """
-    n_items = users.shape[1]
+    rows, code = cooccurrence_rows(users, k, shrinkage, jaccard)
+    neighbors, values = rows.run(run, max(1, rows.n_rows // (128 * run.n_threads)), label)
+    return by_code(neighbors, values, code)
+
+
+def cooccurrence_rows(
+    users: sparse.csr_matrix, k: int, shrinkage: float, jaccard: bool
+) -> tuple[RowComputation, np.ndarray]:
+    """The computation of `top_k_cooccurrence`, and the item code of each of its rows.
+
+    Items are counted under their popularity rank, so that the counters most often incremented are adjacent and stay in
+    the first-level cache.
+    """
     items = users.T.tocsr()
     square = np.diff(items.indptr)
     code = np.argsort(-square, kind="stable").astype(np.int32)
     items = items[code]
     ranked = items.T.tocsr()
     square = square[code].astype(np.float32)
-    neighbors = np.full((n_items, k), -1, dtype=np.int32)
-    values = np.zeros((n_items, k), dtype=np.float32)
+    inputs = (items.indptr, items.indices, ranked.indptr, ranked.indices, square, code)
+    settings = (jaccard, float(shrinkage))
+    cost = square.astype(np.float64) + 1
+    return RowComputation(users.shape[1], inputs, settings, _count_rows, table_outputs(k), cost), code
 
-    def work(start: int, stop: int) -> None:
-        _count_shared(
-            items.indptr, items.indices, ranked.indptr, ranked.indices, square, code, jaccard,
-            np.float32(shrinkage), start, stop, neighbors, values,
-        )  # fmt: skip
 
-    for_chunks(work, n_items, run, chunk=max(1, n_items // (128 * run.n_threads)), label=label)
-    return neighbors, values
+def by_code(neighbors: np.ndarray, values: np.ndarray, code: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that stand in another order, by item code; code: int32[n], the item of each row."""
+    order = np.empty_like(code)
+    order[code] = np.arange(len(code), dtype=code.dtype)
+    return neighbors[order], values[order]
+
+
+def _count_rows(
+    inputs: tuple[np.ndarray, ...], settings: tuple[Any, ...], start: int, stop: int, outputs: tuple[np.ndarray, ...]
+) -> None:
+    jaccard, shrinkage = settings
+    _count_shared(*inputs, jaccard, np.float32(shrinkage), start, stop, *outputs)
 
 
 @kernel
@@ -79,7 +98,7 @@ def _count_shared(
                 for to in range(u_indptr[user], u_indptr[user + 1]):
                     total[u_items[to]] += 1
         total[item] = 0
-        heap_item, heap_value, size, bar = neighbors[code[item]], values[code[item]], 0, np.float32(0)
+        heap_item, heap_value, size, bar = neighbors[item - start], values[item - start], 0, np.float32(0)
         for place in range(count):
             other = np.int64(touched[place]) if listed else np.int64(place)
             if total[other] == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -10,11 +11,12 @@ from scipy import sparse
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.parallel import for_chunks, kernel
 from zhiyin.core.params import param
-from zhiyin.core.run import Run
+from zhiyin.core.run import Advance, Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.models.matrix_inverse import MAX_CHOLESKY_ROWS, invert
 from zhiyin.models.recommender import Recommender
+from zhiyin.models.row_computation import RowComputation
 
 _TILE = 64
 _STRIPE = 256  # number of columns scored at once: 24 MiB per thread for 25,000 items
@@ -35,17 +37,22 @@ class EASE(Recommender):
     )
 
     def _fit(self, data: Dataset, run: Run) -> None:
-        _check_memory(data.n_items)
+        check_memory(data.n_items)
         with run.bar("EASE", 3) as advance:
             weights = gram(data.matrix("binary"), run)
             advance(1)
-            weights[np.diag_indices(data.n_items)] += np.float32(self.reg)
-            invert(weights)
-            diagonal = weights.diagonal().copy()
-            advance(1)
-            _fill_by_tiles(weights, diagonal, run)
-            self.weights_ = weights
-            advance(1)
+            self.solve(weights, run, advance)
+
+    def solve(self, weights: np.ndarray, run: Run, advance: Advance = lambda steps, note="": None) -> None:
+        """Set the weights from XᵀX, dense float32[n_items, n_items] of which the upper triangle is read; its memory
+        becomes that of the weights."""
+        weights[np.diag_indices(len(weights))] += np.float32(self.reg)
+        invert(weights)
+        diagonal = weights.diagonal().copy()
+        advance(1)
+        _fill_by_tiles(weights, diagonal, run)
+        self.weights_ = weights
+        advance(1)
 
     def _score(self, histories: Histories, run: Run) -> np.ndarray:
         return sparse_times_dense(histories.matrix(len(self.weights_)), self.weights_, run)
@@ -57,15 +64,23 @@ class EASE(Recommender):
 
 def gram(users: sparse.csr_matrix, run: Run) -> np.ndarray:
     """XᵀX of a CSR matrix as dense float32[n, n], upper triangle only; the rest is zero."""
+    return gram_rows(users).run(run)[0]
+
+
+def gram_rows(users: sparse.csr_matrix) -> RowComputation:
+    """The computation of `gram`."""
     users.sort_indices()
     items = users.T.tocsr()
-    out = np.zeros((users.shape[1], users.shape[1]), dtype=np.float32)
+    n_items = users.shape[1]
+    inputs = (items.indptr, items.indices, items.data, users.indptr, users.indices, users.data)
+    cost = np.diff(items.indptr) + 1.0
+    return RowComputation(n_items, inputs, (), _compute_gram_rows, ((0, np.float32, n_items),), cost)
 
-    def work(start: int, stop: int) -> None:
-        _gram(items.indptr, items.indices, items.data, users.indptr, users.indices, users.data, start, stop, out)
 
-    for_chunks(work, len(out), run)
-    return out
+def _compute_gram_rows(
+    inputs: tuple[np.ndarray, ...], settings: tuple[Any, ...], start: int, stop: int, outputs: tuple[np.ndarray, ...]
+) -> None:
+    _gram(*inputs, start, stop, *outputs)
 
 
 def mirror(upper: np.ndarray, run: Run) -> np.ndarray:
@@ -91,7 +106,7 @@ def sparse_times_dense(rows: sparse.csr_matrix, dense: np.ndarray, run: Run) -> 
     return out
 
 
-def _check_memory(n_items: int) -> None:
+def check_memory(n_items: int) -> None:
     """Raise ConfigError where the weights do not fit into free memory, before the computation begins."""
     needed = 4 * n_items * n_items * (1 if n_items <= MAX_CHOLESKY_ROWS else 2)  # larger ones are inverted by halves
     try:
@@ -119,7 +134,7 @@ def _fill_by_tiles(upper: np.ndarray, diagonal: np.ndarray, run: Run) -> None:
 @kernel
 def _gram(i_indptr, i_users, i_data, u_indptr, u_items, u_data, start, stop, out):
     for item in range(start, stop):
-        line = out[item]
+        line = out[item - start]
         for at in range(i_indptr[item], i_indptr[item + 1]):
             user, weight = i_users[at], i_data[at]
             for to in range(u_indptr[user + 1] - 1, u_indptr[user] - 1, -1):  # sorted: the upper triangle comes last

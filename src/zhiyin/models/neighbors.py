@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy import sparse
@@ -13,10 +13,11 @@ from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models.cooccurrence import top_k_cooccurrence
+from zhiyin.models.cooccurrence import cooccurrence_rows, top_k_cooccurrence
 from zhiyin.models.item_to_item import keep_largest, row_of, rows_of, score_by_table, to_csr, top_by_table
 from zhiyin.models.masked_search import Mask
 from zhiyin.models.recommender import Recommender
+from zhiyin.models.row_computation import RowComputation, table_outputs
 
 SIMILARITIES = ("cosine", "jaccard", "tfidf", "bm25")
 
@@ -66,35 +67,47 @@ class ItemKNN(TableRecommender):
     b: float = param(0.75, "bm25: b, normalisation by the item's popularity", at_least=0, at_most=1)
 
     def _fit(self, data: Dataset, run: Run) -> None:
-        n_items = data.n_items
-        users = self._weights(data)
-        k = min(self.k_neighbors, max(1, n_items - 1))
+        counted = data.matrix(self.counted)
         if self.similarity in ("cosine", "jaccard"):
-            top = top_k_cooccurrence(users, k, self.shrinkage, self.similarity == "jaccard", run, label="ItemKNN")
-            self.similarities_ = to_csr(*top, n_items)  # type: ignore[misc]
-            return
+            k = self._row_length(data.n_items)
+            jaccard = self.similarity == "jaccard"
+            items, values = top_k_cooccurrence(counted, k, self.shrinkage, jaccard, run, label="ItemKNN")
+        else:
+            items, values = self.weighted_rows(counted).run(run, label="ItemKNN")
+        self.similarities_ = to_csr(items, values, data.n_items)  # type: ignore[misc]
+
+    @property
+    def counted(self) -> str:
+        """What of the events is counted: `how` of `Histories.matrix`."""
+        return "binary" if self.similarity in ("cosine", "jaccard") else "count"
+
+    def table_rows(self, counted: sparse.csr_matrix) -> tuple[RowComputation, np.ndarray | None]:
+        """The computation of the table from the matrix users × items of `counted`, and the item of each row; None where
+        row r is that of item r."""
+        if self.similarity in ("cosine", "jaccard"):
+            k = self._row_length(counted.shape[1])
+            return cooccurrence_rows(counted, k, self.shrinkage, self.similarity == "jaccard")
+        return self.weighted_rows(counted), None
+
+    def _row_length(self, n_items: int) -> int:
+        return min(self.k_neighbors, max(1, n_items - 1))
+
+    def weighted_rows(self, counted: sparse.csr_matrix) -> RowComputation:
+        """The computation of the similarities over weighted counts, tfidf and bm25."""
+        users = self._weights(counted)
         items = users.T.tocsr()
         square = np.asarray(users.multiply(users).sum(axis=0), dtype=np.float32).ravel()
-        how = SIMILARITIES.index(self.similarity)
-        neighbors = np.full((n_items, k), -1, dtype=np.int32)
-        values = np.zeros((n_items, k), dtype=np.float32)
+        inputs = (items.indptr, items.indices, items.data, users.indptr, users.indices, users.data, square)
+        settings = (SIMILARITIES.index(self.similarity), float(self.shrinkage))
+        n_items = users.shape[1]
+        outputs = table_outputs(self._row_length(n_items))
+        return RowComputation(n_items, inputs, settings, _similar_rows, outputs, np.diff(items.indptr) + 1.0)
 
-        def work(start: int, stop: int) -> None:
-            _similarities(
-                items.indptr, items.indices, items.data, users.indptr, users.indices, users.data,
-                square, how, np.float32(self.shrinkage), start, stop, neighbors, values,
-            )  # fmt: skip
-
-        for_chunks(work, n_items, run, label="ItemKNN")
-        self.similarities_ = to_csr(neighbors, values, n_items)  # type: ignore[misc]
-
-    def _weights(self, data: Dataset) -> sparse.csr_matrix:
-        """CSR users × items, weighted for the chosen similarity."""
-        if self.similarity in ("cosine", "jaccard"):
-            return data.matrix("binary")
-        users = data.matrix("count").copy()
+    def _weights(self, counted: sparse.csr_matrix) -> sparse.csr_matrix:
+        """CSR users × items of counts, weighted for the chosen similarity."""
+        users = counted.copy()
         events = np.asarray(users.sum(axis=1)).ravel() if self.similarity == "tfidf" else np.diff(users.indptr)
-        rarity = np.maximum(np.log(data.n_items / (1.0 + events)), 0).astype(np.float32)
+        rarity = np.maximum(np.log(users.shape[1] / (1.0 + events)), 0).astype(np.float32)
         rarity = np.repeat(rarity, np.diff(users.indptr))
         if self.similarity == "tfidf":
             users.data = np.sqrt(users.data) * rarity
@@ -207,11 +220,18 @@ def _squares(rows: sparse.csr_matrix) -> np.ndarray:
     return np.asarray(rows.multiply(rows).sum(axis=1), dtype=np.float32).ravel()
 
 
+def _similar_rows(
+    inputs: tuple[np.ndarray, ...], settings: tuple[Any, ...], start: int, stop: int, outputs: tuple[np.ndarray, ...]
+) -> None:
+    how, shrinkage = settings
+    _similarities(*inputs, how, np.float32(shrinkage), start, stop, *outputs)
+
+
 @kernel
 def _similarities(
     i_indptr, i_users, i_data, u_indptr, u_items, u_data, square, how, shrinkage, start, stop, neighbors, values
 ):
-    """The tfidf and bm25 similarities; those over ones are computed by `cooccurrence`."""
+    """The tfidf and bm25 similarities of the items start..stop; those over ones are computed by `cooccurrence`."""
     total = np.zeros(len(square), dtype=np.float32)
     touched = np.empty(len(square), dtype=np.int32)
     for item in range(start, stop):
@@ -234,7 +254,7 @@ def _similarities(
                 total[other] = dot * dot / (dot + shrinkage)
             else:
                 total[other] = dot / (np.sqrt(square[item]) * np.sqrt(square[other]) + shrinkage)
-        keep_largest(total, touched, n_touched, neighbors[item], values[item])
+        keep_largest(total, touched, n_touched, neighbors[item - start], values[item - start])
 
 
 @kernel

@@ -79,12 +79,15 @@ class Recommender(Parameterized):
 
         Raises ConfigError for a hyperparameter out of range, DataError where what is learned is not finite.
         """
-        run = run or Run()
+        return self.fit_by(self._fit, data, run or Run())
+
+    def fit_by(self, learn: Callable[[Dataset, Run], None], data: Dataset, run: Run) -> Any:
+        """As `fit`, by another implementation of `_fit`, such as one on a cluster, which sets the same attributes."""
         for name, value in check_settings(type(self), settings_of(self)).items():
             setattr(self, name, value)
         for name in [name for name in vars(self) if name.endswith("_")]:
             delattr(self, name)
-        self._fit(data, run)
+        learn(data, run)
         check_finite(self)
         self.context_ = TrainingContext.of(data, run)  # type: ignore[misc]
         return self

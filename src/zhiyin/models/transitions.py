@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from scipy import sparse
 
 from zhiyin.core.durations import microseconds
-from zhiyin.core.parallel import for_chunks, kernel
+from zhiyin.core.parallel import kernel
 from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
@@ -16,6 +17,7 @@ from zhiyin.data.histories import Histories
 from zhiyin.models.item_to_item import keep_largest, recent, row_of, rows_of, score_by_table, to_csr, top_by_table
 from zhiyin.models.masked_search import Mask
 from zhiyin.models.recommender import Recommender
+from zhiyin.models.row_computation import RowComputation, table_outputs
 
 
 @dataclasses.dataclass
@@ -53,6 +55,11 @@ class Transitions(Recommender):
     )
 
     def _fit(self, data: Dataset, run: Run) -> None:
+        followers, values = self.table_rows(data).run(run, label="Transitions")
+        self.rules_ = to_csr(followers, values, data.n_items)
+
+    def table_rows(self, data: Dataset) -> RowComputation:
+        """The computation of the rules."""
         positive = data.events["weight"].to_numpy() > 0
         user, item = data.events["user"].to_numpy()[positive], data.events["item"].to_numpy()[positive]
         time = data.events["time"].to_numpy()[positive]
@@ -68,20 +75,12 @@ class Transitions(Recommender):
             (np.ones(len(item), np.int8), (item, np.arange(len(item)))), shape=(n_items, max(len(item), 1))
         )
         timed = self.half_life is not None and data.has_times
-        rate = np.float64(1 / microseconds(self.half_life)) if timed and self.half_life else np.float64(0)
+        rate = 1 / microseconds(self.half_life) if timed and self.half_life else 0.0
         scale = np.maximum(np.diff(places.indptr), 1).astype(np.float64) ** -self.damping
         k = min(self.k_neighbors, max(1, n_items - (self.repeats == 0)))
-        neighbors = np.full((n_items, k), -1, dtype=np.int32)
-        values = np.zeros((n_items, k), dtype=np.float32)
-
-        def work(start: int, stop: int) -> None:
-            _rules(
-                places.indptr, places.indices, item, session, time, self.window, rate, self.repeats, self.backward,
-                scale, start, stop, neighbors, values,
-            )  # fmt: skip
-
-        for_chunks(work, n_items, run, label="Transitions")
-        self.rules_ = to_csr(neighbors, values, n_items)
+        inputs = (places.indptr, places.indices, item, session, time, scale)
+        settings = (self.window, float(rate), self.repeats, self.backward)
+        return RowComputation(n_items, inputs, settings, _rule_rows, table_outputs(k), np.diff(places.indptr) + 1.0)
 
     def _score(self, histories: Histories, run: Run) -> np.ndarray:
         return score_by_table(recent(histories, self.last, self.decay), self.rules_, run)
@@ -99,9 +98,17 @@ class Transitions(Recommender):
         return row_of(self.rules_, item)
 
 
+def _rule_rows(
+    inputs: tuple[np.ndarray, ...], settings: tuple[Any, ...], start: int, stop: int, outputs: tuple[np.ndarray, ...]
+) -> None:
+    *arrays, scale = inputs
+    window, rate, repeats, backward = settings
+    _rules(*arrays, window, np.float64(rate), repeats, backward, scale, start, stop, *outputs)
+
+
 @kernel
 def _rules(indptr, places, item, session, time, window, rate, repeats, backward, scale, start, stop, neighbors, values):
-    n_items = neighbors.shape[0]
+    n_items = len(scale)
     total = np.zeros(n_items, dtype=np.float32)
     touched = np.empty(n_items, dtype=np.int32)
     for source in range(start, stop):
@@ -127,4 +134,4 @@ def _rules(indptr, places, item, session, time, window, rate, repeats, backward,
                         touched[n_touched] = follower
                         n_touched += 1
                     total[follower] += weight
-        keep_largest(total, touched, n_touched, neighbors[source], values[source])
+        keep_largest(total, touched, n_touched, neighbors[source - start], values[source - start])
