@@ -84,6 +84,7 @@ def valid(list_id: str, page: str | None, events: str = "e") -> list[Valid]:
         ("PUT", "/v1/experiments/f1", {"arms": {"control": {}, "b": {"placement": "home", "weight": 2}}}, "admin"),
         ("GET", "/v1/experiments/f1", None, "admin"),
         ("GET", "/v1/experiments/f1/versions", None, "admin"),
+        ("GET", "/v1/experiments/f1/results", None, "admin"),
         ("POST", "/v1/experiments/f1/stop", {"arm": "b", "reason": "enough"}, "admin"),
         ("DELETE", "/v1/experiments/f1", None, "admin"),
         ("GET", "/v1/users/f1", None, "read"),

@@ -628,7 +628,7 @@ def test_both_clients_offer_the_same() -> None:
         return {name: inspect.signature(method) for name, method in named.items() if callable(method)}
 
     assert offered(Client) == offered(AsyncClient)
-    assert len(offered(Client)) == 48
+    assert len(offered(Client)) == 49
     assert list(inspect.signature(Client.event).parameters)[:3] == ["self", "user", "item"]
     assert Client.get_list.__name__ == "get_list"
     assert Client.event.__doc__

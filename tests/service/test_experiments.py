@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from zhiyin.policies.experiments.assignment import Experiment
+from zhiyin.service.experiment_job import ExperimentEvaluator
 
 from .conftest import client_of
 
@@ -209,3 +211,65 @@ def test_what_is_left_of_a_trace_beyond_the_quota_has_the_arm(client: Any, monke
     assert "not_kept" in head
     assert head["experiments"] == made["experiments"]
     assert "taste" in head["assignments"]
+
+
+def click(client: Any, made: dict[str, Any], user: str) -> None:
+    event = {"user": user, "item": made["items"][0]["item"], "kind": "click", "list_id": made["list_id"]}
+    assert client.post("/v1/events", json={"events": [event]}).json()["events"][0]["status"] == "accepted"
+
+
+def wait_for_traces(*clients: Any) -> None:
+    end = time.monotonic() + 30
+    while any(client.shop.traces.waiting for client in clients) and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+def test_a_guardrail_finds_the_bad_arm_and_all_apps_give_the_control_from_the_next_request_on(
+    opened: Callable[..., Any],
+) -> None:
+    one = with_placements(client_of(opened(several=True)))
+    two = another_app(one, opened(several=True))
+    begin(one, metrics={"clicks": {"events": {"click": 1}}}, guardrails=[{"metric": "clicks"}], planned_units=300)
+    users = [f"w{n}" for n in range(300)]
+    arms: dict[str, str] = {}
+    for n, user in enumerate(users):
+        app = (one, two)[n % 2]
+        made = ask(app, user)
+        arms[user] = made["experiments"]["taste"]
+        if n % 10 < (9 if arms[user] == "control" else 1):
+            click(app, made, user)
+    wait_for_traces(one, two)
+    evaluator = ExperimentEvaluator(one.store)
+    assert evaluator.act() == []  # the windows are open
+    (change,) = evaluator.act(one.store.clock() + 11 * 60_000_000)
+    assert "arm odd is stopped" in change
+    bad = next(user for user in users if arms[user] == "odd")
+    for app in (two, one):
+        assert ask(app, bad)["experiments"] == {"taste": "control"}
+    newest = one.get("/v1/experiments/taste/versions").json()["versions"][0]
+    assert newest["by"] == "guardrail"
+    assert "guardrail clicks" in newest["reason"]
+    assert evaluator.act(one.store.clock() + 12 * 60_000_000) == []
+    results = two.get("/v1/experiments/taste/results").json()
+    assert results["comparisons"] == []  # by its own clock the windows are open
+
+
+def test_results_are_told_by_the_service(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin(client, window="1s")
+    for n in range(20):
+        made = ask(client, f"v{n}")
+        if n % 2:
+            click(client, made, f"v{n}")
+    wait_for_traces(client)
+    now = client.store.clock()
+    monkeypatch.setattr(client.store, "clock", lambda: now + 60_000_000)
+    results = client.get("/v1/experiments/taste/results").json()
+    assert sum(arm["units"] for arm in results["arms"]) == 20
+    assert [row["metric"] for row in results["comparisons"]] == ["click_rate", "reward", "purchases"]
+    assert results["comparisons"][0]["fixed"]["low"] < results["comparisons"][0]["fixed"]["high"]
+    assert results["sample_ratio_ok"]
+    client.delete("/v1/users/v1")
+    client.delete("/v1/users/v2")
+    results = client.get("/v1/experiments/taste/results").json()
+    assert sum(arm["units"] for arm in results["arms"]) == 18
+    assert client.get("/v1/experiments/none/results").status_code == 404

@@ -40,6 +40,7 @@ def test_the_service_keeps_to_its_description(service: Any) -> None:
     openapi_values.LISTS[:] = [
         service.post("/v1/recommendations", json={"user": f"u{n}"}).json()["list_id"] for n in range(3)
     ]
+    service.put("/v1/experiments/taste", json={"placement": "elsewhere", "arms": {"control": {}, "b": {}}})
     config = schemathesis.Config.from_dict({
         "headers": {"Authorization": service.headers["Authorization"]},
         "generation": {"max-examples": EXAMPLES, "deterministic": True},

@@ -208,6 +208,13 @@ EXPERIMENT_VERSIONS = Endpoint(
     response=responses.ExperimentVersions,
     description="All versions, newest first, with who wrote each and why.",
 )  # fmt: skip
+EXPERIMENT_RESULTS = Endpoint(
+    "experiment_results", "GET", "/v1/experiments/{name}/results", scope="admin", tags=("experiments",),
+    response=responses.ExperimentResults,
+    description="Units of each arm and whether their numbers fit the weights; the difference of each metric to the "
+    "control,\nwith an interval that holds at a planned end (fixed) and one that holds at any time (anytime); of an "
+    "interleaving,\nwhich placement is preferred. Lists count once their window is closed.",
+)  # fmt: skip
 STOP_EXPERIMENT = Endpoint(
     "stop_experiment", "POST", "/v1/experiments/{name}/stop", scope="admin", tags=("experiments",),
     body=experiment_settings.StopRequest, response=responses.ExperimentWriteResult,

@@ -255,6 +255,23 @@ class ExperimentVersions(ResponseModel):
     versions: list[ExperimentVersion]
 
 
+class ExperimentResults(BaseModel):
+    """started, until: of the lists that are counted, microseconds UTC. sample_ratio_ok: false where the numbers of
+    units do not fit the weights; then nothing else means anything. comparisons: a row for each arm and metric."""
+
+    name: str
+    kind: str
+    control: str
+    started: int
+    until: int
+    arms: list[dict[str, Any]]
+    sample_ratio_p_value: float
+    sample_ratio_ok: bool
+    comparisons: list[dict[str, Any]]
+    interleaving: dict[str, Any] | None
+    looks: list[dict[str, Any]]
+
+
 class ReplayResult(BaseModel):
     """reason: why it cannot be made again, or is not the same."""
 

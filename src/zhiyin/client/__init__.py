@@ -60,6 +60,7 @@ from zhiyin.client.event_calls import MAX_EVENTS_PER_REQUEST, event, events
 from zhiyin.client.event_queue import EventQueue, EventQueueFullError
 from zhiyin.client.experiment_calls import (
     delete_experiment,
+    experiment_results,
     experiment_versions,
     get_experiment,
     list_experiments,
@@ -117,6 +118,7 @@ __all__ = [
     "delete_user",
     "event",
     "events",
+    "experiment_results",
     "experiment_versions",
     "get_experiment",
     "get_item",

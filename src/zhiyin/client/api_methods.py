@@ -90,6 +90,7 @@ class Methods:
     put_experiment = method(experiment_calls.put_experiment)
     delete_experiment = method(experiment_calls.delete_experiment)
     experiment_versions = method(experiment_calls.experiment_versions)
+    experiment_results = method(experiment_calls.experiment_results)
     stop_experiment = method(experiment_calls.stop_experiment)
     list_keys = method(key_calls.list_keys)
     add_key = method(key_calls.add_key)

@@ -34,6 +34,11 @@ def experiment_versions(name: str) -> Call[dict[str, Any]]:
     return endpoint_call(endpoints.EXPERIMENT_VERSIONS, name, read=as_object)
 
 
+def experiment_results(name: str) -> Call[dict[str, Any]]:
+    """What an experiment has shown so far: {"arms", "comparisons", "sample_ratio_ok", "interleaving", ...}."""
+    return endpoint_call(endpoints.EXPERIMENT_RESULTS, name, read=as_object)
+
+
 def stop_experiment(name: str, arm: str | None = None, reason: str = "") -> Call[dict[str, Any]]:
     """Stop an arm, whose units get the control's lists from then on; without an arm the experiment."""
     return endpoint_call(endpoints.STOP_EXPERIMENT, name, read=as_object, body={"arm": arm, "reason": reason})

@@ -50,7 +50,7 @@ class Access:
         self.admin = visitor is None and "admin" in key.scopes
         self.live, self.store, self.writer, self.traces = tenant.live, tenant.store, tenant.writer, tenant.traces
         self.placements, self.list_service = tenant.placements, tenant.list_service
-        self.experiments = tenant.experiments
+        self.experiments, self.evaluator = tenant.experiments, tenant.evaluator
 
     async def find_list(self, list_id: str) -> Trace | None:
         """The trace of a list; None where there is none. That of a list which another process has just made is waited

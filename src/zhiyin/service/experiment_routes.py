@@ -40,6 +40,16 @@ async def experiment_versions(access: Access, name: str) -> Any:
     return {"name": name, "versions": await access.work.do(access.experiments.versions, name)}
 
 
+@handles(endpoints.EXPERIMENT_RESULTS)
+async def experiment_results(access: Access, name: str) -> Any:
+    def work() -> dict[str, Any]:
+        access.experiments.refresh()
+        version = access.experiments.get(name)
+        return access.evaluator.results(version).to_dict()
+
+    return await access.work.do(work)
+
+
 @handles(endpoints.STOP_EXPERIMENT)
 async def stop_experiment(access: Access, name: str, body: StopRequest) -> Any:
     version = await access.writes.do(access.experiments.stop, name, body.arm, body.reason)

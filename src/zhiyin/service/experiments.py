@@ -55,7 +55,8 @@ class ListPlan:
     interleaved: the placement whose list is mixed into it; None: none is.
     arms: the arm that the list is made by, by experiment.
     assignments: by experiment the assigned arm ("arm"), its probability ("p"), when the experiment began ("began", by
-        which its results are counted) and, where the unit is a session, the session ("unit").
+        which its results are counted), the session where that is the unit ("unit"), and how often the weights were
+        drawn again, if they were ("epoch").
     """
 
     placement: str
@@ -145,6 +146,8 @@ class Experiments:
             }
             if settings.unit == "session":
                 mark["unit"] = unit
+            if one.version.state.epoch:
+                mark["epoch"] = one.version.state.epoch
             assignments[one.version.name] = mark
             if settings.kind == "interleaving":
                 first, second = settings.arms.values()
@@ -251,18 +254,7 @@ class Experiments:
             seq = self.store.last_change(TABLE)
             if seq == self._seq:
                 return
-            rows, _ = self.store.changes_since(TABLE)
-            newest, unreadable = {}, {}
-            for name, columns in rows.items():
-                if columns is None:
-                    continue
-                try:
-                    stored = self.store.get(TABLE, name)
-                    assert stored is not None
-                    newest[name] = ExperimentVersion.of_columns(name, *stored)
-                except (ValidationError, KeyError, TypeError, ValueError, AssertionError):
-                    what, reason = f"experiment {name!r}", "its newest version cannot be read"
-                    unreadable[name] = HealthIssue(what, reason, f"PUT /v1/experiments/{name}")
+            newest, unreadable = read_experiments(self.store)
             self._all, self._seq, self._unreadable = newest, seq, unreadable
             self._prepare()
 
@@ -373,6 +365,22 @@ class Experiments:
             if self._rejected.get(name) != entry:
                 log.warning("experiments: %s is not taken up: %s; %s", entry.what, entry.reason, entry.remedy)
         self._rejected = rejected
+
+
+def read_experiments(store: Store) -> tuple[dict[str, ExperimentVersion], dict[str, HealthIssue]]:
+    """The newest version of each experiment of a store, and the issues of those that cannot be read; by name."""
+    rows, _ = store.changes_since(TABLE)
+    newest, unreadable = {}, {}
+    for name, columns in rows.items():
+        stored = None if columns is None else store.get(TABLE, name)
+        if stored is None:
+            continue
+        try:
+            newest[name] = ExperimentVersion.of_columns(name, *stored)
+        except (ValidationError, KeyError, TypeError, ValueError):
+            what, reason = f"experiment {name!r}", "its newest version cannot be read"
+            unreadable[name] = HealthIssue(what, reason, f"PUT /v1/experiments/{name}")
+    return newest, unreadable
 
 
 def change_experiment(

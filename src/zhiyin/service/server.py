@@ -231,6 +231,7 @@ def run(app: Any, sock: socket.socket, proxies: Sequence[str] = (), of_one: int 
 @contextlib.contextmanager
 def _background_jobs(plan: Plan) -> Any:
     """Run the jobs beside answering: retraining at set times, and deleting old data."""
+    from zhiyin.service.experiment_job import ExperimentJob
     from zhiyin.service.retention import RetentionJob
     from zhiyin.service.retrain import Retrainer
 
@@ -244,6 +245,8 @@ def _background_jobs(plan: Plan) -> Any:
                 stack.callback(retrainer.close)
             tidy = RetentionJob(resolved(plan.store or section.store, home), section)
             stack.callback(tidy.close)
+            experiments = ExperimentJob(resolved(plan.store or section.store, home))
+            stack.callback(experiments.close)
         yield
 
 

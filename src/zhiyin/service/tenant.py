@@ -11,6 +11,7 @@ from pathlib import Path
 
 from zhiyin.data.project_config import ServiceSection, resolved
 from zhiyin.pipeline.model_versions import Bundles
+from zhiyin.service.experiment_job import ExperimentEvaluator
 from zhiyin.service.experiments import Experiments
 from zhiyin.service.feature_log import FeatureLog
 from zhiyin.service.feature_skew import SkewMonitor
@@ -59,6 +60,7 @@ class Tenant:
         )
         self.skew = SkewMonitor(self.list_service)
         self.live.periodic_tasks.append(lambda view: self.placements.update(view.answers))
+        self.evaluator = ExperimentEvaluator(self.store)
         self.live.periodic_tasks.append(lambda view: self.experiments.update())
         self.live.table_listeners["placements"] = self.placements.refresh
         self.live.table_listeners["experiments"] = self.experiments.refresh

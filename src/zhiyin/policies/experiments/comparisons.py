@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.policies.experiments.arm_statistics import Sample
@@ -73,6 +73,30 @@ def ratio(control: Sample, treatment: Sample, level: float = 0.95) -> Difference
         values.append(value)
         variances.append(max(spread, 0.0) / mean_x**2 / sample.n)
     return _difference(values[0], values[1], math.sqrt(sum(variances)), math.inf, level, "delta method")
+
+
+def difference_of_ratios(
+    control_y: np.ndarray, control_x: np.ndarray, treatment_y: np.ndarray, treatment_x: np.ndarray, level: float = 0.95
+) -> Difference:
+    """Difference of Σy / Σx, where a unit may have a part in both arms, by the delta method over the units.
+
+    So it is where arms are drawn anew for each unit now and then: y and x are weighted by the inverse of the
+    probability of the arm (Hájek's estimator), and 0 where the unit did not have the arm.
+
+    Parameters
+    ----------
+    control_y, control_x, treatment_y, treatment_x: float[n], of each unit.
+
+    Raises DataError where the denominators of an arm sum to 0.
+    """
+    n = len(control_y)
+    totals = [float(control_x.sum()), float(treatment_x.sum())]
+    if n < MIN_UNITS or min(totals) == 0:
+        raise DataError("an arm has no units, or denominators that sum to 0", remedy="wait for more")
+    values = [float(y.sum()) / total for y, total in zip((control_y, treatment_y), totals)]
+    parts = (treatment_y - values[1] * treatment_x) / totals[1] - (control_y - values[0] * control_x) / totals[0]
+    error = math.sqrt(float(parts @ parts) * n / (n - 1))
+    return _difference(values[0], values[1], error, math.inf, level, "inverse probabilities")
 
 
 def cuped(control: Sample, treatment: Sample, level: float = 0.95) -> Difference:
@@ -137,9 +161,12 @@ def _difference(
     if not 0 < level < 1:
         raise ConfigError(f"level = {level}", remedy="a confidence between 0 and 1, such as .95")
     estimate = treatment - control
-    distribution = stats.norm if math.isinf(freedom) else stats.t(freedom)
-    half = float(distribution.ppf((1 + level) / 2)) * error
-    p_value = 2 * float(distribution.sf(abs(estimate) / error)) if error else float(estimate == 0)
+    normal, upper = math.isinf(freedom), (1 + level) / 2
+    half = float(special.ndtri(upper) if normal else special.stdtrit(freedom, upper)) * error
+    p_value = float(estimate == 0)
+    if error:
+        z = -abs(estimate) / error
+        p_value = 2 * float(special.ndtr(z) if normal else special.stdtr(freedom, z))
     return Difference(estimate, estimate - half, estimate + half, p_value, control, treatment, error, level, method)
 
 

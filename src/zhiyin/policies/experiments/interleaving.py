@@ -59,9 +59,10 @@ class Preference:
 
     Parameters
     ----------
-    first_wins, second_wins, ties: lists by whose items got more clicks; lists without a click are ties.
+    first_wins, second_wins, ties: lists, or users, by whose items got more clicks; those without a click are ties.
     preference: (second_wins - first_wins) / (number of lists with a winner), in [-1, 1]; 0 where there are none.
     p_value: two-sided sign test over the lists with a winner.
+    low, high: interval of the preference (Clopper-Pearson).
     """
 
     first_wins: int
@@ -69,20 +70,37 @@ class Preference:
     ties: int
     preference: float
     p_value: float
+    low: float = -1.0
+    high: float = 1.0
 
 
 def preference(teams: np.ndarray, clicks: np.ndarray) -> Preference:
     """Credit each click to the team of its item. teams: int8[n, k] (see `Interleaved`). clicks: bool[n, k]."""
-    from scipy import stats
-
     if teams.shape != clicks.shape:
         raise DataError("teams and clicks are of different shapes", remedy="one mark a place of a list")
     won = ((teams == 1) & clicks).sum(axis=1) - ((teams == 0) & clicks).sum(axis=1)
+    return preference_of_credits(won)
+
+
+def preference_of_credits(won: np.ndarray, level: float = 0.95) -> Preference:
+    """The preference of independent units.
+
+    Parameters
+    ----------
+    won: float or int[n], credit of the second team less that of the first, of a list or of all lists of a user.
+    level: confidence of the interval.
+    """
+    from scipy import stats
+
     first_wins, second_wins = int((won < 0).sum()), int((won > 0).sum())
     decided = first_wins + second_wins
     p_value = float(stats.binomtest(second_wins, decided).pvalue) if decided else 1.0
     share = (second_wins - first_wins) / decided if decided else 0.0
-    return Preference(first_wins, second_wins, len(won) - decided, share, p_value)
+    alpha = 1 - level
+    low = float(stats.beta.ppf(alpha / 2, second_wins, first_wins + 1)) if second_wins else 0.0
+    high = float(stats.beta.ppf(1 - alpha / 2, second_wins + 1, first_wins)) if first_wins else 1.0
+    ties = len(won) - decided
+    return Preference(first_wins, second_wins, ties, share, p_value, 2 * low - 1, 2 * high - 1)
 
 
 @kernel
