@@ -18,7 +18,7 @@ from zhiyin.pipeline.diversifier import Diversifier
 from zhiyin.pipeline.eligible_items import EligibleItems
 from zhiyin.pipeline.filters import Filters
 from zhiyin.pipeline.item_keys import ItemKeys
-from zhiyin.pipeline.list_features import FeatureInputs, display_features
+from zhiyin.pipeline.list_features import FeatureInputs
 from zhiyin.pipeline.list_policy import ListPolicy
 from zhiyin.pipeline.pipeline import Pipeline
 from zhiyin.pipeline.request import Request
@@ -261,7 +261,7 @@ class ListBuilder:
         if statistics is not None:
 
             def new_displays(items: np.ndarray) -> np.ndarray:
-                return display_features(statistics, self.keys.of(items))[0] == 0
+                return statistics.displays_of(self.keys.of(items)) == 0
 
         return ListChooser(policy, self.keys.of, matrix, new_displays, features.position, batch.forced,
                            batch.policy_reason)  # fmt: skip

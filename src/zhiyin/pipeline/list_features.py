@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from zhiyin.models.recommender import Recommender, VectorRecommender
 from zhiyin.models.training_context import TrainingContext
 from zhiyin.pipeline.expression_values import Value
 from zhiyin.pipeline.filters import Filters
+from zhiyin.pipeline.item_statistics import ItemStatistics
 from zhiyin.ranking.examples import Candidates
 
 if TYPE_CHECKING:
@@ -37,23 +38,6 @@ PRICE_COLUMNS = ("price", "sale_price", "list_price")
 AGE_COLUMNS = ("created_at", "created", "published_at", "published", "release_date", "released", "added_at", "added")
 POPULARITY_COLUMNS = ("popularity", "views", "sales", "rating_count", "n_ratings", "votes")
 DAY = 86_400_000_000
-
-
-class DisplayStatistics(Protocol):
-    """What displays of items brought.
-
-    keys int64, sorted action keys; displays, rewards, expected float64: displays of each item, their rewards, and those
-    that an average item would have had in the same slots.
-    """
-
-    @property
-    def keys(self) -> np.ndarray: ...
-    @property
-    def displays(self) -> np.ndarray: ...
-    @property
-    def rewards(self) -> np.ndarray: ...
-    @property
-    def expected(self) -> np.ndarray: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -145,8 +129,16 @@ class ListFeatures:
         fixed = ["bias", "position", "score", "rank", "is_new", "reward_ratio", "uncertainty", "log_events"]
         fixed += [f"column_{part}" for part in ("age", "price", "popularity") if getattr(self, part)]
         room = MAX_FEATURES - len(fixed) - 2 * len(vector)
-        fixed += [f"rank_{source}" for source in self.sources[:room]]
+        fixed += self._rank_names()[:room]
         return (*fixed, *(f"match_{i}" for i in vector), *(f"item_{i}" for i in vector))
+
+    def _rank_names(self) -> list[str]:
+        """By the class of each source, so that other settings of it leave the layout as it is."""
+        names: list[str] = []
+        for source in self.sources:
+            name = "rank_" + source.split(":")[0].strip().lower()
+            names.append(name if name not in names else f"{name}_{len(names)}")
+        return names
 
     @property
     def position(self) -> int:
@@ -177,7 +169,7 @@ class ListFeatures:
         context: TrainingContext,
         models: Mapping[str, Recommender],
         inputs: FeatureInputs,
-        statistics: DisplayStatistics | None,
+        statistics: ItemStatistics | None,
         owners: np.ndarray,
         items: np.ndarray,
         keys: np.ndarray,
@@ -203,9 +195,10 @@ class ListFeatures:
         out[:, column["rank"]] = 1.0 / (1.0 + places)
         out[:, column["is_new"]] = events <= 0
         out[:, column["log_events"]] = np.log1p(events) / 10
-        displays, ratio = display_features(statistics, keys)
-        out[:, column["reward_ratio"]] = ratio - 1
-        out[:, column["uncertainty"]] = 1 / np.sqrt(1 + displays)
+        out[:, column["uncertainty"]] = 1.0
+        if statistics is not None:
+            out[:, column["uncertainty"]] = 1 / np.sqrt(1 + statistics.displays_of(keys))
+            out[:, column["reward_ratio"]] = np.minimum(statistics.ratios_of(keys, SHRINKAGE), MAX_RATIO) - 1
         for part, scale in (("price", self.price_scale), ("popularity", self.popularity_scale)):
             if f"column_{part}" in column:
                 values = _numbers(filters.column(getattr(self, part)), items)
@@ -216,8 +209,8 @@ class ListFeatures:
             days = np.maximum(inputs.now[owners] - times, 0) / DAY
             out[:, column["column_age"]] = np.nan_to_num(np.exp(-days / 30))
         ranks = _source_ranks(inputs.candidates, owners, items, len(filters))
-        for source in self.sources:
-            at = column.get(f"rank_{source}")
+        for source, name in zip(self.sources, self._rank_names()):
+            at = column.get(name)
             if at is not None and source in inputs.candidates.sources:
                 rank = ranks[:, inputs.candidates.sources.index(source)]
                 out[:, at] = np.where(rank >= 0, 1.0 / (1.0 + np.maximum(rank, 0)), 0.0)
@@ -233,20 +226,6 @@ class ListFeatures:
             out[:, -d:] = vectors / np.sqrt(d)
         np.clip(np.nan_to_num(out, copy=False), -10, 10, out=out)
         return out
-
-
-def display_features(statistics: DisplayStatistics | None, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Displays of items and their rewards as a multiple of the expected ones, float64[m] each; 0 and 1 where none.
-
-    keys: int64[m].
-    """
-    if statistics is None or not len(statistics.keys):
-        return np.zeros(len(keys)), np.ones(len(keys))
-    at = np.minimum(np.searchsorted(statistics.keys, keys), len(statistics.keys) - 1)
-    known = statistics.keys[at] == keys
-    displays = np.where(known, statistics.displays[at], 0.0)
-    ratio = (statistics.rewards[at] + SHRINKAGE) / (statistics.expected[at] + SHRINKAGE)
-    return displays, np.where(known, np.clip(ratio, 0.0, MAX_RATIO), 1.0)
 
 
 def _standardised(scores: np.ndarray, owners: np.ndarray) -> np.ndarray:

@@ -22,7 +22,8 @@ from zhiyin.policies.policy import Policy
 from zhiyin.policies.probabilities import draw, slot_seed
 
 if TYPE_CHECKING:
-    from zhiyin.pipeline.list_features import DisplayStatistics, ListFeatures
+    from zhiyin.pipeline.item_statistics import ItemStatistics
+    from zhiyin.pipeline.list_features import ListFeatures
 
 MODES = ("online", "shadow", "apprentice")
 # Items that a policy may choose among, at most.
@@ -98,7 +99,7 @@ class ListPolicy:
     mode: Literal["online", "shadow", "apprentice"] = "online"
     limits: ExplorationLimits = dataclasses.field(default_factory=ExplorationLimits)
     randomisation: float = 0.02
-    statistics: DisplayStatistics | None = None
+    statistics: ItemStatistics | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.shortlist <= MAX_SHORTLIST:

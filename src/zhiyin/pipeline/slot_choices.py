@@ -73,6 +73,19 @@ def _keeps_rules(
 
 
 @kernel
+def _fits_without(slot, row, later, rows_of_list, starts, groups, limits, counts):
+    """Whether no cap forbids a new row in a slot once the items of that slot and of a later one are gone."""
+    _count(rows_of_list[slot], slot, -1, starts, groups, limits, counts)
+    _count(rows_of_list[later], later, -1, starts, groups, limits, counts)
+    _count(row, slot, 1, starts, groups, limits, counts)
+    exceeds = _exceeds(row, slot, True, starts, groups, limits, counts, counts)
+    _count(row, slot, -1, starts, groups, limits, counts)
+    _count(rows_of_list[later], later, 1, starts, groups, limits, counts)
+    _count(rows_of_list[slot], slot, 1, starts, groups, limits, counts)
+    return not exceeds
+
+
+@kernel
 def _exchange(
     slot, position, current, first, last, rows, place, length, is_open, rows_of_list, starts, groups, limits, members,
     needed, n_members, counts, before,
@@ -106,6 +119,15 @@ def _exchange(
             counts, before,
         ):  # fmt: skip
             return True, later, current
+    for later in range(length - 1, slot, -1):  # another item leaves, and one that was not in the list comes for it
+        if not is_open[later] or not _fits_without(slot, row, later, rows_of_list, starts, groups, limits, counts):
+            continue
+        for other in range(first, last):
+            if place[other - first] < 0 and other != position and _keeps_rules(
+                slot, row, later, rows[other], True, True, rows_of_list, starts, groups, limits, members, needed,
+                n_members, counts, before,
+            ):  # fmt: skip
+                return True, later, other
     return False, -1, -1
 
 
