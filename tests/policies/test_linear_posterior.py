@@ -93,3 +93,33 @@ def test_thompson_draws_have_the_mean_and_covariance_of_the_posterior():
     scale = np.sqrt(np.diag(covariance))
     assert np.abs((values.mean(axis=0) - policy.posterior.expected(features)) / scale).max() <= 4.5 / 200
     assert np.abs(np.cov(values.T) - covariance).max() <= 0.03 * covariance.max()
+
+
+def test_the_marginal_posterior_is_that_of_the_gaussian() -> None:
+    rng, d = np.random.default_rng(0), 6
+    posterior = LinearPosterior.prior(d, reg=0.7)
+    posterior.update(rng.normal(size=(40, d)), rng.normal(size=40))
+    keep = np.array([True, False, True, True, False, False])
+    result = posterior.marginalised(keep)
+    covariance = np.linalg.inv(posterior.precision)
+    np.testing.assert_allclose(np.linalg.inv(result.precision)[np.ix_(keep, keep)], covariance[np.ix_(keep, keep)])
+    np.testing.assert_allclose(result.mean[keep], posterior.mean[keep])
+    np.testing.assert_array_equal(result.mean[~keep], 0.0)
+    np.testing.assert_array_equal(result.precision[np.ix_(~keep, ~keep)], 0.7 * np.eye(3))
+    np.testing.assert_array_equal(result.precision[np.ix_(keep, ~keep)], 0.0)
+    everything = posterior.marginalised(np.ones(d, dtype=bool))
+    np.testing.assert_allclose(everything.precision, posterior.precision)
+    nothing = posterior.marginalised(np.zeros(d, dtype=bool))
+    np.testing.assert_array_equal(nothing.precision, 0.7 * np.eye(d))
+
+
+def test_forgetting_a_share_is_having_seen_less() -> None:
+    rng = np.random.default_rng(1)
+    features, rewards = rng.normal(size=(30, 4)), rng.normal(size=30)
+    posterior, lighter = LinearPosterior.prior(4, reg=0.5), LinearPosterior.prior(4, reg=0.5)
+    posterior.update(features, rewards)
+    assert posterior.mean is not None
+    posterior.forget(0.75)
+    lighter.update(features / 2, rewards / 2)  # each outcome counts a quarter
+    np.testing.assert_allclose(posterior.precision, lighter.precision)
+    np.testing.assert_allclose(posterior.mean, lighter.mean)

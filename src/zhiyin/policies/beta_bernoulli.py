@@ -79,6 +79,9 @@ class BetaBernoulli(ThompsonPolicy):
         rows = np.searchsorted(self.actions, outcomes.actions)
         _add(self.counts, self.last_updates, rows, outcomes.rewards, self.n_updates, self.discount)
 
+    def forget(self, share: float) -> None:
+        self.counts *= 1.0 - share
+
     def state(self) -> dict[str, np.ndarray]:
         if not len(self.actions):
             return {}

@@ -51,6 +51,10 @@ class LinearPolicy(Policy):
             self.posterior = LinearPosterior.prior(outcomes.features.shape[1], self.reg, self.discount)
         self.posterior.update(outcomes.features, outcomes.rewards)
 
+    def forget(self, share: float) -> None:
+        if self.posterior is not None:
+            self.posterior.forget(share)
+
     def state(self) -> dict[str, np.ndarray]:
         if self.posterior is None:
             return {}

@@ -43,6 +43,36 @@ class LinearPosterior:
         """Learn from outcomes in the order given. features: float64[n, d]. rewards: float64[n]."""
         self.check(features)
         _update(self.precision, self.response, features, rewards, self.reg, self.discount)
+        self._drop_computed()
+
+    def forget(self, share: float) -> None:
+        """Let what was learned count less, as if a share of it, from 0 to 1, had never been observed.
+
+        The covariance grows towards that of the prior, so that a change is learned sooner.
+        """
+        self.precision *= 1.0 - share
+        self.precision[np.diag_indices_from(self.precision)] += share * self.reg
+        self.response *= 1.0 - share
+        self._drop_computed()
+
+    def marginalised(self, keep: np.ndarray) -> LinearPosterior:
+        """The posterior of some weights with the others back at the prior: for features that have lost their meaning.
+
+        Of θ ~ N(m, A⁻¹), θ_K ~ N(m_K, (A⁻¹)_KK), whose precision is the Schur complement A_KK - A_KD A_DD⁻¹ A_DK.
+
+        keep: bool[d], the weights that keep what was learned of them.
+        """
+        keep = np.asarray(keep, dtype=bool)
+        kept, dropped = np.flatnonzero(keep), np.flatnonzero(~keep)
+        result = LinearPosterior.prior(self.n_features, self.reg, self.discount)
+        rows, cross = np.ix_(kept, kept), self.precision[np.ix_(kept, dropped)]
+        weights = np.linalg.solve(self.precision[np.ix_(dropped, dropped)], cross.T).T if len(dropped) else cross
+        schur = self.precision[rows] - weights @ cross.T
+        result.precision[rows] = (schur + schur.T) / 2
+        result.response[kept] = self.response[kept] - weights @ self.response[dropped]
+        return result
+
+    def _drop_computed(self) -> None:
         for name in ("factor", "mean", "root"):
             self.__dict__.pop(name, None)
 

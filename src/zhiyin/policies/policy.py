@@ -119,6 +119,9 @@ class Policy(Parameterized, abc.ABC):
     def _restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Take what `state` gave. Raises ValueError or KeyError where it does not fit."""
 
+    def forget(self, share: float) -> None:
+        """Let what was learned count less, by a share from 0 to 1; policies that do not learn ignore it."""
+
     # -- what callers use ----------------------------------------------------------------------------------------
 
     def probabilities(self, sets: ActionSets, seeds: np.ndarray | None = None, run: Run | None = None) -> np.ndarray:

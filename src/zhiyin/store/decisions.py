@@ -230,6 +230,12 @@ class DecisionTables(TraceTables):
             newest = query.order_by(DECISIONS.c.seq.desc()).offset(skip).limit(1)
             return int(connection.execute(newest).scalar() or 0)
 
+    def closed_decision_count(self, name: str, until_seq: int) -> int:
+        """The number of closed decisions of a policy up to a sequence number."""
+        query = sa.select(sa.func.count()).where(DECISIONS.c.placement == name, DECISIONS.c.seq <= until_seq)
+        with self.reading() as connection:
+            return int(connection.execute(query).scalar_one())
+
     def closed_of_lists(self, list_ids: Sequence[str]) -> dict[str, ClosedDecision]:
         """Closed decisions by list, of the lists that have one, with their traces."""
         found: dict[str, ClosedDecision] = {}
