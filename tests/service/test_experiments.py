@@ -273,3 +273,105 @@ def test_results_are_told_by_the_service(client: Any, monkeypatch: pytest.Monkey
     results = client.get("/v1/experiments/taste/results").json()
     assert sum(arm["units"] for arm in results["arms"]) == 18
     assert client.get("/v1/experiments/none/results").status_code == 404
+
+
+def test_an_interleaved_list_is_of_both_placements_and_its_clicks_credit_a_team(client: Any) -> None:
+    begin(client, kind="interleaving", window="1s")
+    made = {f"v{n}": ask(client, f"v{n}", k=6) for n in range(30)}
+    for user, one in made.items():
+        assert one["experiments"] == {"taste": "interleaved"}
+        assert one["placement"] == "even"
+        head = head_of(client, one)
+        teams = head["teams"]
+        assert [int(row["item"][1:]) % 2 for row in one["items"]] == teams  # the second placement lists odd items alone
+        assert all(sorted(teams[at : at + 2]) == [0, 1] for at in (0, 2, 4))
+        odd = next(row["item"] for row, team in zip(one["items"], teams) if team == 1)
+        event = {"user": user, "item": odd, "kind": "click", "list_id": one["list_id"]}
+        client.post("/v1/events", json={"events": [event]})
+    assert {head_of(client, one)["teams"][0] for one in made.values()} == {0, 1}
+    replay = client.post(f"/v1/lists/{one['list_id']}/replay?explain=true").json()
+    assert replay["same"], replay
+    wait_for_traces(client)
+    results = ExperimentEvaluator(client.store).results(
+        client.shop.experiments.get("taste"), client.store.clock() + 60_000_000
+    )
+    assert results.interleaving is not None
+    preference = results.interleaving.preference
+    assert (preference.first_wins, preference.second_wins, preference.ties) == (0, 30, 0)
+    assert preference.p_value < 1e-6
+    assert preference.low > 0.7
+    ranked = client.post("/v1/rank", json={"user": "v1", "placement": "even", "items": ["i2", "i4"]}).json()
+    assert "experiments" not in ranked
+
+
+def test_rules_pins_and_explanations_hold_for_an_interleaved_list(opened: Callable[..., Any]) -> None:
+    from zhiyin.pipeline.rules import Rules
+
+    rules = Rules.from_dict({"filter": "price >= 10", "caps": [{"per": "genre", "at_most": 2}]})
+    client = with_placements(client_of(opened(options={"rules": rules})))
+    begin(client, kind="interleaving")
+    made = ask(client, "u1", k=4, pins={"3": "i31"}, explain=True)
+    items = [int(row["item"][1:]) for row in made["items"]]
+    assert items[2] == 31
+    assert min(items) >= 10
+    assert [sum(item % 2 == parity for item in items) for parity in (0, 1)] == [2, 2]
+    assert head_of(client, made)["teams"][2] == -1
+    assert client.post(f"/v1/lists/{made['list_id']}/replay").json()["same"]
+
+
+def test_an_arm_may_be_another_version_of_the_models(opened: Callable[..., Any]) -> None:
+    shop = opened()
+    client = with_placements(client_of(shop))
+    begin(client, arms={"control": {}, "second": {"version": 2}})
+    end = time.monotonic() + 30
+    while not shop.extra_versions.ready(2) and time.monotonic() < end:
+        assert "experiments" not in ask(client)  # until both arms can be served neither is
+        time.sleep(0.05)
+    lists = {user: ask(client, user) for user in (f"u{n}" for n in range(20))}
+    versions = {made["experiments"]["taste"]: made["version"] for made in lists.values()}
+    assert versions == {"control": 1, "second": 2}
+    made = next(made for made in lists.values() if made["version"] == 2)
+    wait_for_traces(client)
+    assert client.store.trace(made["list_id"]).version == 2
+    assert client.post(f"/v1/lists/{made['list_id']}/replay").json()["same"]
+    user, top = next((user, made["items"][0]["item"]) for user, made in lists.items() if made["version"] == 2)
+    client.patch(f"/v1/items/{top}", json={"hidden": True})
+    again = ask(client, user)
+    assert again["version"] == 2
+    assert top not in [row["item"] for row in again["items"]]
+    client.post("/v1/experiments/taste/stop", json={"arm": "second"})
+    assert ask(client, user)["version"] == 1
+    client.delete("/v1/experiments/taste")
+    shop.extra_versions.update(shop.live.serving)
+    assert not shop.extra_versions.ready(2)
+
+
+def test_no_more_than_two_versions_are_served_beside_the_one_in_use(opened: Callable[..., Any]) -> None:
+    from zhiyin.service.extra_versions import ExtraVersions
+
+    shop = opened()
+    versions = ExtraVersions(shop.live, lambda: [7, 8, 9])
+    versions.load(7)  # there is none
+    versions.update(shop.live.serving)
+    assert {issue.what for issue in versions.health_issues()} >= {
+        "version 7 of an experiment", "version 9 of an experiment"
+    }  # fmt: skip
+    versions.close()
+
+
+def test_an_arm_may_have_other_settings_of_the_policy(client: Any) -> None:
+    arms = {"control": {}, "bold": {"policy": {"mode": "online"}}}
+    refused = client.put("/v1/experiments/taste", json={"placement": "even", "arms": arms})
+    assert refused.status_code == 409
+    assert refused.json()["field"] == "arms.bold.policy"
+    assert "no policy" in refused.json()["error"]
+    setting = {"filter": "genre = 'even'", "policy": {"kind": "EpsilonGreedy", "mode": "shadow"}}
+    answer = client.put("/v1/placements/even", json=setting)
+    assert answer.status_code == 200, answer.text
+    wrong = {"control": {}, "bold": {"policy": {"mode": "brave"}}}
+    assert client.put("/v1/experiments/taste", json={"placement": "even", "arms": wrong}).status_code == 409
+    begin(client, arms=arms)
+    heads = [head_of(client, ask(client, f"v{n}")) for n in range(20)]
+    assert {head["experiments"]["taste"]: head.get("policy_settings") for head in heads} == {
+        "control": None, "bold": {"mode": "online"},
+    }  # fmt: skip

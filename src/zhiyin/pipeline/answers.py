@@ -303,6 +303,23 @@ class Answers:
         rows = np.flatnonzero(self._candidates & (scores > -np.inf))
         return self._scored_answer(rules, rows, scores[rows], method, started)
 
+    def list_in_order(
+        self, items: np.ndarray, request: Request, visible: np.ndarray | None = None, method: str = ""
+    ) -> Answer:
+        """The list of given items in a given order, under the same rules but boosts, which have no part in the order.
+
+        Parameters
+        ----------
+        items: int[m], codes, best first.
+        method: what `Answer.method` says.
+        """
+        started, rules = time.perf_counter(), self._list_rules(request, visible)
+        rulebook = copy.copy(rules.rulebook)
+        rulebook.boosts = []
+        items = items[self._candidates[items]]
+        scores = np.arange(len(items), 0, -1, dtype=np.float32)
+        return self._scored_answer(dataclasses.replace(rules, rulebook=rulebook), items, scores, method, started)
+
     def similar(self, item: Any, request: Request, visible: np.ndarray | None = None) -> Answer:
         """Items most similar to one, under the same rules. Raises UnknownItemError."""
         started, code = time.perf_counter(), int(self.ids.encode([item])[0])

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from zhiyin.api.experiment_settings import ExperimentSettings
-from zhiyin.api.requests import RecommendRequest
+from zhiyin.api.requests import PlacementSettings, PolicySettings, RecommendRequest
 from zhiyin.core.errors import ConfigError, ZhiyinError
 from zhiyin.core.limits import MAX_ID_CHARS
 from zhiyin.core.run import log
@@ -72,8 +72,7 @@ class ListPlan:
         if not self.arms:
             return {}
         head: dict[str, Any] = {"experiments": dict(self.arms), "assignments": dict(self.assignments)}
-        optional = {"policy_settings": self.policy, "interleaved": self.interleaved}
-        return head | {name: value for name, value in optional.items() if value}
+        return head | ({"policy_settings": dict(self.policy)} if self.policy else {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +160,19 @@ class Experiments:
             fields |= {
                 key: getattr(arm, key) for key in ("placement", "version", "policy") if getattr(arm, key) is not None
             }
-        return ListPlan(**fields, arms=arms, assignments=assignments) if arms else ListPlan(requested)
+        if not arms or not self._placements_exist(fields["placement"], fields.get("interleaved")):
+            return ListPlan(requested)
+        return ListPlan(**fields, arms=arms, assignments=assignments)
+
+    def _placements_exist(self, *names: str | None) -> bool:
+        """Whether no placement was deleted since the experiments were made ready."""
+        try:
+            for name in names:
+                if name is not None:
+                    self.placements.get(name)
+        except ConfigError:
+            return False
+        return True
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -313,6 +324,14 @@ class Experiments:
                         f"experiment {name!r}: {place} = {value}: there is no such version of the models",
                         column=place, remedy="zhiyin versions lists them",
                     )  # fmt: skip
+            if arm.policy is not None:
+                place = f"arms.{arm_name}.policy"
+                _, setting = self.placements.get(arm.placement or settings.placement)
+                try:
+                    with_policy_settings(setting, arm.policy)
+                except ConfigError as error:
+                    raise ExperimentConflictError(f"experiment {name!r}: {place}: {error.message}",
+                                                  column=place, remedy=error.remedy) from None  # fmt: skip
 
     def _check_others(self, new: ExperimentVersion, others: list[ExperimentVersion]) -> None:
         """Raises ConfigError where two experiments share units of a layer, or change the same of a placement."""
@@ -365,6 +384,26 @@ class Experiments:
             if self._rejected.get(name) != entry:
                 log.warning("experiments: %s is not taken up: %s; %s", entry.what, entry.reason, entry.remedy)
         self._rejected = rejected
+
+
+def with_policy_settings(setting: PlacementSettings, policy: Mapping[str, Any] | None) -> PlacementSettings:
+    """Settings of a placement with other settings of its policy, as an arm has them; None: as they are.
+
+    Raises ConfigError where the placement has no policy, or the settings are none of it.
+    """
+    if policy is None:
+        return setting
+    if setting.policy is None:
+        raise ConfigError("the placement has no policy", remedy="give the placement a policy, or the arm a placement")
+    try:
+        merged = PolicySettings.model_validate(setting.policy.model_dump(exclude_unset=True) | dict(policy))
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(
+            f"{place}: {first['msg']}", remedy=f"settings are {', '.join(PolicySettings.model_fields)}"
+        ) from None
+    return setting.model_copy(update={"policy": merged})
 
 
 def read_experiments(store: Store) -> tuple[dict[str, ExperimentVersion], dict[str, HealthIssue]]:

@@ -12,8 +12,10 @@ import numpy as np
 
 from zhiyin.pipeline.request import Answer
 from zhiyin.ranking.live_index import IndexState
+from zhiyin.service.experiments import with_policy_settings
 from zhiyin.service.feature_index_updater import index_at
 from zhiyin.service.feature_log import EVENTS_DELETED
+from zhiyin.service.interleaved_lists import interleave, without_exploration
 from zhiyin.service.list_kinds import answer_request
 from zhiyin.service.placements import Placements
 from zhiyin.service.serving_state import ServingState
@@ -69,10 +71,18 @@ class ListReplay:
         """
         head = trace.head
         setting = self.placements.at(trace.placement, head["place_version"])
+        setting = with_policy_settings(setting, head.get("policy_settings"))
         request, visible = request_of_trace(
             trace, view, setting, history=history, explain=explain, features=features
         )  # fmt: skip
-        return answer_request(view, visible, request, head["origin"], head.get("like"), index, self.live.trending)
+        origin, like, trending = head["origin"], head.get("like"), self.live.trending
+        if "interleaved" not in head:
+            return answer_request(view, visible, request, origin, like, index, trending)
+        setting = self.placements.at(head["interleaved"], head["interleaved_version"])
+        second, _ = request_of_trace(trace, view, setting, history=history, explain=explain)
+        both = [answer_request(view, visible, without_exploration(one), origin, like, index, trending)
+                for one in (request, second)]  # fmt: skip
+        return interleave(view.answers, request, both[0], both[1], visible)[0]
 
     def index_of(self, trace: Trace, view: View) -> tuple[IndexState | None, str]:
         """The feature index that a list was ranked by, computed from the log; and the reason where it cannot be."""

@@ -17,8 +17,10 @@ from zhiyin.pipeline.exposure import deficits
 from zhiyin.pipeline.request import Answer, Request
 from zhiyin.pipeline.rules import Exposure
 from zhiyin.ranking.live_index import IndexState
-from zhiyin.service.experiments import Experiments, ListPlan
+from zhiyin.service.experiments import Experiments, ListPlan, with_policy_settings
+from zhiyin.service.extra_versions import ExtraVersions
 from zhiyin.service.feature_log import FeatureLog, write_features
+from zhiyin.service.interleaved_lists import Interleaving, interleave, without_exploration
 from zhiyin.service.list_kinds import answer_request, reading_index
 from zhiyin.service.list_replay import ListReplay
 from zhiyin.service.page_cursor import decode_cursor, list_route, next_cursor
@@ -45,7 +47,7 @@ class ListResult:
     placement, placement_version: the placement that it was made for.
     next: cursor of the next page; None: there is none.
     visible: bool[items], the items that could be listed.
-    plan: what the experiments say of it.
+    plan: what the experiments say of it. interleaving: how it was mixed of two placements' lists; None: it is of one.
     """
 
     list_id: str
@@ -57,6 +59,7 @@ class ListResult:
     next: str | None
     visible: np.ndarray
     plan: ListPlan
+    interleaving: Interleaving | None = None
 
     @property
     def items(self) -> list[str]:
@@ -71,7 +74,7 @@ class ListService:
     ----------
     budget: seconds of a list, where its placement has no budget; None: no limit.
     features: chooses lists whose features are written to their traces.
-    experiments: say which arm a list is made by; None: there are none.
+    experiments: say which arm a list is made by; None: there are none. versions: that arms are made by.
     """
 
     def __init__(
@@ -82,9 +85,10 @@ class ListService:
         budget: float | None = None,
         features: FeatureLog | None = None,
         experiments: Experiments | None = None,
+        versions: ExtraVersions | None = None,
     ) -> None:
         self.live, self.placements, self.traces, self.budget = live, placements, traces, budget
-        self.experiments = experiments
+        self.experiments, self.versions = experiments, versions
         self.features = features or FeatureLog()
         self.trace_quota = TraceQuota()
         self.replays = ListReplay(live, placements)
@@ -108,8 +112,10 @@ class ListService:
         view = self.live.view()
         list_id, now = fresh_id(), self.live.store.clock() if ask.now is None else ask.now
         plan = self._plan(ask, list_id, origin)
+        view = self._view_of(plan, view)
         placement = plan.placement
         placement_version, setting = self.placements.get(placement)
+        setting = with_policy_settings(setting, plan.policy)
         owner, frequency = ask.user or ask.session, view.answers.rules.frequency
         history, showings = None, {}
         if owner is not None:
@@ -121,18 +127,30 @@ class ListService:
         excluded = [*previous_pages, *listed]
         targets = view.answers.rules.exposure if origin != "rank" else ()
         log_features = view.loaded.index is not None and self.features.chooses(list_id)
-        request = build_request(
-            ask, setting, view, now, list_id, excluded, history, closed=origin == "rank",
-            user_columns={} if ask.user is None else self.live.user_columns(ask.user), shown=dict(showings),
-            budget=(setting.budget or 0) / 1e3 or self.budget, deficits=self._deficits(view, targets),
-            features="shown" if log_features else "none",
-        )  # fmt: skip
+        fields: dict[str, Any] = {
+            "closed": origin == "rank", "shown": dict(showings), "deficits": self._deficits(view, targets),
+            "user_columns": {} if ask.user is None else self.live.user_columns(ask.user),
+            "budget": (setting.budget or 0) / 1e3 or self.budget, "features": "shown" if log_features else "none",
+        }  # fmt: skip
+        request = build_request(ask, setting, view, now, list_id, excluded, history, **fields)
+        interleaving = None
         visible = view.visible  # it may be replaced while the list is made
         with reading_index(view) as index:
-            answer = answer_request(view, visible, request, origin, similar_to, index, self.live.trending)
+            if plan.interleaved is None:
+                answer = answer_request(view, visible, request, origin, similar_to, index, self.live.trending)
+            else:
+                second_version, second_setting = self.placements.get(plan.interleaved)
+                second = build_request(ask, second_setting, view, now, list_id, excluded, history, **fields)
+                request = without_exploration(request)
+                both = [answer_request(view, visible, one, origin, similar_to, index, self.live.trending)
+                        for one in (request, without_exploration(second))]  # fmt: skip
+                answer, teams = interleave(view.answers, request, both[0], both[1], visible)
+                interleaving = Interleaving(plan.interleaved, second_version, teams)
         has_more = origin != "rank" and len(answer.items) >= request.k
         cursor = next_cursor([*previous_pages, *(str(item) for item in answer.items)], has_more, route)
-        result = ListResult(list_id, view, placement, placement_version, request, answer, cursor, visible, plan)
+        result = ListResult(
+            list_id, view, placement, placement_version, request, answer, cursor, visible, plan, interleaving
+        )
         if frequency is not None and owner is not None:
             self.live.state.record_showings(owner, result.items, frequency.seconds)
         if targets:
@@ -146,6 +164,12 @@ class ListService:
         if self.experiments is None:
             return ListPlan(ask.placement or DEFAULT)
         return self.experiments.plan(ask, list_id, origin)
+
+    def _view_of(self, plan: ListPlan, serving: View) -> View:
+        """The view that a list is made by: of the version in use, or of the one that an arm names."""
+        if plan.version is None or self.versions is None:
+            return serving
+        return self.versions.view(plan.version) or serving
 
     def _add_exposure(self, view: View, targets: tuple[Exposure, ...], values: list[float]) -> list[float]:
         """Add to the sums of exposure of all lists under the present settings; returns the sums."""
@@ -223,4 +247,8 @@ def _trace_head(
         "deficits": request.deficits,
         "often": {str(item): n for item, n in request.shown.items()},
     }
-    return head | {name: value for name, value in optional.items() if value} | result.plan.trace_head
+    return (
+        head
+        | {name: value for name, value in optional.items() if value}
+        | (result.plan.trace_head | ({} if result.interleaving is None else result.interleaving.trace_head))
+    )

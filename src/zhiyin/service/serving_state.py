@@ -327,6 +327,11 @@ class ServingState:
         self.serving = view
 
     @property
+    def items_seq(self) -> int:
+        """Number of the last change of items that was read."""
+        return self._seq["items"]
+
+    @property
     def waiting_items(self) -> int:
         """Changed items that no view holds yet."""
         return len(self._pending)

@@ -13,6 +13,7 @@ from zhiyin.data.project_config import ServiceSection, resolved
 from zhiyin.pipeline.model_versions import Bundles
 from zhiyin.service.experiment_job import ExperimentEvaluator
 from zhiyin.service.experiments import Experiments
+from zhiyin.service.extra_versions import ExtraVersions
 from zhiyin.service.feature_log import FeatureLog
 from zhiyin.service.feature_skew import SkewMonitor
 from zhiyin.service.health_issues import HealthIssue
@@ -54,14 +55,23 @@ class Tenant:
         view = self.live.serving
         self.placements = Placements(self.store, self.config, None if view is None else view.answers)
         self.experiments = Experiments(self.store, self.config, self.placements, self.live.bundles.versions)
+        self.extra_versions = ExtraVersions(self.live, self.experiments.used_versions)
+        self.experiments.version_ready = self.extra_versions.ready
         features = FeatureLog(self.settings.log_features, self.settings.log_features_rate)
         self.list_service = ListService(
-            self.live, self.placements, self.traces, self.settings.budget / 1e3, features, self.experiments
+            self.live,
+            self.placements,
+            self.traces,
+            self.settings.budget / 1e3,
+            features,
+            self.experiments,
+            self.extra_versions,
         )
         self.skew = SkewMonitor(self.list_service)
         self.live.periodic_tasks.append(lambda view: self.placements.update(view.answers))
         self.evaluator = ExperimentEvaluator(self.store)
         self.live.periodic_tasks.append(lambda view: self.experiments.update())
+        self.live.periodic_tasks.append(self.extra_versions.update)
         self.live.table_listeners["placements"] = self.placements.refresh
         self.live.table_listeners["experiments"] = self.experiments.refresh
         # Hears what became of events, and the seconds until they counted.
@@ -70,7 +80,7 @@ class Tenant:
     def health_issues(self) -> list[HealthIssue]:
         """All that the shop cannot use and runs without."""
         redis_issues = [REDIS_AWAY] if self.live.state.away else []
-        parts = (self.live, self.placements, self.experiments, self.keys)
+        parts = (self.live, self.placements, self.experiments, self.extra_versions, self.keys)
         return [*self.settings_issues, *redis_issues, *(entry for part in parts for entry in part.health_issues())]
 
     @classmethod
@@ -130,8 +140,8 @@ class Tenant:
 
     def close(self) -> None:
         """Write what waits, and close everything."""
-        for close in (self.skew.close, self.live.close, self.writer.close, self.traces.close, self.keys.close,
-                      self.live.state.close, self.store.close):  # fmt: skip
+        for close in (self.skew.close, self.live.close, self.extra_versions.close, self.writer.close,
+                      self.traces.close, self.keys.close, self.live.state.close, self.store.close):  # fmt: skip
             close()
 
 

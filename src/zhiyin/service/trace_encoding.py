@@ -94,7 +94,7 @@ def strip_trace(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """What is stored of a trace beyond the quota: what was shown, and to whom."""
     names = ("origin", "place_version", "seq", "house", "now", "items", "method", "sources", "anonymous")
-    optional = ("experiments", "assignments")
+    optional = ("experiments", "assignments", "teams")
     head = {name: head[name] for name in (*names, *(name for name in optional if name in head))}
     head |= {"request": {}, "not_kept": TOO_MANY}
     return head, {"scores": arrays["scores"], "ranks": np.zeros((0, 0), np.int16)}
