@@ -8,7 +8,7 @@ read: learning the whole log again gives the same state.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -225,7 +225,9 @@ class PolicyLearner:
         # another state takes its place. How many decisions were read since.
         self._is_outdated, self._target, self._n_read = False, 0, 0
 
-    def step(self, frozen: bool = False, guarded_since: int = 0, figures: Mapping[str, Any] | None = None) -> bool:
+    def step(
+        self, frozen: bool = False, guarded_since: int = 0, figures: Callable[[], Mapping[str, Any]] = dict
+    ) -> bool:
         """Learn from decisions that were closed since, at most BATCHES_PER_STEP batches, and write a snapshot.
 
         Returns whether anything was learned.
@@ -234,15 +236,15 @@ class PolicyLearner:
         ----------
         frozen: learn nothing; only what was learned of a user who was forgotten is learned anew without them.
         guarded_since: microseconds UTC; mode guarded began then, lists of before do not count for its guard.
-        figures: further monitors, written with the snapshot.
+        figures: called for further monitors, which are written with the snapshot.
         """
         try:
-            return self._step(frozen, guarded_since, figures or {})
+            return self._step(frozen, guarded_since, figures)
         except BaseException:
             self._learned = None  # it may have learned a part of a batch
             raise
 
-    def _step(self, frozen: bool, guarded_since: int, figures: Mapping[str, Any]) -> bool:
+    def _step(self, frozen: bool, guarded_since: int, figures: Callable[[], Mapping[str, Any]]) -> bool:
         learned = self._synchronise()
         if frozen and not self._is_outdated:
             return False
@@ -263,7 +265,7 @@ class PolicyLearner:
             return True
         if self._n_read == n_before and not self._is_outdated:
             return False
-        self._write(learned, figures)
+        self._write(learned, figures())
         return True
 
     def _synchronise(self) -> Learned:

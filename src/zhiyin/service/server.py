@@ -1,6 +1,6 @@
 """A running service: opens shops, makes an application of them and answers on a socket until it is stopped.
 
-One process does everything; of several each answers, and their parent retrains and deletes old data.
+One process does everything; of several each answers, and their parent retrains, learns policies and deletes old data.
 """
 
 from __future__ import annotations
@@ -230,8 +230,9 @@ def run(app: Any, sock: socket.socket, proxies: Sequence[str] = (), of_one: int 
 
 @contextlib.contextmanager
 def _background_jobs(plan: Plan) -> Any:
-    """Run the jobs beside answering: retraining at set times, and deleting old data."""
+    """Run the jobs beside answering: retraining at set times, deleting old data, and learning of policies."""
     from zhiyin.service.experiment_job import ExperimentJob
+    from zhiyin.service.policy_learning_job import PolicyLearningJob
     from zhiyin.service.retention import RetentionJob
     from zhiyin.service.retrain import Retrainer
 
@@ -243,8 +244,9 @@ def _background_jobs(plan: Plan) -> Any:
                 bundles = Bundles(home / settings.config.train.output / "bundles")
                 retrainer = Retrainer(settings.file, schedule, section.train_budget, store=plan.store, bundles=bundles)
                 stack.callback(retrainer.close)
-            tidy = RetentionJob(resolved(plan.store or section.store, home), section)
-            stack.callback(tidy.close)
+            store = resolved(plan.store or section.store, home)
+            stack.callback(RetentionJob(store, section).close)
+            stack.callback(PolicyLearningJob(store).close)
             experiments = ExperimentJob(resolved(plan.store or section.store, home))
             stack.callback(experiments.close)
         yield
