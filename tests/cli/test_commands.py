@@ -25,6 +25,7 @@ COMMANDS = [
     "rollback",
     "diff",
     "serve",
+    "experiment",
     "key",
     "forget",
     "store",
@@ -43,6 +44,7 @@ def test_help_lists_every_command(zhiyin: Command) -> None:
 
 GROUPS = {
     "data": ["data list", "data get"],
+    "experiment": ["experiment list", "experiment status", "experiment stop"],
     "key": ["key add", "key list", "key revoke"],
     "store": ["store info", "store export", "store load", "store backup", "store restore"],
 }

@@ -17,6 +17,7 @@ from zhiyin.cli import (
     demo,
     doctor,
     evaluate,
+    experiment,
     export,
     forget,
     init,
@@ -64,6 +65,7 @@ COMMANDS = (
     "rollback",
     "diff",
     "serve",
+    "experiment",
     "key",
     "forget",
     "store",
@@ -148,6 +150,7 @@ app.command()(similar.similar)
 app.command()(export.export)
 app.command()(serve.serve)
 app.command()(forget.forget)
+app.add_typer(experiment.app, name="experiment")
 app.add_typer(key.app, name="key")
 app.add_typer(store.app, name="store")
 app.command()(versions.versions)

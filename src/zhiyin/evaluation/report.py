@@ -30,11 +30,7 @@ from zhiyin.evaluation.report_figures import COLOURS, scatter, segments
 
 
 def write_report(evaluation: Comparison, path: str | Path) -> Path:
-    """Write the report and return its path. Plotly's script (4.8 MB) is inlined. Needs the extra "report"."""
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError:
-        raise MissingExtraError("plotly", "report", "the HTML report") from None
+    """Write the report and return its path; see `write_page`."""
     models = ranked(evaluation)
     colours = {model.name: COLOURS[place % len(COLOURS)] for place, model in enumerate(models)}
     figures = [
@@ -43,20 +39,42 @@ def write_report(evaluation: Comparison, path: str | Path) -> Path:
         segments(evaluation, models, colours),
     ]
     drawn = [figure for figure in figures if figure["data"]]
-    page = "".join(
+    body = "".join(
         [
-            '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{escape(evaluation.title)}</title><style>{_file('report.css')}</style></head><body><main>",
             _header(evaluation, models),
             _protocol(evaluation),
             _tables(evaluation, models, colours),
             _charts(evaluation, models, colours, {figure["id"] for figure in drawn}),
             _settings(models, colours),
             _versions(evaluation),
+        ]
+    )
+    return write_page(path, evaluation.title, body, drawn)
+
+
+def write_page(path: str | Path, title: str, body: str, figures: list[dict[str, Any]]) -> Path:
+    """Write an HTML page that needs nothing else, and return its path. Plotly's script (4.8 MB) is inlined.
+
+    Parameters
+    ----------
+    body: HTML, with an element of class "chart" for the id of each figure.
+    figures: of Plotly: "id", "data" and "layout" each.
+
+    Raises MissingExtraError without the extra "report".
+    """
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError:
+        raise MissingExtraError("plotly", "report", "the HTML report") from None
+    page = "".join(
+        [
+            '<!doctype html><html lang="en"><head><meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{escape(title)}</title><style>{_file('report.css')}</style></head><body><main>",
+            body,
             "<footer>Made by Zhiyin. This file is complete: it opens without a network.</footer></main>",
             f"<script>{get_plotlyjs()}</script>",
-            f'<script type="application/json" id="figures">{_json(drawn)}</script>',
+            f'<script type="application/json" id="figures">{_json(figures)}</script>',
             f"<script>{_file('report.js')}</script></body></html>",
         ]
     )
