@@ -31,7 +31,8 @@ ARGUMENTS: dict[str, Any] = {
     "items": ("i1", "i2"), "item": "a/b", "users": {"age": "int"}, "widgets": [{"name": "top"}], "list_id": "l1",
     "most": 5, "id": "a/b", "columns": {"price": 3}, "text": "rocket", "name": "home", "settings": {"k": 3},
     "version": 2, "scope": ("events",), "expires": "1h", "kind": "view", "time": 1_700_000_000_000_000, "value": 2.5,
-    "events": [{"user": "u1", "item": "i1"}], "arm": "b", "reason": "too slow",
+    "events": [{"user": "u1", "item": "i1"}], "mode": "online", "force": True, "snapshot": 3, "arm": "b",
+    "reason": "too slow",
 }  # fmt: skip
 # Arguments whose form hangs on the call.
 ARGUMENTS_OF = {

@@ -102,7 +102,9 @@ def _there(path: str, name: str, value: Any) -> Any:
     if name == "list_id":
         return LISTS[number % len(LISTS)] if LISTS else value
     if name == "name":
-        return "default" if "placements" in path else "taste" if path.endswith("/stop") else value
+        if "placements" in path:
+            return "default"
+        return "home" if "policies" in path else "taste" if path.endswith("/stop") else value
     return f"u{number % 60}" if "users" in path else f"i{number % 40}"
 
 

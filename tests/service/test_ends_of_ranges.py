@@ -23,7 +23,7 @@ pytest.importorskip("starlette")
 
 from pydantic import BaseModel
 
-from zhiyin.api.requests import PlacementSettings
+from zhiyin.api.requests import ExplorationSettings, PlacementSettings, PolicySettings, RewardRule
 from zhiyin.cli.evaluation_output import evaluate_models
 from zhiyin.cli.project import Project, project_of
 from zhiyin.core.errors import ConfigError
@@ -331,7 +331,7 @@ def test_pins_at_the_ends(slot: int, good: bool, answered: Callable[[dict[str, A
 
 
 def of_placements() -> list[Number]:
-    return list(numbers(PlacementSettings, without=("boosts", "pins")))  # as in [rules], above
+    return list(numbers(PlacementSettings, without=("boosts", "pins", "policy")))  # as in [rules], above
 
 
 @pytest.mark.parametrize("number", of_placements(), ids=str)
@@ -345,6 +345,55 @@ def test_placements_at_the_ends(number: Number) -> None:
         if value is not True:  # read from JSON, where true is not 1, but pydantic takes it for one
             with pytest.raises(ConfigError, match=number.place):
                 validate_setting("home", {number.place: value}, answers)
+
+
+def of_policies() -> list[Number]:
+    """Numbers of a placement's policy but its hyperparameters, which `Param` checks."""
+    return [
+        *numbers(PolicySettings, "policy.", without=("settings", "rewards", "exploration")),
+        *numbers(ExplorationSettings, "policy.exploration.", without=("slot_shares",)),
+        *numbers(RewardRule, "policy.rewards.click."),
+    ]
+
+
+def with_policy(place: str, value: Any) -> dict[str, Any]:
+    """Settings of a placement with a policy that has one number."""
+    _, *names = place.split(".")
+    inner: Any = value
+    if "rewards" in names and names[-1] != "reward":
+        inner = {names.pop(): value, "reward": 1}
+    for name in reversed(names):
+        inner = {name: inner}
+    return {"policy": {"kind": "beta_bernoulli", **inner}}
+
+
+@pytest.mark.parametrize("number", of_policies(), ids=str)
+def test_policies_at_the_ends(number: Number) -> None:
+    data = shop()
+    answers = Answers(Pipeline.wrapping(Popular().fit(data)), data.items)
+    for value in number.ends:
+        made: Any = validate_setting("home", with_policy(number.place, value), answers)
+        for name in number.place.split("."):
+            made = made[name] if isinstance(made, dict) else getattr(made, name)
+        assert made == value
+    for value in number.beyond:
+        if value is not True:
+            with pytest.raises(ConfigError, match=r"policy\."):
+                validate_setting("home", with_policy(number.place, value), answers)
+
+
+@pytest.mark.parametrize(("slot", "good"), [("1", True), ("1000", True), ("0", False), ("1001", False)])
+def test_shares_of_slots_at_the_ends(slot: str, good: bool) -> None:
+    settings = {"policy": {"kind": "beta_bernoulli", "exploration": {"slot_shares": {slot: 0.5}}}}
+    data = shop()
+    answers = Answers(Pipeline.wrapping(Popular().fit(data)), data.items)
+    if good:
+        made = validate_setting("home", settings, answers).policy
+        assert made is not None
+        assert made.exploration.slot_shares == {int(slot): 0.5}
+        return
+    with pytest.raises(ConfigError, match="slot_shares"):
+        validate_setting("home", settings, answers)
 
 
 @pytest.mark.parametrize(("slot", "good"), [("1", True), ("1000", True), ("0", False), ("1001", False)])

@@ -37,6 +37,8 @@ def test_the_service_keeps_to_its_description(service: Any) -> None:
     """All checks of Schemathesis, on all routes: what the description allows is taken, what it does not is refused."""
     openapi_values.register()
     service.put("/v1/placements/default", json={"k": 5})
+    service.put("/v1/placements/home", json={"k": 5, "policy": {"kind": "lin_ts", "settings": {"draws": 20}}})
+    service.post("/v1/policies/home/kill")
     openapi_values.LISTS[:] = [
         service.post("/v1/recommendations", json={"user": f"u{n}"}).json()["list_id"] for n in range(3)
     ]

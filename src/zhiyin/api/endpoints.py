@@ -221,6 +221,51 @@ STOP_EXPERIMENT = Endpoint(
     description="Stop an arm, whose units get the control's lists from the next request on, or the whole experiment.",
 )  # fmt: skip
 
+# -- policies ---------------------------------------------------------------------------------------------------------
+
+LIST_POLICIES = Endpoint(
+    "list_policies", "GET", "/v1/policies", scope="admin", tags=("policies",),
+    response=responses.PolicyList,
+    description="The policies of all placements, as they decide now.",
+)  # fmt: skip
+GET_POLICY = Endpoint(
+    "get_policy", "GET", "/v1/policies/{name}", scope="admin", tags=("policies",),
+    response=responses.PolicyDetails,
+    description="One of them, by the name of its placement, with its settings and what was decided about it.",
+)  # fmt: skip
+PROMOTE_POLICY = Endpoint(
+    "promote_policy", "POST", "/v1/policies/{name}/promote", scope="admin", tags=("policies",),
+    body=requests.PromoteRequest, response=responses.PolicyDetails,
+    description="Let the policy decide more: from shadow to apprentice, guarded and online. Refused (409) where the log"
+    "\ndoes not show that it earns more than the baseline, but with `force`. As all controls it acts on the next "
+    "request.",
+)  # fmt: skip
+ROLLBACK_POLICY = Endpoint(
+    "rollback_policy", "POST", "/v1/policies/{name}/rollback", scope="admin", tags=("policies",),
+    body=requests.PolicyRollbackRequest, response=responses.PolicyDetails,
+    description="Take back the last change of the controls; or have an older snapshot decide, frozen.",
+)  # fmt: skip
+FREEZE_POLICY = Endpoint(
+    "freeze_policy", "POST", "/v1/policies/{name}/freeze", scope="admin", tags=("policies",),
+    response=responses.PolicyDetails,
+    description="Learn nothing from now on; the present snapshot goes on deciding.",
+)  # fmt: skip
+UNFREEZE_POLICY = Endpoint(
+    "unfreeze_policy", "POST", "/v1/policies/{name}/unfreeze", scope="admin", tags=("policies",),
+    response=responses.PolicyDetails,
+    description="Learn again, also of the decisions that were made meanwhile.",
+)  # fmt: skip
+KILL_POLICY = Endpoint(
+    "kill_policy", "POST", "/v1/policies/{name}/kill", scope="admin", tags=("policies",),
+    response=responses.PolicyDetails,
+    description="Have the baseline make every list from the next request on.",
+)  # fmt: skip
+REVIVE_POLICY = Endpoint(
+    "revive_policy", "POST", "/v1/policies/{name}/revive", scope="admin", tags=("policies",),
+    response=responses.PolicyDetails,
+    description="Let a killed policy decide again.",
+)  # fmt: skip
+
 # -- types of columns -------------------------------------------------------------------------------------------------
 
 GET_SCHEMA = Endpoint(

@@ -173,7 +173,7 @@ class RewardRule(Body):
     """What an event is worth; where its value is below `value_at_least`, or it has none, nothing."""
 
     reward: Reward
-    value_at_least: Number | None = None
+    value_at_least: Annotated[Number, Field(ge=-LARGEST_VALUE, le=LARGEST_VALUE)] | None = None
 
 
 class ExplorationSettings(Body):
@@ -325,6 +325,21 @@ class ImpressionBody(Body):
 
 class RollbackRequest(Body):
     version: Version
+
+
+class PromoteRequest(Body):
+    """`mode`: that the policy gets; left out, the next one. `force`: also where the log does not show that it is
+    better."""
+
+    mode: PolicyMode | None = None
+    force: Bool = False
+
+
+class PolicyRollbackRequest(Body):
+    """`snapshot`: that decides from now on, 0 the prior, and nothing is learned until `unfreeze`; left out, what was
+    decided before the last change applies again."""
+
+    snapshot: Annotated[int, Field(ge=0, le=MAX_INTEGER), BeforeValidator(_whole_number)] | None = None
 
 
 _PAGE_ALONE = {"oneOf": [{"items": {"const": "page"}}, {"items": {"enum": ["read", "events", "admin"]}}]}

@@ -97,9 +97,21 @@ class RemovedItem(ResponseModel):
     rule: str
 
 
+class ListDecision(ResponseModel):
+    """By what a list was decided. mode: fallback: the list without the policy. snapshot: number of what was learned;
+    0: nothing yet. explored: differs from what the policy believes best. reason: why the policy did not decide, or not
+    freely; empty: it did."""
+
+    policy: str
+    mode: str
+    snapshot: int
+    explored: bool
+    reason: str
+
+
 class ItemList(ResponseModel):
     """next: given back as page, the items that follow. degraded: stages and sources left out. milliseconds: it took.
-    experiments: the arm of each experiment that the list is made by."""
+    experiments: the arm of each experiment that the list is made by. decision: where the placement has a policy."""
 
     list_id: str
     version: int
@@ -110,6 +122,7 @@ class ItemList(ResponseModel):
     degraded: list[str]
     removed: list[RemovedItem] | None = None
     experiments: dict[str, str] | None = None
+    decision: ListDecision | None = None
     milliseconds: Number
 
 
@@ -272,6 +285,54 @@ class ExperimentResults(BaseModel):
     looks: list[dict[str, Any]]
 
 
+class PolicySummary(ResponseModel):
+    """A policy as it decides now. mode: that applies; settings_mode: that of the placement. snapshot: number of what
+    was learned, 0: nothing; newest_snapshot: that there is, which a frozen policy does not use. reason: why it does not
+    decide, or not freely. loss_spent: expected reward that exploring cost within a day, in this process. learned:
+    decisions and outcomes. guard: share of the lists that it gets in mode guarded, and the interval of its difference
+    to the baseline. monitors: figures of the learner."""
+
+    name: str
+    placement_version: int
+    kind: str
+    actions: str
+    mode: str
+    settings_mode: str
+    frozen: bool
+    killed: bool
+    snapshot: int
+    newest_snapshot: int
+    reason: str
+    loss_spent: Number
+    loss_per_day: Number | None
+    learned: dict[str, Any]
+    guard: dict[str, Any]
+    monitors: dict[str, Any]
+
+
+class PolicyList(ResponseModel):
+    policies: list[PolicySummary]
+
+
+class PolicyControl(ResponseModel):
+    """What was decided about a policy. by: promote, rollback, freeze, unfreeze, kill or revive."""
+
+    version: int
+    time: int
+    by: str
+    mode: str | None
+    frozen: bool
+    killed: bool
+    snapshot: int | None
+
+
+class PolicyDetails(PolicySummary):
+    """history: what was decided, newest first."""
+
+    settings: dict[str, Any]
+    history: list[PolicyControl]
+
+
 class ReplayResult(BaseModel):
     """reason: why it cannot be made again, or is not the same."""
 
@@ -297,6 +358,7 @@ class ListTrace(BaseModel):
     placement: str
     method: str
     request: dict[str, Any]
+    decision: dict[str, Any] | None = None
     items: list[Item]
     impressions: list[dict[str, Any]]
     events: list[dict[str, Any]]

@@ -22,6 +22,7 @@ from zhiyin.cli import (
     forget,
     init,
     key,
+    policy,
     recommend,
     serve,
     similar,
@@ -67,6 +68,7 @@ COMMANDS = (
     "serve",
     "experiment",
     "key",
+    "policy",
     "forget",
     "store",
     "export",
@@ -152,6 +154,7 @@ app.command()(serve.serve)
 app.command()(forget.forget)
 app.add_typer(experiment.app, name="experiment")
 app.add_typer(key.app, name="key")
+app.add_typer(policy.app, name="policy")
 app.add_typer(store.app, name="store")
 app.command()(versions.versions)
 app.command()(versions.promote)

@@ -10,7 +10,16 @@ import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
-from zhiyin.client import admin_calls, api_call, catalog_calls, event_calls, experiment_calls, key_calls, list_calls
+from zhiyin.client import (
+    admin_calls,
+    api_call,
+    catalog_calls,
+    event_calls,
+    experiment_calls,
+    key_calls,
+    list_calls,
+    policy_calls,
+)
 from zhiyin.client.api_call import Call, CallSequence
 
 P = ParamSpec("P")
@@ -92,6 +101,14 @@ class Methods:
     experiment_versions = method(experiment_calls.experiment_versions)
     experiment_results = method(experiment_calls.experiment_results)
     stop_experiment = method(experiment_calls.stop_experiment)
+    list_policies = method(policy_calls.list_policies)
+    get_policy = method(policy_calls.get_policy)
+    promote_policy = method(policy_calls.promote_policy)
+    rollback_policy = method(policy_calls.rollback_policy)
+    freeze_policy = method(policy_calls.freeze_policy)
+    unfreeze_policy = method(policy_calls.unfreeze_policy)
+    kill_policy = method(policy_calls.kill_policy)
+    revive_policy = method(policy_calls.revive_policy)
     list_keys = method(key_calls.list_keys)
     add_key = method(key_calls.add_key)
     revoke_key = method(key_calls.revoke_key)

@@ -81,6 +81,7 @@ class Recommendations:
     version: of the model.
     next: token of the next page, which `client.more(this)` asks for; None at the end.
     degraded: stages left out for lack of time.
+    decision: {"policy", "mode", "snapshot", "explored", "reason"} where the placement has a policy; None otherwise.
     removed: items that rules removed, with `explain=True`.
     request, path: the request as it was sent, and its path.
     """
@@ -92,6 +93,7 @@ class Recommendations:
     method: str = ""
     placement: str | None = None
     degraded: list[str] = dataclasses.field(default_factory=list)
+    decision: dict[str, Any] | None = None
     removed: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     milliseconds: float | None = None
     request: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)

@@ -22,6 +22,7 @@ from zhiyin.service import (
     list_routes,
     pages,
     placement_routes,
+    policy_routes,
     schema_routes,
     state_routes,
 )
@@ -39,8 +40,8 @@ from zhiyin.service.tenant import Tenant
 
 # The modules whose handlers are bound to endpoints when they are imported.
 HANDLER_MODULES = (
-    event_routes, list_routes, catalog_routes, placement_routes, schema_routes, key_routes, state_routes,
-    experiment_routes,
+    event_routes, list_routes, catalog_routes, placement_routes, policy_routes, schema_routes, key_routes,
+    state_routes, experiment_routes,
 )  # fmt: skip
 _CORS_MAX_AGE_SECONDS = 600
 

@@ -18,6 +18,8 @@ from zhiyin.service.experiments import ExperimentConflictError, TooManyExperimen
 from zhiyin.service.loaded_version import NoVersionError
 from zhiyin.service.log_format import stack_of
 from zhiyin.service.placements import TooManyPlacementsError, UnknownPlacementError
+from zhiyin.service.policy_administration import UnknownPolicyError
+from zhiyin.service.policy_controls import PolicyConflictError
 from zhiyin.store.access_keys import KeyConflictError, UnknownKeyError
 from zhiyin.store.errors import StoreAwayError, StoreFullError
 from zhiyin.store.group_commit import CommitTimeoutError, StoreBusyError, StoreClosedError
@@ -59,11 +61,13 @@ _STATUS: dict[type[ZhiyinError], int] = {
     UnknownItemError: 404,
     UnknownPlacementError: 404,
     UnknownExperimentError: 404,
+    UnknownPolicyError: 404,
     UnknownKeyError: 404,
     KeyConflictError: 409,
     TooManyPlacementsError: 409,
     TooManyExperimentsError: 409,
     ExperimentConflictError: 409,
+    PolicyConflictError: 409,
 }
 
 

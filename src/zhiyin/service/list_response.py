@@ -41,6 +41,12 @@ def list_json(result: ListResult, ask: RecommendRequest | Any, begun: float) -> 
     }
     if result.plan.arms:
         body["experiments"] = dict(result.plan.arms)
+    if result.decision is not None:
+        info = result.decision.info
+        body["decision"] = {
+            "policy": info.policy, "mode": info.mode, "snapshot": info.snapshot,
+            "explored": bool(result.decision.made.explored), "reason": info.reason,
+        }  # fmt: skip
     if ask.explain or result.request.closed:
         body["removed"] = [{"item": str(row["item"]), "rule": row["rule"]} for row in answer.removed]
     return body | {"milliseconds": round(1e3 * (time.perf_counter() - begun), 3)}

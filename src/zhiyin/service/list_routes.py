@@ -20,6 +20,7 @@ from zhiyin.api.requests import (
     column_names,
 )
 from zhiyin.core.run import Run
+from zhiyin.pipeline.decision_record import HEAD
 from zhiyin.service.authentication import Access
 from zhiyin.service.endpoint_dispatch import handles
 from zhiyin.service.errors import RefusedError
@@ -174,6 +175,7 @@ async def get_list(access: Access, list_id: str) -> Any:
             "experiments": head.get("experiments", {}),
             "origin": head["origin"], "request": head["request"], "degraded": head.get("degraded", []),
             "left_out": head.get("left_out", {}), "items": rows,
+            **({"decision": head[HEAD]} if HEAD in head else {}),
             "impressions": [{"time": when, "items": items} for when, items in access.store.impressions(list_id)],
             "events": [history_json(event) for event in access.store.events_of_list(list_id)],
         }  # fmt: skip

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from zhiyin.api.requests import RecommendRequest
+from zhiyin.api.requests import PlacementSettings, RecommendRequest
 from zhiyin.core.uid import fresh_id
+from zhiyin.pipeline.decision_record import Decision, DecisionInfo, encode_decision
 from zhiyin.pipeline.exposure import deficits
 from zhiyin.pipeline.request import Answer, Request
 from zhiyin.pipeline.rules import Exposure
@@ -25,6 +26,7 @@ from zhiyin.service.list_kinds import answer_request, reading_index
 from zhiyin.service.list_replay import ListReplay
 from zhiyin.service.page_cursor import decode_cursor, list_route, next_cursor
 from zhiyin.service.placements import DEFAULT, Placements
+from zhiyin.service.policy_serving import PolicyChoice, PolicyServing, unasked_decision
 from zhiyin.service.request_building import build_request
 from zhiyin.service.request_context import CURRENT
 from zhiyin.service.serving_state import ServingState
@@ -39,6 +41,14 @@ _SUMS_PER_TARGET = 3
 
 
 @dataclasses.dataclass(frozen=True)
+class LoggedDecision:
+    """The decision that a list is, and by what it was made."""
+
+    made: Decision
+    info: DecisionInfo
+
+
+@dataclasses.dataclass(frozen=True)
 class ListResult:
     """A list as it was made.
 
@@ -48,6 +58,7 @@ class ListResult:
     next: cursor of the next page; None: there is none.
     visible: bool[items], the items that could be listed.
     plan: what the experiments say of it. interleaving: how it was mixed of two placements' lists; None: it is of one.
+    decision: of the placement's policy; None: it has none for lists of this origin.
     """
 
     list_id: str
@@ -60,6 +71,7 @@ class ListResult:
     visible: np.ndarray
     plan: ListPlan
     interleaving: Interleaving | None = None
+    decision: LoggedDecision | None = None
 
     @property
     def items(self) -> list[str]:
@@ -75,6 +87,7 @@ class ListService:
     budget: seconds of a list, where its placement has no budget; None: no limit.
     features: chooses lists whose features are written to their traces.
     experiments: say which arm a list is made by; None: there are none. versions: that arms are made by.
+    policies: of placements; None: their settings are left out.
     """
 
     def __init__(
@@ -86,9 +99,10 @@ class ListService:
         features: FeatureLog | None = None,
         experiments: Experiments | None = None,
         versions: ExtraVersions | None = None,
+        policies: PolicyServing | None = None,
     ) -> None:
         self.live, self.placements, self.traces, self.budget = live, placements, traces, budget
-        self.experiments, self.versions = experiments, versions
+        self.experiments, self.versions, self.policies = experiments, versions, policies
         self.features = features or FeatureLog()
         self.trace_quota = TraceQuota()
         self.replays = ListReplay(live, placements)
@@ -132,7 +146,12 @@ class ListService:
             "user_columns": {} if ask.user is None else self.live.user_columns(ask.user),
             "budget": (setting.budget or 0) / 1e3 or self.budget, "features": "shown" if log_features else "none",
         }  # fmt: skip
-        request = build_request(ask, setting, view, now, list_id, excluded, history, **fields)
+        choice = None
+        if self.policies is not None and plan.interleaved is None:
+            arm_has_mode = plan.policy is not None and "mode" in plan.policy
+            choice = self.policies.choose(placement, setting.policy, list_id, owner, origin, view, arm_has_mode)
+        policy = None if choice is None else choice.policy
+        request = build_request(ask, setting, view, now, list_id, excluded, history, policy=policy, **fields)
         interleaving = None
         visible = view.visible  # it may be replaced while the list is made
         with reading_index(view) as index:
@@ -148,8 +167,9 @@ class ListService:
                 interleaving = Interleaving(plan.interleaved, second_version, teams)
         has_more = origin != "rank" and len(answer.items) >= request.k
         cursor = next_cursor([*previous_pages, *(str(item) for item in answer.items)], has_more, route)
+        decision = None if choice is None else self._decision(choice, setting, answer, owner)
         result = ListResult(
-            list_id, view, placement, placement_version, request, answer, cursor, visible, plan, interleaving
+            list_id, view, placement, placement_version, request, answer, cursor, visible, plan, interleaving, decision
         )
         if frequency is not None and owner is not None:
             self.live.state.record_showings(owner, result.items, frequency.seconds)
@@ -170,6 +190,17 @@ class ListService:
         if plan.version is None or self.versions is None:
             return serving
         return self.versions.view(plan.version) or serving
+
+    def _decision(
+        self, choice: PolicyChoice, setting: PlacementSettings, answer: Answer, owner: str | None
+    ) -> LoggedDecision:
+        """The decision that a list is, and what it costs of the budgets of exploration."""
+        if answer.decision is None:
+            reason = "budget_exceeded_time" if "policy" in answer.degraded else ""
+            return LoggedDecision(unasked_decision(len(answer.items)), choice.decided(reason))
+        if self.policies is not None and setting.policy is not None:
+            self.policies.count(choice, setting.policy, answer.decision, owner)
+        return LoggedDecision(answer.decision, choice.decided(answer.decision.reason))
 
     def _add_exposure(self, view: View, targets: tuple[Exposure, ...], values: list[float]) -> list[float]:
         """Add to the sums of exposure of all lists under the present settings; returns the sums."""
@@ -202,8 +233,11 @@ class ListService:
             "ranks": answer.ranks.astype(np.int16),
         }
         write_features(head, arrays, answer, index)
-        if result.request.explore > 0:
+        if result.request.explore > 0 or result.request.policy is not None:
             arrays["propensities"] = answer.propensities
+        if result.decision is not None:
+            decision_head, decision_arrays = encode_decision(result.decision.made, result.decision.info)
+            head, arrays = head | decision_head, arrays | decision_arrays
         if history is not None:
             head["code"] = history.code
             arrays |= {f"past_{name}": part for name, part in history.tail.items() if len(part)}

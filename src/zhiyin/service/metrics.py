@@ -75,6 +75,23 @@ class Metrics:
         )
         self.traces = {word: counter(f"traces_{word}_total", f"Traces of lists {word}")
                        for word in ("written", "dropped", "failed")}  # fmt: skip
+        self.policy_lists = counter(
+            "policy_lists_total", "Lists of placements with a policy", "policy", "mode", "reason"
+        )
+        self.policy_explored = counter("policy_explored_total", "Lists that differ from the greedy one", "policy")
+        self.policy_loss = counter("policy_loss_total", "Reward that exploring is expected to have cost", "policy")
+        self.policy_gauges = {
+            name: gauge(f"policy_{name}", help, "livemax", ["policy", *labels, *shop])
+            for name, help, labels in (
+                ("snapshot", "Number of the snapshot that decides", ()),
+                ("loss_of_day", "Reward that exploring is expected to have cost within a day", ()),
+                ("guarded_share", "Share of the lists that the policy gets in mode guarded", ()),
+                ("mean_importance_weight", "Of the baseline's actions; 1 where propensities are right", ()),
+                ("reward_rate", "Mean reward of a list, with its interval", ("mode", "bound")),
+                ("in_time_share", "Share of the rewards that came within the window", ()),
+                ("drift", "Whether rewards have changed", ()),
+            )
+        }
         self.compared = counter("feature_rows_compared_total", "Rows of served features compared with the log")
         self.masks = counter("mask_cache_total", "Filters of lists found ready or not", "result")
         self.gauges = {
@@ -192,6 +209,13 @@ class ShopMetrics:
         child(self.all.lists, origin, method, *label).inc()
         for stage in (*answer.degraded, *answer.left_out):
             child(self.all.degraded, stage, *label).inc()
+        if result.decision is not None:
+            made, info = result.decision.made, result.decision.info
+            child(self.all.policy_lists, info.policy, info.mode, info.reason, *label).inc()
+            if made.explored:
+                child(self.all.policy_explored, info.policy, *label).inc()
+            if made.expected_loss > 0:
+                child(self.all.policy_loss, info.policy, *label).inc(made.expected_loss)
         with self._lock:
             # The same text object for an item in all lists.
             items = tuple(self._texts.setdefault(item, item) for item in answer.items[:COVERAGE_ITEMS])
@@ -225,6 +249,7 @@ class ShopMetrics:
             self._count_up(self.all.child(counter, *label), word, getattr(shop.traces, word))
         self._count_up(self.all.child(self.all.compared, *label), "compared", shop.skew.rows)
         self.all.child(self.all.gauges["live_state_away"], *label).set(live.state.away)
+        self._update_policies()
         if view is None:
             return
         filters = view.answers.filters
@@ -247,6 +272,27 @@ class ShopMetrics:
         }
         for name, value in gauges.items():
             self.all.child(self.all.gauges[name], *label).set(value)
+
+    def _update_policies(self) -> None:
+        """Set the gauges of policies: what the newest snapshots say of them."""
+        policies, label = self.shop.policies, self._label
+
+        def put(name: str, value: Any, *labels: str) -> None:
+            if isinstance(value, int | float):
+                self.all.child(self.all.policy_gauges[name], *labels, *label).set(value)
+
+        for policy in [*policies.settings()][:MAX_LABEL_VALUES]:
+            served = policies.at(policy)
+            info = served.info
+            put("snapshot", served.snapshot, policy)
+            put("loss_of_day", policies.loss_of_day(policy), policy)
+            put("guarded_share", (info.get("guard") or {}).get("share"), policy)
+            for name in ("mean_importance_weight", "in_time_share", "drift"):
+                value = info.get(name)
+                put(name, value[0] if isinstance(value, list | tuple) and value else value, policy)
+            for mode, figures in (info.get("reward_rate") or {}).items():
+                for bound, value in zip(("mean", "low", "high"), figures):
+                    put("reward_rate", value, policy, mode, bound)
 
     def _count_up(self, counter: Any, word: str, value: int) -> None:
         counter.inc(max(0, value - self._last.get(word, 0)))

@@ -85,6 +85,10 @@ class Placements:
             raise UnknownPlacementError(f"placement {name!r} has no version {version}", remedy="look at its versions")
         return self._old[key]
 
+    def usable(self) -> Mapping[str, tuple[int, PlacementSettings]]:
+        """Version and settings of all placements that can be used, by name."""
+        return self._usable
+
     def all(self) -> list[dict[str, Any]]:
         return [placement_json(name, version, setting) for name, (version, setting) in sorted(self._usable.items())]
 

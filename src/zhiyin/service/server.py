@@ -152,8 +152,9 @@ class _OpenShops:
         try:
             for name, settings in zip(self.names, settings_of_shops):
                 shop, new_keys = Tenant.open(
-                    settings.file, several=several, store=plan.store, shared=shared, settings=settings
-                )
+                    settings.file, several=several, store=plan.store, shared=shared, settings=settings,
+                    workers=plan.workers,
+                )  # fmt: skip
                 self.shops.append(shop)
                 if say is not None:
                     report(settings)

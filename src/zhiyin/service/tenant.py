@@ -20,6 +20,8 @@ from zhiyin.service.health_issues import HealthIssue
 from zhiyin.service.key_cache import Keys
 from zhiyin.service.list_service import ListService
 from zhiyin.service.placements import Placements
+from zhiyin.service.policy_administration import PolicyAdministration
+from zhiyin.service.policy_serving import PolicyServing
 from zhiyin.service.serving_state import ServingState
 from zhiyin.service.settings import Settings, read_settings
 from zhiyin.store.frequency_counts_file import FileShowings
@@ -47,6 +49,8 @@ class Tenant:
     writer: GroupCommitWriter = None  # type: ignore[assignment]
     traces: TraceWriter = None  # type: ignore[assignment]
     settings_issues: Sequence[HealthIssue] = ()
+    # That answer for the shop and do not count together, since they have no Redis.
+    processes: int = 1
 
     def __post_init__(self) -> None:
         self.store: Store = self.live.store
@@ -57,6 +61,8 @@ class Tenant:
         self.experiments = Experiments(self.store, self.config, self.placements, self.live.bundles.versions)
         self.extra_versions = ExtraVersions(self.live, self.experiments.used_versions)
         self.experiments.version_ready = self.extra_versions.ready
+        self.policies = PolicyServing(self.live, self.placements, processes=self.processes)
+        self.policy_administration = PolicyAdministration(self.store, self.placements, self.policies.controls)
         features = FeatureLog(self.settings.log_features, self.settings.log_features_rate)
         self.list_service = ListService(
             self.live,
@@ -66,6 +72,7 @@ class Tenant:
             features,
             self.experiments,
             self.extra_versions,
+            self.policies,
         )
         self.skew = SkewMonitor(self.list_service)
         self.live.periodic_tasks.append(lambda view: self.placements.update(view.answers))
@@ -80,7 +87,7 @@ class Tenant:
     def health_issues(self) -> list[HealthIssue]:
         """All that the shop cannot use and runs without."""
         redis_issues = [REDIS_AWAY] if self.live.state.away else []
-        parts = (self.live, self.placements, self.experiments, self.extra_versions, self.keys)
+        parts = (self.live, self.placements, self.experiments, self.extra_versions, self.policies, self.keys)
         return [*self.settings_issues, *redis_issues, *(entry for part in parts for entry in part.health_issues())]
 
     @classmethod
@@ -92,6 +99,7 @@ class Tenant:
         store: str | None = None,
         shared: Path | None = None,
         settings: Settings | None = None,
+        workers: int = 1,
     ) -> tuple[Tenant, dict[str, str]]:
         """The shop of a settings file, and keys that were made just now, to be new_keys once.
 
@@ -101,6 +109,7 @@ class Tenant:
         store: address of the store, instead of the file's.
         shared: folder in which the processes of this machine count showings to users together, where there is no Redis.
         settings: the settings of the file; None: they are read here.
+        workers: processes of this machine that answer for the shop.
         """
         settings = settings or read_settings(config)
         home, section = config.parent, settings.config.service
@@ -135,13 +144,17 @@ class Tenant:
             opened_store.close()
             raise
         keys.watch()
-        tenant = cls(home.resolve().name, live, keys, section, config, settings_issues=settings.health_issues)
+        tenant = cls(
+            home.resolve().name, live, keys, section, config, settings_issues=settings.health_issues,
+            processes=workers if section.redis is None else 1,
+        )  # fmt: skip
         return tenant, new_keys
 
     def close(self) -> None:
         """Write what waits, and close everything."""
-        for close in (self.skew.close, self.live.close, self.extra_versions.close, self.writer.close,
-                      self.traces.close, self.keys.close, self.live.state.close, self.store.close):  # fmt: skip
+        for close in (self.skew.close, self.policies.close, self.live.close, self.extra_versions.close,
+                      self.writer.close, self.traces.close, self.keys.close, self.live.state.close,
+                      self.store.close):  # fmt: skip
             close()
 
 

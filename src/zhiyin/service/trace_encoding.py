@@ -16,6 +16,7 @@ import numpy as np
 import orjson
 
 from zhiyin.api.requests import RecommendRequest
+from zhiyin.pipeline.decision_record import HEAD, without_large_arrays
 from zhiyin.service.request_limits import Rate
 from zhiyin.service.version_view import View
 
@@ -92,12 +93,12 @@ class TraceQuota:
 def strip_trace(
     head: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What is stored of a trace beyond the quota: what was shown, and to whom."""
+    """What is stored of a trace beyond the quota: what was shown, to whom, and what a policy learns from."""
     names = ("origin", "place_version", "seq", "house", "now", "items", "method", "sources", "anonymous")
-    optional = ("experiments", "assignments", "teams")
+    optional = ("experiments", "assignments", "teams", HEAD)
     head = {name: head[name] for name in (*names, *(name for name in optional if name in head))}
     head |= {"request": {}, "not_kept": TOO_MANY}
-    return head, {"scores": arrays["scores"], "ranks": np.zeros((0, 0), np.int16)}
+    return head, {"scores": arrays["scores"], "ranks": np.zeros((0, 0), np.int16), **without_large_arrays(arrays)}
 
 
 def _json(value: Any) -> bytes:

@@ -1,0 +1,405 @@
+"""Policies of placements as they decide now: their newest allowed snapshots, in memory, and what a request gets.
+
+A thread looks every `REFRESH_SECONDS` for snapshots that the learner has written; controls act on the next request.
+Before the first snapshot a policy decides at its prior.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from zhiyin.api.requests import ExplorationSettings, PolicySettings
+from zhiyin.core.errors import ConfigError
+from zhiyin.core.run import log
+from zhiyin.pipeline.answers import Answers
+from zhiyin.pipeline.decision_record import Decision, DecisionInfo
+from zhiyin.pipeline.item_statistics import ItemStatistics
+from zhiyin.pipeline.list_features import ListFeatures
+from zhiyin.pipeline.list_policy import ExplorationLimits, ListPolicy
+from zhiyin.pipeline.policy_kinds import make_policy, policy_class_name
+from zhiyin.pipeline.policy_snapshot import for_version, restored_policy
+from zhiyin.policies.action_sets import decision_seeds
+from zhiyin.policies.linear_policy import LinearPolicy
+from zhiyin.policies.policy import Policy
+from zhiyin.policies.reinforce import TopKReinforce
+from zhiyin.service.health_issues import HealthIssue, one_line_reason
+from zhiyin.service.placements import Placements
+from zhiyin.service.policy_controls import Controls, PolicyControls
+from zhiyin.service.serving_state import ServingState
+from zhiyin.service.version_view import View
+from zhiyin.store.errors import StoreAwayError
+from zhiyin.store.frequency_counts import DAY_SECONDS
+
+# Seconds between two looks for new snapshots, and after which snapshots that could not be looked for are too old.
+REFRESH_SECONDS, STALE_SECONDS = 1.0, 15.0
+# Half-life of the tally of losses: what was lost t days ago counts exp(-t), so a constant rate sums up to a day of it.
+LOSS_HALF_LIFE_SECONDS = DAY_SECONDS * math.log(2)
+# Share of the lists that the policy gets in mode guarded, before the learner has judged it.
+FIRST_GUARDED_SHARE = 0.05
+# Reasons for which the baseline makes the list.
+FALLBACK_REASONS = frozenset({
+    "killed", "stale_snapshot", "invalid_snapshot", "invalid_probabilities", "constant_scores", "budget_exceeded_time",
+    "schema_changed", "guard",
+})  # fmt: skip
+# Policies, by placement and hyperparameters, that are in memory.
+MAX_SERVED = 4_096
+# Lists of these origins are decided by the policy of their placement.
+DECIDED_ORIGINS = frozenset({"recommendations", "similar"})
+# Stands between the id of a user and what is counted of them: no id has it.
+_SEPARATOR = "\x1f"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ServedPolicy:
+    """A policy of a placement as it decides in this process.
+
+    Parameters
+    ----------
+    settings: that it was made for.
+    kind: name of its class, or ONE_SLOT.
+    policy: None for ONE_SLOT.
+    snapshot: number of the learned state; 0: the prior.
+    allowed: number of the newest allowed snapshot when this was read: another one than `snapshot` cannot be used.
+    statistics: of items, as learned; None: none yet.
+    info: what the learner says of the snapshot.
+    reason: code, where the snapshot is not what it should be; "".
+    """
+
+    settings: PolicySettings
+    kind: str
+    policy: Policy | None
+    snapshot: int = 0
+    allowed: int = 0
+    statistics: ItemStatistics | None = None
+    info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    reason: str = ""
+
+    @property
+    def limits(self) -> ExplorationLimits:
+        return limits_of(self.settings.exploration)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The layout of features; see `DecisionInfo`."""
+
+    digest: str = ""
+    version_free: int = -1
+    vectors: str = ""
+
+    @classmethod
+    def of(cls, features: ListFeatures) -> Layout:
+        return cls(features.digest, features.n_version_free, features.version_digest)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PolicyChoice:
+    """Who decides one list.
+
+    Parameters
+    ----------
+    policy: that is asked; None: nothing is, the list is the baseline.
+    info: what is logged of it; `decided` completes it.
+    """
+
+    policy: ListPolicy | None
+    info: DecisionInfo
+
+    def decided(self, reason: str) -> DecisionInfo:
+        """What is logged once the list is made. reason: code of the decision itself; "": the policy could decide."""
+        if not reason or self.info.reason in FALLBACK_REASONS:
+            return self.info
+        return dataclasses.replace(self.info, reason=reason, mode="fallback")
+
+
+class PolicyServing:
+    """Policies of all placements of one shop. Any number of threads may use one.
+
+    Parameters
+    ----------
+    processes: that answer for the shop and do not count together: each has its part of the budget of losses.
+    clock: seconds.
+    """
+
+    def __init__(
+        self,
+        live: ServingState,
+        placements: Placements,
+        *,
+        processes: int = 1,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.live, self.store, self.placements, self.processes = live, live.store, placements, processes
+        self.controls = PolicyControls(self.store)
+        self.newest: Mapping[str, int] = {}
+        # By placement and what the policy is: an arm of an experiment may be another one.
+        self._served: dict[tuple[str, str], ServedPolicy] = {}
+        self._features: tuple[Answers, ListFeatures, Layout] | None = None
+        self._versioned: dict[str, tuple[Policy | None, str, Policy | None]] = {}
+        self._issues: dict[str, HealthIssue] = {}
+        self._clock, self._refreshed, self._lock, self._stop = clock, clock(), threading.Lock(), threading.Event()
+        live.table_listeners["policies"] = self.controls.refresh
+        self.refresh()
+        self._thread = threading.Thread(target=self._follow, name="zhiyin-policies", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    # -- snapshots ----------------------------------------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        while not self._stop.wait(REFRESH_SECONDS):
+            try:
+                self.refresh()
+            except Exception as error:  # the snapshots in memory go on deciding, until they are stale
+                log.warning("policies: snapshots could not be read: %s", one_line_reason(error))
+
+    def refresh(self) -> None:
+        """Read the snapshots and the controls that there are now."""
+        settings = self.settings()
+        if settings:
+            self.controls.refresh()
+            self.newest = self.store.newest_policy_states()
+            for name, setting in settings.items():
+                self._serve(name, setting)
+        self._refreshed = self._clock()
+
+    def settings(self) -> dict[str, PolicySettings]:
+        """Settings of the policies, by placement."""
+        return {name: setting.policy for name, (_, setting) in self.placements.usable().items() if setting.policy}
+
+    def at(self, name: str) -> ServedPolicy:
+        """The policy of a placement as it decides now. Raises ConfigError where the placement has none."""
+        setting = self.placements.get(name)[1].policy
+        if setting is None:
+            raise ConfigError(f"placement {name!r} has no policy", remedy=f"PUT /v1/placements/{name} with one")
+        return self._current(name, setting)
+
+    def health_issues(self) -> list[HealthIssue]:
+        """Snapshots that cannot be used."""
+        return list(self._issues.values())
+
+    def _current(self, name: str, setting: PolicySettings) -> ServedPolicy:
+        served = self._served.get((name, _what(setting)))
+        if served is None or served.allowed != self._allowed(name, self.controls.get(name)):
+            served = self._serve(name, setting)
+        return served if served.settings is setting else dataclasses.replace(served, settings=setting)
+
+    def _allowed(self, name: str, controls: Controls) -> int:
+        """The number of the newest snapshot that may decide."""
+        return self.newest.get(name, 0) if controls.snapshot is None else controls.snapshot
+
+    def _serve(self, name: str, setting: PolicySettings) -> ServedPolicy:
+        """Have the newest allowed snapshot decide from now on."""
+        key, number = (name, _what(setting)), self._allowed(name, self.controls.get(name))
+        with self._lock:
+            before = self._served.get(key)
+            if before is not None and before.allowed == number:
+                return before
+            if len(self._served) >= MAX_SERVED:
+                self._served.clear()
+            served = self._served[key] = self._read(name, setting, number, before)
+            return served
+
+    def _read(self, name: str, setting: PolicySettings, number: int, before: ServedPolicy | None) -> ServedPolicy:
+        kind, prior = policy_class_name(setting.kind), make_policy(setting.kind, setting.settings)
+        if prior is None:
+            return ServedPolicy(setting, kind, None, allowed=number)
+        empty = ServedPolicy(setting, kind, prior, allowed=number, reason="no_snapshot")
+        if number == 0:
+            return empty
+        try:
+            # One that was deleted held what a user had done who was forgotten since.
+            state = self.store.policy_state(name, number) or self.store.policy_state(name)
+            if state is None or state.info.get("kind") != kind or state.info.get("settings") != prior.get_params():
+                return empty  # learned under other settings: the learner makes one of these
+            policy, statistics = restored_policy(kind, setting.settings, state.arrays, state.info)
+        except StoreAwayError:
+            raise
+        except Exception as error:
+            what = f"snapshot {number} of policy {name!r}"
+            if what not in self._issues:
+                log.warning("policies: %s cannot be used: %s", what, one_line_reason(error))
+            self._issues[what] = HealthIssue(what, one_line_reason(error), f"zhiyin policy rollback {name}")
+            good = before if before is not None and before.snapshot else empty
+            return dataclasses.replace(good, allowed=number, reason="invalid_snapshot")
+        for what in [key for key in self._issues if key.endswith(f"of policy {name!r}")]:
+            del self._issues[what]
+        return ServedPolicy(setting, kind, policy, state.number, number, statistics, state.info)
+
+    # -- lists --------------------------------------------------------------------------------------------------------
+
+    def choose(
+        self,
+        name: str,
+        setting: PolicySettings | None,
+        list_id: str,
+        owner: str | None,
+        origin: str,
+        view: View,
+        arm_has_mode: bool = False,
+    ) -> PolicyChoice | None:
+        """Who decides a list; None: its placement has no policy for lists of this origin.
+
+        Parameters
+        ----------
+        name: of the placement.
+        owner: the user or the session that asks.
+        arm_has_mode: whether the mode of the settings is that of an arm of an experiment, which no promotion changes.
+        """
+        if setting is None or setting.actions != "items" or origin not in DECIDED_ORIGINS:
+            return None
+        if not self.live.several:  # otherwise the request has caught up already
+            self.controls.refresh()
+        controls = self.controls.get(name)
+        if arm_has_mode:
+            controls = dataclasses.replace(controls, mode=None)
+        served = self._current(name, setting)
+        features, layout = self._features_of(view) if uses_features(served.policy) else (None, Layout())
+        choice = self.choice(name, served, controls, list_id, owner, layout)
+        if choice.policy is None or features is None:
+            return choice
+        return dataclasses.replace(choice, policy=dataclasses.replace(choice.policy, features=features))
+
+    def choice(
+        self, name: str, served: ServedPolicy, controls: Controls, list_id: str, owner: str | None, layout: Layout
+    ) -> PolicyChoice:
+        """Who makes one decision, for actions of any kind; `ListPolicy.features` is left to the caller.
+
+        Parameters
+        ----------
+        layout: of the features that the policy is shown.
+        """
+        setting, mode = served.settings, controls.mode_under(served.settings.mode)
+        info = DecisionInfo(
+            name, served.kind, mode, served.snapshot, served.reason, layout=layout.digest,
+            version_free=layout.version_free, vectors=layout.vectors,
+        )  # fmt: skip
+        policy, statistics, fits = served.policy, served.statistics, True
+        if served.snapshot and isinstance(policy, LinearPolicy):
+            fits = served.info.get("layout", "") == layout.digest
+            if fits and served.info.get("vectors", "") != layout.vectors:
+                policy = self._for_version(served, layout)
+
+        def decides(
+            list_mode: Literal["online", "shadow", "apprentice"], limits: ExplorationLimits, **fields: Any
+        ) -> PolicyChoice:
+            made_by = ListPolicy(
+                policy, name, shortlist=setting.shortlist, mode=list_mode, limits=limits,
+                randomisation=setting.randomisation, statistics=statistics,
+            )  # fmt: skip
+            return PolicyChoice(made_by, dataclasses.replace(info, **fields))
+
+        limits = served.limits
+        if controls.killed:
+            return PolicyChoice(None, dataclasses.replace(info, mode="fallback", reason="killed"))
+        if self._clock() - self._refreshed > STALE_SECONDS:
+            return decides("shadow", limits, mode="fallback", reason="stale_snapshot")
+        if served.reason == "invalid_snapshot" and not served.snapshot:
+            return decides("shadow", limits, mode="fallback")
+        if not fits:
+            policy, statistics = make_policy(setting.kind, setting.settings), None
+            return decides("shadow", limits, mode="fallback", reason="schema_changed")
+        reason = info.reason or ("frozen" if controls.frozen else "")
+        if mode == "shadow" or mode == "apprentice":
+            return decides(mode, limits, reason=reason)
+        if mode == "guarded":
+            share = float((served.info.get("guard") or {}).get("share", FIRST_GUARDED_SHARE))
+            if share <= 0:
+                return decides("shadow", limits, mode="fallback", reason="guard", control=True)
+            if unit_interval_hash(list_id, name) >= share:
+                return decides("shadow", limits, reason="control", control=True)
+        spent = self._spent_budget(name, setting.exploration, owner)
+        if spent:
+            return decides("online", dataclasses.replace(limits, greedy=True), reason=spent)
+        return decides("online", limits, reason=reason)
+
+    def count(self, choice: PolicyChoice, setting: PolicySettings, decision: Decision, owner: str | None) -> None:
+        """Count what a list cost of the budgets of exploration."""
+        exploration, name = setting.exploration, choice.info.policy
+        if decision.expected_loss > 0 and choice.policy is not None and choice.policy.mode != "shadow":
+            self.loss_of_day(name, decision.expected_loss)
+        if exploration.user_per_day is not None and decision.explored and owner is not None:
+            self.live.state.record_showings(_counter(owner, name), ["explored"], DAY_SECONDS)
+
+    def loss_of_day(self, name: str, added: float = 0.0) -> float:
+        """Add to the reward that exploring is expected to have cost within a day; returns it."""
+        return self.live.state.tally(f"policy-loss-{name}", [added], [LOSS_HALF_LIFE_SECONDS])[0]
+
+    def _spent_budget(self, name: str, exploration: ExplorationSettings, owner: str | None) -> str:
+        """The code of a budget of exploration that is spent; "" where none is."""
+        if exploration.loss_per_day is not None and self.loss_of_day(name) >= exploration.loss_per_day / self.processes:
+            return "loss_budget_spent"
+        if exploration.user_per_day is not None and owner is not None:
+            counts = self.live.state.showing_counts(_counter(owner, name), DAY_SECONDS)
+            if counts.get("explored", 0) >= exploration.user_per_day:
+                return "user_budget_spent"
+        return ""
+
+    def _features_of(self, view: View) -> tuple[ListFeatures, Layout]:
+        """The features of a version's items and their layout, computed once for each catalogue."""
+        present = self._features
+        if present is None or present[0] is not view.answers:
+            features = ListFeatures.of(view.answers)
+            present = self._features = (view.answers, features, Layout.of(features))
+        return present[1:]
+
+    def _for_version(self, served: ServedPolicy, layout: Layout) -> Policy | None:
+        """A policy without what it has learned of the features of another version, computed once."""
+        seen, vectors, policy = self._versioned.get(served.kind, (None, "", None))
+        if seen is not served.policy or vectors != layout.vectors:
+            assert served.policy is not None
+            policy = for_version(served.policy, layout.version_free)
+            self._versioned[served.kind] = (served.policy, layout.vectors, policy)
+        return policy
+
+
+def uses_features(policy: Policy | None) -> bool:
+    """Whether a policy chooses by features of the items, rather than by what each of them brought."""
+    return isinstance(policy, LinearPolicy | TopKReinforce)
+
+
+def _what(setting: PolicySettings) -> str:
+    """What a policy is, whatever it is used for: kind and hyperparameters, as a key."""
+    return f"{setting.kind} {sorted(setting.settings.items())}" if setting.settings else setting.kind
+
+
+def limits_of(exploration: ExplorationSettings) -> ExplorationLimits:
+    """The limits of exploration of settings."""
+    return ExplorationLimits(exploration.share, exploration.slot_shares, exploration.first_slot)
+
+
+def unit_interval_hash(list_id: str, name: str) -> float:
+    """A number of [0, 1) by the id of a list: which lists of a policy its baseline makes does not hang on its draws."""
+    return float(decision_seeds([list_id], f"guard-{name}")[0] >> np.uint64(11)) * 2.0**-53
+
+
+def _counter(owner: str, name: str) -> str:
+    return f"{owner}{_SEPARATOR}{name}"
+
+
+def unasked_decision(n_slots: int) -> Any:
+    """The decision of a list that no policy was asked about: every slot is given to the baseline's item."""
+    return _Unasked(n_slots)
+
+
+class _Unasked:
+    """See `unasked_decision`."""
+
+    explored, expected_loss, features, target_propensities = False, 0.0, None, None
+
+    def __init__(self, n_slots: int) -> None:
+        self.keys = np.zeros(0, np.int64)
+        self.slots = np.arange(n_slots, dtype=np.int16)
+        self.chosen = self.greedy = self.baseline = np.full(n_slots, -1, np.int16)
+        self.pmfs = np.zeros((n_slots, 0))
+        self.propensities = self.prefix_propensities = np.ones(n_slots)
