@@ -27,6 +27,8 @@ class LinearPolicy(Policy):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.posterior: LinearPosterior | None = None
+        # The prior that decides before the first outcome, with its factors.
+        self._prior: LinearPosterior | None = None
 
     def _posterior_of(self, sets: ActionSets) -> tuple[LinearPosterior, np.ndarray]:
         """The posterior, or the prior before the first outcome, and the features of the actions.
@@ -36,7 +38,10 @@ class LinearPolicy(Policy):
         if sets.features is None:
             raise DataError(f"{type(self).__name__} chooses by features", remedy="ActionSets(..., features=...)")
         if self.posterior is None:
-            return LinearPosterior.prior(sets.features.shape[1], self.reg, self.discount), sets.features
+            prior, d = self._prior, sets.features.shape[1]
+            if prior is None or prior.n_features != d:
+                prior = self._prior = LinearPosterior.prior(d, self.reg, self.discount)
+            return prior, sets.features
         self.posterior.check(sets.features)
         return self.posterior, sets.features
 
