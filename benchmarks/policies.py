@@ -3,19 +3,33 @@
     python benchmarks/policies.py regret --rounds 5000 --seeds 20
     python benchmarks/policies.py drift --seeds 10
     python benchmarks/policies.py speed
+    python benchmarks/policies.py stage
 
 `regret`: a linear problem; θ is a unit vector of 10 numbers, each round has 20 fresh unit vectors as actions, rewards
-are xᵀθ + N(0, 0.5²). `drift`: another θ from half time on. `speed`: processor time of one thread.
+are xᵀθ + N(0, 0.5²). `drift`: another θ from half time on. `speed`: processor time of one thread. `stage`: what the
+choosing stage adds to a list of 10 out of a shortlist of 50, processor time of the thread, features included.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import time
 from collections.abc import Callable
 
 import numpy as np
+import polars as pl
 
+from zhiyin.data.dataset import Dataset
+from zhiyin.models.als import ALS
+from zhiyin.models.neighbors import ItemKNN
+from zhiyin.models.popularity import Popular
+from zhiyin.pipeline.answers import Answers
+from zhiyin.pipeline.list_features import ListFeatures
+from zhiyin.pipeline.list_policy import ExplorationLimits, ListPolicy
+from zhiyin.pipeline.pipeline import Pipeline
+from zhiyin.pipeline.request import Request
+from zhiyin.pipeline.rules import Rules
 from zhiyin.policies.action_sets import ActionSets, Outcomes
 from zhiyin.policies.registry import make, parse
 
@@ -96,6 +110,58 @@ def speed(n_actions: int, n_features: int) -> None:
         print(f"{name:16s}{cells[0]:>12s}{cells[1]:>14s}{cells[2]:>12s}", flush=True)
 
 
+def stage(rounds: int) -> None:
+    """What a policy adds to a list: median processor time of `Answers.ask` with it less that without it."""
+    data = shop_log()
+    pipeline = Pipeline.wrapping(ALS(factors=64, epochs=3).fit(data))
+    pipeline.sources_ = {"als": next(iter(pipeline.sources_.values())), "itemknn": ItemKNN().fit(data),
+                         "popular": Popular().fit(data)}  # type: ignore[misc]  # fmt: skip
+    pipeline.choices_ = dict.fromkeys(pipeline.choices_, "rrf")  # type: ignore[misc]
+    caps, shares = [{"per": "seller", "at_most": 2}], [{"of": "is_new", "at_least": 0.2}]
+    tables = {"no rules": {}, "caps, shares, variants": {"caps": caps, "shares": shares, "dedupe": "variant"}}
+    print(f"{'policy':26s}{'rules':>26s}{'ms':>8s}")
+    for title, rules in tables.items():
+        answers = Answers(pipeline, data.items, rules=Rules.from_dict(rules))
+        layout, rng = ListFeatures.of(answers), np.random.default_rng(0)
+        n_features = len(layout.names)
+        features = rng.normal(size=(5_000, n_features)) / 8
+        outcomes = Outcomes(rng.integers(0, 500, 5_000), rng.integers(0, 2, 5_000), features)
+        for name in ("LinTS", "SquareCB", "Softmax", "LinUCB", "EpsilonGreedy", "BetaBernoulli", "explore"):
+            policy = None if name == "explore" else make(name)
+            if policy is not None:
+                policy.update(outcomes)
+            limits = ExplorationLimits(0.2)
+            whole = ListPolicy(policy, "home", layout, limits=limits)
+            added = difference(answers, rounds, whole, None)
+            print(f"{name + f', d = {n_features}':26s}{title:>26s}{1e3 * added:8.3f}", flush=True)
+
+
+def difference(answers: Answers, rounds: int, policy: ListPolicy | None, other: ListPolicy | None) -> float:
+    """Median seconds of the thread that a list takes longer with one policy than with another."""
+    taken = []
+    for number in range(rounds + 20):
+        request = Request(user=f"u{number % 500}", k=10, now=1_800_000_000_000_000, seed=number, skip=("reasons",))
+        begun = time.thread_time()
+        answers.ask(dataclasses.replace(request, policy=other))
+        middle = time.thread_time()
+        answers.ask(dataclasses.replace(request, policy=policy))
+        taken.append(time.thread_time() - middle - (middle - begun))
+    return float(np.median(taken[20:]))
+
+
+def shop_log() -> Dataset:
+    """5,000 items, 2,000 users, 60,000 events."""
+    rng = np.random.default_rng(0)
+    users, items = rng.integers(0, 2_000, 60_000), rng.zipf(1.2, 60_000) % 5_000
+    events = pl.DataFrame({"user": [f"u{u}" for u in users], "item": [f"i{i}" for i in items],
+                           "time": 1_700_000_000_000_000 + np.sort(rng.integers(0, 10**12, 60_000))})  # fmt: skip
+    numbers = np.arange(5_000)
+    catalogue = pl.DataFrame({"id": [f"i{i}" for i in numbers], "price": rng.gamma(2, 10, 5_000),
+                              "seller": [f"s{i % 50}" for i in numbers], "is_new": numbers % 4 == 0,
+                              "variant": [f"v{i // 2}" for i in numbers]})  # fmt: skip
+    return Dataset.build(events, items=catalogue)
+
+
 def seconds(call: Callable[..., object], *arguments: object) -> float:
     """Median processor seconds of a call; the first one, which may compile, does not count."""
     call(*arguments)
@@ -109,7 +175,7 @@ def seconds(call: Callable[..., object], *arguments: object) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("regret", "drift", "speed"))
+    parser.add_argument("what", choices=("regret", "drift", "speed", "stage"))
     parser.add_argument("--rounds", type=int, default=5000)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--actions", type=int, default=200)
@@ -121,6 +187,8 @@ def main() -> None:
     elif given.what == "drift":
         texts = tuple(f"linucb:alpha=0.5,discount={discount}" for discount in DISCOUNTS)
         table(texts, 10_000, given.seeds, 5_000, [5_000, 10_000])
+    elif given.what == "stage":
+        stage(min(given.rounds, 1000))
     else:
         speed(given.actions, given.features)
 

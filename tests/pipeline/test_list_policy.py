@@ -300,6 +300,13 @@ def test_a_policy_without_kernel_values_decides_alike() -> None:
         assert a.expected_loss == pytest.approx(b.expected_loss)
 
 
+def test_items_that_are_alike_to_a_policy_without_features_are_no_failure() -> None:
+    policy = parse("betabernoulli")
+    policy.update(Outcomes([1_000], [1.0]))  # of an item that no shortlist has
+    decision = decided(chooser(policy))
+    assert (decision.reason, decision.expected_loss) == ("", 0)
+
+
 def test_a_policy_at_its_prior_is_greedy_by_the_list_as_it_is() -> None:
     decision = decided(chooser(parse("lints"), limits=ExplorationLimits(greedy=True)), **CONSTRAINED)
     assert decision.chosen.tolist() == decision.greedy.tolist() == decision.baseline.tolist()

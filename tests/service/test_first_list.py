@@ -14,9 +14,16 @@ SCRIPT = """
 import gc, sys
 from pathlib import Path
 import numba
+import numpy as np
 from tests.service import ranked
 from zhiyin.data.catalogue import Catalogue
+from zhiyin.pipeline.item_statistics import ItemStatistics
+from zhiyin.pipeline.list_features import ListFeatures
+from zhiyin.pipeline.list_policy import MODES, ExplorationLimits, ListPolicy
 from zhiyin.pipeline.model_versions import Bundles
+from zhiyin.pipeline.request import Request
+from zhiyin.policies.action_sets import Outcomes
+from zhiyin.policies.registry import make, names
 from zhiyin.service.app import create_app
 from zhiyin.service.key_cache import Keys
 from zhiyin.service.serving_state import ServingState
@@ -65,6 +72,21 @@ for path in ("items/i3/similar", "users/u3/similar", "popular", "trending", "ite
 assert client.put("/v1/placements/bold", json={"explore": 1.0}).status_code == 200
 answer = client.post("/v1/recommendations", json={"user": "u3", "placement": "bold"})
 assert answer.status_code == 200, answer.text
+view = live.view()
+layout = ListFeatures.of(view.answers)
+for kind in names():
+    policy = make(kind)
+    outcomes = Outcomes([1, 2], [0.0, 1.0], np.zeros((2, len(layout.names))) if kind != "BetaBernoulli" else None)
+    learned = {name for name in compiled()}
+    if kind != "TopKReinforce":
+        policy.update(outcomes)  # the learner's kernels are not on the way of a list
+    before |= {name: signatures for name, signatures in compiled().items() if name not in learned}
+    for mode in MODES:
+        chosen = ListPolicy(policy, "home", layout, mode=mode, limits=ExplorationLimits(0.2, {1: 0.1}),
+                            statistics=ItemStatistics())
+        for user in ("u3", "nobody"):
+            answer = view.answers.ask(Request(user=user, k=5, policy=chosen))
+            assert answer.decision.reason == "", answer.decision
 after = compiled()
 fresh = {name: signatures for name, signatures in after.items() if signatures != before.get(name)}
 tenant.close()

@@ -15,6 +15,7 @@ from zhiyin.pipeline.list_policy import ListDecision, ListPolicy
 from zhiyin.pipeline.slate import Slates
 from zhiyin.pipeline.slot_allocation import BY_PIN, BY_POLICY, Constraints, SlotAssignment, allowed_replacements
 from zhiyin.policies.action_sets import ActionSets
+from zhiyin.policies.linear_policy import LinearPolicy
 from zhiyin.policies.policy import Policy
 from zhiyin.policies.slot_probabilities import DRAWS, SlotValues
 
@@ -366,7 +367,7 @@ class _Choosing:
             self._expected = _EMPTY if expected is None else np.asarray(expected, dtype=np.float64)
             if len(self._expected) and not np.isfinite(self._expected).all():
                 return self._fails("invalid_probabilities")
-            if features is not None and len(self._expected) and policy.n_updates > 0:
+            if features is not None and len(self._expected) and isinstance(policy, LinearPolicy) and policy.n_updates:
                 self._refuse_constant(offsets)
         except DataError as error:
             return self._fails("schema_changed", error)
@@ -375,7 +376,7 @@ class _Choosing:
         return True
 
     def _refuse_constant(self, offsets: np.ndarray) -> None:
-        """A policy that has learned something other than 0 and expects the same of all items reads broken features."""
+        """A linear policy that has learned something but 0 and expects the same of all items reads broken features."""
         low = np.minimum.reduceat(self._expected, offsets[:-1])
         high = np.maximum.reduceat(self._expected, offsets[:-1])
         constant = (low == high) & (high != 0) & (np.diff(offsets) > 1)
@@ -441,8 +442,7 @@ class _Choosing:
         if len(self._filled) < n:
             filling.status[np.diff(self.lists.offsets) == 0] = slot_choices.INVALID
         seeds = self.seeds[self._filled]
-        probe, _ = sets.take(np.arange(1))
-        sample = policy.slot_values(probe if sets.n_decisions > 1 else sets, seeds[:1])
+        sample = policy.slot_values(sets.take(np.arange(1))[0] if sets.n_decisions > 1 else sets, seeds[:1])
         if sample is None:
             self._fill_by_slots(policy, sets, filling, forced)
             return

@@ -248,7 +248,7 @@ class ListBuilder:
         features, statistics, new_displays = policy.features, policy.statistics, None
         if features is None or policy.policy is None:
             return ListChooser(policy, self.keys.of, forced=batch.forced, reason=batch.policy_reason)
-        now = np.broadcast_to(np.asarray(batch.requests.now, np.int64), batch.requests.n)
+        now = np.array(np.broadcast_to(np.asarray(batch.requests.now, np.int64), batch.requests.n))
         inputs = FeatureInputs(batch.histories, candidates, now)
         context, sources = self.model._context(), self.model.sources_
 

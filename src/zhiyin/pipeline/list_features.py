@@ -7,6 +7,7 @@ the last ones, products of vectors of user and item, belong to a version.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from zhiyin.core.parallel import kernel
+from zhiyin.core.run import Run
 from zhiyin.data.histories import Histories
 from zhiyin.models.recommender import Recommender, VectorRecommender
 from zhiyin.models.training_context import TrainingContext
@@ -37,7 +40,6 @@ MAX_RATIO = 5.0
 PRICE_COLUMNS = ("price", "sale_price", "list_price")
 AGE_COLUMNS = ("created_at", "created", "published_at", "published", "release_date", "released", "added_at", "added")
 POPULARITY_COLUMNS = ("popularity", "views", "sales", "rating_count", "n_ratings", "votes")
-DAY = 86_400_000_000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -118,16 +120,17 @@ class ListFeatures:
         block = next((VectorBlock.of(name, model) for name, model in sources.items()
                       if isinstance(model, VectorRecommender) and model.item_vectors_.shape[1] > 0), None)  # fmt: skip
         return cls(
-            tuple(sources), column(AGE_COLUMNS, "time"), price, popularity, _log_scale(filters, price),
+            tuple(sources),
+            column(AGE_COLUMNS, "time"), price, popularity, _log_scale(filters, price),
             _log_scale(filters, popularity), block,
         )  # fmt: skip
 
-    @property
+    @functools.cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the features, by column."""
         vector = range(0 if self.vectors is None else self.vectors.projection.shape[1])
-        fixed = ["bias", "position", "score", "rank", "is_new", "reward_ratio", "uncertainty", "log_events"]
-        fixed += [f"column_{part}" for part in ("age", "price", "popularity") if getattr(self, part)]
+        fixed = [*_FIXED]
+        fixed += [f"column_{part}" for part, _ in self._columns]
         room = MAX_FEATURES - len(fixed) - 2 * len(vector)
         fixed += self._rank_names()[:room]
         return (*fixed, *(f"match_{i}" for i in vector), *(f"item_{i}" for i in vector))
@@ -150,12 +153,12 @@ class ListFeatures:
         """The first so many features mean the same with every version of the models."""
         return len(self.names) - (0 if self.vectors is None else 2 * self.vectors.projection.shape[1])
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """Of the names of the features: what was learned by other ones does not fit."""
         return hashlib.blake2b(json.dumps(self.names).encode(), digest_size=8).hexdigest()
 
-    @property
+    @functools.cached_property
     def version_digest(self) -> str:
         """Of the vectors: features of the vector block with another digest mean something else; "" without one."""
         if self.vectors is None:
@@ -184,71 +187,132 @@ class ListFeatures:
         owners: int64[m], the request of each item, ascending. items: int32[m], codes. keys: int64[m].
         places: int64[m], places among the candidates before the policy, from 0. scores: float32[m].
         """
-        names = self.names
-        out = np.zeros((len(items), len(names)), dtype=np.float32)
-        column = {name: at for at, name in enumerate(names)}
         n_trained = len(context.item_ids)
         is_trained = items < n_trained
-        events = np.where(is_trained, context.popularity[np.minimum(items, n_trained - 1)], 0.0)
-        out[:, 0] = 1.0
-        out[:, column["score"]] = _standardised(scores, owners)
-        out[:, column["rank"]] = 1.0 / (1.0 + places)
-        out[:, column["is_new"]] = events <= 0
-        out[:, column["log_events"]] = np.log1p(events) / 10
-        out[:, column["uncertainty"]] = 1.0
+        known = np.where(is_trained, items, 0)
+        m, candidates, vectors = len(items), inputs.candidates, self.vectors
+        out = np.zeros((m, len(self.names)), dtype=np.float32)
+        displays, ratios = np.zeros(m), np.ones(m)
         if statistics is not None:
-            out[:, column["uncertainty"]] = 1 / np.sqrt(1 + statistics.displays_of(keys))
-            out[:, column["reward_ratio"]] = np.minimum(statistics.ratios_of(keys, SHRINKAGE), MAX_RATIO) - 1
-        for part, scale in (("price", self.price_scale), ("popularity", self.popularity_scale)):
-            if f"column_{part}" in column:
-                values = _numbers(filters.column(getattr(self, part)), items)
-                known = (np.log1p(np.maximum(values, 0)) - scale[0]) / scale[1]
-                out[:, column[f"column_{part}"]] = np.clip(np.nan_to_num(known), -5, 5)
-        if "column_age" in column:
-            times = _numbers(filters.column(self.age), items)
-            days = np.maximum(inputs.now[owners] - times, 0) / DAY
-            out[:, column["column_age"]] = np.nan_to_num(np.exp(-days / 30))
-        ranks = _source_ranks(inputs.candidates, owners, items, len(filters))
-        for source, name in zip(self.sources, self._rank_names()):
-            at = column.get(name)
-            if at is not None and source in inputs.candidates.sources:
-                rank = ranks[:, inputs.candidates.sources.index(source)]
-                out[:, at] = np.where(rank >= 0, 1.0 / (1.0 + np.maximum(rank, 0)), 0.0)
-        model = None if self.vectors is None else models.get(self.vectors.source)
-        if self.vectors is not None and isinstance(model, VectorRecommender):
-            projection = self.vectors.projection
-            d = projection.shape[1]
-            vectors = model.item_vectors_[np.where(is_trained, items, 0)] @ projection
-            vectors[~is_trained] = 0.0
-            users = model.encode(inputs.histories) @ projection
-            users /= np.maximum(np.linalg.norm(users, axis=1, keepdims=True), 1e-9)
-            out[:, -2 * d : -d] = vectors * users[owners]
-            out[:, -d:] = vectors / np.sqrt(d)
-        np.clip(np.nan_to_num(out, copy=False), -10, 10, out=out)
+            displays, ratios = statistics.displays_of(keys), statistics.ratios_of(keys, SHRINKAGE)
+        numbers = np.empty((len(self._columns), m))
+        for row, (_, name) in enumerate(self._columns):
+            numbers[row] = _numbers(filters.column(name), items)
+        users, item_vectors, projection = _NO_VECTORS, _NO_VECTORS, _NO_VECTORS
+        model = None if vectors is None else models.get(vectors.source)
+        if vectors is not None and isinstance(model, VectorRecommender):
+            projection = vectors.projection
+            users = np.asarray(model.encode(inputs.histories, _ONE_THREAD), dtype=np.float32)
+            item_vectors = np.asarray(model.item_vectors_[known], dtype=np.float32)
+        _fill_features(
+            out, owners, items, is_trained, places, scores.astype(np.float64), np.asarray(context.popularity[known]),
+            displays, ratios, numbers, self._column_kinds, self._scales, inputs.now, candidates.offsets,
+            candidates.items, candidates.ranks, self._rank_columns(candidates.sources), users, item_vectors, projection,
+            MAX_RATIO,
+        )  # fmt: skip
         return out
 
+    @functools.cached_property
+    def _columns(self) -> list[tuple[str, str]]:
+        """Parts and names of the columns of items that are features."""
+        return [(part, getattr(self, part)) for part in ("age", "price", "popularity") if getattr(self, part)]
 
-def _standardised(scores: np.ndarray, owners: np.ndarray) -> np.ndarray:
-    """float64[m]: less the mean of the request, by its standard deviation; 0 where all are the same."""
-    scores = scores.astype(np.float64)
-    if not len(owners) or owners[-1] == owners[0]:
-        spread = scores.std() if len(scores) else 0.0
-        return (scores - scores.mean()) / spread if spread > 1e-12 else np.zeros(len(scores))
-    sizes = np.bincount(owners)
-    centred = scores - (np.bincount(owners, weights=scores) / np.maximum(sizes, 1))[owners]
-    spread = np.sqrt(np.bincount(owners, weights=centred**2) / np.maximum(sizes, 1))[owners]
-    return np.where(spread > 1e-12, centred / np.maximum(spread, 1e-12), 0.0)
+    @functools.cached_property
+    def _column_kinds(self) -> np.ndarray:
+        """bool: which of `_columns` are times."""
+        return np.array([part == "age" for part, _ in self._columns], dtype=bool)
+
+    @functools.cached_property
+    def _scales(self) -> np.ndarray:
+        """float64[columns, 2]: mean and standard deviation of the logarithms of `_columns`."""
+        scales = {"age": (0.0, 1.0), "price": self.price_scale, "popularity": self.popularity_scale}
+        return np.array([scales[part] for part, _ in self._columns], dtype=np.float64).reshape(-1, 2)
+
+    def _rank_columns(self, sources: tuple[str, ...]) -> np.ndarray:
+        """int64[sources]: the feature that holds the rank by each source of candidates; -1: none."""
+        if sources == self.sources:
+            return self._own_rank_columns
+        by_source = dict(zip(self.sources, self._own_rank_columns.tolist()))
+        return np.array([by_source.get(source, -1) for source in sources], dtype=np.int64)
+
+    @functools.cached_property
+    def _own_rank_columns(self) -> np.ndarray:
+        place = {name: at for at, name in enumerate(self.names)}
+        return np.array([place.get(name, -1) for name in self._rank_names()], dtype=np.int64)
 
 
-def _source_ranks(candidates: Candidates, owners: np.ndarray, items: np.ndarray, n_items: int) -> np.ndarray:
-    """int32[m, sources]: the rank that each source gave an item, from 0; -1: none."""
-    keys = candidates.owners * n_items + candidates.items
-    if not len(keys):
-        return np.full((len(items), len(candidates.sources)), -1, dtype=np.int32)
-    order = np.argsort(keys)
-    wanted = owners * n_items + items
-    at = order[np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)]
-    return np.where((keys[at] == wanted)[:, None], candidates.ranks[at], -1)
+_NO_VECTORS = np.zeros((0, 0), dtype=np.float32)
+_ONE_THREAD = Run(threads=1)
+# Columns of the features that every layout has; see `ListFeatures.names`.
+_FIXED = ("bias", "position", "score", "rank", "is_new", "reward_ratio", "uncertainty", "log_events")
+
+
+@kernel
+def _fill_features(
+    out, owners, items, is_trained, places, scores, popularity, displays, ratios, numbers, is_time, scales, now,
+    candidate_offsets, candidate_items, candidate_ranks, rank_columns, users, item_vectors, projection, max_ratio,
+):  # fmt: skip
+    """Fill float32[m, d] with the features of m items, in the order of `ListFeatures.names`; see `matrix`."""
+    m, d = out.shape
+    v = projection.shape[1]
+    user, item = np.zeros(v), np.zeros(v)
+    first = 0
+    while first < m:
+        r, last = owners[first], first
+        while last < m and owners[last] == r:
+            last += 1
+        mean, spread = 0.0, 0.0
+        for row in range(first, last):
+            mean += scores[row]
+        mean /= last - first
+        for row in range(first, last):
+            spread += (scores[row] - mean) ** 2
+        spread = np.sqrt(spread / (last - first))
+        length = 0.0
+        for j in range(v):
+            user[j] = 0.0
+            for i in range(len(projection)):
+                user[j] += users[r, i] * projection[i, j]
+            length += user[j] * user[j]
+        length = max(np.sqrt(length), 1e-9)
+        for row in range(first, last):
+            events = np.float64(popularity[row]) if is_trained[row] else 0.0
+            out[row, 0] = 1.0
+            out[row, 2] = (scores[row] - mean) / spread if spread > 1e-12 else 0.0
+            out[row, 3] = 1.0 / (1.0 + places[row])
+            out[row, 4] = 1.0 if events <= 0.0 else 0.0
+            out[row, 5] = min(ratios[row], max_ratio) - 1.0
+            out[row, 6] = 1.0 / np.sqrt(1.0 + displays[row])
+            out[row, 7] = np.log1p(max(events, 0.0)) / 10.0
+            for c in range(len(numbers)):
+                value = numbers[c, row]
+                if np.isnan(value):
+                    continue
+                if is_time[c]:
+                    out[row, 8 + c] = np.exp(-max(now[r] - value, 0.0) / 86_400e6 / 30.0)
+                else:
+                    out[row, 8 + c] = min(max((np.log1p(max(value, 0.0)) - scales[c, 0]) / scales[c, 1], -5.0), 5.0)
+            for at in range(candidate_offsets[r], candidate_offsets[r + 1]):
+                if candidate_items[at] == items[row]:
+                    for source in range(len(rank_columns)):
+                        rank = candidate_ranks[at, source]
+                        if rank_columns[source] >= 0 and rank >= 0:
+                            out[row, rank_columns[source]] = 1.0 / (1.0 + rank)
+                    break
+            if is_trained[row]:
+                for j in range(v):
+                    item[j] = 0.0
+                for i in range(len(projection)):
+                    x = np.float64(item_vectors[row, i])
+                    for j in range(v):
+                        item[j] += x * projection[i, j]
+                for j in range(v):
+                    out[row, d - 2 * v + j] = item[j] * user[j] / length
+                    out[row, d - v + j] = item[j] / np.sqrt(np.float64(v))
+            for j in range(d):
+                x = out[row, j]
+                out[row, j] = min(max(x, -10.0), 10.0) if np.isfinite(x) else 0.0
+        first = last
 
 
 def _numbers(value: Value, items: np.ndarray) -> np.ndarray:

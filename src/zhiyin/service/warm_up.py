@@ -11,7 +11,10 @@ import polars as pl
 
 from zhiyin.core.errors import ZhiyinError
 from zhiyin.core.run import Run
+from zhiyin.pipeline.list_features import ListFeatures
+from zhiyin.pipeline.list_policy import ListPolicy
 from zhiyin.pipeline.request import DIVERSITY_METHODS, Request
+from zhiyin.policies.registry import make as make_policy
 from zhiyin.ranking.live_index import NO_EVENTS, IndexState
 from zhiyin.service.user_history import UserHistory
 from zhiyin.store.records import Event
@@ -40,7 +43,7 @@ def warm_up(view: View) -> None:
         _warm_models.add(kind)
         filter = _sample_filter(view)
         requests = [Request(k=10, diversity=method, filter=filter, explain=True) for method in DIVERSITY_METHODS]
-        requests += _arranged_requests(view)
+        requests += _arranged_requests(view) + _policy_requests(view)
     histories = _sample_histories(view)
     with contextlib.nullcontext() if view.loaded.index is None else view.loaded.index.reading() as state:
         for past in histories:
@@ -72,6 +75,18 @@ def _arranged_requests(view: View) -> list[Request]:
     items = [str(item) for item in view.ids.raw(np.arange(min(3, len(view.loaded.items)), dtype=np.int64))]
     return [Request(k=len(items), include=items, closed=True, explain=True), Request(k=10, pins={1: items[0]}),
             Request(k=10, explore=1.0)]  # fmt: skip
+
+
+def _policy_requests(view: View) -> list[Request]:
+    """Lists that policies choose, one of each way to learn; all modes."""
+    layout = ListFeatures.of(view.answers)
+    policies = [
+        ListPolicy(make_policy("LinTS"), features=layout),
+        ListPolicy(make_policy("LinUCB"), features=layout, mode="shadow"),
+        ListPolicy(make_policy("BetaBernoulli"), mode="apprentice"),
+        ListPolicy(make_policy("SquareCB")),
+    ]
+    return [Request(k=10, policy=policy) for policy in policies]
 
 
 def _sample_histories(view: View) -> list[UserHistory]:
