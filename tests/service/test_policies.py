@@ -20,12 +20,14 @@ from zhiyin.pipeline.item_statistics import ItemStatistics
 from zhiyin.pipeline.list_features import ListFeatures
 from zhiyin.pipeline.policy_kinds import make_policy
 from zhiyin.pipeline.policy_snapshot import for_version, restored_policy, snapshot_arrays
+from zhiyin.pipeline.rules import Rules
 from zhiyin.policies.action_sets import ActionSets, Outcomes, action_keys
 from zhiyin.policies.linear_policy import LinearPolicy
 from zhiyin.policies.policy import Policy
 from zhiyin.policies.registry import POLICY_REGISTRY
 from zhiyin.policies.reinforce import TopKReinforce
 from zhiyin.service.policy_serving import FIRST_GUARDED_SHARE, Layout, unit_interval_hash
+from zhiyin.store.decisions import ClosedRow
 
 from .conftest import client_of, eventually, listed
 
@@ -79,7 +81,7 @@ def learned(client: Any, name: str = "home", settings: dict[str, Any] | None = N
     policy.update(Outcomes(action_keys(["i3"] * 40), x[:, 2].copy(), x))
     layout = Layout.of(features)
     facts = {"kind": type(policy).__name__, "settings": policy.get_params(), "layout": layout.digest,
-             "version_free": layout.version_free, "vectors": layout.vectors, "decisions": 40,
+             "version_free": layout.version_free, "vectors": layout.vectors, "n_decisions": 40,
              "n_updates": policy.n_updates}  # fmt: skip
     number = client.store.put_policy_state(name, 1, snapshot_arrays(policy, ItemStatistics()), facts | info)
     client.shop.policies.refresh()
@@ -141,13 +143,16 @@ def test_a_policy_of_the_settings_file(opened: Callable[..., Any], tmp_path: Pat
 def test_a_policy_that_is_gone_is_a_health_issue(service: Any) -> None:
     POLICY_REGISTRY.register(NotFinite)
     try:
-        put(service, kind="NotFinite", settings={})
+        put(service, "gone", kind="NotFinite", settings={})
     finally:
         del POLICY_REGISTRY._registered["NotFinite"]
+    put(service)
+    number = learned(service)  # those of other placements go on
+    assert ask(service)["decision"]["snapshot"] == number
     service.shop.placements._checked_for = None
     service.shop.placements.update(service.live.view().answers)
     issues = service.get("/ready").json()["set_aside"]
-    assert any(issue["what"] == "placement 'home'" and "NotFinite" in issue["reason"] for issue in issues)
+    assert any(issue["what"] == "placement 'gone'" and "NotFinite" in issue["reason"] for issue in issues)
 
 
 # -- modes -------------------------------------------------------------------------------------------------------------
@@ -376,7 +381,13 @@ def test_constant_scores_do_not_decide(service: Any) -> None:
     x[:, 0] = 1.0  # only the bias has ever told anything
     policy.update(Outcomes(action_keys(["i3"] * 50), np.ones(50), x))
     layout = Layout.of(features)
-    info = {"kind": "LinUCB", "settings": policy.get_params(), "layout": layout.digest, "vectors": layout.vectors}
+    info = {
+        "kind": "LinUCB",
+        "settings": policy.get_params(),
+        "layout": layout.digest,
+        "vectors": layout.vectors,
+        "n_updates": 50,
+    }
     service.store.put_policy_state("home", 1, snapshot_arrays(policy, ItemStatistics()), info)
     service.shop.policies.refresh()
     decision = ask(service)["decision"]
@@ -435,6 +446,20 @@ def test_a_spent_budget_of_a_user_falls_back_to_greedy(service: Any) -> None:
     assert sum(explored) == 2
     assert ask(service, user="u7")["decision"]["reason"] != "user_budget_spent"
     assert ask(service, user=None)["decision"]["reason"] != "user_budget_spent"
+
+
+def test_explored_lists_count_beside_a_frequency_cap(opened: Callable[..., Any]) -> None:
+    rules = Rules.from_dict({"frequency": {"at_most": 2, "window": "1h"}})
+    client = client_of(opened(options={"rules": rules}))
+    put(client, exploration={"share": 1.0, "user_per_day": 3})
+    answers = [ask(client) for _ in range(12)]
+    assert sum(answer["decision"]["explored"] for answer in answers) == 3
+    shown = Counter(item for answer in answers for item in items_of(answer))
+    assert max(shown.values()) <= 3  # a list is filled up where all were shown too often
+    trace = client.shop.traces.find(answers[-1]["list_id"])
+    assert all(item.startswith("i") for item in trace.head.get("often", {}))
+    client.delete("/v1/users/u2")
+    assert not client.live.state.showing_counts("u2")
 
 
 def test_a_spent_budget_of_losses_falls_back_to_greedy(service: Any) -> None:
@@ -539,6 +564,22 @@ def test_promotions_go_step_by_step_and_are_taken_back(service: Any) -> None:
     assert control(service, "promote", mode="shadow")["mode"] == "shadow"
 
 
+def test_a_promotion_is_judged_by_the_closed_decisions(service: Any) -> None:
+    put(service, mode="apprentice", randomisation=0.5)
+    ids = [ask(service, user=f"u{n}")["list_id"] for n in range(7)]
+    eventually(lambda: service.shop.traces.waiting == 0)
+    traces = [service.store.trace(list_id) for list_id in ids]
+    rewards: list[float | None] = [1.0, *[0.0] * 6, None]
+    rows = [
+        ClosedRow(one.list_id, "home", one.time, 1, "apprentice", rewards if n else None, 1, 0, one.time, 0, 0)
+        for n, one in enumerate(traces)
+    ]
+    assert service.store.close_decisions(rows) == 7
+    refused = control(service, "promote", status=409)["error"]
+    assert "6 lists are worth" in refused
+    assert "1,000 are the least" in refused
+
+
 def test_policies_that_are_not_there(service: Any) -> None:
     assert service.get("/v1/policies").json() == {"policies": []}
     service.put("/v1/placements/plain", json={"k": 5})
@@ -594,7 +635,13 @@ def test_metrics_tell_modes_reasons_and_figures(service: Any) -> None:
     put(service)
     ask(service)
     learned(
-        service, mean_importance_weight=1.02, reward_rate={"online": [0.2, 0.1, 0.3]}, in_time_share=0.97, drift=False
+        service,
+        monitors={
+            "mean_importance_weight": [1.02, 0.9, 1.1],
+            "reward_rate": {"online": [0.2, 0.1, 0.3]},
+            "in_time_share": 0.97,
+            "drift": {"alarms": 2},
+        },
     )
     ask(service)
     text = service.get("/metrics").text
@@ -603,3 +650,6 @@ def test_metrics_tell_modes_reasons_and_figures(service: Any) -> None:
     assert 'zhiyin_policy_mean_importance_weight{policy="home"} 1.02' in text
     assert 'zhiyin_policy_reward_rate{bound="high",mode="online",policy="home"} 0.3' in text
     assert 'zhiyin_policy_in_time_share{policy="home"} 0.97' in text
+    assert 'zhiyin_policy_drift_alarms{policy="home"} 2.0' in text
+    monitors = service.get("/v1/policies/home").json()["monitors"]
+    assert monitors["reward_rate"] == {"online": [0.2, 0.1, 0.3]}

@@ -26,13 +26,14 @@ from zhiyin.service.list_kinds import answer_request, reading_index
 from zhiyin.service.list_replay import ListReplay
 from zhiyin.service.page_cursor import decode_cursor, list_route, next_cursor
 from zhiyin.service.placements import DEFAULT, Placements
-from zhiyin.service.policy_serving import PolicyChoice, PolicyServing, unasked_decision
+from zhiyin.service.policy_serving import MARK, PolicyChoice, PolicyServing, unasked_decision
 from zhiyin.service.request_building import build_request
 from zhiyin.service.request_context import CURRENT
 from zhiyin.service.serving_state import ServingState
 from zhiyin.service.trace_encoding import TraceQuota, encode_request, strip_trace, trace_size
 from zhiyin.service.user_history import UserHistory
 from zhiyin.service.version_view import View
+from zhiyin.store.frequency_counts import DAY_SECONDS
 from zhiyin.store.trace_writer import TraceWriter
 from zhiyin.store.traces import Trace
 
@@ -135,7 +136,8 @@ class ListService:
         if owner is not None:
             window = None if frequency is None else frequency.seconds
             history, counts = self.live.history_and_showings(view, ask.user, ask.session, window)
-            showings = {item: n for item, n in counts.items() if frequency and n >= frequency.at_most}
+            showings = {item: n for item, n in counts.items()
+                        if frequency and n >= frequency.at_most and not item.startswith(MARK)}  # fmt: skip
         route = list_route(origin, similar_to)
         previous_pages = decode_cursor(ask.page, route) if ask.page else []
         excluded = [*previous_pages, *listed]
@@ -172,7 +174,9 @@ class ListService:
             list_id, view, placement, placement_version, request, answer, cursor, visible, plan, interleaving, decision
         )
         if frequency is not None and owner is not None:
-            self.live.state.record_showings(owner, result.items, frequency.seconds)
+            counts_explored = self.policies is not None and self.policies.counts_users
+            window = max(frequency.seconds, DAY_SECONDS) if counts_explored else frequency.seconds
+            self.live.state.record_showings(owner, result.items, window)
         if targets:
             self._add_exposure(view, targets, answer.exposed.ravel().tolist())
         self._write_trace(result, ask, history, now, origin, similar_to, excluded, index)

@@ -89,7 +89,7 @@ class Metrics:
                 ("mean_importance_weight", "Of the baseline's actions; 1 where propensities are right", ()),
                 ("reward_rate", "Mean reward of a list, with its interval", ("mode", "bound")),
                 ("in_time_share", "Share of the rewards that came within the window", ()),
-                ("drift", "Whether rewards have changed", ()),
+                ("drift_alarms", "How often rewards have changed", ()),
             )
         }
         self.compared = counter("feature_rows_compared_total", "Rows of served features compared with the log")
@@ -287,10 +287,12 @@ class ShopMetrics:
             put("snapshot", served.snapshot, policy)
             put("loss_of_day", policies.loss_of_day(policy), policy)
             put("guarded_share", (info.get("guard") or {}).get("share"), policy)
-            for name in ("mean_importance_weight", "in_time_share", "drift"):
-                value = info.get(name)
+            monitors = info.get("monitors") or {}
+            for name in ("mean_importance_weight", "in_time_share"):
+                value = monitors.get(name)
                 put(name, value[0] if isinstance(value, list | tuple) and value else value, policy)
-            for mode, figures in (info.get("reward_rate") or {}).items():
+            put("drift_alarms", (monitors.get("drift") or {}).get("alarms"), policy)
+            for mode, figures in (monitors.get("reward_rate") or {}).items():
                 for bound, value in zip(("mean", "low", "high"), figures):
                     put("reward_rate", value, policy, mode, bound)
 

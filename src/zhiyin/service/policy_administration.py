@@ -18,8 +18,6 @@ from zhiyin.store.tables import POLICIES
 
 # The newest decisions of a store that the gate reads, and how many at once.
 GATE_DECISIONS, GATE_BATCH = 50_000, 1_000
-# What the learner's information holds that is no figure.
-_NOT_MONITORS = ("kind", "settings", "layout", "guard", "decisions", "outcomes")
 
 
 class UnknownPolicyError(ConfigError):
@@ -74,9 +72,9 @@ class PolicyAdministration:
             "reason": reason,
             "loss_spent": 0.0,
             "loss_per_day": setting.exploration.loss_per_day,
-            "learned": {key: info[key] for key in ("decisions", "outcomes") if key in info},
+            "learned": {key: info[f"n_{key}"] for key in ("decisions", "outcomes", "skipped") if f"n_{key}" in info},
             "guard": dict(info.get("guard") or {}),
-            "monitors": {key: value for key, value in info.items() if key not in _NOT_MONITORS},
+            "monitors": dict(info.get("monitors") or {}),
         }
 
     def details(self, name: str) -> dict[str, Any]:

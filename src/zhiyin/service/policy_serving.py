@@ -6,6 +6,7 @@ Before the first snapshot a policy decides at its prior.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import threading
@@ -28,7 +29,6 @@ from zhiyin.pipeline.policy_snapshot import for_version, restored_policy
 from zhiyin.policies.action_sets import decision_seeds
 from zhiyin.policies.linear_policy import LinearPolicy
 from zhiyin.policies.policy import Policy
-from zhiyin.policies.reinforce import TopKReinforce
 from zhiyin.service.health_issues import HealthIssue, one_line_reason
 from zhiyin.service.placements import Placements
 from zhiyin.service.policy_controls import Controls, PolicyControls
@@ -52,8 +52,8 @@ FALLBACK_REASONS = frozenset({
 MAX_SERVED = 4_096
 # Lists of these origins are decided by the policy of their placement.
 DECIDED_ORIGINS = frozenset({"recommendations", "similar"})
-# Stands between the id of a user and what is counted of them: no id has it.
-_SEPARATOR = "\x1f"
+# Begins what is counted beside the items that a user was shown: no id of an item has it.
+MARK = "\x1f"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -139,6 +139,8 @@ class PolicyServing:
         self.live, self.store, self.placements, self.processes = live, live.store, placements, processes
         self.controls = PolicyControls(self.store)
         self.newest: Mapping[str, int] = {}
+        # Whether explored lists of users are counted, for a day, beside the items that they were shown.
+        self.counts_users = False
         # By placement and what the policy is: an arm of an experiment may be another one.
         self._served: dict[tuple[str, str], ServedPolicy] = {}
         self._features: tuple[Answers, ListFeatures, Layout] | None = None
@@ -166,11 +168,13 @@ class PolicyServing:
     def refresh(self) -> None:
         """Read the snapshots and the controls that there are now."""
         settings = self.settings()
+        self.counts_users = any(one.exploration.user_per_day is not None for one in settings.values())
         if settings:
             self.controls.refresh()
             self.newest = self.store.newest_policy_states()
             for name, setting in settings.items():
-                self._serve(name, setting)
+                with contextlib.suppress(ConfigError):  # of a policy that is gone; `Placements.health_issues` names it
+                    self._serve(name, setting)
         self._refreshed = self._clock()
 
     def settings(self) -> dict[str, PolicySettings]:
@@ -201,6 +205,7 @@ class PolicyServing:
     def _serve(self, name: str, setting: PolicySettings) -> ServedPolicy:
         """Have the newest allowed snapshot decide from now on."""
         key, number = (name, _what(setting)), self._allowed(name, self.controls.get(name))
+        self.counts_users = self.counts_users or setting.exploration.user_per_day is not None
         with self._lock:
             before = self._served.get(key)
             if before is not None and before.allowed == number:
@@ -212,15 +217,14 @@ class PolicyServing:
 
     def _read(self, name: str, setting: PolicySettings, number: int, before: ServedPolicy | None) -> ServedPolicy:
         kind, prior = policy_class_name(setting.kind), make_policy(setting.kind, setting.settings)
-        if prior is None:
-            return ServedPolicy(setting, kind, None, allowed=number)
-        empty = ServedPolicy(setting, kind, prior, allowed=number, reason="no_snapshot")
+        own_settings = {} if prior is None else prior.get_params()
+        empty = ServedPolicy(setting, kind, prior, allowed=number, reason="no_snapshot" if prior is not None else "")
         if number == 0:
             return empty
         try:
             # One that was deleted held what a user had done who was forgotten since.
             state = self.store.policy_state(name, number) or self.store.policy_state(name)
-            if state is None or state.info.get("kind") != kind or state.info.get("settings") != prior.get_params():
+            if state is None or state.info.get("kind") != kind or state.info.get("settings") != own_settings:
                 return empty  # learned under other settings: the learner makes one of these
             policy, statistics = restored_policy(kind, setting.settings, state.arrays, state.info)
         except StoreAwayError:
@@ -285,7 +289,7 @@ class PolicyServing:
             version_free=layout.version_free, vectors=layout.vectors,
         )  # fmt: skip
         policy, statistics, fits = served.policy, served.statistics, True
-        if served.snapshot and isinstance(policy, LinearPolicy):
+        if policy is not None and policy.n_updates and isinstance(policy, LinearPolicy):
             fits = served.info.get("layout", "") == layout.digest
             if fits and served.info.get("vectors", "") != layout.vectors:
                 policy = self._for_version(served, layout)
@@ -329,7 +333,7 @@ class PolicyServing:
         if decision.expected_loss > 0 and choice.policy is not None and choice.policy.mode != "shadow":
             self.loss_of_day(name, decision.expected_loss)
         if exploration.user_per_day is not None and decision.explored and owner is not None:
-            self.live.state.record_showings(_counter(owner, name), ["explored"], DAY_SECONDS)
+            self.live.state.record_showings(owner, [_explored_mark(name)], DAY_SECONDS)
 
     def loss_of_day(self, name: str, added: float = 0.0) -> float:
         """Add to the reward that exploring is expected to have cost within a day; returns it."""
@@ -340,8 +344,8 @@ class PolicyServing:
         if exploration.loss_per_day is not None and self.loss_of_day(name) >= exploration.loss_per_day / self.processes:
             return "loss_budget_spent"
         if exploration.user_per_day is not None and owner is not None:
-            counts = self.live.state.showing_counts(_counter(owner, name), DAY_SECONDS)
-            if counts.get("explored", 0) >= exploration.user_per_day:
+            counts = self.live.state.showing_counts(owner, DAY_SECONDS)
+            if counts.get(_explored_mark(name), 0) >= exploration.user_per_day:
                 return "user_budget_spent"
         return ""
 
@@ -365,7 +369,7 @@ class PolicyServing:
 
 def uses_features(policy: Policy | None) -> bool:
     """Whether a policy chooses by features of the items, rather than by what each of them brought."""
-    return isinstance(policy, LinearPolicy | TopKReinforce)
+    return isinstance(policy, LinearPolicy)
 
 
 def _what(setting: PolicySettings) -> str:
@@ -383,8 +387,9 @@ def unit_interval_hash(list_id: str, name: str) -> float:
     return float(decision_seeds([list_id], f"guard-{name}")[0] >> np.uint64(11)) * 2.0**-53
 
 
-def _counter(owner: str, name: str) -> str:
-    return f"{owner}{_SEPARATOR}{name}"
+def _explored_mark(name: str) -> str:
+    """What an explored list of a policy is counted as, among what its user was shown."""
+    return f"{MARK}{name}"
 
 
 def unasked_decision(n_slots: int) -> Any:
