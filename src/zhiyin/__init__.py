@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from zhiyin.pipeline.pipeline import Pipeline as Pipeline
     from zhiyin.pipeline.rules import Rules as Rules
     from zhiyin.policies.simulators.film_shop import FilmShop as FilmShop
+    from zhiyin.service.whatif import whatif as whatif
 
 # The module of each public name that is no model; those of models are in `zhiyin.models.MODELS`. A name is imported
 # when it is first used: `import zhiyin` loads nothing heavy.
@@ -97,6 +98,7 @@ _MODULES = {
     "evaluate": "evaluation.protocol",
     "tune": "evaluation.tuning",
     "FilmShop": "policies.simulators.film_shop",
+    "whatif": "service.whatif",
 }
 _PUBLIC = ChainMap(_MODULES, MODELS)
 __all__ = ["__version__", *_MODULES, *MODELS]

@@ -33,6 +33,8 @@ ARGUMENTS: dict[str, Any] = {
     "version": 2, "scope": ("events",), "expires": "1h", "kind": "view", "time": 1_700_000_000_000_000, "value": 2.5,
     "events": [{"user": "u1", "item": "i1"}], "mode": "online", "force": True, "snapshot": 3, "arm": "b",
     "reason": "too slow",
+    "rules": {"filter": "price > 3"}, "as_placement": "home-b", "since": 5, "until": 9, "limit": 100, "confidence": 0.9,
+    "interval": "gamma",
 }  # fmt: skip
 # Arguments whose form hangs on the call.
 ARGUMENTS_OF = {

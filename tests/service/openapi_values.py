@@ -179,6 +179,10 @@ def _body(path: str, case: Any) -> Any:
             if isinstance(types, dict) else types
             for table, types in body.items()
         }  # fmt: skip
+    elif path == "/v1/whatif":
+        settings = body.get("settings")
+        body = body | ({"settings": _possible(settings, "")} if isinstance(settings, dict) else {})
+        return body | ({"rules": {"filter": "price > 3"}} if isinstance(body.get("rules"), dict) else {})
     elif path == "/v1/pages" and isinstance(body.get("widgets"), list):
         return body | {"widgets": list(_widgets(body["widgets"]))}
     else:

@@ -179,6 +179,12 @@ ROLLBACK_PLACEMENT = Endpoint(
     body=requests.RollbackRequest, response=responses.PlacementWriteResult,
     description="Write the settings of an old version as a new one.",
 )  # fmt: skip
+WHATIF = Endpoint(
+    "whatif", "POST", "/v1/whatif", scope="admin", tags=("placements", "policies"),
+    body=requests.WhatIfRequest, response=responses.WhatIf,
+    description="What another configuration would have earned: the lists that a placement's policy decided, made again "
+    "by\nother settings, rules or models. With intervals, or refused, with what to log. One is answered at a time.",
+)  # fmt: skip
 
 # -- experiments ------------------------------------------------------------------------------------------------------
 

@@ -93,6 +93,8 @@ PLAIN = {"pattern": r"^[^\u0000-\u001f\u007f]+$"}
 CONDITION, EXPRESSION, PAGE = "zhiyin-condition", "zhiyin-expression", "zhiyin-page"
 # Names of policies and of their hyperparameters: those of the registry.
 POLICY_KIND, POLICY_SETTINGS = "zhiyin-policy-kind", "zhiyin-policy-settings"
+# [rules] of the settings.
+RULES = "zhiyin-rules"
 Bool = Annotated[bool, Field(strict=True)]
 Number = Annotated[float, Field(strict=True)]
 Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS, json_schema_extra=PLAIN), AfterValidator(_valid_id)]
@@ -340,6 +342,31 @@ class PolicyRollbackRequest(Body):
     decided before the last change applies again."""
 
     snapshot: Annotated[int, Field(ge=0, le=MAX_INTEGER), BeforeValidator(_whole_number)] | None = None
+
+
+# Lists that one request may have replayed.
+MAX_WHATIF_LISTS = 5_000
+
+
+class WhatIfRequest(Body):
+    """Another configuration, and the lists that are asked about. `placement`: that made them; `settings`: of the
+    placement, in place of its own; `rules`: all of [rules], in place of those in use; `version`: of the models;
+    `as_placement`: whose settings make the lists; `mode`: of its policy; `snapshot`: learned state of the policy, the
+    newest one where none is named; `since`, `until`: when the lists were made, microseconds UTC; `limit`: the newest
+    lists that are read; `interval`: how intervals are made."""
+
+    placement: Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS, json_schema_extra=PLAIN)] = "default"
+    settings: PlacementSettings | None = None
+    rules: Annotated[dict[str, Any], Field(json_schema_extra={"format": RULES})] | None = None
+    version: Version | None = None
+    as_placement: Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS, json_schema_extra=PLAIN)] | None = None
+    mode: PolicyMode | None = None
+    snapshot: Annotated[int, Field(ge=0), BeforeValidator(_whole_number)] | None = None
+    since: Moment | None = None
+    until: Moment | None = None
+    limit: Annotated[int, Field(ge=1, le=MAX_WHATIF_LISTS), BeforeValidator(_whole_number)] = 1_000
+    confidence: Annotated[Number, Field(ge=0.5, le=0.999)] = 0.95
+    interval: Literal["clopper_pearson", "gamma", "normal", "empirical_bernstein", "anytime"] = "clopper_pearson"
 
 
 _PAGE_ALONE = {"oneOf": [{"items": {"const": "page"}}, {"items": {"enum": ["read", "events", "admin"]}}]}

@@ -333,6 +333,62 @@ class PolicyDetails(PolicySummary):
     history: list[PolicyControl]
 
 
+class WhatIfEstimate(ResponseModel):
+    """One estimator's answer: reward per list, its interval, and the same of what it is above the log's own."""
+
+    estimator: str
+    title: str
+    value: Number | None
+    low: Number | None
+    high: Number | None
+    interval: str
+    limit: Number | None = None
+    standard_error: Number | None
+    covers_bias: bool
+    difference: Number | None
+    difference_low: Number | None
+    difference_high: Number | None
+    difference_interval: str
+    difference_error: Number | None
+
+
+class WhatIfSlot(ResponseModel):
+    """How well the log supports what the configuration would show from the first slot to this one; mean_weight: 1 where
+    it can show all of it."""
+
+    slot: int = Field(ge=1)
+    mean_weight: Number
+    mean_weight_error: Number
+    effective_size: Number
+    logged_reward: Number
+    is_supported: bool
+
+
+class WhatIf(ResponseModel):
+    """What a configuration would have earned per list. refusal: why the log cannot answer, and what to log; there are
+    no estimates then. used: lists by why they were made; left_out: lists that were not used, by the reason."""
+
+    class Refusal(ResponseModel):
+        reasons: list[str]
+        remedies: list[str]
+
+    target: str
+    placement: str
+    lists: int = Field(ge=0)
+    logged_value: Number | None
+    verdict: str
+    estimates: list[WhatIfEstimate]
+    refusal: Refusal | None
+    slots: list[WhatIfSlot]
+    support: dict[str, Number | None] | None
+    confidence: Number | None
+    warnings: list[str]
+    used: dict[str, int]
+    left_out: dict[str, int]
+    first_time: int | None
+    last_time: int | None
+
+
 class ReplayResult(BaseModel):
     """reason: why it cannot be made again, or is not the same."""
 

@@ -31,6 +31,7 @@ from zhiyin.cli import (
     train,
     tune,
     versions,
+    whatif,
 )
 from zhiyin.core.errors import ZhiyinError
 
@@ -65,6 +66,7 @@ COMMANDS = (
     "promote",
     "rollback",
     "diff",
+    "whatif",
     "serve",
     "experiment",
     "key",
@@ -160,6 +162,7 @@ app.command()(versions.versions)
 app.command()(versions.promote)
 app.command()(versions.rollback)
 app.command()(versions.diff)
+app.command()(whatif.whatif)
 app.command()(simulate.simulate)
 app.command()(demo.demo)
 app.command()(doctor.doctor)

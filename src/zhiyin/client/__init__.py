@@ -24,6 +24,7 @@ from zhiyin.client.admin_calls import (
     put_schema,
     ready,
     rollback_placement,
+    whatif,
 )
 from zhiyin.client.api_call import Call, CallSequence, call
 from zhiyin.client.api_types import (
@@ -176,4 +177,5 @@ __all__ = [
     "stop_experiment",
     "trending",
     "unfreeze_policy",
+    "whatif",
 ]

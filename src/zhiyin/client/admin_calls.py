@@ -39,6 +39,39 @@ def rollback_placement(name: str, version: int) -> Call[dict[str, Any]]:
     return endpoint_call(endpoints.ROLLBACK_PLACEMENT, name, read=as_object, body={"version": version})
 
 
+def whatif(
+    placement: str = "default",
+    *,
+    settings: Columns | None = None,
+    rules: Columns | None = None,
+    version: int | None = None,
+    as_placement: str | None = None,
+    mode: str | None = None,
+    snapshot: int | None = None,
+    since: int | None = None,
+    until: int | None = None,
+    limit: int | None = None,
+    confidence: float | None = None,
+    interval: str | None = None,
+) -> Call[dict[str, Any]]:
+    """What another configuration would have earned on the logged lists of a placement; sent once.
+
+    Parameters
+    ----------
+    settings: of the placement, in place of its own. rules: all of [rules], in place of those in use.
+    version: of the models. as_placement: whose settings make the lists. mode, snapshot: of its policy.
+    since, until: when the lists were made, microseconds UTC. limit: the newest so many.
+    confidence, interval: of the intervals.
+    """
+    body = {
+        "placement": placement, "settings": settings, "rules": rules, "version": version, "as_placement": as_placement,
+        "mode": mode, "snapshot": snapshot, "since": since, "until": until, "limit": limit, "confidence": confidence,
+        "interval": interval,
+    }  # fmt: skip
+    body = {name: value for name, value in body.items() if value is not None}
+    return endpoint_call(endpoints.WHATIF, read=as_object, body=body, retries_allowed=False)
+
+
 def get_schema() -> Call[dict[str, Any]]:
     """Types of the columns of items and of users: {"version", "items": {column: {"type", "source"}}, "users"}."""
     return endpoint_call(endpoints.GET_SCHEMA, read=as_object)

@@ -86,6 +86,8 @@ class Methods:
     delete_user = method(catalog_calls.delete_user)
     put_users = method(catalog_calls.put_users)
 
+    whatif = method(admin_calls.whatif)
+
     get_schema = method(admin_calls.get_schema)
     put_schema = method(admin_calls.put_schema)
     list_placements = method(admin_calls.list_placements)

@@ -21,6 +21,7 @@ import numpy as np
 
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.html_table import html_table
+from zhiyin.pipeline.decision_record import DecisionInfo
 from zhiyin.policies.off_policy import (
     LoggedSlates,
     OffPolicyResult,
@@ -109,6 +110,7 @@ class WhatIfResult:
     used: lists by why they were made.
     left_out: lists that were not used, by the reason in words.
     first_time, last_time: of the lists that were used, microseconds UTC; 0: unknown.
+    remarks: what a reader must know beside, a sentence each.
     """
 
     target: str
@@ -120,6 +122,7 @@ class WhatIfResult:
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
     first_time: int = 0
     last_time: int = 0
+    remarks: tuple[str, ...] = ()
 
     def __getitem__(self, estimator: str) -> Any:
         """The estimate by an estimator's name. Raises ConfigError where there is none."""
@@ -146,16 +149,17 @@ class WhatIfResult:
             "placement": self.placement,
             "lists": self.n_lists,
             "logged_value": self.logged_value,
+            "verdict": self.verdict(),
             "estimates": parts.get("estimates", []) if self.refusal is None else [],
             "refusal": None if self.refusal is None else dataclasses.asdict(self.refusal),
             "slots": [dataclasses.asdict(slot) | {"is_supported": slot.is_supported} for slot in self.slots],
             "support": parts.get("support"),
             "confidence": parts.get("confidence"),
-            "warnings": parts.get("warnings", []),
+            "warnings": [*parts.get("warnings", []), *self.remarks],
             "used": dict(self.used),
             "left_out": dict(self.left_out),
-            "from": self.first_time or None,
-            "to": self.last_time or None,
+            "first_time": self.first_time or None,
+            "last_time": self.last_time or None,
         }
 
     def rows(self) -> list[list[Any]]:
@@ -195,6 +199,7 @@ class WhatIfResult:
                 f"{support.max_weight:,.1f}."
             )
             notes += self.evaluation.warnings
+        notes += self.remarks
         notes += [f"Left out: {number:,} lists, {reason}." for reason, number in self.left_out.items()]
         return notes
 
@@ -217,6 +222,17 @@ class WhatIfResult:
             notes = [*(f"Refused: {reason}" for reason in self.refusal.reasons),
                      *(f"What to log: {remedy}" for remedy in self.refusal.remedies), *notes]  # fmt: skip
         return html_table(self._caption(), HEADER, [[_text(cell) for cell in row] for row in self.rows()], notes)
+
+
+def made_for(info: DecisionInfo) -> str:
+    """DRAWN for a list that its policy has drawn, or else why it was made without a draw."""
+    if info.control:
+        return "control"
+    if info.mode == "shadow":
+        return "shadow"
+    if info.mode != "fallback" and info.reason in ("", "no_snapshot", "frozen"):
+        return DRAWN
+    return info.reason or info.mode
 
 
 HEADER = ["estimator", "reward", "low", "high", "minus the log", "low", "high", "interval"]

@@ -20,7 +20,7 @@ import polars as pl
 from zhiyin.core.errors import ConfigError, DataError, suggest
 from zhiyin.core.run import Run
 from zhiyin.pipeline.decision_record import DecisionRecord, decode_decision
-from zhiyin.pipeline.whatif import DRAWN, LoggedList, WhatIfResult, evaluate_lists
+from zhiyin.pipeline.whatif import DRAWN, LoggedList, WhatIfResult, evaluate_lists, made_for
 from zhiyin.policies.action_sets import ActionSets, action_keys, decision_seeds
 from zhiyin.policies.epsilon_greedy import EpsilonGreedy
 from zhiyin.policies.off_policy import (
@@ -276,13 +276,8 @@ def _logged_list(
         dense[slots, actions] = policy.probabilities(sets, decision_seeds(names))
         targets = np.where(record.chosen >= 0, dense[np.arange(s), record.chosen], 0.0)
     values = np.array([0.0 if value is None else value for value in rewards], dtype=np.float64)
-    drawn = (
-        DRAWN
-        if record.info.mode in ("online", "apprentice", "guarded") and not record.info.reason
-        else (record.info.reason or record.info.mode)
-    )
     n_choices = int(allowed.sum(axis=1).max(initial=1))
-    return LoggedList(values, record.propensities, targets, drawn, user, n_choices=n_choices)
+    return LoggedList(values, record.propensities, targets, made_for(record.info), user, n_choices=n_choices)
 
 
 def _opened(path: Path) -> IO[bytes]:

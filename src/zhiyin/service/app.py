@@ -25,6 +25,7 @@ from zhiyin.service import (
     policy_routes,
     schema_routes,
     state_routes,
+    whatif_routes,
 )
 from zhiyin.service.access_log import log_request
 from zhiyin.service.authentication import Authenticator
@@ -41,7 +42,7 @@ from zhiyin.service.tenant import Tenant
 # The modules whose handlers are bound to endpoints when they are imported.
 HANDLER_MODULES = (
     event_routes, list_routes, catalog_routes, placement_routes, policy_routes, schema_routes, key_routes,
-    state_routes, experiment_routes,
+    state_routes, experiment_routes, whatif_routes,
 )  # fmt: skip
 _CORS_MAX_AGE_SECONDS = 600
 

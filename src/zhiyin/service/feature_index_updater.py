@@ -73,7 +73,7 @@ class FeatureIndexUpdater:
         The cost grows with the events since the version.
         """
         assert self.index is not None
-        events, count, self._waiting = _read_events(self.store, view, self.index.learned_seq, self.index.seq)
+        events, count, self._waiting = read_events(self.store, view, self.index.learned_seq, self.index.seq)
         self.index.replace(events, self.index.seq, count)
 
     @property
@@ -101,11 +101,11 @@ def index_at(store: Store, view: View, seq: int) -> IndexState | None:
     index = view.loaded.index
     if index is None:
         return None
-    events, count, _ = _read_events(store, view, index.learned_seq, seq)
+    events, count, _ = read_events(store, view, index.learned_seq, seq)
     return IndexState(index.learned.with_events(events), seq, count)
 
 
-def _read_events(store: Store, view: View, after: int, until: int) -> tuple[pl.DataFrame, int, pl.DataFrame]:
+def read_events(store: Store, view: View, after: int, until: int) -> tuple[pl.DataFrame, int, pl.DataFrame]:
     """Encoded events of the log in (after, until], the number of rows read, and the events of unknown items."""
     known, unknown, count = [NO_EVENTS], [pl.DataFrame()], 0
     for batch in _batches(store, after, until):

@@ -156,18 +156,19 @@ class ServingState:
         bundle.verify()
         return LoadedVersion(bundle, self.options, self.weights, self.store)
 
-    def view_of(self, loaded: LoadedVersion, until: int | None = None) -> tuple[View, int]:
+    def view_of(self, loaded: LoadedVersion, until: int | None = None, warm: bool = True) -> tuple[View, int]:
         """The view of a version under all changes of items, and the number of the last of them.
 
         Parameters
         ----------
         until: leave out changes after this number.
+        warm: compile and read everything before the first request.
         """
         unreadable: list[int] = []
         changes, seq = self.store.changes_since("items", until=until, unreadable=unreadable)
         if until is None:
             self.unreadable["items"] = unreadable
-        return View.of(loaded, changes, seq, self.types(loaded)), seq
+        return View.of(loaded, changes, seq, self.types(loaded), warm), seq
 
     def types(self, loaded: LoadedVersion | None = None) -> CatalogueSchema:
         """Types of all columns that apply with a version; None: the one in use."""

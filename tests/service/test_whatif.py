@@ -1,0 +1,380 @@
+"""What if another configuration had made the lists: the log of a shop, replayed by other rules, models and policies."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("starlette")
+
+from typer.testing import CliRunner
+
+import zhiyin as zy
+from zhiyin.cli.main import app
+from zhiyin.core.errors import ConfigError, DataError
+from zhiyin.pipeline.decision_record import decode_decision
+from zhiyin.pipeline.whatif import DRAWN, LoggedList, WhatIfResult, slates_of
+from zhiyin.policies.action_sets import action_keys
+from zhiyin.policies.off_policy import SLATE_ESTIMATORS
+from zhiyin.service.trace_requests import request_of_trace, translated_history
+from zhiyin.service.whatif import LogPart, moment_of, replayed
+from zhiyin.service.whatif_replay import OtherConfiguration, WhatIfReplay
+from zhiyin.store.decisions import ClosedRow
+from zhiyin.store.traces import Trace
+
+from .conftest import click, eventually
+
+# Before its first outcome a policy without features of its own draws evenly among all that qualify.
+EVEN = {"kind": "epsilon_greedy", "settings": {}, "mode": "online", "exploration": {"share": 1.0}}
+SIX = "id IN ('i2', 'i4', 'i6', 'i8', 'i10', 'i12')"
+RATES = {"i2": 0.9, "i4": 0.1, "i6": 0.5, "i8": 0.3, "i10": 0.7, "i12": 0.2}
+
+
+def put(client: Any, k: int = 2, name: str = "home", filter: str = SIX, **policy: Any) -> None:
+    settings = {"k": k, "filter": filter, "exclude_seen": False, "policy": EVEN | policy}
+    answer = client.put(f"/v1/placements/{name}", json=settings)
+    assert answer.status_code == 200, answer.text
+
+
+def ask(client: Any, n: int = 1, **body: Any) -> list[Trace]:
+    """Traces of lists, as the store has them."""
+    ids = []
+    for number in range(n):
+        user = f"u{2 * (number % 30)}"
+        answer = client.post("/v1/recommendations", json={"placement": "home", "user": user} | body)
+        assert answer.status_code == 200, answer.text
+        ids.append(answer.json()["list_id"])
+    eventually(lambda: client.store.trace(ids[-1]) is not None)
+    eventually(lambda: all(client.store.trace(list_id) is not None for list_id in ids))
+    return [client.store.trace(list_id) for list_id in ids]
+
+
+def close(client: Any, traces: Sequence[Trace], rewards: Callable[[Trace], list[float | None] | None]) -> None:
+    """Close decisions with these rewards of their decided slots, as the joiner would."""
+    client.store.close_decisions([
+        ClosedRow(trace.list_id, trace.placement, trace.time, trace.version, "online", rewards(trace), 1, 0,
+                  trace.time, 0, 0)
+        for trace in traces
+    ])  # fmt: skip
+
+
+def expected_rewards(trace: Trace) -> list[float | None]:
+    return [RATES[item] for item in trace.head["items"]]
+
+
+def every_list(trace: Trace, times: int) -> list[Trace]:
+    """The log that a trace's policy makes on average: each of its ordered pairs of items equally often."""
+    record = decode_decision(trace.head, trace.arrays)
+    assert record is not None
+    assert record.keys is not None
+    position = {int(key): at for at, key in enumerate(record.keys)}
+    traces = []
+    for number, items in enumerate(list(itertools.permutations(RATES, 2)) * times):
+        chosen = np.array([position[int(key)] for key in action_keys(items)], dtype=np.int16)
+        pmfs = np.full((2, 6), 1 / 6)
+        pmfs[1] = 1 / 5
+        pmfs[1, chosen[0]] = 0
+        propensities = pmfs[np.arange(2), chosen]
+        arrays = trace.arrays | {
+            "decision_chosen": chosen, "decision_pmfs": pmfs, "decision_propensities": propensities,
+            "decision_prefix": np.cumprod(propensities),
+        }  # fmt: skip
+        head = {**trace.head, "items": list(items)}
+        list_id, user = f"{trace.list_id[:-6]}{number:06x}", f"visitor {number}"
+        traces.append(dataclasses.replace(trace, list_id=list_id, user=user, head=head, arrays=arrays))
+    return traces
+
+
+def what_if(client: Any, other: OtherConfiguration, **part: Any) -> WhatIfResult:
+    return replayed(client.live, client.shop.placements, other, LogPart("home", **part))
+
+
+def logged_lists(client: Any, other: OtherConfiguration) -> list[LoggedList]:
+    replay = WhatIfReplay(client.live, client.shop.placements, other)
+    lists = [replay.logged_list(decision) for decision in client.store.closed_decisions("home")]
+    assert not [one for one in lists if isinstance(one, str)]
+    return lists
+
+
+def estimate(client: Any, other: OtherConfiguration) -> float:
+    """By prefix products, of logs too small to be answered."""
+    return SLATE_ESTIMATORS["rips"].estimate(slates_of(logged_lists(client, other)))
+
+
+SAME = OtherConfiguration("the same", snapshot="logged")
+
+
+# -- the same configuration --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {},
+        {"kind": "lin_ts", "settings": {"draws": 20}, "exploration": {"share": 0.5, "slot_shares": {"1": 0.1}}},
+        {"kind": "lin_ts", "settings": {"draws": 20}, "mode": "guarded"},
+        {"kind": "one_slot", "exploration": {"share": 0.4}},
+        {"mode": "apprentice", "randomisation": 0.3},
+        {"mode": "shadow"},
+    ],
+)
+def test_the_same_configuration_is_the_log_bit_for_bit(service: Any, policy: dict[str, Any]) -> None:
+    put(service, k=4, filter="", **policy)
+    click(service, *({"user": f"u{n}", "item": f"i{n}", "kind": "view"} for n in range(0, 20, 2)))
+    traces = ask(service, 40)
+    rng = np.random.default_rng(0)
+    rewards = {trace.list_id: rng.random(len(trace.arrays["decision_slots"])).round(1).tolist() for trace in traces}
+    close(service, traces, lambda trace: rewards[trace.list_id])
+    logged = logged_lists(service, SAME)
+    assert len(logged) == 40
+    for one in logged:
+        assert (one.target_probabilities == one.propensities).all()
+    result = what_if(service, SAME)
+    assert result.evaluation is not None
+    assert result.evaluation.support.mean_weight == 1
+    assert result.logged_value == pytest.approx(sum(map(sum, rewards.values())) / 40, rel=1e-12)
+    mode = policy.get("mode", "online")
+    assert set(result.used) <= (
+        {DRAWN, "control"} if mode == "guarded" else {"shadow"} if mode == "shadow" else {DRAWN}
+    )
+    if result.refusal is None:
+        for name in ("sips", "rips"):
+            assert result[name].value == result.logged_value
+            assert (result[name].difference_low, result[name].difference_high) == (0, 0)
+
+
+# -- other rules -------------------------------------------------------------------------------------------------------
+
+
+def test_a_filter_changes_the_estimate_as_enumeration_says(service: Any) -> None:
+    """Of six items drawn evenly, four are left: each slot earns the mean rate of the four, exactly."""
+    put(service)
+    traces = every_list(ask(service)[0], 9)
+    service.store.append_traces(traces)
+    close(service, traces, expected_rewards)
+    rules = zy.Rules.from_dict({"filter": "id NOT IN ('i4', 'i12')"})
+    result = what_if(service, OtherConfiguration("four", {**service.live.options, "rules": rules}))
+    assert result.used == {DRAWN: 270}
+    assert result["rips"].value == pytest.approx(1.2, rel=1e-9)
+    assert result["sips"].value == pytest.approx(1.2, rel=1e-9)
+    assert result.logged_value == pytest.approx(2 * sum(RATES.values()) / 6, rel=1e-9)
+    assert result["rips"].difference == pytest.approx(0.3, rel=1e-9)
+    assert all(slot.mean_weight == pytest.approx(1) for slot in result.slots)
+    assert result["cascade_dr"].low < 1.2 < result["cascade_dr"].high
+    # A pin of the first slot: its item for sure, and the others evenly behind it.
+    pinned = service.shop.placements.get("home")[1].model_copy(update={"pins": {1: "i4"}})
+    others = [rate for item, rate in RATES.items() if item != "i4"]
+    value = estimate(service, OtherConfiguration("pinned", placements={"home": pinned}))
+    assert value == pytest.approx(0.1 + np.mean(others), rel=1e-9)
+
+
+def test_without_a_policy_lists_are_what_the_rules_make_them(service: Any) -> None:
+    """A configuration without a draw: 1 where it has the item there, 0 elsewhere; it earns what its one list earns."""
+    put(service)
+    trace = ask(service)[0]
+    traces = every_list(trace, 4)
+    service.store.append_traces(traces)
+    close(service, traces, expected_rewards)
+    plain = service.shop.placements.get("home")[1].model_copy(update={"policy": None})
+    other = OtherConfiguration("plain", placements={"home": plain})
+    lists = logged_lists(service, other)
+    certain = [one for one in lists if (one.target_probabilities == 1).all()]
+    half = [one for one in lists if one.target_probabilities.tolist() == [1, 0]]
+    assert (len(certain), len(half)) == (4, 4 * 4)
+    assert estimate(service, other) == pytest.approx(certain[0].rewards.sum(), rel=1e-9)
+    refused = what_if(service, other)
+    assert refused.refusal is not None
+    assert "worth" in refused.refusal.reasons[0]
+
+
+def test_rules_that_cannot_be_are_named(service: Any) -> None:
+    put(service)
+    traces = ask(service, 2)
+    close(service, traces, expected_rewards)
+    with pytest.raises(ConfigError, match="filter cannot be used"):
+        what_if(service, OtherConfiguration("bad", {"rules": zy.Rules.from_dict({"filter": "colour = 'red'"})}))
+    with pytest.raises(ConfigError, match=r"\[placements.home\] k"):
+        OtherConfiguration.of_settings(_config({"home": {"k": -1}}), "bad")
+
+
+def _config(placements: dict[str, Any]) -> Any:
+    from zhiyin.data.project_config import Config
+
+    return Config(placements=placements)
+
+
+# -- other versions ----------------------------------------------------------------------------------------------------
+
+
+def test_another_version_over_the_same_items(service: Any) -> None:
+    """Both versions may draw the same six items evenly: the lists are the same in distribution, and so is the value."""
+    put(service)
+    traces = ask(service, 30)
+    close(service, traces, expected_rewards)
+    other = OtherConfiguration("popular", version=2)
+    for one in logged_lists(service, other):
+        assert one.target_probabilities == pytest.approx(one.propensities, rel=1e-12)
+    gone = what_if(service, OtherConfiguration("gone", version=9))
+    assert gone.left_out == {"version 9 is gone": 30}
+    assert gone.refusal is not None
+
+
+def test_a_version_is_not_asked_about_what_it_has_learned_from(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(service)
+    traces = ask(service, 3)
+    close(service, traces, expected_rewards)
+    replay = WhatIfReplay(service.live, service.shop.placements, OtherConfiguration("later", version=2))
+    target = replay._version(2, other=True)
+    assert target is not None
+    target.loaded.trained_until = traces[1].time
+    answers = [replay.logged_list(decision) for decision in service.store.closed_decisions("home")]
+    assert [isinstance(one, str) for one in answers] == [True, True, False]
+    assert "has learned from what came after them" in str(answers[0])
+
+
+def test_a_history_in_the_codes_of_another_version_is_that_of_the_version(service: Any) -> None:
+    put(service, filter="")
+    click(service, {"user": "u2", "item": "i9", "kind": "view"}, {"user": "u2", "item": "i11", "kind": "view"})
+    trace = ask(service, 1, user="u2")[0]
+    logged = service.live.view()
+    other, _ = service.live.view_of(service.live.load(service.live.bundles.get(2)))
+    setting = service.shop.placements.get("home")[1]
+    request, _ = request_of_trace(trace, other, setting, logged=logged)
+    expected = service.live.user_history(other, "u2")
+    for name in ("items", "times", "kinds", "weights"):
+        assert getattr(request.history, name).tolist() == getattr(expected.history, name).tolist()
+    history = service.live.user_history(logged, "u2")
+    assert translated_history(history, logged, other, "u2").code == expected.code
+    assert translated_history(history, logged, other, None).code == -1
+
+
+# -- what is left out --------------------------------------------------------------------------------------------------
+
+
+def test_what_is_left_out_is_counted(service: Any) -> None:
+    put(service)
+    traces = ask(service, 12)
+    close(service, traces[:10], lambda trace: None if trace is traces[0] else expected_rewards(trace))
+    result = what_if(service, SAME)
+    assert result.left_out == {"their reward window is open": 2, "they were not shown": 1}
+    assert result.n_lists == 9
+    assert what_if(service, SAME, limit=4).n_lists == 4
+    middle = sorted(trace.time for trace in traces[:10])[5]
+    assert what_if(service, SAME, first_time=middle).n_lists == 5
+    assert what_if(service, SAME, last_time=middle - 1).n_lists + 1 == 5
+    stopped = what_if(service, SAME, seconds=0.0)
+    assert any("Time ran out" in note for note in stopped.notes())
+    service.shop.list_service.trace_quota.allow = lambda key, size: False
+    (stripped,) = ask(service, 1)
+    close(service, [stripped], expected_rewards)
+    result = what_if(service, SAME)
+    assert [number for reason, number in result.left_out.items() if "not kept in full" in reason] == [1]
+
+
+def test_control_lists_count_only_where_they_would_be_the_same(service: Any) -> None:
+    put(service, mode="guarded")
+    traces = ask(service, 60)
+    close(service, traces, expected_rewards)
+    same = what_if(service, SAME)
+    assert same.used["control"] > 40
+    other = what_if(service, OtherConfiguration("online", mode="online"))
+    assert other.used.keys() == {DRAWN}
+    assert any("made without a draw (control)" in reason for reason in other.left_out)
+    never = what_if(service, OtherConfiguration("online", mode="online"), limit=1)
+    assert never.refusal is not None
+
+
+# -- over HTTP, from Python and by the command -------------------------------------------------------------------------
+
+
+def test_over_http(service: Any) -> None:
+    put(service)
+    traces = every_list(ask(service)[0], 9)
+    service.store.append_traces(traces)
+    close(service, traces, expected_rewards)
+    body = {"placement": "home", "rules": {"filter": "id NOT IN ('i4', 'i12')"}}
+    answer = service.post("/v1/whatif", json=body)
+    assert answer.status_code == 200, answer.text
+    told = answer.json()
+    assert told["refusal"] is None
+    assert {one["estimator"]: one["value"] for one in told["estimates"]}["rips"] == pytest.approx(1.2)
+    assert told["target"] == "other rules"
+    assert "+0.3 a list (+33.3% of what the log earned)" in told["verdict"]
+    settings = {"k": 1, "filter": SIX, "exclude_seen": False, "policy": EVEN}
+    shorter = service.post("/v1/whatif", json={"placement": "home", "settings": settings, "interval": "gamma"}).json()
+    assert any("are longer than those of the configuration" in note for note in shorter["warnings"])
+    assert service.post("/v1/whatif", json={"placement": "nowhere"}).json()["refusal"] is not None
+    assert service.post("/v1/whatif", json={"limit": 1_000_000}).status_code == 422
+    wrong = service.post("/v1/whatif", json={"placement": "home", "rules": {"filtre": "price > 3"}})
+    assert wrong.status_code == 400
+    assert "filter" in wrong.text
+    reader = {"Authorization": f"Bearer {service.keys['read']}"}
+    assert service.post("/v1/whatif", json=body, headers=reader).status_code == 403
+
+
+def test_one_at_a_time(service: Any) -> None:
+    from zhiyin.service.whatif_routes import _alone
+
+    with _alone():
+        answer = service.post("/v1/whatif", json={})
+    assert answer.status_code == 429
+    assert "another what-if" in answer.json()["error"]
+    assert service.post("/v1/whatif", json={}).status_code == 200
+
+
+def test_from_python_and_by_the_command(service: Any, home: Path, tmp_path: Path) -> None:
+    put(service)
+    traces = every_list(ask(service)[0], 9)
+    service.store.append_traces(traces)
+    close(service, traces, expected_rewards)
+    project, other = tmp_path / "zhiyin.toml", tmp_path / "new.toml"
+    project.write_text(f'[train]\noutput = "{home}"\n[service]\nstore = "{service.store.address}"\n')
+    other.write_text("[rules]\nfilter = \"id NOT IN ('i4', 'i12')\"\n")
+    result = zy.whatif(other, project=project)
+    assert result["rips"].value == pytest.approx(1.2)
+    assert result.placement == "home"
+    assert "+0.3 a list" in result.verdict()
+    assert zy.whatif(project=project, since="1h")["rips"].difference == 0
+    assert zy.whatif(project=project, until="1h").refusal is not None
+    with pytest.raises(ConfigError, match="no estimator of lists"):
+        zy.whatif(other, project=project, estimators=["rip"])
+    with pytest.raises(DataError, match="no store yet"):
+        zy.whatif(other, project=project, store=str(tmp_path / "absent.db"))
+
+    run = CliRunner().invoke(app, ["whatif", str(other), "-c", str(project), "--json"])
+    assert run.exit_code == 0, run.output
+    assert json.loads(run.stdout)["estimates"][0]["value"] == pytest.approx(1.2)
+    table = CliRunner().invoke(app, ["whatif", str(other), "-c", str(project)])
+    assert "minus the log" in table.stdout
+    assert "RIPS" in table.stdout
+    refused = CliRunner().invoke(app, ["whatif", str(other), "-c", str(project), "--to", "1h"])
+    assert refused.exit_code == 1
+    for arguments in (
+        ["--snapshot", "old"],
+        ["--mode", "onlin"],
+        ["--interval", "student"],
+        ["--log", str(other), "--version", "2"],
+    ):
+        wrong = CliRunner().invoke(app, ["whatif", "-c", str(project), *arguments])
+        assert wrong.exit_code == 1, arguments
+    export = service.store.export(tmp_path / "export")
+    uniform = zy.whatif(log=export, target="uniform")
+    assert uniform.used == {DRAWN: 270}
+    assert uniform.logged_value == pytest.approx(0.9)
+    assert uniform["rips"].value == pytest.approx(0.9)
+
+
+def test_moments() -> None:
+    assert moment_of("1970-01-02", 0) == 86_400_000_000
+    assert moment_of("1h", 3_600_000_000) == 0
+    assert moment_of(5, 0) == 5
+    assert moment_of(None, 0) is None
+    with pytest.raises(ConfigError, match="no moment"):
+        moment_of("yesterday", 0)
