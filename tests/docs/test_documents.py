@@ -45,7 +45,7 @@ ROOT = Path(__file__).parents[2]
 # The translation of the first has its blocks, which is tested; they run once.
 TRANSLATION = "README.zh-CN.md"
 DOCUMENTS = ("README.md", TRANSLATION, "docs/guide.md", "docs/architecture.md", "docs/benchmarks.md",
-             "docs/dependencies.md", "docs/off_policy.md", "docs/policies.md", "docs/testing.md",
+             "docs/dependencies.md", "docs/experiments.md", "docs/off_policy.md", "docs/policies.md", "docs/testing.md",
              "deploy/README.md")  # fmt: skip
 # Those of CONTRIBUTING.md are parts of files: test_contributing.py puts them there.
 ELSEWHERE = ("CONTRIBUTING.md",)

@@ -370,6 +370,10 @@ def test_an_arm_may_have_other_settings_of_the_policy(client: Any) -> None:
     assert answer.status_code == 200, answer.text
     wrong = {"control": {}, "bold": {"policy": {"mode": "brave"}}}
     assert client.put("/v1/experiments/taste", json={"placement": "even", "arms": wrong}).status_code == 409
+    learning = {"control": {}, "bold": {"policy": {"rewards": {"click": 1}}}}
+    refused = client.put("/v1/experiments/taste", json={"placement": "even", "arms": learning})
+    assert refused.status_code == 409
+    assert "shared by all arms" in refused.json()["error"]
     begin(client, arms=arms)
     heads = [head_of(client, ask(client, f"v{n}")) for n in range(20)]
     assert {head["experiments"]["taste"]: head.get("policy_settings") for head in heads} == {

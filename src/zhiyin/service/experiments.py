@@ -29,6 +29,8 @@ from zhiyin.service.placements import DEFAULT, Placements, UnknownPlacementError
 from zhiyin.store.store import Store
 
 TABLE, MAX_EXPERIMENTS = "experiments", 200
+# Settings of a placement's policy that an arm may have otherwise: those that change nothing of what it learns.
+ARM_POLICY_SETTINGS = ("mode", "shortlist", "exploration", "randomisation", "margin", "control")
 
 
 class UnknownExperimentError(ConfigError):
@@ -395,6 +397,10 @@ def with_policy_settings(setting: PlacementSettings, policy: Mapping[str, Any] |
         return setting
     if setting.policy is None:
         raise ConfigError("the placement has no policy", remedy="give the placement a policy, or the arm a placement")
+    learned = [name for name in policy if name in PolicySettings.model_fields and name not in ARM_POLICY_SETTINGS]
+    if learned:
+        raise ConfigError(f"{learned[0]}: what the policy learns is shared by all arms",
+                          remedy=f"{', '.join(ARM_POLICY_SETTINGS)}; or give the arm a placement")  # fmt: skip
     try:
         merged = PolicySettings.model_validate(setting.policy.model_dump(exclude_unset=True) | dict(policy))
     except ValidationError as error:
