@@ -28,3 +28,11 @@ def spark() -> Iterator[SparkEngine]:
 
     with open_engine("local[2]") as engine:
         yield engine
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first tests wait for a session, and for kernels that workers compile."""
+    for item in items:
+        if "engines" in item.path.parts:
+            item.add_marker(pytest.mark.timeout(600))

@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from zhiyin.cli.options import CONFIG, Assume, ConfigFile, Json, Models, NoStore, Seed, Settings, Threads
+from zhiyin.cli.options import (
+    CONFIG,
+    Assume,
+    ConfigFile,
+    Engine,
+    EngineFolder,
+    EngineOptions,
+    Json,
+    Models,
+    NoStore,
+    Seed,
+    Settings,
+    Threads,
+)
 
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder of report.html and evaluation.json.")]
 
@@ -22,6 +35,9 @@ def evaluate(
     seed: Seed = None,
     threads: Threads = None,
     json: Json = False,
+    engine: Engine = None,
+    engine_folder: EngineFolder = None,
+    engine_option: EngineOptions = None,
 ) -> None:
     """Fit models on the past and evaluate them on what came after, beside Random and Popular.
 
@@ -33,12 +49,21 @@ def evaluate(
       zhiyin evaluate
       zhiyin evaluate ease:reg=100 ease:reg=500
       zhiyin evaluate als --json | jq .best
+      zhiyin evaluate als itemknn --engine spark://host:7077
     """
+    from zhiyin.cli.engine import opened_engine
     from zhiyin.cli.evaluation_output import evaluate_models, write_evaluation
     from zhiyin.cli.project import open_project
 
     project = open_project(config, seed, threads, assume)
     instances = project.models(models, param)
-    write_evaluation(
-        evaluate_models(project, instances, project.data(store=not no_store)), output or project.home, json
-    )
+    with opened_engine(engine, engine_folder, engine_option, project.home) as opened:
+        if opened is None:
+            evaluation = evaluate_models(project, instances, project.data(store=not no_store))
+        else:
+            from zhiyin.engines.spark.work import SparkWork
+
+            work = SparkWork(opened)
+            data = project.data(store=not no_store, read=work.read)
+            evaluation = evaluate_models(project, instances, data, work)
+    write_evaluation(evaluation, output or project.home, json)

@@ -13,11 +13,15 @@ from zhiyin.core.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from zhiyin.data.dataset import Dataset
+    from zhiyin.evaluation.fold_metrics import Work
     from zhiyin.models.recommender import Recommender
 
 
-def evaluate_models(project: Project, models: Sequence[Recommender], data: Dataset) -> Any:
-    """Evaluate models, each fitted anew on the train part: a saved model has seen the test part. Prints the split."""
+def evaluate_models(project: Project, models: Sequence[Recommender], data: Dataset, work: Work | None = None) -> Any:
+    """Evaluate models, each fitted anew on the train part: a saved model has seen the test part. Prints the split.
+
+    work: where they are fitted and their lists made; None: in this process.
+    """
     from zhiyin.core.registry import label
     from zhiyin.data.checks import examine
     from zhiyin.evaluation.protocol import evaluate
@@ -43,6 +47,7 @@ def evaluate_models(project: Project, models: Sequence[Recommender], data: Datas
         rounds=settings.bootstrap,
         run=project.run,
         title=project.title(data),
+        work=work,
     )
 
 

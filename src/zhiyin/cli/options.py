@@ -22,5 +22,14 @@ Assume = Annotated[
     typer.Option("--assume", metavar="KEY=VALUE", help="What files leave open, as under [read]: day_first=true."),
 ]
 NoStore = Annotated[bool, typer.Option("--no-store", help="Leave out the events of the service's store.")]
+Engine = Annotated[
+    str | None, typer.Option("--engine", help="Where the work is done: spark://host:7077, sc://host:15002, local[*].")
+]
+EngineFolder = Annotated[
+    Path | None, typer.Option("--engine-folder", help="Folder that the engine's workers see too; default .engine.")
+]
+EngineOptions = Annotated[
+    list[str] | None, typer.Option("--engine-option", metavar="KEY=VALUE", help="Setting of Spark; may be repeated.")
+]
 
 CONFIG = Path("zhiyin.toml")

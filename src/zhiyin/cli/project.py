@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,14 +36,17 @@ class Project:
     home: Path
     run: Run
 
-    def data(self, strict: bool | None = None, *, store: bool = False) -> Dataset:
+    def data(
+        self, strict: bool | None = None, *, store: bool = False, read: Callable[..., Dataset] | None = None
+    ) -> Dataset:
         """The data of the project, read.
 
         Parameters
         ----------
         store: add the events of the project's store, where there is one, and print their number.
+        read: reads in another place than this process; takes the arguments of `zhiyin.read`.
         """
-        from zhiyin.data.project_config import read_data
+        from zhiyin.data.project_config import read_arguments, read_data
 
         snapshot = self.store_snapshot() if store else None
         if snapshot is not None and self.config.data.source is None and snapshot.events.is_empty():
@@ -54,13 +57,15 @@ class Project:
         if snapshot is not None and len(snapshot.events):
             say = f"{len(snapshot.events):,} events of the store"
             typer.echo(say if self.config.data.source is None else f"the files and {say}", err=True)
+        if read is not None:
+            return read(**read_arguments(self.config, self.home, strict, snapshot), run=self.run)
         return read_data(self.config, self.home, strict, snapshot)
 
-    def training_data(self, *, store: bool = False) -> Dataset:
+    def training_data(self, *, store: bool = False, read: Callable[..., Dataset] | None = None) -> Dataset:
         """As `data`; its size and the findings of the checks of data are printed."""
         from zhiyin.data.checks import examine
 
-        data = self.data(store=store)
+        data = self.data(store=store, read=read)
         typer.echo(repr(data), err=True)
         for line in finding_lines(examine(data, self.config.split.test)):
             typer.echo(line, err=True)

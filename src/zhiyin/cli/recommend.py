@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zhiyin.cli.list_output import Length, Model, Output
-from zhiyin.cli.options import CONFIG, ConfigFile, Json, Threads
+from zhiyin.cli.options import CONFIG, ConfigFile, Engine, EngineFolder, EngineOptions, Json, Threads
 from zhiyin.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ def recommend(
     config: ConfigFile = CONFIG,
     threads: Threads = None,
     json: Json = False,
+    engine: Engine = None,
+    engine_folder: EngineFolder = None,
+    engine_option: EngineOptions = None,
     allow: Annotated[str | None, typer.Option(hidden=True)] = None,
     deny: Annotated[str | None, typer.Option(hidden=True)] = None,
     variety: Annotated[str | None, typer.Option(hidden=True)] = None,
@@ -48,9 +51,11 @@ def recommend(
       zhiyin recommend alice --filter "price < 50 AND category IN ('drama', 'comedy')" --explain
       zhiyin recommend --history 'item 7,item 9' --model models/als --diversity mmr
       zhiyin recommend --all --output lists.parquet
+      zhiyin recommend --all --engine spark://host:7077 --output lists.parquet
     """
     import polars as pl
 
+    from zhiyin.cli.engine import opened_engine
     from zhiyin.cli.list_output import find_model, forgotten_since, split_ids, write_list
     from zhiyin.cli.output import print_json, say
     from zhiyin.core.run import Run
@@ -68,6 +73,8 @@ def recommend(
         raise ConfigError(
             "name users, a history or --all: one of the three", remedy="name users, or --history a,b,c, or --all"
         )
+    if engine is not None and not everyone:
+        raise ConfigError("--engine makes lists for all users", remedy="--all, or leave it out")
     folder = find_model(model, config)
     loaded = load(folder)
     for what, ids, raw_ids in (
@@ -84,13 +91,14 @@ def recommend(
             + ("they get no list" if everyone else "they get the list of a new user"))  # fmt: skip
     catalogue = Catalogue.load(folder.parent)
     context_values, types = _context(context)
+    settings = load_answer_settings(config, types)
     answers = Answers(
         loaded,
         None if catalogue is None else catalogue.items,
         None if catalogue is None else catalogue.users,
         kinds=() if catalogue is None else catalogue.kinds,
         run=Run(threads=threads),
-        **load_answer_settings(config, types),
+        **settings,
     )
     exclude_seen = False if include_seen else None
     if everyone:
@@ -101,9 +109,17 @@ def recommend(
         recipients = (
             [user for user in loaded.context_.user_ids.values if str(user) not in forgotten] if forgotten else None
         )
-        frame = answers.ask_many(
-            recipients, k, filter=filter, exclude_seen=exclude_seen, diversity=diversity, balance=balance
-        )
+        options = {"filter": filter, "exclude_seen": exclude_seen, "diversity": diversity, "balance": balance}
+        with opened_engine(engine, engine_folder, engine_option, config.parent) as opened:
+            if opened is None:
+                frame = answers.ask_many(recipients, k, **options)
+            else:
+                from zhiyin.engines.spark.lists import recommend_all
+
+                some = None if recipients is None else pl.Series(recipients, dtype=loaded.context_.user_ids.dtype)
+                frame = recommend_all(
+                    opened, folder, k, catalogue=catalogue, settings=settings, users=some, options=options
+                )
         write_list(frame, "item", folder, output, json)
         return
     answers_by_user = []

@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from zhiyin.cli.options import CONFIG, Assume, ConfigFile, Json, Models, NoStore, Seed, Settings, Threads
+from zhiyin.cli.options import (
+    CONFIG,
+    Assume,
+    ConfigFile,
+    Engine,
+    EngineFolder,
+    EngineOptions,
+    Json,
+    Models,
+    NoStore,
+    Seed,
+    Settings,
+    Threads,
+)
 from zhiyin.core.errors import ConfigError
 
 
@@ -25,6 +38,9 @@ def train(
     seed: Seed = None,
     threads: Threads = None,
     json: Json = False,
+    engine: Engine = None,
+    engine_folder: EngineFolder = None,
+    engine_option: EngineOptions = None,
 ) -> None:
     """Fit models on all events and save them: those of the files, and those of the service's store where there is one.
 
@@ -44,6 +60,7 @@ def train(
       zhiyin train ease -p reg=400 --output models
       zhiyin train sasrec:factors=128,epochs=50
       zhiyin train --budget 10m
+      zhiyin train als itemknn --engine spark://host:7077
     """
     from zhiyin.cli.output import duration, print_json, say
     from zhiyin.cli.project import open_project
@@ -56,19 +73,29 @@ def train(
 
         if models or param:
             raise ConfigError("--budget chooses the models itself", remedy="name models, or a budget, not both")
+        if engine is not None:
+            raise ConfigError("--budget works in this process", remedy="name models to fit them on an engine")
         train_within(project, budget, output, force, json, store=not no_store)
         return
-    from zhiyin.pipeline.training import train_models
+    from zhiyin.cli.engine import opened_engine
+    from zhiyin.pipeline.training import TrainedModel, train_models
 
     instances = project.models(models, param)
-    data = project.training_data(store=not no_store)
-    trained = train_models(
-        instances,
-        data,
-        output or project.home / project.config.train.output,
-        project.run,
-        on_trained=lambda one: say(f"{label(one.model)}: fitted in {duration(one.seconds)}, saved in {one.folder}"),
-    )
+    folder = output or project.home / project.config.train.output
+
+    def on_trained(one: TrainedModel) -> None:
+        say(f"{label(one.model)}: fitted in {duration(one.seconds)}, saved in {one.folder}")
+
+    with opened_engine(engine, engine_folder, engine_option, project.home) as opened:
+        if opened is None:
+            data = project.training_data(store=not no_store)
+            trained = train_models(instances, data, folder, project.run, on_trained)
+        else:
+            from zhiyin.engines.spark.work import SparkWork
+
+            work = SparkWork(opened)
+            data = project.training_data(store=not no_store, read=work.read)
+            trained = train_models(instances, data, folder, project.run, on_trained, work.fit)
     if json:
         print_json(
             [

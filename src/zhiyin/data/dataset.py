@@ -272,14 +272,14 @@ class Dataset:
         )
         return cls(
             sorted_events,
-            _described(user_ids, users),
-            _described(item_ids, items),
+            described(user_ids, users),
+            described(item_ids, items),
             has_times=has_times,
             roles=roles,
             quarantine=quarantine,
             notes=notes,
             assumed=assumed,
-            links=_coded(links, user_ids) if links is not None else None,
+            links=coded_links(links, user_ids) if links is not None else None,
             schema=EventSchema.of(names) if schema is None else dataclasses.replace(schema, kinds=names),
             position=position,
             stored=stored,
@@ -302,7 +302,7 @@ def _not_ahead(events: pl.DataFrame, schema: EventSchema, now: int) -> tuple[np.
     return (~is_ahead).to_numpy(), ahead
 
 
-def _described(ids: Ids, described: pl.DataFrame | None) -> pl.DataFrame:
+def described(ids: Ids, described: pl.DataFrame | None) -> pl.DataFrame:
     """One row a code: the ids, joined with what is known of them. The first row of a repeated id counts."""
     frame = pl.DataFrame({"id": ids.values})
     if described is None:
@@ -311,7 +311,7 @@ def _described(ids: Ids, described: pl.DataFrame | None) -> pl.DataFrame:
     return frame.join(described, on="id", how="left", maintain_order="left")
 
 
-def _coded(links: pl.DataFrame, ids: Ids) -> pl.DataFrame:
+def coded_links(links: pl.DataFrame, ids: Ids) -> pl.DataFrame:
     """Links in user codes, each pair once, sorted."""
     coded = pl.DataFrame({"user": ids.encode(links["user"]), "other": ids.encode(links["other"])})
     weighted = "weight" in links.columns

@@ -15,6 +15,7 @@ from zhiyin.data.event_schema import NO_KIND, beyond_values
 from zhiyin.data.quarantine import reject, rejected_rows
 from zhiyin.data.read_assumptions import Dialect, Findings
 from zhiyin.data.table import ColumnPlan, Table, Use
+from zhiyin.data.time_formats import Times
 from zhiyin.data.time_of_day import join_clock, read_clock
 from zhiyin.data.time_policy import TimePolicy
 from zhiyin.data.timestamps import read_times
@@ -68,6 +69,7 @@ class CleanEvents:
     events: frame with a column for each role.
     details: frame of KEYS and the columns that describe items and users; None without such columns.
     rejected: the rows set aside.
+    n_ahead: number of times that were ahead of the clock and taken as now.
     day_first: the order of days and months that was read, None where there is no such question.
     open_order: the message where that order is a guess.
     """
@@ -75,6 +77,7 @@ class CleanEvents:
     events: pl.DataFrame
     details: pl.DataFrame | None
     rejected: pl.DataFrame
+    n_ahead: int = 0
     day_first: bool | None = None
     open_order: str = ""
 
@@ -93,12 +96,13 @@ def read_events(
     loaded = table.execute(source.columns)
     reasons = loaded.bad
     clean: dict[str, pl.Series] = {}
-    day_first, open_order = None, ""
+    n_ahead, day_first, open_order = 0, None, ""
     for role, column in role_columns.items():
         series = loaded.frame[column]
         if role == "time":
             clock = loaded.frame[roles.clock] if roles.clock else None
-            clean["time"], day_first, open_order = _times(table, series, clock, reasons, now, dialect, findings)
+            clean["time"], n_ahead, parsed = _times(table, series, clock, reasons, now, dialect, findings)
+            day_first, open_order = parsed.day_first, parsed.open_order
         elif role in ("user", "item"):
             clean[role] = series
             reject(reasons, series.is_null(), f"{role} is missing")
@@ -119,7 +123,12 @@ def read_events(
         is_good[list(reasons)] = False
         events = events.filter(is_good)
         details = details.filter(is_good) if details is not None else None
-    return CleanEvents(events, details, rejected_rows(table, reasons, strict), day_first, open_order)
+    return CleanEvents(events, details, rejected_rows(table, reasons, strict), n_ahead, day_first, open_order)
+
+
+def note_of_times_ahead(n_ahead: int) -> str:
+    """The sentence about the times of a table that are ahead of the clock."""
+    return f"{n_ahead:,} times are up to a day ahead of the clock: taken as now"
 
 
 def _values(column: pl.Series, reasons: dict[int, str]) -> pl.Series:
@@ -139,14 +148,14 @@ def _times(
     now: int,
     dialect: Dialect,
     findings: Findings,
-) -> tuple[pl.Series, bool | None, str]:
+) -> tuple[pl.Series, int, Times]:
     """Times that the policy accepts; those up to a day ahead of the clock become `now`. Others are rejected.
 
     clock: times of day to be joined with the days of the column.
 
     Returns
     -------
-    Int64 microseconds UTC, the order of days and months that was read, and the message where that is a guess.
+    Int64 microseconds UTC, the number of times that became `now`, and what was decided of the column.
     """
     parsed, policy = read_times(column, dialect.day_first, None if clock is not None else dialect.zone), TimePolicy()
     times = parsed.times
@@ -179,10 +188,7 @@ def _times(
         for row, cell in zip(rows.to_list(), column.gather(rows).to_list()):
             reasons.setdefault(row, f"{column.name} = {cell if isinstance(cell, int) else str(cell)!r} {problem}")
     n_ahead = int(times.is_between(now, policy.latest(now), closed="right").sum())
-    if n_ahead:
-        findings.note(f"{n_ahead:,} times are up to a day ahead of the clock: taken as now")
-        times = times.clip(upper_bound=now)
-    return times, parsed.day_first, parsed.open_order
+    return times.clip(upper_bound=now) if n_ahead else times, n_ahead, parsed
 
 
 def _is_missing(column: pl.Series) -> pl.Series:

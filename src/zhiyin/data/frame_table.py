@@ -138,9 +138,10 @@ class ParquetTable(FrameTable):
         self.dialect, self.findings = dialect or Dialect(), Findings()
         try:
             scan = self._scan()
-            schema = scan.collect_schema()
-            rows = int(scan.select(pl.len()).collect().item())
-            self.sample = typed_sample(with_text_columns(_sample_of_scan(scan, schema, rows), self.findings))
+            self.schema = scan.collect_schema()
+            self.n_rows = int(scan.select(pl.len()).collect().item())
+            sample = _sample_of_scan(scan, self.schema, self.n_rows)
+            self.sample = typed_sample(with_text_columns(sample, self.findings))
         except (pl.exceptions.PolarsError, OSError) as error:
             raise DataError(f"not a Parquet file: {error}", file=path, remedy="check how it was written") from None
 
@@ -156,6 +157,25 @@ class ParquetTable(FrameTable):
 
     def locate(self, rows: list[int]) -> list[tuple[int, str]]:
         return [(row + 1, "") for row in rows]
+
+
+class ParquetRows(ParquetTable):
+    """Some rows of a Parquet file, to be read by a plan that was made for the whole of it.
+
+    Parameters
+    ----------
+    start, n_rows: position of the first row, and number of rows.
+    """
+
+    def __init__(self, path: Any, dialect: Dialect, start: int, n_rows: int) -> None:
+        self.path, self.name, self.dialect, self.findings = path, str(path), dialect, Findings()
+        self.start, self.n_rows = start, n_rows
+
+    def _scan(self) -> pl.LazyFrame:
+        return super()._scan().slice(self.start, self.n_rows)
+
+    def locate(self, rows: list[int]) -> list[tuple[int, str]]:
+        return [(self.start + row + 1, "") for row in rows]
 
 
 def partition_keys(path: Any) -> list[str]:

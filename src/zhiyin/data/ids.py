@@ -77,7 +77,7 @@ def match_spelling(ids: pl.Series, reference: pl.Series) -> pl.Series:
     if ids.dtype.is_integer() and reference.dtype.is_integer():
         return ids
     text, other = ids.cast(pl.String), reference.cast(pl.String).drop_nulls()
-    pointed = other.str.contains(_POINTED).any() or text.str.contains(_POINTED).any()
+    pointed = other.str.contains(POINTED).any() or text.str.contains(POINTED).any()
     if not pointed:
         return ids
     spelled = pl.DataFrame({"known": other.unique()}).with_columns(plain=pl.col("known").str.replace(_POINT, "$1"))
@@ -127,7 +127,7 @@ def whole_numbers(texts: pl.Series, dtype: pl.DataType | type[pl.DataType] = pl.
 
 _DECIMAL = r"^(?:0|-?[1-9][0-9]{0,19})$"
 _POINT = r"^(-?\d+)\.0+$"
-_POINTED = r"^-?\d+\.0+$"
+POINTED = r"^-?\d+\.0+$"
 
 
 class Ids:

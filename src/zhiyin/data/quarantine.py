@@ -34,15 +34,21 @@ def rejected_rows(table: Table, reasons: dict[int, str], strict: bool) -> pl.Dat
     records = [(table.name, line, reasons[row], raw) for row, (line, raw) in zip(rows, locations)]
     records += [(table.name, line, reason, raw) for line, reason, raw in table.set_aside()]
     rejected = pl.DataFrame(records, schema=QUARANTINE, orient="row").sort("line")
-    if strict and len(rejected):
+    if strict:
+        refuse_rows(rejected)
+    return rejected
+
+
+def refuse_rows(rejected: pl.DataFrame) -> None:
+    """Raise DataError for the first row of the quarantine of a table, if it has one."""
+    if len(rejected):
         first = rejected.row(0, named=True)
         raise DataError(
             f"{first['reason']} ({len(rejected):,} bad rows in all)",
-            file=table.name,
+            file=first["file"],
             row=first["line"],
             remedy="mend the rows, or read without strict to set them aside",
         )
-    return rejected
 
 
 def common_reasons(quarantine: pl.DataFrame, n: int = 3) -> str:

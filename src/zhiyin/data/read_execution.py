@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+import numpy as np
 import polars as pl
 
 from zhiyin.core.errors import DataError
@@ -13,7 +14,7 @@ from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.data.column_roles import Roles
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.entity_table import KEYS
-from zhiyin.data.event_cleaning import CleanEvents, EventSource, read_events
+from zhiyin.data.event_cleaning import CleanEvents, EventSource, note_of_times_ahead, read_events
 from zhiyin.data.event_schema import NO_KIND, EventSchema
 from zhiyin.data.ids import match_spelling
 from zhiyin.data.link_table import read_links
@@ -48,26 +49,13 @@ def execute(
         links, rejected_links = read_links(plan.links, strict, findings)
         rejected.append(rejected_links)
     quarantine = pl.concat(rejected) if rejected else empty_quarantine()
-    if len(quarantine):
-        reasons = common_reasons(quarantine)
-        findings.note(f"{len(quarantine):,} rows set aside: {reasons}")
-    if events.is_empty() and len(quarantine) and (snapshot is None or snapshot.events.is_empty()):
-        first = quarantine.row(0, named=True)
-        raise DataError(
-            f"every row was set aside ({reasons}); the first: {first['reason']}",
-            file=first["file"], row=first["line"], remedy="name other columns, or mend the rows",
-        )  # fmt: skip
+    has_events = len(events) > 0 or (snapshot is not None and len(snapshot.events) > 0)
+    note_rejected(quarantine, has_events, findings)
     ids_of = events if snapshot is None or len(events) else snapshot.events
-    items = plan.items.read(ids_of["item"], details, findings)
-    users = plan.users.read(ids_of["user"], details, findings)
+    declared = types or CatalogueSchema()
+    items, users = read_entities(plan, ids_of["item"], ids_of["user"], details, declared, findings)
     details.clear()
     del ids_of
-    for source in (plan.items, plan.users, plan.links):
-        if source is not None and source.table is not None:
-            source.table.close()
-    declared = types or CatalogueSchema()
-    items = _in_declared_types(declared, "items", items, findings)
-    users = _in_declared_types(declared, "users", users, findings)
     roles, hidden, stored, position = plan.roles, None, None, None
     if snapshot is not None:
         position = snapshot.position
@@ -106,6 +94,47 @@ def execute(
     return data
 
 
+def note_rejected(quarantine: pl.DataFrame, has_events: bool, findings: Findings) -> None:
+    """Note how many rows were set aside and why. Raises DataError where that were all."""
+    if quarantine.is_empty():
+        return
+    reasons = common_reasons(quarantine)
+    findings.note(f"{len(quarantine):,} rows set aside: {reasons}")
+    if not has_events:
+        first = quarantine.row(0, named=True)
+        raise DataError(
+            f"every row was set aside ({reasons}); the first: {first['reason']}",
+            file=first["file"], row=first["line"], remedy="name other columns, or mend the rows",
+        )  # fmt: skip
+
+
+def read_entities(
+    plan: ReadPlan,
+    item_ids: pl.Series,
+    user_ids: pl.Series,
+    details: list[pl.DataFrame | None],
+    declared: CatalogueSchema,
+    findings: Findings,
+) -> tuple[pl.DataFrame | None, pl.DataFrame | None]:
+    """What describes items and users, in the types that are declared, and None for each where nothing does. Closes the
+    tables of all but the events.
+
+    Parameters
+    ----------
+    item_ids, user_ids: of the log, repeated or not.
+    details: columns of the log that describe them, as in `EntitySource.read`.
+    """
+    items = plan.items.read(item_ids, details, findings)
+    users = plan.users.read(user_ids, details, findings)
+    for source in (plan.items, plan.users, plan.links):
+        if source is not None and source.table is not None:
+            source.table.close()
+    return (
+        _in_declared_types(declared, "items", items, findings),
+        _in_declared_types(declared, "users", users, findings),
+    )
+
+
 def _read_events(plan: ReadPlan, now: int, strict: bool, findings: Findings, run: Run) -> list[CleanEvents]:
     """The events of each table. Where a table shows whether days or months come first, the others are read so too."""
     parts: list[CleanEvents] = []
@@ -114,6 +143,8 @@ def _read_events(plan: ReadPlan, now: int, strict: bool, findings: Findings, run
     with run.bar("Reading events", len(plan.events)) as advance:
         for source in plan.events:
             part = read_events(source, plan.roles, plan.dialect, now, strict, findings)
+            if part.n_ahead:
+                findings.note(note_of_times_ahead(part.n_ahead))
             if part.open_order:
                 ambiguous[len(parts)] = source
             else:
@@ -178,14 +209,34 @@ def _with_weights(
     kinds = [NO_KIND] if kind is None else kind.unique().cast(pl.String).sort().to_list()
     schema = EventSchema.of(kinds, weights, roles.rating if value is not None else None)
     weight = schema.weights(kind, value, len(events))
+    counts = WeightCounts.of(weight, value)
+    if weights is None and counts.ones == counts.events:  # what events weigh that have no column of weights
+        return events, schema, weight_notes(schema, weights, counts)
+    return events.with_columns(weight=weight), schema, weight_notes(schema, weights, counts)
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightCounts:
+    """Of how many events, of how many the weight is 1 and is 0, and the value is below 0."""
+
+    events: int
+    ones: int
+    zeros: int
+    negative_values: int
+
+    @classmethod
+    def of(cls, weight: np.ndarray, value: pl.Series | None) -> WeightCounts:
+        negative = 0 if value is None else int((value < 0).sum())
+        return cls(len(weight), int((weight == 1).sum()), int((weight == 0).sum()), negative)
+
+
+def weight_notes(schema: EventSchema, weights: Mapping[str, float] | None, counts: WeightCounts) -> list[str]:
+    """What was decided about the weights of events, in sentences. weights: as `read` takes them."""
     if weights is None:
-        if (weight == 1).all():
-            return events, schema, ["weights: every event counts 1"]
-        has_negative = value is not None and bool((value < 0).any())
-        notes = ["weights: " + schema.describe(negative=has_negative)]
-    else:
-        notes = ["weights: " + ", ".join(f"{name} = {number:g}" for name, number in weights.items())]
-        n_unmatched = int((weight == 0).sum())
-        if n_unmatched:
-            notes.append(f"{n_unmatched:,} of {len(events):,} events match no weight: kept as seen, worth 0")
-    return events.with_columns(weight=weight), schema, notes
+        if counts.ones == counts.events:
+            return ["weights: every event counts 1"]
+        return ["weights: " + schema.describe(negative=counts.negative_values > 0)]
+    notes = ["weights: " + ", ".join(f"{name} = {number:g}" for name, number in weights.items())]
+    if counts.zeros:
+        notes.append(f"{counts.zeros:,} of {counts.events:,} events match no weight: kept as seen, worth 0")
+    return notes

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import polars as pl
@@ -39,11 +41,37 @@ class ModelFoldResult:
     peak_mb: float
 
 
+class Work(Protocol):
+    """Where models are fitted and their lists are made and measured: `LocalWork`, or on a cluster."""
+
+    def fit(self, model: Recommender, train: Dataset, run: Run) -> None:
+        """As `Recommender.fit`."""
+
+    def evaluate_window(
+        self, model: Recommender, window: Window, ks: Sequence[int], run: Run, *, auc: bool = False, label: str = ""
+    ) -> WindowResult:
+        """As the function of this name."""
+
+
+class LocalWork:
+    """Fits and ranks in this process."""
+
+    def fit(self, model: Recommender, train: Dataset, run: Run) -> None:
+        model.fit(train, run)
+
+    def evaluate_window(
+        self, model: Recommender, window: Window, ks: Sequence[int], run: Run, *, auc: bool = False, label: str = ""
+    ) -> WindowResult:
+        # Kernels load at their first call; that is no model's scoring time.
+        model.rank(window.histories.rows(0, 1), 1, run=run)
+        return evaluate_window(model, window, ks, run, auc=auc, label=label)
+
+
 class Fold:
     """A test window, with what the metrics of all models on it share, computed once."""
 
-    def __init__(self, window: Window, ks: list[int], run: Run) -> None:
-        self.window, self.ks, self.run = window, ks, run
+    def __init__(self, window: Window, ks: list[int], run: Run, work: Work | None = None) -> None:
+        self.window, self.ks, self.run, self.work = window, ks, run, work or LocalWork()
         train = window.train
         incidence = train.matrix()
         self.counts = np.bincount(incidence.indices, minlength=train.n_items).astype(np.float64)
@@ -78,11 +106,9 @@ class Fold:
             if not model.is_fitted:
                 model = dataclasses.replace(model)
                 started = time.perf_counter()
-                model.fit(window.train, self.run)
+                self.work.fit(model, window.train, self.run)
                 fit_seconds = time.perf_counter() - started
-            # Kernels load at their first call; that is no model's scoring time.
-            model.rank(window.histories.rows(0, 1), 1, run=self.run)
-            result = evaluate_window(model, window, self.ks, self.run, auc=auc, label=f"{name}: ranking")
+            result = self.work.evaluate_window(model, window, self.ks, self.run, auc=auc, label=f"{name}: ranking")
         if self.popular_lists is None:
             if is_plain_popular(model):
                 self.popular_lists = result.lists

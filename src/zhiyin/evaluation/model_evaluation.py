@@ -143,6 +143,16 @@ def evaluate_window(
     return WindowResult(lists, hits, per_user, seconds)
 
 
+def joined_results(parts: Sequence[WindowResult]) -> WindowResult:
+    """The result of a window from those of its parts, in the order of its users."""
+    return WindowResult(
+        np.concatenate([part.lists for part in parts]),
+        np.concatenate([part.hits for part in parts]),
+        {name: np.concatenate([part.per_user[name] for part in parts]) for name in parts[0].per_user},
+        sum(part.seconds for part in parts),
+    )
+
+
 def accuracy(
     hits: np.ndarray, relevant: np.ndarray, ks: Sequence[int], names: Sequence[str] | None = None
 ) -> dict[str, np.ndarray]:

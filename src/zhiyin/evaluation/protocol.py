@@ -32,7 +32,7 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.splits import Split
 from zhiyin.evaluation.beyond_accuracy import BEYOND_ACCURACY
 from zhiyin.evaluation.comparison_table import direction, rich_table, table_cells
-from zhiyin.evaluation.fold_metrics import Fold, ModelFoldResult, is_plain_popular
+from zhiyin.evaluation.fold_metrics import Fold, ModelFoldResult, Work, is_plain_popular
 from zhiyin.evaluation.model_evaluation import (
     Window,
     metric_k,
@@ -147,6 +147,7 @@ def evaluate(
     auc: bool = False,
     run: Run | None = None,
     title: str = "",
+    work: Work | None = None,
 ) -> Evaluation:
     """Compare models on what users did after train.
 
@@ -163,6 +164,7 @@ def evaluate(
     rounds: bootstrap resamples of users for the 95 % intervals; 0 for no intervals.
     baselines: add Random, Popular and, for a log with times over more than 14 days, Popular with a half-life.
     auc: also compute the AUC of each user over the whole catalogue, by a second pass over all scores.
+    work: where models are fitted and lists are made, such as on a cluster; None: in this process.
 
     Raises
     ------
@@ -176,7 +178,7 @@ def evaluate(
     if baselines:
         chosen = _baselines(chosen, splits[0].train) | chosen
     windows = [Window.of(part, exclude_seen) for part in splits]
-    folds = [Fold(window, ks, run) for window in windows]
+    folds = [Fold(window, ks, run, work) for window in windows]
     # A plain Popular goes first: its lists are what serendipity compares with.
     order = sorted(chosen, key=lambda name: not is_plain_popular(chosen[name]))
     outcomes: dict[str, list[ModelFoldResult]] = {name: [] for name in chosen}

@@ -71,6 +71,7 @@ def train_models(
     folder: Path,
     run: Run,
     on_trained: Callable[[TrainedModel], None] = lambda trained: None,
+    fit: Callable[[Recommender, Dataset, Run], object] = lambda model, data, run: model.fit(data, run),
 ) -> list[TrainedModel]:
     """Fit models on all events and save each as `folder/NAME`, the catalogue beside them.
 
@@ -79,13 +80,14 @@ def train_models(
     Parameters
     ----------
     on_trained: called after each model.
+    fit: fits a model, in another place than this process.
     """
     trained: list[TrainedModel] = []
     for model in models:
         started = time.perf_counter()
         place = _unused_folder(folder / type(model).__name__.lower(), [one.folder for one in trained])
         checkpoint = folder / ".checkpoints" / place.name
-        model.fit(data, dataclasses.replace(run, checkpoint=checkpoint, checkpoint_every=CHECKPOINT_EVERY))
+        fit(model, data, dataclasses.replace(run, checkpoint=checkpoint, checkpoint_every=CHECKPOINT_EVERY))
         seconds = time.perf_counter() - started
         model.save(place)
         trained.append(TrainedModel(model, place, seconds))

@@ -29,6 +29,13 @@ def read_data(
     """
     from zhiyin.data.reading import read
 
+    return read(**read_arguments(config, base_dir, strict, snapshot))
+
+
+def read_arguments(
+    config: Config, base_dir: str | Path = ".", strict: bool | None = None, snapshot: StoreSnapshot | None = None
+) -> dict[str, Any]:
+    """The arguments of `read` by which `read_data` reads."""
     base, data = Path(base_dir), config.data
     if data.source is None and snapshot is None:
         raise ConfigError(
@@ -38,20 +45,20 @@ def read_data(
         )
     written_keys = config.columns.model_fields_set  # an empty list that was written means none; left out, a guess
     columns = {n: v for n, v in config.columns.model_dump().items() if v or (n in written_keys and v is not None)}
-    return read(
-        resolved(data.source, base),
-        items=resolved(data.items, base),
-        users=resolved(data.users, base),
-        links=resolved(data.links, base),
-        columns=columns or None,
-        weights=config.weights or None,
-        query=data.query,
-        query_limit=QueryLimit(microseconds(data.query_timeout) / 1e6, data.query_rows),
-        strict=data.strict if strict is None else strict,
-        snapshot=snapshot,
-        assume=config.read.model_dump(),
-        types=config.schema.types,
-    )
+    return {
+        "source": resolved(data.source, base),
+        "items": resolved(data.items, base),
+        "users": resolved(data.users, base),
+        "links": resolved(data.links, base),
+        "columns": columns or None,
+        "weights": config.weights or None,
+        "query": data.query,
+        "query_limit": QueryLimit(microseconds(data.query_timeout) / 1e6, data.query_rows),
+        "strict": data.strict if strict is None else strict,
+        "snapshot": snapshot,
+        "assume": config.read.model_dump(),
+        "types": config.schema.types,
+    }
 
 
 def store_address(config: Config, base_dir: str | Path = ".") -> str:

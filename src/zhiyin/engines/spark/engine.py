@@ -43,7 +43,7 @@ class SparkEngine:
 
     def __init__(self, session: Any, url: str, folder: Path) -> None:
         self.session, self.url, self.folder = session, url, folder
-        self.is_connect = is_connect(session)
+        self.is_connect, self.is_local = is_connect(session), url.startswith("local")
         self.slots = CONNECT_SLOTS if self.is_connect else int(session.sparkContext.defaultParallelism)
 
     @classmethod

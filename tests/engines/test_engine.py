@@ -1,0 +1,214 @@
+"""The engine itself: tasks, exchanges, failures in one line, Ctrl-C, and the commands that use it."""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+from typer.testing import CliRunner
+
+from zhiyin.cli.main import app
+from zhiyin.core.durations import microseconds
+from zhiyin.core.errors import ConfigError, EngineError, MissingExtraError
+from zhiyin.core.run import Run
+from zhiyin.engines import open_engine
+from zhiyin.testing.recommender import shop
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from zhiyin.engines.spark.engine import SparkEngine
+
+QUIET = Run(progress=False)
+
+
+def test_tasks_have_their_results_in_order(spark: SparkEngine) -> None:
+    assert spark.run_tasks(partial(operator.mul, 3), [5, 1, 4], QUIET, "multiplying") == [15, 3, 12]
+    assert spark.run_tasks(len, [], QUIET, "nothing") == []
+
+
+def _digits(task: list[int]) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    rows = {"target": pa.array([n % 4 for n in task], pa.int32()), "number": pa.array(task, pa.int64())}
+    yield pa.RecordBatch.from_pydict(rows)
+
+
+def _collect(target: int, rows: pa.Table) -> list[int]:
+    return [target, *sorted(rows.column("number").to_pylist())]
+
+
+def test_an_exchange_brings_each_row_to_its_target_once(spark: SparkEngine) -> None:
+    schema = "target int, number long"
+    received = spark.exchange(_digits, [[1, 5, 4], [], [9, 2]], schema, _collect, 4, QUIET, "sorting")
+    assert received == [[0, 4], [1, 1, 5, 9], [2, 2], [3]]
+
+
+def test_an_error_of_a_task_is_the_error_itself(spark: SparkEngine) -> None:
+    with pytest.raises(ConfigError) as expected:
+        microseconds("soon")
+    with pytest.raises(ConfigError) as raised:
+        spark.run_tasks(microseconds, ["1d", "soon"], QUIET, "durations")
+    assert str(raised.value) == str(expected.value)
+
+
+def test_another_failure_is_one_line_with_the_job_and_the_first_cause(spark: SparkEngine) -> None:
+    with pytest.raises(EngineError) as raised:
+        spark.run_tasks(partial(operator.truediv, 1), [1, 0], QUIET, "dividing")
+    assert raised.value.message == "dividing: ZeroDivisionError: division by zero"
+
+
+def _touch_and_wait(folder: str, task: int) -> None:
+    Path(folder, f"{task}.begun").touch()
+    time.sleep(120)
+
+
+def test_ctrl_c_ends_the_job_and_the_session_goes_on(spark: SparkEngine, tmp_path: Path) -> None:
+    def interrupt() -> None:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("*.begun")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        spark.run_tasks(partial(_touch_and_wait, str(tmp_path)), [1, 2, 3], QUIET, "waiting")
+    thread.join()
+    assert time.monotonic() - begun < 100
+    tracker, deadline = spark.session.sparkContext.statusTracker(), time.monotonic() + 30
+    while tracker.getActiveJobsIds() and time.monotonic() < deadline:  # its status follows after it has ended
+        time.sleep(0.05)
+    assert list(tracker.getActiveJobsIds()) == []
+    assert spark.run_tasks(abs, [-1], QUIET, "after") == [1]
+
+
+def test_the_bar_counts_tasks(spark: SparkEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+
+    class Recorded:
+        def __init__(self, label: str, total: int | None) -> None:
+            assert (label, total) == ("counting", 6)
+
+        def advance(self, n: int, note: str = "") -> None:
+            steps.append(n)
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr("zhiyin.core.run._Bar", Recorded)
+    spark.run_tasks(time.sleep, [0.2] * 6, Run(progress=True), "counting")
+    assert len(steps) >= 1
+    assert sum(steps) <= 6
+
+
+@given(
+    st.lists(st.integers(0, 50), min_size=1, max_size=40).flatmap(
+        lambda work: st.tuples(st.just(work), st.integers(1, len(work)))
+    )
+)
+def test_bounds_of_blocks_cover_all_rows_and_leave_none_empty(case: tuple[list[int], int]) -> None:
+    from zhiyin.engines.spark.event_log import equal_bounds
+
+    work, n_blocks = case
+    bounds = equal_bounds(np.array(work), n_blocks)
+    assert len(bounds) == n_blocks + 1
+    assert (bounds[0], bounds[-1]) == (0, len(work))
+    assert (np.diff(bounds) >= 1).all()
+
+
+def test_addresses_folders_and_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="address of no engine"):
+        open_engine("flank://host")
+    with pytest.raises(ConfigError, match="folder"):
+        open_engine("spark://host:7077")
+    monkeypatch.setitem(__import__("sys").modules, "pyspark", None)
+    with pytest.raises(MissingExtraError, match="pyspark"):
+        open_engine("local[2]")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project with a Parquet log and a catalogue with prices."""
+    data = shop(seed=3)
+    users, items = data.user_ids.values, data.item_ids.values
+    data.events.select(
+        users.gather(data.events["user"]).alias("user_id"), items.gather(data.events["item"]).alias("item_id"),
+        (pl.col("time") + microseconds("50y")).cast(pl.Datetime("us")),
+    ).write_parquet(tmp_path / "events.parquet")  # fmt: skip
+    pl.DataFrame({"item_id": items, "price": np.arange(len(items)) % 5}).write_parquet(tmp_path / "items.parquet")
+    (tmp_path / "zhiyin.toml").write_text(
+        '[data]\nsource = "events.parquet"\nitems = "items.parquet"\n'
+        '[train]\nmodels = ["als:factors=4,epochs=2"]\n[evaluate]\nk = [5]\nbootstrap = 20\n'
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def shared_session(spark: SparkEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands get the session of the tests, which they do not end."""
+    from zhiyin.engines.spark.engine import SparkEngine
+
+    monkeypatch.setattr(SparkEngine, "open", classmethod(lambda cls, *arguments: spark))
+    monkeypatch.setattr(SparkEngine, "close", lambda self: None)
+
+
+def invoke(*arguments: str) -> Any:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == 0, result.output
+    return result
+
+
+@pytest.mark.usefixtures("shared_session")
+def test_commands_on_an_engine_do_what_they_do_here(project: Path) -> None:
+    config, engine = ("--config", str(project / "zhiyin.toml")), ("--engine", "local[2]")
+    invoke("train", *config, "--output", str(project / "here"))
+    invoke("train", *config, *engine, "--output", str(project / "there"))
+    names = sorted(path.name for path in (project / "here" / "als").iterdir())
+    for name in names:
+        assert (project / "here" / "als" / name).read_bytes() == (project / "there" / "als" / name).read_bytes(), name
+    lists = (
+        "recommend",
+        "--all",
+        "-k",
+        "3",
+        "--filter",
+        "price > 1",
+        "--model",
+        str(project / "there" / "als"),
+        *config,
+    )
+    invoke(*lists, "--output", str(project / "here.parquet"))
+    invoke(*lists, *engine, "--output", str(project / "there.parquet"))
+    here, there = (pl.read_parquet(project / f"{name}.parquet") for name in ("here", "there"))
+    assert_frame_equal(here, there, check_exact=True)
+    figures = []
+    for extra in ((), engine):
+        invoke("evaluate", *config, *extra, "--output", str(project / "report"))
+        models = json.loads((project / "report" / "evaluation.json").read_text())["models"]
+        figures.append([(model["name"], model["metrics"], model["intervals"]) for model in models])
+    assert figures[0] == figures[1]
+
+
+def test_options_of_an_engine_need_one(project: Path) -> None:
+    config = ("--config", str(project / "zhiyin.toml"))
+    result = CliRunner().invoke(app, ["train", *config, "--engine-option", "spark.executor.memory=1g"])
+    assert result.exit_code == 1
+    assert "--engine" in result.output
+    result = CliRunner().invoke(app, ["train", *config, "--budget", "1m", "--engine", "local[2]"])
+    assert result.exit_code == 1
