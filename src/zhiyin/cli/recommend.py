@@ -109,7 +109,12 @@ def recommend(
         recipients = (
             [user for user in loaded.context_.user_ids.values if str(user) not in forgotten] if forgotten else None
         )
-        options = {"filter": filter, "exclude_seen": exclude_seen, "diversity": diversity, "balance": balance}
+        options: dict[str, Any] = {
+            "filter": filter,
+            "exclude_seen": exclude_seen,
+            "diversity": diversity,
+            "balance": balance,
+        }
         with opened_engine(engine, engine_folder, engine_option, config.parent) as opened:
             if opened is None:
                 frame = answers.ask_many(recipients, k, **options)
