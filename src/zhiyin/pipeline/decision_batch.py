@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from zhiyin.pipeline.decision_record import DecisionRecord, decode_decision
-from zhiyin.policies.action_sets import action_keys
 from zhiyin.store.decisions import ClosedDecision
 
 # Modes in which the baseline decides with certainty: importance weights of its own actions say nothing.
@@ -86,7 +85,6 @@ class DecisionBatch:
             shown.append(is_shown)
             features.append(None if record.features is None else record.features[is_shown])
         n_shown = [len(values) for values in rewards]
-        items = [item for record, seen in zip(records, shown) for item, one in zip(record.items, seen.tolist()) if one]
         infos = [record.info for record in records]
         return cls(
             np.array(times, dtype=np.int64),
@@ -95,7 +93,7 @@ class DecisionBatch:
             tuple(Context(info.layout, info.vectors, info.version_free) for info in infos),
             tuple(features),
             np.concatenate([[0], np.cumsum(n_shown, dtype=np.int64)]),
-            action_keys(items),
+            _joined([_chosen_keys(record)[seen] for record, seen in zip(records, shown)], np.int64),
             _joined([record.slots[seen] for record, seen in zip(records, shown)], np.int64),
             _joined(rewards, np.float64),
             _baseline_weights(records),
@@ -154,6 +152,13 @@ def figures_of(numbers: np.ndarray) -> Figures:
     """Of numbers, float64[n]."""
     largest = float(np.abs(numbers).max(initial=0.0))
     return len(numbers), float(numbers.sum()), float(numbers @ numbers), int(np.count_nonzero(numbers)), largest
+
+
+def _chosen_keys(record: DecisionRecord) -> np.ndarray:
+    """int64[s], keys of the actions chosen, of the shortlist where it is in the trace: ids are hashed no more."""
+    if record.keys is None or (record.chosen < 0).any():
+        return record.chosen_keys()
+    return record.keys[record.chosen]
 
 
 def _record_of(decision: ClosedDecision) -> DecisionRecord | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import zlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ from zhiyin.store.tables import (
     REPORTED_REWARDS,
     ROWS_PER_STATEMENT,
 )
-from zhiyin.store.traces import Trace, TraceTables, trace_of_row
+from zhiyin.store.traces import Trace, TraceTables, array_views
 
 _TRACE_COLUMNS = tuple(LISTS.c)
 # Columns of the frames of rewards.
@@ -324,11 +325,13 @@ def _row(closed: ClosedRow, now: int) -> dict[str, Any]:
 
 def _readable_trace(row: Any) -> Trace:
     """The trace of a row of `lists`; one that is damaged has neither head nor arrays, and holds up no other."""
+    list_id, user, time, version, placement, head, arrays = row
     try:
-        return trace_of_row(row)
-    except DataError as error:
-        log.warning("store: %s", error.message)
-        return Trace(row[0], row[1], int(row[2]), int(row[3]), row[4], {}, {})
+        parsed, views = json.loads(head), {} if arrays is None else array_views(arrays)
+    except (zlib.error, ValueError, KeyError, TypeError) as error:
+        log.warning("store: the trace of list %s is damaged (%s): what it brought is not learned", list_id, error)
+        parsed, views = {}, {}
+    return Trace(list_id, user, int(time), int(version), placement, parsed, views)
 
 
 def _closed_decision(row: Any) -> ClosedDecision:

@@ -89,6 +89,29 @@ def trace_of_row(row: Any) -> Trace:
         raise DataError(f"the trace of list {list_id} is damaged: {error}", remedy="restore a backup") from None
 
 
+# Types of safetensors by their names.
+_DTYPES = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "<i1", "U64": "<u8",
+    "U32": "<u4", "U16": "<u2", "U8": "<u1", "BOOL": "?",
+}  # fmt: skip
+
+
+def array_views(packed: bytes) -> dict[str, np.ndarray]:
+    """The arrays of a row of `lists`, as views of their bytes: they cannot be written. Faster than `trace_of_row`.
+
+    Raises ValueError, KeyError, TypeError or zlib.error where the bytes are no safetensors.
+    """
+    data = memoryview(zlib.decompress(packed))
+    start = 8 + int.from_bytes(data[:8], "little")
+    arrays = {}
+    for name, entry in json.loads(str(data[8:start], "utf-8")).items():
+        if name == "__metadata__":
+            continue
+        (begin, end), shape = entry["data_offsets"], entry["shape"]
+        arrays[name] = np.frombuffer(data[start + begin : start + end], _DTYPES[entry["dtype"]]).reshape(shape)
+    return arrays
+
+
 class TraceTables(Database):
     """Traces and impressions in a database."""
 
