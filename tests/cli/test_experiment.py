@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ pytest.importorskip("sqlalchemy")
 from tests.cli.conftest import Command
 from zhiyin.api.experiment_settings import ExperimentSettings
 from zhiyin.pipeline.experiment_state import ExperimentState, ExperimentVersion
-from zhiyin.service.experiments import change_experiment
+from zhiyin.service.experiments import change_experiment, read_experiments
 from zhiyin.store.records import Event
 from zhiyin.store.store import Store
 from zhiyin.store.traces import Trace
@@ -25,7 +26,10 @@ def folder(tmp_path: Path) -> Path:
     began = store.clock() - 3_600_000_000
     arms = {"control": {}, "b": {"placement": "other"}}
     for name, settings in (
-        ("ranker", {"arms": arms, "metrics": {"clicks": {"events": {"click": 1}}}}),
+        (
+            "ranker",
+            {"arms": arms, "metrics": {"clicks": {"events": {"click": 1}}}, "guardrails": [{"metric": "clicks"}]},
+        ),
         ("mixed", {"arms": arms, "kind": "interleaving"}),
     ):
         version = ExperimentVersion(name, ExperimentSettings.model_validate(settings), ExperimentState(began))
@@ -83,3 +87,21 @@ def test_mistakes_are_told(zhiyin: Command, folder: Path) -> None:
     assert "there is no experiment 'none'" in zhiyin("experiment", "status", "none", code=1).stderr
     assert "no arm 'control'" in zhiyin("experiment", "stop", "ranker", "--arm", "control", code=1).stderr
     assert "there is no experiment 'none'" in zhiyin("experiment", "stop", "none", code=1).stderr
+
+
+def test_the_job_of_a_service_stops_an_arm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from zhiyin.service import experiment_job
+
+    monkeypatch.setattr(experiment_job, "RUN_EVERY_SECONDS", 0.02)
+    store = Store(folder / "store.db")
+    job = experiment_job.ExperimentJob(store.address)
+    try:
+        end = time.monotonic() + 30
+        while "b" not in read_experiments(store)[0]["ranker"].state.stopped and time.monotonic() < end:
+            time.sleep(0.02)
+        newest = read_experiments(store)[0]["ranker"]
+    finally:
+        job.close()
+        store.close()
+    assert newest.by == "guardrail"
+    assert "guardrail clicks" in newest.state.stopped["b"].reason

@@ -25,7 +25,9 @@ from zhiyin.policies.experiments.arm_statistics import Sample
 from zhiyin.policies.experiments.comparisons import welch
 from zhiyin.store.experiment_export import EVENT_FRAME, LIST_FRAME
 from zhiyin.store.records import Event
+from zhiyin.store.sqlalchemy_import import sa
 from zhiyin.store.store import Store
+from zhiyin.store.tables import DECISIONS, OPEN_DECISIONS
 from zhiyin.store.traces import Trace
 
 BEGAN = 1_700_000_000_000_000
@@ -48,7 +50,7 @@ def frames(
     lists = pl.DataFrame({
         "list_id": [f"l{i}" for i in range(n)], "user": users or [f"u{i}" for i in range(n)],
         "time": [BEGAN + i * MINUTE for i in range(n)], "assignments": assignments,
-        "items": ['["i1","i2"]'] * n, "teams": [None] * n,
+        "items": ['["i1","i2"]'] * n, "teams": [None] * n, "rewards": [None] * n,
     }, schema=LIST_FRAME)  # fmt: skip
     rows = [
         (f"l{i}", "i1", "click", None, BEGAN + i * MINUTE + 1) for i, count in enumerate(clicks) for _ in range(count)
@@ -270,8 +272,35 @@ def test_the_log_reads_each_closed_list_once_and_nothing_of_who_was_forgotten(st
     assert len(log.covariates) == 0
 
 
-@pytest.fixture
-def store(tmp_path: Any) -> Any:
-    opened = Store(tmp_path / "shop.db")
+def test_lists_that_a_policy_decided_count_by_what_it_learns_once_their_decision_is_closed(store: Store) -> None:
+    metrics = {"reward": {"events": {"click": 1}, "policy_rewards": True}, "clicks": {"events": {"click": 1}}}
+    began = store.clock()
+    one = ExperimentVersion("x", version(metrics=metrics).settings, ExperimentState(began))
+    for n, user in enumerate(("closed", "open", "none")):
+        head: dict[str, Any] = {"items": ["i1"], "assignments": {"x": {"arm": "b", "p": 0.5, "began": began}}}
+        store.append_traces([Trace(f"l{n}", user, began + n + 1, 1, "other", head)])
+        store.append([Event(user, "i1", began + n + 1, "click", list_id=f"l{n}")])
+    row = {"list_id": "l0", "placement": "other", "time": began + 1}
+    closed = row | {"version": 1, "mode": "online", "rewards": "[2.5, null, 0.5]", "n_events": 1, "late": 0,
+                    "deadline": began, "closed": began, "events_seq": 1, "rewards_seq": 0}  # fmt: skip
+    with store.writing() as connection:
+        connection.execute(sa.insert(DECISIONS), [closed])
+        connection.execute(sa.insert(OPEN_DECISIONS), [row | {"list_id": "l1", "time": began + 2}])
+    log = ExperimentLog(store).update(one, began + 11 * MINUTE)
+    assert log.units.select("unit", "metric.reward", "metric.clicks").rows() == [("closed", 3.0, 1.0)]
+    with store.writing() as connection:
+        connection.execute(sa.delete(OPEN_DECISIONS))
+    log.update(one, began + 11 * MINUTE)
+    assert dict(zip(log.units["unit"], log.units["metric.reward"])) == {"closed": 3.0, "open": 1.0, "none": 1.0}
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
+def store(request: pytest.FixtureRequest, tmp_path: Any) -> Any:
+    if request.param == "postgres":
+        from tests.conftest import own_schema
+
+        opened = Store(own_schema(request.getfixturevalue("postgres")))
+    else:
+        opened = Store(tmp_path / "shop.db")
     yield opened
     opened.close()

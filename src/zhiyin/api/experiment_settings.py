@@ -40,7 +40,8 @@ class MetricSettings(Body):
     """A metric of the events that name a list, within its window.
 
     `events`: worth of an event by its kind; "value": the event's own value. `per`: "unit", the mean over units;
-    "list" or "item", a ratio to the lists or to the items listed. `better`: the direction that is an improvement.
+    "list" or "item", a ratio to the lists or to the items listed. `policy_rewards`: of a list that a policy decided,
+    the rewards that it learns, in place of the events. `better`: the direction that is an improvement.
     `cuped`: take out what the unit's events of before the experiment explain; of users, and per unit alone.
     """
 
@@ -48,6 +49,7 @@ class MetricSettings(Body):
         dict[Kind, Annotated[Number, Field(ge=-1_000_000, le=1_000_000)] | Literal["value"]],
         Field(min_length=1, max_length=50, json_schema_extra=_KINDS),
     ]
+    policy_rewards: Bool = False
     per: Literal["unit", "list", "item"] = "unit"
     better: Literal["higher", "lower"] = "higher"
     cuped: Bool = False
@@ -63,7 +65,7 @@ class GuardrailSettings(Body):
 def default_metrics() -> dict[str, MetricSettings]:
     return {
         "click_rate": MetricSettings(events={"click": 1.0}, per="list"),
-        "reward": MetricSettings(events={"click": 1.0, "purchase": 5.0}),
+        "reward": MetricSettings(events={"click": 1.0, "purchase": 5.0}, policy_rewards=True),
         "purchases": MetricSettings(events={"purchase": 1.0}, cuped=True),
     }
 

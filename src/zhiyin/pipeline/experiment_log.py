@@ -14,11 +14,13 @@ import polars as pl
 from zhiyin.api.experiment_settings import ExperimentSettings, MetricSettings
 from zhiyin.core.durations import SECOND, microseconds
 from zhiyin.pipeline.experiment_state import ExperimentVersion
-from zhiyin.store.experiment_export import event_counts, experiment_lists
+from zhiyin.store.experiment_export import event_counts, experiment_lists, oldest_open_decision
 from zhiyin.store.store import Store
 
 # How long after the end of its window a list may still be on its way into the store.
 GRACE = 5 * SECOND
+# How long after that a policy's decision may be open before the list counts by its events.
+MAX_OPEN = 3_600 * SECOND
 # What sums are kept by.
 _KEYS: Any = {"unit": pl.String, "arm": pl.String, "epoch": pl.Int64, "segment": pl.Int64}
 
@@ -58,6 +60,10 @@ class ExperimentLog:
             self.covariates = self._read_covariates(settings, began)
         now = self.store.clock() if now is None else now
         until = now - microseconds(settings.window) - GRACE
+        if any(metric.policy_rewards for metric in settings.metrics.values()):
+            placements = {settings.placement, *(arm.placement or settings.placement for arm in settings.arms.values())}
+            still_open = oldest_open_decision(self.store, placements, until - MAX_OPEN)
+            until = until if still_open is None else min(until, still_open - 1)
         stops = sorted(stop.time for stop in version.state.stopped.values())
         for lists, events in experiment_lists(self.store, self.until, until):
             part = unit_sums(lists, events, version.name, settings, began, stops)
@@ -113,6 +119,12 @@ def unit_sums(
         lists = lists.with_columns(won=pl.lit(0.0))
     sums = [pl.col("items").list.len().cast(pl.Int64), pl.col("lists")]
     columns = [metric_column(key) for key in settings.metrics]
+    rewards = pl.col("rewards").str.json_decode(pl.List(pl.Float64)).list.sum()
+    lists = lists.with_columns(
+        pl.coalesce(rewards, metric_column(key)).alias(metric_column(key))
+        for key, metric in settings.metrics.items()
+        if metric.policy_rewards
+    )
     return _sum(lists.select(*_KEYS, "p", *sums, *(pl.col(key).fill_null(0.0) for key in (*columns, "won"))))
 
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import polars as pl
 
 from zhiyin.store.sqlalchemy_import import sa
 from zhiyin.store.store import Store
-from zhiyin.store.tables import EVENTS, LISTS
+from zhiyin.store.tables import DECISIONS, EVENTS, LISTS, OPEN_DECISIONS
 
 LISTS_PER_PAGE = 50_000
-# `assignments`: JSON of a trace's head; `items`: JSON, the ids of the list; `teams`: JSON, of an interleaved list.
+# `assignments`: JSON of a trace's head; `items`: JSON, the ids of the list; `teams`: JSON, of an interleaved list;
+# `rewards`: JSON, of the slots of a closed decision of a policy.
 LIST_FRAME: Any = {
     "list_id": pl.String, "user": pl.String, "time": pl.Int64,
-    "assignments": pl.String, "items": pl.String, "teams": pl.String,
+    "assignments": pl.String, "items": pl.String, "teams": pl.String, "rewards": pl.String,
 }  # fmt: skip
 EVENT_FRAME: Any = {
     "list_id": pl.String, "item": pl.String, "kind": pl.String, "value": pl.Float64, "received": pl.Int64,
@@ -31,7 +32,8 @@ def experiment_lists(store: Store, after: int, until: int) -> Iterator[tuple[pl.
     parts = (_part_of_head(store, name) for name in ("assignments", "items", "teams"))
     # The head is JSON without spaces, and quotes inside its texts are escaped.
     has_part = LISTS.c.head.like('%"assignments":{%') & (LISTS.c.time <= until)
-    query = sa.select(LISTS.c.list_id, LISTS.c.user, LISTS.c.time, *parts).where(has_part)
+    query = sa.select(LISTS.c.list_id, LISTS.c.user, LISTS.c.time, *parts, DECISIONS.c.rewards).where(has_part)
+    query = query.outerjoin(DECISIONS, DECISIONS.c.list_id == LISTS.c.list_id)
     query = query.order_by(LISTS.c.time, LISTS.c.list_id).limit(LISTS_PER_PAGE)
     where = LISTS.c.time > after
     while True:
@@ -48,6 +50,19 @@ def experiment_lists(store: Store, after: int, until: int) -> Iterator[tuple[pl.
         lists = pl.DataFrame(rows, schema=LIST_FRAME, orient="row")
         yield lists, pl.DataFrame(event_rows, schema=EVENT_FRAME, orient="row")
         where = sa.tuple_(LISTS.c.time, LISTS.c.list_id) > sa.tuple_(sa.literal(last.time), sa.literal(last.list_id))
+
+
+def oldest_open_decision(store: Store, placements: Collection[str], after: int) -> int | None:
+    """Time of the oldest list of some placements whose policy's window is still open; None where none is.
+
+    Parameters
+    ----------
+    after: older ones are not looked at, microseconds UTC.
+    """
+    open_ones = OPEN_DECISIONS.c.placement.in_(list(placements)) & (OPEN_DECISIONS.c.time > after)
+    with store.reading() as connection:
+        time = connection.execute(sa.select(sa.func.min(OPEN_DECISIONS.c.time)).where(open_ones)).scalar()
+    return None if time is None else int(time)
 
 
 def event_counts(store: Store, since: int, before: int) -> pl.DataFrame:
