@@ -13,7 +13,7 @@ DEMO = .venv-demo
 
 demo:
 	test -x $(DEMO)/bin/python || $(PYTHON) -m venv $(DEMO)
-	$(DEMO)/bin/python -m pip --quiet --disable-pip-version-check install '.[report,rules,serve]'
+	$(DEMO)/bin/python -m pip --quiet --disable-pip-version-check install '.[client,report,rules,serve]'
 	$(DEMO)/bin/zhiyin demo $(DEMO_ARGS)
 
 test: $(VENV)/.installed lint

@@ -66,9 +66,13 @@ def demo(
     _print_step("5. A version to serve: three sources, joined by what did best on days not learned from")
     _write_version(project, log, output / "models")
     _write_settings(project, output)
+    if data is None:  # simulated visitors know no other shop
+        _print_step("6. A film shop with a static list, and with one that learns (zhiyin simulate)")
+        _learn(output, seed or 0)
     say(f"\ndone in {duration(time.perf_counter() - begun)}; open {output / 'report.html'} in a browser")
     say(f"next, with data of your own: zhiyin init ratings.csv; or go on here: cd {output} && zhiyin recommend --all")
     if serve:
+        _print_step(f"{6 if data is not None else 7}. The service (zhiyin serve)")
         _serve(output, example_ids)
 
 
@@ -170,15 +174,31 @@ def _write_settings(project: Project, output: Path) -> None:
     write_config(output / "zhiyin.toml", project.config, hyperparameters())
 
 
-def _serve(output: Path, example_ids: ExampleIds) -> None:
-    """Serve HTTP until Ctrl-C; print keys, example requests and the address of a page to try."""
-    from importlib.util import find_spec
-
+def _learn(output: Path, seed: int) -> None:
+    """Have simulated visitors click in a shop whose list is static, and in one whose list learns."""
     from zhiyin.cli.output import say
 
-    _print_step("6. The service (zhiyin serve)")
-    if missing := [name for name in ("starlette", "sqlalchemy", "uvicorn") if find_spec(name) is None]:
-        say(f"to answer over HTTP {', '.join(missing)} is missing: pip install 'zhiyin[serve,rules]'")
+    if missing := _missing("starlette", "sqlalchemy", "httpx"):
+        say(f"for visitors over HTTP {missing} is missing: pip install 'zhiyin[client,serve]'")
+        return
+    from zhiyin.cli.learning_scene import play_learning_scene
+
+    play_learning_scene(output, seed)
+
+
+def _missing(*packages: str) -> str:
+    """Those that are not installed."""
+    from importlib.util import find_spec
+
+    return ", ".join(name for name in packages if find_spec(name) is None)
+
+
+def _serve(output: Path, example_ids: ExampleIds) -> None:
+    """Serve HTTP until Ctrl-C; print keys, example requests and the address of a page to try."""
+    from zhiyin.cli.output import say
+
+    if missing := _missing("starlette", "sqlalchemy", "uvicorn"):
+        say(f"to answer over HTTP {missing} is missing: pip install 'zhiyin[serve,rules]'")
         say(f"then: cd {output} && zhiyin serve")
         return
     import uvicorn

@@ -4,19 +4,23 @@ a version is trained from what the store then holds, and promoted.
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import Run
 from zhiyin.policies.simulators.film_shop import FilmShop
-from zhiyin.policies.simulators.opened_film_shop import OpenedFilmShop, send_shop
+from zhiyin.policies.simulators.opened_film_shop import OpenedFilmShop, SimulatedClock, send_shop
+from zhiyin.policies.simulators.shop_visitors import ShopVisitors, VisitLog, VisitSettings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from zhiyin.client import AsyncClient
+    from zhiyin.service.policy_learning_job import PolicyLearningJob
     from zhiyin.service.tenant import Tenant
 
 SOURCES = "itemknn; content; als:factors=16"
@@ -51,6 +55,7 @@ class FilmShopService:
         sources: of the pipeline.
         settings: more text of zhiyin.toml, such as placements.
         """
+        from zhiyin.service.app import create_app
         from zhiyin.service.tenant import Tenant
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -58,8 +63,9 @@ class FilmShopService:
         (folder / "zhiyin.toml").write_text(text, encoding="utf-8")
         tenant, keys = Tenant.open(folder / "zhiyin.toml")
         service = cls(folder, keys["admin"])
+        tenant.store.clock = SimulatedClock(opened)
         with closing(tenant):
-            async with service.client(tenant) as client:
+            async with _client(create_app([tenant]), service.key, socket=False) as client:
                 await send_shop(client, opened)
         service.train(sources, run or Run())
         return service
@@ -86,23 +92,82 @@ class FilmShopService:
         shutil.copytree(self.folder, folder)
         return FilmShopService(folder, self.key)
 
-    def open(self) -> Tenant:
-        """The shop, to be served; close it at the end."""
+    @asynccontextmanager
+    async def serving(self, opened: OpenedFilmShop, *, socket: bool = False) -> AsyncIterator[ServedFilmShop]:
+        """The shop while it is served, and lives simulated days.
+
+        Parameters
+        ----------
+        socket: answer on a socket of this machine; else requests go to the HTTP application directly.
+        """
+        from zhiyin.service.app import create_app
+        from zhiyin.service.policy_learning_job import PolicyLearningJob
         from zhiyin.service.tenant import Tenant
 
-        return Tenant.open(self.folder / "zhiyin.toml")[0]
+        tenant = Tenant.open(self.folder / "zhiyin.toml")[0]
+        clock = SimulatedClock(opened)
+        tenant.store.clock = clock
+        with closing(tenant), closing(PolicyLearningJob(tenant.store, run=False)) as learner:
+            async with _client(create_app([tenant]), self.key, socket) as client:
+                yield ServedFilmShop(opened, tenant, client, clock, learner)
 
-    def client(self, tenant: Tenant) -> AbstractAsyncContextManager[AsyncClient]:
-        """A client whose requests go through the HTTP application of this process, without a socket."""
-        return _application_client(tenant, self.key)
+
+@dataclasses.dataclass(eq=False)
+class ServedFilmShop:
+    """A shop that is served. client: with an admin key. clock: of its store. learner: works by `learn` only."""
+
+    opened: OpenedFilmShop
+    tenant: Tenant
+    client: AsyncClient
+    clock: SimulatedClock
+    learner: PolicyLearningJob
+
+    async def visit(self, settings: VisitSettings, placement: str | None, run: Run | None = None) -> VisitLog:
+        """Have visitors come; after each round the learner does its work, as it would beside a service."""
+        visitors = ShopVisitors(self.opened, settings, placement, self.clock, on_round=lambda done: self.learn())
+        return await visitors.run(self.client, run)
+
+    def learn(self) -> None:
+        """Close the windows that have ended, learn, and serve by what was learned."""
+        self.learner.step()
+        self.tenant.policies.refresh()
 
 
 @asynccontextmanager
-async def _application_client(tenant: Tenant, key: str) -> AsyncIterator[AsyncClient]:
+async def _client(app: Any, key: str, socket: bool) -> AsyncIterator[AsyncClient]:
+    """A client of an application, by a socket or without one."""
     from zhiyin.client import AsyncClient
     from zhiyin.client.transport import import_httpx
-    from zhiyin.service.app import create_app
 
-    transport = import_httpx().ASGITransport(app=create_app([tenant]))
-    async with AsyncClient("http://film-shop", key, TIMEOUT_SECONDS, transport=transport) as client:
-        yield client
+    if not socket:
+        transport = import_httpx().ASGITransport(app=app)
+        async with AsyncClient("http://film-shop", key, TIMEOUT_SECONDS, transport=transport) as client:
+            yield client
+        return
+    with _answering(app) as url:
+        async with AsyncClient(url, key, TIMEOUT_SECONDS) as client:
+            yield client
+
+
+@contextmanager
+def _answering(app: Any) -> Iterator[str]:
+    """The address of an application that a thread answers for until the end of the block."""
+    import socket
+    import threading
+    import time
+
+    import uvicorn
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=3))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        try:
+            while not server.started:
+                if not thread.is_alive():
+                    raise ConfigError("the service ended before it answered", remedy="see its messages above")
+                time.sleep(0.01)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()

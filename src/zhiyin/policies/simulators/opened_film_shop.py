@@ -77,12 +77,16 @@ class OpenedFilmShop:
         """int64: codes of the films released up to the day before the opening."""
         return np.flatnonzero(self.shop.films.released < self.opening)
 
-    def item_rows(self, codes: np.ndarray) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Ids and columns of films; those that arrive after the opening are released on the day they are sent."""
+    def moment_of(self, day: float) -> int:
+        """Microseconds UTC of a day of the shop's period."""
+        return self.moment + round((day - self.opening) * DAY)
+
+    def item_rows(self, codes: np.ndarray, today: float | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Ids and columns of films. today: none is released after this day; None: after the day of the opening."""
         shift = self.moment // DAY - (START // DAY + self.opening)
-        dates = (pl.col("released").cast(pl.Int32) + shift).cast(pl.Date)
-        latest = pl.lit(self.moment // DAY).cast(pl.Int32).cast(pl.Date)
-        frame = self.shop.items[codes].with_columns(pl.min_horizontal(dates, latest).cast(pl.String).alias("released"))
+        latest = self.moment_of(self.opening if today is None else today) // DAY
+        day = pl.min_horizontal(pl.col("released").cast(pl.Int32) + shift, pl.lit(latest, pl.Int32))
+        frame = self.shop.items[codes].with_columns(day.cast(pl.Date).cast(pl.String).alias("released"))
         for row in frame.iter_rows(named=True):
             yield row.pop("id"), row
 
@@ -97,6 +101,34 @@ class OpenedFilmShop:
         for number, (user, item, time, kind, value) in enumerate(self.events.iter_rows()):
             row = {"user": users[user], "item": items[item], "time": time, "kind": kind}
             yield row | {"id": f"film-shop-{self.shop.seed}-{number}"} | ({} if value is None else {"value": value})
+
+
+@dataclasses.dataclass
+class SimulatedClock:
+    """A clock that stands still until it is set: of a store whose service lives simulated days.
+
+    >>> opened = OpenedFilmShop(FilmShop(n_users=5, n_items=5, days=30), opening=20, moment=START)
+    >>> clock = SimulatedClock(opened)
+    >>> clock.set_day(20.5)
+    >>> (clock() - START) / DAY, clock.seconds() - START / 1e6
+    (0.5, 43200.0)
+    """
+
+    opened: OpenedFilmShop
+
+    def __post_init__(self) -> None:
+        self.now = self.opened.moment
+
+    def __call__(self) -> int:
+        """Microseconds UTC."""
+        return self.now
+
+    def seconds(self) -> float:
+        return self.now / 1e6
+
+    def set_day(self, day: float) -> None:
+        """Set it to a day of the shop's period."""
+        self.now = self.opened.moment_of(day)
 
 
 async def send_shop(client: AsyncClient, opened: OpenedFilmShop) -> int:

@@ -23,7 +23,7 @@ import numpy as np
 from zhiyin.core.params import check_settings, param, settings_of
 from zhiyin.core.run import Run
 from zhiyin.policies.simulators.delayed_rewards import DelayedRewards
-from zhiyin.policies.simulators.opened_film_shop import OpenedFilmShop
+from zhiyin.policies.simulators.opened_film_shop import OpenedFilmShop, SimulatedClock
 
 if TYPE_CHECKING:
     from zhiyin.client import AsyncClient
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 CLICK, PURCHASE = "view", "purchase"
 _VISIT_STREAM, _LUCK_STREAM, _DELAY_STREAM = 21, 22, 23
+# Moments between two rounds of visits at which purchases are sent, where the clock is simulated.
+STEPS_BETWEEN_ROUNDS = 4
 # Impressions of a new item that count as having been discovered.
 DISCOVERED = 10
 
@@ -43,7 +45,9 @@ class VisitSettings:
     concurrent: int = param(40, "users who visit at the same time", at_least=1)
     k: int = param(10, "items of a list", at_least=1, at_most=1000)
     purchase_reward: float = param(5.0, "what a purchase is worth, in clicks", at_least=0)
-    purchase_delay: float = param(0.2, "mean seconds from a click to its purchase", at_least=0)
+    purchase_delay: float = param(
+        0.2, "mean seconds from a click to its purchase, by the clock of the service", at_least=0
+    )
     exclude_seen: bool = param(True, "lists leave out what the user has seen")
     impressions: bool = param(False, "send what was really shown")
     seed: int = param(0, "every draw of the visitors descends from it", at_least=0)
@@ -116,7 +120,9 @@ class ShopVisitors:
     Parameters
     ----------
     placement: whose lists are asked for; None: those without one.
-    on_round: called with the number of visits done after each round.
+    clock: of the service, which lives the simulated days: set before each round, and delays of purchases are by it;
+        None: the service lives as we do, and the days pass as fast as visits do.
+    on_round: called after each round with the number of visits so far.
     """
 
     def __init__(
@@ -124,10 +130,12 @@ class ShopVisitors:
         opened: OpenedFilmShop,
         settings: VisitSettings | None = None,
         placement: str | None = None,
+        clock: SimulatedClock | None = None,
         on_round: Callable[[int], None] | None = None,
     ) -> None:
         self.opened, self.settings, self.placement = opened, settings or VisitSettings(), placement
-        self.on_round = on_round
+        self.clock, self.on_round = clock, on_round
+        self._seconds = time.monotonic if clock is None else clock.seconds
         shop = opened.shop
         self._item_ids, self._user_ids = shop.items["id"].to_list(), shop.users["id"].to_list()
         self._item_codes = {name: code for code, name in enumerate(self._item_ids)}
@@ -148,9 +156,10 @@ class ShopVisitors:
         done, before = 0, float(opened.opening - 1)
         with (run or Run()).bar("Visiting", settings.visits) as advance:
             for number, day in enumerate(days.tolist()):
+                await self._pass_time(client, before, day)
                 new = opened.arrivals(before, day)
                 if len(new):
-                    await client.put_items(opened.item_rows(new))
+                    await client.put_items(opened.item_rows(new, None if self.clock is None else day))
                     self._there[new] = True
                     arrived_at[np.isin(arrived, new)] = done
                 n = min(settings.concurrent, settings.visits - done)
@@ -169,7 +178,6 @@ class ShopVisitors:
     async def _visit(self, client: AsyncClient, number: int, day: float, n: int) -> _Round:
         """Visits of n users at the same time."""
         users = self._visitors(number, day, n)
-        await self._send_purchases(client, until=time.monotonic())
         answers = await asyncio.gather(*(self._ask(client, user) for user in users.tolist()))
         lists = [answer for answer, _ in answers]
         items = self._codes(lists)
@@ -276,7 +284,16 @@ class ShopVisitors:
         first = len(self._bought)
         self._bought += [self._event(user, item, PURCHASE, lists[row].list_id) for row, user, item in
                          zip(rows.tolist(), users[rows].tolist(), items[rows, slots].tolist())]  # fmt: skip
-        self._delayed.submit(first + np.arange(len(rows)), np.ones(len(rows)), time.monotonic())
+        self._delayed.submit(first + np.arange(len(rows)), np.ones(len(rows)), self._seconds())
+
+    async def _pass_time(self, client: AsyncClient, before: float, day: float) -> None:
+        """Send the purchases that are due by the day, at about their times where the clock is simulated."""
+        if self.clock is None:
+            await self._send_purchases(client, until=self._seconds())
+            return
+        for moment in np.linspace(before, day, STEPS_BETWEEN_ROUNDS + 1)[1:].tolist():
+            self.clock.set_day(max(moment, self.opened.opening))
+            await self._send_purchases(client, until=self._seconds())
 
     async def _send_purchases(self, client: AsyncClient, until: float) -> None:
         due = self._delayed.arrivals(until).decisions.tolist()
