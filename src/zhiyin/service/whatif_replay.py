@@ -131,6 +131,10 @@ class WhatIfReplay:
         self._versions: dict[tuple[int, bool], PastVersion | None] = {}
         self._states: dict[tuple[str, int], tuple[Policy | None, ItemStatistics | None, Mapping[str, Any]] | None] = {}
         self._features: tuple[View | None, ListFeatures | None] = (None, None)
+        self._priors: dict[str, tuple[PolicySettings, Policy | None]] = {}
+        # As of the first list: numbers of the newest snapshots, and modes that people have set, by policy.
+        self._newest: dict[str, int] | None = None
+        self._modes: dict[str, Any] = {}
         self._reward_model = SequentialRewardModel()
         # Lists that say something a reader should know, by what it is.
         self.notes: dict[str, int] = {}
@@ -259,9 +263,12 @@ class WhatIfReplay:
     def _mode(self, name: str, policy: PolicySettings) -> Any:
         if self.other.mode is not None:
             return self.other.mode
-        row = self.live.store.get("policies", name)
-        mode = None if row is None else row[0].get("mode")
-        return policy.mode if mode is None or name in self.other.placements else mode
+        if name in self.other.placements:
+            return policy.mode
+        if name not in self._modes:
+            row = self.live.store.get("policies", name)
+            self._modes[name] = None if row is None else row[0].get("mode")
+        return self._modes[name] or policy.mode
 
     def _logged_policy(self, trace: Trace) -> PolicySettings | None:
         return self.placements.at(trace.placement, trace.head["place_version"]).policy
@@ -270,7 +277,7 @@ class WhatIfReplay:
         self, name: str, settings: PolicySettings, record: DecisionRecord
     ) -> tuple[Policy | None, ItemStatistics | None, Mapping[str, Any]] | None:
         """The policy as learned, what is known of items, and what the learner says; None where that is gone."""
-        prior = make_policy(settings.kind, settings.settings)
+        prior = self._prior(name, settings)
         if policy_class_name(settings.kind) == ONE_SLOT or prior is None:
             return None if prior is not None else (None, None, {})
         number = self._snapshot(name, record)
@@ -287,11 +294,19 @@ class WhatIfReplay:
                 self._states[key] = prior, None, {}
         return self._states[key]
 
+    def _prior(self, name: str, settings: PolicySettings) -> Policy | None:
+        known = self._priors.get(name)
+        if known is None or known[0] != settings:
+            known = self._priors[name] = settings, make_policy(settings.kind, settings.settings)
+        return known[1]
+
     def _snapshot(self, name: str, record: DecisionRecord) -> int:
         if self.other.snapshot == LOGGED:
             return record.info.snapshot
         if self.other.snapshot == NEWEST:
-            return self.live.store.newest_policy_states().get(name, 0)
+            if self._newest is None:
+                self._newest = self.live.store.newest_policy_states()
+            return self._newest.get(name, 0)
         return int(self.other.snapshot)
 
     def _features_of(self, view: View) -> ListFeatures | None:
