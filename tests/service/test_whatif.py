@@ -30,6 +30,7 @@ from zhiyin.store.decisions import ClosedRow
 from zhiyin.store.traces import Trace
 
 from .conftest import click, eventually
+from .test_policies import learned
 
 # Before its first outcome a policy without features of its own draws evenly among all that qualify.
 EVEN = {"kind": "epsilon_greedy", "settings": {}, "mode": "online", "exploration": {"share": 1.0}}
@@ -266,6 +267,36 @@ def test_a_history_in_the_codes_of_another_version_is_that_of_the_version(servic
     history = service.live.user_history(logged, "u2")
     assert translated_history(history, logged, other, "u2").code == expected.code
     assert translated_history(history, logged, other, None).code == -1
+
+
+# -- learned policies --------------------------------------------------------------------------------------------------
+
+
+def test_lists_of_a_learned_policy(service: Any) -> None:
+    """Logged by a snapshot: that snapshot says just the same, the prior something else, one that is gone nothing."""
+    put(service, k=3, filter="", kind="lin_ts", settings={"draws": 20}, exploration={"share": 0.9})
+    click(service, *({"user": f"u{n}", "item": f"i{n}", "kind": "view"} for n in range(0, 20, 2)))
+    learned(service)
+    traces = ask(service, 30)
+    assert {trace.head["decision"]["snapshot"] for trace in traces} == {1}
+    close(service, traces, lambda trace: [0.0, 1.0, 0.0])
+    for snapshot in ("logged", "newest", 1):
+        for one in logged_lists(service, OtherConfiguration("same", snapshot=snapshot)):  # type: ignore[arg-type]
+            assert (one.target_probabilities == one.propensities).all()
+    prior = logged_lists(service, OtherConfiguration("prior", snapshot=0))
+    assert any((one.target_probabilities != one.propensities).any() for one in prior)
+    assert what_if(service, OtherConfiguration("gone", snapshot=7)).left_out == {
+        "snapshot 7 of the policy is gone: only the newest ones are kept": 30
+    }
+    greedy = service.shop.placements.get("home")[1]
+    greedy = greedy.model_copy(update={"policy": greedy.policy.model_copy(update={"mode": "shadow"})})
+    plain = greedy.model_copy(update={"policy": None})
+    shadow, none = (
+        logged_lists(service, OtherConfiguration("", placements={"home": setting})) for setting in (greedy, plain)
+    )
+    for one, other in zip(shadow, none, strict=True):  # the baseline is the list without a policy
+        first = int(np.argmin(np.append(other.target_probabilities, 0)))
+        assert one.target_probabilities[: first + 1].tolist() == other.target_probabilities[: first + 1].tolist()
 
 
 # -- what is left out --------------------------------------------------------------------------------------------------

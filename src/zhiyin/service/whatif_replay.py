@@ -247,7 +247,8 @@ class WhatIfReplay:
         )  # fmt: skip
         state = self._state(name, policy, record)
         if state is None:
-            return None, f"snapshot {record.info.snapshot} of the policy is gone: only the newest ones are kept"
+            number = self._snapshot(name, record)
+            return None, f"snapshot {number} of the policy is gone: only the newest ones are kept"
         learned, statistics, info = state
         features = None if learned is None else self._features_of(view)
         if learned is not None and features is not None and info:
