@@ -35,6 +35,8 @@ from urllib.parse import quote
 # Seconds after which an answer hangs; that a request cut off by a change is waited for.
 HANGS, CUT = 20.0, 1.5
 Valid = tuple[str, str, Any, str | None]
+# A decision that was made, for what is said of decisions.
+DECISION = "fuzzed"
 
 
 def valid(list_id: str, page: str | None, events: str = "e") -> list[Valid]:
@@ -47,6 +49,12 @@ def valid(list_id: str, page: str | None, events: str = "e") -> list[Valid]:
     }  # fmt: skip
     widgets = [{"name": "a", "kind": "trending", "k": 3}, {"name": "b", "similar_to": "i3"},
                {"name": "c", "placement": "home", "filter": "price < 50"}]  # fmt: skip
+    decision = {
+        "policy": "hero", "user": "u1", "excluded": ["c"], "defer": False,
+        "context": [{"device": "phone", "hour": 20, "weather": {"snow": True, "wind": [1.5, 2]}}, {"tags": ["a", "b"]}],
+        "actions": [{"id": "a", "features": {"price": 9.5, "genre": "drama", "none": None}}, {"id": "b"}, {"id": "c"}],
+        "slots": [{"id": "top", "baseline": "b", "features": {"width": 3}}, {"id": "side", "excluded": ["b"]}],
+    }  # fmt: skip
     event = {"user": "u1", "item": "i1", "kind": "view", "time": 1_700_000_000_000_000, "value": 1.5, "id": events}
     return [
         ("POST", "/v1/recommendations", ask, "read"),
@@ -56,6 +64,11 @@ def valid(list_id: str, page: str | None, events: str = "e") -> list[Valid]:
         ("POST", "/v1/pages", {"user": "u1", "widgets": widgets}, "read"),
         ("POST", "/v1/events", {"events": [event, {"user": "u", "item": "i"}]}, "events"),
         ("POST", f"/v1/impressions/{list_id}", {"items": ["i1", "i2"]}, "events"),
+        ("POST", "/v1/decisions", decision | {"event_id": f"{events}-decision"}, "read"),
+        ("POST", "/v1/decisions", {"policy": "hero", "user": "u1", "candidates": {"k": 5}, "defer": True}, "read"),
+        ("POST", f"/v1/decisions/{DECISION}/reward", {"value": 1.5, "id": "r1", "name": "click"}, "events"),
+        ("POST", f"/v1/decisions/{DECISION}/reward", {"slots": [{"id": "1", "value": -1}]}, "events"),
+        ("POST", f"/v1/decisions/{DECISION}/activate", None, "events"),
         ("GET", "/v1/recommendations?user=u1&k=5&filter=price%3E3&explain=true&fields=title", None, "read"),
         ("GET", "/v1/popular?k=5&filter=price%3E3&fields=title", None, "read"),
         ("GET", "/v1/trending?k=5", None, "read"),
@@ -277,6 +290,10 @@ def fuzz(port: int, keys: Mapping[str, str], number: int, seed: int, threads: in
     made = json.loads(send(port, request(("POST", "/v1/recommendations", {"user": "u1", "k": 3}, "read"), keys), HANGS)
                       .partition(b"\r\n\r\n")[2])  # fmt: skip
     send(port, request(("PUT", "/v1/placements/home", {"k": 5}, "admin"), keys), HANGS)
+    policy = {"kind": "lin_ts", "actions": "own", "mode": "online"}
+    send(port, request(("PUT", "/v1/placements/hero", {"policy": policy}, "admin"), keys), HANGS)
+    decided = {"policy": "hero", "actions": [{"id": "a"}], "event_id": DECISION, "defer": True}
+    send(port, request(("POST", "/v1/decisions", decided, "read"), keys), HANGS)
     # The first value of a column decides its type: these are the right ones.
     send(port, request(("PUT", "/v1/users/f1", {"age": 3, "city": "x"}, "admin"), keys), HANGS)
     report, lock = Report(), threading.Lock()

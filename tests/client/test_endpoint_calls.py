@@ -35,16 +35,23 @@ ARGUMENTS: dict[str, Any] = {
     "reason": "too slow",
     "rules": {"filter": "price > 3"}, "as_placement": "home-b", "since": 5, "until": 9, "limit": 100, "confidence": 0.9,
     "interval": "gamma",
+    "event_id": "l1", "policy": "home", "baseline": "a", "defer": True,
+    "actions": ["a", {"id": "b", "features": {"price": 3}}], "candidates": {"k": 5}, "excluded": ("c",),
+    "slots": ["top", {"id": "side", "baseline": "b"}],
 }  # fmt: skip
 # Arguments whose form hangs on the call.
 ARGUMENTS_OF = {
     "put_items": {"items": [("i1", {"price": 3}), ("i2", None)]}, "put_users": {"users": [("u1", {"age": 3})]},
     "put_schema": {"items": {"price": "number"}}, "put_experiment": {"settings": {"arms": {"control": {}, "b": {}}}},
+    "reward": {"slots": {"top": 1.0, "side": 0.0}, "name": "click"},
 }  # fmt: skip
 # Calls that are another form of an endpoint's call.
 OTHER_FORMS = {"event": endpoints.EVENTS}
 # Endpoints without a call: one asks for the same as `recommend`, the other is for Prometheus and answers no JSON.
 WITHOUT_CALL = {"recommend_by_query", "metrics"}
+# Fields that do not go with others of the same body.
+ALONE = {"decide": {"history", "candidates", "baseline"}, "reward": {"value"}, "recommend": {"history"},
+         "rank": {"history"}, "pages": {"history"}}  # fmt: skip
 NAMES = sorted({name for name in vars(Methods) if not name.startswith("_")} - {"call", "more"})
 
 
@@ -102,7 +109,7 @@ def check_body(call: Call[Any], endpoint: Endpoint) -> None:
         return
     if endpoint not in (endpoints.PUT_PLACEMENT, endpoints.PUT_EXPERIMENT):  # whose settings are one argument
         assert body.keys() == endpoint.body.model_fields.keys()
-    fields = {field: value for field, value in body.items() if field != "history"}  # which does not go with a user
+    fields = {field: value for field, value in body.items() if field not in ALONE.get(endpoint.name, ())}
     endpoint.body.model_validate(fields)
 
 

@@ -45,14 +45,15 @@ ROOT = Path(__file__).parents[2]
 # The translation of the first has its blocks, which is tested; they run once.
 TRANSLATION = "README.zh-CN.md"
 DOCUMENTS = ("README.md", TRANSLATION, "docs/guide.md", "docs/architecture.md", "docs/benchmarks.md",
-             "docs/dependencies.md", "docs/experiments.md", "docs/off_policy.md", "docs/policies.md", "docs/spark.md",
-             "docs/testing.md",
+             "docs/decisions.md", "docs/dependencies.md", "docs/experiments.md", "docs/off_policy.md",
+             "docs/policies.md", "docs/spark.md", "docs/testing.md",
              "deploy/README.md")  # fmt: skip
 # Those of CONTRIBUTING.md are parts of files: test_contributing.py puts them there.
 ELSEWHERE = ("CONTRIBUTING.md",)
 # What cannot be run here, by file and first line, and why. A line that no document has any more fails.
 NOT_RUN: dict[tuple[str, str], str] = {
     ("docs/architecture.md", "flowchart TB"): "a picture that the page draws: no part of the test environment can",
+    ("docs/decisions.md", "from zhiyin.client import Client"): "tests/service/test_decisions.py runs it",
     ("docs/spark.md", "pip install 'zhiyin[spark]'"): "it needs a cluster; tests/engines runs these commands on one",
     ("docs/spark.md", "spark-submit --master yarn --deploy-mode client \\"): "it needs a cluster, as the page says",
 }

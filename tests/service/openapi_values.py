@@ -99,6 +99,8 @@ def _there(path: str, name: str, value: Any) -> Any:
         return "read"
     if number % 2:
         return value
+    if name == "event_id":
+        return DECISION
     if name == "list_id":
         return LISTS[number % len(LISTS)] if LISTS else value
     if name == "name":
@@ -110,6 +112,8 @@ def _there(path: str, name: str, value: Any) -> Any:
 
 # Lists that were made, for what is asked about lists; the test fills it.
 LISTS: list[str] = []
+# The decision that is rewarded, and its policy; the test makes both.
+DECISION, POLICY = "decided", "hero"
 
 
 def _written(make: Callable[[random.Random], str], most: int) -> Callable[[Any], Any]:
@@ -185,9 +189,57 @@ def _body(path: str, case: Any) -> Any:
         return body | ({"rules": {"filter": "price > 3"}} if isinstance(body.get("rules"), dict) else {})
     elif path == "/v1/pages" and isinstance(body.get("widgets"), list):
         return body | {"widgets": list(_widgets(body["widgets"]))}
+    elif path == "/v1/decisions":
+        return _decision(body)
+    elif path == "/v1/decisions/{event_id}/reward":
+        return _reward(body)
     else:
         return _possible(body, path)
     return body
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, str) and 1 <= len(value) <= MAX_ID_CHARS
+
+
+def _decision(body: dict[str, Any]) -> dict[str, Any]:
+    """A decision of the policy that there is, among actions and slots of different ids, of which some are left."""
+    made = dict(body)
+    if _is_id(made.get("policy")):
+        made["policy"] = POLICY
+    for name in ("actions", "slots"):
+        if isinstance(made.get(name), list):
+            made[name] = _of_different_ids(made[name])
+    actions = [one["id"] for one in made.get("actions") or [] if isinstance(one, dict) and _is_id(one.get("id"))]
+    if _is_id(made.get("baseline")) and actions:
+        made["baseline"] = actions[0]
+    for place in [made, *(one for one in made.get("slots") or [] if isinstance(one, dict))]:
+        if isinstance(place.get("excluded"), list) and all(map(_is_id, place["excluded"])):
+            place["excluded"] = []
+        if place is not made and _is_id(place.get("baseline")):
+            place["baseline"] = None
+    if isinstance(made.get("candidates"), dict):
+        made["candidates"] = _possible(made["candidates"], "")
+        if isinstance(made["candidates"].get("filter"), str) and len(made["candidates"]["filter"]) <= MAX_FILTER_CHARS:
+            made["candidates"]["filter"] = ""
+    return made
+
+
+def _reward(body: dict[str, Any]) -> dict[str, Any]:
+    """A reward of the one slot that there is, which was earned before now."""
+    made = _timely(body)
+    if isinstance(made.get("slots"), list):
+        slots = _of_different_ids(made["slots"])
+        if all(isinstance(one, dict) and _is_id(one.get("id")) for one in slots):
+            made = made | {"slots": [one | {"id": "1"} for one in slots[:1]]}
+    return made
+
+
+def _of_different_ids(parts: list[Any]) -> list[Any]:
+    return [
+        part | {"id": f"{part['id'][:240]} {number}"} if isinstance(part, dict) and _is_id(part.get("id")) else part
+        for number, part in enumerate(parts)
+    ]
 
 
 def _timely(event: Any) -> Any:

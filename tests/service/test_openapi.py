@@ -43,6 +43,10 @@ def test_the_service_keeps_to_its_description(service: Any) -> None:
         service.post("/v1/recommendations", json={"user": f"u{n}"}).json()["list_id"] for n in range(3)
     ]
     service.put("/v1/experiments/taste", json={"placement": "elsewhere", "arms": {"control": {}, "b": {}}})
+    policy = {"kind": "lin_ts", "actions": "own", "mode": "online"}
+    assert service.put(f"/v1/placements/{openapi_values.POLICY}", json={"policy": policy}).status_code == 200
+    decided = {"policy": openapi_values.POLICY, "actions": [{"id": "a"}], "event_id": openapi_values.DECISION}
+    assert service.post("/v1/decisions", json=decided).status_code == 200
     config = schemathesis.Config.from_dict({
         "headers": {"Authorization": service.headers["Authorization"]},
         "generation": {"max-examples": EXAMPLES, "deterministic": True},

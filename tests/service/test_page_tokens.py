@@ -24,6 +24,7 @@ from zhiyin.service.app import create_app
 from .conftest import client_of, listed
 
 A, B, S, T = "u3", "u4", "session-of-a", "session-of-b"
+OTHERS = (B, T, "nobody", A.upper(), f"{A} ", f" {A}")
 
 
 class Page:
@@ -82,6 +83,16 @@ ALLOWED: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("post", "/v1/pages"): [{"json": {"widgets": [{"name": "a"}]} | body} for body in (
         {"user": "{who}"}, {"session": "{who}"}, {"user": A, "session": "{who}"},
     )],
+    ("post", "/v1/decisions"): [
+        {"json": {"policy": "hero", "actions": [{"id": "a"}, {"id": "b"}]} | body} for body in (
+            {"user": "{who}"}, {"session": "{who}"}, {"user": A, "session": "{who}"},
+            {"user": "{who}", "event_id": "e"},
+    )],
+    ("post", "/v1/decisions/{event_id}/reward"): [
+        {"path": "/v1/decisions/of-{who}/reward", "json": {"value": 1}},
+        {"path": "/v1/decisions/of-{who}/reward", "json": {"slots": [{"id": "1", "value": 1}], "id": "r"}},
+    ],
+    ("post", "/v1/decisions/{event_id}/activate"): [{"path": "/v1/decisions/of-{who}/activate"}],
     ("get", "/v1/users/{key}/history"): [{"path": "/v1/users/{who}/history"}],
     # Of nobody: there is no place for an id of a user.
     ("get", "/v1/popular"): [], ("get", "/v1/trending"): [], ("get", "/v1/items"): [],
@@ -101,13 +112,17 @@ def test_every_route_with_the_id_of_somebody_else_in_every_place(page: Page) -> 
         who: page.ask(page.keys["read"], "POST", "/v1/recommendations", json={"user": who}).json() for who in (A, B, T)
     }
     made[S] = made[A]
+    page.client.put("/v1/placements/hero", json={"policy": {"kind": "lin_ts", "actions": "own"}})
+    for who in (A, *OTHERS):
+        ask = {"policy": "hero", "actions": [{"id": "a"}], "user": who, "event_id": f"of-{who}", "defer": True}
+        assert page.client.post("/v1/decisions", json=ask).status_code == 200
     described = page.client.get("/openapi.json").json()["paths"]
     operations = {(method, path) for path, operations in described.items() for method in operations}
     assert set(ALLOWED) <= operations
     before, refused, allowed = page.store.count(), 0, 0
     for method, path in sorted(operations):
         for request in ALLOWED.get((method, path), []):
-            for who in (B, T, "nobody", A.upper(), f"{A} ", f" {A}"):
+            for who in OTHERS:
                 body = filled(request, who, made.get(who, made[B])["list_id"], made[B]["next"])
                 answer = page.as_a(method, body.pop("path", path), **body)
                 assert answer.status_code == 403, (method, path, who, request, answer.text)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 
-from zhiyin.api import experiment_settings, requests, responses
+from zhiyin.api import decision_requests, experiment_settings, requests, responses
 from zhiyin.api.endpoint import Endpoint, JsonObject, RawBody
 
 # -- events -----------------------------------------------------------------------------------------------------------
@@ -85,6 +85,27 @@ REPLAY = Endpoint(
     query=requests.ReplayQuery, response=responses.ReplayResult,
     description="Make a list again, by the version and the items of then, and say whether it is the same. `explain`: "
     "with the\nreason of each item, and what was removed by which rule.",
+)  # fmt: skip
+
+# -- decisions among actions of the caller ----------------------------------------------------------------------------
+
+DECIDE = Endpoint(
+    "decide", "POST", "/v1/decisions", scope="read", visitors=True, tags=("decisions",),
+    body=decision_requests.DecisionRequest, response=responses.Decision,
+    description="Choose one of the given actions, or one for each slot, by a policy that learns from rewards. The same "
+    "event_id is\nanswered with the same decision; with another body it is refused: 409.",
+)  # fmt: skip
+REWARD = Endpoint(
+    "reward", "POST", "/v1/decisions/{event_id}/reward", scope="events", visitors=True, tags=("decisions",),
+    body=decision_requests.RewardRequest, response=responses.RewardResult,
+    description="What a decision was worth, or a list that a policy decided; answered once it is on the disk. One that "
+    "comes after\nthe window of the policy is kept, and not learned from.",
+)  # fmt: skip
+ACTIVATE = Endpoint(
+    "activate", "POST", "/v1/decisions/{event_id}/activate", scope="events", visitors=True, tags=("decisions",),
+    response=responses.ActivationResult,
+    description="A deferred decision was really shown: it is learned from. One that is not activated within its window "
+    "is dropped.",
 )  # fmt: skip
 
 # -- items and users --------------------------------------------------------------------------------------------------

@@ -173,6 +173,52 @@ class ImpressionResult(ResponseModel):
     dropped: list[str]
 
 
+class ActionProbability(ResponseModel):
+    id: str
+    probability: Number = Field(ge=0, le=1)
+
+
+class DecidedSlot(ResponseModel):
+    """action: null where no action was left for the slot. propensity: the probability by which it was chosen, given the
+    slots before. ranking: the actions that the slot could have, the most probable first."""
+
+    id: str
+    action: str | None
+    propensity: Number | None
+    ranking: list[ActionProbability]
+
+
+class Decision(ResponseModel):
+    """snapshot: number of the learned state that decided; 0: nothing was learned. explored: whether another action was
+    chosen than the one believed best. reason: why the policy did not decide as its settings say; "": it did."""
+
+    event_id: str
+    policy: str
+    snapshot: int = Field(ge=0)
+    mode: str
+    slots: list[DecidedSlot]
+    explored: bool
+    reason: str
+    deferred: bool
+
+
+class RewardResult(ResponseModel):
+    """status: known: a reward of this id was there already. late: it came after the window, is kept, and is not learned
+    from."""
+
+    event_id: str
+    status: str = Field(pattern="^(accepted|known)$")
+    late: bool
+
+
+class ActivationResult(ResponseModel):
+    """status: known: it was active already. late: it came after the window: the decision was dropped."""
+
+    event_id: str
+    status: str = Field(pattern="^(activated|known)$")
+    late: bool
+
+
 class Placement(ResponseModel):
     name: str
     version: int

@@ -28,8 +28,11 @@ from zhiyin.client.admin_calls import (
 )
 from zhiyin.client.api_call import Call, CallSequence, call
 from zhiyin.client.api_types import (
+    ActivationResult,
     CatalogEntry,
     Columns,
+    DecidedSlot,
+    Decision,
     Diversity,
     Event,
     EventResult,
@@ -37,6 +40,7 @@ from zhiyin.client.api_types import (
     Item,
     Page,
     Recommendations,
+    RewardResult,
     Timestamp,
     WriteResult,
 )
@@ -56,6 +60,7 @@ from zhiyin.client.catalog_calls import (
     search,
 )
 from zhiyin.client.clients import AsyncClient, Client
+from zhiyin.client.decision_calls import activate, decide, reward
 from zhiyin.client.errors import RETRYABLE_STATUS_CODES, ApiError
 from zhiyin.client.event_calls import MAX_EVENTS_PER_REQUEST, event, events
 from zhiyin.client.event_queue import EventQueue, EventQueueFullError
@@ -101,6 +106,7 @@ __all__ = [
     "MAX_RETRY_DELAY_SECONDS",
     "MAX_ROWS_PER_REQUEST",
     "RETRYABLE_STATUS_CODES",
+    "ActivationResult",
     "ApiError",
     "AsyncClient",
     "Call",
@@ -108,6 +114,8 @@ __all__ = [
     "CatalogEntry",
     "Client",
     "Columns",
+    "DecidedSlot",
+    "Decision",
     "Diversity",
     "Event",
     "EventQueue",
@@ -119,10 +127,13 @@ __all__ = [
     "PageKey",
     "PageToken",
     "Recommendations",
+    "RewardResult",
     "Timestamp",
     "WriteResult",
+    "activate",
     "add_key",
     "call",
+    "decide",
     "delete_experiment",
     "delete_item",
     "delete_placement",
@@ -169,6 +180,7 @@ __all__ = [
     "retry_delay",
     "revive_policy",
     "revoke_key",
+    "reward",
     "rollback_placement",
     "rollback_policy",
     "search",

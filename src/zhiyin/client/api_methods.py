@@ -14,6 +14,7 @@ from zhiyin.client import (
     admin_calls,
     api_call,
     catalog_calls,
+    decision_calls,
     event_calls,
     experiment_calls,
     key_calls,
@@ -73,6 +74,10 @@ class Methods:
     history = method(list_calls.history)
     get_list = method(list_calls.get_list)
     replay = method(list_calls.replay)
+
+    decide = method(decision_calls.decide)
+    reward = method(decision_calls.reward)
+    activate = method(decision_calls.activate)
 
     put_item = method(catalog_calls.put_item)
     patch_item = method(catalog_calls.patch_item)

@@ -106,6 +106,68 @@ class Recommendations:
         return len(self.items)
 
 
+@dataclasses.dataclass(frozen=True)
+class DecidedSlot:
+    """A slot and the action chosen for it.
+
+    Parameters
+    ----------
+    action: None where no action was left.
+    propensity: the probability by which it was chosen, given the slots before.
+    ranking: (action, probability), the most probable first.
+    """
+
+    id: str
+    action: str | None
+    propensity: float | None = None
+    ranking: list[tuple[str, float]] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """A choice of a policy.
+
+    Parameters
+    ----------
+    event_id: names the decision in `reward` and `activate`, and in events as their list_id.
+    snapshot: number of the learned state that decided; 0: nothing was learned.
+    explored: whether another action was chosen than the one believed best.
+    reason: why the policy did not decide as its settings say; "": it did.
+    """
+
+    event_id: str
+    policy: str
+    snapshot: int
+    mode: str
+    slots: list[DecidedSlot]
+    explored: bool = False
+    reason: str = ""
+    deferred: bool = False
+
+    @property
+    def action(self) -> str | None:
+        """The action of the first slot."""
+        return self.slots[0].action
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardResult:
+    """status: "accepted", or "known" (sent before). late: it came after the window, and is not learned from."""
+
+    event_id: str
+    status: str
+    late: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class ActivationResult:
+    """status: "activated", or "known" (it was before). late: it came after the window: the decision was dropped."""
+
+    event_id: str
+    status: str
+    late: bool
+
+
 T = TypeVar("T")
 
 

@@ -94,6 +94,7 @@ class Authenticator:
         self._names = {id(one.shop): one.name for one in self.metrics.shops}
         for one in self.metrics.shops:
             one.shop.list_service.on_list, one.shop.on_events = one.on_list, one.on_events
+            one.shop.list_service.on_decision = one.on_decision
 
     def authenticate(self, credentials: str | None, scope: Scope, visitors: bool = False) -> Access:
         """What a key or a page token opens. visitors: whether a page token may do it.

@@ -20,6 +20,7 @@ from zhiyin.pipeline.logged_policy import LoggedPolicy
 from zhiyin.pipeline.policy_snapshot import restored_policy
 from zhiyin.pipeline.request import Answer
 from zhiyin.ranking.live_index import IndexState
+from zhiyin.service.decision_trace import ORIGIN, redecided
 from zhiyin.service.experiments import with_policy_settings
 from zhiyin.service.feature_index_updater import index_at
 from zhiyin.service.feature_log import EVENTS_DELETED
@@ -47,6 +48,9 @@ class ListReplay:
         The version must still exist, the settings must be the same, and the events that its ranker read must be there.
         """
         head = trace.head
+        if head["origin"] == ORIGIN:
+            is_same, reason = redecided(trace)
+            return is_same, Answer(head["items"], [0.0] * len(head["items"])), reason
         view, reason = self.view_of(trace)
         if view is None:
             return False, None, reason

@@ -109,6 +109,8 @@ class ListService:
         self.replays = ListReplay(live, placements)
         # Called with each list and its origin.
         self.on_list: Callable[[ListResult, str], None] = lambda result, origin: None
+        # Called with each decision of a policy, of a list too.
+        self.on_decision: Callable[[LoggedDecision], None] = lambda decision: None
 
     def create(
         self,
@@ -116,6 +118,7 @@ class ListService:
         origin: str = "recommendations",
         similar_to: str | None = None,
         listed: Sequence[str] = (),
+        is_shown: bool = True,
     ) -> ListResult:
         """The list for a request. Raises ConfigError for a request that cannot be answered.
 
@@ -123,10 +126,11 @@ class ListService:
         ----------
         similar_to: the item of a list of similar ones.
         listed: items that are not to be listed.
+        is_shown: False for candidates of a decision: no policy makes the list, and nothing of it is counted or stored.
         """
         view = self.live.view()
         list_id, now = fresh_id(), self.live.store.clock() if ask.now is None else ask.now
-        plan = self._plan(ask, list_id, origin)
+        plan = self._plan(ask, list_id, origin) if is_shown else ListPlan(ask.placement or DEFAULT)
         view = self._view_of(plan, view)
         placement = plan.placement
         placement_version, setting = self.placements.get(placement)
@@ -149,7 +153,7 @@ class ListService:
             "budget": (setting.budget or 0) / 1e3 or self.budget, "features": "shown" if log_features else "none",
         }  # fmt: skip
         choice = None
-        if self.policies is not None and plan.interleaved is None:
+        if self.policies is not None and plan.interleaved is None and is_shown:
             arm_has_mode = plan.policy is not None and "mode" in plan.policy
             choice = self.policies.choose(placement, setting.policy, list_id, owner, origin, view, arm_has_mode)
         policy = None if choice is None else choice.policy
@@ -173,6 +177,8 @@ class ListService:
         result = ListResult(
             list_id, view, placement, placement_version, request, answer, cursor, visible, plan, interleaving, decision
         )
+        if not is_shown:
+            return result
         if frequency is not None and owner is not None:
             counts_explored = self.policies is not None and self.policies.counts_users
             window = max(frequency.seconds, DAY_SECONDS) if counts_explored else frequency.seconds
@@ -181,6 +187,8 @@ class ListService:
             self._add_exposure(view, targets, answer.exposed.ravel().tolist())
         self._write_trace(result, ask, history, now, origin, similar_to, excluded, index)
         self.on_list(result, origin)
+        if decision is not None:
+            self.on_decision(decision)
         return result
 
     def _plan(self, ask: RecommendRequest, list_id: str, origin: str) -> ListPlan:

@@ -19,7 +19,7 @@ from zhiyin.core.errors import MissingExtraError
 from zhiyin.service.request_context import CURRENT, RequestRecord
 
 if TYPE_CHECKING:
-    from zhiyin.service.list_service import ListResult
+    from zhiyin.service.list_service import ListResult, LoggedDecision
     from zhiyin.service.request_limits import Work
     from zhiyin.service.tenant import Tenant
 
@@ -76,7 +76,7 @@ class Metrics:
         self.traces = {word: counter(f"traces_{word}_total", f"Traces of lists {word}")
                        for word in ("written", "dropped", "failed")}  # fmt: skip
         self.policy_lists = counter(
-            "policy_lists_total", "Lists of placements with a policy", "policy", "mode", "reason"
+            "policy_lists_total", "Lists of placements with a policy, and decisions", "policy", "mode", "reason"
         )
         self.policy_explored = counter("policy_explored_total", "Lists that differ from the greedy one", "policy")
         self.policy_loss = counter("policy_loss_total", "Reward that exploring is expected to have cost", "policy")
@@ -193,6 +193,15 @@ class ShopMetrics:
         for status in _EVENT_STATUSES:  # a counter that exists before the first event has a rate
             metrics.child(metrics.events, status, *self._label)
 
+    def on_decision(self, decision: LoggedDecision) -> None:
+        """Count a decision of a policy."""
+        made, info, child, label = decision.made, decision.info, self.all.child, self._label
+        child(self.all.policy_lists, info.policy, info.mode, info.reason, *label).inc()
+        if made.explored:
+            child(self.all.policy_explored, info.policy, *label).inc()
+        if made.expected_loss > 0:
+            child(self.all.policy_loss, info.policy, *label).inc(made.expected_loss)
+
     def on_list(self, result: ListResult, origin: str) -> None:
         """Count a list."""
         answer, child, label = result.answer, self.all.child, self._label
@@ -209,13 +218,6 @@ class ShopMetrics:
         child(self.all.lists, origin, method, *label).inc()
         for stage in (*answer.degraded, *answer.left_out):
             child(self.all.degraded, stage, *label).inc()
-        if result.decision is not None:
-            made, info = result.decision.made, result.decision.info
-            child(self.all.policy_lists, info.policy, info.mode, info.reason, *label).inc()
-            if made.explored:
-                child(self.all.policy_explored, info.policy, *label).inc()
-            if made.expected_loss > 0:
-                child(self.all.policy_loss, info.policy, *label).inc(made.expected_loss)
         with self._lock:
             # The same text object for an item in all lists.
             items = tuple(self._texts.setdefault(item, item) for item in answer.items[:COVERAGE_ITEMS])

@@ -95,10 +95,11 @@ def strip_trace(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """What is stored of a trace beyond the quota: what was shown, to whom, and what a policy learns from."""
     names = ("origin", "place_version", "seq", "house", "now", "items", "method", "sources", "anonymous")
-    optional = ("experiments", "assignments", "teams", HEAD)
+    optional = ("experiments", "assignments", "teams", HEAD, "decision_event")
     head = {name: head[name] for name in (*names, *(name for name in optional if name in head))}
     head |= {"request": {}, "not_kept": TOO_MANY}
-    return head, {"scores": arrays["scores"], "ranks": np.zeros((0, 0), np.int16), **without_large_arrays(arrays)}
+    kept = {name: arrays[name] for name in ("scores", "propensities") if name in arrays}
+    return head, kept | {"ranks": np.zeros((0, 0), np.int16), **without_large_arrays(arrays)}
 
 
 def _json(value: Any) -> bytes:
