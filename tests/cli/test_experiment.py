@@ -13,6 +13,7 @@ pytest.importorskip("sqlalchemy")
 from tests.cli.conftest import Command
 from zhiyin.api.experiment_settings import ExperimentSettings
 from zhiyin.pipeline.experiment_state import ExperimentState, ExperimentVersion
+from zhiyin.service.experiment_job import ExperimentEvaluator
 from zhiyin.service.experiments import change_experiment, read_experiments
 from zhiyin.store.records import Event
 from zhiyin.store.store import Store
@@ -31,6 +32,7 @@ def folder(tmp_path: Path) -> Path:
             {"arms": arms, "metrics": {"clicks": {"events": {"click": 1}}}, "guardrails": [{"metric": "clicks"}]},
         ),
         ("mixed", {"arms": arms, "kind": "interleaving"}),
+        ("planned", {"arms": arms, "looks": 1, "planned_units": 200}),
     ):
         version = ExperimentVersion(name, ExperimentSettings.model_validate(settings), ExperimentState(began))
         change_experiment(store, name, lambda before, version=version: version)  # type: ignore[misc]
@@ -39,7 +41,8 @@ def folder(tmp_path: Path) -> Path:
         mark = {"p": 0.5, "began": began}
         head = {
             "items": ["i1", "i2"], "teams": [0, 1],
-            "assignments": {"ranker": mark | {"arm": arm}, "mixed": mark | {"arm": "interleaved"}},
+            "assignments": {name: mark | {"arm": arm} for name in ("ranker", "planned")}
+            | {"mixed": mark | {"arm": "interleaved"}},
         }  # fmt: skip
         store.append_traces([Trace(f"l{n}", f"u{n}", began + n + 1, 1, "default", head)])
         if n % 10 < (8 if arm == "control" else 1):
@@ -54,7 +57,9 @@ def folder(tmp_path: Path) -> Path:
 
 def test_experiments_are_listed_shown_and_stopped(zhiyin: Command, folder: Path) -> None:
     lines = [line.split("\t") for line in zhiyin("experiment", "list").stdout.splitlines()]
-    assert [line[:2] for line in lines] == [["name", "kind"], ["mixed", "interleaving"], ["ranker", "ab"]]
+    assert [line[:2] for line in lines] == [
+        ["name", "kind"], ["mixed", "interleaving"], ["planned", "ab"], ["ranker", "ab"],
+    ]  # fmt: skip
     shown = zhiyin("experiment", "status", "ranker")
     rows = [line.split("\t") for line in shown.stdout.splitlines()]
     assert ["control", "0.5", "120", "120", "control"] in rows
@@ -105,3 +110,12 @@ def test_the_job_of_a_service_stops_an_arm(folder: Path, monkeypatch: pytest.Mon
         store.close()
     assert newest.by == "guardrail"
     assert "guardrail clicks" in newest.state.stopped["b"].reason
+
+
+def test_planned_looks_are_recorded_once_and_shown(zhiyin: Command, folder: Path) -> None:
+    store = Store(folder / "store.db")
+    evaluator = ExperimentEvaluator(store)
+    assert "planned: look 1 of 1" in evaluator.act()
+    assert "planned: look 1 of 1" not in evaluator.act()
+    store.close()
+    assert "look 1 of 1, 240 units: b z = -" in zhiyin("experiment", "status", "planned").stderr

@@ -12,6 +12,8 @@ import pytest
 
 from zhiyin.policies.experiments.assignment import Experiment
 from zhiyin.service.experiment_job import ExperimentEvaluator
+from zhiyin.service.experiments import Experiments
+from zhiyin.service.placements import Placements
 
 from .conftest import client_of
 
@@ -200,6 +202,10 @@ arms = { control = {}, odd = { placement = "nowhere" } }
     assert file.name in issue.remedy
     client.post("/v1/experiments/taste/stop", json={"arm": "odd"})
     shop.experiments.update()
+    # What `zhiyin doctor` tells of a file before a service has taken it up.
+    fresh = Experiments(shop.store, None, Placements(shop.store, None, None))
+    (told,) = fresh.file_issues(file, {"even", "odd"}).values()
+    assert told == issue
     assert client.get("/v1/experiments/taste").json()["state"]["stopped"]  # the file has not changed
 
 
@@ -379,3 +385,27 @@ def test_an_arm_may_have_other_settings_of_the_policy(client: Any) -> None:
     assert {head["experiments"]["taste"]: head.get("policy_settings") for head in heads} == {
         "control": None, "bold": {"mode": "online"},
     }  # fmt: skip
+
+
+def test_weights_are_drawn_again_and_units_assigned_anew_with_their_probabilities_in_traces(client: Any) -> None:
+    metrics = {"clicks": {"events": {"click": 1}}}
+    begin(client, allocation="thompson", metrics=metrics, window="1s", redraw="1h", unit="list")
+    for n in range(240):
+        made = ask(client, f"v{n % 40}")
+        if n % 10 < (1 if made["experiments"]["taste"] == "control" else 8):
+            click(client, made, f"v{n % 40}")
+    wait_for_traces(client)
+    evaluator = ExperimentEvaluator(client.store)
+    now = client.store.clock()
+    assert evaluator.act(now + 60_000_000) == []  # the hour has not passed
+    assert "drawn again" in evaluator.act(now + 3_700_000_000)[0]
+    assert evaluator.act(now + 3_700_000_000) == []
+    newest = client.get("/v1/experiments/taste").json()
+    assert newest["by"] == "allocation"
+    assert newest["state"]["weights"]["odd"] > 0.9
+    client.shop.experiments.refresh()
+    made = [ask(client) for _ in range(20)]
+    marks = [head_of(client, one)["assignments"]["taste"] for one in made]
+    assert {mark["epoch"] for mark in marks} == {1}
+    assert {mark["arm"]: mark["p"] for mark in marks}["odd"] == newest["state"]["weights"]["odd"]
+    assert sum(one["experiments"]["taste"] == "odd" for one in made) > 14

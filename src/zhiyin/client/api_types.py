@@ -82,6 +82,7 @@ class Recommendations:
     next: token of the next page, which `client.more(this)` asks for; None at the end.
     degraded: stages left out for lack of time.
     decision: {"policy", "mode", "snapshot", "explored", "reason"} where the placement has a policy; None otherwise.
+    experiments: arm of each experiment that the list is made by.
     removed: items that rules removed, with `explain=True`.
     request, path: the request as it was sent, and its path.
     """
@@ -94,6 +95,7 @@ class Recommendations:
     placement: str | None = None
     degraded: list[str] = dataclasses.field(default_factory=list)
     decision: dict[str, Any] | None = None
+    experiments: dict[str, str] = dataclasses.field(default_factory=dict)
     removed: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     milliseconds: float | None = None
     request: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)

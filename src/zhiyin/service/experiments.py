@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -292,7 +292,9 @@ class Experiments:
 
     # -- checks -------------------------------------------------------------------------------------------------------
 
-    def _validated(self, name: str, settings: Mapping[str, Any]) -> ExperimentSettings:
+    def _validated(
+        self, name: str, settings: Mapping[str, Any], placements: Collection[str] = ()
+    ) -> ExperimentSettings:
         text(name, "experiment", MAX_ID_CHARS)
         try:
             parsed = ExperimentSettings.model_validate(settings)
@@ -304,18 +306,23 @@ class Experiments:
                 column=place or None, remedy=f"settings are {', '.join(ExperimentSettings.model_fields)}",
             ) from None  # fmt: skip
         _check_settings(name, parsed)
-        self._check_arms(name, parsed)
+        self._check_arms(name, parsed, placements)
         if parsed.enabled:
             others = [one for one in self._all.values() if one.is_running and one.name != name]
             self._check_others(ExperimentVersion(name, parsed, ExperimentState(0)), others)
         return parsed
 
-    def _check_arms(self, name: str, settings: ExperimentSettings) -> None:
-        """Raises ConfigError for an arm whose placement or version there is not, or whose policy cannot be."""
+    def _check_arms(self, name: str, settings: ExperimentSettings, placements: Collection[str] = ()) -> None:
+        """Raises ConfigError for an arm whose placement or version there is not, or whose policy cannot be.
+
+        Parameters
+        ----------
+        placements: names that there will be, and are not looked at.
+        """
         for arm_name, arm in settings.arms.items():
             for key, value in (("placement", arm.placement), ("version", arm.version)):
                 place = f"arms.{arm_name}.{key}"
-                if key == "placement" and value is not None:
+                if key == "placement" and value is not None and value not in placements:
                     try:
                         self.placements.get(str(value))
                     except ConfigError as error:
@@ -326,7 +333,7 @@ class Experiments:
                         f"experiment {name!r}: {place} = {value}: there is no such version of the models",
                         column=place, remedy="zhiyin versions lists them",
                     )  # fmt: skip
-            if arm.policy is not None:
+            if arm.policy is not None and (arm.placement or settings.placement) not in placements:
                 place = f"arms.{arm_name}.policy"
                 _, setting = self.placements.get(arm.placement or settings.placement)
                 try:
@@ -354,19 +361,8 @@ class Experiments:
 
     def _read_file(self, file: Path) -> None:
         """Write the experiments of the file that have changed in it; others stay as HTTP requests may have set them."""
-        try:
-            config, errors = parse_usable(read_text(file), file)
-        except ConfigError as error:
-            what = f"[experiments] of {file.name}"
-            reason = f"{error.message}: experiments stay as they are"
-            self._note_rejected({what: HealthIssue(what, reason, error.remedy or "mend it")})
-            return
-        rejected: dict[str, HealthIssue] = {}
-        for place, place_error in errors.items():
-            if place[0] == TABLE:
-                what = f"[{'.'.join(place)}]"
-                rejected[what] = HealthIssue(what, "it is no table", f"{file.name}: {place_error.remedy}")
-        for name, settings in config.experiments.items():
+        tables, rejected = experiment_tables(file)
+        for name, settings in tables.items():
             try:
                 text_of_settings = ExperimentSettings.model_validate(settings).model_dump_json(exclude_defaults=True)
             except ValidationError:
@@ -377,9 +373,23 @@ class Experiments:
                 if not text_of_settings or old != text_of_settings:
                     self.put(name, settings, "file")
             except ZhiyinError as error:
-                what = f"[experiments.{name[:64]}]"
-                rejected[what] = HealthIssue(what, error.message.splitlines()[0], f"mend it in {file.name}")
+                rejected |= _rejected_table(file, name, error)
         self._note_rejected(rejected)
+
+    def file_issues(self, file: Path, placements: Collection[str]) -> dict[str, HealthIssue]:
+        """Issues of the experiments of a settings file that could not be taken up; nothing is written.
+
+        Parameters
+        ----------
+        placements: of the file, which a service would take up before.
+        """
+        tables, rejected = experiment_tables(file)
+        for name, settings in tables.items():
+            try:
+                self._validated(name, settings, placements)
+            except ZhiyinError as error:
+                rejected |= _rejected_table(file, name, error)
+        return rejected
 
     def _note_rejected(self, rejected: dict[str, HealthIssue]) -> None:
         for name, entry in rejected.items():
@@ -426,6 +436,27 @@ def read_experiments(store: Store) -> tuple[dict[str, ExperimentVersion], dict[s
             what, reason = f"experiment {name!r}", "its newest version cannot be read"
             unreadable[name] = HealthIssue(what, reason, f"PUT /v1/experiments/{name}")
     return newest, unreadable
+
+
+def experiment_tables(file: Path) -> tuple[dict[str, dict[str, Any]], dict[str, HealthIssue]]:
+    """The tables `[experiments.NAME]` of a settings file by name, and the issues of what is no table."""
+    try:
+        config, errors = parse_usable(read_text(file), file)
+    except ConfigError as error:
+        what = f"[experiments] of {file.name}"
+        reason = f"{error.message}: experiments stay as they are"
+        return {}, {what: HealthIssue(what, reason, error.remedy or "mend it")}
+    rejected: dict[str, HealthIssue] = {}
+    for place, place_error in errors.items():
+        if place[0] == TABLE:
+            what = f"[{'.'.join(place)}]"
+            rejected[what] = HealthIssue(what, "it is no table", f"{file.name}: {place_error.remedy}")
+    return config.experiments, rejected
+
+
+def _rejected_table(file: Path, name: str, error: ZhiyinError) -> dict[str, HealthIssue]:
+    what = f"[experiments.{name[:64]}]"
+    return {what: HealthIssue(what, error.message.splitlines()[0], f"mend it in {file.name}")}
 
 
 def change_experiment(

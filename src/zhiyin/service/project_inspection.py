@@ -12,6 +12,7 @@ from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import log
 from zhiyin.data.project_config import store_address
 from zhiyin.pipeline.model_versions import Bundles
+from zhiyin.service.experiments import Experiments
 from zhiyin.service.health_issues import MAX_LISTED_ISSUES, HealthIssue
 from zhiyin.service.key_cache import Keys
 from zhiyin.service.placements import Placements, placements_of
@@ -56,8 +57,12 @@ def _store_issues(settings: Settings, address: str) -> list[HealthIssue]:
         keys, _ = Keys.open(store, None, first=False)
         users = invalid_users(live)
         readable = view is not None and settings.file.is_file() and not settings.instead
-        file_issues = placements_of(settings.file, view.answers)[1] if view is not None and readable else {}
-        issues = [*live.health_issues(), *placements.health_issues(), *keys.health_issues()]
+        experiments = Experiments(store, None, placements, live.bundles.versions)
+        usable, file_issues = placements_of(settings.file, view.answers) if view is not None and readable else ({}, {})
+        if settings.file.is_file() and not settings.instead:
+            file_issues |= experiments.file_issues(settings.file, usable)
+        issues = [*live.health_issues(), *placements.health_issues(), *experiments.health_issues()]
+        issues += keys.health_issues()
         issues += file_issues.values()
         issues += [invalid_column(live, "users", column, ids) for column, ids in users.items()]
         names = (
