@@ -172,6 +172,8 @@ def test_lists_of_a_decision_point_are_made_without_its_policy(decider: Any) -> 
         assert what in refusal["error"]
         assert refusal["field"] == "policy"
     decide(decider, 404, policy="nowhere")
+    refusal = decider.put("/v1/placements/hero", json={"policy": POLICY | {"kind": "one_slot"}})
+    assert (refusal.status_code, refusal.json()["field"]) == (400, "policy.kind")
 
 
 def test_the_clients_and_the_example_of_the_document(decider: Any) -> None:
@@ -228,6 +230,8 @@ def test_rewards_are_joined_to_their_slots_once(decider: Any, clock: Clock) -> N
     assert late == {"event_id": "e3", "status": "accepted", "late": True}
     learn(decider)
     assert decider.store.closed_of_lists(["e3"])["e3"].rewards == [0.0]
+    decider.delete("/v1/placements/hero")  # what was decided by then is rewarded all the same
+    assert reward(decider, "e2", value=1.0)["late"] is True
 
 
 def test_a_deferred_decision_is_learned_once_it_is_activated(decider: Any, clock: Clock) -> None:
@@ -267,7 +271,7 @@ def test_the_action_that_is_better_in_a_context_gets_most_of_the_probability(dec
     """a3 is rewarded with 0.9 on phones, 0.05 elsewhere; the other four with 0.2 everywhere."""
     put(decider, exploration={"share": 1.0})
     rng = np.random.default_rng(1)
-    for batch in range(6):
+    for batch in range(4):
         for number in range(40):
             device = ("phone", "desk")[number % 2]
             made = decide(decider, event_id=f"{batch}-{number}", context={"device": device})
@@ -278,7 +282,9 @@ def test_the_action_that_is_better_in_a_context_gets_most_of_the_probability(dec
     shares = {device: probability(decider, "a3", device) for device in ("phone", "desk")}
     assert shares["phone"] > 0.8
     assert shares["desk"] < 0.35
-    assert decide(decider)["snapshot"] > 0
+    made = decide(decider)
+    assert made["snapshot"] > 0
+    assert (made["mode"], made["reason"]) == ("online", "")
 
 
 def probability(client: Any, action: str, device: str) -> float:
@@ -398,7 +404,7 @@ BODIES = st.fixed_dictionaries(
 
 
 def test_whatever_is_sent_it_is_answered_or_refused(decider: Any) -> None:
-    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
     @given(
         BODIES,
         st.fixed_dictionaries({}, optional={"value": ANYTHING, "slots": ANYTHING, "id": ANYTHING, "time": ANYTHING}),

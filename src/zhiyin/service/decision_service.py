@@ -16,6 +16,7 @@ from zhiyin.api.decision_requests import MAX_PROBABILITIES, DecisionRequest, Slo
 from zhiyin.api.feature_values import named_numbers
 from zhiyin.api.requests import PolicySettings, RecommendRequest
 from zhiyin.core.durations import microseconds
+from zhiyin.core.errors import ConfigError
 from zhiyin.pipeline.action_features import LAYOUT, ActionFeatures
 from zhiyin.pipeline.decision_record import encode_decision
 from zhiyin.pipeline.slot_decision import decide_slots, without_policy
@@ -173,7 +174,11 @@ class DecisionService:
         return True
 
     def _setting(self, name: str) -> PolicySettings | None:
-        return self.lists.placements.get(name)[1].policy
+        """Settings of a policy; None where its placement has none any more."""
+        try:
+            return self.lists.placements.get(name)[1].policy
+        except ConfigError:
+            return None
 
 
 def _choice(policies: PolicyServing, name: str, event_id: str, owner: str | None) -> PolicyChoice:

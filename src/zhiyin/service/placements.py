@@ -254,9 +254,14 @@ def validate_setting(name: str, settings: Mapping[str, Any], answers: Answers) -
 
 
 def check_policy(setting: PlacementSettings) -> None:
-    """Raises ConfigError where the placement's policy is unknown, or its hyperparameters are not those it takes."""
-    if setting.policy is not None:
-        make_policy(setting.policy.kind, setting.policy.settings)
+    """Raises ConfigError where the placement's policy is unknown, its hyperparameters are not those it takes, or it
+    explores lists where it is to choose among a caller's own actions."""
+    if setting.policy is None:
+        return
+    policy = make_policy(setting.policy.kind, setting.policy.settings)
+    if policy is None and setting.policy.actions == "own":
+        what = f"{setting.policy.kind} explores lists: it chooses among no other actions"
+        raise ConfigError(what, column="policy.kind", remedy="a policy that learns, such as lin_ts")
 
 
 def placements_of(file: Path, answers: Answers) -> tuple[dict[str, str], dict[str, HealthIssue]]:
