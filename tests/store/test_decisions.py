@@ -55,6 +55,7 @@ class DecisionsConformance:
         store.append_traces([decided(2), decided(1), decided(3, placement="cart"), other])
         assert [t.list_id for t in store.due_decisions("home", NOW + 1, 10)] == ["list 1"]
         assert [t.list_id for t in store.due_decisions("home", NOW + 9, 10)] == ["list 1", "list 2"]
+        assert [t.list_id for t in store.due_decisions("home", NOW + 9, 10, max_bytes=1)] == ["list 1"]
         assert store.open_decision_count("home") == 2
         assert store.close_decisions([closing(1), closing(2, [None, -2.5])]) == 2
         assert store.close_decisions([closing(2, [7.0, 7.0]), closing(1)]) == 0
@@ -64,6 +65,7 @@ class DecisionsConformance:
         assert [(c.trace.list_id, c.rewards, c.mode) for c in closed] == [
             ("list 1", [1.0, 0.0], "online"), ("list 2", [None, -2.5], "online"),
         ]  # fmt: skip
+        assert [c.trace.list_id for c in store.closed_decisions("home", max_bytes=1)] == ["list 1"]
         assert closed[0].trace.arrays["decision_slots"].tolist() == [0, 1]
         assert [c.trace.list_id for c in store.closed_decisions("home", closed[0].seq)] == ["list 2"]
         assert [store.last_closed_seq("home", skip) for skip in (0, 1, 2)] == [closed[1].seq, closed[0].seq, 0]

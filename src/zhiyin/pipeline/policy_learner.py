@@ -28,8 +28,8 @@ from zhiyin.policies.linear_policy import LinearPolicy
 from zhiyin.policies.policy import Policy
 from zhiyin.store.store import Store
 
-# Decisions of one batch, and batches of one step at most.
-BATCH, BATCHES_PER_STEP = 2_000, 25
+# Decisions of one batch, bytes of their arrays, and batches of one step at most.
+BATCH, BATCH_BYTES, BATCHES_PER_STEP = 2_000, 64 << 20, 25
 # Lists that another version made within this time of the switch are stragglers of it; later ones are a switch back.
 STRAGGLERS = 60_000_000
 # Share of what was learned that is forgotten when rewards drift.
@@ -252,7 +252,7 @@ class PolicyLearner:
             learned.guard = Guard(since=guarded_since)
         is_done, n_before = False, self._n_read
         for _ in range(BATCHES_PER_STEP):
-            closed = self.store.closed_decisions(self.name, self._mark, BATCH)
+            closed = self.store.closed_decisions(self.name, self._mark, BATCH, BATCH_BYTES)
             if frozen:
                 closed = [one for one in closed if one.seq <= self._target]
             if not closed:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 Aggregation = Literal["sum", "first", "last", "max", "min", "mean", "median"]
 # Microseconds after the end of a window in which traces and events that came within it are still written.
 GRACE = 2_000_000
-# Decisions that are closed in one transaction.
-BATCH = 2_000
+# Decisions that are closed in one transaction, and bytes of their arrays, at most.
+BATCH, BATCH_BYTES = 2_000, 64 << 20
 _AGGREGATIONS: Mapping[str, Any] = {
     "sum": pl.col("reward").sum(), "first": pl.col("reward").first(), "last": pl.col("reward").last(),
     "max": pl.col("reward").max(), "min": pl.col("reward").min(), "mean": pl.col("reward").mean(),
@@ -90,7 +90,7 @@ class RewardJoiner:
         last_seqs = self.store.last_reward_seqs()
         self._count_late(last_seqs)
         n_closed, closed_before = 0, self._closed_until
-        while traces := self.store.due_decisions(self.placement, until, BATCH):
+        while traces := self.store.due_decisions(self.placement, until, BATCH, BATCH_BYTES):
             rows = self._closed_rows(traces, last_seqs)
             n_closed += self.store.close_decisions(rows)
             self.late_traces += sum(trace.time < closed_before for trace in traces)

@@ -10,8 +10,8 @@ import dataclasses
 import json
 import math
 import zlib
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import polars as pl
 
@@ -31,6 +31,7 @@ from zhiyin.store.tables import (
 )
 from zhiyin.store.traces import Trace, TraceTables, array_views
 
+_T = TypeVar("_T")
 _TRACE_COLUMNS = tuple(LISTS.c)
 # Columns of the frames of rewards.
 EVENT_REWARDS = {
@@ -172,8 +173,11 @@ class DecisionTables(TraceTables):
 
     # -- open decisions ------------------------------------------------------------------------------------------------
 
-    def due_decisions(self, placement: str, until: int, limit: int) -> list[Trace]:
-        """Traces of the open decisions of a placement that were made up to a time, microseconds UTC; oldest first."""
+    def due_decisions(self, placement: str, until: int, limit: int, max_bytes: int | None = None) -> list[Trace]:
+        """Traces of the open decisions of a placement that were made up to a time, microseconds UTC; oldest first.
+
+        max_bytes: of the arrays, from which on no further traces are read.
+        """
         columns = OPEN_DECISIONS.c
         oldest = (
             sa.select(*_TRACE_COLUMNS)
@@ -182,7 +186,8 @@ class DecisionTables(TraceTables):
             .order_by(columns.time, columns.list_id)
         )
         with self.reading() as connection:
-            return [_readable_trace(row) for row in connection.execute(oldest.limit(limit))]
+            traces = map(_readable_trace, connection.execute(oldest.limit(limit)))
+            return list(traces) if max_bytes is None else _until_bytes(traces, lambda trace: trace, max_bytes)
 
     def open_decision_count(self, placement: str) -> int:
         """The number of decisions of a placement whose window is open."""
@@ -217,12 +222,18 @@ class DecisionTables(TraceTables):
         """Whether the window of a decision has been closed."""
         return bool(self.fetch(_IS_CLOSED, list_id=list_id))
 
-    def closed_decisions(self, name: str, after_seq: int = 0, limit: int = 1_000) -> list[ClosedDecision]:
-        """Closed decisions of a policy after a sequence number, in order, with their traces."""
+    def closed_decisions(
+        self, name: str, after_seq: int = 0, limit: int = 1_000, max_bytes: int | None = None
+    ) -> list[ClosedDecision]:
+        """Closed decisions of a policy after a sequence number, in order, with their traces.
+
+        max_bytes: of the arrays, from which on no further decisions are read.
+        """
         condition = (DECISIONS.c.placement == name) & (DECISIONS.c.seq > after_seq)
         with self.reading() as connection:
             rows = connection.execute(_CLOSED.where(condition).order_by(DECISIONS.c.seq).limit(limit))
-            return [_closed_decision(row) for row in rows]
+            decisions = map(_closed_decision, rows)
+            return list(decisions) if max_bytes is None else _until_bytes(decisions, lambda one: one.trace, max_bytes)
 
     def last_closed_seq(self, name: str, skip: int = 0) -> int:
         """The sequence number of the newest closed decision of a policy but so many newer ones; 0 for none."""
@@ -321,6 +332,17 @@ def _row(closed: ClosedRow, now: int) -> dict[str, Any]:
     row = {field.name: getattr(closed, field.name) for field in dataclasses.fields(closed)}
     rewards = None if closed.rewards is None else json.dumps(list(closed.rewards), allow_nan=False)
     return {**row, "rewards": rewards, "closed": now}
+
+
+def _until_bytes(values: Iterable[_T], trace_of: Callable[[_T], Trace], max_bytes: int) -> list[_T]:
+    """Values, up to the first with which the arrays of their traces take so many bytes."""
+    result, size = [], 0
+    for value in values:
+        result.append(value)
+        size += sum(array.nbytes for array in trace_of(value).arrays.values())
+        if size >= max_bytes:
+            break
+    return result
 
 
 def _readable_trace(row: Any) -> Trace:
