@@ -149,8 +149,8 @@ class PolicyStates(VersionedTables):
 def kept_states(rows: Iterable[tuple[int, int]]) -> set[int]:
     """Numbers of the states that stay, of (number, created) newest first: the newest, then hourly, then daily ones.
 
-    >>> sorted(kept_states([(number, number * HOUR // 4) for number in range(400, 0, -1)]))[-10:]
-    [387, 391, 393, 394, 395, 396, 397, 398, 399, 400]
+    >>> sorted(kept_states([(number, number * HOUR // 4) for number in range(4_000, 0, -1)]))[:9]
+    [3455, 3551, 3647, 3743, 3839, 3935, 3975, 3979, 3983]
     """
     rows = list(rows)
     kept = [number for number, _ in rows[:N_NEWEST]]
