@@ -26,6 +26,8 @@ from zhiyin.service.feature_skew import TOLERANCE, compare
 from zhiyin.service.key_cache import Keys
 from zhiyin.service.serving_state import ServingState
 from zhiyin.service.tenant import Tenant
+from zhiyin.service.whatif_replay import OtherConfiguration, WhatIfReplay
+from zhiyin.store.decisions import ClosedRow
 from zhiyin.store.store import Store
 
 from . import ranked
@@ -366,3 +368,29 @@ def test_a_share_of_the_lists_is_kept_and_no_more_a_second() -> None:
     second[0] = 1.0
     assert some.chooses(fresh_id())
     assert not FeatureLog(0.0).chooses(fresh_id())
+
+
+def test_what_if_reads_the_events_that_were_known_then(opened: Callable[..., Any]) -> None:
+    """Lists between batches of events, replayed long after: the same configuration is the log, bit for bit."""
+    client = opened()
+    policy = {"kind": "epsilon_greedy", "settings": {}, "mode": "online", "exploration": {"share": 0.9}}
+    assert client.put("/v1/placements/home", json={"k": 4, "policy": policy}).status_code == 200
+    later = ranked.log(100).filter(pl.col("time") >= TRAINED)
+    for number in range(4):
+        send(client, later[150 * number : 150 * (number + 1)])
+        for user in ("u3", "u8", "nobody"):
+            ask(client, user, TRAINED + number * DAY, placement="home", k=4)
+    logged = traces(client)
+    assert len({trace.head["index"][0] for trace in logged}) == 4
+    client.store.close_decisions([
+        ClosedRow(trace.list_id, "home", trace.time, 1, "online", [0.0, 1.0, 0.0, 0.0], 1, 0, trace.time, 0, 0)
+        for trace in logged
+    ])  # fmt: skip
+    other = OtherConfiguration("the same", snapshot="logged")
+    replay = WhatIfReplay(client.live, client.shop.placements, other)
+    decisions = client.store.closed_decisions("home")
+    for decision in [*decisions, decisions[2]]:  # the last one goes back in time
+        one = replay.logged_list(decision)
+        assert not isinstance(one, str), one
+        assert (one.target_probabilities == one.propensities).all()
+    assert replay.notes == {}
