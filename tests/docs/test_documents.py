@@ -54,6 +54,14 @@ ELSEWHERE = ("CONTRIBUTING.md",)
 NOT_RUN: dict[tuple[str, str], str] = {
     ("docs/architecture.md", "flowchart TB"): "a picture that the page draws: no part of the test environment can",
     ("docs/decisions.md", "from zhiyin.client import Client"): "tests/service/test_decisions.py runs it",
+    (
+        "docs/off_policy.md",
+        "zhiyin whatif new.toml --placement home --from 7d   # [rules], [answers] and [placements] of new.toml",
+    ): "it needs the log of a service: tests/service/test_whatif.py runs the command over one",
+    (
+        "docs/off_policy.md",
+        "The log cannot answer:",
+    ): "what the command prints, as tests/pipeline/test_whatif.py has it",
     ("docs/spark.md", "pip install 'zhiyin[spark]'"): "it needs a cluster; tests/engines runs these commands on one",
     ("docs/spark.md", "spark-submit --master yarn --deploy-mode client \\"): "it needs a cluster, as the page says",
 }
