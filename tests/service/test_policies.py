@@ -315,6 +315,10 @@ def test_snapshots_decide_and_a_frozen_policy_keeps_its_own(service: Any) -> Non
     assert ask(service)["decision"]["snapshot"] == second
     assert control(service, "rollback", snapshot=first)["snapshot"] == first
     assert ask(service)["decision"]["snapshot"] == first
+    control(service, "rollback", snapshot=0)
+    assert ask(service)["decision"] | {"explored": False} == {
+        "policy": "home", "mode": "online", "snapshot": 0, "explored": False, "reason": "frozen"
+    }  # fmt: skip
     refused = control(service, "rollback", status=404, snapshot=9_999)
     assert "no snapshot" in refused["error"]
 

@@ -313,7 +313,7 @@ class PolicyServing:
         if not fits:
             policy, statistics = make_policy(setting.kind, setting.settings), None
             return decides("shadow", limits, mode="fallback", reason="schema_changed")
-        reason = info.reason or ("frozen" if controls.frozen else "")
+        reason = "frozen" if controls.frozen and info.reason in ("", "no_snapshot") else info.reason
         if mode == "shadow" or mode == "apprentice":
             return decides(mode, limits, reason=reason)
         if mode == "guarded":
