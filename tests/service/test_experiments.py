@@ -137,6 +137,9 @@ def test_experiments_of_one_layer_share_no_unit_and_layers_are_independent(clien
     refused = client.put("/v1/experiments/second", json=other | {"layer": "prices"})
     assert refused.status_code == 409
     assert "both change the placement" in refused.json()["error"]
+    refused = client.put("/v1/experiments/second", json=other | {"share": 0.5, "offset": 0.5, "unit": "session"})
+    assert refused.status_code == 409
+    assert "is of users" in refused.json()["error"]
     begin(client, "second", share=0.5, offset=0.5)
     marks = [set(ask(client, f"v{n}")["experiments"]) for n in range(40)]
     assert {frozenset(mark) for mark in marks} == {frozenset({"taste"}), frozenset({"second"})}
@@ -219,9 +222,14 @@ def test_what_is_left_of_a_trace_beyond_the_quota_has_the_arm(client: Any, monke
     assert "taste" in head["assignments"]
 
 
-def click(client: Any, made: dict[str, Any], user: str) -> None:
-    event = {"user": user, "item": made["items"][0]["item"], "kind": "click", "list_id": made["list_id"]}
-    assert client.post("/v1/events", json={"events": [event]}).json()["events"][0]["status"] == "accepted"
+def click(client: Any, clicked: dict[str, dict[str, Any]]) -> None:
+    """Clicks on the first item of each list. clicked: lists by their users."""
+    events = [
+        {"user": user, "item": made["items"][0]["item"], "kind": "click", "list_id": made["list_id"]}
+        for user, made in clicked.items()
+    ]
+    answer = client.post("/v1/events", json={"events": events}).json()
+    assert {event["status"] for event in answer["events"]} == {"accepted"}
 
 
 def wait_for_traces(*clients: Any) -> None:
@@ -236,14 +244,11 @@ def test_a_guardrail_finds_the_bad_arm_and_all_apps_give_the_control_from_the_ne
     one = with_placements(client_of(opened(several=True)))
     two = another_app(one, opened(several=True))
     begin(one, metrics={"clicks": {"events": {"click": 1}}}, guardrails=[{"metric": "clicks"}], planned_units=300)
-    users = [f"w{n}" for n in range(300)]
-    arms: dict[str, str] = {}
-    for n, user in enumerate(users):
-        app = (one, two)[n % 2]
-        made = ask(app, user)
-        arms[user] = made["experiments"]["taste"]
-        if n % 10 < (9 if arms[user] == "control" else 1):
-            click(app, made, user)
+    users = [f"w{n}" for n in range(240)]
+    lists = {user: ask((one, two)[n % 2], user) for n, user in enumerate(users)}
+    arms = {user: made["experiments"]["taste"] for user, made in lists.items()}
+    likely = {"control": 9, "odd": 1}
+    click(two, {user: lists[user] for n, user in enumerate(users) if n % 10 < likely[arms[user]]})
     wait_for_traces(one, two)
     evaluator = ExperimentEvaluator(one.store)
     assert evaluator.act() == []  # the windows are open
@@ -262,10 +267,8 @@ def test_a_guardrail_finds_the_bad_arm_and_all_apps_give_the_control_from_the_ne
 
 def test_results_are_told_by_the_service(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     begin(client, window="1s")
-    for n in range(20):
-        made = ask(client, f"v{n}")
-        if n % 2:
-            click(client, made, f"v{n}")
+    lists = {f"v{n}": ask(client, f"v{n}") for n in range(20)}
+    click(client, {f"v{n}": lists[f"v{n}"] for n in range(1, 20, 2)})
     wait_for_traces(client)
     now = client.store.clock()
     monkeypatch.setattr(client.store, "clock", lambda: now + 60_000_000)
@@ -390,10 +393,10 @@ def test_an_arm_may_have_other_settings_of_the_policy(client: Any) -> None:
 def test_weights_are_drawn_again_and_units_assigned_anew_with_their_probabilities_in_traces(client: Any) -> None:
     metrics = {"clicks": {"events": {"click": 1}}}
     begin(client, allocation="thompson", metrics=metrics, window="1s", redraw="1h", unit="list")
-    for n in range(240):
-        made = ask(client, f"v{n % 40}")
-        if n % 10 < (1 if made["experiments"]["taste"] == "control" else 8):
-            click(client, made, f"v{n % 40}")
+    likely = {"control": 1, "odd": 8}
+    lists = {f"v{n}": ask(client, f"v{n}") for n in range(240)}
+    numbered = enumerate(lists.items())
+    click(client, {user: made for n, (user, made) in numbered if n % 10 < likely[made["experiments"]["taste"]]})
     wait_for_traces(client)
     evaluator = ExperimentEvaluator(client.store)
     now = client.store.clock()

@@ -348,6 +348,13 @@ class Experiments:
             check_layers([one.assignment for one in (*others, new)])
         except ConfigError as error:
             raise ExperimentConflictError(error.message, column="layer", remedy=error.remedy) from None
+        for one in others:
+            if one.settings.layer == new.settings.layer and one.settings.unit != new.settings.unit:
+                raise ExperimentConflictError(
+                    f"layer {new.settings.layer!r} is of {one.settings.unit}s, since experiment {one.name!r} is, and "
+                    f"{new.name!r} is of {new.settings.unit}s: they would share some", column="layer",
+                    remedy="another layer, or the same unit",
+                )  # fmt: skip
         for one, two in itertools.product(others, [new]):
             if one.settings.placement != two.settings.placement or one.settings.layer == two.settings.layer:
                 continue
