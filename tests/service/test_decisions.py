@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.docs.markdown import blocks_of
+from zhiyin.api.requests import PlacementSettings
 from zhiyin.client import ApiError, AsyncClient
+from zhiyin.pipeline.whatif import LoggedList
+from zhiyin.service.whatif_replay import OtherConfiguration, WhatIfReplay
 
 from .conftest import client_of, eventually
 from .learning import Clock, learn
@@ -293,6 +297,53 @@ def probability(client: Any, action: str, device: str) -> float:
     return float(np.mean([
         {row["id"]: row["probability"] for row in one["slots"][0]["ranking"]}.get(action, 0.0) for one in every
     ]))  # fmt: skip
+
+
+# -- what another policy would have done -------------------------------------------------------------------------------
+
+
+def logged(client: Any, other: OtherConfiguration) -> list[LoggedList]:
+    replay = WhatIfReplay(client.live, client.shop.placements, other)
+    made = [replay.logged_list(decision) for decision in client.store.closed_decisions("hero")]
+    assert not [one for one in made if isinstance(one, str)], made
+    return made  # type: ignore[return-value]
+
+
+def of_policy(**policy: Any) -> OtherConfiguration:
+    setting = PlacementSettings.model_validate({"policy": POLICY | policy})
+    return OtherConfiguration("another", placements={"hero": setting})
+
+
+@pytest.mark.parametrize("policy", [{}, {"mode": "apprentice", "randomisation": 0.4}, {"mode": "shadow"}])
+def test_the_same_policy_would_have_decided_by_the_logged_probabilities(
+    decider: Any, clock: Clock, policy: dict[str, Any]
+) -> None:
+    put(decider, exploration={"share": 0.7, "slot_shares": {"2": 0.5}}, **policy)
+    slots = [{"id": "top", "baseline": "a2"}, {"id": "side", "excluded": ["a0"]}, {"id": "foot"}]
+    for round in range(2):  # the second by what was learned of the first
+        for number in range(8):
+            body = {"slots": slots, "actions": ACTIONS[:2]} if number == 7 else {"slots": slots if number % 2 else None}
+            body = body | {"slots": slots[1:]} if number == 7 else body
+            made = decide(decider, event_id=f"{round}-{number}", context={"n": number % 3}, excluded=["a3"], **body)
+            first = made["slots"][0]["id"]
+            reward(decider, made["event_id"], slots=[{"id": first, "value": float(number % 2)}])
+        clock.pass_seconds(700)
+        assert learn(decider)
+    for one in logged(decider, OtherConfiguration("the same", snapshot="logged")):
+        assert (one.target_probabilities == one.propensities).all()
+
+
+def test_a_greedy_policy_and_the_baseline_would_have_given_what_they_give(decider: Any, clock: Clock) -> None:
+    put(decider, exploration={"share": 1.0})
+    made = [decide(decider, event_id=f"e{n}") for n in range(12)]
+    clock.pass_seconds(700)
+    learn(decider)
+    chosen = [one["slots"][0]["action"] for one in made]
+    assert len(set(chosen)) > 1
+    for other in (of_policy(mode="shadow"), of_policy(exploration={"share": 0.0})):
+        asked = logged(decider, dataclasses.replace(other, snapshot=0))
+        # Nothing was learned: the first action is the baseline, and the best of equals.
+        assert [one.target_probabilities.tolist() for one in asked] == [[float(id == "a0")] for id in chosen]
 
 
 # -- who may do what ---------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ def decide_slots(
     baseline: np.ndarray,
     features: SlotFeatures,
     event_id: str,
+    forced: np.ndarray | None = None,
 ) -> ListDecision:
     """Fill s slots with m actions, one after the other; an action has one slot at most.
 
@@ -38,9 +39,11 @@ def decide_slots(
     baseline: int16[s], the action of each slot without a policy, each once; -1: none. An allowed one.
     features: float64[m, d] of all actions in a slot, from 0.
     event_id: of the decision: the same id draws the same.
+    forced: int16[s], actions that are given, -1 for slots left out: the decision is theirs, with the probabilities by
+        which each would have been chosen, given those before; 0 where it could not be.
     """
     try:
-        return _decide(listed, keys, allowed, baseline, features, event_id)
+        return _decide(listed, keys, allowed, baseline, features, event_id, forced)
     except DataError:  # the features are not those that were learned with
         return without_policy(keys, baseline, "schema_changed")
     except _InvalidProbabilitiesError:
@@ -78,6 +81,7 @@ def _decide(
     baseline: np.ndarray,
     features: SlotFeatures,
     event_id: str,
+    forced: np.ndarray | None,
 ) -> ListDecision:
     policy, mode = listed.policy, listed.mode
     assert policy is not None
@@ -89,7 +93,7 @@ def _decide(
     loss, explored = 0.0, False
     for slot in range(n_slots):
         left = allowed[slot] & free
-        if not left.any():
+        if not left.any() or (forced is not None and forced[slot] < 0):
             continue
         own = int(baseline[slot])
         if own < 0 or not left[own]:  # given away before: the first one that is left, in the caller's order
@@ -101,12 +105,15 @@ def _decide(
         of_policy = pmf
         if mode == "apprentice":
             pmf = _randomised(left, own, randomisation)
-        take = own if mode == "shadow" else int(draw_one(pmf, 0, m, of_slot))
+        if forced is not None:
+            take = int(forced[slot])
+        else:
+            take = own if mode == "shadow" else int(draw_one(pmf, 0, m, of_slot))
         slots.append(slot)
         chosen.append(take)
         greedy.append(best)
         pmfs.append(pmf)
-        propensities.append(1.0 if mode == "shadow" else pmf[take])
+        propensities.append(float(take == own) if mode == "shadow" else pmf[take])
         targets.append(of_policy[take])
         rows.append(phi[take])
         if mode == "online":

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from zhiyin.api.requests import PlacementSettings, PolicyMode, PolicySettings
 from zhiyin.core.errors import ConfigError
 from zhiyin.data.project_config import Config, load_config
+from zhiyin.pipeline.action_features import LAYOUT
 from zhiyin.pipeline.answer_settings import answer_settings
 from zhiyin.pipeline.decision_record import DecisionRecord, decode_decision
 from zhiyin.pipeline.item_statistics import ItemStatistics
@@ -29,11 +30,14 @@ from zhiyin.pipeline.whatif import LoggedList, made_for
 from zhiyin.pipeline.whatif_reward_model import SequentialRewardModel
 from zhiyin.policies.policy import Policy
 from zhiyin.ranking.live_index import IndexState
+from zhiyin.service.decision_trace import ORIGIN as OWN_ACTIONS
 from zhiyin.service.list_kinds import answer_request
 from zhiyin.service.placements import Placements
+from zhiyin.service.policy_serving import uses_features
 from zhiyin.service.serving_state import ServingState
 from zhiyin.service.trace_requests import request_of_trace
 from zhiyin.service.version_view import View
+from zhiyin.service.whatif_decisions import asked_again
 from zhiyin.service.whatif_views import PastVersion
 from zhiyin.store.decisions import ClosedDecision
 from zhiyin.store.traces import Trace
@@ -152,6 +156,9 @@ class WhatIfReplay:
             return f"their requests are not kept in full ({head['not_kept']})"
         if record is None:
             return "their decision is not kept"
+        if head["origin"] == OWN_ACTIONS:
+            asked = self._ask_decision(trace, record)
+            return asked if isinstance(asked, str) else self._with_rewards(decision, record, asked)
         if head["origin"] != ORIGIN:
             return f"they are no recommendations ({head['origin']})"
         if head.get("interleaved"):
@@ -198,6 +205,12 @@ class WhatIfReplay:
             self._note("are longer than those of the configuration: their further slots are left out of both")
         return asked
 
+    def _ask_decision(self, trace: Trace, record: DecisionRecord) -> AskedList | str:
+        """What the configuration's policy does with a decision among a caller's own actions; or why it is not asked."""
+        name = self.other.placement or trace.placement
+        chooses, reason = self._policy(name, self._setting(name, trace), record, trace, None)
+        return reason or AskedList(*asked_again(trace, record, chooses))
+
     def _version(self, number: int, *, other: bool) -> PastVersion | None:
         """A version under the other configuration, or as it was; None where it is gone."""
         key = number, other
@@ -232,11 +245,14 @@ class WhatIfReplay:
     # -- its policy ---------------------------------------------------------------------------------------------------
 
     def _policy(
-        self, name: str, setting: PlacementSettings, record: DecisionRecord, trace: Trace, view: View
+        self, name: str, setting: PlacementSettings, record: DecisionRecord, trace: Trace, view: View | None
     ) -> tuple[ListPolicy | None, str]:
-        """The policy that would have decided a list; None: none would. And why it cannot be asked."""
+        """The policy that would have decided a list; None: none would. And why it cannot be asked.
+
+        view: that makes the list; None for a decision among a caller's own actions.
+        """
         policy = setting.policy
-        if policy is None or policy.actions != "items":
+        if policy is None or policy.actions != ("own" if view is None else "items"):
             return None, ""
         mode = self._mode(name, policy)
         if mode == "guarded":  # its control lists are those of the log
@@ -250,7 +266,9 @@ class WhatIfReplay:
             number = self._snapshot(name, record)
             return None, f"snapshot {number} of the policy is gone: only the newest ones are kept"
         learned, statistics, info = state
-        features = None if learned is None else self._features_of(view)
+        features = None if learned is None or view is None else self._features_of(view)
+        if view is None and info and uses_features(learned) and info.get("layout", "") != LAYOUT:
+            return None, "the policy has learned by other features than this configuration has"
         if learned is not None and features is not None and info:
             if info.get("layout", "") != features.digest:
                 return None, "the policy has learned by other features than this configuration has"
