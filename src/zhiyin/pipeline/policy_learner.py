@@ -29,7 +29,7 @@ from zhiyin.policies.policy import Policy
 from zhiyin.store.store import Store
 
 # Decisions of one batch, bytes of their arrays, and batches of one step at most.
-BATCH, BATCH_BYTES, BATCHES_PER_STEP = 2_000, 64 << 20, 25
+BATCH, BATCH_BYTES, BATCHES_PER_STEP = 2_000, 64 << 20, 5
 # Lists that another version made within this time of the switch are stragglers of it; later ones are a switch back.
 STRAGGLERS = 60_000_000
 # Share of what was learned that is forgotten when rewards drift.
@@ -224,6 +224,8 @@ class PolicyLearner:
         # The newest state has learned of a user who was forgotten: all is learned anew, up to its mark at least, before
         # another state takes its place. How many decisions were read since.
         self._is_outdated, self._target, self._n_read = False, 0, 0
+        # Bytes of the arrays of the last snapshot that was written.
+        self.snapshot_bytes = 0
 
     def step(
         self, frozen: bool = False, guarded_since: int = 0, figures: Callable[[], Mapping[str, Any]] = dict
@@ -308,8 +310,10 @@ class PolicyLearner:
     def _write(self, learned: Learned, figures: Mapping[str, Any]) -> None:
         info = learned.info(self.settings)
         info["monitors"] |= figures
+        arrays = learned.arrays()
+        self.snapshot_bytes = sum(array.nbytes for array in arrays.values())
         number = self.store.put_policy_state(
-            self.name, self._mark, learned.arrays(), info, base=self._number, forget_count=self._forget_count
+            self.name, self._mark, arrays, info, base=self._number, forget_count=self._forget_count
         )  # fmt: skip
         if number:
             self._number, self._is_outdated = number, False

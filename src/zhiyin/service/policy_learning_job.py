@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # Seconds between two looks for what is due; before a job that does not learn tries to take over.
 POLL_SECONDS, TAKE_OVER_SECONDS = 0.25, 1.0
+# Bytes of snapshots of one policy that are written a second: large ones, of many items, are written less often.
+SNAPSHOT_BYTES_PER_SECOND = 4 << 20
 
 
 class PolicyLearningJob:
@@ -153,7 +155,9 @@ class _LearnedPolicy:
             return False
         finally:
             ended = time.monotonic()
-            self._next = max(begun + self._every, ended + (ended - begun))  # at most half of the time is its own
+            size = 0 if self._learner is None else self._learner.snapshot_bytes
+            # At most half of the time is its own.
+            self._next = max(begun + self._every, ended + (ended - begun), begun + size / SNAPSHOT_BYTES_PER_SECOND)
 
     def _step(self, store: Store) -> bool:
         if self._learner is None:
