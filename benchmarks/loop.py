@@ -2,6 +2,7 @@
 
     python benchmarks/loop.py reward --seeds 20
     python benchmarks/loop.py guarded --seeds 20
+    python benchmarks/loop.py whatif --seeds 100 --visits 2000 --no-socket
 
 Each seed is a shop of its own: 300 users, 300 films, 60 days of log, then 30 days that are lived. The service gets the
 catalogue, the users and the log over HTTP, trains from its store, and is then asked for lists while tastes turn and new
@@ -12,7 +13,8 @@ The service lives simulated days (`SimulatedClock`), so windows are hours and a 
 on seeds from 1,000 on (`--first 1000`); the figures of docs/benchmarks.md are of seeds from 0 on.
 
 `reward`: a static placement and a learning one, by a socket. `guarded`: the reward model's sign is flipped as it
-learns.
+learns. `whatif`: a quarter of the visits to learn, half to log lists of which 50 % may explore, with what was learned
+frozen; the estimate of what 2 % would bring; and a quarter after the switch to that.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from zhiyin.cli.film_shop_service import FilmShopService, small_shop
+from zhiyin.cli.film_shop_service import FilmShopService, ServedFilmShop, small_shop
 from zhiyin.cli.learning_scene import learning_placement
 from zhiyin.core.run import Run
 from zhiyin.evaluation.significance import mean_interval
@@ -169,9 +171,64 @@ async def guarded(given: argparse.Namespace) -> None:
             print_interval(f"lost against static, {name}", lost, " %")
 
 
+# -- what a log says before the switch --------------------------------------------------------------------------------
+
+
+async def whatif(given: argparse.Namespace) -> None:
+    """Learn; freeze, and log lists of which many explore; ask what few would bring; switch, and measure that."""
+    rows = []
+    for seed in range(given.first, given.first + given.seeds):
+        begun, opened = time.perf_counter(), opened_shop(seed)
+        with tempfile.TemporaryDirectory() as folder:
+            service = await FilmShopService.create(Path(folder) / "shop", opened)
+            async with service.serving(opened, socket=given.socket) as shop:
+                rows.append(await estimate_and_measure(shop, given, seed))
+        told = ", ".join(f"{name} {value:.3f}" for name, value in rows[-1].items())
+        print(f"seed {seed}: {told}, {time.perf_counter() - begun:.0f} s", flush=True)
+    answered = [row for row in rows if np.isfinite(row["estimate"])]
+    print(f"\n{len(rows)} seeds, {len(answered)} answered by {given.estimator}")
+    inside = sum(row["low"] <= row["measured"] <= row["high"] for row in answered)
+    print(f"the interval held what was measured in {inside}")
+    for name in rows[0]:
+        print_interval(name, [row[name] for row in answered])
+    if given.json is not None:
+        given.json.write_text(json.dumps(rows, indent=1))
+
+
+async def estimate_and_measure(shop: ServedFilmShop, given: argparse.Namespace, seed: int) -> dict[str, float]:
+    """What the log says of the placement that explores little, and what that then brings."""
+    settings = VisitSettings(concurrent=given.concurrent, k=5, purchase_reward=0, seed=seed)  # clicks alone
+    visitors, part = shop.visitors(settings, "home"), given.visits // 4
+    explores, winner = (learning_placement(given.kind, share=share) | {"k": 5} for share in (0.5, 0.02))
+    for placement in (explores, winner):
+        placement["policy"]["rewards"] = {"view": 1}
+    await shop.client.put_placement("home", explores)
+    await visitors.run(shop.client, Run(progress=False), visits=part, until=BEFORE + AFTER - 10)
+    await shop.client.freeze_policy("home")
+    since = shop.clock() + 1
+    logged = await visitors.run(shop.client, Run(progress=False), visits=2 * part, until=BEFORE + AFTER - 5)
+    shop.clock.now += 2 * DAY  # all windows have ended, and nothing was done in these days
+    while shop.tenant.traces.waiting or shop.tenant.store.open_decision_count("home"):
+        shop.learn()
+    answer = await shop.client.whatif("home", settings=winner, since=since, limit=5_000)
+    shop.clock.now -= 2 * DAY
+    await shop.client.put_placement("home", winner)
+    measured = await visitors.run(shop.client, Run(progress=False), visits=part)
+    if given.verbose:
+        print(json.dumps(answer, indent=1))
+    estimate = next((one for one in answer["estimates"] if one["estimator"] == given.estimator), {})
+    return {
+        "logged": float(logged.values.mean()),
+        **{name: estimate.get(key, np.nan) for name, key in (("estimate", "value"), ("low", "low"), ("high", "high"))},
+        "measured": float(measured.values.mean()),
+        "explored before": float(logged.explored.mean()),
+        "explored after": float(measured.explored.mean()),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("reward", "guarded"))
+    parser.add_argument("what", choices=("reward", "guarded", "whatif"))
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--visits", type=int, default=3000)
@@ -179,10 +236,12 @@ def main() -> None:
     parser.add_argument("--kind", default="lin_ts")
     parser.add_argument("--share", type=float, default=0.2, help="lists that may differ from the greedy one")
     parser.add_argument("--no-socket", dest="socket", action="store_false", help="the application without a socket")
+    parser.add_argument("--estimator", default="rips", help="of the what-if estimates")
+    parser.add_argument("--verbose", action="store_true", help="print each what-if answer")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     logging.getLogger("zhiyin").setLevel(logging.ERROR)
-    asyncio.run({"reward": reward, "guarded": guarded}[given.what](given))
+    asyncio.run({"reward": reward, "guarded": guarded, "whatif": whatif}[given.what](given))
 
 
 if __name__ == "__main__":

@@ -122,10 +122,13 @@ class ServedFilmShop:
     clock: SimulatedClock
     learner: PolicyLearningJob
 
+    def visitors(self, settings: VisitSettings, placement: str | None) -> ShopVisitors:
+        """Visitors; after each of their rounds the learner does its work, as it would beside a service."""
+        return ShopVisitors(self.opened, settings, placement, self.clock, on_round=lambda done: self.learn())
+
     async def visit(self, settings: VisitSettings, placement: str | None, run: Run | None = None) -> VisitLog:
-        """Have visitors come; after each round the learner does its work, as it would beside a service."""
-        visitors = ShopVisitors(self.opened, settings, placement, self.clock, on_round=lambda done: self.learn())
-        return await visitors.run(self.client, run)
+        """Have visitors come for all days of the shop."""
+        return await self.visitors(settings, placement).run(self.client, run)
 
     def learn(self) -> None:
         """Close the windows that have ended, learn, and serve by what was learned."""

@@ -87,6 +87,6 @@ def write_regret_picture(path: Path, logs: dict[str, VisitLog]) -> None:
     lines = []
     for name, log in logs.items():
         points = np.unique(np.linspace(0, len(log) - 1, 80).round().astype(int))
-        lines.append(Line(name, 1.0 + points, np.cumsum(log.regret)[points]))
+        lines.append(Line(f"{name}: {log.values.mean():.2f} a list", 1.0 + points, np.cumsum(log.regret)[points]))
     title = "A film shop with a static list, and with one that learns"
-    write_line_chart(path, line_chart_svg(lines, title, "lists", "regret: clicks and 5 × purchases lost"))
+    write_line_chart(path, line_chart_svg(lines, title, "lists", "regret, in clicks (a purchase is 5)"))

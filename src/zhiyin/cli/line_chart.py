@@ -61,8 +61,8 @@ def line_chart_svg(
     every_y = every_y[np.isfinite(every_y)]
     x_low, x_high = float(every_x.min()), float(every_x.max())
     y_low, y_high = float(every_y.min(initial=0.0 if from_zero else np.inf)), float(every_y.max(initial=-np.inf))
-    y_ticks = _ticks(y_low, y_high)
-    y_low, y_high = min(y_low, y_ticks[0]), max(y_high, y_ticks[-1])
+    y_ticks = [value for value in _ticks(y_low, y_high) if y_low <= value <= y_high]
+    y_high += 0.03 * (y_high - y_low)
 
     def at_x(value: float) -> float:
         return _LEFT + (value - x_low) / ((x_high - x_low) or 1.0) * (WIDTH - _LEFT - _RIGHT)

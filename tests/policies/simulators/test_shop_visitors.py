@@ -89,9 +89,9 @@ def test_whoever_shows_the_best_has_no_regret(opened: OpenedFilmShop) -> None:
         return np.argsort(-worth)[:4]
 
     class Watched(ShopVisitors):
-        async def _visit(self, client: Any, number: int, day: float, n: int) -> Any:
+        async def _visit(self, client: Any, day: float, n: int) -> Any:
             state.update(visitors=self, day=day)
-            return await super()._visit(client, number, day, n)
+            return await super()._visit(client, day, n)
 
     settings = VisitSettings(visits=120, concurrent=12, k=4, purchase_delay=0.0)
     service = KnownService(opened, best)
@@ -134,3 +134,18 @@ def test_the_shop_is_sent_with_times_moved_to_the_opening(opened: OpenedFilmShop
     first_day = np.datetime64(MOMENT, "us").astype("datetime64[D]")
     assert latest == str(first_day)  # what arrives later is released when it is sent
     assert len(opened.catalogue()) + len(opened.arrivals(OPENING - 1, 30)) == opened.shop.n_items
+
+
+def test_visits_go_on_where_the_last_ones_ended(opened: OpenedFilmShop) -> None:
+    settings = VisitSettings(visits=60, concurrent=12, k=4, purchase_delay=0.0)
+    visitors, service = ShopVisitors(opened, settings), KnownService(opened, lambda user: np.arange(4))
+
+    async def both() -> tuple[Any, Any]:
+        return await visitors.run(service, until=24.0), await visitors.run(service, visits=36)  # type: ignore[arg-type]
+
+    first, second = asyncio.run(both())
+    assert (first.days.min(), first.days.max()) == (OPENING, 24.0)
+    assert (second.days.min(), second.days.max()) == (24.0, opened.shop.days - 1)
+    assert (len(first), len(second)) == (60, 36)
+    assert len(set(service.arrivals)) == len(service.arrivals) == len(first.arrived) + len(second.arrived)
+    assert not np.array_equal(first.users[:12], second.users[:12])

@@ -144,30 +144,41 @@ class ShopVisitors:
         self._impressions = np.zeros(shop.n_items, dtype=np.int64)
         self._delayed = DelayedRewards(self.settings.purchase_delay, self._rng(_DELAY_STREAM))
         self._bought: list[dict[str, str]] = []
+        # Rounds so far, and the day of the last one.
+        self._round, self._day = 0, float(opened.opening - 1)
 
-    async def run(self, client: AsyncClient, run: Run | None = None) -> VisitLog:
-        """Make all visits. Raises ApiError for what the service refuses."""
-        settings, opened = self.settings, self.opened
-        n_rounds = -(-settings.visits // settings.concurrent)
-        days = np.linspace(opened.opening, opened.shop.days - 1, n_rounds)
-        arrived = opened.arrivals(opened.opening - 1, days[-1])
+    async def run(
+        self, client: AsyncClient, run: Run | None = None, *, visits: int | None = None, until: float | None = None
+    ) -> VisitLog:
+        """Make visits. Raises ApiError for what the service refuses.
+
+        Parameters
+        ----------
+        visits: None: as the settings say.
+        until: day of the last ones; None: the last of the shop's period. The next call goes on from there.
+        """
+        opened, n_visits = self.opened, visits or self.settings.visits
+        first = max(float(opened.opening), self._day)
+        n_rounds = -(-n_visits // self.settings.concurrent)
+        days = np.linspace(first, opened.shop.days - 1 if until is None else until, n_rounds)
+        arrived = opened.arrivals(self._day, days[-1])
         arrived_at, discovered_at = np.full(len(arrived), np.inf), np.full(len(arrived), np.inf)
         parts: list[_Round] = []
-        done, before = 0, float(opened.opening - 1)
-        with (run or Run()).bar("Visiting", settings.visits) as advance:
-            for number, day in enumerate(days.tolist()):
-                await self._pass_time(client, before, day)
-                new = opened.arrivals(before, day)
+        done = 0
+        with (run or Run()).bar("Visiting", n_visits) as advance:
+            for day in days.tolist():
+                await self._pass_time(client, day)
+                new = opened.arrivals(self._day, day)
                 if len(new):
                     await client.put_items(opened.item_rows(new, None if self.clock is None else day))
                     self._there[new] = True
                     arrived_at[np.isin(arrived, new)] = done
-                n = min(settings.concurrent, settings.visits - done)
-                parts.append(await self._visit(client, number, day, n))
-                done, before = done + len(parts[-1].users), day
+                self._day = day
+                parts.append(await self._visit(client, day, min(self.settings.concurrent, n_visits - done)))
+                done += len(parts[-1].users)
                 reached = (self._impressions[arrived] >= DISCOVERED) & np.isinf(discovered_at)
                 discovered_at[reached] = done
-                advance(n)
+                advance(len(parts[-1].users))
                 if self.on_round is not None:
                     self.on_round(done)
         await self._send_purchases(client, until=np.inf)
@@ -175,8 +186,10 @@ class ShopVisitors:
 
     # -- one round ---------------------------------------------------------------------------------------------------
 
-    async def _visit(self, client: AsyncClient, number: int, day: float, n: int) -> _Round:
+    async def _visit(self, client: AsyncClient, day: float, n: int) -> _Round:
         """Visits of n users at the same time."""
+        number = self._round
+        self._round += 1
         users = self._visitors(number, day, n)
         answers = await asyncio.gather(*(self._ask(client, user) for user in users.tolist()))
         lists = [answer for answer, _ in answers]
@@ -286,12 +299,12 @@ class ShopVisitors:
                          zip(rows.tolist(), users[rows].tolist(), items[rows, slots].tolist())]  # fmt: skip
         self._delayed.submit(first + np.arange(len(rows)), np.ones(len(rows)), self._seconds())
 
-    async def _pass_time(self, client: AsyncClient, before: float, day: float) -> None:
+    async def _pass_time(self, client: AsyncClient, day: float) -> None:
         """Send the purchases that are due by the day, at about their times where the clock is simulated."""
         if self.clock is None:
             await self._send_purchases(client, until=self._seconds())
             return
-        for moment in np.linspace(before, day, STEPS_BETWEEN_ROUNDS + 1)[1:].tolist():
+        for moment in np.linspace(self._day, day, STEPS_BETWEEN_ROUNDS + 1)[1:].tolist():
             self.clock.set_day(max(moment, self.opened.opening))
             await self._send_purchases(client, until=self._seconds())
 
