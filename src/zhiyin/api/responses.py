@@ -410,13 +410,14 @@ class WhatIfSlot(ResponseModel):
     is_supported: bool
 
 
+class WhatIfRefusal(ResponseModel):
+    reasons: list[str]
+    remedies: list[str]
+
+
 class WhatIf(ResponseModel):
     """What a configuration would have earned per list. refusal: why the log cannot answer, and what to log; there are
     no estimates then. used: lists by why they were made; left_out: lists that were not used, by the reason."""
-
-    class Refusal(ResponseModel):
-        reasons: list[str]
-        remedies: list[str]
 
     target: str
     placement: str
@@ -424,7 +425,7 @@ class WhatIf(ResponseModel):
     logged_value: Number | None
     verdict: str
     estimates: list[WhatIfEstimate]
-    refusal: Refusal | None
+    refusal: WhatIfRefusal | None
     slots: list[WhatIfSlot]
     support: dict[str, Number | None] | None
     confidence: Number | None
