@@ -355,11 +355,11 @@ class WhatIfRequest(Body):
     newest one where none is named; `since`, `until`: when the lists were made, microseconds UTC; `limit`: the newest
     lists that are read; `interval`: how intervals are made."""
 
-    placement: Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS, json_schema_extra=PLAIN)] = "default"
+    placement: Id = "default"
     settings: PlacementSettings | None = None
     rules: Annotated[dict[str, Any], Field(json_schema_extra={"format": RULES})] | None = None
     version: Version | None = None
-    as_placement: Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS, json_schema_extra=PLAIN)] | None = None
+    as_placement: Id | None = None
     mode: PolicyMode | None = None
     snapshot: Annotated[int, Field(ge=0), BeforeValidator(_whole_number)] | None = None
     since: Moment | None = None
