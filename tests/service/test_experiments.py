@@ -384,10 +384,16 @@ def test_an_arm_may_have_other_settings_of_the_policy(client: Any) -> None:
     assert refused.status_code == 409
     assert "shared by all arms" in refused.json()["error"]
     begin(client, arms=arms)
-    heads = [head_of(client, ask(client, f"v{n}")) for n in range(20)]
+    made = [ask(client, f"v{n}") for n in range(20)]
+    heads = [head_of(client, one) for one in made]
     assert {head["experiments"]["taste"]: head.get("policy_settings") for head in heads} == {
         "control": None, "bold": {"mode": "online"},
     }  # fmt: skip
+    modes = {one["experiments"]["taste"]: one["decision"]["mode"] for one in made}
+    assert modes == {"control": "shadow", "bold": "online"}
+    for one in made[:6]:
+        replay = client.post(f"/v1/lists/{one['list_id']}/replay").json()
+        assert replay["same"], replay
 
 
 def test_weights_are_drawn_again_and_units_assigned_anew_with_their_probabilities_in_traces(client: Any) -> None:
