@@ -27,11 +27,10 @@ NEW_SHARE = 0.1
 NEW_SEARCH = 4
 # The first slots of a list, two of which may change places in the mode "apprentice".
 SWAPPED_SLOTS = 5
-# Numbers of probabilities that are in memory at once, and posterior draws' decisions, as `policies.thompson` has them.
-MAX_PROBABILITIES, DRAWN_LISTS = 1 << 24, 4
+# Lists whose posterior draws are in memory at once, a thread.
+DRAWN_LISTS = 4
 
 _EMPTY = np.zeros(0)
-_NO_TABLE = np.zeros((0, 0, 0))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -113,13 +112,33 @@ class _Lists:
         return np.where(self.is_open, position[lists], -1)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Changes:
+    """Exchanges of which a list of n, with k slots, has one at most.
+
+    Parameters
+    ----------
+    starts: int64[n * k + 1]: those of slot s of list r are [starts[r * k + s], starts[r * k + s + 1]).
+    positions: int64[e], positions in the shortlist of the items that get the slot.
+    chances: float64[e], their probabilities; those of a list sum to 1 at most.
+    """
+
+    starts: np.ndarray
+    positions: np.ndarray
+    chances: np.ndarray
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        return self.starts, self.positions, self.chances
+
+
 @dataclasses.dataclass(eq=False)
 class _Filling:
     """What `slot_choices.fill_lists` writes for n lists of k slots, with shortlists of at most w items.
 
     Parameters
     ----------
-    pmfs: float64[n, k, w].
+    pmfs: float64[n, k, w]; of more than one list float64[n, 1, w], the probabilities of the slot at hand.
     chosen, greedy: int64[n, k], positions in the shortlists; -1: none.
     propensities: float64[n, k]; 1 where nothing is chosen.
     losses: float64[n].
@@ -135,8 +154,11 @@ class _Filling:
 
     @classmethod
     def empty(cls, n: int, k: int, width: int) -> _Filling:
-        return cls(np.zeros((n, k, width)), np.full((n, k), -1, np.int64), np.full((n, k), -1, np.int64),
-                   np.ones((n, k)), np.zeros(n), np.zeros(n, np.int8))  # fmt: skip
+        pmfs, none = np.zeros((n, k if n == 1 else 1, width)), np.full((n, k), -1, dtype=np.int64)
+        return cls(pmfs, none, none.copy(), np.ones((n, k)), np.zeros(n), np.zeros(n, np.int8))
+
+
+_NO_CHANGES = _Changes(np.zeros(1, np.int64), np.zeros(0, np.int64), np.zeros(0))
 
 
 def choose(
@@ -153,20 +175,16 @@ def choose(
     requests; None: zeros.
     """
     run, n, policy = run or Run(threads=1), len(slates), chooser.policy
-    k = assignment.rows.shape[1]
     seeds = policy.seeds(np.zeros(n, np.uint64) if seeds is None else seeds)
     is_open = (assignment.rows >= 0) & (assignment.reasons != BY_PIN)
-    lists, table = _shortlists(slates, assignment, constraints, chooser, is_open)
+    lists, changes = _shortlists(slates, assignment, constraints, chooser, is_open)
     baseline_rows = assignment.rows.copy()
     baseline = lists.positions(baseline_rows, len(slates.items))
     chooses = _Choosing(slates, lists, chooser, run, seeds, baseline)
     if policy.mode == "apprentice":
-        table = np.zeros((n, k, lists.width))
-        slot_choices.fill_swap_table(lists.offsets, lists.rows, baseline_rows, is_open, *constraints.arrays,
-                                     np.zeros(constraints.n_groups, np.int64), policy.randomisation, SWAPPED_SLOTS,
-                                     table)  # fmt: skip
+        changes = _swaps(baseline_rows, baseline, is_open, constraints, policy.randomisation)
     forced = None if chooser.forced is None else _forced_positions(slates, lists, chooser.forced)
-    filling, target = chooses.fill(table, forced)
+    filling, target = chooses.fill(changes, forced)
     changed = (lists.lists != baseline_rows) if forced is None else np.zeros_like(is_open)
     owners, slots = np.nonzero(changed)
     displaced = slates.items[baseline_rows[owners, slots]]
@@ -183,29 +201,41 @@ def choose(
 
 def _shortlists(
     slates: Slates, assignment: SlotAssignment, constraints: Constraints, chooser: ListChooser, is_open: np.ndarray
-) -> tuple[_Lists, np.ndarray]:
-    """The shortlists, best first, and the table of single exchanges, float64[n, k, w]; empty with a policy."""
-    policy, n = chooser.policy, len(slates)
+) -> tuple[_Lists, _Changes]:
+    """The shortlists, best first, and the exchanges of one slot, where no policy learns."""
+    policy = chooser.policy
     n_rows, lists = len(slates.items), assignment.rows.copy()
     included = np.zeros(n_rows, dtype=bool)
-    counts, rows = np.zeros((0, 0), np.int64), np.zeros(0, np.int64)
+    counts, rows = np.zeros(lists.shape, np.int64), np.zeros(0, np.int64)
     if policy.policy is None and policy.mode == "online":
         counts, rows = allowed_replacements(slates.offsets, assignment, constraints, MAX_REPLACEMENTS_PER_SLOT)
         included[rows] = True
     else:
         included[:] = _best_rows(slates, lists[(assignment.reasons == BY_PIN) & (lists >= 0)], chooser)
     included[lists[is_open]] = True
-    chosen_rows = np.flatnonzero(included)
-    offsets = np.concatenate([[0], np.cumsum(included)])[slates.offsets]
-    result = _Lists(offsets, chosen_rows, lists, is_open, constraints)
-    if not counts.size:
-        return result, _NO_TABLE
-    table = np.zeros((n, lists.shape[1], result.width))
-    owners, slots = np.divmod(np.repeat(np.arange(counts.size), counts.ravel()), lists.shape[1])
-    position = np.cumsum(included)[rows] - 1 - offsets[owners]
-    n_open = np.count_nonzero(counts, axis=1)
-    table[owners, slots, position] = policy.limits.share / (n_open[owners] * counts[owners, slots])
-    return result, table
+    before = np.concatenate([[0], np.cumsum(included)])
+    offsets = before[slates.offsets]
+    result = _Lists(offsets, np.flatnonzero(included), lists, is_open, constraints)
+    flat = counts.ravel()
+    owners = np.repeat(np.arange(len(flat)), flat) // lists.shape[1]
+    n_open = np.count_nonzero(counts, axis=1)[owners]
+    chances = policy.limits.share / (n_open * np.repeat(flat, flat))
+    return result, _Changes(np.concatenate([[0], np.cumsum(flat)]), before[rows] - offsets[owners], chances)
+
+
+def _swaps(
+    rows: np.ndarray, baseline: np.ndarray, is_open: np.ndarray, constraints: Constraints, rate: float
+) -> _Changes:
+    """Exchanges of two of the first slots of lists, int64[n, k] rows: of a list all alike, `rate` together."""
+    n, k = rows.shape
+    pairs = np.empty((n * SWAPPED_SLOTS * (SWAPPED_SLOTS - 1) // 2, 3), dtype=np.int64)
+    starts, groups, limits, members, _ = constraints.arrays
+    counts = np.zeros(constraints.n_groups, np.int64)
+    found = slot_choices.swaps(rows, is_open, starts, groups, limits, members, counts, SWAPPED_SLOTS, pairs)
+    owners, slots, later = pairs[:found].T
+    sizes = np.bincount(owners * k + slots, minlength=n * k)
+    chances = rate / np.bincount(owners, minlength=n)[owners]
+    return _Changes(np.concatenate([[0], np.cumsum(sizes)]), baseline[owners, later], chances)
 
 
 def _best_rows(slates: Slates, pinned: np.ndarray, chooser: ListChooser) -> np.ndarray:
@@ -278,19 +308,19 @@ class _Choosing:
         self._sets: ActionSets | None = None
         self._expected = _EMPTY
 
-    def fill(self, table: np.ndarray, forced: np.ndarray | None) -> tuple[_Filling, np.ndarray | None]:
+    def fill(self, changes: _Changes, forced: np.ndarray | None) -> tuple[_Filling, np.ndarray | None]:
         """The lists that are served, and float64[n, k] target propensities in the modes that have them."""
         mode, learns = self.policy.mode, self.policy.policy is not None
         ready = learns and not self.chooser.reason and self._prepare()
         if mode == "online":
             if not learns and not self.chooser.reason:
-                return self._repaired(self._fill_by_table(table, forced), forced), None
+                return self._repaired(self._fill_by_changes(changes, forced), forced), None
             filling = self._fill_by_policy(forced) if ready else self._as_baseline(forced)
             return self._repaired(filling, forced), None
         if mode == "shadow":
             filling = self._as_baseline(forced)
         else:
-            filling = self._repaired(self._fill_by_table(table, forced), forced)
+            filling = self._repaired(self._fill_by_changes(changes, forced), forced)
         served = self.lists.lists.copy()
         if not ready:
             return filling, filling.propensities.copy()
@@ -399,8 +429,9 @@ class _Choosing:
         """Set some lists of a filling to what they are without a policy."""
         baseline, is_open = self.baseline[owners], self.lists.is_open[owners]
         at, slots = np.nonzero(is_open)
-        filling.pmfs[owners] = 0.0
-        filling.pmfs[owners[at], slots, baseline[at, slots]] = 1.0
+        if filling.pmfs.shape[1] == baseline.shape[1]:
+            filling.pmfs[owners] = 0.0
+            filling.pmfs[owners[at], slots, baseline[at, slots]] = 1.0
         filling.chosen[owners] = baseline if forced is None else np.where(is_open, forced[owners], -1)
         filling.greedy[owners] = baseline
         filling.propensities[owners] = 1.0 if forced is None else np.where(is_open, forced[owners] == baseline, 1.0)
@@ -415,11 +446,11 @@ class _Choosing:
             self._make_baseline(filling, bad, forced)
         return filling
 
-    def _fill_by_table(self, table: np.ndarray, forced: np.ndarray | None) -> _Filling:
+    def _fill_by_changes(self, changes: _Changes, forced: np.ndarray | None) -> _Filling:
         n, k = self.baseline.shape
         filling = _Filling.empty(n, k, self.lists.width)
         values = SlotValues(slot_choices.ONE_CHANGE, np.zeros((1, 1)), np.zeros(3))
-        for_chunks(lambda a, b: self._fill(filling, values, table, _EMPTY, forced, a, b), n, self.run)
+        for_chunks(lambda a, b: self._fill(filling, values, changes, _EMPTY, forced, a, b), n, self.run)
         return filling
 
     def _fill_by_policy(self, forced: np.ndarray | None) -> _Filling:
@@ -447,7 +478,7 @@ class _Choosing:
             self._fill_by_slots(policy, sets, filling, forced)
             return
         if n == 1:
-            self._fill(filling, sample, _NO_TABLE, self._expected, forced, 0, 1)
+            self._fill(filling, sample, _NO_CHANGES, self._expected, forced, 0, 1)
             return
         place = np.concatenate([[0], np.cumsum(np.diff(self.lists.offsets) > 0)])
 
@@ -458,7 +489,7 @@ class _Choosing:
             part, _ = sets.take(np.arange(first, last))
             values = policy.slot_values(part, seeds[first:last])
             assert values is not None
-            self._fill(filling, values, _NO_TABLE, self._expected, forced, start, stop)
+            self._fill(filling, values, _NO_CHANGES, self._expected, forced, start, stop)
 
         for_chunks(work, n, self.run, DRAWN_LISTS if sample.rule == DRAWS else 0)
 
@@ -470,8 +501,9 @@ class _Choosing:
         owners = self.lists.owners
         positions = np.arange(len(owners)) - self.lists.offsets[owners]
         for slot in range(k):
-            self._fill(filling, only, _NO_TABLE, self._expected, forced, 0, n, slot, slot + 1)
-            allowed = filling.pmfs[owners, slot, positions] > 0
+            self._fill(filling, only, _NO_CHANGES, self._expected, forced, 0, n, slot, slot + 1)
+            kept = slot if filling.pmfs.shape[1] == k else 0
+            allowed = filling.pmfs[owners, kept, positions] > 0
             decides = self.lists.is_open[:, slot] & (filling.status == slot_choices.DECIDED)
             decisions = np.flatnonzero(decides[self._filled])
             if not len(decisions):
@@ -480,15 +512,15 @@ class _Choosing:
             probabilities = np.asarray(policy.probabilities(part, self.seeds[self._filled[decisions]], self.run))
             if probabilities.shape != (len(rows),):
                 raise ValueError(f"{probabilities.shape} probabilities for {len(rows)} actions")
-            filling.pmfs[:, slot] = 0.0
-            filling.pmfs[owners[rows], slot, positions[rows]] = probabilities
-            self._fill(filling, given, _NO_TABLE, self._expected, forced, 0, n, slot, slot + 1)
+            filling.pmfs[:, kept] = 0.0
+            filling.pmfs[owners[rows], kept, positions[rows]] = probabilities
+            self._fill(filling, given, _NO_CHANGES, self._expected, forced, 0, n, slot, slot + 1)
 
     def _fill(
         self,
         filling: _Filling,
         values: SlotValues,
-        table: np.ndarray,
+        changes: _Changes,
         expected: np.ndarray,
         forced: np.ndarray | None,
         start: int,
@@ -503,7 +535,8 @@ class _Choosing:
         slot_choices.fill_lists(
             start, stop, first_slot, last_slot, lists.offsets, lists.rows, lists.lists, lists.is_open,
             *lists.constraints.arrays, np.zeros(lists.constraints.n_groups, np.int64), values.rule, values.values,
-            values.parameters, floor, table, policy.limits.share, policy.limits.slot_bounds(k), by_current, expected,
+            values.parameters, floor, *changes.arrays, policy.limits.share, policy.limits.slot_bounds(k), by_current,
+            expected,
             self.baseline if forced is None else forced, forced is None, self.seeds, filling.pmfs, filling.chosen,
             filling.greedy, filling.propensities, filling.losses, filling.status,
         )  # fmt: skip

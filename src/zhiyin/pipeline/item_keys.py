@@ -18,8 +18,9 @@ class ItemKeys:
 
     def of(self, codes: np.ndarray) -> np.ndarray:
         """int64[m]: keys of items, int32[m] codes; those of their ids as texts (`policies.action_sets.action_keys`)."""
-        missing = np.unique(codes[~self._is_known[codes]])
-        if len(missing):
+        is_known = self._is_known[codes]
+        if not is_known.all():
+            missing = np.unique(codes[~is_known])
             self._keys[missing] = action_keys(map(str, self._ids.raw(missing)))
             self._is_known[missing] = True  # after the keys: another thread reads them once they are known
         return self._keys[codes]

@@ -173,10 +173,13 @@ def _is_distribution(probabilities, first, last, barred):
 @kernel
 def fill_lists(
     start, stop, first_slot, last_slot, offsets, rows, lists, is_open, starts, groups, limits, members, min_shares,
-    counts, rule, values, parameters, floor, table, share, slot_bounds, by_current, expected, forced, draws, seeds,
-    pmfs, chosen, greedy, propensities, losses, status,
+    counts, rule, values, parameters, floor, change_starts, change_positions, change_values, share, slot_bounds,
+    by_current, expected, forced, draws, seeds, pmfs, chosen, greedy, propensities, losses, status,
 ):  # fmt: skip
-    """Fill the slots [first_slot, last_slot) of the lists [start, stop); see `choosing_stage.choose` for the arrays."""
+    """Fill the slots [first_slot, last_slot) of the lists [start, stop); see `choosing_stage` for the arrays.
+
+    pmfs: float64[n, k, w], or [n, 1, w] where those of a slot are overwritten by those of the next one.
+    """
     longest = 0
     for r in range(start, stop):
         longest = max(longest, offsets[r + 1] - offsets[r])
@@ -188,7 +191,7 @@ def fill_lists(
         longest, np.int64)  # fmt: skip
     n_members, needed = np.zeros(len(min_shares), np.int64), np.zeros(len(min_shares), np.int64)
     before = np.zeros(len(counts), np.int64)
-    rows_of_list = np.empty(k, np.int64)
+    rows_of_list, changes = np.empty(k, np.int64), np.zeros(longest)
     for r in range(start, stop):
         if status[r] != DECIDED:
             continue
@@ -224,15 +227,20 @@ def fill_lists(
         for slot in range(first_slot, min(last_slot, length)):
             if not is_open[r, slot]:
                 continue
+            kept = slot if pmfs.shape[1] == k else 0
             current = -1
             for at in range(m):
                 if place[at] == slot:
                     current = at
+            if rule == ONE_CHANGE:
+                changes[:] = 0.0
+                for entry in range(change_starts[r * k + slot], change_starts[r * k + slot + 1]):
+                    changes[change_positions[entry]] = change_values[entry]
             for at in range(m):
                 allowed, other_slots[at], other_positions[at] = False, -1, -1
                 may = place[at] < 0 or place[at] >= slot
                 if rule == ONE_CHANGE and at != current:
-                    may = may and not changed and table[r, slot, at] > 0.0
+                    may = may and not changed and changes[at] > 0.0
                 if may:
                     allowed, other_slots[at], other_positions[at] = _exchange(
                         slot, first + at, first + current, first, last, rows, place, length, is_open[r], rows_of_list,
@@ -242,19 +250,19 @@ def fill_lists(
             low, high = first - base, last - base
             if rule == ALLOWED_ONLY:
                 for at in range(m):
-                    pmfs[r, slot, at] = 0.0 if barred[low + at] else 1.0
+                    pmfs[r, kept, at] = 0.0 if barred[low + at] else 1.0
                 continue
             if rule == ONE_CHANGE:
                 total, unspent = 0.0, 1.0 - spent
                 for at in range(m):
-                    p = 0.0 if barred[low + at] or at == current else table[r, slot, at]
+                    p = 0.0 if barred[low + at] or at == current else changes[at]
                     probabilities[low + at] = p / unspent if p > 0.0 else 0.0
                     total += probabilities[low + at]
                     spent += p
                 probabilities[low + current] = max(0.0, 1.0 - total)
             elif rule == GIVEN:
                 for at in range(m):
-                    probabilities[low + at] = pmfs[r, slot, at]
+                    probabilities[low + at] = pmfs[r, kept, at]
             else:
                 fill_slot_probabilities(rule, values, parameters, floor, low, high, barred, probabilities)
             if not _is_distribution(probabilities, low, high, barred):
@@ -274,7 +282,7 @@ def fill_lists(
             if bound < 1.0:
                 _limit_exploration(probabilities, low, high, low + (current if by_current else best), bound)
             for at in range(m):
-                pmfs[r, slot, at] = probabilities[low + at]
+                pmfs[r, kept, at] = probabilities[low + at]
             if draws:
                 take = draw_one(probabilities, low, high, slot_seed(seeds[r], np.uint64(slot))) - low
             else:
@@ -312,18 +320,16 @@ def fill_lists(
 
 
 @kernel
-def fill_swap_table(
-    offsets, rows, lists, is_open, starts, groups, limits, members, min_shares, counts, rate, top, table
-):
-    """table[r, slot, position]: the probability that a slot of the first `top` changes places with a later one of them.
+def swaps(lists, is_open, starts, groups, limits, members, counts, top, out):
+    """Pairs of the first `top` slots of lists that may change places with every rule kept; how many.
 
-    All exchanges that keep every rule are equally likely; together they have the probability `rate`.
+    out: int64[most, 3], filled with the list, the slot and the later slot of each, in this order.
     """
     n, k = lists.shape
     before = np.zeros(len(counts), np.int64)
     no_shares = np.zeros(0, np.int64)
+    found = 0
     for r in range(n):
-        first, last = offsets[r], offsets[r + 1]
         length = 0
         for slot in range(k):
             if lists[r, slot] < 0:
@@ -334,22 +340,16 @@ def fill_swap_table(
             for cap in range(len(limits)):
                 for entry in range(starts[cap, lists[r, slot]], starts[cap, lists[r, slot] + 1]):
                     before[groups[entry]] = counts[groups[entry]]
-        pairs = 0
-        for write in (False, True):
-            for slot in range(min(top, length)):
-                for later in range(slot + 1, min(top, length)):
-                    if not (is_open[r, slot] and is_open[r, later]):
-                        continue
-                    if len(limits) and not _keeps_rules(
-                        slot, lists[r, later], later, lists[r, slot], False, False, lists[r], starts, groups, limits,
-                        members, no_shares, no_shares, counts, before,
-                    ):  # fmt: skip
-                        continue
-                    if not write:
-                        pairs += 1
-                        continue
-                    for at in range(last - first):
-                        if rows[first + at] == lists[r, later]:
-                            table[r, slot, at] = rate / pairs
+        for slot in range(min(top, length)):
+            for later in range(slot + 1, min(top, length)):
+                if not (is_open[r, slot] and is_open[r, later]):
+                    continue
+                if len(limits) == 0 or _keeps_rules(
+                    slot, lists[r, later], later, lists[r, slot], False, False, lists[r], starts, groups, limits,
+                    members, no_shares, no_shares, counts, before,
+                ):  # fmt: skip
+                    out[found, 0], out[found, 1], out[found, 2] = r, slot, later
+                    found += 1
         for slot in range(length):
             _count(lists[r, slot], slot, -1, starts, groups, limits, counts)
+    return found
