@@ -117,6 +117,12 @@ def test_the_bar_counts_tasks(spark: SparkEngine, monkeypatch: pytest.MonkeyPatc
     assert sum(steps) <= 6
 
 
+def test_a_process_has_one_session(spark: SparkEngine) -> None:
+    with pytest.raises(ConfigError, match="session of Spark"):
+        open_engine("local[1]")
+    assert spark.run_tasks(abs, [-2], QUIET, "after") == [2]
+
+
 @given(
     st.lists(st.integers(0, 50), min_size=1, max_size=40).flatmap(
         lambda work: st.tuples(st.just(work), st.integers(1, len(work)))
@@ -132,11 +138,17 @@ def test_bounds_of_blocks_cover_all_rows_and_leave_none_empty(case: tuple[list[i
     assert (np.diff(bounds) >= 1).all()
 
 
-def test_addresses_folders_and_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_addresses_folders_and_missing_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="address of no engine"):
         open_engine("flank://host")
     with pytest.raises(ConfigError, match="folder"):
         open_engine("spark://host:7077")
+    with pytest.raises(ConfigError, match="host and port"):
+        open_engine("spark://host", tmp_path)
+    for scheme in ("spark", "sc"):
+        with pytest.raises(EngineError, match=r"127\.0\.0\.1:1"):
+            open_engine(f"{scheme}://127.0.0.1:1", tmp_path)
+    assert not list(tmp_path.iterdir())
     monkeypatch.setitem(__import__("sys").modules, "pyspark", None)
     with pytest.raises(MissingExtraError, match="pyspark"):
         open_engine("local[2]")

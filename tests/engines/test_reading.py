@@ -107,6 +107,23 @@ def test_moments_files_by_kind_and_logs_without_times(
     assert not was_read_by_driver(notes)
 
 
+def test_the_export_of_a_store(spark: SparkEngine, tmp_path: Path, notes: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("sqlalchemy")
+    from zhiyin.store.records import Event
+    from zhiyin.store.store import Store
+
+    store = Store(tmp_path / "store.db")
+    times = NOW - np.arange(900) * 1_000_000
+    store.append(
+        [Event(f"u{n % 13}", f"i{n % 19}", kind=("view", "buy")[n % 2], time=int(time)) for n, time in enumerate(times)]
+    )
+    store.export(tmp_path / "export")
+    store.close()
+    data = assert_same(spark, tmp_path / "export" / "events")
+    assert data.kinds == ["buy", "view"]
+    assert not was_read_by_driver(notes)
+
+
 def test_what_a_whole_column_decides_is_read_by_the_driver(
     spark: SparkEngine, tmp_path: Path, notes: pytest.LogCaptureFixture
 ) -> None:

@@ -44,7 +44,7 @@ class SparkEngine:
     def __init__(self, session: Any, url: str, folder: Path) -> None:
         self.session, self.url, self.folder = session, url, folder
         self.is_connect, self.is_local = is_connect(session), url.startswith("local")
-        self.slots = CONNECT_SLOTS if self.is_connect else int(session.sparkContext.defaultParallelism)
+        self._count_slots()
 
     @classmethod
     def open(cls, url: str, folder: str | os.PathLike[str] | None, options: dict[str, str]) -> SparkEngine:
@@ -63,6 +63,7 @@ class SparkEngine:
         try:
             if not url.startswith("local"):
                 engine._check_workers()
+                engine._count_slots()  # all workers are there now
         except BaseException:
             engine.close()
             raise
@@ -196,6 +197,10 @@ class SparkEngine:
             self.session.interruptTag(group)
         else:
             self.session.sparkContext.cancelJobGroup(group)
+
+    def _count_slots(self) -> None:
+        """Set the number of tasks that run at once."""
+        self.slots = CONNECT_SLOTS if self.is_connect else int(self.session.sparkContext.defaultParallelism)
 
     def _check_workers(self) -> None:
         """Raises EngineError where workers do not see the shared folder or have another version of this package."""

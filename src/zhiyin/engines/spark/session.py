@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from zhiyin.engines.spark.job_errors import first_cause
 # Tasks run one thread each: a worker has as many of them as it has cores.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
 ROWS_PER_BATCH = 100_000
-# With an appender, or Spark takes it for no configuration and loads its own.
+CONNECT_SECONDS = 10.0
+# Without an appender Spark takes it for no configuration and loads its own; at another level than WARN it says so.
 _NO_LOG = """appender.none.type = Null
 appender.none.name = none
-rootLogger.level = off
+rootLogger.level = warn
 rootLogger.appenderRef.none.ref = none
 """
 _LOOPBACK = ("127.0.0.1", "localhost")
@@ -35,6 +37,7 @@ def start_session(url: str, options: dict[str, str], folder: Path) -> Any:
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
+    _need_listener(url)
     settings = {"spark.sql.adaptive.enabled": "false", "spark.sql.execution.arrow.maxRecordsPerBatch": ROWS_PER_BATCH}
     try:
         if url.startswith("sc://"):
@@ -43,6 +46,7 @@ def start_session(url: str, options: dict[str, str], folder: Path) -> Any:
                 session.conf.set(name, str(value))
             return session
         _need_java()
+        _need_no_session()
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         builder = SparkSession.builder.master(url).appName("zhiyin")
         for name, value in {**settings, **_process_settings(url, folder), **options}.items():
@@ -59,6 +63,25 @@ def start_session(url: str, options: dict[str, str], folder: Path) -> Any:
 
 def _no_session(url: str, error: Exception) -> EngineError:
     return EngineError(f"{url} cannot be opened: {first_cause(error)}", remedy="check its address and its log")
+
+
+def _need_listener(url: str) -> None:
+    """Raise EngineError where nobody listens at an address; Spark would try again for minutes."""
+    scheme, _, place = url.partition("://")
+    if scheme not in ("spark", "sc"):
+        return
+    hosts = place.partition("/")[0].split(",")
+    failures = []
+    for address in hosts:
+        host, _, port = address.rpartition(":")
+        try:
+            with socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS):
+                return
+        except ValueError:
+            raise ConfigError(f"{url!r} names no host and port", remedy=f"write {scheme}://host:port") from None
+        except OSError as error:
+            failures.append(f"{address}: {error.strerror or error}")
+    raise EngineError(f"{url} cannot be opened: {'; '.join(failures)}", remedy="check its address, and that it runs")
 
 
 def _process_settings(url: str, folder: Path) -> dict[str, Any]:
@@ -83,6 +106,13 @@ def _need_java() -> None:
     home = os.environ.get("JAVA_HOME")
     if not (shutil.which("java") or (home and os.path.exists(os.path.join(home, "bin", "java")))):
         raise ConfigError("Spark needs Java 17 or later, and there is none", remedy="install it, or set JAVA_HOME")
+
+
+def _need_no_session() -> None:
+    from pyspark import SparkContext
+
+    if SparkContext._active_spark_context is not None:
+        raise ConfigError("this process has a session of Spark already", remedy="stop it before an engine is opened")
 
 
 def stop_session(session: Any) -> None:
