@@ -19,7 +19,7 @@ PROJECT = Path("zhiyin.toml")
 def whatif(
     settings: Annotated[
         Path | None,
-        typer.Argument(metavar="[CONFIG]", help="Settings that are asked about; default the project's own."),
+        typer.Argument(metavar="CONFIG", help="Settings that are asked about; default the project's own."),
     ] = None,
     placement: Annotated[str | None, typer.Option(help="Whose lists are read; default the only one decided.")] = None,
     since: Annotated[str | None, typer.Option("--from", help="First moment: 2026-11-30, or 7d for 7 days ago.")] = None,

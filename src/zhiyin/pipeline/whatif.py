@@ -38,6 +38,8 @@ from zhiyin.policies.off_policy.refusal import (
 
 # What lists that a policy has drawn are called among the reasons for which lists were made.
 DRAWN = "drawn"
+# Estimators in the order in which the verdict takes them: of lists, then of single decisions.
+READ_FIRST = ("rips", "cascade_dr", "sips", "dr", "snips", "ips")
 # The exploration that remedies propose, and the rounding that a probability of 1 may carry.
 PROPOSED_SHARE, ROUNDING = 0.1, 1e-9
 
@@ -173,20 +175,25 @@ class WhatIfResult:
         ]  # fmt: skip
 
     def verdict(self) -> str:
-        """In a sentence whether the configuration earns more, by the estimate with the narrowest difference."""
+        """In a sentence whether the configuration earns more, by the first of READ_FIRST that there is."""
         if self.refusal is not None or self.evaluation is None or not self.evaluation.estimates:
             return "The log cannot say."
-        best = min(self.evaluation.estimates, key=lambda one: one.difference_high - one.difference_low)
+        by_name = {one.estimator: one for one in self.evaluation.estimates}
+        names = [name for name in READ_FIRST if name in by_name]
+        best = by_name[names[0]] if names else self.evaluation.estimates[0]
         if best.difference_low == best.difference_high == 0:
             return "It would have made the lists of the log just so."
         logged = self.logged_value or 0.0
         relative = f" ({best.difference / logged:+.1%} of what the log earned)" if logged else ""
         ends = f"{best.difference_low:+.4g} to {best.difference_high:+.4g}"
         if best.difference_low > 0:
-            return f"It would have earned more: {best.difference:+.4g} a list{relative}, surely {ends}."
+            return f"It would have earned more: {best.difference:+.4g} a list{relative}, surely {ends} ({best.title})."
         if best.difference_high < 0:
-            return f"It would have earned less: {best.difference:+.4g} a list{relative}, surely {ends}."
-        return f"The log does not tell the two apart: {best.difference:+.4g} a list{relative}, between {ends}."
+            return f"It would have earned less: {best.difference:+.4g} a list{relative}, surely {ends} ({best.title})."
+        return (
+            f"The log does not tell the two apart: {best.difference:+.4g} a list{relative}, between {ends} "
+            f"({best.title})."
+        )
 
     def notes(self) -> list[str]:
         """What a reader must know beside the figures, a sentence each."""

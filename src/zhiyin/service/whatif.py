@@ -80,7 +80,8 @@ def whatif(
 
     Parameters
     ----------
-    config: a settings file with other [rules], [answers] or [placements]; None: the project's own.
+    config: a settings file with other [rules], [answers] or [placements]; None: the project's rules, and placements as
+        they were when a list was made.
     placement: whose lists are read; None: the only one with decisions.
     since, until: when the lists were made: a date or time (ISO 8601, UTC), a duration before now such as "7d", or
         microseconds UTC.
@@ -122,7 +123,7 @@ def whatif(
             if config is not None:
                 other = OtherConfiguration.of_file(Path(config), **others)
             else:
-                other = OtherConfiguration.of_settings(settings, file.name, file, **others)
+                other = OtherConfiguration("the present settings", **others)
             moments = (moment_of(since, opened.clock()), moment_of(until, opened.clock()))
             part = LogPart(placement or _only_placement(opened, placements), *moments, limit)
             return replayed(live, placements, other, part, estimators=names, run=run, **options)
