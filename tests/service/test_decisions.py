@@ -302,9 +302,9 @@ def probability(client: Any, action: str, device: str) -> float:
 # -- what another policy would have done -------------------------------------------------------------------------------
 
 
-def logged(client: Any, other: OtherConfiguration) -> list[LoggedList]:
+def logged(client: Any, other: OtherConfiguration, name: str = "hero") -> list[LoggedList]:
     replay = WhatIfReplay(client.live, client.shop.placements, other)
-    made = [replay.logged_list(decision) for decision in client.store.closed_decisions("hero")]
+    made = [replay.logged_list(decision) for decision in client.store.closed_decisions(name)]
     assert not [one for one in made if isinstance(one, str)], made
     return made  # type: ignore[return-value]
 
@@ -344,6 +344,25 @@ def test_a_greedy_policy_and_the_baseline_would_have_given_what_they_give(decide
         asked = logged(decider, dataclasses.replace(other, snapshot=0))
         # Nothing was learned: the first action is the baseline, and the best of equals.
         assert [one.target_probabilities.tolist() for one in asked] == [[float(id == "a0")] for id in chosen]
+
+
+def test_a_policy_without_features_is_asked_again_by_what_it_has_learned(decider: Any, clock: Clock) -> None:
+    for name, actions in (("hero", "own"), ("home", "items")):
+        put(decider, name, kind="beta_bernoulli", actions=actions, exploration={"share": 0.9})
+    for round in range(2):
+        for number in range(6):
+            reward(decider, decide(decider, event_id=f"{round}-{number}")["event_id"], value=1.0)
+            ask = {"user": f"u{number}", "placement": "home", "k": 3}
+            list_id = decider.post("/v1/recommendations", json=ask).json()["list_id"]
+            reward(decider, list_id, slots=[{"id": "2", "value": 1.0}])
+            eventually(lambda list_id=list_id: decider.store.trace(list_id))
+        clock.pass_seconds(700)
+        assert learn(decider)
+    for name in ("hero", "home"):
+        every = logged(decider, OtherConfiguration("the same", snapshot="logged"), name)
+        assert len(every) == 12
+        for one in every:
+            assert (one.target_probabilities == one.propensities).all()
 
 
 # -- who may do what ---------------------------------------------------------------------------------------------------

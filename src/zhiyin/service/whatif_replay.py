@@ -266,13 +266,17 @@ class WhatIfReplay:
             number = self._snapshot(name, record)
             return None, f"snapshot {number} of the policy is gone: only the newest ones are kept"
         learned, statistics, info = state
-        features = None if learned is None or view is None else self._features_of(view)
-        if view is None and info and uses_features(learned) and info.get("layout", "") != LAYOUT:
-            return None, "the policy has learned by other features than this configuration has"
-        if learned is not None and features is not None and info:
-            if info.get("layout", "") != features.digest:
+        features = None  # a policy without features of actions is asked without
+        if learned is not None and uses_features(learned):
+            features = None if view is None else self._features_of(view)
+            layout = LAYOUT if features is None else features.digest
+            if info and info.get("layout", "") != layout:
                 return None, "the policy has learned by other features than this configuration has"
-            if info.get("vectors", features.version_digest) != features.version_digest:
+            if (
+                features is not None
+                and info
+                and info.get("vectors", features.version_digest) != features.version_digest
+            ):
                 learned = for_version(learned, features.n_version_free)
         chooses = ListPolicy(
             learned, name, features, policy.shortlist, mode, limits, policy.randomisation, statistics
