@@ -36,6 +36,7 @@ from zhiyin.policies.action_sets import ActionSets, Outcomes, action_keys
 from zhiyin.policies.epsilon_greedy import EpsilonGreedy
 from zhiyin.policies.policy import Policy
 from zhiyin.policies.registry import parse
+from zhiyin.policies.slot_probabilities import DRAWS, GREEDY, SOFTMAX, SQUARE_CB, SlotValues
 from zhiyin.policies.softmax import Softmax
 
 KINDS = ("lints:draws=20,scale=1", "squarecb:scale=3", "softmax:temperature=0.3", "linucb:alpha=1",
@@ -147,6 +148,11 @@ def test_every_rule_holds_whatever_a_policy_draws(
         assert again.items == answer.items
     if policy.limits.greedy or (policy.limits.share == 0):
         assert not decision.explored
+    if policy.mode == "online":  # the greedy list has at least the rest of the share that may differ from it
+        limits = dataclasses.replace(policy.limits, greedy=True)
+        greedy = made.ask(dataclasses.replace(plain_request, policy=dataclasses.replace(policy, limits=limits)))
+        certain = made.ask(dataclasses.replace(plain_request, policy=policy, forced=greedy.items))
+        assert np.prod(certain.propensities) >= 1 - policy.limits.share - 1e-12
     if decision.features is not None:
         assert decision.features.shape == (len(slots), len(LAYOUT.names))
         assert np.allclose(decision.features[:, LAYOUT.position], np.log2(1 + slots) / 4)
@@ -407,6 +413,33 @@ def test_a_policy_that_fails_leaves_the_list_as_it_is(how: str, reason: str, mod
         assert decision.propensities.tolist() == [1, 1, 1]
         assert (decision.pmfs[np.arange(3), decision.chosen] == 1).all()
     assert (decision.expected_loss, decision.explored) == (0, False)
+
+
+@pytest.mark.parametrize("rule", [GREEDY, SOFTMAX, SQUARE_CB, DRAWS])
+def test_values_that_are_no_numbers_leave_the_list_as_it_is(rule: int) -> None:
+    class NoNumbers(EpsilonGreedy):
+        def expected_rewards(self, sets: ActionSets) -> None:
+            return None
+
+        def slot_values(self, sets: ActionSets, seeds: np.ndarray) -> SlotValues:
+            return SlotValues.of(rule, np.full((3, len(sets.actions)), np.nan), 1.0, 0.5, 7.0)
+
+    decision = decided(chooser(NoNumbers()), **CONSTRAINED)
+    assert decision.reason in ("invalid_probabilities", "invalid_snapshot")
+    assert decision.chosen.tolist() == decision.baseline.tolist()
+    assert decision.propensities.tolist() == [1, 1, 1]
+
+
+def test_weights_by_propensities_count_what_is_allowed() -> None:
+    """E[1/p of what is drawn] is the number of items that may be drawn: what estimators from the log rest on."""
+    n = 20_000
+    many = Slates(np.arange(n + 1) * N, np.tile(SLATES.items, n), np.tile(SLATES.scores, n))
+    one = chooser(learned("squarecb:scale=3"), limits=ExplorationLimits(0.8))
+    requests = RequestBatch(n, seeds=np.arange(n, dtype=np.uint64))
+    made = book(CONSTRAINED).rerank(many, requests, 3, chooser=one)
+    assert made.propensities is not None
+    weights = 1 / made.propensities.reshape(n, 3)[:, 0]
+    assert abs(weights.mean() - N) < 4 * weights.std() / np.sqrt(n)
 
 
 def test_features_that_fail_leave_the_list_as_it_is() -> None:
