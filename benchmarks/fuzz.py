@@ -110,6 +110,8 @@ def valid(list_id: str, page: str | None, events: str = "e") -> list[Valid]:
         ("GET", "/v1/experiments/f1/results", None, "admin"),
         ("POST", "/v1/experiments/f1/stop", {"arm": "b", "reason": "enough"}, "admin"),
         ("DELETE", "/v1/experiments/f1", None, "admin"),
+        ("POST", "/v1/whatif", {"placement": "hero", "settings": {"policy": {"kind": "lin_ts", "actions": "own"}},
+                                "rules": {"filter": "price > 1"}, "mode": "online", "limit": 5}, "admin"),
         ("GET", "/v1/users/f1", None, "read"),
         ("GET", "/v1/schema", None, "admin"),
         ("PUT", "/v1/schema", {"items": {"weight": "number", "colours": "texts"}, "users": {"age": None}}, "admin"),
