@@ -285,7 +285,8 @@ def test_random_json_to_every_storing_route_never_stops_a_start(
                     "headers": {"content-type": "application/x-ndjson"},
                 }
             elif path == "/v1/events" and draw.random() < 0.5:
-                sent = {"json": {"events": [{"user": "u9", "item": "i1", **body} if isinstance(body, dict) else body]}}
+                more = body if isinstance(body, dict) and draw.random() < 0.5 else {}
+                sent = {"json": {"events": [{"user": "u9", "item": "i1", **more} if draw.random() < 0.9 else body]}}
             else:
                 sent = {"json": body} if method != "DELETE" else {}
             answer = client.request(method, path, **sent)
