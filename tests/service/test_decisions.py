@@ -208,7 +208,8 @@ def test_the_clients_and_the_example_of_the_document(decider: Any) -> None:
 def test_rewards_are_joined_to_their_slots_once(decider: Any, clock: Clock) -> None:
     slots = [{"id": "top"}, {"id": "side"}]
     decide(decider, event_id="e1", slots=slots)
-    assert reward(decider, "e1", slots=[{"id": "side", "value": 2.5}], id="r1", name="click", time=5) == {
+    earned = {"id": "r1", "name": "click", "time": 100_000_000_000_000}
+    assert reward(decider, "e1", slots=[{"id": "side", "value": 2.5}], **earned) == {
         "event_id": "e1", "status": "accepted", "late": False,
     }  # fmt: skip
     assert reward(decider, "e1", slots=[{"id": "side", "value": 2.5}], id="r1")["status"] == "known"

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, model_validator
 
 from zhiyin.api.feature_values import Features, RawFeatures
-from zhiyin.api.requests import Body, Bool, EventKind, Filter, Id, K, Moment, RequestSubject, Reward
+from zhiyin.api.requests import Body, Bool, EventKind, EventTime, Filter, Id, K, RequestSubject, Reward
 from zhiyin.core.limits import MAX_ITEMS
 
 MAX_ACTIONS, MAX_SLOTS = MAX_ITEMS, 50
@@ -137,7 +137,7 @@ class RewardRequest(Body):
     slots: Annotated[list[SlotReward], Field(fail_fast=True, min_length=1, max_length=MAX_ITEMS)] | None = None
     id: Id | None = None
     name: EventKind | None = None
-    time: Moment | None = None
+    time: EventTime | None = None
 
     @model_validator(mode="after")
     def _check(self) -> RewardRequest:

@@ -111,6 +111,8 @@ K = Annotated[int, Field(ge=1, le=MAX_ITEMS), BeforeValidator(_whole_number)]
 # Milliseconds; microseconds UTC until the year 2200.
 Budget = Annotated[int, Field(ge=1, le=60_000), BeforeValidator(_whole_number)]
 Moment = Annotated[int, Field(ge=0, le=7_258_118_400_000_000), BeforeValidator(_whole_number)]
+# When something happened: from 1971 on; that it is not ahead of the clock is checked later.
+EventTime = Annotated[int, Field(ge=EARLIEST, le=LATEST)]
 Version = Annotated[int, Field(ge=1), BeforeValidator(_whole_number)]
 Language = Literal["en", "zh"]
 Variety = Literal["none", "mmr", "dpp", "calibrate"]
@@ -135,7 +137,7 @@ class EventBody(Body):
     user: Id
     item: Id
     kind: Annotated[str, Field(min_length=1, max_length=MAX_KIND_CHARS, json_schema_extra=PLAIN)] | None = "event"
-    time: Annotated[int, Field(ge=EARLIEST, le=LATEST)] | None = None
+    time: EventTime | None = None
     value: Annotated[float, Field(ge=-LARGEST_VALUE, le=LARGEST_VALUE)] | None = None
     id: Id | None = None
     list_id: Id | None = None
