@@ -224,3 +224,17 @@ def test_options_of_an_engine_need_one(project: Path) -> None:
     assert "--engine" in result.output
     result = CliRunner().invoke(app, ["train", *config, "--budget", "1m", "--engine", "local[2]"])
     assert result.exit_code == 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(-9, 9)), max_size=30))
+def test_packed_rows_keep_their_order_within_a_target(rows: list[tuple[int, int]]) -> None:
+    pa = pytest.importorskip("pyarrow")
+    from zhiyin.engines.spark.packed_rows import pack, unpack
+
+    targets, numbers = (np.array([row[at] for row in rows], dtype=np.int32) for at in (0, 1))
+    batches = list(pack(targets, {"number": numbers}))
+    assert len(batches) == len(set(targets.tolist()))
+    for batch in batches:
+        target = batch.column(0)[0].as_py()
+        received = unpack(pa.Table.from_batches([batch]), {"number": np.int32})["number"]
+        assert received.tolist() == [number for to, number in rows if to == target]

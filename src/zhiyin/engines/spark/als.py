@@ -20,10 +20,13 @@ from zhiyin.data.histories import Entries
 from zhiyin.engines.array_files import read_array, read_matrix_parts, write_array, write_matrix
 from zhiyin.engines.spark.engine import SparkEngine
 from zhiyin.engines.spark.event_log import Blocks, EventLog, block_name, equal_bounds
+from zhiyin.engines.spark.packed_rows import pack, schema_of, unpack
 from zhiyin.models.als import ALS
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_ENTRY = {"row": np.int32, "column": np.int32, "value": np.float32}
 
 
 def fit_als(engine: SparkEngine, model: ALS, log: EventLog, run: Run) -> None:
@@ -42,8 +45,7 @@ def transpose(engine: SparkEngine, blocks: Blocks, bounds: np.ndarray, run: Run)
     out = Blocks(engine.new_folder("transpose"), bounds)
     emit = partial(_emit_entries, str(blocks.folder), bounds)
     receive = partial(_receive_entries, str(out.folder), bounds)
-    schema = "target int, row int, column int, value float"
-    engine.exchange(emit, blocks.tasks, schema, receive, len(out), run, "ALS: blocks of items")
+    engine.exchange(emit, blocks.tasks, schema_of([*_ENTRY]), receive, len(out), run, "ALS: blocks of items")
     return out
 
 
@@ -78,14 +80,11 @@ def _solve_block(model: ALS, blocks: str, folder: str, task: tuple[int, int, int
 
 
 def _emit_entries(folder: str, bounds: np.ndarray, task: tuple[int, int, int]) -> Iterator[pa.RecordBatch]:
-    import pyarrow as pa
-
     block, start, _ = task
     indptr, columns, values = read_matrix_parts(Path(folder), block_name(block))
     rows = np.repeat(np.arange(start, start + len(indptr) - 1, dtype=np.int32), np.diff(indptr))
     targets = (np.searchsorted(bounds, columns, side="right") - 1).astype(np.int32)
-    arrays = [pa.array(array) for array in (targets, rows, columns.astype(np.int32, copy=False), values)]
-    yield pa.RecordBatch.from_arrays(arrays, names=["target", "row", "column", "value"])
+    yield from pack(targets, {"row": rows, "column": columns.astype(np.int32, copy=False), "value": values})
 
 
 def _receive_entries(folder: str, bounds: np.ndarray, target: int, entries: pa.Table) -> None:
@@ -93,7 +92,7 @@ def _receive_entries(folder: str, bounds: np.ndarray, target: int, entries: pa.T
     from scipy import sparse
 
     start, stop = bounds[target], bounds[target + 1]
-    rows, columns, values = (entries.column(name).to_numpy() for name in ("row", "column", "value"))
+    rows, columns, values = unpack(entries, _ENTRY).values()
     order = np.lexsort((rows, columns))
     indptr = np.concatenate([[0], np.cumsum(np.bincount(columns - start, minlength=stop - start))]).astype(np.int32)
     block = sparse.csr_matrix((stop - start, int(rows.max(initial=0)) + 1), dtype=np.float32)

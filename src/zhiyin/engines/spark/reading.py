@@ -40,13 +40,17 @@ from zhiyin.data.time_policy import wall_clock
 from zhiyin.engines.array_files import read_frame, write_frame
 from zhiyin.engines.spark.engine import SparkEngine
 from zhiyin.engines.spark.event_log import Blocks, EventLog, block_name, equal_bounds
+from zhiyin.engines.spark.packed_rows import pack, schema_of, unpack
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 MAX_ROWS_PER_PART = 1_000_000
 MIN_ROWS_PER_PART = 10_000
-_SENT = "target int, position long, user int, item int, time long, kind int, value float, weight float"
+_SENT = {
+    "position": np.int64, "user": np.int32, "item": np.int32, "time": np.int64, "kind": np.int32, "value": np.float32,
+    "weight": np.float32,
+}  # fmt: skip
 
 
 def read_log(
@@ -207,7 +211,7 @@ def _code(
     tasks = [(number, part.position) for number, part in enumerate(clean.parts)]
     emit = partial(_emit_events, str(clean.folder), bounds, schema)
     receive = partial(_receive_events, str(blocks.folder), bounds, has_times, len(kinds))
-    found = engine.exchange(emit, tasks, _SENT, receive, len(blocks), run, "Sorting events")
+    found = engine.exchange(emit, tasks, schema_of([*_SENT]), receive, len(blocks), run, "Sorting events")
     counted = WeightCounts(*(sum(one[at] for one in found) for at in range(4)))
     findings.notes.extend(weight_notes(schema, weights, counted))
     for note in findings.notes:
@@ -342,34 +346,30 @@ def _emit_events(
         return
     user, item = (_ids(f"{folder}/{role}.ids").encode(events[role]) for role in ("user", "item"))
     kind, value = (events.get_column(name, default=None) for name in ("kind", "value"))
-    sent = pl.DataFrame(
-        {
-            "target": (np.searchsorted(bounds, user, side="right") - 1).astype(np.int32),
-            "position": position + np.arange(n, dtype=np.int64),
-            "user": user,
-            "item": item,
-            "time": events["time"] if "time" in events.columns else np.zeros(n, dtype=np.int64),
-            "kind": np.zeros(n, dtype=np.int32) if kind is None else schema.codes(kind).astype(np.int32),
-            "value": pl.repeat(None, n, dtype=pl.Float32, eager=True) if value is None else value,
-            "weight": schema.weights(kind, value, n),
-        }
-    )
-    yield from sent.to_arrow().to_batches()
+    columns = {
+        "position": position + np.arange(n, dtype=np.int64),
+        "user": user,
+        "item": item,
+        "time": events["time"].to_numpy() if "time" in events.columns else np.zeros(n, dtype=np.int64),
+        "kind": np.zeros(n, dtype=np.int32) if kind is None else schema.codes(kind),
+        "value": np.full(n, np.nan) if value is None else value.fill_null(np.nan).to_numpy(),
+        "weight": schema.weights(kind, value, n),
+    }
+    targets = (np.searchsorted(bounds, user, side="right") - 1).astype(np.int32)
+    yield from pack(targets, {name: array.astype(_SENT[name], copy=False) for name, array in columns.items()})
 
 
 def _receive_events(
     folder: str, bounds: np.ndarray, has_times: bool, n_kinds: int, target: int, sent: pa.Table
 ) -> list[int]:
     """Write the sorted events of a block of users. Returns the fields of its `WeightCounts`."""
-    events = pl.DataFrame(pl.from_arrow(sent)).sort("position")
+    events = pl.DataFrame(unpack(sent, _SENT)).sort("position")
     start, stop = int(bounds[target]), int(bounds[target + 1])
     user = events["user"].to_numpy() - np.int32(start)
     order = sort_order(user, events["time"].to_numpy() if has_times else None, stop - start)
     if order is not None:
         events = events[order]
     code = pl.UInt8 if n_kinds <= 255 else pl.UInt16 if n_kinds <= 65_535 else pl.UInt32  # as Polars numbers an Enum
-    columns = events.select(
-        "user", "item", "time", pl.col("kind").cast(code), pl.col("value").fill_null(np.nan), "weight"
-    )
+    columns = events.select("user", "item", "time", pl.col("kind").cast(code), "value", "weight")
     write_frame(Path(folder) / f"{block_name(target)}.arrow", columns)
     return list(dataclasses.astuple(WeightCounts.of(events["weight"].to_numpy(), events["value"])))
