@@ -124,6 +124,8 @@ def winner(seeds: int, first: int) -> None:
             true.append(estimate.low <= truth <= estimate.high)
             chosen.append(inside.mean() == max(rates[:20].mean(), rates[20:].mean()))
             widths.append(estimate.high - estimate.low)
+        if len(measured) % 10 == 0:
+            print(f"{len(measured)} seeds: {sum(measured)} measured inside, {sum(true)} true inside", flush=True)
     print(
         f"{len(measured)} of {seeds} seeds answered, {time.perf_counter() - begun:.0f} s: the interval contains what "
         f"was measured after the switch in {sum(measured)}, what is true in {sum(true)}; the better filter was chosen "
