@@ -227,7 +227,9 @@ def _decision(body: dict[str, Any]) -> dict[str, Any]:
 
 def _reward(body: dict[str, Any]) -> dict[str, Any]:
     """A reward of the one slot that there is, which was earned before now."""
-    made = _timely(body)
+    made, moment, latest = dict(body), body.get("time"), time.time_ns() // 1000
+    if isinstance(moment, int | float) and not isinstance(moment, bool) and latest < moment <= 7_258_118_400_000_000:
+        made["time"] = int(moment) % latest
     if isinstance(made.get("slots"), list):
         slots = _of_different_ids(made["slots"])
         if all(isinstance(one, dict) and _is_id(one.get("id")) for one in slots):
