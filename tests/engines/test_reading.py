@@ -57,6 +57,12 @@ def assert_same(spark: SparkEngine, source: Any, **options: Any) -> Dataset:
     return data
 
 
+def mapped_files() -> list[str]:
+    """Files of columns that this process has mapped."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return [line.split()[-1] for line in lines if "/columns-" in line]
+
+
 @pytest.fixture
 def notes(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     caplog.set_level("INFO", logger="zhiyin")
@@ -74,6 +80,12 @@ def test_kinds_weights_values_and_quarantine(
     events.write_parquet(tmp_path / "events.parquet")
     data = assert_same(spark, tmp_path / "events.parquet")
     assert len(data.quarantine) > 20
+    # Columns are mapped, not read: what is not touched is not in memory.
+    assert {Path(file).name for file in mapped_files()} >= {"user.npy", "item.npy", "time.npy", "weight.npy"}
+    address = data.events["time"].to_numpy().__array_interface__["data"][0]
+    ranges = [line.split()[0] for line in Path("/proc/self/maps").read_text().splitlines() if "/columns-" in line]
+    bounds = [[int(part, 16) for part in text.split("-")] for text in ranges]
+    assert any(low <= address < high for low, high in bounds)
     weights = {"purchase": 3, "rating >= 2": 1}
     assert_same(spark, tmp_path / "events.parquet", weights=weights)
     assert not was_read_by_driver(notes)

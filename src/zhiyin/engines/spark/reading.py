@@ -40,6 +40,7 @@ from zhiyin.data.time_policy import wall_clock
 from zhiyin.engines.array_files import read_frame, write_frame
 from zhiyin.engines.spark.engine import SparkEngine
 from zhiyin.engines.spark.event_log import Blocks, EventLog, block_name, equal_bounds
+from zhiyin.engines.spark.mapped_events import joined_events
 from zhiyin.engines.spark.packed_rows import pack, schema_of, unpack
 
 if TYPE_CHECKING:
@@ -217,8 +218,9 @@ def _code(
     for note in findings.notes:
         log.info(note)
     engine.remove(clean.folder)
+    files = [blocks.folder / f"{block_name(block)}.arrow" for block in range(len(blocks))]
     data = Dataset(
-        _joined_events(blocks, kinds),
+        joined_events(files, engine.new_folder("columns"), kinds),
         described(user_ids, users),
         described(item_ids, items),
         has_times=has_times,
@@ -261,14 +263,6 @@ def _counts(clean: _CleanLog, role: str) -> pl.DataFrame:
         return pl.DataFrame(schema={"id": pl.String, "n": pl.Int64})
     frames = [read_frame(clean.folder / f"{block_name(at)}.{role}s") for at in filled]
     return pl.concat(frames, how="vertical_relaxed").group_by("id").agg(pl.col("n").cast(pl.Int64).sum())
-
-
-def _joined_events(blocks: Blocks, kinds: list[str]) -> pl.DataFrame:
-    """The events of all blocks, as `Dataset` has them."""
-    parts = [read_frame(blocks.folder / f"{block_name(block)}.arrow") for block in range(len(blocks))]
-    events = pl.concat(parts, rechunk=True)
-    names = pl.Series("kind", kinds, dtype=pl.Enum(kinds))
-    return events.with_columns(names.gather(events["kind"].cast(pl.UInt32)), pl.col("value").fill_nan(None))
 
 
 # -- on the workers ----------------------------------------------------------------------------------------------------
