@@ -151,6 +151,8 @@ def test_errors_name_the_key(client: Any) -> None:
         ({"arms": {"a": {}, "b": {"placement": "none"}}}, "arms.b.placement", "there is no placement 'none'"),
         ({"arms": {"a": {}, "b": {"version": 99}}}, "arms.b.version", "there is no such version"),
         ({"arms": {"a": {}}}, "arms", "at least 2"),
+        ({"arms": {"a": {}, "b": {"version": 2**62}}}, "arms.b.version", "less than or equal"),
+        ({"arms": ARMS, "planned_units": "100"}, "planned_units", "is no whole number"),
         ({"arms": ARMS, "guardrails": [{"metric": "x"}]}, "guardrails.0.metric", "there is no metric 'x'"),
         ({"arms": ARMS, "kind": "interleaving", "placement": "odd"}, "arms", "two placements"),
     ):

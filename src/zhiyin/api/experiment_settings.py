@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from zhiyin.api.requests import PLAIN, Body, Bool, Id, Number, Text, Version, _duration
+from zhiyin.api.requests import PLAIN, Body, Bool, Id, Number, Text, Version, _duration, _whole_number
 from zhiyin.core.durations import SECOND, UNITS, pattern_of
 from zhiyin.core.limits import MAX_KIND_CHARS
 
@@ -100,8 +100,8 @@ class ExperimentSettings(Body):
     window: Window = "10m"
     covariate: Period = "14d"
     level: Annotated[Number, Field(ge=0.5, le=0.999)] = 0.95
-    planned_units: Annotated[int, Field(ge=10, le=1_000_000_000)] = 10_000
-    looks: Annotated[int, Field(ge=0, le=20)] = 0
+    planned_units: Annotated[int, Field(ge=10, le=1_000_000_000), BeforeValidator(_whole_number)] = 10_000
+    looks: Annotated[int, Field(ge=0, le=20), BeforeValidator(_whole_number)] = 0
     boundary: Literal["obrien_fleming", "pocock"] = "obrien_fleming"
     allocation: Literal["fixed", "thompson"] = "fixed"
     redraw: Period = "1h"

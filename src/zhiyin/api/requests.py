@@ -113,7 +113,7 @@ Budget = Annotated[int, Field(ge=1, le=60_000), BeforeValidator(_whole_number)]
 Moment = Annotated[int, Field(ge=0, le=7_258_118_400_000_000), BeforeValidator(_whole_number)]
 # When something happened: from 1971 on; that it is not ahead of the clock is checked later.
 EventTime = Annotated[int, Field(ge=EARLIEST, le=LATEST)]
-Version = Annotated[int, Field(ge=1), BeforeValidator(_whole_number)]
+Version = Annotated[int, Field(ge=1, le=MAX_INTEGER), BeforeValidator(_whole_number)]
 Language = Literal["en", "zh"]
 Variety = Literal["none", "mmr", "dpp", "calibrate"]
 _TOKEN_LIFE, _KEY_LIFE = pattern_of(SECOND, MAX_LIFETIME_SECONDS * SECOND), pattern_of(1, MAX_LIFETIME_MICROSECONDS)
