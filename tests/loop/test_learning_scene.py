@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -19,7 +20,13 @@ def test_a_table_and_a_picture_of_both_lists(
     monkeypatch.setattr(learning_scene, "AFTER", 5)
     (tmp_path / "learning" / "static").mkdir(parents=True)
     (tmp_path / "learning" / "static" / "store.db").write_text("of an earlier demo")
+    notes: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: notes.append(record.getMessage())  # type: ignore[method-assign]
+    monkeypatch.setattr(logging.getLogger("zhiyin"), "handlers", [handler])
+    monkeypatch.setattr(logging.getLogger("zhiyin"), "level", logging.INFO)  # as the command line sets it
     learning_scene.play_learning_scene(tmp_path)
+    assert "request" not in notes  # no line for each of the requests
     header, static, learning = [line.split("\t") for line in capsys.readouterr().out.splitlines()][-3:]
     assert (header[0], static[0], learning[0]) == ("list", "static", "learning")
     assert float(static[header.index("explored")]) == 0 < float(learning[header.index("explored")])

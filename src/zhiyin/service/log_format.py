@@ -23,6 +23,7 @@ MAX_FRAMES = 12
 # Whose lines are known to hold nobody's data: our own, and what the web server says of its own start and end.
 OURS, SERVER = "zhiyin", "uvicorn"
 access_log = logging.getLogger("zhiyin.access")
+access_log.setLevel(logging.WARNING)  # until `configure` says otherwise: not for a service inside of another command
 log = logging.getLogger("zhiyin")
 
 
