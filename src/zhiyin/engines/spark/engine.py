@@ -134,8 +134,9 @@ class SparkEngine:
         n = len(tasks)
         sent = self.session.range(0, n, 1, n).mapInArrow(partial(_emit, emit, tasks), schema)
         # A row for each target, so that the task of a target without rows knows whose it is.
-        wakes = self.session.range(0, n_targets, 1, 1).mapInArrow(partial(_wake, _columns_of(schema)), schema)
-        received = sent.unionAll(wakes).repartitionById(n_targets, "target").mapInArrow(
+        mark = partial(_target_markers, _columns_of(schema))
+        markers = self.session.range(0, n_targets, 1, 1).mapInArrow(mark, schema)
+        received = sent.unionAll(markers).repartitionById(n_targets, "target").mapInArrow(
             partial(_receive, receive, n_targets), "task long, result string"
         )  # fmt: skip
         return self._results(received, n_targets, n + n_targets + 1, run, label)
@@ -207,13 +208,13 @@ class SparkEngine:
         token = self.folder / "token"
         token.write_text(self.folder.name)
         inspect, quiet = partial(_inspect_worker, str(token)), Run(progress=False)
-        seen = self.run_tasks(inspect, range(max(1, self.slots)), quiet, "opening the engine")
-        if any(text != self.folder.name for _, text in seen):
+        reports = self.run_tasks(inspect, range(max(1, self.slots)), quiet, "opening the engine")
+        if any(text != self.folder.name for _, text in reports):
             raise EngineError(
                 f"the workers of {self.url} do not see {self.folder.parent}",
                 remedy="name a folder of shared storage, at the same path on all machines: --engine-folder",
             )
-        others = {version for version, _ in seen} - {__version__}
+        others = {version for version, _ in reports} - {__version__}
         if others:
             raise EngineError(
                 f"the workers of {self.url} have zhiyin {', '.join(sorted(others))}, this is {__version__}",
@@ -254,7 +255,7 @@ def _emit(
                 yield from function(tasks[at])
 
 
-def _wake(columns: list[str], batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _target_markers(columns: list[str], batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """A row for each target with nothing but its number."""
     import pyarrow as pa
 

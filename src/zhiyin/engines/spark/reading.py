@@ -114,20 +114,20 @@ _LARGE = (pl.UInt64, pl.Int128, pl.UInt128)
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """A part of a table, and what cleaning it found.
+    """A part of a table, and the summary of its cleaning.
 
     Parameters
     ----------
     table: number of the table in the plan. start, n_rows: its rows of the table.
     position: of its first row in the log.
-    found: see `_clean_part`.
+    summary: see `_clean_part`.
     """
 
     table: int
     start: int
     n_rows: int
     position: int
-    found: dict[str, Any] = dataclasses.field(default_factory=dict)
+    summary: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,14 +154,14 @@ def _clean(engine: SparkEngine, plan: ReadPlan, now: int, run: Run, rows_per_par
     sources = [(str(source.table.name), source.columns, source.kind) for source in plan.events]
     task = partial(_clean_part, str(folder), sources, plan.roles, plan.dialect, now)
     tasks = [(number, part.table, part.start, part.n_rows) for number, part in enumerate(parts)]
-    found = engine.run_tasks(task, tasks, run, "Reading events")
-    parts = [dataclasses.replace(part, found=one) for part, one in zip(parts, found)]
-    return _CleanLog(folder, parts), _disagreement([part.found for part in parts], len(tables))
+    summaries = engine.run_tasks(task, tasks, run, "Reading events")
+    parts = [dataclasses.replace(part, summary=one) for part, one in zip(parts, summaries)]
+    return _CleanLog(folder, parts), _disagreement([part.summary for part in parts], len(tables))
 
 
-def _disagreement(found: list[dict[str, Any]], n_tables: int) -> str:
+def _disagreement(summaries: list[dict[str, Any]], n_tables: int) -> str:
     """What parts of a log decided differently, that a whole column decides once; "" where nothing is."""
-    filled = [one for one in found if one["n"]]
+    filled = [one for one in summaries if one["n"]]
     if len({tuple(one["times"]) for one in filled if one["times"] is not None}) > 1:
         return "numbers of its times look like different units in different parts"
     if any(one["times"] == [None, None] for one in filled):
@@ -192,13 +192,13 @@ def _code(
         links, rejected_links = read_links(plan.links, strict, findings)
         rejected.append(rejected_links)
     quarantine = pl.concat(rejected) if rejected else empty_quarantine()
-    n_events = sum(part.found["n"] for part in clean.parts)
+    n_events = sum(part.summary["n"] for part in clean.parts)
     note_rejected(quarantine, n_events > 0, findings)
     counts = {role: _counts(clean, role) for role in ("user", "item")}
     declared = types or CatalogueSchema()
     items, users = read_entities(plan, counts["item"]["id"], counts["user"]["id"], [], declared, findings)
     has_times, has_value = plan.roles.time is not None, plan.roles.rating is not None
-    kinds = sorted({kind for part in clean.parts for kind in part.found["kinds"]}) or [NO_KIND]
+    kinds = sorted({kind for part in clean.parts for kind in part.summary["kinds"]}) or [NO_KIND]
     schema = EventSchema.of(kinds, weights, plan.roles.rating if has_value else None)
     linked = [links["user"], links["other"]] if links is not None else []
     user_ids = Ids.of(counts["user"]["id"], *([users["id"]] if users is not None else []), *linked)
@@ -212,8 +212,8 @@ def _code(
     tasks = [(number, part.position) for number, part in enumerate(clean.parts)]
     emit = partial(_emit_events, str(clean.folder), bounds, schema)
     receive = partial(_receive_events, str(blocks.folder), bounds, has_times, len(kinds))
-    found = engine.exchange(emit, tasks, schema_of([*_SENT]), receive, len(blocks), run, "Sorting events")
-    counted = WeightCounts(*(sum(one[at] for one in found) for at in range(4)))
+    counts_of_blocks = engine.exchange(emit, tasks, schema_of([*_SENT]), receive, len(blocks), run, "Sorting events")
+    counted = WeightCounts(*(sum(one[at] for one in counts_of_blocks) for at in range(4)))
     findings.notes.extend(weight_notes(schema, weights, counted))
     for note in findings.notes:
         log.info(note)
@@ -241,13 +241,13 @@ def _join_findings(plan: ReadPlan, clean: _CleanLog, strict: bool, findings: Fin
     for number, source in enumerate(plan.events):
         parts = [at for at, part in enumerate(clean.parts) if part.table == number]
         for at in parts:
-            for note in clean.parts[at].found["notes"]:
+            for note in clean.parts[at].summary["notes"]:
                 findings.note(note)
-        n_ahead = sum(clean.parts[at].found["n_ahead"] for at in parts)
+        n_ahead = sum(clean.parts[at].summary["n_ahead"] for at in parts)
         if n_ahead:
             findings.note(note_of_times_ahead(n_ahead))
         merge(findings, source.table.findings)
-        bad = [at for at in parts if clean.parts[at].found["n_rejected"]]
+        bad = [at for at in parts if clean.parts[at].summary["n_rejected"]]
         frames = [read_frame(clean.folder / f"{block_name(at)}.rejected") for at in bad]
         rejected.append(pl.concat(frames, rechunk=True) if frames else empty_quarantine())
         if strict:
@@ -258,7 +258,7 @@ def _join_findings(plan: ReadPlan, clean: _CleanLog, strict: bool, findings: Fin
 
 def _counts(clean: _CleanLog, role: str) -> pl.DataFrame:
     """Frame `id`, `n`: events by raw id."""
-    filled = [at for at, part in enumerate(clean.parts) if part.found["n"]]
+    filled = [at for at, part in enumerate(clean.parts) if part.summary["n"]]
     if not filled:
         return pl.DataFrame(schema={"id": pl.String, "n": pl.Int64})
     frames = [read_frame(clean.folder / f"{block_name(at)}.{role}s") for at in filled]
@@ -276,7 +276,7 @@ def _clean_part(
     now: int,
     task: tuple[int, int, int, int],
 ) -> dict[str, Any]:
-    """Clean some rows of a table, and write them, the rows set aside and the numbers of events by id. What was found:
+    """Clean some rows of a table; write them, the rows set aside and the numbers of events by id. Returns a summary:
 
     n, n_rejected, n_ahead: events, rows set aside, times ahead of the clock.
     notes: sentences. kinds: names of the kinds.
