@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -218,6 +219,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=5)
     parser.add_argument("--no-here", dest="here", action="store_false", help="leave out the single process")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the cluster is ended then, too
     if arguments.what == "data":
         write_data(arguments.data, arguments.events)
     elif arguments.what == "kill":
