@@ -56,6 +56,7 @@ class Decision:
     prefix_propensities: np.ndarray
     features: np.ndarray
     target_propensities: np.ndarray | None = None
+    target_pmfs: np.ndarray | None = None
     explored: bool = True
     expected_loss: float = 0.0
 

@@ -40,6 +40,7 @@ class Decision:
     prefix_propensities: np.ndarray
     features: np.ndarray | None
     target_propensities: np.ndarray | None = None
+    target_pmfs: np.ndarray | None = None
     explored: bool = False
     expected_loss: float = 0.0
 

@@ -26,7 +26,8 @@ def decision(with_features: bool = True) -> SimpleNamespace:
     return SimpleNamespace(
         keys=action_keys(["a", "b", "c", "d", "e"]), slots=np.array([0, 2], np.int16), chosen=chosen,
         greedy=np.array([0, 1], np.int16), baseline=np.array([-1, 1], np.int16), pmfs=pmfs, propensities=propensities,
-        prefix_propensities=np.cumprod(propensities), target_propensities=None, explored=True, expected_loss=0.1 + 0.2,
+        prefix_propensities=np.cumprod(propensities), target_propensities=None, target_pmfs=None,
+        explored=True, expected_loss=0.1 + 0.2,
         features=rng.normal(size=(2, 3)).astype(np.float32) if with_features else None,
     )  # fmt: skip
 

@@ -344,7 +344,9 @@ def test_shadow_says_what_the_policy_would_do() -> None:
     one = chooser(policy, limits=ExplorationLimits(0.3))
     assert decision.target_propensities is not None
     assert np.prod(decision.target_propensities) == probability(one, [0, 1, 2])
-    assert (decision.target_propensities == decision.pmfs[np.arange(3), decision.chosen]).all()
+    assert (decision.propensities == decision.pmfs[np.arange(3), decision.chosen]).all()
+    assert decision.target_pmfs is not None
+    assert (decision.target_propensities == decision.target_pmfs[np.arange(3), decision.chosen]).all()
     assert decided(one).target_propensities is None
 
 

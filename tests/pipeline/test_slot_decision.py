@@ -98,7 +98,9 @@ def test_modes_that_do_not_let_the_policy_decide() -> None:
     shadow = decide(ListPolicy(policy, "p", mode="shadow"), "e")
     assert (shadow.chosen.tolist(), shadow.propensities.tolist(), shadow.explored) == ([0, 1, 2], [1.0] * 3, False)
     assert shadow.greedy[0] == 5
-    assert shadow.pmfs[0, 5] > 0.5
+    assert shadow.target_pmfs is not None
+    assert shadow.target_pmfs[0, 5] > 0.5
+    assert (shadow.pmfs[np.arange(3), shadow.chosen] == shadow.propensities).all()
     swaps = [decide(ListPolicy(policy, "p", mode="apprentice", randomisation=0.3), f"e{i}") for i in range(2_000)]
     assert np.mean([one.explored for one in swaps]) == pytest.approx(0.3, abs=0.04)
     for one in swaps[:50]:

@@ -199,8 +199,8 @@ def test_shadow_shows_the_baseline_and_logs_what_the_policy_would_do(service: An
         assert (record.propensities == 1).all()
         assert record.chosen.tolist() == record.baseline.tolist()
         assert record.target is not None
-        assert record.pmfs is not None
-        assert (np.count_nonzero(record.pmfs, axis=1) > 1).all()
+        assert record.target_pmfs is not None
+        assert (np.count_nonzero(record.target_pmfs, axis=1) > 1).all()
 
 
 def test_apprentice_swaps_within_the_first_five_by_a_known_probability(service: Any) -> None:
@@ -235,6 +235,7 @@ def test_guarded_gives_the_policy_its_share_of_the_lists(service: Any) -> None:
         assert (decision["reason"] == "control") == is_control
         if is_control:
             assert (record.propensities == 1).all()
+        assert_logged_by_what_was_drawn(record, items_of(answer))
         kinds[is_control] += 1
     assert min(kinds.values()) > 10
     learned(service, guard={"share": 0.0, "difference": [-0.9, -0.5], "state": "guard"})
@@ -610,6 +611,49 @@ def test_a_list_is_drawn_again_from_its_trace(service: Any, mode: str) -> None:
     learned(service)
     again = service.post(f"/v1/lists/{answer['list_id']}/replay").json()
     assert again["same"], again
+
+
+KINDS = ("lin_ts", "lin_ucb", "squarecb", "softmax", "epsilon_greedy", "beta_bernoulli", "top_k_reinforce", "one_slot")
+
+
+@pytest.mark.parametrize("mode", ["online", "apprentice", "shadow", "guarded", "killed", "stale"])
+def test_lists_of_every_kind_are_drawn_again_and_log_what_they_were_drawn_by(service: Any, mode: str) -> None:
+    in_settings = "online" if mode in ("killed", "stale") else mode
+    for kind in KINDS:
+        fields = {"floor": 0.2} if kind == "epsilon_greedy" else {}
+        put(service, kind, kind=kind, settings=fields, mode=in_settings, randomisation=0.5, shortlist=9)
+        if mode == "killed":
+            control(service, "kill", kind)
+    service.put("/v1/placements/explore", json={"k": 8, "explore": 0.7})
+    if mode == "stale":
+        service.shop.policies._clock = lambda: time.monotonic() + 60
+    explored = Counter()
+    for name in (*KINDS, "explore"):
+        for number in range(5):
+            answer = ask(service, user=f"u{number}", placement=name, pins={"3": "i7"})
+            again = service.post(f"/v1/lists/{answer['list_id']}/replay").json()
+            assert again["same"], (name, again)
+            assert items_of(again) == items_of(answer)
+            if name != "explore":
+                record = record_of(service, answer["list_id"])
+                assert_logged_by_what_was_drawn(record, items_of(answer))
+                explored[name] += record.explored
+    assert mode not in ("online", "apprentice") or explored["one_slot"]
+
+
+def assert_logged_by_what_was_drawn(record: DecisionRecord, items: list[str]) -> None:
+    """The rule of logs: the propensity of a slot is the probability by which its item was drawn, bit for bit."""
+    assert record.pmfs is not None
+    assert record.keys is not None
+    rows = np.arange(len(record))
+    assert (record.chosen >= 0).all()
+    assert record.propensities.tobytes() == record.pmfs[rows, record.chosen].tobytes()
+    assert record.prefix.tobytes() == np.cumprod(record.propensities).tobytes()
+    assert np.abs(record.pmfs.sum(axis=1) - 1).max(initial=0.0) < 1e-9
+    assert record.keys[record.chosen].tolist() == action_keys([items[slot] for slot in record.slots]).tolist()
+    if record.target is not None and record.target_pmfs is not None:
+        assert record.target.tobytes() == record.target_pmfs[rows, record.chosen].tobytes()
+        assert np.abs(record.target_pmfs.sum(axis=1) - 1).max(initial=0.0) < 1e-9
 
 
 def test_a_trace_without_room_can_still_be_learned_from(service: Any) -> None:

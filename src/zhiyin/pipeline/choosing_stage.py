@@ -184,7 +184,7 @@ def choose(
     if policy.mode == "apprentice":
         changes = _swaps(baseline_rows, baseline, is_open, constraints, policy.randomisation)
     forced = None if chooser.forced is None else _forced_positions(slates, lists, chooser.forced)
-    filling, target = chooses.fill(changes, forced)
+    filling, believed = chooses.fill(changes, forced)
     changed = (lists.lists != baseline_rows) if forced is None else np.zeros_like(is_open)
     owners, slots = np.nonzero(changed)
     displaced = slates.items[baseline_rows[owners, slots]]
@@ -192,7 +192,7 @@ def choose(
     assignment.reasons[changed] = BY_POLICY
     decision = None
     if n == 1:
-        decision = chooses.decision(filling, target)
+        decision = chooses.decision(filling, believed)
     given = None
     if chooser.forced is not None:
         given = _given_probabilities(slates, baseline_rows[0], is_open[0], filling.propensities[0], chooser.forced)
@@ -210,6 +210,8 @@ def _shortlists(
     if policy.policy is None and policy.mode == "online":
         counts, rows = allowed_replacements(slates.offsets, assignment, constraints, MAX_REPLACEMENTS_PER_SLOT)
         included[rows] = True
+    elif policy.actions is not None and chooser.keys is not None:
+        included[:] = np.isin(chooser.keys(slates.items), policy.actions)
     else:
         included[:] = _best_rows(slates, lists[(assignment.reasons == BY_PIN) & (lists >= 0)], chooser)
     included[lists[is_open]] = True
@@ -308,8 +310,8 @@ class _Choosing:
         self._sets: ActionSets | None = None
         self._expected = _EMPTY
 
-    def fill(self, changes: _Changes, forced: np.ndarray | None) -> tuple[_Filling, np.ndarray | None]:
-        """The lists that are served, and float64[n, k] target propensities in the modes that have them."""
+    def fill(self, changes: _Changes, forced: np.ndarray | None) -> tuple[_Filling, _Filling | None]:
+        """The lists that are served, and how the policy would have filled them, in the modes where it does not."""
         mode, learns = self.policy.mode, self.policy.policy is not None
         ready = learns and not self.chooser.reason and self._prepare()
         if mode == "online":
@@ -323,17 +325,15 @@ class _Choosing:
             filling = self._repaired(self._fill_by_changes(changes, forced), forced)
         served = self.lists.lists.copy()
         if not ready:
-            return filling, filling.propensities.copy()
+            return filling, None
         self.lists.lists[:] = self._baseline_rows()
         believed = self._repaired(self._fill_by_policy(filling.chosen), filling.chosen)
         self.lists.lists[:] = served
         filling.greedy[:] = believed.greedy
-        if mode == "shadow":
-            filling.pmfs[:] = believed.pmfs
-        return filling, believed.propensities
+        return filling, believed
 
-    def decision(self, filling: _Filling, target: np.ndarray | None) -> ListDecision:
-        """The decision of a batch of one."""
+    def decision(self, filling: _Filling, believed: _Filling | None) -> ListDecision:
+        """The decision of a batch of one. believed: how the policy would have filled it."""
         slots = np.flatnonzero(self.lists.is_open[0])
         chosen, greedy, baseline = (part[0, slots] for part in (filling.chosen, filling.greedy, self.baseline))
         propensities = filling.propensities[0, slots]
@@ -344,6 +344,7 @@ class _Choosing:
             if self.chooser.position_feature >= 0:
                 features[:, self.chooser.position_feature] = position_feature(slots)
         compared = greedy if mode == "online" else baseline
+        target = None if mode == "online" else (filling if believed is None else believed).propensities[0, slots]
         return ListDecision(
             keys=self.keys,
             items=self.items.astype(np.int32),
@@ -359,7 +360,8 @@ class _Choosing:
             expected_loss=float(filling.losses[0]) if mode == "online" else 0.0,
             reason=self.reasons[0],
             mode=mode,
-            target_propensities=None if target is None else target[0, slots],
+            target_propensities=target,
+            target_pmfs=None if believed is None else believed.pmfs[0, slots],
         )
 
     # -- inside -----------------------------------------------------------------------------------------------------

@@ -18,11 +18,12 @@ HEAD = "decision"
 _TYPES: Mapping[str, Any] = {
     "keys": np.int64, "slots": np.int16, "chosen": np.int16, "greedy": np.int16, "baseline": np.int16,
     "pmfs": np.float64, "propensities": np.float64, "prefix": np.float64, "target": np.float64, "features": np.float32,
+    "target_pmfs": np.float64,
 }  # fmt: skip
 # Names that differ in a decision.
 _FIELDS = {"prefix": "prefix_propensities", "target": "target_propensities"}
 # What a trace without room for all of it goes without.
-_LARGE = ("decision_pmfs", "decision_keys")
+_LARGE = ("decision_pmfs", "decision_target_pmfs", "decision_keys")
 
 
 class Decision(Protocol):
@@ -46,6 +47,8 @@ class Decision(Protocol):
     def prefix_propensities(self) -> np.ndarray: ...
     @property
     def target_propensities(self) -> np.ndarray | None: ...
+    @property
+    def target_pmfs(self) -> np.ndarray | None: ...
     @property
     def features(self) -> np.ndarray | None: ...
     @property
@@ -94,7 +97,8 @@ class DecisionRecord:
     items: raw ids of the actions chosen, one a slot.
     slots: int16[s], slots of the list, from 0.
     chosen, greedy, baseline: int16[s], positions in the shortlist; -1: not in it.
-    propensities: float64[s], of the chosen actions, each given the slots before it.
+    propensities: float64[s], of the chosen actions, each given the slots before it: `pmfs[range(s), chosen]`, bit for
+        bit, whatever the mode.
     prefix: float64[s], products of the propensities up to the slot.
     features: float32[s, d] of the chosen actions; None: the policy learns without.
     explored: whether the list differs from the greedy one.
@@ -102,7 +106,9 @@ class DecisionRecord:
     target: float64[s], the probability by which the policy itself would have given each slot its item, where the
         baseline decided; None where the policy did.
     keys: int64[m], keys of the shortlist; None where the trace had no room for them.
-    pmfs: float64[s, m]; None likewise.
+    pmfs: float64[s, m], what was drawn by; where nothing was drawn, the chosen action has 1. None likewise.
+    target_pmfs: float64[s, m], what the policy itself would have drawn by, where the baseline decided; None likewise,
+        and where the policy decided or was not asked.
     """
 
     info: DecisionInfo
@@ -119,6 +125,7 @@ class DecisionRecord:
     target: np.ndarray | None = None
     keys: np.ndarray | None = None
     pmfs: np.ndarray | None = None
+    target_pmfs: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.slots)

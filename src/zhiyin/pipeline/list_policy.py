@@ -86,6 +86,7 @@ class ListPolicy:
         `randomisation` two of its first five items change places.
     limits: of exploration.
     randomisation: see `mode`.
+    actions: int64, action keys of the items that the shortlist is made of; None: the best ones that may be chosen.
     statistics: displays and rewards of items, for features and for the places of the shortlist that are kept for items
         without displays; None: no item was displayed.
 
@@ -100,6 +101,7 @@ class ListPolicy:
     limits: ExplorationLimits = dataclasses.field(default_factory=ExplorationLimits)
     randomisation: float = 0.02
     statistics: ItemStatistics | None = None
+    actions: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.shortlist <= MAX_SHORTLIST:
@@ -135,8 +137,10 @@ class ListDecision:
     chosen: int16[s], positions in the shortlist of the items of the list; -1: of a given list, not in it.
     greedy: int16[s], what the policy believes best in each slot given the slots before.
     baseline: int16[s], what the list would be without a policy.
-    pmfs: float64[s, m], the probability of each item in each slot given the slots before; 0: not allowed.
-    propensities: float64[s]; `pmfs[range(s), chosen]`, bit for bit, but for the mode "shadow", where they are 1.
+    pmfs: float64[s, m], the probability of each item in each slot given the slots before, by which the list was drawn;
+        0: not allowed. Where nothing is drawn, the item without a policy has 1.
+    propensities: float64[s]; `pmfs[range(s), chosen]`, bit for bit, in every mode; 0 of a given item that is not in
+        the shortlist.
     prefix_propensities: float64[s], products of the propensities up to each slot.
     features: float32[s, d] of the chosen items, with the position filled in; None: the policy uses none.
     explored: whether the list differs from the greedy one; in "apprentice", from the one without a policy.
@@ -147,6 +151,7 @@ class ListDecision:
     mode: as of the policy.
     target_propensities: float64[s], of the modes "shadow" and "apprentice": the probability with which the policy,
         its limits in force, would have put the chosen item into the slot, given the slots before; None in "online".
+    target_pmfs: float64[s, m], likewise of all items; None in "online" and where the policy could not be asked.
     """
 
     keys: np.ndarray
@@ -164,6 +169,7 @@ class ListDecision:
     reason: str = ""
     mode: str = "online"
     target_propensities: np.ndarray | None = None
+    target_pmfs: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.slots)

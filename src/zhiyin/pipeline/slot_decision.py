@@ -89,7 +89,7 @@ def _decide(
     free = np.ones(m, dtype=bool)
     bounds, seed = slot_bound(listed.limits, n_slots), decision_seeds([event_id], listed.name)[0]
     randomisation = 1.0 - (1.0 - listed.randomisation) ** (1.0 / n_slots)
-    slots, chosen, greedy, pmfs, propensities, targets, rows = [], [], [], [], [], [], []
+    slots, chosen, greedy, pmfs, targets, rows = [], [], [], [], [], []
     loss, explored = 0.0, False
     for slot in range(n_slots):
         left = allowed[slot] & free
@@ -103,18 +103,14 @@ def _decide(
         pmf, best, expected = _probabilities(policy, keys, phi, left, of_slot)
         mix_with_greedy(pmf, best, bounds[slot])
         of_policy = pmf
-        if mode == "apprentice":
-            pmf = _randomised(left, own, randomisation)
-        if forced is not None:
-            take = int(forced[slot])
-        else:
-            take = own if mode == "shadow" else int(draw_one(pmf, 0, m, of_slot))
+        if mode != "online":
+            pmf = _randomised(left, own, randomisation if mode == "apprentice" else 0.0)
+        take = int(draw_one(pmf, 0, m, of_slot)) if forced is None else int(forced[slot])
         slots.append(slot)
         chosen.append(take)
         greedy.append(best)
         pmfs.append(pmf)
-        propensities.append(float(take == own) if mode == "shadow" else pmf[take])
-        targets.append(of_policy[take])
+        targets.append(of_policy)
         rows.append(phi[take])
         if mode == "online":
             explored |= take != best
@@ -122,12 +118,14 @@ def _decide(
         else:
             explored |= take != own
         free[take] = False
-    given = np.array(propensities)
+    drawn_by, believed = (np.array(part).reshape(len(slots), m) for part in (pmfs, targets))
+    at = np.arange(len(slots)), np.array(chosen, np.int16)
+    given = drawn_by[at]
     return ListDecision(
-        keys, np.full(m, -1, dtype=np.int32), np.array(slots, np.int16), np.array(chosen, np.int16),
-        np.array(greedy, np.int16), baseline[slots].astype(np.int16), np.array(pmfs).reshape(len(slots), m), given,
+        keys, np.full(m, -1, dtype=np.int32), np.array(slots, np.int16), at[1],
+        np.array(greedy, np.int16), baseline[slots].astype(np.int16), drawn_by, given,
         np.cumprod(given), np.array(rows, np.float32).reshape(len(slots), -1), bool(explored), loss, "", mode,
-        None if mode == "online" else np.array(targets),
+        None if mode == "online" else believed[at], None if mode == "online" else believed,
     )  # fmt: skip
 
 

@@ -258,8 +258,8 @@ def _logged_list(
     """A decided list with the target's probabilities, each among the items that could stand in the slot."""
     assert record.pmfs is not None
     assert record.keys is not None
-    pmfs, s = record.pmfs, len(record)
-    allowed = pmfs > 0
+    pmfs, s = record.pmfs if record.target_pmfs is None else record.target_pmfs, len(record)
+    allowed = (pmfs > 0) | (record.pmfs > 0)
     targets = np.zeros(s)
     if policy == UNIFORM:
         targets = 1 / allowed.sum(axis=1)

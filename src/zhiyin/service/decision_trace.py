@@ -48,7 +48,7 @@ def decision_json(trace: Trace, ask: DecisionRequest) -> dict[str, Any]:
         propensity = float(record.propensities[row])
         ranking = [(head["items"][row], propensity)]
         if record.pmfs is not None and ids:
-            ranking = _ranking(ids, record.pmfs[row], int(record.chosen[row]), propensity)
+            ranking = _ranking(ids, record.pmfs[row])
         by_id[slot] = {
             "id": slot, "action": head["items"][row], "propensity": propensity,
             "ranking": [{"id": id, "probability": probability} for id, probability in ranking],
@@ -82,10 +82,8 @@ def request_head(
     return {"request": {"bytes": len(text), "sha256": digest}, "not_kept": TOO_LONG}
 
 
-def _ranking(ids: Sequence[str], pmf: np.ndarray, chosen: int, propensity: float) -> list[tuple[str, float]]:
-    """Actions with their probabilities, the most probable first; where the baseline was given, it alone."""
-    if pmf[chosen] != propensity:
-        return [(ids[chosen], propensity)]
+def _ranking(ids: Sequence[str], pmf: np.ndarray) -> list[tuple[str, float]]:
+    """Actions that could be chosen, with their probabilities, the most probable first."""
     order = np.argsort(-pmf, kind="stable")
     return [(ids[place], float(pmf[place])) for place in order.tolist() if pmf[place] > 0]
 

@@ -7,17 +7,13 @@ reasons are computed again.
 
 from __future__ import annotations
 
-import contextlib
 from typing import Literal
 
 import numpy as np
 
-from zhiyin.api.requests import PlacementSettings
-from zhiyin.core.errors import DataError
 from zhiyin.pipeline.decision_record import decode_decision
-from zhiyin.pipeline.list_policy import MAX_SHORTLIST, ListPolicy
+from zhiyin.pipeline.list_policy import ListPolicy
 from zhiyin.pipeline.logged_policy import LoggedPolicy
-from zhiyin.pipeline.policy_snapshot import restored_policy
 from zhiyin.pipeline.request import Answer
 from zhiyin.ranking.live_index import IndexState
 from zhiyin.service.decision_trace import ORIGIN, redecided
@@ -86,7 +82,7 @@ class ListReplay:
         setting = with_policy_settings(setting, head.get("policy_settings"))
         request, visible = request_of_trace(
             trace, view, setting, history=history, explain=explain, features=features,
-            policy=self._logged_policy(trace, setting),
+            policy=self._logged_policy(trace),
         )  # fmt: skip
         origin, like, trending = head["origin"], head.get("like"), self.live.trending
         if "interleaved" not in head:
@@ -97,22 +93,14 @@ class ListReplay:
                 for one in (request, second)]  # fmt: skip
         return interleave(view.answers, request, both[0], both[1], visible)[0]
 
-    def _logged_policy(self, trace: Trace, setting: PlacementSettings) -> ListPolicy | None:
+    def _logged_policy(self, trace: Trace) -> ListPolicy | None:
         """What draws the list of a decision again, by the logged probabilities; None where the baseline made it."""
         record = decode_decision(trace.head, trace.arrays)
         if record is None or record.keys is None or not len(record.keys):
             return None
         if record.info.control or record.info.mode in ("shadow", "fallback"):
             return None
-        name, number, shortlist, statistics = record.info.policy, record.info.snapshot, MAX_SHORTLIST, None
-        if number and setting.policy is not None:
-            with contextlib.suppress(DataError):  # it was deleted since: a longer shortlist holds the logged one
-                state = self.live.store.policy_state(name, number)
-                if state is not None:
-                    _, statistics = restored_policy(record.info.kind, setting.policy.settings, state.arrays, state.info)
-        if setting.policy is not None and (statistics is not None or not number):
-            shortlist = trace.head.get("policy_settings", {}).get("shortlist", setting.policy.shortlist)
-        return ListPolicy(LoggedPolicy.of(record), name, shortlist=shortlist, statistics=statistics)
+        return ListPolicy(LoggedPolicy.of(record), record.info.policy, actions=record.keys)
 
     def index_of(self, trace: Trace, view: View) -> tuple[IndexState | None, str]:
         """The feature index that a list was ranked by, computed from the log; and the reason where it cannot be."""

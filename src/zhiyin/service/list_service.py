@@ -209,7 +209,7 @@ class ListService:
         """The decision that a list is, and what it costs of the budgets of exploration."""
         if answer.decision is None:
             reason = "budget_exceeded_time" if "policy" in answer.degraded else ""
-            return LoggedDecision(unasked_decision(len(answer.items)), choice.decided(reason))
+            return LoggedDecision(unasked_decision([str(item) for item in answer.items]), choice.decided(reason))
         if self.policies is not None and setting.policy is not None:
             self.policies.count(choice, setting.policy, answer.decision, owner)
         return LoggedDecision(answer.decision, choice.decided(answer.decision.reason))

@@ -11,7 +11,7 @@ import dataclasses
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -26,7 +26,7 @@ from zhiyin.pipeline.list_features import ListFeatures
 from zhiyin.pipeline.list_policy import ExplorationLimits, ListPolicy
 from zhiyin.pipeline.policy_kinds import make_policy, policy_class_name
 from zhiyin.pipeline.policy_snapshot import for_version, restored_policy
-from zhiyin.policies.action_sets import decision_seeds
+from zhiyin.policies.action_sets import action_keys, decision_seeds
 from zhiyin.policies.linear_policy import LinearPolicy
 from zhiyin.policies.policy import Policy
 from zhiyin.service.health_issues import HealthIssue, one_line_reason
@@ -392,19 +392,19 @@ def _explored_mark(name: str) -> str:
     return f"{MARK}{name}"
 
 
-def unasked_decision(n_slots: int) -> Any:
-    """The decision of a list that no policy was asked about: every slot is given to the baseline's item."""
-    return _Unasked(n_slots)
+def unasked_decision(items: Sequence[str]) -> Any:
+    """The decision of a list that no policy was asked about: every slot is given to the baseline's item for sure."""
+    return _Unasked(items)
 
 
 class _Unasked:
     """See `unasked_decision`."""
 
-    explored, expected_loss, features, target_propensities = False, 0.0, None, None
+    explored, expected_loss, features, target_propensities, target_pmfs = False, 0.0, None, None, None
 
-    def __init__(self, n_slots: int) -> None:
-        self.keys = np.zeros(0, np.int64)
-        self.slots = np.arange(n_slots, dtype=np.int16)
-        self.chosen = self.greedy = self.baseline = np.full(n_slots, -1, np.int16)
-        self.pmfs = np.zeros((n_slots, 0))
-        self.propensities = self.prefix_propensities = np.ones(n_slots)
+    def __init__(self, items: Sequence[str]) -> None:
+        self.keys = action_keys(items)
+        self.slots = self.chosen = self.baseline = np.arange(len(items), dtype=np.int16)
+        self.greedy = np.full(len(items), -1, np.int16)
+        self.pmfs = np.eye(len(items))
+        self.propensities = self.prefix_propensities = np.ones(len(items))
