@@ -53,7 +53,9 @@ def frames(
         "items": ['["i1","i2"]'] * n, "teams": [None] * n, "rewards": [None] * n,
     }, schema=LIST_FRAME)  # fmt: skip
     rows = [
-        (f"l{i}", "i1", "click", None, BEGAN + i * MINUTE + 1) for i, count in enumerate(clicks) for _ in range(count)
+        (f"l{i}", lists["user"][i], "i1", "click", None, BEGAN + i * MINUTE + 1)
+        for i, count in enumerate(clicks)
+        for _ in range(count)
     ]
     return lists, pl.DataFrame(rows, schema=EVENT_FRAME, orient="row")
 
@@ -79,8 +81,8 @@ def test_each_list_counts_for_its_unit_and_arm_with_the_events_within_its_window
     )
     lists, events = frames(["control", "b", "b", "b"], [1, 0, 2, 1], ["u1", "u2", "u2", "u3"])
     late = pl.DataFrame([
-        ("l0", "i1", "click", None, BEGAN + 10 * MINUTE + 1), ("l0", "i1", "buy", 7.5, BEGAN + 10 * MINUTE),
-        ("other", "i1", "click", None, BEGAN),
+        ("l0", "u1", "i1", "click", None, BEGAN + 10 * MINUTE + 1), ("l0", "u1", "i1", "buy", 7.5, BEGAN + 10 * MINUTE),
+        ("other", "u1", "i1", "click", None, BEGAN), ("l0", "u2", "i1", "buy", 100.0, BEGAN + 1),
     ], schema=EVENT_FRAME, orient="row")  # fmt: skip
     sums = unit_sums(lists, pl.concat([events, late]), "x", one.settings, BEGAN, [BEGAN + 3 * MINUTE])
     rows = {(row["unit"], row["arm"], row["segment"]): row for row in sums.iter_rows(named=True)}

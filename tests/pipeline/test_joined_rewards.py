@@ -22,7 +22,8 @@ AGGREGATIONS: dict[str, Any] = {
 
 events = st.lists(
     st.tuples(
-        st.sampled_from(LISTS), st.sampled_from([*ITEMS, "elsewhere"]), st.sampled_from([*KINDS, "view"]),
+        st.sampled_from(LISTS), st.sampled_from(["alice", "bob"]), st.sampled_from([*ITEMS, "elsewhere"]),
+        st.sampled_from([*KINDS, "view"]),
         st.sampled_from([None, 2.0, 3.0]), st.integers(-5, 5), st.integers(0, 2 * WINDOW),
     ),
     max_size=12,
@@ -46,22 +47,33 @@ def test_joined_as_the_rules_say(
 ) -> None:
     import polars as pl
 
-    traces = [decided_trace(name, START + number, ITEMS[number : number + 3]) for number, name in enumerate(LISTS)]
+    owners = dict(zip(LISTS, ["alice", None, "s1"], strict=True))
+    traces = [
+        decided_trace(name, START + number, ITEMS[number : number + 3], user=owners[name])
+        for number, name in enumerate(LISTS)
+    ]
     rules = RewardSettings(KINDS, WINDOW, aggregation, 0.25, "required" if required else "optional")
-    event_rows = [(*row[:4], START + row[4], START + row[5], seq) for seq, row in enumerate(events)]
+    event_rows = [(*row[:5], START + row[5], START + row[6], seq) for seq, row in enumerate(events)]
     report_rows = [(*row[:3], START + row[3], START + row[4], 100 + seq) for seq, row in enumerate(reports)]
     slots = _decided_slots(traces)
-    rewards = matched_rewards(
+    matched = matched_rewards(
         slots, pl.DataFrame(event_rows, schema=EVENT_REWARDS, orient="row"),
         pl.DataFrame(report_rows, schema=REPORTED, orient="row"), rules,
     )  # fmt: skip
-    rows = joined(traces, slots, rewards, shown, rules, (7, 8))
+    rows = joined(traces, slots, matched.filter("own"), shown, rules, (7, 8))
     for trace, row in zip(traces, rows, strict=True):
         found: list[tuple[int, int, float, int]] = []  # time, arrival, reward, slot
         n_late = 0
-        mine = [(row[4], row[6], KINDS[row[2]][0], trace.head["items"].index(row[1]), row[5]) for row in event_rows
-                if row[0] == trace.list_id and row[1] in trace.head["items"] and row[2] in KINDS
-                and (KINDS[row[2]][1] is None or (row[3] is not None and row[3] >= KINDS[row[2]][1]))]  # fmt: skip
+        owner, users = owners[trace.list_id], set()
+        mine = []
+        for _, user, item, kind, value, time, received, arrival in (r for r in event_rows if r[0] == trace.list_id):
+            least = KINDS.get(kind, (0, None))[1]
+            counts = kind in KINDS and (least is None or (value is not None and value >= least))
+            if item in trace.head["items"] and counts and owner in (None, user):
+                mine.append((time, arrival, KINDS[kind][0], trace.head["items"].index(item), received))
+                if owner is None and received <= trace.time + WINDOW:
+                    users.add(user)
+        assert set(row.users) == users
         mine += [(row[3], row[5], row[2], int(row[1]), row[4]) for row in report_rows
                  if row[0] == trace.list_id and row[1] in ("0", "1", "2")]  # fmt: skip
         for time, arrival, reward, slot, received in mine:

@@ -33,9 +33,11 @@ def store(tmp_path: Path, clock: Clock) -> Iterator[Store]:
     opened.close()
 
 
-def happen(store: Store, list_id: str, item: str, kind: str = "click", *, id: str = "", **more: Any) -> bool:
+def happen(
+    store: Store, list_id: str, item: str, kind: str = "click", *, id: str = "", user: str = "alice", **more: Any
+) -> bool:
     values = {"time": store.clock()} | more
-    return store.append([Event("alice", item, kind=kind, list_id=list_id, id=id, **values)])[0]
+    return store.append([Event(user, item, kind=kind, list_id=list_id, id=id, **values)])[0]
 
 
 def closed(store: Store, clock: Clock, settings: RewardSettings = SETTINGS) -> dict[str, Any]:
@@ -161,6 +163,58 @@ def test_only_slots_that_were_shown_are_learned(store: Store, clock: Clock) -> N
     assert closed(store, clock, with_(default_reward=-0.1)) == {
         "l1": [-0.1, -0.1, None], "l2": [-0.1, None, 1.0], "l3": [-0.1, -0.1, -0.1],
     }  # fmt: skip
+
+
+def test_events_of_others_are_no_rewards_of_a_list_that_names_somebody(store: Store, clock: Clock) -> None:
+    owners = {"l1": "alice", "l2": "session", "l3": None}
+    store.append_traces([decided_trace(list_id, START, user=owner) for list_id, owner in owners.items()])
+    for list_id in owners:
+        happen(store, list_id, "a")
+        happen(store, list_id, "b", "purchase", user="bob")
+        happen(store, list_id, "c", user="session")
+    clock.now = START + WINDOW + GRACE
+    joiner = RewardJoiner(store, "home", SETTINGS)
+    joiner.step()
+    rewards = {one.trace.list_id: one.rewards for one in store.closed_decisions("home")}
+    assert rewards == {"l1": [1.0, 0.0, 0.0], "l2": [0.0, 0.0, 1.0], "l3": [1.0, 5.0, 1.0]}
+    assert joiner.foreign_events == 4
+    happen(store, "l1", "b", "purchase", user="bob")  # late, and of another
+    joiner.step()
+    assert store.window_counts("home") == (5, 0)
+
+
+def test_forgetting_a_user_takes_back_what_they_earned_for_lists_that_name_nobody(store: Store, clock: Clock) -> None:
+    store.append_traces([decided_trace(f"l{n}", START, user=None) for n in range(4)])
+    happen(store, "l0", "a", user="bob")
+    happen(store, "l0", "b", user="carol")
+    happen(store, "l1", "a", "view", user="bob")  # brings nothing
+    happen(store, "l2", "a", user="carol")
+    clock.now = START + WINDOW + 1
+    happen(store, "l3", "a", user="bob")  # late
+    closed(store, clock)
+    store.drop_events_before(clock.now)  # the log of events may be shorter than that of lists
+    proof = store.forget("bob")
+    assert (proof["decisions removed"], proof["decisions found"], proof["decision_users found"]) == (1, 0, 0)
+    assert closed(store, clock) == {"l1": [0.0, 0.0, 0.0], "l2": [1.0, 0.0, 0.0], "l3": [0.0, 0.0, 0.0]}
+    assert store.forget("carol")["decisions removed"] == 1
+    assert list(closed(store, clock)) == ["l1", "l3"]
+
+
+def test_whoever_is_forgotten_while_a_decision_is_closed_earns_nothing(
+    store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.append_traces([decided_trace("l1", START, user=None)])
+    happen(store, "l1", "a", user="bob")
+    happen(store, "l1", "b", user="carol")
+    shown_items_of = store.shown_items_of
+
+    def forget_bob(list_ids: Any) -> Any:  # the rewards were read, and the decision is not closed yet
+        if store.forget_count() == 0:
+            store.forget("bob")
+        return shown_items_of(list_ids)
+
+    monkeypatch.setattr(store, "shown_items_of", forget_bob)
+    assert closed(store, clock) == {"l1": [0.0, 1.0, 0.0]}
 
 
 def test_lists_without_a_required_impression_are_dropped(store: Store, clock: Clock) -> None:

@@ -130,6 +130,41 @@ class DecisionsConformance:
         states = [store.policy_state(name) for name in ("home", "other")]
         assert [state is not None and state.outdated for state in states] == [True, False]
 
+    def test_decisions_of_nobody_go_with_whose_events_are_in_their_rewards(self, store: Store, tmp_path: Path) -> None:
+        store.append_traces([decided(n, None) for n in (1, 2, 3, 4)])
+        store.close_decisions([closing(1, users=["alice", "bob"]), closing(2, users=["bob"]), closing(3)])
+        for name in ("home", "other"):
+            store.put_policy_state(name, 1, {}, {})
+        store.export(tmp_path / "out")
+        proof = store.forget("alice")
+        assert {name: n for name, n in proof.items() if n} == {"decisions removed": 1, "decision_users removed": 2}
+        assert [c.trace.list_id for c in store.closed_decisions("home")] == ["list 2", "list 3"]
+        assert [t.list_id for t in store.due_decisions("home", NOW + 9, 9)] == ["list 4"]
+        states = [store.policy_state(name) for name in ("home", "other")]
+        assert [state is not None and state.outdated for state in states] == [True, False]
+        other = Store(tmp_path / "other.db")
+        try:
+            other.forget("bob")
+            other.load(tmp_path / "out")
+            assert [c.trace.list_id for c in other.closed_decisions("home")] == ["list 3"]
+            assert other.info()["decision_users"] == 0
+        finally:
+            other.close()
+        other = Store(tmp_path / "third.db")
+        try:
+            other.load(tmp_path / "out")
+            assert other.forget("bob")["decisions removed"] == 2
+        finally:
+            other.close()
+
+    def test_nothing_is_closed_by_rewards_of_before_a_user_was_forgotten(self, store: Store) -> None:
+        store.append_traces([decided(1)])
+        count = store.forget_count()
+        store.forget("somebody")
+        assert store.close_decisions([closing(1)], forget_count=count) is None
+        assert store.open_decision_count("home") == 1
+        assert store.close_decisions([closing(1)], forget_count=count + 1) == 1
+
     def test_old_decisions_go_with_their_lists(self, store: Store) -> None:
         store.append_traces([decided(n) for n in (1, 2, 3)])
         store.close_decisions([closing(1), closing(3)])

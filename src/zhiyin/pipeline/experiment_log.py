@@ -14,6 +14,7 @@ import polars as pl
 from zhiyin.api.experiment_settings import ExperimentSettings, MetricSettings
 from zhiyin.core.durations import SECOND, microseconds
 from zhiyin.pipeline.experiment_state import ExperimentVersion
+from zhiyin.pipeline.reward_ownership import is_own_event
 from zhiyin.store.experiment_export import event_counts, experiment_lists, oldest_open_decision
 from zhiyin.store.store import Store
 
@@ -108,8 +109,8 @@ def unit_sums(
         lists=pl.lit(1, pl.Int64),
     ).filter(pl.col("unit").is_not_null())  # fmt: skip
     window = microseconds(settings.window)
-    events = events.join(lists.select("list_id", "time"), on="list_id")
-    events = events.filter(pl.col("received") <= pl.col("time") + window)
+    events = events.join(lists.select("list_id", "time", owner="user"), on="list_id")
+    events = events.filter(pl.col("received") <= pl.col("time") + window, is_own_event("owner", "user"))
     one, value = pl.lit(1.0), pl.col("value").fill_null(0.0)
     worth = [_worth(metric, one, value).sum().alias(metric_column(key)) for key, metric in settings.metrics.items()]
     lists = lists.join(events.group_by("list_id").agg(worth), on="list_id", how="left")

@@ -1,7 +1,8 @@
 """Joins rewards to decisions: what a list of a policy has earned in the window after it, slot by slot.
 
-An event counts for the slot of its list that shows its item. A decision is closed once, some seconds after its window
-has ended; from then on its rewards do not change, and what comes later is counted as late, not learned.
+An event counts for the slot of its list that shows its item, if it is of whom the list was made for. A decision is
+closed once, some seconds after its window has ended; from then on its rewards do not change, and what comes later is
+counted as late, not learned.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import polars as pl
 
 from zhiyin.core.durations import microseconds
 from zhiyin.pipeline.decision_record import HEAD
+from zhiyin.pipeline.reward_ownership import is_own_event
 from zhiyin.store.decisions import ClosedRow
 from zhiyin.store.store import Store
 from zhiyin.store.traces import Trace
@@ -75,11 +77,12 @@ class RewardJoiner:
     grace: microseconds between the end of a window and its closing.
 
     `late_traces` counts decisions that were written after younger ones had been closed; they are learned as others are.
+    `foreign_events` counts events of other users than the one that the list was made for, in the decisions it closed.
     """
 
     def __init__(self, store: Store, placement: str, settings: RewardSettings, grace: int = GRACE) -> None:
         self.store, self.placement, self.settings, self.grace = store, placement, settings, grace
-        self.late_traces = 0
+        self.late_traces = self.foreign_events = 0
         self._closed_until = 0
         # Rewards up to these sequence numbers were searched for late ones.
         self._searched = store.last_closed_seqs(placement) or store.last_reward_seqs()
@@ -90,23 +93,33 @@ class RewardJoiner:
         last_seqs = self.store.last_reward_seqs()
         self._count_late(last_seqs)
         n_closed, closed_before = 0, self._closed_until
-        while traces := self.store.due_decisions(self.placement, until, BATCH, BATCH_BYTES):
-            rows = self._closed_rows(traces, last_seqs)
-            n_closed += self.store.close_decisions(rows)
+        while True:
+            forget_count = self.store.forget_count()
+            traces = self.store.due_decisions(self.placement, until, BATCH, BATCH_BYTES)
+            if not traces:
+                break
+            rows, n_foreign = self._closed_rows(traces, last_seqs)
+            n_rows = self.store.close_decisions(rows, forget_count)
+            if n_rows is None:  # a user was forgotten whose events may be in these rewards
+                continue
+            n_closed += n_rows
+            self.foreign_events += n_foreign
             self.late_traces += sum(trace.time < closed_before for trace in traces)
             self._closed_until = max(self._closed_until, traces[-1].time)
         return n_closed
 
-    def _closed_rows(self, traces: Sequence[Trace], last_seqs: tuple[int, int]) -> list[ClosedRow]:
-        slots = _decided_slots(traces)
-        rewards = self._rewards_of([trace.list_id for trace in traces], slots, last_seqs)
-        return joined(traces, slots, rewards, self.store.shown_items_of([t.list_id for t in traces]), self.settings,
-                      last_seqs)  # fmt: skip
+    def _closed_rows(self, traces: Sequence[Trace], last_seqs: tuple[int, int]) -> tuple[list[ClosedRow], int]:
+        """The decisions of traces with their rewards, and the number of events of other users."""
+        slots, list_ids = _decided_slots(traces), [trace.list_id for trace in traces]
+        matched = self._matched_rewards(list_ids, slots, last_seqs)
+        rewards = matched.filter("own")
+        rows = joined(traces, slots, rewards, self.store.shown_items_of(list_ids), self.settings, last_seqs)
+        return rows, len(matched) - len(rewards)
 
-    def _rewards_of(
+    def _matched_rewards(
         self, list_ids: Sequence[str], slots: pl.DataFrame, last_seqs: tuple[int, int] | None = None
     ) -> pl.DataFrame:
-        """Rewards of slots (list, row, reward, time, received), in the order of their times."""
+        """As `matched_rewards`, of lists; up to these sequence numbers."""
         events = self.store.event_rewards_of(list_ids, self.settings.rewards)
         reported = self.store.reported_rewards_of(list_ids)
         if last_seqs is not None:
@@ -121,7 +134,7 @@ class RewardJoiner:
         for start in range(0, len(lists), BATCH):
             closed = self.store.closed_of_lists(lists[start : start + BATCH])
             traces = [decision.trace for decision in closed.values()]
-            rewards = self._rewards_of(list(closed), _decided_slots(traces))
+            rewards = self._matched_rewards(list(closed), _decided_slots(traces)).filter("own")
             totals = dict(rewards.group_by("list").len().iter_rows())
             late = {
                 list_id: max(0, totals.get(number, 0) - decision.n_events)
@@ -132,7 +145,8 @@ class RewardJoiner:
 
 
 def _decided_slots(traces: Sequence[Trace]) -> pl.DataFrame:
-    """The slots that were decided, in the order of the traces: number of the trace, its list, position, item, row."""
+    """The slots that were decided, in the order of the traces: number of the trace, its list and whom that was made for
+    (null: it names nobody), position, item, row."""
     numbers: list[int] = []
     positions: list[int] = []
     items: list[str] = []
@@ -145,18 +159,24 @@ def _decided_slots(traces: Sequence[Trace]) -> pl.DataFrame:
         positions += range(len(slots))
         items += [listed[slot] for slot in slots.tolist()]
     ids = [traces[number].list_id for number in numbers]
-    schema = {"list": pl.Int64, "list_id": pl.String, "position": pl.Int64, "item": pl.String}
-    return pl.DataFrame([numbers, ids, positions, items], schema=schema).with_row_index("row")
+    owners = [traces[number].user for number in numbers]
+    schema: Any = {
+        "list": pl.Int64, "list_id": pl.String, "owner": pl.String, "position": pl.Int64, "item": pl.String,
+    }  # fmt: skip
+    return pl.DataFrame([numbers, ids, owners, positions, items], schema=schema).with_row_index("row")
 
 
 def matched_rewards(
     slots: pl.DataFrame, events: pl.DataFrame, reported: pl.DataFrame, settings: RewardSettings
 ) -> pl.DataFrame:
-    """Rewards of slots: list, row, reward, time, received; in the order of slots, then of times, then of arrival.
+    """Rewards of slots: list, row, reward, time, received, user, own; in the order of slots, of times, of arrival.
+
+    Those that are not own are of another user than the one whom the list was made for, and are no rewards. `user` is
+    whose event it was where the list names nobody, else null.
 
     Parameters
     ----------
-    slots: list, list_id, position, item, row.
+    slots: list, list_id, owner, position, item, row.
     events: as `Store.event_rewards_of` gives them; those of items that no decided slot shows bring nothing.
     reported: as `Store.reported_rewards_of` gives them.
     """
@@ -164,17 +184,20 @@ def matched_rewards(
         [(kind, reward, least) for kind, (reward, least) in settings.rewards.items()],
         schema={"kind": pl.String, "reward": pl.Float64, "least": pl.Float64}, orient="row",
     )  # fmt: skip
-    names = ("list", "row", "reward", "time", "received", "seq")
+    names = ("list", "row", "reward", "time", "received", "seq", "user", "own")
     by_event = (
         events.join(rules, on="kind")
         .filter(pl.col("least").is_null() | (pl.col("value") >= pl.col("least")).fill_null(False))
         .join(slots.unique(["list_id", "item"], keep="first"), on=["list_id", "item"])
+        .with_columns(is_own_event("owner", "user").alias("own"))
+        .with_columns(pl.when(pl.col("owner").is_null()).then("user").alias("user"))
         .select(names)
     )
     by_report = (
         reported.with_columns(pl.col("slot").cast(pl.Int64, strict=False).alias("position"))
         .rename({"value": "reward"})
         .join(slots, on=["list_id", "position"])
+        .with_columns(pl.lit(None, pl.String).alias("user"), pl.lit(True).alias("own"))
         .select(names)
     )
     return pl.concat([by_event, by_report]).sort("row", "time", "seq", maintain_order=True)
@@ -192,7 +215,7 @@ def joined(
 
     Parameters
     ----------
-    slots: of the traces, as `matched_rewards` takes them. rewards: what it gave.
+    slots: of the traces, as `matched_rewards` takes them. rewards: what it gave, without those that are not own.
     shown: items that were reported as shown, by list; of lists that are absent all were.
     last_seqs: the last event and reported reward that were looked at.
     """
@@ -204,6 +227,9 @@ def joined(
     values = in_time.group_by("row", maintain_order=True).agg(_AGGREGATIONS[settings.aggregation].alias("reward"))
     by_slot = slots.join(values, on="row", how="left", maintain_order="left")["reward"].to_list()
     n_in_time = dict(in_time.group_by("list").len().iter_rows())
+    users = dict(
+        in_time.filter(pl.col("user").is_not_null()).group_by("list").agg(pl.col("user").unique().sort()).iter_rows()
+    )
     n_all = dict(rewards.group_by("list").len().iter_rows())
     numbers, items = slots["list"].to_list(), slots["item"].to_list()
     slots_of = {number: list(part) for number, part in itertools.groupby(range(len(numbers)), numbers.__getitem__)}
@@ -228,6 +254,7 @@ def joined(
                 trace.list_id, trace.placement, trace.time, trace.version,
                 str((decision if isinstance(decision, dict) else {}).get("mode", "")), learned, n_events,
                 n_all.get(number, 0) - n_events, deadlines[number], *last_seqs,
+                users.get(number, ()),
             )
         )  # fmt: skip
     return rows

@@ -180,6 +180,7 @@ class _LearnedPolicy:
         return {
             "in_time_share": in_time / (in_time + late) if in_time + late else 1.0,
             "open_decisions": store.open_decision_count(self.name), "late_traces": self._joiner.late_traces,
+            "foreign_events": self._joiner.foreign_events,
         }  # fmt: skip
 
 

@@ -19,8 +19,10 @@ from zhiyin.core.errors import DataError
 from zhiyin.core.limits import LARGEST_VALUE, MAX_ID_CHARS, MAX_KIND_CHARS
 from zhiyin.core.run import log
 from zhiyin.core.text_validation import text
+from zhiyin.store.forgetting import stored_forget_count
 from zhiyin.store.sqlalchemy_import import sa
 from zhiyin.store.tables import (
+    DECISION_USERS,
     DECISIONS,
     EVENTS,
     IMPRESSIONS,
@@ -35,8 +37,8 @@ _T = TypeVar("_T")
 _TRACE_COLUMNS = tuple(LISTS.c)
 # Columns of the frames of rewards.
 EVENT_REWARDS = {
-    "list_id": pl.String, "item": pl.String, "kind": pl.String, "value": pl.Float64, "time": pl.Int64,
-    "received": pl.Int64, "seq": pl.Int64,
+    "list_id": pl.String, "user": pl.String, "item": pl.String, "kind": pl.String, "value": pl.Float64,
+    "time": pl.Int64, "received": pl.Int64, "seq": pl.Int64,
 }  # fmt: skip
 REPORTED = {
     "list_id": pl.String, "slot": pl.String, "value": pl.Float64, "time": pl.Int64, "received": pl.Int64,
@@ -64,6 +66,7 @@ class ClosedRow:
         decision is not learned at all.
     n_events: events and reported rewards that came within the window. late: those that came after it.
     events_seq, rewards_seq: the last event and the last reported reward that were looked at.
+    users: whose events are in the rewards, where the list names nobody.
     """
 
     list_id: str
@@ -77,6 +80,7 @@ class ClosedRow:
     deadline: int
     events_seq: int
     rewards_seq: int
+    users: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -197,14 +201,20 @@ class DecisionTables(TraceTables):
 
     # -- closed decisions ----------------------------------------------------------------------------------------------
 
-    def close_decisions(self, rows: Sequence[ClosedRow]) -> int:
+    def close_decisions(self, rows: Sequence[ClosedRow], forget_count: int | None = None) -> int | None:
         """Close decisions in this order, in one transaction; returns how many were closed.
 
         Left out are decisions that are closed already, and those whose list is no longer stored, such as of a user who
-        was forgotten meanwhile.
+        was forgotten meanwhile. Returns None, and closes none, where anybody was forgotten since `forget_count`.
+
+        Parameters
+        ----------
+        forget_count: `Store.forget_count` before the events of the rewards were read; None: is not checked.
         """
         now, n_closed = self.clock(), 0
         with self.writing() as connection:
+            if forget_count is not None and stored_forget_count(connection) != forget_count:
+                return None
             for start in range(0, len(rows), ROWS_PER_STATEMENT):
                 part = rows[start : start + ROWS_PER_STATEMENT]
                 ids = [row.list_id for row in part]
@@ -214,6 +224,10 @@ class DecisionTables(TraceTables):
                 new = {row.list_id: _row(row, now) for row in part if row.list_id in present}
                 if new:
                     connection.execute(sa.insert(DECISIONS), list(new.values()))
+                users = [{"list_id": row.list_id, "user": user, "time": now}
+                         for row in part if row.list_id in new for user in row.users]  # fmt: skip
+                if users:
+                    connection.execute(self._insert(DECISION_USERS).on_conflict_do_nothing(), users)
                 connection.execute(sa.delete(OPEN_DECISIONS).where(OPEN_DECISIONS.c.list_id.in_(ids)))
                 n_closed += len(new)
         return n_closed
@@ -329,7 +343,7 @@ def _reported(slot: str, value: float, id: str) -> dict[str, Any]:
 
 
 def _row(closed: ClosedRow, now: int) -> dict[str, Any]:
-    row = {field.name: getattr(closed, field.name) for field in dataclasses.fields(closed)}
+    row = {field.name: getattr(closed, field.name) for field in dataclasses.fields(closed) if field.name != "users"}
     rewards = None if closed.rewards is None else json.dumps(list(closed.rewards), allow_nan=False)
     return {**row, "rewards": rewards, "closed": now}
 

@@ -19,7 +19,8 @@ LIST_FRAME: Any = {
     "assignments": pl.String, "items": pl.String, "teams": pl.String, "rewards": pl.String,
 }  # fmt: skip
 EVENT_FRAME: Any = {
-    "list_id": pl.String, "item": pl.String, "kind": pl.String, "value": pl.Float64, "received": pl.Int64,
+    "list_id": pl.String, "user": pl.String, "item": pl.String, "kind": pl.String, "value": pl.Float64,
+    "received": pl.Int64,
 }  # fmt: skip
 COUNT_FRAME: Any = {"user": pl.String, "kind": pl.String, "count": pl.Int64, "value": pl.Float64}
 

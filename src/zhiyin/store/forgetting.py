@@ -1,7 +1,8 @@
 """Users who were forgotten: all of theirs is deleted, and the hash of the id with the time is what remains.
 
-A version that has learned of a user must not use it afterwards, so the time is stored. The states of policies that have
-decided lists of the user become outdated: the learner learns them anew, without the user.
+A version that has learned of a user must not use it afterwards, so the time is stored. Closed decisions of lists that
+name nobody go as well where events of the user are in their rewards. The states of policies that have learned of any of
+these decisions become outdated: the learner learns them anew, without the user.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from zhiyin.store.database import Database
 from zhiyin.store.records import hash_of
 from zhiyin.store.sqlalchemy_import import sa
 from zhiyin.store.tables import (
+    DECISION_USERS,
     DECISIONS,
     EVENTS,
     FORGOTTEN,
@@ -49,14 +51,15 @@ class ForgottenUsers(Database):
         at_least: microseconds UTC; when the version in use was made. Of who was forgotten then or later that version
             may use nothing, even where the clock of this machine is behind.
         """
-        proof, list_ids = dict.fromkeys(PROOF, 0), set[str]()
+        proof, list_ids, rewarded = dict.fromkeys(PROOF, 0), set[str](), set[str]()
         remaining: list[str] = []
         for round in range(MAX_FORGET_ROUNDS):
             with self.writing() as connection:
+                _delete_decisions_rewarded_by(connection, user, rewarded, proof)
                 _delete_user(connection, user, remaining, list_ids, proof)
                 self._record(connection, user, at_least, first=round == 0)
             with self.reading() as connection:
-                remaining = self._search(connection, user, list_ids, proof)
+                remaining = self._search(connection, user, list_ids, rewarded, proof)
             if not remaining:
                 break
         if self.path is not None:  # what was overwritten must not live on in the write-ahead log
@@ -75,16 +78,22 @@ class ForgottenUsers(Database):
         received = max(self.clock(), at_least, before + 1)
         connection.execute(sa.insert(FORGOTTEN).values(hash=hash_of(user), received=received))
 
-    def _search(self, connection: Any, user: str, list_ids: set[str], proof: dict[str, int]) -> list[str]:
-        """Write into the proof what is still found of a user. Returns ids of lists that are."""
-        ids = list(list_ids)
+    def _search(
+        self, connection: Any, user: str, list_ids: set[str], rewarded: set[str], proof: dict[str, int]
+    ) -> list[str]:
+        """Write into the proof what is still found of a user. Returns ids of lists that are.
+
+        list_ids: of the user's lists. rewarded: of lists that name nobody, with rewards of the user.
+        """
         proof["events found"] = count_rows(connection, EVENTS.c.user == user)
         proof["versions found"] = count_rows(connection, VERSIONED_TABLES["users"].c.id == user)
         for table in TABLES_OF_LISTS:
+            ids = list(list_ids | rewarded if table is DECISIONS else list_ids)
             proof[f"{table.name} found"] = sum(
                 count_rows(connection, table.c.list_id.in_(ids[start : start + ROWS_PER_STATEMENT]))
                 for start in range(0, len(ids), ROWS_PER_STATEMENT)
             )
+        proof["decision_users found"] += count_rows(connection, DECISION_USERS.c.user == user)
         # A list is a user's by its column, or because its head names them.
         position = sa.func.strpos if self.dialect == "postgresql" else sa.func.instr
         in_head = position(LISTS.c.head, f'"user":{json.dumps(user, ensure_ascii=False)}') > 0
@@ -119,6 +128,11 @@ class ForgottenUsers(Database):
         return int(rows[0][0] or 0) if rows else 0
 
 
+def stored_forget_count(connection: Any) -> int:
+    """As `ForgottenUsers.forget_count`, within a transaction."""
+    return int(connection.execute(_FORGET_COUNT).scalar() or 0)
+
+
 def increment_forget_count(connection: Any) -> None:
     """Within the transaction that forgets."""
     before = connection.execute(_FORGET_COUNT).scalar()
@@ -131,6 +145,29 @@ def increment_forget_count(connection: Any) -> None:
 def count_rows(connection: Any, condition: Any) -> int:
     """The number of rows of a condition's table that it holds for."""
     return int(connection.execute(sa.select(sa.func.count()).where(condition)).scalar_one())
+
+
+def _delete_decisions_rewarded_by(connection: Any, user: str, rewarded: set[str], proof: dict[str, int]) -> None:
+    """Delete the closed decisions of lists that name nobody which have rewards of a user.
+
+    Adds to the proof, and the ids of their lists to `rewarded`.
+    """
+    query = sa.select(DECISION_USERS.c.list_id).where(DECISION_USERS.c.user == user)
+    ids = list(connection.execute(query).scalars())
+    rewarded.update(ids)
+    for start in range(0, len(ids), ROWS_PER_STATEMENT):
+        part = ids[start : start + ROWS_PER_STATEMENT]
+        _mark_states_outdated(connection, part)
+        for table in (DECISION_USERS, DECISIONS):
+            deletion = sa.delete(table).where(table.c.list_id.in_(part))
+            proof[f"{table.name} removed"] += connection.execute(deletion).rowcount
+
+
+def _mark_states_outdated(connection: Any, list_ids: Sequence[str]) -> None:
+    """Of the policies that have closed decisions among these lists."""
+    names = sa.select(DECISIONS.c.placement).where(DECISIONS.c.list_id.in_(list_ids)).distinct()
+    learned = list(connection.execute(names).scalars())
+    connection.execute(sa.update(POLICY_STATES).where(POLICY_STATES.c.name.in_(learned)).values(outdated=1))
 
 
 def _delete_user(
@@ -146,9 +183,7 @@ def _delete_user(
     list_ids.update(ids)
     for start in range(0, len(ids), ROWS_PER_STATEMENT):
         part = ids[start : start + ROWS_PER_STATEMENT]
-        of_part = sa.select(DECISIONS.c.placement).where(DECISIONS.c.list_id.in_(part)).distinct()
-        learned = list(connection.execute(of_part).scalars())
-        connection.execute(sa.update(POLICY_STATES).where(POLICY_STATES.c.name.in_(learned)).values(outdated=1))
+        _mark_states_outdated(connection, part)
         for table in (*TABLES_OF_LISTS, LISTS):
             deletion = sa.delete(table).where(table.c.list_id.in_(part))
             proof[f"{table.name} removed"] += connection.execute(deletion).rowcount

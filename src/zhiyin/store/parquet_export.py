@@ -18,6 +18,7 @@ from zhiyin.store.records import ADDED_EVENT_FIELDS, EVENT_FIELDS, Event, hash_o
 from zhiyin.store.sqlalchemy_import import sa
 from zhiyin.store.tables import (
     COLUMN_TYPES,
+    DECISION_USERS,
     DECISIONS,
     EVENTS,
     FORGOTTEN,
@@ -47,10 +48,11 @@ _FRAMES: dict[str, dict[str, Any]] = {
         "list_id": pl.String, "slot": pl.String, "value": pl.Float64, "id": pl.String, "time": pl.Int64,
         "received": pl.Int64, "name": pl.String,
     },
+    "decision_users": {"list_id": pl.String, "user": pl.String, "time": pl.Int64},
     "forgotten": {"hash": pl.String, "received": pl.Int64},
 }  # fmt: skip
-# Closed decisions stand last: they are loaded after the rewards that they hold.
-_TABLES_OF_LISTS = (IMPRESSIONS, REPORTED_REWARDS, OPEN_DECISIONS, DECISIONS)
+# Closed decisions stand behind the rewards that they hold, and their users behind them: so they are loaded.
+_TABLES_OF_LISTS = (IMPRESSIONS, REPORTED_REWARDS, OPEN_DECISIONS, DECISIONS, DECISION_USERS)
 
 
 class ParquetExport(EventLog, VersionedTables, ForgottenUsers):
@@ -59,9 +61,9 @@ class ParquetExport(EventLog, VersionedTables, ForgottenUsers):
     def export(self, folder: str | Path, run: Run | None = None) -> Path:
         """Write everything as Parquet; whole or not at all.
 
-        Files: events/, lists/, impressions/, reported_rewards/, open_decisions/ and decisions/part-*.parquet; items,
-        users, placements, catalogue_schema, experiments, policies and forgotten.parquet. What policies have learned is
-        not among them: it is learned again from the decisions.
+        Files: events/, lists/, impressions/, reported_rewards/, open_decisions/, decisions/ and
+        decision_users/part-*.parquet; items, users, placements, catalogue_schema, experiments, policies and
+        forgotten.parquet. What policies have learned is not among them: it is learned again from the decisions.
         """
         with whole_folder(Path(folder)) as draft, (run or Run()).bar("Exporting", self.count()) as advance:
             for table in (EVENTS, LISTS, *_TABLES_OF_LISTS):
@@ -102,8 +104,8 @@ class ParquetExport(EventLog, VersionedTables, ForgottenUsers):
     ) -> int:
         """Take in what `export` wrote; what is stored already stays. Returns the number of new events.
 
-        Left out are events of before their user was forgotten, here or there, and events that `append` would refuse,
-        which a warning counts.
+        Left out are events of before their user was forgotten, here or there, closed decisions with rewards of such a
+        user, and events that `append` would refuse, which a warning counts.
 
         Parameters
         ----------
@@ -116,9 +118,10 @@ class ParquetExport(EventLog, VersionedTables, ForgottenUsers):
         self._load_rows(folder / "forgotten.parquet", FORGOTTEN)
         forgotten = self.forgotten_by_hash()
         n_new = self._load_events(event_files, forgotten, run or Run())
+        rewarded = _rewarded_by_forgotten(folder, forgotten)
         for table in (LISTS, *_TABLES_OF_LISTS):
             for path in sorted((folder / table.name).glob("part-*.parquet")):
-                self._load_rows(path, table, forgotten)
+                self._load_rows(path, table, forgotten, rewarded)
         for name in VERSIONED_TABLES:
             checked = None if catalogue is None else catalogue.get(name)
             rows_by_id: Mapping[str, Any] = exported_rows(folder, name) if checked is None else checked
@@ -143,17 +146,25 @@ class ParquetExport(EventLog, VersionedTables, ForgottenUsers):
             log.warning("store: %s events were left out; the first: %s", f"{n_refused:,}", first_reason)
         return n_new
 
-    def _load_rows(self, path: Path, table: sa.Table, forgotten: Mapping[str, int] | None = None) -> None:
-        """Insert the rows of a file that are not stored yet."""
+    def _load_rows(
+        self,
+        path: Path,
+        table: sa.Table,
+        forgotten: Mapping[str, int] | None = None,
+        rewarded: frozenset[str] = frozenset(),
+    ) -> None:
+        """Insert the rows of a file that are not stored yet. rewarded: lists whose decisions are left out."""
         if not path.is_file():
             return
         frame = _read_exported(path, list(_FRAMES[table.name]))
         if table is LISTS:
             frame = _without_forgotten(frame, forgotten or {})
+        elif table in (DECISIONS, DECISION_USERS) and rewarded:
+            frame = frame.filter(~pl.col("list_id").is_in(list(rewarded)))
         for part in frame.iter_slices(ROWS_PER_STATEMENT):
             with self.writing() as connection:
                 rows = part.to_dicts()
-                if table in (OPEN_DECISIONS, DECISIONS, REPORTED_REWARDS):
+                if table in (OPEN_DECISIONS, DECISIONS, DECISION_USERS, REPORTED_REWARDS):
                     rows = _of_stored_lists(connection, table, rows)
                 if rows:
                     connection.execute(self._insert(table).on_conflict_do_nothing(), rows)
@@ -167,6 +178,8 @@ def _of_stored_lists(connection: Any, table: sa.Table, rows: list[dict[str, Any]
     present = set(connection.execute(sa.select(LISTS.c.list_id).where(LISTS.c.list_id.in_(ids))).scalars())
     if table is OPEN_DECISIONS:
         present -= set(connection.execute(sa.select(DECISIONS.c.list_id).where(DECISIONS.c.list_id.in_(ids))).scalars())
+    elif table is DECISION_USERS:
+        present &= set(connection.execute(sa.select(DECISIONS.c.list_id).where(DECISIONS.c.list_id.in_(ids))).scalars())
     rows = [row for row in rows if row["list_id"] in present]
     if table is DECISIONS:  # what is loaded with them has numbers of this store
         for name, source in (("events_seq", EVENTS), ("rewards_seq", REPORTED_REWARDS)):
@@ -174,6 +187,17 @@ def _of_stored_lists(connection: Any, table: sa.Table, rows: list[dict[str, Any]
             rows = [{**row, name: int(last)} for row in rows]
         connection.execute(sa.delete(OPEN_DECISIONS).where(OPEN_DECISIONS.c.list_id.in_(present)))
     return rows
+
+
+def _rewarded_by_forgotten(folder: Path, forgotten: Mapping[str, int]) -> frozenset[str]:
+    """Lists of an export whose decisions were closed with rewards of a user who was forgotten afterwards."""
+    lists: set[str] = set()
+    if forgotten:
+        for path in sorted((folder / DECISION_USERS.name).glob("part-*.parquet")):
+            frame = _read_exported(path, list(_FRAMES[DECISION_USERS.name]))
+            remaining = _without_forgotten(frame, forgotten)
+            lists.update(frame.join(remaining, on=["list_id", "user"], how="anti")["list_id"])
+    return frozenset(lists)
 
 
 def exported_rows(folder: Path, name: str) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from safetensors.numpy import load, save
 from zhiyin.core.errors import DataError
 from zhiyin.core.limits import MAX_ID_CHARS
 from zhiyin.core.text_validation import text
-from zhiyin.store.forgetting import FORGET_COUNT
+from zhiyin.store.forgetting import stored_forget_count
 from zhiyin.store.sqlalchemy_import import sa
-from zhiyin.store.tables import MARKS, POLICIES, POLICY_STATES, VERSIONED_TABLES
+from zhiyin.store.tables import POLICIES, POLICY_STATES, VERSIONED_TABLES
 from zhiyin.store.versioned_tables import VersionedTables
 
 # States of a policy that stay: the newest, and of those before the last of each hour and of each day, newest first.
@@ -89,10 +89,8 @@ class PolicyStates(VersionedTables):
             newest = connection.execute(sa.select(sa.func.max(columns.number)).where(columns.name == name)).scalar()
             if base is not None and int(newest or 0) != base:
                 return 0
-            if forget_count is not None:
-                stored = connection.execute(sa.select(MARKS.c.value).where(MARKS.c.key == FORGET_COUNT)).scalar()
-                if int(stored or 0) != forget_count:
-                    return 0
+            if forget_count is not None and stored_forget_count(connection) != forget_count:
+                return 0
             insert = sa.insert(POLICY_STATES).values(row).returning(columns.number)
             number = int(connection.execute(insert).scalar_one())
             self._prune(connection, name)

@@ -119,7 +119,8 @@ def _forget_again(present: Store, copy: Store) -> int:
     if not since:
         return 0
     query = (
-        'SELECT "user" FROM events UNION SELECT id FROM users UNION SELECT "user" FROM lists WHERE "user" IS NOT NULL'
+        'SELECT "user" FROM events UNION SELECT id FROM users UNION SELECT "user" FROM decision_users '
+        'UNION SELECT "user" FROM lists WHERE "user" IS NOT NULL'
     )
     with copy.reading() as connection:
         users = [user for (user,) in connection.exec_driver_sql(query) if hash_of(user) in since]

@@ -140,6 +140,17 @@ DECISIONS = sa.Table(
     sa.Index("decisions_placement", "placement", "seq"),
     sqlite_autoincrement=True,
 )
+# Users whose events are in the rewards of a closed decision whose list names nobody: it goes when one is forgotten.
+DECISION_USERS = sa.Table(
+    "decision_users",
+    META,
+    _seq(),
+    sa.Column("list_id", sa.String(MAX_ID_CHARS), nullable=False),
+    sa.Column("user", sa.String(MAX_ID_CHARS), nullable=False),
+    sa.Column("time", sa.BigInteger, nullable=False),  # when the decision was closed
+    sa.UniqueConstraint("list_id", "user"),
+    sa.Index("decision_users_user", "user"),
+)
 # Rewards that were sent as numbers. Of one list and id only the first is stored.
 REPORTED_REWARDS = sa.Table(
     "reported_rewards",
@@ -171,7 +182,7 @@ POLICY_STATES = sa.Table(
     sqlite_autoincrement=True,
 )
 # What belongs to a list, and goes with it.
-TABLES_OF_LISTS = (IMPRESSIONS, REPORTED_REWARDS, OPEN_DECISIONS, DECISIONS)
+TABLES_OF_LISTS = (IMPRESSIONS, REPORTED_REWARDS, OPEN_DECISIONS, DECISIONS, DECISION_USERS)
 MARKS = sa.Table("meta", META, sa.Column("key", sa.String(64), primary_key=True), sa.Column("value", sa.Text))
 # Users who were forgotten, as hashes: a version that has learned of them must not use it. `received`: when.
 FORGOTTEN = sa.Table(
@@ -191,7 +202,7 @@ ACCESS_KEYS = sa.Table(
 # Tables that came within the format.
 _ADDED_TABLES = (
     *(VERSIONED_TABLES[name] for name in (COLUMN_TYPES, EXPERIMENTS, POLICIES)),
-    OPEN_DECISIONS, DECISIONS, REPORTED_REWARDS, POLICY_STATES,
+    OPEN_DECISIONS, DECISIONS, DECISION_USERS, REPORTED_REWARDS, POLICY_STATES,
 )  # fmt: skip
 
 
