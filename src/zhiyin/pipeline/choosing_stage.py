@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -31,6 +33,7 @@ SWAPPED_SLOTS = 5
 DRAWN_LISTS = 4
 
 _EMPTY = np.zeros(0)
+_FIRST = np.zeros(1, dtype=np.int64)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -89,27 +92,25 @@ class _Lists:
     rows: int64[m], rows of the items among the candidates.
     lists: int64[n, k], rows of the lists; -1 behind their ends.
     is_open: bool[n, k], slots that are filled and not pinned.
+    baseline: int64[n, k], positions in their shortlists of the open slots of the lists without a policy; -1 elsewhere.
     """
 
     offsets: np.ndarray
     rows: np.ndarray
     lists: np.ndarray
     is_open: np.ndarray
+    baseline: np.ndarray
     constraints: Constraints
 
-    @property
+    @functools.cached_property
     def owners(self) -> np.ndarray:
+        if len(self.offsets) == 2:
+            return np.zeros(len(self.rows), dtype=np.int64)
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
     @property
     def width(self) -> int:
-        return int(np.diff(self.offsets).max(initial=0))
-
-    def positions(self, lists: np.ndarray, n_rows: int) -> np.ndarray:
-        """int64[n, k]: positions in their shortlists of the open slots of lists; -1 elsewhere."""
-        position = np.full(n_rows + 1, -1, dtype=np.int64)
-        position[self.rows] = np.arange(len(self.rows)) - self.offsets[self.owners]
-        return np.where(self.is_open, position[lists], -1)
+        return len(self.rows) if len(self.offsets) == 2 else int(np.diff(self.offsets).max(initial=0))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -179,14 +180,13 @@ def choose(
     is_open = (assignment.rows >= 0) & (assignment.reasons != BY_PIN)
     lists, changes = _shortlists(slates, assignment, constraints, chooser, is_open)
     baseline_rows = assignment.rows.copy()
-    baseline = lists.positions(baseline_rows, len(slates.items))
-    chooses = _Choosing(slates, lists, chooser, run, seeds, baseline)
+    chooses = _Choosing(slates, lists, chooser, run, seeds)
     if policy.mode == "apprentice":
-        changes = _swaps(baseline_rows, baseline, is_open, constraints, policy.randomisation)
+        changes = _swaps(baseline_rows, lists.baseline, is_open, constraints, policy.randomisation)
     forced = None if chooser.forced is None else _forced_positions(slates, lists, chooser.forced)
     filling, believed = chooses.fill(changes, forced)
     changed = (lists.lists != baseline_rows) if forced is None else np.zeros_like(is_open)
-    owners, slots = np.nonzero(changed)
+    owners, slots = changed.nonzero()
     displaced = slates.items[baseline_rows[owners, slots]]
     assignment.rows[changed] = lists.lists[changed]
     assignment.reasons[changed] = BY_POLICY
@@ -205,19 +205,22 @@ def _shortlists(
     """The shortlists, best first, and the exchanges of one slot, where no policy learns."""
     policy = chooser.policy
     n_rows, lists = len(slates.items), assignment.rows.copy()
-    included = np.zeros(n_rows, dtype=bool)
-    counts, rows = np.zeros(lists.shape, np.int64), np.zeros(0, np.int64)
-    if policy.policy is None and policy.mode == "online":
+    draws_one_slot = policy.policy is None and policy.mode == "online"
+    if draws_one_slot:
         counts, rows = allowed_replacements(slates.offsets, assignment, constraints, MAX_REPLACEMENTS_PER_SLOT)
+        included = np.zeros(n_rows, dtype=bool)
         included[rows] = True
     elif policy.actions is not None and chooser.keys is not None:
-        included[:] = np.isin(chooser.keys(slates.items), policy.actions)
+        included = np.isin(chooser.keys(slates.items), policy.actions)
     else:
-        included[:] = _best_rows(slates, lists[(assignment.reasons == BY_PIN) & (lists >= 0)], chooser)
-    included[lists[is_open]] = True
+        included = _best_rows(slates, lists[(assignment.reasons == BY_PIN) & (lists >= 0)], chooser)
+    offsets, kept = np.empty(len(slates.offsets), np.int64), np.empty(n_rows, np.int64)
+    baseline = np.empty(lists.shape, np.int64)
+    found = slot_choices.gather_shortlists(slates.offsets, included, lists, is_open, offsets, kept, baseline)
+    result = _Lists(offsets, kept[:found], lists, is_open, baseline, constraints)
+    if not draws_one_slot:
+        return result, _NO_CHANGES
     before = np.concatenate([[0], np.cumsum(included)])
-    offsets = before[slates.offsets]
-    result = _Lists(offsets, np.flatnonzero(included), lists, is_open, constraints)
     flat = counts.ravel()
     owners = np.repeat(np.arange(len(flat)), flat) // lists.shape[1]
     n_open = np.count_nonzero(counts, axis=1)[owners]
@@ -246,27 +249,17 @@ def _best_rows(slates: Slates, pinned: np.ndarray, chooser: ListChooser) -> np.n
     A share of the places is kept for the best items without displays.
     """
     places = chooser.policy.shortlist
-    available = np.ones(len(slates.items), dtype=bool)
+    n_rows = len(slates.items)
+    available, best = np.ones(n_rows, dtype=bool), np.zeros(n_rows, dtype=bool)
     available[pinned] = False
-    rank = _ranks(available, slates)
-    best = available & (rank < places)
-    if chooser.without_displays is None:
-        return best
-    near = np.flatnonzero(available & (rank < NEW_SEARCH * places))
-    is_new = np.zeros(len(available), dtype=bool)
-    is_new[near] = chooser.without_displays(slates.items[near])
-    wanted = int(np.ceil(NEW_SHARE * places))
-    kept_new = is_new & (_ranks(is_new, slates) < wanted)
-    others = available & ~kept_new
-    free = places - np.add.reduceat(np.append(kept_new, False).astype(np.int64), slates.offsets[:-1])
-    free[np.diff(slates.offsets) == 0] = places
-    return kept_new | (others & (_ranks(others, slates) < np.repeat(free, np.diff(slates.offsets))))
-
-
-def _ranks(mask: np.ndarray, slates: Slates) -> np.ndarray:
-    """int64: how many rows of the mask stand before each row in its request."""
-    total = np.concatenate([[0], np.cumsum(mask)])
-    return total[:-1] - np.repeat(total[slates.offsets[:-1]], np.diff(slates.offsets))
+    near, is_new = np.zeros(0, np.int64), np.zeros(0, dtype=bool)
+    if chooser.without_displays is not None:
+        near = np.empty(n_rows, np.int64)
+        near = near[: slot_choices.first_rows(slates.offsets, available, NEW_SEARCH * places, near)]
+        is_new = np.asarray(chooser.without_displays(slates.items[near]), dtype=bool)
+    new_places = math.ceil(NEW_SHARE * places)
+    slot_choices.mark_best(slates.offsets, available, near, is_new, places, new_places, best)
+    return best
 
 
 def _forced_positions(slates: Slates, lists: _Lists, forced: np.ndarray) -> np.ndarray:
@@ -297,11 +290,9 @@ def _given_probabilities(
 class _Choosing:
     """Fills lists by a policy, in its mode, and falls back to the lists as they are where it fails."""
 
-    def __init__(
-        self, slates: Slates, lists: _Lists, chooser: ListChooser, run: Run, seeds: np.ndarray, baseline: np.ndarray
-    ) -> None:
+    def __init__(self, slates: Slates, lists: _Lists, chooser: ListChooser, run: Run, seeds: np.ndarray) -> None:
         self.slates, self.lists, self.chooser, self.run = slates, lists, chooser, run
-        self.seeds, self.baseline = seeds, baseline
+        self.seeds, self.baseline = seeds, lists.baseline
         self.policy = chooser.policy
         self.items = slates.items[lists.rows]
         self.keys = self.items.astype(np.int64) if chooser.keys is None else chooser.keys(self.items)
@@ -334,9 +325,12 @@ class _Choosing:
 
     def decision(self, filling: _Filling, believed: _Filling | None) -> ListDecision:
         """The decision of a batch of one. believed: how the policy would have filled it."""
-        slots = np.flatnonzero(self.lists.is_open[0])
-        chosen, greedy, baseline = (part[0, slots] for part in (filling.chosen, filling.greedy, self.baseline))
-        propensities = filling.propensities[0, slots]
+        slots = self.lists.is_open[0].nonzero()[0]
+        parts = (filling.chosen, filling.greedy, self.baseline, filling.propensities, filling.pmfs)
+        if len(slots) == self.lists.is_open.shape[1]:
+            chosen, greedy, baseline, propensities, pmfs = (part[0] for part in parts)
+        else:
+            chosen, greedy, baseline, propensities, pmfs = (part[0, slots] for part in parts)
         mode = self.policy.mode
         features = None
         if self.features is not None:
@@ -352,7 +346,7 @@ class _Choosing:
             chosen=chosen.astype(np.int16),
             greedy=greedy.astype(np.int16),
             baseline=baseline.astype(np.int16),
-            pmfs=filling.pmfs[0, slots],
+            pmfs=pmfs,
             propensities=propensities,
             prefix_propensities=np.cumprod(propensities),
             features=features,
@@ -387,14 +381,15 @@ class _Choosing:
                 self.features = features
             else:
                 scores = row_scores.astype(np.float64)
-            filled = np.flatnonzero(np.diff(lists.offsets))
+            is_one = len(lists.offsets) == 2
+            filled = _FIRST if is_one else np.flatnonzero(np.diff(lists.offsets))
             if len(filled) < len(lists.offsets) - 1:
                 # ActionSets holds no decision without actions: lists that are empty are not the policy's to decide.
                 offsets = np.append(lists.offsets[filled], lists.offsets[-1])
             else:
                 offsets = lists.offsets
             self._filled = filled
-            self._sets = ActionSets(offsets, self.keys, features, scores)
+            self._sets = _action_sets(offsets, self.keys, features, scores)
             expected = policy.expected_rewards(self._sets)
             self._expected = _EMPTY if expected is None else np.asarray(expected, dtype=np.float64)
             if len(self._expected) and not np.isfinite(self._expected).all():
@@ -542,6 +537,17 @@ class _Choosing:
             self.baseline if forced is None else forced, forced is None, self.seeds, filling.pmfs, filling.chosen,
             filling.greedy, filling.propensities, filling.losses, filling.status,
         )  # fmt: skip
+
+
+def _action_sets(
+    offsets: np.ndarray, keys: np.ndarray, features: np.ndarray | None, scores: np.ndarray | None
+) -> ActionSets:
+    """`ActionSets`, with the checks that numbers of a list may fail. Raises DataError."""
+    made = scores if features is None else np.ascontiguousarray(features, dtype=np.float64)
+    n_dimensions = 1 if features is None else 2
+    if made is None or made.ndim != n_dimensions or len(made) != len(keys) or not np.isfinite(made).all():
+        return ActionSets(offsets, keys, features, scores)
+    return ActionSets.unchecked(offsets, keys, None if features is None else made, scores)
 
 
 def position_feature(slots: np.ndarray) -> np.ndarray:

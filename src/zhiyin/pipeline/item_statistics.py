@@ -65,15 +65,18 @@ class ItemStatistics:
 
     def displays_of(self, keys: np.ndarray) -> np.ndarray:
         """float64[m]: displays of items, int64[m]; 0 of those that were never shown."""
-        return self._values_of(self.displays, keys)
+        out = np.empty(len(keys))
+        _look_up(self.keys, self.displays, keys, out)
+        return out
 
     def ratios_of(self, keys: np.ndarray, shrinkage: float = 1.0) -> np.ndarray:
         """float64[m]: (rewards + c) / (expected + c): above 1 for items that bring more than their slots; 1 if unknown.
 
         shrinkage: c > 0, the expected rewards that the prior counts as.
         """
-        rewards, expected = self._values_of(self.rewards, keys), self._values_of(self.expected, keys)
-        return (rewards + shrinkage) / (expected + shrinkage)
+        out = np.empty(len(keys))
+        _ratios(self.keys, self.rewards, self.expected, keys, shrinkage, out)
+        return out
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The state by name."""
@@ -97,11 +100,33 @@ class ItemStatistics:
         """A copy that later updates do not change."""
         return ItemStatistics(**{name: array.copy() for name, array in self.arrays().items()})
 
-    def _values_of(self, values: np.ndarray, keys: np.ndarray) -> np.ndarray:
-        if not len(self.keys):
-            return np.zeros(len(keys))
-        places = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-        return np.where(self.keys[places] == keys, values[places], 0.0)
+
+@kernel
+def _place(sorted_keys, key):
+    """Where a key stands among sorted ones; -1: nowhere."""
+    low, high = 0, len(sorted_keys)
+    while low < high:
+        middle = (low + high) // 2
+        if sorted_keys[middle] < key:
+            low = middle + 1
+        else:
+            high = middle
+    return low if low < len(sorted_keys) and sorted_keys[low] == key else -1
+
+
+@kernel
+def _look_up(sorted_keys, values, keys, out):
+    """out[n]: the value of keys[n]; 0 where it is not among the sorted ones."""
+    for n in range(len(keys)):
+        place = _place(sorted_keys, keys[n])
+        out[n] = values[place] if place >= 0 else 0.0
+
+
+@kernel
+def _ratios(sorted_keys, rewards, expected, keys, shrinkage, out):
+    for n in range(len(keys)):
+        place = _place(sorted_keys, keys[n])
+        out[n] = (rewards[place] + shrinkage) / (expected[place] + shrinkage) if place >= 0 else 1.0
 
 
 @kernel

@@ -317,9 +317,14 @@ def _fill_features(
 
 def _numbers(value: Value, items: np.ndarray) -> np.ndarray:
     """float64[m]: values of a column of numbers or times; NaN where NULL."""
-    taken = value.take(items)
-    numbers = np.broadcast_to(taken.data, len(items)).astype(np.float64)
-    return numbers if taken.valid is None else np.where(taken.valid, numbers, np.nan)
+    if value.offsets is not None or len(value.data) == 1:
+        value = value.take(items)
+        numbers = np.broadcast_to(value.data, len(items)).astype(np.float64)
+        return numbers if value.valid is None else np.where(value.valid, numbers, np.nan)
+    numbers = value.data[items].astype(np.float64)
+    if value.valid is not None:
+        numbers[~value.valid[items]] = np.nan
+    return numbers
 
 
 def _log_scale(filters: Filters, column: str) -> tuple[float, float]:

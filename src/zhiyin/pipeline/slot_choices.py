@@ -192,12 +192,16 @@ def fill_lists(
     n_members, needed = np.zeros(len(min_shares), np.int64), np.zeros(len(min_shares), np.int64)
     before = np.zeros(len(counts), np.int64)
     rows_of_list, changes = np.empty(k, np.int64), np.zeros(longest)
+    is_free = len(limits) == 0 and len(min_shares) == 0
+    best_rows = np.empty(len(values), np.int64)
     for r in range(start, stop):
         if status[r] != DECIDED:
             continue
         first, last = offsets[r], offsets[r + 1]
         m = last - first
         length, n_open = 0, 0
+        best_rows[:] = -1
+        barred[first - base : last - base] = False
         place[:] = -1
         for slot in range(k):
             rows_of_list[slot] = lists[r, slot]
@@ -237,16 +241,23 @@ def fill_lists(
                 for entry in range(change_starts[r * k + slot], change_starts[r * k + slot + 1]):
                     changes[change_positions[entry]] = change_values[entry]
             for at in range(m):
+                was_barred = barred[first - base + at]
                 allowed, other_slots[at], other_positions[at] = False, -1, -1
                 may = place[at] < 0 or place[at] >= slot
                 if rule == ONE_CHANGE and at != current:
                     may = may and not changed and changes[at] > 0.0
-                if may:
+                if may and is_free:
+                    allowed = True
+                    if place[at] >= 0 and place[at] != slot:
+                        other_slots[at], other_positions[at] = place[at], first + current
+                elif may:
                     allowed, other_slots[at], other_positions[at] = _exchange(
                         slot, first + at, first + current, first, last, rows, place, length, is_open[r], rows_of_list,
                         starts, groups, limits, members, needed, n_members, counts, before,
                     )  # fmt: skip
                 barred[first - base + at] = not allowed
+                if allowed and was_barred:  # it may be the best of any draw
+                    best_rows[:] = -1
             low, high = first - base, last - base
             if rule == ALLOWED_ONLY:
                 for at in range(m):
@@ -264,7 +275,7 @@ def fill_lists(
                 for at in range(m):
                     probabilities[low + at] = pmfs[r, kept, at]
             else:
-                fill_slot_probabilities(rule, values, parameters, floor, low, high, barred, probabilities)
+                fill_slot_probabilities(rule, values, parameters, floor, low, high, barred, best_rows, probabilities)
             if not _is_distribution(probabilities, low, high, barred):
                 status[r] = INVALID
                 break
@@ -317,6 +328,70 @@ def fill_lists(
         if status[r] == DECIDED and rule != ALLOWED_ONLY:
             for slot in range(length):
                 lists[r, slot] = rows_of_list[slot]
+
+
+@kernel
+def first_rows(offsets, available, limit, out):
+    """Set `out` to the first rows, at most `limit` of each request, that are available; how many."""
+    found = 0
+    for r in range(len(offsets) - 1):
+        n = 0
+        for row in range(offsets[r], offsets[r + 1]):
+            if n == limit:
+                break
+            if available[row]:
+                out[found] = row
+                found += 1
+                n += 1
+    return found
+
+
+@kernel
+def mark_best(offsets, available, near, is_new, places, new_places, out):
+    """Set bool[rows] `out` for the best available rows of each request, as many as it has places.
+
+    near: int64, ascending rows, of which bool `is_new` says which are new; the best so many new ones have a place.
+    """
+    at = 0
+    for r in range(len(offsets) - 1):
+        n = 0
+        while at < len(near) and near[at] < offsets[r + 1]:
+            if is_new[at] and n < new_places:
+                out[near[at]] = True
+                n += 1
+            at += 1
+        for row in range(offsets[r], offsets[r + 1]):
+            if n >= places:
+                break
+            if available[row] and not out[row]:
+                out[row] = True
+                n += 1
+
+
+@kernel
+def gather_shortlists(offsets, included, lists, is_open, out_offsets, out_rows, positions):
+    """The rows that are included or stand in an open slot, by request; how many in all.
+
+    out_offsets: int64[n + 1]. positions: int64[n, k], of the items of open slots in their shortlists; else -1.
+    """
+    total = 0
+    position = np.empty(len(included), np.int64)
+    out_offsets[0] = 0
+    for r in range(len(lists)):
+        for slot in range(lists.shape[1]):
+            positions[r, slot] = -1
+            if is_open[r, slot]:
+                included[lists[r, slot]] = True
+        for row in range(offsets[r], offsets[r + 1]):
+            if included[row]:
+                position[row] = total - out_offsets[r]
+                out_rows[total] = row
+                total += 1
+        out_offsets[r + 1] = total
+        for slot in range(lists.shape[1]):
+            if is_open[r, slot]:
+                positions[r, slot] = position[lists[r, slot]]
+    return total
 
 
 @kernel

@@ -73,6 +73,17 @@ class ActionSets:
         keys = np.asarray(actions, dtype=np.int64)
         return cls(np.array([0, len(keys)]), keys, features, scores, excluded)  # type: ignore[arg-type]
 
+    @classmethod
+    def unchecked(
+        cls, offsets: np.ndarray, actions: np.ndarray, features: np.ndarray | None, scores: np.ndarray | None
+    ) -> ActionSets:
+        """Of arrays that are contiguous, of the right types and shapes, and finite: nothing is looked at."""
+        made = object.__new__(cls)
+        for name, value in (("offsets", offsets), ("actions", actions), ("features", features), ("scores", scores)):
+            object.__setattr__(made, name, value)
+        object.__setattr__(made, "excluded", None)
+        return made
+
     @property
     def n_decisions(self) -> int:
         return len(self.offsets) - 1

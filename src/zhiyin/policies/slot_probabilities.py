@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 
 from zhiyin.core.parallel import kernel
-from zhiyin.policies.thompson_shares import shares_of_draws
+from zhiyin.policies.thompson_shares import shares_of_fewer
 
 # What the values of a `SlotValues` are.
 GREEDY, SOFTMAX, SQUARE_CB, DRAWS = range(4)
@@ -42,10 +42,10 @@ class SlotValues:
 
 
 @kernel
-def fill_slot_probabilities(rule, values, parameters, floor, first, last, barred, out):
+def fill_slot_probabilities(rule, values, parameters, floor, first, last, barred, best_rows, out):
     """out[first:last]: the probability of each action of [first, last); exactly 0 where bool `barred`.
 
-    At least one is not barred. The floor is shared by those that are not.
+    At least one is not barred. The floor is shared by those that are not. best_rows: see `shares_of_fewer`.
     """
     n_allowed, best = 0, -np.inf
     for row in range(first, last):
@@ -54,7 +54,7 @@ def fill_slot_probabilities(rule, values, parameters, floor, first, last, barred
             n_allowed += 1
             best = max(best, values[0, row])
     if rule == 3:
-        shares_of_draws(values, first, last, barred, out)
+        shares_of_fewer(values, first, last, barred, best_rows, out)
     elif rule == 1:
         total = 0.0
         for row in range(first, last):

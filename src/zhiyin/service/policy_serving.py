@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import threading
 import time
@@ -50,6 +51,8 @@ FALLBACK_REASONS = frozenset({
 })  # fmt: skip
 # Policies, by placement and hyperparameters, that are in memory.
 MAX_SERVED = 4_096
+# Choices of a policy that are in memory: there is one for each mode and reason.
+MAX_CHOICES = 64
 # Lists of these origins are decided by the policy of their placement.
 DECIDED_ORIGINS = frozenset({"recommendations", "similar"})
 # Begins what is counted beside the items that a user was shown: no id of an item has it.
@@ -81,9 +84,18 @@ class ServedPolicy:
     info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     reason: str = ""
 
-    @property
+    @functools.cached_property
     def limits(self) -> ExplorationLimits:
         return limits_of(self.settings.exploration)
+
+    @functools.cached_property
+    def greedy_limits(self) -> ExplorationLimits:
+        return dataclasses.replace(self.limits, greedy=True)
+
+    @functools.cached_property
+    def choices(self) -> dict[tuple[Any, ...], PolicyChoice]:
+        """Choices that were made before, by what they follow from: a list is asked for more often than they change."""
+        return {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,43 +281,59 @@ class PolicyServing:
             controls = dataclasses.replace(controls, mode=None)
         served = self._current(name, setting)
         features, layout = self._features_of(view) if uses_features(served.policy) else (None, Layout())
-        choice = self.choice(name, served, controls, list_id, owner, layout)
-        if choice.policy is None or features is None:
-            return choice
-        return dataclasses.replace(choice, policy=dataclasses.replace(choice.policy, features=features))
+        return self.choice(name, served, controls, list_id, owner, layout, features)
 
     def choice(
-        self, name: str, served: ServedPolicy, controls: Controls, list_id: str, owner: str | None, layout: Layout
+        self,
+        name: str,
+        served: ServedPolicy,
+        controls: Controls,
+        list_id: str,
+        owner: str | None,
+        layout: Layout,
+        features: ListFeatures | None = None,
     ) -> PolicyChoice:
-        """Who makes one decision, for actions of any kind; `ListPolicy.features` is left to the caller.
+        """Who makes one decision, for actions of any kind.
 
         Parameters
         ----------
         layout: of the features that the policy is shown.
+        features: of the items of lists; None: the caller makes its own.
         """
         setting, mode = served.settings, controls.mode_under(served.settings.mode)
-        info = DecisionInfo(
-            name, served.kind, mode, served.snapshot, served.reason, layout=layout.digest,
-            version_free=layout.version_free, vectors=layout.vectors,
-        )  # fmt: skip
         policy, statistics, fits = served.policy, served.statistics, True
         if policy is not None and policy.n_updates and isinstance(policy, LinearPolicy):
             fits = served.info.get("layout", "") == layout.digest
             if fits and served.info.get("vectors", "") != layout.vectors:
                 policy = self._for_version(served, layout)
 
-        def decides(
-            list_mode: Literal["online", "shadow", "apprentice"], limits: ExplorationLimits, **fields: Any
-        ) -> PolicyChoice:
-            made_by = ListPolicy(
-                policy, name, shortlist=setting.shortlist, mode=list_mode, limits=limits,
-                randomisation=setting.randomisation, statistics=statistics,
+        def logged(mode: str, reason: str, control: bool = False) -> DecisionInfo:
+            return DecisionInfo(
+                name, served.kind, mode, served.snapshot, reason, control, layout.digest, layout.version_free,
+                layout.vectors,
             )  # fmt: skip
-            return PolicyChoice(made_by, dataclasses.replace(info, **fields))
+
+        def decides(
+            list_mode: Literal["online", "shadow", "apprentice"],
+            limits: ExplorationLimits,
+            mode: str = mode,
+            reason: str = served.reason,
+            control: bool = False,
+        ) -> PolicyChoice:
+            key = (name, list_mode, mode, reason, control, limits.greedy, layout, features)
+            choice = served.choices.get(key)
+            if choice is None or choice.policy is None or choice.policy.policy is not policy:
+                made_by = ListPolicy(
+                    policy, name, features, setting.shortlist, list_mode, limits, setting.randomisation, statistics
+                )  # fmt: skip
+                if len(served.choices) >= MAX_CHOICES:
+                    served.choices.clear()
+                choice = served.choices[key] = PolicyChoice(made_by, logged(mode, reason, control))
+            return choice
 
         limits = served.limits
         if controls.killed:
-            return PolicyChoice(None, dataclasses.replace(info, mode="fallback", reason="killed"))
+            return PolicyChoice(None, logged("fallback", "killed"))
         if self._clock() - self._refreshed > STALE_SECONDS:
             return decides("shadow", limits, mode="fallback", reason="stale_snapshot")
         if served.reason == "invalid_snapshot" and not served.snapshot:
@@ -313,7 +341,7 @@ class PolicyServing:
         if not fits:
             policy, statistics = make_policy(setting.kind, setting.settings), None
             return decides("shadow", limits, mode="fallback", reason="schema_changed")
-        reason = "frozen" if controls.frozen and info.reason in ("", "no_snapshot") else info.reason
+        reason = "frozen" if controls.frozen and served.reason in ("", "no_snapshot") else served.reason
         if mode == "shadow" or mode == "apprentice":
             return decides(mode, limits, reason=reason)
         if mode == "guarded":
@@ -324,7 +352,7 @@ class PolicyServing:
                 return decides("shadow", limits, reason="control", control=True)
         spent = self._spent_budget(name, setting.exploration, owner)
         if spent:
-            return decides("online", dataclasses.replace(limits, greedy=True), reason=spent)
+            return decides("online", served.greedy_limits, reason=spent)
         return decides("online", limits, reason=reason)
 
     def count(self, choice: PolicyChoice, setting: PolicySettings, decision: Decision, owner: str | None) -> None:
