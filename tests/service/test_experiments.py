@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -420,3 +421,62 @@ def test_weights_are_drawn_again_and_units_assigned_anew_with_their_probabilitie
     assert {mark["epoch"] for mark in marks} == {1}
     assert {mark["arm"]: mark["p"] for mark in marks}["odd"] == newest["state"]["weights"]["odd"]
     assert sum(one["experiments"]["taste"] == "odd" for one in made) > 14
+
+
+def test_a_placement_that_a_running_experiment_uses_is_not_deleted(client: Any) -> None:
+    begin(client)
+    for placement in ("odd", "even"):
+        refused = client.delete(f"/v1/placements/{placement}")
+        assert refused.status_code == 409
+        assert "experiment 'taste'" in refused.json()["error"]
+        assert "zhiyin experiment stop taste" in refused.json()["remedy"]
+    client.post("/v1/experiments/taste/stop", json={"arm": "odd"})
+    assert client.delete("/v1/placements/odd").status_code == 200  # the control is served in its place
+    assert ask(client)["experiments"]["taste"] == "control"
+    client.post("/v1/experiments/taste/stop", json={})
+    assert client.delete("/v1/placements/even").status_code == 200
+
+
+def test_an_experiment_with_an_arm_that_cannot_be_served_takes_no_part_at_all(client: Any) -> None:
+    begin(client)
+    users = [f"v{n}" for n in range(30)]
+    assert set(map(partial(arm_of, client), users)) == {"control", "odd"}
+    client.store.put("placements", {"odd": None})  # past the service
+    client.shop.placements.refresh()
+    assert {arm_of(client, user) for user in users} == {None}
+    told = client.get("/v1/experiments/taste").json()
+    assert not told["running"]
+    assert "there is no placement 'odd'" in told["issue"]
+    (issue,) = client.shop.experiments.health_issues()
+    assert "it takes no part" in issue.reason
+    assert "zhiyin experiment stop taste" in issue.remedy
+    assert client.put("/v1/placements/odd", json={}).status_code == 200
+    assert {arm_of(client, user) for user in users} == {"control", "odd"}
+
+
+def test_errors_of_the_file_name_line_and_nearest_name(opened: Callable[..., Any], tmp_path: Path) -> None:
+    file = tmp_path / "zhiyin.toml"
+    file.write_text(
+        '[placements.a]\npolicy = { kind = "lin_tss" }\n'
+        '[placements.b.policy]\nkind = "lin_ts"\nmode = "onlin"\n'
+        '[placements.c.policy]\nkind = "lin_ts"\nexploration = { shar = 0.1 }\n'
+        '[placements.d]\npolcy = { kind = "lin_ts" }\n'
+        '[placements.e]\nexplore = 0.1\npolicy = { kind = "lin_ts" }\n'
+        '[experiments.x1]\nplacement = "nope"\narms = { a = {}, b = {} }\n'
+        "[experiments.x2]\narms = { a = {}, b = { polcy = {} } }\n"
+    )
+    client = client_of(opened(config=file))
+    client.shop.experiments.update()
+    issues = {issue["what"]: issue for issue in client.get("/ready").json()["set_aside"]}
+    for what, line, reason, remedy in (
+        ("[placements.a]", 2, "there is no policy 'lin_tss'", "did you mean 'LinTS'?"),
+        ("[placements.b]", 5, "policy.mode: 'onlin' is none of", "did you mean 'online'?"),
+        ("[placements.c]", 8, "policy.exploration.shar: there is no such key", "did you mean 'share'?"),
+        ("[placements.d]", 10, "polcy: there is no such key", "did you mean 'policy'?"),
+        ("[placements.e]", 11, "placement 'e': explore and policy are given", "zhiyin.toml"),
+        ("[experiments.x1]", 15, "there is no placement 'nope'", "PUT /v1/placements/nope"),
+        ("[experiments.x2]", 18, "arms.b.polcy: there is no such key", "did you mean 'policy'?"),
+    ):
+        assert reason in issues[what]["reason"]
+        assert remedy in issues[what]["mend"]
+        assert f"zhiyin.toml, line {line}:" in issues[what]["mend"]

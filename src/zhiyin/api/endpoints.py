@@ -188,7 +188,7 @@ PUT_PLACEMENT = Endpoint(
 DELETE_PLACEMENT = Endpoint(
     "delete_placement", "DELETE", "/v1/placements/{name}", scope="admin", tags=("placements",),
     response=responses.PlacementDeleteResult,
-    description="Lists may no longer name it. Its versions are kept.",
+    description="Lists may no longer name it. Its versions are kept. 409 while a running experiment uses it.",
 )  # fmt: skip
 PLACEMENT_VERSIONS = Endpoint(
     "placement_versions", "GET", "/v1/placements/{name}/versions", scope="admin", tags=("placements",),

@@ -276,13 +276,15 @@ class PlacementVersions(ResponseModel):
 
 class Experiment(ResponseModel):
     """by: who wrote the version: file, http, command, guardrail, allocation or look. state: when it began (microseconds
-    UTC), what was stopped and why, weights that were drawn, results of planned looks."""
+    UTC), what was stopped and why, weights that were drawn, results of planned looks. running: whether units are
+    assigned; issue: why none is, though it was not stopped: an arm that cannot be served."""
 
     name: str
     version: int
     settings: dict[str, Any]
     state: dict[str, Any]
     running: bool
+    issue: str
     by: str
     reason: str
 

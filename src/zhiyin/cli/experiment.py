@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from zhiyin.cli.options import CONFIG, ConfigFile, Json
 
 if TYPE_CHECKING:
+    from zhiyin.cli.project import Project
     from zhiyin.pipeline.experiment_results import ExperimentResults
     from zhiyin.pipeline.experiment_state import ExperimentVersion
+    from zhiyin.service.experiments import Experiments
     from zhiyin.store.store import Store
 
 app = typer.Typer(help="Experiments of the service: which arm is better.", no_args_is_help=True, rich_markup_mode=None)
@@ -29,22 +31,27 @@ def list_(config: ConfigFile = CONFIG, json: Json = False) -> None:
       zhiyin experiment list
     """
     from zhiyin.cli.output import print_json, print_table, say
-    from zhiyin.service.experiments import experiment_json, read_experiments
+    from zhiyin.service.experiments import experiment_json
 
-    with _store(config) as store:
-        versions, issues = read_experiments(store)
-    for issue in issues.values():
+    with _project_and_store(config) as (project, store):
+        experiments = _experiments(project, store)
+        versions = experiments.all()
+        issues = experiments.health_issues()
+        if config.is_file():
+            issues += experiments.file_issues(config, list(project.config.placements)).values()
+    for issue in issues:
         say(f"{issue.what}: {issue.reason}; {issue.remedy}")
     if json:
-        print_json([experiment_json(version) for _, version in sorted(versions.items())])
+        print_json([experiment_json(version, experiments.issue_of(version.name)) for version in versions])
         return
     print_table(
         ("name", "kind", "placement", "unit", "arms", "state"),
         [
-            (name, one.settings.kind, one.settings.placement, one.settings.unit, _arms(one), _state(one))
-            for name, one in sorted(versions.items())
+            (one.name, one.settings.kind, one.settings.placement, one.settings.unit, _arms(one),
+             _state(one, experiments.issue_of(one.name)))
+            for one in versions
         ],
-    )
+    )  # fmt: skip
 
 
 @app.command()
@@ -71,13 +78,14 @@ def status(
     from zhiyin.pipeline.experiment_plot import write_experiment_plot
     from zhiyin.service.experiment_job import ExperimentEvaluator
 
-    with _store(config) as store:
+    with _project_and_store(config) as (project, store):
         version = _version(store, name)
         results = ExperimentEvaluator(store).results(version)
+        issue = _experiments(project, store).issue_of(name)
     if json:
         print_json(results.to_dict())
     else:
-        _print_results(version, results)
+        _print_results(version, results, issue)
     if json and plot is None:
         return
     try:
@@ -104,15 +112,15 @@ def stop(
     from zhiyin.cli.output import say
     from zhiyin.service.experiments import change_experiment, stopped_version
 
-    with _store(config) as store:
+    with _project_and_store(config) as (_, store):
         number = change_experiment(store, name, stopped_version(name, arm, reason, "command", store.clock()))
     say(f"{name}: {'it' if arm is None else f'arm {arm}'} is stopped, by version {number}")
 
 
-def _print_results(version: ExperimentVersion, results: ExperimentResults) -> None:
+def _print_results(version: ExperimentVersion, results: ExperimentResults, issue: str) -> None:
     from zhiyin.cli.output import print_table, say
 
-    say(f"{version.name}: {_state(version)}; lists of {_moment(results.started)} to {_moment(results.until)}")
+    say(f"{version.name}: {_state(version, issue)}; lists of {_moment(results.started)} to {_moment(results.until)}")
     print_table(
         ("arm", "weight", "units", "lists", "state"),
         [(arm.name, round(arm.weight, 4), arm.units, arm.lists, f"stopped: {arm.stopped}" if arm.stopped is not None
@@ -167,10 +175,13 @@ def _arms(version: ExperimentVersion) -> str:
     return ", ".join(f"{arm} {share:.2f}{' (stopped)' if arm in stopped else ''}" for arm, share in shares.items())
 
 
-def _state(version: ExperimentVersion) -> str:
+def _state(version: ExperimentVersion, issue: str) -> str:
+    """issue: why it takes no part though it was not stopped; "" where it does."""
     if version.state.ended is not None:
         reason = version.state.ended.reason
         return f"stopped {_moment(version.state.ended.time)}" + (f": {reason}" if reason else "")
+    if issue:
+        return f"cannot run: {issue}"
     return f"runs since {_moment(version.state.started)}" if version.is_running else "not enabled"
 
 
@@ -189,12 +200,22 @@ def _file_name(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)[:100]
 
 
+def _experiments(project: Project, store: Store) -> Experiments:
+    """The experiments of a store, checked against its placements and the versions of the models."""
+    from zhiyin.pipeline.model_versions import Bundles
+    from zhiyin.service.experiments import Experiments
+    from zhiyin.service.placements import Placements
+
+    bundles = Bundles(project.home / project.config.train.output / "bundles")
+    return Experiments(store, None, Placements(store, None, None), bundles.versions)
+
+
 @contextmanager
-def _store(config: Path) -> Iterator[Any]:
+def _project_and_store(config: Path) -> Iterator[tuple[Project, Store]]:
     from zhiyin.cli.project import open_project, opened_store, project_of
     from zhiyin.data.project_config import Config
 
     without_settings = config == CONFIG and not config.is_file()  # `zhiyin serve` needs no settings file either
     project = project_of(Config(), config.parent) if without_settings else open_project(config)
     with opened_store(project) as store:
-        yield store
+        yield project, store

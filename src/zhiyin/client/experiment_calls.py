@@ -10,7 +10,7 @@ from zhiyin.client.api_types import Columns
 
 
 def list_experiments() -> Call[list[dict[str, Any]]]:
-    """All experiments: {"name", "version", "settings", "state", "running", "by", "reason"} each."""
+    """All experiments: {"name", "version", "settings", "state", "running", "issue", "by", "reason"} each."""
     return endpoint_call(endpoints.LIST_EXPERIMENTS, read=lambda body: list(body["experiments"]))
 
 

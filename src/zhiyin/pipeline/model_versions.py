@@ -23,7 +23,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -274,12 +274,12 @@ class Bundles:
             stack.append(now)
         return stack
 
-    def prune(self, keep: int = 5) -> list[int]:
-        """Delete all but the newest `keep`, the one in use and the one before it. Returns the numbers deleted.
+    def prune(self, keep: int = 5, used: Collection[int] = ()) -> list[int]:
+        """Delete all but the newest `keep`, the one in use, the one before it and those `used` otherwise.
 
-        A process that has a deleted version open can go on reading it.
+        Returns the numbers deleted. A process that has a deleted version open can go on reading it.
         """
-        deleted, in_use = [], self._used()[-2:]
+        deleted, in_use = [], {*self._used()[-2:], *used}
         for version in self.versions()[: -max(1, keep)]:
             if version in in_use:
                 continue

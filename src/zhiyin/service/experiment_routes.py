@@ -13,14 +13,15 @@ from zhiyin.service.experiments import experiment_json
 
 @handles(endpoints.LIST_EXPERIMENTS)
 async def list_experiments(access: Access) -> Any:
-    await access.work.do(access.experiments.refresh)
-    return {"experiments": [experiment_json(version) for version in access.experiments.all()]}
+    experiments = access.experiments
+    await access.work.do(experiments.refresh)
+    return {"experiments": [experiment_json(one, experiments.issue_of(one.name)) for one in experiments.all()]}
 
 
 @handles(endpoints.GET_EXPERIMENT)
 async def get_experiment(access: Access, name: str) -> Any:
     await access.work.do(access.experiments.refresh)
-    return experiment_json(access.experiments.get(name))
+    return experiment_json(access.experiments.get(name), access.experiments.issue_of(name))
 
 
 @handles(endpoints.PUT_EXPERIMENT)

@@ -6,10 +6,11 @@ draws the weights again writes a version too. The assignment is a hash of the un
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from zhiyin.core.errors import ConfigError, ZhiyinError
 from zhiyin.core.limits import MAX_ID_CHARS
 from zhiyin.core.run import log
 from zhiyin.core.text_validation import text
+from zhiyin.core.validation_errors import first_field_error
 from zhiyin.data.project_config import parse_usable, read_text
 from zhiyin.pipeline.experiment_state import ExperimentState, ExperimentVersion, Stop, begins_anew
 from zhiyin.policies.experiments.assignment import Experiment, check_layers
 from zhiyin.service.health_issues import HealthIssue
 from zhiyin.service.placements import DEFAULT, Placements, UnknownPlacementError
+from zhiyin.service.settings_file_issues import rejected_table
 from zhiyin.store.store import Store
 
 TABLE, MAX_EXPERIMENTS = "experiments", 200
@@ -108,6 +111,8 @@ class Experiments:
         self._all: dict[str, ExperimentVersion] = {}
         self._running: dict[str, tuple[_Running, ...]] = {}
         self._seq = -1
+        # The last change of placements as of which the arms were checked.
+        self._prepared_for = -1
         self._file_state: object = None
         self._unreadable: dict[str, HealthIssue] = {}
         self._unusable: dict[str, HealthIssue] = {}
@@ -120,6 +125,9 @@ class Experiments:
     def plan(self, ask: RecommendRequest, list_id: str, origin: str) -> ListPlan:
         """What the list of a request is made by."""
         requested = ask.placement or DEFAULT
+        if self._prepared_for != self.placements.seq and (self._running or self._unusable):
+            with self._lock:
+                self._prepare()
         running = self._running.get(requested)
         if not running:
             return ListPlan(requested)
@@ -130,8 +138,8 @@ class Experiments:
             unit = {"user": ask.user, "session": ask.session, "list": list_id}[settings.unit]
             if unit is None or (settings.kind == "interleaving" and origin == "rank"):
                 continue
-            versions = [arm.version for arm in settings.arms.values() if arm.version is not None]
-            if not all(map(self.version_ready, versions)):
+            served_arms = [arm for key, arm in settings.arms.items() if key not in one.version.state.stopped]
+            if not all(arm.version is None or self.version_ready(arm.version) for arm in served_arms):
                 continue  # it takes part once all arms can be served, else the arms would differ in their units
             if settings.kind == "interleaving":
                 name = "interleaved" if int(one.assignment.assign([unit])[0]) >= 0 else None
@@ -162,19 +170,7 @@ class Experiments:
             fields |= {
                 key: getattr(arm, key) for key in ("placement", "version", "policy") if getattr(arm, key) is not None
             }
-        if not arms or not self._placements_exist(fields["placement"], fields.get("interleaved")):
-            return ListPlan(requested)
-        return ListPlan(**fields, arms=arms, assignments=assignments)
-
-    def _placements_exist(self, *names: str | None) -> bool:
-        """Whether no placement was deleted since the experiments were made ready."""
-        try:
-            for name in names:
-                if name is not None:
-                    self.placements.get(name)
-        except ConfigError:
-            return False
-        return True
+        return ListPlan(**fields, arms=arms, assignments=assignments) if arms else ListPlan(requested)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -201,8 +197,28 @@ class Experiments:
 
     def used_versions(self) -> list[int]:
         """Versions of the models that arms of running experiments name."""
-        running = [one.version.settings for group in self._running.values() for one in group]
-        return sorted({arm.version for one in running for arm in one.arms.values() if arm.version is not None})
+        return _used_versions(one.version for group in self._running.values() for one in group)
+
+    def check_placement_unused(self, placement: str) -> None:
+        """Raises ExperimentConflictError where a running experiment makes lists by a placement, or is of it."""
+        self.refresh()
+        for version in self.all():
+            settings, stopped = version.settings, version.state.stopped
+            arms = [arm for arm, one in settings.arms.items() if one.placement == placement and arm not in stopped]
+            if version.is_running and (arms or settings.placement == placement):
+                of_what = f"arm {arms[0]!r} of experiment {version.name!r}" if arms else f"experiment {version.name!r}"
+                raise ExperimentConflictError(
+                    f"placement {placement!r} is used by {of_what}, which runs",
+                    remedy=f"end the experiment first: zhiyin experiment stop {version.name}",
+                )
+
+    def issue_of(self, name: str) -> str:
+        """Why a running experiment takes no part; "" where it does, or does not run."""
+        if self._prepared_for != self.placements.seq:
+            with self._lock:
+                self._prepare()
+        issue = self._unusable.get(name)
+        return "" if issue is None else issue.reason
 
     def health_issues(self) -> list[HealthIssue]:
         """Experiments, or versions of them, that are not used."""
@@ -273,17 +289,20 @@ class Experiments:
 
     def _prepare(self) -> None:
         """Make running experiments ready for requests; those whose arms cannot be served take no part."""
+        self._prepared_for = self.placements.seq
         groups: dict[str, list[_Running]] = {}
         unusable: dict[str, HealthIssue] = {}
         for name, version in sorted(self._all.items()):
             if not version.is_running:
                 continue
             try:
-                self._check_arms(name, version.settings)
+                self._check_arms(name, version.settings, stopped=version.state.stopped)
             except ConfigError as error:
-                unusable[name] = HealthIssue(f"experiment {name!r}", error.message, error.remedy or "mend it")
+                reason = f"{error.message}: it takes no part, none of its arms is assigned"
+                remedy = f"{error.remedy or 'mend it'}, or stop it: zhiyin experiment stop {name}"
+                unusable[name] = HealthIssue(f"experiment {name!r}", reason, remedy)
                 if name not in self._unusable:
-                    log.warning("experiments: %s: lists are made as without it", error.message)
+                    log.warning("experiments: %s", reason)
                 continue
             assignment = version.assignment
             ready = _Running(version, assignment, tuple(assignment.arms), assignment.probabilities)
@@ -299,12 +318,10 @@ class Experiments:
         try:
             parsed = ExperimentSettings.model_validate(settings)
         except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-            place = ".".join(str(part) for part in first["loc"])
+            first = first_field_error(error, ExperimentSettings)
             raise ConfigError(
-                f"experiment {name!r}: {place + ': ' if place else ''}{first['msg'].removeprefix('Value error, ')}",
-                column=place or None, remedy=f"settings are {', '.join(ExperimentSettings.model_fields)}",
-            ) from None  # fmt: skip
+                f"experiment {name!r}: {first}", column=first.field or None, remedy=first.remedy or None
+            ) from None
         _check_settings(name, parsed)
         self._check_arms(name, parsed, placements)
         if parsed.enabled:
@@ -312,14 +329,32 @@ class Experiments:
             self._check_others(ExperimentVersion(name, parsed, ExperimentState(0)), others)
         return parsed
 
-    def _check_arms(self, name: str, settings: ExperimentSettings, placements: Collection[str] = ()) -> None:
-        """Raises ConfigError for an arm whose placement or version there is not, or whose policy cannot be.
+    def _check_arms(
+        self,
+        name: str,
+        settings: ExperimentSettings,
+        placements: Collection[str] = (),
+        stopped: Collection[str] = (),
+    ) -> None:
+        """Raises ConfigError for an arm whose placement or version there is not, or whose policy cannot be, and for a
+        placement of the experiment that there is not.
 
         Parameters
         ----------
         placements: names that there will be, and are not looked at.
+        stopped: arms whose units get the control's lists, and that are not looked at.
         """
+        if settings.placement not in placements:
+            try:
+                self.placements.get(settings.placement)
+            except ConfigError as error:
+                raise UnknownPlacementError(
+                    f"experiment {name!r}: placement = {settings.placement!r}: {error.message}", column="placement",
+                    remedy=error.remedy,
+                ) from None  # fmt: skip
         for arm_name, arm in settings.arms.items():
+            if arm_name in stopped:
+                continue
             for key, value in (("placement", arm.placement), ("version", arm.version)):
                 place = f"arms.{arm_name}.{key}"
                 if key == "placement" and value is not None and value not in placements:
@@ -339,8 +374,9 @@ class Experiments:
                 try:
                     with_policy_settings(setting, arm.policy)
                 except ConfigError as error:
+                    column = f"{place}.{error.column}" if error.column else place
                     raise ExperimentConflictError(f"experiment {name!r}: {place}: {error.message}",
-                                                  column=place, remedy=error.remedy) from None  # fmt: skip
+                                                  column=column, remedy=error.remedy) from None  # fmt: skip
 
     def _check_others(self, new: ExperimentVersion, others: list[ExperimentVersion]) -> None:
         """Raises ConfigError where two experiments share units of a layer, or change the same of a placement."""
@@ -380,7 +416,7 @@ class Experiments:
                 if not text_of_settings or old != text_of_settings:
                     self.put(name, settings, "file")
             except ZhiyinError as error:
-                rejected |= _rejected_table(file, name, error)
+                rejected |= rejected_table(file, read_text(file), TABLE, name, error)
         self._note_rejected(rejected)
 
     def file_issues(self, file: Path, placements: Collection[str]) -> dict[str, HealthIssue]:
@@ -395,7 +431,7 @@ class Experiments:
             try:
                 self._validated(name, settings, placements)
             except ZhiyinError as error:
-                rejected |= _rejected_table(file, name, error)
+                rejected |= rejected_table(file, read_text(file), TABLE, name, error)
         return rejected
 
     def _note_rejected(self, rejected: dict[str, HealthIssue]) -> None:
@@ -421,11 +457,8 @@ def with_policy_settings(setting: PlacementSettings, policy: Mapping[str, Any] |
     try:
         merged = PolicySettings.model_validate(setting.policy.model_dump(exclude_unset=True) | dict(policy))
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(
-            f"{place}: {first['msg']}", remedy=f"settings are {', '.join(PolicySettings.model_fields)}"
-        ) from None
+        first = first_field_error(error, PolicySettings)
+        raise ConfigError(str(first), column=first.field or None, remedy=first.remedy or None) from None
     return setting.model_copy(update={"policy": merged})
 
 
@@ -445,6 +478,18 @@ def read_experiments(store: Store) -> tuple[dict[str, ExperimentVersion], dict[s
     return newest, unreadable
 
 
+def versions_of_experiments(store: str) -> list[int]:
+    """Versions of the models that arms of running experiments name; of a store by its address."""
+    with contextlib.closing(Store(store)) as opened:
+        newest, _ = read_experiments(opened)
+    return _used_versions(version for version in newest.values() if version.is_running)
+
+
+def _used_versions(experiments: Iterable[ExperimentVersion]) -> list[int]:
+    arms = (arm for one in experiments for name, arm in one.settings.arms.items() if name not in one.state.stopped)
+    return sorted({arm.version for arm in arms if arm.version is not None})
+
+
 def experiment_tables(file: Path) -> tuple[dict[str, dict[str, Any]], dict[str, HealthIssue]]:
     """The tables `[experiments.NAME]` of a settings file by name, and the issues of what is no table."""
     try:
@@ -459,11 +504,6 @@ def experiment_tables(file: Path) -> tuple[dict[str, dict[str, Any]], dict[str, 
             what = f"[{'.'.join(place)}]"
             rejected[what] = HealthIssue(what, "it is no table", f"{file.name}: {place_error.remedy}")
     return config.experiments, rejected
-
-
-def _rejected_table(file: Path, name: str, error: ZhiyinError) -> dict[str, HealthIssue]:
-    what = f"[experiments.{name[:64]}]"
-    return {what: HealthIssue(what, error.message.splitlines()[0], f"mend it in {file.name}")}
 
 
 def change_experiment(
@@ -510,14 +550,15 @@ def stopped_version(
     return next_version
 
 
-def experiment_json(version: ExperimentVersion) -> dict[str, Any]:
-    """An experiment as the service tells it."""
+def experiment_json(version: ExperimentVersion, issue: str = "") -> dict[str, Any]:
+    """An experiment as the service tells it. issue: why it takes no part, though it runs; "" where it does."""
     return {
         "name": version.name,
         "version": version.number,
         "settings": version.settings.model_dump(exclude_defaults=True, mode="json"),
         "state": dataclasses.asdict(version.state),
-        "running": version.is_running,
+        "running": version.is_running and not issue,
+        "issue": issue,
         "by": version.by,
         "reason": version.reason,
     }

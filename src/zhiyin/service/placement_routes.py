@@ -35,7 +35,11 @@ async def put_placement(access: Access, name: str, body: PlacementSettings) -> A
 
 @handles(endpoints.DELETE_PLACEMENT)
 async def delete_placement(access: Access, name: str) -> Any:
-    await access.writes.do(access.placements.delete, name)
+    def delete() -> None:
+        access.experiments.check_placement_unused(name)
+        access.placements.delete(name)
+
+    await access.writes.do(delete)
     return {"name": name}
 
 

@@ -20,11 +20,13 @@ from zhiyin.core.errors import ConfigError, ZhiyinError
 from zhiyin.core.limits import MAX_ID_CHARS
 from zhiyin.core.run import log
 from zhiyin.core.text_validation import text
+from zhiyin.core.validation_errors import first_field_error
 from zhiyin.data.project_config import parse_usable, read_text
 from zhiyin.pipeline.answers import Answers
 from zhiyin.pipeline.policy_kinds import make_policy
 from zhiyin.service.health_issues import HealthIssue
 from zhiyin.service.request_building import request_of_options
+from zhiyin.service.settings_file_issues import rejected_table
 from zhiyin.store.store import Store
 
 TABLE, DEFAULT, MAX_PLACEMENTS = "placements", "default", 1_000
@@ -208,7 +210,9 @@ class Placements:
                 if columns is not None:
                     return number, _parse(columns), reason
             except (ValidationError, KeyError) as error:
-                what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "it has no settings"
+                what: object = "it has no settings"
+                if isinstance(error, ValidationError):
+                    what = first_field_error(error, PlacementSettings)
                 reason = reason or f"version {number} cannot be read ({what})"
         return 0, None, reason or "it cannot be read"
 
@@ -242,12 +246,10 @@ def validate_setting(name: str, settings: Mapping[str, Any], answers: Answers) -
     try:
         setting = PlacementSettings.model_validate(settings)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
+        first = first_field_error(error, PlacementSettings)
         raise ConfigError(
-            f"placement {name!r}: {place}: {first['msg']}", column=place,
-            remedy=f"settings are {', '.join(PlacementSettings.model_fields)}",
-        ) from None  # fmt: skip
+            f"placement {name!r}: {first}", column=first.field or None, remedy=first.remedy or None
+        ) from None
     check_policy(setting)
     answers.ask(request_of_options(setting))
     return setting
@@ -269,7 +271,8 @@ def placements_of(file: Path, answers: Answers) -> tuple[dict[str, str], dict[st
     usable: dict[str, str] = {}
     rejected: dict[str, HealthIssue] = {}
     try:
-        config, errors = parse_usable(read_text(file), file)
+        text_of_file = read_text(file)
+        config, errors = parse_usable(text_of_file, file)
     except ConfigError as error:
         reason = f"{error.message}: placements stay as they are"
         what = f"[placements] of {file.name}"
@@ -282,6 +285,5 @@ def placements_of(file: Path, answers: Answers) -> tuple[dict[str, str], dict[st
         try:
             usable[name] = _json(validate_setting(text(name, "placement", MAX_ID_CHARS), settings, answers))
         except ZhiyinError as error:
-            what = f"[placements.{name[:64]}]"
-            rejected[what] = HealthIssue(what, error.message.splitlines()[0], f"mend it in {file.name}")
+            rejected |= rejected_table(file, text_of_file, TABLE, name, error)
     return usable, rejected

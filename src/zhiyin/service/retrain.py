@@ -24,14 +24,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from zhiyin.core.atomic_files import read_json, sweep, write_json
 from zhiyin.core.durations import is_duration, microseconds
-from zhiyin.core.errors import ConfigError, DataError, MissingExtraError
+from zhiyin.core.errors import ConfigError, DataError, MissingExtraError, ZhiyinError
 from zhiyin.core.run import available_cores, log
 from zhiyin.data.project_config import load_config
 from zhiyin.pipeline.model_versions import TRAINING_LOCK, Bundles
@@ -119,6 +119,7 @@ class Retrainer:
     store: address of the store, where the service uses another one than the settings say.
     threads: worker threads of the training; default half of the cores.
     bundles: the versions of the project; None: where the settings say.
+    used_versions: gives the versions that are not deleted, however old, such as those of experiments.
     """
 
     def __init__(
@@ -131,13 +132,14 @@ class Retrainer:
         store: str | None = None,
         threads: int | None = None,
         bundles: Bundles | None = None,
+        used_versions: Callable[[], Collection[int]] = tuple,
     ) -> None:
         self.config, self.budget, self.store = Path(config).resolve(), budget, store
         self.schedule = Schedule.parse(schedule) if isinstance(schedule, str) else schedule
         self.limit = 4 * microseconds(budget) / 1e6 + 3_600
         self.threads = threads or max(1, available_cores() // 2)
         self.bundles = bundles or Bundles(self.config.parent / load_config(self.config).train.output / "bundles")
-        self._on_done = on_done
+        self._on_done, self._used_versions = on_done, used_versions
         self._opened = datetime.now(UTC)
         self._tried: datetime | None = None
         self._damaged = False  # whether `retrain.json` was
@@ -257,13 +259,22 @@ class Retrainer:
         why = str(self.bundles.get(new[-1]).report().get("judged", {}).get("why", ""))
         try:
             promoted = self.bundles.current_number == new[-1]
-            deleted = self.bundles.prune(MAX_OLD_VERSIONS)
+            deleted = self._prune()
         except DataError as error:  # the version in use is unknown: none is deleted
             log.warning("training: version %d is not in use: %s", new[-1], error)
             promoted, deleted = False, []
         if deleted:
             log.info("training: old versions deleted: %s", ", ".join(map(str, deleted)))
         return {"outcome": "promoted" if promoted else "kept", "version": new[-1], "message": why}
+
+    def _prune(self) -> list[int]:
+        """Delete old versions that nothing uses; returns their numbers."""
+        try:
+            used = self._used_versions()
+        except ZhiyinError as error:  # such as of a store that is away: which are used is unknown
+            log.warning("training: no old version is deleted: %s", error.message)
+            return []
+        return self.bundles.prune(MAX_OLD_VERSIONS, used)
 
     def _command(self) -> list[str]:
         """The command of the training, at the lowest priority from its start."""

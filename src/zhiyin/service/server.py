@@ -13,6 +13,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,7 @@ def run(app: Any, sock: socket.socket, proxies: Sequence[str] = (), of_one: int 
 def _background_jobs(plan: Plan) -> Any:
     """Run the jobs beside answering: retraining at set times, deleting old data, and learning of policies."""
     from zhiyin.service.experiment_job import ExperimentJob
+    from zhiyin.service.experiments import versions_of_experiments
     from zhiyin.service.policy_learning_job import PolicyLearningJob
     from zhiyin.service.retention import RetentionJob
     from zhiyin.service.retrain import Retrainer
@@ -240,15 +242,17 @@ def _background_jobs(plan: Plan) -> Any:
     with contextlib.ExitStack() as stack:
         for settings in plan.settings():
             section, home = settings.config.service, settings.file.parent
-            schedule = plan.retrain or section.retrain
+            schedule, store = plan.retrain or section.retrain, resolved(plan.store or section.store, home)
             if schedule is not None:
                 bundles = Bundles(home / settings.config.train.output / "bundles")
-                retrainer = Retrainer(settings.file, schedule, section.train_budget, store=plan.store, bundles=bundles)
+                retrainer = Retrainer(
+                    settings.file, schedule, section.train_budget, store=plan.store, bundles=bundles,
+                    used_versions=partial(versions_of_experiments, store),
+                )  # fmt: skip
                 stack.callback(retrainer.close)
-            store = resolved(plan.store or section.store, home)
             stack.callback(RetentionJob(store, section).close)
             stack.callback(PolicyLearningJob(store).close)
-            experiments = ExperimentJob(resolved(plan.store or section.store, home))
+            experiments = ExperimentJob(store)
             stack.callback(experiments.close)
         yield
 

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from zhiyin.api.requests import PlacementSettings, PolicyMode, PolicySettings
 from zhiyin.core.errors import ConfigError
+from zhiyin.core.validation_errors import first_field_error
 from zhiyin.data.project_config import Config, load_config
 from zhiyin.pipeline.action_features import LAYOUT
 from zhiyin.pipeline.answer_settings import answer_settings
@@ -369,8 +370,7 @@ def _placement(name: str, values: Mapping[str, Any], file: Path | None) -> Place
     try:
         return PlacementSettings.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
+        first = first_field_error(error, PlacementSettings)
         raise ConfigError(
-            f"[placements.{name}] {place}: {first['msg']}", file=file, column=place, remedy="mend it"
+            f"[placements.{name}] {first}", file=file, column=first.field or None, remedy=first.remedy or "mend it"
         ) from None
