@@ -104,6 +104,13 @@ def learned(client: Any, name: str = "home", settings: dict[str, Any] | None = N
         ({"kind": "lin_ts", "rewards": {"click": {"value": 1}}}, 422, "policy.rewards"),
         ({"mode": "online"}, 422, "policy.kind"),
         ({"kind": "lin_ts", "shorlist": 5}, 422, "policy.shorlist"),
+        ({"kind": "lin_ts", "mode": "onlin"}, 422, "did you mean 'online'?"),
+        ({"kind": "lin_ts", "exploration": {"shar": 0.1}}, 422, "did you mean 'share'?"),
+        ({"kind": "lin_ts", "shorlist": 5}, 422, "did you mean 'shortlist'?"),
+        ({"kind": "lin_ts", "settings": {"scale": [1]}}, 422, '"error":"policy.settings.scale: it should be a valid'),
+        ({"kind": "lin_ts", "rewards": {"watch": "x"}}, 422, "watch: it should be a valid number or an object"),
+        ({"kind": "lin_ts", "rewards": {"watch": {"value": 1}}}, 422, '"error":"policy.rewards.watch.value: there'),
+        ({"kind": "lin_ts", "rewards": {"watch": 1e9}}, 422, '"error":"policy.rewards.watch: it should be less'),
     ],
 )
 def test_settings_that_cannot_be_are_refused_and_change_nothing(
@@ -112,7 +119,13 @@ def test_settings_that_cannot_be_are_refused_and_change_nothing(
     answer = service.put("/v1/placements/home", json={"policy": policy})
     assert answer.status_code == status, answer.text
     assert words in answer.text
+    assert not any(part in answer.text for part in ("function-", "constrained", "RewardRule", "functools"))
     assert service.get("/v1/placements/home").status_code == 404
+
+
+def test_a_misspelt_policy_names_the_nearest_key(service: Any) -> None:
+    answer = service.put("/v1/placements/home", json={"polcy": ONLINE}).json()
+    assert (answer["field"], answer["remedy"]) == ("polcy", "did you mean 'policy'?")
 
 
 def test_explore_and_a_policy_do_not_go_together(service: Any) -> None:
@@ -583,6 +596,35 @@ def test_a_promotion_is_judged_by_the_closed_decisions(service: Any) -> None:
     refused = control(service, "promote", status=409)["error"]
     assert "6 lists are worth" in refused
     assert "1,000 are the least" in refused
+
+
+def test_rollback_leaves_the_kill_switch_and_freezing_alone(service: Any) -> None:
+    put(service, mode="shadow")
+    control(service, "kill")
+    assert "nothing was decided" in control(service, "rollback", status=409)["error"]
+    assert ask(service)["decision"]["reason"] == "killed"
+    control(service, "promote")
+    control(service, "freeze")
+    details = control(service, "rollback")
+    assert (details["mode"], details["killed"], details["frozen"]) == ("shadow", True, True)
+    control(service, "revive")
+    control(service, "promote")
+    details = control(service, "rollback")
+    assert (details["mode"], details["killed"], details["frozen"]) == ("shadow", False, True)
+    assert "nothing was decided" in control(service, "rollback", status=409)["error"]
+
+
+def test_a_chosen_snapshot_is_taken_back_and_learning_goes_on(service: Any) -> None:
+    put(service)
+    first, second = learned(service), learned(service)
+    control(service, "promote", mode="shadow")
+    details = control(service, "rollback", snapshot=first)
+    assert (details["snapshot"], details["frozen"], details["mode"]) == (first, False, "shadow")
+    details = control(service, "rollback")
+    assert (details["snapshot"], details["frozen"], details["mode"]) == (second, False, "shadow")
+    control(service, "rollback", snapshot=first)
+    control(service, "unfreeze")
+    assert control(service, "rollback")["mode"] == "online"  # the choice was ended by unfreeze
 
 
 def test_policies_that_are_not_there(service: Any) -> None:

@@ -270,7 +270,8 @@ PROMOTE_POLICY = Endpoint(
 ROLLBACK_POLICY = Endpoint(
     "rollback_policy", "POST", "/v1/policies/{name}/rollback", scope="admin", tags=("policies",),
     body=requests.PolicyRollbackRequest, response=responses.PolicyDetails,
-    description="Take back the last change of the controls; or have an older snapshot decide, frozen.",
+    description="Take back the last promotion or choice of a snapshot; or have an older snapshot decide until it is "
+    "unfrozen. Whether the policy is frozen or killed stays as it is.",
 )  # fmt: skip
 FREEZE_POLICY = Endpoint(
     "freeze_policy", "POST", "/v1/policies/{name}/freeze", scope="admin", tags=("policies",),

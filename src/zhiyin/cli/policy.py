@@ -107,10 +107,12 @@ def promote(
 @app.command()
 def rollback(
     name: Name,
-    snapshot: Annotated[int | None, typer.Option(min=0, help="That decides from now on, frozen; 0: the prior.")] = None,
+    snapshot: Annotated[int | None, typer.Option(min=0, help="That decides until unfreeze; 0: the prior.")] = None,
     config: ConfigFile = CONFIG,
 ) -> None:
-    """Take back the last change of the controls; or have an older snapshot decide.
+    """Take back the last promotion or choice of a snapshot; or have an older snapshot decide.
+
+    Whether a policy is frozen or killed is changed by freeze, unfreeze, kill and revive alone.
 
     \b
     Examples:

@@ -15,6 +15,7 @@ from zhiyin.core.errors import closest_name, suggest
 # Characters of a wrong value that are quoted.
 MAX_QUOTED_CHARS = 80
 _OBJECT_ERRORS = ("model_type", "model_attributes_type", "dict_type")
+_SHOULD_BE = "it should be "
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,14 +42,14 @@ class FieldError:
         return f"{self.field}: {self.message}" if self.path else self.message
 
 
-def first_field_error(error: ValidationError, model: type[BaseModel]) -> FieldError:
+def first_field_error(error: ValidationError, model: type[BaseModel] | None) -> FieldError:
     """The first error that validation by a model found.
 
     Of a value that is none of several alternatives, the error of the alternative that it is nearest to.
 
     Parameters
     ----------
-    model: whose `model_validate` raised the error.
+    model: whose `model_validate` raised the error; None: the value is of a plain type.
 
     >>> class Point(BaseModel, extra="forbid"):
     ...     x: int = 0
@@ -68,6 +69,9 @@ def first_field_error(error: ValidationError, model: type[BaseModel]) -> FieldEr
     misspelt = [one for one in same_object if one[0]["type"] == "extra_forbidden"]
     entry, path, parent = misspelt[0] if misspelt else next(one for one in same_value if len(one[1]) == deepest)
     message, remedy = _words(entry, path, parent)
+    alternatives = dict.fromkeys(_words(*one)[0] for one in entries if one[1] == path)
+    if len(alternatives) > 1 and all(words.startswith(_SHOULD_BE) for words in alternatives):
+        message = _SHOULD_BE + " or ".join(words.removeprefix(_SHOULD_BE) for words in alternatives)
     return FieldError(path, message, remedy)
 
 
@@ -95,7 +99,9 @@ def _quoted(value: Any) -> str:
     return text if len(text) <= MAX_QUOTED_CHARS else text[: MAX_QUOTED_CHARS - 3] + "..."
 
 
-def _resolved(model: type[BaseModel], loc: Sequence[str | int]) -> tuple[tuple[str, ...], type[BaseModel] | None]:
+def _resolved(
+    model: type[BaseModel] | None, loc: Sequence[str | int]
+) -> tuple[tuple[str, ...], type[BaseModel] | None]:
     """The path of a place as pydantic tells it, without the names of alternatives, and the model that its end is of."""
     kind: Any = model
     path: list[str] = []

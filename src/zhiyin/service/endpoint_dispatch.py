@@ -29,6 +29,7 @@ from zhiyin.api.endpoint import Endpoint, JsonObject, RawBody
 from zhiyin.api.endpoints import ENDPOINTS
 from zhiyin.api.requests import Id
 from zhiyin.core.errors import ZhiyinError, suggest
+from zhiyin.core.validation_errors import first_field_error
 from zhiyin.service.authentication import Authenticator
 from zhiyin.service.errors import InvalidRequestError, RefusedError, answer_to
 from zhiyin.service.path_ids import decode_slashes
@@ -132,9 +133,9 @@ class _EndpointApp:
             arguments["authenticator"] = self._authenticator
         parameters = self._query_parameters(scope["query_string"])
         for name, value in scope["path_params"].items():
-            arguments[name] = decode_slashes(_validated(_ID.validate_python, value, "path", name))
+            arguments[name] = decode_slashes(_validated(_ID, value, "path", name))
         if endpoint.query is not None:
-            arguments["query"] = _validated(endpoint.query.model_validate, parameters, "query")
+            arguments["query"] = _validated(endpoint.query, parameters, "query")
         if endpoint.body is not None:
             content, content_type = await _read_body(receive), header(scope, b"content-type").lower()
             arguments["body"] = await read_off_loop(self._decode_body, content, content_type)
@@ -167,7 +168,7 @@ def _body_decoder(kind: type[BaseModel] | JsonObject | RawBody | None) -> Callab
         return parsed(content)
 
     def decode_model(content: bytes, content_type: str) -> Any:
-        return _validated(model.model_validate, decode_json(content, content_type))
+        return _validated(model, decode_json(content, content_type))
 
     if isinstance(kind, RawBody) or kind is None:
         return lambda content, content_type: content
@@ -177,13 +178,13 @@ def _body_decoder(kind: type[BaseModel] | JsonObject | RawBody | None) -> Callab
     return decode_model
 
 
-def _validated(validate: Callable[[Any], Any], value: Any, *place: str) -> Any:
+def _validated(kind: type[BaseModel] | TypeAdapter[Any], value: Any, *place: str) -> Any:
     """The value by its type. Raises InvalidRequestError that names the field, below `place`, for the first error."""
     try:
-        return validate(value)
+        return kind.validate_python(value) if isinstance(kind, TypeAdapter) else kind.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        raise InvalidRequestError.of(first, place) from None
+        model = None if isinstance(kind, TypeAdapter) else kind
+        raise InvalidRequestError.of(first_field_error(error, model), place) from None
 
 
 async def _read_body(receive: Callable[[], Awaitable[Any]]) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -13,6 +13,7 @@ from starlette.routing import Match
 
 from zhiyin.core.errors import UnknownItemError, ZhiyinError
 from zhiyin.core.run import log
+from zhiyin.core.validation_errors import FieldError
 from zhiyin.core.work_limits import StoppedError
 from zhiyin.service.experiments import ExperimentConflictError, TooManyExperimentsError, UnknownExperimentError
 from zhiyin.service.loaded_version import NoVersionError
@@ -37,17 +38,14 @@ class RefusedError(Exception):
 class InvalidRequestError(RefusedError):
     """A part of a request is not of its type; its field is in the response even where there is none."""
 
-    def __init__(self, message: str, field: str | None) -> None:
-        super().__init__(422, message, "see /docs", field=field)
+    def __init__(self, message: str, field: str | None, remedy: str = "") -> None:
+        super().__init__(422, message, remedy or "see /docs", field=field)
 
     @classmethod
-    def of(cls, error: Mapping[str, Any], place: Sequence[str] = ()) -> InvalidRequestError:
-        """Of an error as pydantic lists them. place: where the value stands in the request; empty: in its body."""
-        field = ".".join(_printable(part) for part in (*place, *error["loc"]) if part != "[key]")
-        message = str(error["msg"]).removeprefix("Value error, ")
-        if error["type"] in ("model_type", "model_attributes_type", "dict_type"):  # it would name one of our classes
-            message = "Input should be an object"
-        return cls(f"{field}: {message}" if field else message, field or None)
+    def of(cls, error: FieldError, place: Sequence[str] = ()) -> InvalidRequestError:
+        """Of the first error of a value. place: where the value stands in the request; empty: in its body."""
+        field = ".".join(_printable(part) for part in (*place, *error.path))
+        return cls(f"{field}: {error.message}" if field else error.message, field or None, error.remedy)
 
 
 _STATUS: dict[type[ZhiyinError], int] = {

@@ -57,7 +57,9 @@ class PolicyAdministration:
         number = newest if controls.snapshot is None else controls.snapshot
         state = self.store.policy_state(name, number) if number else None
         info = {} if state is None else state.info
-        reason = "killed" if controls.killed else "frozen" if controls.frozen else "" if state else "no_snapshot"
+        reason = (
+            "killed" if controls.killed else "frozen" if controls.keeps_snapshot else "" if state else "no_snapshot"
+        )
         return {
             "name": name,
             "placement_version": version,
@@ -121,17 +123,19 @@ class PolicyAdministration:
         return judge_apprentice(self._closed_decisions(name))
 
     def rollback(self, name: str, snapshot: int | None = None) -> Controls:
-        """Take back the last change of the controls; or have an older snapshot decide, frozen."""
+        """Take back the last promotion or choice of a snapshot; or have an older snapshot decide, until `unfreeze`.
+
+        Whether the policy is frozen or killed stays as it is.
+        """
         self.setting(name)
         if snapshot is None:
-            before = self.controls.previous(name)
-            return self.controls.change(name, "rollback", **_without_by(before))
+            return self.controls.take_back(name)
         if snapshot and self.store.policy_state(name, snapshot) is None:
             stored = ", ".join(str(number) for number, _ in self.store.policy_state_numbers(name)) or "none"
             raise UnknownPolicyError(
                 f"policy {name!r} has no snapshot {snapshot}", remedy=f"stored are {stored}, and 0"
             )
-        return self.controls.change(name, "rollback", snapshot=snapshot, frozen=True)
+        return self.controls.change(name, "rollback", snapshot=snapshot)
 
     def freeze(self, name: str) -> Controls:
         """Learn nothing from now on; the snapshot that decides now goes on deciding."""
@@ -170,7 +174,3 @@ class PolicyAdministration:
                 record = decode_decision(row.trace.head, row.trace.arrays)
                 if record is not None and row.rewards is not None:
                     yield record, row.rewards
-
-
-def _without_by(controls: Controls) -> dict[str, Any]:
-    return {name: value for name, value in controls.columns().items() if name != "by"}

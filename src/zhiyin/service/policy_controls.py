@@ -16,6 +16,11 @@ from zhiyin.core.errors import ConfigError
 from zhiyin.store.store import Store
 from zhiyin.store.tables import POLICIES
 
+# Column of a row that takes back another one: its version.
+TAKES_BACK = "takes_back"
+# What can be taken back: promotions, and choices of a snapshot.
+_TAKEN_BACK = frozenset({"promote", "rollback"})
+
 
 @dataclasses.dataclass(frozen=True)
 class Controls:
@@ -24,7 +29,7 @@ class Controls:
     Parameters
     ----------
     mode: in place of that of the settings; None: that of the settings.
-    frozen: nothing is learned, and no newer snapshot than `snapshot` decides.
+    frozen: nothing is learned.
     killed: the baseline makes every list.
     snapshot: number of the newest snapshot that may decide; 0: the prior; None: any.
     by: what wrote it: "promote", "rollback", "freeze", "unfreeze", "kill" or "revive".
@@ -41,6 +46,11 @@ class Controls:
     def mode_under(self, setting: PolicyMode) -> PolicyMode:
         """The mode that applies, where the settings say `setting`."""
         return self.mode or setting
+
+    @property
+    def keeps_snapshot(self) -> bool:
+        """Whether newer snapshots do not decide."""
+        return self.frozen or self.snapshot is not None
 
     def columns(self) -> dict[str, Any]:
         return {name: value for name, value in dataclasses.asdict(self).items() if name != "version"}
@@ -96,31 +106,33 @@ class PolicyControls:
         """Change some of the controls of a policy, as its next version. Returns them all."""
 
         def combine(_: str, old: dict[str, Any] | None, new: Mapping[str, Any]) -> dict[str, Any]:
-            return {**(old or _NOTHING.columns()), **new}
+            return {**(old or _NOTHING.columns()), TAKES_BACK: None, **new}
 
         self.store.change(POLICIES, {name: {**fields, "by": by}}, combine)
         self.refresh()
         return self.get(name)
 
-    def previous(self, name: str) -> Controls:
-        """The controls that `rollback` restores: those before the last change that was no rollback.
+    def take_back(self, name: str) -> Controls:
+        """Take back the last promotion, or choice of a snapshot, that was not taken back yet.
 
-        Raises PolicyConflictError where nothing was decided yet.
+        `frozen` and `killed` stay as they are. Raises PolicyConflictError where there is none.
         """
-        steps_back = 0
-        for version, columns, _ in self.store.versions(POLICIES, name):
-            if columns is None:
+        self.refresh()
+        rows = [
+            (version, columns) for version, columns, _ in self.store.versions(POLICIES, name) if columns is not None
+        ]
+        taken_back, present = {columns.get(TAKES_BACK) for _, columns in rows}, self.get(name).snapshot
+        for place, (version, columns) in enumerate(rows):
+            if columns.get("by") not in _TAKEN_BACK or columns.get(TAKES_BACK) is not None or version in taken_back:
                 continue
-            if columns.get("by") == "rollback":
-                steps_back += 1
-            elif steps_back:
-                steps_back -= 1
-            else:
-                before = [(old, number) for number, old, _ in self.store.versions(POLICIES, name)
-                          if number < version and old is not None]  # fmt: skip
-                return Controls.of(*before[0]) if before else _NOTHING
+            if columns["by"] == "rollback" and columns.get("snapshot") != present:
+                continue  # another command has changed it since
+            before = Controls.of(rows[place + 1][1], 0) if place + 1 < len(rows) else _NOTHING
+            field = "mode" if columns["by"] == "promote" else "snapshot"
+            return self.change(name, "rollback", **{field: getattr(before, field), TAKES_BACK: version})
         raise PolicyConflictError(
-            f"nothing was decided about policy {name!r} yet", remedy="promote, freeze or kill come first"
+            f"nothing was decided about policy {name!r} that rollback takes back",
+            remedy="it takes back promotions and choices of a snapshot; revive and unfreeze are commands of their own",
         )
 
 

@@ -341,7 +341,7 @@ class PolicyServing:
         if not fits:
             policy, statistics = make_policy(setting.kind, setting.settings), None
             return decides("shadow", limits, mode="fallback", reason="schema_changed")
-        reason = "frozen" if controls.frozen and served.reason in ("", "no_snapshot") else served.reason
+        reason = "frozen" if controls.keeps_snapshot and served.reason in ("", "no_snapshot") else served.reason
         if mode == "shadow" or mode == "apprentice":
             return decides(mode, limits, reason=reason)
         if mode == "guarded":
