@@ -28,6 +28,8 @@ from zhiyin.policies.registry import POLICY_REGISTRY
 from zhiyin.policies.reinforce import TopKReinforce
 from zhiyin.service.policy_serving import FIRST_GUARDED_SHARE, Layout, unit_interval_hash
 from zhiyin.store.decisions import ClosedRow
+from zhiyin.store.exploration_ledger import ExplorationLedger
+from zhiyin.store.memory_state import DirectState
 
 from .conftest import client_of, eventually, listed
 
@@ -496,14 +498,34 @@ def test_a_spent_budget_of_losses_falls_back_to_greedy(service: Any) -> None:
     assert summary["loss_spent"] == pytest.approx(sum(losses), rel=1e-4)
 
 
-def test_processes_that_do_not_count_together_share_the_budget(opened: Callable[..., Any]) -> None:
-    client = client_of(opened())
-    put(client, exploration={"share": 1.0, "loss_per_day": 1.0})
-    policies = client.shop.policies
-    policies.loss_of_day("home", 0.6)
-    assert ask(client)["decision"]["reason"] == "no_snapshot"
-    policies.processes = 2
-    assert ask(client)["decision"]["reason"] == "loss_budget_spent"
+def test_processes_count_budgets_together_and_go_on_after_a_restart(opened: Callable[..., Any], tmp_path: Path) -> None:
+    def worker(**settings: Any) -> Any:
+        state = DirectState(ledger=ExplorationLedger(tmp_path / "ledger.db"))
+        return opened(several=True, state=state, **settings)
+
+    first = worker()
+    one = client_of(first)
+    second = worker()
+    second.shown = first.shown
+    two = client_of(second)
+    put(one, exploration={"share": 1.0, "user_per_day": 3})
+    decisions = [ask(client)["decision"] for _ in range(8) for client in (one, two)]
+    assert sum(decision["explored"] for decision in decisions) == 3
+    put(one, exploration={"share": 1.0, "loss_per_day": 0.5})
+    learned(one)
+    second.policies.refresh()
+    spent = [ask(client, user=f"u{n}")["decision"]["reason"] for n in range(30) for client in (one, two)]
+    assert spent[-2:] == ["loss_budget_spent"] * 2
+    for shop in (first, second):
+        shop.live.state.ledger.close()
+    restarted = worker()
+    restarted.shown = first.shown
+    three = client_of(restarted)
+    assert ask(three, user="u3")["decision"]["reason"] == "loss_budget_spent"
+    put(three, exploration={"share": 1.0, "user_per_day": 3})
+    assert ask(three)["decision"]["reason"] == "user_budget_spent"
+    three.delete("/v1/users/u2")
+    assert restarted.policies.explored_of_day("home", "u2") == 0
 
 
 def test_slots_that_may_not_be_explored_are_greedy(service: Any) -> None:

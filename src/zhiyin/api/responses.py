@@ -336,7 +336,7 @@ class ExperimentResults(BaseModel):
 class PolicySummary(ResponseModel):
     """A policy as it decides now. mode: that applies; settings_mode: that of the placement. snapshot: number of what
     was learned, 0: nothing; newest_snapshot: that there is, which a frozen policy does not use. reason: why it does not
-    decide, or not freely. loss_spent: expected reward that exploring cost within a day, in this process. learned:
+    decide, or not freely. loss_spent: expected reward that exploring cost within a day. learned:
     decisions and outcomes. guard: share of the lists that it gets in mode guarded, and the interval of its difference
     to the baseline. monitors: figures of the learner."""
 

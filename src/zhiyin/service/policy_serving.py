@@ -136,7 +136,6 @@ class PolicyServing:
 
     Parameters
     ----------
-    processes: that answer for the shop and do not count together: each has its part of the budget of losses.
     clock: seconds.
     """
 
@@ -145,10 +144,9 @@ class PolicyServing:
         live: ServingState,
         placements: Placements,
         *,
-        processes: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.live, self.store, self.placements, self.processes = live, live.store, placements, processes
+        self.live, self.store, self.placements = live, live.store, placements
         self.controls = PolicyControls(self.store)
         self.newest: Mapping[str, int] = {}
         # Whether explored lists of users are counted, for a day, beside the items that they were shown.
@@ -361,20 +359,37 @@ class PolicyServing:
         if decision.expected_loss > 0 and choice.policy is not None and choice.policy.mode != "shadow":
             self.loss_of_day(name, decision.expected_loss)
         if exploration.user_per_day is not None and decision.explored and owner is not None:
+            self._add_explored(name, owner)
+
+    def _add_explored(self, name: str, owner: str) -> None:
+        """Count a list of a user, or a session, that a policy has explored."""
+        if self.live.state.ledger is not None:
+            self.live.state.ledger.add_explored(name, owner)
+        else:
             self.live.state.record_showings(owner, [_explored_mark(name)], DAY_SECONDS)
+
+    def explored_of_day(self, name: str, owner: str) -> int:
+        """The number of lists of a user, or a session, that a policy has explored within a day."""
+        if self.live.state.ledger is not None:
+            return self.live.state.ledger.explored_of_day(name, owner)
+        return self.live.state.showing_counts(owner, DAY_SECONDS).get(_explored_mark(name), 0)
 
     def loss_of_day(self, name: str, added: float = 0.0) -> float:
         """Add to the reward that exploring is expected to have cost within a day; returns it."""
+        ledger = self.live.state.ledger
+        if ledger is not None:
+            if added:
+                ledger.add_loss(name, added)
+            return ledger.loss_of_day(name)
         return self.live.state.tally(f"policy-loss-{name}", [added], [LOSS_HALF_LIFE_SECONDS])[0]
 
     def _spent_budget(self, name: str, exploration: ExplorationSettings, owner: str | None) -> str:
         """The code of a budget of exploration that is spent; "" where none is."""
-        if exploration.loss_per_day is not None and self.loss_of_day(name) >= exploration.loss_per_day / self.processes:
+        if exploration.loss_per_day is not None and self.loss_of_day(name) >= exploration.loss_per_day:
             return "loss_budget_spent"
-        if exploration.user_per_day is not None and owner is not None:
-            counts = self.live.state.showing_counts(owner, DAY_SECONDS)
-            if counts.get(_explored_mark(name), 0) >= exploration.user_per_day:
-                return "user_budget_spent"
+        most = exploration.user_per_day
+        if most is not None and owner is not None and self.explored_of_day(name, owner) >= most:
+            return "user_budget_spent"
         return ""
 
     def _features_of(self, view: View) -> tuple[ListFeatures, Layout]:

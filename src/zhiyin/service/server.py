@@ -153,9 +153,8 @@ class _OpenShops:
         try:
             for name, settings in zip(self.names, settings_of_shops):
                 shop, new_keys = Tenant.open(
-                    settings.file, several=several, store=plan.store, shared=shared, settings=settings,
-                    workers=plan.workers,
-                )  # fmt: skip
+                    settings.file, several=several, store=plan.store, shared=shared, settings=settings
+                )
                 self.shops.append(shop)
                 if say is not None:
                     report(settings)

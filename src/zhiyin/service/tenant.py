@@ -24,10 +24,11 @@ from zhiyin.service.policy_administration import PolicyAdministration
 from zhiyin.service.policy_serving import PolicyServing
 from zhiyin.service.serving_state import ServingState
 from zhiyin.service.settings import Settings, read_settings
+from zhiyin.store.exploration_ledger import ExplorationLedger
 from zhiyin.store.frequency_counts_file import FileShowings
 from zhiyin.store.group_commit import GroupCommitWriter
 from zhiyin.store.live_state import LiveState, state_name
-from zhiyin.store.memory_state import DirectState
+from zhiyin.store.memory_state import DirectState, MemoryState
 from zhiyin.store.store import Store
 from zhiyin.store.trace_writer import TraceWriter
 
@@ -49,8 +50,6 @@ class Tenant:
     writer: GroupCommitWriter = None  # type: ignore[assignment]
     traces: TraceWriter = None  # type: ignore[assignment]
     settings_issues: Sequence[HealthIssue] = ()
-    # That answer for the shop and do not count together, since they have no Redis.
-    processes: int = 1
 
     def __post_init__(self) -> None:
         self.store: Store = self.live.store
@@ -61,7 +60,7 @@ class Tenant:
         self.experiments = Experiments(self.store, self.config, self.placements, self.live.bundles.versions)
         self.extra_versions = ExtraVersions(self.live, self.experiments.used_versions)
         self.experiments.version_ready = self.extra_versions.ready
-        self.policies = PolicyServing(self.live, self.placements, processes=self.processes)
+        self.policies = PolicyServing(self.live, self.placements)
         self.policy_administration = PolicyAdministration(self.store, self.placements, self.policies.controls)
         features = FeatureLog(self.settings.log_features, self.settings.log_features_rate)
         self.list_service = ListService(
@@ -99,7 +98,6 @@ class Tenant:
         store: str | None = None,
         shared: Path | None = None,
         settings: Settings | None = None,
-        workers: int = 1,
     ) -> tuple[Tenant, dict[str, str]]:
         """The shop of a settings file, and keys that were made just now, to be new_keys once.
 
@@ -109,21 +107,23 @@ class Tenant:
         store: address of the store, instead of the file's.
         shared: folder in which the processes of this machine count showings to users together, where there is no Redis.
         settings: the settings of the file; None: they are read here.
-        workers: processes of this machine that answer for the shop.
         """
         settings = settings or read_settings(config)
         home, section = config.parent, settings.config.service
         opened_store = Store(resolved(store or section.store, home))
         try:
-            state: LiveState | None = None
+            name = state_name(opened_store.address)
+            ledger = ExplorationLedger(home / f"exploration-{name[:12]}.db")
+            state: LiveState = MemoryState(ledger=ledger)
             if section.redis is not None:
                 from zhiyin.store.redis_state import RedisState
 
-                state = RedisState(resolved(section.redis, home), state_name(opened_store.address))
+                state = RedisState(resolved(section.redis, home), name)
             elif several or opened_store.dialect != "sqlite":  # to a server other machines may write
-                state = DirectState(
-                    None if shared is None else FileShowings(shared / f"{state_name(opened_store.address)}.showings")
-                )
+                showings = None if shared is None else FileShowings(shared / f"{name}.showings")
+                state = DirectState(showings, ledger=ledger)
+            if state.ledger is not None:  # whom another program has forgotten while no service ran
+                state.ledger.drop_hashes(opened_store.forgotten_by_hash())
             live = ServingState(
                 Bundles(home / settings.config.train.output / "bundles"),
                 opened_store,
@@ -144,10 +144,7 @@ class Tenant:
             opened_store.close()
             raise
         keys.watch()
-        tenant = cls(
-            home.resolve().name, live, keys, section, config, settings_issues=settings.health_issues,
-            processes=workers if section.redis is None else 1,
-        )  # fmt: skip
+        tenant = cls(home.resolve().name, live, keys, section, config, settings_issues=settings.health_issues)
         return tenant, new_keys
 
     def close(self) -> None:

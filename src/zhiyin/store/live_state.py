@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
 
+from zhiyin.store.exploration_ledger import ExplorationLedger
 from zhiyin.store.frequency_counts import DAY_SECONDS
 from zhiyin.store.records import Event
 
@@ -70,9 +71,11 @@ class LiveState(ABC):
     Attributes
     ----------
     waits: whether `add_events` may have to wait, such as for another machine.
+    ledger: where what exploring costs is counted, beside the state; None: in its tallies and showings, which all share.
     """
 
     waits = True
+    ledger: ExplorationLedger | None = None
 
     @abstractmethod
     def recent(self, user: str, load: Callable[[], Recent]) -> Recent:

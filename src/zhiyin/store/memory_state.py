@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from zhiyin.core.errors import MissingExtraError
 from zhiyin.store.bounded_cache import BoundedCache
+from zhiyin.store.exploration_ledger import ExplorationLedger
 from zhiyin.store.frequency_counts import DAY_SECONDS, SharedShowings, Showings
 from zhiyin.store.live_state import GRACE_SECONDS, MAX_TALLIES, TTL_SECONDS, LiveState, Recent
 from zhiyin.store.records import Event
@@ -40,12 +41,16 @@ class Tallies:
 
 
 class _ProcessState(LiveState):
-    """Showings and tallies of this process, or of those that share `showings`."""
+    """Showings and tallies of this process, or of those that share `showings`; and of those that share `ledger`."""
 
     waits = False
+    ledger: ExplorationLedger
 
-    def __init__(self, showings: SharedShowings, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, showings: SharedShowings, clock: Callable[[], float], ledger: ExplorationLedger | None = None
+    ) -> None:
         self._showings, self._tallies = showings, Tallies(clock)
+        self.ledger = ledger or ExplorationLedger(clock=clock)
 
     @abstractmethod
     def _drop_events(self) -> None:
@@ -55,8 +60,10 @@ class _ProcessState(LiveState):
         self._drop_events()
         if forgotten is None:
             self._showings.clear()
+            self.ledger.clear()
         else:
             self._showings.drop_hashes(forgotten)
+            self.ledger.drop_hashes(forgotten)
 
     def record_showings(self, user: str, items: Sequence[str], window: float = DAY_SECONDS) -> None:
         self._showings.add(user, items, window)
@@ -70,6 +77,7 @@ class _ProcessState(LiveState):
     def close(self) -> None:
         self._drop_events()
         self._showings.close()
+        self.ledger.close()
 
 
 @dataclass(slots=True)
@@ -89,6 +97,7 @@ class MemoryState(_ProcessState):
     users, events: held at most; who was asked for longest ago goes first. An event takes some 0.4 KB.
     ttl: seconds that what was loaded may be used.
     clock: seconds; for tests.
+    ledger: where what exploring costs is counted; None: in memory.
     """
 
     def __init__(
@@ -97,8 +106,9 @@ class MemoryState(_ProcessState):
         events: int = 2_000_000,
         ttl: float = TTL_SECONDS,
         clock: Callable[[], float] = time.time,
+        ledger: ExplorationLedger | None = None,
     ) -> None:
-        super().__init__(Showings(users, clock), clock)
+        super().__init__(Showings(users, clock), clock, ledger)
         self._ttl, self._clock, self._lock = ttl, clock, threading.Lock()
         # Events by user, and until when they may be used.
         self._recent: BoundedCache[str, tuple[Recent, float]] = BoundedCache(
@@ -164,6 +174,7 @@ class MemoryState(_ProcessState):
                 running.forgets += 1
                 running.added = Recent()
             self._showings.drop(user)
+        self.ledger.drop(user)
 
     def _drop_events(self) -> None:
         with self._lock:
@@ -194,10 +205,16 @@ class DirectState(_ProcessState):
         of c showings may let up to n × c through. `FileShowings` counts those of one machine together; those of several
         machines need `RedisState`.
     clock: seconds; for tests.
+    ledger: where what exploring costs is counted; None: in memory.
     """
 
-    def __init__(self, showings: SharedShowings | None = None, clock: Callable[[], float] = time.time) -> None:
-        super().__init__(showings or Showings(clock=clock), clock)
+    def __init__(
+        self,
+        showings: SharedShowings | None = None,
+        clock: Callable[[], float] = time.time,
+        ledger: ExplorationLedger | None = None,
+    ) -> None:
+        super().__init__(showings or Showings(clock=clock), clock, ledger)
 
     def recent(self, user: str, load: Callable[[], Recent]) -> Recent:
         return load().tidy()
@@ -207,6 +224,7 @@ class DirectState(_ProcessState):
 
     def forget(self, user: str, time: int) -> None:
         self._showings.drop(user)
+        self.ledger.drop(user)
 
     def _drop_events(self) -> None:
         """None are held."""
