@@ -259,9 +259,13 @@ def test_lists_that_a_policy_decided_take_reported_rewards(decider: Any, clock: 
     list_id = decider.post("/v1/recommendations", json={"user": "u1", "placement": "home", "k": 3}).json()["list_id"]
     plain = decider.post("/v1/recommendations", json={"user": "u1", "k": 3}).json()["list_id"]
     assert reward(decider, list_id, slots=[{"id": "2", "value": 4.0}])["status"] == "accepted"
-    assert "has no slot" in reward(decider, list_id, 422, slots=[{"id": "4", "value": 4.0}])["error"]
+    refusal = reward(decider, list_id, 422, slots=[{"id": "4", "value": 4.0}])
+    assert "has no slot" in refusal["error"]
+    assert refusal["remedy"] == "its 3 slots: '1', '2', '3'"
     assert reward(decider, list_id, 422, value=1.0)["field"] == "value"
-    reward(decider, plain, 404, value=1.0)
+    refusal = reward(decider, plain, 404, value=1.0)
+    assert "was not decided by a policy" in refusal["error"]
+    assert "'default'" in refusal["remedy"]
     assert decider.post(f"/v1/decisions/{list_id}/activate").status_code == 422
     eventually(lambda: decider.store.trace(list_id))
     clock.pass_seconds(700)
@@ -396,6 +400,75 @@ def test_scopes_and_page_tokens(decider: Any) -> None:
         assert ask(bob, f"/v1/decisions/{made['event_id']}/{path}", said).status_code == 403
         assert ask(bob, f"/v1/decisions/mine/{path}", said).status_code == 403  # nobody's own
         assert ask(alice, f"/v1/decisions/{made['event_id']}/{path}", said).status_code == 200
+
+
+def test_a_visitor_speaks_of_own_lists_and_of_those_of_nobody_whose_ids_cannot_be_guessed(
+    decider: Any, clock: Clock
+) -> None:
+    """By events, rewards, impressions and activations alike."""
+    put(decider, "home", actions="items")
+    alice = token(decider, user="alice")
+    ask = {"placement": "home", "k": 3}
+    lists = [decider.post("/v1/recommendations", json=ask | whom).json() for whom in ({"user": "bob"}, {})]
+    decide(decider, event_id="chosen", defer=True)
+    decide(decider, event_id="e7", user="alice")
+    ids = {"nobody's": decide(decider)["event_id"], "chosen": "chosen", "list": lists[1]["list_id"],
+           "bob's": lists[0]["list_id"], "alice's": "e7", "unknown": "made-up"}  # fmt: skip
+    items = dict.fromkeys(ids, "a0") | {"list": lists[1]["items"][0]["item"], "bob's": lists[0]["items"][0]["item"]}
+
+    def statuses(name: str) -> set[int]:
+        event = {"user": "alice", "item": items[name], "kind": "click", "list_id": ids[name]}
+        rewarded = {"slots": [{"id": "1", "value": 1.0}]}
+        asked = [("/v1/events", {"events": [event]}), (f"/v1/decisions/{ids[name]}/reward", rewarded),
+                 (f"/v1/impressions/{ids[name]}", {"items": []})]  # fmt: skip
+        if name == "chosen":
+            asked.append(("/v1/decisions/chosen/activate", None))
+        return {decider.post(path, json=body, headers=alice).status_code for path, body in asked}
+
+    assert {name: statuses(name) for name in ids} == {
+        "nobody's": {200}, "chosen": {403}, "list": {200}, "bob's": {403}, "alice's": {200}, "unknown": {403, 404},
+    }  # fmt: skip
+    # An event that came before its decision, from a page that guessed the id.
+    decide(decider, event_id="made-up", actions=ACTIONS[:1])
+    clock.pass_seconds(700)
+    learn(decider)
+    assert decider.store.closed_of_lists(["made-up"])["made-up"].rewards == [0.0]
+
+
+def test_ids_of_the_services_own_lists_are_no_event_ids(decider: Any) -> None:
+    list_id = decider.post("/v1/recommendations", json={"user": "u1", "k": 3}).json()["list_id"]
+    refusal = decide(decider, 422, event_id=list_id)
+    assert refusal["field"] == "event_id"
+    assert refusal["remedy"]
+    eventually(lambda: decider.store.trace(list_id))
+    assert decider.get(f"/v1/lists/{list_id}").json()["origin"] == "recommendations"
+    trace = decider.store.trace(list_id)
+    decider.store.append_traces([dataclasses.replace(trace, list_id="imported")])
+    assert "a list of this id" in decide(decider, 409, event_id="imported")["error"]
+    decider.shop.traces.put(dataclasses.replace(trace, list_id="queued"))
+    assert "a list of this id" in decide(decider, 409, event_id="queued")["error"]
+
+
+def test_forgetting_takes_back_what_a_user_earned_for_decisions_of_nobody(decider: Any, clock: Clock) -> None:
+    owners: dict[str, dict[str, str]] = {"nobody": {}, "session": {"session": "s1"}, "bob": {"user": "bob"}}
+    for event_id, whom in owners.items():
+        action = decide(decider, event_id=event_id, **whom)["slots"][0]["action"]
+        event = {"user": "alice", "item": action, "kind": "purchase", "list_id": event_id}
+        assert decider.post("/v1/events", json={"events": [event]}).json()["rejected"] == 0
+    clock.pass_seconds(700)
+    learn(decider)
+    closed = decider.store.closed_of_lists(list(owners))
+    assert {id: one.rewards for id, one in closed.items()} == {"nobody": [5.0], "session": [0.0], "bob": [0.0]}
+    before = decider.shop.policies.at("hero")
+    assert before.info["monitors"]["reward_rate"]["online"][0] == pytest.approx(5 / 3)
+    assert before.info["monitors"]["foreign_events"] == 2
+    proof = decider.delete("/v1/users/alice").json()["proof"]
+    assert (proof["decisions removed"], proof["decisions found"]) == (1, 0)
+    learn(decider)
+    after = decider.shop.policies.at("hero")
+    assert after.snapshot > before.snapshot
+    assert after.info["monitors"]["reward_rate"]["online"][0] == 0
+    assert after.info["n_decisions"] == 2
 
 
 def test_what_is_forgotten_with_a_user(decider: Any) -> None:

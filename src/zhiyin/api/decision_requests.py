@@ -58,7 +58,8 @@ _RULES: dict[str, Any] = {"allOf": [
 class DecisionRequest(RequestSubject):
     """A choice of one action, or one for each slot, by a policy. Actions and slots have ids of their own.
 
-    `event_id`: of one id there is one decision, the same whenever it is asked for again; left out, one is made.
+    `event_id`: of one id there is one decision, the same whenever it is asked for again; left out, one is made. Ids of
+    32 hexadecimal digits are the service's own.
     `policy`: a placement whose policy chooses among its caller's own actions. `context`: features of the moment.
     `actions` or `candidates`, of which one is given. `excluded`: actions that may not be chosen. `slots`: left out,
     one slot. `baseline`: of one slot, as there; with candidates, the order of the list is the baseline. `defer`: the

@@ -48,9 +48,9 @@ def decide(
     if isinstance(actions, Mapping):
         actions = [{"id": id, "features": features} for id, features in actions.items()]
     request = present_fields(
-        event_id=event_id or fresh_id(), policy=policy, user=user, session=session, history=history, context=context,
-        actions=_objects(actions), candidates=candidates, excluded=excluded, slots=_objects(slots), baseline=baseline,
-        defer=defer,
+        event_id=event_id or f"decision-{fresh_id()}", policy=policy, user=user, session=session, history=history,
+        context=context, actions=_objects(actions), candidates=candidates, excluded=excluded, slots=_objects(slots),
+        baseline=baseline, defer=defer,
     )  # fmt: skip
     return endpoint_call(endpoints.DECIDE, read=_read_decision, body=request)
 

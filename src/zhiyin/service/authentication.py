@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Sequence
 
 from zhiyin.api.endpoint import Scope
 from zhiyin.core.page_tokens import TokenError, is_token, signer, verified
+from zhiyin.core.uid import is_fresh_id, seconds_of
 from zhiyin.service.errors import RefusedError
 from zhiyin.service.key_cache import digest_of
 from zhiyin.service.metrics import Metrics
@@ -80,8 +80,7 @@ class Access:
 
 def _just_made(list_id: str) -> bool:
     """Whether an id of a list was made within the last TRACE_WAIT_SECONDS; see `fresh_id`."""
-    match = re.fullmatch(r"([0-9a-f]{12})[0-9a-f]{20}", list_id)
-    return match is not None and abs(time.time() - int(match[1], 16) / 1e3) < TRACE_WAIT_SECONDS
+    return is_fresh_id(list_id) and abs(time.time() - seconds_of(list_id)) < TRACE_WAIT_SECONDS
 
 
 class Authenticator:

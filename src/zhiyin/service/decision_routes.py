@@ -6,7 +6,8 @@ from typing import Any
 
 from zhiyin.api import endpoints
 from zhiyin.api.decision_requests import DecisionRequest, RewardRequest
-from zhiyin.core.uid import fresh_id
+from zhiyin.core.uid import fresh_id, is_fresh_id
+from zhiyin.pipeline.decision_record import HEAD
 from zhiyin.service.authentication import Access
 from zhiyin.service.decision_service import DecisionService
 from zhiyin.service.decision_trace import EVENT, decision_json, digest_of, slots_of
@@ -20,6 +21,10 @@ async def decide(access: Access, body: DecisionRequest) -> Any:
     ask, event_id = access.own(body), body.event_id
     decisions = DecisionService(access.list_service)
     if event_id is not None:
+        if is_fresh_id(event_id):
+            what = "event_id: 32 hexadecimal digits are an id that the service makes itself"
+            remedy = "put a word before it, such as 'order-', or leave event_id out"
+            raise RefusedError(422, what, remedy, field="event_id")
         if access.visitor is not None:  # a page makes up ids of its own user alone
             event_id = access.visitor.event_id(access.visitor.name, event_id)
         stored = await access.work.do(access.traces.find, event_id)
@@ -63,16 +68,20 @@ async def activate(access: Access, event_id: str) -> Any:
 async def _decision(access: Access, event_id: str) -> Trace:
     """The trace of a decision, or of a list that a policy decided. Raises RefusedError 404 or 403."""
     trace = await access.find_list(event_id)
-    if trace is None or "decision" not in trace.head:
+    if trace is None:
         raise RefusedError(404, f"decision {event_id!r} is not known", "decisions are kept for a while only")
     if access.visitor is not None:
-        access.visitor.check(trace.user, "decision")
+        access.visitor.check_list(event_id, trace, "decision")
+    if HEAD not in trace.head:
+        raise RefusedError(404, f"list {event_id!r} was not decided by a policy, so it takes no reported rewards",
+                           f"give its placement {trace.placement!r} a policy, for the lists from then on; "
+                           "or send events that name the list")  # fmt: skip
     return trace
 
 
 def _same(stored: Trace, ask: DecisionRequest) -> Trace:
     """A stored decision. Raises RefusedError 409 where it is one for another request."""
     if EVENT not in stored.head or stored.head[EVENT]["digest"] != digest_of(ask) or stored.placement != ask.policy:
-        raise RefusedError(409, "event_id: there is a decision of this id for another request",
-                           "send the same request, or another id", field="event_id")  # fmt: skip
+        what = "a decision of this id for another request" if EVENT in stored.head else "a list of this id"
+        raise RefusedError(409, f"event_id: there is {what}", "send the same request, or another id", field="event_id")
     return stored

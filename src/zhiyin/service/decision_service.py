@@ -159,8 +159,7 @@ class DecisionService:
         places = {slot: place for place, slot in enumerate(slots_of(trace))}
         for slot in rewards:
             if slot not in places:
-                known = ", ".join(map(repr, list(places)[:5])) or "it decided no slot"
-                raise RefusedError(422, f"slots: the decision has no slot {slot[:80]!r}", f"its slots: {known}",
+                raise RefusedError(422, f"slots: the decision has no slot {slot[:80]!r}", _slots_in_words(list(places)),
                                    field="slots")  # fmt: skip
         when = self.store.clock() if time is None else time
         rows = [(str(places[slot]), value, _reward_id(id, slot)) for slot, value in rewards.items()]
@@ -225,6 +224,20 @@ def _list_features(scores: np.ndarray) -> list[Mapping[str, float]]:
     spread = float(scores.std()) if len(scores) else 0.0
     standard = (scores - scores.mean()) / spread if spread > 0 else np.zeros(len(scores))
     return [{"list.rank": 1.0 / (rank + 1), "list.score": float(score)} for rank, score in enumerate(standard)]
+
+
+def _slots_in_words(slots: Sequence[str]) -> str:
+    """How many slots a decision has, and the ids of the first ones.
+
+    >>> _slots_in_words([])
+    'it decided no slot'
+    >>> _slots_in_words(["1", "2", "3", "4", "5", "6", "7"])
+    "its 7 slots: '1', '2', '3', '4', '5' and 2 more"
+    """
+    if not slots:
+        return "it decided no slot"
+    names, n_more = ", ".join(map(repr, slots[:5])), len(slots) - 5
+    return f"its {len(slots)} slot{'s' * (len(slots) > 1)}: {names}" + (f" and {n_more} more" if n_more > 0 else "")
 
 
 def _reward_id(id: str, slot: str) -> str:

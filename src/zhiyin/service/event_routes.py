@@ -58,8 +58,8 @@ async def store_events(access: Access, body: bytes, content_type: str) -> Any:
 @handles(endpoints.IMPRESSIONS)
 async def store_impressions(access: Access, list_id: str, body: ImpressionBody) -> Any:
     trace = await access.get_list(list_id)
-    if access.visitor is not None and trace.user is not None:
-        access.visitor.check(trace.user, "list")
+    if access.visitor is not None:
+        access.visitor.check_list(list_id, trace, "list")
     await access.writes.do(access.store.append_impression, list_id, access.store.clock(), body.items)
     listed, shown = trace.head["items"], set(body.items)
     return {
@@ -80,11 +80,9 @@ def _of_visitor(event: Event, visitor: Visitor, has_id: bool) -> Event:
 
 
 def _check_lists(access: Access, visitor: Visitor, events: list[Event]) -> None:
-    """Raises RefusedError 403 for an event that names a list which was made for somebody else."""
+    """Raises RefusedError 403 for an event that names a list which the visitor may say nothing of."""
     for list_id in {event.list_id for event in events if event.list_id is not None}:
-        trace = access.traces.find(list_id)
-        if trace is not None and trace.user is not None:
-            visitor.check(trace.user, "list_id")
+        visitor.check_list(list_id, access.traces.find(list_id), "list_id")
 
 
 async def _commit(access: Access, events: list[Event]) -> list[int]:

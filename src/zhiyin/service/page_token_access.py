@@ -17,9 +17,12 @@ from zhiyin.core.errors import DataError
 from zhiyin.core.limits import MAX_ID_CHARS
 from zhiyin.core.page_tokens import MAX_CLOCK_SKEW_SECONDS, MAX_LIFETIME_SECONDS, TOKEN_SCOPES, TokenError
 from zhiyin.core.text_validation import text
+from zhiyin.core.uid import is_fresh_id
 from zhiyin.service.errors import RefusedError
+from zhiyin.store.traces import Trace
 
 SubjectT = TypeVar("SubjectT", bound=RequestSubject)
+_NOBODYS_REMEDY = "decide for a user or a session, or leave event_id out; or report from the shop's server, with a key"
 _OTHER_USER_REMEDY = "get a token for that user from the shop's server (POST /v1/tokens), or leave the id out"
 
 
@@ -74,6 +77,20 @@ class Visitor:
         """Raises RefusedError 403 for an id of somebody else. what: the place where it stands."""
         if not self.owns(id):
             raise RefusedError(403, f"{what}: this page token is of another user", _OTHER_USER_REMEDY)
+
+    def check_list(self, list_id: str, trace: Trace | None, what: str) -> None:
+        """Raises RefusedError 403 for a list or decision that the visitor may say nothing of: no event, no reward, no
+        impression. what: the place where it stands.
+
+        A visitor may speak of a list that was made for the user or the session of the token, and of one that names
+        nobody if the service made its id, since only who was given it knows that. An id that a client chose can be
+        guessed. A list without a trace may be one whose trace is still being written; it names nobody yet.
+        """
+        if trace is not None and trace.user is not None:
+            self.check(trace.user, what)
+        elif not is_fresh_id(list_id):
+            raise RefusedError(403, f"{what}: {list_id[:80]!r} names no user, and its id was chosen by a client",
+                               _NOBODYS_REMEDY)  # fmt: skip
 
     def own(self, request: SubjectT, personal: bool) -> SubjectT:
         """The request, restricted to the visitor. personal: without an id it is for the user and session of the token.
