@@ -16,11 +16,14 @@ demo:
 	$(DEMO)/bin/python -m pip --quiet --disable-pip-version-check install '.[client,report,rules,serve]'
 	$(DEMO)/bin/zhiyin demo $(DEMO_ARGS)
 
+# Tests of Spark have a process of their own: one session, whose machine of Java and threads no other test has beside it.
 test: $(VENV)/.installed lint
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PYTEST_ARGS) --ignore tests/engines
+	$(BIN)/python -m pytest tests/engines
 
 test-fast: $(VENV)/.installed
-	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "not slow" --hypothesis-profile fast
+	$(BIN)/python -m pytest $(PYTEST_ARGS) --ignore tests/engines -m "not slow" --hypothesis-profile fast
+	$(BIN)/python -m pytest tests/engines -m "not slow" --hypothesis-profile fast
 
 coverage: $(VENV)/.installed
 	$(BIN)/coverage erase

@@ -24,9 +24,11 @@ COMMANDS = [
     "promote",
     "rollback",
     "diff",
+    "whatif",
     "serve",
     "experiment",
     "key",
+    "policy",
     "forget",
     "store",
     "export",
@@ -46,6 +48,9 @@ GROUPS = {
     "data": ["data list", "data get"],
     "experiment": ["experiment list", "experiment status", "experiment stop"],
     "key": ["key add", "key list", "key revoke"],
+    "policy": [
+        f"policy {name}" for name in ("list", "show", "promote", "rollback", "freeze", "unfreeze", "kill", "revive")
+    ],
     "store": ["store info", "store export", "store load", "store backup", "store restore"],
 }
 

@@ -137,6 +137,7 @@ def test_nothing_of_a_forgotten_user_is_told(
     opened: Callable[..., Any], user: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="zhiyin.access")
     client = opened()
     list_id = live_through(client, user)
     assert client.get(f"/v1/users/{user}").json()["columns"]["city"]

@@ -266,7 +266,7 @@ def test_random_json_to_every_storing_route_never_stops_a_start(
     """Every storing route of the description, whatever it is sent: no answer of 500, and after a restart lists answer
     and good writes count."""
     address = own_schema(request.getfixturevalue("postgres")) if kind == "postgres" else ""
-    draw, client = random.Random(kind), start(address=address)
+    draw, client = random.Random(f"{kind} store"), start(address=address)
     routes = storing_routes(client)
     assert {path.split("/")[2] for _, path, _ in routes} >= {
         "items", "users", "events", "impressions", "placements", "schema", "keys", "tokens", "recommendations"
