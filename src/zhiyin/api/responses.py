@@ -401,14 +401,15 @@ class WhatIfEstimate(ResponseModel):
 
 
 class WhatIfSlot(ResponseModel):
-    """How well the log supports what the configuration would show from the first slot to this one; mean_weight: 1 where
-    it can show all of it."""
+    """How well the log supports what the configuration would show from the first slot to this one. mean_weight: 1 where
+    it can show all of it; unlogged: the share of the configuration's lists that it cannot show, where known."""
 
     slot: int = Field(ge=1)
     mean_weight: Number
     mean_weight_error: Number
     effective_size: Number
     logged_reward: Number
+    unlogged: Number | None = None
     is_supported: bool
 
 

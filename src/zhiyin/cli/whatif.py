@@ -122,7 +122,7 @@ def _print(result: WhatIfResult) -> None:
         print_table(
             ["slot", "earned", "mean weight", "±", "worth", "supported"],
             [[slot.slot, slot.logged_reward, slot.mean_weight, slot.mean_weight_error, slot.effective_size,
-              "yes" if slot.is_supported else "no"] for slot in result.slots],
+              slot.lack or "yes"] for slot in result.slots],
             "Support, from the first slot to each",
         )  # fmt: skip
     say(result.verdict())

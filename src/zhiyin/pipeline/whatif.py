@@ -30,6 +30,7 @@ from zhiyin.policies.off_policy import (
 )
 from zhiyin.policies.off_policy.refusal import (
     MAX_MEAN_WEIGHT_ERRORS,
+    MAX_UNLOGGED_MASS,
     MIN_EFFECTIVE_SIZE,
     WANTED_EFFECTIVE_SIZE,
     WANTED_POSITIVES,
@@ -59,6 +60,9 @@ class LoggedList:
         logged items, and under the other configuration's choice in the slot after the items above. None: no model.
     share: the probability with which the list was to differ from the greedy one, where that is known.
     n_choices: items that could be drawn in a slot, at most.
+    unlogged: float64[k], the other configuration's probability, given the items above, of items that could not be drawn
+        into the slot. None: unknown.
+    squared_weights: float64[k], mean square of the slot's weight over what could be drawn into it; None: unknown.
     """
 
     rewards: np.ndarray
@@ -70,6 +74,8 @@ class LoggedList:
     predicted_target: np.ndarray | None = None
     share: float | None = None
     n_choices: int = 1
+    unlogged: np.ndarray | None = None
+    squared_weights: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +89,8 @@ class SlotSupport:
         all that the configuration would.
     effective_size: lists of the configuration's own that the log is worth up to this slot.
     logged_reward: of the slot, per list.
+    unlogged: the share of the configuration's lists that have, down to the slot, an item which could not be drawn
+        there: what the mean weight lacks to 1. None: unknown.
     """
 
     slot: int
@@ -90,12 +98,33 @@ class SlotSupport:
     mean_weight_error: float
     effective_size: float
     logged_reward: float
+    unlogged: float | None = None
+
+    @property
+    def expected_weight(self) -> float:
+        """What the mean weight is but for chance."""
+        return 1 - (self.unlogged or 0.0)
+
+    @property
+    def has_right_weight(self) -> bool:
+        """Whether chance explains how far the mean weight is from what it must be."""
+        deviation = abs(self.mean_weight - self.expected_weight)
+        return deviation <= MAX_MEAN_WEIGHT_ERRORS * self.mean_weight_error + 1e-6
 
     @property
     def is_supported(self) -> bool:
-        deviation = abs(self.mean_weight - 1)
-        has_mass = deviation <= MAX_MEAN_WEIGHT_ERRORS * self.mean_weight_error + 1e-6
-        return has_mass and self.effective_size >= MIN_EFFECTIVE_SIZE
+        return not self.lack
+
+    @property
+    def lack(self) -> str:
+        """What the slot lacks, in a word or two; "": nothing."""
+        if self.mean_weight == 0:
+            return "never shown"
+        if (self.unlogged or 0.0) > MAX_UNLOGGED_MASS:
+            return f"{self.unlogged:.1%} cannot be shown"
+        if not self.has_right_weight:
+            return "mean weight is not 1"
+        return "" if self.effective_size >= MIN_EFFECTIVE_SIZE else "few lists"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,6 +271,11 @@ def made_for(info: DecisionInfo) -> str:
     return info.reason or info.mode
 
 
+# Without it a policy gives most items the probability 0.
+_FLOOR = (
+    "give the policy settings = { floor = 0.1 } and no limit of single slots (slot_shares, first_slot): then every "
+    "item of its shortlist has a chance in every slot"
+)
 HEADER = ["estimator", "reward", "low", "high", "minus the log", "low", "high", "interval"]
 
 
@@ -288,7 +322,8 @@ def evaluate_lists(
     result = evaluate_slates(slates, estimators, confidence=confidence, interval=interval, reward_range=(low, high))
     result = dataclasses.replace(result, warnings=(*result.warnings, *warnings))
     slots = slot_support(slates)
-    refusal = None if result.refusal is None else _in_words(result, slots, chosen)
+    is_refused = result.refusal is not None or not all(slot.has_right_weight for slot in slots)
+    refusal = _in_words(result, slots, chosen) if is_refused else None
     return WhatIfResult(target, placement, result, refusal, slots, used, left_out, *times)
 
 
@@ -302,18 +337,23 @@ def slates_of(lists: Sequence[LoggedList]) -> LoggedSlates:
             table[row, : len(part)] = part
         return table
 
-    predictions: dict[str, np.ndarray] = {}
+    more: dict[str, np.ndarray] = {}
     if all(one.predicted_chosen is not None and one.predicted_target is not None for one in lists):
-        predictions = {
+        more = {
             "predicted_chosen": column([np.asarray(one.predicted_chosen) for one in lists], 0.0),
             "predicted_target": column([np.asarray(one.predicted_target) for one in lists], 0.0),
+        }
+    if all(one.unlogged is not None and one.squared_weights is not None for one in lists):
+        more |= {
+            "unlogged_target_mass": column([np.asarray(one.unlogged) for one in lists], 0.0),
+            "mean_squared_weights": column([np.asarray(one.squared_weights) for one in lists], 1.0),
         }
     propensities = column([one.propensities for one in lists], 1.0)
     targets = column([one.target_probabilities for one in lists], 1.0)
     if n_slots == 1:  # a list of one item has no items above: its probability is that of the item at its position
-        predictions |= {"position_propensities": propensities, "position_target_probabilities": targets}
+        more |= {"position_propensities": propensities, "position_target_probabilities": targets}
     return LoggedSlates(
-        column([one.rewards for one in lists], 0.0), propensities, targets, groups=_user_codes(lists), **predictions
+        column([one.rewards for one in lists], 0.0), propensities, targets, groups=_user_codes(lists), **more
     )
 
 
@@ -333,9 +373,25 @@ def slot_support(slates: LoggedSlates) -> tuple[SlotSupport, ...]:
     correction = len(sums) / max(len(sums) - 1, 1)
     errors = np.sqrt((residuals**2).sum(axis=0) * correction) / n
     effective = np.divide(weights.sum(axis=0) ** 2, squares, out=np.zeros_like(means), where=squares > 0)
-    rewards = slates.rewards.mean(axis=0)
+    rewards, mass = slates.rewards.mean(axis=0), slates.prefix_unlogged_mass
+    unlogged = None if mass is None else mass.mean(axis=0)
+    if unlogged is not None and slates.weight_variances is not None:
+        # Draws too rare to be among the lists count: their weights are known from the pmfs.
+        variances, logged = np.add.accumulate(slates.weight_variances.sum(axis=0)), np.maximum(1 - unlogged, 0)
+        errors = np.maximum(errors, np.sqrt(variances) / n)
+        worth = n * logged**2
+        effective = np.minimum(
+            effective, n * np.divide(worth, worth + variances, out=np.zeros(len(worth)), where=worth > 0)
+        )
     return tuple(
-        SlotSupport(slot + 1, float(means[slot]), float(errors[slot]), float(effective[slot]), float(rewards[slot]))
+        SlotSupport(
+            slot + 1,
+            float(means[slot]),
+            float(errors[slot]),
+            float(effective[slot]),
+            float(rewards[slot]),
+            None if unlogged is None else float(unlogged[slot]),
+        )
         for slot in range(weights.shape[1])
     )
 
@@ -378,12 +434,22 @@ def _nothing_usable(lists: Sequence[LoggedList], left_out: Mapping[str, int]) ->
 
 def _in_words(result: OffPolicyResult, slots: Sequence[SlotSupport], lists: Sequence[LoggedList]) -> Refusal:
     """The refusal of an evaluation, with the first slot where the log lacks what the configuration would show."""
-    assert result.refusal is not None
-    reasons = list(result.refusal.reasons)
+    reasons = [] if result.refusal is None else list(result.refusal.reasons)
     lacking = next((slot for slot in slots if not slot.is_supported), None)
     if lacking is not None:
         if lacking.mean_weight == 0:
             words = f"the log never shows down to slot {lacking.slot} what this configuration would"
+        elif (lacking.unlogged or 0.0) > MAX_UNLOGGED_MASS:
+            words = (
+                f"{lacking.unlogged:.1%} of the lists of this configuration would have down to slot {lacking.slot} an "
+                f"item that the log had no chance to show there; {MAX_UNLOGGED_MASS:.0%} is the most"
+            )
+        elif not lacking.has_right_weight:
+            words = (
+                f"the mean weight down to slot {lacking.slot} is {lacking.mean_weight:.3f} ± "
+                f"{lacking.mean_weight_error:.3f} and must be {lacking.expected_weight:.4g}: the log's probabilities "
+                "are not those that were drawn by, or it cannot show all that this configuration would"
+            )
         else:
             words = (
                 f"down to slot {lacking.slot} the log shows what this configuration would in lists worth "
@@ -391,20 +457,24 @@ def _in_words(result: OffPolicyResult, slots: Sequence[SlotSupport], lists: Sequ
                 f"{lacking.mean_weight_error:.3f}, which must be 1); {MIN_EFFECTIVE_SIZE:,.0f} are the least"
             )
         reasons.insert(0, words)
-    return Refusal(tuple(reasons), (_explore(lists, lacking), _let_it_decide(result)))
+    thinnest = min(slots, key=lambda slot: slot.effective_size) if lacking is not None else None
+    remedies = [_explore(lists, thinnest), _let_it_decide(result)]
+    if any((slot.unlogged or 0.0) > MAX_UNLOGGED_MASS for slot in slots):
+        remedies.insert(0, _FLOOR)
+    return Refusal(tuple(reasons), tuple(remedies))
 
 
-def _explore(lists: Sequence[LoggedList], lacking: SlotSupport | None = None) -> str:
-    """What exploration, for about how many lists, gives the log what it lacks."""
+def _explore(lists: Sequence[LoggedList], thinnest: SlotSupport | None = None) -> str:
+    """What exploration, for about how many lists, gives the log what it lacks. thinnest: the slot that lacks most."""
     shares = [one.share for one in lists if one.share is not None and one.made_for == DRAWN]
     share = float(np.mean(shares)) if shares else 0.0
     proposed = max(PROPOSED_SHARE, share)
-    if lacking is not None and lacking.effective_size >= 1 and share > 0:
+    if thinnest is not None and thinnest.effective_size >= 0.1 and share > 0:
         # What the log is worth grows with its lists, and with its exploration.
-        n_lists = len(lists) * WANTED_EFFECTIVE_SIZE / lacking.effective_size * share / proposed
+        n_lists = len(lists) * WANTED_EFFECTIVE_SIZE / thinnest.effective_size * share / proposed
     else:
         n_choices = max((one.n_choices for one in lists), default=1)
-        n_slots = 1 if lacking is None else lacking.slot
+        n_slots = 1 if thinnest is None else thinnest.slot
         n_lists = WANTED_EFFECTIVE_SIZE * max(n_choices, 2) * n_slots / proposed
     return (
         f"run the placement's policy with exploration = {{ share = {proposed:.2g} }} for about {round_up(n_lists):,} "

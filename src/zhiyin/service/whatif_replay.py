@@ -29,6 +29,7 @@ from zhiyin.pipeline.policy_snapshot import for_version, restored_policy
 from zhiyin.pipeline.request import Answer, Request, list_policy
 from zhiyin.pipeline.whatif import LoggedList, made_for
 from zhiyin.pipeline.whatif_reward_model import SequentialRewardModel
+from zhiyin.pipeline.whatif_support import slot_support_terms
 from zhiyin.policies.policy import Policy
 from zhiyin.ranking.live_index import IndexState
 from zhiyin.service.decision_trace import ORIGIN as OWN_ACTIONS
@@ -202,6 +203,8 @@ class WhatIfReplay:
             return answer_request(view, visible, request, ORIGIN, None, index, self.live.trending)
 
         asked = _probabilities(items, request, ask)
+        if request.k > len(items) and request.k > self._logged_k(trace, view):
+            self._note("are shorter than those of the configuration: its further slots are left out of both")
         if request.k < len(items):
             self._note("are longer than those of the configuration: their further slots are left out of both")
         return asked
@@ -242,6 +245,11 @@ class WhatIfReplay:
         if replaced and setting.policy is not None:
             setting = setting.model_copy(update={"policy": setting.policy.model_copy(update=dict(replaced))})
         return setting
+
+    def _logged_k(self, trace: Trace, view: View) -> int:
+        """Items that the list was to have."""
+        setting = self.placements.at(trace.placement, trace.head["place_version"])
+        return request_of_trace(trace, view, setting)[0].k
 
     # -- its policy ---------------------------------------------------------------------------------------------------
 
@@ -356,10 +364,11 @@ class WhatIfReplay:
         if record.pmfs is not None and len(record.pmfs) and (record.greedy >= 0).all():
             share = 1 - float(np.prod(record.pmfs[np.arange(len(record)), record.greedy]))
         n_choices = 1 if record.keys is None else len(record.keys)
+        unlogged, squares = slot_support_terms(items, record, asked.items, asked.decision) or (None, None)
         user = decision.trace.user
         return LoggedList(
             rewards, propensities, asked.probabilities, made_for(record.info), user, *predicted,
-            share=share, n_choices=max(1, n_choices),
+            share=share, n_choices=max(1, n_choices), unlogged=unlogged, squared_weights=squares,
         )  # fmt: skip
 
     def _note(self, words: str) -> None:

@@ -160,7 +160,8 @@ def drawn(n: int, seed: int = 0) -> tuple[LoggedSlates, float]:
     problem = make("cascade", seed=1)
     rng = np.random.default_rng(seed)
     rows = rng.choice(len(problem.log), n, p=problem.chances)
-    columns = {name: getattr(problem.log, name)[rows] for name in LoggedSlates.__dataclass_fields__ if name != "groups"}
+    values = {name: getattr(problem.log, name) for name in LoggedSlates.__dataclass_fields__}
+    columns = {name: column[rows] for name, column in values.items() if column is not None}
     columns["rewards"] = (rng.random(columns["rewards"].shape) < columns["rewards"]).astype(float)
     return LoggedSlates(**columns), problem.value()
 
@@ -186,7 +187,8 @@ def test_evaluation_of_lists() -> None:
 def test_groups_of_lists() -> None:
     log, _ = drawn(3000)
     rows = np.repeat(np.arange(len(log)), 2)
-    columns = {name: getattr(log, name)[rows] for name in LoggedSlates.__dataclass_fields__ if name != "groups"}
+    values = {name: getattr(log, name) for name in LoggedSlates.__dataclass_fields__}
+    columns = {name: column[rows] for name, column in values.items() if column is not None}
     once, twice = evaluate_slates(log), evaluate_slates(LoggedSlates(**columns, groups=rows))
     for name in ("sips", "iips", "rips", "cascade_dr"):
         assert twice[name].standard_error == pytest.approx(once[name].standard_error)

@@ -33,6 +33,10 @@ class LoggedSlates:
     predicted_target: float64[n, n_slots], the same, expected over the target's choice in slot k after the logged items
         before it.
     groups: int64[n], see `LoggedDecisions`.
+    unlogged_target_mass: float64[n, n_slots], in [0, 1]: the target's probability, given the items of the slots before,
+        of items that the log could not have shown in the slot. None: unknown.
+    mean_squared_weights: float64[n, n_slots]: of the slot's own weight (target probability / propensity), over what the
+        log could have drawn into it after the items above. None: unknown.
     """
 
     rewards: FloatArray
@@ -43,6 +47,8 @@ class LoggedSlates:
     predicted_chosen: FloatArray | None = None
     predicted_target: FloatArray | None = None
     groups: np.ndarray | None = None
+    unlogged_target_mass: FloatArray | None = None
+    mean_squared_weights: FloatArray | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -60,11 +66,12 @@ class LoggedSlates:
         for name in ("propensities", "position_propensities"):
             if getattr(self, name) is not None:
                 check_propensities(getattr(self, name), name)
-        for name in ("target_probabilities", "position_target_probabilities"):
+        for name in ("target_probabilities", "position_target_probabilities", "unlogged_target_mass"):
             if getattr(self, name) is not None:
                 check_probabilities(getattr(self, name), name)
         for first, second in (("position_propensities", "position_target_probabilities"),
-                              ("predicted_chosen", "predicted_target")):  # fmt: skip
+                              ("predicted_chosen", "predicted_target"),
+                              ("unlogged_target_mass", "mean_squared_weights")):  # fmt: skip
             if (getattr(self, first) is None) != (getattr(self, second) is None):
                 raise DataError(f"{first} and {second} come together, one of them is missing", remedy="give both")
         for name in ("predicted_chosen", "predicted_target"):
@@ -89,3 +96,26 @@ class LoggedSlates:
     def prefix_weights(self) -> FloatArray:
         """float64[n, n_slots]: the importance weight of the items up to each slot, a product over slots."""
         return np.multiply.accumulate(self.target_probabilities / self.propensities, axis=1)
+
+    @property
+    def weights_before(self) -> FloatArray:
+        """float64[n, n_slots]: the importance weight of the items above each slot; 1 for the first."""
+        weights = self.prefix_weights
+        return np.concatenate([np.ones((len(weights), 1)), weights[:, :-1]], axis=1)
+
+    @property
+    def prefix_unlogged_mass(self) -> FloatArray | None:
+        """float64[n, n_slots]: its mean is the probability that the target's list has, down to the slot, an item that
+        the log could not have shown there. The mean of `prefix_weights` is 1 minus that. None: unknown."""
+        if self.unlogged_target_mass is None:
+            return None
+        return np.add.accumulate(self.weights_before * self.unlogged_target_mass, axis=1)
+
+    @property
+    def weight_variances(self) -> FloatArray | None:
+        """float64[n, n_slots]: how much each slot's draw adds to the variance of `prefix_weights`, from it on, less
+        what they lack. It is known from the pmfs: outcomes too rare to be among the lists count. None: unknown."""
+        if self.unlogged_target_mass is None or self.mean_squared_weights is None:
+            return None
+        variances = self.mean_squared_weights - (1 - self.unlogged_target_mass) ** 2
+        return self.weights_before**2 * np.maximum(variances, 0.0)

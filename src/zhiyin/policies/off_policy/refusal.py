@@ -69,10 +69,12 @@ def refusal(support: Support) -> Refusal | None:
         remedies.append(
             "give every eligible action a probability above 0 when decisions are drawn, and log that probability"
         )
-    deviation = abs(support.mean_weight - 1)
+    expected = 1 - (support.unlogged_mass or 0.0)
+    deviation = abs(support.mean_weight - expected)
     if support.mean_weight > 0 and deviation > MAX_MEAN_WEIGHT_ERRORS * support.mean_weight_error + 1e-6:
         reasons.append(
-            f"the mean importance weight is {support.mean_weight:.3f} ± {support.mean_weight_error:.3f} and must be 1: "
+            f"the mean importance weight is {support.mean_weight:.3f} ± {support.mean_weight_error:.3f} and must be "
+            f"{expected:.4g}: "
             "the propensities are not those that were drawn from, or the log lacks actions of the target policy"
         )
         remedies.append(

@@ -178,6 +178,9 @@ def evaluate_slates(
     confidence, interval, planned_observations, refuse: see `evaluate_off_policy`. The pseudo-inverse estimator, whose
         weights may be negative, has empirical Bernstein intervals instead of Clopper–Pearson's.
 
+    Where the target shows items that the log could not (`unlogged_target_mass`), too few to refuse, intervals reach to
+    what the least and the largest possible reward of those slots would make of it.
+
     An estimator whose own weights are not supported is left out with a warning; where that is so of all, the result has
     the refusal of the last. `support` is that of the estimator with the largest effective sample.
     """
@@ -210,7 +213,12 @@ def evaluate_slates(
             interval, 1 - confidence, log.n_slots * low, log.n_slots * high, None, planned_observations, many,
             many and support.n_changed_positive >= NORMAL_MIN_POSITIVES,
         )  # fmt: skip
-        estimates.append(replace(estimate_of(sums, settings), limit=None, covers_bias=True))
+        estimate = replace(estimate_of(sums, settings), limit=None, covers_bias=True)
+        unlogged = (support.unlogged_mass or 0.0) * log.n_slots
+        below, above = min(0.0, low) * unlogged, max(0.0, high) * unlogged
+        if entry.estimator.uses_model:  # what it predicts of them may be as wrong as rewards range
+            below, above = -(high - low) * unlogged, (high - low) * unlogged
+        estimates.append(_widened(estimate, below, above))
     answered = len(warnings) < len(names)
     best = max(supports, key=lambda support: support.effective_size)
     return OffPolicyResult(tuple(estimates), best, None if answered else refused, confidence, tuple(warnings))
@@ -231,6 +239,17 @@ def _names(log: LoggedSlates, names: Sequence[str] | None) -> list[str]:
             raise ConfigError(f"there is no estimator of lists {name!r}", remedy=suggest(name, list(SLATE_ESTIMATORS)))
         SLATE_ESTIMATORS[name].check(log)
     return list(dict.fromkeys(names))
+
+
+def _widened(estimate: Estimate, below: float, above: float) -> Estimate:
+    """An estimate that lacks a part of the value, between `below` <= 0 and `above` >= 0."""
+    return replace(
+        estimate,
+        low=estimate.low + below,
+        high=estimate.high + above,
+        difference_low=estimate.difference_low + below,
+        difference_high=estimate.difference_high + above,
+    )
 
 
 def _sums_of(
@@ -267,6 +286,10 @@ def _sums_of(
     counts.n_positive = int(np.count_nonzero(is_positive & (weights != 0)))
     counts.n_changed_positive = int(np.count_nonzero(is_positive & (weights != 1)))
     counts.max_weight = float(mean_weights.max())
+    mass = log.prefix_unlogged_mass
+    if mass is not None:  # of a slot's weight; an item at its position is no less likely to be in the log
+        is_whole = entry.weights is whole_list_weights
+        counts.unlogged = float((mass[:, -1] if is_whole else mass.mean(axis=1)).sum())
     observed = EstimateSums(replace(estimator, transform=identity_weights, uses_model=False), np.inf, 0.0)
     weight_terms = np.zeros((N_TERMS, len(log)))
     weight_terms[COUNT], weight_terms[WEIGHT], weight_terms[LOGGED] = 1.0, mean_weights, terms[LOGGED]
@@ -280,7 +303,20 @@ def _sums_of(
         bounds = np.outer([mean_weights.min() - 1, mean_weights.max() - 1], rewards)
         sums.difference_control_low = min(sums.difference_control_low, float(bounds.min()))
         sums.difference_control_high = max(sums.difference_control_high, float(bounds.max()))
-    return sums, support_from_sums(counts, observed)
+    support = support_from_sums(counts, observed)
+    variances = log.weight_variances
+    if variances is not None:
+        # Of a mean of prefix weights, each draw counts in the slots from its own on.
+        parts = np.ones(log.n_slots) if entry.weights is whole_list_weights else np.arange(log.n_slots, 0, -1)
+        parts = parts / parts[0]
+        total, mass = float((variances @ parts**2).sum()), 1 - (support.unlogged_mass or 0.0)
+        effective = len(log) / (1 + total / len(log) / mass**2) if mass > 0 else 0.0
+        support = replace(
+            support,
+            mean_weight_error=max(support.mean_weight_error, float(np.sqrt(total)) / len(log)),
+            effective_size=min(support.effective_size, effective),
+        )
+    return sums, support
 
 
 def _by_group(terms: FloatArray, log: LoggedSlates) -> FloatArray:

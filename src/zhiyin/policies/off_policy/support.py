@@ -22,7 +22,8 @@ class Support:
     n_positive: rows with a reward above the lowest possible one whose action the target policy may choose.
     n_changed_positive: rows with such a reward whose weight is not 1: what the difference to the log rests on.
     mean_weight, mean_weight_error: mean importance weight and its standard error. The mean is 1, within four errors,
-        where the propensities are those that were drawn from and the log contains every action of the target.
+        where the propensities are those that were drawn from and the log contains every action of the target; 1 minus
+        `unlogged_mass` where that is known.
     max_weight: the largest weight of a row, weighted by 1 / pass_probability.
     max_weight_share: its observation's share of all weight.
     effective_size: (sum w)² / sum w², over observations: an unweighted log of this many would have the same variance.
