@@ -319,6 +319,10 @@ def test_what_is_left_out_is_counted(service: Any) -> None:
     result = what_if(service, OtherConfiguration("shorter", placements={"home": shorter}))
     assert any("9 lists are longer than those of the configuration" in note for note in result.notes())
     assert len(result.slots) == 1
+    longer = shorter.model_copy(update={"k": 3})
+    result = what_if(service, OtherConfiguration("longer", placements={"home": longer}))
+    assert any("9 lists are shorter than those of the configuration" in note for note in result.notes())
+    assert not any("shorter" in note for note in what_if(service, SAME).notes())
     service.shop.list_service.trace_quota.allow = lambda key, size: False
     (stripped,) = ask(service, 1)
     close(service, [stripped], expected_rewards)

@@ -203,7 +203,7 @@ class WhatIfReplay:
             return answer_request(view, visible, request, ORIGIN, None, index, self.live.trending)
 
         asked = _probabilities(items, request, ask)
-        if request.k > len(items) and request.k > self._logged_k(trace, view):
+        if request.k > len(items) and request.k > self._logged_k(trace, view, logged):
             self._note("are shorter than those of the configuration: its further slots are left out of both")
         if request.k < len(items):
             self._note("are longer than those of the configuration: their further slots are left out of both")
@@ -246,10 +246,10 @@ class WhatIfReplay:
             setting = setting.model_copy(update={"policy": setting.policy.model_copy(update=dict(replaced))})
         return setting
 
-    def _logged_k(self, trace: Trace, view: View) -> int:
+    def _logged_k(self, trace: Trace, view: View, logged: View | None) -> int:
         """Items that the list was to have."""
         setting = self.placements.at(trace.placement, trace.head["place_version"])
-        return request_of_trace(trace, view, setting)[0].k
+        return request_of_trace(trace, view, setting, logged=logged)[0].k
 
     # -- its policy ---------------------------------------------------------------------------------------------------
 

@@ -309,8 +309,8 @@ def _sums_of(
         # Of a mean of prefix weights, each draw counts in the slots from its own on.
         parts = np.ones(log.n_slots) if entry.weights is whole_list_weights else np.arange(log.n_slots, 0, -1)
         parts = parts / parts[0]
-        total, mass = float((variances @ parts**2).sum()), 1 - (support.unlogged_mass or 0.0)
-        effective = len(log) / (1 + total / len(log) / mass**2) if mass > 0 else 0.0
+        total, expected = float((variances @ parts**2).sum()), 1 - (support.unlogged_mass or 0.0)
+        effective = len(log) / (1 + total / len(log) / expected**2) if expected > 0 else 0.0
         support = replace(
             support,
             mean_weight_error=max(support.mean_weight_error, float(np.sqrt(total)) / len(log)),
