@@ -49,6 +49,8 @@ def test_policies_are_listed_shown_and_controlled(zhiyin: Command, project: Path
         "rollback", "unfreeze", "freeze", "revive", "kill", "rollback", "promote", "promote"
     ]  # fmt: skip
     assert "rollback" in zhiyin("policy", "show", "home").stdout
+    demoted = zhiyin("policy", "promote", "home", "--mode", "shadow").stderr
+    assert "home is demoted from apprentice to mode shadow" in demoted
 
 
 def test_mistakes_say_what_to_do(zhiyin: Command, project: Path) -> None:

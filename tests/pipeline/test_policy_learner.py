@@ -365,7 +365,7 @@ def test_the_mean_importance_weight_of_the_baseline_is_one() -> None:
         )  # fmt: skip
         log.append(ClosedDecision(number, "online", [1.0], 1, 0, 0, trace))
     batch = DecisionBatch.of(log)
-    n, total, squares, nonzero, largest = batch.weight_figures()
+    n, total, squares, nonzero, largest, _ = batch.weight_figures()
     assert n == 3_200  # a baseline that is not in the shortlist could not be chosen
     assert abs(total / n - 1) < 4 * np.sqrt((squares / n - 1) / n)
     assert 0 < nonzero < n

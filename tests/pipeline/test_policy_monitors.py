@@ -96,3 +96,15 @@ def test_intervals_hold_at_every_look() -> None:
     none = Sums()
     none.add(*figures_of(np.zeros(1_000)))
     assert none.interval()[2] > 0
+
+
+def test_intervals_of_what_cannot_be_negative_begin_at_nothing() -> None:
+    sums = Sums()
+    sums.add(*figures_of(np.array([0.0, 0.0, 5.0])))
+    assert sums.interval()[1] < 0
+    assert sums.interval(nonnegative=True)[1] == 0
+    sums.add(*figures_of(np.array([-1.0])))  # reported, whatever the settings say
+    assert sums.interval(nonnegative=True)[1] < 0
+    weights = Sums(3, 3.0, 9.0, 1, 3.0)
+    figures = Monitors(weights=weights, rewards={"online": Sums(3, 5.0, 25.0, 1, 5.0)}).figures(nonnegative=True)
+    assert figures["mean_importance_weight"][1] == figures["reward_rate"]["online"][1] == 0

@@ -9,6 +9,7 @@ import io
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -336,6 +337,20 @@ def test_text_for_people() -> None:
     assert log_format.Text().format(record).endswith("Z info version 3 is in use")
     with pytest.raises(ConfigError, match="kind 'xml'"):
         log_format.configure("xml")
+
+
+def test_a_warning_tells_its_kind_and_place_and_its_text_where_it_is_about_code(written: io.StringIO) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(False)  # pytest has replaced what shows warnings
+        logging.captureWarnings(True)
+        warnings.warn("fork() may lead to deadlocks", DeprecationWarning, stacklevel=1)
+        warnings.warn("user-mallory", stacklevel=1)
+    messages = [line["message"] for line in map(json.loads, written.getvalue().splitlines())]
+    assert any(
+        re.fullmatch(r"DeprecationWarning at test_metrics\.py:\d+: fork\(\) may .* deadlocks", m) for m in messages
+    )
+    assert any(re.fullmatch(r"UserWarning at test_metrics\.py:\d+", message) for message in messages)
 
 
 # -- spans ------------------------------------------------------------------------------------------------------------

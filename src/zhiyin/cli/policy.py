@@ -96,9 +96,11 @@ def promote(
     if mode is not None and mode not in POLICY_MODES:
         raise ConfigError(f"there is no mode {mode!r}", remedy=suggest(mode, list(POLICY_MODES)))
     with _administration(config) as policies:
+        before = policies.summary(name)["mode"]
         gate = policies.promote(name, mode, force)
         present = policies.summary(name)["mode"]
-    say(f"{name} is in mode {present}")
+    demoted = POLICY_MODES.index(present) < POLICY_MODES.index(before)
+    say(f"{name} is demoted from {before} to mode {present}" if demoted else f"{name} is in mode {present}")
     if gate is not None:
         for reason in gate.reasons:
             say(f"promoted by force, though {reason}")

@@ -14,7 +14,7 @@ from zhiyin.store.decisions import ClosedDecision
 _CERTAIN = ("shadow", "fallback", "control")
 CONTROL = "control"
 # Of numbers of decisions: how many, their sum, the sum of squares, how many are not 0, the largest absolute one.
-Figures = tuple[int, float, float, int, float]
+Figures = tuple[int, float, float, int, float, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,13 +145,14 @@ class DecisionBatch:
     def weight_figures(self) -> Figures:
         """Of the importance weights of the baseline's actions, one a slot that could have had it."""
         n, total, squares, nonzero, _ = self.weights.sum(axis=0).tolist()
-        return int(n), total, squares, int(nonzero), float(self.weights[:, 4].max(initial=0.0))
+        return int(n), total, squares, int(nonzero), float(self.weights[:, 4].max(initial=0.0)), 0.0
 
 
 def figures_of(numbers: np.ndarray) -> Figures:
     """Of numbers, float64[n]."""
-    largest = float(np.abs(numbers).max(initial=0.0))
-    return len(numbers), float(numbers.sum()), float(numbers @ numbers), int(np.count_nonzero(numbers)), largest
+    largest, smallest = float(np.abs(numbers).max(initial=0.0)), float(numbers.min(initial=0.0))
+    total, squares, nonzero = float(numbers.sum()), float(numbers @ numbers), int(np.count_nonzero(numbers))
+    return len(numbers), total, squares, nonzero, largest, smallest
 
 
 def _chosen_keys(record: DecisionRecord) -> np.ndarray:

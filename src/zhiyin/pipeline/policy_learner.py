@@ -46,12 +46,14 @@ class LearnerSettings:
     ----------
     kind, settings: of the policy, as `make_policy` takes them.
     margin, control: of mode guarded.
+    nonnegative: whether no reward can be below 0.
     """
 
     kind: str
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     margin: float = 0.05
     control: float = 0.1
+    nonnegative: bool = False
 
 
 @dataclasses.dataclass(eq=False)
@@ -170,7 +172,7 @@ class Learned:
             **identity_of(settings), "layout": context.layout, "vectors": context.vectors,
             "version_free": context.version_free, "n_decisions": self.n_decisions, "n_outcomes": self.n_outcomes,
             "n_skipped": self.n_skipped, "n_updates": 0 if self.policy is None else self.policy.n_updates,
-            "guard": self.guard.figures(settings.control), "monitors": self.monitors.figures(),
+            "guard": self.guard.figures(settings.control), "monitors": self.monitors.figures(settings.nonnegative),
             "learner": {
                 "context": None if self.context is None else dataclasses.asdict(self.context),
                 "previous": None if self.previous is None else dataclasses.asdict(self.previous),

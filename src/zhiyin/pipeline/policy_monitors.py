@@ -20,20 +20,22 @@ LEVEL, PLANNED_DECISIONS = 0.95, 10_000
 
 @dataclasses.dataclass
 class Sums:
-    """Sums of a number of each decision: how many, their sum, the sum of squares, how many are not 0, the largest."""
+    """Sums of a number of each decision: how many, their sum, the sum of squares, how many are not 0, the largest
+    distance from 0, and the smallest if it is below 0."""
 
     n: int = 0
     total: float = 0.0
     squares: float = 0.0
     nonzero: int = 0
     largest: float = 0.0
+    smallest: float = 0.0
 
-    def add(self, n: int, total: float, squares: float, nonzero: int, largest: float) -> None:
+    def add(self, n: int, total: float, squares: float, nonzero: int, largest: float, smallest: float = 0.0) -> None:
         self.n += n
         self.total += total
         self.squares += squares
         self.nonzero += nonzero
-        self.largest = max(self.largest, largest)
+        self.largest, self.smallest = max(self.largest, largest), min(self.smallest, smallest)
 
     @property
     def mean(self) -> float:
@@ -46,13 +48,17 @@ class Sums:
             return 0.0
         return max(self.squares / self.n - self.mean**2, (self.largest or 1.0) ** 2 / (self.n + 1))
 
-    def interval(self) -> list[float]:
-        """Mean, and the ends of its interval, which holds however often somebody looks (asymptotically)."""
+    def interval(self, nonnegative: bool = False) -> list[float]:
+        """Mean, and the ends of its interval, which holds however often somebody looks (asymptotically).
+
+        nonnegative: the numbers cannot be below 0, so the interval is cut there, unless one was.
+        """
         if not self.n:
             return [0.0, 0.0, 0.0]
         rho = normal_mixture_rho(PLANNED_DECISIONS * self.variance, 1 - LEVEL)
         half = normal_mixture_bound(self.n * self.variance, rho, 1 - LEVEL) / self.n
-        return [self.mean, self.mean - half, self.mean + half]
+        low = self.mean - half
+        return [self.mean, max(low, 0.0) if nonnegative and self.smallest >= 0 else low, self.mean + half]
 
 
 @dataclasses.dataclass
@@ -127,11 +133,11 @@ class Monitors:
         self.errors, self.n_errors, self.n_in_block = 0.0, 0, 0
         return moved
 
-    def figures(self) -> dict[str, Any]:
-        """The monitors as people and metrics see them."""
+    def figures(self, nonnegative: bool = False) -> dict[str, Any]:
+        """The monitors as people and metrics see them. nonnegative: no reward can be below 0."""
         return {
-            "mean_importance_weight": self.weights.interval(),
-            "reward_rate": {mode: sums.interval() for mode, sums in sorted(self.rewards.items())},
+            "mean_importance_weight": self.weights.interval(nonnegative=True),
+            "reward_rate": {mode: sums.interval(nonnegative) for mode, sums in sorted(self.rewards.items())},
             "lists": {mode: sums.n for mode, sums in sorted(self.rewards.items())},
             "drift": {"alarms": self.alarms, "last": self.last_alarm, "statistic": self.drift.statistic},
         }

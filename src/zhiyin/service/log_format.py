@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import threading
 import time
 import traceback
@@ -22,6 +23,12 @@ KINDS = ("json", "text")
 MAX_FRAMES = 12
 # Whose lines are known to hold nobody's data: our own, and what the web server says of its own start and end.
 OURS, SERVER = "zhiyin", "uvicorn"
+# The logger of Python's warnings; and the categories that are about code, whose texts hold no values.
+WARNINGS = "py.warnings"
+CODE_WARNINGS = frozenset({
+    "DeprecationWarning", "PendingDeprecationWarning", "FutureWarning", "SyntaxWarning", "ImportWarning",
+    "EncodingWarning",
+})  # fmt: skip
 access_log = logging.getLogger("zhiyin.access")
 access_log.setLevel(logging.WARNING)  # until `configure` says otherwise: not for a service inside of another command
 log = logging.getLogger("zhiyin")
@@ -95,6 +102,8 @@ def record_fields(record: logging.LogRecord) -> dict[str, Any]:
 def _message(record: logging.LogRecord) -> str:
     """The message, with the kinds of exceptions in the places of what they say; of libraries only where it is from."""
     owner = record.name.partition(".")[0]
+    if record.name == WARNINGS:
+        return _warning_message(record)
     if owner not in (OURS, SERVER):
         return f"{record.name} at {record.filename}:{record.lineno} {record.funcName}"
     if isinstance(record.msg, BaseException):
@@ -110,6 +119,17 @@ def _message(record: logging.LogRecord) -> str:
         return str(record.msg) % args
     except (TypeError, ValueError):
         return str(record.msg)
+
+
+def _warning_message(record: logging.LogRecord) -> str:
+    """A warning of Python: its category and where it is from; its text where the category is about code, not data."""
+    said = str(record.args[0]) if isinstance(record.args, tuple) and record.args else str(record.msg)
+    parts = re.match(r"(.*?):(\d+): (\w+): (.*)", said)
+    if parts is None:
+        return "a warning"
+    path, line, category, text = parts.groups()
+    what = f"{category} at {os.path.basename(path)}:{line}"
+    return f"{what}: {text}" if category in CODE_WARNINGS else what
 
 
 def stack_of(error: BaseException) -> str:

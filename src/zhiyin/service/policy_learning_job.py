@@ -166,7 +166,11 @@ class _LearnedPolicy:
             from zhiyin.pipeline.reward_joiner import RewardJoiner, RewardSettings
 
             settings = self.settings
-            learned = LearnerSettings(settings.kind, settings.settings, settings.margin, settings.control)
+            worth = [one if isinstance(one, int | float) else one.reward for one in settings.rewards.values()]
+            nonnegative = min(worth, default=0.0) >= 0 and settings.default_reward >= 0
+            learned = LearnerSettings(
+                settings.kind, settings.settings, settings.margin, settings.control, nonnegative
+            )  # fmt: skip
             self._joiner = RewardJoiner(store, self.name, RewardSettings.of(settings))
             self._learner = PolicyLearner(store, self.name, learned)
         n_closed = self._joiner.step()

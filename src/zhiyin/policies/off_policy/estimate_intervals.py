@@ -94,6 +94,8 @@ def interval_of(sums: EstimateSums, settings: IntervalSettings) -> tuple[float, 
         low, high = _by_parts(sums, settings, method)
     # An interval of the same quantity by other sums (IPS for SNIPS) may miss the estimate; a wider one holds as well.
     value = sums.value
+    if settings.reward_low >= 0:
+        low = max(low, 0.0)  # no policy earns less than nothing where no reward is negative
     return min(low, value), max(high, value), method
 
 
