@@ -360,7 +360,12 @@ def test_over_http(service: Any) -> None:
     few = service.post("/v1/whatif", json={"placement": "home", "settings": settings, "limit": 12}).json()
     assert few["lists"] == 12
     assert few["refusal"]["remedies"]
-    assert service.post("/v1/whatif", json={"placement": "nowhere"}).json()["refusal"] is not None
+    nowhere = service.post("/v1/whatif", json={"placement": "hoem"})
+    assert (nowhere.status_code, nowhere.json()["remedy"]) == (404, "did you mean 'home'?")
+    assert service.post("/v1/whatif", json={"placement": "home", "as_placement": "hoem"}).status_code == 404
+    version = service.post("/v1/whatif", json={"placement": "home", "version": 99})
+    assert (version.status_code, version.json()["remedy"]) == (400, "there are 1, 2")
+    assert service.post("/v1/whatif", json={"placement": "default"}).json()["refusal"] is not None
     assert service.post("/v1/whatif", json={"limit": 1_000_000}).status_code == 422
     wrong = service.post("/v1/whatif", json={"placement": "home", "rules": {"filtre": "price > 3"}})
     assert wrong.status_code == 400
@@ -404,6 +409,14 @@ def test_from_python_and_by_the_command(service: Any, home: Path, tmp_path: Path
     refused = CliRunner().invoke(app, [*command, "--limit", "12"])
     assert refused.exit_code == 1
     assert "mean weight" in refused.stdout  # the support of each slot
+    misspelt = tmp_path / "misspelt.toml"
+    misspelt.write_text("# other settings\n[placements.home]\nk = 2\n\n[placements.home.policy]\nkindd = 'lin_ts'\n")
+    with pytest.raises(ConfigError, match=r"policy\.kindd: there is no such key") as wrong:
+        zy.whatif(misspelt, project=project)
+    assert (Path(str(wrong.value.file)), wrong.value.row) == (misspelt, 6)
+    assert "'kind'" in str(wrong.value)
+    with pytest.raises(ConfigError, match="no placement 'hoem'"):
+        zy.whatif(other, project=project, placement="hoem")
     for arguments in (["--snapshot", "old"], ["--mode", "onlin"], ["--interval", "student"], ["--log", str(other)]):
         assert CliRunner().invoke(app, [*command, *arguments]).exit_code == 1, arguments
     export = service.store.export(tmp_path / "export")

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from zhiyin.api.requests import PlacementSettings
-from zhiyin.core.errors import ConfigError, ZhiyinError
+from zhiyin.core.errors import ConfigError, ZhiyinError, closest_name
 from zhiyin.core.limits import MAX_ID_CHARS
 from zhiyin.core.run import log
 from zhiyin.core.text_validation import text
@@ -66,7 +66,9 @@ class Placements:
             raise ConfigError(f"placement {name!r} cannot be used: {issue.reason}", remedy=issue.remedy)
         if name == DEFAULT:
             return 0, _NO_SETTINGS
-        raise UnknownPlacementError(f"there is no placement {name!r}", remedy=f"PUT /v1/placements/{name} first")
+        near = closest_name(name, list(self._usable))
+        remedy = f"PUT /v1/placements/{name} first" if near is None else f"did you mean {near!r}?"
+        raise UnknownPlacementError(f"there is no placement {name!r}", remedy=remedy)
 
     @property
     def seq(self) -> int:

@@ -143,9 +143,10 @@ def replayed(
 ) -> WhatIfResult:
     """What a configuration would have earned on a part of the log of a shop; see `whatif` for the options.
 
-    Raises ConfigError where the configuration cannot make lists.
+    Raises UnknownPlacementError, and ConfigError where the configuration cannot make lists.
     """
     replay, store = WhatIfReplay(live, placements, other), live.store
+    _check_names(live, placements, other, part)
     lists: list[LoggedList] = []
     left_out: Counter[str] = Counter()
     n_open = store.open_decision_count(part.placement)
@@ -214,6 +215,22 @@ def _only_placement(store: Store, placements: Placements) -> str:
             remedy="write [placements.NAME.policy], serve lists, and ask again; or name another log: --log",
         )
     raise ConfigError(f"{len(decided)} placements have decided lists", remedy=f"name one of {', '.join(decided)}")
+
+
+def _check_names(live: ServingState, placements: Placements, other: OtherConfiguration, part: LogPart) -> None:
+    """Raise UnknownPlacementError, or ConfigError for a version, where there is none, before any list is replayed.
+
+    Lists of a placement that was deleted can be asked about.
+    """
+    placements.update(None)
+    if not live.store.last_closed_seq(part.placement):
+        placements.get(part.placement)
+    if other.placement is not None and other.placement not in other.placements:
+        placements.get(other.placement)
+    versions = live.bundles.versions()
+    if other.version is not None and other.version not in versions:
+        there = ", ".join(map(str, versions)) or "none; train one: zhiyin train --budget 10m"
+        raise ConfigError(f"there is no version {other.version}", remedy=f"there are {there}")
 
 
 def _check_estimators(names: Sequence[str] | None) -> None:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from zhiyin.api.requests import PlacementSettings, PolicyMode, PolicySettings
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.validation_errors import first_field_error
-from zhiyin.data.project_config import Config, load_config
+from zhiyin.data.project_config import Config, load_config, read_text, row_of
 from zhiyin.pipeline.action_features import LAYOUT
 from zhiyin.pipeline.answer_settings import answer_settings
 from zhiyin.pipeline.decision_record import DecisionRecord, decode_decision
@@ -380,6 +380,11 @@ def _placement(name: str, values: Mapping[str, Any], file: Path | None) -> Place
         return PlacementSettings.model_validate(values)
     except ValidationError as error:
         first = first_field_error(error, PlacementSettings)
+        row = None
+        if file is not None:  # of the key, or of the inline table that it stands in
+            text, path = read_text(file), ["placements", name, *first.path]
+            row = next((row for n in range(len(path), 1, -1) if (row := row_of(text, path[:n]))), None)
         raise ConfigError(
-            f"[placements.{name}] {first}", file=file, column=first.field or None, remedy=first.remedy or "mend it"
-        ) from None
+            f"[placements.{name}] {first}", file=file, row=row, column=first.field or None,
+            remedy=first.remedy or "mend it",
+        ) from None  # fmt: skip
