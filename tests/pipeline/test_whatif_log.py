@@ -60,6 +60,10 @@ def test_targets_over_dsjson(tmp_path: Path) -> None:
         assert result.used == {"drawn": N}
         assert result.left_out == {"no decision of a bandit": 1}
     assert what_if_log(path, "first").target == "always the first action"
+    told = f"{result.verdict()} {result}"
+    assert " a decision (" in told
+    assert "reward per decision" in told
+    assert "lists" not in told
     assert json.loads(json.dumps(result.to_dict()))["lists"] == N
 
 

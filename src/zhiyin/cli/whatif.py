@@ -117,7 +117,7 @@ def _print(result: WhatIfResult) -> None:
 
     where = f" at {result.placement}" if result.placement else ""
     if result.rows():
-        print_table(HEADER, result.rows(), f"What if: {result.target}{where}, reward per list")
+        print_table(HEADER, result.rows(), f"What if: {result.target}{where}, reward per {result.unit}")
     if result.slots:
         print_table(
             ["slot", "earned", "mean weight", "±", "worth", "supported"],

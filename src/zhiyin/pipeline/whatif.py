@@ -142,6 +142,7 @@ class WhatIfResult:
     left_out: lists that were not used, by the reason in words.
     first_time, last_time: of the lists that were used, microseconds UTC; 0: unknown.
     remarks: what a reader must know beside, a sentence each.
+    unit: what the log has one row of: "list" or "decision".
     """
 
     target: str
@@ -154,6 +155,7 @@ class WhatIfResult:
     first_time: int = 0
     last_time: int = 0
     remarks: tuple[str, ...] = ()
+    unit: str = "list"
 
     def __getitem__(self, estimator: str) -> Any:
         """The estimate by an estimator's name. Raises ConfigError where there is none."""
@@ -211,37 +213,35 @@ class WhatIfResult:
         names = [name for name in READ_FIRST if name in by_name]
         best = by_name[names[0]] if names else self.evaluation.estimates[0]
         if best.difference_low == best.difference_high == 0:
-            return "It would have made the lists of the log just so."
+            return f"It would have made the {self.unit}s of the log just so."
         logged = self.logged_value or 0.0
         relative = f" ({best.difference / logged:+.1%} of what the log earned)" if logged else ""
         ends = f"{best.difference_low:+.4g} to {best.difference_high:+.4g}"
+        change = f"{best.difference:+.4g} a {self.unit}{relative}"
         if best.difference_low > 0:
-            return f"It would have earned more: {best.difference:+.4g} a list{relative}, surely {ends} ({best.title})."
+            return f"It would have earned more: {change}, surely {ends} ({best.title})."
         if best.difference_high < 0:
-            return f"It would have earned less: {best.difference:+.4g} a list{relative}, surely {ends} ({best.title})."
-        return (
-            f"The log does not tell the two apart: {best.difference:+.4g} a list{relative}, between {ends} "
-            f"({best.title})."
-        )
+            return f"It would have earned less: {change}, surely {ends} ({best.title})."
+        return f"The log does not tell the two apart: {change}, between {ends} ({best.title})."
 
     def notes(self) -> list[str]:
         """What a reader must know beside the figures, a sentence each."""
         notes = []
         if self.evaluation is not None:
-            support = self.evaluation.support
+            support, units = self.evaluation.support, f"{self.unit}s"
             notes.append(
-                f"{self.n_lists:,} lists earned {self.logged_value:.6g} each; {support.n_positive:,} rewards count, "
-                f"worth {support.effective_size:,.0f} lists (or users) of the configuration's own, largest weight "
+                f"{self.n_lists:,} {units} earned {self.logged_value:.6g} each; {support.n_positive:,} rewards count, "
+                f"worth {support.effective_size:,.0f} {units} (or users) of the configuration's own, largest weight "
                 f"{support.max_weight:,.1f}."
             )
             notes += self.evaluation.warnings
         notes += self.remarks
-        notes += [f"Left out: {number:,} lists, {reason}." for reason, number in self.left_out.items()]
+        notes += [f"Left out: {number:,} {self.unit}s, {reason}." for reason, number in self.left_out.items()]
         return notes
 
     def _caption(self) -> str:
         where = f" at {self.placement}" if self.placement else ""
-        return f"What if: {self.target}{where}, reward per list"
+        return f"What if: {self.target}{where}, reward per {self.unit}"
 
     def __str__(self) -> str:
         lines = [self._caption(), self.verdict()]

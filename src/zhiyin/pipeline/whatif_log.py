@@ -131,7 +131,7 @@ def log_kind(path: Path) -> str:
 def _result(result: OffPolicyResult, words: str, left_out: Mapping[str, int]) -> WhatIfResult:
     used = {DRAWN: result.support.n_rows}
     left_out = {reason: number for reason, number in left_out.items() if number}
-    return WhatIfResult(words, "", result, result.refusal, (), used, left_out)
+    return WhatIfResult(words, "", result, result.refusal, (), used, left_out, unit="decision")
 
 
 def _dsjson_target(policy: Policy | str) -> Callable[[DsjsonBatch], np.ndarray]:
