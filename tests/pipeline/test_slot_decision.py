@@ -58,7 +58,7 @@ def test_probabilities_are_whole_and_limits_hold_in_every_slot(
     rng = np.random.default_rng(seed)
     allowed = rng.random((n_slots, 6)) < 0.7
     allowed[np.arange(n_slots), np.arange(n_slots)] = True
-    limits = ExplorationLimits(share=share, first_slot=first_slot, slot_shares={2: 0.05})
+    limits = ExplorationLimits(share=share, first_slot=first_slot, slot_shares={2: 0.05}, loss=share)
     listed = ListPolicy(learned(Softmax(temperature=0.5)), "p", limits=limits, mode=mode)  # type: ignore[arg-type]
     made = decide(listed, str(seed), allowed)
     check(made, allowed)
@@ -66,6 +66,7 @@ def test_probabilities_are_whole_and_limits_hold_in_every_slot(
         others = 1.0 - made.pmfs[np.arange(len(made)), made.greedy]
         assert (others <= slot_bound(limits, n_slots)[made.slots] + 1e-12).all()
         assert 1.0 - np.prod(1.0 - others) <= share + 1e-9
+        assert made.expected_loss <= limits.loss + 1e-12
 
 
 def test_the_same_event_draws_the_same_and_events_draw_by_the_probabilities() -> None:

@@ -492,10 +492,28 @@ def test_a_spent_budget_of_losses_falls_back_to_greedy(service: Any) -> None:
     assert spent == list(range(spent[0], 60))
     assert not any(reasons[n]["explored"] for n in spent)
     summary = service.get("/v1/policies/home").json()
-    assert summary["loss_spent"] >= 0.5 == summary["loss_per_day"]
+    assert 0 < summary["loss_spent"] <= 0.5 == summary["loss_per_day"]
     eventually(lambda: service.shop.traces.waiting == 0)
     losses = [record_of(service, row.list_id).loss for row in service.store.traces(limit=200) if "decision" in row.head]
     assert summary["loss_spent"] == pytest.approx(sum(losses), rel=1e-4)
+
+
+def test_one_list_does_not_lose_more_than_is_left_of_the_budget(service: Any) -> None:
+    put(service, exploration={"share": 1.0}, settings={"draws": 20, "scale": 5.0})
+    learned(service)
+    free = [record_of(service, ask(service, user=f"u{n}")["list_id"]).loss for n in range(20)]
+    budget = 0.01 * float(np.mean(free))
+    put(service, "small", settings={"draws": 20, "scale": 5.0}, exploration={"share": 1.0, "loss_per_day": budget})
+    learned(service, "small")
+    records = []
+    for n in range(30):
+        answer = ask(service, user=f"u{n}", placement="small")
+        records.append(record_of(service, answer["list_id"]))
+        assert_logged_by_what_was_drawn(records[-1], items_of(answer))
+        assert service.post(f"/v1/lists/{answer['list_id']}/replay").json()["same"]
+    assert 0 < budget < np.mean(free)
+    assert sum(record.loss for record in records) <= budget
+    assert service.get("/v1/policies/small").json()["loss_spent"] <= budget
 
 
 def test_processes_count_budgets_together_and_go_on_after_a_restart(opened: Callable[..., Any], tmp_path: Path) -> None:
@@ -516,12 +534,17 @@ def test_processes_count_budgets_together_and_go_on_after_a_restart(opened: Call
     second.policies.refresh()
     spent = [ask(client, user=f"u{n}")["decision"]["reason"] for n in range(30) for client in (one, two)]
     assert spent[-2:] == ["loss_budget_spent"] * 2
+    lost = second.policies.loss_of_day("home")
+    assert 0 < lost <= 0.5
     for shop in (first, second):
         shop.live.state.ledger.close()
     restarted = worker()
     restarted.shown = first.shown
     three = client_of(restarted)
-    assert ask(three, user="u3")["decision"]["reason"] == "loss_budget_spent"
+    assert restarted.policies.loss_of_day("home") == pytest.approx(lost)
+    for n in range(5):
+        ask(three, user=f"u{n}")
+    assert restarted.policies.loss_of_day("home") <= 0.5
     put(three, exploration={"share": 1.0, "user_per_day": 3})
     assert ask(three)["decision"]["reason"] == "user_budget_spent"
     three.delete("/v1/users/u2")

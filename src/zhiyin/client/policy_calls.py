@@ -34,7 +34,7 @@ def promote_policy(name: str, *, mode: PolicyMode | None = None, force: bool | N
 
 
 def rollback_policy(name: str, *, snapshot: int | None = None) -> Call[dict[str, Any]]:
-    """Take back the last change of a policy's controls; with `snapshot`, have that one decide, frozen."""
+    """Take back the last promotion or choice of a snapshot; with `snapshot`, have that one decide until `unfreeze`."""
     return endpoint_call(
         endpoints.ROLLBACK_POLICY, name, read=as_object, body=present_fields(snapshot=snapshot)
     )  # fmt: skip

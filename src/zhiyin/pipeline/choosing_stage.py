@@ -532,8 +532,8 @@ class _Choosing:
         slot_choices.fill_lists(
             start, stop, first_slot, last_slot, lists.offsets, lists.rows, lists.lists, lists.is_open,
             *lists.constraints.arrays, np.zeros(lists.constraints.n_groups, np.int64), values.rule, values.values,
-            values.parameters, floor, *changes.arrays, policy.limits.share, policy.limits.slot_bounds(k), by_current,
-            expected,
+            values.parameters, floor, *changes.arrays, policy.limits.share, policy.limits.slot_bounds(k),
+            policy.limits.loss, by_current, expected,
             self.baseline if forced is None else forced, forced is None, self.seeds, filling.pmfs, filling.chosen,
             filling.greedy, filling.propensities, filling.losses, filling.status,
         )  # fmt: skip

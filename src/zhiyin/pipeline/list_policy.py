@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
@@ -41,6 +42,8 @@ class ExplorationLimits:
     slot_shares: the probability that a slot is not given to its greedy item, at most, by slot from 1.
     first_slot: slots before it are greedy, from 1.
     greedy: no slot is explored.
+    loss: expected reward that exploring may cost a list, at most, by the policy's own estimate: an item that would cost
+        more, given the slots before, has probability 0.
 
     Raises ConfigError for a value out of its range.
     """
@@ -49,6 +52,7 @@ class ExplorationLimits:
     slot_shares: Mapping[int, float] = dataclasses.field(default_factory=dict)
     first_slot: int = 1
     greedy: bool = False
+    loss: float = math.inf
 
     def __post_init__(self) -> None:
         for name, value in [("share", self.share), *((f"slot {slot}", x) for slot, x in self.slot_shares.items())]:

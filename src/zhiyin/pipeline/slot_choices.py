@@ -174,7 +174,7 @@ def _is_distribution(probabilities, first, last, barred):
 def fill_lists(
     start, stop, first_slot, last_slot, offsets, rows, lists, is_open, starts, groups, limits, members, min_shares,
     counts, rule, values, parameters, floor, change_starts, change_positions, change_values, share, slot_bounds,
-    by_current, expected, forced, draws, seeds, pmfs, chosen, greedy, propensities, losses, status,
+    most_loss, by_current, expected, forced, draws, seeds, pmfs, chosen, greedy, propensities, losses, status,
 ):  # fmt: skip
     """Fill the slots [first_slot, last_slot) of the lists [start, stop); see `choosing_stage` for the arrays.
 
@@ -289,6 +289,12 @@ def fill_lists(
                 elif not by_current and probabilities[low + at] > probabilities[low + best]:
                     best = at
             greedy[r, slot] = best
+            if len(expected) and most_loss < np.inf:
+                left = most_loss - losses[r]
+                for at in range(m):
+                    if at != best and expected[first + best] - expected[first + at] > left:
+                        probabilities[low + best] += probabilities[low + at]
+                        probabilities[low + at] = 0.0
             bound = min(slot_bound, slot_bounds[slot])
             if bound < 1.0:
                 _limit_exploration(probabilities, low, high, low + (current if by_current else best), bound)

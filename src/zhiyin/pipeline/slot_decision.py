@@ -101,6 +101,10 @@ def _decide(
         phi = features(slot)
         of_slot = np.uint64(slot_seed(seed, np.uint64(slot)))
         pmf, best, expected = _probabilities(policy, keys, phi, left, of_slot)
+        if expected is not None:
+            costly = left & (expected[best] - expected > max(0.0, listed.limits.loss - loss))
+            pmf[best] += pmf[costly].sum()
+            pmf[costly] = 0.0
         mix_with_greedy(pmf, best, bounds[slot])
         of_policy = pmf
         if mode != "online":

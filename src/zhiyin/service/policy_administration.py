@@ -72,7 +72,7 @@ class PolicyAdministration:
             "snapshot": number if state else 0,
             "newest_snapshot": newest,
             "reason": reason,
-            "loss_spent": 0.0,
+            "loss_spent": None,  # a service counts it
             "loss_per_day": setting.exploration.loss_per_day,
             "learned": {key: info[f"n_{key}"] for key in ("decisions", "outcomes", "skipped") if f"n_{key}" in info},
             "guard": dict(info.get("guard") or {}),

@@ -348,16 +348,22 @@ class PolicyServing:
                 return decides("shadow", limits, mode="fallback", reason="guard", control=True)
             if unit_interval_hash(list_id, name) >= share:
                 return decides("shadow", limits, reason="control", control=True)
-        spent = self._spent_budget(name, setting.exploration, owner)
+        left = self._loss_left(name, setting.exploration)
+        spent = self._spent_budget(name, setting.exploration, owner, left)
         if spent:
             return decides("online", served.greedy_limits, reason=spent)
-        return decides("online", limits, reason=reason)
+        choice = decides("online", limits, reason=reason)
+        if left == math.inf or choice.policy is None:
+            return choice
+        limits = dataclasses.replace(limits, loss=left)
+        return dataclasses.replace(choice, policy=dataclasses.replace(choice.policy, limits=limits))
 
     def count(self, choice: PolicyChoice, setting: PolicySettings, decision: Decision, owner: str | None) -> None:
         """Count what a list cost of the budgets of exploration."""
         exploration, name = setting.exploration, choice.info.policy
         if decision.expected_loss > 0 and choice.policy is not None and choice.policy.mode != "shadow":
             self.loss_of_day(name, decision.expected_loss)
+            self.mean_loss(name, (decision.expected_loss, 1.0))
         if exploration.user_per_day is not None and decision.explored and owner is not None:
             self._add_explored(name, owner)
 
@@ -383,9 +389,21 @@ class PolicyServing:
             return ledger.loss_of_day(name)
         return self.live.state.tally(f"policy-loss-{name}", [added], [LOSS_HALF_LIFE_SECONDS])[0]
 
-    def _spent_budget(self, name: str, exploration: ExplorationSettings, owner: str | None) -> str:
-        """The code of a budget of exploration that is spent; "" where none is."""
-        if exploration.loss_per_day is not None and self.loss_of_day(name) >= exploration.loss_per_day:
+    def mean_loss(self, name: str, added: Sequence[float] = (0.0, 0.0)) -> float:
+        """Add a loss, and the number of lists that it is of; returns the mean loss of such lists, 0 without any."""
+        total, n_lists = self.live.state.tally(f"policy-mean-loss-{name}", added, [LOSS_HALF_LIFE_SECONDS] * 2)
+        return total / n_lists if n_lists > 0 else 0.0
+
+    def _loss_left(self, name: str, exploration: ExplorationSettings) -> float:
+        """What exploring may still cost within a day; infinite without a budget."""
+        return math.inf if exploration.loss_per_day is None else exploration.loss_per_day - self.loss_of_day(name)
+
+    def _spent_budget(self, name: str, exploration: ExplorationSettings, owner: str | None, loss_left: float) -> str:
+        """The code of a budget of exploration that is spent; "" where none is.
+
+        That of losses is spent where less is left than lists have cost on average: this list's draw does not matter.
+        """
+        if loss_left < math.inf and (loss_left <= 0 or loss_left < self.mean_loss(name)):
             return "loss_budget_spent"
         most = exploration.user_per_day
         if most is not None and owner is not None and self.explored_of_day(name, owner) >= most:
