@@ -20,6 +20,7 @@ from zhiyin.core.errors import DataError
 from zhiyin.store.decisions import ClosedRow
 from zhiyin.store.learner_lock import LearnerLock
 from zhiyin.store.policy_states import DAY, HOUR, MAX_STATES, kept_states
+from zhiyin.store.restore import restore
 from zhiyin.store.store import Store
 from zhiyin.store.tables import DECISIONS, META, OPEN_DECISIONS, POLICY_STATES
 from zhiyin.store.traces import Trace
@@ -304,6 +305,22 @@ class TestSQLite(DecisionsConformance):
             assert state.mark == 1
         finally:
             copy.close()
+
+    def test_a_restored_backup_has_no_decisions_with_rewards_of_who_was_forgotten_since(
+        self, store: Store, tmp_path: Path
+    ) -> None:
+        """Not even where none of their events is left to tell who they were."""
+        store.append_traces([decided(1, None), decided(2, None)])
+        store.close_decisions([closing(1, users=["alice"]), closing(2, users=["bob"])])
+        store.backup(tmp_path / "copy.db")
+        store.forget("alice")
+        store.close()
+        restore(tmp_path / "shop.db", tmp_path / "copy.db")
+        again = Store(tmp_path / "shop.db")
+        try:
+            assert [c.trace.list_id for c in again.closed_decisions("home")] == ["list 2"]
+        finally:
+            again.close()
 
 
 class TestPostgreSQL(DecisionsConformance):

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, model_validator
 from zhiyin.api.feature_values import Features, RawFeatures
 from zhiyin.api.requests import Body, Bool, EventKind, EventTime, Filter, Id, K, RequestSubject, Reward
 from zhiyin.core.limits import MAX_ITEMS
+from zhiyin.core.uid import FRESH_ID_PATTERN
 
 MAX_ACTIONS, MAX_SLOTS = MAX_ITEMS, 50
 # Actions times slots, and named numbers of all actions and slots, of one request.
@@ -68,7 +69,7 @@ class DecisionRequest(RequestSubject):
 
     model_config = ConfigDict(json_schema_extra=_RULES)
 
-    event_id: Id | None = None
+    event_id: Annotated[Id, Field(json_schema_extra={"not": {"pattern": FRESH_ID_PATTERN}})] | None = None
     policy: Id
     context: RawFeatures = Field(default_factory=dict)  # type: ignore[assignment]
     actions: Annotated[list[ActionBody], Field(fail_fast=True, min_length=1, max_length=MAX_ACTIONS)] | None = None

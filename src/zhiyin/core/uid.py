@@ -10,7 +10,9 @@ import os
 import re
 import time
 
-_FORM = re.compile(r"[0-9a-f]{32}")
+# The form of the ids as a regular expression, for descriptions too.
+FRESH_ID_PATTERN = "^[0-9a-f]{32}$"
+_FORM = re.compile(FRESH_ID_PATTERN)
 _TIME_DIGITS = 12
 
 
