@@ -125,6 +125,18 @@ def test_settings_that_cannot_be_are_refused_and_change_nothing(
     assert service.get("/v1/placements/home").status_code == 404
 
 
+def test_a_policy_without_rewards_is_warned_of(service: Any) -> None:
+    answer = service.put("/v1/placements/home", json={"k": 8, "policy": ONLINE}).json()
+    assert "policy.rewards is empty" in answer["warnings"][0]
+    learned(service, monitors={"reward_rate": {"online": [0.0, 0.0, 0.0]}})
+    assert any(issue["what"] == "policy 'home'" for issue in service.get("/ready").json()["set_aside"])
+    learned(service, monitors={"reward_rate": {"online": [0.2, 0.1, 0.3]}})
+    assert "set_aside" not in service.get("/ready").json()
+    rewarded = {"k": 8, "policy": ONLINE | {"rewards": {"click": 1}}}
+    assert "warnings" not in service.put("/v1/placements/home", json=rewarded).json()
+    assert "warnings" not in service.put("/v1/placements/slot", json={"policy": {"kind": "one_slot"}}).json()
+
+
 def test_a_misspelt_policy_names_the_nearest_key(service: Any) -> None:
     answer = service.put("/v1/placements/home", json={"polcy": ONLINE}).json()
     assert (answer["field"], answer["remedy"]) == ("polcy", "did you mean 'policy'?")

@@ -254,8 +254,11 @@ class ColumnSchema(ResponseModel):
 
 
 class PlacementWriteResult(ResponseModel):
+    """warnings: what the settings most likely do not mean."""
+
     name: str
     version: int
+    warnings: list[str] = []
 
 
 class PlacementDeleteResult(ResponseModel):

@@ -8,7 +8,7 @@ from zhiyin.api import endpoints
 from zhiyin.api.requests import PlacementSettings, RollbackRequest
 from zhiyin.service.authentication import Access
 from zhiyin.service.endpoint_dispatch import handles
-from zhiyin.service.placements import placement_json
+from zhiyin.service.placements import placement_json, warnings_of
 
 
 @handles(endpoints.LIST_PLACEMENTS)
@@ -30,7 +30,8 @@ async def put_placement(access: Access, name: str, body: PlacementSettings) -> A
     def write() -> int:
         return access.placements.put(name, settings, access.live.view().answers)
 
-    return {"name": name, "version": await access.writes.do(write)}
+    version, warnings = await access.writes.do(write), warnings_of(body)
+    return {"name": name, "version": version} | ({"warnings": warnings} if warnings else {})
 
 
 @handles(endpoints.DELETE_PLACEMENT)

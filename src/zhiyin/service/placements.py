@@ -268,6 +268,17 @@ def check_policy(setting: PlacementSettings) -> None:
         raise ConfigError(what, column="policy.kind", remedy="a policy that learns, such as lin_ts")
 
 
+def warnings_of(setting: PlacementSettings) -> list[str]:
+    """What settings that are allowed most likely do not mean."""
+    policy = setting.policy
+    if policy is None or policy.rewards or make_policy(policy.kind, policy.settings) is None:
+        return []
+    return [
+        "policy.rewards is empty: no event is a reward, so the policy learns nothing unless rewards are reported by "
+        "POST /v1/decisions/{id}/reward"
+    ]
+
+
 def placements_of(file: Path, answers: Answers) -> tuple[dict[str, str], dict[str, HealthIssue]]:
     """Placements of a settings file as the store has them, by name; and the issues of those that cannot be used."""
     usable: dict[str, str] = {}

@@ -199,8 +199,23 @@ class PolicyServing:
         return self._current(name, setting)
 
     def health_issues(self) -> list[HealthIssue]:
-        """Snapshots that cannot be used."""
-        return list(self._issues.values())
+        """Snapshots that cannot be used, and policies that have learned of lists but of no reward, and name none."""
+        return [*self._issues.values(), *self._unrewarded()]
+
+    def _unrewarded(self) -> list[HealthIssue]:
+        issues = []
+        for (name, _), served in list(self._served.items()):
+            setting = self.settings().get(name)
+            rates = (served.info.get("monitors") or {}).get("reward_rate") or {}
+            if (
+                setting is served.settings
+                and not setting.rewards
+                and rates
+                and not any(rate[0] for rate in rates.values())
+            ):
+                reason = "rewards is empty and none was reported: it learns nothing"
+                issues.append(HealthIssue(f"policy {name!r}", reason, f"PUT /v1/placements/{name} with policy.rewards"))
+        return issues
 
     def _current(self, name: str, setting: PolicySettings) -> ServedPolicy:
         served = self._served.get((name, _what(setting)))
