@@ -235,9 +235,8 @@ def test_another_version_over_the_same_items(service: Any) -> None:
     other = OtherConfiguration("popular", version=2)
     for one in logged_lists(service, other):
         assert one.target_probabilities == pytest.approx(one.propensities, rel=1e-12)
-    gone = what_if(service, OtherConfiguration("gone", version=9))
-    assert gone.left_out == {"version 9 is gone": 30}
-    assert gone.refusal is not None
+    with pytest.raises(ConfigError, match="there is no version 9"):
+        what_if(service, OtherConfiguration("gone", version=9))
 
 
 def test_a_version_is_not_asked_about_what_it_has_learned_from(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -453,8 +453,7 @@ def _in_words(result: OffPolicyResult, slots: Sequence[SlotSupport], lists: Sequ
         else:
             words = (
                 f"down to slot {lacking.slot} the log shows what this configuration would in lists worth "
-                f"{lacking.effective_size:,.1f} of its own (mean weight {lacking.mean_weight:.3f} ± "
-                f"{lacking.mean_weight_error:.3f}, which must be 1); {MIN_EFFECTIVE_SIZE:,.0f} are the least"
+                f"{lacking.effective_size:,.1f} of its own; {MIN_EFFECTIVE_SIZE:,.0f} are the least"
             )
         reasons.insert(0, words)
     thinnest = min(slots, key=lambda slot: slot.effective_size) if lacking is not None else None

@@ -21,6 +21,7 @@ from zhiyin.core.errors import ConfigError, DataError, suggest
 from zhiyin.core.run import Run
 from zhiyin.pipeline.decision_record import DecisionRecord, decode_decision
 from zhiyin.pipeline.whatif import DRAWN, LoggedList, WhatIfResult, evaluate_lists, made_for
+from zhiyin.pipeline.whatif_support import support_terms
 from zhiyin.policies.action_sets import ActionSets, action_keys, decision_seeds
 from zhiyin.policies.epsilon_greedy import EpsilonGreedy
 from zhiyin.policies.off_policy import (
@@ -260,11 +261,12 @@ def _logged_list(
     assert record.keys is not None
     pmfs, s = record.pmfs if record.target_pmfs is None else record.target_pmfs, len(record)
     allowed = (pmfs > 0) | (record.pmfs > 0)
-    targets = np.zeros(s)
+    dense = np.zeros_like(pmfs)
     if policy == UNIFORM:
-        targets = 1 / allowed.sum(axis=1)
+        dense = allowed / allowed.sum(axis=1, keepdims=True)
     elif policy == FIRST:
-        targets = (record.chosen == record.baseline).astype(np.float64)
+        rows = np.flatnonzero(record.baseline >= 0)
+        dense[rows, record.baseline[rows]] = 1.0
     else:
         assert isinstance(policy, Policy)
         counts = allowed.sum(axis=1)
@@ -272,12 +274,21 @@ def _logged_list(
         slots, actions = np.nonzero(allowed)
         sets = ActionSets(offsets, record.keys[actions], scores=pmfs[slots, actions])
         names = [f"{list_id}.{slot}" for slot in range(s)]
-        dense = np.zeros_like(pmfs)
         dense[slots, actions] = policy.probabilities(sets, decision_seeds(names))
-        targets = np.where(record.chosen >= 0, dense[np.arange(s), record.chosen], 0.0)
+    targets = np.where(record.chosen >= 0, dense[np.arange(s), record.chosen], 0.0) if pmfs.size else np.ones(s)
+    unlogged, squares = support_terms(dense, record.pmfs)
     values = np.array([0.0 if value is None else value for value in rewards], dtype=np.float64)
     n_choices = int(allowed.sum(axis=1).max(initial=1))
-    return LoggedList(values, record.propensities, targets, made_for(record.info), user, n_choices=n_choices)
+    return LoggedList(
+        values,
+        record.propensities,
+        targets,
+        made_for(record.info),
+        user,
+        n_choices=n_choices,
+        unlogged=unlogged,
+        squared_weights=squares,
+    )
 
 
 def _opened(path: Path) -> IO[bytes]:

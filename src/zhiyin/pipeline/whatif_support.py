@@ -59,6 +59,11 @@ def slot_support_terms(
         order = np.argsort(record.keys)
         place = order[np.minimum(np.searchsorted(record.keys, keys, sorter=order), len(order) - 1)]
         logging[record.slots[rows]] = np.where(record.keys[place] == keys, record.pmfs[rows][:, place], 0.0)
+    return support_terms(target, logging)
+
+
+def support_terms(target: np.ndarray, logging: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """See `slot_support_terms`. target, logging: float64[k, m], both policies' probabilities of the same items."""
     shown = logging > 0
     squares = np.divide(target**2, logging, out=np.zeros_like(target), where=shown).sum(axis=1)
     return np.minimum(np.where(shown, 0.0, target).sum(axis=1), 1.0), squares
