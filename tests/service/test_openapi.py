@@ -42,7 +42,9 @@ def test_the_service_keeps_to_its_description(service: Any) -> None:
     openapi_values.LISTS[:] = [
         service.post("/v1/recommendations", json={"user": f"u{n}"}).json()["list_id"] for n in range(3)
     ]
-    service.put("/v1/experiments/taste", json={"placement": "elsewhere", "arms": {"control": {}, "b": {}}})
+    assert service.put("/v1/placements/elsewhere", json={"k": 5}).status_code == 200
+    taste = {"placement": "elsewhere", "arms": {"control": {}, "b": {}}}
+    assert service.put("/v1/experiments/taste", json=taste).status_code == 200
     policy = {"kind": "lin_ts", "actions": "own", "mode": "online"}
     assert service.put(f"/v1/placements/{openapi_values.POLICY}", json={"policy": policy}).status_code == 200
     decided = {"policy": openapi_values.POLICY, "actions": [{"id": "a"}], "event_id": openapi_values.DECISION}

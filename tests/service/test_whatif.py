@@ -363,7 +363,7 @@ def test_over_http(service: Any) -> None:
     assert (nowhere.status_code, nowhere.json()["remedy"]) == (404, "did you mean 'home'?")
     assert service.post("/v1/whatif", json={"placement": "home", "as_placement": "hoem"}).status_code == 404
     version = service.post("/v1/whatif", json={"placement": "home", "version": 99})
-    assert (version.status_code, version.json()["remedy"]) == (400, "there are 1, 2")
+    assert (version.status_code, version.json()["remedy"]) == (404, "there are 1, 2")
     assert service.post("/v1/whatif", json={"placement": "default"}).json()["refusal"] is not None
     assert service.post("/v1/whatif", json={"limit": 1_000_000}).status_code == 422
     wrong = service.post("/v1/whatif", json={"placement": "home", "rules": {"filtre": "price > 3"}})

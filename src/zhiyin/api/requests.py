@@ -165,7 +165,9 @@ class ListOptions(Body):
 _WINDOW, _UPDATE = pattern_of(SECOND, 90 * 86_400 * SECOND), pattern_of(SECOND, 86_400 * SECOND)
 Window = Annotated[str, _duration(_WINDOW, "from 1s to 90d"), Field(json_schema_extra={"pattern": _WINDOW})]
 Update = Annotated[str, _duration(_UPDATE, "from 1s to 1d"), Field(json_schema_extra={"pattern": _UPDATE})]
-EventKind = Annotated[str, Field(min_length=1, max_length=MAX_KIND_CHARS, json_schema_extra=PLAIN)]
+EventKind = Annotated[
+    str, Field(min_length=1, max_length=MAX_KIND_CHARS, json_schema_extra=PLAIN), AfterValidator(_valid_id)
+]
 Reward = Annotated[Number, Field(ge=-1e6, le=1e6)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 PolicyMode = Literal["shadow", "apprentice", "guarded", "online"]
@@ -212,7 +214,9 @@ class PolicySettings(Body):
     actions: Literal["items", "own"] = "items"
     mode: PolicyMode = "shadow"
     shortlist: K = 50
-    rewards: Annotated[dict[EventKind, Reward | RewardRule], Field(max_length=100)] = Field(default_factory=dict)
+    rewards: Annotated[
+        dict[EventKind, Reward | RewardRule], Field(max_length=100, json_schema_extra={"additionalProperties": False})
+    ] = Field(default_factory=dict)
     window: Window = "10m"
     aggregation: Literal["sum", "first", "last", "max", "min", "mean", "median"] = "sum"
     default_reward: Reward = 0.0

@@ -16,7 +16,7 @@ from zhiyin.core.run import log
 from zhiyin.core.validation_errors import FieldError
 from zhiyin.core.work_limits import StoppedError
 from zhiyin.service.experiments import ExperimentConflictError, TooManyExperimentsError, UnknownExperimentError
-from zhiyin.service.loaded_version import NoVersionError
+from zhiyin.service.loaded_version import NoVersionError, UnknownVersionError
 from zhiyin.service.log_format import stack_of
 from zhiyin.service.placements import TooManyPlacementsError, UnknownPlacementError
 from zhiyin.service.policy_administration import UnknownPolicyError
@@ -59,6 +59,7 @@ _STATUS: dict[type[ZhiyinError], int] = {
     UnknownItemError: 404,
     UnknownPlacementError: 404,
     UnknownExperimentError: 404,
+    UnknownVersionError: 404,
     UnknownPolicyError: 404,
     UnknownKeyError: 404,
     KeyConflictError: 409,

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from zhiyin.core.binary_search import first_not_before
-from zhiyin.core.errors import DataError
+from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.core.parallel import kernel, read_only
 from zhiyin.core.run import log
 from zhiyin.data.catalogue import Catalogue
@@ -27,6 +27,10 @@ from zhiyin.store.store import Store
 
 class NoVersionError(DataError):
     """No version can answer."""
+
+
+class UnknownVersionError(ConfigError):
+    """A version of the models that does not exist."""
 
 
 class LoadedVersion:

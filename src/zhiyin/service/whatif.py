@@ -26,6 +26,7 @@ from zhiyin.pipeline.whatif import LoggedList, WhatIfResult, evaluate_lists
 from zhiyin.pipeline.whatif_log import what_if_log
 from zhiyin.policies.off_policy import SLATE_ESTIMATORS
 from zhiyin.policies.policy import Policy
+from zhiyin.service.loaded_version import UnknownVersionError
 from zhiyin.service.placements import Placements
 from zhiyin.service.serving_state import ServingState
 from zhiyin.service.whatif_replay import NEWEST, OtherConfiguration, Snapshot, WhatIfReplay
@@ -218,7 +219,7 @@ def _only_placement(store: Store, placements: Placements) -> str:
 
 
 def _check_names(live: ServingState, placements: Placements, other: OtherConfiguration, part: LogPart) -> None:
-    """Raise UnknownPlacementError, or ConfigError for a version, where there is none, before any list is replayed.
+    """Raise UnknownPlacementError, or UnknownVersionError, where there is none, before any list is replayed.
 
     Lists of a placement that was deleted can be asked about.
     """
@@ -230,7 +231,7 @@ def _check_names(live: ServingState, placements: Placements, other: OtherConfigu
     versions = live.bundles.versions()
     if other.version is not None and other.version not in versions:
         there = ", ".join(map(str, versions)) or "none; train one: zhiyin train --budget 10m"
-        raise ConfigError(f"there is no version {other.version}", remedy=f"there are {there}")
+        raise UnknownVersionError(f"there is no version {other.version}", remedy=f"there are {there}")
 
 
 def _check_estimators(names: Sequence[str] | None) -> None:
