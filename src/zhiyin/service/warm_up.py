@@ -11,6 +11,7 @@ import polars as pl
 
 from zhiyin.core.errors import ZhiyinError
 from zhiyin.core.run import Run
+from zhiyin.pipeline.item_statistics import ItemStatistics
 from zhiyin.pipeline.list_features import ListFeatures
 from zhiyin.pipeline.list_policy import ListPolicy
 from zhiyin.pipeline.request import DIVERSITY_METHODS, Request
@@ -81,7 +82,7 @@ def _policy_requests(view: View) -> list[Request]:
     """Lists that policies choose, one of each way to learn; all modes."""
     layout = ListFeatures.of(view.answers)
     policies = [
-        ListPolicy(make_policy("LinTS"), features=layout),
+        ListPolicy(make_policy("LinTS"), features=layout, statistics=ItemStatistics()),
         ListPolicy(make_policy("LinUCB"), features=layout, mode="shadow"),
         ListPolicy(make_policy("BetaBernoulli"), mode="apprentice"),
         ListPolicy(make_policy("SquareCB")),
