@@ -8,7 +8,6 @@ python benchmarks/policy_learning.py speed --postgres postgresql://...
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import random
 import resource
@@ -25,6 +24,7 @@ import numpy as np
 from zhiyin.data.time_policy import wall_clock
 from zhiyin.pipeline.decision_batch import DecisionBatch
 from zhiyin.pipeline.decision_record import DecisionInfo, encode_decision
+from zhiyin.pipeline.list_policy import ListDecision
 from zhiyin.pipeline.policy_kinds import make_policy
 from zhiyin.pipeline.policy_learner import Learned, LearnerSettings, PolicyLearner
 from zhiyin.pipeline.reward_joiner import RewardJoiner, RewardSettings
@@ -42,25 +42,6 @@ WINDOW, GRACE = 300_000, 100_000
 LEARNER = LearnerSettings("lin_ts")
 
 
-@dataclasses.dataclass
-class Decision:
-    """What `encode_decision` records."""
-
-    keys: np.ndarray
-    slots: np.ndarray
-    chosen: np.ndarray
-    greedy: np.ndarray
-    baseline: np.ndarray
-    pmfs: np.ndarray
-    propensities: np.ndarray
-    prefix_propensities: np.ndarray
-    features: np.ndarray
-    target_propensities: np.ndarray | None = None
-    target_pmfs: np.ndarray | None = None
-    explored: bool = True
-    expected_loss: float = 0.0
-
-
 def decided(
     list_id: str, at: int, rng: np.random.Generator, items: list[str], slots: int, n_features: int, user: str | None
 ) -> Trace:
@@ -69,9 +50,10 @@ def decided(
     pmfs = rng.dirichlet(np.ones(len(shortlist)), size=slots)
     chosen = np.arange(slots, dtype=np.int16)
     propensities = pmfs[chosen, chosen]
-    decision = Decision(
-        action_keys(shortlist), chosen, chosen, chosen, chosen, pmfs, propensities, np.cumprod(propensities),
-        rng.normal(size=(slots, n_features)).astype(np.float32),
+    decision = ListDecision(
+        action_keys(shortlist), np.full(len(shortlist), -1, np.int32),
+        chosen, chosen, chosen, chosen, pmfs, propensities, np.cumprod(propensities),
+        rng.normal(size=(slots, n_features)).astype(np.float32), True, 0.0,
     )  # fmt: skip
     part, arrays = encode_decision(decision, DecisionInfo(NAME, "LinTS", "online", layout="benchmark"))
     return Trace(list_id, user, at, 1, NAME, {"items": shortlist[:slots], **part}, arrays)

@@ -14,7 +14,7 @@ from tests.cli.conftest import Command
 from zhiyin.api.experiment_settings import ExperimentSettings
 from zhiyin.pipeline.experiment_state import ExperimentState, ExperimentVersion
 from zhiyin.service.experiment_job import ExperimentEvaluator
-from zhiyin.service.experiments import change_experiment, read_experiments
+from zhiyin.service.experiment_versions import change_experiment, read_experiments
 from zhiyin.store.records import Event
 from zhiyin.store.store import Store
 from zhiyin.store.traces import Trace

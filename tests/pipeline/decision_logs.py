@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from zhiyin.pipeline.decision_record import DecisionInfo, encode_decision
+from zhiyin.pipeline.list_policy import ListDecision
 from zhiyin.policies.action_sets import action_keys
 from zhiyin.store.traces import Trace
 
@@ -24,25 +25,6 @@ class Clock:
 
     def __call__(self) -> int:
         return self.now
-
-
-@dataclasses.dataclass
-class Decision:
-    """What `encode_decision` records; fields as those of `ListDecision`."""
-
-    keys: np.ndarray
-    slots: np.ndarray
-    chosen: np.ndarray
-    greedy: np.ndarray
-    baseline: np.ndarray
-    pmfs: np.ndarray
-    propensities: np.ndarray
-    prefix_propensities: np.ndarray
-    features: np.ndarray | None
-    target_propensities: np.ndarray | None = None
-    target_pmfs: np.ndarray | None = None
-    explored: bool = False
-    expected_loss: float = 0.0
 
 
 def decided_trace(
@@ -76,10 +58,11 @@ def decided_trace(
         pmfs = np.zeros((len(shown), len(candidates)))
         pmfs[np.arange(len(shown)), chosen] = 1.0
     propensities = pmfs[np.arange(len(shown)), chosen]
-    decision = Decision(
-        action_keys(candidates), np.array(places, dtype=np.int16), chosen, chosen,
+    decision = ListDecision(
+        action_keys(candidates), np.full(len(candidates), -1, np.int32),
+        np.array(places, dtype=np.int16), chosen, chosen,
         chosen if baseline is None else np.array(baseline, dtype=np.int16), pmfs, propensities,
-        np.cumprod(propensities), features,
+        np.cumprod(propensities), features, False, 0.0,
     )  # fmt: skip
     info = DecisionInfo(placement, "LinTS", mode, 0, "", control, layout)
     part, arrays = encode_decision(decision, info)

@@ -72,6 +72,11 @@ for path in ("items/i3/similar", "users/u3/similar", "popular", "trending", "ite
 assert client.put("/v1/placements/bold", json={"explore": 1.0}).status_code == 200
 answer = client.post("/v1/recommendations", json={"user": "u3", "placement": "bold"})
 assert answer.status_code == 200, answer.text
+own = {"policy": {"kind": "lin_ts", "actions": "own", "mode": "online"}}
+assert client.put("/v1/placements/own", json=own).status_code == 200
+asked = {"policy": "own", "actions": [{"id": "a", "features": {"price": 3}}, {"id": "b"}]}
+answer = client.post("/v1/decisions", json=asked)
+assert answer.status_code == 200, answer.text
 view = live.view()
 layout = ListFeatures.of(view.answers)
 for kind in names():

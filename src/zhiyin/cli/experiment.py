@@ -31,7 +31,7 @@ def list_(config: ConfigFile = CONFIG, json: Json = False) -> None:
       zhiyin experiment list
     """
     from zhiyin.cli.output import print_json, print_table, say
-    from zhiyin.service.experiments import experiment_json
+    from zhiyin.service.experiment_versions import experiment_json
 
     with _project_and_store(config) as (project, store):
         experiments = _experiments(project, store)
@@ -110,7 +110,7 @@ def stop(
       zhiyin experiment stop ranker --arm b
     """
     from zhiyin.cli.output import say
-    from zhiyin.service.experiments import change_experiment, stopped_version
+    from zhiyin.service.experiment_versions import change_experiment, stopped_version
 
     with _project_and_store(config) as (_, store):
         number = change_experiment(store, name, stopped_version(name, arm, reason, "command", store.clock()))
@@ -159,7 +159,8 @@ def _print_results(version: ExperimentVersion, results: ExperimentResults, issue
 def _version(store: Store, name: str) -> ExperimentVersion:
     """The newest version of an experiment. Raises ConfigError where there is none, or it cannot be read."""
     from zhiyin.core.errors import ConfigError
-    from zhiyin.service.experiments import UnknownExperimentError, read_experiments
+    from zhiyin.service.experiment_checks import UnknownExperimentError
+    from zhiyin.service.experiment_versions import read_experiments
 
     versions, issues = read_experiments(store)
     if name in issues:

@@ -5,13 +5,14 @@ a version is trained from what the store then holds, and promoted.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shutil
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zhiyin.core.errors import ConfigError
-from zhiyin.core.run import Run
+from zhiyin.core.run import Run, log
 from zhiyin.policies.simulators.film_shop import FilmShop
 from zhiyin.policies.simulators.opened_film_shop import OpenedFilmShop, SimulatedClock, send_shop
 from zhiyin.policies.simulators.shop_visitors import ShopVisitors, VisitLog, VisitSettings
@@ -31,6 +32,17 @@ TIMEOUT_SECONDS = 60.0
 def small_shop(seed: int, n_users: int = 300, n_items: int = 300, before: int = 60, after: int = 30) -> FilmShop:
     """A shop of which a simulation takes seconds: `before` days of log, `after` days that are lived."""
     return FilmShop(n_users=n_users, n_items=n_items, days=before + after, seed=seed, sessions=0.15 * (before + after))
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """The log of this process tells errors alone."""
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 class FilmShopService:
@@ -61,7 +73,8 @@ class FilmShopService:
         folder.mkdir(parents=True, exist_ok=True)
         text = f"[service]\nbudget = 60000\n\n{settings}"
         (folder / "zhiyin.toml").write_text(text, encoding="utf-8")
-        tenant, keys = Tenant.open(folder / "zhiyin.toml")
+        with _without_warnings():  # a version is still to come
+            tenant, keys = Tenant.open(folder / "zhiyin.toml")
         service = cls(folder, keys["admin"])
         tenant.store.clock = SimulatedClock(opened)
         with closing(tenant):

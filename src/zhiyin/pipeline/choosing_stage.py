@@ -214,10 +214,12 @@ def _shortlists(
         included = np.isin(chooser.keys(slates.items), policy.actions)
     else:
         included = _best_rows(slates, lists[(assignment.reasons == BY_PIN) & (lists >= 0)], chooser)
-    offsets, kept = np.empty(len(slates.offsets), np.int64), np.empty(n_rows, np.int64)
+    offsets, shortlisted = np.empty(len(slates.offsets), np.int64), np.empty(n_rows, np.int64)
     baseline = np.empty(lists.shape, np.int64)
-    found = slot_choices.gather_shortlists(slates.offsets, included, lists, is_open, offsets, kept, baseline)
-    result = _Lists(offsets, kept[:found], lists, is_open, baseline, constraints)
+    n_shortlisted = slot_choices.gather_shortlists(
+        slates.offsets, included, lists, is_open, offsets, shortlisted, baseline
+    )
+    result = _Lists(offsets, shortlisted[:n_shortlisted], lists, is_open, baseline, constraints)
     if not draws_one_slot:
         return result, _NO_CHANGES
     before = np.concatenate([[0], np.cumsum(included)])
@@ -236,8 +238,8 @@ def _swaps(
     pairs = np.empty((n * SWAPPED_SLOTS * (SWAPPED_SLOTS - 1) // 2, 3), dtype=np.int64)
     starts, groups, limits, members, _ = constraints.arrays
     counts = np.zeros(constraints.n_groups, np.int64)
-    found = slot_choices.swaps(rows, is_open, starts, groups, limits, members, counts, SWAPPED_SLOTS, pairs)
-    owners, slots, later = pairs[:found].T
+    n_pairs = slot_choices.swaps(rows, is_open, starts, groups, limits, members, counts, SWAPPED_SLOTS, pairs)
+    owners, slots, later = pairs[:n_pairs].T
     sizes = np.bincount(owners * k + slots, minlength=n * k)
     chances = rate / np.bincount(owners, minlength=n)[owners]
     return _Changes(np.concatenate([[0], np.cumsum(sizes)]), baseline[owners, later], chances)
@@ -268,9 +270,9 @@ def _forced_positions(slates: Slates, lists: _Lists, forced: np.ndarray) -> np.n
     items = slates.items[lists.rows]
     result = np.full((1, k), -1, dtype=np.int64)
     for slot, item in enumerate(forced[:k].tolist()):
-        found = np.flatnonzero(items == item)
-        if len(found):
-            result[0, slot] = found[0]
+        positions = np.flatnonzero(items == item)
+        if len(positions):
+            result[0, slot] = positions[0]
     return result
 
 
@@ -499,8 +501,8 @@ class _Choosing:
         positions = np.arange(len(owners)) - self.lists.offsets[owners]
         for slot in range(k):
             self._fill(filling, only, _NO_CHANGES, self._expected, forced, 0, n, slot, slot + 1)
-            kept = slot if filling.pmfs.shape[1] == k else 0
-            allowed = filling.pmfs[owners, kept, positions] > 0
+            pmf_row = slot if filling.pmfs.shape[1] == k else 0
+            allowed = filling.pmfs[owners, pmf_row, positions] > 0
             decides = self.lists.is_open[:, slot] & (filling.status == slot_choices.DECIDED)
             decisions = np.flatnonzero(decides[self._filled])
             if not len(decisions):
@@ -509,8 +511,8 @@ class _Choosing:
             probabilities = np.asarray(policy.probabilities(part, self.seeds[self._filled[decisions]], self.run))
             if probabilities.shape != (len(rows),):
                 raise ValueError(f"{probabilities.shape} probabilities for {len(rows)} actions")
-            filling.pmfs[:, kept] = 0.0
-            filling.pmfs[owners[rows], kept, positions[rows]] = probabilities
+            filling.pmfs[:, pmf_row] = 0.0
+            filling.pmfs[owners[rows], pmf_row, positions[rows]] = probabilities
             self._fill(filling, given, _NO_CHANGES, self._expected, forced, 0, n, slot, slot + 1)
 
     def _fill(
@@ -543,11 +545,11 @@ def _action_sets(
     offsets: np.ndarray, keys: np.ndarray, features: np.ndarray | None, scores: np.ndarray | None
 ) -> ActionSets:
     """`ActionSets`, with the checks that numbers of a list may fail. Raises DataError."""
-    made = scores if features is None else np.ascontiguousarray(features, dtype=np.float64)
+    values = scores if features is None else np.ascontiguousarray(features, dtype=np.float64)
     n_dimensions = 1 if features is None else 2
-    if made is None or made.ndim != n_dimensions or len(made) != len(keys) or not np.isfinite(made).all():
+    if values is None or values.ndim != n_dimensions or len(values) != len(keys) or not np.isfinite(values).all():
         return ActionSets(offsets, keys, features, scores)
-    return ActionSets.unchecked(offsets, keys, None if features is None else made, scores)
+    return ActionSets.unchecked(offsets, keys, None if features is None else values, scores)
 
 
 def position_feature(slots: np.ndarray) -> np.ndarray:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from zhiyin.pipeline.list_policy import ListDecision
 from zhiyin.policies.action_sets import action_keys
 
 HEAD = "decision"
@@ -24,37 +25,6 @@ _TYPES: Mapping[str, Any] = {
 _FIELDS = {"prefix": "prefix_propensities", "target": "target_propensities"}
 # What a trace without room for all of it goes without.
 _LARGE = ("decision_pmfs", "decision_target_pmfs", "decision_keys")
-
-
-class Decision(Protocol):
-    """The part of a decision that is recorded; see `list_policy.ListDecision` for the shapes."""
-
-    @property
-    def keys(self) -> np.ndarray: ...
-    @property
-    def slots(self) -> np.ndarray: ...
-    @property
-    def chosen(self) -> np.ndarray: ...
-    @property
-    def greedy(self) -> np.ndarray: ...
-    @property
-    def baseline(self) -> np.ndarray: ...
-    @property
-    def pmfs(self) -> np.ndarray: ...
-    @property
-    def propensities(self) -> np.ndarray: ...
-    @property
-    def prefix_propensities(self) -> np.ndarray: ...
-    @property
-    def target_propensities(self) -> np.ndarray | None: ...
-    @property
-    def target_pmfs(self) -> np.ndarray | None: ...
-    @property
-    def features(self) -> np.ndarray | None: ...
-    @property
-    def explored(self) -> bool: ...
-    @property
-    def expected_loss(self) -> float: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +105,7 @@ class DecisionRecord:
         return action_keys(self.items)
 
 
-def encode_decision(decision: Decision, info: DecisionInfo) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def encode_decision(decision: ListDecision, info: DecisionInfo) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """What a trace holds of a decision: the part of its head under `HEAD`, and its arrays."""
     part: dict[str, Any] = {
         "policy": info.policy, "kind": info.kind, "mode": info.mode, "snapshot": int(info.snapshot),

@@ -77,9 +77,9 @@ class ExperimentLog:
         if not wanted or settings.unit != "user":
             return pl.DataFrame(schema={"unit": pl.String})
         counts = event_counts(self.store, began - microseconds(settings.covariate), began)
-        worth = [_worth(metric, pl.col("count"), pl.col("value")).sum().alias(metric_column(name))
+        values = [_event_value(metric, pl.col("count"), pl.col("value")).sum().alias(metric_column(name))
                  for name, metric in wanted.items()]  # fmt: skip
-        return counts.group_by(pl.col("user").alias("unit")).agg(worth)
+        return counts.group_by(pl.col("user").alias("unit")).agg(values)
 
 
 def unit_sums(
@@ -112,8 +112,10 @@ def unit_sums(
     events = events.join(lists.select("list_id", "time", owner="user"), on="list_id")
     events = events.filter(pl.col("received") <= pl.col("time") + window, is_own_event("owner", "user"))
     one, value = pl.lit(1.0), pl.col("value").fill_null(0.0)
-    worth = [_worth(metric, one, value).sum().alias(metric_column(key)) for key, metric in settings.metrics.items()]
-    lists = lists.join(events.group_by("list_id").agg(worth), on="list_id", how="left")
+    values = [
+        _event_value(metric, one, value).sum().alias(metric_column(key)) for key, metric in settings.metrics.items()
+    ]
+    lists = lists.join(events.group_by("list_id").agg(values), on="list_id", how="left")
     if settings.kind == "interleaving":
         lists = lists.join(_wins(lists, events, settings), on="list_id", how="left")
     else:
@@ -135,11 +137,11 @@ def _wins(lists: pl.DataFrame, events: pl.DataFrame, settings: ExperimentSetting
     team = lists.select("list_id", pl.col("items").alias("item"), pl.col("teams").str.json_decode(pl.List(pl.Int64)))
     team = team.explode("item", "teams").filter(pl.col("teams") >= 0)
     credited = events.join(team, on=["list_id", "item"])
-    worth = _worth(metric, pl.lit(1.0), pl.col("value").fill_null(0.0)) * (2 * pl.col("teams") - 1)
-    return credited.group_by("list_id").agg(worth.sum().alias("won"))
+    value = _event_value(metric, pl.lit(1.0), pl.col("value").fill_null(0.0)) * (2 * pl.col("teams") - 1)
+    return credited.group_by("list_id").agg(value.sum().alias("won"))
 
 
-def _worth(metric: MetricSettings, count: pl.Expr, value: pl.Expr) -> pl.Expr:
+def _event_value(metric: MetricSettings, count: pl.Expr, value: pl.Expr) -> pl.Expr:
     """What events are worth to a metric.
 
     Parameters

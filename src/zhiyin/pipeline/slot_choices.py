@@ -1,4 +1,4 @@
-"""Kernels that fill the slots of lists by a policy, with every rule kept.
+"""Kernels that fill the slots of lists by a policy, with every rule pmf_row.
 
 A list is always whole and keeps the rules: it begins as the one without a policy. To give an item a slot is an exchange
 that keeps them: the item changes places with the one that has the slot, or it comes in, and the item that leaves is
@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from zhiyin.core.parallel import kernel
+from zhiyin.policies.exploration_limits import bar_losses, is_distribution, limit_exploration, slot_share
 from zhiyin.policies.probabilities import draw_one, slot_seed
 from zhiyin.policies.slot_probabilities import fill_slot_probabilities
 
@@ -18,8 +19,6 @@ from zhiyin.policies.slot_probabilities import fill_slot_probabilities
 ONE_CHANGE, GIVEN, ALLOWED_ONLY = 10, 11, 12
 # What became of a list.
 DECIDED, INVALID = 0, 1
-# How far the probabilities of a slot may be from summing to 1.
-TOLERANCE = 1e-9
 
 
 @kernel
@@ -143,34 +142,6 @@ def _put(row, slot, rows_of_list, starts, groups, limits, members, n_members, co
 
 
 @kernel
-def _limit_exploration(probabilities, first, last, greedy, bound):
-    """Mix with the greedy action so that all others together have at most `bound`."""
-    others = 0.0
-    for at in range(first, last):
-        if at != greedy:
-            others += probabilities[at]
-    if others <= bound:
-        return
-    left = 0.0
-    for at in range(first, last):
-        if at != greedy:
-            probabilities[at] *= bound / others
-            left += probabilities[at]
-    probabilities[greedy] = 1.0 - left
-
-
-@kernel
-def _is_distribution(probabilities, first, last, barred):
-    total = 0.0
-    for at in range(first, last):
-        p = probabilities[at]
-        if not (p >= 0.0) or (barred[at] and p != 0.0):
-            return False
-        total += p
-    return abs(total - 1.0) <= TOLERANCE
-
-
-@kernel
 def fill_lists(
     start, stop, first_slot, last_slot, offsets, rows, lists, is_open, starts, groups, limits, members, min_shares,
     counts, rule, values, parameters, floor, change_starts, change_positions, change_values, share, slot_bounds,
@@ -226,12 +197,12 @@ def fill_lists(
             for slot in range(length):
                 for entry in range(starts[cap, lists[r, slot]], starts[cap, lists[r, slot] + 1]):
                     before[groups[entry]] = counts[groups[entry]]
-        slot_bound = 1.0 if n_open == 0 or by_current else 1.0 - (1.0 - share) ** (1.0 / n_open)
+        slot_bound = 1.0 if n_open == 0 or by_current else slot_share(share, n_open)
         spent, changed = 0.0, False
         for slot in range(first_slot, min(last_slot, length)):
             if not is_open[r, slot]:
                 continue
-            kept = slot if pmfs.shape[1] == k else 0
+            pmf_row = slot if pmfs.shape[1] == k else 0
             current = -1
             for at in range(m):
                 if place[at] == slot:
@@ -261,7 +232,7 @@ def fill_lists(
             low, high = first - base, last - base
             if rule == ALLOWED_ONLY:
                 for at in range(m):
-                    pmfs[r, kept, at] = 0.0 if barred[low + at] else 1.0
+                    pmfs[r, pmf_row, at] = 0.0 if barred[low + at] else 1.0
                 continue
             if rule == ONE_CHANGE:
                 total, unspent = 0.0, 1.0 - spent
@@ -273,10 +244,10 @@ def fill_lists(
                 probabilities[low + current] = max(0.0, 1.0 - total)
             elif rule == GIVEN:
                 for at in range(m):
-                    probabilities[low + at] = pmfs[r, kept, at]
+                    probabilities[low + at] = pmfs[r, pmf_row, at]
             else:
                 fill_slot_probabilities(rule, values, parameters, floor, low, high, barred, best_rows, probabilities)
-            if not _is_distribution(probabilities, low, high, barred):
+            if not is_distribution(probabilities, low, high, barred):
                 status[r] = INVALID
                 break
             best = current
@@ -290,16 +261,12 @@ def fill_lists(
                     best = at
             greedy[r, slot] = best
             if len(expected) and most_loss < np.inf:
-                left = most_loss - losses[r]
-                for at in range(m):
-                    if at != best and expected[first + best] - expected[first + at] > left:
-                        probabilities[low + best] += probabilities[low + at]
-                        probabilities[low + at] = 0.0
+                bar_losses(probabilities, low, expected, first, m, best, most_loss - losses[r])
             bound = min(slot_bound, slot_bounds[slot])
             if bound < 1.0:
-                _limit_exploration(probabilities, low, high, low + (current if by_current else best), bound)
+                limit_exploration(probabilities, low, high, low + (current if by_current else best), bound)
             for at in range(m):
-                pmfs[r, kept, at] = probabilities[low + at]
+                pmfs[r, pmf_row, at] = probabilities[low + at]
             if draws:
                 take = draw_one(probabilities, low, high, slot_seed(seeds[r], np.uint64(slot))) - low
             else:
@@ -339,17 +306,17 @@ def fill_lists(
 @kernel
 def first_rows(offsets, available, limit, out):
     """Set `out` to the first rows, at most `limit` of each request, that are available; how many."""
-    found = 0
+    n_rows = 0
     for r in range(len(offsets) - 1):
         n = 0
         for row in range(offsets[r], offsets[r + 1]):
             if n == limit:
                 break
             if available[row]:
-                out[found] = row
-                found += 1
+                out[n_rows] = row
+                n_rows += 1
                 n += 1
-    return found
+    return n_rows
 
 
 @kernel
@@ -402,14 +369,14 @@ def gather_shortlists(offsets, included, lists, is_open, out_offsets, out_rows, 
 
 @kernel
 def swaps(lists, is_open, starts, groups, limits, members, counts, top, out):
-    """Pairs of the first `top` slots of lists that may change places with every rule kept; how many.
+    """Pairs of the first `top` slots of lists that may change places with every rule pmf_row; how many.
 
     out: int64[most, 3], filled with the list, the slot and the later slot of each, in this order.
     """
     n, k = lists.shape
     before = np.zeros(len(counts), np.int64)
     no_shares = np.zeros(0, np.int64)
-    found = 0
+    n_pairs = 0
     for r in range(n):
         length = 0
         for slot in range(k):
@@ -429,8 +396,8 @@ def swaps(lists, is_open, starts, groups, limits, members, counts, top, out):
                     slot, lists[r, later], later, lists[r, slot], False, False, lists[r], starts, groups, limits,
                     members, no_shares, no_shares, counts, before,
                 ):  # fmt: skip
-                    out[found, 0], out[found, 1], out[found, 2] = r, slot, later
-                    found += 1
+                    out[n_pairs, 0], out[n_pairs, 1], out[n_pairs, 2] = r, slot, later
+                    n_pairs += 1
         for slot in range(length):
             _count(lists[r, slot], slot, -1, starts, groups, limits, counts)
-    return found
+    return n_pairs

@@ -9,11 +9,10 @@ import numpy as np
 from zhiyin.core.errors import DataError
 from zhiyin.pipeline.list_policy import ExplorationLimits, ListDecision, ListPolicy
 from zhiyin.policies.action_sets import ActionSets, decision_seeds
+from zhiyin.policies.exploration_limits import bar_losses, is_distribution, limit_exploration, slot_share
 from zhiyin.policies.policy import Policy
 from zhiyin.policies.probabilities import draw_one, slot_seed
 
-# How far the probabilities of a slot may be from summing to 1.
-_TOLERANCE = 1e-9
 SlotFeatures = Callable[[int], np.ndarray]
 
 
@@ -66,8 +65,7 @@ def slot_bound(limits: ExplorationLimits, n_slots: int) -> np.ndarray:
 
     So no decision differs from the greedy one with a higher probability than `limits.share`.
     """
-    of_share = 1.0 - (1.0 - limits.share) ** (1.0 / max(1, n_slots))
-    return np.minimum(limits.slot_bounds(n_slots), of_share)
+    return np.minimum(limits.slot_bounds(n_slots), slot_share(limits.share, max(1, n_slots)))
 
 
 class _InvalidProbabilitiesError(Exception):
@@ -88,7 +86,7 @@ def _decide(
     n_slots, m = allowed.shape
     free = np.ones(m, dtype=bool)
     bounds, seed = slot_bound(listed.limits, n_slots), decision_seeds([event_id], listed.name)[0]
-    randomisation = 1.0 - (1.0 - listed.randomisation) ** (1.0 / n_slots)
+    randomisation = slot_share(listed.randomisation, n_slots)
     slots, chosen, greedy, pmfs, targets, rows = [], [], [], [], [], []
     loss, explored = 0.0, False
     for slot in range(n_slots):
@@ -102,10 +100,8 @@ def _decide(
         of_slot = np.uint64(slot_seed(seed, np.uint64(slot)))
         pmf, best, expected = _probabilities(policy, keys, phi, left, of_slot)
         if expected is not None:
-            costly = left & (expected[best] - expected > max(0.0, listed.limits.loss - loss))
-            pmf[best] += pmf[costly].sum()
-            pmf[costly] = 0.0
-        mix_with_greedy(pmf, best, bounds[slot])
+            bar_losses(pmf, 0, expected, 0, m, best, max(0.0, listed.limits.loss - loss))
+        limit_exploration(pmf, 0, m, best, bounds[slot])
         of_policy = pmf
         if mode != "online":
             pmf = _randomised(left, own, randomisation if mode == "apprentice" else 0.0)
@@ -141,7 +137,7 @@ def _probabilities(
     sets = ActionSets.single(keys[rows], features[rows])
     pmf = np.zeros(len(keys))
     pmf[rows] = policy.probabilities(sets, np.array([seed], dtype=np.uint64))
-    if not (np.isfinite(pmf).all() and (pmf >= 0).all() and abs(pmf.sum() - 1.0) <= _TOLERANCE):
+    if not is_distribution(pmf, 0, len(pmf), ~left):
         raise _InvalidProbabilitiesError
     believed = policy.expected_rewards(sets)
     if believed is None:
@@ -149,17 +145,6 @@ def _probabilities(
     expected = np.full(len(keys), -np.inf)
     expected[rows] = believed
     return pmf, int(np.argmax(expected)), expected
-
-
-def mix_with_greedy(pmf: np.ndarray, greedy: int, bound: float) -> None:
-    """Mix float64[m] probabilities with the greedy action so that all others together have at most `bound`."""
-    others = pmf.sum() - pmf[greedy]
-    if others <= bound:
-        return
-    kept = pmf * (bound / others)
-    kept[greedy] = 0.0
-    kept[greedy] = max(0.0, 1.0 - kept.sum())
-    pmf[:] = kept
 
 
 def _randomised(left: np.ndarray, own: int, randomisation: float) -> np.ndarray:

@@ -379,9 +379,10 @@ def slot_support(slates: LoggedSlates) -> tuple[SlotSupport, ...]:
         # Draws too rare to be among the lists count: their weights are known from the pmfs.
         variances, logged = np.add.accumulate(slates.weight_variances.sum(axis=0)), np.maximum(1 - unlogged, 0)
         errors = np.maximum(errors, np.sqrt(variances) / n)
-        worth = n * logged**2
+        expected_size = n * logged**2
         effective = np.minimum(
-            effective, n * np.divide(worth, worth + variances, out=np.zeros(len(worth)), where=worth > 0)
+            effective,
+            n * np.divide(expected_size, expected_size + variances, out=np.zeros_like(means), where=expected_size > 0),
         )
     return tuple(
         SlotSupport(

@@ -78,11 +78,11 @@ class ActionSets:
         cls, offsets: np.ndarray, actions: np.ndarray, features: np.ndarray | None, scores: np.ndarray | None
     ) -> ActionSets:
         """Of arrays that are contiguous, of the right types and shapes, and finite: nothing is looked at."""
-        made = object.__new__(cls)
+        sets = object.__new__(cls)
         for name, value in (("offsets", offsets), ("actions", actions), ("features", features), ("scores", scores)):
-            object.__setattr__(made, name, value)
-        object.__setattr__(made, "excluded", None)
-        return made
+            object.__setattr__(sets, name, value)
+        object.__setattr__(sets, "excluded", None)
+        return sets
 
     @property
     def n_decisions(self) -> int:

@@ -75,29 +75,29 @@ class DecisionService:
         keys, context = action_keys(actions.ids), named_numbers(ask.context)
         named_slots = [(slot.id, slot.features) for slot in slots] if ask.slots else []
         if choice.policy is None or choice.policy.policy is None:
-            made = without_policy(keys, baseline, "")
+            decision = without_policy(keys, baseline, "")
         else:
             features = ActionFeatures(actions.ids, actions.features, context, named_slots)
-            made = decide_slots(choice.policy, keys, allowed, baseline, features.of_slot, event_id)
-        policies.count(choice, setting, made, owner)
-        info = choice.decided(made.reason)
-        self.lists.on_decision(LoggedDecision(made, info))
+            decision = decide_slots(choice.policy, keys, allowed, baseline, features.of_slot, event_id)
+        policies.count(choice, setting, decision, owner)
+        info = choice.decided(decision.reason)
+        self.lists.on_decision(LoggedDecision(decision, info))
         head, arrays = request_head(actions.ids, actions.features, context, slots, ask), dict[str, np.ndarray]()
-        chosen = [actions.ids[place] for place in made.chosen.tolist()]
+        chosen = [actions.ids[place] for place in decision.chosen.tolist()]
         head |= {
             "origin": ORIGIN, "place_version": version, "seq": actions.seq, "house": actions.digest,
             "now": self.store.clock(), "items": chosen, "method": info.kind, "sources": [],
             "anonymous": ask.user is None,
             EVENT: {
-                "slots": [slots[slot].id for slot in made.slots.tolist()], "places": made.slots.tolist(),
+                "slots": [slots[slot].id for slot in decision.slots.tolist()], "places": decision.slots.tolist(),
                 "deferred": ask.defer, "digest": digest_of(ask),
             },
         }  # fmt: skip
-        dense = dataclasses.replace(made, slots=np.arange(len(made), dtype=np.int16))
+        dense = dataclasses.replace(decision, slots=np.arange(len(decision), dtype=np.int16))
         decision_head, decision_arrays = encode_decision(dense, info)
         arrays |= decision_arrays | {
             "scores": np.zeros(len(chosen), np.float32), "ranks": np.zeros((0, 0), np.int16),
-            "propensities": made.propensities,
+            "propensities": decision.propensities,
         }  # fmt: skip
         head |= decision_head
         current = CURRENT.get()

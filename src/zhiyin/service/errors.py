@@ -15,7 +15,7 @@ from zhiyin.core.errors import UnknownItemError, ZhiyinError
 from zhiyin.core.run import log
 from zhiyin.core.validation_errors import FieldError
 from zhiyin.core.work_limits import StoppedError
-from zhiyin.service.experiments import ExperimentConflictError, TooManyExperimentsError, UnknownExperimentError
+from zhiyin.service.experiment_checks import ExperimentConflictError, TooManyExperimentsError, UnknownExperimentError
 from zhiyin.service.loaded_version import NoVersionError, UnknownVersionError
 from zhiyin.service.log_format import stack_of
 from zhiyin.service.placements import TooManyPlacementsError, UnknownPlacementError

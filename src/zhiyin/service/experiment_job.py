@@ -23,7 +23,7 @@ from zhiyin.pipeline.experiment_results import (
     next_look,
 )
 from zhiyin.pipeline.experiment_state import ExperimentVersion
-from zhiyin.service.experiments import change_experiment, read_experiments, stopped_version
+from zhiyin.service.experiment_versions import change_experiment, read_experiments, stopped_version
 from zhiyin.store.store import Store
 
 RUN_EVERY_SECONDS = 10.0

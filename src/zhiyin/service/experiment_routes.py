@@ -8,7 +8,7 @@ from zhiyin.api import endpoints
 from zhiyin.api.experiment_settings import ExperimentSettings, StopRequest
 from zhiyin.service.authentication import Access
 from zhiyin.service.endpoint_dispatch import handles
-from zhiyin.service.experiments import experiment_json
+from zhiyin.service.experiment_versions import experiment_json
 
 
 @handles(endpoints.LIST_EXPERIMENTS)

@@ -6,46 +6,48 @@ draws the weights again writes a version too. The assignment is a hash of the un
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from zhiyin.api.experiment_settings import ExperimentSettings
-from zhiyin.api.requests import PlacementSettings, PolicySettings, RecommendRequest
+from zhiyin.api.requests import RecommendRequest
 from zhiyin.core.errors import ConfigError, ZhiyinError
 from zhiyin.core.limits import MAX_ID_CHARS
 from zhiyin.core.run import log
 from zhiyin.core.text_validation import text
 from zhiyin.core.validation_errors import first_field_error
-from zhiyin.data.project_config import parse_usable, read_text
-from zhiyin.pipeline.experiment_state import ExperimentState, ExperimentVersion, Stop, begins_anew
+from zhiyin.data.project_config import read_text
+from zhiyin.pipeline.experiment_state import ExperimentState, ExperimentVersion, begins_anew
 from zhiyin.policies.experiments.assignment import Experiment, check_layers
+from zhiyin.service.experiment_checks import (
+    ExperimentConflictError,
+    TooManyExperimentsError,
+    UnknownExperimentError,
+    changed_fields,
+    check_settings_agree,
+    with_policy_settings,
+)
+from zhiyin.service.experiment_versions import (
+    TABLE,
+    change_experiment,
+    experiment_tables,
+    read_experiments,
+    stopped_version,
+    used_versions,
+    version_json,
+)
 from zhiyin.service.health_issues import HealthIssue
 from zhiyin.service.placements import DEFAULT, Placements, UnknownPlacementError
 from zhiyin.service.settings_file_issues import rejected_table
 from zhiyin.store.store import Store
 
-TABLE, MAX_EXPERIMENTS = "experiments", 200
-# Settings of a placement's policy that an arm may have otherwise: those that change nothing of what it learns.
-ARM_POLICY_SETTINGS = ("mode", "shortlist", "exploration", "randomisation", "margin", "control")
-
-
-class UnknownExperimentError(ConfigError):
-    """An experiment that does not exist."""
-
-
-class TooManyExperimentsError(ConfigError):
-    """There are `MAX_EXPERIMENTS` experiments already."""
-
-
-class ExperimentConflictError(ConfigError):
-    """Settings of an experiment that contradict each other, or another experiment."""
+MAX_EXPERIMENTS = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,11 +195,11 @@ class Experiments:
         rows = self.store.versions(TABLE, name)
         if not rows:
             self.get(name)
-        return [_version_json(number, columns, when) for number, columns, when in rows]
+        return [version_json(number, columns, when) for number, columns, when in rows]
 
     def used_versions(self) -> list[int]:
         """Versions of the models that arms of running experiments name."""
-        return _used_versions(one.version for group in self._running.values() for one in group)
+        return used_versions(one.version for group in self._running.values() for one in group)
 
     def check_placement_unused(self, placement: str) -> None:
         """Raises ExperimentConflictError where a running experiment makes lists by a placement, or is of it."""
@@ -322,7 +324,7 @@ class Experiments:
             raise ConfigError(
                 f"experiment {name!r}: {first}", column=first.field or None, remedy=first.remedy or None
             ) from None
-        _check_settings(name, parsed)
+        check_settings_agree(name, parsed)
         self._check_arms(name, parsed, placements)
         if parsed.enabled:
             others = [one for one in self._all.values() if one.is_running and one.name != name]
@@ -394,7 +396,7 @@ class Experiments:
         for one, two in itertools.product(others, [new]):
             if one.settings.placement != two.settings.placement or one.settings.layer == two.settings.layer:
                 continue
-            both = _changed_fields(one.settings) & _changed_fields(two.settings)
+            both = changed_fields(one.settings) & changed_fields(two.settings)
             if both:
                 raise ExperimentConflictError(
                     f"experiments {one.name!r} and {two.name!r} both change the {min(both)} of lists of placement "
@@ -439,178 +441,3 @@ class Experiments:
             if self._rejected.get(name) != entry:
                 log.warning("experiments: %s is not taken up: %s; %s", entry.what, entry.reason, entry.remedy)
         self._rejected = rejected
-
-
-def with_policy_settings(setting: PlacementSettings, policy: Mapping[str, Any] | None) -> PlacementSettings:
-    """Settings of a placement with other settings of its policy, as an arm has them; None: as they are.
-
-    Raises ConfigError where the placement has no policy, or the settings are none of it.
-    """
-    if policy is None:
-        return setting
-    if setting.policy is None:
-        raise ConfigError("the placement has no policy", remedy="give the placement a policy, or the arm a placement")
-    learned = [name for name in policy if name in PolicySettings.model_fields and name not in ARM_POLICY_SETTINGS]
-    if learned:
-        raise ConfigError(f"{learned[0]}: what the policy learns is shared by all arms",
-                          remedy=f"{', '.join(ARM_POLICY_SETTINGS)}; or give the arm a placement")  # fmt: skip
-    try:
-        merged = PolicySettings.model_validate(setting.policy.model_dump(exclude_unset=True) | dict(policy))
-    except ValidationError as error:
-        first = first_field_error(error, PolicySettings)
-        raise ConfigError(str(first), column=first.field or None, remedy=first.remedy or None) from None
-    return setting.model_copy(update={"policy": merged})
-
-
-def read_experiments(store: Store) -> tuple[dict[str, ExperimentVersion], dict[str, HealthIssue]]:
-    """The newest version of each experiment of a store, and the issues of those that cannot be read; by name."""
-    rows, _ = store.changes_since(TABLE)
-    newest, unreadable = {}, {}
-    for name, columns in rows.items():
-        stored = None if columns is None else store.get(TABLE, name)
-        if stored is None:
-            continue
-        try:
-            newest[name] = ExperimentVersion.of_columns(name, *stored)
-        except (ValidationError, KeyError, TypeError, ValueError):
-            what, reason = f"experiment {name!r}", "its newest version cannot be read"
-            unreadable[name] = HealthIssue(what, reason, f"PUT /v1/experiments/{name}")
-    return newest, unreadable
-
-
-def versions_of_experiments(store: str) -> list[int]:
-    """Versions of the models that arms of running experiments name; of a store by its address."""
-    with contextlib.closing(Store(store)) as opened:
-        newest, _ = read_experiments(opened)
-    return _used_versions(version for version in newest.values() if version.is_running)
-
-
-def _used_versions(experiments: Iterable[ExperimentVersion]) -> list[int]:
-    arms = (arm for one in experiments for name, arm in one.settings.arms.items() if name not in one.state.stopped)
-    return sorted({arm.version for arm in arms if arm.version is not None})
-
-
-def experiment_tables(file: Path) -> tuple[dict[str, dict[str, Any]], dict[str, HealthIssue]]:
-    """The tables `[experiments.NAME]` of a settings file by name, and the issues of what is no table."""
-    try:
-        config, errors = parse_usable(read_text(file), file)
-    except ConfigError as error:
-        what = f"[experiments] of {file.name}"
-        reason = f"{error.message}: experiments stay as they are"
-        return {}, {what: HealthIssue(what, reason, error.remedy or "mend it")}
-    rejected: dict[str, HealthIssue] = {}
-    for place, place_error in errors.items():
-        if place[0] == TABLE:
-            what = f"[{'.'.join(place)}]"
-            rejected[what] = HealthIssue(what, "it is no table", f"{file.name}: {place_error.remedy}")
-    return config.experiments, rejected
-
-
-def change_experiment(
-    store: Store, name: str, next_version: Callable[[ExperimentVersion | None], ExperimentVersion | None]
-) -> int:
-    """Write what `next_version` makes of an experiment's newest version, in a transaction without other writers.
-
-    Returns the number of the newest version.
-    """
-
-    def combine(key: str, old: dict[str, Any] | None, new: Mapping[str, Any]) -> Mapping[str, Any]:
-        version = next_version(None if old is None else ExperimentVersion.of_columns(key, old, 0))
-        return (old or {}) if version is None else version.to_columns()
-
-    return store.change(TABLE, {name: {}}, combine)[name]
-
-
-def stopped_version(
-    name: str, arm: str | None, reason: str, by: str, now: int
-) -> Callable[[ExperimentVersion | None], ExperimentVersion | None]:
-    """A change that stops an arm, or the experiment where none is named; one that is stopped already stays as it is.
-
-    It raises UnknownExperimentError, and ConfigError for an arm that there is not, or the control.
-    """
-
-    def next_version(before: ExperimentVersion | None) -> ExperimentVersion | None:
-        if before is None:
-            raise UnknownExperimentError(f"there is no experiment {name!r}", remedy="zhiyin experiment list")
-        state, settings = before.state, before.settings
-        stop = Stop(now, reason)
-        if arm is None:
-            if state.ended is not None:
-                return None
-            return dataclasses.replace(before, state=dataclasses.replace(state, ended=stop), by=by, reason=reason)
-        others = [one for one in settings.arms if one != settings.control]
-        if arm not in others or settings.kind == "interleaving":
-            raise UnknownExperimentError(f"experiment {name!r} has no arm {arm!r} that can be stopped", column="arm",
-                                         remedy=f"one of {', '.join(others)}; without arm, all of it")  # fmt: skip
-        if arm in state.stopped:
-            return None
-        stopped = {**state.stopped, arm: stop}
-        return dataclasses.replace(before, state=dataclasses.replace(state, stopped=stopped), by=by, reason=reason)
-
-    return next_version
-
-
-def experiment_json(version: ExperimentVersion, issue: str = "") -> dict[str, Any]:
-    """An experiment as the service tells it. issue: why it takes no part, though it runs; "" where it does."""
-    return {
-        "name": version.name,
-        "version": version.number,
-        "settings": version.settings.model_dump(exclude_defaults=True, mode="json"),
-        "state": dataclasses.asdict(version.state),
-        "running": version.is_running and not issue,
-        "issue": issue,
-        "by": version.by,
-        "reason": version.reason,
-    }
-
-
-def _version_json(number: int, columns: Mapping[str, Any] | None, when: int) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "version": number, "time": when, "by": None, "reason": None, "settings": None, "state": None,
-    }  # fmt: skip
-    if columns is None:
-        return row
-    try:
-        version = ExperimentVersion.of_columns("", columns, number)
-    except (ValidationError, KeyError, TypeError, ValueError):
-        return row | {"reason": "it cannot be read"}
-    full = experiment_json(version)
-    return row | {name: full[name] for name in ("by", "reason", "settings", "state")}
-
-
-def _check_settings(name: str, settings: ExperimentSettings) -> None:
-    """Raises ExperimentConflictError for settings that contradict each other."""
-    metrics, arms = settings.metrics, settings.arms
-    wrong: list[tuple[str, str, str]] = [
-        (f"guardrails.{n}.metric", f"there is no metric {rail.metric!r}", f"one of {', '.join(metrics)}")
-        for n, rail in enumerate(settings.guardrails)
-        if rail.metric not in metrics
-    ]
-    wrong += [
-        (f"metrics.{metric_name}.cuped", "cuped is for metrics per unit, of users",
-         'per = "unit" and unit = "user", or leave cuped out')
-        for metric_name, metric in metrics.items()
-        if metric.cuped and "metrics" in settings.model_fields_set and (metric.per != "unit" or settings.unit != "user")
-    ]  # fmt: skip
-    if settings.allocation == "thompson" and settings.looks:
-        wrong.append(("looks", "weights that are drawn again go without planned looks", "leave looks out"))
-    if settings.kind == "interleaving":
-        placements = {arm.placement or settings.placement for arm in arms.values()}
-        if len(arms) != 2 or len(placements) != 2:
-            wrong.append(("arms", "an interleaving compares two placements", "two arms, each with another placement"))
-        if any(arm.version is not None or arm.policy is not None for arm in arms.values()):
-            wrong.append(("arms", "the arms of an interleaving are placements", "leave version and policy out"))
-        if settings.guardrails or settings.looks or settings.allocation != "fixed":
-            remedy = "leave guardrails, looks and allocation out"
-            wrong.append(("kind", "an interleaving has no arms that could be stopped or weighed", remedy))
-    for column, message, remedy in wrong:
-        raise ExperimentConflictError(f"experiment {name!r}: {column}: {message}", column=column, remedy=remedy)
-
-
-def _changed_fields(settings: ExperimentSettings) -> set[str]:
-    """What the arms say otherwise than the placement."""
-    if settings.kind == "interleaving":
-        return {"placement", "version", "policy"}
-    fields = ("placement", "version", "policy")
-    changed = {name for arm in settings.arms.values() for name in fields if getattr(arm, name) is not None}
-    return changed | ({"policy"} if "placement" in changed else set())

@@ -17,7 +17,7 @@ from zhiyin.pipeline.logged_policy import LoggedPolicy
 from zhiyin.pipeline.request import Answer
 from zhiyin.ranking.live_index import IndexState
 from zhiyin.service.decision_trace import ORIGIN, redecided
-from zhiyin.service.experiments import with_policy_settings
+from zhiyin.service.experiment_checks import with_policy_settings
 from zhiyin.service.feature_index_updater import index_at
 from zhiyin.service.feature_log import EVENTS_DELETED
 from zhiyin.service.interleaved_lists import interleave, without_exploration

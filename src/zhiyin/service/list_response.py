@@ -45,7 +45,7 @@ def list_json(result: ListResult, ask: RecommendRequest | Any, begun: float) -> 
         info = result.decision.info
         body["decision"] = {
             "policy": info.policy, "mode": info.mode, "snapshot": info.snapshot,
-            "explored": bool(result.decision.made.explored), "reason": info.reason,
+            "explored": bool(result.decision.decision.explored), "reason": info.reason,
         }  # fmt: skip
     if ask.explain or result.request.closed:
         body["removed"] = [{"item": str(row["item"]), "rule": row["rule"]} for row in answer.removed]

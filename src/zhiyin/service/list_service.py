@@ -13,12 +13,14 @@ import numpy as np
 
 from zhiyin.api.requests import PlacementSettings, RecommendRequest
 from zhiyin.core.uid import fresh_id
-from zhiyin.pipeline.decision_record import Decision, DecisionInfo, encode_decision
+from zhiyin.pipeline.decision_record import DecisionInfo, encode_decision
 from zhiyin.pipeline.exposure import deficits
+from zhiyin.pipeline.list_policy import ListDecision
 from zhiyin.pipeline.request import Answer, Request
 from zhiyin.pipeline.rules import Exposure
 from zhiyin.ranking.live_index import IndexState
-from zhiyin.service.experiments import Experiments, ListPlan, with_policy_settings
+from zhiyin.service.experiment_checks import with_policy_settings
+from zhiyin.service.experiments import Experiments, ListPlan
 from zhiyin.service.extra_versions import ExtraVersions
 from zhiyin.service.feature_log import FeatureLog, write_features
 from zhiyin.service.interleaved_lists import Interleaving, interleave, without_exploration
@@ -45,7 +47,7 @@ _SUMS_PER_TARGET = 3
 class LoggedDecision:
     """The decision that a list is, and by what it was made."""
 
-    made: Decision
+    decision: ListDecision
     info: DecisionInfo
 
 
@@ -248,7 +250,7 @@ class ListService:
         if result.request.explore > 0 or result.request.policy is not None:
             arrays["propensities"] = answer.propensities
         if result.decision is not None:
-            decision_head, decision_arrays = encode_decision(result.decision.made, result.decision.info)
+            decision_head, decision_arrays = encode_decision(result.decision.decision, result.decision.info)
             head, arrays = head | decision_head, arrays | decision_arrays
         if history is not None:
             head["code"] = history.code

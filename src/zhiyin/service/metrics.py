@@ -195,7 +195,7 @@ class ShopMetrics:
 
     def on_decision(self, decision: LoggedDecision) -> None:
         """Count a decision of a policy."""
-        made, info, child, label = decision.made, decision.info, self.all.child, self._label
+        made, info, child, label = decision.decision, decision.info, self.all.child, self._label
         child(self.all.policy_lists, info.policy, info.mode, info.reason, *label).inc()
         if made.explored:
             child(self.all.policy_explored, info.policy, *label).inc()

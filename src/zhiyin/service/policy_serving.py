@@ -21,10 +21,10 @@ from zhiyin.api.requests import ExplorationSettings, PolicySettings
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import log
 from zhiyin.pipeline.answers import Answers
-from zhiyin.pipeline.decision_record import Decision, DecisionInfo
+from zhiyin.pipeline.decision_record import DecisionInfo
 from zhiyin.pipeline.item_statistics import ItemStatistics
 from zhiyin.pipeline.list_features import ListFeatures
-from zhiyin.pipeline.list_policy import ExplorationLimits, ListPolicy
+from zhiyin.pipeline.list_policy import ExplorationLimits, ListDecision, ListPolicy
 from zhiyin.pipeline.policy_kinds import make_policy, policy_class_name
 from zhiyin.pipeline.policy_snapshot import for_version, restored_policy
 from zhiyin.policies.action_sets import action_keys, decision_seeds
@@ -373,7 +373,7 @@ class PolicyServing:
         limits = dataclasses.replace(limits, loss=left)
         return dataclasses.replace(choice, policy=dataclasses.replace(choice.policy, limits=limits))
 
-    def count(self, choice: PolicyChoice, setting: PolicySettings, decision: Decision, owner: str | None) -> None:
+    def count(self, choice: PolicyChoice, setting: PolicySettings, decision: ListDecision, owner: str | None) -> None:
         """Count what a list cost of the budgets of exploration."""
         exploration, name = setting.exploration, choice.info.policy
         if decision.expected_loss > 0 and choice.policy is not None and choice.policy.mode != "shadow":

@@ -233,7 +233,7 @@ def run(app: Any, sock: socket.socket, proxies: Sequence[str] = (), of_one: int 
 def _background_jobs(plan: Plan) -> Any:
     """Run the jobs beside answering: retraining at set times, deleting old data, and learning of policies."""
     from zhiyin.service.experiment_job import ExperimentJob
-    from zhiyin.service.experiments import versions_of_experiments
+    from zhiyin.service.experiment_versions import versions_of_experiments
     from zhiyin.service.policy_learning_job import PolicyLearningJob
     from zhiyin.service.retention import RetentionJob
     from zhiyin.service.retrain import Retrainer

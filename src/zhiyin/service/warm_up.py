@@ -11,10 +11,13 @@ import polars as pl
 
 from zhiyin.core.errors import ZhiyinError
 from zhiyin.core.run import Run
+from zhiyin.pipeline.action_features import ActionFeatures
 from zhiyin.pipeline.item_statistics import ItemStatistics
 from zhiyin.pipeline.list_features import ListFeatures
 from zhiyin.pipeline.list_policy import ListPolicy
 from zhiyin.pipeline.request import DIVERSITY_METHODS, Request
+from zhiyin.pipeline.slot_decision import decide_slots
+from zhiyin.policies.action_sets import action_keys
 from zhiyin.policies.registry import make as make_policy
 from zhiyin.ranking.live_index import NO_EVENTS, IndexState
 from zhiyin.service.user_history import UserHistory
@@ -59,8 +62,18 @@ def warm_up(view: View) -> None:
             view.answers.similar(item, requests[0], view.visible)
     if is_first:
         view.search("a", 1)
+        _decide_own_actions()
         with contextlib.suppress(ZhiyinError):
             view.answers.model.similar_users(k=2, histories=histories[-1].history, run=Run(threads=1))
+
+
+def _decide_own_actions() -> None:
+    """A decision among actions of a caller's own, by one way to learn."""
+    features = ActionFeatures(("a", "b"), ({}, {}), {})
+    policy = ListPolicy(make_policy("LinTS"))
+    decide_slots(
+        policy, action_keys(("a", "b")), np.ones((1, 2), dtype=bool), np.zeros(1, np.int16), features.of_slot, ""
+    )
 
 
 def _append_to_copy(state: IndexState, trained_until: int) -> None:

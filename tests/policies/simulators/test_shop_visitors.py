@@ -84,7 +84,7 @@ def test_whoever_shows_the_best_has_no_regret(opened: OpenedFilmShop) -> None:
 
     def best(user: int) -> np.ndarray:
         visitors = state["visitors"]
-        worth, _ = visitors._worth(np.array([user]), state["day"])
+        worth, _ = visitors._expected_rewards(np.array([user]), state["day"])
         worth = np.where(visitors._there & ~visitors._seen[user], worth[0], -1.0)
         return np.argsort(-worth)[:4]
 

@@ -194,8 +194,8 @@ class ShopVisitors:
         answers = await asyncio.gather(*(self._ask(client, user) for user in users.tolist()))
         lists = [answer for answer, _ in answers]
         items = self._codes(lists)
-        worth, chance = self._worth(users, day)
-        values, best = self._values(users, items, worth)
+        expected, chance = self._expected_rewards(users, day)
+        values, best = self._values(users, items, expected)
         clicks = self._clicks(number, users, items, chance)
         bought = self._purchases(number, users, items, clicks, day)
         if self.settings.impressions:
@@ -232,7 +232,7 @@ class ShopVisitors:
             items[row, : len(codes)] = codes[: self.settings.k]
         return items
 
-    def _worth(self, users: np.ndarray, day: float) -> tuple[np.ndarray, np.ndarray]:
+    def _expected_rewards(self, users: np.ndarray, day: float) -> tuple[np.ndarray, np.ndarray]:
         """Expected reward and probability of a click of each item where it is looked at: float64[n, n_items] both."""
         shop = self.opened.shop
         every = np.broadcast_to(np.arange(shop.n_items), (len(users), shop.n_items))
@@ -240,15 +240,15 @@ class ShopVisitors:
         buys = shop.purchase_probability(users, every, day)
         return chance * (1.0 + self.settings.purchase_reward * buys), chance
 
-    def _values(self, users: np.ndarray, items: np.ndarray, worth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _values(self, users: np.ndarray, items: np.ndarray, expected: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Expected rewards of the lists shown, and of the best lists: float64[n] both."""
         k = self.settings.k
         examination = self.opened.shop.examination(k).astype(np.float64)
-        shown = np.where(items >= 0, np.take_along_axis(worth, np.maximum(items, 0), axis=1), 0.0)
-        allowed = np.broadcast_to(self._there, worth.shape)
+        shown = np.where(items >= 0, np.take_along_axis(expected, np.maximum(items, 0), axis=1), 0.0)
+        allowed = np.broadcast_to(self._there, expected.shape)
         if self.settings.exclude_seen:
             allowed = allowed & ~self._seen[users]
-        possible = np.where(allowed, worth, 0.0)
+        possible = np.where(allowed, expected, 0.0)
         best = -np.sort(-possible, axis=1)[:, :k]
         return shown @ examination, best @ examination[: best.shape[1]]
 
