@@ -441,4 +441,4 @@ def test_what_is_too_much_is_refused_at_its_shape(service: Any, name: str, path:
         return  # a column may be a long list of texts
     assert answer.status_code in (400, 422), answer.text[:200]
     assert len(json.dumps(answer.json())) < 1_000
-    assert took < 0.5  # reading four megabytes as JSON takes a tenth of it; a model with all errors took ten seconds
+    assert took < 3.0  # of processor time: a twentieth of a second as JSON, ten seconds as a model with all its errors
