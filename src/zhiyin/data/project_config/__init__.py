@@ -6,11 +6,18 @@ an error that names the nearest known one; a missing key takes its default.
 
 from zhiyin.data.project_config.config import FILE_NAME, Config
 from zhiyin.data.project_config.loading import load_config, parse_usable, read_text, row_of
-from zhiyin.data.project_config.project_data import read_arguments, read_data, resolved, store_address
+from zhiyin.data.project_config.project_data import (
+    read_arguments,
+    read_data,
+    resolved,
+    store_address,
+    streams_address,
+    streams_folder,
+)
 from zhiyin.data.project_config.service_sections import ServiceSection
 from zhiyin.data.project_config.writing import write_config
 
 __all__ = [
     "FILE_NAME", "Config", "ServiceSection", "load_config", "parse_usable", "read_arguments", "read_data", "read_text",
-    "resolved", "row_of", "store_address", "write_config",
+    "resolved", "row_of", "store_address", "streams_address", "streams_folder", "write_config",
 ]  # fmt: skip

@@ -66,6 +66,17 @@ def store_address(config: Config, base_dir: str | Path = ".") -> str:
     return str(resolved(config.service.store, Path(base_dir)))
 
 
+def streams_folder(config: Config, base_dir: str | Path = ".") -> Path:
+    """The folder of streams: `[streams] folder`, with variables filled in."""
+    return Path(resolved(config.streams.folder, Path(base_dir)))
+
+
+def streams_address(config: Config, base_dir: str | Path = ".") -> str | None:
+    """Where the service reads what streams compute: `[service] streams`, with variables filled in; None: nowhere."""
+    address = resolved(config.service.streams, Path(base_dir))
+    return None if address is None else str(address)
+
+
 def resolved(source: Any, base: Path) -> Any:
     """A source with variables filled in and paths taken from `base`."""
     if isinstance(source, dict):

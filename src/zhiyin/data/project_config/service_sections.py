@@ -10,6 +10,10 @@ from pydantic import field_validator
 from zhiyin.core.durations import is_duration
 from zhiyin.data.project_config.section import Section, key
 
+# What streams compute; see `zhiyin.store.stream_definitions`.
+STREAM_JOBS = ("trending", "covisits", "histories", "sessions", "rewards")
+_STREAM_STATES = ("redis://", "rediss://", "unix://", "postgresql://", "sqlite:///", "${")
+
 
 class AnswersSection(Section):
     """What lists are made like where a request does not say."""
@@ -42,6 +46,12 @@ class ServiceSection(Section):
     store: str = key("store.db", "where events are kept", "a path, or postgresql://user@host/name")
     redis: str | None = key(
         None, "live state of several machines; left out, in memory", "redis://host:6379/0", "redis://localhost:6379/0"
+    )
+    streams: str | None = key(
+        None,
+        "where the service reads what streams compute; left out, it computes that itself",
+        "redis://host:6379/0, postgresql://user@host/name or sqlite:///streams.db",
+        "redis://127.0.0.1:6379/0",
     )
     workers: int = key(1, "processes that answer", "a whole number of 1 to 64", ge=1, le=64)
     retrain: str | None = key(
@@ -101,6 +111,13 @@ class ServiceSection(Section):
         None, "where OpenTelemetry traces go; left out, nowhere", "an address", "http://localhost:4318"
     )
 
+    @field_validator("streams")
+    @classmethod
+    def _streams(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(_STREAM_STATES):
+            raise ValueError
+        return value
+
     @field_validator("proxies")
     @classmethod
     def _networks(cls, value: list[str]) -> list[str]:
@@ -121,3 +138,64 @@ class ServiceSection(Section):
         if value is not None and not is_duration(value):
             raise ValueError
         return value
+
+
+class StreamsSection(Section):
+    """How events are streamed through Apache Flink: `zhiyin stream`, `zhiyin store stream`."""
+
+    folder: str = key("streams", "where events, results and checkpoints of streams are kept", "a path")
+    jobs: list[str] = key(
+        list(STREAM_JOBS), "what streams compute", f"a list of {', '.join(STREAM_JOBS)}, each at most once"
+    )
+    engine: str | None = key(
+        None,
+        "where the jobs run; left out, in a small cluster on this machine",
+        '"local" or flink://host:8081',
+        "flink://localhost:8081",
+    )
+    checkpoint: str = key("5s", "time between two checkpoints of a job", 'a duration such as "5s"')
+    every: str = key("1s", "time between two exports of new events", 'a duration such as "1s"')
+    keep: str = key("7d", "delete exported events and their results this long after", 'a duration such as "7d"')
+    python: str = key(".flink/bin/python", "the Python that Flink is installed in, an environment of its own", "a path")
+    source: str = key("files", "what the jobs read", '"files", or a topic of Kafka: kafka://host:9092/topic')
+
+    @field_validator("jobs")
+    @classmethod
+    def _jobs(cls, value: list[str]) -> list[str]:
+        if not value or set(value) - set(STREAM_JOBS) or len(set(value)) != len(value):
+            raise ValueError
+        return value
+
+    @field_validator("engine")
+    @classmethod
+    def _engine(cls, value: str | None) -> str | None:
+        if value not in (None, "local") and not _is_address(value, "flink"):
+            raise ValueError
+        return value
+
+    @field_validator("source")
+    @classmethod
+    def _source(cls, value: str) -> str:
+        if value != "files" and not _is_address(value, "kafka", r"/[A-Za-z0-9._-]{1,249}"):
+            raise ValueError
+        return value
+
+    @field_validator("folder", "python")
+    @classmethod
+    def _paths(cls, value: str) -> str:
+        if not value.strip() or "\0" in value:
+            raise ValueError
+        return value
+
+    @field_validator("checkpoint", "every", "keep")
+    @classmethod
+    def _durations(cls, value: str) -> str:
+        if not is_duration(value):
+            raise ValueError
+        return value
+
+
+def _is_address(value: str | None, scheme: str, path: str = "") -> bool:
+    """Whether a text is scheme://host:port and a path that matches the pattern."""
+    match = re.fullmatch(rf"{scheme}://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]):(\d{{1,5}}){path}", value or "")
+    return match is not None and 0 < int(match[1]) < 65_536
