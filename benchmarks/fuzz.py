@@ -48,7 +48,8 @@ def valid(list_id: str, page: str | None, events: str = "e") -> list[Valid]:
         "placement": "home", "language": "zh", "fields": ["title", "price"], "context": {"a": 1}, "page": page,
     }  # fmt: skip
     widgets = [{"name": "a", "kind": "trending", "k": 3}, {"name": "b", "similar_to": "i3"},
-               {"name": "c", "placement": "home", "filter": "price < 50"}]  # fmt: skip
+               {"name": "c", "placement": "home", "filter": "price < 50"},
+               {"name": "d", "kind": "covisits", "similar_to": "i3"}]  # fmt: skip
     decision = {
         "policy": "hero", "user": "u1", "excluded": ["c"], "defer": False,
         "context": [{"device": "phone", "hour": 20, "weather": {"snow": True, "wind": [1.5, 2]}}, {"tags": ["a", "b"]}],
@@ -72,6 +73,8 @@ def valid(list_id: str, page: str | None, events: str = "e") -> list[Valid]:
         ("GET", "/v1/recommendations?user=u1&k=5&filter=price%3E3&explain=true&fields=title", None, "read"),
         ("GET", "/v1/popular?k=5&filter=price%3E3&fields=title", None, "read"),
         ("GET", "/v1/trending?k=5", None, "read"),
+        ("GET", "/v1/covisits?item=i1&k=5&filter=price%3E3", None, "read"),
+        ("GET", "/v1/covisits?user=u1&session=s1&fields=title", None, "read"),
         ("GET", "/v1/items?search=number&k=5&fields=title,price", None, "read"),
         ("GET", "/v1/items/i1", None, "read"),
         ("GET", "/v1/items/i1/similar?k=5&filter=price%3C50", None, "read"),

@@ -398,6 +398,8 @@ ROWS = {"items": [{"item": "a", "score": 1.0, "columns": {"title": "A"}, "later"
 SAID: list[tuple[str, tuple[Any, ...], dict[str, Any], str, str, dict[str, Any], Any]] = [
     # method, arguments; verb, path with its query; answer, value
     ("trending", (), {"k": 3, "fields": ["a", "b"]}, "GET", "/v1/trending?k=3&fields=a%2Cb", ROWS, None),
+    ("covisits", ("a/b",), {"k": 3}, "GET", "/v1/covisits?item=a%2Fb&k=3", ROWS, None),
+    ("covisits", (), {"user": "u", "session": "s"}, "GET", "/v1/covisits?user=u&session=s", ROWS, None),
     ("similar", ("a/b",), {"filter": "x = 1"}, "GET", "/v1/items/a%2Fb/similar?filter=x+%3D+1", ROWS, None),
     ("similar_users", ("u",), {"k": 2}, "GET", "/v1/users/u/similar?k=2",
      {"users": [{"user": "v", "score": 0.5}]}, [("v", 0.5)]),

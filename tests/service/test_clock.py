@@ -75,7 +75,7 @@ def test_who_is_forgotten_by_a_clock_that_is_behind_is_forgotten(service: Any, c
 
 @UNDISTURBED
 def test_trending_outlives_a_clock_that_ran_ahead(service: Any, clock: Callable[[float], None]) -> None:
-    trending = service.live.trending
+    trending = service.live.event_scores.trending
     clock(YEARS)
     click(service, {"user": "a", "item": "i3"})
     trending.update(service.live.now)

@@ -209,8 +209,8 @@ def test_what_is_trending_is_what_users_want() -> None:
             events += [{"user": "d", "item": "i5", "kind": "purchase"}]
             click(client, *events)
             view = client.live.view()
-            client.live.trending.update(view)
-            worth = dict(zip(ITEMS, client.live.trending.scores(view).tolist()))
+            client.live.event_scores.trending.update(view)
+            worth = dict(zip(ITEMS, client.live.event_scores.trending.scores(view).tolist()))
             assert [item for item in ITEMS if worth[item] > -math.inf] == ["i4", "i5"]
             assert worth["i5"] == pytest.approx(5 / 3 * worth["i4"])
 

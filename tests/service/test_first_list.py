@@ -66,7 +66,8 @@ for path, body in (("rank", {"user": "u3", "items": ["i1", "i2", "zz"], "explain
                    ("pages", {"user": "u3", "widgets": [{"name": "a", "kind": "trending"}, {"name": "b"}]})):
     answer = client.post(f"/v1/{path}", json=body)
     assert answer.status_code == 200, answer.text
-for path in ("items/i3/similar", "users/u3/similar", "popular", "trending", "items?search=film", "users/u3/history"):
+for path in ("items/i3/similar", "users/u3/similar", "popular", "trending", "covisits?user=u3", "covisits?item=i5",
+             "items?search=film", "users/u3/history"):
     answer = client.get(f"/v1/{path}")
     assert answer.status_code == 200, answer.text
 assert client.put("/v1/placements/bold", json={"explore": 1.0}).status_code == 200

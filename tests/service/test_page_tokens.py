@@ -94,6 +94,10 @@ ALLOWED: dict[tuple[str, str], list[dict[str, Any]]] = {
     ],
     ("post", "/v1/decisions/{event_id}/activate"): [{"path": "/v1/decisions/of-{who}/activate"}],
     ("get", "/v1/users/{key}/history"): [{"path": "/v1/users/{who}/history"}],
+    ("get", "/v1/covisits"): [
+        {"path": "/v1/covisits?user={who}"}, {"path": "/v1/covisits?session={who}"},
+        {"path": "/v1/covisits?item=i1&user={who}"}, {"path": f"/v1/covisits?user={A}&session={{who}}"},
+    ],
     # Of nobody: there is no place for an id of a user.
     ("get", "/v1/popular"): [], ("get", "/v1/trending"): [], ("get", "/v1/items"): [],
     ("get", "/v1/items/{key}"): [], ("get", "/v1/items/{key}/similar"): [],

@@ -16,18 +16,21 @@ from zhiyin.service.page_cursor import MAX_PAGED_ITEMS, decode_cursor, encode_cu
 from .conftest import click, eventually
 
 # Routes that give lists with `next`, as GET.
-ROUTES = ["/v1/recommendations?user=u3&", "/v1/popular?", "/v1/trending?", "/v1/items/i4/similar?"]
+ROUTES = ["/v1/recommendations?user=u3&", "/v1/popular?", "/v1/trending?", "/v1/covisits?user=u3&",
+          "/v1/items/i4/similar?"]  # fmt: skip
 
 
 @pytest.fixture
 def busy(service: Any) -> Any:
-    """A service where some items trend."""
-    click(service, *[{"user": f"v{n}", "item": f"i{n % 20}"} for n in range(60)])
+    """A service where some items trend, and a visitor has seen them all."""
+    click(service, *[{"user": f"v{n}", "item": f"i{n % 20}"} for n in range(60)],
+          *[{"user": "w", "item": f"i{n}"} for n in range(20)])  # fmt: skip
     eventually(lambda: len(service.get("/v1/trending?k=30").json()["items"]) == 20)
+    eventually(lambda: len(service.get("/v1/covisits?item=i4&k=30").json()["items"]) == 19)
     return service
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("route", [*ROUTES, "/v1/covisits?item=i4&"])
 @pytest.mark.parametrize("k", [3, 10])
 def test_pages_of_every_route_never_repeat_and_end(busy: Any, route: str, k: int) -> None:
     whole = [row["item"] for row in busy.get(f"{route}k=100").json()["items"]]
@@ -112,7 +115,8 @@ def test_the_client_goes_on_with_every_list(busy: Any) -> None:
     page = client.pages([{"name": "you", "k": 3}, {"name": "top", "kind": "popular", "k": 3}], user="u3")
     lists: list[Recommendations] = [
         client.recommend(user="u3", k=3, filter="price > 3"), client.popular(k=3, filter="price > 3", fields=["title"]),
-        client.trending(k=3), client.similar("i4", k=3), *page.values(),
+        client.trending(k=3), client.similar("i4", k=3), client.covisits("i4", k=3),
+        client.covisits(user="u3", k=1), *page.values(),
     ]  # fmt: skip
     for found in lists:
         seen: list[str] = []
@@ -122,13 +126,13 @@ def test_the_client_goes_on_with_every_list(busy: Any) -> None:
             if found.next is None:
                 break
             found = client.more(found)
-        assert len(seen) >= 15
+        assert len(seen) >= 14
 
 
 @pytest.mark.parametrize("path", [
-    "/v1/recommendations", "/v1/popular", "/v1/trending", "/v1/items/i4/similar", "/v1/items", "/v1/items/i4",
-    "/v1/users/u3", "/v1/users/u3/similar", "/v1/users/u3/history", "/v1/placements", "/v1/placements/default",
-    "/v1/placements/default/versions", "/v1/lists/none", "/health", "/ready", "/metrics",
+    "/v1/recommendations", "/v1/popular", "/v1/trending", "/v1/covisits", "/v1/items/i4/similar", "/v1/items",
+    "/v1/items/i4", "/v1/users/u3", "/v1/users/u3/similar", "/v1/users/u3/history", "/v1/placements",
+    "/v1/placements/default", "/v1/placements/default/versions", "/v1/lists/none", "/health", "/ready", "/metrics",
 ])  # fmt: skip
 def test_queries_hold_nothing_unknown(service: Any, path: str) -> None:
     known = service.get("/openapi.json").json()["paths"]

@@ -67,7 +67,8 @@ def test_no_route_tells_of_the_other_shop(door: Any) -> None:
         "/v1/recommendations": {"user": USER, "explain": True, "fields": ["title", "city"], "k": 40},
         "/v1/rank": {"user": USER, "items": ["i1", "i2"], "fields": ["title"]},
         "/v1/pages": {"user": USER, "widgets": [
-            {"name": "a", "k": 40}, {"name": "b", "kind": "trending"}, {"name": "c", "similar_to": "i1"}]},
+            {"name": "a", "k": 40}, {"name": "b", "kind": "trending"}, {"name": "d", "kind": "covisits"},
+            {"name": "c", "similar_to": "i1"}]},
         "/v1/placements/{name}/rollback": {"version": 1},
         "/v1/keys": {"name": "another", "scopes": ["read"]},
         "/v1/tokens": {"session": "session-1"},

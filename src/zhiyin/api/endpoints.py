@@ -60,6 +60,14 @@ TRENDING = Endpoint(
     description="What users choose right now: the weight of each event of the store's log, halved for every day that "
     "passed.\n\nEvents that count against an item, such as dislikes, are left out.",
 )  # fmt: skip
+COVISITS = Endpoint(
+    "covisits", "GET", "/v1/covisits", scope="read", visitors=True, tags=("lists",),
+    query=requests.CovisitsQuery, response=responses.ItemList,
+    description="What other users visit on the same day (UTC) as an item; without `item`, as the last 10 items of the "
+    "user or session,\nwhere each item has one vote, 0.8 of the next newer one's. A pair of items counts once a user "
+    "and day, half after\n7 days; events that count against an item are left out. A page token is given those of its "
+    "own user.",
+)  # fmt: skip
 SIMILAR = Endpoint(
     "similar", "GET", "/v1/items/{key}/similar", scope="read", visitors=True, tags=("lists", "items"),
     query=requests.ListQuery, response=responses.SimilarItems,

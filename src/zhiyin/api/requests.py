@@ -299,10 +299,11 @@ class RankRequest(RequestSubject):
 
 
 class PageWidget(Body):
-    """One list of a page. `page`: `next` of the same widget before."""
+    """One list of a page. `similar_to`: an item, for items similar to it, or, of kind covisits, its co-visits. `page`:
+    `next` of the same widget before."""
 
     name: Id
-    kind: Literal["recommendations", "popular", "trending"] = "recommendations"
+    kind: Literal["recommendations", "popular", "trending", "covisits"] = "recommendations"
     similar_to: Id | None = None
     placement: Id | None = None
     k: K | None = None
@@ -550,6 +551,12 @@ class ListQuery(Query):
     filter: Filter = ""
     fields: _FieldsText = ""
     page: _NextPage = None
+
+
+class CovisitsQuery(ListQuery):
+    item: Id | None = None
+    user: Id | None = None
+    session: Id | None = None
 
 
 class SearchQuery(Query):

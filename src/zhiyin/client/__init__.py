@@ -75,6 +75,7 @@ from zhiyin.client.experiment_calls import (
 )
 from zhiyin.client.key_calls import PageKey, PageToken, add_key, list_keys, page_token, revoke_key
 from zhiyin.client.list_calls import (
+    covisits,
     get_list,
     history,
     impressions,
@@ -133,6 +134,7 @@ __all__ = [
     "activate",
     "add_key",
     "call",
+    "covisits",
     "decide",
     "delete_experiment",
     "delete_item",

@@ -69,6 +69,7 @@ class Methods:
     similar_users = method(list_calls.similar_users)
     popular = method(list_calls.popular)
     trending = method(list_calls.trending)
+    covisits = method(list_calls.covisits)
     pages = method(list_calls.pages)
     impressions = method(list_calls.impressions)
     history = method(list_calls.history)

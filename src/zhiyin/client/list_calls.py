@@ -138,6 +138,22 @@ def trending(
     return _list_call(endpoints.TRENDING, k=k, filter=filter, fields=fields, page=page)
 
 
+def covisits(
+    item: str | None = None,
+    *,
+    user: str | None = None,
+    session: str | None = None,
+    k: int | None = None,
+    filter: str | None = None,
+    fields: Sequence[str] | None = None,
+    page: str | None = None,
+) -> Call[Recommendations]:
+    """Items that others visit on the same day as an item; without it, as the last items of a user or a session."""
+    return _list_call(
+        endpoints.COVISITS, item=item, user=user, session=session, k=k, filter=filter, fields=fields, page=page
+    )
+
+
 def pages(
     widgets: Sequence[Columns],
     *,
@@ -151,7 +167,8 @@ def pages(
 ) -> Call[dict[str, Recommendations]]:
     """Several lists for one page, by name; no item is on it twice.
 
-    widgets: {"name", "placement", "k", "filter", "similar_to", "kind"} each; only the name is needed.
+    widgets: {"name", "placement", "k", "filter", "similar_to", "kind"} each; only the name is needed. kind:
+        "recommendations", "popular", "trending" or "covisits".
     """
     request = present_fields(
         user=user, session=session, history=history, context=context, fields=fields, explain=explain,

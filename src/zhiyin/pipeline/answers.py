@@ -186,7 +186,7 @@ class Answers:
         rulebook = self.rulebook(request.filter, request.boosts)
         requests = self._encoder.one(request, history, visible)
         eligible = self._eligible.get(rulebook.mask(requests), visible, store=request.include is None)
-        batch = ListBatch(history, requests, rulebook, eligible, k, method, balance, self._excludes_seen(request),
+        batch = ListBatch(history, requests, rulebook, eligible, k, method, balance, self.excludes_seen(request),
                           list_policy(request), self._forced(request), "", seen, index)  # fmt: skip
         built = self._builder.build(batch, clock)
         slate, candidates = built.slates[0], built.candidates
@@ -267,7 +267,7 @@ class Answers:
                         first = requests.take(np.zeros(1, np.int64))
                         eligible = self._eligible.get(rulebook.mask(first), visible, store=False)
                     batch = ListBatch(part, requests, rulebook, eligible, k, method, balance,
-                                      self._excludes_seen(request), policy)  # fmt: skip
+                                      self.excludes_seen(request), policy)  # fmt: skip
                     parts.append(self._builder.build(batch, clock).slates)
                     positions.append(rows)
                     advance(len(rows))
@@ -348,6 +348,10 @@ class Answers:
         """int32: codes that the model knows; for a new item the most similar one that it knows, -1 where none is."""
         return self.new_items.nearest_known_items(codes)
 
+    def excludes_seen(self, request: Request) -> bool:
+        """Whether items of the history are left out of a list for its user."""
+        return not self.rules.bought if request.exclude_seen is None else request.exclude_seen
+
     def check_diversity(self) -> None:
         """Raises ConfigError where the catalogue lacks what the diversity setting of all lists needs."""
         self._diversifier.check("calibrate" if self.by else self.variety)
@@ -357,9 +361,6 @@ class Answers:
     def _options(self, request: Request) -> tuple[int, str, float]:
         k, method, balance = resolve_options(request, self.variety, self.balance)
         return min(k, len(self.ids)), method, balance
-
-    def _excludes_seen(self, request: Request) -> bool:
-        return not self.rules.bought if request.exclude_seen is None else request.exclude_seen
 
     def _forced(self, request: Request) -> np.ndarray | None:
         return None if request.forced is None else self.ids.encode(list(request.forced))

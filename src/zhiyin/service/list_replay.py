@@ -29,6 +29,9 @@ from zhiyin.service.user_history import UserHistory
 from zhiyin.service.version_view import View
 from zhiyin.store.traces import Trace
 
+# Origins of lists by what is counted of all users' events, with the reason why such a list is another one later.
+_MOVING = {"trending": "what is trending has moved on", "covisits": "what is visited together has moved on"}
+
 
 class ListReplay:
     """Makes lists of traces again, and holds the last view and the last index that were made for it."""
@@ -57,8 +60,8 @@ class ListReplay:
         same_items = [str(item) for item in answer.items] == head["items"]
         is_same = same_items and np.allclose(answer.scores, trace.arrays["scores"], rtol=1e-5, atol=1e-6)
         reason = "" if is_same else ("items differ" if not same_items else "scores differ")
-        if not is_same and head["origin"] == "trending":
-            reason = "what is trending has moved on"
+        if not is_same and head["origin"] in _MOVING:
+            reason = _MOVING[head["origin"]]
         return is_same, answer, reason
 
     def answer(
@@ -84,12 +87,12 @@ class ListReplay:
             trace, view, setting, history=history, explain=explain, features=features,
             policy=self._logged_policy(trace),
         )  # fmt: skip
-        origin, like, trending = head["origin"], head.get("like"), self.live.trending
+        origin, like, event_scores = head["origin"], head.get("like"), self.live.event_scores
         if "interleaved" not in head:
-            return answer_request(view, visible, request, origin, like, index, trending)
+            return answer_request(view, visible, request, origin, like, index, event_scores)
         setting = self.placements.at(head["interleaved"], head["interleaved_version"])
         second, _ = request_of_trace(trace, view, setting, history=history, explain=explain)
-        both = [answer_request(view, visible, without_exploration(one), origin, like, index, trending)
+        both = [answer_request(view, visible, without_exploration(one), origin, like, index, event_scores)
                 for one in (request, second)]  # fmt: skip
         return interleave(view.answers, request, both[0], both[1], visible)[0]
 

@@ -1,4 +1,4 @@
-"""Handlers of lists: recommendations, popular, trending, similar, rank, pages; and of their traces."""
+"""Handlers of lists: recommendations, popular, trending, co-visits, similar, rank, pages; and of their traces."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from zhiyin.api import endpoints
 from zhiyin.api.requests import (
+    CovisitsQuery,
     HistoryQuery,
     ListQuery,
     PagedQuery,
@@ -32,9 +33,20 @@ _NO_REQUEST = RecommendRequest()
 
 
 async def _list_json(
-    access: Access, ask: RecommendRequest, origin: str = "recommendations", like: str | None = None
+    access: Access,
+    ask: RecommendRequest,
+    origin: str = "recommendations",
+    like: str | None = None,
+    *,
+    personal: bool = False,
 ) -> Any:
-    """The answer to a request for one list. like: the item that those of the list go with."""
+    """The answer to a request for one list.
+
+    Parameters
+    ----------
+    like: the item that those of the list go with.
+    personal: whether a page token that is sent says whose list it is, where the request does not.
+    """
 
     def work() -> dict[str, Any]:
         started = time.perf_counter()
@@ -43,13 +55,13 @@ async def _list_json(
 
     if ask.now is not None and not access.admin:
         raise RefusedError(403, "only an admin key may say what time it is", "leave now out")
-    ask = access.own(ask, origin == "recommendations")
+    ask = access.own(ask, personal)
     return await access.work.do(work)
 
 
 @handles(endpoints.RECOMMEND)
 async def recommend(access: Access, body: RecommendRequest) -> Any:
-    return await _list_json(access, body)
+    return await _list_json(access, body, personal=True)
 
 
 @handles(endpoints.RECOMMEND_BY_QUERY)
@@ -57,11 +69,13 @@ async def recommend_by_query(access: Access, query: RecommendQuery) -> Any:
     fields: dict[str, Any] = query.model_dump(exclude={"k"}) | {"fields": column_names(query.fields)}
     if query.k is not None:
         fields["k"] = query.k
-    return await _list_json(access, RecommendRequest(**fields))
+    return await _list_json(access, RecommendRequest(**fields), personal=True)
 
 
-def _ask_of(query: ListQuery) -> RecommendRequest:
-    return RecommendRequest(k=query.k, filter=query.filter, fields=column_names(query.fields), page=query.page)
+def _ask_of(query: ListQuery, user: str | None = None, session: str | None = None) -> RecommendRequest:
+    return RecommendRequest(
+        user=user, session=session, k=query.k, filter=query.filter, fields=column_names(query.fields), page=query.page
+    )
 
 
 @handles(endpoints.POPULAR)
@@ -72,6 +86,12 @@ async def popular(access: Access, query: ListQuery) -> Any:
 @handles(endpoints.TRENDING)
 async def trending(access: Access, query: ListQuery) -> Any:
     return await _list_json(access, _ask_of(query), "trending")
+
+
+@handles(endpoints.COVISITS)
+async def covisits(access: Access, query: CovisitsQuery) -> Any:
+    ask = _ask_of(query, query.user, query.session)
+    return await _list_json(access, ask, "covisits", query.item, personal=query.item is None)
 
 
 @handles(endpoints.SIMILAR)
@@ -108,7 +128,8 @@ async def pages(access: Access, body: PageRequest) -> Any:
             started = time.perf_counter()
             fields = widget.model_dump(exclude_unset=True, include={"placement", "k", "filter", "page"})
             ask = RecommendRequest(**who, **{name: value for name, value in fields.items() if value is not None})
-            origin = "similar" if widget.similar_to is not None else widget.kind
+            is_similar = widget.similar_to is not None and widget.kind != "covisits"
+            origin = "similar" if is_similar else widget.kind
             result = access.list_service.create(ask, origin, widget.similar_to, shown)
             shown += result.items
             widgets.append({"name": widget.name} | list_json(result, ask, started))

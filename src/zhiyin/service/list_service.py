@@ -164,12 +164,12 @@ class ListService:
         visible = view.visible  # it may be replaced while the list is made
         with reading_index(view) as index:
             if plan.interleaved is None:
-                answer = answer_request(view, visible, request, origin, similar_to, index, self.live.trending)
+                answer = answer_request(view, visible, request, origin, similar_to, index, self.live.event_scores)
             else:
                 second_version, second_setting = self.placements.get(plan.interleaved)
                 second = build_request(ask, second_setting, view, now, list_id, excluded, history, **fields)
                 request = without_exploration(request)
-                both = [answer_request(view, visible, one, origin, similar_to, index, self.live.trending)
+                both = [answer_request(view, visible, one, origin, similar_to, index, self.live.event_scores)
                         for one in (request, without_exploration(second))]  # fmt: skip
                 answer, teams = interleave(view.answers, request, both[0], both[1], visible)
                 interleaving = Interleaving(plan.interleaved, second_version, teams)

@@ -17,7 +17,9 @@ MAX_CURSOR_BYTES, MAX_ITEM_CHARS, MAX_ROUTE_CHARS = 1 << 20, 256, 300
 
 def list_route(origin: str, similar_to: str | None = None) -> str:
     """The route that gives lists of an origin, and takes their cursors."""
-    return f"/v1/items/{similar_to}/similar" if similar_to is not None else f"/v1/{origin}"
+    if similar_to is None:
+        return f"/v1/{origin}"
+    return f"/v1/covisits?item={similar_to}" if origin == "covisits" else f"/v1/items/{similar_to}/similar"
 
 
 def encode_cursor(items: Sequence[str], route: str) -> str:

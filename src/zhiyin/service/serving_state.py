@@ -20,12 +20,13 @@ from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.data.type_names import TABLES
 from zhiyin.pipeline.model_versions import Bundle, Bundles
 from zhiyin.service.catalogue_overlay import Columns
+from zhiyin.service.event_scores import EventScores
 from zhiyin.service.feature_index_updater import FeatureIndexUpdater
 from zhiyin.service.health_issues import HealthIssue, one_line_reason
 from zhiyin.service.live_schema import LiveSchema, Rows
 from zhiyin.service.loaded_version import LoadedVersion, NoVersionError
 from zhiyin.service.serving_issues import serving_issues
-from zhiyin.service.trending import Trending
+from zhiyin.service.stream_reading import StreamReader
 from zhiyin.service.user_cache import UserCache
 from zhiyin.service.user_history import UserHistory
 from zhiyin.service.version_loader import VersionLoader
@@ -53,6 +54,8 @@ class ServingState:
     state: recent events and showings of users; by default in this process's memory.
     several: whether other processes write to the store too: then each request asks for their changes.
     types: types of columns, as the settings declare them.
+    streams: reads trending items, co-visits and recent histories that streams have computed; None: they are computed
+        here, of the store.
     watch: follow changes, by threads.
 
     Where no version can be used, `view` raises NoVersionError until one can; everything else works.
@@ -68,12 +71,14 @@ class ServingState:
         state: LiveState | None = None,
         several: bool = False,
         types: CatalogueSchema | None = None,
+        streams: StreamReader | None = None,
         watch: bool = True,
     ) -> None:
         self.bundles, self.store, self.several = bundles, store, several
         self.options, self.weights = dict(options or {}), dict(weights or {})
         self.state = state or MemoryState()
-        self.trending = Trending(store)
+        self.streams = streams
+        self.event_scores = EventScores.of(store, streams)
         # Called with the view every `POLL_SECONDS`.
         self.periodic_tasks: list[Callable[[View], None]] = []
         # By table: called within the request that notices that another process has changed it.
@@ -109,6 +114,8 @@ class ServingState:
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join()
+        if self.streams is not None:
+            self.streams.close()
 
     # -- views --------------------------------------------------------------------------------------------------------
 
@@ -225,8 +232,19 @@ class ServingState:
         return self._users.history(view, user, session, recent), showings
 
     def _read_recent(self, user: str) -> Recent:
-        events, forgotten = self.store.recent_events(user, MAX_EVENTS_PER_USER)
-        return Recent(tuple(events), forgotten)
+        streamed = None if self.streams is None else self.streams.history(user, self.store.clock())
+        if streamed is None:
+            return Recent(*self._stored_events(user))
+        events, mark = streamed
+        newer, forgotten = self._stored_events(user, mark)
+        if forgotten:  # what streams have computed since may hold events of before
+            return Recent(*self._stored_events(user))
+        return Recent(newer, forgotten).merged_with(events)
+
+    def _stored_events(self, user: str, after: int = 0) -> tuple[tuple[Event, ...], int]:
+        """Events of a user after a sequence number, as `Recent` has them, and when the user was forgotten."""
+        events, forgotten = self.store.recent_events(user, MAX_EVENTS_PER_USER, after)
+        return tuple(events), forgotten
 
     def add_events(self, events: Sequence[Event]) -> None:
         """Take in events that the store has committed: they count in the very next answer."""
@@ -235,6 +253,8 @@ class ServingState:
     def forget(self, user: str) -> None:
         """Drop a user whom the store has forgotten."""
         moment, forget_count = self.store.forgotten_at(user), self.store.forget_count()
+        if self.streams is not None:
+            self.streams.forget(user, self.store.highest_seq)
         self.state.forget(user, moment)
         self._users.forget(user, forget_count)
 
@@ -345,18 +365,20 @@ class ServingState:
         while not self._stop.wait(pause):
             pause = POLL_SECONDS
             try:
+                if self.streams is not None:
+                    self.streams.poll()
                 if self.serving is None:
                     self._load_first_version()
                 if self.serving is None:
                     continue
-                self.trending.update(self.now)
+                self.event_scores.update(self.now)
                 self.read_items()
                 self._drop_forgotten()
                 with self._marks_lock:
                     self._read_users()
                 self.refresh_types()
                 self._replace_version()
-                self.trending.update(self.now)
+                self.event_scores.trending.update(self.now)
                 if self.index_updater is not None:
                     self.index_updater.update(self.now)
                 for task in self.periodic_tasks:
@@ -425,7 +447,7 @@ class ServingState:
 
     def health_issues(self) -> list[HealthIssue]:
         """All that is not used, with the remedies."""
-        return serving_issues(self)
+        return [*serving_issues(self), *([] if self.streams is None else self.streams.health_issues())]
 
 
 def _changes_types(before: CatalogueSchema, after: CatalogueSchema) -> bool:

@@ -1,92 +1,111 @@
 """Trending items: weights of recent events, halved with every half-life.
 
-An event counts with its weight, as the version in use has it. Dislikes and hides are no interest, but do not count
-against an item either: otherwise a few accounts could keep a rival's items off the list.
+What the service computes itself, from the store's log, and what streams have computed give the same scores.
 """
 
 from __future__ import annotations
 
-import threading
+import time
+from abc import ABC, abstractmethod
 
 import numpy as np
 import polars as pl
 
-from zhiyin.core.durations import UNITS
-from zhiyin.data.event_schema import EventSchema
+from zhiyin.service.displayed_scores import displayed_scores
+from zhiyin.service.log_follower import LogFollower
+from zhiyin.service.stream_reading import StreamReader
 from zhiyin.service.version_view import View
 from zhiyin.store.store import Store
+from zhiyin.store.stream_definitions import MAX_TRENDING_ITEMS, TRENDING_HALF_LIFE, log_score, sum_log_scores
 
-# Hours after which an event counts half.
-HALF_LIFE_HOURS = 24.0
-# Events that are read at the start, and at once.
-MAX_START_EVENTS, BATCH_EVENTS = 100_000, 100_000
-# Microseconds that the clock may be set back before all is read again.
-MAX_CLOCK_STEP_BACK = 60_000_000
-# Items whose scores are held.
-MAX_ITEMS = 1_000_000
-# Half-lives after which scores are rescaled to the present, before they become too large.
-RESCALE_HALF_LIVES = 20
-_SCHEMA = {"item": pl.String, "score": pl.Float64}
+# Events that are read at once.
+BATCH_EVENTS = 100_000
+# The best items that are read of what streams have computed.
+MAX_STREAMED_ITEMS = 20_000
+# Pause between two reads, as a multiple of the time that one takes.
+_PAUSE_FACTOR = 10.0
 
 
-class Trending:
+class Trending(ABC):
     """Scores of items by recent events. One thread calls `update`, any number of threads `scores`."""
 
-    def __init__(self, store: Store, half_life_hours: float = HALF_LIFE_HOURS) -> None:
-        self._store, self._half_life = store, half_life_hours * UNITS["h"]
-        self._lock = threading.Lock()
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        # Frame item, log_score.
+        self._items = pl.DataFrame(schema={"item": pl.String, "log_score": pl.Float64})
         self._aligned: tuple[View, np.ndarray] | None = None
-        self._reset()
-
-    def _reset(self) -> None:
-        """Start without scores, as of now."""
-        self._seq = max(0, self._store.last_seq - MAX_START_EVENTS)
-        # Scores are as of this moment: a later event has a larger score, and earlier scores need no change.
-        self._origin = self._updated = self._store.clock()
-        with self._lock:
-            self._items = pl.DataFrame(schema=_SCHEMA)
 
     def update(self, view: View) -> None:
-        """Add events since the last update, and align the scores with the items of a view."""
-        is_changed = False
-        now = self._store.clock()
-        if now < self._updated - MAX_CLOCK_STEP_BACK:  # scores of a clock that ran ahead outweigh all others
-            self._reset()
-            is_changed = True
-        self._updated = now
-        while len(batch := self._store.events(self._seq, BATCH_EVENTS, ("seq", "item", "time", "kind", "value"))):
-            self._seq, is_changed = int(batch["seq"][-1]), True
-            self._add(batch, view.loaded.schema)
+        """Take in what happened since the last update, and align the scores with the items of a view."""
+        is_changed = self._refresh(view)
         if is_changed or self._aligned is None or self._aligned[0].ids is not view.ids:
             self._aligned = (view, self._align(view))
 
     def scores(self, view: View) -> np.ndarray:
-        """float32[all items], comparable within one answer; minus infinity for items without recent events."""
+        """float32[all items]: decayed sums of weights as of the last change; minus infinity: no recent events."""
         aligned = self._aligned
         return aligned[1] if aligned is not None and aligned[0].ids is view.ids else self._align(view)
 
-    def _add(self, events: pl.DataFrame, schema: EventSchema) -> None:
-        now = self._store.clock()
-        weight = schema.weights(events["kind"], events["value"])
-        events = events.with_columns(weight=weight).filter(pl.col("weight") > 0)
-        # An event of a clock that runs ahead must not make an item trend for ever.
-        age = (pl.col("time").clip(upper_bound=now) - self._origin) / self._half_life
-        new = events.select("item", (pl.col("weight") * (age * float(np.log(2))).exp()).alias("score"))
-        items = pl.concat([self._items, new]).group_by("item").agg(pl.col("score").sum())
-        if now - self._origin > RESCALE_HALF_LIVES * self._half_life:
-            items = items.with_columns(pl.col("score") * 2.0 ** -((now - self._origin) / self._half_life))
-            self._origin = now
-        if len(items) > MAX_ITEMS:
-            items = items.top_k(MAX_ITEMS // 2, by="score")
-        with self._lock:
-            self._items = items
+    @abstractmethod
+    def _refresh(self, view: View) -> bool:
+        """Read what happened since the last time into `_items`. Returns whether it changed."""
 
     def _align(self, view: View) -> np.ndarray:
-        with self._lock:
-            items = self._items
+        items = self._items
         scores = np.full(len(view.ids), -np.inf, dtype=np.float32)
-        if len(items):
-            codes = view.encode(items["item"])
-            is_known = codes >= 0
-            scores[codes[is_known]] = items["score"].to_numpy()[is_known]
+        codes = view.encode(items["item"])
+        is_known = codes >= 0
+        values = items["log_score"].to_numpy()[is_known]
+        scores[codes[is_known]] = displayed_scores(values, self._store.clock(), TRENDING_HALF_LIFE)
         return scores
+
+
+class EmbeddedTrending(Trending):
+    """Trending items of the store's log."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self._log = _TrendingLog(store)
+
+    def _refresh(self, view: View) -> bool:
+        is_changed = self._log.follow(view.loaded.schema)
+        self._items = self._log.items
+        return is_changed
+
+
+class _TrendingLog(LogFollower):
+    def __init__(self, store: Store) -> None:
+        super().__init__(store, BATCH_EVENTS, ("item",))
+
+    def reset(self) -> None:
+        self.items = pl.DataFrame(schema={"item": pl.String, "log_score": pl.Float64})
+
+    def add(self, events: pl.DataFrame) -> None:
+        score = log_score(pl.col("weight").cast(pl.Float64), pl.col("time"), TRENDING_HALF_LIFE)
+        new = events.select("item", log_score=score)
+        items = pl.concat([self.items, new]).group_by("item").agg(sum_log_scores())
+        if len(items) > MAX_TRENDING_ITEMS:
+            items = items.top_k(MAX_TRENDING_ITEMS // 2, by="log_score")
+        self.items = items
+
+
+class StreamedTrending(Trending):
+    """Trending items as streams have computed them; while they cannot be read, those of before."""
+
+    def __init__(self, store: Store, reader: StreamReader) -> None:
+        super().__init__(store)
+        self._reader = reader
+        self._version: int | None = None
+        self._next_read = 0.0
+
+    def _refresh(self, view: View) -> bool:
+        begun = time.monotonic()
+        version = self._reader.version("trending")
+        if version is None or version == self._version or begun < self._next_read:
+            return False
+        items = self._reader.trending(MAX_STREAMED_ITEMS)
+        if items is None:
+            return False
+        self._items, self._version = items, version
+        self._next_read = time.monotonic() + _PAUSE_FACTOR * (time.monotonic() - begun)
+        return True

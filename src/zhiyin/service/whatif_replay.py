@@ -200,7 +200,7 @@ class WhatIfReplay:
         request = dataclasses.replace(request, skip=tuple(stage for stage in request.skip if stage != "policy"))
 
         def ask(request: Request) -> Answer:
-            return answer_request(view, visible, request, ORIGIN, None, index, self.live.trending)
+            return answer_request(view, visible, request, ORIGIN, None, index, self.live.event_scores)
 
         asked = _probabilities(items, request, ask)
         if request.k > len(items) and request.k > self._logged_k(trace, view, logged):

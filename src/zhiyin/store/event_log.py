@@ -42,7 +42,7 @@ NEWEST_EVENTS_OF_USER = (
 _names = ", ".join(f'"{name}"' for name in EVENT_FIELDS)
 _RECENT_EVENTS = sa.text(f"""
     SELECT f.received, e.* FROM (SELECT (SELECT received FROM forgotten WHERE hash = :hash) AS received) AS f
-    LEFT JOIN (SELECT {_names} FROM events WHERE "user" = :user_id ORDER BY seq DESC LIMIT :limit) AS e
+    LEFT JOIN (SELECT {_names} FROM events WHERE "user" = :user_id AND seq > :after ORDER BY seq DESC LIMIT :limit) AS e
     ON TRUE ORDER BY e.time, e.seq
 """)
 _LAST_SEQ = sa.select(sa.func.coalesce(sa.func.max(EVENTS.c.seq), 0))
@@ -103,9 +103,12 @@ class EventLog(Database):
         rows = self.fetch(NEWEST_EVENTS_OF_USER, user_id=user, limit=limit)
         return sorted(events_from_rows(rows), key=operator.attrgetter("time", "seq"))
 
-    def recent_events(self, user: str, limit: int = 1_000) -> tuple[list[Event], int]:
-        """`history` and `forgotten_at` of a user, both of one state of the database."""
-        rows = self.fetch(_RECENT_EVENTS, hash=hash_of(user), user_id=user, limit=limit)
+    def recent_events(self, user: str, limit: int = 1_000, after: int = 0) -> tuple[list[Event], int]:
+        """`history` and `forgotten_at` of a user, both of one state of the database.
+
+        after: sequence number; events up to it are left out.
+        """
+        rows = self.fetch(_RECENT_EVENTS, hash=hash_of(user), user_id=user, limit=limit, after=after)
         return events_from_rows(row[1:] for row in rows if row[1] is not None), int(rows[0][0] or 0)
 
     def events(self, after: int = 0, limit: int = 100_000, names: Sequence[str] = tuple(EVENT_FRAME)) -> pl.DataFrame:
