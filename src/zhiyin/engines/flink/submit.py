@@ -12,8 +12,8 @@ The first line of standard input is a request, one JSON object:
 
 A statement is SET 'key' = 'value', an INSERT (all of a job run as one), or any other SQL of Flink's (CREATE ...).
 Standard output has a JSON object a line: {"job": name, "id": hexadecimal id of Flink's} for each job in their order,
-or {"job": name, "error": one line} and exit status 1; jobs submitted before stay submitted. Standard error has the whole
-of an error.
+or {"job": name, "error": one line} and exit status 1; jobs submitted before stay submitted. Standard error has the
+whole of an error.
 
 With a cluster inside this process, the process then waits until all jobs have ended, and writes {"job", "state",
 "seconds"} for each; "seconds" is how long it ran. Its further lines of standard input are commands: `stop FOLDER` takes
@@ -27,7 +27,6 @@ import json
 import re
 import sys
 import threading
-import time
 import traceback
 from typing import Any
 
@@ -99,27 +98,18 @@ def submit(job: dict[str, Any], address: str | None, settings: dict[str, str]) -
 
 
 class LocalJobs:
-    """The jobs of the cluster inside this process."""
+    """The jobs of the cluster inside this process. Each has a MiniCluster, which goes as soon as the job has ended."""
 
     def __init__(self) -> None:
         self.clients: dict[str, Any] = {}
-        self._lock = threading.Lock()
-
-    def running(self) -> dict[str, Any]:
-        return {name: client for name, client in self.clients.items() if not self.state(client)[1]}
-
-    @staticmethod
-    def state(client: Any) -> tuple[str, bool]:
-        """Name of the state, and whether the job has ended."""
-        status = client._j_job_client.getJobStatus().get()
-        return status.name(), status.isGloballyTerminalState()
+        self._ended: set[str] = set()
 
     def obey(self, commands: Any) -> None:
         """Carry out commands until the end of the file, then cancel what runs."""
         for line in commands:
             command, _, argument = line.strip().partition(" ")
             if command == "stop":
-                for name, client in self.running().items():
+                for name, client in self._running():
                     try:
                         write({"job": name, "savepoint": client.stop_with_savepoint(False, argument).result()})
                     except Exception as error:
@@ -131,25 +121,33 @@ class LocalJobs:
         self.cancel()
 
     def cancel(self) -> None:
-        for client in self.running().values():
-            client.cancel().result()
+        for name, client in self._running():
+            try:
+                client.cancel().result()
+            except Exception as error:
+                if name not in self._ended:  # else it ended by itself meanwhile
+                    write({"job": name, "error": first_cause(error)})
 
     def wait(self) -> bool:
         """Wait until all have ended. Returns whether none failed."""
         success = True
         for name, client in self.clients.items():
-            while not self.state(client)[1]:
-                time.sleep(0.05)
-            report: dict[str, Any] = {"job": name, "state": self.state(client)[0]}
+            report: dict[str, Any] = {"job": name, "state": "FINISHED"}
             try:
-                result = client._j_job_client.getJobExecutionResult().get()
-                report["seconds"] = result.getNetRuntime() / 1000
+                report["seconds"] = client.get_job_execution_result().result().get_net_runtime() / 1000
             except Exception as error:
-                if report["state"] == "FAILED":
-                    report["error"] = first_cause(error)
+                cause = first_cause(error)
+                if "JobCancellationException" in str(error):
+                    report["state"] = "CANCELED"
+                else:
+                    report |= {"state": "FAILED", "error": cause}
                     success = False
+            self._ended.add(name)
             write(report)
         return success
+
+    def _running(self) -> list[tuple[str, Any]]:
+        return [(name, client) for name, client in self.clients.items() if name not in self._ended]
 
 
 def write(value: dict[str, Any]) -> None:
