@@ -124,6 +124,7 @@ class DecisionsConformance:
         removed = {name: n for name, n in proof.items() if n}
         assert removed == {
             "lists removed": 3, "decisions removed": 2, "open_decisions removed": 1, "reported_rewards removed": 1,
+            "list_numbers removed": 3,
         }  # fmt: skip
         assert {"decisions found", "reported_rewards found", "open_decisions found"} <= set(proof)
         assert [c.trace.list_id for c in store.closed_decisions("home")] == ["list 2"]

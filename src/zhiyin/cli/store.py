@@ -202,6 +202,53 @@ def drop(
         say(f"{n_dropped['events']:,} events and {n_dropped['lists']:,} lists were dropped")
 
 
+@app.command()
+def stream(
+    folder: Annotated[
+        Path | None, typer.Argument(help="The folder of streams; left out, [streams] folder.", show_default=False)
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Export what is new, then end.")] = False,
+    every: Annotated[str | None, typer.Option("--every", help="Pause between two exports, such as 1s.")] = None,
+    keep: Annotated[str | None, typer.Option("--keep", help="Delete segments older than this, such as 7d.")] = None,
+    config: ConfigFile = CONFIG,
+) -> None:
+    """Export events and lists again and again, as files that streaming jobs read. Ctrl-C ends it.
+
+    Each event is written once, in the order of arrival, however often this is stopped and started.
+    With [service] streams, zhiyin serve exports by itself.
+
+    \b
+    Examples:
+      zhiyin store stream
+      zhiyin store stream streams --once
+      zhiyin store stream streams --every 5s --keep 2d
+    """
+    from zhiyin.cli.output import say
+    from zhiyin.cli.project import open_project, opened_store
+    from zhiyin.cli.streams import event_schema_in_use, stop_on_signals
+    from zhiyin.core.durations import SECOND, microseconds
+    from zhiyin.data.project_config import streams_folder
+    from zhiyin.store.segment_export import SegmentExporter
+
+    project = open_project(config)
+    settings = project.config.streams
+    pause, age = microseconds(every or settings.every) / SECOND, microseconds(keep or settings.keep) / SECOND
+    target = streams_folder(project.config, project.home) if folder is None else folder
+    with (
+        opened_store(project) as store,
+        SegmentExporter(store, target, lambda: event_schema_in_use(project), age) as exporter,
+        stop_on_signals() as stop,
+        project.run.bar("Exporting", max(0, store.highest_seq - exporter.exported) if once else None) as advance,
+    ):
+        if once:
+            n_rows = exporter.export(advance, stop)
+            say(f"{n_rows:,} new rows in {target}; events up to number {exporter.exported:,}")
+        else:
+            say(f"exporting to {target} every {pause:g} s; Ctrl-C ends it")
+            exporter.run(stop, pause, advance)
+            say(f"events up to number {exporter.exported:,} are exported")
+
+
 def _misfit_error(rows: Sequence[InvalidRow], file: Path, remedy: str) -> DataError:
     """The error that names the first of some rows that do not fit the types of their columns."""
     from zhiyin.core.errors import DataError

@@ -180,6 +180,17 @@ class EventSchema:
         )
 
 
+def schema_of_weights(kinds: Sequence[str], weights: Mapping[str, float]) -> EventSchema:
+    """The schema of rules as in `[weights]` where no log is at hand; without rules, the usual one.
+
+    Raises ConfigError for a rule that cannot be read.
+    """
+    if not weights:
+        return EventSchema.of(kinds)
+    rules = parse_weights(weights, list(kinds), None, has_log=False)
+    return EventSchema(tuple(kinds), tuple(rules), unlisted=0.0)
+
+
 def parse_weights(
     weights: Mapping[str, float], kinds: Sequence[str], value: str | None, *, has_log: bool = True
 ) -> list[WeightRule]:

@@ -34,6 +34,7 @@ from zhiyin.core.atomic_folders import whole_folder
 from zhiyin.core.errors import DataError
 from zhiyin.core.params import settings_of
 from zhiyin.data.catalogue import Catalogue
+from zhiyin.data.event_schema import EventSchema
 from zhiyin.models.loading import load as load_model
 from zhiyin.models.recommender import Recommender
 
@@ -97,6 +98,18 @@ class Bundle:
 
     def _wrong(self, message: str) -> DataError:
         return DataError(message, file=self.folder, remedy=_OTHER)
+
+    def event_schema(self) -> EventSchema | None:
+        """What events mean to the model, read without loading it; None for a version that was saved without it.
+
+        Raises DataError where the file of the model is damaged.
+        """
+        file = self.model_folder / "model.json"
+        try:
+            state = read_json(file, _OTHER).get("schema")
+            return None if state is None else EventSchema.from_state(state)
+        except (FileNotFoundError, KeyError, TypeError):
+            raise DataError("the file is missing or damaged", file=file, remedy=_OTHER) from None
 
     def report(self) -> dict[str, Any]:
         """The evaluation report that was saved with it; empty without one."""

@@ -15,7 +15,7 @@ from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.core.parallel import kernel, read_only
 from zhiyin.core.run import log
 from zhiyin.data.catalogue import Catalogue
-from zhiyin.data.event_schema import EventSchema, parse_weights
+from zhiyin.data.event_schema import EventSchema, parse_weights, schema_of_weights
 from zhiyin.data.time_policy import wall_clock
 from zhiyin.pipeline.model_versions import Bundle
 from zhiyin.pipeline.row_alignment import align_rows
@@ -69,7 +69,7 @@ class LoadedVersion:
         self.types = catalogue.types
         self.items = align_rows(catalogue.items, ids["id"]) if "id" in catalogue.items.columns else ids
         self.users = catalogue.users if "id" in catalogue.users.columns else None
-        self.schema = self.context.schema or _schema_from_weights(catalogue.kinds, weights)
+        self.schema = self.context.schema or schema_of_weights(catalogue.kinds, weights)
         self.kinds = list(self.schema.kinds)
         self.trained_until = int(self.context.window[1])
         self.created = bundle.made_at
@@ -167,14 +167,6 @@ def _mark_learned(offsets, items, kinds, times, stored, users, event_items, even
             if items[at] == event_items[row] and kinds[at] == event_kinds[row]:
                 out[row] |= not (numbered[row] and len(stored) and stored[at])
             at += 1
-
-
-def _schema_from_weights(kinds: Sequence[str], weights: dict[str, float]) -> EventSchema:
-    """The schema of a version that was saved without one."""
-    if not weights:
-        return EventSchema.of(kinds)
-    rules = parse_weights(weights, kinds, None, has_log=False)
-    return EventSchema(tuple(kinds), tuple(rules), unlisted=0.0)
 
 
 def _has_same_rules(schema: EventSchema, weights: dict[str, float]) -> bool:

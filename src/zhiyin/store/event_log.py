@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -59,6 +60,15 @@ _INSERT_BY_UNNEST = f"""
 """
 
 
+@functools.cache
+def _page_of_events(names: tuple[str, ...]) -> Any:
+    """The statement of `EventLog.events`, one for each choice of columns."""
+    after, limit = sa.bindparam("after", type_=sa.BigInteger), sa.bindparam("limit", type_=sa.Integer)
+    return (
+        sa.select(*(EVENTS.c[name] for name in names)).where(EVENTS.c.seq > after).order_by(EVENTS.c.seq).limit(limit)
+    )
+
+
 class EventLog(Database):
     """Events in a database. They are only ever added, and deleted by age or with their user."""
 
@@ -113,11 +123,8 @@ class EventLog(Database):
 
     def events(self, after: int = 0, limit: int = 100_000, names: Sequence[str] = tuple(EVENT_FRAME)) -> pl.DataFrame:
         """Events in the order of arrival, from the one after a sequence number on: a frame with these columns."""
-        query = sa.select(*(EVENTS.c[name] for name in names)).where(EVENTS.c.seq > after)
-        with self.reading() as connection:
-            rows = connection.execute(query.order_by(EVENTS.c.seq).limit(limit)).all()
-        columns = zip(*rows) if rows else ([] for _ in names)
-        return pl.DataFrame(dict(zip(names, columns)), schema={name: EVENT_FRAME[name] for name in names})
+        rows = self.fetch(_page_of_events(tuple(names)), after=after, limit=limit)
+        return pl.DataFrame(rows, schema={name: EVENT_FRAME[name] for name in names}, orient="row")
 
     def events_by_seq(self, seqs: Sequence[int], names: Sequence[str] = tuple(EVENT_FRAME)) -> pl.DataFrame:
         """The events of these sequence numbers that exist, as `events` gives them."""

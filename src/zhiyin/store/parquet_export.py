@@ -28,6 +28,7 @@ from zhiyin.store.tables import (
     REPORTED_REWARDS,
     ROWS_PER_STATEMENT,
     VERSIONED_TABLES,
+    number_lists,
 )
 from zhiyin.store.versioned_tables import VersionedTables
 
@@ -168,6 +169,8 @@ class ParquetExport(EventLog, VersionedTables, ForgottenUsers):
                     rows = _of_stored_lists(connection, table, rows)
                 if rows:
                     connection.execute(self._insert(table).on_conflict_do_nothing(), rows)
+                if table is LISTS and rows:
+                    number_lists(connection, [row["list_id"] for row in rows])
                 if table is FORGOTTEN:
                     increment_forget_count(connection)
 

@@ -25,6 +25,7 @@ from zhiyin.store.tables import (
     COLUMN_TYPES,
     EVENTS,
     FORGOTTEN,
+    LIST_NUMBERS,
     LISTS,
     POLICY_STATES,
     TABLES_OF_LISTS,
@@ -83,6 +84,8 @@ class Store(ParquetExport, DecisionTables, PolicyStates):
                 newest = sa.select(sa.func.max(table.c.seq)).group_by(table.c.id)
                 counts[name] = count_rows(connection, table.c.seq.in_(newest) & table.c.columns.is_not(None))
             for other in (LISTS, *TABLES_OF_LISTS, POLICY_STATES, FORGOTTEN):
+                if other is LIST_NUMBERS:  # one a list
+                    continue
                 counts[other.name] = int(connection.execute(sa.select(sa.func.count()).select_from(other)).scalar_one())
         return counts
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from zhiyin.core.errors import ConfigError
@@ -101,6 +102,14 @@ LISTS = sa.Table(
     sa.Index("lists_user", "user"),
     sa.Index("lists_time", "time"),
 )
+# Lists in the order in which they were committed: the table of lists has no such number.
+LIST_NUMBERS = sa.Table(
+    "list_numbers",
+    META,
+    _seq(),
+    sa.Column("list_id", sa.String(MAX_ID_CHARS), nullable=False, unique=True),
+    sqlite_autoincrement=True,
+)
 IMPRESSIONS = sa.Table(
     "impressions",
     META,
@@ -182,7 +191,7 @@ POLICY_STATES = sa.Table(
     sqlite_autoincrement=True,
 )
 # What belongs to a list, and goes with it.
-TABLES_OF_LISTS = (IMPRESSIONS, REPORTED_REWARDS, OPEN_DECISIONS, DECISIONS, DECISION_USERS)
+TABLES_OF_LISTS = (IMPRESSIONS, REPORTED_REWARDS, OPEN_DECISIONS, DECISIONS, DECISION_USERS, LIST_NUMBERS)
 MARKS = sa.Table("meta", META, sa.Column("key", sa.String(64), primary_key=True), sa.Column("value", sa.Text))
 # Users who were forgotten, as hashes: a version that has learned of them must not use it. `received`: when.
 FORGOTTEN = sa.Table(
@@ -202,7 +211,7 @@ ACCESS_KEYS = sa.Table(
 # Tables that came within the format.
 _ADDED_TABLES = (
     *(VERSIONED_TABLES[name] for name in (COLUMN_TYPES, EXPERIMENTS, POLICIES)),
-    OPEN_DECISIONS, DECISIONS, DECISION_USERS, REPORTED_REWARDS, POLICY_STATES,
+    OPEN_DECISIONS, DECISIONS, DECISION_USERS, REPORTED_REWARDS, POLICY_STATES, LIST_NUMBERS,
 )  # fmt: skip
 
 
@@ -229,7 +238,10 @@ def prepare(connection: Any, place: str) -> None:
     if format == FORMAT:
         # They came within the format; an older program need not know them.
         EVENTS_OF_TIME.create(connection, checkfirst=True)
+        is_numbered = sa.inspect(connection).has_table(LIST_NUMBERS.name)
         META.create_all(connection, _ADDED_TABLES)
+        if not is_numbered:
+            number_lists(connection)
         return
     if format is None:
         _check_foreign_tables(connection, place)
@@ -248,6 +260,7 @@ def prepare(connection: Any, place: str) -> None:
         EVENTS_OF_USER.create(connection, checkfirst=True)
     for index in (EVENTS_OF_LIST, EVENTS_OF_TIME):
         index.create(connection, checkfirst=True)
+    number_lists(connection)
     for table in old:
         names = ", ".join(f'"{column.name}"' for column in table.columns)
         connection.exec_driver_sql(
@@ -258,6 +271,17 @@ def prepare(connection: Any, place: str) -> None:
     connection.execute(sa.insert(MARKS).values(key="format", value=FORMAT))
     if connection.execute(sa.select(MARKS.c.value).where(MARKS.c.key == IDENTITY)).scalar() is None:
         connection.execute(sa.insert(MARKS).values(key=IDENTITY, value=uuid.uuid4().hex))
+
+
+def number_lists(connection: Any, list_ids: Sequence[str] | None = None) -> None:
+    """Give numbers to lists that have none, within the transaction that inserts them.
+
+    list_ids: ROWS_PER_STATEMENT at most, in their order of time; None: all lists.
+    """
+    lists = sa.select(LISTS.c.list_id).where(~sa.exists().where(LIST_NUMBERS.c.list_id == LISTS.c.list_id))
+    if list_ids is not None:
+        lists = lists.where(LISTS.c.list_id.in_(list_ids))
+    connection.execute(sa.insert(LIST_NUMBERS).from_select(["list_id"], lists.order_by(LISTS.c.time, LISTS.c.list_id)))
 
 
 def _add_event_columns(connection: Any) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+import polars as pl
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
@@ -24,7 +25,16 @@ from zhiyin.core.text_validation import text
 from zhiyin.store.database import Database
 from zhiyin.store.records import hash_of
 from zhiyin.store.sqlalchemy_import import sa
-from zhiyin.store.tables import FORGOTTEN, IMPRESSIONS, LISTS, OPEN_DECISIONS, REPORTED_REWARDS, TABLES_OF_LISTS
+from zhiyin.store.tables import (
+    FORGOTTEN,
+    IMPRESSIONS,
+    LIST_NUMBERS,
+    LISTS,
+    OPEN_DECISIONS,
+    REPORTED_REWARDS,
+    TABLES_OF_LISTS,
+    number_lists,
+)
 
 MAX_TRACES_PER_TRANSACTION = 200
 # Bytes of one trace: of its head, and of its arrays compressed.
@@ -35,6 +45,21 @@ DELETE_BATCH_ROWS = 1_000
 # Seconds between two transactions of traces, in which events get their turn.
 PAUSE_SECONDS = 0.002
 _COLUMNS = ("list_id", "user", "time", "version", "placement", "head", "arrays")
+
+
+NUMBERED_LISTS: dict[str, Any] = {
+    "number": pl.Int64, "list_id": pl.String, "placement": pl.String, "version": pl.Int64, "user": pl.String,
+    "time": pl.Int64, "head": pl.String,
+}  # fmt: skip
+# Fixed statements; see `Database.fetch`.
+_NUMBERED_LISTS = (
+    sa.select(LIST_NUMBERS.c.seq, *(LISTS.c[name] for name in NUMBERED_LISTS if name != "number"))
+    .join(LISTS, LISTS.c.list_id == LIST_NUMBERS.c.list_id)
+    .where(LIST_NUMBERS.c.seq > sa.bindparam("after", type_=sa.BigInteger))
+    .order_by(LIST_NUMBERS.c.seq)
+    .limit(sa.bindparam("limit", type_=sa.Integer))
+)
+_LAST_LIST_NUMBER = sa.select(sa.func.coalesce(sa.func.max(LIST_NUMBERS.c.seq), 0))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -167,12 +192,27 @@ class TraceTables(Database):
                 return 0
             insert = self._insert(LISTS).on_conflict_do_nothing().returning(LISTS.c.list_id)
             new = set(connection.execute(insert, rows).scalars())
+            number_lists(connection, list(new))
             decided = [row for row in rows if row["list_id"] in new and _has_decision(row["head"])]
             if decided:
                 names = ("list_id", "placement", "time")
                 open_decisions = [{name: row[name] for name in names} for row in decided]
                 connection.execute(self._insert(OPEN_DECISIONS).on_conflict_do_nothing(), open_decisions)
             return len(new)
+
+    def numbered_lists(self, after: int = 0, limit: int = 1_000) -> pl.DataFrame:
+        """Lists in the order in which they were committed, from the one after a number on.
+
+        Frame number, list_id, placement, version, user, time, head: numbers are given to lists in this order and never
+        twice, so that a reader that goes on from a number misses none. `user` may be null; `head` is JSON.
+        """
+        rows = self.fetch(_NUMBERED_LISTS, after=after, limit=limit)
+        return pl.DataFrame(rows, schema=NUMBERED_LISTS, orient="row")
+
+    @property
+    def highest_list_number(self) -> int:
+        """The number of the newest list; 0 where there is none."""
+        return int(self.fetch(_LAST_LIST_NUMBER)[0][0])
 
     def trace(self, list_id: str) -> Trace | None:
         """The trace of a list; None where it is not stored."""

@@ -1,0 +1,141 @@
+"""Segments: the log as append-only files of JSON lines, which streaming jobs read.
+
+    streams/events/events-00000000000000000001-00000000000000000840-832.jsonl
+
+A name says which sequence numbers a segment covers and how many rows it has. The ranges follow each other without a
+gap, from 1 on: numbers that no row has (deleted, or never given) are covered as well. So the names alone say how far
+the export has come, and whether a segment is missing. A segment is written under a hidden name, synced and renamed:
+readers see all of it or nothing, and it never changes.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import BinaryIO
+
+from zhiyin.core.atomic_files import draft_path, replace_durably, sync
+from zhiyin.core.errors import DataError
+
+_NAME = re.compile(r"([a-z_]+)-(\d{20})-(\d{20})-(\d+)\.jsonl")
+
+
+@dataclass(frozen=True, order=True)
+class Segment:
+    """A range of sequence numbers, first to last inclusive, and the number of rows in it.
+
+    kind: "events" or "impressions", whose numbers are those of lists.
+    """
+
+    kind: str
+    first: int
+    last: int
+    rows: int
+
+    @property
+    def name(self) -> str:
+        """The name of its file."""
+        return f"{self.kind}-{self.first:020d}-{self.last:020d}-{self.rows}.jsonl"
+
+    @classmethod
+    def of_name(cls, name: str) -> Segment | None:
+        """The segment of a file's name; None for a name that is none's."""
+        match = _NAME.fullmatch(name)
+        return None if match is None else cls(match[1], int(match[2]), int(match[3]), int(match[4]))
+
+
+def listed_segments(folder: Path, kind: str) -> list[Segment]:
+    """The segments of a kind below the folder of streams, in their order, without one left out between two others.
+
+    While a folder is read, a file may be added that the reading misses and one after it that it does not: what was
+    there at the end of a first reading is in the second.
+    """
+    newest = max(_read_names(folder / kind, kind), default=None)
+    if newest is None:
+        return []
+    return sorted(segment for segment in _read_names(folder / kind, kind) if segment <= newest)
+
+
+def _read_names(folder: Path, kind: str) -> Iterator[Segment]:
+    if folder.is_dir():
+        for path in folder.iterdir():
+            segment = Segment.of_name(path.name)
+            if segment is not None and segment.kind == kind:
+                yield segment
+
+
+class SegmentWriter:
+    """Writes the segments of one kind. Only one may write in a folder at a time; see `exclusive_lock`.
+
+    Removes drafts that a killed writer left.
+
+    Attributes
+    ----------
+    last: the last sequence number that is covered; 0: none is.
+
+    Raises DataError where ranges of segments overlap, which no writer leaves behind.
+    """
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        self.folder, self.kind = folder / kind, kind
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for draft in self.folder.glob(".*"):
+            draft.unlink(missing_ok=True)
+        segments = listed_segments(folder, kind)
+        for one, following in pairwise(segments):
+            if following.first <= one.last:
+                raise DataError(
+                    f"{one.name} and {following.name} hold the same rows", file=self.folder,
+                    remedy="they are of two exports: empty the folder, and start the jobs anew: "
+                    "zhiyin stream start --fresh",
+                )  # fmt: skip
+        self.last = segments[-1].last if segments else 0
+
+    @contextmanager
+    def draft(self) -> Iterator[SegmentDraft]:
+        """A file to write the next segment to; without `SegmentDraft.commit` nothing of it stays."""
+        path = draft_path(self.folder / "segment")
+        try:
+            with open(path, "wb") as file:
+                yield SegmentDraft(self, path, file)
+        finally:
+            path.unlink(missing_ok=True)
+
+    def remove_older(self, age: float, upto: int) -> int:
+        """Delete segments older than `age` seconds that end at or before `upto`, but not the newest one.
+
+        Returns how many.
+        """
+        oldest, n_removed = time.time() - age, 0
+        segments = sorted(_read_names(self.folder, self.kind))
+        for segment in segments[:-1]:
+            path = self.folder / segment.name
+            if segment.last > upto or path.stat().st_mtime >= oldest:
+                break  # from the oldest on, so that no gap arises
+            path.unlink()
+            n_removed += 1
+        if n_removed:
+            sync(self.folder)
+        return n_removed
+
+
+@dataclass
+class SegmentDraft:
+    """A segment while it is written."""
+
+    writer: SegmentWriter
+    path: Path
+    file: BinaryIO
+
+    def commit(self, last: int, rows: int) -> Segment:
+        """Make the segment of what was written: all rows after the last segment up to a sequence number."""
+        segment = Segment(self.writer.kind, self.writer.last + 1, last, rows)
+        self.file.flush()
+        replace_durably(self.path, self.writer.folder / segment.name)
+        self.writer.last = last
+        return segment
