@@ -269,12 +269,12 @@ def test_a_guardrail_finds_the_bad_arm_and_all_apps_give_the_control_from_the_ne
 
 
 def test_results_are_told_by_the_service(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    begin(client, window="1s")
+    begin(client, window="1m")
     lists = {f"v{n}": ask(client, f"v{n}") for n in range(20)}
     click(client, {f"v{n}": lists[f"v{n}"] for n in range(1, 20, 2)})
     wait_for_traces(client)
     now = client.store.clock()
-    monkeypatch.setattr(client.store, "clock", lambda: now + 60_000_000)
+    monkeypatch.setattr(client.store, "clock", lambda: now + 600_000_000)
     results = client.get("/v1/experiments/taste/results").json()
     assert sum(arm["units"] for arm in results["arms"]) == 20
     assert [row["metric"] for row in results["comparisons"]] == ["click_rate", "reward", "purchases"]
@@ -288,7 +288,7 @@ def test_results_are_told_by_the_service(client: Any, monkeypatch: pytest.Monkey
 
 
 def test_an_interleaved_list_is_of_both_placements_and_its_clicks_credit_a_team(client: Any) -> None:
-    begin(client, kind="interleaving", window="1s")
+    begin(client, kind="interleaving", window="1m")
     made = {f"v{n}": ask(client, f"v{n}", k=6) for n in range(30)}
     for user, one in made.items():
         assert one["experiments"] == {"taste": "interleaved"}
@@ -305,7 +305,7 @@ def test_an_interleaved_list_is_of_both_placements_and_its_clicks_credit_a_team(
     assert replay["same"], replay
     wait_for_traces(client)
     results = ExperimentEvaluator(client.store).results(
-        client.shop.experiments.get("taste"), client.store.clock() + 60_000_000
+        client.shop.experiments.get("taste"), client.store.clock() + 600_000_000
     )
     assert results.interleaving is not None
     preference = results.interleaving.preference
