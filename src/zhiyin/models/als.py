@@ -16,6 +16,7 @@ from zhiyin.core.params import param, whole_number
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Entries, Histories
+from zhiyin.models.normal_equations import solve_blocks
 from zhiyin.models.recommender import VectorRecommender
 from zhiyin.models.training_context import TrainingContext
 
@@ -200,7 +201,7 @@ def half_sweep(
         if solver == "cg":
             _solve(rows.indptr, rows.indices, rows.data, x, y, matrix, ridge, steps, start, stop)
         else:
-            _solve_blocks(rows.indptr, rows.indices, rows.data, x, y, matrix, ridge, width, start, stop)
+            solve_blocks(rows.indptr, rows.indices, rows.data, x, y, matrix, ridge, width, start, stop)
 
     for_chunks(work, len(x), run, chunk=max(1, min(2048, len(x) // (8 * run.n_threads))))
 
@@ -323,104 +324,3 @@ def _apply_near(near, excess, padded, v, out):
                 s0 * near[at, j] + s1 * near[at + 1, j] + s2 * near[at + 2, j] + s3 * near[at + 3, j]
                 + s4 * near[at + 4, j] + s5 * near[at + 5, j] + s6 * near[at + 6, j] + s7 * near[at + 7, j]
             )  # fmt: skip
-
-
-@kernel
-def _solve_blocks(indptr, columns, extra, x, y, matrix, ridge, width, start, stop):
-    """Newton's step for `width` factors after another, all others fixed, for the rows start..stop; arguments as
-    `_solve`. The loss is quadratic, so each step ends at its minimum: with width = factors, at the row's solution."""
-    f = x.shape[1]
-    one = np.float32(1)
-    longest = 0
-    for row in range(start, stop):
-        longest = max(longest, indptr[row + 1] - indptr[row])
-    gap = 256  # as in `_solve`
-    scores = np.empty(longest + 2 * gap, dtype=np.float32)[gap : gap + longest]
-    square = np.empty(width * width + 2 * gap, dtype=np.float32)[gap : gap + width * width].reshape((width, width))
-    scratch, apart = np.empty(2 * (f + gap) + gap, dtype=np.float32), f + gap
-    v, step = scratch[gap : gap + f], scratch[gap + apart : gap + apart + f]
-    for row in range(start, stop):
-        first, n = indptr[row], indptr[row + 1] - indptr[row]
-        if n == 0:
-            x[row] = 0
-            continue
-        penalty = ridge[row] if len(ridge) else np.float32(0)
-        for j in range(f):
-            v[j] = x[row, j]
-        for at in range(n):
-            item, product = columns[first + at], np.float32(0)
-            for j in range(f):
-                product += y[item, j] * v[j]
-            scores[at] = product
-        for left in range(0, f, width):
-            size = min(width, f - left)
-            # Minus the slope: YᵀC p - A v, of these factors; and the square of A that stands at them.
-            for a in range(size):
-                product = penalty * v[left + a]
-                for j in range(f):
-                    product += matrix[left + a, j] * v[j]
-                step[a] = -product
-                for b in range(size):
-                    square[a, b] = matrix[left + a, left + b]
-                square[a, a] += penalty
-            for at in range(n):
-                item, confidence = columns[first + at], extra[first + at]
-                share = one + confidence - confidence * scores[at]
-                for a in range(size):
-                    step[a] += share * y[item, left + a]
-            _add_squares(square, columns, extra, first, n, y, left, size)
-            _cholesky(square, step, size)
-            for a in range(size):
-                v[left + a] += step[a]
-            if left + size < f:
-                for at in range(n):
-                    item, product = columns[first + at], np.float32(0)
-                    for a in range(size):
-                        product += y[item, left + a] * step[a]
-                    scores[at] += product
-        for j in range(f):
-            x[row, j] = v[j]
-
-
-@kernel
-def _add_squares(square, columns, extra, first, n, y, left, size):
-    """square += sum of c_i y_i y_iᵀ over the row's items, `size` factors from `left`, four items a pass."""
-    body = n // 4 * 4
-    for at in range(first, first + body, 4):
-        i0, i1, i2, i3 = columns[at], columns[at + 1], columns[at + 2], columns[at + 3]
-        for a in range(size):
-            w0, w1 = extra[at] * y[i0, left + a], extra[at + 1] * y[i1, left + a]
-            w2, w3 = extra[at + 2] * y[i2, left + a], extra[at + 3] * y[i3, left + a]
-            for b in range(size):
-                square[a, b] += (
-                    w0 * y[i0, left + b] + w1 * y[i1, left + b] + w2 * y[i2, left + b] + w3 * y[i3, left + b]
-                )
-    for at in range(first + body, first + n):
-        item = columns[at]
-        for a in range(size):
-            weight = extra[at] * y[item, left + a]
-            for b in range(size):
-                square[a, b] += weight * y[item, left + b]
-
-
-@kernel
-def _cholesky(square, v, size):
-    """v = square⁻¹ v, `square` positive definite and lost; a direction it has nothing in is left at zero."""
-    for i in range(size):
-        for j in range(i + 1):
-            total = square[i, j]
-            for k in range(j):
-                total -= square[i, k] * square[j, k]
-            if i > j:
-                square[i, j] = total * square[j, j]
-            else:  # the diagonal holds inverses
-                square[i, i] = np.float32(1) / np.sqrt(total) if total > 1e-12 else np.float32(0)
-    for i in range(size):
-        total = v[i]
-        for k in range(i):
-            total -= square[i, k] * v[k]
-        v[i] = total * square[i, i]
-    for i in range(size - 1, -1, -1):
-        v[i] *= square[i, i]
-        for k in range(i):
-            v[k] -= square[i, k] * v[i]
