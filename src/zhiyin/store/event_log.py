@@ -159,6 +159,12 @@ class EventLog(Database):
         """The highest sequence number that was ever given to an event, also to a deleted one; 0: none was."""
         return int(self.fetch(HIGHEST_SEQ[self.dialect])[0][0])
 
+    def first_seq_of(self, user: str) -> int:
+        """The lowest sequence number of the events of a user; 0 where there is none."""
+        query = sa.select(sa.func.coalesce(sa.func.min(EVENTS.c.seq), 0)).where(EVENTS.c.user == user)
+        with self.reading() as connection:
+            return int(connection.execute(query).scalar_one())
+
     def count(self) -> int:
         """The number of events."""
         with self.reading() as connection:
