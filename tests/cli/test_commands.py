@@ -31,6 +31,7 @@ COMMANDS = [
     "policy",
     "forget",
     "store",
+    "stream",
     "export",
     "simulate",
     "demo",
@@ -52,6 +53,7 @@ GROUPS = {
         f"policy {name}" for name in ("list", "show", "promote", "rollback", "freeze", "unfreeze", "kill", "revive")
     ],
     "store": ["store info", "store export", "store load", "store backup", "store restore"],
+    "stream": ["stream start", "stream status", "stream stop"],
 }
 
 

@@ -45,7 +45,7 @@ ROOT = Path(__file__).parents[2]
 # The translation of the first has its blocks, which is tested; they run once.
 TRANSLATION = "README.zh-CN.md"
 DOCUMENTS = ("README.md", TRANSLATION, "docs/guide.md", "docs/architecture.md", "docs/benchmarks.md",
-             "docs/decisions.md", "docs/dependencies.md", "docs/experiments.md", "docs/off_policy.md",
+             "docs/decisions.md", "docs/dependencies.md", "docs/experiments.md", "docs/flink.md", "docs/off_policy.md",
              "docs/policies.md", "docs/spark.md", "docs/testing.md",
              "deploy/README.md")  # fmt: skip
 # Those of CONTRIBUTING.md are parts of files: test_contributing.py puts them there.
@@ -62,6 +62,16 @@ NOT_RUN: dict[tuple[str, str], str] = {
         "docs/off_policy.md",
         "The log cannot answer:",
     ): "what the command prints, as tests/pipeline/test_whatif.py has it",
+    (
+        "docs/flink.md",
+        "python3.11 -m venv .flink && .flink/bin/pip install apache-flink==2.3.0",
+    ): "it installs another environment and needs Java; tests/engines/flink runs the command on a cluster",
+    ("docs/flink.md", "flowchart LR"): "a picture that the page draws: no part of the test environment can",
+    (
+        "docs/flink.md",
+        "zhiyin stream start                                    # a local cluster too, where no engine is named",
+    ): "it needs a cluster; tests/engines/flink runs these commands on one",
+    ("docs/flink.md", "zhiyin stream sql trending > trending.sql"): "it needs a cluster, as the page says",
     ("docs/spark.md", "pip install 'zhiyin[spark]'"): "it needs a cluster; tests/engines runs these commands on one",
     ("docs/spark.md", "spark-submit --master yarn --deploy-mode client \\"): "it needs a cluster, as the page says",
 }

@@ -28,6 +28,7 @@ from zhiyin.cli import (
     similar,
     simulate,
     store,
+    stream,
     train,
     tune,
     versions,
@@ -73,6 +74,7 @@ COMMANDS = (
     "policy",
     "forget",
     "store",
+    "stream",
     "export",
     "simulate",
     "demo",
@@ -158,6 +160,7 @@ app.add_typer(experiment.app, name="experiment")
 app.add_typer(key.app, name="key")
 app.add_typer(policy.app, name="policy")
 app.add_typer(store.app, name="store")
+app.add_typer(stream.app, name="stream")
 app.command()(versions.versions)
 app.command()(versions.promote)
 app.command()(versions.rollback)

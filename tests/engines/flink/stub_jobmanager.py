@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 
 class StubJobManager:
-    """answers: by "METHOD /path?query" a list of (status, body), given one after the other; the last one stays."""
+    """answers: by "METHOD /path?query" a list of (status, body), given one after the other; the last one stays.
 
-    def __init__(self, answers: dict[str, list[tuple[int, Any]]]) -> None:
+    otherwise: answers what is not listed, by "METHOD /path?query" and body.
+    """
+
+    def __init__(
+        self,
+        answers: dict[str, list[tuple[int, Any]]],
+        otherwise: Callable[[str, Any], tuple[int, Any]] = lambda request, _: (
+            404,
+            {"errors": ["Not found: " + request]},
+        ),
+    ) -> None:
         self.answers, self.requests = {key: list(values) for key, values in answers.items()}, list[tuple[str, Any]]()
         stub = self
 
@@ -21,9 +31,13 @@ class StubJobManager:
             def handle_one(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 request = f"{self.command} {self.path}"
-                stub.requests.append((request, json.loads(body) if body else None))
-                values = stub.answers.get(request, [(404, {"errors": ["Not found: " + request]})])
-                status, value = values.pop(0) if len(values) > 1 else values[0]
+                sent = json.loads(body) if body else None
+                stub.requests.append((request, sent))
+                values = stub.answers.get(request)
+                if values is None:
+                    status, value = otherwise(request, sent)
+                else:
+                    status, value = values.pop(0) if len(values) > 1 else values[0]
                 content = value if isinstance(value, bytes) else json.dumps(value).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(content)))

@@ -48,6 +48,10 @@ class Daemons:
             write_whole(path, secrets.token_hex(16))
         return path.read_text().strip()
 
+    def environment(self, role: str) -> dict[str, str]:
+        """What a process has in its environment that is to end with the others."""
+        return {VARIABLE: f"{self.token} {role}"}
+
     def start(
         self, role: str, name: str, command: Sequence[str], environment: Mapping[str, str]
     ) -> subprocess.Popen[bytes]:
@@ -56,7 +60,7 @@ class Daemons:
         log.mkdir(parents=True, exist_ok=True)
         with open(log / f"{name}.out", "ab") as output:
             process = subprocess.Popen(
-                list(command), env={**environment, VARIABLE: f"{self.token} {role}"}, cwd=self.folder,
+                list(command), env={**environment, **self.environment(role)}, cwd=self.folder,
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
             )  # fmt: skip
         self._children.append(process)

@@ -194,7 +194,7 @@ class LocalCluster:
         home, conf = flink_home(self.python), self.folder / "conf"
         jars = sorted((home / "lib").glob("*.jar"), key=lambda jar: (jar.name.startswith("flink-dist"), jar.name))
         logs = [f"-Dlog.file={self.folder / 'log' / name}.log",
-                f"-Dlog4j.configurationFile=file:{conf / 'log4j.properties'}"]  # fmt: skip
+                f"-Dlog4j.configurationFile={conf / 'log4j.properties'}"]  # fmt: skip
         command = [java(), "-XX:+IgnoreUnrecognizedVMOptions", *memory, *java_options(home), *logs, "-cp",
                    os.pathsep.join(map(str, jars)), main, "--configDir", str(conf), *arguments]  # fmt: skip
         environment = {
