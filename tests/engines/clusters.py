@@ -120,6 +120,7 @@ def start_connect(cluster: Cluster) -> str:
     settings = {
         "spark.connect.grpc.binding.address": "127.0.0.1", "spark.connect.grpc.binding.port": str(port),
         "spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1", "spark.ui.enabled": "false",
+        "spark.connect.progress.reportInterval": "200ms",
     }  # fmt: skip
     flags = [part for name, value in settings.items() for part in ("--conf", f"{name}={value}")]
     server = ("--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "--master", "local[2]", *flags)

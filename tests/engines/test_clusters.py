@@ -1,11 +1,15 @@
-"""The same models from real clusters: standalone with a worker killed on the way, and Spark Connect."""
+"""Real clusters, standalone and Spark Connect: progress, Ctrl-C, and models that are those of a single process, with a
+worker killed on the way."""
 
 from __future__ import annotations
 
 import filecmp
+import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,9 +17,11 @@ import pytest
 from tests.engines.clusters import SRC, Cluster, running, start_connect, start_standalone
 from tests.engines.conftest import need_spark
 from tests.engines.fit_on_engine import data, models
+from tests.engines.wait_on_engine import TASKS
 
 pytestmark = pytest.mark.slow
 FIT_SECONDS = 400
+WAIT_SECONDS = 120
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +55,50 @@ def fit(cluster: Cluster, url: str, folder: Path, kill: str = "") -> None:
     assert len(epochs) == 4
 
 
+def interrupt(cluster: Cluster, url: str, folder: Path) -> None:
+    """Watch a job's progress on a cluster, then interrupt one without end: its tasks end, the cluster goes on."""
+    shared, marks = folder / "shared", folder / "marks"
+    shared.mkdir()
+    marks.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.engines.wait_on_engine", url, str(shared), str(marks)],
+        env=cluster.env, cwd=SRC.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        wait_until(lambda: len(list(marks.iterdir())) == 2, process)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=WAIT_SECONDS)
+    finally:
+        process.kill()
+    assert process.returncode not in (0, -signal.SIGKILL), errors
+    assert errors.rstrip().endswith("KeyboardInterrupt"), errors
+    # The bar of the second job is not shown.
+    lines = [line.split() for line in output.splitlines()]
+    assert [line for line in lines if line[0] == "total"] == [["total", str(TASKS)]]
+    assert 1 <= sum(int(number) for word, number in lines if word == "advanced") <= TASKS
+    assert not list(shared.iterdir())
+    workers = [int(mark.name) for mark in marks.iterdir()]
+    wait_until(lambda: not any(map(is_alive, workers)))
+    shared.rmdir()
+
+
+def wait_until(holds: Callable[[], bool], producer: subprocess.Popen[str] | None = None) -> None:
+    """Wait for a condition. producer: a process without which it will never hold."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not holds():
+        assert time.monotonic() < deadline, "it takes too long"
+        assert producer is None or producer.poll() is None, producer.communicate()[1]
+        time.sleep(0.05)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and is not waited for does not."""
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 def assert_same_models(folder: Path, expected: Path) -> None:
     for number in range(len(models())):
         names = sorted(path.name for path in (expected / str(number)).iterdir())
@@ -56,17 +106,23 @@ def assert_same_models(folder: Path, expected: Path) -> None:
         assert equal == (names, [], [])
 
 
-def test_a_cluster_that_loses_a_worker_gives_the_same_models(tmp_path: Path, single_process: Path) -> None:
+def test_a_cluster_is_interrupted_and_loses_a_worker_and_gives_the_same_models(
+    tmp_path: Path, single_process: Path
+) -> None:
     need_spark()
     with running(tmp_path) as cluster:
-        fit(cluster, start_standalone(cluster), tmp_path, kill="worker-1")
+        url = start_standalone(cluster)
+        interrupt(cluster, url, tmp_path)
+        fit(cluster, url, tmp_path, kill="worker-1")
     assert_same_models(tmp_path / "models", single_process)
     assert not list((tmp_path / "shared").iterdir())
 
 
-def test_spark_connect_gives_the_same_models(tmp_path: Path, single_process: Path) -> None:
+def test_spark_connect_is_interrupted_and_gives_the_same_models(tmp_path: Path, single_process: Path) -> None:
     need_spark()
     pytest.importorskip("grpc", reason="grpcio is not installed: pip install 'zhiyin[spark]'")
     with running(tmp_path) as cluster:
-        fit(cluster, start_connect(cluster), tmp_path)
+        url = start_connect(cluster)
+        interrupt(cluster, url, tmp_path)
+        fit(cluster, url, tmp_path)
     assert_same_models(tmp_path / "models", single_process)

@@ -16,7 +16,7 @@ import os
 import secrets
 import shutil
 import tempfile
-import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from zhiyin.core.errors import EngineError, ZhiyinError
 from zhiyin.core.run import Advance, Run
 from zhiyin.core.version import __version__
 from zhiyin.engines.spark.job_errors import TaskError, job_error
+from zhiyin.engines.spark.running_job import start_job
 from zhiyin.engines.spark.session import is_connect, start_session, stop_session
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ BLOCKS_PER_SLOT = 4
 MAX_EVENTS_PER_BLOCK = 4_000_000
 CONNECT_SLOTS = 8  # a Connect server does not tell how many tasks it runs at once
 _POLL_SECONDS = 0.1
+_CANCEL_SECONDS = 1.0  # between two attempts to cancel a job
+_REMOVE_SECONDS = 10.0
 
 
 class SparkEngine:
@@ -72,7 +75,13 @@ class SparkEngine:
     def close(self) -> None:
         """End the session, the processes that were started for it, and the files of the shared folder."""
         stop_session(self.session)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        deadline = time.monotonic() + _REMOVE_SECONDS
+        while True:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            # A task that was cancelled may write a last file while the folder is removed.
+            if not self.folder.exists() or time.monotonic() > deadline:
+                return
+            time.sleep(_POLL_SECONDS)
 
     def __enter__(self) -> SparkEngine:
         return self
@@ -154,50 +163,25 @@ class SparkEngine:
 
     def _collect(self, frame: Any, advance: Advance, label: str) -> pa.Table:
         """The rows of a frame. The job runs in a thread of its own, so that this one hears Ctrl-C."""
-        group, outcome = f"zhiyin-{secrets.token_hex(6)}", _Outcome()
-
-        def work() -> None:
-            try:
-                if self.is_connect:
-                    self.session.addTag(group)
-                else:
-                    self.session.sparkContext.setJobGroup(group, label, True)
-                outcome.table = frame.toArrow()
-            except BaseException as error:
-                outcome.error = error
-
-        thread = threading.Thread(target=work, name=f"zhiyin {label}", daemon=True)
-        thread.start()
+        job = start_job(self.session, label, frame.toArrow)
         done = 0
         try:
-            while thread.is_alive():
-                thread.join(_POLL_SECONDS)
-                now = self._completed_tasks(group)
+            while job.is_running(_POLL_SECONDS):
+                now = job.completed_tasks()
                 if now > done:
                     advance(now - done)
                     done = now
         except BaseException:
-            self._cancel(group)
-            thread.join()
+            # A job that has not reached the cluster yet cannot be cancelled: until its thread ends it is tried again.
+            while job.is_running(0):
+                job.cancel()
+                job.is_running(_CANCEL_SECONDS)
             raise
-        if outcome.error is not None:
-            raise job_error(outcome.error, label) from None
-        return outcome.table
-
-    def _completed_tasks(self, group: str) -> int:
-        """Tasks that have ended, of all stages of a group of jobs; 0 for Connect, which has no such figure."""
-        if self.is_connect:
-            return 0
-        tracker = self.session.sparkContext.statusTracker()
-        jobs = (tracker.getJobInfo(job) for job in tracker.getJobIdsForGroup(group))
-        stages = (tracker.getStageInfo(stage) for job in jobs if job is not None for stage in job.stageIds)
-        return sum(stage.numCompletedTasks for stage in stages if stage is not None)
-
-    def _cancel(self, group: str) -> None:
-        if self.is_connect:
-            self.session.interruptTag(group)
-        else:
-            self.session.sparkContext.cancelJobGroup(group)
+        finally:
+            job.close()
+        if job.error is not None:
+            raise job_error(job.error, label) from None
+        return job.result
 
     def _count_slots(self) -> None:
         """Set the number of tasks that run at once."""
@@ -220,11 +204,6 @@ class SparkEngine:
                 f"the workers of {self.url} have zhiyin {', '.join(sorted(others))}, this is {__version__}",
                 remedy="install the same version on all of them",
             )
-
-
-class _Outcome:
-    table: Any = None
-    error: BaseException | None = None
 
 
 def _inspect_worker(token: str, _: int) -> list[str]:
