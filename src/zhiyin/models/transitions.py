@@ -14,6 +14,7 @@ from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
+from zhiyin.data.sessions import session_numbers
 from zhiyin.models.item_to_item import keep_largest, recent, row_of, rows_of, score_by_table, to_csr, top_by_table
 from zhiyin.models.masked_search import Mask
 from zhiyin.models.recommender import Recommender
@@ -63,12 +64,8 @@ class Transitions(Recommender):
         positive = data.events["weight"].to_numpy() > 0
         user, item = data.events["user"].to_numpy()[positive], data.events["item"].to_numpy()[positive]
         time = data.events["time"].to_numpy()[positive]
-        session = np.zeros(len(user), dtype=np.int32)
-        if len(user):
-            begins = user[1:] != user[:-1]
-            if self.session_gap is not None and data.has_times:
-                begins = begins | (np.diff(time) >= microseconds(self.session_gap))
-            session[1:] = np.cumsum(begins)
+        gap = microseconds(self.session_gap) if self.session_gap is not None else None
+        session = session_numbers(user, time if data.has_times else None, gap)
         # Positions of each item in the log, as CSR, so that each row of rules is computed by one thread.
         n_items = data.n_items
         places = sparse.csr_matrix(
