@@ -12,6 +12,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -92,9 +93,13 @@ def own_schema(address: str) -> str:
     return f"{address}&options=-csearch_path%3D{name}"
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """The address of a PostgreSQL of its own, on a socket in a temporary folder."""
+@contextmanager
+def postgres_server(port: int | None = None, password: str = "") -> Iterator[Path]:
+    """A PostgreSQL of its own in a temporary folder, with the user zhiyin: its folder, where its socket is too.
+
+    port: of 127.0.0.1, where it listens then instead of on a socket.
+    password: that clients need then.
+    """
     pytest.importorskip("psycopg")
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
     beside = shutil.which("initdb")
@@ -105,16 +110,28 @@ def postgres() -> Iterator[str]:
     folder.chmod(0o777)
     quiet = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "cwd": "/"}
     control = [str(programs / "pg_ctl"), "-D", str(folder / "data")]
+    access = ["-A", "trust"]
+    if password:
+        (folder / "password").write_text(password)
+        access = ["-A", "scram-sha-256", "--pwfile", str(folder / "password")]
     try:
         subprocess.run(
-            _as_nobody([str(programs / "initdb"), "-D", str(folder / "data"), "-A", "trust", "-U", "zhiyin", "-N"]),
-            **quiet,
+            _as_nobody([str(programs / "initdb"), "-D", str(folder / "data"), *access, "-U", "zhiyin", "-N"]), **quiet
         )
         options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off"
+        if port is not None:
+            options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories='' -c fsync=off"
         start = [*control, "-w", "-t", "60", "-l", str(folder / "log"), "-o", options, "start"]
         subprocess.run(_as_nobody(start), **quiet)
-        yield f"postgresql://zhiyin@/postgres?host={folder}"
+        yield folder
     finally:
         subprocess.run(_as_nobody([*control, "-m", "immediate", "stop"]), stdout=subprocess.DEVNULL, cwd="/")
         time.sleep(0.1)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The address of a PostgreSQL of its own, on a socket in a temporary folder."""
+    with postgres_server() as folder:
+        yield f"postgresql://zhiyin@/postgres?host={folder}"

@@ -30,6 +30,13 @@ def spark() -> Iterator[SparkEngine]:
         yield engine
 
 
+@pytest.fixture
+def notes(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """The log, notes included."""
+    caplog.set_level("INFO", logger="zhiyin")
+    return caplog
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The first tests wait for a session, and for kernels that workers compile."""

@@ -32,9 +32,14 @@ def to_polars(frame: Any, findings: Findings) -> pl.DataFrame:
             )
         frame = _from_pandas(frame, findings)
     objects = [name for name, dtype in frame.schema.items() if dtype == pl.Object]
-    if objects:
-        findings.note(f"read as text: {', '.join(objects)}, which hold objects of Python")
+    note_objects(objects, findings)
     return frame.with_columns(pl.Series(name, list(map(_text, frame[name]))) for name in objects)
+
+
+def note_objects(columns: list[str], findings: Findings) -> None:
+    """Note which columns are read as text because they hold objects."""
+    if columns:
+        findings.note(f"read as text: {', '.join(columns)}, which hold objects of Python")
 
 
 def with_text_columns(frame: pl.DataFrame, findings: Findings) -> pl.DataFrame:

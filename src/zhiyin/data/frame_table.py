@@ -140,7 +140,7 @@ class ParquetTable(FrameTable):
             scan = self._scan()
             self.schema = scan.collect_schema()
             self.n_rows = int(scan.select(pl.len()).collect().item())
-            sample = _sample_of_scan(scan, self.schema, self.n_rows)
+            sample = sample_of_scan(scan, self.schema, self.n_rows)
             self.sample = typed_sample(with_text_columns(sample, self.findings))
         except (pl.exceptions.PolarsError, OSError) as error:
             raise DataError(f"not a Parquet file: {error}", file=path, remedy="check how it was written") from None
@@ -198,7 +198,7 @@ def _spread_rows(frame: pl.DataFrame) -> pl.DataFrame:
     return sample
 
 
-def _sample_of_scan(scan: pl.LazyFrame, schema: pl.Schema, rows: int) -> pl.DataFrame:
+def sample_of_scan(scan: pl.LazyFrame, schema: pl.Schema, rows: int) -> pl.DataFrame:
     """As `_spread_rows`, of a file."""
     if rows <= SAMPLE_ROWS:
         return scan.collect()

@@ -11,7 +11,7 @@ items table holds the ids of the log.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ from zhiyin.data.source_discovery import find_sources
 from zhiyin.data.source_opening import is_folder, open_table, query_table
 from zhiyin.data.sql_query import QueryLimit
 from zhiyin.data.table import Table
+
+# Opens the answer of the database at an address to a query, as `query_table` does.
+OpenQuery = Callable[[str, str, Dialect, QueryLimit | None], Table]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,10 +86,12 @@ def plan_read(
     assume: Mapping[str, Any] | None = None,
     types: CatalogueSchema | None = None,
     has_store: bool = False,
+    open_query: OpenQuery = query_table,
 ) -> ReadPlan:
     """Decide how a source is read. The parameters are those of `read`.
 
     has_store: whether the events of a store are read too; then `source` may be None.
+    open_query: opens the answers of databases.
 
     Raises DataError for a source that cannot be opened, and where its columns cannot be inferred or are missing.
     """
@@ -106,12 +111,12 @@ def plan_read(
         links = sources.links if links is None else links
         tables: list[tuple[str | None, Table]] = [(None, table) for table in sources.event_tables]
         if query is not None:
-            tables = _event_tables(sources.events, query, dialect, query_limit)
+            tables = _event_tables(sources.events, query, dialect, query_limit, open_query)
         findings.notes += sources.notes
     elif source is None and has_store:
         tables = []
     else:
-        tables = _event_tables(source, query, dialect, query_limit)
+        tables = _event_tables(source, query, dialect, query_limit, open_query)
     roles, unused = Roles("user", "item", "time"), []
     if tables:
         first = tables[0][1]
@@ -135,19 +140,21 @@ def plan_read(
 
 
 def _event_tables(
-    source: Any, query: str | None, dialect: Dialect, limit: QueryLimit | None = None
+    source: Any, query: str | None, dialect: Dialect, limit: QueryLimit | None, open_query: OpenQuery
 ) -> list[tuple[str | None, Table]]:
     """(kind or None, table) of every part of the log."""
     if isinstance(source, Mapping):
         return [
-            (kind, table) for kind, part in source.items() for _, table in _event_tables(part, query, dialect, limit)
+            (kind, table)
+            for kind, part in source.items()
+            for _, table in _event_tables(part, query, dialect, limit, open_query)
         ]
     if isinstance(source, list | tuple):
         if not source:
             raise DataError("no event file was named", remedy="name at least one")
-        return [pair for part in source for pair in _event_tables(part, query, dialect, limit)]
+        return [pair for part in source for pair in _event_tables(part, query, dialect, limit, open_query)]
     if query is not None:
-        return [(None, query_table(str(source), query, dialect, limit))]
+        return [(None, open_query(str(source), query, dialect, limit))]
     if isinstance(source, str | Path) and is_folder(source):
         sources = find_sources(Path(source), dialect)
         for sentence in sources.notes:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import polars as pl
 
-from zhiyin.core.errors import ConfigError, DataError, MissingExtraError
+from zhiyin.core.errors import ConfigError, DataError, MissingExtraError, ZhiyinError
 from zhiyin.core.memory import available_bytes
 from zhiyin.data.frame_table import FrameTable
 from zhiyin.data.read_assumptions import Dialect
@@ -55,7 +56,7 @@ class QueryLimit:
 
 def query_table(url: str, query: str, dialect: Dialect | None = None, limit: QueryLimit | None = None) -> FrameTable:
     """The answer of PostgreSQL ("postgresql://...") or SQLite ("sqlite:///file.db") to a query, within a limit."""
-    name = re.sub(r"//[^@/]*@", "//", url)  # a password is never shown
+    name = shown_address(url)
     scheme, mark, rest = url.partition(":")
     if scheme.partition("+")[0] not in ("sqlite", "postgresql", "postgres"):
         raise ConfigError(
@@ -63,20 +64,41 @@ def query_table(url: str, query: str, dialect: Dialect | None = None, limit: Que
             remedy="postgresql://... or sqlite:///...; of another one, export the events to a file",
         )
     url, limit = f"{scheme.partition('+')[0]}:{rest}", limit or QueryLimit()
-    try:
+    with failures_as_data_errors(url, limit):
         answer = (_sqlite if scheme.startswith("sqlite") else _postgres)(url, query, name, limit)
         return FrameTable(answer, name, dialect, TableFormat("query"))
-    except (DataError, MissingExtraError):
+
+
+def shown_address(url: str) -> str:
+    """An address without user and password, as it is shown."""
+    return re.sub(r"([?&])password=[^&]*&?", r"\1", re.sub(r"//[^@/]*@", "//", url)).rstrip("?&")
+
+
+def without_password(text: str, url: str) -> str:
+    """A text in which the password of an address is replaced, also where it is written with %20."""
+    parts = urlsplit(url)
+    passwords = {parts.password or "", *parse_qs(parts.query).get("password", ())}
+    for password in sorted({*passwords, *map(unquote, passwords)} - {""}):
+        text = text.replace(password, "***")
+    return text
+
+
+@contextmanager
+def failures_as_data_errors(url: str, limit: QueryLimit) -> Iterator[None]:
+    """Errors of a database as DataError, without the password of its address."""
+    name = shown_address(url)
+    try:
+        yield
+    except ZhiyinError:
         raise
     except MemoryError:
         raise DataError("the answer does not fit into memory", file=name, remedy="ask for less, or by parts") from None
     except Exception as error:
         limit.check(0, name)
-        password = urlsplit(url).password
-        message = str(error).replace(password, "***") if password else str(error)
         raise DataError(
-            f"the query failed: {message}", file=name, remedy="check the address, the rights and the SQL"
-        ) from error
+            f"the query failed: {without_password(str(error), url)}", file=name,
+            remedy="check the address, the rights and the SQL",
+        ) from error  # fmt: skip
 
 
 def _sqlite(url: str, query: str, name: str, limit: QueryLimit) -> pl.DataFrame:

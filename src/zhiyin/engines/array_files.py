@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,20 @@ def write_frame(path: Path, frame: pl.DataFrame) -> None:
     draft = _draft(path)
     frame.rechunk().write_ipc(draft, compression="uncompressed")
     os.replace(draft, path)
+
+
+def write_batches(path: Path, frames: Iterable[pl.DataFrame], schema: pl.Schema) -> int:
+    """Write frames of one schema, one after the other, as an Arrow file that `read_frame` reads. Returns the rows."""
+    import pyarrow as pa
+
+    draft, n = _draft(path), 0
+    arrow = pl.DataFrame(schema=schema).to_arrow().schema
+    with pa.OSFile(str(draft), "wb") as opened, pa.ipc.new_file(opened, arrow) as writer:
+        for frame in frames:
+            writer.write_table(frame.to_arrow().cast(arrow))
+            n += len(frame)
+    os.replace(draft, path)
+    return n
 
 
 def read_frame(path: Path) -> pl.DataFrame:

@@ -17,7 +17,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from zhiyin.core.errors import EngineError, ZhiyinError
 from zhiyin.core.run import Advance, Run
 from zhiyin.core.version import __version__
+from zhiyin.engines.spark.jdbc_driver import jar_settings, jdbc_settings
 from zhiyin.engines.spark.job_errors import TaskError, job_error
 from zhiyin.engines.spark.running_job import start_job
 from zhiyin.engines.spark.session import is_connect, start_session, stop_session
@@ -44,8 +45,9 @@ _REMOVE_SECONDS = 10.0
 class SparkEngine:
     """See the module. Made by `open_engine`; not to be used by several threads at once."""
 
-    def __init__(self, session: Any, url: str, folder: Path) -> None:
-        self.session, self.url, self.folder = session, url, folder
+    def __init__(self, session: Any, url: str, folder: Path, settings: Mapping[str, str] | None = None) -> None:
+        self.session, self.url, self.folder, self.settings = session, url, folder, dict(settings or {})
+        self.has_driver = False  # whether a Connect server was given the JDBC driver
         self.is_connect, self.is_local = is_connect(session), url.startswith("local")
         self._count_slots()
 
@@ -58,11 +60,13 @@ class SparkEngine:
             place = Path(folder).resolve() / f"engine-{secrets.token_hex(6)}"
             place.mkdir(parents=True)
         try:
-            session = start_session(url, options, place)
+            own = jdbc_settings(options)
+            spark = {name: value for name, value in options.items() if name not in own}
+            session = start_session(url, {**jar_settings(url, own), **spark}, place)
         except BaseException:
             shutil.rmtree(place, ignore_errors=True)
             raise
-        engine = cls(session, url, place)
+        engine = cls(session, url, place, own)
         try:
             if not url.startswith("local"):
                 engine._check_workers()
@@ -150,6 +154,16 @@ class SparkEngine:
         )  # fmt: skip
         return self._results(received, n_targets, n + n_targets + 1, run, label)
 
+    def run_partitions(
+        self, frame: Any, function: Callable[[int, Iterator[pa.RecordBatch]], Any], n: int, run: Run, label: str
+    ) -> list[Any]:
+        """The results of a function for each of the n partitions of a frame of Spark.
+
+        function: called with the number of a partition and its rows. It returns a value of JSON.
+        """
+        results = frame.mapInArrow(partial(_call_on_partition, function), "task long, result string")
+        return self._results(results, n, n, run, label)
+
     def _results(self, frame: Any, n: int, n_steps: int, run: Run, label: str) -> list[Any]:
         """Run the job of a frame of `task` and `result`: the results by task."""
         with run.bar(label, n_steps) as advance:
@@ -232,6 +246,18 @@ def _emit(
         for at in batch.column(0).to_pylist():
             with _failures_as_text():
                 yield from function(tasks[at])
+
+
+def _call_on_partition(
+    function: Callable[[int, Iterator[pa.RecordBatch]], Any], batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    from pyspark import TaskContext
+
+    context = TaskContext.get()
+    assert context is not None
+    with _failures_as_text():
+        result = function(context.partitionId(), batches)
+    yield _result(context.partitionId(), result)
 
 
 def _target_markers(columns: list[str], batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -5,14 +5,15 @@
     code       ids become codes, events are weighed and sent to their users    (a task a part, then Spark's shuffle)
     sort       each block of users by user and time, ties in the order of the log    (a task a block)
 
-What only a whole column tells would differ from part to part. Sources with such columns are read by the driver, whose
-log says why; so are all that are no Parquet files, and stores. The data set is the same either way.
+Answers of PostgreSQL become Arrow files first, see `query_parts`. What only a whole column tells would differ from part
+to part. Sources with such columns are read by the driver, whose log says why; so are all that are neither Parquet files
+nor such answers, and stores. The data set is the same either way.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,8 +34,9 @@ from zhiyin.data.quarantine import empty_quarantine, refuse_rows
 from zhiyin.data.read_assumptions import Dialect, Findings
 from zhiyin.data.read_execution import WeightCounts, execute, note_rejected, read_entities, weight_notes
 from zhiyin.data.read_plan import ReadPlan, plan_read
+from zhiyin.data.sql_query import query_table
 from zhiyin.data.store_snapshot import StoreSnapshot
-from zhiyin.data.table import ColumnPlan, merge
+from zhiyin.data.table import ColumnPlan, Table, merge
 from zhiyin.data.time_numbers import digits_format, numeric_unit
 from zhiyin.data.time_policy import wall_clock
 from zhiyin.engines.array_files import read_frame, write_frame
@@ -42,10 +44,14 @@ from zhiyin.engines.spark.engine import SparkEngine
 from zhiyin.engines.spark.event_log import Blocks, EventLog, block_name, equal_bounds
 from zhiyin.engines.spark.mapped_events import joined_events
 from zhiyin.engines.spark.packed_rows import pack, schema_of, unpack
+from zhiyin.engines.spark.query_answer import AnswerRows, AnswerTable
+from zhiyin.engines.spark.query_parts import QueryReader
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+# Opens rows of a table: position of the first, and their number.
+OpenRows = Callable[[int, int], ParquetTable]
 MAX_ROWS_PER_PART = 1_000_000
 MIN_ROWS_PER_PART = 10_000
 _SENT = {
@@ -75,25 +81,32 @@ def read_log(
     rows_per_part: rows that a task reads; None: chosen by the size of the log.
     """
     run, now = run or Run(), wall_clock() if now is None else now
-    plan = plan_read(source, types=types, has_store=snapshot is not None, **options)
-    reason = "a store is read" if snapshot is not None else why_at_driver(plan)
-    if not reason:
-        parts, reason = _clean(engine, plan, now, run, rows_per_part)
+    has_store = snapshot is not None
+    queries = QueryReader(engine, run, options.get("columns"))
+    open_query = query_table if has_store else queries.open
+    try:
+        plan = plan_read(source, types=types, has_store=has_store, open_query=open_query, **options)
+        reason = "a store is read" if has_store else why_at_driver(plan, queries.reasons)
         if not reason:
-            return _code(engine, plan, parts, weights, strict, now, types, run)
-    log.info("the log is read by this process: %s", reason)
-    data = execute(plan, weights=weights, strict=strict, snapshot=snapshot, now=now, types=types, run=run)
-    return EventLog.publish(engine, data)
+            parts, reason = _clean(engine, plan, now, run, rows_per_part)
+            if not reason:
+                return _code(engine, plan, parts, weights, strict, now, types, run)
+        log.info("the log is read by this process: %s", reason)
+        data = execute(plan, weights=weights, strict=strict, snapshot=snapshot, now=now, types=types, run=run)
+        return EventLog.publish(engine, data)
+    finally:
+        queries.close()
 
 
-def why_at_driver(plan: ReadPlan) -> str:
-    """Why the events of a plan are not read in parts; "" where they are."""
+def why_at_driver(plan: ReadPlan, reasons_of_queries: Mapping[str, str]) -> str:
+    """Why the events of a plan are not read in parts; "" where they are. reasons_of_queries: see `QueryReader`."""
     roles = plan.roles
     if roles.item_columns or roles.user_columns:
         return "columns of the log describe items or users"
     for source in plan.events:
         if not isinstance(source.table, ParquetTable):
-            return f"{source.table.name} is no Parquet file"
+            name = source.table.name
+            return f"{name}: {reasons_of_queries[name]}" if name in reasons_of_queries else f"{name} is no Parquet file"
         schema = source.table.schema
         for role in ("user", "item"):
             dtype = schema[getattr(roles, role)]
@@ -151,12 +164,18 @@ def _clean(engine: SparkEngine, plan: ReadPlan, now: int, run: Run, rows_per_par
             parts.append(_Part(number, start, n_rows, position))
             position += n_rows
     folder = engine.new_folder("clean")
-    sources = [(str(source.table.name), source.columns, source.kind) for source in plan.events]
+    sources = [(_opener(source.table, plan.dialect), source.columns, source.kind) for source in plan.events]
     task = partial(_clean_part, str(folder), sources, plan.roles, plan.dialect, now)
     tasks = [(number, part.table, part.start, part.n_rows) for number, part in enumerate(parts)]
     summaries = engine.run_tasks(task, tasks, run, "Reading events")
     parts = [dataclasses.replace(part, summary=one) for part, one in zip(parts, summaries)]
     return _CleanLog(folder, parts), _disagreement([part.summary for part in parts], len(tables))
+
+
+def _opener(table: Table, dialect: Dialect) -> OpenRows:
+    if isinstance(table, AnswerTable):
+        return partial(AnswerRows, table.files, table.name, dialect)
+    return partial(ParquetRows, table.name, dialect)
 
 
 def _disagreement(summaries: list[dict[str, Any]], n_tables: int) -> str:
@@ -270,7 +289,7 @@ def _counts(clean: _CleanLog, role: str) -> pl.DataFrame:
 
 def _clean_part(
     folder: str,
-    sources: list[tuple[str, tuple[ColumnPlan, ...], str | None]],
+    sources: list[tuple[OpenRows, tuple[ColumnPlan, ...], str | None]],
     roles: Roles,
     dialect: Dialect,
     now: int,
@@ -284,9 +303,9 @@ def _clean_part(
     dtypes, pointed: by role, the type of its ids, and whether one is written as 7.0.
     """
     number, table, start, n_rows = task
-    name, columns, kind = sources[table]
+    open_rows, columns, kind = sources[table]
     place, findings = Path(folder), Findings()
-    rows = ParquetRows(name, dialect, start, n_rows)
+    rows = open_rows(start, n_rows)
     clean = read_events(EventSource(rows, columns, kind), roles, dialect, now, False, findings)
     merge(findings, rows.findings)
     events = clean.events
@@ -314,7 +333,7 @@ def _clean_part(
     }
 
 
-def _unit_of_times(rows: ParquetRows, roles: Roles) -> list[str | None] | None:
+def _unit_of_times(rows: ParquetTable, roles: Roles) -> list[str | None] | None:
     """Unit and format that the numbers of a column of times are read in; None where it holds none."""
     if roles.time is None:
         return None
