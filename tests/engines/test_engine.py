@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import operator
 import os
 import signal
 import threading
 import time
+import types
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -215,6 +217,42 @@ def test_commands_on_an_engine_do_what_they_do_here(project: Path) -> None:
         models = json.loads((project / "report" / "evaluation.json").read_text())["models"]
         figures.append([(model["name"], model["metrics"], model["intervals"]) for model in models])
     assert figures[0] == figures[1]
+    checked = []
+    for name, extra in (("here", ()), ("there", engine)):
+        invoke("sessions", str(project / f"{name}-sessions.parquet"), "--gap", "2d", *config, *extra)
+        checked.append(json.loads(invoke("check", "--json", *config, *extra).stdout))
+    here, there = (pl.read_parquet(project / f"{name}-sessions.parquet") for name in ("here", "there"))
+    assert len(here) > here["user"].n_unique()
+    assert_frame_equal(here, there, check_exact=True)
+    assert checked[0] == checked[1]
+
+
+@pytest.mark.usefixtures("shared_session")
+def test_a_version_within_a_budget_is_that_of_one_process(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the same is chosen: the clock stands still, and tuning makes two trials."""
+    from zhiyin.pipeline import automl
+    from zhiyin.pipeline.model_versions import Bundles
+
+    texts = ("popular", "itemknn", "als:factors=4,epochs=1")
+    sources = [automl.SuitableSource(text, "fixed", text == "itemknn") for text in texts]
+    tune = automl.tune
+    monkeypatch.setattr(automl, "suitable_sources", lambda data, budget: sources)
+    monkeypatch.setattr(automl, "WINDOWS", 2)
+    monkeypatch.setattr(automl, "SHARE", 0.2)
+    monkeypatch.setattr(automl, "tune", lambda *given, **named: tune(*given, **named | {"trials": 2, "timeout": None}))
+    monkeypatch.setattr(automl, "time", types.SimpleNamespace(monotonic=lambda: 0.0))
+    config = ("--config", str(project / "zhiyin.toml"))
+    invoke("train", "--budget", "60s", *config, "--output", str(project / "here"))
+    result = invoke("train", "--budget", "60s", *config, "--output", str(project / "there"), "--engine", "local[2]")
+    assert "fitted on local[2]: itemknn" in result.output
+    assert "fitted by this process, for they have no job there: popular" in result.output
+    here, there = (Bundles(project / name / "bundles").get(1) for name in ("here", "there"))
+    names = sorted(str(path.relative_to(here.folder)) for path in here.folder.rglob("*") if path.is_file())
+    assert names == sorted(str(path.relative_to(there.folder)) for path in there.folder.rglob("*") if path.is_file())
+    equal, different, errors = filecmp.cmpfiles(here.folder, there.folder, names, shallow=False)
+    assert (different, errors) == (["bundle.json"], [])
+    assert len(equal) > 10
+    assert len(here.load().sources_) == len(texts)
 
 
 def test_options_of_an_engine_need_one(project: Path) -> None:
@@ -222,8 +260,9 @@ def test_options_of_an_engine_need_one(project: Path) -> None:
     result = CliRunner().invoke(app, ["train", *config, "--engine-option", "spark.executor.memory=1g"])
     assert result.exit_code == 1
     assert "--engine" in result.output
-    result = CliRunner().invoke(app, ["train", *config, "--budget", "1m", "--engine", "local[2]"])
+    result = CliRunner().invoke(app, ["check", *config, "--serving", "--engine", "local[2]"])
     assert result.exit_code == 1
+    assert "--serving" in result.output
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(-9, 9)), max_size=30))

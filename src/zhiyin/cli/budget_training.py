@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,13 +10,25 @@ from zhiyin.cli.output import duration, print_json, print_table, say
 from zhiyin.cli.project import Project
 
 if TYPE_CHECKING:
+    from zhiyin.engines.spark.work import SparkWork
+    from zhiyin.pipeline.pipeline import Pipeline
     from zhiyin.pipeline.training import TrainedVersion
 
 
 def train_within(
-    project: Project, budget: str, output: Path | None, force: bool, json: bool, *, store: bool = True
+    project: Project,
+    budget: str,
+    output: Path | None,
+    force: bool,
+    json: bool,
+    *,
+    store: bool = True,
+    work: SparkWork | None = None,
 ) -> None:
-    """Build, evaluate and save a pipeline within a time such as "10m". Raises BusyError while another one is built."""
+    """Build, evaluate and save a pipeline within a time such as "10m". Raises BusyError while another one is built.
+
+    work: the engine that reads the data, and fits the sources that have a job there.
+    """
     from zhiyin.core.durations import microseconds
     from zhiyin.pipeline.model_versions import Bundles
     from zhiyin.pipeline.training import train_version
@@ -23,7 +36,14 @@ def train_within(
     seconds = microseconds(budget) / 1e6  # refused before anything is read
     bundles = Bundles((output or project.home / project.config.train.output) / "bundles")
     with bundles.training():
-        data = project.training_data(store=store)
+        data = project.training_data(store=store, read=None if work is None else work.read)
+        run = project.run if work is None else dataclasses.replace(project.run, learner=work.learner)
+
+        def print_pipeline(pipeline: Pipeline) -> None:
+            print_report(pipeline.report_, choices=not json)
+            if work is not None:
+                _print_places(pipeline, work)
+
         trained = train_version(
             data,
             bundles,
@@ -32,9 +52,9 @@ def train_within(
             exclude_seen=project.config.evaluate.exclude_seen,
             margin=project.config.train.margin,
             force=force,
-            run=project.run,
+            run=run,
             say=say,
-            on_pipeline=lambda pipeline: print_report(pipeline.report_, choices=not json),
+            on_pipeline=print_pipeline,
             on_saved=lambda trained: _print_version(trained, str(data.user_ids.values[0])),
         )
     if json:
@@ -53,6 +73,16 @@ def _print_version(trained: TrainedVersion, user: str) -> None:
     reason = "it is shown to be worse than it may be" if verdict.worse else "too few users to show that it may be"
     reason = reason if verdict.users else "nobody could be judged"
     say(f"it is NOT in use: {reason} (see above). to use it anyway: zhiyin promote {version}")
+
+
+def _print_places(pipeline: Pipeline, work: SparkWork) -> None:
+    """Print which sources were fitted on the engine, and which by this process."""
+    places: dict[bool, list[str]] = {True: [], False: []}
+    for name, model in pipeline.sources_.items():
+        places[work.learner(model) is not None].append(name)
+    for on_engine, where in ((True, f"on {work.engine.url}"), (False, "by this process, for they have no job there")):
+        if places[on_engine]:
+            say(f"fitted {where}: {'; '.join(places[on_engine])}")
 
 
 def print_report(report: dict[str, Any], choices: bool = True) -> None:

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from zhiyin.cli.options import CONFIG, Assume, ConfigFile, Json
+from zhiyin.cli.options import CONFIG, Assume, ConfigFile, Engine, EngineFolder, EngineOptions, Json
+from zhiyin.core.errors import ConfigError
 
 
 def check(
@@ -21,6 +22,9 @@ def check(
     lists: Annotated[int, typer.Option("--lists", min=1, help="With --serving: lists to compare, the newest.")] = 50,
     config: ConfigFile = CONFIG,
     json: Json = False,
+    engine: Engine = None,
+    engine_folder: EngineFolder = None,
+    engine_option: EngineOptions = None,
 ) -> None:
     """Say what is wrong, or merely odd, with the data, and what to do about it.
 
@@ -35,13 +39,17 @@ def check(
       zhiyin check
       zhiyin check ratings.csv --strict
       zhiyin check --json | jq '.findings[].name'
+      zhiyin check --engine spark://host:7077
       zhiyin check --serving
       zhiyin check --serving --lists 500 --json
     """
     if serving:
+        if engine is not None:
+            raise ConfigError("--serving compares lists of the store, in this process", remedy="leave out --engine")
         check_serving(config, lists, json)
         return
     from zhiyin.cli.doctor import print_set_aside, set_aside_items
+    from zhiyin.cli.engine import opened_work
     from zhiyin.cli.output import print_json, print_table, say
     from zhiyin.cli.project import config_of_sources, open_project, project_of
     from zhiyin.core.atomic_files import whole_file
@@ -51,8 +59,9 @@ def check(
         project = project_of(config_of_sources(source, None, None, assume=assume), config.parent)
     else:
         project = open_project(config, assume=assume)
-    data = project.data(strict or None, store=source is None)
-    findings = examine(data, project.config.split.test)
+    with opened_work(engine, engine_folder, engine_option, project.home) as work:
+        data = project.data(strict or None, store=source is None, read=None if work is None else work.read)
+        findings = examine(data, project.config.split.test)
     quarantine = None
     if len(data.quarantine):
         quarantine = project.home / "quarantine.csv"

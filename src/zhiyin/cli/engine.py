@@ -11,6 +11,7 @@ from zhiyin.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from zhiyin.engines.spark.engine import SparkEngine
+    from zhiyin.engines.spark.work import SparkWork
 
 FOLDER = ".engine"
 
@@ -38,6 +39,20 @@ def opened_engine(
         folder = home / FOLDER
     with open_engine(url, folder, dict(map(_option, options or ()))) as engine:
         yield engine
+
+
+@contextmanager
+def opened_work(
+    url: str | None, folder: Path | None, options: Sequence[str] | None, home: Path
+) -> Iterator[SparkWork | None]:
+    """As `opened_engine`: what reads, fits and evaluates on the engine."""
+    with opened_engine(url, folder, options, home) as engine:
+        if engine is None:
+            yield None
+            return
+        from zhiyin.engines.spark.work import SparkWork
+
+        yield SparkWork(engine)
 
 
 def _option(text: str) -> tuple[str, str]:

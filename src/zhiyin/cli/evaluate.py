@@ -51,19 +51,13 @@ def evaluate(
       zhiyin evaluate als --json | jq .best
       zhiyin evaluate als itemknn --engine spark://host:7077
     """
-    from zhiyin.cli.engine import opened_engine
+    from zhiyin.cli.engine import opened_work
     from zhiyin.cli.evaluation_output import evaluate_models, write_evaluation
     from zhiyin.cli.project import open_project
 
     project = open_project(config, seed, threads, assume)
     instances = project.models(models, param)
-    with opened_engine(engine, engine_folder, engine_option, project.home) as opened:
-        if opened is None:
-            evaluation = evaluate_models(project, instances, project.data(store=not no_store))
-        else:
-            from zhiyin.engines.spark.work import SparkWork
-
-            work = SparkWork(opened)
-            data = project.data(store=not no_store, read=work.read)
-            evaluation = evaluate_models(project, instances, data, work)
+    with opened_work(engine, engine_folder, engine_option, project.home) as work:
+        data = project.data(store=not no_store, read=None if work is None else work.read)
+        evaluation = evaluate_models(project, instances, data, work)
     write_evaluation(evaluation, output or project.home, json)

@@ -25,6 +25,7 @@ from zhiyin.cli import (
     policy,
     recommend,
     serve,
+    sessions,
     similar,
     simulate,
     store,
@@ -63,6 +64,7 @@ COMMANDS = (
     "tune",
     "recommend",
     "similar",
+    "sessions",
     "versions",
     "promote",
     "rollback",
@@ -153,6 +155,7 @@ app.command()(compare.compare)
 app.command()(tune.tune)
 app.command()(recommend.recommend)
 app.command()(similar.similar)
+app.command()(sessions.sessions)
 app.command()(export.export)
 app.command()(serve.serve)
 app.command()(forget.forget)

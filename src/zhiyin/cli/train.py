@@ -61,7 +61,9 @@ def train(
       zhiyin train sasrec:factors=128,epochs=50
       zhiyin train --budget 10m
       zhiyin train als itemknn --engine spark://host:7077
+      zhiyin train --budget 2h --engine spark://host:7077
     """
+    from zhiyin.cli.engine import opened_work
     from zhiyin.cli.output import duration, print_json, say
     from zhiyin.cli.project import open_project
     from zhiyin.core.params import settings_of
@@ -73,12 +75,10 @@ def train(
 
         if models or param:
             raise ConfigError("--budget chooses the models itself", remedy="name models, or a budget, not both")
-        if engine is not None:
-            raise ConfigError("--budget works in this process", remedy="name models to fit them on an engine")
-        train_within(project, budget, output, force, json, store=not no_store)
+        with opened_work(engine, engine_folder, engine_option, project.home) as work:
+            train_within(project, budget, output, force, json, store=not no_store, work=work)
         return
-    from zhiyin.cli.engine import opened_engine
-    from zhiyin.pipeline.training import TrainedModel, train_models
+    from zhiyin.pipeline.training import TrainedModel, fit_here, train_models
 
     instances = project.models(models, param)
     folder = output or project.home / project.config.train.output
@@ -86,16 +86,10 @@ def train(
     def on_trained(one: TrainedModel) -> None:
         say(f"{label(one.model)}: fitted in {duration(one.seconds)}, saved in {one.folder}")
 
-    with opened_engine(engine, engine_folder, engine_option, project.home) as opened:
-        if opened is None:
-            data = project.training_data(store=not no_store)
-            trained = train_models(instances, data, folder, project.run, on_trained)
-        else:
-            from zhiyin.engines.spark.work import SparkWork
-
-            work = SparkWork(opened)
-            data = project.training_data(store=not no_store, read=work.read)
-            trained = train_models(instances, data, folder, project.run, on_trained, work.fit)
+    with opened_work(engine, engine_folder, engine_option, project.home) as work:
+        data = project.training_data(store=not no_store, read=None if work is None else work.read)
+        fit = work.fit if work is not None else fit_here
+        trained = train_models(instances, data, folder, project.run, on_trained, fit)
     if json:
         print_json(
             [

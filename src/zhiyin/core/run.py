@@ -38,6 +38,8 @@ class Run:
     callbacks: each is called with a dict such as {"model": "ALS", "epoch": 3, "of": 15, "seconds": 1.2}.
     checkpoint: a folder where long training keeps its state; the same training begun again goes on from there.
     checkpoint_every: time between two checkpoints.
+    learner: given an unfitted model, what learns in place of its `_fit`, such as jobs on a cluster: a function of data
+        and run that sets the same attributes; None where the model learns in this process.
     approximate: whether single requests may be answered by a search index where a large model has one, which misses
         about one of the best hundred items; None: only where requests are served, so that evaluation is exact.
     """
@@ -51,6 +53,7 @@ class Run:
     checkpoint: str | os.PathLike[str] | None = None
     checkpoint_every: str = "10m"
     approximate: bool | None = None
+    learner: Callable[[Any], Callable[[Any, Run], None] | None] | None = None
 
     def __post_init__(self) -> None:
         """Raises ConfigError for an invalid seed or number of threads; 0 threads are all cores."""

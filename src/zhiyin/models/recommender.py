@@ -79,7 +79,9 @@ class Recommender(Parameterized):
 
         Raises ConfigError for a hyperparameter out of range, DataError where what is learned is not finite.
         """
-        return self.fit_by(self._fit, data, run or Run())
+        run = run or Run()
+        learn = run.learner(self) if run.learner is not None else None
+        return self.fit_by(learn or self._fit, data, run)
 
     def fit_by(self, learn: Callable[[Dataset, Run], None], data: Dataset, run: Run) -> Any:
         """As `fit`, by another implementation of `_fit`, such as one on a cluster, which sets the same attributes."""

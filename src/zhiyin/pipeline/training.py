@@ -65,13 +65,18 @@ class TrainedVersion:
     seconds: float
 
 
+def fit_here(model: Recommender, data: Dataset, run: Run) -> None:
+    """Fit a model in this process."""
+    model.fit(data, run)
+
+
 def train_models(
     models: Sequence[Recommender],
     data: Dataset,
     folder: Path,
     run: Run,
     on_trained: Callable[[TrainedModel], None] = lambda trained: None,
-    fit: Callable[[Recommender, Dataset, Run], object] = lambda model, data, run: model.fit(data, run),
+    fit: Callable[[Recommender, Dataset, Run], object] = fit_here,
 ) -> list[TrainedModel]:
     """Fit models on all events and save each as `folder/NAME`, the catalogue beside them.
 

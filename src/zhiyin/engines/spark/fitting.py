@@ -38,6 +38,11 @@ def fit(engine: SparkEngine, model: Recommender, events: EventLog, run: Run) -> 
     return model.fit_by(learn, events.data, run)
 
 
+def has_job(model: Recommender) -> bool:
+    """Whether a model is fitted on the workers."""
+    return type(model) in JOBS
+
+
 def _fit_item_knn(engine: SparkEngine, model: ItemKNN, events: EventLog, run: Run) -> None:
     counted = events.matrix(engine, model.counted, run, "ItemKNN: pairs of user and item")
     rows, code = model.table_rows(counted)
