@@ -82,10 +82,11 @@ def opened(
         Bundles(home / "bundles").promote(1)
         config = settings.pop("config", None)
         several = settings.pop("several", False)
-        state = settings.pop("state", None)
+        state, streams = settings.pop("state", None), settings.pop("streams_reader", None)
         live = ServingState(
-            Bundles(home / "bundles"), Store(tmp_path / f"{name}.db"), options, several=several, state=state
-        )
+            Bundles(home / "bundles"), Store(tmp_path / f"{name}.db"), options, several=several, state=state,
+            streams=streams,
+        )  # fmt: skip
         keys, shown = Keys.open(live.store)
         keys.watch(0.05)
         settings = {"budget": 60_000} | settings

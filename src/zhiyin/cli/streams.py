@@ -15,12 +15,9 @@ if TYPE_CHECKING:
 
 def event_schema_in_use(project: Project) -> EventSchema:
     """What events mean to the version in use; without one, by `[weights]`, or as is usual."""
-    from zhiyin.data.event_schema import schema_of_weights
     from zhiyin.pipeline.model_versions import Bundles
 
-    in_use = Bundles(project.home / project.config.train.output / "bundles").current
-    schema = None if in_use is None else in_use.event_schema()
-    return schema or schema_of_weights((), project.config.weights)
+    return Bundles(project.home / project.config.train.output / "bundles").event_schema(project.config.weights)
 
 
 @contextmanager

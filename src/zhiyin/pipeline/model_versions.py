@@ -23,7 +23,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -34,7 +34,7 @@ from zhiyin.core.atomic_folders import whole_folder
 from zhiyin.core.errors import DataError
 from zhiyin.core.params import settings_of
 from zhiyin.data.catalogue import Catalogue
-from zhiyin.data.event_schema import EventSchema
+from zhiyin.data.event_schema import EventSchema, schema_of_weights
 from zhiyin.models.loading import load as load_model
 from zhiyin.models.recommender import Recommender
 
@@ -152,6 +152,15 @@ class Bundles:
         """The version in use; None where none is. Raises DataError where the file that names it is damaged."""
         version = self.current_number
         return None if version is None else self.get(version)
+
+    def event_schema(self, weights: Mapping[str, float]) -> EventSchema:
+        """What events mean to the version in use; without one, by these weights, or as is usual.
+
+        weights: of kinds of events, as in `zhiyin.toml`.
+        """
+        in_use = self.current
+        schema = None if in_use is None else in_use.event_schema()
+        return schema or schema_of_weights((), weights)
 
     @property
     def current_number(self) -> int | None:

@@ -21,6 +21,7 @@ from zhiyin.service.request_context import CURRENT, RequestRecord
 if TYPE_CHECKING:
     from zhiyin.service.list_service import ListResult, LoggedDecision
     from zhiyin.service.request_limits import Work
+    from zhiyin.service.stream_reading import StreamReader
     from zhiyin.service.tenant import Tenant
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -103,6 +104,15 @@ class Metrics:
             "live_users": gauge("live_users", "Users whose recent events are at hand", "livemax"),
             "live_state_away": gauge(
                 "live_state_away", "Whether Redis does not answer, or only slowly, and is done without", "livemax"
+            ),
+            "streams_away": gauge(
+                "streams_away", "Whether the state of streams does not answer and is done without", "livemax"
+            ),
+            "stream_lag_events": gauge(
+                "stream_lag_events", "Newest events that what streams have computed does not hold yet", "livemax"
+            ),
+            "stream_lag_seconds": gauge(
+                "stream_lag_seconds", "Since the oldest of these events arrived; 0 without one", "livemax"
             ),
             "feature_skew_max": gauge(
                 "feature_skew_max", "Largest relative difference of served features to those of the log", "livemax"
@@ -252,6 +262,8 @@ class ShopMetrics:
         self._count_up(self.all.child(self.all.compared, *label), "compared", shop.skew.rows)
         self.all.child(self.all.gauges["live_state_away"], *label).set(live.state.away)
         self._update_policies()
+        if live.streams is not None:
+            self._update_streams(live.streams)
         if view is None:
             return
         filters = view.answers.filters
@@ -274,6 +286,19 @@ class ShopMetrics:
         }
         for name, value in gauges.items():
             self.all.child(self.all.gauges[name], *label).set(value)
+
+    def _update_streams(self, streams: StreamReader) -> None:
+        """Set the gauges of streams; while their state is away, those of lag stay as they are."""
+        gauges, label, store = self.all.gauges, self._label, self.shop.store
+        mark = streams.mark()
+        self.all.child(gauges["streams_away"], *label).set(streams.away)
+        if mark is None:
+            return
+        waiting = store.events(mark, 1, ("received",))["received"].to_list()
+        lag = max(0.0, (store.clock() - waiting[0]) / 1e6) if waiting else 0.0
+        n_waiting = max(0, store.last_seq - mark) if waiting else 0
+        self.all.child(gauges["stream_lag_events"], *label).set(n_waiting)
+        self.all.child(gauges["stream_lag_seconds"], *label).set(lag)
 
     def _update_policies(self) -> None:
         """Set the gauges of policies: what the newest snapshots say of them."""

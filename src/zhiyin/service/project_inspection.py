@@ -10,7 +10,7 @@ from pathlib import Path
 
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import log
-from zhiyin.data.project_config import store_address
+from zhiyin.data.project_config import store_address, streams_address
 from zhiyin.pipeline.model_versions import Bundles
 from zhiyin.service.experiments import Experiments
 from zhiyin.service.health_issues import MAX_LISTED_ISSUES, HealthIssue
@@ -19,6 +19,8 @@ from zhiyin.service.placements import Placements, placements_of
 from zhiyin.service.serving_issues import invalid_column, invalid_users, unreadable_changes
 from zhiyin.service.serving_state import ServingState
 from zhiyin.service.settings import Settings, read_settings
+from zhiyin.service.stream_reading import StreamReader
+from zhiyin.service.tenant import stream_reader
 from zhiyin.store.store import Store
 
 
@@ -50,7 +52,8 @@ def _store_issues(settings: Settings, address: str) -> list[HealthIssue]:
         store = stack.enter_context(contextlib.closing(Store(address)))
         live = stack.enter_context(contextlib.closing(ServingState(
             Bundles(home / settings.config.train.output / "bundles"), store, settings.answer_settings,
-            settings.config.weights, types=settings.config.schema.types, watch=False,
+            settings.config.weights, types=settings.config.schema.types, streams=_existing_streams(settings, store),
+            watch=False,
         )))  # fmt: skip
         view = live.serving
         placements = Placements(store, None, None if view is None else view.answers)
@@ -81,6 +84,12 @@ def _store_issues(settings: Settings, address: str) -> list[HealthIssue]:
         if names.get(entry.what) else entry
         for entry in issues
     ]  # fmt: skip
+
+
+def _existing_streams(settings: Settings, store: Store) -> StreamReader | None:
+    """Reads what streams have computed; None where that is a file which does not exist, and would be made."""
+    path = (streams_address(settings.config, settings.file.parent) or "").removeprefix("sqlite:///")
+    return None if "://" not in path and not Path(path).is_file() else stream_reader(settings, store)
 
 
 @contextlib.contextmanager

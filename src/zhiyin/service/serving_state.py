@@ -254,7 +254,7 @@ class ServingState:
         """Drop a user whom the store has forgotten."""
         moment, forget_count = self.store.forgotten_at(user), self.store.forget_count()
         if self.streams is not None:
-            self.streams.forget(user, self.store.highest_seq)
+            self.streams.forget(self.store, user)
         self.state.forget(user, moment)
         self._users.forget(user, forget_count)
 

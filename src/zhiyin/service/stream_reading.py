@@ -9,16 +9,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import polars as pl
 
 from zhiyin.core.run import log
 from zhiyin.service.health_issues import HealthIssue, one_line_reason
 from zhiyin.store.records import Event
+from zhiyin.store.store import Store
+from zhiyin.store.stream_state import StreamState, forget_streamed
 
 T = TypeVar("T")
 
+# Seconds that a request waits for the state, and that other threads do.
+TIMEOUT_SECONDS, POLL_TIMEOUT_SECONDS = 0.5, 5.0
 # Seconds between two attempts to reach the state again.
 RETRY_SECONDS = 1.0
 STREAMS_AWAY = HealthIssue(
@@ -28,15 +32,35 @@ STREAMS_AWAY = HealthIssue(
 )
 
 
-class StreamState(Protocol):
-    """What is read of the results of streams."""
+class TimedCall(Generic[T]):
+    """A call in a thread of its own, whose result is waited for within a limit, whatever a driver does."""
 
-    def version(self, job: str) -> int: ...
-    def trending(self, n: int) -> pl.DataFrame: ...
-    def covisits(self, items: Sequence[str], n: int) -> pl.DataFrame: ...
-    def history(self, user: str) -> tuple[list[Event], int]: ...
-    def forget(self, user: str, seq: int) -> None: ...
-    def close(self) -> None: ...
+    def __init__(self, call: Callable[[], T]) -> None:
+        self._call = call
+        self._values: list[T] = []
+        self._error: Exception | None = None
+        self._done = threading.Event()
+        threading.Thread(target=self._run, name="zhiyin-streams", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self._values.append(self._call())
+        except Exception as error:
+            self._error = error
+        self._done.set()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the call has returned or raised."""
+        return self._done.is_set()
+
+    def result(self, seconds: float) -> T:
+        """What the call returned. Raises what it raised, and TimeoutError where it has not ended in time."""
+        if not self._done.wait(seconds):
+            raise TimeoutError
+        if self._error is not None:
+            raise self._error
+        return self._values[0]
 
 
 class StreamReader:
@@ -46,67 +70,88 @@ class StreamReader:
     ----------
     open_state: connects to the state, and raises where it cannot.
     keep: microseconds after which the store deletes events, so that they do not count in histories; None: never.
+
+    Attributes
+    ----------
+    away: whether the state cannot be read at the moment, and is done without.
     """
 
     def __init__(self, open_state: Callable[[], StreamState], keep: int | None = None) -> None:
         self._open, self._keep = open_state, keep
         self._state: StreamState | None = None
-        self._retry_at = 0.0
-        self._lock = threading.Lock()
-        self._versions: dict[str, int] = {}
-        self.away = False
-        self.poll()
+        self._retry_at, self._is_closed = 0.0, False
+        # The attempt to reach the state again that is under way.
+        self._attempt: TimedCall[None] | None = None
+        # Why the state is away; empty: it is not.
+        self._reason = ""
+        self.away = True
+        self.poll(POLL_TIMEOUT_SECONDS)
+        if self.away and not self._reason:
+            self._set_away(TimeoutError())
 
-    def poll(self) -> None:
-        """Reach the state again, where it was away."""
-        with self._lock:
-            if not self.away and self._state is not None:
-                return
-            if time.monotonic() < self._retry_at:
-                return
-            try:
-                if self._state is None:
-                    self._state = self._open()
-                self._state.version("trending")
-            except Exception as error:
+    def poll(self, timeout: float = 0.0) -> None:
+        """Reach the state again where it is away: begin to, or see whether it was reached since.
+
+        timeout: seconds that it is waited for.
+        """
+        if not self.away or self._is_closed or time.monotonic() < self._retry_at:
+            return
+        self._attempt = self._attempt or TimedCall(self._reach)
+        try:
+            self._attempt.result(timeout)
+        except Exception as error:
+            if self._attempt.is_done:
+                self._attempt = None
                 self._set_away(error)
-            else:
-                if self.away:
-                    log.info("service: the state of streams answers again")
-                self.away = False
+            return
+        self._attempt = None
+        if self._reason:
+            log.info("service: the state of streams answers again")
+        self._reason, self.away = "", False
 
-    def read(self, call: Callable[[StreamState], T]) -> T | None:
-        """What a call of the state returns; None while the state is away."""
+    def _reach(self) -> None:
+        if self._state is None:
+            self._state = self._open()
+        self._state.version("trending")
+
+    def read(self, call: Callable[[StreamState], T], timeout: float | None = None) -> T | None:
+        """What a call of the state returns; None where the state is away or does not answer in time.
+
+        timeout: seconds; None: TIMEOUT_SECONDS, for which a request waits.
+        """
         state = self._state
         if self.away or state is None:
             return None
         try:
-            return call(state)
+            return TimedCall(lambda: call(state)).result(TIMEOUT_SECONDS if timeout is None else timeout)
         except Exception as error:
-            with self._lock:
-                self._set_away(error)
+            self._set_away(error)
             return None
 
     def _set_away(self, error: Exception) -> None:
         self._retry_at = time.monotonic() + RETRY_SECONDS
-        if not self.away:
-            log.warning("service: the state of streams is done without: %s", one_line_reason(error))
-        self.away = True
+        reason = "it does not answer in time" if isinstance(error, TimeoutError) else one_line_reason(error)
+        if not self._reason:
+            log.warning("service: the state of streams is done without: %s", reason)
+        self._reason, self.away = reason, True
 
     def version(self, job: str) -> int | None:
         """A number that changes when the results of a job do."""
-        return self.read(lambda state: state.version(job))
+        return self.read(lambda state: state.version(job), POLL_TIMEOUT_SECONDS)
 
     def trending(self, n: int) -> pl.DataFrame | None:
         """Frame item, log_score: the n highest."""
-        return self.read(lambda state: state.trending(n))
+        return self.read(lambda state: state.trending(n), POLL_TIMEOUT_SECONDS)
 
     def covisits(self, items: Sequence[str], n: int) -> pl.DataFrame | None:
         """Frame item, other, log_score: the n highest of each item."""
         return self.read(lambda state: state.covisits(items, n))
 
     def history(self, user: str, now: int) -> tuple[list[Event], int] | None:
-        """Events of a user that the store still has to have, and the number up to which there are no others."""
+        """Events of a user that are not too old for the store, and the number up to which there are no others.
+
+        now: microseconds UTC.
+        """
         found = self.read(lambda state: state.history(user))
         if found is None:
             return None
@@ -115,16 +160,21 @@ class StreamReader:
             events = [event for event in events if event.time >= now - self._keep]
         return events, mark
 
-    def forget(self, user: str, seq: int) -> None:
-        """Drop a user whom the store has forgotten, with all events up to a number."""
-        self.read(lambda state: state.forget(user, seq))
+    def mark(self) -> int | None:
+        """The sequence number up to which all events are in histories."""
+        return self.read(lambda state: state.mark)
+
+    def forget(self, store: Store, user: str) -> None:
+        """Drop a user whom the store has just forgotten."""
+        self.read(lambda state: forget_streamed(store, state, user), POLL_TIMEOUT_SECONDS)
 
     def health_issues(self) -> list[HealthIssue]:
+        """That the state is done without, while it is."""
         return [STREAMS_AWAY] if self.away else []
 
     def close(self) -> None:
-        with self._lock:
-            if self._state is not None:
-                self._state.close()
-            self._state, self.away = None, True
-            self._retry_at = float("inf")
+        """Close the connections; nothing is read from then on."""
+        self._is_closed, self.away = True, True
+        state, self._state = self._state, None
+        if state is not None:
+            state.close()

@@ -9,7 +9,8 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from zhiyin.data.project_config import ServiceSection, resolved
+from zhiyin.core.durations import microseconds
+from zhiyin.data.project_config import ServiceSection, resolved, streams_address
 from zhiyin.pipeline.model_versions import Bundles
 from zhiyin.service.experiment_job import ExperimentEvaluator
 from zhiyin.service.experiments import Experiments
@@ -24,6 +25,7 @@ from zhiyin.service.policy_administration import PolicyAdministration
 from zhiyin.service.policy_serving import PolicyServing
 from zhiyin.service.serving_state import ServingState
 from zhiyin.service.settings import Settings, read_settings
+from zhiyin.service.stream_reading import StreamReader
 from zhiyin.store.exploration_ledger import ExplorationLedger
 from zhiyin.store.frequency_counts_file import FileShowings
 from zhiyin.store.group_commit import GroupCommitWriter
@@ -124,6 +126,7 @@ class Tenant:
                 state = DirectState(showings, ledger=ledger)
             if state.ledger is not None:  # whom another program has forgotten while no service ran
                 state.ledger.drop_hashes(opened_store.forgotten_by_hash())
+            streams = stream_reader(settings, opened_store)
             live = ServingState(
                 Bundles(home / settings.config.train.output / "bundles"),
                 opened_store,
@@ -131,6 +134,7 @@ class Tenant:
                 settings.config.weights,
                 types=settings.config.schema.types,
                 state=state,
+                streams=streams,
                 several=several or section.redis is not None or opened_store.dialect != "sqlite",
             )
         except BaseException:
@@ -153,6 +157,21 @@ class Tenant:
                       self.writer.close, self.traces.close, self.keys.close, self.live.state.close,
                       self.store.close):  # fmt: skip
             close()
+
+
+def stream_reader(settings: Settings, store: Store) -> StreamReader | None:
+    """Reads what streams have computed of a store; None without [service] streams."""
+    from functools import partial
+
+    address = streams_address(settings.config, settings.file.parent)
+    if address is None:
+        return None
+    from zhiyin.store.stream_state import open_stream_state
+
+    keep = settings.config.service.keep
+    return StreamReader(
+        partial(open_stream_state, address, state_name(store.address)), None if keep is None else microseconds(keep)
+    )
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:
