@@ -20,6 +20,7 @@ COMMANDS = [
     "tune",
     "recommend",
     "similar",
+    "sessions",
     "versions",
     "promote",
     "rollback",
