@@ -321,7 +321,10 @@ class StreamStateConformance:
         rows = rows_of("click_through", [(PLACEMENT, "a", 1, 0)])
         for file in ("one", "two"):
             state.apply("click_through", file, rows)
+        assert state.applied_files("click_through") == {"one", "two"}
+        assert state.applied_files("trending") == set()
         state.remove_marks("click_through", ["one", "never"])
+        assert state.applied_files("click_through") == {"two"}
         state.remove_marks("click_through", [])
         assert not state.apply("click_through", "two", rows)
         assert state.apply("click_through", "one", rows)

@@ -11,6 +11,7 @@ from zhiyin.cli.options import CONFIG, ConfigFile, Json
 if TYPE_CHECKING:
     from zhiyin.cli.project import Project
     from zhiyin.store.store import Store
+    from zhiyin.store.stream_state import StreamStateAwayError
 
 
 def forget(
@@ -41,6 +42,7 @@ def forget(
         in_use = bundles_of(config).current
         proof = store.forget(user, 0 if in_use is None else in_use.made_at)
         _forget_in_redis(project, store, user)
+        away = _forget_in_streams(project, store, user)
     if json:
         print_json({"user": user, "proof": proof})
     else:
@@ -50,6 +52,8 @@ def forget(
     remaining = [place for place in PLACES if proof[f"{place} found"]]
     if remaining:
         raise DataError(f"a search still finds {', '.join(remaining)}", remedy="something writes them: try again")
+    if away is not None:
+        raise away
     say("models forget with the next training: zhiyin train")
 
 
@@ -72,6 +76,22 @@ def _forget_in_redis(project: Project, store: Store, user: str) -> None:
             )
     finally:
         state.close()
+
+
+def _forget_in_streams(project: Project, store: Store, user: str) -> StreamStateAwayError | None:
+    """Remove the user from what streams have computed. Returns the error where that cannot be reached."""
+    if project.config.service.streams is None:
+        return None
+    from zhiyin.cli.streams import opened_stream_state
+    from zhiyin.store.stream_state import StreamStateAwayError, forget_streamed
+
+    try:
+        with opened_stream_state(project, store) as state:
+            forget_streamed(store, state, user)
+    except StreamStateAwayError as error:
+        error.remedy = "zhiyin forget again, when it can be reached: it holds the user's history still"
+        return error
+    return None
 
 
 def confirm_removal(question: str) -> None:

@@ -225,7 +225,7 @@ def stream(
     """
     from zhiyin.cli.output import say
     from zhiyin.cli.project import open_project, opened_store
-    from zhiyin.cli.streams import event_schema_in_use, stop_on_signals
+    from zhiyin.cli.streams import applied_mark, event_schema_in_use, stop_on_signals
     from zhiyin.core.durations import SECOND, microseconds
     from zhiyin.data.project_config import streams_folder
     from zhiyin.store.segment_export import SegmentExporter
@@ -236,7 +236,9 @@ def stream(
     target = streams_folder(project.config, project.home) if folder is None else folder
     with (
         opened_store(project) as store,
-        SegmentExporter(store, target, lambda: event_schema_in_use(project), age) as exporter,
+        SegmentExporter(
+            store, target, lambda: event_schema_in_use(project), age, applied_mark(project, store)
+        ) as exporter,
         stop_on_signals() as stop,
         project.run.bar("Exporting", max(0, store.highest_seq - exporter.exported) if once else None) as advance,
     ):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from zhiyin.cli.project import Project
     from zhiyin.data.event_schema import EventSchema
+    from zhiyin.store.store import Store
+    from zhiyin.store.stream_state import StreamState
 
 
 def event_schema_in_use(project: Project) -> EventSchema:
@@ -18,6 +20,37 @@ def event_schema_in_use(project: Project) -> EventSchema:
     from zhiyin.pipeline.model_versions import Bundles
 
     return Bundles(project.home / project.config.train.output / "bundles").event_schema(project.config.weights)
+
+
+@contextmanager
+def opened_stream_state(project: Project, store: Store) -> Iterator[StreamState]:
+    """The streamed state of a store, closed at the end. Raises ConfigError where the settings name none."""
+    from zhiyin.core.errors import ConfigError
+    from zhiyin.data.project_config import FILE_NAME, streams_address
+    from zhiyin.store.live_state import state_name
+    from zhiyin.store.stream_state import open_stream_state
+
+    address = streams_address(project.config, project.home)
+    if address is None:
+        raise ConfigError(
+            "no streamed state is named", file=project.home / FILE_NAME,
+            remedy='name it under [service]: streams = "redis://127.0.0.1:6379/0"',
+        )  # fmt: skip
+    with closing(open_stream_state(address, state_name(store.address))) as state:
+        yield state
+
+
+def applied_mark(project: Project, store: Store) -> Callable[[], int] | None:
+    """Reads up to which event all histories are in the streamed state; None where the settings name none, or where no
+    job computes histories."""
+    if project.config.service.streams is None or "histories" not in project.config.streams.jobs:
+        return None
+
+    def read() -> int:
+        with opened_stream_state(project, store) as state:
+            return state.mark
+
+    return read
 
 
 @contextmanager

@@ -291,6 +291,10 @@ class RedisStreamState(StreamState):
         counts = np.bincount(places[within], minlength=len(segments)).tolist()
         return [text for place, n in enumerate(counts) if n for text in (f"{segments[place][0]:020d}", str(n))]
 
+    def applied_files(self, job: str) -> set[str]:
+        with self._translated():
+            return {file for file, mark in self._redis.hgetall(self._key("files:" + job)).items() if mark == _DONE}
+
     def remove_marks(self, job: str, files: Sequence[str]) -> None:
         with self._translated():
             for start in range(0, len(files), ROWS_PER_SCRIPT):

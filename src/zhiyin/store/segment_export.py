@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 import polars as pl
 
 from zhiyin.core.atomic_files import read_json, write_json
-from zhiyin.core.errors import ConfigError
+from zhiyin.core.errors import ConfigError, ZhiyinError
 from zhiyin.core.file_locks import exclusive_lock
 from zhiyin.core.run import Advance, log
 from zhiyin.data.event_schema import EventSchema
@@ -32,6 +33,8 @@ from zhiyin.store.stream_definitions import EVENT_SEGMENT, IMPRESSION_SEGMENT, M
 
 # Events, and lists, whose heads take kilobytes each, that are read at once.
 EVENTS_PER_PAGE, LISTS_PER_PAGE = 100_000, 2_000
+# Seconds between two looks for segments that can be deleted.
+REMOVAL_SECONDS = 60.0
 # Names of the files in the folder of streams that belong to the export.
 LOCK_FILE, STORE_FILE = ".export.lock", "store.json"
 # Rows of a segment at most after somebody was forgotten while it was written, and after that again.
@@ -61,13 +64,15 @@ class SegmentExporter:
         applied: Callable[[], int] | None = None,
         segment_rows: int = MAX_SEGMENT_ROWS,
     ) -> None:
-        self._store, self._schema, self._keep, self._applied = store, schema, keep, applied
+        self._store, self._schema, self._keep = store, schema, keep
+        self._applied = applied or (lambda: self._events.last)
+        self._removal_due = float("-inf")
         self._segment_rows = segment_rows
         folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as held:
             held.enter_context(
                 exclusive_lock(
-                    folder / LOCK_FILE, "another exporter writes to this folder", "one is enough: see zhiyin serve"
+                    folder / LOCK_FILE, "another exporter writes to this folder", "one is enough, as in zhiyin serve"
                 )
             )
             _check_store(store, folder)
@@ -179,11 +184,15 @@ class SegmentExporter:
         return after, n_rows
 
     def _remove_old(self) -> None:
-        if self._keep is None:
+        if self._keep is None or time.monotonic() < self._removal_due:
             return
-        applied = self._events.last if self._applied is None else self._applied()
-        n_removed = self._events.remove_older(self._keep, applied)
-        n_removed += self._lists.remove_older(self._keep, self._lists.last)
+        self._removal_due = time.monotonic() + REMOVAL_SECONDS
+        n_removed = self._lists.remove_older(self._keep, self._lists.last)
+        if self._events.has_older(self._keep):
+            try:
+                n_removed += self._events.remove_older(self._keep, self._applied())
+            except ZhiyinError as error:  # nothing is deleted before it is known to be applied
+                log.debug("streams: no segment of events is deleted: %s", error)
         if n_removed:
             log.debug("streams: %d old segments were removed", n_removed)
 

@@ -106,6 +106,11 @@ class SegmentWriter:
         finally:
             path.unlink(missing_ok=True)
 
+    def has_older(self, age: float) -> bool:
+        """Whether a segment but the newest is older than `age` seconds."""
+        segments = sorted(_read_names(self.folder, self.kind))
+        return len(segments) > 1 and (self.folder / segments[0].name).stat().st_mtime < time.time() - age
+
     def remove_older(self, age: float, upto: int) -> int:
         """Delete segments older than `age` seconds that end at or before `upto`, but not the newest one.
 

@@ -223,6 +223,10 @@ class SqlStreamState(StreamState):
                     self._execute(connection, f"DELETE FROM {table} WHERE state = :state")
             self._execute(connection, "UPDATE stream_versions SET version = version + 1 WHERE state = :state")
 
+    def applied_files(self, job: str) -> set[str]:
+        with self._reading() as connection:
+            return {file for (file,) in self._select(connection, "file", "stream_files", "AND job = :job", job=job)}
+
     def remove_marks(self, job: str, files: Sequence[str]) -> None:
         if files:
             with self._writing() as connection:

@@ -71,6 +71,10 @@ class StreamState(ABC):
         """As `apply`, of valid rows; those of histories have a row for each event: user and HISTORY_EVENT."""
 
     @abstractmethod
+    def applied_files(self, job: str) -> set[str]:
+        """Names of the files of an output that were applied and whose marks were not removed."""
+
+    @abstractmethod
     def remove_marks(self, job: str, files: Sequence[str]) -> None:
         """Drop the names of files that do not exist any more, and so cannot be applied again."""
 
