@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from zhiyin.cli.options import CONFIG, ConfigFile, Json
+from zhiyin.cli.stream_load import load
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,6 +146,9 @@ def stop(engine: Engine = None, job: Jobs = None, config: ConfigFile = CONFIG, j
         say("the local cluster is ended" if ended else "no local cluster runs" if address is None else "")
 
 
+app.command()(load)
+
+
 class _Streams:
     """The streams of a project, and the engine that is named.
 
@@ -214,13 +217,11 @@ class _Streams:
 
     def clear_state(self) -> None:
         """Forget what was applied to the streamed state of the store."""
-        from zhiyin.data.project_config import streams_address
-        from zhiyin.store.live_state import state_name
-        from zhiyin.store.stream_state import open_stream_state  # type: ignore[import-not-found,unused-ignore]
+        from zhiyin.cli.project import opened_store
+        from zhiyin.cli.streams import opened_stream_state
 
-        address = streams_address(self.project.config, self.project.home)
-        if address is not None:
-            with closing(open_stream_state(address, state_name(self.project.store_address))) as state:
+        if self.project.config.service.streams is not None:
+            with opened_store(self.project) as store, opened_stream_state(self.project, store) as state:
                 state.clear()
 
 

@@ -65,7 +65,7 @@ class SegmentExporter:
         segment_rows: int = MAX_SEGMENT_ROWS,
     ) -> None:
         self._store, self._schema, self._keep = store, schema, keep
-        self._applied = applied or (lambda: self._events.last)
+        self._applied = applied
         self._removal_due = float("-inf")
         self._segment_rows = segment_rows
         folder.mkdir(parents=True, exist_ok=True)
@@ -190,7 +190,8 @@ class SegmentExporter:
         n_removed = self._lists.remove_older(self._keep, self._lists.last)
         if self._events.has_older(self._keep):
             try:
-                n_removed += self._events.remove_older(self._keep, self._applied())
+                applied = self.exported if self._applied is None else self._applied()
+                n_removed += self._events.remove_older(self._keep, applied)
             except ZhiyinError as error:  # nothing is deleted before it is known to be applied
                 log.debug("streams: no segment of events is deleted: %s", error)
         if n_removed:
