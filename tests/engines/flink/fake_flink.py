@@ -45,6 +45,8 @@ class FakeFlink:
         self.states: dict[str, str] = {}
         self.failure: str | None = None
         self.number = 10
+        # State of tasks while their job is RUNNING; restarts of each job.
+        self.task, self.restarts = "RUNNING", 3
         self.server = StubJobManager({}, self._answer)
         self.address = self.server.address
 
@@ -95,7 +97,7 @@ class FakeFlink:
         if rest == "/status":
             return 200, {"status": states[job]}
         if rest == "/metrics":
-            return 200, [{"id": "numRestarts", "value": "3"}]
+            return 200, [{"id": "numRestarts", "value": str(self.restarts)}]
         if rest == "/exceptions":
             entries = [{"stacktrace": self.failure}] if self.failure else []
             return 200, {"exceptionHistory": {"entries": entries}}
@@ -103,7 +105,7 @@ class FakeFlink:
             completed = {"latest_ack_timestamp": 1_000, "end_to_end_duration": 20, "state_size": 300}
             return 200, {"latest": {"completed": completed}}
         if rest == "":
-            task = "RUNNING" if states[job] == "RUNNING" else "FAILED"
+            task = self.task if states[job] == "RUNNING" else "FAILED"
             return 200, {"jid": job, "state": states[job], "vertices": [{"id": "v", "status": task}]}
         assert rest == "/vertices/v/subtasks/metrics", request
         sums = {"Source__events[1].numRecordsOut": 7, "StreamingFileWriter.numRecordsIn": 5, "x.numRecordsOut": 100}

@@ -135,6 +135,17 @@ def test_a_job_that_fails_at_once(flink: FakeFlink, control: JobsControl, state:
     assert status.state == ("CANCELED" if restarts else "FAILED")
 
 
+def test_a_job_for_which_there_are_no_slots(
+    flink: FakeFlink, control: JobsControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zhiyin.engines.flink.jobs_control.RUN_SECONDS", 0)
+    flink.task, flink.restarts = "SCHEDULED", 0
+    with pytest.raises(EngineError, match="trending fails at once: its tasks wait for slots") as caught:
+        control.start(["trending"])
+    assert "too few free slots" in str(caught.value.remedy)
+    assert "CANCELED" in flink.states.values()
+
+
 def test_a_job_that_runs_elsewhere_is_not_started_twice(flink: FakeFlink, control: JobsControl, tmp_path: Path) -> None:
     control.start(["trending"])
     with FakeFlink(tmp_path / "other").serving() as other:

@@ -16,6 +16,7 @@ from zhiyin.core.errors import EngineError
 from zhiyin.engines.flink.daemons import Daemons
 from zhiyin.engines.flink.flink_python import PYTHON_VARIABLE, flink_home, flink_python, java
 from zhiyin.engines.flink.local_cluster import LocalCluster
+from zhiyin.engines.flink.rest import JobManager
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="the system has no /proc")
 # Prints when it runs; ignores SIGTERM.
@@ -165,7 +166,7 @@ def test_ctrl_c_while_it_starts(fake_flink: Path, tmp_path: Path, monkeypatch: p
         assert len(cluster.daemons.running()) == 1
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("zhiyin.engines.flink.local_cluster.time.sleep", interrupt)
+    monkeypatch.setattr(JobManager, "overview", interrupt)
     with pytest.raises(KeyboardInterrupt):
         cluster.start()
     monkeypatch.undo()

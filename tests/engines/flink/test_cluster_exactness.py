@@ -87,6 +87,7 @@ def test_a_taskmanager_killed_under_load_twice(stream: Stream) -> None:
     stream.assert_exact()
     restarts = [status.restarts for status in stream.control.status(JOBS)]
     assert all(restart is not None and restart >= 2 for restart in restarts), restarts
+    assert JobManager(stream.cluster.start()).state("0" * 32) is None
 
 
 def test_stopped_with_savepoints_and_resumed(stream: Stream) -> None:

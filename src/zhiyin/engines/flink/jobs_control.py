@@ -273,12 +273,19 @@ class JobsControl:
                 restarts = self.jobmanager.job_metrics(run.job_id, "numRestarts").get("numRestarts", 0)
                 late = time.monotonic() > deadline
                 if job["state"] in FINAL_STATES or restarts >= MAX_FAILED_STARTS or late:
-                    cause = self.jobmanager.failure(run.job_id) or f"it is {job['state']} after {RUN_SECONDS} s"
+                    cause = self.jobmanager.failure(run.job_id) or self._unstarted(job["state"], tasks)
                     if job["state"] not in FINAL_STATES:
                         self.jobmanager.cancel(run.job_id)
                         self.jobmanager.wait_for_end(run.job_id)
                     raise EngineError(f"{name} fails at once: {cause}", remedy=_remedy(cause))
             time.sleep(0.1)
+
+    def _unstarted(self, state: str, tasks: set[str]) -> str:
+        """Why a job that did not fail does not run."""
+        if state == "RUNNING" and tasks & {"CREATED", "SCHEDULED"}:
+            free, slots = (self.jobmanager.overview()[name] for name in ("slots-available", "slots-total"))
+            return f"its tasks wait for slots after {RUN_SECONDS} s; {free} of {slots} slots are free"
+        return f"it is {state} after {RUN_SECONDS} s"
 
     # -- status and stop -----------------------------------------------------------------------------------------------
 

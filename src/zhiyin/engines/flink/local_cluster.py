@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from zhiyin.core.atomic_files import write_json
@@ -107,6 +108,10 @@ class LocalCluster:
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 
+    @cached_property
+    def _home(self) -> Path:
+        return flink_home(self.python)
+
     def _address(self) -> str | None:
         try:
             return str(json.loads((self.folder / "address.json").read_bytes())["address"])
@@ -114,7 +119,7 @@ class LocalCluster:
             return None
 
     def _start_jobmanager(self) -> str:
-        home = flink_home(self.python)
+        home = self._home
         for attempt in range(1, ATTEMPTS + 1):
             rpc_port, rest_port = free_ports(2)
             write_config(self.folder, home, rpc_port, rest_port, self.slots)
@@ -191,7 +196,7 @@ class LocalCluster:
         self, role: str, name: str, memory: list[str], main: str, arguments: list[str]
     ) -> subprocess.Popen[bytes]:
         """Start a daemon of Flink. One process, not the package's shell scripts with three JVMs before it."""
-        home, conf = flink_home(self.python), self.folder / "conf"
+        home, conf = self._home, self.folder / "conf"
         jars = sorted((home / "lib").glob("*.jar"), key=lambda jar: (jar.name.startswith("flink-dist"), jar.name))
         logs = [f"-Dlog.file={self.folder / 'log' / name}.log",
                 f"-Dlog4j.configurationFile={conf / 'log4j.properties'}"]  # fmt: skip
