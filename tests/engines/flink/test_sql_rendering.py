@@ -101,7 +101,8 @@ def test_a_folder_that_flink_would_change_is_refused(name: str) -> None:
     ("options", "message"),
     [
         ({"checkpoint": 0.0}, "checkpoint"), ({"checkpoint": float("nan")}, "checkpoint"),
-        ({"state_ttl": 3600.0}, "shorter than a day"), ({"parallelism": 0}, "less than one"),
+        ({"state_days": 0}, "between 1 and 99"), ({"state_days": 100}, "between 1 and 99"),
+        ({"parallelism": 0}, "less than one"),
         ({"source": "kafka://host"}, "no source"), ({"source": "kafka://host:9092/a b"}, "no source"),
         ({"source": "kafka://h'; DROP:9092/topic"}, "no source"), ({"source": "http://host:9092/topic"}, "no source"),
         ({"source": "kafka://host:9092/topic?x=1"}, "no source"), ({"source": ""}, "no source"),

@@ -39,7 +39,8 @@ class JobOptions:
     source: "files", the segments in the folder, or "kafka://host:port/topic": events of that topic, impressions of
         TOPIC-impressions, as JSON with the columns of segments.
     checkpoint: seconds between checkpoints; output is visible after the one that follows it. At least 0.1.
-    state_ttl: seconds that a join remembers what does not change. At least a day: it holds pairs of a day.
+    state_days: days that jobs remember items of a user and day, impressions, and events of lists, 1 to 99: what comes
+        later than that does not meet them.
     bounded: whether jobs end after the segments that are there now. Windows that are open then are not written.
     parallelism: parallel tasks of each operator; None: the default of the cluster.
     settings: further options of Flink, for all jobs; these win.
@@ -48,7 +49,7 @@ class JobOptions:
     folder: Path
     source: str = "files"
     checkpoint: float = 5.0
-    state_ttl: float = 3 * 86400.0
+    state_days: int = 3
     bounded: bool = False
     parallelism: int | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -62,10 +63,8 @@ class JobOptions:
             )
         if not 0.1 <= self.checkpoint <= 86400:
             raise ConfigError(f"a checkpoint every {self.checkpoint:g} s is not between 0.1 s and a day")
-        if not self.state_ttl >= 86400:
-            raise ConfigError(
-                f"a state of {self.state_ttl:g} s is shorter than a day", remedy="pairs of a day need all of it"
-            )
+        if not 1 <= self.state_days <= 99:
+            raise ConfigError(f"a state of {self.state_days} days is not between 1 and 99")
         if self.parallelism is not None and self.parallelism < 1:
             raise ConfigError(f"{self.parallelism} parallel tasks are less than one")
         if self.source != "files":
@@ -154,7 +153,7 @@ def _rendered(job: str, options: JobOptions) -> str:
         "day": str(definitions.COVISIT_PERIOD),
         "max_items": str(definitions.MAX_COVISIT_ITEMS),
         "reward_seconds": str(definitions.REWARD_WINDOW // 1_000_000),
-        "state_ttl": _duration(options.state_ttl),
+        "state_days": str(options.state_days),
     }
     values |= {f"{name}_source": _connector(_source(name, job, options)) for name in definitions.SEGMENTS}
     values |= {f"{name}_sink": _connector(_sink(name, options)) for name in definitions.OUTPUTS}

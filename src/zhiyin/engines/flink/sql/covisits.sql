@@ -8,10 +8,10 @@
 -- Cap     Of a user and day the first ${max_items} items take part, in order of arrival: a robot that meets all items
 --         would else bring the square of their number.
 -- Order   A pair is there as soon as both of its items are, whichever came first; sums are the same in any order.
--- State   The items of each user and day, for ${state_ttl} after the last change. An event that comes later than that
---         may count its pairs once more.
+-- State   The items of each user and day, for ${state_days} days after they arrived. An event that comes later than that
+--         misses pairs with them, or counts its own once more.
 
-SET 'table.exec.state.ttl' = '${state_ttl}';
+SET 'table.exec.state.ttl' = '${state_days} d';
 
 CREATE TEMPORARY TABLE events (
   `user` STRING,
@@ -48,12 +48,10 @@ FROM (
 WHERE occurrence = 1;
 
 CREATE TEMPORARY VIEW capped_visits AS
-SELECT `user`, item, bucket
+SELECT `user`, item, bucket, arrived
 FROM (
   SELECT
-    `user`,
-    item,
-    bucket,
+    *,
     COUNT(*) OVER (
       PARTITION BY `user`, bucket ORDER BY arrived ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
     ) AS number
@@ -61,10 +59,13 @@ FROM (
 )
 WHERE number <= ${max_items};
 
+-- Bounds of the time of arrival make this a join whose state goes by timers: one without them would look through some
+-- of its state at each row for what has expired, which costs more than the join.
 CREATE TEMPORARY VIEW pairs AS
 SELECT x.item AS a, y.item AS b, x.bucket AS bucket, PROCTIME() AS met
 FROM capped_visits AS x
 JOIN capped_visits AS y ON x.`user` = y.`user` AND x.bucket = y.bucket
+  AND x.arrived BETWEEN y.arrived - INTERVAL '${state_days}' DAY AND y.arrived + INTERVAL '${state_days}' DAY
 WHERE x.item < y.item;
 
 INSERT INTO covisits

@@ -11,9 +11,11 @@
 --           shown    number of impressions
 --           clicked  number of impressions that have an event, however many
 -- Order   A join has its rows as soon as both sides are there, whichever came first; the rest are sums.
--- State   Impressions and events that name a list, for ${state_ttl}. What comes later than that finds no partner.
+-- State   Impressions and events that name a list, for ${state_days} days. What comes later than that finds no partner.
 
-SET 'table.exec.state.ttl' = '${state_ttl}';
+SET 'table.exec.state.ttl' = '${state_days} d';
+-- Both outputs are of one join.
+SET 'table.optimizer.reuse-optimize-block-with-digest-enabled' = 'true';
 
 CREATE TEMPORARY TABLE impressions (
   list_id STRING,
@@ -21,7 +23,8 @@ CREATE TEMPORARY TABLE impressions (
   version BIGINT,
   `time` BIGINT,
   slot BIGINT,
-  item STRING
+  item STRING,
+  arrived AS PROCTIME()
 ) WITH (${impressions_source});
 
 CREATE TEMPORARY TABLE events (
@@ -32,7 +35,8 @@ CREATE TEMPORARY TABLE events (
   kind STRING,
   `value` DOUBLE,
   list_id STRING,
-  weight DOUBLE
+  weight DOUBLE,
+  arrived AS PROCTIME()
 ) WITH (${events_source});
 
 CREATE TEMPORARY TABLE rewards (
@@ -57,6 +61,10 @@ CREATE TEMPORARY TABLE click_through (
   clicked BIGINT
 ) WITH (${click_through_sink});
 
+CREATE TEMPORARY VIEW events_of_lists AS SELECT * FROM events WHERE list_id IS NOT NULL;
+
+-- Bounds of the time of arrival make this a join whose state goes by timers: one without them would look through some
+-- of its state at each row for what has expired, which costs more than the join.
 CREATE TEMPORARY VIEW joined AS
 SELECT
   i.list_id,
@@ -72,7 +80,8 @@ SELECT
   e.`time`,
   CAST(e.`time` - i.`time` AS DOUBLE) / 1e6 AS seconds
 FROM impressions AS i
-JOIN events AS e ON i.list_id = e.list_id AND i.item = e.item
+JOIN events_of_lists AS e ON i.list_id = e.list_id AND i.item = e.item
+  AND e.arrived BETWEEN i.arrived - INTERVAL '${state_days}' DAY AND i.arrived + INTERVAL '${state_days}' DAY
 WHERE e.`time` BETWEEN i.`time` AND i.`time` + ${reward_seconds} * 1000000;
 
 CREATE TEMPORARY VIEW clicked_impressions AS
