@@ -54,7 +54,7 @@ GROUPS = {
         f"policy {name}" for name in ("list", "show", "promote", "rollback", "freeze", "unfreeze", "kill", "revive")
     ],
     "store": ["store info", "store export", "store load", "store backup", "store restore"],
-    "stream": ["stream start", "stream status", "stream stop"],
+    "stream": ["stream start", "stream status", "stream stop", "stream sql"],
 }
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zhiyin.cli import stream_sql
 from zhiyin.cli.options import CONFIG, ConfigFile, Json
 from zhiyin.cli.stream_load import load
 
@@ -250,3 +251,6 @@ def _checkpoint(status: JobStatus) -> str:
         return f"goes on from {status.resume}" if status.resume else ""
     moment, seconds, size = status.checkpoint
     return f"{max(0.0, time.time() - moment):.0f} s ago, {seconds:.1f} s, {size / 1e6:.1f} MB"
+
+
+app.command()(stream_sql.sql)
