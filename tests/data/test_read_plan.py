@@ -86,3 +86,12 @@ def test_details_of_items_follow_their_ids_into_one_spelling() -> None:
     data = read([first, second], columns={"item_columns": ["title"]})
     titles = dict(zip(data.items["id"], data.items["title"], strict=True))
     assert titles == {"7": "seven", "8": "eight", "9.0": "nine"}
+
+
+def test_an_empty_list_of_columns_means_none_and_no_list_a_guess() -> None:
+    log = pl.DataFrame({"user_id": ["a", "b"] * 5, "item_id": ["x", "y"] * 5, "category": ["p", "q"] * 5})
+    assert plan_read(log).roles.item_columns == ("category",)
+    plan = plan_read(log, columns={"item_columns": []})
+    assert plan.roles.item_columns == ()
+    assert any("category" in sentence for sentence in plan.unused)
+    assert read(log, columns={"item_columns": []}).items.columns == ["id"]

@@ -99,9 +99,11 @@ def plan_read(
     named_columns = {role: value for role, value in dict(columns or {}).items() if value}
     keys = {"item": named_columns.pop("item_id", None), "user": named_columns.pop("user_id", None)}
     link_columns = {role: named_columns.pop(f"link_{role}", None) for role in ("user", "other", "weight")}
-    details: dict[str, Any] = {
-        role: tuple(named_columns.pop(role)) for role in ("item_columns", "user_columns") if role in named_columns
-    }
+    details: dict[str, Any] = {}
+    for role in ("item_columns", "user_columns"):
+        named_columns.pop(role, None)
+        if columns is not None and columns.get(role) is not None:
+            details[role] = tuple(columns[role])  # an empty list means none, and is no guess
     is_discovered = {"item": False, "user": False}
     if isinstance(source, str | Path) and is_folder(source):
         sources = find_sources(Path(source), dialect)
