@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +164,22 @@ def test_who_was_never_judged_gets_no_strangers_list() -> None:
     fitted = Pipeline(sources="popular; itemknn", ranker="none", windows=2).fit(Dataset.build(frame))
     assert fitted.report_["choices"]["long"]["requests"] == 0
     assert fitted.choices_["long"] == fitted.choices_["short"] == "rrf"
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_a_source_is_tuned_ends_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    from zhiyin.pipeline import automl
+
+    pytest.importorskip("optuna")
+    real = automl.tune
+
+    def interrupted(*given: object, **named: object) -> object:
+        result = real(*given, **named | {"trials": 1, "timeout": None})  # type: ignore[arg-type]
+        return dataclasses.replace(result, interrupted=True)
+
+    monkeypatch.setattr(automl, "tune", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        automl.fit_within_budget(walks(), 120.0, run=Run(threads=1))
 
 
 @pytest.mark.slow

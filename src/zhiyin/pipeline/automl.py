@@ -124,13 +124,18 @@ def fit_within_budget(
 def _tuned(
     text: str, data: Dataset, metric: str, seconds: float, exclude_seen: bool, run: Run, record: dict[str, Any]
 ) -> str:
-    """The source with the best settings found in this time, written to `record`; unchanged where tuning fails."""
+    """The source with the best settings found in this time, written to `record`; unchanged where tuning fails.
+
+    Raises KeyboardInterrupt where it was interrupted.
+    """
     try:
         result = tune(text, data, metric=metric, trials=40, timeout=seconds, exclude_seen=exclude_seen, run=run)
     except ZhiyinError as error:  # such as a part in which nobody can be judged
         record["untuned"] = str(error)
         log.info("pipeline: %s is not tuned: %s", text, error)
         return text
+    if result.interrupted:  # Ctrl-C ends all of the training, not the tuning of one source
+        raise KeyboardInterrupt
     best = specification(result.model)
     record |= {"tuned": best, "value": result.value, "before": result.default_value, "trials": len(result.trials)}
     return best
