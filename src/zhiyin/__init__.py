@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from zhiyin.data.dataset import Dataset as Dataset
     from zhiyin.data.histories import Histories as Histories
     from zhiyin.data.reading import read as read
+    from zhiyin.data.shard_files import write_shards as write_shards
     from zhiyin.data.splits import folds as folds
     from zhiyin.data.splits import split as split
     from zhiyin.evaluation.protocol import evaluate as evaluate
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from zhiyin.models.sequence.narm import NARM as NARM
     from zhiyin.models.sequence.onnx_export import export_onnx as export_onnx
     from zhiyin.models.sequence.sasrec import SASRec as SASRec
+    from zhiyin.models.shards import read_shards as read_shards
     from zhiyin.models.slim import SLIM as SLIM
     from zhiyin.models.social import Friends as Friends
     from zhiyin.models.spectral import GraphFilter as GraphFilter
@@ -81,6 +83,8 @@ _MODULES = {
     "DataError": "core.errors",
     "ConfigError": "core.errors",
     "read": "data.reading",
+    "read_shards": "models.shards",
+    "write_shards": "data.shard_files",
     "Dataset": "data.dataset",
     "Histories": "data.histories",
     "split": "data.splits",

@@ -96,7 +96,8 @@ class Group(TyperGroup):
             sys.stdout.flush()
             return result
         except ZhiyinError as error:
-            typer.echo(f"Error: {error}", err=True)
+            if not error.silent:
+                typer.echo(f"Error: {error}", err=True)
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             typer.echo("interrupted, nothing was left half written", err=True)

@@ -11,7 +11,11 @@ class ZhiyinError(Exception):
     message: what is wrong, in one sentence.
     file, row, column: where, as far as known. `row` is the line of the file, counted from 1.
     remedy: what to do about it.
+
+    `silent`: whether another process of the same work prints it.
     """
+
+    silent: bool = False
 
     def __init__(
         self,

@@ -18,6 +18,21 @@ def mix(z: np.uint64) -> np.uint64:
 
 
 @kernel
+def hash_texts(data, offsets):
+    """uint64[n]: a hash of each text: FNV-1a of its bytes, mixed. It never changes: files are laid out by it.
+
+    data: uint8[m], the bytes of all texts; offsets: int64[n + 1], text r is data[offsets[r]:offsets[r + 1]].
+    """
+    hashes = np.empty(len(offsets) - 1, dtype=np.uint64)
+    for row in range(len(hashes)):
+        value = np.uint64(0xCBF29CE484222325)
+        for at in range(offsets[row], offsets[row + 1]):
+            value = (value ^ np.uint64(data[at])) * np.uint64(0x100000001B3)
+        hashes[row] = mix(value)
+    return hashes
+
+
+@kernel
 def table(size):
     """An empty hash table for `size` items: at most half of it is ever used."""
     room = 8

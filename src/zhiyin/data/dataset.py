@@ -20,6 +20,7 @@ from zhiyin.data.column_roles import Roles
 from zhiyin.data.event_schema import NO_KIND, EventSchema, StorePosition
 from zhiyin.data.histories import Histories
 from zhiyin.data.ids import Ids
+from zhiyin.data.process_group import ALONE, ProcessGroup
 from zhiyin.data.quarantine import empty_quarantine
 from zhiyin.data.time_policy import wall_clock
 
@@ -51,7 +52,11 @@ class Dataset:
     stored: bool[n_events], the events of the store; None where no store was read.
     types: of columns of items and users whose type was declared, or is known from the store; others are learned from
         the frames.
+
+    `group`: the processes that hold the events together; of an ordinary data set, this one alone.
     """
+
+    group: ProcessGroup = ALONE
 
     def __init__(
         self,
@@ -141,6 +146,16 @@ class Dataset:
     def history_of(self, users: Iterable[Any]) -> Histories:
         """Histories of raw user ids; a user the log does not know has an empty one."""
         return self.histories.take(self.user_ids.encode(users))
+
+    def item_counts(self, mask: np.ndarray | None = None) -> np.ndarray:
+        """int64[n_items]: events of each item where `mask` (bool[n_events]) is true, or all. Of events in several
+        processes, those of all: every process calls it."""
+        items = self.events["item"].to_numpy()
+        return self.group.sum(np.bincount(items if mask is None else items[mask], minlength=self.n_items))
+
+    def popularity(self) -> np.ndarray:
+        """int64[n_items]: events of each item with a positive weight; see `item_counts`."""
+        return self.item_counts(self.events["weight"].to_numpy() > 0)
 
     def matrix(self, how: str = "binary") -> sparse.csr_matrix:
         """CSR float32[n_users, n_items]; see `Histories.matrix`. Computed on demand and kept."""

@@ -12,6 +12,7 @@ from zhiyin.data.file_formats import plain_name
 from zhiyin.data.link_roles import guess_links
 from zhiyin.data.read_assumptions import Dialect
 from zhiyin.data.role_inference import guess_roles
+from zhiyin.data.shard_files import MANIFEST, TABLES, ShardManifest
 from zhiyin.data.source_opening import ENDINGS, open_table
 from zhiyin.data.table import Table
 
@@ -63,6 +64,8 @@ def _is_hidden(path: Path, folder: Path) -> bool:
 
 def find_sources(folder: Path, dialect: Dialect | None = None) -> Sources:
     """Sort a folder's files into events, items, users and links. Raises DataError when none holds events."""
+    if (folder / MANIFEST).is_file():
+        return _shards(folder, dialect)
     tables: dict[Path, Table] = {}
     unread: dict[Path, str] = {}
     for path in data_files(folder):
@@ -106,6 +109,18 @@ def find_sources(folder: Path, dialect: Dialect | None = None) -> Sources:
         unread[path] = f"its columns are not those of {best.name}" if path in logs else "no part of a log is seen in it"
     notes = tuple(f"{path.relative_to(folder)}: not read, {reason}" for path, reason in sorted(unread.items()))
     return Sources(events, items, users, links_file, notes, [tables[path] for path in events])
+
+
+def _shards(folder: Path, dialect: Dialect | None) -> Sources:
+    """The files of a log in shards, whose manifest names them."""
+    events = [folder / part.path for shard in ShardManifest.read(folder).shards for part in shard.parts]
+    items, users = (_if_described(folder / TABLES / f"{name}.arrow", dialect) for name in ("items", "users"))
+    return Sources(events, items, users, event_tables=[open_table(path, dialect) for path in events])
+
+
+def _if_described(path: Path, dialect: Dialect | None) -> Path | None:
+    """A table of shards; None where it has nothing but ids."""
+    return path if len(open_table(path, dialect).columns) > 1 else None
 
 
 def _joins_users(table: Table) -> bool:

@@ -19,6 +19,7 @@ from zhiyin.core.errors import ConfigError, DataError, suggest
 from zhiyin.core.params import shortened, whole_number
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
+from zhiyin.data.draws import event_draws, time_quantile
 from zhiyin.data.evaluable_users import MIN_USERS, balanced_cuts, count_judged, judges_enough_more
 
 KINDS = ("time", "last", "ratio", "cold-users", "cold-items", "rolling")
@@ -252,10 +253,7 @@ def _is_number(value: Any) -> bool:
 def _cut(data: Dataset, test: str | float | None) -> int:
     """The first moment of the test part."""
     first, last = data.window
-    if isinstance(test, str):
-        cut = last + 1 - microseconds(test)
-    else:
-        cut = int(np.quantile(data.events["time"].to_numpy(), 1 - _share(test), method="higher"))
+    cut = last + 1 - microseconds(test) if isinstance(test, str) else time_quantile(data, 1 - _share(test))
     if first == last:
         raise DataError(
             f"all events carry one time, {_moment(first)}: nothing can be split by time",
@@ -295,7 +293,7 @@ def _ratio(data: Dataset, share: float, rng: np.random.Generator) -> Split:
     """A random share of each user's events, rounded down, so that no user loses all."""
     user = data.events["user"].to_numpy()
     lengths = np.bincount(user, minlength=data.n_users)
-    order = np.lexsort((rng.random(len(user)), user))
+    order = np.lexsort((event_draws(data, rng), user))
     start = np.concatenate([[0], np.cumsum(lengths)])[:-1]
     rank = np.empty(len(user), dtype=np.int64)
     rank[order] = np.arange(len(user)) - start[user]
@@ -335,8 +333,7 @@ def _cold_items(data: Dataset, share: float, rng: np.random.Generator) -> Split:
 
 def _train_part(data: Dataset, in_train: np.ndarray) -> Dataset:
     """Train part: its candidates are the items of the catalogue and those with an event in it."""
-    candidates = np.zeros(data.n_items, dtype=bool)
-    candidates[data.events["item"].to_numpy()[in_train]] = True
+    candidates = data.item_counts(in_train) > 0
     described = data.items.drop("id")
     if described.width:  # an item with a description was in the catalogue; one without came with its first event
         candidates |= ~described.select(pl.all_horizontal(pl.all().is_null())).to_series().to_numpy()
@@ -344,9 +341,11 @@ def _train_part(data: Dataset, in_train: np.ndarray) -> Dataset:
 
 
 def _small(train: Dataset, test: Dataset) -> tuple[str, ...]:
-    if not train.n_events or not test.n_events:
+    # The users of one process are no other's.
+    sizes = np.array([train.n_events, test.n_events, test.events["user"].n_unique()], dtype=np.int64)
+    n_train, n_test, users = train.group.sum(sizes).tolist()
+    if not n_train or not n_test:
         raise DataError("one side of the split is empty", remedy="another split, window or share")
-    users = test.events["user"].n_unique()
     return (f"only {users} users to judge by: intervals will be wide",) if users < 100 else ()
 
 

@@ -16,6 +16,7 @@ from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
+from zhiyin.data.process_group import ALONE, ProcessGroup
 from zhiyin.models.neural import losses
 from zhiyin.models.neural.layers import Dropout
 from zhiyin.models.neural.neural_recommender import NeuralRecommender
@@ -61,14 +62,16 @@ class MultVAE(NeuralRecommender):
         0, "items in each step that the softmax denominator is estimated from; 0: all items", at_least=0
     )
 
+    trains_from_shards = True
+
     def _build(self, n_items: int) -> nn.Module:
         return Autoencoder(self, n_items)
 
     def _batches(self, data: Dataset, run: Run) -> HistoryBatches:
         matrix = data.matrix("binary")
         if self.negatives:
-            self._network.negatives = Negatives(matrix, self.negatives)  # type: ignore[assignment]
-        return HistoryBatches(matrix, self.batch_size, run.seed)
+            self._network.negatives = Negatives(matrix, self.negatives, data.group)  # type: ignore[assignment]
+        return HistoryBatches(matrix, self.batch_size, run.seed, data.group)
 
     def encode(self, histories: Histories, run: Run | None = None) -> np.ndarray:
         """Vectors of histories, float32[n, d + 1], the last element 1; zeros where there is no positive event."""
@@ -207,8 +210,8 @@ def logits(
 class Negatives:
     """Draws items by popularity to the power of 3/4 (Mikolov et al., 2013)."""
 
-    def __init__(self, matrix: sparse.csr_matrix, size: int) -> None:
-        degrees = np.bincount(matrix.indices, minlength=matrix.shape[1])
+    def __init__(self, matrix: sparse.csr_matrix, size: int, group: ProcessGroup = ALONE) -> None:
+        degrees = group.sum(np.bincount(matrix.indices, minlength=matrix.shape[1]))
         share = torch.from_numpy((degrees + 1.0) ** 0.75)
         self.share, self.size = share / share.sum(), size
         self.cumulated = self.share.cumsum(0)
@@ -274,10 +277,16 @@ class HistoryBatch:
 
 
 class HistoryBatches:
-    """The histories that are not empty, in a new order each epoch."""
+    """The histories that are not empty, in a new order each epoch.
 
-    def __init__(self, matrix: sparse.csr_matrix, batch_size: int, seed: int) -> None:
-        self.matrix, self.rows = matrix, np.flatnonzero(np.diff(matrix.indptr))
+    group: the processes that hold the rows of the matrix together: the batches are those of all, and have the rows that
+        this process holds.
+    """
+
+    def __init__(self, matrix: sparse.csr_matrix, batch_size: int, seed: int, group: ProcessGroup = ALONE) -> None:
+        held = np.diff(matrix.indptr) > 0
+        self.matrix, self.rows = matrix, np.flatnonzero(group.sum(held))
+        self.held = None if group.world == 1 else held
         self.batch_size, self.seed = batch_size, seed
         self.n_batches = -(-len(self.rows) // batch_size)
 
@@ -285,4 +294,6 @@ class HistoryBatches:
         order = np.random.default_rng([self.seed, 21, number]).permutation(self.rows)
         for index in range(self.n_batches):
             chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
+            if self.held is not None:
+                chosen = chosen[self.held[chosen]]
             yield HistoryBatch.of(self.matrix, chosen, number * self.n_batches + index)

@@ -22,6 +22,7 @@ from zhiyin.core.run import Run, log
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.data.ids import id_list, id_series
+from zhiyin.data.process_group import ProcessGroup
 from zhiyin.models import ann_index
 from zhiyin.models.finite_check import check_finite
 from zhiyin.models.item_to_item import score_by_table
@@ -42,6 +43,8 @@ class Recommender(Parameterized):
 
     # Whether `_score` handles histories without a positive event; otherwise these get the popular items.
     scores_empty_histories: ClassVar[bool] = False
+    # Whether several processes can train it together, each on shards of its own: `zhiyin.read_shards`.
+    trains_from_shards: ClassVar[bool] = False
     # Learned attributes that are neither arrays nor numbers: `_write_parts` and `_read_parts` store them.
     _parts: ClassVar[tuple[str, ...]] = ()
     context_: ClassVar[TrainingContext]
@@ -85,14 +88,23 @@ class Recommender(Parameterized):
 
     def fit_by(self, learn: Callable[[Dataset, Run], None], data: Dataset, run: Run) -> Any:
         """As `fit`, by another implementation of `_fit`, such as one on a cluster, which sets the same attributes."""
+        self.check_shards(data.group)
         for name, value in check_settings(type(self), settings_of(self)).items():
             setattr(self, name, value)
         for name in [name for name in vars(self) if name.endswith("_")]:
             delattr(self, name)
         learn(data, run)
         check_finite(self)
-        self.context_ = TrainingContext.of(data, run)  # type: ignore[misc]
+        self.context_ = TrainingContext.of(data, run, gather=True)  # type: ignore[misc]
         return self
+
+    def check_shards(self, group: ProcessGroup) -> None:
+        """Raise ConfigError where these processes cannot train the model together, each on its own shards."""
+        if group.world > 1 and not self.trains_from_shards:
+            raise ConfigError(
+                f"{type(self).__name__} does not train from shards in several processes",
+                remedy="train it in one process (without torchrun), or on Spark where it can: --engine spark://host",
+            )
 
     @property
     def is_fitted(self) -> bool:
@@ -342,8 +354,12 @@ class Recommender(Parameterized):
         """Build the search indices that speed up single requests to a large catalogue. `save` does so too."""
 
     def save(self, path: Any) -> None:
-        """Write the model to a folder, as arrays and JSON without code. An existing model there is replaced whole."""
-        save(self, path)
+        """Write the model to a folder, as arrays and JSON without code. An existing model there is replaced whole.
+
+        Of several processes that trained it on shards the first one writes; in the others nothing is done.
+        """
+        if self._context().complete:
+            save(self, path)
 
     def _write_parts(self, folder: Path) -> None:
         """Write the attributes named in `_parts`; most models have none."""

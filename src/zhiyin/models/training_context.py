@@ -15,6 +15,7 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.event_schema import EventSchema, StorePosition
 from zhiyin.data.histories import Histories
 from zhiyin.data.ids import Ids
+from zhiyin.data.sharded_dataset import gathered_histories
 from zhiyin.models.masked_search import Mask
 from zhiyin.models.state_files import check_offsets, check_range, read_state, write_state
 
@@ -37,6 +38,7 @@ class TrainingContext:
     schema: meaning of the events at training time; None in models saved by versions without it.
     position: how far a store had been read; None where none was read.
     stored: bool[m], which events of `histories` come from the store; None where none was read.
+    complete: whether all histories are here; not in a process after the first that trained on shards.
     """
 
     user_ids: Ids
@@ -50,6 +52,7 @@ class TrainingContext:
     schema: EventSchema | None = None
     position: StorePosition | None = None
     stored: np.ndarray | None = None
+    complete: bool = True
 
     @functools.cached_property
     def best_first(self) -> np.ndarray:
@@ -72,17 +75,20 @@ class TrainingContext:
         return Mask.of(np.asarray(self.candidates))
 
     @classmethod
-    def of(cls, data: Dataset, run: Run) -> TrainingContext:
-        """The context of a training set. Draws the shuffle of equally popular items from stream 1 of `run`."""
-        positive = data.events["weight"].to_numpy() > 0
-        popularity = np.bincount(data.events["item"].to_numpy()[positive], minlength=data.n_items).astype(np.float32)
+    def of(cls, data: Dataset, run: Run, gather: bool = False) -> TrainingContext:
+        """The context of a training set. Draws the shuffle of equally popular items from stream 1 of `run`.
+
+        gather: where several processes hold the histories, gather them in the first.
+        """
+        popularity = data.popularity().astype(np.float32)
+        histories, stored = gathered_histories(data) if gather else (data.histories, data.stored)
         shuffle = run.rng(1).permutation(data.n_items)
         priority = np.empty(data.n_items, dtype=np.int32)
         priority[np.lexsort((shuffle, popularity))] = np.arange(data.n_items, dtype=np.int32)
         return cls(
             data.user_ids,
             data.item_ids,
-            data.histories,
+            histories,
             data.candidates,
             popularity,
             priority,
@@ -90,7 +96,8 @@ class TrainingContext:
             data.window,
             data.schema,
             data.position,
-            data.stored,
+            stored,
+            complete=(gather and data.group.rank == 0) or data.group.world == 1,
         )
 
     def write(self, folder: Path) -> None:

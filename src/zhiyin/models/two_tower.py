@@ -82,6 +82,8 @@ class TwoTower(NeuralRecommender):
     popularity: float = param(1.0, "weight of an item's log popularity in its scores", at_least=0, at_most=1)
     temperature: float = param(0.05, "scores are cosine / temperature; 0: plain inner products", at_least=0)
 
+    trains_from_shards = True
+
     columns_: ClassVar[list[dict[str, Any]]]
     words_: ClassVar[np.ndarray]
     rarity_: ClassVar[np.ndarray]
@@ -113,12 +115,10 @@ class TwoTower(NeuralRecommender):
         return vectors
 
     def _prepare(self, data: Dataset, run: Run) -> None:
-        histories = positive(data.histories)
-        had = np.bincount(histories.items, minlength=data.n_items) > 0
+        had = data.popularity() > 0
         items = Vocabulary.learn(data.items.drop("id"), self.columns, had, self.min_count, self.bins)
-        users = Vocabulary.learn(
-            data.users.drop("id"), self.user_columns, histories.lengths > 0, self.min_count, self.bins
-        )
+        learned = data.group.sum(data.histories.positives) > 0
+        users = Vocabulary.learn(data.users.drop("id"), self.user_columns, learned, self.min_count, self.bins)
         self.had_, self.features_ = had, items.encode(data.items)  # type: ignore[misc]
         self.columns_, self.words_, self.rarity_ = items.columns, items.words, items.rarity  # type: ignore[misc]
         self.user_columns_ = users.columns  # type: ignore[misc]
@@ -129,12 +129,11 @@ class TwoTower(NeuralRecommender):
 
     def _batches(self, data: Dataset, run: Run) -> TrainingSequences:
         histories = positive(data.histories)
-        counts = np.bincount(histories.items, minlength=data.n_items)
         network: Towers = self._network  # type: ignore[assignment]
-        network.learn_popularity(counts)
+        network.learn_popularity(data.popularity())
         if len(self.user_rarity_):
             network.visitors = Bag.of(self._user_vocabulary().encode(data.users))
-        return TrainingSequences(histories, self.max_len, self.batch_size, run.seed)
+        return TrainingSequences(histories, self.max_len, self.batch_size, run.seed, group=data.group)
 
     def _vocabulary(self) -> Vocabulary:
         return Vocabulary(self.columns_, self.words_, self.rarity_)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ if not torch.distributed.is_available():
 
 from torch import nn  # noqa: E402
 
+from tests.models.neural.launcher import launch  # noqa: E402
 from zhiyin.core.run import Run  # noqa: E402
 from zhiyin.data.dataset import Dataset  # noqa: E402
 from zhiyin.models.neural.distributed import Processes  # noqa: E402
@@ -55,22 +53,6 @@ def learn(folder: Path) -> None:
         (folder / f"{kind}.{rank}.json").write_text(json.dumps({"reports": len(news), "curve": model.curve_}))
 
 
-def start(folder: Path, processes: int) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(port)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, sys.path))}
-    command = [sys.executable, *launcher, str(SCRIPT), str(folder)]
-    begun = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    try:
-        said = begun.communicate(timeout=60)[1]
-    finally:
-        if begun.poll() is None:
-            os.killpg(begun.pid, signal.SIGKILL)  # the launcher and what it launched
-    assert begun.returncode == 0, said[-5000:]
-
-
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Folders of what one process learned and of what two did."""
@@ -80,7 +62,8 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         patch.delenv("RANK", raising=False)
         patch.setattr(next_item, "SPARSE_ROWS", next_item.SPARSE_ROWS)  # put back afterwards
         learn(one)
-    start(two, 2)
+    done = launch([str(SCRIPT), str(two)], 2)
+    assert done.returncode == 0, done.stderr[-5000:]
     return one, two
 
 

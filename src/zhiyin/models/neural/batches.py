@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from zhiyin.data.histories import Histories
+from zhiyin.data.process_group import ALONE, ProcessGroup
 
 # Number of batches within which sequences are sorted by length: trades padding against shuffling.
 BATCHES_PER_BUCKET = 64
@@ -70,19 +71,32 @@ class TrainingSequences:
     histories: of positive events only; those with fewer than two are skipped.
     max_len: items a network reads at once. Of a longer history the last max_len + 1 events are taken; with `windows`
         the earlier ones too, in further sequences that overlap by one event.
+    group: the processes that hold the histories together: the batches are those of all, and have the rows that this
+        process holds. A history is in one process alone, and empty in the others.
     """
 
-    def __init__(self, histories: Histories, max_len: int, batch_size: int, seed: int, windows: bool = False) -> None:
+    def __init__(
+        self,
+        histories: Histories,
+        max_len: int,
+        batch_size: int,
+        seed: int,
+        windows: bool = False,
+        group: ProcessGroup = ALONE,
+    ) -> None:
         self.items, self.times = histories.items, histories.times
         self.batch_size, self.seed = batch_size, seed
-        lengths = histories.lengths
+        lengths = group.sum(histories.lengths)
         counts = np.where(lengths >= 2, -(-(lengths - 1) // max_len) if windows else 1, 0)
         self.rows = np.repeat(np.arange(len(lengths)), counts)
         # Window w of a row ends w · max_len events before the row does.
         window = np.arange(len(self.rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-        ends = histories.offsets[1:][self.rows] - window * max_len
-        self.starts = np.maximum(histories.offsets[:-1][self.rows], ends - max_len - 1)
-        self.lengths = ends - self.starts - 1
+        # Places within a history, for all processes; its events begin at `offsets` in the one that holds it.
+        ends = lengths[self.rows] - window * max_len
+        first = np.maximum(0, ends - max_len - 1)
+        self.lengths = ends - first - 1
+        self.starts = histories.offsets[:-1][self.rows] + first
+        self.held = None if group.world == 1 else histories.lengths[self.rows] > 0
         self.n_batches = -(-len(self.rows) // batch_size)
         self.mean_targets = self.lengths.sum() / max(1, self.n_batches)
 
@@ -97,7 +111,9 @@ class TrainingSequences:
             yield self.batch(order[batch * self.batch_size : (batch + 1) * self.batch_size])
 
     def batch(self, chosen: np.ndarray) -> Sequences:
-        """The given sequences as tensors."""
+        """The given sequences, those of them that this process holds, as tensors."""
+        if self.held is not None:
+            chosen = chosen[self.held[chosen]]
         at, real = _places(self.starts[chosen], self.lengths[chosen])
         return Sequences(
             _tensor(self.items[at], real, 0),
@@ -134,7 +150,7 @@ def serving_sequences(histories: Histories, max_len: int, cells: int = 1 << 15) 
 
 def _places(starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """int64[b, t]: where each cell's event stands, the last one's place in the padding; bool[b, t]: not padding."""
-    place = np.arange(lengths.max())
+    place = np.arange(lengths.max(initial=1))
     return starts[:, None] + np.minimum(place, lengths[:, None] - 1), place < lengths[:, None]
 
 

@@ -90,8 +90,9 @@ class NeuralRecommender(VectorRecommender):
                     self,
                     run,
                     label=type(self).__name__,
-                    validate=None if validation is None else lambda: self._validation_metric(*validation, run),
+                    validate=None if validation is None else lambda: self._validation_metric(*validation, data, run),
                     identity=self._identity(data, run),
+                    sharded=data.group.world > 1,
                 )
             except BaseException:
                 # An interrupted model counts as not fitted.
@@ -148,23 +149,29 @@ class NeuralRecommender(VectorRecommender):
             log.info("%s: no validation, all epochs run: %s", type(self).__name__, error.message)
             return data, None
         relevant = parts.test.subset(parts.test.events["weight"].to_numpy() > 0)
-        rows = np.flatnonzero((relevant.histories.lengths > 0) & (positive(parts.fold_in.histories).lengths > 0))
-        if not len(rows) or parts.train.n_events == 0:
+        own = (relevant.histories.lengths > 0) & (parts.fold_in.histories.positives > 0)
+        rows = np.flatnonzero(data.group.sum(own))  # of all processes
+        if not len(rows):
             log.info("%s: too few events to validate by: all epochs run", type(self).__name__)
             return data, None
         if len(rows) > VALIDATION_USERS:
             rows = np.sort(run.rng(22).choice(rows, VALIDATION_USERS, replace=False))
+        rows = rows[own[rows]]
         self.context_ = TrainingContext.of(parts.train, run)  # type: ignore[misc]
         return parts.train, (parts.fold_in.histories.take(rows), relevant.histories.take(rows))
 
-    def _validation_metric(self, queries: Histories, relevant: Histories, run: Run) -> float:
-        """NDCG@10 on the validation part, through the same path that serves."""
+    def _validation_metric(self, queries: Histories, relevant: Histories, data: Dataset, run: Run) -> float:
+        """NDCG@10 on the validation part, through the same path that serves; the mean over the users of all processes
+        where several hold the data."""
         self.item_vectors_ = self._item_vectors()  # type: ignore[misc]
         quiet = dataclasses.replace(run, progress=False)
         lists, _ = self.rank(queries, 10, exclude=queries if self._excludes_seen else None, run=quiet)
         distinct, offsets, items = _distinct(relevant)
-        k = lists.shape[1]
-        return float(ndcg(hits_of(lists, offsets, items, run), distinct, k).mean())
+        values = ndcg(hits_of(lists, offsets, items, run), distinct, lists.shape[1])
+        if data.group.world == 1:
+            return float(values.mean())
+        total, n = data.group.sum(np.array([values.sum(), len(values)])).tolist()
+        return float(total / n)
 
     _excludes_seen: ClassVar[bool] = True
 

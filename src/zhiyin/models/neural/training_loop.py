@@ -68,6 +68,7 @@ def train(
     label: str,
     validate: Callable[[], float] | None = None,
     identity: str = "",
+    sharded: bool = False,
 ) -> Progress:
     """Train `network` in place; it ends with its best weights, on the CPU, in eval mode.
 
@@ -77,6 +78,8 @@ def train(
     validate: gives the validation metric, higher is better, with the network in eval mode; without it all epochs run
         and the last weights stay.
     identity: what distinguishes this training (settings, data); a checkpoint of another one is not continued.
+    sharded: whether each of several processes holds rows of its own: `batches` then yields those of the batch alone,
+        maybe none, and all processes call `validate`. Else each takes its share, and the first one validates.
 
     Raises ZhiyinError when the loss is no longer a number.
     """
@@ -95,6 +98,8 @@ def train(
         if checkpoints is not None:
             progress, best = checkpoints.restore(network, optimizers, best) or (progress, best)
             processes.wait()  # all have read before the first may write or remove
+            if progress.step != processes.first(progress.step):
+                raise ZhiyinError("not every process sees the checkpoint", remedy="a folder that all machines share")
         total = plan.epochs * batches.n_batches
         draw = torch.Generator()  # on the CPU whatever the device: the same negatives everywhere
         # Batches are bucketed by length: over its own number of targets, a batch of short sequences would weigh each of
@@ -109,16 +114,19 @@ def train(
             for index, whole in enumerate(batches.epoch(progress.epoch)):
                 if index < progress.index:
                     continue  # done before the interruption
-                batch = whole.share(processes.rank, processes.world).to(device)
+                batch = (whole if sharded else whole.share(processes.rank, processes.world)).to(device)
                 torch.manual_seed(_mixed(run.seed, progress.step, processes.rank))
                 draw.manual_seed(_mixed(run.seed, progress.step, -1))
-                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-                    loss, targets = loss_of(batch, draw)
+                loss, targets = torch.zeros((), device=device), 0
+                if batch.events:  # a process may have no row of a batch
+                    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+                        loss, targets = loss_of(batch, draw)
                 loss, count = processes.total(loss, targets)
                 if count:
                     progress.loss, progress.targets = progress.loss + processes.number(loss), progress.targets + count
                     _stop_unless(math.isfinite(progress.loss), label, progress, plan)
-                    (loss / (mean_targets or count)).backward()
+                    if batch.events:
+                        (loss / (mean_targets or count)).backward()
                     processes.sum_gradients(network)
                     if plan.clip:
                         clip_gradients(network, plan.clip)
@@ -128,13 +136,18 @@ def train(
                             group["lr"] = rate
                         optimizer.step()
                         optimizer.zero_grad(set_to_none=True)
-                progress.index, progress.step, seen = index + 1, progress.step + 1, seen + whole.events
+                progress.index, progress.step, seen = (
+                    index + 1,
+                    progress.step + 1,
+                    seen + (count if sharded else whole.events),
+                )
                 advance(1, _note(progress, seen / max(time.perf_counter() - started, 1e-9)))
                 if checkpoints is not None and checkpoints.due():
                     checkpoints.write(network, optimizers, progress, best)
             _end_epoch(
-                network, progress, plan, run, validate, processes, best, label, time.perf_counter() - started, seen
-            )
+                network, progress, plan, run, validate, processes, best, label, time.perf_counter() - started, seen,
+                sharded,
+            )  # fmt: skip
             if checkpoints is not None and checkpoints.due():
                 checkpoints.write(network, optimizers, progress, best)
         if validate is not None:
@@ -156,6 +169,7 @@ def _end_epoch(
     label: str,
     seconds: float,
     seen: int,
+    sharded: bool,
 ) -> None:
     """End an epoch: validate, keep the weights if they are the best so far, and report to the callbacks."""
     network.eval()
@@ -164,7 +178,7 @@ def _end_epoch(
     mean = progress.loss / max(progress.targets, 1)
     news: dict[str, float] = {"loss": mean}
     if validate is not None:
-        metric = processes.first(validate() if processes.rank == 0 else 0.0)
+        metric = processes.first(validate() if sharded or processes.rank == 0 else 0.0)
         news["metric"] = metric
         if metric > progress.best:
             progress.best, progress.best_epoch = metric, progress.epoch + 1

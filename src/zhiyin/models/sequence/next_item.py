@@ -125,6 +125,8 @@ class SequenceRecommender(NeuralRecommender):
     calibration: float = param(0.75, "t of gBCE; 1: full calibration, 0: plain BCE", at_least=0, at_most=1)
     score_reg: float = param(1.0, "penalty on scores of negatives in bpr_max", at_least=0)
 
+    trains_from_shards = True
+
     # Spread of the item vectors before training; None: their length is about 1.
     _item_std: ClassVar[float | None] = None
 
@@ -136,7 +138,6 @@ class SequenceRecommender(NeuralRecommender):
         return NextItem(self._encoder(), n_items, self)
 
     def _batches(self, data: Dataset, run: Run) -> TrainingSequences:
+        self._network.learn_popularity(data.popularity(), self.popularity_power)  # type: ignore[operator]
         histories = positive(data.histories)
-        counts = np.bincount(histories.items, minlength=data.n_items)
-        self._network.learn_popularity(counts, self.popularity_power)  # type: ignore[operator]
-        return TrainingSequences(histories, self.max_len, self.batch_size, run.seed, self.windows)
+        return TrainingSequences(histories, self.max_len, self.batch_size, run.seed, self.windows, data.group)
