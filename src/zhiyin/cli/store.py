@@ -49,12 +49,18 @@ def export(
     folder: Annotated[Path, typer.Argument(help="A folder to write; one that is there is replaced.")],
     config: ConfigFile = CONFIG,
     force: Annotated[bool, typer.Option("--force", help="Replace a folder that is there.")] = False,
+    shards: Annotated[
+        int | None, typer.Option(help="Split the events by user into as many folders, for training in processes.")
+    ] = None,
 ) -> None:
     """Write everything as Parquet, for other programs or another store.
+
+    With --shards several processes can train on it, each on its own shards: see docs/training-processes.md.
 
     \b
     Examples:
       zhiyin store export backup-2026-05
+      zhiyin store export shards --shards 8
     """
     from zhiyin.cli.output import say
     from zhiyin.cli.project import open_project, opened_store
@@ -64,7 +70,8 @@ def export(
     if folder.exists() and not force:
         raise DataError("there is something already", file=folder, remedy="name another folder, or give --force")
     with opened_store(project) as store:
-        say(f"everything is in {store.export(folder, project.run)}")
+        store.export(folder, project.run, shards=shards, types=project.config.schema.types)
+        say(f"everything is in {folder}" + ("" if shards is None else f", the events in {shards} shards"))
 
 
 @app.command()

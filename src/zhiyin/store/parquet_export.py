@@ -11,7 +11,9 @@ import polars as pl
 
 from zhiyin.core.atomic_folders import whole_folder
 from zhiyin.core.errors import DataError
-from zhiyin.core.run import Run, log
+from zhiyin.core.run import Advance, Run, log
+from zhiyin.data.catalogue_schema import CatalogueSchema
+from zhiyin.data.shard_files import checked_shards
 from zhiyin.store.event_log import EVENT_FRAME, MAX_EVENTS_PER_TRANSACTION, EventLog
 from zhiyin.store.forgetting import ForgottenUsers, increment_forget_count
 from zhiyin.store.records import ADDED_EVENT_FIELDS, EVENT_FIELDS, Event, hash_of
@@ -59,16 +61,34 @@ _TABLES_OF_LISTS = (IMPRESSIONS, REPORTED_REWARDS, OPEN_DECISIONS, DECISIONS, DE
 class ParquetExport(EventLog, VersionedTables, ForgottenUsers):
     """Exports a store and loads exports."""
 
-    def export(self, folder: str | Path, run: Run | None = None) -> Path:
+    def export(
+        self,
+        folder: str | Path,
+        run: Run | None = None,
+        *,
+        shards: int | None = None,
+        types: CatalogueSchema | None = None,
+    ) -> Path:
         """Write everything as Parquet; whole or not at all.
 
         Files: events/, lists/, impressions/, reported_rewards/, open_decisions/, decisions/ and
         decision_users/part-*.parquet; items, users, placements, catalogue_schema, experiments, policies and
         forgotten.parquet. What policies have learned is not among them: it is learned again from the decisions.
+
+        Parameters
+        ----------
+        shards: split the events by user into this many shards below events/, with shards.json and shards/, which
+            several processes can train on: `zhiyin.read_shards`.
+        types: of columns of items and users that the settings declare; for shards.
         """
+        if shards is not None:
+            checked_shards(shards)
         with whole_folder(Path(folder)) as draft, (run or Run()).bar("Exporting", self.count()) as advance:
             for table in (EVENTS, LISTS, *_TABLES_OF_LISTS):
                 (draft / table.name).mkdir()
+                if table is EVENTS and shards is not None:
+                    self._export_shards(draft, shards, types, advance)
+                    continue
                 batches = self.event_batches(size=ROWS_PER_FILE) if table is EVENTS else self._batches(table)
                 for number, batch in enumerate(batches):
                     batch.write_parquet(draft / table.name / f"part-{number:05}.parquet")
@@ -82,6 +102,13 @@ class ParquetExport(EventLog, VersionedTables, ForgottenUsers):
             frame = pl.DataFrame(forgotten, schema=_FRAMES["forgotten"], orient="row")
             frame.write_parquet(draft / "forgotten.parquet")
         return Path(folder)
+
+    def _export_shards(self, folder: Path, shards: int, types: CatalogueSchema | None, advance: Advance) -> None:
+        from zhiyin.store.shard_export import export_shards  # which imports the whole of the store
+        from zhiyin.store.store import Store
+
+        assert isinstance(self, Store)
+        export_shards(self, folder, shards, ROWS_PER_FILE, advance, types)
 
     def _batches(self, table: sa.Table) -> Iterator[pl.DataFrame]:
         """All rows of lists, or of a table that belongs to them, in the order of their primary key."""
@@ -113,7 +140,7 @@ class ParquetExport(EventLog, VersionedTables, ForgottenUsers):
         catalogue: columns of items and users by table and id, as their types have them, in place of those of the files.
         """
         folder = Path(folder)
-        event_files = sorted((folder / "events").glob("part-*.parquet"))
+        event_files = sorted((folder / "events").glob("**/part-*.parquet"))  # in shards or not
         if not event_files and not (folder / "items.parquet").is_file():
             raise DataError("this is no export of a store", file=folder, remedy="name the folder that was written")
         self._load_rows(folder / "forgotten.parquet", FORGOTTEN)

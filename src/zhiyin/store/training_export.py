@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,7 @@ def read_snapshot(store: Store, run: Run | None = None) -> StoreSnapshot:
     """
     before, last = store.forgotten_by_hash(), store.last_seq
     events, quarantine = _events(store, last, run or Run())
-    items, hidden = _newest_columns(store, "items")
-    users, _ = _newest_columns(store, "users")
+    catalogue = read_catalogue(store)
     forgotten_at = store.forgotten_by_hash()
 
     def forgotten(ids: pl.Series) -> np.ndarray:
@@ -44,10 +44,23 @@ def read_snapshot(store: Store, run: Run | None = None) -> StoreSnapshot:
     def late(ids: pl.Series) -> np.ndarray:
         return np.array([forgotten_at.get(one) != before.get(one) for one in map(hash_of, ids)], dtype=bool)
 
-    position = StorePosition(store.identity, last)
+    return dataclasses.replace(
+        catalogue,
+        events=events,
+        forgotten=forgotten if forgotten_at else None,
+        late=late,
+        position=StorePosition(store.identity, last),
+        quarantine=quarantine,
+    )
+
+
+def read_catalogue(store: Store) -> StoreSnapshot:
+    """The items and users of the store and the types of their columns, without events."""
+    items, hidden = _newest_columns(store, "items")
+    users, _ = _newest_columns(store, "users")
     types = stored_types(store)
-    return StoreSnapshot(events, items, users, hidden, forgotten if forgotten_at else None, late, position, quarantine,
-                 types.first, types.declared)  # fmt: skip
+    no_events = pl.DataFrame(schema={name: EVENT_FRAME[name] for name in ("user", "item", "time", "kind", "value")})
+    return StoreSnapshot(no_events, items, users, hidden, first=types.first, declared=types.declared)
 
 
 def _events(store: Store, last: int, run: Run) -> tuple[pl.DataFrame, pl.DataFrame]:
