@@ -1,4 +1,4 @@
-"""`zhiyin data`: public data sets, fetched from their publishers."""
+"""`zhiyin data`: public data sets, fetched from their publishers; and a project's data as shards."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from typing import Annotated
 
 import typer
 
-from zhiyin.cli.options import Json
+from zhiyin.cli.options import CONFIG, Assume, ConfigFile, Engine, EngineFolder, EngineOptions, Json, NoStore
 
-app = typer.Typer(help="Public data sets, fetched from their publishers.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Public data sets, fetched from their publishers; and a project's data as shards.",
+    no_args_is_help=True, rich_markup_mode=None,
+)  # fmt: skip
 
 
 @app.command("list")
@@ -61,3 +64,43 @@ def get(
     typer.echo(str(folder))
     extra = f" --items {folder / chosen.items}" if chosen.items else ""
     say(f"next: zhiyin init {folder / chosen.events}{extra}")
+
+
+@app.command()
+def shards(
+    folder: Annotated[Path, typer.Argument(help="A folder to write.")],
+    shards: Annotated[int, typer.Option(help="How many: at least as many as processes will train.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace shards that are there.")] = False,
+    assume: Assume = None,
+    no_store: NoStore = False,
+    config: ConfigFile = CONFIG,
+    engine: Engine = None,
+    engine_folder: EngineFolder = None,
+    engine_option: EngineOptions = None,
+) -> None:
+    """Write the project's data, its files and its store, split by user, for training in several processes.
+
+    The store alone is written without holding its events in memory by zhiyin store export FOLDER --shards N.
+
+    \b
+    Examples:
+      zhiyin data shards shards --shards 8
+      zhiyin data shards shards --shards 64 --engine spark://host:7077
+    """
+    from zhiyin.cli.engine import opened_work
+    from zhiyin.cli.output import say
+    from zhiyin.cli.project import open_project
+    from zhiyin.core.errors import DataError
+    from zhiyin.data.shard_files import checked_shards, write_shards
+
+    project = open_project(config, assume=assume)
+    checked_shards(shards)
+    if folder.exists() and not force:
+        raise DataError("there is something already", file=folder, remedy="name another folder, or give --force")
+    with opened_work(engine, engine_folder, engine_option, project.home) as work:
+        if work is None:
+            write_shards(project.data(store=not no_store), folder, shards, project.run)
+        else:
+            work.write_shards(project.data(store=not no_store, read=work.read), folder, shards, project.run)
+    say(f"{folder} holds {shards} shards")
+    say(f"next: torchrun --nproc-per-node 2 -m zhiyin train sasrec --shards {folder}")

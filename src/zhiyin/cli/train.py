@@ -41,6 +41,12 @@ def train(
     engine: Engine = None,
     engine_folder: EngineFolder = None,
     engine_option: EngineOptions = None,
+    shards: Annotated[
+        Path | None, typer.Option(help="Learn from the shards of this folder; under torchrun in several processes.")
+    ] = None,
+    as_version: Annotated[
+        bool, typer.Option("--as-version", help="With --shards: keep the model as a version, for zhiyin serve.")
+    ] = False,
 ) -> None:
     """Fit models on all events and save them: those of the files, and those of the service's store where there is one.
 
@@ -62,6 +68,8 @@ def train(
       zhiyin train --budget 10m
       zhiyin train als itemknn --engine spark://host:7077
       zhiyin train --budget 2h --engine spark://host:7077
+      zhiyin train sasrec --shards shards
+      torchrun --nproc-per-node 2 -m zhiyin train sasrec --shards shards
     """
     from zhiyin.cli.engine import opened_work
     from zhiyin.cli.output import duration, print_json, say
@@ -69,6 +77,17 @@ def train(
     from zhiyin.core.params import settings_of
     from zhiyin.core.registry import label
 
+    if shards is not None:
+        from zhiyin.cli.shard_training import train_on_shards
+
+        if budget is not None or engine is not None or force:
+            raise ConfigError(
+                "--shards fits named models in these processes", remedy="leave out --budget, --force and --engine"
+            )
+        train_on_shards(shards, models, param, output, as_version, config, seed, threads, json)
+        return
+    if as_version:
+        raise ConfigError("--as-version is of --shards", remedy="a version of a pipeline is made by --budget")
     project = open_project(config, seed, threads, assume)
     if budget is not None:
         from zhiyin.cli.budget_training import train_within

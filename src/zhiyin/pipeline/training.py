@@ -97,7 +97,8 @@ def train_models(
         model.save(place)
         trained.append(TrainedModel(model, place, seconds))
         on_trained(trained[-1])
-    Catalogue.of(data).save(folder)
+    if data.group.rank == 0:
+        Catalogue.of(data).save(folder)
     return trained
 
 

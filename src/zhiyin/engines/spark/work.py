@@ -15,6 +15,7 @@ from zhiyin.engines.spark.event_log import EventLog
 from zhiyin.engines.spark.fitting import JOBS, fit, has_job
 from zhiyin.engines.spark.reading import read_log
 from zhiyin.engines.spark.sessions import write_sessions
+from zhiyin.engines.spark.shards import write_shards
 from zhiyin.evaluation.model_evaluation import Window, WindowResult
 from zhiyin.models.recommender import Recommender
 
@@ -33,6 +34,10 @@ class SparkWork:
         """As `zhiyin.read`, with its arguments."""
         self._log = read_log(self.engine, run=run, **arguments)
         return self._log.data
+
+    def write_shards(self, data: Dataset, folder: Path, n_shards: int, run: Run) -> Path:
+        """As `zhiyin.write_shards`."""
+        return write_shards(self.engine, self._events(data), folder, n_shards, run)
 
     def fit(self, model: Recommender, train: Dataset, run: Run) -> None:
         """As `Recommender.fit`."""
