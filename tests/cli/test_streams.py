@@ -1,0 +1,143 @@
+"""`zhiyin store stream`, `zhiyin stream load` and `zhiyin forget`: from the store through streams to their state."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("sqlalchemy")
+
+from tests.cli.conftest import Command
+from tests.store.simulated_streams import commit_outputs
+from zhiyin.data.event_schema import schema_of_weights
+from zhiyin.store.live_state import state_name
+from zhiyin.store.records import Event
+from zhiyin.store.segment_export import SegmentExporter
+from zhiyin.store.segment_files import listed_segments
+from zhiyin.store.store import Store
+from zhiyin.store.stream_state import StreamState, open_stream_state
+
+NOW = time.time_ns() // 1000 - 3_600_000_000
+SETTINGS = '[service]\nstore = "shop.db"\nstreams = "sqlite:///state.db"\n'
+
+
+@pytest.fixture
+def store(zhiyin: Command, tmp_path: Path) -> Store:
+    """alice, with an id that is found nowhere else by chance, and bob looked at the same items."""
+    (tmp_path / "zhiyin.toml").write_text(SETTINGS)
+    store = Store(tmp_path / "shop.db")
+    users = ("alice-in-the-store", "bob")
+    store.append([Event(user, f"i{n}", NOW + 1_000_000 * n, id=f"{user} {n}") for n in range(4) for user in users])
+    return store
+
+
+def state_of(store: Store, folder: Path) -> StreamState:
+    return open_stream_state(f"sqlite:///{folder / 'state.db'}", state_name(store.address))
+
+
+def test_who_is_forgotten_is_in_nothing_that_streams_computed(zhiyin: Command, store: Store, tmp_path: Path) -> None:
+    assert "8 new rows" in zhiyin("store", "stream", "--once").stderr
+    assert "0 new rows" in zhiyin("store", "stream", "streams", "--once", "--keep", "1d").stderr
+    streams = tmp_path / "streams"
+    commit_outputs(streams)
+    assert "all events up to number 8" in zhiyin("stream", "load", "--once").stderr
+    assert "\n0 rows" in "\n" + zhiyin("stream", "load", "--once").stderr
+    with closing(state_of(store, tmp_path)) as state:
+        events, mark = state.history("bob")
+        assert (events, [event.seq for event in events], mark) == (store.history("bob"), [2, 4, 6, 8], 8)
+        assert state.sessions("alice-in-the-store").rows() == [(NOW, NOW + 3_000_000, 4)]
+        assert state.covisits(["i1"], 5)["other"].to_list() == ["i0", "i2", "i3"]
+        assert state.trending(9)["item"].to_list() == ["i3", "i2", "i1", "i0"]
+        zhiyin("forget", "alice-in-the-store", "--yes")
+        # A job that was restored computes windows of before again, and more of the user is on its way.
+        commit_outputs(streams, part="part-1")
+        store.append([Event("alice-in-the-store", "i9", NOW + 9_000_000, id="again")])
+        zhiyin("store", "stream", "--once")
+        assert "8 rows" not in zhiyin("stream", "load", "--once").stderr
+        assert state.history("alice-in-the-store")[0] == []
+        assert state.sessions("alice-in-the-store").is_empty()
+        assert len(state.history("bob")[0]) == 4
+        (later,) = [segment for segment in listed_segments(streams, "events") if segment.first > 8]
+        commit_outputs(streams, [later], part="part-2")
+        zhiyin("stream", "load", "--once")
+        assert [event.id for event in state.history("alice-in-the-store")[0]] == ["again"]
+        assert state.mark == 9
+    store.close()
+
+
+def test_a_state_that_is_away_is_told_and_not_forgotten_of(zhiyin: Command, store: Store, tmp_path: Path) -> None:
+    pytest.importorskip("redis")
+    (tmp_path / "zhiyin.toml").write_text(SETTINGS.replace("sqlite:///state.db", "redis://:s3cret@127.0.0.1:1/0"))
+    shown = zhiyin("forget", "bob", "--yes", code=1)
+    assert "events\t4\t0" in shown.stdout
+    assert "zhiyin forget again" in shown.stderr
+    assert "s3cret" not in shown.output
+    assert store.history("bob") == []
+    assert "does not answer" in zhiyin("stream", "load", "--once", code=1).stderr
+    store.close()
+
+
+def test_what_is_missing_is_named(zhiyin: Command, store: Store, tmp_path: Path) -> None:
+    (tmp_path / "zhiyin.toml").write_text('[service]\nstore = "shop.db"\n')
+    assert "streams =" in zhiyin("stream", "load", "--once", code=1).stderr
+    assert "not a duration" in zhiyin("store", "stream", "--once", "--every", "soon", code=1).stderr
+    with SegmentExporter(store, tmp_path / "streams", lambda: schema_of_weights((), {})):
+        shown = zhiyin("store", "stream", "--once", code=1).stderr
+    assert "another exporter" in shown
+    store.close()
+
+
+def test_weights_are_those_of_the_version_in_use(zhiyin: Command, log: Path, tmp_path: Path) -> None:
+    """Read without loading the model; without a version, those of [weights], else the usual ones."""
+    import zhiyin as library
+    from zhiyin.cli.project import open_project
+    from zhiyin.cli.streams import event_schema_in_use
+    from zhiyin.models.popularity import Popular
+    from zhiyin.pipeline.model_versions import Bundles
+
+    settings = tmp_path / "zhiyin.toml"
+    settings.write_text('[weights]\n"buy" = 7\n')
+    schema = event_schema_in_use(open_project(settings))
+    assert list(schema.weights(["buy", "view"], None)) == [7.0, 0.0]
+    settings.write_text("")
+    assert list(event_schema_in_use(open_project(settings)).weights(["buy", "view"], None)) == [5.0, 1.0]
+    model = Popular().fit(library.read(log, weights={"event": 2.5}))
+    project = open_project(settings)
+    bundles = Bundles(project.home / project.config.train.output / "bundles")
+    bundles.promote(bundles.write(model, figures={}).version, "by hand")
+    schema = event_schema_in_use(project)
+    assert schema == model.context_.schema
+    assert list(schema.weights(["event", "view"], None)) == [2.5, 0.0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_export_and_leaves_all_whole(store: Store, tmp_path: Path, number: int) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "zhiyin.cli.main", "store", "stream", "--every", "0.05s"], cwd=tmp_path,
+        stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        for n in range(3):
+            store.append([Event("carol", "x", NOW + n, id=f"carol {n}")])
+            while sum(segment.rows for segment in listed_segments(tmp_path / "streams", "events")) < 9 + n:
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        process.send_signal(number)
+        _, shown = process.communicate(timeout=120)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, shown
+    assert "up to number 11 are exported" in shown
+    assert not list((tmp_path / "streams" / "events").glob(".*"))
+    store.close()
