@@ -191,6 +191,8 @@ class SegmentExporter:
         if self._events.has_older(self._keep):
             try:
                 applied = self.exported if self._applied is None else self._applied()
+                if self._events.oldest > applied + 1:  # histories cannot become complete: nothing is waited for
+                    applied = self.exported
                 n_removed += self._events.remove_older(self._keep, applied)
             except ZhiyinError as error:  # nothing is deleted before it is known to be applied
                 log.debug("streams: no segment of events is deleted: %s", error)

@@ -106,6 +106,11 @@ class SegmentWriter:
         finally:
             path.unlink(missing_ok=True)
 
+    @property
+    def oldest(self) -> int:
+        """The first sequence number of the segments that are there; 0 where there is none."""
+        return min((segment.first for segment in _read_names(self.folder, self.kind)), default=0)
+
     def has_older(self, age: float) -> bool:
         """Whether a segment but the newest is older than `age` seconds."""
         segments = sorted(_read_names(self.folder, self.kind))
