@@ -154,8 +154,10 @@ def test_without_streams_no_request_fails_or_asks_them_again(streamed: Any, stat
     assert [issue["what"] for issue in ready.json()["set_aside"]] == ["streams"]
     assert "secret-host" not in ready.text
     assert figures(streamed)["zhiyin_streams_away",] == 1
+    assert state.forgotten == []
     state.error = None
     eventually(lambda: not streamed.live.streams.away)
+    eventually(lambda: [user for user, _ in state.forgotten] == ["bob"])  # who was forgotten meanwhile
     assert "set_aside" not in streamed.get("/ready").json()
     assert figures(streamed)["zhiyin_streams_away",] == 0
 

@@ -253,6 +253,10 @@ def _background_jobs(plan: Plan) -> Any:
             stack.callback(PolicyLearningJob(store).close)
             experiments = ExperimentJob(store)
             stack.callback(experiments.close)
+            if section.streams is not None:
+                from zhiyin.service.stream_jobs import StreamJobs
+
+                stack.callback(StreamJobs(settings.config, home, store).close)
         yield
 
 

@@ -25,6 +25,8 @@ T = TypeVar("T")
 TIMEOUT_SECONDS, POLL_TIMEOUT_SECONDS = 0.5, 5.0
 # Seconds between two attempts to reach the state again.
 RETRY_SECONDS = 1.0
+# Users who were forgotten while the state was away, and are dropped from it when it is back.
+MAX_PENDING_FORGETS = 10_000
 STREAMS_AWAY = HealthIssue(
     "streams",
     "their state does not answer: histories are read from the store, trending items and co-visits are those of before",
@@ -82,6 +84,8 @@ class StreamReader:
         self._retry_at, self._is_closed = 0.0, False
         # The attempt to reach the state again that is under way.
         self._attempt: TimedCall[None] | None = None
+        # Users who are still to be dropped from the state, with their stores.
+        self._pending: dict[str, Store] = {}
         # Why the state is away; empty: it is not.
         self._reason = ""
         self.away = True
@@ -90,10 +94,15 @@ class StreamReader:
             self._set_away(TimeoutError())
 
     def poll(self, timeout: float = 0.0) -> None:
-        """Reach the state again where it is away: begin to, or see whether it was reached since.
+        """Reach the state again where it is away: begin to, or see whether it was reached since; then drop from it who
+        was forgotten meanwhile.
 
         timeout: seconds that it is waited for.
         """
+        for user, store in [*self._pending.items()]:
+            if self.away:
+                break
+            self.forget(store, user)
         if not self.away or self._is_closed or time.monotonic() < self._retry_at:
             return
         self._attempt = self._attempt or TimedCall(self._reach)
@@ -165,8 +174,21 @@ class StreamReader:
         return self.read(lambda state: state.mark)
 
     def forget(self, store: Store, user: str) -> None:
-        """Drop a user whom the store has just forgotten."""
-        self.read(lambda state: forget_streamed(store, state, user), POLL_TIMEOUT_SECONDS)
+        """Drop a user whom the store has forgotten; where the state is away, once it is back.
+
+        Until then nothing of the user is read of it: histories of users who were ever forgotten come from the store.
+        """
+
+        def drop(state: StreamState) -> bool:
+            forget_streamed(store, state, user)
+            return True
+
+        if self.read(drop, POLL_TIMEOUT_SECONDS):
+            self._pending.pop(user, None)
+        elif len(self._pending) < MAX_PENDING_FORGETS:
+            self._pending[user] = store
+        else:
+            log.warning("service: too many users were forgotten while streams are away: zhiyin forget again")
 
     def health_issues(self) -> list[HealthIssue]:
         """That the state is done without, while it is."""
