@@ -110,6 +110,25 @@ class ExportConformance:
         assert (row["seq"], row["time"], row["received"]) == (large, large + 2, large + 4)
         assert listed_segments(folder, "events") == [Segment("events", 1, large, 1)]
 
+    def test_times_that_are_none_are_left_out(self, store: Store, folder: Path) -> None:
+        """Stores of older formats took any time."""
+        store.append([event(n) for n in range(6)])
+
+        def age(*seqs: int) -> None:
+            with store.writing() as connection:
+                connection.exec_driver_sql(f"UPDATE events SET time = -5 WHERE seq IN ({', '.join(map(str, seqs))})")
+
+        age(1, 2)
+        assert export(store, folder) == 4
+        store.append([event(n) for n in (6, 7)])
+        age(7, 8)
+        with SegmentExporter(store, folder, lambda: USUAL) as exporter:
+            assert exporter.export() == 0
+            store.append([event(8)])
+            assert exporter.export() == 1
+        assert [row["time"] - NOW for row in exported(folder)] == [2, 3, 4, 5, 8]
+        assert [(one.first, one.last) for one in listed_segments(folder, "events")] == [(1, 6), (7, 9)]
+
     def test_weights_are_those_of_the_schema_at_the_time(self, store: Store, folder: Path) -> None:
         store.append([event(1, kind="view"), event(2, kind="rated", value=4.0)])
         schemas = [schema_of_weights((), {"value >= 4": 2.5}), USUAL]

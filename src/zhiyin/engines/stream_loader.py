@@ -20,12 +20,12 @@ from pathlib import Path
 
 import polars as pl
 
-from zhiyin.core.errors import DataError
+from zhiyin.core.errors import DataError, ZhiyinError
 from zhiyin.core.file_locks import exclusive_lock
 from zhiyin.core.run import Advance, log
 from zhiyin.store.segment_files import listed_segments
 from zhiyin.store.stream_definitions import OUTPUTS, STATE_OUTPUTS, polars_schema
-from zhiyin.store.stream_state import StreamState, StreamStateAwayError
+from zhiyin.store.stream_state import StreamState
 
 LOCK_FILE = ".load.lock"
 # Seconds that applied files are kept at least.
@@ -127,7 +127,7 @@ class StreamLoader:
                 if is_away:
                     log.info("streams: the state answers again")
                 is_away = False
-            except (StreamStateAwayError, OSError) as error:
+            except (ZhiyinError, OSError) as error:
                 if not is_away:
                     log.warning("streams: nothing is loaded for the moment: %s", error)
                 is_away, self._applied = True, None  # the server behind the address may be another one, or emptied

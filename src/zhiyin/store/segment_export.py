@@ -26,7 +26,7 @@ from zhiyin.core.errors import ConfigError, ZhiyinError
 from zhiyin.core.file_locks import exclusive_lock
 from zhiyin.core.run import Advance, log
 from zhiyin.data.event_schema import EventSchema
-from zhiyin.store.errors import StoreAwayError, StoreFullError
+from zhiyin.store.records import TIME_POLICY
 from zhiyin.store.segment_files import Segment, SegmentDraft, SegmentWriter
 from zhiyin.store.store import Store
 from zhiyin.store.stream_definitions import EVENT_SEGMENT, IMPRESSION_SEGMENT, MAX_SEGMENT_ROWS
@@ -78,8 +78,8 @@ class SegmentExporter:
             _check_store(store, folder)
             self._events, self._lists = SegmentWriter(folder, "events"), SegmentWriter(folder, "impressions")
             self._held = held.pop_all()
-        # Lists without items leave no rows: how far lists were looked at.
-        self._seen_lists = self._lists.last
+        # How far events and lists were looked at: some leave no rows.
+        self._seen_events, self._seen_lists = self._events.last, self._lists.last
         self._is_failing = False
 
     def __enter__(self) -> SegmentExporter:
@@ -117,13 +117,14 @@ class SegmentExporter:
     def run(self, stop: threading.Event, every: float, advance: Advance | None = None) -> None:
         """Export again and again until `stop` is set, with a pause of `every` seconds.
 
-        A store that cannot be reached, or a full disk, is waited for; the first failure is logged.
+        A store that cannot be reached, a full disk, or a version that cannot be read is waited for; the first failure
+        is logged.
         """
         while not stop.is_set():
             try:
                 self.export(advance, stop)
                 self._is_failing = False
-            except (StoreAwayError, StoreFullError, OSError) as error:
+            except (ZhiyinError, OSError) as error:
                 if not self._is_failing:
                     log.warning("streams: nothing is exported for the moment: %s", error)
                 self._is_failing = True
@@ -141,21 +142,27 @@ class SegmentExporter:
                     return None
                 if self._store.forget_count() == forget_count:
                     segment = draft.commit(last, n_rows)
+                    self._seen_events = max(self._seen_events, self._events.last)
                     self._seen_lists = max(self._seen_lists, self._lists.last)
                     return segment
             rows = max(1_000, rows // _SMALLER)  # is written again, sooner than somebody else is forgotten
 
     def _next_events(self, draft: SegmentDraft, max_rows: int) -> tuple[int, int]:
-        """Write at most so many events. Returns the last sequence number and the number of rows; (0, 0): none."""
-        schema, after, n_rows = self._schema(), draft.writer.last, 0
+        """Write at most so many events. Returns the last sequence number that was looked at, and the number of rows."""
+        after, n_rows = self._seen_events, 0
+        schema: EventSchema | None = None
         while n_rows < max_rows:
             page = self._store.events(after, min(EVENTS_PER_PAGE, max_rows - n_rows), _EVENT_COLUMNS)
             if page.is_empty():
                 break
+            after = int(page["seq"][-1])
+            page = page.filter(pl.col("time") >= TIME_POLICY.earliest)  # stores of older formats took any time
+            schema = schema or self._schema()
             weights = pl.Series("weight", schema.weights(page["kind"], page["value"])).cast(pl.Float64)
             page.with_columns(weights).select(*EVENT_SEGMENT).write_ndjson(draft.file)
             n_rows += len(page)
-            after = int(page["seq"][-1])
+        if n_rows == 0:
+            self._seen_events = after
         return after, n_rows
 
     def _next_impressions(self, draft: SegmentDraft, max_rows: int) -> tuple[int, int]:
