@@ -3,18 +3,19 @@
     python benchmarks/engines.py data DATA --events 20000000     # synthetic Parquet: 100,000 users, 20,000 items
     python benchmarks/engines.py jobs DATA WORK                  # a cluster of 2 workers × 1 core, and one process
     python benchmarks/engines.py jobs DATA WORK --engine spark://host:7077 --no-here
-    python benchmarks/engines.py mllib DATA WORK                 # pyspark.ml on the same cluster
+    python benchmarks/engines.py mllib DATA WORK                 # pyspark.ml beside our jobs on the same cluster
     python benchmarks/engines.py kill DATA WORK --times 5        # kill -9 of a worker in the second iteration
 
 WORK is a folder for what is made on the way, on a cluster of other machines a shared one. Figures are printed as JSON,
-a line each. pyspark.ml takes native BLAS where it is installed (Debian: libopenblas0-pthread); without it it is slower
-than need be.
+a line each. pyspark.ml, which solves by Cholesky's decomposition, takes native BLAS where it is installed (Debian:
+libopenblas0-pthread); without it it is slower than need be. `mllib` prints which of the two its executors have loaded.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -35,6 +36,7 @@ from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.reading import read
 from zhiyin.engines import open_engine
+from zhiyin.engines.spark.engine import SparkEngine
 from zhiyin.engines.spark.event_log import EventLog
 from zhiyin.engines.spark.fitting import fit
 from zhiyin.engines.spark.lists import recommend_all
@@ -84,11 +86,12 @@ def show(**figures: Any) -> None:
 
 @contextmanager
 def timed(job: str, where: str) -> Iterator[dict[str, Any]]:
-    """Print the seconds of a job, and what is added to the dictionary."""
+    """Print the seconds of a job, and what is added to the dictionary, which has them afterwards."""
     more: dict[str, Any] = {}
     started = time.perf_counter()
     yield more
-    show(job=job, where=where, seconds=round(time.perf_counter() - started, 2), **more)
+    more["seconds"] = round(time.perf_counter() - started, 2)
+    show(job=job, where=where, **more)
 
 
 class Epochs:
@@ -153,48 +156,97 @@ def measure(url: str, arguments: argparse.Namespace) -> None:
 
 
 def measure_mllib(url: str, arguments: argparse.Namespace) -> None:
-    """pyspark.ml's ALS with implicit feedback on the same pairs: later iterations, and lists for all users."""
+    """pyspark.ml's ALS for implicit feedback, then ours by both solvers, with the same executors."""
+    with open_engine(url, arguments.work, EXECUTOR) as engine:
+        their_epoch, their_lists = run_mllib(engine, url, arguments)
+        events = read_log(engine, arguments.data, now=NOW)
+        for name, model in models(arguments.factors, arguments.epochs).items():
+            if not isinstance(model, ALS):
+                continue
+            epochs = Epochs()
+            with timed(name, url) as figures:
+                fit(engine, model, events, Run(progress=False, callbacks=(epochs,)))
+                figures["later_epochs"] = epochs.later
+            times = ratio(their_epoch, epochs.later)
+            show(compared=f"later epochs: pyspark.ml's, Cholesky, by ours, {name}", times=times)
+        with timed("best 100 for all users", url) as figures:
+            recommend_all(engine, model, 100, now=NOW)
+        show(compared="lists: pyspark.ml's by ours", times=ratio(their_lists, figures["seconds"]))
+
+
+def run_mllib(engine: SparkEngine, url: str, arguments: argparse.Namespace) -> tuple[float, float]:
+    """Seconds of a later epoch of pyspark.ml's ALS, on the pairs of the log, and of its lists for all users."""
     from pyspark.ml.recommendation import ALS as SparkALS  # noqa: N811
     from pyspark.sql import functions
 
-    with open_engine(url, arguments.work, EXECUTOR) as engine:
-        rows = engine.session.read.parquet(str(arguments.data)).groupBy("user_id", "item_id")
-        pairs = rows.agg(functions.count("*").cast("float").alias("weight")).cache()
-        show(check="pairs", pairs=pairs.count())
-        seconds = {}
-        for epochs in (SHORT, LONG):
-            started = time.perf_counter()
+    rows = engine.session.read.parquet(str(arguments.data)).groupBy("user_id", "item_id")
+    pairs = rows.agg(functions.count("*").cast("float").alias("weight")).cache()
+    show(check="pairs", pairs=pairs.count())
+    seconds = {}
+    for epochs in (SHORT, LONG):
+        with timed(f"pyspark.ml ALS, {epochs} epochs", url) as figures:
             model = SparkALS(
                 rank=arguments.factors, maxIter=epochs, regParam=0.1, alpha=8.0, implicitPrefs=True,
                 userCol="user_id", itemCol="item_id", ratingCol="weight", numUserBlocks=8, numItemBlocks=8,
             ).fit(pairs)  # fmt: skip
-            seconds[epochs] = time.perf_counter() - started
-            show(job=f"pyspark.ml ALS, {epochs} epochs", where=url, seconds=round(seconds[epochs], 2))
-        later = (seconds[LONG] - seconds[SHORT]) / (LONG - SHORT)
-        show(job="pyspark.ml ALS", where=url, later_epochs=round(later, 2))
-        with timed("pyspark.ml recommendForAllUsers, 100", url):
-            model.recommendForAllUsers(100).write.format("noop").mode("overwrite").save()
+        seconds[epochs] = figures["seconds"]
+    later = (seconds[LONG] - seconds[SHORT]) / (LONG - SHORT)
+    executors = engine.run_tasks(loaded_blas, range(4 * engine.slots), Run(progress=False), "libraries of executors")
+    native = all(executor["native"] for executor in executors)
+    show(check="native BLAS in the executors", native=native, executor=executors[0])
+    show(job="pyspark.ml ALS, Cholesky", where=url, later_epochs=round(later, 2))
+    with timed("pyspark.ml recommendForAllUsers, 100", url) as figures:
+        model.recommendForAllUsers(100).write.format("noop").mode("overwrite").save()
+    pairs.unpersist()
+    return later, figures["seconds"]
+
+
+def loaded_blas(_: int) -> dict[str, Any]:
+    """What the executor of a task computes with: the libraries of linear algebra that its Java process has loaded, and
+    whether it was started with Java's vectors, which Spark takes where there is no library."""
+    pid = os.getpid()
+    while Path(f"/proc/{pid}/comm").read_text().strip() != "java":
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])  # the parent's
+    paths = (line.split()[-1] for line in Path(f"/proc/{pid}/maps").read_text().splitlines())
+    return {
+        "native": sorted({Path(path).name for path in paths if "blas" in path or "lapack" in path}),
+        "java_vectors": b"jdk.incubator.vector" in Path(f"/proc/{pid}/cmdline").read_bytes(),
+    }
+
+
+def ratio(theirs: float, ours: float | None) -> float | None:
+    return round(theirs / ours, 2) if ours else None
 
 
 def kill(arguments: argparse.Namespace) -> None:
     """Fit ALS on a cluster of which a worker is killed in the second epoch; its vectors are those of one process."""
     data = read(arguments.data, now=NOW)
-    single = ALS(factors=arguments.factors, epochs=arguments.epochs).fit(data)
+    epochs = Epochs()
+    single = ALS(factors=arguments.factors, epochs=arguments.epochs).fit(data, Run(callbacks=(epochs,)))
+    show(job="ALS", where="here", later_epochs=epochs.later)
+    differences, slowest = [], []
     for number in range(arguments.times):
         with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as cluster:
-            killed: list[float] = []
+            ends: list[float] = []
 
-            def on_epoch(values: dict[str, Any], cluster: Cluster = cluster, killed: list[float] = killed) -> None:
+            def on_epoch(values: dict[str, Any], cluster: Cluster = cluster, ends: list[float] = ends) -> None:
                 if values["epoch"] == 1:
                     cluster.kill("worker-1")
-                killed.append(values["seconds"])
+                ends.append(values["seconds"])
 
             url = start_standalone(cluster, memory="4g")
             with open_engine(url, arguments.work, EXECUTOR) as engine:
                 model = ALS(factors=arguments.factors, epochs=arguments.epochs)
                 fit(engine, model, EventLog.publish(engine, data), Run(progress=False, callbacks=(on_epoch,)))
-            seconds = np.diff(killed).round(1).tolist()
-            show(job=f"kill {number + 1}", largest_difference=difference(model, single), later_epochs=seconds)
+            seconds = np.diff(ends).round(1).tolist()
+            differences.append(difference(model, single))
+            slowest.append(max(seconds))
+            show(job=f"kill {number + 1}", largest_difference=differences[-1], later_epochs=seconds)
+    same = sum(value == 0 for value in differences)
+    show(
+        summary=f"one of two workers killed in the second epoch: same vectors {same} of {len(differences)} times",
+        largest_difference=max(differences), slowest_epoch=max(slowest),
+    )  # fmt: skip
 
 
 @contextmanager
