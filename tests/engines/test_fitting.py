@@ -6,6 +6,7 @@ import filecmp
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from zhiyin.core.errors import ConfigError
@@ -13,7 +14,7 @@ from zhiyin.core.run import Run
 from zhiyin.models.als import ALS
 from zhiyin.models.linear import EASE
 from zhiyin.models.loading import load
-from zhiyin.models.neighbors import ItemKNN
+from zhiyin.models.neighbors import SIMILARITIES, ItemKNN
 from zhiyin.models.popularity import Popular
 from zhiyin.models.recommender import Recommender
 from zhiyin.models.transitions import Transitions
@@ -57,6 +58,25 @@ def test_the_saved_folder_is_that_of_a_single_process(
     assert sorted(path.name for path in (tmp_path / "spark").iterdir()) == names
     assert filecmp.cmpfiles(tmp_path / "spark", tmp_path / "single", names, shallow=False) == (names, [], [])
     assert load(tmp_path / "spark").recommend(k=3).height
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_a_table_summed_over_blocks_of_users_is_that_of_a_single_process(
+    spark: SparkEngine, events: EventLog, similarity: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Past a size no task has all pairs: here past none, with sums for three items a task."""
+    from zhiyin.engines.spark import item_knn
+    from zhiyin.engines.spark.fitting import fit
+
+    monkeypatch.setattr(item_knn, "MAX_SHARED_PAIRS", 0)
+    monkeypatch.setattr(item_knn, "MAX_SUM_BYTES", 3 * 4 * events.data.n_items)
+    monkeypatch.delattr(item_knn, "compute_rows")  # the way of smaller logs
+    model = ItemKNN(k_neighbors=7, similarity=similarity)
+    got = fit(spark, model, events, Run()).similarities_
+    wanted = ItemKNN(k_neighbors=7, similarity=similarity).fit(events.data).similarities_
+    for part in ("indptr", "indices", "data"):
+        assert np.array_equal(getattr(got, part), getattr(wanted, part))
+    assert not list(spark.folder.glob("item-knn-*"))
 
 
 def test_settings_are_checked_as_by_a_single_process(spark: SparkEngine, events: EventLog) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
+from scipy import sparse
 
 from tests.models.planted import assert_checkerboard
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models.neighbors import SIMILARITIES, ItemKNN, UserKNN
+from zhiyin.models.item_to_item import to_csr
+from zhiyin.models.neighbors import SIMILARITIES, ItemKNN, UserKNN, add_squares
 from zhiyin.testing.recommender import RecommenderConformance, shop
 
 
@@ -122,3 +124,34 @@ def test_scores_of_nearest_users_equal_their_definition(how: str, k: int) -> Non
         np.testing.assert_allclose(model.score(data.histories)[some], (kept @ ones)[some], rtol=1e-4, atol=1e-5)
     near = model.neighbors(data.histories, Run(threads=2)).toarray()
     np.testing.assert_allclose(np.sort(near), np.sort(kept), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("n_blocks", [1, 3, 11])
+def test_a_table_summed_over_blocks_of_users_is_that_of_all_of_them(similarity: str, n_blocks: int) -> None:
+    """Bit for bit: counts are whole numbers, and sums of weights go over the users in their order."""
+    rng = np.random.default_rng(n_blocks)
+    counts = sparse.random(400, 60, 0.1, "csr", np.float32, random_state=rng, data_rvs=lambda n: rng.integers(1, 5, n))
+    model = ItemKNN(k_neighbors=8, similarity=similarity)
+    if model.counted == "binary":
+        counts.data[:] = 1
+    rows, code = model.table_rows(counts)
+    lengths = np.asarray(counts.sum(axis=0)).ravel()
+    square, pairs = np.zeros(60, dtype=np.float32), np.bincount(counts.indices, minlength=60)
+    sums, same_code = model.table_sums(pairs, square)
+    blocks = []
+    for start, stop in zip(bounds := np.linspace(0, 400, n_blocks + 1).astype(int), bounds[1:]):
+        if code is None:
+            users = model.weights(counts[start:stop], lengths)
+            add_squares(users.indices, users.data, square)
+        else:
+            users = counts[start:stop][:, code].tocsr()
+        items = users.T.tocsr()
+        blocks.append((items.indptr, items.indices, items.data, users.indptr, users.indices, users.data))
+    parts = [sums.run(blocks, start, min(start + 25, 60)) for start in range(0, 60, 25)]
+    wanted = to_csr(*rows.run(Run(threads=1)), 60)  # sorts the neighbours of an item
+    got = to_csr(*(np.concatenate(part) for part in zip(*parts)), 60)
+    for part in ("indptr", "indices", "data"):
+        np.testing.assert_array_equal(getattr(got, part), getattr(wanted, part))
+    assert (code is None) == (same_code is None)
+    assert code is None or np.array_equal(code, same_code)

@@ -10,7 +10,7 @@ from scipy import sparse
 from zhiyin.core.bounded_heap import LOWER_CODE_FIRST, push
 from zhiyin.core.parallel import kernel
 from zhiyin.core.run import Run
-from zhiyin.models.row_computation import RowComputation, table_outputs
+from zhiyin.models.row_computation import BlockSums, RowComputation, table_outputs
 
 
 def top_k_cooccurrence(
@@ -45,7 +45,7 @@ def cooccurrence_rows(
     """
     items = users.T.tocsr()
     square = np.diff(items.indptr)
-    code = np.argsort(-square, kind="stable").astype(np.int32)
+    code = popularity_order(square)
     items = items[code]
     ranked = items.T.tocsr()
     square = square[code].astype(np.float32)
@@ -53,6 +53,27 @@ def cooccurrence_rows(
     settings = (jaccard, float(shrinkage))
     cost = square.astype(np.float64) + 1
     return RowComputation(users.shape[1], inputs, settings, _count_rows, table_outputs(k), cost), code
+
+
+def popularity_order(counts: np.ndarray) -> np.ndarray:
+    """int32[n_items]: the item codes, the most popular first. counts: integers[n_items]."""
+    return np.argsort(-counts, kind="stable").astype(np.int32)
+
+
+def cooccurrence_sums(counts: np.ndarray, k: int, shrinkage: float, jaccard: bool) -> tuple[BlockSums, np.ndarray]:
+    """`cooccurrence_rows` by blocks of users, whose items are numbered by `popularity_order`.
+
+    Parameters
+    ----------
+    counts: int64[n_items], the number of users of each item.
+    """
+    code = popularity_order(counts)
+    square = counts[code].astype(np.float32)
+    settings = (jaccard, float(shrinkage))
+    cost = square.astype(np.float64) + 1
+    return BlockSums(
+        len(counts), np.int32, _add_block, (square, code), settings, _nearest_rows, table_outputs(k), cost
+    ), code
 
 
 def by_code(neighbors: np.ndarray, values: np.ndarray, code: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -73,7 +94,7 @@ def _count_rows(
 def _count_shared(
     i_indptr, i_users, u_indptr, u_items, square, code, jaccard, shrinkage, start, stop, neighbors, values
 ):
-    n_items, k = len(square), neighbors.shape[1]
+    n_items = len(square)
     total = np.zeros(n_items, dtype=np.int32)
     touched = np.empty(n_items, dtype=np.int32)
     root = np.sqrt(square)
@@ -97,17 +118,64 @@ def _count_shared(
             else:
                 for to in range(u_indptr[user], u_indptr[user + 1]):
                     total[u_items[to]] += 1
-        total[item] = 0
-        heap_item, heap_value, size, bar = neighbors[item - start], values[item - start], 0, np.float32(0)
-        for place in range(count):
-            other = np.int64(touched[place]) if listed else np.int64(place)
-            if total[other] == 0:
-                continue
-            dot = np.float32(total[other])
-            total[other] = 0
-            scale = (square[item] + square[other] - dot if jaccard else root[item] * root[other]) + shrinkage
-            if dot < bar * scale:  # `bar` has a margin for rounding
-                continue
-            size = push(dot / scale, code[other], size, heap_value, heap_item, LOWER_CODE_FIRST)
-            if size == k:
-                bar = heap_value[0] * np.float32(1 - 1e-6)
+        _nearest(
+            total, touched, count, listed, item, square, root, code, jaccard, shrinkage,
+            neighbors[item - start], values[item - start],
+        )  # fmt: skip
+
+
+@kernel
+def _nearest(total, touched, count, listed, item, square, root, code, jaccard, shrinkage, heap_item, heap_value):
+    """The largest similarities of an item into a heap, from the numbers of users that it shares with others, which are
+    set to zero: those of the first `count` others of `touched`, or of all, unless they are listed."""
+    k, size, bar = len(heap_item), 0, np.float32(0)
+    total[item] = 0
+    for place in range(count):
+        other = np.int64(touched[place]) if listed else np.int64(place)
+        if total[other] == 0:
+            continue
+        dot = np.float32(total[other])
+        total[other] = 0
+        scale = (square[item] + square[other] - dot if jaccard else root[item] * root[other]) + shrinkage
+        if dot < bar * scale:  # `bar` has a margin for rounding
+            continue
+        size = push(dot / scale, code[other], size, heap_value, heap_item, LOWER_CODE_FIRST)
+        if size == k:
+            bar = heap_value[0] * np.float32(1 - 1e-6)
+
+
+def _add_block(block: tuple[np.ndarray, ...], start: int, stop: int, totals: np.ndarray) -> None:
+    i_indptr, i_users, _, u_indptr, u_items, _ = block
+    _add_counts(i_indptr, i_users, u_indptr, u_items, start, stop, totals)
+
+
+@kernel
+def _add_counts(i_indptr, i_users, u_indptr, u_items, start, stop, totals):
+    """Add the numbers of users of a block that the items start..stop share with each item."""
+    for item in range(start, stop):
+        for at in range(i_indptr[item], i_indptr[item + 1]):
+            user = i_users[at]
+            for to in range(u_indptr[user], u_indptr[user + 1]):
+                totals[item - start, u_items[to]] += 1
+
+
+def _nearest_rows(
+    inputs: tuple[np.ndarray, ...],
+    settings: tuple[Any, ...],
+    start: int,
+    stop: int,
+    totals: np.ndarray,
+    outputs: tuple[np.ndarray, ...],
+) -> None:
+    jaccard, shrinkage = settings
+    _nearest_of_all(totals, *inputs, jaccard, np.float32(shrinkage), start, stop, *outputs)
+
+
+@kernel
+def _nearest_of_all(totals, square, code, jaccard, shrinkage, start, stop, neighbors, values):
+    root = np.sqrt(square)
+    for item in range(start, stop):
+        _nearest(
+            totals[item - start], code, len(square), False, item, square, root, code, jaccard, shrinkage,
+            neighbors[item - start], values[item - start],
+        )  # fmt: skip

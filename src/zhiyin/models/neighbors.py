@@ -13,11 +13,11 @@ from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models.cooccurrence import cooccurrence_rows, top_k_cooccurrence
+from zhiyin.models.cooccurrence import cooccurrence_rows, cooccurrence_sums, top_k_cooccurrence
 from zhiyin.models.item_to_item import keep_largest, row_of, rows_of, score_by_table, to_csr, top_by_table
 from zhiyin.models.masked_search import Mask
 from zhiyin.models.recommender import Recommender
-from zhiyin.models.row_computation import RowComputation, table_outputs
+from zhiyin.models.row_computation import BlockSums, RowComputation, table_outputs
 
 SIMILARITIES = ("cosine", "jaccard", "tfidf", "bm25")
 
@@ -94,17 +94,34 @@ class ItemKNN(TableRecommender):
 
     def weighted_rows(self, counted: sparse.csr_matrix) -> RowComputation:
         """The computation of the similarities over weighted counts, tfidf and bm25."""
-        users = self._weights(counted)
+        users = self.weights(counted, np.asarray(counted.sum(axis=0)).ravel())
         items = users.T.tocsr()
-        square = np.asarray(users.multiply(users).sum(axis=0), dtype=np.float32).ravel()
+        square = np.zeros(users.shape[1], dtype=np.float32)
+        add_squares(users.indices, users.data, square)
         inputs = (items.indptr, items.indices, items.data, users.indptr, users.indices, users.data, square)
         settings = (SIMILARITIES.index(self.similarity), float(self.shrinkage))
         n_items = users.shape[1]
         outputs = table_outputs(self._row_length(n_items))
         return RowComputation(n_items, inputs, settings, _similar_rows, outputs, np.diff(items.indptr) + 1.0)
 
-    def _weights(self, counted: sparse.csr_matrix) -> sparse.csr_matrix:
-        """CSR users × items of counts, weighted for the chosen similarity."""
+    def table_sums(self, counts: np.ndarray, square: np.ndarray) -> tuple[BlockSums, np.ndarray | None]:
+        """`table_rows` by blocks of users.
+
+        Parameters
+        ----------
+        counts: int64[n_items], the number of users of each item, in the matrices that are summed.
+        square: float32[n_items], tfidf and bm25: the sums of squares of the weighted matrices.
+        """
+        n_items, k = len(counts), self._row_length(len(counts))
+        if self.similarity in ("cosine", "jaccard"):
+            return cooccurrence_sums(counts, k, self.shrinkage, self.similarity == "jaccard")
+        settings, outputs = (SIMILARITIES.index(self.similarity), float(self.shrinkage)), table_outputs(k)
+        cost = counts + 1.0
+        return BlockSums(n_items, np.float32, _add_block, (square,), settings, _similar_sums, outputs, cost), None
+
+    def weights(self, counted: sparse.csr_matrix, length: np.ndarray) -> sparse.csr_matrix:
+        """CSR users × items of counts, weighted for the chosen similarity. length: float32[n_items], the sum of the
+        counts of each item, of all users."""
         users = counted.copy()
         events = np.asarray(users.sum(axis=1)).ravel() if self.similarity == "tfidf" else np.diff(users.indptr)
         rarity = np.maximum(np.log(users.shape[1] / (1.0 + events)), 0).astype(np.float32)
@@ -113,7 +130,6 @@ class ItemKNN(TableRecommender):
             users.data = np.sqrt(users.data) * rarity
             users.eliminate_zeros()
             return users
-        length = np.asarray(users.sum(axis=0)).ravel()
         norm = 1 - self.b + self.b * length / max(float(length.mean()), 1e-9)
         users.data = (users.data * (self.k1 + 1) / (users.data + self.k1 * norm[users.indices]) * rarity).astype(
             np.float32
@@ -244,17 +260,68 @@ def _similarities(
                     touched[n_touched] = other
                     n_touched += 1
                 total[other] += weight * u_data[to]
-        total[item] = 0
-        for place in range(n_touched):
-            other = touched[place]
-            dot = total[other]
-            if dot <= 0:
-                continue
-            if how == 3:
-                total[other] = dot * dot / (dot + shrinkage)
-            else:
-                total[other] = dot / (np.sqrt(square[item]) * np.sqrt(square[other]) + shrinkage)
-        keep_largest(total, touched, n_touched, neighbors[item - start], values[item - start])
+        _most_similar(
+            total, touched, n_touched, item, square, how, shrinkage, neighbors[item - start], values[item - start]
+        )
+
+
+@kernel
+def _most_similar(total, touched, n_touched, item, square, how, shrinkage, neighbors, values):
+    """The largest similarities of an item from its inner products with the touched ones, which are set to zero."""
+    total[item] = 0
+    for place in range(n_touched):
+        other = touched[place]
+        dot = total[other]
+        if dot <= 0:
+            continue
+        if how == 3:
+            total[other] = dot * dot / (dot + shrinkage)
+        else:
+            total[other] = dot / (np.sqrt(square[item]) * np.sqrt(square[other]) + shrinkage)
+    keep_largest(total, touched, n_touched, neighbors, values)
+
+
+@kernel
+def add_squares(items, data, square):
+    """square[i] += the sum of the squares of the entries of item i, in their order."""
+    for at in range(len(items)):
+        square[items[at]] += data[at] * data[at]
+
+
+def _add_block(block: tuple[np.ndarray, ...], start: int, stop: int, totals: np.ndarray) -> None:
+    _add_products(*block, start, stop, totals)
+
+
+@kernel
+def _add_products(i_indptr, i_users, i_data, u_indptr, u_items, u_data, start, stop, totals):
+    """Add the inner products over the users of a block of the items start..stop and each item."""
+    for item in range(start, stop):
+        for at in range(i_indptr[item], i_indptr[item + 1]):
+            user, weight = i_users[at], i_data[at]
+            for to in range(u_indptr[user], u_indptr[user + 1]):
+                totals[item - start, u_items[to]] += weight * u_data[to]
+
+
+def _similar_sums(
+    inputs: tuple[np.ndarray, ...],
+    settings: tuple[Any, ...],
+    start: int,
+    stop: int,
+    totals: np.ndarray,
+    outputs: tuple[np.ndarray, ...],
+) -> None:
+    how, shrinkage = settings
+    _most_similar_of_all(totals, *inputs, how, np.float32(shrinkage), start, stop, *outputs)
+
+
+@kernel
+def _most_similar_of_all(totals, square, how, shrinkage, start, stop, neighbors, values):
+    everything = np.arange(len(square)).astype(np.int32)
+    for item in range(start, stop):
+        _most_similar(
+            totals[item - start], everything, len(square), item, square, how, shrinkage,
+            neighbors[item - start], values[item - start],
+        )  # fmt: skip
 
 
 @kernel

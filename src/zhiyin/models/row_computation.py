@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -36,10 +36,7 @@ class RowComputation:
 
     def allocate(self, n: int) -> tuple[np.ndarray, ...]:
         """Outputs of n rows, filled with their fill values."""
-        return tuple(
-            np.zeros((n, width), dtype=dtype) if fill == 0 else np.full((n, width), fill, dtype=dtype)
-            for fill, dtype, width in self.outputs
-        )
+        return allocate(self.outputs, n)
 
     def run(self, run: Run, chunk: int = 0, label: str = "") -> tuple[np.ndarray, ...]:
         """The outputs, computed on the threads of the run."""
@@ -50,6 +47,50 @@ class RowComputation:
 
         for_chunks(work, self.n_rows, run, chunk=chunk, label=label)
         return outputs
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockSums:
+    """How a table of neighbours is computed where no machine shall hold all pairs of user and item: rows of the Gram
+    matrix of items are summed over blocks of users, which are read one after another, in the order of the users.
+
+    Parameters
+    ----------
+    n_items: rows of the table, and columns of the Gram matrix.
+    dtype: of its sums, of 4 bytes.
+    add: a module-level function (block, start, stop, totals) that adds a block's share of the rows start..stop of the
+        Gram matrix to totals[stop - start, n_items]. A block is indptr, indices and data of CSR items × users, then of
+        CSR users × items; users are numbered within it.
+    inputs, settings, outputs, cost: as of `RowComputation`.
+    finish: a module-level function (inputs, settings, start, stop, totals, outputs) that fills the rows start..stop of
+        the outputs, given as arrays of stop - start rows. `totals` is lost.
+    """
+
+    n_items: int
+    dtype: Any
+    add: Callable[[tuple[np.ndarray, ...], int, int, np.ndarray], None]
+    inputs: tuple[np.ndarray, ...]
+    settings: tuple[Any, ...]
+    finish: Callable[[tuple[np.ndarray, ...], tuple[Any, ...], int, int, np.ndarray, tuple[np.ndarray, ...]], None]
+    outputs: tuple[tuple[Any, Any, int], ...]
+    cost: np.ndarray
+
+    def run(self, blocks: Iterable[tuple[np.ndarray, ...]], start: int, stop: int) -> tuple[np.ndarray, ...]:
+        """The rows start..stop of the outputs."""
+        totals = np.zeros((stop - start, self.n_items), dtype=self.dtype)
+        for block in blocks:
+            self.add(block, start, stop, totals)
+        outputs = allocate(self.outputs, stop - start)
+        self.finish(self.inputs, self.settings, start, stop, totals, outputs)
+        return outputs
+
+
+def allocate(outputs: tuple[tuple[Any, Any, int], ...], n: int) -> tuple[np.ndarray, ...]:
+    """Outputs of n rows, filled with their fill values."""
+    return tuple(
+        np.zeros((n, width), dtype=dtype) if fill == 0 else np.full((n, width), fill, dtype=dtype)
+        for fill, dtype, width in outputs
+    )
 
 
 def table_outputs(k: int) -> tuple[tuple[Any, Any, int], ...]:

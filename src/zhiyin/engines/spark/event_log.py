@@ -78,8 +78,11 @@ class EventLog:
 
     def matrix(self, engine: SparkEngine, how: str, run: Run, label: str) -> sparse.csr_matrix:
         """`Dataset.matrix`, made on the workers."""
-        shape = (self.data.n_users, self.data.n_items)
-        return joined_matrix(self.matrices(engine, partial(_matrix, how), run, label), shape)
+        return joined_matrix(self.matrix_blocks(engine, how, run, label), (self.data.n_users, self.data.n_items))
+
+    def matrix_blocks(self, engine: SparkEngine, how: str, run: Run, label: str) -> Blocks:
+        """`Dataset.matrix` in blocks of users, made on the workers."""
+        return self.matrices(engine, partial(_matrix, how), run, label)
 
 
 def block_name(block: int) -> str:

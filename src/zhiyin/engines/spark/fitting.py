@@ -9,9 +9,9 @@ from zhiyin.core.run import Run, log
 from zhiyin.engines.spark.als import fit_als
 from zhiyin.engines.spark.engine import SparkEngine
 from zhiyin.engines.spark.event_log import EventLog
+from zhiyin.engines.spark.item_knn import fit_item_knn
 from zhiyin.engines.spark.row_ranges import compute_rows
 from zhiyin.models.als import ALS
-from zhiyin.models.cooccurrence import by_code
 from zhiyin.models.item_to_item import to_csr
 from zhiyin.models.linear import EASE, check_memory, gram_rows
 from zhiyin.models.neighbors import ItemKNN
@@ -43,15 +43,6 @@ def has_job(model: Recommender) -> bool:
     return type(model) in JOBS
 
 
-def _fit_item_knn(engine: SparkEngine, model: ItemKNN, events: EventLog, run: Run) -> None:
-    counted = events.matrix(engine, model.counted, run, "ItemKNN: pairs of user and item")
-    rows, code = model.table_rows(counted)
-    items, values = compute_rows(engine, rows, run, "ItemKNN")
-    if code is not None:
-        items, values = by_code(items, values, code)
-    model.similarities_ = to_csr(items, values, events.data.n_items)  # type: ignore[misc]
-
-
 def _fit_transitions(engine: SparkEngine, model: Transitions, events: EventLog, run: Run) -> None:
     followers, values = compute_rows(engine, model.table_rows(events.data), run, "Transitions")
     model.rules_ = to_csr(followers, values, events.data.n_items)
@@ -66,7 +57,7 @@ def _fit_ease(engine: SparkEngine, model: EASE, events: EventLog, run: Run) -> N
 
 JOBS: dict[type[Recommender], Callable[[SparkEngine, Any, EventLog, Run], None]] = {
     ALS: fit_als,
-    ItemKNN: _fit_item_knn,
+    ItemKNN: fit_item_knn,
     Transitions: _fit_transitions,
     EASE: _fit_ease,
 }
