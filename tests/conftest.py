@@ -93,6 +93,15 @@ def own_schema(address: str) -> str:
     return f"{address}&options=-csearch_path%3D{name}"
 
 
+def postgres_programs() -> Path | None:
+    """The folder of PostgreSQL's programs; None where it is not installed."""
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
+    beside = shutil.which("initdb")
+    if installed:
+        return installed[-1]
+    return Path(beside).parent if beside else None
+
+
 @contextmanager
 def postgres_server(port: int | None = None, password: str = "") -> Iterator[Path]:
     """A PostgreSQL of its own in a temporary folder, with the user zhiyin: its folder, where its socket is too.
@@ -101,11 +110,9 @@ def postgres_server(port: int | None = None, password: str = "") -> Iterator[Pat
     password: that clients need then.
     """
     pytest.importorskip("psycopg")
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
-    beside = shutil.which("initdb")
-    if not found and not beside:
+    programs = postgres_programs()
+    if programs is None:
         pytest.skip("PostgreSQL is not installed: no initdb on the path or in /usr/lib/postgresql")
-    programs = found[-1] if found else Path(beside or "").parent
     folder = Path(tempfile.mkdtemp(prefix="zy-pg-"))  # short: the path of a socket has at most 107 characters
     folder.chmod(0o777)
     quiet = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "cwd": "/"}

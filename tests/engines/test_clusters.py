@@ -9,19 +9,31 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.engines.clusters import SRC, Cluster, running, start_connect, start_standalone
 from tests.engines.conftest import need_spark
+from tests.engines.database import PASSWORD, database_of_events, missing_for_postgres
 from tests.engines.fit_on_engine import data, models
 from tests.engines.wait_on_engine import TASKS
+from zhiyin.data.reading import read
 
 pytestmark = pytest.mark.slow
 FIT_SECONDS = 400
-WAIT_SECONDS = 120
+WAIT_SECONDS = 300
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[str | None]:
+    """The address of a database; None where there is none to be had, which `test_postgres` says."""
+    if missing_for_postgres():
+        yield None
+        return
+    with database_of_events() as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +67,15 @@ def fit(cluster: Cluster, url: str, folder: Path, kill: str = "") -> None:
     assert len(epochs) == 4
 
 
-def interrupt(cluster: Cluster, url: str, folder: Path) -> None:
-    """Watch a job's progress on a cluster, then interrupt one without end: its tasks end, the cluster goes on."""
+def interrupt(cluster: Cluster, url: str, folder: Path, database: str | None) -> None:
+    """Watch a job's progress on a cluster, read a database, then interrupt a job without end: its tasks end."""
+    query = ["SELECT seq, user_id, item_id, at FROM events ORDER BY seq"]
+    source = [database, *query] if database is not None else []
     shared, marks = folder / "shared", folder / "marks"
     shared.mkdir()
     marks.mkdir()
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.engines.wait_on_engine", url, str(shared), str(marks)],
+        [sys.executable, "-m", "tests.engines.wait_on_engine", url, str(shared), str(marks), *source],
         env=cluster.env, cwd=SRC.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
@@ -76,6 +90,10 @@ def interrupt(cluster: Cluster, url: str, folder: Path) -> None:
     lines = [line.split() for line in output.splitlines()]
     assert [line for line in lines if line[0] == "total"] == [["total", str(TASKS)]]
     assert 1 <= sum(int(number) for word, number in lines if word == "advanced") <= TASKS
+    if database is not None:
+        wanted = read(database, query=query[0]).fingerprint
+        assert [line[1] for line in lines if line[0] == "read"] == [wanted]
+        assert not [log for log in folder.glob("*.log") if PASSWORD in log.read_text(errors="replace")]
     assert not list(shared.iterdir())
     workers = [int(mark.name) for mark in marks.iterdir()]
     wait_until(lambda: not any(map(is_alive, workers)))
@@ -107,22 +125,24 @@ def assert_same_models(folder: Path, expected: Path) -> None:
 
 
 def test_a_cluster_is_interrupted_and_loses_a_worker_and_gives_the_same_models(
-    tmp_path: Path, single_process: Path
+    tmp_path: Path, single_process: Path, database: str | None
 ) -> None:
     need_spark()
     with running(tmp_path) as cluster:
         url = start_standalone(cluster)
-        interrupt(cluster, url, tmp_path)
+        interrupt(cluster, url, tmp_path, database)
         fit(cluster, url, tmp_path, kill="worker-1")
     assert_same_models(tmp_path / "models", single_process)
     assert not list((tmp_path / "shared").iterdir())
 
 
-def test_spark_connect_is_interrupted_and_gives_the_same_models(tmp_path: Path, single_process: Path) -> None:
+def test_spark_connect_is_interrupted_and_gives_the_same_models(
+    tmp_path: Path, single_process: Path, database: str | None
+) -> None:
     need_spark()
     pytest.importorskip("grpc", reason="grpcio is not installed: pip install 'zhiyin[spark]'")
     with running(tmp_path) as cluster:
         url = start_connect(cluster)
-        interrupt(cluster, url, tmp_path)
+        interrupt(cluster, url, tmp_path, database)
         fit(cluster, url, tmp_path)
     assert_same_models(tmp_path / "models", single_process)

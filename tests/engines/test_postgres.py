@@ -10,43 +10,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import postgres_server
-from tests.engines.clusters import free_port
+from tests.engines.database import database_of_events, missing_for_postgres
 from tests.engines.test_reading import NOW, assert_same, was_read_by_driver
 from zhiyin.core.errors import ConfigError, DataError, EngineError
 from zhiyin.data.sql_query import QueryLimit, shown_address
-from zhiyin.engines.spark.jdbc_driver import DEBIAN_JAR, JAR, JAR_VARIABLE, PARTITION, jar_settings, jdbc_settings
+from zhiyin.engines.spark.jdbc_driver import JAR, JAR_VARIABLE, PARTITION, jar_settings, jdbc_settings
 
 if TYPE_CHECKING:
     from zhiyin.engines.spark.engine import SparkEngine
 
-PASSWORD = "s3cret%20wörd/@"
-
 
 @pytest.fixture(scope="module")
 def database() -> Iterator[str]:
-    """The address of a database user_idse events have all types that are read in parts, bad rows and ties in time."""
-    if not DEBIAN_JAR.exists():
-        pytest.skip("libpostgresql-jdbc-java is not installed: Spark reads PostgreSQL by it")
-    from urllib.parse import quote
-
-    import psycopg
-
-    port = free_port()
-    with postgres_server(port, PASSWORD):
-        url = f"postgresql://zhiyin:{quote(PASSWORD, safe='')}@127.0.0.1:{port}/postgres"
-        with psycopg.connect(url, autocommit=True) as server:
-            server.execute(
-                "CREATE TABLE events (seq int8 PRIMARY KEY, user_id varchar(20), item_id int4, kind char(8),"
-                " stars float4, at timestamp, zoned timestamptz, day date, ok bool, code uuid, n int2)"
-            )
-            server.execute(
-                "INSERT INTO events SELECT s, CASE WHEN s % 97 > 0 THEN 'u' || s * 7919 % 41 END, s * 31 % 30,"
-                " CASE s % 3 WHEN 0 THEN 'buy' WHEN 1 THEN 'view' END, CASE WHEN s % 5 > 0 THEN s % 50 / 10.0 END,"
-                " t, t AT TIME ZONE 'UTC', t::date, s % 2 = 0, md5(s::text)::uuid, s % 100 FROM (SELECT s,"
-                " CASE WHEN s % 89 = 0 THEN timestamp '1960-01-01' ELSE timestamp '2023-01-01 00:00:00.123457'"
-                " + s * 104729 % 50 * interval '1 hour' END AS t FROM generate_series(1, 1500) AS s) AS rows"
-            )
+    if missing := missing_for_postgres():
+        pytest.skip(f"{missing} is not installed: Spark needs it to read PostgreSQL")
+    with database_of_events() as url:
         yield url
 
 
@@ -106,6 +84,32 @@ def test_what_cannot_be_read_in_parts_is_read_by_the_driver(
     assert_same(spark, postgres, query=query)
     assert any("socket of this machine" in record.getMessage() for record in notes.records)
     assert any(spark.folder.iterdir())
+
+
+def test_all_parts_are_read_as_of_one_moment_and_plans_hold_no_password(
+    spark: SparkEngine, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import psycopg
+
+    from zhiyin.engines.spark.engine import SparkEngine
+    from zhiyin.engines.spark.reading import read_log
+
+    plans, run = [], SparkEngine.run_partitions
+
+    def insert_and_run(self: SparkEngine, frame: Any, *given: Any) -> list[Any]:
+        plans.append(frame._jdf.queryExecution().toString())
+        with psycopg.connect(database, autocommit=True) as server:
+            server.execute("INSERT INTO later SELECT 7, 'new', 7, timestamp '2023-01-01'")
+        return run(self, frame, *given)
+
+    with psycopg.connect(database, autocommit=True) as server:
+        server.execute("CREATE TABLE later AS SELECT seq, user_id, item_id, at FROM events")
+    monkeypatch.setattr(SparkEngine, "run_partitions", insert_and_run)
+    data = read_log(spark, database, query="SELECT * FROM later", now=NOW).data
+    assert "new" not in data.user_ids.values
+    assert len(plans) == 1
+    assert "JDBCRelation" in plans[0]
+    assert "s3cret" not in plans[0]
 
 
 def test_errors_are_one_line_without_the_password(

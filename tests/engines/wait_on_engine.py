@@ -1,6 +1,7 @@
-"""Run a job on an engine and print its progress, then one without end, until this process is interrupted.
+"""Run a job on an engine and print its progress, read a query if there is one and print what the data set is, then run
+a job without end, until this process is interrupted.
 
-python -m tests.engines.wait_on_engine URL SHARED_FOLDER FOLDER_OF_MARKS
+python -m tests.engines.wait_on_engine URL SHARED_FOLDER FOLDER_OF_MARKS [DATABASE QUERY]
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 import zhiyin.core.run
 from zhiyin.core.run import Run
 from zhiyin.engines import open_engine
+from zhiyin.engines.spark.reading import read_log
 
 TASKS = 8
 
@@ -40,11 +42,13 @@ def run_without_end(marks: str, task: int) -> None:
         time.sleep(0.05)
 
 
-def main(url: str, shared: str, marks: str) -> None:
+def main(url: str, shared: str, marks: str, database: str = "", query: str = "") -> None:
     zhiyin.core.run._Bar = PrintedBar  # type: ignore[assignment,misc]
     options = {} if url.startswith("sc:") else {"spark.executor.memory": "512m"}
     with open_engine(url, shared, options) as engine:
         engine.run_tasks(time.sleep, [0.3] * TASKS, Run(progress=True), "sleeping")
+        if database:
+            print("read", read_log(engine, database, query=query).data.fingerprint, flush=True)
         engine.run_tasks(partial(run_without_end, marks), [0, 1], Run(progress=False), "waiting")
 
 
