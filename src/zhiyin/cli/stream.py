@@ -222,7 +222,10 @@ class _Streams:
         from zhiyin.cli.streams import opened_stream_state
 
         if self.project.config.service.streams is not None:
-            with opened_store(self.project) as store, opened_stream_state(self.project, store) as state:
+            with (
+                opened_store(self.project, create=True) as store,
+                opened_stream_state(self.project, store) as state,
+            ):
                 state.clear()
 
 

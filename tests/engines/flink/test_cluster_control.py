@@ -307,3 +307,26 @@ def test_a_start_that_is_killed_leaves_no_orphan(
     result = stream("stop", engine="")
     assert "the local cluster is ended" in result.output
     assert daemons.running() == []
+
+
+def test_a_fresh_start_clears_the_streamed_state(stream: Callable[..., Any], tmp_path: Path) -> None:
+    import polars as pl
+
+    from zhiyin.store.live_state import state_name
+    from zhiyin.store.store import Store
+    from zhiyin.store.stream_state import open_stream_state
+
+    (tmp_path / "zhiyin.toml").write_text('[service]\nstreams = "sqlite:///state.db"\n[streams]\njobs = ["trending"]\n')
+    store = Store(str(tmp_path / "store.db"))
+    address = f"sqlite:///{tmp_path / 'state.db'}"
+    state = open_stream_state(address, state_name(store.address))
+    rows = pl.DataFrame({"item": ["a"], "bucket": [1], "score": [1.0], "n": [1]})
+    assert state.apply("trending", "part-1", rows)
+    stream("start")
+    stream("stop")
+    assert len(state.trending(5)) == 1
+    stream("start", "--fresh")
+    assert state.trending(5).is_empty()
+    assert state.apply("trending", "part-1", rows)  # which files were applied is forgotten too
+    state.close()
+    store.close()

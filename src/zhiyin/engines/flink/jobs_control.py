@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from zhiyin.core.errors import ConfigError, EngineError
+from zhiyin.core.file_locks import exclusive_lock
 from zhiyin.core.run import log
 from zhiyin.engines.flink import submit
 from zhiyin.engines.flink.daemons import Daemons
@@ -34,6 +35,7 @@ from zhiyin.engines.flink.jobs import JOBS, JobOptions, submission
 from zhiyin.engines.flink.rest import FINAL_STATES, SEE_LOGS, JobManager
 from zhiyin.engines.flink.restore_points import RestorePoint, RestorePoints
 from zhiyin.engines.flink.stream_record import RecordedJob, StreamRecord
+from zhiyin.engines.stream_loader import LOCK_FILE
 
 # Seconds until a job has to run, the submission apart.
 RUN_SECONDS = 180
@@ -41,8 +43,8 @@ SUBMIT_SECONDS = 300
 # Restarts of a job that never ran after which it counts as failed: it would fail for ever.
 MAX_FAILED_STARTS = 3
 INPUT_FOLDERS = ("events", "impressions")
-# Held by a start or stop of jobs, and by the loader of output while it works.
-CONTROL_LOCK, LOADER_LOCK = ".control.lock", ".load.lock"
+# Held by a start or stop of jobs.
+CONTROL_LOCK = ".control.lock"
 
 
 @dataclass(frozen=True)
@@ -187,17 +189,14 @@ class JobsControl:
         """Forget all that was computed, while no loader applies any of it."""
         if running:
             raise ConfigError(f"{', '.join(running)} still run", remedy="zhiyin stream stop, then start --fresh")
-        with _lock(self.folder / LOADER_LOCK, self._refuse_loader):
+        remedy = "end zhiyin stream load, or zhiyin serve, while streams start afresh"
+        with exclusive_lock(self.folder / LOCK_FILE, "a loader is at work", remedy):
             if clear is not None:
                 clear()
             self.record.path.unlink(missing_ok=True)
             for name in JOBS:
                 RestorePoints(self.folder, name).remove()
             shutil.rmtree(self.folder / "output", ignore_errors=True)
-
-    def _refuse_loader(self) -> None:
-        raise ConfigError(f"a loader is at work in {self.folder}",
-                          remedy="end zhiyin stream load, or zhiyin serve, while streams start afresh")  # fmt: skip
 
     def _next_run(self, last: RecordedJob | None, point: RestorePoint | None) -> RecordedJob:
         """The run to be submitted. An id that was never confirmed is used again: Flink takes no id twice."""
@@ -372,26 +371,16 @@ class JobsControl:
     def _locked(self) -> Iterator[int]:
         """One start or stop of a folder at a time. Yields the descriptor that holds the lock."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with _lock(self.folder / CONTROL_LOCK, self._announce_wait) as descriptor:
-            yield descriptor
-
-    def _announce_wait(self) -> None:
-        log.info("another start or stop in %s is at work: waiting for it", self.folder)
-
-
-@contextmanager
-def _lock(file: Path, busy: Callable[[], None]) -> Iterator[int]:
-    """Hold the lock of a file. `busy` is called where another process has it, before this one waits for it."""
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
+        descriptor = os.open(self.folder / CONTROL_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            busy()
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield descriptor
-    finally:
-        os.close(descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                log.info("another start or stop in %s is at work: waiting for it", self.folder)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
 
 def _json_lines(text: str) -> list[dict[str, Any]]:
