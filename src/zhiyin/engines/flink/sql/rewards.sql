@@ -82,7 +82,7 @@ SELECT
 FROM impressions AS i
 JOIN events_of_lists AS e ON i.list_id = e.list_id AND i.item = e.item
   AND e.arrived BETWEEN i.arrived - INTERVAL '${state_days}' DAY AND i.arrived + INTERVAL '${state_days}' DAY
-WHERE e.`time` BETWEEN i.`time` AND i.`time` + ${reward_seconds} * 1000000;
+WHERE e.`time` BETWEEN i.`time` AND i.`time` + ${reward_seconds} * CAST(1000000 AS BIGINT);
 
 CREATE TEMPORARY VIEW clicked_impressions AS
 SELECT placement, item
