@@ -290,6 +290,9 @@ class StoreConformance:
         store.append([event(n) for n in (3, 1, 2)])
         assert store.recent_events("alice", 2) == (store.history("alice", 2), 0)
         assert [e.item for e in store.recent_events("alice", 2)[0]] == ["film 1", "film 2"]  # those that came last
+        after = store.events()["seq"][0]
+        assert [e.item for e in store.recent_events("alice", 5, after)[0]] == ["film 1", "film 2"]
+        assert store.recent_events("alice", 5, store.last_seq) == ([], 0)
         store.forget("alice")
         events, when = store.recent_events("alice", 5)
         assert events == []

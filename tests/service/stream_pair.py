@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from zhiyin.engines.stream_loader import StreamLoader
+from zhiyin.service import stream_reading
 from zhiyin.service.stream_reading import StreamReader
 from zhiyin.store.memory_state import DirectState
 from zhiyin.store.segment_export import SegmentExporter
@@ -39,6 +40,12 @@ def events_of(now: int, n: int, seed: int = 0) -> list[dict[str, Any]]:
              for number, time in list(enumerate(times))[::order]]  # fmt: skip
     return events + [{"user": user, "item": item, "time": time, "id": f"{seed}-{item}-{number}"}
                      for number, (user, item, time) in enumerate(alike)]  # fmt: skip
+
+
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a busy machine wait for streams: what a service answers without them is tested by itself."""
+    monkeypatch.setattr(stream_reading, "TIMEOUT_SECONDS", 60.0)
+    monkeypatch.setattr(stream_reading, "POLL_TIMEOUT_SECONDS", 60.0)
 
 
 class Pair:

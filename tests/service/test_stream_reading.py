@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -13,12 +14,14 @@ import pytest
 pytest.importorskip("starlette")
 
 from zhiyin.service import stream_reading
+from zhiyin.service.project_inspection import inspect_project
 from zhiyin.service.stream_reading import StreamReader
 from zhiyin.store.memory_state import DirectState
 from zhiyin.store.records import Event
 from zhiyin.store.store import Store
 
 from .conftest import DAY, click, client_of, eventually, listed
+from .stream_pair import patient
 from .test_metrics import figures
 
 
@@ -72,6 +75,7 @@ class State:
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_reading, "RETRY_SECONDS", 0.01)
+    patient(monkeypatch)
 
 
 @pytest.fixture
@@ -231,3 +235,12 @@ def test_metrics_say_how_far_streams_are_behind(streamed: Any, state: State) -> 
     state.follow(streamed.store)
     shown = figures(streamed)
     assert shown["zhiyin_stream_lag_events",] == shown["zhiyin_stream_lag_seconds",] == 0
+
+
+def test_doctor_says_that_streams_are_away_and_makes_no_file(tmp_path: Path) -> None:
+    Store(tmp_path / "store.db").close()
+    file = tmp_path / "zhiyin.toml"
+    for address, expected in (("redis://127.0.0.1:1/0", ["streams"]), ("sqlite:///streams.db", [])):
+        file.write_text(f'[service]\nstore = "store.db"\nstreams = "{address}"\n')
+        assert [issue.what for issue in inspect_project(file) if issue.what == "streams"] == expected
+    assert not (tmp_path / "streams.db").exists()

@@ -13,11 +13,14 @@ pytest.importorskip("starlette")
 from tests.streaming_reference import write_results
 
 from .conftest import eventually
-from .stream_pair import Pair, events_of
+from .stream_pair import Pair, events_of, patient
 
 
 @pytest.fixture(params=["sqlite", "redis"])
-def pair(request: pytest.FixtureRequest, opened: Callable[..., Any], tmp_path: Path) -> Pair:
+def pair(
+    request: pytest.FixtureRequest, opened: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Pair:
+    patient(monkeypatch)
     if request.param == "redis":
         address = request.getfixturevalue("redis_url")
     else:

@@ -12,7 +12,7 @@ pytest.importorskip("starlette")
 
 from tests.engines.flink.stream_load import need_flink, wait_until
 from tests.service.conftest import home, opened, poll_seconds  # noqa: F401
-from tests.service.stream_pair import Pair, events_of
+from tests.service.stream_pair import Pair, events_of, patient
 from zhiyin.engines.flink.jobs import JobOptions
 from zhiyin.engines.flink.jobs_control import JobsControl
 from zhiyin.engines.flink.local_cluster import LocalCluster
@@ -35,7 +35,9 @@ def test_a_service_over_flink_answers_as_one_that_counts_by_itself(
     cluster: LocalCluster,
     opened: Callable[..., Any],  # noqa: F811
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    patient(monkeypatch)
     pair = Pair(opened, f"sqlite:///{tmp_path / 'streams.db'}", tmp_path / "streams")
     pair.post(events_of(pair.streamed.store.clock(), 600))
     pair.export()
