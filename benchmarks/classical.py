@@ -209,7 +209,10 @@ def lists(trials: int, threads: int, test: str) -> None:
 
 # What each command does, and how it may be asked.
 COMMANDS = {
-    "als": ("a sweep of ALS beside implicit and irspack", ["", "--factors 64 --repeats 3"]),
+    "als": (
+        "a sweep of ALS beside implicit and irspack",
+        ["", "--factors 64 --repeats 3", "--factors 64 --solver exact"],
+    ),
     "goal": ("seconds to the NDCG@10 that implicit has after 15 sweeps", ["", "--factors 128 --sweeps 5"]),
     "knn": ("fit of ItemKNN, cosine, beside implicit, irspack, LensKit and RecTools", ["", "--k 200"]),
     "slim": ("fit of SLIM on ML-1M's shape beside irspack, LensKit and scikit-learn", ["", "--sample 100"]),
@@ -244,6 +247,7 @@ def asked_for() -> argparse.Namespace:
         parts[name].add_argument("--factors", type=int, nargs="+", default=factors)
     for name in ("goal", "top", "one"):
         parts[name].add_argument("--factors", type=int, default=64)
+    parts["als"].add_argument("--solver", choices=("cg", "exact"), default="cg", help="exact: Cholesky's decomposition")
     parts["goal"].add_argument("--sweeps", type=int, default=15)
     parts["knn"].add_argument("--k", type=int, default=200)
     parts["slim"].add_argument("--sample", type=int, default=100, help="items that scikit-learn fits")
@@ -277,7 +281,7 @@ def main() -> None:
     else:
         log = log_of(USERS, ITEMS, asked.draws)
         if asked.what == "als":
-            shelf.als(log, asked.factors, asked.repeats, threads, asked.python)
+            shelf.als(log, asked.factors, asked.repeats, threads, asked.python, asked.solver)
         elif asked.what == "goal":
             shelf.goal(log, asked.factors, asked.sweeps, threads)
         elif asked.what == "knn":

@@ -216,7 +216,7 @@ def loaded_blas(_: int) -> dict[str, Any]:
 
 
 def ratio(theirs: float, ours: float | None) -> float | None:
-    return round(theirs / ours, 2) if ours else None
+    return round(theirs / ours, 2) if ours and theirs > 0 else None
 
 
 def kill(arguments: argparse.Namespace) -> None:

@@ -66,18 +66,21 @@ def zhiyin_als(log: sparse.csr_matrix, threads: int, factors: int, solver: str =
     return sweep
 
 
-def implicit_als(log: sparse.csr_matrix, threads: int, factors: int) -> Work:
-    """The calls of `AlternatingLeastSquares.fit` with use_native, use_cg, without the loss. `implicit` counts
-    confidence as c = alpha · w where Zhiyin counts c = 1 + alpha · w."""
-    from implicit.cpu._als import least_squares_cg
+def implicit_als(log: sparse.csr_matrix, threads: int, factors: int, solver: str = "cg") -> Work:
+    """The calls of `AlternatingLeastSquares.fit` with use_native, with and without use_cg, without the loss. `implicit`
+    counts confidence as c = alpha · w where Zhiyin counts c = 1 + alpha · w."""
+    from implicit.cpu._als import least_squares, least_squares_cg
 
     x, y = started(log, factors)
     users = (log * np.float32(ALPHA + 1)).astype(np.float32)
     items = users.T.tocsr()
 
     def sweep() -> dict[str, Any]:
-        least_squares_cg(users, x, y, REG, num_threads=threads, cg_steps=CG_STEPS)
-        least_squares_cg(items, y, x, REG, num_threads=threads, cg_steps=CG_STEPS)
+        for rows, mine, theirs in ((users, x, y), (items, y, x)):
+            if solver == "exact":
+                least_squares(rows, mine, theirs, REG, num_threads=threads)
+            else:
+                least_squares_cg(rows, mine, theirs, REG, num_threads=threads, cg_steps=CG_STEPS)
         return {"x": x, "y": y}
 
     return sweep

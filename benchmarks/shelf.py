@@ -15,17 +15,22 @@ from zhiyin.core.run import Run
 L1, L2 = 1.0, 10.0  # of SLIM
 
 
-def als(log: sparse.csr_matrix, factors: Sequence[int], repeats: int, threads: int, pythons: Sequence[str]) -> None:
-    """A sweep of each library from the same vectors, on the same objective."""
+def als(
+    log: sparse.csr_matrix, factors: Sequence[int], repeats: int, threads: int, pythons: Sequence[str], solver: str
+) -> None:
+    """A sweep of each library from the same vectors, on the same objective. solver: "cg" or "exact"."""
     with track(log, threads, pythons) as where:
         for f in factors:
             print(f"{f} factors")
             racers = [
-                Racer("zhiyin", "zhiyin_als", {"factors": f}),
-                Racer("implicit", "implicit_als", {"factors": f}),
-                Racer("irspack, conjugate gradient", "irspack_als", {"factors": f, "solver": "CG"}),
-                Racer("irspack, iALS++", "irspack_als", {"factors": f, "solver": "IALSPP"}),
+                Racer("zhiyin", "zhiyin_als", {"factors": f, "solver": solver}),
+                Racer("implicit", "implicit_als", {"factors": f, "solver": solver}),
             ]
+            if solver == "exact":
+                racers.append(Racer("irspack, Cholesky", "irspack_als", {"factors": f, "solver": "CHOLESKY"}))
+            else:
+                racers.append(Racer("irspack, conjugate gradient", "irspack_als", {"factors": f, "solver": "CG"}))
+                racers.append(Racer("irspack, iALS++", "irspack_als", {"factors": f, "solver": "IALSPP"}))
             race(where, racers, repeats)
 
 
