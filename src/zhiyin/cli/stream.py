@@ -37,7 +37,9 @@ Jobs = Annotated[list[str] | None, typer.Option("--job", help="A job; may be rep
 def start(
     engine: Engine = None,
     job: Jobs = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Forget all results and compute them again.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Forget all results; compute them from the store again.")
+    ] = False,
     config: ConfigFile = CONFIG,
     json: Json = False,
 ) -> None:

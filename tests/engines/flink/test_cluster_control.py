@@ -166,16 +166,44 @@ def test_a_fresh_start_forgets_all(flink: FakeFlink, control: JobsControl) -> No
     control.stop(NAMES)
     output = control.folder / "output" / "trending"
     output.mkdir(parents=True)
+    segment = control.folder / "events" / "events-1-2-2.jsonl"
+    segment.touch()
     present = []
-    with open(control.folder / ".load.lock", "w") as loader:
-        fcntl.flock(loader, fcntl.LOCK_EX)
-        with pytest.raises(ConfigError, match="a loader is at work"):
-            control.start(NAMES, fresh=True)
+    for name, who in ((".load.lock", "a loader"), (".export.lock", "an exporter")):
+        with open(control.folder / name, "w") as holder:
+            fcntl.flock(holder, fcntl.LOCK_EX)
+            with pytest.raises(ConfigError, match=f"{who} is at work"):
+                control.start(NAMES, fresh=True)
     assert output.exists()
     started = control.start(NAMES, fresh=True, clear=lambda: present.append(output.exists()))
     assert present == [True]
     assert not output.exists()
+    assert not segment.exists()
+    assert segment.parent.is_dir()
     assert [job.restored for job in started] == [None, None]
+
+
+def test_a_fresh_start_that_is_cut_off_is_completed_by_the_next_one(flink: FakeFlink, control: JobsControl) -> None:
+    control.start(["trending"])
+    control.stop(["trending"])
+    output = control.folder / "output" / "trending"
+    output.mkdir(parents=True)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        control.start(["trending"], fresh=True, clear=interrupt)
+    assert output.exists()
+    calls: list[None] = []
+    (job,) = control.start(["trending"], clear=lambda: calls.append(None))
+    assert len(calls) == 1
+    assert not output.exists()
+    assert job.restored is None
+    control.stop(["trending"])
+    (job,) = control.start(["trending"], clear=lambda: calls.append(None))
+    assert len(calls) == 1
+    assert job.restored is not None
 
 
 def test_an_unknown_job(control: JobsControl) -> None:

@@ -35,7 +35,8 @@ from zhiyin.engines.flink.jobs import JOBS, JobOptions, submission
 from zhiyin.engines.flink.rest import FINAL_STATES, SEE_LOGS, JobManager
 from zhiyin.engines.flink.restore_points import RestorePoint, RestorePoints
 from zhiyin.engines.flink.stream_record import RecordedJob, StreamRecord
-from zhiyin.engines.stream_loader import LOCK_FILE
+from zhiyin.engines.stream_loader import LOCK_FILE as LOADER_LOCK
+from zhiyin.store.segment_export import LOCK_FILE as EXPORTER_LOCK
 
 # Seconds until a job has to run, the submission apart.
 RUN_SECONDS = 180
@@ -43,6 +44,8 @@ SUBMIT_SECONDS = 300
 # Restarts of a job that never ran after which it counts as failed: it would fail for ever.
 MAX_FAILED_STARTS = 3
 INPUT_FOLDERS = ("events", "impressions")
+# There while a fresh start forgets; one that was killed meanwhile is completed by the next start.
+FORGETTING = ".forgetting"
 # Held by a start or stop of jobs.
 CONTROL_LOCK = ".control.lock"
 
@@ -121,17 +124,17 @@ class JobsControl:
 
         Parameters
         ----------
-        fresh: forget savepoints, checkpoints and output of all jobs and begin at the first segment.
-        clear: forgets what was applied of the output; called for `fresh`, while no loader is at work.
+        fresh: forget segments, savepoints, checkpoints and output of all jobs: the exporter writes all segments again.
+        clear: forgets what was applied of the output; called for `fresh`, while no loader works.
 
-        Raises ConfigError for `fresh` while jobs or a loader run, EngineError with the first cause where a job fails at
-        once or is not submitted.
+        Raises ConfigError for `fresh` while jobs, an exporter or a loader run, EngineError with the first cause where a
+        job fails at once or is not submitted.
         """
         self.check_names(names)
         with self._locked() as lock:
             self.jobmanager.overview()  # whether it answers, before anything is changed
             recorded, running = self._runs()
-            if fresh:
+            if fresh or (self.folder / FORGETTING).exists():
                 self._forget(running, clear)
                 recorded = {}
             for folder in (*INPUT_FOLDERS, "output", "checkpoints", "savepoints"):
@@ -186,17 +189,24 @@ class JobsControl:
                               remedy=f"zhiyin stream stop --engine flink://{entry.address}")  # fmt: skip
 
     def _forget(self, running: dict[str, str], clear: Callable[[], None] | None) -> None:
-        """Forget all that was computed, while no loader applies any of it."""
+        """Forget segments and all that was computed of them, while nobody writes or applies any of it."""
         if running:
             raise ConfigError(f"{', '.join(running)} still run", remedy="zhiyin stream stop, then start --fresh")
-        remedy = "end zhiyin stream load, or zhiyin serve, while streams start afresh"
-        with exclusive_lock(self.folder / LOCK_FILE, "a loader is at work", remedy):
+        remedy = "end zhiyin serve, zhiyin store stream and zhiyin stream load while streams start afresh"
+        with (
+            exclusive_lock(self.folder / EXPORTER_LOCK, "an exporter is at work", remedy),
+            exclusive_lock(self.folder / LOADER_LOCK, "a loader is at work", remedy),
+        ):
+            (self.folder / FORGETTING).touch()
             if clear is not None:
                 clear()
             self.record.path.unlink(missing_ok=True)
             for name in JOBS:
                 RestorePoints(self.folder, name).remove()
-            shutil.rmtree(self.folder / "output", ignore_errors=True)
+            # An exporter that finds no segment begins at the first event: histories are complete only then.
+            for folder in ("output", *INPUT_FOLDERS):
+                shutil.rmtree(self.folder / folder, ignore_errors=True)
+            (self.folder / FORGETTING).unlink()
 
     def _next_run(self, last: RecordedJob | None, point: RestorePoint | None) -> RecordedJob:
         """The run to be submitted. An id that was never confirmed is used again: Flink takes no id twice."""
@@ -400,5 +410,5 @@ def _remedy(cause: str) -> str:
     if "slot" in cause.lower() or "NoResourceAvailable" in cause:
         return "the cluster has too few free slots: start TaskManagers, or fewer jobs by --job"
     if "savepoint" in cause.lower() or "restore" in cause.lower() or "state" in cause.lower():
-        return "its state is of another version: zhiyin stream start --fresh computes all again from the segments"
+        return "its state is of another version: zhiyin stream start --fresh computes all again from the store"
     return SEE_LOGS
