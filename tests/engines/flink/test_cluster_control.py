@@ -219,6 +219,7 @@ def test_a_damaged_record_is_named(control: JobsControl) -> None:
         control.start(["trending"])
 
 
+@pytest.mark.slow
 def test_what_a_killed_start_has_begun_is_waited_for(flink: FakeFlink, control: JobsControl) -> None:
     """The submission goes on when the command is killed; a second start before its end would submit again."""
     blocked = flink.folder / "blocked"
@@ -308,6 +309,7 @@ def test_a_local_cluster_that_does_not_run(stream: Callable[..., Any], tmp_path:
     assert not (tmp_path / "streams").exists()
 
 
+@pytest.mark.slow
 def test_a_start_that_is_killed_leaves_no_orphan(
     stream: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
