@@ -46,7 +46,7 @@ ROOT = Path(__file__).parents[2]
 TRANSLATION = "README.zh-CN.md"
 DOCUMENTS = ("README.md", TRANSLATION, "docs/guide.md", "docs/architecture.md", "docs/benchmarks.md",
              "docs/decisions.md", "docs/dependencies.md", "docs/experiments.md", "docs/flink.md", "docs/off_policy.md",
-             "docs/policies.md", "docs/spark.md", "docs/testing.md",
+             "docs/policies.md", "docs/spark.md", "docs/testing.md", "docs/training-processes.md",
              "deploy/README.md")  # fmt: skip
 # Those of CONTRIBUTING.md are parts of files: test_contributing.py puts them there.
 ELSEWHERE = ("CONTRIBUTING.md",)
@@ -74,6 +74,18 @@ NOT_RUN: dict[tuple[str, str], str] = {
     ("docs/flink.md", "zhiyin stream sql trending > trending.sql"): "it needs a cluster, as the page says",
     ("docs/spark.md", "pip install 'zhiyin[spark]'"): "it needs a cluster; tests/engines runs these commands on one",
     ("docs/spark.md", "spark-submit --master yarn --deploy-mode client \\"): "it needs a cluster, as the page says",
+    (
+        "docs/training-processes.md",
+        "zhiyin data shards shards --shards 8",
+    ): "tests/models/neural/test_shards.py starts these processes",
+    (
+        "docs/training-processes.md",
+        "# spark-submit this; it takes as many slots as processes at once",
+    ): "it needs a cluster, as the page says",
+    (
+        "docs/training-processes.md",
+        "torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint first-machine:29500 \\",
+    ): "it needs two machines, as the page says",
 }
 # What a test has no time or no name for; the first word of a command is not replaced.
 INSTEAD = (("--budget 10m", "--budget 3s --force"),)
