@@ -53,8 +53,16 @@ GROUPS = {
     "policy": [
         f"policy {name}" for name in ("list", "show", "promote", "rollback", "freeze", "unfreeze", "kill", "revive")
     ],
-    "store": ["store info", "store export", "store load", "store backup", "store restore"],
-    "stream": ["stream start", "stream status", "stream stop", "stream sql"],
+    "store": [
+        "store info",
+        "store export",
+        "store load",
+        "store backup",
+        "store restore",
+        "store drop",
+        "store stream",
+    ],
+    "stream": ["stream start", "stream status", "stream stop", "stream sql", "stream load"],
 }
 
 

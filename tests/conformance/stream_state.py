@@ -253,6 +253,13 @@ class StreamStateConformance:
         assert best["other"].to_list() == [f"b{n:04}" for n in range(999, 799, -1)]
         assert state.covisits(["b0999", "a"], 1)["other"].to_list() == ["a", "b0999"]
 
+    def test_pairs_count_in_either_order(self, state: StreamState) -> None:
+        rows = [("a", "b", DAY, 1), ("b", "a", DAY, 2), ("a", "a", DAY, 9)]
+        state.apply("covisits", "part-0", rows_of("covisits", rows))
+        assert state.covisits(["a", "b"], 5).rows() == [
+            ("a", "b", pytest.approx(DAY / 7 + math.log2(3))), ("b", "a", pytest.approx(DAY / 7 + math.log2(3))),
+        ]  # fmt: skip
+
     def test_the_mark_is_the_end_of_the_longest_complete_run(self, state: StreamState) -> None:
         names = names_of((10, 3), (20, 2), (30, 2))
         state.set_segments(names[:2])

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from zhiyin.core.errors import ConfigError
+from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.store.records import Event, hash_of
 from zhiyin.store.segment_files import Segment
 from zhiyin.store.sqlalchemy_import import sa
@@ -408,9 +408,12 @@ class SqlStreamState(StreamState):
         try:
             yield
         except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError) as error:
-            cause = str(getattr(error, "orig", None) or error).splitlines()
+            lines = str(getattr(error, "orig", None) or error).splitlines()
+            cause = (lines or [type(error).__name__])[0][:200]
+            if isinstance(error, sa.exc.DataError | sa.exc.IntegrityError):  # the rows, and not the database
+                raise DataError(f"the rows cannot be merged: {cause}", remedy="see its job's log") from None
             raise StreamStateAwayError(
-                f"the streamed state cannot be used: {(cause or [type(error).__name__])[0][:200]}",
+                f"the streamed state cannot be used: {cause}",
                 remedy="see whether its database runs, and [service] streams",
             ) from None
 

@@ -125,14 +125,12 @@ def trending_log_scores(rows: pl.DataFrame) -> pl.DataFrame:
 
 def covisit_log_scores(rows: pl.DataFrame) -> pl.DataFrame:
     """Frame item, other, log_score, both directions of each pair, of rows of the output `covisits`."""
-    scores = rows.lazy().filter(pl.col("n") > 0)
-    scores = scores.select(
-        "a", "b", log_score=pl.col("bucket") * (COVISIT_PERIOD / COVISIT_HALF_LIFE) + pl.col("n").log(2.0)
-    )
-    pairs = scores.group_by("a", "b").agg(sum_log_scores())
-    there = pairs.select(pl.col("a").alias("item"), pl.col("b").alias("other"), "log_score")
-    back = pairs.select(pl.col("b").alias("item"), pl.col("a").alias("other"), "log_score")
-    return pl.concat([there, back]).collect()
+    scores = rows.lazy().filter(pl.col("n") > 0, pl.col("a") != pl.col("b"))
+    days = pl.col("bucket") * (COVISIT_PERIOD / COVISIT_HALF_LIFE)
+    scores = scores.select("a", "b", log_score=days + pl.col("n").log(2.0))
+    there = scores.select(pl.col("a").alias("item"), pl.col("b").alias("other"), "log_score")
+    back = scores.select(pl.col("b").alias("item"), pl.col("a").alias("other"), "log_score")
+    return pl.concat([there, back]).group_by("item", "other").agg(sum_log_scores()).collect()
 
 
 # -- sessions ---------------------------------------------------------------------------------------------------------
