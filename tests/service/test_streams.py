@@ -16,7 +16,7 @@ from .conftest import eventually
 from .stream_pair import Pair, events_of, patient
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.slow)])
 def pair(
     request: pytest.FixtureRequest, opened: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Pair:
