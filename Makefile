@@ -1,15 +1,17 @@
 # make demo: install, see it work, and click in it until Ctrl-C. make test: install and run all checks. Both work on a
 # fresh machine. make demo DEMO_ARGS=--no-serve ends by itself. make test-fast leaves out what takes seconds.
-# make coverage runs the tests and prints which lines and branches none of them reaches. docs/testing.md says more.
+# make coverage runs the tests and prints which lines and branches none of them reaches. make flink makes the environment
+# of Apache Flink, without which tests of streams skip. docs/testing.md says more.
 PYTHON ?= python3
 VENV ?= .venv
+FLINK ?= .venv-flink
 PYTEST_ARGS ?= -n 2 --dist worksteal
 DEMO_ARGS ?=
 PIP = $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 BIN = $(VENV)/bin
 DEMO = .venv-demo
 
-.PHONY: demo test test-fast coverage lint clean
+.PHONY: demo test test-fast coverage lint flink clean
 
 demo:
 	test -x $(DEMO)/bin/python || $(PYTHON) -m venv $(DEMO)
@@ -36,6 +38,14 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# An environment of its own: Flink pins versions of numpy and pyarrow that are older than ours. See docs/dependencies.md.
+flink: $(FLINK)/.installed
+
+$(FLINK)/.installed:
+	test -x $(FLINK)/bin/python || $(PYTHON) -m venv $(FLINK)
+	$(FLINK)/bin/python -m pip --quiet --disable-pip-version-check install 'apache-flink==2.3.*'
+	touch $@
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -174,4 +174,4 @@ def test_an_error_of_java_is_one_line(text: str, line: str) -> None:
 def test_the_submitting_script_imports_nothing_but_the_standard_library_and_pyflink() -> None:
     imports = re.findall(r"^\s*(?:from|import) ([\w.]+)", Path(submit.__file__).read_text("utf-8"), re.M)
     assert set(imports) == {"__future__", "json", "re", "sys", "threading", "traceback", "typing",
-                            "pyflink.common", "pyflink.table"}  # fmt: skip
+                            "pyflink.common", "pyflink.table", "pyflink.java_gateway"}  # fmt: skip

@@ -152,7 +152,7 @@ def _rendered(job: str, options: JobOptions) -> str:
         "gap": str(definitions.SESSION_GAP),
         "day": str(definitions.COVISIT_PERIOD),
         "max_items": str(definitions.MAX_COVISIT_ITEMS),
-        "reward_seconds": str(definitions.REWARD_WINDOW // 1_000_000),
+        "reward_window": str(definitions.REWARD_WINDOW),
         "state_days": str(options.state_days),
     }
     values |= {f"{name}_source": _connector(_source(name, job, options)) for name in definitions.SEGMENTS}

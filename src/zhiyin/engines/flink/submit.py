@@ -39,6 +39,8 @@ LOCAL_SETTINGS = {
     "taskmanager.host": "127.0.0.1",
     "taskmanager.bind-host": "127.0.0.1",
 }
+# Seconds that a savepoint may take with which a job ends.
+STOP_SECONDS = 300
 SET = re.compile(r"SET\s+'((?:[^']|'')+)'\s*=\s*'((?:[^']|'')*)'\s*", re.IGNORECASE)
 _CONNECTOR = re.compile(r"Could not find any factory for identifier '([\w-]+)'")
 
@@ -103,22 +105,39 @@ class LocalJobs:
     def __init__(self) -> None:
         self.clients: dict[str, Any] = {}
         self._ended: set[str] = set()
+        # Held while a command is carried out: the process does not end before it is answered.
+        self.busy = threading.Lock()
 
     def obey(self, commands: Any) -> None:
         """Carry out commands until the end of the file, then cancel what runs."""
         for line in commands:
             command, _, argument = line.strip().partition(" ")
-            if command == "stop":
-                for name, client in self._running():
-                    try:
-                        write({"job": name, "savepoint": client.stop_with_savepoint(False, argument).result()})
-                    except Exception as error:
-                        write({"job": name, "error": first_cause(error)})
-            elif command == "cancel":
-                self.cancel()
-            else:
-                write({"job": None, "error": f"{command!r} is no command: stop FOLDER or cancel"})
-        self.cancel()
+            with self.busy:
+                if command == "stop":
+                    self.stop(argument)
+                elif command == "cancel":
+                    self.cancel()
+                else:
+                    write({"job": None, "error": f"{command!r} is no command: stop FOLDER or cancel"})
+        with self.busy:
+            self.cancel()
+
+    def stop(self, folder: str) -> None:
+        from pyflink.java_gateway import get_gateway
+
+        # Of the Java client: the method of pyflink calls one that Flink 2 does not have any more.
+        jvm = get_gateway().jvm
+        canonical = jvm.org.apache.flink.core.execution.SavepointFormatType.CANONICAL
+        stopping = [
+            (name, client._j_job_client.stopWithSavepoint(False, folder, canonical)) for name, client in self._running()
+        ]
+        for name, savepoint in stopping:
+            try:
+                write(
+                    {"job": name, "savepoint": savepoint.get(STOP_SECONDS, jvm.java.util.concurrent.TimeUnit.SECONDS)}
+                )
+            except Exception as error:
+                write({"job": name, "error": first_cause(error)})
 
     def cancel(self) -> None:
         for name, client in self._running():
@@ -173,7 +192,9 @@ def main() -> int:
     if address is not None:
         return 0
     threading.Thread(target=local.obey, args=(sys.stdin,), daemon=True).start()
-    return 0 if local.wait() else 1
+    success = local.wait()
+    with local.busy:
+        return 0 if success else 1
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 -- rewards: what users did with what they were shown, for training; and how often it was clicked, for whoever shows.
 --
 -- Inputs  impressions: an item in a slot of a list, each once; events: the log.
---         They join where list and item are the same and the event comes 0 to ${reward_seconds} s after the list, both
+--         They join where list and item are the same and the event comes 0 to ${reward_window} µs after the list, both
 --         by the clock of who sent them.
 -- Outputs rewards: a row for each impression and event of it.
 --           user, event_id, kind, value, weight, time  of the event
@@ -82,7 +82,7 @@ SELECT
 FROM impressions AS i
 JOIN events_of_lists AS e ON i.list_id = e.list_id AND i.item = e.item
   AND e.arrived BETWEEN i.arrived - INTERVAL '${state_days}' DAY AND i.arrived + INTERVAL '${state_days}' DAY
-WHERE e.`time` BETWEEN i.`time` AND i.`time` + ${reward_seconds} * CAST(1000000 AS BIGINT);
+WHERE e.`time` BETWEEN i.`time` AND i.`time` + ${reward_window};
 
 CREATE TEMPORARY VIEW clicked_impressions AS
 SELECT placement, item
