@@ -17,7 +17,7 @@ from zhiyin.store import stream_definitions as definitions
 
 SEGMENT_ROWS = 100
 # Seconds until all that was written has been read and committed.
-DEADLINE = 120.0
+DEADLINE = 240.0
 
 
 @dataclass

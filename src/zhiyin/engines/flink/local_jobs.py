@@ -72,7 +72,7 @@ class LocalJobs:
         while not self._lines.empty():
             self._take(self._lines.get())
 
-    def stop(self, folder: Path, seconds: float = 120.0) -> dict[str, str]:
+    def stop(self, folder: Path, seconds: float = 300.0) -> dict[str, str]:
         """End the jobs, each with a savepoint in `folder`. Returns the paths of these by job."""
         self._write(f"stop {folder}")
         self._receive_until(self._savepoints, seconds)
