@@ -125,9 +125,12 @@ def expected(events: pl.DataFrame, impressions: pl.DataFrame) -> dict[str, pl.Da
     joined = impressions.join(events, on=["list_id", "item"], suffix="_event")
     later = pl.col("time_event") - pl.col("time")
     joined = joined.filter(later.is_between(0, definitions.REWARD_WINDOW))
+    seconds = (
+        joined["time_event"] - joined["time"]
+    ).to_numpy() / 1e6  # polars multiplies by the reciprocal, almost 1e-6
     rewards = joined.select(
         "list_id", "placement", "version", "slot", "item", "user_event", "id_event", "kind", "value", "weight",
-        "time_event", (later / 1e6).alias("seconds"),
+        "time_event", pl.Series("seconds", seconds),
     )  # fmt: skip
     rewards.columns = list(definitions.OUTPUTS["rewards"])
     clicked = joined.select("list_id", "item").unique().with_columns(clicked=pl.lit(1, pl.Int64))

@@ -37,6 +37,13 @@ def test_a_job_has_no_placeholder_left_and_nothing_but_statements(job: str, tmp_
 
 
 @pytest.mark.parametrize("job", jobs.JOBS)
+def test_large_numbers_are_of_64_bits(job: str) -> None:
+    # Digits that fit into 32 bits are an INT, whose sums and products wrap without a word.
+    for statement in jobs.statements(job, jobs.JobOptions(Path("/x"))):
+        assert not re.findall(r"(?<!CAST\()(?<!\d)\d{5,}", statement)
+
+
+@pytest.mark.parametrize("job", jobs.JOBS)
 def test_columns_are_those_that_segments_and_outputs_have(job: str, tmp_path: Path) -> None:
     types = {"text": "STRING", "integer": "BIGINT", "number": "DOUBLE"}
     declared = dict(definitions.SEGMENTS) | dict(definitions.OUTPUTS)

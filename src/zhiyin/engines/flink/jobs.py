@@ -148,11 +148,11 @@ def _rendered(job: str, options: JobOptions) -> str:
     if job not in JOBS:
         raise ConfigError(f"there is no job {job!r}", remedy=f"jobs are {', '.join(JOBS)}")
     values: dict[str, str] = {
-        "half_life": str(definitions.TRENDING_HALF_LIFE),
-        "gap": str(definitions.SESSION_GAP),
-        "day": str(definitions.COVISIT_PERIOD),
+        "half_life": _bigint(definitions.TRENDING_HALF_LIFE),
+        "gap": _bigint(definitions.SESSION_GAP),
+        "day": _bigint(definitions.COVISIT_PERIOD),
         "max_items": str(definitions.MAX_COVISIT_ITEMS),
-        "reward_window": str(definitions.REWARD_WINDOW),
+        "reward_window": _bigint(definitions.REWARD_WINDOW),
         "state_days": str(options.state_days),
     }
     values |= {f"{name}_source": _connector(_source(name, job, options)) for name in definitions.SEGMENTS}
@@ -205,6 +205,11 @@ def _connector(options: Mapping[str, str]) -> str:
     """Options of a table, a line each, for the parentheses of WITH."""
     lines = ",".join(f"\n  {sql_text(key)} = {sql_text(value)}" for key, value in options.items())
     return f"{lines}\n"
+
+
+def _bigint(value: int) -> str:
+    """A literal of 64 bits. Plain digits are of 32 where they fit, and so are MOD and sums of them, which overflow."""
+    return f"CAST({value} AS BIGINT)"
 
 
 def _duration(seconds: float) -> str:

@@ -1,8 +1,8 @@
 -- rewards: what users did with what they were shown, for training; and how often it was clicked, for whoever shows.
 --
 -- Inputs  impressions: an item in a slot of a list, each once; events: the log.
---         They join where list and item are the same and the event comes 0 to ${reward_window} µs after the list, both
---         by the clock of who sent them.
+--         They join where list and item are the same and the event comes after the list, within the window of
+--         rewards, both by the clock of who sent them.
 -- Outputs rewards: a row for each impression and event of it.
 --           user, event_id, kind, value, weight, time  of the event
 --           list_id, placement, version, slot          of the impression; slots count from 1

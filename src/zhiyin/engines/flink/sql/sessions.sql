@@ -2,7 +2,7 @@
 --
 -- Input   events: the log. t is when an event happened by the clock that is behind: LEAST(time, received).
 -- Output  sessions: a row for each window of a second, user and bucket that had events.
---           bucket  FLOOR(t / gap): two events of one bucket are less than a gap (${gap} µs) apart, so of one session
+--           bucket  FLOOR(t / gap): two events of one bucket are less than a gap apart, so of one session
 --           first   MIN(t)
 --           last    MAX(t)
 --           n       number of events

@@ -1,4 +1,4 @@
--- trending: how much each item is in demand, a sum of the weights of its events that halves every ${half_life} µs.
+-- trending: how much each item is in demand, a sum of the weights of its events that halves with every half-life.
 --
 -- Input   events: the log. t is when an event happened by the clock that is behind: LEAST(time, received).
 -- Output  trending: a row for each window of a second, item and bucket that had events of positive weight.
