@@ -73,6 +73,10 @@ NOT_RUN: dict[tuple[str, str], str] = {
     ): "it needs a cluster; tests/engines/flink runs these commands on one",
     ("docs/flink.md", "zhiyin stream sql trending > trending.sql"): "it needs a cluster, as the page says",
     ("docs/spark.md", "pip install 'zhiyin[spark]'"): "it needs a cluster; tests/engines runs these commands on one",
+    (
+        "docs/spark.md",
+        "apt install libpostgresql-jdbc-java        # /usr/share/java/postgresql.jar",
+    ): "it needs a cluster and a database; tests/engines has both",
     ("docs/spark.md", "spark-submit --master yarn --deploy-mode client \\"): "it needs a cluster, as the page says",
     (
         "docs/training-processes.md",
