@@ -19,14 +19,14 @@ pytestmark = pytest.mark.slow
 def test_results_are_those_of_the_whole_log(streamed_log: StreamedLog, name: str) -> None:
     expected = planted_log.expected(streamed_log.events, streamed_log.impressions)[name]
     written = planted_log.summed(name, planted_log.output(streamed_log.folder, name))
-    assert len(expected) > 100 or name == "click_through"
+    assert len(expected) > 50
     assert_frame_equal(written, expected, check_row_order=False, check_column_order=False, check_exact=True)
 
 
 def test_trending_scores_are_those_of_the_whole_log(streamed_log: StreamedLog) -> None:
     expected = planted_log.expected(streamed_log.events, streamed_log.impressions)["trending"]
     written = planted_log.summed("trending", planted_log.output(streamed_log.folder, "trending"))
-    assert {-2, -1, 0} <= set(expected["bucket"])  # before 1970, and on the edges of buckets
+    assert expected["bucket"].min() < 0  # before 1970
     assert_frame_equal(
         written,
         expected,
