@@ -80,7 +80,11 @@ class FakeFlink:
             return 200, {"jobs": listed}
         match = re.fullmatch(r"/jobs/(\w+)(/.*)?", path)
         if match is None or match[1] not in names:
-            return 404, {"errors": [f"org.apache.flink.runtime.rest.NotFoundException: Job {path} not found"]}
+            return 404, {
+                "errors": [
+                    f"org.apache.flink.runtime.rest.NotFoundException: Job {match[1] if match else path} not found"
+                ]
+            }
         job, rest = match[1], match[2] or ""
         if method == "PATCH":
             self.states[job] = "CANCELED"

@@ -38,12 +38,21 @@ def test_jobs_and_states() -> None:
         assert client.state(ID) == "FAILED"
 
 
-def test_an_unknown_job_is_none_or_its_own_error() -> None:
-    body = {"errors": ["org.apache.flink.runtime.rest.NotFoundException: Job " + ID + " not found\n\tat a.B.c"]}
-    with stub({f"GET /jobs/{ID}/status": [(404, body)], f"GET /jobs/{ID}": [(404, body)]}).serving() as server:
+# As Flink 2.3 answers for a job's detail and for its status.
+UNKNOWN = [
+    (404, f"org.apache.flink.runtime.rest.NotFoundException: Job {ID} not found\n\tat a.B.c", f"Job {ID} not found"),
+    (500, "Internal server error.\nCaused by: org.apache.flink.runtime.messages.FlinkJobNotFoundException: "
+          f"Could not find Flink job ({ID})\n\tat a.B.c", "Could not find Flink job"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "text", "match"), UNKNOWN)
+def test_an_unknown_job_is_none_or_its_own_error(status: int, text: str, match: str) -> None:
+    answer = (status, {"errors": [text]})
+    with stub({f"GET /jobs/{ID}/status": [answer], f"GET /jobs/{ID}": [answer]}).serving() as server:
         client = JobManager(server.address)
         assert client.state(ID) is None
-        with pytest.raises(UnknownJobError, match=f"{server.address}.*Job {ID} not found"):
+        with pytest.raises(UnknownJobError, match=f"{server.address}.*{match}"):
             client.job(ID)
 
 

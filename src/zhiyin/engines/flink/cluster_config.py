@@ -111,7 +111,7 @@ def jobmanager_memory() -> list[str]:
     """Options of the JVM of a JobManager."""
     heap, off_heap, metaspace = JOBMANAGER["heap"], JOBMANAGER["off-heap"], JOBMANAGER["metaspace"]
     return [f"-Xms{heap}m", f"-Xmx{heap}m", f"-XX:MaxDirectMemorySize={off_heap}m",
-            f"-XX:MaxMetaspaceSize={metaspace}m", "-XX:+UseSerialGC"]  # fmt: skip
+            f"-XX:MaxMetaspaceSize={metaspace}m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]  # fmt: skip
 
 
 def taskmanager_memory() -> list[str]:

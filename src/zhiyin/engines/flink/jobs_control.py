@@ -145,6 +145,7 @@ class JobsControl:
             if missing:
                 for name in missing:
                     self.record.put(name, runs[name])
+                log.info("submitting %s", ", ".join(missing))
                 self._submit(runs, lock)
                 for name in missing:
                     self.record.put(name, replace(runs[name], submitted=True))
@@ -239,7 +240,9 @@ class JobsControl:
         )  # fmt: skip
         for job in request["jobs"]:
             job["settings"] = {**(job.get("settings") or {}), **self._settings(job["name"], runs[job["name"]])}
-        environment = dict(os.environ)
+        # Its JVM lives for seconds: the optimising compiler would cost more than it saves.
+        options = f"{os.environ.get('JVM_ARGS', '')} -XX:TieredStopAtLevel=1".strip()
+        environment = {**os.environ, "JVM_ARGS": options}
         if self.daemons is not None:
             environment |= self.daemons.environment("submit")
         conf = self.folder / "cluster" / "conf"

@@ -129,6 +129,7 @@ class LocalCluster:
             process = self._start_jvm("jobmanager", "jobmanager", jobmanager_memory(), _JOBMANAGER, [])
             try:
                 self._wait_for_jobmanager(address, process)
+                log.info("a JobManager is started: http://%s", address)
                 return address
             except BaseException as error:
                 self.daemons.end()

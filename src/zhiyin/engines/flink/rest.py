@@ -21,6 +21,7 @@ _JAVA_CLASS = re.compile(r"^(?:[\w$]+\.)+([\w$]+(?:Exception|Error|Throwable)): 
 # Wrappers of the standard library of Java and of Flink that say nothing of the cause.
 _WRAPPERS = ("CompletionException", "ExecutionException", "SerializedThrowable", "RestHandlerException")
 MAX_CAUSE = 300
+_UNKNOWN_JOB = re.compile(r"job \w{32} not found|could not find flink job", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,8 @@ class JobManager:
         if response.status < 400:
             return value
         cause = _first_error(value)
-        if response.status == 404 and re.search(r"job \S+ not found|could not find flink job|no job", cause, re.I):
+        # Some calls answer with status 404, others with 500.
+        if _UNKNOWN_JOB.search(cause):
             raise UnknownJobError(f"the JobManager at {self.address} does not know the job: {cause}", remedy=SEE_LOGS)
         raise EngineError(
             f"the JobManager at {self.address} refuses {method} {path.partition('?')[0]}: {cause}", remedy=SEE_LOGS
