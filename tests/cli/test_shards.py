@@ -54,6 +54,7 @@ def test_a_version_is_kept_and_put_in_use(zhiyin: Command, project: Path) -> Non
 
 def test_an_export_of_the_store_is_trained_on(zhiyin: Command, tmp_path: Path) -> None:
     pytest.importorskip("sqlalchemy")
+    from zhiyin.service.loaded_version import LoadedVersion
     from zhiyin.store.records import Event
     from zhiyin.store.store import Store
 
@@ -62,7 +63,11 @@ def test_an_export_of_the_store_is_trained_on(zhiyin: Command, tmp_path: Path) -
         events = [Event(f"u{n % 9}", f"i{n % 5}", 1_700_000_000_000_000 + n, ("view", "buy")[n % 2]) for n in range(60)]
         store.append(events)
     assert "the events in 2 shards" in zhiyin("store", "export", "x", "--shards", "2").stderr
-    zhiyin("train", "popular", "--shards", "x")
+    zhiyin("train", "popular", "--shards", "x", "--as-version")
+    with closing(Store(tmp_path / "store.db")) as store:  # what serves it knows that it has learned the store's events
+        served = LoadedVersion(Bundles(tmp_path / "models/bundles").get(1), {}, {}, store)
+        assert served.learned_seq == 60
+        assert served.new_events(served.learned_user_code("u1", 0), store.history("u1")) == []
     model = load(tmp_path / "models/popular")
     assert model.context_.schema is not None
     assert [(rule.text, rule.weight) for rule in model.context_.schema.rules] == [("view", 1.0), ("buy", 4.0)]

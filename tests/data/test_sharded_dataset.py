@@ -118,12 +118,15 @@ def test_other_weights_have_another_fingerprint(written: tuple[Dataset, Path]) -
 
 
 @pytest.mark.parametrize("by", ["last", "ratio", "time", "cold-users", "cold-items"])
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [2, 3, 9])  # of nine processes some hold nothing
 def test_a_split_is_that_of_one_process(
-    by: str, world: int, written: tuple[Dataset, Path], monkeypatch: pytest.MonkeyPatch
+    by: str, world: int, written: tuple[Dataset, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     data, folder = written
     monkeypatch.setattr(draws, "DRAWS_PER_CHUNK", 37)
+    if world == 9:
+        data = log_of(7, n_users=6)
+        folder = write_shards(data, tmp_path / "x", 9)
     whole = split(data, by, test=0.1 if by != "time" else None)
 
     def halves(group: ProcessGroup) -> Any:

@@ -15,7 +15,7 @@ import zhiyin as zy
 from tests.data.thread_group import in_threads
 from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.data.shard_files import ShardManifest, shard_folder, shard_numbers
-from zhiyin.data.sharded_dataset import read_shards
+from zhiyin.data.sharded_dataset import gathered_histories, read_shards
 from zhiyin.store import parquet_export, shard_export
 from zhiyin.store.records import Event
 from zhiyin.store.store import Store
@@ -66,6 +66,24 @@ def test_shards_are_read_as_the_store_is(store: Store, tmp_path: Path, monkeypat
         together = pl.concat([part.events for part in parts]).sort("user", maintain_order=True)
         assert together.equals(whole.events)
         assert parts[1].position == whole.position
+        gathered = in_threads(3, lambda group: gathered_histories(read_shards(tmp_path / "x", group=group)))
+        assert gathered[0][1] is not None
+        assert gathered[0][1].tolist() == [True] * 90
+
+
+def test_a_data_set_of_files_and_store_keeps_which_is_which(store: Store, tmp_path: Path) -> None:
+    files = pl.DataFrame({"user": ["u1", "visitor"], "item": ["i1", "i2"], "time": [T0 + 5, T0 + 7], "kind": "view"})
+    data = zy.read(files, snapshot=read_snapshot(store))
+    zy.write_shards(data, tmp_path / "x", 20)  # more shards than users: some are empty
+    back = zy.read_shards(tmp_path / "x")
+    assert data.stored is not None
+    assert back.stored is not None
+    assert data.stored.sum() == 90
+    assert back.stored.tolist() == data.stored.tolist()
+    histories, stored = in_threads(20, lambda group: gathered_histories(read_shards(tmp_path / "x", group=group)))[0]
+    assert stored is not None
+    assert stored.tolist() == data.stored.tolist()
+    assert histories.items.tolist() == data.histories.items.tolist()
 
 
 def test_the_manifest_tells_of_the_shards_without_their_events(store: Store, tmp_path: Path) -> None:

@@ -293,12 +293,19 @@ def write_shards(data: Dataset, folder: str | Path, n_shards: int, run: Run | No
     with whole_folder(folder) as draft, (run or Run()).bar("Writing shards", data.n_events) as advance:
         writer = ShardWriter(draft, n_shards)
         for start in range(0, data.n_events, ROWS_PER_PART):
-            stored = None if data.stored is None else data.stored[start : start + ROWS_PER_PART]
+            stored = stored_events(data)
             rows = with_raw_ids(data.events[start : start + ROWS_PER_PART], data.user_ids.values, data.item_ids.values)
-            writer.append(rows if stored is None else rows.with_columns(stored=pl.Series(stored)))
+            if stored is not None:
+                rows = rows.with_columns(stored=pl.Series(stored[start : start + ROWS_PER_PART]))
+            writer.append(rows)
             advance(len(rows))
         finish_folder(draft, data, writer.finish())
     return folder
+
+
+def stored_events(data: Dataset) -> np.ndarray | None:
+    """`Dataset.stored` where the position in the store, which gives it a meaning, is known."""
+    return None if data.position is None else data.stored
 
 
 def finish_folder(folder: Path, data: Dataset, shards: Sequence[Shard]) -> None:

@@ -279,7 +279,7 @@ def _by_time(data: Dataset, cut: int, until: int | None = None) -> Split:
 
 def _last(data: Dataset) -> Split:
     user = data.events["user"].to_numpy()
-    last = np.append(user[1:] != user[:-1], True)
+    last = np.append(user[1:] != user[:-1], True)[: len(user)]  # of several processes one may hold no event
     lengths = np.bincount(user, minlength=data.n_users)
     last &= lengths[user] > 1
     train, test = _train_part(data, ~last), data.subset(last)

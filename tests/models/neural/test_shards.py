@@ -24,6 +24,7 @@ from tests.models.neural.launcher import free_port, launch  # noqa: E402
 from zhiyin.core.run import Run  # noqa: E402
 from zhiyin.data.shard_files import shard_folder, shard_numbers, write_shards  # noqa: E402
 from zhiyin.models.sequence import next_item  # noqa: E402
+from zhiyin.pipeline.model_versions import Bundles  # noqa: E402
 
 SCRIPT = Path(__file__)
 N_SHARDS = 3
@@ -157,7 +158,11 @@ def test_the_command_trains_a_version_and_refuses_in_one_line(tmp_path: Path) ->
     done = launch([*command, *small], 2, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-5000:]
     assert done.stderr.count("kept as version 1") == 1
-    assert zy.load(tmp_path / "models/sasrec").recommend("user 3", k=3).height == 3
+    version = Bundles(tmp_path / "models/bundles").get(1)
+    version.verify()
+    lists = [model.recommend(k=3) for model in (zy.load(tmp_path / "models/sasrec"), version.load())]
+    assert lists[0].equals(lists[1])
+    assert lists[0]["user"].n_unique() == 18
 
     for part in sorted((tmp_path / "shards").glob("events/shard-00001-*/part-*")):
         part.write_bytes(part.read_bytes()[:100])

@@ -20,6 +20,7 @@ from zhiyin.data.shard_files import (
     rows_by_shard,
     shard_folder,
     shard_numbers,
+    stored_events,
     with_raw_ids,
     write_part,
 )
@@ -38,8 +39,9 @@ def write_shards(engine: SparkEngine, log: EventLog, folder: str | Path, n_shard
     data, tables = log.data, engine.new_folder("shards")
     write_frame(tables / "users.arrow", data.users.select("id"))
     write_frame(tables / "items.arrow", data.items.select("id"))
-    if data.stored is not None:
-        write_array(tables / "stored.npy", data.stored)
+    stored = stored_events(data)
+    if stored is not None:
+        write_array(tables / "stored.npy", stored)
     firsts = data.histories.offsets[log.blocks.bounds[:-1]].tolist()
     with whole_folder(folder) as draft:
         for shard in range(n_shards):

@@ -114,18 +114,19 @@ def train(
             for index, whole in enumerate(batches.epoch(progress.epoch)):
                 if index < progress.index:
                     continue  # done before the interruption
-                batch = (whole if sharded else whole.share(processes.rank, processes.world)).to(device)
+                own = whole if sharded else whole.share(processes.rank, processes.world)
+                n_events, batch = own.events, own.to(device)  # counted on the CPU: a GPU would be waited for
                 torch.manual_seed(_mixed(run.seed, progress.step, processes.rank))
                 draw.manual_seed(_mixed(run.seed, progress.step, -1))
                 loss, targets = torch.zeros((), device=device), 0
-                if batch.events:  # a process may have no row of a batch
+                if n_events:  # a process may have no row of a batch
                     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
                         loss, targets = loss_of(batch, draw)
                 loss, count = processes.total(loss, targets)
                 if count:
                     progress.loss, progress.targets = progress.loss + processes.number(loss), progress.targets + count
                     _stop_unless(math.isfinite(progress.loss), label, progress, plan)
-                    if batch.events:
+                    if n_events:
                         (loss / (mean_targets or count)).backward()
                     processes.sum_gradients(network)
                     if plan.clip:
