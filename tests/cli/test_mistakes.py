@@ -54,3 +54,32 @@ def test_usage_errors_are_2(zhiyin: Command) -> None:
 def test_init_force_overwrites(zhiyin: Command, log: Path) -> None:
     zhiyin("init")
     zhiyin("init", "--force")
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (OSError(28, "No space left on device", "out.parquet"), "Error: out.parquet: No space left on device\n"),
+        (OSError("No space left on device (os error 28)"), "Error: No space left on device (os error 28)\n"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(
+    zhiyin: Command, monkeypatch: pytest.MonkeyPatch, error: OSError, shown: str
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("zhiyin.cli.project.open_project", refuse)
+    assert zhiyin("check", code=1).stderr == shown
+
+
+def test_an_error_without_a_reason_of_the_system_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    from zhiyin.cli.main import app
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("a fault of the program")
+
+    monkeypatch.setattr("zhiyin.cli.project.open_project", refuse)
+    assert isinstance(CliRunner().invoke(app, ["check"]).exception, OSError)

@@ -9,7 +9,9 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import BinaryIO
 
+import polars as pl
 import pytest
 
 pytest.importorskip("sqlalchemy")
@@ -87,10 +89,86 @@ def test_a_state_that_is_away_is_told_and_not_forgotten_of(zhiyin: Command, stor
 def test_what_is_missing_is_named(zhiyin: Command, store: Store, tmp_path: Path) -> None:
     (tmp_path / "zhiyin.toml").write_text('[service]\nstore = "shop.db"\n')
     assert "streams =" in zhiyin("stream", "load", "--once", code=1).stderr
-    assert "not a duration" in zhiyin("store", "stream", "--once", "--every", "soon", code=1).stderr
     with SegmentExporter(store, tmp_path / "streams", lambda: schema_of_weights((), {})):
         shown = zhiyin("store", "stream", "--once", code=1).stderr
     assert "another exporter" in shown
+    store.close()
+
+
+COMMANDS = [
+    ("store", "stream", "--once"),
+    ("stream", "load", "--once"),
+    ("stream", "start"),
+    ("stream", "start", "--engine", "flink://127.0.0.1:1"),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("folder", ["a-file", "a-file/streams", "/proc/streams"])
+def test_a_folder_that_cannot_be_used_is_named_with_its_key(
+    zhiyin: Command,
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+    folder: str,
+) -> None:
+    monkeypatch.setenv("ZHIYIN_FLINK_PYTHON", sys.executable)
+    (tmp_path / "a-file").write_text("not a folder")
+    (tmp_path / "zhiyin.toml").write_text(f'{SETTINGS}[streams]\nfolder = "{folder}"\n')
+    error, remedy = zhiyin(*command, code=1).stderr.strip().splitlines()
+    assert folder.removesuffix("/streams") in error
+    assert "[streams] folder cannot be used" in error
+    assert "DIR" in remedy
+    store.close()
+
+
+def test_a_folder_below_the_one_of_streams_may_be_a_file_too(zhiyin: Command, store: Store, tmp_path: Path) -> None:
+    (tmp_path / "streams").mkdir()
+    (tmp_path / "streams" / "events").write_text("")
+    shown = zhiyin("store", "stream", "--once", code=1).stderr
+    assert "streams/events: [streams] folder cannot be used" in shown
+    (tmp_path / "zhiyin.toml").write_text('[service]\nstore = "shop.db"\nstreams = "sqlite:///shop.db/state.db"\n')
+    assert "[service] streams" in zhiyin("stream", "load", "--once", code=1).stderr
+    store.close()
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_draft(
+    zhiyin: Command, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(frame: pl.DataFrame, file: BinaryIO) -> None:
+        file.write(b'{"seq"')
+        raise OSError("No space left on device (os error 28)")  # as polars raises it, without a number
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pl.DataFrame, "write_ndjson", write)
+        error, remedy = zhiyin("store", "stream", "--once", code=1).stderr.strip().splitlines()
+    assert "No space left" in error
+    assert "room" in remedy
+    assert not list((tmp_path / "streams" / "events").iterdir())
+    assert "8 new rows" in zhiyin("store", "stream", "--once").stderr
+    store.close()
+
+
+def test_streams_have_a_database_of_their_own(
+    zhiyin: Command, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not that of the settings, and not that of the variable either."""
+    refused = "service.streams is the database of the store itself"
+    (tmp_path / "link.db").symlink_to("shop.db")
+    for address in ("sqlite:///shop.db", "sqlite:///./link.db", f"sqlite:///{tmp_path}/shop.db"):
+        (tmp_path / "zhiyin.toml").write_text(f'[service]\nstore = "shop.db"\nstreams = "{address}"\n')
+        for command in (("stream", "load", "--once"), ("store", "stream", "--once"), ("forget", "bob", "--yes")):
+            shown = zhiyin(*command, code=1).stderr
+            assert f"zhiyin.toml, line 3: {refused}" in shown
+    (tmp_path / "zhiyin.toml").write_text('[service]\nstore = "another.db"\nstreams = "sqlite:///shop.db"\n')
+    monkeypatch.setenv("ZHIYIN_STORE", "shop.db")
+    for command in (("stream", "load", "--once"), ("forget", "bob", "--yes")):
+        assert refused in zhiyin(*command, code=1).stderr
+    assert len(store.history("bob")) == 4
+    with store.reading() as connection:
+        tables = connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars().all()
+    assert not [name for name in tables if name.startswith("stream_")]
     store.close()
 
 

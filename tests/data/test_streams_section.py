@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from zhiyin.core.errors import ConfigError
-from zhiyin.data.project_config import load_config, streams_address, streams_folder, write_config
+from zhiyin.data.project_config import load_config, parse_usable, streams_address, streams_folder, write_config
 from zhiyin.data.project_config.service_sections import STREAM_JOBS
 
 
@@ -50,6 +50,38 @@ def test_addresses_take_variables_and_the_folder_of_the_settings(tmp_path: Path,
 )
 def test_what_may_be_written(tmp_path: Path, text: str) -> None:
     config_of(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("store", "streams", "is_same"),
+    [
+        ("store.db", "sqlite:///store.db", True),
+        ("a/../store.db", "sqlite:///store.db?timeout=5", True),
+        ("store.db", "sqlite:///streams.db", False),
+        ("store.db", "redis://127.0.0.1/0", False),
+        ("postgresql://shop@db/zhiyin", "postgresql://zhiyin:pw@db:5432/zhiyin", True),
+        ("postgresql://shop@localhost/zhiyin", "postgresql://shop@127.0.0.1/zhiyin", True),
+        ("postgresql:///zhiyin?host=/run/pg", "postgresql://shop@/zhiyin?host=/run/pg", True),
+        ("postgresql://shop@db/zhiyin", "postgresql://shop@db/streams", False),
+        ("postgresql://shop@db/zhiyin", "postgresql://shop@db:5433/zhiyin", False),
+        ("postgresql://shop@db/zhiyin", "postgresql://shop@db:x/zhiyin", False),
+        ("postgresql://shop@db/zhiyin", "redis://db/0", False),
+        ("${NO_SUCH_VARIABLE}", "sqlite:///store.db", False),
+    ],
+)
+def test_the_database_of_the_store_is_not_that_of_streams(
+    tmp_path: Path, store: str, streams: str, is_same: bool
+) -> None:
+    text = f'[service]\nstore = "{store}"\nstreams = "{streams}"\n'
+    if is_same:
+        with pytest.raises(ConfigError, match=r"service\.streams is the database of the store") as caught:
+            config_of(tmp_path, text)
+        assert caught.value.row == 3
+    else:
+        config_of(tmp_path, text)
+    config, errors = parse_usable(text, tmp_path / "zhiyin.toml")
+    assert config.service.streams == (None if is_same else streams)
+    assert errors.keys() == ({("service", "streams")} if is_same else set())
 
 
 @pytest.mark.parametrize(

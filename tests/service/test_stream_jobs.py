@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,6 +15,7 @@ import pytest
 pytest.importorskip("starlette")
 
 from tests.streaming_reference import write_results
+from zhiyin.core.errors import ConfigError
 from zhiyin.data.project_config import Config
 from zhiyin.service import stream_jobs
 from zhiyin.service.server import Plan, _background_jobs
@@ -109,6 +111,34 @@ def test_a_failure_is_logged_once_and_tried_again(
         write_results(tmp_path / "streams")
         with closing(opened_state(tmp_path, store)) as state:
             eventually(lambda: state.mark == 20)
+
+
+def test_a_folder_that_cannot_be_made_is_logged_once_by_its_key(
+    tmp_path: Path, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "streams").write_text("a file")
+    with caplog.at_level(logging.WARNING, "zhiyin"), closing(StreamJobs(config(), tmp_path, store.address)):
+        eventually(lambda: len(caplog.records) >= 2)  # of the export, and of the load
+        (tmp_path / "streams").unlink()
+        eventually(lambda: exported(tmp_path) == 20)
+    assert [record.message for record in caplog.records] == [
+        "streams: [streams] folder cannot be used: a file has its name; it is tried again"
+    ] * 2
+
+
+def test_streams_in_the_store_are_a_health_issue_and_do_not_run(tmp_path: Path, store: Store) -> None:
+    file = tmp_path / "zhiyin.toml"
+    file.write_text('[service]\nstore = "store.db"\nstreams = "sqlite:///store.db"\n')
+    settings = read_settings(file)
+    (issue,) = settings.health_issues
+    assert (issue.what, issue.reason) == (
+        "[service] streams", "line 3: service.streams is the database of the store itself"
+    )  # fmt: skip
+    assert "sqlite:///streams.db" in issue.remedy
+    with _background_jobs(Plan.of([settings])):
+        assert not [thread for thread in threading.enumerate() if thread.name == "zhiyin-export"]
+    with pytest.raises(ConfigError, match="database of the store itself"):  # the store of the command line
+        StreamJobs(config(), tmp_path, str(tmp_path / "streams.db"))
 
 
 def test_a_service_with_streams_runs_them(tmp_path: Path, store: Store) -> None:

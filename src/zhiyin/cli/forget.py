@@ -33,10 +33,12 @@ def forget(
     from zhiyin.cli.project import open_project, opened_store
     from zhiyin.cli.versions import bundles_of
     from zhiyin.core.errors import DataError
+    from zhiyin.data.project_config import streams_address
     from zhiyin.store.forgetting import PLACES
 
     project = open_project(config)
     with opened_store(project) as store:
+        streams_address(project.config, project.home, store.address)  # refused before anything is removed
         if not yes:
             confirm_removal(f"Remove all of user {user!r} from {store.address}?")
         in_use = bundles_of(config).current

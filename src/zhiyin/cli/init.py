@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zhiyin.cli.options import CONFIG, Assume, ConfigFile
-from zhiyin.core.durations import microseconds
+from zhiyin.cli.options import CONFIG, Assume, ConfigFile, checked_duration
 from zhiyin.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,7 +22,9 @@ def init(
     users: Annotated[str | None, typer.Option(help="The file that describes the users.")] = None,
     links: Annotated[str | None, typer.Option(help="The file that says who knows whom.")] = None,
     query: Annotated[str | None, typer.Option(help="The SQL query that gives a database's events.")] = None,
-    query_timeout: Annotated[str | None, typer.Option(help='How long the query may take, such as "30m".')] = None,
+    query_timeout: Annotated[
+        str | None, typer.Option(callback=checked_duration, help='How long the query may take, such as "30m".')
+    ] = None,
     assume: Assume = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite settings that are there.")] = False,
     config: ConfigFile = CONFIG,
@@ -48,7 +49,6 @@ def init(
         raise ConfigError("there are settings already", file=config, remedy="look at them, or overwrite: --force")
     settings = config_of_sources(source, items, users, query, links, assume)
     if query_timeout is not None:
-        microseconds(query_timeout)  # which raises for what is no duration
         settings.data.query_timeout = query_timeout
     data = project_of(settings, config.parent).data()
     _set_guessed_columns(settings, data)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zhiyin.cli.options import CONFIG, ConfigFile, Json
+from zhiyin.cli.options import CONFIG, ConfigFile, Json, checked_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,9 @@ def add(
     scope: Annotated[
         list[str], typer.Option(help="What it may do: read, events, page or admin; may be repeated, page alone.")
     ],
-    expires: Annotated[str | None, typer.Option(help="A duration from now, such as 90d; default never.")] = None,
+    expires: Annotated[
+        str | None, typer.Option(callback=checked_duration, help="A duration from now, such as 90d; default never.")
+    ] = None,
     config: ConfigFile = CONFIG,
     json: Json = False,
 ) -> None:

@@ -105,6 +105,12 @@ class Group(TyperGroup):
         except BrokenPipeError:  # the reader has closed the pipe: `zhiyin recommend --all | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
+        except OSError as error:  # of the system: a full disk, a folder that cannot be made; others have no text of it
+            reason = error.strerror or (str(error) if "os error" in str(error) else None)
+            if reason is None:
+                raise
+            typer.echo(f"Error: {f'{error.filename}: ' if error.filename else ''}{reason}", err=True)
+            raise typer.Exit(1) from None
 
 
 class StandardErrorHandler(logging.Handler):

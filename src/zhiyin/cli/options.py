@@ -7,6 +7,23 @@ from typing import Annotated
 
 import typer
 
+
+def checked_duration(option: typer.CallbackParam, text: str | None) -> str | None:
+    """The text of an option that holds a duration, such as "7d"; its callback.
+
+    Raises ConfigError that names the option for another text, before the command begins.
+    """
+    from zhiyin.core.durations import microseconds
+    from zhiyin.core.errors import ConfigError
+
+    if text is not None:
+        try:
+            microseconds(text)
+        except ConfigError as error:
+            raise ConfigError(f"{option.opts[0]}: {error.message}", remedy=error.remedy) from None
+    return text
+
+
 ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="Settings of the project.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Every random draw descends from it.")]

@@ -16,12 +16,15 @@ from zhiyin.cli.options import (
     EngineOptions,
     Json,
     NoStore,
+    checked_duration,
 )
 
 
 def sessions(
     output: Annotated[Path, typer.Argument(help="Parquet file to write.")],
-    gap: Annotated[str, typer.Option(help="Time without an event that ends a session.")] = "30m",
+    gap: Annotated[
+        str, typer.Option(callback=checked_duration, help="Time without an event that ends a session.")
+    ] = "30m",
     assume: Assume = None,
     no_store: NoStore = False,
     config: ConfigFile = CONFIG,
@@ -44,10 +47,8 @@ def sessions(
     from zhiyin.cli.output import print_json, say
     from zhiyin.cli.project import open_project
     from zhiyin.core.atomic_files import whole_file
-    from zhiyin.core.durations import microseconds
     from zhiyin.data.sessions import sessions as sessions_of
 
-    microseconds(gap)  # refused before anything is read
     project = open_project(config, assume=assume)
     with opened_work(engine, engine_folder, engine_option, project.home) as work:
         data = project.data(store=not no_store, read=None if work is None else work.read)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zhiyin.cli.options import CONFIG, ConfigFile, Json
+from zhiyin.cli.options import CONFIG, ConfigFile, Json, checked_duration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -173,7 +173,10 @@ def restore(
 
 @app.command()
 def drop(
-    before: Annotated[str, typer.Option("--before", help="How old what is dropped is at least, such as 365d.")],
+    before: Annotated[
+        str,
+        typer.Option("--before", callback=checked_duration, help="How old what is dropped is at least, such as 365d."),
+    ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     config: ConfigFile = CONFIG,
 ) -> None:
@@ -215,8 +218,13 @@ def stream(
         Path | None, typer.Argument(help="The folder of streams; left out, [streams] folder.", show_default=False)
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Export what is new, then end.")] = False,
-    every: Annotated[str | None, typer.Option("--every", help="Pause between two exports, such as 1s.")] = None,
-    keep: Annotated[str | None, typer.Option("--keep", help="Delete segments older than this, such as 7d.")] = None,
+    every: Annotated[
+        str | None, typer.Option("--every", callback=checked_duration, help="Pause between two exports, such as 1s.")
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option("--keep", callback=checked_duration, help="Delete segments older than this, such as 7d."),
+    ] = None,
     config: ConfigFile = CONFIG,
 ) -> None:
     """Export events and lists again and again, as files that streaming jobs read. Ctrl-C ends it.

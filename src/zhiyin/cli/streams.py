@@ -30,7 +30,7 @@ def opened_stream_state(project: Project, store: Store) -> Iterator[StreamState]
     from zhiyin.store.live_state import state_name
     from zhiyin.store.stream_state import open_stream_state
 
-    address = streams_address(project.config, project.home)
+    address = streams_address(project.config, project.home, store.address)
     if address is None:
         raise ConfigError(
             "no streamed state is named", file=project.home / FILE_NAME,

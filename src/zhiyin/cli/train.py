@@ -20,6 +20,7 @@ from zhiyin.cli.options import (
     Seed,
     Settings,
     Threads,
+    checked_duration,
 )
 from zhiyin.core.errors import ConfigError
 
@@ -28,7 +29,10 @@ def train(
     models: Models = None,
     param: Settings = None,
     budget: Annotated[
-        str | None, typer.Option(help="Choose, tune and blend sources in this time, 10m, and keep a version.")
+        str | None,
+        typer.Option(
+            callback=checked_duration, help="Choose, tune and blend sources in this time, 10m, and keep a version."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Put the version in use whatever the gate says.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the models.")] = None,

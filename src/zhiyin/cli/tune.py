@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from zhiyin.cli.options import CONFIG, Assume, ConfigFile, Json, NoStore, Seed, Threads
+from zhiyin.cli.options import CONFIG, Assume, ConfigFile, Json, NoStore, Seed, Threads, checked_duration
 from zhiyin.core.atomic_files import whole_file
 from zhiyin.core.durations import microseconds
 
@@ -16,7 +16,9 @@ from zhiyin.core.durations import microseconds
 def tune(
     model: Annotated[str, typer.Argument(help="A model, such as als or als:factors=64.")],
     trials: Annotated[int | None, typer.Option(min=1, help="Settings to try.")] = None,
-    timeout: Annotated[str | None, typer.Option(help='Stop after this long, such as "10m".')] = None,
+    timeout: Annotated[
+        str | None, typer.Option(callback=checked_duration, help='Stop after this long, such as "10m".')
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier search stopped.")] = False,
     write: Annotated[bool, typer.Option("--write", help="Put the best settings into the settings file.")] = False,
     assume: Assume = None,

@@ -39,7 +39,7 @@ def microseconds(duration: str) -> int:
     True
     """
     match = _DURATION.fullmatch(duration) if isinstance(duration, str) else None
-    if match is None or float(match[1]) == 0:
+    if match is None:
         raise ConfigError(
             f"{duration!r} is not a duration", remedy='write a number and a unit of s, m, h, d, w, y, such as "7d"'
         )

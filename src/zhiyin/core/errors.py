@@ -40,6 +40,11 @@ class ZhiyinError(Exception):
         return f"{text}\n  What to do: {self.remedy}" if self.remedy else text
 
 
+def in_one_line(error: BaseException) -> str:
+    """The text of an error, with its remedy where it has one, for a line of a log."""
+    return str(error).replace("\n  What to do: ", "; ")
+
+
 class DataError(ZhiyinError):
     """The events, items or users cannot be read."""
 

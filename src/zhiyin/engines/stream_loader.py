@@ -20,10 +20,10 @@ from pathlib import Path
 
 import polars as pl
 
-from zhiyin.core.errors import DataError, ZhiyinError
+from zhiyin.core.errors import DataError, ZhiyinError, in_one_line
 from zhiyin.core.file_locks import exclusive_lock
 from zhiyin.core.run import Advance, log
-from zhiyin.store.segment_files import listed_segments
+from zhiyin.store.segment_files import listed_segments, make_streams_folder
 from zhiyin.store.stream_definitions import OUTPUTS, STATE_OUTPUTS, polars_schema
 from zhiyin.store.stream_state import StreamState
 
@@ -61,7 +61,7 @@ class StreamLoader:
     ) -> None:
         self._folder, self._state, self._clock = folder, state, clock
         self._keep, self._keep_log = max(keep, MIN_KEEP_SECONDS), keep_log
-        folder.mkdir(parents=True, exist_ok=True)
+        make_streams_folder(folder)
         with ExitStack() as held:
             held.enter_context(
                 exclusive_lock(
@@ -129,7 +129,7 @@ class StreamLoader:
                 is_away = False
             except (ZhiyinError, OSError) as error:
                 if not is_away:
-                    log.warning("streams: nothing is loaded for the moment: %s", error)
+                    log.warning("streams: nothing is loaded for the moment: %s", in_one_line(error))
                 is_away, self._applied = True, None  # the server behind the address may be another one, or emptied
             stop.wait(RETRY_SECONDS if is_away else every)
 

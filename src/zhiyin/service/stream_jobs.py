@@ -41,7 +41,7 @@ class StreamJobs:
 
     def __init__(self, config: Config, home: Path, store: str) -> None:
         self._config, self._home, self._store = config, home, store
-        self._address = streams_address(config, home)
+        self._address = streams_address(config, home, store)
         self._folder = streams_folder(config, home)
         self._every, self._keep = (microseconds(text) / SECOND for text in (config.streams.every, config.streams.keep))
         self._stop = threading.Event()

@@ -163,7 +163,7 @@ def stream_reader(settings: Settings, store: Store) -> StreamReader | None:
     """Reads what streams have computed of a store; None without [service] streams."""
     from functools import partial
 
-    address = streams_address(settings.config, settings.file.parent)
+    address = streams_address(settings.config, settings.file.parent, store.address)
     if address is None:
         return None
     from zhiyin.store.stream_state import open_stream_state

@@ -22,12 +22,12 @@ from typing import Any
 import polars as pl
 
 from zhiyin.core.atomic_files import read_json, write_json
-from zhiyin.core.errors import ConfigError, ZhiyinError
+from zhiyin.core.errors import ConfigError, ZhiyinError, in_one_line
 from zhiyin.core.file_locks import exclusive_lock
 from zhiyin.core.run import Advance, log
 from zhiyin.data.event_schema import EventSchema
 from zhiyin.store.records import TIME_POLICY
-from zhiyin.store.segment_files import Segment, SegmentDraft, SegmentWriter
+from zhiyin.store.segment_files import Segment, SegmentDraft, SegmentWriter, folder_errors, make_streams_folder
 from zhiyin.store.store import Store
 from zhiyin.store.stream_definitions import EVENT_SEGMENT, IMPRESSION_SEGMENT, MAX_SEGMENT_ROWS
 
@@ -52,7 +52,8 @@ class SegmentExporter:
     keep: seconds after which segments are deleted that `applied` covers; None: they stay.
     applied: the last sequence number of events whose results are in the streamed state; None: all are taken to be.
 
-    Raises LockHeldError where another exporter writes to the folder, and ConfigError where it belongs to another store.
+    Raises LockHeldError where another exporter writes to the folder, and ConfigError where it belongs to another store
+    or cannot be used, as `export` does.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class SegmentExporter:
         self._applied = applied
         self._removal_due = float("-inf")
         self._segment_rows = segment_rows
-        folder.mkdir(parents=True, exist_ok=True)
+        make_streams_folder(folder)
         with ExitStack() as held:
             held.enter_context(
                 exclusive_lock(
@@ -126,7 +127,7 @@ class SegmentExporter:
                 self._is_failing = False
             except (ZhiyinError, OSError) as error:
                 if not self._is_failing:
-                    log.warning("streams: nothing is exported for the moment: %s", error)
+                    log.warning("streams: nothing is exported for the moment: %s", in_one_line(error))
                 self._is_failing = True
             stop.wait(every)
 
@@ -234,7 +235,8 @@ def _check_store(store: Store, folder: Path) -> None:
     try:
         identity: Any = read_json(path, remedy, names=("identity",))["identity"]
     except FileNotFoundError:
-        write_json(path, {"identity": store.identity})
+        with folder_errors(folder):
+            write_json(path, {"identity": store.identity})
         return
     if identity != store.identity:
         raise ConfigError(

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from zhiyin.core.atomic_files import draft_path, replace_durably, sync
-from zhiyin.core.errors import DataError
+from zhiyin.core.errors import ConfigError, DataError
 
 _NAME = re.compile(r"([a-z_]+)-(\d{20})-(\d{20})-(\d+)\.jsonl")
 
@@ -47,6 +47,32 @@ class Segment:
         """The segment of a file's name; None for a name that is none's."""
         match = _NAME.fullmatch(name)
         return None if match is None else cls(match[1], int(match[2]), int(match[3]), int(match[4]))
+
+
+@contextmanager
+def folder_errors(folder: Path) -> Iterator[None]:
+    """Turn an OSError of work in a folder of streams into a ConfigError that names the folder and what it is set by.
+
+    It may be that the folder is a file, that it cannot be made or written, or that the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)  # of polars the text is all
+        is_file = isinstance(error, FileExistsError | NotADirectoryError)
+        raise ConfigError(
+            f"[streams] folder cannot be used: {'a file has its name' if is_file else reason}",
+            file=error.filename or folder,
+            remedy="make room on its disk"
+            if "No space left" in reason
+            else "name another folder there, or as DIR of zhiyin store stream",
+        ) from None
+
+
+def make_streams_folder(folder: Path) -> None:
+    """Make a folder of streams, or one below it, where it is missing. Raises ConfigError where that cannot be done."""
+    with folder_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def listed_segments(folder: Path, kind: str) -> list[Segment]:
@@ -83,9 +109,10 @@ class SegmentWriter:
 
     def __init__(self, folder: Path, kind: str) -> None:
         self.folder, self.kind = folder / kind, kind
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for draft in self.folder.glob(".*"):
-            draft.unlink(missing_ok=True)
+        make_streams_folder(self.folder)
+        with folder_errors(self.folder):
+            for draft in self.folder.glob(".*"):
+                draft.unlink(missing_ok=True)
         segments = listed_segments(folder, kind)
         for one, following in pairwise(segments):
             if following.first <= one.last:
@@ -100,11 +127,12 @@ class SegmentWriter:
     def draft(self) -> Iterator[SegmentDraft]:
         """A file to write the next segment to; without `SegmentDraft.commit` nothing of it stays."""
         path = draft_path(self.folder / "segment")
-        try:
-            with open(path, "wb") as file:
-                yield SegmentDraft(self, path, file)
-        finally:
-            path.unlink(missing_ok=True)
+        with folder_errors(self.folder):
+            try:
+                with open(path, "wb") as file:
+                    yield SegmentDraft(self, path, file)
+            finally:
+                path.unlink(missing_ok=True)
 
     @property
     def oldest(self) -> int:

@@ -101,7 +101,15 @@ class SqlStreamState(StreamState):
         if self._dialect == "sqlite":
             if url.database in (None, "", ":memory:"):
                 raise ConfigError("a streamed state in memory is one for nobody", remedy="name a file: sqlite:///…")
-            Path(url.database).absolute().parent.mkdir(parents=True, exist_ok=True)
+            path = Path(url.database).absolute()
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(
+                    f"the folder of the streamed state cannot be made: {error.strerror}",
+                    file=path.parent,
+                    remedy="name another file: [service] streams",
+                ) from None
             self._engine = sa.create_engine(
                 url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}, hide_parameters=True
             )  # fmt: skip

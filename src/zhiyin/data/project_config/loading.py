@@ -13,6 +13,13 @@ from pydantic.fields import FieldInfo
 
 from zhiyin.core.errors import ConfigError, suggest
 from zhiyin.data.project_config.config import FREE_SECTIONS, Config
+from zhiyin.data.project_config.project_data import (
+    STREAMS_IN_STORE,
+    STREAMS_IN_STORE_REMEDY,
+    is_same_database,
+    resolved,
+    store_address,
+)
 
 
 def load_config(path: str | Path) -> Config:
@@ -26,10 +33,14 @@ def load_config(path: str | Path) -> Config:
     text = read_text(path)
     raw = _parsed(text, path)
     try:
-        return Config.model_validate(raw)
+        config = Config.model_validate(raw)
     except ValidationError as error:
         key_path = _error_path(error)
         raise _explain(error, key_path, raw, path, text) from None
+    clash = _streams_error(config, path, text)
+    if clash is not None:
+        raise clash
+    return config
 
 
 def read_text(path: Path) -> str:
@@ -58,13 +69,32 @@ def parse_usable(text: str, path: str | Path) -> tuple[Config, dict[tuple[str, .
     errors: dict[tuple[str, ...], ConfigError] = {}
     while True:
         try:
-            return Config.model_validate(raw), errors
+            config = Config.model_validate(raw)
+            clash = _streams_error(config, path, text)
+            if clash is not None:
+                errors["service", "streams"] = clash
+                config.service.streams = None
+            return config, errors
         except ValidationError as error:
             key_path = _error_path(error)
             reason = _explain(error, key_path, raw, path, text)
             for entry in _bad_entries(raw, key_path):
                 errors[tuple(entry)] = reason
                 del _dig(raw, entry[:-1])[entry[-1]]
+
+
+def _streams_error(config: Config, path: Path, text: str) -> ConfigError | None:
+    """The error of streams whose state would be in the database of the store; None where it is in another one."""
+    if config.service.streams is None:
+        return None
+    try:
+        streams, store = resolved(config.service.streams, path.parent), store_address(config, path.parent)
+    except ConfigError:  # a variable that is not set is an error where it is needed
+        return None
+    if not is_same_database(streams, store):
+        return None
+    row = row_of(text, ["service", "streams"])
+    return ConfigError(STREAMS_IN_STORE, file=path, row=row, remedy=STREAMS_IN_STORE_REMEDY)
 
 
 def _parsed(text: str, path: Path) -> dict[str, Any]:

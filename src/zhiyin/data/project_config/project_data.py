@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 from zhiyin.core.durations import microseconds
 from zhiyin.core.errors import ConfigError
@@ -13,6 +14,9 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.project_config.config import FILE_NAME, Config
 from zhiyin.data.sql_query import QueryLimit
 from zhiyin.data.store_snapshot import StoreSnapshot
+
+STREAMS_IN_STORE = "service.streams is the database of the store itself"
+STREAMS_IN_STORE_REMEDY = 'name a database of its own, such as streams = "sqlite:///streams.db"'
 
 
 def read_data(
@@ -71,10 +75,41 @@ def streams_folder(config: Config, base_dir: str | Path = ".") -> Path:
     return Path(resolved(config.streams.folder, Path(base_dir)))
 
 
-def streams_address(config: Config, base_dir: str | Path = ".") -> str | None:
-    """Where the service reads what streams compute: `[service] streams`, with variables filled in; None: nowhere."""
+def streams_address(config: Config, base_dir: str | Path = ".", store: str | None = None) -> str | None:
+    """Where the service reads what streams compute: `[service] streams`, with variables filled in; None: nowhere.
+
+    store: address of the store, instead of the one that the settings name.
+
+    Raises ConfigError where it is the database of the store.
+    """
     address = resolved(config.service.streams, Path(base_dir))
+    if address is not None and is_same_database(address, store or store_address(config, base_dir)):
+        raise ConfigError(STREAMS_IN_STORE, file=Path(base_dir) / FILE_NAME, remedy=STREAMS_IN_STORE_REMEDY)
     return None if address is None else str(address)
+
+
+def is_same_database(one: str, other: str) -> bool:
+    """Whether two addresses, with variables filled in, are of one database of SQLite or PostgreSQL."""
+    database = _database(one)
+    return database is not None and database == _database(other)
+
+
+def _database(address: str) -> tuple[object, ...] | None:
+    """What tells a database of SQLite or PostgreSQL from others, whoever connects to it; None for another address."""
+    path = address.removeprefix("sqlite:///")
+    if "://" not in path:
+        return ("sqlite", os.path.realpath(path if path == address else path.partition("?")[0]))
+    try:
+        parts = urlsplit(address)
+        if parts.scheme.partition("+")[0] not in ("postgresql", "postgres"):
+            return None
+        options = dict(parse_qsl(parts.query))
+        host, port = options.get("host") or parts.hostname or "localhost", options.get("port") or parts.port or 5432
+        port, name = int(port), parts.path.strip("/") or parts.username
+    except ValueError:
+        return None
+    host = "localhost" if host in ("127.0.0.1", "::1") else host
+    return ("postgresql", host, port, name, options.get("options"))
 
 
 def resolved(source: Any, base: Path) -> Any:

@@ -37,6 +37,7 @@ from zhiyin.engines.flink.restore_points import RestorePoint, RestorePoints
 from zhiyin.engines.flink.stream_record import RecordedJob, StreamRecord
 from zhiyin.engines.stream_loader import LOCK_FILE as LOADER_LOCK
 from zhiyin.store.segment_export import LOCK_FILE as EXPORTER_LOCK
+from zhiyin.store.segment_files import folder_errors, make_streams_folder
 
 # Seconds until a job has to run, the submission apart.
 RUN_SECONDS = 180
@@ -138,7 +139,7 @@ class JobsControl:
                 self._forget(running, clear)
                 recorded = {}
             for folder in (*INPUT_FOLDERS, "output", "checkpoints", "savepoints"):
-                (self.folder / folder).mkdir(parents=True, exist_ok=True)
+                make_streams_folder(self.folder / folder)
             missing = [name for name in names if name not in running]
             points = {name: RestorePoints(self.folder, name).latest() for name in missing}
             runs = {name: self._next_run(recorded.get(name), points[name]) for name in missing}
@@ -383,8 +384,9 @@ class JobsControl:
     @contextmanager
     def _locked(self) -> Iterator[int]:
         """One start or stop of a folder at a time. Yields the descriptor that holds the lock."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.folder / CONTROL_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        make_streams_folder(self.folder)
+        with folder_errors(self.folder):
+            descriptor = os.open(self.folder / CONTROL_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

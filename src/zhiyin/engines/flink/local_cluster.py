@@ -38,6 +38,7 @@ from zhiyin.engines.flink.cluster_config import (
 from zhiyin.engines.flink.daemons import Daemons
 from zhiyin.engines.flink.flink_python import flink_home, java
 from zhiyin.engines.flink.rest import JobManager
+from zhiyin.store.segment_files import folder_errors, make_streams_folder
 
 START_SECONDS = 180
 # Times that a JobManager is started on other ports, where another program has taken one meanwhile.
@@ -218,8 +219,9 @@ class LocalCluster:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """One start or stop of a folder at a time; the system drops the lock of a process however it ends."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        make_streams_folder(self.folder)
+        with folder_errors(self.folder):
+            descriptor = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
