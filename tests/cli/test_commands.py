@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 import tomllib
 from pathlib import Path
 
@@ -155,3 +157,38 @@ def test_ctrl_c_is_clean(zhiyin: Command, log: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("zhiyin.cli.doctor.environment_facts", interrupt)
     assert "interrupted" in zhiyin("doctor", code=130).stderr
+
+
+def test_ctrl_c_during_imports_is_clean(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from zhiyin import __main__ as script
+
+    class Interrupting:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "zhiyin.cli.main":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "zhiyin.cli.main")
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    with pytest.raises(SystemExit) as ended:
+        script.main()
+    assert ended.value.code == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_an_error_of_the_system_is_one_line(zhiyin: Command, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    zhiyin("init")
+    assert "Error: /proc/.shards" in zhiyin("data", "shards", "/proc/shards", "--shards", "2", code=1).stderr
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("No space left on device (os error 28)")  # as Polars raises it
+
+    monkeypatch.setattr("zhiyin.cli.doctor.environment_facts", full)
+    assert zhiyin("doctor", code=1).stderr == "Error: No space left on device (os error 28)\n"
+
+
+def test_ids_in_hints_are_quoted(zhiyin: Command, tmp_path: Path) -> None:
+    (tmp_path / "events.csv").write_text("user,item\n" + "".join(f"a'b c,i{n}\na'b c,i{n}\n" for n in range(9)))
+    zhiyin("init")
+    hint = next(line for line in zhiyin("train", "popular").stderr.splitlines() if "zhiyin recommend" in line)
+    command = shlex.split(hint.partition("or ")[2])
+    assert command[:3] == ["zhiyin", "recommend", "a'b c"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,7 @@ def _print_version(trained: TrainedVersion, user: str) -> None:
     version, verdict = trained.bundle.version, trained.verdict
     say(f"version {version} kept in {trained.bundle.folder}, {duration(trained.seconds)}")
     if trained.promoted:
-        say(f"version {version} is in use. next: zhiyin recommend {user}")
+        say(f"version {version} is in use. next: zhiyin recommend {shlex.quote(user)}")
         return
     reason = "it is shown to be worse than it may be" if verdict.worse else "too few users to show that it may be"
     reason = reason if verdict.users else "nobody could be judged"

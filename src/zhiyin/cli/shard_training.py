@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -91,4 +92,4 @@ def train_on_shards(
             ]
         )  # fmt: skip
     elif not as_version:
-        say(f"next: zhiyin recommend {data.user_ids.values[0]} --model {trained[0].folder}")
+        say(f"next: zhiyin recommend {shlex.quote(str(data.user_ids.values[0]))} --model {trained[0].folder}")

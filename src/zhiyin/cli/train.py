@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -122,4 +123,5 @@ def train(
             ]
         )  # fmt: skip
     else:
-        say(f"next: zhiyin evaluate, or zhiyin recommend {data.user_ids.values[0]} --model {trained[0].folder}")
+        user = shlex.quote(str(data.user_ids.values[0]))
+        say(f"next: zhiyin evaluate, or zhiyin recommend {user} --model {trained[0].folder}")
