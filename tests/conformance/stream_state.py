@@ -324,6 +324,15 @@ class StreamStateConformance:
         check_equal(state, Reference(files))
         assert state.mark == 1
 
+    def test_that_results_are_missing_is_held_until_it_is_cleared(self, make: Make, state: StreamState) -> None:
+        assert not state.is_incomplete
+        state.set_incomplete()
+        state.set_incomplete()
+        assert state.is_incomplete
+        assert state.mark == 0
+        state.clear()
+        assert not state.is_incomplete
+
     def test_marks_go_with_their_files(self, state: StreamState) -> None:
         rows = rows_of("click_through", [(PLACEMENT, "a", 1, 0)])
         for file in ("one", "two"):

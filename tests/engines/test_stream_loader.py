@@ -220,3 +220,85 @@ def test_it_waits_for_a_state_that_is_away(
     assert pauses == [stream_loader.RETRY_SECONDS] * 2 + [0.5]
     assert caplog.text.count("nothing is loaded") == 1
     assert not state.trending(1).is_empty()
+
+
+def emptied(state: StreamState) -> None:
+    """What FLUSHALL does to a state, or a new file in the place of the old one."""
+    with state._writing() as connection:  # type: ignore[attr-defined]
+        for table in ("files", "trending", "covisits", "events", "sessions", "clicks", "versions", "segments", "marks"):
+            connection.exec_driver_sql(f"DELETE FROM stream_{table}")
+
+
+def test_a_state_that_is_emptied_while_the_loader_runs_is_loaded_again(
+    folder: Path, state: StreamState, caplog: pytest.LogCaptureFixture
+) -> None:
+    commit(folder, "trending", "part-0", TRENDING)
+    commit(folder, "covisits", "part-1", [{"a": "x", "b": "y", "bucket": DAY, "n": 3}])
+    with StreamLoader(folder, state) as loader, caplog.at_level(logging.WARNING, "zhiyin"):
+        assert loader.run_once() == 3
+        emptied(state)
+        assert loader.run_once() == 3
+        assert loader.run_once() == 0
+    assert len(state.trending(5)) == 2
+    assert state.covisits(["x"], 5)["other"].to_list() == ["y"]
+    assert [record.message for record in caplog.records] == [
+        "streams: the state was emptied or put back; what is there is loaded again"
+    ]
+    assert not state.is_incomplete  # all files were there
+
+
+def test_a_state_that_is_put_back_to_an_earlier_moment_gets_what_it_lacks(tmp_path: Path, folder: Path) -> None:
+    address, now = f"sqlite:///{tmp_path / 'state.db'}", 1_800_000_000.0
+    commit(folder, "trending", "part-0", TRENDING)
+    os.utime(folder / "output" / "trending" / "part-0", (now, now))
+    first = open_stream_state(address, "shop")
+    loader = StreamLoader(folder, first, clock=lambda: now)
+    assert loader.run_once() == 2
+    now += MIN_KEEP_SECONDS / 2
+    backup = open_stream_state(f"sqlite:///{tmp_path / 'backup.db'}", "shop")
+    with first._reading() as connection:  # type: ignore[attr-defined]
+        backup.close()
+        (tmp_path / "backup.db").unlink()
+        connection.exec_driver_sql(f"VACUUM INTO '{tmp_path / 'backup.db'}'")
+    commit(folder, "trending", "part-1", TRENDING)
+    os.utime(folder / "output" / "trending" / "part-1", (now, now))
+    assert loader.run_once() == 2
+    now += MIN_KEEP_SECONDS / 2 + 100.0
+    assert loader.run_once() == 0
+    assert [path.name for path in (folder / "output" / "trending").iterdir()] == ["part-1"]  # the backup has the other
+    loader.close()
+    backup = open_stream_state(f"sqlite:///{tmp_path / 'backup.db'}", "shop")
+    assert load(folder, backup, clock=lambda: now) == 2
+    assert backup.trending(5).equals(first.trending(5))
+    assert not backup.is_incomplete
+    empty = open_stream_state(f"sqlite:///{tmp_path / 'empty.db'}", "shop")
+    assert load(folder, empty, clock=lambda: now) == 2
+    assert empty.is_incomplete
+    for state in (first, backup, empty):
+        state.close()
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_a_state_that_is_emptied_after_files_were_deleted_says_that_it_lacks_them(
+    folder: Path, state: StreamState, caplog: pytest.LogCaptureFixture, is_running: bool
+) -> None:
+    now = 1_800_000_000.0
+    for n in range(2):
+        commit(folder, "trending", f"part-{n}", TRENDING)
+    os.utime(folder / "output" / "trending" / "part-0", (now - 2 * MIN_KEEP_SECONDS,) * 2)
+    os.utime(folder / "output" / "trending" / "part-1", (now, now))
+    loader = StreamLoader(folder, state, clock=lambda: now)
+    assert loader.run_once() == 4
+    assert not (folder / "output" / "trending" / "part-0").exists()
+    emptied(state)
+    with caplog.at_level(logging.WARNING, "zhiyin"):
+        if not is_running:
+            loader.close()
+            loader = StreamLoader(folder, state, clock=lambda: now)
+        assert loader.run_once() == 2
+        assert loader.run_once() == 0
+    assert state.is_incomplete
+    assert len([record for record in caplog.records if "--fresh" in record.message]) == 1
+    loader.close()
+    state.clear()
+    assert not state.is_incomplete

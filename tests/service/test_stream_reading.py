@@ -35,6 +35,7 @@ class State:
         self.error: Exception | None = None
         # Calls are not answered before it is set; None: at once.
         self.release: threading.Event | None = None
+        self.is_incomplete = False
 
     def asked(self) -> None:
         self.calls += 1
@@ -164,6 +165,21 @@ def test_without_streams_no_request_fails_or_asks_them_again(streamed: Any, stat
     eventually(lambda: [user for user, _ in state.forgotten] == ["bob"])  # who was forgotten meanwhile
     assert "set_aside" not in streamed.get("/ready").json()
     assert figures(streamed)["zhiyin_streams_away",] == 0
+
+
+def test_a_state_that_lacks_results_is_a_health_issue_until_it_is_whole(
+    monkeypatch: pytest.MonkeyPatch, streamed: Any, state: State
+) -> None:
+    monkeypatch.setattr(stream_reading, "CHECK_SECONDS", 0.01)
+    assert "set_aside" not in streamed.get("/ready").json()
+    streamed.live.streams._check_at = 0.0
+    state.is_incomplete = True
+    eventually(lambda: streamed.live.streams.health_issues() == [stream_reading.STREAMS_INCOMPLETE])
+    (issue,) = streamed.get("/ready").json()["set_aside"]
+    assert issue["what"] == "streams"
+    assert "--fresh" in issue["mend"]
+    state.is_incomplete = False
+    eventually(lambda: "set_aside" not in streamed.get("/ready").json())
 
 
 def test_while_it_is_away_only_the_watching_thread_asks(monkeypatch: pytest.MonkeyPatch, state: State) -> None:

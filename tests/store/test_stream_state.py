@@ -184,6 +184,28 @@ class TestRedis(StreamStateConformance):
         open_stream_state(server.url.replace("unix://", "unix://:right@"), "shop").close()
         server.stop()
 
+    def test_what_redis_refuses_is_said_in_its_words(self, tmp_path: Path) -> None:
+        server = Server(tmp_path)
+        server.start()
+        with pytest.raises(StreamStateAwayError, match=r"Redis refuses it: .*DB index is out of range"):
+            open_stream_state(f"{server.url}?db=99", "shop")
+        server.stop()
+
+    def test_a_flush_lowers_versions_and_drops_that_results_are_missing(self, tmp_path: Path) -> None:
+        server = Server(tmp_path)
+        server.start()
+        import redis
+
+        state = open_stream_state(server.url, "shop")
+        state.apply("trending", "part-0", rows_of("trending", [("a", DAY, 1.0, 1)]))
+        state.set_incomplete()
+        assert (state.version("trending"), state.is_incomplete) == (1, True)
+        with redis.Redis.from_url(server.url) as link:
+            link.flushall()
+        assert (state.version("trending"), state.is_incomplete) == (0, False)
+        state.close()
+        server.stop()
+
 
 @pytest.mark.parametrize("address", ["mysql://a:secret@b/c", "sqlite://", "nonsense", "sqlite:///:memory:"])
 def test_addresses_that_cannot_be(address: str) -> None:

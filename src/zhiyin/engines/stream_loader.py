@@ -7,6 +7,9 @@
 The jobs commit files of JSON lines below `output`; names that begin with "." or "_" are not committed. In which order
 files are applied makes no difference. A job that is restored looks for the files that it has committed before, so
 applied files are deleted only after a while.
+
+A state that was emptied, or put back to an earlier moment, has lower version numbers than before: what is still there
+is loaded again then. What was deleted before is missing, and the state says so; only a fresh start brings it back.
 """
 
 from __future__ import annotations
@@ -20,14 +23,17 @@ from pathlib import Path
 
 import polars as pl
 
+from zhiyin.core.atomic_files import read_json, write_json
 from zhiyin.core.errors import DataError, ZhiyinError, in_one_line
 from zhiyin.core.file_locks import exclusive_lock
 from zhiyin.core.run import Advance, log
-from zhiyin.store.segment_files import listed_segments, make_streams_folder
+from zhiyin.store.segment_files import folder_errors, listed_segments, make_streams_folder
 from zhiyin.store.stream_definitions import OUTPUTS, STATE_OUTPUTS, polars_schema
 from zhiyin.store.stream_state import StreamState
 
 LOCK_FILE = ".load.lock"
+# By output the version of the state that it had at least when a file was applied that is deleted.
+DELETED_FILE = ".deleted.json"
 # Seconds that applied files are kept at least.
 MIN_KEEP_SECONDS = 3_600.0
 # A larger file is applied in blocks of this many bytes. Never changed: blocks are known by where they begin.
@@ -71,6 +77,11 @@ class StreamLoader:
             self._held = held.pop_all()
         # Applied files by output; None: not read from the state yet.
         self._applied: dict[str, set[str]] | None = None
+        # Versions of the state by output: as this loader left them, when it read what was applied, and by file after it
+        # was applied since then.
+        self._versions: dict[str, int] = {}
+        self._first_versions: dict[str, int] = {}
+        self._file_versions: dict[str, dict[str, int]] = {}
         self._unreadable: set[Path] = set()
         self._tidied_at = float("-inf")
 
@@ -98,8 +109,10 @@ class StreamLoader:
         files = {output: self._files(output) for output in STATE_OUTPUTS}
         # After the files: a segment whose rows are in them is among these.
         self._state.set_segments(segment.name for segment in listed_segments(self._folder, "events"))
+        self._check_versions()
         if self._applied is None:
             self._applied = {output: self._state.applied_files(output) for output in STATE_OUTPUTS}
+            self._first_versions, self._file_versions = dict(self._versions), {output: {} for output in STATE_OUTPUTS}
         n_rows = 0
         for output, of_output in files.items():
             for name, path in of_output.items():
@@ -133,6 +146,26 @@ class StreamLoader:
                 is_away, self._applied = True, None  # the server behind the address may be another one, or emptied
             stop.wait(RETRY_SECONDS if is_away else every)
 
+    def _check_versions(self) -> None:
+        """See whether the state is still the one that files were applied to."""
+        versions = {output: self._state.version(output) for output in STATE_OUTPUTS}
+        if any(versions[output] < version for output, version in self._versions.items()):
+            log.warning("streams: the state was emptied or put back; what is there is loaded again")
+            self._applied = None
+        self._versions = versions
+        if self._applied is None:
+            deleted = self._deleted_versions()
+            if any(versions[output] < version for output, version in deleted.items()) and not self._state.is_incomplete:
+                self._state.set_incomplete()
+                log.warning("streams: the state lacks results whose files were deleted: zhiyin stream start --fresh")
+
+    def _deleted_versions(self) -> dict[str, int]:
+        try:
+            versions = read_json(self._folder / DELETED_FILE, "remove it")
+        except (FileNotFoundError, DataError):
+            versions = {}
+        return {output: version for output in STATE_OUTPUTS if isinstance(version := versions.get(output, 0), int)}
+
     def _files(self, output: str) -> dict[str, Path]:
         """Committed files of an output by their names in the state, in the order of names."""
         folder = self._folder / "output" / output
@@ -152,7 +185,9 @@ class StreamLoader:
             for start, end in blocks:
                 rows = _read_rows(path, start, end, output)
                 block = name if len(blocks) == 1 else f"{name}@{start}"
-                n_rows += len(rows) if self._state.apply(output, block, rows) else 0
+                if self._state.apply(output, block, rows):
+                    self._versions[output] += 1
+                    n_rows += len(rows)
             if len(blocks) > 1:
                 self._state.apply(output, name, pl.DataFrame(schema=polars_schema(OUTPUTS[output])))
                 self._state.remove_marks(output, [f"{name}@{start}" for start, _ in blocks])
@@ -167,15 +202,25 @@ class StreamLoader:
                 self._unreadable.add(path)
             return n_rows
         self._applied[output].add(name)
+        self._file_versions[output][name] = self._versions[output]
         return n_rows
 
     def _tidy(self, files: dict[str, dict[str, Path]], applied: dict[str, set[str]]) -> None:
         """Delete old files that were applied, then their marks, and marks whose files were deleted before."""
         oldest = self._clock() - self._keep
+        old, versions = [], self._deleted_versions()
         for output, of_output in files.items():
             for name, path in of_output.items():
                 if name in applied[output] and path.stat().st_mtime < oldest:
+                    old.append(path)
+                    version = self._file_versions[output].pop(name, self._first_versions[output])
+                    versions[output] = max(version, versions.get(output, 0))
+        if old:
+            with folder_errors(self._folder):
+                write_json(self._folder / DELETED_FILE, versions)
+                for path in old:
                     path.unlink()
+        for output in files:
             gone = [name for name in applied[output] if not (self._folder / "output" / output / name).is_file()]
             self._state.remove_marks(output, gone)
             applied[output].difference_update(gone)

@@ -23,14 +23,19 @@ T = TypeVar("T")
 
 # Seconds that a request waits for the state, and that other threads do.
 TIMEOUT_SECONDS, POLL_TIMEOUT_SECONDS = 0.5, 5.0
-# Seconds between two attempts to reach the state again.
-RETRY_SECONDS = 1.0
+# Seconds between two attempts to reach the state again, and between two looks whether it lacks results.
+RETRY_SECONDS, CHECK_SECONDS = 1.0, 10.0
 # Users who were forgotten while the state was away, and are dropped from it when it is back.
 MAX_PENDING_FORGETS = 10_000
 STREAMS_AWAY = HealthIssue(
     "streams",
     "their state does not answer: histories are read from the store, trending items and co-visits are those of before",
     "see whether the database of [service] streams runs",
+)
+STREAMS_INCOMPLETE = HealthIssue(
+    "streams",
+    "their state was emptied and lacks results whose files are deleted: trending items and co-visits are of later ones",
+    "compute them again: end zhiyin serve, then zhiyin stream stop and zhiyin stream start --fresh",
 )
 
 
@@ -89,6 +94,7 @@ class StreamReader:
         # Why the state is away; empty: it is not.
         self._reason = ""
         self.away = True
+        self._is_incomplete, self._check_at = False, 0.0
         self.poll(POLL_TIMEOUT_SECONDS)
         if self.away and not self._reason:
             self._set_away(TimeoutError())
@@ -103,6 +109,8 @@ class StreamReader:
             if self.away:
                 break
             self.forget(store, user)
+        if not self.away and time.monotonic() >= self._check_at:
+            self._check()
         if not self.away or self._is_closed or time.monotonic() < self._retry_at:
             return
         self._attempt = self._attempt or TimedCall(self._reach)
@@ -117,6 +125,13 @@ class StreamReader:
         if self._reason:
             log.info("service: the state of streams answers again")
         self._reason, self.away = "", False
+        self._check()
+
+    def _check(self) -> None:
+        """See whether the state lacks results."""
+        is_incomplete = self.read(lambda state: state.is_incomplete, POLL_TIMEOUT_SECONDS)
+        if is_incomplete is not None:
+            self._is_incomplete, self._check_at = is_incomplete, time.monotonic() + CHECK_SECONDS
 
     def _reach(self) -> None:
         if self._state is None:
@@ -191,8 +206,8 @@ class StreamReader:
             log.warning("service: too many users were forgotten while streams are away: zhiyin forget again")
 
     def health_issues(self) -> list[HealthIssue]:
-        """That the state is done without, while it is."""
-        return [STREAMS_AWAY] if self.away else []
+        """That the state is done without, while it is; or that it lacks results."""
+        return [STREAMS_AWAY] if self.away else [STREAMS_INCOMPLETE] if self._is_incomplete else []
 
     def close(self) -> None:
         """Close the connections; nothing is read from then on."""

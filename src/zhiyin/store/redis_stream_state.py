@@ -386,6 +386,15 @@ class RedisStreamState(StreamState):
         with self._translated():
             return self._read_mark()
 
+    @property
+    def is_incomplete(self) -> bool:
+        with self._translated():
+            return bool(self._redis.exists(self._key("incomplete")))
+
+    def set_incomplete(self) -> None:
+        with self._translated():
+            self._redis.set(self._key("incomplete"), 1)
+
     def close(self) -> None:
         self._redis.close()
 
@@ -401,6 +410,11 @@ class RedisStreamState(StreamState):
             yield
         except redis.AuthenticationError:
             raise ConfigError("Redis refuses the password", remedy="redis://user:password@host:6379/0") from None
+        except redis.ResponseError as error:  # it answers, and refuses
+            raise StreamStateAwayError(
+                f"the streamed state cannot be used: Redis refuses it: {str(error).splitlines()[0][:200]}",
+                remedy="see [service] streams, and the settings of Redis",
+            ) from None
         except redis.RedisError as error:
             raise StreamStateAwayError(
                 f"the streamed state cannot be used: Redis does not answer ({type(error).__name__})",

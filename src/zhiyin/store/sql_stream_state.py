@@ -287,6 +287,15 @@ class SqlStreamState(StreamState):
         with self._reading() as connection:
             return self._mark(connection)
 
+    @property
+    def is_incomplete(self) -> bool:
+        with self._reading() as connection:
+            return bool(self._select(connection, "seq", "stream_marks", "AND name = 'incomplete'"))
+
+    def set_incomplete(self) -> None:
+        with self._writing() as connection:
+            self._set(connection, "stream_marks", {"name": "incomplete", "seq": 1})
+
     def close(self) -> None:
         self._engine.dispose()
 

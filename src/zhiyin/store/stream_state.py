@@ -118,7 +118,10 @@ class StreamState(ABC):
 
     @abstractmethod
     def version(self, job: str) -> int:
-        """A number that changes whenever something of a job is applied or dropped; cheap to ask for."""
+        """A number that grows whenever something of a job is applied or dropped; cheap to ask for.
+
+        It is lower than before only where the database was emptied or put back to an earlier state.
+        """
 
     @abstractmethod
     def set_segments(self, names: Iterable[str]) -> None:
@@ -131,6 +134,15 @@ class StreamState(ABC):
 
         All events of the store up to it are in the histories; 0: of no event that is known.
         """
+
+    @property
+    @abstractmethod
+    def is_incomplete(self) -> bool:
+        """Whether results are missing that cannot be loaded again: it was emptied after their files were deleted."""
+
+    @abstractmethod
+    def set_incomplete(self) -> None:
+        """Note that results are missing. Only `clear` takes that back."""
 
     @abstractmethod
     def forget(self, user: str, seq: int) -> None:

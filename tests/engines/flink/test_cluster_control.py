@@ -21,6 +21,7 @@ from zhiyin.engines.flink.flink_python import PYTHON_VARIABLE
 from zhiyin.engines.flink.jobs import JobOptions
 from zhiyin.engines.flink.jobs_control import JobsControl
 from zhiyin.engines.flink.stream_record import StreamRecord
+from zhiyin.engines.stream_loader import DELETED_FILE
 
 NAMES = ("trending", "sessions")
 
@@ -181,6 +182,17 @@ def test_a_fresh_start_forgets_all(flink: FakeFlink, control: JobsControl) -> No
     assert not segment.exists()
     assert segment.parent.is_dir()
     assert [job.restored for job in started] == [None, None]
+
+
+def test_a_fresh_start_forgets_that_results_were_deleted(flink: FakeFlink, control: JobsControl) -> None:
+    """Else the state that begins anew, with low versions, would be taken for one that lacks them."""
+    control.start(["trending"])
+    (control.folder / DELETED_FILE).write_text('{"trending": 500}')
+    control.start(["trending"])
+    assert (control.folder / DELETED_FILE).exists()
+    control.stop(["trending"])
+    control.start(["trending"], fresh=True)
+    assert not (control.folder / DELETED_FILE).exists()
 
 
 def test_a_fresh_start_that_is_cut_off_is_completed_by_the_next_one(flink: FakeFlink, control: JobsControl) -> None:

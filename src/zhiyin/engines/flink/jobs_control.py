@@ -35,6 +35,7 @@ from zhiyin.engines.flink.jobs import JOBS, JobOptions, submission
 from zhiyin.engines.flink.rest import FINAL_STATES, SEE_LOGS, JobManager
 from zhiyin.engines.flink.restore_points import RestorePoint, RestorePoints
 from zhiyin.engines.flink.stream_record import RecordedJob, StreamRecord
+from zhiyin.engines.stream_loader import DELETED_FILE
 from zhiyin.engines.stream_loader import LOCK_FILE as LOADER_LOCK
 from zhiyin.store.segment_export import LOCK_FILE as EXPORTER_LOCK
 from zhiyin.store.segment_files import folder_errors, make_streams_folder
@@ -202,6 +203,7 @@ class JobsControl:
             (self.folder / FORGETTING).touch()
             if clear is not None:
                 clear()
+            (self.folder / DELETED_FILE).unlink(missing_ok=True)
             self.record.path.unlink(missing_ok=True)
             for name in JOBS:
                 RestorePoints(self.folder, name).remove()
