@@ -19,6 +19,7 @@ pytest.importorskip("sqlalchemy")
 from tests.cli.conftest import Command
 from tests.store.simulated_streams import commit_outputs
 from zhiyin.data.event_schema import schema_of_weights
+from zhiyin.engines.stream_loader import StreamLoader
 from zhiyin.store.live_state import state_name
 from zhiyin.store.records import Event
 from zhiyin.store.segment_export import SegmentExporter
@@ -71,6 +72,38 @@ def test_who_is_forgotten_is_in_nothing_that_streams_computed(zhiyin: Command, s
         zhiyin("stream", "load", "--once")
         assert [event.id for event in state.history("alice-in-the-store")[0]] == ["again"]
         assert state.mark == 9
+    store.close()
+
+
+@pytest.mark.parametrize("is_emptied", [True, False])
+def test_a_new_state_learns_who_was_forgotten(zhiyin: Command, store: Store, tmp_path: Path, is_emptied: bool) -> None:
+    """What is left of a user in files does not come back: the state is another one, or was emptied."""
+    alice, streams = "alice-in-the-store", tmp_path / "streams"
+    zhiyin("store", "stream", "--once")
+    commit_outputs(streams)
+    zhiyin("stream", "load", "--once")
+    zhiyin("forget", alice, "--yes")
+    store.append([Event(alice, "i9", NOW + 9_000_000, id="again")])
+    zhiyin("store", "stream", "--once")
+    (later,) = [segment for segment in listed_segments(streams, "events") if segment.first > 8]
+    commit_outputs(streams, [later], part="part-2")
+    for path in tmp_path.glob("state.db*"):
+        path.unlink()
+    with closing(state_of(store, tmp_path)) as state:
+        with StreamLoader(streams, state, store) as loader:
+            for _ in range(1 + is_emptied):
+                loader.run_once()
+                assert [event.id for event in state.history(alice)[0]] == ["again"]
+                assert state.sessions(alice)["n"].to_list() == [1]
+                assert len(state.history("bob")[0]) == 4
+                assert state.has_forgotten(alice)
+                assert not state.has_forgotten("bob")
+                with state._writing() as connection:  # type: ignore[attr-defined]
+                    for table in ("forgotten", "files", "events", "sessions", "versions", "segments", "marks"):
+                        connection.exec_driver_sql(f"DELETE FROM stream_{table}")
+        if not is_emptied:  # nor by the command
+            zhiyin("stream", "load", "--once")
+            assert [event.id for event in state.history(alice)[0]] == ["again"]
     store.close()
 
 

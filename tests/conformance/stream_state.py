@@ -289,6 +289,7 @@ class StreamStateConformance:
         versions = state.version("histories"), state.version("sessions")
         state.forget("u", 6)
         assert versions != (state.version("histories"), state.version("sessions"))
+        assert (state.has_forgotten("u"), state.has_forgotten("v")) == (True, False)
         assert (state.history("u")[0], state.sessions("u").rows()) == ([], [])
         state.forget("u", 4)  # told again, late
         state.apply("histories", "part-1", rows_of("histories", [history_row("u", 4, 5, 6, 7), history_row("v", 8, 9)]))
@@ -298,6 +299,7 @@ class StreamStateConformance:
         assert len(state.history("v")[0]) == 3
         assert state.mark == 9  # rows that are refused count as applied
         state.clear()
+        assert state.has_forgotten("u")
         state.apply("histories", "part-2", rows_of("histories", [history_row("u", 5)]))
         assert state.history("u")[0] == []
 

@@ -36,7 +36,7 @@ def load(
     with (
         opened_store(project) as store,
         opened_stream_state(project, store) as state,
-        StreamLoader(folder, state, keep_log=keep_log) as loader,
+        StreamLoader(folder, state, store, keep_log=keep_log) as loader,
         stop_on_signals() as stop,
         project.run.bar("Loading", None) as advance,
     ):

@@ -27,9 +27,11 @@ from zhiyin.core.atomic_files import read_json, write_json
 from zhiyin.core.errors import DataError, ZhiyinError, in_one_line
 from zhiyin.core.file_locks import exclusive_lock
 from zhiyin.core.run import Advance, log
+from zhiyin.store.records import hash_of
 from zhiyin.store.segment_files import folder_errors, listed_segments, make_streams_folder
+from zhiyin.store.store import Store
 from zhiyin.store.stream_definitions import OUTPUTS, STATE_OUTPUTS, polars_schema
-from zhiyin.store.stream_state import StreamState
+from zhiyin.store.stream_state import StreamState, forget_streamed
 
 LOCK_FILE = ".load.lock"
 # By output the version of the state that it had at least when a file was applied that is deleted.
@@ -50,6 +52,8 @@ class StreamLoader:
     Parameters
     ----------
     folder: of streams.
+    store: whose events they are. Users whom it has forgotten and the state has not, since it is new or was emptied, are
+        forgotten there before rows of them are applied. None: they are not looked for.
     keep: seconds after which applied files are deleted; MIN_KEEP_SECONDS at least.
     keep_log: seconds after which files of outputs that the state does not hold are deleted; None: they stay.
     clock: seconds since the epoch; for tests.
@@ -61,11 +65,13 @@ class StreamLoader:
         self,
         folder: Path,
         state: StreamState,
+        store: Store | None = None,
+        *,
         keep: float = MIN_KEEP_SECONDS,
         keep_log: float | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._folder, self._state, self._clock = folder, state, clock
+        self._folder, self._state, self._store, self._clock = folder, state, store, clock
         self._keep, self._keep_log = max(keep, MIN_KEEP_SECONDS), keep_log
         make_streams_folder(folder)
         with ExitStack() as held:
@@ -75,6 +81,8 @@ class StreamLoader:
                 )
             )
             self._held = held.pop_all()
+        # `hash_of` users whom the store has forgotten, and the state perhaps not.
+        self._forgotten: set[str] = set()
         # Applied files by output; None: not read from the state yet.
         self._applied: dict[str, set[str]] | None = None
         # Versions of the state by output: as this loader left them, when it read what was applied, and by file after it
@@ -112,6 +120,7 @@ class StreamLoader:
         self._check_versions()
         if self._applied is None:
             self._applied = {output: self._state.applied_files(output) for output in STATE_OUTPUTS}
+            self._forgotten = set() if self._store is None else set(self._store.forgotten_by_hash())
             self._first_versions, self._file_versions = dict(self._versions), {output: {} for output in STATE_OUTPUTS}
         n_rows = 0
         for output, of_output in files.items():
@@ -184,6 +193,8 @@ class StreamLoader:
             blocks = list(_block_starts(path))
             for start, end in blocks:
                 rows = _read_rows(path, start, end, output)
+                if self._forgotten and "user" in rows.columns:
+                    self._forget(rows["user"])
                 block = name if len(blocks) == 1 else f"{name}@{start}"
                 if self._state.apply(output, block, rows):
                     self._versions[output] += 1
@@ -204,6 +215,15 @@ class StreamLoader:
         self._applied[output].add(name)
         self._file_versions[output][name] = self._versions[output]
         return n_rows
+
+    def _forget(self, users: pl.Series) -> None:
+        """Drop from the state who of these users is forgotten in the store only."""
+        assert self._store is not None
+        for user in users.drop_nulls().unique():
+            if (user_hash := hash_of(user)) in self._forgotten:
+                if not self._state.has_forgotten(user):
+                    forget_streamed(self._store, self._state, user)
+                self._forgotten.remove(user_hash)
 
     def _tidy(self, files: dict[str, dict[str, Path]], applied: dict[str, set[str]]) -> None:
         """Delete old files that were applied, then their marks, and marks whose files were deleted before."""

@@ -94,7 +94,7 @@ class StreamJobs:
         with (
             closing(Store(self._store)) as store,
             closing(self._open_state(store)) as state,
-            StreamLoader(self._folder, state, keep_log=self._keep) as loader,
+            StreamLoader(self._folder, state, store, keep_log=self._keep) as loader,
         ):
             loader.run(self._stop, self._every)
 

@@ -318,6 +318,10 @@ class RedisStreamState(StreamState):
         with self._translated():
             self._forget(args=[self._prefix, _hash(user), f"{seq:020d}"])
 
+    def has_forgotten(self, user: str) -> bool:
+        with self._translated():
+            return bool(self._redis.hexists(self._key("forgotten"), _hash(user)))
+
     def clear(self) -> None:
         kept = {self._key("forgotten"), self._key("versions")}
         with self._translated():

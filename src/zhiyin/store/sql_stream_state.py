@@ -221,6 +221,10 @@ class SqlStreamState(StreamState):
             with self._translated(), self._engine.connect() as connection:
                 connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    def has_forgotten(self, user: str) -> bool:
+        with self._reading() as connection:
+            return bool(self._select(connection, "seq", "stream_forgotten", "AND hash = :hash", hash=hash_of(user)))
+
     def maintain(self) -> None:
         """Nothing: a database holds all users."""
 

@@ -149,6 +149,10 @@ class StreamState(ABC):
         """Drop a user; rows of events up to this sequence number are refused from now on."""
 
     @abstractmethod
+    def has_forgotten(self, user: str) -> bool:
+        """Whether a user was ever forgotten here, so that rows of before are refused."""
+
+    @abstractmethod
     def clear(self) -> None:
         """Drop everything but who was forgotten."""
 
