@@ -156,6 +156,25 @@ def test_a_folder_that_cannot_be_used_is_named_with_its_key(
     store.close()
 
 
+def test_segments_are_not_kept_for_a_state_that_cannot_become_complete(
+    zhiyin: Command, store: Store, tmp_path: Path
+) -> None:
+    def export() -> list[int]:
+        zhiyin("store", "stream", "--once", "--keep", "1d")
+        return [segment.first for segment in listed_segments(tmp_path / "streams", "events")]
+
+    assert export() == [1]
+    store.append([Event("bob", "i9", NOW + 9_000_000, id="later")])
+    old = time.time() - 2 * 86_400
+    for path in (tmp_path / "streams" / "events").iterdir():
+        os.utime(path, (old, old))
+    assert export() == [1, 9]  # histories lack them still
+    with closing(state_of(store, tmp_path)) as state:
+        state.set_incomplete()
+    assert export() == [9]
+    store.close()
+
+
 def test_a_folder_below_the_one_of_streams_may_be_a_file_too(zhiyin: Command, store: Store, tmp_path: Path) -> None:
     (tmp_path / "streams").mkdir()
     (tmp_path / "streams" / "events").write_text("")

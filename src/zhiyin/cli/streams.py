@@ -41,14 +41,16 @@ def opened_stream_state(project: Project, store: Store) -> Iterator[StreamState]
 
 
 def applied_mark(project: Project, store: Store) -> Callable[[], int] | None:
-    """Reads up to which event all histories are in the streamed state; None where the settings name none, or where no
-    job computes histories."""
+    """Reads up to which event segments need not be kept for the streamed state; None where the settings name none, or
+    where no job computes histories."""
     if project.config.service.streams is None or "histories" not in project.config.streams.jobs:
         return None
 
+    from zhiyin.store.stream_state import needless_upto
+
     def read() -> int:
         with opened_stream_state(project, store) as state:
-            return state.mark
+            return needless_upto(state)
 
     return read
 

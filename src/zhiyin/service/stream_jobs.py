@@ -22,7 +22,7 @@ from zhiyin.service.health_issues import one_line_reason
 from zhiyin.store.live_state import state_name
 from zhiyin.store.segment_export import SegmentExporter
 from zhiyin.store.store import Store
-from zhiyin.store.stream_state import StreamState, open_stream_state
+from zhiyin.store.stream_state import StreamState, needless_upto, open_stream_state
 
 # Seconds before a thread tries again: after a failure, and where another process holds the lock.
 RETRY_SECONDS, LOCK_SECONDS = 1.0, 5.0
@@ -86,9 +86,9 @@ class StreamJobs:
             exporter.run(self._stop, self._every)
 
     def _mark(self, store: Store) -> int:
-        """The sequence number up to which all events are in the histories of the state."""
+        """The sequence number up to which segments need not be kept for the histories of the state."""
         with closing(self._open_state(store)) as state:
-            return state.mark
+            return needless_upto(state)
 
     def _load(self) -> None:
         with (

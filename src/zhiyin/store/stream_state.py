@@ -33,6 +33,8 @@ from zhiyin.store.stream_definitions import (
 
 # Columns of rows that may be null.
 _NULLABLE = {"value", "list_id"}
+# The highest sequence number there can be.
+MAX_SEQ = 2**63 - 1
 TRENDING_FRAME = {"item": pl.String, "log_score": pl.Float64}
 COVISITS_FRAME = {"item": pl.String, "other": pl.String, "log_score": pl.Float64}
 CLICK_THROUGH_FRAME = {"item": pl.String, "shown": pl.Int64, "clicked": pl.Int64}
@@ -197,6 +199,14 @@ def forget_streamed(store: EventLog, state: StreamState, user: str) -> None:
     """Drop a user whom the store has just forgotten; what the user has done since then stays."""
     highest, first = store.highest_seq, store.first_seq_of(user)
     state.forget(user, highest if first == 0 else min(highest, first - 1))
+
+
+def needless_upto(state: StreamState) -> int:
+    """The sequence number up to which no segment of events has to be kept for the histories of a state.
+
+    All that is in them; where results are missing for good, all events: histories cannot become complete any more.
+    """
+    return MAX_SEQ if state.is_incomplete else state.mark
 
 
 def valid_rows(output: str, rows: pl.DataFrame) -> pl.DataFrame:
