@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -429,3 +431,55 @@ def test_a_kill_at_any_step_loses_and_repeats_nothing(tmp_path: Path, step: str)
     assert [row["time"] - NOW for row in exported(folder)] == list(range(55))
     assert not list((folder / "events").glob(".*"))
     store.close()
+
+
+@pytest.mark.parametrize("removed", [slice(None), slice(1, None)], ids=["all", "the newest"])
+def test_segments_that_were_removed_are_not_written_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, removed: slice
+) -> None:
+    """Running jobs have read them, and would count their events twice."""
+    folder = tmp_path / "streams"
+    with closing(Store(tmp_path / "store.db")) as store:
+        for start in (0, 5):
+            store.append([event(n) for n in range(start, start + 5)])
+            store.append_traces([trace(n) for n in range(start, start + 5)])
+            assert export(store, folder) == 5 + 10
+        for kind in ("events", "impressions"):
+            for path in sorted((folder / kind).iterdir())[removed]:
+                path.unlink()
+        with caplog.at_level(logging.WARNING, "zhiyin"):
+            assert export(store, folder) == 0
+        assert [record.args for record in caplog.records] == [("events", 10), ("impressions", 10)]
+        assert all("--fresh" in record.message for record in caplog.records)
+        store.append([event(10)])
+        assert export(store, folder) == 1
+        assert listed_segments(folder, "events")[-1] == Segment("events", 11, 11, 1)
+        for path in (folder / "events").iterdir():
+            path.unlink()
+        (folder / "store.json").unlink()  # as a fresh start does
+        export(store, folder)
+        assert [row["seq"] for row in exported(folder)] == list(range(1, 12))
+
+
+@pytest.mark.parametrize("failing", ["zhiyin.store.segment_export.write_json", "zhiyin.core.atomic_files.sync"])
+def test_what_fails_after_a_segment_is_there_has_no_row_written_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    folder = tmp_path / "streams"
+    with (
+        closing(Store(tmp_path / "store.db")) as store,
+        SegmentExporter(store, folder, lambda: USUAL) as exporter,
+    ):
+        store.append([event(n) for n in range(5)])
+
+        def fail(path: Path, *_: object) -> None:
+            if path.is_dir() or path.name == "store.json":
+                raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(failing, fail)
+            with pytest.raises(ConfigError, match="No space"):
+                exporter.export()
+        store.append([event(5)])
+        exporter.export()
+    assert [row["seq"] for row in exported(folder)] == [1, 2, 3, 4, 5, 6]

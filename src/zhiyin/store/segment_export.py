@@ -27,7 +27,14 @@ from zhiyin.core.file_locks import exclusive_lock
 from zhiyin.core.run import Advance, log
 from zhiyin.data.event_schema import EventSchema
 from zhiyin.store.records import TIME_POLICY
-from zhiyin.store.segment_files import Segment, SegmentDraft, SegmentWriter, folder_errors, make_streams_folder
+from zhiyin.store.segment_files import (
+    Segment,
+    SegmentDraft,
+    SegmentWriter,
+    folder_errors,
+    listed_segments,
+    make_streams_folder,
+)
 from zhiyin.store.store import Store
 from zhiyin.store.stream_definitions import EVENT_SEGMENT, IMPRESSION_SEGMENT, MAX_SEGMENT_ROWS
 
@@ -37,6 +44,7 @@ EVENTS_PER_PAGE, LISTS_PER_PAGE = 100_000, 2_000
 REMOVAL_SECONDS = 60.0
 # Names of the files in the folder of streams that belong to the export.
 LOCK_FILE, STORE_FILE = ".export.lock", "store.json"
+KINDS = ("events", "impressions")
 # Rows of a segment at most after somebody was forgotten while it was written, and after that again.
 _SMALLER = 8
 _EVENT_COLUMNS = tuple(name for name in EVENT_SEGMENT if name != "weight")
@@ -76,8 +84,10 @@ class SegmentExporter:
                     folder / LOCK_FILE, "another exporter writes to this folder", "one is enough, as in zhiyin serve"
                 )
             )
-            _check_store(store, folder)
-            self._events, self._lists = SegmentWriter(folder, "events"), SegmentWriter(folder, "impressions")
+            self._record = folder / STORE_FILE
+            written = _check_store(store, folder)
+            self._events, self._lists = (SegmentWriter(folder, kind, written[kind]) for kind in KINDS)
+            _warn_of_missing(folder, written)
             self._held = held.pop_all()
         # How far events and lists were looked at: some leave no rows.
         self._seen_events, self._seen_lists = self._events.last, self._lists.last
@@ -143,14 +153,19 @@ class SegmentExporter:
                     return None
                 if self._store.forget_count() == forget_count:
                     segment = draft.commit(last, n_rows)
-                    self._seen_events = max(self._seen_events, self._events.last)
-                    self._seen_lists = max(self._seen_lists, self._lists.last)
+                    self._note_written()
                     return segment
             rows = max(1_000, rows // _SMALLER)  # is written again, sooner than somebody else is forgotten
 
+    def _note_written(self) -> None:
+        """Note up to where segments were written, for the case that they are removed."""
+        numbers = {writer.kind: writer.last for writer in (self._events, self._lists)}
+        with folder_errors(self._record.parent):
+            write_json(self._record, {"identity": self._store.identity, **numbers})
+
     def _next_events(self, draft: SegmentDraft, max_rows: int) -> tuple[int, int]:
         """Write at most so many events. Returns the last sequence number that was looked at, and the number of rows."""
-        after, n_rows = self._seen_events, 0
+        after, n_rows = max(self._seen_events, self._events.last), 0
         schema: EventSchema | None = None
         while n_rows < max_rows:
             page = self._store.events(after, min(EVENTS_PER_PAGE, max_rows - n_rows), _EVENT_COLUMNS)
@@ -168,7 +183,7 @@ class SegmentExporter:
 
     def _next_impressions(self, draft: SegmentDraft, max_rows: int) -> tuple[int, int]:
         """As `_next_events`, of the items of lists, by the numbers of lists; a list is never divided."""
-        after, n_rows = self._seen_lists, 0
+        after, n_rows = max(self._seen_lists, self._lists.last), 0
         while n_rows < max_rows:
             page = self._store.numbered_lists(after, LISTS_PER_PAGE)
             if page.is_empty():
@@ -226,19 +241,33 @@ def _items_of_head(list_id: str, head: str) -> list[str]:
         return []
 
 
-def _check_store(store: Store, folder: Path) -> None:
-    """Note whose segments a folder holds, under the lock. Raises ConfigError where they are those of another store."""
+def _check_store(store: Store, folder: Path) -> dict[str, int]:
+    """Note whose segments a folder holds, under the lock. Returns by kind up to which number they were written.
+
+    Raises ConfigError where they are those of another store.
+    """
     path = folder / STORE_FILE
     remedy = (
         "name another folder under [streams], or empty this one and start the jobs anew: zhiyin stream start --fresh"
     )
     try:
-        identity: Any = read_json(path, remedy, names=("identity",))["identity"]
+        record: dict[str, Any] = read_json(path, remedy, names=("identity",))
     except FileNotFoundError:
         with folder_errors(folder):
             write_json(path, {"identity": store.identity})
-        return
-    if identity != store.identity:
+        return dict.fromkeys(KINDS, 0)
+    if record["identity"] != store.identity:
         raise ConfigError(
             "this folder holds the events of another store, or of an older one", file=folder, remedy=remedy
         )
+    return {kind: number if isinstance(number := record.get(kind), int) else 0 for kind in KINDS}
+
+
+def _warn_of_missing(folder: Path, written: dict[str, int]) -> None:
+    """Warn where the newest segments that were written are not there any more."""
+    for kind, last in written.items():
+        if last > max((segment.last for segment in listed_segments(folder, kind)), default=0):
+            log.warning(
+                "streams: segments of %s up to number %d were removed, and are not written again since jobs may have "
+                "read them; to compute all anew: zhiyin stream start --fresh", kind, last,
+            )  # fmt: skip

@@ -104,10 +104,14 @@ class SegmentWriter:
     ----------
     last: the last sequence number that is covered; 0: none is.
 
+    Parameters
+    ----------
+    last: up to which segments were written before, though they may have been removed since.
+
     Raises DataError where ranges of segments overlap, which no writer leaves behind.
     """
 
-    def __init__(self, folder: Path, kind: str) -> None:
+    def __init__(self, folder: Path, kind: str, last: int = 0) -> None:
         self.folder, self.kind = folder / kind, kind
         make_streams_folder(self.folder)
         with folder_errors(self.folder):
@@ -121,7 +125,7 @@ class SegmentWriter:
                     remedy="they are of two exports: empty the folder, and start the jobs anew: "
                     "zhiyin stream start --fresh",
                 )  # fmt: skip
-        self.last = segments[-1].last if segments else 0
+        self.last = max(last, segments[-1].last if segments else 0)
 
     @contextmanager
     def draft(self) -> Iterator[SegmentDraft]:
@@ -174,6 +178,10 @@ class SegmentDraft:
         """Make the segment of what was written: all rows after the last segment up to a sequence number."""
         segment = Segment(self.writer.kind, self.writer.last + 1, last, rows)
         self.file.flush()
-        replace_durably(self.path, self.writer.folder / segment.name)
-        self.writer.last = last
+        target = self.writer.folder / segment.name
+        try:
+            replace_durably(self.path, target)
+        finally:
+            if target.exists():  # also where the folder could not be synced: jobs see it from now on
+                self.writer.last = last
         return segment

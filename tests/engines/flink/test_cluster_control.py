@@ -22,6 +22,7 @@ from zhiyin.engines.flink.jobs import JobOptions
 from zhiyin.engines.flink.jobs_control import JobsControl
 from zhiyin.engines.flink.stream_record import StreamRecord
 from zhiyin.engines.stream_loader import DELETED_FILE
+from zhiyin.store.segment_export import STORE_FILE
 
 NAMES = ("trending", "sessions")
 
@@ -184,15 +185,16 @@ def test_a_fresh_start_forgets_all(flink: FakeFlink, control: JobsControl) -> No
     assert [job.restored for job in started] == [None, None]
 
 
-def test_a_fresh_start_forgets_that_results_were_deleted(flink: FakeFlink, control: JobsControl) -> None:
-    """Else the state that begins anew, with low versions, would be taken for one that lacks them."""
+@pytest.mark.parametrize("file", [DELETED_FILE, STORE_FILE])
+def test_a_fresh_start_forgets_how_far_things_were(flink: FakeFlink, control: JobsControl, file: str) -> None:
+    """Else the state that begins anew would be taken for one that lacks results, and segments for removed ones."""
     control.start(["trending"])
-    (control.folder / DELETED_FILE).write_text('{"trending": 500}')
+    (control.folder / file).write_text('{"trending": 500}')
     control.start(["trending"])
-    assert (control.folder / DELETED_FILE).exists()
+    assert (control.folder / file).exists()
     control.stop(["trending"])
     control.start(["trending"], fresh=True)
-    assert not (control.folder / DELETED_FILE).exists()
+    assert not (control.folder / file).exists()
 
 
 def test_a_fresh_start_that_is_cut_off_is_completed_by_the_next_one(flink: FakeFlink, control: JobsControl) -> None:

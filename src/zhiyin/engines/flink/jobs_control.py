@@ -38,6 +38,7 @@ from zhiyin.engines.flink.stream_record import RecordedJob, StreamRecord
 from zhiyin.engines.stream_loader import DELETED_FILE
 from zhiyin.engines.stream_loader import LOCK_FILE as LOADER_LOCK
 from zhiyin.store.segment_export import LOCK_FILE as EXPORTER_LOCK
+from zhiyin.store.segment_export import STORE_FILE
 from zhiyin.store.segment_files import folder_errors, make_streams_folder
 
 # Seconds until a job has to run, the submission apart.
@@ -203,7 +204,8 @@ class JobsControl:
             (self.folder / FORGETTING).touch()
             if clear is not None:
                 clear()
-            (self.folder / DELETED_FILE).unlink(missing_ok=True)
+            for file in (DELETED_FILE, STORE_FILE):
+                (self.folder / file).unlink(missing_ok=True)
             self.record.path.unlink(missing_ok=True)
             for name in JOBS:
                 RestorePoints(self.folder, name).remove()
