@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,29 @@ def test_a_state_that_lacks_results_is_a_health_issue_until_it_is_whole(
     assert "--fresh" in issue["mend"]
     state.is_incomplete = False
     eventually(lambda: "set_aside" not in streamed.get("/ready").json())
+
+
+def test_a_state_that_does_not_follow_the_store_is_a_health_issue(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, state: State
+) -> None:
+    monkeypatch.setattr(stream_reading, "CHECK_SECONDS", 0.0)
+    with closing(Store(tmp_path / "store.db")) as store:
+        store.append([Event("ann", f"i{n}", 20_000 * DAY + n, id=f"e{n}") for n in range(3)])
+        reader = StreamReader(lambda: state, store=store)
+        now = store.clock()
+
+        def issues(mark: int, seconds: float) -> list[Any]:
+            state.mark = mark
+            monkeypatch.setattr(store, "clock", lambda: now + int(seconds * 1e6))
+            reader.poll()
+            return reader.health_issues()
+
+        assert issues(2, 700) == [stream_reading.STREAMS_BEHIND]
+        assert issues(2, 500) == []
+        assert issues(3, 700) == []
+        assert issues(0, 700) == []  # it may be that no job computes histories, or that old segments were deleted
+        assert issues(1, 700) == [stream_reading.STREAMS_BEHIND]
+        reader.close()
 
 
 def test_while_it_is_away_only_the_watching_thread_asks(monkeypatch: pytest.MonkeyPatch, state: State) -> None:

@@ -13,6 +13,8 @@ from typing import Generic, TypeVar
 
 import polars as pl
 
+from zhiyin.core.durations import SECOND
+from zhiyin.core.errors import ZhiyinError
 from zhiyin.core.run import log
 from zhiyin.service.health_issues import HealthIssue, one_line_reason
 from zhiyin.store.records import Event
@@ -36,6 +38,14 @@ STREAMS_INCOMPLETE = HealthIssue(
     "streams",
     "their state was emptied and lacks results whose files are deleted: trending items and co-visits are of later ones",
     "compute them again: end zhiyin serve, then zhiyin stream stop and zhiyin stream start --fresh",
+)
+# Seconds after which an event that histories of streams lack is a sign that the jobs do not go on.
+BEHIND_SECONDS = 600.0
+STREAMS_BEHIND = HealthIssue(
+    "streams",
+    "histories lack events that arrived more than ten minutes ago, and so may trending items and co-visits",
+    "see whether the jobs run and what their last failure was, zhiyin stream status; "
+    "and whether a file of results is damaged: the log",
 )
 
 
@@ -77,14 +87,17 @@ class StreamReader:
     ----------
     open_state: connects to the state, and raises where it cannot.
     keep: microseconds after which the store deletes events, so that they do not count in histories; None: never.
+    store: whose events the state is to follow; None: whether it does is not looked for.
 
     Attributes
     ----------
     away: whether the state cannot be read at the moment, and is done without.
     """
 
-    def __init__(self, open_state: Callable[[], StreamState], keep: int | None = None) -> None:
-        self._open, self._keep = open_state, keep
+    def __init__(
+        self, open_state: Callable[[], StreamState], keep: int | None = None, store: Store | None = None
+    ) -> None:
+        self._open, self._keep, self._store = open_state, keep, store
         self._state: StreamState | None = None
         self._retry_at, self._is_closed = 0.0, False
         # The attempt to reach the state again that is under way.
@@ -94,7 +107,7 @@ class StreamReader:
         # Why the state is away; empty: it is not.
         self._reason = ""
         self.away = True
-        self._is_incomplete, self._check_at = False, 0.0
+        self._is_incomplete, self._is_behind, self._check_at = False, False, 0.0
         self.poll(POLL_TIMEOUT_SECONDS)
         if self.away and not self._reason:
             self._set_away(TimeoutError())
@@ -128,10 +141,20 @@ class StreamReader:
         self._check()
 
     def _check(self) -> None:
-        """See whether the state lacks results."""
-        is_incomplete = self.read(lambda state: state.is_incomplete, POLL_TIMEOUT_SECONDS)
-        if is_incomplete is not None:
-            self._is_incomplete, self._check_at = is_incomplete, time.monotonic() + CHECK_SECONDS
+        """See whether the state lacks results, for good or since the jobs do not go on."""
+        found = self.read(lambda state: (state.is_incomplete, state.mark), POLL_TIMEOUT_SECONDS)
+        if found is None:
+            return
+        self._is_incomplete, mark = found
+        self._check_at = time.monotonic() + CHECK_SECONDS
+        if self._store is None or mark == 0:  # of a state that is not known to be complete nothing is known
+            self._is_behind = False
+            return
+        try:
+            missing = self._store.events(mark, 1, ("received",))["received"].to_list()
+            self._is_behind = bool(missing) and self._store.clock() - missing[0] > BEHIND_SECONDS * SECOND
+        except ZhiyinError as error:  # of the store, which says so itself
+            log.debug("service: it is not known how far streams are behind: %s", error)
 
     def _reach(self) -> None:
         if self._state is None:
@@ -206,8 +229,10 @@ class StreamReader:
             log.warning("service: too many users were forgotten while streams are away: zhiyin forget again")
 
     def health_issues(self) -> list[HealthIssue]:
-        """That the state is done without, while it is; or that it lacks results."""
-        return [STREAMS_AWAY] if self.away else [STREAMS_INCOMPLETE] if self._is_incomplete else []
+        """That the state is done without, while it is; or that it lacks results, or is behind."""
+        if self.away:
+            return [STREAMS_AWAY]
+        return [STREAMS_INCOMPLETE] * self._is_incomplete + [STREAMS_BEHIND] * self._is_behind
 
     def close(self) -> None:
         """Close the connections; nothing is read from then on."""

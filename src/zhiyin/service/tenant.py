@@ -170,7 +170,9 @@ def stream_reader(settings: Settings, store: Store) -> StreamReader | None:
 
     keep = settings.config.service.keep
     return StreamReader(
-        partial(open_stream_state, address, state_name(store.address)), None if keep is None else microseconds(keep)
+        partial(open_stream_state, address, state_name(store.address)),
+        None if keep is None else microseconds(keep),
+        store if "histories" in settings.config.streams.jobs else None,
     )
 
 
