@@ -375,7 +375,8 @@ class TestPostgreSQL(ExportConformance):
         with ThreadPoolExecutor(1) as pool:
             with store.writing() as connection:
                 connection.exec_driver_sql(
-                    "INSERT INTO events (\"user\", item, time, kind, id, received) VALUES ('u','i',1,'view','late',1)"
+                    'INSERT INTO events ("user", item, time, kind, id, received) '
+                    f"VALUES ('u','i',{NOW},'view','late',1)"
                 )
                 later = pool.submit(other.append, [event(2)])
                 assert export(store, folder) == 0
