@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -293,6 +294,33 @@ def test_what_is_no_object_or_lacks_a_name_or_cannot_be_read(tmp_path: Path) -> 
         with pytest.raises(DataError, match="cannot be read"):
             read()
     assert read_records(tmp_path / "none") == []
+
+
+def _write_text(draft: Path) -> None:
+    draft.write_text("new")
+
+
+def _write_parquet(draft: Path) -> None:
+    pl.DataFrame({"a": [1]}).write_parquet(draft)
+
+
+@pytest.mark.parametrize("write", [_write_text, _write_parquet])
+@pytest.mark.parametrize(("path", "kind"), [("no folder/file", FileNotFoundError), ("a file/file", NotADirectoryError)])
+def test_an_error_of_the_system_names_the_file_and_not_its_draft(
+    write: Callable[[Path], None], path: str, kind: type[OSError], tmp_path: Path
+) -> None:
+    (tmp_path / "a file").touch()
+    with pytest.raises(kind) as raised, whole_file(tmp_path / path) as draft:
+        write(draft)
+    assert raised.value.filename == str(tmp_path / path)
+    assert ".draft" not in str(raised.value)
+
+
+def test_an_error_of_another_file_is_left_as_it_is(tmp_path: Path) -> None:
+    error = FileNotFoundError(2, "No such file", "another")
+    with pytest.raises(FileNotFoundError) as raised, whole_file(tmp_path / "file"):
+        raise error
+    assert raised.value is error
 
 
 def test_permissions_links_and_devices(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -55,8 +56,20 @@ def whole_file(target: str | Path, mode: int | None = None) -> Iterator[Path]:
             with contextlib.suppress(OSError):
                 os.chmod(draft, os.stat(target).st_mode & 0o7777)
         replace_durably(draft, target)
+    except OSError as error:
+        raise _of_target(error, draft, target) from None
     finally:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(NotADirectoryError):
+            draft.unlink(missing_ok=True)
+
+
+def _of_target(error: OSError, draft: Path, target: Path) -> OSError:
+    """The same error, with the name of the target where it has that of the draft."""
+    number = re.search(r"\(os error (\d+)\)", str(error))  # as polars writes what the system said
+    code = error.errno or (int(number[1]) if number else None)
+    if code is None or draft.name not in str(error):
+        return error
+    return OSError(code, os.strerror(code), str(target))
 
 
 def replace_durably(draft: Path, target: Path) -> None:

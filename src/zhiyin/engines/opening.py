@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,9 @@ from zhiyin.core.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
     from zhiyin.engines.spark.engine import SparkEngine
+
+# Threads, and failures of a task that are borne, are at least 1.
+_URL = re.compile(r"local(\[\s*(\*|0*[1-9]\d*)\s*(,\s*0*[1-9]\d*\s*)?\])?|yarn|(spark|sc|k8s)://.+")
 
 
 def open_engine(
@@ -28,13 +32,12 @@ def open_engine(
     Raises ConfigError for an address that no engine has, and for a cluster without a folder; MissingExtraError where
     the engine is not installed; EngineError where it does not start or its workers do not see the folder.
     """
-    scheme = url.partition("://")[0] if "://" in url else url.partition("[")[0]
-    if scheme not in ("local", "spark", "sc", "yarn", "k8s"):
+    if not _URL.fullmatch(url):
         raise ConfigError(
             f"{url!r} is the address of no engine",
-            remedy="local[*], spark://host:7077, sc://host:15002, k8s://..., yarn",
+            remedy="local[*], local[2], spark://host:7077, sc://host:15002, k8s://..., yarn",
         )
-    if folder is None and scheme != "local":
+    if folder is None and not url.startswith("local"):
         raise ConfigError(
             f"{url} needs a folder that its workers see too", remedy="folder=..., on the command line --engine-folder"
         )

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zhiyin.core.errors import EngineError, ZhiyinError
+from zhiyin.core.errors import ConfigError, EngineError, ZhiyinError
 from zhiyin.core.run import Advance, Run
 from zhiyin.core.version import __version__
 from zhiyin.engines.spark.jdbc_driver import jar_settings, jdbc_settings
@@ -58,7 +58,14 @@ class SparkEngine:
             place = Path(tempfile.mkdtemp(prefix="zhiyin-spark-"))
         else:
             place = Path(folder).resolve() / f"engine-{secrets.token_hex(6)}"
-            place.mkdir(parents=True)
+            try:
+                place.mkdir(parents=True)
+            except OSError as error:
+                raise ConfigError(
+                    f"the folder of the engine cannot be made: {error.strerror}",
+                    file=folder,
+                    remedy="name another: --engine-folder",
+                ) from None
         try:
             own = jdbc_settings(options)
             spark = {name: value for name, value in options.items() if name not in own}

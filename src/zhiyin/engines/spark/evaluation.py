@@ -49,17 +49,19 @@ def evaluate_on_workers(
     worker_run = dataclasses.replace(run, threads=1, callbacks=(), progress=False)
     settings = (list(ks), worker_run, auc, window.exclude_seen)
     task = partial(_evaluate_block, str(folder), str(window_folder), settings)
-    seconds = engine.run_tasks(task, blocks.tasks, run, label)
-    result = joined_results([_read_result(folder, block, float(took)) for block, took in enumerate(seconds)])
+    done = engine.run_tasks(task, blocks.tasks, run, label)
+    result = joined_results([_read_result(folder, block, *answer) for block, answer in enumerate(done)])
     engine.remove(folder)
     return result
 
 
-def _read_result(folder: Path, block: int, seconds: float) -> WindowResult:
-    names = sorted(path.name.split(".")[1] for path in folder.glob(f"{block_name(block)}.*.npy"))
-    arrays = {name: read_array(folder / f"{block_name(block)}.{name}.npy") for name in names}
-    lists, hits = arrays.pop("lists"), arrays.pop("hits")
-    return WindowResult(lists, hits, arrays, seconds)
+def _read_result(folder: Path, block: int, seconds: float, metrics: Sequence[str]) -> WindowResult:
+    """metrics: names, in the order in which they were computed."""
+
+    def read(name: str) -> np.ndarray:
+        return read_array(folder / f"{block_name(block)}.{name}.npy")
+
+    return WindowResult(read("lists"), read("hits"), {name: read(name) for name in metrics}, seconds)
 
 
 # -- on the workers ----------------------------------------------------------------------------------------------------
@@ -72,7 +74,10 @@ class _Candidates:
     candidates: np.ndarray
 
 
-def _evaluate_block(folder: str, users: str, settings: tuple[Any, ...], task: tuple[int, int, int]) -> float:
+def _evaluate_block(
+    folder: str, users: str, settings: tuple[Any, ...], task: tuple[int, int, int]
+) -> tuple[float, list[str]]:
+    """Seconds, and the names of the metrics of each user."""
     block, start, stop = task
     ks, run, auc, exclude_seen = settings
     place, window = Path(folder), Path(users)
@@ -92,4 +97,4 @@ def _evaluate_block(folder: str, users: str, settings: tuple[Any, ...], task: tu
     arrays = {"lists": result.lists, "hits": result.hits, **result.per_user}
     for name, array in arrays.items():
         write_array(place / f"{block_name(block)}.{name}.npy", array)
-    return result.seconds
+    return result.seconds, list(result.per_user)

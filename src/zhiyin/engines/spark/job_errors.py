@@ -53,3 +53,14 @@ def first_cause(error: BaseException) -> str:
     if len(lines) > 1 and lines[0].startswith("An error occurred while calling"):
         lines = lines[1:]
     return (lines[0] if lines else type(error).__name__).removeprefix(": ")[:300]
+
+
+def cause_of_java_output(text: str) -> str:
+    """The first cause in what a Java process wrote before it ended, in one line; "" where it wrote none."""
+    caused = _JAVA_CAUSE.findall(text)
+    if caused:
+        return f"{caused[-1][0]}: {caused[-1][1]}"[:300]
+    lines = (line.strip() for line in text.splitlines())
+    noise = ("WARNING", "Picked up ", "Error occurred during initialization", "NOTE: ")
+    cause = next((line for line in lines if line and not line.startswith(noise)), "")
+    return cause.removeprefix('Exception in thread "main" ')[:300]

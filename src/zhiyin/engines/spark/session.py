@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
+import signal
 import socket
+import subprocess
 import sys
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from zhiyin.core.errors import ConfigError, EngineError
-from zhiyin.engines.spark.job_errors import first_cause
+from zhiyin.engines.spark.job_errors import cause_of_java_output, first_cause
 
 # Tasks run one thread each: a worker has as many of them as it has cores.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
@@ -34,35 +39,109 @@ def start_session(url: str, options: dict[str, str], folder: Path) -> Any:
     folder: for files that the Java process of the driver needs.
 
     Raises ConfigError without Java, EngineError where the address does not answer."""
-    from pyspark.errors import PySparkException
-    from pyspark.sql import SparkSession
-
     _need_listener(url)
     settings = {"spark.sql.adaptive.enabled": "false", "spark.sql.execution.arrow.maxRecordsPerBatch": ROWS_PER_BATCH}
     try:
         if url.startswith("sc://"):
-            session = SparkSession.builder.remote(url).create()
-            for name, value in {**settings, **options}.items():
-                session.conf.set(name, str(value))
-            return session
+            return _connect(url, {**settings, **options})
         _need_java()
         _need_no_session()
-        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-        builder = SparkSession.builder.master(url).appName("zhiyin")
-        for name, value in {**settings, **_process_settings(url, folder), **options}.items():
-            builder = builder.config(name, str(value))
-        return builder.getOrCreate()
-    except PySparkException as error:
-        raise _no_session(url, error) from None
+        return _start_driver(url, {**settings, **_process_settings(url, folder), **options}, folder)
     except Exception as error:
-        if type(error).__module__.partition(".")[0] not in ("py4j", "grpc"):
+        if not _is_of_spark(error):
             raise
-        stop_gateway()
         raise _no_session(url, error) from None
 
 
-def _no_session(url: str, error: Exception) -> EngineError:
+def _connect(url: str, settings: Mapping[str, Any]) -> Any:
+    """A session at a Connect server."""
+    from pyspark.sql import SparkSession
+
+    session = SparkSession.builder.remote(url).create()
+    for name, value in settings.items():
+        session.conf.set(name, str(value))
+    return session
+
+
+def _start_driver(url: str, settings: Mapping[str, Any], folder: Path) -> Any:
+    """A session whose driver is a Java process of this one; where it cannot be opened that process is ended."""
+    from pyspark.sql import SparkSession
+
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    builder = SparkSession.builder.master(url).appName("zhiyin")
+    for name, value in settings.items():
+        builder = builder.config(name, str(value))
+    logging.getLogger().addFilter(_is_not_of_py4j)
+    with _same_interrupt_handler():
+        try:
+            _start_gateway({"spark.master": url, "spark.app.name": "zhiyin", **settings}, folder)
+            return builder.getOrCreate()
+        except BaseException as error:
+            # An exception of Java is a text only as long as its process can be asked.
+            failure = _no_session(url, error) if _is_of_spark(error) else None
+            stop_gateway()
+            if failure is None:
+                raise
+            raise failure from None
+
+
+def _is_of_spark(error: BaseException) -> bool:
+    from pyspark.errors import PySparkException
+
+    return isinstance(error, PySparkException) or type(error).__module__.partition(".")[0] in ("py4j", "grpc")
+
+
+def _no_session(url: str, error: BaseException) -> EngineError:
     return EngineError(f"{url} cannot be opened: {first_cause(error)}", remedy="check its address and its log")
+
+
+def _start_gateway(settings: Mapping[str, Any], folder: Path) -> None:
+    """Start the Java process of the driver, unless there is one.
+
+    What it writes goes into a file of the folder. Raises EngineError with the first cause where it ends at once.
+    """
+    from pyspark import SparkConf, SparkContext
+    from pyspark.errors import PySparkException
+    from pyspark.java_gateway import launch_gateway
+
+    if SparkContext._gateway is not None:
+        return
+    conf = SparkConf(loadDefaults=False)
+    for name, value in settings.items():
+        conf.set(name, str(value))
+    output = folder / "driver.log"
+    try:
+        with open(output, "wb") as file:
+            gateway = launch_gateway(conf, {"stdout": file, "stderr": subprocess.STDOUT})
+    except PySparkException as error:
+        cause = cause_of_java_output(output.read_text(errors="replace")) or first_cause(error)
+        raise EngineError(
+            f"Java does not start: {cause}", remedy="check JAVA_HOME, and spark.* of --engine-option"
+        ) from None
+    SparkContext._ensure_initialized(gateway=gateway)
+
+
+@contextlib.contextmanager
+def _same_interrupt_handler() -> Iterator[None]:
+    """Put the handler of SIGINT back at the end.
+
+    That of a new session asks Java, perhaps in the midst of another question to it; jobs of this package are cancelled
+    by those who wait for them.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if handler is not None:  # None: it was not set by Python
+            signal.signal(signal.SIGINT, handler)
+
+
+def _is_not_of_py4j(record: logging.LogRecord) -> bool:
+    """A filter of the root logger: py4j logs tracebacks of what it raises, and of Ctrl-C, there."""
+    return Path(record.pathname).parent.name != "py4j"
 
 
 def _need_listener(url: str) -> None:
@@ -103,8 +182,14 @@ def _process_settings(url: str, folder: Path) -> dict[str, Any]:
 
 
 def _need_java() -> None:
+    """Raise ConfigError where the program is missing that Spark would start: that of JAVA_HOME if it is set."""
     home = os.environ.get("JAVA_HOME")
-    if not (shutil.which("java") or (home and os.path.exists(os.path.join(home, "bin", "java")))):
+    if home:
+        if not os.access(os.path.join(home, "bin", "java"), os.X_OK):
+            raise ConfigError(
+                f"JAVA_HOME is {home}, which has no bin/java", remedy="set it to Java 17 or later, or unset it"
+            )
+    elif not shutil.which("java"):
         raise ConfigError("Spark needs Java 17 or later, and there is none", remedy="install it, or set JAVA_HOME")
 
 
