@@ -61,6 +61,7 @@ def start(
         raise ConfigError("--fresh is for all jobs: what was applied of one cannot be taken back",
                           remedy="leave out --job")  # fmt: skip
     streams = _Streams(config, engine, job)
+    streams.offline_control().check_start(streams.names, fresh=fresh)
     with_cluster = streams.start_cluster()
     started = streams.control(with_cluster).start(streams.names, fresh=fresh, clear=streams.clear_state)
     if json:
@@ -212,9 +213,13 @@ class _Streams:
         daemons = None if self.cluster is None else self.cluster.daemons
         return JobsControl(options, address, self.python, daemons)
 
+    def offline_control(self) -> JobsControl:
+        """The jobs while no cluster runs: what their folder tells."""
+        return self.control("127.0.0.1:0")
+
     def offline(self) -> list[JobStatus]:
         """The status of jobs while no cluster runs."""
-        control = self.control("127.0.0.1:0")
+        control = self.offline_control()
         control.check_names(self.names)
         return [control.offline_status(name) for name in self.names]
 

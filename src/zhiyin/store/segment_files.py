@@ -10,9 +10,11 @@ readers see all of it or nothing, and it never changes.
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,6 +24,8 @@ from typing import BinaryIO
 from zhiyin.core.atomic_files import draft_path, replace_durably, sync
 from zhiyin.core.errors import ConfigError, DataError
 
+# Bytes at the end of a segment that are read to see whether its last row is whole.
+MAX_LAST_ROW = 1 << 20
 _NAME = re.compile(r"([a-z_]+)-(\d{20})-(\d{20})-(\d+)\.jsonl")
 
 
@@ -85,6 +89,41 @@ def listed_segments(folder: Path, kind: str) -> list[Segment]:
     if newest is None:
         return []
     return sorted(segment for segment in _read_names(folder / kind, kind) if segment <= newest)
+
+
+def cut_off_segment(folder: Path, kinds: Sequence[str]) -> Path | None:
+    """The first segment below the folder of streams whose last row is not whole JSON, or that lacks all its rows.
+
+    Only the ends of the files are read, so that damage before them is not seen.
+    """
+    for kind in kinds:
+        for segment in listed_segments(folder, kind):
+            path = folder / kind / segment.name
+            try:
+                if segment.rows and not _ends_whole(path):
+                    return path
+            except FileNotFoundError:  # deleted meanwhile, by age
+                continue
+    return None
+
+
+def _ends_whole(path: Path) -> bool:
+    """Whether the last line of a file is whole and JSON; of one longer than MAX_LAST_ROW, whether it has its end."""
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - MAX_LAST_ROW))
+        tail = file.read()
+    before, newline, rest = tail.rpartition(b"\n")
+    if not newline or rest:
+        return False
+    _, previous, last = before.rpartition(b"\n")
+    if not previous and size > MAX_LAST_ROW:
+        return True
+    try:
+        json.loads(last)
+    except ValueError:
+        return False
+    return True
 
 
 def _read_names(folder: Path, kind: str) -> Iterator[Segment]:

@@ -19,10 +19,11 @@ from tests.engines.flink.fake_flink import FakeFlink, write_metadata
 from zhiyin.core.errors import ConfigError, DataError, EngineError
 from zhiyin.engines.flink.flink_python import PYTHON_VARIABLE
 from zhiyin.engines.flink.jobs import JobOptions
-from zhiyin.engines.flink.jobs_control import JobsControl
+from zhiyin.engines.flink.jobs_control import FORGETTING, JobsControl
 from zhiyin.engines.flink.stream_record import StreamRecord
 from zhiyin.engines.stream_loader import DELETED_FILE
 from zhiyin.store.segment_export import STORE_FILE
+from zhiyin.store.segment_files import Segment
 
 NAMES = ("trending", "sessions")
 
@@ -314,6 +315,52 @@ def test_mistakes_say_what_to_do(stream: Callable[..., Any], monkeypatch: pytest
     assert "no Flink JobManager answers at 127.0.0.1:1" in stream("stop", engine="flink://127.0.0.1:1", code=1).output
     monkeypatch.delenv(PYTHON_VARIABLE)
     assert "pip install apache-flink" in stream("start", code=1).output
+
+
+@pytest.mark.parametrize(
+    ("lock", "marker", "words", "message"),
+    [
+        (".load.lock", None, ["--fresh"], "a loader is at work"),
+        (".export.lock", None, ["--fresh"], "an exporter is at work"),
+        (".load.lock", FORGETTING, [], "a loader is at work"),
+        (None, None, ["--job", "trend"], "jobs are trending"),
+    ],
+)
+def test_a_start_that_is_refused_starts_no_cluster(
+    stream: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lock: str | None,
+    marker: str | None,
+    words: list[str],
+    message: str,
+) -> None:
+    folder = tmp_path / "streams"
+    folder.mkdir()
+    started: list[Any] = []
+    monkeypatch.setattr("zhiyin.engines.flink.local_cluster.LocalCluster.start", started.append)
+    if marker is not None:
+        (folder / marker).touch()
+    with open(folder / (lock or "none"), "w") as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        assert message in stream("start", *words, engine="local", code=1).output
+    assert started == []
+
+
+def test_status_names_the_segment_that_is_no_json(stream: Callable[..., Any], flink: FakeFlink, tmp_path: Path) -> None:
+    stream("start", "--job", "trending")
+    events = tmp_path / "streams" / "events"
+    first, second = (events / Segment("events", n, n, 1).name for n in (1, 2))
+    first.write_text('{"user": "a"}\n')
+    flink.failure = "org.x.JsonEOFException: Unexpected end-of-input at [Source: REDACTED"
+    (plain,) = json.loads(stream("status", "--json", "--job", "trending").stdout)["jobs"]
+    assert plain["failure"].startswith("JsonEOFException")
+    second.write_text('{"user": "a')
+    (named,) = json.loads(stream("status", "--json", "--job", "trending").stdout)["jobs"]
+    assert named["failure"] == f"{second} is damaged: {plain['failure']}"
+    flink.failure = "java.io.IOException: disk full"
+    (other,) = json.loads(stream("status", "--json", "--job", "trending").stdout)["jobs"]
+    assert other["failure"] == "IOException: disk full"
 
 
 def test_a_local_cluster_that_does_not_run(stream: Callable[..., Any], tmp_path: Path) -> None:

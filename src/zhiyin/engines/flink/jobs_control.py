@@ -39,7 +39,7 @@ from zhiyin.engines.stream_loader import DELETED_FILE
 from zhiyin.engines.stream_loader import LOCK_FILE as LOADER_LOCK
 from zhiyin.store.segment_export import LOCK_FILE as EXPORTER_LOCK
 from zhiyin.store.segment_export import STORE_FILE
-from zhiyin.store.segment_files import folder_errors, make_streams_folder
+from zhiyin.store.segment_files import cut_off_segment, folder_errors, make_streams_folder
 
 # Seconds until a job has to run, the submission apart.
 RUN_SECONDS = 180
@@ -161,6 +161,23 @@ class JobsControl:
                 for name in names
             ]  # fmt: skip
 
+    def check_start(self, names: Sequence[str], *, fresh: bool = False) -> None:
+        """Raises the errors of `start` that need no cluster, so that none is started in vain."""
+        self.check_names(names)
+        if (fresh and self.folder.is_dir()) or (self.folder / FORGETTING).exists():
+            with self._idle():
+                pass
+
+    @contextmanager
+    def _idle(self) -> Iterator[None]:
+        """Keep exporters and loaders from beginning. Raises ConfigError where one is at work."""
+        remedy = "end zhiyin serve, zhiyin store stream and zhiyin stream load while streams start afresh"
+        with (
+            exclusive_lock(self.folder / EXPORTER_LOCK, "an exporter is at work", remedy),
+            exclusive_lock(self.folder / LOADER_LOCK, "a loader is at work", remedy),
+        ):
+            yield
+
     def check_names(self, names: Sequence[str]) -> None:
         """Raises ConfigError for a job that there is not."""
         for name in names:
@@ -196,11 +213,7 @@ class JobsControl:
         """Forget segments and all that was computed of them, while nobody writes or applies any of it."""
         if running:
             raise ConfigError(f"{', '.join(running)} still run", remedy="zhiyin stream stop, then start --fresh")
-        remedy = "end zhiyin serve, zhiyin store stream and zhiyin stream load while streams start afresh"
-        with (
-            exclusive_lock(self.folder / EXPORTER_LOCK, "an exporter is at work", remedy),
-            exclusive_lock(self.folder / LOADER_LOCK, "a loader is at work", remedy),
-        ):
+        with self._idle():
             (self.folder / FORGETTING).touch()
             if clear is not None:
                 clear()
@@ -290,7 +303,7 @@ class JobsControl:
                 restarts = self.jobmanager.job_metrics(run.job_id, "numRestarts").get("numRestarts", 0)
                 late = time.monotonic() > deadline
                 if job["state"] in FINAL_STATES or restarts >= MAX_FAILED_STARTS or late:
-                    cause = self.jobmanager.failure(run.job_id) or self._unstarted(job["state"], tasks)
+                    cause = self._failure(run.job_id) or self._unstarted(job["state"], tasks)
                     if job["state"] not in FINAL_STATES:
                         self.jobmanager.cancel(run.job_id)
                         self.jobmanager.wait_for_end(run.job_id)
@@ -326,7 +339,7 @@ class JobsControl:
                 name, job.state, job.id, job.start, rows_in, rows_out, None if restarts is None else int(restarts),
                 completed and (completed["latest_ack_timestamp"] / 1000, completed["end_to_end_duration"] / 1000,
                                completed["state_size"]),
-                self.jobmanager.failure(job.id),
+                self._failure(job.id),
             ))  # fmt: skip
         return states
 
@@ -340,8 +353,14 @@ class JobsControl:
             return JobStatus(name, "STOPPED", entry.job_id, resume=resume)
         failure = None
         if state == "FAILED":
-            failure = self.jobmanager.failure(entry.job_id)
+            failure = self._failure(entry.job_id)
         return JobStatus(name, state or "LOST", entry.job_id, failure=failure, resume=resume)
+
+    def _failure(self, job_id: str) -> str | None:
+        """The first cause of the latest failure of a job. Flink does not say which file holds what is no JSON."""
+        cause = self.jobmanager.failure(job_id)
+        segment = cut_off_segment(self.folder, INPUT_FOLDERS) if cause is not None and "Json" in cause else None
+        return cause if segment is None else f"{segment} is damaged: {cause}"
 
     def _rows(self, job: dict[str, Any]) -> tuple[int, int]:
         """Rows that the sources of a job have read and its sinks have written."""
