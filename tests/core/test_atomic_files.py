@@ -316,6 +316,13 @@ def test_an_error_of_the_system_names_the_file_and_not_its_draft(
     assert ".draft" not in str(raised.value)
 
 
+def test_an_error_of_the_system_names_the_folder_and_not_its_draft(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError) as raised, whole_folder(tmp_path / "file" / "folder"):
+        pass
+    assert raised.value.filename == str(tmp_path / "file" / "folder")
+
+
 def test_an_error_of_another_file_is_left_as_it_is(tmp_path: Path) -> None:
     error = FileNotFoundError(2, "No such file", "another")
     with pytest.raises(FileNotFoundError) as raised, whole_file(tmp_path / "file"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ from py4j.protocol import Py4JError
 from pyspark import SparkContext
 
 from zhiyin.core.errors import ConfigError, EngineError
+from zhiyin.core.run import Run
 from zhiyin.engines import open_engine
 from zhiyin.engines.spark import session as sessions
+from zhiyin.engines.spark.engine import SparkEngine
 from zhiyin.engines.spark.job_errors import cause_of_java_output
+from zhiyin.engines.spark.running_job import RunningJob
 
 
 @pytest.mark.parametrize(
@@ -170,3 +174,65 @@ def test_a_session_that_is_there_is_not_ended_by_a_second(
     with pytest.raises(ConfigError, match="session of Spark already"):
         _open(monkeypatch, tmp_path, lambda: None)
     assert gateway.ended == 0
+
+
+class _FailingSession:
+    """A session whose driver answers nothing any more."""
+
+    class sparkContext:  # noqa: N801
+        defaultParallelism = 2  # noqa: N815
+
+    def range(self, *_: int) -> None:
+        raise Py4JError("no answer")
+
+
+def test_a_driver_that_does_not_answer_is_one_line_with_the_job(tmp_path: Path) -> None:
+    engine = SparkEngine(_FailingSession(), "local[2]", tmp_path)
+    with pytest.raises(EngineError, match="counting: no answer"):
+        engine.run_tasks(abs, [1], Run(progress=False), "counting")
+    with pytest.raises(EngineError, match="sending: no answer"):
+        engine.exchange(iter, [1], "target int", max, 1, Run(progress=False), "sending")
+
+
+class _Frame:
+    """The job of a frame that runs until the test ends."""
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+
+    def toArrow(self) -> None:  # noqa: N802
+        self.ended.wait(60)
+
+
+def test_a_driver_that_is_killed_during_a_job_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = _Frame()
+
+    def fail(_: object) -> int:
+        frame.ended.set()
+        raise Py4JError("no answer")
+
+    monkeypatch.setattr("zhiyin.engines.spark.running_job._ClassicJob._name", lambda _: None)
+    monkeypatch.setattr("zhiyin.engines.spark.running_job._ClassicJob.completed_tasks", fail)
+    engine = SparkEngine(_FailingSession(), "local[2]", tmp_path)
+    with pytest.raises(EngineError, match="counting: no answer"):
+        engine._results(frame, 1, 1, Run(progress=False), "counting")
+
+
+def test_ctrl_c_cancels_a_job_whose_thread_has_lost_its_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame, cancelled = _Frame(), []
+
+    def interrupt(job: RunningJob) -> int:
+        frame.ended.set()
+        while job.is_running(60):
+            pass
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("zhiyin.engines.spark.running_job._ClassicJob._name", lambda _: None)
+    monkeypatch.setattr("zhiyin.engines.spark.running_job._ClassicJob._cancel", cancelled.append)
+    monkeypatch.setattr("zhiyin.engines.spark.running_job._ClassicJob.completed_tasks", interrupt)
+    engine = SparkEngine(_FailingSession(), "local[2]", tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        engine._results(frame, 1, 1, Run(progress=False), "counting")
+    assert len(cancelled) == 1

@@ -57,13 +57,13 @@ def whole_file(target: str | Path, mode: int | None = None) -> Iterator[Path]:
                 os.chmod(draft, os.stat(target).st_mode & 0o7777)
         replace_durably(draft, target)
     except OSError as error:
-        raise _of_target(error, draft, target) from None
+        raise error_of_target(error, draft, target) from None
     finally:
         with contextlib.suppress(NotADirectoryError):
             draft.unlink(missing_ok=True)
 
 
-def _of_target(error: OSError, draft: Path, target: Path) -> OSError:
+def error_of_target(error: OSError, draft: Path, target: Path) -> OSError:
     """The same error, with the name of the target where it has that of the draft."""
     number = re.search(r"\(os error (\d+)\)", str(error))  # as polars writes what the system said
     code = error.errno or (int(number[1]) if number else None)

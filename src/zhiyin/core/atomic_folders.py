@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from zhiyin.core.atomic_files import draft_path, sync
+from zhiyin.core.atomic_files import draft_path, error_of_target, sync
 
 # Of Linux's renameat2(2): paths are relative to the working folder; the two names change places in one step.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -25,10 +25,12 @@ def whole_folder(target: Path) -> Iterator[Path]:
     """
     target = Path(os.path.realpath(target))
     draft = draft_path(target)
-    draft.mkdir(parents=True)
     try:
+        draft.mkdir(parents=True)
         yield draft
         replace_folder(draft, target)
+    except OSError as error:
+        raise error_of_target(error, draft, target) from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)  # after an exchange this is the old folder
 

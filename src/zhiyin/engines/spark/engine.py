@@ -26,7 +26,7 @@ from zhiyin.core.errors import ConfigError, EngineError, ZhiyinError
 from zhiyin.core.run import Advance, Run
 from zhiyin.core.version import __version__
 from zhiyin.engines.spark.jdbc_driver import jar_settings, jdbc_settings
-from zhiyin.engines.spark.job_errors import TaskError, job_error
+from zhiyin.engines.spark.job_errors import TaskError, job_error, job_errors
 from zhiyin.engines.spark.running_job import start_job
 from zhiyin.engines.spark.session import is_connect, start_session, stop_session
 
@@ -130,7 +130,9 @@ class SparkEngine:
         if not len(tasks):
             return []
         n = len(tasks)
-        frame = self.session.range(0, n, 1, n).mapInArrow(partial(_call, function, tasks), "task long, result string")
+        call = partial(_call, function, tasks)
+        with job_errors(label):
+            frame = self.session.range(0, n, 1, n).mapInArrow(call, "task long, result string")
         return self._results(frame, n, n, run, label)
 
     def exchange(
@@ -152,13 +154,14 @@ class SparkEngine:
         receive: called with each target and its rows, in any order. Targets without rows are called too.
         """
         n = len(tasks)
-        sent = self.session.range(0, n, 1, n).mapInArrow(partial(_emit, emit, tasks), schema)
         # A row for each target, so that the task of a target without rows knows whose it is.
         mark = partial(_target_markers, _columns_of(schema))
-        markers = self.session.range(0, n_targets, 1, 1).mapInArrow(mark, schema)
-        received = sent.unionAll(markers).repartitionById(n_targets, "target").mapInArrow(
-            partial(_receive, receive, n_targets), "task long, result string"
-        )  # fmt: skip
+        with job_errors(label):
+            sent = self.session.range(0, n, 1, n).mapInArrow(partial(_emit, emit, tasks), schema)
+            markers = self.session.range(0, n_targets, 1, 1).mapInArrow(mark, schema)
+            received = sent.unionAll(markers).repartitionById(n_targets, "target").mapInArrow(
+                partial(_receive, receive, n_targets), "task long, result string"
+            )  # fmt: skip
         return self._results(received, n_targets, n + n_targets + 1, run, label)
 
     def run_partitions(
@@ -173,7 +176,7 @@ class SparkEngine:
 
     def _results(self, frame: Any, n: int, n_steps: int, run: Run, label: str) -> list[Any]:
         """Run the job of a frame of `task` and `result`: the results by task."""
-        with run.bar(label, n_steps) as advance:
+        with job_errors(label), run.bar(label, n_steps) as advance:
             table = self._collect(frame, advance, label)
         results = dict(zip(table.column("task").to_pylist(), table.column("result").to_pylist()))
         if len(results) != n:
@@ -193,10 +196,11 @@ class SparkEngine:
                     advance(now - done)
                     done = now
         except BaseException:
-            # A job that has not reached the cluster yet cannot be cancelled: until its thread ends it is tried again.
-            while job.is_running(0):
+            # Also where its thread has ended, since Ctrl-C may cut the connection of the thread. A job that has not
+            # reached the cluster yet cannot be cancelled: until its thread ends it is tried again.
+            job.cancel()
+            while job.is_running(_CANCEL_SECONDS):
                 job.cancel()
-                job.is_running(_CANCEL_SECONDS)
             raise
         finally:
             job.close()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+from collections.abc import Iterator
 
 from zhiyin.core import errors
 from zhiyin.core.errors import EngineError, ZhiyinError
@@ -36,6 +38,24 @@ def job_error(error: BaseException, job: str) -> ZhiyinError:
         except (ValueError, TypeError):
             pass
     return EngineError(f"{job}: {first_cause(error)}", remedy=SEE_LOG)
+
+
+@contextlib.contextmanager
+def job_errors(job: str) -> Iterator[None]:
+    """Turn errors of Spark, of which a driver that was killed is one, into those of `job_error`."""
+    try:
+        yield
+    except Exception as error:
+        if not is_of_spark(error):
+            raise
+        raise job_error(error, job) from None
+
+
+def is_of_spark(error: BaseException) -> bool:
+    """Whether an error was raised by Spark, or on the way to it."""
+    from pyspark.errors import PySparkException
+
+    return isinstance(error, PySparkException) or type(error).__module__.partition(".")[0] in ("py4j", "grpc")
 
 
 def first_cause(error: BaseException) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from zhiyin.core.errors import ConfigError, EngineError
-from zhiyin.engines.spark.job_errors import cause_of_java_output, first_cause
+from zhiyin.engines.spark.job_errors import cause_of_java_output, first_cause, is_of_spark
 
 # Tasks run one thread each: a worker has as many of them as it has cores.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
@@ -48,7 +48,7 @@ def start_session(url: str, options: dict[str, str], folder: Path) -> Any:
         _need_no_session()
         return _start_driver(url, {**settings, **_process_settings(url, folder), **options}, folder)
     except Exception as error:
-        if not _is_of_spark(error):
+        if not is_of_spark(error):
             raise
         raise _no_session(url, error) from None
 
@@ -78,17 +78,11 @@ def _start_driver(url: str, settings: Mapping[str, Any], folder: Path) -> Any:
             return builder.getOrCreate()
         except BaseException as error:
             # An exception of Java is a text only as long as its process can be asked.
-            failure = _no_session(url, error) if _is_of_spark(error) else None
+            failure = _no_session(url, error) if is_of_spark(error) else None
             stop_gateway()
             if failure is None:
                 raise
             raise failure from None
-
-
-def _is_of_spark(error: BaseException) -> bool:
-    from pyspark.errors import PySparkException
-
-    return isinstance(error, PySparkException) or type(error).__module__.partition(".")[0] in ("py4j", "grpc")
 
 
 def _no_session(url: str, error: BaseException) -> EngineError:
