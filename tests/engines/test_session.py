@@ -230,7 +230,7 @@ def test_ctrl_c_cancels_a_job_whose_thread_has_lost_its_connection(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("zhiyin.engines.spark.running_job._ClassicJob._name", lambda _: None)
-    monkeypatch.setattr("zhiyin.engines.spark.running_job._ClassicJob._cancel", cancelled.append)
+    monkeypatch.setattr("zhiyin.engines.spark.running_job._ClassicJob._cancel", lambda job: cancelled.append(job))
     monkeypatch.setattr("zhiyin.engines.spark.running_job._ClassicJob.completed_tasks", interrupt)
     engine = SparkEngine(_FailingSession(), "local[2]", tmp_path)
     with pytest.raises(KeyboardInterrupt):
