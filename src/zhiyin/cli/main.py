@@ -35,6 +35,7 @@ from zhiyin.cli import (
     versions,
     whatif,
 )
+from zhiyin.cli.interrupts import resend_lost_interrupts
 from zhiyin.core.errors import ZhiyinError
 
 EPILOG = """\b
@@ -185,6 +186,7 @@ def main() -> None:
     """The entry point of the script `zhiyin`."""
     # Waiting threads must not spin: beside other work that takes ten times as long. Read when OpenMP is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    resend_lost_interrupts()
     app(prog_name="zhiyin")
 
 
