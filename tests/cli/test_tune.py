@@ -49,7 +49,10 @@ def test_ctrl_c_leaves_no_half_model(zhiyin: Command, log: Path, tmp_path: Path)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(timeout=3)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=20)
+    try:
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130, said
     assert "interrupted" in said
     assert list((tmp_path / "models").glob("*")) == [] if (tmp_path / "models").exists() else True
