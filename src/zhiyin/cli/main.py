@@ -35,8 +35,8 @@ from zhiyin.cli import (
     versions,
     whatif,
 )
-from zhiyin.cli.interrupts import resend_lost_interrupts
 from zhiyin.core.errors import ZhiyinError
+from zhiyin.core.interrupts import resend_lost_interrupts
 
 EPILOG = """\b
 Begin:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zhiyin.core.errors import ConfigError, EngineError, ZhiyinError
+from zhiyin.core.interrupts import noticed_interrupts
 from zhiyin.core.run import Advance, Run
 from zhiyin.core.version import __version__
 from zhiyin.engines.spark.jdbc_driver import jar_settings, jdbc_settings
@@ -190,11 +191,14 @@ class SparkEngine:
         job = start_job(self.session, label, frame.toArrow)
         done = 0
         try:
-            while job.is_running(_POLL_SECONDS):
-                now = job.completed_tasks()
-                if now > done:
-                    advance(now - done)
-                    done = now
+            with noticed_interrupts() as interrupted:
+                while job.is_running(_POLL_SECONDS):
+                    if interrupted.is_set():  # it was raised in one of py4j's finalisers, and lost
+                        raise KeyboardInterrupt
+                    now = job.completed_tasks()
+                    if now > done:
+                        advance(now - done)
+                        done = now
         except BaseException:
             # Also where its thread has ended, since Ctrl-C may cut the connection of the thread. A job that has not
             # reached the cluster yet cannot be cancelled: until its thread ends it is tried again.

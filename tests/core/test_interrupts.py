@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from zhiyin.cli.interrupts import resend_lost_interrupts
+from zhiyin.core.interrupts import noticed_interrupts, resend_lost_interrupts
 
 
 class Interrupted:
@@ -63,3 +63,15 @@ def test_other_exceptions_are_printed_as_ever(
     resend_lost_interrupts()
     Broken()
     assert "broken finaliser" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_lost_interrupt_is_noticed() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with noticed_interrupts() as noticed:
+        assert not noticed.is_set()
+        in_a_finaliser()
+        assert noticed.is_set()
+    assert signal.getsignal(signal.SIGINT) is before
+    with pytest.raises(KeyboardInterrupt), noticed_interrupts():
+        signal.raise_signal(signal.SIGINT)
