@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 FLINK ?= .venv-flink
 PYTEST_ARGS ?= -n 2 --dist worksteal
+ENGINE_ARGS ?= -n 2 --dist loadfile
 DEMO_ARGS ?=
 PIP = $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 BIN = $(VENV)/bin
@@ -18,10 +19,11 @@ demo:
 	$(DEMO)/bin/python -m pip --quiet --disable-pip-version-check install '.[client,report,rules,serve]'
 	$(DEMO)/bin/zhiyin demo $(DEMO_ARGS)
 
-# Tests of Spark have a process of their own: one session, whose machine of Java and threads no other test has beside it.
+# Tests of engines have processes of their own, whose machine of Java and threads no other test has beside it; a file, and
+# what its tests share, is of one of them.
 test: $(VENV)/.installed lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS) --ignore tests/engines
-	$(BIN)/python -m pytest tests/engines
+	$(BIN)/python -m pytest tests/engines $(ENGINE_ARGS)
 
 test-fast: $(VENV)/.installed
 	$(BIN)/python -m pytest $(PYTEST_ARGS) --ignore tests/engines -m "not slow" --hypothesis-profile fast
