@@ -177,7 +177,7 @@ def test_ctrl_c_during_imports_is_clean(monkeypatch: pytest.MonkeyPatch, capsys:
 
 def test_an_error_of_the_system_is_one_line(zhiyin: Command, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     zhiyin("init")
-    assert "Error: /proc/.shards" in zhiyin("data", "shards", "/proc/shards", "--shards", "2", code=1).stderr
+    assert "Error: /proc/shards" in zhiyin("data", "shards", "/proc/shards", "--shards", "2", code=1).stderr
 
     def full(*_: object, **__: object) -> None:
         raise OSError("No space left on device (os error 28)")  # as Polars raises it
