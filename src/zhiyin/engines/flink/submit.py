@@ -99,7 +99,7 @@ def submit(job: dict[str, Any], address: str | None, settings: dict[str, str]) -
     return statements.execute().get_job_client()
 
 
-class LocalJobs:
+class MiniClusterJobs:
     """The jobs of the cluster inside this process. Each has a MiniCluster, which goes as soon as the job has ended."""
 
     def __init__(self) -> None:
@@ -177,7 +177,7 @@ def write(value: dict[str, Any]) -> None:
 def main() -> int:
     request = json.loads(sys.stdin.readline())
     address = request.get("address")
-    local = LocalJobs()
+    local = MiniClusterJobs()
     for job in request["jobs"]:
         try:
             client = submit(job, address, request.get("settings") or {})
