@@ -1,13 +1,13 @@
 """Raw ids and their stable integer codes.
 
-A code is the position of an id in the sorted list of known ids: it does not depend on the order of the rows,
-so it leaks nothing about popularity or time, and looking an id up is a binary search that needs no second
-table in memory.
+A code is the position of an id in the sorted list of known ids: it does not depend on the order of the rows, so it
+leaks nothing about popularity or time. Ids of a request are looked up in a hash table (`data.id_table`), made when the
+first is; long columns are joined.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,11 +15,18 @@ import numpy as np
 import polars as pl
 
 from zhiyin.core.errors import DataError
+from zhiyin.data.id_table import IdTable, id_text
 
-# A direct table beats a hash when the ids are whole numbers that lie close together.
+# A direct table beats a join when the ids are whole numbers that lie close together.
 _TABLE_LIMIT = 64_000_000
-# Most ids that are looked up without a frame, as those of a request; most texts that are looked up one by one.
-_MAX_SCALAR_IDS, _MAX_SINGLE_TEXTS = 1_000, 32
+# Columns of more ids than this are joined, not looked up one by one.
+_MAX_LOOKUPS = 50_000
+# Up to this many codes are decoded by indexing.
+_MAX_INDEXED = 1_000
+# Types of columns whose values may be looked up as Python values.
+_PLAIN_TYPES = (pl.String, pl.Null, pl.Boolean, pl.Categorical, pl.Enum)
+# Held while a table is made, so that threads that need it at once make one.
+_TABLE_LOCK = threading.Lock()
 
 
 def id_list(raw: Any) -> list[Any] | pl.Series:
@@ -57,16 +64,7 @@ def id_series(raw: Any) -> pl.Series:
         return pl.Series(values, dtype=pl.Int64 if kinds else pl.Null)
     if len(kinds) == 1 and kinds <= {str, float, bool}:
         return pl.Series(values)
-    return pl.Series([_as_text(value) for value in values], dtype=pl.String)
-
-
-def _as_text(value: Any) -> str | None:
-    """One id as a text: 42 and 42.0 are "42"; None for what is no id, such as 42.5."""
-    if isinstance(value, float):
-        return str(int(value)) if value.is_integer() and abs(value) < 2**63 else None
-    if isinstance(value, bool):
-        return str(value).lower()
-    return None if value is None else str(value)
+    return pl.Series([id_text(value) for value in values], dtype=pl.String)
 
 
 def match_spelling(ids: pl.Series, reference: pl.Series) -> pl.Series:
@@ -141,9 +139,7 @@ class Ids:
     def __init__(self, values: pl.Series) -> None:
         self.values = values
         self._numbers = values.to_numpy() if values.dtype == pl.Int64 and not values.null_count() else None
-        # Python type of the ids where these are looked up without conversion.
-        kinds: dict[Any, type] = {pl.String: str, pl.Int64: int}
-        self._type = kinds.get(values.dtype.base_type())
+        self._made_table: tuple[IdTable | None] | None = None
 
     @classmethod
     def of(cls, *series: pl.Series) -> Ids:
@@ -173,20 +169,34 @@ class Ids:
         compared code point by code point: no Unicode normalisation is applied. The code of an id does not depend on the
         other ids.
         """
-        if isinstance(raw, list) and 0 < len(raw) <= _MAX_SCALAR_IDS and len(self) and self._plain(raw):
-            if self._numbers is not None:
-                return self._encode_numbers(np.array(raw, dtype=np.int64))
-            if len(raw) <= _MAX_SINGLE_TEXTS:
-                return np.array([self._code_of_text(value) for value in raw], dtype=np.int32)
-        if (
-            isinstance(raw, list)
-            and self._type is int
-            and 0 < len(raw) <= _MAX_SINGLE_TEXTS
-            and set(map(type, raw)) == {str}
-        ):
-            numbers = [number_of(value) for value in raw]
-            raw = pl.Series([n if n is not None and abs(n) < 2**63 else None for n in numbers], dtype=pl.Int64)
-        series = id_series(raw)
+        values = raw if type(raw) is list else id_list(raw)
+        if not len(self) or not len(values):
+            return np.full(len(values), -1, dtype=np.int32)
+        table = self.table
+        if table is None:
+            return self._encode_series(id_series(values))
+        if isinstance(values, list):
+            return table.codes(values)
+        dtype = values.dtype
+        if len(values) > _MAX_LOOKUPS:
+            return self._encode_series(values)
+        if table.has_numbers and dtype.is_integer() and dtype != pl.UInt64 and not values.null_count():
+            return table.codes_of_numbers(values.cast(pl.Int64).to_numpy(writable=True))
+        if (dtype.is_numeric() and not dtype.is_decimal()) or dtype in _PLAIN_TYPES:
+            return table.codes(values.to_list())
+        return self._encode_series(values)
+
+    @property
+    def table(self) -> IdTable | None:
+        """The hash table, made at the first call; None where ids are of a type that it does not hold."""
+        if self._made_table is None:
+            with _TABLE_LOCK:
+                if self._made_table is None:
+                    self._made_table = (IdTable.of(self.values),)
+        return self._made_table[0]
+
+    def _encode_series(self, series: pl.Series) -> np.ndarray:
+        """`encode` of a column, by a join or a binary search."""
         if not len(self) or not len(series) or series.dtype == pl.Null:
             return np.full(len(series), -1, dtype=np.int32)
         if series.dtype == pl.Boolean:  # True is not the number 1
@@ -196,7 +206,7 @@ class Ids:
             series = whole.set((whole != series).fill_null(True), None)
         if series.dtype in (pl.String, pl.Categorical, pl.Enum) and self.dtype.is_integer():
             series = whole_numbers(series, self.dtype)
-        if len(series) > 50_000:
+        if len(series) > _MAX_LOOKUPS:
             return self._encode_many(series)
         series = series.cast(self.dtype, strict=False)
         is_valid = series.is_not_null().to_numpy()
@@ -206,23 +216,6 @@ class Ids:
         position = np.minimum(position, len(self) - 1)
         same = (self.values.gather(position) == series).fill_null(False).to_numpy()
         return np.where(same, position, -1).astype(np.int32)
-
-    def _plain(self, values: list[Any]) -> bool:
-        """Whether all values are of the ids' own type."""
-        return set(map(type, values)) == {self._type} and (
-            self._type is not int or (min(values) > -(2**62) and max(values) < 2**62)
-        )
-
-    def _code_of_text(self, value: str) -> int:
-        values: Any = self.values
-        at = bisect_left(values, value)
-        return at if at < len(self) and values[at] == value else -1
-
-    def _encode_numbers(self, numbers: np.ndarray) -> np.ndarray:
-        assert self._numbers is not None
-        at = self._numbers.searchsorted(numbers)
-        is_match = self._numbers[np.minimum(at, len(self) - 1)] == numbers
-        return np.where(is_match, at, -1).astype(np.int32)
 
     def _encode_many(self, series: pl.Series) -> np.ndarray:
         if self.dtype == pl.Int64 and series.dtype.is_signed_integer():
@@ -245,7 +238,7 @@ class Ids:
     def decode(self, codes: np.ndarray) -> pl.Series:
         """Raw ids of codes; every code must lie in [0, len)."""
         codes = np.asarray(codes, dtype=np.int64)
-        if len(codes) <= _MAX_SCALAR_IDS:  # indexing takes a third of the time of `gather` for few codes
+        if len(codes) <= _MAX_INDEXED:  # indexing takes a third of the time of `gather` for few codes
             return self.values[codes]
         return self.values.gather(codes)
 
@@ -253,9 +246,9 @@ class Ids:
         """As `decode`, a list: for the few of one request."""
         if self._numbers is not None:
             return self._numbers[codes].tolist()
-        if len(codes) <= _MAX_SINGLE_TEXTS:
-            return [self.values[at] for at in codes.tolist()]
-        return self.decode(codes).to_list()
+        table = self.table if self.values.dtype == pl.String else None
+        texts = None if table is None else table.texts(codes)
+        return self.decode(codes).to_list() if texts is None else texts
 
 
 def _common(series: list[pl.Series]) -> pl.DataType | type[pl.DataType]:

@@ -17,6 +17,7 @@ from scipy import sparse
 from zhiyin.core.parallel import kernel
 from zhiyin.core.run import Run
 from zhiyin.data.histories import Histories
+from zhiyin.data.id_table import id_text
 from zhiyin.data.ids import Ids, id_list
 from zhiyin.models.content import Content
 from zhiyin.pipeline.explanations import Reason
@@ -48,16 +49,18 @@ class MoreIds(Ids):
         return pl.concat([self.known.values.cast(pl.String), pl.Series(self._more, dtype=pl.String).rename("id")])
 
     def encode(self, raw: Any) -> np.ndarray:
-        raw = id_list(raw)
-        codes = self.known.encode(raw)
-        if self._more and isinstance(raw, pl.Series):
-            new = np.flatnonzero(codes < 0)
-            texts = raw.gather(new).cast(pl.String)
-            codes = codes.copy()
-            codes[new] = texts.replace_strict(self._at, default=-1, return_dtype=pl.Int32).to_numpy()
-        elif self._more:
-            for at in np.flatnonzero(codes < 0).tolist():
-                codes[at] = self._at.get(str(raw[at]), -1)
+        values = raw if type(raw) is list else id_list(raw)
+        codes = self.known.encode(values)
+        if not self._more or not len(codes) or codes.min() >= 0:
+            return codes
+        new = np.flatnonzero(codes < 0)
+        if isinstance(values, pl.Series) and values.dtype == pl.String:
+            codes = codes.copy()  # that of a long column is read-only
+            codes[new] = values.gather(new).replace_strict(self._at, default=-1, return_dtype=pl.Int32).to_numpy()
+            return codes
+        some = values.gather(new).to_list() if isinstance(values, pl.Series) else [values[at] for at in new.tolist()]
+        codes = codes.copy()
+        codes[new] = [-1 if text is None else self._at.get(text, -1) for text in map(id_text, some)]
         return codes
 
     def decode(self, codes: np.ndarray) -> pl.Series:
