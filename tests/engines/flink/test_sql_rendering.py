@@ -145,6 +145,16 @@ def test_only_a_bounded_job_does_not_look_for_new_segments() -> None:
     assert monitored == bounded | {"source.monitor-interval": "1 s"}
 
 
+def test_a_restarted_job_that_runs_for_a_minute_restarts_quickly_again() -> None:
+    """Otherwise each restart within an hour of the one before would come later."""
+    settings = jobs.flink_settings(jobs.JobOptions(Path("/x")))
+    strategy = {key.rpartition(".")[2]: value for key, value in settings.items() if key.startswith("restart-strategy")}
+    assert strategy == {
+        "type": "exponential-delay", "initial-backoff": "1 s", "max-backoff": "10 s", "backoff-multiplier": "1.5",
+        "reset-backoff-threshold": "1 min",
+    }  # fmt: skip
+
+
 def test_own_options_of_flink_win() -> None:
     options = jobs.JobOptions(Path("/x"), settings={"state.backend.type": "rocksdb"})
     assert jobs.flink_settings(options)["state.backend.type"] == "rocksdb"

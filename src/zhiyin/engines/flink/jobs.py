@@ -9,6 +9,7 @@ A job is one file of SQL in `sql/`. What depends on the project stands there as 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -114,6 +115,8 @@ def flink_settings(options: JobOptions) -> dict[str, str]:
         "restart-strategy.exponential-delay.initial-backoff": "1 s",
         "restart-strategy.exponential-delay.max-backoff": "10 s",
         "restart-strategy.exponential-delay.backoff-multiplier": "1.5",
+        # A job that has run so long begins again with the initial backoff; Flink's own default is an hour.
+        "restart-strategy.exponential-delay.reset-backoff-threshold": "1 min",
         "pipeline.object-reuse": "true",
         "table.local-time-zone": "UTC",
     }
@@ -142,6 +145,15 @@ def submission(
             for job in jobs
         ],
     }
+
+
+def json_object(line: str) -> dict[str, Any] | None:
+    """The JSON object of a line of `submit.py`'s output; None for any other line, such as a message of the JVM."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _rendered(job: str, options: JobOptions) -> str:

@@ -31,7 +31,7 @@ from zhiyin.core.file_locks import exclusive_lock
 from zhiyin.core.run import log
 from zhiyin.engines.flink import submit
 from zhiyin.engines.flink.daemons import Daemons
-from zhiyin.engines.flink.jobs import JOBS, JobOptions, submission
+from zhiyin.engines.flink.jobs import JOBS, JobOptions, json_object, submission
 from zhiyin.engines.flink.rest import FINAL_STATES, SEE_LOGS, JobManager
 from zhiyin.engines.flink.restore_points import RestorePoint, RestorePoints
 from zhiyin.engines.flink.stream_record import RecordedJob, StreamRecord
@@ -279,7 +279,7 @@ class JobsControl:
                 raise EngineError(f"no job is submitted to {self.address} within {SUBMIT_SECONDS} s",
                                   remedy=SEE_LOGS) from None  # fmt: skip
             raise
-        submitted = _json_lines(output)
+        submitted = [value for line in output.splitlines() if (value := json_object(line)) is not None]
         for line in submitted:
             if "error" in line:
                 what = f"{line['job']} is not submitted" if line.get("job") else "nothing is submitted"
@@ -419,18 +419,6 @@ class JobsControl:
             yield descriptor
         finally:
             os.close(descriptor)
-
-
-def _json_lines(text: str) -> list[dict[str, Any]]:
-    """The JSON objects among the lines; Java may write warnings between them."""
-    values = []
-    for line in text.splitlines():
-        if line.startswith("{"):
-            try:
-                values.append(json.loads(line))
-            except ValueError:
-                continue
-    return values
 
 
 def _remedy(cause: str) -> str:

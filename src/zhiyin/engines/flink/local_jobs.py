@@ -19,11 +19,17 @@ from pathlib import Path
 from typing import Any, Self
 
 from zhiyin.core.errors import EngineError
+from zhiyin.core.run import log
 from zhiyin.engines.flink import submit
+from zhiyin.engines.flink.jobs import json_object
+
+# Characters of a line of the JVM that are logged.
+MAX_LOGGED_CHARACTERS = 500
 
 
 class LocalJobs:
-    """A process of `submit.py` and the jobs in it. On exit all are ended.
+    """A process of `submit.py` and the jobs in it. On exit all are ended. Lines of its output that are no JSON objects,
+    such as those of the JVM about its options, are logged.
 
     Parameters
     ----------
@@ -50,10 +56,11 @@ class LocalJobs:
         self._errors = log_folder / "errors"
         with self._errors.open("w") as errors:
             self.process = subprocess.Popen(
-                [str(python), str(submit.__file__)], env=environment, text=True, encoding="utf-8",
+                [str(python), str(submit.__file__)], env=environment, text=True, encoding="utf-8", errors="replace",
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
             )  # fmt: skip
         self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._read_error: Exception | None = None
         threading.Thread(target=self._read, daemon=True).start()
         # By job: the id, the savepoint with which it was stopped, and how many seconds it ran, once they are known.
         self.ids: dict[str, str] = {}
@@ -111,9 +118,17 @@ class LocalJobs:
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        for text in self.process.stdout:
-            self._lines.put(json.loads(text))
-        self._lines.put(None)
+        try:
+            for text in self.process.stdout:
+                line = json_object(text)
+                if line is not None:
+                    self._lines.put(line)
+                elif text.strip():
+                    log.info("Flink: %s", text.strip()[:MAX_LOGGED_CHARACTERS])
+        except Exception as error:  # otherwise whoever waits for a line would wait for ever
+            self._read_error = error
+        finally:
+            self._lines.put(None)
 
     def _receive_until(self, values: dict[str, Any], seconds: float) -> None:
         """Take lines until there is a value for each job."""
@@ -126,6 +141,8 @@ class LocalJobs:
             self._take(line)
 
     def _take(self, line: dict[str, Any] | None) -> None:
+        if line is None:
+            self._lines.put(None)  # the output stays ended, for whoever waits next
         if line is None or line.get("error"):
             raise self._failure(line)
         if "id" in line:
@@ -138,6 +155,8 @@ class LocalJobs:
     def _failure(self, line: dict[str, Any] | None) -> EngineError:
         if line is not None:
             return EngineError(f"job {line.get('job')}: {line['error']}")
+        if self._read_error is not None:
+            return EngineError(f"the output of Flink cannot be read: {self._read_error}", file=self._errors)
         text = self._errors.read_text("utf-8", errors="replace").strip()
         last = text.splitlines()[-1] if text else "no output"
         return EngineError(f"Flink's process has ended: {last}", file=self._errors)
