@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any
@@ -204,6 +206,74 @@ def test_what_is_too_much_is_refused_at_once() -> None:
         assert work.busy == 0
         assert await work.do(held) == 3
         work.close()
+
+    asyncio.run(play())
+
+
+def test_short_work_is_done_on_the_loop_for_as_long_as_it_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = 0.001
+
+    class Clock:
+        """The processor time of a thread that does nothing but short work."""
+
+        now = 0.0
+
+        def thread_time(self) -> float:
+            Clock.now += seconds
+            return Clock.now
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(time, name)
+
+    monkeypatch.setattr("zhiyin.service.request_limits.time", Clock())
+
+    async def play() -> None:
+        nonlocal seconds
+        here, work = threading.get_ident(), Work(threads=1, on_loop=True)
+        assert await work.do_short("list", threading.get_ident) == here
+        seconds = 10.0  # one that was very long, such as the first, counts as a long one
+        assert await work.do_short("list", threading.get_ident) == here
+        seconds = 0.001
+        assert await work.do_short("list", threading.get_ident) == here
+        seconds = 0.02
+        threads = [await work.do_short("list", threading.get_ident) for _ in range(50)]
+        assert threads[-1] != here
+        assert await work.do_short("other", threading.get_ident) == here
+        seconds = 0.001
+        threads = [await work.do_short("list", threading.get_ident) for _ in range(50)]
+        assert threads[-1] == here
+        with pytest.raises(ZeroDivisionError):
+            await work.do_short("list", lambda: 1 / 0)
+        work.close()
+        threaded = Work(threads=1)
+        assert await threaded.do_short("list", threading.get_ident) != here
+        threaded.close()
+
+    asyncio.run(play())
+
+
+def test_plain_requests_whose_filter_is_known_are_short(opened: Callable[..., Any]) -> None:
+    shop = opened(several=True)
+    app = create_app([shop], Work(threads=1, on_loop=True))
+    key = {"authorization": f"Bearer {shop.shown['admin']}", "content-type": "application/json"}
+    threads: list[int] = []
+    shop.list_service.on_list = lambda result, origin: threads.append(threading.get_ident())
+
+    async def on_loop(path: str = "/v1/recommendations", **body: Any) -> bool:
+        status, _, answer = await ask(app, [json.dumps(body).encode()], key, path=path)
+        assert status == 200, answer
+        return threads[-1] == threading.get_ident()
+
+    async def play() -> None:
+        assert not await on_loop(user="u3", filter="price < 30")  # the filter is evaluated, which may take a while
+        assert await on_loop(user="u4", filter="price < 30", k=3)
+        assert not await on_loop(user="u3", filter="price < 31")
+        assert not await on_loop(user="u3", filter="price < 30", explain=True)
+        assert not await on_loop(user="u3", filter="price < 30", k=101)
+        assert not await on_loop("/v1/rank", user="u3", items=["i1", "i2"])
+        assert await on_loop("/v1/rank", user="u3", items=["i1", "i2"])
+        shop.list_service._waits = True
+        assert not await on_loop("/v1/rank", user="u3", items=["i1", "i2"])
 
     asyncio.run(play())
 

@@ -30,7 +30,7 @@ from zhiyin.service import (
 )
 from zhiyin.service.access_log import log_request
 from zhiyin.service.authentication import Authenticator
-from zhiyin.service.endpoint_dispatch import endpoint_routes
+from zhiyin.service.endpoint_dispatch import DirectRoutes, endpoint_routes
 from zhiyin.service.errors import http_error_response
 from zhiyin.service.log_format import loop_failed
 from zhiyin.service.openapi_description import Description
@@ -89,6 +89,7 @@ def create_app(
         *_cors(shops),
         Middleware(RequestLimitMiddleware, known=authenticator.identify),
         Middleware(EncodedSlashMiddleware),
+        Middleware(DirectRoutes, routes=routes),
     ]
     app = Starlette(
         routes=[*routes, *pages.routes(), *description.routes()], middleware=middleware, lifespan=lifespan,

@@ -8,9 +8,12 @@ import os
 import socket
 import time
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from zhiyin.service.http_exchange import Exchange
 from zhiyin.service.request_limits import MAX_BODY_BYTES
 
 if TYPE_CHECKING:
@@ -48,7 +51,7 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
-        self.address = ""
+        self.address, self._root_path_bytes = "", self.root_path.encode("ascii")
         # Whether headers are expected, and since when (None: not, or timed by keep-alive).
         self._since: float | None = time.monotonic()
         self._in_headers, self._bytes, self._discarded_bytes = True, 0, -1
@@ -168,7 +171,23 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_headers, self._since = False, None
-        super().on_headers_complete()
+        parser, scope = self.parser, self.scope
+        scope["method"] = parser.get_method().decode("ascii")
+        version = parser.get_http_version()
+        if version != "1.1":
+            scope["http_version"] = version
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        scope["raw_path"] = self._root_path_bytes + url.path
+        scope["path"] = self.root_path + (unquote(path) if "%" in path else path)
+        scope["query_string"] = url.query or b""
+        before = self.cycle
+        self.cycle = exchange = Exchange(self, keep_alive=version != "1.0" and parser.should_keep_alive())
+        if before is None or before.response_complete:
+            self._start_asgi_task(exchange, self.app)
+        else:  # requests that are sent before the answer to this one are answered in their order
+            self.flow.pause_reading()
+            self.pipeline.appendleft((exchange, self.app))
 
     def on_body(self, body: bytes) -> None:
         self._chunks += 1

@@ -56,6 +56,8 @@ async def _list_json(
     if ask.now is not None and not access.admin:
         raise RefusedError(403, "only an admin key may say what time it is", "leave now out")
     ask = access.own(ask, personal)
+    if access.list_service.is_short(ask):
+        return await access.work.do_short(origin, work)
     return await access.work.do(work)
 
 
@@ -114,6 +116,8 @@ async def rank(access: Access, body: RankRequest) -> Any:
         answer["next"] = None
         return answer
 
+    if access.list_service.is_short(ask):
+        return await access.work.do_short("rank", work)
     return await access.work.do(work)
 
 

@@ -39,6 +39,14 @@ from zhiyin.store.frequency_counts import DAY_SECONDS
 from zhiyin.store.trace_writer import TraceWriter
 from zhiyin.store.traces import Trace
 
+# Items of a list, and of the list that a request includes, at most, where it is expected to be made in milliseconds;
+# filters of requests that have been evaluated and are remembered.
+MAX_SHORT_ITEMS, MAX_INCLUDED_ITEMS, MAX_KNOWN_FILTERS = 100, 300, 256
+# Fields of requests that are expected to take milliseconds, beside those that `ListService.is_short` looks at.
+_SHORT_FIELDS = frozenset({
+    "user", "session", "k", "filter", "placement", "exclude", "include", "exclude_seen", "diversity", "balance",
+    "language",
+})  # fmt: skip
 # Sums that each target of exposure has; see `pipeline.exposure`.
 _SUMS_PER_TARGET = 3
 
@@ -109,6 +117,10 @@ class ListService:
         self.features = features or FeatureLog()
         self.trace_quota = TraceQuota()
         self.replays = ListReplay(live, placements)
+        # Whether the state or the store may have to be waited for, such as over a network.
+        self._waits = live.state.waits or live.store.path is None
+        # Filters of requests that the items of these `Answers` have been filtered by.
+        self._known_filters: tuple[Any, set[str]] = (None, set())
         # Called with each list and its origin.
         self.on_list: Callable[[ListResult, str], None] = lambda result, origin: None
         # Called with each decision of a policy, of a list too.
@@ -173,6 +185,7 @@ class ListService:
                         for one in (request, without_exploration(second))]  # fmt: skip
                 answer, teams = interleave(view.answers, request, both[0], both[1], visible)
                 interleaving = Interleaving(plan.interleaved, second_version, teams)
+        self._remember_filter(ask, view)
         has_more = origin != "rank" and len(answer.items) >= request.k
         cursor = next_cursor([*previous_pages, *(str(item) for item in answer.items)], has_more, route)
         decision = None if choice is None else self._decision(choice, setting, answer, owner)
@@ -192,6 +205,29 @@ class ListService:
         if decision is not None:
             self.on_decision(decision)
         return result
+
+    def is_short(self, ask: RecommendRequest) -> bool:
+        """Whether a list is expected to be made in a few milliseconds without waiting for another machine: a plain
+        request, whose filter the present catalogue has been filtered by before."""
+        view = self.live.serving
+        if view is None or self._waits or not ask.model_fields_set <= _SHORT_FIELDS:
+            return False
+        if ask.include is not None and len(ask.include) > MAX_INCLUDED_ITEMS:
+            return False
+        of_answers, filters = self._known_filters
+        return (
+            of_answers is view.answers
+            and ask.filter in filters
+            and (ask.k <= MAX_SHORT_ITEMS or ask.include is not None)
+        )
+
+    def _remember_filter(self, ask: RecommendRequest, view: View) -> None:
+        """Note that the filter of a request has been evaluated for the items of a view."""
+        of_answers, filters = self._known_filters
+        if of_answers is not view.answers or len(filters) >= MAX_KNOWN_FILTERS:
+            filters = set()
+            self._known_filters = (view.answers, filters)
+        filters.add(ask.filter)
 
     def _plan(self, ask: RecommendRequest, list_id: str, origin: str) -> ListPlan:
         """What a list is made by: what the request names, or an arm of an experiment."""

@@ -26,6 +26,9 @@ MAX_BODY_BYTES, MAX_TOTAL_BODY_BYTES, MAX_BODY_SECONDS = 4 << 20, 256 << 20, 20.
 # Threads that make lists in one process, those that write, which a held store may hold, and requests that may wait for
 # either: beyond it, come again later.
 LIST_THREADS, WRITE_THREADS, MAX_WAITING_REQUESTS = 2, 2, 64
+# Seconds of processor time that short work may take on average to be done on the event loop, the weight of the newest
+# in that average, and the most that one may count.
+MAX_LOOP_SECONDS, LOOP_AVERAGE_WEIGHT, MAX_COUNTED_SECONDS = 0.008, 0.05, 0.04
 # Work that one request may do, about as many nanoseconds of a core.
 MAX_WORK_UNITS = 2e9
 # Buckets of keys and visitors that are held.
@@ -36,13 +39,53 @@ T = TypeVar("T")
 
 
 class Work:
-    """Threads, such as those that make lists. Raises RefusedError 503 at once where too much waits."""
+    """Threads, such as those that make lists. Raises RefusedError 503 at once where too much waits.
+
+    Parameters
+    ----------
+    waiting: requests that may wait for a thread.
+    on_loop: whether `do_short` may do work on the event loop: right where other processes answer on the same socket
+        meanwhile. Handing work to a thread and back costs about as much as a tenth of a list, and the thread and the
+        loop then wait for each other's turn at the interpreter.
+    """
 
     def __init__(
-        self, threads: int = LIST_THREADS, waiting: int = MAX_WAITING_REQUESTS, name: str = "zhiyin-work"
+        self,
+        threads: int = LIST_THREADS,
+        waiting: int = MAX_WAITING_REQUESTS,
+        name: str = "zhiyin-work",
+        *,
+        on_loop: bool = False,
     ) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
-        self.threads, self.most, self.busy = threads, threads + waiting, 0
+        self.threads, self.most, self.busy, self.on_loop = threads, threads + waiting, 0, on_loop
+        # Mean seconds of processor time of short work, by kind; the newest weighs most.
+        self._mean_seconds: dict[str, float] = {}
+
+    async def do_short(self, kind: str, work: Callable[[], T]) -> T:
+        """Do work that is expected to take a few milliseconds and to wait for nothing: on the event loop, where that
+        is allowed and work of its kind has been short; else in one of the threads.
+
+        Parameters
+        ----------
+        kind: of few different ones.
+        """
+        if not self.on_loop:
+            return await self.do(work)
+        if self._mean_seconds.get(kind, 0.0) > MAX_LOOP_SECONDS:
+            return await self.do(self._timed, kind, work)
+        with metered(Meter(MAX_WORK_UNITS, MAX_REQUEST_SECONDS)):
+            return self._timed(kind, work)
+
+    def _timed(self, kind: str, work: Callable[[], T]) -> T:
+        """Do work of a kind, and add its processor time to the average of the kind."""
+        begun = time.thread_time()
+        try:
+            return work()
+        finally:
+            seconds = min(time.thread_time() - begun, MAX_COUNTED_SECONDS)
+            mean = self._mean_seconds.get(kind, 0.0)
+            self._mean_seconds[kind] = mean + LOOP_AVERAGE_WEIGHT * (seconds - mean)
 
     async def do(self, work: Callable[..., T], *args: Any) -> T:
         """Do it in one of the threads. What still waits when its request ends, or its client goes, is not done."""
@@ -214,7 +257,8 @@ class RequestLimitMiddleware:
         try:
             while more:
                 try:
-                    message = await asyncio.wait_for(receive(), max(0.01, until - time.monotonic()))
+                    async with asyncio.timeout(max(0.01, until - time.monotonic())):
+                        message = await receive()
                 except TimeoutError:
                     await refuse(error_response(408, "the request came too slowly", f"within {self.sending:g} seconds"))
                     return

@@ -176,8 +176,8 @@ class _OpenShops:
         from zhiyin.service.app import create_app
         from zhiyin.service.request_limits import Work
 
-        # Several processes share the cores already.
-        app = create_app(self.shops, Work(1) if self.plan.workers > 1 else None)
+        # Several processes share the cores and the socket already.
+        app = create_app(self.shops, Work(1, on_loop=True) if self.plan.workers > 1 else None)
         settings = [shop.settings for shop in self.shops]
         run(app, sock, [proxy for one in settings for proxy in one.proxies], max(one.connections for one in settings))
 
