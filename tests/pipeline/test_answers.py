@@ -197,6 +197,15 @@ def test_calibrated_lists_are_spread_as_the_history_is() -> None:
     assert counts[0] + counts[1] >= 8
 
 
+def test_a_list_of_pins_alone_has_reasons() -> None:
+    """No source names a candidate, and a pinned item is listed all the same."""
+    item = min(seen_by("u3"))
+    answer = Answers(PIPELINE, DATA.items).ask(asked(user="u3", k=3, include=[item], pins={1: item}, explain=True))
+    assert answer.items == [item]
+    assert answer.reasons[0].because == []
+    assert answer.reasons[0].rules == ["pin, slot 1"]
+
+
 def test_sentences_of_every_item() -> None:
     answer = Answers(PIPELINE, DATA.items).ask(asked(user="u3", k=20, explain=True))
     for reason in answer.reasons:

@@ -193,7 +193,7 @@ def _because(
     """Of each item the items of the history that are most similar, by the first source that named it and knows."""
     had = np.unique(history.items[history.weights > 0])
     result: list[list[dict[str, Any]]] = [[] for _ in items]
-    if not len(had):
+    if not len(had) or not len(candidates.items):
         return result
     free = rows >= 0
     for at, (name, source) in enumerate(pipeline.sources_.items()):
