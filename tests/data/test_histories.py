@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import polars as pl
 import pytest
@@ -128,3 +130,23 @@ def test_features_of_strangers_are_null() -> None:
 def test_an_unknown_matrix_is_refused() -> None:
     with pytest.raises(DataError, match="one of binary, weight, count"):
         Histories.of(np.array([0]), np.array([], dtype=int)).matrix(1, "weights")
+
+
+@pytest.mark.parametrize("described", [False, True])
+def test_a_row_is_what_take_gives(described: bool) -> None:
+    users = np.arange(3, dtype=np.int32)
+    histories = Histories.of(np.array([0, 2, 2, 5]), np.arange(5), times=np.arange(5) * 7, users=users)
+    if described:
+        histories = dataclasses.replace(histories, features=pl.DataFrame({"city": ["a", "b", "c"]}))
+    for at in (-1, 0, 1, 2):
+        one, expected = histories.row(at), histories.take(np.array([at]))
+        for field in dataclasses.fields(Histories):
+            part, other = getattr(one, field.name), getattr(expected, field.name)
+            if isinstance(other, np.ndarray):
+                assert part.dtype == other.dtype
+                assert np.array_equal(part, other, equal_nan=field.name == "values")
+            else:
+                assert (part is None) == (other is None)
+                assert part is None or part.equals(other)
+    assert histories.at(99).now.tolist() == [99, 99, 99]
+    assert histories.at(99).items is histories.items

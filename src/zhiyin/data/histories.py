@@ -157,6 +157,29 @@ class Histories:
             None if self.features is None else _gather(self.features, rows),
         )
 
+    def row(self, at: int) -> Histories:
+        """One history, copied, as `take` gives it; -1: an empty one."""
+        if at < 0 or len(self) == 0:
+            return self.take(np.full(1, -1, dtype=np.int64))
+        start, stop = int(self.offsets[at]), int(self.offsets[at + 1])
+        return Histories(
+            np.array([0, stop - start], dtype=np.int64),
+            np.array(self.items[start:stop]),
+            np.array(self.weights[start:stop]),
+            np.array(self.times[start:stop]),
+            np.array(self.kinds[start:stop]),
+            np.array(self.values[start:stop]),
+            np.array(self.now[at : at + 1]),
+            np.array(self.users[at : at + 1]),
+            None if self.features is None else self.features.slice(at, 1),
+        )
+
+    def at(self, now: int) -> Histories:
+        """The same histories, each for the moment `now`, microseconds UTC."""
+        moments = np.array([now] * (len(self.offsets) - 1), dtype=np.int64)
+        return Histories(self.offsets, self.items, self.weights, self.times, self.kinds, self.values, moments,
+                         self.users, self.features)  # fmt: skip
+
     def chunks(self, size: int) -> Iterator[tuple[int, Histories]]:
         """(start, batch) over the histories in order."""
         for start in range(0, len(self), size):

@@ -140,6 +140,7 @@ class Ids:
         self.values = values
         self._numbers = values.to_numpy() if values.dtype == pl.Int64 and not values.null_count() else None
         self._made_table: tuple[IdTable | None] | None = None
+        self._n = len(values)
 
     @classmethod
     def of(cls, *series: pl.Series) -> Ids:
@@ -156,7 +157,7 @@ class Ids:
         return cls(merged.sort().rename("id"))
 
     def __len__(self) -> int:
-        return len(self.values)
+        return self._n
 
     @property
     def dtype(self) -> pl.DataType:
@@ -170,7 +171,7 @@ class Ids:
         other ids.
         """
         values = raw if type(raw) is list else id_list(raw)
-        if not len(self) or not len(values):
+        if not self._n or not len(values):
             return np.full(len(values), -1, dtype=np.int32)
         table = self.table
         if table is None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from zhiyin.core.parallel import kernel
 from zhiyin.core.run import Run
 from zhiyin.data.histories import Histories
 from zhiyin.data.ids import Ids
@@ -91,14 +92,33 @@ def removed_items(model: Pipeline, batch: ListBatch, run: Run) -> list[dict[str,
 
 def source_ranks(items: np.ndarray, candidates: Candidates) -> np.ndarray:
     """int32[k, sources]: the rank from 0 that each source gave each item; -1 where it did not name it."""
-    order = np.argsort(candidates.items)
-    sorted_items = candidates.items[order]
-    ranks = np.full((len(items), len(candidates.sources)), -1, dtype=np.int32)
-    if len(sorted_items):
-        position = np.minimum(np.searchsorted(sorted_items, items), len(sorted_items) - 1)
-        is_candidate = sorted_items[position] == items
-        ranks[is_candidate] = candidates.ranks[order[position[is_candidate]]]
+    ranks = np.empty((len(items), len(candidates.sources)), dtype=np.int32)
+    _copy_ranks(items, candidates.items, candidates.ranks, ranks)
     return ranks
+
+
+@kernel
+def _copy_ranks(items, candidates, candidate_ranks, ranks):
+    """Rows of `candidate_ranks` of some of the candidates, -1 where one is none; by a hash table of the items."""
+    ranks[:] = -1
+    size = 2
+    while size < 2 * len(items):
+        size *= 2
+    slots = np.full(size, -1, dtype=np.int32)
+    for place in range(len(items)):
+        at = (np.int64(items[place]) * 40503) & (size - 1)
+        while slots[at] >= 0:
+            at = (at + 1) & (size - 1)
+        slots[at] = place
+    for row in range(len(candidates)):
+        at = (np.int64(candidates[row]) * 40503) & (size - 1)
+        while slots[at] >= 0:
+            place = slots[at]
+            if items[place] == candidates[row]:
+                for source in range(ranks.shape[1]):
+                    ranks[place, source] = candidate_ranks[row, source]
+                break
+            at = (at + 1) & (size - 1)
 
 
 def item_features(which: str, items: np.ndarray, examples: Examples | None) -> ItemFeatures | None:

@@ -158,8 +158,7 @@ class Answers:
     def rulebook(self, filter: str, boosts: tuple[Boost, ...]) -> Rulebook:
         """The rules of all lists with the filter and the boosts of a request. Raises ConfigError for wrong ones."""
         key = (filter, boosts)
-        with self._lock:
-            rulebook = self._rulebooks.get(key)
+        rulebook = self._rulebooks.get(key)
         if rulebook is None:
             both = " AND ".join(f"({text})" for text in (self.rules.filter, filter) if text)
             rules = dataclasses.replace(self.rules, filter=both, boosts=(*self.rules.boosts, *boosts))
@@ -182,9 +181,8 @@ class Answers:
         """
         clock = StageClock(request)
         k, method, balance = self._options(request)
-        history, seen = self._encoder.history(request)
         rulebook = self.rulebook(request.filter, request.boosts)
-        requests = self._encoder.one(request, history, visible)
+        history, seen, requests = self._encoder.one(request, visible)
         eligible = self._eligible.get(rulebook.mask(requests), visible, store=request.include is None)
         batch = ListBatch(history, requests, rulebook, eligible, k, method, balance, self.excludes_seen(request),
                           list_policy(request), self._forced(request), "", seen, index)  # fmt: skip
@@ -378,9 +376,8 @@ class Answers:
     def _list_rules(self, request: Request, visible: np.ndarray | None) -> ListRules:
         """What applies to a list by scores that are the same for everyone."""
         k, _, _ = self._options(request)
-        history, seen = self._encoder.history(request)
         rulebook = self.rulebook(request.filter, request.boosts)
-        requests = self._encoder.one(request, history, visible)
+        history, seen, requests = self._encoder.one(request, visible)
         excluded = rulebook.excluded_items(requests)[1]
         if request.exclude_seen:
             excluded = np.concatenate([excluded, history.items, seen])

@@ -152,7 +152,9 @@ def resolve_options(request: Request, variety: str, balance: float) -> tuple[int
 
     Raises ConfigError for a value that is out of range.
     """
-    k = whole_number(request.k, "k", at_most=MAX_ITEMS)
+    k = request.k
+    if type(k) is not int or not 1 <= k <= MAX_ITEMS:
+        k = whole_number(k, "k", at_most=MAX_ITEMS)
     word = variety if request.diversity is None else check_diversity_method(request.diversity)
     balance = balance if request.balance is None else request.balance
     if not 0 <= balance <= 1:
@@ -188,7 +190,7 @@ def check_diversity_method(variety: str) -> str:
 
 def encode_known(ids: Any, raw: Iterable[Any], most: int = MAX_IDS) -> np.ndarray:
     """Codes of the ids that are known. Raises ConfigError for more than `most` ids."""
-    listed = id_list(raw)
+    listed = raw if type(raw) is list else id_list(raw)
     if len(listed) > most:
         raise ConfigError(f"{len(listed):,} ids in one list of a request", remedy=f"at most {most:,}")
     codes = ids.encode(listed)

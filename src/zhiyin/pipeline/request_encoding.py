@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ from zhiyin.data.ids import Ids
 from zhiyin.models.training_context import TrainingContext
 from zhiyin.pipeline.cold_start import NewItems
 from zhiyin.pipeline.request import MAX_EXCLUDED, Request, encode_known
-from zhiyin.pipeline.slate import RequestBatch
+from zhiyin.pipeline.slate import Ragged, RequestBatch
+
+_NO_CODES = np.zeros(0, dtype=np.int32)
 
 
 class RequestEncoder:
@@ -34,11 +37,29 @@ class RequestEncoder:
     ) -> None:
         self.context, self.ids, self.users, self.new_items, self.has_times = context, ids, users, new_items, has_times
 
-    def history(self, request: Request) -> tuple[Histories, np.ndarray]:
-        """The history in codes of the model, and int32, codes of what else counts as seen."""
-        seen = self.ids.encode(list(request.seen))
+    def one(self, request: Request, visible: np.ndarray | None) -> tuple[Histories, np.ndarray, RequestBatch]:
+        """One request in codes.
+
+        Parameters
+        ----------
+        visible: bool[n_items], items that may be shown at this moment; None: all.
+
+        Returns
+        -------
+        The history in codes of the model; int32, codes of what else counts as seen; the rest as a batch of one.
+        """
+        user = -1 if request.user is None else int(self.context.user_ids.encode([request.user])[0])
+        now = time.time_ns() // 1000 if request.now is None else request.now
+        history, seen = self._history(request, user)
+        if self.has_times:
+            history = history.at(now)
+        return history, seen, self._batch(request, history, user, now, visible)
+
+    def _history(self, request: Request, user: int) -> tuple[Histories, np.ndarray]:
+        """The history, and codes of what else counts as seen. user: the code of the request's user, or -1."""
+        seen = _NO_CODES if _is_empty(request.seen) else self.ids.encode(list(request.seen))
         if request.history is None:
-            history = self.context.histories.take(self.context.user_ids.encode([request.user]))
+            history = self.context.histories.row(user)
         elif isinstance(request.history, Histories):
             history = request.history
         else:
@@ -47,34 +68,33 @@ class RequestEncoder:
             codes = self.new_items.nearest_known_items(items)
             codes = codes[codes >= 0]
             history = Histories.of(np.array([0, len(codes)]), codes)
-        now = time.time_ns() // 1000 if request.now is None else request.now
-        if self.has_times:
-            history = dataclasses.replace(history, now=np.array([now], dtype=np.int64))
-        return history, seen[seen >= 0]
+        return history, seen[seen >= 0] if len(seen) else seen
 
-    def one(self, request: Request, history: Histories, visible: np.ndarray | None) -> RequestBatch:
-        """A batch of one. visible: bool[n_items], items that may be shown at this moment; None: all."""
-        user: dict[str, Any] = {}
-        number = int(self.context.user_ids.encode([request.user])[0]) if request.user is not None else -1
-        if self.users is not None and number >= 0:
-            user = self.users.row(number, named=True)
-        user |= request.user_columns
-        counts = zip(self.ids.encode(list(request.shown)).tolist(), request.shown.values())
-        return RequestBatch.one(
-            now=time.time_ns() // 1000 if request.now is None else request.now,
-            user_number=number,
-            visit=request.visit,
-            history=history,
-            shown={code: n for code, n in counts if code >= 0},
-            user=user,
-            context=request.context,
-            include=None if request.include is None else encode_known(self.ids, request.include).tolist(),
-            exclude=encode_known(self.ids, request.exclude, MAX_EXCLUDED).tolist(),
-            pins=self._pins(request),
-            closed=request.closed,
-            allowed=visible,
-            deficits=None if request.deficits is None else np.asarray(request.deficits, np.float64),
-            seed=request.seed,
+    def _batch(
+        self, request: Request, history: Histories, user: int, now: int, visible: np.ndarray | None
+    ) -> RequestBatch:
+        """A batch of one, by the code of its user, or -1, and its moment."""
+        columns: Mapping[str, Any] = request.user_columns
+        if self.users is not None and user >= 0:
+            columns = _UserColumns(self.users, user, columns)
+        include = request.include
+        excluded = _NO_CODES if _is_empty(request.exclude) else encode_known(self.ids, request.exclude, MAX_EXCLUDED)
+        return RequestBatch(
+            1,
+            np.array([now], dtype=np.int64),
+            np.array([user], dtype=np.int64),
+            None if request.visit is None else np.array([request.visit], dtype=np.int64),
+            history,
+            self._shown(request) if request.shown else None,
+            columns,
+            request.context,
+            None if include is None else _one_list(encode_known(self.ids, include)),
+            _one_list(excluded) if len(excluded) else None,
+            self._pins(request) if request.pins else None,
+            request.closed,
+            visible,
+            None if request.deficits is None else np.asarray(request.deficits, np.float64),
+            np.array([request.seed % 2**64], dtype=np.uint64),
         )
 
     def many(
@@ -88,7 +108,7 @@ class RequestEncoder:
         """The same request for many users, int64[n] by code. positions: int64[n], theirs among all users; added to the
         seed."""
         n = len(users)
-        one = self.one(dataclasses.replace(request, user=None), histories, visible)
+        one = self._batch(request, histories, -1, 0, visible)
         context = None
         if request.context:
             context = pl.DataFrame({name: [value] for name, value in request.context.items()})[np.zeros(n, np.int64)]
@@ -116,12 +136,55 @@ class RequestEncoder:
         groups = frame.group_by(names, maintain_order=True).agg("position of user")
         return [np.asarray(rows, dtype=np.int64) for rows in groups["position of user"].to_list()]
 
-    def _pins(self, request: Request) -> dict[int, int]:
-        """Item codes by slot. Raises UnknownItemError for an item that is not known."""
-        unknown = [str(item) for item in request.pins.values() if self.ids.encode([item])[0] < 0]
-        if unknown:
-            raise UnknownItemError(f"item {unknown[0]!r} is pinned and not known", remedy="pin items of the catalogue")
-        return {slot: int(self.ids.encode([item])[0]) for slot, item in request.pins.items()}
+    def _shown(self, request: Request) -> Ragged | None:
+        """Codes of the known items that were shown and, paired, how often; None where there are none."""
+        codes = self.ids.encode(list(request.shown)).tolist()
+        counts = {code: n for code, n in zip(codes, request.shown.values()) if code >= 0}
+        return Ragged.of([counts.keys()], [counts.values()]) if counts else None
+
+    def _pins(self, request: Request) -> Ragged:
+        """Item codes and, paired, slots. Raises UnknownItemError for an item that is not known."""
+        raw = list(request.pins.values())
+        codes = self.ids.encode(raw)
+        if codes.min() < 0:
+            unknown = str(raw[int(np.argmax(codes < 0))])
+            raise UnknownItemError(f"item {unknown!r} is pinned and not known", remedy="pin items of the catalogue")
+        return _one_list(codes, np.array(list(request.pins), dtype=np.int64))
+
+
+class _UserColumns(Mapping[str, Any]):
+    """The columns of one user, read when an expression asks for one; values that a request gives come before them."""
+
+    def __init__(self, frame: pl.DataFrame, row: int, given: Mapping[str, Any]) -> None:
+        self._frame, self._row, self._given = frame, row, given
+        self._values: dict[str, Any] | None = None
+
+    def _read(self) -> dict[str, Any]:
+        if self._values is None:
+            self._values = self._frame.row(self._row, named=True) | dict(self._given)
+        return self._values
+
+    def __getitem__(self, name: str) -> Any:
+        return self._read()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+    def __bool__(self) -> bool:
+        return True
+
+
+def _is_empty(raw: Any) -> bool:
+    """Whether ids are an empty tuple or list, as where a request gives none."""
+    return isinstance(raw, tuple | list) and not raw
+
+
+def _one_list(codes: np.ndarray, paired: np.ndarray | None = None) -> Ragged:
+    """The list of one request."""
+    return Ragged(np.array([0, len(codes)], dtype=np.int64), codes.astype(np.int64), paired)
 
 
 def _rows_or_null(frame: pl.DataFrame, rows: np.ndarray) -> pl.DataFrame:

@@ -136,13 +136,13 @@ class Rulebook:
         """Items that include lists, filter, stock and dates let one request have."""
         requests = requests or RequestBatch()
         values = self.request_values(requests)
-        n = len(self.filters)
         total: Mask | None = None
         for _, condition in self.conditions:
             mask = self.filters.mask(condition, values)
             total = mask if total is None else total & mask
         for include in (self.include, None if requests.include is None else requests.include.values):
             if include is not None:
+                n = len(self.filters)
                 mask = Mask.of_rows(np.unique(include[(include >= 0) & (include < n)]), n)
                 total = mask if total is None else total & mask
         return self.filters.everything if total is None else total
@@ -387,10 +387,10 @@ class Rulebook:
 
         owners: int64[m], the request of each row that is evaluated; needed where there are several requests.
         """
-        now = np.broadcast_to(np.asarray(requests.now, np.int64), requests.n)
         user, context = requests.user, requests.context
         if requests.n == 1 and not isinstance(user, pl.DataFrame) and not isinstance(context, pl.DataFrame):
-            return RequestValues(user or {}, context or {}, int(now[0]))
+            return RequestValues(user or {}, context or {}, int(np.asarray(requests.now).item()))
+        now = np.broadcast_to(np.asarray(requests.now, np.int64), requests.n)
         if requests.n == 1:
             user, context = (part.row(0, named=True) if isinstance(part, pl.DataFrame) else part or {}
                              for part in (user, context))  # fmt: skip
