@@ -3,12 +3,18 @@
     python benchmarks/store.py speed                                   # SQLite in a temporary folder
     python benchmarks/store.py speed --postgres postgresql://u@/db     # and a PostgreSQL; its tables are filled
     python benchmarks/store.py fast-path                               # SQLite with and without SQLAlchemy
+    python benchmarks/store.py log --folder /tmp/log                   # an empty log and one of 10 M events
     python benchmarks/store.py kills --times 200                       # kill -9 under load, reopen, count
     python benchmarks/store.py kills --workers 2 --events 300000       # a service of two workers over HTTP, SQLite
     python benchmarks/store.py kills --workers 2 --servers             # on a PostgreSQL and a Redis, which die too
 
 `speed` prints events a second, acknowledged after the commit (SQLite: synchronous=FULL), from 4 threads in batches of
 100 and from 32 threads one at a time, without and with traces written beside them; and milliseconds to read histories.
+
+`log` prints, of an empty SQLite log and of one of `--events` events (made in the folder where it is not there yet):
+events a second over `--measured` events, so that merges of the indexes run meanwhile, in batches of 100, with ids of
+the store and with random ones of clients, and one at a time; processor time an event; the time to read histories of
+about 100 events of 100,000 users, to open the store with the tail as it is, and the size of the file.
 
 `fast-path` prints the processor time of the statements that `store/sqlite_fast_path.py` takes past SQLAlchemy, by both
 ways, the least of several rounds in turn.
@@ -38,9 +44,8 @@ from typing import Any
 import numpy as np
 
 from zhiyin.store.group_commit import GroupCommitWriter
-from zhiyin.store.records import STORED_EVENT_FIELDS, Event
+from zhiyin.store.records import Event
 from zhiyin.store.store import Store
-from zhiyin.store.tables import EVENTS
 from zhiyin.store.trace_writer import TraceWriter
 from zhiyin.store.traces import Trace
 
@@ -125,6 +130,80 @@ def quantiles(values: list[float], digits: int = 1) -> str:
     return f"{statistics.median(values):.{digits}f} (p99 {values[int(0.99 * len(values))]:.{digits}f})"
 
 
+# -- a large log ----------------------------------------------------------------------------------------------------
+
+
+def log_speed(folder: Path, n_events: int, n_measured: int) -> None:
+    """Figures of an empty log, and of one of `n_events`."""
+    empty, large = folder / f"empty-{time.time_ns()}.db", folder / "log.db"
+    store = Store(large)
+    rng, begun, before = np.random.default_rng(3), time.perf_counter(), store.count()
+    for start in range(before, n_events, 10_000):
+        users, items = rng.integers(0, 100_000, (2, 10_000)).tolist()
+        times = (NOW + start * 1_000 + rng.integers(0, 60_000_000, 10_000)).tolist()
+        store.append([Event(str(u), str(i), t, "view") for u, i, t in zip(users, items, times, strict=True)])
+    if before < n_events:
+        rate = (n_events - before) / (time.perf_counter() - begun)
+        print(f"filled to {n_events:,} events in transactions of 10,000: {rate:,.0f} events/s", flush=True)
+    store.close()
+    rates: dict[str, list[float]] = {}
+    for path in (empty, large):
+        begun = time.perf_counter()
+        store = Store(path)
+        store.history("0", 1)
+        seconds = time.perf_counter() - begun
+        n_tail = len(store._fast_path.index.tail)  # type: ignore[union-attr]
+        print(f"{path.stem}: {store.count():,} events, {path.stat().st_size / 1e6:,.0f} MB, "
+              f"{n_tail:,} of them in the tail; opened and its tail read in {seconds:.2f} s", flush=True)  # fmt: skip
+        writer = GroupCommitWriter(store)
+        for label, threads, batch, own_ids, share in (
+            ("4 threads, batches of 100", 4, 100, False, 1.0),
+            ("the same, random ids of clients", 4, 100, True, 1.0),
+            ("64 threads, one at a time", 64, 1, False, 0.1),
+        ):
+            used = time.process_time()
+            n = int(n_measured * share)
+            rate, waits = sustained(writer, threads, batch, own_ids, n)
+            each = 1e6 * (time.process_time() - used) / n
+            rates.setdefault(label, []).append(rate)
+            print(f"  {label:32} {rate:9,.0f} events/s; {each:.1f} µs of processor time an event; "
+                  f"acknowledged in {quantiles(waits)} ms, at most {waits[-1]:.0f}", flush=True)  # fmt: skip
+        writer.close()
+        times = []
+        for user in rng.integers(0, 100_000, 4_000).tolist():
+            begun = time.perf_counter()
+            store.recent_events(str(user), 100)
+            times.append(1_000 * (time.perf_counter() - begun))
+        print(f"  history and when forgotten        {quantiles(sorted(times[1_000:]), 3)} ms", flush=True)
+        store.close()
+        print(f"  {path.stat().st_size / 1e6:,.0f} MB", flush=True)
+    for label, (of_empty, of_large) in rates.items():
+        print(f"{label}: {of_empty / of_large:.2f} times as fast into the empty log", flush=True)
+    empty.unlink()
+
+
+def sustained(
+    writer: GroupCommitWriter, threads: int, batch: int, own_ids: bool, n_events: int
+) -> tuple[float, list[float]]:
+    """Events a second over so many events, and milliseconds of each acknowledgement, sorted."""
+    waits = [list[float]() for _ in range(threads)]
+
+    def work(number: int) -> None:
+        rng = np.random.default_rng(time.time_ns() + number)
+        for _ in range(n_events // threads // batch):
+            users, items = rng.integers(0, 100_000, (2, batch)).tolist()
+            ids = [os.urandom(16).hex() if own_ids else "" for _ in range(batch)]
+            now = time.time_ns() // 1_000
+            events = [Event(str(u), str(i), now, "view", id=id) for u, i, id in zip(users, items, ids, strict=True)]
+            begun = time.perf_counter()
+            writer.submit(events).result()
+            waits[number].append(1_000 * (time.perf_counter() - begun))
+
+    begun = time.perf_counter()
+    together([lambda n=n: work(n) for n in range(threads)])  # type: ignore[misc]
+    return n_events / (time.perf_counter() - begun), sorted(itertools.chain(*waits))
+
+
 # -- fast path ------------------------------------------------------------------------------------------------------
 
 
@@ -132,27 +211,15 @@ def fast_path(folder: Path, rounds: int = 8, calls: int = 200) -> None:
     """Microseconds of processor time of each statement, by the thread's own connection and through SQLAlchemy."""
     direct, through = Store(folder / "direct.db"), Store(folder / "sqlalchemy.db")
     for store in (direct, through):
-        for user in range(200):
-            store.append([Event(f"u{user}", f"i{n}", NOW + n, "view", 1.0) for n in range(100)])
         store.put("items", {f"i{n}": {"title": f"film {n}", "price": n} for n in range(200)})
         store.forget("u3")
     through._fast_path = SlowPath(through)  # type: ignore[assignment]
-    numbers = itertools.count()
-
-    def append(store: Store, n_events: int) -> None:
-        first = next(numbers) * 100
-        store.append_validated([Event("new", "i", NOW, id=f"e{first + n}") for n in range(n_events)])
-
     operations: dict[str, Callable[[Store, int], object]] = {
         "change_marks": lambda store, n: store.change_marks(),
-        "recent_events, 100 of them": lambda store, n: store.recent_events(f"u{n}", 100),
-        "history, 100 events": lambda store, n: store.history(f"u{n}", 100),
         "forgotten_at": lambda store, n: store.forgotten_at(f"u{n}"),
         "forget_count": lambda store, n: store.forget_count(),
         "last_change": lambda store, n: store.last_change("items"),
         "get": lambda store, n: store.get("items", f"i{n}"),
-        "append_validated, 1 event": lambda store, n: append(store, 1),
-        "append_validated, 100 events": lambda store, n: append(store, 100),
     }
     for label, operation in operations.items():
         least = []
@@ -160,7 +227,7 @@ def fast_path(folder: Path, rounds: int = 8, calls: int = 200) -> None:
             times = []
             for _ in range(rounds):
                 begun = time.thread_time()
-                for n in range(calls if "append" not in label else calls // 5):
+                for n in range(calls):
                     operation(store, n)
                 times.append((time.thread_time() - begun) / (n + 1))
             least.append(1e6 * min(times))
@@ -178,15 +245,6 @@ class SlowPath:
     def fetch(self, statement: Any, parameters: dict[str, Any]) -> Any:
         with self._store.reading() as connection:
             return connection.execute(statement, parameters).all()
-
-    def insert_events(self, events: list[Event], received: int) -> dict[str, int]:
-        rows = [
-            {name: getattr(event, name) for name in STORED_EVENT_FIELDS} | {"received": received} for event in events
-        ]
-        insert = self._store._insert(EVENTS).on_conflict_do_nothing(index_elements=["id"])
-        with self._store.writing() as connection:
-            inserted = connection.execute(insert.returning(EVENTS.c.id, EVENTS.c.seq), rows)
-            return {row.id: row.seq for row in inserted}
 
 
 # -- kills ----------------------------------------------------------------------------------------------------------
@@ -246,21 +304,26 @@ def say(text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["speed", "fast-path", "kills"])
+    parser.add_argument("what", choices=["speed", "log", "fast-path", "kills"])
     parser.add_argument("--postgres", help="address of a PostgreSQL whose tables may be filled")
     parser.add_argument("--seconds", type=float, default=6.0, help="of each measurement")
     parser.add_argument("--times", type=int, default=200, help="kills")
     parser.add_argument("--folder", help="where the SQLite file lies; default a temporary folder")
     parser.add_argument("--workers", type=int, help="kill processes of a service with so many workers, over HTTP")
     parser.add_argument("--servers", action="store_true", help="with --workers: its own PostgreSQL and Redis")
-    parser.add_argument("--events", type=int, default=300_000, help="with --workers: acknowledged at least")
+    parser.add_argument("--events", type=int, help="log: of the large one, default 10 M; kills: acknowledged, 300,000")
+    parser.add_argument("--measured", type=int, default=1_000_000, help="log: events of a measurement")
     parser.add_argument("--seed", type=int, default=0, help="with --workers: of batches and kills")
     given = parser.parse_args()
+    if given.what == "log":
+        place = Path(given.folder or tempfile.mkdtemp())
+        log_speed(place, 10_000_000 if given.events is None else given.events, given.measured)
+        return
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         if given.what == "kills" and given.workers is not None:
             from kills import run
 
-            outcome = run(Path(folder), given.events, given.workers, given.servers, given.seed, say)
+            outcome = run(Path(folder), given.events or 300_000, given.workers, given.servers, given.seed, say)
             for line in outcome.report():
                 say(line)
             if outcome.lost or outcome.doubled or outcome.changed or outcome.load.stale:

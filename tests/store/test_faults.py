@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 import os
 import shutil
 import sqlite3
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from tests.conformance.store import NOW, event, trace, until
 from tests.conftest import _as_nobody, own_schema
 from zhiyin.core.errors import ConfigError, DataError, ZhiyinError
 from zhiyin.store import sqlite_fast_path as links
-from zhiyin.store.event_log import NEWEST_EVENTS_OF_USER
+from zhiyin.store.event_index import NEWEST_INDEXED
 from zhiyin.store.group_commit import GroupCommitWriter
 from zhiyin.store.records import Event
 from zhiyin.store.store import Store, StoreAwayError, StoreFullError
@@ -387,41 +389,114 @@ def test_format_1_becomes_the_newest(where: str, tmp_path: Path, request: pytest
         one.close()
 
 
-# Index of a user's events in each format that has SQLite files as this one's.
-INDEXES = {
+# The table of events of formats 2 to 4, and its index of users in each.
+OLD_EVENTS = """
+DROP TABLE events; DROP TABLE events_of_user; DROP TABLE event_ids; DROP TABLE event_lists;
+CREATE TABLE events (seq INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, user VARCHAR(256) NOT NULL,
+  item VARCHAR(256) NOT NULL, time BIGINT NOT NULL, kind VARCHAR(64) NOT NULL, value FLOAT, id VARCHAR(256) NOT NULL,
+  list_id VARCHAR(256), received BIGINT NOT NULL, UNIQUE (id));
+CREATE INDEX events_list ON events (list_id) WHERE list_id IS NOT NULL;
+CREATE INDEX events_time ON events (time);
+DELETE FROM meta WHERE key = 'events_indexed';
+"""
+OLD_INDEXES = {
     "2": 'CREATE INDEX events_user_time ON events ("user", time)',
     "3": 'CREATE INDEX events_of_user ON events ("user", time, seq, item, kind, value, id, list_id)',
+    "4": 'CREATE INDEX events_of_user ON events ("user", seq, time, item, kind, value, id, list_id)',
 }
 
 
-@pytest.mark.parametrize("format", INDEXES)
+def old_store(path: Path, format: str, events: Sequence[Event]) -> None:
+    """A store of an older format with these events; the newest one of all was deleted."""
+    Store(path).close()
+    with sqlite3.connect(path) as link:
+        link.executescript(f"{OLD_EVENTS} {OLD_INDEXES[format]}")
+        link.execute("UPDATE meta SET value = ? WHERE key = 'format'", (format,))
+        link.executemany(
+            "INSERT INTO events (user, item, time, kind, value, id, list_id, received) VALUES (?, ?, ?, ?, ?, ?, ?, 9)",
+            [(one.user, one.item, one.time, one.kind, one.value, one.id, one.list_id) for one in events],
+        )
+        link.execute("INSERT INTO events (user, item, time, kind, id, received) VALUES ('x', 'x', 9, 'x', 'x', 9)")
+        link.execute("DELETE FROM events WHERE id = 'x'")
+        if format != "4":
+            link.execute("DELETE FROM meta WHERE key = 'identity'")
+    link.close()
+
+
+@pytest.mark.parametrize("format", OLD_INDEXES)
 def test_older_formats_become_the_newest(format: str, tmp_path: Path) -> None:
     """A user's last events are read from an index that holds all of them, and the store has a name."""
-    path = tmp_path / "shop.db"
-    store = Store(path)
-    store.append([event(n) for n in range(5)])
-    there = store.history("alice")
-    store.close()
-    with sqlite3.connect(path) as link:
-        link.executescript(
-            f"DROP INDEX events_of_user; {INDEXES[format]}; DELETE FROM meta WHERE key = 'identity';"
-            f"UPDATE meta SET value = '{format}' WHERE key = 'format'"
-        )
-    link.close()
+    path, there = tmp_path / "shop.db", [event(n, list_id=f"l{n % 2}") for n in range(5)]
+    old_store(path, format, [*there[:3], event(1, user="bob"), *there[3:]])
     store = Store(path)
     assert store.history("alice") == there
-    assert len(there) == 5
-    statement, defaults = links.sqlite_text(NEWEST_EVENTS_OF_USER)
+    assert [one.seq for one in store.history("alice")] == [1, 2, 3, 5, 6]
+    assert store.events_of_list("l1") == [there[1], there[3]]
+    assert store.append([event(3), event(9)]) == [False, True]
+    assert store.last_seq == 8  # 7 was given to the event that was deleted
     with store._fast_path.connection() as raw:
-        parameters = defaults | {"user_id": "alice", "limit": 5}
-        plan = str(raw.execute(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall())
+        plan = str(raw.execute(f"EXPLAIN QUERY PLAN {NEWEST_INDEXED}", ("alice", 0, 6, 5)).fetchall())
         names = {row[0] for row in raw.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
-    assert "COVERING INDEX events_of_user" in plan
-    assert "events_user_time" not in names
+        left = raw.execute("SELECT name FROM sqlite_master WHERE name GLOB 'old_*' OR name GLOB 'new_*'").fetchall()
+        assert raw.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert raw.execute("SELECT count(*) FROM events_of_user").fetchone() == (6,)
+    assert "SEARCH events_of_user USING PRIMARY KEY" in plan
+    assert "TEMP B-TREE" not in plan
+    assert not names & {"events_user_time", "events_of_user", "events_list"}
+    assert "events_time" in names
+    assert not left
     assert len(store.identity) == 32
     assert Store(path).identity == store.identity
-    assert Store(path).count() == 5
+    assert Store(path).count() == 7
     store.close()
+
+
+KILLED_UPGRADE = """
+import os, signal, sys
+from zhiyin.store import tables
+from zhiyin.store.store import Store
+
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+tables.number_lists = kill  # the last step but one: everything is copied, nothing is committed
+Store(sys.argv[1])
+"""
+
+
+def test_an_upgrade_that_was_killed_begins_anew(tmp_path: Path) -> None:
+    path, there = tmp_path / "shop.db", [event(n) for n in range(3_000)]
+    old_store(path, "4", there)
+    killed = subprocess.run([sys.executable, "-c", KILLED_UPGRADE, str(path)], env=os.environ)
+    assert killed.returncode == -9
+    with sqlite3.connect(path) as link:
+        assert link.execute("SELECT value FROM meta WHERE key = 'format'").fetchone() == ("4",)
+        assert link.execute("SELECT count(*) FROM events").fetchone() == (3_000,)
+    link.close()
+    store = Store(path)
+    assert store.history("alice", 5_000) == there
+    assert store.append([event(7)]) == [False]
+    store.close()
+
+
+def test_an_older_format_that_another_process_holds_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "shop.db"
+    old_store(path, "4", [event(1)])
+    monkeypatch.setattr(links, "PRAGMAS", (*links.PRAGMAS, "busy_timeout=20"))
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    opened: list[Store] = []
+    with caplog.at_level(logging.INFO, logger="zhiyin"):
+        thread = threading.Thread(target=lambda: opened.append(Store(path)))
+        thread.start()
+        until(lambda: "is held by another process" in caplog.text)
+        other.execute("ROLLBACK")
+        thread.join(30)
+    assert opened[0].history("alice") == [event(1)]
+    opened[0].close()
+    other.close()
 
 
 def test_a_transaction_is_no_longer_than_patience(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

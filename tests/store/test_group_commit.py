@@ -48,6 +48,9 @@ class FakeStore:
         self.kept += items
         return list(range(len(self.kept) - len(items) + 1, len(self.kept) + 1))
 
+    def load_tail(self) -> None:
+        pass
+
     def checkpoint(self) -> None:
         self.write_backs += 1
         if self.write_back_error:

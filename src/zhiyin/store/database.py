@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from zhiyin.core.errors import ConfigError
+from zhiyin.core.run import log
 from zhiyin.data.time_policy import wall_clock
 from zhiyin.store import sqlite_fast_path
-from zhiyin.store.errors import StoreUnreachableError, reason, remedy_of, translated_errors
+from zhiyin.store.errors import (
+    StoreAwayError,
+    StoreUnreachableError,
+    is_busy,
+    reason,
+    remedy_of,
+    translated_errors,
+)
+from zhiyin.store.event_merge import EventMerge
 from zhiyin.store.sqlalchemy_import import postgresql, sa, sqlite
 from zhiyin.store.sqlite_fast_path import BUSY_TIMEOUT_SECONDS, SqliteFastPath, set_pragmas
-from zhiyin.store.tables import IDENTITY, MARKS, WRITE_LOCK_ID, prepare
+from zhiyin.store.tables import IDENTITY, MARKS, WRITE_LOCK_ID, is_older_format, prepare
+
+# How often, each BUSY_TIMEOUT_SECONDS long, an older store is waited for that another process holds.
+MAX_UPGRADE_WAITS = 360
 
 
 class Database:
@@ -56,15 +68,35 @@ class Database:
             self._reader = self._engine
         self._insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
         self._fast_path = None if self.path is None else SqliteFastPath(self.path)
+        # Enters events into the indexes; None for PostgreSQL.
+        self._merge = None if self._fast_path is None else EventMerge(self._fast_path, self.checkpoint)
         try:
-            with self._engine.begin() as connection:
-                prepare(connection, self.address)
+            self._prepare()
         except (sa.exc.DBAPIError, OSError) as error:
             remedy = "check the address, its rights, and whether the database runs"
             if self.path is not None and isinstance(error, sa.exc.DBAPIError):
                 remedy = remedy_of(error)
             kind = StoreUnreachableError if self.path is None else ConfigError
             raise kind(f"the store cannot be opened: {reason(error)}", file=self.address, remedy=remedy) from None
+
+    def _prepare(self) -> None:
+        """Make the tables, or bring them to the newest format. Waits while another process does that."""
+        for _ in range(MAX_UPGRADE_WAITS):
+            is_older = self.path is not None and self._is_of_older_format()
+            settings = _upgrade_settings if is_older else nullcontext
+            try:
+                with self._engine.connect() as connection, settings(connection), connection.begin():
+                    prepare(connection, self.address)
+                return
+            except sa.exc.OperationalError as error:
+                if not (is_older and is_busy(error)):
+                    raise
+                log.info("store: %s is held by another process, which may bring it to a newer format", self.address)
+        raise StoreAwayError("another process holds the store", file=self.path, remedy="try again when it has ended")
+
+    def _is_of_older_format(self) -> bool:
+        with self._reader.connect() as connection:
+            return is_older_format(connection)
 
     def _open_file(self, path: Path) -> sa.Engine:
         try:
@@ -102,6 +134,8 @@ class Database:
 
     def close(self) -> None:
         """Close the connections; a later call opens others."""
+        if self._merge is not None:
+            self._merge.close()
         if self._fast_path is not None:
             self._fast_path.close()
         self._engine.dispose()
@@ -165,6 +199,18 @@ class Database:
         with translated_errors(self.path), self._engine.connect().execution_options(**options) as connection:
             busy, pages, n_written = connection.exec_driver_sql(f"PRAGMA wal_checkpoint({mode})").one()
         return bool(busy), int(pages), int(n_written)
+
+
+@contextmanager
+def _upgrade_settings(connection: Any) -> Iterator[None]:
+    """Let an upgrade of SQLite, as large as the store, sort in files and write each page once."""
+    raw = connection.connection.driver_connection  # these settings cannot be changed within a transaction
+    for setting in ("temp_store=FILE", "cache_size=-262144"):
+        raw.execute(f"PRAGMA {setting}")
+    try:
+        yield
+    finally:
+        set_pragmas(raw, None)
 
 
 def _set_lock_timeout(connection: Any, _: Any) -> None:

@@ -19,6 +19,7 @@ from zhiyin.core.errors import DataError
 from zhiyin.core.limits import LARGEST_VALUE, MAX_ID_CHARS, MAX_KIND_CHARS
 from zhiyin.core.run import log
 from zhiyin.core.text_validation import text
+from zhiyin.store.event_log import EventLog
 from zhiyin.store.forgetting import stored_forget_count
 from zhiyin.store.sqlalchemy_import import sa
 from zhiyin.store.tables import (
@@ -105,7 +106,7 @@ class ClosedDecision:
     trace: Trace
 
 
-class DecisionTables(TraceTables):
+class DecisionTables(TraceTables, EventLog):
     """Open and closed decisions, and reported rewards, in a database."""
 
     # -- rewards that are sent as numbers ------------------------------------------------------------------------------
@@ -142,11 +143,20 @@ class DecisionTables(TraceTables):
 
     def reported_rewards_of(self, list_ids: Sequence[str]) -> pl.DataFrame:
         """Reported rewards of lists in the order of arrival: a frame with the columns of REPORTED."""
-        return self._rows_of_lists(REPORTED_REWARDS, REPORTED, list_ids)
+        rows, columns = list[Any](), [REPORTED_REWARDS.c[name] for name in REPORTED]
+        with self.reading() as connection:
+            for start in range(0, len(list_ids), ROWS_PER_STATEMENT):
+                part = list_ids[start : start + ROWS_PER_STATEMENT]
+                query = sa.select(*columns).where(REPORTED_REWARDS.c.list_id.in_(part))
+                rows += connection.execute(query).all()
+        return pl.DataFrame(rows, schema=REPORTED, orient="row").sort("seq")
 
     def event_rewards_of(self, list_ids: Sequence[str], kinds: Collection[str]) -> pl.DataFrame:
         """Events of these kinds that name the lists, in the order of arrival: a frame (EVENT_REWARDS)."""
-        return self._rows_of_lists(EVENTS, EVENT_REWARDS, list_ids, EVENTS.c.kind.in_(sorted(kinds)))
+        with self.reading() as connection:
+            of_kinds = EVENTS.c.kind.in_(sorted(kinds))
+            rows = self.select_events(connection, tuple(EVENT_REWARDS), "list_id", list_ids, of_kinds)
+        return pl.DataFrame(rows, schema=EVENT_REWARDS, orient="row")
 
     def shown_items_of(self, list_ids: Sequence[str]) -> dict[str, set[str]]:
         """Items that were shown of each list that has impressions."""
@@ -158,18 +168,6 @@ class DecisionTables(TraceTables):
                 for list_id, items in connection.execute(query):
                     shown.setdefault(list_id, set()).update(json.loads(items))
         return shown
-
-    def _rows_of_lists(
-        self, table: sa.Table, schema: Mapping[str, Any], list_ids: Sequence[str], condition: Any = None
-    ) -> pl.DataFrame:
-        columns, rows = [table.c[name] for name in schema], list[Any]()
-        with self.reading() as connection:
-            for start in range(0, len(list_ids), ROWS_PER_STATEMENT):
-                of_part = table.c.list_id.in_(list_ids[start : start + ROWS_PER_STATEMENT])
-                query = sa.select(*columns).where(of_part)
-                rows += connection.execute(query if condition is None else query.where(condition)).all()
-        frame = pl.DataFrame(rows, schema=schema, orient="row")
-        return frame.sort("seq")
 
     def last_reward_seqs(self) -> tuple[int, int]:
         """The sequence numbers of the last event and of the last reported reward; 0 where there is none."""

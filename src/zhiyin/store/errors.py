@@ -53,6 +53,12 @@ def translated_errors(path: Path | None = None) -> Iterator[None]:
         raise translated(error, path) from None
 
 
+def is_busy(error: Exception) -> bool:
+    """Whether another process has locked the SQLite file for too long."""
+    below = getattr(error, "orig", None) or error
+    return getattr(below, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+
+
 def translated(error: Exception, path: Path | None = None) -> ZhiyinError:
     """The store's error for one of the database."""
     below = getattr(error, "orig", None) or error

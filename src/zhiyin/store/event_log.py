@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import operator
+import sqlite3
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
 from zhiyin.core.errors import DataError
 from zhiyin.store.database import Database
+from zhiyin.store.event_tail import LIST, USER
 from zhiyin.store.records import (
     EVENT_FIELD_TYPES,
     EVENT_FIELDS,
@@ -32,20 +34,22 @@ EVENT_FRAME = {
 }
 _event_fields = operator.attrgetter(*STORED_EVENT_FIELDS)
 _event_columns = [EVENTS.c[name] for name in EVENT_FIELDS]
-# Fixed statements; see `Database.fetch`.
+_by_time = operator.itemgetter(EVENT_FIELDS.index("time"), EVENT_FIELDS.index("seq"))
+# Fixed statements; see `Database.fetch`. PostgreSQL: the newest events of a user.
 NEWEST_EVENTS_OF_USER = (
     sa.select(*_event_columns)
     .where(EVENTS.c.user == sa.bindparam("user_id"))
     .order_by(EVENTS.c.seq.desc())
     .limit(sa.bindparam("limit", type_=sa.Integer))
 )
-# When a user was forgotten, and the events of the user that came last, both of one state of the database.
+# PostgreSQL: when a user was forgotten, and the events that came last, both of one state of the database.
 _names = ", ".join(f'"{name}"' for name in EVENT_FIELDS)
 _RECENT_EVENTS = sa.text(f"""
     SELECT f.received, e.* FROM (SELECT (SELECT received FROM forgotten WHERE hash = :hash) AS received) AS f
     LEFT JOIN (SELECT {_names} FROM events WHERE "user" = :user_id AND seq > :after ORDER BY seq DESC LIMIT :limit) AS e
     ON TRUE ORDER BY e.time, e.seq
 """)
+_FORGOTTEN_AT = "SELECT received FROM forgotten WHERE hash = ?"
 _LAST_SEQ = sa.select(sa.func.coalesce(sa.func.max(EVENTS.c.seq), 0))
 # PostgreSQL: any number of rows by a statement whose text is always the same.
 _stored_names = ", ".join(f'"{name}"' for name in STORED_EVENT_FIELDS)
@@ -72,6 +76,19 @@ def _page_of_events(names: tuple[str, ...]) -> Any:
 class EventLog(Database):
     """Events in a database. They are only ever added, and deleted by age or with their user."""
 
+    def load_tail(self) -> None:
+        """SQLite: read the newest events into the index of this process now, not when the first question needs it."""
+        if self._fast_path is not None:
+            with self._fast_path.reading() as connection:
+                self._fast_path.index.catch_up(connection)
+
+    def merge_events(self) -> int:
+        """SQLite: enter all events into the indexes on the disk. Returns the number of entries.
+
+        A store that takes many events does this beside. Returns early where another process merges already.
+        """
+        return 0 if self._merge is None else self._merge.run()
+
     def append(self, events: Sequence[Event]) -> list[bool]:
         """Validate events and commit them in one transaction. Returns whether each is new.
 
@@ -93,7 +110,9 @@ class EventLog(Database):
             return []
         distinct = list(events) if len(first_rows) == len(events) else [events[row] for row in first_rows.values()]
         if self._fast_path is not None:
+            assert self._merge is not None
             seq_by_id = self._fast_path.insert_events(distinct, now)
+            self._merge.after_append(len(seq_by_id))
         else:
             seq_by_id = self._insert_by_unnest(distinct, now)
         return [seq_by_id.get(event.id, 0) if first_rows[event.id] == row else 0 for row, event in enumerate(events)]
@@ -110,14 +129,23 @@ class EventLog(Database):
 
     def history(self, user: str, limit: int = 1_000) -> list[Event]:
         """The events of a user that arrived last, sorted by time; those of one time in the order of arrival."""
-        rows = self.fetch(NEWEST_EVENTS_OF_USER, user_id=user, limit=limit)
-        return sorted(events_from_rows(rows), key=operator.attrgetter("time", "seq"))
+        if self._fast_path is None:
+            rows = self.fetch(NEWEST_EVENTS_OF_USER, user_id=user, limit=limit)
+        else:
+            with self._fast_path.reading() as connection:
+                rows = self._fast_path.index.history(connection, user, limit)
+        return events_from_rows(sorted(rows, key=_by_time))
 
     def recent_events(self, user: str, limit: int = 1_000, after: int = 0) -> tuple[list[Event], int]:
         """`history` and `forgotten_at` of a user, both of one state of the database.
 
         after: sequence number; events up to it are left out.
         """
+        if self._fast_path is not None:
+            with self._fast_path.reading() as connection:
+                forgotten = connection.execute(_FORGOTTEN_AT, (hash_of(user),)).fetchone()
+                own_rows = self._fast_path.index.history(connection, user, limit, after)
+            return events_from_rows(sorted(own_rows, key=_by_time)), int((forgotten and forgotten[0]) or 0)
         rows = self.fetch(_RECENT_EVENTS, hash=hash_of(user), user_id=user, limit=limit, after=after)
         return events_from_rows(row[1:] for row in rows if row[1] is not None), int(rows[0][0] or 0)
 
@@ -145,9 +173,34 @@ class EventLog(Database):
 
     def events_of_list(self, list_id: str) -> list[Event]:
         """The events that name a list, in the order of arrival."""
-        query = sa.select(*_event_columns).where(EVENTS.c.list_id == list_id).order_by(EVENTS.c.seq)
         with self.reading() as connection:
-            return events_from_rows(connection.execute(query).all())
+            return events_from_rows(self.select_events(connection, EVENT_FIELDS, "list_id", [list_id]))
+
+    def event_seqs(self, connection: Any, field: Literal["user", "list_id"], values: Sequence[str]) -> list[int]:
+        """The sequence numbers of the events whose field is one of these values, ascending, within a transaction."""
+        if self._fast_path is not None:
+            raw: sqlite3.Connection = connection.connection.driver_connection
+            return self._fast_path.index.seqs(raw, USER if field == "user" else LIST, values)
+        seqs: list[int] = []
+        for start in range(0, len(values), ROWS_PER_STATEMENT):
+            part = values[start : start + ROWS_PER_STATEMENT]
+            seqs += connection.execute(sa.select(EVENTS.c.seq).where(EVENTS.c[field].in_(part))).scalars()
+        return sorted(seqs)
+
+    def select_events(
+        self, connection: Any, names: Sequence[str], field: Literal["user", "list_id"], values: Sequence[str],
+        condition: Any = None,
+    ) -> list[Any]:  # fmt: skip
+        """Columns of the events whose field is one of these values, in the order of arrival, within a transaction.
+
+        condition: on other columns of EVENTS; None: none.
+        """
+        rows, seqs = list[Any](), self.event_seqs(connection, field, values)
+        for start in range(0, len(seqs), ROWS_PER_STATEMENT):
+            query = sa.select(*(EVENTS.c[name] for name in names)).order_by(EVENTS.c.seq)
+            query = query.where(EVENTS.c.seq.in_(seqs[start : start + ROWS_PER_STATEMENT]))
+            rows += connection.execute(query if condition is None else query.where(condition)).all()
+        return rows
 
     @property
     def last_seq(self) -> int:
@@ -161,9 +214,8 @@ class EventLog(Database):
 
     def first_seq_of(self, user: str) -> int:
         """The lowest sequence number of the events of a user; 0 where there is none."""
-        query = sa.select(sa.func.coalesce(sa.func.min(EVENTS.c.seq), 0)).where(EVENTS.c.user == user)
         with self.reading() as connection:
-            return int(connection.execute(query).scalar_one())
+            return next(iter(self.event_seqs(connection, "user", [user])), 0)
 
     def count(self) -> int:
         """The number of events."""

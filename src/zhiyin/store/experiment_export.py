@@ -42,12 +42,9 @@ def experiment_lists(store: Store, after: int, until: int) -> Iterator[tuple[pl.
             rows = connection.execute(query.where(where)).all()
             if not rows:
                 return
-            first, last = rows[0], rows[-1]
-            events = sa.select(*(EVENTS.c[name] for name in EVENT_FRAME)).join(
-                LISTS, LISTS.c.list_id == EVENTS.c.list_id
-            )
-            events = events.where(has_part, LISTS.c.time >= first.time, LISTS.c.time <= last.time)
-            event_rows = connection.execute(events).all()
+            last = rows[-1]
+            list_ids = [row.list_id for row in rows]
+            event_rows = store.select_events(connection, tuple(EVENT_FRAME), "list_id", list_ids)
         lists = pl.DataFrame(rows, schema=LIST_FRAME, orient="row")
         yield lists, pl.DataFrame(event_rows, schema=EVENT_FRAME, orient="row")
         where = sa.tuple_(LISTS.c.time, LISTS.c.list_id) > sa.tuple_(sa.literal(last.time), sa.literal(last.list_id))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from zhiyin.core.run import log
-from zhiyin.store.database import Database
+from zhiyin.store.event_log import EventLog
 from zhiyin.store.records import hash_of
 from zhiyin.store.sqlalchemy_import import sa
 from zhiyin.store.tables import (
@@ -40,7 +40,7 @@ _FORGOTTEN_AT = sa.select(FORGOTTEN.c.received).where(FORGOTTEN.c.hash == sa.bin
 _FORGET_COUNT = sa.select(MARKS.c.value).where(MARKS.c.key == sa.literal(FORGET_COUNT))
 
 
-class ForgottenUsers(Database):
+class ForgottenUsers(EventLog):
     """Deletes users, and knows when each was deleted."""
 
     def forget(self, user: str, at_least: int = 0) -> dict[str, int]:
@@ -56,7 +56,7 @@ class ForgottenUsers(Database):
         for round in range(MAX_FORGET_ROUNDS):
             with self.writing() as connection:
                 _delete_decisions_rewarded_by(connection, user, rewarded, proof)
-                _delete_user(connection, user, remaining, list_ids, proof)
+                self._delete_user(connection, user, remaining, list_ids, proof)
                 self._record(connection, user, at_least, first=round == 0)
             with self.reading() as connection:
                 remaining = self._search(connection, user, list_ids, rewarded, proof)
@@ -78,6 +78,28 @@ class ForgottenUsers(Database):
         received = max(self.clock(), at_least, before + 1)
         connection.execute(sa.insert(FORGOTTEN).values(hash=hash_of(user), received=received))
 
+    def _delete_user(
+        self, connection: Any, user: str, other_lists: Sequence[str], list_ids: set[str], proof: dict[str, int]
+    ) -> None:
+        """Delete the rows of a user and these other lists. Adds to the proof, and ids of lists to `list_ids`."""
+        versions = VERSIONED_TABLES["users"]
+        own = sa.select(LISTS.c.list_id).where((LISTS.c.user == user) | LISTS.c.list_id.in_(other_lists))
+        # Of lists that were not stored, impressions are a user's where the user's events name the list.
+        rows = self.select_events(connection, ("seq", "list_id"), "user", [user])
+        named = sorted({list_id for _, list_id in rows if list_id is not None})
+        ids = [*connection.execute(own).scalars(), *_without_stored_lists(connection, named)]
+        list_ids.update(ids)
+        for start in range(0, len(ids), ROWS_PER_STATEMENT):
+            part = ids[start : start + ROWS_PER_STATEMENT]
+            _mark_states_outdated(connection, part)
+            for table in (*TABLES_OF_LISTS, LISTS):
+                deletion = sa.delete(table).where(table.c.list_id.in_(part))
+                proof[f"{table.name} removed"] += connection.execute(deletion).rowcount
+        for start in range(0, len(rows), ROWS_PER_STATEMENT):
+            seqs = [seq for seq, _ in rows[start : start + ROWS_PER_STATEMENT]]
+            proof["events removed"] += connection.execute(sa.delete(EVENTS).where(EVENTS.c.seq.in_(seqs))).rowcount
+        proof["versions removed"] += connection.execute(sa.delete(versions).where(versions.c.id == user)).rowcount
+
     def _search(
         self, connection: Any, user: str, list_ids: set[str], rewarded: set[str], proof: dict[str, int]
     ) -> list[str]:
@@ -85,7 +107,7 @@ class ForgottenUsers(Database):
 
         list_ids: of the user's lists. rewarded: of lists that name nobody, with rewards of the user.
         """
-        proof["events found"] = count_rows(connection, EVENTS.c.user == user)
+        proof["events found"] = len(self.event_seqs(connection, "user", [user]))
         proof["versions found"] = count_rows(connection, VERSIONED_TABLES["users"].c.id == user)
         for table in TABLES_OF_LISTS:
             ids = list(list_ids | rewarded if table is DECISIONS else list_ids)
@@ -170,22 +192,10 @@ def _mark_states_outdated(connection: Any, list_ids: Sequence[str]) -> None:
     connection.execute(sa.update(POLICY_STATES).where(POLICY_STATES.c.name.in_(learned)).values(outdated=1))
 
 
-def _delete_user(
-    connection: Any, user: str, other_lists: Sequence[str], list_ids: set[str], proof: dict[str, int]
-) -> None:
-    """Delete the rows of a user and these other lists. Adds to the proof, and the ids of the lists to `list_ids`."""
-    versions = VERSIONED_TABLES["users"]
-    own = sa.select(LISTS.c.list_id).where((LISTS.c.user == user) | LISTS.c.list_id.in_(other_lists))
-    # Of lists that were not stored, impressions are a user's where the user's events name the list.
-    lost = sa.select(EVENTS.c.list_id).where(EVENTS.c.user == user, EVENTS.c.list_id.is_not(None))
-    lost = lost.where(~sa.exists().where(LISTS.c.list_id == EVENTS.c.list_id)).distinct()
-    ids = [*connection.execute(own).scalars(), *connection.execute(lost).scalars()]
-    list_ids.update(ids)
-    for start in range(0, len(ids), ROWS_PER_STATEMENT):
-        part = ids[start : start + ROWS_PER_STATEMENT]
-        _mark_states_outdated(connection, part)
-        for table in (*TABLES_OF_LISTS, LISTS):
-            deletion = sa.delete(table).where(table.c.list_id.in_(part))
-            proof[f"{table.name} removed"] += connection.execute(deletion).rowcount
-    proof["events removed"] += connection.execute(sa.delete(EVENTS).where(EVENTS.c.user == user)).rowcount
-    proof["versions removed"] += connection.execute(sa.delete(versions).where(versions.c.id == user)).rowcount
+def _without_stored_lists(connection: Any, list_ids: Sequence[str]) -> list[str]:
+    """Those of these ids that no stored list has."""
+    stored: set[str] = set()
+    for start in range(0, len(list_ids), ROWS_PER_STATEMENT):
+        part = list_ids[start : start + ROWS_PER_STATEMENT]
+        stored.update(connection.execute(sa.select(LISTS.c.list_id).where(LISTS.c.list_id.in_(part))).scalars())
+    return [list_id for list_id in list_ids if list_id not in stored]

@@ -119,7 +119,14 @@ class GroupCommitWriter:
             self._commit(group)
 
     def _run_checkpoints(self) -> None:
-        """Write SQLite's write-ahead log back, so that no commit is the one that has to."""
+        """Write SQLite's write-ahead log back, so that no commit is the one that has to.
+
+        First, what the first events and histories would have to wait for is read.
+        """
+        try:
+            self.store.load_tail()
+        except Exception as error:  # whoever needs it reads it
+            log.debug("store: the newest events are not read: %s", error)
         while not self._ended.is_set():
             self._checkpoint_due.wait(CHECKPOINT_SECONDS)
             self._checkpoint_due.clear()

@@ -14,7 +14,7 @@ from zhiyin.core.errors import DataError
 from zhiyin.core.run import Advance, Run, log
 from zhiyin.data.catalogue_schema import CatalogueSchema
 from zhiyin.data.shard_files import checked_shards
-from zhiyin.store.event_log import EVENT_FRAME, MAX_EVENTS_PER_TRANSACTION, EventLog
+from zhiyin.store.event_log import EVENT_FRAME, MAX_EVENTS_PER_TRANSACTION
 from zhiyin.store.forgetting import ForgottenUsers, increment_forget_count
 from zhiyin.store.records import ADDED_EVENT_FIELDS, EVENT_FIELDS, Event, hash_of
 from zhiyin.store.sqlalchemy_import import sa
@@ -58,7 +58,7 @@ _FRAMES: dict[str, dict[str, Any]] = {
 _TABLES_OF_LISTS = (IMPRESSIONS, REPORTED_REWARDS, OPEN_DECISIONS, DECISIONS, DECISION_USERS)
 
 
-class ParquetExport(EventLog, VersionedTables, ForgottenUsers):
+class ParquetExport(ForgottenUsers, VersionedTables):
     """Exports a store and loads exports."""
 
     def export(

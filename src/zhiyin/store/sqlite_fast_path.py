@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from zhiyin.store.errors import StoreAwayError, translated
+from zhiyin.store.event_index import EventIndex
 from zhiyin.store.records import STORED_EVENT_FIELDS, Event
 from zhiyin.store.sqlalchemy_import import sa, sqlite
 from zhiyin.store.tables import HIGHEST_SEQ
@@ -36,6 +37,7 @@ PRAGMAS = (
     f"wal_autocheckpoint={2 * MAX_WAL_PAGES}",
     f"busy_timeout={int(BUSY_TIMEOUT_SECONDS * 1000)}",
 )  # fmt: skip
+_HIGHEST_SEQ = str(HIGHEST_SEQ["sqlite"])
 _event_fields = operator.attrgetter(*STORED_EVENT_FIELDS)
 
 
@@ -51,6 +53,7 @@ class SqliteFastPath:
         self._write_lock = threading.Lock()
         self._thread_local, self.connections = threading.local(), weakref.WeakSet[_ThreadConnection]()
         self._registry_lock = threading.Lock()
+        self.index = EventIndex()
 
     def fetch(self, statement: sa.Executable, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """All rows of a statement that is a constant of its module; its SQL is compiled once."""
@@ -63,27 +66,49 @@ class SqliteFastPath:
 
         received: microseconds UTC.
         """
-        highest_seq, _ = sqlite_text(HIGHEST_SEQ["sqlite"])
-        with self.write_turn(), self.connection() as connection:
+        with self.writing() as connection:
+            stored = self.index.stored_ids(connection, [event.id for event in events])
+            new = [event for event in events if event.id not in stored] if stored else events
+            before, start = connection.execute(_HIGHEST_SEQ).fetchone()[0], 0
+            for size, statement in _INSERT_STATEMENTS.items():
+                while len(new) - start >= size:
+                    values = itertools.chain.from_iterable(map(_event_fields, new[start : start + size]))
+                    connection.execute(statement, (received, *values))
+                    start += size
+        # Numbers are given in the order of the rows.
+        seqs = range(before + 1, before + 1 + len(new))
+        self.index.tail.extend([(seq, event.user, event.id, event.list_id) for seq, event in zip(seqs, new)])
+        return {event.id: seq for seq, event in zip(seqs, new)}
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """The connection of this thread in a transaction that sees one state of the database."""
+        with self.connection() as connection:
+            connection.execute("BEGIN")
             try:
-                connection.execute("BEGIN IMMEDIATE")
-                before = connection.execute(highest_seq).fetchone()[0]
-                n_new, start = 0, 0
-                for size, statement in _INSERT_STATEMENTS.items():
-                    while len(events) - start >= size:
-                        values = itertools.chain.from_iterable(map(_event_fields, events[start : start + size]))
-                        n_new += connection.execute(statement, (received, *values)).rowcount
-                        start += size
-                if n_new == len(events):  # numbers are given in the order of the rows
-                    seq_by_id = {event.id: seq for seq, event in enumerate(events, before + 1)}
-                else:
-                    rows = connection.execute("SELECT id, seq FROM events WHERE seq > ?", (before,))
-                    seq_by_id = dict(rows.fetchall())
-                connection.execute("COMMIT")
-                return seq_by_id
+                yield connection
             finally:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
+
+    @contextmanager
+    def writing(self, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """The connection of this thread in a transaction that is committed at the end.
+
+        Not `durable`: a power cut may lose it; the next durable commit makes it so too.
+        """
+        with self.write_turn(), self.connection() as connection:
+            if not durable:
+                connection.execute("PRAGMA synchronous=NORMAL")
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+                connection.execute("COMMIT")
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                if not durable:
+                    connection.execute("PRAGMA synchronous=FULL")
 
     @contextmanager
     def write_turn(self) -> Iterator[None]:
@@ -163,7 +188,7 @@ def _insert_statement(n_rows: int) -> str:
         for row in range(n_rows)
     )
     names = ", ".join(f'"{name}"' for name in STORED_EVENT_FIELDS)
-    return f"INSERT INTO events ({names}, received) VALUES {rows} ON CONFLICT (id) DO NOTHING"
+    return f"INSERT INTO events ({names}, received) VALUES {rows}"
 
 
 # A statement is prepared once for each number of rows: these add up to any number in few steps.

@@ -13,9 +13,13 @@ from zhiyin.core.run import log
 from zhiyin.store.records import ADDED_EVENT_FIELDS, EVENT_FIELDS, STORED_EVENT_FIELDS, Event
 from zhiyin.store.sqlalchemy_import import sa
 
-FORMAT = "4"
+# Formats of a store, by database.
+FORMATS = {"sqlite": "5", "postgresql": "4"}
+_OLD_FORMATS = ("1", "2", "3", "4")
 # Key of `meta`: the name of a store, whose sequence numbers mean nothing in another one.
 IDENTITY = "identity"
+# Key of `meta` in SQLite: the sequence number up to which the indexes of events are complete; see `event_index.py`.
+EVENTS_INDEXED = "events_indexed"
 # Writers of a PostgreSQL store take this lock in turn: so a row with a higher `seq` is never committed earlier, and a
 # reader that goes on from a `seq` misses nothing.
 WRITE_LOCK_ID = 7_453_010_373_645_639_777
@@ -44,7 +48,7 @@ def _event_column(name: str) -> sa.Column[Any]:
         "integer": sa.BigInteger,
         "number": sa.Float,
     }
-    return sa.Column(name, types[field.metadata["type"]], nullable=field.default is None, unique=name == "id" or None)
+    return sa.Column(name, types[field.metadata["type"]], nullable=field.default is None)
 
 
 # A `seq` is never used twice, not even when the newest rows were deleted: AUTOINCREMENT, as SQLite calls it.
@@ -55,20 +59,47 @@ EVENTS = sa.Table(
     *(_event_column(name) for name in STORED_EVENT_FIELDS if name not in ADDED_EVENT_FIELDS),
     sa.Column("received", sa.BigInteger, nullable=False),
     *(_event_column(name) for name in ADDED_EVENT_FIELDS),
+    sa.UniqueConstraint("id").ddl_if("postgresql"),
     sa.Index("events_user_seq", "user", "seq").ddl_if("postgresql"),
+    sa.Index("events_list", "list_id", postgresql_where=sa.text("list_id IS NOT NULL")).ddl_if("postgresql"),
     sqlite_autoincrement=True,
 )
-# SQLite reads a user's newest events from the index alone, a page or two; rows of the table would be a page each.
-EVENTS_OF_USER = sa.Index(
-    "events_of_user",
-    *(EVENTS.c[name] for name in dict.fromkeys(("user", "seq", "time", *EVENT_FIELDS))),
-).ddl_if("sqlite")
-EVENTS_OF_LIST = sa.Index(
-    "events_list", EVENTS.c.list_id, sqlite_where=EVENTS.c.list_id.is_not(None),
-    postgresql_where=EVENTS.c.list_id.is_not(None),
-)  # fmt: skip
 # Events of before a time are found without reading the others.
 EVENTS_OF_TIME = sa.Index("events_time", EVENTS.c.time)
+# In SQLite the indexes of events by user, id and list are tables that are filled later, many events at a time.
+SQLITE_META = sa.MetaData()
+# A user's newest events are read from this table alone, a page or two; rows of `events` would be a page each.
+EVENTS_OF_USER = sa.Table(
+    "events_of_user",
+    SQLITE_META,
+    *(
+        sa.Column(name, EVENTS.c[name].type, nullable=EVENTS.c[name].nullable, primary_key=name in ("user", "seq"))
+        for name in dict.fromkeys(("user", "seq", "time", *EVENT_FIELDS))
+    ),
+    sqlite_with_rowid=False,
+)
+EVENT_IDS = sa.Table(
+    "event_ids",
+    SQLITE_META,
+    sa.Column("id", sa.String(MAX_ID_CHARS), primary_key=True),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+EVENT_LISTS = sa.Table(
+    "event_lists",
+    SQLITE_META,
+    sa.Column("list_id", sa.String(MAX_ID_CHARS), primary_key=True),
+    sa.Column("seq", sa.BigInteger, primary_key=True),
+    sqlite_with_rowid=False,
+)
+# Whoever deletes an event deletes its entries.
+_EVENT_TRIGGER = f"""
+    CREATE TRIGGER IF NOT EXISTS event_deleted AFTER DELETE ON events BEGIN
+        DELETE FROM {EVENTS_OF_USER.name} WHERE "user" = old."user" AND seq = old.seq;
+        DELETE FROM {EVENT_IDS.name} WHERE id = old.id AND seq = old.seq;
+        DELETE FROM {EVENT_LISTS.name} WHERE list_id = old.list_id AND seq = old.seq;
+    END
+"""
 # The highest `seq` that was ever given to an event, by dialect; 0: none was.
 HIGHEST_SEQ = {
     "sqlite": sa.text("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'"),
@@ -224,19 +255,21 @@ def prepare(connection: Any, place: str) -> None:
     """
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(WRITE_LOCK_ID)))
-    format = None
+    format, newest = None, FORMATS[connection.dialect.name]
     if sa.inspect(connection).has_table(MARKS.name):
         format = connection.execute(sa.select(MARKS.c.value).where(MARKS.c.key == "format")).scalar()
-    if format not in (None, "1", "2", "3", FORMAT):
+    if format not in (None, *_OLD_FORMATS, newest):
         raise ConfigError(
-            f"the store is of format {format}, not {FORMAT}",
+            f"the store is of format {format}, not {newest}",
             file=place,
             remedy="use the version of zhiyin that wrote it",
         )
     if format is not None:
-        _add_event_columns(connection)
-    if format == FORMAT:
+        _add_event_columns(connection, EVENTS)
+    if format == newest:
         # They came within the format; an older program need not know them.
+        if connection.dialect.name == "sqlite":
+            _add_event_columns(connection, EVENTS_OF_USER)
         EVENTS_OF_TIME.create(connection, checkfirst=True)
         is_numbered = sa.inspect(connection).has_table(LIST_NUMBERS.name)
         META.create_all(connection, _ADDED_TABLES)
@@ -245,32 +278,75 @@ def prepare(connection: Any, place: str) -> None:
         return
     if format is None:
         _check_foreign_tables(connection, place)
-    old = []
-    if format is not None:
-        log.info("store: %s is brought from format %s to %s; a large one takes minutes", place, format, FORMAT)
-        if connection.dialect.name == "sqlite":
-            old = _rename_old_tables(connection) if format == "1" else []
-        for name in ("events_user_time", "events_of_user"):
-            connection.exec_driver_sql(f"DROP INDEX IF EXISTS {name}")
-    META.create_all(connection)
-    if format is not None and connection.dialect.name == "postgresql":
-        for index in EVENTS.indexes:
-            index.create(connection, checkfirst=True)
+    else:
+        log.info("store: %s is brought from format %s to %s; a large one takes minutes", place, format, newest)
     if connection.dialect.name == "sqlite":
-        EVENTS_OF_USER.create(connection, checkfirst=True)
-    for index in (EVENTS_OF_LIST, EVENTS_OF_TIME):
-        index.create(connection, checkfirst=True)
+        if format is not None:
+            _upgrade_file(connection, format)
+        META.create_all(connection)
+        SQLITE_META.create_all(connection)
+        connection.exec_driver_sql(_EVENT_TRIGGER)
+    else:
+        META.create_all(connection)
+        for index in EVENTS.indexes if format is not None else ():
+            index.create(connection, checkfirst=True)
     number_lists(connection)
-    for table in old:
-        names = ", ".join(f'"{column.name}"' for column in table.columns)
+    connection.execute(sa.delete(MARKS).where(MARKS.c.key == "format"))
+    connection.execute(sa.insert(MARKS).values(key="format", value=newest))
+    if connection.execute(sa.select(MARKS.c.value).where(MARKS.c.key == IDENTITY)).scalar() is None:
+        connection.execute(sa.insert(MARKS).values(key=IDENTITY, value=uuid.uuid4().hex))
+
+
+def is_older_format(connection: Any) -> bool:
+    """Whether the store is of a format that `prepare` brings to the newest."""
+    if not sa.inspect(connection).has_table(MARKS.name):
+        return False
+    format = connection.execute(sa.select(MARKS.c.value).where(MARKS.c.key == "format")).scalar()
+    return format in _OLD_FORMATS and format != FORMATS[connection.dialect.name]
+
+
+def _upgrade_file(connection: Any, format: str) -> None:
+    """Bring the tables of an older SQLite store into the form of the newest format.
+
+    The indexes of events become tables. They are filled in the order of the old indexes, so that nothing is sorted.
+    The rows are copied, since SQLite takes no constraint from a table that exists, nor gives it AUTOINCREMENT. All of
+    it is one transaction: of an upgrade that is killed nothing is left.
+    """
+    is_numbered = sa.inspect(connection).has_table("sqlite_sequence")
+    highest = connection.execute(HIGHEST_SEQ["sqlite"]).scalar_one() if is_numbered else 0
+    highest = max(highest, connection.exec_driver_sql("SELECT coalesce(max(seq), 0) FROM events").scalar_one())
+    filled = {EVENTS_OF_USER: '"user", seq', EVENT_IDS: "id", EVENT_LISTS: "list_id, seq"}
+    for table, order in filled.items():
+        draft = table.to_metadata(sa.MetaData(), name=f"new_{table.name}")  # an old index has the name of the table
+        draft.create(connection)
+        names = _quoted_names(table)
+        condition = "WHERE list_id IS NOT NULL" if table is EVENT_LISTS else ""
+        connection.exec_driver_sql(
+            f"INSERT INTO {draft.name} ({names}) SELECT {names} FROM events {condition} ORDER BY {order}"
+        )
+    for name in ("events_user_time", "events_of_user", "events_list", "events_time"):
+        connection.exec_driver_sql(f"DROP INDEX IF EXISTS {name}")
+    for table in filled:
+        connection.exec_driver_sql(f"ALTER TABLE new_{table.name} RENAME TO {table.name}")
+    copied = [EVENTS, *((VERSIONED_TABLES["items"], VERSIONED_TABLES["users"]) if format == "1" else ())]
+    for table in copied:
+        connection.exec_driver_sql(f"ALTER TABLE {table.name} RENAME TO old_{table.name}")
+    for table in copied:
+        connection.execute(sa.schema.CreateTable(table))
+        names = _quoted_names(table)
         connection.exec_driver_sql(
             f"INSERT INTO {table.name} ({names}) SELECT {names} FROM old_{table.name} ORDER BY seq"
         )
         connection.exec_driver_sql(f"DROP TABLE old_{table.name}")
-    connection.execute(sa.delete(MARKS).where(MARKS.c.key == "format"))
-    connection.execute(sa.insert(MARKS).values(key="format", value=FORMAT))
-    if connection.execute(sa.select(MARKS.c.value).where(MARKS.c.key == IDENTITY)).scalar() is None:
-        connection.execute(sa.insert(MARKS).values(key=IDENTITY, value=uuid.uuid4().hex))
+    EVENTS_OF_TIME.create(connection)  # behind the rows: they are sorted once
+    # A number is never given twice, also where the newest events were deleted.
+    connection.exec_driver_sql("DELETE FROM sqlite_sequence WHERE name = 'events'")
+    connection.exec_driver_sql("INSERT INTO sqlite_sequence (name, seq) VALUES ('events', ?)", (highest,))
+    connection.execute(sa.insert(MARKS).values(key=EVENTS_INDEXED, value=str(highest)))
+
+
+def _quoted_names(table: sa.Table) -> str:
+    return ", ".join(f'"{column.name}"' for column in table.columns)
 
 
 def number_lists(connection: Any, list_ids: Sequence[str] | None = None) -> None:
@@ -284,23 +360,21 @@ def number_lists(connection: Any, list_ids: Sequence[str] | None = None) -> None
     connection.execute(sa.insert(LIST_NUMBERS).from_select(["list_id"], lists.order_by(LISTS.c.time, LISTS.c.list_id)))
 
 
-def _add_event_columns(connection: Any) -> None:
-    """Add the columns of ADDED_EVENT_FIELDS that the table of events lacks; they are NULL in the rows of before."""
-    present = {column["name"] for column in sa.inspect(connection).get_columns(EVENTS.name)}
-    missing = [EVENTS.c[name] for name in ADDED_EVENT_FIELDS if name not in present]
+def _add_event_columns(connection: Any, table: sa.Table) -> None:
+    """Add the columns of ADDED_EVENT_FIELDS that a table lacks; they are NULL in the rows of before."""
+    present = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
+    missing = [table.c[name] for name in ADDED_EVENT_FIELDS if name not in present]
     for column in missing:
         type_name = column.type.compile(dialect=connection.dialect)
-        connection.exec_driver_sql(f'ALTER TABLE {EVENTS.name} ADD COLUMN "{column.name}" {type_name}')
-        log.info("store: the column %s was added to events", column.name)
-    if missing and connection.dialect.name == "sqlite":  # the index of histories holds all fields
-        connection.exec_driver_sql(f"DROP INDEX IF EXISTS {EVENTS_OF_USER.name}")
-        EVENTS_OF_USER.create(connection)
+        connection.exec_driver_sql(f'ALTER TABLE {table.name} ADD COLUMN "{column.name}" {type_name}')
+        log.info("store: the column %s was added to %s", column.name, table.name)
 
 
 def _check_foreign_tables(connection: Any, place: str) -> None:
     """Raises ConfigError where tables of another program have the names of the store's."""
     inspector = sa.inspect(connection)
-    for table in META.sorted_tables:
+    tables = [*META.sorted_tables, *(SQLITE_META.sorted_tables if connection.dialect.name == "sqlite" else ())]
+    for table in tables:
         if inspector.has_table(table.name):
             missing = {column.name for column in table.columns} - {
                 one["name"] for one in inspector.get_columns(table.name)
@@ -313,11 +387,3 @@ def _check_foreign_tables(connection: Any, place: str) -> None:
                     remedy="give the store a file, database or schema of its own; "
                     "a schema: postgresql://user@host/shop?options=-csearch_path%3Dzhiyin",
                 )
-
-
-def _rename_old_tables(connection: Any) -> list[sa.Table]:
-    """Rename tables of format 1, which are copied later: SQLite gives a table AUTOINCREMENT only when it is created."""
-    old = [EVENTS, VERSIONED_TABLES["items"], VERSIONED_TABLES["users"]]
-    for table in old:
-        connection.exec_driver_sql(f"ALTER TABLE {table.name} RENAME TO old_{table.name}")
-    return old
