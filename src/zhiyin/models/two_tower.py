@@ -21,7 +21,7 @@ from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.models.neural import losses
-from zhiyin.models.neural.batches import Sequences, TrainingSequences, positive, serving_sequences
+from zhiyin.models.neural.batches import Sequences, TrainingSequences, positive, request_sequences
 from zhiyin.models.neural.layers import Dropout
 from zhiyin.models.neural.neural_recommender import NeuralRecommender
 from zhiyin.models.neural.training_loop import threads
@@ -29,6 +29,8 @@ from zhiyin.models.sequence.next_item import SPARSE_ROWS
 
 # Number of item vectors computed at once.
 ITEMS_PER_BATCH = 1 << 16
+# Users whose columns are cached as codes.
+MAX_CACHED_USERS = 10_000
 # Number of states of a batch by which hard negatives are selected.
 MAX_SAMPLED_STATES = 256
 
@@ -108,11 +110,30 @@ class TwoTower(NeuralRecommender):
             return super().encode(histories, run)
         network = self._net()
         vectors = np.zeros((len(histories), self._width()), dtype=np.float32)
-        bag = Bag.of(self._user_vocabulary().encode(histories.features))
+        bag = self._user_bag(histories.features)
         with torch.inference_mode(), threads(run or Run()):
-            for batch in serving_sequences(positive(histories), self.max_len):
+            for batch in request_sequences(histories, self.max_len):
                 vectors[batch.rows.numpy()] = network(batch, bag.take(batch.rows)).float().numpy()
         return vectors
+
+    def _user_bag(self, features: pl.DataFrame) -> Bag:
+        """Codes of users' columns. Those of one user are cached by their values: to read texts takes milliseconds."""
+        if len(features) != 1:
+            return Bag.of(self._user_vocabulary().encode(features))
+        cache: dict[str, Bag] | None = None
+        if (held := vars(self).get("_user_bags")) is not None and held[0] is self.user_words_:
+            cache = held[1]
+        if cache is None:
+            cache = {}
+            vars(self)["_user_bags"] = (self.user_words_, cache)
+        key = repr((features.columns, features.row(0)))
+        bag = cache.get(key)
+        if bag is None:
+            bag = Bag.of(self._user_vocabulary().encode(features))
+            if len(cache) >= MAX_CACHED_USERS:
+                cache.clear()
+            cache[key] = bag
+        return bag
 
     def _prepare(self, data: Dataset, run: Run) -> None:
         had = data.popularity() > 0

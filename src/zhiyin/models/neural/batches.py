@@ -9,7 +9,7 @@ together.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -122,6 +122,20 @@ class TrainingSequences:
             torch.from_numpy(self.rows[chosen]),
             _tensor(self.items[at + 1], real, -1),
         )
+
+
+def request_sequences(histories: Histories, max_len: int) -> Iterable[Sequences]:
+    """`serving_sequences` of the positive events; of one history for a tenth of the time, which each request pays."""
+    if len(histories) != 1:
+        return serving_sequences(positive(histories), max_len)
+    items, times, is_positive = histories.items, histories.times, histories.weights > 0
+    if not is_positive.all():
+        items, times = items[is_positive], times[is_positive]
+    if not len(items):
+        return ()
+    items, times = items[-max_len:].astype(np.int64), np.array(times[-max_len:])
+    length, row = np.array([len(items)]), np.zeros(1, dtype=np.int64)
+    return (Sequences(*map(torch.from_numpy, (items[None], length, times[None], row))),)
 
 
 def serving_sequences(histories: Histories, max_len: int, cells: int = 1 << 15) -> Iterator[Sequences]:

@@ -24,7 +24,7 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.data.splits import split
 from zhiyin.models.network_weights import network_with, weight_arrays
-from zhiyin.models.neural.batches import positive, serving_sequences
+from zhiyin.models.neural.batches import request_sequences
 from zhiyin.models.neural.checkpoints import Progress
 from zhiyin.models.neural.training_loop import Batches, threads, train
 from zhiyin.models.recommender import VectorRecommender
@@ -110,11 +110,10 @@ class NeuralRecommender(VectorRecommender):
     def encode(self, histories: Histories, run: Run | None = None) -> np.ndarray:
         """Vectors of histories, float32[n, d]; zeros where a history has no positive event."""
         network, run = self._net(), run or Run()
-        mask = positive(histories)
         device = next(network.parameters()).device
         vectors = np.zeros((len(histories), self._width()), dtype=np.float32)
         with torch.inference_mode(), threads(run):
-            for batch in serving_sequences(mask, self._reach()):
+            for batch in request_sequences(histories, self._reach()):
                 vectors[batch.rows.numpy()] = network(batch.to(device)).float().cpu().numpy()
         return vectors
 

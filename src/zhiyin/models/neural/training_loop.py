@@ -262,6 +262,9 @@ def _local() -> tuple[int]:
 def threads(run: Run) -> Iterator[None]:
     """Context manager: the number of torch threads that the run allows; restored afterwards."""
     before = torch.get_num_threads()
+    if before == run.n_threads:
+        yield
+        return
     torch.set_num_threads(run.n_threads)
     try:
         yield

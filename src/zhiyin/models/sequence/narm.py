@@ -70,3 +70,13 @@ class AttentiveGRU(nn.Module):
         # No softmax: how much of the session matters is part of the answer.
         weights = self.weight(torch.sigmoid(near))[..., 0].masked_fill(apart < 0, 0.0)
         return self.joined(torch.cat([weights @ x, h, x], dim=-1))
+
+    def last(self, x: Tensor, batch: Sequences) -> Tensor:
+        """[b, d]: the state after the last item alone, in [b, t, d] of memory and not [b, t, t, d]."""
+        h, _ = self.gru(x)
+        rows, places = torch.arange(x.shape[0], device=x.device), batch.lengths - 1
+        apart = places[:, None] - torch.arange(x.shape[1], device=x.device)
+        near = self.asking(h[rows, places])[:, None] + self.asked(h) + self.distance(apart.clamp(min=0))
+        weights = self.weight(torch.sigmoid(near))[..., 0].masked_fill(apart < 0, 0.0)
+        attended = (weights[:, None] @ x).squeeze(1)
+        return self.joined(torch.cat([attended, h[rows, places], x[rows, places]], dim=-1))

@@ -30,7 +30,8 @@ class NextItem(nn.Module):
 
     Parameters
     ----------
-    encoder: called with (item vectors [b, t, d], Sequences); gives states [b, t, d]; must be causal.
+    encoder: called with (item vectors [b, t, d], Sequences); gives states [b, t, d]; must be causal. Where it has a
+        method `last`, that gives the states after the last item alone, [b, d], for less.
     """
 
     cumulated: Tensor
@@ -62,6 +63,9 @@ class NextItem(nn.Module):
 
     def forward(self, batch: Sequences) -> Tensor:
         """[b, d]: the state after the last item of each sequence."""
+        last = getattr(self.encoder, "last", None)
+        if last is not None:
+            return self.scaled(last(self.dropout(self.vectors(batch.items)), batch))
         states = self.states(batch)
         return states[torch.arange(states.shape[0], device=states.device), batch.lengths - 1]
 

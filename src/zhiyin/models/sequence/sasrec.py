@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +73,21 @@ class Attention(nn.Module):
         self.norm = nn.LayerNorm(d)
 
     def forward(self, x: Tensor, batch: Sequences) -> Tensor:
+        x, bias = self._placed(x, batch)
+        for block in self.blocks:
+            x = block(x, bias)
+        return self.norm(x)
+
+    def last(self, x: Tensor, batch: Sequences) -> Tensor:
+        """[b, d]: the state after the last item alone; of the last block only that place is computed."""
+        x, bias = self._placed(x, batch)
+        blocks: list[Any] = list(self.blocks)
+        for block in blocks[:-1]:
+            x = block(x, bias)
+        return self.norm(blocks[-1].at_last(x, batch.lengths - 1, bias))
+
+    def _placed(self, x: Tensor, batch: Sequences) -> tuple[Tensor, Tensor | None]:
+        """Item vectors with their positions, and the bias of the attention where positions are relative."""
         x = x * x.shape[-1] ** 0.5  # the scale of the paper's code
         bias = None
         if self.relative:
@@ -81,9 +97,7 @@ class Attention(nn.Module):
             bias = bias.masked_fill(apart < 0, -torch.inf)[None]
         else:
             x = x + self.places(batch.places)
-        for block in self.blocks:
-            x = block(x, bias)
-        return self.norm(x)
+        return x, bias
 
 
 class Block(nn.Module):
@@ -114,3 +128,21 @@ class Block(nn.Module):
         x = x + self.dropout(self.out(mixed.transpose(1, 2).reshape(b, t, d)))
         hidden = self.dropout(nn.functional.gelu(self.up(self.norm_2(x)), approximate="tanh"))
         return x + self.dropout(self.down(hidden))
+
+    def at_last(self, x: Tensor, places: Tensor, bias: Tensor | None) -> Tensor:
+        """[b, d]: `forward` at one place of each sequence, int64[b]."""
+        b, t, d = x.shape
+        rows, width = torch.arange(b, device=x.device), d // self.heads
+        normed = self.norm_1(x)
+        weight, shift = self.qkv.weight, self.qkv.bias
+        query = nn.functional.linear(normed[rows, places], weight[:d], shift[:d]).view(b, self.heads, 1, width)
+        both = nn.functional.linear(normed, weight[d:], shift[d:]).view(b, t, 2, self.heads, width)
+        keys, values = both[:, :, 0].transpose(1, 2), both[:, :, 1].transpose(1, 2)
+        if bias is None:
+            mask = (torch.arange(t, device=x.device) <= places[:, None])[:, None, None]
+        else:
+            mask = bias[0][:, places].transpose(0, 1)[:, :, None]
+        mixed = nn.functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+        y = x[rows, places] + self.dropout(self.out(mixed.reshape(b, d)))
+        hidden = self.dropout(nn.functional.gelu(self.up(self.norm_2(y)), approximate="tanh"))
+        return y + self.dropout(self.down(hidden))
