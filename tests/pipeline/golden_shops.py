@@ -71,7 +71,8 @@ class Shop:
     whole: ids are whole numbers, else texts.
     times: events have times. kinds: events have kinds and values.
     new: number of items that the model has not seen.
-    ranker: a ranker is learned, else blends alone.
+    ranker: what is learned to order candidates; "": blends alone do.
+    tolerance: relative and absolute difference of scores. Networks are computed by libraries that round differently.
     """
 
     name: str
@@ -82,21 +83,24 @@ class Shop:
     times: bool = True
     kinds: bool = True
     new: int = 0
-    ranker: bool = True
+    ranker: str = RANKER
     candidates: int = 30
+    tolerance: float = 1e-6
 
 
 SHOPS = {shop.name: shop for shop in (
     Shop("books", "popular:half_life=7d; itemknn:k_neighbors=15; transitions:k_neighbors=12; als:factors=8,epochs=4",
          n_items=180),
     Shop("films", "popular; itemknn:k_neighbors=15; content; bpr:factors=8,epochs=3; ease", whole=True, times=False,
-         kinds=False, new=12, ranker=False, n_items=110),
+         kinds=False, new=12, ranker="", n_items=110),
     Shop("songs", "als:factors=6,epochs=4; content; popular", new=9, kinds=False, candidates=40),
     Shop("games",
          "popular:half_life=3d; slim; rp3beta:k_neighbors=20; userknn:k_neighbors=30; transitions:k_neighbors=10",
          whole=True, candidates=25, n_items=120),
-    Shop("als", "als:factors=8,epochs=3", ranker=False, new=5),
-    Shop("ease", "ease", whole=True, times=False, kinds=False, ranker=False, n_items=90, n_users=80),
+    Shop("als", "als:factors=8,epochs=3", ranker="", new=5),
+    Shop("ease", "ease", whole=True, times=False, kinds=False, ranker="", n_items=90, n_users=80),
+    Shop("clips", "sasrec:factors=8,blocks=1,epochs=3,max_len=16; twotower:factors=8,epochs=2; popular:half_life=9d",
+         n_items=80, n_users=100, ranker="deepfm:factors=4,hidden=8,layers=1,epochs=2", tolerance=2e-5),
 )}  # fmt: skip
 
 
@@ -166,7 +170,7 @@ def fit(shop: Shop) -> Pipeline:
         part, window = plan_windows(data, 1, 0.3, True, run).choose[0]
         past = pipeline_fitting.retrieve_window(pipeline.sources_, part, window, shop.candidates, run)
         like = past.builder(run)
-        pipeline.ranker_ = pipeline_fitting._train_ranker(rankers.parse(RANKER), [past], run, like)
+        pipeline.ranker_ = pipeline_fitting._train_ranker(rankers.parse(shop.ranker), [past], run, like)
         assert pipeline.ranker_ is not None
         pipeline.builder_ = pipeline_fitting.FeatureBuilder.learn(data, pipeline.sources_, like=like, run=run)
     return pipeline
@@ -183,6 +187,15 @@ def write_models() -> None:
                     archive.writestr(entry, file.read_bytes(), zipfile.ZIP_LZMA)
 
 
+def read_model(name: str) -> Pipeline:
+    with tempfile.TemporaryDirectory() as folder:
+        with zipfile.ZipFile(FOLDER / f"{name}.zip") as archive:
+            archive.extractall(folder)
+        pipeline = zy.load(Path(folder) / "model", mmap=False)
+    assert isinstance(pipeline, Pipeline)
+    return pipeline
+
+
 @functools.cache
 def fitted(name: str, choices: str = "") -> Pipeline:
     """The pipeline of a shop. choices: the method of all users; `MIXED`: one for each segment; "": as fitted."""
@@ -194,13 +207,9 @@ def fitted(name: str, choices: str = "") -> Pipeline:
             methods = (choices,) * 3
         pipeline.choices_ = dict(zip(("strangers", "short", "long"), methods)) | {"all": methods[2]}  # type: ignore[misc]
         return pipeline
-    with tempfile.TemporaryDirectory() as folder:
-        with zipfile.ZipFile(FOLDER / f"{name}.zip") as archive:
-            archive.extractall(folder)
-        loaded = zy.load(Path(folder) / "model", mmap=False)
-    assert isinstance(loaded, Pipeline)
-    loaded.prepare(zy.Run(threads=1))
-    return loaded
+    pipeline = read_model(name)
+    pipeline.prepare(zy.Run(threads=1))
+    return pipeline
 
 
 def methods(name: str) -> list[str]:
