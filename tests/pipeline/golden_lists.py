@@ -448,10 +448,10 @@ class Recorded:
             wrong.append(f"items {outcome.items.tolist()} instead of {items.tolist()}")
         elif len(outcome.scores):
             finite = np.isfinite(scores)
-            off = np.abs(scores - outcome.scores, where=finite, out=np.zeros(len(scores)))
+            off = np.abs(scores[finite] - outcome.scores[finite])
             if (
-                not np.array_equal(finite, np.isfinite(outcome.scores))
-                or (off > tolerance * (1 + np.abs(scores, where=finite, out=np.zeros(len(scores))))).any()
+                not np.array_equal(scores[~finite], outcome.scores[~finite])
+                or not (off <= tolerance * (1 + np.abs(scores[finite]))).all()
             ):
                 wrong.append(f"scores {outcome.scores.tolist()} instead of {scores.tolist()}")
         for at, name in enumerate(PARTS):
