@@ -179,7 +179,8 @@ def log_speed(folder: Path, n_events: int, n_measured: int) -> None:
         print(f"  {path.stat().st_size / 1e6:,.0f} MB", flush=True)
     for label, (of_empty, of_large) in rates.items():
         print(f"{label}: {of_empty / of_large:.2f} times as fast into the empty log", flush=True)
-    empty.unlink()
+    for path in folder.glob(f"{empty.name}*"):
+        path.unlink()
 
 
 def sustained(

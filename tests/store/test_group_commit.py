@@ -33,6 +33,8 @@ class FakeStore:
         self.refuse: Callable[[list[str]], Exception | None] = lambda items: None
         self.write_backs = 0
         self.write_back_error: Exception | None = None
+        self.loads = 0
+        self.load_error: Exception | None = None
         self.now = NOW
 
     def clock(self) -> int:
@@ -49,7 +51,9 @@ class FakeStore:
         return list(range(len(self.kept) - len(items) + 1, len(self.kept) + 1))
 
     def load_tail(self) -> None:
-        pass
+        self.loads += 1
+        if self.load_error:
+            raise self.load_error
 
     def checkpoint(self) -> None:
         self.write_backs += 1
@@ -295,3 +299,15 @@ def test_a_writer_that_is_closing_leaves_the_log_to_the_store(
     writer.submit(events("a")).result(20)
     writer.close()
     assert store.write_backs == 0
+
+
+def test_the_newest_events_are_read_before_they_are_asked_for(
+    store: FakeStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "zhiyin")
+    store.load_error = OSError("disk")
+    writer = GroupCommitWriter(store)  # type: ignore[arg-type]
+    until(lambda: "the newest events are not read: disk" in caplog.text)
+    assert writer.submit(events("a")).result(20) == [1]
+    writer.close()
+    assert store.loads == 1
