@@ -248,6 +248,42 @@ def test_a_state_that_does_not_answer_is_waited_for_once_and_not_for_long(
     assert reader.history("ann", 0) == ([], 0)
 
 
+def test_reads_use_threads_that_are_there(state: State) -> None:
+    threads = set()
+    history = state.history
+
+    def read(user: str) -> tuple[list[Event], int]:
+        threads.add(threading.current_thread())
+        return history(user)
+
+    state.history = read  # type: ignore[method-assign]
+    reader = StreamReader(lambda: state)
+    for _ in range(50):
+        assert reader.history("ann", 0) == ([], 0)
+    assert len(threads) == 1
+    reader.close()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def test_reads_that_hang_do_not_stand_in_the_way_of_later_ones(monkeypatch: pytest.MonkeyPatch, state: State) -> None:
+    monkeypatch.setattr(stream_reading, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(stream_reading, "TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(stream_reading, "MAX_READS", 1)
+    reader = StreamReader(lambda: state)
+    hanging = state.release = threading.Event()
+    try:
+        assert reader.history("ann", 0) is None
+        state.release = None
+        eventually(lambda: reader.poll() or not reader.away)
+        monkeypatch.setattr(stream_reading, "TIMEOUT_SECONDS", 60.0)
+        assert reader.history("ann", 0) == ([], 0)
+    finally:
+        hanging.set()
+        reader.close()
+
+
 def test_a_state_that_cannot_be_opened_is_opened_later(state: State) -> None:
     failures = [OSError("no such host"), OSError("no such host")]
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from concurrent.futures import CancelledError, Future
+from typing import TypeVar
 
 import polars as pl
 
+from zhiyin.core.call_pool import CallPool
 from zhiyin.core.durations import SECOND
 from zhiyin.core.errors import ZhiyinError
 from zhiyin.core.run import log
@@ -25,6 +27,8 @@ T = TypeVar("T")
 
 # Seconds that a request waits for the state, and that other threads do.
 TIMEOUT_SECONDS, POLL_TIMEOUT_SECONDS = 0.5, 5.0
+# Reads at once; further ones wait for their turn within their time.
+MAX_READS = 64
 # Seconds between two attempts to reach the state again, and between two looks whether it lacks results.
 RETRY_SECONDS, CHECK_SECONDS = 1.0, 10.0
 # Users who were forgotten while the state was away, and are dropped from it when it is back.
@@ -49,37 +53,6 @@ STREAMS_BEHIND = HealthIssue(
 )
 
 
-class TimedCall(Generic[T]):
-    """A call in a thread of its own, whose result is waited for within a limit, whatever a driver does."""
-
-    def __init__(self, call: Callable[[], T]) -> None:
-        self._call = call
-        self._values: list[T] = []
-        self._error: Exception | None = None
-        self._done = threading.Event()
-        threading.Thread(target=self._run, name="zhiyin-streams", daemon=True).start()
-
-    def _run(self) -> None:
-        try:
-            self._values.append(self._call())
-        except Exception as error:
-            self._error = error
-        self._done.set()
-
-    @property
-    def is_done(self) -> bool:
-        """Whether the call has returned or raised."""
-        return self._done.is_set()
-
-    def result(self, seconds: float) -> T:
-        """What the call returned. Raises what it raised, and TimeoutError where it has not ended in time."""
-        if not self._done.wait(seconds):
-            raise TimeoutError
-        if self._error is not None:
-            raise self._error
-        return self._values[0]
-
-
 class StreamReader:
     """Reads of a streamed state. Any number of threads may use it; one of them calls `poll`.
 
@@ -100,8 +73,9 @@ class StreamReader:
         self._open, self._keep, self._store = open_state, keep, store
         self._state: StreamState | None = None
         self._retry_at, self._is_closed = 0.0, False
+        self._pool = CallPool(MAX_READS, "zhiyin-streams")
         # The attempt to reach the state again that is under way.
-        self._attempt: TimedCall[None] | None = None
+        self._attempt: Future[None] | None = None
         # Users who are still to be dropped from the state, with their stores.
         self._pending: dict[str, Store] = {}
         # Why the state is away; empty: it is not.
@@ -126,11 +100,11 @@ class StreamReader:
             self._check()
         if not self.away or self._is_closed or time.monotonic() < self._retry_at:
             return
-        self._attempt = self._attempt or TimedCall(self._reach)
+        self._attempt = self._attempt or self._pool.submit(self._reach)
         try:
             self._attempt.result(timeout)
         except Exception as error:
-            if self._attempt.is_done:
+            if self._attempt.done():
                 self._attempt = None
                 self._set_away(error)
             return
@@ -169,10 +143,19 @@ class StreamReader:
         state = self._state
         if self.away or state is None:
             return None
+        pool = self._pool
         try:
-            return TimedCall(lambda: call(state)).result(TIMEOUT_SECONDS if timeout is None else timeout)
+            future = pool.submit(lambda: call(state))
+        except RuntimeError:  # closed since: another thread has found the state away
+            return None
+        try:
+            return future.result(TIMEOUT_SECONDS if timeout is None else timeout)
+        except CancelledError:
+            return None
         except Exception as error:
-            self._set_away(error)
+            future.cancel()
+            if pool is self._pool:
+                self._set_away(error)
             return None
 
     def _set_away(self, error: Exception) -> None:
@@ -181,6 +164,9 @@ class StreamReader:
         if not self._reason:
             log.warning("service: the state of streams is done without: %s", reason)
         self._reason, self.away = reason, True
+        # Threads of calls that hang are left behind, and end when their calls return.
+        pool, self._pool = self._pool, CallPool(MAX_READS, "zhiyin-streams")
+        pool.close()
 
     def version(self, job: str) -> int | None:
         """A number that changes when the results of a job do."""
@@ -237,6 +223,7 @@ class StreamReader:
     def close(self) -> None:
         """Close the connections; nothing is read from then on."""
         self._is_closed, self.away = True, True
+        self._pool.close()
         state, self._state = self._state, None
         if state is not None:
             state.close()
