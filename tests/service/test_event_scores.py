@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 import time
 from collections import Counter
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 pytest.importorskip("starlette")
 
 from zhiyin.data.event_schema import EventSchema
+from zhiyin.pipeline.request import Request
 from zhiyin.service import covisits as covisits_module
 from zhiyin.service import log_follower
 from zhiyin.service import trending as trending_module
@@ -105,24 +107,34 @@ events = st.lists(
 )
 
 
-@given(events=events, cuts=st.lists(st.integers(0, 40), max_size=3), most=st.integers(1, 5), batch=st.integers(1, 7))
+@given(
+    events=events,
+    cuts=st.lists(st.integers(0, 40), max_size=3),
+    most=st.integers(1, 5),
+    batch=st.integers(1, 7),
+    small=st.sampled_from([0, 8, 1_000]),
+)
 @settings(max_examples=60, deadline=None)
 def test_counts_are_those_of_the_definition(
-    events: list[tuple[str, str, int, str]], cuts: list[int], most: int, batch: int
+    events: list[tuple[str, str, int, str]], cuts: list[int], most: int, batch: int, small: int
 ) -> None:
     """However the events come together, in any order of their times."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(covisits_module, "BATCH_EVENTS", batch)
         patch.setattr(trending_module, "BATCH_EVENTS", batch)
         patch.setattr(covisits_module, "MAX_COVISIT_ITEMS", most)
+        patch.setattr(covisits_module, "MIN_RECENT_PAIRS", small)
         log, view = Log(), Items(ITEMS)
         trending, covisits = EmbeddedTrending(log), EmbeddedCovisits(log)  # type: ignore[arg-type]
+        covisits.ensure_counted(view)  # type: ignore[arg-type]
         for number, (user, item, time, kind) in enumerate(events):
             if number in cuts:
                 trending.update(view)  # type: ignore[arg-type]
+                covisits.ensure_counted(view)  # type: ignore[arg-type]
                 covisits.update(view)  # type: ignore[arg-type]
             log.append(user, item, NOW + time, kind)
         trending.update(view)  # type: ignore[arg-type]
+        covisits.ensure_counted(view)  # type: ignore[arg-type]
         covisits.update(view)  # type: ignore[arg-type]
         found = dict(trending._items.iter_rows())
         assert found == pytest.approx(counted_trending(log), abs=1e-9)
@@ -136,11 +148,13 @@ def test_a_clock_that_is_set_back_counts_anew() -> None:
     for item in "ab":
         log.append("u", item, log.now)
     trending.update(view)  # type: ignore[arg-type]
+    covisits.ensure_counted(view)  # type: ignore[arg-type]
     covisits.update(view)  # type: ignore[arg-type]
     log.now = NOW
     for item in "bcc":
         log.append("v", item, log.now)
     trending.update(view)  # type: ignore[arg-type]
+    covisits.ensure_counted(view)  # type: ignore[arg-type]
     covisits.update(view)  # type: ignore[arg-type]
     assert trending.scores(view)[:4].tolist() == pytest.approx([1, 2, 2, -math.inf])  # type: ignore[arg-type]
     assert pairs_of(covisits.others(ITEMS)) == pytest.approx(counted_covisits(log), abs=1e-9)
@@ -153,6 +167,7 @@ def test_counting_starts_with_the_last_events(monkeypatch: pytest.MonkeyPatch) -
         log.append("u", item, NOW)
     trending, covisits = EmbeddedTrending(log), EmbeddedCovisits(log)  # type: ignore[arg-type]
     trending.update(view)  # type: ignore[arg-type]
+    covisits.ensure_counted(view)  # type: ignore[arg-type]
     covisits.update(view)  # type: ignore[arg-type]
     assert np.isfinite(trending.scores(view)).tolist() == [False, False, True, True, False]  # type: ignore[arg-type]
     assert pairs_of(covisits.others(ITEMS)).keys() == {("c", "d"), ("d", "c")}
@@ -172,12 +187,13 @@ def test_memory_is_bounded_and_the_strongest_pairs_stay(monkeypatch: pytest.Monk
             log.append(user, "b", NOW + day * DAY)
         for n in range(3):
             log.append("w", f"once {day} {n}", NOW + day * DAY)
+        covisits.ensure_counted(view)  # type: ignore[arg-type]
         covisits.update(view)  # type: ignore[arg-type]
         counts = covisits._log.counts
         assert len(covisits._log._visits) <= 40
-        assert len(counts.pairs) <= 2 * 30
+        assert counts.n_pairs <= 2 * 30
         assert len(counts.ids) == len(counts.codes) <= 60
-        assert (np.diff(counts.pairs) > 0).all()
+        assert all((np.diff(part.codes) > 0).all() for part in (counts.old, counts.recent))
     assert pairs_of(covisits.others(["a"]))["a", "b"] == pytest.approx(counted_covisits(log)["a", "b"], abs=1e-9)
     newest = pairs_of(covisits.others(["once 29 0"]))
     assert newest.keys() == {("once 29 0", "once 29 1"), ("once 29 0", "once 29 2")}
@@ -190,8 +206,65 @@ def test_a_day_of_more_visits_than_are_held_is_bounded_too(monkeypatch: pytest.M
     covisits = EmbeddedCovisits(log)  # type: ignore[arg-type]
     for n in range(200):
         log.append(f"u{n % 50}", f"i{n % 7}", NOW)
+    covisits.ensure_counted(Items([]))  # type: ignore[arg-type]
     covisits.update(Items([]))  # type: ignore[arg-type]
     assert len(covisits._log._visits) <= 20
+
+
+def test_covisits_are_counted_from_the_first_time_that_somebody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    log, view = Log(), Items(ITEMS)
+    reads = []
+    events = log.events
+    monkeypatch.setattr(log, "events", lambda after, *rest: reads.append(after) or events(after, *rest))
+    covisits = EmbeddedCovisits(log)  # type: ignore[arg-type]
+    for item in "ab":
+        log.append("u", item, NOW)
+    covisits.update(view)  # type: ignore[arg-type]
+    assert reads == []
+    request = Request(history=["a"], k=5)
+    assert np.isfinite(covisits.scores(view, request)).tolist() == [False, True, False, False, False]  # type: ignore[arg-type]
+    assert reads
+    log.append("u", "c", NOW)
+    covisits.update(view)  # type: ignore[arg-type]
+    assert np.isfinite(covisits.scores(view, request)).tolist() == [False, True, True, False, False]  # type: ignore[arg-type]
+
+
+def test_a_request_waits_for_the_first_count_of_another_one_but_not_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    log, view = Log(), Items(ITEMS)
+    for item in "ab":
+        log.append("u", item, NOW)
+    begun, release = threading.Event(), threading.Event()
+    events = log.events
+
+    def slow(*rest: Any) -> pl.DataFrame:
+        begun.set()
+        assert release.wait(60)
+        return events(*rest)
+
+    monkeypatch.setattr(log, "events", slow)
+    covisits = EmbeddedCovisits(log)  # type: ignore[arg-type]
+    request, results = Request(history=["a"], k=5), []
+    threads = [threading.Thread(target=lambda: results.append(covisits.scores(view, request))) for _ in range(2)]  # type: ignore[arg-type]
+    threads[0].start()
+    assert begun.wait(60)
+    monkeypatch.setattr(covisits_module, "FIRST_COUNT_SECONDS", 0.01)
+    assert not np.isfinite(covisits.scores(view, request)).any()  # type: ignore[arg-type]
+    monkeypatch.setattr(covisits_module, "FIRST_COUNT_SECONDS", 60.0)
+    threads[1].start()
+    release.set()
+    for thread in threads:
+        thread.join(60)
+    assert [np.isfinite(scores).tolist() for scores in results] == [[False, True, False, False, False]] * 2
+
+
+def test_an_update_does_not_copy_all_pairs() -> None:
+    n = 200_000
+    many = covisits_module._Pairs(np.arange(n, dtype=np.int64) << 32 | 1, np.zeros(n))
+    counts = covisits_module._Counts.empty().with_pairs(many)
+    assert counts.n_pairs == len(counts.old.codes) == n
+    more = counts.with_pairs(covisits_module._Pairs(np.array([5, (7 << 32) | 1]), np.zeros(2)))
+    assert more.old is counts.old
+    assert more.old.of_item(7).merged_with(more.recent.of_item(7)).log_scores.tolist() == [1.0]  # twice as many
 
 
 def test_equal_sums_are_of_equal_score_however_they_are_summed() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from zhiyin.pipeline.model_versions import Bundles
 from zhiyin.pipeline.request import Request
 from zhiyin.pipeline.rules import Rules
 from zhiyin.ranking.feature_builder import FeatureBuilder
+from zhiyin.service.feature_index_updater import FeatureIndexUpdater
 from zhiyin.service.feature_skew import TOLERANCE, compare
 from zhiyin.service.key_cache import Keys
 from zhiyin.service.serving_state import ServingState
@@ -307,7 +310,7 @@ def test_an_index_that_does_not_follow_the_log_is_found(
     opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = opened()
-    monkeypatch.setattr("zhiyin.service.feature_index_updater.FeatureIndexUpdater.update", lambda self, view: None)
+    monkeypatch.setattr(FeatureIndexUpdater, "update", lambda self, view, seconds=None: None)
     event = {"user": "u1", "item": "i1", "time": TRAINED}
     assert client.post("/v1/events", json={"events": [event]}).json()["rejected"] == 0
     ask(client, "u1", TRAINED + DAY)
@@ -316,6 +319,36 @@ def test_an_index_that_does_not_follow_the_log_is_found(
     found = compare(client.shop.list_service, [trace])
     assert found.behind == pytest.approx(300, abs=10)
     assert not found.within
+
+
+def test_a_start_does_not_wait_for_many_events_and_says_so(
+    opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watching thread adds the rest, a slice at a time; until then /ready says that the ranker lacks some."""
+    client = opened()
+    events = [{"user": f"u{n % 50}", "item": f"i{n % 20}", "time": TRAINED + n} for n in range(100)]
+    assert client.post("/v1/events", json={"events": events}).json()["rejected"] == 0
+    store, view = client.live.store, client.live.now
+    monkeypatch.setattr("zhiyin.service.feature_index_updater.BATCH_EVENTS", 30)
+    monkeypatch.setattr("zhiyin.service.serving_state.START_CATCH_UP_SECONDS", 0.0)
+    monkeypatch.setattr("zhiyin.service.serving_state.POLL_SECONDS", 1_000.0)
+    with contextlib.closing(ServingState(client.live.bundles, store, watch=False)) as whole:
+        assert whole.now.loaded.index.events == 100  # nobody would add the rest
+        assert whole.health_issues() == []
+    started = threading.Event()
+    monkeypatch.setattr(ServingState, "_watch", lambda self: started.set())
+    with contextlib.closing(ServingState(client.live.bundles, store)) as live:
+        assert started.wait(60)
+        updater, index = live.index_updater, live.now.loaded.index
+        assert index.events == 30
+        (issue,) = live.health_issues()
+        assert issue.what == "features"
+        assert "newest 70 events" in issue.reason
+        updater.update(view, 0.0)
+        assert index.events == 60
+        updater.update(view, 60.0)
+        assert index.events == 100
+        assert live.health_issues() == []
 
 
 @pytest.mark.slow

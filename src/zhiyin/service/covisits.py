@@ -34,6 +34,11 @@ from zhiyin.store.stream_definitions import (
 
 # Last items of a user whose co-visits are listed, and the vote of each as a multiple of that of the next newer one.
 LAST_ITEMS, VOTE_DECAY = 10, 0.8
+# Seconds that a request waits at most for the first count that another one has begun.
+FIRST_COUNT_SECONDS = 2.0
+# Pairs that are added to a small array, which is merged into the large one when it has grown to this many or to this
+# share of it: no update copies all pairs.
+MIN_RECENT_PAIRS, MAX_RECENT_SHARE = 65_536, 8
 # Events that are counted at once: they make at most MAX_COVISIT_ITEMS pairs each.
 BATCH_EVENTS = 10_000
 # Visits (user, day, item) and pairs of items that are held. Beyond them the oldest visits and the weakest pairs go.
@@ -109,16 +114,82 @@ def last_items(view: View, request: Request) -> list[str]:
 
 
 class EmbeddedCovisits(Covisits):
-    """Co-visits of the store's log."""
+    """Co-visits of the store's log, counted from the first time that somebody asks for them.
+
+    Whoever asks first waits until the last events are counted, which takes about a second, and others who ask meanwhile
+    wait as long, but at most FIRST_COUNT_SECONDS: then they get the co-visits that have been counted by then.
+    """
 
     def __init__(self, store: Store) -> None:
-        self._log = _CovisitLog(store)
+        self._store = store
+        self._log: _CovisitLog | None = None
+        # Held while events are counted.
+        self._counting = threading.Lock()
+        self._first_count = threading.Event()
 
     def update(self, view: View) -> None:
-        self._log.follow(view.loaded.schema)
+        if self._log is not None:
+            with self._counting:
+                self._log.follow(view.loaded.schema)
+
+    def scores(self, view: View, request: Request, item: str | None = None) -> np.ndarray:
+        self.ensure_counted(view)
+        return super().scores(view, request, item)
+
+    def ensure_counted(self, view: View) -> None:
+        """Count the last events of the log, where that was never done, or wait until another thread has; see the class.
+        From then on `update` counts the events that came since."""
+        if self._first_count.is_set():
+            return
+        if not self._counting.acquire(blocking=False):
+            self._first_count.wait(FIRST_COUNT_SECONDS)
+            return
+        try:
+            if self._log is None:
+                self._log = _CovisitLog(self._store)
+            self._log.follow(view.loaded.schema)
+            self._first_count.set()
+        finally:
+            self._counting.release()
 
     def others(self, items: Sequence[str]) -> pl.DataFrame:
-        return self._log.counts.others(items)
+        return pl.DataFrame(schema=_SCHEMA) if self._log is None else self._log.counts.others(items)
+
+
+class _Pairs(NamedTuple):
+    """Distinct pairs of items with their log scores.
+
+    Parameters
+    ----------
+    codes: int64[m], code of an item << 32 | code of the other, sorted.
+    log_scores: float64[m].
+    """
+
+    codes: np.ndarray
+    log_scores: np.ndarray
+
+    @classmethod
+    def empty(cls) -> _Pairs:
+        return cls(np.zeros(0, np.int64), np.zeros(0))
+
+    def of_item(self, code: int) -> _Pairs:
+        """The pairs of an item."""
+        start, end = np.searchsorted(self.codes, [code << 32, (code + 1) << 32])
+        return _Pairs(self.codes[start:end], self.log_scores[start:end])
+
+    def merged_with(self, others: _Pairs) -> _Pairs:
+        """The pairs of both, with the sums of both."""
+        if not len(others.codes) or not len(self.codes):
+            return others if not len(self.codes) else self
+        at = np.searchsorted(self.codes, others.codes)
+        is_held = self.codes[np.minimum(at, len(self.codes) - 1)] == others.codes
+        fresh = ~is_held
+        scores = self.log_scores.copy()
+        scores[at[is_held]] = merge_log_scores(scores[at[is_held]], others.log_scores[is_held])
+        return _Pairs(
+            np.insert(self.codes, at[fresh], others.codes[fresh]),
+            np.insert(scores, at[fresh], others.log_scores[fresh]),
+        )
 
 
 class _Counts(NamedTuple):
@@ -127,18 +198,17 @@ class _Counts(NamedTuple):
     Parameters
     ----------
     codes: code by id. ids: id by code.
-    pairs: int64[m], code of an item << 32 | code of the other, sorted; each pair in both directions.
-    log_scores: float64[m].
+    old, recent: pairs in both directions; the log score of a pair is that of its sums in both.
     """
 
     codes: dict[str, int]
     ids: list[str]
-    pairs: np.ndarray
-    log_scores: np.ndarray
+    old: _Pairs
+    recent: _Pairs
 
     @classmethod
     def empty(cls) -> _Counts:
-        return cls({}, [], np.zeros(0, np.int64), np.zeros(0))
+        return cls({}, [], _Pairs.empty(), _Pairs.empty())
 
     def encode(self, items: pl.Series) -> np.ndarray:
         """int64[n]: codes of items; items without one get the next ones."""
@@ -147,27 +217,24 @@ class _Counts(NamedTuple):
         self.ids.extend(new)
         return np.fromiter(map(self.codes.__getitem__, items.to_list()), np.int64, len(items))
 
-    def with_pairs(self, pairs: np.ndarray, log_scores: np.ndarray) -> _Counts:
-        """With more pairs, sorted and distinct."""
-        at = np.searchsorted(self.pairs, pairs)
-        is_held = np.zeros(len(pairs), dtype=bool)
-        inside = at < len(self.pairs)
-        is_held[inside] = self.pairs[at[inside]] == pairs[inside]
-        scores = self.log_scores.copy()  # readers keep the old ones
-        scores[at[is_held]] = merge_log_scores(scores[at[is_held]], log_scores[is_held])
-        fresh = ~is_held
-        return self._replace(
-            pairs=np.insert(self.pairs, at[fresh], pairs[fresh]),
-            log_scores=np.insert(scores, at[fresh], log_scores[fresh]),
-        )
+    @property
+    def n_pairs(self) -> int:
+        """Number of pairs that are held, some of them twice."""
+        return len(self.old.codes) + len(self.recent.codes)
+
+    def with_pairs(self, pairs: _Pairs) -> _Counts:
+        """With more pairs. Arrays that readers may have are not changed."""
+        recent = self.recent.merged_with(pairs)
+        if len(recent.codes) <= max(MIN_RECENT_PAIRS, len(self.old.codes) // MAX_RECENT_SHARE):
+            return self._replace(recent=recent)
+        return self._replace(old=self.old.merged_with(recent), recent=_Pairs.empty())
 
     def others(self, items: Sequence[str]) -> pl.DataFrame:
         """See `Covisits.others`."""
         known = [(item, code) for item in items if (code := self.codes.get(item)) is not None]
         parts = [pl.DataFrame(schema=_SCHEMA)]
         for item, code in known:
-            start, end = np.searchsorted(self.pairs, [code << 32, (code + 1) << 32])
-            log_scores, pairs = self.log_scores[start:end], self.pairs[start:end]
+            pairs, log_scores = self.old.of_item(code).merged_with(self.recent.of_item(code))
             if len(pairs) > MAX_COVISITS:
                 best = np.argpartition(-log_scores, MAX_COVISITS - 1)[:MAX_COVISITS]
                 log_scores, pairs = log_scores[best], pairs[best]
@@ -178,7 +245,8 @@ class _Counts(NamedTuple):
     def pruned(self, visited: np.ndarray) -> tuple[_Counts, np.ndarray]:
         """At most MAX_PAIRS / 2 pairs, the strongest ones, among them none that is in the MAX_COVISITS strongest of
         neither of its items; and the new codes of visited items, int64[n], whose ids stay."""
-        pairs = pl.DataFrame({"item": self.pairs >> 32, "other": self.pairs & 0xFFFFFFFF, "log_score": self.log_scores})
+        codes, log_scores = self.old.merged_with(self.recent)
+        pairs = pl.DataFrame({"item": codes >> 32, "other": codes & 0xFFFFFFFF, "log_score": log_scores})
         rank = pl.col("log_score").rank("ordinal", descending=True).over("item")
         strong = pairs.filter(rank <= MAX_COVISITS)
         strong = strong.select(item=pl.min_horizontal("item", "other"), other=pl.max_horizontal("item", "other"),
@@ -189,7 +257,8 @@ class _Counts(NamedTuple):
         used = np.union1d(pairs["item"].to_numpy(), visited)
         item, other = (np.searchsorted(used, pairs[name].to_numpy()) for name in ("item", "other"))
         ids = list(map(self.ids.__getitem__, used.tolist()))
-        counts = _Counts(dict(zip(ids, range(len(ids)))), ids, (item << 32) | other, pairs["log_score"].to_numpy())
+        strongest_pairs = _Pairs((item << 32) | other, pairs["log_score"].to_numpy())
+        counts = _Counts(dict(zip(ids, range(len(ids)))), ids, strongest_pairs, _Pairs.empty())
         return counts, np.searchsorted(used, visited)
 
 
@@ -227,9 +296,9 @@ class _CovisitLog(LogFollower):
         pairs = pairs.filter(pl.col("other_place") < pl.col("place"))
         if len(pairs):
             counts = pairs.group_by("item", "other", "day").len("n")
-            self.counts = self.counts.with_pairs(*_directed_log_scores(counts))
+            self.counts = self.counts.with_pairs(_directed_log_scores(counts))
         self._visits = pl.concat([self._visits, new.select(*_VISITS)])
-        if max(len(self._visits) / MAX_VISITS, len(self.counts.pairs) / (2 * MAX_PAIRS),
+        if max(len(self._visits) / MAX_VISITS, self.counts.n_pairs / (2 * MAX_PAIRS),
                len(self.counts.ids) / MAX_ITEMS) > 1:  # fmt: skip
             self._shrink()
 
@@ -244,8 +313,8 @@ class _CovisitLog(LogFollower):
         self._visits = visits.with_columns(item=pl.Series(codes))
 
 
-def _directed_log_scores(counts: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs in both directions, sorted and distinct, with their log scores, as `_Counts` has them.
+def _directed_log_scores(counts: pl.DataFrame) -> _Pairs:
+    """Pairs in both directions.
 
     counts: frame item, other, day, n; each pair in one direction.
     """
@@ -255,7 +324,7 @@ def _directed_log_scores(counts: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     order = np.argsort(pairs, kind="stable")
     pairs, scores = pairs[order], scores[order]
     first = np.flatnonzero(np.diff(pairs, prepend=-1))
-    return pairs[first], np.logaddexp2.reduceat(scores, first)
+    return _Pairs(pairs[first], np.logaddexp2.reduceat(scores, first))
 
 
 class StreamedCovisits(Covisits):

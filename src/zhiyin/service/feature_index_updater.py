@@ -6,6 +6,7 @@ that no catalogue describes yet wait until one does.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 
@@ -13,12 +14,13 @@ import polars as pl
 
 from zhiyin.core.run import log
 from zhiyin.ranking.live_index import NO_EVENTS, IndexState
+from zhiyin.service.health_issues import HealthIssue
 from zhiyin.service.loaded_version import LoadedVersion
 from zhiyin.service.version_view import View
 from zhiyin.store.store import Store
 
-# Events that are read at once.
-BATCH_EVENTS = 100_000
+# Events that are read at once; a request may wait for as long as these become a frame.
+BATCH_EVENTS = 25_000
 # Events after training that an index holds, some 60 bytes each, twice.
 MAX_INDEX_EVENTS = 20_000_000
 # Events of unknown items that wait; the newest are kept.
@@ -40,14 +42,23 @@ class FeatureIndexUpdater:
         self._waiting = pl.DataFrame()
         self._ids: object = None
         self._is_full, self._complete_at = False, time.monotonic()
+        # Whether the last update left events to the next one.
+        self.is_behind = False
         # Set where the log was seen to have lost events: the next update rebuilds the index.
         self.stale = False
 
-    def update(self, view: View) -> None:
-        """Add the events that were stored since the last update."""
+    def update(self, view: View, seconds: float | None = None) -> None:
+        """Add the events that were stored since the last update.
+
+        Parameters
+        ----------
+        seconds: after which the rest is left to the next update; None: all are added.
+        """
         if self.index is None:
             return
         begun = time.monotonic()
+        until = math.inf if seconds is None else begun + seconds
+        self.is_behind = False
         forget_count = self.store.forget_count()
         if forget_count != self._forget_count or self.stale:
             self._forget_count, self.stale = forget_count, False
@@ -60,6 +71,9 @@ class FeatureIndexUpdater:
             self.index.append(known, int(batch["seq"][-1]), len(batch))
             if len(unknown):
                 self._waiting = pl.concat([self._waiting, unknown], how="diagonal").tail(MAX_WAITING_EVENTS)
+            if time.monotonic() >= until and self.index.seq < self.store.last_seq:
+                self.is_behind = True
+                return
         if self.index.events < MAX_INDEX_EVENTS:
             self._complete_at = begun
         elif not self._is_full:
@@ -75,6 +89,17 @@ class FeatureIndexUpdater:
         assert self.index is not None
         events, count, self._waiting = read_events(self.store, view, self.index.learned_seq, self.index.seq)
         self.index.replace(events, self.index.seq, count)
+
+    def health_issues(self) -> list[HealthIssue]:
+        """That the ranker does not know of all events yet, after a start with many events since training."""
+        if not self.is_behind or self.index is None:
+            return []
+        left = max(0, self.store.last_seq - self.index.seq)
+        reason = f"the ranker does not know yet of the newest {left:,} events, which came since version "
+        reason += f"{self.loaded.version} was trained"
+        return [
+            HealthIssue("features", reason, "wait until they are added; fewer: train more often, [service] retrain")
+        ]
 
     @property
     def age(self) -> float:

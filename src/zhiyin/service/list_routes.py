@@ -56,7 +56,7 @@ async def _list_json(
     if ask.now is not None and not access.admin:
         raise RefusedError(403, "only an admin key may say what time it is", "leave now out")
     ask = access.own(ask, personal)
-    if access.list_service.is_short(ask):
+    if origin != "covisits" and access.list_service.is_short(ask):  # the first list of co-visits waits for their count
         return await access.work.do_short(origin, work)
     return await access.work.do(work)
 

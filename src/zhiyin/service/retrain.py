@@ -1,11 +1,13 @@
-"""Retraining beside the service: at set times, in a process of its own with the lowest priority.
+"""Retraining beside the service: at set times, in a process of its own that leaves the processor to answering.
 
     retrainer = Retrainer(Path("zhiyin.toml"), Schedule.parse("0 3 * * *"), "30m")
     retrainer.status()      # {"running": False, "next": "2026-05-04T03:00:00+00:00", ...}
     retrainer.close()       # ends a running training; the version in use stays
 
-The process is `zhiyin train --budget`: it trains on the files and the store, and promotes the new version if the gate
-lets it pass. The service notices that like any promotion. The folder of the versions holds
+The process is `zhiyin train --budget`, of a lower priority; on Linux it also runs only a share of the time, see
+`zhiyin.service.training_share`, and ends with the service however that ends. It trains on the files and the store, and
+promotes the new version if the gate lets it pass. The service notices that like any promotion. The folder of the
+versions holds
 
     retrain.json   when the last training began and how it ended; a service that is started again continues from it
     retrain.log    output of the training; at 1 MB it becomes retrain.log.1
@@ -35,6 +37,8 @@ from zhiyin.core.errors import ConfigError, DataError, MissingExtraError, Zhiyin
 from zhiyin.core.run import available_cores, log
 from zhiyin.data.project_config import load_config
 from zhiyin.pipeline.model_versions import TRAINING_LOCK, Bundles
+from zhiyin.service.training_process import PARENT
+from zhiyin.service.training_share import RunDelays, ShareController, TrainingShare, service_processes
 
 # Versions that are not deleted, besides the one in use and the one before.
 MAX_OLD_VERSIONS = 5
@@ -42,6 +46,8 @@ MAX_OLD_VERSIONS = 5
 MAX_LOG_BYTES, TAIL_BYTES = 1_000_000, 4_096
 # Seconds between two checks whether to stop, and of the schedule; that a training has to end by itself.
 POLL_SECONDS, SCHEDULE_POLL_SECONDS, GRACE_SECONDS = 0.2, 30.0, 10.0
+# Priority of a training, of -20 (highest) to 19. One of the lowest would get no time at all on cores that are busy.
+NICENESS = 10
 # The shortest time between two trainings.
 MIN_PERIOD = timedelta(minutes=1)
 
@@ -118,6 +124,7 @@ class Retrainer:
     on_done: called with `status()` after each training, from the thread.
     store: address of the store, where the service uses another one than the settings say.
     threads: worker threads of the training; default half of the cores.
+    share: the largest share of the time that the training runs, of MIN_SHARE to 1, as `[service] train_share`.
     bundles: the versions of the project; None: where the settings say.
     used_versions: gives the versions that are not deleted, however old, such as those of experiments.
     """
@@ -131,13 +138,14 @@ class Retrainer:
         *,
         store: str | None = None,
         threads: int | None = None,
+        share: float = 1.0,
         bundles: Bundles | None = None,
         used_versions: Callable[[], Collection[int]] = tuple,
     ) -> None:
         self.config, self.budget, self.store = Path(config).resolve(), budget, store
         self.schedule = Schedule.parse(schedule) if isinstance(schedule, str) else schedule
         self.limit = 4 * microseconds(budget) / 1e6 + 3_600
-        self.threads = threads or max(1, available_cores() // 2)
+        self.threads, self.share = threads or max(1, available_cores() // 2), share
         self.bundles = bundles or Bundles(self.config.parent / load_config(self.config).train.output / "bundles")
         self._on_done, self._used_versions = on_done, used_versions
         self._opened = datetime.now(UTC)
@@ -243,10 +251,14 @@ class Retrainer:
             env=self._environment(lock), process_group=0, pass_fds=(lock,),
         )  # fmt: skip
         self._child = child
+        running_share = TrainingShare(child.pid, ShareController(self.share), RunDelays(service_processes))
         try:
             _lower_priority(child.pid)
+            if sys.platform == "linux":
+                running_share.start()
             ended = self._follow(child, output)
         finally:
+            running_share.close()  # a stopped process would not end
             _end(child)
             self._child = None
             sweep(self.bundles.folder, child.pid)
@@ -277,16 +289,16 @@ class Retrainer:
         return self.bundles.prune(MAX_OLD_VERSIONS, used)
 
     def _command(self) -> list[str]:
-        """The command of the training, at the lowest priority from its start."""
-        prefix = ["nice", "-n", "19"] if shutil.which("nice") else []
+        """The command of the training, of a low priority from its start."""
+        prefix = ["nice", "-n", str(NICENESS)] if shutil.which("nice") else []
         # -P: modules of the working folder are not imported.
-        return [*prefix, sys.executable, "-P", "-m", "zhiyin", "train", "--budget", self.budget, "--json",
-                "--threads", str(self.threads), "--config", str(self.config)]  # fmt: skip
+        return [*prefix, sys.executable, "-P", "-m", "zhiyin.service.training_process", "train", "--budget",
+                self.budget, "--json", "--threads", str(self.threads), "--config", str(self.config)]  # fmt: skip
 
     def _environment(self, lock: int) -> dict[str, str]:
         environment = dict(os.environ)
         environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        environment |= {"POLARS_MAX_THREADS": str(self.threads), TRAINING_LOCK: str(lock)}
+        environment |= {"POLARS_MAX_THREADS": str(self.threads), TRAINING_LOCK: str(lock), PARENT: str(os.getpid())}
         if self.store is not None:
             environment["ZHIYIN_STORE"] = self.store
         return environment
@@ -349,16 +361,19 @@ class _RotatingLog:
 
 
 def _lower_priority(pid: int) -> None:
-    """Let a process use processor and disk only when idle, and be the first one that is killed when memory runs out."""
+    """Let a process use processor and disk after others, and be the first one that is killed when memory runs out.
+
+    It is not of the kernel's idle class (SCHED_IDLE), in which it would not end on busy cores.
+    """
     with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, pid, 19)
-    if hasattr(os, "SCHED_IDLE"):  # serving preempts it at once; a nice process may finish its time slice
-        with contextlib.suppress(OSError):
-            os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+        os.setpriority(os.PRIO_PROCESS, pid, NICENESS)
     if shutil.which("ionice"):
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             subprocess.run(
-                ["ionice", "-c", "3", "-p", str(pid)], capture_output=True, timeout=GRACE_SECONDS, check=False
+                ["ionice", "-c", "2", "-n", "7", "-p", str(pid)],
+                capture_output=True,
+                timeout=GRACE_SECONDS,
+                check=False,
             )
     with contextlib.suppress(OSError):
         Path(f"/proc/{pid}/oom_score_adj").write_text("1000")

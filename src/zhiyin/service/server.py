@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from zhiyin.core.absent_modules import AbsentModules
 from zhiyin.core.errors import MissingExtraError
 from zhiyin.core.run import log
 from zhiyin.data.project_config import resolved
@@ -95,7 +96,8 @@ def serve(plan: Plan, host: str, port: int, say: Callable[[str], None]) -> int:
                 _show_address(say, opened, host, sock)
                 opened.answer(sock)
             return 0
-        with contextlib.closing(_OpenShops(plan, several=True, say=say)) as first:  # errors are reported once, here
+        # Errors are reported once, here. This process answers nothing, so it compiles nothing and follows no log.
+        with contextlib.closing(_OpenShops(plan, several=True, say=say, serves=False)) as first:
             versions = first.versions
         with run_folder() as folder:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder / "metrics")
@@ -138,23 +140,29 @@ class _OpenShops:
     Parameters
     ----------
     say: called with new keys; None: in a worker, whose parent has shown them.
+    serves: whether requests are to be answered; else the shops are only opened to see whether they can be.
     """
 
-    def __init__(self, plan: Plan, *, several: bool, say: Callable[[str], None] | None) -> None:
+    def __init__(self, plan: Plan, *, several: bool, say: Callable[[str], None] | None, serves: bool = True) -> None:
         from zhiyin.service import log_format
         from zhiyin.service.tenant import Tenant, distinct_names
 
         self.plan = plan
         self.shops: list[Tenant] = []
         log_format.configure(plan.log, access=plan.access_log)
+        # LightGBM would import these where they are installed, for calls that the service never makes: that takes
+        # seconds.
+        absent = AbsentModules("pandas", "sklearn")
         shared = None if plan.shared is None else Path(plan.shared)
         settings_of_shops = plan.settings()
         self.names = distinct_names([settings.file.parent.resolve().name for settings in settings_of_shops])
         try:
             for name, settings in zip(self.names, settings_of_shops):
-                shop, new_keys = Tenant.open(
-                    settings.file, several=several, store=plan.store, shared=shared, settings=settings
-                )
+                with absent:
+                    shop, new_keys = Tenant.open(
+                        settings.file, several=several, store=plan.store, shared=shared, settings=settings,
+                        serves=serves,
+                    )  # fmt: skip
                 self.shops.append(shop)
                 if say is not None:
                     report(settings)
@@ -246,6 +254,7 @@ def _background_jobs(plan: Plan) -> Any:
                 bundles = Bundles(home / settings.config.train.output / "bundles")
                 retrainer = Retrainer(
                     settings.file, schedule, section.train_budget, store=plan.store, bundles=bundles,
+                    share=section.train_share,
                     used_versions=partial(versions_of_experiments, store),
                 )  # fmt: skip
                 stack.callback(retrainer.close)

@@ -38,6 +38,9 @@ from zhiyin.store.store import ChangeMarks, Store
 
 # Seconds between two checks of the version in use and of what other processes changed.
 POLL_SECONDS = 0.5
+# Seconds that a start waits for the feature index to know of the events since training, and that each later check
+# spends on them. The index of a version that replaces another one knows of all of them before.
+START_CATCH_UP_SECONDS, CATCH_UP_SECONDS = 1.0, 0.5
 # Pause after a new view, as a multiple of the time it took: the rest of the time is for requests.
 PAUSE_FACTOR = 4.0
 # Seconds without a change after which the thread of items checks whether it should end, and after a failure.
@@ -57,6 +60,7 @@ class ServingState:
     streams: reads trending items, co-visits and recent histories that streams have computed; None: they are computed
         here, of the store.
     watch: follow changes, by threads.
+    warm: compile and read everything before the first request, and have the feature index know of the store's events.
 
     Where no version can be used, `view` raises NoVersionError until one can; everything else works.
     """
@@ -73,6 +77,7 @@ class ServingState:
         types: CatalogueSchema | None = None,
         streams: StreamReader | None = None,
         watch: bool = True,
+        warm: bool = True,
     ) -> None:
         self.bundles, self.store, self.several = bundles, store, several
         self.options, self.weights = dict(options or {}), dict(weights or {})
@@ -93,7 +98,9 @@ class ServingState:
         self._pending: dict[str, Columns | None] = {}
         # By table: numbers of changes that are no JSON objects.
         self.unreadable: dict[str, list[int]] = {"items": [], "users": []}
-        self.versions = VersionLoader(bundles, lambda bundle: self.view_of(self.load(bundle)))
+        self.versions = VersionLoader(bundles, lambda bundle: self.view_of(self.load(bundle), warm=warm))
+        # Without the watching thread nobody would add the rest later.
+        self._start_seconds = 0.0 if not warm else START_CATCH_UP_SECONDS if watch else None
         self.serving: View | None = None
         self.index_updater: FeatureIndexUpdater | None = None
         self.loaded_at = time.time()
@@ -380,7 +387,7 @@ class ServingState:
                 self._replace_version()
                 self.event_scores.trending.update(self.now)
                 if self.index_updater is not None:
-                    self.index_updater.update(self.now)
+                    self.index_updater.update(self.now, CATCH_UP_SECONDS)
                 for task in self.periodic_tasks:
                     task(self.now)
             except Exception as error:  # the serving view goes on answering
@@ -400,11 +407,17 @@ class ServingState:
         """Serve the version in use, or another one that can answer; none where none can."""
         chosen = self.versions.first(self.schemas.refresh().version)
         if chosen is not None:
-            self._serve_version(*chosen)
+            self._serve_version(*chosen, seconds=self._start_seconds)
 
-    def _serve_version(self, view: View, seq: int) -> None:
+    def _serve_version(self, view: View, seq: int, seconds: float | None = None) -> None:
+        """Serve a view of a version whose feature index knows of the store's events.
+
+        Parameters
+        ----------
+        seconds: for how long events are added before; None: until all are.
+        """
         index_updater = FeatureIndexUpdater(self.store, view.loaded)
-        index_updater.update(view)  # the first request reads a current index
+        index_updater.update(view, seconds)
         self.index_updater = index_updater
         with self._view_lock:
             if seq >= self._seq["items"]:
@@ -447,7 +460,8 @@ class ServingState:
 
     def health_issues(self) -> list[HealthIssue]:
         """All that is not used, with the remedies."""
-        return [*serving_issues(self), *([] if self.streams is None else self.streams.health_issues())]
+        index_issues = [] if self.index_updater is None else self.index_updater.health_issues()
+        return [*serving_issues(self), *index_issues, *([] if self.streams is None else self.streams.health_issues())]
 
 
 def _changes_types(before: CatalogueSchema, after: CatalogueSchema) -> bool:

@@ -6,7 +6,6 @@ do without it until it answers again. A request waits for it once at most, for a
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future

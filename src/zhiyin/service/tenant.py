@@ -100,6 +100,7 @@ class Tenant:
         store: str | None = None,
         shared: Path | None = None,
         settings: Settings | None = None,
+        serves: bool = True,
     ) -> tuple[Tenant, dict[str, str]]:
         """The shop of a settings file, and keys that were made just now, to be new_keys once.
 
@@ -109,6 +110,7 @@ class Tenant:
         store: address of the store, instead of the file's.
         shared: folder in which the processes of this machine count showings to users together, where there is no Redis.
         settings: the settings of the file; None: they are read here.
+        serves: whether it is to answer requests, so that kernels are compiled and changes are followed.
         """
         settings = settings or read_settings(config)
         home, section = config.parent, settings.config.service
@@ -136,6 +138,8 @@ class Tenant:
                 state=state,
                 streams=streams,
                 several=several or section.redis is not None or opened_store.dialect != "sqlite",
+                watch=serves,
+                warm=serves,
             )
         except BaseException:
             opened_store.close()

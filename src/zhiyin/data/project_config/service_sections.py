@@ -58,6 +58,13 @@ class ServiceSection(Section):
         None, "when to train anew: a duration, or minute hour day month weekday", '"6h" or "0 3 * * *"', "0 3 * * *"
     )
     train_budget: str = key("30m", "how long a training may look for the best", 'a duration such as "30m"')
+    train_share: float = key(
+        0.8,
+        "share of the time that a training beside the service runs at most; less while answers wait for the processor",
+        "a number from 0.05 to 1",
+        ge=0.05,
+        le=1,
+    )
     budget: int = key(
         500,
         "milliseconds an answer may take before stages are left out",
