@@ -79,8 +79,21 @@ class ArrayTable:
         """The array at a slot. Raises KeyError where there is none."""
         return self._arrays[slot]
 
+    def __reduce__(self) -> tuple[Callable[..., ArrayTable], tuple[Any, ...]]:
+        """A copy has addresses of its own arrays."""
+        return _table_of, (self._words.copy(), dict(self._arrays))
+
     def _set(self, slot: int, *words: int) -> None:
         self._words[WORDS * slot : WORDS * (slot + 1)] = words
+
+
+def _table_of(words: np.ndarray, arrays: dict[int, np.ndarray]) -> ArrayTable:
+    """The table of these words with the addresses of these arrays."""
+    table = ArrayTable(len(words) // WORDS)
+    table._words[:] = words
+    for slot, array in arrays.items():
+        table.put(slot, array, array.dtype)
+    return table
 
 
 @intrinsic

@@ -242,9 +242,11 @@ class Histories:
 
 
 @compiled  # not `kernel`: sums as those of many rows
-def _entries(items, weights, method_code):
-    """`Histories.matrix` of one history; how: a place in HOW."""
-    columns, data = np.empty(len(items), dtype=np.int32), np.empty(len(items), dtype=np.float32)
+def entries_of(items, weights, method_code, columns, data):
+    """`Histories.matrix` of one history, into arrays as long as the history; returns the number of entries.
+
+    method_code: a place in HOW.
+    """
     order = np.argsort(items, kind="mergesort")
     n_entries, at = 0, 0
     while at < len(order):
@@ -260,6 +262,14 @@ def _entries(items, weights, method_code):
             columns[n_entries] = item
             data[n_entries] = 1 if method_code == 0 else total if method_code == 1 else events
             n_entries += 1
+    return n_entries
+
+
+@compiled
+def _entries(items, weights, method_code):
+    """`entries_of` as the arrays of CSR."""
+    columns, data = np.empty(len(items), dtype=np.int32), np.empty(len(items), dtype=np.float32)
+    n_entries = entries_of(items, weights, method_code, columns, data)
     return np.array([0, n_entries], dtype=np.int32), columns[:n_entries], data[:n_entries]
 
 

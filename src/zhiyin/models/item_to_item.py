@@ -11,12 +11,12 @@ import functools
 import numpy as np
 from scipy import sparse
 
-from zhiyin.core.bounded_heap import LOWER_CODE_FIRST, is_worse, push, replace_worst, sort_best_first
-from zhiyin.core.hashing import find, table
+from zhiyin.core.bounded_heap import LOWER_CODE_FIRST, is_worse, push, replace_worst
 from zhiyin.core.parallel import for_chunks, kernel
 from zhiyin.core.run import Run
 from zhiyin.data.histories import Entries, Histories
 from zhiyin.models.masked_search import Mask
+from zhiyin.models.table_search import search_table
 from zhiyin.models.training_context import TrainingContext
 
 
@@ -50,17 +50,20 @@ def top_by_table(
     context: TrainingContext,
     mask: Mask,
     excluded: tuple[np.ndarray, np.ndarray],
+    run: Run,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The result of `top_k` of `score_by_table`, for few rows, without an array of length n_items.
-
-    Items that no weight leads to have score 0; they are visited by popularity, and only to fill up the list.
-    """
+    """The result of `top_k` of `score_by_table` without an array of length n_items; see `table_search`."""
     n = len(weights.indptr) - 1
-    items, scores = np.full((n, k), -1, dtype=np.int32), np.full((n, k), -np.inf, dtype=np.float32)
-    _reached(
-        weights.indptr, weights.indices, weights.data, table.indptr, table.indices, table.data,
-        context.priority, context.in_order(mask), mask.bits, *excluded, items, scores,
-    )  # fmt: skip
+    items, scores = np.empty((n, k), dtype=np.int32), np.empty((n, k), dtype=np.float32)
+    rows = mask.rows if mask.is_sparse else np.zeros(0, np.int32)
+
+    def work(start: int, stop: int) -> None:
+        _top_by_table(
+            weights.indptr, weights.indices, weights.data, table.indptr, table.indices, table.data, mask.bits, rows,
+            mask.is_sparse, context.priority, context.best_first, *excluded, start, stop, items, scores,
+        )  # fmt: skip
+
+    for_chunks(work, n, run)
     return items, scores
 
 
@@ -91,46 +94,16 @@ def _push(w_indptr, w_items, w_data, t_indptr, t_items, t_data, start, stop, sco
 
 
 @kernel
-def _reached(w_indptr, w_items, w_data, t_indptr, t_items, t_data, priority, best_first, allowed, offsets, seen,
-             items, scores):  # fmt: skip
-    """Sums are held in a hash table: a request reaches some thousands of items, whatever the size of the catalogue."""
-    for row in range(len(w_indptr) - 1):
-        reach = offsets[row + 1] - offsets[row]
-        for at in range(w_indptr[row], w_indptr[row + 1]):
-            reach += t_indptr[w_items[at] + 1] - t_indptr[w_items[at]]
-        slots, keys, total = table(reach), np.empty(reach, dtype=np.int32), np.empty(reach, dtype=np.float32)
-        n = 0
-        for at in range(offsets[row], offsets[row + 1]):
-            slot = find(slots, keys, seen[at])
-            if slots[slot] < 0:
-                slots[slot], keys[n], total[n] = n, seen[at], -np.inf
-                n += 1
-        for at in range(w_indptr[row], w_indptr[row + 1]):
-            item, weight = w_items[at], w_data[at]
-            for to in range(t_indptr[item], t_indptr[item + 1]):
-                other = t_items[to]
-                if not allowed[other]:
-                    continue
-                slot = find(slots, keys, other)
-                place = slots[slot]
-                if place >= 0:
-                    total[place] += weight * t_data[to]
-                else:
-                    slots[slot], keys[n], total[n] = n, other, weight * t_data[to]
-                    n += 1
-        heap_item, heap_score, heap_size = items[row], scores[row], 0
-        for place in range(n):
-            if total[place] > 0:
-                heap_size = push(total[place], keys[place], heap_size, heap_score, heap_item, priority)
-        sort_best_first(heap_score, heap_item, heap_size, priority)
-        for item in best_first:
-            if heap_size == items.shape[1]:
-                break
-            if allowed[item]:
-                place = slots[find(slots, keys, item)]
-                if place < 0 or total[place] == 0:
-                    heap_item[heap_size], heap_score[heap_size] = item, 0
-                    heap_size += 1
+def _top_by_table(
+    w_indptr, w_items, w_data, t_indptr, t_items, t_data, bits, mask_rows, sparse_mask, priority, popular, offsets,
+    excluded, start, stop, items, scores,
+):  # fmt: skip
+    for row in range(start, stop):
+        begin, end = w_indptr[row], w_indptr[row + 1]
+        search_table(
+            w_items[begin:end], w_data[begin:end], end - begin, t_indptr, t_items, t_data, bits, mask_rows, sparse_mask,
+            np.sort(excluded[offsets[row] : offsets[row + 1]]), priority, popular, items[row], scores[row],
+        )  # fmt: skip
 
 
 @kernel
@@ -170,32 +143,41 @@ def recent(histories: Histories, last: int, decay: float) -> Entries:
     indptr = np.zeros(len(histories) + 1, dtype=np.int32)
     capacity = int(np.minimum(histories.lengths, last).sum())
     items, weights = np.empty(capacity, dtype=np.int32), np.empty(capacity, dtype=np.float32)
-    _recent(histories.offsets, histories.items, histories.weights, _powers(last, decay), indptr, items, weights)
+    _recent(histories.offsets, histories.items, histories.weights, powers(last, decay), indptr, items, weights)
     return Entries(indptr, items[: indptr[-1]], weights[: indptr[-1]])
 
 
 @functools.lru_cache(maxsize=64)
-def _powers(last: int, decay: float) -> np.ndarray:
+def powers(last: int, decay: float) -> np.ndarray:
+    """float32[last]: weights of the events of a history, the newest first."""
     return np.power(np.float32(decay), np.arange(last)).astype(np.float32)
 
 
 @kernel
-def _recent(offsets, items, weights, powers, indptr, out_items, out_worth):
-    end = 0
+def recent_entries(items, weights, powers, out_items, out_weights):
+    """A row of `recent`: of one history, into arrays as long as `powers` or the history; returns their length."""
+    end, back = 0, 0
+    for at in range(len(items) - 1, -1, -1):
+        if back == len(powers):
+            break
+        if not weights[at] > 0:
+            continue
+        item, to = items[at], end  # insertion sort by item code
+        while to > 0 and out_items[to - 1] >= item:
+            to -= 1
+        if to == end or out_items[to] != item:
+            for moved in range(end, to, -1):
+                out_items[moved], out_weights[moved] = out_items[moved - 1], out_weights[moved - 1]
+            out_items[to], out_weights[to] = item, powers[back]
+            end += 1
+        back += 1
+    return end
+
+
+@kernel
+def _recent(offsets, items, weights, powers, indptr, out_items, out_weights):
     for row in range(len(offsets) - 1):
-        first, back = end, 0
-        for at in range(offsets[row + 1] - 1, offsets[row] - 1, -1):
-            if back == len(powers):
-                break
-            if not weights[at] > 0:
-                continue
-            item, to = items[at], end  # insertion sort by item code
-            while to > first and out_items[to - 1] >= item:
-                to -= 1
-            if to == end or out_items[to] != item:
-                for moved in range(end, to, -1):
-                    out_items[moved], out_worth[moved] = out_items[moved - 1], out_worth[moved - 1]
-                out_items[to], out_worth[to] = item, powers[back]
-                end += 1
-            back += 1
-        indptr[row + 1] = end
+        first, begin, end = indptr[row], offsets[row], offsets[row + 1]
+        indptr[row + 1] = first + recent_entries(
+            items[begin:end], weights[begin:end], powers, out_items[first:], out_weights[first:]
+        )

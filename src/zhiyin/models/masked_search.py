@@ -7,10 +7,11 @@ import functools
 
 import numpy as np
 
-from zhiyin.core.bounded_heap import LOWER_CODE_FIRST, push, sort_best_first
+from zhiyin.core.array_table import ArrayTable
+from zhiyin.core.bounded_heap import LOWER_CODE_FIRST
 from zhiyin.core.errors import DataError
-from zhiyin.core.parallel import for_chunks, kernel
 from zhiyin.core.run import Run
+from zhiyin.models.compact_search import search_compact, search_rows
 from zhiyin.models.norm_pruned_search import norm_pruned_top_k
 
 # Up to this share of passing items, a mask holds their codes instead of one bool per item.
@@ -23,8 +24,11 @@ MAX_CACHED_MASKS = 8
 ROWS_PER_BLOCK = 65_536
 # Kernel argument for: scores are plain inner products.
 NO_SCALES = np.zeros(0, dtype=np.float32)
-# Kernel arguments for: no list of places; all items pass.
-NO_PLACES, NO_BITS = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=bool)
+# Kernel argument for: rows that are not read.
+NO_ROWS = np.zeros(0, dtype=np.int32)
+# Slots of `Mask.words`: bool[n]; int32[count], the codes, of a mask that is sparse or has less than MIN_COMPACT_ITEMS;
+# whether it is sparse, count and n.
+MASK_BITS, MASK_ROWS, MASK_SPARSE, MASK_COUNT, MASK_N = range(5)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -100,6 +104,21 @@ class Mask:
                 self._within.clear()
             cached = self._within[id(bits)] = (bits, None if joint.count == self.count else joint)
         return cached[1] or self
+
+    @functools.cached_property
+    def _table(self) -> ArrayTable:
+        table = ArrayTable(5)
+        table.put(MASK_BITS, self.bits, np.bool_)
+        table.put(MASK_ROWS, self.rows if self.is_sparse or self.count < MIN_COMPACT_ITEMS else NO_ROWS, np.int32)
+        table.put_int(MASK_SPARSE, self.is_sparse)
+        table.put_int(MASK_COUNT, self.count)
+        table.put_int(MASK_N, self.n)
+        return table
+
+    @property
+    def words(self) -> np.ndarray:
+        """int64: the mask as kernels read it, at the slots MASK_BITS ...; valid for as long as the mask lives."""
+        return self._table.words
 
     @property
     def nbytes(self) -> int:
@@ -213,24 +232,23 @@ def top_k_masked(
     offsets, codes = _sorted_within(exclude, b)
     scales = NO_SCALES if scale is None else np.ascontiguousarray(scale, dtype=np.float32)
 
-    if b < 4 and compact is not None and mask.count >= MIN_COMPACT_ITEMS:
-        # A dense mask is tested at each place; a sparse one gives the places of its items.
-        rows = NO_PLACES if mask._bits is not None else compact.places[mask.rows]
-        parts = (compact.codes, compact.steps, compact.order, compact.lengths)
-        bits = NO_BITS if mask._bits is None or mask.count == mask.n else mask.bits
-        _search_compact(parts, vectors, scales, queries, bits, rows, priority, offsets, codes, items, scores)
-        return items, scores
-    rows = mask.rows
-
-    def each(start: int, stop: int) -> None:
-        _search(vectors, scales, queries, start, stop, rows, priority, offsets, codes, items, scores)
-
-    if b < 4:
-        for_chunks(each, b, run, chunk=1)
-    else:
+    rows = mask.rows if mask.is_sparse or b >= 4 or compact is None or mask.count < MIN_COMPACT_ITEMS else NO_ROWS
+    if b >= 4:
         norm_pruned_top_k(
             vectors, None if scale is None else scales, queries, rows, priority, offsets, codes, items, scores, run
         )
+        return items, scores
+    for row in range(b):
+        excluded = codes[offsets[row] : offsets[row + 1]]
+        if compact is None or mask.count < MIN_COMPACT_ITEMS:
+            search_rows(vectors, scales, queries[row], rows, len(rows), excluded, priority, items[row], scores[row])
+            continue
+        # A dense mask is tested at each place; a sparse one gives the places of its items.
+        search_compact(
+            compact.codes, compact.steps, compact.order, compact.lengths, vectors, scales, queries[row], mask.bits,
+            mask.is_sparse or mask.count == mask.n, rows, compact.places, not mask.is_sparse, excluded, priority,
+            items[row], scores[row],
+        )  # fmt: skip
     return items, scores
 
 
@@ -243,100 +261,3 @@ def _sorted_within(exclude: tuple[np.ndarray, np.ndarray] | None, b: int) -> tup
         return np.asarray(offsets, np.int64), np.sort(codes).astype(np.int32)
     owner = np.repeat(np.arange(b), np.diff(offsets))
     return np.asarray(offsets, np.int64), np.asarray(codes)[np.lexsort((codes, owner))].astype(np.int32)
-
-
-@kernel
-def _score(vector, query, scales, item):
-    """The inner product, times the item's scale if there are scales."""
-    score = np.float32(0)
-    for j in range(len(query)):
-        score += vector[j] * query[j]
-    return score * scales[item] if len(scales) else score
-
-
-@kernel
-def _search(vectors, scales, queries, start, stop, rows, priority, offsets, codes, items, scores):
-    """One query at a time over the passing rows; memory bandwidth limits the speed."""
-    k = items.shape[1]
-    for q in range(start, stop):
-        query, heap_item, heap_score = queries[q], items[q], scores[q]
-        size, out, end = 0, offsets[q], offsets[q + 1]
-        bar = np.float32(-np.inf)
-        for at in range(len(rows)):
-            item = rows[at]
-            score = _score(vectors[item], query, scales, item)
-            if not score >= bar or score == -np.inf:
-                continue
-            while out < end and codes[out] < item:
-                out += 1
-            if out < end and codes[out] == item:
-                continue
-            size = push(score, item, size, heap_score, heap_item, priority)
-            if size == k:
-                bar = heap_score[0]
-        sort_best_first(heap_score, heap_item, size, priority)
-
-
-@kernel
-def _search_compact(parts, vectors, scales, queries, bits, places, priority, offsets, codes, items, scores):
-    """As `_search`, in two passes: bounds from int8 codes, then float32 scores of the items that may be among the best.
-
-    `bar` is the k-th best lower bound of a score; an item whose upper bound is below it is skipped.
-
-    places: places to visit; empty for all places, of which those of items in `bits` (empty for all) count.
-    """
-    codes_by_place, steps, order, lengths = parts
-    d, k = vectors.shape[1], items.shape[1]
-    lower_bounds, no_items = np.empty(k, dtype=np.float32), np.zeros(k, dtype=np.int32)
-    everywhere, all_pass = len(places) == 0, len(bits) == 0
-    n_places = len(order) if everywhere else len(places)
-    candidates, upper = np.empty(n_places, dtype=np.int32), np.empty(n_places, dtype=np.float32)
-    for q in range(len(queries)):
-        query, heap_item, heap_score = queries[q], items[q], scores[q]
-        length, square = np.float32(0), np.float32(0)
-        for j in range(d):
-            length += abs(query[j])
-            square += query[j] * query[j]
-        # Half a step of quantization error; the rest bounds the rounding of float32 sums, here and in the full score.
-        off = length * np.float32(0.5 + 127e-6 * (4 + d / 8))
-        reach = np.sqrt(square) * np.float32(1 + 1e-5 * (8 + d / 8))
-        n_bounds, n, begin, end = 0, 0, offsets[q], offsets[q + 1]
-        bar = np.float32(-np.inf)
-        for at in range(n_places):
-            place = at if everywhere else places[at]
-            item = order[place]
-            if not all_pass and everywhere and not bits[item]:
-                continue
-            scale = scales[item] if len(scales) else np.float32(1)
-            if reach * lengths[place] * scale < bar:
-                if everywhere and not len(scales):
-                    break  # the remaining vectors are shorter still
-                continue
-            score = np.float32(0)
-            vector = codes_by_place[place]
-            for j in range(d):
-                score += np.float32(vector[j]) * query[j]
-            step = steps[place] * scale
-            high = step * (score + off)
-            if high < bar:
-                continue
-            out = begin + np.searchsorted(codes[begin:end], item)
-            if out < end and codes[out] == item:
-                continue
-            candidates[n], upper[n] = item, high
-            n += 1
-            low = step * (score - off)
-            if not low > bar:  # NaN too
-                continue
-            n_bounds = push(low, 0, n_bounds, lower_bounds, no_items, LOWER_CODE_FIRST)
-            if n_bounds == k:
-                bar = lower_bounds[0]
-        size = 0
-        for at in range(n):
-            if upper[at] < bar:
-                continue
-            item = candidates[at]
-            score = _score(vectors[item], query, scales, item)
-            if score > -np.inf:
-                size = push(score, item, size, heap_score, heap_item, priority)
-        sort_best_first(heap_score, heap_item, size, priority)

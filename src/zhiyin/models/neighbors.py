@@ -8,15 +8,17 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy import sparse
 
+from zhiyin.core.array_table import ArrayTable
 from zhiyin.core.parallel import for_chunks, kernel
 from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
+from zhiyin.models import search_plan
 from zhiyin.models.cooccurrence import cooccurrence_rows, cooccurrence_sums, top_k_cooccurrence
 from zhiyin.models.item_to_item import keep_largest, row_of, rows_of, score_by_table, to_csr, top_by_table
 from zhiyin.models.masked_search import Mask
-from zhiyin.models.recommender import Recommender
+from zhiyin.models.recommender import Recommender, has_positive_event
 from zhiyin.models.row_computation import BlockSums, RowComputation, table_outputs
 
 SIMILARITIES = ("cosine", "jaccard", "tfidf", "bm25")
@@ -31,11 +33,10 @@ class TableRecommender(Recommender):
     def _score(self, histories: Histories, run: Run) -> np.ndarray:
         return score_by_table(histories.matrix(self.similarities_.shape[0]), self.similarities_, run)
 
-    def _rank_pruned(
-        self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        rows = histories.entries(self.similarities_.shape[0])
-        return top_by_table(rows, self.similarities_, k, self._context(), allowed, excluded)
+    def _put_search(self, table: ArrayTable, base: int, run: Run) -> int:
+        if type(self)._score is not TableRecommender._score:
+            return search_plan.LIST
+        return search_plan.put_table(table, base, self.similarities_)
 
     def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
         return rows_of(self.similarities_, items)
@@ -218,11 +219,15 @@ class UserKNN(Recommender):
     def _score(self, histories: Histories, run: Run) -> np.ndarray:
         return score_by_table(self.neighbors(histories, run), self.taken_, run)
 
-    def _rank_pruned(
+    def _rank_many(
         self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
-    ) -> tuple[np.ndarray, np.ndarray] | None:
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Without scores of all items."""
+        plain = type(self)._score is UserKNN._score and self.taken_.indices.dtype == np.int32
+        if not plain or not has_positive_event(histories).all():
+            return super()._rank_many(histories, k, excluded, allowed, run)
         near = self.neighbors(histories, run)
-        return top_by_table(near, self.taken_, k, self._context(), allowed, excluded)
+        return top_by_table(near, self.taken_, k, self._context(), allowed, excluded, run)
 
     def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
         """Scores of histories of one item each; minus infinity where no neighbour had the item."""

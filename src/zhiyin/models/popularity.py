@@ -7,14 +7,14 @@ from typing import ClassVar
 
 import numpy as np
 
+from zhiyin.core.array_table import ArrayTable
 from zhiyin.core.durations import microseconds
 from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models.masked_search import Mask
+from zhiyin.models import search_plan
 from zhiyin.models.recommender import Recommender
-from zhiyin.models.topk import first_k
 
 
 @dataclasses.dataclass
@@ -43,15 +43,7 @@ class Popular(Recommender):
     def _score(self, histories: Histories, run: Run) -> np.ndarray:
         return np.tile(self.scores_, (len(histories), 1))
 
-    def _rank_pruned(
-        self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        cached = vars(self).get("_order")
-        if cached is None or cached[0] is not self.context_:
-            best_first = np.lexsort((-self.context_.priority, -self.scores_)).astype(np.int32)
-            cached = vars(self)["_order"] = (self.context_, best_first)
-        if allowed.is_sparse:
-            rows = allowed.rows
-            order = rows[np.lexsort((-self.context_.priority[rows], -self.scores_[rows]))]
-            return first_k(order, self.scores_, k, allowed.bits, excluded)
-        return first_k(cached[1], self.scores_, k, allowed.bits, excluded)
+    def _put_search(self, table: ArrayTable, base: int, run: Run) -> int:
+        if type(self)._score is not Popular._score:
+            return search_plan.LIST
+        return search_plan.put_scores(table, base, self.scores_, self._context().priority)

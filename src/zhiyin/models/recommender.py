@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
+from zhiyin.core.array_table import ArrayTable
 from zhiyin.core.errors import ConfigError, DataError, NotFittedError, UnknownItemError, suggest
 from zhiyin.core.params import Parameterized, check_settings, list_length, settings_of
 from zhiyin.core.run import Run, log
@@ -23,12 +24,13 @@ from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.data.ids import id_list, id_series
 from zhiyin.data.process_group import ProcessGroup
-from zhiyin.models import ann_index
+from zhiyin.models import ann_index, search_plan
 from zhiyin.models.finite_check import check_finite
 from zhiyin.models.item_to_item import score_by_table
 from zhiyin.models.masked_search import MIN_COMPACT_ITEMS, Compact, Mask, top_k_masked
 from zhiyin.models.saving import save
-from zhiyin.models.topk import first_k, top_k
+from zhiyin.models.search_plan import SearchPlan
+from zhiyin.models.topk import top_k
 from zhiyin.models.training_context import TrainingContext
 
 # Upper bound on the dense scores held at once, whatever the number of users.
@@ -66,14 +68,12 @@ class Recommender(Parameterized):
             remedy="use ItemKNN, EASE, ALS or Transitions",
         )
 
-    def _rank_pruned(
-        self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        """The result of `top_k` of `_score` without scores of all items, for at most MAX_SINGLE_QUERIES histories.
+    def _put_search(self, table: ArrayTable, base: int, run: Run) -> int:
+        """Place what a compiled search of `_score` reads, by the functions of `search_plan`; returns its kind.
 
-        Optional: None where the model cannot.
+        Optional: without it lists are found among scores of all items.
         """
-        return None
+        return search_plan.LIST
 
     # -- public methods -------------------------------------------------------------------------------------------
 
@@ -143,12 +143,12 @@ class Recommender(Parameterized):
         context, run = self._context(), run or Run()
         k = min(list_length(k), len(context.item_ids))
         mask = context.mask(allowed)
+        excluded = _offsets_and_items(exclude, len(histories))
+        searched = self._rank_by_plan(histories, k, excluded, mask, run, label)
+        if searched is not None:
+            return searched
         items = np.empty((len(histories), k), dtype=np.int32)
         best = np.empty((len(histories), k), dtype=np.float32)
-        if 0 < len(histories) <= MAX_SINGLE_QUERIES:
-            ranked = self._rank_small_batch(histories, k, _offsets_and_items(exclude, len(histories)), mask, run)
-            if ranked is not None:
-                return ranked
         with run.bar(label, len(histories)) as advance:
             for start, batch in histories.chunks(self.chunk_rows):
                 stop = start + len(batch)
@@ -159,22 +159,37 @@ class Recommender(Parameterized):
                 advance(len(batch))
         return items, best
 
+    def put_search(self, table: ArrayTable, base: int, run: Run) -> int:
+        """Place the model for `search_plan.search_source`; returns the kind of search. See `search_plan.put_source`."""
+        context = self._context()
+        kind = search_plan.LIST
+        if type(self).rank is Recommender.rank:  # else the model has an order of its own
+            kind = self._put_search(table, base, run)
+        search_plan.put_kind(table, base, kind, context, self.scores_empty_histories)
+        return kind
+
+    def _search_plan(self, run: Run) -> SearchPlan:
+        """The compiled search of the model, made once per fit."""
+        plans = vars(self).setdefault("_plans", {})
+        plan = plans.get(run.approximate)
+        if plan is None or not plan.is_of(self):
+            plan = plans[run.approximate] = SearchPlan(self, run)
+        return plan
+
+    def _rank_by_plan(
+        self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], mask: Mask, run: Run, label: str
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """`rank` by the compiled search; None where there is none, or another way is faster for as many histories."""
+        plan = self._search_plan(run)
+        if plan.kind == search_plan.LIST:
+            return None
+        return plan.search(histories, k, excluded, mask, run, label=label)
+
     def _rank_many(
         self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
     ) -> tuple[np.ndarray, np.ndarray]:
         """`rank` of one chunk of histories."""
         return top_k(self.score(histories, run), k, self._context().priority, allowed.bits, excluded, run)
-
-    def _rank_small_batch(
-        self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        """`rank` of at most MAX_SINGLE_QUERIES histories without scores of all items; None where the model cannot."""
-        context = self._context()
-        if self.scores_empty_histories or has_positive_event(histories).all():
-            return self._rank_pruned(histories, k, excluded, allowed, run)
-        if len(histories) == 1:
-            return first_k(context.in_order(allowed), context.popularity, k, allowed.bits, excluded)
-        return None
 
     @property
     def chunk_rows(self) -> int:
@@ -408,13 +423,28 @@ class VectorRecommender(Recommender):
         """Vectors of histories, float32[n, d]: the queries of a search index."""
         raise NotImplementedError
 
-    def _rank_pruned(
-        self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        """By a search over the item vectors, without an array of length n_items."""
+    def _put_search(self, table: ArrayTable, base: int, run: Run) -> int:
+        """By a search over the item vectors."""
         if type(self)._score is not VectorRecommender._score:
+            return search_plan.LIST
+        is_large = len(self.item_vectors_) >= MIN_COMPACT_ITEMS
+        kind = search_plan.put_vectors(table, base, self.item_vectors_, self._compact() if is_large else None)
+        return search_plan.LIST if run.approximate and "dot" in self._cached_for_items("indices", dict) else kind
+
+    def _rank_by_plan(
+        self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], mask: Mask, run: Run, label: str
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Few histories; for many a matrix product is faster."""
+        if len(histories) > MAX_SINGLE_QUERIES:
             return None
-        return self._search(self.encode(histories, run), allowed, k, excluded, run, "dot" if run.approximate else "")
+        plan = self._search_plan(run)
+        if plan.kind == search_plan.LIST:
+            plain = type(self)._score is VectorRecommender._score
+            if not plain or not (self.scores_empty_histories or has_positive_event(histories).all()):
+                return None
+            return self._search(self.encode(histories, run), mask, k, excluded, run, "dot" if run.approximate else "")
+        queries = self.encode(histories, run) if plan.kind == search_plan.VECTORS else None
+        return plan.search(histories, k, excluded, mask, run, queries)
 
     def _rank_many(
         self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
@@ -489,6 +519,7 @@ class VectorRecommender(Recommender):
             indices["cosine"] = ann_index.Index.build(
                 vectors, queries, self._compact(), scale=inverse, run=run, label=f"{name}, cosine"
             )
+        vars(self).pop("_plans", None)
 
     def _write_parts(self, folder: Path) -> None:
         self.prepare()

@@ -7,10 +7,12 @@ import dataclasses
 import numpy as np
 from scipy import sparse
 
+from zhiyin.core.array_table import ArrayTable
 from zhiyin.core.params import param
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
+from zhiyin.models import search_plan
 from zhiyin.models.linear import sparse_times_dense
 from zhiyin.models.recommender import VectorRecommender
 
@@ -43,6 +45,12 @@ class PureSVD(VectorRecommender):
         """Vectors of histories, float32[n, d]: r_u V."""
         rows = histories.matrix(len(self.item_vectors_), self.entries)
         return sparse_times_dense(rows, self.item_vectors_, run or Run())
+
+    def _put_search(self, table: ArrayTable, base: int, run: Run) -> int:
+        kind = super()._put_search(table, base, run)
+        if kind != search_plan.VECTORS or type(self).encode is not PureSVD.encode:
+            return kind
+        return search_plan.put_fold(table, base, search_plan.FOLD_SUM, self.entries)
 
 
 def right_vectors(rows: sparse.csr_matrix, factors: int, depth: int, run: Run) -> tuple[np.ndarray, np.ndarray]:

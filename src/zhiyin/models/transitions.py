@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from zhiyin.core.array_table import ArrayTable
 from zhiyin.core.durations import microseconds
 from zhiyin.core.parallel import kernel
 from zhiyin.core.params import param
@@ -15,8 +16,8 @@ from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.data.sessions import session_numbers
-from zhiyin.models.item_to_item import keep_largest, recent, row_of, rows_of, score_by_table, to_csr, top_by_table
-from zhiyin.models.masked_search import Mask
+from zhiyin.models import search_plan
+from zhiyin.models.item_to_item import keep_largest, powers, recent, row_of, rows_of, score_by_table, to_csr
 from zhiyin.models.recommender import Recommender
 from zhiyin.models.row_computation import RowComputation, table_outputs
 
@@ -82,11 +83,10 @@ class Transitions(Recommender):
     def _score(self, histories: Histories, run: Run) -> np.ndarray:
         return score_by_table(recent(histories, self.last, self.decay), self.rules_, run)
 
-    def _rank_pruned(
-        self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], allowed: Mask, run: Run
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        rows = recent(histories, self.last, self.decay)
-        return top_by_table(rows, self.rules_, k, self._context(), allowed, excluded)
+    def _put_search(self, table: ArrayTable, base: int, run: Run) -> int:
+        if type(self)._score is not Transitions._score:
+            return search_plan.LIST
+        return search_plan.put_table(table, base, self.rules_, powers(self.last, self.decay))
 
     def _similar(self, items: np.ndarray, run: Run) -> np.ndarray:
         return rows_of(self.rules_, items)
