@@ -4,6 +4,7 @@
     python benchmarks/request.py --items 20000 --requests 300
     python benchmarks/request.py --folder /tmp/shop    # fitted at the first run, read at the next ones
     python benchmarks/request.py --folder /tmp/shop --against glue
+    python benchmarks/request.py --service /tmp/shop   # the shop of `service.py prepare`, its list without the service
 
 The log is made: 2 M events of 100,000 users over items of Zipf popularity in 200 categories. The ranker is learned on a
 window of it, and used whether or not it would be chosen: what is measured is time. Printed: CPU time of the thread and
@@ -28,8 +29,10 @@ import numpy as np
 import polars as pl
 
 import zhiyin as zy
+from zhiyin.data.catalogue import Catalogue
 from zhiyin.pipeline import pipeline_fitting
 from zhiyin.pipeline.answers import Answers
+from zhiyin.pipeline.model_versions import Bundles
 from zhiyin.pipeline.pipeline import DEFAULT_RANKER, Pipeline
 from zhiyin.pipeline.request import Request
 from zhiyin.pipeline.time_windows import plan_windows
@@ -101,6 +104,15 @@ def fitted_shop(n_items: int, n_users: int, n_events: int, folder: Path | None) 
     return pipeline, data.items
 
 
+def served_shop(folder: Path) -> tuple[Pipeline, pl.DataFrame]:
+    """The newest version of a folder of `service.py prepare`, and its items."""
+    bundles = Bundles(folder / "models" / "bundles")
+    version = bundles.get(bundles.versions()[-1])
+    pipeline = version.load()
+    assert isinstance(pipeline, Pipeline)
+    return pipeline, Catalogue.load(version.folder).items
+
+
 def count_calls(work: Callable[[], Any]) -> int:
     """Python functions that are called."""
     n = 0
@@ -147,9 +159,13 @@ def main() -> None:
     parser.add_argument("--variety", default="mmr")
     parser.add_argument("--by", default="", help="column of categories for variety; empty: the vectors of ALS")
     parser.add_argument("--folder", type=Path, help="of the fitted shop")
+    parser.add_argument("--service", type=Path, help="folder of `service.py prepare`, whose newest version is used")
     parser.add_argument("--against", choices=["glue"], help="make the same lists by implicit, LightGBM and NumPy, too")
     given = parser.parse_args()
-    pipeline, items = fitted_shop(given.items, given.users, given.events, given.folder)
+    if given.service is not None:
+        pipeline, items = served_shop(given.service)
+    else:
+        pipeline, items = fitted_shop(given.items, given.users, given.events, given.folder)
     one = zy.Run(threads=1)
     answers = Answers(pipeline, items, by=given.by, run=one)
     known = pipeline.context_.user_ids
@@ -181,7 +197,7 @@ def main() -> None:
     candidates = [len(pipeline.retrieve(pipeline.context_.histories.take(np.array([u])), 20, run=one).items)
                   for u in rng.integers(0, len(known), 50)]  # fmt: skip
     builder, trees = pipeline.builder_, len(pipeline.ranker_.forest_.roots)  # type: ignore[union-attr]
-    print(f"{given.items:,} items, {len(pipeline.sources_)} sources, {np.median(candidates):.0f} candidates, "
+    print(f"{len(items):,} items, {len(pipeline.sources_)} sources, {np.median(candidates):.0f} candidates, "
           f"{len(builder.number_names) + len(builder.code_names)} features, {trees} trees, "
           f"{np.mean(listed):.1f} items a list, {len(listed):,} lists")  # fmt: skip
     clock.report("zhiyin")
