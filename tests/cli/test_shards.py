@@ -67,7 +67,10 @@ def test_an_export_of_the_store_is_trained_on(zhiyin: Command, tmp_path: Path) -
     with closing(Store(tmp_path / "store.db")) as store:  # what serves it knows that it has learned the store's events
         served = LoadedVersion(Bundles(tmp_path / "models/bundles").get(1), {}, {}, store)
         assert served.learned_seq == 60
-        assert served.new_events(served.learned_user_code("u1", 0), store.history("u1")) == []
+        events = store.history("u1")
+        items = served.context.item_ids.encode([event.item for event in events])
+        assert len(items)
+        assert len(served.new_events(served.learned_user_code("u1", 0), events, items)) == 0
     model = load(tmp_path / "models/popular")
     assert model.context_.schema is not None
     assert [(rule.text, rule.weight) for rule in model.context_.schema.rules] == [("view", 1.0), ("buy", 4.0)]

@@ -40,6 +40,22 @@ class TestSQLite(StoreConformance):
         with pytest.raises(DataError, match="already"):
             store.backup(tmp_path / "copy.db")
 
+    def test_marks_of_changes_are_of_this_moment(self, store: Store, address: str) -> None:
+        other = Store(address)
+        for number in range(3):  # in turns, so that each has looked before
+            for price, writer in enumerate((store, other), 10 * number):
+                readers = (store, other)
+                before = [reader.change_marks() for reader in readers]
+                writer.put("items", {"a": {"price": price}})
+                after = [reader.change_marks() for reader in readers]
+                assert [new.items - old.items for old, new in zip(before, after)] == [1, 1]
+                writer.append([event(number, user=f"{id(writer)}")])
+                assert [reader.change_marks() for reader in readers] == after
+        with store._fast_path.connection() as connection:  # type: ignore[union-attr]
+            connection.execute("INSERT INTO items (id, version, columns, received) VALUES ('b', 1, '{}', 1)")
+        assert store.change_marks().items == other.change_marks().items == after[0].items + 1
+        other.close()
+
 
 class TestPostgreSQL(StoreConformance):
     @pytest.fixture

@@ -247,8 +247,10 @@ def beyond_values(numbers: pl.Series) -> pl.Series:
 
 
 def _floats(values: pl.Series | Sequence[float | None]) -> np.ndarray:
-    series = values if isinstance(values, pl.Series) else pl.Series(values, dtype=pl.Float64)
-    return series.cast(pl.Float32).fill_null(np.nan).to_numpy()
+    if isinstance(values, pl.Series):
+        return values.cast(pl.Float32).fill_null(np.nan).to_numpy()
+    with np.errstate(over="ignore"):
+        return np.array([np.nan if value is None else value for value in values], np.float64).astype(np.float32)
 
 
 def _by_kind(kinds: pl.Series | Sequence[str] | None, n: int) -> list[tuple[str, Any]]:

@@ -139,6 +139,8 @@ class Histories:
         rows = np.asarray(rows, dtype=np.int64)
         if len(self) == 0:
             return Histories.of(np.zeros(len(rows) + 1, np.int64), np.zeros(0, np.int32))
+        if len(rows) == 1 and rows[0] >= 0 and now is None:
+            return self._copy_of(int(rows[0]), rows)
         stranger = rows < 0
         safe = np.where(stranger, 0, rows)
         lengths = np.where(stranger, 0, self.offsets[safe + 1] - self.offsets[safe])
@@ -179,6 +181,22 @@ class Histories:
         moments = np.array([now] * (len(self.offsets) - 1), dtype=np.int64)
         return Histories(self.offsets, self.items, self.weights, self.times, self.kinds, self.values, moments,
                          self.users, self.features)  # fmt: skip
+
+    def _copy_of(self, row: int, rows: np.ndarray) -> Histories:
+        """`take` of one row that there is: each request takes one."""
+        events = slice(self.offsets[row], self.offsets[row + 1])
+        items = self.items[events].copy()
+        return Histories(
+            np.array([0, len(items)], dtype=np.int64),
+            items,
+            self.weights[events].copy(),
+            self.times[events].copy(),
+            self.kinds[events].copy(),
+            self.values[events].copy(),
+            self.now[row : row + 1].astype(np.int64),
+            self.users[row : row + 1].astype(np.int32),
+            None if self.features is None else _gather(self.features, rows),
+        )
 
     def chunks(self, size: int) -> Iterator[tuple[int, Histories]]:
         """(start, batch) over the histories in order."""

@@ -77,6 +77,7 @@ def create_app(
         yield
         authenticator.work.close()
         authenticator.writes.close()
+        authenticator.metrics.count()
         for exporter in exporters:
             await asyncio.to_thread(exporter.close)
 

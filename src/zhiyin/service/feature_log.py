@@ -38,7 +38,7 @@ class FeatureLog:
         self.share, self.per_second, self._clock = share, per_second, clock
         self._lock = threading.Lock()
         self._second, self._chosen = 0, 0
-        # Ids of the newest lists whose features were stored.
+        # Ids of the newest lists whose features were given to their traces.
         self.recent: deque[str] = deque(maxlen=MAX_RECENT_LISTS)
 
     def chooses(self, list_id: str) -> bool:

@@ -172,7 +172,7 @@ def _history_from_log(
     if trace.user is not None:
         # Events that the store held before the list, and the history did not.
         in_history = set(seqs.tolist())
-        new = loaded.new_events(code, store.recent_events(trace.user, MAX_EVENTS_PER_USER)[0])
+        new, _ = view.new_events(code, store.recent_events(trace.user, MAX_EVENTS_PER_USER)[0])
         missing = sorted(event.seq for event in new if event.seq not in in_history and event.seq > loaded.learned_seq)
         received = store.events_by_seq(missing[:1], ("received",))["received"]
         if len(received):
@@ -221,7 +221,8 @@ class SkewMonitor:
             return None
         recent = service.features.recent
         ids = [recent.pop() for _ in range(min(MAX_LISTS, len(recent)))]
-        traces = [trace for trace in map(service.traces.find, ids) if trace is not None]
+        found = [trace for trace in map(service.traces.find, ids) if trace is not None]
+        traces = [trace for trace in found if read_features(trace) is not None]  # beyond the quota they are not kept
         if not traces:
             return None
         recent.clear()

@@ -13,31 +13,29 @@ import numpy as np
 
 from zhiyin.api.requests import PlacementSettings, RecommendRequest
 from zhiyin.core.uid import fresh_id
-from zhiyin.pipeline.decision_record import DecisionInfo, encode_decision
+from zhiyin.pipeline.decision_record import DecisionInfo
 from zhiyin.pipeline.exposure import deficits
 from zhiyin.pipeline.list_policy import ListDecision
 from zhiyin.pipeline.request import Answer, Request
 from zhiyin.pipeline.rules import Exposure
-from zhiyin.ranking.live_index import IndexState
 from zhiyin.service.experiment_checks import with_policy_settings
 from zhiyin.service.experiments import Experiments, ListPlan
 from zhiyin.service.extra_versions import ExtraVersions
-from zhiyin.service.feature_log import FeatureLog, write_features
+from zhiyin.service.feature_log import FeatureLog
 from zhiyin.service.interleaved_lists import Interleaving, interleave, without_exploration
 from zhiyin.service.list_kinds import answer_request, reading_index
 from zhiyin.service.list_replay import ListReplay
+from zhiyin.service.list_trace import ListTrace
 from zhiyin.service.page_cursor import decode_cursor, list_route, next_cursor
 from zhiyin.service.placements import DEFAULT, Placements
 from zhiyin.service.policy_serving import MARK, PolicyChoice, PolicyServing, unasked_decision
 from zhiyin.service.request_building import build_request
 from zhiyin.service.request_context import CURRENT
 from zhiyin.service.serving_state import ServingState
-from zhiyin.service.trace_encoding import TraceQuota, encode_request, strip_trace, trace_size
-from zhiyin.service.user_history import UserHistory
+from zhiyin.service.trace_encoding import TraceQuota
 from zhiyin.service.version_view import View
 from zhiyin.store.frequency_counts import DAY_SECONDS
 from zhiyin.store.trace_writer import TraceWriter
-from zhiyin.store.traces import Trace
 
 # Items of a list, and of the list that a request includes, at most, where it is expected to be made in milliseconds;
 # filters of requests that have been evaluated and are remembered.
@@ -200,7 +198,16 @@ class ListService:
             self.live.state.record_showings(owner, result.items, window)
         if targets:
             self._add_exposure(view, targets, answer.exposed.ravel().tolist())
-        self._write_trace(result, ask, history, now, origin, similar_to, excluded, index)
+        current = CURRENT.get()
+        self.traces.put(
+            ListTrace.of(
+                result, ask, history, index, now=now, stored_at=self.live.store.clock(), origin=origin,
+                similar_to=similar_to, excluded=excluded, key="" if current is None else current.key,
+                quota=self.trace_quota,
+            )
+        )  # fmt: skip
+        if answer.features is not None:
+            self.features.recent.append(list_id)
         self.on_list(result, origin)
         if decision is not None:
             self.on_decision(decision)
@@ -263,76 +270,3 @@ class ListService:
             return None
         sums = self._add_exposure(view, targets, [0.0] * (_SUMS_PER_TARGET * len(targets)))
         return deficits(targets, np.array(sums)).round(6).tolist()
-
-    def _write_trace(
-        self,
-        result: ListResult,
-        ask: RecommendRequest,
-        history: UserHistory | None,
-        now: int,
-        origin: str,
-        similar_to: str | None,
-        excluded: Sequence[str],
-        index: IndexState | None,
-    ) -> None:
-        answer, view = result.answer, result.view
-        head, arrays = encode_request(ask, excluded, view)
-        head |= _trace_head(result, ask, now, origin, similar_to)
-        arrays |= {
-            "scores": np.asarray(answer.scores, np.float32),
-            "ranks": answer.ranks.astype(np.int16),
-        }
-        write_features(head, arrays, answer, index)
-        if result.request.explore > 0 or result.request.policy is not None:
-            arrays["propensities"] = answer.propensities
-        if result.decision is not None:
-            decision_head, decision_arrays = encode_decision(result.decision.decision, result.decision.info)
-            head, arrays = head | decision_head, arrays | decision_arrays
-        if history is not None:
-            head["code"] = history.code
-            arrays |= {f"past_{name}": part for name, part in history.tail.items() if len(part)}
-            if len(history.new_items):
-                arrays["past_seen"] = history.new_items
-            if answer.features is not None:
-                arrays["past_seqs"] = history.seqs
-        hidden = view.hidden_codes(result.visible)
-        if len(hidden) != len(view.hidden):  # items that changed since the view was made
-            arrays["away"] = hidden
-        current = CURRENT.get()
-        if not self.trace_quota.allow("" if current is None else current.key, trace_size(head, arrays)):
-            head, arrays = strip_trace(head, arrays)
-        owner, stored_at = ask.user or ask.session, self.live.store.clock()
-        self.traces.put(Trace(result.list_id, owner, stored_at, view.version, result.placement, head, arrays))
-        if answer.features is not None and "not_kept" not in head:
-            self.features.recent.append(result.list_id)
-
-
-def _trace_head(
-    result: ListResult, ask: RecommendRequest, now: int, origin: str, similar_to: str | None
-) -> dict[str, Any]:
-    """The fields of a trace that say what the list was made of, and its items; their names are those on disk."""
-    answer, request = result.answer, result.request
-    head = {
-        "origin": origin,
-        "place_version": result.placement_version,
-        "seq": result.view.seq,
-        "house": result.view.loaded.settings_digest,
-        "now": now,
-        "items": result.items,
-        "method": answer.method,
-        "sources": list(answer.sources),
-        "anonymous": ask.user is None,
-    }
-    optional = {
-        "like": similar_to,
-        "degraded": answer.degraded,
-        "left_out": answer.left_out,
-        "user_columns": dict(request.user_columns),
-        "deficits": request.deficits,
-        "often": {str(item): n for item, n in request.shown.items()},
-    }
-    return (
-        head
-        | {name: value for name, value in optional.items() if value}
-        | (result.plan.trace_head | ({} if result.interleaving is None else result.interleaving.trace_head))
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from zhiyin.pipeline.rules import Rules
 from zhiyin.ranking.live_index import live_index_of
 from zhiyin.store.records import Event
 from zhiyin.store.store import Store
+
+_time, _seq = attrgetter("time"), attrgetter("seq")
 
 
 class NoVersionError(DataError):
@@ -95,8 +98,8 @@ class LoadedVersion:
             return -1
         return int(self.context.user_ids.encode([user])[0])
 
-    def new_events(self, code: int, events: Sequence[Event]) -> list[Event]:
-        """Of a user's events in the store, those that the version has not learned.
+    def new_events(self, code: int, events: Sequence[Event], items: np.ndarray) -> np.ndarray:
+        """int64: positions of those of a user's events in the store that the version has not learned.
 
         Their times do not matter: late events are new, too. An event that is in the training files as well was learned,
         and counts once. Where `learned_seq` is unknown, an event equal to one of the learned history was learned.
@@ -104,22 +107,27 @@ class LoadedVersion:
         Parameters
         ----------
         code: code of the user, as `learned_user_code` gives it.
+        items: codes of the events' items; below 0, or new: the version does not know them.
         """
-        now, times, after = self.clock(), self.schema.times, self.learned_seq
-        new = [event for event in events if times.accepts(event.time, now)]
+        n, after = len(events), self.learned_seq
+        times = np.fromiter(map(_time, events), np.int64, n)
+        accepted = (times >= self.schema.times.earliest) & (times <= self.schema.times.latest(self.clock()))
         if code < 0:
+            return np.flatnonzero(accepted)
+        seqs = np.fromiter(map(_seq, events), np.int64, n)
+        new = np.flatnonzero(accepted & ((seqs > after) | (seqs == 0)))
+        offsets = self.context.histories.offsets
+        if not len(new) or offsets[code] == offsets[code + 1]:
             return new
-        new = [event for event in new if event.seq > after or not event.seq]
-        if not new:
-            return new
+        items = items[new]
         learned = self.mark_learned(
             np.full(len(new), code, dtype=np.int32),
-            self.context.item_ids.encode([event.item for event in new]),
-            self.schema.codes([event.kind for event in new]),
-            np.array([event.time for event in new], dtype=np.int64),
-            np.array([event.seq > 0 for event in new]),
+            np.where(items < len(self.context.item_ids), items, np.int32(-1)),
+            self.schema.codes([events[row].kind for row in new.tolist()]),
+            times[new],
+            seqs[new] > 0,
         )
-        return [event for event, is_learned in zip(new, learned.tolist()) if not is_learned]
+        return new[~learned]
 
     def new_event_rows(self, events: pl.DataFrame) -> pl.DataFrame:
         """As `new_events`, of rows of the store's log (`user, item, time, kind`) after `learned_seq`, of any users."""

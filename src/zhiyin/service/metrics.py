@@ -11,14 +11,17 @@ import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
 
 from zhiyin.core.errors import MissingExtraError
 from zhiyin.service.request_context import CURRENT, RequestRecord
 
 if TYPE_CHECKING:
+    from zhiyin.pipeline.request import Answer
     from zhiyin.service.list_service import ListResult, LoggedDecision
     from zhiyin.service.request_limits import Work
     from zhiyin.service.stream_reading import StreamReader
@@ -29,10 +32,13 @@ FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 COVERAGE_LISTS, COVERAGE_ITEMS, MAX_LABEL_VALUES = 10_000, 100, 64
 # Seconds between two updates of gauges, where several processes answer.
 UPDATE_SECONDS = 5.0
+# Requests, or lists, that are noted and not counted yet, at most.
+MAX_UNCOUNTED = 2_000
 # Bounds of histograms, in seconds.
 _REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 _STAGE_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 _EVENT_STATUSES = ("accepted", "known", "rejected")
+T = TypeVar("T")
 PLAIN_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -51,15 +57,27 @@ class Metrics:
         self.registry = p.CollectorRegistry()
         self._children: dict[tuple[str, ...], Any] = {}
         self._updated = 0.0
-        self._lock = threading.Lock()
+        self._lock, self._counting = threading.Lock(), threading.RLock()
         both: dict[str, Any] = {"registry": self.registry}
         shop = ["shop"] if self.several else []
+        # Requests that are noted and not counted yet: route, method, status, shop, seconds.
+        self._uncounted: deque[tuple[str, str, int, str, float]] = deque()
+
+        class BatchHistogram(p.Histogram):
+            """A histogram that takes many observations at once."""
+
+            def observe_all(self, values: Sequence[float]) -> None:
+                counts = np.bincount(np.searchsorted(self._upper_bounds, values), minlength=len(self._buckets))
+                self._sum.inc(float(sum(values)))
+                for bucket, count in zip(self._buckets, counts.tolist()):
+                    if count:
+                        bucket.inc(count)
 
         def counter(name: str, help: str, *labels: str) -> Any:
             return p.Counter(f"zhiyin_{name}", help, [*labels, *shop], **both)
 
         def histogram(name: str, help: str, buckets: Iterable[float], *labels: str) -> Any:
-            return p.Histogram(f"zhiyin_{name}", help, [*labels, *shop], buckets=tuple(buckets), **both)
+            return BatchHistogram(f"zhiyin_{name}", help, [*labels, *shop], buckets=tuple(buckets), **both)
 
         def gauge(name: str, help: str, together: Any, labels: Sequence[str] = shop) -> Any:
             return p.Gauge(f"zhiyin_{name}", help, labels, multiprocess_mode=together, **both)
@@ -129,14 +147,32 @@ class Metrics:
 
         for name, tenant in zip(distinct_names([shop.name for shop in shops]), shops):
             self.shops.append(ShopMetrics(self, name, tenant))
-        if self.folder:
-            shops[0].live.periodic_tasks.append(lambda _: self._update_periodically())
+        shops[0].live.periodic_tasks.append(lambda _: self._update_periodically())
 
     def done(self, request: RequestRecord) -> None:
-        """Count a request."""
-        shop = [request.shop] if self.several else []
-        self.child(self.requests, request.route, request.method, str(request.status), *shop).inc()
-        self.child(self.request_seconds, request.route, *shop).observe(request.seconds)
+        """Note a request; it is counted with the next `count`."""
+        self._uncounted.append((request.route, request.method, request.status, request.shop, request.seconds))
+        if len(self._uncounted) > MAX_UNCOUNTED:
+            self.count()
+
+    def count(self) -> None:
+        """Count what was noted: requests and lists. A request pays for a note alone, and many are counted at once."""
+        with self._counting:
+            n_requests: Counter[tuple[str, ...]] = Counter()
+            seconds: dict[tuple[str, ...], list[float]] = {}
+            for route, method, status, name, took in _taken(self._uncounted):
+                shop = (name,) if self.several else ()
+                n_requests[route, method, str(status), *shop] += 1
+                seconds.setdefault((route, *shop), []).append(took)
+            self._add(self.requests, n_requests)
+            for labels, values in seconds.items():
+                self.child(self.request_seconds, *labels).observe_all(values)
+            for one in self.shops:
+                one.count()
+
+    def _add(self, metric: Any, numbers: Mapping[tuple[str, ...], int]) -> None:
+        for labels, number in numbers.items():
+            self.child(metric, *labels).inc(number)
 
     def child(self, metric: Any, *labels: str) -> Any:
         """The child of a metric with these labels, cached."""
@@ -147,14 +183,16 @@ class Metrics:
         return child
 
     def update(self) -> None:
-        """Set the gauges, and add what other parts of the service have counted."""
+        """Count what was noted, set the gauges, and add what other parts of the service have counted."""
+        self.count()
         with self._lock:
             self.busy.set(self.work.busy)
             for shop in self.shops:
                 shop.update()
 
     def _update_periodically(self) -> None:
-        if time.monotonic() - self._updated >= UPDATE_SECONDS:
+        self.count()
+        if self.folder and time.monotonic() - self._updated >= UPDATE_SECONDS:
             self._updated = time.monotonic()
             self.update()
 
@@ -196,7 +234,8 @@ class ShopMetrics:
         self._lists: deque[tuple[Any, ...]] = deque()
         self._times: Counter[Any] = Counter()
         self._texts: dict[Any, Any] = {}
-        self._lock = threading.Lock()
+        # Lists that are noted and not counted yet, with their origins.
+        self._uncounted: deque[tuple[Answer, str]] = deque()
         self._methods = set[str]()
         self._last: dict[str, int] = {}
         self._filters: Any = None
@@ -213,33 +252,47 @@ class ShopMetrics:
             child(self.all.policy_loss, info.policy, *label).inc(made.expected_loss)
 
     def on_list(self, result: ListResult, origin: str) -> None:
-        """Count a list."""
-        answer, child, label = result.answer, self.all.child, self._label
-        current = CURRENT.get()
+        """Note a list; it is counted with the next `Metrics.count`."""
+        answer, current = result.answer, CURRENT.get()
         if current is not None:
             current.lists.append((time.time_ns(), answer.seconds))
-        for stage, seconds in answer.seconds.items():
-            child(self.all.stages, stage, *label).observe(seconds)
-        method = answer.method
-        if method not in self._methods:
-            if len(self._methods) >= MAX_LABEL_VALUES:
-                method = "other"
-            self._methods.add(method)
-        child(self.all.lists, origin, method, *label).inc()
-        for stage in (*answer.degraded, *answer.left_out):
-            child(self.all.degraded, stage, *label).inc()
-        with self._lock:
-            # The same text object for an item in all lists.
-            items = tuple(self._texts.setdefault(item, item) for item in answer.items[:COVERAGE_ITEMS])
-            self._lists.append(items)
-            self._times.update(items)
-            if len(self._lists) > COVERAGE_LISTS:
-                for item in self._lists.popleft():
-                    left = self._times[item] - 1
-                    if left:
-                        self._times[item] = left
-                    else:
-                        del self._times[item], self._texts[item]
+        self._uncounted.append((answer, origin))
+        if len(self._uncounted) > MAX_UNCOUNTED:
+            self.all.count()
+
+    def count(self) -> None:
+        """Count the lists that were noted; called by `Metrics.count` alone."""
+        label, seconds = self._label, dict[str, list[float]]()
+        n_lists, degraded = Counter[tuple[str, ...]](), Counter[tuple[str, ...]]()
+        for answer, origin in _taken(self._uncounted):
+            for stage, took in answer.seconds.items():
+                seconds.setdefault(stage, []).append(took)
+            method = answer.method
+            if method not in self._methods:
+                if len(self._methods) >= MAX_LABEL_VALUES:
+                    method = "other"
+                self._methods.add(method)
+            n_lists[origin, method, *label] += 1
+            degraded.update((stage, *label) for stage in (*answer.degraded, *answer.left_out))
+            self._note_items(answer.items[:COVERAGE_ITEMS])
+        for stage, values in seconds.items():
+            self.all.child(self.all.stages, stage, *label).observe_all(values)
+        self.all._add(self.all.lists, n_lists)
+        self.all._add(self.all.degraded, degraded)
+
+    def _note_items(self, listed: Sequence[Any]) -> None:
+        """Add the items of a list to those that coverage is computed of."""
+        # The same text object for an item in all lists.
+        items = tuple(self._texts.setdefault(item, item) for item in listed)
+        self._lists.append(items)
+        self._times.update(items)
+        if len(self._lists) > COVERAGE_LISTS:
+            for item in self._lists.popleft():
+                left = self._times[item] - 1
+                if left:
+                    self._times[item] = left
+                else:
+                    del self._times[item], self._texts[item]
 
     def on_events(self, statuses: Iterable[str], seconds: float) -> None:
         """Count events that came together.
@@ -326,6 +379,12 @@ class ShopMetrics:
     def _count_up(self, counter: Any, word: str, value: int) -> None:
         counter.inc(max(0, value - self._last.get(word, 0)))
         self._last[word] = value
+
+
+def _taken(noted: deque[T]) -> Iterator[T]:
+    """What is in a queue, taken out of it; others may append meanwhile."""
+    for _ in range(len(noted)):
+        yield noted.popleft()
 
 
 class _ShopCollector:

@@ -7,10 +7,14 @@ import json
 import zlib
 from collections.abc import Sequence
 
+import orjson
+
 from zhiyin.core.errors import ConfigError
 
 # Items that the pages of one list show in all.
 MAX_PAGED_ITEMS = 2_000
+# Bytes of items that are not compressed.
+MAX_STORED_BYTES = 512
 # Bytes of a cursor once unpacked; characters of an item id and of a route in it.
 MAX_CURSOR_BYTES, MAX_ITEM_CHARS, MAX_ROUTE_CHARS = 1 << 20, 256, 300
 
@@ -24,8 +28,20 @@ def list_route(origin: str, similar_to: str | None = None) -> str:
 
 def encode_cursor(items: Sequence[str], route: str) -> str:
     """A cursor of the items listed so far and of the route that it is for."""
-    text = json.dumps([route, *items], ensure_ascii=False).encode("utf-8", "surrogatepass")
-    return base64.urlsafe_b64encode(zlib.compress(text, 1)).decode().rstrip("=")
+    try:
+        text = orjson.dumps([route, *items])
+    except TypeError:  # half a character
+        text = json.dumps([route, *items], ensure_ascii=False).encode("utf-8", "surrogatepass")
+    packed = zlib.compress(text, 1) if len(text) > MAX_STORED_BYTES else _stored(text)
+    return base64.urlsafe_b64encode(packed).decode().rstrip("=")
+
+
+def _stored(text: bytes) -> bytes:
+    """A stream of zlib that holds a text of less than 64 KiB as it is: to compress a short one takes longer than all
+    else of its cursor."""
+    size = len(text).to_bytes(2, "little")
+    complement = (len(text) ^ 0xFFFF).to_bytes(2, "little")
+    return b"\x78\x01\x01" + size + complement + text + zlib.adler32(text).to_bytes(4, "big")
 
 
 def next_cursor(listed: Sequence[str], has_more: bool, route: str) -> str | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -195,20 +194,30 @@ class View:
         """
         loaded = self.loaded
         code = loaded.learned_user_code(user, forgotten)
-        new = loaded.new_events(code, events)
+        new, items = self.new_events(code, events)
         if session:
-            new = sorted([*new, *loaded.new_events(-1, session)], key=attrgetter("time", "seq"))
-        rows = [(event.item, event.time, event.kind, event.value) for event in new]
-        items, times, kinds, values = zip(*rows) if rows else ((), (), (), ())
+            others, other_items = self.new_events(-1, session)
+            new, items = [*new, *others], np.concatenate([items, other_items])
+            order = sorted(range(len(new)), key=lambda row: (new[row].time, new[row].seq))
+            new, items = [new[row] for row in order], items[order]
+        kinds, values = [event.kind for event in new], [event.value for event in new]
         history = self.history_with_events(
             code,
-            self.encode(items) if rows else np.zeros(0, np.int32),
-            np.array(times, dtype=np.int64),
+            items,
+            np.array([event.time for event in new], dtype=np.int64),
             loaded.schema.weights(kinds, values),
             loaded.schema.codes(kinds),
             np.array([np.nan if value is None else value for value in values], dtype=np.float32),
         )
         return dataclasses.replace(history, seqs=np.array([event.seq for event in new], dtype=np.int64))
+
+    def new_events(self, code: int, events: Sequence[Event]) -> tuple[list[Event], np.ndarray]:
+        """Events that the version has not learned, and the codes of their items; see `LoadedVersion.new_events`."""
+        if not events:
+            return [], np.zeros(0, np.int32)
+        items = self.ids.encode([event.item for event in events])
+        new = self.loaded.new_events(code, events, items)
+        return [events[row] for row in new.tolist()], items[new]
 
     def history_with_events(
         self,

@@ -30,6 +30,7 @@ TTL_SECONDS = 900.0
 # Seconds after a user was forgotten in which nothing of the user is held: an event that was committed before, and is
 # added only after, must not come back.
 GRACE_SECONDS = 60.0
+_time_and_seq = attrgetter("time", "seq")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +57,18 @@ class Recent:
         merged = list(by_id.values())
         if len(merged) > MAX_EVENTS_PER_USER:
             merged = sorted(merged, key=attrgetter("seq"))[-MAX_EVENTS_PER_USER:]
-        return Recent(tuple(sorted(merged, key=attrgetter("time", "seq"))), self.forgotten)
+        return Recent(tuple(sorted(merged, key=_time_and_seq)), self.forgotten)
 
     def tidy(self) -> Recent:
         """Whatever was loaded, in the order and number that the class promises."""
+        order = list(map(_time_and_seq, self.events))
+        if (
+            type(self.events) is tuple
+            and len(order) <= MAX_EVENTS_PER_USER
+            and order == sorted(order)
+            and len({event.id for event in self.events}) == len(order)
+        ):
+            return self
         return Recent((), self.forgotten).merged_with(self.events)
 
 

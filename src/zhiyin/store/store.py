@@ -10,6 +10,8 @@ counts. Any number of threads and processes may use one database.
 
 from __future__ import annotations
 
+import functools
+import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,9 +68,31 @@ class Store(ParquetExport, DecisionTables, PolicyStates):
     """
 
     def change_marks(self) -> ChangeMarks:
-        """The last changes of all tables by one statement: each request finds out by it what has changed."""
+        """The last changes of all tables by one statement: each request finds out by it what has changed.
+
+        SQLite says for less whether anything at all was committed since this thread asked last.
+        """
+        if self._fast_path is None:
+            return self._read_change_marks()
+        with self._fast_path.connection() as connection:
+            # Commits of other connections change the first, those of this one the second.
+            version = connection.execute("PRAGMA data_version").fetchone()[0], connection.total_changes
+            known = getattr(self._known_marks, "entry", None)
+            if known is not None and known[0] is connection and known[1] == version:
+                marks: ChangeMarks = known[2]
+                return marks
+        marks = self._read_change_marks()  # of this state of the database, or of a later one
+        self._known_marks.entry = (connection, version, marks)
+        return marks
+
+    def _read_change_marks(self) -> ChangeMarks:
         (row,) = self.fetch(_CHANGE_MARKS)
         return ChangeMarks(*(int(mark or 0) for mark in row))
+
+    @functools.cached_property
+    def _known_marks(self) -> threading.local:
+        """What each thread knows: its connection, what that said of the database, and the marks read after it."""
+        return threading.local()
 
     def info(self) -> dict[str, Any]:
         """The number of rows of each table and the times of the first and last event, microseconds UTC.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from typing import Protocol
 
 from zhiyin.core.run import log
 from zhiyin.store.store import Store
@@ -20,9 +21,28 @@ GATHER_SECONDS = 0.1
 HEAD_BYTES = 2_048
 
 
-def _size(trace: Trace) -> int:
-    """Estimated bytes of a waiting trace."""
-    return HEAD_BYTES + sum(part.nbytes for part in trace.arrays.values())
+class UnpackedTrace(Protocol):
+    """What a trace is made of, where it is not made yet; see `Trace` for the fields."""
+
+    @property
+    def list_id(self) -> str: ...
+
+    @property
+    def user(self) -> str | None: ...
+
+    @property
+    def time(self) -> int: ...
+
+    @property
+    def nbytes(self) -> int:
+        """Estimated bytes of what it holds beside its head."""
+
+    def trace(self) -> Trace:
+        """The trace, made at the first call."""
+
+
+def _trace_of(waiting: Trace | UnpackedTrace) -> Trace:
+    return waiting if isinstance(waiting, Trace) else waiting.trace()
 
 
 class TraceWriter:
@@ -39,7 +59,8 @@ class TraceWriter:
     def __init__(self, store: Store, waiting: int = 10_000, bytes: int = 64 << 20) -> None:
         self.store, self.max_waiting, self.max_bytes, self._bytes = store, waiting, bytes, 0
         self.written = self.dropped = self.failed = 0
-        self._queue: dict[str, Trace] = {}
+        # With the bytes that each counts.
+        self._queue: dict[str, tuple[Trace | UnpackedTrace, int]] = {}
         self._condition, self._closed, self._is_failing = threading.Condition(), False, False
         self._thread = threading.Thread(target=self._run, name="zhiyin-traces", daemon=True)
         self._thread.start()
@@ -49,25 +70,28 @@ class TraceWriter:
         """Traces that are not yet committed."""
         return len(self._queue)
 
-    def put(self, trace: Trace) -> None:
-        """Queue a trace. Never waits: where the queue is full, and after `close`, the trace is dropped."""
+    def put(self, trace: Trace | UnpackedTrace) -> None:
+        """Queue a trace, or what one is made of. Never waits: where the queue is full, and after `close`, the trace is
+        dropped."""
+        size = HEAD_BYTES + trace.nbytes
         with self._condition:
-            size = _size(trace)
             if self._closed or len(self._queue) >= self.max_waiting or self._bytes + size > self.max_bytes:
                 self.dropped += 1
                 return
-            self._bytes += size
-            self._queue[trace.list_id] = trace
+            replaced = self._queue.get(trace.list_id)
+            self._bytes += size - (0 if replaced is None else replaced[1])
+            self._queue[trace.list_id] = trace, size
             if len(self._queue) in (1, MAX_TRACES_PER_TRANSACTION):
                 self._condition.notify()
 
     def find(self, list_id: str) -> Trace | None:
         """The trace of a list, stored or queued; None where there is none, or where its user was forgotten since."""
-        waiting = self._queue.get(list_id)
-        if waiting is None:
+        entry = self._queue.get(list_id)
+        if entry is None:
             return self.store.trace(list_id)
+        waiting = entry[0]
         is_forgotten = waiting.user is not None and self.store.forgotten_at(waiting.user) >= waiting.time
-        return None if is_forgotten else waiting
+        return None if is_forgotten else _trace_of(waiting)
 
     def close(self) -> None:
         """Write the queue, then stop."""
@@ -86,20 +110,21 @@ class TraceWriter:
                 batch = list(itertools.islice(self._queue.values(), MAX_TRACES_PER_TRANSACTION))
             if not batch:
                 return
-            self._write(batch)
+            self._write([trace for trace, _ in batch])
             with self._condition:
-                for trace in batch:
-                    self._bytes -= _size(trace)
-                    if self._queue.get(trace.list_id) is trace:
-                        del self._queue[trace.list_id]
+                for entry in batch:
+                    if self._queue.get(entry[0].list_id) is entry:
+                        del self._queue[entry[0].list_id]
+                        self._bytes -= entry[1]
             if self._queue:
                 time.sleep(PAUSE_SECONDS)
 
-    def _write(self, batch: list[Trace]) -> None:
+    def _write(self, batch: list[Trace | UnpackedTrace]) -> None:
         rows = []
         for trace in batch:
+            time.sleep(0)  # whoever answers a request has the interpreter first
             try:
-                rows.append(trace_row(trace))
+                rows.append(trace_row(_trace_of(trace)))
             except Exception as error:  # one bad trace does not lose the others
                 self._record_failure(1, error)
         try:
