@@ -20,7 +20,7 @@ import lightgbm
 import numpy as np
 import polars as pl
 import threadpoolctl
-from implicit.als import AlternatingLeastSquares
+from implicit.cpu.als import AlternatingLeastSquares
 from implicit.nearest_neighbours import CosineRecommender
 from scipy import sparse
 
@@ -70,6 +70,7 @@ class Glue:
     @classmethod
     def made(cls, histories: Histories, frame: pl.DataFrame, n_trees: int, folder: Path | None) -> Glue:
         """Fitted; read from `folder` where it was written there before."""
+        threadpoolctl.threadpool_limits(1)  # as implicit asks for
         glue, begun = cls(histories, frame), time.perf_counter()
         saved = None if folder is None else folder / "glue"
         glue.als = AlternatingLeastSquares(factors=64, iterations=4, random_state=0, num_threads=0)
@@ -83,7 +84,6 @@ class Glue:
             glue.knn.fit(glue.user_items, show_progress=False)
             glue.followers = glue._followers()
         glue.als.num_threads = glue.knn.num_threads = 1
-        threadpoolctl.threadpool_limits(1)
         norms = np.linalg.norm(glue.als.item_factors, axis=1, keepdims=True)
         glue.unit = (glue.als.item_factors / np.maximum(norms, 1e-9)).astype(np.float32)
         glue.similarity = glue.knn.similarity.tocsr().astype(np.float32)
