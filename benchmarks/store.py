@@ -250,14 +250,18 @@ class SlowPath:
 
 # -- kills ----------------------------------------------------------------------------------------------------------
 
+# Merges of few events, so that kills fall into them.
 WRITES = """
 import sys
+from zhiyin.store import event_merge
 from zhiyin.store.store import Store
 from zhiyin.store.records import Event
 from zhiyin.store.traces import Trace
 from zhiyin.store.trace_writer import TraceWriter
 from zhiyin.store.group_commit import GroupCommitWriter
 
+event_merge.MERGE_EVENTS, event_merge.MAX_TAIL_EVENTS = 100, 200
+event_merge.FIRST_STEP_EVENTS = event_merge.MIN_STEP_EVENTS = event_merge.MAX_STEP_EVENTS = 30
 store = Store(sys.argv[1])
 writer, traces, name, waiting = GroupCommitWriter(store), TraceWriter(store), sys.argv[2], []
 for number in range(10**9):
@@ -291,7 +295,10 @@ def killed(address: str, times: int, seed: int = 0) -> tuple[set[str], set[str]]
         process.wait()
         acknowledged.update(heard[: heard.rfind("\n") + 1].split())
     store = Store(address)
-    there = {one for part in store.event_batches() for one in part["id"]}
+    stored = [one for part in store.event_batches() for one in part["id"]]
+    there = set(stored)
+    assert len(stored) == len(there)
+    assert sorted(one.id for one in store.history("u", len(stored) + 1)) == sorted(stored)
     if store.path is not None:
         with store.reading() as link:
             assert link.exec_driver_sql("PRAGMA integrity_check").fetchone() == ("ok",)
