@@ -28,7 +28,7 @@ def test_reciprocal_rank_fusion() -> None:
 
 
 def test_normalised_scores_run_from_almost_0_to_1() -> None:
-    found = blending.minmax_scores(small())
+    found = blending.signals(small())[:, :2]
     assert found[:3, 0] == pytest.approx([1, 0.8, 0], abs=1e-5)
     assert found[2, 0] > 0  # named last is still named
     assert found[1, 1] == 0

@@ -16,7 +16,8 @@ from zhiyin.models.neighbors import ItemKNN
 from zhiyin.models.popularity import Popular
 from zhiyin.models.recommender import Recommender
 from zhiyin.models.transitions import Transitions
-from zhiyin.ranking.retrieval import RRF, Budget, retrieve
+from zhiyin.ranking.blend_kernels import RRF
+from zhiyin.ranking.retrieval import Budget, retrieve
 
 
 def made() -> tuple[Dataset, dict[str, Recommender]]:

@@ -12,37 +12,29 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.optimize import minimize
 
+from zhiyin.core.parallel import read_only
 from zhiyin.core.ranking_metrics import RANKING
 from zhiyin.evaluation.significance import standard_error
+from zhiyin.ranking import blend_kernels as kernels
 from zhiyin.ranking.examples import Candidates
-from zhiyin.ranking.retrieval import RRF, reciprocal_ranks
 
 # Users of a segment below which it has no choice of its own.
 MIN_SEGMENT_USERS = 50
 
 
-def minmax_scores(candidates: Candidates) -> np.ndarray:
-    """float32[m, s]: each source's scores between 0 (its worst in the request, and what it did not name) and 1."""
-    scores, starts = candidates.scores, candidates.offsets[:-1]
-    if not len(candidates.items):
-        return np.zeros_like(scores)
-    filled = np.diff(candidates.offsets) > 0
-    named = ~np.isnan(scores)
-    low = _spread(np.minimum.reduceat(np.where(named, scores, np.inf), starts[filled], axis=0), candidates, filled)
-    high = _spread(np.maximum.reduceat(np.where(named, scores, -np.inf), starts[filled], axis=0), candidates, filled)
-    with np.errstate(invalid="ignore"):
-        # The worst named item keeps a little more than one that was not named at all.
-        share = (scores - low + 1e-6) / (high - low + 2e-6)
-    return np.where(named & np.isfinite(share), share, 0.0).astype(np.float32)
-
-
-def _spread(values: np.ndarray, candidates: Candidates, filled: np.ndarray) -> np.ndarray:
-    return np.repeat(values, np.diff(candidates.offsets)[filled], axis=0)
-
-
 def signals(candidates: Candidates) -> np.ndarray:
-    """float32[m, 2 s]: normalised scores, and reciprocal ranks brought to at most 1: what weights are learned over."""
-    return np.concatenate([minmax_scores(candidates), reciprocal_ranks(candidates.ranks) * (RRF + 1)], axis=1)
+    """float32[m, 2 s]: what weights are learned over: the scores of each source between 0 (its worst in the request,
+    and what it did not name) and 1; and reciprocal ranks brought to at most 1."""
+    out = np.empty((len(candidates.items), 2 * len(candidates.sources)), dtype=np.float32)
+    kernels.write_signals(
+        read_only(candidates.offsets),
+        read_only(candidates.scores),
+        read_only(candidates.ranks),
+        0,
+        len(candidates),
+        out,
+    )
+    return out
 
 
 def learn_weights(candidates: Candidates, labels: np.ndarray, reg: float = 1e-3) -> np.ndarray:
@@ -152,16 +144,21 @@ def choose(
 
 def weighted(candidates: Candidates, weights: np.ndarray) -> np.ndarray:
     """float32[m]: signals times the weights of each request, float64[n, 2 s]."""
-    return np.einsum("ij,ij->i", signals(candidates), weights.astype(np.float32)[candidates.owners])
+    return _scores(candidates, np.full(len(candidates), kernels.WEIGHTED, np.int8), weights)
 
 
 def scores_by(method: str, candidates: Candidates) -> np.ndarray:
     """float32[m]: scores by "rrf", or by one source alone; what that source did not name comes last, by reciprocal
     ranks."""
-    fused = reciprocal_ranks(candidates.ranks).sum(axis=1)
-    if method == "rrf":
-        return fused
-    rank = candidates.ranks[:, candidates.sources.index(method)]
-    # Its own order, ties included; the others of a request share less than 1.
-    first = 1 + len(candidates.sources) / (RRF + 1)
-    return np.where(rank >= 0, first + 1 / (1 + np.maximum(rank, 0)), fused).astype(np.float32)
+    code = kernels.FUSED if method == "rrf" else kernels.FIRST_SOURCE + candidates.sources.index(method)
+    return _scores(candidates, np.full(len(candidates), code, np.int8), np.zeros((len(candidates), 0)))
+
+
+def _scores(candidates: Candidates, methods: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """float32[m]: scores by the methods of `blend_kernels`, int8[n], with weights float[n, 2 s]."""
+    out = np.empty(len(candidates.items), dtype=np.float32)
+    kernels.blend_requests(
+        read_only(candidates.offsets), read_only(candidates.scores), read_only(candidates.ranks), methods,
+        read_only(weights.astype(np.float32)), 0, len(candidates), out,
+    )  # fmt: skip
+    return out

@@ -25,6 +25,7 @@ from zhiyin.pipeline.request import Request
 from zhiyin.pipeline.rulebook import Rulebook
 from zhiyin.pipeline.slate import Ragged, RequestBatch, Slates
 from zhiyin.ranking.asof import AsOf
+from zhiyin.ranking.candidate_plan import ScoredCandidates
 from zhiyin.ranking.examples import Candidates, Examples
 
 # Candidates of lists that are filled up together, at most.
@@ -91,13 +92,18 @@ class BuiltLists:
     ----------
     candidates: what they were chosen from.
     method: what ordered the candidates; "" where that depends on the user.
-    examples: what the ranker read, of a batch of one.
+    scored: scores of the candidates.
     """
 
     slates: Slates
     candidates: Candidates
     method: str
-    examples: Examples | None = None
+    scored: ScoredCandidates
+
+    @property
+    def examples(self) -> Examples | None:
+        """What the ranker read, of a batch of one."""
+        return self.scored.examples
 
 
 class StageClock:
@@ -163,21 +169,18 @@ class ListBuilder:
         exclude = Histories.of(trained.offsets, trained.values)
         candidates = self.model.retrieve(histories, k, exclude=exclude, allowed=batch.eligible.trained, run=self.run)
         clock.finish_stage("retrieve")
-        method, examples = "", None
+        method = ""
         if len(histories) > 1:
-            scores = self.model.order(histories, candidates, self.run, batch.index, ranker="ranker" not in clock.skip)
+            scored = self.model.scored(histories, candidates, self.run, batch.index, ranker="ranker" not in clock.skip)
         else:
             method = self.model.method_of(histories)
             if method == "ranker" and clock.skips("ranker", RANKER_DEADLINE):
                 method = "rrf"
-            if method == "ranker":
-                scores, examples = self.model.ranker_scores(histories, candidates, self.run, batch.index)
-            else:
-                scores = self.model.scores_by(method, histories, candidates, self.run)
+            scored = self.model.scored(histories, candidates, self.run, batch.index, method=method)
         clock.finish_stage("rank")
         if batch.diversity_method != "none" and clock.skips("variety", DIVERSITY_DEADLINE):
             batch = dataclasses.replace(batch, diversity_method="none")
-        slates = Slates(candidates.offsets, candidates.items, np.asarray(scores, np.float32))
+        slates = Slates(candidates.offsets, candidates.items, scored.scores)
         if self.new_items.m:
             is_new = excluded.values >= n_trained
             owners, codes, new_scores = self.new_items.score_candidates(
@@ -190,7 +193,7 @@ class ListBuilder:
             batch = dataclasses.replace(batch, policy_reason="budget_exceeded_time")
         lists = self._finish(batch, slates, candidates, excluded, wanted)
         clock.finish_stage("rules")
-        return BuiltLists(lists, candidates, method, examples)
+        return BuiltLists(lists, candidates, method, scored)
 
     def _finish(
         self, batch: ListBatch, slates: Slates, candidates: Candidates, excluded: Ragged, wanted: np.ndarray

@@ -11,6 +11,7 @@ import json
 from bisect import bisect_right
 from collections.abc import Callable
 from importlib.util import find_spec
+from operator import is_
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -29,13 +30,14 @@ from zhiyin.models.recommender import Recommender
 from zhiyin.models.registry import parse
 from zhiyin.models.saving import write as write_model
 from zhiyin.models.training_context import TrainingContext
-from zhiyin.pipeline import backfill, blending
+from zhiyin.pipeline import backfill
 from zhiyin.pipeline.pipeline_fitting import SEGMENT_STARTS, SEGMENTS, learn, segments_of
 from zhiyin.pipeline.slate import Ragged, Slates
 from zhiyin.pipeline.time_windows import WindowPlan, plan_windows
 from zhiyin.ranking import registry as rankers
 from zhiyin.ranking.asof import AsOf
-from zhiyin.ranking.examples import Candidates, Examples
+from zhiyin.ranking.candidate_plan import CandidatePlan, ScoredCandidates
+from zhiyin.ranking.examples import Candidates
 from zhiyin.ranking.feature_builder import FeatureBuilder
 from zhiyin.ranking.loading import load as load_ranker
 from zhiyin.ranking.ranker import Ranker
@@ -227,48 +229,49 @@ class Pipeline(Recommender):
         *,
         ranker: bool = True,
     ) -> np.ndarray:
-        """float32[m]: scores of candidates, comparable within a request, by the method of its segment of users.
+        """float32[m]: scores of candidates, as `scored`."""
+        return self.scored(histories, candidates, run, index, ranker=ranker).scores
 
+    def scored(
+        self,
+        histories: Histories,
+        candidates: Candidates,
+        run: Run | None = None,
+        index: AsOf | None = None,
+        *,
+        method: str | None = None,
+        ranker: bool = True,
+    ) -> ScoredCandidates:
+        """Scores of candidates, comparable within a request; of one request also what the ranker read.
+
+        Parameters
+        ----------
         index: what the ranker knows of items, where it has heard of more than the pipeline has learned.
+        method: "rrf", "weighted", "ranker", or the name of a source; None: that of the segment of each user.
         ranker: without it, reciprocal ranks stand in for the learned ranker.
         """
-        run = run or Run()
-        methods = [self.choices_[name] for name in SEGMENTS]
-        methods = methods if ranker else ["rrf" if method == "ranker" else method for method in methods]
-        if len(histories) == 1:
-            method = self.method_of(histories)
-            method = method if ranker or method != "ranker" else "rrf"
-            return self.scores_by(method, histories, candidates, run, index)
-        scores = np.zeros(len(candidates.items), dtype=np.float32)
-        segment = segments_of(histories.positives)[candidates.owners]
-        for method in dict.fromkeys(methods):
-            of = np.isin(segment, [code for code, name in enumerate(methods) if name == method])
-            if of.any():
-                scores[of] = self.scores_by(method, histories, candidates, run, index)[of]
-        return scores
+        plan = self._candidate_plan()
+        if method is not None:
+            methods = np.full(len(histories), plan.method_codes[method], dtype=np.int8)
+        else:
+            of_segment = [self.choices_[name] for name in SEGMENTS]
+            of_segment = of_segment if ranker else ["rrf" if name == "ranker" else name for name in of_segment]
+            codes = np.array([plan.method_codes[name] for name in of_segment], dtype=np.int8)
+            methods = codes[segments_of(histories.positives)]
+        return plan.score(histories, candidates, methods, run or Run(), index)
 
     def method_of(self, history: Histories) -> str:
         """What orders the candidates of one history."""
         return self.choices_[SEGMENTS[bisect_right(SEGMENT_STARTS, int(history.positives[0]))]]
 
-    def scores_by(
-        self, method: str, histories: Histories, candidates: Candidates, run: Run, index: AsOf | None = None
-    ) -> np.ndarray:
-        """float32[m] by one method: "rrf", "weighted", "ranker", or the name of a source."""
-        if method == "ranker":
-            return self.ranker_scores(histories, candidates, run, index)[0]
-        if method == "weighted":
-            return blending.weighted(candidates, self.weights_[(histories.positives > 0).astype(int)])
-        return blending.scores_by(method, candidates)
-
-    def ranker_scores(
-        self, histories: Histories, candidates: Candidates, run: Run, index: AsOf | None = None
-    ) -> tuple[np.ndarray, Examples]:
-        """float32[m]: scores by the ranker, and the features that it read."""
-        assert self.ranker_ is not None
-        assert self.builder_ is not None
-        examples = self.builder_.build(histories, candidates, index=index)
-        return self.ranker_.score(examples, run), examples
+    def _candidate_plan(self) -> CandidatePlan:
+        """The plan of the learned parts, made again where one of them was replaced."""
+        parts = (*self.sources_.values(), self.weights_, self.ranker_, self.builder_)
+        held: tuple[tuple[Any, ...], CandidatePlan] | None = vars(self).get("_plan_of_parts")
+        if held is None or len(held[0]) != len(parts) or not all(map(is_, held[0], parts)):
+            held = parts, CandidatePlan(self.sources_, self.weights_, self.ranker_, self.builder_)
+            self._plan_of_parts = held
+        return held[1]
 
     def _score(self, histories: Histories, run: Run) -> np.ndarray:
         """Candidates above all others, the others by popularity."""

@@ -19,10 +19,12 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
+from zhiyin.core.array_table import ArrayTable
 from zhiyin.core.durations import UNITS, microseconds
 from zhiyin.core.errors import ConfigError, DataError
 from zhiyin.core.parallel import for_chunks, read_only
 from zhiyin.core.run import Run
+from zhiyin.core.workspace import float32_zeros
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.ranking import asof_kernels as kernels
@@ -53,6 +55,12 @@ class AsOf:
     content: CSR float32[n_items, v], content vectors of length 1; or None.
     last: number of newest events of the history that the features of neighbours, content and recent categories use.
     session_gap: microseconds without an event that end a session.
+
+    Attributes
+    ----------
+    names: names of the features.
+    table: for kernels, see `asof_kernels`; it has nothing of `recent`, so that branches share it.
+    n_sums: floats of working memory that the kernels need.
     """
 
     log: ItemLog
@@ -135,19 +143,46 @@ class AsOf:
         )
 
     def __post_init__(self) -> None:
-        self._blocks = {name: _parts(rows) for name, rows in self.categories.items()}
-        self._tables = {name: _parts(rows) for name, rows in self.neighbors.items()}
-        self._words = _parts(self.content) if self.content is not None else ()
-        self._log_prices = _logs(self.prices) if self.prices is not None else None
-        self._spans = read_only(np.array([microseconds(window) for window in self.windows], dtype=np.int64))
-        self._own = tuple(read_only(part) for part in self.own)
-        self._named_blocks = tuple(self._named().items())
-        self.names = tuple(name for _, block in self._named_blocks for name in block)
+        self.names = tuple(self._names())
+        self.table, self.n_sums = self._table()
+
+    def _table(self) -> tuple[ArrayTable, int]:
+        """What was learned but for the events of `log`, at the slots of `asof_kernels`; and the number of floats that
+        its kernels need as working memory."""
+        matrices = [self.content, *self.categories.values(), *self.neighbors.values()]
+        table = ArrayTable(kernels.FIRST_MATRIX + kernels.MATRIX_SLOTS * len(matrices))
+        for slot, value in (
+            (kernels.TIMED, self.has_times),
+            (kernels.SIGNS, self.log.signs),
+            (kernels.VALUES, self.log.values),
+            (kernels.LAST, self.last),
+            (kernels.SESSION_GAP, self.session_gap),
+            (kernels.N_KINDS, len(self.counted)),
+            (kernels.PRICED, self.prices is not None),
+            (kernels.DESCRIBED, self.content is not None),
+            (kernels.N_CATEGORIES, len(self.categories)),
+            (kernels.N_NEIGHBORS, len(self.neighbors)),
+        ):
+            table.put_int(slot, value)
+        table.put(kernels.SPANS, np.array([microseconds(window) for window in self.windows], dtype=np.int64), np.int64)
+        for slot, part, dtype in zip(_OWN_SLOTS, self.own, _OWN_TYPES):
+            table.put(slot, part, dtype)
+        if self.prices is not None:
+            table.put(kernels.LOG_PRICES, _logs(self.prices), np.float32)
+        for number, rows in enumerate(matrices):
+            if rows is not None:
+                slot = kernels.FIRST_MATRIX + kernels.MATRIX_SLOTS * number
+                table.put(slot + kernels.INDPTR, rows.indptr, np.int64)
+                table.put(slot + kernels.INDICES, rows.indices, np.int32)
+                table.put(slot + kernels.DATA, rows.data, np.float32)
+                table.put_int(slot + kernels.WIDTH, rows.shape[1])
+        widths = [2 * rows.shape[1] for rows in self.categories.values()]
+        return table, max([*widths, 0 if self.content is None else self.content.shape[1]])
 
     # -- names ------------------------------------------------------------------------------------------------------
 
-    def _named(self) -> dict[str, list[str]]:
-        """Feature names by block, in the order of the columns."""
+    def _names(self) -> list[str]:
+        """Feature names, in the order of the columns."""
         spans = [f" {window}" for window in self.windows] + [""]
         item = [f"item events{span}" for span in spans]
         item += [f"item {name}{span}" for name in self.counted for span in spans]
@@ -166,16 +201,16 @@ class AsOf:
             user += [f"user events{span}" for span in spans[:-1]]
             user += ["user idle hours", "session events", "hour", "weekday"]
             pair.append("pair idle hours")
-        blocks = {"item": item, "user": user, "pair": pair}
+        names = [*item, *user, *pair]
         for name in self.categories:
-            blocks[f"category {name}"] = [f"{name} share", f"{name} share recent"]
+            names += [f"{name} share", f"{name} share recent"]
         if self.prices is not None:
-            blocks["price"] = ["price ratio"]
+            names.append("price ratio")
         for name in self.neighbors:
-            blocks[f"neighbors {name}"] = [f"{name} max", f"{name} sum", f"{name} last"]
+            names += [f"{name} max", f"{name} sum", f"{name} last"]
         if self.content is not None:
-            blocks["content"] = ["content similarity"]
-        return blocks
+            names.append("content similarity")
+        return names
 
     @property
     def n_items(self) -> int:
@@ -205,55 +240,17 @@ class AsOf:
         """
         run = run or Run()
         moments = self.moments(histories) if moments is None else moments
-        offsets, items = read_only(candidates.offsets), read_only(candidates.items)
-        out = np.empty((len(items), len(self.names)), dtype=np.float32)
-        history_arrays = tuple(
-            read_only(part)
-            for part in (histories.offsets, histories.items, histories.weights, histories.times, histories.values)
-        )
-        moments, users = read_only(moments), read_only(histories.users)
-        ends = np.empty(len(moments), dtype=np.int64)
-        kernels.ends(history_arrays, moments, self.has_times, ends)
-        ends = read_only(ends)
-        candidate_arrays = (offsets, items)
-        base, recent = self.log.arrays, self.recent.arrays
+        out = np.empty((len(self.names), len(candidates.items)), dtype=np.float32)
+        parts = [histories.offsets, histories.items, histories.weights, histories.times, histories.values]
+        parts += [moments, histories.users, candidates.offsets, candidates.items]
+        arrays = [read_only(part) for part in parts]
+        words = self.table.words, self.log.table.words, self.recent.table.words
 
         def work(start: int, stop: int) -> None:
-            column = 0
-            for name, block in self._named_blocks:
-                place = out[:, column : column + len(block)]
-                if name == "item" and self.has_times:
-                    kernels.item_timed(base, recent, self._spans, candidate_arrays, moments, start, stop, place)
-                elif name == "item":
-                    kernels.item_untimed(base, self._own, users, candidate_arrays, start, stop, place)
-                elif name == "user":
-                    kernels.user(
-                        history_arrays, ends, moments, self._spans, self.has_times, self.log.signs, self.log.values,
-                        self.session_gap, offsets, start, stop, place,
-                    )  # fmt: skip
-                elif name == "pair":
-                    kernels.pair(history_arrays, ends, moments, self.has_times, candidate_arrays, start, stop, place)
-                elif name == "price":
-                    kernels.price(history_arrays, ends, self._log_prices, candidate_arrays, start, stop, place)
-                elif name == "content" and self.content is not None:
-                    kernels.content(
-                        history_arrays, ends, self.last, self._words, self.content.shape[1], candidate_arrays,
-                        start, stop, place,
-                    )  # fmt: skip
-                elif name.startswith("category "):
-                    rows = self.categories[name[9:]]
-                    block_of = self._blocks[name[9:]]
-                    kernels.shares(
-                        history_arrays, ends, self.last, block_of, rows.shape[1], candidate_arrays, start, stop, place
-                    )
-                else:
-                    kernels.similar(
-                        history_arrays, ends, self.last, self._tables[name[10:]], candidate_arrays, start, stop, place
-                    )
-                column += len(block)
+            kernels.numbers_of_requests(*words, start, stop, *arrays, float32_zeros(self.n_sums), out)
 
         for_chunks(work, len(moments), run, chunk=max(1, min(256, len(moments) // (4 * run.n_threads))))
-        return out
+        return out.T
 
     # -- new events -------------------------------------------------------------------------------------------------
 
@@ -360,6 +357,10 @@ class AsOf:
         )
 
 
+_OWN_SLOTS = (
+    kernels.OWN_OFFSETS, kernels.OWN_ITEMS, kernels.OWN_WEIGHTS, kernels.OWN_VALUES, kernels.OWN_KINDS,
+)  # fmt: skip
+_OWN_TYPES = (np.int64, np.int32, np.float32, np.float32, np.int8)
 _CSR = ("data", "indices", "indptr")
 _NO_TIMES = "the log has no times, so later events cannot be told from earlier ones"
 
@@ -400,16 +401,8 @@ def _slots(kind: np.ndarray, counted: tuple[str, ...], kinds: Sequence[str]) -> 
     return np.array([*(places.get(name, len(counted)) for name in kinds), len(counted)], dtype=np.int8)[kind]
 
 
-def _parts(rows: sparse.csr_matrix) -> tuple[np.ndarray, ...]:
-    return (
-        read_only(rows.indptr.astype(np.int64, copy=False)),
-        read_only(rows.indices.astype(np.int32, copy=False)),
-        read_only(rows.data.astype(np.float32, copy=False)),
-    )
-
-
 def _logs(prices: np.ndarray) -> np.ndarray:
     """float32[...]: logs of positive prices, NaN for the others."""
     values = np.asarray(prices, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return read_only(np.where(values > 0, np.log(values), np.nan).astype(np.float32))
+        return np.where(values > 0, np.log(values), np.nan).astype(np.float32)

@@ -1,26 +1,51 @@
-"""Kernels of `asof`: each fills its columns for the candidates of the requests [start, stop).
+"""Kernels of `asof`: the point-in-time features of one request.
+
+A feature is a row of `out`, float32[features, m], and the candidates of all requests are its columns: neighbouring
+candidates lie side by side, so that a loop over them is vectorized, here and in the trees that read them.
 
 Common arguments:
 
-- histories: (offsets, items, weights, times, values) of a batch of histories.
-- ends: int64[n], where in `histories` the events before the moment of each request end.
-- candidates: (offsets, items).
-- log, base, recent: (starts, counts, times, positive, valued, value, kinds) of `item_event_log`.
-- out: float32[m, columns], the columns of the block; NaN where unknown.
+- index: words of `AsOf.table`, at the slots of this module.
+- base, recent: words of two `ItemLog.table`.
+- history: (items, weights, times, values) of the events of the request's history before its moment.
+- items: int32[c], the candidates of the request.
+- first: column of `out` of the first candidate. column: first feature of a block; each function returns the one after
+  its last. Values are NaN where unknown.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from zhiyin.core.array_table import (
+    float32_at,
+    float64_at,
+    int8_at,
+    int32_at,
+    int32_rows_at,
+    int64_at,
+    int_at,
+    length_at,
+)
 from zhiyin.core.binary_search import first_not_before
 from zhiyin.core.durations import UNITS
 from zhiyin.core.hashing import find, table
 from zhiyin.core.parallel import kernel
+from zhiyin.ranking import item_event_log as item_log
 
 DAY, HOUR = UNITS["d"], UNITS["h"]
 # log(1 + count) of small counts, by far the most frequent.
 LOG1P_TABLE = np.log1p(np.arange(4096)).astype(np.float32)
+
+# Slots of `AsOf.table`.
+(
+    TIMED, SIGNS, VALUES, LAST, SESSION_GAP, N_KINDS, SPANS,
+    OWN_OFFSETS, OWN_ITEMS, OWN_WEIGHTS, OWN_VALUES, OWN_KINDS,
+    PRICED, LOG_PRICES, DESCRIBED, N_CATEGORIES, N_NEIGHBORS, FIRST_MATRIX,
+) = range(18)  # fmt: skip
+# Slots of a CSR matrix, from FIRST_MATRIX on: the content vectors, then the categories, then the neighbours.
+INDPTR, INDICES, DATA, WIDTH, MATRIX_SLOTS = range(5)
+_NEVER = -(2**62)
 
 
 @kernel
@@ -39,372 +64,419 @@ def _back(times, low, high, moment):
 
 
 @kernel
-def ends(histories, moments, timed, out):
-    """Position after the last event before each moment; a history without times counts whole."""
-    offsets, times = histories[0], histories[3]
-    for row in range(len(moments)):
-        begin, end = offsets[row], offsets[row + 1]
-        if timed and end > begin and (times[begin] != 0 or times[end - 1] != 0):
-            end = _back(times, begin, end, moments[row])
-        out[row] = end
+def history_end(index, times, begin, end, moment):
+    """Position after the last event before the moment; a history without times counts whole."""
+    if int_at(index, TIMED) and end > begin and (times[begin] != 0 or times[end - 1] != 0):
+        return _back(times, begin, end, moment)
+    return end
 
 
 @kernel
-def _tally(log, item, moment, spans, counts, kinds, sums, first_last):
-    """Add the events of an item before a moment to counters.
+def matrix_at(index, number):
+    """The parts of the CSR matrix of a number: indptr, indices, data, width."""
+    slot = FIRST_MATRIX + MATRIX_SLOTS * number
+    return (
+        int64_at(index, slot + INDPTR),
+        int32_at(index, slot + INDICES),
+        float32_at(index, slot + DATA),
+        int_at(index, slot + WIDTH),
+    )
+
+
+@kernel
+def numbers_of_requests(
+    index, base, recent, start, stop, offsets, events, weights, times, values, moments, users, item_offsets, all_items,
+    sums, out,
+):  # fmt: skip
+    """The features of the requests [start, stop), of the candidates all_items[item_offsets[r]:item_offsets[r + 1]]."""
+    for row in range(start, stop):
+        first, last = item_offsets[row], item_offsets[row + 1]
+        if first < last:
+            begin = offsets[row]
+            end = history_end(index, times, begin, offsets[row + 1], moments[row])
+            history = (events[begin:end], weights[begin:end], times[begin:end], values[begin:end])
+            items = all_items[first:last]
+            write_point_in_time(index, base, recent, history, moments[row], users[row], items, sums, out, first)
+
+
+@kernel
+def write_point_in_time(index, base, recent, history, moment, user_code, items, sums, out, first):
+    """All features of `AsOf.names` of one request; returns their number.
+
+    sums: float32 of `AsOf.n_sums` zeros, working memory that is left as it was.
+    """
+    column = 0
+    slots = table(len(items))
+    insert_candidates(slots, items)
+    if int_at(index, TIMED):
+        column = item_timed(index, base, recent, moment, items, out, first, column)
+    else:
+        column = item_untimed(index, base, user_code, items, slots, out, first, column)
+    column = user(index, history, moment, len(items), out, first, column)
+    column = pair(index, history, moment, items, slots, out, first, column)
+    last, n_categories = int_at(index, LAST), int_at(index, N_CATEGORIES)
+    for number in range(n_categories):
+        column = shares(matrix_at(index, 1 + number), history, last, items, sums, out, first, column)
+    if int_at(index, PRICED):
+        column = price(float32_at(index, LOG_PRICES), history, items, out, first, column)
+    for number in range(int_at(index, N_NEIGHBORS)):
+        matrix = matrix_at(index, 1 + n_categories + number)
+        column = similar(matrix, history, last, items, slots, out, first, column)
+    if int_at(index, DESCRIBED):
+        column = content(matrix_at(index, 0), history, last, items, sums, out, first, column)
+    return column
+
+
+@kernel
+def _tally(log, items, moment, spans, counts, kinds, sums, oldest, newest):
+    """Add the events of items before a moment to counters.
+
+    A step is a loop over all items, whose cache misses overlap.
 
     Parameters
     ----------
-    counts: int64[w + 1], by window, the last one for all time.
-    kinds: int64[k, w + 1], by kind and window.
-    sums: float64[3]: positive events, events with a value, sum of the values.
-    first_last: int64[2], first and last time.
+    counts: int64[w + 1, c], by window, the last one for all time.
+    kinds: int64[k, w + 1, c], by kind and window.
+    sums: float64[3, c]: positive events, events with a value, sum of the values.
+    oldest, newest: int64[c], first and last time.
     """
-    starts, sizes, times, positive, valued, value, kind = log
-    if item >= len(starts) or sizes[item] == 0:
-        return
-    begin = starts[item]
-    end = first_not_before(times, begin, begin + sizes[item], moment)
-    if end == begin:
-        return
-    windows = len(spans)
-    counts[windows] += end - begin
-    newest = end - 1
-    first_last[0] = min(first_last[0], times[begin])
-    first_last[1] = max(first_last[1], times[newest])
+    starts, sizes = int64_at(log, item_log.STARTS), int64_at(log, item_log.COUNTS)
+    times, kind = int64_at(log, item_log.TIMES), int32_rows_at(log, item_log.KINDS)
+    windows, n = len(spans), len(items)
+    low, high = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
+    for at in range(n):
+        item = items[at]
+        if item < len(starts):
+            low[at] = starts[item]
+            high[at] = low[at] + sizes[item]
+    for at in range(n):
+        if high[at] > low[at] and times[high[at] - 1] >= moment:
+            high[at] = _back(times, low[at], high[at], moment)
+    for at in range(n):
+        if high[at] > low[at]:
+            counts[windows, at] += high[at] - low[at]
+            oldest[at] = min(oldest[at], times[low[at]])
+            newest[at] = max(newest[at], times[high[at] - 1])
+    if length_at(log, item_log.POSITIVE):
+        positive = int32_at(log, item_log.POSITIVE)
+        for at in range(n):
+            if high[at] > low[at]:
+                sums[0, at] += positive[high[at] - 1]
+    if length_at(log, item_log.VALUED):
+        valued, value = int32_at(log, item_log.VALUED), float64_at(log, item_log.VALUE)
+        for at in range(n):
+            if high[at] > low[at]:
+                sums[1, at] += valued[high[at] - 1]
+                sums[2, at] += value[high[at] - 1]
     for k in range(kind.shape[1]):
-        kinds[k, windows] += kind[newest, k]
-    if len(positive):
-        sums[0] += positive[newest]
-    if len(valued):
-        sums[1] += valued[newest]
-        sums[2] += value[newest]
-    at = end
+        for at in range(n):
+            if high[at] > low[at]:
+                kinds[k, windows, at] += kind[high[at] - 1, k]
+    begin = high.copy()
     for window in range(windows):  # windows ascend: the search of each begins where the one before ended
-        at = _back(times, begin, at, moment - spans[window])
-        counts[window] += end - at
+        since = moment - spans[window]
+        for at in range(n):
+            if begin[at] > low[at]:
+                begin[at] = _back(times, low[at], begin[at], since)
+            counts[window, at] += high[at] - begin[at]
         for k in range(kind.shape[1]):
-            kinds[k, window] += kind[newest, k] - (kind[at - 1, k] if at > begin else 0)
+            for at in range(n):
+                if high[at] > low[at]:
+                    before = kind[begin[at] - 1, k] if begin[at] > low[at] else 0
+                    kinds[k, window, at] += kind[high[at] - 1, k] - before
 
 
 @kernel
-def item_timed(base, recent, spans, candidates, moments, start, stop, out):
-    offsets, items = candidates
-    windows, n_kinds = len(spans), base[6].shape[1]
-    counts = np.zeros(windows + 1, dtype=np.int64)
-    kinds = np.zeros((n_kinds, windows + 1), dtype=np.int64)
-    sums = np.zeros(3, dtype=np.float64)
-    first_last = np.zeros(2, dtype=np.int64)
-    signs, values = len(base[3]) > 0 or len(recent[3]) > 0, len(base[4]) > 0 or len(recent[4]) > 0
-    has_recent = len(recent[2]) > 0
-    for row in range(start, stop):
-        moment = moments[row]
-        for to in range(offsets[row], offsets[row + 1]):
-            counts[:] = 0
-            kinds[:] = 0
-            sums[:] = 0.0
-            first_last[0], first_last[1] = moment, -(2**62)
-            _tally(base, items[to], moment, spans, counts, kinds, sums, first_last)
-            if has_recent:
-                _tally(recent, items[to], moment, spans, counts, kinds, sums, first_last)
-            column = 0
-            for window in range(windows + 1):
-                out[to, column] = _log1p(counts[window])
-                column += 1
-            for k in range(n_kinds):
-                for window in range(windows + 1):
-                    out[to, column] = _log1p(kinds[k, window])
-                    column += 1
-            total = counts[windows]
-            if signs:
-                out[to, column] = sums[0] / total if total else np.nan
-                column += 1
-            if values:
-                out[to, column] = sums[2] / sums[1] if sums[1] else np.nan
-                column += 1
-            if total:
-                out[to, column] = np.log(1.0 + (moment - first_last[0]) / DAY)
-                out[to, column + 1] = np.log(1.0 + (moment - first_last[1]) / DAY)
-            else:
-                out[to, column : column + 2] = np.nan
-            if windows > 1:
-                share = spans[windows - 2] / spans[windows - 1]
-                out[to, column + 2] = np.log((counts[windows - 2] + 1.0) / (counts[windows - 1] * share + 1.0))
+def item_timed(index, base, recent, moment, items, out, first, column):
+    """Item features of a log with times."""
+    spans, n_kinds, n = int64_at(index, SPANS), int_at(index, N_KINDS), len(items)
+    windows = len(spans)
+    counts = np.zeros((windows + 1, n), dtype=np.int64)
+    kinds = np.zeros((n_kinds, windows + 1, n), dtype=np.int64)
+    sums = np.zeros((3, n), dtype=np.float64)
+    oldest, newest = np.full(n, moment, dtype=np.int64), np.full(n, _NEVER, dtype=np.int64)
+    _tally(base, items, moment, spans, counts, kinds, sums, oldest, newest)
+    if length_at(recent, item_log.TIMES):
+        _tally(recent, items, moment, spans, counts, kinds, sums, oldest, newest)
+    for window in range(windows + 1):
+        for at in range(n):
+            out[column, first + at] = _log1p(counts[window, at])
+        column += 1
+    for k in range(n_kinds):
+        for window in range(windows + 1):
+            for at in range(n):
+                out[column, first + at] = _log1p(kinds[k, window, at])
+            column += 1
+    total = counts[windows]
+    if int_at(index, SIGNS):
+        for at in range(n):
+            out[column, first + at] = sums[0, at] / total[at] if total[at] else np.nan
+        column += 1
+    if int_at(index, VALUES):
+        for at in range(n):
+            out[column, first + at] = sums[2, at] / sums[1, at] if sums[1, at] else np.nan
+        column += 1
+    for at in range(n):
+        if total[at]:
+            out[column, first + at] = np.log(1.0 + (moment - oldest[at]) / DAY)
+            out[column + 1, first + at] = np.log(1.0 + (moment - newest[at]) / DAY)
+        else:
+            out[column, first + at] = out[column + 1, first + at] = np.nan
+    column += 2
+    if windows > 1:
+        share = spans[windows - 2] / spans[windows - 1]
+        for at in range(n):
+            out[column, first + at] = np.log((counts[windows - 2, at] + 1.0) / (counts[windows - 1, at] * share + 1.0))
+        column += 1
+    return column
 
 
 @kernel
-def item_untimed(base, own, users, candidates, start, stop, out):
+def item_untimed(index, base, user_code, items, slots, out, first, column):
     """Item features of a log without times: events of all other users, as the own ones may come after the request."""
-    offsets, items = candidates
-    starts, sizes, _, positive, valued, value, kind = base
-    own_offsets, own_items, own_weights, own_values, own_kinds = own
-    n_kinds = kind.shape[1]
-    max_size = max_request_size(offsets, start, stop)
-    slots = table(max_size)
-    own_counts = np.zeros((max_size, n_kinds + 1), dtype=np.int64)
-    sums = np.zeros((max_size, 3), dtype=np.float64)
-    for row in range(start, stop):
-        begin, end = offsets[row], offsets[row + 1]
-        insert_candidates(slots, items, begin, end)
-        own_counts[: end - begin] = 0
-        sums[: end - begin] = 0.0
-        user = users[row]
-        if 0 <= user < len(own_offsets) - 1:
-            for at in range(own_offsets[user], own_offsets[user + 1]):
-                place = slots[find(slots, items[begin:end], own_items[at])]
-                if place < 0:
-                    continue
-                own_counts[place, n_kinds] += 1
-                if own_kinds[at] < n_kinds:
-                    own_counts[place, own_kinds[at]] += 1
-                if own_weights[at] > 0:
-                    sums[place, 0] += 1
-                if not np.isnan(own_values[at]):
-                    sums[place, 1] += 1
-                    sums[place, 2] += own_values[at]
-        for to in range(begin, end):
-            item, place = items[to], to - begin
-            in_log = item < len(starts) and sizes[item] > 0
-            newest = starts[item] + sizes[item] - 1 if in_log else 0
-            total = sizes[item] - own_counts[place, n_kinds] if in_log else 0
-            out[to, 0] = _log1p(total)
-            for k in range(n_kinds):
-                out[to, 1 + k] = _log1p(kind[newest, k] - own_counts[place, k] if in_log else 0)
-            column = 1 + n_kinds
-            if len(positive):
-                out[to, column] = (positive[newest] - sums[place, 0]) / total if total else np.nan
-                column += 1
-            if len(valued):
-                n = valued[newest] - sums[place, 1] if in_log else 0.0
-                out[to, column] = (value[newest] - sums[place, 2]) / n if n > 0 else np.nan
-
-
-@kernel
-def user(histories, ends, moments, spans, timed, signs, has_values, gap, offsets, start, stop, out):
-    begins, _, weights, times, values = histories
-    line = np.empty(out.shape[1], dtype=np.float32)
-    for row in range(start, stop):
-        begin, end = begins[row], ends[row]
-        n = end - begin
-        n_positive, valued, value = 0, 0, 0.0
-        if signs or has_values:
-            for at in range(begin, end):
-                n_positive += weights[at] > 0
-                if not np.isnan(values[at]):
-                    valued += 1
-                    value += values[at]
-        line[0] = _log1p(n)
-        column = 1
+    starts, sizes = int64_at(base, item_log.STARTS), int64_at(base, item_log.COUNTS)
+    positive, valued = int32_at(base, item_log.POSITIVE), int32_at(base, item_log.VALUED)
+    value, kind = float64_at(base, item_log.VALUE), int32_rows_at(base, item_log.KINDS)
+    own_offsets, own_items = int64_at(index, OWN_OFFSETS), int32_at(index, OWN_ITEMS)
+    own_weights, own_values = float32_at(index, OWN_WEIGHTS), float32_at(index, OWN_VALUES)
+    own_kinds = int8_at(index, OWN_KINDS)
+    n_kinds, n = int_at(index, N_KINDS), len(items)
+    own_counts = np.zeros((n, n_kinds + 1), dtype=np.int64)
+    sums = np.zeros((n, 3), dtype=np.float64)
+    if 0 <= user_code < len(own_offsets) - 1:
+        for event in range(own_offsets[user_code], own_offsets[user_code + 1]):
+            at = slots[find(slots, items, own_items[event])]
+            if at < 0:
+                continue
+            own_counts[at, n_kinds] += 1
+            if own_kinds[event] < n_kinds:
+                own_counts[at, own_kinds[event]] += 1
+            if own_weights[event] > 0:
+                sums[at, 0] += 1
+            if not np.isnan(own_values[event]):
+                sums[at, 1] += 1
+                sums[at, 2] += own_values[event]
+    signs, values = int_at(index, SIGNS), int_at(index, VALUES)
+    for at in range(n):
+        item, to = items[at], first + at
+        in_log = item < len(starts) and sizes[item] > 0
+        newest = starts[item] + sizes[item] - 1 if in_log else 0
+        total = sizes[item] - own_counts[at, n_kinds] if in_log else 0
+        out[column, to] = _log1p(total)
+        for k in range(n_kinds):
+            out[column + 1 + k, to] = _log1p(kind[newest, k] - own_counts[at, k] if in_log else 0)
+        place = column + 1 + n_kinds
         if signs:
-            line[column] = n_positive / n if n else np.nan
-            column += 1
-        if has_values:
-            line[column] = value / valued if valued else np.nan
-            column += 1
-        if timed:
-            moment = moments[row]
-            dated = n > 0 and (times[begin] != 0 or times[end - 1] != 0)
-            at = end
-            for window in range(len(spans)):
-                if dated:
-                    at = _back(times, begin, at, moment - spans[window])
-                line[column] = _log1p(end - at) if dated or n == 0 else np.nan
-                column += 1
-            line[column] = np.log(1.0 + (moment - times[end - 1]) / HOUR) if dated else np.nan
-            in_session = 0
-            later = moment
-            at = end - 1
-            while dated and at >= begin and later - times[at] < gap:
-                in_session += 1
-                later = times[at]
-                at -= 1
-            line[column + 1] = _log1p(in_session) if dated or n == 0 else np.nan
-            line[column + 2] = (moment // HOUR) % 24
-            line[column + 3] = (moment // DAY + 3) % 7  # day 0 of the epoch was a Thursday
-        for to in range(offsets[row], offsets[row + 1]):
-            out[to] = line
+            out[place, to] = (positive[newest] - sums[at, 0]) / total if total else np.nan
+            place += 1
+        if values:
+            n_values = valued[newest] - sums[at, 1] if in_log else 0.0
+            out[place, to] = (value[newest] - sums[at, 2]) / n_values if n_values > 0 else np.nan
+    return column + 1 + n_kinds + signs + values
 
 
 @kernel
-def pair(histories, ends, moments, timed, candidates, start, stop, out):
+def user(index, history, moment, n, out, first, column):
+    """Features of the history alone, the same for all n candidates."""
+    _, weights, times, values = history
+    spans, size, begin = int64_at(index, SPANS), len(times), column
+    n_positive, valued, value = 0, 0, 0.0
+    if int_at(index, SIGNS) or int_at(index, VALUES):
+        for at in range(size):
+            n_positive += weights[at] > 0
+            if not np.isnan(values[at]):
+                valued += 1
+                value += values[at]
+    out[column, first] = _log1p(size)
+    column += 1
+    if int_at(index, SIGNS):
+        out[column, first] = n_positive / size if size else np.nan
+        column += 1
+    if int_at(index, VALUES):
+        out[column, first] = value / valued if valued else np.nan
+        column += 1
+    if int_at(index, TIMED):
+        dated = size > 0 and (times[0] != 0 or times[size - 1] != 0)
+        counted = dated or size == 0
+        at = size
+        for window in range(len(spans)):
+            if dated:
+                at = _back(times, 0, at, moment - spans[window])
+            out[column, first] = _log1p(size - at) if counted else np.nan
+            column += 1
+        out[column, first] = np.log(1.0 + (moment - times[size - 1]) / HOUR) if dated else np.nan
+        in_session, later, at = 0, moment, size - 1
+        while dated and at >= 0 and later - times[at] < int_at(index, SESSION_GAP):
+            in_session += 1
+            later = times[at]
+            at -= 1
+        out[column + 1, first] = _log1p(in_session) if counted else np.nan
+        out[column + 2, first] = (moment // HOUR) % 24
+        out[column + 3, first] = (moment // DAY + 3) % 7  # day 0 of the epoch was a Thursday
+        column += 4
+    for place in range(begin, column):
+        out[place, first + 1 : first + n] = out[place, first]
+    return column
+
+
+@kernel
+def pair(index, history, moment, items, slots, out, first, column):
     """Features of the user's own events with the candidate."""
-    begins, history_items, _, times, _ = histories
-    offsets, items = candidates
-    max_size = max_request_size(offsets, start, stop)
-    slots = table(max_size)
-    counts = np.zeros(max_size, dtype=np.int64)
-    last = np.zeros(max_size, dtype=np.int64)
-    for row in range(start, stop):
-        begin, end = offsets[row], offsets[row + 1]
-        insert_candidates(slots, items, begin, end)
-        request_items = items[begin:end]
-        counts[: end - begin] = 0
-        for at in range(begins[row], ends[row]):
-            place = slots[find(slots, request_items, history_items[at])]
-            if place >= 0:
-                counts[place] += 1
-                last[place] = times[at]
-        for place in range(end - begin):
-            out[begin + place, 0] = _log1p(counts[place])
-            if timed:
-                dated = counts[place] > 0 and last[place] != 0
-                out[begin + place, 1] = np.log(1.0 + (moments[row] - last[place]) / HOUR) if dated else np.nan
+    history_items, _, times, _ = history
+    n, timed = len(items), int_at(index, TIMED)
+    counts, last = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
+    for event in range(len(history_items)):
+        at = slots[find(slots, items, history_items[event])]
+        if at >= 0:
+            counts[at] += 1
+            last[at] = times[event]
+    for at in range(n):
+        out[column, first + at] = _log1p(counts[at])
+        if timed:
+            dated = counts[at] > 0 and last[at] != 0
+            out[column + 1, first + at] = np.log(1.0 + (moment - last[at]) / HOUR) if dated else np.nan
+    return column + (2 if timed else 1)
 
 
 @kernel
-def shares(histories, ends, last, rows, width, candidates, start, stop, out):
+def shares(matrix, history, last, items, sums, out, first, column):
     """Shares of the history, and of its newest events, in the categories of the candidate; the mean over these."""
-    begins, history_items, weights, _, _ = histories
-    offsets, items = candidates
-    indptr, indices, data = rows
-    all_counts = np.zeros(width, dtype=np.float32)
-    recent_counts = np.zeros(width, dtype=np.float32)
-    n_items = len(indptr) - 1
-    for row in range(start, stop):
-        n = 0
-        for at in range(ends[row] - 1, begins[row] - 1, -1):
-            item = history_items[at]
-            if weights[at] > 0 and item < n_items and indptr[item + 1] > indptr[item]:
-                n += 1
-                for place in range(indptr[item], indptr[item + 1]):
-                    if data[place] != 0:
-                        all_counts[indices[place]] += 1
-                        if n <= last:
-                            recent_counts[indices[place]] += 1
-        for to in range(offsets[row], offsets[row + 1]):
-            item = items[to]
-            total, recent, n_categories = 0.0, 0.0, 0
-            if item < n_items:
-                for place in range(indptr[item], indptr[item + 1]):
-                    if data[place] != 0:
-                        n_categories += 1
-                        total += all_counts[indices[place]]
-                        recent += recent_counts[indices[place]]
-            if n_categories and n:
-                out[to, 0] = total / (n_categories * n)
-                out[to, 1] = recent / (n_categories * min(n, last))
-            else:
-                out[to, 0] = out[to, 1] = np.nan
-        for at in range(begins[row], ends[row]):
-            item = history_items[at]
-            if weights[at] > 0 and item < n_items:
-                for place in range(indptr[item], indptr[item + 1]):
-                    all_counts[indices[place]] = 0
-                    recent_counts[indices[place]] = 0
-
-
-@kernel
-def price(histories, ends, logs, candidates, start, stop, out):
-    begins, history_items, weights, _, _ = histories
-    offsets, items = candidates
-    for row in range(start, stop):
-        total, n = 0.0, 0
-        for at in range(begins[row], ends[row]):
-            if weights[at] > 0 and history_items[at] < len(logs) and not np.isnan(logs[history_items[at]]):
-                total += logs[history_items[at]]
-                n += 1
-        for to in range(offsets[row], offsets[row + 1]):
-            has_price = n > 0 and items[to] < len(logs)
-            out[to, 0] = logs[items[to]] - total / n if has_price else np.nan
-
-
-@kernel
-def similar(histories, ends, last, neighbors, candidates, start, stop, out):
-    """Weights for the candidate from the newest distinct items of positive weight: maximum, sum, and of the newest."""
-    begins, history_items, weights, _, _ = histories
-    offsets, items = candidates
-    indptr, indices, data = neighbors
-    n_items = len(indptr) - 1
-    slots = table(max_request_size(offsets, start, stop))
-    voted = np.empty(last, dtype=np.int32)
-    for row in range(start, stop):
-        begin, end = offsets[row], offsets[row + 1]
-        insert_candidates(slots, items, begin, end)
-        request_items = items[begin:end]
-        n = 0
-        out[begin:end] = 0.0
-        at = ends[row] - 1
-        while at >= begins[row] and n < last:
-            item = history_items[at]
-            at -= 1
-            if not weights[at + 1] > 0:
-                continue
-            again = False
-            for before in range(n):
-                again |= voted[before] == item
-            if again:
-                continue
-            voted[n] = item
+    history_items, weights, _, _ = history
+    indptr, indices, data, width = matrix
+    all_counts, recent_counts = sums[:width], sums[width : 2 * width]
+    n_items, n = len(indptr) - 1, 0
+    for event in range(len(history_items) - 1, -1, -1):
+        item = history_items[event]
+        if weights[event] > 0 and item < n_items and indptr[item + 1] > indptr[item]:
             n += 1
-            if item >= n_items:
-                continue
-            for spot in range(indptr[item], indptr[item + 1]):
-                place = slots[find(slots, request_items, indices[spot])]
-                if place >= 0:
-                    to = begin + place
-                    out[to, 0] = max(out[to, 0], data[spot])
-                    out[to, 1] += data[spot]
-                    if n == 1:
-                        out[to, 2] = data[spot]
-        if n == 0:
-            out[begin:end] = np.nan
+            for place in range(indptr[item], indptr[item + 1]):
+                if data[place] != 0:
+                    all_counts[indices[place]] += 1
+                    if n <= last:
+                        recent_counts[indices[place]] += 1
+    for at in range(len(items)):
+        item, to = items[at], first + at
+        total, recent, n_categories = 0.0, 0.0, 0
+        if item < n_items:
+            for place in range(indptr[item], indptr[item + 1]):
+                if data[place] != 0:
+                    n_categories += 1
+                    total += all_counts[indices[place]]
+                    recent += recent_counts[indices[place]]
+        if n_categories and n:
+            out[column, to] = total / (n_categories * n)
+            out[column + 1, to] = recent / (n_categories * min(n, last))
+        else:
+            out[column, to] = out[column + 1, to] = np.nan
+    for event in range(len(history_items)):
+        item = history_items[event]
+        if weights[event] > 0 and item < n_items:
+            for place in range(indptr[item], indptr[item + 1]):
+                all_counts[indices[place]] = 0
+                recent_counts[indices[place]] = 0
+    return column + 2
 
 
 @kernel
-def content(histories, ends, last, rows, width, candidates, start, stop, out):
+def price(logs, history, items, out, first, column):
+    """Log of the price over the geometric mean of the prices in the history."""
+    history_items, weights, _, _ = history
+    total, n = 0.0, 0
+    for event in range(len(history_items)):
+        item = history_items[event]
+        if weights[event] > 0 and item < len(logs) and not np.isnan(logs[item]):
+            total += logs[item]
+            n += 1
+    for at in range(len(items)):
+        has_price = n > 0 and items[at] < len(logs)
+        out[column, first + at] = logs[items[at]] - total / n if has_price else np.nan
+    return column + 1
+
+
+@kernel
+def similar(matrix, history, last, items, slots, out, first, column):
+    """Weights for the candidate from the newest distinct items of positive weight: maximum, sum, and of the newest."""
+    history_items, weights, _, _ = history
+    indptr, indices, data, _ = matrix
+    n_items, n, n_candidates = len(indptr) - 1, 0, len(items)
+    best = out[column][first : first + n_candidates]
+    total = out[column + 1][first : first + n_candidates]
+    newest = out[column + 2][first : first + n_candidates]
+    best[:] = 0.0
+    total[:] = 0.0
+    newest[:] = 0.0
+    voted = np.empty(last, dtype=np.int32)
+    event = len(history_items) - 1
+    while event >= 0 and n < last:
+        item = history_items[event]
+        event -= 1
+        if not weights[event + 1] > 0:
+            continue
+        again = False
+        for before in range(n):
+            again |= voted[before] == item
+        if again:
+            continue
+        voted[n] = item
+        n += 1
+        if item >= n_items:
+            continue
+        for place in range(indptr[item], indptr[item + 1]):
+            at = slots[find(slots, items, indices[place])]
+            if at >= 0:
+                best[at] = max(best[at], data[place])
+                total[at] += data[place]
+                if n == 1:
+                    newest[at] = data[place]
+    if n == 0:
+        best[:] = np.nan
+        total[:] = np.nan
+        newest[:] = np.nan
+    return column + 3
+
+
+@kernel
+def content(matrix, history, last, items, sums, out, first, column):
     """Cosine of the candidate and the sum of the newest items of positive weight."""
-    begins, history_items, weights, _, _ = histories
-    offsets, items = candidates
-    indptr, indices, data = rows
-    n_items = len(indptr) - 1
-    profile = np.zeros(width, dtype=np.float32)
-    for row in range(start, stop):
-        n, at = 0, ends[row] - 1
-        while at >= begins[row] and n < last:
-            item = history_items[at]
-            if weights[at] > 0 and item < n_items and indptr[item + 1] > indptr[item]:
-                n += 1
-                for place in range(indptr[item], indptr[item + 1]):
-                    profile[indices[place]] += data[place]
-            at -= 1
-        oldest = at + 1
-        square = 0.0
-        for again in range(oldest, ends[row]):  # |sum|² is the sum of the inner products of each row with the sum
-            item = history_items[again]
-            if weights[again] > 0 and item < n_items:
-                for place in range(indptr[item], indptr[item + 1]):
-                    square += np.float64(profile[indices[place]]) * data[place]
-        length = np.sqrt(max(square, 0.0))
-        for to in range(offsets[row], offsets[row + 1]):
-            item = items[to]
-            if length > 0 and item < n_items and indptr[item + 1] > indptr[item]:
-                total, norm = 0.0, 0.0
-                for place in range(indptr[item], indptr[item + 1]):
-                    total += profile[indices[place]] * data[place]
-                    norm += data[place] * data[place]
-                out[to, 0] = total / (length * np.sqrt(norm)) if norm > 0 else np.nan
-            else:
-                out[to, 0] = np.nan
-        for again in range(oldest, ends[row]):
-            item = history_items[again]
-            if weights[again] > 0 and item < n_items:
-                for place in range(indptr[item], indptr[item + 1]):
-                    profile[indices[place]] = 0.0
+    history_items, weights, _, _ = history
+    indptr, indices, data, width = matrix
+    n_items, n, event = len(indptr) - 1, 0, len(history_items) - 1
+    profile = sums[:width]
+    while event >= 0 and n < last:
+        item = history_items[event]
+        if weights[event] > 0 and item < n_items and indptr[item + 1] > indptr[item]:
+            n += 1
+            for place in range(indptr[item], indptr[item + 1]):
+                profile[indices[place]] += data[place]
+        event -= 1
+    oldest = event + 1
+    square = 0.0
+    for again in range(oldest, len(history_items)):  # |sum|² is the sum of the inner products of each row with the sum
+        item = history_items[again]
+        if weights[again] > 0 and item < n_items:
+            for place in range(indptr[item], indptr[item + 1]):
+                square += np.float64(profile[indices[place]]) * data[place]
+    length = np.sqrt(max(square, 0.0))
+    for at in range(len(items)):
+        item, to = items[at], first + at
+        if length > 0 and item < n_items and indptr[item + 1] > indptr[item]:
+            total, norm = 0.0, 0.0
+            for place in range(indptr[item], indptr[item + 1]):
+                total += profile[indices[place]] * data[place]
+                norm += data[place] * data[place]
+            out[column, to] = total / (length * np.sqrt(norm)) if norm > 0 else np.nan
+        else:
+            out[column, to] = np.nan
+    for again in range(oldest, len(history_items)):
+        item = history_items[again]
+        if weights[again] > 0 and item < n_items:
+            for place in range(indptr[item], indptr[item + 1]):
+                profile[indices[place]] = 0.0
+    return column + 1
 
 
 @kernel
-def max_request_size(offsets, start, stop):
-    """Number of candidates of the largest request of [start, stop)."""
-    max_size = 0
-    for row in range(start, stop):
-        max_size = max(max_size, offsets[row + 1] - offsets[row])
-    return max_size
-
-
-@kernel
-def insert_candidates(slots, items, begin, end):
-    """Fill a hash table with the candidates of one request, by their position in the request."""
-    slots[:] = -1
-    request_items = items[begin:end]
-    for place in range(end - begin):
-        slots[find(slots, request_items, request_items[place])] = place
+def insert_candidates(slots, items):
+    """Fill an empty hash table with the candidates of one request, by their position in the request."""
+    for at in range(len(items)):
+        slots[find(slots, items, items[at])] = at

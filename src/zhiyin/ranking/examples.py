@@ -183,3 +183,20 @@ def _after(parts: list[np.ndarray]) -> np.ndarray:
     for part in parts:
         ends.append(part[1:] + ends[-1][-1])
     return np.concatenate(ends)
+
+
+def flag_of_code(codes: np.ndarray, size: int) -> np.ndarray:
+    """int32[size]: the place of each code among the given ones, -1 where it is none of them."""
+    flags = np.full(size, -1, dtype=np.int32)
+    known = np.flatnonzero(codes < size)
+    flags[codes[known]] = known
+    return flags
+
+
+def bag_flags(bag: tuple[np.ndarray, np.ndarray, int], codes: np.ndarray) -> np.ndarray:
+    """float32[m, len(codes)]: 1 where a row of a bag has a code, else 0."""
+    offsets, members, size = bag
+    flags = np.zeros((len(offsets) - 1, len(codes)), dtype=np.float32)
+    column, owner = flag_of_code(codes, size)[members], np.repeat(np.arange(len(flags)), np.diff(offsets))
+    flags[owner[column >= 0], column[column >= 0]] = 1
+    return flags

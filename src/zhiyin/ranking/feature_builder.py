@@ -7,6 +7,7 @@ of item, user and context. Features have names, which explanations use.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,27 +17,29 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
+from zhiyin.core.array_table import ArrayTable
 from zhiyin.core.atomic_files import read_json
 from zhiyin.core.atomic_folders import whole_folder
 from zhiyin.core.durations import UNITS
 from zhiyin.core.errors import ConfigError, DataError, suggest
-from zhiyin.core.parallel import kernel
+from zhiyin.core.parallel import for_chunks, read_only
 from zhiyin.core.run import Run, log
+from zhiyin.core.workspace import float32_zeros
 from zhiyin.data.column_names import is_price
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.features.column_encoders import Category, Number, Time, floats, moments_of
 from zhiyin.features.feature_table import Features
 from zhiyin.models.recommender import Recommender
+from zhiyin.ranking import feature_kernels as kernels
 from zhiyin.ranking.asof import AsOf
-from zhiyin.ranking.examples import Candidates, Examples, rows_of
-from zhiyin.ranking.retrieval import normalize_scores, reciprocal_rank
+from zhiyin.ranking.examples import Candidates, Examples, bag_flags, flag_of_code, rows_of
+from zhiyin.ranking.feature_kernels import UNKNOWN_MOMENT
 from zhiyin.ranking.training_requests import Labels, TrainingRequests, labels, training_requests
 
 __all__ = ["FeatureBuilder", "Labels", "TrainingRequests", "labels", "training_requests"]
 
 DAY = UNITS["d"]
-UNKNOWN_MOMENT = np.iinfo(np.int64).min  # a moment that is not known
 # Number of category columns that get features of their shares in the history.
 MAX_CATEGORY_COLUMNS = 3
 # Vector columns larger than this are left out of "content similarity".
@@ -64,6 +67,11 @@ class EncodedColumns:
     def __len__(self) -> int:
         return len(self.numbers) - 1
 
+    @property
+    def n_numbers(self) -> int:
+        """Numbers and ages of a row."""
+        return self.numbers.shape[1] + self.moments.shape[1]
+
 
 @dataclasses.dataclass(frozen=True)
 class ColumnBlock:
@@ -76,6 +84,11 @@ class ColumnBlock:
     def clocks(self) -> list[Time]:
         """Time columns; their features are ages as of the request."""
         return [column for column in self.features.columns if isinstance(column, Time)]
+
+    @functools.cached_property
+    def unknown(self) -> EncodedColumns:
+        """No row but the one for unknown."""
+        return self.encode(pl.DataFrame())
 
     def encode(self, frame: pl.DataFrame) -> EncodedColumns:
         """The encoded rows of a frame, and one row for unknown."""
@@ -125,6 +138,41 @@ class ColumnBlock:
 
 def _blank(n: int) -> np.ndarray:
     return np.zeros((n + 1, 0), dtype=np.float32)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FeatureLayout:
+    """Which features are rows of the array that `feature_kernels` fills.
+
+    Parameters
+    ----------
+    table: for the kernels, at their slots.
+    n_rows: number of rows; first the numbers, then, for trees, the codes and the flags of bags.
+    n_numbers, n_codes: number of numbers and codes of an example.
+    bag_codes: by name of a bag, the codes that have a flag.
+    """
+
+    table: ArrayTable
+    n_rows: int
+    n_numbers: int
+    n_codes: int
+    bag_codes: Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RequestColumns:
+    """Encoded columns of user and context of n requests.
+
+    Parameters
+    ----------
+    numbers: float32[n, a]: numbers, ages, and flags of the codes of bags.
+    codes: int32[n, b].
+    bags: as `EncodedColumns.bags`, of n rows.
+    """
+
+    numbers: np.ndarray
+    codes: np.ndarray
+    bags: dict[str, tuple[np.ndarray, np.ndarray, int]]
 
 
 @dataclasses.dataclass
@@ -264,41 +312,130 @@ class FeatureBuilder:
         n = len(histories)
         if len(candidates) != n or (context is not None and len(context) != n):
             raise DataError("histories, candidates and contexts are not of the same requests", remedy="a row for each")
-        moments = self._moments(histories, index)
-        owners = candidates.owners
-        numbers = [index.numbers(histories, candidates, run, moments), *self._source_features(candidates)]
-        codes, bags = [], {}
-        parts: list[tuple[ColumnBlock, EncodedColumns, np.ndarray]] = []
-        if self.items is not None and self.item_rows is not None:
-            in_catalogue = candidates.items < len(self.item_rows)
-            parts.append((self.items, self.item_rows, np.where(in_catalogue, candidates.items, len(self.item_rows))))
-        for block, frame in ((self.users, histories.features), (self.context, context)):
-            if block is not None:
-                rows = block.encode(frame if frame is not None else pl.DataFrame())
-                parts.append((block, rows, owners if frame is not None else np.zeros(len(owners), np.int64)))
-        for _, rows, at in parts:
-            numbers.append(rows.numbers[at])
-            if rows.moments.shape[1]:
-                numbers.append(_ages(rows.moments[at], moments[owners]))
-            codes.append(rows.codes[at])
-            for name, (offsets, words, size) in rows.bags.items():
-                begins, picked = rows_of(offsets, at)
-                bags[name] = (begins, words[picked], size)
-        m = len(owners)
+        moments, layout, run = self.moments(histories, index), self.layout, run or Run()
+        columns = self.request_columns(histories, moments, context)
+        out = np.empty((layout.n_rows, len(candidates.items)), dtype=np.float32)
+        codes = np.empty((len(candidates.items), layout.n_codes), dtype=np.int32)
+        words = layout.table.words, index.table.words, index.log.table.words, index.recent.table.words
+        arrays = [
+            read_only(part)
+            for part in (
+                histories.offsets, histories.items, histories.weights, histories.times, histories.values, moments,
+                histories.users, candidates.offsets, candidates.items, candidates.scores, candidates.ranks,
+                columns.numbers, columns.codes,
+            )
+        ]  # fmt: skip
+
+        def work(start: int, stop: int) -> None:
+            kernels.write_requests(*words, start, stop, *arrays, float32_zeros(index.n_sums), out, codes)
+
+        for_chunks(work, n, run, chunk=max(1, min(256, n // (4 * run.n_threads))))
+        return self.examples(histories, candidates, out.T, codes, columns)
+
+    def examples(
+        self,
+        histories: Histories,
+        candidates: Candidates,
+        numbers: np.ndarray,
+        codes: np.ndarray,
+        columns: RequestColumns,
+    ) -> Examples:
+        """Examples of features that were computed: float32[m, a], int32[m, b]."""
+        bags = {}
+        if self.item_rows is not None and self.item_rows.bags:
+            rows = np.minimum(candidates.items, len(self.item_rows))
+            bags = _bags_of(self.item_rows.bags, rows)
+        if columns.bags:
+            bags |= _bags_of(columns.bags, candidates.owners)
         return Examples(
             np.asarray(candidates.offsets, dtype=np.int64),
             candidates.items,
-            np.concatenate(numbers, axis=1),
+            numbers,
             self.number_names,
-            np.concatenate(codes, axis=1) if codes else np.zeros((m, 0), np.int32),
+            codes,
             self.code_names,
             self.cards,
             histories,
             bags,
         )
 
+    @functools.cached_property
+    def no_examples(self) -> Examples:
+        """Examples of no request, which have all columns."""
+        nobody = Histories.of(np.zeros(1, np.int64), np.zeros(0, np.int32))
+        nothing = np.zeros((0, len(self.sources)))
+        nowhere = np.zeros(1, np.int64), np.zeros(0, np.int32)
+        return self.build(
+            nobody, Candidates(*nowhere, self.sources, nothing.astype(np.float32), nothing.astype(np.int32))
+        )
+
+    @functools.cached_property
+    def layout(self) -> FeatureLayout:
+        """Numbers alone; codes lie in an array of their own, bags are read from the rows of the items."""
+        return self._layout(None)
+
+    def layout_of_trees(self, bag_codes: Mapping[str, np.ndarray]) -> FeatureLayout:
+        """Numbers, codes, and a flag for each of the given codes of each bag, ascending: `Trees.table`."""
+        return self._layout(bag_codes)
+
+    def _layout(self, bag_codes: Mapping[str, np.ndarray] | None) -> FeatureLayout:
+        rows, of = self.item_rows, bag_codes or {}
+        bags = [] if rows is None else [name for name in rows.bags if name in of]
+        table = ArrayTable(kernels.FIRST_BAG + kernels.BAG_SLOTS * len(bags))
+        table.put_int(kernels.N_SOURCES, len(self.sources))
+        table.put_int(kernels.DESCRIBED, rows is not None)
+        table.put_int(kernels.OF_TREES, bag_codes is not None)
+        table.put_int(kernels.N_BAGS, len(bags))
+        n_request_numbers = sum(block.unknown.n_numbers for block in self._request_blocks)
+        table.put_int(kernels.N_REQUEST_NUMBERS, n_request_numbers)
+        if rows is not None:
+            table.put(kernels.ITEM_NUMBERS, rows.numbers, np.float32)
+            table.put(kernels.ITEM_MOMENTS, rows.moments, np.int64)
+            table.put(kernels.ITEM_CODES, rows.codes, np.int32)
+            for number, name in enumerate(bags):
+                slot, (offsets, codes, size) = kernels.FIRST_BAG + kernels.BAG_SLOTS * number, rows.bags[name]
+                table.put(slot + kernels.OFFSETS, offsets, np.int64)
+                table.put(slot + kernels.CODES, codes, np.int32)
+                table.put(slot + kernels.FLAGS, flag_of_code(of[name], size), np.int32)
+                table.put_int(slot + kernels.N_FLAGS, len(of[name]))
+        n_numbers, n_codes = len(self.number_names), len(self.code_names)
+        n_rows = n_numbers if bag_codes is None else n_numbers + n_codes + sum(len(codes) for codes in of.values())
+        return FeatureLayout(table, n_rows, n_numbers, n_codes, of)
+
+    @property
+    def _request_blocks(self) -> list[ColumnBlock]:
+        return [block for block in (self.users, self.context) if block is not None]
+
+    def request_columns(
+        self,
+        histories: Histories,
+        moments: np.ndarray,
+        context: pl.DataFrame | None = None,
+        bag_codes: Mapping[str, np.ndarray] | None = None,
+    ) -> RequestColumns:
+        """Columns of the users (`histories.features`) and of the context, of n requests; unknown ones where None.
+
+        moments: int64[n]. bag_codes: as in `layout_of_trees`.
+        """
+        n, of = len(histories), bag_codes or {}
+        if not self._request_blocks:
+            return RequestColumns(np.zeros((n, 0), np.float32), np.zeros((n, 0), np.int32), {})
+        numbers, flags, codes, bags = [], [], [], {}
+        for block, frame in ((self.users, histories.features), (self.context, context)):
+            if block is None:
+                continue
+            rows = block.unknown if frame is None else block.encode(frame)
+            at = np.zeros(n, np.int64) if frame is None else np.arange(n)
+            numbers += [rows.numbers[at], _ages(rows.moments[at], moments)]
+            codes.append(rows.codes[at])
+            for name, bag in _bags_of(rows.bags, at).items():
+                bags[name] = bag
+                if name in of:
+                    flags.append(bag_flags(bag, of[name]))
+        return RequestColumns(np.concatenate([*numbers, *flags], axis=1), np.concatenate(codes, axis=1), bags)
+
     @staticmethod
-    def _moments(histories: Histories, index: AsOf) -> np.ndarray:
+    def moments(histories: Histories, index: AsOf) -> np.ndarray:
         """int64[n]; a request at the time of the last event of its history comes after that event."""
         moments = index.moments(histories)
         if len(histories) == 1:
@@ -309,15 +446,6 @@ class FeatureBuilder:
         newest = histories.times[histories.offsets[filled + 1] - 1]
         moments[filled] += newest == moments[filled]
         return moments
-
-    def _source_features(self, candidates: Candidates) -> list[np.ndarray]:
-        """Features by source: raw score, score normalized within the request, rank from 1; and their fusion."""
-        if not self.sources:
-            return []
-        out = np.empty((len(candidates.items), 2 * len(self.sources) + 2), dtype=np.float32)
-        shares = normalize_scores(candidates)
-        _source_kernel(shares, candidates.ranks, out)
-        return [candidates.scores, out]
 
     # -- at rest ----------------------------------------------------------------------------------------------------
 
@@ -467,24 +595,19 @@ def _like_content(
     return sparse.csr_matrix((n_items, model.shape[1]), dtype=np.float32) if content is None else content
 
 
-@kernel
-def _source_kernel(shares, ranks, out):
-    """Shares, ranks from 1, the sum of reciprocal ranks, and the number of sources."""
-    n = shares.shape[1]
-    for row in range(len(out)):
-        fused, named = 0.0, 0
-        for source in range(n):
-            rank = ranks[row, source]
-            out[row, source] = shares[row, source]
-            out[row, n + source] = rank + 1 if rank >= 0 else np.nan
-            if rank >= 0:
-                fused += reciprocal_rank(rank)
-                named += 1
-        out[row, 2 * n], out[row, 2 * n + 1] = fused, named
+def _bags_of(
+    bags: Mapping[str, tuple[np.ndarray, np.ndarray, int]], rows: np.ndarray
+) -> dict[str, tuple[np.ndarray, np.ndarray, int]]:
+    """The bags of some rows."""
+    of_rows = {}
+    for name, (offsets, codes, size) in bags.items():
+        begins, picked = rows_of(offsets, rows)
+        of_rows[name] = (begins, codes[picked], size)
+    return of_rows
 
 
 def _ages(moments: np.ndarray, now: np.ndarray) -> np.ndarray:
-    """float32[m, c]: sign(d) · log(1 + |d|) of the days d from each moment to now; NaN where unknown."""
+    """float32[n, c]: sign(d) · log(1 + |d|) of the days d from each moment to now, int64[n]; NaN where unknown."""
     is_known = moments != UNKNOWN_MOMENT
     days = (now[:, None] - np.where(is_known, moments, 0)) / DAY
     return np.where(is_known, np.sign(days) * np.log1p(np.abs(days)), np.nan).astype(np.float32)

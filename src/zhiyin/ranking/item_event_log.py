@@ -13,9 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from zhiyin.core.array_table import ArrayTable
 from zhiyin.core.parallel import kernel, read_only
 from zhiyin.data.dataset import row_dtype, sort_order
 
+# Slots of `ItemLog.table`, in the order of the arrays.
+STARTS, COUNTS, TIMES, POSITIVE, VALUED, VALUE, KINDS, N_SLOTS = range(8)
+_FIELDS = ("starts", "counts", "times", "positive", "valued", "value", "kinds")
+_TYPES = (np.int64, np.int64, np.int64, np.int32, np.int32, np.float64, np.int32)
 # Number of event kinds with counts of their own, the most frequent ones; the others count in the totals only.
 MAX_COUNTED_KINDS = 8
 
@@ -34,6 +39,10 @@ class ItemLog:
     kinds: int32[p, k], number of events of each kind, cumulative.
     used: number of positions in use, from the front of the pool.
 
+    Attributes
+    ----------
+    table: the arrays at the slots of this module, for kernels; renewed by `append`.
+
     Cumulative counts begin anew with each item.
     """
 
@@ -46,6 +55,7 @@ class ItemLog:
     value: np.ndarray
     kinds: np.ndarray
     used: int
+    table: ArrayTable = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self._seal()
@@ -119,13 +129,10 @@ class ItemLog:
         self.times, self.positive, self.valued, self.value, self.kinds = pool
 
     def _seal(self) -> None:
-        """Update `arrays`: read-only views, so that one compiled kernel serves memory-mapped files as well."""
-        self._arrays = tuple(read_only(part) for part in (self.starts, self.counts, *self._pool))
-
-    @property
-    def arrays(self) -> tuple[np.ndarray, ...]:
-        """starts, counts, times, positive, valued, value, kinds."""
-        return self._arrays
+        """Renew `table`, after the arrays were replaced."""
+        self.table = ArrayTable(N_SLOTS)
+        for slot, dtype, part in zip(range(N_SLOTS), _TYPES, (self.starts, self.counts, *self._pool), strict=True):
+            setattr(self, _FIELDS[slot], self.table.put(slot, part, dtype))
 
     def copy(self) -> ItemLog:
         """The same events in arrays of its own."""

@@ -65,9 +65,9 @@ class MultiTask(DeepRanker):
 
     def chances(self, examples: Examples, run: Run | None = None) -> np.ndarray:
         """float32[m, tasks]: the probability of each label, calibrated where `calibrate` says so."""
-        self._check(examples)
+        self.check(examples)
         raw = self._raw(examples, run or Run()).reshape(len(examples), -1)
-        return np.stack([self._finished(column, task) for task, column in enumerate(raw.T)], axis=1)
+        return np.stack([self.finished(column, task) for task, column in enumerate(raw.T)], axis=1)
 
     def score(
         self,

@@ -127,7 +127,7 @@ class NetworkRanker(Ranker):
         A linear model of them can learn all that the last layers can (neural-linear bandits; Riquelme, Tucker & Snoek,
         ICLR 2018). Raises ConfigError for a network without a last layer, such as FM's.
         """
-        self._check(examples)
+        self.check(examples)
         network, run = self._net(), run or Run()
         if not network.last_layers:
             raise ConfigError(f"{type(self).__name__} has no last layer", remedy="a network with hidden layers: DCNv2")

@@ -128,15 +128,15 @@ class Ranker(Parameterized):
 
         Raises DataError where the columns are not those of the training.
         """
-        self._check(examples)
-        return self._finished(self._raw(examples, run or Run()), 0)
+        self.check(examples)
+        return self.finished(self._raw(examples, run or Run()), 0)
 
     def contributions(self, examples: Examples, run: Run | None = None) -> np.ndarray:
         """float32[m, features]: contribution of each of `contribution_names` to the raw score of a row.
 
         Raises ConfigError for a ranker without contributions.
         """
-        self._check(examples)
+        self.check(examples)
         return self._contributions(examples, run or Run())
 
     def contribution_names(self, examples: Examples) -> list[str]:
@@ -179,7 +179,7 @@ class Ranker(Parameterized):
         """Number of labels per row."""
         return 1
 
-    def _finished(self, raw: np.ndarray, task: int) -> np.ndarray:
+    def finished(self, raw: np.ndarray, task: int) -> np.ndarray:
         """float32[m]: public scores of one label from its raw scores: calibrated, or probabilities from log odds."""
         if self.calibrators_:
             return self.calibrators_[task].apply(raw).astype(np.float32)
@@ -190,7 +190,8 @@ class Ranker(Parameterized):
             remedy = "call fit(examples, labels) first"
             raise NotFittedError(f"this {type(self).__name__} has not been fitted", remedy=remedy)
 
-    def _check(self, examples: Examples) -> None:
+    def check(self, examples: Examples) -> None:
+        """Raise DataError where the columns of examples are not those of the training."""
         self._fitted()
         self.schema_.check(examples, type(self).__name__)
 

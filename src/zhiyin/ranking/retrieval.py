@@ -18,10 +18,8 @@ from zhiyin.core.run import Run, log
 from zhiyin.data.histories import Histories
 from zhiyin.models.masked_search import Mask
 from zhiyin.models.recommender import Recommender
+from zhiyin.ranking.blend_kernels import reciprocal_rank
 from zhiyin.ranking.examples import Candidates
-
-# The constant of reciprocal rank fusion (Cormack, Clarke & Büttcher, SIGIR 2009).
-RRF = 60.0
 
 
 class Budget:
@@ -187,32 +185,6 @@ def _merge_lists(
 
 
 @kernel
-def reciprocal_rank(rank):
-    """The term of a rank (from 0) in reciprocal rank fusion; of one rank or of an array."""
-    return 1.0 / (RRF + 1 + rank)
-
-
-def reciprocal_ranks(ranks: np.ndarray) -> np.ndarray:
-    """float32: the terms of ranks from 0; 0 where a source did not name the item, -1."""
-    return np.where(ranks >= 0, reciprocal_rank(np.maximum(ranks, 0)), 0.0).astype(np.float32)
-
-
-def normalize_scores(candidates: Candidates, way: str = "minmax") -> np.ndarray:
-    """float32[m, s]: scores normalized by source and request.
-
-    Items that a source does not have get its worst score. Where all scores of a source are equal they become 1
-    ("minmax") or 0 ("z").
-
-    Parameters
-    ----------
-    way: "minmax" for 0 to 1, "z" for mean 0 and standard deviation 1.
-    """
-    out = np.empty(candidates.scores.shape, dtype=np.float32)
-    _normalize(np.ascontiguousarray(candidates.offsets), np.ascontiguousarray(candidates.scores), way == "z", out)
-    return out
-
-
-@kernel
 def _count(list_items, start, stop, counts):
     """Number of distinct items in the lists of each request."""
     slots = table(list_items.shape[1])
@@ -274,34 +246,3 @@ def _merge(list_items, list_scores, begins, start, stop, offsets, items, scores,
                 if ranks[to, source] < 0:
                     ranks[to, source] = at - begins[source]
                     scores[to, source] = list_scores[row, at]
-
-
-@kernel
-def _normalize(offsets, scores, z, out):
-    for row in range(len(offsets) - 1):
-        for source in range(scores.shape[1]):
-            low, high, total, square, n = np.inf, -np.inf, 0.0, 0.0, 0
-            for at in range(offsets[row], offsets[row + 1]):
-                score = np.float64(scores[at, source])
-                if np.isfinite(score):
-                    low, high = min(low, score), max(high, score)
-                    total += score
-                    n += 1
-            mean = total / max(n, 1)
-            for at in range(offsets[row], offsets[row + 1]):
-                score = np.float64(scores[at, source])
-                if np.isfinite(score):
-                    square += (score - mean) ** 2
-            deviation = np.sqrt(square / max(n, 1))
-            for at in range(offsets[row], offsets[row + 1]):
-                score = np.float64(scores[at, source])
-                named = np.isfinite(score)
-                if z:
-                    if deviation <= 1e-12 * max(1.0, abs(mean)):
-                        out[at, source] = 0.0
-                    else:
-                        out[at, source] = ((score if named else low) - mean) / deviation
-                elif not named:
-                    out[at, source] = 0.0
-                else:
-                    out[at, source] = (score - low) / (high - low) if high > low else 1.0

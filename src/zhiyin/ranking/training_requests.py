@@ -15,7 +15,7 @@ from zhiyin.core.parallel import kernel, read_only
 from zhiyin.core.run import Run
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.ranking.asof_kernels import insert_candidates, max_request_size
+from zhiyin.ranking.asof_kernels import insert_candidates
 from zhiyin.ranking.examples import Candidates
 
 
@@ -192,7 +192,6 @@ def _label(
     offsets, items, history_items, weights, times, begins, ends, bounds, until, graded, unseen, values, relevant
 ):
     n = len(offsets) - 1
-    slots = table(max_request_size(offsets, 0, n))
     for row in range(n):
         begin, end = offsets[row], offsets[row + 1]
         stop = ends[row]
@@ -213,8 +212,9 @@ def _label(
                     new[place] = False
             distinct = distinct[new]
         relevant[row] = len(distinct)
-        insert_candidates(slots, items, begin, end)
         request_items = items[begin:end]
+        slots = table(len(request_items))
+        insert_candidates(slots, request_items)
         for at in range(ends[row], stop):
             if not weights[at] > 0:
                 continue

@@ -12,7 +12,7 @@ import numpy as np
 from zhiyin.core.errors import DataError, MissingExtraError
 from zhiyin.core.params import param
 from zhiyin.core.run import Run, log
-from zhiyin.ranking.examples import Examples
+from zhiyin.ranking.examples import Examples, bag_flags
 from zhiyin.ranking.lightgbm_inference import Forest
 from zhiyin.ranking.ranker import Ranker, Valid, clipped
 
@@ -159,23 +159,16 @@ class Trees(Ranker):
     # -- answering --------------------------------------------------------------------------------------------------
 
     def table(self, examples: Examples) -> np.ndarray:
-        """float32[m, columns]: input of the trees: numbers, codes, one 0/1 column for each frequent code of a bag."""
+        """float32[m, columns]: input of the trees: numbers, codes, one 0/1 column for each frequent code of a bag; as
+        `FeatureBuilder.layout_of_trees`, each column contiguous."""
         parts = [examples.numbers, examples.codes]
-        for name, codes in self.bag_codes_.items():
-            starts, members, n = examples.bags[name]
-            column = np.full(n, -1, dtype=np.int64)
-            column[codes[codes < n]] = np.flatnonzero(codes < n)
-            at = column[members]
-            owner = np.repeat(np.arange(len(examples)), np.diff(starts))
-            flags = np.zeros((len(examples), len(codes)), dtype=np.float32)
-            flags[owner[at >= 0], at[at >= 0]] = 1
-            parts.append(flags)
-        whole = np.empty((len(examples), sum(part.shape[1] for part in parts)), dtype=np.float32)
+        parts += [bag_flags(examples.bags[name], codes) for name, codes in self.bag_codes_.items()]
+        columns = np.empty((sum(part.shape[1] for part in parts), len(examples)), dtype=np.float32)
         at = 0
         for part in parts:
-            whole[:, at : at + part.shape[1]] = part
+            columns[at : at + part.shape[1]] = part.T
             at += part.shape[1]
-        return whole
+        return columns.T
 
     def _names(self, examples: Examples) -> list[int]:
         """For each column of `table`, which feature of `contribution_names` it belongs to."""

@@ -1,0 +1,175 @@
+"""CandidatePlan: candidates of requests and their scores, in compiled code over plain arrays.
+
+The union of the lists of the sources, the features of the candidates and their scores are two calls of compiled
+functions, for one request as for a chunk of many. What is not compiled is computed beside: the scores of a ranker that
+is no forest, and the columns of users and contexts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+import numpy as np
+
+from zhiyin.core.array_table import ArrayTable
+from zhiyin.core.parallel import for_chunks, read_only
+from zhiyin.core.run import Run
+from zhiyin.core.workspace import float32_zeros
+from zhiyin.data.histories import Histories
+from zhiyin.models.recommender import Recommender
+from zhiyin.ranking import blend_kernels, lightgbm_inference
+from zhiyin.ranking.asof import AsOf
+from zhiyin.ranking.examples import Candidates, Examples
+from zhiyin.ranking.feature_builder import FeatureBuilder, FeatureLayout, RequestColumns
+from zhiyin.ranking.plan_kernels import score_requests
+from zhiyin.ranking.ranker import Ranker
+from zhiyin.ranking.trees import Trees
+
+# Words of an empty forest, layout and index, where there are none.
+_NO_WORDS = ArrayTable(max(lightgbm_inference.N_SLOTS, 32)).words
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ScoredCandidates:
+    """Scores of the candidates of requests.
+
+    Parameters
+    ----------
+    scores: float32[m], comparable within a request.
+    examples_of: gives what a learned ranker read of the candidates; None where none did, or it was not kept.
+    """
+
+    scores: np.ndarray
+    examples_of: functools.partial[Examples] | None = None
+
+    @functools.cached_property
+    def examples(self) -> Examples | None:
+        """What the ranker read; None where none did, or it was not kept."""
+        return None if self.examples_of is None else self.examples_of()
+
+
+class CandidatePlan:
+    """See the module. Any number of threads may use one.
+
+    Parameters
+    ----------
+    sources: fitted recommenders by name.
+    weights: float[2, 2 s], of the weighted blend, for strangers and for users with a history.
+    ranker, builder: a fitted ranker, and what makes its features; None where there is none.
+
+    Raises DataError where the builder does not make the features that the ranker was trained on.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, Recommender],
+        weights: np.ndarray,
+        ranker: Ranker | None,
+        builder: FeatureBuilder | None,
+    ) -> None:
+        self.sources, self.ranker, self.builder = dict(sources), ranker, builder
+        self.weights = np.asarray(weights, dtype=np.float32)
+        names = ("rrf", "weighted", "ranker", *sources)
+        self.method_codes = {name: code for code, name in enumerate(names)}
+        self.layout: FeatureLayout | None = None
+        self._forest = _NO_WORDS
+        if builder is not None and type(ranker) is Trees:
+            ranker.check(builder.no_examples)
+            self.layout = builder.layout_of_trees(ranker.bag_codes_)
+            self._forest = ranker.forest_.table.words
+
+    # -- scores -----------------------------------------------------------------------------------------------------
+
+    def score(
+        self,
+        histories: Histories,
+        candidates: Candidates,
+        methods: np.ndarray,
+        run: Run,
+        index: AsOf | None = None,
+    ) -> ScoredCandidates:
+        """Scores of candidates by the method of each request, int8[n], codes of `method_codes`.
+
+        index: what the ranker knows of items; None: what it has learned. The features of one request are kept.
+        """
+        out = np.empty(len(candidates.items), dtype=np.float32)
+        ranked = methods == blend_kernels.RANKER
+        layout, builder, n = self.layout, self.builder, len(histories)
+        any_ranked = bool(ranked.any())
+        words, columns, table, n_sums = (_NO_WORDS,) * 4, None, np.empty((0, 0), np.float32), 0
+        moments = histories.now
+        if any_ranked and layout is not None and builder is not None:
+            index = builder.index if index is None else index
+            moments = builder.moments(histories, index)
+            columns = builder.request_columns(histories, moments, None, layout.bag_codes)
+            words = (layout.table.words, index.table.words, index.log.table.words, index.recent.table.words)
+            table, n_sums = np.empty((layout.n_rows, len(out) if n == 1 else 0), dtype=np.float32), index.n_sums
+        strangers = (histories.positives > 0).astype(np.int64)
+        arrays = [
+            read_only(part)
+            for part in (
+                histories.offsets, histories.items, histories.weights, histories.times, histories.values, moments,
+                histories.users, candidates.offsets, candidates.items, candidates.scores, candidates.ranks,
+                np.zeros((n, 0), np.float32) if columns is None else columns.numbers,
+                np.zeros((n, 0), np.int32) if columns is None else columns.codes,
+                methods, self.weights[strangers],
+            )
+        ]  # fmt: skip
+
+        def work(start: int, stop: int) -> None:
+            score_requests(self._forest, *words, start, stop, *arrays, float32_zeros(n_sums), table, out)
+
+        for_chunks(work, n, run, chunk=max(1, min(256, n // (4 * run.n_threads))))
+        if not any_ranked:
+            return ScoredCandidates(out)
+        if columns is None or layout is None:
+            return self._scored_beside(histories, candidates, ranked, out, run, index)
+        self._finish(out, ranked, candidates)
+        if n > 1:
+            return ScoredCandidates(out)
+        return ScoredCandidates(out, functools.partial(self._examples, histories, candidates, table, columns))
+
+    def _finish(self, out: np.ndarray, ranked: np.ndarray, candidates: Candidates) -> None:
+        """Make the raw scores of the ranker its public ones."""
+        assert self.ranker is not None
+        if ranked.all():
+            out[:] = self.ranker.finished(out, 0)
+        else:
+            rows = ranked[candidates.owners]
+            out[rows] = self.ranker.finished(out[rows], 0)
+
+    def _scored_beside(
+        self,
+        histories: Histories,
+        candidates: Candidates,
+        ranked: np.ndarray,
+        out: np.ndarray,
+        run: Run,
+        index: AsOf | None,
+    ) -> ScoredCandidates:
+        """Scores by a ranker that is no forest, from examples."""
+        assert self.ranker is not None
+        assert self.builder is not None
+        if ranked.all():
+            examples = self.builder.build(histories, candidates, None, run, index)
+            return ScoredCandidates(self.ranker.score(examples, run), functools.partial(_itself, examples))
+        rows = np.flatnonzero(ranked)
+        examples = self.builder.build(histories.take(rows), candidates.take(rows), None, run, index)
+        out[ranked[candidates.owners]] = self.ranker.score(examples, run)
+        return ScoredCandidates(out)
+
+    def _examples(
+        self, histories: Histories, candidates: Candidates, table: np.ndarray, columns: RequestColumns
+    ) -> Examples:
+        """The rows that the trees read, as examples."""
+        assert self.builder is not None
+        assert self.layout is not None
+        n_numbers, n_codes = self.layout.n_numbers, self.layout.n_codes
+        codes = table[n_numbers : n_numbers + n_codes].T.astype(np.int32)
+        return self.builder.examples(histories, candidates, table[:n_numbers].T, codes, columns)
+
+
+def _itself(examples: Examples) -> Examples:
+    return examples
