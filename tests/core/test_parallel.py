@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from zhiyin.core import parallel
-from zhiyin.core.parallel import for_chunks
+from zhiyin.core.parallel import compiled, for_chunks, kernel
 from zhiyin.core.run import Run
 
 
@@ -85,3 +85,18 @@ def test_compiled_code_where_neither_package_nor_home_can_be_written(tmp_path: P
     assert ran.stdout.split()[0] == "42"
     assert "NUMBA_CACHE_DIR" in ran.stderr
     assert list(private.rglob("*.nbi")) == [] if open_to_others else list(private.rglob("*.nbi"))
+
+
+@compiled
+def _share(score, low, high):
+    return (score - low + np.float32(1e-6)) / (high - low + np.float32(2e-6))
+
+
+@kernel
+def _share_of_kernel(score, low, high):
+    return _share(score, low, high)
+
+
+def test_a_function_whose_sums_have_an_order_keeps_it_though_a_kernel_compiles_it() -> None:
+    score = np.float32(0.31124791502952576)
+    assert _share_of_kernel(score, score, score) == 0.5

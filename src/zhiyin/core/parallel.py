@@ -35,6 +35,8 @@ def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]
     Numba looks beside the source, then below the home folder. Where neither can be written, the compiled code goes to
     a private folder of the system's temporary one, and without that it is compiled anew in every process.
     """
+    # Said, for a function that is compiled while its caller is takes what is not said from the caller.
+    options.setdefault("fastmath", False)
     try:
         return numba.njit(nogil=True, cache=True, **options)(function)
     except RuntimeError:  # "no locator available"

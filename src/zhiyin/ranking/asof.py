@@ -22,13 +22,12 @@ from scipy import sparse
 from zhiyin.core.array_table import ArrayTable
 from zhiyin.core.durations import UNITS, microseconds
 from zhiyin.core.errors import ConfigError, DataError
-from zhiyin.core.parallel import for_chunks, read_only
 from zhiyin.core.run import Run
-from zhiyin.core.workspace import float32_zeros
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
 from zhiyin.ranking import asof_kernels as kernels
 from zhiyin.ranking.examples import Candidates
+from zhiyin.ranking.feature_writing import NO_LAYOUT, write_all_features
 from zhiyin.ranking.item_event_log import MAX_COUNTED_KINDS, ItemLog
 
 WINDOWS = ("1d", "7d", "30d")
@@ -238,19 +237,20 @@ class AsOf:
         shorter of the two longest windows over its share of the longest; "price ratio" the log of the price over the
         geometric mean of the prices in the history. Hours of the day and weekdays (Monday 0) are UTC.
         """
-        run = run or Run()
         moments = self.moments(histories) if moments is None else moments
-        out = np.empty((len(self.names), len(candidates.items)), dtype=np.float32)
-        parts = [histories.offsets, histories.items, histories.weights, histories.times, histories.values]
-        parts += [moments, histories.users, candidates.offsets, candidates.items]
-        arrays = [read_only(part) for part in parts]
-        words = self.table.words, self.log.table.words, self.recent.table.words
-
-        def work(start: int, stop: int) -> None:
-            kernels.numbers_of_requests(*words, start, stop, *arrays, float32_zeros(self.n_sums), out)
-
-        for_chunks(work, len(moments), run, chunk=max(1, min(256, len(moments) // (4 * run.n_threads))))
+        n, m = len(histories), len(candidates.items)
+        out, codes = np.empty((len(self.names), m), dtype=np.float32), np.zeros((n, 0), dtype=np.int32)
+        alone = dataclasses.replace(candidates, sources=(), scores=np.zeros((m, 0), np.float32),
+                                    ranks=np.zeros((m, 0), np.int32))  # fmt: skip
+        words = NO_LAYOUT.words, *self.words
+        write_all_features(words, histories, moments, alone, codes.astype(np.float32), codes, run or Run(), self.n_sums,
+                           out, codes[:0])  # fmt: skip
         return out.T
+
+    @property
+    def words(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What kernels read: `table`, and those of both logs as they are now."""
+        return self.table.words, self.log.table.words, self.recent.table.words
 
     # -- new events -------------------------------------------------------------------------------------------------
 

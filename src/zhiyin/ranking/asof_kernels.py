@@ -1,4 +1,4 @@
-"""Kernels of `asof`: the point-in-time features of one request.
+"""Kernels of `asof`: the point-in-time features of one request, a block of them a kernel.
 
 A feature is a row of `out`, float32[features, m], and the candidates of all requests are its columns: neighbouring
 candidates lie side by side, so that a loop over them is vectorized, here and in the trees that read them.
@@ -8,7 +8,8 @@ Common arguments:
 - index: words of `AsOf.table`, at the slots of this module.
 - base, recent: words of two `ItemLog.table`.
 - history: (items, weights, times, values) of the events of the request's history before its moment.
-- items: int32[c], the candidates of the request.
+- items: int32[c], the candidates of the request. slots: the hash table of `insert_candidates`.
+- sums: float32 of `AsOf.n_sums` zeros, working memory that is left as it was.
 - first: column of `out` of the first candidate. column: first feature of a block; each function returns the one after
   its last. Values are NaN where unknown.
 """
@@ -29,7 +30,7 @@ from zhiyin.core.array_table import (
 )
 from zhiyin.core.binary_search import first_not_before
 from zhiyin.core.durations import UNITS
-from zhiyin.core.hashing import find, table
+from zhiyin.core.hashing import find
 from zhiyin.core.parallel import kernel
 from zhiyin.ranking import item_event_log as item_log
 
@@ -81,50 +82,6 @@ def matrix_at(index, number):
         float32_at(index, slot + DATA),
         int_at(index, slot + WIDTH),
     )
-
-
-@kernel
-def numbers_of_requests(
-    index, base, recent, start, stop, offsets, events, weights, times, values, moments, users, item_offsets, all_items,
-    sums, out,
-):  # fmt: skip
-    """The features of the requests [start, stop), of the candidates all_items[item_offsets[r]:item_offsets[r + 1]]."""
-    for row in range(start, stop):
-        first, last = item_offsets[row], item_offsets[row + 1]
-        if first < last:
-            begin = offsets[row]
-            end = history_end(index, times, begin, offsets[row + 1], moments[row])
-            history = (events[begin:end], weights[begin:end], times[begin:end], values[begin:end])
-            items = all_items[first:last]
-            write_point_in_time(index, base, recent, history, moments[row], users[row], items, sums, out, first)
-
-
-@kernel
-def write_point_in_time(index, base, recent, history, moment, user_code, items, sums, out, first):
-    """All features of `AsOf.names` of one request; returns their number.
-
-    sums: float32 of `AsOf.n_sums` zeros, working memory that is left as it was.
-    """
-    column = 0
-    slots = table(len(items))
-    insert_candidates(slots, items)
-    if int_at(index, TIMED):
-        column = item_timed(index, base, recent, moment, items, out, first, column)
-    else:
-        column = item_untimed(index, base, user_code, items, slots, out, first, column)
-    column = user(index, history, moment, len(items), out, first, column)
-    column = pair(index, history, moment, items, slots, out, first, column)
-    last, n_categories = int_at(index, LAST), int_at(index, N_CATEGORIES)
-    for number in range(n_categories):
-        column = shares(matrix_at(index, 1 + number), history, last, items, sums, out, first, column)
-    if int_at(index, PRICED):
-        column = price(float32_at(index, LOG_PRICES), history, items, out, first, column)
-    for number in range(int_at(index, N_NEIGHBORS)):
-        matrix = matrix_at(index, 1 + n_categories + number)
-        column = similar(matrix, history, last, items, slots, out, first, column)
-    if int_at(index, DESCRIBED):
-        column = content(matrix_at(index, 0), history, last, items, sums, out, first, column)
-    return column
 
 
 @kernel

@@ -13,22 +13,19 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from zhiyin.core.array_table import ArrayTable
 from zhiyin.core.parallel import for_chunks, read_only
 from zhiyin.core.run import Run
 from zhiyin.core.workspace import float32_zeros
 from zhiyin.data.histories import Histories
 from zhiyin.models.recommender import Recommender
-from zhiyin.ranking import blend_kernels, lightgbm_inference
+from zhiyin.ranking import blend_kernels
 from zhiyin.ranking.asof import AsOf
 from zhiyin.ranking.examples import Candidates, Examples
 from zhiyin.ranking.feature_builder import FeatureBuilder, FeatureLayout, RequestColumns
+from zhiyin.ranking.feature_writing import NO_FOREST, NO_LAYOUT, request_arrays, requests_per_chunk
 from zhiyin.ranking.plan_kernels import score_requests
 from zhiyin.ranking.ranker import Ranker
 from zhiyin.ranking.trees import Trees
-
-# Words of an empty forest, layout and index, where there are none.
-_NO_WORDS = ArrayTable(max(lightgbm_inference.N_SLOTS, 32)).words
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,7 +71,7 @@ class CandidatePlan:
         names = ("rrf", "weighted", "ranker", *sources)
         self.method_codes = {name: code for code, name in enumerate(names)}
         self.layout: FeatureLayout | None = None
-        self._forest = _NO_WORDS
+        self._forest = NO_FOREST.words
         if builder is not None and type(ranker) is Trees:
             ranker.check(builder.no_examples)
             self.layout = builder.layout_of_trees(ranker.bag_codes_)
@@ -98,30 +95,38 @@ class CandidatePlan:
         ranked = methods == blend_kernels.RANKER
         layout, builder, n = self.layout, self.builder, len(histories)
         any_ranked = bool(ranked.any())
-        words, columns, table, n_sums = (_NO_WORDS,) * 4, None, np.empty((0, 0), np.float32), 0
-        moments = histories.now
+        numbers, codes, table = np.zeros((n, 0), np.float32), np.zeros((n, 0), np.int32), np.empty((0, 0), np.float32)
+        words, moments, n_sums, columns = (NO_LAYOUT.words, *[NO_LAYOUT.words] * 3), histories.now, 0, None
         if any_ranked and layout is not None and builder is not None:
             index = builder.index if index is None else index
             moments = builder.moments(histories, index)
             columns = builder.request_columns(histories, moments, None, layout.bag_codes)
-            words = (layout.table.words, index.table.words, index.log.table.words, index.recent.table.words)
-            table, n_sums = np.empty((layout.n_rows, len(out) if n == 1 else 0), dtype=np.float32), index.n_sums
-        strangers = (histories.positives > 0).astype(np.int64)
-        arrays = [
-            read_only(part)
-            for part in (
-                histories.offsets, histories.items, histories.weights, histories.times, histories.values, moments,
-                histories.users, candidates.offsets, candidates.items, candidates.scores, candidates.ranks,
-                np.zeros((n, 0), np.float32) if columns is None else columns.numbers,
-                np.zeros((n, 0), np.int32) if columns is None else columns.codes,
-                methods, self.weights[strangers],
+            numbers, codes, words, n_sums = (
+                columns.numbers,
+                columns.codes,
+                (layout.table.words, *index.words),
+                index.n_sums,
             )
-        ]  # fmt: skip
+            table = np.empty((layout.n_rows, len(out) if n == 1 else 0), dtype=np.float32)
+        arrays = request_arrays(histories, moments, candidates, numbers, codes)
+        weights = read_only(self.weights[(histories.positives > 0).astype(np.int64)])
 
         def work(start: int, stop: int) -> None:
-            score_requests(self._forest, *words, start, stop, *arrays, float32_zeros(n_sums), table, out)
+            score_requests(
+                self._forest,
+                *words,
+                start,
+                stop,
+                *arrays,
+                methods,
+                weights,
+                float32_zeros(n_sums),
+                table,
+                codes[:0],
+                out,
+            )
 
-        for_chunks(work, n, run, chunk=max(1, min(256, n // (4 * run.n_threads))))
+        for_chunks(work, n, run, requests_per_chunk(n, run))
         if not any_ranked:
             return ScoredCandidates(out)
         if columns is None or layout is None:

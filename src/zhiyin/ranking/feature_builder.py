@@ -22,9 +22,7 @@ from zhiyin.core.atomic_files import read_json
 from zhiyin.core.atomic_folders import whole_folder
 from zhiyin.core.durations import UNITS
 from zhiyin.core.errors import ConfigError, DataError, suggest
-from zhiyin.core.parallel import for_chunks, read_only
 from zhiyin.core.run import Run, log
-from zhiyin.core.workspace import float32_zeros
 from zhiyin.data.column_names import is_price
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
@@ -35,6 +33,7 @@ from zhiyin.ranking import feature_kernels as kernels
 from zhiyin.ranking.asof import AsOf
 from zhiyin.ranking.examples import Candidates, Examples, bag_flags, flag_of_code, rows_of
 from zhiyin.ranking.feature_kernels import UNKNOWN_MOMENT
+from zhiyin.ranking.feature_writing import write_all_features
 from zhiyin.ranking.training_requests import Labels, TrainingRequests, labels, training_requests
 
 __all__ = ["FeatureBuilder", "Labels", "TrainingRequests", "labels", "training_requests"]
@@ -316,20 +315,9 @@ class FeatureBuilder:
         columns = self.request_columns(histories, moments, context)
         out = np.empty((layout.n_rows, len(candidates.items)), dtype=np.float32)
         codes = np.empty((len(candidates.items), layout.n_codes), dtype=np.int32)
-        words = layout.table.words, index.table.words, index.log.table.words, index.recent.table.words
-        arrays = [
-            read_only(part)
-            for part in (
-                histories.offsets, histories.items, histories.weights, histories.times, histories.values, moments,
-                histories.users, candidates.offsets, candidates.items, candidates.scores, candidates.ranks,
-                columns.numbers, columns.codes,
-            )
-        ]  # fmt: skip
-
-        def work(start: int, stop: int) -> None:
-            kernels.write_requests(*words, start, stop, *arrays, float32_zeros(index.n_sums), out, codes)
-
-        for_chunks(work, n, run, chunk=max(1, min(256, n // (4 * run.n_threads))))
+        words = layout.table.words, *index.words
+        write_all_features(words, histories, moments, candidates, columns.numbers, columns.codes, run, index.n_sums,
+                           out, codes)  # fmt: skip
         return self.examples(histories, candidates, out.T, codes, columns)
 
     def examples(

@@ -9,9 +9,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from zhiyin.core.array_table import float32_rows_at, int32_at, int32_rows_at, int64_at, int64_rows_at, int_at
+from zhiyin.core.array_table import (
+    float32_at,
+    float32_rows_at,
+    int32_at,
+    int32_rows_at,
+    int64_at,
+    int64_rows_at,
+    int_at,
+)
+from zhiyin.core.hashing import table
 from zhiyin.core.parallel import kernel
-from zhiyin.ranking.asof_kernels import DAY, history_end, write_point_in_time
+from zhiyin.ranking import asof_kernels as asof
 from zhiyin.ranking.blend_kernels import reciprocal_rank
 
 # Slots of the table of a `FeatureLayout`.
@@ -20,20 +29,6 @@ N_SOURCES, DESCRIBED, ITEM_NUMBERS, ITEM_MOMENTS, ITEM_CODES, N_REQUEST_NUMBERS,
 OFFSETS, CODES, FLAGS, N_FLAGS, BAG_SLOTS = range(5)
 # A moment that is not known.
 UNKNOWN_MOMENT = np.iinfo(np.int64).min
-
-
-@kernel
-def write_requests(
-    layout, index, base, recent, start, stop, offsets, events, weights, times, values, moments, users, item_offsets,
-    items, scores, ranks, numbers, codes, sums, out, out_codes,
-):  # fmt: skip
-    """The features of the requests [start, stop); arguments as of `write_features`."""
-    histories, candidates = (offsets, events, weights, times, values), (item_offsets, items, scores, ranks)
-    for row in range(start, stop):
-        write_features(
-            layout, index, base, recent, histories, moments[row], users[row], row, candidates, numbers, codes, sums,
-            out, item_offsets[row], out_codes,
-        )  # fmt: skip
 
 
 @kernel
@@ -48,7 +43,7 @@ def write_features(
     histories: (offsets, items, weights, times, values) of a batch of histories.
     candidates: (offsets, items, scores, ranks).
     numbers, codes: float32[n, a], int32[n, b], encoded columns of user and context; the numbers are followed by flags.
-    sums: see `write_point_in_time`.
+    sums: see `asof_kernels`.
     out_codes: int32[m, codes], or of length 0.
     """
     offsets, all_items, scores, ranks = candidates
@@ -58,10 +53,27 @@ def write_features(
     items = all_items[first:last]
     begins, events, weights, times, values = histories
     begin = begins[row]
-    end = history_end(index, times, begin, begins[row + 1], moment)
+    end = asof.history_end(index, times, begin, begins[row + 1], moment)
     history = (events[begin:end], weights[begin:end], times[begin:end], values[begin:end])
     n, n_numbers = last - first, int_at(layout, N_REQUEST_NUMBERS)
-    column = write_point_in_time(index, base, recent, history, moment, user_code, items, sums, out, to)
+    slots, column = table(n), 0
+    asof.insert_candidates(slots, items)
+    if int_at(index, asof.TIMED):
+        column = asof.item_timed(index, base, recent, moment, items, out, to, column)
+    else:
+        column = asof.item_untimed(index, base, user_code, items, slots, out, to, column)
+    column = asof.user(index, history, moment, n, out, to, column)
+    column = asof.pair(index, history, moment, items, slots, out, to, column)
+    newest, n_categories = int_at(index, asof.LAST), int_at(index, asof.N_CATEGORIES)
+    for number in range(n_categories):
+        column = asof.shares(asof.matrix_at(index, 1 + number), history, newest, items, sums, out, to, column)
+    if int_at(index, asof.PRICED):
+        column = asof.price(float32_at(index, asof.LOG_PRICES), history, items, out, to, column)
+    for number in range(int_at(index, asof.N_NEIGHBORS)):
+        matrix = asof.matrix_at(index, 1 + n_categories + number)
+        column = asof.similar(matrix, history, newest, items, slots, out, to, column)
+    if int_at(index, asof.DESCRIBED):
+        column = asof.content(asof.matrix_at(index, 0), history, newest, items, sums, out, to, column)
     if int_at(layout, N_SOURCES):
         column = write_sources(scores, ranks, first, last, out, to, column)
     column = write_item_numbers(layout, items, moment, out, to, column)
@@ -132,7 +144,7 @@ def write_item_numbers(layout, items, moment, out, first, column):
         for place in range(width):
             out[column + place, first + at] = numbers[row, place]
         for place in range(moments.shape[1]):
-            days = (moment - moments[row, place]) / DAY
+            days = (moment - moments[row, place]) / asof.DAY
             age = np.sign(days) * np.log1p(np.abs(days))
             out[column + width + place, first + at] = age if moments[row, place] != UNKNOWN_MOMENT else np.nan
     return column + width + moments.shape[1]

@@ -14,20 +14,23 @@ from zhiyin.ranking.lightgbm_inference import LEAF_STARTS, ROWS_PER_BLOCK, add_t
 @kernel
 def score_requests(
     forest, layout, index, base, recent, start, stop, offsets, events, weights, times, values, moments, users,
-    item_offsets, items, scores, ranks, numbers, codes, methods, blend_weights, sums, table, out,
+    item_offsets, items, scores, ranks, numbers, codes, methods, blend_weights, sums, table, table_codes, out,
 ):  # fmt: skip
     """Scores of the candidates of the requests [start, stop), by the method of each.
 
     Parameters
     ----------
     forest: words of `Forest.table`; without trees the scores of a learned ranker are left as they are.
-    layout, index, base, recent: see `feature_kernels.write_features`.
+    layout, index, base, recent: see `feature_kernels.write_features`, as numbers, codes and sums.
+    offsets, events, weights, times, values, moments, users: histories, as of the moments int64[n].
+    item_offsets, items, scores, ranks: candidates.
     methods: int8[n], of `blend_kernels`. blend_weights: float32[n, 2 s], of the weighted blend.
     table: float32[rows, m], where the features of all candidates are kept; with no columns they are not.
+    table_codes: int32[m, codes], where the codes are kept; with no rows they are not.
     out: float32[m].
     """
     histories, candidates = (offsets, events, weights, times, values), (item_offsets, items, scores, ranks)
-    has_trees, keeps, no_codes = length_at(forest, LEAF_STARTS) > 1, table.shape[1] > 0, np.empty((0, 0), np.int32)
+    has_trees, keeps = length_at(forest, LEAF_STARTS) > 1, table.shape[1] > 0
     largest = 0
     for row in range(start, stop):
         if methods[row] == RANKER:
@@ -38,14 +41,15 @@ def score_requests(
         first, last = item_offsets[row], item_offsets[row + 1]
         if methods[row] != RANKER:
             blend(scores, ranks, methods[row], blend_weights[row], first, last, out)
-        elif has_trees and first < last:
+        elif first < last:
             to, n = first if keeps else 0, last - first
             write_features(
                 layout, index, base, recent, histories, moments[row], users[row], row, candidates, numbers, codes,
-                sums, features, to, no_codes,
+                sums, features, to, table_codes,
             )  # fmt: skip
-            total[:n] = 0.0
-            for block in range(0, n, ROWS_PER_BLOCK):
-                add_trees(forest, features, to + block, total[block : min(n, block + ROWS_PER_BLOCK)])
-            for at in range(n):
-                out[first + at] = total[at]
+            if has_trees:
+                total[:n] = 0.0
+                for block in range(0, n, ROWS_PER_BLOCK):
+                    add_trees(forest, features, to + block, total[block : min(n, block + ROWS_PER_BLOCK)])
+                for at in range(n):
+                    out[first + at] = total[at]
