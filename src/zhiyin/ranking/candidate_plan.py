@@ -94,45 +94,30 @@ class CandidatePlan:
         out = np.empty(len(candidates.items), dtype=np.float32)
         ranked = methods == blend_kernels.RANKER
         layout, builder, n = self.layout, self.builder, len(histories)
-        any_ranked = bool(ranked.any())
         numbers, codes, table = np.zeros((n, 0), np.float32), np.zeros((n, 0), np.int32), np.empty((0, 0), np.float32)
-        words, moments, n_sums, columns = (NO_LAYOUT.words, *[NO_LAYOUT.words] * 3), histories.now, 0, None
-        if any_ranked and layout is not None and builder is not None:
+        words, moments, n_sums, columns = (NO_LAYOUT.words,) * 4, histories.now, 0, None
+        is_ranked = bool(ranked.any())
+        if is_ranked and (layout is None or builder is None):
+            return self._scored_beside(histories, candidates, ranked, methods, run, index)
+        if is_ranked and layout is not None and builder is not None:
             index = builder.index if index is None else index
             moments = builder.moments(histories, index)
             columns = builder.request_columns(histories, moments, None, layout.bag_codes)
-            numbers, codes, words, n_sums = (
-                columns.numbers,
-                columns.codes,
-                (layout.table.words, *index.words),
-                index.n_sums,
-            )
-            table = np.empty((layout.n_rows, len(out) if n == 1 else 0), dtype=np.float32)
+            numbers, codes, words = columns.numbers, columns.codes, (layout.table.words, *index.words)
+            table, n_sums = np.empty((layout.n_rows, len(out) if n == 1 else 0), dtype=np.float32), index.n_sums
         arrays = request_arrays(histories, moments, candidates, numbers, codes)
         weights = read_only(self.weights[(histories.positives > 0).astype(np.int64)])
 
         def work(start: int, stop: int) -> None:
             score_requests(
-                self._forest,
-                *words,
-                start,
-                stop,
-                *arrays,
-                methods,
-                weights,
-                float32_zeros(n_sums),
-                table,
-                codes[:0],
+                self._forest, *words, start, stop, *arrays, methods, weights, float32_zeros(n_sums), table, codes[:0],
                 out,
-            )
+            )  # fmt: skip
 
         for_chunks(work, n, run, requests_per_chunk(n, run))
-        if not any_ranked:
-            return ScoredCandidates(out)
-        if columns is None or layout is None:
-            return self._scored_beside(histories, candidates, ranked, out, run, index)
-        self._finish(out, ranked, candidates)
-        if n > 1:
+        if columns is not None:
+            self._finish(out, ranked, candidates)
+        if columns is None or n > 1:
             return ScoredCandidates(out)
         return ScoredCandidates(out, functools.partial(self._examples, histories, candidates, table, columns))
 
@@ -150,16 +135,17 @@ class CandidatePlan:
         histories: Histories,
         candidates: Candidates,
         ranked: np.ndarray,
-        out: np.ndarray,
+        methods: np.ndarray,
         run: Run,
         index: AsOf | None,
     ) -> ScoredCandidates:
-        """Scores by a ranker that is no forest, from examples."""
+        """Scores by a ranker that is no forest, from examples; those of the other requests by their methods."""
         assert self.ranker is not None
         assert self.builder is not None
         if ranked.all():
             examples = self.builder.build(histories, candidates, None, run, index)
             return ScoredCandidates(self.ranker.score(examples, run), functools.partial(_itself, examples))
+        out = self.score(histories, candidates, np.where(ranked, np.int8(blend_kernels.FUSED), methods), run).scores
         rows = np.flatnonzero(ranked)
         examples = self.builder.build(histories.take(rows), candidates.take(rows), None, run, index)
         out[ranked[candidates.owners]] = self.ranker.score(examples, run)
