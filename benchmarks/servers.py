@@ -1,16 +1,23 @@
-"""Which server answers fastest: a small FastAPI endpoint, one worker, wrk on the same machine.
+"""Which server answers fastest: a small Starlette endpoint, one worker, the load on the same machine; and how evenly
+the connections of two workers are spread.
 
     python benchmarks/servers.py [--seconds 5] [--runs 3] [--connections 16]
+    python benchmarks/servers.py --accept                  # 16 connections: a shared socket, or SO_REUSEPORT
 
-Needs wrk (`apt-get install wrk`); a server that is not installed is left out. The runs of the servers take turns, so
-that what else the machine does falls on all of them; processor time an answer hangs on that less.
+The load is of wrk where it is installed, else of load.py. A server that is not installed is left out. The runs of the
+servers take turns, so that what else the machine does falls on all of them; processor time an answer hangs on that
+less.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import itertools
+import multiprocessing
 import os
 import re
+import shutil
 import socket
 import statistics
 import subprocess
@@ -19,7 +26,9 @@ import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -29,6 +38,7 @@ SERVERS = {
     "uvicorn, asyncio + h11": ("uvicorn", "--port {port} --no-access-log --loop asyncio --http h11"),
     "uvicorn, asyncio + httptools": ("uvicorn", "--port {port} --no-access-log --loop asyncio --http httptools"),
     "uvicorn, uvloop + httptools": ("uvicorn", "--port {port} --no-access-log --loop uvloop --http httptools"),
+    "uvicorn, connections of Zhiyin": ("zhiyin", "{port}"),
     "granian": ("granian", "--port {port} --interface asgi --workers 1"),
     "hypercorn": ("hypercorn", "--bind 127.0.0.1:{port} --workers 1"),
 }
@@ -57,6 +67,8 @@ def measure(server: str, options: str, seconds: int, connections: int) -> tuple[
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", server, *options.format(port=port).split(), "servers:app"]
+    if server == "zhiyin":
+        command = [sys.executable, __file__, "--serve", str(port)]
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(command, cwd=Path(__file__).parent, stdout=said, stderr=said)
         try:
@@ -70,28 +82,118 @@ def measure(server: str, options: str, seconds: int, connections: int) -> tuple[
                         said.seek(0)
                         raise RuntimeError(f"{server} does not start: {said.read().decode()[-500:]}") from None
                     time.sleep(0.05)
-            address = f"http://127.0.0.1:{port}/v1/recommendations?user=alice"
-            load = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", address]
-            subprocess.run([*load[:3], "-d1s", address], capture_output=True, check=True)  # warm
+            send(port, 1, connections)  # warm
             before = spent(process.pid)
-            found = subprocess.run(load, capture_output=True, text=True, check=True).stdout
+            rate, slow, answers = send(port, seconds, connections)
             busy = spent(process.pid) - before
         finally:
             process.terminate()
             process.wait()
+    return rate, slow, busy / answers * 1e6
+
+
+def send(port: int, seconds: int, connections: int) -> tuple[float, float, int]:
+    """Answers a second, the 99th percentile of their time in milliseconds, and how many they were."""
+    path = "/v1/recommendations?user=alice"
+    if shutil.which("wrk") is None:
+        from load import load
+
+        result = load(
+            ("127.0.0.1", port), "no key", itertools.repeat(("GET", path, None)), seconds, connections=connections
+        )
+        if result.errors:
+            raise RuntimeError(f"{result.errors} errors {result.statuses}")
+        return result.rate, float(np.percentile(result.milliseconds, 99)), len(result.milliseconds)
+    wrk = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", f"http://127.0.0.1:{port}{path}"]
+    found = subprocess.run(wrk, capture_output=True, text=True, check=True).stdout
     if "Non-2xx" in found or "Socket errors" in found:
-        raise RuntimeError(f"{server}: {found}")
+        raise RuntimeError(found)
     number, unit = re.search(r"99%\s+([\d.]+)(us|ms|s)", found).groups()  # type: ignore[union-attr]
     rate = float(re.search(r"Requests/sec:\s+([\d.]+)", found)[1])  # type: ignore[index]
     answers = int(re.search(r"(\d+) requests in", found)[1])  # type: ignore[index]
-    return rate, float(number) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[unit], busy / answers * 1e6
+    return rate, float(number) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[unit], answers
+
+
+def serve(port: int) -> None:
+    """Answer by uvicorn with the connections of Zhiyin's service."""
+    import uvicorn
+
+    from zhiyin.service.connections import Connections, limited
+
+    uvicorn.run(app, port=port, http=limited(Connections()), log_config=None, access_log=False, ws="none")
+
+
+def accepted(sock: socket.socket | None, port: int, answers: Any) -> None:
+    """One of two workers: how many connections it gets, on a socket of its own where it is given none."""
+    import uvloop
+
+    count = 0
+
+    class Busy(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            nonlocal count
+            count += 1
+            end = time.perf_counter() + 0.002  # a list
+            while time.perf_counter() < end:
+                pass
+            transport.write(b"x")
+
+    async def answer() -> None:
+        own = sock
+        if own is None:
+            own = socket.socket()
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            own.bind(("127.0.0.1", port))
+            own.listen(2_048)
+        await asyncio.get_running_loop().create_server(Busy, sock=own)
+        answers.put(-1)
+        await asyncio.sleep(3)
+        answers.put(count)
+
+    uvloop.run(answer())
+
+
+def spread(shared: bool) -> list[int]:
+    """Connections of each of two workers, of 16 that are opened one after the other."""
+    context = multiprocessing.get_context("spawn")
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(("127.0.0.1", 0))
+        port, answers = sock.getsockname()[1], context.Queue()
+        if shared:
+            sock.listen(2_048)
+        workers = [context.Process(target=accepted, args=(sock if shared else None, port, answers)) for _ in range(2)]
+        for worker in workers:
+            worker.start()
+        for _ in workers:
+            answers.get(timeout=30)
+        opened = []
+        for _ in range(16):
+            opened.append(socket.create_connection(("127.0.0.1", port)))
+            time.sleep(0.007)
+        counts = sorted(answers.get(timeout=30) for _ in workers)
+        for worker in workers:
+            worker.join()
+        for connection in opened:
+            connection.close()
+        return counts
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name, default in (("--seconds", 5), ("--runs", 3), ("--connections", 16)):
         parser.add_argument(name, type=int, default=default)
+    parser.add_argument("--accept", action="store_true", help="how evenly two workers get connections")
+    parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.serve:
+        serve(args.serve)
+        return
+    if args.accept:
+        for shared in (True, False):
+            name = "a shared socket" if shared else "SO_REUSEPORT"
+            print(name, *(spread(shared) for _ in range(args.runs)))
+        return
     there = {
         name: how for name, how in SERVERS.items()
         if find_spec(how[0]) and all(find_spec(part) for word, part in NEEDS.items() if word in name)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 pytest.importorskip("starlette")
 
@@ -159,3 +161,8 @@ def test_every_route_that_is_described_is_looked_at(service: Any) -> None:
 
 def test_the_short_way_looks_at_queries_too(opened: Callable[..., Any], service: Any) -> None:
     assert service.post("/v1/recommendations?k=3", json={"user": "u3"}).status_code == 422
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=40), max_size=60))
+def test_cursors_of_any_length_are_read_as_they_were_made(items: list[str]) -> None:
+    assert decode_cursor(encode_cursor(items, "/v1/popular"), "/v1/popular") == items

@@ -115,8 +115,8 @@ class ListService:
         self.features = features or FeatureLog()
         self.trace_quota = TraceQuota()
         self.replays = ListReplay(live, placements)
-        # Whether the state or the store may have to be waited for, such as over a network.
-        self._waits = live.state.waits or live.store.path is None
+        # Whether the live state, the store or what streams have computed may be on another machine.
+        self._waits = live.state.waits or live.store.path is None or live.streams is not None
         # Filters of requests that the items of these `Answers` have been filtered by.
         self._known_filters: tuple[Any, set[str]] = (None, set())
         # Called with each list and its origin.

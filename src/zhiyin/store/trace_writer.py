@@ -16,7 +16,7 @@ from zhiyin.store.traces import MAX_TRACES_PER_TRANSACTION, PAUSE_SECONDS, Trace
 
 # Seconds in which traces gather for one transaction: each transaction, and each waking of the thread, costs as much as
 # the traces of some lists.
-GATHER_SECONDS = 0.1
+GATHER_SECONDS = 0.2
 # Bytes that the head of a waiting trace is taken to have.
 HEAD_BYTES = 2_048
 
