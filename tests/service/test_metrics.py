@@ -73,6 +73,18 @@ def test_requests_and_lists_are_counted(service: Any) -> None:
     assert found["zhiyin_requests_busy",] == 0
 
 
+def test_what_is_noted_is_counted_before_it_grows(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zhiyin.service.metrics.MAX_UNCOUNTED", 3)
+    service.live.periodic_tasks.clear()
+    metrics = service.app.state.authenticator.metrics
+    (shop,) = metrics.shops
+    for _ in range(11):
+        listed(service, user="u3", k=5)
+        assert len(metrics._uncounted) <= 3
+        assert len(shop._uncounted) <= 3
+    assert sum(value for key, value in figures(service).items() if key[0] == "zhiyin_lists_total") == 11
+
+
 def test_events_and_what_waits(service: Any) -> None:
     click(service, {"user": "u1", "item": "i2", "id": "a"}, {"user": "", "item": "i2"})
     click(service, {"user": "u1", "item": "i2", "id": "a"})
