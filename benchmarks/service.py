@@ -6,17 +6,19 @@
     python benchmarks/service.py events /tmp/shop                  # events kept on disk: batches of 100, single
     python benchmarks/service.py fresh /tmp/shop                   # until a new item and a click count
     python benchmarks/service.py log /tmp/shop --events 10000000   # fill the store's log
-    python benchmarks/service.py start /tmp/shop                   # until it answers, and memory
+    python benchmarks/service.py start /tmp/shop --workers 2       # until it answers, the first 100 lists, and memory
     python benchmarks/service.py soak /tmp/shop --minutes 30 --retrain 6m    # everything at once
     python benchmarks/service.py prepare /tmp/million --items 1000000 ; python benchmarks/service.py big /tmp/million
 
 The log is made as in benchmarks/request.py. Each request asks for 20 items under a filter, with MMR by category, the
-history read from SQLite (users drawn from 100,000), traced. Latency counts from when a request was due.
+history read from SQLite (users drawn from 100,000), traced. Latency counts from when a request was due. Each figure is
+measured in `--rounds`, each of which is printed with how fast the machine is at that moment, and then their median.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -26,7 +28,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.request import Request as Call
@@ -34,7 +37,7 @@ from urllib.request import urlopen
 
 import numpy as np
 
-from load import Request, load
+from load import Request, Result, load
 
 SETTINGS = """
 [answers]
@@ -116,6 +119,7 @@ class Server:
             except OSError:
                 time.sleep(0.01)
         self.ready = time.perf_counter() - self.begun
+        self.processor_at_ready = self.processor(parent=True)
 
     def _wait(self, pattern: str) -> re.Match[str]:
         while True:
@@ -142,10 +146,10 @@ class Server:
         spawned = [int(p) for p in children if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes()]
         return spawned or [self.process.pid]
 
-    def processor(self) -> float:
-        """Seconds of processor time that the workers have used."""
+    def processor(self, *, parent: bool = False) -> float:
+        """Seconds of processor time that the workers have used, and the parent of several too."""
         found = 0
-        for pid in self.workers():
+        for pid in {*self.workers(), *([self.process.pid] if parent else [])}:
             said = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
             found += int(said[11]) + int(said[12])
         return found / os.sysconf("SC_CLK_TCK")
@@ -164,6 +168,24 @@ class Server:
         self.process.send_signal(signal.SIGTERM)
         if self.process.wait(30):
             print(f"the server ended with {self.process.returncode}: {self.log.read_text()[-2000:]}")
+
+
+def rounds(label: str, given: argparse.Namespace, measure: Callable[[], tuple[Result, str]]) -> list[Result]:
+    """Measure several times; print each, and the medians."""
+    results = []
+    for _ in range(given.rounds):
+        result, more = measure()
+        results.append(result)
+        print(f"{label}: {result.said()}{more}; 5 M additions in {additions():.2f} s", flush=True)
+    p50, p99, rate = np.median(
+        [[*np.percentile(one.milliseconds, [50, 99]), one.rate] for one in results if len(one.milliseconds)], axis=0
+    )
+    errors = sum(one.errors for one in results)
+    print(
+        f"{label}, median of {len(results)}: {rate:,.0f} requests/s, p50 {p50:.1f} ms, p99 {p99:.1f} ms, "
+        f"{errors} errors", flush=True,
+    )  # fmt: skip
+    return results
 
 
 def asks(seed: int = 1, k: int = 20) -> Iterator[Request]:
@@ -194,16 +216,15 @@ def lists(folder: Path, given: argparse.Namespace) -> None:
         server = Server(folder, "--workers", str(workers))
         server.load(asks(9), 5, rate=50)
         rate = given.rate or 150
-        for _ in range(given.rounds):
-            print(f"{workers} workers, {rate:g}/s: {server.load(asks(), given.seconds, rate=rate).said()}", flush=True)
-        for _ in range(given.rounds):
-            used = server.processor()
-            found = server.load(asks(4), given.seconds, connections=8 * workers)
-            each = 1e3 * (server.processor() - used) / max(1, len(found.milliseconds))
-            print(
-                f"{workers} workers, as many as can be: {found.said()}; {each:.1f} ms of processor time each",
-                flush=True,
-            )
+
+        def measure(seed: int, **how: Any) -> tuple[Result, str]:
+            used = server.processor()  # noqa: B023
+            result = server.load(asks(seed), given.seconds, **how)  # noqa: B023
+            each = 1e3 * (server.processor() - used) / max(1, len(result.milliseconds))  # noqa: B023
+            return result, f"; {each:.1f} ms of processor time each"
+
+        rounds(f"{workers} workers, {rate:g}/s", given, partial(measure, 1, rate=rate))
+        rounds(f"{workers} workers, as many as can be", given, partial(measure, 4, connections=8 * workers))
         print(f"{workers} workers, with explain, 50/s: "
               + server.load(_explained(), given.seconds, rate=50).said(), flush=True)  # fmt: skip
         server.stop()
@@ -218,8 +239,7 @@ def rank(folder: Path, given: argparse.Namespace) -> None:
     server = Server(folder, "--workers", str(given.workers[0]))
     for n in (25, 300):
         server.load(ranks(n), 3, rate=50)
-        for _ in range(given.rounds):
-            print(f"rank {n} items, 100/s: {server.load(ranks(n), given.seconds, rate=100).said()}", flush=True)
+        rounds(f"rank {n} items, 100/s", given, lambda: (server.load(ranks(n), given.seconds, rate=100), ""))  # noqa: B023
     server.stop()
 
 
@@ -227,9 +247,13 @@ def bring(folder: Path, given: argparse.Namespace) -> None:
     server = Server(folder, "--workers", str(given.workers[0]))
     for batch, connections in ((100, 8), (1, 64)):
         server.load(events(batch, 5), 2, connections=connections)
-        for _ in range(given.rounds):
-            found = server.load(events(batch), given.seconds, connections=connections)
-            print(f"events, {batch} a request: {batch * found.rate:,.0f} events/s; {found.said()}", flush=True)
+
+        def measure() -> tuple[Result, str]:
+            result = server.load(events(batch), given.seconds, connections=connections)  # noqa: B023
+            return result, f"; {batch * result.rate:,.0f} events/s"  # noqa: B023
+
+        results = rounds(f"events into {events_in(folder):,}, {batch} a request", given, measure)
+        print(f"  median {batch * np.median([one.rate for one in results]):,.0f} events/s", flush=True)
     server.stop()
 
 
@@ -261,21 +285,37 @@ def fresh(folder: Path, given: argparse.Namespace) -> None:
     server.stop()
 
 
-def start(folder: Path, given: argparse.Namespace) -> None:
+def events_in(folder: Path) -> int:
+    """Number of the newest event of the store's log."""
     import sqlite3
 
-    count = sqlite3.connect(folder / "store.db").execute("SELECT max(seq) FROM events").fetchone()[0]
+    with contextlib.closing(sqlite3.connect(folder / "store.db")) as connection:
+        return int(connection.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0])
+
+
+def start(folder: Path, given: argparse.Namespace) -> None:
+    """Seconds from the start of the command until it is ready, and the slowest of the first 100 lists after that."""
+    count = events_in(folder)
     for workers in given.workers:
-        times = []
+        times, worst = [], []
         for _ in range(given.rounds):
             server = Server(folder, "--workers", str(workers))
             times.append(server.ready)
+            first = server.load(asks(), 5, rate=20)
+            worst.append(first.milliseconds.max(initial=0))
+            print(
+                f"ready after {server.ready:.1f} s, {server.processor_at_ready:.1f} s of processor time; first lists: "
+                f"{first.said()}; {server.call('GET', '/ready').get('set_aside', '')}; "
+                f"5 M additions in {additions():.2f} s", flush=True,
+            )  # fmt: skip
             server.load(asks(), 10, rate=100)
             said = "; ".join(f"{own:.0f} MB of its own, {shared:.0f} MB shared" for own, shared in server.memory())
             server.stop()
         print(
-            f"{workers} workers, {count:,} events in the log: ready after {np.median(times):.1f} s; {said}", flush=True
-        )
+            f"{workers} workers, {count:,} events in the log, median of {len(times)}: ready after "
+            f"{np.median(times):.1f} s, the slowest of the first 100 lists {np.median(worst):.0f} ms; {said}",
+            flush=True,
+        )  # fmt: skip
 
 
 def big(folder: Path, given: argparse.Namespace) -> None:
@@ -288,8 +328,7 @@ def big(folder: Path, given: argparse.Namespace) -> None:
 
     for name, requests in (("similar", similar), ("recommendations", asks)):
         server.load(requests(), 5, rate=30)
-        for _ in range(given.rounds):
-            print(f"1 M items, {name}, 100/s: {server.load(requests(), given.seconds, rate=100).said()}", flush=True)
+        rounds(f"1 M items, {name}, 100/s", given, lambda: (server.load(requests(), given.seconds, rate=100), ""))  # noqa: B023
     print(f"memory: {server.memory()}")
     server.stop()
 
@@ -346,16 +385,51 @@ def soak(folder: Path, given: argparse.Namespace) -> None:
 
     thread = threading.Thread(target=churn)
     thread.start()
-    begun, minute = time.perf_counter(), 0
+    begun, minute, errors = time.perf_counter(), 0, 0
+    memory: list[float] = []
+    # p99 of minutes in which a training ran from beginning to end, and of those without any.
+    slowest: dict[bool, list[float]] = {True: [], False: []}
     while time.perf_counter() - begun < until:
+        training = _is_training(bundles.folder)
         found, minute = server.load(mixed(), 60, rate=given.rate or 100), minute + 1
         own = max(own for own, _ in server.memory())
-        print(f"minute {minute}: {found.said()}; {own:.0f} MB; {len(wrong)} failed changes", flush=True)
+        memory.append(own)
+        errors += found.errors
+        still = _is_training(bundles.folder)
+        if training == still and minute > 1 and len(found.milliseconds):
+            slowest[training].append(float(np.percentile(found.milliseconds, 99)))
+        beside = "a training beside it" if training and still else "a training in part" if training or still else ""
+        print(
+            f"minute {minute}: {found.said()}; {own:.0f} MB; {len(wrong)} failed changes; {beside or 'no training'}; "
+            f"5 M additions in {additions():.2f} s", flush=True,
+        )  # fmt: skip
     stop.set()
     thread.join()
     server.stop()
+    third = memory[2] if len(memory) > 2 else memory[0]
+    print(f"{errors} errors, {len(wrong)} failed changes; memory {third:.0f} MB after the third minute, "
+          f"{memory[-1]:.0f} MB at the end, {max(memory):.0f} MB at most")  # fmt: skip
+    for training, values in slowest.items():
+        if values:
+            name = "with a training" if training else "without"
+            print(
+                f"p99 of {len(values)} minutes {name}: median {np.median(values):.1f} ms, highest {max(values):.1f} ms"
+            )
+    if all(slowest.values()):
+        print(
+            f"p99 with a training is {np.median(slowest[True]) / np.median(slowest[False]):.2f} times of that without"
+        )
     if given.retrain:
         print(f"trainings: versions {bundles.versions()}; the last: {(bundles.folder / 'retrain.json').read_text()}")
+
+
+def _is_training(folder: Path) -> bool:
+    """Whether a training beside the service runs at this moment."""
+    try:
+        record = json.loads((folder / "retrain.json").read_text())
+    except FileNotFoundError:
+        return False
+    return record["ended"] is None
 
 
 def additions() -> float:

@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -329,3 +330,14 @@ def test_doctor_names_what_is_set_aside_with_ids(start: Open, tmp_path: Path) ->
     assert client.put("/v1/items/i1", json={"title": "again"}).status_code == 200
     assert client.put("/v1/users/someone", json={"age": 3}).status_code == 200
     assert not any(what.startswith("change ") for what in set_aside(client))
+
+
+def test_a_long_compilation_is_logged(start: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    from zhiyin.service import warm_up
+
+    logged = threading.Event()
+    monkeypatch.setattr(warm_up, "NOTICE_SECONDS", 0.0)
+    monkeypatch.setattr(warm_up, "_warm_up", lambda view: logged.wait(60))
+    monkeypatch.setattr(warm_up.log, "info", lambda text, *rest: logged.set() if text == warm_up.COMPILING else None)
+    start()
+    assert logged.is_set()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
 from zhiyin.core.errors import ZhiyinError
-from zhiyin.core.run import Run
+from zhiyin.core.run import Run, log
 from zhiyin.pipeline.action_features import ActionFeatures
 from zhiyin.pipeline.item_statistics import ItemStatistics
 from zhiyin.pipeline.list_features import ListFeatures
@@ -26,6 +27,12 @@ from zhiyin.store.records import Event
 if TYPE_CHECKING:
     from zhiyin.service.version_view import View
 
+# Seconds after which it is logged that compiling takes long, and what then is logged.
+NOTICE_SECONDS = 5.0
+COMPILING = (
+    "service: code for version %d is being compiled, for a minute or more; it is kept on disk for later starts, and "
+    "requests are answered when it is done"
+)
 # Sequence number of an event that no store has reached.
 _NEWEST_SEQ = 2**62
 # Kinds of models whose kernels this process has compiled.
@@ -37,8 +44,19 @@ def warm_up(view: View) -> None:
 
     The lists are made with new events and without, by every diversity method, with filters and reasons.
 
-    Kernels are compiled once a process, for all versions with the same models.
+    Kernels are compiled once a process, for all versions with the same models. Where no compiled code is on disk, as at
+    the first start after an installation, that takes a minute or more, which is logged.
     """
+    notice = threading.Timer(NOTICE_SECONDS, log.info, [COMPILING, view.version])
+    notice.daemon = True
+    notice.start()
+    try:
+        _warm_up(view)
+    finally:
+        notice.cancel()
+
+
+def _warm_up(view: View) -> None:
     model = view.loaded.model
     kind = f"{type(model).__name__} {getattr(model, 'sources', '')} {getattr(model, 'ranker', '')}"
     is_first = kind not in _warm_models
