@@ -168,7 +168,7 @@ class Recommender(Parameterized):
         search_plan.put_kind(table, base, kind, context, self.scores_empty_histories)
         return kind
 
-    def _search_plan(self, run: Run) -> SearchPlan:
+    def compiled_search(self, run: Run) -> SearchPlan:
         """The compiled search of the model, made once per fit."""
         plans = vars(self).setdefault("_plans", {})
         plan = plans.get(run.approximate)
@@ -180,7 +180,7 @@ class Recommender(Parameterized):
         self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], mask: Mask, run: Run, label: str
     ) -> tuple[np.ndarray, np.ndarray] | None:
         """`rank` by the compiled search; None where there is none, or another way is faster for as many histories."""
-        plan = self._search_plan(run)
+        plan = self.compiled_search(run)
         if plan.kind == search_plan.LIST:
             return None
         return plan.search(histories, k, excluded, mask, run, label=label)
@@ -437,7 +437,7 @@ class VectorRecommender(Recommender):
         """Few histories; for many a matrix product is faster."""
         if len(histories) > MAX_SINGLE_QUERIES:
             return None
-        plan = self._search_plan(run)
+        plan = self.compiled_search(run)
         if plan.kind == search_plan.LIST:
             plain = type(self)._score is VectorRecommender._score
             if not plain or not (self.scores_empty_histories or has_positive_event(histories).all()):

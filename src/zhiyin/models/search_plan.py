@@ -266,11 +266,13 @@ class SearchPlan:
     Attributes
     ----------
     kind: LIST: the other methods may not be called.
+    words: of the table, SOURCE_SLOTS slots; valid for as long as the plan is held.
     """
 
     def __init__(self, model: Recommender, run: Run) -> None:
         self._table = ArrayTable(SOURCE_SLOTS)
         self.kind = put_source(self._table, 0, model, run)
+        self.words = self._table.words
         self._learned = {name: value for name, value in vars(model).items() if name.endswith("_")}
 
     def is_of(self, model: Recommender) -> bool:

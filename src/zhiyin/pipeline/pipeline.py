@@ -41,7 +41,6 @@ from zhiyin.ranking.examples import Candidates
 from zhiyin.ranking.feature_builder import FeatureBuilder
 from zhiyin.ranking.loading import load as load_ranker
 from zhiyin.ranking.ranker import Ranker
-from zhiyin.ranking.retrieval import retrieve
 
 T = TypeVar("T")
 # Requests whose candidates are in memory at once: with their features some hundred MB.
@@ -84,6 +83,7 @@ class Pipeline(Recommender):
     report_: ClassVar[dict[str, Any]]
     ranker_: ClassVar[Ranker | None]
     builder_: ClassVar[FeatureBuilder | None]
+    _plan_of_parts: ClassVar[tuple[tuple[Any, ...], CandidatePlan] | None] = None
 
     # -- learning ---------------------------------------------------------------------------------------------------
 
@@ -214,11 +214,13 @@ class Pipeline(Recommender):
         run = run or Run()
         if run.approximate is None:
             run = dataclasses.replace(run, approximate=True)
-        return retrieve(self.sources_, histories, max(self.candidates, k), exclude=exclude, allowed=allowed, run=run)
+        plan = self._candidate_plan()
+        return plan.retrieve(histories, max(self.candidates, k), run, exclude=exclude, allowed=allowed)
 
     def prepare(self, run: Run | None = None) -> None:
         for source in self.sources_.values():
             source.prepare(run)
+        self._plan_of_parts = None  # type: ignore[misc]
 
     def order(
         self,
@@ -266,11 +268,12 @@ class Pipeline(Recommender):
 
     def _candidate_plan(self) -> CandidatePlan:
         """The plan of the learned parts, made again where one of them was replaced."""
-        parts = (*self.sources_.values(), self.weights_, self.ranker_, self.builder_)
-        held: tuple[tuple[Any, ...], CandidatePlan] | None = vars(self).get("_plan_of_parts")
+        sources = self.sources_.values()
+        parts = (*sources, *[source.context_ for source in sources], self.weights_, self.ranker_, self.builder_)
+        held = self._plan_of_parts
         if held is None or len(held[0]) != len(parts) or not all(map(is_, held[0], parts)):
             held = parts, CandidatePlan(self.sources_, self.weights_, self.ranker_, self.builder_)
-            self._plan_of_parts = held
+            self._plan_of_parts = held  # type: ignore[misc]
         return held[1]
 
     def _score(self, histories: Histories, run: Run) -> np.ndarray:

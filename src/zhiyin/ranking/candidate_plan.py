@@ -14,17 +14,21 @@ from collections.abc import Mapping
 import numpy as np
 
 from zhiyin.core.parallel import for_chunks, read_only
+from zhiyin.core.params import list_length
 from zhiyin.core.run import Run
 from zhiyin.core.workspace import float32_zeros
 from zhiyin.data.histories import Histories
-from zhiyin.models.recommender import Recommender
+from zhiyin.models import search_plan
+from zhiyin.models.masked_search import Mask
+from zhiyin.models.recommender import Recommender, VectorRecommender
 from zhiyin.ranking import blend_kernels
 from zhiyin.ranking.asof import AsOf
 from zhiyin.ranking.examples import Candidates, Examples
 from zhiyin.ranking.feature_builder import FeatureBuilder, FeatureLayout, RequestColumns
 from zhiyin.ranking.feature_writing import NO_FOREST, NO_LAYOUT, request_arrays, requests_per_chunk
-from zhiyin.ranking.plan_kernels import score_requests
+from zhiyin.ranking.plan_kernels import retrieve_request, score_requests
 from zhiyin.ranking.ranker import Ranker
+from zhiyin.ranking.retrieval import retrieve
 from zhiyin.ranking.trees import Trees
 
 
@@ -45,6 +49,25 @@ class ScoredCandidates:
     def examples(self) -> Examples | None:
         """What the ranker read; None where none did, or it was not kept."""
         return None if self.examples_of is None else self.examples_of()
+
+
+class _Search:
+    """The compiled searches of all sources.
+
+    Attributes
+    ----------
+    words: of their tables, one after another. kinds: int8[s], of `search_plan`.
+    is_whole: whether all of them need nothing but the history.
+    """
+
+    def __init__(self, sources: Mapping[str, Recommender], run: Run) -> None:
+        self.names, self.models = tuple(sources), tuple(sources.values())
+        self._plans = [model.compiled_search(run) for model in self.models]  # they hold the arrays
+        self.words = np.concatenate([plan.words for plan in self._plans])
+        self.kinds = np.array([plan.kind for plan in self._plans], dtype=np.int8)
+        self.is_whole = not np.isin(self.kinds, (search_plan.LIST, search_plan.VECTORS)).any()
+        self.no_queries, self.no_query = np.zeros(len(self.models) + 1, np.int64), np.zeros(0, np.float32)
+        self.no_items = np.zeros(0, np.int32)
 
 
 class CandidatePlan:
@@ -70,12 +93,64 @@ class CandidatePlan:
         self.weights = np.asarray(weights, dtype=np.float32)
         names = ("rrf", "weighted", "ranker", *sources)
         self.method_codes = {name: code for code, name in enumerate(names)}
+        self._searches: dict[bool | None, _Search] = {}
         self.layout: FeatureLayout | None = None
         self._forest = NO_FOREST.words
         if builder is not None and type(ranker) is Trees:
             ranker.check(builder.no_examples)
             self.layout = builder.layout_of_trees(ranker.bag_codes_)
             self._forest = ranker.forest_.table.words
+
+    # -- candidates -------------------------------------------------------------------------------------------------
+
+    def retrieve(
+        self,
+        histories: Histories,
+        k: int,
+        run: Run,
+        *,
+        exclude: Histories | None = None,
+        allowed: np.ndarray | Mask | None = None,
+    ) -> Candidates:
+        """As `retrieval.retrieve`; for one history the sources are searched and united in one compiled call."""
+        if len(histories) != 1 or not self.sources:
+            return retrieve(self.sources, histories, k, exclude=exclude, allowed=allowed, run=run)
+        search = self._search(run)
+        context = search.models[0]._context()
+        mask, k = context.mask(allowed), min(list_length(k), len(context.item_ids))
+        n, width = len(search.models), k * len(search.models)
+        begins = np.arange(0, width + 1, k) if k else np.zeros(n + 1, np.int64)
+        list_items, list_scores = np.empty((1, width), dtype=np.int32), np.empty((1, width), dtype=np.float32)
+        query_begins, queries = search.no_queries, search.no_query
+        if not search.is_whole:
+            vectors = [search.no_query] * n
+            for number, model in enumerate(search.models):
+                line = slice(k * number, k * (number + 1))
+                if search.kinds[number] == search_plan.LIST:
+                    list_items[:, line], list_scores[:, line] = model.rank(
+                        histories, k, exclude=exclude, allowed=allowed, run=run
+                    )
+                elif search.kinds[number] == search_plan.VECTORS and isinstance(model, VectorRecommender):
+                    vectors[number] = np.asarray(model.encode(histories, run)[0], dtype=np.float32)
+            query_begins = np.cumsum([0, *map(len, vectors)])
+            queries = np.concatenate(vectors)
+        offsets = np.array([0, width], dtype=np.int64)
+        items = np.empty(width, dtype=np.int32)
+        scores, ranks = np.empty((width, n), dtype=np.float32), np.empty((width, n), dtype=np.int32)
+        excluded = search.no_items if exclude is None else exclude.items
+        count = retrieve_request(
+            search.words, mask.words, search.kinds, begins, read_only(histories.items), read_only(histories.weights),
+            query_begins, queries, read_only(excluded), list_items, list_scores, offsets, items, scores, ranks,
+        )  # fmt: skip
+        offsets[1] = count
+        return Candidates(offsets, items[:count], search.names, scores[:count], ranks[:count])
+
+    def _search(self, run: Run) -> _Search:
+        """The compiled searches of the sources, for a run that asks for exact or approximate ones."""
+        held = self._searches.get(run.approximate)
+        if held is None:
+            held = self._searches[run.approximate] = _Search(self.sources, run)
+        return held
 
     # -- scores -----------------------------------------------------------------------------------------------------
 

@@ -6,9 +6,39 @@ import numpy as np
 
 from zhiyin.core.array_table import length_at
 from zhiyin.core.parallel import kernel
+from zhiyin.models.search_plan import LIST, SOURCE_SLOTS, search_source
 from zhiyin.ranking.blend_kernels import RANKER, blend
 from zhiyin.ranking.feature_kernels import write_features
 from zhiyin.ranking.lightgbm_inference import LEAF_STARTS, ROWS_PER_BLOCK, add_trees
+from zhiyin.ranking.retrieval import merge_lists
+
+
+@kernel
+def retrieve_request(
+    words, eligible, kinds, begins, events, weights, query_begins, queries, excluded, list_items, list_scores, offsets,
+    items, scores, ranks,
+):  # fmt: skip
+    """Candidates of one request; returns their number.
+
+    Parameters
+    ----------
+    words: the words of the searches of all sources, one after another. eligible: `Mask.words`.
+    kinds: int8[s], of `search_plan`; the lists of sources of kind LIST are in list_items and list_scores already.
+    begins: int64[s + 1], where the list of each source begins.
+    events, weights: the items of the history, and their weights.
+    query_begins, queries: int64[s + 1] into float32, the query of each source of kind VECTORS.
+    excluded: int32, codes that may not be returned.
+    list_items, list_scores, offsets, items, scores, ranks: see `merge_lists`.
+    """
+    in_order = np.sort(excluded)
+    for source in range(len(kinds)):
+        if kinds[source] != LIST:
+            search_source(
+                words, source * SOURCE_SLOTS, eligible, events, weights,
+                queries[query_begins[source] : query_begins[source + 1]], in_order,
+                list_items[0][begins[source] : begins[source + 1]], list_scores[0][begins[source] : begins[source + 1]],
+            )  # fmt: skip
+    return merge_lists(list_items, list_scores, begins, 0, 1, offsets, items, scores, ranks)
 
 
 @kernel

@@ -173,10 +173,10 @@ def _merge_lists(
     for_chunks(lambda start, stop: _count(list_items, start, stop, counts), n, run, chunk)
     offsets = np.concatenate([[0], np.cumsum(np.minimum(counts, max_items))]).astype(np.int64)
     items = np.empty(offsets[-1], dtype=np.int32)
-    scores = np.full((offsets[-1], len(names)), np.nan, dtype=np.float32)
-    ranks = np.full((offsets[-1], len(names)), -1, dtype=np.int32)
+    scores = np.empty((offsets[-1], len(names)), dtype=np.float32)
+    ranks = np.empty((offsets[-1], len(names)), dtype=np.int32)
     for_chunks(
-        lambda start, stop: _merge(list_items, list_scores, begins, start, stop, offsets, items, scores, ranks),
+        lambda start, stop: merge_lists(list_items, list_scores, begins, start, stop, offsets, items, scores, ranks),
         n,
         run,
         chunk,
@@ -202,7 +202,14 @@ def _count(list_items, start, stop, counts):
 
 
 @kernel
-def _merge(list_items, list_scores, begins, start, stop, offsets, items, scores, ranks):
+def merge_lists(list_items, list_scores, begins, start, stop, offsets, items, scores, ranks):
+    """Unite the lists of the requests [start, stop); returns the number of distinct items of the last of them.
+
+    list_items, list_scores: int32[n, w], float32[n, w]; those of source s are the columns begins[s]:begins[s + 1].
+    offsets: int64[n + 1], room for the union of each request, whose best are kept where there are more.
+    items, scores, ranks: `Candidates`, of m items in all.
+    """
+    size = 0
     width, n_sources = list_items.shape[1], len(begins) - 1
     slots = table(width)
     member = np.empty(width, dtype=np.int32)  # index of the distinct item at each place
@@ -237,6 +244,9 @@ def _merge(list_items, list_scores, begins, start, stop, offsets, items, scores,
         n_kept = offsets[row + 1] - offsets[row]
         for at in range(size):
             place[order[at]] = at
+        for at in range(offsets[row], offsets[row] + min(n_kept, size)):
+            for source in range(n_sources):
+                scores[at, source], ranks[at, source] = np.nan, -1
         for source in range(n_sources):
             for at in range(begins[source], begins[source + 1]):
                 if member[at] < 0 or place[member[at]] >= n_kept:
@@ -246,3 +256,4 @@ def _merge(list_items, list_scores, begins, start, stop, offsets, items, scores,
                 if ranks[to, source] < 0:
                     ranks[to, source] = at - begins[source]
                     scores[to, source] = list_scores[row, at]
+    return size
