@@ -346,7 +346,11 @@ def test_a_start_does_not_wait_for_many_events_and_says_so(
         assert "newest 70 events" in issue.reason
         updater.update(view, 0.0)
         assert index.events == 60
+        append, issues = index.append, []
+        monkeypatch.setattr(index, "append", lambda *events: (issues.append(live.health_issues()), append(*events)))
         updater.update(view, 60.0)
+        assert all(issues)  # while it is at work, too
+        assert len(issues) == 2
         assert index.events == 100
         assert live.health_issues() == []
 

@@ -58,7 +58,6 @@ class FeatureIndexUpdater:
             return
         begun = time.monotonic()
         until = math.inf if seconds is None else begun + seconds
-        self.is_behind = False
         forget_count = self.store.forget_count()
         if forget_count != self._forget_count or self.stale:
             self._forget_count, self.stale = forget_count, False
@@ -74,6 +73,7 @@ class FeatureIndexUpdater:
             if time.monotonic() >= until and self.index.seq < self.store.last_seq:
                 self.is_behind = True
                 return
+        self.is_behind = False  # not before: /ready is asked meanwhile
         if self.index.events < MAX_INDEX_EVENTS:
             self._complete_at = begun
         elif not self._is_full:
