@@ -11,7 +11,7 @@ import zhiyin as zy
 from zhiyin.core.errors import DataError
 from zhiyin.data.dataset import Dataset
 from zhiyin.data.histories import Histories
-from zhiyin.models import ann_index
+from zhiyin.models import ann_index, search_plan
 from zhiyin.models.ann_index import Index
 from zhiyin.models.masked_search import Compact, Mask, top_k_masked
 from zhiyin.models.recommender import Recommender
@@ -214,26 +214,34 @@ def test_a_saved_model_brings_its_index_and_answers_by_it_where_it_is_asked_to(i
 
 
 def test_without_being_asked_to_a_model_answers_exactly(indexed: zy.ALS, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[str] = []
-    search = Index.search
+    placed: list[str] = []
+    put_index = search_plan.put_index
 
-    def spied(self, *args, **named):  # type: ignore[no-untyped-def]
-        seen.append("index")
-        return search(self, *args, **named)
+    def spied(table, base, index):  # type: ignore[no-untyped-def]
+        placed.append("index")
+        put_index(table, base, index, max_places=0, max_exhaustive=100)
 
-    monkeypatch.setattr(Index, "search", spied)
+    monkeypatch.setattr(search_plan, "put_index", spied)
+    vars(indexed).pop("_plans", None)
     history = indexed.context_.histories.rows(0, 1)
     exact = indexed.rank(history, 30, run=ONE)
     indexed.rank(indexed.context_.histories.rows(0, 50), 30, run=APPROXIMATE)  # many at once are multiplied
-    indexed.similar([5], 10, run=zy.Run(threads=1, approximate=False))
     whole = zy.Pipeline.wrapping(indexed)
     whole.rank(history, 30, run=ONE)
-    assert not seen
+    assert not placed
     near = indexed.rank(history, 30, run=APPROXIMATE)
-    assert len(seen) == 1
-    whole.retrieve(history, 30, run=ONE)
-    assert len(seen) == 2
+    assert len(placed) == 1
     assert np.isin(near[0], exact[0]).mean() > 0.9
+    inner = indexed._cached_for_items("indices", dict)["dot"]
+    for row in np.flatnonzero(indexed.context_.histories.positives)[:20]:
+        one = indexed.context_.histories.rows(row, row + 1)
+        again = inner.search(
+            indexed.item_vectors_, indexed.encode(one), indexed.context_.mask(), 30,
+            priority=indexed.context_.priority, exclude=(one.offsets, one.items), compact=indexed._compact(),
+        )  # fmt: skip
+        found = indexed.rank(one, 30, exclude=one, run=APPROXIMATE)
+        assert found[0].tolist() == again[0].tolist()
+    vars(indexed).pop("_plans", None)
 
 
 def test_learning_again_forgets_the_index_and_a_small_catalogue_has_none(tmp_path: Path) -> None:

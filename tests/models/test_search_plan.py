@@ -245,7 +245,7 @@ def test_compact_search_is_exact(draw: st.DataObject) -> None:
     everywhere = not mask.is_sparse
     search_plan.search_compact(
         compact.codes, compact.steps, compact.order, compact.lengths, vectors, scale, query, mask.bits,
-        mask.is_sparse, rows, compact.places, everywhere, out, priority, items, scores,
+        mask.is_sparse, rows, compact.places, everywhere, 1 << 40, out, priority, items, scores,
     )  # fmt: skip
     plain, plain_scores = np.empty(k, np.int32), np.empty(k, np.float32)
     search_plan.search_rows(vectors, scale, query, rows, len(rows), out, priority, plain, plain_scores)

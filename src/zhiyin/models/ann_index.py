@@ -17,6 +17,7 @@ import numpy as np
 from zhiyin.core.atomic_files import read_json
 from zhiyin.core.parallel import kernel
 from zhiyin.core.run import Run, log
+from zhiyin.models.list_search import items_of_lists
 from zhiyin.models.masked_search import Compact, Mask, top_k_masked
 
 FORMAT = 2
@@ -112,7 +113,7 @@ class Index:
 
     def is_faster(self, mask: Mask, k: int) -> bool:
         """Whether this index is faster than a search of all items that pass."""
-        return mask.count > max(MAX_EXHAUSTIVE_ITEMS, 2 * self._wanted(mask, k))
+        return bool(index_is_faster(mask.count, self._wanted(mask, k), MAX_EXHAUSTIVE_ITEMS))
 
     def search(
         self,
@@ -150,8 +151,9 @@ class Index:
 
         bits: bool[n], items that pass the filter; empty for all.
         """
-        order = np.argsort(-self.promise(query[None])[0], kind="stable")
-        return _collect(order, self.offsets, self.members, bits, wanted)
+        query, all_pass = np.ascontiguousarray(query, dtype=np.float32), len(bits) == 0
+        lists = (self.offsets, self.members, self.means, self.spreads)
+        return items_of_lists(query, *lists, float(self.above), bits, all_pass, wanted)
 
     def promise(self, queries: np.ndarray) -> np.ndarray:
         """float32[q, c]: estimate of the best score in each list."""
@@ -160,7 +162,7 @@ class Index:
 
     def _wanted(self, mask: Mask, k: int) -> int:
         """Number of items to collect for the best k: the tuned number for each hundred, rounded up."""
-        return max(k, (self.wanted if mask.count == mask.n else self.filtered) * -(-k // TUNED_K))
+        return int(wanted_items(self.wanted if mask.count == mask.n else self.filtered, k))
 
     # -- tuning -----------------------------------------------------------------------------------------------------
 
@@ -354,16 +356,12 @@ def _add(vectors, owners, sums):
 
 
 @kernel
-def _collect(order, offsets, members, bits, wanted):
-    """int32: passing members of the lists in `order`, whole lists until at least `wanted` items are collected."""
-    all_pass, count, last = len(bits) == 0, 0, 0
-    passing = np.empty(len(members), dtype=np.int32)
-    for last in range(len(order)):
-        for at in range(offsets[order[last]], offsets[order[last] + 1]):
-            item = members[at]
-            if all_pass or bits[item]:
-                passing[count] = item
-                count += 1
-        if count >= wanted:
-            break
-    return passing[:count].copy()
+def wanted_items(tuned, k):
+    """Number of items to collect for the best k: the tuned number for each hundred, rounded up."""
+    return max(k, tuned * ((k + TUNED_K - 1) // TUNED_K))
+
+
+@kernel
+def index_is_faster(count, wanted, max_exhaustive):
+    """Whether collecting items of an index is faster than a search of all `count` that pass."""
+    return count > max(max_exhaustive, 2 * wanted)

@@ -18,6 +18,8 @@ BLOCK = 64
 _FLOATS_PER_LINE = 16
 # No item is excluded.
 NOTHING = np.zeros(0, dtype=np.int32)
+# For `max_places`: a search is never given up.
+NO_LIMIT = np.iinfo(np.int64).max
 
 
 @kernel
@@ -101,8 +103,8 @@ def quantized_query(query, codes):
 
 @kernel
 def search_compact(
-    codes, steps, order, lengths, vectors, scales, query, bits, all_pass, rows, place_of, everywhere, excluded,
-    priority, items_out, scores_out,
+    codes, steps, order, lengths, vectors, scales, query, bits, all_pass, rows, place_of, everywhere, max_places,
+    excluded, priority, items_out, scores_out,
 ):  # fmt: skip
     """The k best items by their inner products with a query; exact.
 
@@ -116,10 +118,11 @@ def search_compact(
     bits: bool[n], items that may be returned; not read where all_pass.
     rows: int32, the items to visit, unless `everywhere`: then all are visited, up to the first too short one.
     place_of: int32[n], the place of each item.
+    max_places: number of places after which the search is given up.
     excluded: int32, sorted codes.
     items_out, scores_out: int32[k] and float32[k]; filled up with -1 and minus infinity.
 
-    Returns the number of items found.
+    Returns the number of items found, -1 where it was given up.
     """
     d, k = vectors.shape[1], len(items_out)
     n_places = len(order) if everywhere else len(rows)
@@ -141,9 +144,11 @@ def search_compact(
     bar = np.float32(-np.inf)
     for start in range(0, n_places, BLOCK):
         stop = min(start + BLOCK, n_places)
+        if everywhere and len(scales) == 0 and reach * lengths[start] < bar:
+            break  # the remaining vectors are shorter still
+        if start >= max_places:
+            return -1
         if everywhere:
-            if len(scales) == 0 and reach * lengths[start] < bar:
-                break  # the remaining vectors are shorter still
             products(codes, start, stop, small, total, dots)
         else:
             for at in range(start, stop):

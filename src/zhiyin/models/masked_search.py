@@ -11,7 +11,7 @@ from zhiyin.core.array_table import ArrayTable
 from zhiyin.core.bounded_heap import LOWER_CODE_FIRST
 from zhiyin.core.errors import DataError
 from zhiyin.core.run import Run
-from zhiyin.models.compact_search import search_compact, search_rows
+from zhiyin.models.compact_search import NO_LIMIT, search_compact, search_rows
 from zhiyin.models.norm_pruned_search import norm_pruned_top_k
 
 # Up to this share of passing items, a mask holds their codes instead of one bool per item.
@@ -246,8 +246,8 @@ def top_k_masked(
         # A dense mask is tested at each place; a sparse one gives the places of its items.
         search_compact(
             compact.codes, compact.steps, compact.order, compact.lengths, vectors, scales, queries[row], mask.bits,
-            mask.is_sparse or mask.count == mask.n, rows, compact.places, not mask.is_sparse, excluded, priority,
-            items[row], scores[row],
+            mask.is_sparse or mask.count == mask.n, rows, compact.places, not mask.is_sparse, NO_LIMIT, excluded,
+            priority, items[row], scores[row],
         )  # fmt: skip
     return items, scores
 

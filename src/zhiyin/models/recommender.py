@@ -427,9 +427,12 @@ class VectorRecommender(Recommender):
         """By a search over the item vectors."""
         if type(self)._score is not VectorRecommender._score:
             return search_plan.LIST
-        is_large = len(self.item_vectors_) >= MIN_COMPACT_ITEMS
+        index = self._cached_for_items("indices", dict).get("dot") if run.approximate else None
+        is_large = len(self.item_vectors_) >= MIN_COMPACT_ITEMS or index is not None
         kind = search_plan.put_vectors(table, base, self.item_vectors_, self._compact() if is_large else None)
-        return search_plan.LIST if run.approximate and "dot" in self._cached_for_items("indices", dict) else kind
+        if index is not None:
+            search_plan.put_index(table, base, index)
+        return kind
 
     def _rank_by_plan(
         self, histories: Histories, k: int, excluded: tuple[np.ndarray, np.ndarray], mask: Mask, run: Run, label: str
@@ -439,10 +442,7 @@ class VectorRecommender(Recommender):
             return None
         plan = self.compiled_search(run)
         if plan.kind == search_plan.LIST:
-            plain = type(self)._score is VectorRecommender._score
-            if not plain or not (self.scores_empty_histories or has_positive_event(histories).all()):
-                return None
-            return self._search(self.encode(histories, run), mask, k, excluded, run, "dot" if run.approximate else "")
+            return None
         queries = self.encode(histories, run) if plan.kind == search_plan.VECTORS else None
         return plan.search(histories, k, excluded, mask, run, queries)
 

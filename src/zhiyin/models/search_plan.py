@@ -20,6 +20,7 @@ from zhiyin.core.array_table import (
     float_at,
     int8_rows_at,
     int32_at,
+    int64_at,
     int_at,
     length_at,
 )
@@ -27,9 +28,11 @@ from zhiyin.core.isolated_call import isolated
 from zhiyin.core.parallel import for_chunks, kernel, read_only
 from zhiyin.core.run import Run
 from zhiyin.data.histories import HOW, Histories, entries_of
-from zhiyin.models.compact_search import search_compact, search_rows
+from zhiyin.models.ann_index import MAX_EXHAUSTIVE_ITEMS, Index, index_is_faster, wanted_items
+from zhiyin.models.compact_search import NO_LIMIT, search_compact, search_rows
 from zhiyin.models.conjugate_gradient import solve_steps
 from zhiyin.models.item_to_item import recent_entries
+from zhiyin.models.list_search import items_of_lists
 from zhiyin.models.masked_search import (
     MASK_BITS,
     MASK_COUNT,
@@ -54,13 +57,16 @@ if TYPE_CHECKING:
 LIST, POPULAR, TABLE, RECENT_TABLE, VECTORS, FOLDED_VECTORS = range(6)
 # How a history is folded in: by steps of conjugate gradient, by the normal equations, as a sum of item vectors.
 FOLD_STEPS, FOLD_EXACTLY, FOLD_SUM = range(3)
-# Slots of a source, counted from its base: of every kind, of POPULAR, of tables, of vectors, and of folding in.
-SOURCE_SLOTS = 24
+# Slots of a source, counted from its base: of every kind, of POPULAR, tables, vectors, folding in, and of an index.
+SOURCE_SLOTS = 32
 _KIND, _SCORES_EMPTY, _PRIORITY, _POPULAR, _POPULARITY = range(5)
 _ORDER, _SCORES = range(5, 7)
 _INDPTR, _INDICES, _DATA, _POWERS = range(5, 9)
 _VECTORS, _CODES, _STEPS, _BY_LENGTH, _LENGTHS, _PLACES = range(5, 11)
 _FOLD, _ENTRIES, _CONFIDENCE, _MATRIX, _REG, _REG_POWER, _N_STEPS = range(11, 18)
+_LISTS, _MEMBERS, _MEANS, _SPREADS, _ABOVE, _WANTED, _FILTERED, _MAX_PLACES, _MAX_EXHAUSTIVE = range(18, 27)
+# Where there is an index, it is used after so many places of the exact search: where lengths differ, that ends earlier.
+MAX_PLACES = 131_072
 
 
 # A history is folded in to the same numbers here and in batches.
@@ -150,6 +156,22 @@ def put_least_squares(
     table.put_int(base + _N_STEPS, n_steps)
 
 
+def put_index(
+    table: ArrayTable, base: int, index: Index, max_places: int = MAX_PLACES, max_exhaustive: int = MAX_EXHAUSTIVE_ITEMS
+) -> None:
+    """Place an index of vectors that were placed with their compact form: searches of many items become approximate,
+    where the exact one has not ended after `max_places`. max_exhaustive: so many items are always searched exactly."""
+    table.put_int(base + _MAX_PLACES, max_places)
+    table.put_int(base + _MAX_EXHAUSTIVE, max_exhaustive)
+    table.put(base + _LISTS, index.offsets, np.int64)
+    table.put(base + _MEMBERS, index.members, np.int32)
+    table.put(base + _MEANS, index.means, np.float32)
+    table.put(base + _SPREADS, index.spreads, np.float32)
+    table.put_float(base + _ABOVE, index.above)
+    table.put_int(base + _WANTED, index.wanted)
+    table.put_int(base + _FILTERED, index.filtered)
+
+
 @kernel
 def search_source(words, base, eligible, items, weights, query, excluded, items_out, scores_out):
     """The k best items for one history, as `Recommender.rank` of it; not for kind LIST.
@@ -208,17 +230,33 @@ def _has_positive(weights):
 @kernel
 def _search_vectors(words, base, vectors, query, bits, rows, sparse_mask, eligible, excluded, priority, items_out,
                     scores_out):  # fmt: skip
-    """`masked_search.top_k_masked` of one query."""
+    """`masked_search.top_k_masked` of one query; approximate, where there is an index and it is faster."""
     count = int_at(eligible, MASK_COUNT)
-    if count < MIN_COMPACT_ITEMS or length_at(words, base + _CODES) == 0:
-        return search_rows(
-            vectors, NO_SCALES, query, rows, len(rows), excluded, priority, items_out, scores_out
+    all_pass = count == int_at(eligible, MASK_N)
+    wanted, limit = 0, np.int64(NO_LIMIT)
+    if length_at(words, base + _LISTS):
+        wanted = wanted_items(int_at(words, base + (_WANTED if all_pass else _FILTERED)), len(items_out))
+        if index_is_faster(count, wanted, int_at(words, base + _MAX_EXHAUSTIVE)):
+            limit = np.int64(0 if sparse_mask else int_at(words, base + _MAX_PLACES))
+    if limit == NO_LIMIT and (count < MIN_COMPACT_ITEMS or length_at(words, base + _CODES) == 0):
+        return search_rows(vectors, NO_SCALES, query, rows, len(rows), excluded, priority, items_out, scores_out)
+    codes, steps = int8_rows_at(words, base + _CODES), float32_at(words, base + _STEPS)
+    order, lengths = int32_at(words, base + _BY_LENGTH), float32_at(words, base + _LENGTHS)
+    places = int32_at(words, base + _PLACES)
+    if limit > 0:
+        n = search_compact(
+            codes, steps, order, lengths, vectors, NO_SCALES, query, bits, sparse_mask or all_pass, rows, places,
+            not sparse_mask, limit, excluded, priority, items_out, scores_out,
         )  # fmt: skip
+        if n >= 0:
+            return n
+    near = items_of_lists(
+        query, int64_at(words, base + _LISTS), int32_at(words, base + _MEMBERS), float32_rows_at(words, base + _MEANS),
+        float32_at(words, base + _SPREADS), float_at(words, base + _ABOVE), bits, all_pass, wanted + len(excluded),
+    )  # fmt: skip
     return search_compact(
-        int8_rows_at(words, base + _CODES), float32_at(words, base + _STEPS), int32_at(words, base + _BY_LENGTH),
-        float32_at(words, base + _LENGTHS), vectors, NO_SCALES, query, bits,
-        sparse_mask or count == int_at(eligible, MASK_N), rows, int32_at(words, base + _PLACES), not sparse_mask,
-        excluded, priority, items_out, scores_out,
+        codes, steps, order, lengths, vectors, NO_SCALES, query, bits, True, near, places, False, NO_LIMIT, excluded,
+        priority, items_out, scores_out,
     )  # fmt: skip
 
 
