@@ -312,8 +312,7 @@ class Answers:
         method: what `Answer.method` says.
         """
         started, rules = time.perf_counter(), self._list_rules(request, visible)
-        rulebook = copy.copy(rules.rulebook)
-        rulebook.boosts = []
+        rulebook = rules.rulebook.without_boosts()
         items = items[self._candidates[items]]
         scores = np.arange(len(items), 0, -1, dtype=np.float32)
         return self._scored_answer(dataclasses.replace(rules, rulebook=rulebook), items, scores, method, started)

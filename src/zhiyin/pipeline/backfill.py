@@ -4,60 +4,75 @@ from __future__ import annotations
 
 import numpy as np
 
-from zhiyin.models.topk import first_k
-from zhiyin.pipeline.slate import Ragged, Slates
+from zhiyin.core.array_table import bool_at, int_at
+from zhiyin.core.hashing import find, table
+from zhiyin.core.parallel import kernel
+from zhiyin.pipeline.rule_table import FIRST_CAP, N_CAPS, N_EXPOSURE, N_SHARES, n_required, rule_slots
 
 
-def popular_items(
-    slates: Slates, excluded: Ragged, popular_order: np.ndarray, allowed: np.ndarray, wanted: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The most popular items that the slates of n requests do not contain yet.
+@kernel
+def _take_popular(popular_order, eligible, members, all_items, wanted, unavailable, n_unavailable, slots, items, size):
+    """Append popular items that are eligible and among the members; returns how many.
 
-    Parameters
-    ----------
-    excluded: item codes that each request must not get.
-    popular_order: int32, items in the order in which they are taken.
-    allowed: bool[n_items].
-    wanted: int64[n], items for each request.
-
-    Returns
-    -------
-    owners int64 and items int32, by request, the most popular first; fewer than wanted where no more are allowed.
+    unavailable: int32, of which the first n are in the hash table `slots`; the new ones are added.
     """
-    most = int(wanted.max(initial=0))
-    if most == 0:
-        return np.zeros(0, np.int64), np.zeros(0, np.int32)
-    unavailable = _items_of_both(excluded, slates)
-    short = np.flatnonzero(wanted > 0)
-    if len(short) < len(wanted):
-        unavailable = unavailable.take(short)
-    scores = np.zeros(len(allowed), np.float32)
-    items, _ = first_k(
-        popular_order, scores, most, allowed, (unavailable.offsets, np.asarray(unavailable.values, np.int32))
-    )
-    filled = (items >= 0) & (np.arange(most) < wanted[short][:, None])
-    return short[np.nonzero(filled)[0]], items[filled]
+    added = 0
+    for at in range(len(popular_order)):
+        if added == wanted:
+            break
+        item = popular_order[at]
+        if not eligible[item] or not (all_items or members[item]):
+            continue
+        slot = find(slots, unavailable, item)
+        if slots[slot] >= 0:
+            continue
+        unavailable[n_unavailable + added] = item
+        slots[slot] = n_unavailable + added
+        items[size + added] = item
+        added += 1
+    return added
 
 
-def append_below(slates: Slates, owners: np.ndarray, items: np.ndarray) -> Slates:
-    """The slates with items appended, at lower scores. owners: int64[f], ascending; items: int32[f]."""
-    scores = _scores_below(slates.lowest(), owners, len(slates))
-    return slates.with_rows(owners, items, scores).sorted()
-
-
-def _items_of_both(excluded: Ragged, slates: Slates) -> Ragged:
-    """The excluded items and the items of the slate, of each request."""
-    if len(slates) == 1:
-        values = np.concatenate([excluded.values, slates.items])
-        return Ragged(np.array([0, len(values)], dtype=np.int64), values)
-    order = np.argsort(np.concatenate([excluded.owners, slates.owners]), kind="stable")
-    return Ragged(excluded.offsets + slates.offsets, np.concatenate([excluded.values, slates.items])[order])
-
-
-def _scores_below(low: np.ndarray, owners: np.ndarray, n: int) -> np.ndarray:
-    """float32[f]: scores below the lowest of each request, float[n], and falling."""
-    sizes = np.bincount(owners, minlength=n)
-    place = np.arange(len(owners)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    fall = ((place + 1) / (sizes[owners] + 1)).astype(np.float32)
-    floor = low[owners].astype(np.float32)
-    return floor - fall * np.maximum(1.0, np.abs(floor)).astype(np.float32)
+@kernel
+def fill_up(k, wanted, rules, deficits, excluded, popular_order, eligible, items, scores, size):
+    """Append popular items to a slate that is sorted, at falling scores below the lowest, and those that shares and
+    exposure targets need. Returns the new size, and how many were added of the first kind."""
+    n_conditions = int_at(rules, N_SHARES) + int_at(rules, N_EXPOSURE)
+    first_condition, _ = rule_slots(int_at(rules, N_CAPS), int_at(rules, N_SHARES), int_at(rules, N_EXPOSURE))
+    missing = wanted
+    for condition in range(n_conditions):
+        missing += n_required(k, rules, condition, deficits)
+    if missing <= 0:
+        return size, 0
+    unavailable = np.empty(len(excluded) + size + missing, dtype=np.int32)
+    slots, n_unavailable = table(len(unavailable)), 0
+    for part in range(2):
+        for row in range(len(excluded) if part == 0 else size):
+            item = excluded[row] if part == 0 else items[row]
+            slot = find(slots, unavailable, item)
+            if slots[slot] < 0:
+                unavailable[n_unavailable] = item
+                slots[slot] = n_unavailable
+                n_unavailable += 1
+    n_popular = 0
+    if wanted > 0:
+        nobody = bool_at(rules, FIRST_CAP)
+        n_popular = _take_popular(popular_order, eligible, nobody, True, wanted, unavailable, n_unavailable, slots,
+                                  items, size)  # fmt: skip
+    added = n_popular
+    for condition in range(n_conditions):
+        count = n_required(k, rules, condition, deficits)
+        if count == 0:
+            continue
+        members = bool_at(rules, first_condition + condition)
+        for row in range(size + added):
+            count -= members[items[row]]
+        if count > 0:
+            added += _take_popular(popular_order, eligible, members, False, count, unavailable, n_unavailable + added,
+                                   slots, items, size + added)  # fmt: skip
+    low = scores[size - 1] if size else np.float32(0)
+    reach = max(np.float32(1), abs(low))
+    for row in range(added):
+        fall = np.float32((row + 1) / (added + 1))
+        scores[size + row] = low - fall * reach
+    return size + added, n_popular

@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 from scipy import sparse
 
+from zhiyin.core.array_table import ArrayTable
 from zhiyin.core.errors import ConfigError
 from zhiyin.core.run import Run
 from zhiyin.data.catalogue import category_columns
@@ -15,8 +16,11 @@ from zhiyin.models.recommender import VectorRecommender
 from zhiyin.pipeline import diversity_rerankers
 from zhiyin.pipeline.cold_start import NewItems
 from zhiyin.pipeline.filters import Filters
+from zhiyin.pipeline.list_plan import NO_VARIETY, Variety
 from zhiyin.pipeline.pipeline import Pipeline
-from zhiyin.pipeline.slate import Slates
+from zhiyin.pipeline.variety_kernels import CALIBRATE, DPP, MMR
+
+_CODES = {"mmr": MMR, "dpp": DPP}
 
 
 class Diversifier:
@@ -42,9 +46,10 @@ class Diversifier:
     ) -> None:
         self.model, self.items, self.filters, self.new_items = model, items, filters, new_items
         self.category_column, self.run = category_column, run
-        self._features: Any = None
+        self._features: ArrayTable | None = None
         self._features_are_categories = bool(category_column)
         self._categories: sparse.csr_matrix | None = None
+        self._category_features: ArrayTable | None = None
 
     def with_catalogue(self, items: pl.DataFrame, filters: Filters, new_items: NewItems) -> Diversifier:
         """The same over another catalogue with the same ids. Features of the model are not computed again; those that
@@ -55,17 +60,16 @@ class Diversifier:
             changed._features = features
         return changed
 
-    def apply(self, slates: Slates, histories: Histories, k: int, method: str, balance: float) -> Slates:
-        """Lists of k items by a method of `request.DIVERSITY_METHODS`. Raises ConfigError where neither the model nor
-        the catalogue gives a similarity of items."""
-        if method == "none" or not len(slates.items):
-            return slates
-        if method == "calibrate":
-            table = self._category_table()
-            shares = diversity_rerankers.category_shares(histories, table)
-            return diversity_rerankers.calibrate(slates, table, shares, k, balance=balance, run=self.run)
-        rerank = diversity_rerankers.mmr if method == "mmr" else diversity_rerankers.dpp
-        return rerank(slates, self._item_features(), k, balance=balance, run=self.run)
+    def variety(self, histories: Histories, method: str, balance: float) -> Variety:
+        """How lists are varied by a method of `request.DIVERSITY_METHODS`. Raises ConfigError where neither the model
+        nor the catalogue gives a similarity of items."""
+        if method == "none":
+            return NO_VARIETY
+        if method != "calibrate":
+            return Variety(_CODES[method], method, balance, self._item_features())
+        if self._category_features is None:
+            self._category_features = diversity_rerankers.table_of_categories(self._category_table())
+        return Variety(CALIBRATE, method, balance, self._category_features, histories)
 
     def check(self, method: str) -> None:
         """Raises ConfigError where the catalogue lacks what a method needs."""
@@ -74,7 +78,7 @@ class Diversifier:
         elif method != "none":
             self._item_features()
 
-    def _item_features(self) -> Any:
+    def _item_features(self) -> ArrayTable:
         """Rows that give the similarity of items: features of a content model, item vectors, or categories."""
         if self._features is None:
             sources = [] if self.category_column else list(self.model.sources_.values())
@@ -88,7 +92,7 @@ class Diversifier:
                 features = self._category_table()
             else:
                 features = self.new_items.extended(features)
-            self._features = diversity_rerankers.UnitRows.of(features) if sparse.issparse(features) else features
+            self._features = diversity_rerankers.feature_table(features)
         return self._features
 
     def _category_table(self) -> sparse.csr_matrix:

@@ -20,6 +20,8 @@ from typing import Protocol
 
 import numpy as np
 
+from zhiyin.core.parallel import compiled
+
 # Bound of a deficit: a target that cannot be reached does not push harder forever.
 MAX_DEFICIT_LISTS = 100.0
 
@@ -50,14 +52,14 @@ def exposure_weights(places: np.ndarray) -> np.ndarray:
     return 1 / np.log2(np.asarray(places) + 2.0)
 
 
-def score_spreads(scores: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """float64[n]: standard deviation of each request's scores; 1 where they are all equal."""
-    sizes = np.maximum(np.diff(offsets), 1)
-
-    def totals(values: np.ndarray) -> np.ndarray:
-        sums = np.concatenate([[0.0], np.cumsum(values)])
-        return sums[offsets[1:]] - sums[offsets[:-1]]
-
-    mean = totals(scores) / sizes
-    deviation = np.sqrt(totals((scores - np.repeat(mean, np.diff(offsets))) ** 2) / sizes)
-    return np.where(deviation > 0, deviation, 1.0)
+@compiled  # not `kernel`: sums in this order
+def score_spread(values):
+    """Standard deviation of scores; 1 where all are equal."""
+    total = 0.0
+    for value in values:
+        total += value
+    mean, square = total / max(1, len(values)), 0.0
+    for value in values:
+        square += (value - mean) ** 2
+    deviation = np.sqrt(square / max(1, len(values)))
+    return deviation if deviation > 0 else 1.0

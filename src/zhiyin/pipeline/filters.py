@@ -141,6 +141,8 @@ class Filters:
         self.columns = self._columns(items, schema)
         self.hits = self.misses = 0
         self._values: dict[tuple[str, str], Value] = {}
+        # Of columns of items: groups by item, and where those of each item begin, where they are several.
+        self._groups: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._masks: OrderedDict[str, _CachedMask] = OrderedDict()
         self._parsed: OrderedDict[tuple[str, str | None], Expression] = OrderedDict()
         self._cached_bytes, self._lock = 0, threading.RLock()
@@ -179,6 +181,7 @@ class Filters:
             self.__dict__.pop("everything", None)
             self._parsed.clear()
             self._values = {key: value for key, value in self._values.items() if key[1] not in changed}
+            self._groups = {name: groups for name, groups in self._groups.items() if name not in changed}
             for key in [key for key, cached in self._masks.items() if {name for _, name in cached.columns} & changed]:
                 self._cached_bytes -= self._masks.pop(key).mask.nbytes
             if not same_length:
@@ -198,6 +201,7 @@ class Filters:
             copied = copy.copy(self)
             copied._lock = threading.RLock()
             copied._values, copied._masks, copied._parsed = dict(self._values), OrderedDict(self._masks), OrderedDict()
+            copied._groups = dict(self._groups)
         copied.replace(items, schema)
         return copied
 
@@ -267,14 +271,33 @@ class Filters:
 
     def column(self, name: str) -> Value:
         """A column of items as arrays; see `Value`. Raises ConfigError for an unknown one."""
+        return self._column(self._column_name(name))
+
+    def groups(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Items by their values in a column, equal values one group: int32 groups from 0, and int64 starts.
+
+        Item i has groups[i], -1 where NULL, and the starts are empty; where items may have several values, it has
+        groups[starts[i]:starts[i + 1]]. Raises ConfigError for an unknown column.
+        """
+        column = self._column_name(name)
+        groups = self._groups.get(column)
+        if groups is None:
+            version = self.version
+            groups = _groups_of(self._column(column), len(self))
+            with self._lock:
+                if version == self.version:
+                    self._groups[column] = groups
+        return groups
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _column_name(self, name: str) -> str:
         column = self.columns.find("item", name)
         if column is None:
             raise ConfigError(
                 f"items have no column {name!r}", remedy=suggest(name, list(self.columns.kinds["item"]) or ["none"])
             )
-        return self._column(column)
-
-    # -- inside -----------------------------------------------------------------------------------------------------
+        return column
 
     def _column(self, name: str) -> Value:
         key = ("item", name)
@@ -377,6 +400,20 @@ class Filters:
         if node.op in ("and", "or", "not", "isnull", "coalesce", "case"):
             return min((self._until(arg, request) for arg in node.args), default=_NEVER)
         return request.now
+
+
+def _groups_of(value: Value, n_items: int) -> tuple[np.ndarray, np.ndarray]:
+    """See `Filters.groups`."""
+    if len(value) != n_items:
+        value = value.repeat(n_items)
+    groups = value.data
+    if value.dictionary is None and groups.dtype != np.bool_:
+        groups = np.unique(groups, return_inverse=True)[1]
+    if value.offsets is not None:
+        return np.ascontiguousarray(groups, np.int32), value.offsets
+    if value.valid is not None:
+        groups = np.where(value.valid, groups, -1)
+    return np.ascontiguousarray(groups, np.int32), np.zeros(0, np.int64)
 
 
 def _shift(node: Node) -> int | None:

@@ -11,7 +11,6 @@ import numpy as np
 from zhiyin.core.run import Run
 from zhiyin.core.work_limits import check
 from zhiyin.data.histories import Histories
-from zhiyin.pipeline import backfill
 from zhiyin.pipeline.choosing_stage import ListChooser
 from zhiyin.pipeline.cold_start import NewItems
 from zhiyin.pipeline.diversifier import Diversifier
@@ -19,6 +18,7 @@ from zhiyin.pipeline.eligible_items import EligibleItems
 from zhiyin.pipeline.filters import Filters
 from zhiyin.pipeline.item_keys import ItemKeys
 from zhiyin.pipeline.list_features import FeatureInputs
+from zhiyin.pipeline.list_plan import Fill, ListInputs
 from zhiyin.pipeline.list_policy import ListPolicy
 from zhiyin.pipeline.pipeline import Pipeline
 from zhiyin.pipeline.request import Request
@@ -28,8 +28,6 @@ from zhiyin.ranking.asof import AsOf
 from zhiyin.ranking.candidate_plan import ScoredCandidates
 from zhiyin.ranking.examples import Candidates, Examples
 
-# Candidates of lists that are filled up together, at most.
-MAX_FILL_ROWS = 2_000_000
 # Shares of a request's time budget after which the ranker and diversity are skipped; reasons are when it is used up.
 RANKER_DEADLINE, DIVERSITY_DEADLINE = 0.7, 0.9
 
@@ -180,7 +178,11 @@ class ListBuilder:
         clock.finish_stage("rank")
         if batch.diversity_method != "none" and clock.skips("variety", DIVERSITY_DEADLINE):
             batch = dataclasses.replace(batch, diversity_method="none")
-        slates = Slates(candidates.offsets, candidates.items, scored.scores)
+        slates = Slates(
+            np.asarray(candidates.offsets, np.int64),
+            np.ascontiguousarray(candidates.items, np.int32),
+            np.ascontiguousarray(scored.scores, np.float32),
+        )
         if self.new_items.m:
             is_new = excluded.values >= n_trained
             owners, codes, new_scores = self.new_items.score_candidates(
@@ -191,63 +193,21 @@ class ListBuilder:
         wanted = np.maximum(0, k - np.diff(slates.offsets))
         if batch.policy is not None and clock.skips("policy", DIVERSITY_DEADLINE):
             batch = dataclasses.replace(batch, policy_reason="budget_exceeded_time")
-        lists = self._finish(batch, slates, candidates, excluded, wanted)
+        removed, popular_order = np.asarray(excluded.values, np.int32), self._items_by_popularity(batch.eligible)
+        fill = Fill(excluded.offsets, removed, popular_order, batch.eligible.bits, wanted)
+        variety = self.diversifier.variety(histories, batch.diversity_method, batch.balance)
+        chooser = None if batch.policy is None else functools.partial(self._chooser, batch, candidates)
+        inputs = ListInputs(slates.offsets, slates.items, slates.scores, batch.requests, k, fill, variety, chooser)
+        lists = batch.rulebook.plan.make(inputs, self.run)
         clock.finish_stage("rules")
         return BuiltLists(lists, candidates, method, scored)
 
-    def _finish(
-        self, batch: ListBatch, slates: Slates, candidates: Candidates, excluded: Ragged, wanted: np.ndarray
-    ) -> Slates:
-        """Lists of the candidates, filled up with int64[n] popular items, and with more where rules drop too many."""
-        filled, n_popular = self._fill_up(batch, slates, excluded, wanted)
-        diversify = functools.partial(
-            self.diversifier.apply,
-            histories=batch.histories,
-            k=batch.k,
-            method=batch.diversity_method,
-            balance=batch.balance,
-        )
-        lists = batch.rulebook.rerank_qualified(
-            filled,
-            batch.requests,
-            batch.k,
-            diversify=diversify,
-            chooser=self._chooser(batch, candidates),
-            run=self.run,
-        )
-        is_short = np.diff(lists.offsets) < batch.k
-        # A cap that is not strict yields to candidates only after popular items were tried.
-        for event in lists.events:
-            if event.step == "cap yielded":
-                is_short[event.owners[wanted[event.owners] < 4 * batch.k]] = True
-        short = np.flatnonzero(is_short & (n_popular >= wanted))
-        if not len(short):
-            return lists
-        more = np.maximum(4 * batch.k, 8 * wanted[short])
-        if len(batch.histories) == 1:
-            return self._finish(batch, slates, candidates, excluded, more)
-        size = max(1, MAX_FILL_ROWS // int(more.max()))
-        parts = [
-            self._finish(
-                batch.take(rows),
-                slates.pick(rows),
-                candidates.take(rows),
-                excluded.take(rows),
-                more[start : start + size],
-            )
-            for start in range(0, len(short), size)
-            for rows in [short[start : start + size]]
-        ]
-        # The lists that were short now stand behind all others: bring every list to its place.
-        position = np.arange(len(lists))
-        position[short] = len(lists) + np.arange(len(short))
-        return Slates.joined([lists, *parts]).pick(position)
-
-    def _chooser(self, batch: ListBatch, candidates: Candidates) -> ListChooser | None:
-        """The policy of a batch, with what it needs to know of the candidates."""
+    def _chooser(self, batch: ListBatch, candidates: Candidates, rows: np.ndarray | None) -> ListChooser:
+        """The policy of a batch, with what it needs to know of the candidates. rows: some of the requests."""
+        if rows is not None:
+            batch, candidates = batch.take(rows), candidates.take(rows)
         policy = batch.policy
-        if policy is None:
-            return None
+        assert policy is not None
         features, statistics, new_displays = policy.features, policy.statistics, None
         if features is None or policy.policy is None:
             return ListChooser(policy, self.keys.of, forced=batch.forced, reason=batch.policy_reason)
@@ -268,38 +228,6 @@ class ListBuilder:
 
         return ListChooser(policy, self.keys.of, matrix, new_displays, features.position, batch.forced,
                            batch.policy_reason)  # fmt: skip
-
-    def _fill_up(
-        self, batch: ListBatch, slates: Slates, excluded: Ragged, wanted: np.ndarray
-    ) -> tuple[Slates, np.ndarray]:
-        """The candidates, best first, with popular items below them, and with those that groups need. Also int64[n],
-        the number of popular items."""
-        order = self._items_by_popularity(batch.eligible)
-        n_popular = np.zeros(len(slates), dtype=np.int64)
-        additions: list[tuple[np.ndarray, np.ndarray]] = []
-        extended = slates
-        if wanted.any():
-            added = backfill.popular_items(slates, excluded, order, batch.eligible.bits, wanted)
-            n_popular = np.bincount(added[0], minlength=len(slates))
-            additions.append(added)
-            extended = slates.with_rows(*added, np.zeros(len(added[1]), np.float32))
-        for group, count in batch.rulebook.required_groups(batch.requests, batch.k):
-            values = batch.rulebook.request_values(batch.requests, extended.owners)
-            members = self.filters.where(group, extended.items, values)
-            missing = np.maximum(0, count - np.bincount(extended.owners[members], minlength=len(slates)))
-            if not missing.any():
-                continue
-            first = batch.rulebook.request_values(batch.requests.take(np.zeros(1, np.int64)))
-            allowed = batch.eligible.bits & self.filters.mask(group, first).bits
-            added = backfill.popular_items(extended, excluded, order, allowed, missing)
-            additions.append(added)
-            extended = extended.with_rows(*added, np.zeros(len(added[1]), np.float32))
-        if not additions:
-            return Slates.best_first(slates.offsets, slates.items, slates.scores), n_popular
-        owners, items = (np.concatenate(part) for part in zip(*additions))
-        by_request = np.argsort(owners, kind="stable")
-        slates = Slates.best_first(slates.offsets, slates.items, slates.scores)
-        return backfill.append_below(slates, owners[by_request], items[by_request]), n_popular
 
     def _items_by_popularity(self, eligible: EligibleItems) -> np.ndarray:
         """int32: items, the most popular first. All eligible ones are among them; where they are few, no others."""

@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
 
-from zhiyin.pipeline.slate import RequestBatch, Slates
+from zhiyin.core.parallel import kernel
+from zhiyin.pipeline.slate import RequestBatch
 
 
-def insert_pins(
-    slates: Slates,
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pins:
+    """Pinned items of n requests.
+
+    Parameters
+    ----------
+    offsets: int64[n + 1]; those of request r are items[offsets[r]:offsets[r + 1]].
+    items: int32[p]. slots: int64[p], from 0; of one request all items and all slots differ.
+    dropped_owners, dropped_items: int64, requests and items of pins that may not be shown.
+    """
+
+    offsets: np.ndarray
+    items: np.ndarray
+    slots: np.ndarray
+    dropped_owners: np.ndarray
+    dropped_items: np.ndarray
+
+    @property
+    def counts(self) -> np.ndarray:
+        """int64[n]."""
+        return np.diff(self.offsets)
+
+
+def resolve_pins(
     requests: RequestBatch,
     k: int,
     *,
     rule_pins: tuple[np.ndarray, np.ndarray],
     n_items: int,
     may_be_pinned: Callable[[RequestBatch, np.ndarray, np.ndarray], np.ndarray],
-) -> tuple[Slates, np.ndarray | None]:
-    """Slates that contain the pinned items, and the slot of each row: int64[m], from 0, or -1; None without pins.
-
-    A request's pin of a slot replaces that of the rules. The trace names the pinned items that are dropped.
+) -> Pins | None:
+    """The pins that apply to lists of k items; None without any. A request's pin of a slot replaces that of the rules.
 
     Parameters
     ----------
@@ -30,7 +52,7 @@ def insert_pins(
     """
     rule_items, rule_slots = rule_pins
     if not len(rule_items) and requests.pins is None:
-        return slates, None
+        return None
     owner = np.repeat(np.arange(requests.n), len(rule_items))
     item, slot = np.tile(rule_items, requests.n), np.tile(rule_slots, requests.n)
     if requests.pins is not None and requests.pins.paired is not None:
@@ -38,7 +60,7 @@ def insert_pins(
         item = np.concatenate([requests.pins.values, item])
         slot = np.concatenate([requests.pins.paired - 1, slot])
     if not len(item):
-        return slates, None
+        return None
     in_range = (item >= 0) & (item < n_items) & (slot >= 0) & (slot < k)
     owner, item, slot = owner[in_range], item[in_range], slot[in_range]
     # One item a slot and one slot an item; pins of the request come first and win.
@@ -49,14 +71,25 @@ def insert_pins(
     allowed = may_be_pinned(requests, owner, item)
     dropped_owners, dropped_items = owner[~allowed], item[~allowed]
     owner, item, slot = owner[allowed], item[allowed], slot[allowed]
-    keys = slates.owners * n_items + slates.items
-    is_new = ~np.isin(owner * n_items + item, keys)
-    if is_new.any():
-        order = np.argsort(owner[is_new], kind="stable")
-        new_owners = owner[is_new][order]
-        slates = slates.with_rows(new_owners, item[is_new][order], slates.lowest()[new_owners])
-        keys = slates.owners * n_items + slates.items
-    pins = np.full(len(keys), -1, np.int64)
-    order = np.argsort(keys, kind="stable")
-    pins[order[np.searchsorted(keys[order], owner * n_items + item)]] = slot
-    return slates.with_trace_event("pin dropped", dropped_owners, items=dropped_items), pins
+    order = np.argsort(owner, kind="stable")
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=requests.n))]).astype(np.int64)
+    return Pins(offsets, item[order].astype(np.int32), slot[order].astype(np.int64), dropped_owners, dropped_items)
+
+
+@kernel
+def insert_pins(pin_items, pin_slots, items, scores, size, pins):
+    """Append the pinned items that a slate lacks, at its lowest score; int64 `pins`: the slot of each row or -1.
+    Returns the new size."""
+    low = np.float32(0)
+    for row in range(size):
+        low = scores[row] if row == 0 else min(low, scores[row])
+    for pin in range(len(pin_items)):
+        row = 0
+        while row < size and items[row] != pin_items[pin]:
+            row += 1
+        if row == size:
+            items[row], scores[row] = pin_items[pin], low
+            pins[row] = -1
+            size += 1
+        pins[row] = pin_slots[pin]
+    return size

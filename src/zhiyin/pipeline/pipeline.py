@@ -30,9 +30,9 @@ from zhiyin.models.recommender import Recommender
 from zhiyin.models.registry import parse
 from zhiyin.models.saving import write as write_model
 from zhiyin.models.training_context import TrainingContext
-from zhiyin.pipeline import backfill
+from zhiyin.pipeline.list_plan import Fill, best_items
 from zhiyin.pipeline.pipeline_fitting import SEGMENT_STARTS, SEGMENTS, learn, segments_of
-from zhiyin.pipeline.slate import Ragged, Slates
+from zhiyin.pipeline.slate import Ragged
 from zhiyin.pipeline.time_windows import WindowPlan, plan_windows
 from zhiyin.ranking import registry as rankers
 from zhiyin.ranking.asof import AsOf
@@ -188,15 +188,14 @@ class Pipeline(Recommender):
                 seen = exclude.rows(start, stop) if exclude is not None else None
                 candidates = self.retrieve(batch, k, exclude=seen, allowed=allowed, run=run)
                 scores = self.order(batch, candidates, run)
-                slates = Slates(candidates.offsets, candidates.items, scores).sorted().first(k)
+                offsets = np.asarray(candidates.offsets, np.int64)
+                wanted = np.maximum(0, k - np.diff(offsets))
                 excluded = Ragged.empty(len(batch)) if seen is None else Ragged(seen.offsets, seen.items)
-                wanted = k - np.diff(slates.offsets)
-                if wanted.any():
-                    order = context.in_order(allowed)
-                    additions = backfill.popular_items(slates, excluded, order, allowed.bits, wanted)
-                    slates = backfill.append_below(slates, *additions)
-                rows, places = start + slates.owners, slates.places
-                items[rows, places], best[rows, places] = slates.items, slates.scores
+                order = context.in_order(allowed) if wanted.any() else excluded.values[:0]
+                fill = Fill(excluded.offsets, excluded.values, order, allowed.bits, wanted)
+                items[start:stop], best[start:stop] = best_items(
+                    offsets, candidates.items, np.asarray(scores, np.float32), k, fill, run
+                )
                 advance(len(batch))
         return items, best
 

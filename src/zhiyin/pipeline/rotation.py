@@ -10,37 +10,30 @@ import numpy as np
 
 from zhiyin.core.hashing import GOLDEN, mix
 from zhiyin.core.parallel import kernel
-from zhiyin.pipeline.slate import Slates
-
-
-def rotated_order(
-    slates: Slates, users: np.ndarray, visits: np.ndarray, strength: float, n_fixed: int, seed: int
-) -> np.ndarray:
-    """int64[m]: rows of the slates in the order of a visit.
-
-    Parameters
-    ----------
-    users, visits: int64[n], numbers of the user and of the visit of each request.
-    strength: 0: as they are; see the module.
-    n_fixed: first places that stay.
-    """
-    owners, places = slates.owners, slates.places
-    noise = np.empty(len(owners))
-    _gumbel_noise(np.uint64(seed), np.asarray(users, np.int64), np.asarray(visits, np.int64), owners,
-                  slates.items.astype(np.int64), noise)  # fmt: skip
-    key = -np.log(np.maximum(places - n_fixed, 0) + 1.0) + strength * noise
-    key = np.where(places >= n_fixed, key, np.inf)
-    return np.lexsort((-key, owners))
+from zhiyin.pipeline.score_order import reorder
 
 
 @kernel
-def _gumbel_noise(seed, users, visits, owners, items, out):
-    """A draw for each (seed, user, visit, item), independent of the order of rows and of other rows."""
-    for row in range(len(owners)):
-        request = owners[row]
-        state = mix(seed + GOLDEN)
-        state = mix(state ^ (np.uint64(users[request]) + GOLDEN))
-        state = mix(state ^ (np.uint64(visits[request]) + GOLDEN))
-        state = mix(state ^ (np.uint64(items[row]) + GOLDEN))
-        uniform = (np.float64(state >> np.uint64(11)) + 0.5) * (1.0 / 9007199254740992.0)
-        out[row] = -np.log(-np.log(uniform))
+def _gumbel_noise(seed, user, visit, item):
+    """A draw of the Gumbel distribution for (seed, user, visit, item)."""
+    state = mix(seed + GOLDEN)
+    state = mix(state ^ (np.uint64(user) + GOLDEN))
+    state = mix(state ^ (np.uint64(visit) + GOLDEN))
+    state = mix(state ^ (np.uint64(item) + GOLDEN))
+    uniform = (np.float64(state >> np.uint64(11)) + 0.5) * (1.0 / 9007199254740992.0)
+    return -np.log(-np.log(uniform))
+
+
+@kernel
+def rotate(seed, user, visit, strength, n_fixed, items, scores, came_from):
+    """Another order at another visit, see `rotation`; int32[m] the rows that the items come from."""
+    size = len(items)
+    keys = np.empty(size)
+    for row in range(size):
+        keys[row] = -np.inf
+        if row >= n_fixed:
+            keys[row] = np.log(row - n_fixed + 1.0) - strength * _gumbel_noise(seed, user, visit, np.int64(items[row]))
+    order = np.argsort(keys, kind="mergesort")
+    reorder(order, items, scores)
+    for row in range(size):
+        came_from[row] = order[row]

@@ -4,21 +4,24 @@ A `Rulebook` does, in this order:
 
 1. `qualify`: exclude, include, filter, stock, dates, bought, frequency; of these, pins obey exclude, filter, stock and
    dates only;
-2. `adjust`: boosts, then exposure targets, then a new order by score;
+2. boosts, then exposure targets, then a new order by score;
 3. re-ranking for diversity (see `diversity_rerankers`), if there is any;
-4. `rotate`: another order at another visit;
-5. `arrange`: pins, duplicates, caps and shares (see `slot_allocation` for their precedence), and a policy that chooses
-   among the lists that satisfy all of them (see `choosing_stage`).
+4. rotation: another order at another visit;
+5. pins, duplicates, caps and shares (see `slot_allocation` for their precedence), and a policy that chooses among the
+   lists that satisfy all of them (see `choosing_stage`).
 
 `mask` and `excluded_items` are the first step ahead of retrieval, so that k items come back whenever k items qualify;
-`required_groups` gives the candidates that shares and exposure targets need.
+`required_groups` gives the candidates that shares and exposure targets need. All steps but the first are one compiled
+function, see `list_plan`.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,17 +32,14 @@ from zhiyin.core.errors import ConfigError, suggest
 from zhiyin.core.params import list_length
 from zhiyin.core.run import Run
 from zhiyin.data.ids import Ids
-from zhiyin.pipeline import slot_allocation
-from zhiyin.pipeline.choosing_stage import ChosenLists, ListChooser, choose
-from zhiyin.pipeline.exposure import exposure_weights, score_spreads
+from zhiyin.pipeline.choosing_stage import ListChooser
+from zhiyin.pipeline.exposure import exposure_weights
 from zhiyin.pipeline.expressions import Expression
 from zhiyin.pipeline.filters import Filters, Mask, RequestValues
-from zhiyin.pipeline.pinning import insert_pins
-from zhiyin.pipeline.rotation import rotated_order
+from zhiyin.pipeline.list_plan import ListInputs, ListPlan
 from zhiyin.pipeline.rules import Boost, Rules
 from zhiyin.pipeline.slate import RequestBatch, Slates, request_item_keys
 
-Step = Callable[[Slates], Slates]
 # Stands for "never again" among the microseconds after which an item may come back.
 NEVER = 2**62
 
@@ -63,6 +63,10 @@ class Rulebook:
     ) -> None:
         self.rules, self.filters, self.seed = rules, filters, seed
         self.conditions = self._conditions()
+        # Conditions that read columns of items only, and the others.
+        self._fixed = [condition for _, condition in self.conditions if condition.node.scopes <= {"item"}]
+        self._varying = [condition for _, condition in self.conditions if not condition.node.scopes <= {"item"}]
+        self._mask: tuple[int, Mask | None] = (-1, None)
         self.boosts = [self._boost(boost) for boost in rules.boosts]
         self.shares = [(share, filters.parse(share.of, "bool")) for share in rules.shares]
         self.exposure = [(target, filters.parse(target.of, "bool")) for target in rules.exposure]
@@ -135,17 +139,30 @@ class Rulebook:
     def mask(self, requests: RequestBatch | None = None) -> Mask:
         """Items that include lists, filter, stock and dates let one request have."""
         requests = requests or RequestBatch()
-        values = self.request_values(requests)
-        total: Mask | None = None
-        for _, condition in self.conditions:
-            mask = self.filters.mask(condition, values)
-            total = mask if total is None else total & mask
-        for include in (self.include, None if requests.include is None else requests.include.values):
-            if include is not None:
-                n = len(self.filters)
-                mask = Mask.of_rows(np.unique(include[(include >= 0) & (include < n)]), n)
-                total = mask if total is None else total & mask
-        return self.filters.everything if total is None else total
+        n, total = len(self.filters), self._fixed_mask()
+        if self._varying:
+            values = self.request_values(requests)
+            for condition in self._varying:
+                mask = self.filters.mask(condition, values)
+                total = mask if total.count == n else total & mask
+        if requests.include is not None:
+            include = requests.include.values
+            total = total & Mask.of_rows(np.unique(include[(include >= 0) & (include < n)]), n)
+        return total
+
+    def _fixed_mask(self) -> Mask:
+        """Items that include and those conditions let through that are the same for all requests and times."""
+        version, mask = self._mask
+        if mask is not None and version == self.filters.version:
+            return mask
+        version, n, total = self.filters.version, len(self.filters), self.filters.everything
+        for condition in self._fixed:
+            mask = self.filters.mask(condition)
+            total = mask if total.count == n else total & mask
+        if self.include is not None:
+            total = total & Mask.of_rows(self.include, n)
+        self._mask = version, total
+        return total
 
     def excluded_items(self, requests: RequestBatch) -> tuple[np.ndarray, np.ndarray]:
         """Items that each request must not get: excluded, bought, or shown too often.
@@ -154,7 +171,9 @@ class Rulebook:
         -------
         offsets int64[n + 1] and item codes int32, as `top_k_masked` and `top_k` take them.
         """
-        n_items = len(self.filters)
+        rules, n_items = self.rules, len(self.filters)
+        if requests.exclude is None and not len(self.exclude) and not rules.bought and rules.frequency is None:
+            return np.zeros(requests.n + 1, dtype=np.int64), np.zeros(0, dtype=np.int32)
         keys = [request_item_keys(requests.exclude, n_items), self._bought_keys(requests), self._shown_keys(requests)]
         if len(self.exclude):
             every = np.arange(requests.n)[:, None] * n_items + self.exclude[None, :]
@@ -176,6 +195,18 @@ class Rulebook:
             groups += [(of, factor * k) for (_, of), deficit in zip(self.exposure, requests.deficits) if deficit > 0]
         return [(of, count) for of, count in groups if count]
 
+    @functools.cached_property
+    def plan(self) -> ListPlan:
+        """What makes the lists."""
+        return ListPlan(self)
+
+    def without_boosts(self) -> Rulebook:
+        """The same rules but for boosts."""
+        changed = copy.copy(self)
+        changed.boosts = []
+        vars(changed).pop("plan", None)
+        return changed
+
     # -- the steps --------------------------------------------------------------------------------------------------
 
     def rerank(
@@ -184,13 +215,11 @@ class Rulebook:
         requests: RequestBatch,
         k: int,
         *,
-        diversify: Step | None = None,
         chooser: ListChooser | None = None,
         run: Run | None = None,
     ) -> Slates:
-        """All steps in order. Returns slates of at most k items."""
-        qualified = self.qualify(slates, requests)
-        return self.rerank_qualified(qualified, requests, k, diversify=diversify, chooser=chooser, run=run)
+        """All steps but variety, in order. Returns slates of at most k items."""
+        return self.rerank_qualified(self.qualify(slates, requests), requests, k, chooser=chooser, run=run)
 
     def rerank_qualified(
         self,
@@ -198,15 +227,20 @@ class Rulebook:
         requests: RequestBatch,
         k: int,
         *,
-        diversify: Step | None = None,
         chooser: ListChooser | None = None,
         run: Run | None = None,
     ) -> Slates:
-        """All steps but the first, for slates of items that pass `mask` and `excluded_items`."""
-        slates = self.adjust(slates, requests)
-        if diversify is not None:
-            slates = diversify(slates)
-        return self.arrange(self.rotate(slates, requests), requests, k, chooser=chooser, run=run)
+        """As `rerank` without the first step, for slates of items that pass `mask` and `excluded_items`."""
+        inputs = ListInputs(
+            np.asarray(slates.offsets, np.int64),
+            np.asarray(slates.items, np.int32),
+            np.asarray(slates.scores, np.float32),
+            requests,
+            list_length(k),
+            chooser=None if chooser is None else lambda _: chooser,
+        )
+        lists = self.plan.make(inputs, run or Run(threads=1))
+        return dataclasses.replace(lists, events=slates.events) if slates.events else lists
 
     def qualify(self, slates: Slates, requests: RequestBatch) -> Slates:
         """Drops items that may not be shown; the trace has the first rule that each failed."""
@@ -243,130 +277,6 @@ class Rulebook:
         for step, dropped in drops:
             after = after.with_trace_event(step, owners[dropped], items=items[dropped])
         return after
-
-    def adjust(self, slates: Slates, requests: RequestBatch) -> Slates:
-        """Changes scores by boosts and exposure targets, and sorts by score again."""
-        deficits = requests.deficits
-        has_deficit = deficits is not None and bool(self.exposure) and bool((deficits > 0).any())
-        if not self.boosts and not has_deficit:
-            return slates
-        owners, items = slates.owners, slates.items
-        scores = slates.scores.astype(np.float64)
-        values = self.request_values(requests, owners)
-        events: list[tuple[str, dict[str, Any], np.ndarray, np.ndarray]] = []
-        for boost, when, multiply, add in self.boosts:
-            boosted = np.ones(len(items), bool) if when is None else self.filters.where(when, items, values)
-            factor = np.nan_to_num(self.filters.numbers(multiply, items, values), nan=1.0)
-            factor = np.clip(factor, 1e-6, 1e6)
-            addend = np.nan_to_num(self.filters.numbers(add, items, values), nan=0.0)
-            changed = np.where(scores >= 0, scores * factor, scores / factor) + addend
-            events.append(("boost", {"when": boost.when}, boosted & (changed != scores), changed - scores))
-            scores = np.where(boosted, changed, scores)
-        if has_deficit:
-            assert deficits is not None
-            spread = score_spreads(scores, slates.offsets)[owners]
-            for (target, of), deficit in zip(self.exposure, deficits):
-                if deficit > 0:
-                    push = target.gain * deficit * spread * self.filters.where(of, items, values)
-                    events.append(("exposure", {"of": target.of, "deficit": round(float(deficit), 6)}, push > 0, push))
-                    scores = scores + push
-        after = slates.scored(scores)
-        for step, facts, rows, change in events:
-            after = after.with_trace_event(step, owners[rows], facts, items=items[rows], change=change[rows])
-        return after
-
-    def rotate(self, slates: Slates, requests: RequestBatch) -> Slates:
-        """Another order at another visit; see `rotation`."""
-        rotation = self.rules.rotation
-        if rotation is None or rotation.strength == 0 or not len(slates.items):
-            return slates
-        visits = requests.visits
-        if visits is None:
-            visits = np.broadcast_to(np.asarray(requests.now, np.int64), requests.n) // microseconds(rotation.every)
-        users = requests.users if requests.users is not None else np.full(requests.n, -1, np.int64)
-        order = rotated_order(slates, users, visits, rotation.strength, rotation.keep, self.seed)
-        moved = order != np.arange(len(order))
-        places = slates.places
-        after = slates.take(order)
-        return after.with_trace_event(
-            "rotate",
-            slates.owners[moved],
-            {"strength": rotation.strength},
-            items=after.items[moved],
-            place=places[moved] + 1,
-            came_from=places[order][moved] + 1,
-        )
-
-    def arrange(
-        self,
-        slates: Slates,
-        requests: RequestBatch,
-        k: int,
-        *,
-        chooser: ListChooser | None = None,
-        run: Run | None = None,
-    ) -> Slates:
-        """Assigns slots by pins, duplicates, caps and shares, then lets a policy choose; at most k items a request."""
-        k = list_length(k)
-        slates, pins = insert_pins(
-            slates, requests, k, rule_pins=self.pins, n_items=len(self.filters), may_be_pinned=self._may_be_pinned
-        )
-        rules, items, owners = self.rules, slates.items, slates.owners
-        caps: list[slot_allocation.Cap] = []
-        cap_facts: list[tuple[str, dict[str, Any]]] = []
-        if rules.dedupe:
-            caps.append(self._cap(rules.dedupe, items, 1, k, True))
-            cap_facts.append(("dedupe", {"by": rules.dedupe}))
-        for cap in rules.caps:
-            caps.append(self._cap(cap.per, items, cap.at_most, cap.first or k, cap.strict))
-            cap_facts.append(("cap", {"per": cap.per, "at_most": cap.at_most, "first": cap.first or k}))
-        values = self.request_values(requests, owners) if self.shares else None
-        members = [(self.filters.where(of, items, values), share.at_least) for share, of in self.shares]
-        if not caps and not members and pins is None and chooser is None:
-            return slates.first(k)
-        constraints = slot_allocation.Constraints.of(slates.offsets, caps, members)
-        assignment = slot_allocation.assign_slots(slates.offsets, k, pins=pins, constraints=constraints, run=run)
-        chosen: ChosenLists | None = None
-        if chooser is not None:
-            chosen = choose(slates, assignment, constraints, chooser, requests.seeds, run)
-        filled = assignment.rows >= 0
-        rows = assignment.rows[filled]
-        lengths = filled.sum(axis=1)
-        after = slates.take(rows, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
-        if chosen is not None:
-            after = dataclasses.replace(
-                after, propensities=chosen.propensities[filled], decision=chosen.decision, forced=chosen.forced
-            )
-        listed = np.zeros(len(items), dtype=bool)
-        listed[rows] = True
-        reasons, causes = assignment.reasons[filled], assignment.causes[filled]
-        request, slot = np.nonzero(filled)
-        slot = slot + 1
-
-        def event(step: str, places: np.ndarray, facts: dict[str, Any] | None = None, **columns: Any) -> Slates:
-            """`after` with an event of some of its places."""
-            return after.with_trace_event(
-                step, request[places], facts, items=after.items[places], slot=slot[places], **columns
-            )
-
-        after = event("pin", reasons == slot_allocation.BY_PIN)
-        for number, (step, facts) in enumerate(cap_facts):
-            blocked = assignment.blocked_by == number
-            for name, some in ((step, blocked & ~listed), (step + " moved down", blocked & listed)):
-                after = after.with_trace_event(name, owners[some], facts, items=items[some])
-            after = event(step + " yielded", (reasons == slot_allocation.BY_YIELDING) & (causes == number), facts)
-        for number, (share, _) in enumerate(self.shares):
-            facts = {"of": share.of, "at_least": share.at_least}
-            after = event("share", (reasons == slot_allocation.BY_SHARE) & (causes == number), facts)
-            missed = np.flatnonzero(assignment.missing[:, number])
-            missing = assignment.missing[missed, number]
-            after = after.with_trace_event("share missed", missed, facts, missing=missing)
-        if chosen is not None and len(chosen.owners):
-            place = np.cumsum(filled.ravel()).reshape(filled.shape) - 1
-            step = "explore" if chooser is not None and chooser.policy.policy is None else "policy"
-            after = event(step, place[chosen.owners, chosen.slots], instead_of=chosen.displaced)
-        short = np.flatnonzero(lengths < np.minimum(k, np.diff(slates.offsets)))
-        return after.with_trace_event("short", short, {"asked": k}, given=lengths[short])
 
     def exposure_sums(self, slates: Slates, requests: RequestBatch) -> np.ndarray:
         """float64[groups, 3]: exposure of each group of `exposure` in lists, all exposure in them, and lists."""
@@ -424,7 +334,7 @@ class Rulebook:
         too_often = shown.paired >= frequency.at_most
         return shown.owners[too_often] * len(self.filters) + shown.values[too_often]
 
-    def _may_be_pinned(self, requests: RequestBatch, owners: np.ndarray, items: np.ndarray) -> np.ndarray:
+    def may_be_pinned(self, requests: RequestBatch, owners: np.ndarray, items: np.ndarray) -> np.ndarray:
         """bool[m]: whether each item, of the request in `owners`, passes the rules that pins obey."""
         n_items = len(self.filters)
         allowed = ~np.isin(items, self.exclude)
@@ -439,20 +349,6 @@ class Rulebook:
         for _, condition in self.conditions:
             allowed &= self.filters.where(condition, items, values)
         return allowed
-
-    def _cap(self, name: str, items: np.ndarray, at_most: int, first: int, strict: bool) -> slot_allocation.Cap:
-        """A cap by a column, over the groups of the given items."""
-        column = self.filters.column(name)
-        value = column.take(items) if len(column) > 1 else column.repeat(len(items))
-        valid = np.ones(len(items), bool) if value.valid is None else value.valid
-        if value.dictionary is not None or value.data.dtype == np.bool_:
-            groups = value.data.astype(np.int64)
-        else:
-            groups = np.unique(value.data, return_inverse=True)[1].astype(np.int64)
-        if value.offsets is not None:
-            return slot_allocation.Cap(value.offsets, groups, at_most, first, strict)
-        offsets = np.concatenate([[0], np.cumsum(valid)]).astype(np.int64)
-        return slot_allocation.Cap(offsets, groups[valid], at_most, first, strict)
 
 
 def _item_codes(raw: Any, ids: Ids | None, filters: Filters, place: str, strict: bool = False) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -42,6 +42,12 @@ class Slate:
 
     def __len__(self) -> int:
         return len(self.items)
+
+
+class TraceOfRequests(Protocol):
+    """What steps did to the slates of a batch."""
+
+    def of(self, request: int) -> list[dict[str, Any]]: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,6 +96,7 @@ class Slates:
     propensities: float64[m], the probability of each item in its slot given the slots before; None: all 1. Set by the
         last step; reordering drops them.
     decision, forced: of a batch of one; see `Slate`.
+    trace: what the steps after `events` did.
     """
 
     offsets: np.ndarray
@@ -99,6 +106,7 @@ class Slates:
     propensities: np.ndarray | None = None
     decision: ListDecision | None = None
     forced: np.ndarray | None = None
+    trace: TraceOfRequests | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -107,9 +115,10 @@ class Slates:
         if not 0 <= request < len(self):  # so that `for slate in slates` ends
             raise IndexError(request)
         mine = slice(int(self.offsets[request]), int(self.offsets[request + 1]))
-        events = (event.of(request) for event in self.events)
         chances = None if self.propensities is None else self.propensities[mine]
-        trace = [event for event in events if event is not None]
+        trace = [event for part in self.events if (event := part.of(request)) is not None]
+        if self.trace is not None:
+            trace += self.trace.of(request)
         return Slate(self.items[mine], self.scores[mine], trace, chances, self.decision, self.forced)
 
     @property

@@ -22,8 +22,20 @@ import dataclasses
 
 import numpy as np
 
+from zhiyin.core.array_table import bool_at, float64_at, int32_at, int64_at, int64_rows_at, int_at, length_at
+from zhiyin.core.hashing import find, table
 from zhiyin.core.parallel import for_chunks, kernel
 from zhiyin.core.run import Run
+from zhiyin.pipeline.rule_table import (
+    FIRST_CAP,
+    LIMITS,
+    MIN_SHARES,
+    N_CAPS,
+    N_EXPOSURE,
+    N_SHARES,
+    SLOTS_OF_CAP,
+    rule_slots,
+)  # fmt: skip
 
 # Why an item has its slot.
 BY_ORDER, BY_PIN, BY_SHARE, BY_YIELDING, BY_POLICY = range(5)
@@ -153,7 +165,7 @@ def assign_slots(
 
     args = (offsets, pins, *constraints.arrays, counts, assignment.rows, assignment.reasons, assignment.causes,
             assignment.missing, assignment.blocked_by)  # fmt: skip
-    for_chunks(lambda start, stop: _assign_lists(start, stop, *args), n, run or Run(threads=1))
+    for_chunks(lambda start, stop: assign_lists(start, stop, *args), n, run or Run(threads=1))
     return assignment
 
 
@@ -181,6 +193,65 @@ def allowed_replacements(
     group_counts[:] = 0
     _collect_replacements(*args, True, rows)
     return counts, rows
+
+
+@kernel
+def gather_constraints(k, rules, offsets, items):
+    """Caps and shares of the rows of slates, as `Constraints` holds them.
+
+    Returns starts, groups, the number of groups, limits, members and minimum shares.
+    """
+    n_caps, n_shares, m = int_at(rules, N_CAPS), int_at(rules, N_SHARES), len(items)
+    first_condition, _ = rule_slots(n_caps, n_shares, int_at(rules, N_EXPOSURE))
+    n_entries = 0
+    for cap in range(n_caps):
+        slot = FIRST_CAP + SLOTS_OF_CAP * cap
+        if length_at(rules, slot + 1) == 0:
+            n_entries += m
+        else:
+            item_starts = int64_at(rules, slot + 1)
+            for row in range(m):
+                n_entries += item_starts[items[row] + 1] - item_starts[items[row]]
+    starts, groups = np.zeros((n_caps, m + 1), dtype=np.int64), np.empty(n_entries, dtype=np.int64)
+    limits = np.empty((n_caps, 3), dtype=np.int64)
+    n_groups, to = 0, 0
+    for cap in range(n_caps):
+        slot = FIRST_CAP + SLOTS_OF_CAP * cap
+        item_groups, item_starts = int32_at(rules, slot), int64_at(rules, slot + 1)
+        limits[cap] = int64_rows_at(rules, LIMITS)[cap]
+        if limits[cap, 1] == 0:
+            limits[cap, 1] = k
+        for request in range(len(offsets) - 1):
+            # Groups of a request are numbered apart from those of others: counters are its own.
+            begin, first_row = to, offsets[request]
+            for row in range(first_row, offsets[request + 1]):
+                item = items[row]
+                starts[cap, row] = to
+                if len(item_starts) == 0:
+                    if item_groups[item] >= 0:
+                        groups[to] = item_groups[item]
+                        to += 1
+                    continue
+                for entry in range(item_starts[item], item_starts[item + 1]):
+                    groups[to] = item_groups[entry]
+                    to += 1
+            own = groups[begin:to].copy()
+            slots = table(len(own))
+            for entry in range(len(own)):
+                found = find(slots, own, own[entry])
+                if slots[found] < 0:
+                    slots[found] = entry
+                    groups[begin + entry] = n_groups
+                    n_groups += 1
+                else:
+                    groups[begin + entry] = groups[begin + slots[found]]
+        starts[cap, m] = to
+    members = np.empty((n_shares, m), dtype=np.bool_)
+    for share in range(n_shares):
+        is_member = bool_at(rules, first_condition + share)
+        for row in range(m):
+            members[share, row] = is_member[items[row]]
+    return starts, groups[:to], n_groups, limits, members, float64_at(rules, MIN_SHARES).copy()
 
 
 @kernel
@@ -262,7 +333,7 @@ def _choose_for_shares(
 
 
 @kernel
-def _assign_lists(
+def assign_lists(
     start,
     stop,
     offsets,
