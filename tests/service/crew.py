@@ -7,8 +7,11 @@ import os
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any
+
+from zhiyin.service.supervisor import report_ready
 
 
 def answer(description: dict[str, Any], sock: socket.socket | None) -> None:
@@ -39,6 +42,14 @@ async def _answer(description: dict[str, Any], sock: socket.socket | None) -> No
     await stop.wait()
     server.close()
     await asyncio.gather(*busy)
+
+
+def answer_late(description: dict[str, Any], sock: socket.socket | None) -> None:
+    """As `answer`, once a file is there."""
+    while not Path(description["mark"]).exists():
+        time.sleep(0.02)
+    report_ready()
+    answer(description, sock)
 
 
 def fail(description: dict[str, Any], sock: socket.socket | None) -> None:

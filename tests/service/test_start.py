@@ -332,12 +332,29 @@ def test_doctor_names_what_is_set_aside_with_ids(start: Open, tmp_path: Path) ->
     assert not any(what.startswith("change ") for what in set_aside(client))
 
 
-def test_a_long_compilation_is_logged(start: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_compilation_is_logged_and_a_long_start_without_one_is_not(
+    start: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from numba.core import event
+
     from zhiyin.service import warm_up
 
-    logged = threading.Event()
+    logged, allowed = threading.Event(), threading.Event()
+    allow = warm_up._CompilationNotice.allow
+
+    def allow_and_tell(notice: warm_up._CompilationNotice) -> None:
+        allow(notice)
+        allowed.set()
+
+    def compile_at_last(view: object) -> None:
+        assert allowed.wait(60)
+        assert not logged.is_set()
+        with event.trigger_event("numba:compile"):
+            assert logged.wait(60)
+
     monkeypatch.setattr(warm_up, "NOTICE_SECONDS", 0.0)
-    monkeypatch.setattr(warm_up, "_warm_up", lambda view: logged.wait(60))
+    monkeypatch.setattr(warm_up._CompilationNotice, "allow", allow_and_tell)
+    monkeypatch.setattr(warm_up, "_warm_up", compile_at_last)
     monkeypatch.setattr(warm_up.log, "info", lambda text, *rest: logged.set() if text == warm_up.COMPILING else None)
     start()
     assert logged.is_set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -198,3 +199,31 @@ def test_addresses_where_nobody_can_listen() -> None:
         listen("a..b", 80)
     with pytest.raises(ConfigError, match="one or more"):
         supervise(answer, {}, "127.0.0.1", 0, 0)
+
+
+def test_it_is_told_when_the_first_worker_answers_and_not_before(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    code = (
+        "import sys; from tests.service import crew; from zhiyin.service.supervisor import supervise; "
+        f"sys.exit(supervise(crew.answer_late, {{'word': 'me', 'mark': {str(mark)!r}}}, '127.0.0.1', 0, 2, "
+        "lambda host, port: print('listens', flush=True), "
+        "on_answering=lambda host, port: print('answers', port, flush=True)))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "listens\n"
+        assert not select.select([process.stdout], [], [], 0.5)[0]
+        mark.write_text("")
+        word, port = process.stdout.readline().split()
+        assert word == "answers"
+        link = http.client.HTTPConnection("127.0.0.1", int(port), timeout=20)
+        link.request("GET", "/")
+        assert link.getresponse().read().startswith(b"me ")
+        link.close()
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.read() == ""  # and only once
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()

@@ -24,7 +24,7 @@ from zhiyin.data.project_config import resolved
 from zhiyin.pipeline.model_versions import Bundles
 from zhiyin.service.run_folder import in_use, run_folder, sweep_run_folders
 from zhiyin.service.settings import Settings, report, settings_of
-from zhiyin.service.supervisor import listen, supervise
+from zhiyin.service.supervisor import listen, report_ready, supervise
 from zhiyin.store.errors import StoreUnreachableError
 
 # Seconds that requests have to end when the service is stopped.
@@ -103,7 +103,7 @@ def serve(plan: Plan, host: str, port: int, say: Callable[[str], None]) -> int:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder / "metrics")
             return supervise(
                 work, dataclasses.asdict(dataclasses.replace(plan, shared=str(folder))), host, port, plan.workers,
-                on_ready=lambda host, port: say(f"{versions} at http://{host}:{port}, by {plan.workers} processes"),
+                on_answering=lambda host, port: say(f"{versions} at http://{host}:{port}, by {plan.workers} processes"),
             )  # fmt: skip
 
 
@@ -115,6 +115,7 @@ def work(description: dict[str, Any], sock: socket.socket | None) -> None:
         if plan.shared is not None:  # also for the moment that a worker outlives its parent
             stack.enter_context(in_use(Path(plan.shared)))
         opened = stack.enter_context(contextlib.closing(_open_worker(plan)))
+        report_ready()
         opened.answer(sock)
 
 

@@ -3,8 +3,8 @@
     status = supervise(target, description, "127.0.0.1", 8000, workers=4)
 
 `target(description, sock)` is a function of a module; each worker imports it, opens what the description names (a
-store, a version, an application) and answers on the socket until SIGTERM. All workers accept connections from the
-same socket: a worker that dies loses its own connections and no others.
+store, a version, an application), calls `report_ready` and answers on the socket until SIGTERM. All workers accept
+connections from the same socket: a worker that dies loses its own connections and no others.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -36,6 +36,15 @@ FINISH_SECONDS = 15.0
 BACKLOG = 2048
 
 Target = Callable[[dict[str, Any], socket.socket | None], None]
+# In a worker: by what its parent hears that it answers.
+_parent: Connection | None = None
+
+
+def report_ready() -> None:
+    """Tell the parent of this worker that it answers; in any other process nothing is done."""
+    if _parent is not None:
+        with suppress(OSError):  # the parent has ended
+            _parent.send_bytes(b"ready")
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -70,6 +79,7 @@ def supervise(
     workers: int,
     on_ready: Callable[[str, int], None] | None = None,
     finish: float = FINISH_SECONDS,
+    on_answering: Callable[[str, int], None] | None = None,
 ) -> int:
     """Listen and keep workers running until SIGTERM or SIGINT. Call it in the main thread.
 
@@ -80,6 +90,7 @@ def supervise(
     workers: 1 or more.
     on_ready: called with host and port once the port listens and the workers are started.
     finish: seconds that workers have to finish their requests.
+    on_answering: called with host and port once the first worker has reported that it answers.
 
     Returns 0 after a requested stop, 1 where workers died too often or had to be killed at the end. Raises
     ConfigError where it cannot listen.
@@ -87,7 +98,7 @@ def supervise(
     if workers < 1:
         raise ConfigError(f"{workers} workers", remedy="one or more")
     with listen(host, port) as sock:
-        return _WorkerPool(target, description, sock, workers, finish).run(on_ready)
+        return _WorkerPool(target, description, sock, workers, finish).run(on_ready, on_answering)
 
 
 class _WorkerPool:
@@ -96,8 +107,10 @@ class _WorkerPool:
     def __init__(
         self, target: Target, description: dict[str, Any], sock: socket.socket, workers: int, finish: float
     ) -> None:
-        self._work, self._sock, self._finish = (target, description, sock, finish), sock, finish
         self._context = multiprocessing.get_context("spawn")
+        self._reports, self._to_parent = self._context.Pipe(duplex=False)
+        self._work = (target, description, sock, finish, self._to_parent)
+        self._sock, self._finish = sock, finish
         self._processes: list[BaseProcess | None] = [None] * workers
         self._starts = [0.0] * workers  # when a dead worker may be replaced
         self._deaths: deque[float] = deque()
@@ -105,7 +118,7 @@ class _WorkerPool:
         # A signal wakes the wait by a byte in this pipe.
         self._wake_read, self._wake_write = os.pipe()
 
-    def run(self, on_ready: Callable[[str, int], None] | None) -> int:
+    def run(self, on_ready: Callable[[str, int], None] | None, on_answering: Callable[[str, int], None] | None) -> int:
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
         before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -116,6 +129,9 @@ class _WorkerPool:
                 on_ready(*self._sock.getsockname()[:2])
             while not self._stop:
                 self._wait()
+                if self._has_reports() and on_answering is not None:
+                    on_answering(*self._sock.getsockname()[:2])
+                    on_answering = None
                 if not self._stop and self._count_deaths():
                     log.error("service: %d workers died within a minute: it stops", len(self._deaths))
                     status = 1
@@ -127,6 +143,8 @@ class _WorkerPool:
                 signal.signal(number, handler)
             os.close(self._wake_read)
             os.close(self._wake_write)
+            self._reports.close()
+            self._to_parent.close()
         return status if clean else 1
 
     def _on_signal(self, *_: object) -> None:
@@ -143,10 +161,19 @@ class _WorkerPool:
                 self._processes[place] = fresh
 
     def _wait(self) -> None:
-        """Wait until a worker ends, a signal comes, or a dead worker may be replaced."""
+        """Wait until a worker ends or reports, a signal comes, or a dead worker may be replaced."""
         empty = [self._starts[place] for place, process in enumerate(self._processes) if process is None]
         patience = max(0.0, min(empty) - time.monotonic()) if empty else None
-        wait([self._wake_read, *(process.sentinel for process in self._processes if process is not None)], patience)
+        sentinels = (process.sentinel for process in self._processes if process is not None)
+        wait([self._wake_read, self._reports, *sentinels], patience)
+
+    def _has_reports(self) -> bool:
+        """Whether a worker has reported since the last time."""
+        n_reports = 0
+        while self._reports.poll():
+            self._reports.recv_bytes()
+            n_reports += 1
+        return n_reports > 0
 
     def _count_deaths(self) -> bool:
         """Count dead workers; True for too many. A worker that ends on its own has died, whatever its exit status."""
@@ -181,8 +208,10 @@ class _WorkerPool:
         return not late
 
 
-def _work(target: Target, description: dict[str, Any], sock: socket.socket, finish: float) -> None:
+def _work(target: Target, description: dict[str, Any], sock: socket.socket, finish: float, parent: Connection) -> None:
     """Run the target in a worker."""
+    global _parent
+    _parent = parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent says when to stop
     threading.Thread(target=_end_with_parent, args=(finish,), name="zhiyin-parent", daemon=True).start()
     target(description, sock)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
+from numba.core import event
 
 from zhiyin.core.errors import ZhiyinError
 from zhiyin.core.run import Run, log
@@ -47,13 +48,40 @@ def warm_up(view: View) -> None:
     Kernels are compiled once a process, for all versions with the same models. Where no compiled code is on disk, as at
     the first start after an installation, that takes a minute or more, which is logged.
     """
-    notice = threading.Timer(NOTICE_SECONDS, log.info, [COMPILING, view.version])
-    notice.daemon = True
-    notice.start()
+    notice = _CompilationNotice(view.version)
+    timer = threading.Timer(NOTICE_SECONDS, notice.allow)
+    timer.daemon = True
+    timer.start()
     try:
-        _warm_up(view)
+        with event.install_listener("numba:compile", notice):
+            _warm_up(view)
     finally:
-        notice.cancel()
+        timer.cancel()
+
+
+class _CompilationNotice(event.Listener):
+    """Logs once that functions are compiled, and not read from the disk, where that goes on when it is allowed."""
+
+    def __init__(self, version: int) -> None:
+        self.version = version
+        self._lock, self._allowed, self._compiles, self._logged = threading.Lock(), False, False, False
+
+    def allow(self) -> None:
+        self._log_where_both("_allowed")
+
+    def on_start(self, event: event.Event) -> None:
+        self._log_where_both("_compiles")
+
+    def on_end(self, event: event.Event) -> None:
+        pass
+
+    def _log_where_both(self, name: str) -> None:
+        with self._lock:
+            setattr(self, name, True)
+            if self._logged or not (self._allowed and self._compiles):
+                return
+            self._logged = True
+        log.info(COMPILING, self.version)
 
 
 def _warm_up(view: View) -> None:
