@@ -42,6 +42,7 @@ from zhiyin.pipeline.promotion_gate import decide_promotion
 from zhiyin.pipeline.request import Request
 from zhiyin.pipeline.rules import Rules
 from zhiyin.service.placements import validate_setting
+from zhiyin.service.training_share import ShareController
 
 from .conftest import client_of, listed, shop
 
@@ -213,6 +214,13 @@ def computed(config: Config, tmp_path: Path) -> None:
     assert len(made.recommend([0, 1], 5, run=run)) == 10
 
 
+def trained_beside(config: Config, tmp_path: Path) -> None:
+    controller = ShareController(config.service.train_share)
+    for waited in (9.0, 0.0) * 50:
+        controller.update(1.0, waited)
+        assert 0 < controller.share <= config.service.train_share
+
+
 USES: dict[str, Callable[[Config, Path], None]] = {
     "weights": weighed,
     "data.query_rows": queried,
@@ -225,6 +233,7 @@ USES: dict[str, Callable[[Config, Path], None]] = {
     "tune.trials": tuned,
     "answers.balance": mixed,
     "service.workers": workers,
+    "service.train_share": trained_beside,
     "run.seed": computed,
     "run.threads": computed,
 }

@@ -164,11 +164,12 @@ class ALS(VectorRecommender):
 
     def _put_search(self, table: ArrayTable, base: int, run: Run) -> int:
         kind = super()._put_search(table, base, run)
-        if kind != search_plan.VECTORS or type(self).encode is not ALS.encode:
+        # Steps of conjugate gradient that have not converged multiply differences of rounding, which a compiled copy of
+        # the solver may have: such histories are folded in where batches are.
+        if kind != search_plan.VECTORS or type(self).encode is not ALS.encode or self.solver != "exact":
             return kind
-        search_plan.put_least_squares(table, base, self.gram_, self.reg, self.reg_power, self._fold_steps)
-        fold = search_plan.FOLD_EXACTLY if self.solver == "exact" else search_plan.FOLD_STEPS
-        return search_plan.put_fold(table, base, fold, "weight", self.alpha)
+        search_plan.put_least_squares(table, base, self.gram_, self.reg, self.reg_power)
+        return search_plan.put_fold(table, base, search_plan.FOLD_EXACTLY, "weight", self.alpha)
 
     @property
     def _fold_steps(self) -> int:

@@ -30,7 +30,6 @@ from zhiyin.core.run import Run
 from zhiyin.data.histories import HOW, Histories, entries_of
 from zhiyin.models.ann_index import MAX_EXHAUSTIVE_ITEMS, Index, index_is_faster, wanted_items
 from zhiyin.models.compact_search import NO_LIMIT, search_compact, search_rows
-from zhiyin.models.conjugate_gradient import solve_steps
 from zhiyin.models.item_to_item import recent_entries
 from zhiyin.models.list_search import items_of_lists
 from zhiyin.models.masked_search import (
@@ -56,21 +55,21 @@ if TYPE_CHECKING:
 # vectors. FOLDED_VECTORS: as VECTORS, the query computed from the history inside.
 LIST, POPULAR, TABLE, RECENT_TABLE, VECTORS, FOLDED_VECTORS = range(6)
 # How a history is folded in: by steps of conjugate gradient, by the normal equations, as a sum of item vectors.
-FOLD_STEPS, FOLD_EXACTLY, FOLD_SUM = range(3)
+FOLD_EXACTLY, FOLD_SUM = range(2)
 # Slots of a source, counted from its base: of every kind, of POPULAR, tables, vectors, folding in, and of an index.
 SOURCE_SLOTS = 32
 _KIND, _SCORES_EMPTY, _PRIORITY, _POPULAR, _POPULARITY = range(5)
 _ORDER, _SCORES = range(5, 7)
 _INDPTR, _INDICES, _DATA, _POWERS = range(5, 9)
 _VECTORS, _CODES, _STEPS, _BY_LENGTH, _LENGTHS, _PLACES = range(5, 11)
-_FOLD, _ENTRIES, _CONFIDENCE, _MATRIX, _REG, _REG_POWER, _N_STEPS = range(11, 18)
+_FOLD, _ENTRIES, _CONFIDENCE, _MATRIX, _REG, _REG_POWER = range(11, 17)
 _LISTS, _MEMBERS, _MEANS, _SPREADS, _ABOVE, _WANTED, _FILTERED, _MAX_PLACES, _MAX_EXHAUSTIVE = range(18, 27)
 # Where there is an index, it is used after so many places of the exact search: where lengths differ, that ends earlier.
 MAX_PLACES = 131_072
 
 
 # A history is folded in to the same numbers here and in batches.
-_solve_steps, _solve_blocks = isolated(solve_steps), isolated(solve_blocks)
+_solve_blocks = isolated(solve_blocks)
 
 
 def put_source(table: ArrayTable, base: int, model: Recommender, run: Run) -> int:
@@ -134,7 +133,7 @@ def put_fold(table: ArrayTable, base: int, fold: int, entries: str, confidence: 
 
     Parameters
     ----------
-    fold: FOLD_STEPS or FOLD_EXACTLY, with `put_least_squares`, or FOLD_SUM.
+    fold: FOLD_EXACTLY, with `put_least_squares`, or FOLD_SUM.
     entries: what is made of the events, see `Histories.matrix`.
     confidence: what the entries are multiplied by.
     """
@@ -144,16 +143,13 @@ def put_fold(table: ArrayTable, base: int, fold: int, entries: str, confidence: 
     return FOLDED_VECTORS
 
 
-def put_least_squares(
-    table: ArrayTable, base: int, gram: np.ndarray, reg: float, reg_power: float, n_steps: int
-) -> None:
-    """Place the problem of `als.half_sweep`. n_steps: of conjugate gradient."""
+def put_least_squares(table: ArrayTable, base: int, gram: np.ndarray, reg: float, reg_power: float) -> None:
+    """Place the problem of `als.half_sweep`."""
     matrix = gram.astype(np.float32)
     matrix.ravel()[:: len(matrix) + 1] += np.float32(reg)
     table.put(base + _MATRIX, matrix, np.float32)
     table.put_float(base + _REG, reg)
     table.put_float(base + _REG_POWER, reg_power)
-    table.put_int(base + _N_STEPS, n_steps)
 
 
 def put_index(
@@ -279,11 +275,7 @@ def _folded(words, base, vectors, items, weights):
     ridge = np.empty(1 if power != 0 else 0, dtype=np.float32)
     if power != 0:
         ridge[0] = float_at(words, base + _REG) * (max(n, 1) ** power - 1)
-    if fold == FOLD_STEPS:
-        n_steps = int_at(words, base + _N_STEPS)
-        _solve_steps((indptr, columns, data, x, vectors, matrix, ridge, n_steps, 0, 1))
-    else:
-        _solve_blocks((indptr, columns, data, x, vectors, matrix, ridge, x.shape[1], 0, 1))
+    _solve_blocks((indptr, columns, data, x, vectors, matrix, ridge, x.shape[1], 0, 1))
     return x[0]
 
 

@@ -350,6 +350,11 @@ class Filters:
             self._cache_mask(node, mask, request)
         return mask
 
+    def count_hits(self, n: int) -> None:
+        """Count conditions whose mask a caller had at hand."""
+        with self._lock:
+            self.hits += n
+
     def _cached_mask(self, node: Node, now: int) -> Mask | None:
         with self._lock:
             cached = self._masks.get(node.key)

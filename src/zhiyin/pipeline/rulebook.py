@@ -154,6 +154,7 @@ class Rulebook:
         """Items that include and those conditions let through that are the same for all requests and times."""
         version, mask = self._mask
         if mask is not None and version == self.filters.version:
+            self.filters.count_hits(len(self._fixed))
             return mask
         version, n, total = self.filters.version, len(self.filters), self.filters.everything
         for condition in self._fixed:
