@@ -333,14 +333,14 @@ def big(folder: Path, given: argparse.Namespace) -> None:
     server.stop()
 
 
-def _teachable(folder: Path) -> None:
+def _teachable(folder: Path, n_events: int) -> None:
     """Files that a training beside the service learns from, named in the settings."""
     import polars as pl
 
     import request as shop
 
     if not (folder / "events.parquet").exists():
-        events, items = shop.tables(100_000, 100_000, 2_000_000)
+        events, items = shop.tables(100_000, 100_000, n_events)
         events.with_columns(pl.from_epoch("time", time_unit="us")).write_parquet(folder / "events.parquet")
         items.write_parquet(folder / "items.parquet")
     settings = '[data]\nsource = "events.parquet"\nitems = "items.parquet"\n' + SETTINGS + 'train_budget = "2m"\n'
@@ -359,7 +359,7 @@ def soak(folder: Path, given: argparse.Namespace) -> None:
         bundles.write(model.load(), figures={}, catalogue=Catalogue.load(model.folder))
     options = ["--workers", str(given.workers[0])]
     if given.retrain:
-        _teachable(folder)
+        _teachable(folder, given.training_events)
         options += ["--retrain", given.retrain]
     server, until, stop = Server(folder, *options), given.minutes * 60, threading.Event()
     wrong: list[str] = []
@@ -450,6 +450,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--rate", type=float, help="requests a second; default 150 for lists, 100 for the soak")
     parser.add_argument("--retrain", help="soak: how often to train beside it, such as 6m; left out: never")
+    parser.add_argument("--training-events", type=int, default=300_000, help="soak: events in the file trained on")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, nargs="+", default=[1])
     given = parser.parse_args()

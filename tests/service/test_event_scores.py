@@ -136,7 +136,7 @@ def test_counts_are_those_of_the_definition(
         trending.update(view)  # type: ignore[arg-type]
         covisits.ensure_counted(view)  # type: ignore[arg-type]
         covisits.update(view)  # type: ignore[arg-type]
-        found = dict(trending._items.iter_rows())
+        found = dict(zip(*trending._counts, strict=True))
         assert found == pytest.approx(counted_trending(log), abs=1e-9)
         assert pairs_of(covisits.others(ITEMS)) == pytest.approx(counted_covisits(log, most), abs=1e-9)
 
@@ -255,6 +255,36 @@ def test_a_request_waits_for_the_first_count_of_another_one_but_not_for_long(mon
     for thread in threads:
         thread.join(60)
     assert [np.isfinite(scores).tolist() for scores in results] == [[False, True, False, False, False]] * 2
+
+
+def test_an_update_of_trending_items_looks_up_only_those_that_are_new() -> None:
+    log, view, asked = Log(), Items(ITEMS), []
+    encode = view.encode
+    view.encode = lambda items: (asked.extend(items), encode(items))[1]  # type: ignore[method-assign]
+    trending = EmbeddedTrending(log)  # type: ignore[arg-type]
+    for item in ("a", "b", "unknown", "a", "c", "unknown"):
+        log.append("u", item, NOW)
+        trending.update(view)  # type: ignore[arg-type]
+    assert asked == ["a", "b", "unknown", "c"]
+    assert np.isfinite(trending.scores(view)).tolist() == [True, True, True, False, False]  # type: ignore[arg-type]
+    later = Items([*ITEMS, "unknown"])
+    assert np.isfinite(trending.scores(later)).tolist() == [True, True, True, False, False, True]  # type: ignore[arg-type]
+
+
+def test_of_too_many_trending_items_the_best_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trending_module, "MAX_TRENDING_ITEMS", 4)
+    log, view = Log(), Items(ITEMS)
+    trending = EmbeddedTrending(log)  # type: ignore[arg-type]
+    for item, kind in (("a", "view"), ("b", "purchase"), ("c", "view"), ("d", "view"), ("d", "view")):
+        log.append("u", item, NOW, kind)
+    trending.update(view)  # type: ignore[arg-type]
+    assert np.isfinite(trending.scores(view)).sum() == 4  # type: ignore[arg-type]
+    log.append("u", "e", NOW)
+    trending.update(view)  # type: ignore[arg-type]
+    assert np.isfinite(trending.scores(view)).tolist() == [False, True, False, True, False]  # type: ignore[arg-type]
+    log.append("u", "a", NOW)
+    trending.update(view)  # type: ignore[arg-type]
+    assert np.isfinite(trending.scores(view)).tolist() == [True, True, False, True, False]  # type: ignore[arg-type]
 
 
 def test_an_update_does_not_copy_all_pairs() -> None:

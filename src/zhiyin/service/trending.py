@@ -16,7 +16,13 @@ from zhiyin.service.log_follower import LogFollower
 from zhiyin.service.stream_reading import StreamReader
 from zhiyin.service.version_view import View
 from zhiyin.store.store import Store
-from zhiyin.store.stream_definitions import MAX_TRENDING_ITEMS, TRENDING_HALF_LIFE, log_score, sum_log_scores
+from zhiyin.store.stream_definitions import (
+    MAX_TRENDING_ITEMS,
+    TRENDING_HALF_LIFE,
+    log_score,
+    merge_log_scores,
+    sum_log_scores,
+)
 
 # Events that are read at once.
 BATCH_EVENTS = 100_000
@@ -31,9 +37,11 @@ class Trending(ABC):
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        # Frame item, log_score.
-        self._items = pl.DataFrame(schema={"item": pl.String, "log_score": pl.Float64})
+        # Ids of items, and float64[n]: log scores of the first n. Ids are only appended, or the list is another one.
+        self._counts: tuple[list[str], np.ndarray] = ([], np.zeros(0))
         self._aligned: tuple[View, np.ndarray] | None = None
+        # Codes of the first items of a list of ids, for a view's ids.
+        self._codes: tuple[object, list[str], np.ndarray] | None = None
 
     def update(self, view: View) -> None:
         """Take in what happened since the last update, and align the scores with the items of a view."""
@@ -48,16 +56,25 @@ class Trending(ABC):
 
     @abstractmethod
     def _refresh(self, view: View) -> bool:
-        """Read what happened since the last time into `_items`. Returns whether it changed."""
+        """Read what happened since the last time into `_counts`. Returns whether they changed."""
 
     def _align(self, view: View) -> np.ndarray:
-        items = self._items
+        items, log_scores = self._counts
         scores = np.full(len(view.ids), -np.inf, dtype=np.float32)
-        codes = view.encode(items["item"])
+        codes = self._encoded(view, items, len(log_scores))
         is_known = codes >= 0
-        values = items["log_score"].to_numpy()[is_known]
-        scores[codes[is_known]] = displayed_scores(values, self._store.clock(), TRENDING_HALF_LIFE)
+        scores[codes[is_known]] = displayed_scores(log_scores[is_known], self._store.clock(), TRENDING_HALF_LIFE)
         return scores
+
+    def _encoded(self, view: View, items: list[str], n: int) -> np.ndarray:
+        """Codes of the first n items; only those that came since the last time are looked up."""
+        ids, known, codes = self._codes or (None, None, np.zeros(0, np.int32))
+        if ids is not view.ids or known is not items:
+            codes = np.zeros(0, np.int32)
+        if len(codes) < n:
+            codes = np.concatenate([codes, view.encode(items[len(codes) : n])])
+            self._codes = (view.ids, items, codes)
+        return codes[:n]
 
 
 class EmbeddedTrending(Trending):
@@ -69,24 +86,41 @@ class EmbeddedTrending(Trending):
 
     def _refresh(self, view: View) -> bool:
         is_changed = self._log.follow(view.loaded.schema)
-        self._items = self._log.items
+        if is_changed:
+            self._counts = (self._log.items, self._log.log_scores)
         return is_changed
 
 
 class _TrendingLog(LogFollower):
+    """items, log_scores: as `Trending._counts` has them. What a batch costs does not grow with their number."""
+
     def __init__(self, store: Store) -> None:
         super().__init__(store, BATCH_EVENTS, ("item",))
 
     def reset(self) -> None:
-        self.items = pl.DataFrame(schema={"item": pl.String, "log_score": pl.Float64})
+        self.items: list[str] = []
+        self.log_scores = np.zeros(0)
+        self._rows: dict[str, int] = {}
 
     def add(self, events: pl.DataFrame) -> None:
         score = log_score(pl.col("weight").cast(pl.Float64), pl.col("time"), TRENDING_HALF_LIFE)
-        new = events.select("item", log_score=score)
-        items = pl.concat([self.items, new]).group_by("item").agg(sum_log_scores())
-        if len(items) > MAX_TRENDING_ITEMS:
-            items = items.top_k(MAX_TRENDING_ITEMS // 2, by="log_score")
-        self.items = items
+        new = events.select("item", log_score=score).group_by("item", maintain_order=True).agg(sum_log_scores())
+        ids = new["item"].to_list()
+        added = [item for item in ids if item not in self._rows]
+        self._rows.update(zip(added, range(len(self.items), len(self.items) + len(added))))
+        self.items.extend(added)
+        # A new array: others read the one of before.
+        log_scores = np.concatenate([self.log_scores, np.full(len(added), -np.inf)])
+        rows = np.fromiter(map(self._rows.__getitem__, ids), np.int64, len(ids))
+        log_scores[rows] = merge_log_scores(log_scores[rows], new["log_score"].to_numpy())
+        self.log_scores = log_scores
+        if len(log_scores) > MAX_TRENDING_ITEMS:
+            self._keep_best(MAX_TRENDING_ITEMS // 2)
+
+    def _keep_best(self, n: int) -> None:
+        best = np.sort(np.argpartition(-self.log_scores, n)[:n])
+        self.items, self.log_scores = list(map(self.items.__getitem__, best.tolist())), self.log_scores[best]
+        self._rows = dict(zip(self.items, range(n)))
 
 
 class StreamedTrending(Trending):
@@ -106,6 +140,6 @@ class StreamedTrending(Trending):
         items = self._reader.trending(MAX_STREAMED_ITEMS)
         if items is None:
             return False
-        self._items, self._version = items, version
+        self._counts, self._version = (items["item"].to_list(), items["log_score"].to_numpy()), version
         self._next_read = time.monotonic() + _PAUSE_FACTOR * (time.monotonic() - begun)
         return True
