@@ -1,4 +1,4 @@
-"""`zhiyin train --budget`: what it prints of `pipeline.training.train_version`."""
+"""`zhiyin train --budget`: what it prints of training a version."""
 
 from __future__ import annotations
 
@@ -23,17 +23,20 @@ def train_within(
     force: bool,
     json: bool,
     *,
+    goal: str = "ranking",
     store: bool = True,
     work: SparkWork | None = None,
 ) -> None:
     """Build, evaluate and save a pipeline within a time such as "10m". Raises BusyError while another one is built.
 
+    goal: what the version is to be best at, a name of `pipeline.training_goals`.
     work: the engine that reads the data, and fits the sources that have a job there.
     """
     from zhiyin.core.durations import microseconds
     from zhiyin.pipeline.model_versions import Bundles
-    from zhiyin.pipeline.training import train_version
+    from zhiyin.pipeline.training_goals import training_goal
 
+    chosen = training_goal(goal)
     seconds = microseconds(budget) / 1e6  # refused before anything is read
     bundles = Bundles((output or project.home / project.config.train.output) / "bundles")
     with bundles.training():
@@ -45,7 +48,7 @@ def train_within(
             if work is not None:
                 _print_places(pipeline, work)
 
-        trained = train_version(
+        trained = chosen.train(
             data,
             bundles,
             seconds,
@@ -57,6 +60,7 @@ def train_within(
             say=say,
             on_pipeline=print_pipeline,
             on_saved=lambda trained: _print_version(trained, str(data.user_ids.values[0])),
+            settings=project.config.train,
         )
     if json:
         version = trained.bundle.version

@@ -35,6 +35,10 @@ def train(
             callback=checked_duration, help="Choose, tune and blend sources in this time, 10m, and keep a version."
         ),
     ] = None,
+    goal: Annotated[
+        str | None,
+        typer.Option(help="What a version is to be best at: ranking, ctr, cvr or rating; else [train] goal."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Put the version in use whatever the gate says.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the models.")] = None,
     assume: Assume = None,
@@ -64,6 +68,9 @@ def train(
     be better than what is popular and not worse, by more than [train] margin, than what is in use; the first version
     unless popular is shown to be better. Else the version in use learns anew from all events.
 
+    --goal says what a version is to be best at: the order of lists (ranking), or another that the documentation
+    describes; without --budget it takes two minutes.
+
     \b
     Examples:
       zhiyin train
@@ -72,6 +79,7 @@ def train(
       zhiyin train sasrec:factors=128,epochs=50
       zhiyin train --budget 10m
       zhiyin train als itemknn --engine spark://host:7077
+      zhiyin train --goal ctr --budget 5m
       zhiyin train --budget 2h --engine spark://host:7077
       zhiyin train sasrec --shards shards
       torchrun --nproc-per-node 2 -m zhiyin train sasrec --shards shards
@@ -94,13 +102,18 @@ def train(
     if as_version:
         raise ConfigError("--as-version is of --shards", remedy="a version of a pipeline is made by --budget")
     project = open_project(config, seed, threads, assume)
+    goal, named = goal or project.config.train.goal, goal is not None
+    if budget is None and (named or not (models or param)) and goal != "ranking":
+        from zhiyin.pipeline.training_goals import DEFAULT_BUDGET
+
+        budget = DEFAULT_BUDGET
     if budget is not None:
         from zhiyin.cli.budget_training import train_within
 
         if models or param:
             raise ConfigError("--budget chooses the models itself", remedy="name models, or a budget, not both")
         with opened_work(engine, engine_folder, engine_option, project.home) as work:
-            train_within(project, budget, output, force, json, store=not no_store, work=work)
+            train_within(project, budget, output, force, json, goal=goal, store=not no_store, work=work)
         return
     from zhiyin.pipeline.training import TrainedModel, fit_here, train_models
 

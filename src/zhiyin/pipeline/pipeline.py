@@ -32,6 +32,7 @@ from zhiyin.models.saving import write as write_model
 from zhiyin.models.training_context import TrainingContext
 from zhiyin.pipeline.list_plan import Fill, best_items
 from zhiyin.pipeline.pipeline_fitting import SEGMENT_STARTS, SEGMENTS, learn, segments_of
+from zhiyin.pipeline.probabilities import probabilities
 from zhiyin.pipeline.slate import Ragged
 from zhiyin.pipeline.time_windows import WindowPlan, plan_windows
 from zhiyin.ranking import registry as rankers
@@ -83,6 +84,8 @@ class Pipeline(Recommender):
     report_: ClassVar[dict[str, Any]]
     ranker_: ClassVar[Ranker | None]
     builder_: ClassVar[FeatureBuilder | None]
+    # What it was trained for, as `training_goals` names it; older versions do not say so.
+    goal_: ClassVar[str] = "ranking"
     _plan_of_parts: ClassVar[tuple[tuple[Any, ...], CandidatePlan] | None] = None
 
     # -- learning ---------------------------------------------------------------------------------------------------
@@ -141,6 +144,7 @@ class Pipeline(Recommender):
         refitted.sources_ = {name: model.fit(data, run) for name, model in self._parse_sources().items()}  # type: ignore[misc]
         refitted.choices_, refitted.weights_ = dict(self.choices_), self.weights_  # type: ignore[misc]
         refitted.report_, refitted.ranker_, refitted.builder_ = self.report_, self.ranker_, None  # type: ignore[misc]
+        refitted.goal_ = self.goal_  # type: ignore[misc]
         if self.builder_ is not None:
             refitted.builder_ = FeatureBuilder.learn(data, refitted.sources_, like=self.builder_, run=run)  # type: ignore[misc]
         refitted.context_ = TrainingContext.of(data, run)  # type: ignore[misc]
@@ -260,6 +264,19 @@ class Pipeline(Recommender):
             codes = np.array([plan.method_codes[name] for name in of_segment], dtype=np.int8)
             methods = codes[segments_of(histories.positives)]
         return plan.score(histories, candidates, methods, run or Run(), index)
+
+    def probabilities(
+        self,
+        histories: Histories,
+        offsets: np.ndarray,
+        items: np.ndarray,
+        *,
+        run: Run | None = None,
+        index: AsOf | None = None,
+    ) -> dict[str, np.ndarray]:
+        """By label, "click" or "purchase", float32[m] probabilities of the items of n requests; see the module
+        `probabilities`. Raises ConfigError for a version that was not trained for them."""
+        return probabilities(self, histories, offsets, items, run=run, index=index)
 
     def method_of(self, history: Histories) -> str:
         """What orders the candidates of one history."""

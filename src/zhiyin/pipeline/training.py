@@ -17,6 +17,7 @@ from zhiyin.core.errors import DataError, ZhiyinError
 from zhiyin.core.run import Run
 from zhiyin.data.catalogue import Catalogue
 from zhiyin.data.dataset import Dataset
+from zhiyin.data.project_config.training_sections import TrainSection
 from zhiyin.data.splits import Split
 from zhiyin.models.recommender import Recommender
 from zhiyin.pipeline.automl import fit_within_budget
@@ -115,6 +116,7 @@ def train_version(
     say: Callable[[str], None] = lambda message: None,
     on_pipeline: Callable[[Pipeline], None] = lambda pipeline: None,
     on_saved: Callable[[TrainedVersion], None] = lambda trained: None,
+    settings: TrainSection | None = None,
 ) -> TrainedVersion:
     """Build a pipeline within a time budget, evaluate it by the gate, refit it on all events and save it as a version.
 
@@ -130,6 +132,7 @@ def train_version(
     say: called with messages for people.
     on_pipeline: called with the pipeline that the gate is about to evaluate.
     on_saved: called once the version is saved, before the version in use is fitted again.
+    settings: the [train] section, which other goals than ranking read more of; see `training_goals`.
     """
     run, started, created = run or Run(), time.monotonic(), datetime.now(UTC)
     gate_data, reason = None, ""

@@ -40,6 +40,12 @@ class TrainSection(Section):
 
     models: list[str] = key(["EASE", "ALS"], "models by name", "a list of texts")
     output: str = key("models", "folder of the trained models", "a text")
+    goal: Literal["ranking", "ctr", "cvr", "rating"] = key(
+        "ranking",
+        "what a version is to be best at: the order of lists, a probability of clicks or purchases, ratings",
+        'one of "ranking", "ctr", "cvr", "rating"',
+    )
+    display: str = key("impression", "kind of the events that say that an item was displayed", "a text")
     margin: float = key(
         0.02,
         "share of the metric of what is in use that a version of --budget may lose",
